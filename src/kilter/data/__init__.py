@@ -1,0 +1,1 @@
+"""From files of every common shape to Groups, and from Groups to tokens."""

@@ -1,0 +1,187 @@
+"""A data set as training sees it: groups read, checked, split by prompt, and brought into the shape a method needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kilter.data import store
+from kilter.data.formats import FORMATS, RowError, detect
+from kilter.data.read import rows
+from kilter.data.worlds.support_desk import SupportDesk
+from kilter.errors import UserError, nearest
+from kilter.types import Group, Prompt, Shape
+
+
+class DataSpec(BaseModel):
+    """Where preference data comes from and how it is split."""
+
+    model_config = ConfigDict(extra="forbid")
+    path: str = Field(description="file, Hub name (owner/name), or builtin:support-desk")
+    format: str = Field("auto", description="auto, or a name listed by `kilter data convert --help`")
+    split: str = Field("train", description="split of a Hub data set")
+    config: str | None = Field(None, description="configuration of a Hub data set")
+    text: Literal["chat", "raw"] = Field("chat", description="plain-text prompts: one user turn (chat) or untouched text (raw)")
+    heldout: float = Field(0.1, ge=0, lt=1, description="share of PROMPTS kept for evaluation")
+    limit: int | None = Field(None, ge=1, description="use only the first N groups")
+    seed: int = Field(0, description="seed of the split and of a built-in world")
+    on_bad_row: Literal["error", "skip"] = Field("error", description="stop at a bad row, or skip and count it")
+    world: SupportDesk = Field(default_factory=SupportDesk, description="dials of builtin:support-desk")
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Groups by split, and what was left out and why."""
+
+    spec: DataSpec
+    train: list[Group]
+    heldout: list[Group]
+    skipped: Counter[str] = field(default_factory=Counter)
+    format: str = ""
+
+    def content_hash(self) -> str:
+        """Hash of every group in both splits, for manifests and caches."""
+        digest = hashlib.sha256()
+        for name, groups in (("train", self.train), ("heldout", self.heldout)):
+            digest.update(name.encode())
+            for group in groups:
+                digest.update(json.dumps(store.to_json(group), sort_keys=True, ensure_ascii=False).encode())
+        return digest.hexdigest()
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """Identity of a prompt: its content, white space normalised, never its id."""
+    content = [[m["role"], " ".join(m["content"].split())] for m in prompt.messages] or " ".join((prompt.text or "").split())
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def load(spec: DataSpec, shape: Shape, where: str = "data") -> Dataset:
+    """Reads, checks, splits. Raises UserError naming file, line and field at the first bad row (or skips and counts)."""
+    skipped: Counter[str] = Counter()
+    if spec.path.startswith("builtin:"):
+        if spec.path != "builtin:support-desk":
+            raise UserError(f"{where}.path", spec.path, "no such built-in data", nearest(spec.path, ["builtin:support-desk"]))
+        groups, name = spec.world.groups(shape, spec.seed), "support_desk"
+    else:
+        groups, name = _read(spec, skipped, where)
+    groups = [_as_chat(g) for g in groups] if spec.text == "chat" else groups
+    if spec.limit is not None:
+        groups = groups[: spec.limit]
+    groups = to_shape(groups, shape, skipped, f"{where}.path", spec.path)
+    train, heldout = split_by_prompt(groups, spec.heldout, spec.seed)
+    return Dataset(spec, train, heldout, skipped, name)
+
+
+def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group], str]:
+    if spec.format != "auto" and spec.format not in (*FORMATS, "groups"):
+        raise UserError(f"{where}.format", spec.format, "unknown format", nearest(spec.format, ["auto", "groups", *FORMATS]))
+    chosen = spec.format
+    groups: list[Group] = []
+    for place, row in rows(spec.path, spec.split, spec.config, f"{where}.path"):
+        if chosen == "auto":
+            found = "groups" if {"prompt", "completions", "feedback"} <= row.keys() else getattr(detect(row), "name", "")
+            if not found:
+                raise UserError(
+                    place, sorted(row), "no known format has these columns",
+                    "rename the columns (prompt, chosen, rejected / messages / instruction, output / text ...) or set data.format",
+                )
+            chosen = found
+        try:
+            new = [store.from_json(row)] if chosen == "groups" else list(FORMATS[chosen].read(row))
+            for group in new:
+                _check_sides(group)
+        except (RowError, KeyError, TypeError, AttributeError, ValueError) as error:
+            name = error.field if isinstance(error, RowError) else str(error)
+            problem = error.problem if isinstance(error, RowError) else f"does not fit format {chosen!r} ({type(error).__name__})"
+            if spec.on_bad_row == "skip":
+                skipped[f"bad row: {problem}"] += 1
+                continue
+            raise UserError(f"{place} field {name}", _shown(row, name), problem, "correct the row, or set on_bad_row: skip to leave such rows out") from error
+        groups.extend(new)
+    if not groups:
+        raise UserError(f"{where}.path", spec.path, f"zero rows left ({sum(skipped.values())} skipped)", "check the file and data.format")
+    return groups, chosen
+
+
+def _shown(row: dict[str, object], name: str) -> object:
+    return row.get(name.split("[")[0].split(".")[0], "(absent)")
+
+
+def _check_sides(group: Group) -> None:
+    texts = [" ".join(c.text.split()) + repr(c.turns) for c in group.completions]
+    if len(texts) == 2 and texts[0] == texts[1] and group.feedback[0].score != group.feedback[1].score:
+        raise RowError("rejected", "is identical to chosen")
+
+
+def _as_chat(group: Group) -> Group:
+    """A plain-text prompt becomes one user turn; the empty prompt of language modeling stays raw."""
+    prompt = group.prompt
+    if prompt.text:
+        return replace(group, prompt=replace(prompt, text=None, messages=({"role": "user", "content": prompt.text},)))
+    return group
+
+
+def to_shape(groups: Iterable[Group], shape: Shape, skipped: Counter[str], field: str, value: str) -> list[Group]:
+    """demonstrations: the best completion of each group; pairs: best against worst; prompts: nothing is dropped."""
+    convert = {"demonstrations": _best, "pairs": _extremes, "prompts": lambda g, _: g}[shape]
+    out = [g for g in (convert(group, skipped) for group in groups) if g is not None]
+    if not out:
+        reasons = ", ".join(f"{n} {why}" for why, n in skipped.items()) or "the file holds no completions"
+        needed = {"pairs": "two completions per prompt with unequal scores", "demonstrations": "at least one accepted completion per prompt"}
+        raise UserError(field, value, f"zero rows left after filtering ({reasons})", f"this method needs {needed.get(shape, 'prompts')}")
+    return out
+
+
+def _best(group: Group, skipped: Counter[str]) -> Group | None:
+    if not group.completions:
+        skipped["no completion"] += 1
+        return None
+    ranked = sorted(range(len(group.completions)), key=lambda i: _score(group, i), reverse=True)
+    best = ranked[0]
+    if group.feedback[best].kind in ("binary", "steps") and group.feedback[best].score == 0:
+        skipped["rejected by its label"] += 1
+        return None
+    return Group(group.prompt, (group.completions[best],), (group.feedback[best],))
+
+
+def _score(group: Group, i: int) -> float:
+    score = group.feedback[i].score
+    return float("-inf") if score is None else score
+
+
+def _extremes(group: Group, skipped: Counter[str]) -> Group | None:
+    scored = [i for i, f in enumerate(group.feedback) if f.score is not None]
+    if len(scored) < 2:
+        skipped["fewer than two scored completions"] += 1
+        return None
+    best, worst = max(scored, key=lambda i: _score(group, i)), min(scored, key=lambda i: _score(group, i))
+    if group.feedback[best].score == group.feedback[worst].score:
+        skipped["tie"] += 1
+        return None
+    return Group(group.prompt, (group.completions[best], group.completions[worst]), (group.feedback[best], group.feedback[worst]))
+
+
+def split_by_prompt(groups: Sequence[Group], heldout: float, seed: int) -> tuple[list[Group], list[Group]]:
+    """(train, heldout): a share of the distinct prompts, chosen by hash, so the split survives reordering of the file."""
+    keys = [prompt_key(g.prompt) for g in groups]
+    if heldout == 0:
+        return list(groups), []
+    order = sorted(set(keys), key=lambda k: hashlib.sha256(f"{seed}:{k}".encode()).digest())
+    size = max(1, round(heldout * len(order)))
+    if len(order) < 2:
+        return list(groups), []
+    held = set(order[:size])
+    train = [g for g, k in zip(groups, keys, strict=True) if k not in held]
+    return train, [g for g, k in zip(groups, keys, strict=True) if k in held]
+
+
+def write_jsonl(path: Path, groups: Iterable[Group]) -> None:
+    """Groups as groups.jsonl."""
+    store.append(path, groups)

@@ -1,0 +1,91 @@
+"""groups.jsonl: the one format of Kilter's own on disk. Append-only; a line is whole or it is not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kilter.types import Completion, Feedback, Group, Message, Prompt
+
+
+def to_json(group: Group) -> dict[str, Any]:
+    """Plain data, without fields that hold nothing."""
+
+    def lean(value: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in value.items() if v not in (None, (), "", {})}
+
+    prompt = lean(asdict(group.prompt))
+    completions = [lean(asdict(c)) for c in group.completions]
+    feedback = [lean(asdict(f)) | {"score": f.score} for f in group.feedback]
+    return {"prompt": prompt, "completions": completions, "feedback": feedback}
+
+
+def from_json(row: dict[str, Any]) -> Group:
+    """The inverse of `to_json`. Raises KeyError or TypeError on a row that is no group."""
+
+    def turns(value: Any) -> tuple[Message, ...]:
+        return tuple(Message(role=t["role"], content=t["content"]) for t in value or ())
+
+    p = row["prompt"]
+    prompt = Prompt(turns(p.get("messages")), p.get("text"), p.get("id", ""), p.get("metadata", {}))
+    completions = tuple(
+        Completion(
+            text=c.get("text", ""),
+            token_ids=tuple(c["token_ids"]) if "token_ids" in c else None,
+            mask=tuple(c["mask"]) if "mask" in c else None,
+            sampling_logps=tuple(c["sampling_logps"]) if "sampling_logps" in c else None,
+            finish_reason=c.get("finish_reason"),
+            policy_version=c.get("policy_version"),
+            turns=turns(c.get("turns")),
+        )
+        for c in row["completions"]
+    )
+    feedback = tuple(
+        Feedback(f.get("score"), f.get("kind", "label"), tuple(f.get("steps", ())), f.get("rationale", ""), f.get("source", ""))
+        for f in row["feedback"]
+    )
+    return Group(prompt, completions, feedback)
+
+
+def append(path: Path, groups: Iterable[Group]) -> None:
+    """Appends whole lines and flushes them to disk; a torn last line of a killed writer is removed first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    trim_torn_line(path)
+    with path.open("a", encoding="utf-8") as out:
+        for group in groups:
+            out.write(json.dumps(to_json(group), ensure_ascii=False) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def read(path: Path) -> Iterator[Group]:
+    """All whole lines; a torn last line is skipped."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                yield from_json(json.loads(line))
+
+
+def trim_torn_line(path: Path) -> None:
+    """Cuts a file back to its last line end."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    with path.open("rb+") as f:
+        size = f.seek(0, os.SEEK_END)
+        f.seek(-1, os.SEEK_END)
+        if f.read(1) == b"\n":
+            return
+        at, block = size, 1 << 16
+        while at > 0:
+            start = max(0, at - block)
+            f.seek(start)
+            cut = f.read(at - start).rfind(b"\n")
+            if cut >= 0:
+                f.truncate(start + cut + 1)
+                return
+            at = start
+        f.truncate(0)

@@ -1,0 +1,135 @@
+"""The model as the loop sees it: a Layout in, log-probs (or scores) of the completions out.
+
+A group's prompt is encoded once for all its completions. `supports_shared_prefix` proves at start-up, on the loaded
+model itself, that this gives the numbers of plain rows; where it does not (state-space layers, attention with features
+that the shared form lacks), the model runs plain rows and says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kilter.models import attention
+from kilter.models.logprobs import Head, token_logps
+from kilter.models.packing import Layout, pack
+from kilter.types import Batch, Outputs
+
+log = logging.getLogger("kilter")
+
+
+class Scorer(nn.Module):
+    """Wraps a transformers causal LM or sequence classifier, adapted or not, for training and scoring.
+
+    `forward` is the one entry point, so that DDP and FSDP hooks see every call. Output float32, [B, T] or [B].
+    """
+
+    def __init__(self, model: Any, shared: bool = True) -> None:
+        super().__init__()
+        self.model = model
+        self.shared = shared
+        if shared:
+            self._base().set_attn_implementation(attention.NAME)
+
+    def _base(self) -> Any:
+        """The transformers model under a peft wrapper, if there is one."""
+        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.model.parameters()).device
+
+    def head(self) -> Head:
+        """The output projection with the model's own scale and soft cap."""
+        base = self._base()
+        projection, config = base.get_output_embeddings(), base.config.get_text_config()
+        scale = getattr(config, "logit_scale", None) or 1.0
+        scale /= getattr(config, "logits_scaling", None) or 1.0
+        return Head(projection.weight, getattr(projection, "bias", None), scale, getattr(config, "final_logit_softcapping", None))
+
+    def hidden(self, layout: Layout) -> Tensor:
+        """Last hidden states of the decoder, flattened to [positions, D]."""
+        base = self._base()
+        decoder = base.get_decoder() if base.get_output_embeddings() is not None else getattr(base, base.base_model_prefix)
+        extra: dict[str, Any] = {}
+        mask = layout.attention_mask
+        if layout.segments is not None:
+            # A 4-D mask passes through transformers untouched, and the shared attention ignores it.
+            extra["kilter_segments"] = layout.segments
+            mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.input_ids.device)
+        out = decoder(
+            input_ids=layout.input_ids, attention_mask=mask, position_ids=layout.position_ids, use_cache=False, **extra
+        ).last_hidden_state
+        return out.reshape(-1, out.shape[-1])  # type: ignore[no-any-return]
+
+    def forward(
+        self, batch: Batch, outputs: frozenset[str] = frozenset({"logps"}), temperature: float = 1.0, amp: bool = False
+    ) -> Outputs:
+        """Runs one micro-batch. `outputs` among {"logps", "entropy", "scores"}; amp = bfloat16 autocast."""
+        layout = pack(batch, self.shared).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
+            states = self.hidden(layout)
+        logps_BT = entropy_BT = scores_B = None
+        if "logps" in outputs or "entropy" in outputs:
+            picked_SD = states.index_select(0, layout.predict_S)
+            picked_SD = picked_SD.to(torch.bfloat16) if amp else picked_SD
+            logps_S, entropy_S = token_logps(picked_SD, self.head(), layout.targets_S, temperature, "entropy" in outputs)
+            where = (layout.row_S, layout.column_S)
+            logps_BT = logps_S.new_zeros(layout.shape_BT).index_put(where, logps_S)
+            if entropy_S is not None:
+                entropy_BT = entropy_S.new_zeros(layout.shape_BT).index_put(where, entropy_S)
+        if "scores" in outputs:
+            score = self._base().score
+            last_BD = states.index_select(0, layout.last_B)
+            scores_B = score(last_BD.to(next(score.parameters()).dtype))[:, 0].float()
+        return Outputs(logps_BT=logps_BT, entropy_BT=entropy_BT, scores_B=scores_B)
+
+
+def _probe(vocab: int) -> Batch:
+    """Two groups of unequal shape with random tokens: every kind of boundary occurs once."""
+    g = torch.Generator().manual_seed(0)
+    prompts = tuple(torch.randint(5, vocab, (n,), generator=g) for n in (7, 4))
+    lengths = torch.tensor([5, 3, 2, 6])
+    tokens = torch.randint(5, vocab, (4, 6), generator=g)
+    mask = (torch.arange(6)[None] < lengths[:, None]).float()
+    one = torch.tensor(1.0)
+    group = torch.tensor([0, 0, 1, 1])
+    return Batch(prompts, tokens, mask, lengths, group, torch.zeros(4), torch.zeros(2), mask.sum(), one * 4, one * 2)
+
+
+@torch.no_grad()
+def supports_shared_prefix(scorer: Scorer, tolerance: float = 2e-3) -> bool:
+    """Whether shared-prefix and plain rows agree on a probe batch (max |difference|, relative to the largest value).
+
+    On disagreement or an unsupported attention the scorer is switched to plain rows and a warning names the reason.
+    """
+    was_training = scorer.training
+    scorer.eval()
+    base = scorer._base()
+    wanted = frozenset({"logps"} if base.get_output_embeddings() is not None else {"scores"})
+    batch = _probe(min(1000, base.config.get_text_config().vocab_size))
+
+    def run(shared: bool) -> Tensor:
+        scorer.shared = shared
+        out = scorer(batch, wanted)
+        value = out.logps_BT if out.logps_BT is not None else out.scores_B
+        assert value is not None
+        return value
+
+    reason = ""
+    plain = run(False)
+    try:
+        gap = float((run(True) - plain).abs().max() / plain.abs().max().clamp_min(1e-6))
+        if not gap <= tolerance:
+            reason = f"outputs differ by {gap:.1e}"
+    except (attention.UnsupportedAttention, TypeError, RuntimeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    scorer.shared = not reason
+    scorer.train(was_training)
+    if reason:
+        log.warning("%s cannot share prompts (%s); using plain rows, which cost one prompt per completion", type(base).__name__, reason)
+    return scorer.shared

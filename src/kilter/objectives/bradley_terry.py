@@ -1,0 +1,55 @@
+"""Reward models from comparisons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch.nn.functional import logsigmoid
+
+from kilter.errors import UserError
+from kilter.objectives.ops import mean, pairs, uniform_group_weights
+from kilter.objectives.registry import objectives
+from kilter.types import Batch, Loss, Needs, Outputs
+
+
+@objectives.register("bradley_terry")
+@dataclass(frozen=True)
+class BradleyTerry:
+    """Pairwise reward model: P(w > l) = sigmoid(r(w) - r(l)).
+
+        L = -log sigmoid(r(w) - r(l) - m) + c (r(w) + r(l))^2
+
+    r is the scalar head on the last token; m the pair's margin (data column `margin`, 0 when absent), c the
+    centring coefficient that fixes the free constant of r. Mean over pairs. Papers: Bradley & Terry 1952;
+    Touvron et al. 2023 (margin); Eisenstein et al. 2023 (centring).
+
+    Fields: centring c >= 0, usually 0.01.
+    """
+
+    centring: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.centring < 0:
+            raise UserError("bradley_terry.centring", self.centring, "must not be negative", "use 0.01, or 0 to switch it off")
+
+    @property
+    def needs(self) -> Needs:
+        """One score per completion; the two rows of a pair together."""
+        return Needs(shape="pairs", unit="group", models=frozenset({"reward"}), outputs=frozenset({"scores"}))
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Every pair of the optimizer step weighs the same."""
+        return batch.with_(group_weight_N=uniform_group_weights(batch))
+
+    def loss(self, out: Outputs, batch: Batch) -> Loss:
+        """Weighted sum of pair losses."""
+        assert out.scores_B is not None and batch.group_weight_N is not None
+        chosen_N, rejected_N = pairs(out.scores_B, batch)
+        loss_N = -logsigmoid(chosen_N - rejected_N - batch.margin_N) + self.centring * (chosen_N + rejected_N).square()
+        metrics = {
+            "rewards/chosen": mean(chosen_N),
+            "rewards/rejected": mean(rejected_N),
+            "rewards/accuracies": mean((chosen_N > rejected_N).float()),
+            "rewards/margins": mean(chosen_N - rejected_N),
+        }
+        return Loss((batch.group_weight_N * loss_N).sum(), metrics)

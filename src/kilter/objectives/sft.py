@@ -1,0 +1,57 @@
+"""Supervised fine-tuning: imitate the demonstration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from kilter.errors import UserError
+from kilter.objectives.ops import mean, sequence_logps
+from kilter.objectives.registry import objectives
+from kilter.types import Batch, Loss, Needs, Outputs
+
+
+@objectives.register("sft")
+@dataclass(frozen=True)
+class SFT:
+    """Negative log-likelihood of the completion, per trained token of the optimizer step.
+
+        token:     L = - sum_i sum_t mask_it log pi(y_it | x_i, y_i<t) / sum_i |y_i|
+        sequence:  L = - 1/B sum_i 1/|y_i| sum_t mask_it log pi(y_it | x_i, y_i<t)
+
+    Every assistant turn is trained on; |y| counts masked tokens; both denominators span the whole optimizer
+    step and all ranks. Paper: Ouyang et al. 2022, "Training language models to follow instructions", sec. 3.
+
+    Fields: normalize, "token" (each token counts the same) or "sequence" (each answer counts the same).
+    """
+
+    normalize: Literal["token", "sequence"] = "token"
+
+    def __post_init__(self) -> None:
+        if self.normalize not in ("token", "sequence"):
+            raise UserError("sft.normalize", self.normalize, "unknown", "use 'token' or 'sequence'")
+
+    @property
+    def needs(self) -> Needs:
+        """Policy log-probs, rows independent."""
+        return Needs(shape="demonstrations", unit="row", learning_rate=2e-5)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Writes weight_BT: mask over the denominator."""
+        if self.normalize == "token":
+            return batch.with_(weight_BT=batch.mask_BT / batch.n_tokens_total)
+        per_row_B1 = batch.mask_BT.sum(-1, keepdim=True).clamp_min(1.0) * batch.n_rows_total
+        return batch.with_(weight_BT=batch.mask_BT / per_row_B1)
+
+    def loss(self, out: Outputs, batch: Batch) -> Loss:
+        """Weighted sum of token negative log-likelihoods."""
+        assert out.logps_BT is not None and batch.weight_BT is not None
+        logps_BT = torch.where(batch.mask_BT > 0, out.logps_BT, 0.0)
+        value = -(batch.weight_BT * logps_BT).sum()
+        metrics = {
+            "nll": mean(-logps_BT, batch.mask_BT),
+            "logps/completion": mean(sequence_logps(logps_BT, batch.mask_BT)),
+        }
+        return Loss(value, metrics)

@@ -1,0 +1,68 @@
+"""Names to factories. A duplicate is an error; `package.module:Name` or `file.py:Name` is always accepted."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from kilter.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """One kind of thing by name: objectives, feedback sources, samplers, suites."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator. Raises ValueError when `name` is taken: entries are never overwritten in silence."""
+
+        def add(entry: T) -> T:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is already registered by {self._entries[name]!r}")
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def get(self, name: str) -> T:
+        """The entry of this name, or the object that `package.module:Name` or `file.py:Name` points to."""
+        if name in self._entries:
+            return self._entries[name]
+        if ":" in name:
+            return self._import(name)
+        raise UserError(self.kind, name, "is not registered", nearest(name, self._entries))
+
+    def names(self) -> list[str]:
+        """Registered names, sorted."""
+        return sorted(self._entries)
+
+    def __iter__(self) -> Iterator[tuple[str, T]]:
+        return iter(sorted(self._entries.items(), key=lambda kv: kv[0]))
+
+    def _import(self, name: str) -> T:
+        where, _, attribute = name.rpartition(":")
+        try:
+            if where.endswith(".py"):
+                path = Path(where)
+                spec = importlib.util.spec_from_file_location(f"kilter_user_{path.stem}", path)
+                if spec is None or spec.loader is None or not path.is_file():
+                    raise ImportError(f"no file {where}")
+                module: Any = importlib.util.module_from_spec(spec)
+                sys.modules[spec.name] = module
+                spec.loader.exec_module(module)
+            else:
+                module = importlib.import_module(where)
+            entry: T = getattr(module, attribute)
+        except (ImportError, AttributeError) as error:
+            raise UserError(
+                self.kind, name, f"cannot be imported ({error})", "give package.module:Name or path/to/file.py:Name"
+            ) from error
+        return entry

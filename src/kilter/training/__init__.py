@@ -1,0 +1,1 @@
+"""The one loop: sources, learner, optimizer, checkpoints, metrics."""

@@ -1,0 +1,140 @@
+"""One process or many: the few collective operations the learner needs, and how the model is wrapped.
+
+`accelerate launch` starts the processes; device, process group, DDP and FSDP2 come from accelerate and torch.
+Losses are sums whose denominators already span all ranks, so gradients must be SUMMED over ranks, while DDP and FSDP
+average: `loss_scale` undoes that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class Engine:
+    """A single process on one device."""
+
+    rank: int = 0
+    world: int = 1
+    loss_scale: float = 1.0
+
+    def __init__(self) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module to call in training."""
+        return module.to(self.device)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Sum over ranks."""
+        return value
+
+    def max(self, value: int) -> int:
+        """Maximum over ranks."""
+        return value
+
+    def accumulate(self, module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Around forward and backward of a micro-batch: gradients are exchanged only in the last one."""
+        return contextlib.nullcontext()
+
+    def grad_norm(self, module: nn.Module, limit: float) -> Tensor:
+        """Clips to `limit` (0: no clipping) and returns the norm before."""
+        parameters = [p for p in module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf"), foreach=True)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+    def state(self, module: nn.Module) -> dict[str, Tensor]:
+        """Trained parameters and buffers by name, whole, on the CPU (on rank 0; other ranks may get nothing)."""
+        return {k: v.detach().cpu() for k, v in module.named_parameters() if v.requires_grad}
+
+    def barrier(self) -> None:
+        """Waits for all ranks."""
+
+
+class AccelerateEngine(Engine):
+    """Several processes under `accelerate launch`: DDP, or FSDP2 when `fsdp` is set."""
+
+    def __init__(self, fsdp: bool) -> None:
+        from accelerate import PartialState
+
+        self._state = PartialState(cpu=not torch.cuda.is_available())
+        self.device = self._state.device
+        self.rank, self.world = self._state.process_index, self._state.num_processes
+        self.loss_scale = float(self.world)
+        self.fsdp = fsdp
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """DDP wraps; FSDP2 shards each decoder layer and the rest in place."""
+        module.to(self.device)
+        if self.world == 1:
+            return module
+        if not self.fsdp:
+            devices = [self.device.index] if self.device.type == "cuda" else None
+            return nn.parallel.DistributedDataParallel(module, device_ids=devices, find_unused_parameters=False)
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh(self.device.type, (self.world,))
+        for child in module.modules():
+            if isinstance(child, nn.ModuleList):
+                for layer in child:
+                    fully_shard(layer, mesh=mesh)
+        # Embeddings, final norm and head belong to the root: gathered once per forward and kept for the fused head's backward.
+        fully_shard(module, mesh=mesh, reshard_after_forward=False)
+        return module
+
+    def sum(self, value: Tensor) -> Tensor:
+        """All-reduce."""
+        if self.world > 1:
+            value = value.clone().to(self.device)
+            dist.all_reduce(value)
+        return value
+
+    def max(self, value: int) -> int:
+        """All-reduce with max."""
+        if self.world == 1:
+            return value
+        t = torch.tensor(value, device=self.device)
+        dist.all_reduce(t, op=dist.ReduceOp.MAX)
+        return int(t)
+
+    def accumulate(self, module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """no_sync for DDP, deferred reduce-scatter for FSDP2."""
+        if self.world == 1:
+            return contextlib.nullcontext()
+        if self.fsdp:
+            module.set_requires_gradient_sync(last)  # type: ignore[operator]
+            return contextlib.nullcontext()
+        return contextlib.nullcontext() if last else module.no_sync()  # type: ignore[operator]
+
+    def state(self, module: nn.Module) -> dict[str, Tensor]:
+        """Gathers shards; every rank must call it."""
+        out = {}
+        for name, p in module.named_parameters():
+            if p.requires_grad:
+                whole = p.full_tensor() if hasattr(p, "full_tensor") else p
+                if self.is_main:
+                    out[name.removeprefix("module.")] = whole.detach().cpu()
+        return out
+
+    def barrier(self) -> None:
+        """Waits for all ranks."""
+        self._state.wait_for_everyone()
+
+
+def make_engine(name: str, fsdp: bool) -> Engine:
+    """"auto" is accelerate when WORLD_SIZE says that there are several processes."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if name == "accelerate" or (name == "auto" and several):
+        return AccelerateEngine(fsdp)
+    return Engine()

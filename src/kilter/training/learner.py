@@ -1,0 +1,245 @@
+"""The learner: owns the model and the optimizer, splits batches, back-propagates, steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kilter.models.forward import Scorer
+from kilter.models.packing import shared_tokens
+from kilter.models.reference import ReferenceCache
+from kilter.training.config import TrainSpec
+from kilter.training.distributed import Engine
+from kilter.training.optim import make_optimizer, schedule_factor
+from kilter.types import Batch, Mean, Metrics, Needs, Objective
+
+
+def split(batch: Batch, budget: int, shared: bool) -> list[Batch]:
+    """Micro-batches of whole groups, longest first, each within `budget` tokens (or one group, if that alone is larger)."""
+    lengths = batch.length_B.tolist()
+    if shared:
+        cost = [shared_tokens(batch, g, lengths) for g in range(batch.groups())]
+    else:
+        widths = [0] * batch.groups()
+        for row, group in enumerate(batch.group_B.tolist()):
+            widths[group] = max(widths[group], int(batch.prompts_N[group].shape[0]) + lengths[row])
+        rows = torch.bincount(batch.group_B, minlength=batch.groups()).tolist()
+        cost = [w * r for w, r in zip(widths, rows, strict=True)]
+    order = sorted(range(batch.groups()), key=lambda g: -cost[g])
+    parts: list[list[int]] = []
+    used = budget + 1
+    for g in order:
+        # Rows are padded to the longest group of the part, which comes first because of the order.
+        price = cost[g] if shared or not parts or used > budget else max(cost[g], cost[parts[-1][0]])
+        if used + price > budget:
+            parts.append([])
+            used, price = 0, cost[g]
+        parts[-1].append(g)
+        used += price
+    return [batch.select_groups(p) for p in parts]
+
+
+class LocalLearner:
+    """Implements the Learner protocol in process, on one device or as one rank of several.
+
+    `reference` holds the reference log-probs of every group that will be annotated.
+    """
+
+    def __init__(
+        self, scorer: Scorer, needs: Needs, spec: TrainSpec, total_steps: int, engine: Engine, reference: ReferenceCache | None = None
+    ) -> None:
+        self.scorer, self.needs, self.spec, self.engine, self.reference = scorer, needs, spec, engine, reference
+        self.amp = spec.dtype == "bfloat16"
+        self.step_index = 0
+        self.module: nn.Module = engine.wrap(scorer)
+        self.peak_rate = spec.learning_rate or needs.learning_rate
+        self.optimizer = make_optimizer(self.module, spec, self.peak_rate)
+        self._factor = schedule_factor(spec, total_steps)
+
+    def score(self, batch: Batch, outputs: frozenset[str], module: nn.Module | None = None) -> Iterator[tuple[Batch, Any]]:
+        """Forward without gradient, micro-batch by micro-batch: (micro-batch, Outputs)."""
+        call = module or self.scorer
+        training = call.training
+        call.eval()
+        try:
+            with torch.no_grad():
+                for part in split(batch, self.spec.tokens_per_microbatch, self.scorer.shared):
+                    yield part, call(part, outputs, amp=self.amp)
+        finally:
+            call.train(training)
+
+    def annotate(self, batch: Batch, needs: Needs) -> Batch:
+        """Global counts over all ranks, and the reference log-probs when `needs` names them (they must be cached)."""
+        totals = self.engine.sum(torch.stack([batch.n_tokens_total, batch.n_rows_total, batch.n_groups_total])).cpu()
+        batch = batch.with_(n_tokens_total=totals[0], n_rows_total=totals[1], n_groups_total=totals[2])
+        if "ref_logps" in needs.annotations:
+            assert self.reference is not None, "reference log-probs were not computed"
+            ref = self.reference.lookup(batch)
+            assert ref is not None, "a row of the batch is missing from the reference cache"
+            batch = batch.with_(ref_logps_BT=ref)
+        return batch
+
+    def learning_rate(self) -> float:
+        """The rate of the next step."""
+        return self.peak_rate * self._factor(self.step_index)
+
+    def step(self, batch: Batch, objective: Objective) -> Metrics:
+        """One optimizer step on a prepared batch. Metrics: loss, grad_norm, learning_rate and the objective's own."""
+        needs = objective.needs
+        self.module.train()
+        parts = split(batch, self.spec.tokens_per_microbatch, self.scorer.shared)
+        surrogate = self._surrogate(batch, parts, objective) if needs.unit == "batch" else None
+        # Collectives must match: every rank runs as many micro-batches as the rank with the most.
+        rounds = self.engine.max(len(parts))
+        total = torch.zeros(())
+        metrics: dict[str, Mean] = {}
+        for i in range(rounds):
+            part, idle = parts[min(i, len(parts) - 1)], i >= len(parts)
+            with self.engine.accumulate(self.module, last=i == rounds - 1):
+                out = self.module(part, needs.outputs, amp=self.amp)
+                out = type(out)(**{k: None if v is None else v.cpu() for k, v in _fields(out)})
+                if surrogate is not None:
+                    value = surrogate(out, min(i, len(parts) - 1))
+                    found: dict[str, Mean] = {}
+                else:
+                    loss = objective.loss(out, part)
+                    value, found = loss.value, loss.metrics
+                scale = 0.0 if idle else self.engine.loss_scale
+                (value * scale).backward()  # type: ignore[no-untyped-call]
+            if not idle:
+                total = total + value.detach()
+                for name, mean in found.items():
+                    old = metrics.get(name)
+                    metrics[name] = mean if old is None else Mean(old.total + mean.total, old.weight + mean.weight)
+        if surrogate is not None:
+            total, metrics = self._batch_loss.value.detach(), self._batch_loss.metrics
+        norm = self.engine.grad_norm(self.module, self.spec.max_grad_norm)
+        rate = self.learning_rate()
+        result = self._reduce(total, metrics) | {"grad_norm": float(norm), "learning_rate": rate}
+        if torch.isfinite(norm) and result["loss"] == result["loss"]:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step_index += 1
+        return result
+
+    def _surrogate(self, batch: Batch, parts: Sequence[Batch], objective: Objective) -> Callable[[Any, int], Tensor]:
+        """Unit "batch": delta = dL/d(outputs) on the small tensors of the whole batch, then sum(delta * output) per part.
+
+        Exact: the loss depends on the parameters only through these outputs.
+        """
+        assert self.engine.world == 1, "objectives over the whole batch run in one process"
+        with torch.no_grad():  # in training mode: the same function as in the backward
+            outs = [self.module(part, objective.needs.outputs, amp=self.amp) for part in parts]
+        whole, leaves = _join(outs, parts)
+        self._batch_loss = objective.loss(whole, _join_batches(batch, parts))
+        grads = torch.autograd.grad(self._batch_loss.value, list(leaves.values()))
+        deltas = dict(zip(leaves, grads, strict=True))
+
+        def value(out: Any, index: int) -> Tensor:
+            first = sum(p.rows() for p in parts[:index])
+            total = torch.zeros(())
+            for name, delta in deltas.items():
+                own = getattr(out, name)
+                part = delta[first : first + own.shape[0]]
+                part = part[:, : own.shape[1]] if own.ndim == 2 else part
+                total = total + (part * own).sum()
+            return total
+
+        return value
+
+    def evaluate(self, batch: Batch, objective: Objective) -> dict[str, Mean]:
+        """Loss and metrics of a prepared batch without gradient, as (sum, weight)."""
+        metrics: dict[str, Mean] = {}
+        value = torch.zeros(())
+        outs, parts = [], []
+        for part, out in self.score(batch, objective.needs.outputs, self.module):
+            outs.append(type(out)(**{k: None if v is None else v.cpu() for k, v in _fields(out)}))
+            parts.append(part)
+        if objective.needs.unit == "batch":
+            whole, _ = _join(outs, parts)
+            losses = [objective.loss(whole, _join_batches(batch, parts))]
+        else:
+            losses = [objective.loss(out, part) for out, part in zip(outs, parts, strict=True)]
+        for loss in losses:
+            value = value + loss.value.detach()
+            for name, mean in loss.metrics.items():
+                old = metrics.get(name)
+                metrics[name] = mean if old is None else Mean(old.total + mean.total, old.weight + mean.weight)
+        return metrics | {"loss": Mean(value, torch.tensor(1.0))}
+
+    def _reduce(self, loss: Tensor, metrics: dict[str, Mean]) -> Metrics:
+        """Sums over ranks in one collective, then one transfer to Python."""
+        names = sorted(metrics)
+        flat = [loss.double().cpu(), *(x.double().cpu() for n in names for x in (metrics[n].total, metrics[n].weight))]
+        values = self.engine.sum(torch.stack(flat).float()).tolist() if self.engine.world > 1 else torch.stack(flat).tolist()
+        result = {"loss": values[0]}
+        for i, name in enumerate(names):
+            result[name] = values[1 + 2 * i] / max(values[2 + 2 * i], 1e-12)
+        return result
+
+    def state(self) -> dict[str, Any]:
+        """Trained weights, optimizer and position; every rank must call it."""
+        if isinstance(self.optimizer, torch.optim.Optimizer) and self.engine.world > 1 and getattr(self.engine, "fsdp", False):
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            optimizer: Any = get_optimizer_state_dict(self.module, self.optimizer, options=options)
+        else:
+            optimizer = self.optimizer.state_dict()
+        return {"model": self.engine.state(self.module), "optimizer": optimizer, "step": self.step_index}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        if self.engine.world > 1 and getattr(self.engine, "fsdp", False):
+            from torch.distributed.checkpoint.state_dict import (
+                StateDictOptions,
+                set_model_state_dict,
+                set_optimizer_state_dict,
+            )
+
+            options = StateDictOptions(full_state_dict=True, strict=False)
+            set_model_state_dict(self.module, state["model"], options=options)
+            set_optimizer_state_dict(self.module, self.optimizer, state["optimizer"], options=options)
+        else:
+            target = dict(self.scorer.named_parameters())
+            with torch.no_grad():
+                for name, value in state["model"].items():
+                    target[name].copy_(value)
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.step_index = int(state["step"])
+
+    def save(self, path: Path) -> None:
+        """Writes `state` as one file."""
+        torch.save(self.state(), path)
+
+    def load(self, path: Path) -> None:
+        """Reads what `save` wrote."""
+        self.restore(torch.load(path, map_location="cpu", weights_only=False))
+
+
+def _fields(out: Any) -> list[tuple[str, Tensor | None]]:
+    return [(name, getattr(out, name)) for name in out.__slots__]
+
+
+def _join(outs: Sequence[Any], parts: Sequence[Batch]) -> tuple[Any, dict[str, Tensor]]:
+    """Outputs of all parts as one, rows in part order; its tensors are leaves that require grad."""
+    width = max(p.tokens_BT.shape[1] for p in parts)
+    leaves: dict[str, Tensor] = {}
+    for name, first in _fields(outs[0]):
+        if first is not None:
+            rows = [getattr(o, name).detach() for o in outs]
+            rows = [torch.nn.functional.pad(r, (0, width - r.shape[1])) if r.ndim == 2 else r for r in rows]
+            leaves[name] = torch.cat(rows).cpu().requires_grad_()
+    return type(outs[0])(**leaves), leaves
+
+
+def _join_batches(batch: Batch, parts: Sequence[Batch]) -> Batch:
+    """The whole batch with its groups in the order of the parts."""
+    key = {id(p): g for g, p in enumerate(batch.prompts_N)}
+    return batch.select_groups([key[id(p)] for part in parts for p in part.prompts_N])

@@ -1,0 +1,114 @@
+"""metrics.jsonl, trackers and the progress display of a training run."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from kilter.data.store import trim_torn_line
+from kilter.errors import UserError
+
+
+class MetricsFile:
+    """One JSON object per optimizer step. On resume, lines after the checkpoint are cut, for they will be written again."""
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            trim_torn_line(path)
+            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= resume_step]
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(line + "\n" for line in kept))
+            os.replace(partial, path)
+        self._file = path.open("a")
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Appends and flushes, so that a kill loses nothing already logged."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class Trackers:
+    """Any tracker of accelerate by name. They see numbers only; metrics.jsonl remains the record."""
+
+    def __init__(self, names: list[str], folder: Path, config: dict[str, Any]) -> None:
+        self._trackers: list[Any] = []
+        if not names:
+            return
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+        available = {str(t) for t in get_available_trackers()}
+        for name in names:
+            known = {str(k): v for k, v in LOGGER_TYPE_TO_CLASS.items()}
+            if name not in known:
+                raise UserError("trackers", name, "unknown tracker", f"one of: {', '.join(sorted(known))}")
+            if name not in available:
+                raise UserError("trackers", name, "is not installed", f"run: pip install {name}")
+            cls = known[name]
+            folder.mkdir(parents=True, exist_ok=True)
+            tracker = cls("kilter", logging_dir=str(folder)) if cls.requires_logging_directory else cls("kilter")
+            if hasattr(tracker, "start"):
+                tracker.start()
+            tracker.store_init_configuration({k: v for k, v in config.items() if isinstance(v, int | float | str | bool)})
+            self._trackers.append(tracker)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Logs the numbers of one step."""
+        numbers = {k: v for k, v in record.items() if isinstance(v, int | float) and k != "step"}
+        for tracker in self._trackers:
+            tracker.log(numbers, step=record["step"])
+
+    def close(self) -> None:
+        """Flushes and closes every tracker."""
+        for tracker in self._trackers:
+            tracker.finish()
+
+
+class Display:
+    """A progress bar with loss, speed and time left on a terminal; a plain line every few seconds elsewhere."""
+
+    def __init__(self, console: Console, title: str, total: int, start: int = 0, quiet: bool = False) -> None:
+        self.console, self.title, self.total, self.quiet = console, title, total, quiet
+        self._begin, self._start, self._last = time.monotonic(), start, 0.0
+        self._progress: Progress | None = None
+        if console.is_terminal and not quiet:
+            self._progress = Progress(
+                TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console, transient=False,
+            )  # fmt: skip
+            self._task = self._progress.add_task(title, total=total, completed=start, note="")
+            self._progress.start()
+
+    def update(self, done: int, note: str) -> None:
+        """`done` of `total` are finished; `note` is a short line of numbers."""
+        if self.quiet:
+            return
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, note=note)
+            return
+        now = time.monotonic()
+        if done == self.total or now - self._last >= 5:
+            self._last = now
+            rate = (done - self._start) / max(now - self._begin, 1e-9)
+            left = (self.total - done) / rate if rate > 0 else 0.0
+            self.console.print(f"{self.title} {done}/{self.total}  {note}  {_clock(left)} left", highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Stops drawing."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,36 @@
+"""AdamW and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from kilter.training.config import TrainSpec
+
+
+def make_optimizer(module: nn.Module, spec: TrainSpec, learning_rate: float) -> torch.optim.AdamW:
+    """Fused AdamW, betas (0.9, 0.999); weight decay on matrices only (norms, biases and scalars are left alone)."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": spec.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, fused=True)
+
+
+def schedule_factor(spec: TrainSpec, total_steps: int) -> Callable[[int], float]:
+    """Multiplier of the peak learning rate for the step with this 0-based index: linear warm-up, then decay to 0."""
+    warmup = math.ceil(spec.warmup_ratio * total_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if spec.schedule == "constant":
+            return 1.0
+        progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        return 1.0 - progress if spec.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+
+    return factor

@@ -1,0 +1,81 @@
+"""Where the groups of each optimizer step come from. The loop cannot tell offline from online."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kilter.data.encode import Encoded
+from kilter.types import Learner
+
+
+class Source(Protocol):
+    """Yields the groups of one optimizer step at a time; `position` is the 0-based step that comes next."""
+
+    position: int
+
+    def __iter__(self) -> Iterator[list[Encoded]]:
+        """The remaining steps, from `position` on."""
+        ...
+
+    def after_update(self, learner: Learner) -> None:
+        """Called after each optimizer step; online sources sync their sampler."""
+        ...
+
+
+@dataclass
+class Offline:
+    """Groups from a data set. The order follows from (seed, epoch) alone, so `position` is its whole state.
+
+    With several processes each takes every world-th group of a step; a tail smaller than `world` joins the step
+    before it, so no process is ever without work and no group is dropped.
+    """
+
+    groups: Sequence[Encoded]
+    batch_size: int
+    epochs: float = 1.0
+    max_steps: int | None = None
+    shuffle: bool = True
+    seed: int = 0
+    rank: int = 0
+    world: int = 1
+    position: int = 0
+
+    def __post_init__(self) -> None:
+        size = max(self.batch_size, self.world)
+        starts = list(range(0, len(self.groups), size))
+        if len(starts) > 1 and len(self.groups) - starts[-1] < self.world:
+            starts.pop()
+        self._bounds = list(zip(starts, [*starts[1:], len(self.groups)], strict=True))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass."""
+        return len(self._bounds)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.max_steps or max(1, math.ceil(self.epochs * self.steps_per_epoch))
+
+    def epoch_of(self, step: int) -> float:
+        """Passes completed after the step with this 0-based index."""
+        return (step + 1) / self.steps_per_epoch
+
+    def __iter__(self) -> Iterator[list[Encoded]]:
+        epoch, order = -1, list(range(len(self.groups)))
+        while self.position < self.total_steps:
+            now, index = divmod(self.position, self.steps_per_epoch)
+            if now != epoch:
+                epoch, order = now, list(range(len(self.groups)))
+                if self.shuffle:
+                    random.Random(f"{self.seed}:{epoch}").shuffle(order)
+            first, last = self._bounds[index]
+            self.position += 1
+            yield [self.groups[i] for i in order[first:last][self.rank :: self.world]]
+
+    def after_update(self, learner: Learner) -> None:
+        """Nothing: files do not change."""

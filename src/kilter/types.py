@@ -1,0 +1,261 @@
+"""The nouns of Kilter: what is on disk, what is in the loop, and the five seams between them.
+
+Shape suffixes: B rows (completions), T completion tokens, N groups (prompts), K completions of a group.
+`T` never counts prompt tokens: objectives do not see prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+class Message(TypedDict):
+    """One chat turn, as transformers' chat templates take it."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model is asked. Either chat `messages`, or raw `text` that no chat template touches."""
+
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    id: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer. `turns` holds a multi-turn continuation (assistant, user, ..., assistant); else empty.
+
+    `token_ids` and `sampling_logps` (nats, at the sampling temperature) are set by samplers and never
+    re-derived from text. `mask` is 1 on tokens the policy is trained on.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] | None = None
+    mask: tuple[int, ...] | None = None
+    sampling_logps: tuple[float, ...] | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+    policy_version: int | None = None
+    turns: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """A judgement of one completion. `score=None` means unscored, which is never zero, a tie, or safe."""
+
+    score: float | None
+    kind: str = "label"
+    steps: tuple[float, ...] = ()
+    rationale: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One prompt, K completions, one feedback each: SFT has K=1, DPO K=2, listwise and GRPO K=n."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    feedback: tuple[Feedback, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.completions) != len(self.feedback):
+            raise ValueError(f"group {self.prompt.id!r}: {len(self.completions)} completions but {len(self.feedback)} feedbacks")
+
+
+Shape = Literal["demonstrations", "pairs", "prompts"]
+Unit = Literal["row", "group", "batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What an objective asks of the learner; only what is named here is computed.
+
+    models: "policy" (token log-probs) or "reward" (one scalar per completion). annotations: "ref_logps",
+    "old_logps". unit: rows that must stay together when the batch is split. outputs: fields of Outputs to compute.
+    learning_rate: what a recipe without one gets.
+    """
+
+    shape: Shape
+    unit: Unit
+    models: frozenset[str] = frozenset({"policy"})
+    annotations: frozenset[str] = frozenset()
+    outputs: frozenset[str] = frozenset({"logps"})
+    learning_rate: float = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tensors of one optimizer step (or of one micro-batch of it); a row is a completion.
+
+    tokens_BT int64, mask_BT and every *_BT float32; group_B maps a row to its group in [0, N). Completions of
+    a group are adjacent, best first where scores are known. `n_*_total` are the counts over the WHOLE
+    optimizer step and all ranks, the only denominators an objective may use.
+    `prompts_N` is for the learner's forward only.
+    """
+
+    prompts_N: tuple[Tensor, ...]
+    tokens_BT: Tensor
+    mask_BT: Tensor
+    length_B: Tensor
+    group_B: Tensor
+    score_B: Tensor
+    margin_N: Tensor
+    n_tokens_total: Tensor
+    n_rows_total: Tensor
+    n_groups_total: Tensor
+    token_score_BT: Tensor | None = None
+    ref_logps_BT: Tensor | None = None
+    old_logps_BT: Tensor | None = None
+    old_values_BT: Tensor | None = None
+    sampling_logps_BT: Tensor | None = None
+    advantage_BT: Tensor | None = None
+    return_BT: Tensor | None = None
+    weight_BT: Tensor | None = None
+    group_weight_N: Tensor | None = None
+
+    def rows(self) -> int:
+        """B."""
+        return self.tokens_BT.shape[0]
+
+    def groups(self) -> int:
+        """N."""
+        return len(self.prompts_N)
+
+    def select_groups(self, index: Sequence[int]) -> Batch:
+        """The sub-batch of these groups in this order, re-trimmed to its own longest completion."""
+        keep = torch.cat([(self.group_B == i).nonzero()[:, 0] for i in index])
+        width = int(self.length_B[keep].max())
+        renumber = {old: new for new, old in enumerate(index)}
+        groups_N = torch.tensor(list(index))
+        values: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor) and f.name.endswith("_BT"):
+                value = value[keep, :width]
+            elif isinstance(value, Tensor) and f.name.endswith("_B"):
+                value = value[keep]
+            elif isinstance(value, Tensor) and f.name.endswith("_N"):
+                value = value[groups_N]
+            values[f.name] = value
+        values["group_B"] = torch.tensor([renumber[int(g)] for g in values["group_B"]])
+        values["prompts_N"] = tuple(self.prompts_N[i] for i in index)
+        return Batch(**values)
+
+    def with_(self, **changes: Any) -> Batch:
+        """A copy with these fields replaced."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What the forward computed, all float32: log-probs in nats, entropy in nats, scores without unit."""
+
+    logps_BT: Tensor | None = None
+    entropy_BT: Tensor | None = None
+    values_BT: Tensor | None = None
+    scores_B: Tensor | None = None
+    token_scores_BT: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A metric as (sum, weight), so that micro-batches and ranks add up to the exact mean."""
+
+    total: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """`value`: a weighted SUM to back-propagate. `metrics`: reported as total / weight."""
+
+    value: Tensor
+    metrics: dict[str, Mean] = field(default_factory=dict)
+
+
+Metrics = dict[str, float]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A frozen dataclass: its fields ARE its configuration."""
+
+    @property
+    def needs(self) -> Needs:
+        """What this objective asks of the learner."""
+        ...
+
+    def prepare(self, batch: Batch) -> Batch:
+        """No grad, once on the whole batch of the optimizer step: credit assignment and weights."""
+        ...
+
+    def loss(self, out: Outputs, batch: Batch) -> Loss:
+        """A weighted sum over the rows of a micro-batch, plus metrics."""
+        ...
+
+
+@runtime_checkable
+class FeedbackSource(Protocol):
+    """Labels, reward models, verifiers, judges and people all look like this."""
+
+    def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
+        """One list per group, one Feedback per completion."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to sample. temperature 0 is greedy; top_k 0 and top_p 1 switch that filter off.
+
+    `seed` is per request: the same seed and prompt give the same tokens whatever else is in the batch.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+class Sampler(Protocol):
+    """local, vllm, openai-compatible, scripted."""
+
+    def generate(self, prompts: Sequence[Prompt], k: int, params: SamplingParams) -> list[list[Completion]]:
+        """k completions for each prompt, in the order of the prompts."""
+        ...
+
+    def sync(self, learner: Learner) -> None:
+        """Takes the learner's current weights (nothing to do when they are shared)."""
+        ...
+
+
+class Learner(Protocol):
+    """Owns models, optimizer and sharding."""
+
+    def annotate(self, batch: Batch, needs: Needs) -> Batch:
+        """Adds the annotations that `needs` names."""
+        ...
+
+    def step(self, batch: Batch, objective: Objective) -> Metrics:
+        """Micro-batches, backward, clip, optimizer; metrics of the step."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Everything `load` needs to continue exactly."""
+        ...
+
+    def load(self, path: Path) -> None:
+        """Restores what `save` wrote."""
+        ...
