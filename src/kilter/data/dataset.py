@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -74,9 +73,20 @@ def load(spec: DataSpec, shape: Shape, where: str = "data") -> Dataset:
     groups = [_as_chat(g) for g in groups] if spec.text == "chat" else groups
     if spec.limit is not None:
         groups = groups[: spec.limit]
-    groups = to_shape(groups, shape, skipped, f"{where}.path", spec.path)
+    # Split first: what a shape leaves out must not move a prompt from one side to the other.
     train, heldout = split_by_prompt(groups, spec.heldout, spec.seed)
-    return Dataset(spec, train, heldout, skipped, name)
+    train = to_shape(train, shape, skipped)
+    if not train:
+        reasons = ", ".join(f"{n} {why}" for why, n in skipped.items()) or "the file holds no completions"
+        raise UserError(f"{where}.path", spec.path, f"zero rows left after filtering ({reasons})", f"this method needs {NEEDED[shape]}")
+    return Dataset(spec, train, to_shape(heldout, shape, skipped), skipped, name)
+
+
+NEEDED = {
+    "pairs": "two completions per prompt with unequal scores",
+    "demonstrations": "at least one accepted completion per prompt",
+    "prompts": "prompts",
+}
 
 
 def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group], str]:
@@ -128,15 +138,10 @@ def _as_chat(group: Group) -> Group:
     return group
 
 
-def to_shape(groups: Iterable[Group], shape: Shape, skipped: Counter[str], field: str, value: str) -> list[Group]:
+def to_shape(groups: Iterable[Group], shape: Shape, skipped: Counter[str]) -> list[Group]:
     """demonstrations: the best completion of each group; pairs: best against worst; prompts: nothing is dropped."""
     convert = {"demonstrations": _best, "pairs": _extremes, "prompts": lambda g, _: g}[shape]
-    out = [g for g in (convert(group, skipped) for group in groups) if g is not None]
-    if not out:
-        reasons = ", ".join(f"{n} {why}" for why, n in skipped.items()) or "the file holds no completions"
-        needed = {"pairs": "two completions per prompt with unequal scores", "demonstrations": "at least one accepted completion per prompt"}
-        raise UserError(field, value, f"zero rows left after filtering ({reasons})", f"this method needs {needed.get(shape, 'prompts')}")
-    return out
+    return [g for g in (convert(group, skipped) for group in groups) if g is not None]
 
 
 def _best(group: Group, skipped: Counter[str]) -> Group | None:
@@ -180,8 +185,3 @@ def split_by_prompt(groups: Sequence[Group], heldout: float, seed: int) -> tuple
     held = set(order[:size])
     train = [g for g, k in zip(groups, keys, strict=True) if k not in held]
     return train, [g for g, k in zip(groups, keys, strict=True) if k in held]
-
-
-def write_jsonl(path: Path, groups: Iterable[Group]) -> None:
-    """Groups as groups.jsonl."""
-    store.append(path, groups)

@@ -207,7 +207,7 @@ def load_causal(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     base_folder, adapter = _base_of(folder)
-    with _quiet():
+    with quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(str(base_folder), dtype=torch.float32)
     return load_merged(model, adapter) if adapter is not None else model
 
@@ -223,7 +223,7 @@ def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0) -> Any:
     architectures = json.loads((base_folder / "config.json").read_text()).get("architectures") or [""]
     fresh = not architectures[0].endswith("ForSequenceClassification")
     torch.manual_seed(seed)
-    with _quiet():
+    with quiet_transformers():
         model = AutoModelForSequenceClassification.from_pretrained(str(base_folder), num_labels=1, dtype=torch.float32)
     if not hasattr(model, "score"):
         raise UserError("model", str(folder), f"{type(model).__name__} has no `score` head", "use a decoder-only model for reward models")
@@ -242,8 +242,8 @@ def _base_of(folder: Path) -> tuple[Path, Path | None]:
     return resolve(base, f"{folder}/adapter_config.json base_model_name_or_path"), folder
 
 
-class _quiet:
-    """Silences transformers' loading bars and its note on the fresh score head, which we report ourselves."""
+class quiet_transformers:
+    """Silences transformers' bars and its note on a fresh score head: a run has one progress display, its own."""
 
     def __enter__(self) -> None:
         from transformers.utils import logging as hf_logging

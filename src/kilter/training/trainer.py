@@ -24,7 +24,7 @@ from kilter.data.encode import Encoded, Encoder
 from kilter.errors import Interrupted, RunFailed, UserError
 from kilter.models import adapters
 from kilter.models.forward import Scorer, supports_shared_prefix
-from kilter.models.load import cache_root, load_causal, load_reward, load_tokenizer, model_hash, stop_ids
+from kilter.models.load import cache_root, load_causal, load_reward, load_tokenizer, model_hash, quiet_transformers, stop_ids
 from kilter.models.reference import ReferenceCache
 from kilter.objectives import build_objective
 from kilter.training.checkpoint import Checkpoints, rng_state, set_rng_state
@@ -249,8 +249,9 @@ class Trainer:
             if hasattr(model, "peft_config"):
                 for config in model.peft_config.values():
                     config.base_model_name_or_path = str(self.start.resolve())
-            model.save_pretrained(str(partial), **extra)
-            encoder.tokenizer.save_pretrained(str(partial))
+            with quiet_transformers():
+                model.save_pretrained(str(partial), **extra)
+                encoder.tokenizer.save_pretrained(str(partial))
             if final.exists():
                 shutil.rmtree(final)
             os.replace(partial, final)

@@ -1,0 +1,62 @@
+"""The Python door: `kilter.train(...)`, the same as `kilter train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from kilter.data.dataset import DataSpec, load, prompt_key
+from kilter.errors import UserError
+from kilter.models.load import resolve
+from kilter.objectives import build_objective
+from kilter.training.config import TrainSpec
+from kilter.training.trainer import Trainer, TrainResult, require_writable
+from kilter.validation import as_user_error
+
+
+def make_data_spec(data: str | DataSpec | dict[str, Any]) -> DataSpec:
+    """A DataSpec from a path, a Hub name or the fields of one."""
+    from pydantic import ValidationError
+
+    if isinstance(data, DataSpec):
+        return data
+    try:
+        return DataSpec.model_validate({"path": data} if isinstance(data, str) else data)
+    except ValidationError as error:
+        raise as_user_error(error, "data", DataSpec) from error
+
+
+def make_train_spec(method: str | dict[str, Any], options: dict[str, Any]) -> TrainSpec:
+    """A TrainSpec from a method and the fields of a train stage."""
+    from pydantic import ValidationError
+
+    try:
+        return TrainSpec.model_validate({"method": method} | options)
+    except ValidationError as error:
+        raise as_user_error(error, "", TrainSpec) from error
+
+
+def train(
+    model: str, data: str | DataSpec | dict[str, Any], method: str | dict[str, Any], out: str | Path | None = None,
+    console: Console | None = None, **options: Any,
+) -> TrainResult:  # fmt: skip
+    """Trains one stage: kilter.train(model="builtin:smollm2-135m", data="pairs.jsonl", method="dpo").
+
+    model: builtin:NAME, folder, .gguf or Hub id. data: file, Hub name, or fields of DataSpec. method: name or
+    {"name": "dpo", "beta": 0.05}. out: folder of the result (default runs/<method>); run again to resume. options: any
+    field of a train stage (learning_rate, epochs, adapter, ...). Raises UserError on bad input before any work.
+    """
+    spec, source = make_train_spec(method, options), make_data_spec(data)
+    objective = build_objective(spec.method)
+    name = spec.method if isinstance(spec.method, str) else str(spec.method["name"])
+    folder = Path(out) if out is not None else Path("runs") / name
+    require_writable(folder)
+    if (folder / "model" / "config.json").exists() or (folder / "model" / "adapter_config.json").exists():
+        raise UserError("out", str(folder), "holds a finished model", "choose another folder, or remove it")
+    start = resolve(model)
+    reference = resolve(spec.reference, "reference") if spec.reference else None
+    loaded = load(source, objective.needs.shape)
+    (folder / "trained_prompts.txt").write_text("\n".join(sorted({prompt_key(g.prompt)[:16] for g in loaded.train})) + "\n")
+    return Trainer(spec, start, loaded.train, loaded.heldout, folder, reference, console, name).run()

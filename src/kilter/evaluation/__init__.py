@@ -1,0 +1,1 @@
+"""Evaluation: answers on held-out prompts, metrics with confidence intervals, paired comparisons."""

@@ -1,0 +1,129 @@
+"""Every metric is a Metric: value, n, unscored, clusters, CI and method. Statistics come from scipy and statsmodels."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+LEVEL = 0.95
+RESAMPLES = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A measured quantity. CI bounds are None when n is too small to say anything. `higher_is_better` may be unknown."""
+
+    value: float | None
+    n: int
+    n_unscored: int = 0
+    n_clusters: int = 0
+    ci_low: float | None = None
+    ci_high: float | None = None
+    method: str = ""
+    seed: int = 0
+    judge: str = ""
+    data_hash: str = ""
+    unit: str = ""
+    higher_is_better: bool | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def proportion(events: Sequence[bool | None], **extra: Any) -> Metric:
+    """Share of events with Wilson's interval; None is unscored."""
+    known = [e for e in events if e is not None]
+    if not known:
+        return Metric(None, 0, len(events), method="Wilson", **extra)
+    low, high = proportion_confint(sum(known), len(known), 1 - LEVEL, method="wilson")
+    return Metric(sum(known) / len(known), len(known), len(events) - len(known), len(known), float(low), float(high), "Wilson", **extra)
+
+
+def mean(values: Sequence[float | None], seed: int = 0, **extra: Any) -> Metric:
+    """Mean over prompts (one value per prompt) with a BCa bootstrap interval; None is unscored.
+
+    Constant values have no bootstrap distribution: an interval of zero width would claim certainty, so the bounds are
+    Wilson's when all values are 0 or all 1, and None otherwise for n < 2.
+    """
+    known = np.array([v for v in values if v is not None and math.isfinite(v)], dtype=float)
+    unscored = len(values) - len(known)
+    if len(known) == 0:
+        return Metric(None, 0, unscored, method="BCa bootstrap over prompts", seed=seed, **extra)
+    value = float(known.mean())
+    if len(known) < 2:
+        return Metric(value, 1, unscored, 1, method="n too small", seed=seed, **extra)
+    if np.ptp(known) == 0:
+        if value in (0.0, 1.0):
+            low, high = proportion_confint(int(value * len(known)), len(known), 1 - LEVEL, method="wilson")
+            return Metric(value, len(known), unscored, len(known), float(low), float(high), "Wilson (constant)", seed, **extra)
+        return Metric(value, len(known), unscored, len(known), value, value, "constant", seed, **extra)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy warns on near-degenerate samples; the percentile fallback below covers it
+        result = stats.bootstrap((known,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="BCa", rng=np.random.default_rng(seed))
+        low, high = result.confidence_interval
+        method = "BCa bootstrap over prompts"
+        if not (math.isfinite(low) and math.isfinite(high)):
+            result = stats.bootstrap((known,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="percentile", rng=np.random.default_rng(seed))
+            low, high = result.confidence_interval
+            method = "percentile bootstrap over prompts"
+    return Metric(value, len(known), unscored, len(known), float(low), float(high), method, seed, **extra)
+
+
+def paired_difference(candidate: Sequence[float | None], baseline: Sequence[float | None], seed: int = 0, **extra: Any) -> Metric:
+    """Mean of candidate - baseline over the prompts that both have a value for, bootstrapped over prompts.
+
+    With 0/1 values the exact McNemar p-value is added to the method.
+    """
+    both = [(a, b) for a, b in zip(candidate, baseline, strict=True)]
+    differences = [None if a is None or b is None else a - b for a, b in both]
+    metric = mean(differences, seed, **extra)
+    method = f"paired, {metric.method}"
+    known = [(a, b) for a, b in both if a is not None and b is not None]
+    if known and all(x in (0.0, 1.0) for pair in known for x in pair):
+        table = [[sum(a == i and b == j for a, b in known) for j in (0, 1)] for i in (0, 1)]
+        method += f", McNemar exact p={float(mcnemar(table, exact=True).pvalue):.3g}"
+    return Metric(**(metric.to_json() | {"method": method}))
+
+
+def win_rate(candidate: Sequence[float | None], baseline: Sequence[float | None], seed: int = 0, **extra: Any) -> Metric:
+    """P(candidate's score > baseline's) with ties as 1/2, per prompt; wins/ties/losses stand in the method."""
+    wins: list[float | None] = []
+    for a, b in zip(candidate, baseline, strict=True):
+        wins.append(None if a is None or b is None else 1.0 if a > b else 0.0 if a < b else 0.5)
+    known = [w for w in wins if w is not None]
+    metric = mean(wins, seed, **extra)
+    counts = f"W/T/L {known.count(1.0)}/{known.count(0.5)}/{known.count(0.0)}"
+    return Metric(**(metric.to_json() | {"method": f"{counts}, {metric.method}"}))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm-adjusted p-values of one declared family."""
+    return [float(p) for p in multipletests(p_values, method="holm")[1]]
+
+
+def wilson_bounds(events: int, n: int) -> tuple[float, float]:
+    """Wilson interval of events out of n."""
+    low, high = proportion_confint(events, n, 1 - LEVEL, method="wilson")
+    return float(low), float(high)
+
+
+def n_to_certify(limit: float) -> int:
+    """Smallest n for which zero events out of n puts Wilson's upper bound below `limit`."""
+    n = 1
+    while wilson_bounds(0, n)[1] >= limit:
+        n = max(n + 1, int(n * 1.1))
+        if n > 10_000_000:
+            break
+    while n > 1 and wilson_bounds(0, n - 1)[1] < limit:
+        n -= 1
+    return n

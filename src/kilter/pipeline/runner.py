@@ -1,0 +1,256 @@
+"""Runs the stages of a recipe in order; an unchanged finished stage is taken as it is, an unfinished one goes on."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from kilter import recipe as recipes
+from kilter.data.dataset import DataSpec
+from kilter.errors import Exit, KilterError, UserError
+from kilter.pipeline import manifest as manifests
+from kilter.pipeline.manifest import Manifest
+from kilter.recipe import Recipe, Stage
+
+
+@dataclass
+class Run:
+    """A recipe and its folder runs/<name>/."""
+
+    recipe: Recipe
+    folder: Path
+    console: Console
+
+    def execute(self) -> Exit:
+        """Runs what is not done. Writes report.html after every stage, so that a failed run has one too."""
+        from kilter.release import report
+
+        self._open()
+        code = Exit.OK
+        begin = time.monotonic()
+        for number, (name, stage) in enumerate(self.recipe.stages.items(), start=1):
+            title = f"[{number}/{len(self.recipe.stages)}] {name} ({stage.kind})"
+            inputs = self._inputs(stage)
+            config = json.loads(getattr(stage, stage.kind).model_dump_json(by_alias=True))
+            key = manifests.stage_key(stage.kind, config, inputs)
+            folder = self.folder / name
+            old = manifests.read(folder)
+            if old is not None and old.status == "done" and old.key == key:
+                self.console.print(f"[green]✓[/] {title}: unchanged, taken from {folder}", highlight=False)
+                code = self._code(stage, old, code)
+                continue
+            if old is not None and old.key != key and any(folder.iterdir()):
+                self._set_aside(folder)
+            self.console.print(f"[bold]▶ {title}[/]", highlight=False)
+            entry = Manifest(name, stage.kind, key, config, inputs, started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+                             versions=manifests.versions(), machine=manifests.machine(), seed=int(config.get("seed", 0)))  # fmt: skip
+            if old is not None and old.key == key:
+                entry.seconds = old.seconds
+            entry.write(folder)
+            clock = time.monotonic()
+            try:
+                entry.outputs, entry.facts = STAGES[stage.kind](self, name, stage, folder)
+                entry.status = "done"
+            except KilterError:
+                entry.status = "failed"
+                raise
+            finally:
+                entry.seconds = round(entry.seconds + time.monotonic() - clock, 1)
+                entry.write(folder)
+                report.write(self.folder)
+            self.console.print(f"  done in {_clock(entry.seconds)}", highlight=False)
+            code = self._code(stage, entry, code)
+        path = report.write(self.folder)
+        self.console.print(f"\nreport: [bold]{path}[/]   ({_clock(time.monotonic() - begin)})", highlight=False)
+        return code
+
+    def _open(self) -> None:
+        from kilter.training.trainer import require_writable
+
+        require_writable(self.folder)
+        (self.folder / "recipe.yaml").write_text(recipes.dump(self.recipe), encoding="utf-8")
+
+    def _code(self, stage: Stage, entry: Manifest, code: Exit) -> Exit:
+        if stage.gate is None:
+            return code
+        from kilter.release.gate import exit_code
+
+        verdict = entry.facts["verdict"]
+        colour = {"pass": "green", "fail": "red", "inconclusive": "yellow"}[verdict]
+        self.console.print(f"  verdict: [bold {colour}]{verdict.upper()}[/] for {entry.facts['candidate']}", highlight=False)
+        for line in entry.facts.get("lines", ()):
+            self.console.print(f"    {line}", highlight=False, markup=False)
+        mine = exit_code(verdict)
+        return mine if code == Exit.OK else code
+
+    def _set_aside(self, folder: Path) -> None:
+        """Config or inputs changed: the old artifact is kept under .superseded/, never overwritten."""
+        target = self.folder / ".superseded" / f"{folder.name}-{dt.datetime.now().strftime('%Y%m%d-%H%M%S-%f')}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)
+        self.console.print(f"  {folder.name}: its configuration or inputs changed; the old result is in {target}", highlight=False)
+
+    def _inputs(self, stage: Stage) -> dict[str, str]:
+        """Content hashes of everything the stage reads."""
+        found = {f"data:{n}": self.data_hash(self.recipe.data[n]) for n in stage.data_names()}
+        names = [ref for _, ref in stage.model_names()]
+        if stage.train is not None and stage.train.start is None:
+            names.append(self.recipe.model)
+        for ref in names:
+            found[f"model:{ref}"] = self.output_hash(ref) if ref in self.recipe.stages else self._model_hash(ref)
+        if stage.gate is not None:
+            evaluation = self.evaluation_of(stage)
+            found[f"evaluation:{evaluation}"] = self.output_hash(evaluation)
+            if isinstance(stage.gate.policy, str):
+                found["policy"] = hashlib.sha256(Path(stage.gate.policy).read_bytes()).hexdigest()
+        return found
+
+    def data_hash(self, spec: DataSpec) -> str:
+        """Hash of the data set's configuration and, for a local file, its bytes."""
+        digest = hashlib.sha256(spec.model_dump_json().encode())
+        path = Path(spec.path).expanduser()
+        if path.is_file():
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    def _model_hash(self, reference: str) -> str:
+        from kilter.models.load import BUILTIN, model_hash, resolve
+
+        if reference.startswith("builtin:") and reference.partition(":")[2] in BUILTIN:
+            return BUILTIN[reference.partition(":")[2]].sha256
+        return model_hash(resolve(reference))
+
+    def output_hash(self, stage: str) -> str:
+        """Hash of what an earlier stage made."""
+        entry = manifests.read(self.folder / stage)
+        if entry is None or entry.status != "done":
+            raise UserError(f"stages.{stage}", "(unfinished)", "has not been run", "run the recipe from its beginning")
+        return entry.outputs.get("model") or entry.outputs.get("evaluation") or entry.key
+
+    def model_folder(self, reference: str | None, field: str = "model") -> Path:
+        """Folder of a stage's model, of a model reference, or of the recipe's base model (None)."""
+        from kilter.models.load import resolve
+
+        if reference is None:
+            return resolve(self.recipe.model, "model")
+        if reference in self.recipe.stages:
+            return self.folder / reference / "model"
+        return resolve(reference, field)
+
+    def evaluation_of(self, stage: Stage) -> str:
+        """The evaluate stage that a gate reads."""
+        assert stage.gate is not None
+        return stage.gate.evaluation or [n for n, s in self.recipe.stages.items() if s.evaluate][-1]
+
+
+Outcome = tuple[dict[str, str], dict[str, Any]]
+
+
+def _audit(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
+    from kilter.data.audit.run import audit, write
+    from kilter.data.dataset import load
+    from kilter.data.encode import Encoder
+    from kilter.models.load import load_tokenizer, stop_ids
+
+    assert stage.audit is not None
+    spec = recipes.data_of(run.recipe, stage.audit.data)
+    data = load(spec, audit_shape(run.recipe, stage.audit.data), stage.audit.data.removeprefix("$"))
+    model = run.model_folder(None)
+    tokenizer = load_tokenizer(model)
+    encoder = Encoder(tokenizer, stop_ids(model, tokenizer), stage.audit.max_length)
+    result = audit(data, encoder, lambda check: run.console.print(f"  checking {check}", highlight=False))
+    write(result, folder)
+    for finding in result["findings"]:
+        if finding["level"] != "ok":
+            run.console.print(f"  [yellow]{finding['level']}[/] {finding['check']}: {finding['value']}", highlight=False)
+    if stage.audit.fail_on_error and result["verdict"] == "error":
+        bad = next(f for f in result["findings"] if f["level"] == "error")
+        raise UserError(f"{stage.audit.data} {bad['check']}", bad["value"], bad["meaning"], f"mend the data ({folder / 'audit.json'} lists the ids), or set fail_on_error: false")
+    return {"audit": result["data_hash"]}, {"verdict": result["verdict"], "train": result["train"], "heldout": result["heldout"]}
+
+
+def audit_shape(recipe: Recipe, name: str) -> Any:
+    """Pairs when any stage learns from pairs of this data set, else demonstrations."""
+    from kilter.objectives import build_objective
+
+    shapes = {build_objective(s.method).needs.shape for _, s in recipes.train_stages(recipe) if s.data == name}
+    return "pairs" if "pairs" in shapes else "demonstrations" if shapes else "pairs"
+
+
+def _train(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
+    from kilter.data.dataset import load, prompt_key
+    from kilter.models.load import model_hash
+    from kilter.objectives import build_objective
+    from kilter.training.trainer import Trainer
+
+    spec = stage.train
+    assert spec is not None
+    data = load(recipes.data_of(run.recipe, spec.data), build_objective(spec.method).needs.shape, spec.data.removeprefix("$"))
+    start = run.model_folder(spec.start, f"stages.{name}.train.from")
+    reference = run.model_folder(spec.reference, f"stages.{name}.train.reference") if spec.reference else None
+    seen = {prompt_key(g.prompt)[:16] for g in data.train}
+    for parent in (spec.start, spec.reference):
+        if parent in run.recipe.stages:
+            seen |= set((run.folder / parent / "trained_prompts.txt").read_text().split())
+    (folder / "trained_prompts.txt").write_text("\n".join(sorted(seen)) + "\n")
+    result = Trainer(spec, start, data.train, data.heldout, folder, reference, run.console, name).run()
+    facts = {"steps": result.steps, "groups": len(data.train), "heldout_groups": len(data.heldout), "metrics": result.metrics, "heldout": result.heldout, "left_out": dict(data.skipped + result.counts)}
+    return {"model": model_hash(result.model)}, facts
+
+
+def _evaluate(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
+    from kilter.data.dataset import load
+    from kilter.evaluation.runner import Evaluation
+
+    spec = stage.evaluate
+    assert spec is not None
+    source = recipes.data_of(run.recipe, spec.data)
+    prompts = load(source, "prompts", spec.data.removeprefix("$"))
+    baseline = spec.baseline or spec.models[0]
+    order = [baseline, *(m for m in spec.models if m != baseline)]
+    models = {ref: run.model_folder(ref, f"stages.{name}.evaluate.models") for ref in order}
+    reward = (spec.reward_model, run.model_folder(spec.reward_model)) if spec.reward_model else None
+    pairs = load(source, "pairs", spec.data.removeprefix("$")).heldout if reward is not None else []
+    trained: set[str] = set()
+    for ref in models:
+        path = run.folder / ref / "trained_prompts.txt"
+        if ref in run.recipe.stages and path.exists():
+            trained |= set(path.read_text().split())
+    for other in run.recipe.stages.values():  # before any generation: can this many prompts pass the gate at all?
+        if other.gate is not None and run.evaluation_of(other) == name:
+            from kilter.release.gate import load_policy, power_warnings
+
+            held = len({g.prompt.id or i for i, g in enumerate(prompts.heldout)})
+            for line in power_warnings(load_policy(other.gate.policy), min(held, spec.limit or held)):
+                run.console.print(f"  [yellow]power[/] {line}", highlight=False)
+    result = Evaluation(spec, models, reward, prompts, pairs, frozenset(trained), folder, run.console, name).run()
+    digest = hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
+    return {"evaluation": digest}, {"prompts": result["n_prompts"], "baseline": result["baseline"]}
+
+
+def _gate(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
+    from kilter.release import gate as gates
+
+    spec = stage.gate
+    assert spec is not None
+    evaluation = json.loads((run.folder / run.evaluation_of(stage) / "evaluation.json").read_text())
+    result = gates.decide(gates.load_policy(spec.policy), evaluation, spec.candidate, baseline=spec.baseline)
+    gates.write(result, folder)
+    lines = [f"{c['state']:<12} {c['condition']}   {c['why']}" for c in result["conditions"]]
+    return {"gate": hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()}, {"verdict": result["verdict"], "candidate": result["candidate"], "lines": lines}
+
+
+STAGES: dict[str, Callable[[Run, str, Stage, Path], Outcome]] = {"audit": _audit, "train": _train, "evaluate": _evaluate, "gate": _gate}
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,263 @@
+"""A recipe: model, data, stages. Strict: an unknown key is an error that names the nearest valid one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kilter.data.dataset import DataSpec
+from kilter.errors import UserError, nearest
+from kilter.evaluation.config import EvaluateSpec
+from kilter.training.config import TrainSpec
+from kilter.validation import as_user_error
+
+
+class AuditSpec(BaseModel):
+    """Checks a data set before anything is trained on it."""
+
+    model_config = ConfigDict(extra="forbid")
+    data: str = Field("$data", description="$name of a data set")
+    max_length: int = Field(1024, ge=8, description="length at which the truncation check cuts, in tokens")
+    fail_on_error: bool = Field(False, description="end the run with code 2 when a finding has level error")
+
+
+class GateSpec(BaseModel):
+    """Decides whether the candidate may ship."""
+
+    model_config = ConfigDict(extra="forbid")
+    policy: str | dict[str, Any] = Field(description="a YAML file, or the policy itself: {conditions: [...]}")
+    candidate: str | None = Field(None, description="model under test; default: the only one that is not the baseline")
+    baseline: str | None = Field(None, description="must be the evaluation's baseline")
+    evaluation: str | None = Field(None, description="evaluate stage to read; default: the last one")
+
+
+class Stage(BaseModel):
+    """One step of the run: exactly one of audit, train, evaluate, gate."""
+
+    model_config = ConfigDict(extra="forbid")
+    audit: AuditSpec | None = None
+    train: TrainSpec | None = None
+    evaluate: EvaluateSpec | None = None
+    gate: GateSpec | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Stage:
+        if sum(v is not None for v in (self.audit, self.train, self.evaluate, self.gate)) != 1:
+            raise ValueError("needs exactly one of audit, train, evaluate, gate")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which of the four it is."""
+        return next(k for k in ("audit", "train", "evaluate", "gate") if getattr(self, k) is not None)
+
+    def data_names(self) -> list[str]:
+        """Names of the data sets it reads, without the $."""
+        spec = self.audit or self.train or self.evaluate
+        return [spec.data.removeprefix("$")] if spec is not None else []
+
+    def model_names(self) -> list[tuple[str, str]]:
+        """(field, stage or model) for every model it reads."""
+        if self.train is not None:
+            named = [("from", self.train.start), ("reference", self.train.reference)]
+        elif self.evaluate is not None:
+            named = [("models", m) for m in self.evaluate.models]
+            named += [("baseline", self.evaluate.baseline), ("reward_model", self.evaluate.reward_model)]
+        else:
+            named = []
+        return [(field, name) for field, name in named if name]
+
+
+class Recipe(BaseModel):
+    """The whole run."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field("run", pattern=r"^[\w.-]+$", description="folder under runs/; default: the recipe's file name")
+    model: str = Field("builtin:smollm2-135m", description="base model: builtin:NAME, a folder, a .gguf file, or a Hub id")
+    data: dict[str, DataSpec] = Field(description="one data set (path: ...), or several by name, used as $name")
+    stages: dict[str, Stage] = Field(min_length=1, description="stages by name, run in this order")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_data_set(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("data"), dict) and not all(isinstance(v, dict) for k, v in value["data"].items() if k != "world"):
+            value = value | {"data": {"data": value["data"]}}
+        return value
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads, overrides and checks a recipe. Raises UserError with field, value and fix."""
+    file = Path(path)
+    if not file.is_file():
+        raise UserError("recipe", str(path), "no such file", "give a YAML file, such as recipes/quickstart.yaml")
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError("recipe", str(path), f"is not YAML ({' '.join(str(error).split())[:160]})", "check indentation and colons") from error
+    if not isinstance(raw, dict):
+        raise UserError("recipe", str(path), "is not a mapping", "write model:, data: and stages:")
+    raw.setdefault("name", file.stem)
+    return build(raw, overrides)
+
+
+def build(raw: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """A checked recipe from plain data."""
+    for item in overrides:
+        _override(raw, item)
+    _check_top(raw)
+    for name, stage in (raw.get("stages") or {}).items():
+        _check_stage(name, stage)
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise _recipe_error(error, raw) from error
+    _check_references(recipe)
+    return recipe
+
+
+def _check_top(raw: dict[str, Any]) -> None:
+    for key in raw:
+        if key not in Recipe.model_fields:
+            raise UserError(key, raw[key], "unknown key", nearest(key, Recipe.model_fields))
+    for key in ("data", "stages"):
+        if not isinstance(raw.get(key), dict):
+            raise UserError(key, raw.get(key, "(absent)"), "is required", {"data": "add data: {path: FILE}", "stages": "add stages: {sft: {train: {method: sft}}}"}[key])
+
+
+def _check_stage(name: str, stage: Any) -> None:
+    kinds = ("audit", "train", "evaluate", "gate")
+    if not isinstance(stage, dict) or len(stage) != 1:
+        raise UserError(f"stages.{name}", stage, "needs exactly one kind", f"write {name}: {{train: {{...}}}}; kinds: {', '.join(kinds)}")
+    kind = next(iter(stage))
+    if kind not in kinds:
+        raise UserError(f"stages.{name}.{kind}", stage[kind], "unknown kind of stage", nearest(kind, kinds))
+    if stage[kind] is None:
+        stage[kind] = {}
+
+
+def _recipe_error(error: ValidationError, raw: dict[str, Any]) -> UserError:
+    first = error.errors()[0]
+    location = first["loc"]
+    if location and location[0] == "data" and "path" in raw.get("data", {}):  # the short form: no name in the message
+        trimmed = ValidationError.from_exception_data("data", [{**first, "loc": ("data", *location[2:])}])  # type: ignore[list-item, typeddict-item]
+        found = trimmed.errors()[0]
+        if found["type"] == "extra_forbidden":
+            known = DataSpec if len(location) == 3 else None
+            names = list(known.model_fields) if known else [*DataSpec.model_fields["world"].annotation.model_fields]  # type: ignore[union-attr]
+            return UserError(".".join(map(str, found["loc"])), found["input"], "unknown key", nearest(str(location[-1]), names))
+        return as_user_error(trimmed, "", DataSpec)
+    return as_user_error(error, "", Recipe)
+
+
+def _override(raw: dict[str, Any], item: str) -> None:
+    """--set a.b=c; the value is read as YAML."""
+    path, sign, text = item.partition("=")
+    if not sign or not path:
+        raise UserError("--set", item, "is not KEY=VALUE", "write --set stages.dpo.train.learning_rate=1e-5")
+    node: Any = raw
+    keys = path.split(".")
+    for key in keys[:-1]:
+        if not isinstance(node, dict):
+            raise UserError("--set", item, f"{key!r} lies under a value that is not a mapping", "check the path")
+        if key not in node and node is raw.get("stages"):
+            raise UserError("--set", item, f"there is no stage {key!r}", nearest(key, node))
+        node = node.setdefault(key, {})
+        if isinstance(node, str) and key in ("method", "algorithm"):
+            raise UserError("--set", item, f"{key} is given by name", f"write the recipe's {key} as {{name: {node}, ...}} first")
+    if not isinstance(node, dict):
+        raise UserError("--set", item, "its parent is not a mapping", "check the path")
+    node[keys[-1]] = scalar(text)
+
+
+def scalar(text: str) -> Any:
+    """A YAML value; 1e-5 is a number here (YAML 1.1 reads it as text)."""
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _check_references(recipe: Recipe) -> None:
+    """Every $data set and every stage that is named must exist, and earlier; methods must build."""
+    from kilter.objectives import build_objective
+
+    earlier: dict[str, Stage] = {}
+    for name, stage in recipe.stages.items():
+        where = f"stages.{name}.{stage.kind}"
+        for data in stage.data_names():
+            if data not in recipe.data:
+                raise UserError(f"{where}.data", f"${data}", "no such data set", nearest(data, recipe.data))
+        for field, ref in stage.model_names():
+            if looks_like_stage(ref) and ref not in earlier:
+                problem = "comes later in the recipe" if ref in recipe.stages else "is no earlier stage"
+                raise UserError(f"{where}.{field}", ref, problem, nearest(ref, [n for n, s in earlier.items() if s.train]) if earlier else "train it in a stage above")
+            if ref in earlier and earlier[ref].train is None:
+                raise UserError(f"{where}.{field}", ref, "is no train stage", nearest(ref, [n for n, s in earlier.items() if s.train]))
+        if stage.train is not None:
+            build_objective(stage.train.method)
+        if stage.evaluate is not None and stage.evaluate.baseline and stage.evaluate.baseline not in stage.evaluate.models:
+            raise UserError(f"{where}.baseline", stage.evaluate.baseline, "is not among models", nearest(stage.evaluate.baseline, stage.evaluate.models))
+        if stage.gate is not None:
+            _check_gate(where, stage.gate, earlier)
+        earlier[name] = stage
+
+
+def _check_gate(where: str, gate: GateSpec, earlier: dict[str, Stage]) -> None:
+    from kilter.release.gate import load_policy
+
+    evaluations = [n for n, s in earlier.items() if s.evaluate]
+    if not evaluations:
+        raise UserError(where, "gate", "has no evaluate stage before it", "add an evaluate stage above")
+    if gate.evaluation is not None and gate.evaluation not in evaluations:
+        raise UserError(f"{where}.evaluation", gate.evaluation, "is no earlier evaluate stage", nearest(gate.evaluation, evaluations))
+    models = earlier[gate.evaluation or evaluations[-1]].evaluate
+    assert models is not None
+    if gate.candidate is not None and gate.candidate not in models.models:
+        raise UserError(f"{where}.candidate", gate.candidate, "is not evaluated", nearest(gate.candidate, models.models))
+    load_policy(gate.policy, f"{where}.policy")
+
+
+def looks_like_stage(name: str) -> bool:
+    """A bare word is a stage; anything with a colon, slash or dot is a model."""
+    return not any(c in name for c in ":/.~")
+
+
+def data_of(recipe: Recipe, name: str) -> DataSpec:
+    """The data set that $name stands for."""
+    return recipe.data[name.removeprefix("$")]
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of recipes, for editors. `data` may be one data set or several by name."""
+    full = Recipe.model_json_schema(by_alias=True)
+    full["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    full["title"] = "Kilter recipe"
+    full["properties"]["data"] = {
+        "description": Recipe.model_fields["data"].description,
+        "anyOf": [{"$ref": "#/$defs/DataSpec"}, {"type": "object", "additionalProperties": {"$ref": "#/$defs/DataSpec"}}],
+    }
+    train = full["$defs"]["TrainSpec"]
+    train["properties"]["algorithm"] = {**train["properties"]["method"], "description": "another name for method"}
+    train["anyOf"] = [{"required": ["method"]}, {"required": ["algorithm"]}]
+    train["required"] = [r for r in train.get("required", []) if r != "method"]
+    return full
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as YAML."""
+    return yaml.safe_dump(json.loads(recipe.model_dump_json(by_alias=True)), sort_keys=False, allow_unicode=True)
+
+
+def train_stages(recipe: Recipe) -> Iterator[tuple[str, TrainSpec]]:
+    """All train stages in order."""
+    for name, stage in recipe.stages.items():
+        if stage.train is not None:
+            yield name, stage.train

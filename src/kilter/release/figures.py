@@ -1,0 +1,96 @@
+"""The report's figures as inline SVG: forest plot of metrics, training curves. Drawn by matplotlib, no outside files."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+GOOD, BAD, NEUTRAL = "#1a7f4b", "#c0392b", "#52606d"
+SERIES = ("#2f6fde", "#d9822b", "#1a7f4b", "#8e44ad", "#c0392b")
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["Inter", "Segoe UI", "Helvetica", "Arial", "sans-serif"],
+    "font.size": 10, "text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": GRID, "xtick.color": MUTED, "ytick.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8, "svg.hashsalt": "kilter",
+}  # fmt: skip
+
+
+def _svg(figure: Figure, label: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
+    plt.close(figure)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{label}" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">', svg, count=1)
+    return re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+
+
+def forest(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Paired differences to the baseline with 95 % intervals, each scaled by its own interval's reach, zero in common.
+
+    A row holds label, text, value, ci_low, ci_high, higher_is_better. Units differ between rows, so each row has its own
+    scale; the numbers stand at the right.
+    """
+    with plt.rc_context(_STYLE):
+        figure, axis = plt.subplots(figsize=(8.4, 0.46 * len(rows) + 0.7))
+        for i, row in enumerate(rows):
+            y = len(rows) - 1 - i
+            reach = max(abs(row["ci_low"]), abs(row["ci_high"]), abs(row["value"]), 1e-12)
+            low, mid, high = (row[k] / reach for k in ("ci_low", "value", "ci_high"))
+            colour = NEUTRAL
+            if row.get("higher_is_better") is not None and (low > 0 or high < 0):
+                colour = GOOD if (low > 0) == row["higher_is_better"] else BAD
+            axis.plot([low, high], [y, y], color=colour, linewidth=2.4, solid_capstyle="round")
+            axis.plot([mid], [y], "o", color=colour, markersize=7, markeredgecolor="white", markeredgewidth=1.2)
+            axis.text(1.12, y, row["text"], va="center", ha="left", color=INK, fontsize=9.5)
+        axis.axvline(0, color=INK, linewidth=1)
+        axis.set_yticks(range(len(rows)), [r["label"] for r in reversed(rows)])
+        axis.set_xlim(-1.08, 1.08)
+        axis.set_ylim(-0.6, len(rows) - 0.4)
+        axis.set_xticks([-0.55, 0, 0.55], ["lower than baseline", "0", "higher than baseline"])
+        axis.tick_params(length=0)
+        axis.spines[["left", "bottom"]].set_visible(False)
+        axis.grid(axis="x", visible=False)
+        return _svg(figure, "forest plot of differences to the baseline")
+
+
+def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[tuple[str, str]]) -> str:
+    """Small multiples: one row per stage, one panel per metric that the stage has; thin line raw, thick line smoothed."""
+    rows = [(name, [(k, t) for k, t in keys if any(k in r for r in records)], records) for name, records in stages.items() if records]
+    if not rows:
+        return ""
+    width = max(len(found) for _, found, _ in rows)
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(len(rows), width, figsize=(2.75 * width, 1.95 * len(rows)), squeeze=False)
+        for i, (name, found, records) in enumerate(rows):
+            for j in range(width):
+                axis = axes[i][j]
+                if j >= len(found):
+                    axis.axis("off")
+                    continue
+                key, title = found[j]
+                points = [(r["step"], r[key]) for r in records if key in r]
+                xs, ys = [p[0] for p in points], [p[1] for p in points]
+                colour = SERIES[i % len(SERIES)]
+                axis.plot(xs, ys, color=colour, linewidth=0.9, alpha=0.35)
+                axis.plot(xs, _smooth(ys), color=colour, linewidth=1.8)
+                axis.set_title(f"{name}: {title}", fontsize=9.5, loc="left", color=INK)
+                axis.tick_params(labelsize=8, length=0)
+                axis.margins(x=0.02)
+        figure.tight_layout(h_pad=1.2, w_pad=1.0)
+        return _svg(figure, "training curves")
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Centred mean over about a tenth of the run."""
+    half = max(1, len(values) // 20)
+    return [sum(values[max(0, i - half) : i + half + 1]) / len(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]

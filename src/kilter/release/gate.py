@@ -1,0 +1,202 @@
+"""The release gate: conditions on the BOUNDS of confidence intervals, never on means. Fails closed.
+
+States of a condition: pass, fail, warn (failed, but severity warn), inconclusive (the interval straddles the value, or
+n is too small), waived, error (metric missing). The verdict is the worst: fail and error beat inconclusive beats pass.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kilter.errors import Exit, UserError
+from kilter.evaluation.statistics import n_to_certify
+from kilter.validation import as_user_error
+
+SCHEMA = 1
+State = Literal["pass", "fail", "warn", "inconclusive", "waived", "error"]
+Bound = Literal["ci_low", "ci_high", "value", "diff_ci_low", "diff_ci_high", "diff_value"]
+OPS: dict[str, Callable[[float, float], bool]] = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+
+
+class Waiver(BaseModel):
+    """Who lets a failing condition pass, why, and until when."""
+
+    model_config = ConfigDict(extra="forbid")
+    owner: str = Field(min_length=1, description="person who answers for it")
+    reason: str = Field(min_length=1, description="why it may pass")
+    expires: dt.date = Field(description="last day on which it holds, YYYY-MM-DD")
+
+
+class Condition(BaseModel):
+    """`bound` of `metric` `op` `value`. diff_* bounds are those of the paired difference to the baseline."""
+
+    model_config = ConfigDict(extra="forbid")
+    metric: str = Field(description="a metric of evaluation.json, or reward_model.accuracy")
+    bound: Bound = Field(description="which number is compared")
+    op: Literal[">", ">=", "<", "<="] = Field(description="comparison")
+    value: float = Field(description="what it is compared with, in the metric's unit")
+    min_n: int = Field(1, ge=1, description="with fewer scored prompts the condition is inconclusive")
+    max_unscored: float = Field(0.02, ge=0, le=1, description="with a larger unscored share the condition is inconclusive")
+    severity: Literal["fail", "warn"] = Field("fail", description="warn: a failure is reported, and does not fail the gate")
+    requires: list[str] = Field(default_factory=list, description="metrics that must be present for this one to count")
+    waiver: Waiver | None = None
+
+    def text(self) -> str:
+        """'gold diff_ci_low > 0'."""
+        return f"{self.metric} {self.bound} {self.op} {self.value:g}"
+
+
+class Policy(BaseModel):
+    """What must hold for a release."""
+
+    model_config = ConfigDict(extra="forbid")
+    conditions: list[Condition] = Field(min_length=1, description="all of them must pass")
+    name: str = Field("release", description="shown in the report")
+
+
+def load_policy(source: str | Path | Mapping[str, Any], field: str = "gate.policy") -> Policy:
+    """A policy from a YAML file or from plain data."""
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if not path.is_file():
+            raise UserError(field, str(source), "no such policy file", "give a YAML file with conditions: [...]")
+        try:
+            source = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise UserError(field, str(path), f"is not YAML ({str(error).splitlines()[0]})", "check indentation and colons") from error
+    try:
+        return Policy.model_validate(source)
+    except ValidationError as error:
+        raise as_user_error(error, field, Policy) from error
+
+
+def power_warnings(policy: Policy, n_prompts: int) -> list[str]:
+    """Conditions that cannot pass with this many prompts, whatever the model does. Run before anything is generated."""
+    out = []
+    for c in policy.conditions:
+        if c.bound == "ci_high" and c.op in ("<", "<=") and 0 < c.value < 1 and n_prompts < n_to_certify(c.value):
+            out.append(f"{c.text()}: even with no event at all it needs {n_to_certify(c.value)} prompts (there are {n_prompts})")
+        if n_prompts < c.min_n:
+            out.append(f"{c.text()}: min_n is {c.min_n}, there are {n_prompts} prompts")
+    return out
+
+
+def _find(evaluation: Mapping[str, Any], candidate: str, condition: Condition) -> Mapping[str, Any] | None:
+    if condition.metric.startswith("reward_model."):
+        found = evaluation.get("reward_model", {}).get("metrics", {}).get(condition.metric.partition(".")[2])
+    else:
+        model = evaluation["models"][candidate]
+        found = model.get("difference" if condition.bound.startswith("diff_") else "metrics", {}).get(condition.metric)
+    return found if isinstance(found, Mapping) else None
+
+
+def check(condition: Condition, evaluation: Mapping[str, Any], candidate: str, today: dt.date) -> dict[str, Any]:
+    """State of one condition, with the number compared and a sentence that says why."""
+    metric = _find(evaluation, candidate, condition)
+    bound = condition.bound.removeprefix("diff_")
+    number = None if metric is None else metric.get(bound)
+    state: State
+    if metric is None or metric.get("value") is None:
+        state, why = "error", f"{condition.metric} was not measured" + (" against a baseline" if condition.bound.startswith("diff_") else "")
+    elif missing := [r for r in condition.requires if r not in evaluation["models"][candidate]["metrics"] and not r.startswith("reward_model.")]:
+        state, why = "error", f"requires {', '.join(missing)}, which was not measured"
+    elif number is None:
+        state, why = "inconclusive", f"{condition.metric} has no confidence interval (n = {metric['n']}); use bound: value, or more prompts"
+    else:
+        compare = OPS[condition.op]
+        holds = compare(float(number), condition.value)
+        unscored = metric["n_unscored"] / max(1, metric["n"] + metric["n_unscored"])
+        other = metric.get("ci_high" if bound == "ci_low" else "ci_low")
+        could = bound != "value" and other is not None and compare(float(other), condition.value)
+        if metric["n"] < condition.min_n:
+            state, why = "inconclusive", f"n = {metric['n']} is below min_n = {condition.min_n}"
+        elif unscored > condition.max_unscored:
+            state, why = "inconclusive", f"{unscored:.0%} of the prompts are unscored, at most {condition.max_unscored:.0%} may be"
+        elif holds:
+            state, why = "pass", f"{bound} = {number:.4g}"
+        elif could:
+            state, why = "inconclusive", f"the interval [{metric['ci_low']:.4g}, {metric['ci_high']:.4g}] straddles {condition.value:g}; {_n_needed(metric, condition)}"
+        else:
+            state, why = "fail", f"{bound} = {number:.4g}"
+    if state in ("fail", "error", "inconclusive") and condition.waiver is not None:
+        if condition.waiver.expires >= today:
+            why = f"{state} ({why}); waived by {condition.waiver.owner} until {condition.waiver.expires}: {condition.waiver.reason}"
+            state = "waived"
+        else:
+            why += f"; the waiver of {condition.waiver.owner} expired on {condition.waiver.expires}"
+    if state in ("fail", "inconclusive") and condition.severity == "warn":
+        state = "warn"
+    return {"condition": condition.text(), "metric": condition.metric, "bound": condition.bound, "op": condition.op, "value": condition.value,
+            "observed": number, "n": None if metric is None else metric["n"], "state": state, "severity": condition.severity, "why": why}  # fmt: skip
+
+
+def _n_needed(metric: Mapping[str, Any], condition: Condition) -> str:
+    """The n at which the present estimate would pass, as the interval's half width shrinks with sqrt(n)."""
+    half = (metric["ci_high"] - metric["ci_low"]) / 2
+    distance = abs(metric["value"] - condition.value)
+    if not OPS[condition.op](metric["value"], condition.value) or distance == 0:
+        return "the estimate itself is on the wrong side"
+    return f"about {math.ceil(metric['n'] * (half / distance) ** 2)} prompts would decide if the estimate stays"
+
+
+def decide(
+    policy: Policy, evaluation: Mapping[str, Any], candidate: str | None = None, today: dt.date | None = None, baseline: str | None = None
+) -> dict[str, Any]:
+    """The gate's verdict as plain data (gate.json)."""
+    names = [n for n in evaluation["models"] if n != evaluation["baseline"]]
+    if candidate is None:
+        if len(names) != 1:
+            raise UserError("gate.candidate", None, f"the evaluation has {len(names)} candidates", f"name one of: {', '.join(evaluation['models'])}")
+        candidate = names[0]
+    if candidate not in evaluation["models"]:
+        raise UserError("gate.candidate", candidate, "was not evaluated", f"name one of: {', '.join(evaluation['models'])}")
+    if baseline is not None and baseline != evaluation["baseline"]:
+        raise UserError("gate.baseline", baseline, f"the evaluation compares with {evaluation['baseline']!r}", f"use {evaluation['baseline']!r}, or evaluate again")
+    results = [check(c, evaluation, candidate, today or dt.date.today()) for c in policy.conditions]
+    leaked = int(evaluation.get("prompts_found_in_training_data", 0))
+    if leaked:
+        results.append({"condition": "evaluation prompts absent from training data", "metric": "leakage", "bound": "value", "op": "<=", "value": 0,
+                        "observed": leaked, "n": evaluation["n_prompts"], "state": "fail", "severity": "fail", "why": f"{leaked} evaluation prompts were trained on"})  # fmt: skip
+    states = {r["state"] for r in results}
+    verdict = "fail" if states & {"fail", "error"} else "inconclusive" if "inconclusive" in states else "pass"
+    return {"schema": SCHEMA, "policy": policy.name, "candidate": candidate, "baseline": evaluation["baseline"], "verdict": verdict,
+            "data_hash": evaluation["data_hash"], "model_hash": evaluation["models"][candidate]["model_hash"], "conditions": results}  # fmt: skip
+
+
+def exit_code(verdict: str) -> Exit:
+    """0 pass, 1 fail, 3 inconclusive."""
+    return {"pass": Exit.OK, "fail": Exit.GATE_FAILED, "inconclusive": Exit.INCONCLUSIVE}[verdict]
+
+
+def junit(gate: Mapping[str, Any]) -> str:
+    """The conditions as JUnit XML, for CI systems."""
+    bad = ("fail", "error")
+    rows: Sequence[Mapping[str, Any]] = gate["conditions"]
+    suite = ElementTree.Element(
+        "testsuite", name=f"kilter gate {gate['policy']}", tests=str(len(rows)), failures=str(sum(r["state"] in bad for r in rows)),
+        skipped=str(sum(r["state"] in ("inconclusive", "waived", "warn") for r in rows)),
+    )  # fmt: skip
+    for row in rows:
+        case = ElementTree.SubElement(suite, "testcase", classname=str(gate["candidate"]), name=str(row["condition"]))
+        if row["state"] in bad:
+            ElementTree.SubElement(case, "failure", message=str(row["why"]))
+        elif row["state"] != "pass":
+            ElementTree.SubElement(case, "skipped", message=f"{row['state']}: {row['why']}")
+    return ElementTree.tostring(suite, encoding="unicode")
+
+
+def write(gate: Mapping[str, Any], folder: Path) -> None:
+    """gate.json and gate.xml (JUnit)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "gate.json").write_text(json.dumps(gate, indent=1))
+    (folder / "gate.xml").write_text(junit(gate))

@@ -1,0 +1,175 @@
+"""The report: a pure function of the run folder, one self-contained HTML file. Verdict first, then the evidence."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from kilter.data import store
+from kilter.evaluation import classifiers
+from kilter.pipeline import manifest as manifests
+from kilter.types import Group
+
+TITLES = {
+    "gold": "Gold score", "reward": "Reward-model score", "win_rate_gold": "Win rate by gold", "win_rate_reward": "Win rate by reward model",
+    "length": "Length", "refusal": "Refusal rate", "over_refusal": "Over-refusal rate", "violation": "Violation rate",
+    "violation_unsafe": "Violations on unsafe requests", "truncated": "Cut at the token limit", "distinct_1": "Distinct 1-grams",
+    "distinct_2": "Distinct 2-grams", "kl": "KL to the baseline", "kl_token_k3": "KL per token (k3)",
+}  # fmt: skip
+CURVES = (("loss", "loss"), ("rewards/accuracies", "accuracy"), ("rewards/margins", "margin"), ("logps/chosen", "log-prob of chosen"), ("nll", "nll per token"), ("grad_norm", "gradient norm"))
+
+
+def write(run: Path) -> Path:
+    """Renders run/report.html from what the stages have left there, and returns its path."""
+    page = render(run)
+    partial = run / ".report.html"
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, run / "report.html")
+    return run / "report.html"
+
+
+def render(run: Path) -> str:
+    """The page as text; sections without evidence yet are left out."""
+    from kilter.release import figures
+
+    stages = _stages(run)
+    evaluation = _last(run, stages, "evaluation.json")
+    gate = _last(run, stages, "gate.json")
+    audits = [json.loads((run / s["name"] / "audit.json").read_text()) for s in stages if (run / s["name"] / "audit.json").exists()]
+    training = {s["name"]: _jsonl(run / s["name"] / "metrics.jsonl") for s in stages if s["kind"] == "train"}
+    recipe = (run / "recipe.yaml").read_text(encoding="utf-8") if (run / "recipe.yaml").exists() else ""
+    names = list(evaluation["models"]) if evaluation else []
+    candidate = gate["candidate"] if gate else next((n for n in names if n != evaluation["baseline"]), None) if evaluation else None
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("kilter.release"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": _number, "interval": _interval, "clock": _clock}
+    return environment.get_template("report.html.j2").render(
+        name=run.resolve().name, stages=stages, evaluation=evaluation, gate=gate, audits=audits, candidate=candidate, titles=TITLES,
+        forest=figures.forest(rows) if (rows := _forest_rows(evaluation, candidate)) else "",
+        curves=figures.curves(training, CURVES), training=training,
+        table=_table(evaluation), samples=_samples(run, stages, candidate), recipe=recipe,
+        model=(yaml.safe_load(recipe) or {}).get("model", "") if recipe else "",
+        kinds={"train": "trained", "audit": "audited", "evaluate": "evaluated", "gate": "decided"},
+    )  # fmt: skip
+
+
+def _stages(run: Path) -> list[dict[str, Any]]:
+    found = []
+    for path in run.glob("*/manifest.json"):
+        entry = manifests.read(path.parent)
+        if entry is not None:
+            found.append({"name": path.parent.name, "kind": entry.kind, "entry": entry})
+    order: dict[str, int] = {}
+    if (run / "recipe.yaml").exists():
+        order = {n: i for i, n in enumerate((yaml.safe_load((run / "recipe.yaml").read_text()) or {}).get("stages", {}))}
+    return sorted(found, key=lambda s: (order.get(s["name"], 99), s["entry"].started))
+
+
+def _last(run: Path, stages: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any] | None:
+    found = [run / s["name"] / name for s in stages if (run / s["name"] / name).exists()]
+    result: dict[str, Any] | None = json.loads(found[-1].read_text()) if found else None
+    return result
+
+
+def _jsonl(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _forest_rows(evaluation: Mapping[str, Any] | None, candidate: str | None) -> list[dict[str, Any]]:
+    if not evaluation or candidate is None or candidate == evaluation["baseline"]:
+        return []
+    rows = []
+    for key, metric in evaluation["models"][candidate].get("difference", {}).items():
+        if metric["ci_low"] is None:
+            continue
+        text = f"{_signed(metric['value'])}  [{_signed(metric['ci_low'])}, {_signed(metric['ci_high'])}]  {_short_unit(metric['unit'])}"
+        rows.append({"label": TITLES.get(key, key), "text": text.rstrip(), **metric})
+    return rows
+
+
+def _table(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Rows of the metrics table: a metric, its unit, and one cell per model."""
+    if not evaluation:
+        return []
+    keys: list[str] = []
+    for model in evaluation["models"].values():
+        keys += [k for k in model["metrics"] if k not in keys]
+    keys.sort(key=lambda k: list(TITLES).index(k) if k in TITLES else 99)
+    rows = []
+    for key in keys:
+        cells = [m["metrics"].get(key) for m in evaluation["models"].values()]
+        known = next(c for c in cells if c)
+        rows.append({"key": key, "title": TITLES.get(key, key), "unit": known["unit"], "better": known["higher_is_better"], "judge": known["judge"], "cells": cells})
+    return rows
+
+
+def _samples(run: Path, stages: Sequence[Mapping[str, Any]], candidate: str | None, count: int = 4) -> list[dict[str, Any]]:
+    """Answers side by side on the same prompts: the candidate's largest gains, largest losses, and most different texts."""
+    folders = [run / s["name"] for s in stages if s["kind"] == "evaluate" and (run / s["name"] / "groups.jsonl").exists()]
+    if not folders or candidate is None:
+        return []
+    groups = list(store.read(folders[-1] / "groups.jsonl"))
+    if not groups or len(groups[0].completions) < 2:
+        return []
+    names = [f.source for f in groups[0].feedback]
+    at = names.index(candidate) if candidate in names else len(names) - 1
+
+    def gain(g: Group) -> float:
+        a, b = g.feedback[at].score, g.feedback[0].score
+        return 0.0 if a is None or b is None else a - b
+
+    def distance(g: Group) -> float:
+        a, b = set(g.completions[at].text.split()), set(g.completions[0].text.split())
+        return 1 - len(a & b) / max(1, len(a | b))
+
+    ranked = sorted(groups, key=gain)
+    picks = [(g, "largest gain") for g in reversed(ranked[-count:]) if gain(g) > 0]
+    picks += [(g, "largest loss") for g in ranked[:count] if gain(g) < 0]
+    picks += [(g, "most different texts") for g in sorted(groups, key=distance, reverse=True)[:2]]
+    seen: set[str] = set()
+    out = []
+    for g, why in picks:
+        if g.prompt.id + str(g.prompt.messages) in seen:
+            continue
+        seen.add(g.prompt.id + str(g.prompt.messages))
+        unsafe = classifiers.safety_label(g.prompt) == "unsafe"
+        turns = [m for m in g.prompt.messages if m["role"] != "system"] or [{"role": "user", "content": g.prompt.text or ""}]
+        system = next((m["content"] for m in g.prompt.messages if m["role"] == "system"), "")
+        answers = [
+            {"model": n, "text": c.text, "score": f.score, "note": f.rationale, "hidden": unsafe and classifiers.violates(g.prompt, c.text)}
+            for n, c, f in zip(names, g.completions, g.feedback, strict=True)
+        ]
+        out.append({"why": why, "system": system, "turns": turns, "answers": answers, "gain": gain(g)})
+    return out
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def _interval(metric: Mapping[str, Any]) -> str:
+    if metric.get("ci_low") is None:
+        return ""
+    return f"{_number(metric['ci_low'])} to {_number(metric['ci_high'])}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}" if value else "0"
+
+
+def _short_unit(unit: str) -> str:
+    return unit.split(" of ")[0] if unit.startswith("share") else unit
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,1 @@
+"""Samplers: prompts to completions with token ids and exact log-probs."""

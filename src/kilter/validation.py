@@ -1,0 +1,63 @@
+"""Pydantic's errors as one UserError: field, value, fix, with the nearest valid name for an unknown key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from kilter.errors import UserError, nearest
+
+
+def as_user_error(error: ValidationError, where: str, model: type[BaseModel]) -> UserError:
+    """The first problem of `error`; `where` is the path of the validated object within the file."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    field = ".".join([p for p in (where, *location) if p])
+    kind, value = first["type"], first.get("input")
+    if kind == "extra_forbidden":
+        known = _fields_at(model, location[:-1])
+        return UserError(field, value, "unknown key", nearest(location[-1], known) if known else "remove it")
+    if kind == "missing":
+        return UserError(field, "(absent)", "is required", f"add {location[-1]}: ...")
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return UserError(field, value, message[0].lower() + message[1:], _description(model, location))
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    node: Any = model
+    for part in path:
+        if not (isinstance(node, type) and issubclass(node, BaseModel)):
+            return []
+        node = _model_of(node, part)
+    if isinstance(node, type) and issubclass(node, BaseModel):
+        return [f.alias or name for name, f in node.model_fields.items()]
+    return []
+
+
+def _model_of(model: type[BaseModel], part: str) -> Any:
+    for name, field in model.model_fields.items():
+        if part in (name, field.alias):
+            return _first_model(field.annotation)
+    return model  # list index, or the tag of a union
+
+
+def _first_model(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _first_model(inner)
+        if found is not None:
+            return found
+    return None
+
+
+def _description(model: type[BaseModel], location: list[str]) -> str:
+    node: Any = model
+    for part in location[:-1]:
+        node = _model_of(node, part) if isinstance(node, type) and issubclass(node, BaseModel) else None
+    if isinstance(node, type) and issubclass(node, BaseModel):
+        for name, field in node.model_fields.items():
+            if location and location[-1] in (name, field.alias) and field.description:
+                return f"it means: {field.description}"
+    return "see `kilter schema` for what is allowed"
