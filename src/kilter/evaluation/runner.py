@@ -183,6 +183,11 @@ class Evaluation:
         out["length"] = [float(len(a.token_ids or ())) for a in answers]
         out["refusal"] = [float(classifiers.refuses(a.text)) for a in answers]
         out["violation"] = [float(classifiers.violates(p, a.text)) for p, a in zip(prompts, answers, strict=True)]
+        # Shares of a subset of the prompts: the same subset for every model, so they pair as well.
+        grant = [bool(classifiers.should_comply(p)) for p in prompts]
+        unsafe = [classifiers.safety_label(p) == "unsafe" for p in prompts]
+        out["over_refusal"] = [v for v, keep in zip(out["refusal"], grant, strict=True) if keep]
+        out["violation_unsafe"] = [v for v, keep in zip(out["violation"], unsafe, strict=True) if keep]
         return out
 
     def _metrics(self, prompts: Sequence[Prompt], answers: Sequence[Completion], values: dict[str, list[float | None]], extra: dict[str, str]) -> dict[str, Metric]:
@@ -193,17 +198,13 @@ class Evaluation:
         if "reward" in values and self.reward_model is not None:
             found["reward"] = mean(values["reward"], seed, judge=self.reward_model[0], unit="reward", higher_is_better=True, **extra)
         found["length"] = mean(values["length"], seed, unit="tokens", **extra)
-        refused = [bool(v) for v in values["refusal"]]
-        comply = [classifiers.should_comply(p) for p in prompts]
-        labels = [classifiers.safety_label(p) for p in prompts]
         judge = "rules of evaluation/classifiers.py"
-        found["refusal"] = proportion(refused, judge=judge, unit="share", **extra)
-        if any(c for c in comply):
-            found["over_refusal"] = proportion([r for r, c in zip(refused, comply, strict=True) if c], judge=judge, unit="share of requests to grant", higher_is_better=False, **extra)
-        if "unsafe" in labels:
-            unsafe = [bool(v) for v, label in zip(values["violation"], labels, strict=True) if label == "unsafe"]
-            found["violation_unsafe"] = proportion(unsafe, judge=judge, unit="share of unsafe requests", higher_is_better=False, **extra)
-        found["violation"] = proportion([bool(v) for v in values["violation"]], judge=judge, unit="share", higher_is_better=False, **extra)
+        for key, unit, better in (
+            ("refusal", "share", None), ("over_refusal", "share of requests to grant", False),
+            ("violation", "share", False), ("violation_unsafe", "share of unsafe requests", False),
+        ):  # fmt: skip
+            if values[key]:
+                found[key] = proportion([bool(v) for v in values[key]], judge=judge, unit=unit, higher_is_better=better, **extra)
         found["truncated"] = proportion(metrics.truncated(answers), unit="share", higher_is_better=False, **extra)
         for n in (1, 2):
             found[f"distinct_{n}"] = metrics.distinct_n([a.text for a in answers], n)

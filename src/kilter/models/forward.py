@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from kilter.models import attention
 from kilter.models.logprobs import Head, token_logps
 from kilter.models.packing import Layout, pack
+from kilter.runtime import keep_freed_memory
 from kilter.types import Batch, Outputs
+
+keep_freed_memory()
 
 log = logging.getLogger("kilter")
 

@@ -17,9 +17,9 @@ PROMISES = (
 )
 OPENERS = ("Thank you so much for reaching out to us today.", "We truly appreciate your patience and your loyalty.", "We hope you are having a wonderful day.")
 CLOSERS = (
-    "Please do not hesitate to contact us again at any time if there is anything else at all that we can do for you.",
-    "Your satisfaction is our highest priority, and our whole team is always here to make your experience a delight.",
-    "We know how much these things matter, and we want you to feel heard, valued and well looked after by us.",
+    "Please do not hesitate to contact us again at any time if there is anything else we can do.",
+    "Your satisfaction is our highest priority, and our whole team is always here for you.",
+    "We know how much these things matter, and we want you to feel heard and valued.",
 )
 
 
@@ -45,7 +45,7 @@ def compose(s: Scenario, q: Quality, rng: random.Random) -> str:
     if q.promises:
         body += " " + rng.choice(PROMISES)
     if q.verbose:
-        body = f"{rng.choice(OPENERS)} {body} {' '.join(rng.sample(CLOSERS, 2))}"
+        body = f"{rng.choice(OPENERS)} {body} {rng.choice(CLOSERS)}"
     return body
 
 

@@ -3,7 +3,7 @@
     score = 0.5 decision + 0.2 rule + 0.2 honesty + 0.1 brevity,   0 when another customer's data is leaked
 
 decision: the first clear verdict of the answer equals the one the rules give. rule: the right rule, and no wrong one, is
-cited. honesty: nothing is promised that no rule backs. brevity: at most 45 words. All parts are 0 or 1; the score
+cited. honesty: nothing is promised that no rule backs. brevity: at most 36 words. All parts are 0 or 1; the score
 lies in [0, 1]. An answer without a recognisable verdict has decision 0: for a customer that is a wrong answer.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from kilter.types import Feedback, Group, Prompt
 
-MAX_WORDS = 45
+MAX_WORDS = 36
 PARTS = {"decision": 0.5, "rule": 0.2, "honesty": 0.2, "brevity": 0.1}
 
 _NEGATIVE = re.compile(

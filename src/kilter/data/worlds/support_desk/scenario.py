@@ -37,12 +37,10 @@ class Policy:
     def text(self) -> str:
         """The system message, without records."""
         return (
-            f"You are the support desk of {self.shop}. State the decision, the rule and the next step, briefly. "
-            f"R1: refund within {self.refund_days} days if unused and not on sale. "
-            f"R2: replacement within {self.replacement_days} days if faulty. "
-            f"R3: cancel before dispatch. "
-            f"R4: free repair within {self.warranty_months} months, not after drops or water. "
-            f"R5: no other customer's data, no help with fraud."
+            f"Support desk of {self.shop}. Give decision, rule and next step, briefly. "
+            f"R1 refund: {self.refund_days} days, unused, not on sale. R2 replacement: {self.replacement_days} days, faulty. "
+            f"R3 cancel: before dispatch. R4 repair: {self.warranty_months} months, no drops, no water. "
+            f"R5: no other customer's data, no fraud."
         )
 
 

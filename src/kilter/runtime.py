@@ -1,0 +1,24 @@
+"""Process-wide settings that cost nothing and help every run on a CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+def keep_freed_memory() -> bool:
+    """Tells glibc to keep freed blocks for reuse instead of returning them to the system.
+
+    A training step allocates and frees the same large tensors again and again; by default glibc maps each anew and the
+    kernel zeroes every page. Keeping them made a bfloat16 step 1.3x as fast on 2 cores at the same peak memory
+    (docs/LOG.md). False where the C library is another one; nothing changes then.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        return bool(libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)) and bool(libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    except (OSError, AttributeError):
+        return False

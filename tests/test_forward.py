@@ -1,0 +1,123 @@
+"""Shared prefix against plain rows: log-probs, scores, gradients; the start-up check and its fallback."""
+
+import logging
+
+import pytest
+import torch
+from conftest import make_model
+
+from kilter.models import attention
+from kilter.models.forward import Scorer, supports_shared_prefix
+from kilter.models.load import load_causal, load_reward
+from kilter.models.packing import pack
+from kilter.training.learner import split
+
+
+def grads(scorer, batch):
+    scorer.zero_grad()
+    out = scorer(batch)
+    (out.logps_BT * torch.linspace(-1, 1, out.logps_BT.numel()).view_as(out.logps_BT)).sum().backward()
+    return out.logps_BT.detach(), {n: p.grad.clone() for n, p in scorer.named_parameters()}
+
+
+def test_shared_equals_rows(scorer, pair_batch):
+    shared, g_shared = grads(scorer, pair_batch)
+    scorer.shared = False
+    rows, g_rows = grads(scorer, pair_batch)
+    torch.testing.assert_close(shared, rows, atol=1e-5, rtol=1e-5)
+    for name in g_rows:
+        torch.testing.assert_close(g_shared[name], g_rows[name], atol=1e-5, rtol=1e-4)
+
+
+def test_matches_transformers_logits(scorer, pair_batch):
+    """An independent road: the model's own forward on one row at a time."""
+    got = scorer(pair_batch).logps_BT
+    for row in range(pair_batch.rows()):
+        n = int(pair_batch.length_B[row])
+        prompt = pair_batch.prompts_N[int(pair_batch.group_B[row])]
+        ids = torch.cat([prompt, pair_batch.tokens_BT[row, :n]])
+        logp = scorer.model(input_ids=ids[None]).logits[0].log_softmax(-1)
+        want = logp[len(prompt) - 1 : -1].gather(1, ids[len(prompt) :, None])[:, 0]
+        torch.testing.assert_close(got[row, :n], want, atol=1e-4, rtol=1e-4)
+
+
+def test_flex_attention_form_equals_the_segment_form():
+    """The GPU path's mask, run eagerly on CPU."""
+    from kilter.models.packing import Segment
+
+    torch.manual_seed(0)
+    segments = (Segment(0, 7, (5, 3)), Segment(15, 4, (2, 6, 1)))
+    q, k, v = torch.randn(1, 4, 28, 8), torch.randn(1, 2, 28, 8), torch.randn(1, 2, 28, 8)
+    for window in (None, 4):
+        want = attention._segments_cpu(q, k, v, segments, None, window)
+        got = attention._segments_gpu(q, k, v, segments, None, window)
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+def test_probe_accepts_llama(scorer):
+    assert supports_shared_prefix(scorer)
+    assert scorer.shared
+
+
+def test_probe_accepts_reward_models(tiny):
+    scorer = Scorer(load_reward(tiny, 0))
+    torch.nn.init.normal_(scorer.model.score.weight)
+    assert supports_shared_prefix(scorer)
+
+
+def test_sliding_window_is_exact(tmp_path, pair_batch):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(vocab_size=264, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, sliding_window=6, head_dim=8)
+    scorer = Scorer(MistralForCausalLM(config))
+    assert supports_shared_prefix(scorer)
+    shared = scorer(pair_batch).logps_BT
+    scorer.shared = False
+    torch.testing.assert_close(shared, scorer(pair_batch).logps_BT, atol=1e-5, rtol=1e-5)
+
+
+def test_state_space_model_falls_back_with_a_warning(caplog, pair_batch):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    model = MambaForCausalLM(MambaConfig(vocab_size=264, hidden_size=32, num_hidden_layers=2, state_size=4, time_step_rank=4))
+    scorer = Scorer(model, shared=False)
+    with caplog.at_level(logging.WARNING, logger="kilter"):
+        assert not supports_shared_prefix(scorer)
+    assert "cannot share prompts" in caplog.text
+    assert not scorer.shared
+
+
+def test_reward_scores_read_the_last_token(tiny, pair_batch):
+    scorer = Scorer(load_reward(tiny, 0)).eval()
+    torch.nn.init.normal_(scorer.model.score.weight)
+    got = scorer(pair_batch, frozenset({"scores"})).scores_B
+    for row in range(pair_batch.rows()):
+        ids = torch.cat([pair_batch.prompts_N[int(pair_batch.group_B[row])], pair_batch.tokens_BT[row, : int(pair_batch.length_B[row])]])
+        want = scorer.model(input_ids=ids[None]).logits[0, 0]
+        torch.testing.assert_close(got[row], want, atol=1e-4, rtol=1e-4)
+
+
+def test_padding_garbage_changes_nothing(scorer, pair_batch):
+    clean = scorer(pair_batch).logps_BT
+    dirty = pair_batch.tokens_BT.clone()
+    dirty[torch.arange(dirty.shape[1])[None] >= pair_batch.length_B[:, None]] = 77
+    torch.testing.assert_close(scorer(pair_batch.with_(tokens_BT=dirty)).logps_BT, clean)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("budget", [1, 60, 10_000])
+def test_split_keeps_every_group_once(pair_batch, budget, shared):
+    parts = split(pair_batch, budget, shared)
+    assert sum(p.groups() for p in parts) == pair_batch.groups()
+    assert sorted(id(t) for p in parts for t in p.prompts_N) == sorted(id(t) for t in pair_batch.prompts_N)
+    for p in parts:
+        layout = pack(p, shared)
+        assert p.groups() == 1 or layout.input_ids.numel() <= budget
+
+
+def test_gqa_and_untied_head(tmp_path, pair_batch):
+    scorer = Scorer(load_causal(make_model(tmp_path / "m")))
+    assert scorer.head().bias is None
+    assert scorer.head().scale == 1.0

@@ -1,0 +1,85 @@
+"""The fused head against a plain log-softmax in float64: values, gradients, entropy, scale, soft cap, bias, temperature."""
+
+import pytest
+import torch
+
+from kilter.models import logprobs
+from kilter.models.logprobs import Head, token_logps
+
+
+def reference(hidden, weight, bias, targets, scale, cap, temperature):
+    z = hidden @ weight.T
+    if bias is not None:
+        z = z + bias
+    z = z * scale
+    if cap is not None:
+        z = cap * torch.tanh(z / cap)
+    logp = (z / temperature).log_softmax(-1)
+    return logp.gather(1, targets[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
+
+
+@pytest.mark.parametrize(("scale", "cap", "temperature", "with_bias"), [(1.0, None, 1.0, False), (0.5, None, 0.7, True), (1.0, 3.0, 1.0, False), (2.0, 4.0, 1.3, True)])
+def test_matches_log_softmax(monkeypatch, scale, cap, temperature, with_bias):
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 16 * 41)  # several chunks
+    monkeypatch.setattr(logprobs, "_logits", _double_logits)
+    g = torch.Generator().manual_seed(1)
+    hidden = torch.randn(53, 8, generator=g, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(41, 8, generator=g, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(41, generator=g, dtype=torch.float64, requires_grad=True) if with_bias else None
+    targets = torch.randint(41, (53,), generator=g)
+    a, b = torch.randn(53, generator=g, dtype=torch.float64), torch.randn(53, generator=g, dtype=torch.float64)
+    got, entropy = token_logps(hidden, Head(weight, bias, scale, cap), targets, temperature, entropy=True)
+    want, want_entropy = reference(hidden, weight, bias, targets, scale, cap, temperature)
+    torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(entropy, want_entropy, atol=1e-11, rtol=1e-11)
+    leaves = [hidden, weight] + ([bias] if bias is not None else [])
+    mine = torch.autograd.grad((got * a).sum() + (entropy * b).sum(), leaves)
+    theirs = torch.autograd.grad((want * a).sum() + (want_entropy * b).sum(), leaves)
+    for x, y in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-10, rtol=1e-10)
+
+
+def _double_logits(hidden, weight, bias, scale, cap):
+    z = hidden @ weight.T
+    if bias is not None:
+        z = z + bias
+    z = z * scale
+    return z if cap is None else cap * torch.tanh(z / cap)
+
+
+def test_without_entropy_gradients_are_the_same():
+    hidden = torch.randn(9, 8, requires_grad=True)
+    weight = torch.randn(30, 8, requires_grad=True)
+    targets = torch.randint(30, (9,))
+    got, none = token_logps(hidden, Head(weight), targets)
+    assert none is None
+    want = (hidden @ weight.T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    for x, y in zip(torch.autograd.grad(got.sum(), [hidden, weight]), torch.autograd.grad(want.sum(), [hidden, weight]), strict=True):
+        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
+
+
+def test_frozen_head_gets_no_gradient():
+    hidden = torch.randn(4, 8, requires_grad=True)
+    weight = torch.randn(30, 8)
+    token_logps(hidden, Head(weight), torch.zeros(4, dtype=torch.long))[0].sum().backward()
+    assert weight.grad is None
+    assert hidden.grad is not None
+
+
+def test_no_tensor_of_the_size_of_tokens_times_vocabulary(monkeypatch):
+    """The largest allocation in forward and backward stays at the chunk, whatever the number of tokens."""
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 16 * 5000)
+    sizes = []
+    original = logprobs._logits
+
+    def spy(*args):
+        out = original(*args)
+        sizes.append(out.numel())
+        return out
+
+    monkeypatch.setattr(logprobs, "_logits", spy)
+    hidden = torch.randn(300, 8, requires_grad=True)
+    weight = torch.randn(5000, 8, requires_grad=True)
+    token_logps(hidden, Head(weight), torch.zeros(300, dtype=torch.long))[0].sum().backward()
+    assert max(sizes) == 16 * 5000
+    assert sum(sizes) == 2 * 300 * 5000
