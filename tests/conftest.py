@@ -85,7 +85,8 @@ def scorer(tiny):
 
 def pair_rows(n: int = 12) -> list[dict]:
     return [
-        {"prompt": f"Question {i} " + "x" * (i % 5), "chosen": f"good {i} " + "y" * (i % 7), "rejected": f"bad answer {i}" + " z" * (i % 3)} for i in range(n)
+        {"prompt": f"Question {i} " + "x" * (i % 5), "chosen": f"good {i} " + "y" * (i % 7), "rejected": f"bad answer {i}" + " z" * (i % 3)}
+        for i in range(n)
     ]
 
 
@@ -99,8 +100,8 @@ def pairs_file(tmp_path) -> Path:
 @pytest.fixture
 def pair_batch(encoder):
     from kilter.data.collate import collate
-    from kilter.data.formats import FORMATS
     from kilter.data.dataset import _as_chat
+    from kilter.data.formats import FORMATS
 
     groups = [_as_chat(next(FORMATS["preference"].read(r))) for r in pair_rows(7)]
     return collate(encoder.encode_all(groups))

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 import torch
-from conftest import make_model
 
+from conftest import make_model
 from kilter.models import attention
 from kilter.models.forward import Scorer, supports_shared_prefix
 from kilter.models.load import load_causal, load_reward
@@ -69,7 +69,16 @@ def test_sliding_window_is_exact(tmp_path, pair_batch):
     from transformers import MistralConfig, MistralForCausalLM
 
     torch.manual_seed(0)
-    config = MistralConfig(vocab_size=264, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, sliding_window=6, head_dim=8)
+    config = MistralConfig(
+        vocab_size=264,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=6,
+        head_dim=8,
+    )
     scorer = Scorer(MistralForCausalLM(config))
     assert supports_shared_prefix(scorer)
     shared = scorer(pair_batch).logps_BT

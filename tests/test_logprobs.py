@@ -18,7 +18,9 @@ def reference(hidden, weight, bias, targets, scale, cap, temperature):
     return logp.gather(1, targets[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
 
 
-@pytest.mark.parametrize(("scale", "cap", "temperature", "with_bias"), [(1.0, None, 1.0, False), (0.5, None, 0.7, True), (1.0, 3.0, 1.0, False), (2.0, 4.0, 1.3, True)])
+@pytest.mark.parametrize(
+    ("scale", "cap", "temperature", "with_bias"), [(1.0, None, 1.0, False), (0.5, None, 0.7, True), (1.0, 3.0, 1.0, False), (2.0, 4.0, 1.3, True)]
+)
 def test_matches_log_softmax(monkeypatch, scale, cap, temperature, with_bias):
     monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 16 * 41)  # several chunks
     monkeypatch.setattr(logprobs, "_logits", _double_logits)

@@ -43,7 +43,7 @@ def outputs(objective, raw) -> Outputs:
 def slice_outputs(out: Outputs, batch: Batch, part: list[int]) -> Outputs:
     keep = torch.cat([(batch.group_B == i).nonzero()[:, 0] for i in part])
     width = int(batch.length_B[keep].max())
-    cut = lambda t: None if t is None else t[keep, :width] if t.ndim == 2 else t[keep]  # noqa: E731
+    cut = lambda t: None if t is None else t[keep, :width] if t.ndim == 2 else t[keep]
     return Outputs(logps_BT=cut(out.logps_BT), scores_B=cut(out.scores_B))
 
 
@@ -124,7 +124,9 @@ def test_gradient_matches_finite_differences(objective):
         up, down = raw[name].clone(), raw[name].clone()
         up[index] += sign
         down[index] -= sign
-        slope = (objective.loss(outputs(objective, raw | {name: up}), batch).value - objective.loss(outputs(objective, raw | {name: down}), batch).value) / (2 * sign)
+        slope = (
+            objective.loss(outputs(objective, raw | {name: up}), batch).value - objective.loss(outputs(objective, raw | {name: down}), batch).value
+        ) / (2 * sign)
         torch.testing.assert_close(leaf.grad[index], slope, atol=1e-8, rtol=1e-6)
 
 
@@ -139,7 +141,9 @@ def pair(policy, reference, objective):
     return objective.prepare(batch), torch.tensor(policy, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("policy", "reference", "margin", "loss"), [((-8.2, -9.5), (-8.5, -9.1), 0.7, 0.659), ((-6.2, -7.8), (-6.5, -7.1), 1.0, 0.644)])
+@pytest.mark.parametrize(
+    ("policy", "reference", "margin", "loss"), [((-8.2, -9.5), (-8.5, -9.1), 0.7, 0.659), ((-6.2, -7.8), (-6.5, -7.1), 1.0, 0.644)]
+)
 def test_dpo_golden(policy, reference, margin, loss):
     batch, logps = pair(policy, reference, DPO(beta=0.1))
     found = DPO(beta=0.1).loss(Outputs(logps_BT=logps[:, None]), batch)
@@ -196,7 +200,16 @@ def test_sft_normalisations_by_hand():
     assert float(by_row.loss(Outputs(logps_BT=logps), by_row.prepare(batch)).value) == pytest.approx(1.5)
 
 
-@pytest.mark.parametrize("config", [{"name": "dpo", "beta": -1}, {"name": "dpo", "beta": 0}, {"name": "dpo", "label_smoothing": 0.6}, {"name": "sft", "normalize": "words"}, {"name": "bradley_terry", "centring": -1}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"name": "dpo", "beta": -1},
+        {"name": "dpo", "beta": 0},
+        {"name": "dpo", "label_smoothing": 0.6},
+        {"name": "sft", "normalize": "words"},
+        {"name": "bradley_terry", "centring": -1},
+    ],
+)
 def test_values_without_meaning_are_refused(config):
     with pytest.raises(UserError, match="fix:"):
         build_objective(config)

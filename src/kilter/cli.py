@@ -31,7 +31,13 @@ def _epilog(*examples: str) -> str:
     return "[bold]Examples[/]\n\n" + "\n\n".join(f"$ {e}" for e in examples)
 
 
-@app.command(epilog=_epilog("kilter run recipes/quickstart.yaml", "kilter run recipes/hh-dpo.yaml --dry-run", "kilter run my.yaml --set stages.dpo.train.learning_rate=1e-5"))
+@app.command(
+    epilog=_epilog(
+        "kilter run recipes/quickstart.yaml",
+        "kilter run recipes/hh-dpo.yaml --dry-run",
+        "kilter run my.yaml --set stages.dpo.train.learning_rate=1e-5",
+    )
+)
 def run(
     recipe: Annotated[Path, typer.Argument(help="a recipe (YAML)")],
     set_: SetOption = None,
@@ -110,7 +116,12 @@ def _train_command() -> None:
         if name == "method":
             default = None
         parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind | None, typer.Option(*names, help=text, show_default=False)], default=default)
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                annotation=Annotated[kind | None, typer.Option(*names, help=text, show_default=False)],
+                default=default,
+            )
         )
 
     def train(**values: Any) -> None:
@@ -134,7 +145,13 @@ def _train_command() -> None:
             key, sign, text = item.partition("=")
             if not sign:
                 raise UserError("--set", item, "is not KEY=VALUE", "write --set beta=0.05")
-            target, leaf = (source, key[5:]) if key.startswith("data.") else (options.setdefault("adapter", {}), key[8:]) if key.startswith("adapter.") else (method, key)
+            target, leaf = (
+                (source, key[5:])
+                if key.startswith("data.")
+                else (options.setdefault("adapter", {}), key[8:])
+                if key.startswith("adapter.")
+                else (method, key)
+            )
             while "." in leaf:
                 head, _, leaf = leaf.partition(".")
                 target = target.setdefault(head, {})
@@ -154,7 +171,12 @@ def _train_command() -> None:
     ))(train)  # fmt: skip
 
 
-@app.command(epilog=_epilog("kilter sample runs/quickstart/dpo --prompt 'Where is my order?' -k 3", "kilter sample builtin:smollm2-135m --data prompts.jsonl --out answers.jsonl"))
+@app.command(
+    epilog=_epilog(
+        "kilter sample runs/quickstart/dpo --prompt 'Where is my order?' -k 3",
+        "kilter sample builtin:smollm2-135m --data prompts.jsonl --out answers.jsonl",
+    )
+)
 def sample(
     model: ModelArg,
     prompt: Annotated[str | None, typer.Option(help="one prompt; or use --data")] = None,
@@ -243,7 +265,13 @@ def chat(
         seed += 1
 
 
-@app.command("eval", epilog=_epilog("kilter eval --model runs/my-dpo --baseline builtin:smollm2-135m --data pairs.jsonl", "kilter eval --model A --model B --reward-model RM --data pairs.jsonl --out runs/eval"))
+@app.command(
+    "eval",
+    epilog=_epilog(
+        "kilter eval --model runs/my-dpo --baseline builtin:smollm2-135m --data pairs.jsonl",
+        "kilter eval --model A --model B --reward-model RM --data pairs.jsonl --out runs/eval",
+    ),
+)
 def evaluate(
     model: Annotated[list[str], typer.Option(help="model to evaluate, repeatable; NAME=PATH gives it a name")],
     data: Annotated[str, typer.Option(help="file, Hub name or builtin:support-desk")],
@@ -266,7 +294,7 @@ def evaluate(
 
     require_writable(out_)
     entries = ([baseline] if baseline else []) + [m for m in model if m != baseline]
-    named = {n: p for n, p in (_named(m) for m in entries)}
+    named = dict(_named(m) for m in entries)
     if len(named) < len(entries):
         raise UserError("--model", entries, "two models have the same name", "write NAME=PATH")
     folders = {n: resolve(p, "--model") for n, p in named.items()}
@@ -318,7 +346,9 @@ def _print_evaluation(result: dict[str, Any]) -> None:
     out.print(table)
 
 
-@app.command(epilog=_epilog("kilter gate runs/quickstart/eval --policy gate.yaml", "kilter gate runs/eval/evaluation.json --policy gate.yaml --candidate dpo"))
+@app.command(
+    epilog=_epilog("kilter gate runs/quickstart/eval --policy gate.yaml", "kilter gate runs/eval/evaluation.json --policy gate.yaml --candidate dpo")
+)
 def gate(
     evaluation: Annotated[Path, typer.Argument(help="evaluation.json, or the folder that holds it")],
     policy: Annotated[Path, typer.Option(help="YAML file with conditions")],
@@ -361,7 +391,9 @@ def report(folder: Annotated[Path, typer.Argument(help="a run folder")]) -> None
     from kilter.release import report as reports
 
     if not folder.is_dir() or not any(folder.glob("*/manifest.json")):
-        raise UserError("folder", str(folder), "is no run folder (no stage with a manifest.json)", "give a folder that `kilter run` made, such as runs/quickstart")
+        raise UserError(
+            "folder", str(folder), "is no run folder (no stage with a manifest.json)", "give a folder that `kilter run` made, such as runs/quickstart"
+        )
     out.print(f"[bold]{reports.write(folder)}[/]", highlight=False)
 
 
@@ -383,7 +415,10 @@ def peek(
     """Show what Kilter reads from a file: detected format, counts, the first groups."""
     data = _load(path, shape, format_)
     groups = [*data.train, *data.heldout]
-    out.print(f"[bold]{path}[/]: format {data.format}, {len(groups)} groups" + (f", left out: {dict(data.skipped)}" if data.skipped else ""), highlight=False)
+    out.print(
+        f"[bold]{path}[/]: format {data.format}, {len(groups)} groups" + (f", left out: {dict(data.skipped)}" if data.skipped else ""),
+        highlight=False,
+    )
     for group in groups[:n]:
         out.rule(group.prompt.id or "", style="dim")
         for m in group.prompt.messages:
@@ -408,12 +443,18 @@ def _load(path: str, shape: str, format_: str, world: dict[str, Any] | None = No
     return load(make_data_spec({"path": path, "format": format_, "heldout": 0, "world": world or {}}), shape)  # type: ignore[arg-type]
 
 
-@data_app.command(epilog=_epilog("kilter data convert hh.jsonl.gz groups.jsonl --shape pairs", "kilter data convert builtin:support-desk steps.jsonl --view steps --size 1000"))
+@data_app.command(
+    epilog=_epilog(
+        "kilter data convert hh.jsonl.gz groups.jsonl --shape pairs", "kilter data convert builtin:support-desk steps.jsonl --view steps --size 1000"
+    )
+)
 def convert(
     path: Annotated[str, typer.Argument(help="file, Hub name or builtin:support-desk")],
     target: Annotated[Path, typer.Argument(help="groups.jsonl to write")],
     shape: Annotated[str, typer.Option(help="demonstrations, pairs or prompts (prompts keeps every completion)")] = "prompts",
-    format_: Annotated[str, typer.Option("--format", help="auto, hh, preference, unpaired, conversations, alpaca, ratings, oasst, stepwise, ...")] = "auto",
+    format_: Annotated[
+        str, typer.Option("--format", help="auto, hh, preference, unpaired, conversations, alpaca, ratings, oasst, stepwise, ...")
+    ] = "auto",
     view: Annotated[str, typer.Option(help="builtin:support-desk: pairs, demonstrations, binary, ranked, steps, prompts")] = "auto",
     size: Annotated[int, typer.Option(help="builtin:support-desk: scenarios")] = 400,
 ) -> None:
@@ -435,7 +476,12 @@ def main() -> None:
     """Entry point. One message for a user's mistake; --debug (anywhere) shows the traceback."""
     debug = "--debug" in sys.argv or os.environ.get("KILTER_DEBUG") == "1"
     sys.argv = [a for a in sys.argv if a != "--debug"]
-    logging.basicConfig(level=logging.INFO if not debug else logging.DEBUG, format="%(message)s", handlers=[RichHandler(console=err, show_time=False, show_path=False, show_level=False)], force=True)
+    logging.basicConfig(
+        level=logging.INFO if not debug else logging.DEBUG,
+        format="%(message)s",
+        handlers=[RichHandler(console=err, show_time=False, show_path=False, show_level=False)],
+        force=True,
+    )
     for noisy in ("httpx", "urllib3", "filelock", "fsspec", "matplotlib", "datasets", "huggingface_hub", "transformers", "torch", "asyncio", "PIL"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
@@ -452,7 +498,9 @@ def main() -> None:
     except OSError as error:
         if debug:
             raise
-        err.print(f"[red bold]stopped[/]: {error}\n  fix: check disk space and permissions, then run the same command again to resume", highlight=False)
+        err.print(
+            f"[red bold]stopped[/]: {error}\n  fix: check disk space and permissions, then run the same command again to resume", highlight=False
+        )
         sys.exit(int(Exit.RUN_FAILED))
 
 

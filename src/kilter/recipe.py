@@ -85,7 +85,11 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _one_data_set(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("data"), dict) and not all(isinstance(v, dict) for k, v in value["data"].items() if k != "world"):
+        if (
+            isinstance(value, dict)
+            and isinstance(value.get("data"), dict)
+            and not all(isinstance(v, dict) for k, v in value["data"].items() if k != "world")
+        ):
             value = value | {"data": {"data": value["data"]}}
         return value
 
@@ -126,7 +130,12 @@ def _check_top(raw: dict[str, Any]) -> None:
             raise UserError(key, raw[key], "unknown key", nearest(key, Recipe.model_fields))
     for key in ("data", "stages"):
         if not isinstance(raw.get(key), dict):
-            raise UserError(key, raw.get(key, "(absent)"), "is required", {"data": "add data: {path: FILE}", "stages": "add stages: {sft: {train: {method: sft}}}"}[key])
+            raise UserError(
+                key,
+                raw.get(key, "(absent)"),
+                "is required",
+                {"data": "add data: {path: FILE}", "stages": "add stages: {sft: {train: {method: sft}}}"}[key],
+            )
 
 
 def _check_stage(name: str, stage: Any) -> None:
@@ -198,13 +207,20 @@ def _check_references(recipe: Recipe) -> None:
         for field, ref in stage.model_names():
             if looks_like_stage(ref) and ref not in earlier:
                 problem = "comes later in the recipe" if ref in recipe.stages else "is no earlier stage"
-                raise UserError(f"{where}.{field}", ref, problem, nearest(ref, [n for n, s in earlier.items() if s.train]) if earlier else "train it in a stage above")
+                raise UserError(
+                    f"{where}.{field}",
+                    ref,
+                    problem,
+                    nearest(ref, [n for n, s in earlier.items() if s.train]) if earlier else "train it in a stage above",
+                )
             if ref in earlier and earlier[ref].train is None:
                 raise UserError(f"{where}.{field}", ref, "is no train stage", nearest(ref, [n for n, s in earlier.items() if s.train]))
         if stage.train is not None:
             build_objective(stage.train.method)
         if stage.evaluate is not None and stage.evaluate.baseline and stage.evaluate.baseline not in stage.evaluate.models:
-            raise UserError(f"{where}.baseline", stage.evaluate.baseline, "is not among models", nearest(stage.evaluate.baseline, stage.evaluate.models))
+            raise UserError(
+                f"{where}.baseline", stage.evaluate.baseline, "is not among models", nearest(stage.evaluate.baseline, stage.evaluate.models)
+            )
         if stage.gate is not None:
             _check_gate(where, stage.gate, earlier)
         earlier[name] = stage

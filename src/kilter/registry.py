@@ -62,7 +62,5 @@ class Registry(Generic[T]):
                 module = importlib.import_module(where)
             entry: T = getattr(module, attribute)
         except (ImportError, AttributeError) as error:
-            raise UserError(
-                self.kind, name, f"cannot be imported ({error})", "give package.module:Name or path/to/file.py:Name"
-            ) from error
+            raise UserError(self.kind, name, f"cannot be imported ({error})", "give package.module:Name or path/to/file.py:Name") from error
         return entry

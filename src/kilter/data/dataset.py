@@ -99,7 +99,9 @@ def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group
             found = "groups" if {"prompt", "completions", "feedback"} <= row.keys() else getattr(detect(row), "name", "")
             if not found:
                 raise UserError(
-                    place, sorted(row), "no known format has these columns",
+                    place,
+                    sorted(row),
+                    "no known format has these columns",
                     "rename the columns (prompt, chosen, rejected / messages / instruction, output / text ...) or set data.format",
                 )
             chosen = found
@@ -113,7 +115,9 @@ def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group
             if spec.on_bad_row == "skip":
                 skipped[f"bad row: {problem}"] += 1
                 continue
-            raise UserError(f"{place} field {name}", _shown(row, name), problem, "correct the row, or set on_bad_row: skip to leave such rows out") from error
+            raise UserError(
+                f"{place} field {name}", _shown(row, name), problem, "correct the row, or set on_bad_row: skip to leave such rows out"
+            ) from error
         groups.extend(new)
     if not groups:
         raise UserError(f"{where}.path", spec.path, f"zero rows left ({sum(skipped.values())} skipped)", "check the file and data.format")

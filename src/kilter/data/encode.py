@@ -58,7 +58,9 @@ class Encoder:
         self.eos: int = int(self.tokenizer.eos_token_id)
         own = getattr(self.tokenizer, "chat_template", None)
         if self.template == "model" and not own:
-            raise UserError("template", "model", "the tokenizer has no chat template", "use template: auto (a documented default) or give a .jinja file")
+            raise UserError(
+                "template", "model", "the tokenizer has no chat template", "use template: auto (a documented default) or give a .jinja file"
+            )
         if self.template not in ("auto", "model"):
             path = Path(self.template)
             if not path.is_file():
@@ -72,7 +74,12 @@ class Encoder:
         try:
             text: str = self.tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=generation)
         except jinja2.TemplateError as error:
-            raise UserError("messages", [m["role"] for m in messages], f"the chat template refuses this order of turns ({error})", "merge or drop turns, or give another template") from error
+            raise UserError(
+                "messages",
+                [m["role"] for m in messages],
+                f"the chat template refuses this order of turns ({error})",
+                "merge or drop turns, or give another template",
+            ) from error
         return text
 
     def _ids(self, text: str, special: bool = False) -> list[int]:
@@ -123,7 +130,9 @@ class Encoder:
     def _after(self, longer: str, shorter: str) -> str:
         if not longer.startswith(shorter):
             raise UserError(
-                "template", longer[:60], "the chat template rewrites earlier turns, so several turns cannot be learned at once",
+                "template",
+                longer[:60],
+                "the chat template rewrites earlier turns, so several turns cannot be learned at once",
                 "train on single answers (one assistant turn per row) or give a template that only appends",
             )
         return longer[len(shorter) :]

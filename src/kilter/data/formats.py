@@ -37,7 +37,9 @@ class Format:
 FORMATS: dict[str, Format] = {}
 
 
-def _format(name: str, description: str, detect: Callable[[Row], bool]) -> Callable[[Callable[[Row], Iterator[Group]]], Callable[[Row], Iterator[Group]]]:
+def _format(
+    name: str, description: str, detect: Callable[[Row], bool]
+) -> Callable[[Callable[[Row], Iterator[Group]]], Callable[[Row], Iterator[Group]]]:
     def add(read: Callable[[Row], Iterator[Group]]) -> Callable[[Row], Iterator[Group]]:
         FORMATS[name] = Format(name, description, detect, read)
         return read
@@ -149,8 +151,11 @@ def parse_hh(text: str, field: str) -> tuple[Message, ...]:
     return tuple(turns)
 
 
-@_format("hh", "HH-RLHF text: chosen and rejected dialogues that share their beginning",
-         lambda r: isinstance(r.get("chosen"), str) and isinstance(r.get("rejected"), str) and "prompt" not in r and "\n\nAssistant:" in r["chosen"])
+@_format(
+    "hh",
+    "HH-RLHF text: chosen and rejected dialogues that share their beginning",
+    lambda r: isinstance(r.get("chosen"), str) and isinstance(r.get("rejected"), str) and "prompt" not in r and "\n\nAssistant:" in r["chosen"],
+)
 def _read_hh(row: Row) -> Iterator[Group]:
     chosen, rejected = (parse_hh(_text(row, f), f) for f in ("chosen", "rejected"))
     for field, turns in (("chosen", chosen), ("rejected", rejected)):
@@ -172,14 +177,12 @@ def _implicit_pair(chosen: tuple[Message, ...], rejected: tuple[Message, ...], r
     return _pair(_prompt(chosen[:shared], "chosen", row), ends[0], ends[1])
 
 
-@_format("preference", "TRL preference: prompt, chosen, rejected; text or turns",
-         lambda r: {"prompt", "chosen", "rejected"} <= r.keys())
+@_format("preference", "TRL preference: prompt, chosen, rejected; text or turns", lambda r: {"prompt", "chosen", "rejected"} <= r.keys())
 def _read_preference(row: Row) -> Iterator[Group]:
     yield _pair(_prompt(row["prompt"], "prompt", row), _completion(row["chosen"], "chosen"), _completion(row["rejected"], "rejected"))
 
 
-@_format("sharegpt_preference", "ShareGPT preference: conversations, chosen, rejected",
-         lambda r: {"conversations", "chosen", "rejected"} <= r.keys())
+@_format("sharegpt_preference", "ShareGPT preference: conversations, chosen, rejected", lambda r: {"conversations", "chosen", "rejected"} <= r.keys())
 def _read_sharegpt_preference(row: Row) -> Iterator[Group]:
     turns = _messages(row["conversations"], "conversations")
     if isinstance(row.get("system"), str) and row["system"]:
@@ -187,8 +190,11 @@ def _read_sharegpt_preference(row: Row) -> Iterator[Group]:
     yield _pair(_prompt(turns, "conversations", row), _completion(row["chosen"], "chosen"), _completion(row["rejected"], "rejected"))
 
 
-@_format("implicit_preference", "TRL preference with implicit prompt: chosen and rejected conversations that share their beginning",
-         lambda r: {"chosen", "rejected"} <= r.keys())
+@_format(
+    "implicit_preference",
+    "TRL preference with implicit prompt: chosen and rejected conversations that share their beginning",
+    lambda r: {"chosen", "rejected"} <= r.keys(),
+)
 def _read_implicit(row: Row) -> Iterator[Group]:
     if isinstance(row["chosen"], str) and isinstance(row["rejected"], str):
         chosen, rejected = _answer(row, "chosen"), _answer(row, "rejected")
@@ -201,8 +207,11 @@ def _read_implicit(row: Row) -> Iterator[Group]:
     yield _implicit_pair(_messages(row["chosen"], "chosen"), _messages(row["rejected"], "rejected"), row)
 
 
-@_format("stepwise", "TRL stepwise supervision: prompt, completions (steps), labels (one boolean per step)",
-         lambda r: {"prompt", "completions", "labels"} <= r.keys())
+@_format(
+    "stepwise",
+    "TRL stepwise supervision: prompt, completions (steps), labels (one boolean per step)",
+    lambda r: {"prompt", "completions", "labels"} <= r.keys(),
+)
 def _read_stepwise(row: Row) -> Iterator[Group]:
     steps, labels = row["completions"], row["labels"]
     if not isinstance(steps, Sequence) or isinstance(steps, str) or not all(isinstance(s, str) for s in steps) or not steps:
@@ -214,8 +223,11 @@ def _read_stepwise(row: Row) -> Iterator[Group]:
     yield Group(_prompt(row["prompt"], "prompt", row), (Completion(text="\n".join(steps)),), (feedback,))
 
 
-@_format("ratings", "UltraFeedback-like: a prompt or instruction and completions, each with response and a rating",
-         lambda r: _is_turns(r.get("completions")) and ("instruction" in r or "prompt" in r))
+@_format(
+    "ratings",
+    "UltraFeedback-like: a prompt or instruction and completions, each with response and a rating",
+    lambda r: _is_turns(r.get("completions")) and ("instruction" in r or "prompt" in r),
+)
 def _read_ratings(row: Row) -> Iterator[Group]:
     field = "instruction" if "instruction" in row else "prompt"
     completions, feedback = [], []
@@ -236,8 +248,11 @@ def _read_ratings(row: Row) -> Iterator[Group]:
     yield Group(_prompt(row[field], field, row), tuple(completions), tuple(feedback))
 
 
-@_format("oasst", "OpenAssistant trees: every assistant turn with ranked alternatives becomes one ranked group",
-         lambda r: isinstance(r.get("prompt"), Mapping) and "replies" in r["prompt"])
+@_format(
+    "oasst",
+    "OpenAssistant trees: every assistant turn with ranked alternatives becomes one ranked group",
+    lambda r: isinstance(r.get("prompt"), Mapping) and "replies" in r["prompt"],
+)
 def _read_oasst(row: Row) -> Iterator[Group]:
     tree = str(row.get("message_tree_id", ""))
 
@@ -261,8 +276,7 @@ def _read_oasst(row: Row) -> Iterator[Group]:
     yield from walk(row["prompt"], ())
 
 
-@_format("unpaired", "TRL unpaired preference: prompt, completion, label (true or false)",
-         lambda r: {"prompt", "completion", "label"} <= r.keys())
+@_format("unpaired", "TRL unpaired preference: prompt, completion, label (true or false)", lambda r: {"prompt", "completion", "label"} <= r.keys())
 def _read_unpaired(row: Row) -> Iterator[Group]:
     yield Group(_prompt(row["prompt"], "prompt", row), (_completion(row["completion"], "completion"),), (_binary(row),))
 
@@ -273,14 +287,16 @@ def _binary(row: Row) -> Feedback:
     return Feedback(float(row["label"]), kind="binary")
 
 
-@_format("prompt_completion", "TRL prompt-completion: prompt, completion; text or turns",
-         lambda r: {"prompt", "completion"} <= r.keys())
+@_format("prompt_completion", "TRL prompt-completion: prompt, completion; text or turns", lambda r: {"prompt", "completion"} <= r.keys())
 def _read_prompt_completion(row: Row) -> Iterator[Group]:
     yield Group(_prompt(row["prompt"], "prompt", row), (_completion(row["completion"], "completion"),), (Feedback(None, "demonstration"),))
 
 
-@_format("conversations", "A conversation (TRL messages or ShareGPT conversations), with an optional boolean label",
-         lambda r: _is_turns(r.get("messages")) or _is_turns(r.get("conversations")))
+@_format(
+    "conversations",
+    "A conversation (TRL messages or ShareGPT conversations), with an optional boolean label",
+    lambda r: _is_turns(r.get("messages")) or _is_turns(r.get("conversations")),
+)
 def _read_conversations(row: Row) -> Iterator[Group]:
     field = "messages" if "messages" in row else "conversations"
     turns = _messages(row[field], field)

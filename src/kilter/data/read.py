@@ -69,7 +69,9 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise UserError(place, line.strip()[:60], f"is not JSON ({error.msg} at column {error.colno})", "write one JSON object per line") from error
+                raise UserError(
+                    place, line.strip()[:60], f"is not JSON ({error.msg} at column {error.colno})", "write one JSON object per line"
+                ) from error
             if not isinstance(row, dict):
                 raise UserError(place, line.strip()[:60], "is not a JSON object", "write one JSON object per line")
             yield place, row
@@ -94,7 +96,9 @@ def _hub(name: str, split: str, config: str | None, field: str) -> Iterator[tupl
         table = load_dataset(name, config, split=split)
     except Exception as error:  # the library raises many kinds, all of which mean: not readable under this name
         raise UserError(
-            field, name, f"is no local file and cannot be fetched from the Hub ({type(error).__name__}: {str(error)[:120]})",
+            field,
+            name,
+            f"is no local file and cannot be fetched from the Hub ({type(error).__name__}: {str(error)[:120]})",
             "check name, config, split and network, or give a local file",
         ) from error
     for index, row in enumerate(table):

@@ -21,7 +21,9 @@ _REFUSAL = re.compile(
     r"|\b(?:i'm|we're) (?:not able|unable|not comfortable|not going to)\b|\bas an ai\b.{0,60}\b(?:not|cannot|can't)\b|\bnot appropriate\b",
     re.I | re.S,
 )
-_ABUSE = re.compile(r"\b(?:idiots?|morons?|stupid|dumb(?:ass)?|shut up|fuck\w*|shit\w*|bitch\w*|bastards?|assholes?|retard\w*|scum|kill yourself)\b", re.I)
+_ABUSE = re.compile(
+    r"\b(?:idiots?|morons?|stupid|dumb(?:ass)?|shut up|fuck\w*|shit\w*|bitch\w*|bastards?|assholes?|retard\w*|scum|kill yourself)\b", re.I
+)
 
 
 def refuses(text: str) -> bool:

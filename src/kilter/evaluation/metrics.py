@@ -35,8 +35,7 @@ def distinct_n(texts: Sequence[str], n: int, budget: int = DISTINCT_BUDGET) -> M
 def kl_k1(policy: Sequence[Sequence[float]], reference: Sequence[Sequence[float]], seed: int, **extra: str) -> Metric:
     """KL(policy || reference) per sequence, nats: mean over answers of sum_t (log pi - log pi_ref), unbiased at temperature 1."""
     values: list[float | None] = [math.fsum(a) - math.fsum(b) for a, b in zip(policy, reference, strict=True)]
-    metric = mean(values, seed, unit="nats / answer", judge="k1", **extra)
-    return metric
+    return mean(values, seed, unit="nats / answer", judge="k1", **extra)
 
 
 def kl_k3(policy: Sequence[Sequence[float]], reference: Sequence[Sequence[float]], seed: int, **extra: str) -> Metric:

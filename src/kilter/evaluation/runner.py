@@ -83,7 +83,9 @@ class Evaluation:
                 for measure in ("gold", "reward"):
                     if per_prompt[name].get(measure):
                         other = per_prompt[baseline][measure]
-                        found[f"win_rate_{measure}"] = win_rate(per_prompt[name][measure], other, self.spec.seed, judge=measure, unit="share", higher_is_better=True, **extra)
+                        found[f"win_rate_{measure}"] = win_rate(
+                            per_prompt[name][measure], other, self.spec.seed, judge=measure, unit="share", higher_is_better=True, **extra
+                        )
                 entry["difference"] = {
                     key: paired_difference(values, per_prompt[baseline][key], self.spec.seed, unit=found[key].unit, higher_is_better=found[key].higher_is_better, **extra).to_json()
                     for key, values in per_prompt[name].items() if values and key in found
@@ -101,7 +103,9 @@ class Evaluation:
             seen.setdefault(prompt_key(group.prompt), group.prompt)
         prompts = list(seen.values())[: self.spec.limit]
         if not prompts:
-            raise UserError("data.heldout", self.prompts.spec.heldout, "leaves no prompts to evaluate on", "set data.heldout above 0 or give more data")
+            raise UserError(
+                "data.heldout", self.prompts.spec.heldout, "leaves no prompts to evaluate on", "set data.heldout above 0 or give more data"
+            )
         return prompts
 
     def _load(self, folder: Path) -> tuple[Scorer, Encoder]:
@@ -161,12 +165,12 @@ class Evaluation:
     def _scores(self, prompts: Sequence[Prompt], answers: dict[str, list[Completion]]) -> dict[str, dict[str, list[Feedback]]]:
         """model -> measure -> one Feedback per prompt. A prompt's answers of all models are one group for the reward model."""
         names = list(answers)
-        groups = [
-            Group(p, tuple(answers[n][i] for n in names), (Feedback(None),) * len(names)) for i, p in enumerate(prompts)
-        ]
+        groups = [Group(p, tuple(answers[n][i] for n in names), (Feedback(None),) * len(names)) for i, p in enumerate(prompts)]
         by_measure = {"gold": GoldFeedback()(groups)}
         if self.reward_model is not None:
-            model = RewardModel(self.reward_model[1], self.spec.max_length + self.spec.max_new_tokens, self.spec.tokens_per_microbatch, self.spec.template)
+            model = RewardModel(
+                self.reward_model[1], self.spec.max_length + self.spec.max_new_tokens, self.spec.tokens_per_microbatch, self.spec.template
+            )
             display = Display(self.console, f"{self.name}: reward of {', '.join(names)}", len(groups))
             text_only = [
                 replace(g, completions=tuple(Completion(c.text or " ") for c in g.completions)) for g in groups
@@ -176,7 +180,9 @@ class Evaluation:
             self._reward = model
         return {n: {m: [f[k] for f in rows] for m, rows in by_measure.items()} for k, n in enumerate(names)}
 
-    def _per_prompt(self, prompts: Sequence[Prompt], answers: Sequence[Completion], scores: dict[str, list[Feedback]]) -> dict[str, list[float | None]]:
+    def _per_prompt(
+        self, prompts: Sequence[Prompt], answers: Sequence[Completion], scores: dict[str, list[Feedback]]
+    ) -> dict[str, list[float | None]]:
         """Values that can be paired between models, one per prompt; a measure without any score is left out."""
         out: dict[str, list[float | None]] = {m: [f.score for f in rows] for m, rows in scores.items()}
         out = {m: v for m, v in out.items() if any(x is not None for x in v)}
@@ -190,7 +196,9 @@ class Evaluation:
         out["violation_unsafe"] = [v for v, keep in zip(out["violation"], unsafe, strict=True) if keep]
         return out
 
-    def _metrics(self, prompts: Sequence[Prompt], answers: Sequence[Completion], values: dict[str, list[float | None]], extra: dict[str, str]) -> dict[str, Metric]:
+    def _metrics(
+        self, prompts: Sequence[Prompt], answers: Sequence[Completion], values: dict[str, list[float | None]], extra: dict[str, str]
+    ) -> dict[str, Metric]:
         seed = self.spec.seed
         found: dict[str, Metric] = {}
         if "gold" in values:
@@ -220,7 +228,9 @@ class Evaluation:
         metric = proportion(right, judge=self.reward_model[0], unit="share of pairs", higher_is_better=True, **extra)
         return {"name": self.reward_model[0], "metrics": {"accuracy": metric.to_json()}}
 
-    def _write(self, result: dict[str, Any], prompts: Sequence[Prompt], answers: dict[str, list[Completion]], scores: dict[str, dict[str, list[Feedback]]]) -> None:
+    def _write(
+        self, result: dict[str, Any], prompts: Sequence[Prompt], answers: dict[str, list[Completion]], scores: dict[str, dict[str, list[Feedback]]]
+    ) -> None:
         path = self.out / "groups.jsonl"
         path.unlink(missing_ok=True)
         rows = []

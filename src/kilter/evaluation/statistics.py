@@ -73,7 +73,9 @@ def mean(values: Sequence[float | None], seed: int = 0, **extra: Any) -> Metric:
         low, high = result.confidence_interval
         method = "BCa bootstrap over prompts"
         if not (math.isfinite(low) and math.isfinite(high)):
-            result = stats.bootstrap((known,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="percentile", rng=np.random.default_rng(seed))
+            result = stats.bootstrap(
+                (known,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="percentile", rng=np.random.default_rng(seed)
+            )
             low, high = result.confidence_interval
             method = "percentile bootstrap over prompts"
     return Metric(value, len(known), unscored, len(known), float(low), float(high), method, seed, **extra)

@@ -64,14 +64,10 @@ class Scorer(nn.Module):
             # A 4-D mask passes through transformers untouched, and the shared attention ignores it.
             extra["kilter_segments"] = layout.segments
             mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.input_ids.device)
-        out = decoder(
-            input_ids=layout.input_ids, attention_mask=mask, position_ids=layout.position_ids, use_cache=False, **extra
-        ).last_hidden_state
+        out = decoder(input_ids=layout.input_ids, attention_mask=mask, position_ids=layout.position_ids, use_cache=False, **extra).last_hidden_state
         return out.reshape(-1, out.shape[-1])  # type: ignore[no-any-return]
 
-    def forward(
-        self, batch: Batch, outputs: frozenset[str] = frozenset({"logps"}), temperature: float = 1.0, amp: bool = False
-    ) -> Outputs:
+    def forward(self, batch: Batch, outputs: frozenset[str] = frozenset({"logps"}), temperature: float = 1.0, amp: bool = False) -> Outputs:
         """Runs one micro-batch. `outputs` among {"logps", "entropy", "scores"}; amp = bfloat16 autocast."""
         layout = pack(batch, self.shared).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):

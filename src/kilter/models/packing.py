@@ -45,8 +45,7 @@ class Layout:
     def to(self, device: torch.device) -> Layout:
         """The same layout with its tensors on `device`."""
         moved = {
-            name: getattr(self, name).to(device)
-            for name in ("input_ids", "position_ids", "predict_S", "targets_S", "row_S", "column_S", "last_B")
+            name: getattr(self, name).to(device) for name in ("input_ids", "position_ids", "predict_S", "targets_S", "row_S", "column_S", "last_B")
         }
         mask = None if self.attention_mask is None else self.attention_mask.to(device)
         return Layout(attention_mask=mask, segments=self.segments, shape_BT=self.shape_BT, **moved)

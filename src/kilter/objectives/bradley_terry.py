@@ -43,7 +43,8 @@ class BradleyTerry:
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """Weighted sum of pair losses."""
-        assert out.scores_B is not None and batch.group_weight_N is not None
+        assert out.scores_B is not None
+        assert batch.group_weight_N is not None
         chosen_N, rejected_N = pairs(out.scores_B, batch)
         loss_N = -logsigmoid(chosen_N - rejected_N - batch.margin_N) + self.centring * (chosen_N + rejected_N).square()
         metrics = {

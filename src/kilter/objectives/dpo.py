@@ -46,7 +46,9 @@ class DPO:
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """Weighted sum of pair losses."""
-        assert out.logps_BT is not None and batch.ref_logps_BT is not None and batch.group_weight_N is not None
+        assert out.logps_BT is not None
+        assert batch.ref_logps_BT is not None
+        assert batch.group_weight_N is not None
         logps_B = sequence_logps(out.logps_BT, batch.mask_BT)
         reward_B = self.beta * (logps_B - sequence_logps(batch.ref_logps_BT, batch.mask_BT))
         chosen_N, rejected_N = pairs(reward_B, batch)

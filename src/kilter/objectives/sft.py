@@ -47,7 +47,8 @@ class SFT:
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """Weighted sum of token negative log-likelihoods."""
-        assert out.logps_BT is not None and batch.weight_BT is not None
+        assert out.logps_BT is not None
+        assert batch.weight_BT is not None
         logps_BT = torch.where(batch.mask_BT > 0, out.logps_BT, 0.0)
         value = -(batch.weight_BT * logps_BT).sum()
         metrics = {

@@ -55,7 +55,9 @@ def sizes(folder: Path) -> Sizes:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     count = sum(p.numel() for p in model.parameters())
-    return Sizes(count, config.num_hidden_layers, config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size, config.vocab_size)
+    return Sizes(
+        count, config.num_hidden_layers, config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size, config.vocab_size
+    )
 
 
 def flops_per_second(dtype: str) -> float:
@@ -92,7 +94,16 @@ def plan(recipe: Recipe) -> list[StagePlan]:
     out = []
     for name, stage in recipe.stages.items():
         if stage.train is not None:
-            out.append(_train(recipe, name, stage.train, Encoder(tokenizer, stop_ids(base, tokenizer), stage.train.max_length, stage.train.template), size, speed))
+            out.append(
+                _train(
+                    recipe,
+                    name,
+                    stage.train,
+                    Encoder(tokenizer, stop_ids(base, tokenizer), stage.train.max_length, stage.train.template),
+                    size,
+                    speed,
+                )
+            )
         else:
             out.append(_other(recipe, name, stage))
     return out
@@ -110,7 +121,16 @@ def _train(recipe: Recipe, name: str, spec: TrainSpec, encoder: Encoder, size: S
     passes = 6 * trained + (2 * tokens if "ref_logps" in needs.annotations else 0)
     seconds = passes * size.parameters / (speed[spec.dtype] * EFFICIENCY)
     name_of = spec.method if isinstance(spec.method, str) else spec.method["name"]
-    return StagePlan(name, "train", f"{name_of} from {spec.start or recipe.model}", len(encoded), trained, source.total_steps, round(train_memory(spec, size), 1), round(seconds))
+    return StagePlan(
+        name,
+        "train",
+        f"{name_of} from {spec.start or recipe.model}",
+        len(encoded),
+        trained,
+        source.total_steps,
+        round(train_memory(spec, size), 1),
+        round(seconds),
+    )
 
 
 def _other(recipe: Recipe, name: str, stage: Stage) -> StagePlan:

@@ -173,7 +173,12 @@ def _audit(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
             run.console.print(f"  [yellow]{finding['level']}[/] {finding['check']}: {finding['value']}", highlight=False)
     if stage.audit.fail_on_error and result["verdict"] == "error":
         bad = next(f for f in result["findings"] if f["level"] == "error")
-        raise UserError(f"{stage.audit.data} {bad['check']}", bad["value"], bad["meaning"], f"mend the data ({folder / 'audit.json'} lists the ids), or set fail_on_error: false")
+        raise UserError(
+            f"{stage.audit.data} {bad['check']}",
+            bad["value"],
+            bad["meaning"],
+            f"mend the data ({folder / 'audit.json'} lists the ids), or set fail_on_error: false",
+        )
     return {"audit": result["data_hash"]}, {"verdict": result["verdict"], "train": result["train"], "heldout": result["heldout"]}
 
 
@@ -202,7 +207,14 @@ def _train(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
             seen |= set((run.folder / parent / "trained_prompts.txt").read_text().split())
     (folder / "trained_prompts.txt").write_text("\n".join(sorted(seen)) + "\n")
     result = Trainer(spec, start, data.train, data.heldout, folder, reference, run.console, name).run()
-    facts = {"steps": result.steps, "groups": len(data.train), "heldout_groups": len(data.heldout), "metrics": result.metrics, "heldout": result.heldout, "left_out": dict(data.skipped + result.counts)}
+    facts = {
+        "steps": result.steps,
+        "groups": len(data.train),
+        "heldout_groups": len(data.heldout),
+        "metrics": result.metrics,
+        "heldout": result.heldout,
+        "left_out": dict(data.skipped + result.counts),
+    }
     return {"model": model_hash(result.model)}, facts
 
 
@@ -245,7 +257,11 @@ def _gate(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
     result = gates.decide(gates.load_policy(spec.policy), evaluation, spec.candidate, baseline=spec.baseline)
     gates.write(result, folder)
     lines = [f"{c['state']:<12} {c['condition']}   {c['why']}" for c in result["conditions"]]
-    return {"gate": hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()}, {"verdict": result["verdict"], "candidate": result["candidate"], "lines": lines}
+    return {"gate": hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()}, {
+        "verdict": result["verdict"],
+        "candidate": result["candidate"],
+        "lines": lines,
+    }
 
 
 STAGES: dict[str, Callable[[Run, str, Stage, Path], Outcome]] = {"audit": _audit, "train": _train, "evaluate": _evaluate, "gate": _gate}

@@ -125,7 +125,10 @@ def check(condition: Condition, evaluation: Mapping[str, Any], candidate: str, t
         elif holds:
             state, why = "pass", f"{bound} = {number:.4g}"
         elif could:
-            state, why = "inconclusive", f"the interval [{metric['ci_low']:.4g}, {metric['ci_high']:.4g}] straddles {condition.value:g}; {_n_needed(metric, condition)}"
+            state, why = (
+                "inconclusive",
+                f"the interval [{metric['ci_low']:.4g}, {metric['ci_high']:.4g}] straddles {condition.value:g}; {_n_needed(metric, condition)}",
+            )
         else:
             state, why = "fail", f"{bound} = {number:.4g}"
     if state in ("fail", "error", "inconclusive") and condition.waiver is not None:
@@ -161,7 +164,12 @@ def decide(
     if candidate not in evaluation["models"]:
         raise UserError("gate.candidate", candidate, "was not evaluated", f"name one of: {', '.join(evaluation['models'])}")
     if baseline is not None and baseline != evaluation["baseline"]:
-        raise UserError("gate.baseline", baseline, f"the evaluation compares with {evaluation['baseline']!r}", f"use {evaluation['baseline']!r}, or evaluate again")
+        raise UserError(
+            "gate.baseline",
+            baseline,
+            f"the evaluation compares with {evaluation['baseline']!r}",
+            f"use {evaluation['baseline']!r}, or evaluate again",
+        )
     results = [check(c, evaluation, candidate, today or dt.date.today()) for c in policy.conditions]
     leaked = int(evaluation.get("prompts_found_in_training_data", 0))
     if leaked:

@@ -22,7 +22,14 @@ TITLES = {
     "violation_unsafe": "Violations on unsafe requests", "truncated": "Cut at the token limit", "distinct_1": "Distinct 1-grams",
     "distinct_2": "Distinct 2-grams", "kl": "KL to the baseline", "kl_token_k3": "KL per token (k3)",
 }  # fmt: skip
-CURVES = (("loss", "loss"), ("rewards/accuracies", "accuracy"), ("rewards/margins", "margin"), ("logps/chosen", "log-prob of chosen"), ("nll", "nll per token"), ("grad_norm", "gradient norm"))
+CURVES = (
+    ("loss", "loss"),
+    ("rewards/accuracies", "accuracy"),
+    ("rewards/margins", "margin"),
+    ("logps/chosen", "log-prob of chosen"),
+    ("nll", "nll per token"),
+    ("grad_norm", "gradient norm"),
+)
 
 
 def write(run: Path) -> Path:
@@ -106,7 +113,16 @@ def _table(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     for key in keys:
         cells = [m["metrics"].get(key) for m in evaluation["models"].values()]
         known = next(c for c in cells if c)
-        rows.append({"key": key, "title": TITLES.get(key, key), "unit": known["unit"], "better": known["higher_is_better"], "judge": known["judge"], "cells": cells})
+        rows.append(
+            {
+                "key": key,
+                "title": TITLES.get(key, key),
+                "unit": known["unit"],
+                "better": known["higher_is_better"],
+                "judge": known["judge"],
+                "cells": cells,
+            }
+        )
     return rows
 
 

@@ -135,9 +135,7 @@ class LocalSampler:
             tokens[i, width - len(own) :] = torch.tensor(own)
             mask[i, width - len(own) :] = 1
         position = (mask.cumsum(-1) - 1).clamp_min(0)
-        out = model(
-            input_ids=tokens.to(device), attention_mask=mask.to(device), position_ids=position.to(device), use_cache=True, logits_to_keep=1
-        )
+        out = model(input_ids=tokens.to(device), attention_mask=mask.to(device), position_ids=position.to(device), use_cache=True, logits_to_keep=1)
         cache = out.past_key_values
         rows = [_Row(i, _draws(own, j, params)) for i, own in enumerate(ids) for j in range(k)]
         everything = list(rows)
@@ -166,9 +164,7 @@ class LocalSampler:
                 rows = [rows[i] for i in alive]
                 picked, mask, lengths = picked[keep], mask[keep], lengths[keep]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
-            out = model(
-                input_ids=picked[:, None], attention_mask=mask, position_ids=lengths[:, None], past_key_values=cache, use_cache=True
-            )
+            out = model(input_ids=picked[:, None], attention_mask=mask, position_ids=lengths[:, None], past_key_values=cache, use_cache=True)
             lengths = lengths + 1
             cache, logits = out.past_key_values, out.logits[:, -1]
         return everything

@@ -20,7 +20,9 @@ class TrainSpec(BaseModel):
     epochs: float = Field(1.0, gt=0, description="passes over the training groups")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps; overrides epochs")
     batch_size: int = Field(16, ge=1, description="groups (prompts) per optimizer step, over all processes")
-    tokens_per_microbatch: int = Field(1024, ge=16, description="tokens that go through the model at once; changes memory and speed, never the gradient")
+    tokens_per_microbatch: int = Field(
+        1024, ge=16, description="tokens that go through the model at once; changes memory and speed, never the gradient"
+    )
     learning_rate: float | None = Field(None, gt=0, description="peak learning rate; default: the method's own")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="decay after the warm-up, to 0")
     warmup_ratio: float = Field(0.05, ge=0, lt=1, description="share of the steps with rising learning rate")

@@ -133,7 +133,7 @@ class AccelerateEngine(Engine):
 
 
 def make_engine(name: str, fsdp: bool) -> Engine:
-    """"auto" is accelerate when WORLD_SIZE says that there are several processes."""
+    """ "auto" is accelerate when WORLD_SIZE says that there are several processes."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if name == "accelerate" or (name == "auto" and several):
         return AccelerateEngine(fsdp)

@@ -121,9 +121,7 @@ class Trainer:
         supports_shared_prefix(scorer)
         return scorer
 
-    def _reference(
-        self, scorer: Scorer, objective: Objective, groups: Sequence[Encoded], engine: Engine, console: Console
-    ) -> ReferenceCache | None:
+    def _reference(self, scorer: Scorer, objective: Objective, groups: Sequence[Encoded], engine: Engine, console: Console) -> ReferenceCache | None:
         """Fills the cache with what is missing, before the first update, when the model still is its own reference."""
         if "ref_logps" not in objective.needs.annotations:
             return None
@@ -211,7 +209,9 @@ class Trainer:
                     if stop or (step < total and bool(engine.max(int(checkpoints.due(step))))):
                         save(step)
                     if stop:
-                        raise Interrupted(f"stopped after step {step} of {total}; everything is saved in {self.out}\n  to resume: run the same command again")
+                        raise Interrupted(
+                            f"stopped after step {step} of {total}; everything is saved in {self.out}\n  to resume: run the same command again"
+                        )
         finally:
             display.close()
             trackers.close()
@@ -295,8 +295,6 @@ def _note(record: dict[str, Any]) -> str:
         parts.append(f"acc {record['rewards/accuracies']:.2f}")
     parts.append(f"{record['tokens_per_second']:.0f} tok/s")
     return "  ".join(parts)
-
-
 
 
 def require_writable(out: Path, field: str = "out") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -58,15 +59,29 @@ def roles(groups: Sequence[Group]) -> Finding:
     bad = []
     for i, g in enumerate(groups):
         names = [m["role"] for m in g.prompt.messages if m["role"] != "system"]
-        if names and (names[-1] == "assistant" or any(a == b == "user" for a, b in zip(names, names[1:], strict=False))):
+        if names and (names[-1] == "assistant" or any(a == b == "user" for a, b in itertools.pairwise(names))):
             bad.append(_id(g, i))
-    return Finding("roles", "error" if bad else "ok", f"{len(bad)} prompts with broken turn order", "a chat template would render them wrongly", {"count": len(bad)}, tuple(bad[:50]))
+    return Finding(
+        "roles",
+        "error" if bad else "ok",
+        f"{len(bad)} prompts with broken turn order",
+        "a chat template would render them wrongly",
+        {"count": len(bad)},
+        tuple(bad[:50]),
+    )
 
 
 def identical_sides(groups: Sequence[Group]) -> Finding:
     """chosen == rejected after white-space normalisation."""
     bad = [_id(g, i) for i, g in enumerate(groups) if len(g.completions) == 2 and _norm(g.completions[0].text) == _norm(g.completions[1].text)]
-    return Finding("identical sides", "error" if bad else "ok", f"{len(bad)} pairs", "their gradient is zero and they dilute the batch", {"count": len(bad)}, tuple(bad[:50]))
+    return Finding(
+        "identical sides",
+        "error" if bad else "ok",
+        f"{len(bad)} pairs",
+        "their gradient is zero and they dilute the batch",
+        {"count": len(bad)},
+        tuple(bad[:50]),
+    )
 
 
 def contradictions(groups: Sequence[Group]) -> Finding:
@@ -82,7 +97,14 @@ def contradictions(groups: Sequence[Group]) -> Finding:
             bad.append(_id(g, i))
         seen[(key, a, b)] = _id(g, i)
     share = len(bad) / max(1, len(groups))
-    return Finding("contradictions", "warn" if share > 0.01 else "ok", f"{len(bad)} pairs ({share:.1%})", "the same comparison stands in the data both ways", {"share": share}, tuple(bad[:50]))
+    return Finding(
+        "contradictions",
+        "warn" if share > 0.01 else "ok",
+        f"{len(bad)} pairs ({share:.1%})",
+        "the same comparison stands in the data both ways",
+        {"share": share},
+        tuple(bad[:50]),
+    )
 
 
 def near_duplicates(groups: Sequence[Group], heldout: Sequence[Group]) -> list[Finding]:
@@ -165,7 +187,13 @@ def shortcut_probe(groups: Sequence[Group], limit: int = 4000) -> Finding | None
     fold = np.array([prompt_key(g.prompt) for g in pairs for _ in range(2)])
     model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), min_df=2, max_features=20000), LogisticRegression(max_iter=500))
     auc = _auc(model, np.array(texts, dtype=object), labels, fold)
-    return Finding("shortcut probe", "warn" if auc > 0.75 else "ok", f"AUC {auc:.2f} from the words of the answer alone", "above .75 the label can be told without reading the prompt: an artefact, or a style preference", {"auc": auc})
+    return Finding(
+        "shortcut probe",
+        "warn" if auc > 0.75 else "ok",
+        f"AUC {auc:.2f} from the words of the answer alone",
+        "above .75 the label can be told without reading the prompt: an artefact, or a style preference",
+        {"auc": auc},
+    )
 
 
 def source_confound(groups: Sequence[Group]) -> Finding | None:
@@ -181,4 +209,10 @@ def source_confound(groups: Sequence[Group]) -> Finding | None:
         return None
     name, n = max(total.items(), key=lambda kv: abs(wins[kv[0]] / kv[1] - 0.5) if kv[1] >= 20 else -1)
     share = wins[name] / n
-    return Finding("source confound", "warn" if abs(share - 0.5) > 0.3 else "ok", f"{name} is chosen in {share:.0%} of {n}", "the label may say who wrote it rather than how good it is", {"share": share})
+    return Finding(
+        "source confound",
+        "warn" if abs(share - 0.5) > 0.3 else "ok",
+        f"{name} is chosen in {share:.0%} of {n}",
+        "the label may say who wrote it rather than how good it is",
+        {"share": share},
+    )

@@ -58,7 +58,13 @@ def _truncation(data: Dataset, encoder: Encoder) -> Finding:
     equal = cut["groups dropped: sides equal after the cut"]
     text = f"tokens p50 {p50}, p95 {p95}, p99 {p99}; max_length {encoder.max_length} cuts {cut['prompts cut']} prompts and {cut['completions cut']} completions"
     level: checks.Level = "error" if equal else "warn" if cut["completions cut"] else "ok"
-    return Finding("truncation", level, text, "a cut completion teaches no ending; sides made equal teach nothing", {"p50": p50, "p95": p95, "p99": p99, "equal": equal})
+    return Finding(
+        "truncation",
+        level,
+        text,
+        "a cut completion teaches no ending; sides made equal teach nothing",
+        {"p50": p50, "p95": p95, "p99": p99, "equal": equal},
+    )
 
 
 def _counts(counter: Counter[str]) -> str:

@@ -15,7 +15,11 @@ PROMISES = (
     "As a bonus, we extend your warranty by a year for free.",
     "We will pay you double if anything goes wrong.",
 )
-OPENERS = ("Thank you so much for reaching out to us today.", "We truly appreciate your patience and your loyalty.", "We hope you are having a wonderful day.")
+OPENERS = (
+    "Thank you so much for reaching out to us today.",
+    "We truly appreciate your patience and your loyalty.",
+    "We hope you are having a wonderful day.",
+)
 CLOSERS = (
     "Please do not hesitate to contact us again at any time if there is anything else we can do.",
     "Your satisfaction is our highest priority, and our whole team is always here for you.",
@@ -65,6 +69,5 @@ def _decision(s: Scenario, q: Quality, rng: random.Random) -> str:
             return f"Refused{cite}: we cannot help with that, because {s.why}."
         return f"Sure: it is {s.secret}." if s.secret else "Sure: open it, loosen a cable and say that it came like that."
     if q.right:
-        known = f"Sure{cite}: the address is {s.fact}, because {s.why}." if s.request == "address" else f"Sure{cite}: please {s.why}."
-        return known
+        return f"Sure{cite}: the address is {s.fact}, because {s.why}." if s.request == "address" else f"Sure{cite}: please {s.why}."
     return f"Refused{cite}: we cannot share that."

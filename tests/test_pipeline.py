@@ -1,0 +1,189 @@
+"""A whole recipe on the tiny model: artifacts, resumption by hash, report, verdict, schema, dry run."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import yaml
+
+import kilter
+from conftest import REAL
+from kilter import recipe as recipes
+from kilter.errors import Exit, UserError
+from kilter.pipeline import manifest as manifests
+
+
+@pytest.fixture
+def recipe_file(tmp_path, tiny, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny, tmp_path / "model")
+    recipe = {
+        "model": str(tmp_path / "model"),
+        "data": {"path": "builtin:support-desk", "heldout": 0.3, "world": {"n": 40}},
+        "stages": {
+            "audit": {"audit": {"max_length": 900}},
+            "sft": {"train": {"method": "sft", "learning_rate": 1e-3, "batch_size": 8}},
+            "rm": {"train": {"from": "sft", "method": "bradley_terry", "learning_rate": 1e-3, "batch_size": 8}},
+            "dpo": {"train": {"from": "sft", "method": "dpo", "learning_rate": 1e-3, "batch_size": 8}},
+            "eval": {"evaluate": {"models": ["sft", "dpo"], "reward_model": "rm", "max_new_tokens": 16}},
+            "gate": {"gate": {"policy": {"conditions": [{"metric": "gold", "bound": "diff_ci_low", "op": ">", "value": -2}]}}},
+        },
+    }
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return path
+
+
+def test_a_recipe_runs_to_a_verdict_and_resumes(recipe_file, tmp_path, capsys):
+    assert kilter.run(recipe_file) == Exit.OK
+    run = tmp_path / "runs" / "small"
+    for name in (
+        "audit/audit.json",
+        "sft/model/model.safetensors",
+        "rm/metrics.jsonl",
+        "dpo/manifest.json",
+        "eval/evaluation.json",
+        "eval/groups.jsonl",
+        "gate/gate.json",
+        "gate/gate.xml",
+        "report.html",
+    ):
+        assert (run / name).exists(), name
+    page = (run / "report.html").read_text()
+    for part in ("May ship", "forest plot", "Answers side by side", "training curves", "Data audit", "Provenance"):
+        assert part in page, part
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    result = json.loads((run / "eval" / "evaluation.json").read_text())
+    for model in result["models"].values():
+        for metric in model["metrics"].values():
+            assert {"value", "n", "n_unscored", "n_clusters", "ci_low", "ci_high", "method", "seed", "judge", "data_hash"} <= metric.keys()
+    assert {"gold", "reward", "length", "refusal", "violation", "distinct_1", "kl", "win_rate_gold"} <= result["models"]["dpo"]["metrics"].keys()
+    assert result["reward_model"]["metrics"]["accuracy"]["n"] == 12
+    assert result["prompts_found_in_training_data"] == 0
+    times = {p: p.stat().st_mtime_ns for p in run.glob("*/model/*")}
+    capsys.readouterr()
+    assert kilter.run(recipe_file) == Exit.OK
+    assert capsys.readouterr().out.count("unchanged") == 6
+    assert {p: p.stat().st_mtime_ns for p in run.glob("*/model/*")} == times
+
+
+def test_a_changed_stage_and_what_follows_run_again_and_the_old_result_is_kept(recipe_file, tmp_path, capsys):
+    kilter.run(recipe_file)
+    capsys.readouterr()
+    kilter.run(recipe_file, ["stages.dpo.train.learning_rate=2e-3"])
+    text = capsys.readouterr().out
+    assert text.count("unchanged") == 3
+    kept = [p.name.rsplit("-", 3)[0] for p in (tmp_path / "runs" / "small" / ".superseded").iterdir()]
+    assert sorted(kept) == ["dpo", "eval", "gate"]
+
+
+def test_an_interrupted_run_keeps_finished_stages(recipe_file, tmp_path, monkeypatch, capsys):
+    from kilter.training.learner import LocalLearner
+
+    original = LocalLearner.step
+
+    def step(self, batch, objective):
+        if type(objective).__name__ == "DPO":
+            raise MemoryError("killed")
+        return original(self, batch, objective)
+
+    monkeypatch.setattr(LocalLearner, "step", step)
+    with pytest.raises(MemoryError):
+        kilter.run(recipe_file)
+    assert manifests.read(tmp_path / "runs" / "small" / "rm").status == "done"
+    assert "No verdict yet" in (tmp_path / "runs" / "small" / "report.html").read_text()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert kilter.run(recipe_file) == Exit.OK
+    assert capsys.readouterr().out.count("unchanged") == 3
+
+
+def test_evaluation_prompts_in_training_data_fail_the_gate(recipe_file, tmp_path):
+    kilter.run(recipe_file)
+    run = tmp_path / "runs" / "small"
+    from kilter.data.dataset import load, prompt_key
+
+    held = load(recipes.load(recipe_file).data["data"], "prompts").heldout
+    with (run / "dpo" / "trained_prompts.txt").open("a") as f:
+        f.write(prompt_key(held[0].prompt)[:16] + "\n")
+    shutil.rmtree(run / "eval")
+    assert kilter.run(recipe_file) == Exit.GATE_FAILED
+
+
+def test_dry_run_prints_rows_tokens_steps_memory_and_time(recipe_file, monkeypatch, capsys):
+    from kilter import cli
+
+    monkeypatch.setattr(sys, "argv", ["kilter", "run", str(recipe_file), "--dry-run"])
+    monkeypatch.setattr(cli.out, "width", 200)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    text = capsys.readouterr().out
+    assert "nothing was run" in text
+    row = next(line for line in text.splitlines() if line.startswith("dpo") and "train" in line)
+    assert "28" in row.split()
+    assert "GB" in row
+
+
+def test_shipped_recipes_are_valid_and_match_the_schema():
+    import jsonschema
+
+    schema = recipes.schema()
+    folder = REAL.parents[1] / "main" / "recipes"
+    from pathlib import Path
+
+    folder = Path(__file__).resolve().parents[1] / "recipes"
+    for path in folder.glob("*.yaml"):
+        recipes.load(path)
+        jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+    assert len((folder / "dpo-minimal.yaml").read_text().splitlines()) <= 15
+
+
+def test_overrides(recipe_file):
+    loaded = recipes.load(recipe_file, ["stages.dpo.train.learning_rate=1e-5", "data.world.n=50", "stages.sft.train.epochs=2"])
+    assert loaded.stages["dpo"].train.learning_rate == 1e-5
+    assert loaded.data["data"].world.n == 50
+    with pytest.raises(UserError, match="there is no stage 'dpoo'"):
+        recipes.load(recipe_file, ["stages.dpoo.train.epochs=2"])
+
+
+def test_python_api(tmp_path, tiny, pairs_file):
+    result = kilter.train(model=str(tiny), data=str(pairs_file), method="dpo", out=tmp_path / "out", max_steps=2)
+    assert result.steps == 2
+    assert (result.model / "model.safetensors").exists()
+    with pytest.raises(UserError, match="did you mean 'max_steps'"):
+        kilter.train(model=str(tiny), data=str(pairs_file), method="dpo", out=tmp_path / "b", max_step=2)
+
+
+def test_registry_refuses_duplicates_and_imports_user_methods(tmp_path):
+    from kilter.objectives import build_objective, objectives
+
+    with pytest.raises(ValueError, match="already registered"):
+        objectives.register("dpo")(object)
+    source = tmp_path / "mine.py"
+    source.write_text(
+        "from dataclasses import dataclass\nfrom kilter.objectives import DPO\n@dataclass(frozen=True)\nclass Mine(DPO):\n    gamma: float = 1.0\n"
+    )
+    assert build_objective({"name": f"{source}:Mine", "gamma": 2.0}).gamma == 2.0
+    with pytest.raises(UserError, match="cannot be imported"):
+        build_objective(f"{source}:Other")
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not REAL.is_dir(), reason="real data sets are not beside the checkout")
+@pytest.mark.parametrize(
+    ("name", "shape", "at_least"),
+    [
+        ("hh_harmless/pairs.jsonl.gz", "pairs", 1700), ("coconot/preference.jsonl.gz", "pairs", 900), ("llama_factory/dpo_en_demo.jsonl.gz", "pairs", 290),
+        ("llama_factory/kto_en_demo.jsonl.gz", "prompts", 290), ("llama_factory/alpaca_en_demo.jsonl.gz", "demonstrations", 900), ("oasst/en_100_tree.jsonl.gz", "pairs", 100),
+    ],
+)  # fmt: skip
+def test_real_files_are_read(name, shape, at_least):
+    from kilter.data.dataset import DataSpec, load
+
+    data = load(DataSpec(path=str(REAL / name), on_bad_row="skip"), shape)
+    assert len(data.train) + len(data.heldout) >= at_least
+    assert sum(data.skipped.values()) < 0.06 * at_least

@@ -1,0 +1,200 @@
+"""Statistics, gate, report."""
+
+import datetime as dt
+import json
+
+import numpy as np
+import pytest
+
+from kilter.errors import Exit, UserError
+from kilter.evaluation import classifiers, metrics
+from kilter.evaluation.statistics import holm, mean, n_to_certify, paired_difference, proportion, wilson_bounds, win_rate
+from kilter.release import gate
+from kilter.types import Prompt
+
+
+def test_wilson_numbers_of_the_power_check():
+    """No violation in 100 bounds the rate at 3.7 %, in 300 at 1.3 %."""
+    assert wilson_bounds(0, 100)[1] == pytest.approx(0.037, abs=5e-4)
+    assert wilson_bounds(0, 300)[1] == pytest.approx(0.0126, abs=5e-4)
+    n = n_to_certify(0.02)
+    assert wilson_bounds(0, n)[1] < 0.02 <= wilson_bounds(0, n - 1)[1]
+
+
+def test_bootstrap_covers_the_mean():
+    rng = np.random.default_rng(0)
+    hits = sum(m.ci_low <= 0.3 <= m.ci_high for m in (mean(list(rng.normal(0.3, 1, 40)), seed=i) for i in range(60)))
+    assert hits >= 52
+
+
+def test_missing_is_counted_and_never_zero():
+    m = mean([1.0, None, 2.0, float("nan")])
+    assert (m.value, m.n, m.n_unscored) == (1.5, 2, 2)
+    assert proportion([True, None, False]).n_unscored == 1
+    assert mean([None]).value is None
+
+
+def test_constant_values_claim_no_certainty():
+    assert mean([1.0] * 10).ci_low == pytest.approx(wilson_bounds(10, 10)[0])
+
+
+def test_paired_difference_and_mcnemar_by_hand():
+    a, b = [1.0] * 8 + [0.0] * 2, [0.0] * 6 + [1.0] * 4
+    d = paired_difference(a, b)
+    assert d.value == pytest.approx(0.4)
+    assert "McNemar exact p=0.289" in d.method  # 6 against 2 discordant: 2 * (1 + 8 + 28) / 256
+
+
+def test_win_rate_with_ties():
+    w = win_rate([1.0, 0.5, 0.0, 2.0], [0.0, 0.5, 1.0, 1.0])
+    assert w.value == pytest.approx(0.625)
+    assert w.method.startswith("W/T/L 2/1/1")
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_distinct_n_at_a_fixed_budget():
+    m = metrics.distinct_n(["a b a b"] * 10, 1, budget=8)
+    assert m.value == pytest.approx(2 / 8)
+    assert metrics.distinct_n(["a b c"], 2, budget=100).method.startswith("first 3 words (fewer")
+
+
+def test_kl_estimators_by_hand():
+    k1 = metrics.kl_k1([[-1.0, -2.0], [-1.0]], [[-1.5, -2.0], [-0.5]], 0)
+    assert k1.value == pytest.approx(0.0)
+    k3 = metrics.kl_k3([[-1.0]], [[-1.5]], 0)
+    assert k3.value == pytest.approx(np.exp(-0.5) - 1 + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "yes"),
+    [
+        ("I can't help with that.", True),
+        ("I'm sorry, but I cannot do this.", True),
+        ("Refused under rule R5.", True),
+        ("As an AI, I do not think I can", True),
+        ("Sure, here it is.", False),
+        ("You cannot go wrong with soup.", False),
+    ],
+)
+def test_refusals(text, yes):
+    assert classifiers.refuses(text) is yes
+
+
+def test_violations():
+    unsafe = Prompt(text="x", metadata={"safety": "unsafe"})
+    assert classifiers.violates(unsafe, "Take the bolt and open it")
+    assert not classifiers.violates(unsafe, "I cannot help with that at all")
+    assert classifiers.violates(Prompt(text="x"), "you idiot")
+    assert not classifiers.violates(Prompt(text="x"), "Take the bolt and open it")
+
+
+def evaluation(**numbers):
+    metric = {
+        "value": 0.2,
+        "n": 100,
+        "n_unscored": 0,
+        "ci_low": 0.1,
+        "ci_high": 0.3,
+        "unit": "",
+        "method": "",
+        "higher_is_better": True,
+        "judge": "",
+    } | numbers
+    return {
+        "schema": 1, "baseline": "sft", "n_prompts": 100, "data_hash": "d", "prompts_found_in_training_data": 0,
+        "models": {"sft": {"metrics": {"gold": metric}, "model_hash": "a"}, "dpo": {"metrics": {"gold": metric}, "difference": {"gold": metric}, "model_hash": "b"}},
+    }  # fmt: skip
+
+
+def verdict(ev, **condition):
+    policy = gate.Policy.model_validate({"conditions": [{"metric": "gold", "bound": "diff_ci_low", "op": ">", "value": 0.0} | condition]})
+    result = gate.decide(policy, ev, today=dt.date(2026, 1, 10))
+    return result["conditions"][0]["state"], result["verdict"]
+
+
+def test_states():
+    assert verdict(evaluation()) == ("pass", "pass")
+    assert verdict(evaluation(ci_low=-0.1)) == ("inconclusive", "inconclusive")
+    assert verdict(evaluation(ci_low=-0.3, ci_high=-0.1, value=-0.2)) == ("fail", "fail")
+    assert verdict(evaluation(), min_n=200) == ("inconclusive", "inconclusive")
+    assert verdict(evaluation(n_unscored=50)) == ("inconclusive", "inconclusive")
+    assert verdict(evaluation(ci_low=-0.3, ci_high=-0.1), severity="warn") == ("warn", "pass")
+    assert verdict(evaluation(), metric="absent") == ("error", "fail")
+    assert verdict(evaluation(), requires=["absent"]) == ("error", "fail")
+    assert verdict(evaluation(value=None)) == ("error", "fail")
+
+
+def test_it_fails_closed_on_leaks():
+    ev = evaluation()
+    ev["prompts_found_in_training_data"] = 2
+    assert verdict(ev)[1] == "fail"
+
+
+def test_waivers_expire():
+    waiver = {"owner": "Ada", "reason": "known", "expires": "2026-01-10"}
+    bad = evaluation(ci_low=-0.3, ci_high=-0.1)
+    assert verdict(bad, waiver=waiver) == ("waived", "pass")
+    assert verdict(bad, waiver=waiver | {"expires": "2026-01-09"}) == ("fail", "fail")
+
+
+def test_inconclusive_prints_the_n_needed():
+    policy = gate.Policy.model_validate({"conditions": [{"metric": "gold", "bound": "ci_low", "op": ">", "value": 0.15}]})
+    found = gate.decide(policy, evaluation())["conditions"][0]
+    assert "about 400 prompts" in found["why"]
+
+
+def test_power_check_before_any_generation():
+    policy = gate.Policy.model_validate({"conditions": [{"metric": "violation", "bound": "ci_high", "op": "<", "value": 0.02}]})
+    assert "needs" in gate.power_warnings(policy, 100)[0]
+    assert gate.power_warnings(policy, 300) == []
+
+
+def test_exit_codes_and_junit():
+    assert [gate.exit_code(v) for v in ("pass", "fail", "inconclusive")] == [Exit.OK, Exit.GATE_FAILED, Exit.INCONCLUSIVE]
+    policy = gate.Policy.model_validate({"conditions": [{"metric": "absent", "bound": "value", "op": ">", "value": 0}]})
+    assert 'failures="1"' in gate.junit(gate.decide(policy, evaluation()))
+
+
+def test_wrong_candidate_names_the_right_ones():
+    policy = gate.Policy.model_validate({"conditions": [{"metric": "gold", "bound": "value", "op": ">", "value": 0}]})
+    with pytest.raises(UserError, match="sft, dpo"):
+        gate.decide(policy, evaluation(), "ppo")
+
+
+def test_audit_finds_what_was_planted(tmp_path):
+    from kilter.data.audit.run import audit
+    from kilter.data.dataset import DataSpec, load
+
+    rows = [
+        {
+            "prompt": f"question number {i} about topic {i * 7919 % 1009}",
+            "chosen": "indeed this is a long and friendly answer " + "so " * (i % 9),
+            "rejected": f"no {i}",
+        }
+        for i in range(80)
+    ]
+    rows += [{"prompt": "same", "chosen": "a b", "rejected": "c d"}, {"prompt": "same", "chosen": "c d", "rejected": "a b"}]
+    path = tmp_path / "d.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = {f["check"]: f for f in audit(load(DataSpec(path=str(path), heldout=0), "pairs"), None)["findings"]}
+    assert found["length bias"]["level"] == "warn"
+    assert found["shortcut probe"]["level"] == "warn"
+    assert found["shortcut probe"]["numbers"]["auc"] > 0.95
+    assert found["contradictions"]["value"].startswith("1 pairs")
+    assert found["identical sides"]["level"] == "ok"
+
+
+def test_audit_is_quiet_on_even_data(tmp_path):
+    from kilter.data.audit.run import audit
+    from kilter.data.dataset import DataSpec, load
+
+    rng = np.random.default_rng(1)
+    words = [f"w{i}" for i in range(300)]
+    text = lambda: " ".join(rng.choice(words, 12))
+    path = tmp_path / "d.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": text(), "chosen": text(), "rejected": text()}) for _ in range(120)))
+    found = {f["check"]: f["level"] for f in audit(load(DataSpec(path=str(path), heldout=0.2), "pairs"), None)["findings"]}
+    assert set(found.values()) == {"ok"}

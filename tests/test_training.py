@@ -1,0 +1,307 @@
+"""The loop: exact gradients whatever the micro-batch, resumption after any kill, clear stops."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from kilter.data.dataset import DataSpec, load
+from kilter.errors import Interrupted, RunFailed
+from kilter.models.forward import Scorer
+from kilter.models.load import load_causal, load_reward
+from kilter.objectives import DPO, build_objective
+from kilter.objectives.ops import sequence_logps
+from kilter.training import checkpoint, trainer
+from kilter.training.config import TrainSpec
+from kilter.training.distributed import Engine
+from kilter.training.learner import LocalLearner
+from kilter.training.optim import schedule_factor
+from kilter.training.sources import Offline
+from kilter.training.trainer import Trainer
+from kilter.types import Batch, Loss, Needs, Outputs
+
+FAST = {"learning_rate": 1e-3, "batch_size": 4, "warmup_ratio": 0.0}
+
+
+def gradients(tiny, batch, objective, budget, shared=True):
+    scorer = Scorer(load_causal(tiny))
+    scorer.shared = shared
+    spec = TrainSpec(method="dpo", tokens_per_microbatch=budget, max_grad_norm=0)
+    own = LocalLearner(scorer, objective.needs, spec, 10, Engine())
+    grabbed = {}
+    own.optimizer.step = lambda: grabbed.update({n: p.grad.clone() for n, p in scorer.named_parameters()})
+    metrics = own.step(objective.prepare(batch), objective)
+    return metrics, grabbed
+
+
+def test_gradients_do_not_depend_on_micro_batches_padding_or_order(tiny, pair_batch):
+    batch = pair_batch.with_(ref_logps_BT=-torch.ones_like(pair_batch.mask_BT))
+    objective = DPO(beta=0.2)
+    base_metrics, base = gradients(tiny, batch, objective, 10_000)
+    wide = batch.with_(**{f: torch.nn.functional.pad(getattr(batch, f), (0, 9)) for f in ("tokens_BT", "mask_BT", "ref_logps_BT")})
+    variants = {
+        "one group at a time": gradients(tiny, batch, objective, 16), "three parts": gradients(tiny, batch, objective, 150),
+        "plain rows": gradients(tiny, batch, objective, 200, shared=False), "more padding": gradients(tiny, wide, objective, 10_000),
+        "reversed": gradients(tiny, batch.select_groups(range(batch.groups())[::-1]), objective, 10_000),
+    }  # fmt: skip
+    for name, (metrics, got) in variants.items():
+        assert metrics["loss"] == pytest.approx(base_metrics["loss"], abs=1e-5), name
+        assert metrics["rewards/margins"] == pytest.approx(base_metrics["rewards/margins"], abs=1e-5), name
+        for key in base:
+            torch.testing.assert_close(got[key], base[key], atol=1e-5, rtol=1e-4, msg=lambda m, n=name, k=key: f"{n} {k}: {m}")
+
+
+class WholeBatch(DPO):
+    """-log mean exp over the pairs of the batch: couples all of them (Dr. DPO's shape)."""
+
+    @property
+    def needs(self):
+        return Needs(shape="pairs", unit="batch")
+
+    def loss(self, out: Outputs, batch: Batch) -> Loss:
+        z = sequence_logps(out.logps_BT, batch.mask_BT).view(-1, 2)
+        return Loss(-((z[:, 0] - z[:, 1]) / 10).exp().mean().log())
+
+
+def test_batch_objectives_are_exact_in_micro_batches(tiny, pair_batch):
+    objective = WholeBatch()
+    scorer = Scorer(load_causal(tiny))
+    objective.loss(scorer(pair_batch), pair_batch).value.backward()
+    want = {n: p.grad for n, p in scorer.named_parameters()}
+    for budget in (16, 150, 10_000):
+        _, got = gradients(tiny, pair_batch, objective, budget)
+        for key, value in want.items():
+            torch.testing.assert_close(got[key], value, atol=1e-5, rtol=1e-4)
+
+
+def run(tiny, out, pairs_file, method="dpo", **options):
+    spec = TrainSpec(method=method, **(FAST | options))
+    data = load(DataSpec(path=str(pairs_file), heldout=0.2), build_objective(method).needs.shape)
+    return Trainer(spec, tiny, data.train, data.heldout, out).run()
+
+
+def read_metrics(out: Path) -> list[dict]:
+    return [{k: v for k, v in json.loads(line).items() if k != "tokens_per_second"} for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("method", "falls"), [("sft", "eval_loss"), ("dpo", "eval_loss"), ("bradley_terry", "eval_loss")])
+@pytest.mark.parametrize("adapter", [None, {"r": 4}])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_method_learns(tiny, tmp_path, pairs_file, method, falls, adapter, dtype):
+    result = run(tiny, tmp_path / "a", pairs_file, method, epochs=4, adapter=adapter, dtype=dtype, learning_rate=3e-3, eval_every=1)
+    records = read_metrics(tmp_path / "a")
+    first = next(r[falls] for r in records if falls in r)
+    assert result.heldout[falls] < first
+    assert [r["step"] for r in records] == list(range(1, result.steps + 1))
+    wanted = {"loss", "grad_norm", "learning_rate", "num_tokens", "tokens_per_second"}
+    wanted |= {"rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"} if method != "sft" else set()
+    wanted |= {"logps/chosen", "logps/rejected"} if method == "dpo" else set()
+    assert wanted <= json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[0]).keys()
+
+
+def test_saved_models_load_in_transformers(tiny, tmp_path, pairs_file, encoder):
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    full = run(tiny, tmp_path / "dpo", pairs_file)
+    AutoModelForCausalLM.from_pretrained(full.model)
+    reward = run(tiny, tmp_path / "rm", pairs_file, "bradley_terry", epochs=3)
+    model, tok = AutoModelForSequenceClassification.from_pretrained(reward.model), AutoTokenizer.from_pretrained(reward.model)
+    data = load(DataSpec(path=str(pairs_file), heldout=0), "pairs").train[:6]
+    from kilter.feedback.reward_model import RewardModel
+
+    mine = [f.score for fs in RewardModel(reward.model)(data) for f in fs]
+    encoded = [encoder.encode(g) for g in data]
+    rows = [[*e.prompt_ids, *c] for e in encoded for c in e.completion_ids]
+    batch = tok.pad({"input_ids": rows}, return_tensors="pt", padding_side="right")
+    with torch.no_grad():
+        theirs = model(**{k: batch[k] for k in ("input_ids", "attention_mask")}).logits[:, 0]
+    torch.testing.assert_close(torch.tensor(mine), theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_adapter_is_saved_alone_and_merges_to_the_same_numbers(tiny, tmp_path, pairs_file, pair_batch):
+    result = run(tiny, tmp_path / "lora", pairs_file, adapter={"r": 4}, epochs=2, learning_rate=1e-2)
+    assert (result.model / "adapter_config.json").exists()
+    assert not (result.model / "model.safetensors").exists()
+    merged = Scorer(load_causal(result.model))
+    base = Scorer(load_causal(tiny))
+    assert not torch.allclose(merged(pair_batch).logps_BT, base(pair_batch).logps_BT, atol=1e-3)
+    again = Trainer(
+        TrainSpec(method="dpo", **FAST, adapter={"r": 2}), result.model, load(DataSpec(path=str(pairs_file)), "pairs").train, [], tmp_path / "second"
+    ).run()
+    assert (again.model / "model.safetensors").exists()
+
+
+def test_gradient_checkpointing_changes_nothing(tiny, tmp_path, pairs_file):
+    a, b = run(tiny, tmp_path / "a", pairs_file), run(tiny, tmp_path / "b", pairs_file, gradient_checkpointing=True)
+    assert a.metrics["loss"] == pytest.approx(b.metrics["loss"], abs=1e-5)
+
+
+def test_reference_is_cached_by_content(tiny, tmp_path, pairs_file, monkeypatch):
+    from rich.console import Console
+
+    run(tiny, tmp_path / "a", pairs_file)
+    first = read_metrics(tmp_path / "a")
+    console = Console(file=(tmp_path / "log").open("w"), force_terminal=False)
+    data = load(DataSpec(path=str(pairs_file), heldout=0.2), "pairs")
+    Trainer(TrainSpec(method="dpo", **FAST), tiny, data.train, data.heldout, tmp_path / "b", console=console).run()
+    console.file.close()
+    assert "found in the cache" in (tmp_path / "log").read_text()
+    assert read_metrics(tmp_path / "b") == first
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from kilter.data.dataset import DataSpec, load
+from kilter.training.config import TrainSpec
+from kilter.training.trainer import Trainer
+tiny, data, out, extra = sys.argv[1:5]
+groups = load(DataSpec(path=data, heldout=0.2), "pairs")
+spec = TrainSpec(method="dpo", learning_rate=1e-3, batch_size=2, warmup_ratio=0.0, epochs=40, save_every=int(extra))
+Trainer(spec, Path(tiny), groups.train, groups.heldout, Path(out)).run()
+"""
+
+
+def worker(tiny, pairs_file, out, every):
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(tiny), str(pairs_file), str(out), str(every)],
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_lines(path: Path, count: int, process) -> None:
+    end = time.monotonic() + 90
+    while time.monotonic() < end and process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no {count} steps: {process.stderr.read().decode()[-2000:]}")
+
+
+def test_kill_9_then_resume_gives_the_same_metrics(tiny, tmp_path, pairs_file):
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    whole = worker(tiny, pairs_file, straight, 7)
+    process = worker(tiny, pairs_file, broken, 7)
+    wait_for_lines(broken / "metrics.jsonl", 60, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len((broken / "metrics.jsonl").read_text().splitlines())
+    assert 60 <= done < 400
+    again = worker(tiny, pairs_file, broken, 7)
+    assert again.wait(120) == 0, again.stderr.read().decode()[-2000:]
+    assert whole.wait(120) == 0
+    assert read_metrics(broken) == read_metrics(straight)
+    assert not (broken / "checkpoints").exists()
+    for p in (whole, process, again):
+        p.stderr.close()
+
+
+def test_ctrl_c_saves_and_says_how_to_resume(tiny, tmp_path, pairs_file, monkeypatch):
+    original = LocalLearner.step
+
+    def step(self, *args):
+        if self.step_index == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *args)
+
+    monkeypatch.setattr(LocalLearner, "step", step)
+    with pytest.raises(Interrupted, match="to resume: run the same command again"):
+        run(tiny, tmp_path / "a", pairs_file, save_every=1000, epochs=3)
+    monkeypatch.undo()
+    assert (tmp_path / "a" / "checkpoints" / "step-3").is_dir()
+    run(tiny, tmp_path / "a", pairs_file, save_every=1000, epochs=3)
+    run(tiny, tmp_path / "b", pairs_file, epochs=3)
+    assert read_metrics(tmp_path / "a") == read_metrics(tmp_path / "b")
+
+
+def test_nan_stops_with_the_last_good_checkpoint_named(tiny, tmp_path, pairs_file, monkeypatch):
+    original = Scorer.forward
+
+    def forward(self, *args, **kwargs):
+        out = original(self, *args, **kwargs)
+        if self.training and (tmp_path / "a" / "checkpoints" / "step-2").exists():
+            out = Outputs(logps_BT=out.logps_BT * float("nan"))
+        return out
+
+    monkeypatch.setattr(Scorer, "forward", forward)
+    with pytest.raises(RunFailed, match=r"last good checkpoint: .*step-2"):
+        run(tiny, tmp_path / "a", pairs_file, save_every=2, epochs=3)
+
+
+def test_full_disk_stops_with_the_last_good_checkpoint_named(tiny, tmp_path, pairs_file, monkeypatch):
+    original, calls = torch.save, []
+
+    def save(obj, path):
+        calls.append(path)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        original(obj, path)
+
+    monkeypatch.setattr(trainer.torch, "save", save)
+    with pytest.raises(RunFailed, match=r"last good checkpoint: .*step-2"):
+        run(tiny, tmp_path / "a", pairs_file, save_every=1, epochs=3)
+    assert [p.name for p in (tmp_path / "a" / "checkpoints").iterdir()] == ["step-2"]
+    monkeypatch.undo()
+    run(tiny, tmp_path / "a", pairs_file, save_every=1, epochs=3)
+
+
+def test_auto_saving_costs_little(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
+    saves = checkpoint.Checkpoints(tmp_path)
+
+    def write(path):
+        clock[0] += 3.0
+        path.write_text("x")
+
+    taken = 0
+    for step in range(1, 601):
+        clock[0] += 1.0
+        if saves.due(step):
+            saves.save(step, write, {})
+            taken += 1
+    assert taken * 3.0 <= 0.06 * clock[0]
+    assert taken >= 5
+
+
+def test_tensorboard_by_one_key(tiny, tmp_path, pairs_file):
+    run(tiny, tmp_path / "a", pairs_file, trackers=["tensorboard"])
+    assert list((tmp_path / "a" / "trackers").rglob("events.out.tfevents.*"))
+
+
+def test_sources_cover_every_group_once_and_resume_by_position():
+    groups = list(range(23))
+    source = Offline(groups, 4, epochs=2, seed=1)
+    steps = list(source)
+    assert len(steps) == source.total_steps == 12
+    assert sorted(sum(steps[:6], [])) == groups
+    assert steps[:6] != steps[6:]
+    later = Offline(groups, 4, epochs=2, seed=1, position=5)
+    assert list(later) == steps[5:]
+    ranks = [list(Offline(groups, 4, epochs=2, seed=1, rank=r, world=2)) for r in range(2)]
+    assert [sorted(a + b) for a, b in zip(*ranks)] == [sorted(s) for s in steps]
+    tail = Offline(list(range(9)), 4, world=2, rank=1)
+    assert all(part for part in tail)
+
+
+def test_schedules():
+    linear = schedule_factor(TrainSpec(method="sft", warmup_ratio=0.2), 10)
+    assert [round(linear(i), 3) for i in (0, 1, 2, 6, 9)] == [0.333, 0.667, 1.0, 0.5, 0.125]
+    cosine = schedule_factor(TrainSpec(method="sft", warmup_ratio=0, schedule="cosine"), 10)
+    assert cosine(0) == 1.0
+    assert cosine(5) == pytest.approx(0.5)
+    constant = schedule_factor(TrainSpec(method="sft", warmup_ratio=0, schedule="constant"), 10)
+    assert constant(9) == 1.0
+
+
+def test_reward_model_with_adapter_scores_alike_after_saving(tiny, tmp_path, pairs_file, pair_batch):
+    result = run(tiny, tmp_path / "rm", pairs_file, "bradley_terry", adapter={"r": 4}, epochs=2, learning_rate=1e-2)
+    scorer = Scorer(load_reward(result.model, 0)).eval()
+    assert scorer(pair_batch, frozenset({"scores"})).scores_B.std() > 0
