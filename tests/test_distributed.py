@@ -8,12 +8,14 @@ import sys
 import pytest
 
 WORKER = """
+import os
 import sys
 from pathlib import Path
 from kilter.data.dataset import DataSpec, load
 from kilter.training.config import TrainSpec
 from kilter.training.trainer import Trainer
-tiny, data, out, fsdp, steps = sys.argv[1:6]
+tiny, data, out, fsdp, steps, world = sys.argv[1:7]
+assert int(os.environ.get('WORLD_SIZE', '1')) == int(world), os.environ.get('WORLD_SIZE')
 groups = load(DataSpec(path=data, heldout=0.2), "pairs")
 spec = TrainSpec(method="dpo", learning_rate=1e-3, batch_size=5, warmup_ratio=0.0, tokens_per_microbatch=120, fsdp=fsdp == "fsdp", max_steps=int(steps), save_every=2)
 Trainer(spec, Path(tiny), groups.train, groups.heldout, Path(out)).run()
@@ -23,9 +25,9 @@ Trainer(spec, Path(tiny), groups.train, groups.heldout, Path(out)).run()
 def launch(tmp_path, tiny, pairs_file, out, mode, processes):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    args = [str(script), str(tiny), str(pairs_file), str(out), mode, "6"]
+    args = [str(script), str(tiny), str(pairs_file), str(out), mode, "6", str(processes)]
     head = [sys.executable] if processes == 1 else [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--multi_cpu", "--num_processes", str(processes), "--num_machines", "1",
+        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1",
         "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "--num_cpu_threads_per_process", "1",
     ]  # fmt: skip
     env = os.environ | {"OMP_NUM_THREADS": "1", "KILTER_CACHE": str(tmp_path / "cache" / mode)}

@@ -41,6 +41,7 @@ def test_matches_transformers_logits(scorer, pair_batch):
         torch.testing.assert_close(got[row, :n], want, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_form_equals_the_segment_form():
     """The GPU path's mask, run eagerly on CPU."""
     from kilter.models.packing import Segment

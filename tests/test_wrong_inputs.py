@@ -188,7 +188,7 @@ CASES = [
 def test_recipe(home, monkeypatch, capsys, breaks):
     folder, recipe = home
     where, fix = breaks(folder, recipe)
-    (folder / "r.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "r.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     code, text = kilter(monkeypatch, capsys, "run", "r.yaml")
     assert code == 2, text
     assert where in text, text
@@ -201,7 +201,7 @@ def test_recipe(home, monkeypatch, capsys, breaks):
     ("args", "where"),
     [
         (["run", "missing.yaml"], "no such file"),
-        (["run", "r.yaml", "--set", "stages.dpo.train.betaa=1"], "did you mean"),
+        (["run", "r.yaml", "--set", "stages.dpo.train.method.betaa=1"], "did you mean"),
         (["run", "r.yaml", "--set", "nonsense"], "is not KEY=VALUE"),
         (["train", "--data", "pairs.jsonl"], "--method"),
         (["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--set", "beta=x"], "is not a number"),
@@ -219,7 +219,7 @@ def test_recipe(home, monkeypatch, capsys, breaks):
 )
 def test_commands(home, monkeypatch, capsys, args, where):
     folder, recipe = home
-    (folder / "r.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "r.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     code, text = kilter(monkeypatch, capsys, *args)
     assert code == 2, text
     assert where in text, text

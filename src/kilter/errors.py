@@ -39,11 +39,11 @@ class UserError(KilterError, ValueError):
         super().__init__(f"{field} = {shown}: {problem}\n  fix: {fix}")
 
 
-class RunFailed(KilterError):
+class RunFailed(KilterError):  # noqa: N818
     """A run that started well and could not go on (NaN, full disk); names the last good checkpoint. Code 4."""
 
 
-class Interrupted(KilterError):
+class Interrupted(KilterError):  # noqa: N818
     """Ctrl-C or SIGTERM: the state was saved; the message says how to resume. Code 4."""
 
 

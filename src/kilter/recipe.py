@@ -153,7 +153,7 @@ def _recipe_error(error: ValidationError, raw: dict[str, Any]) -> UserError:
     first = error.errors()[0]
     location = first["loc"]
     if location and location[0] == "data" and "path" in raw.get("data", {}):  # the short form: no name in the message
-        trimmed = ValidationError.from_exception_data("data", [{**first, "loc": ("data", *location[2:])}])  # type: ignore[list-item, typeddict-item]
+        trimmed = ValidationError.from_exception_data("data", [{**first, "loc": ("data", *location[2:])}])  # type: ignore[typeddict-unknown-key]
         found = trimmed.errors()[0]
         if found["type"] == "extra_forbidden":
             known = DataSpec if len(location) == 3 else None
@@ -174,10 +174,10 @@ def _override(raw: dict[str, Any], item: str) -> None:
         if not isinstance(node, dict):
             raise UserError("--set", item, f"{key!r} lies under a value that is not a mapping", "check the path")
         if key not in node and node is raw.get("stages"):
-            raise UserError("--set", item, f"there is no stage {key!r}", nearest(key, node))
+            raise UserError("--set", item, f"there is no stage {key!r}", nearest(key, [str(k) for k in raw["stages"]]))
+        if key in ("method", "algorithm") and isinstance(node.get(key), str):
+            node[key] = {"name": node[key]}  # method: dpo and method: {name: dpo} say the same
         node = node.setdefault(key, {})
-        if isinstance(node, str) and key in ("method", "algorithm"):
-            raise UserError("--set", item, f"{key} is given by name", f"write the recipe's {key} as {{name: {node}, ...}} first")
     if not isinstance(node, dict):
         raise UserError("--set", item, "its parent is not a mapping", "check the path")
     node[keys[-1]] = scalar(text)

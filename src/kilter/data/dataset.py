@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -144,7 +144,7 @@ def _as_chat(group: Group) -> Group:
 
 def to_shape(groups: Iterable[Group], shape: Shape, skipped: Counter[str]) -> list[Group]:
     """demonstrations: the best completion of each group; pairs: best against worst; prompts: nothing is dropped."""
-    convert = {"demonstrations": _best, "pairs": _extremes, "prompts": lambda g, _: g}[shape]
+    convert: Callable[[Group, Counter[str]], Group | None] = {"demonstrations": _best, "pairs": _extremes, "prompts": lambda g, _: g}[shape]
     return [g for g in (convert(group, skipped) for group in groups) if g is not None]
 
 

@@ -24,7 +24,7 @@ def attach(model: Any, spec: AdapterSpec, classifier: bool) -> Any:
 
     config = LoraConfig(
         r=spec.r,
-        lora_alpha=int(spec.alpha) if float(spec.alpha).is_integer() else spec.alpha,  # type: ignore[arg-type]
+        lora_alpha=int(spec.alpha) if float(spec.alpha).is_integer() else spec.alpha,
         lora_dropout=spec.dropout,
         target_modules=spec.target,
         task_type=TaskType.SEQ_CLS if classifier else TaskType.CAUSAL_LM,

@@ -24,7 +24,7 @@ from kilter.models.packing import Segment
 NAME = "kilter_shared"
 
 
-class UnsupportedAttention(Exception):
+class UnsupportedAttention(Exception):  # noqa: N818
     """The model's attention has a feature (soft cap, sinks) that the shared-prefix form does not compute."""
 
 
@@ -130,7 +130,9 @@ def _segments_cpu(q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segment, ...]
     """q [1, H, L, d], k and v [1, G, L, d] -> [1, H, L, d]."""
     with torch.autocast("cpu", enabled=False):
         rows = [x[0].transpose(0, 1).contiguous() for x in (q, k.to(q.dtype), v.to(q.dtype))]
-        out: Tensor = _SegmentAttention.apply(*rows, segments, q.shape[-1] ** -0.5 if scale is None else scale, window)
+        out: Tensor = _SegmentAttention.apply(  # type: ignore[no-untyped-call]
+            *rows, segments, q.shape[-1] ** -0.5 if scale is None else scale, window
+        )
     return out.transpose(0, 1)[None]
 
 

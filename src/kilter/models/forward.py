@@ -44,7 +44,8 @@ class Scorer(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the parameters live."""
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     def head(self) -> Head:
         """The output projection with the model's own scale and soft cap."""
@@ -115,7 +116,7 @@ def supports_shared_prefix(scorer: Scorer, tolerance: float = 2e-3) -> bool:
     def run(shared: bool) -> Tensor:
         scorer.shared = shared
         out = scorer(batch, wanted)
-        value = out.logps_BT if out.logps_BT is not None else out.scores_B
+        value: Tensor | None = out.logps_BT if out.logps_BT is not None else out.scores_B
         assert value is not None
         return value
 

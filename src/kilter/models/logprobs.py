@@ -131,5 +131,7 @@ def token_logps(hidden_SD: Tensor, head: Head, targets_S: Tensor, temperature: f
         scale = scale / temperature
         softcap = None if softcap is None else softcap / temperature
     with torch.autocast(hidden_SD.device.type, enabled=False):
-        logps_S, entropy_S = _TokenLogps.apply(hidden_SD, weight, head.bias, targets_S, scale, softcap, entropy)
+        logps_S, entropy_S = _TokenLogps.apply(  # type: ignore[no-untyped-call]
+            hidden_SD, weight, head.bias, targets_S, scale, softcap, entropy
+        )
     return logps_S, entropy_S if entropy else None

@@ -54,7 +54,7 @@ class Layout:
 def shared_tokens(batch: Batch, group: int, lengths: list[int]) -> int:
     """Tokens of one group in the shared layout."""
     rows = (batch.group_B == group).nonzero()[:, 0].tolist()
-    return int(batch.prompts_N[group].shape[0]) + sum(lengths[r] for r in rows)
+    return int(batch.prompts_N[group].numel()) + sum(lengths[int(r)] for r in rows)
 
 
 def pack(batch: Batch, shared: bool) -> Layout:

@@ -20,7 +20,7 @@ def build_objective(config: str | Mapping[str, Any]) -> Objective:
     if not isinstance(name, str):
         raise UserError("method", config, "has no name", "write method: dpo, or method: {name: dpo, beta: 0.1}")
     factory = objectives.get(name)
-    known = {f.name: f for f in dataclasses.fields(factory)} if dataclasses.is_dataclass(factory) else {}
+    known: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(factory)} if dataclasses.is_dataclass(factory) else {}
     for key, value in options.items():
         if key not in known:
             raise UserError(f"{name}.{key}", value, "is not a field of this method", nearest(key, known))

@@ -29,7 +29,7 @@ class Checkpoints:
 
     folder: Path
     every: int | Literal["auto"] = "auto"
-    _saved_at: float = field(default_factory=time.monotonic)
+    _saved_at: float = field(default_factory=lambda: time.monotonic())
     _cost: float = 0.0
 
     def latest(self) -> Path | None:

@@ -38,23 +38,28 @@ class MetricsFile:
         self._file.close()
 
 
+def check_trackers(names: list[str]) -> dict[str, Any]:
+    """Tracker classes by name. Raises UserError for an unknown or uninstalled one; called before any expensive work."""
+    if not names:
+        return {}
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    available = {str(t) for t in get_available_trackers()}
+    known = {str(k): v for k, v in LOGGER_TYPE_TO_CLASS.items()}
+    for name in names:
+        if name not in known:
+            raise UserError("trackers", name, "unknown tracker", f"one of: {', '.join(sorted(known))}")
+        if name not in available:
+            raise UserError("trackers", name, "is not installed", f"run: pip install {name}")
+    return {name: known[name] for name in names}
+
+
 class Trackers:
     """Any tracker of accelerate by name. They see numbers only; metrics.jsonl remains the record."""
 
     def __init__(self, names: list[str], folder: Path, config: dict[str, Any]) -> None:
         self._trackers: list[Any] = []
-        if not names:
-            return
-        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-
-        available = {str(t) for t in get_available_trackers()}
-        for name in names:
-            known = {str(k): v for k, v in LOGGER_TYPE_TO_CLASS.items()}
-            if name not in known:
-                raise UserError("trackers", name, "unknown tracker", f"one of: {', '.join(sorted(known))}")
-            if name not in available:
-                raise UserError("trackers", name, "is not installed", f"run: pip install {name}")
-            cls = known[name]
+        for cls in check_trackers(names).values():
             folder.mkdir(parents=True, exist_ok=True)
             tracker = cls("kilter", logging_dir=str(folder)) if cls.requires_logging_directory else cls("kilter")
             if hasattr(tracker, "start"):

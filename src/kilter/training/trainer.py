@@ -31,7 +31,7 @@ from kilter.training.checkpoint import Checkpoints, rng_state, set_rng_state
 from kilter.training.config import TrainSpec
 from kilter.training.distributed import Engine, make_engine
 from kilter.training.learner import LocalLearner, split
-from kilter.training.log import Display, MetricsFile, Trackers
+from kilter.training.log import Display, MetricsFile, Trackers, check_trackers
 from kilter.training.sources import Offline
 from kilter.types import Group, Mean, Metrics, Objective
 
@@ -67,6 +67,7 @@ class Trainer:
         """Trains to the end, or raises Interrupted / RunFailed with everything up to the last checkpoint safe."""
         begin = time.monotonic()
         spec, objective = self.spec, build_objective(self.spec.method)
+        check_trackers(spec.trackers)
         engine = make_engine(spec.engine, spec.fsdp)
         console = self.console or Console(stderr=True)
         torch.manual_seed(spec.seed)

@@ -125,7 +125,8 @@ def near_duplicates(groups: Sequence[Group], heldout: Sequence[Group]) -> list[F
     hashes = MinHash.bulk([[s.encode() for s in sh] for sh in shingles], num_perm=PERMUTATIONS)
     for i, h in enumerate(hashes):
         lsh.insert(i, h)
-    within, across = [], []
+    within: list[tuple[str, str]] = []
+    across: list[tuple[str, str]] = []
     for i, h in enumerate(hashes):
         for j in lsh.query(h):
             if j > i and len(shingles[i] & shingles[j]) / len(shingles[i] | shingles[j]) >= THRESHOLD:

@@ -7,6 +7,7 @@ noise, length bias or a method can be measured against the truth.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,7 +36,7 @@ class SupportDesk(BaseModel):
     def groups(self, shape: Shape, seed: int = 0) -> list[Group]:
         """n groups in the view that `shape` asks for (or in `view` when that is set). Same seed, same prompts in every view."""
         view: View = shape if self.view == "auto" else self.view
-        make = {
+        make: Callable[[Scenario, str, random.Random], Group] = {
             "demonstrations": self._demonstration, "pairs": self._pair, "binary": self._binary,
             "ranked": self._ranked, "steps": self._steps, "prompts": lambda s, name, rng: Group(s.prompt(name), (), ()),
         }[view]  # fmt: skip

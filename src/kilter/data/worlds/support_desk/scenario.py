@@ -100,6 +100,7 @@ def _within(rng: random.Random, limit: int) -> tuple[int, bool]:
 
 
 def _case(rng: random.Random, p: Policy, kind: str, item: str) -> tuple[str, bool, str, str, tuple[str, ...]]:
+    steps: tuple[str, ...]
     if kind == "refund":
         days, in_time = _within(rng, p.refund_days)
         state = rng.choices(("unused", "used", "sale"), (6, 2, 2))[0]
@@ -111,10 +112,10 @@ def _case(rng: random.Random, p: Policy, kind: str, item: str) -> tuple[str, boo
         else:
             why = {"unused": f"{days} days is within {p.refund_days} and it is unused", "used": "it was used", "sale": "it was on sale"}[state]
         steps = (
-            f"The request is a refund, so R1 applies.",
+            "The request is a refund, so R1 applies.",
             f"The limit is {p.refund_days} days and the purchase was {days} days ago: {'in time' if in_time else 'too late'}.",
             f"The item is {'on sale' if state == 'sale' else state}: {'allowed' if state == 'unused' else 'not allowed'}.",
-        )  # noqa: F541
+        )
         return f"I bought a {item} {days} days ago. {note} {ask}", right, "R1", why, steps
     if kind == "replacement":
         days, in_time = _within(rng, p.replacement_days)
