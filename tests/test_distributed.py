@@ -27,7 +27,7 @@ def launch(tmp_path, tiny, pairs_file, out, mode, processes):
     script.write_text(WORKER)
     args = [str(script), str(tiny), str(pairs_file), str(out), mode, "6", str(processes)]
     head = [sys.executable] if processes == 1 else [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1",
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1",
         "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "--num_cpu_threads_per_process", "1",
     ]  # fmt: skip
     env = os.environ | {"OMP_NUM_THREADS": "1", "KILTER_CACHE": str(tmp_path / "cache" / mode)}

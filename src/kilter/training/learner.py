@@ -60,17 +60,22 @@ class LocalLearner:
         self.optimizer = make_optimizer(self.module, spec, self.peak_rate)
         self._factor = schedule_factor(spec, total_steps)
 
-    def score(self, batch: Batch, outputs: frozenset[str], module: nn.Module | None = None) -> Iterator[tuple[Batch, Any]]:
-        """Forward without gradient, micro-batch by micro-batch: (micro-batch, Outputs)."""
-        call = module or self.scorer
-        training = call.training
-        call.eval()
+    def score(self, batch: Batch, outputs: frozenset[str]) -> Iterator[tuple[Batch, Any]]:
+        """Forward without gradient, micro-batch by micro-batch: (micro-batch, Outputs).
+
+        Every rank must call it; ranks with fewer micro-batches repeat their last one, so that collectives match.
+        """
+        training = self.module.training
+        self.module.eval()
         try:
             with torch.no_grad():
-                for part in split(batch, self.spec.tokens_per_microbatch, self.scorer.shared):
-                    yield part, call(part, outputs, amp=self.amp)
+                parts = split(batch, self.spec.tokens_per_microbatch, self.scorer.shared)
+                for i in range(self.engine.max(len(parts))):
+                    out = self.module(parts[min(i, len(parts) - 1)], outputs, amp=self.amp)
+                    if i < len(parts):
+                        yield parts[i], out
         finally:
-            call.train(training)
+            self.module.train(training)
 
     def annotate(self, batch: Batch, needs: Needs) -> Batch:
         """Global counts over all ranks, and the reference log-probs when `needs` names them (they must be cached)."""
@@ -158,7 +163,7 @@ class LocalLearner:
         metrics: dict[str, Mean] = {}
         value = torch.zeros(())
         outs, parts = [], []
-        for part, out in self.score(batch, objective.needs.outputs, self.module):
+        for part, out in self.score(batch, objective.needs.outputs):
             outs.append(type(out)(**{k: None if v is None else v.cpu() for k, v in _fields(out)}))
             parts.append(part)
         if objective.needs.unit == "batch":
