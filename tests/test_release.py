@@ -8,7 +8,7 @@ import pytest
 
 from kilter.errors import Exit, UserError
 from kilter.evaluation import classifiers, metrics
-from kilter.evaluation.statistics import holm, mean, n_to_certify, paired_difference, proportion, wilson_bounds, win_rate
+from kilter.evaluation.statistics import mean, n_to_certify, paired_difference, proportion, wilson_bounds, win_rate
 from kilter.release import gate
 from kilter.types import Prompt
 
@@ -35,7 +35,14 @@ def test_missing_is_counted_and_never_zero():
 
 
 def test_constant_values_claim_no_certainty():
-    assert mean([1.0] * 10).ci_low == pytest.approx(wilson_bounds(10, 10)[0])
+    """Two identical models: every paired difference is 0, and no interval may pretend to exclude it."""
+    same = paired_difference([0.5, 1.0, 0.2] * 20, [0.5, 1.0, 0.2] * 20)
+    assert (same.value, same.ci_low, same.ci_high) == (0.0, None, None)
+    shifted = paired_difference([1.3, 1.3], [1.0, 1.0])
+    assert shifted.ci_low is None
+    assert win_rate([1.0] * 10, [0.0] * 10).ci_low == pytest.approx(wilson_bounds(10, 10)[0])
+    assert wilson_bounds(0, 50)[0] == 0.0
+    assert wilson_bounds(50, 50)[1] == 1.0
 
 
 def test_paired_difference_and_mcnemar_by_hand():
@@ -49,10 +56,6 @@ def test_win_rate_with_ties():
     w = win_rate([1.0, 0.5, 0.0, 2.0], [0.0, 0.5, 1.0, 1.0])
     assert w.value == pytest.approx(0.625)
     assert w.method.startswith("W/T/L 2/1/1")
-
-
-def test_holm():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
 
 def test_distinct_n_at_a_fixed_budget():
@@ -125,6 +128,7 @@ def test_states():
     assert verdict(evaluation(), metric="absent") == ("error", "fail")
     assert verdict(evaluation(), requires=["absent"]) == ("error", "fail")
     assert verdict(evaluation(value=None)) == ("error", "fail")
+    assert verdict(evaluation(value=0.0, ci_low=None, ci_high=None)) == ("inconclusive", "inconclusive")
 
 
 def test_it_fails_closed_on_leaks():

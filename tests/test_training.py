@@ -198,7 +198,6 @@ def test_kill_9_then_resume_gives_the_same_metrics(tiny, tmp_path, pairs_file):
     assert again.wait(120) == 0, again.stderr.read().decode()[-2000:]
     assert whole.wait(120) == 0
     assert read_metrics(broken) == read_metrics(straight)
-    assert not (broken / "checkpoints").exists()
     for p in (whole, process, again):
         p.stderr.close()
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from kilter.data.dataset import DataSpec, load, prompt_key
+from kilter.data.dataset import DataSpec, load, prompt_key, trained_prompts
 from kilter.errors import UserError
-from kilter.models.load import resolve
+from kilter.models.load import model_hash, resolve
 from kilter.objectives import build_objective
+from kilter.pipeline import manifest as manifests
+from kilter.pipeline.manifest import Manifest
 from kilter.training.config import TrainSpec
 from kilter.training.trainer import Trainer, TrainResult, require_writable
 from kilter.validation import as_user_error
@@ -58,5 +63,17 @@ def train(
     start = resolve(model)
     reference = resolve(spec.reference, "reference") if spec.reference else None
     loaded = load(source, objective.needs.shape)
-    (folder / "trained_prompts.txt").write_text("\n".join(sorted({prompt_key(g.prompt)[:16] for g in loaded.train})) + "\n")
-    return Trainer(spec, start, loaded.train, loaded.heldout, folder, reference, console, name).run()
+    seen = {prompt_key(g.prompt)[:16] for g in loaded.train} | trained_prompts(start)
+    if int(os.environ.get("RANK", "0")) == 0:
+        (folder / "trained_prompts.txt").write_text("\n".join(sorted(seen)) + "\n")
+    result = Trainer(spec, start, loaded.train, loaded.heldout, folder, reference, console, name).run()
+    if int(os.environ.get("RANK", "0")) == 0:
+        entry = Manifest(
+            name, "train", "", spec.model_dump(mode="json", by_alias=True), {"model": model_hash(start), "data": loaded.content_hash()}, "done",
+            {"model": model_hash(result.model)}, {"metrics": result.metrics, "heldout": result.heldout, "steps": result.steps},
+            dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), round(result.seconds, 1), spec.seed, manifests.versions(), manifests.machine(),
+        )  # fmt: skip
+        entry.key = manifests.stage_key("train", entry.config, entry.inputs)
+        entry.write(folder)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return result

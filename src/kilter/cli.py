@@ -7,15 +7,19 @@ import json
 import logging
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
 from kilter.errors import Exit, KilterError, UserError
+from kilter.validation import as_user_error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
                   help="Align language models with preferences, and prove it.\n\nFirst run: [bold]kilter run recipes/quickstart.yaml[/]")  # fmt: skip
@@ -192,8 +196,9 @@ def sample(
     limit: Annotated[int | None, typer.Option(help="first N prompts only")] = None,
 ) -> None:
     """Sample answers, with token ids and log-probs in groups.jsonl."""
+    from kilter.api import make_data_spec
     from kilter.data import store
-    from kilter.data.dataset import DataSpec, load
+    from kilter.data.dataset import load
     from kilter.sampling.local import check_params
     from kilter.training.log import Display
     from kilter.types import Feedback, Group, Prompt, SamplingParams
@@ -202,10 +207,12 @@ def sample(
         raise UserError("--prompt/--data", prompt or data, "give exactly one of them", "write --prompt 'text' or --data FILE")
     params = SamplingParams(max_new_tokens, temperature, top_p, top_k, tuple(stop or ()), seed)
     check_params(params)
+    if out_ is not None:
+        _require_file(out_, "--out")
     if prompt is not None:
         prompts = [Prompt(messages=({"role": "user", "content": prompt},))]
     else:
-        prompts = [g.prompt for g in load(DataSpec(path=str(data), heldout=0, limit=limit), "prompts").train]
+        prompts = [g.prompt for g in load(make_data_spec({"path": str(data), "heldout": 0, "limit": limit}), "prompts").train]
     sampler = _sampler(model)
     display = Display(err, "sampling", len(prompts) * k, quiet=prompt is not None)
     answers = sampler.generate(prompts, k, params, lambda n: display.update(n, "answers"))
@@ -220,6 +227,18 @@ def sample(
             out.print(completion.text, markup=False, highlight=False, soft_wrap=True)
             if len(groups) * k > 1:
                 out.rule(style="dim")
+
+
+def _require_file(path: Path, field: str) -> None:
+    """Fails before the work rather than after it when a file cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a"):
+            pass
+        if path.stat().st_size == 0:
+            path.unlink()
+    except OSError as error:
+        raise UserError(field, str(path), f"cannot be written ({error.strerror or error})", "choose a file you may write") from error
 
 
 def _sampler(model: str) -> Any:
@@ -286,12 +305,16 @@ def evaluate(
 ) -> None:
     """Evaluate models on the same prompts: metrics with confidence intervals, paired differences, evaluation.json."""
     from kilter.api import make_data_spec
-    from kilter.data.dataset import Dataset, load
+    from kilter.data.dataset import Dataset, load, to_shape, trained_prompts
     from kilter.evaluation.config import EvaluateSpec
     from kilter.evaluation.runner import Evaluation
     from kilter.models.load import resolve
     from kilter.training.trainer import require_writable
 
+    try:
+        spec = EvaluateSpec(models=model, limit=limit, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    except ValidationError as error:
+        raise as_user_error(error, "", EvaluateSpec) from error
     require_writable(out_)
     entries = ([baseline] if baseline else []) + [m for m in model if m != baseline]
     named = dict(_named(m) for m in entries)
@@ -301,19 +324,21 @@ def evaluate(
     reward = (_named(reward_model)[0], resolve(_named(reward_model)[1], "--reward-model")) if reward_model else None
     if not 0 < heldout <= 1:
         raise UserError("--heldout", heldout, "is no share", "use a value in (0, 1]")
-    share = {"heldout": 0.0 if heldout == 1 else heldout}
+    share: dict[str, Any] = {"limit": limit, "heldout": 0.0 if heldout == 1 else heldout}
     prompts = load(make_data_spec({"path": data} | share), "prompts")
     pairs: list[Any] = []
     if reward is not None:
-        loaded = load(make_data_spec({"path": data} | share), "pairs")
-        pairs = loaded.train if heldout == 1 else loaded.heldout
+        side = prompts.train if heldout == 1 else prompts.heldout
+        pairs = (
+            to_shape(side, "pairs", Counter())
+            if data.partition(":")[0] != "builtin"
+            else load(make_data_spec({"path": data, "heldout": 0}), "pairs").train
+        )
     if heldout == 1:
         prompts = Dataset(prompts.spec, [], prompts.train, prompts.skipped, prompts.format)
     trained: set[str] = set()
     for folder in folders.values():
-        for path in (folder / "trained_prompts.txt", folder.parent / "trained_prompts.txt"):
-            trained |= set(path.read_text().split()) if path.is_file() else set()
-    spec = EvaluateSpec(models=list(named), limit=limit, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        trained |= trained_prompts(folder)
     result = Evaluation(spec, folders, reward, prompts, pairs, frozenset(trained), out_, err).run()
     _print_evaluation(result)
     out.print(f"\nwritten: [bold]{out_ / 'evaluation.json'}[/]", highlight=False)
@@ -363,8 +388,9 @@ def gate(
         raise UserError("evaluation", str(path), "no such file", "run `kilter eval` first, or give its folder")
     try:
         loaded = json.loads(path.read_text())
-        loaded["models"], loaded["baseline"], loaded["n_prompts"], loaded["data_hash"]
-    except (ValueError, KeyError, TypeError) as error:
+        loaded["baseline"], loaded["n_prompts"], loaded["data_hash"]
+        [(m["path"], m["model_hash"], m["metrics"]) for m in loaded["models"].values()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError("evaluation", str(path), f"is no evaluation.json ({error})", "give the file that `kilter eval` wrote") from error
     _check_fresh(loaded, path)
     result = gates.decide(gates.load_policy(policy, "--policy"), loaded, candidate)
@@ -463,6 +489,9 @@ def convert(
 
     if target.exists():
         raise UserError("target", str(target), "exists already", "choose another name, or remove it")
+    if target.suffix != ".jsonl":
+        raise UserError("target", str(target), "is not a .jsonl file", "groups are written as plain JSON lines; name it something.jsonl")
+    _require_file(target, "target")
     world = {"view": view, "n": size} if path.startswith("builtin:") else None
     data = _load(path, shape, format_, world)
     store.append(target, data.train)
@@ -485,14 +514,20 @@ def main() -> None:
     for noisy in ("httpx", "urllib3", "filelock", "fsspec", "matplotlib", "datasets", "huggingface_hub", "transformers", "torch", "asyncio", "PIL"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except (typer.Exit, click.exceptions.Exit) as stop:
+        sys.exit(stop.exit_code)
+    except click.exceptions.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except KilterError as error:
         if debug:
             raise
         err.print(f"[red bold]{'error' if error.code == Exit.BAD_INPUT else 'stopped'}[/]: ", end="")
         err.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(int(error.code))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.exceptions.Abort):
         err.print("interrupted; run the same command again to resume")
         sys.exit(int(Exit.RUN_FAILED))
     except OSError as error:
@@ -501,6 +536,11 @@ def main() -> None:
         err.print(
             f"[red bold]stopped[/]: {error}\n  fix: check disk space and permissions, then run the same command again to resume", highlight=False
         )
+        sys.exit(int(Exit.RUN_FAILED))
+    except Exception as error:  # a defect of ours: one line, the run's state is on disk, and the way to see more
+        if debug:
+            raise
+        err.print(f"[red bold]stopped[/]: {type(error).__name__}: {error}\n  this is a defect in Kilter; --debug shows where", highlight=False)
         sys.exit(int(Exit.RUN_FAILED))
 
 

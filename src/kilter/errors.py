@@ -49,6 +49,6 @@ class Interrupted(KilterError):  # noqa: N818
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """' did you mean X?' for the closest of `choices`, else the list of what is valid."""
-    options = sorted(choices)
-    close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    options = sorted(map(str, choices))
+    close = difflib.get_close_matches(str(word), options, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(options)}"

@@ -101,7 +101,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError("recipe", str(path), "no such file", "give a YAML file, such as recipes/quickstart.yaml")
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError("recipe", str(path), f"is not YAML ({' '.join(str(error).split())[:160]})", "check indentation and colons") from error
     if not isinstance(raw, dict):
         raise UserError("recipe", str(path), "is not a mapping", "write model:, data: and stages:")
@@ -185,7 +185,10 @@ def _override(raw: dict[str, Any], item: str) -> None:
 
 def scalar(text: str) -> Any:
     """A YAML value; 1e-5 is a number here (YAML 1.1 reads it as text)."""
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError("--set", text, "is not a YAML value", "quote it, or close its brackets") from error
     if isinstance(value, str):
         try:
             return float(value)

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -55,10 +56,25 @@ class Dataset:
         return digest.hexdigest()
 
 
+def _split_key(group: Group) -> str:
+    """The prompt's key; rows of plain text have no prompt and are told apart by their text."""
+    if group.prompt.text == "" and group.completions:
+        return hashlib.sha256(group.completions[0].text.encode()).hexdigest()
+    return prompt_key(group.prompt)
+
+
 def prompt_key(prompt: Prompt) -> str:
     """Identity of a prompt: its content, white space normalised, never its id."""
     content = [[m["role"], " ".join(m["content"].split())] for m in prompt.messages] or " ".join((prompt.text or "").split())
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def trained_prompts(model: Path) -> set[str]:
+    """Prompt keys that a model folder, or the stage folder around it, says it was trained on (its ancestors' included)."""
+    found: set[str] = set()
+    for path in (model / "trained_prompts.txt", model.parent / "trained_prompts.txt"):
+        found |= set(path.read_text().split()) if path.is_file() else set()
+    return found
 
 
 def load(spec: DataSpec, shape: Shape, where: str = "data") -> Dataset:
@@ -179,7 +195,7 @@ def _extremes(group: Group, skipped: Counter[str]) -> Group | None:
 
 def split_by_prompt(groups: Sequence[Group], heldout: float, seed: int) -> tuple[list[Group], list[Group]]:
     """(train, heldout): a share of the distinct prompts, chosen by hash, so the split survives reordering of the file."""
-    keys = [prompt_key(g.prompt) for g in groups]
+    keys = [_split_key(g) for g in groups]
     if heldout == 0:
         return list(groups), []
     order = sorted(set(keys), key=lambda k: hashlib.sha256(f"{seed}:{k}".encode()).digest())

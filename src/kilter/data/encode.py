@@ -45,7 +45,7 @@ class Encoder:
     """Tokenises groups for one tokenizer. `counts` says how many prompts and completions were cut or dropped.
 
     max_length: tokens of prompt plus longest completion. template: "auto" (the tokenizer's own, else DEFAULT_TEMPLATE),
-    "model" (the tokenizer's own or an error), or a jinja file.
+    "model" (the tokenizer's own or an error), or a jinja file. max_prompt: tokens of a prompt, for sampling; its end is kept.
     """
 
     tokenizer: Any
@@ -53,6 +53,7 @@ class Encoder:
     max_length: int = 1024
     template: str = "auto"
     counts: Counter[str] = field(default_factory=Counter)
+    max_prompt: int | None = None
 
     def __post_init__(self) -> None:
         self.eos: int = int(self.tokenizer.eos_token_id)
@@ -93,7 +94,17 @@ class Encoder:
             ids = ids[:-1]  # tokenizers that end every text with EOS would close the prompt
         if not ids:
             ids = [self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.eos]
+        if self.max_prompt is not None and len(ids) > self.max_prompt:
+            self.counts["prompts cut"] += 1
+            ids = self._end_of(ids, self.max_prompt)
         return tuple(ids)
+
+    def _end_of(self, ids: Sequence[int], size: int) -> list[int]:
+        """The last `size` tokens, with the BOS that the model expects at the beginning kept in front."""
+        bos = self.tokenizer.bos_token_id
+        if size > 1 and bos is not None and bos != self.eos and ids[0] == bos:
+            return [bos, *ids[len(ids) - size + 1 :]]
+        return list(ids[len(ids) - size :])
 
     def completion(self, prompt: Prompt, completion: Completion) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(ids, mask) of one completion; sampled token ids are taken as they are."""
@@ -166,7 +177,7 @@ class Encoder:
                 return None
             pieces = cut
             if len(prompt) > self.max_length - longest:
-                prompt = prompt[len(prompt) - (self.max_length - longest) :]
+                prompt = tuple(self._end_of(prompt, self.max_length - longest))
                 self.counts["prompts cut"] += 1
         if any(not any(mask) for _, mask in pieces):
             self.counts["groups dropped: nothing to learn after the cut"] += 1

@@ -121,10 +121,15 @@ def _prompt(value: Any, field: str, row: Row) -> Prompt:
 
 
 def _pair(prompt: Prompt, chosen: Completion, rejected: Completion, kind: str = "label") -> Group:
-    scores = prompt.metadata.get("score_chosen", 1.0), prompt.metadata.get("score_rejected", 0.0)
-    usable = all(isinstance(s, int | float) for s in scores) and scores[0] > scores[1]
-    best, worst = scores if usable else (1.0, 0.0)
-    return Group(prompt, (chosen, rejected), (Feedback(float(best), kind), Feedback(float(worst), kind)))
+    # Ratings beside the sides decide, never the position: equal ones are a tie, which `to_shape` drops and counts.
+    rated, against = prompt.metadata.get("score_chosen"), prompt.metadata.get("score_rejected")
+    best, worst = 1.0, 0.0
+    if isinstance(rated, int | float) and isinstance(against, int | float):
+        best, worst = float(rated), float(against)
+    margin = prompt.metadata.get("margin", 0.0)
+    if isinstance(margin, bool) or not isinstance(margin, int | float):
+        raise RowError("margin", f"should be a number, found {margin!r}")
+    return Group(prompt, (chosen, rejected), (Feedback(best, kind), Feedback(worst, kind)))
 
 
 def _split_turns(turns: tuple[Message, ...], field: str) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
@@ -282,9 +287,12 @@ def _read_unpaired(row: Row) -> Iterator[Group]:
 
 
 def _binary(row: Row) -> Feedback:
-    if not isinstance(row["label"], bool | int) or row["label"] not in (0, 1):
+    label = row["label"]
+    if isinstance(label, str):  # CSV has only text
+        label = {"true": 1, "1": 1, "false": 0, "0": 0}.get(label.strip().lower(), label)
+    if not isinstance(label, bool | int) or label not in (0, 1):
         raise RowError("label", f"should be true or false, found {row['label']!r}")
-    return Feedback(float(row["label"]), kind="binary")
+    return Feedback(float(label), kind="binary")
 
 
 @_format("prompt_completion", "TRL prompt-completion: prompt, completion; text or turns", lambda r: {"prompt", "completion"} <= r.keys())

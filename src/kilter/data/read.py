@@ -6,9 +6,12 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
+
+import pyarrow as pa
 
 from kilter.errors import UserError
 
@@ -30,8 +33,8 @@ def rows(path: str, split: str = "train", config: str | None = None, field: str 
 
 def _open(path: Path) -> TextIO:
     if path.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8")
-    return path.open(encoding="utf-8", newline="")
+        return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
 
 
 def _file(path: Path, field: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -43,6 +46,7 @@ def _file(path: Path, field: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _json(path)
         elif name.endswith(".csv"):
             with _open(path) as handle:
+                csv.field_size_limit(1 << 30)
                 reader = csv.DictReader(handle)
                 for row in reader:
                     yield f"{path}:{reader.line_num}", {k: v for k, v in row.items() if k is not None}
@@ -56,7 +60,7 @@ def _file(path: Path, field: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     index += 1
         else:
             raise UserError(field, str(path), "unknown file type", f"use one of {', '.join(SUFFIXES)}")
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error, csv.Error, pa.ArrowException) as error:
         raise UserError(field, str(path), f"cannot be read ({error})", "check the file; text must be UTF-8") from error
 
 

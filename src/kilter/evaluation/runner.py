@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,19 +55,23 @@ class Evaluation:
         policy_logps: dict[str, list[Sequence[float]]] = {}
         baseline = next(iter(self.models))
         reference: Scorer | None = None
+        vocabulary: dict[str, int] = {}
         reference_logps: dict[str, list[Sequence[float]]] = {}
         for name, folder in self.models.items():
             scorer, encoder = self._load(folder)
             answers[name] = self._answers(name, folder, scorer, encoder, prompts)
             policy_logps[name] = self._own_logps(answers[name], scorer, encoder, prompts)
             if name == baseline:
-                reference = scorer
+                reference, vocabulary = scorer, encoder.tokenizer.get_vocab()
             else:
                 assert reference is not None
+                if encoder.tokenizer.get_vocab() != vocabulary:
+                    self.console.print(f"  no KL for {name}: its vocabulary is not that of {baseline}", highlight=False)
+                    continue
                 reference_logps[name] = self._logps(answers[name], reference, encoder, prompts, f"{self.name}: KL of {name}")
         scores = self._scores(prompts, answers)
         data_hash = self.prompts.content_hash()[:16]
-        extra = {"data_hash": data_hash}
+        extra: dict[str, Any] = {"data_hash": data_hash}
         result: dict[str, Any] = {
             "schema": SCHEMA, "baseline": baseline, "n_prompts": len(prompts), "data_hash": data_hash,
             "prompts_found_in_training_data": sum(prompt_key(p)[:16] in self.trained_prompts for p in prompts),
@@ -76,8 +82,10 @@ class Evaluation:
         for name in answers:
             found = self._metrics(prompts, answers[name], per_prompt[name], extra)
             if name in reference_logps:
-                found["kl"] = metrics.kl_k1(policy_logps[name], reference_logps[name], self.spec.seed, **extra)
-                found["kl_token_k3"] = metrics.kl_k3(policy_logps[name], reference_logps[name], self.spec.seed, **extra)
+                for key, estimate in (("kl", metrics.kl_k1), ("kl_token_k3", metrics.kl_k3)):
+                    found[key] = replace(
+                        m := estimate(policy_logps[name], reference_logps[name], self.spec.seed, **extra), method=m.method + self._kl_note()
+                    )
             entry: dict[str, Any] = {"path": str(self.models[name]), "model_hash": model_hash(self.models[name])[:16]}
             if name != baseline:
                 for measure in ("gold", "reward"):
@@ -97,6 +105,12 @@ class Evaluation:
         self._write(result, prompts, answers, scores)
         return result
 
+    def _kl_note(self) -> str:
+        """Sampled otherwise than from the policy itself, the estimate is biased, and says so."""
+        s = self.spec
+        plain = s.temperature == 1.0 and s.top_p == 1.0 and s.top_k == 0
+        return "" if plain else f"; biased: answers sampled at temperature {s.temperature}, top_p {s.top_p}, top_k {s.top_k}"
+
     def _unique_prompts(self) -> list[Prompt]:
         seen: dict[str, Prompt] = {}
         for group in self.prompts.heldout:
@@ -110,7 +124,13 @@ class Evaluation:
 
     def _load(self, folder: Path) -> tuple[Scorer, Encoder]:
         tokenizer = load_tokenizer(folder)
-        encoder = Encoder(tokenizer, stop_ids(folder, tokenizer), self.spec.max_length, self.spec.template)
+        encoder = Encoder(
+            tokenizer,
+            stop_ids(folder, tokenizer),
+            self.spec.max_length,
+            self.spec.template,
+            max_prompt=max(1, self.spec.max_length - self.spec.max_new_tokens),
+        )
         scorer = Scorer(load_causal(folder)).eval()
         if torch.cuda.is_available():
             scorer = scorer.to("cuda")
@@ -118,13 +138,15 @@ class Evaluation:
         return scorer, encoder
 
     def _answers(self, name: str, folder: Path, scorer: Scorer, encoder: Encoder, prompts: Sequence[Prompt]) -> list[Completion]:
-        """Sampled answers; those of an earlier, killed attempt of this very stage are taken from disk."""
-        path = self.out / "answers" / f"{name}.jsonl"
+        """Sampled answers; those of an earlier, killed attempt with the same weights and settings are taken from disk."""
+        params = SamplingParams(self.spec.max_new_tokens, self.spec.temperature, self.spec.top_p, self.spec.top_k, seed=self.spec.seed)
+        settings = f"{model_hash(folder)}|{params}|{self.spec.dtype}|{self.spec.max_length}|{encoder.tokenizer.chat_template}"
+        stamp = hashlib.sha256(settings.encode()).hexdigest()[:16]
+        path = self.out / "answers" / f"{re.sub(r'[^A-Za-z0-9-]+', '_', name)[-60:]}-{stamp}.jsonl"
         known = {g.prompt.metadata["key"]: g.completions[0] for g in store.read(path)} if path.exists() else {}
         todo = [p for p in prompts if prompt_key(p) not in known]
-        params = SamplingParams(self.spec.max_new_tokens, self.spec.temperature, self.spec.top_p, self.spec.top_k, seed=self.spec.seed)
         display = Display(self.console, f"{self.name}: answers of {name}", len(todo))
-        sampler = LocalSampler(scorer.bfloat16() if self.spec.dtype == "bfloat16" else scorer, encoder)
+        sampler = LocalSampler(scorer, encoder, amp=self.spec.dtype == "bfloat16")
         for first in range(0, len(todo), 128):
             part = todo[first : first + 128]
             made = sampler.generate(part, 1, params, lambda n, first=first: display.update(first + n, "answers"))  # type: ignore[misc]
@@ -132,7 +154,6 @@ class Evaluation:
             store.append(path, [Group(Prompt(id=p.id, metadata={"key": prompt_key(p)}), (c,), (Feedback(None),)) for p, c in pairs])
             known |= {prompt_key(p): c for p, c in pairs}
         display.close()
-        scorer.float()
         return [known[prompt_key(p)] for p in prompts]
 
     def _own_logps(self, answers: Sequence[Completion], scorer: Scorer, encoder: Encoder, prompts: Sequence[Prompt]) -> list[Sequence[float]]:
@@ -197,7 +218,7 @@ class Evaluation:
         return out
 
     def _metrics(
-        self, prompts: Sequence[Prompt], answers: Sequence[Completion], values: dict[str, list[float | None]], extra: dict[str, str]
+        self, prompts: Sequence[Prompt], answers: Sequence[Completion], values: dict[str, list[float | None]], extra: dict[str, Any]
     ) -> dict[str, Metric]:
         seed = self.spec.seed
         found: dict[str, Metric] = {}
@@ -218,7 +239,7 @@ class Evaluation:
             found[f"distinct_{n}"] = metrics.distinct_n([a.text for a in answers], n)
         return found
 
-    def _reward_accuracy(self, extra: dict[str, str]) -> dict[str, Any]:
+    def _reward_accuracy(self, extra: dict[str, Any]) -> dict[str, Any]:
         """Accuracy on held-out pairs: P(reward of chosen > reward of rejected); a tie is not a success."""
         assert self.reward_model is not None
         display = Display(self.console, f"{self.name}: reward model on held-out pairs", len(self.pairs))

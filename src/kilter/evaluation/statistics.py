@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 LEVEL = 0.95
@@ -45,15 +44,16 @@ def proportion(events: Sequence[bool | None], **extra: Any) -> Metric:
     known = [e for e in events if e is not None]
     if not known:
         return Metric(None, 0, len(events), method="Wilson", **extra)
-    low, high = proportion_confint(sum(known), len(known), 1 - LEVEL, method="wilson")
-    return Metric(sum(known) / len(known), len(known), len(events) - len(known), len(known), float(low), float(high), "Wilson", **extra)
+    low, high = wilson_bounds(sum(known), len(known))
+    return Metric(sum(known) / len(known), len(known), len(events) - len(known), len(known), low, high, "Wilson", **extra)
 
 
-def mean(values: Sequence[float | None], seed: int = 0, **extra: Any) -> Metric:
+def mean(values: Sequence[float | None], seed: int = 0, binary: bool = False, **extra: Any) -> Metric:
     """Mean over prompts (one value per prompt) with a BCa bootstrap interval; None is unscored.
 
-    Constant values have no bootstrap distribution: an interval of zero width would claim certainty, so the bounds are
-    Wilson's when all values are 0 or all 1, and None otherwise for n < 2.
+    Constant values have no bootstrap distribution, and an interval of zero width would claim certainty: the bounds are
+    None then, which a gate reads as inconclusive. Only `binary` values (outcomes in 0..1, such as wins) that are all 0 or
+    all 1 get Wilson's interval.
     """
     known = np.array([v for v in values if v is not None and math.isfinite(v)], dtype=float)
     unscored = len(values) - len(known)
@@ -61,12 +61,12 @@ def mean(values: Sequence[float | None], seed: int = 0, **extra: Any) -> Metric:
         return Metric(None, 0, unscored, method="BCa bootstrap over prompts", seed=seed, **extra)
     value = float(known.mean())
     if len(known) < 2:
-        return Metric(value, 1, unscored, 1, method="n too small", seed=seed, **extra)
+        return Metric(value, 1, unscored, 1, method="n too small for an interval", seed=seed, **extra)
     if np.ptp(known) == 0:
-        if value in (0.0, 1.0):
-            low, high = proportion_confint(int(value * len(known)), len(known), 1 - LEVEL, method="wilson")
-            return Metric(value, len(known), unscored, len(known), float(low), float(high), "Wilson (constant)", seed, **extra)
-        return Metric(value, len(known), unscored, len(known), value, value, "constant", seed, **extra)
+        if binary and value in (0.0, 1.0):
+            low, high = wilson_bounds(int(value) * len(known), len(known))
+            return Metric(value, len(known), unscored, len(known), low, high, "Wilson (constant)", seed, **extra)
+        return Metric(value, len(known), unscored, len(known), None, None, "constant: no interval", seed, **extra)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy warns on near-degenerate samples; the percentile fallback below covers it
         result = stats.bootstrap((known,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="BCa", rng=np.random.default_rng(seed))
@@ -103,20 +103,15 @@ def win_rate(candidate: Sequence[float | None], baseline: Sequence[float | None]
     for a, b in zip(candidate, baseline, strict=True):
         wins.append(None if a is None or b is None else 1.0 if a > b else 0.0 if a < b else 0.5)
     known = [w for w in wins if w is not None]
-    metric = mean(wins, seed, **extra)
+    metric = mean(wins, seed, binary=True, **extra)
     counts = f"W/T/L {known.count(1.0)}/{known.count(0.5)}/{known.count(0.0)}"
     return Metric(**(metric.to_json() | {"method": f"{counts}, {metric.method}"}))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm-adjusted p-values of one declared family."""
-    return [float(p) for p in multipletests(p_values, method="holm")[1]]
-
-
 def wilson_bounds(events: int, n: int) -> tuple[float, float]:
-    """Wilson interval of events out of n."""
+    """Wilson interval of events out of n; exactly 0 below no events and 1 above all, where rounding would leave a trace."""
     low, high = proportion_confint(events, n, 1 - LEVEL, method="wilson")
-    return float(low), float(high)
+    return (0.0 if events == 0 else float(low)), (1.0 if events == n else float(high))
 
 
 def n_to_certify(limit: float) -> int:

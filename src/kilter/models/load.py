@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from kilter.errors import UserError, nearest
 from kilter.models.adapters import is_adapter, load_merged
@@ -63,7 +66,7 @@ def model_hash(folder: Path) -> str:
     if not files:
         raise UserError("model", str(folder), "holds no model files", "give a Hugging Face model folder")
     lines = [f"{p.name} {sha256_file(p)}" for p in files]
-    base, adapter = _base_of(folder)
+    base, adapter = base_of(folder)
     if adapter is not None:
         lines.append(f"base {model_hash(base)}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -179,11 +182,30 @@ def _hub(reference: str, field: str) -> Path:
         ) from error
 
 
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Turns what transformers raises on a broken folder into one message."""
+    try:
+        with quiet_transformers():
+            yield
+    except UserError:
+        raise
+    except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            "model",
+            str(folder),
+            f"cannot be loaded ({type(error).__name__}: {reason})",
+            "check that config.json, tokenizer and weights are whole and belong together",
+        ) from error
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder, with a pad token that is not EOS wherever the vocabulary offers one."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    with _readable(folder):
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
     if tokenizer.eos_token_id is None:
         raise UserError("model", str(folder), "its tokenizer has no EOS token", "set eos_token in tokenizer_config.json")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
@@ -203,38 +225,69 @@ def stop_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
 
 
 def load_causal(folder: Path) -> Any:
-    """A causal LM with float32 weights (the master copy); adapters are folded in."""
+    """A causal LM with float32 weights (the master copy); adapters are folded in. Missing weights are an error."""
     from transformers import AutoModelForCausalLM
 
-    base_folder, adapter = _base_of(folder)
-    with quiet_transformers():
-        model = AutoModelForCausalLM.from_pretrained(str(base_folder), dtype=torch.float32)
-    return load_merged(model, adapter) if adapter is not None else model
+    base_folder, adapter = base_of(folder)
+    if _is_classifier(base_folder):
+        raise UserError("model", str(folder), "is a reward model; it has no language-model head", "start from the policy it was made from")
+    with _readable(folder):
+        model, info = AutoModelForCausalLM.from_pretrained(str(base_folder), dtype=torch.float32, output_loading_info=True)
+    _refuse_missing(folder, info, set())
+    return load_merged(model, adapter, classifier=False) if adapter is not None else model
 
 
-def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0) -> Any:
-    """A sequence classifier with one output. From a causal LM the score head starts at zero, drawn from nothing.
+def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bool = False) -> Any:
+    """A sequence classifier with one output. `fresh`: a causal LM is accepted, and its score head starts at zero.
 
     pad_token_id must differ from EOS for Hugging Face's own pooling to find the last token; it is written to the config.
     """
     from transformers import AutoModelForSequenceClassification
 
-    base_folder, adapter = _base_of(folder)
-    architectures = json.loads((base_folder / "config.json").read_text()).get("architectures") or [""]
-    fresh = not architectures[0].endswith("ForSequenceClassification")
+    base_folder, adapter = base_of(folder)
+    made = not _is_classifier(base_folder)
+    if made and not fresh and not (adapter and _adapter_has_head(adapter)):
+        raise UserError("reward_model", str(folder), "is no reward model (it has no score head)", "train one with method bradley_terry")
     torch.manual_seed(seed)
-    with quiet_transformers():
-        model = AutoModelForSequenceClassification.from_pretrained(str(base_folder), num_labels=1, dtype=torch.float32)
+    with _readable(folder):
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            str(base_folder), num_labels=1, dtype=torch.float32, output_loading_info=True
+        )
+    _refuse_missing(folder, info, {"score.weight"} if made else set())
     if not hasattr(model, "score"):
         raise UserError("model", str(folder), f"{type(model).__name__} has no `score` head", "use a decoder-only model for reward models")
-    if fresh:
+    if made:
         torch.nn.init.zeros_(model.score.weight)
     model.config.get_text_config().pad_token_id = pad_token_id
     model.config.pad_token_id = pad_token_id
-    return load_merged(model, adapter) if adapter is not None else model
+    return load_merged(model, adapter, classifier=True) if adapter is not None else model
 
 
-def _base_of(folder: Path) -> tuple[Path, Path | None]:
+def _is_classifier(folder: Path) -> bool:
+    try:
+        architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
+    except (OSError, ValueError) as error:
+        raise UserError("model", str(folder), f"its config.json cannot be read ({error})", "copy config.json from the original model") from error
+    return str(architectures[0]).endswith("ForSequenceClassification")
+
+
+def _adapter_has_head(folder: Path) -> bool:
+    task = json.loads((folder / "adapter_config.json").read_text()).get("task_type")
+    return str(task) == "SEQ_CLS"
+
+
+def _refuse_missing(folder: Path, info: dict[str, Any], allowed: set[str]) -> None:
+    missing = sorted(set(info.get("missing_keys", ())) - allowed)
+    if missing:
+        raise UserError(
+            "model",
+            str(folder),
+            f"{len(missing)} weights are missing from its files ({missing[0]}, ...)",
+            "copy all weight files; random weights are never filled in",
+        )
+
+
+def base_of(folder: Path) -> tuple[Path, Path | None]:
     """(folder of full weights, adapter folder or None)."""
     if not is_adapter(folder):
         return folder, None

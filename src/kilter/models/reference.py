@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kilter.errors import UserError
 from kilter.types import Batch
 
 
@@ -23,10 +24,15 @@ class ReferenceCache:
     """Row key -> float32 log-probs (nats) of its completion tokens."""
 
     def __init__(self, path: Path, reference_hash: str, precision: str, temperature: float = 1.0) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, timeout=60)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=60)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(
+                "KILTER_CACHE", str(path), f"the reference cache cannot be opened ({error})", "set KILTER_CACHE to a folder you may write to"
+            ) from error
         self._salt = f"{reference_hash}|{precision}|{temperature}".encode()
 
     def keys(self, batch: Batch) -> list[bytes]:

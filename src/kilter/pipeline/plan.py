@@ -12,7 +12,7 @@ import torch
 from kilter import recipe as recipes
 from kilter.data.dataset import load
 from kilter.data.encode import Encoder
-from kilter.models.load import load_tokenizer, resolve, stop_ids
+from kilter.models.load import base_of, load_tokenizer, resolve, stop_ids
 from kilter.objectives import build_objective
 from kilter.recipe import Recipe, Stage
 from kilter.training.config import TrainSpec
@@ -51,7 +51,7 @@ def sizes(folder: Path) -> Sizes:
     """From config.json, without loading weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(str(folder)).get_text_config()
+    config = AutoConfig.from_pretrained(str(base_of(folder)[0])).get_text_config()
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     count = sum(p.numel() for p in model.parameters())

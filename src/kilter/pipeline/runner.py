@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+import kilter
 from kilter import recipe as recipes
 from kilter.data.dataset import DataSpec
 from kilter.errors import Exit, KilterError, UserError
@@ -33,7 +36,15 @@ class Run:
         """Runs what is not done. Writes report.html after every stage, so that a failed run has one too."""
         from kilter.release import report
 
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(
+                "kilter run",
+                os.environ["WORLD_SIZE"],
+                "runs in one process",
+                "use `accelerate launch -m kilter.cli train ...` for one stage in several",
+            )
         self._open()
+        self.preflight()
         code = Exit.OK
         begin = time.monotonic()
         for number, (name, stage) in enumerate(self.recipe.stages.items(), start=1):
@@ -43,7 +54,8 @@ class Run:
             key = manifests.stage_key(stage.kind, config, inputs)
             folder = self.folder / name
             old = manifests.read(folder)
-            if old is not None and old.status == "done" and old.key == key:
+            whole = stage.train is None or (folder / "model").is_dir()
+            if old is not None and old.status == "done" and old.key == key and whole:
                 self.console.print(f"[green]✓[/] {title}: unchanged, taken from {folder}", highlight=False)
                 code = self._code(stage, old, code)
                 continue
@@ -66,6 +78,7 @@ class Run:
                 entry.seconds = round(entry.seconds + time.monotonic() - clock, 1)
                 entry.write(folder)
                 report.write(self.folder)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the finished artifact is on record now
             self.console.print(f"  done in {_clock(entry.seconds)}", highlight=False)
             code = self._code(stage, entry, code)
         path = report.write(self.folder)
@@ -101,7 +114,14 @@ class Run:
     def _inputs(self, stage: Stage) -> dict[str, str]:
         """Content hashes of everything the stage reads."""
         found = {f"data:{n}": self.data_hash(self.recipe.data[n]) for n in stage.data_names()}
+        found["kilter"] = kilter.__version__
         names = [ref for _, ref in stage.model_names()]
+        if stage.audit is not None:  # the truncation check counts the base model's tokens
+            names.append(self.recipe.model)
+            found["shape"] = str(audit_shape(self.recipe, stage.audit.data))
+        template = getattr(stage.train or stage.evaluate, "template", "auto")
+        if template not in ("auto", "model"):
+            found["template"] = hashlib.sha256(Path(template).read_bytes()).hexdigest()
         if stage.train is not None and stage.train.start is None:
             names.append(self.recipe.model)
         for ref in names:
@@ -146,9 +166,42 @@ class Run:
         return resolve(reference, field)
 
     def evaluation_of(self, stage: Stage) -> str:
-        """The evaluate stage that a gate reads."""
+        """The evaluate stage that a gate reads: the one it names, else the last one above it."""
         assert stage.gate is not None
-        return stage.gate.evaluation or [n for n, s in self.recipe.stages.items() if s.evaluate][-1]
+        above = ""
+        for name, other in self.recipe.stages.items():
+            if other is stage:
+                break
+            above = name if other.evaluate else above
+        return stage.gate.evaluation or above
+
+    def preflight(self) -> None:
+        """Everything that can be wrong and can be known now, before anything expensive: models, data, templates, trackers."""
+        from kilter.data.dataset import load
+        from kilter.objectives import build_objective
+        from kilter.training.log import check_trackers
+
+        self.model_folder(None)
+        loaded: set[tuple[str, str]] = set()
+        for name, stage in self.recipe.stages.items():
+            where = f"stages.{name}.{stage.kind}"
+            for field, ref in stage.model_names():
+                if ref not in self.recipe.stages:
+                    self.model_folder(ref, f"{where}.{field}")
+            template = getattr(stage.train or stage.evaluate, "template", "auto")
+            if template not in ("auto", "model") and not Path(template).is_file():
+                raise UserError(f"{where}.template", template, "no such file", "use auto, model, or the path of a .jinja file")
+            if stage.train is not None:
+                check_trackers(stage.train.trackers)
+                for data in stage.data_names():
+                    shape = build_objective(stage.train.method).needs.shape
+                    if (data, shape) not in loaded:
+                        load(self.recipe.data[data], shape, data)
+                        loaded.add((data, shape))
+            if stage.evaluate is not None:
+                spec = recipes.data_of(self.recipe, stage.evaluate.data)
+                if not load(spec, "prompts", stage.evaluate.data.removeprefix("$")).heldout:
+                    raise UserError("data.heldout", spec.heldout, "leaves no prompts to evaluate on", "set data.heldout above 0 or give more data")
 
 
 Outcome = tuple[dict[str, str], dict[str, Any]]
@@ -191,7 +244,7 @@ def audit_shape(recipe: Recipe, name: str) -> Any:
 
 
 def _train(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
-    from kilter.data.dataset import load, prompt_key
+    from kilter.data.dataset import load, prompt_key, trained_prompts
     from kilter.models.load import model_hash
     from kilter.objectives import build_objective
     from kilter.training.trainer import Trainer
@@ -202,9 +255,8 @@ def _train(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
     start = run.model_folder(spec.start, f"stages.{name}.train.from")
     reference = run.model_folder(spec.reference, f"stages.{name}.train.reference") if spec.reference else None
     seen = {prompt_key(g.prompt)[:16] for g in data.train}
-    for parent in (spec.start, spec.reference):
-        if parent in run.recipe.stages:
-            seen |= set((run.folder / parent / "trained_prompts.txt").read_text().split())
+    for parent in (start, reference):
+        seen |= trained_prompts(parent) if parent is not None else set()
     (folder / "trained_prompts.txt").write_text("\n".join(sorted(seen)) + "\n")
     result = Trainer(spec, start, data.train, data.heldout, folder, reference, run.console, name).run()
     facts = {
@@ -219,7 +271,7 @@ def _train(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
 
 
 def _evaluate(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
-    from kilter.data.dataset import load
+    from kilter.data.dataset import load, trained_prompts
     from kilter.evaluation.runner import Evaluation
 
     spec = stage.evaluate
@@ -233,9 +285,7 @@ def _evaluate(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
     pairs = load(source, "pairs", spec.data.removeprefix("$")).heldout if reward is not None else []
     trained: set[str] = set()
     for ref in models:
-        path = run.folder / ref / "trained_prompts.txt"
-        if ref in run.recipe.stages and path.exists():
-            trained |= set(path.read_text().split())
+        trained |= trained_prompts(models[ref])
     for other in run.recipe.stages.values():  # before any generation: can this many prompts pass the gate at all?
         if other.gate is not None and run.evaluation_of(other) == name:
             from kilter.release.gate import load_policy, power_warnings

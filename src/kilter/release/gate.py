@@ -72,7 +72,7 @@ def load_policy(source: str | Path | Mapping[str, Any], field: str = "gate.polic
             raise UserError(field, str(source), "no such policy file", "give a YAML file with conditions: [...]")
         try:
             source = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(field, str(path), f"is not YAML ({str(error).splitlines()[0]})", "check indentation and colons") from error
     try:
         return Policy.model_validate(source)

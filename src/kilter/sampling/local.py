@@ -76,10 +76,10 @@ def choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams) -> tuple[
 
 
 class LocalSampler:
-    """Sampler over a Scorer's model. `tokens_per_batch` bounds rows x (prompt + new tokens) decoded together."""
+    """Sampler over a Scorer's model. `tokens_per_batch` bounds rows x (prompt + new tokens) decoded together; amp: bfloat16 autocast."""
 
-    def __init__(self, scorer: Scorer, encoder: Encoder, tokens_per_batch: int = 1 << 16, version: int = 0) -> None:
-        self.scorer, self.encoder, self.tokens_per_batch, self.version = scorer, encoder, tokens_per_batch, version
+    def __init__(self, scorer: Scorer, encoder: Encoder, tokens_per_batch: int = 1 << 16, version: int = 0, amp: bool = False) -> None:
+        self.scorer, self.encoder, self.tokens_per_batch, self.version, self.amp = scorer, encoder, tokens_per_batch, version, amp
 
     def sync(self, learner: Learner) -> None:
         """Nothing to copy: the weights are the learner's own; only the version advances."""
@@ -109,7 +109,9 @@ class LocalSampler:
                     if progress is not None:
                         progress(base + done)
 
-                for row in self._batch([ids[i] for i in part], k, params, report):
+                with torch.autocast(self.scorer.device.type, torch.bfloat16, enabled=self.amp):
+                    rows = self._batch([ids[i] for i in part], k, params, report)
+                for row in rows:
                     results[part[row.prompt]].append(self._completion(row))
                 finished += len(part) * k
         finally:

@@ -70,10 +70,6 @@ class Checkpoints:
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - start
 
-    def clear(self) -> None:
-        """Removes all checkpoints once the finished model is safe."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
 
 def rng_state() -> dict[str, Any]:
     """Random states of Python, numpy and torch."""

@@ -12,7 +12,7 @@ from kilter.models.adapters import AdapterSpec
 class TrainSpec(BaseModel):
     """What to train, on what, how long and how."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False)
     method: str | dict[str, Any] = Field(description="a method by name, or {name: dpo, beta: 0.1}")
     start: str | None = Field(None, alias="from", description="stage or model to start from; default: the recipe's model")
     reference: str | None = Field(None, description="stage or model of the reference policy; default: where training starts")

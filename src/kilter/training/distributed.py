@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from kilter.errors import UserError
+
 
 class Engine:
     """A single process on one device."""
@@ -137,4 +139,11 @@ def make_engine(name: str, fsdp: bool) -> Engine:
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if name == "accelerate" or (name == "auto" and several):
         return AccelerateEngine(fsdp)
+    if fsdp:
+        raise UserError(
+            "fsdp",
+            True,
+            "shards over several processes, and there is one",
+            "start with `accelerate launch --num_processes N -m kilter.cli train ...`",
+        )
     return Engine()

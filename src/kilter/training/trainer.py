@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
 import math
 import os
@@ -87,15 +89,14 @@ class Trainer:
         learner = LocalLearner(scorer, objective.needs, spec, source.total_steps, engine, cache)
 
         checkpoints = Checkpoints(self.out / "checkpoints", spec.save_every)
-        tokens, done = self._resume(checkpoints, learner, source, engine)
+        self._identity = self.identity([*encoded, *held])
+        tokens, done = self._resume(checkpoints, learner, source)
         if done and engine.is_main:
             console.print(f"  resuming after step {done}", highlight=False)
         metrics = self._loop(learner, objective, source, held, checkpoints, engine, console, tokens, done)
 
         final = self._evaluate(learner, objective, held, engine) if held else {}
         self._save_model(learner, encoder, engine)
-        if engine.is_main:
-            checkpoints.clear()
         engine.barrier()
         return TrainResult(self.out / "model", source.total_steps, metrics, final, encoder.counts, time.monotonic() - begin)
 
@@ -108,10 +109,8 @@ class Trainer:
         spec, classifier = self.spec, "reward" in objective.needs.models
         tokenizer = encoder.tokenizer
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id not in encoder.stop_ids else None
-        model = load_reward(self.start, pad, spec.seed) if classifier else load_causal(self.start)
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0  # log-probs of policy and reference must be those of one function
+        model = load_reward(self.start, pad, spec.seed, fresh=True) if classifier else load_causal(self.start)
+        _switch_off_dropout(model)
         if spec.adapter is not None:
             model = adapters.attach(model, spec.adapter, classifier)
         if spec.gradient_checkpointing:
@@ -152,11 +151,25 @@ class Trainer:
         engine.barrier()
         return cache
 
-    def _resume(self, checkpoints: Checkpoints, learner: LocalLearner, source: Offline, engine: Engine) -> tuple[int, int]:
+    def identity(self, groups: Sequence[Encoded]) -> str:
+        """Hash of what makes a run this run: configuration, start weights, tokens. A checkpoint of another is refused."""
+        digest = hashlib.sha256(self.spec.model_dump_json(exclude={"save_every", "trackers", "engine", "fsdp", "eval_every"}).encode())
+        digest.update(model_hash(self.start).encode())
+        for e in groups:
+            digest.update(repr((e.prompt_ids, e.completion_ids)).encode())
+        return digest.hexdigest()
+
+    def _resume(self, checkpoints: Checkpoints, learner: LocalLearner, source: Offline) -> tuple[int, int]:
         """(tokens seen, steps done) of the newest checkpoint; (0, 0) without one."""
         latest = checkpoints.latest()
         if latest is None:
             return 0, 0
+        meta = json.loads((latest / "meta.json").read_text())
+        if meta.get("identity") != self._identity:
+            raise UserError(
+                "out", str(self.out), f"holds a checkpoint of another run (method {meta.get('method')}, step {meta.get('step')})",
+                "choose another folder, use the same settings to resume it, or remove its checkpoints/",
+            )  # fmt: skip
         state = torch.load(latest / "state.pt", map_location="cpu", weights_only=False)
         learner.restore(state["learner"])
         set_rng_state(state["rng"])
@@ -179,7 +192,7 @@ class Trainer:
                 if engine.is_main:
                     torch.save(state, path)
 
-            checkpoints.save(step, write, {"method": _method_name(spec)}, engine.is_main)
+            checkpoints.save(step, write, {"method": _method_name(spec), "identity": self._identity}, engine.is_main)
 
         try:
             with _Signals() as signals:
@@ -202,9 +215,15 @@ class Trainer:
                         )
                     if spec.eval_every and step % spec.eval_every == 0 and held and step < total:
                         record |= self._evaluate(learner, objective, held, engine)
-                    if metrics_file is not None:
-                        metrics_file.write(record)
-                    trackers.write(record)
+                    try:
+                        if metrics_file is not None:
+                            metrics_file.write(record)
+                        trackers.write(record)
+                    except OSError as error:
+                        raise RunFailed(
+                            f"{self.name}: metrics of step {step} could not be written ({error})\n  last good checkpoint: {checkpoints.latest() or 'none yet'}\n"
+                            "  fix: free disk space, then run the same command again to resume"
+                        ) from error
                     display.update(step, _note(record))
                     stop = bool(engine.max(int(signals.received)))
                     if stop or (step < total and bool(engine.max(int(checkpoints.due(step))))):
@@ -263,6 +282,18 @@ class Trainer:
             ) from error
 
 
+def _switch_off_dropout(model: Any) -> None:
+    """Log-probs of policy and reference must be those of one function, so no model dropout (adapters have their own)."""
+    names = ("dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in names:
+            for holder in (module, getattr(module, "config", None)):
+                if isinstance(getattr(holder, name, None), float):
+                    setattr(holder, name, 0.0)
+
+
 class _Signals:
     """Ctrl-C and SIGTERM ask the loop to stop after the current step; a second Ctrl-C stops at once."""
 
@@ -302,8 +333,8 @@ def require_writable(out: Path, field: str = "out") -> None:
     """Raises UserError when files cannot be created under `out`; called before any expensive work."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
+        probe = out / f".writable.{os.getpid()}"
         probe.write_text("")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(field, str(out), f"cannot be written ({error.strerror or error})", "choose a folder you may write to") from error
