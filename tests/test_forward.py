@@ -61,7 +61,7 @@ def test_probe_accepts_llama(scorer):
 
 
 def test_probe_accepts_reward_models(tiny):
-    scorer = Scorer(load_reward(tiny, 0))
+    scorer = Scorer(load_reward(tiny, 0, fresh=True))
     torch.nn.init.normal_(scorer.model.score.weight)
     assert supports_shared_prefix(scorer)
 
@@ -100,7 +100,7 @@ def test_state_space_model_falls_back_with_a_warning(caplog, pair_batch):
 
 
 def test_reward_scores_read_the_last_token(tiny, pair_batch):
-    scorer = Scorer(load_reward(tiny, 0)).eval()
+    scorer = Scorer(load_reward(tiny, 0, fresh=True)).eval()
     torch.nn.init.normal_(scorer.model.score.weight)
     got = scorer(pair_batch, frozenset({"scores"})).scores_B
     for row in range(pair_batch.rows()):

@@ -202,6 +202,65 @@ def test_kill_9_then_resume_gives_the_same_metrics(tiny, tmp_path, pairs_file):
         p.stderr.close()
 
 
+def test_a_checkpoint_of_another_run_is_refused(tiny, tmp_path, pairs_file, monkeypatch):
+    from kilter.errors import UserError
+
+    original = LocalLearner.step
+
+    def step(self, *args):
+        if self.step_index == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *args)
+
+    monkeypatch.setattr(LocalLearner, "step", step)
+    with pytest.raises(Interrupted):
+        run(tiny, tmp_path / "a", pairs_file, epochs=3)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="checkpoint of another run"):
+        run(tiny, tmp_path / "a", pairs_file, "sft", epochs=3)
+    with pytest.raises(UserError, match="checkpoint of another run"):
+        run(tiny, tmp_path / "a", pairs_file, epochs=3, learning_rate=5e-3)
+
+
+def test_a_reward_model_starts_from_an_adapted_policy(tiny, tmp_path, pairs_file):
+    sft = run(tiny, tmp_path / "sft", pairs_file, "sft", adapter={"r": 4})
+    data = load(DataSpec(path=str(pairs_file), heldout=0), "pairs")
+    reward = Trainer(TrainSpec(method="bradley_terry", **FAST), sft.model, data.train, [], tmp_path / "rm").run()
+    assert (reward.model / "model.safetensors").exists()
+
+
+def test_missing_weights_and_wrong_kinds_of_model_are_refused(tiny, tmp_path, pairs_file):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from kilter.errors import UserError
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny, broken)
+    weights = load_file(broken / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if "layers.1." not in k}, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="weights are missing"):
+        load_causal(broken)
+    with pytest.raises(UserError, match="is no reward model"):
+        load_reward(tiny, 0)
+    reward = run(tiny, tmp_path / "rm", pairs_file, "bradley_terry", max_steps=1)
+    with pytest.raises(UserError, match="is a reward model"):
+        load_causal(reward.model)
+
+
+def test_model_dropout_is_switched_off(tiny, tmp_path, pairs_file):
+    import shutil
+
+    folder = tmp_path / "dropping"
+    shutil.copytree(tiny, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.5}))
+    run(folder, tmp_path / "out", pairs_file, max_steps=1)
+    first = read_metrics(tmp_path / "out")[0]
+    assert first["rewards/margins"] == pytest.approx(0.0, abs=1e-5)
+
+
 def test_ctrl_c_saves_and_says_how_to_resume(tiny, tmp_path, pairs_file, monkeypatch):
     original = LocalLearner.step
 

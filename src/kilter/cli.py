@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -305,7 +304,7 @@ def evaluate(
 ) -> None:
     """Evaluate models on the same prompts: metrics with confidence intervals, paired differences, evaluation.json."""
     from kilter.api import make_data_spec
-    from kilter.data.dataset import Dataset, load, to_shape, trained_prompts
+    from kilter.data.dataset import Dataset, heldout_pairs, load, trained_prompts
     from kilter.evaluation.config import EvaluateSpec
     from kilter.evaluation.runner import Evaluation
     from kilter.models.load import resolve
@@ -326,14 +325,7 @@ def evaluate(
         raise UserError("--heldout", heldout, "is no share", "use a value in (0, 1]")
     share: dict[str, Any] = {"limit": limit, "heldout": 0.0 if heldout == 1 else heldout}
     prompts = load(make_data_spec({"path": data} | share), "prompts")
-    pairs: list[Any] = []
-    if reward is not None:
-        side = prompts.train if heldout == 1 else prompts.heldout
-        pairs = (
-            to_shape(side, "pairs", Counter())
-            if data.partition(":")[0] != "builtin"
-            else load(make_data_spec({"path": data, "heldout": 0}), "pairs").train
-        )
+    pairs = heldout_pairs(make_data_spec({"path": data} | share)) if reward is not None else []
     if heldout == 1:
         prompts = Dataset(prompts.spec, [], prompts.train, prompts.skipped, prompts.format)
     trained: set[str] = set()

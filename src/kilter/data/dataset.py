@@ -105,6 +105,15 @@ NEEDED = {
 }
 
 
+def heldout_pairs(spec: DataSpec, where: str = "data") -> list[Group]:
+    """Held-out pairs for measuring a reward model; none when the data (readable as prompts) holds no pairs."""
+    try:
+        found = load(spec, "pairs", where)
+    except UserError:
+        return []
+    return found.heldout if spec.heldout else found.train
+
+
 def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group], str]:
     if spec.format != "auto" and spec.format not in (*FORMATS, "groups"):
         raise UserError(f"{where}.format", spec.format, "unknown format", nearest(spec.format, ["auto", "groups", *FORMATS]))

@@ -37,13 +37,8 @@ def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
-def load_merged(base: Any, folder: Path, classifier: bool) -> Any:
-    """`base` with the adapter of `folder` folded into its weights: a plain transformers model again.
+def load_merged(base: Any, folder: Path) -> Any:
+    """`base` with the adapter of `folder` folded into its weights: a plain transformers model again."""
+    from peft import PeftModel
 
-    `classifier` says what `base` is, for an adapter of a causal LM may become the backbone of a reward model.
-    """
-    from peft import PeftConfig, PeftModel, TaskType
-
-    config = PeftConfig.from_pretrained(str(folder))
-    config.task_type = TaskType.SEQ_CLS if classifier else TaskType.CAUSAL_LM
-    return PeftModel.from_pretrained(base, str(folder), config=config).merge_and_unload()
+    return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()

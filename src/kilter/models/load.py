@@ -234,7 +234,7 @@ def load_causal(folder: Path) -> Any:
     with _readable(folder):
         model, info = AutoModelForCausalLM.from_pretrained(str(base_folder), dtype=torch.float32, output_loading_info=True)
     _refuse_missing(folder, info, set())
-    return load_merged(model, adapter, classifier=False) if adapter is not None else model
+    return load_merged(model, adapter) if adapter is not None else model
 
 
 def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bool = False) -> Any:
@@ -260,7 +260,12 @@ def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bo
         torch.nn.init.zeros_(model.score.weight)
     model.config.get_text_config().pad_token_id = pad_token_id
     model.config.pad_token_id = pad_token_id
-    return load_merged(model, adapter, classifier=True) if adapter is not None else model
+    if adapter is not None and _adapter_has_head(adapter):
+        return load_merged(model, adapter)
+    if adapter is not None:  # an adapted policy becomes the backbone
+        policy = load_causal(folder)
+        getattr(model, model.base_model_prefix).load_state_dict(getattr(policy, policy.base_model_prefix).state_dict())
+    return model
 
 
 def _is_classifier(folder: Path) -> bool:

@@ -271,7 +271,7 @@ def _train(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
 
 
 def _evaluate(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
-    from kilter.data.dataset import load, trained_prompts
+    from kilter.data.dataset import heldout_pairs, load, trained_prompts
     from kilter.evaluation.runner import Evaluation
 
     spec = stage.evaluate
@@ -282,7 +282,7 @@ def _evaluate(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
     order = [baseline, *(m for m in spec.models if m != baseline)]
     models = {ref: run.model_folder(ref, f"stages.{name}.evaluate.models") for ref in order}
     reward = (spec.reward_model, run.model_folder(spec.reward_model)) if spec.reward_model else None
-    pairs = load(source, "pairs", spec.data.removeprefix("$")).heldout if reward is not None else []
+    pairs = heldout_pairs(source, spec.data.removeprefix("$")) if reward is not None else []
     trained: set[str] = set()
     for ref in models:
         trained |= trained_prompts(models[ref])

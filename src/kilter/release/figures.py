@@ -18,7 +18,7 @@ GOOD, BAD, NEUTRAL = "#1a7f4b", "#c0392b", "#52606d"
 SERIES = ("#2f6fde", "#d9822b", "#1a7f4b", "#8e44ad", "#c0392b")
 
 _STYLE: dict[str, Any] = {
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["Inter", "Segoe UI", "Helvetica", "Arial", "sans-serif"],
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["Inter", "Segoe UI", "Helvetica", "Arial", "DejaVu Sans"],
     "font.size": 10, "text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": GRID, "xtick.color": MUTED, "ytick.color": INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8, "svg.hashsalt": "kilter",
 }  # fmt: skip

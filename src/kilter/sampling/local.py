@@ -139,6 +139,13 @@ class LocalSampler:
         position = (mask.cumsum(-1) - 1).clamp_min(0)
         out = model(input_ids=tokens.to(device), attention_mask=mask.to(device), position_ids=position.to(device), use_cache=True, logits_to_keep=1)
         cache = out.past_key_values
+        if not hasattr(cache, "batch_select_indices"):
+            raise UserError(
+                "model",
+                type(model).__name__,
+                "has no standard key-value cache to sample with",
+                "use an attention model; state-space models can be trained and scored",
+            )
         rows = [_Row(i, _draws(own, j, params)) for i, own in enumerate(ids) for j in range(k)]
         everything = list(rows)
         expand = torch.arange(len(ids), device=device).repeat_interleave(k)
