@@ -28,7 +28,7 @@ def recipe_file(tmp_path, tiny, monkeypatch):
             "rm": {"train": {"from": "sft", "method": "bradley_terry", "learning_rate": 1e-3, "batch_size": 8}},
             "dpo": {"train": {"from": "sft", "method": "dpo", "learning_rate": 1e-3, "batch_size": 8}},
             "eval": {"evaluate": {"models": ["sft", "dpo"], "reward_model": "rm", "max_new_tokens": 16}},
-            "gate": {"gate": {"policy": {"conditions": [{"metric": "length", "bound": "diff_ci_low", "op": ">", "value": -100}]}}},
+            "gate": {"gate": {"policy": {"conditions": [{"metric": "violation", "bound": "ci_high", "op": "<=", "value": 1}]}}},
         },
     }
     path = tmp_path / "small.yaml"
