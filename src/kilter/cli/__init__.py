@@ -1,0 +1,60 @@
+"""The command line. Every command: --help with examples, exit codes of kilter.errors, no traceback for a user's mistake."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import click
+import typer
+from rich.logging import RichHandler
+
+from kilter.cli import data, evaluate, run, sample, train
+from kilter.cli.app import app, err, out
+from kilter.errors import Exit, KilterError
+
+__all__ = ["app", "data", "err", "evaluate", "main", "out", "run", "sample", "train"]
+
+
+def main() -> None:
+    """Entry point. One message for a user's mistake; --debug (anywhere) shows the traceback."""
+    debug = "--debug" in sys.argv or os.environ.get("KILTER_DEBUG") == "1"
+    sys.argv = [a for a in sys.argv if a != "--debug"]
+    logging.basicConfig(
+        level=logging.INFO if not debug else logging.DEBUG,
+        format="%(message)s",
+        handlers=[RichHandler(console=err, show_time=False, show_path=False, show_level=False)],
+        force=True,
+    )
+    for noisy in ("httpx", "urllib3", "filelock", "fsspec", "matplotlib", "datasets", "huggingface_hub", "transformers", "torch", "asyncio", "PIL"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except (typer.Exit, click.exceptions.Exit) as stop:
+        sys.exit(stop.exit_code)
+    except click.exceptions.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KilterError as error:
+        if debug:
+            raise
+        err.print(f"[red bold]{'error' if error.code == Exit.BAD_INPUT else 'stopped'}[/]: ", end="")
+        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(int(error.code))
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        err.print("interrupted; run the same command again to resume")
+        sys.exit(int(Exit.RUN_FAILED))
+    except OSError as error:
+        if debug:
+            raise
+        err.print(
+            f"[red bold]stopped[/]: {error}\n  fix: check disk space and permissions, then run the same command again to resume", highlight=False
+        )
+        sys.exit(int(Exit.RUN_FAILED))
+    except Exception as error:  # a defect of ours: one line, the run's state is on disk, and the way to see more
+        if debug:
+            raise
+        err.print(f"[red bold]stopped[/]: {type(error).__name__}: {error}\n  this is a defect in Kilter; --debug shows where", highlight=False)
+        sys.exit(int(Exit.RUN_FAILED))

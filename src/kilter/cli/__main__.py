@@ -1,0 +1,5 @@
+"""python -m kilter.cli"""
+
+from kilter.cli import main
+
+main()

@@ -1,0 +1,78 @@
+"""kilter data peek and convert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kilter.cli.app import data_app, epilog, out, require_file
+from kilter.errors import UserError
+
+
+@data_app.command(epilog=epilog("kilter data peek pairs.jsonl", "kilter data peek builtin:support-desk --shape pairs -n 2"))
+def peek(
+    path: Annotated[str, typer.Argument(help="file, Hub name or builtin:support-desk")],
+    shape: Annotated[str, typer.Option(help="demonstrations, pairs or prompts")] = "prompts",
+    n: Annotated[int, typer.Option("-n", min=1, help="groups to show")] = 3,
+    format_: Annotated[str, typer.Option("--format", help="auto, or a format by name")] = "auto",
+) -> None:
+    """Show what Kilter reads from a file: detected format, counts, the first groups."""
+    data = _load(path, shape, format_)
+    groups = [*data.train, *data.heldout]
+    out.print(
+        f"[bold]{path}[/]: format {data.format}, {len(groups)} groups" + (f", left out: {dict(data.skipped)}" if data.skipped else ""),
+        highlight=False,
+    )
+    for group in groups[:n]:
+        out.rule(group.prompt.id or "", style="dim")
+        for m in group.prompt.messages:
+            out.print(f"[bold]{m['role']}[/]: ", end="")
+            out.print(m["content"], markup=False, highlight=False)
+        if group.prompt.text:
+            out.print(group.prompt.text, markup=False, highlight=False)
+        for c, f in zip(group.completions, group.feedback, strict=True):
+            score = "unscored" if f.score is None else f"{f.kind} {f.score:g}"
+            out.print(f"[cyan]→ {score}[/] ", end="")
+            out.print(c.text, markup=False, highlight=False)
+
+
+def _load(path: str, shape: str, format_: str, world: dict[str, Any] | None = None) -> Any:
+    from kilter.api import make_data_spec
+    from kilter.data.dataset import load
+    from kilter.errors import nearest
+
+    shapes = ("demonstrations", "pairs", "prompts")
+    if shape not in shapes:
+        raise UserError("--shape", shape, "unknown shape", nearest(shape, shapes))
+    return load(make_data_spec({"path": path, "format": format_, "heldout": 0, "world": world or {}}), shape)  # type: ignore[arg-type]
+
+
+@data_app.command(
+    epilog=epilog(
+        "kilter data convert hh.jsonl.gz groups.jsonl --shape pairs", "kilter data convert builtin:support-desk steps.jsonl --view steps --size 1000"
+    )
+)
+def convert(
+    path: Annotated[str, typer.Argument(help="file, Hub name or builtin:support-desk")],
+    target: Annotated[Path, typer.Argument(help="groups.jsonl to write")],
+    shape: Annotated[str, typer.Option(help="demonstrations, pairs or prompts (prompts keeps every completion)")] = "prompts",
+    format_: Annotated[
+        str, typer.Option("--format", help="auto, hh, preference, unpaired, conversations, alpaca, ratings, oasst, stepwise, ...")
+    ] = "auto",
+    view: Annotated[str, typer.Option(help="builtin:support-desk: pairs, demonstrations, binary, ranked, steps, prompts")] = "auto",
+    size: Annotated[int, typer.Option(help="builtin:support-desk: scenarios")] = 400,
+) -> None:
+    """Convert any known format to groups.jsonl."""
+    from kilter.data import store
+
+    if target.exists():
+        raise UserError("target", str(target), "exists already", "choose another name, or remove it")
+    if target.suffix != ".jsonl":
+        raise UserError("target", str(target), "is not a .jsonl file", "groups are written as plain JSON lines; name it something.jsonl")
+    require_file(target, "target")
+    world = {"view": view, "n": size} if path.startswith("builtin:") else None
+    data = _load(path, shape, format_, world)
+    store.append(target, data.train)
+    out.print(f"{len(data.train)} groups written to {target}" + (f"; left out: {dict(data.skipped)}" if data.skipped else ""), highlight=False)

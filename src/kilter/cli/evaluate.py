@@ -1,0 +1,135 @@
+"""kilter eval and gate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.table import Table
+
+from kilter.cli.app import app, epilog, err, out
+from kilter.errors import UserError
+from kilter.validation import as_user_error
+
+
+@app.command(
+    "eval",
+    epilog=epilog(
+        "kilter eval --model runs/my-dpo --baseline builtin:smollm2-135m --data pairs.jsonl",
+        "kilter eval --model A --model B --reward-model RM --data pairs.jsonl --out runs/eval",
+    ),
+)
+def evaluate(
+    model: Annotated[list[str], typer.Option(help="model to evaluate, repeatable; NAME=PATH gives it a name")],
+    data: Annotated[str, typer.Option(help="file, Hub name or builtin:support-desk")],
+    baseline: Annotated[str | None, typer.Option(help="model the others are compared with")] = None,
+    reward_model: Annotated[str | None, typer.Option(help="reward model that scores the answers")] = None,
+    out_: Annotated[Path, typer.Option("--out", help="folder of evaluation.json and groups.jsonl")] = Path("runs/eval"),
+    heldout: Annotated[float, typer.Option(help="share of prompts used; 1 uses every prompt of the file")] = 1.0,
+    limit: Annotated[int | None, typer.Option(help="first N prompts only")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="tokens per answer")] = 128,
+    temperature: Annotated[float, typer.Option(help="1: the policy itself; 0: greedy")] = 1.0,
+    seed: Annotated[int, typer.Option(help="seed of sampling and bootstrap")] = 0,
+) -> None:
+    """Evaluate models on the same prompts: metrics with confidence intervals, paired differences, evaluation.json."""
+    from kilter.api import make_data_spec
+    from kilter.data.dataset import Dataset, heldout_pairs, load, trained_prompts
+    from kilter.evaluation.config import EvaluateSpec
+    from kilter.evaluation.runner import Evaluation
+    from kilter.models.load import resolve
+    from kilter.training.trainer import require_writable
+
+    try:
+        spec = EvaluateSpec(models=model, limit=limit, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    except ValidationError as error:
+        raise as_user_error(error, "", EvaluateSpec) from error
+    require_writable(out_)
+    entries = ([baseline] if baseline else []) + [m for m in model if m != baseline]
+    named = dict(_named(m) for m in entries)
+    if len(named) < len(entries):
+        raise UserError("--model", entries, "two models have the same name", "write NAME=PATH")
+    folders = {n: resolve(p, "--model") for n, p in named.items()}
+    reward = (_named(reward_model)[0], resolve(_named(reward_model)[1], "--reward-model")) if reward_model else None
+    if not 0 < heldout <= 1:
+        raise UserError("--heldout", heldout, "is no share", "use a value in (0, 1]")
+    share: dict[str, Any] = {"limit": limit, "heldout": 0.0 if heldout == 1 else heldout}
+    prompts = load(make_data_spec({"path": data} | share), "prompts")
+    pairs = heldout_pairs(make_data_spec({"path": data} | share)) if reward is not None else []
+    if heldout == 1:
+        prompts = Dataset(prompts.spec, [], prompts.train, prompts.skipped, prompts.format)
+    trained: set[str] = set()
+    for folder in folders.values():
+        trained |= trained_prompts(folder)
+    result = Evaluation(spec, folders, reward, prompts, pairs, frozenset(trained), out_, err).run()
+    _print_evaluation(result)
+    out.print(f"\nwritten: [bold]{out_ / 'evaluation.json'}[/]", highlight=False)
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, sign, path = text.partition("=")
+    if sign:
+        return name, path
+    cleaned = Path(text)
+    return (cleaned.parent.name if cleaned.name == "model" else cleaned.name) or text, text
+
+
+def _print_evaluation(result: dict[str, Any]) -> None:
+    from kilter.release.report import TITLES
+
+    table = Table("metric", *result["models"], box=None, pad_edge=False)
+    keys: list[str] = []
+    for entry in result["models"].values():
+        keys += [k for k in entry["metrics"] if k not in keys]
+    for key in keys:
+        cells = []
+        for entry in result["models"].values():
+            m = entry["metrics"].get(key)
+            if m is None or m["value"] is None:
+                cells.append("")
+            else:
+                cells.append(f"{m['value']:.3g}" + (f" [{m['ci_low']:.3g}, {m['ci_high']:.3g}]" if m["ci_low"] is not None else ""))
+        table.add_row(TITLES.get(key, key), *cells)
+    out.print(table)
+
+
+@app.command(
+    epilog=epilog("kilter gate runs/quickstart/eval --policy gate.yaml", "kilter gate runs/eval/evaluation.json --policy gate.yaml --candidate dpo")
+)
+def gate(
+    evaluation: Annotated[Path, typer.Argument(help="evaluation.json, or the folder that holds it")],
+    policy: Annotated[Path, typer.Option(help="YAML file with conditions")],
+    candidate: Annotated[str | None, typer.Option(help="model under test; default: the only one that is not the baseline")] = None,
+    out_: Annotated[Path | None, typer.Option("--out", help="folder for gate.json and gate.xml (JUnit); default: beside the evaluation")] = None,
+) -> None:
+    """Decide. Exit code 0 pass, 1 fail, 3 inconclusive."""
+    from kilter.release import gate as gates
+
+    path = evaluation / "evaluation.json" if evaluation.is_dir() else evaluation
+    if not path.is_file():
+        raise UserError("evaluation", str(path), "no such file", "run `kilter eval` first, or give its folder")
+    try:
+        loaded = json.loads(path.read_text())
+        loaded["baseline"], loaded["n_prompts"], loaded["data_hash"]
+        [(m["path"], m["model_hash"], m["metrics"]) for m in loaded["models"].values()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError("evaluation", str(path), f"is no evaluation.json ({error})", "give the file that `kilter eval` wrote") from error
+    _check_fresh(loaded, path)
+    result = gates.decide(gates.load_policy(policy, "--policy"), loaded, candidate)
+    gates.write(result, out_ or path.parent)
+    for c in result["conditions"]:
+        out.print(f"{c['state']:<12} {c['condition']}   {c['why']}", highlight=False, markup=False)
+    out.print(f"verdict: [bold]{result['verdict'].upper()}[/] for {result['candidate']}", highlight=False)
+    raise typer.Exit(int(gates.exit_code(result["verdict"])))
+
+
+def _check_fresh(evaluation: dict[str, Any], path: Path) -> None:
+    """A model that has changed since it was evaluated has not been evaluated."""
+    from kilter.models.load import model_hash
+
+    for name, entry in evaluation["models"].items():
+        folder = Path(entry["path"])
+        if folder.is_dir() and model_hash(folder)[:16] != entry["model_hash"]:
+            raise UserError("evaluation", str(path), f"is stale: {name} ({folder}) has changed since", "run `kilter eval` again")

@@ -1,0 +1,73 @@
+"""kilter run, report, schema: recipes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from kilter.cli.app import SetOption, app, duration, epilog, out
+from kilter.errors import UserError
+
+
+@app.command(
+    epilog=epilog(
+        "kilter run recipes/quickstart.yaml",
+        "kilter run recipes/hh-dpo.yaml --dry-run",
+        "kilter run my.yaml --set stages.dpo.train.learning_rate=1e-5",
+    )
+)
+def run(
+    recipe: Annotated[Path, typer.Argument(help="a recipe (YAML)")],
+    set_: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan: rows, tokens, steps, memory, time")] = False,
+    runs: Annotated[Path, typer.Option(help="folder that holds run folders")] = Path("runs"),
+) -> None:
+    """Run a recipe to its report and verdict. Run it again to resume; unchanged stages are not repeated."""
+    from kilter import recipe as recipes
+
+    loaded = recipes.load(recipe, set_ or ())
+    if dry_run:
+        _print_plan(loaded)
+        return
+    from kilter.pipeline.runner import Run
+
+    raise typer.Exit(int(Run(loaded, runs / loaded.name, out).execute()))
+
+
+def _print_plan(recipe: Any) -> None:
+    from kilter import recipe as recipes
+    from kilter.pipeline.plan import plan
+
+    table = Table("stage", "kind", "what", "rows", "tokens", "steps", "memory", "time", box=None, pad_edge=False)
+    total = 0.0
+    for s in plan(recipe):
+        total += s.seconds or 0
+        cells = [f"{v:,}" if v is not None else "" for v in (s.rows, s.tokens, s.steps)]
+        table.add_row(s.name, s.kind, s.what, *cells, f"{s.memory_gb} GB" if s.memory_gb else "", duration(s.seconds))
+    out.print(recipes.dump(recipe), highlight=False, markup=False)
+    out.print(table)
+    out.print(f"\ntraining takes about {duration(total)} on this machine; nothing was run", highlight=False)
+
+
+@app.command(epilog=epilog("kilter report runs/quickstart"))
+def report(folder: Annotated[Path, typer.Argument(help="a run folder")]) -> None:
+    """Write report.html of a run folder from what its stages have left there."""
+    from kilter.release import report as reports
+
+    if not folder.is_dir() or not any(folder.glob("*/manifest.json")):
+        raise UserError(
+            "folder", str(folder), "is no run folder (no stage with a manifest.json)", "give a folder that `kilter run` made, such as runs/quickstart"
+        )
+    out.print(f"[bold]{reports.write(folder)}[/]", highlight=False)
+
+
+@app.command(epilog=epilog("kilter schema > kilter.schema.json"))
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from kilter.recipe import schema as make
+
+    print(json.dumps(make(), indent=1))

@@ -1,0 +1,109 @@
+"""kilter train: one stage without a recipe."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kilter.cli.app import app, duration, epilog, err, out
+from kilter.errors import UserError
+
+
+def _train_command() -> None:
+    """Builds `kilter train` with one option per field of a train stage, so that the two cannot drift apart."""
+    from typing import Literal, get_args, get_origin
+
+    from kilter.models.adapters import AdapterSpec
+    from kilter.training.config import TrainSpec
+
+    def option(annotation: Any) -> Any:
+        """The type that the command line parses for a field."""
+        inner = [a for a in get_args(annotation) if a is not type(None)]
+        if AdapterSpec in (annotation, *inner):
+            return str
+        if get_origin(annotation) is Literal or annotation in (int, float, bool, str):
+            return str if get_origin(annotation) is Literal else annotation
+        if get_origin(annotation) is list:
+            return list[str]
+        return inner[0] if len(inner) == 1 else str
+
+    parameters = [
+        inspect.Parameter("model", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[str, typer.Option(help="builtin:NAME, a folder, a .gguf file, or a Hub id")], default="builtin:smollm2-135m"),
+        inspect.Parameter("data", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[str, typer.Option(help="file, Hub name (owner/name), or builtin:support-desk")], default=...),
+        inspect.Parameter("out_", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[Path | None, typer.Option("--out", help="folder of the result; default runs/<method>")], default=None),
+        inspect.Parameter("set_", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[list[str] | None, typer.Option("--set", help="a field of the method (beta=0.05), of the data (data.heldout=0.2) or of the adapter (adapter.r=8)", metavar="KEY=VALUE")], default=None),
+    ]  # fmt: skip
+    for name, field in TrainSpec.model_fields.items():
+        if name in ("data", "start"):
+            continue
+        flag = "--" + name.replace("_", "-")
+        text = field.description or ""
+        if name == "adapter":
+            text = "lora: train LoRA adapters instead of all weights"
+        kind = str if name == "method" else option(field.annotation)
+        default = ... if field.is_required() else None
+        if default is None and field.default is not None and field.default_factory is None and not isinstance(field.default, bool):
+            text += f" (default {field.default})"
+        names = (flag, "--algorithm") if name == "method" else (flag + "/--no-" + flag[2:],) if kind is bool else (flag,)
+        if name == "method":
+            default = None
+        parameters.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                annotation=Annotated[kind | None, typer.Option(*names, help=text, show_default=False)],
+                default=default,
+            )
+        )
+
+    def train(**values: Any) -> None:
+        from kilter.recipe import scalar
+
+        model, data, folder, sets = (values.pop(k) for k in ("model", "data", "out_", "set_"))
+        if values["method"] is None:
+            from kilter.objectives import objectives
+
+            raise UserError("--method", None, "is required", f"one of: {', '.join(objectives.names())}")
+        options = {k: v for k, v in values.items() if v is not None and v != []}
+        if "save_every" in options:
+            options["save_every"] = scalar(options["save_every"])
+        if "adapter" in options:
+            if options["adapter"] != "lora":
+                raise UserError("--adapter", options["adapter"], "unknown adapter", "use lora")
+            options["adapter"] = {}
+        method: dict[str, Any] = {"name": options.pop("method")}
+        source: dict[str, Any] = {"path": data}
+        for item in sets or ():
+            key, sign, text = item.partition("=")
+            if not sign:
+                raise UserError("--set", item, "is not KEY=VALUE", "write --set beta=0.05")
+            target, leaf = (
+                (source, key[5:])
+                if key.startswith("data.")
+                else (options.setdefault("adapter", {}), key[8:])
+                if key.startswith("adapter.")
+                else (method, key)
+            )
+            while "." in leaf:
+                head, _, leaf = leaf.partition(".")
+                target = target.setdefault(head, {})
+            target[leaf] = scalar(text)
+        from kilter.api import train as train_
+
+        result = train_(model, source, method, folder, err, **options)
+        held = "  ".join(f"{k} {v:.4g}" for k, v in result.heldout.items() if k in ("eval_loss", "eval_rewards/accuracies", "eval_nll"))
+        out.print(f"model: [bold]{result.model}[/]   {result.steps} steps in {duration(result.seconds)}   {held}", highlight=False)
+
+    train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    train.__doc__ = "Train one stage without a recipe. Run it again to resume."
+    app.command("train", epilog=epilog(
+        "kilter train --method dpo --model builtin:smollm2-135m --data pairs.jsonl --out runs/my-dpo",
+        "kilter train --method sft --data builtin:support-desk --set data.world.n=100 --max-steps 5",
+        "kilter train --method dpo --data pairs.jsonl --adapter lora --set beta=0.05 --learning-rate 1e-4",
+    ))(train)  # fmt: skip
+
+
+_train_command()
