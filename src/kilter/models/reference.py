@@ -26,9 +26,11 @@ class ReferenceCache:
     def __init__(self, path: Path, reference_hash: str, precision: str, temperature: float = 1.0) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=60)
-            self._db.execute("PRAGMA journal_mode=WAL")
+            # Several ranks open and fill one file: IMMEDIATE takes the write lock first, and waits for it instead of failing.
+            self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
+            self._db.execute("BEGIN IMMEDIATE")
             self._db.execute("CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
+            self._db.execute("COMMIT")
         except (OSError, sqlite3.Error) as error:
             raise UserError(
                 "KILTER_CACHE", str(path), f"the reference cache cannot be opened ({error})", "set KILTER_CACHE to a folder you may write to"
@@ -60,8 +62,9 @@ class ReferenceCache:
             (key, logps_BT[i, : int(n)].detach().cpu().float().numpy().tobytes())
             for i, (key, n) in enumerate(zip(keys, length_B.tolist(), strict=True))
         ]
-        with self._db:
-            self._db.executemany("INSERT OR REPLACE INTO logps VALUES (?, ?)", rows)
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany("INSERT OR REPLACE INTO logps VALUES (?, ?)", rows)
+        self._db.execute("COMMIT")
 
     def lookup(self, batch: Batch) -> Tensor | None:
         """ref_logps_BT of the batch, or None when any row is missing."""
