@@ -86,7 +86,7 @@ class Evaluation:
                     found[key] = replace(
                         m := estimate(policy_logps[name], reference_logps[name], self.spec.seed, **extra), method=m.method + self._kl_note()
                     )
-            entry: dict[str, Any] = {"path": str(self.models[name]), "model_hash": model_hash(self.models[name])[:16]}
+            entry: dict[str, Any] = {"path": str(self.models[name].resolve()), "model_hash": model_hash(self.models[name])[:16]}
             if name != baseline:
                 for measure in ("gold", "reward"):
                     if per_prompt[name].get(measure):
