@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,6 +95,8 @@ def _train_command() -> None:
         from kilter.api import train as train_
 
         result = train_(model, source, method, folder, err, **options)
+        if int(os.environ.get("RANK", "0")) > 0:
+            return  # one process speaks for all
         held = "  ".join(f"{k} {v:.4g}" for k, v in result.heldout.items() if k in ("eval_loss", "eval_rewards/accuracies", "eval_nll"))
         out.print(f"model: [bold]{result.model}[/]   {result.steps} steps in {duration(result.seconds)}   {held}", highlight=False)
 

@@ -19,7 +19,8 @@ from kilter.training.config import TrainSpec
 from kilter.training.sources import Offline
 
 EFFICIENCY = 0.5
-"""Share of the machine's matrix-product speed that a training step of a small model reaches here (measured 0.45 to 0.6)."""
+"""Share of the machine's matrix-product speed that a training step of a small model reaches; on 2 cores 0.58 was
+measured in bfloat16 and 0.78 in float32, and loading, saving and short batches take their part."""
 
 
 @dataclass(frozen=True, slots=True)
