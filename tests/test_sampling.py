@@ -5,7 +5,8 @@ import torch
 
 from kilter.data.collate import collate
 from kilter.errors import UserError
-from kilter.sampling.local import LocalSampler, choose
+from kilter.sampling.choose import choose
+from kilter.sampling.local import LocalSampler
 from kilter.types import Feedback, Group, Prompt, SamplingParams
 
 PROMPTS = [
@@ -94,3 +95,142 @@ def test_sampling_frequencies_match_the_distribution():
 def test_values_without_meaning_are_refused(sampler, bad):
     with pytest.raises(UserError, match="fix:"):
         sampler.generate(PROMPTS, 1, SamplingParams(**bad))
+
+
+@pytest.fixture
+def model_logps(scorer, encoder):
+    """Checks sampled log-probs of every answer against the learner's forward."""
+
+    def check(prompts, answers, tolerance=1e-4):
+        groups = [Group(p, tuple(a), (Feedback(None),) * len(a)) for p, a in zip(prompts, answers)]
+        with torch.no_grad():
+            got = scorer(collate([encoder.encode(g) for g in groups])).logps_BT
+        want = [c.sampling_logps for a in answers for c in a]
+        for row, own in zip(got, want):
+            torch.testing.assert_close(row[: len(own)], torch.tensor(own), atol=tolerance, rtol=tolerance)
+
+    return check
+
+
+MANY = [Prompt(messages=({"role": "user", "content": "q" * n},)) for n in (3, 40, 11, 27, 5, 33, 18)]
+
+
+def test_rows_enter_and_leave_midway_and_stay_exact(sampler, model_logps):
+    """A small budget and unequal lengths: slots are reused, rows of different ages share a step."""
+    params = [SamplingParams(max_new_tokens=n, seed=7) for n in (3, 14, 9, 1, 20, 6, 11)]
+    sampler.tokens_per_batch = 220
+    answers = sampler.generate(MANY, 3, params)
+    assert [max(len(c.token_ids) for c in a) <= p.max_new_tokens for a, p in zip(answers, params)] == [True] * 7
+    model_logps(MANY, answers)
+    roomy = LocalSampler(sampler.scorer, sampler.encoder).generate(MANY, 3, params)
+    assert [[c.token_ids for c in a] for a in answers] == [[c.token_ids for c in a] for a in roomy]
+    assert sampler.last.steps > 20  # really in several turns
+
+
+def test_a_model_with_its_own_cache_gives_the_same_answers(sampler):
+    params = SamplingParams(max_new_tokens=10, seed=2)
+    fast = sampler.generate(MANY, 2, params)
+    sampler.scorer.decodes_shared = False
+    sampler.tokens_per_batch = 200
+    slow = sampler.generate(MANY, 2, params)
+    assert [[c.token_ids for c in a] for a in fast] == [[c.token_ids for c in a] for a in slow]
+
+
+def test_fixed_shapes_for_graphs_give_the_same_logits(scorer):
+    """What a CUDA graph replays, run eagerly: full-size plans with masks instead of trimmed ones."""
+    from kilter.sampling.engine import SharedEngine
+
+    prompts = [(9, 10, 11, 12, 13), (20, 21)]
+
+    def run(fixed):
+        engine = SharedEngine(scorer, 3, 4, 8, 6, 2, fixed)
+        handles, _ = engine.prefill(prompts)
+        engine.attach([handles[0], handles[1], handles[1]])
+        found = [engine.decode(torch.tensor([5, 6, 7]))]
+        engine.keep([0, 2])
+        found.append(engine.decode(torch.tensor([8, 9])))
+        return torch.cat(found)
+
+    with torch.no_grad():
+        torch.testing.assert_close(run(True), run(False), atol=1e-5, rtol=1e-5)
+
+
+def test_sliding_window_attention(tmp_path, encoder):
+    """Keys further back than the window are hidden, in the prompt and among a row's own tokens."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    from kilter.models.forward import Scorer
+
+    torch.manual_seed(0)
+    config = MistralConfig(vocab_size=264, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, sliding_window=6, head_dim=8)
+    scorer = Scorer(MistralForCausalLM(config)).eval()
+    answers = LocalSampler(scorer, encoder).generate(PROMPTS, 2, SamplingParams(max_new_tokens=15))
+    assert scorer.decodes_shared
+    groups = [Group(p, tuple(a), (Feedback(None),) * 2) for p, a in zip(PROMPTS, answers)]
+    with torch.no_grad():
+        got = scorer(collate([encoder.encode(g) for g in groups])).logps_BT
+    for row, own in zip(got, [c.sampling_logps for a in answers for c in a]):
+        torch.testing.assert_close(row[: len(own)], torch.tensor(own), atol=1e-4, rtol=1e-4)
+
+
+def test_weights_are_the_learners_own(sampler, scorer):
+    """An update is seen by the next call without any copying, and training still works after a rollout."""
+    before = sampler.generate(PROMPTS, 1, SamplingParams(max_new_tokens=8, temperature=0))
+    with torch.no_grad():
+        for p in scorer.parameters():
+            p.mul_(-1.3)
+    after = sampler.generate(PROMPTS, 1, SamplingParams(max_new_tokens=8, temperature=0))
+    assert [a[0].token_ids for a in before] != [a[0].token_ids for a in after]
+    assert not any("forward" in vars(m) for m in scorer.modules())
+
+
+def test_lora_attached_or_not(tiny, encoder):
+    from kilter.models import adapters
+    from kilter.models.forward import Scorer
+    from kilter.models.load import load_causal
+
+    scorer = Scorer(adapters.attach(load_causal(tiny), adapters.AdapterSpec(r=4), False)).eval()
+    with torch.no_grad():
+        for name, p in scorer.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.3)
+    answers = LocalSampler(scorer, encoder).generate(PROMPTS, 2, SamplingParams(max_new_tokens=9))
+    assert scorer.decodes_shared
+    groups = [Group(p, tuple(a), (Feedback(None),) * 2) for p, a in zip(PROMPTS, answers)]
+    with torch.no_grad():
+        got = scorer(collate([encoder.encode(g) for g in groups])).logps_BT
+    for row, own in zip(got, [c.sampling_logps for a in answers for c in a]):
+        torch.testing.assert_close(row[: len(own)], torch.tensor(own), atol=1e-4, rtol=1e-4)
+
+
+def test_geometric_mixture_of_policy_and_reference(tiny, scorer, encoder):
+    """Share 0 is the policy, share 1 the reference, and between them the log-probs are the normalised mixture's."""
+    from kilter.models.forward import Scorer
+    from kilter.models.load import load_causal
+
+    other = Scorer(load_causal(tiny)).eval()
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    params = SamplingParams(max_new_tokens=6, seed=3)
+    plain = LocalSampler(scorer.eval(), encoder).generate(PROMPTS, 2, params)
+    same = LocalSampler(scorer, encoder, mixture=(other, 0.0)).generate(PROMPTS, 2, params)
+    assert [[c.token_ids for c in a] for a in plain] == [[c.token_ids for c in a] for a in same]
+    mixed = LocalSampler(scorer, encoder, mixture=(other, 0.4)).generate(PROMPTS, 2, params)
+    ids = torch.tensor([encoder.prompt(PROMPTS[0])])
+    with torch.no_grad():
+        own, ref = (s.model(ids).logits[0, -1].log_softmax(-1) for s in (scorer, other))
+    want = (0.6 * own + 0.4 * ref).log_softmax(-1)
+    first = mixed[0][0]
+    assert first.sampling_logps[0] == pytest.approx(float(want[first.token_ids[0]]), abs=1e-4)
+
+
+def test_nucleus_without_a_full_sort_is_the_nucleus():
+    """Candidates grow until they hold the nucleus: the support equals that of a sorted reference."""
+    logits = torch.randn(3, 5000, generator=torch.Generator().manual_seed(0)) * 0.1
+    p, order = logits.softmax(-1).sort(-1, descending=True)
+    inside = (p.cumsum(-1) - p) < 0.9
+    for u in torch.linspace(0, 0.9999, 40):
+        picked, _ = choose(logits, u.repeat(3), SamplingParams(top_p=0.9))
+        for row in range(3):
+            assert int(picked[row]) in set(order[row][inside[row]].tolist())

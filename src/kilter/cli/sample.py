@@ -35,7 +35,7 @@ def sample(
     from kilter.api import make_data_spec
     from kilter.data import store
     from kilter.data.dataset import load
-    from kilter.sampling.local import check_params
+    from kilter.sampling.choose import check_params
     from kilter.training.log import Display
     from kilter.types import Feedback, Group, Prompt, SamplingParams
 

@@ -1,7 +1,7 @@
 """Shared-prefix attention: each completion sees its group's prompt and itself, nothing else.
 
-Registered with transformers as the attention implementation "kilter_shared". Without `kilter_segments` among the
-keyword arguments it is plain SDPA, so the same model object also generates and runs plain rows.
+Registered with transformers as the attention implementation "kilter_shared". With `kilter_cache` the sampler's cache keeps
+keys and values and answers for them. With neither it is plain SDPA, so the same model object also generates and runs plain rows.
 
 On CPU every prompt and every completion is computed over exactly the keys it may see: no padding and no
 masked-out work. On a GPU one compiled flex-attention call does the same through a block mask.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from kilter.models.packing import Segment
+
+if TYPE_CHECKING:
+    from kilter.sampling.cache import DecodeCache
 
 NAME = "kilter_shared"
 
@@ -179,7 +182,8 @@ def shared_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention signature: query [B, H, L, d], key and value [B, H_kv, L, d] -> ([B, L, H, d], None)."""
     segments: tuple[Segment, ...] | None = kwargs.pop("kilter_segments", None)
-    if segments is None:
+    cache: DecodeCache | None = kwargs.pop("kilter_cache", None)
+    if segments is None and cache is None:
         plain: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return plain
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
@@ -188,6 +192,13 @@ def shared_attention(
     if kwargs.get("dropout"):
         raise UnsupportedAttention("attention dropout")
     scale = kwargs.get("scaling")
+    if cache is not None:
+        layer = int(module.layer_idx)  # type: ignore[arg-type]
+        if not cache.filling:
+            out = cache.decode(layer, query, key, value, query.shape[-1] ** -0.5 if scale is None else scale, window)
+            return out.transpose(1, 2), None
+        segments = cache.store_prompt(layer, key, value)
+    assert segments is not None
     compute = _segments_gpu if query.is_cuda else _segments_cpu
     out = compute(query, key, value, segments, scale, window)
     return out.transpose(1, 2), None

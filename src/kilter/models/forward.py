@@ -34,6 +34,7 @@ class Scorer(nn.Module):
         super().__init__()
         self.model = model
         self.shared = shared
+        self.decodes_shared: bool | None = None
         if shared:
             self._base().set_attn_implementation(attention.NAME)
 

@@ -1,12 +1,14 @@
-"""The in-process sampler: shares the learner's weights, prefills each prompt once for its k samples.
+"""The in-process sampler: shares the learner's weights, prefills each prompt once for its k samples, batches continuously.
 
-Decoding runs over a left-padded batch whose finished rows leave it. Each request draws its random numbers from its own
-generator, seeded by (seed, prompt tokens, sample index), so what else is in the batch does not matter.
+Rows that finish leave and waiting ones take their place, within a budget of cached tokens. Each request draws its random
+numbers from its own generator, seeded by (seed, prompt tokens, sample index), so what else is in the batch does not matter.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,9 +17,14 @@ import torch
 from torch import Tensor
 
 from kilter.data.encode import Encoder
-from kilter.errors import UserError
 from kilter.models.forward import Scorer
+from kilter.sampling.choose import check_params, choose
+from kilter.sampling.engine import Engine, MixtureEngine, SharedEngine, StandardEngine, supports_shared_decoding
+from kilter.sampling.packed import packed_linears
 from kilter.types import Completion, Learner, Prompt, SamplingParams
+
+TAIL = 24
+"""Tokens whose text is searched for stop strings after each new token, beyond the stop string's own length."""
 
 
 @dataclass
@@ -25,61 +32,47 @@ class _Row:
     """One request in flight."""
 
     prompt: int
+    sample: int
+    params: SamplingParams
     draws: Tensor
     tokens: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
-    text: str = ""
+    text: str | None = None
     finish: Literal["stop", "length"] | None = None
 
 
-def check_params(params: SamplingParams) -> None:
-    """Raises UserError on values that have no meaning."""
-    checks = [
-        ("max_new_tokens", params.max_new_tokens >= 1, "at least 1"), ("temperature", params.temperature >= 0, "0 (greedy) or more"),
-        ("top_p", 0 < params.top_p <= 1, "in (0, 1]"), ("top_k", params.top_k >= 0, "0 (off) or more"),
-    ]  # fmt: skip
-    for name, good, fix in checks:
-        if not good:
-            raise UserError(f"sampling.{name}", getattr(params, name), "out of range", f"use a value {fix}")
+@dataclass
+class Throughput:
+    """What the last call of `generate` did."""
 
+    prompt_tokens: int = 0
+    tokens: int = 0
+    steps: int = 0
+    seconds: float = 0.0
 
-def choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
-    """(tokens [R], log-probs [R] in nats): inverse-CDF sampling, one uniform draw per row.
-
-    The log-prob is that of the full softmax at the sampling temperature (at 1 for greedy), before top-k and top-p,
-    which is what the learner recomputes.
-    """
-    logits_RV = logits_RV.float()
-    if params.temperature == 0:
-        logp_RV = logits_RV.log_softmax(-1)
-        picked = logits_RV.argmax(-1)
-        return picked, logp_RV.gather(1, picked[:, None])[:, 0]
-    if params.temperature != 1:
-        logits_RV = logits_RV / params.temperature
-    logp_RV = logits_RV.log_softmax(-1)
-    if params.top_k or params.top_p < 1:
-        width = min(params.top_k or logp_RV.shape[1], logp_RV.shape[1])
-        top, index = logp_RV.topk(width, dim=-1)
-        p = top.exp()
-        if params.top_k:
-            p = p / p.sum(-1, keepdim=True)
-        before = p.cumsum(-1) - p
-        p = torch.where(before < params.top_p, p, 0.0)
-        cdf = p.cumsum(-1)
-        place = torch.searchsorted(cdf, (draws_R[:, None] * cdf[:, -1:]), right=True).clamp_max(width - 1)
-        place = torch.minimum(place, (p > 0).sum(-1, keepdim=True) - 1)
-        picked = index.gather(1, place)[:, 0]
-    else:
-        cdf = logp_RV.exp().cumsum(-1)
-        picked = torch.searchsorted(cdf, draws_R[:, None] * cdf[:, -1:], right=True).clamp_max(cdf.shape[1] - 1)[:, 0]
-    return picked, logp_RV.gather(1, picked[:, None])[:, 0]
+    @property
+    def tokens_per_second(self) -> float:
+        """Sampled tokens per second, prefill included."""
+        return self.tokens / max(self.seconds, 1e-9)
 
 
 class LocalSampler:
-    """Sampler over a Scorer's model. `tokens_per_batch` bounds rows x (prompt + new tokens) decoded together; amp: bfloat16 autocast."""
+    """Sampler over a Scorer's model.
 
-    def __init__(self, scorer: Scorer, encoder: Encoder, tokens_per_batch: int = 1 << 16, version: int = 0, amp: bool = False) -> None:
+    tokens_per_batch bounds the key-value cache: prompt tokens + rows x new tokens in flight. amp: bfloat16 autocast.
+    mixture: (reference Scorer, a) samples from the geometric mixture pi^(1-a) ref^a instead of the policy.
+    """
+
+    exact = True
+    """Its log-probs are the learner's own, up to rounding."""
+
+    def __init__(
+        self, scorer: Scorer, encoder: Encoder, tokens_per_batch: int = 1 << 14, version: int = 0, amp: bool = False,
+        mixture: tuple[Scorer, float] | None = None,
+    ) -> None:  # fmt: skip
         self.scorer, self.encoder, self.tokens_per_batch, self.version, self.amp = scorer, encoder, tokens_per_batch, version, amp
+        self.mixture = mixture
+        self.last = Throughput()
 
     def sync(self, learner: Learner) -> None:
         """Nothing to copy: the weights are the learner's own; only the version advances."""
@@ -87,108 +80,141 @@ class LocalSampler:
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[Prompt], k: int, params: SamplingParams, progress: Callable[[int], None] | None = None
+        self, prompts: Sequence[Prompt], k: int, params: SamplingParams | Sequence[SamplingParams], progress: Callable[[int], None] | None = None
     ) -> list[list[Completion]]:
-        """k completions per prompt, in order. `progress` is called with the number of completions finished so far."""
-        check_params(params)
+        """k completions per prompt, in order. `params`: one for all, or one per prompt. `progress`: completions finished so far."""
+        own = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+        for p in {id(p): p for p in own}.values():
+            check_params(p)
+        if not prompts:
+            return []
+        begin = time.perf_counter()
         ids = [self.encoder.prompt(p) for p in prompts]
-        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        results: list[list[Completion]] = [[] for _ in prompts]
-        training = self.scorer.training
-        self.scorer.eval()
-        finished = 0
+        scorers = [self.scorer, *([self.mixture[0]] if self.mixture else ())]
+        training = [s.training for s in scorers]
         try:
-            at = 0
-            while at < len(order):
-                width = len(ids[order[at]]) + params.max_new_tokens
-                count = max(1, self.tokens_per_batch // (width * k))
-                part = order[at : at + count]
-                at += count
-
-                def report(done: int, base: int = finished) -> None:
-                    if progress is not None:
-                        progress(base + done)
-
-                with torch.autocast(self.scorer.device.type, torch.bfloat16, enabled=self.amp):
-                    rows = self._batch([ids[i] for i in part], k, params, report)
-                for row in rows:
-                    results[part[row.prompt]].append(self._completion(row))
-                finished += len(part) * k
+            for s in scorers:
+                s.eval()
+            rows = self._decode(ids, own, k, progress)
         finally:
-            self.scorer.train(training)
+            for s, was in zip(scorers, training, strict=True):
+                s.train(was)
+        results: list[list[Completion]] = [[] for _ in prompts]
+        for row in sorted(rows, key=lambda r: (r.prompt, r.sample)):
+            results[row.prompt].append(self._completion(row))
+        self.last.prompt_tokens, self.last.tokens = sum(map(len, ids)), sum(len(r.tokens) for r in rows)
+        self.last.seconds = time.perf_counter() - begin
         return results
 
     def _completion(self, row: _Row) -> Completion:
         tokens = row.tokens
-        text = row.text or self.encoder.tokenizer.decode([t for t in tokens if t not in self.encoder.stop_ids])
+        text = row.text if row.text is not None else self.encoder.tokenizer.decode([t for t in tokens if t not in self.encoder.stop_ids])
         return Completion(
             text=text.strip(), token_ids=tuple(tokens), mask=(1,) * len(tokens), sampling_logps=tuple(row.logps),
             finish_reason=row.finish, policy_version=self.version,
         )  # fmt: skip
 
-    def _batch(self, ids: Sequence[tuple[int, ...]], k: int, params: SamplingParams, report: Callable[[int], None]) -> list[_Row]:
-        """Prefill, then decode until every row has finished."""
+    def _decode(
+        self, ids: Sequence[tuple[int, ...]], params: Sequence[SamplingParams], k: int, progress: Callable[[int], None] | None
+    ) -> list[_Row]:
+        """All requests to their end. Longest prompts first: late-comers then fit the slots that the first ones leave."""
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        widest, longest = len(ids[order[0]]), max(p.max_new_tokens for p in params)
+        groups = max(1, min(len(ids), self.tokens_per_batch // (widest + k * longest)))
+        capacity = min(groups * k, max(1, (self.tokens_per_batch - widest) // longest)) if groups == 1 else groups * k
+        shared = all(supports_shared_decoding(s) for s in ([self.scorer, self.mixture[0]] if self.mixture else [self.scorer]))
         device = self.scorer.device
-        model: Any = self.scorer.model
-        width = max(map(len, ids))
-        tokens = torch.zeros(len(ids), width, dtype=torch.long)
-        mask = torch.zeros_like(tokens)
-        for i, own in enumerate(ids):
-            tokens[i, width - len(own) :] = torch.tensor(own)
-            mask[i, width - len(own) :] = 1
-        position = (mask.cumsum(-1) - 1).clamp_min(0)
-        out = model(input_ids=tokens.to(device), attention_mask=mask.to(device), position_ids=position.to(device), use_cache=True, logits_to_keep=1)
-        cache = out.past_key_values
-        if not hasattr(cache, "batch_select_indices"):
-            raise UserError(
-                "model",
-                type(model).__name__,
-                "has no standard key-value cache to sample with",
-                "use an attention model; state-space models can be trained and scored",
-            )
-        rows = [_Row(i, _draws(own, j, params)) for i, own in enumerate(ids) for j in range(k)]
-        everything = list(rows)
-        expand = torch.arange(len(ids), device=device).repeat_interleave(k)
-        if k > 1:
-            cache.batch_select_indices(expand)
-        logits = out.logits[:, -1].index_select(0, expand)
-        mask = mask.to(device).index_select(0, expand)
-        lengths = mask.sum(-1)
-        for step in range(params.max_new_tokens):
-            draws = torch.stack([r.draws[step] for r in rows]).to(device)
-            picked, logps = choose(logits, draws, params)
+        finished: list[_Row] = []
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.amp), packed_linears(self.scorer, self.amp, capacity):
+            waiting = deque(order)
+            while waiting:  # an engine that cannot take rows midway does one wave after the other
+                engine = self._engine(shared, groups, capacity, widest, longest, k)
+                wave = waiting if engine.midway else deque(waiting.popleft() for _ in range(min(groups, len(waiting))))
+                self._run(engine, wave, ids, params, k, capacity if engine.midway else len(wave) * k, groups, finished, progress)
+        return finished
+
+    def _engine(self, shared: bool, groups: int, capacity: int, widest: int, longest: int, k: int) -> Engine:
+        def make(scorer: Scorer) -> Engine:
+            graphs = scorer.device.type == "cuda"
+            return SharedEngine(scorer, groups, capacity, widest, longest, k, fixed=graphs) if shared else StandardEngine(scorer)
+
+        return make(self.scorer) if self.mixture is None else MixtureEngine(make(self.scorer), make(self.mixture[0]), self.mixture[1])
+
+    def _run(
+        self, engine: Engine, waiting: deque[int], ids: Sequence[tuple[int, ...]], params: Sequence[SamplingParams], k: int, capacity: int,
+        slots: int, finished: list[_Row], progress: Callable[[int], None] | None,
+    ) -> None:  # fmt: skip
+        """Admit, choose a token for every row, let finished rows leave, decode the rest; until nothing is left."""
+        device = self.scorer.device
+        rows: list[_Row] = []
+        pending: deque[tuple[int, int, int, Tensor]] = deque()  # (handle, prompt, next sample, its logits) of prompts with samples to start
+        logits: Tensor | None = None
+        while waiting or pending or rows:
+            room = capacity - len(rows)
+            started = len({r.prompt for r in rows} | {p[1] for p in pending})
+            fresh = []
+            while waiting and started + len(fresh) < slots and (sum(k - p[2] for p in pending) + len(fresh) * k) < room:
+                fresh.append(waiting.popleft())
+            if fresh:
+                handles, found = engine.prefill([ids[i] for i in fresh])
+                pending += [(h, i, 0, row) for h, i, row in zip(handles, fresh, found, strict=True)]
+            joined, new = [], []
+            while pending and len(joined) < room:
+                handle, prompt, sample, own = pending.popleft()
+                rows.append(_Row(prompt, sample, params[prompt], _draws(ids[prompt], sample, params[prompt])))
+                joined.append(handle)
+                new.append(own)
+                if sample + 1 < k:
+                    pending.appendleft((handle, prompt, sample + 1, own))
+            if joined:
+                engine.attach(joined)
+                for handle in {h for h in joined if h not in {p[0] for p in pending}}:
+                    engine.release(handle)
+                logits = torch.cat([*([] if logits is None else [logits]), torch.stack(new)])
+            assert logits is not None
+            draws = torch.stack([r.draws[len(r.tokens)] for r in rows]).to(device)
+            picked, logps = choose(logits, draws, [r.params for r in rows])
             alive = []
             for i, (row, token, logp) in enumerate(zip(rows, picked.tolist(), logps.tolist(), strict=True)):
                 row.tokens.append(token)
                 row.logps.append(logp)
-                self._finish(row, params)
+                self._finish(row)
                 if row.finish is None:
                     alive.append(i)
-            report(len(everything) - len(alive))
-            if not alive:
-                break
+                else:
+                    finished.append(row)
+            if progress is not None:
+                progress(len(finished))
             if len(alive) < len(rows):
-                keep = torch.tensor(alive, device=device)
-                cache.batch_select_indices(keep)
+                alive = _fill_holes(alive)
+                engine.keep(alive)
                 rows = [rows[i] for i in alive]
-                picked, mask, lengths = picked[keep], mask[keep], lengths[keep]
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
-            out = model(input_ids=picked[:, None], attention_mask=mask, position_ids=lengths[:, None], past_key_values=cache, use_cache=True)
-            lengths = lengths + 1
-            cache, logits = out.past_key_values, out.logits[:, -1]
-        return everything
+            logits = engine.decode(picked[torch.tensor(alive, device=device)]) if rows else None
+            self.last.steps += 1
 
-    def _finish(self, row: _Row, params: SamplingParams) -> None:
+    def _finish(self, row: _Row) -> None:
         """Sets `finish` (and the text before a stop string)."""
+        params = row.params
         if row.tokens[-1] in self.encoder.stop_ids:
             row.finish = "stop"
         elif params.stop:
-            text = self.encoder.tokenizer.decode(row.tokens)
-            cuts = [at for s in params.stop if (at := text.find(s)) >= 0]
-            if cuts:
-                row.finish, row.text = "stop", text[: min(cuts)] or " "
+            decode = self.encoder.tokenizer.decode
+            tail = decode(row.tokens[-(TAIL + max(map(len, params.stop))) :])
+            if any(s in tail for s in params.stop):
+                text = decode(row.tokens)
+                row.finish, row.text = "stop", text[: min(at for s in params.stop if (at := text.find(s)) >= 0)]
         if row.finish is None and len(row.tokens) >= params.max_new_tokens:
             row.finish = "length"
+
+
+def _fill_holes(alive: list[int]) -> list[int]:
+    """The order in which the fewest rows move: survivors stay, the last ones fill the holes."""
+    order: list[Any] = [None] * len(alive)
+    movers = [i for i in alive if i >= len(alive)]
+    for i in alive:
+        if i < len(alive):
+            order[i] = i
+    return [movers.pop() if i is None else i for i in order]
 
 
 def _draws(prompt: tuple[int, ...], sample: int, params: SamplingParams) -> Tensor:

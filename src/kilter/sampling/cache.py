@@ -1,0 +1,200 @@
+"""The key-value cache of the sampler: each prompt stored once, each row's own tokens beside it, all preallocated.
+
+Layout, per layer, G key-value heads of width d:
+
+    prompt  [S, G, P, d]   one slot per prompt in flight, shared by all its rows
+    own     [R, G, T, d]   one slot per row (sample) in flight; live rows are always the first ones
+
+A decode step attends from every live row to its prompt (one batched product per prompt, over all its rows at once) and
+to its own tokens, and takes one softmax over both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kilter.models.packing import Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Who attends to what in one decode step.
+
+    index_NK: rows of each prompt, padded with row 0. back_R: where row r stands in the flattened index. `regular` when the
+    two are plain reshapes. ages_R: own tokens already stored; lengths_R: tokens of the row's prompt. prompt_bias_N1P and own_bias_RT: 0 or -inf, None when
+    nothing needs hiding. t: own tokens visible, the new one included; p: longest prompt.
+    """
+
+    rows: int
+    prompts: int
+    index_NK: Tensor
+    back_R: Tensor
+    regular: bool
+    ages_R: Tensor
+    lengths_R: Tensor
+    age: int | None
+    prompt_bias_RP: Tensor | None
+    own_bias_RT: Tensor | None
+    p: int
+    t: int
+
+
+class DecodeCache:
+    """Preallocated for `prompts` slots of `max_prompt` tokens and `rows` slots of `max_new` tokens; float32 on a CPU.
+
+    It stands in for attention: the shared attention of kilter.models.attention hands every layer's new queries, keys and
+    values to `attend`, which is `prefill` for prompts and `decode` for rows. `fixed` keeps all shapes the same from step
+    to step, as CUDA graphs need.
+    """
+
+    def __init__(self, layers: int, prompts: int, rows: int, max_prompt: int, max_new: int, fixed: bool = False) -> None:
+        self.size = prompts, rows, max_prompt, max_new
+        self.fixed = fixed
+        self.prompt_length = [0] * prompts
+        self._prompt: list[tuple[Tensor, Tensor] | None] = [None] * layers
+        self._own: list[tuple[Tensor, Tensor] | None] = [None] * layers
+        self._filling: tuple[tuple[Segment, ...], tuple[int, ...]] | None = None
+        self._plan: Plan | None = None
+
+    def bytes(self) -> int:
+        """Memory held."""
+        return sum(t.numel() * t.element_size() for pair in (*self._prompt, *self._own) if pair is not None for t in pair)
+
+    def fill(self, segments: tuple[Segment, ...], slots: Sequence[int]) -> None:
+        """The next forward is a prefill: these prompts, into these slots."""
+        self._filling = segments, tuple(slots)
+        for segment, slot in zip(segments, slots, strict=True):
+            self.prompt_length[slot] = segment.prompt
+
+    def plan(self, plan: Plan) -> None:
+        """The next forward is a decode step."""
+        self._filling, self._plan = None, plan
+
+    def store_prompt(self, layer: int, k: Tensor, v: Tensor) -> tuple[Segment, ...]:
+        """Keeps keys and values [1, G, L, d] of the prompts being filled; returns the segments to attend over."""
+        assert self._filling is not None
+        segments, slots = self._filling
+        stored_k, stored_v = self._prompt[layer] or self._allocate(self._prompt, layer, k, self.size[0], self.size[2])
+        for segment, slot in zip(segments, slots, strict=True):
+            here = slice(segment.start, segment.start + segment.prompt)
+            stored_k[slot, :, : segment.prompt] = k[0, :, here]
+            stored_v[slot, :, : segment.prompt] = v[0, :, here]
+        return segments
+
+    @property
+    def filling(self) -> bool:
+        """Whether the forward under way is a prefill."""
+        return self._filling is not None
+
+    def _allocate(self, where: list[tuple[Tensor, Tensor] | None], layer: int, like: Tensor, slots: int, length: int) -> tuple[Tensor, Tensor]:
+        dtype = torch.promote_types(like.dtype, torch.float32) if like.device.type == "cpu" else like.dtype
+        shape = slots, like.shape[1], length, like.shape[3]
+        pair = torch.zeros(shape, dtype=dtype, device=like.device), torch.zeros(shape, dtype=dtype, device=like.device)
+        where[layer] = pair
+        return pair
+
+    def decode(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+        """q [1, H, r, d], k and v [1, G, r, d] of the newest token of each live row -> [1, H, r, d]."""
+        plan = self._plan
+        assert plan is not None
+        r, heads, d = plan.rows, k.shape[1], q.shape[3]
+        own_k, own_v = self._own[layer] or self._allocate(self._own, layer, k, self.size[1], self.size[3])
+        prompts = self._prompt[layer]
+        assert prompts is not None
+        new_k, new_v = k[0].transpose(0, 1), v[0].transpose(0, 1)
+        if plan.age is not None and not self.fixed:
+            own_k[:r, :, plan.age] = new_k
+            own_v[:r, :, plan.age] = new_v
+        else:
+            where = torch.arange(r, device=q.device)
+            own_k[where, :, plan.ages_R] = new_k.to(own_k.dtype)
+            own_v[where, :, plan.ages_R] = new_v.to(own_v.dtype)
+        wide = own_k.dtype
+        query = q[0].transpose(0, 1).to(wide).mul(scale).view(r, heads, -1, d)  # [r, G, h, d]
+        h = query.shape[2]
+        flat_k, flat_v = (x.view(-1, x.shape[2], d)[: r * heads, : plan.t] for x in (own_k, own_v))
+        prompt_k, prompt_v = (x.view(-1, x.shape[2], d)[: plan.prompts * heads, : plan.p] for x in prompts)
+        own_s = torch.bmm(query.reshape(r * heads, h, d), flat_k.transpose(1, 2)).view(r, heads, h, plan.t)
+        prompt_s = self._back(torch.bmm(self._by_prompt(query, plan), prompt_k.transpose(1, 2)), plan, heads, h)
+        scores = torch.cat([prompt_s, own_s], -1)
+        if plan.prompt_bias_RP is not None:
+            scores[..., : plan.p] += plan.prompt_bias_RP[:, None, None]
+        if plan.own_bias_RT is not None:
+            scores[..., plan.p :] += plan.own_bias_RT[:, None, None]
+        if window is not None and window < plan.p + plan.t:
+            scores += self._window(plan, window, q.device)[:, None, None]
+        weights = torch.softmax(scores, -1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(wide)
+        own = torch.bmm(weights[..., plan.p :].reshape(r * heads, h, plan.t), flat_v)
+        shared = self._back(torch.bmm(self._by_prompt(weights[..., : plan.p], plan), prompt_v), plan, heads, h)
+        out = shared + own.view(r, heads, h, d)
+        return out.reshape(r, heads * h, d).transpose(0, 1)[None].to(q.dtype)
+
+    def _by_prompt(self, x: Tensor, plan: Plan) -> Tensor:
+        """[r, G, h, w] by row to [N * G, K * h, w] by prompt."""
+        _, heads, h, w = x.shape
+        if not plan.regular:
+            x = x.index_select(0, plan.index_NK.view(-1))
+        return x.reshape(plan.prompts, -1, heads, h, w).transpose(1, 2).reshape(plan.prompts * heads, -1, w)
+
+    def _back(self, x: Tensor, plan: Plan, heads: int, h: int) -> Tensor:
+        """The inverse of `_by_prompt`."""
+        w = x.shape[2]
+        x = x.view(plan.prompts, heads, -1, h, w).transpose(1, 2).reshape(-1, heads, h, w)
+        return x if plan.regular else x.index_select(0, plan.back_R)
+
+    def _window(self, plan: Plan, window: int, device: torch.device) -> Tensor:
+        """[r, p + t]: -inf on keys further back than `window`."""
+        lengths = plan.lengths_R
+        now = (lengths + plan.ages_R)[:, None]
+        place = torch.cat([torch.arange(plan.p, device=device).expand(plan.rows, -1), lengths[:, None] + torch.arange(plan.t, device=device)], 1)
+        return torch.zeros(place.shape, device=device).masked_fill_(now - place >= window, float("-inf"))
+
+    def move_row(self, source: int, target: int) -> None:
+        """Copies the own tokens of one row into another slot."""
+        for pair in self._own:
+            for x in pair or ():
+                x[target].copy_(x[source])
+
+    def move_prompt(self, source: int, target: int) -> None:
+        """Copies one prompt into another slot."""
+        self.prompt_length[target] = self.prompt_length[source]
+        for pair in self._prompt:
+            for x in pair or ():
+                x[target].copy_(x[source])
+
+
+def make_plan(
+    groups: Sequence[Sequence[int]], ages: Sequence[int], lengths: Sequence[int], device: torch.device, size: tuple[int, int, int, int] | None = None, k: int = 0
+) -> Plan:
+    """A Plan from the rows of each prompt slot, the own tokens of each row, and the tokens of each prompt.
+
+    `size` (prompts, rows, max_prompt, max_new) and `k` give the plan the shapes of a full cache, whatever is in flight;
+    ages beyond the rows in `groups` are those of padding rows, which read prompt 0 and whose output nobody uses.
+    """
+    rows = len(ages)
+    wide = max(map(len, groups)) if size is None else k
+    count = len(groups) if size is None else size[0]
+    index = torch.zeros(count, wide, dtype=torch.long)
+    back = torch.zeros(rows, dtype=torch.long)
+    for n, own in enumerate(groups):
+        for j, row in enumerate(own):
+            index[n, j], back[row] = row, n * wide + j
+    regular = size is None and count * wide == rows and torch.equal(index.view(-1), torch.arange(rows))
+    ages_R = torch.tensor(ages)
+    same_age = ages[0] if len(set(ages)) == 1 else None
+    p = max(lengths) if size is None else size[2]
+    t = max(ages) + 1 if size is None else size[3]
+    own_bias = prompt_bias = None
+    if same_age is None or size is not None:
+        own_bias = torch.zeros(rows, t).masked_fill_(torch.arange(t)[None] > ages_R[:, None], float("-inf"))
+    mine = torch.tensor([lengths[b // wide] for b in back.tolist()])
+    if len(set(lengths)) > 1 or size is not None:
+        prompt_bias = torch.zeros(rows, p).masked_fill_(torch.arange(p)[None] >= mine[:, None], float("-inf"))
+    return Plan(
+        rows, count, index.to(device), back.to(device), regular, ages_R.to(device), mine.to(device), same_age,
+        None if prompt_bias is None else prompt_bias.to(device), None if own_bias is None else own_bias.to(device), p, t,
+    )  # fmt: skip

@@ -1,0 +1,106 @@
+"""From logits to tokens: inverse-CDF sampling with one uniform number per row and one pass over the vocabulary.
+
+The cumulative sum is taken over blocks first, then inside the one block that the draw falls into, so nothing is sorted
+and no vocabulary-sized cumulative sum is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kilter.errors import UserError
+from kilter.types import SamplingParams
+
+BLOCK = 256
+
+
+def check_params(params: SamplingParams) -> None:
+    """Raises UserError on values that have no meaning."""
+    checks = [
+        ("max_new_tokens", params.max_new_tokens >= 1, "at least 1"), ("temperature", params.temperature >= 0, "0 (greedy) or more"),
+        ("top_p", 0 < params.top_p <= 1, "in (0, 1]"), ("top_k", params.top_k >= 0, "0 (off) or more"),
+    ]  # fmt: skip
+    for name, good, fix in checks:
+        if not good:
+            raise UserError(f"sampling.{name}", getattr(params, name), "out of range", f"use a value {fix}")
+
+
+def choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams | Sequence[SamplingParams]) -> tuple[Tensor, Tensor]:
+    """(tokens [R], log-probs [R] in nats) for logits [R, V] and uniform draws [R]; `params` for all rows, or one per row.
+
+    The log-prob is that of the full softmax at the sampling temperature (at 1 for greedy), before top-k and top-p,
+    which is what the learner recomputes.
+    """
+    if isinstance(params, SamplingParams):
+        return _choose(logits_RV, draws_R, params)
+    kinds: dict[tuple[float, float, int], list[int]] = {}
+    for row, p in enumerate(params):
+        kinds.setdefault((p.temperature, p.top_p, p.top_k), []).append(row)
+    if len(kinds) == 1:
+        return _choose(logits_RV, draws_R, params[0])
+    picked = torch.empty(len(params), dtype=torch.long, device=logits_RV.device)
+    logps = torch.empty(len(params), device=logits_RV.device)
+    for rows in kinds.values():
+        where = torch.tensor(rows, device=logits_RV.device)
+        picked[where], logps[where] = _choose(logits_RV[where], draws_R[where], params[rows[0]])
+    return picked, logps
+
+
+def _choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    logits_RV = logits_RV.float()
+    if params.temperature == 0:
+        top, picked = logits_RV.max(-1)
+        return picked, top - logits_RV.logsumexp(-1)
+    if params.temperature != 1:
+        logits_RV = logits_RV / params.temperature
+    top = logits_RV.amax(-1, keepdim=True)
+    mass_RV = (logits_RV - top).exp_()
+    rows, vocabulary = mass_RV.shape
+    whole = vocabulary - vocabulary % BLOCK
+    blocks = mass_RV[:, :whole].view(rows, -1, BLOCK).sum(-1, dtype=torch.float64)
+    if whole < vocabulary:
+        blocks = torch.cat([blocks, mass_RV[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)], 1)
+    total = blocks.sum(-1)
+    if params.top_k or params.top_p < 1:
+        picked = _filtered(mass_RV, total, draws_R, params)
+    else:
+        picked = _in_blocks(mass_RV, blocks, draws_R)
+    logps = logits_RV.gather(1, picked[:, None])[:, 0] - top[:, 0] - total.log().float()
+    return picked, logps
+
+
+def _in_blocks(mass_RV: Tensor, blocks: Tensor, draws_R: Tensor) -> Tensor:
+    """The token where the cumulative mass passes draw x total: its block first, then its place in the block."""
+    vocabulary = mass_RV.shape[1]
+    edges = blocks.cumsum(-1)
+    target = draws_R.double() * edges[:, -1]
+    block = torch.searchsorted(edges, target[:, None], right=True).clamp_max(edges.shape[1] - 1)
+    before = edges.gather(1, block)[:, 0] - blocks.gather(1, block)[:, 0]
+    index = block * BLOCK + torch.arange(BLOCK, device=mass_RV.device)
+    inside = torch.where(index < vocabulary, mass_RV.gather(1, index.clamp_max(vocabulary - 1)), 0.0).double()
+    place = torch.searchsorted(inside.cumsum(-1), (target - before)[:, None], right=True)
+    last = (inside > 0).long().mul(torch.arange(1, BLOCK + 1, device=mass_RV.device)).amax(-1, keepdim=True) - 1
+    return (block * BLOCK + torch.minimum(place, last.clamp_min(0)))[:, 0]
+
+
+def _filtered(mass_RV: Tensor, total: Tensor, draws_R: Tensor, params: SamplingParams) -> Tensor:
+    """top-k, then the smallest set of tokens with mass >= top_p. Without top-k, the candidates grow until they hold the nucleus."""
+    vocabulary = mass_RV.shape[1]
+    width = min(params.top_k or 1024, vocabulary)
+    while True:
+        top, index = mass_RV.topk(width, dim=-1)
+        p = top.double()
+        scale = p.sum(-1, keepdim=True) if params.top_k else total[:, None]
+        if params.top_k or width == vocabulary or bool((p.sum(-1) >= params.top_p * total).all()):
+            break
+        width = min(8 * width, vocabulary)
+    p = p / scale
+    before = p.cumsum(-1) - p
+    p = torch.where(before < params.top_p, p, 0.0)
+    cdf = p.cumsum(-1)
+    place = torch.searchsorted(cdf, draws_R.double()[:, None] * cdf[:, -1:], right=True)
+    place = torch.minimum(place, (p > 0).sum(-1, keepdim=True) - 1)
+    return index.gather(1, place)[:, 0]

@@ -1,0 +1,329 @@
+"""What decodes: prompts in, next-token logits out, for a set of rows that come and go.
+
+`SharedEngine` uses Kilter's own attention and preallocated cache. `StandardEngine` drives a model through its own
+transformers cache: slower and in waves, but for any causal language model that has one. `MixtureEngine` combines two.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from kilter.errors import UserError
+from kilter.models import attention
+from kilter.models.forward import Scorer
+from kilter.models.packing import Segment
+from kilter.sampling.cache import DecodeCache, Plan, make_plan
+
+log = logging.getLogger("kilter")
+
+PREFILL_TOKENS = 2048
+"""Prompt tokens that go through the model at once."""
+
+
+class Engine(Protocol):
+    """Rows are numbered 0, 1, ... in the order in which they are attached; `keep` renumbers them."""
+
+    midway: bool
+    """Whether rows may be attached while others are decoding."""
+
+    def prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[list[int], Tensor]:
+        """(a handle per prompt, next-token logits [n, V])."""
+        ...
+
+    def attach(self, handles: Sequence[int]) -> None:
+        """One new row per handle."""
+        ...
+
+    def decode(self, tokens_R: Tensor) -> Tensor:
+        """Appends one token to every row; next-token logits [r, V]."""
+        ...
+
+    def keep(self, order: Sequence[int]) -> None:
+        """The rows become these, in this order."""
+        ...
+
+    def release(self, handle: int) -> None:
+        """The prompt gets no more rows; its slot is free when its last row leaves."""
+        ...
+
+
+class SharedEngine:
+    """Each prompt prefilled once, packed with others; its rows attend to the one copy. See sampling/cache.py."""
+
+    midway = True
+
+    def __init__(self, scorer: Scorer, prompts: int, rows: int, max_prompt: int, max_new: int, k: int, fixed: bool = False) -> None:
+        self.scorer, self.device, self.k = scorer, scorer.device, k
+        layers = scorer._base().config.get_text_config().num_hidden_layers
+        self.cache = DecodeCache(layers, prompts, rows, max_prompt, max_new, fixed)
+        self.fixed = fixed
+        self._graphs: dict[int, Any] = {}
+        self._slot: dict[int, int] = {}
+        self._open: set[int] = set()
+        self._next = 0
+        self._row_prompt: list[int] = []
+        self._age: list[int] = []
+
+    def free_prompts(self) -> int:
+        """Prompt slots that nothing uses."""
+        return self.cache.size[0] - len(self._slot)
+
+    def prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[list[int], Tensor]:
+        """Packs prompts end to end, without padding, `PREFILL_TOKENS` at a time."""
+        handles, logits = [], []
+        at = 0
+        while at < len(prompts):
+            part, used = [], 0
+            while at < len(prompts) and (not part or used + len(prompts[at]) <= PREFILL_TOKENS):
+                part.append(prompts[at])
+                used += len(prompts[at])
+                at += 1
+            segments, start = [], 0
+            own = []
+            for p in part:
+                segments.append(Segment(start, len(p), ()))
+                start += len(p)
+                handle, self._next = self._next, self._next + 1
+                self._slot[handle] = len(self._slot)
+                self._open.add(handle)
+                own.append(handle)
+            self.cache.fill(tuple(segments), [self._slot[h] for h in own])
+            ids = torch.tensor([t for p in part for t in p], device=self.device)
+            positions = torch.cat([torch.arange(len(p), device=self.device) for p in part])
+            last = torch.tensor([s.start + s.prompt - 1 for s in segments], device=self.device)
+            logits.append(self._forward(ids, positions, last))
+            handles += own
+        return handles, torch.cat(logits)
+
+    def attach(self, handles: Sequence[int]) -> None:
+        """New rows start with no own token."""
+        self._row_prompt += handles
+        self._age += [0] * len(handles)
+
+    def decode(self, tokens_R: Tensor) -> Tensor:
+        """One token for every row."""
+        lengths = [self.cache.prompt_length[self._slot[h]] for h in self._row_prompt]
+        groups: list[list[int]] = [[] for _ in self._slot]
+        for row, handle in enumerate(self._row_prompt):
+            groups[self._slot[handle]].append(row)
+        ages, self._age = self._age, [a + 1 for a in self._age]
+        positions = torch.tensor([n + a for n, a in zip(lengths, ages, strict=True)], device=self.device)
+        if not self.fixed:
+            self.cache.plan(make_plan(groups, ages, self.cache.prompt_length[: len(groups)], self.device))
+            return self._forward(tokens_R.to(self.device), positions, None)
+        size, rows = self.cache.size, len(ages)
+        padding = min(size[1], 1 << (rows - 1).bit_length()) - rows
+        groups += [[] for _ in range(size[0] - len(groups))]
+        plan = make_plan(groups, ages + [0] * padding, self.cache.prompt_length, self.device, size, self.k)
+        pad = torch.zeros(padding, dtype=torch.long, device=self.device)
+        return self._replay(torch.cat([tokens_R.to(self.device), pad]), torch.cat([positions, pad]), plan)[:rows]
+
+    def _replay(self, ids: Tensor, positions: Tensor, plan: Plan) -> Tensor:
+        """One decode step of fixed shape: captured once per number of rows as a CUDA graph, then replayed; eager elsewhere."""
+        if self.device.type != "cuda":
+            self.cache.plan(plan)
+            return self._forward(ids, positions, None)
+        names = [f.name for f in fields(Plan) if isinstance(getattr(plan, f.name), Tensor)]
+        if plan.rows not in self._graphs:
+            still = replace(plan, **{n: getattr(plan, n).clone() for n in names})
+            static_ids, static_positions = ids.clone(), positions.clone()
+            self.cache.plan(still)
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):  # warm-up: kernels are chosen and the cache is allocated outside the capture
+                for _ in range(2):
+                    self._forward(static_ids, static_positions, None)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                out = self._forward(static_ids, static_positions, None)
+            self._graphs[plan.rows] = (graph, static_ids, static_positions, still, out)
+        graph, static_ids, static_positions, still, out = self._graphs[plan.rows]
+        static_ids.copy_(ids)
+        static_positions.copy_(positions)
+        for n in names:
+            getattr(still, n).copy_(getattr(plan, n))
+        graph.replay()
+        return out.clone()
+
+    def keep(self, order: Sequence[int]) -> None:
+        """Copies only the rows that change place; prompts without rows and without claim leave."""
+        for target, source in enumerate(order):
+            if target != source:
+                self.cache.move_row(source, target)
+        self._row_prompt = [self._row_prompt[i] for i in order]
+        self._age = [self._age[i] for i in order]
+        self._collect()
+
+    def release(self, handle: int) -> None:
+        """See Engine."""
+        self._open.discard(handle)
+        self._collect()
+
+    def _collect(self) -> None:
+        used = set(self._row_prompt) | self._open
+        for handle in [h for h in self._slot if h not in used]:
+            hole, last = self._slot.pop(handle), len(self._slot)
+            if hole != last:
+                mover = next(h for h, s in self._slot.items() if s == last)
+                self.cache.move_prompt(last, hole)
+                self._slot[mover] = hole
+
+    def _forward(self, ids: Tensor, positions: Tensor, last: Tensor | None) -> Tensor:
+        base = self.scorer._base()
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)  # 4-D: passes through transformers untouched, and unread
+        out = base.get_decoder()(
+            input_ids=ids[None], attention_mask=mask, position_ids=positions[None], use_cache=False, kilter_cache=self.cache
+        ).last_hidden_state[0]
+        return _logits(self.scorer, out if last is None else out.index_select(0, last))
+
+
+class StandardEngine:
+    """The model's own cache: left-padded prompts, all rows attached at once, rows that finish leave."""
+
+    midway = False
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer, self.device = scorer, scorer.device
+        self._handles: list[int] = []
+        self._cache: Any = None
+
+    def prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[list[int], Tensor]:
+        """One padded forward."""
+        width = max(map(len, prompts))
+        tokens = torch.zeros(len(prompts), width, dtype=torch.long)
+        mask = torch.zeros_like(tokens)
+        for i, own in enumerate(prompts):
+            tokens[i, width - len(own) :] = torch.tensor(own)
+            mask[i, width - len(own) :] = 1
+        position = (mask.cumsum(-1) - 1).clamp_min(0)
+        model = self.scorer.model
+        out = model(
+            input_ids=tokens.to(self.device),
+            attention_mask=mask.to(self.device),
+            position_ids=position.to(self.device),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self._cache = out.past_key_values
+        if not hasattr(self._cache, "batch_select_indices"):
+            raise UserError(
+                "model",
+                type(model).__name__,
+                "has no standard key-value cache to sample with",
+                "use an attention model; state-space models can be trained and scored",
+            )
+        self._mask = mask.to(self.device)
+        self._handles = list(range(len(prompts)))
+        return self._handles, out.logits[:, -1]
+
+    def attach(self, handles: Sequence[int]) -> None:
+        """Expands the prompts to their rows; once per wave."""
+        self.keep(handles)
+
+    def decode(self, tokens_R: Tensor) -> Tensor:
+        """One token for every row."""
+        self._mask = torch.cat([self._mask, self._mask.new_ones(self._mask.shape[0], 1)], 1)
+        position = (self._mask.sum(-1) - 1)[:, None]
+        out = self.scorer.model(
+            input_ids=tokens_R.to(self.device)[:, None], attention_mask=self._mask, position_ids=position, past_key_values=self._cache, use_cache=True
+        )
+        self._cache = out.past_key_values
+        return out.logits[:, -1]  # type: ignore[no-any-return]
+
+    def keep(self, order: Sequence[int]) -> None:
+        """Selects rows of the cache."""
+        index = torch.tensor(list(order), dtype=torch.long, device=self.device)
+        if len(order):
+            self._cache.batch_select_indices(index)
+        self._mask = self._mask.index_select(0, index)
+
+    def release(self, handle: int) -> None:
+        """Nothing to free before the wave ends."""
+
+
+class MixtureEngine:
+    """Logits of the geometric mixture pi^(1-a) ref^a of two engines that see the same tokens (Munos et al. 2023)."""
+
+    def __init__(self, policy: Engine, reference: Engine, share: float) -> None:
+        self.parts, self.share = (policy, reference), share
+        self.midway = policy.midway and reference.midway
+
+    def prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[list[int], Tensor]:
+        """Both prefill; handles count up alike in both."""
+        handles, own = self.parts[0].prefill(prompts)
+        _, other = self.parts[1].prefill(prompts)
+        return handles, self._mix(own, other)
+
+    def attach(self, handles: Sequence[int]) -> None:
+        """See Engine."""
+        for part in self.parts:
+            part.attach(handles)
+
+    def decode(self, tokens_R: Tensor) -> Tensor:
+        """See Engine."""
+        return self._mix(self.parts[0].decode(tokens_R), self.parts[1].decode(tokens_R))
+
+    def keep(self, order: Sequence[int]) -> None:
+        """See Engine."""
+        for part in self.parts:
+            part.keep(order)
+
+    def release(self, handle: int) -> None:
+        """See Engine."""
+        for part in self.parts:
+            part.release(handle)
+
+    def _mix(self, own: Tensor, other: Tensor) -> Tensor:
+        return (1 - self.share) * own.float().log_softmax(-1) + self.share * other.float().log_softmax(-1)
+
+
+def _logits(scorer: Scorer, hidden_RD: Tensor) -> Tensor:
+    """Head with the model's own scale and soft cap; [R, V] float32."""
+    head = scorer.head()
+    z: Tensor = scorer._base().get_output_embeddings()(hidden_RD).float()
+    if head.scale != 1.0:
+        z = z * head.scale
+    return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
+
+
+@torch.no_grad()
+def supports_shared_decoding(scorer: Scorer, tolerance: float = 2e-3) -> bool:
+    """Whether the shared engine gives the standard engine's logits on a probe: two prompts, three rows, two steps.
+
+    Proved once per Scorer, on the loaded model; a model that fails is sampled through its own cache and says why.
+    """
+    if scorer.decodes_shared is not None:
+        return scorer.decodes_shared
+    reason = "" if scorer.shared else "the model does not share prompts"
+    if not reason:
+        g = torch.Generator().manual_seed(1)
+        vocab = min(1000, scorer._base().config.get_text_config().vocab_size)
+        prompts = [tuple(torch.randint(5, vocab, (n,), generator=g).tolist()) for n in (7, 4)]
+
+        def run(engine: Engine) -> Tensor:
+            handles, logits = engine.prefill(prompts)
+            rows = [handles[0], handles[0], handles[1]]
+            engine.attach(rows)
+            found = [logits.float()]
+            for step in range(2):
+                found.append(engine.decode(torch.tensor([5 + step, 6, 7])).float())
+            return torch.cat(found)
+
+        try:
+            plain = run(StandardEngine(scorer))
+            gap = float((run(SharedEngine(scorer, 2, 3, 7, 3, 2)) - plain).abs().max() / plain.abs().max().clamp_min(1e-6))
+            if not gap <= tolerance:
+                reason = f"logits differ by {gap:.1e}"
+        except (attention.UnsupportedAttention, TypeError, RuntimeError, ValueError, AssertionError, UserError) as error:
+            reason = f"{type(error).__name__}: {error}"
+    scorer.decodes_shared = not reason
+    if reason:
+        log.warning("%s is sampled through its own cache, without shared prompts (%s)", type(scorer._base()).__name__, reason)
+    return scorer.decodes_shared
