@@ -38,11 +38,9 @@ test: setup
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
 test-all: setup
-	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m pytest
 
 bench: setup
-	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m bench.parity
 	$(BIN)/python -m bench.dpo --peer trl
 

@@ -73,7 +73,15 @@ def vllm(a, prompts):
 
     def run(seed, n=a.tokens):
         llm.reset_prefix_cache()
-        params = SamplingParams(n=a.k, temperature=1.0, max_tokens=n, ignore_eos=True, seed=seed if a.seeded else None, logprobs=0 if a.logprobs else None, detokenize=False)
+        params = SamplingParams(
+            n=a.k,
+            temperature=1.0,
+            max_tokens=n,
+            ignore_eos=True,
+            seed=seed if a.seeded else None,
+            logprobs=0 if a.logprobs else None,
+            detokenize=False,
+        )
         out = llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
         return sum(len(o.token_ids) for r in out for o in r.outputs)
 

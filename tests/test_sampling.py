@@ -162,7 +162,16 @@ def test_sliding_window_attention(tmp_path, encoder):
     from kilter.models.forward import Scorer
 
     torch.manual_seed(0)
-    config = MistralConfig(vocab_size=264, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, sliding_window=6, head_dim=8)
+    config = MistralConfig(
+        vocab_size=264,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=6,
+        head_dim=8,
+    )
     scorer = Scorer(MistralForCausalLM(config)).eval()
     answers = LocalSampler(scorer, encoder).generate(PROMPTS, 2, SamplingParams(max_new_tokens=15))
     assert scorer.decodes_shared

@@ -73,7 +73,7 @@ class Group:
             raise ValueError(f"group {self.prompt.id!r}: {len(self.completions)} completions but {len(self.feedback)} feedbacks")
 
 
-Shape = Literal["demonstrations", "pairs", "prompts"]
+Shape = Literal["demonstrations", "pairs", "prompts", "rollouts"]
 Unit = Literal["row", "group", "batch"]
 
 
@@ -81,9 +81,11 @@ Unit = Literal["row", "group", "batch"]
 class Needs:
     """What an objective asks of the learner; only what is named here is computed.
 
-    models: "policy" (token log-probs) or "reward" (one scalar per completion). annotations: "ref_logps",
-    "old_logps". unit: rows that must stay together when the batch is split. outputs: fields of Outputs to compute.
-    learning_rate: what a recipe without one gets.
+    models: "policy" (token log-probs), "critic" (a value per token) or "reward" (one scalar per completion). annotations:
+    "ref_logps", "old_logps", "old_values". unit: rows that must stay together when the batch is split. outputs: fields of
+    Outputs to compute. learning_rate: what a recipe without one gets. For shape "rollouts" (completions sampled from the
+    policy, with scores): opponent, whom the second completion of a pair comes from; greedy_baseline, whether the greedy
+    answer is scored as well; inner_epochs, passes over one batch of rollouts.
     """
 
     shape: Shape
@@ -92,6 +94,9 @@ class Needs:
     annotations: frozenset[str] = frozenset()
     outputs: frozenset[str] = frozenset({"logps"})
     learning_rate: float = 1e-5
+    opponent: Literal["reference", "mixture"] | None = None
+    greedy_baseline: bool = False
+    inner_epochs: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,10 @@ class Batch:
     a group are adjacent, best first where scores are known. `n_*_total` are the counts over the WHOLE
     optimizer step and all ranks, the only denominators an objective may use.
     `prompts_N` is for the learner's forward only.
+
+    For rollouts: truncated_B is 1 where the length limit ended the completion (no EOS); length_limit is that limit in
+    tokens; baseline_N the score of the greedy answer; kl_coef the controller's present coefficient; active_N, written by
+    `prepare`, is False on groups whose gradient is exactly zero: they are counted and not forwarded.
     """
 
     prompts_N: tuple[Tensor, ...]
@@ -123,6 +132,11 @@ class Batch:
     return_BT: Tensor | None = None
     weight_BT: Tensor | None = None
     group_weight_N: Tensor | None = None
+    truncated_B: Tensor | None = None
+    baseline_N: Tensor | None = None
+    active_N: Tensor | None = None
+    kl_coef: Tensor | None = None
+    length_limit: int | None = None
 
     def rows(self) -> int:
         """B."""
@@ -151,6 +165,11 @@ class Batch:
         values["group_B"] = torch.tensor([renumber[int(g)] for g in values["group_B"]])
         values["prompts_N"] = tuple(self.prompts_N[i] for i in index)
         return Batch(**values)
+
+    def counted(self) -> Batch:
+        """The same rows with `n_*_total` counted over them: what one rank adds to a mini-batch's denominators."""
+        one = self.n_rows_total.new_tensor
+        return self.with_(n_tokens_total=self.mask_BT.sum(), n_rows_total=one(float(self.rows())), n_groups_total=one(float(self.groups())))
 
     def with_(self, **changes: Any) -> Batch:
         """A copy with these fields replaced."""

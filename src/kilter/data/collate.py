@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from kilter.data.encode import Encoded
 from kilter.types import Batch
@@ -21,6 +22,13 @@ def collate(groups: Sequence[Encoded]) -> Batch:
         tokens_BT[row, : len(own)] = torch.tensor(own)
         mask_BT[row, : len(own)] = torch.tensor(mask, dtype=torch.float32)
     scores = [f.score if f.score is not None else float("nan") for g in groups for f in g.group.feedback]
+    completions = [c for g in groups for c in g.group.completions]
+    token_score = sampling = None
+    if any(f.steps for g in groups for f in g.group.feedback):
+        token_score = _padded([f.steps for g in groups for f in g.group.feedback], width)
+    if all(c.sampling_logps for c in completions):
+        sampling = _padded([c.sampling_logps or () for c in completions], width)
+    baselines = [g.group.prompt.metadata.get("greedy_score") for g in groups]
     margins = [g.group.prompt.metadata.get("margin", 0.0) for g in groups]
     return Batch(
         prompts_N=tuple(torch.tensor(g.prompt_ids) for g in groups),
@@ -33,4 +41,15 @@ def collate(groups: Sequence[Encoded]) -> Batch:
         n_tokens_total=mask_BT.sum(),
         n_rows_total=torch.tensor(float(len(ids))),
         n_groups_total=torch.tensor(float(len(groups))),
+        token_score_BT=token_score,
+        sampling_logps_BT=sampling,
+        truncated_B=torch.tensor([float(c.finish_reason == "length") for c in completions]),
+        baseline_N=None if any(b is None for b in baselines) else torch.tensor([float(b) for b in baselines if b is not None]),
     )
+
+
+def _padded(rows: Sequence[Sequence[float]], width: int) -> Tensor:
+    out = torch.zeros(len(rows), width)
+    for i, row in enumerate(rows):
+        out[i, : min(len(row), width)] = torch.tensor(row[:width])
+    return out

@@ -70,11 +70,14 @@ class Scorer(nn.Module):
         return out.reshape(-1, out.shape[-1])  # type: ignore[no-any-return]
 
     def forward(self, batch: Batch, outputs: frozenset[str] = frozenset({"logps"}), temperature: float = 1.0, amp: bool = False) -> Outputs:
-        """Runs one micro-batch. `outputs` among {"logps", "entropy", "scores"}; amp = bfloat16 autocast."""
+        """Runs one micro-batch. `outputs` among {"logps", "entropy", "scores", "values"}; amp = bfloat16 autocast.
+
+        A value belongs to the state before its token: it is read where the token is predicted.
+        """
         layout = pack(batch, self.shared).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
             states = self.hidden(layout)
-        logps_BT = entropy_BT = scores_B = None
+        logps_BT = entropy_BT = values_BT = scores_B = None
         if "logps" in outputs or "entropy" in outputs:
             picked_SD = states.index_select(0, layout.predict_S)
             picked_SD = picked_SD.to(torch.bfloat16) if amp else picked_SD
@@ -87,7 +90,11 @@ class Scorer(nn.Module):
             score = self._base().score
             last_BD = states.index_select(0, layout.last_B)
             scores_B = score(last_BD.to(next(score.parameters()).dtype))[:, 0].float()
-        return Outputs(logps_BT=logps_BT, entropy_BT=entropy_BT, scores_B=scores_B)
+        if "values" in outputs:
+            score = self._base().score
+            values_S = score(states.index_select(0, layout.predict_S).to(next(score.parameters()).dtype))[:, 0].float()
+            values_BT = values_S.new_zeros(layout.shape_BT).index_put((layout.row_S, layout.column_S), values_S)
+        return Outputs(logps_BT=logps_BT, entropy_BT=entropy_BT, values_BT=values_BT, scores_B=scores_B)
 
 
 def _probe(vocab: int) -> Batch:

@@ -25,6 +25,8 @@ def build_objective(config: str | Mapping[str, Any]) -> Objective:
         if key not in known:
             raise UserError(f"{name}.{key}", value, "is not a field of this method", nearest(key, known))
         default = known[key].default
+        if value is None and "None" in str(known[key].type):
+            continue
         if isinstance(default, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise UserError(f"{name}.{key}", value, "is not a number", f"give a number, the default is {default}")
     return factory(**options)

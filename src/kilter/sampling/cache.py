@@ -168,7 +168,12 @@ class DecodeCache:
 
 
 def make_plan(
-    groups: Sequence[Sequence[int]], ages: Sequence[int], lengths: Sequence[int], device: torch.device, size: tuple[int, int, int, int] | None = None, k: int = 0
+    groups: Sequence[Sequence[int]],
+    ages: Sequence[int],
+    lengths: Sequence[int],
+    device: torch.device,
+    size: tuple[int, int, int, int] | None = None,
+    k: int = 0,
 ) -> Plan:
     """A Plan from the rows of each prompt slot, the own tokens of each row, and the tokens of each prompt.
 

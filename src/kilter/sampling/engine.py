@@ -79,7 +79,8 @@ class SharedEngine:
         handles, logits = [], []
         at = 0
         while at < len(prompts):
-            part, used = [], 0
+            part: list[tuple[int, ...]] = []
+            used = 0
             while at < len(prompts) and (not part or used + len(prompts[at]) <= PREFILL_TOKENS):
                 part.append(prompts[at])
                 used += len(prompts[at])
@@ -134,7 +135,7 @@ class SharedEngine:
             still = replace(plan, **{n: getattr(plan, n).clone() for n in names})
             static_ids, static_positions = ids.clone(), positions.clone()
             self.cache.plan(still)
-            stream = torch.cuda.Stream()
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):  # warm-up: kernels are chosen and the cache is allocated outside the capture
                 for _ in range(2):
@@ -150,7 +151,8 @@ class SharedEngine:
         for n in names:
             getattr(still, n).copy_(getattr(plan, n))
         graph.replay()
-        return out.clone()
+        result: Tensor = out.clone()
+        return result
 
     def keep(self, order: Sequence[int]) -> None:
         """Copies only the rows that change place; prompts without rows and without claim leave."""

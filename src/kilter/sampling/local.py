@@ -114,9 +114,7 @@ class LocalSampler:
             finish_reason=row.finish, policy_version=self.version,
         )  # fmt: skip
 
-    def _decode(
-        self, ids: Sequence[tuple[int, ...]], params: Sequence[SamplingParams], k: int, progress: Callable[[int], None] | None
-    ) -> list[_Row]:
+    def _decode(self, ids: Sequence[tuple[int, ...]], params: Sequence[SamplingParams], k: int, progress: Callable[[int], None] | None) -> list[_Row]:
         """All requests to their end. Longest prompts first: late-comers then fit the slots that the first ones leave."""
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         widest, longest = len(ids[order[0]]), max(p.max_new_tokens for p in params)
@@ -152,13 +150,14 @@ class LocalSampler:
         while waiting or pending or rows:
             room = capacity - len(rows)
             started = len({r.prompt for r in rows} | {p[1] for p in pending})
-            fresh = []
+            fresh: list[int] = []
             while waiting and started + len(fresh) < slots and (sum(k - p[2] for p in pending) + len(fresh) * k) < room:
                 fresh.append(waiting.popleft())
             if fresh:
                 handles, found = engine.prefill([ids[i] for i in fresh])
                 pending += [(h, i, 0, row) for h, i, row in zip(handles, fresh, found, strict=True)]
-            joined, new = [], []
+            joined: list[int] = []
+            new: list[Tensor] = []
             while pending and len(joined) < room:
                 handle, prompt, sample, own = pending.popleft()
                 rows.append(_Row(prompt, sample, params[prompt], _draws(ids[prompt], sample, params[prompt])))

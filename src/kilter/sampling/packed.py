@@ -22,10 +22,11 @@ def packed_linears(module: nn.Module, amp: bool, rows: int) -> Iterator[None]:
     """
     dtype = torch.bfloat16 if amp else torch.float32
     done: list[nn.Module] = []
-    if torch.backends.mkldnn.is_available() and (not amp or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+    available = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    if available and (not amp or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         for layer in module.modules():
             if type(layer) is nn.Linear and type(layer.weight.data) is Tensor and layer.weight.device.type == "cpu":
-                layer.forward = _forward(layer, dtype, rows)  # type: ignore[method-assign]
+                layer.forward = _forward(layer, dtype, rows)  # type: ignore[method-assign, assignment]
                 done.append(layer)
     try:
         yield

@@ -1,0 +1,118 @@
+"""Group relative policy optimisation and its near relatives, which differ in normalisation, clipping and denominators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from kilter.errors import UserError
+from kilter.objectives import advantages as adv
+from kilter.objectives.clipping import check_clip, clip_metrics, clipped
+from kilter.objectives.policy_gradient import PolicyGradient
+from kilter.objectives.registry import objectives
+from kilter.types import Batch, Mean, Outputs
+
+
+@objectives.register("grpo")
+@dataclass(frozen=True)
+class GRPO(PolicyGradient):
+    """Clipped policy gradient whose baseline is the group's own mean score.
+
+        A = (R - mean R) / (std R + 1e-4) within the group
+        L = mean_i mean_t [ -min(rho A, clip(rho, 1 - e_low, 1 + e_high) A) + beta k3 ]
+
+    rho is the token ratio to the policy that sampled (1 when a batch is used once). R and A have no unit; KL in nats.
+    Papers: Shao et al. 2024, "DeepSeekMath", eq. 21; Yu et al. 2025 (DAPO: asymmetric clip, token aggregation).
+
+    Fields: clip_low, clip_high the two sides of the clip, usually 0.2; dual_clip bounds the loss where A < 0, above 1, or null;
+    advantage "grpo", "rloo" (mean of the others), "passk" (pass@k with `k`, needs 0/1 scores) or "prm_token" (step scores);
+    scale of the advantage: "group", "batch" or "none"; population std instead of the sample's; k of pass@k.
+    Common: beta, kl_in, kl_estimator, loss_aggregation, entropy_coef, mask_truncated, missing_eos_penalty, is_cap (see PolicyGradient).
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+    advantage: Literal["grpo", "rloo", "passk", "prm_token"] = "grpo"
+    scale: Literal["group", "batch", "none"] = "group"
+    population: bool = False
+    k: int = 4
+
+    name = "grpo"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_clip(self.name, self.clip_low, self.clip_high)
+        if self.advantage not in ("grpo", "rloo", "passk", "prm_token"):
+            raise UserError(f"{self.name}.advantage", self.advantage, "unknown", "one of grpo, rloo, passk, prm_token")
+        if self.scale not in ("group", "batch", "none"):
+            raise UserError(f"{self.name}.scale", self.scale, "unknown", "one of group, batch, none")
+        if self.dual_clip is not None and not self.dual_clip > 1:
+            raise UserError(f"{self.name}.dual_clip", self.dual_clip, "must be above 1", "use 3, or leave it out")
+        if self.k < 1:
+            raise UserError(f"{self.name}.k", self.k, "must be at least 1", "use 4")
+
+    def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
+        """The group-relative advantage."""
+        n = batch.groups()
+        if self.advantage == "rloo":
+            return adv.rloo(score_B, batch.group_B, n)
+        if self.advantage == "passk":
+            return adv.passk(score_B, batch.group_B, n, self.k)
+        if self.advantage == "prm_token":
+            assert batch.token_score_BT is not None, "prm_token needs feedback with step scores"
+            return adv.prm_token(batch.token_score_BT.to(batch.mask_BT.dtype), batch.mask_BT, batch.group_B, n)
+        return adv.grpo(score_B, batch.group_B, n, self.scale, self.population)
+
+    def ratio(self, log_ratio_BT: Tensor, batch: Batch) -> Tensor:
+        """Token level."""
+        return log_ratio_BT.exp()
+
+    def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
+        """The clipped surrogate."""
+        assert batch.advantage_BT is not None
+        ratio = self.ratio(log_ratio_BT, batch).expand_as(log_ratio_BT)
+        metrics = clip_metrics(ratio.detach(), batch.advantage_BT, batch.mask_BT, self.clip_low, self.clip_high)
+        return clipped(ratio, batch.advantage_BT, self.clip_low, self.clip_high, self.dual_clip), metrics
+
+
+@objectives.register("dr_grpo")
+@dataclass(frozen=True)
+class DrGRPO(GRPO):
+    """GRPO without its two biases: no division by the standard deviation, no division by the answer's own length.
+
+        A = R - mean R,   L = 1/(B L_max) sum_it -min(rho A, clip(rho) A)
+
+    L_max is the length limit of the rollouts in tokens. Paper: Liu et al. 2025, "Understanding R1-Zero-like training".
+
+    Fields as in GRPO (clip_low, clip_high, dual_clip, advantage, population, k) with scale "none" and loss_aggregation
+    "constant"; beta, kl_in, kl_estimator, entropy_coef, mask_truncated, missing_eos_penalty and is_cap are common.
+    """
+
+    scale: Literal["group", "batch", "none"] = "none"
+    loss_aggregation: Literal["sequence", "token", "constant"] = "constant"
+
+    name = "dr_grpo"
+
+
+@objectives.register("dapo")
+@dataclass(frozen=True)
+class DAPO(GRPO):
+    """GRPO with DAPO's settings: a wider upper clip, every token of the step weighing the same, truncated answers left out.
+
+        L = 1/tokens sum_it -min(rho A, clip(rho, 0.8, 1.28) A),   A as in GRPO
+
+    Use it with `select: drop_constant` (dynamic sampling) and the soft over-long penalty of the length feedback.
+    Paper: Yu et al. 2025, "DAPO: an open-source LLM reinforcement learning system at scale".
+
+    Fields as in GRPO (clip_low, dual_clip, advantage, scale, population, k) with clip_high 0.28, loss_aggregation "token" and
+    mask_truncated; beta, kl_in, kl_estimator, entropy_coef, missing_eos_penalty and is_cap are common.
+    """
+
+    clip_high: float = 0.28
+    loss_aggregation: Literal["sequence", "token", "constant"] = "token"
+    mask_truncated: bool = True
+
+    name = "dapo"

@@ -1,0 +1,182 @@
+"""Preference objectives on fresh pairs: online DPO, Nash-MD, XPO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from kilter.errors import UserError
+from kilter.objectives.ops import mean, pairs, sequence_logps, uniform_group_weights
+from kilter.objectives.registry import objectives
+from kilter.types import Batch, Loss, Needs, Outputs
+
+
+def preference(batch: Batch, labels: str) -> Tensor:
+    """P(first row of the pair preferred), [N]: 1, 1/2 or 0 by score ("hard"), or sigmoid of the score difference ("soft"); NaN unscored."""
+    first_N, second_N = pairs(batch.score_B.to(batch.mask_BT.dtype), batch)
+    gap_N = first_N - second_N
+    return torch.sigmoid(gap_N) if labels == "soft" else (gap_N.sign() + 1) / 2
+
+
+def _check(name: str, beta: float, labels: str) -> None:
+    if not beta > 0:
+        raise UserError(f"{name}.beta", beta, "must be above 0", "use 0.1")
+    if labels not in ("hard", "soft"):
+        raise UserError(f"{name}.labels", labels, "unknown", "use hard (the higher score wins) or soft (sigmoid of the difference)")
+
+
+@dataclass(frozen=True)
+class _Pairwise:
+    beta: float = 0.1
+    labels: Literal["hard", "soft"] = "hard"
+
+    name = "online"
+
+    def __post_init__(self) -> None:
+        _check(self.name, self.beta, self.labels)
+
+    @property
+    def needs(self) -> Needs:
+        """Two fresh answers per prompt and the reference's log-probs."""
+        return Needs(shape="rollouts", unit="group", annotations=frozenset({"ref_logps"}), learning_rate=5e-7)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Weights: pairs without a preference (unscored, or tied under hard labels) weigh nothing and are not forwarded."""
+        p_N = preference(batch, self.labels)
+        usable_N = ~p_N.isnan() & ((p_N != 0.5) | (self.labels == "soft"))
+        weight_N = torch.where(usable_N, uniform_group_weights(batch).to(p_N.dtype), 0.0)
+        return batch.with_(group_weight_N=weight_N, active_N=usable_N)
+
+    def rewards(self, out: Outputs, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """(log-probs [B], implicit rewards of the first rows [N], of the second rows [N])."""
+        assert out.logps_BT is not None
+        assert batch.ref_logps_BT is not None
+        logps_B = sequence_logps(out.logps_BT, batch.mask_BT)
+        first_N, second_N = pairs(self.beta * (logps_B - sequence_logps(batch.ref_logps_BT, batch.mask_BT)), batch)
+        return logps_B, first_N, second_N
+
+    def metrics(self, first_N: Tensor, second_N: Tensor, p_N: Tensor, batch: Batch) -> dict[str, object]:
+        """Implicit rewards of winner and loser."""
+        win_N = p_N >= 0.5
+        chosen_N, rejected_N = torch.where(win_N, first_N, second_N), torch.where(win_N, second_N, first_N)
+        return {
+            "rewards/chosen": mean(chosen_N), "rewards/rejected": mean(rejected_N), "rewards/margins": mean(chosen_N - rejected_N),
+            "rewards/accuracies": mean((chosen_N > rejected_N).float()),
+        }  # fmt: skip
+
+
+@objectives.register("online_dpo")
+@dataclass(frozen=True)
+class OnlineDPO(_Pairwise):
+    """DPO on two fresh answers of the policy, labelled as they come.
+
+        z = beta [ D(y1) - D(y2) ],   L = -p ls(z) - (1 - p) ls(-z),   D = log pi - log ref
+
+    p is 1 or 0 by the score (hard) or sigmoid(R1 - R2) (soft); mean over pairs, ties left out. Under soft labels the
+    optimum is pi_ref exp(R / beta). Paper: Guo et al. 2024, "Direct language model alignment from online AI feedback".
+
+    Fields: beta > 0, usually 0.1; labels "hard" or "soft".
+    """
+
+    name = "online_dpo"
+
+    def loss(self, out: Outputs, batch: Batch) -> Loss:
+        """Weighted sum of pair losses."""
+        assert batch.group_weight_N is not None
+        _, first_N, second_N = self.rewards(out, batch)
+        p_N = preference(batch, self.labels).nan_to_num(0.5)
+        z_N = first_N - second_N
+        loss_N = -p_N * logsigmoid(z_N) - (1 - p_N) * logsigmoid(-z_N)
+        return Loss((batch.group_weight_N * loss_N).sum(), self.metrics(first_N, second_N, p_N, batch))  # type: ignore[arg-type]
+
+
+@objectives.register("xpo")
+@dataclass(frozen=True)
+class XPO(_Pairwise):
+    """Online DPO against the reference's answer, with an exploration bonus that pushes the policy off the reference.
+
+        L = DPO loss on (y ~ pi, y' ~ ref) + alpha log pi(y')
+
+    Paper: Xie et al. 2024, "Exploratory preference optimization", algorithm 1.
+
+    Fields: beta > 0, usually 0.1; labels "hard" or "soft"; alpha >= 0, weight of the bonus, small.
+    """
+
+    alpha: float = 1e-5
+
+    name = "xpo"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha < 0:
+            raise UserError("xpo.alpha", self.alpha, "must not be negative", "use 1e-5")
+
+    @property
+    def needs(self) -> Needs:
+        """The second answer comes from the reference."""
+        return replace(super().needs, opponent="reference")
+
+    def loss(self, out: Outputs, batch: Batch) -> Loss:
+        """Weighted sum of pair losses."""
+        assert batch.group_weight_N is not None
+        logps_B, first_N, second_N = self.rewards(out, batch)
+        p_N = preference(batch, self.labels).nan_to_num(0.5)
+        z_N = first_N - second_N
+        loss_N = -p_N * logsigmoid(z_N) - (1 - p_N) * logsigmoid(-z_N)
+        theirs_N = pairs(logps_B, batch)[1]
+        value = (batch.group_weight_N * (loss_N + self.alpha * theirs_N)).sum()
+        return Loss(value, self.metrics(first_N, second_N, p_N, batch) | {"logps/opponent": mean(theirs_N)})  # type: ignore[arg-type]
+
+
+@objectives.register("nash_md")
+@dataclass(frozen=True)
+class NashMD(_Pairwise):
+    """Policy gradient on P(y beats y'), y' from a geometric mixture of policy and reference, with a KL to the reference.
+
+        L = mean over pairs of -(p - 1/2) log pi(y) + beta sum_t sg(log pi - log ref)_t log pi(y_t)
+
+    Only y trains. The fixed point for mixture 0 is the Nash equilibrium of the KL-regularised preference game.
+    Paper: Munos et al. 2024, "Nash learning from human feedback", sec. 7.
+
+    Fields: beta > 0, usually 0.1; labels "hard" or "soft"; mixture in [0, 1], share of the reference in the opponent.
+    """
+
+    mixture: float = 0.5
+
+    name = "nash_md"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.mixture <= 1:
+            raise UserError("nash_md.mixture", self.mixture, "must lie in [0, 1]", "use 0.5")
+
+    @property
+    def needs(self) -> Needs:
+        """The second answer comes from the mixture."""
+        return replace(super().needs, opponent="mixture")
+
+    def prepare(self, batch: Batch) -> Batch:
+        """A tie has a gradient here (the KL), so only unscored pairs are left out."""
+        p_N = preference(batch, self.labels)
+        weight_N = torch.where(p_N.isnan(), 0.0, uniform_group_weights(batch).to(p_N.dtype))
+        return batch.with_(group_weight_N=weight_N, active_N=~p_N.isnan())
+
+    def loss(self, out: Outputs, batch: Batch) -> Loss:
+        """Weighted sum over pairs."""
+        assert batch.group_weight_N is not None
+        assert out.logps_BT is not None
+        assert batch.ref_logps_BT is not None
+        logps_B, first_N, second_N = self.rewards(out, batch)
+        p_N = preference(batch, self.labels).nan_to_num(0.5)
+        logps_BT = torch.where(batch.mask_BT > 0, out.logps_BT, 0.0)
+        gap_BT = (logps_BT - torch.where(batch.mask_BT > 0, batch.ref_logps_BT, 0.0)).detach()
+        to_go_BT = gap_BT.flip(1).cumsum(1).flip(1)  # the KL of later tokens is the earlier tokens' doing as well
+        pull_N = pairs((to_go_BT * logps_BT).sum(-1), batch)[0]
+        mine_N = pairs(logps_B, batch)[0]
+        value = (batch.group_weight_N * (-(p_N - 0.5) * mine_N + self.beta * pull_N)).sum()
+        metrics = self.metrics(first_N, second_N, p_N, batch) | {"win_rate": mean(p_N), "kl": mean(pairs(gap_BT.sum(-1), batch)[0])}
+        return Loss(value, metrics)  # type: ignore[arg-type]

@@ -1,0 +1,198 @@
+"""What every policy-gradient objective shares: ratios, KL, credit on tokens, denominators, metrics.
+
+    L = sum_it w_it [ loss_t(rho, A) * c_it + beta KL_t - ent H_t ]
+
+w are weights whose denominators span the optimizer step: 1 / (|y_i| B) ("sequence"), 1 / tokens ("token") or 1 / (B L)
+("constant", L the length limit). c is the truncated importance weight min(pi_old / pi_sampler, cap) when the rollouts come
+from another engine. A member of the family writes `credit` and `token_loss`, and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kilter.errors import UserError
+from kilter.objectives import advantages as adv
+from kilter.objectives.ops import mean
+from kilter.types import Batch, Loss, Mean, Needs, Outputs
+
+AGGREGATIONS = ("sequence", "token", "constant")
+ESTIMATORS = ("k3", "k2", "k3_st")
+
+
+def kl_terms(logps_BT: Tensor, ref_logps_BT: Tensor, estimator: str) -> Tensor:
+    """Per-token KL(pi || ref) for the loss, with d = log ref - log pi (Schulman 2020, "Approximating KL divergence").
+
+    k3: exp(d) - d - 1, unbiased in value, but its expected on-policy gradient is that of KL(ref || pi). k2: d^2 / 2, whose
+    expected on-policy gradient is that of KL(pi || ref). k3_st: the value of k3 with the gradient of k2. k1 is no choice:
+    its expected on-policy gradient is zero.
+    """
+    d_BT = ref_logps_BT - logps_BT
+    if estimator == "k2":
+        return d_BT.square() / 2
+    k3_BT = d_BT.exp() - d_BT - 1
+    if estimator == "k3":
+        return k3_BT
+    k2_BT = d_BT.square() / 2
+    return k3_BT.detach() + k2_BT - k2_BT.detach()
+
+
+def token_weights(batch: Batch, aggregation: str) -> Tensor:
+    """[B, T] weights of the loss; the denominators are the optimizer step's, over all ranks."""
+    if aggregation == "token":
+        return batch.mask_BT / batch.n_tokens_total
+    if aggregation == "constant":
+        assert batch.length_limit is not None, "constant aggregation needs the length limit of the rollouts"
+        return batch.mask_BT / (batch.n_rows_total * batch.length_limit)
+    return batch.mask_BT / (batch.mask_BT.sum(-1, keepdim=True).clamp_min(1.0) * batch.n_rows_total)
+
+
+def masked(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """0 off the mask, whatever stands there."""
+    return torch.where(mask_BT > 0, values_BT, 0.0)
+
+
+def masked_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean over each row's action tokens, [B, 1]."""
+    return masked(values_BT, mask_BT).sum(-1, keepdim=True) / mask_BT.sum(-1, keepdim=True).clamp_min(1.0)
+
+
+@dataclass(frozen=True)
+class PolicyGradient:
+    """Base of the family; see the members. Common fields:
+
+    beta: KL coefficient (nats), 0 loads no reference. kl_in: "loss", a KL per token beside the policy loss, or "reward",
+    subtracted from the score (k1 of the sampled tokens), whose optimum is pi_ref exp(R / beta); the KL in the loss sees no
+    later tokens and so settles at the myopic form of it. kl_estimator: k3, k2 or k3_st, for KL in the loss.
+    loss_aggregation: sequence, token or constant. entropy_coef: weight of an entropy bonus, usually 0.
+    mask_truncated: completions without EOS do not train. missing_eos_penalty: subtracted from their score instead.
+    is_cap: cap of the importance weight against the sampling engine.
+    """
+
+    beta: float = 0.0
+    kl_in: Literal["loss", "reward"] = "loss"
+    kl_estimator: Literal["k3", "k2", "k3_st"] = "k3"
+    loss_aggregation: Literal["sequence", "token", "constant"] = "sequence"
+    entropy_coef: float = 0.0
+    mask_truncated: bool = False
+    missing_eos_penalty: float = 0.0
+    is_cap: float = 2.0
+
+    name = "policy_gradient"
+
+    def __post_init__(self) -> None:
+        checks = [
+            ("beta", self.beta >= 0, "must not be negative", "use 0 to switch the KL term off"),
+            (
+                "kl_estimator",
+                self.kl_estimator in ESTIMATORS,
+                "unknown",
+                f"one of {', '.join(ESTIMATORS)}; k1 in the loss has no gradient on average",
+            ),
+            ("loss_aggregation", self.loss_aggregation in AGGREGATIONS, "unknown", f"one of {', '.join(AGGREGATIONS)}"),
+            ("missing_eos_penalty", self.missing_eos_penalty >= 0, "must not be negative", "give what is subtracted from the score"),
+            ("is_cap", self.is_cap > 0, "must be above 0", "use 2"),
+        ]
+        for field, good, problem, fix in checks:
+            if not good:
+                raise UserError(f"{self.name}.{field}", getattr(self, field), problem, fix)
+
+    @property
+    def needs(self) -> Needs:
+        """Rollouts; the reference only when beta is above 0, old log-probs only for KL in the reward."""
+        annotations = set()
+        if self.beta > 0:
+            annotations.add("ref_logps")
+        if self.beta > 0 and self.kl_in == "reward":
+            annotations.add("old_logps")
+        outputs = {"logps"} | ({"entropy"} if self.entropy_coef else set())
+        return Needs(shape="rollouts", unit="row", annotations=frozenset(annotations), outputs=frozenset(outputs), learning_rate=1e-6)
+
+    # What a member writes.
+
+    def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
+        """Advantages [B] or [B, T]."""
+        raise NotImplementedError
+
+    def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
+        """Loss per token before weighting, and metrics."""
+        raise NotImplementedError
+
+    # What all share.
+
+    def coefficient(self, batch: Batch) -> Tensor | float:
+        """The controller's KL coefficient, else beta."""
+        return self.beta if batch.kl_coef is None else batch.kl_coef
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Scores with the penalty for a missing EOS."""
+        score_B = batch.score_B.to(batch.mask_BT.dtype)
+        if self.missing_eos_penalty and batch.truncated_B is not None:
+            score_B = score_B - self.missing_eos_penalty * batch.truncated_B
+        return score_B
+
+    def token_kl(self, batch: Batch) -> Tensor:
+        """k1 of the sampled tokens, log pi_old - log ref, [B, T]; 0 where no KL is asked for."""
+        if self.beta == 0:
+            return torch.zeros_like(batch.mask_BT)
+        assert batch.old_logps_BT is not None
+        assert batch.ref_logps_BT is not None
+        return masked(batch.old_logps_BT - batch.ref_logps_BT, batch.mask_BT)
+
+    def token_rewards(self, batch: Batch) -> Tensor:
+        """-beta k1 on every token, plus the score on the last action token, [B, T]."""
+        return adv.at_last_token(self.scores(batch), batch.mask_BT) - self.coefficient(batch) * self.token_kl(batch)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Writes advantage_BT and active_N."""
+        score_B = self.scores(batch)
+        if self.beta > 0 and self.kl_in == "reward":
+            score_B = score_B - self.coefficient(batch) * self.token_kl(batch).sum(-1)
+        credit = self.credit(score_B, batch)
+        advantage_BT = masked(credit if credit.ndim == 2 else credit[:, None].expand_as(batch.mask_BT), batch.mask_BT)
+        batch = batch.with_(advantage_BT=advantage_BT)
+        if self.mask_truncated and batch.truncated_B is not None:
+            batch = batch.with_(mask_BT=batch.mask_BT * (1 - batch.truncated_B[:, None]))
+        idle = self.entropy_coef == 0 and (self.beta == 0 or self.kl_in == "reward")
+        if idle:
+            moving_B = (advantage_BT * batch.mask_BT).abs().sum(-1)
+            active_N = adv.group_sum(moving_B, batch.group_B, batch.groups()) > 0
+            batch = batch.with_(active_N=active_N)
+        return batch
+
+    def loss(self, out: Outputs, batch: Batch) -> Loss:
+        """The weighted sum above."""
+        assert out.logps_BT is not None
+        logps_BT = masked(out.logps_BT, batch.mask_BT)
+        old_BT = logps_BT.detach() if batch.old_logps_BT is None else masked(batch.old_logps_BT, batch.mask_BT)
+        loss_BT, metrics = self.token_loss(logps_BT - old_BT, out, batch)
+        loss_BT = loss_BT.expand_as(logps_BT)
+        if batch.sampling_logps_BT is not None:
+            gap_BT = masked(old_BT - batch.sampling_logps_BT, batch.mask_BT)
+            loss_BT = loss_BT * self.correction(gap_BT, batch)
+            metrics |= {
+                "sampling/sampling_logp_difference/mean": mean(gap_BT.abs(), batch.mask_BT),
+                "sampling/mismatch_kl": mean(gap_BT.exp() - gap_BT - 1, batch.mask_BT),
+                "sampling/importance_sampling_ratio/mean": mean(gap_BT.exp().clamp_max(self.is_cap), batch.mask_BT),
+            }
+        if batch.ref_logps_BT is not None and self.beta > 0:
+            kl_BT = kl_terms(logps_BT, masked(batch.ref_logps_BT, batch.mask_BT), self.kl_estimator)
+            if self.kl_in == "loss":
+                loss_BT = loss_BT + self.coefficient(batch) * kl_BT
+            metrics["kl"] = mean(masked(kl_terms(logps_BT, batch.ref_logps_BT, "k3"), batch.mask_BT), batch.mask_BT)
+        entropy_BT = -logps_BT.detach()
+        if self.entropy_coef:
+            assert out.entropy_BT is not None
+            entropy_BT = masked(out.entropy_BT, batch.mask_BT)
+            loss_BT = loss_BT - self.entropy_coef * entropy_BT
+        metrics["entropy"] = mean(entropy_BT, batch.mask_BT)
+        value = masked(token_weights(batch, self.loss_aggregation) * loss_BT, batch.mask_BT).sum()
+        return Loss(value, metrics)
+
+    def correction(self, gap_BT: Tensor, batch: Batch) -> Tensor:
+        """Truncated importance weight of the sampling engine."""
+        return gap_BT.exp().clamp_max(self.is_cap)
