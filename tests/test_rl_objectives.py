@@ -285,9 +285,9 @@ def test_kl_estimators():
         return x.grad
 
     p = logits.softmax(-1)
-    forward, backward = slope(lambda l: (l.exp() * (l - ref)).sum()), slope(lambda l: (ref.exp() * (ref - l)).sum())
+    forward, backward = slope(lambda x: (x.exp() * (x - ref)).sum()), slope(lambda x: (ref.exp() * (ref - x)).sum())
     for estimator, want in (("k2", forward), ("k3_st", forward), ("k3", backward)):
-        torch.testing.assert_close(slope(lambda l: (p * kl_terms(l, ref, estimator)).sum()), want)
+        torch.testing.assert_close(slope(lambda x: (p * kl_terms(x, ref, estimator)).sum()), want)
     value = lambda e: float((p * kl_terms(logits.log_softmax(-1), ref, e)).sum())
     exact = float((p * (p.log() - ref)).sum())
     assert value("k3") == pytest.approx(exact)

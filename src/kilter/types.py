@@ -51,13 +51,17 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """A judgement of one completion. `score=None` means unscored, which is never zero, a tie, or safe."""
+    """A judgement of one completion. `score=None` means unscored, which is never zero, a tie, or safe.
+
+    steps: one number per step, or per token where tokens are rewarded. parts: the terms that a sum was made of.
+    """
 
     score: float | None
     kind: str = "label"
     steps: tuple[float, ...] = ()
     rationale: str = ""
     source: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,36 +1,43 @@
-"""A reward model as a feedback source: one scalar per completion, from any Hugging Face sequence classifier."""
+"""Reward models as a feedback source: one scalar per completion, from any Hugging Face sequence classifier."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
 from kilter.data.collate import collate
 from kilter.data.encode import Encoder
+from kilter.errors import UserError
+from kilter.feedback.registry import Context, feedback_sources
 from kilter.models.forward import Scorer, supports_shared_prefix
 from kilter.models.load import load_reward, load_tokenizer, stop_ids
 from kilter.training.learner import split
-from kilter.types import Feedback, Group
+from kilter.types import Completion, Feedback, Group
 
 
 class RewardModel:
     """FeedbackSource. The prompt is encoded once for all completions of a group; a non-finite score is unscored."""
 
-    def __init__(self, folder: Path, max_length: int = 1024, tokens_per_microbatch: int = 2048, template: str = "auto") -> None:
+    def __init__(self, folder: Path, max_length: int = 1024, tokens_per_microbatch: int = 2048, template: str = "auto", amp: bool = False) -> None:
         tokenizer = load_tokenizer(folder)
         self.encoder = Encoder(tokenizer, stop_ids(folder, tokenizer), max_length, template)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id not in self.encoder.stop_ids else None
         self.scorer = Scorer(load_reward(folder, pad)).eval()
+        if torch.cuda.is_available():
+            self.scorer = self.scorer.to("cuda")
         supports_shared_prefix(self.scorer)
-        self.budget, self.source = tokens_per_microbatch, str(folder)
+        self.budget, self.source, self.amp = tokens_per_microbatch, str(folder), amp
 
     @torch.no_grad()
     def __call__(self, groups: Sequence[Group], progress: Callable[[int], None] | None = None) -> list[list[Feedback]]:
         """One Feedback per completion; groups that cannot be encoded are unscored."""
-        out = [[Feedback(None, "reward", source=self.source)] * len(g.completions) for g in groups]
+        out = [[Feedback(None, "reward", source=self.source, rationale="cannot be encoded")] * len(g.completions) for g in groups]
         encoded = [(i, e) for i, g in enumerate(groups) if g.completions and (e := self.encoder.encode(g)) is not None]
         done = 0
         for first in range(0, len(encoded), 32):
@@ -38,12 +45,73 @@ class RewardModel:
             batch = collate([e for _, e in chunk])
             where = {id(p): i for p, (i, _) in zip(batch.prompts_N, chunk, strict=True)}
             for part in split(batch, self.budget, self.scorer.shared):
-                scores = self.scorer(part, frozenset({"scores"})).scores_B.tolist()
+                scores = self.scorer(part, frozenset({"scores"}), amp=self.amp).scores_B.tolist()
                 for n, prompt in enumerate(part.prompts_N):
                     rows = (part.group_B == n).nonzero()[:, 0].tolist()
                     values = [scores[r] for r in rows]
-                    out[where[id(prompt)]] = [Feedback(v if math.isfinite(v) else None, "reward", source=self.source) for v in values]
+                    out[where[id(prompt)]] = [
+                        Feedback(v if math.isfinite(v) else None, "reward", source=self.source, rationale="" if math.isfinite(v) else f"scored {v}")
+                        for v in values
+                    ]
                 done += part.groups()
                 if progress is not None:
                     progress(done)
         return out
+
+
+@feedback_sources.register("reward_model")
+class RewardFeedback:
+    """The reward of one model or of an ensemble, for training.
+
+    model: a stage, a folder or a Hub id, or a list of them. combine: mean, or min (pessimistic; Coste et al. 2024). normalize:
+    shift and scale to mean 0, deviation 1 on the first rollouts, that is on answers of the starting policy; kept on
+    resumption. clip: rewards beyond this many deviations count as it.
+    """
+
+    def __init__(self, model: str | list[str], context: Context, combine: Literal["mean", "min"] = "mean", normalize: bool = True, clip: float | None = 5.0,
+                 dtype: Literal["float32", "bfloat16"] = "float32") -> None:  # fmt: skip
+        if combine not in ("mean", "min"):
+            raise UserError("feedback.reward_model.combine", combine, "unknown", "use mean or min")
+        names = [model] if isinstance(model, str) else list(model)
+        self.members = [RewardModel(context.model(n), context.max_length, template=context.template, amp=dtype == "bfloat16") for n in names]
+        self.same = context.policy is not None and all(
+            m.encoder.tokenizer.get_vocab() == context.policy[1].tokenizer.get_vocab() for m in self.members
+        )
+        self.combine, self.normalize, self.clip = combine, normalize, clip
+        self.scales: list[tuple[float, float]] | None = None
+        self.disagreement: float | None = None
+
+    def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
+        """One Feedback per completion."""
+        if not self.same:  # another tokenizer reads the text
+            groups = [replace(g, completions=tuple(Completion(c.text or " ") for c in g.completions)) for g in groups]
+        raw = [[[f.score for f in row] for row in member(groups)] for member in self.members]
+        if self.normalize and self.scales is None:
+            self.scales = []
+            for rows in raw:
+                values = [v for row in rows for v in row if v is not None]
+                spread = statistics.pstdev(values) if len(values) > 1 else 1.0
+                self.scales.append((statistics.fmean(values) if values else 0.0, spread if spread > 1e-6 else 1.0))
+        spreads: list[float] = []
+        out = [[self._combine([rows[g][i] for rows in raw], spreads) for i in range(len(group.completions))] for g, group in enumerate(groups)]
+        self.disagreement = statistics.fmean(spreads) if len(self.members) > 1 and spreads else None
+        return out
+
+    def _combine(self, values: Sequence[float | None], spreads: list[float]) -> Feedback:
+        known = [v for v in values if v is not None]
+        if len(known) < len(values):
+            return Feedback(None, "reward", source="reward_model", rationale="the reward model gave no finite score")
+        if self.scales is not None:
+            known = [(v - mean) / spread for v, (mean, spread) in zip(known, self.scales, strict=True)]
+        if self.clip is not None:
+            known = [max(-self.clip, min(self.clip, v)) for v in known]
+        spreads.append(statistics.pstdev(known))
+        return Feedback(min(known) if self.combine == "min" else statistics.fmean(known), "reward", source="reward_model")
+
+    def state(self) -> dict[str, Any]:
+        """The normalisation."""
+        return {"scales": self.scales}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.scales = state["scales"]

@@ -1,4 +1,6 @@
-"""Reference log-probs, computed once per (model, tokens) and kept on disk; no second model stays in memory.
+"""Reference log-probs: for fixed data computed once and kept on disk, for fresh rollouts from a live reference.
+
+The cache spares a second model in memory.
 
 The key of a row is the hash of the reference's weights and tokenizer, the precision, the temperature, and the row's
 own prompt and completion tokens: any run or method over the same rows finds them again. SQLite makes each write
@@ -7,9 +9,10 @@ atomic, so a kill loses at most the micro-batch in flight.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ import torch
 from torch import Tensor
 
 from kilter.errors import UserError
+from kilter.models.forward import Scorer
 from kilter.types import Batch
 
 
@@ -80,3 +84,43 @@ class ReferenceCache:
     def close(self) -> None:
         """Closes the file."""
         self._db.close()
+
+
+class LiveReference:
+    """Reference log-probs of fresh rollouts. With adapters the reference is the policy with them off; else a frozen second model.
+
+    `rows` is the learner's forward over a whole batch, micro-batch by micro-batch.
+    """
+
+    def __init__(self, policy: Scorer, frozen: Scorer | None, amp: bool, temperature: float, rows: Callable[..., Tensor]) -> None:
+        self.policy, self.frozen, self.amp, self.temperature, self._rows = policy, frozen, amp, temperature, rows
+
+    def lookup(self, batch: Batch) -> Tensor:
+        """ref_logps_BT of the batch."""
+        scorer = self.frozen or self.policy
+        off = self.policy.model.disable_adapter() if self.frozen is None else contextlib.nullcontext()
+        training = scorer.training
+        scorer.eval()
+        try:
+            with off, torch.no_grad():
+                return self._rows(batch, scorer, self.temperature, self.amp)
+        finally:
+            scorer.train(training)
+
+    def refresh(self) -> None:
+        """The reference becomes the present policy (iterative DPO)."""
+        assert self.frozen is not None
+        with torch.no_grad():
+            for own, new in zip(self.frozen.parameters(), self.policy.parameters(), strict=True):
+                own.copy_(new)
+
+    def state(self) -> dict[str, Tensor] | None:
+        """Weights of a reference that has moved."""
+        return None if self.frozen is None else {k: v.detach().cpu() for k, v in self.frozen.named_parameters()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        assert self.frozen is not None
+        with torch.no_grad():
+            for name, own in self.frozen.named_parameters():
+                own.copy_(state[name])

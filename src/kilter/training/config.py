@@ -9,6 +9,61 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from kilter.models.adapters import AdapterSpec
 
 
+class SamplerSpec(BaseModel):
+    """How completions are sampled in training."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Literal["local", "vllm"] = Field("local", description="local shares the learner's weights; vllm is an engine of its own")
+    samples: int = Field(8, ge=1, description="completions per prompt (num_generations)")
+    max_new_tokens: int = Field(128, ge=1, description="tokens of a completion")
+    temperature: float = Field(1.0, gt=0, description="log-probs in the loss are taken at this temperature too")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus; below 1 the log-probs stay those of the full distribution")
+    top_k: int = Field(0, ge=0, description="0: off")
+    stop: list[str] = Field(default_factory=list, description="strings that end a completion")
+    tokens_per_batch: int = Field(1 << 14, ge=64, description="cached tokens in flight (local)")
+    url: str | None = Field(None, description="address of a running vLLM server; none: in process (vllm)")
+    timeout: float = Field(120.0, gt=0, description="seconds for one weight update or one request (vllm)")
+    memory_gb: float | None = Field(
+        None, gt=0, description="key-value cache of vLLM on a CPU, its share of GPU memory in percent / 100 on a GPU (vllm)"
+    )
+
+
+class CriticSpec(BaseModel):
+    """The value model of methods that have one."""
+
+    model_config = ConfigDict(extra="forbid")
+    start: str | None = Field(
+        None, alias="from", description="reward model to begin from; default: the feedback's, else the policy with a fresh head"
+    )
+    learning_rate: float = Field(9e-6, gt=0, description="its own peak learning rate")
+    warmup_steps: int = Field(0, ge=0, description="first steps in which the critic alone learns")
+
+
+class KLControl(BaseModel):
+    """How the KL coefficient moves."""
+
+    model_config = ConfigDict(extra="forbid")
+    mode: Literal["fixed", "adaptive", "budget"] = Field(
+        "fixed", description="fixed; adaptive: towards the target (Ziegler 2019); budget: rises only above it"
+    )
+    target: float = Field(6.0, gt=0, description="KL to the reference in nats per completion")
+    horizon: float = Field(1000.0, gt=0, description="completions over which the coefficient adapts")
+    max_coef: float = Field(10.0, gt=0, description="the coefficient never exceeds this")
+
+
+class MonitorSpec(BaseModel):
+    """What watches the run; see docs/monitors.md."""
+
+    model_config = ConfigDict(extra="forbid")
+    enabled: bool = Field(True, description="watch for NaN, collapse and reward hacking")
+    gold: Any = Field(None, description="feedback that judges held-out answers independently of the reward; support-desk data brings its own")
+    gold_every: int = Field(20, ge=1, description="steps between gold evaluations")
+    gold_prompts: int = Field(48, ge=4, description="held-out prompts per gold evaluation")
+    stop: bool = Field(True, description="stop when the proxy is up and gold is down twice, or a tier-0 limit is passed")
+    keep_best: bool = Field(True, description="the finished model is the checkpoint with the best gold score")
+    kl_budget: float | None = Field(None, gt=0, description="nats per completion; three times it stops the run")
+
+
 class TrainSpec(BaseModel):
     """What to train, on what, how long and how."""
 
@@ -17,6 +72,21 @@ class TrainSpec(BaseModel):
     start: str | None = Field(None, alias="from", description="stage or model to start from; default: the recipe's model")
     reference: str | None = Field(None, description="stage or model of the reference policy; default: where training starts")
     data: str = Field("$data", description="$name of a data set of the recipe")
+    prompts: str | None = Field(None, description="$name of a data set whose prompts are answered by the policy (online)")
+    feedback: Any = Field(
+        None, description="who scores sampled completions: support_desk, math, {reward_model: rm}, my_file.py:reward, or a weighted list"
+    )
+    sampler: SamplerSpec = Field(default_factory=lambda: SamplerSpec(), description="how completions are sampled (online)")
+    select: Literal["auto", "all", "best_of", "best_worst", "drop_constant"] = Field(
+        "auto", description="which completions train (online); auto: what the method needs"
+    )
+    refill: int = Field(3, ge=0, description="rounds of further sampling when drop_constant leaves too few groups")
+    minibatches: int = Field(1, ge=1, description="optimizer steps per pass over a batch of rollouts (online)")
+    inner_epochs: int | None = Field(None, ge=1, description="passes over a batch of rollouts; default: the method's own (online)")
+    kl_control: KLControl = Field(default_factory=lambda: KLControl(), description="how the KL coefficient moves (online)")
+    critic: CriticSpec = Field(default_factory=lambda: CriticSpec(), description="the value model (ppo)")
+    monitors: MonitorSpec = Field(default_factory=lambda: MonitorSpec(), description="what watches the run (online)")
+    refresh_reference_every: int | None = Field(None, ge=1, description="steps after which the reference becomes the present policy (iterative DPO)")
     epochs: float = Field(1.0, gt=0, description="passes over the training groups")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps; overrides epochs")
     batch_size: int = Field(16, ge=1, description="groups (prompts) per optimizer step, over all processes")

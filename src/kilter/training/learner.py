@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer
 from kilter.models.packing import shared_tokens
-from kilter.models.reference import ReferenceCache
+from kilter.models.reference import LiveReference, ReferenceCache
 from kilter.training.config import TrainSpec
 from kilter.training.distributed import Engine
 from kilter.training.optim import make_optimizer, schedule_factor
@@ -46,19 +48,24 @@ def split(batch: Batch, budget: int, shared: bool) -> list[Batch]:
 class LocalLearner:
     """Implements the Learner protocol in process, on one device or as one rank of several.
 
-    `reference` holds the reference log-probs of every group that will be annotated.
+    `reference` gives the reference log-probs of every group that will be annotated. `temperature`: that of the rollouts;
+    log-probs are taken at it. `exact`: the sampler's log-probs are the learner's own.
     """
 
     def __init__(
-        self, scorer: Scorer, needs: Needs, spec: TrainSpec, total_steps: int, engine: Engine, reference: ReferenceCache | None = None
-    ) -> None:
+        self, scorer: Scorer | ActorCritic, needs: Needs, spec: TrainSpec, total_steps: int, engine: Engine,
+        reference: ReferenceCache | LiveReference | None = None, temperature: float = 1.0, exact: bool = True,
+    ) -> None:  # fmt: skip
         self.scorer, self.needs, self.spec, self.engine, self.reference = scorer, needs, spec, engine, reference
+        self.temperature, self.exact = temperature, exact
         self.amp = spec.dtype == "bfloat16"
         self.step_index = 0
         self.module: nn.Module = engine.wrap(scorer)
         self.peak_rate = spec.learning_rate or needs.learning_rate
         self.optimizer = make_optimizer(self.module, spec, self.peak_rate)
+        self._critic_only = spec.critic.warmup_steps if isinstance(scorer, ActorCritic) else 0
         self._factor = schedule_factor(spec, total_steps)
+        self._epochs = spec.inner_epochs or needs.inner_epochs
 
     def score(self, batch: Batch, outputs: frozenset[str]) -> Iterator[tuple[Batch, Any]]:
         """Forward without gradient, micro-batch by micro-batch: (micro-batch, Outputs).
@@ -71,22 +78,77 @@ class LocalLearner:
             with torch.no_grad():
                 parts = split(batch, self.spec.tokens_per_microbatch, self.scorer.shared)
                 for i in range(self.engine.max(len(parts))):
-                    out = self.module(parts[min(i, len(parts) - 1)], outputs, amp=self.amp)
+                    out = self.module(parts[min(i, len(parts) - 1)], outputs, self.temperature, amp=self.amp)
                     if i < len(parts):
                         yield parts[i], out
         finally:
             self.module.train(training)
 
     def annotate(self, batch: Batch, needs: Needs) -> Batch:
-        """Global counts over all ranks, and the reference log-probs when `needs` names them (they must be cached)."""
-        totals = self.engine.sum(torch.stack([batch.n_tokens_total, batch.n_rows_total, batch.n_groups_total])).cpu()
-        batch = batch.with_(n_tokens_total=totals[0], n_rows_total=totals[1], n_groups_total=totals[2])
+        """Global counts over all ranks, and what `needs` names: reference and old log-probs, old values.
+
+        Old log-probs are those that the sampler reported where they are exact, and recomputed otherwise; a batch that is
+        used for one optimizer step only needs none, for then the policy is its own old policy.
+        """
+        batch = self._count(batch)
         if "ref_logps" in needs.annotations:
             assert self.reference is not None, "reference log-probs were not computed"
             ref = self.reference.lookup(batch)
             assert ref is not None, "a row of the batch is missing from the reference cache"
             batch = batch.with_(ref_logps_BT=ref)
+        if needs.shape == "rollouts":
+            batch = self._annotate_rollouts(batch, needs)
         return batch
+
+    def _count(self, batch: Batch) -> Batch:
+        batch = batch.counted()
+        totals = self.engine.sum(torch.stack([batch.n_tokens_total, batch.n_rows_total, batch.n_groups_total])).cpu()
+        return batch.with_(n_tokens_total=totals[0], n_rows_total=totals[1], n_groups_total=totals[2])
+
+    def _annotate_rollouts(self, batch: Batch, needs: Needs) -> Batch:
+        wanted = set()
+        if "old_logps" in needs.annotations or self._epochs * self.spec.minibatches > 1 or (not self.exact and batch.sampling_logps_BT is not None):
+            if self.exact and not self.amp and batch.sampling_logps_BT is not None:
+                batch = batch.with_(old_logps_BT=batch.sampling_logps_BT)
+            else:
+                wanted.add("logps")
+        if "old_values" in needs.annotations:
+            wanted.add("values")
+        if wanted:
+            found = self.rows(batch, frozenset(wanted))
+            batch = batch.with_(**{{"logps": "old_logps_BT", "values": "old_values_BT"}[k]: v for k, v in found.items()})
+        return batch.with_(sampling_logps_BT=None) if self.exact else batch
+
+    def rows(self, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
+        """Token outputs of a whole batch without gradient, rows in the batch's order, by the names in `outputs`."""
+        indexed = batch.with_(score_B=torch.arange(batch.rows()))
+        found = {name: torch.zeros(batch.tokens_BT.shape) for name in outputs}
+        for part, out in self.score(indexed, outputs):
+            for name in outputs:
+                value = getattr(out, f"{name}_BT").cpu()
+                found[name][part.score_B, : value.shape[1]] = value
+        return found
+
+    def reference_rows(self, batch: Batch, scorer: Scorer, temperature: float, amp: bool) -> Tensor:
+        """Log-probs of a whole batch under another model; what a LiveReference calls."""
+        indexed = batch.with_(score_B=torch.arange(batch.rows()))
+        found = torch.zeros(batch.tokens_BT.shape)
+        for part in split(indexed, self.spec.tokens_per_microbatch, scorer.shared):
+            value = scorer(part, frozenset({"logps"}), temperature, amp).logps_BT.cpu()
+            found[part.score_B, : value.shape[1]] = value
+        return found
+
+    def minibatches(self, batch: Batch, seed: str) -> Iterator[Batch]:
+        """The optimizer steps on one batch: itself, or its parts over several passes in an order drawn from `seed`."""
+        if self._epochs * self.spec.minibatches == 1:
+            yield batch
+            return
+        for epoch in range(self._epochs):
+            order = list(range(batch.groups()))
+            random.Random(f"{seed}:{epoch}").shuffle(order)
+            count = min(self.spec.minibatches, len(order))
+            for i in range(count):
+                yield self._count(batch.select_groups(sorted(order[i::count])))
 
     def learning_rate(self) -> float:
         """The rate of the next step."""
@@ -96,16 +158,20 @@ class LocalLearner:
         """One optimizer step on a prepared batch. Metrics: loss, grad_norm, learning_rate and the objective's own."""
         needs = objective.needs
         self.module.train()
-        parts = split(batch, self.spec.tokens_per_microbatch, self.scorer.shared)
+        working = (
+            batch if batch.active_N is None or bool(batch.active_N.all()) else batch.select_groups(batch.active_N.nonzero()[:, 0].tolist() or [0])
+        )
+        idle_rank = batch.active_N is not None and not bool(batch.active_N.any())
+        parts = split(working, self.spec.tokens_per_microbatch, self.scorer.shared)
         surrogate = self._surrogate(batch, parts, objective) if needs.unit == "batch" else None
         # Collectives must match: every rank runs as many micro-batches as the rank with the most.
-        rounds = self.engine.max(len(parts))
+        rounds = self.engine.max(0 if idle_rank else len(parts))
         total = torch.zeros(())
         metrics: dict[str, Mean] = {}
         for i in range(rounds):
-            part, idle = parts[min(i, len(parts) - 1)], i >= len(parts)
+            part, idle = parts[min(i, len(parts) - 1)], idle_rank or i >= len(parts)
             with self.engine.accumulate(self.module, last=i == rounds - 1):
-                out = self.module(part, needs.outputs, amp=self.amp)
+                out = self.module(part, needs.outputs, self.temperature, amp=self.amp)
                 out = type(out)(**{k: None if v is None else v.cpu() for k, v in _fields(out)})
                 if surrogate is not None:
                     value = surrogate(out, min(i, len(parts) - 1))
@@ -122,16 +188,27 @@ class LocalLearner:
                     metrics[name] = mean if old is None else Mean(old.total + mean.total, old.weight + mean.weight)
         if surrogate is not None:
             total, metrics = self._batch_loss.value.detach(), self._batch_loss.metrics
-        norm = self.engine.grad_norm(self.module, self.spec.max_grad_norm)
+        if rounds == 0:  # no group of any rank has a gradient: nothing is learned, and no moment of the optimizer moves
+            self.step_index += 1
+            return {"loss": 0.0, "grad_norm": 0.0, "learning_rate": self.learning_rate()}
+        norms = [self.engine.grad_norm(m, self.spec.max_grad_norm) for m in self._clipped()]
+        norm = norms[0] if len(norms) == 1 else torch.stack([n.float() for n in norms]).norm()
         rate = self.learning_rate()
         result = self._reduce(total, metrics) | {"grad_norm": float(norm), "learning_rate": rate}
         if torch.isfinite(norm) and result["loss"] == result["loss"]:
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                if group.get("role") == "critic":
+                    group["lr"] = self.spec.critic.learning_rate * self._factor(self.step_index)
+                else:
+                    group["lr"] = 0.0 if self.step_index < self._critic_only else rate
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step_index += 1
         return result
+
+    def _clipped(self) -> list[nn.Module]:
+        """Policy and critic are clipped apart: their gradients have no common scale."""
+        return [self.scorer.policy, self.scorer.critic] if isinstance(self.scorer, ActorCritic) else [self.module]
 
     def _surrogate(self, batch: Batch, parts: Sequence[Batch], objective: Objective) -> Callable[[Any, int], Tensor]:
         """Unit "batch": delta = dL/d(outputs) on the small tensors of the whole batch, then sum(delta * output) per part.
@@ -140,7 +217,7 @@ class LocalLearner:
         """
         assert self.engine.world == 1, "objectives over the whole batch run in one process"
         with torch.no_grad():  # in training mode: the same function as in the backward
-            outs = [self.module(part, objective.needs.outputs, amp=self.amp) for part in parts]
+            outs = [self.module(part, objective.needs.outputs, self.temperature, amp=self.amp) for part in parts]
         whole, leaves = _join(outs, parts)
         self._batch_loss = objective.loss(whole, _join_batches(batch, parts))
         grads = torch.autograd.grad(self._batch_loss.value, list(leaves.values()))

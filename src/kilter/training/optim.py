@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,12 +13,17 @@ from kilter.training.config import TrainSpec
 
 
 def make_optimizer(module: nn.Module, spec: TrainSpec, learning_rate: float) -> torch.optim.AdamW:
-    """Fused AdamW, betas (0.9, 0.999); weight decay on matrices only (norms, biases and scalars are left alone)."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": spec.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    """Fused AdamW, betas (0.9, 0.999); weight decay on matrices only (norms, biases and scalars are left alone).
+
+    Parameters of a critic form groups of their own, with role "critic".
+    """
+    groups: list[dict[str, Any]] = []
+    for role in ("policy", "critic"):
+        trained = [p for n, p in module.named_parameters() if p.requires_grad and ("critic." in n) == (role == "critic")]
+        groups += [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": spec.weight_decay, "role": role},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0, "role": role},
+        ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, fused=True)
 
 

@@ -1,0 +1,63 @@
+"""A process reward model: a token classifier whose P(correct) at the end of each step is that step's reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+
+from kilter.errors import UserError
+from kilter.feedback.registry import Context, feedback_sources
+from kilter.models.load import load_tokenizer, quiet_transformers
+from kilter.types import Feedback, Group
+
+AGGREGATE: dict[str, Callable[[list[float]], float]] = {
+    "min": min,
+    "product": lambda v: float(torch.tensor(v).prod()),
+    "mean": lambda v: sum(v) / len(v),
+    "last": lambda v: v[-1],
+}
+
+
+@feedback_sources.register("process_reward")
+class ProcessReward:
+    """Feedback.steps holds one number per token: the step's P(correct) on its last token, 0 elsewhere; the score aggregates the steps.
+
+    model: a Hugging Face token classifier over the policy's vocabulary; the last label is "correct". separator: text that
+    ends a step. aggregate: min, product, mean or last (Lightman et al. 2023; Wang et al. 2024, Math-Shepherd).
+    """
+
+    def __init__(self, model: str, context: Context, separator: str = "\n", aggregate: Literal["min", "product", "mean", "last"] = "min") -> None:
+        from transformers import AutoModelForTokenClassification
+
+        if aggregate not in AGGREGATE:
+            raise UserError("feedback.process_reward.aggregate", aggregate, "unknown", f"one of {', '.join(AGGREGATE)}")
+        folder = context.model(model)
+        self.tokenizer = load_tokenizer(folder)
+        if context.policy is not None and context.policy[1].tokenizer.get_vocab() != self.tokenizer.get_vocab():
+            raise UserError("feedback.process_reward.model", model, "has another vocabulary than the policy", "train it from the same base model")
+        self.encoder = context.policy[1] if context.policy is not None else None
+        with quiet_transformers():
+            self.model: Any = AutoModelForTokenClassification.from_pretrained(str(folder), dtype=torch.float32).eval()
+        self.separator, self.aggregate = separator, aggregate
+
+    @torch.no_grad()
+    def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
+        """One Feedback per completion."""
+        return [[self._score(g, i) for i in range(len(g.completions))] for g in groups]
+
+    def _score(self, group: Group, index: int) -> Feedback:
+        assert self.encoder is not None
+        prompt = self.encoder.prompt(group.prompt)
+        ids, _ = self.encoder.completion(group.prompt, group.completions[index])
+        logits = self.model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) :]
+        right = logits.softmax(-1)[:, -1].tolist()
+        pieces = [self.tokenizer.decode([t]) for t in ids]
+        ends = [i for i, piece in enumerate(pieces) if self.separator in piece]
+        if not ends or ends[-1] != len(ids) - 1:
+            ends.append(len(ids) - 1)
+        steps = [0.0] * len(ids)
+        for i in ends:
+            steps[i] = right[i]
+        return Feedback(AGGREGATE[self.aggregate]([right[i] for i in ends]), "process", tuple(steps), source="process_reward")

@@ -1,0 +1,156 @@
+"""Feedback sources by name, and the one way to build them from a recipe.
+
+feedback: support_desk
+feedback: {reward_model: rm}
+feedback:
+  - {math: {}, weight: 1.0}
+  - {length: {limit: 200, buffer: 40}, weight: 0.5}
+  - my_file.py:reward
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kilter.errors import UserError, nearest
+from kilter.registry import Registry
+from kilter.types import Feedback, Group
+
+feedback_sources: Registry[Callable[..., Any]] = Registry("feedback")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a source may need of the run: `model` resolves a stage or model name to a folder; policy is (Scorer, Encoder) or None."""
+
+    model: Callable[[str], Path] = Path
+    policy: Any = None
+    max_length: int = 1024
+    template: str = "auto"
+
+
+Part = tuple[str, float, dict[str, Any]]
+
+
+def parse(spec: Any, field: str = "feedback") -> list[Part]:
+    """(name, weight, options) of every part. Raises UserError for a shape that is none of those above."""
+    items = list(spec) if isinstance(spec, list | tuple) else [spec]
+    if not items:
+        raise UserError(field, spec, "is empty", "name a source, such as support_desk, math or {reward_model: rm}")
+    parts: list[Part] = []
+    for item in items:
+        if isinstance(item, str):
+            parts.append((item, 1.0, {}))
+            continue
+        if not isinstance(item, Mapping):
+            raise UserError(field, item, "is neither a name nor {name: options}", "write math, or {reward_model: rm, weight: 1.0}")
+        rest = dict(item)
+        weight = rest.pop("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise UserError(f"{field}.weight", weight, "is not a number", "give a number; negative ones punish")
+        if len(rest) != 1:
+            raise UserError(field, item, "needs exactly one source per entry", "write a list: [{math: {}}, {length: {limit: 200}}]")
+        name, options = next(iter(rest.items()))
+        if options is None:
+            options = {}
+        if not isinstance(options, Mapping):
+            options = {"": options}  # the short form {reward_model: rm}: the first parameter
+        parts.append((str(name), float(weight), dict(options)))
+    return parts
+
+
+def check(spec: Any, field: str = "feedback") -> None:
+    """Names and options, without loading a model; called before any expensive work."""
+    for name, _, options in parse(spec, field):
+        _bind(name, options, field)
+
+
+def _bind(name: str, options: dict[str, Any], field: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    if ":" in name:
+        from kilter.feedback.function import FunctionFeedback
+
+        function = feedback_sources.get(name)
+        return FunctionFeedback, _named(FunctionFeedback, options, f"{field}.{name}", taken=("function", "name")) | {
+            "function": function,
+            "name": name.rpartition(":")[2],
+        }
+    factory = feedback_sources.get(name)
+    return factory, _named(factory, options, f"{field}.{name}")
+
+
+def _named(factory: Callable[..., Any], options: dict[str, Any], field: str, taken: Sequence[str] = ()) -> dict[str, Any]:
+    known = [p for p in inspect.signature(factory).parameters if p != "context" and p not in taken]
+    if "" in options:
+        if not known:
+            raise UserError(field, options[""], "takes no options", f"write {field.rpartition('.')[2]}: {{}}")
+        options = {known[0]: options[""]}
+    for key in options:
+        if key not in known:
+            raise UserError(f"{field}.{key}", options[key], "is not an option of this source", nearest(key, known) if known else "it takes none")
+    required = [p.name for p in inspect.signature(factory).parameters.values() if p.default is p.empty and p.name not in ("context", *taken)]
+    for key in required:
+        if key not in options:
+            raise UserError(f"{field}.{key}", "(absent)", "is required", f"write {{{field.rpartition('.')[2]}: {{{key}: ...}}}}")
+    return options
+
+
+def model_references(spec: Any) -> list[str]:
+    """Stages or models that the sources read, so that a recipe can hash and order them."""
+    found: list[str] = []
+    for name, _, options in parse(spec):
+        if name in ("reward_model", "process_reward"):
+            value: Any = options.get("", options.get("model", []))
+            found += [value] if isinstance(value, str) else list(value)
+    return found
+
+
+def build(spec: Any, context: Context, field: str = "feedback") -> Weighted:
+    """The sources with their weights."""
+    parts = []
+    for name, weight, options in parse(spec, field):
+        factory, bound = _bind(name, options, field)
+        if "context" in inspect.signature(factory).parameters:
+            bound = bound | {"context": context}
+        parts.append((name.rpartition(":")[2], weight, factory(**bound)))
+    return Weighted(parts)
+
+
+class Weighted:
+    """FeedbackSource: the weighted sum of its parts. A completion that any part leaves unscored is unscored; every part is on record."""
+
+    def __init__(self, parts: Sequence[tuple[str, float, Any]]) -> None:
+        self.parts = list(parts)
+
+    def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
+        """One Feedback per completion."""
+        found = [(name, weight, source(groups)) for name, weight, source in self.parts]
+        return [[self._sum([(n, w, f[g][i]) for n, w, f in found]) for i in range(len(group.completions))] for g, group in enumerate(groups)]
+
+    def _sum(self, parts: Sequence[tuple[str, float, Feedback]]) -> Feedback:
+        values = {name: f.score for name, _, f in parts}
+        missing = [f"{name}: {f.rationale}" for name, _, f in parts if f.score is None]
+        total = None if missing else sum(weight * (f.score or 0.0) for _, weight, f in parts)
+        steps = next((f.steps for _, _, f in parts if f.steps), ())
+        rationale = "; ".join(missing) or "; ".join(f.rationale for _, _, f in parts if f.rationale)
+        kind = parts[0][2].kind if len(parts) == 1 else "sum"
+        source = parts[0][2].source if len(parts) == 1 else "+".join(values)
+        return Feedback(total, kind, steps, rationale, source, {k: v for k, v in values.items() if v is not None})
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run must know, such as the normalisation of reward models."""
+        return {name: source.state() for name, _, source in self.parts if hasattr(source, "state")}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        for name, _, source in self.parts:
+            if name in state:
+                source.restore(state[name])
+
+    def disagreement(self) -> float | None:
+        """Mean standard deviation among the members of reward-model ensembles in the last call, None without one."""
+        found = [d for _, _, source in self.parts if (d := getattr(source, "disagreement", None)) is not None]
+        return sum(found) / len(found) if found else None

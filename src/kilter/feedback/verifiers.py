@@ -1,0 +1,199 @@
+"""Verifiers: rules that need no model. Each scores 1 or 0 (or a share) and says nothing where it has no answer to check against."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jsonschema
+
+from kilter.data.worlds.support_desk import GoldFeedback
+from kilter.errors import UserError
+from kilter.feedback.registry import feedback_sources
+from kilter.types import Completion, Feedback, Group, Prompt
+
+feedback_sources.register("support_desk")(GoldFeedback)
+
+
+class _PerCompletion:
+    """A verifier is one function of prompt and completion; a score of None is unscored."""
+
+    kind = "verifier"
+
+    def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
+        """One Feedback per completion."""
+        return [[Feedback(*self._judge(g.prompt, c)) for c in g.completions] for g in groups]
+
+    def _judge(self, prompt: Prompt, completion: Completion) -> tuple[Any, ...]:
+        score, why = self.judge(prompt, completion)
+        return score, self.kind, (), why, type(self).__name__
+
+    def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
+        """(score, rationale)."""
+        raise NotImplementedError
+
+
+def gold_answer(prompt: Prompt, key: str) -> str | None:
+    """The reference answer in the prompt's metadata; of "... #### 42" the part after the mark."""
+    value = prompt.metadata.get(key)
+    return None if value is None else str(value).rpartition("####")[2].strip()
+
+
+@feedback_sources.register("math")
+class MathAnswer(_PerCompletion):
+    """1 when the final answer equals the reference as mathematics (math-verify): 0.5 = 1/2 = \\frac{1}{2}.
+
+    key: metadata column of the reference. mark: when given, only what follows the last mark counts, and an answer without
+    it is wrong; without a mark the last number or formula of the text counts.
+    """
+
+    def __init__(self, key: str = "answer", mark: str | None = None) -> None:
+        self.key, self.mark = key, mark
+
+    def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
+        """Compares after parsing both."""
+        from math_verify import parse, verify
+
+        gold = gold_answer(prompt, self.key)
+        if gold is None:
+            return None, f"the prompt has no {self.key!r}"
+        text = completion.text
+        if self.mark is not None:
+            if self.mark not in text:
+                return 0.0, f"no {self.mark}"
+            text = text.rpartition(self.mark)[2].strip().split("\n")[0]
+        # Its time limits use signals, which work in the main thread alone; answers are short, and the text is cut instead.
+        text = text[-400:]
+        right = verify(parse(f"${gold}$", parsing_timeout=None), parse(text, parsing_timeout=None), timeout_seconds=None)
+        return float(bool(right)), "right" if right else "wrong"
+
+
+@feedback_sources.register("exact")
+class ExactMatch(_PerCompletion):
+    """1 when the answer is the reference, white space and case aside. key: metadata column; mark: as in math."""
+
+    def __init__(self, key: str = "answer", mark: str | None = None) -> None:
+        self.key, self.mark = key, mark
+
+    def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
+        """Compares text."""
+        gold = gold_answer(prompt, self.key)
+        if gold is None:
+            return None, f"the prompt has no {self.key!r}"
+        text = completion.text if self.mark is None else completion.text.rpartition(self.mark)[2] if self.mark in completion.text else ""
+        return float(" ".join(text.split()).lower() == " ".join(gold.split()).lower()), ""
+
+
+@feedback_sources.register("regex")
+class Regex(_PerCompletion):
+    """1 when the pattern is found (anywhere, or over the whole answer with full: true)."""
+
+    def __init__(self, pattern: str, full: bool = False) -> None:
+        try:
+            self.pattern, self.full = re.compile(pattern, re.DOTALL), full
+        except re.error as error:
+            raise UserError("feedback.regex.pattern", pattern, f"is no regular expression ({error})", "check brackets and escapes") from error
+
+    def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
+        """Searches."""
+        find = self.pattern.fullmatch if self.full else self.pattern.search
+        return float(find(completion.text) is not None), ""
+
+
+@feedback_sources.register("json_schema")
+class JsonSchema(_PerCompletion):
+    """1 when the answer is JSON that fits the schema, 0.5 when it is JSON that does not, 0 otherwise. A ``` fence is allowed."""
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        try:
+            jsonschema.Draft202012Validator.check_schema(dict(schema))
+        except jsonschema.SchemaError as error:
+            raise UserError("feedback.json_schema.schema", schema, f"is no JSON schema ({error.message})", "see json-schema.org") from error
+        self.validator = jsonschema.Draft202012Validator(dict(schema))
+
+    def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
+        """Parses, then validates."""
+        text = re.sub(r"^```(?:json)?\s*|\s*```$", "", completion.text.strip())
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            return 0.0, f"not JSON ({error})"
+        problem = next(iter(self.validator.iter_errors(value)), None)
+        return (1.0, "") if problem is None else (0.5, problem.message)
+
+
+@feedback_sources.register("format")
+class FormatTags(_PerCompletion):
+    """1 when the answer is exactly <tag>...</tag> for each tag in order, once each, with nothing but white space between."""
+
+    def __init__(self, tags: Sequence[str] = ("think", "answer")) -> None:
+        self.pattern = re.compile(
+            r"\s*" + r"\s*".join(rf"<{re.escape(t)}>(?:(?!</?{re.escape(t)}>).)*</{re.escape(t)}>" for t in tags) + r"\s*", re.DOTALL
+        )
+
+    def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
+        """Matches the whole answer."""
+        return float(self.pattern.fullmatch(completion.text) is not None), ""
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+(?:'\w+)?", text)
+
+
+CHECKS: dict[str, Callable[[str, Any], bool]] = {
+    "keywords": lambda text, v: all(k.lower() in text.lower() for k in v),
+    "forbidden_words": lambda text, v: not any(re.search(rf"\b{re.escape(k)}\b", text, re.IGNORECASE) for k in v),
+    "min_words": lambda text, v: len(_words(text)) >= v,
+    "max_words": lambda text, v: len(_words(text)) <= v,
+    "min_sentences": lambda text, v: len(re.findall(r"[.!?](?:\s|$)", text)) >= v,
+    "max_sentences": lambda text, v: len(re.findall(r"[.!?](?:\s|$)", text)) <= v,
+    "bullets": lambda text, v: len(re.findall(r"^\s*[-*] ", text, re.MULTILINE)) == v,
+    "paragraphs": lambda text, v: len([p for p in text.split("\n\n") if p.strip()]) == v,
+    "starts_with": lambda text, v: text.strip().startswith(v),
+    "ends_with": lambda text, v: text.strip().endswith(v),
+    "no_commas": lambda text, v: ("," not in text) is bool(v),
+    "uppercase": lambda text, v: (text == text.upper()) is bool(v),
+    "lowercase": lambda text, v: (text == text.lower()) is bool(v),
+    "quoted": lambda text, v: (text.strip()[:1] == text.strip()[-1:] == '"') is bool(v),
+    "json": lambda text, v: _is_json(text) is bool(v),
+}
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+@feedback_sources.register("instructions")
+class Instructions(_PerCompletion):
+    """Share of verifiable instructions that the answer follows (in the manner of IFEval, Zhou et al. 2023).
+
+    checks: {name: value} for all prompts; a prompt's own metadata column `instructions` is added to them. strict: 1 only when
+    all are followed.
+    """
+
+    def __init__(self, checks: Mapping[str, Any] | None = None, strict: bool = False) -> None:
+        self.checks, self.strict = dict(checks or {}), strict
+        self._known(self.checks)
+
+    def _known(self, checks: Mapping[str, Any]) -> None:
+        from kilter.errors import nearest
+
+        for name in checks:
+            if name not in CHECKS:
+                raise UserError(f"feedback.instructions.{name}", checks[name], "unknown check", nearest(name, CHECKS))
+
+    def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
+        """Runs every check."""
+        checks = self.checks | dict(prompt.metadata.get("instructions") or {})
+        self._known(checks)
+        if not checks:
+            return None, "the prompt has no 'instructions'"
+        missed = [name for name, value in checks.items() if not CHECKS[name](completion.text, value)]
+        share = 1 - len(missed) / len(checks)
+        return (float(not missed) if self.strict else share), "missed " + ", ".join(missed) if missed else ""

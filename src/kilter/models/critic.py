@@ -1,0 +1,43 @@
+"""Policy and critic as one module, so that one forward, one wrapper and one optimizer serve both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from kilter.models.forward import Scorer
+from kilter.types import Batch, Outputs
+
+
+class ActorCritic(nn.Module):
+    """`policy` gives log-probs and entropy, `critic` (a sequence classifier's backbone and head) a value per token."""
+
+    def __init__(self, policy: Scorer, critic: Scorer) -> None:
+        super().__init__()
+        self.policy, self.critic = policy, critic
+
+    @property
+    def model(self) -> Any:
+        """The policy's model."""
+        return self.policy.model
+
+    @property
+    def shared(self) -> bool:
+        """Whether both share prompts."""
+        return self.policy.shared and self.critic.shared
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.policy.device
+
+    def forward(self, batch: Batch, outputs: frozenset[str] = frozenset({"logps"}), temperature: float = 1.0, amp: bool = False) -> Outputs:
+        """Each output from the model that has it; only what is asked for runs."""
+        own = outputs - {"values"}
+        found: Outputs = self.policy(batch, own, temperature, amp) if own else Outputs()
+        if "values" not in outputs:
+            return found
+        values = self.critic(batch, frozenset({"values"}), amp=amp).values_BT
+        return Outputs(logps_BT=found.logps_BT, entropy_BT=found.entropy_BT, scores_B=found.scores_B, values_BT=values)

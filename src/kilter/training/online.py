@@ -1,0 +1,302 @@
+"""The online source: prompts -> sampler -> feedback -> select -> groups, everything sampled kept in groups.jsonl."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kilter.data import store
+from kilter.data.encode import Encoded, Encoder
+from kilter.errors import RunFailed, UserError
+from kilter.feedback.registry import Weighted
+from kilter.training.config import SamplerSpec
+from kilter.types import Completion, Feedback, Group, Learner, Metrics, Needs, Prompt, Sampler, SamplingParams
+
+EMPTY_STEPS = 3
+"""Steps in a row without a single usable group after which the run fails with the cause."""
+
+
+def choose_select(select: str, needs: Needs) -> str:
+    """What "auto" means: all rollouts for policy gradients, the best for imitation, best against worst for pairs."""
+    if select != "auto":
+        return select
+    if needs.shape == "rollouts":
+        return "best_worst" if needs.unit == "group" and needs.opponent is None else "all"
+    return {"demonstrations": "best_of", "pairs": "best_worst"}[needs.shape]
+
+
+def check_online(spec: Any, needs: Needs, where: str = "") -> None:
+    """Raises UserError for settings that cannot work together; called before any work."""
+    select, samples = choose_select(spec.select, needs), spec.sampler.samples
+    pairs = needs.shape == "pairs" or (needs.shape == "rollouts" and needs.unit == "group")
+    if spec.feedback is None:
+        raise UserError(
+            f"{where}feedback",
+            None,
+            "is required when prompts are sampled",
+            "write feedback: support_desk, math, {reward_model: rm} or my_file.py:reward",
+        )
+    if pairs and needs.opponent is None and select != "best_worst":
+        raise UserError(f"{where}select", select, "gives this method no pairs", "use best_worst")
+    if needs.shape == "demonstrations" and select not in ("best_of", "all"):
+        raise UserError(f"{where}select", select, "gives this method no single answers", "use best_of or all")
+    if select in ("best_worst", "drop_constant") and samples < 2 and needs.opponent is None:
+        raise UserError(f"{where}sampler.samples", samples, "is too few for groups", "use 2 or more")
+    if needs.shape == "rollouts" and select == "best_of":
+        raise UserError(
+            f"{where}select", select, "leaves one completion per prompt, and a policy gradient needs the others", "use all or drop_constant"
+        )
+
+
+@dataclass
+class Online:
+    """Source over prompts. Its state is the step, the number of prompts consumed, and the feedback's own state.
+
+    `sampler` answers with the policy, `opponent` (for methods that need one) with reference or mixture. With several
+    processes each takes every world-th prompt of a step.
+    """
+
+    prompts: Sequence[Prompt]
+    sampler: Sampler
+    feedback: Weighted
+    encoder: Encoder
+    needs: Needs
+    spec: SamplerSpec
+    path: Path
+    batch_size: int
+    select: str = "all"
+    refill: int = 3
+    epochs: float = 1.0
+    max_steps: int | None = None
+    shuffle: bool = True
+    seed: int = 0
+    rank: int = 0
+    world: int = 1
+    opponent: Sampler | None = None
+    position: int = 0
+    cursor: int = 0
+    metrics: Metrics = field(default_factory=dict)
+    last: list[Group] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    on_event: Callable[[str, str], None] | None = None
+    sum_: Callable[[Any], Any] | None = None
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the loop (each one batch of rollouts)."""
+        return self.max_steps or max(1, math.ceil(self.epochs * len(self.prompts) / self.batch_size))
+
+    def epoch_of(self, step: int) -> float:
+        """Passes over the prompts so far."""
+        return self.cursor / len(self.prompts)
+
+    def __iter__(self) -> Iterator[list[Encoded]]:
+        empty = 0
+        while self.position < self.total_steps:
+            groups = self._rollouts()
+            encoded = [e for e in (self._encode(g) for g in groups) if e is not None]
+            self.position += 1
+            if not encoded:
+                empty += 1
+                cause = next((f.rationale for g in self.last for f in g.feedback if f.score is None), "every group was dropped by select")
+                self._event("no usable group", f"step {self.position}: {cause}")
+                if empty >= EMPTY_STEPS:
+                    raise RunFailed(
+                        f"{EMPTY_STEPS} steps in a row without one scored group to learn from\n  cause: {cause}\n  fix: mend the feedback or the select rule, then run the same command again to resume"
+                    )
+                continue
+            empty = 0
+            yield encoded
+
+    def _next_prompts(self) -> list[Prompt]:
+        found = []
+        for _ in range(self.batch_size):
+            epoch, index = divmod(self.cursor, len(self.prompts))
+            found.append(self.prompts[self._order(epoch)[index]])
+            self.cursor += 1
+        return found
+
+    def _order(self, epoch: int) -> list[int]:
+        if getattr(self, "_epoch", None) != epoch:
+            self._epoch, self._permutation = epoch, list(range(len(self.prompts)))
+            if self.shuffle:
+                random.Random(f"{self.seed}:{epoch}").shuffle(self._permutation)
+        return self._permutation
+
+    def _rollouts(self) -> list[Group]:
+        """One step's groups after selection; metrics are over everything sampled."""
+        kept: list[Group] = []
+        everything: list[Group] = []
+        tokens, clock = 0, time.perf_counter()
+        feedback_seconds = 0.0
+        rounds = 0
+        while rounds == 0 or (self.select == "drop_constant" and len(kept) < self.batch_size and rounds <= self.refill):
+            prompts = self._next_prompts()[self.rank :: self.world]
+            sampled = self._sample(prompts, rounds)
+            tokens += sum(len(c.token_ids or ()) for g in sampled for c in g.completions)
+            begin = time.perf_counter()
+            scored = self._score(sampled)
+            feedback_seconds += time.perf_counter() - begin
+            everything += scored
+            kept += [g for g in (self._select(g) for g in scored) if g is not None]
+            rounds += 1
+        seconds = time.perf_counter() - clock - feedback_seconds
+        kept = kept[: -(-self.batch_size // self.world)]
+        self.last = everything
+        if self.rank == 0:
+            store.append(
+                self.path, [replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "step": self.position + 1})) for g in everything]
+            )
+        self.metrics = self._measure(everything) | {
+            "sampling/tokens_per_second": round(tokens / max(seconds, 1e-9), 1), "sampling/seconds": round(seconds, 3),
+            "feedback/seconds": round(feedback_seconds, 3), "sampling/rounds": float(rounds),
+        }  # fmt: skip
+        return kept
+
+    def _params(self, rounds: int, **changes: Any) -> SamplingParams:
+        s = self.spec
+        seed = (self.seed * 1_000_003 + self.position) * 97 + rounds
+        return replace(SamplingParams(s.max_new_tokens, s.temperature, s.top_p, s.top_k, tuple(s.stop), seed), **changes)
+
+    def _sample(self, prompts: Sequence[Prompt], rounds: int) -> list[Group]:
+        params = self._params(rounds)
+        if self.opponent is not None:
+            mine = self.sampler.generate(prompts, 1, params)
+            theirs = self.opponent.generate(prompts, 1, replace(params, seed=params.seed + 13))
+            answers = [[a[0], b[0]] for a, b in zip(mine, theirs, strict=True)]
+        else:
+            answers = self.sampler.generate(prompts, self.spec.samples, params)
+        groups = [Group(p, tuple(a), (Feedback(None),) * len(a)) for p, a in zip(prompts, answers, strict=True)]
+        if not self.needs.greedy_baseline:
+            return groups
+        greedy = self.sampler.generate(prompts, 1, self._params(rounds, temperature=0.0))
+        baselines = self.feedback([Group(p, (a[0],), (Feedback(None),)) for p, a in zip(prompts, greedy, strict=True)])
+        return [
+            replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "greedy_score": b[0].score}))
+            for g, b in zip(groups, baselines, strict=True)
+        ]
+
+    def _score(self, groups: Sequence[Group]) -> list[Group]:
+        found = self.feedback(groups)
+        scored = [replace(g, feedback=tuple(f)) for g, f in zip(groups, found, strict=True)]
+        missing = [f for g in scored for f in g.feedback if f.score is None]
+        if missing:
+            self._event(
+                "unscored completions", f"{len(missing)} of {sum(len(g.feedback) for g in scored)}: {missing[0].rationale or 'no reason given'}"
+            )
+        return scored
+
+    def _select(self, group: Group) -> Group | None:
+        """The completions that train. Unscored ones never do."""
+        if self.needs.greedy_baseline and group.prompt.metadata.get("greedy_score") is None:
+            return None
+        if self.opponent is not None:
+            return group if all(f.score is not None for f in group.feedback) else None
+        order = [i for i, f in enumerate(group.feedback) if f.score is not None]
+        scores = {i: group.feedback[i].score or 0.0 for i in order}
+        if self.select == "best_of":
+            order = [max(order, key=scores.__getitem__)] if order else []
+        elif self.select == "best_worst":
+            best, worst = (max(order, key=scores.__getitem__), min(order, key=scores.__getitem__)) if order else (0, 0)
+            order = [best, worst] if order and scores[best] > scores[worst] else []
+        elif self.select == "drop_constant" and len(set(scores.values())) < 2:
+            order = []
+        if not order:
+            return None
+        return replace(group, completions=tuple(group.completions[i] for i in order), feedback=tuple(group.feedback[i] for i in order))
+
+    def _encode(self, group: Group) -> Encoded | None:
+        """Sampled tokens as they are; the prompt as the sampler saw it."""
+        prompt = self.encoder.prompt(group.prompt)
+        pieces = [self.encoder.completion(group.prompt, c) for c in group.completions]
+        kept = [i for i, (ids, mask) in enumerate(pieces) if ids and any(mask)]
+        if len(kept) < len(pieces):
+            return None
+        return Encoded(group, prompt, tuple(p[0] for p in pieces), tuple(p[1] for p in pieces))
+
+    def _measure(self, groups: Sequence[Group]) -> Metrics:
+        """Names as in TRL's GRPO trainer."""
+        scores = [[f.score for f in g.feedback if f.score is not None] for g in groups]
+        flat = [s for row in scores for s in row]
+        completions = [c for g in groups for c in g.completions]
+        lengths = [float(len(c.token_ids or ())) for c in completions]
+        ended = [n for n, c in zip(lengths, completions, strict=True) if c.finish_reason == "stop"]
+        spread = [_std(row) for row in scores if len(row) > 1]
+        sums: dict[str, tuple[float, float]] = {
+            "reward": (sum(flat), len(flat)), "reward_std": (sum(spread), len(spread)),
+            "frac_reward_zero_std": (sum(s < 1e-8 for s in spread), len(spread)), "completions/mean_length": (sum(lengths), len(lengths)),
+            "completions/clipped_ratio": (sum(c.finish_reason == "length" for c in completions), len(completions)),
+            "completions/mean_terminated_length": (sum(ended), len(ended)),
+            "feedback/unscored": (len(completions) - len(flat), len(completions)),
+        }  # fmt: skip
+        for name in sorted({k for g in groups for f in g.feedback for k in f.parts}):
+            values = [f.parts[name] for g in groups for f in g.feedback if name in f.parts]
+            sums[f"rewards/{name}/mean"] = (sum(values), len(values))
+        if (gap := self.feedback.disagreement()) is not None:
+            sums["rewards/disagreement"] = (gap, 1.0)
+        out = {name: total / n for name, (total, n) in self._reduce(sums).items() if n}
+        if lengths:
+            out |= {"completions/min_length": min(lengths), "completions/max_length": max(lengths)}
+        return out
+
+    def _reduce(self, sums: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        if self.world == 1 or self.sum_ is None:
+            return sums
+        import torch
+
+        flat = self.sum_(torch.tensor([v for pair in sums.values() for v in pair])).tolist()
+        return {name: (flat[2 * i], flat[2 * i + 1]) for i, name in enumerate(sums)}
+
+    def _event(self, what: str, detail: str) -> None:
+        if self.on_event is not None:
+            self.on_event(what, detail)
+
+    def after_update(self, learner: Learner) -> None:
+        """The sampler takes the new weights."""
+        self.sampler.sync(learner)
+        if self.opponent is not None:
+            self.opponent.sync(learner)
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs besides the weights."""
+        return {"position": self.position, "cursor": self.cursor, "feedback": self.feedback.state(), "version": getattr(self.sampler, "version", 0)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`; rollouts of steps that will be done again leave groups.jsonl."""
+        self.position, self.cursor = state["position"], state["cursor"]
+        self.feedback.restore(state["feedback"])
+        for sampler in (self.sampler, self.opponent):
+            if sampler is not None:
+                sampler.version = state["version"]  # type: ignore[attr-defined]
+        trim(self.path, self.position)
+
+
+def trim(path: Path, step: int) -> None:
+    """Cuts groups.jsonl back to the rollouts of the first `step` steps."""
+    if not path.exists():
+        return
+    store.trim_torn_line(path)
+    partial = path.with_suffix(".partial")
+    with path.open(encoding="utf-8") as old, partial.open("w", encoding="utf-8") as new:
+        for line in old:
+            if json.loads(line)["prompt"].get("metadata", {}).get("step", 0) <= step:
+                new.write(line)
+    os.replace(partial, path)
+
+
+def _std(values: Sequence[float]) -> float:
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1))
+
+
+def sample_text(groups: Sequence[Group]) -> str:
+    """The last completion, for the live view."""
+    last: Completion | None = groups[-1].completions[0] if groups and groups[-1].completions else None
+    return "" if last is None else " ".join(last.text.split())
