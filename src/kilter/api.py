@@ -13,9 +13,9 @@ from rich.console import Console
 from kilter.data.dataset import DataSpec, load, prompt_key, trained_prompts
 from kilter.errors import UserError
 from kilter.models.load import model_hash, resolve
-from kilter.objectives import build_objective
 from kilter.pipeline import manifest as manifests
 from kilter.pipeline.manifest import Manifest
+from kilter.recipe import check_train, shape_of
 from kilter.training.config import TrainSpec
 from kilter.training.trainer import Trainer, TrainResult, require_writable
 from kilter.validation import as_user_error
@@ -50,11 +50,13 @@ def train(
     """Trains one stage: kilter.train(model="builtin:smollm2-135m", data="pairs.jsonl", method="dpo").
 
     model: builtin:NAME, folder, .gguf or Hub id. data: file, Hub name, or fields of DataSpec. method: name or
-    {"name": "dpo", "beta": 0.05}. out: folder of the result (default runs/<method>); run again to resume. options: any
+    {"name": "dpo", "beta": 0.05}; with feedback= the data's prompts are answered by the policy and scored. out: folder of the result (default runs/<method>); run again to resume. options: any
     field of a train stage (learning_rate, epochs, adapter, ...). Raises UserError on bad input before any work.
     """
     spec, source = make_train_spec(method, options), make_data_spec(data)
-    objective = build_objective(spec.method)
+    if spec.feedback is not None and spec.prompts is None:
+        spec = spec.model_copy(update={"prompts": "$data"})
+    check_train(spec)
     name = spec.method if isinstance(spec.method, str) else str(spec.method["name"])
     folder = Path(out) if out is not None else Path("runs") / name
     require_writable(folder)
@@ -62,7 +64,7 @@ def train(
         raise UserError("out", str(folder), "holds a finished model", "choose another folder, or remove it")
     start = resolve(model)
     reference = resolve(spec.reference, "reference") if spec.reference else None
-    loaded = load(source, objective.needs.shape)
+    loaded = load(source, shape_of(spec))
     seen = {prompt_key(g.prompt)[:16] for g in loaded.train} | trained_prompts(start)
     if int(os.environ.get("RANK", "0")) == 0:
         (folder / "trained_prompts.txt").write_text("\n".join(sorted(seen)) + "\n")
@@ -70,7 +72,7 @@ def train(
     if int(os.environ.get("RANK", "0")) == 0:
         entry = Manifest(
             name, "train", "", spec.model_dump(mode="json", by_alias=True), {"model": model_hash(start), "data": loaded.content_hash()}, "done",
-            {"model": model_hash(result.model)}, {"metrics": result.metrics, "heldout": result.heldout, "steps": result.steps},
+            {"model": model_hash(result.model)}, {"metrics": result.metrics, "heldout": result.heldout, "steps": result.steps, "stopped": result.stopped, "best_step": result.best_step},
             dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), round(result.seconds, 1), spec.seed, manifests.versions(), manifests.machine(),
         )  # fmt: skip
         entry.key = manifests.stage_key("train", entry.config, entry.inputs)

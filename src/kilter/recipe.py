@@ -10,10 +10,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from kilter import feedback as feedbacks
 from kilter.data.dataset import DataSpec
 from kilter.errors import UserError, nearest
 from kilter.evaluation.config import EvaluateSpec
 from kilter.training.config import TrainSpec
+from kilter.types import Shape
 from kilter.validation import as_user_error
 
 
@@ -59,12 +61,16 @@ class Stage(BaseModel):
     def data_names(self) -> list[str]:
         """Names of the data sets it reads, without the $."""
         spec = self.audit or self.train or self.evaluate
+        if self.train is not None and self.train.prompts is not None:
+            return [self.train.prompts.removeprefix("$")]
         return [spec.data.removeprefix("$")] if spec is not None else []
 
     def model_names(self) -> list[tuple[str, str]]:
         """(field, stage or model) for every model it reads."""
         if self.train is not None:
-            named = [("from", self.train.start), ("reference", self.train.reference)]
+            named = [("from", self.train.start), ("reference", self.train.reference), ("critic.from", self.train.critic.start)]
+            for field, spec in (("feedback", self.train.feedback), ("monitors.gold", self.train.monitors.gold)):
+                named += [(field, m) for m in feedbacks.model_references(spec)] if spec is not None else []
         elif self.evaluate is not None:
             named = [("models", m) for m in self.evaluate.models]
             named += [("baseline", self.evaluate.baseline), ("reward_model", self.evaluate.reward_model)]
@@ -199,8 +205,6 @@ def scalar(text: str) -> Any:
 
 def _check_references(recipe: Recipe) -> None:
     """Every $data set and every stage that is named must exist, and earlier; methods must build."""
-    from kilter.objectives import build_objective
-
     earlier: dict[str, Stage] = {}
     for name, stage in recipe.stages.items():
         where = f"stages.{name}.{stage.kind}"
@@ -219,7 +223,7 @@ def _check_references(recipe: Recipe) -> None:
             if ref in earlier and earlier[ref].train is None:
                 raise UserError(f"{where}.{field}", ref, "is no train stage", nearest(ref, [n for n, s in earlier.items() if s.train]))
         if stage.train is not None:
-            build_objective(stage.train.method)
+            check_train(stage.train, f"{where}.")
         if stage.evaluate is not None and stage.evaluate.baseline and stage.evaluate.baseline not in stage.evaluate.models:
             raise UserError(
                 f"{where}.baseline", stage.evaluate.baseline, "is not among models", nearest(stage.evaluate.baseline, stage.evaluate.models)
@@ -227,6 +231,21 @@ def _check_references(recipe: Recipe) -> None:
         if stage.gate is not None:
             _check_gate(where, stage.gate, earlier)
         earlier[name] = stage
+
+
+def check_train(spec: TrainSpec, where: str = "") -> None:
+    """The method builds, and what it needs online is there. Raises UserError before any expensive work."""
+    from kilter.objectives import build_objective
+    from kilter.training.online import check_online
+
+    needs = build_objective(spec.method).needs
+    for field, source in (("feedback", spec.feedback), ("monitors.gold", spec.monitors.gold)):
+        if source is not None:
+            feedbacks.check(source, f"{where}{field}")
+    if spec.prompts is not None:
+        check_online(spec, needs, where)
+    elif spec.feedback is not None:
+        raise UserError(f"{where}feedback", spec.feedback, "is given, but no prompts to sample", "add prompts: $data")
 
 
 def _check_gate(where: str, gate: GateSpec, earlier: dict[str, Stage]) -> None:
@@ -247,6 +266,13 @@ def _check_gate(where: str, gate: GateSpec, earlier: dict[str, Stage]) -> None:
 def looks_like_stage(name: str) -> bool:
     """A bare word is a stage; anything with a colon, slash or dot is a model."""
     return not any(c in name for c in ":/.~")
+
+
+def shape_of(spec: TrainSpec) -> Shape:
+    """What a train stage reads of its data: prompts when it samples the answers itself."""
+    from kilter.objectives import build_objective
+
+    return "prompts" if spec.prompts is not None else build_objective(spec.method).needs.shape
 
 
 def data_of(recipe: Recipe, name: str) -> DataSpec:

@@ -12,6 +12,9 @@ import typer
 from kilter.cli.app import app, duration, epilog, err, out
 from kilter.errors import UserError
 
+NESTED = ("sampler", "critic", "kl_control", "monitors")
+"""Fields with fields of their own: --set sampler.samples=8."""
+
 
 def _train_command() -> None:
     """Builds `kilter train` with one option per field of a train stage, so that the two cannot drift apart."""
@@ -35,16 +38,18 @@ def _train_command() -> None:
         inspect.Parameter("model", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[str, typer.Option(help="builtin:NAME, a folder, a .gguf file, or a Hub id")], default="builtin:smollm2-135m"),
         inspect.Parameter("data", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[str, typer.Option(help="file, Hub name (owner/name), or builtin:support-desk")], default=...),
         inspect.Parameter("out_", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[Path | None, typer.Option("--out", help="folder of the result; default runs/<method>")], default=None),
-        inspect.Parameter("set_", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[list[str] | None, typer.Option("--set", help="a field of the method (beta=0.05), of the data (data.heldout=0.2) or of the adapter (adapter.r=8)", metavar="KEY=VALUE")], default=None),
+        inspect.Parameter("set_", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[list[str] | None, typer.Option("--set", help="a field of the method (beta=0.05), of the data (data.heldout=0.2), adapter (adapter.r=8), sampler (sampler.samples=8), critic, kl_control or monitors", metavar="KEY=VALUE")], default=None),
     ]  # fmt: skip
     for name, field in TrainSpec.model_fields.items():
-        if name in ("data", "start"):
+        if name in ("data", "start", "prompts", *NESTED):
             continue
         flag = "--" + name.replace("_", "-")
         text = field.description or ""
         if name == "adapter":
             text = "lora: train LoRA adapters instead of all weights"
-        kind = str if name == "method" else option(field.annotation)
+        if name == "feedback":
+            text += "; online methods need it: the data's prompts are then answered by the policy"
+        kind = str if name in ("method", "feedback") else option(field.annotation)
         default = ... if field.is_required() else None
         if default is None and field.default is not None and field.default_factory is None and not isinstance(field.default, bool):
             text += f" (default {field.default})"
@@ -69,6 +74,8 @@ def _train_command() -> None:
 
             raise UserError("--method", None, "is required", f"one of: {', '.join(objectives.names())}")
         options = {k: v for k, v in values.items() if v is not None and v != []}
+        if "feedback" in options:
+            options["feedback"] = scalar(options["feedback"])
         if "save_every" in options:
             options["save_every"] = scalar(options["save_every"])
         if "adapter" in options:
@@ -81,13 +88,12 @@ def _train_command() -> None:
             key, sign, text = item.partition("=")
             if not sign:
                 raise UserError("--set", item, "is not KEY=VALUE", "write --set beta=0.05")
-            target, leaf = (
-                (source, key[5:])
-                if key.startswith("data.")
-                else (options.setdefault("adapter", {}), key[8:])
-                if key.startswith("adapter.")
-                else (method, key)
-            )
+            head, _, rest = key.partition(".")
+            target, leaf = method, key
+            if rest and head == "data":
+                target, leaf = source, rest
+            elif rest and head in ("adapter", *NESTED):
+                target, leaf = options.setdefault(head, {}), rest
             while "." in leaf:
                 head, _, leaf = leaf.partition(".")
                 target = target.setdefault(head, {})
@@ -105,6 +111,8 @@ def _train_command() -> None:
     app.command("train", epilog=epilog(
         "kilter train --method dpo --model builtin:smollm2-135m --data pairs.jsonl --out runs/my-dpo",
         "kilter train --method sft --data builtin:support-desk --set data.world.n=100 --max-steps 5",
+        "kilter train --method grpo --data builtin:support-desk --feedback support_desk --set sampler.samples=8",
+        "kilter train --method grpo --data gsm8k.jsonl --feedback '{math: {mark: \"####\"}}' --max-steps 50",
         "kilter train --method dpo --data pairs.jsonl --adapter lora --set beta=0.05 --learning-rate 1e-4",
     ))(train)  # fmt: skip
 

@@ -28,6 +28,7 @@ class DataSpec(BaseModel):
     format: str = Field("auto", description="auto, or a name listed by `kilter data convert --help`")
     split: str = Field("train", description="split of a Hub data set")
     config: str | None = Field(None, description="configuration of a Hub data set")
+    system: str | None = Field(None, description="system message put before prompts that have none")
     text: Literal["chat", "raw"] = Field("chat", description="plain-text prompts: one user turn (chat) or untouched text (raw)")
     heldout: float = Field(0.1, ge=0, lt=1, description="share of PROMPTS kept for evaluation")
     limit: int | None = Field(None, ge=1, description="use only the first N groups")
@@ -87,6 +88,8 @@ def load(spec: DataSpec, shape: Shape, where: str = "data") -> Dataset:
     else:
         groups, name = _read(spec, skipped, where)
     groups = [_as_chat(g) for g in groups] if spec.text == "chat" else groups
+    if spec.system:
+        groups = [_with_system(g, spec.system) for g in groups]
     if spec.limit is not None:
         groups = groups[: spec.limit]
     # Split first: what a shape leaves out must not move a prompt from one side to the other.
@@ -102,6 +105,7 @@ NEEDED = {
     "pairs": "two completions per prompt with unequal scores",
     "demonstrations": "at least one accepted completion per prompt",
     "prompts": "prompts",
+    "rollouts": "prompts and feedback, or scored rollouts",
 }
 
 
@@ -167,9 +171,21 @@ def _as_chat(group: Group) -> Group:
     return group
 
 
+def _with_system(group: Group, text: str) -> Group:
+    messages = group.prompt.messages
+    if not messages or messages[0]["role"] == "system":
+        return group
+    return replace(group, prompt=replace(group.prompt, messages=({"role": "system", "content": text}, *messages)))
+
+
 def to_shape(groups: Iterable[Group], shape: Shape, skipped: Counter[str]) -> list[Group]:
     """demonstrations: the best completion of each group; pairs: best against worst; prompts: nothing is dropped."""
-    convert: Callable[[Group, Counter[str]], Group | None] = {"demonstrations": _best, "pairs": _extremes, "prompts": lambda g, _: g}[shape]
+    convert: Callable[[Group, Counter[str]], Group | None] = {
+        "demonstrations": _best,
+        "pairs": _extremes,
+        "prompts": lambda g, _: g,
+        "rollouts": lambda g, _: g,
+    }[shape]
     return [g for g in (convert(group, skipped) for group in groups) if g is not None]
 
 

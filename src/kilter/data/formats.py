@@ -333,6 +333,32 @@ def _read_alpaca(row: Row) -> Iterator[Group]:
     yield Group(_prompt(turns, "instruction", row), (Completion(_answer(row, "output")),), (Feedback(None, "demonstration"),))
 
 
+@_format(
+    "question_answer",
+    "A question with its answer to check against: question, answer (GSM8K), or Body, Question, Answer (SVAMP)",
+    lambda r: _is_question(r),
+)
+def _read_question_answer(row: Row) -> Iterator[Group]:
+    if "Question" in row:
+        body = str(row.get("Body") or "").strip()
+        joint = "" if not body else " " if body[-1] in ".?!" else ". "
+        question = f"{body}{joint}{row['Question']}".strip()
+        answer = str(row["Answer"])
+    else:
+        question, answer = _text(row, "question"), str(row["answer"])
+    if not answer.strip():
+        raise RowError("answer", "is empty")
+    gold = answer.rpartition("####")[2].strip()
+    gold = gold[:-2] if gold.endswith(".0") else gold
+    prompt = Prompt(messages=({"role": "user", "content": question},), id=str(row.get("ID", row.get("id", ""))), metadata={"answer": gold})
+    text = answer if "####" in answer else f"#### {gold}"
+    yield Group(prompt, (Completion(text),), (Feedback(None, "demonstration"),))
+
+
+def _is_question(row: Row) -> bool:
+    return {"question", "answer"} <= row.keys() or {"Question", "Answer"} <= row.keys()
+
+
 @_format("prompt_only", "TRL prompt-only: prompt; text or turns", lambda r: "prompt" in r)
 def _read_prompt_only(row: Row) -> Iterator[Group]:
     yield Group(_prompt(row["prompt"], "prompt", row), (), ())

@@ -178,7 +178,6 @@ class Run:
     def preflight(self) -> None:
         """Everything that can be wrong and can be known now, before anything expensive: models, data, templates, trackers."""
         from kilter.data.dataset import load
-        from kilter.objectives import build_objective
         from kilter.training.log import check_trackers
 
         self.model_folder(None)
@@ -194,7 +193,7 @@ class Run:
             if stage.train is not None:
                 check_trackers(stage.train.trackers)
                 for data in stage.data_names():
-                    shape = build_objective(stage.train.method).needs.shape
+                    shape = recipes.shape_of(stage.train)
                     if (data, shape) not in loaded:
                         load(self.recipe.data[data], shape, data)
                         loaded.add((data, shape))
@@ -239,26 +238,27 @@ def audit_shape(recipe: Recipe, name: str) -> Any:
     """Pairs when any stage learns from pairs of this data set, else demonstrations."""
     from kilter.objectives import build_objective
 
-    shapes = {build_objective(s.method).needs.shape for _, s in recipes.train_stages(recipe) if s.data == name}
+    shapes = {build_objective(s.method).needs.shape for _, s in recipes.train_stages(recipe) if s.data == name and s.prompts is None}
     return "pairs" if "pairs" in shapes else "demonstrations" if shapes else "pairs"
 
 
 def _train(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
     from kilter.data.dataset import load, prompt_key, trained_prompts
     from kilter.models.load import model_hash
-    from kilter.objectives import build_objective
     from kilter.training.trainer import Trainer
 
     spec = stage.train
     assert spec is not None
-    data = load(recipes.data_of(run.recipe, spec.data), build_objective(spec.method).needs.shape, spec.data.removeprefix("$"))
+    source = (spec.prompts or spec.data).removeprefix("$")
+    data = load(recipes.data_of(run.recipe, source), recipes.shape_of(spec), source)
     start = run.model_folder(spec.start, f"stages.{name}.train.from")
     reference = run.model_folder(spec.reference, f"stages.{name}.train.reference") if spec.reference else None
     seen = {prompt_key(g.prompt)[:16] for g in data.train}
     for parent in (start, reference):
         seen |= trained_prompts(parent) if parent is not None else set()
     (folder / "trained_prompts.txt").write_text("\n".join(sorted(seen)) + "\n")
-    result = Trainer(spec, start, data.train, data.heldout, folder, reference, run.console, name).run()
+    resolve = lambda ref: run.model_folder(ref, f"stages.{name}.train")
+    result = Trainer(spec, start, data.train, data.heldout, folder, reference, run.console, name, resolve).run()
     facts = {
         "steps": result.steps,
         "groups": len(data.train),
@@ -266,6 +266,8 @@ def _train(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
         "metrics": result.metrics,
         "heldout": result.heldout,
         "left_out": dict(data.skipped + result.counts),
+        "stopped": result.stopped,
+        "best_step": result.best_step,
     }
     return {"model": model_hash(result.model)}, facts
 

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from kilter.data.encode import Encoded
 from kilter.types import Learner
@@ -22,7 +22,15 @@ class Source(Protocol):
         ...
 
     def after_update(self, learner: Learner) -> None:
-        """Called after each optimizer step; online sources sync their sampler."""
+        """Called after each step; online sources sync their sampler."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
         ...
 
 
@@ -79,3 +87,11 @@ class Offline:
 
     def after_update(self, learner: Learner) -> None:
         """Nothing: files do not change."""
+
+    def state(self) -> dict[str, Any]:
+        """The step that comes next."""
+        return {"position": self.position}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.position = state["position"]

@@ -8,11 +8,11 @@ import json
 import logging
 import math
 import os
-import shutil
+import resource
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,25 +24,36 @@ from rich.console import Console
 from kilter.data.collate import collate
 from kilter.data.encode import Encoded, Encoder
 from kilter.errors import Interrupted, RunFailed, UserError
-from kilter.models import adapters
-from kilter.models.forward import Scorer, supports_shared_prefix
-from kilter.models.load import cache_root, load_causal, load_reward, load_tokenizer, model_hash, quiet_transformers, stop_ids
-from kilter.models.reference import ReferenceCache
+from kilter.models.critic import ActorCritic
+from kilter.models.forward import Scorer
+from kilter.models.load import model_hash
+from kilter.models.load import resolve as resolve_model
+from kilter.models.reference import LiveReference
 from kilter.objectives import build_objective
+from kilter.training import setup
 from kilter.training.checkpoint import Checkpoints, rng_state, set_rng_state
 from kilter.training.config import TrainSpec
 from kilter.training.distributed import Engine, make_engine
-from kilter.training.learner import LocalLearner, split
+from kilter.training.export import save_model
+from kilter.training.kl_control import KLController
+from kilter.training.learner import LocalLearner
+from kilter.training.live import LiveDisplay
 from kilter.training.log import Display, MetricsFile, Trackers, check_trackers
+from kilter.training.monitors import Event, EventLog, Monitors
+from kilter.training.online import Online, check_online, sample_text
+from kilter.training.parts import Parts
 from kilter.training.sources import Offline
-from kilter.types import Group, Mean, Metrics, Objective
+from kilter.types import Batch, Group, Mean, Metrics, Objective
 
 log = logging.getLogger("kilter")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """Where the model is and how it went: last step's metrics, held-out metrics, counts of data left out."""
+    """Where the model is and how it went: last step's metrics, held-out metrics, counts of data left out.
+
+    stopped: why the monitors ended the run; best_step: the step whose model was kept for its gold score.
+    """
 
     model: Path
     steps: int
@@ -50,11 +61,16 @@ class TrainResult:
     heldout: Metrics
     counts: Counter[str]
     seconds: float
+    stopped: str | None = None
+    best_step: int | None = None
 
 
 @dataclass
 class Trainer:
-    """One train stage. `start`: model folder to begin from; `out`: stage folder, resumed when it holds a checkpoint."""
+    """One train stage. `start`: model folder to begin from; `out`: stage folder, resumed when it holds a checkpoint.
+
+    Online (spec.prompts), `train` and `heldout` give prompts; `resolve` turns stage or model names into folders.
+    """
 
     spec: TrainSpec
     start: Path
@@ -64,6 +80,7 @@ class Trainer:
     reference: Path | None = None
     console: Console | None = None
     name: str = "train"
+    resolve: Callable[[str], Path] = resolve_model
 
     def run(self) -> TrainResult:
         """Trains to the end, or raises Interrupted / RunFailed with everything up to the last checkpoint safe."""
@@ -71,150 +88,165 @@ class Trainer:
         spec, objective = self.spec, build_objective(self.spec.method)
         check_trackers(spec.trackers)
         engine = make_engine(spec.engine, spec.fsdp)
-        console = self.console or Console(stderr=True)
+        self._console = self.console or Console(stderr=True)
         torch.manual_seed(spec.seed)
         self.out.mkdir(parents=True, exist_ok=True)
-
-        encoder = self.encoder()
-        groups = self.train[: spec.limit] if spec.limit else self.train
-        encoded = encoder.encode_all(groups, "data", f"{len(groups)} groups")
-        held = [e for e in map(encoder.encode, self.heldout) if e is not None]
-        if encoder.counts and engine.is_main:
-            console.print("  data: " + ", ".join(f"{n} {what}" for what, n in encoder.counts.items()), highlight=False)
-
-        scorer = self._scorer(objective, encoder)
+        encoder = setup.make_encoder(spec, self.start)
+        scorer = setup.make_scorer(spec, self.start, objective, encoder, self.resolve)
         scorer.to(engine.device)
-        cache = self._reference(scorer, objective, [*encoded, *held], engine, console)
-        source = Offline(encoded, spec.batch_size, spec.epochs, spec.max_steps, spec.shuffle, spec.seed, engine.rank, engine.world)
-        learner = LocalLearner(scorer, objective.needs, spec, source.total_steps, engine, cache)
+        parts = (self._online if spec.prompts is not None else self._offline)(objective, scorer, encoder, engine)
 
         checkpoints = Checkpoints(self.out / "checkpoints", spec.save_every)
-        self._identity = self.identity([*encoded, *held])
-        tokens, done = self._resume(checkpoints, learner, source)
+        done = self._resume(checkpoints, parts)
         if done and engine.is_main:
-            console.print(f"  resuming after step {done}", highlight=False)
-        metrics = self._loop(learner, objective, source, held, checkpoints, engine, console, tokens, done)
+            self._console.print(f"  resuming after step {done}", highlight=False)
+        metrics = self._loop(parts, objective, checkpoints, engine, done)
 
-        final = self._evaluate(learner, objective, held, engine) if held else {}
-        self._save_model(learner, encoder, engine)
+        best = parts.best_weights()
+        if best is not None:
+            self._console.print(f"  the model of step {best} had the best gold score and is kept", highlight=False)
+        final = self._evaluate(parts.learner, objective, parts.held, engine) if parts.held else {}
+        save_model(parts.learner, encoder, engine, self.start, self.out)
         engine.barrier()
-        return TrainResult(self.out / "model", source.total_steps, metrics, final, encoder.counts, time.monotonic() - begin)
+        return TrainResult(self.out / "model", parts.source.position, metrics, final, encoder.counts, time.monotonic() - begin, parts.stopped, best)
 
-    def encoder(self) -> Encoder:
-        """Tokeniser with the stage's length and template."""
-        tokenizer = load_tokenizer(self.start)
-        return Encoder(tokenizer, stop_ids(self.start, tokenizer), self.spec.max_length, self.spec.template)
+    def _offline(self, objective: Objective, scorer: Scorer | ActorCritic, encoder: Encoder, engine: Engine) -> Parts:
+        """Everything for training on fixed groups."""
+        spec = self.spec
+        groups = self.train[: spec.limit] if spec.limit else self.train
+        if objective.needs.shape == "rollouts":
+            groups = replayable(groups)
+        encoded = encoder.encode_all(groups, "data", f"{len(groups)} groups")
+        held = [] if objective.needs.shape == "rollouts" else [e for e in map(encoder.encode, self.heldout) if e is not None]
+        if encoder.counts and engine.is_main:
+            self._console.print("  data: " + ", ".join(f"{n} {what}" for what, n in encoder.counts.items()), highlight=False)
+        cache = None
+        if "ref_logps" in objective.needs.annotations:
+            folder = self.reference or self.start
+            policy = setup.policy_of(scorer)
+            cache = setup.fill_reference_cache(spec, policy, folder, folder == self.start, [*encoded, *held], engine, self._console, self.name)
+        source = Offline(encoded, spec.batch_size, spec.epochs, spec.max_steps, spec.shuffle, spec.seed, engine.rank, engine.world)
+        learner = LocalLearner(
+            scorer, objective.needs, spec, source.total_steps, engine, cache, spec.sampler.temperature if objective.needs.shape == "rollouts" else 1.0
+        )
+        return Parts(learner, source, held, self._identity([*encoded, *held]))
 
-    def _scorer(self, objective: Objective, encoder: Encoder) -> Scorer:
-        spec, classifier = self.spec, "reward" in objective.needs.models
-        tokenizer = encoder.tokenizer
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id not in encoder.stop_ids else None
-        model = load_reward(self.start, pad, spec.seed, fresh=True) if classifier else load_causal(self.start)
-        _switch_off_dropout(model)
-        if spec.adapter is not None:
-            model = adapters.attach(model, spec.adapter, classifier)
-        if spec.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            if spec.adapter is not None:
-                model.enable_input_require_grads()
-        scorer = Scorer(model)
-        supports_shared_prefix(scorer)
-        return scorer
-
-    def _reference(self, scorer: Scorer, objective: Objective, groups: Sequence[Encoded], engine: Engine, console: Console) -> ReferenceCache | None:
-        """Fills the cache with what is missing, before the first update, when the model still is its own reference."""
-        if "ref_logps" not in objective.needs.annotations:
-            return None
+    def _online(self, objective: Objective, scorer: Scorer | ActorCritic, encoder: Encoder, engine: Engine) -> Parts:
+        """Everything for training on answers of the policy."""
+        spec, needs = self.spec, objective.needs
+        if spec.fsdp:
+            raise UserError("fsdp", True, "cannot sample from sharded weights", "use DDP (leave fsdp out), or sampler: {name: vllm} with adapters")
+        check_online(spec, needs)
+        policy = setup.policy_of(scorer)
         folder = self.reference or self.start
-        cache = ReferenceCache(cache_root() / "reference.sqlite", model_hash(folder), self.spec.dtype)
-        own = groups[engine.rank :: engine.world]
-        missing = [g for g in own if cache.lookup(collate([g])) is None]
-        if missing:
-            model = scorer
-            if self.reference is not None and self.reference != self.start:
-                model = Scorer(load_causal(folder), scorer.shared).to(engine.device)
-            off = model.model.disable_adapter() if hasattr(model.model, "peft_config") else contextlib.nullcontext()
-            display = Display(console, f"{self.name}: reference", len(missing), quiet=not engine.is_main)
-            model.eval()
-            with off, torch.no_grad():
-                done = 0
-                for first in range(0, len(missing), 64):
-                    chunk = collate(missing[first : first + 64])
-                    for part in split(chunk, self.spec.tokens_per_microbatch, model.shared):
-                        out = model(part, amp=self.spec.dtype == "bfloat16")
-                        cache.put(cache.keys(part), out.logps_BT, part.length_B)
-                        done += part.groups()
-                        display.update(done, "log-probs")
-            display.close()
-        elif engine.is_main:
-            console.print(f"  reference log-probs of all {len(groups)} groups found in the cache", highlight=False)
-        engine.barrier()
-        return cache
+        wanted = "ref_logps" in needs.annotations or needs.opponent is not None
+        frozen = setup.frozen_reference(spec, policy, folder, self.start, engine) if wanted else None
+        source = setup.make_source(spec, objective, self.train, policy, encoder, self.start, frozen, self.out, self.resolve, engine)
+        steps = source.total_steps * spec.minibatches * (spec.inner_epochs or needs.inner_epochs)
+        exact = bool(getattr(source.sampler, "exact", False)) and needs.opponent is None
+        learner = LocalLearner(scorer, needs, spec, steps, engine, None, spec.sampler.temperature, exact)
+        if wanted:
+            learner.reference = LiveReference(policy, frozen, learner.amp, spec.sampler.temperature, learner.reference_rows)
+        parts = Parts(learner, source, [], self._identity(()))
+        parts.gold = setup.make_gold(spec, self.heldout, source, encoder, policy, self.resolve)
+        parts.controller = KLController(spec.kl_control, float(getattr(objective, "beta", 0.0)))
+        parts.keep_best, parts.best_path = spec.monitors.keep_best, self.out / "best.pt"
+        return parts
 
-    def identity(self, groups: Sequence[Encoded]) -> str:
+    def _identity(self, groups: Sequence[Encoded]) -> str:
         """Hash of what makes a run this run: configuration, start weights, tokens. A checkpoint of another is refused."""
         digest = hashlib.sha256(self.spec.model_dump_json(exclude={"save_every", "trackers", "engine", "fsdp", "eval_every"}).encode())
         digest.update(model_hash(self.start).encode())
         for e in groups:
             digest.update(repr((e.prompt_ids, e.completion_ids)).encode())
+        if self.spec.prompts is not None:
+            for g in self.train:
+                digest.update(repr((g.prompt.messages, g.prompt.text)).encode())
         return digest.hexdigest()
 
-    def _resume(self, checkpoints: Checkpoints, learner: LocalLearner, source: Offline) -> tuple[int, int]:
-        """(tokens seen, steps done) of the newest checkpoint; (0, 0) without one."""
+    def _resume(self, checkpoints: Checkpoints, parts: Parts) -> int:
+        """Restores the newest checkpoint; returns the steps done, 0 without one."""
         latest = checkpoints.latest()
-        if latest is None:
-            return 0, 0
-        meta = json.loads((latest / "meta.json").read_text())
-        if meta.get("identity") != self._identity:
-            raise UserError(
-                "out", str(self.out), f"holds a checkpoint of another run (method {meta.get('method')}, step {meta.get('step')})",
-                "choose another folder, use the same settings to resume it, or remove its checkpoints/",
-            )  # fmt: skip
-        state = torch.load(latest / "state.pt", map_location="cpu", weights_only=False)
-        learner.restore(state["learner"])
-        set_rng_state(state["rng"])
-        source.position = learner.step_index
-        return int(state["tokens"]), learner.step_index
+        meta: dict[str, Any] = {}
+        if latest is not None:
+            meta = json.loads((latest / "meta.json").read_text())
+            if meta.get("identity") != parts.identity:
+                raise UserError(
+                    "out", str(self.out), f"holds a checkpoint of another run (method {meta.get('method')}, step {meta.get('step')})",
+                    "choose another folder, use the same settings to resume it, or remove its checkpoints/",
+                )  # fmt: skip
+            state = torch.load(latest / "state.pt", map_location="cpu", weights_only=False)
+            parts.restore(state)
+            set_rng_state(state["rng"])
+        done = parts.source.position
+        if isinstance(parts.source, Online):
+            parts.source.restore(parts.source.state())  # also cuts rollouts of steps that will be done again
+            parts.history.path = self.out / "gold.jsonl"
+            parts.history.load(done if latest is not None else -1)
+            log = EventLog(self.out / "events.jsonl", done if latest is not None else -1)
+            parts.monitors = Monitors(self.spec.monitors, log, parts.history, parts.source.total_steps, self.spec.monitors.allow_truncation)
+            if latest is not None and "monitors" in state:
+                parts.monitors.restore(state["monitors"])
+            elif parts.best_path is not None:
+                parts.best_path.unlink(missing_ok=True)
+        return done
 
-    def _loop(
-        self, learner: LocalLearner, objective: Objective, source: Offline, held: Sequence[Encoded],
-        checkpoints: Checkpoints, engine: Engine, console: Console, tokens: int, done: int,
-    ) -> Metrics:  # fmt: skip
-        spec, total = self.spec, source.total_steps
+    def _loop(self, parts: Parts, objective: Objective, checkpoints: Checkpoints, engine: Engine, done: int) -> Metrics:
+        spec, source, learner = self.spec, parts.source, parts.learner
+        total = source.total_steps
         record: dict[str, Any] = {}
         metrics_file = MetricsFile(self.out / "metrics.jsonl", done) if engine.is_main else None
         trackers = Trackers(spec.trackers if engine.is_main else [], self.out / "trackers", spec.model_dump(mode="json"))
-        display = Display(console, f"{self.name}: {_method_name(spec)}", total, done, quiet=not engine.is_main)
+        title = f"{self.name}: {_method_name(spec)}"
+        live = LiveDisplay(self._console, title, total, done) if parts.monitors is not None and self._console.is_terminal and engine.is_main else None
+        display = Display(self._console, title, total, done, quiet=live is not None or not engine.is_main)
 
         def save(step: int) -> None:
             def write(path: Path) -> None:
-                state = {"learner": learner.state(), "rng": rng_state(), "tokens": tokens}
+                state = parts.state() | {"rng": rng_state()}
                 if engine.is_main:
                     torch.save(state, path)
 
-            checkpoints.save(step, write, {"method": _method_name(spec), "identity": self._identity}, engine.is_main)
+            checkpoints.save(step, write, {"method": _method_name(spec), "identity": parts.identity}, engine.is_main)
 
+        def show(event: str, detail: str) -> None:
+            if parts.monitors is not None and engine.is_main:
+                parts.monitors.log.add(
+                    Event(source.position + 1, 1, "warn", event, f"{event}: {detail}", source.position + 1, "certain", "noted; the run goes on")
+                )
+                if live is None:
+                    self._console.print(f"  [yellow]{event}[/]: {detail}", highlight=False)
+
+        if isinstance(source, Online):
+            source.on_event = show
         try:
             with _Signals() as signals:
+                if parts.gold is not None and not parts.history.entries:
+                    parts.history.add(0, parts.gold())
+                    parts.keep(0)
                 for groups in source:
                     clock = time.monotonic()
-                    batch = learner.annotate(collate(groups), objective.needs)
-                    batch = objective.prepare(batch)
-                    metrics = learner.step(batch, objective)
+                    batch = collate(groups).with_(length_limit=spec.sampler.max_new_tokens)
+                    if parts.controller is not None and spec.kl_control.mode != "fixed":
+                        batch = batch.with_(kl_coef=torch.tensor(parts.controller.coefficient))
+                    batch = objective.prepare(learner.annotate(batch, objective.needs))
+                    metrics = _average([learner.step(part, objective) for part in learner.minibatches(batch, f"{spec.seed}:{source.position}")])
                     source.after_update(learner)
-                    step = learner.step_index
+                    step = source.position
                     seen = int(engine.sum(torch.tensor(float(sum(g.tokens() for g in groups)))))
-                    tokens += seen
+                    parts.tokens += seen
                     record = {"step": step, "epoch": round(source.epoch_of(step - 1), 4)} | metrics
-                    record |= {"num_tokens": tokens, "tokens_per_second": round(seen / max(time.monotonic() - clock, 1e-9), 1)}
+                    record |= {"num_tokens": parts.tokens, "tokens_per_second": round(seen / max(time.monotonic() - clock, 1e-9), 1)}
                     if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
                         last = checkpoints.latest()
                         raise RunFailed(
                             f"{self.name}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']} at step {step}; the step was not taken\n"
                             f"  last good checkpoint: {last or 'none yet'}\n  fix: lower learning_rate, or use dtype: float32"
                         )
-                    if spec.eval_every and step % spec.eval_every == 0 and held and step < total:
-                        record |= self._evaluate(learner, objective, held, engine)
+                    if spec.eval_every and step % spec.eval_every == 0 and parts.held and step < total:
+                        record |= self._evaluate(learner, objective, parts.held, engine)
+                    if parts.monitors is not None:
+                        record |= self._watch(parts, batch, step, record, engine)
                     try:
                         if metrics_file is not None:
                             metrics_file.write(record)
@@ -224,7 +256,12 @@ class Trainer:
                             f"{self.name}: metrics of step {step} could not be written ({error})\n  last good checkpoint: {checkpoints.latest() or 'none yet'}\n"
                             "  fix: free disk space, then run the same command again to resume"
                         ) from error
+                    if live is not None and isinstance(source, Online) and parts.monitors is not None:
+                        live.step(step, record, parts.monitors.log.events, sample_text(source.last))
                     display.update(step, _note(record))
+                    if parts.monitors is not None and parts.monitors.stop is not None:
+                        parts.stopped = parts.monitors.stop
+                        break
                     stop = bool(engine.max(int(signals.received)))
                     if stop or (step < total and bool(engine.max(int(checkpoints.due(step))))):
                         save(step)
@@ -234,10 +271,46 @@ class Trainer:
                         )
         finally:
             display.close()
+            if live is not None:
+                live.close()
             trackers.close()
             if metrics_file is not None:
                 metrics_file.close()
+        if parts.stopped is not None:
+            assert parts.monitors is not None
+            message = f"{self.name}: stopped by its monitors at step {source.position} of {total}: {parts.stopped}\n  fix: {parts.monitors.fix}"
+            if not parts.history.entries:
+                raise RunFailed(f"{message}\n  events: {self.out / 'events.jsonl'}")
+            self._console.print(f"[bold red]{message}[/]", highlight=False)
         return {k: v for k, v in record.items() if isinstance(v, int | float)}
+
+    def _watch(self, parts: Parts, batch: Batch, step: int, record: dict[str, Any], engine: Engine) -> dict[str, Any]:
+        """Rollout metrics, KL controller, monitors and gold evidence of one step."""
+        source, monitors = parts.source, parts.monitors
+        assert isinstance(source, Online)
+        assert monitors is not None
+        found: dict[str, Any] = dict(source.metrics)
+        own = batch.old_logps_BT if batch.old_logps_BT is not None else batch.sampling_logps_BT
+        if batch.ref_logps_BT is not None and own is not None:
+            gap = ((own - batch.ref_logps_BT) * batch.mask_BT).sum()
+            pair = engine.sum(torch.stack([gap.float(), torch.tensor(float(batch.rows()))]))
+            found["kl/sequence"] = float(pair[0] / pair[1])
+            if parts.controller is not None:
+                parts.controller.update(found["kl/sequence"], int(pair[1]))
+                found["kl/coefficient"] = parts.controller.coefficient
+        found["memory/peak_gb"] = peak_memory_gb()
+        before = len(monitors.log.events)
+        found |= monitors.update(step, record | found, source.last)
+        refresh = self.spec.refresh_reference_every
+        if refresh and step % refresh == 0 and isinstance(parts.learner.reference, LiveReference):
+            parts.learner.reference.refresh()
+        if parts.gold is not None and (monitors.due(step) or step == source.total_steps) and self.spec.monitors.enabled:
+            found |= monitors.evidence(step, parts.gold())
+            parts.keep(step)
+        if not self._console.is_terminal and engine.is_main:
+            for event in monitors.log.events[before:]:
+                self._console.print(f"  [{'red' if event.level == 'stop' else 'yellow'}]{event.level}[/] {event.line()}", highlight=False)
+        return found
 
     def _evaluate(self, learner: LocalLearner, objective: Objective, held: Sequence[Encoded], engine: Engine) -> Metrics:
         """eval_* metrics over the held-out groups, shared out over the ranks."""
@@ -252,46 +325,6 @@ class Trainer:
             weight = 1.0 if name == "loss" else float(pair[1])
             out[f"eval_{name}"] = float(pair[0]) / max(weight, 1e-12)
         return out
-
-    def _save_model(self, learner: LocalLearner, encoder: Encoder, engine: Engine) -> None:
-        """model/ appears by rename: full weights in Hugging Face layout, or the adapter alone."""
-        state = engine.state(learner.module) if engine.world > 1 else None
-        if not engine.is_main:
-            return
-        final, partial = self.out / "model", self.out / ".model.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        model = learner.scorer.model
-        try:
-            if hasattr(model, "peft_config") and adapters.is_adapter(self.start):
-                model = model.merge_and_unload()  # the base was itself adapted: only full weights describe the result
-                state = None
-            extra = {} if state is None else {"state_dict": {k.removeprefix("model."): v for k, v in state.items()}}
-            if hasattr(model, "peft_config"):
-                for config in model.peft_config.values():
-                    config.base_model_name_or_path = str(self.start.resolve())
-            with quiet_transformers():
-                model.save_pretrained(str(partial), **extra)
-                encoder.tokenizer.save_pretrained(str(partial))
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(partial, final)
-        except (OSError, RuntimeError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise RunFailed(
-                f"the model could not be written to {final} ({error})\n  last good checkpoint: {self.out / 'checkpoints'}\n  fix: free disk space, then run again to resume"
-            ) from error
-
-
-def _switch_off_dropout(model: Any) -> None:
-    """Log-probs of policy and reference must be those of one function, so no model dropout (adapters have their own)."""
-    names = ("dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        for name in names:
-            for holder in (module, getattr(module, "config", None)):
-                if isinstance(getattr(holder, name, None), float):
-                    setattr(holder, name, 0.0)
 
 
 class _Signals:
@@ -321,8 +354,43 @@ def _method_name(spec: TrainSpec) -> str:
     return spec.method if isinstance(spec.method, str) else str(spec.method.get("name"))
 
 
+def _average(steps: Sequence[Metrics]) -> Metrics:
+    """Metrics of the optimizer steps on one batch; one step is the usual case."""
+    if len(steps) == 1:
+        return steps[0]
+    return {k: sum(m[k] for m in steps if k in m) / sum(k in m for m in steps) for k in dict.fromkeys(k for m in steps for k in m)}
+
+
+def replayable(groups: Sequence[Group]) -> list[Group]:
+    """Scored rollouts among the groups (a groups.jsonl of an earlier run); an error when there are none."""
+    kept = [g for g in groups if g.completions and all(f.score is not None for f in g.feedback)]
+    if not any(len(g.completions) > 1 for g in kept):
+        raise UserError(
+            "data", f"{len(groups)} groups", "holds no scored rollouts (several completions per prompt, each with a score)",
+            "give prompts and feedback to sample them, or the groups.jsonl of an earlier run as data",
+        )  # fmt: skip
+    return kept
+
+
+def peak_memory_gb() -> float:
+    """Peak memory of this process: on the GPU where there is one, else resident."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
+
+
 def _note(record: dict[str, Any]) -> str:
     parts = [f"loss {record['loss']:.3f}"]
+    if "reward" in record:
+        parts.append(f"reward {record['reward']:.3f}")
+    if "gold/score" in record:
+        parts.append(f"gold {record['gold/score']:.3f}")
+    if "kl/sequence" in record:
+        parts.append(f"KL {record['kl/sequence']:.2f}")
+    if "completions/mean_length" in record:
+        parts.append(f"length {record['completions/mean_length']:.0f}")
+    if "sampling/tokens_per_second" in record:
+        parts.append(f"sampling {record['sampling/tokens_per_second']:.0f} tok/s  training")
     if "rewards/accuracies" in record:
         parts.append(f"acc {record['rewards/accuracies']:.2f}")
     parts.append(f"{record['tokens_per_second']:.0f} tok/s")

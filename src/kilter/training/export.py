@@ -1,0 +1,55 @@
+"""The finished model on disk: full weights in Hugging Face layout, or the adapter alone; a critic beside it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from kilter.data.encode import Encoder
+from kilter.errors import RunFailed
+from kilter.models import adapters
+from kilter.models.critic import ActorCritic
+from kilter.models.load import quiet_transformers
+from kilter.training.distributed import Engine
+from kilter.training.learner import LocalLearner
+
+
+def save_model(learner: LocalLearner, encoder: Encoder, engine: Engine, start: Path, out: Path) -> None:
+    """model/ (and critic/) appear by rename. Every rank must call it."""
+    state = engine.state(learner.module) if engine.world > 1 else None
+    if not engine.is_main:
+        return
+    both = isinstance(learner.scorer, ActorCritic)
+    _write(learner.scorer.model, encoder, start, out / "model", _own(state, "policy.model." if both else "model."))
+    if isinstance(learner.scorer, ActorCritic):
+        _write(learner.scorer.critic.model, encoder, start, out / "critic", _own(state, "critic.model."))
+
+
+def _own(state: dict[str, Any] | None, prefix: str) -> dict[str, Any] | None:
+    return None if state is None else {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _write(model: Any, encoder: Encoder, start: Path, final: Path, state: dict[str, Any] | None) -> None:
+    partial = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        if hasattr(model, "peft_config") and adapters.is_adapter(start):
+            model = model.merge_and_unload()  # the base was itself adapted: only full weights describe the result
+            state = None
+        extra = {} if state is None else {"state_dict": state}
+        if hasattr(model, "peft_config"):
+            for config in model.peft_config.values():
+                config.base_model_name_or_path = str(start.resolve())
+        with quiet_transformers():
+            model.save_pretrained(str(partial), **extra)
+            encoder.tokenizer.save_pretrained(str(partial))
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(partial, final)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise RunFailed(
+            f"the model could not be written to {final} ({error})\n  last good checkpoint: {final.parent / 'checkpoints'}\n  fix: free disk space, then run again to resume"
+        ) from error

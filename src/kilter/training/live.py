@@ -1,0 +1,102 @@
+"""The live screen of an online run: numbers with their recent course, the last answer, the events."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from kilter.training.monitors.events import Event
+
+BARS = "▁▂▃▄▅▆▇█"
+ROWS = (
+    ("reward", "reward", "{:.3f}"), ("gold", "gold/score", "{:.3f}"), ("KL (nats)", "kl/sequence", "{:.2f}"), ("entropy", "entropy", "{:.3f}"),
+    ("length", "completions/mean_length", "{:.0f}"), ("zero-variance groups", "frac_reward_zero_std", "{:.0%}"), ("cut off", "completions/clipped_ratio", "{:.0%}"),
+    ("loss", "loss", "{:.4f}"),
+)  # fmt: skip
+
+
+def sparkline(values: Sequence[float], width: int = 28) -> str:
+    """The last `width` values as bars between their minimum and maximum."""
+    shown = list(values)[-width:]
+    low, high = min(shown), max(shown)
+    if high - low < 1e-12:
+        return BARS[3] * len(shown)
+    return "".join(BARS[min(7, int(8 * (v - low) / (high - low)))] for v in shown)
+
+
+class LiveDisplay:
+    """Same interface as Display, for online runs on a terminal."""
+
+    def __init__(self, console: Console, title: str, total: int, start: int = 0) -> None:
+        self.console, self.title, self.total, self._start = console, title, total, start
+        self._begin, self.done = time.monotonic(), start
+        self.history: dict[str, deque[float]] = {}
+        self.record: Mapping[str, Any] = {}
+        self.events: list[Event] = []
+        self.sample = ""
+        self._live = Live(console=console, refresh_per_second=4, transient=False, get_renderable=self.render)
+        self._live.start()
+
+    def step(self, done: int, record: Mapping[str, Any], events: Sequence[Event], sample: str) -> None:
+        """Takes the numbers of a step."""
+        self.done, self.record, self.events, self.sample = done, record, list(events), sample
+        for _, key, _ in ROWS:
+            if isinstance(record.get(key), int | float):
+                self.history.setdefault(key, deque(maxlen=200)).append(float(record[key]))
+
+    def render(self) -> RenderableType:
+        """The whole screen."""
+        elapsed = time.monotonic() - self._begin
+        rate = (self.done - self._start) / elapsed if elapsed > 0 else 0.0
+        left = (self.total - self.done) / rate if rate > 0 else 0.0
+        head = Table.grid(padding=(0, 2), expand=False)
+        head.add_row(
+            f"[bold]{self.title}",
+            ProgressBar(self.total, self.done, width=30),
+            f"{self.done}/{self.total}",
+            f"{_clock(elapsed)} gone",
+            f"{_clock(left)} left" if rate else "",
+        )
+        numbers = Table.grid(padding=(0, 2))
+        for label, key, form in ROWS:
+            course = self.history.get(key)
+            if course:
+                numbers.add_row(f"[dim]{label}", form.format(course[-1]), Text(sparkline(course), style="cyan"))
+        r = self.record
+        speed = Table.grid(padding=(0, 2))
+        for label, key in (("sampling", "sampling/tokens_per_second"), ("training", "tokens_per_second")):
+            if key in r:
+                speed.add_row(f"[dim]{label}", f"{r[key]:.0f} tok/s")
+        if "memory/peak_gb" in r:
+            speed.add_row("[dim]memory", f"{r['memory/peak_gb']:.1f} GB peak")
+        if "num_tokens" in r:
+            speed.add_row("[dim]tokens", f"{r['num_tokens']:,}")
+        body = Table.grid(padding=(0, 4))
+        body.add_row(numbers, speed)
+        parts: list[RenderableType] = [head, body]
+        if self.sample:
+            parts.append(
+                Panel(Text(self.sample[:400]), title="last answer", title_align="left", border_style="dim", width=min(100, self.console.width))
+            )
+        for event in self.events[-4:]:
+            parts.append(Text(event.line(), style={"stop": "bold red", "warn": "yellow"}.get(event.level, "dim")))
+        return Group(*parts)
+
+    def close(self) -> None:
+        """Leaves the last screen standing."""
+        self._live.stop()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,47 @@
+"""The cheap signals of one step, from its rollouts alone: pure functions, so that an old run can be watched again."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from kilter.evaluation.classifiers import refuses
+from kilter.feedback.shaping import repeated_share
+from kilter.types import Group
+
+_MARKDOWN = re.compile(r"^\s*(?:[-*] |#+ |\d+\. )|\*\*|```", re.MULTILINE)
+
+
+def signals(groups: Sequence[Group]) -> dict[str, float]:
+    """length p50 and p95 (tokens), Spearman(reward, length), shares: at the reward maximum, duplicates, repeated 4-grams, refusals, markdown."""
+    completions = [c for g in groups for c in g.completions]
+    if not completions:
+        return {}
+    lengths = np.array([float(len(c.token_ids or c.text.split())) for c in completions])
+    scored = [(f.score, n) for f, n in zip((f for g in groups for f in g.feedback), lengths, strict=True) if f.score is not None]
+    found = {
+        "length/p50": float(np.quantile(lengths, 0.5)), "length/p95": float(np.quantile(lengths, 0.95)),
+        "repetition": float(np.mean([repeated_share(c.token_ids or c.text.split(), 4) for c in completions])),
+        "duplicates": _duplicates(groups), "refusal": float(np.mean([refuses(c.text) for c in completions])),
+        "markdown": float(np.mean([bool(_MARKDOWN.search(c.text)) for c in completions])),
+    }  # fmt: skip
+    if scored:
+        reward = np.array([s for s, _ in scored])
+        found["reward/at_maximum"] = float(np.mean(reward >= reward.max() - 1e-9)) if np.ptp(reward) > 0 else 1.0
+        if len(scored) >= 8 and np.ptp(reward) > 0 and np.ptp([n for _, n in scored]) > 0:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found["reward_length_correlation"] = float(stats.spearmanr(reward, [n for _, n in scored]).statistic)
+    return found
+
+
+def _duplicates(groups: Sequence[Group]) -> float:
+    """Share of completions that repeat another one of the same prompt."""
+    total = sum(len(g.completions) for g in groups)
+    distinct = sum(len(Counter(c.text for c in g.completions)) for g in groups)
+    return 1 - distinct / total

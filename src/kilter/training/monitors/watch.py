@@ -1,0 +1,216 @@
+"""The monitors: which signal means what, when it becomes an event, and what follows from it.
+
+Tier 0 stops: parse failures, truncation, KL far beyond its budget. Tier 1 warns and asks for a gold evaluation: cheap
+signals never stop a run. Tier 2 is that evidence, and may stop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from kilter.training.config import MonitorSpec
+from kilter.training.monitors.events import Event, EventLog
+from kilter.training.monitors.gold import GoldHistory, diverges
+from kilter.training.monitors.signals import signals
+from kilter.types import Group
+
+HITS = 3
+"""Steps in a row before a signal becomes an event."""
+Z_LIMIT = 4.0
+"""Robust z (median and MAD of the first tenth of the run) beyond which a drifting signal counts as a hit."""
+MIN_REFERENCE = 5
+"""Steps that the reference window has at least."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A tier-1 rule on an absolute value: `above` or `below`, as a number or as a multiple of the signal's start."""
+
+    signal: str
+    message: str
+    above: float | None = None
+    below: float | None = None
+    relative: bool = False
+
+
+LIMITS = (
+    Limit("entropy", "entropy fell below 30 % of its start: the policy is collapsing", below=0.3, relative=True),
+    Limit("entropy", "entropy rose above 200 % of its start: the policy is dissolving", above=2.0, relative=True),
+    Limit("reward_length_correlation", "longer answers score higher: the reward may be paying for length", above=0.5),
+    Limit("frac_reward_zero_std", "most groups have one score for all answers: nothing to learn from them", above=0.5),
+    Limit("reward/at_maximum", "most answers have the maximal reward: the reward is saturated", above=0.9),
+    Limit("duplicates", "most answers to a prompt are copies of each other", above=0.5),
+    Limit("repetition", "answers repeat themselves", above=0.3),
+)
+DRIFT = {
+    "kl/sequence": "KL to the reference drifts", "length/p50": "the usual length drifts", "length/p95": "the longest answers drift", "refusal": "the refusal rate drifts",
+    "markdown": "the use of markdown drifts", "rewards/disagreement": "the reward models disagree more", "energy_loss": "the last layer's energy loss drifts",
+}  # fmt: skip
+FATAL = (
+    ("feedback/unscored", 0.2, "more than 20 % of the answers cannot be scored", "mend the feedback, or lower what it demands"),
+    (
+        "completions/clipped_ratio",
+        0.5,
+        "more than half of the answers hit the length limit",
+        "raise sampler.max_new_tokens, or start from a model that ends its answers",
+    ),
+)
+
+
+@dataclass
+class Monitors:
+    """State: reference values, streaks, gold history. `stop` and `fix` are set when the run should end."""
+
+    spec: MonitorSpec
+    log: EventLog
+    gold: GoldHistory
+    total_steps: int
+    allow_truncation: bool = False
+    reference: dict[str, list[float]] = field(default_factory=dict)
+    streak: dict[str, int] = field(default_factory=dict)
+    raised: set[str] = field(default_factory=set)
+    stop: str | None = None
+    fix: str = ""
+    wants_gold: bool = False
+
+    @property
+    def window(self) -> int:
+        """Steps of the reference window: the first tenth of the run."""
+        return max(MIN_REFERENCE, self.total_steps // 10)
+
+    def update(self, step: int, record: Mapping[str, Any], groups: Sequence[Group]) -> dict[str, float]:
+        """Looks at one step. Returns its signals, for the metrics file."""
+        if not self.spec.enabled:
+            return {}
+        found = signals(groups)
+        values = {k: float(v) for k, v in {**record, **found}.items() if isinstance(v, int | float) and math.isfinite(v)}
+        self._fatal(step, values)
+        for limit in LIMITS:
+            self._limit(step, limit, values)
+        for name, message in DRIFT.items():
+            if name in values:
+                self._drift(step, name, message, values[name])
+        for name, value in values.items():
+            if len(self.reference.setdefault(name, [])) < self.window:
+                self.reference[name].append(value)
+        return {f"monitor/{k}": v for k, v in found.items()}
+
+    def _hit(self, key: str, hit: bool) -> int:
+        """Length of the streak, 0 when it breaks; a broken streak may be raised again."""
+        self.streak[key] = self.streak.get(key, 0) + 1 if hit else 0
+        if not hit:
+            self.raised.discard(key)
+        return self.streak[key]
+
+    def _raise(self, key: str, step: int, tier: int, level: Literal["info", "warn", "stop"], message: str, confidence: str, action: str,
+               value: float | None = None, reference: float | None = None) -> None:  # fmt: skip
+        if key in self.raised:
+            return
+        self.raised.add(key)
+        since = step - max(0, self.streak.get(key, 1) - 1)
+        self.log.add(Event(step, tier, level, key, message, since, confidence, action, value, reference))
+
+    def _fatal(self, step: int, values: Mapping[str, float]) -> None:
+        for name, limit, message, fix in FATAL:
+            if name == "completions/clipped_ratio" and self.allow_truncation:
+                continue
+            value = values.get(name, 0.0)
+            if self._hit(f"fatal:{name}", value > limit) >= HITS:
+                if self.spec.stop:
+                    self.stop, self.fix = message, fix
+                self._raise(f"fatal:{name}", step, 0, "stop" if self.spec.stop else "warn", message, f"certain: {value:.0%} in {HITS} steps in a row",
+                            "run stopped" if self.spec.stop else "noted; stopping is switched off", value, limit)  # fmt: skip
+        budget, kl = self.spec.kl_budget, values.get("kl/sequence")
+        if budget is not None and kl is not None and self._hit("fatal:kl", kl > 3 * budget) >= 1:
+            if self.spec.stop:
+                self.stop, self.fix = "KL is more than three times its budget", "lower the learning rate or raise beta"
+            self._raise("fatal:kl", step, 0, "stop" if self.spec.stop else "warn", f"KL of {kl:.1f} nats is more than three times the budget of {budget:g}", "certain",
+                        "run stopped" if self.spec.stop else "noted; stopping is switched off", kl, budget)  # fmt: skip
+
+    def _limit(self, step: int, limit: Limit, values: Mapping[str, float]) -> None:
+        start = self.reference.get(limit.signal, [])
+        if limit.signal not in values or (limit.relative and len(start) < MIN_REFERENCE):
+            return
+        scale = float(np.median(start)) if limit.relative else 1.0
+        value, key = values[limit.signal], f"{limit.signal}:{'above' if limit.above is not None else 'below'}"
+        hit = value > limit.above * scale if limit.above is not None else value < (limit.below or 0.0) * scale
+        if self._hit(key, hit) >= HITS:
+            bound = (limit.above if limit.above is not None else limit.below or 0.0) * scale
+            self._warn(key, step, limit.message, f"{HITS} steps in a row beyond {bound:.3g}", value, bound)
+
+    def _drift(self, step: int, name: str, message: str, value: float) -> None:
+        start = self.reference.get(name, [])
+        if len(start) < self.window:
+            return
+        middle = float(np.median(start))
+        spread = max(1.4826 * float(np.median(np.abs(np.array(start) - middle))), 0.02 * abs(middle), 1e-3)
+        z = (value - middle) / spread
+        if self._hit(name, abs(z) > Z_LIMIT) >= HITS:
+            self._warn(
+                name, step, f"{message}: {value:.3g} against {middle:.3g} at the start", f"robust z {z:+.1f}, {HITS} steps in a row", value, middle
+            )
+
+    def _warn(self, key: str, step: int, message: str, confidence: str, value: float, reference: float) -> None:
+        if key not in self.raised:
+            self.wants_gold = True
+        self._raise(
+            key,
+            step,
+            1,
+            "warn",
+            message,
+            confidence,
+            "gold evaluation asked for" if self.gold.entries else "noted; no gold source to ask",
+            value,
+            reference,
+        )
+
+    def due(self, step: int) -> bool:
+        """Whether a gold evaluation should follow this step: on schedule, or because a signal asked (then the request is taken)."""
+        asked, self.wants_gold = self.wants_gold, False
+        recent = bool(self.gold.entries) and step - self.gold.entries[-1]["step"] < max(1, self.spec.gold_every // 4)
+        return step % self.spec.gold_every == 0 or (asked and not recent)
+
+    def evidence(self, step: int, values: dict[str, list[float | None]]) -> dict[str, float]:
+        """Takes a gold evaluation; may set `stop`. Returns metrics."""
+        entry = self.gold.add(step, values)
+        change = entry.get("gold_change") or {}
+        if diverges(entry):
+            interval = f"gold change {change['value']:+.3f} [{change['ci_low']:.3f}, {change['ci_high']:.3f}] on {change['n']} prompts"
+            message = "reward hacking: the reward rises while the gold score falls"
+            if self.gold.hacked() and self.spec.stop:
+                self.stop, self.fix = message, "mend the reward (length bias?), raise beta, or train for fewer steps"
+                self._raise(
+                    "gold:stop",
+                    step,
+                    2,
+                    "stop",
+                    message,
+                    f"{interval}, twice",
+                    "run stopped; the best-gold checkpoint is kept",
+                    entry["gold"],
+                    self.gold.entries[0]["gold"],
+                )
+            else:
+                self.streak["gold:diverges"] = 1
+                twice = self.gold.hacked()
+                self._raise("gold:twice" if twice else "gold:diverges", step, 2, "warn", message, interval + (", twice" if twice else ""),
+                            "noted; stopping is switched off" if twice else "watched: the next evaluation decides", entry["gold"], self.gold.entries[0]["gold"])  # fmt: skip
+        found = {"gold/score": entry["gold"], "gold/proxy": entry["proxy"], "gold/length": entry["length"]}
+        if change:
+            found |= {"gold/change": change["value"], "gold/change_low": change["ci_low"], "gold/change_high": change["ci_high"]}
+        return {k: v for k, v in found.items() if v is not None}
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint; events and gold evaluations are on disk beside it."""
+        return {"reference": self.reference, "streak": self.streak, "raised": sorted(self.raised), "wants_gold": self.wants_gold}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.reference, self.streak = state["reference"], state["streak"]
+        self.raised, self.wants_gold = set(state["raised"]), state["wants_gold"]

@@ -1,0 +1,198 @@
+"""What a run is made of: encoder, models, reference, source. Each function takes the spec and gives one part."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from kilter import feedback as feedbacks
+from kilter.data.collate import collate
+from kilter.data.encode import Encoded, Encoder
+from kilter.data.worlds.support_desk import GoldFeedback, has_gold
+from kilter.errors import UserError
+from kilter.feedback.registry import Context, Weighted
+from kilter.models import adapters
+from kilter.models.critic import ActorCritic
+from kilter.models.forward import Scorer, supports_shared_prefix
+from kilter.models.load import cache_root, load_causal, load_reward, load_tokenizer, model_hash, stop_ids
+from kilter.models.reference import ReferenceCache
+from kilter.objectives.online_preference import NashMD
+from kilter.sampling.local import LocalSampler
+from kilter.training.config import TrainSpec
+from kilter.training.distributed import Engine
+from kilter.training.learner import split
+from kilter.training.log import Display
+from kilter.training.monitors import GoldEvaluator
+from kilter.training.online import Online, choose_select
+from kilter.types import FeedbackSource, Group, Objective, Prompt, Sampler, SamplingParams
+
+Resolve = Callable[[str], Path]
+
+
+def make_encoder(spec: TrainSpec, start: Path) -> Encoder:
+    """Tokeniser with the stage's length and template; online, prompts leave room for the completion."""
+    tokenizer = load_tokenizer(start)
+    room = max(1, spec.max_length - spec.sampler.max_new_tokens) if spec.prompts is not None else None
+    return Encoder(tokenizer, stop_ids(start, tokenizer), spec.max_length, spec.template, max_prompt=room)
+
+
+def make_scorer(spec: TrainSpec, start: Path, objective: Objective, encoder: Encoder, resolve: Resolve) -> Scorer | ActorCritic:
+    """The model that trains, with its critic where the method has one."""
+    classifier = "reward" in objective.needs.models
+    model = load_reward(start, _pad(encoder), spec.seed, fresh=True) if classifier else load_causal(start)
+    policy = _wrap(spec, model, classifier)
+    if "critic" not in objective.needs.models:
+        return policy
+    rewards = feedbacks.model_references(spec.feedback) if spec.feedback is not None else []
+    origin = resolve(spec.critic.start) if spec.critic.start else resolve(rewards[0]) if rewards else start
+    if load_tokenizer(origin).get_vocab() != encoder.tokenizer.get_vocab():
+        raise UserError(
+            "critic.from",
+            str(origin),
+            "has another vocabulary than the policy",
+            "name a reward model trained from the policy's family, or the policy",
+        )
+    critic = load_reward(origin, _pad(encoder), spec.seed, fresh=True)
+    return ActorCritic(policy, _wrap(spec, critic, True))
+
+
+def _pad(encoder: Encoder) -> int | None:
+    pad = encoder.tokenizer.pad_token_id
+    return None if pad in encoder.stop_ids else pad
+
+
+def _wrap(spec: TrainSpec, model: Any, classifier: bool) -> Scorer:
+    switch_off_dropout(model)
+    if spec.adapter is not None:
+        model = adapters.attach(model, spec.adapter, classifier)
+    if spec.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if spec.adapter is not None:
+            model.enable_input_require_grads()
+    scorer = Scorer(model)
+    supports_shared_prefix(scorer)
+    return scorer
+
+
+def switch_off_dropout(model: Any) -> None:
+    """Log-probs of policy and reference must be those of one function, so no model dropout (adapters have their own)."""
+    names = ("dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in names:
+            for holder in (module, getattr(module, "config", None)):
+                if isinstance(getattr(holder, name, None), float):
+                    setattr(holder, name, 0.0)
+
+
+def policy_of(scorer: Scorer | ActorCritic) -> Scorer:
+    """The policy alone."""
+    return scorer.policy if isinstance(scorer, ActorCritic) else scorer
+
+
+def fill_reference_cache(
+    spec: TrainSpec, scorer: Scorer, folder: Path, own_reference: bool, groups: Sequence[Encoded], engine: Engine, console: Console, name: str
+) -> ReferenceCache:
+    """The cache with every group in it: computed before the first update, when the model still is its own reference."""
+    cache = ReferenceCache(cache_root() / "reference.sqlite", model_hash(folder), spec.dtype)
+    own = groups[engine.rank :: engine.world]
+    missing = [g for g in own if cache.lookup(collate([g])) is None]
+    if missing:
+        model = scorer if own_reference else Scorer(load_causal(folder), scorer.shared).to(engine.device)
+        off = model.model.disable_adapter() if hasattr(model.model, "peft_config") else contextlib.nullcontext()
+        display = Display(console, f"{name}: reference", len(missing), quiet=not engine.is_main)
+        model.eval()
+        with off, torch.no_grad():
+            done = 0
+            for first in range(0, len(missing), 64):
+                chunk = collate(missing[first : first + 64])
+                for part in split(chunk, spec.tokens_per_microbatch, model.shared):
+                    out = model(part, amp=spec.dtype == "bfloat16")
+                    cache.put(cache.keys(part), out.logps_BT, part.length_B)
+                    done += part.groups()
+                    display.update(done, "log-probs")
+        display.close()
+    elif engine.is_main:
+        console.print(f"  reference log-probs of all {len(groups)} groups found in the cache", highlight=False)
+    engine.barrier()
+    return cache
+
+
+def frozen_reference(spec: TrainSpec, scorer: Scorer, folder: Path, start: Path, engine: Engine) -> Scorer | None:
+    """A second model for fresh rollouts; None where the policy with its adapters off is the reference."""
+    if spec.adapter is not None and folder == start:
+        if spec.refresh_reference_every:
+            raise UserError(
+                "refresh_reference_every", spec.refresh_reference_every, "cannot move a reference that is the base under an adapter",
+                "train all weights, or leave it out",
+            )  # fmt: skip
+        return None
+    model = load_causal(folder)
+    switch_off_dropout(model)
+    return Scorer(model, scorer.shared).to(engine.device).requires_grad_(False).eval()
+
+
+def make_sampler(spec: TrainSpec, scorer: Scorer, encoder: Encoder, start: Path, mixture: tuple[Scorer, float] | None = None) -> Sampler:
+    """By name; a mixture needs both models' logits and is always local."""
+    if spec.sampler.name == "vllm" and mixture is None:
+        from kilter.sampling.vllm import VllmSampler
+
+        return VllmSampler(scorer, encoder, start, spec.sampler, spec.dtype)
+    return LocalSampler(scorer, encoder, spec.sampler.tokens_per_batch, amp=spec.dtype == "bfloat16", mixture=mixture)
+
+
+def make_source(
+    spec: TrainSpec, objective: Objective, groups: Sequence[Group], scorer: Scorer, encoder: Encoder, start: Path, reference: Scorer | None,
+    out: Path, resolve: Resolve, engine: Engine,
+) -> Online:  # fmt: skip
+    """The online source with its sampler and feedback."""
+    needs = objective.needs
+    context = Context(resolve, (scorer, encoder), max(spec.max_length, 2048), spec.template)
+    scored_by = feedbacks.build(spec.feedback, context)
+    opponent: Sampler | None = None
+    if needs.opponent is not None:
+        if reference is None:
+            raise UserError("adapter", "lora", f"gives no second model to sample the {needs.opponent} from", "train all weights")
+        share = objective.mixture if isinstance(objective, NashMD) else 1.0
+        if needs.opponent == "reference":
+            opponent = LocalSampler(reference, encoder, spec.sampler.tokens_per_batch, amp=spec.dtype == "bfloat16")
+        else:
+            opponent = make_sampler(spec, scorer, encoder, start, (reference, share))
+    return Online(
+        [g.prompt for g in groups[: spec.limit]], make_sampler(spec, scorer, encoder, start), scored_by, encoder, needs, spec.sampler, out / "groups.jsonl",
+        spec.batch_size, choose_select(spec.select, needs), spec.refill, spec.epochs, spec.max_steps, spec.shuffle, spec.seed, engine.rank, engine.world, opponent,
+        sum_=engine.sum,
+    )  # fmt: skip
+
+
+def make_gold(spec: TrainSpec, heldout: Sequence[Group], source: Online, encoder: Encoder, scorer: Scorer, resolve: Resolve) -> GoldEvaluator | None:
+    """The gold evaluator: the source that the recipe names, or the support desk's own; None without one or without held-out prompts."""
+    seen: dict[str, Prompt] = {}
+    for group in heldout:
+        seen.setdefault(repr(group.prompt.messages or group.prompt.text), group.prompt)
+    prompts = list(seen.values())[: spec.monitors.gold_prompts]
+    if not prompts or not spec.monitors.enabled:
+        return None
+    judge: FeedbackSource
+    if spec.monitors.gold is not None:
+        judge = feedbacks.build(spec.monitors.gold, Context(resolve, None, max(spec.max_length, 2048), spec.template), "monitors.gold")
+    elif all(has_gold(p) for p in prompts):
+        judge = GoldFeedback()
+    else:
+        return None
+    params = SamplingParams(
+        spec.sampler.max_new_tokens,
+        spec.sampler.temperature,
+        spec.sampler.top_p,
+        spec.sampler.top_k,
+        tuple(spec.sampler.stop),
+        seed=20_000 + spec.seed,
+    )
+    proxy: Weighted = source.feedback
+    return GoldEvaluator(prompts, source.sampler, judge, proxy, params)
