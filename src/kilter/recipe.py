@@ -224,6 +224,8 @@ def _check_references(recipe: Recipe) -> None:
                 raise UserError(f"{where}.{field}", ref, "is no train stage", nearest(ref, [n for n, s in earlier.items() if s.train]))
         if stage.train is not None:
             check_train(stage.train, f"{where}.")
+        if stage.evaluate is not None and stage.evaluate.gold is not None:
+            feedbacks.check(stage.evaluate.gold, f"{where}.gold")
         if stage.evaluate is not None and stage.evaluate.baseline and stage.evaluate.baseline not in stage.evaluate.models:
             raise UserError(
                 f"{where}.baseline", stage.evaluate.baseline, "is not among models", nearest(stage.evaluate.baseline, stage.evaluate.models)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,9 @@ class EvaluateSpec(BaseModel):
     models: list[str] = Field(min_length=1, description="stages or models to evaluate on the same prompts")
     baseline: str | None = Field(None, description="stage or model that the others are compared with; default: the first")
     reward_model: str | None = Field(None, description="stage or model that scores the answers")
+    gold: Any = Field(
+        None, description="feedback that judges the answers, such as {math: {}}; default: the support desk's own where its data is used"
+    )
     data: str = Field("$data", description="$name of a data set; its held-out prompts are used")
     limit: int | None = Field(None, ge=1, description="use only the first N held-out prompts")
     max_new_tokens: int = Field(96, ge=1, description="tokens of an answer")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from kilter import feedback as feedbacks
 from kilter.data import store
 from kilter.data.collate import collate
 from kilter.data.dataset import Dataset, prompt_key
@@ -23,13 +24,14 @@ from kilter.errors import UserError
 from kilter.evaluation import classifiers, metrics
 from kilter.evaluation.config import EvaluateSpec
 from kilter.evaluation.statistics import Metric, mean, paired_difference, proportion, win_rate
+from kilter.feedback.registry import Context
 from kilter.feedback.reward_model import RewardModel
 from kilter.models.forward import Scorer, supports_shared_prefix
 from kilter.models.load import load_causal, load_tokenizer, model_hash, stop_ids
 from kilter.sampling.local import LocalSampler
 from kilter.training.learner import split
 from kilter.training.log import Display
-from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
+from kilter.types import Completion, Feedback, FeedbackSource, Group, Prompt, SamplingParams
 
 SCHEMA = 1
 
@@ -187,7 +189,8 @@ class Evaluation:
         """model -> measure -> one Feedback per prompt. A prompt's answers of all models are one group for the reward model."""
         names = list(answers)
         groups = [Group(p, tuple(answers[n][i] for n in names), (Feedback(None),) * len(names)) for i, p in enumerate(prompts)]
-        by_measure = {"gold": GoldFeedback()(groups)}
+        judge: FeedbackSource = GoldFeedback() if self.spec.gold is None else feedbacks.build(self.spec.gold, Context(), "gold")
+        by_measure = {"gold": judge(groups)}
         if self.reward_model is not None:
             model = RewardModel(
                 self.reward_model[1], self.spec.max_length + self.spec.max_new_tokens, self.spec.tokens_per_microbatch, self.spec.template
@@ -223,7 +226,14 @@ class Evaluation:
         seed = self.spec.seed
         found: dict[str, Metric] = {}
         if "gold" in values:
-            found["gold"] = mean(values["gold"], seed, judge="support_desk verifier", unit="score 0-1", higher_is_better=True, **extra)
+            found["gold"] = mean(
+                values["gold"],
+                seed,
+                judge="support_desk verifier" if self.spec.gold is None else json.dumps(self.spec.gold),
+                unit="score 0-1",
+                higher_is_better=True,
+                **extra,
+            )
         if "reward" in values and self.reward_model is not None:
             found["reward"] = mean(values["reward"], seed, judge=self.reward_model[0], unit="reward", higher_is_better=True, **extra)
         found["length"] = mean(values["length"], seed, unit="tokens", **extra)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kilter import feedback as feedbacks
 from kilter import recipe as recipes
 from kilter.data.dataset import load
 from kilter.data.encode import Encoder
@@ -113,16 +115,19 @@ def plan(recipe: Recipe) -> list[StagePlan]:
 
 def _train(recipe: Recipe, name: str, spec: TrainSpec, encoder: Encoder, size: Sizes, speed: dict[str, float]) -> StagePlan:
     needs = build_objective(spec.method).needs
-    data = load(recipes.data_of(recipe, spec.data), needs.shape, spec.data.removeprefix("$"))
+    name_of = spec.method if isinstance(spec.method, str) else spec.method["name"]
+    source_name = (spec.prompts or spec.data).removeprefix("$")
+    data = load(recipes.data_of(recipe, source_name), recipes.shape_of(spec), source_name)
+    if spec.dtype not in speed:
+        speed[spec.dtype] = flops_per_second(spec.dtype)
+    if spec.prompts is not None:
+        return _online(recipe, name, name_of, spec, [encoder.prompt(g.prompt) for g in data.train[: spec.limit]], size, speed[spec.dtype])
     encoded = encoder.encode_all(data.train[: spec.limit])
     source = Offline(encoded, spec.batch_size, spec.epochs, spec.max_steps)
     tokens = sum(e.tokens() for e in encoded)
     trained = int(tokens * source.total_steps / source.steps_per_epoch)
-    if spec.dtype not in speed:
-        speed[spec.dtype] = flops_per_second(spec.dtype)
     passes = 6 * trained + (2 * tokens if "ref_logps" in needs.annotations else 0)
     seconds = passes * size.parameters / (speed[spec.dtype] * EFFICIENCY)
-    name_of = spec.method if isinstance(spec.method, str) else spec.method["name"]
     return StagePlan(
         name,
         "train",
@@ -132,6 +137,35 @@ def _train(recipe: Recipe, name: str, spec: TrainSpec, encoder: Encoder, size: S
         source.total_steps,
         round(train_memory(spec, size), 1),
         round(seconds),
+    )
+
+
+def _online(recipe: Recipe, name: str, method: str, spec: TrainSpec, prompts: list[tuple[int, ...]], size: Sizes, speed: float) -> StagePlan:
+    """An upper estimate: every completion as long as it may be. Decoding reaches about a third of what training does."""
+    needs = build_objective(spec.method).needs
+    steps = spec.max_steps or max(1, math.ceil(spec.epochs * len(prompts) / spec.batch_size))
+    prompt = sum(map(len, prompts)) / max(1, len(prompts))
+    answers = spec.sampler.samples * spec.sampler.max_new_tokens
+    tokens = int(steps * spec.batch_size * (prompt + answers))
+    epochs = spec.inner_epochs or needs.inner_epochs
+    models = 2 if "critic" in needs.models else 1
+    extra = ("ref_logps" in needs.annotations) + ("old_values" in needs.annotations) + ("old_logps" in needs.annotations and spec.dtype == "bfloat16")
+    passes = 6 * epochs * models * tokens + 2 * extra * tokens + 2 * 3 * steps * spec.batch_size * answers
+    second = (
+        4
+        * size.parameters
+        * ((models - 1) * 4 + ("ref_logps" in needs.annotations and spec.adapter is None) + len(feedbacks.model_references(spec.feedback)))
+    )
+    memory = train_memory(spec, size) + second / 1e9
+    return StagePlan(
+        name,
+        "train",
+        f"{method} from {spec.start or recipe.model}, online",
+        len(prompts),
+        tokens,
+        steps,
+        round(memory, 1),
+        round(passes * size.parameters / (speed * EFFICIENCY)),
     )
 
 

@@ -1,14 +1,287 @@
-"""vLLM as a sampler; filled in next."""
+"""vLLM as a sampler, in process or as a server: the same protocol, weights pushed after every update.
+
+Weights travel through vLLM's own reload (`reload_weights` over collective_rpc): the learner writes them to shared memory,
+every worker reads them in place, and the prefix cache is reset. Sampled log-probs are vLLM's processed ones, at the
+sampling temperature; they differ a little from the learner's, which is measured (mismatch KL) and corrected (truncated
+importance sampling) by the objectives.
+"""
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
+import queue
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from safetensors.torch import save_file
 
 from kilter.data.encode import Encoder
+from kilter.errors import RunFailed, UserError
 from kilter.models.forward import Scorer
+from kilter.models.load import quiet_transformers
+from kilter.sampling.choose import check_params
 from kilter.training.config import SamplerSpec
-from kilter.types import Sampler
+from kilter.types import Completion, Learner, Prompt, SamplingParams
+
+Answer = tuple[list[int], list[float], Literal["stop", "length"]]
 
 
-def VllmSampler(scorer: Scorer, encoder: Encoder, start: Path, spec: SamplerSpec, dtype: str) -> Sampler:  # noqa: N802
-    raise NotImplementedError
+class Client(Protocol):
+    """An engine, wherever it runs."""
+
+    def generate(self, prompts: Sequence[tuple[int, ...]], k: int, params: SamplingParams, stop_ids: Sequence[int]) -> list[list[Answer]]:
+        """k answers per prompt: token ids, their log-probs, why they ended."""
+        ...
+
+    def reload(self, folder: Path, timeout: float) -> None:
+        """Takes the weights in `folder`, then forgets cached prefixes."""
+        ...
+
+
+class VllmSampler:
+    """Sampler over a vLLM engine that follows `scorer`'s weights. Raises RunFailed, with the cause, when the engine dies or stalls."""
+
+    exact = False
+
+    def __init__(self, scorer: Scorer, encoder: Encoder, spec: SamplerSpec, dtype: str) -> None:
+        self.scorer, self.encoder, self.spec, self.version = scorer, encoder, spec, 0
+        memory = Path("/dev/shm")
+        self._folder = Path(tempfile.mkdtemp(prefix="kilter-vllm-", dir=memory if memory.is_dir() and os.access(memory, os.W_OK) else None))
+        self._dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+        self._write()
+        encoder.tokenizer.save_pretrained(str(self._folder))
+        self.client: Client
+        try:
+            self.client = InProcess(self._folder, dtype, spec) if spec.url is None else Server(spec.url, spec.timeout)
+            if spec.url is not None:
+                self.client.reload(self._folder, spec.timeout)
+        except BaseException:
+            self.close()
+            raise
+
+    def generate(
+        self, prompts: Sequence[Prompt], k: int, params: SamplingParams | Sequence[SamplingParams], progress: Callable[[int], None] | None = None
+    ) -> list[list[Completion]]:
+        """k completions per prompt, in order; one SamplingParams for all."""
+        if not isinstance(params, SamplingParams):
+            if len(set(params)) > 1:
+                return [self.generate([p], k, own)[0] for p, own in zip(prompts, params, strict=True)]
+            params = params[0]
+        check_params(params)
+        if not prompts:
+            return []
+        stop_ids = sorted(self.encoder.stop_ids)
+        found = self.client.generate([self.encoder.prompt(p) for p in prompts], k, params, stop_ids)
+        if progress is not None:
+            progress(len(prompts) * k)
+        return [[self._completion(answer, params) for answer in answers] for answers in found]
+
+    def _completion(self, answer: Answer, params: SamplingParams) -> Completion:
+        tokens, logps, reason = answer
+        text = self.encoder.tokenizer.decode([t for t in tokens if t not in self.encoder.stop_ids])
+        cuts = [at for s in params.stop if (at := text.find(s)) >= 0]
+        return Completion(
+            text=(text[: min(cuts)] if cuts else text).strip(), token_ids=tuple(tokens), mask=(1,) * len(tokens), sampling_logps=tuple(logps),
+            finish_reason=reason, policy_version=self.version,
+        )  # fmt: skip
+
+    def sync(self, learner: Learner) -> None:
+        """Pushes the policy's present weights."""
+        self._write()
+        self.client.reload(self._folder, self.spec.timeout)
+        self.version += 1
+
+    def _write(self) -> None:
+        with quiet_transformers():
+            base, state = merged_state(self.scorer.model, self._dtype)
+            base.save_pretrained(str(self._folder), state_dict=state, max_shard_size="1000GB")
+        if self.spec.url is None and not torch.cuda.is_available():
+            _untie(base, state, self._folder)
+
+    def close(self) -> None:
+        """Removes the weights from shared memory."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+@torch.no_grad()
+def merged_state(model: Any, dtype: torch.dtype) -> tuple[Any, dict[str, torch.Tensor]]:
+    """(the plain transformers model, its weights with any LoRA added in). The trained model is left exactly as it is."""
+    if not hasattr(model, "peft_config"):
+        return model, {k: v.detach().to(dtype) for k, v in model.state_dict().items()}
+    from peft.tuners.lora import LoraLayer
+
+    base = model.get_base_model()
+    deltas = {}
+    for name, module in base.named_modules():
+        if isinstance(module, LoraLayer):
+            deltas[f"{name}.weight"] = sum(module.get_delta_weight(a) for a in module.active_adapters if a in module.lora_A)
+    state = {}
+    for name, value in base.state_dict().items():
+        if "lora_" in name:
+            continue
+        plain = name.replace(".base_layer.", ".")
+        value = value.detach()
+        state[plain] = (value + deltas[plain] if plain in deltas else value).to(dtype)
+    return base, state
+
+
+def _untie(base: Any, state: dict[str, torch.Tensor], folder: Path) -> None:
+    """Gives a tied output projection weights of its own: on a CPU, vLLM 0.32 re-arranges them at load and misses them at reload."""
+    if not base.config.get_text_config().tie_word_embeddings:
+        return
+    head = next(name for name, module in base.named_modules() if module is base.get_output_embeddings())
+    embedding = next(name for name, module in base.named_modules() if module is base.get_input_embeddings())
+    save_file({f"{head}.weight": state[f"{embedding}.weight"].contiguous()}, str(folder / "head.safetensors"), metadata={"format": "pt"})
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tie_word_embeddings": False}))
+
+
+class InProcess:
+    """vLLM's LLM, its engine in a child process of this one."""
+
+    def __init__(self, folder: Path, dtype: str, spec: SamplerSpec) -> None:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        gpu = torch.cuda.is_available()
+        extra: dict[str, Any] = {}
+        if gpu:
+            extra["gpu_memory_utilization"] = spec.memory_gb or 0.3
+        else:
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(spec.memory_gb or 2))))
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise UserError("sampler.name", "vllm", f"is not installed ({error})", "run: make setup-vllm, or use sampler: {name: local}") from error
+        before = set(multiprocessing.active_children())
+        try:
+            self.llm = LLM(
+                model=str(folder), dtype=dtype, enforce_eager=not gpu, logprobs_mode="processed_logprobs", enable_prefix_caching=True,
+                disable_log_stats=True, use_tqdm_on_load=False, **extra,
+            )  # fmt: skip
+        except Exception as error:
+            raise RunFailed(f"vLLM did not start ({_last_line(error)})\n  fix: free memory, or use sampler: {{name: local}}") from error
+        self._engine = set(multiprocessing.active_children()) - before
+
+    def _guarded(self, call: Callable[[], Any], limit: float | None, what: str) -> Any:
+        """Runs `call` aside and watches the engine's processes meanwhile: vLLM's own wait for a killed engine has no end."""
+        box: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
+
+        def run() -> None:
+            try:
+                box.put((call(), None))
+            except BaseException as error:
+                box.put((None, error))
+
+        threading.Thread(target=run, daemon=True).start()
+        begin, again = time.monotonic(), "run the same command again to resume"
+        while True:
+            try:
+                value, error = box.get(timeout=0.5)
+            except queue.Empty:
+                dead = [p for p in self._engine if not p.is_alive()]
+                if dead:
+                    raise RunFailed(f"the vLLM engine ended with code {dead[0].exitcode} while {what}\n  fix: {again}") from None
+                if limit is not None and time.monotonic() - begin > limit:
+                    raise RunFailed(f"vLLM took longer than {limit:g} s {what}\n  fix: raise sampler.timeout, or {again}") from None
+                continue
+            if error is not None:
+                raise RunFailed(f"vLLM failed while {what} ({_last_line(error)})\n  fix: {again}") from error
+            return value
+
+    def generate(self, prompts: Sequence[tuple[int, ...]], k: int, params: SamplingParams, stop_ids: Sequence[int]) -> list[list[Answer]]:
+        """See Client."""
+        from vllm import SamplingParams as Params
+
+        own = [
+            Params(n=k, temperature=params.temperature, top_p=params.top_p, top_k=params.top_k or -1, max_tokens=params.max_new_tokens, stop=list(params.stop) or None,
+                   stop_token_ids=list(stop_ids), seed=(params.seed * 1009 + i) % (1 << 31), logprobs=0, include_stop_str_in_output=True)
+            for i in range(len(prompts))
+        ]  # fmt: skip
+        outputs = self._guarded(lambda: self.llm.generate([{"prompt_token_ids": list(p)} for p in prompts], own, use_tqdm=False), None, "sampling")
+        return [
+            [(list(o.token_ids), [step[t].logprob for step, t in zip(o.logprobs, o.token_ids, strict=True)], "length" if o.finish_reason == "length" else "stop") for o in r.outputs]
+            for r in outputs
+        ]  # fmt: skip
+
+    def reload(self, folder: Path, timeout: float) -> None:
+        """See Client."""
+
+        def push() -> None:
+            self.llm.collective_rpc("reload_weights", timeout=timeout, kwargs={"weights_path": str(folder)})
+            if self.llm.reset_prefix_cache() is False:
+                raise RuntimeError("the prefix cache could not be reset")
+
+        self._guarded(push, timeout, "taking new weights")
+
+
+class Server:
+    """A running `vllm serve` with VLLM_SERVER_DEV_MODE=1 and --logprobs-mode processed_logprobs, which reads the same file system."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        import httpx
+
+        self.url, self.timeout = url.rstrip("/").removesuffix("/v1"), timeout
+        self.http = httpx.Client(timeout=timeout)
+        try:
+            found = self.http.get(f"{self.url}/v1/models")
+            found.raise_for_status()
+            self.model = found.json()["data"][0]["id"]
+        except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
+            raise UserError(
+                "sampler.url",
+                url,
+                f"no vLLM server answers there ({_last_line(error)})",
+                "start `vllm serve MODEL`, or leave url out to run it in process",
+            ) from error
+
+    def generate(self, prompts: Sequence[tuple[int, ...]], k: int, params: SamplingParams, stop_ids: Sequence[int]) -> list[list[Answer]]:
+        """See Client."""
+        body: dict[str, Any] = {
+            "model": self.model, "prompt": [list(p) for p in prompts], "n": k, "temperature": params.temperature, "top_p": params.top_p, "top_k": params.top_k or -1,
+            "max_tokens": params.max_new_tokens, "stop": list(params.stop), "stop_token_ids": list(stop_ids), "seed": params.seed % (1 << 31), "logprobs": 0,
+            "return_token_ids": True, "include_stop_str_in_output": True,
+        }  # fmt: skip
+        choices = sorted(self._post("/v1/completions", body)["choices"], key=lambda c: c["index"])
+        answers: list[Answer] = [
+            (c["token_ids"], c["logprobs"]["token_logprobs"], "length" if c["finish_reason"] == "length" else "stop") for c in choices
+        ]
+        return [answers[i * k : (i + 1) * k] for i in range(len(prompts))]
+
+    def reload(self, folder: Path, timeout: float) -> None:
+        """See Client."""
+        self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}, "timeout": timeout})
+        self._post("/reset_prefix_cache", None)
+
+    def _post(self, path: str, body: Any) -> Any:
+        import httpx
+
+        begin = time.monotonic()
+        try:
+            reply = self.http.post(f"{self.url}{path}", json=body)
+            reply.raise_for_status()
+            return reply.json() if reply.content else None
+        except (httpx.HTTPError, ValueError) as error:
+            detail = error.response.text[:200] if isinstance(error, httpx.HTTPStatusError) else _last_line(error)
+            hint = (
+                "start it with VLLM_SERVER_DEV_MODE=1"
+                if path == "/collective_rpc" and "404" in str(error)
+                else "check the server, then run the same command again to resume"
+            )
+            raise RunFailed(
+                f"the vLLM server at {self.url} failed at {path} after {time.monotonic() - begin:.0f} s ({detail})\n  fix: {hint}"
+            ) from error
+
+
+def _last_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[-1][:200]}" if text else type(error).__name__

@@ -100,7 +100,12 @@ class Online:
     def __iter__(self) -> Iterator[list[Encoded]]:
         empty = 0
         while self.position < self.total_steps:
-            groups = self._rollouts()
+            before = self.cursor
+            try:
+                groups = self._rollouts()
+            except BaseException:
+                self.cursor = before  # the step was not done: a checkpoint taken now begins with the same prompts
+                raise
             encoded = [e for e in (self._encode(g) for g in groups) if e is not None]
             self.position += 1
             if not encoded:

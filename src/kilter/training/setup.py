@@ -143,7 +143,7 @@ def make_sampler(spec: TrainSpec, scorer: Scorer, encoder: Encoder, start: Path,
     if spec.sampler.name == "vllm" and mixture is None:
         from kilter.sampling.vllm import VllmSampler
 
-        return VllmSampler(scorer, encoder, start, spec.sampler, spec.dtype)
+        return VllmSampler(scorer, encoder, spec.sampler, spec.dtype)
     return LocalSampler(scorer, encoder, spec.sampler.tokens_per_batch, amp=spec.dtype == "bfloat16", mixture=mixture)
 
 

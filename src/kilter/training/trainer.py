@@ -269,6 +269,11 @@ class Trainer:
                         raise Interrupted(
                             f"stopped after step {step} of {total}; everything is saved in {self.out}\n  to resume: run the same command again"
                         )
+        except RunFailed:
+            if isinstance(source, Online) and learner.step_index and not _is_broken(record):
+                with contextlib.suppress(RunFailed):
+                    save(source.position)
+            raise
         finally:
             display.close()
             if live is not None:
@@ -352,6 +357,11 @@ class _Signals:
 
 def _method_name(spec: TrainSpec) -> str:
     return spec.method if isinstance(spec.method, str) else str(spec.method.get("name"))
+
+
+def _is_broken(record: dict[str, Any]) -> bool:
+    """Whether the last step gave non-finite numbers: such a state is not worth a checkpoint."""
+    return not all(math.isfinite(record.get(k, 0.0)) for k in ("loss", "grad_norm"))
 
 
 def _average(steps: Sequence[Metrics]) -> Metrics:

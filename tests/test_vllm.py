@@ -1,0 +1,156 @@
+"""vLLM for real, on a CPU: log-probs, weight pushes, a whole training run, an engine that dies. Runs in the environment of `make setup-vllm`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A tiny Llama whose heads are wide enough for vLLM's CPU attention."""
+    pytest.importorskip("vllm")
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tests.conftest import make_tokenizer
+
+    folder = tmp_path_factory.mktemp("models") / "wide"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=264, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=32,
+        max_position_embeddings=512, tie_word_embeddings=True, eos_token_id=1, pad_token_id=0, bos_token_id=None, initializer_range=0.15,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parts(model):
+    from kilter.data.encode import Encoder
+    from kilter.models.forward import Scorer
+    from kilter.models.load import load_causal, load_tokenizer, stop_ids
+    from kilter.sampling.vllm import VllmSampler
+    from kilter.training.config import SamplerSpec
+
+    tokenizer = load_tokenizer(model)
+    encoder = Encoder(tokenizer, stop_ids(model, tokenizer), max_length=256)
+    scorer = Scorer(load_causal(model)).eval()
+    return scorer, encoder, VllmSampler(scorer, encoder, SamplerSpec(name="vllm", memory_gb=1), "float32")
+
+
+def gap(scorer, encoder, sampler, temperature=1.0) -> float:
+    """Largest difference between vLLM's log-probs and the learner's."""
+    from kilter.data.collate import collate
+    from kilter.types import Feedback, Group, Prompt, SamplingParams
+
+    prompts = [Prompt(messages=({"role": "user", "content": t},)) for t in ("Hi", "What is the time?")]
+    answers = sampler.generate(prompts, 3, SamplingParams(max_new_tokens=12, temperature=temperature, seed=3))
+    batch = collate([encoder.encode(Group(p, tuple(a), (Feedback(0.0),) * 3)) for p, a in zip(prompts, answers)])
+    with torch.no_grad():
+        own = scorer(batch, temperature=temperature).logps_BT * batch.mask_BT
+    assert [len(a) for a in answers] == [3, 3]
+    return float((own - batch.sampling_logps_BT).abs().max())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_processed_log_probs_equal_the_learners(parts, temperature):
+    assert gap(*parts, temperature) < 1e-3
+
+
+def test_weights_are_pushed_and_the_prefix_cache_is_reset(parts):
+    scorer, _, sampler = parts
+    with torch.no_grad():
+        for p in scorer.parameters():
+            p.mul_(1.2)
+    assert gap(*parts) > 1e-2
+    version = sampler.version
+    sampler.sync(None)
+    assert sampler.version == version + 1
+    assert gap(*parts) < 1e-3
+
+
+def test_merged_weights_of_an_adapter(model):
+    """What vLLM gets is base plus adapter; the trained model keeps both apart, bit for bit."""
+    from kilter.models import adapters
+    from kilter.models.load import load_causal
+    from kilter.sampling.vllm import merged_state
+
+    adapted = adapters.attach(load_causal(model), adapters.AdapterSpec(r=4), False)
+    with torch.no_grad():
+        for name, p in adapted.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.2)
+    before = {k: v.clone() for k, v in adapted.state_dict().items()}
+    base, state = merged_state(adapted, torch.float32)
+    assert all(torch.equal(v, before[k]) for k, v in adapted.state_dict().items())
+    plain = load_causal(model)
+    assert set(state) == set(plain.state_dict())
+    plain.load_state_dict(state)
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(plain(ids).logits, adapted(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def command(model, out, steps):
+    prompts = out.parent / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Question {i}"}) + "\n" for i in range(12)))
+    options = [
+        "sampler.name=vllm",
+        "sampler.memory_gb=1",
+        "sampler.samples=4",
+        "sampler.max_new_tokens=12",
+        "monitors.enabled=false",
+        "data.heldout=0",
+    ]
+    return [sys.executable, "-m", "kilter.cli", "train", "--method", "grpo", "--model", str(model), "--data", str(prompts), "--feedback", "{regex: e}", "--max-steps", str(steps),
+            "--batch-size", "4", "--learning-rate", "1e-3", "--save-every", "1", "--out", str(out), *[x for o in options for x in ("--set", o)]]  # fmt: skip
+
+
+def test_training_with_vllm_a_killed_engine_and_resumption(model, tmp_path):
+    out = tmp_path / "run"
+    env = os.environ | {"HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(command(model, out, 400), env=env, stderr=subprocess.PIPE, text=True)
+    metrics = out / "metrics.jsonl"
+    for _ in range(600):
+        if metrics.exists() and len(metrics.read_text().splitlines()) >= 3:
+            break
+        time.sleep(0.25)
+    (engine,) = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "EngineCore"], capture_output=True, text=True).stdout.split()
+    os.kill(int(engine), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 4, stderr[-2000:]
+    assert "vLLM" in stderr
+    assert "fix:" in stderr
+    done = [json.loads(line) for line in metrics.read_text().splitlines()]
+    last = done[-1]
+    assert last["sampling/sampling_logp_difference/mean"] < 1e-2
+    assert last["sampling/mismatch_kl"] < 1e-3
+    again = subprocess.Popen(command(model, out, 400), env=env, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if len(metrics.read_text().splitlines()) >= len(done) + 2:
+            break
+        time.sleep(0.25)
+    again.send_signal(signal.SIGTERM)
+    _, stderr = again.communicate(timeout=120)
+    assert "resuming after step" in stderr
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_server_that_is_not_there_is_named(model, tmp_path):
+    arguments = [*command(model, tmp_path / "run", 2), "--set", "sampler.url=http://127.0.0.1:9"]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 2
+    assert "sampler.url" in done.stderr
+    assert "fix:" in done.stderr
