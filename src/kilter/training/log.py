@@ -105,8 +105,8 @@ class Display:
         if done == self.total or now - self._last >= 5:
             self._last = now
             rate = (done - self._start) / max(now - self._begin, 1e-9)
-            left = (self.total - done) / rate if rate > 0 else 0.0
-            self.console.print(f"{self.title} {done}/{self.total}  {note}  {_clock(left)} left", highlight=False, soft_wrap=True)
+            left = f"  {_clock((self.total - done) / rate)} left" if rate > 0 else ""
+            self.console.print(f"{self.title} {done}/{self.total}  {note}{left}", highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Stops drawing."""

@@ -94,6 +94,7 @@ class Trainer:
         encoder = setup.make_encoder(spec, self.start)
         scorer = setup.make_scorer(spec, self.start, objective, encoder, self.resolve)
         scorer.to(engine.device)
+        (self.out / "train.json").write_text(spec.model_dump_json(by_alias=True, indent=1))
         parts = (self._online if spec.prompts is not None else self._offline)(objective, scorer, encoder, engine)
 
         checkpoints = Checkpoints(self.out / "checkpoints", spec.save_every)
@@ -314,7 +315,9 @@ class Trainer:
             parts.keep(step)
         if not self._console.is_terminal and engine.is_main:
             for event in monitors.log.events[before:]:
-                self._console.print(f"  [{'red' if event.level == 'stop' else 'yellow'}]{event.level}[/] {event.line()}", highlight=False)
+                self._console.print(
+                    f"  [{'red' if event.level == 'stop' else 'yellow'}]{event.level}[/] {event.line()}", highlight=False, soft_wrap=True
+                )
         return found
 
     def _evaluate(self, learner: LocalLearner, objective: Objective, held: Sequence[Encoded], engine: Engine) -> Metrics:
@@ -399,10 +402,10 @@ def _note(record: dict[str, Any]) -> str:
         parts.append(f"KL {record['kl/sequence']:.2f}")
     if "completions/mean_length" in record:
         parts.append(f"length {record['completions/mean_length']:.0f}")
-    if "sampling/tokens_per_second" in record:
-        parts.append(f"sampling {record['sampling/tokens_per_second']:.0f} tok/s  training")
     if "rewards/accuracies" in record:
         parts.append(f"acc {record['rewards/accuracies']:.2f}")
+    if "sampling/tokens_per_second" in record:
+        parts.append(f"sampling {record['sampling/tokens_per_second']:.0f} tok/s  training")
     parts.append(f"{record['tokens_per_second']:.0f} tok/s")
     return "  ".join(parts)
 

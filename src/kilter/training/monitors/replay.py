@@ -1,0 +1,68 @@
+"""Runs the monitors over the logs of an old run: metrics.jsonl, groups.jsonl and gold.jsonl give the events again."""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from kilter.data import store
+from kilter.errors import UserError
+from kilter.training.config import MonitorSpec
+from kilter.training.monitors.events import Event, EventLog
+from kilter.training.monitors.gold import GoldHistory
+from kilter.training.monitors.watch import Monitors
+from kilter.types import Group
+
+
+def replay(folder: Path, spec: MonitorSpec | None = None, total_steps: int | None = None) -> list[Event]:
+    """Events of the run in `folder` (a train stage's), under `spec` or the settings it ran with. Nothing is written.
+
+    A stop is reported where it would have come; the rest of the log is still watched.
+    """
+    paths = {name: folder / f"{name}.jsonl" for name in ("metrics", "groups", "gold")}
+    if not paths["metrics"].is_file() or not paths["groups"].is_file():
+        raise UserError(
+            "folder", str(folder), "holds no metrics.jsonl and groups.jsonl of an online run", "give the folder of a train stage, such as runs/grpo"
+        )
+    records = [json.loads(line) for line in paths["metrics"].read_text().splitlines()]
+    rollouts = {step: list(rows) for step, rows in groupby(store.read(paths["groups"]), key=_step)}
+    gold = [json.loads(line) for line in paths["gold"].read_text().splitlines()] if paths["gold"].is_file() else []
+    config = _config(folder)
+    spec = spec or MonitorSpec.model_validate(config.get("monitors") or {})
+    log = EventLog(None)
+    monitors = Monitors(spec, log, GoldHistory(), total_steps or config.get("max_steps") or len(records), spec.allow_truncation)
+    by_step = {entry["step"]: entry["values"] for entry in gold}
+    if 0 in by_step:
+        monitors.gold.add(0, by_step[0])
+    for event in _failures(folder):
+        log.events.append(event)
+    for record in records:
+        step = int(record["step"])
+        monitors.update(step, {k: v for k, v in record.items() if not k.startswith(("monitor/", "gold/"))}, rollouts.get(step, []))
+        monitors.due(step)
+        if step in by_step:
+            monitors.evidence(step, by_step[step])
+    return sorted(log.events, key=lambda e: e.step)
+
+
+def _step(group: Group) -> int:
+    return int(group.prompt.metadata.get("step", 0))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    return json.loads(path.read_text()).get("config", {}) if path.is_file() else _resolved(folder)
+
+
+def _resolved(folder: Path) -> dict[str, Any]:
+    path = folder / "train.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _failures(folder: Path) -> list[Event]:
+    """Events that came from the source itself (unscored answers) are facts of the run and cannot be recomputed."""
+    from kilter.training.monitors.events import read_events
+
+    return [Event(**e) for e in read_events(folder / "events.jsonl") if e["monitor"] in ("unscored completions", "no usable group")]

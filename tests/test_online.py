@@ -1,0 +1,321 @@
+"""Online training end to end on a tiny model: every family learns, failures become events, a killed run continues exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kilter.data.dataset import DataSpec, load
+from kilter.errors import RunFailed, UserError
+from kilter.training.config import TrainSpec
+from kilter.training.trainer import Trainer
+
+REWARDS = '''
+import math, time, asyncio
+calls = {"n": 0}
+
+def letters(prompt, completion):
+    """More of the letters a to m is better: a reward that any token can raise."""
+    text = completion.text
+    return sum("a" <= c <= "m" for c in text.lower()) / max(1, len(text))
+
+def wanted(prompt, completion):
+    text = completion.text
+    return sum("n" <= c <= "z" for c in text.lower()) / max(1, len(text))
+
+def batch(prompts, completions, **columns):
+    return [letters(None, type("C", (), {"text": c})) for c in completions]
+
+async def patient(prompt, completion):
+    await asyncio.sleep(0.01)
+    return letters(prompt, completion)
+
+def raises(prompt, completion):
+    calls["n"] += 1
+    if calls["n"] % 3 == 0:
+        raise ValueError("boom")
+    return letters(prompt, completion)
+
+def hangs(prompt, completion):
+    calls["n"] += 1
+    if calls["n"] % 5 == 0:
+        time.sleep(30)
+    return letters(prompt, completion)
+
+def nan(prompt, completion):
+    calls["n"] += 1
+    return math.nan if calls["n"] % 3 == 0 else letters(prompt, completion)
+
+def always_raises(prompt, completion):
+    raise RuntimeError("no service")
+
+def wrong_length(prompts, completions, **columns):
+    calls["n"] += 1
+    return [0.5] if calls["n"] % 2 == 0 else batch(prompts, completions)
+
+def length(prompt, completion):
+    return len(completion.token_ids) / 10
+
+def short(prompt, completion):
+    return -len(completion.token_ids) / 10
+'''
+
+
+@pytest.fixture
+def rewards(tmp_path) -> str:
+    path = tmp_path / "rewards.py"
+    path.write_text(REWARDS)
+    return str(path)
+
+
+@pytest.fixture
+def prompts(tmp_path) -> Path:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Say {chr(97 + i)}"}) + "\n" for i in range(16)))
+    return path
+
+
+def run(tiny, prompts, out, method, feedback, heldout=0.0, **options) -> list[dict]:
+    """Trains; returns the lines of metrics.jsonl."""
+    sampler = {"samples": 4, "max_new_tokens": 10} | options.pop("sampler", {})
+    monitors = {"allow_truncation": True, "gold_every": 1000} | options.pop("monitors", {})
+    fields = {"prompts": "$data", "batch_size": 4, "max_steps": 12, "learning_rate": 1e-2, "schedule": "constant", "warmup_ratio": 0.0} | options
+    spec = TrainSpec.model_validate({"method": method, "feedback": feedback, "sampler": sampler, "monitors": monitors} | fields)
+    data = load(DataSpec(path=str(prompts), heldout=heldout), "prompts")
+    Trainer(spec, tiny, data.train, data.heldout, out).run()
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def mean(rows, key):
+    return sum(r[key] for r in rows) / len(rows)
+
+
+RISING = {
+    "grpo": {}, "dr_grpo": {}, "dapo": {"mask_truncated": False}, "gspo": {"clip_low": 0.2, "clip_high": 0.2}, "cispo": {}, "sapo": {}, "vespo": {},
+    "reinforce": {"beta": 0.01}, "rloo": {"beta": 0.01}, "reinforce_pp": {"beta": 0.01}, "remax": {"beta": 0.01}, "ppo": {"beta": 0.01, "epochs": 2},
+    "online_dpo": {}, "xpo": {}, "nash_md": {"beta": 0.01},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RISING)
+def test_reward_rises(tiny, prompts, rewards, tmp_path, name):
+    options = {"critic": {"learning_rate": 1e-2}} if name == "ppo" else {}
+    if name in ("online_dpo", "xpo", "nash_md"):
+        options |= {"sampler": {"samples": 6}, "max_steps": 20, "batch_size": 8}
+    rows = run(tiny, prompts, tmp_path / "run", {"name": name} | RISING[name], f"{rewards}:letters", **options)
+    assert mean(rows[-3:], "reward") > mean(rows[:3], "reward") + (0.05 if options else 0.1), [round(r["reward"], 2) for r in rows]
+    assert all(math.isfinite(r["loss"]) for r in rows)
+    groups = [json.loads(line) for line in (tmp_path / "run" / "groups.jsonl").read_text().splitlines()]
+    assert groups[0]["prompt"]["metadata"]["step"] == 1
+    assert {"token_ids", "sampling_logps", "policy_version"} <= groups[-1]["completions"][0].keys()
+
+
+@pytest.mark.parametrize(("method", "select"), [("sft", "best_of"), ("dpo", "best_worst")])
+def test_offline_objectives_on_fresh_rollouts(tiny, prompts, rewards, tmp_path, method, select):
+    """RAFT (rejection sampling) and iterative DPO with a reference that is refreshed."""
+    options = {"refresh_reference_every": 4} if method == "dpo" else {}
+    rows = run(
+        tiny, prompts, tmp_path / "run", method, f"{rewards}:letters", select=select, max_steps=14, batch_size=6, sampler={"samples": 6}, **options
+    )
+    assert mean(rows[-3:], "reward") > mean(rows[:3], "reward") + 0.05
+
+
+def test_the_policy_as_its_own_judge(tiny, prompts, tmp_path):
+    rows = run(tiny, prompts, tmp_path / "run", "dpo", "self_reward", max_steps=2)
+    assert 0 < rows[0]["reward"] < 1
+
+
+def test_minibatches_and_inner_epochs(tiny, prompts, rewards, tmp_path):
+    """Two passes of two optimizer steps each: the ratio leaves 1, the clip is reported."""
+    rows = run(tiny, prompts, tmp_path / "run", "grpo", f"{rewards}:letters", max_steps=3, minibatches=2, inner_epochs=2, learning_rate=3e-2)
+    assert any(r["clip_ratio/region_mean"] > 0 for r in rows)
+
+
+def test_lora_needs_no_second_model(tiny, prompts, rewards, tmp_path):
+    rows = run(tiny, prompts, tmp_path / "run", {"name": "grpo", "beta": 0.05}, f"{rewards}:letters", adapter={"r": 8}, learning_rate=3e-2)
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-5)
+    assert rows[-1]["kl"] > 1e-4
+    assert mean(rows[-3:], "reward") > mean(rows[:3], "reward")
+
+
+@pytest.mark.parametrize("mode", ["adaptive", "budget"])
+def test_the_kl_coefficient_moves(tiny, prompts, rewards, tmp_path, mode):
+    control = {"mode": mode, "target": 0.05, "horizon": 16}
+    rows = run(tiny, prompts, tmp_path / "run", {"name": "rloo", "beta": 0.01}, f"{rewards}:letters", kl_control=control, max_steps=8)
+    assert rows[-1]["kl/coefficient"] > 0.01
+
+
+def test_drop_constant_refills(tiny, prompts, tmp_path):
+    """Groups of one score are dropped and others sampled, up to the limit of rounds."""
+    rows = run(tiny, prompts, tmp_path / "run", "grpo", {"regex": "a"}, select="drop_constant", refill=2, max_steps=3)
+    assert any(r["sampling/rounds"] > 1 for r in rows)
+
+
+def test_replay_of_a_runs_rollouts(tiny, prompts, rewards, tmp_path):
+    """groups.jsonl is data: any method, online or offline, trains on it again."""
+    run(tiny, prompts, tmp_path / "run", "grpo", f"{rewards}:letters", max_steps=3)
+    import kilter
+
+    rollouts = {"path": str(tmp_path / "run" / "groups.jsonl"), "heldout": 0}
+    for method in ("grpo", "dpo"):
+        found = kilter.train(str(tiny), rollouts, method, tmp_path / method, max_steps=2, learning_rate=1e-3)
+        assert found.steps == 2
+
+
+# Rewards that fail
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [("raises", "ValueError: boom"), ("nan", "returned nan"), ("hangs", "took longer than 0.2 s"), ("wrong_length", "returned 1 scores for 16")],
+)
+def test_a_failing_reward_leaves_answers_unscored_and_the_run_goes_on(tiny, prompts, rewards, tmp_path, name, cause):
+    feedback = {f"{rewards}:{name}": {"timeout": 0.2}}
+    rows = run(tiny, prompts, tmp_path / "run", "grpo", feedback, max_steps=4, monitors={"stop": False})
+    assert len(rows) >= 2
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert any(cause in e["message"] and e["monitor"] == "unscored completions" for e in events), events
+    assert any(r["feedback/unscored"] > 0 for r in rows) or name == "wrong_length"
+
+
+def test_a_reward_that_never_works_ends_the_run_with_its_cause(tiny, prompts, rewards, tmp_path):
+    with pytest.raises(RunFailed, match="no service"):
+        run(tiny, prompts, tmp_path / "run", "grpo", f"{rewards}:always_raises")
+
+
+@pytest.mark.parametrize("name", ["batch", "patient"])
+def test_batch_and_async_functions_give_the_same_scores(tiny, prompts, rewards, tmp_path, name):
+    plain = run(tiny, prompts, tmp_path / "a", "grpo", f"{rewards}:letters", max_steps=1)
+    other = run(tiny, prompts, tmp_path / "b", "grpo", f"{rewards}:{name}", max_steps=1)
+    assert other[0]["reward"] == pytest.approx(plain[0]["reward"])
+
+
+def test_weighted_parts_are_logged_apart(tiny, prompts, rewards, tmp_path):
+    feedback = [f"{rewards}:letters", {"length": {"limit": 10, "buffer": 4}, "weight": 0.5}]
+    row = run(tiny, prompts, tmp_path / "run", "grpo", feedback, max_steps=1)[0]
+    assert row["reward"] == pytest.approx(row["rewards/letters/mean"] + 0.5 * row["rewards/length/mean"], abs=1e-6)
+
+
+# Monitors
+
+
+def events_of(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+
+
+HACK = {"heldout": 0.5, "batch_size": 8, "learning_rate": 1e-2, "sampler": {"samples": 8, "max_new_tokens": 16}}
+
+
+@pytest.fixture
+def many_prompts(tmp_path) -> Path:
+    path = tmp_path / "many.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Say {i}"}) + "\n" for i in range(64)))
+    return path
+
+
+def test_hacking_is_seen_and_the_guarded_run_keeps_its_best_model(tiny, many_prompts, rewards, tmp_path):
+    """What pays (letters a to m) displaces what is wanted (letters n to z): unguarded to the end; with the guard the run stops."""
+    gold = {"gold": f"{rewards}:wanted", "gold_every": 3, "gold_prompts": 32}
+    free = run(tiny, many_prompts, tmp_path / "free", "grpo", f"{rewards}:letters", monitors=gold | {"stop": False, "keep_best": False}, max_steps=24, **HACK)
+    guarded = run(tiny, many_prompts, tmp_path / "guarded", "grpo", f"{rewards}:letters", monitors=gold, max_steps=24, **HACK)
+    seen = [r for r in free if "gold/score" in r]
+    assert mean(free[-3:], "reward") > mean(free[:3], "reward")
+    assert seen[-1]["gold/score"] < seen[0]["gold/score"]
+    assert len(guarded) < len(free) == 24
+    assert [e["level"] for e in events_of(tmp_path / "free") if e["tier"] == 2] == ["warn", "warn"]
+    last = events_of(tmp_path / "guarded")[-1]
+    assert last["level"] == "stop"
+    assert "reward hacking" in last["message"]
+    assert "run stopped" in last["action"]
+    history = [json.loads(line) for line in (tmp_path / "guarded" / "gold.jsonl").read_text().splitlines()]
+    assert max(history, key=lambda e: e["gold"])["step"] < history[-1]["step"]
+
+
+def test_replaying_the_monitors_finds_the_same_events(tiny, many_prompts, rewards, tmp_path):
+    from kilter.training.monitors.replay import replay
+
+    gold = {"gold": f"{rewards}:wanted", "gold_every": 3, "gold_prompts": 32, "stop": False}
+    run(tiny, many_prompts, tmp_path / "run", "grpo", f"{rewards}:letters", monitors=gold, max_steps=15, **HACK)
+    recorded = [(e["step"], e["monitor"], e["level"]) for e in events_of(tmp_path / "run")]
+    assert recorded
+    assert [(e.step, e.monitor, e.level) for e in replay(tmp_path / "run")] == recorded
+
+
+def test_answers_that_never_end_stop_a_run(tiny, prompts, rewards, tmp_path):
+    with pytest.raises(RunFailed, match="length limit"):
+        run(tiny, prompts, tmp_path / "run", "grpo", f"{rewards}:letters", sampler={"max_new_tokens": 3}, monitors={"allow_truncation": False})
+
+
+# Resumption
+
+
+def command(tiny, prompts, rewards, out, method):
+    options = ["sampler.samples=4", "sampler.max_new_tokens=10", "monitors.allow_truncation=true", f"monitors.gold={rewards}:short", "monitors.gold_every=4",
+               "monitors.gold_prompts=4", "data.heldout=0.25", "kl_control.mode=adaptive", "kl_control.target=0.5", "kl_control.horizon=64", "monitors.stop=false"]  # fmt: skip
+    return [sys.executable, "-m", "kilter.cli", "train", "--method", method, "--model", str(tiny), "--data", str(prompts), "--feedback", f"{rewards}:letters", "--max-steps", "30",
+            "--batch-size", "4", "--learning-rate", "3e-3", "--save-every", "3", "--out", str(out), *[x for o in options for x in ("--set", o)]]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["ppo", "grpo"])
+def test_a_killed_run_continues_exactly(tiny, prompts, rewards, tmp_path, method):
+    """Policy, critic, optimizers, prompt position, KL controller and monitors: the metrics equal those of an unbroken run."""
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "KILTER_CACHE": str(tmp_path / "cache")}
+    whole = tmp_path / "whole"
+    subprocess.run(command(tiny, prompts, rewards, whole, method), env=env, check=True, capture_output=True)
+    broken = tmp_path / "broken"
+    process = subprocess.Popen(command(tiny, prompts, rewards, broken, method), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    path = broken / "metrics.jsonl"
+    while process.poll() is None and not (path.exists() and len(path.read_text().splitlines()) >= 8):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(command(tiny, prompts, rewards, broken, method), env=env, check=True, capture_output=True)
+    timing = ("tokens_per_second", "sampling/tokens_per_second", "sampling/seconds", "feedback/seconds", "memory/peak_gb")
+    read = lambda p: [{k: v for k, v in json.loads(line).items() if k not in timing} for line in p.read_text().splitlines()]
+    assert read(path) == read(whole / "metrics.jsonl")
+    assert (broken / "groups.jsonl").read_text() == (whole / "groups.jsonl").read_text()
+    assert (broken / "gold.jsonl").read_text() == (whole / "gold.jsonl").read_text()
+    assert (broken / "events.jsonl").exists() == (whole / "events.jsonl").exists()
+    if (whole / "events.jsonl").exists():
+        assert (broken / "events.jsonl").read_text() == (whole / "events.jsonl").read_text()
+
+
+# Wrong inputs
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"feedback": None}, "feedback"),
+        ({"feedback": "mathh"}, "did you mean 'math'"),
+        ({"feedback": {"math": {"mrk": "#"}}}, "did you mean 'mark'"),
+        ({"feedback": {"length": {"limit": 10}}}, "buffer"),
+        ({"feedback": {"regex": "("}}, "regular expression"),
+        ({"method": "dpo", "select": "all"}, "best_worst"),
+        ({"select": "best_of"}, "policy gradient needs the others"),
+        ({"sampler": {"samples": 1}, "select": "drop_constant"}, "too few"),
+        ({"feedback": "missing_file.py:reward"}, "cannot be imported"),
+    ],
+)
+def test_settings_that_cannot_work_are_named_before_any_work(tiny, prompts, rewards, tmp_path, changes, message):
+    fields = {"method": "grpo", "feedback": f"{rewards}:letters"} | changes
+    method, feedback = fields.pop("method"), fields.pop("feedback")
+    with pytest.raises(UserError, match=message):
+        run(tiny, prompts, tmp_path / "run", method, feedback, **fields)
+
+
+def test_rollout_methods_say_what_they_need(tiny, pairs_file, tmp_path):
+    import kilter
+
+    prompts_only = tmp_path / "p.jsonl"
+    prompts_only.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    with pytest.raises(UserError, match="no scored rollouts"):
+        kilter.train(str(tiny), str(prompts_only), "grpo", tmp_path / "run")
