@@ -224,7 +224,9 @@ def many_prompts(tmp_path) -> Path:
 def test_hacking_is_seen_and_the_guarded_run_keeps_its_best_model(tiny, many_prompts, rewards, tmp_path):
     """What pays (letters a to m) displaces what is wanted (letters n to z): unguarded to the end; with the guard the run stops."""
     gold = {"gold": f"{rewards}:wanted", "gold_every": 3, "gold_prompts": 32}
-    free = run(tiny, many_prompts, tmp_path / "free", "grpo", f"{rewards}:letters", monitors=gold | {"stop": False, "keep_best": False}, max_steps=24, **HACK)
+    free = run(
+        tiny, many_prompts, tmp_path / "free", "grpo", f"{rewards}:letters", monitors=gold | {"stop": False, "keep_best": False}, max_steps=24, **HACK
+    )
     guarded = run(tiny, many_prompts, tmp_path / "guarded", "grpo", f"{rewards}:letters", monitors=gold, max_steps=24, **HACK)
     seen = [r for r in free if "gold/score" in r]
     assert mean(free[-3:], "reward") > mean(free[:3], "reward")

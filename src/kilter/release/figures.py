@@ -70,7 +70,7 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[tuple[str, str]]) -> str:
     """Small multiples: one row per stage, one panel per metric that the stage has; thin line raw, thick line smoothed."""
-    rows = [(name, [(k, t) for k, t in keys if any(k in r for r in records)], records) for name, records in stages.items() if records]
+    rows = [(name, [(k, t) for k, t in keys if any(k in r for r in records)][:6], records) for name, records in stages.items() if records]
     if not rows:
         return ""
     width = max(len(found) for _, found, _ in rows)
@@ -93,6 +93,53 @@ def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[tup
                 axis.margins(x=0.02)
         figure.tight_layout(h_pad=1.2, w_pad=1.0)
         return _svg(figure, "training curves")
+
+
+def proxy_against_gold(stages: Mapping[str, Sequence[Mapping[str, Any]]], stops: Mapping[str, int], kept: Mapping[str, int]) -> str:
+    """Two panels over steps: what training paid for and what was wanted, each as change since step 0 on the same held-out answers.
+
+    stages: gold evaluations by stage (entries of gold.jsonl). stops: step at which the monitors ended a stage. kept: step
+    whose model was kept. Bands are 95 % intervals of the paired change.
+    """
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.1))
+        for axis, key, title in ((axes[0], "proxy", "reward that trains (change)"), (axes[1], "gold", "gold score (change)")):
+            for i, (name, entries) in enumerate(stages.items()):
+                colour = SERIES[i % len(SERIES)]
+                found = [(e["step"], e.get(f"{key}_change") or {"value": 0.0, "ci_low": 0.0, "ci_high": 0.0}) for e in entries]
+                xs, ys = [s for s, _ in found], [c["value"] for _, c in found]
+                low, high = ([c[b] if c[b] is not None else c["value"] for _, c in found] for b in ("ci_low", "ci_high"))
+                axis.fill_between(xs, low, high, color=colour, alpha=0.13, linewidth=0)
+                axis.plot(xs, ys, color=colour, linewidth=2, marker="o", markersize=3.5, label=name)
+                if name in stops:
+                    axis.plot(
+                        xs[-1],
+                        ys[-1],
+                        marker="X",
+                        color=BAD,
+                        markersize=10,
+                        markeredgecolor="white",
+                        linestyle="none",
+                        label=f"{name}: stopped" if key == "gold" else None,
+                    )
+                if key == "gold" and name in kept and kept[name] in xs:
+                    axis.plot(
+                        kept[name],
+                        ys[xs.index(kept[name])],
+                        marker="*",
+                        color=GOOD,
+                        markersize=13,
+                        markeredgecolor="white",
+                        linestyle="none",
+                        label=f"{name}: kept",
+                    )
+            axis.axhline(0, color=INK, linewidth=0.8)
+            axis.set_title(title, fontsize=10, loc="left", color=INK)
+            axis.set_xlabel("step", fontsize=9)
+            axis.tick_params(labelsize=8.5, length=0)
+        axes[1].legend(frameon=False, fontsize=8.5, loc="best")
+        figure.tight_layout(w_pad=2)
+        return _svg(figure, "reward and gold score over training")
 
 
 def _smooth(values: Sequence[float]) -> list[float]:

@@ -23,6 +23,11 @@ TITLES = {
     "distinct_2": "Distinct 2-grams", "kl": "KL to the baseline", "kl_token_k3": "KL per token (k3)",
 }  # fmt: skip
 CURVES = (
+    ("reward", "reward"),
+    ("kl/sequence", "KL, nats"),
+    ("entropy", "entropy, nats"),
+    ("completions/mean_length", "tokens"),
+    ("frac_reward_zero_std", "zero-variance groups"),
     ("loss", "loss"),
     ("rewards/accuracies", "accuracy"),
     ("rewards/margins", "margin"),
@@ -58,11 +63,29 @@ def render(run: Path) -> str:
     return environment.get_template("report.html.j2").render(
         name=run.resolve().name, stages=stages, evaluation=evaluation, gate=gate, audits=audits, candidate=candidate, titles=TITLES,
         forest=figures.forest(rows) if (rows := _forest_rows(evaluation, candidate)) else "",
-        curves=figures.curves(training, CURVES), training=training,
+        curves=figures.curves(training, CURVES), training=training, watched=_watched(run, stages),
         table=_table(evaluation), samples=_samples(run, stages, candidate), recipe=recipe,
         model=(yaml.safe_load(recipe) or {}).get("model", "") if recipe else "",
         kinds={"train": "trained", "audit": "audited", "evaluate": "evaluated", "gate": "decided"},
     )  # fmt: skip
+
+
+def _watched(run: Path, stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Gold evaluations and monitor events of the online stages."""
+    from kilter.release import figures
+
+    gold = {s["name"]: found for s in stages if len(found := _jsonl(run / s["name"] / "gold.jsonl")) > 1}
+    facts = {s["name"]: s["entry"].facts for s in stages}
+    stops = {n: gold[n][-1]["step"] for n in gold if facts[n].get("stopped")}
+    kept = {n: facts[n]["best_step"] for n in gold if facts[n].get("best_step") is not None}
+    events = [{"stage": s["name"], **e} for s in stages for e in _jsonl(run / s["name"] / "events.jsonl")]
+    return {
+        "figure": figures.proxy_against_gold(gold, stops, kept) if gold else "",
+        "events": events,
+        "stops": stops,
+        "kept": kept,
+        "online": sorted({*gold, *(e["stage"] for e in events)}),
+    }
 
 
 def _stages(run: Path) -> list[dict[str, Any]]:

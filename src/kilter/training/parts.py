@@ -14,7 +14,7 @@ from kilter.data.encode import Encoded
 from kilter.models.reference import LiveReference
 from kilter.training.kl_control import KLController
 from kilter.training.learner import LocalLearner
-from kilter.training.monitors import GoldEvaluator, GoldHistory, Monitors
+from kilter.training.monitors import EnergyProbe, GoldEvaluator, GoldHistory, Monitors
 from kilter.training.online import Online
 from kilter.training.sources import Offline
 
@@ -32,6 +32,7 @@ class Parts:
     history: GoldHistory = field(default_factory=GoldHistory)
     monitors: Monitors | None = None
     controller: KLController | None = None
+    energy: EnergyProbe | None = None
     keep_best: bool = False
     best_path: Path | None = None
     stopped: str | None = None

@@ -39,7 +39,7 @@ from kilter.training.kl_control import KLController
 from kilter.training.learner import LocalLearner
 from kilter.training.live import LiveDisplay
 from kilter.training.log import Display, MetricsFile, Trackers, check_trackers
-from kilter.training.monitors import Event, EventLog, Monitors
+from kilter.training.monitors import EnergyProbe, Event, EventLog, Monitors
 from kilter.training.online import Online, check_online, sample_text
 from kilter.training.parts import Parts
 from kilter.training.sources import Offline
@@ -151,6 +151,7 @@ class Trainer:
         parts = Parts(learner, source, [], self._identity(()))
         parts.gold = setup.make_gold(spec, self.heldout, source, encoder, policy, self.resolve)
         parts.controller = KLController(spec.kl_control, float(getattr(objective, "beta", 0.0)))
+        parts.energy = EnergyProbe(policy) if spec.monitors.enabled else None
         parts.keep_best, parts.best_path = spec.monitors.keep_best, self.out / "best.pt"
         return parts
 
@@ -305,6 +306,8 @@ class Trainer:
                 parts.controller.update(found["kl/sequence"], int(pair[1]))
                 found["kl/coefficient"] = parts.controller.coefficient
         found["memory/peak_gb"] = peak_memory_gb()
+        if parts.energy is not None and (energy := parts.energy.take()) is not None:
+            found["energy_loss"] = energy
         before = len(monitors.log.events)
         found |= monitors.update(step, record | found, source.last)
         refresh = self.spec.refresh_reference_every

@@ -30,7 +30,7 @@ def replay(folder: Path, spec: MonitorSpec | None = None, total_steps: int | Non
     rollouts = {step: list(rows) for step, rows in groupby(store.read(paths["groups"]), key=_step)}
     gold = [json.loads(line) for line in paths["gold"].read_text().splitlines()] if paths["gold"].is_file() else []
     config = _config(folder)
-    spec = spec or MonitorSpec.model_validate(config.get("monitors") or {})
+    spec = spec or MonitorSpec.model_validate(settings(folder))
     log = EventLog(None)
     monitors = Monitors(spec, log, GoldHistory(), total_steps or config.get("max_steps") or len(records), spec.allow_truncation)
     by_step = {entry["step"]: entry["values"] for entry in gold}
@@ -47,16 +47,17 @@ def replay(folder: Path, spec: MonitorSpec | None = None, total_steps: int | Non
     return sorted(log.events, key=lambda e: e.step)
 
 
+def settings(folder: Path) -> dict[str, Any]:
+    """The monitor settings that a run had."""
+    found: dict[str, Any] = _config(folder).get("monitors") or {}
+    return found
+
+
 def _step(group: Group) -> int:
     return int(group.prompt.metadata.get("step", 0))
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
-    return json.loads(path.read_text()).get("config", {}) if path.is_file() else _resolved(folder)
-
-
-def _resolved(folder: Path) -> dict[str, Any]:
     path = folder / "train.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 

@@ -1,0 +1,50 @@
+"""kilter monitor: the events of a run, and its monitors run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kilter.cli.app import app, epilog, out
+from kilter.errors import UserError
+
+monitor_app = typer.Typer(no_args_is_help=True, help="What the monitors saw in a run.")
+app.add_typer(monitor_app, name="monitor")
+
+COLOURS = {"stop": "bold red", "warn": "yellow", "info": "dim"}
+Folder = Annotated[Path, typer.Argument(help="folder of an online train stage, such as runs/reward-hacking/unguarded")]
+
+
+@monitor_app.command("show", epilog=epilog("kilter monitor show runs/reward-hacking/unguarded"))
+def show(folder: Folder) -> None:
+    """Print the events that a run recorded."""
+    from kilter.training.monitors.events import Event, read_events
+
+    if not (folder / "metrics.jsonl").is_file():
+        raise UserError("folder", str(folder), "holds no metrics.jsonl", "give the folder of a train stage")
+    _print([Event(**e) for e in read_events(folder / "events.jsonl")])
+
+
+@monitor_app.command("replay", epilog=epilog("kilter monitor replay runs/old-run/grpo", "kilter monitor replay runs/old-run/grpo --kl-budget 10"))
+def replay(
+    folder: Folder,
+    kl_budget: Annotated[float | None, typer.Option(help="nats per completion; three times it is a stop")] = None,
+    allow_truncation: Annotated[bool | None, typer.Option(help="answers at the length limit are no reason to stop")] = None,
+) -> None:
+    """Run the monitors over an old run's logs: what would they have said?"""
+    from kilter.training.config import MonitorSpec
+    from kilter.training.monitors.replay import replay as run
+    from kilter.training.monitors.replay import settings
+
+    spec = MonitorSpec.model_validate(settings(folder))
+    changes = {k: v for k, v in (("kl_budget", kl_budget), ("allow_truncation", allow_truncation)) if v is not None}
+    _print(run(folder, spec.model_copy(update=changes)))
+
+
+def _print(events: list) -> None:  # type: ignore[type-arg]
+    if not events:
+        out.print("no events: every signal stayed within its limits", highlight=False)
+    for event in events:
+        out.print(f"[{COLOURS[event.level]}]{event.level:<5}[/] {event.line()}", highlight=False, soft_wrap=True)
