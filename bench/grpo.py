@@ -73,7 +73,9 @@ def main(method: str = "grpo", peers: tuple[str, ...] = ("trl",)) -> None:
     with tempfile.TemporaryDirectory() as folder:
         prompts = Path(folder) / "prompts.json"
         source, tokens = write_prompts(model, args.data, args.batch_size * (args.steps + 1), prompts)
-        print(f"{args.method}: {args.batch_size} prompts of {source} (mean {tokens:.0f} tokens) x {args.k} x {args.tokens} tokens a step, {args.steps} timed steps, {args.rounds} rounds, {device}\n")
+        print(
+            f"{args.method}: {args.batch_size} prompts of {source} (mean {tokens:.0f} tokens) x {args.k} x {args.tokens} tokens a step, {args.steps} timed steps, {args.rounds} rounds, {device}\n"
+        )
         print("| precision | side | completions/s | kilter is | peak memory | of the peer's |\n|---|---|---|---|---|---|")
         for dtype in ["float32", "bfloat16"] if args.dtype == "both" else [args.dtype]:
             found: dict[str, list[dict]] = {s: [] for s in sides}

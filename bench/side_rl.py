@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import statistics
@@ -71,7 +72,7 @@ def kilter(a, prompts):
         trainers.Trainer(spec, Path(a.model), groups, [], out).run()
         records = [r for _, r in marks]
     times = [t for t, _ in marks]
-    seconds = [y - x for x, y in zip(times, times[1:])]
+    seconds = [y - x for x, y in itertools.pairwise(times)]
     return seconds, records[-1]["completions/mean_length"], {"sampling": statistics.mean(r["sampling/seconds"] for r in records[1:])}
 
 
@@ -107,7 +108,7 @@ def trl(a, prompts):
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         length = [h["completions/mean_length"] for h in trainer.state.log_history if "completions/mean_length" in h][-1]
-    return [y - x for x, y in zip(clock.times, clock.times[1:])], length, {}
+    return [y - x for x, y in itertools.pairwise(clock.times)], length, {}
 
 
 def main() -> None:
@@ -133,7 +134,11 @@ def main() -> None:
     prompts = json.loads(Path(a.prompts).read_text())
     seconds, length, extra = {"kilter": kilter, "trl": trl}[a.side](a, prompts)
     rows = a.batch_size * a.k
-    json.dump({"side": a.side, "seconds": seconds, "completions_per_s": rows / statistics.median(seconds), "mean_length": length, "peak_mb": peak_mb()} | extra, out)
+    json.dump(
+        {"side": a.side, "seconds": seconds, "completions_per_s": rows / statistics.median(seconds), "mean_length": length, "peak_mb": peak_mb()}
+        | extra,
+        out,
+    )
 
 
 if __name__ == "__main__":

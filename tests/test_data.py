@@ -17,6 +17,7 @@ from kilter.types import Completion, Feedback, Group, Prompt
 
 USER, BOT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 ROWS = {
+    "red_team": {"goal": "Do something bad", "target": "Sure"},
     "question_answer": {"question": "2 + 3?", "answer": "Two and three make five.\n#### 5"},
     "hh": {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: Go away"},
     "preference": {"prompt": "Hi", "chosen": "Hello", "rejected": "No"},

@@ -63,7 +63,8 @@ class Stage(BaseModel):
         spec = self.audit or self.train or self.evaluate
         if self.train is not None and self.train.prompts is not None:
             return [self.train.prompts.removeprefix("$")]
-        return [spec.data.removeprefix("$")] if spec is not None else []
+        probes = self.evaluate.probes if self.evaluate is not None else []
+        return [name.removeprefix("$") for name in (spec.data, *probes)] if spec is not None else []
 
     def model_names(self) -> list[tuple[str, str]]:
         """(field, stage or model) for every model it reads."""

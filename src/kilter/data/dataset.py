@@ -29,6 +29,9 @@ class DataSpec(BaseModel):
     split: str = Field("train", description="split of a Hub data set")
     config: str | None = Field(None, description="configuration of a Hub data set")
     system: str | None = Field(None, description="system message put before prompts that have none")
+    safety: Literal["safe", "unsafe"] | None = Field(
+        None, description="label of all prompts: unsafe (red team) or safe (look-alikes that deserve an answer)"
+    )
     text: Literal["chat", "raw"] = Field("chat", description="plain-text prompts: one user turn (chat) or untouched text (raw)")
     heldout: float = Field(0.1, ge=0, lt=1, description="share of PROMPTS kept for evaluation")
     limit: int | None = Field(None, ge=1, description="use only the first N groups")
@@ -88,6 +91,8 @@ def load(spec: DataSpec, shape: Shape, where: str = "data") -> Dataset:
     else:
         groups, name = _read(spec, skipped, where)
     groups = [_as_chat(g) for g in groups] if spec.text == "chat" else groups
+    if spec.safety:
+        groups = [replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "safety": spec.safety})) for g in groups]
     if spec.system:
         groups = [_with_system(g, spec.system) for g in groups]
     if spec.limit is not None:

@@ -19,6 +19,10 @@ class EvaluateSpec(BaseModel):
     )
     data: str = Field("$data", description="$name of a data set; its held-out prompts are used")
     limit: int | None = Field(None, ge=1, description="use only the first N held-out prompts")
+    probes: list[str] = Field(
+        default_factory=list, description="further $names whose prompts count for refusals and violations alone; label them with data.safety"
+    )
+    probe_limit: int = Field(50, ge=4, description="prompts of each probe set")
     max_new_tokens: int = Field(96, ge=1, description="tokens of an answer")
     temperature: float = Field(1.0, ge=0, description="1: the policy itself (KL is unbiased); 0: greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus")

@@ -49,6 +49,7 @@ class Evaluation:
     out: Path
     console: Console
     name: str = "eval"
+    probes: Sequence[Prompt] = ()
 
     def run(self) -> dict[str, Any]:
         """Returns and writes evaluation.json; answers go to groups.jsonl as they are made, so a killed run keeps them."""
@@ -59,9 +60,12 @@ class Evaluation:
         reference: Scorer | None = None
         vocabulary: dict[str, int] = {}
         reference_logps: dict[str, list[Sequence[float]]] = {}
+        probed: dict[str, list[Completion]] = {}
         for name, folder in self.models.items():
             scorer, encoder = self._load(folder)
             answers[name] = self._answers(name, folder, scorer, encoder, prompts)
+            if self.probes:
+                probed[name] = self._answers(name, folder, scorer, encoder, self.probes)
             policy_logps[name] = self._own_logps(answers[name], scorer, encoder, prompts)
             if name == baseline:
                 reference, vocabulary = scorer, encoder.tokenizer.get_vocab()
@@ -75,12 +79,16 @@ class Evaluation:
         data_hash = self.prompts.content_hash()[:16]
         extra: dict[str, Any] = {"data_hash": data_hash}
         result: dict[str, Any] = {
-            "schema": SCHEMA, "baseline": baseline, "n_prompts": len(prompts), "data_hash": data_hash,
+            "schema": SCHEMA, "n_probes": len(self.probes), "baseline": baseline, "n_prompts": len(prompts), "data_hash": data_hash,
             "prompts_found_in_training_data": sum(prompt_key(p)[:16] in self.trained_prompts for p in prompts),
             "sampling": {"temperature": self.spec.temperature, "top_p": self.spec.top_p, "top_k": self.spec.top_k, "max_new_tokens": self.spec.max_new_tokens, "seed": self.spec.seed},
             "models": {},
         }  # fmt: skip
         per_prompt = {name: self._per_prompt(prompts, answers[name], scores[name]) for name in answers}
+        for name, found_answers in probed.items():
+            more = self._per_prompt(self.probes, found_answers, {})
+            for key in ("over_refusal", "violation_unsafe"):
+                per_prompt[name][key] = [*per_prompt[name][key], *more[key]]
         for name in answers:
             found = self._metrics(prompts, answers[name], per_prompt[name], extra)
             if name in reference_logps:

@@ -295,9 +295,18 @@ def _evaluate(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
             held = len({g.prompt.id or i for i, g in enumerate(prompts.heldout)})
             for line in power_warnings(load_policy(other.gate.policy), min(held, spec.limit or held)):
                 run.console.print(f"  [yellow]power[/] {line}", highlight=False)
-    result = Evaluation(spec, models, reward, prompts, pairs, frozenset(trained), folder, run.console, name).run()
+    probes = [g.prompt for probe in spec.probes for g in _probe(run, probe)[: spec.probe_limit]]
+    result = Evaluation(spec, models, reward, prompts, pairs, frozenset(trained), folder, run.console, name, probes).run()
     digest = hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
     return {"evaluation": digest}, {"prompts": result["n_prompts"], "baseline": result["baseline"]}
+
+
+def _probe(run: Run, name: str) -> list[Any]:
+    """All prompts of a probe set, once each: what is held out and what is not, for nothing trains on them."""
+    from kilter.data.dataset import load, prompt_key
+
+    data = load(recipes.data_of(run.recipe, name), "prompts", name.removeprefix("$"))
+    return list({prompt_key(g.prompt): g for g in (*data.heldout, *data.train)}.values())
 
 
 def _gate(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
