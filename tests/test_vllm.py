@@ -22,7 +22,7 @@ def model(tmp_path_factory) -> Path:
     pytest.importorskip("vllm")
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tests.conftest import make_tokenizer
+    from conftest import make_tokenizer
 
     folder = tmp_path_factory.mktemp("models") / "wide"
     torch.manual_seed(0)
