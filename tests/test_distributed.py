@@ -63,3 +63,34 @@ def test_two_processes_match_one(tmp_path, tiny, single, mode):
     one, two = load_causal(folder / "model").state_dict(), load_causal(tmp_path / "out" / "model").state_dict()
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=2e-3, rtol=1e-2)
+
+
+ONLINE = """
+import os
+import sys
+from pathlib import Path
+from kilter.training.config import TrainSpec
+from kilter.training.trainer import Trainer
+from kilter.types import Group, Prompt
+tiny, data, out, mode, steps, world = sys.argv[1:7]
+assert int(os.environ.get('WORLD_SIZE', '1')) == int(world)
+groups = [Group(Prompt(messages=({"role": "user", "content": f"Say {i}"},)), (), ()) for i in range(12)]
+spec = TrainSpec.model_validate(dict(
+    method=mode, prompts="$data", feedback={"regex": "[a-m]"}, sampler=dict(samples=4, max_new_tokens=6), batch_size=4, max_steps=int(steps), learning_rate=1e-3, warmup_ratio=0.0,
+    tokens_per_microbatch=120, monitors=dict(allow_truncation=True, gold={"regex": "[n-z]"}, gold_every=2, gold_prompts=4), save_every=2,
+))
+Trainer(spec, Path(tiny), groups, groups[:4], Path(out)).run()
+"""
+
+
+def test_online_training_on_two_processes_matches_one(tmp_path, tiny, monkeypatch):
+    """Each process samples its share of the prompts with the same draws; denominators and metrics span both."""
+    monkeypatch.setitem(globals(), "WORKER", ONLINE)
+    one = launch(tmp_path, tiny, "-", tmp_path / "one", "rloo", 1)
+    two = launch(tmp_path, tiny, "-", tmp_path / "two", "rloo", 2)
+    assert len(one) == len(two) == 6
+    for a, b in zip(one, two):
+        for key in ("loss", "reward", "kl/sequence", "frac_reward_zero_std", "completions/mean_length"):
+            assert a.get(key, 0) == pytest.approx(b.get(key, 0), abs=1e-4), key
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3, abs=1e-6)
+    assert [a["gold/score"] for a in one if "gold/score" in a] == [b["gold/score"] for b in two if "gold/score" in b]

@@ -359,14 +359,9 @@ def _is_question(row: Row) -> bool:
     return {"question", "answer"} <= row.keys() or {"Question", "Answer"} <= row.keys()
 
 
-@_format(
-    "red_team",
-    "Prompts under another name: goal (AdvBench) or question without an answer (Do-Not-Answer)",
-    lambda r: "goal" in r or ("question" in r and "answer" not in r),
-)
+@_format("red_team", "AdvBench: goal (a request that deserves a refusal)", lambda r: "goal" in r)
 def _read_red_team(row: Row) -> Iterator[Group]:
-    field = "goal" if "goal" in row else "question"
-    yield Group(Prompt(messages=({"role": "user", "content": _text(row, field)},), id=str(row.get("id", ""))), (), ())
+    yield Group(Prompt(messages=({"role": "user", "content": _text(row, "goal")},), id=str(row.get("id", ""))), (), ())
 
 
 @_format("prompt_only", "TRL prompt-only: prompt; text or turns", lambda r: "prompt" in r)

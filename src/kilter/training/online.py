@@ -108,6 +108,8 @@ class Online:
                 raise
             encoded = [e for e in (self._encode(g) for g in groups) if e is not None]
             self.position += 1
+            if self._everywhere(len(encoded)) > 0 and not encoded:
+                encoded = self._placeholder()
             if not encoded:
                 empty += 1
                 cause = next((f.rationale for g in self.last for f in g.feedback if f.score is None), "every group was dropped by select")
@@ -119,6 +121,22 @@ class Online:
                 continue
             empty = 0
             yield encoded
+
+    def _everywhere(self, count: int) -> int:
+        """Sum over all processes."""
+        if self.world == 1 or self.sum_ is None:
+            return count
+        import torch
+
+        return int(self.sum_(torch.tensor(float(count))))
+
+    def _placeholder(self) -> list[Encoded]:
+        """A group without a preference among its answers, for a process that has nothing to learn from while others do."""
+        if self.needs.shape != "rollouts":
+            raise RunFailed("one process has no scored answer to learn from while others do\n  fix: raise batch_size or sampler.samples")
+        group = self.last[0]
+        same = replace(group, feedback=tuple(Feedback(0.0, "placeholder") for _ in group.completions))
+        return [e for e in [self._encode(same)] if e is not None]
 
     def _next_prompts(self) -> list[Prompt]:
         found = []
@@ -280,7 +298,8 @@ class Online:
         for sampler in (self.sampler, self.opponent):
             if sampler is not None:
                 sampler.version = state["version"]  # type: ignore[attr-defined]
-        trim(self.path, self.position)
+        if self.rank == 0:
+            trim(self.path, self.position)
 
 
 def trim(path: Path, step: int) -> None:

@@ -88,13 +88,14 @@ class Trainer:
         spec, objective = self.spec, build_objective(self.spec.method)
         check_trackers(spec.trackers)
         engine = make_engine(spec.engine, spec.fsdp)
-        self._console = self.console or Console(stderr=True)
+        self._console, self._is_main = self.console or Console(stderr=True), engine.is_main
         torch.manual_seed(spec.seed)
         self.out.mkdir(parents=True, exist_ok=True)
         encoder = setup.make_encoder(spec, self.start)
         scorer = setup.make_scorer(spec, self.start, objective, encoder, self.resolve)
         scorer.to(engine.device)
-        (self.out / "train.json").write_text(spec.model_dump_json(by_alias=True, indent=1))
+        if engine.is_main:
+            (self.out / "train.json").write_text(spec.model_dump_json(by_alias=True, indent=1))
         parts = (self._online if spec.prompts is not None else self._offline)(objective, scorer, encoder, engine)
 
         checkpoints = Checkpoints(self.out / "checkpoints", spec.save_every)
@@ -183,9 +184,9 @@ class Trainer:
         done = parts.source.position
         if isinstance(parts.source, Online):
             parts.source.restore(parts.source.state())  # also cuts rollouts of steps that will be done again
-            parts.history.path = self.out / "gold.jsonl"
+            parts.history.path = self.out / "gold.jsonl" if self._is_main else None
             parts.history.load(done if latest is not None else -1)
-            log = EventLog(self.out / "events.jsonl", done if latest is not None else -1)
+            log = EventLog(self.out / "events.jsonl" if self._is_main else None, done if latest is not None else -1)
             parts.monitors = Monitors(self.spec.monitors, log, parts.history, parts.source.total_steps, self.spec.monitors.allow_truncation)
             if latest is not None and "monitors" in state:
                 parts.monitors.restore(state["monitors"])
@@ -261,8 +262,8 @@ class Trainer:
                     if live is not None and isinstance(source, Online) and parts.monitors is not None:
                         live.step(step, record, parts.monitors.log.events, sample_text(source.last))
                     display.update(step, _note(record))
-                    if parts.monitors is not None and parts.monitors.stop is not None:
-                        parts.stopped = parts.monitors.stop
+                    if parts.monitors is not None and engine.max(int(parts.monitors.stop is not None)):
+                        parts.stopped = parts.monitors.stop or "another process asked for it"
                         break
                     stop = bool(engine.max(int(signals.received)))
                     if stop or (step < total and bool(engine.max(int(checkpoints.due(step))))):
@@ -313,7 +314,8 @@ class Trainer:
         refresh = self.spec.refresh_reference_every
         if refresh and step % refresh == 0 and isinstance(parts.learner.reference, LiveReference):
             parts.learner.reference.refresh()
-        if parts.gold is not None and (monitors.due(step) or step == source.total_steps) and self.spec.monitors.enabled:
+        due = bool(engine.max(int(monitors.due(step))))
+        if parts.gold is not None and (due or step == source.total_steps) and self.spec.monitors.enabled:
             found |= monitors.evidence(step, parts.gold())
             parts.keep(step)
         if not self._console.is_terminal and engine.is_main:
