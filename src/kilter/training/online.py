@@ -173,10 +173,8 @@ class Online:
         seconds = time.perf_counter() - clock - feedback_seconds
         kept = kept[: -(-self.batch_size // self.world)]
         self.last = everything
-        if self.rank == 0:
-            store.append(
-                self.path, [replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "step": self.position + 1})) for g in everything]
-            )
+        stamped = [replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "step": self.position + 1})) for g in everything]
+        store.append(self.path, stamped)
         self.metrics = self._measure(everything) | {
             "sampling/tokens_per_second": round(tokens / max(seconds, 1e-9), 1), "sampling/seconds": round(seconds, 3),
             "feedback/seconds": round(feedback_seconds, 3), "sampling/rounds": float(rounds),
@@ -298,8 +296,7 @@ class Online:
         for sampler in (self.sampler, self.opponent):
             if sampler is not None:
                 sampler.version = state["version"]  # type: ignore[attr-defined]
-        if self.rank == 0:
-            trim(self.path, self.position)
+        trim(self.path, self.position)
 
 
 def trim(path: Path, step: int) -> None:

@@ -164,8 +164,9 @@ def make_source(
             opponent = LocalSampler(reference, encoder, spec.sampler.tokens_per_batch, amp=spec.dtype == "bfloat16")
         else:
             opponent = make_sampler(spec, scorer, encoder, start, (reference, share))
+    path = "groups.jsonl" if engine.rank == 0 else f"groups.rank{engine.rank}.jsonl"
     return Online(
-        [g.prompt for g in groups[: spec.limit]], make_sampler(spec, scorer, encoder, start), scored_by, encoder, needs, spec.sampler, out / "groups.jsonl",
+        [g.prompt for g in groups[: spec.limit]], make_sampler(spec, scorer, encoder, start), scored_by, encoder, needs, spec.sampler, out / path,
         spec.batch_size, choose_select(spec.select, needs), spec.refill, spec.epochs, spec.max_steps, spec.shuffle, spec.seed, engine.rank, engine.world, opponent,
         sum_=engine.sum,
     )  # fmt: skip

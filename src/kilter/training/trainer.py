@@ -222,13 +222,14 @@ class Trainer:
 
         if isinstance(source, Online):
             source.on_event = show
+        between = True
         try:
             with _Signals() as signals:
                 if parts.gold is not None and not parts.history.entries:
                     parts.history.add(0, parts.gold())
                     parts.keep(0)
                 for groups in source:
-                    clock = time.monotonic()
+                    clock, between = time.monotonic(), False
                     batch = collate(groups).with_(length_limit=spec.sampler.max_new_tokens)
                     if parts.controller is not None and spec.kl_control.mode != "fixed":
                         batch = batch.with_(kl_coef=torch.tensor(parts.controller.coefficient))
@@ -262,6 +263,7 @@ class Trainer:
                     if live is not None and isinstance(source, Online) and parts.monitors is not None:
                         live.step(step, record, parts.monitors.log.events, sample_text(source.last))
                     display.update(step, _note(record))
+                    between = True
                     if parts.monitors is not None and engine.max(int(parts.monitors.stop is not None)):
                         parts.stopped = parts.monitors.stop or "another process asked for it"
                         break
@@ -273,7 +275,7 @@ class Trainer:
                             f"stopped after step {step} of {total}; everything is saved in {self.out}\n  to resume: run the same command again"
                         )
         except RunFailed:
-            if isinstance(source, Online) and learner.step_index and not _is_broken(record):
+            if isinstance(source, Online) and learner.step_index and between:  # the sampler or the feedback failed, and no step is half done
                 with contextlib.suppress(RunFailed):
                     save(source.position)
             raise
@@ -365,11 +367,6 @@ class _Signals:
 
 def _method_name(spec: TrainSpec) -> str:
     return spec.method if isinstance(spec.method, str) else str(spec.method.get("name"))
-
-
-def _is_broken(record: dict[str, Any]) -> bool:
-    """Whether the last step gave non-finite numbers: such a state is not worth a checkpoint."""
-    return not all(math.isfinite(record.get(k, 0.0)) for k in ("loss", "grad_norm"))
 
 
 def _average(steps: Sequence[Metrics]) -> Metrics:
