@@ -63,6 +63,7 @@ def main(method: str = "grpo", peers: tuple[str, ...] = ("trl",)) -> None:
     p.add_argument("--steps", type=int, default=2)
     p.add_argument("--rounds", type=int, default=1)
     p.add_argument("--beta", type=float, default=0.0)
+    p.add_argument("--microbatch", type=int, default=1300, help="Kilter's tokens per micro-batch: two groups of 8 x 64 and their prompts")
     p.add_argument("--accumulate", type=int, default=1, help="the peer's gradient accumulation: less memory, same work")
     p.add_argument("--json", type=Path)
     args = p.parse_args()
@@ -82,7 +83,7 @@ def main(method: str = "grpo", peers: tuple[str, ...] = ("trl",)) -> None:
             for _ in range(args.rounds):
                 for side in sides:
                     options = ["--method", args.method, "--dtype", dtype, "--k", str(args.k), "--tokens", str(args.tokens), "--batch-size", str(args.batch_size),
-                               "--steps", str(args.steps), "--beta", str(args.beta), "--accumulate", str(args.accumulate), "--device", device]  # fmt: skip
+                               "--steps", str(args.steps), "--beta", str(args.beta), "--accumulate", str(args.accumulate), "--microbatch", str(args.microbatch), "--device", device]  # fmt: skip
                     found[side].append(run_side(side, prompts, model, *options))
                     if found[side][-1]["mean_length"] != args.tokens:
                         sys.exit(f"{side} made completions of {found[side][-1]['mean_length']} tokens instead of {args.tokens}")

@@ -22,11 +22,12 @@ def packed_linears(module: nn.Module, amp: bool, rows: int) -> Iterator[None]:
     """
     dtype = torch.bfloat16 if amp else torch.float32
     done: list[nn.Module] = []
+    casts = _LastCast(dtype)
     available = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
     if available and (not amp or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         for layer in module.modules():
             if type(layer) is nn.Linear and type(layer.weight.data) is Tensor and layer.weight.device.type == "cpu":
-                layer.forward = _forward(layer, dtype, rows)  # type: ignore[method-assign, assignment]
+                layer.forward = _forward(layer, dtype, rows, casts)  # type: ignore[method-assign, assignment]
                 done.append(layer)
     try:
         yield
@@ -35,12 +36,29 @@ def packed_linears(module: nn.Module, amp: bool, rows: int) -> Iterator[None]:
             del layer.forward
 
 
-def _forward(layer: nn.Linear, dtype: torch.dtype, rows: int) -> Callable[[Tensor], Tensor]:
+class _LastCast:
+    """Query, key and value projections (and gate and up) read the same input: it is cast once."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._source: Tensor | None = None
+        self._cast: Tensor | None = None
+        self._version = -1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.dtype == self.dtype:
+            return x
+        if x is not self._source or x._version != self._version or self._cast is None:
+            self._source, self._version, self._cast = x, x._version, x.to(self.dtype)
+        return self._cast
+
+
+def _forward(layer: nn.Linear, dtype: torch.dtype, rows: int, cast: _LastCast) -> Callable[[Tensor], Tensor]:
     weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype), rows)
     bias = None if layer.bias is None else layer.bias.detach().to(dtype)
 
     def forward(x: Tensor) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(dtype), weight, bias, "none", [], "")
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(cast(x), weight, bias, "none", [], "")
         return out
 
     return forward
