@@ -70,7 +70,7 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[tuple[str, str]]) -> str:
     """Small multiples: one row per stage, one panel per metric that the stage has; thin line raw, thick line smoothed."""
-    rows = [(name, [(k, t) for k, t in keys if any(k in r for r in records)][:6], records) for name, records in stages.items() if records]
+    rows = [(name, [(k, t) for k, t in keys if any(k in r for r in records)][:5], records) for name, records in stages.items() if records]
     if not rows:
         return ""
     width = max(len(found) for _, found, _ in rows)
