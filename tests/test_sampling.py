@@ -243,3 +243,14 @@ def test_nucleus_without_a_full_sort_is_the_nucleus():
         picked, _ = choose(logits, u.repeat(3), SamplingParams(top_p=0.9))
         for row in range(3):
             assert int(picked[row]) in set(order[row][inside[row]].tolist())
+
+
+def test_throughput_is_known_while_sampling(sampler):
+    seen = []
+    answers = sampler.generate(
+        PROMPTS, 2, SamplingParams(max_new_tokens=6), lambda n: seen.append((n, sampler.last.tokens, sampler.last.tokens_per_second))
+    )
+    assert seen[-1][0] == 6
+    assert sampler.last.tokens == sum(len(c.token_ids) for a in answers for c in a)
+    assert all(rate > 0 for _, _, rate in seen)
+    assert [t for _, t, _ in seen] == sorted(t for _, t, _ in seen)

@@ -51,7 +51,7 @@ def sample(
         prompts = [g.prompt for g in load(make_data_spec({"path": str(data), "heldout": 0, "limit": limit}), "prompts").train]
     sampler = _sampler(model)
     display = Display(err, "sampling", len(prompts) * k, quiet=prompt is not None)
-    answers = sampler.generate(prompts, k, params, lambda n: display.update(n, "answers"))
+    answers = sampler.generate(prompts, k, params, lambda n: display.update(n, f"answers  {sampler.last.tokens_per_second:.0f} tok/s"))
     display.close()
     groups = [Group(p, tuple(a), (Feedback(None),) * k) for p, a in zip(prompts, answers, strict=True)]
     if out_ is not None:

@@ -159,7 +159,11 @@ class Evaluation:
         sampler = LocalSampler(scorer, encoder, amp=self.spec.dtype == "bfloat16")
         for first in range(0, len(todo), 128):
             part = todo[first : first + 128]
-            made = sampler.generate(part, 1, params, lambda n, first=first: display.update(first + n, "answers"))  # type: ignore[misc]
+
+            def report(done: int, first: int = first) -> None:
+                display.update(first + done, f"answers  {sampler.last.tokens_per_second:.0f} tok/s")
+
+            made = sampler.generate(part, 1, params, report)
             pairs = [(p, c[0]) for p, c in zip(part, made, strict=True)]
             store.append(path, [Group(Prompt(id=p.id, metadata={"key": prompt_key(p)}), (c,), (Feedback(None),)) for p, c in pairs])
             known |= {prompt_key(p): c for p, c in pairs}

@@ -43,12 +43,13 @@ class _Row:
 
 @dataclass
 class Throughput:
-    """What the last call of `generate` did."""
+    """What the last call of `generate` did, or the one under way has done so far."""
 
     prompt_tokens: int = 0
     tokens: int = 0
     steps: int = 0
     seconds: float = 0.0
+    began: float = 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -89,6 +90,7 @@ class LocalSampler:
         if not prompts:
             return []
         begin = time.perf_counter()
+        self.last = Throughput(began=begin)
         ids = [self.encoder.prompt(p) for p in prompts]
         scorers = [self.scorer, *([self.mixture[0]] if self.mixture else ())]
         training = [s.training for s in scorers]
@@ -102,7 +104,7 @@ class LocalSampler:
         results: list[list[Completion]] = [[] for _ in prompts]
         for row in sorted(rows, key=lambda r: (r.prompt, r.sample)):
             results[row.prompt].append(self._completion(row))
-        self.last.prompt_tokens, self.last.tokens = sum(map(len, ids)), sum(len(r.tokens) for r in rows)
+        self.last.prompt_tokens = sum(map(len, ids))
         self.last.seconds = time.perf_counter() - begin
         return results
 
@@ -182,6 +184,8 @@ class LocalSampler:
                     alive.append(i)
                 else:
                     finished.append(row)
+            self.last.tokens += len(picked)
+            self.last.seconds = time.perf_counter() - self.last.began
             if progress is not None:
                 progress(len(finished))
             if len(alive) < len(rows):
