@@ -46,7 +46,7 @@ def parts(model):
     tokenizer = load_tokenizer(model)
     encoder = Encoder(tokenizer, stop_ids(model, tokenizer), max_length=256)
     scorer = Scorer(load_causal(model)).eval()
-    return scorer, encoder, VllmSampler(scorer, encoder, SamplerSpec(name="vllm", memory_gb=1), "float32")
+    return scorer, encoder, VllmSampler(scorer, encoder, SamplerSpec(name="vllm", memory=1), "float32")
 
 
 def gap(scorer, encoder, sampler, temperature=1.0) -> float:
@@ -107,7 +107,7 @@ def command(model, out, steps):
     prompts.write_text("".join(json.dumps({"prompt": f"Question {i}"}) + "\n" for i in range(12)))
     options = [
         "sampler.name=vllm",
-        "sampler.memory_gb=1",
+        "sampler.memory=1",
         "sampler.samples=4",
         "sampler.max_new_tokens=12",
         "monitors.enabled=false",

@@ -253,7 +253,10 @@ class SamplingParams:
 
 
 class Sampler(Protocol):
-    """local, vllm, openai-compatible, scripted."""
+    """local, vllm, openai-compatible, scripted. `exact`: its log-probs are the learner's own, up to rounding; `version` counts weight updates."""
+
+    exact: bool
+    version: int
 
     def generate(self, prompts: Sequence[Prompt], k: int, params: SamplingParams) -> list[list[Completion]]:
         """k completions for each prompt, in the order of the prompts."""

@@ -44,7 +44,7 @@ class FunctionFeedback:
     def _each(self, flat: Sequence[tuple[Prompt, Completion]]) -> list[Feedback]:
         if self.asynchronous:
             return asyncio.run(self._gather(flat))
-        return [self._feedback(*_call(functools.partial(self.function, p, c), self.timeout)) for p, c in flat]
+        return [self._feedback(*limited_call(functools.partial(self.function, p, c), self.timeout)) for p, c in flat]
 
     async def _gather(self, flat: Sequence[tuple[Prompt, Completion]]) -> list[Feedback]:
         async def one(prompt: Prompt, completion: Completion) -> Feedback:
@@ -67,7 +67,7 @@ class FunctionFeedback:
             result = self.function(prompts=prompts, completions=texts, **columns)
             return asyncio.run(result) if inspect.isawaitable(result) else result  # type: ignore[arg-type]
 
-        value, problem = _call(run, self.timeout)
+        value, problem = limited_call(run, self.timeout)
         if not problem and (not isinstance(value, list | tuple) or len(value) != len(flat)):
             length = len(value) if isinstance(value, list | tuple) else type(value).__name__
             problem = f"returned {length} scores for {len(flat)} completions"
@@ -86,7 +86,7 @@ class FunctionFeedback:
         return Feedback(None, "function", rationale=problem or "returned None", source=self.name)
 
 
-def _call(function: Callable[[], Any], timeout: float) -> tuple[Any, str]:
+def limited_call(function: Callable[[], Any], timeout: float) -> tuple[Any, str]:
     """(value, problem). Runs in a daemon thread, so that a call that never ends is left behind and not waited for."""
     box: queue.Queue[tuple[Any, str]] = queue.Queue()
 

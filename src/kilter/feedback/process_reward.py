@@ -35,9 +35,13 @@ class ProcessReward:
             raise UserError("feedback.process_reward.aggregate", aggregate, "unknown", f"one of {', '.join(AGGREGATE)}")
         folder = context.model(model)
         self.tokenizer = load_tokenizer(folder)
-        if context.policy is not None and context.policy[1].tokenizer.get_vocab() != self.tokenizer.get_vocab():
+        if context.policy is None:
+            raise UserError(
+                "feedback.process_reward", "(no policy)", "needs the policy in training", "use it as the feedback of a train stage with prompts"
+            )
+        if context.policy[1].tokenizer.get_vocab() != self.tokenizer.get_vocab():
             raise UserError("feedback.process_reward.model", model, "has another vocabulary than the policy", "train it from the same base model")
-        self.encoder = context.policy[1] if context.policy is not None else None
+        self.encoder = context.policy[1]
         with quiet_transformers():
             self.model: Any = AutoModelForTokenClassification.from_pretrained(str(folder), dtype=torch.float32).eval()
         self.separator, self.aggregate = separator, aggregate
@@ -48,7 +52,6 @@ class ProcessReward:
         return [[self._score(g, i) for i in range(len(g.completions))] for g in groups]
 
     def _score(self, group: Group, index: int) -> Feedback:
-        assert self.encoder is not None
         prompt = self.encoder.prompt(group.prompt)
         ids, _ = self.encoder.completion(group.prompt, group.completions[index])
         logits = self.model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) :]

@@ -64,8 +64,7 @@ class RewardFeedback:
     """The reward of one model or of an ensemble, for training.
 
     model: a stage, a folder or a Hub id, or a list of them. combine: mean, or min (pessimistic; Coste et al. 2024). normalize:
-    shift and scale to mean 0, deviation 1 on the first rollouts, that is on answers of the starting policy; kept on
-    resumption. clip: rewards beyond this many deviations count as it.
+    shift and scale to mean 0, deviation 1 on the first answers it sees, which are the starting policy's; kept on resumption. clip: rewards beyond this many deviations count as it.
     """
 
     def __init__(self, model: str | list[str], context: Context, combine: Literal["mean", "min"] = "mean", normalize: bool = True, clip: float | None = 5.0,

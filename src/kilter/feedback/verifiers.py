@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jsonschema
 
 from kilter.data.worlds.support_desk import GoldFeedback
-from kilter.errors import UserError
+from kilter.errors import UserError, nearest
+from kilter.feedback.function import limited_call
 from kilter.feedback.registry import feedback_sources
 from kilter.types import Completion, Feedback, Group, Prompt
 
 feedback_sources.register("support_desk")(GoldFeedback)
 
 
-class _PerCompletion:
-    """A verifier is one function of prompt and completion; a score of None is unscored."""
+TIMEOUT = 10.0
+"""Seconds for one verdict; answers can be made to parse for ever (9**9**9)."""
 
-    kind = "verifier"
+
+class _PerCompletion(ABC):
+    """A verifier is one function of prompt and completion; a score of None is unscored, and so is one that fails or takes too long."""
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion."""
-        return [[Feedback(*self._judge(g.prompt, c)) for c in g.completions] for g in groups]
+        return [[self._verdict(g.prompt, c) for c in g.completions] for g in groups]
 
-    def _judge(self, prompt: Prompt, completion: Completion) -> tuple[Any, ...]:
-        score, why = self.judge(prompt, completion)
-        return score, self.kind, (), why, type(self).__name__
+    def _verdict(self, prompt: Prompt, completion: Completion) -> Feedback:
+        found, problem = limited_call(partial(self.judge, prompt, completion), TIMEOUT)
+        score, why = (None, problem) if problem else found
+        return Feedback(score, "verifier", rationale=why, source=type(self).__name__)
 
+    @abstractmethod
     def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
         """(score, rationale)."""
-        raise NotImplementedError
 
 
 def gold_answer(prompt: Prompt, key: str) -> str | None:
@@ -41,21 +47,14 @@ def gold_answer(prompt: Prompt, key: str) -> str | None:
     return None if value is None else str(value).rpartition("####")[2].strip()
 
 
-@feedback_sources.register("math")
-class MathAnswer(_PerCompletion):
-    """1 when the final answer equals the reference as mathematics (math-verify): 0.5 = 1/2 = \\frac{1}{2}.
-
-    key: metadata column of the reference. mark: when given, only what follows the last mark counts, and an answer without
-    it is wrong; without a mark the last number or formula of the text counts.
-    """
+class _AgainstAnswer(_PerCompletion):
+    """Compares what the completion ends with to the reference in the prompt's metadata."""
 
     def __init__(self, key: str = "answer", mark: str | None = None) -> None:
         self.key, self.mark = key, mark
 
     def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
-        """Compares after parsing both."""
-        from math_verify import parse, verify
-
+        """Finds both, then compares."""
         gold = gold_answer(prompt, self.key)
         if gold is None:
             return None, f"the prompt has no {self.key!r}"
@@ -64,26 +63,36 @@ class MathAnswer(_PerCompletion):
             if self.mark not in text:
                 return 0.0, f"no {self.mark}"
             text = text.rpartition(self.mark)[2].strip().split("\n")[0]
-        # Its time limits use signals, which work in the main thread alone; answers are short, and the text is cut instead.
-        text = text[-400:]
-        right = verify(parse(f"${gold}$", parsing_timeout=None), parse(text, parsing_timeout=None), timeout_seconds=None)
-        return float(bool(right)), "right" if right else "wrong"
+        right = self.equal(gold, text)
+        return float(right), "right" if right else "wrong"
+
+    @abstractmethod
+    def equal(self, gold: str, text: str) -> bool:
+        """Whether they say the same."""
+
+
+@feedback_sources.register("math")
+class MathAnswer(_AgainstAnswer):
+    """1 when the final answer equals the reference as mathematics (math-verify): 0.5 = 1/2 = \\frac{1}{2}.
+
+    key: metadata column of the reference. mark: when given, only what follows the last mark counts, and an answer without
+    it is wrong; without a mark the last number or formula of the text counts.
+    """
+
+    def equal(self, gold: str, text: str) -> bool:
+        """After parsing both; its own time limits use signals, which work in the main thread alone."""
+        from math_verify import parse, verify
+
+        return bool(verify(parse(f"${gold}$", parsing_timeout=None), parse(text[-400:], parsing_timeout=None), timeout_seconds=None))
 
 
 @feedback_sources.register("exact")
-class ExactMatch(_PerCompletion):
+class ExactMatch(_AgainstAnswer):
     """1 when the answer is the reference, white space and case aside. key: metadata column; mark: as in math."""
 
-    def __init__(self, key: str = "answer", mark: str | None = None) -> None:
-        self.key, self.mark = key, mark
-
-    def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
-        """Compares text."""
-        gold = gold_answer(prompt, self.key)
-        if gold is None:
-            return None, f"the prompt has no {self.key!r}"
-        text = completion.text if self.mark is None else completion.text.rpartition(self.mark)[2] if self.mark in completion.text else ""
-        return float(" ".join(text.split()).lower() == " ".join(gold.split()).lower()), ""
+    def equal(self, gold: str, text: str) -> bool:
+        """As text."""
+        return " ".join(text.split()).lower() == " ".join(gold.split()).lower()
 
 
 @feedback_sources.register("regex")
@@ -182,8 +191,6 @@ class Instructions(_PerCompletion):
         self._known(self.checks)
 
     def _known(self, checks: Mapping[str, Any]) -> None:
-        from kilter.errors import nearest
-
         for name in checks:
             if name not in CHECKS:
                 raise UserError(f"feedback.instructions.{name}", checks[name], "unknown check", nearest(name, CHECKS))

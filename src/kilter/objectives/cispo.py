@@ -8,16 +8,15 @@ from typing import Literal
 from torch import Tensor
 
 from kilter.errors import UserError
-from kilter.objectives import advantages as adv
 from kilter.objectives.ops import mean
-from kilter.objectives.policy_gradient import PolicyGradient
+from kilter.objectives.policy_gradient import GroupRelative
 from kilter.objectives.registry import objectives
 from kilter.types import Batch, Mean, Outputs
 
 
 @objectives.register("cispo")
 @dataclass(frozen=True)
-class CISPO(PolicyGradient):
+class CISPO(GroupRelative):
     """Policy gradient with a detached, capped importance weight: no token's gradient is ever switched off.
 
         L = 1/tokens sum_it -sg(min(rho, cap)) A log pi,   A as in GRPO
@@ -29,7 +28,6 @@ class CISPO(PolicyGradient):
     """
 
     cap: float = 5.0
-    scale: Literal["group", "batch", "none"] = "group"
     loss_aggregation: Literal["sequence", "token", "constant"] = "token"
 
     name = "cispo"
@@ -38,10 +36,6 @@ class CISPO(PolicyGradient):
         super().__post_init__()
         if not self.cap >= 1:
             raise UserError("cispo.cap", self.cap, "must be at least 1", "use 5")
-
-    def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
-        """As GRPO."""
-        return adv.grpo(score_B, batch.group_B, batch.groups(), self.scale)
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """-sg(min(rho, cap)) A log pi."""

@@ -10,14 +10,14 @@ from torch import Tensor
 from kilter.errors import UserError
 from kilter.objectives import advantages as adv
 from kilter.objectives.clipping import check_clip, clip_metrics, clipped
-from kilter.objectives.policy_gradient import PolicyGradient
+from kilter.objectives.policy_gradient import GroupRelative
 from kilter.objectives.registry import objectives
 from kilter.types import Batch, Mean, Outputs
 
 
 @objectives.register("grpo")
 @dataclass(frozen=True)
-class GRPO(PolicyGradient):
+class GRPO(GroupRelative):
     """Clipped policy gradient whose baseline is the group's own mean score.
 
         A = (R - mean R) / (std R + 1e-4) within the group
@@ -36,7 +36,6 @@ class GRPO(PolicyGradient):
     clip_high: float = 0.2
     dual_clip: float | None = None
     advantage: Literal["grpo", "rloo", "passk", "prm_token"] = "grpo"
-    scale: Literal["group", "batch", "none"] = "group"
     population: bool = False
     k: int = 4
 
@@ -47,8 +46,6 @@ class GRPO(PolicyGradient):
         check_clip(self.name, self.clip_low, self.clip_high)
         if self.advantage not in ("grpo", "rloo", "passk", "prm_token"):
             raise UserError(f"{self.name}.advantage", self.advantage, "unknown", "one of grpo, rloo, passk, prm_token")
-        if self.scale not in ("group", "batch", "none"):
-            raise UserError(f"{self.name}.scale", self.scale, "unknown", "one of group, batch, none")
         if self.dual_clip is not None and not self.dual_clip > 1:
             raise UserError(f"{self.name}.dual_clip", self.dual_clip, "must be above 1", "use 3, or leave it out")
         if self.k < 1:

@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 from kilter.errors import UserError
 from kilter.objectives.ops import mean, pairs, sequence_logps, uniform_group_weights
 from kilter.objectives.registry import objectives
-from kilter.types import Batch, Loss, Needs, Outputs
+from kilter.types import Batch, Loss, Mean, Needs, Outputs
 
 
 def preference(batch: Batch, labels: str) -> Tensor:
@@ -59,7 +59,14 @@ class _Pairwise:
         first_N, second_N = pairs(self.beta * (logps_B - sequence_logps(batch.ref_logps_BT, batch.mask_BT)), batch)
         return logps_B, first_N, second_N
 
-    def metrics(self, first_N: Tensor, second_N: Tensor, p_N: Tensor, batch: Batch) -> dict[str, object]:
+    def dpo_terms(self, out: Outputs, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Mean]]:
+        """(pair losses -p ls(z) - (1 - p) ls(-z) [N], log-probs [B], metrics)."""
+        logps_B, first_N, second_N = self.rewards(out, batch)
+        p_N = preference(batch, self.labels).nan_to_num(0.5)
+        z_N = first_N - second_N
+        return -p_N * logsigmoid(z_N) - (1 - p_N) * logsigmoid(-z_N), logps_B, self.metrics(first_N, second_N, p_N)
+
+    def metrics(self, first_N: Tensor, second_N: Tensor, p_N: Tensor) -> dict[str, Mean]:
         """Implicit rewards of winner and loser."""
         win_N = p_N >= 0.5
         chosen_N, rejected_N = torch.where(win_N, first_N, second_N), torch.where(win_N, second_N, first_N)
@@ -87,11 +94,8 @@ class OnlineDPO(_Pairwise):
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """Weighted sum of pair losses."""
         assert batch.group_weight_N is not None
-        _, first_N, second_N = self.rewards(out, batch)
-        p_N = preference(batch, self.labels).nan_to_num(0.5)
-        z_N = first_N - second_N
-        loss_N = -p_N * logsigmoid(z_N) - (1 - p_N) * logsigmoid(-z_N)
-        return Loss((batch.group_weight_N * loss_N).sum(), self.metrics(first_N, second_N, p_N, batch))  # type: ignore[arg-type]
+        loss_N, _, metrics = self.dpo_terms(out, batch)
+        return Loss((batch.group_weight_N * loss_N).sum(), metrics)
 
 
 @objectives.register("xpo")
@@ -123,13 +127,10 @@ class XPO(_Pairwise):
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """Weighted sum of pair losses."""
         assert batch.group_weight_N is not None
-        logps_B, first_N, second_N = self.rewards(out, batch)
-        p_N = preference(batch, self.labels).nan_to_num(0.5)
-        z_N = first_N - second_N
-        loss_N = -p_N * logsigmoid(z_N) - (1 - p_N) * logsigmoid(-z_N)
+        loss_N, logps_B, metrics = self.dpo_terms(out, batch)
         theirs_N = pairs(logps_B, batch)[1]
         value = (batch.group_weight_N * (loss_N + self.alpha * theirs_N)).sum()
-        return Loss(value, self.metrics(first_N, second_N, p_N, batch) | {"logps/opponent": mean(theirs_N)})  # type: ignore[arg-type]
+        return Loss(value, metrics | {"logps/opponent": mean(theirs_N)})
 
 
 @objectives.register("nash_md")
@@ -178,5 +179,5 @@ class NashMD(_Pairwise):
         pull_N = pairs((to_go_BT * logps_BT).sum(-1), batch)[0]
         mine_N = pairs(logps_B, batch)[0]
         value = (batch.group_weight_N * (-(p_N - 0.5) * mine_N + self.beta * pull_N)).sum()
-        metrics = self.metrics(first_N, second_N, p_N, batch) | {"win_rate": mean(p_N), "kl": mean(pairs(gap_BT.sum(-1), batch)[0])}
-        return Loss(value, metrics)  # type: ignore[arg-type]
+        metrics = self.metrics(first_N, second_N, p_N) | {"win_rate": mean(p_N), "kl": mean(pairs(gap_BT.sum(-1), batch)[0])}
+        return Loss(value, metrics)

@@ -9,6 +9,7 @@ from another engine. A member of the family writes `credit` and `token_loss`, an
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,7 +63,7 @@ def masked_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PolicyGradient:
+class PolicyGradient(ABC):
     """Base of the family; see the members. Common fields:
 
     beta: KL coefficient (nats), 0 loads no reference. kl_in: "loss", a KL per token beside the policy loss, or "reward",
@@ -114,13 +115,13 @@ class PolicyGradient:
 
     # What a member writes.
 
+    @abstractmethod
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """Advantages [B] or [B, T]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """Loss per token before weighting, and metrics."""
-        raise NotImplementedError
 
     # What all share.
 
@@ -144,8 +145,9 @@ class PolicyGradient:
         return masked(batch.old_logps_BT - batch.ref_logps_BT, batch.mask_BT)
 
     def token_rewards(self, batch: Batch) -> Tensor:
-        """-beta k1 on every token, plus the score on the last action token, [B, T]."""
-        return adv.at_last_token(self.scores(batch), batch.mask_BT) - self.coefficient(batch) * self.token_kl(batch)
+        """The score on the last action token, [B, T], with -beta k1 on every token where the KL is in the reward."""
+        reward_BT = adv.at_last_token(self.scores(batch), batch.mask_BT)
+        return reward_BT - self.coefficient(batch) * self.token_kl(batch) if self.kl_in == "reward" else reward_BT
 
     def prepare(self, batch: Batch) -> Batch:
         """Writes advantage_BT and active_N."""
@@ -196,3 +198,24 @@ class PolicyGradient:
     def correction(self, gap_BT: Tensor, batch: Batch) -> Tensor:
         """Truncated importance weight of the sampling engine."""
         return gap_BT.exp().clamp_max(self.is_cap)
+
+
+@dataclass(frozen=True)
+class GroupRelative(PolicyGradient):
+    """Members whose advantage is R - mean R within the group, divided by the standard deviation of group or batch, or by nothing.
+
+    scale: "group", "batch" or "none".
+    """
+
+    scale: Literal["group", "batch", "none"] = "group"
+
+    name = "group_relative"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale not in ("group", "batch", "none"):
+            raise UserError(f"{self.name}.scale", self.scale, "unknown", "one of group, batch, none")
+
+    def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
+        """As GRPO."""
+        return adv.grpo(score_B, batch.group_B, batch.groups(), self.scale)

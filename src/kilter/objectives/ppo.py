@@ -71,22 +71,23 @@ class PPO(PolicyGradient):
             outputs=base.outputs | {"values"}, inner_epochs=self.epochs,
         )  # fmt: skip
 
+    def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
+        """GAE over token rewards and the values of the critic that saw the rollouts, before whitening."""
+        assert batch.old_values_BT is not None
+        values_BT = masked(batch.old_values_BT, batch.mask_BT)
+        return adv.gae(self.token_rewards(batch), values_BT, batch.mask_BT, self.gamma, self.lam)[0]
+
     def prepare(self, batch: Batch) -> Batch:
         """Writes advantage_BT and return_BT. Rows that are masked (unscored, or truncated on request) take no part."""
-        score_B = self.scores(batch)
-        keep_B = (~score_B.isnan()).to(batch.mask_BT.dtype)
+        keep_B = (~self.scores(batch).isnan()).to(batch.mask_BT.dtype)
         if self.mask_truncated and batch.truncated_B is not None:
             keep_B = keep_B * (1 - batch.truncated_B)
-        mask_BT = batch.mask_BT * keep_B[:, None]
+        batch = super().prepare(batch.with_(mask_BT=batch.mask_BT * keep_B[:, None]))
+        assert batch.advantage_BT is not None
         assert batch.old_values_BT is not None
-        values_BT = masked(batch.old_values_BT, mask_BT)
-        reward_BT = adv.at_last_token(score_B, batch.mask_BT)
-        if self.kl_in == "reward":
-            reward_BT = reward_BT - self.coefficient(batch) * self.token_kl(batch)
-        advantage_BT, return_BT = adv.gae(reward_BT, values_BT, mask_BT, self.gamma, self.lam)
-        if self.whiten:
-            advantage_BT = adv.whiten(advantage_BT, mask_BT)
-        return batch.with_(mask_BT=mask_BT, advantage_BT=advantage_BT, return_BT=return_BT)
+        return_BT = masked(batch.advantage_BT + batch.old_values_BT, batch.mask_BT)
+        advantage_BT = adv.whiten(batch.advantage_BT, batch.mask_BT) if self.whiten else batch.advantage_BT
+        return batch.with_(advantage_BT=advantage_BT, return_BT=return_BT, active_N=None)  # the value loss moves every group
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """The clipped surrogate."""

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from kilter.errors import UserError
-from kilter.objectives import advantages as adv
-from kilter.objectives.policy_gradient import PolicyGradient
+from kilter.objectives.policy_gradient import GroupRelative
 from kilter.objectives.registry import objectives
 from kilter.types import Batch, Mean, Outputs
 
 
 @objectives.register("sapo")
 @dataclass(frozen=True)
-class SAPO(PolicyGradient):
+class SAPO(GroupRelative):
     """A smooth gate in place of the clip: the weight of a token fades as its ratio leaves 1, faster where A < 0.
 
         L = mean_i mean_t -(4 / tau) sigmoid(tau (rho - 1)) A,   tau = tau_pos where A > 0, else tau_neg;   A as in GRPO
@@ -30,7 +28,6 @@ class SAPO(PolicyGradient):
 
     tau_pos: float = 1.0
     tau_neg: float = 1.05
-    scale: Literal["group", "batch", "none"] = "group"
 
     name = "sapo"
 
@@ -39,10 +36,6 @@ class SAPO(PolicyGradient):
         for field in ("tau_pos", "tau_neg"):
             if not getattr(self, field) > 0:
                 raise UserError(f"sapo.{field}", getattr(self, field), "must be above 0", "use 1")
-
-    def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
-        """As GRPO."""
-        return adv.grpo(score_B, batch.group_B, batch.groups(), self.scale)
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """The gated advantage."""

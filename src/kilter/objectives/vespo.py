@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from kilter.errors import UserError
-from kilter.objectives import advantages as adv
 from kilter.objectives.ops import mean
-from kilter.objectives.policy_gradient import PolicyGradient, masked
+from kilter.objectives.policy_gradient import GroupRelative, masked
 from kilter.objectives.registry import objectives
 from kilter.types import Batch, Mean, Outputs
 
@@ -21,7 +20,7 @@ FLOOR = math.log(1e-8)
 
 @objectives.register("vespo")
 @dataclass(frozen=True)
-class VESPO(PolicyGradient):
+class VESPO(GroupRelative):
     """Policy gradient weighted by a gamma-shaped function of the whole sequence's importance weight.
 
         w_i = exp(sum_t log(pi / pi_old)) times the sampling engine's weight,   phi(w) = w^k exp(lambda (1 - w))
@@ -38,7 +37,6 @@ class VESPO(PolicyGradient):
     lambda_pos: float = 3.0
     k_neg: float = 3.0
     lambda_neg: float = 2.0
-    scale: Literal["group", "batch", "none"] = "group"
     loss_aggregation: Literal["sequence", "token", "constant"] = "token"
 
     name = "vespo"
@@ -48,10 +46,6 @@ class VESPO(PolicyGradient):
         for field in ("k_pos", "lambda_pos", "k_neg", "lambda_neg"):
             if not getattr(self, field) > 0:
                 raise UserError(f"vespo.{field}", getattr(self, field), "must be above 0", "use 2 or 3")
-
-    def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
-        """As GRPO."""
-        return adv.grpo(score_B, batch.group_B, batch.groups(), self.scale)
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """-sg(phi(w)) A log pi."""

@@ -25,7 +25,7 @@ class Plan:
     """Who attends to what in one decode step.
 
     index_NK: rows of each prompt, padded with row 0. back_R: where row r stands in the flattened index. `regular` when the
-    two are plain reshapes. ages_R: own tokens already stored; lengths_R: tokens of the row's prompt. prompt_bias_N1P and own_bias_RT: 0 or -inf, None when
+    two are plain reshapes. ages_R: own tokens already stored; lengths_R: tokens of the row's prompt. prompt_bias_RP and own_bias_RT: 0 or -inf, None when
     nothing needs hiding. t: own tokens visible, the new one included; p: longest prompt.
     """
 
@@ -47,7 +47,7 @@ class DecodeCache:
     """Preallocated for `prompts` slots of `max_prompt` tokens and `rows` slots of `max_new` tokens; float32 on a CPU.
 
     It stands in for attention: the shared attention of kilter.models.attention hands every layer's new queries, keys and
-    values to `attend`, which is `prefill` for prompts and `decode` for rows. `fixed` keeps all shapes the same from step
+    values over: prompts to `store_prompt`, rows to `decode`. `fixed` keeps all shapes the same from step
     to step, as CUDA graphs need.
     """
 
@@ -59,10 +59,6 @@ class DecodeCache:
         self._own: list[tuple[Tensor, Tensor] | None] = [None] * layers
         self._filling: tuple[tuple[Segment, ...], tuple[int, ...]] | None = None
         self._plan: Plan | None = None
-
-    def bytes(self) -> int:
-        """Memory held."""
-        return sum(t.numel() * t.element_size() for pair in (*self._prompt, *self._own) if pair is not None for t in pair)
 
     def fill(self, segments: tuple[Segment, ...], slots: Sequence[int]) -> None:
         """The next forward is a prefill: these prompts, into these slots."""

@@ -65,7 +65,6 @@ class LocalSampler:
     """
 
     exact = True
-    """Its log-probs are the learner's own, up to rounding."""
 
     def __init__(
         self, scorer: Scorer, encoder: Encoder, tokens_per_batch: int = 1 << 14, version: int = 0, amp: bool = False,

@@ -155,9 +155,9 @@ class InProcess:
         gpu = torch.cuda.is_available()
         extra: dict[str, Any] = {}
         if gpu:
-            extra["gpu_memory_utilization"] = spec.memory_gb or 0.3
+            extra["gpu_memory_utilization"] = spec.memory or 0.3
         else:
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(spec.memory_gb or 2))))
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(spec.memory or 2))))
         try:
             from vllm import LLM
         except ImportError as error:

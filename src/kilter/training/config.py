@@ -23,9 +23,7 @@ class SamplerSpec(BaseModel):
     tokens_per_batch: int = Field(1 << 14, ge=64, description="cached tokens in flight (local)")
     url: str | None = Field(None, description="address of a running vLLM server; none: in process (vllm)")
     timeout: float = Field(120.0, gt=0, description="seconds for one weight update or one request (vllm)")
-    memory_gb: float | None = Field(
-        None, gt=0, description="key-value cache of vLLM on a CPU, its share of GPU memory in percent / 100 on a GPU (vllm)"
-    )
+    memory: float | None = Field(None, gt=0, description="GB of key-value cache on a CPU, share of the GPU's memory (0 to 1) on a GPU (vllm)")
 
 
 class CriticSpec(BaseModel):

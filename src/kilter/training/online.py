@@ -287,16 +287,15 @@ class Online:
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs besides the weights."""
-        return {"position": self.position, "cursor": self.cursor, "feedback": self.feedback.state(), "version": getattr(self.sampler, "version", 0)}
+        return {"position": self.position, "cursor": self.cursor, "feedback": self.feedback.state(), "version": self.sampler.version}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`; rollouts of steps that will be done again leave groups.jsonl."""
+        """The inverse of `state`."""
         self.position, self.cursor = state["position"], state["cursor"]
         self.feedback.restore(state["feedback"])
         for sampler in (self.sampler, self.opponent):
             if sampler is not None:
-                sampler.version = state["version"]  # type: ignore[attr-defined]
-        trim(self.path, self.position)
+                sampler.version = state["version"]
 
 
 def trim(path: Path, step: int) -> None:

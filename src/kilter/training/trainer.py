@@ -30,6 +30,7 @@ from kilter.models.load import model_hash
 from kilter.models.load import resolve as resolve_model
 from kilter.models.reference import LiveReference
 from kilter.objectives import build_objective
+from kilter.objectives.policy_gradient import PolicyGradient
 from kilter.training import setup
 from kilter.training.checkpoint import Checkpoints, rng_state, set_rng_state
 from kilter.training.config import TrainSpec
@@ -40,7 +41,7 @@ from kilter.training.learner import LocalLearner
 from kilter.training.live import LiveDisplay
 from kilter.training.log import Display, MetricsFile, Trackers, check_trackers
 from kilter.training.monitors import EnergyProbe, Event, EventLog, Monitors
-from kilter.training.online import Online, check_online, sample_text
+from kilter.training.online import Online, check_online, sample_text, trim
 from kilter.training.parts import Parts
 from kilter.training.sources import Offline
 from kilter.types import Batch, Group, Mean, Metrics, Objective
@@ -137,7 +138,7 @@ class Trainer:
         """Everything for training on answers of the policy."""
         spec, needs = self.spec, objective.needs
         if spec.fsdp:
-            raise UserError("fsdp", True, "cannot sample from sharded weights", "use DDP (leave fsdp out), or sampler: {name: vllm} with adapters")
+            raise UserError("fsdp", True, "cannot sample from sharded weights", "leave fsdp out: several processes then train with DDP")
         check_online(spec, needs)
         policy = setup.policy_of(scorer)
         folder = self.reference or self.start
@@ -145,13 +146,13 @@ class Trainer:
         frozen = setup.frozen_reference(spec, policy, folder, self.start, engine) if wanted else None
         source = setup.make_source(spec, objective, self.train, policy, encoder, self.start, frozen, self.out, self.resolve, engine)
         steps = source.total_steps * spec.minibatches * (spec.inner_epochs or needs.inner_epochs)
-        exact = bool(getattr(source.sampler, "exact", False)) and needs.opponent is None
+        exact = source.sampler.exact and needs.opponent is None
         learner = LocalLearner(scorer, needs, spec, steps, engine, None, spec.sampler.temperature, exact)
         if wanted:
             learner.reference = LiveReference(policy, frozen, learner.amp, spec.sampler.temperature, learner.reference_rows)
         parts = Parts(learner, source, [], self._identity(()))
         parts.gold = setup.make_gold(spec, self.heldout, source, encoder, policy, self.resolve)
-        parts.controller = KLController(spec.kl_control, float(getattr(objective, "beta", 0.0)))
+        parts.controller = KLController(spec.kl_control, objective.beta) if isinstance(objective, PolicyGradient) else None
         parts.energy = EnergyProbe(policy) if spec.monitors.enabled else None
         parts.keep_best, parts.best_path = spec.monitors.keep_best, self.out / "best.pt"
         return parts
@@ -183,7 +184,7 @@ class Trainer:
             set_rng_state(state["rng"])
         done = parts.source.position
         if isinstance(parts.source, Online):
-            parts.source.restore(parts.source.state())  # also cuts rollouts of steps that will be done again
+            trim(parts.source.path, done)  # rollouts of steps that will be done again
             parts.history.path = self.out / "gold.jsonl" if self._is_main else None
             parts.history.load(done if latest is not None else -1)
             log = EventLog(self.out / "events.jsonl" if self._is_main else None, done if latest is not None else -1)
