@@ -185,3 +185,39 @@ def test_real_files_are_read(name, shape, at_least):
     data = load(DataSpec(path=str(REAL / name), on_bad_row="skip"), shape)
     assert len(data.train) + len(data.heldout) >= at_least
     assert sum(data.skipped.values()) < 0.06 * at_least
+
+
+def test_rlhf_and_dpo_in_one_recipe_with_probes(tmp_path, tiny, pairs_file):
+    """Reward model -> PPO (critic from the reward model) beside DPO, judged with red-team and look-alike probes."""
+    from rich.console import Console
+
+    from kilter import recipe as recipes
+    from kilter.pipeline.runner import Run
+
+    for name, texts in (("red", ["Do harm"] * 1 + ["Steal it"]), ("fine", ["Bake bread", "Sing a song"])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"prompt": t}) + "\n" for t in texts))
+    common = {"from": "sft", "batch_size": 6, "max_length": 96, "learning_rate": 1e-3}
+    raw = {
+        "name": "mini", "model": str(tiny),
+        "data": {
+            "pairs": {"path": str(pairs_file), "heldout": 0.25}, "red": {"path": str(tmp_path / "red.jsonl"), "safety": "unsafe", "heldout": 0},
+            "fine": {"path": str(tmp_path / "fine.jsonl"), "safety": "safe", "heldout": 0},
+        },
+        "stages": {
+            "sft": {"train": {"method": "sft", "data": "$pairs", "max_steps": 2}},
+            "rm": {"train": common | {"method": "bradley_terry", "data": "$pairs"}},
+            "ppo": {"train": common | {"method": {"name": "ppo", "epochs": 2}, "prompts": "$pairs", "feedback": {"reward_model": "rm"}, "max_steps": 2,
+                                       "sampler": {"samples": 2, "max_new_tokens": 6}, "monitors": {"allow_truncation": True, "gold": {"regex": "a"}, "gold_every": 1}}},
+            "dpo": {"train": common | {"method": "dpo", "data": "$pairs"}},
+            "eval": {"evaluate": {"models": ["sft", "ppo", "dpo"], "baseline": "sft", "reward_model": "rm", "data": "$pairs", "probes": ["$red", "$fine"], "max_new_tokens": 6}},
+        },
+    }  # fmt: skip
+    assert Run(recipes.build(raw), tmp_path / "run", Console(quiet=True)).execute() == 0
+    found = json.loads((tmp_path / "run" / "eval" / "evaluation.json").read_text())
+    assert found["n_probes"] == 4
+    for name in ("sft", "ppo", "dpo"):
+        assert found["models"][name]["metrics"]["violation_unsafe"]["n"] == 2
+        assert found["models"][name]["metrics"]["over_refusal"]["n"] == 2
+    assert (tmp_path / "run" / "ppo" / "critic" / "config.json").is_file()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Was the reward hacked?" in page

@@ -33,12 +33,12 @@ class ProcessReward:
 
         if aggregate not in AGGREGATE:
             raise UserError("feedback.process_reward.aggregate", aggregate, "unknown", f"one of {', '.join(AGGREGATE)}")
-        folder = context.model(model)
-        self.tokenizer = load_tokenizer(folder)
         if context.policy is None:
             raise UserError(
                 "feedback.process_reward", "(no policy)", "needs the policy in training", "use it as the feedback of a train stage with prompts"
             )
+        folder = context.model(model)
+        self.tokenizer = load_tokenizer(folder)
         if context.policy[1].tokenizer.get_vocab() != self.tokenizer.get_vocab():
             raise UserError("feedback.process_reward.model", model, "has another vocabulary than the policy", "train it from the same base model")
         self.encoder = context.policy[1]
