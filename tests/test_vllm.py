@@ -105,6 +105,9 @@ def test_merged_weights_of_an_adapter(model):
 def command(model, out, steps):
     prompts = out.parent / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Question {i}"}) + "\n" for i in range(12)))
+    # counts rather than hits: answers to one prompt hardly ever tie, so that every step has something to learn from
+    reward = out.parent / "reward.py"
+    reward.write_text("def reward(completions, **_):\n    return [sum(map(ord, c)) / 1000 for c in completions]\n")
     options = [
         "sampler.name=vllm",
         "sampler.memory=1",
@@ -113,7 +116,7 @@ def command(model, out, steps):
         "monitors.enabled=false",
         "data.heldout=0",
     ]
-    return [sys.executable, "-m", "kilter.cli", "train", "--method", "grpo", "--model", str(model), "--data", str(prompts), "--feedback", "{regex: e}", "--max-steps", str(steps),
+    return [sys.executable, "-m", "kilter.cli", "train", "--method", "grpo", "--model", str(model), "--data", str(prompts), "--feedback", f"{reward}:reward", "--max-steps", str(steps),
             "--batch-size", "4", "--learning-rate", "1e-3", "--save-every", "1", "--out", str(out), *[x for o in options for x in ("--set", o)]]  # fmt: skip
 
 
@@ -133,9 +136,9 @@ def test_training_with_vllm_a_killed_engine_and_resumption(model, tmp_path):
     assert "vLLM" in stderr
     assert "fix:" in stderr
     done = [json.loads(line) for line in metrics.read_text().splitlines()]
-    last = done[-1]
-    assert last["sampling/sampling_logp_difference/mean"] < 1e-2
-    assert last["sampling/mismatch_kl"] < 1e-3
+    learned = [d for d in done if "sampling/mismatch_kl" in d]
+    assert learned
+    assert all(d["sampling/sampling_logp_difference/mean"] < 1e-2 and d["sampling/mismatch_kl"] < 1e-3 for d in learned)
     again = subprocess.Popen(command(model, out, 400), env=env, stderr=subprocess.PIPE, text=True)
     for _ in range(600):
         if len(metrics.read_text().splitlines()) >= len(done) + 2:
