@@ -30,7 +30,7 @@ def test_matches_log_softmax(monkeypatch, scale, cap, temperature, with_bias):
     bias = torch.randn(41, generator=g, dtype=torch.float64, requires_grad=True) if with_bias else None
     targets = torch.randint(41, (53,), generator=g)
     a, b = torch.randn(53, generator=g, dtype=torch.float64), torch.randn(53, generator=g, dtype=torch.float64)
-    got, entropy = token_logps(hidden, Head(weight, bias, scale, cap), targets, temperature, entropy=True)
+    got, entropy, _ = token_logps(hidden, Head(weight, bias, scale, cap), targets, temperature, entropy=True)
     want, want_entropy = reference(hidden, weight, bias, targets, scale, cap, temperature)
     torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
     torch.testing.assert_close(entropy, want_entropy, atol=1e-11, rtol=1e-11)
@@ -53,7 +53,7 @@ def test_without_entropy_gradients_are_the_same():
     hidden = torch.randn(9, 8, requires_grad=True)
     weight = torch.randn(30, 8, requires_grad=True)
     targets = torch.randint(30, (9,))
-    got, none = token_logps(hidden, Head(weight), targets)
+    got, none, _ = token_logps(hidden, Head(weight), targets)
     assert none is None
     want = (hidden @ weight.T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
     for x, y in zip(torch.autograd.grad(got.sum(), [hidden, weight]), torch.autograd.grad(want.sum(), [hidden, weight]), strict=True):

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from kilter.errors import UserError
-from kilter.objectives import advantages as adv
 from kilter.objectives import build_objective
-from kilter.objectives.clipping import clipped
-from kilter.objectives.policy_gradient import kl_terms, token_weights
+from kilter.objectives.rl import advantages as adv
+from kilter.objectives.rl.clipping import clipped
+from kilter.objectives.rl.policy_gradient import kl_terms, token_weights
 from kilter.types import Batch, Outputs
 
 D = torch.float64

@@ -13,6 +13,7 @@ from rich.console import Console
 from kilter.data.dataset import DataSpec, load, prompt_key, trained_prompts
 from kilter.errors import UserError
 from kilter.models.load import model_hash, resolve
+from kilter.objectives import method_name
 from kilter.pipeline import manifest as manifests
 from kilter.pipeline.manifest import Manifest
 from kilter.recipe import check_train, shape_of
@@ -57,7 +58,7 @@ def train(
     if spec.feedback is not None and spec.prompts is None:
         spec = spec.model_copy(update={"prompts": "$data"})
     check_train(spec)
-    name = spec.method if isinstance(spec.method, str) else str(spec.method["name"])
+    name = method_name(spec.method)
     folder = Path(out) if out is not None else Path("runs") / name
     require_writable(folder)
     if (folder / "model" / "config.json").exists() or (folder / "model" / "adapter_config.json").exists():

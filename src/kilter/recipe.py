@@ -69,7 +69,12 @@ class Stage(BaseModel):
     def model_names(self) -> list[tuple[str, str]]:
         """(field, stage or model) for every model it reads."""
         if self.train is not None:
-            named = [("from", self.train.start), ("reference", self.train.reference), ("critic.from", self.train.critic.start)]
+            named = [
+                ("from", self.train.start),
+                ("reference", self.train.reference),
+                ("teacher", self.train.teacher),
+                ("critic.from", self.train.critic.start),
+            ]
             for field, spec in (("feedback", self.train.feedback), ("monitors.gold", self.train.monitors.gold)):
                 named += [(field, m) for m in feedbacks.model_references(spec)] if spec is not None else []
         elif self.evaluate is not None:

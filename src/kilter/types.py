@@ -77,7 +77,7 @@ class Group:
             raise ValueError(f"group {self.prompt.id!r}: {len(self.completions)} completions but {len(self.feedback)} feedbacks")
 
 
-Shape = Literal["demonstrations", "pairs", "prompts", "rollouts"]
+Shape = Literal["demonstrations", "pairs", "unpaired", "ranked", "prompts", "rollouts"]
 Unit = Literal["row", "group", "batch"]
 
 
@@ -89,7 +89,10 @@ class Needs:
     "ref_logps", "old_logps", "old_values". unit: rows that must stay together when the batch is split. outputs: fields of
     Outputs to compute. learning_rate: what a recipe without one gets. For shape "rollouts" (completions sampled from the
     policy, with scores): opponent, whom the second completion of a pair comes from; greedy_baseline, whether the greedy
-    answer is scored as well; inner_epochs, passes over one batch of rollouts.
+    answer is scored as well; inner_epochs, passes over one batch of rollouts. For fixed data: joint, both answers of a pair
+    are read in one row, in both orders; mismatched, the mean log-ratio over answers to other prompts is measured as well
+    (Batch.mismatched_kl); teacher, share of the teacher in the mixture of the divergence that `outputs` then may name;
+    label, the only label (0 or 1) of unpaired rows that are used.
     """
 
     shape: Shape
@@ -101,6 +104,10 @@ class Needs:
     opponent: Literal["reference", "mixture"] | None = None
     greedy_baseline: bool = False
     inner_epochs: int = 1
+    joint: bool = False
+    mismatched: bool = False
+    teacher: float | None = None
+    label: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,10 @@ class Batch:
     For rollouts: truncated_B is 1 where the length limit ended the completion (no EOS); length_limit is that limit in
     tokens; baseline_N the score of the greedy answer; kl_coef the controller's present coefficient; active_N, written by
     `prepare`, is False on groups whose gradient is exactly zero: they are counted and not forwarded.
+
+    n_first_rows_total and n_first_tokens_total count what `first_B` picks, and its trained tokens; mismatched_kl is the mean of
+    log pi/ref (nats) over answers to other prompts; state is what the objective carried over from the step before; parts
+    holds what the members of a mixture wrote, each its own.
     """
 
     prompts_N: tuple[Tensor, ...]
@@ -141,6 +152,11 @@ class Batch:
     active_N: Tensor | None = None
     kl_coef: Tensor | None = None
     length_limit: int | None = None
+    n_first_rows_total: Tensor | None = None
+    n_first_tokens_total: Tensor | None = None
+    mismatched_kl: Tensor | None = None
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    parts: tuple[Mapping[str, Any], ...] | None = None
 
     def rows(self) -> int:
         """B."""
@@ -156,24 +172,47 @@ class Batch:
         width = int(self.length_B[keep].max())
         renumber = {old: new for new, old in enumerate(index)}
         groups_N = torch.tensor(list(index))
-        values: dict[str, Any] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, Tensor) and f.name.endswith("_BT"):
-                value = value[keep, :width]
-            elif isinstance(value, Tensor) and f.name.endswith("_B"):
-                value = value[keep]
-            elif isinstance(value, Tensor) and f.name.endswith("_N"):
-                value = value[groups_N]
-            values[f.name] = value
+
+        def cut(name: str, value: Any) -> Any:
+            if isinstance(value, Tensor) and name.endswith("_BT"):
+                return value[keep, :width]
+            if isinstance(value, Tensor) and name.endswith("_B"):
+                return value[keep]
+            if isinstance(value, Tensor) and name.endswith("_N"):
+                return value[groups_N]
+            return value
+
+        values: dict[str, Any] = {f.name: cut(f.name, getattr(self, f.name)) for f in fields(self)}
+        if self.parts is not None:
+            values["parts"] = tuple({k: cut(k, v) for k, v in part.items()} for part in self.parts)
         values["group_B"] = torch.tensor([renumber[int(g)] for g in values["group_B"]])
         values["prompts_N"] = tuple(self.prompts_N[i] for i in index)
         return Batch(**values)
 
+    def rows_where(self, keep_B: Tensor, **changes: Any) -> Batch:
+        """Only these rows, with `changes` on top; groups and width as they were."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, Tensor) and name.endswith(("_BT", "_B")):
+                values[name] = value[keep_B]
+        return Batch(**values | changes)
+
+    def first_B(self) -> Tensor:  # noqa: N802
+        """[B] bool: what there is to imitate, the first (best) completion of each group, but no single answer that was judged bad."""
+        first = torch.ones(self.rows(), dtype=torch.bool)
+        first[1:] = self.group_B[1:] != self.group_B[:-1]
+        alone = first.clone()
+        alone[:-1] &= first[1:]
+        return first & ~(alone & (self.score_B <= 0))
+
     def counted(self) -> Batch:
         """The same rows with `n_*_total` counted over them: what one rank adds to a mini-batch's denominators."""
         one = self.n_rows_total.new_tensor
-        return self.with_(n_tokens_total=self.mask_BT.sum(), n_rows_total=one(float(self.rows())), n_groups_total=one(float(self.groups())))
+        first_B = self.first_B()
+        return self.with_(
+            n_tokens_total=self.mask_BT.sum(), n_rows_total=one(float(self.rows())), n_groups_total=one(float(self.groups())),
+            n_first_rows_total=first_B.sum().to(self.n_rows_total.dtype), n_first_tokens_total=self.mask_BT[first_B].sum(),
+        )  # fmt: skip
 
     def with_(self, **changes: Any) -> Batch:
         """A copy with these fields replaced."""
@@ -182,13 +221,20 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What the forward computed, all float32: log-probs in nats, entropy in nats, scores without unit."""
+    """What the forward computed, all float32: log-probs in nats, entropy in nats, scores without unit.
+
+    collision_BT: log sum_v p_v^2 (nats, no gradient). divergence_BT: generalised Jensen-Shannon divergence to the teacher
+    (nats). embeddings_BLD: the input embeddings of prompt and completion, on the graph of everything else.
+    """
 
     logps_BT: Tensor | None = None
     entropy_BT: Tensor | None = None
     values_BT: Tensor | None = None
     scores_B: Tensor | None = None
     token_scores_BT: Tensor | None = None
+    collision_BT: Tensor | None = None
+    divergence_BT: Tensor | None = None
+    embeddings_BLD: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +247,11 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """`value`: a weighted SUM to back-propagate. `metrics`: reported as total / weight."""
+    """`value`: a weighted SUM to back-propagate. `metrics`: reported as total / weight. `state`: what the next step's batch is given."""
 
     value: Tensor
     metrics: dict[str, Mean] = field(default_factory=dict)
+    state: dict[str, Tensor] | None = None
 
 
 Metrics = dict[str, float]
@@ -225,6 +272,15 @@ class Objective(Protocol):
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """A weighted sum over the rows of a micro-batch, plus metrics."""
+        ...
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """An objective with settings that come from the data, such as class weights."""
+
+    def fit(self, groups: Sequence[Group]) -> tuple[Objective, str]:
+        """The objective with these settings, and a line for a person that shows them."""
         ...
 
 

@@ -82,7 +82,8 @@ def _train_command() -> None:
             if options["adapter"] != "lora":
                 raise UserError("--adapter", options["adapter"], "unknown adapter", "use lora")
             options["adapter"] = {}
-        method: dict[str, Any] = {"name": options.pop("method")}
+        given = scalar(options.pop("method"))
+        method: dict[str, Any] = dict(given) if isinstance(given, dict) else {"name": given}
         source: dict[str, Any] = {"path": data}
         for item in sets or ():
             key, sign, text = item.partition("=")
@@ -114,6 +115,7 @@ def _train_command() -> None:
         "kilter train --method grpo --data builtin:support-desk --feedback support_desk --set sampler.samples=8",
         "kilter train --method grpo --data gsm8k.jsonl --feedback '{math: {mark: \"####\"}}' --max-steps 50",
         "kilter train --method dpo --data pairs.jsonl --adapter lora --set beta=0.05 --learning-rate 1e-4",
+        "kilter train --method '{mix: {dpo: 1, sft: 0.1}}' --data pairs.jsonl",
     ))(train)  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def collate(groups: Sequence[Encoded]) -> Batch:
         sampling_logps_BT=sampling,
         truncated_B=torch.tensor([float(c.finish_reason == "length") for c in completions]),
         baseline_N=None if any(b is None for b in baselines) else torch.tensor([float(b) for b in baselines if b is not None]),
-    )
+    ).counted()
 
 
 def _padded(rows: Sequence[Sequence[float]], width: int) -> Tensor:

@@ -108,6 +108,8 @@ def load(spec: DataSpec, shape: Shape, where: str = "data") -> Dataset:
 
 NEEDED = {
     "pairs": "two completions per prompt with unequal scores",
+    "unpaired": "completions judged good or bad (a label), or pairs",
+    "ranked": "two or more completions per prompt with different scores or ranks",
     "demonstrations": "at least one accepted completion per prompt",
     "prompts": "prompts",
     "rollouts": "prompts and feedback, or scored rollouts",
@@ -184,26 +186,63 @@ def _with_system(group: Group, text: str) -> Group:
 
 
 def to_shape(groups: Iterable[Group], shape: Shape, skipped: Counter[str]) -> list[Group]:
-    """demonstrations: the best completion of each group; pairs: best against worst; prompts: nothing is dropped."""
-    convert: Callable[[Group, Counter[str]], Group | None] = {
+    """Groups as a method reads them; what is left out is counted in `skipped`.
+
+    demonstrations: the best completion of each group; pairs: best against worst; ranked: best first, ties dropped; unpaired:
+    judged single answers, of several the best (good) and the worst (bad); prompts, rollouts: nothing is dropped.
+    """
+    convert: Callable[[Group, Counter[str]], list[Group]] = {
         "demonstrations": _best,
         "pairs": _extremes,
-        "prompts": lambda g, _: g,
-        "rollouts": lambda g, _: g,
+        "ranked": _ranking,
+        "unpaired": _judged,
+        "prompts": lambda g, _: [g],
+        "rollouts": lambda g, _: [g],
     }[shape]
-    return [g for g in (convert(group, skipped) for group in groups) if g is not None]
+    return [g for group in groups for g in convert(group, skipped)]
 
 
-def _best(group: Group, skipped: Counter[str]) -> Group | None:
+def _pick(group: Group, rows: Sequence[int]) -> Group:
+    return Group(group.prompt, tuple(group.completions[i] for i in rows), tuple(group.feedback[i] for i in rows))
+
+
+def _ranking(group: Group, skipped: Counter[str]) -> list[Group]:
+    scored = [i for i, f in enumerate(group.feedback) if f.score is not None]
+    kept: dict[float, int] = {}
+    for i in sorted(scored, key=lambda i: -_score(group, i)):
+        if _score(group, i) in kept:
+            skipped["tied completion"] += 1
+        else:
+            kept[_score(group, i)] = i
+    if len(kept) < 2:
+        skipped["fewer than two ranks"] += 1
+        return []
+    return [_pick(group, list(kept.values()))]
+
+
+def _judged(group: Group, skipped: Counter[str]) -> list[Group]:
+    if len(group.completions) == 1:
+        if group.feedback[0].score is None:
+            skipped["no label"] += 1
+            return []
+        return [group]
+    return [
+        Group(group.prompt, (c,), (replace(f, score=float(i == 0), kind="binary"),))
+        for pair in _extremes(group, skipped)
+        for i, (c, f) in enumerate(zip(pair.completions, pair.feedback, strict=True))
+    ]
+
+
+def _best(group: Group, skipped: Counter[str]) -> list[Group]:
     if not group.completions:
         skipped["no completion"] += 1
-        return None
+        return []
     ranked = sorted(range(len(group.completions)), key=lambda i: _score(group, i), reverse=True)
     best = ranked[0]
     if group.feedback[best].kind in ("binary", "steps") and group.feedback[best].score == 0:
         skipped["rejected by its label"] += 1
-        return None
-    return Group(group.prompt, (group.completions[best],), (group.feedback[best],))
+        return []
+    return [_pick(group, [best])]
 
 
 def _score(group: Group, i: int) -> float:
@@ -211,16 +250,16 @@ def _score(group: Group, i: int) -> float:
     return float("-inf") if score is None else score
 
 
-def _extremes(group: Group, skipped: Counter[str]) -> Group | None:
+def _extremes(group: Group, skipped: Counter[str]) -> list[Group]:
     scored = [i for i, f in enumerate(group.feedback) if f.score is not None]
     if len(scored) < 2:
         skipped["fewer than two scored completions"] += 1
-        return None
+        return []
     best, worst = max(scored, key=lambda i: _score(group, i)), min(scored, key=lambda i: _score(group, i))
     if group.feedback[best].score == group.feedback[worst].score:
         skipped["tie"] += 1
-        return None
-    return Group(group.prompt, (group.completions[best], group.completions[worst]), (group.feedback[best], group.feedback[worst]))
+        return []
+    return [_pick(group, [best, worst])]
 
 
 def split_by_prompt(groups: Sequence[Group], heldout: float, seed: int) -> tuple[list[Group], list[Group]]:

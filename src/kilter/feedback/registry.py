@@ -98,11 +98,11 @@ def _named(factory: Callable[..., Any], options: dict[str, Any], field: str, tak
     return options
 
 
-def model_references(spec: Any) -> list[str]:
+def model_references(spec: Any, sources: Sequence[str] = ("reward_model", "process_reward", "preference_model")) -> list[str]:
     """Stages or models that the sources read, so that a recipe can hash and order them."""
     found: list[str] = []
     for name, _, options in parse(spec):
-        if name in ("reward_model", "process_reward"):
+        if name in sources:
             value: Any = options.get("", options.get("model", []))
             found += [value] if isinstance(value, str) else list(value)
     return found

@@ -16,7 +16,7 @@ from kilter.data.encode import Encoder
 from kilter.errors import UserError
 from kilter.feedback.registry import Context, feedback_sources
 from kilter.models.forward import Scorer, supports_shared_prefix
-from kilter.models.load import load_reward, load_tokenizer, stop_ids
+from kilter.models.load import load_reward, load_tokenizer, reads_pairs, stop_ids
 from kilter.training.learner import split
 from kilter.types import Completion, Feedback, Group
 
@@ -25,6 +25,13 @@ class RewardModel:
     """FeedbackSource. The prompt is encoded once for all completions of a group; a non-finite score is unscored."""
 
     def __init__(self, folder: Path, max_length: int = 1024, tokens_per_microbatch: int = 2048, template: str = "auto", amp: bool = False) -> None:
+        if reads_pairs(folder):
+            raise UserError(
+                "reward_model",
+                str(folder),
+                "reads two answers at once",
+                "use feedback {preference_model: ...}, or train one with method bradley_terry",
+            )
         tokenizer = load_tokenizer(folder)
         self.encoder = Encoder(tokenizer, stop_ids(folder, tokenizer), max_length, template)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id not in self.encoder.stop_ids else None

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from kilter.models import attention
-from kilter.models.logprobs import Head, token_logps
+from kilter.models.divergence import token_divergence
+from kilter.models.logprobs import Head, plain_token_logps, token_logps
 from kilter.models.packing import Layout, pack
 from kilter.runtime import keep_freed_memory
 from kilter.types import Batch, Outputs
@@ -35,6 +36,7 @@ class Scorer(nn.Module):
         self.model = model
         self.shared = shared
         self.decodes_shared: bool | None = None
+        self._teacher: list[tuple[Scorer, float]] = []  # in a list, so that its weights are none of this module's parameters
         if shared:
             self._base().set_attn_implementation(attention.NAME)
 
@@ -56,8 +58,13 @@ class Scorer(nn.Module):
         scale /= getattr(config, "logits_scaling", None) or 1.0
         return Head(projection.weight, getattr(projection, "bias", None), scale, getattr(config, "final_logit_softcapping", None))
 
-    def hidden(self, layout: Layout) -> Tensor:
-        """Last hidden states of the decoder, flattened to [positions, D]."""
+    def teach(self, teacher: Scorer, beta: float) -> None:
+        """Makes "divergence" an output: from `teacher`, with share beta of it in the mixture."""
+        teacher.shared = self.shared = teacher.shared and self.shared
+        self._teacher = [(teacher.requires_grad_(False).eval(), beta)]
+
+    def hidden(self, layout: Layout, embeddings: Tensor | None = None) -> Tensor:
+        """Last hidden states of the decoder, flattened to [positions, D]; `embeddings` take the place of the token ids."""
         base = self._base()
         decoder = base.get_decoder() if base.get_output_embeddings() is not None else getattr(base, base.base_model_prefix)
         extra: dict[str, Any] = {}
@@ -66,26 +73,39 @@ class Scorer(nn.Module):
             # A 4-D mask passes through transformers untouched, and the shared attention ignores it.
             extra["kilter_segments"] = layout.segments
             mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.input_ids.device)
-        out = decoder(input_ids=layout.input_ids, attention_mask=mask, position_ids=layout.position_ids, use_cache=False, **extra).last_hidden_state
+        source = {"input_ids": layout.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
+        out = decoder(**source, attention_mask=mask, position_ids=layout.position_ids, use_cache=False, **extra).last_hidden_state
         return out.reshape(-1, out.shape[-1])  # type: ignore[no-any-return]
 
     def forward(self, batch: Batch, outputs: frozenset[str] = frozenset({"logps"}), temperature: float = 1.0, amp: bool = False) -> Outputs:
-        """Runs one micro-batch. `outputs` among {"logps", "entropy", "scores", "values"}; amp = bfloat16 autocast.
+        """Runs one micro-batch. `outputs` among the fields of Outputs, without their suffixes; amp = bfloat16 autocast.
 
         A value belongs to the state before its token: it is read where the token is predicted.
         """
+        if "embeddings" in outputs:
+            return self._twice_differentiable(batch, temperature, amp)
         layout = pack(batch, self.shared).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
             states = self.hidden(layout)
-        logps_BT = entropy_BT = values_BT = scores_B = None
-        if "logps" in outputs or "entropy" in outputs:
+        logps_BT = entropy_BT = values_BT = scores_B = collision_BT = divergence_BT = None
+
+        def spread(values_S: Tensor) -> Tensor:
+            """One value per trained token to [B, T]."""
+            return values_S.new_zeros(layout.shape_BT).index_put((layout.row_S, layout.column_S), values_S)
+
+        if outputs & {"logps", "entropy", "collision", "divergence"}:
             picked_SD = states.index_select(0, layout.predict_S)
             picked_SD = picked_SD.to(torch.bfloat16) if amp else picked_SD
-            logps_S, entropy_S = token_logps(picked_SD, self.head(), layout.targets_S, temperature, "entropy" in outputs)
-            where = (layout.row_S, layout.column_S)
-            logps_BT = logps_S.new_zeros(layout.shape_BT).index_put(where, logps_S)
-            if entropy_S is not None:
-                entropy_BT = entropy_S.new_zeros(layout.shape_BT).index_put(where, entropy_S)
+            wanted = ("entropy" in outputs, "collision" in outputs)
+            logps_S, entropy_S, collision_S = token_logps(picked_SD, self.head(), layout.targets_S, temperature, *wanted)
+            logps_BT = spread(logps_S)
+            entropy_BT = None if entropy_S is None else spread(entropy_S)
+            collision_BT = None if collision_S is None else spread(collision_S)
+            if "divergence" in outputs:
+                teacher, beta = self._teacher[0]
+                with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
+                    theirs_SE = teacher.hidden(layout).index_select(0, layout.predict_S).to(picked_SD.dtype)
+                divergence_BT = spread(token_divergence(picked_SD, self.head(), theirs_SE, teacher.head(), beta, temperature))
         if "scores" in outputs:
             score = self._base().score
             last_BD = states.index_select(0, layout.last_B)
@@ -93,8 +113,29 @@ class Scorer(nn.Module):
         if "values" in outputs:
             score = self._base().score
             values_S = score(states.index_select(0, layout.predict_S).to(next(score.parameters()).dtype))[:, 0].float()
-            values_BT = values_S.new_zeros(layout.shape_BT).index_put((layout.row_S, layout.column_S), values_S)
-        return Outputs(logps_BT=logps_BT, entropy_BT=entropy_BT, values_BT=values_BT, scores_B=scores_B)
+            values_BT = spread(values_S)
+        return Outputs(
+            logps_BT=logps_BT, entropy_BT=entropy_BT, values_BT=values_BT, scores_B=scores_B, collision_BT=collision_BT, divergence_BT=divergence_BT
+        )
+
+    def _twice_differentiable(self, batch: Batch, temperature: float, amp: bool) -> Outputs:
+        """Log-probs and input embeddings on one graph of ordinary operations: plain rows, eager attention, no fused head."""
+        layout = pack(batch, False).to(self.device)
+        base = self._base()
+        before = base.config._attn_implementation
+        base.set_attn_implementation("eager")
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
+                embeddings_BLD = base.get_input_embeddings()(layout.input_ids)
+                if torch.is_grad_enabled() and not embeddings_BLD.requires_grad:
+                    embeddings_BLD.requires_grad_()
+                states = self.hidden(layout, embeddings_BLD)
+        finally:
+            base.set_attn_implementation(before)
+        picked_SD = states.index_select(0, layout.predict_S)
+        logps_S = plain_token_logps(picked_SD.to(torch.bfloat16) if amp else picked_SD, self.head(), layout.targets_S, temperature)
+        logps_BT = logps_S.new_zeros(layout.shape_BT).index_put((layout.row_S, layout.column_S), logps_S)
+        return Outputs(logps_BT=logps_BT, embeddings_BLD=embeddings_BLD)
 
 
 def _probe(vocab: int) -> Batch:

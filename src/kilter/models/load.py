@@ -268,6 +268,16 @@ def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bo
     return model
 
 
+MADE_BY = "kilter.json"
+"""Beside a trained model: its method, and whether a reward model reads "answers" or "pairs" of them."""
+
+
+def reads_pairs(folder: Path) -> bool:
+    """Whether a model of this folder scores two answers in one row (method pairwise_preference)."""
+    path = folder / MADE_BY
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("reads") == "pairs"
+
+
 def _is_classifier(folder: Path) -> bool:
     try:
         architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]

@@ -29,7 +29,8 @@ class Head:
     softcap: float | None = None
 
 
-def _logits(hidden_SD: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None) -> Tensor:
+def logits(hidden_SD: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None) -> Tensor:
+    """softcap tanh(scale (W h + b) / softcap), float32."""
     z = (hidden_SD @ weight.T).float()
     if bias is not None:
         z += bias.float()
@@ -41,7 +42,7 @@ def _logits(hidden_SD: Tensor, weight: Tensor, bias: Tensor | None, scale: float
 
 
 class _TokenLogps(torch.autograd.Function):
-    """(hidden [S, D], weight [V, D], targets [S]) -> (log-probs [S], entropy [S] or empty), float32."""
+    """(hidden [S, D], weight [V, D], targets [S]) -> (log-probs [S], entropy [S] or empty, collision [S] or empty), float32."""
 
     @staticmethod
     def forward(
@@ -53,28 +54,33 @@ class _TokenLogps(torch.autograd.Function):
         scale: float,
         softcap: float | None,
         want_entropy: bool,
-    ) -> tuple[Tensor, Tensor]:
+        want_collision: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         size = hidden_SD.shape[0]
         chunk = max(16, CHUNK_ELEMENTS // weight.shape[0])
         exact = torch.float64 if hidden_SD.dtype == torch.float64 else torch.float32
         logps_S = torch.empty(size, dtype=exact, device=hidden_SD.device)
         lse_S = torch.empty_like(logps_S)
         entropy_S = torch.empty_like(logps_S) if want_entropy else logps_S.new_empty(0)
+        collision_S = torch.empty_like(logps_S) if want_collision else logps_S.new_empty(0)
         for start in range(0, size, chunk):
             s = slice(start, start + chunk)
-            z = _logits(hidden_SD[s], weight, bias, scale, softcap)
+            z = logits(hidden_SD[s], weight, bias, scale, softcap)
             lse = z.logsumexp(-1)
             lse_S[s] = lse
             logps_S[s] = z.gather(1, targets_S[s, None])[:, 0] - lse
             if want_entropy:
                 entropy_S[s] = lse - (torch.softmax(z, -1) * z).sum(-1)
+            if want_collision:
+                collision_S[s] = z.mul_(2).logsumexp(-1) - 2 * lse
+        ctx.mark_non_differentiable(collision_S)
         ctx.save_for_backward(hidden_SD, weight, bias, targets_S, lse_S, entropy_S)
         ctx.scale, ctx.softcap, ctx.want_entropy, ctx.chunk = scale, softcap, want_entropy, chunk
-        return logps_S, entropy_S
+        return logps_S, entropy_S, collision_S
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_logps_S, grad_entropy_S = grads
+        grad_logps_S, grad_entropy_S = grads[:2]
         hidden_SD, weight, bias, targets_S, lse_S, entropy_S = ctx.saved_tensors
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden_SD) if need_hidden else None
@@ -83,7 +89,7 @@ class _TokenLogps(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and need_bias else None
         for start in range(0, hidden_SD.shape[0], ctx.chunk):
             s = slice(start, start + ctx.chunk)
-            z = _logits(hidden_SD[s], weight, bias, ctx.scale, ctx.softcap)
+            z = logits(hidden_SD[s], weight, bias, ctx.scale, ctx.softcap)
             slope = None if ctx.softcap is None else 1 - (z / ctx.softcap).square()
             logp = z.sub_(lse_S[s, None])
             if ctx.want_entropy:
@@ -110,19 +116,18 @@ class _TokenLogps(torch.autograd.Function):
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
             None if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
-            None,
-            None,
-            None,
-            None,
+            *(None,) * 5,
         )
 
 
-def token_logps(hidden_SD: Tensor, head: Head, targets_S: Tensor, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Log-probs (nats) of `targets_S` under softmax(head(hidden)) and, on request, the entropy (nats) of each row.
+def token_logps(
+    hidden_SD: Tensor, head: Head, targets_S: Tensor, temperature: float = 1.0, entropy: bool = False, collision: bool = False
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Log-probs (nats) of `targets_S` under softmax(head(hidden)) and, on request, the entropy (nats) and log sum_v p_v^2 of each row.
 
     Args: hidden_SD [S, D], float32, bfloat16 or float64; head.weight is cast to hidden's dtype once.
     temperature > 0 divides the logits, so log-probs match those of a sampler at that temperature.
-    Returns: ([S], [S] or None), float32 (float64 in, float64 out). Both are differentiable.
+    Returns: ([S], [S] or None, [S] or None), float32 (float64 in, float64 out). All but the collision are differentiable.
     """
     weight = head.weight.to(hidden_SD.dtype)
     scale, softcap = head.scale, head.softcap
@@ -131,7 +136,14 @@ def token_logps(hidden_SD: Tensor, head: Head, targets_S: Tensor, temperature: f
         scale = scale / temperature
         softcap = None if softcap is None else softcap / temperature
     with torch.autocast(hidden_SD.device.type, enabled=False):
-        logps_S, entropy_S = _TokenLogps.apply(  # type: ignore[no-untyped-call]
-            hidden_SD, weight, head.bias, targets_S, scale, softcap, entropy
+        logps_S, entropy_S, collision_S = _TokenLogps.apply(  # type: ignore[no-untyped-call]
+            hidden_SD, weight, head.bias, targets_S, scale, softcap, entropy, collision
         )
-    return logps_S, entropy_S if entropy else None
+    return logps_S, entropy_S if entropy else None, collision_S if collision else None
+
+
+def plain_token_logps(hidden_SD: Tensor, head: Head, targets_S: Tensor, temperature: float = 1.0) -> Tensor:
+    """The same log-probs through ordinary operations, which can be differentiated twice; vocabulary-sized, so for short batches."""
+    with torch.autocast(hidden_SD.device.type, enabled=False):
+        z = logits(hidden_SD, head.weight.to(hidden_SD.dtype), head.bias, head.scale, head.softcap) / temperature
+        return z.log_softmax(-1).gather(1, targets_S[:, None])[:, 0]

@@ -1,16 +1,43 @@
-"""Arithmetic that several objectives share: reductions of token log-probs, pair views, metrics as (sum, weight)."""
+"""Arithmetic that several objectives share: reductions of token log-probs, links, views of a batch, metrics as (sum, weight)."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from kilter.types import Batch, Mean
 
 
+def masked(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """0 off the mask, whatever stands there."""
+    return torch.where(mask_BT > 0, values_BT, 0.0)
+
+
 def sequence_logps(logps_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """l(y) = sum_t mask_t log pi(y_t | x, y_<t); nats, [B]."""
-    return torch.where(mask_BT > 0, logps_BT, 0.0).mul(mask_BT).sum(-1)
+    return masked(logps_BT, mask_BT).mul(mask_BT).sum(-1)
+
+
+def mean_logps(logps_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """lbar(y) = l(y) / |y|; nats per token, [B]."""
+    return sequence_logps(logps_BT, mask_BT) / mask_BT.sum(-1).clamp_min(1.0)
+
+
+def smoothed(z_N: Tensor, flipped: float) -> Tensor:
+    """-(1 - e) log sigmoid(z) - e log sigmoid(-z): the logistic loss when a share e of the labels is flipped."""
+    loss_N = -logsigmoid(z_N)
+    return loss_N if flipped == 0 else (1 - flipped) * loss_N - flipped * logsigmoid(-z_N)
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """log(1 - exp(x)) for x < 0, exact near 0 and far below it (Maechler 2012)."""
+    x = x.clamp_max(-torch.finfo(x.dtype).eps)
+    near = x > -math.log(2)
+    # Each branch is fed values on which its own gradient is finite, so that the other one's NaN never reaches the input.
+    return torch.where(near, (-torch.expm1(torch.where(near, x, -1.0))).log(), torch.log1p(-torch.where(near, -1.0, x).exp()))
 
 
 def pairs(values_B: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -18,6 +45,16 @@ def pairs(values_B: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     assert values_B.shape[0] == 2 * batch.groups(), "a pairwise objective got groups with K != 2"
     both_N2 = values_B.view(-1, 2)
     return both_N2[:, 0], both_N2[:, 1]
+
+
+def chosen_nll(logps_BT: Tensor, batch: Batch) -> Tensor:
+    """Negative log-likelihood of the groups' first completions per token of the optimizer step: a share of the sum over it.
+
+    -sum_{i in first} sum_t mask_it log pi(y_it) / sum_{i in first} |y_i|, the second sum over all ranks.
+    """
+    assert batch.n_first_tokens_total is not None
+    first_B1 = batch.first_B()[:, None]
+    return -masked(torch.where(first_B1, logps_BT, 0.0), batch.mask_BT).mul(batch.mask_BT).sum() / batch.n_first_tokens_total
 
 
 def mean(values: Tensor, weight: Tensor | None = None) -> Mean:
@@ -30,4 +67,4 @@ def mean(values: Tensor, weight: Tensor | None = None) -> Mean:
 
 def uniform_group_weights(batch: Batch) -> Tensor:
     """1 / (groups in the optimizer step, over all ranks), [N]."""
-    return torch.ones(batch.groups()) / batch.n_groups_total
+    return (1 / batch.n_groups_total).expand(batch.groups())

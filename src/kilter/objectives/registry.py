@@ -7,15 +7,39 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kilter.errors import UserError, nearest
+from kilter.objectives.mixture import Mixture
 from kilter.registry import Registry
 from kilter.types import Objective
 
 objectives: Registry[Callable[..., Objective]] = Registry("method")
 
 
+def method(name: str) -> Callable[[type[Any]], type[Any]]:
+    """Registers a frozen dataclass as an objective and writes its name on it, for messages."""
+
+    def add(cls: type[Any]) -> type[Any]:
+        cls.name = name
+        objectives.register(name)(cls)
+        return cls
+
+    return add
+
+
+def method_name(config: str | Mapping[str, Any]) -> str:
+    """A method's name for people and folders; a mixture's is its parts', joined by +."""
+    if isinstance(config, str):
+        return config
+    return "+".join(map(str, config["mix"])) if "mix" in config else str(config.get("name"))
+
+
 def build_objective(config: str | Mapping[str, Any]) -> Objective:
-    """`"dpo"` or `{"name": "dpo", "beta": 0.1}` to an objective; an unknown field is an error naming the nearest."""
+    """`"dpo"`, `{"name": "dpo", "beta": 0.1}` or `{"mix": {"dpo": 1, "sft": 0.1}}` to an objective.
+
+    An unknown field is an error naming the nearest. In a mixture a part may also be `{"weight": 0.1, "name": ..., ...}`.
+    """
     options = {"name": config} if isinstance(config, str) else dict(config)
+    if "mix" in options:
+        return _mixture(options)
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise UserError("method", config, "has no name", "write method: dpo, or method: {name: dpo, beta: 0.1}")
@@ -30,3 +54,22 @@ def build_objective(config: str | Mapping[str, Any]) -> Objective:
         if isinstance(default, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise UserError(f"{name}.{key}", value, "is not a number", f"give a number, the default is {default}")
     return factory(**options)
+
+
+def _mixture(options: dict[str, Any]) -> Objective:
+    parts = options.pop("mix")
+    options.pop("name", None)
+    if options:
+        raise UserError(
+            "method", sorted(options), "stands beside mix", "put a method's fields into the mixture: {mix: {dpo: {weight: 1, beta: 0.05}}}"
+        )
+    if not isinstance(parts, Mapping) or not parts:
+        raise UserError("method.mix", parts, "is not a mapping of methods to weights", "write method: {mix: {dpo: 1, sft: 0.1}}")
+    built = []
+    for key, value in parts.items():
+        config = dict(value) if isinstance(value, Mapping) else {"weight": value}
+        weight = config.pop("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
+            raise UserError(f"method.mix.{key}", weight, "is not a weight above 0", "give a number above 0, or leave the method out")
+        built.append((float(weight), str(key), build_objective({"name": key} | config)))
+    return Mixture(tuple(built))

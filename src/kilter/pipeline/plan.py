@@ -15,7 +15,7 @@ from kilter import recipe as recipes
 from kilter.data.dataset import load
 from kilter.data.encode import Encoder
 from kilter.models.load import base_of, load_tokenizer, resolve, stop_ids
-from kilter.objectives import build_objective
+from kilter.objectives import build_objective, method_name
 from kilter.recipe import Recipe, Stage
 from kilter.training.config import TrainSpec
 from kilter.training.sources import Offline
@@ -115,7 +115,7 @@ def plan(recipe: Recipe) -> list[StagePlan]:
 
 def _train(recipe: Recipe, name: str, spec: TrainSpec, encoder: Encoder, size: Sizes, speed: dict[str, float]) -> StagePlan:
     needs = build_objective(spec.method).needs
-    name_of = spec.method if isinstance(spec.method, str) else spec.method["name"]
+    name_of = method_name(spec.method)
     source_name = (spec.prompts or spec.data).removeprefix("$")
     data = load(recipes.data_of(recipe, source_name), recipes.shape_of(spec), source_name)
     if spec.dtype not in speed:

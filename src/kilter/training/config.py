@@ -70,6 +70,7 @@ class TrainSpec(BaseModel):
     method: str | dict[str, Any] = Field(description="a method by name, or {name: dpo, beta: 0.1}")
     start: str | None = Field(None, alias="from", description="stage or model to start from; default: the recipe's model")
     reference: str | None = Field(None, description="stage or model of the reference policy; default: where training starts")
+    teacher: str | None = Field(None, description="stage or model to learn from (distill)")
     data: str = Field("$data", description="$name of a data set of the recipe")
     prompts: str | None = Field(None, description="$name of a data set whose prompts are answered by the policy (online)")
     feedback: Any = Field(

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from kilter.errors import UserError
+
+T = TypeVar("T")
 
 
 class Engine:
@@ -44,6 +46,10 @@ class Engine:
     def max(self, value: int) -> int:
         """Maximum over ranks."""
         return value
+
+    def gather(self, value: T) -> list[T]:
+        """One value of each rank, in order of rank."""
+        return [value]
 
     def accumulate(self, module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Around forward and backward of a micro-batch: gradients are exchanged only in the last one."""
@@ -109,6 +115,14 @@ class AccelerateEngine(Engine):
         t = torch.tensor(value, device=self.device)
         dist.all_reduce(t, op=dist.ReduceOp.MAX)
         return int(t)
+
+    def gather(self, value: T) -> list[T]:
+        """All-gather of small objects on the CPU."""
+        if self.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value)
+        return found
 
     def accumulate(self, module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
         """no_sync for DDP, deferred reduce-scatter for FSDP2."""

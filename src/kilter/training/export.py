@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -11,27 +12,28 @@ from kilter.data.encode import Encoder
 from kilter.errors import RunFailed
 from kilter.models import adapters
 from kilter.models.critic import ActorCritic
-from kilter.models.load import quiet_transformers
+from kilter.models.load import MADE_BY, quiet_transformers
 from kilter.training.distributed import Engine
 from kilter.training.learner import LocalLearner
 
 
-def save_model(learner: LocalLearner, encoder: Encoder, engine: Engine, start: Path, out: Path) -> None:
+def save_model(learner: LocalLearner, encoder: Encoder, engine: Engine, start: Path, out: Path, method: str) -> None:
     """model/ (and critic/) appear by rename. Every rank must call it."""
     state = engine.state(learner.module) if engine.world > 1 else None
     if not engine.is_main:
         return
     both = isinstance(learner.scorer, ActorCritic)
-    _write(learner.scorer.model, encoder, start, out / "model", _own(state, "policy.model." if both else "model."))
+    facts = {"method": method, "reads": "pairs" if learner.needs.joint else "answers"}
+    _write(learner.scorer.model, encoder, start, out / "model", _own(state, "policy.model." if both else "model."), facts)
     if isinstance(learner.scorer, ActorCritic):
-        _write(learner.scorer.critic.model, encoder, start, out / "critic", _own(state, "critic.model."))
+        _write(learner.scorer.critic.model, encoder, start, out / "critic", _own(state, "critic.model."), facts)
 
 
 def _own(state: dict[str, Any] | None, prefix: str) -> dict[str, Any] | None:
     return None if state is None else {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
-def _write(model: Any, encoder: Encoder, start: Path, final: Path, state: dict[str, Any] | None) -> None:
+def _write(model: Any, encoder: Encoder, start: Path, final: Path, state: dict[str, Any] | None, facts: dict[str, str]) -> None:
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -45,6 +47,7 @@ def _write(model: Any, encoder: Encoder, start: Path, final: Path, state: dict[s
         with quiet_transformers():
             model.save_pretrained(str(partial), **extra)
             encoder.tokenizer.save_pretrained(str(partial))
+        (partial / MADE_BY).write_text(json.dumps(facts) + "\n", encoding="utf-8")
         if final.exists():
             shutil.rmtree(final)
         os.replace(partial, final)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ class LocalLearner:
         self._critic_only = spec.critic.warmup_steps if isinstance(scorer, ActorCritic) else 0
         self._factor = schedule_factor(spec, total_steps)
         self._epochs = spec.inner_epochs or needs.inner_epochs
+        self.running: dict[str, Tensor] = {}
+        """What the objective carries from step to step."""
 
     def score(self, batch: Batch, outputs: frozenset[str]) -> Iterator[tuple[Batch, Any]]:
         """Forward without gradient, micro-batch by micro-batch: (micro-batch, Outputs).
@@ -96,14 +99,29 @@ class LocalLearner:
             ref = self.reference.lookup(batch)
             assert ref is not None, "a row of the batch is missing from the reference cache"
             batch = batch.with_(ref_logps_BT=ref)
+        if needs.mismatched:
+            batch = self._measure_mismatched(batch)
+        batch = batch.with_(state=self.running)
         if needs.shape == "rollouts":
             batch = self._annotate_rollouts(batch, needs)
         return batch
 
     def _count(self, batch: Batch) -> Batch:
         batch = batch.counted()
-        totals = self.engine.sum(torch.stack([batch.n_tokens_total, batch.n_rows_total, batch.n_groups_total])).cpu()
-        return batch.with_(n_tokens_total=totals[0], n_rows_total=totals[1], n_groups_total=totals[2])
+        names = ("n_tokens_total", "n_rows_total", "n_groups_total", "n_first_rows_total", "n_first_tokens_total")
+        totals = self.engine.sum(torch.stack([getattr(batch, n) for n in names])).cpu()
+        return batch.with_(**dict(zip(names, totals, strict=True)))
+
+    def _measure_mismatched(self, batch: Batch) -> Batch:
+        """Takes the second row of each group, an answer to another prompt, out of the batch, and leaves the mean of its log pi/ref."""
+        own_B = torch.ones(batch.rows(), dtype=torch.bool)
+        own_B[1:] = batch.group_B[1:] != batch.group_B[:-1]
+        others = batch.rows_where(~own_B).select_groups(range(batch.groups()))
+        assert others.ref_logps_BT is not None
+        policy = self.rows(others, frozenset({"logps"}))["logps"]
+        gap = ((policy - others.ref_logps_BT) * others.mask_BT).sum()
+        total = self.engine.sum(torch.stack([gap, torch.tensor(float(others.rows()))])).cpu()
+        return self._count(batch.rows_where(own_B).select_groups(range(batch.groups()))).with_(mismatched_kl=total[0] / total[1])
 
     def _annotate_rollouts(self, batch: Batch, needs: Needs) -> Batch:
         wanted = set()
@@ -172,13 +190,14 @@ class LocalLearner:
             part, idle = parts[min(i, len(parts) - 1)], idle_rank or i >= len(parts)
             with self.engine.accumulate(self.module, last=i == rounds - 1):
                 out = self.module(part, needs.outputs, self.temperature, amp=self.amp)
-                out = type(out)(**{k: None if v is None else v.cpu() for k, v in _fields(out)})
+                out = type(out)(**{k: None if v is None else v if k == "embeddings_BLD" else v.cpu() for k, v in _fields(out)})
                 if surrogate is not None:
                     value = surrogate(out, min(i, len(parts) - 1))
                     found: dict[str, Mean] = {}
                 else:
                     loss = objective.loss(out, part)
                     value, found = loss.value, loss.metrics
+                    assert loss.state is None, "only objectives of unit 'batch' can carry state"
                 scale = 0.0 if idle else self.engine.loss_scale
                 (value * scale).backward()  # type: ignore[no-untyped-call]
             if not idle:
@@ -187,7 +206,9 @@ class LocalLearner:
                     old = metrics.get(name)
                     metrics[name] = mean if old is None else Mean(old.total + mean.total, old.weight + mean.weight)
         if surrogate is not None:
-            total, metrics = self._batch_loss.value.detach(), self._batch_loss.metrics
+            # Every rank computed the loss of all ranks' rows.
+            total, metrics = self._batch_loss.value.detach() / self.engine.world, self._batch_loss.metrics
+            self.running = {k: v.detach() for k, v in (self._batch_loss.state or {}).items()}
         if rounds == 0:  # no group of any rank has a gradient: nothing is learned, and no moment of the optimizer moves
             self.step_index += 1
             return {"loss": 0.0, "grad_norm": 0.0, "learning_rate": self.learning_rate()}
@@ -211,17 +232,23 @@ class LocalLearner:
         return [self.scorer.policy, self.scorer.critic] if isinstance(self.scorer, ActorCritic) else [self.module]
 
     def _surrogate(self, batch: Batch, parts: Sequence[Batch], objective: Objective) -> Callable[[Any, int], Tensor]:
-        """Unit "batch": delta = dL/d(outputs) on the small tensors of the whole batch, then sum(delta * output) per part.
+        """Unit "batch": delta = dL/d(outputs) on the small tensors of the whole batch, all ranks', then sum(delta * output) per part.
 
         Exact: the loss depends on the parameters only through these outputs.
         """
-        assert self.engine.world == 1, "objectives over the whole batch run in one process"
+        outs = []
         with torch.no_grad():  # in training mode: the same function as in the backward
-            outs = [self.module(part, objective.needs.outputs, self.temperature, amp=self.amp) for part in parts]
-        whole, leaves = _join(outs, parts)
-        self._batch_loss = objective.loss(whole, _join_batches(batch, parts))
-        grads = torch.autograd.grad(self._batch_loss.value, list(leaves.values()))
-        deltas = dict(zip(leaves, grads, strict=True))
+            for i in range(self.engine.max(len(parts))):
+                out = self.module(parts[min(i, len(parts) - 1)], objective.needs.outputs, self.temperature, amp=self.amp)
+                outs += [out] if i < len(parts) else []
+        mine = _join(outs, parts)
+        # Batches hold tensors of the same fields on every rank; they are small (no prompts, no vocabulary).
+        gathered = self.engine.gather((mine, _join_batches(batch, parts)))
+        whole, leaves = _concat_outputs([o for o, _ in gathered])
+        self._batch_loss = objective.loss(whole, _concat_batches([b for _, b in gathered]))
+        grads = torch.autograd.grad(self._batch_loss.value, list(leaves.values()), allow_unused=True)
+        before = sum(b.rows() for _, b in gathered[: self.engine.rank])
+        deltas = {k: g[before : before + batch.rows()] for k, g in zip(leaves, grads, strict=True) if g is not None}
 
         def value(out: Any, index: int) -> Tensor:
             first = sum(p.rows() for p in parts[:index])
@@ -244,7 +271,7 @@ class LocalLearner:
             outs.append(type(out)(**{k: None if v is None else v.cpu() for k, v in _fields(out)}))
             parts.append(part)
         if objective.needs.unit == "batch":
-            whole, _ = _join(outs, parts)
+            whole = _join(outs, parts)
             losses = [objective.loss(whole, _join_batches(batch, parts))]
         else:
             losses = [objective.loss(out, part) for out, part in zip(outs, parts, strict=True)]
@@ -274,7 +301,7 @@ class LocalLearner:
             optimizer: Any = get_optimizer_state_dict(self.module, self.optimizer, options=options)
         else:
             optimizer = self.optimizer.state_dict()
-        return {"model": self.engine.state(self.module), "optimizer": optimizer, "step": self.step_index}
+        return {"model": self.engine.state(self.module), "optimizer": optimizer, "step": self.step_index, "running": self.running}
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
@@ -295,6 +322,7 @@ class LocalLearner:
                     target[name].copy_(value)
             self.optimizer.load_state_dict(state["optimizer"])
         self.step_index = int(state["step"])
+        self.running = dict(state["running"])
 
     def save(self, path: Path) -> None:
         """Writes `state` as one file."""
@@ -309,16 +337,42 @@ def _fields(out: Any) -> list[tuple[str, Tensor | None]]:
     return [(name, getattr(out, name)) for name in out.__slots__]
 
 
-def _join(outs: Sequence[Any], parts: Sequence[Batch]) -> tuple[Any, dict[str, Tensor]]:
-    """Outputs of all parts as one, rows in part order; its tensors are leaves that require grad."""
-    width = max(p.tokens_BT.shape[1] for p in parts)
-    leaves: dict[str, Tensor] = {}
-    for name, first in _fields(outs[0]):
-        if first is not None:
-            rows = [getattr(o, name).detach() for o in outs]
-            rows = [torch.nn.functional.pad(r, (0, width - r.shape[1])) if r.ndim == 2 else r for r in rows]
-            leaves[name] = torch.cat(rows).cpu().requires_grad_()
+def _stack(values: Sequence[Tensor]) -> Tensor:
+    """Rows of several tensors under each other, padded to the widest."""
+    if values[0].ndim < 2:
+        return torch.cat(list(values))
+    width = max(v.shape[1] for v in values)
+    return torch.cat([torch.nn.functional.pad(v, (0, width - v.shape[1])) for v in values])
+
+
+def _join(outs: Sequence[Any], parts: Sequence[Batch]) -> Any:
+    """Outputs of all parts as one, rows in part order, without their graphs."""
+    return type(outs[0])(**{name: _stack([getattr(o, name).detach().cpu() for o in outs]) for name, first in _fields(outs[0]) if first is not None})
+
+
+def _concat_outputs(outs: Sequence[Any]) -> tuple[Any, dict[str, Tensor]]:
+    """Outputs of all ranks as one; its tensors are leaves that require grad."""
+    leaves = {name: _stack([getattr(o, name) for o in outs]).requires_grad_() for name, first in _fields(outs[0]) if first is not None}
     return type(outs[0])(**leaves), leaves
+
+
+def _concat_batches(batches: Sequence[Batch]) -> Batch:
+    """Batches of all ranks as one; counts over the optimizer step are the same on each."""
+    if len(batches) == 1:
+        return batches[0]
+
+    def join(name: str, values: Sequence[Any]) -> Any:
+        if name == "group_B":
+            offsets = [sum(b.groups() for b in batches[:i]) for i in range(len(batches))]
+            return torch.cat([v + offset for v, offset in zip(values, offsets, strict=True)])
+        if name.endswith(("_BT", "_B", "_N")) and isinstance(values[0], Tensor):
+            return _stack(values)
+        return tuple(p for v in values for p in v) if name == "prompts_N" else values[0]
+
+    joined = {f.name: join(f.name, [getattr(b, f.name) for b in batches]) for f in fields(Batch)}
+    if joined["parts"] is not None:
+        joined["parts"] = tuple({k: join(k, [p[k] for p in own]) for k in own[0]} for own in zip(*(b.parts or () for b in batches), strict=True))
+    return Batch(**joined)
 
 
 def _join_batches(batch: Batch, parts: Sequence[Batch]) -> Batch:

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from kilter import feedback as feedbacks
+from kilter.data.arrange import joint, with_mismatched
 from kilter.data.collate import collate
 from kilter.data.encode import Encoded, Encoder
 from kilter.data.worlds.support_desk import GoldFeedback, has_gold
@@ -21,7 +22,7 @@ from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer, supports_shared_prefix
 from kilter.models.load import cache_root, load_causal, load_reward, load_tokenizer, model_hash, stop_ids
 from kilter.models.reference import ReferenceCache
-from kilter.objectives.online_preference import NashMD
+from kilter.objectives.rl.online_preference import NashMD
 from kilter.sampling.local import LocalSampler
 from kilter.training.config import TrainSpec
 from kilter.training.distributed import Engine
@@ -29,9 +30,21 @@ from kilter.training.learner import split
 from kilter.training.log import Display
 from kilter.training.monitors import GoldEvaluator
 from kilter.training.online import Online, choose_select
-from kilter.types import FeedbackSource, Group, Objective, Prompt, Sampler, SamplingParams
+from kilter.types import FeedbackSource, Group, Needs, Objective, Prompt, Sampler, SamplingParams
 
 Resolve = Callable[[str], Path]
+
+
+def with_label(groups: Sequence[Group], label: int) -> list[Group]:
+    """Judged single answers with this label."""
+    return [g for g in groups if (float(g.feedback[0].score or 0) > 0) == bool(label)]
+
+
+def arrange(groups: list[Encoded], needs: Needs, max_length: int) -> list[Encoded]:
+    """Encoded groups as the method reads them: with mismatched answers beside them, or both answers of a pair in one row."""
+    if needs.mismatched and groups:
+        return with_mismatched(groups, max_length)
+    return joint(groups) if needs.joint else groups
 
 
 def make_encoder(spec: TrainSpec, start: Path) -> Encoder:
@@ -46,9 +59,11 @@ def make_scorer(spec: TrainSpec, start: Path, objective: Objective, encoder: Enc
     classifier = "reward" in objective.needs.models
     model = load_reward(start, _pad(encoder), spec.seed, fresh=True) if classifier else load_causal(start)
     policy = _wrap(spec, model, classifier)
+    if objective.needs.teacher is not None:
+        policy.teach(make_teacher(spec, encoder, resolve), objective.needs.teacher)
     if "critic" not in objective.needs.models:
         return policy
-    rewards = feedbacks.model_references(spec.feedback) if spec.feedback is not None else []
+    rewards = feedbacks.model_references(spec.feedback, ("reward_model",)) if spec.feedback is not None else []
     origin = resolve(spec.critic.start) if spec.critic.start else resolve(rewards[0]) if rewards else start
     if load_tokenizer(origin).get_vocab() != encoder.tokenizer.get_vocab():
         raise UserError(
@@ -59,6 +74,20 @@ def make_scorer(spec: TrainSpec, start: Path, objective: Objective, encoder: Enc
         )
     critic = load_reward(origin, _pad(encoder), spec.seed, fresh=True)
     return ActorCritic(policy, _wrap(spec, critic, True))
+
+
+def make_teacher(spec: TrainSpec, encoder: Encoder, resolve: Resolve) -> Scorer:
+    """The model that is learned from; it must share the student's vocabulary."""
+    if spec.teacher is None:
+        raise UserError("teacher", None, "is required by this method", "name a stage or a model to learn from")
+    folder = resolve(spec.teacher)
+    if load_tokenizer(folder).get_vocab() != encoder.tokenizer.get_vocab():
+        raise UserError("teacher", spec.teacher, "has another vocabulary than the student", "choose a teacher of the student's family")
+    model = load_causal(folder)
+    switch_off_dropout(model)
+    teacher = Scorer(model)
+    supports_shared_prefix(teacher)
+    return teacher
 
 
 def _pad(encoder: Encoder) -> int | None:

@@ -29,8 +29,8 @@ from kilter.models.forward import Scorer
 from kilter.models.load import model_hash
 from kilter.models.load import resolve as resolve_model
 from kilter.models.reference import LiveReference
-from kilter.objectives import build_objective
-from kilter.objectives.policy_gradient import PolicyGradient
+from kilter.objectives import build_objective, method_name
+from kilter.objectives.rl.policy_gradient import PolicyGradient
 from kilter.training import setup
 from kilter.training.checkpoint import Checkpoints, rng_state, set_rng_state
 from kilter.training.config import TrainSpec
@@ -44,7 +44,7 @@ from kilter.training.monitors import EnergyProbe, Event, EventLog, Monitors
 from kilter.training.online import Online, check_online, sample_text, trim
 from kilter.training.parts import Parts
 from kilter.training.sources import Offline
-from kilter.types import Batch, Group, Mean, Metrics, Objective
+from kilter.types import Batch, Fitted, Group, Mean, Metrics, Objective
 
 log = logging.getLogger("kilter")
 
@@ -87,11 +87,16 @@ class Trainer:
         """Trains to the end, or raises Interrupted / RunFailed with everything up to the last checkpoint safe."""
         begin = time.monotonic()
         spec, objective = self.spec, build_objective(self.spec.method)
+        fitted = ""
+        if isinstance(objective, Fitted) and spec.prompts is None:
+            objective, fitted = objective.fit(self.train[: spec.limit])
         check_trackers(spec.trackers)
         engine = make_engine(spec.engine, spec.fsdp)
         self._console, self._is_main = self.console or Console(stderr=True), engine.is_main
         torch.manual_seed(spec.seed)
         self.out.mkdir(parents=True, exist_ok=True)
+        if fitted and engine.is_main:
+            self._console.print(f"  {fitted}", highlight=False)
         encoder = setup.make_encoder(spec, self.start)
         scorer = setup.make_scorer(spec, self.start, objective, encoder, self.resolve)
         scorer.to(engine.device)
@@ -109,7 +114,7 @@ class Trainer:
         if best is not None:
             self._console.print(f"  the model of step {best} had the best gold score and is kept", highlight=False)
         final = self._evaluate(parts.learner, objective, parts.held, engine) if parts.held else {}
-        save_model(parts.learner, encoder, engine, self.start, self.out)
+        save_model(parts.learner, encoder, engine, self.start, self.out, method_name(spec.method))
         engine.barrier()
         return TrainResult(self.out / "model", parts.source.position, metrics, final, encoder.counts, time.monotonic() - begin, parts.stopped, best)
 
@@ -117,10 +122,21 @@ class Trainer:
         """Everything for training on fixed groups."""
         spec = self.spec
         groups = self.train[: spec.limit] if spec.limit else self.train
-        if objective.needs.shape == "rollouts":
+        needs, heldout = objective.needs, self.heldout
+        if needs.shape == "rollouts":
             groups = replayable(groups)
+        if needs.label is not None:
+            groups, heldout = setup.with_label(groups, needs.label), setup.with_label(heldout, needs.label)
+            if not groups:
+                raise UserError(
+                    "data",
+                    f"{len(self.train)} rows",
+                    f"holds no answer labelled {bool(needs.label)}",
+                    "this method learns from those alone; choose another",
+                )
         encoded = encoder.encode_all(groups, "data", f"{len(groups)} groups")
-        held = [] if objective.needs.shape == "rollouts" else [e for e in map(encoder.encode, self.heldout) if e is not None]
+        held = [] if needs.shape == "rollouts" else [e for e in map(encoder.encode, heldout) if e is not None]
+        encoded, held = (setup.arrange(part, needs, spec.max_length) for part in (encoded, held))
         if encoder.counts and engine.is_main:
             self._console.print("  data: " + ", ".join(f"{n} {what}" for what, n in encoder.counts.items()), highlight=False)
         cache = None
@@ -201,7 +217,7 @@ class Trainer:
         record: dict[str, Any] = {}
         metrics_file = MetricsFile(self.out / "metrics.jsonl", done) if engine.is_main else None
         trackers = Trackers(spec.trackers if engine.is_main else [], self.out / "trackers", spec.model_dump(mode="json"))
-        title = f"{self.name}: {_method_name(spec)}"
+        title = f"{self.name}: {method_name(spec.method)}"
         live = LiveDisplay(self._console, title, total, done) if parts.monitors is not None and self._console.is_terminal and engine.is_main else None
         display = Display(self._console, title, total, done, quiet=live is not None or not engine.is_main)
 
@@ -211,7 +227,7 @@ class Trainer:
                 if engine.is_main:
                     torch.save(state, path)
 
-            checkpoints.save(step, write, {"method": _method_name(spec), "identity": parts.identity}, engine.is_main)
+            checkpoints.save(step, write, {"method": method_name(spec.method), "identity": parts.identity}, engine.is_main)
 
         def show(event: str, detail: str) -> None:
             if parts.monitors is not None and engine.is_main:
@@ -364,10 +380,6 @@ class _Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
-
-
-def _method_name(spec: TrainSpec) -> str:
-    return spec.method if isinstance(spec.method, str) else str(spec.method.get("name"))
 
 
 def _average(steps: Sequence[Metrics]) -> Metrics:

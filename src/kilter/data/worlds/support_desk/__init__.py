@@ -35,8 +35,10 @@ class SupportDesk(BaseModel):
 
     def groups(self, shape: Shape, seed: int = 0) -> list[Group]:
         """n groups in the view that `shape` asks for (or in `view` when that is set). Same seed, same prompts in every view."""
-        wanted: View = "prompts" if shape == "rollouts" else shape
-        view = wanted if self.view == "auto" else self.view
+        wanted: dict[Shape, View] = {
+            "demonstrations": "demonstrations", "pairs": "pairs", "unpaired": "binary", "ranked": "ranked", "prompts": "prompts", "rollouts": "prompts",
+        }  # fmt: skip
+        view = wanted[shape] if self.view == "auto" else self.view
         make: Callable[[Scenario, str, random.Random], Group] = {
             "demonstrations": self._demonstration, "pairs": self._pair, "binary": self._binary,
             "ranked": self._ranked, "steps": self._steps, "prompts": lambda s, name, rng: Group(s.prompt(name), (), ()),

@@ -9,16 +9,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kilter.errors import UserError
-from kilter.objectives.ops import mean
-from kilter.objectives.policy_gradient import GroupRelative, masked
-from kilter.objectives.registry import objectives
+from kilter.objectives.knobs import knob
+from kilter.objectives.ops import masked, mean
+from kilter.objectives.registry import method
+from kilter.objectives.rl.policy_gradient import GroupRelative
 from kilter.types import Batch, Mean, Outputs
 
 FLOOR = math.log(1e-8)
 
 
-@objectives.register("vespo")
+@method("vespo")
 @dataclass(frozen=True)
 class VESPO(GroupRelative):
     """Policy gradient weighted by a gamma-shaped function of the whole sequence's importance weight.
@@ -27,25 +27,15 @@ class VESPO(GroupRelative):
         L = 1/tokens sum_it -sg(phi(w_i)) A log pi,   A as in GRPO;   phi(1) = 1
 
     Very old or very new rollouts count little, on both sides. Paper: Shen et al. 2026, "VESPO".
-
-    Fields: k_pos, lambda_pos where A >= 0 and k_neg, lambda_neg where A < 0, all above 0; scale of the advantage, "group",
-    "batch" or "none". loss_aggregation "token"; beta, kl_in, kl_estimator, entropy_coef, mask_truncated, missing_eos_penalty
-    and is_cap are common.
     """
 
-    k_pos: float = 2.0
-    lambda_pos: float = 3.0
-    k_neg: float = 3.0
-    lambda_neg: float = 2.0
+    detaches = True
+
+    k_pos: float = knob(2.0, "power of the weight where A >= 0", "(0, inf)", "2")
+    lambda_pos: float = knob(3.0, "decay of the weight where A >= 0", "(0, inf)", "3")
+    k_neg: float = knob(3.0, "power of the weight where A < 0", "(0, inf)", "3")
+    lambda_neg: float = knob(2.0, "decay of the weight where A < 0", "(0, inf)", "2")
     loss_aggregation: Literal["sequence", "token", "constant"] = "token"
-
-    name = "vespo"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for field in ("k_pos", "lambda_pos", "k_neg", "lambda_neg"):
-            if not getattr(self, field) > 0:
-                raise UserError(f"vespo.{field}", getattr(self, field), "must be above 0", "use 2 or 3")
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """-sg(phi(w)) A log pi."""

@@ -8,15 +8,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kilter.errors import UserError
-from kilter.objectives import advantages as adv
-from kilter.objectives.clipping import check_clip, clip_metrics, clipped
-from kilter.objectives.policy_gradient import PolicyGradient, masked
-from kilter.objectives.registry import objectives
+from kilter.objectives.knobs import knob
+from kilter.objectives.ops import masked
+from kilter.objectives.registry import method
+from kilter.objectives.rl import advantages as adv
+from kilter.objectives.rl.clipping import clip_metrics, clipped
+from kilter.objectives.rl.policy_gradient import PolicyGradient
 from kilter.types import Batch, Mean, Needs, Outputs
 
 
-@objectives.register("reinforce")
+@method("reinforce")
 @dataclass(frozen=True)
 class Reinforce(PolicyGradient):
     """The plain policy gradient on whole answers, KL in the reward, with the batch's mean as baseline.
@@ -24,22 +25,12 @@ class Reinforce(PolicyGradient):
         A = R - beta sum_t log(pi_old / ref) - b,   L = 1/tokens sum_it -A log pi
 
     b is the mean over the batch, or 0. Paper: Williams 1992, "Simple statistical gradient-following algorithms".
-
-    Fields: baseline "batch" or "none". kl_in "reward", loss_aggregation "token"; beta, kl_estimator, entropy_coef,
-    mask_truncated, missing_eos_penalty and is_cap are common.
     """
 
     beta: float = 0.05
     kl_in: Literal["loss", "reward"] = "reward"
     loss_aggregation: Literal["sequence", "token", "constant"] = "token"
-    baseline: Literal["batch", "none"] = "batch"
-
-    name = "reinforce"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.baseline not in ("batch", "none"):
-            raise UserError("reinforce.baseline", self.baseline, "unknown", "use batch or none")
+    baseline: Literal["batch", "none"] = knob("batch", "what is subtracted from the score: the batch mean, or nothing")
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """R - b."""
@@ -53,7 +44,7 @@ class Reinforce(PolicyGradient):
         return -batch.advantage_BT * out.logps_BT, {}
 
 
-@objectives.register("remax")
+@method("remax")
 @dataclass(frozen=True)
 class ReMax(PolicyGradient):
     """REINFORCE whose baseline is the score of the greedy answer to the same prompt.
@@ -61,15 +52,11 @@ class ReMax(PolicyGradient):
         A = R(y) - R(greedy) - beta sum_t log(pi_old / ref),   L = 1/tokens sum_it -A log pi
 
     One greedy answer per prompt is sampled and scored besides. Paper: Li et al. 2024, "ReMax".
-
-    Fields: beta, kl_in, kl_estimator, loss_aggregation, entropy_coef, mask_truncated, missing_eos_penalty, is_cap (common).
     """
 
     beta: float = 0.05
     kl_in: Literal["loss", "reward"] = "reward"
     loss_aggregation: Literal["sequence", "token", "constant"] = "token"
-
-    name = "remax"
 
     @property
     def needs(self) -> Needs:
@@ -88,7 +75,7 @@ class ReMax(PolicyGradient):
         return -batch.advantage_BT * out.logps_BT, {}
 
 
-@objectives.register("rloo")
+@method("rloo")
 @dataclass(frozen=True)
 class RLOO(PolicyGradient):
     """REINFORCE leave-one-out: the baseline of an answer is the mean score of its siblings.
@@ -97,22 +84,13 @@ class RLOO(PolicyGradient):
         L = mean_i -min(rho_i A_i, clip(rho_i, 1 - e_low, 1 + e_high) A_i),   rho_i = exp(sum_t log(pi / pi_old))
 
     Paper: Ahmadian et al. 2024, "Back to basics"; the sequence-level clip as in TRL, inactive when a batch is used once.
-
-    Fields: clip_low, clip_high, usually 0.2; normalize divides the advantages of the batch by their standard deviation.
-    kl_in "reward"; beta, kl_estimator, loss_aggregation, entropy_coef, mask_truncated, missing_eos_penalty, is_cap are common.
     """
 
     beta: float = 0.05
     kl_in: Literal["loss", "reward"] = "reward"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    normalize: bool = False
-
-    name = "rloo"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_clip(self.name, self.clip_low, self.clip_high)
+    clip_low: float = knob(0.2, "lower side of the clip", "(0, 1)", "0.2")
+    clip_high: float = knob(0.2, "upper side of the clip", "(0, inf)", "0.2")
+    normalize: bool = knob(False, "advantages of the batch divided by their standard deviation")
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """Leave-one-out."""
@@ -129,7 +107,7 @@ class RLOO(PolicyGradient):
         return clipped(ratio_BT, batch.advantage_BT, self.clip_low, self.clip_high), metrics
 
 
-@objectives.register("reinforce_pp")
+@method("reinforce_pp")
 @dataclass(frozen=True)
 class ReinforcePP(PolicyGradient):
     """REINFORCE++: token returns with the KL in the reward, whitened over the whole batch, with the token clip of PPO.
@@ -138,23 +116,14 @@ class ReinforcePP(PolicyGradient):
         L = 1/tokens sum_it -min(rho A, clip(rho, 1 - e_low, 1 + e_high) A)
 
     `baseline` subtracts the group's mean score first (REINFORCE++-baseline). Paper: Hu et al. 2025, "REINFORCE++".
-
-    Fields: clip_low, clip_high, usually 0.2; baseline true or false. kl_in "reward", loss_aggregation "token"; beta, kl_estimator,
-    entropy_coef, mask_truncated, missing_eos_penalty and is_cap are common.
     """
 
     beta: float = 0.05
     kl_in: Literal["loss", "reward"] = "reward"
     loss_aggregation: Literal["sequence", "token", "constant"] = "token"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    baseline: bool = False
-
-    name = "reinforce_pp"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_clip(self.name, self.clip_low, self.clip_high)
+    clip_low: float = knob(0.2, "lower side of the clip", "(0, 1)", "0.2")
+    clip_high: float = knob(0.2, "upper side of the clip", "(0, inf)", "0.2")
+    baseline: bool = knob(False, "subtract the group mean first")
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """Whitened token returns; unscored rows take no part."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from kilter.errors import UserError
+from kilter.objectives.knobs import check, knob
 from kilter.objectives.ops import mean, pairs, sequence_logps, uniform_group_weights
-from kilter.objectives.registry import objectives
+from kilter.objectives.registry import method
 from kilter.types import Batch, Loss, Mean, Needs, Outputs
 
 
@@ -22,22 +22,15 @@ def preference(batch: Batch, labels: str) -> Tensor:
     return torch.sigmoid(gap_N) if labels == "soft" else (gap_N.sign() + 1) / 2
 
 
-def _check(name: str, beta: float, labels: str) -> None:
-    if not beta > 0:
-        raise UserError(f"{name}.beta", beta, "must be above 0", "use 0.1")
-    if labels not in ("hard", "soft"):
-        raise UserError(f"{name}.labels", labels, "unknown", "use hard (the higher score wins) or soft (sigmoid of the difference)")
-
-
 @dataclass(frozen=True)
 class _Pairwise:
-    beta: float = 0.1
-    labels: Literal["hard", "soft"] = "hard"
+    beta: float = knob(0.1, "inverse strength of the pull to the reference", "(0, inf)", "0.01 to 0.5")
+    labels: Literal["hard", "soft"] = knob("hard", "the higher score wins, or wins with probability sigmoid(difference)")
 
     name = "online"
 
     def __post_init__(self) -> None:
-        _check(self.name, self.beta, self.labels)
+        check(self)
 
     @property
     def needs(self) -> Needs:
@@ -76,7 +69,7 @@ class _Pairwise:
         }  # fmt: skip
 
 
-@objectives.register("online_dpo")
+@method("online_dpo")
 @dataclass(frozen=True)
 class OnlineDPO(_Pairwise):
     """DPO on two fresh answers of the policy, labelled as they come.
@@ -85,11 +78,7 @@ class OnlineDPO(_Pairwise):
 
     p is 1 or 0 by the score (hard) or sigmoid(R1 - R2) (soft); mean over pairs, ties left out. Under soft labels the
     optimum is pi_ref exp(R / beta). Paper: Guo et al. 2024, "Direct language model alignment from online AI feedback".
-
-    Fields: beta > 0, usually 0.1; labels "hard" or "soft".
     """
-
-    name = "online_dpo"
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """Weighted sum of pair losses."""
@@ -98,7 +87,7 @@ class OnlineDPO(_Pairwise):
         return Loss((batch.group_weight_N * loss_N).sum(), metrics)
 
 
-@objectives.register("xpo")
+@method("xpo")
 @dataclass(frozen=True)
 class XPO(_Pairwise):
     """Online DPO against the reference's answer, with an exploration bonus that pushes the policy off the reference.
@@ -106,18 +95,9 @@ class XPO(_Pairwise):
         L = DPO loss on (y ~ pi, y' ~ ref) + alpha log pi(y')
 
     Paper: Xie et al. 2024, "Exploratory preference optimization", algorithm 1.
-
-    Fields: beta > 0, usually 0.1; labels "hard" or "soft"; alpha >= 0, weight of the bonus, small.
     """
 
-    alpha: float = 1e-5
-
-    name = "xpo"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.alpha < 0:
-            raise UserError("xpo.alpha", self.alpha, "must not be negative", "use 1e-5")
+    alpha: float = knob(1e-5, "weight of the exploration bonus", "[0, inf)", "1e-6 to 1e-4")
 
     @property
     def needs(self) -> Needs:
@@ -133,7 +113,7 @@ class XPO(_Pairwise):
         return Loss(value, metrics | {"logps/opponent": mean(theirs_N)})
 
 
-@objectives.register("nash_md")
+@method("nash_md")
 @dataclass(frozen=True)
 class NashMD(_Pairwise):
     """Policy gradient on P(y beats y'), y' from a geometric mixture of policy and reference, with a KL to the reference.
@@ -142,18 +122,11 @@ class NashMD(_Pairwise):
 
     Only y trains. The fixed point for mixture 0 is the Nash equilibrium of the KL-regularised preference game.
     Paper: Munos et al. 2024, "Nash learning from human feedback", sec. 7.
-
-    Fields: beta > 0, usually 0.1; labels "hard" or "soft"; mixture in [0, 1], share of the reference in the opponent.
     """
 
-    mixture: float = 0.5
+    detaches = True
 
-    name = "nash_md"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.mixture <= 1:
-            raise UserError("nash_md.mixture", self.mixture, "must lie in [0, 1]", "use 0.5")
+    mixture: float = knob(0.5, "share of the reference in the opponent", "[0, 1]", "0 to 0.5")
 
     @property
     def needs(self) -> Needs:

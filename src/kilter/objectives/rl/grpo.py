@@ -7,15 +7,15 @@ from typing import Literal
 
 from torch import Tensor
 
-from kilter.errors import UserError
-from kilter.objectives import advantages as adv
-from kilter.objectives.clipping import check_clip, clip_metrics, clipped
-from kilter.objectives.policy_gradient import GroupRelative
-from kilter.objectives.registry import objectives
+from kilter.objectives.knobs import knob
+from kilter.objectives.registry import method
+from kilter.objectives.rl import advantages as adv
+from kilter.objectives.rl.clipping import clip_metrics, clipped
+from kilter.objectives.rl.policy_gradient import GroupRelative
 from kilter.types import Batch, Mean, Outputs
 
 
-@objectives.register("grpo")
+@method("grpo")
 @dataclass(frozen=True)
 class GRPO(GroupRelative):
     """Clipped policy gradient whose baseline is the group's own mean score.
@@ -25,31 +25,14 @@ class GRPO(GroupRelative):
 
     rho is the token ratio to the policy that sampled (1 when a batch is used once). R and A have no unit; KL in nats.
     Papers: Shao et al. 2024, "DeepSeekMath", eq. 21; Yu et al. 2025 (DAPO: asymmetric clip, token aggregation).
-
-    Fields: clip_low, clip_high the two sides of the clip, usually 0.2; dual_clip bounds the loss where A < 0, above 1, or null;
-    advantage "grpo", "rloo" (mean of the others), "passk" (pass@k with `k`, needs 0/1 scores) or "prm_token" (step scores);
-    scale of the advantage: "group", "batch" or "none"; population std instead of the sample's; k of pass@k.
-    Common: beta, kl_in, kl_estimator, loss_aggregation, entropy_coef, mask_truncated, missing_eos_penalty, is_cap (see PolicyGradient).
     """
 
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float | None = None
-    advantage: Literal["grpo", "rloo", "passk", "prm_token"] = "grpo"
-    population: bool = False
-    k: int = 4
-
-    name = "grpo"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_clip(self.name, self.clip_low, self.clip_high)
-        if self.advantage not in ("grpo", "rloo", "passk", "prm_token"):
-            raise UserError(f"{self.name}.advantage", self.advantage, "unknown", "one of grpo, rloo, passk, prm_token")
-        if self.dual_clip is not None and not self.dual_clip > 1:
-            raise UserError(f"{self.name}.dual_clip", self.dual_clip, "must be above 1", "use 3, or leave it out")
-        if self.k < 1:
-            raise UserError(f"{self.name}.k", self.k, "must be at least 1", "use 4")
+    clip_low: float = knob(0.2, "lower side of the clip", "(0, 1)", "0.2")
+    clip_high: float = knob(0.2, "upper side of the clip", "(0, inf)", "0.2; 0.28 in DAPO")
+    dual_clip: float | None = knob(None, "bound of the loss where A < 0, in units of |A|; null: none", "(1, inf)", "3, or null")
+    advantage: Literal["grpo", "rloo", "passk", "prm_token"] = knob("grpo", "group mean, leave-one-out, pass@k, or token rewards of a process model")
+    population: bool = knob(False, "population instead of sample standard deviation")
+    k: int = knob(4, "k of pass@k", "[1, inf)", "4")
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """The group-relative advantage."""
@@ -75,7 +58,7 @@ class GRPO(GroupRelative):
         return clipped(ratio, batch.advantage_BT, self.clip_low, self.clip_high, self.dual_clip), metrics
 
 
-@objectives.register("dr_grpo")
+@method("dr_grpo")
 @dataclass(frozen=True)
 class DrGRPO(GRPO):
     """GRPO without its two biases: no division by the standard deviation, no division by the answer's own length.
@@ -91,10 +74,8 @@ class DrGRPO(GRPO):
     scale: Literal["group", "batch", "none"] = "none"
     loss_aggregation: Literal["sequence", "token", "constant"] = "constant"
 
-    name = "dr_grpo"
 
-
-@objectives.register("dapo")
+@method("dapo")
 @dataclass(frozen=True)
 class DAPO(GRPO):
     """GRPO with DAPO's settings: a wider upper clip, every token of the step weighing the same, truncated answers left out.
@@ -111,5 +92,3 @@ class DAPO(GRPO):
     clip_high: float = 0.28
     loss_aggregation: Literal["sequence", "token", "constant"] = "token"
     mask_truncated: bool = True
-
-    name = "dapo"

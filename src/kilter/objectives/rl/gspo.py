@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kilter.objectives.grpo import GRPO
-from kilter.objectives.policy_gradient import masked_mean
-from kilter.objectives.registry import objectives
+from kilter.objectives.registry import method
+from kilter.objectives.rl.grpo import GRPO
+from kilter.objectives.rl.policy_gradient import masked_mean
 from kilter.types import Batch
 
 
-@objectives.register("gspo")
+@method("gspo")
 @dataclass(frozen=True)
 class GSPO(GRPO):
     """GRPO with one ratio per sequence: the unit of the clip is the unit of the reward.
@@ -27,8 +27,6 @@ class GSPO(GRPO):
 
     clip_low: float = 3e-4
     clip_high: float = 4e-4
-
-    name = "gspo"
 
     def ratio(self, log_ratio_BT: Tensor, batch: Batch) -> Tensor:
         """Sequence level, [B, 1]."""

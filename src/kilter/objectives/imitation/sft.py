@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
-from kilter.errors import UserError
-from kilter.objectives.ops import mean, sequence_logps
-from kilter.objectives.registry import objectives
+from kilter.objectives.knobs import check, knob
+from kilter.objectives.ops import masked, mean, sequence_logps
+from kilter.objectives.registry import method
 from kilter.types import Batch, Loss, Needs, Outputs
 
 
-@objectives.register("sft")
+@method("sft")
 @dataclass(frozen=True)
 class SFT:
     """Negative log-likelihood of the completion, per trained token of the optimizer step.
@@ -24,14 +22,14 @@ class SFT:
     Every assistant turn is trained on; |y| counts masked tokens; both denominators span the whole optimizer
     step and all ranks. Paper: Ouyang et al. 2022, "Training language models to follow instructions", sec. 3.
 
-    Fields: normalize, "token" (each token counts the same) or "sequence" (each answer counts the same).
+    Use: first, on demonstrations of the task. Watch: eval_nll rising while nll falls is overfitting. Fails: copies the
+    demonstrations' faults as readily as their merits.
     """
 
-    normalize: Literal["token", "sequence"] = "token"
+    normalize: Literal["token", "sequence"] = knob("token", "each token counts the same, or each answer")
 
     def __post_init__(self) -> None:
-        if self.normalize not in ("token", "sequence"):
-            raise UserError("sft.normalize", self.normalize, "unknown", "use 'token' or 'sequence'")
+        check(self)
 
     @property
     def needs(self) -> Needs:
@@ -49,7 +47,7 @@ class SFT:
         """Weighted sum of token negative log-likelihoods."""
         assert out.logps_BT is not None
         assert batch.weight_BT is not None
-        logps_BT = torch.where(batch.mask_BT > 0, out.logps_BT, 0.0)
+        logps_BT = masked(out.logps_BT, batch.mask_BT)
         value = -(batch.weight_BT * logps_BT).sum()
         metrics = {
             "nll": mean(-logps_BT, batch.mask_BT),

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from torch.nn.functional import logsigmoid
 
-from kilter.errors import UserError
+from kilter.objectives.knobs import check, knob
 from kilter.objectives.ops import mean, pairs, uniform_group_weights
-from kilter.objectives.registry import objectives
+from kilter.objectives.registry import method
 from kilter.types import Batch, Loss, Needs, Outputs
 
 
-@objectives.register("bradley_terry")
+@method("bradley_terry")
 @dataclass(frozen=True)
 class BradleyTerry:
     """Pairwise reward model: P(w > l) = sigmoid(r(w) - r(l)).
@@ -23,14 +23,14 @@ class BradleyTerry:
     centring coefficient that fixes the free constant of r. Mean over pairs. Papers: Bradley & Terry 1952;
     Touvron et al. 2023 (margin); Eisenstein et al. 2023 (centring).
 
-    Fields: centring c >= 0, usually 0.01.
+    Use: the reward of PPO and best-of-n. Watch: eval_rewards/accuracies, its interval, and its accuracy by length. Fails: it
+    learns the length and style of the chosen answers where they differ.
     """
 
-    centring: float = 0.01
+    centring: float = knob(0.01, "coefficient c that fixes the constant of the scores", "[0, inf)", "0.01, or 0")
 
     def __post_init__(self) -> None:
-        if self.centring < 0:
-            raise UserError("bradley_terry.centring", self.centring, "must not be negative", "use 0.01, or 0 to switch it off")
+        check(self)
 
     @property
     def needs(self) -> Needs:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kilter.errors import UserError
 from kilter.objectives.ops import mean
 from kilter.types import Mean
 
@@ -25,11 +24,3 @@ def clip_metrics(ratio: Tensor, advantage: Tensor, mask: Tensor, low: float, hig
         "clip_ratio/high_mean": mean(above, mask),
         "clip_ratio/region_mean": mean(below + above, mask),
     }
-
-
-def check_clip(name: str, low: float, high: float) -> None:
-    """Raises UserError on bounds without meaning."""
-    if not 0 < low < 1:
-        raise UserError(f"{name}.clip_low", low, "must lie in (0, 1)", "use 0.2")
-    if not high > 0:
-        raise UserError(f"{name}.clip_high", high, "must be above 0", "use 0.2; DAPO uses 0.28")

@@ -16,13 +16,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kilter.errors import UserError
-from kilter.objectives import advantages as adv
-from kilter.objectives.ops import mean
+from kilter.objectives.knobs import check, knob
+from kilter.objectives.ops import masked, mean
+from kilter.objectives.rl import advantages as adv
 from kilter.types import Batch, Loss, Mean, Needs, Outputs
-
-AGGREGATIONS = ("sequence", "token", "constant")
-ESTIMATORS = ("k3", "k2", "k3_st")
 
 
 def kl_terms(logps_BT: Tensor, ref_logps_BT: Tensor, estimator: str) -> Tensor:
@@ -52,11 +49,6 @@ def token_weights(batch: Batch, aggregation: str) -> Tensor:
     return batch.mask_BT / (batch.mask_BT.sum(-1, keepdim=True).clamp_min(1.0) * batch.n_rows_total)
 
 
-def masked(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """0 off the mask, whatever stands there."""
-    return torch.where(mask_BT > 0, values_BT, 0.0)
-
-
 def masked_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Mean over each row's action tokens, [B, 1]."""
     return masked(values_BT, mask_BT).sum(-1, keepdim=True) / mask_BT.sum(-1, keepdim=True).clamp_min(1.0)
@@ -64,43 +56,23 @@ def masked_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PolicyGradient(ABC):
-    """Base of the family; see the members. Common fields:
+    """Base of the family; see the members. Their common fields stand here."""
 
-    beta: KL coefficient (nats), 0 loads no reference. kl_in: "loss", a KL per token beside the policy loss, or "reward",
-    subtracted from the score (k1 of the sampled tokens), whose optimum is pi_ref exp(R / beta); the KL in the loss sees no
-    later tokens and so settles at the myopic form of it. kl_estimator: k3, k2 or k3_st, for KL in the loss.
-    loss_aggregation: sequence, token or constant. entropy_coef: weight of an entropy bonus, usually 0.
-    mask_truncated: completions without EOS do not train. missing_eos_penalty: subtracted from their score instead.
-    is_cap: cap of the importance weight against the sampling engine.
-    """
-
-    beta: float = 0.0
-    kl_in: Literal["loss", "reward"] = "loss"
-    kl_estimator: Literal["k3", "k2", "k3_st"] = "k3"
-    loss_aggregation: Literal["sequence", "token", "constant"] = "sequence"
-    entropy_coef: float = 0.0
-    mask_truncated: bool = False
-    missing_eos_penalty: float = 0.0
-    is_cap: float = 2.0
+    beta: float = knob(0.0, "KL coefficient (nats); 0 loads no reference", "[0, inf)", "0 to 0.1")
+    kl_in: Literal["loss", "reward"] = knob("loss", "a KL per token beside the policy loss, or subtracted from the score")
+    kl_estimator: Literal["k3", "k2", "k3_st"] = knob("k3", "of the KL in the loss; k1 is no choice: it has no gradient on average")
+    loss_aggregation: Literal["sequence", "token", "constant"] = knob(
+        "sequence", "what weighs the same: each completion, each token, or each token of the limit"
+    )
+    entropy_coef: float = knob(0.0, "weight of an entropy bonus", "[0, inf)", "0 to 0.01")
+    mask_truncated: bool = knob(False, "completions without EOS do not train")
+    missing_eos_penalty: float = knob(0.0, "subtracted from the score of completions without EOS", "[0, inf)", "0 to 1")
+    is_cap: float = knob(2.0, "cap of the importance weight against the sampling engine", "(0, inf)", "2")
 
     name = "policy_gradient"
 
     def __post_init__(self) -> None:
-        checks = [
-            ("beta", self.beta >= 0, "must not be negative", "use 0 to switch the KL term off"),
-            (
-                "kl_estimator",
-                self.kl_estimator in ESTIMATORS,
-                "unknown",
-                f"one of {', '.join(ESTIMATORS)}; k1 in the loss has no gradient on average",
-            ),
-            ("loss_aggregation", self.loss_aggregation in AGGREGATIONS, "unknown", f"one of {', '.join(AGGREGATIONS)}"),
-            ("missing_eos_penalty", self.missing_eos_penalty >= 0, "must not be negative", "give what is subtracted from the score"),
-            ("is_cap", self.is_cap > 0, "must be above 0", "use 2"),
-        ]
-        for field, good, problem, fix in checks:
-            if not good:
-                raise UserError(f"{self.name}.{field}", getattr(self, field), problem, fix)
+        check(self)
 
     @property
     def needs(self) -> Needs:
@@ -207,14 +179,9 @@ class GroupRelative(PolicyGradient):
     scale: "group", "batch" or "none".
     """
 
-    scale: Literal["group", "batch", "none"] = "group"
+    scale: Literal["group", "batch", "none"] = knob("group", "what the advantage is divided by: the standard deviation of group or batch, or nothing")
 
     name = "group_relative"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.scale not in ("group", "batch", "none"):
-            raise UserError(f"{self.name}.scale", self.scale, "unknown", "one of group, batch, none")
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """As GRPO."""

@@ -8,16 +8,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kilter.errors import UserError
-from kilter.objectives import advantages as adv
-from kilter.objectives.clipping import check_clip, clip_metrics, clipped
-from kilter.objectives.ops import mean
-from kilter.objectives.policy_gradient import PolicyGradient, masked, token_weights
-from kilter.objectives.registry import objectives
+from kilter.objectives.knobs import knob
+from kilter.objectives.ops import masked, mean
+from kilter.objectives.registry import method
+from kilter.objectives.rl import advantages as adv
+from kilter.objectives.rl.clipping import clip_metrics, clipped
+from kilter.objectives.rl.policy_gradient import PolicyGradient, token_weights
 from kilter.types import Batch, Loss, Mean, Needs, Outputs
 
 
-@objectives.register("ppo")
+@method("ppo")
 @dataclass(frozen=True)
 class PPO(PolicyGradient):
     """The classical RLHF: clipped surrogate, a critic for the baseline, the KL to the reference in the reward.
@@ -28,39 +28,20 @@ class PPO(PolicyGradient):
 
     A is whitened over all action tokens of the rollout, G is not; where A < 0 the loss is at most dual_clip |A|. The critic
     predicts at each token's state, before the token. Papers: Schulman et al. 2017 eq. 7; Ouyang et al. 2022; Ye et al. 2020.
-
-    Fields: clip_low, clip_high, usually 0.2; value_clip e_v, usually 0.2; vf weight of the value loss; gamma and lam of GAE, in
-    (0, 1]; dual_clip above 1, or null; whiten true or false; epochs passes over one batch of rollouts. kl_in "reward",
-    loss_aggregation "token"; beta, kl_estimator, entropy_coef, mask_truncated, missing_eos_penalty, is_cap are common.
     """
 
     beta: float = 0.05
     kl_in: Literal["loss", "reward"] = "reward"
     loss_aggregation: Literal["sequence", "token", "constant"] = "token"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    value_clip: float = 0.2
-    vf: float = 0.1
-    gamma: float = 1.0
-    lam: float = 0.95
-    dual_clip: float | None = 3.0
-    whiten: bool = True
-    epochs: int = 4
-
-    name = "ppo"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_clip(self.name, self.clip_low, self.clip_high)
-        checks = [
-            ("value_clip", self.value_clip > 0, "must be above 0", "use 0.2"), ("vf", self.vf >= 0, "must not be negative", "use 0.1"),
-            ("gamma", 0 < self.gamma <= 1, "must lie in (0, 1]", "use 1"), ("lam", 0 <= self.lam <= 1, "must lie in [0, 1]", "use 0.95"),
-            ("dual_clip", self.dual_clip is None or self.dual_clip > 1, "must be above 1", "use 3, or null"),
-            ("epochs", self.epochs >= 1, "must be at least 1", "use 4"),
-        ]  # fmt: skip
-        for field, good, problem, fix in checks:
-            if not good:
-                raise UserError(f"ppo.{field}", getattr(self, field), problem, fix)
+    clip_low: float = knob(0.2, "lower side of the clip", "(0, 1)", "0.2")
+    clip_high: float = knob(0.2, "upper side of the clip", "(0, inf)", "0.2")
+    value_clip: float = knob(0.2, "how far a value may move from its old one", "(0, inf)", "0.2")
+    vf: float = knob(0.1, "weight of the value loss", "[0, inf)", "0.1 to 1")
+    gamma: float = knob(1.0, "discount per token", "(0, 1]", "1")
+    lam: float = knob(0.95, "lambda of GAE", "[0, 1]", "0.95 to 1")
+    dual_clip: float | None = knob(3.0, "bound of the loss where A < 0, in units of |A|; null: none", "(1, inf)", "3, or null")
+    whiten: bool = knob(True, "advantages to mean 0 and variance 1 over all tokens of the rollouts")
+    epochs: int = knob(4, "passes over one batch of rollouts", "[1, inf)", "1 to 4")
 
     @property
     def needs(self) -> Needs:

@@ -1,0 +1,49 @@
+"""Encoded groups rearranged for methods that read more than one answer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kilter.data.encode import Encoded
+from kilter.errors import UserError
+from kilter.types import Feedback
+
+
+def with_mismatched(groups: Sequence[Encoded], max_length: int) -> list[Encoded]:
+    """Each single answer gets beside it the answer to the next, different prompt of the data, unscored: what KTO's reference point is measured on.
+
+    The partner depends on the data alone, so reference log-probs of both can be computed once. Raises UserError where all
+    prompts are the same.
+    """
+    out = []
+    for i, group in enumerate(groups):
+        others = (groups[(i + j) % len(groups)] for j in range(1, len(groups)))
+        other = next((o for o in others if o.prompt_ids != group.prompt_ids), None)
+        if other is None:
+            raise UserError(
+                "data", f"{len(groups)} rows", "has a single prompt", "give answers to several prompts: the reference point is measured across them"
+            )
+        room = max(1, max_length - len(group.prompt_ids))
+        both = replace(
+            group.group,
+            completions=(*group.group.completions, other.group.completions[0]),
+            feedback=(*group.group.feedback, Feedback(None, kind="mismatched")),
+        )
+        ids, mask = other.completion_ids[0][:room], other.masks[0][:room]
+        out.append(Encoded(both, group.prompt_ids, (*group.completion_ids, ids), (*group.masks, mask if any(mask) else (1,) * len(ids))))
+    return out
+
+
+def in_one_row(group: Encoded, first: int, second: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(ids, mask) of two answers one after the other, as a preference model reads them."""
+    return group.completion_ids[first] + group.completion_ids[second], group.masks[first] + group.masks[second]
+
+
+def joint(groups: Sequence[Encoded]) -> list[Encoded]:
+    """Each pair as its two orders: a row holds both answers, the chosen one first in the first row and last in the second."""
+    out = []
+    for group in groups:
+        (ids, mask), (ids_swapped, mask_swapped) = in_one_row(group, 0, 1), in_one_row(group, 1, 0)
+        out.append(replace(group, completion_ids=(ids, ids_swapped), masks=(mask, mask_swapped)))
+    return out

@@ -1,0 +1,69 @@
+"""A preference model that reads both answers, as a feedback source: each answer's score is how often it beats the others."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from itertools import permutations
+
+import torch
+
+from kilter.data.arrange import in_one_row
+from kilter.data.collate import collate
+from kilter.data.encode import Encoded, Encoder
+from kilter.errors import UserError
+from kilter.feedback.registry import Context, feedback_sources
+from kilter.models.forward import Scorer, supports_shared_prefix
+from kilter.models.load import load_reward, load_tokenizer, reads_pairs, stop_ids
+from kilter.training.learner import split
+from kilter.types import Completion, Feedback, Group
+
+
+@feedback_sources.register("preference_model")
+class PreferenceModel:
+    """P(y beats y') = sigmoid(s(y, y') - s(y', y)); the score of y is its mean over the other answers of the group.
+
+    model: a stage or folder trained with pairwise_preference. Needs two answers or more; a lone one is unscored. n answers
+    cost n (n - 1) rows.
+    """
+
+    def __init__(self, model: str, context: Context) -> None:
+        folder = context.model(model)
+        if not reads_pairs(folder):
+            raise UserError(
+                "feedback.preference_model.model", model, "scores single answers", "use reward_model, or train one with method pairwise_preference"
+            )
+        tokenizer = load_tokenizer(folder)
+        self.encoder = Encoder(tokenizer, stop_ids(folder, tokenizer), context.max_length, context.template)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id not in self.encoder.stop_ids else None
+        self.scorer = Scorer(load_reward(folder, pad)).eval()
+        if torch.cuda.is_available():
+            self.scorer = self.scorer.to("cuda")
+        supports_shared_prefix(self.scorer)
+
+    @torch.no_grad()
+    def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
+        """One Feedback per completion."""
+        return [self._group(g) for g in groups]
+
+    def _group(self, group: Group) -> list[Feedback]:
+        count = len(group.completions)
+        plain = Group(group.prompt, tuple(Completion(c.text or " ", turns=c.turns) for c in group.completions), group.feedback)
+        encoded = self.encoder.encode(plain) if count > 1 else None
+        if encoded is None:
+            return [Feedback(None, "preference", source="preference_model", rationale="needs two answers")] * count
+        orders = list(permutations(range(count), 2))
+        rows = [in_one_row(encoded, a, b) for a, b in orders]
+        empty = (Feedback(None),) * len(rows)
+        wide = Encoded(
+            Group(group.prompt, (Completion(""),) * len(rows), empty), encoded.prompt_ids, tuple(r[0] for r in rows), tuple(r[1] for r in rows)
+        )
+        batch = collate([wide])
+        batch = batch.with_(score_B=torch.arange(batch.rows()))
+        score: dict[tuple[int, int], float] = {}
+        for part in split(batch, 2048, self.scorer.shared):
+            found = self.scorer(part, frozenset({"scores"})).scores_B.tolist()
+            score |= {orders[int(i)]: v for i, v in zip(part.score_B, found, strict=True)}
+        wins = [statistics.fmean(1 / (1 + math.exp(score[b, a] - score[a, b])) for b in range(count) if b != a) for a in range(count)]
+        return [Feedback(w, "preference", source="preference_model") for w in wins]

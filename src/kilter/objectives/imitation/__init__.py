@@ -1,0 +1,1 @@
+"""Imitation of demonstrations or of a teacher."""

@@ -1,0 +1,40 @@
+"""LiPO-lambda: learning to rank with LambdaLoss weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from kilter.objectives.lists.listwise import Listwise, upper
+from kilter.objectives.registry import method
+
+
+@method("lipo_lambda")
+@dataclass(frozen=True)
+class LiPOLambda(Listwise):
+    """All pairs of a list under the logistic loss, each weighted by what swapping it would cost in discounted gain.
+
+        L = sum_{i above j} D_ij log(1 + exp(-(s_i - s_j))),   D_ij = |G_i - G_j| |1/log2(1 + t_i) - 1/log2(1 + t_j)|
+        G = 2^g - 1,   t the rank by the present scores s = beta (l - l_ref)
+
+    g is the label brought to [0, 1] within its list; D is a constant for the gradient. Paper: Liu et al. 2024, "LiPO: listwise
+    preference optimization through learning-to-rank", eq. 9.
+
+    Use: ratings or rankings of several answers, where the top matters most. Watch: rewards/accuracies. Fails: with two
+    answers it is dpo with a constant.
+    """
+
+    def list_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor) -> Tensor:
+        """Weighted logistic loss over pairs."""
+        low_N1 = label_NK.masked_fill(~valid_NK, float("inf")).amin(-1, keepdim=True)
+        high_N1 = label_NK.masked_fill(~valid_NK, float("-inf")).amax(-1, keepdim=True)
+        gain_NK = 2 ** ((label_NK - low_N1) / (high_N1 - low_N1).clamp_min(1e-12)) - 1
+        order_NK = score_NK.detach().masked_fill(~valid_NK, float("-inf")).argsort(dim=-1, descending=True, stable=True)
+        rank_NK = order_NK.argsort(-1) + 1
+        discount_NK = 1 / torch.log2(1 + rank_NK.to(score_NK.dtype))
+        weight_NKK = (gain_NK[:, :, None] - gain_NK[:, None, :]).abs() * (discount_NK[:, :, None] - discount_NK[:, None, :]).abs()
+        gap_NKK = score_NK[:, :, None] - score_NK[:, None, :]
+        return torch.where(upper(valid_NK), weight_NKK * softplus(-gap_NKK), 0.0).sum((1, 2))

@@ -1,0 +1,44 @@
+"""RRHF: rank responses by mean log-prob."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from kilter.objectives.knobs import knob
+from kilter.objectives.lists.listwise import Listwise, upper
+from kilter.objectives.ops import chosen_nll
+from kilter.objectives.registry import method
+from kilter.types import Batch, Outputs
+
+
+@method("rrhf")
+@dataclass(frozen=True)
+class RRHF(Listwise):
+    """A hinge over all pairs of a list on the mean log-prob, and imitation of the best answer.
+
+        L = sum_{i above j} max(0, lbar_j - lbar_i) + nll_weight * NLL(best)
+
+    lbar in nats per token; NLL per token of the best answers. No reference. Paper: Yuan et al. 2023, "RRHF: rank responses to
+    align language models with human feedback", eq. 3 and 4.
+
+    Use: ranked answers from several sources and no memory for a reference. Watch: nll of the best. Fails: the hinge stops at
+    zero margin, so the preference stays weak.
+    """
+
+    beta: float = knob(1.0, "weight of the ranking term", "(0, inf)", "1")
+    nll_weight: float = knob(1.0, "weight of the imitation term", "[0, inf)", "0.1 to 1")
+
+    uses_reference: ClassVar[bool] = False
+
+    def list_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor) -> Tensor:
+        """Hinge over pairs in the wrong order."""
+        gap_NKK = score_NK[:, :, None] - score_NK[:, None, :]
+        return self.beta * (-gap_NKK).clamp_min(0).mul(upper(valid_NK)).sum((1, 2))
+
+    def total(self, loss_N: Tensor, out: Outputs, batch: Batch) -> Tensor:
+        """Plus the imitation term."""
+        assert out.logps_BT is not None
+        return super().total(loss_N, out, batch) + self.nll_weight * chosen_nll(out.logps_BT, batch)

@@ -1,0 +1,1 @@
+"""Preference pairs: DPO and its relatives. Each file is one formula on two sides, w (chosen) and l (rejected)."""

@@ -1,0 +1,106 @@
+"""What every loss on preference pairs shares, so that a relative of DPO is one formula.
+
+A member writes `pair_loss` in terms of two sides w (chosen) and l (rejected), and, where its implicit reward is not
+beta log pi/pi_ref, `reward`. Everything else (reductions, weights, metrics, validation) stands here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor
+
+from kilter.objectives.knobs import check, knob
+from kilter.objectives.ops import mean, pairs, sequence_logps, uniform_group_weights
+from kilter.types import Batch, Loss, Needs, Outputs, Unit
+
+
+class Side(NamedTuple):
+    """One side of N pairs: summed log-probs under policy and reference (nats), and the number of trained tokens."""
+
+    logps_N: Tensor
+    ref_N: Tensor
+    tokens_N: Tensor
+
+    @property
+    def ratio_N(self) -> Tensor:  # noqa: N802
+        """D = l_theta - l_ref."""
+        return self.logps_N - self.ref_N
+
+    @property
+    def mean_N(self) -> Tensor:  # noqa: N802
+        """lbar = l / |y|."""
+        return self.logps_N / self.tokens_N
+
+
+@dataclass(frozen=True)
+class Pairwise(ABC):
+    """Base of the family: L = mean over pairs of pair_loss(w, l). `uses_reference` False: no reference is loaded."""
+
+    beta: float = knob(0.1, "inverse strength of the pull to the reference", "(0, inf)", "0.01 to 0.5")
+
+    name: ClassVar[str] = "pairwise"
+    uses_reference: ClassVar[bool] = True
+    unit: ClassVar[Unit] = "group"
+    rate: ClassVar[float] = 5e-6
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @abstractmethod
+    def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741 - w and l are the papers' names
+        """Loss of each pair, [N]."""
+
+    def reward(self, side: Side) -> Tensor:
+        """Implicit reward, [N]."""
+        return self.beta * (side.ratio_N if self.uses_reference else side.logps_N)
+
+    def margin(self, w: Side, l: Side) -> Tensor:  # noqa: E741
+        """z = reward(w) - reward(l)."""
+        return self.reward(w) - self.reward(l)
+
+    @property
+    def needs(self) -> Needs:
+        """Policy (and reference) log-probs; the two rows of a pair together."""
+        annotations = frozenset({"ref_logps"} if self.uses_reference else ())
+        return Needs(shape="pairs", unit=self.unit, annotations=annotations, learning_rate=self.rate)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Every pair of the optimizer step weighs the same."""
+        return batch.with_(group_weight_N=uniform_group_weights(batch))
+
+    def reduce(self, logps_BT: Tensor, batch: Batch) -> Tensor:
+        """Token log-probs to one number per row, [B]: their sum."""
+        return sequence_logps(logps_BT, batch.mask_BT)
+
+    def sides(self, out: Outputs, batch: Batch) -> tuple[Side, Side]:
+        """(w, l) of a batch of pairs."""
+        assert out.logps_BT is not None
+        logps = pairs(self.reduce(out.logps_BT, batch), batch)
+        tokens = pairs(batch.mask_BT.sum(-1).clamp_min(1.0), batch)
+        ref = logps
+        if self.uses_reference:
+            assert batch.ref_logps_BT is not None
+            ref = pairs(self.reduce(batch.ref_logps_BT, batch), batch)
+        return Side(logps[0], ref[0], tokens[0]), Side(logps[1], ref[1], tokens[1])
+
+    def total(self, loss_N: Tensor, out: Outputs, batch: Batch) -> Tensor:
+        """Pair losses to the loss: their weighted sum. Members that add a term or weigh pairs by their loss override it."""
+        assert batch.group_weight_N is not None
+        return (batch.group_weight_N * loss_N).sum()
+
+    def loss(self, out: Outputs, batch: Batch) -> Loss:
+        """Weighted sum of pair losses."""
+        w, l = self.sides(out, batch)  # noqa: E741
+        chosen_N, rejected_N = self.reward(w), self.reward(l)
+        metrics = {
+            "rewards/chosen": mean(chosen_N),
+            "rewards/rejected": mean(rejected_N),
+            "rewards/accuracies": mean((chosen_N > rejected_N).float()),
+            "rewards/margins": mean(chosen_N - rejected_N),
+            "logps/chosen": mean(w.logps_N),
+            "logps/rejected": mean(l.logps_N),
+        }
+        return Loss(self.total(self.pair_loss(w, l), out, batch), metrics)

@@ -1,0 +1,1 @@
+"""Models that score: from comparisons, from outcomes, from both answers read together."""

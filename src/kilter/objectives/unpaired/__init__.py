@@ -1,0 +1,1 @@
+"""Answers judged one by one: thumbs up or down."""

@@ -1,0 +1,59 @@
+"""Kahneman-Tversky optimisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from kilter.objectives.knobs import knob
+from kilter.objectives.ops import mean
+from kilter.objectives.registry import method
+from kilter.objectives.unpaired.judged import Judged, balanced, desirable
+from kilter.types import Batch, Group, Mean, Needs, Objective
+
+
+@method("kto")
+@dataclass(frozen=True)
+class KTO(Judged):
+    """Prospect theory on thumbs: answers are gains or losses against a reference point z0, and losses loom apart from gains.
+
+        L = mean of  lam_D (1 - sigmoid(beta D - z0))  over desirable,  lam_U (1 - sigmoid(z0 - beta D))  over undesirable
+        z0 = beta max(0, mean D over mismatched (x, y')),   detached,   D = l - l_ref
+
+    y' is the answer to another prompt of the data; the mean spans the optimizer step and all ranks. Weights left at null are
+    balanced: n_D lam_D = n_U lam_U. Paper: Ethayarajh et al. 2024, "KTO: model alignment as prospect theoretic
+    optimization", eq. 8.
+
+    Use: thumbs up and down that do not come in pairs. Watch: kl (z0 / beta), rewards/chosen against rewards/rejected. Fails:
+    on very few desirable answers the weights become large and the step noisy.
+    """
+
+    desirable_weight: float | None = knob(None, "lam_D; null: balanced from the data", "(0, inf)", "1, or null")
+    undesirable_weight: float | None = knob(None, "lam_U; null: balanced from the data", "(0, inf)", "1, or null")
+
+    @property
+    def needs(self) -> Needs:
+        """Judged's, and mismatched answers."""
+        return replace(super().needs, mismatched=True)
+
+    def fit(self, groups: Sequence[Group]) -> tuple[Objective, str]:
+        """Weights from the counts of both labels, and a line that shows them."""
+        good = sum((g.feedback[0].score or 0) > 0 for g in groups)
+        weight_good, weight_bad = balanced(good, len(groups) - good)
+        chosen = replace(self, desirable_weight=self.desirable_weight or weight_good, undesirable_weight=self.undesirable_weight or weight_bad)
+        how = "set by hand" if None not in (self.desirable_weight, self.undesirable_weight) else "balanced"
+        note = f"{good} desirable, weight {chosen.desirable_weight:.3g}; {len(groups) - good} undesirable, weight {chosen.undesirable_weight:.3g} ({how})"
+        return chosen, note
+
+    def answer_loss(self, reward_B: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Mean], dict[str, Tensor] | None]:
+        """One minus the sigmoid of the gain, or of the loss avoided."""
+        assert batch.mismatched_kl is not None
+        z0 = self.beta * batch.mismatched_kl.clamp_min(0)
+        good_B = desirable(batch)
+        gain_B = torch.where(good_B, reward_B - z0, z0 - reward_B)
+        share_B = good_B.to(reward_B.dtype)
+        weight_B = share_B * (self.desirable_weight or 1.0) + (1 - share_B) * (self.undesirable_weight or 1.0)
+        return weight_B * (1 - gain_B.sigmoid()), {"kl": mean(batch.mismatched_kl.expand(1))}, None
