@@ -69,6 +69,100 @@ class WholeBatch(DPO):
         return Loss(-((z[:, 0] - z[:, 1]) / 10).exp().mean().log())
 
 
+@pytest.mark.parametrize("name", ["kldpo", "dr_dpo", "aot", "aot_unpaired", "bco", "wpo"])
+def test_registered_objectives_over_the_batch_or_with_more_outputs_are_exact_in_micro_batches(tiny, pair_batch, name):
+    objective = build_objective(name)
+    batch = pair_batch.with_(ref_logps_BT=-torch.ones_like(pair_batch.mask_BT))
+    scorer = Scorer(load_causal(tiny))
+    prepared = objective.prepare(batch)
+    loss = objective.loss(scorer(prepared, objective.needs.outputs), prepared)
+    loss.value.backward()
+    want = {n: p.grad for n, p in scorer.named_parameters()}
+    for budget in (16, 150):
+        metrics, got = gradients(tiny, batch, objective, budget)
+        assert metrics["loss"] == pytest.approx(float(loss.value.detach()), abs=1e-5)
+        for key, value in want.items():
+            torch.testing.assert_close(got[key], value, atol=1e-5, rtol=1e-4)
+
+
+def test_wdpo_has_the_true_second_derivative(tiny, pair_batch):
+    """The gradient of loss plus penalty in the weights, against finite differences of the same sum in float64."""
+    objective = build_objective({"name": "wdpo", "rho": 3.0})
+    batch = pair_batch.select_groups([0, 1])
+    batch = objective.prepare(batch.counted().with_(ref_logps_BT=-torch.ones_like(batch.mask_BT)))
+    scorer = Scorer(load_causal(tiny)).double()
+    loss = lambda: objective.loss(scorer(batch, objective.needs.outputs), batch).value
+    loss().backward()
+    names = ("model.model.layers.0.mlp.down_proj.weight", "model.model.layers.1.self_attn.q_proj.weight", "model.model.embed_tokens.weight")
+    weights = dict(scorer.named_parameters())
+    for name in names:
+        flat, grad = weights[name].data.view(-1), weights[name].grad.view(-1)
+        i = int(grad.abs().argmax())
+        values = []
+        for sign in (1e-3, -1e-3):  # the model's norms are float32 whatever the weights are
+            flat[i] += sign
+            values.append(float(loss().detach()))
+            flat[i] -= sign
+        assert float(grad[i]) == pytest.approx((values[0] - values[1]) / 2e-3, rel=1e-2), name
+    plain = build_objective("dpo")
+    assert float(loss().detach()) > float(plain.loss(scorer(batch), batch).value.detach())  # the penalty is there
+
+
+def test_distillation_falls_to_zero_against_oneself_and_compares_with_trl(tiny, pair_batch):
+    from kilter.models.divergence import divergence, token_divergence
+    from kilter.models.logprobs import Head
+
+    student, teacher = Scorer(load_causal(tiny)), Scorer(load_causal(tiny))
+    student.teach(teacher, 0.5)
+    out = student(pair_batch, frozenset({"logps", "divergence"}))
+    assert out.divergence_BT.abs().max() < 1e-5
+    with torch.no_grad():
+        for p in teacher.parameters():
+            p.mul_(0.9)
+    out = student(pair_batch, frozenset({"logps", "divergence"}))
+    assert (out.divergence_BT[pair_batch.mask_BT > 0] > 0).all()
+    trl = pytest.importorskip("trl.experimental.gkd.gkd_trainer").GKDTrainer
+    g = torch.Generator().manual_seed(0)
+    s, t = (3 * torch.randn(1, 7, 50, generator=g, dtype=torch.float64) for _ in range(2))
+    for beta in (0.0, 0.3, 1.0):
+        want = trl.generalized_jsd_loss(s, t, beta=beta, reduction="sum")
+        assert float(divergence(s[0], t[0], beta).sum()) == pytest.approx(float(want), abs=1e-9)
+    hidden = torch.randn(40, 8, generator=g, requires_grad=True)
+    weight, other = torch.randn(30, 8, generator=g, requires_grad=True), torch.randn(30, 6, generator=g)
+    theirs = torch.randn(40, 6, generator=g)
+    found = token_divergence(hidden, Head(weight), theirs, Head(other), 0.3, 0.7)
+    want = divergence(hidden @ weight.T / 0.7, theirs @ other.T / 0.7, 0.3)
+    torch.testing.assert_close(found, want)
+    for leaf in (hidden, weight):
+        torch.testing.assert_close(torch.autograd.grad(found.sum(), leaf, retain_graph=True)[0], torch.autograd.grad(want.sum(), leaf, retain_graph=True)[0])
+
+
+def test_activation_offloading_changes_nothing(tiny, pair_batch):
+    batch = pair_batch.with_(ref_logps_BT=-torch.ones_like(pair_batch.mask_BT))
+    _, want = gradients(tiny, batch, DPO(), 200)
+    scorer = Scorer(load_causal(tiny))
+    own = LocalLearner(scorer, DPO().needs, TrainSpec(method="dpo", tokens_per_microbatch=200, max_grad_norm=0, activation_offloading=True), 10, Engine())
+    own.optimizer.step = lambda: None
+    own.optimizer.zero_grad = lambda set_to_none: None
+    own.step(DPO().prepare(batch), DPO())
+    for name, p in scorer.named_parameters():
+        torch.testing.assert_close(p.grad, want[name])
+
+
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora"])
+def test_adapters_of_each_kind_train_merge_and_load(tiny, tmp_path, pairs_file, kind, capsys):
+    data = load(DataSpec(path=str(pairs_file), heldout=0), "pairs")
+    spec = TrainSpec.model_validate(FAST | {"method": "dpo", "adapter": {"kind": kind, "r": 4, "merge": kind == "dora"}, "max_steps": 3})
+    out = tmp_path / kind
+    Trainer(spec, tiny, data.train, [], out).run()
+    assert "q_proj x2" in capsys.readouterr().err
+    assert (out / "model" / "adapter_config.json").exists() != (kind == "dora")
+    changed = load_causal(out / "model").state_dict()
+    base = load_causal(tiny).state_dict()
+    assert set(changed) == set(base)
+    assert any(not torch.equal(changed[n], base[n]) for n in base)
+
+
 def test_batch_objectives_are_exact_in_micro_batches(tiny, pair_batch):
     objective = WholeBatch()
     scorer = Scorer(load_causal(tiny))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,6 +15,7 @@ from kilter import feedback as feedbacks
 from kilter.data.dataset import DataSpec
 from kilter.errors import UserError, nearest
 from kilter.evaluation.config import EvaluateSpec
+from kilter.models.adapters import check_adapter
 from kilter.training.config import TrainSpec
 from kilter.types import Shape
 from kilter.validation import as_user_error
@@ -247,6 +249,19 @@ def check_train(spec: TrainSpec, where: str = "") -> None:
     from kilter.training.online import check_online
 
     needs = build_objective(spec.method).needs
+    if spec.adapter is not None:
+        check_adapter(spec.adapter, f"{where}adapter")
+    if spec.activation_offloading and not torch.cuda.is_available():
+        raise UserError(
+            f"{where}activation_offloading",
+            True,
+            "moves activations off a GPU, and there is none",
+            "leave it out; gradient_checkpointing saves memory here",
+        )
+    if needs.teacher is not None and spec.teacher is None:
+        raise UserError(f"{where}teacher", None, "is required by this method", "name a stage or a model to learn from")
+    if spec.teacher is not None and needs.teacher is None:
+        raise UserError(f"{where}teacher", spec.teacher, "is not used by this method", "leave it out, or use method distill")
     for field, source in (("feedback", spec.feedback), ("monitors.gold", spec.monitors.gold)):
         if source is not None:
             feedbacks.check(source, f"{where}{field}")

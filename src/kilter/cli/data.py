@@ -14,7 +14,7 @@ from kilter.errors import UserError
 @data_app.command(epilog=epilog("kilter data peek pairs.jsonl", "kilter data peek builtin:support-desk --shape pairs -n 2"))
 def peek(
     path: Annotated[str, typer.Argument(help="file, Hub name or builtin:support-desk")],
-    shape: Annotated[str, typer.Option(help="demonstrations, pairs or prompts")] = "prompts",
+    shape: Annotated[str, typer.Option(help="demonstrations, pairs, unpaired, ranked or prompts")] = "prompts",
     n: Annotated[int, typer.Option("-n", min=1, help="groups to show")] = 3,
     format_: Annotated[str, typer.Option("--format", help="auto, or a format by name")] = "auto",
 ) -> None:
@@ -43,7 +43,7 @@ def _load(path: str, shape: str, format_: str, world: dict[str, Any] | None = No
     from kilter.data.dataset import load
     from kilter.errors import nearest
 
-    shapes = ("demonstrations", "pairs", "prompts")
+    shapes = ("demonstrations", "pairs", "unpaired", "ranked", "prompts")
     if shape not in shapes:
         raise UserError("--shape", shape, "unknown shape", nearest(shape, shapes))
     return load(make_data_spec({"path": path, "format": format_, "heldout": 0, "world": world or {}}), shape)  # type: ignore[arg-type]
@@ -57,7 +57,7 @@ def _load(path: str, shape: str, format_: str, world: dict[str, Any] | None = No
 def convert(
     path: Annotated[str, typer.Argument(help="file, Hub name or builtin:support-desk")],
     target: Annotated[Path, typer.Argument(help="groups.jsonl to write")],
-    shape: Annotated[str, typer.Option(help="demonstrations, pairs or prompts (prompts keeps every completion)")] = "prompts",
+    shape: Annotated[str, typer.Option(help="demonstrations, pairs, unpaired, ranked, or prompts (keeps every completion)")] = "prompts",
     format_: Annotated[
         str, typer.Option("--format", help="auto, hh, preference, unpaired, conversations, alpaca, ratings, oasst, stepwise, ...")
     ] = "auto",

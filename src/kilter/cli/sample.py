@@ -15,6 +15,7 @@ from kilter.errors import UserError
     epilog=epilog(
         "kilter sample runs/quickstart/dpo --prompt 'Where is my order?' -k 3",
         "kilter sample builtin:smollm2-135m --data prompts.jsonl --out answers.jsonl",
+        "kilter sample runs/sft --data demonstrations.jsonl --negatives --out pairs.jsonl",
     )
 )
 def sample(
@@ -30,6 +31,7 @@ def sample(
     stop: Annotated[list[str] | None, typer.Option(help="stop string, repeatable")] = None,
     seed: Annotated[int, typer.Option(help="same seed, same answers")] = 0,
     limit: Annotated[int | None, typer.Option(help="first N prompts only")] = None,
+    negatives: Annotated[bool, typer.Option("--negatives", help="pairs: the data's own answer is chosen, the sampled ones are rejected")] = False,
 ) -> None:
     """Sample answers, with token ids and log-probs in groups.jsonl."""
     from kilter.api import make_data_spec
@@ -45,15 +47,25 @@ def sample(
     check_params(params)
     if out_ is not None:
         require_file(out_, "--out")
+    if negatives and (data is None or out_ is None):
+        raise UserError("--negatives", True, "needs demonstrations and a file to write", "give --data FILE and --out pairs.jsonl")
+    known: list[Group] = []
     if prompt is not None:
         prompts = [Prompt(messages=({"role": "user", "content": prompt},))]
     else:
-        prompts = [g.prompt for g in load(make_data_spec({"path": str(data), "heldout": 0, "limit": limit}), "prompts").train]
+        known = load(make_data_spec({"path": str(data), "heldout": 0, "limit": limit}), "demonstrations" if negatives else "prompts").train
+        prompts = [g.prompt for g in known]
     sampler = _sampler(model)
     display = Display(err, "sampling", len(prompts) * k, quiet=prompt is not None)
     answers = sampler.generate(prompts, k, params, lambda n: display.update(n, f"answers  {sampler.last.tokens_per_second:.0f} tok/s"))
     display.close()
-    groups = [Group(p, tuple(a), (Feedback(None),) * k) for p, a in zip(prompts, answers, strict=True)]
+    if negatives:
+        groups = [
+            Group(g.prompt, (g.completions[0], *(c for c in a if c.text.strip())), (Feedback(1.0), *(Feedback(0.0) for c in a if c.text.strip())))
+            for g, a in zip(known, answers, strict=True)
+        ]
+    else:
+        groups = [Group(p, tuple(a), (Feedback(None),) * k) for p, a in zip(prompts, answers, strict=True)]
     if out_ is not None:
         store.append(out_, groups)
         err.print(f"{len(groups)} groups appended to {out_}", highlight=False)

@@ -46,7 +46,7 @@ def _train_command() -> None:
         flag = "--" + name.replace("_", "-")
         text = field.description or ""
         if name == "adapter":
-            text = "lora: train LoRA adapters instead of all weights"
+            text = "lora, rslora, dora or qlora: train low-rank adapters instead of all weights"
         if name == "feedback":
             text += "; online methods need it: the data's prompts are then answered by the policy"
         kind = str if name in ("method", "feedback") else option(field.annotation)
@@ -79,9 +79,10 @@ def _train_command() -> None:
         if "save_every" in options:
             options["save_every"] = scalar(options["save_every"])
         if "adapter" in options:
-            if options["adapter"] != "lora":
-                raise UserError("--adapter", options["adapter"], "unknown adapter", "use lora")
-            options["adapter"] = {}
+            kinds = get_args(AdapterSpec.model_fields["kind"].annotation)
+            if options["adapter"] not in kinds:
+                raise UserError("--adapter", options["adapter"], "unknown adapter", f"one of {', '.join(kinds)}")
+            options["adapter"] = {"kind": options["adapter"]}
         given = scalar(options.pop("method"))
         method: dict[str, Any] = dict(given) if isinstance(given, dict) else {"name": given}
         source: dict[str, Any] = {"path": data}

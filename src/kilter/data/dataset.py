@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from kilter.data import store
 from kilter.data.formats import FORMATS, RowError, detect
 from kilter.data.read import rows
+from kilter.data.shapes import NEEDED, Condition, PairRule, conditioned, to_shape
 from kilter.data.worlds.support_desk import SupportDesk
 from kilter.errors import UserError, nearest
 from kilter.types import Group, Prompt, Shape
@@ -33,6 +34,8 @@ class DataSpec(BaseModel):
         None, description="label of all prompts: unsafe (red team) or safe (look-alikes that deserve an answer)"
     )
     text: Literal["chat", "raw"] = Field("chat", description="plain-text prompts: one user turn (chat) or untouched text (raw)")
+    pairs: PairRule = Field(default_factory=lambda: PairRule(), description="which pairs rated or ranked answers give")
+    condition: Condition | None = Field(None, description="conditional SFT: answers of every quality, each with its level in the prompt")
     heldout: float = Field(0.1, ge=0, lt=1, description="share of PROMPTS kept for evaluation")
     limit: int | None = Field(None, ge=1, description="use only the first N groups")
     seed: int = Field(0, description="seed of the split and of a built-in world")
@@ -99,21 +102,13 @@ def load(spec: DataSpec, shape: Shape, where: str = "data") -> Dataset:
         groups = groups[: spec.limit]
     # Split first: what a shape leaves out must not move a prompt from one side to the other.
     train, heldout = split_by_prompt(groups, spec.heldout, spec.seed)
-    train = to_shape(train, shape, skipped)
+    if spec.condition is not None:
+        train, heldout = conditioned(train, heldout, shape, spec.condition, skipped)
+    train = to_shape(train, shape, skipped, spec.pairs)
     if not train:
         reasons = ", ".join(f"{n} {why}" for why, n in skipped.items()) or "the file holds no completions"
         raise UserError(f"{where}.path", spec.path, f"zero rows left after filtering ({reasons})", f"this method needs {NEEDED[shape]}")
-    return Dataset(spec, train, to_shape(heldout, shape, skipped), skipped, name)
-
-
-NEEDED = {
-    "pairs": "two completions per prompt with unequal scores",
-    "unpaired": "completions judged good or bad (a label), or pairs",
-    "ranked": "two or more completions per prompt with different scores or ranks",
-    "demonstrations": "at least one accepted completion per prompt",
-    "prompts": "prompts",
-    "rollouts": "prompts and feedback, or scored rollouts",
-}
+    return Dataset(spec, train, to_shape(heldout, shape, skipped, spec.pairs), skipped, name)
 
 
 def heldout_pairs(spec: DataSpec, where: str = "data") -> list[Group]:
@@ -183,83 +178,6 @@ def _with_system(group: Group, text: str) -> Group:
     if not messages or messages[0]["role"] == "system":
         return group
     return replace(group, prompt=replace(group.prompt, messages=({"role": "system", "content": text}, *messages)))
-
-
-def to_shape(groups: Iterable[Group], shape: Shape, skipped: Counter[str]) -> list[Group]:
-    """Groups as a method reads them; what is left out is counted in `skipped`.
-
-    demonstrations: the best completion of each group; pairs: best against worst; ranked: best first, ties dropped; unpaired:
-    judged single answers, of several the best (good) and the worst (bad); prompts, rollouts: nothing is dropped.
-    """
-    convert: Callable[[Group, Counter[str]], list[Group]] = {
-        "demonstrations": _best,
-        "pairs": _extremes,
-        "ranked": _ranking,
-        "unpaired": _judged,
-        "prompts": lambda g, _: [g],
-        "rollouts": lambda g, _: [g],
-    }[shape]
-    return [g for group in groups for g in convert(group, skipped)]
-
-
-def _pick(group: Group, rows: Sequence[int]) -> Group:
-    return Group(group.prompt, tuple(group.completions[i] for i in rows), tuple(group.feedback[i] for i in rows))
-
-
-def _ranking(group: Group, skipped: Counter[str]) -> list[Group]:
-    scored = [i for i, f in enumerate(group.feedback) if f.score is not None]
-    kept: dict[float, int] = {}
-    for i in sorted(scored, key=lambda i: -_score(group, i)):
-        if _score(group, i) in kept:
-            skipped["tied completion"] += 1
-        else:
-            kept[_score(group, i)] = i
-    if len(kept) < 2:
-        skipped["fewer than two ranks"] += 1
-        return []
-    return [_pick(group, list(kept.values()))]
-
-
-def _judged(group: Group, skipped: Counter[str]) -> list[Group]:
-    if len(group.completions) == 1:
-        if group.feedback[0].score is None:
-            skipped["no label"] += 1
-            return []
-        return [group]
-    return [
-        Group(group.prompt, (c,), (replace(f, score=float(i == 0), kind="binary"),))
-        for pair in _extremes(group, skipped)
-        for i, (c, f) in enumerate(zip(pair.completions, pair.feedback, strict=True))
-    ]
-
-
-def _best(group: Group, skipped: Counter[str]) -> list[Group]:
-    if not group.completions:
-        skipped["no completion"] += 1
-        return []
-    ranked = sorted(range(len(group.completions)), key=lambda i: _score(group, i), reverse=True)
-    best = ranked[0]
-    if group.feedback[best].kind in ("binary", "steps") and group.feedback[best].score == 0:
-        skipped["rejected by its label"] += 1
-        return []
-    return [_pick(group, [best])]
-
-
-def _score(group: Group, i: int) -> float:
-    score = group.feedback[i].score
-    return float("-inf") if score is None else score
-
-
-def _extremes(group: Group, skipped: Counter[str]) -> list[Group]:
-    scored = [i for i, f in enumerate(group.feedback) if f.score is not None]
-    if len(scored) < 2:
-        skipped["fewer than two scored completions"] += 1
-        return []
-    best, worst = max(scored, key=lambda i: _score(group, i)), min(scored, key=lambda i: _score(group, i))
-    if group.feedback[best].score == group.feedback[worst].score:
-        skipped["tie"] += 1
-        return []
-    return [_pick(group, [best, worst])]
 
 
 def split_by_prompt(groups: Sequence[Group], heldout: float, seed: int) -> tuple[list[Group], list[Group]]:

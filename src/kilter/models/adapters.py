@@ -1,35 +1,90 @@
-"""LoRA through peft: attach, load, merge."""
+"""Low-rank adapters through peft: attach, list, load, merge."""
 
 from __future__ import annotations
 
+import importlib.util
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
+
+from kilter.errors import UserError
 
 
 class AdapterSpec(BaseModel):
-    """Low-rank adapters: h = W x + (alpha / r) B A x, only A and B are trained (Hu et al. 2021)."""
+    """Low-rank adapters: h = W x + scale B A x, only A and B (and a reward model's head) are trained.
+
+    lora: scale alpha / r (Hu et al. 2021). rslora: alpha / sqrt(r), so that a high rank still learns (Kalajdzievski 2023). dora:
+    direction and magnitude apart (Liu et al. 2024). qlora: lora over a base in 4 bits (Dettmers et al. 2023), needs a GPU.
+    """
 
     model_config = ConfigDict(extra="forbid")
+    kind: Literal["lora", "rslora", "dora", "qlora"] = Field("lora", description="lora, rslora, dora, or qlora (4-bit base, needs a GPU)")
     r: int = Field(16, ge=1, description="rank")
-    alpha: float = Field(32, gt=0, description="scale numerator; the update is multiplied by alpha / r")
+    alpha: float = Field(32, gt=0, description="scale numerator; the update is multiplied by alpha / r (rslora: alpha / sqrt(r))")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
-    target: str | list[str] = Field("all-linear", description="module names, or all-linear")
+    target: str | list[str] = Field("all-linear", description="module names, or all-linear: every linear layer but the heads")
+    merge: bool = Field(False, description="save full weights with the adapter folded in, instead of the adapter alone")
+
+
+def check_adapter(spec: AdapterSpec, where: str = "adapter") -> None:
+    """Raises UserError where the machine cannot train such an adapter."""
+    if spec.kind != "qlora":
+        return
+    if not torch.cuda.is_available():
+        raise UserError(f"{where}.kind", "qlora", "needs a CUDA GPU: its 4-bit kernels do not run on a CPU", "use lora, or run on a GPU")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(f"{where}.kind", "qlora", "needs bitsandbytes", "run: pip install 'kilter[qlora]'")
+    if spec.merge:
+        raise UserError(
+            f"{where}.merge", True, "would fold the adapter into rounded 4-bit weights", "leave merge out; `kilter merge` folds it into the full base"
+        )
+
+
+def quantization(spec: AdapterSpec | None) -> Any:
+    """transformers' 4-bit configuration for qlora (NF4, double quantisation, bfloat16 products), else None."""
+    if spec is None or spec.kind != "qlora":
+        return None
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
 
 
 def attach(model: Any, spec: AdapterSpec, classifier: bool) -> Any:
-    """Wraps `model` with fresh adapters; a reward head is trained in full beside them."""
-    from peft import LoraConfig, TaskType, get_peft_model
+    """Wraps `model` with fresh adapters; a reward head is trained in full beside them. Raises UserError for unknown targets."""
+    from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
 
+    if spec.kind == "qlora":
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     config = LoraConfig(
         r=spec.r,
         lora_alpha=int(spec.alpha) if float(spec.alpha).is_integer() else spec.alpha,
         lora_dropout=spec.dropout,
         target_modules=spec.target,
+        use_rslora=spec.kind == "rslora",
+        use_dora=spec.kind == "dora",
         task_type=TaskType.SEQ_CLS if classifier else TaskType.CAUSAL_LM,
     )
-    return get_peft_model(model, config)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+        raise UserError("adapter.target", spec.target, "names no layer of the model", f"use all-linear, or some of {', '.join(linear)}") from error
+
+
+def adapted_modules(model: Any) -> str:
+    """What the adapters sit on, for a person: 'q_proj x30, v_proj x30; score trained in full'."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import ModulesToSaveWrapper
+
+    named = [(n.rpartition(".")[2], m) for n, m in model.named_modules()]
+    layers = Counter(n for n, m in named if isinstance(m, BaseTunerLayer))
+    whole = sorted({n for n, m in named if isinstance(m, ModulesToSaveWrapper)})
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    text = ", ".join(f"{n} x{c}" for n, c in sorted(layers.items()))
+    return f"adapters on {text}" + (f"; {', '.join(whole)} trained in full" if whole else "") + f"; {trained / 1e6:.2f} M weights trained"
 
 
 def is_adapter(folder: Path) -> bool:

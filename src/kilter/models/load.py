@@ -224,15 +224,20 @@ def stop_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
     return frozenset(ids)
 
 
-def load_causal(folder: Path) -> Any:
-    """A causal LM with float32 weights (the master copy); adapters are folded in. Missing weights are an error."""
+def load_causal(folder: Path, quantization: Any = None) -> Any:
+    """A causal LM with float32 weights (the master copy), or quantised ones; adapters are folded in. Missing weights are an error."""
     from transformers import AutoModelForCausalLM
 
     base_folder, adapter = base_of(folder)
     if _is_classifier(base_folder):
         raise UserError("model", str(folder), "is a reward model; it has no language-model head", "start from the policy it was made from")
     with _readable(folder):
-        model, info = AutoModelForCausalLM.from_pretrained(str(base_folder), dtype=torch.float32, output_loading_info=True)
+        extra = (
+            {"dtype": torch.float32}
+            if quantization is None
+            else {"dtype": torch.bfloat16, "quantization_config": quantization, "device_map": {"": 0}}
+        )
+        model, info = AutoModelForCausalLM.from_pretrained(str(base_folder), output_loading_info=True, **extra)
     _refuse_missing(folder, info, set())
     return load_merged(model, adapter) if adapter is not None else model
 

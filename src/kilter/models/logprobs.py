@@ -31,7 +31,8 @@ class Head:
 
 def logits(hidden_SD: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None) -> Tensor:
     """softcap tanh(scale (W h + b) / softcap), float32."""
-    z = (hidden_SD @ weight.T).float()
+    z = hidden_SD @ weight.T
+    z = z if z.dtype == torch.float64 else z.float()
     if bias is not None:
         z += bias.float()
     if scale != 1.0:

@@ -103,6 +103,7 @@ class TrainSpec(BaseModel):
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast over float32 weights")
     adapter: AdapterSpec | None = Field(None, description="train LoRA adapters instead of all weights")
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward: less memory, about a third slower")
+    activation_offloading: bool = Field(False, description="keep activations in host memory until the backward needs them: less GPU memory, slower")
     shuffle: bool = Field(True, description="new order each epoch, from the seed")
     seed: int = Field(0, description="order of the data, initial heads, dropout")
     limit: int | None = Field(None, ge=1, description="use only the first N training groups")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
@@ -189,7 +190,8 @@ class LocalLearner:
         for i in range(rounds):
             part, idle = parts[min(i, len(parts) - 1)], idle_rank or i >= len(parts)
             with self.engine.accumulate(self.module, last=i == rounds - 1):
-                out = self.module(part, needs.outputs, self.temperature, amp=self.amp)
+                with self._offloaded():
+                    out = self.module(part, needs.outputs, self.temperature, amp=self.amp)
                 out = type(out)(**{k: None if v is None else v if k == "embeddings_BLD" else v.cpu() for k, v in _fields(out)})
                 if surrogate is not None:
                     value = surrogate(out, min(i, len(parts) - 1))
@@ -226,6 +228,12 @@ class LocalLearner:
         self.optimizer.zero_grad(set_to_none=True)
         self.step_index += 1
         return result
+
+    def _offloaded(self) -> contextlib.AbstractContextManager[Any]:
+        """Around a forward: activations wait in host memory for the backward."""
+        if not self.spec.activation_offloading:
+            return contextlib.nullcontext()
+        return torch.autograd.graph.save_on_cpu(pin_memory=torch.cuda.is_available())
 
     def _clipped(self) -> list[nn.Module]:
         """Policy and critic are clipped apart: their gradients have no common scale."""

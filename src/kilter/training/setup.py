@@ -57,7 +57,9 @@ def make_encoder(spec: TrainSpec, start: Path) -> Encoder:
 def make_scorer(spec: TrainSpec, start: Path, objective: Objective, encoder: Encoder, resolve: Resolve) -> Scorer | ActorCritic:
     """The model that trains, with its critic where the method has one."""
     classifier = "reward" in objective.needs.models
-    model = load_reward(start, _pad(encoder), spec.seed, fresh=True) if classifier else load_causal(start)
+    if spec.adapter is not None and spec.adapter.kind == "qlora" and (classifier or adapters.is_adapter(start)):
+        raise UserError("adapter.kind", "qlora", "trains policies that start from full weights", "use lora here, or merge the start model first")
+    model = load_reward(start, _pad(encoder), spec.seed, fresh=True) if classifier else load_causal(start, adapters.quantization(spec.adapter))
     policy = _wrap(spec, model, classifier)
     if objective.needs.teacher is not None:
         policy.teach(make_teacher(spec, encoder, resolve), objective.needs.teacher)

@@ -24,6 +24,7 @@ from rich.console import Console
 from kilter.data.collate import collate
 from kilter.data.encode import Encoded, Encoder
 from kilter.errors import Interrupted, RunFailed, UserError
+from kilter.models import adapters
 from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer
 from kilter.models.load import model_hash
@@ -100,6 +101,8 @@ class Trainer:
         encoder = setup.make_encoder(spec, self.start)
         scorer = setup.make_scorer(spec, self.start, objective, encoder, self.resolve)
         scorer.to(engine.device)
+        if engine.is_main and spec.adapter is not None:
+            self._console.print(f"  {adapters.adapted_modules(setup.policy_of(scorer).model)}", highlight=False)
         if engine.is_main:
             (self.out / "train.json").write_text(spec.model_dump_json(by_alias=True, indent=1))
         parts = (self._online if spec.prompts is not None else self._offline)(objective, scorer, encoder, engine)
@@ -114,7 +117,9 @@ class Trainer:
         if best is not None:
             self._console.print(f"  the model of step {best} had the best gold score and is kept", highlight=False)
         final = self._evaluate(parts.learner, objective, parts.held, engine) if parts.held else {}
-        save_model(parts.learner, encoder, engine, self.start, self.out, method_name(spec.method))
+        save_model(
+            parts.learner, encoder, engine, self.start, self.out, method_name(spec.method), merge=spec.adapter is not None and spec.adapter.merge
+        )
         engine.barrier()
         return TrainResult(self.out / "model", parts.source.position, metrics, final, encoder.counts, time.monotonic() - begin, parts.stopped, best)
 

@@ -24,7 +24,7 @@ class CPO(Pairwise):
     l in nats; NLL per token of the chosen answers. No reference. Paper: Xu et al. 2024, "Contrastive preference
     optimization", eq. 5.
 
-    Use: no memory for a reference; translation and other tasks with one good answer. Watch: nll. Fails: summed log-probs
+    Use: no memory for a reference; translation and other tasks with one good answer. Watch: nll of the chosen. Fails: summed log-probs
     favour short answers.
     """
 

@@ -13,7 +13,11 @@ from kilter.objectives.registry import method
 @method("hinge")
 @dataclass(frozen=True)
 class Hinge(Pairwise):
-    """L = max(0, 1 - z), z DPO's: pairs beyond the margin no longer train. Paper: Liu et al. 2023, "Statistical rejection sampling", eq. 12.
+    """DPO's margin under a hinge: pairs beyond it no longer train.
+
+        L = max(0, 1 - z)
+
+    z is DPO's. Paper: Liu et al. 2023, "Statistical rejection sampling improves preference optimization", eq. 12.
 
     Use: when dpo pushes settled pairs on and on. Watch: rewards/margins settle near 1. Fails: no gradient, no learning, once all pairs pass.
     """

@@ -22,6 +22,9 @@ class CISPO(GroupRelative):
         L = 1/tokens sum_it -sg(min(rho, cap)) A log pi,   A as in GRPO
 
     Paper: MiniMax 2025, "MiniMax-M1", eq. 4.
+
+    Use: rare but decisive tokens, which a clip would silence. Watch: cispo_clip_ratio, entropy. Fails: no lower bound
+    holds the ratio, so stale rollouts move the policy far.
     """
 
     detaches = True

@@ -25,6 +25,10 @@ class GRPO(GroupRelative):
 
     rho is the token ratio to the policy that sampled (1 when a batch is used once). R and A have no unit; KL in nats.
     Papers: Shao et al. 2024, "DeepSeekMath", eq. 21; Yu et al. 2025 (DAPO: asymmetric clip, token aggregation).
+
+    Use: verifiable rewards and several samples per prompt; no critic. Watch: frac_reward_zero_std: groups without a
+    spread teach nothing. Fails: the division by the group's deviation overweighs very easy and very hard prompts;
+    then dr_grpo.
     """
 
     clip_low: float = knob(0.2, "lower side of the clip", "(0, 1)", "0.2")
@@ -67,8 +71,8 @@ class DrGRPO(GRPO):
 
     L_max is the length limit of the rollouts in tokens. Paper: Liu et al. 2025, "Understanding R1-Zero-like training".
 
-    Fields as in GRPO (clip_low, clip_high, dual_clip, advantage, population, k) with scale "none" and loss_aggregation
-    "constant"; beta, kl_in, kl_estimator, entropy_coef, mask_truncated, missing_eos_penalty and is_cap are common.
+    Use: grpo makes answers longer and longer, or overweighs nearly solved prompts. Watch: completions/mean_length.
+    Fails: gradients shrink with the spread of the rewards, so the learning rate needs to be higher than grpo's.
     """
 
     scale: Literal["group", "batch", "none"] = "none"
@@ -85,8 +89,8 @@ class DAPO(GRPO):
     Use it with `select: drop_constant` (dynamic sampling) and the soft over-long penalty of the length feedback.
     Paper: Yu et al. 2025, "DAPO: an open-source LLM reinforcement learning system at scale".
 
-    Fields as in GRPO (clip_low, dual_clip, advantage, scale, population, k) with clip_high 0.28, loss_aggregation "token" and
-    mask_truncated; beta, kl_in, kl_estimator, entropy_coef, missing_eos_penalty and is_cap are common.
+    Use: long reasoning, where grpo's entropy collapses. Watch: entropy, completions/clipped_ratio. Fails: with short
+    answers it differs from grpo in little but the clip.
     """
 
     clip_high: float = 0.28

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from kilter.objectives.knobs import knob
 from kilter.objectives.registry import method
 from kilter.objectives.rl.grpo import GRPO
 from kilter.objectives.rl.policy_gradient import masked_mean
@@ -21,12 +22,13 @@ class GSPO(GRPO):
 
     Paper: Zheng et al. 2025, "Group sequence policy optimization", eq. 5 to 7.
 
-    Fields as in GRPO (dual_clip, advantage, scale, population, k) with clip_low 3e-4 and clip_high 4e-4, the paper's; beta,
-    kl_in, kl_estimator, loss_aggregation, entropy_coef, mask_truncated, missing_eos_penalty and is_cap are common.
+    Use: mixture-of-experts models and long answers, where token ratios are noisy. Watch: clip_ratio/region_mean, much
+    higher than grpo's by design. Fails: the clip is narrow: with several passes over a batch most sequences are
+    clipped.
     """
 
-    clip_low: float = 3e-4
-    clip_high: float = 4e-4
+    clip_low: float = knob(3e-4, "lower side of the clip of the sequence ratio", "(0, 1)", "3e-4")
+    clip_high: float = knob(4e-4, "upper side of the clip of the sequence ratio", "(0, inf)", "4e-4")
 
     def ratio(self, log_ratio_BT: Tensor, batch: Batch) -> Tensor:
         """Sequence level, [B, 1]."""

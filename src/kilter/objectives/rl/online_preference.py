@@ -78,6 +78,9 @@ class OnlineDPO(_Pairwise):
 
     p is 1 or 0 by the score (hard) or sigmoid(R1 - R2) (soft); mean over pairs, ties left out. Under soft labels the
     optimum is pi_ref exp(R / beta). Paper: Guo et al. 2024, "Direct language model alignment from online AI feedback".
+
+    Use: a reward model or judge, and dpo's data has become stale. Watch: rewards/margins, the share of ties. Fails:
+    two answers that are both bad still make a pair.
     """
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
@@ -95,6 +98,9 @@ class XPO(_Pairwise):
         L = DPO loss on (y ~ pi, y' ~ ref) + alpha log pi(y')
 
     Paper: Xie et al. 2024, "Exploratory preference optimization", algorithm 1.
+
+    Use: online_dpo keeps sampling the same answers. Watch: logps/opponent. Fails: alpha too high pushes the policy
+    off the reference for its own sake.
     """
 
     alpha: float = knob(1e-5, "weight of the exploration bonus", "[0, inf)", "1e-6 to 1e-4")
@@ -122,6 +128,9 @@ class NashMD(_Pairwise):
 
     Only y trains. The fixed point for mixture 0 is the Nash equilibrium of the KL-regularised preference game.
     Paper: Munos et al. 2024, "Nash learning from human feedback", sec. 7.
+
+    Use: preferences that are not transitive; a preference model rather than a score. Watch: win_rate drifts to a half
+    as the game is solved. Fails: slow: the signal is a coin flip per pair.
     """
 
     detaches = True

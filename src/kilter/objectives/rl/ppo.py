@@ -28,6 +28,10 @@ class PPO(PolicyGradient):
 
     A is whitened over all action tokens of the rollout, G is not; where A < 0 the loss is at most dual_clip |A|. The critic
     predicts at each token's state, before the token. Papers: Schulman et al. 2017 eq. 7; Ouyang et al. 2022; Ye et al. 2020.
+
+    Use: a reward model, and memory for a critic; long answers where credit per token matters. Watch: val/clipfrac,
+    kl, gold against reward. Fails: without critic warm-up the first steps learn from a critic that knows nothing; it
+    holds two trained models.
     """
 
     beta: float = 0.05

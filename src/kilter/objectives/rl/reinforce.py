@@ -25,6 +25,8 @@ class Reinforce(PolicyGradient):
         A = R - beta sum_t log(pi_old / ref) - b,   L = 1/tokens sum_it -A log pi
 
     b is the mean over the batch, or 0. Paper: Williams 1992, "Simple statistical gradient-following algorithms".
+
+    Use: the plainest baseline, one sample per prompt. Watch: grad_norm. Fails: high variance; needs large batches.
     """
 
     beta: float = 0.05
@@ -52,6 +54,9 @@ class ReMax(PolicyGradient):
         A = R(y) - R(greedy) - beta sum_t log(pi_old / ref),   L = 1/tokens sum_it -A log pi
 
     One greedy answer per prompt is sampled and scored besides. Paper: Li et al. 2024, "ReMax".
+
+    Use: one sample per prompt and no critic; the greedy answer is the baseline. Watch: reward of the greedy answer
+    against the samples'. Fails: an extra rollout per prompt; a strong greedy answer leaves only negative advantages.
     """
 
     beta: float = 0.05
@@ -84,6 +89,9 @@ class RLOO(PolicyGradient):
         L = mean_i -min(rho_i A_i, clip(rho_i, 1 - e_low, 1 + e_high) A_i),   rho_i = exp(sum_t log(pi / pi_old))
 
     Paper: Ahmadian et al. 2024, "Back to basics"; the sequence-level clip as in TRL, inactive when a batch is used once.
+
+    Use: several samples per prompt, an unbiased baseline for free. Watch: reward, entropy. Fails: with two samples
+    the baseline is noisy.
     """
 
     beta: float = 0.05
@@ -116,6 +124,9 @@ class ReinforcePP(PolicyGradient):
         L = 1/tokens sum_it -min(rho A, clip(rho, 1 - e_low, 1 + e_high) A)
 
     `baseline` subtracts the group's mean score first (REINFORCE++-baseline). Paper: Hu et al. 2025, "REINFORCE++".
+
+    Use: the stability of PPO without its critic; few samples per prompt. Watch: kl, entropy. Fails: one scale for the
+    whole batch: prompts of very different difficulty share it unless `baseline` is on.
     """
 
     beta: float = 0.05

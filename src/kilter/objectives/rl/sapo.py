@@ -21,6 +21,9 @@ class SAPO(GroupRelative):
         L = mean_i mean_t -(4 / tau) sigmoid(tau (rho - 1)) A,   tau = tau_pos where A > 0, else tau_neg;   A as in GRPO
 
     At rho = 1 its gradient is that of the plain policy gradient. Paper: Gao et al. 2025, "Soft adaptive policy optimization".
+
+    Use: several passes over a batch, where a hard clip throws gradients away. Watch: entropy. Fails: two temperatures
+    to tune; near the old policy it is grpo.
     """
 
     tau_pos: float = knob(1.0, "temperature of the gate where A > 0", "(0, inf)", "1")

@@ -27,6 +27,9 @@ class VESPO(GroupRelative):
         L = 1/tokens sum_it -sg(phi(w_i)) A log pi,   A as in GRPO;   phi(1) = 1
 
     Very old or very new rollouts count little, on both sides. Paper: Shen et al. 2026, "VESPO".
+
+    Use: rollouts of old policies, or of another engine. Watch: sampling/mismatch_kl. Fails: four settings; sequence
+    weights vanish for long answers far off the policy.
     """
 
     detaches = True

@@ -1,0 +1,37 @@
+"""kilter merge: an adapter folded into its base."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kilter.cli.app import app, epilog, out
+from kilter.errors import UserError
+
+
+@app.command(epilog=epilog("kilter merge runs/my-dpo/model merged/", "kilter merge runs/quickstart/dpo merged/"))
+def merge(
+    model: Annotated[str, typer.Argument(help="folder of an adapter that Kilter (or peft) saved")],
+    target: Annotated[Path, typer.Argument(help="folder to write: an ordinary Hugging Face model")],
+) -> None:
+    """Fold an adapter into its base model, for engines that load plain weights."""
+    from kilter.models.adapters import is_adapter
+    from kilter.models.load import load_causal, load_tokenizer, quiet_transformers, resolve
+
+    folder = resolve(model)
+    if not is_adapter(folder):
+        raise UserError("model", model, "is no adapter", "give a folder with adapter_config.json; full weights need no merging")
+    if target.exists():
+        raise UserError("target", str(target), "exists already", "choose another folder, or remove it")
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    merged = load_causal(folder)
+    with quiet_transformers():
+        merged.save_pretrained(str(partial))
+        load_tokenizer(folder).save_pretrained(str(partial))
+    os.replace(partial, target)
+    out.print(f"merged model written to {target}", highlight=False)

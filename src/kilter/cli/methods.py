@@ -1,0 +1,101 @@
+"""kilter methods and check-method: what there is to train with, and whether a method keeps the contract."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from kilter.cli.app import app, epilog, out
+from kilter.errors import Exit
+
+
+@app.command(epilog=epilog("kilter methods", "kilter methods dpo", "kilter methods --json", "kilter methods my_file.py:MyLoss"))
+def methods(
+    name: Annotated[str | None, typer.Argument(help="a method by name, or my_file.py:MyLoss; none: all of them")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+    write: Annotated[Path | None, typer.Option(help="write every method's page (Markdown) into this folder")] = None,
+) -> None:
+    """The methods of `kilter train`: formula, paper, data, models held, settings with their ranges."""
+    from kilter.objectives import objectives
+    from kilter.objectives.describe import describe
+
+    if write is not None:
+        from kilter.objectives.pages import write_pages
+
+        count = write_pages(write)
+        out.print(f"{count} pages written to {write}", highlight=False)
+        return
+    if as_json:
+        found = [describe(name).to_json()] if name else [describe(n).to_json() for n in objectives.names()]
+        out.print(json.dumps(found[0] if name else found, indent=1), markup=False, highlight=False, soft_wrap=True)
+        return
+    if name is not None:
+        _one(name)
+        return
+    rows = sorted((describe(n) for n in objectives.names()), key=lambda d: (d.family, d.name))
+    for family, group in itertools.groupby(rows, key=lambda d: d.family):
+        members = list(group)
+        kinds = sorted({d.data for d in members})
+        out.print(f"\n[bold]{family}[/]" + (f"  [dim]{kinds[0]}[/]" if len(kinds) == 1 else ""), highlight=False)
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1))
+        table.add_column(width=22, no_wrap=True)
+        table.add_column(width=3)
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(20, out.width - 31))
+        for d in members:
+            table.add_row(f"  {d.name}", "ref" if any("reference" in m for m in d.models) else "", d.summary)
+        out.print(table)
+    out.print(f"\n{len(rows)} methods; ref: needs a reference policy. Formula, settings and advice of one: kilter methods NAME", highlight=False)
+
+
+def _one(name: str) -> None:
+    from kilter.objectives.describe import describe
+
+    d = describe(name)
+    out.print(f"[bold]{d.name}[/]  {d.family}", highlight=False)
+    out.print(d.summary, markup=False, highlight=False)
+    out.print()
+    for line in d.formula.splitlines():
+        out.print(f"    {line}", markup=False, highlight=False, style="cyan", soft_wrap=True)
+    out.print()
+    pairs = (
+        ("", d.notation), ("paper", d.paper), ("data", d.data), ("in memory", ", ".join(d.models)), ("use", d.use), ("watch", d.watch), ("fails", d.fails),
+        ("rate", f"{d.learning_rate:g} by default"),
+    )  # fmt: skip
+    grid = Table.grid(padding=(0, 2))
+    for label, text in pairs:
+        if text:
+            grid.add_row(f"[bold]{label}[/]", text)
+    out.print(grid, highlight=False)
+    if d.knobs:
+        out.print()
+        table = Table(box=None, pad_edge=False)
+        for column in ("setting", "default", "range", "usual", "meaning"):
+            table.add_column(column, overflow="fold")
+        for k in d.knobs:
+            limits = ", ".join(map(str, k.choices)) if k.choices else "true, false" if k.kind == "bool" else k.interval
+            table.add_row(k.name, "null" if k.default is None else str(k.default), limits.replace("[", r"\["), k.usual, k.meaning)
+        out.print(table, highlight=False)
+
+
+@app.command("check-method", epilog=epilog("kilter check-method my_file.py:MyLoss", "kilter check-method dpo"))
+def check_method(
+    name: Annotated[str, typer.Argument(help="my_file.py:MyLoss, package.module:Name, or a method by name")],
+) -> None:
+    """Run the contract that every method of Kilter keeps on yours. Exit code 1 when a check fails."""
+    from kilter.objectives.contract import CHECKS, run_contract
+
+    found = run_contract(name)
+    for check, problem in found:
+        text = (CHECKS[check].__doc__ or check).split("\n")[0]
+        out.print(f"[{'red' if problem else 'green'}]{'fail' if problem else 'ok  '}[/]  {text}", highlight=False)
+        if problem:
+            out.print(f"        {problem}", markup=False, highlight=False)
+    failed = sum(bool(p) for _, p in found)
+    out.print(f"{len(found) - failed} of {len(found)} checks passed", highlight=False)
+    if failed:
+        raise typer.Exit(int(Exit.GATE_FAILED))

@@ -1,0 +1,166 @@
+"""Groups into the shape that a method reads: demonstrations, pairs, thumbs, rankings; and scores into words of the prompt.
+
+What a shape leaves out is counted with its reason, never dropped in silence.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kilter.types import Group, Message, Prompt, Shape
+
+NEEDED = {
+    "pairs": "two completions per prompt with unequal scores",
+    "unpaired": "completions judged good or bad (a label), or pairs",
+    "ranked": "two or more completions per prompt with different scores or ranks",
+    "demonstrations": "at least one accepted completion per prompt",
+    "prompts": "prompts",
+    "rollouts": "prompts and feedback, or scored rollouts",
+}
+
+
+class PairRule(BaseModel):
+    """Which pairs a list of rated or ranked answers gives."""
+
+    model_config = ConfigDict(extra="forbid")
+    rule: Literal["best_worst", "all", "adjacent"] = Field("best_worst", description="best against worst; every two unequal ones; neighbours in rank")
+    min_margin: float = Field(0.0, ge=0, description="pairs whose scores differ by less are left out")
+
+
+class Condition(BaseModel):
+    """Conditional SFT: every scored answer is a demonstration of its own level, written before the prompt; asked for the best level afterwards.
+
+    Levels are quantiles of the training scores. Papers: Lu et al. 2022 (Quark); Dong et al. 2023 (SteerLM); Korbak et al. 2023.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    levels: int = Field(2, ge=2, le=10, description="how many levels; each holds about the same number of answers")
+    text: str = Field("Quality of the answer: {level} of {levels}.", description="the words; {level} counts from 1, the best is {levels}")
+
+    def applied(self, prompt: Prompt, level: int) -> Prompt:
+        """The prompt with the level's words: a system message, or the beginning of raw text."""
+        words = self.text.format(level=level, levels=self.levels)
+        if prompt.text is not None:
+            return replace(prompt, text=f"{words}\n{prompt.text}")
+        messages = list(prompt.messages)
+        if messages and messages[0]["role"] == "system":
+            return replace(prompt, messages=(Message(role="system", content=f"{messages[0]['content']}\n{words}"), *messages[1:]))
+        return replace(prompt, messages=(Message(role="system", content=words), *messages))
+
+
+def to_shape(groups: Iterable[Group], shape: Shape, skipped: Counter[str], pairs: PairRule | None = None) -> list[Group]:
+    """Groups as a method reads them; what is left out is counted in `skipped`.
+
+    demonstrations: the best completion of each group; pairs: by the rule; ranked: best first, ties dropped; unpaired: judged
+    single answers, of several the best (good) and the worst (bad); prompts, rollouts: nothing is dropped.
+    """
+    rule = pairs or PairRule()
+    convert: dict[Shape, Callable[[Group], list[Group]]] = {
+        "demonstrations": lambda g: _best(g, skipped),
+        "pairs": lambda g: _pairs(g, rule, skipped),
+        "ranked": lambda g: _ranking(g, skipped),
+        "unpaired": lambda g: _judged(g, rule, skipped),
+    }
+    change = convert.get(shape)
+    return list(groups) if change is None else [g for group in groups for g in change(group)]
+
+
+def conditioned(
+    train: Sequence[Group], heldout: Sequence[Group], shape: Shape, condition: Condition, skipped: Counter[str]
+) -> tuple[list[Group], list[Group]]:
+    """Conditional SFT. Demonstrations: one per scored completion, with its level's words; every other shape: prompts that ask for the best."""
+    if shape != "demonstrations":
+        best = [[replace(g, prompt=condition.applied(g.prompt, condition.levels)) for g in part] for part in (train, heldout)]
+        return best[0], best[1]
+    scores = sorted(f.score for g in train for f in g.feedback if f.score is not None)
+    bounds = [scores[len(scores) * i // condition.levels] for i in range(1, condition.levels)] if scores else []
+
+    def split(part: Sequence[Group]) -> list[Group]:
+        out = []
+        for g in part:
+            for c, f in zip(g.completions, g.feedback, strict=True):
+                if f.score is None:
+                    skipped["no score to condition on"] += 1
+                    continue
+                level = 1 + bisect.bisect_right(bounds, f.score) if len(set(scores)) > 1 else condition.levels
+                out.append(Group(condition.applied(g.prompt, level), (c,), (replace(f, kind="level"),)))
+        return out
+
+    return split(train), split(heldout)
+
+
+def _pick(group: Group, rows: Sequence[int]) -> Group:
+    return Group(group.prompt, tuple(group.completions[i] for i in rows), tuple(group.feedback[i] for i in rows))
+
+
+def _score(group: Group, i: int) -> float:
+    score = group.feedback[i].score
+    return float("-inf") if score is None else score
+
+
+def _best(group: Group, skipped: Counter[str]) -> list[Group]:
+    if not group.completions:
+        skipped["no completion"] += 1
+        return []
+    best = max(range(len(group.completions)), key=lambda i: _score(group, i))
+    if group.feedback[best].kind in ("binary", "steps") and group.feedback[best].score == 0:
+        skipped["rejected by its label"] += 1
+        return []
+    return [_pick(group, [best])]
+
+
+def _ranking(group: Group, skipped: Counter[str]) -> list[Group]:
+    scored = [i for i, f in enumerate(group.feedback) if f.score is not None]
+    kept: dict[float, int] = {}
+    for i in sorted(scored, key=lambda i: -_score(group, i)):
+        if _score(group, i) in kept:
+            skipped["tied completion"] += 1
+        else:
+            kept[_score(group, i)] = i
+    if len(kept) < 2:
+        skipped["fewer than two ranks"] += 1
+        return []
+    return [_pick(group, list(kept.values()))]
+
+
+def _pairs(group: Group, rule: PairRule, skipped: Counter[str]) -> list[Group]:
+    order = sorted((i for i, f in enumerate(group.feedback) if f.score is not None), key=lambda i: -_score(group, i))
+    if len(order) < 2:
+        skipped["fewer than two scored completions"] += 1
+        return []
+    chosen = {
+        "best_worst": lambda: [(order[0], order[-1])],
+        "all": lambda: list(itertools.combinations(order, 2)),
+        "adjacent": lambda: list(itertools.pairwise(order)),
+    }[rule.rule]()
+    out = []
+    for high, low in chosen:
+        gap = _score(group, high) - _score(group, low)
+        if gap == 0:
+            skipped["tie"] += 1
+        elif gap < rule.min_margin:
+            skipped[f"margin below {rule.min_margin:g}"] += 1
+        else:
+            out.append(_pick(group, [high, low]))
+    return out
+
+
+def _judged(group: Group, rule: PairRule, skipped: Counter[str]) -> list[Group]:
+    if len(group.completions) == 1:
+        if group.feedback[0].score is None:
+            skipped["no label"] += 1
+            return []
+        return [group]
+    ends = PairRule(rule="best_worst", min_margin=rule.min_margin)
+    return [
+        Group(group.prompt, (c,), (replace(f, score=float(i == 0), kind="binary"),))
+        for pair in _pairs(group, ends, skipped)
+        for i, (c, f) in enumerate(zip(pair.completions, pair.feedback, strict=True))
+    ]
