@@ -1,9 +1,11 @@
-"""Two processes under accelerate launch on CPU (gloo): each step's loss equals one process's, with DDP and with FSDP2."""
+"""Two processes on CPU (gloo), started by `processes: 2` or by accelerate launch: each step's loss equals one process's, with DDP and with FSDP2."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -63,6 +65,78 @@ def test_two_processes_match_one(tmp_path, tiny, single, mode):
     one, two = load_causal(folder / "model").state_dict(), load_causal(tmp_path / "out" / "model").state_dict()
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=2e-3, rtol=1e-2)
+
+
+METHODS = {"kto": "unpaired", "dpo": "pairs", "dr_dpo": "pairs", "bco": "unpaired", "aot": "pairs"}
+
+
+def train(tiny, data, out, method, processes, steps=5, **more):
+    """kilter.train as a user calls it; the workers are started by it."""
+    import kilter
+
+    options = {
+        "learning_rate": 1e-3,
+        "batch_size": 5,
+        "warmup_ratio": 0.0,
+        "tokens_per_microbatch": 120,
+        "max_steps": steps,
+        "save_every": 2,
+        "schedule": "constant",
+    }
+    kilter.train(str(tiny), {"path": str(data), "heldout": 0.2}, method, out, **options | {"processes": processes} | more)
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sharded_training_of_each_unit_matches_one_process(tmp_path, tiny, pairs_file, method):
+    """One row objective (with mismatched rows), one group objective, three over the whole batch of all ranks, one with running state."""
+    one = train(tiny, pairs_file, tmp_path / "one", method, 1)
+    two = train(tiny, pairs_file, tmp_path / "two", method, 2, fsdp=True)
+    assert len(one) == len(two) == 5
+    for a, b in zip(one, two):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+        for key in ("rewards/chosen", "kl", "delta"):
+            assert a.get(key, 0) == pytest.approx(b.get(key, 0), abs=1e-4)
+
+
+def test_a_sharded_run_resumes_with_another_number_of_processes(tmp_path, tiny, pairs_file):
+    """Killed after its checkpoint of step 4 with two processes; one process goes on, and the losses are those of a run that was never stopped."""
+    import shutil
+
+    whole = train(tiny, pairs_file, tmp_path / "whole", "dpo", 1, steps=8)
+    out = tmp_path / "cut"
+    code = f"import sys; sys.path[:0] = {sys.path!r}; from test_distributed import train; train({str(tiny)!r}, {str(pairs_file)!r}, __import__('pathlib').Path({str(out)!r}), 'dpo', 2, steps=8, fsdp=True)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=os.environ | {"KILTER_CACHE": str(tmp_path / "cache")}
+    )
+    metrics = out / "metrics.jsonl"
+    for _ in range(600):
+        if metrics.exists() and len(metrics.read_text().splitlines()) >= 5:
+            break
+        time.sleep(0.1)
+    workers = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "kilter.training.worker"], capture_output=True, text=True).stdout.split()
+    assert len(workers) == 2
+    os.kill(int(workers[1]), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert "was killed by SIGKILL; " in stderr or "was killed by SIGKILL (" in stderr, stderr[-2000:]
+    assert (next((out / "checkpoints").glob("step-*")) / "shards" / ".metadata").is_file()
+    shutil.copytree(out, tmp_path / "again")
+    for folder, processes, more in ((out, 1, {}), (tmp_path / "again", 2, {"fsdp": True})):
+        got = train(tiny, pairs_file, folder, "dpo", processes, steps=8, **more)
+        for a, b in zip(whole, got, strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
+
+
+def test_a_mistake_in_a_worker_reaches_the_user(tmp_path, tiny, pairs_file):
+    from kilter.errors import UserError
+
+    checkpoint = tmp_path / "out" / "checkpoints" / "step-2"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "meta.json").write_text(json.dumps({"step": 2, "identity": "x", "method": "sft"}))
+    with pytest.raises(UserError, match=r"holds a checkpoint of another run") as stop:
+        train(tiny, pairs_file, tmp_path / "out", "dpo", 2)
+    assert stop.value.code == 2
 
 
 ONLINE = """

@@ -23,7 +23,7 @@ def reference(hidden, weight, bias, targets, scale, cap, temperature):
 )
 def test_matches_log_softmax(monkeypatch, scale, cap, temperature, with_bias):
     monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 16 * 41)  # several chunks
-    monkeypatch.setattr(logprobs, "_logits", _double_logits)
+    monkeypatch.setattr(logprobs, "logits", _double_logits)
     g = torch.Generator().manual_seed(1)
     hidden = torch.randn(53, 8, generator=g, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(41, 8, generator=g, dtype=torch.float64, requires_grad=True)
@@ -72,14 +72,14 @@ def test_no_tensor_of_the_size_of_tokens_times_vocabulary(monkeypatch):
     """The largest allocation in forward and backward stays at the chunk, whatever the number of tokens."""
     monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 16 * 5000)
     sizes = []
-    original = logprobs._logits
+    original = logprobs.logits
 
     def spy(*args):
         out = original(*args)
         sizes.append(out.numel())
         return out
 
-    monkeypatch.setattr(logprobs, "_logits", spy)
+    monkeypatch.setattr(logprobs, "logits", spy)
     hidden = torch.randn(300, 8, requires_grad=True)
     weight = torch.randn(5000, 8, requires_grad=True)
     token_logps(hidden, Head(weight), torch.zeros(300, dtype=torch.long))[0].sum().backward()

@@ -98,7 +98,23 @@ def test_a_method_from_outside_is_checked_listed_trained_and_resumed(monkeypatch
     assert code == 0
     assert "gamma" in text
     out = tmp_path / "run"
-    args = ["train", "--method", f"{path}:Mine", "--model", str(tiny), "--data", str(pairs_file), "--out", str(out), "--max-steps", "4", "--batch-size", "4", "--set", "gamma=0.2"]
+    args = [
+        "train",
+        "--method",
+        f"{path}:Mine",
+        "--model",
+        str(tiny),
+        "--data",
+        str(pairs_file),
+        "--out",
+        str(out),
+        "--max-steps",
+        "4",
+        "--batch-size",
+        "4",
+        "--set",
+        "gamma=0.2",
+    ]
     code, text = kilter(monkeypatch, capsys, *args)
     assert code == 0, text
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 4

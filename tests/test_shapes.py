@@ -76,7 +76,22 @@ def test_negatives_from_a_sampled_policy(tiny, tmp_path, monkeypatch):
     demos = tmp_path / "demos.jsonl"
     demos.write_text("".join(json.dumps({"prompt": f"Q{i}", "completion": f"the answer {i}"}) + "\n" for i in range(4)))
     out = tmp_path / "pairs.jsonl"
-    argv = ["kilter", "sample", str(tiny), "--data", str(demos), "--negatives", "--out", str(out), "-k", "2", "--max-new-tokens", "8", "--temperature", "1"]
+    argv = [
+        "kilter",
+        "sample",
+        str(tiny),
+        "--data",
+        str(demos),
+        "--negatives",
+        "--out",
+        str(out),
+        "-k",
+        "2",
+        "--max-new-tokens",
+        "8",
+        "--temperature",
+        "1",
+    ]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as stop:
         main()

@@ -134,14 +134,18 @@ def test_distillation_falls_to_zero_against_oneself_and_compares_with_trl(tiny, 
     want = divergence(hidden @ weight.T / 0.7, theirs @ other.T / 0.7, 0.3)
     torch.testing.assert_close(found, want)
     for leaf in (hidden, weight):
-        torch.testing.assert_close(torch.autograd.grad(found.sum(), leaf, retain_graph=True)[0], torch.autograd.grad(want.sum(), leaf, retain_graph=True)[0])
+        torch.testing.assert_close(
+            torch.autograd.grad(found.sum(), leaf, retain_graph=True)[0], torch.autograd.grad(want.sum(), leaf, retain_graph=True)[0]
+        )
 
 
 def test_activation_offloading_changes_nothing(tiny, pair_batch):
     batch = pair_batch.with_(ref_logps_BT=-torch.ones_like(pair_batch.mask_BT))
     _, want = gradients(tiny, batch, DPO(), 200)
     scorer = Scorer(load_causal(tiny))
-    own = LocalLearner(scorer, DPO().needs, TrainSpec(method="dpo", tokens_per_microbatch=200, max_grad_norm=0, activation_offloading=True), 10, Engine())
+    own = LocalLearner(
+        scorer, DPO().needs, TrainSpec(method="dpo", tokens_per_microbatch=200, max_grad_norm=0, activation_offloading=True), 10, Engine()
+    )
     own.optimizer.step = lambda: None
     own.optimizer.zero_grad = lambda set_to_none: None
     own.step(DPO().prepare(batch), DPO())

@@ -27,7 +27,20 @@ def main() -> None:
         handlers=[RichHandler(console=err, show_time=False, show_path=False, show_level=False)],
         force=True,
     )
-    for noisy in ("httpx", "urllib3", "filelock", "fsspec", "matplotlib", "datasets", "huggingface_hub", "transformers", "torch", "asyncio", "PIL"):
+    for noisy in (
+        "httpx",
+        "urllib3",
+        "filelock",
+        "fsspec",
+        "matplotlib",
+        "datasets",
+        "huggingface_hub",
+        "transformers",
+        "torch",
+        "asyncio",
+        "PIL",
+        "torchelastic-events-null",
+    ):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         code = app(standalone_mode=False)

@@ -110,7 +110,10 @@ class TrainSpec(BaseModel):
     eval_every: int | None = Field(None, ge=1, description="steps between evaluations on the held-out groups; always once at the end")
     save_every: int | Literal["auto"] = Field("auto", description="steps between checkpoints; auto: as often as costs under 5 % of the time")
     trackers: list[str] = Field(default_factory=list, description="tensorboard, wandb, trackio, ... (any accelerate tracker)")
-    engine: Literal["auto", "local", "accelerate"] = Field("auto", description="auto: accelerate under `accelerate launch`, else local")
+    engine: Literal["auto", "local", "accelerate"] = Field(
+        "auto", description="auto: accelerate with several processes (`processes`, or accelerate launch, or torchrun), else local"
+    )
+    processes: int = Field(1, ge=1, description="start this many processes, one per GPU or share of the CPU cores (engine accelerate)")
     fsdp: bool = Field(False, description="shard weights, gradients and optimizer over the processes (FSDP2)")
 
     @model_validator(mode="before")

@@ -26,6 +26,7 @@ class Engine:
     rank: int = 0
     world: int = 1
     loss_scale: float = 1.0
+    sharded: bool = False
 
     def __init__(self) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -80,6 +81,7 @@ class AccelerateEngine(Engine):
         self.rank, self.world = self._state.process_index, self._state.num_processes
         self.loss_scale = float(self.world)
         self.fsdp = fsdp
+        self.sharded = fsdp and self.world > 1
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """DDP wraps; FSDP2 shards each decoder layer and the rest in place."""
@@ -158,6 +160,6 @@ def make_engine(name: str, fsdp: bool) -> Engine:
             "fsdp",
             True,
             "shards over several processes, and there is one",
-            "start with `accelerate launch --num_processes N -m kilter.cli train ...`",
+            "give --processes N, or start with accelerate launch or torchrun",
         )
     return Engine()

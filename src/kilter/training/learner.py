@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,7 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
+from kilter.errors import UserError
 from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer
 from kilter.models.packing import shared_tokens
@@ -20,6 +31,9 @@ from kilter.training.config import TrainSpec
 from kilter.training.distributed import Engine
 from kilter.training.optim import make_optimizer, schedule_factor
 from kilter.types import Batch, Mean, Metrics, Needs, Objective
+
+SHARDS = "shards"
+"""Folder of a sharded checkpoint, in torch.distributed.checkpoint's format."""
 
 
 def split(batch: Batch, budget: int, shared: bool) -> list[Batch]:
@@ -300,29 +314,26 @@ class LocalLearner:
             result[name] = values[1 + 2 * i] / max(values[2 + 2 * i], 1e-12)
         return result
 
-    def state(self) -> dict[str, Any]:
-        """Trained weights, optimizer and position; every rank must call it."""
-        if isinstance(self.optimizer, torch.optim.Optimizer) and self.engine.world > 1 and getattr(self.engine, "fsdp", False):
-            from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+    def state(self, folder: Path) -> dict[str, Any]:
+        """Position, and trained weights with optimizer; every rank must call it. Sharded ones go to `folder`, each rank writing its own part."""
+        own = {"step": self.step_index, "running": self.running}
+        if self.engine.sharded:
+            self.engine.barrier()  # the folder is there
+            save_shards(self._tensors(), checkpoint_id=folder / SHARDS)
+            return own
+        return own | {"model": self.engine.state(self.module), "optimizer": self.optimizer.state_dict()}
 
-            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-            optimizer: Any = get_optimizer_state_dict(self.module, self.optimizer, options=options)
-        else:
-            optimizer = self.optimizer.state_dict()
-        return {"model": self.engine.state(self.module), "optimizer": optimizer, "step": self.step_index, "running": self.running}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
-        if self.engine.world > 1 and getattr(self.engine, "fsdp", False):
-            from torch.distributed.checkpoint.state_dict import (
-                StateDictOptions,
-                set_model_state_dict,
-                set_optimizer_state_dict,
-            )
-
-            options = StateDictOptions(full_state_dict=True, strict=False)
-            set_model_state_dict(self.module, state["model"], options=options)
-            set_optimizer_state_dict(self.module, self.optimizer, state["optimizer"], options=options)
+    def restore(self, state: dict[str, Any], folder: Path) -> None:
+        """The inverse of `state`, for any number of processes: shards are cut anew for this one's."""
+        if "model" not in state:
+            tensors = self._tensors()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that there is no process group is known
+                load_shards(tensors, checkpoint_id=folder / SHARDS, no_dist=self.engine.world == 1)
+            set_model_state_dict(self.module, tensors["model"], options=StateDictOptions(strict=False))
+            set_optimizer_state_dict(self.module, self.optimizer, tensors["optimizer"])
+        elif self.engine.sharded:
+            raise UserError("fsdp", True, "cannot take up a checkpoint of whole weights", "finish this run without fsdp, or begin a new one")
         else:
             target = dict(self.scorer.named_parameters())
             with torch.no_grad():
@@ -332,13 +343,18 @@ class LocalLearner:
         self.step_index = int(state["step"])
         self.running = dict(state["running"])
 
+    def _tensors(self) -> dict[str, Any]:
+        """Trained weights and optimizer by parameter name, this rank's shards of them."""
+        model = get_model_state_dict(self.module, options=StateDictOptions(ignore_frozen_params=True))
+        return {"model": model, "optimizer": get_optimizer_state_dict(self.module, self.optimizer)}
+
     def save(self, path: Path) -> None:
-        """Writes `state` as one file."""
-        torch.save(self.state(), path)
+        """Writes `state` as one file (and shards beside it)."""
+        torch.save(self.state(path.parent), path)
 
     def load(self, path: Path) -> None:
         """Reads what `save` wrote."""
-        self.restore(torch.load(path, map_location="cpu", weights_only=False))
+        self.restore(torch.load(path, map_location="cpu", weights_only=False), path.parent)
 
 
 def _fields(out: Any) -> list[tuple[str, Tensor | None]]:

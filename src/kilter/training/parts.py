@@ -37,9 +37,9 @@ class Parts:
     best_path: Path | None = None
     stopped: str | None = None
 
-    def state(self) -> dict[str, Any]:
-        """Everything that a resumed run needs to continue exactly; every rank must call it."""
-        state: dict[str, Any] = {"learner": self.learner.state(), "source": self.source.state(), "tokens": self.tokens}
+    def state(self, folder: Path) -> dict[str, Any]:
+        """Everything that a resumed run needs to continue exactly; every rank must call it. Shards of weights go to `folder`."""
+        state: dict[str, Any] = {"learner": self.learner.state(folder), "source": self.source.state(), "tokens": self.tokens}
         if self.monitors is not None:
             state["monitors"] = self.monitors.state()
         if self.controller is not None:
@@ -49,9 +49,9 @@ class Parts:
             state["reference"] = self.learner.reference.state()
         return state
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any], folder: Path) -> None:
         """The inverse of `state`; the monitors are restored by whoever makes them."""
-        self.learner.restore(state["learner"])
+        self.learner.restore(state["learner"], folder)
         self.source.restore(state["source"])
         self.tokens = int(state["tokens"])
         if self.controller is not None:

@@ -32,7 +32,7 @@ from kilter.models.load import resolve as resolve_model
 from kilter.models.reference import LiveReference
 from kilter.objectives import build_objective, method_name
 from kilter.objectives.rl.policy_gradient import PolicyGradient
-from kilter.training import setup
+from kilter.training import launch, setup
 from kilter.training.checkpoint import Checkpoints, rng_state, set_rng_state
 from kilter.training.config import TrainSpec
 from kilter.training.distributed import Engine, make_engine
@@ -87,6 +87,8 @@ class Trainer:
     def run(self) -> TrainResult:
         """Trains to the end, or raises Interrupted / RunFailed with everything up to the last checkpoint safe."""
         begin = time.monotonic()
+        if launch.needed(self.spec):
+            return launch.run(self)
         spec, objective = self.spec, build_objective(self.spec.method)
         fitted = ""
         if isinstance(objective, Fitted) and spec.prompts is None:
@@ -180,7 +182,7 @@ class Trainer:
 
     def _identity(self, groups: Sequence[Encoded]) -> str:
         """Hash of what makes a run this run: configuration, start weights, tokens. A checkpoint of another is refused."""
-        digest = hashlib.sha256(self.spec.model_dump_json(exclude={"save_every", "trackers", "engine", "fsdp", "eval_every"}).encode())
+        digest = hashlib.sha256(self.spec.model_dump_json(exclude={"save_every", "trackers", "engine", "processes", "fsdp", "eval_every"}).encode())
         digest.update(model_hash(self.start).encode())
         for e in groups:
             digest.update(repr((e.prompt_ids, e.completion_ids)).encode())
@@ -201,7 +203,7 @@ class Trainer:
                     "choose another folder, use the same settings to resume it, or remove its checkpoints/",
                 )  # fmt: skip
             state = torch.load(latest / "state.pt", map_location="cpu", weights_only=False)
-            parts.restore(state)
+            parts.restore(state, latest)
             set_rng_state(state["rng"])
         done = parts.source.position
         if isinstance(parts.source, Online):
@@ -228,7 +230,7 @@ class Trainer:
 
         def save(step: int) -> None:
             def write(path: Path) -> None:
-                state = parts.state() | {"rng": rng_state()}
+                state = parts.state(path.parent) | {"rng": rng_state()}
                 if engine.is_main:
                     torch.save(state, path)
 

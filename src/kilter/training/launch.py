@@ -1,0 +1,126 @@
+"""Several processes from one command: `processes: 2` starts them, waits, and ends all of them with the cause when one dies.
+
+torch's elastic agent starts and watches the workers; what they train on is handed over as files in the stage's folder, so
+that every worker reads the same rows without reading the data set again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kilter import errors, feedback
+from kilter.data import store
+from kilter.errors import KilterError, RunFailed
+
+if TYPE_CHECKING:
+    from kilter.training.config import TrainSpec
+    from kilter.training.trainer import Trainer, TrainResult
+
+JOB = ".job"
+"""Folder of the handed-over files inside the stage's folder."""
+
+
+def needed(spec: TrainSpec) -> bool:
+    """Whether this process should start the workers: several are asked for, and it is not one of them."""
+    return spec.processes > 1 and "WORLD_SIZE" not in os.environ
+
+
+def run(trainer: Trainer) -> TrainResult:
+    """Trains `trainer` in spec.processes workers. Raises what the first worker to fail raised, or RunFailed with its rank and signal."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from kilter.training.trainer import TrainResult
+
+    spec, folder = trainer.spec, trainer.out / JOB
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    store.append(folder / "train.jsonl", trainer.train)
+    store.append(folder / "heldout.jsonl", trainer.heldout)
+    job = {
+        "spec": spec.model_dump(mode="json", by_alias=True), "start": str(trainer.start), "reference": None if trainer.reference is None else str(trainer.reference),
+        "out": str(trainer.out), "name": trainer.name, "models": {name: str(trainer.resolve(name)) for name in _models(spec)},
+    }  # fmt: skip
+    (folder / "job.json").write_text(json.dumps(job))
+    threads = max(1, (os.cpu_count() or 1) // spec.processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    config = LaunchConfig(
+        run_id="kilter", min_nodes=1, max_nodes=1, nproc_per_node=spec.processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.2,
+    )  # fmt: skip
+    try:
+        elastic_launch(config, entrypoint=sys.executable)("-m", "kilter.training.worker", str(folder))
+    except ChildFailedError as error:
+        raise _cause(folder, error, spec.processes) from error
+    result = json.loads((folder / "result.json").read_text())
+    shutil.rmtree(folder, ignore_errors=True)
+    return TrainResult(**result | {"model": Path(result["model"]), "counts": Counter(result["counts"])})
+
+
+def work(folder: Path) -> None:
+    """One worker: trains its share; rank 0 leaves the result, the first to fail leaves the cause."""
+    from rich.console import Console
+
+    from kilter.training.config import TrainSpec
+    from kilter.training.trainer import Trainer
+
+    job = json.loads((folder / "job.json").read_text())
+    spec = TrainSpec.model_validate(job["spec"])
+    groups = [list(store.read(folder / f"{part}.jsonl")) if (folder / f"{part}.jsonl").exists() else [] for part in ("train", "heldout")]
+    reference = Path(job["reference"]) if job["reference"] else None
+    resolve = lambda name: Path(job["models"][name])
+    try:
+        result = Trainer(
+            spec, Path(job["start"]), groups[0], groups[1], Path(job["out"]), reference, Console(stderr=True), job["name"], resolve
+        ).run()
+    except KilterError as error:
+        _leave(folder, {"kind": type(error).__name__, "arguments": _arguments(error)})
+        raise SystemExit(int(error.code)) from error
+    if os.environ["RANK"] == "0":
+        (folder / "result.json").write_text(json.dumps(asdict(result) | {"model": str(result.model), "counts": dict(result.counts)}))
+
+
+def _models(spec: TrainSpec) -> list[str]:
+    named = [spec.teacher, spec.critic.start]
+    for source in (spec.feedback, spec.monitors.gold):
+        named += feedback.model_references(source) if source is not None else []
+    return [n for n in named if n]
+
+
+def _arguments(error: KilterError) -> list[Any]:
+    if isinstance(error, errors.UserError):
+        return [error.field, error.value if isinstance(error.value, int | float | bool | str | None) else repr(error.value), error.problem, error.fix]
+    return [str(error)]
+
+
+def _leave(folder: Path, cause: dict[str, Any]) -> None:
+    try:
+        with (folder / "cause.json").open("x") as handle:
+            json.dump(cause | {"rank": int(os.environ["RANK"])}, handle)
+    except FileExistsError:
+        pass  # another worker failed first, and its cause stands
+
+
+def _cause(folder: Path, error: Any, count: int) -> KilterError:
+    rank, failure = error.get_first_failure()
+    code, path = failure.exitcode, folder / "cause.json"
+    # What the others say of a worker that was killed (a broken connection, a checkpoint not written) is not the cause.
+    if code >= 0 and path.is_file():
+        cause = json.loads(path.read_text())
+        kinds: Sequence[type[KilterError]] = (errors.UserError, errors.RunFailed, errors.Interrupted)
+        kind = next(k for k in kinds if k.__name__ == cause["kind"])
+        return kind(*cause["arguments"])
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    memory = " (often: out of memory)" if code == -signal.SIGKILL else ""
+    return RunFailed(
+        f"process {rank} of {count} {how}{memory}; the others were stopped\n  last good checkpoint: in {folder.parent / 'checkpoints'}\n"
+        "  fix: look above for its own message, then run the same command again to resume"
+    )
