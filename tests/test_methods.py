@@ -37,9 +37,9 @@ def test_every_method_says_all_of_it(name):
 
 def test_the_pages_are_what_the_methods_say():
     """docs/methods is written by `kilter methods --write docs/methods`; this fails when somebody forgot to."""
-    for name, text in pages(DOCS).items():
+    for name, text in pages().items():
         assert (DOCS / name).read_text(encoding="utf-8") == text, name
-    assert {p.name for p in DOCS.glob("*.md")} == set(pages(DOCS))
+    assert {p.name for p in DOCS.glob("*.md")} == set(pages())
 
 
 def test_methods_json(monkeypatch, capsys):

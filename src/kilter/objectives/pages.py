@@ -8,16 +8,21 @@ from pathlib import Path
 from kilter.objectives.describe import FAMILIES, describe, page
 from kilter.objectives.registry import objectives
 
-RESULTS = "results.json"
-"""In the folder of the pages: what the comparison found, a sentence per method. Written by `kilter compare --publish`."""
+RESULTS = Path(__file__).with_name("results.json")
+"""What the project's own comparison found, a sentence per method; written by `kilter compare RECIPE --publish`."""
 
 
-def pages(folder: Path) -> dict[str, str]:
+def results() -> dict[str, str]:
+    """Method to sentence, for the methods that were compared."""
+    found: dict[str, str] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    return found
+
+
+def pages() -> dict[str, str]:
     """File name to text, README.md included."""
-    path = folder / RESULTS
-    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    compared = results()
     found = [describe(n) for n in objectives.names()]
-    out = {f"{d.name}.md": page(d, results.get(d.name, "")) for d in found}
+    out = {f"{d.name}.md": page(d, compared.get(d.name, "")) for d in found}
     lines = [
         "# Methods",
         "",
@@ -34,7 +39,7 @@ def pages(folder: Path) -> dict[str, str]:
 def write_pages(folder: Path) -> int:
     """Writes the pages; returns how many."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts = pages(folder)
+    texts = pages()
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return len(texts)

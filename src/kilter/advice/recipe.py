@@ -1,0 +1,67 @@
+"""A recipe that tries the suggestions side by side: SFT, each method from it, one evaluation, one gate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from kilter.advice.facts import Facts
+from kilter.advice.rules import Machine, Suggestion
+from kilter.objectives import build_objective
+from kilter.pipeline.plan import Sizes, train_memory
+from kilter.training.config import TrainSpec
+
+HEADER = "# Made by `kilter advise {path}`: the methods worth trying on this data, from one start, on the same rows.\n#   kilter run {target}\n"
+
+
+def fitting(size: Sizes, machine: Machine) -> dict[str, Any]:
+    """Fields with which training fits into the memory: full weights, else adapters, else adapters with recomputed activations."""
+    tries: tuple[dict[str, Any], ...] = (
+        {"dtype": "bfloat16"}, {"dtype": "bfloat16", "adapter": {"r": 16}}, {"dtype": "bfloat16", "adapter": {"r": 16}, "gradient_checkpointing": True},
+    )  # fmt: skip
+    for fields in tries:
+        if train_memory(TrainSpec.model_validate({"method": "sft"} | fields), size) < 0.8 * machine.memory_gb:
+            return fields
+    return tries[-1]
+
+
+def make(model: str, facts: Facts, suggestions: list[Suggestion], fields: dict[str, Any], target: str = "advice.yaml") -> str:
+    """The recipe as YAML."""
+    stages: dict[str, Any] = {}
+    has_answers = facts.kind not in ("prompts",)
+    start: str | None = None
+    if has_answers and facts.kind != "thumbs":
+        stages["sft"] = {"train": {"method": "sft", "data": "$data"} | fields}
+        start = "sft"
+    online = []
+    for s in suggestions:
+        if s.method == "sft" and "sft" in stages:
+            continue
+        train: dict[str, Any] = {"from": start} if start else {}
+        train["method"] = {"name": s.method} | s.settings if s.settings else s.method
+        if build_objective(s.method).needs.shape == "rollouts":
+            train |= {"prompts": "$data", "feedback": _feedback(facts), "sampler": {"samples": 8, "max_new_tokens": 128}, "max_steps": 100}
+            online.append(s.method)
+        else:
+            train["data"] = "$data"
+        stages[s.method] = {"train": train | fields}
+    trained = [name for name in stages if name != start]
+    evaluated = [start or model, *trained]
+    stages["eval"] = {"evaluate": {"models": evaluated, "baseline": evaluated[0], "data": "$data", "max_new_tokens": 128}}
+    if facts.kind in ("pairs", "rankings", "ratings"):  # a judge that no policy saw: held-out pairs say how far to trust it
+        stages = (
+            {k: v for k, v in stages.items() if k != "eval"}
+            | {"rm": {"train": {"from": start, "method": "bradley_terry", "data": "$data"} | fields}}
+            | {"eval": stages["eval"]}
+        )
+        stages["eval"]["evaluate"]["reward_model"] = "rm"
+    data = {"path": facts.path, "heldout": 0.1} | ({"on_bad_row": "skip"} if facts.left_out else {})
+    recipe = {"model": model, "data": data, "stages": stages}
+    return HEADER.format(path=facts.path, target=target) + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+
+
+def _feedback(facts: Facts) -> Any:
+    if facts.format == "support_desk":
+        return "support_desk"
+    return {"math": {"mark": "####"}} if facts.kind == "verifiable" else "my_rewards.py:reward"

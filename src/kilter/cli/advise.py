@@ -1,0 +1,85 @@
+"""kilter advise: which methods fit this data and this machine, and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from kilter.cli.app import app, epilog, out, require_file
+from kilter.errors import UserError
+
+if TYPE_CHECKING:
+    from kilter.advice.rules import Reason
+
+
+@app.command(epilog=epilog("kilter advise pairs.jsonl", "kilter advise builtin:support-desk --out advice.yaml", "kilter advise thumbs.jsonl --json"))
+def advise(
+    data: Annotated[str, typer.Argument(help="file, Hub name, or builtin:support-desk")],
+    model: Annotated[str, typer.Option(help="the model that would be trained")] = "builtin:smollm2-135m",
+    memory: Annotated[float | None, typer.Option(min=0.1, help="GB that training may use; default: what this machine has free")] = None,
+    out_: Annotated[Path | None, typer.Option("--out", help="write the recipe here")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
+    """Measure a data set and name the two or three methods worth trying, each sentence with its evidence, and a recipe to run."""
+    from kilter.advice.facts import measure
+    from kilter.advice.machine import here
+    from kilter.advice.recipe import fitting, make
+    from kilter.advice.rules import Machine, cautions, suggest
+    from kilter.api import make_data_spec
+    from kilter.models.load import resolve
+    from kilter.pipeline.plan import sizes
+
+    if out_ is not None:
+        if out_.exists():
+            raise UserError("--out", str(out_), "exists already", "choose another name, or remove it")
+        require_file(out_, "--out")
+    facts = measure(make_data_spec({"path": data}))
+    machine = here() if memory is None else Machine(memory, "as given")
+    suggestions = suggest(facts, machine)
+    size = sizes(resolve(model))
+    fields = fitting(size, machine)
+    recipe = make(model, facts, suggestions, fields, str(out_ or "advice.yaml"))
+    if out_ is not None:
+        out_.write_text(recipe, encoding="utf-8")
+    if as_json:
+        found = {
+            "facts": facts.to_json(), "memory_gb": round(machine.memory_gb, 1), "train": fields, "recipe": recipe,
+            "cautions": [{"text": r.text, "evidence": r.evidence} for r in cautions(facts)],
+            "suggestions": [{"method": s.method, "settings": s.settings, "reasons": [{"text": r.text, "evidence": r.evidence} for r in s.reasons]} for s in suggestions],
+        }  # fmt: skip
+        out.print(json.dumps(found, indent=1), markup=False, highlight=False, soft_wrap=True)
+        return
+    out.print(f"[bold]{data}[/]: {facts.kind}, format {facts.format}", highlight=False)
+    table = Table.grid(padding=(0, 2))
+    for key, value in facts.to_json().items():
+        if value is not None and key not in ("path", "format", "kind"):
+            table.add_row(key.replace("_", " "), f"{value:.3g}" if isinstance(value, float) else str(value))
+    out.print(table, highlight=False)
+    out.print(
+        f"\n{size.parameters / 1e6:.0f} M weights, {machine.memory_gb:.1f} GB ({machine.name}): "
+        + ("adapters" if "adapter" in fields else "all weights can be trained"),
+        highlight=False,
+    )
+    for i, s in enumerate(suggestions, 1):
+        settings = ", ".join(f"{k} {v}" for k, v in s.settings.items())
+        out.print(f"\n[bold]{i}. {s.method}[/]" + (f"  ({settings})" if settings else ""), highlight=False)
+        for r in s.reasons:
+            _reason(r)
+    if cautions(facts):
+        out.print("\n[bold]Beware[/]")
+        for r in cautions(facts):
+            _reason(r)
+    if out_ is not None:
+        out.print(f"\nrecipe written to {out_}; run it with: kilter run {out_}", highlight=False)
+    else:
+        out.print("\n--out advice.yaml writes the recipe that tries them side by side", highlight=False)
+
+
+def _reason(r: Reason) -> None:
+    """A sentence, and what it rests on."""
+    out.print(f"   {r.text}  ", end="", markup=False, highlight=False)
+    out.print(f"({r.evidence})", style="dim", markup=False, highlight=False)
