@@ -65,7 +65,7 @@ class Stage(BaseModel):
         spec = self.audit or self.train or self.evaluate
         if self.train is not None and self.train.prompts is not None:
             return [self.train.prompts.removeprefix("$")]
-        probes = self.evaluate.probes if self.evaluate is not None else []
+        probes = [*self.evaluate.probes, *([self.evaluate.tax] if self.evaluate.tax else [])] if self.evaluate is not None else []
         return [name.removeprefix("$") for name in (spec.data, *probes)] if spec is not None else []
 
     def model_names(self) -> list[tuple[str, str]]:
@@ -126,7 +126,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def build(raw: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """A checked recipe from plain data."""
     for item in overrides:
-        _override(raw, item)
+        override(raw, item)
     _check_top(raw)
     for name, stage in (raw.get("stages") or {}).items():
         _check_stage(name, stage)
@@ -177,7 +177,7 @@ def _recipe_error(error: ValidationError, raw: dict[str, Any]) -> UserError:
     return as_user_error(error, "", Recipe)
 
 
-def _override(raw: dict[str, Any], item: str) -> None:
+def override(raw: dict[str, Any], item: str) -> None:
     """--set a.b=c; the value is read as YAML."""
     path, sign, text = item.partition("=")
     if not sign or not path:

@@ -10,11 +10,11 @@ import click
 import typer
 from rich.logging import RichHandler
 
-from kilter.cli import advise, data, evaluate, merge, methods, monitor, run, sample, train
+from kilter.cli import advise, compare, data, evaluate, merge, methods, monitor, run, sample, train
 from kilter.cli.app import app, err, out
 from kilter.errors import Exit, KilterError
 
-__all__ = ["advise", "app", "data", "err", "evaluate", "main", "merge", "methods", "monitor", "out", "run", "sample", "train"]
+__all__ = ["advise", "app", "compare", "data", "err", "evaluate", "main", "merge", "methods", "monitor", "out", "run", "sample", "train"]
 
 
 def main() -> None:

@@ -23,6 +23,10 @@ class EvaluateSpec(BaseModel):
         default_factory=list, description="further $names whose prompts count for refusals and violations alone; label them with data.safety"
     )
     probe_limit: int = Field(50, ge=4, description="prompts of each probe set")
+    tax: str | None = Field(
+        None, description="$name of demonstrations of other skills: what the models unlearned, as nats per token over the baseline"
+    )
+    tax_limit: int = Field(40, ge=4, description="demonstrations of the tax set")
     max_new_tokens: int = Field(96, ge=1, description="tokens of an answer")
     temperature: float = Field(1.0, ge=0, description="1: the policy itself (KL is unbiased); 0: greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus")

@@ -50,6 +50,7 @@ class Evaluation:
     console: Console
     name: str = "eval"
     probes: Sequence[Prompt] = ()
+    tax: Sequence[Group] = ()
 
     def run(self) -> dict[str, Any]:
         """Returns and writes evaluation.json; answers go to groups.jsonl as they are made, so a killed run keeps them."""
@@ -61,12 +62,15 @@ class Evaluation:
         vocabulary: dict[str, int] = {}
         reference_logps: dict[str, list[Sequence[float]]] = {}
         probed: dict[str, list[Completion]] = {}
+        taxes: dict[str, list[float | None]] = {}
         for name, folder in self.models.items():
             scorer, encoder = self._load(folder)
             answers[name] = self._answers(name, folder, scorer, encoder, prompts)
             if self.probes:
                 probed[name] = self._answers(name, folder, scorer, encoder, self.probes)
             policy_logps[name] = self._own_logps(answers[name], scorer, encoder, prompts)
+            if self.tax:
+                taxes[name] = self._token_nll(scorer, encoder, name)
             if name == baseline:
                 reference, vocabulary = scorer, encoder.tokenizer.get_vocab()
             else:
@@ -85,6 +89,8 @@ class Evaluation:
             "models": {},
         }  # fmt: skip
         per_prompt = {name: self._per_prompt(prompts, answers[name], scores[name]) for name in answers}
+        for name, nll in taxes.items():
+            per_prompt[name]["tax_nll"] = nll
         for name, found_answers in probed.items():
             more = self._per_prompt(self.probes, found_answers, {})
             for key in ("over_refusal", "violation_unsafe"):
@@ -112,6 +118,11 @@ class Evaluation:
             result["models"][name] = entry
         if self.reward_model is not None and self.pairs:
             result["reward_model"] = self._reward_accuracy(extra)
+        kl = {n: [sum(a) - sum(b) for a, b in zip(policy_logps[n], reference_logps[n], strict=True)] for n in reference_logps}
+        everything = {n: values | ({"kl": kl[n]} if n in kl else {}) for n, values in per_prompt.items()}
+        partial = self.out / ".per_prompt.json"
+        partial.write_text(json.dumps(everything))
+        os.replace(partial, self.out / "per_prompt.json")
         self._write(result, prompts, answers, scores)
         return result
 
@@ -197,6 +208,25 @@ class Evaluation:
         display.close()
         return out
 
+    def _token_nll(self, scorer: Scorer, encoder: Encoder, name: str) -> list[float | None]:
+        """Negative log-likelihood per token of each demonstration of the tax set; None where it cannot be encoded."""
+        full = replace(encoder, max_prompt=None)
+        encoded = [full.encode(g) for g in self.tax]
+        kept = [(i, e) for i, e in enumerate(encoded) if e is not None]
+        out: list[float | None] = [None] * len(self.tax)
+        display = Display(self.console, f"{self.name}: tax of {name}", len(kept))
+        batch = collate([e for _, e in kept])
+        where = {id(p): i for p, (i, _) in zip(batch.prompts_N, kept, strict=True)}
+        for part in split(batch, self.spec.tokens_per_microbatch, scorer.shared):
+            with torch.no_grad():
+                logps_BT = scorer(part, amp=self.spec.dtype == "bfloat16").logps_BT.cpu()
+            per_row = -(logps_BT * part.mask_BT).sum(-1) / part.mask_BT.sum(-1)
+            for row, group in enumerate(part.group_B.tolist()):
+                out[where[id(part.prompts_N[group])]] = float(per_row[row])
+            display.update(sum(v is not None for v in out), "demonstrations")
+        display.close()
+        return out
+
     def _scores(self, prompts: Sequence[Prompt], answers: dict[str, list[Completion]]) -> dict[str, dict[str, list[Feedback]]]:
         """model -> measure -> one Feedback per prompt. A prompt's answers of all models are one group for the reward model."""
         names = list(answers)
@@ -256,6 +286,8 @@ class Evaluation:
         ):  # fmt: skip
             if values[key]:
                 found[key] = proportion([bool(v) for v in values[key]], judge=judge, unit=unit, higher_is_better=better, **extra)
+        if "tax_nll" in values:
+            found["tax_nll"] = mean(values["tax_nll"], seed, unit="nats per token", higher_is_better=False, **extra)
         found["truncated"] = proportion(metrics.truncated(answers), unit="share", higher_is_better=False, **extra)
         for n in (1, 2):
             found[f"distinct_{n}"] = metrics.distinct_n([a.text for a in answers], n)

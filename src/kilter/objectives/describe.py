@@ -71,7 +71,7 @@ def describe(name: str) -> Description:
         summary, notation = re.split(r"Papers?:", summary)[0].strip(), rest
     family = FAMILIES.get(factory.__module__.split(".")[2], "your own") if factory.__module__.startswith("kilter.objectives.") else "your own"
     return Description(
-        name, family, summary, formula, notation.strip(), paper, use, watch, fails, DATA[objective.needs.shape], _models(objective.needs),
+        name, family, summary, formula, notation.strip(), paper, use, watch, fails, DATA[objective.needs.shape], models_held(objective.needs),
         objective.needs.unit, objective.needs.learning_rate, tuple(knobs(factory)),
     )  # fmt: skip
 
@@ -81,7 +81,8 @@ def _cut(text: str, mark: str) -> tuple[str, str]:
     return before.strip(), after.strip()
 
 
-def _models(needs: Needs) -> tuple[str, ...]:
+def models_held(needs: Needs) -> tuple[str, ...]:
+    """What is in memory while a method with these needs trains, in words."""
     held = ["a reward model (trained)" if "reward" in needs.models else "the policy (trained)"]
     if "critic" in needs.models:
         held.append("a critic (trained)")

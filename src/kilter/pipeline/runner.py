@@ -22,6 +22,7 @@ from kilter.errors import Exit, KilterError, UserError
 from kilter.pipeline import manifest as manifests
 from kilter.pipeline.manifest import Manifest
 from kilter.recipe import Recipe, Stage
+from kilter.types import Shape
 
 
 @dataclass
@@ -31,6 +32,8 @@ class Run:
     recipe: Recipe
     folder: Path
     console: Console
+    isolated: bool = False
+    """Each train stage in a process of its own, so that its peak memory is its own."""
 
     def execute(self) -> Exit:
         """Runs what is not done. Writes report.html after every stage, so that a failed run has one too."""
@@ -258,7 +261,13 @@ def _train(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
         seen |= trained_prompts(parent) if parent is not None else set()
     (folder / "trained_prompts.txt").write_text("\n".join(sorted(seen)) + "\n")
     resolve = lambda ref: run.model_folder(ref, f"stages.{name}.train")
-    result = Trainer(spec, start, data.train, data.heldout, folder, reference, run.console, name, resolve).run()
+    trainer = Trainer(spec, start, data.train, data.heldout, folder, reference, run.console, name, resolve)
+    if run.isolated:
+        from kilter.training import launch
+
+        result = launch.run(trainer)
+    else:
+        result = trainer.run()
     facts = {
         "steps": result.steps,
         "groups": len(data.train),
@@ -268,6 +277,8 @@ def _train(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
         "left_out": dict(data.skipped + result.counts),
         "stopped": result.stopped,
         "best_step": result.best_step,
+        "tokens_per_second": result.tokens_per_second,
+        "peak_memory_gb": result.peak_memory_gb if run.isolated else None,
     }
     return {"model": model_hash(result.model)}, facts
 
@@ -296,16 +307,17 @@ def _evaluate(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
             for line in power_warnings(load_policy(other.gate.policy), min(held, spec.limit or held)):
                 run.console.print(f"  [yellow]power[/] {line}", highlight=False)
     probes = [g.prompt for probe in spec.probes for g in _probe(run, probe)[: spec.probe_limit]]
-    result = Evaluation(spec, models, reward, prompts, pairs, frozenset(trained), folder, run.console, name, probes).run()
+    tax = _probe(run, spec.tax, "demonstrations")[: spec.tax_limit] if spec.tax else []
+    result = Evaluation(spec, models, reward, prompts, pairs, frozenset(trained), folder, run.console, name, probes, tax).run()
     digest = hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
     return {"evaluation": digest}, {"prompts": result["n_prompts"], "baseline": result["baseline"]}
 
 
-def _probe(run: Run, name: str) -> list[Any]:
+def _probe(run: Run, name: str, shape: Shape = "prompts") -> list[Any]:
     """All prompts of a probe set, once each: what is held out and what is not, for nothing trains on them."""
     from kilter.data.dataset import load, prompt_key
 
-    data = load(recipes.data_of(run.recipe, name), "prompts", name.removeprefix("$"))
+    data = load(recipes.data_of(run.recipe, name), shape, name.removeprefix("$"))
     return list({prompt_key(g.prompt): g for g in (*data.heldout, *data.train)}.values())
 
 

@@ -15,16 +15,17 @@ from matplotlib.figure import Figure
 
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 GOOD, BAD, NEUTRAL = "#1a7f4b", "#c0392b", "#52606d"
-SERIES = ("#2f6fde", "#d9822b", "#1a7f4b", "#8e44ad", "#c0392b")
+SERIES = ("#2f6fde", "#d9822b", "#1a7f4b", "#8e44ad", "#c0392b", "#0e9aa7", "#7d5a3c", "#b83280", "#52606d", "#9aa61f")
 
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["Inter", "Segoe UI", "Helvetica", "Arial", "DejaVu Sans"],
     "font.size": 10, "text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": GRID, "xtick.color": MUTED, "ytick.color": INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8, "svg.hashsalt": "kilter",
 }  # fmt: skip
 
 
-def _svg(figure: Figure, label: str) -> str:
+def svg(figure: Figure, label: str) -> str:
+    """The figure as inline SVG that scales with the page; `label` is read aloud."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
     plt.close(figure)
@@ -45,7 +46,7 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> str:
     A row holds label, text, value, ci_low, ci_high, higher_is_better. Units differ between rows, so each row has its own
     scale; the numbers stand at the right.
     """
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(8.4, 0.46 * len(rows) + 0.7))
         for i, row in enumerate(rows):
             y = len(rows) - 1 - i
@@ -65,7 +66,7 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> str:
         axis.tick_params(length=0)
         axis.spines[["left", "bottom"]].set_visible(False)
         axis.grid(axis="x", visible=False)
-        return _svg(figure, "forest plot of differences to the baseline")
+        return svg(figure, "forest plot of differences to the baseline")
 
 
 def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[tuple[str, str]]) -> str:
@@ -74,7 +75,7 @@ def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[tup
     if not rows:
         return ""
     width = max(len(found) for _, found, _ in rows)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(len(rows), width, figsize=(2.75 * width, 1.95 * len(rows)), squeeze=False)
         for i, (name, found, records) in enumerate(rows):
             for j in range(width):
@@ -92,7 +93,7 @@ def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[tup
                 axis.tick_params(labelsize=8, length=0)
                 axis.margins(x=0.02)
         figure.tight_layout(h_pad=1.2, w_pad=1.0)
-        return _svg(figure, "training curves")
+        return svg(figure, "training curves")
 
 
 def proxy_against_gold(stages: Mapping[str, Sequence[Mapping[str, Any]]], stops: Mapping[str, int], kept: Mapping[str, int]) -> str:
@@ -101,7 +102,7 @@ def proxy_against_gold(stages: Mapping[str, Sequence[Mapping[str, Any]]], stops:
     stages: gold evaluations by stage (entries of gold.jsonl). stops: step at which the monitors ended a stage. kept: step
     whose model was kept. Bands are 95 % intervals of the paired change.
     """
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.1))
         for axis, key, title in ((axes[0], "proxy", "reward that trains (change)"), (axes[1], "gold", "gold score (change)")):
             for i, (name, entries) in enumerate(stages.items()):
@@ -139,7 +140,7 @@ def proxy_against_gold(stages: Mapping[str, Sequence[Mapping[str, Any]]], stops:
             axis.tick_params(labelsize=8.5, length=0)
         axes[1].legend(frameon=False, fontsize=8.5, loc="best")
         figure.tight_layout(w_pad=2)
-        return _svg(figure, "reward and gold score over training")
+        return svg(figure, "reward and gold score over training")
 
 
 def _smooth(values: Sequence[float]) -> list[float]:

@@ -20,7 +20,7 @@ TITLES = {
     "gold": "Gold score", "reward": "Reward-model score", "win_rate_gold": "Win rate by gold", "win_rate_reward": "Win rate by reward model",
     "length": "Length", "refusal": "Refusal rate", "over_refusal": "Over-refusal rate", "violation": "Violation rate",
     "violation_unsafe": "Violations on unsafe requests", "truncated": "Cut at the token limit", "distinct_1": "Distinct 1-grams",
-    "distinct_2": "Distinct 2-grams", "kl": "KL to the baseline", "kl_token_k3": "KL per token (k3)",
+    "distinct_2": "Distinct 2-grams", "kl": "KL to the baseline", "kl_token_k3": "KL per token (k3)", "tax_nll": "Nats per token on other skills",
 }  # fmt: skip
 CURVES = (
     ("reward", "reward"),
@@ -59,7 +59,7 @@ def render(run: Path) -> str:
     names = list(evaluation["models"]) if evaluation else []
     candidate = gate["candidate"] if gate else next((n for n in names if n != evaluation["baseline"]), None) if evaluation else None
     environment = jinja2.Environment(loader=jinja2.PackageLoader("kilter.release"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "interval": _interval, "clock": _clock}
+    environment.filters |= {"number": number, "interval": interval, "clock": clock}
     return environment.get_template("report.html.j2").render(
         name=run.resolve().name, stages=stages, evaluation=evaluation, gate=gate, audits=audits, candidate=candidate, titles=TITLES,
         forest=figures.forest(rows) if (rows := _forest_rows(evaluation, candidate)) else "",
@@ -189,16 +189,16 @@ def _samples(run: Path, stages: Sequence[Mapping[str, Any]], candidate: str | No
     return out
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
-def _interval(metric: Mapping[str, Any]) -> str:
+def interval(metric: Mapping[str, Any]) -> str:
     if metric.get("ci_low") is None:
         return ""
-    return f"{_number(metric['ci_low'])} to {_number(metric['ci_high'])}"
+    return f"{number(metric['ci_low'])} to {number(metric['ci_high'])}"
 
 
 def _signed(value: float) -> str:
@@ -209,6 +209,6 @@ def _short_unit(unit: str) -> str:
     return unit.split(" of ")[0] if unit.startswith("share") else unit
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds + 0.5), 60)
     return f"{minutes}:{rest:02d}"

@@ -196,7 +196,9 @@ class LocalLearner:
         )
         idle_rank = batch.active_N is not None and not bool(batch.active_N.any())
         parts = split(working, self.spec.tokens_per_microbatch, self.scorer.shared)
-        surrogate = self._surrogate(batch, parts, objective) if needs.unit == "batch" else None
+        # A batch that is one micro-batch is the whole batch: its own graph serves, and no second forward is needed.
+        coupled = needs.unit == "batch" and (len(parts) > 1 or self.engine.world > 1)
+        surrogate = self._surrogate(batch, parts, objective) if coupled else None
         # Collectives must match: every rank runs as many micro-batches as the rank with the most.
         rounds = self.engine.max(0 if idle_rank else len(parts))
         total = torch.zeros(())
@@ -213,7 +215,9 @@ class LocalLearner:
                 else:
                     loss = objective.loss(out, part)
                     value, found = loss.value, loss.metrics
-                    assert loss.state is None, "only objectives of unit 'batch' can carry state"
+                    if loss.state is not None:
+                        assert needs.unit == "batch", "only objectives of unit 'batch' can carry state"
+                        self.running = {k: v.detach() for k, v in loss.state.items()}
                 scale = 0.0 if idle else self.engine.loss_scale
                 (value * scale).backward()  # type: ignore[no-untyped-call]
             if not idle:

@@ -28,6 +28,7 @@ class Parts:
     held: Sequence[Encoded]
     identity: str
     tokens: int = 0
+    step_seconds: float = 0.0
     gold: GoldEvaluator | None = None
     history: GoldHistory = field(default_factory=GoldHistory)
     monitors: Monitors | None = None
@@ -39,7 +40,12 @@ class Parts:
 
     def state(self, folder: Path) -> dict[str, Any]:
         """Everything that a resumed run needs to continue exactly; every rank must call it. Shards of weights go to `folder`."""
-        state: dict[str, Any] = {"learner": self.learner.state(folder), "source": self.source.state(), "tokens": self.tokens}
+        state: dict[str, Any] = {
+            "learner": self.learner.state(folder),
+            "source": self.source.state(),
+            "tokens": self.tokens,
+            "step_seconds": self.step_seconds,
+        }
         if self.monitors is not None:
             state["monitors"] = self.monitors.state()
         if self.controller is not None:
@@ -53,7 +59,7 @@ class Parts:
         """The inverse of `state`; the monitors are restored by whoever makes them."""
         self.learner.restore(state["learner"], folder)
         self.source.restore(state["source"])
-        self.tokens = int(state["tokens"])
+        self.tokens, self.step_seconds = int(state["tokens"]), float(state["step_seconds"])
         if self.controller is not None:
             self.controller.value = state["kl"]
         if "reference" in state and isinstance(self.learner.reference, LiveReference):

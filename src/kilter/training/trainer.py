@@ -54,7 +54,8 @@ log = logging.getLogger("kilter")
 class TrainResult:
     """Where the model is and how it went: last step's metrics, held-out metrics, counts of data left out.
 
-    stopped: why the monitors ended the run; best_step: the step whose model was kept for its gold score.
+    stopped: why the monitors ended the run; best_step: the step whose model was kept for its gold score. tokens_per_second: of
+    all steps; peak_memory_gb: of this process so far.
     """
 
     model: Path
@@ -65,6 +66,8 @@ class TrainResult:
     seconds: float
     stopped: str | None = None
     best_step: int | None = None
+    tokens_per_second: float | None = None
+    peak_memory_gb: float | None = None
 
 
 @dataclass
@@ -123,7 +126,10 @@ class Trainer:
             parts.learner, encoder, engine, self.start, self.out, method_name(spec.method), merge=spec.adapter is not None and spec.adapter.merge
         )
         engine.barrier()
-        return TrainResult(self.out / "model", parts.source.position, metrics, final, encoder.counts, time.monotonic() - begin, parts.stopped, best)
+        return TrainResult(
+            self.out / "model", parts.source.position, metrics, final, encoder.counts, time.monotonic() - begin, parts.stopped, best,
+            round(parts.tokens / parts.step_seconds, 1) if parts.step_seconds else None, round(peak_memory_gb(), 2),
+        )  # fmt: skip
 
     def _offline(self, objective: Objective, scorer: Scorer | ActorCritic, encoder: Encoder, engine: Engine) -> Parts:
         """Everything for training on fixed groups."""
@@ -263,6 +269,7 @@ class Trainer:
                     step = source.position
                     seen = int(engine.sum(torch.tensor(float(sum(g.tokens() for g in groups)))))
                     parts.tokens += seen
+                    parts.step_seconds += time.monotonic() - clock
                     record = {"step": step, "epoch": round(source.epoch_of(step - 1), 4)} | metrics
                     record |= {"num_tokens": parts.tokens, "tokens_per_second": round(seen / max(time.monotonic() - clock, 1e-9), 1)}
                     if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):

@@ -1,0 +1,72 @@
+"""kilter compare: which method, on my data, at what cost?"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kilter.cli.app import SetOption, app, duration, epilog, out
+from kilter.errors import UserError
+
+
+@app.command(
+    epilog=epilog(
+        "kilter compare recipes/compare-support-desk.yaml", "kilter compare my-study.yaml --dry-run", "kilter compare my-study.yaml --set seeds=[0]"
+    )
+)
+def compare(
+    recipe: Annotated[Path, typer.Argument(help="a comparison (YAML): data, start, methods, seeds")],
+    set_: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells and what they take; nothing is run")] = False,
+    runs: Annotated[Path, typer.Option(help="folder that holds run folders")] = Path("runs"),
+    publish: Annotated[bool, typer.Option("--publish", help="write the results into the methods' pages (for Kilter's own comparison)")] = False,
+) -> None:
+    """Train every method from one start on the same rows, ask all of them the same held-out prompts, and write one page. Run again to resume."""
+    from kilter.compare import page, study
+    from kilter.models.load import resolve
+    from kilter.pipeline.plan import plan, sizes
+    from kilter.pipeline.runner import Run
+
+    wanted = study.load(recipe, set_ or ())
+    expanded = study.expand(wanted)
+    found = study.cells(wanted)
+    each = sizes(resolve(wanted.model)).parameters * 4 / 1e9
+    whole = [c for c in found if (train := expanded.stages[c.stage].train) is not None and (train.adapter is None or train.adapter.merge)]
+    need, free = each * (len(whole) + 2) + 0.1 * len(found), shutil.disk_usage(_existing(runs)).free / 1e9
+    if dry_run:
+        plans = {p.name: p for p in plan(expanded)}
+        for p in plans.values():
+            out.print(f"{p.name:<44} {p.rows or '':>6} {duration(p.seconds):>8}", highlight=False)
+        total = sum(p.seconds or 0 for p in plans.values())
+        out.print(
+            f"\n{len(found)} runs of {len(wanted.methods)} methods, about {duration(total)} of training, {need:.0f} GB of disk ({free:.0f} free); nothing was run",
+            highlight=False,
+        )
+        return
+    folder = runs / wanted.name
+    if need > free and not (folder / "compare.json").exists():
+        raise UserError(
+            "--runs",
+            str(runs),
+            f"has {free:.0f} GB free, and {len(found)} models need about {need:.0f}",
+            "free some, choose another folder, or train adapters (train: {adapter: {}})",
+        )
+    code = Run(expanded, folder, out, isolated=True).execute()
+    path = page.write(wanted, folder)
+    if publish:
+        out.print(
+            f"{page.publish(wanted, folder)} sentences written into the methods' pages; now: kilter methods --write docs/methods", highlight=False
+        )
+    out.print((folder / "compare.md").read_text(), markup=False, highlight=False, soft_wrap=True)
+    out.print(f"page: [bold]{path}[/]", highlight=False)
+    raise typer.Exit(int(code))
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above that exists."""
+    while not path.exists():
+        path = path.parent if path.parent != path else Path()
+    return path

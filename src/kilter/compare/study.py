@@ -1,0 +1,141 @@
+"""A comparison as a recipe: what is compared, on what, and the plain recipe of stages that it stands for.
+
+model: builtin:smollm2-135m
+data:
+  demos: {path: builtin:support-desk, ...}      # the start learns from these
+  pairs: {path: builtin:support-desk, ...}      # every method learns from these
+start: {method: sft, data: $demos}              # trained once; the baseline of every difference
+methods: {dpo: dpo, ipo: {method: ipo, learning_rate: 1.0e-5}}
+train: {epochs: 1, batch_size: 8}               # the same for every method
+seeds: [0, 1, 2]
+vary: {pairs.limit: [100, 400], pairs.world.label_noise: [0.0, 0.3]}     # optional: every combination
+evaluate: {data: $pairs, limit: 60, max_new_tokens: 64}
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kilter import recipe as recipes
+from kilter.errors import UserError, nearest
+from kilter.recipe import Recipe
+from kilter.validation import as_user_error
+
+
+class Study(BaseModel):
+    """What `kilter compare` reads."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field("compare", pattern=r"^[\w.-]+$", description="folder under runs/; default: the recipe's file name")
+    model: str = Field("builtin:smollm2-135m", description="base model")
+    data: dict[str, dict[str, Any]] = Field(description="data sets by name, used as $name")
+    start: dict[str, Any] = Field(description="the train stage that every method begins from, and is compared with")
+    methods: dict[str, Any] = Field(min_length=1, description="label to a method, or to fields of a train stage with `method`")
+    train: dict[str, Any] = Field(default_factory=dict, description="fields of a train stage, the same for every method")
+    judge: dict[str, Any] | None = Field(None, description="a reward model's train stage; it scores the answers where no gold score exists")
+    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1, description="each method is trained once per seed")
+    vary: dict[str, list[Any]] = Field(
+        default_factory=dict, description="fields of a data set to vary, such as pairs.limit: [100, 400]; every combination"
+    )
+    evaluate: dict[str, Any] = Field(default_factory=dict, description="fields of an evaluate stage; tax: $name measures what was unlearned")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One training run: a method, a setting of what varies, a seed. `stage` is its name in the recipe."""
+
+    stage: str
+    method: str
+    setting: tuple[tuple[str, Any], ...]
+    seed: int
+
+
+START, JUDGE, EVAL = "start", "judge", "eval"
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """Reads and checks a comparison. Raises UserError with field, value and fix."""
+    if not path.is_file():
+        raise UserError("recipe", str(path), "no such file", "give a YAML file, such as recipes/compare-support-desk.yaml")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError("recipe", str(path), f"is not YAML ({' '.join(str(error).split())[:160]})", "check indentation and colons") from error
+    if not isinstance(raw, dict):
+        raise UserError("recipe", str(path), "is not a mapping", "write model:, data:, start:, methods:")
+    raw.setdefault("name", path.stem)
+    for item in overrides:
+        recipes.override(raw, item)
+    for key in raw:
+        if key not in Study.model_fields:
+            fix = "it is a recipe of stages: kilter run takes it" if key == "stages" else nearest(key, Study.model_fields)
+            raise UserError(key, "..." if key == "stages" else raw[key], "unknown key", fix)
+    if isinstance(raw.get("data"), dict) and "path" in raw["data"]:
+        raw["data"] = {"data": raw["data"]}
+    try:
+        study = Study.model_validate(raw)
+    except ValidationError as error:
+        raise as_user_error(error, "", Study) from error
+    expand(study)  # everything that a recipe's own checks find
+    return study
+
+
+def cells(study: Study) -> list[Cell]:
+    """Every run of the comparison, seeds innermost."""
+    settings = [tuple(zip(study.vary, values, strict=True)) for values in itertools.product(*study.vary.values())]
+    out = []
+    for setting, (method, seed) in itertools.product(settings, itertools.product(study.methods, study.seeds)):
+        parts = [method, *(f"{k.rpartition('.')[2]}-{v}" for k, v in setting), f"s{seed}"]
+        out.append(Cell(re.sub(r"[^\w-]", "_", "__".join(parts)), method, setting, seed))
+    return out
+
+
+def expand(study: Study) -> Recipe:
+    """The recipe of stages: start, judge, every cell, one evaluation of all of them."""
+    data: dict[str, Any] = dict(study.data)
+    stages: dict[str, Any] = {START: {"train": {"method": "sft"} | study.start}}
+    if study.judge is not None:
+        stages[JUDGE] = {"train": {"from": START, "method": "bradley_terry"} | study.judge}
+    found = cells(study)
+    for cell in found:
+        own = study.methods[cell.method]
+        fields = dict(own) if isinstance(own, dict) and "method" in own else {"method": own}
+        train = {"from": START} | study.train | fields | {"seed": cell.seed}
+        for key, value in cell.setting:
+            source, _, field = key.partition(".")
+            if source not in study.data or not field:
+                raise UserError(f"vary.{key}", value, "names no field of a data set", f"write NAME.FIELD; data sets: {', '.join(study.data)}")
+        if cell.setting:
+            train["data"] = _varied(study, data, str(train.get("data", "$data")), cell.setting)
+        stages[cell.stage] = {"train": train}
+    evaluate = {"models": [START, *(c.stage for c in found)], "baseline": START} | study.evaluate
+    if study.judge is not None:
+        evaluate["reward_model"] = JUDGE
+    stages[EVAL] = {"evaluate": evaluate}
+    return recipes.build({"name": study.name, "model": study.model, "data": data, "stages": stages})
+
+
+def _varied(study: Study, data: dict[str, Any], source: str, setting: tuple[tuple[str, Any], ...]) -> str:
+    """The name of the data set with these fields; made once."""
+    base = source.removeprefix("$")
+    spec: dict[str, Any] = yaml.safe_load(yaml.safe_dump(study.data.get(base, {})))
+    for key, value in setting:
+        owner, _, field = key.partition(".")
+        if owner != base:
+            continue
+        node = spec
+        *parents, leaf = field.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    name = "__".join([base, *(f"{k.rpartition('.')[2]}-{v}" for k, v in setting)])
+    data[name] = spec
+    return f"${name}"

@@ -1,0 +1,136 @@
+"""kilter compare at toy scale: cells, one page, resumption per cell, settings that vary, and honest headlines."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import yaml
+
+from kilter.cli import main
+from kilter.compare import page, study
+from kilter.compare.table import sign_flip
+from kilter.errors import UserError
+
+
+def spec(tiny, **changes) -> dict:
+    desk = {"path": "builtin:support-desk", "heldout": 0.3, "world": {"n": 20}}
+    return {
+        "model": str(tiny), "data": {"demos": desk, "pairs": dict(desk)}, "start": {"data": "$demos", "max_steps": 1, "batch_size": 4, "max_length": 300},
+        "methods": {"dpo": "dpo", "flat": {"method": {"name": "ipo", "beta": 0.5}, "learning_rate": 1e-3}},
+        "train": {"data": "$pairs", "max_steps": 2, "batch_size": 4, "max_length": 300}, "seeds": [0, 1],
+        "evaluate": {"data": "$pairs", "max_new_tokens": 6, "tax": "$demos", "tax_limit": 4},
+    } | changes  # fmt: skip
+
+
+def write(tmp_path, content) -> str:
+    path = tmp_path / "toy.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def kilter(monkeypatch, capsys, *args) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["kilter", *args])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    text = capsys.readouterr()
+    return int(stop.value.code or 0), text.out + text.err
+
+
+def test_cells_and_their_recipe(tiny, tmp_path):
+    loaded = study.load(_path(write(tmp_path, spec(tiny, vary={"pairs.limit": [8, 12], "pairs.world.label_noise": [0.0, 0.5]}))))
+    found = study.cells(loaded)
+    assert len(found) == 16
+    assert found[0].stage == "dpo__limit-8__label_noise-0_0__s0"
+    expanded = study.expand(loaded)
+    assert list(expanded.stages) == ["start", *(c.stage for c in found), "eval"]
+    noisy = next(c for c in found if dict(c.setting) == {"pairs.limit": 12, "pairs.world.label_noise": 0.5})
+    data = expanded.data[expanded.stages[noisy.stage].train.data.removeprefix("$")]
+    assert (data.limit, data.world.label_noise) == (12, 0.5)
+    assert expanded.stages[noisy.stage].train.seed == noisy.seed
+
+
+def _path(text):
+    from pathlib import Path
+
+    return Path(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"methods": {"dpo": "dop"}}, "method"),
+        ({"seedz": [1]}, "seedz"),
+        ({"vary": {"nothing.limit": [1]}}, "vary.nothing.limit"),
+        ({"stages": {}}, "stages"),
+        ({"train": {"data": "$pears"}}, "data"),
+    ],
+)
+def test_wrong_studies_are_refused(tiny, tmp_path, change, field):
+    with pytest.raises(UserError, match=r"(?s)" + field.replace(".", r"\.") + r".*fix:"):
+        study.load(_path(write(tmp_path, spec(tiny, **change))))
+
+
+def test_a_comparison_runs_reports_and_resumes(tiny, tmp_path, monkeypatch, capsys):
+    path = write(tmp_path, spec(tiny))
+    runs = str(tmp_path / "runs")
+    code, text = kilter(monkeypatch, capsys, "compare", path, "--dry-run", "--runs", runs)
+    assert code == 0
+    assert "4 runs of 2 methods" in text
+    assert not (tmp_path / "runs").exists()
+    code, text = kilter(monkeypatch, capsys, "compare", path, "--runs", runs)
+    assert code == 0, text
+    folder = tmp_path / "runs" / "toy"
+    found = json.loads((folder / "compare.json").read_text())
+    assert {r["title"] for r in found["rows"]} == {"dpo", "flat (ipo)"}
+    for row in found["rows"]:
+        assert row["seeds"] == 2
+        assert {"score", "difference", "win_rate", "kl", "length", "tax", "diversity"} <= set(row["metrics"])
+        assert row["p"] <= row["p_holm"] <= 1
+        assert row["peak_memory_gb"] > 0
+        assert row["seconds"] > 0
+    html = (folder / "compare.html").read_text()
+    assert "<svg" in html
+    assert "src=" not in html
+    assert "beats the start beyond doubt" in html or "gained most" in html
+    code, text = kilter(monkeypatch, capsys, "compare", path, "--runs", runs)  # nothing is trained again
+    assert code == 0
+    assert text.count("unchanged, taken from") == 6
+    (folder / "dpo__s1" / "model" / "model.safetensors").unlink()
+    import shutil
+
+    shutil.rmtree(folder / "dpo__s1" / "model")
+    code, text = kilter(monkeypatch, capsys, "compare", path, "--runs", runs)  # one cell alone
+    assert code == 0
+    assert text.count("▶") == 1
+
+
+def test_headlines_say_what_the_numbers_say():
+    def row(method, value, low, high, p):
+        return {
+            "method": method,
+            "title": method,
+            "setting": {},
+            "p_holm": p,
+            "metrics": {"difference": {"value": value, "ci_low": low, "ci_high": high}},
+        }
+
+    base = {"prompts": 50, "seeds": [0, 1], "rows": [row("a", 0.1, -0.1, 0.3, 0.4), row("b", 0.0, -0.2, 0.2, 1.0)]}
+    headline, _, better = page.verdict(base)
+    assert not better
+    assert "No method" in headline
+    headline, line, better = page.verdict(
+        base | {"rows": [row("a", 0.3, 0.2, 0.4, 0.001), row("b", 0.25, 0.1, 0.35, 0.01), row("c", -0.3, -0.4, -0.2, 0.01)]}
+    )
+    assert better
+    assert headline == "a gained most"
+    assert "1 are worse" in line
+    assert "not to be told apart from it by their intervals: b" in line
+
+
+def test_sign_flip_is_exact_where_it_can_be():
+    assert sign_flip([1.0] * 3) is None
+    assert sign_flip([0.0] * 8) == 1.0
+    assert sign_flip([1.0] * 10) == pytest.approx(2 / 1024, abs=1e-9)
+    assert sign_flip([1.0, -1.0] * 5) == 1.0
