@@ -321,3 +321,35 @@ def test_rollout_methods_say_what_they_need(tiny, pairs_file, tmp_path):
     prompts_only.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
     with pytest.raises(UserError, match="no scored rollouts"):
         kilter.train(str(tiny), str(prompts_only), "grpo", tmp_path / "run")
+
+
+def test_on_policy_distillation_needs_no_feedback(tiny, prompts, tmp_path):
+    """GKD: the student's own answers, the teacher's distribution at every token of them."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(0.8)
+    other = tmp_path / "teacher"
+    model.save_pretrained(other)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if (tiny / name).exists():
+            (other / name).write_bytes((tiny / name).read_bytes())
+    lines = run(tiny, prompts, tmp_path / "run", "distill", None, teacher=str(other), monitors={"enabled": False}, max_steps=8)
+    assert lines[-1]["divergence"] < lines[0]["divergence"]
+
+
+@pytest.mark.parametrize("name", ["plackett_luce", "lipo_lambda"])
+def test_rankings_of_fresh_answers(tiny, prompts, tmp_path, rewards, name):
+    """A listwise loss on the policy's own answers, ranked by their scores; ties are dropped."""
+    lines = run(tiny, prompts, tmp_path / "run", name, f"{rewards}:length", max_steps=4)
+    assert any("rewards/margins" in line for line in lines)
+
+
+def test_methods_for_judged_data_are_refused_online(tiny, prompts, tmp_path, rewards):
+    from kilter.errors import UserError
+
+    with pytest.raises(UserError, match="learns from judged data"):
+        run(tiny, prompts, tmp_path / "run", "kto", f"{rewards}:length")

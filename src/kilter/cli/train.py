@@ -40,6 +40,10 @@ def _train_command() -> None:
         inspect.Parameter("out_", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[Path | None, typer.Option("--out", help="folder of the result; default runs/<method>")], default=None),
         inspect.Parameter("set_", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[list[str] | None, typer.Option("--set", help="a field of the method (beta=0.05), of the data (data.heldout=0.2), adapter (adapter.r=8), sampler (sampler.samples=8), critic, kl_control or monitors", metavar="KEY=VALUE")], default=None),
     ]  # fmt: skip
+    parameters.append(inspect.Parameter(
+        "online", inspect.Parameter.KEYWORD_ONLY, default=False,
+        annotation=Annotated[bool, typer.Option("--online", help="the policy answers the data's prompts itself (--feedback implies it; distill needs no feedback)")],
+    ))  # fmt: skip
     for name, field in TrainSpec.model_fields.items():
         if name in ("data", "start", "prompts", *NESTED):
             continue
@@ -68,7 +72,7 @@ def _train_command() -> None:
     def train(**values: Any) -> None:
         from kilter.recipe import scalar
 
-        model, data, folder, sets = (values.pop(k) for k in ("model", "data", "out_", "set_"))
+        model, data, folder, sets, online = (values.pop(k) for k in ("model", "data", "out_", "set_", "online"))
         if values["method"] is None:
             from kilter.objectives import objectives
 
@@ -100,6 +104,8 @@ def _train_command() -> None:
                 head, _, leaf = leaf.partition(".")
                 target = target.setdefault(head, {})
             target[leaf] = scalar(text)
+        if online:
+            options["prompts"] = "$data"
         from kilter.api import train as train_
 
         result = train_(model, source, method, folder, err, **options)

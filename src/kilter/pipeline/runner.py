@@ -44,7 +44,7 @@ class Run:
                 "kilter run",
                 os.environ["WORLD_SIZE"],
                 "runs in one process",
-                "use `accelerate launch -m kilter.cli train ...` for one stage in several",
+                "start it once, and give its train stages `processes: N`",
             )
         self._open()
         self.preflight()

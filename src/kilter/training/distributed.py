@@ -1,6 +1,6 @@
 """One process or many: the few collective operations the learner needs, and how the model is wrapped.
 
-`accelerate launch` starts the processes; device, process group, DDP and FSDP2 come from accelerate and torch.
+`processes: N` (launch.py), accelerate launch or torchrun start the processes; device, process group, DDP and FSDP2 come from accelerate and torch.
 Losses are sums whose denominators already span all ranks, so gradients must be SUMMED over ranks, while DDP and FSDP
 average: `loss_scale` undoes that.
 """

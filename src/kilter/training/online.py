@@ -24,19 +24,30 @@ EMPTY_STEPS = 3
 
 
 def choose_select(select: str, needs: Needs) -> str:
-    """What "auto" means: all rollouts for policy gradients, the best for imitation, best against worst for pairs."""
+    """What "auto" means: all rollouts for policy gradients, rankings and distillation, the best for imitation, best against worst for pairs."""
     if select != "auto":
         return select
     if needs.shape == "rollouts":
         return "best_worst" if needs.unit == "group" and needs.opponent is None else "all"
-    return {"demonstrations": "best_of", "pairs": "best_worst"}[needs.shape]
+    if needs.teacher is not None:
+        return "all"
+    return {"demonstrations": "best_of", "pairs": "best_worst"}.get(needs.shape, "all")
 
 
 def check_online(spec: Any, needs: Needs, where: str = "") -> None:
     """Raises UserError for settings that cannot work together; called before any work."""
     select, samples = choose_select(spec.select, needs), spec.sampler.samples
     pairs = needs.shape == "pairs" or (needs.shape == "rollouts" and needs.unit == "group")
-    if spec.feedback is None:
+    if needs.shape == "unpaired" or needs.joint:
+        raise UserError(
+            f"{where}method",
+            spec.method,
+            "learns from judged data, not from fresh answers",
+            "leave prompts and feedback out, or use online_dpo or grpo",
+        )
+    if needs.shape == "ranked" and select != "all":
+        raise UserError(f"{where}select", select, "gives this method no rankings", "use all")
+    if spec.feedback is None and needs.teacher is None:
         raise UserError(
             f"{where}feedback",
             None,
@@ -222,6 +233,10 @@ class Online:
             return group if all(f.score is not None for f in group.feedback) else None
         order = [i for i, f in enumerate(group.feedback) if f.score is not None]
         scores = {i: group.feedback[i].score or 0.0 for i in order}
+        if self.needs.shape == "ranked":
+            best_first = sorted(order, key=lambda i: -scores[i])
+            order = [i for n, i in enumerate(best_first) if n == 0 or scores[i] < scores[best_first[n - 1]]]
+            order = order if len(order) > 1 else []
         if self.select == "best_of":
             order = [max(order, key=scores.__getitem__)] if order else []
         elif self.select == "best_worst":

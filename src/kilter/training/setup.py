@@ -30,7 +30,7 @@ from kilter.training.learner import split
 from kilter.training.log import Display
 from kilter.training.monitors import GoldEvaluator
 from kilter.training.online import Online, choose_select
-from kilter.types import FeedbackSource, Group, Needs, Objective, Prompt, Sampler, SamplingParams
+from kilter.types import Feedback, FeedbackSource, Group, Needs, Objective, Prompt, Sampler, SamplingParams
 
 Resolve = Callable[[str], Path]
 
@@ -185,7 +185,8 @@ def make_source(
     """The online source with its sampler and feedback."""
     needs = objective.needs
     context = Context(resolve, (scorer, encoder), max(spec.max_length, 2048), spec.template)
-    scored_by = feedbacks.build(spec.feedback, context)
+    # The teacher's distribution is the whole signal of distillation: its answers need no score.
+    scored_by = feedbacks.build(spec.feedback, context) if spec.feedback is not None else Weighted([("teacher", 0.0, _unjudged)])
     opponent: Sampler | None = None
     if needs.opponent is not None:
         if reference is None:
@@ -201,6 +202,10 @@ def make_source(
         spec.batch_size, choose_select(spec.select, needs), spec.refill, spec.epochs, spec.max_steps, spec.shuffle, spec.seed, engine.rank, engine.world, opponent,
         sum_=engine.sum,
     )  # fmt: skip
+
+
+def _unjudged(groups: Sequence[Group]) -> list[list[Feedback]]:
+    return [[Feedback(0.0, "unjudged")] * len(g.completions) for g in groups]
 
 
 def make_gold(spec: TrainSpec, heldout: Sequence[Group], source: Online, encoder: Encoder, scorer: Scorer, resolve: Resolve) -> GoldEvaluator | None:
