@@ -75,6 +75,8 @@ PAIRS = [
     ("discopop", {}, -(1 - s(Z / 0.05)) * ls(Z) + s(Z / 0.05) * math.exp(-Z)),
     ("sppo_hard", {}, (DW - 5) ** 2 + (DL + 5) ** 2),
     ("wpo", {}, math.exp(MW + 1.5) * math.exp(ML + 1.5) * -ls(Z)),
+    ("bco_pair", {}, -ls(0.05) - ls(0.06)),
+    ("dpo", {"length_normalized": True}, -ls(0.1 * (DW / 2 - DL / 3))),
     ("aot", {}, -ls(Z)),
     ("aot_unpaired", {}, -ls(Z)),
     ("kldpo", {}, -ls(Z)),
@@ -174,6 +176,8 @@ def test_kto_balances_its_weights_from_the_data():
     assert (fitted.desirable_weight, fitted.undesirable_weight) == (3.0, 1.0)
     assert "3 desirable" in note
     assert "weight 3" in note
+    half, _ = build_objective({"name": "kto", "desirable_weight": 6.0}).fit(groups)
+    assert (half.desirable_weight, half.undesirable_weight) == (6.0, 2.0)  # the other one follows: 3 * 6 = 9 * 2
     by_hand, note = build_objective({"name": "kto", "desirable_weight": 1.2, "undesirable_weight": 1.0}).fit(groups)
     assert by_hand.desirable_weight == 1.2
     assert "set by hand" in note
@@ -189,6 +193,47 @@ def test_bco_shift_is_the_running_mean():
     delta = (0.5 * 6 + 0.05 - 0.06) / 8
     assert float(second.value) == pytest.approx((-ls(0.05 - delta) - ls(-(-0.06 - delta))) / 2, abs=1e-12)
     assert float(second.state["bco_count"]) == 8
+
+
+def test_apo_zero_unpaired():
+    batch, out = judged([1.0, 0.0])
+    assert value("apo_zero_unpaired", batch, out) == pytest.approx((1 - s(0.05) + s(-0.06)) / 2, abs=1e-12)
+
+
+def test_far_off_the_data_losses_stay_finite():
+    """Log-ratios of hundreds of nats: what a first step on foreign text gives."""
+    far_w, far_l = (-300.0, -400.0), (-2.0, -1.0)
+    batch, out = batch_of([far_w, far_l], [-3.0, -900.0], [0, 0], [1.0, 0.0])
+    for config in (
+        "discopop",
+        {"name": "discopop", "tau": 2.0},
+        {"name": "alphapo", "alpha": 5.0},
+        "f_dpo",
+        {"name": "f_dpo", "divergence": "chi2"},
+        "orpo",
+        "exo",
+    ):
+        leaf = out.logps_BT.clone().requires_grad_()
+        objective = build_objective(config)
+        loss = objective.loss(Outputs(logps_BT=leaf), objective.prepare(batch)).value
+        loss.backward()
+        assert torch.isfinite(loss), config
+        assert torch.isfinite(leaf.grad).all(), config
+
+
+def test_lists_of_unequal_length_and_close_labels_have_finite_gradients():
+    rows, refs = [W, L, W, L, (-1.0,)], [RW, RL, RW, RL, -2.0]
+    batch, out = batch_of(rows, refs, [0, 0, 1, 1, 1], [-0.700, -0.705, 3.0, 2.0, 1.0])
+    for name in ("lipo_lambda", "plackett_luce", "rrhf", "pro"):
+        leaf = out.logps_BT.clone().requires_grad_()
+        objective = build_objective(name)
+        objective.loss(Outputs(logps_BT=leaf), objective.prepare(batch)).value.backward()
+        assert torch.isfinite(leaf.grad).all(), name
+
+
+def test_unlearning_without_anything_to_unlearn_is_zero():
+    batch, out = judged([1.0, 1.0])
+    assert math.isfinite(value({"mix": {"npo": 1, "sft": 0.5}}, batch, out))
 
 
 def test_npo():
@@ -273,6 +318,8 @@ def test_mixture_is_the_weighted_sum():
         ({"dpo": 1, "bradley_terry": 1}, "different models"),
         ({"dpo": 0}, "weight above 0"),
         ({"dpo": 1, "grpo": 1}, "different data"),
+        ({"wdpo": 1, "dr_dpo": 1}, "forward of its own"),
+        ({"wdpo": 1, "wpo": 1}, "forward of its own"),
         ([], "mapping"),
     ],
 )

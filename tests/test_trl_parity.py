@@ -106,6 +106,8 @@ DPO_LOSSES = [
     ("apo_down", {}, {"loss_types": ["apo_down"]}),
     ("discopop", {}, {"loss_types": ["discopop"]}),
     ("ld_dpo", {"ld_alpha": 0.4}, {"ld_alpha": 0.4}),
+    ("bco_pair", {}, {"loss_types": ["bco_pair"]}),
+    ("dpo", {"length_normalized": True, "beta": 2.0}, {"loss_types": ["sigmoid_norm"], "beta": 2.0}),
     ("f_dpo", {"divergence": "forward_kl"}, {"f_divergence_type": "forward_kl"}),
     ("f_dpo", {"divergence": "js"}, {"f_divergence_type": "js_divergence"}),
     ("f_dpo", {"divergence": "alpha", "alpha": 0.5}, {"f_divergence_type": "alpha_divergence"}),
@@ -144,7 +146,8 @@ def test_dpo_family(name, fields, settings):
     torch.testing.assert_close(ours.grad, theirs.grad * mask, atol=tolerance, rtol=tolerance)
 
 
-def test_kto():
+@pytest.mark.parametrize("loss_type", ["kto", "apo_zero_unpaired"])
+def test_thumbs(loss_type):
     from trl.trainer.kto_trainer import KTOTrainer
 
     mask, logps, reference, collision = tensors(N)
@@ -156,7 +159,10 @@ def test_kto():
     inputs = {
         "input_ids": ids, "attention_mask": ids, "completion_mask": shown, "KL_input_ids": ids, "KL_attention_mask": ids, "KL_completion_mask": shown, "label": labels,
     }  # fmt: skip
-    me = stub(loss_type="kto", desirable_weight=1.0, undesirable_weight=1.4, ref_model=Model((kl_reference, collision), (reference, collision)))
+    undesirable = 1.4 if loss_type == "kto" else 1.0
+    me = stub(
+        loss_type=loss_type, desirable_weight=1.0, undesirable_weight=undesirable, ref_model=Model((kl_reference, collision), (reference, collision))
+    )
     me._compute_kl_logps = lambda model, b: KTOTrainer._compute_kl_logps(me, model, b)
     want = KTOTrainer._compute_loss(me, Model((kl_policy, collision), (theirs, collision)), inputs, False)
     want.backward()
@@ -164,7 +170,8 @@ def test_kto():
     assert kl > 0
 
     ours = logps.clone().requires_grad_()
-    objective = build_objective({"name": "kto", "desirable_weight": 1.0, "undesirable_weight": 1.4})
+    weights = {"desirable_weight": 1.0, "undesirable_weight": 1.4} if loss_type == "kto" else {}
+    objective = build_objective({"name": loss_type} | weights)
     batch = batch_of(mask, reference, torch.arange(N), labels.float(), mismatched_kl=kl)
     found = objective.loss(Outputs(logps_BT=ours), objective.prepare(batch)).value
     found.backward()

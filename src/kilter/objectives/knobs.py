@@ -79,6 +79,8 @@ def check(method: Any) -> None:
         usual = k.usual or f"the default is {k.default}"
         if k.choices and value not in k.choices:
             raise UserError(where, value, "unknown", nearest(str(value), map(str, k.choices)))
+        if k.kind == "bool" and not isinstance(value, bool):
+            raise UserError(where, value, "is neither true nor false", f"write true or false; {usual}")
         if k.interval and value is not None:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise UserError(where, value, "is not a number", f"give a number; {usual}")

@@ -39,6 +39,17 @@ class Mixture:
                 "method.mix", [n for _, n, _ in self.parts], "trains different models", "mix policies with policies, reward models with reward models"
             )
 
+        needs = self.needs
+        if "embeddings" in needs.outputs and (needs.unit == "batch" or needs.outputs - {"logps", "embeddings"}):
+            raise UserError(
+                "method.mix",
+                [n for _, n, _ in self.parts],
+                "cannot be computed together: wdpo needs a forward of its own",
+                "mix wdpo with dpo-like methods or sft alone",
+            )
+        if len({o.needs.teacher for _, _, o in self.parts} - {None}) > 1:
+            raise UserError("method.mix", [n for _, n, _ in self.parts], "compares with the teacher in two ways", "give both parts the same beta")
+
     @property
     def needs(self) -> Needs:
         """The union of what the parts need."""
@@ -60,11 +71,14 @@ class Mixture:
         if own.shape == all_.shape and own.label == all_.label:
             return batch, None
         assert batch.n_first_rows_total is not None
+        assert batch.n_first_tokens_total is not None
         first_B = batch.first_B()
         if own.shape == "demonstrations":
-            return batch.rows_where(first_B, n_tokens_total=batch.n_first_tokens_total, n_rows_total=batch.n_first_rows_total), first_B
+            return batch.rows_where(
+                first_B, n_tokens_total=batch.n_first_tokens_total.clamp_min(1), n_rows_total=batch.n_first_rows_total.clamp_min(1)
+            ), first_B
         bad_B = ~first_B  # single answers: what is not good is bad
-        return batch.rows_where(bad_B, n_rows_total=batch.n_rows_total - batch.n_first_rows_total), bad_B
+        return batch.rows_where(bad_B, n_rows_total=(batch.n_rows_total - batch.n_first_rows_total).clamp_min(1)), bad_B
 
     def fit(self, groups: Sequence[Group]) -> tuple[Mixture, str]:
         """Parts that take settings from the data do; their notes in one line."""

@@ -10,6 +10,8 @@ from torch.nn.functional import logsigmoid
 
 from kilter.types import Batch, Mean
 
+LARGE = 30.0
+
 
 def masked(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """0 off the mask, whatever stands there."""
@@ -30,6 +32,11 @@ def smoothed(z_N: Tensor, flipped: float) -> Tensor:
     """-(1 - e) log sigmoid(z) - e log sigmoid(-z): the logistic loss when a share e of the labels is flipped."""
     loss_N = -logsigmoid(z_N)
     return loss_N if flipped == 0 else (1 - flipped) * loss_N - flipped * logsigmoid(-z_N)
+
+
+def growth(x: Tensor) -> Tensor:
+    """exp(x) - 1, continued as a straight line beyond x = 30, so that a step far off the data keeps a finite slope."""
+    return x.clamp_max(LARGE).expm1() + math.exp(LARGE) * (x - LARGE).clamp_min(0)
 
 
 def log1mexp(x: Tensor) -> Tensor:

@@ -6,14 +6,15 @@ beta log pi/pi_ref, `reward`. Everything else (reductions, weights, metrics, val
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from kilter.objectives.knobs import check, knob
-from kilter.objectives.ops import mean, pairs, sequence_logps, uniform_group_weights
+from kilter.objectives.grouped import Grouped
+from kilter.objectives.knobs import knob
+from kilter.objectives.ops import mean, pairs, sequence_logps
 from kilter.types import Batch, Loss, Needs, Outputs, Unit
 
 
@@ -36,8 +37,8 @@ class Side(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pairwise(ABC):
-    """Base of the family: L = mean over pairs of pair_loss(w, l). `uses_reference` False: no reference is loaded."""
+class Pairwise(Grouped):
+    """Base of the family: L = mean over pairs of pair_loss(w, l), by default -log sigmoid(z). `uses_reference` False: no reference is loaded."""
 
     beta: float = knob(0.1, "inverse strength of the pull to the reference", "(0, inf)", "0.01 to 0.5")
 
@@ -46,12 +47,9 @@ class Pairwise(ABC):
     unit: ClassVar[Unit] = "group"
     rate: ClassVar[float] = 5e-6
 
-    def __post_init__(self) -> None:
-        check(self)
-
-    @abstractmethod
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741 - w and l are the papers' names
-        """Loss of each pair, [N]."""
+        """Loss of each pair, [N]: -log sigmoid(z)."""
+        return -logsigmoid(self.margin(w, l))
 
     def reward(self, side: Side) -> Tensor:
         """Implicit reward, [N]."""
@@ -66,10 +64,6 @@ class Pairwise(ABC):
         """Policy (and reference) log-probs; the two rows of a pair together."""
         annotations = frozenset({"ref_logps"} if self.uses_reference else ())
         return Needs(shape="pairs", unit=self.unit, annotations=annotations, learning_rate=self.rate)
-
-    def prepare(self, batch: Batch) -> Batch:
-        """Every pair of the optimizer step weighs the same."""
-        return batch.with_(group_weight_N=uniform_group_weights(batch))
 
     def reduce(self, logps_BT: Tensor, batch: Batch) -> Tensor:
         """Token log-probs to one number per row, [B]: their sum."""
@@ -86,11 +80,6 @@ class Pairwise(ABC):
             ref = pairs(self.reduce(batch.ref_logps_BT, batch), batch)
         return Side(logps[0], ref[0], tokens[0]), Side(logps[1], ref[1], tokens[1])
 
-    def total(self, loss_N: Tensor, out: Outputs, batch: Batch) -> Tensor:
-        """Pair losses to the loss: their weighted sum. Members that add a term or weigh pairs by their loss override it."""
-        assert batch.group_weight_N is not None
-        return (batch.group_weight_N * loss_N).sum()
-
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """Weighted sum of pair losses."""
         w, l = self.sides(out, batch)  # noqa: E741
@@ -103,4 +92,4 @@ class Pairwise(ABC):
             "logps/chosen": mean(w.logps_N),
             "logps/rejected": mean(l.logps_N),
         }
-        return Loss(self.total(self.pair_loss(w, l), out, batch), metrics)
+        return self.summed(self.pair_loss(w, l), out, batch, metrics)

@@ -17,7 +17,7 @@ class DFT(SFT):
 
         L = - sum_it w_it sg(p_it) log p_it,   w as in sft (token or sequence; field normalize)
 
-    Paper: Wu et al. 2025, "On the generalization of SFT: a reinforcement learning perspective with reward rectification", eq. 9.
+    Paper: Wu et al. 2025, "On the generalization of SFT: a reinforcement learning perspective with reward rectification".
 
     Use: demonstrations of reasoning by a model that already half knows the task. Watch: nll; it falls more slowly than under
     sft. Fails: tokens that the model finds impossible are never learned, so new facts and new formats are not picked up.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from kilter.objectives.lists.listwise import Listwise, upper
+from kilter.objectives.lists.listwise import Listwise, gaps, upper
 from kilter.objectives.registry import method
 
 
@@ -21,7 +21,7 @@ class LiPOLambda(Listwise):
         G = 2^g - 1,   t the rank by the present scores s = beta (l - l_ref)
 
     g is the label brought to [0, 1] within its list; D is a constant for the gradient. Paper: Liu et al. 2024, "LiPO: listwise
-    preference optimization through learning-to-rank", eq. 9.
+    preference optimization through learning-to-rank".
 
     Use: ratings or rankings of several answers, where the top matters most. Watch: rewards/accuracies. Fails: with two
     answers it is dpo with a constant.
@@ -31,10 +31,11 @@ class LiPOLambda(Listwise):
         """Weighted logistic loss over pairs."""
         low_N1 = label_NK.masked_fill(~valid_NK, float("inf")).amin(-1, keepdim=True)
         high_N1 = label_NK.masked_fill(~valid_NK, float("-inf")).amax(-1, keepdim=True)
-        gain_NK = 2 ** ((label_NK - low_N1) / (high_N1 - low_N1).clamp_min(1e-12)) - 1
+        grade_NK = ((label_NK - low_N1) / (high_N1 - low_N1).clamp_min(1e-12)).masked_fill(~valid_NK, 0.0)  # padding would overflow
+        gain_NK = 2**grade_NK - 1
         order_NK = score_NK.detach().masked_fill(~valid_NK, float("-inf")).argsort(dim=-1, descending=True, stable=True)
         rank_NK = order_NK.argsort(-1) + 1
         discount_NK = 1 / torch.log2(1 + rank_NK.to(score_NK.dtype))
-        weight_NKK = (gain_NK[:, :, None] - gain_NK[:, None, :]).abs() * (discount_NK[:, :, None] - discount_NK[:, None, :]).abs()
-        gap_NKK = score_NK[:, :, None] - score_NK[:, None, :]
+        weight_NKK = gaps(gain_NK).abs() * gaps(discount_NK).abs()
+        gap_NKK = gaps(score_NK)
         return torch.where(upper(valid_NK), weight_NKK * softplus(-gap_NKK), 0.0).sum((1, 2))

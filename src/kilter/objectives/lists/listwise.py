@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kilter.objectives.knobs import check, knob
-from kilter.objectives.ops import mean, mean_logps, sequence_logps, uniform_group_weights
+from kilter.objectives.grouped import Grouped
+from kilter.objectives.knobs import knob
+from kilter.objectives.ops import mean, mean_logps, sequence_logps
 from kilter.types import Batch, Loss, Needs, Outputs
 
 
@@ -32,11 +33,16 @@ def plackett_luce_nll(score_NK: Tensor, valid_NK: Tensor) -> Tensor:
     """-log P(ranking) = sum_k [ logsumexp_{i >= k} s_i - s_k ], [N]; columns are in ranked order."""
     filled_NK = score_NK.masked_fill(~valid_NK, float("-inf"))
     rest_NK = filled_NK.flip(-1).logcumsumexp(-1).flip(-1)
-    return torch.where(valid_NK, rest_NK - score_NK, 0.0).nan_to_num(0.0).sum(-1)
+    return torch.where(valid_NK, rest_NK - score_NK, 0.0).sum(-1)
+
+
+def gaps(score_NK: Tensor) -> Tensor:
+    """[N, K, K]: s_i - s_j."""
+    return score_NK[:, :, None] - score_NK[:, None, :]
 
 
 @dataclass(frozen=True)
-class Listwise(ABC):
+class Listwise(Grouped, ABC):
     """Base of the family: L = mean over lists of list_loss(s). Ties within a list were dropped from the ranking, and counted, when the data was read."""
 
     beta: float = knob(0.1, "inverse strength of the pull to the reference", "(0, inf)", "0.01 to 0.5")
@@ -44,18 +50,11 @@ class Listwise(ABC):
     name: ClassVar[str] = "listwise"
     uses_reference: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check(self)
-
     @property
     def needs(self) -> Needs:
         """Ranked lists, with the reference's log-probs where the score is a log-ratio."""
         annotations = frozenset({"ref_logps"} if self.uses_reference else ())
         return Needs(shape="ranked", unit="group", annotations=annotations, learning_rate=5e-6)
-
-    def prepare(self, batch: Batch) -> Batch:
-        """Every list of the optimizer step weighs the same."""
-        return batch.with_(group_weight_N=uniform_group_weights(batch))
 
     def scores(self, out: Outputs, batch: Batch) -> Tensor:
         """Score of each answer, [B]: beta (l - l_ref), or the mean log-prob where no reference is used."""
@@ -69,18 +68,13 @@ class Listwise(ABC):
     def list_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor) -> Tensor:
         """Loss of each list, [N]; columns are in ranked order, label_NK the data's own scores."""
 
-    def total(self, loss_N: Tensor, out: Outputs, batch: Batch) -> Tensor:
-        """List losses to the loss: their weighted sum."""
-        assert batch.group_weight_N is not None
-        return (batch.group_weight_N * loss_N).sum()
-
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """Weighted sum of list losses."""
         score_B = self.scores(out, batch)
         score_NK, valid_NK = lists(score_B, batch)
         label_NK, _ = lists(batch.score_B.to(score_B.dtype), batch)
         above_NKK = upper(valid_NK)
-        gap_NKK = score_NK[:, :, None] - score_NK[:, None, :]
+        gap_NKK = gaps(score_NK)
         count_N = valid_NK.sum(-1)
         last_N = score_NK.gather(1, (count_N - 1)[:, None])[:, 0]
         metrics = {
@@ -89,4 +83,4 @@ class Listwise(ABC):
             "rewards/margins": mean(score_NK[:, 0] - last_N),
             "rewards/accuracies": mean((gap_NKK > 0).float(), above_NKK.float()),
         }
-        return Loss(self.total(self.list_loss(score_NK, valid_NK, label_NK), out, batch), metrics)
+        return self.summed(self.list_loss(score_NK, valid_NK, label_NK), out, batch, metrics)

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from kilter.objectives.knobs import knob
-from kilter.objectives.lists.listwise import Listwise, upper
-from kilter.objectives.ops import chosen_nll
+from kilter.objectives.lists.listwise import Listwise, gaps, upper
 from kilter.objectives.registry import method
-from kilter.types import Batch, Outputs
 
 
 @method("pro")
@@ -24,9 +22,9 @@ class PRO(Listwise):
         T_ki = g_k - g_i (labels),   T_kk = max_i T_ki
 
     lbar in nats per token. by_label false takes every T as 1 (Plackett-Luce on mean log-probs). No reference. Paper: Song et
-    al. 2024, "Preference ranking optimization for human alignment", eq. 7 and 8.
+    al. 2024, "Preference ranking optimization for human alignment".
 
-    Use: answers with graded scores. Watch: nll of the best. Fails: labels on a wide scale make the softmax hard; bring scores
+    Use: answers with graded scores. Watch: nll, of the best. Fails: labels on a wide scale make the softmax hard; bring scores
     to about 0..1.
     """
 
@@ -39,16 +37,15 @@ class PRO(Listwise):
     def list_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor) -> Tensor:
         """One softmax per rank but the last."""
         above_NKK = upper(valid_NK)
-        sharp_NKK = torch.ones_like(score_NK[:, :, None] - score_NK[:, None, :])
+        sharp_NKK = torch.ones_like(gaps(score_NK))
         if self.by_label:
-            sharp_NKK = (label_NK[:, :, None] - label_NK[:, None, :]).clamp_min(0).masked_fill(~above_NKK, 0.0)
+            sharp_NKK = gaps(label_NK).clamp_min(0).masked_fill(~above_NKK, 0.0)
         own_NK = sharp_NKK.amax(-1) if self.by_label else torch.ones_like(score_NK)
         rival_NKK = (score_NK[:, None, :] * sharp_NKK).masked_fill(~above_NKK, float("-inf"))
         win_NK = score_NK * own_NK
         total_NK = torch.cat([win_NK[:, :, None], rival_NKK], -1).logsumexp(-1)
         return self.beta * torch.where(above_NKK.any(-1), total_NK - win_NK, 0.0).sum(-1)
 
-    def total(self, loss_N: Tensor, out: Outputs, batch: Batch) -> Tensor:
-        """Plus the imitation term."""
-        assert out.logps_BT is not None
-        return super().total(loss_N, out, batch) + self.nll_weight * chosen_nll(out.logps_BT, batch)
+    def imitation(self) -> float:
+        """Weight of the imitation term."""
+        return self.nll_weight

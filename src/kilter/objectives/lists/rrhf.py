@@ -8,10 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from kilter.objectives.knobs import knob
-from kilter.objectives.lists.listwise import Listwise, upper
-from kilter.objectives.ops import chosen_nll
+from kilter.objectives.lists.listwise import Listwise, gaps, upper
 from kilter.objectives.registry import method
-from kilter.types import Batch, Outputs
 
 
 @method("rrhf")
@@ -22,9 +20,9 @@ class RRHF(Listwise):
         L = sum_{i above j} max(0, lbar_j - lbar_i) + nll_weight * NLL(best)
 
     lbar in nats per token; NLL per token of the best answers. No reference. Paper: Yuan et al. 2023, "RRHF: rank responses to
-    align language models with human feedback", eq. 3 and 4.
+    align language models with human feedback".
 
-    Use: ranked answers from several sources and no memory for a reference. Watch: nll of the best. Fails: the hinge stops at
+    Use: ranked answers from several sources and no memory for a reference. Watch: nll, of the best. Fails: the hinge stops at
     zero margin, so the preference stays weak.
     """
 
@@ -35,10 +33,9 @@ class RRHF(Listwise):
 
     def list_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor) -> Tensor:
         """Hinge over pairs in the wrong order."""
-        gap_NKK = score_NK[:, :, None] - score_NK[:, None, :]
+        gap_NKK = gaps(score_NK)
         return self.beta * (-gap_NKK).clamp_min(0).mul(upper(valid_NK)).sum((1, 2))
 
-    def total(self, loss_N: Tensor, out: Outputs, batch: Batch) -> Tensor:
-        """Plus the imitation term."""
-        assert out.logps_BT is not None
-        return super().total(loss_N, out, batch) + self.nll_weight * chosen_nll(out.logps_BT, batch)
+    def imitation(self) -> float:
+        """Weight of the imitation term."""
+        return self.nll_weight

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kilter.objectives.knobs import knob
+from kilter.objectives.ops import growth
 from kilter.objectives.pairs.simpo import SimPO
 from kilter.objectives.pairwise import Side
 from kilter.objectives.registry import method
@@ -31,4 +32,4 @@ class AlphaPO(SimPO):
         """beta (1 - exp(-alpha lbar)) / alpha."""
         if self.alpha == 0:
             return super().reward(side)
-        return -self.beta / self.alpha * (-self.alpha * side.mean_N).expm1()
+        return -self.beta / self.alpha * growth(-self.alpha * side.mean_N)

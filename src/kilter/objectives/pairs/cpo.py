@@ -8,10 +8,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from kilter.objectives.knobs import knob
-from kilter.objectives.ops import chosen_nll, smoothed
+from kilter.objectives.ops import smoothed
 from kilter.objectives.pairwise import Pairwise, Side
 from kilter.objectives.registry import method
-from kilter.types import Batch, Outputs
 
 
 @method("cpo")
@@ -22,9 +21,9 @@ class CPO(Pairwise):
         L = -(1 - e) log sigmoid(z) - e log sigmoid(-z) + alpha NLL(w),   z = beta (l(w) - l(l))
 
     l in nats; NLL per token of the chosen answers. No reference. Paper: Xu et al. 2024, "Contrastive preference
-    optimization", eq. 5.
+    optimization".
 
-    Use: no memory for a reference; translation and other tasks with one good answer. Watch: nll of the chosen. Fails: summed log-probs
+    Use: no memory for a reference; translation and other tasks with one good answer. Watch: nll, of the chosen. Fails: summed log-probs
     favour short answers.
     """
 
@@ -38,7 +37,6 @@ class CPO(Pairwise):
         """The logistic loss of the log-prob gap."""
         return smoothed(self.margin(w, l), self.label_smoothing)
 
-    def total(self, loss_N: Tensor, out: Outputs, batch: Batch) -> Tensor:
-        """Plus the imitation term."""
-        assert out.logps_BT is not None
-        return super().total(loss_N, out, batch) + self.alpha * chosen_nll(out.logps_BT, batch)
+    def imitation(self) -> float:
+        """Weight of the imitation term."""
+        return self.alpha

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from kilter.objectives.knobs import knob
+from kilter.objectives.ops import growth
 from kilter.objectives.pairwise import Pairwise, Side
 from kilter.objectives.registry import method
 
@@ -32,4 +33,5 @@ class DiscoPOP(Pairwise):
         """The blend."""
         z_N = self.margin(w, l)
         blend_N = (z_N / self.tau).sigmoid()
-        return -(1 - blend_N) * logsigmoid(z_N) + blend_N * (-z_N).exp()
+        # m exp(-z) as one exponential: neither factor overflows on its own.
+        return -(1 - blend_N) * logsigmoid(z_N) + growth(logsigmoid(z_N / self.tau) - z_N) + 1

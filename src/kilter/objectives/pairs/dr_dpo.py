@@ -22,7 +22,7 @@ class DrDPO(DPO):
         L = -b log( 1/N sum_i exp(-l_i / b) ),   l_i DPO's loss
 
     Over the whole optimizer step; b -> infinity is dpo. Paper: Wu et al. 2024, "Towards robust alignment of language models:
-    distributionally robustifying direct preference optimization", eq. 12.
+    distributionally robustifying direct preference optimization".
 
     Use: noisy labels whose rate is not known. Watch: rewards/accuracies on held-out pairs. Fails: b too small learns only what
     the policy already prefers.

@@ -11,23 +11,16 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from kilter.objectives.knobs import knob
+from kilter.objectives.ops import growth
 from kilter.objectives.pairwise import Pairwise, Side
 from kilter.objectives.registry import method
 
-LARGE = 30.0
-
-
-def growth(x: Tensor) -> Tensor:
-    """exp(x), continued as a straight line beyond 30, so that a step far off the data keeps a finite slope."""
-    return x.clamp_max(LARGE).exp() * (1 + (x - LARGE).clamp_min(0))
-
-
 DIVERGENCES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "reverse_kl": lambda d, a: d,
-    "forward_kl": lambda d, a: 1 - growth(-d),
+    "forward_kl": lambda d, a: -growth(-d),
     "js": lambda d, a: math.log(2) + logsigmoid(d),
-    "alpha": lambda d, a: (1 - growth(-a * d)) / a,
-    "chi2": lambda d, a: growth(d) + d,
+    "alpha": lambda d, a: -growth(-a * d) / a,
+    "chi2": lambda d, a: growth(d) + 1 + d,
 }
 """f'(u) up to a constant, in d = log u, u = pi / pi_ref."""
 
@@ -53,7 +46,3 @@ class FDPO(Pairwise):
     def reward(self, side: Side) -> Tensor:
         """beta f'(u)."""
         return self.beta * DIVERGENCES[self.divergence](side.ratio_N, self.alpha)
-
-    def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741
-        """-ls(z)."""
-        return -logsigmoid(self.margin(w, l))

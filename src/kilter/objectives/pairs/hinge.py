@@ -17,7 +17,7 @@ class Hinge(Pairwise):
 
         L = max(0, 1 - z)
 
-    z is DPO's. Paper: Liu et al. 2023, "Statistical rejection sampling improves preference optimization", eq. 12.
+    z is DPO's. Paper: Liu et al. 2023, "Statistical rejection sampling improves preference optimization".
 
     Use: when dpo pushes settled pairs on and on. Watch: rewards/margins settle near 1. Fails: no gradient, no learning, once all pairs pass.
     """

@@ -22,13 +22,16 @@ class IPO(Pairwise):
     for language models. Paper: Azar et al. 2023, "A general theoretical paradigm to understand learning from human
     preferences", eq. 17.
 
-    Use: near-deterministic labels, where dpo overfits. Watch: rewards/margins approach 1/2 (in units of beta). Fails:
+    Use: near-deterministic labels, where dpo overfits. Watch: rewards/margins approach 1/2. Fails:
     beta means something else than in dpo; without normalisation long answers dominate.
     """
 
     length_normalized: bool = knob(True, "log-ratios per token instead of per answer")
 
+    def reward(self, side: Side) -> Tensor:
+        """beta D, per token or per answer."""
+        return self.beta * (side.ratio_N / side.tokens_N if self.length_normalized else side.ratio_N)
+
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741
         """Squared distance of the gap to 1 / (2 beta)."""
-        gap_N = w.ratio_N / w.tokens_N - l.ratio_N / l.tokens_N if self.length_normalized else w.ratio_N - l.ratio_N
-        return (gap_N - 1 / (2 * self.beta)).square()
+        return ((self.margin(w, l) - 0.5) / self.beta).square()

@@ -23,8 +23,7 @@ class KLDPO(DPO):
     Over the whole optimizer step; tau -> infinity is dpo. Paper: Xu et al. 2025, "Distributionally robust direct preference
     optimization" (arXiv 2502.01930), algorithm 2.
 
-    Use: the mixture of users or topics will differ from the data's. Watch: the loss of the worst pairs, not only
-    the mean. Fails: noisy labels are high losses too, and get the same weight; then dr_dpo.
+    Use: the mixture of users or topics will differ from the data's. Watch: rewards/margins and its spread over topics. Fails: noisy labels are high losses too, and get the same weight; then dr_dpo.
     """
 
     detaches = True

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from kilter.objectives.knobs import knob
-from kilter.objectives.ops import pairs, sequence_logps
-from kilter.objectives.pairwise import Pairwise, Side
+from kilter.objectives.ops import masked, pairs
+from kilter.objectives.pairwise import Pairwise
 from kilter.objectives.registry import method
 from kilter.types import Batch
 
@@ -22,7 +22,7 @@ class LDDPO(Pairwise):
         l(y) = sum_{t <= m} log p_t + ld_alpha sum_{t > m} log p_t,   m = min(|w|, |l|);   L = -log sigmoid(z)
 
     The same reduction for policy and reference, in nats. Paper: Liu et al. 2024, "Length desensitization in direct
-    preference optimization", eq. 11.
+    preference optimization".
 
     Use: a length bias that r_dpo's single constant does not catch. Watch: length of sampled answers. Fails: ld_alpha 0 hides
     what the longer answer says beyond the shorter.
@@ -34,14 +34,6 @@ class LDDPO(Pairwise):
         """Sum with weight ld_alpha beyond the shorter length."""
         w_N, l_N = pairs(batch.mask_BT.sum(-1), batch)
         shared_B1 = w_N.minimum(l_N).repeat_interleave(2)[:, None]
-        position_BT = batch.mask_BT.cumsum(-1)
-        weight_BT = batch.mask_BT * (position_BT <= shared_B1) + self.ld_alpha * batch.mask_BT * (position_BT > shared_B1)
-        return (
-            sequence_logps(logps_BT, batch.mask_BT * weight_BT.gt(0))
-            if self.ld_alpha == 1
-            else (weight_BT * logps_BT.masked_fill(batch.mask_BT == 0, 0)).sum(-1)
-        )
-
-    def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741
-        """-ls(z)."""
-        return -logsigmoid(self.margin(w, l))
+        beyond_BT = batch.mask_BT.cumsum(-1) > shared_B1
+        weight_BT = batch.mask_BT * torch.where(beyond_BT, self.ld_alpha, 1.0).to(batch.mask_BT.dtype)
+        return masked(logps_BT, batch.mask_BT).mul(weight_BT).sum(-1)

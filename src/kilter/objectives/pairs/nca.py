@@ -18,7 +18,7 @@ class NCA(Pairwise):
 
         L = -log sigmoid(r(w)) - 1/2 log sigmoid(-r(w)) - 1/2 log sigmoid(-r(l)),   r = beta (l - l_ref)
 
-    Paper: Chen et al. 2024, "Noise contrastive alignment of language models with explicit rewards", eq. 12.
+    Paper: Chen et al. 2024, "Noise contrastive alignment of language models with explicit rewards".
 
     Use: logps/chosen falls under dpo. Watch: rewards/chosen stays positive. Fails: slower than dpo on clean pairs.
     """

@@ -9,10 +9,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from kilter.objectives.knobs import knob
-from kilter.objectives.ops import chosen_nll, log1mexp
+from kilter.objectives.ops import log1mexp
 from kilter.objectives.pairwise import Pairwise, Side
 from kilter.objectives.registry import method
-from kilter.types import Batch, Outputs
 
 
 @method("orpo")
@@ -23,9 +22,9 @@ class ORPO(Pairwise):
         L = NLL(w) + beta * (-log sigmoid(odds(w) - odds(l))),   odds = lbar - log(1 - exp(lbar))
 
     lbar is the MEAN log-prob (nats per token); NLL per token of the chosen answers. No reference.
-    Paper: Hong et al. 2024, "ORPO: monolithic preference optimization without reference model", eq. 6 and 7.
+    Paper: Hong et al. 2024, "ORPO: monolithic preference optimization without reference model".
 
-    Use: a base model and pairs, no SFT stage. Watch: nll of the chosen and log odds ratio. Fails: the penalty is weak; on a
+    Use: a base model and pairs, no SFT stage. Watch: nll, of the chosen. Fails: the penalty is weak; on a
     tuned model it does little beyond SFT.
     """
 
@@ -43,7 +42,6 @@ class ORPO(Pairwise):
         odds_w_N, odds_l_N = (s.mean_N - log1mexp(s.mean_N) for s in (w, l))
         return -self.beta * logsigmoid(odds_w_N - odds_l_N)
 
-    def total(self, loss_N: Tensor, out: Outputs, batch: Batch) -> Tensor:
-        """Plus the imitation term."""
-        assert out.logps_BT is not None
-        return super().total(loss_N, out, batch) + chosen_nll(out.logps_BT, batch)
+    def imitation(self) -> float:
+        """Weight of the imitation term."""
+        return 1.0

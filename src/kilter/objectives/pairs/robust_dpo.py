@@ -19,7 +19,7 @@ class RobustDPO(Pairwise):
 
         L = [ -(1 - e) log sigmoid(z) + e log sigmoid(-z) ] / (1 - 2 e)
 
-    z is DPO's. Paper: Chowdhury et al. 2024, "Provably robust DPO", eq. 12.
+    z is DPO's. Paper: Chowdhury et al. 2024, "Provably robust DPO".
 
     Use: when the share of wrong labels is known (agreement of annotators, an audit). Watch: rewards/margins. Fails:
     unbounded below, so it overfits harder than dpo when e is set too high.

@@ -8,10 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from kilter.objectives.knobs import knob
-from kilter.objectives.ops import chosen_nll
 from kilter.objectives.pairwise import Pairwise, Side
 from kilter.objectives.registry import method
-from kilter.types import Batch, Outputs
 
 
 @method("slic")
@@ -21,9 +19,9 @@ class SLiC(Pairwise):
 
         L = max(0, delta - beta (l(w) - l(l))) + nll_weight * NLL(w)
 
-    l in nats; NLL per token of the chosen answers. No reference. Paper: Zhao et al. 2023, "SLiC-HF", eq. 1.
+    l in nats; NLL per token of the chosen answers. No reference. Paper: Zhao et al. 2023, "SLiC-HF".
 
-    Use: no memory for a reference, and chosen answers worth imitating. Watch: nll of the chosen. Fails: summed log-probs
+    Use: no memory for a reference, and chosen answers worth imitating. Watch: nll, of the chosen. Fails: summed log-probs
     favour short answers.
     """
 
@@ -37,7 +35,6 @@ class SLiC(Pairwise):
         """max(0, delta - z)."""
         return (self.delta - self.margin(w, l)).clamp_min(0)
 
-    def total(self, loss_N: Tensor, out: Outputs, batch: Batch) -> Tensor:
-        """Plus the imitation term."""
-        assert out.logps_BT is not None
-        return super().total(loss_N, out, batch) + self.nll_weight * chosen_nll(out.logps_BT, batch)
+    def imitation(self) -> float:
+        """Weight of the imitation term."""
+        return self.nll_weight

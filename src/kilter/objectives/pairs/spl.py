@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from kilter.objectives.knobs import knob
 from kilter.objectives.pairwise import Pairwise, Side
@@ -20,9 +19,9 @@ class SPL(Pairwise):
         r(y) = beta l_theta(y) - cross l_ref(y),   L = -log sigmoid(r(w) - r(l))
 
     The KL to the reference is cross-entropy minus entropy; beta weighs the entropy, cross the cross-entropy, and beta = cross
-    is dpo. Paper: Slocum et al. 2025, "Diverse preference learning for capabilities and alignment", eq. 10.
+    is dpo. Paper: Slocum et al. 2025, "Diverse preference learning for capabilities and alignment".
 
-    Use: creative tasks and best-of-n, where dpo's answers all look alike. Watch: distinct-n and self-BLEU in the evaluation.
+    Use: creative tasks and best-of-n, where dpo's answers all look alike. Watch: distinct n-grams in the evaluation.
     Fails: beta far above cross flattens the policy until it loses coherence.
     """
 
@@ -32,7 +31,3 @@ class SPL(Pairwise):
     def reward(self, side: Side) -> Tensor:
         """beta l - cross l_ref."""
         return self.beta * side.logps_N - self.cross * side.ref_N
-
-    def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741
-        """-ls(z)."""
-        return -logsigmoid(self.margin(w, l))

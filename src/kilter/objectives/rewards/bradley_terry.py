@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 from torch.nn.functional import logsigmoid
 
-from kilter.objectives.knobs import check, knob
-from kilter.objectives.ops import mean, pairs, uniform_group_weights
+from kilter.objectives.grouped import Grouped
+from kilter.objectives.knobs import knob
+from kilter.objectives.ops import mean, pairs
 from kilter.objectives.registry import method
 from kilter.types import Batch, Loss, Needs, Outputs
 
 
 @method("bradley_terry")
 @dataclass(frozen=True)
-class BradleyTerry:
+class BradleyTerry(Grouped):
     """Pairwise reward model: P(w > l) = sigmoid(r(w) - r(l)).
 
         L = -log sigmoid(r(w) - r(l) - m) + c (r(w) + r(l))^2
@@ -23,28 +24,20 @@ class BradleyTerry:
     centring coefficient that fixes the free constant of r. Mean over pairs. Papers: Bradley & Terry 1952;
     Touvron et al. 2023 (margin); Eisenstein et al. 2023 (centring).
 
-    Use: the reward of PPO and best-of-n. Watch: eval_rewards/accuracies, its interval, and its accuracy by length. Fails: it
+    Use: the reward of PPO and best-of-n. Watch: eval_rewards/accuracies, and its interval in the evaluation. Fails: it
     learns the length and style of the chosen answers where they differ.
     """
 
     centring: float = knob(0.01, "coefficient c that fixes the constant of the scores", "[0, inf)", "0.01, or 0")
-
-    def __post_init__(self) -> None:
-        check(self)
 
     @property
     def needs(self) -> Needs:
         """One score per completion; the two rows of a pair together."""
         return Needs(shape="pairs", unit="group", models=frozenset({"reward"}), outputs=frozenset({"scores"}))
 
-    def prepare(self, batch: Batch) -> Batch:
-        """Every pair of the optimizer step weighs the same."""
-        return batch.with_(group_weight_N=uniform_group_weights(batch))
-
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """Weighted sum of pair losses."""
         assert out.scores_B is not None
-        assert batch.group_weight_N is not None
         chosen_N, rejected_N = pairs(out.scores_B, batch)
         loss_N = -logsigmoid(chosen_N - rejected_N - batch.margin_N) + self.centring * (chosen_N + rejected_N).square()
         metrics = {
@@ -53,4 +46,4 @@ class BradleyTerry:
             "rewards/accuracies": mean((chosen_N > rejected_N).float()),
             "rewards/margins": mean(chosen_N - rejected_N),
         }
-        return Loss((batch.group_weight_N * loss_N).sum(), metrics)
+        return self.summed(loss_N, out, batch, metrics)

@@ -25,7 +25,7 @@ class KTO(Judged):
 
     y' is the answer to another prompt of the data; the mean spans the optimizer step and all ranks. Weights left at null are
     balanced: n_D lam_D = n_U lam_U. Paper: Ethayarajh et al. 2024, "KTO: model alignment as prospect theoretic
-    optimization", eq. 8.
+    optimization".
 
     Use: thumbs up and down that do not come in pairs. Watch: kl (z0 / beta), rewards/chosen against rewards/rejected. Fails:
     on very few desirable answers the weights become large and the step noisy.
@@ -42,8 +42,13 @@ class KTO(Judged):
     def fit(self, groups: Sequence[Group]) -> tuple[Objective, str]:
         """Weights from the counts of both labels, and a line that shows them."""
         good = sum((g.feedback[0].score or 0) > 0 for g in groups)
-        weight_good, weight_bad = balanced(good, len(groups) - good)
-        chosen = replace(self, desirable_weight=self.desirable_weight or weight_good, undesirable_weight=self.undesirable_weight or weight_bad)
+        bad = len(groups) - good
+        weight_good, weight_bad = balanced(good, bad)
+        if self.desirable_weight is not None and good and bad:
+            weight_good, weight_bad = self.desirable_weight, self.undesirable_weight or self.desirable_weight * good / bad
+        elif self.undesirable_weight is not None and good and bad:
+            weight_good, weight_bad = self.undesirable_weight * bad / good, self.undesirable_weight
+        chosen = replace(self, desirable_weight=weight_good, undesirable_weight=weight_bad)
         how = "set by hand" if None not in (self.desirable_weight, self.undesirable_weight) else "balanced"
         note = f"{good} desirable, weight {chosen.desirable_weight:.3g}; {len(groups) - good} undesirable, weight {chosen.undesirable_weight:.3g} ({how})"
         return chosen, note
