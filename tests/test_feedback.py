@@ -50,13 +50,86 @@ def test_what_cannot_be_judged_is_unscored(spec, metadata, why):
 
 
 def test_a_verdict_that_takes_too_long_is_unscored(monkeypatch):
-    import time
-
+    """Both hold the interpreter's lock, so that no thread could end them."""
     from kilter.feedback import verifiers
 
-    monkeypatch.setattr(verifiers, "TIMEOUT", 0.05)
-    monkeypatch.setattr(verifiers.MathAnswer, "equal", lambda self, gold, text: time.sleep(1))
-    assert "longer than" in score("math", "1", answer="1").rationale
+    assert score("math", "1", answer="1").score == 1.0
+    monkeypatch.setattr(verifiers, "TIMEOUT", 1.0)
+    assert "longer than 1 s" in score("math", "$9^{9^{9^9}}$", answer="1").rationale
+    assert "longer than 1 s" in score({"regex": "(a+)+$"}, "a" * 40 + "b").rationale
+    assert score("math", "1", answer="1").score == 1.0  # a new worker
+
+
+HANGING = """
+import re, sys, time, os
+def spins(prompt, completion): re.match(r"(a+)+$", "a" * 40 + "b"); return 1.0
+async def blocks(prompt, completion): time.sleep(60); return 1.0
+def leaves(prompt, completion): sys.exit(7)
+def dies(prompt, completion): os._exit(3)
+async def leaves_later(prompt, completion): sys.exit(7)
+def talks(prompt, completion): print("to standard output"); return 2.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("spins", "longer than"),
+        ("blocks", "longer than"),
+        ("leaves", "SystemExit"),
+        ("dies", "exit code 3"),
+        ("leaves_later", "SystemExit"),
+        ("talks", ""),
+    ],
+)
+def test_functions_that_will_not_end_end(tmp_path, name, why):
+    path = tmp_path / "mine.py"
+    path.write_text(HANGING)
+    found = score({f"{path}:{name}": {"timeout": 0.3}}, "x")
+    assert why in found.rationale
+    assert (found.score == 2.0) == (name == "talks")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"regex": 5},
+        {"length": {"limit": "a"}},
+        {"repetition": {"n": 2.5}},
+        {"format": {"tags": "think"}},
+        {"json_schema": "x"},
+        {"math": {}, "weight": float("nan")},
+    ],
+    ids=str,
+)
+def test_options_of_the_wrong_type_are_refused(spec):
+    from kilter.feedback import check
+
+    with pytest.raises(ValueError, match="fix:"):
+        check(spec)
+
+
+def test_two_sources_of_one_name_are_two_parts():
+    from kilter.feedback.registry import Weighted
+
+    class Fixed:
+        def __init__(self, value):
+            self.value = value
+
+        def __call__(self, groups):
+            return [[Feedback(self.value)] * len(g.completions) for g in groups]
+
+        def state(self):
+            return self.value
+
+        def restore(self, state):
+            self.value = state
+
+    both = Weighted([("rm", 1.0, Fixed(1.0)), ("rm", 1.0, Fixed(2.0))])
+    assert both([Group(Prompt(text="q"), (Completion("a"),), (Feedback(None),))])[0][0].parts == {"rm": 1.0, "rm#2": 2.0}
+    other = Weighted([("rm", 1.0, Fixed(0.0)), ("rm", 1.0, Fixed(0.0))])
+    other.restore(both.state())
+    assert [s.value for _, _, s in other.parts] == [1.0, 2.0]
 
 
 def test_a_sum_is_unscored_when_a_part_is_and_keeps_the_others():

@@ -261,7 +261,7 @@ def test_answers_that_never_end_stop_a_run(tiny, prompts, rewards, tmp_path):
 
 def command(tiny, prompts, rewards, out, method):
     options = ["sampler.samples=4", "sampler.max_new_tokens=10", "monitors.allow_truncation=true", f"monitors.gold={rewards}:short", "monitors.gold_every=4",
-               "monitors.gold_prompts=4", "data.heldout=0.25", "kl_control.mode=adaptive", "kl_control.target=0.5", "kl_control.horizon=64", "monitors.stop=false"]  # fmt: skip
+               "monitors.gold_prompts=4", "data.heldout=0.25", "kl_control.mode=adaptive", "kl_control.target=0.5", "kl_control.horizon=64", "monitors.stop=false", "beta=0.05"]  # fmt: skip
     return [sys.executable, "-m", "kilter.cli", "train", "--method", method, "--model", str(tiny), "--data", str(prompts), "--feedback", f"{rewards}:letters", "--max-steps", "30",
             "--batch-size", "4", "--learning-rate", "3e-3", "--save-every", "3", "--out", str(out), *[x for o in options for x in ("--set", o)]]  # fmt: skip
 
@@ -353,3 +353,66 @@ def test_methods_for_judged_data_are_refused_online(tiny, prompts, tmp_path, rew
 
     with pytest.raises(UserError, match="learns from judged data"):
         run(tiny, prompts, tmp_path / "run", "kto", f"{rewards}:length")
+
+
+@pytest.mark.parametrize("method", [{"name": "grpo", "beta": 0.05}, "online_dpo", "xpo", {"name": "nash_md", "mixture": 1.0}], ids=str)
+def test_the_distance_to_the_reference_is_watched(tiny, prompts, tmp_path, rewards, method):
+    """kl/sequence is there for methods that use a batch once, and beside an opponent it is the policy's own: never far below 0."""
+    lines = run(tiny, prompts, tmp_path / "run", method, f"{rewards}:letters", monitors={"kl_budget": 1e6}, max_steps=8)
+    found = [line["kl/sequence"] for line in lines]
+    assert len(found) == 8
+    assert found[-1] > 0.05
+    assert max(found) > max(0.0, -min(found))
+
+
+def test_a_kl_budget_stops_grpo(tiny, prompts, tmp_path, rewards):
+    from kilter.errors import RunFailed
+
+    with pytest.raises(RunFailed, match="KL"):
+        run(tiny, prompts, tmp_path / "run", {"name": "grpo", "beta": 0.05}, f"{rewards}:letters", monitors={"kl_budget": 1e-6}, max_steps=12)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "field"),
+    [
+        ("grpo", {"monitors": {"kl_budget": 3.0}}, "monitors.kl_budget"),
+        ("grpo", {"kl_control": {"mode": "adaptive"}}, "kl_control.mode"),
+        ({"name": "grpo", "advantage": "passk", "k": 16}, {}, "method.k"),
+        ({"name": "grpo", "advantage": "prm_token"}, {}, "method.advantage"),
+        ("grpo", {"sampler": {"max_new_tokens": 1020}}, "max_length"),
+    ],
+    ids=str,
+)
+def test_settings_that_would_do_nothing_are_refused(tiny, prompts, tmp_path, rewards, method, options, field):
+    from kilter.errors import UserError
+
+    with pytest.raises(UserError) as stop:
+        run(tiny, prompts, tmp_path / "run", method, f"{rewards}:letters", **options)
+    assert stop.value.field == field
+
+
+def test_truncated_answers_leave_the_denominators(tiny, prompts, tmp_path, rewards):
+    """DAPO's token mean is over the tokens that train, as in TRL: the mask comes before the count."""
+    import torch
+
+    from kilter.models.forward import Scorer
+    from kilter.models.load import load_causal
+    from kilter.objectives import build_objective
+    from kilter.training.distributed import Engine
+    from kilter.training.learner import LocalLearner
+    from test_rl_objectives import rollout
+
+    objective = build_objective("dapo")
+    batch = rollout([1.0, 0.0], [[1.0, 1], [1, 1]], truncated_B=torch.tensor([0.0, 1.0]))
+    learner = LocalLearner(Scorer(load_causal(tiny)), objective.needs, TrainSpec(method="dapo"), 1, Engine())
+    found = learner.annotate(batch, objective.needs)
+    assert float(found.n_tokens_total) == 2
+    assert found.mask_BT[1].sum() == 0
+
+
+def test_a_run_in_which_nothing_can_be_scored_fails(tiny, prompts, tmp_path):
+    from kilter.errors import RunFailed
+
+    with pytest.raises(RunFailed, match="not one step"):
+        run(tiny, prompts, tmp_path / "run", "grpo", "math", max_steps=2, monitors={"enabled": False})
+    assert not (tmp_path / "run" / "model").exists()

@@ -201,7 +201,9 @@ def test_9_truncated_answers_are_masked_or_penalised_by_choice():
     batch = rollout([1.0, 1.0], [[1.0, 1], [1, 1]], truncated_B=torch.tensor([0.0, 1.0], dtype=D), old_values_BT=torch.zeros(2, 2, dtype=D),
                     old_logps_BT=torch.zeros(2, 2, dtype=D))  # fmt: skip
     free = {"beta": 0.0, "whiten": False}
-    masked = build_objective({"name": "ppo", "mask_truncated": True} | free).prepare(batch)
+    objective = build_objective({"name": "ppo", "mask_truncated": True} | free)
+    assert objective.needs.mask_truncated  # the learner takes them out before it counts tokens: tests/test_online.py
+    masked = objective.prepare(batch)
     assert masked.mask_BT.tolist() == [[1, 1], [0, 0]]
     penalised = build_objective({"name": "ppo", "missing_eos_penalty": 0.7} | free)
     assert penalised.scores(batch).tolist() == pytest.approx([1.0, 0.3])

@@ -92,7 +92,8 @@ class Needs:
     answer is scored as well; inner_epochs, passes over one batch of rollouts. For fixed data: joint, both answers of a pair
     are read in one row, in both orders; mismatched, the mean log-ratio over answers to other prompts is measured as well
     (Batch.mismatched_kl); teacher, share of the teacher in the mixture of the divergence that `outputs` then may name;
-    label, the only label (0 or 1) of unpaired rows that are used.
+    label, the only label (0 or 1) of unpaired rows that are used. mask_truncated: completions without EOS are taken out of
+    the mask before anything is counted.
     """
 
     shape: Shape
@@ -108,6 +109,7 @@ class Needs:
     mismatched: bool = False
     teacher: float | None = None
     label: int | None = None
+    mask_truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,13 +34,20 @@ def replay(
     allow_truncation: Annotated[bool | None, typer.Option(help="answers at the length limit are no reason to stop")] = None,
 ) -> None:
     """Run the monitors over an old run's logs: what would they have said?"""
+    from pydantic import ValidationError
+
     from kilter.training.config import MonitorSpec
     from kilter.training.monitors.replay import replay as run
     from kilter.training.monitors.replay import settings
+    from kilter.validation import as_user_error
 
     spec = MonitorSpec.model_validate(settings(folder))
     changes = {k: v for k, v in (("kl_budget", kl_budget), ("allow_truncation", allow_truncation)) if v is not None}
-    _print(run(folder, spec.model_copy(update=changes)))
+    try:
+        watched = MonitorSpec.model_validate(spec.model_dump() | changes)
+    except ValidationError as error:
+        raise as_user_error(error, "--", MonitorSpec) from error
+    _print(run(folder, watched))
 
 
 def _print(events: list) -> None:  # type: ignore[type-arg]

@@ -14,17 +14,53 @@ import asyncio
 import functools
 import inspect
 import math
-import queue
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from kilter.errors import UserError
+from kilter.feedback.isolation import Target, limited, limited_here
 from kilter.types import Completion, Feedback, Group, Prompt
 
 
+def call_one(target: Target, prompt: Prompt, completion: Completion) -> Any:
+    """In the worker: the function on one completion."""
+    return target.resolve()(prompt, completion)
+
+
+def call_batch(target: Target, prompts: list[Any], completions: list[str], columns: dict[str, Any]) -> Any:
+    """In the worker: the function on a whole batch, awaited where it is asynchronous."""
+    return _awaited(target.resolve()(prompts=prompts, completions=completions, **columns))
+
+
+def call_all(target: Target, flat: list[tuple[Prompt, Completion]], timeout: float) -> list[tuple[Any, str]]:
+    """In the worker: an asynchronous function on all completions at once, each with its own time limit."""
+    return _all(target.resolve(), flat, timeout)
+
+
+def _awaited(result: Any) -> Any:
+    return asyncio.run(result) if inspect.isawaitable(result) else result  # type: ignore[arg-type]
+
+
+def _all(function: Callable[..., Any], flat: Sequence[tuple[Prompt, Completion]], timeout: float) -> list[tuple[Any, str]]:
+    async def one(prompt: Prompt, completion: Completion) -> tuple[Any, str]:
+        try:
+            return await asyncio.wait_for(function(prompt, completion), timeout), ""
+        except TimeoutError:
+            return None, f"took longer than {timeout:g} s"
+        except BaseException as error:
+            return None, f"raised {type(error).__name__}: {error}"
+
+    async def gather() -> list[tuple[Any, str]]:
+        return list(await asyncio.gather(*(one(p, c) for p, c in flat)))
+
+    return asyncio.run(gather())
+
+
 class FunctionFeedback:
-    """FeedbackSource around `function`. `timeout`: seconds for one call (for one completion, in the async form)."""
+    """FeedbackSource around `function`. `timeout`: seconds for one call (for one completion, in the async form).
+
+    The function runs in a worker process, which is killed when the time is up; its module is imported there.
+    """
 
     def __init__(self, function: Callable[..., Any], name: str, timeout: float = 30.0) -> None:
         if not callable(function):
@@ -32,42 +68,39 @@ class FunctionFeedback:
         if not timeout > 0:
             raise UserError(f"feedback.{name}.timeout", timeout, "must be above 0", "give seconds, such as 30")
         self.function, self.name, self.timeout = function, name, timeout
+        self.target = Target.of(function)
         self.batched = "completions" in inspect.signature(function).parameters
         self.asynchronous = inspect.iscoroutinefunction(function)
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion."""
         flat = [(g.prompt, c) for g in groups for c in g.completions]
-        found = iter(self._batch(flat) if self.batched else self._each(flat))
+        found = iter(self._batch(flat) if self.batched else self._together(flat) if self.asynchronous else self._each(flat))
         return [[next(found) for _ in g.completions] for g in groups]
 
     def _each(self, flat: Sequence[tuple[Prompt, Completion]]) -> list[Feedback]:
-        if self.asynchronous:
-            return asyncio.run(self._gather(flat))
-        return [self._feedback(*limited_call(functools.partial(self.function, p, c), self.timeout)) for p, c in flat]
+        if self.target is None:
+            return [self._feedback(*limited_here(functools.partial(self.function, p, c), self.timeout)) for p, c in flat]
+        return [self._feedback(*limited(call_one, self.target, p, c, timeout=self.timeout, target=self.target)) for p, c in flat]
 
-    async def _gather(self, flat: Sequence[tuple[Prompt, Completion]]) -> list[Feedback]:
-        async def one(prompt: Prompt, completion: Completion) -> Feedback:
-            try:
-                return self._feedback(await asyncio.wait_for(self.function(prompt, completion), self.timeout), "")
-            except TimeoutError:
-                return self._feedback(None, f"took longer than {self.timeout:g} s")
-            except Exception as error:
-                return self._feedback(None, f"raised {type(error).__name__}: {error}")
-
-        return list(await asyncio.gather(*(one(p, c) for p, c in flat)))
+    def _together(self, flat: Sequence[tuple[Prompt, Completion]]) -> list[Feedback]:
+        # One that blocks the event loop stops all of them: the whole has a limit too.
+        whole = self.timeout * 2 + 5
+        if self.target is None:
+            found, problem = limited_here(functools.partial(_all, self.function, flat, self.timeout), whole)
+        else:
+            found, problem = limited(call_all, self.target, list(flat), self.timeout, timeout=whole, target=self.target)
+        return [self._feedback(*((None, problem) if problem else found[i])) for i in range(len(flat))]
 
     def _batch(self, flat: Sequence[tuple[Prompt, Completion]]) -> list[Feedback]:
         keys = {k for p, _ in flat for k in p.metadata if k.isidentifier()}
         columns: dict[str, Any] = {k: [p.metadata.get(k) for p, _ in flat] for k in keys}
         prompts = [[dict(m) for m in p.messages] or p.text for p, _ in flat]
         texts = [c.text for _, c in flat]
-
-        def run() -> Any:
-            result = self.function(prompts=prompts, completions=texts, **columns)
-            return asyncio.run(result) if inspect.isawaitable(result) else result  # type: ignore[arg-type]
-
-        value, problem = limited_call(run, self.timeout)
+        if self.target is None:
+            value, problem = limited_here(lambda: _awaited(self.function(prompts=prompts, completions=texts, **columns)), self.timeout)
+        else:
+            value, problem = limited(call_batch, self.target, prompts, texts, columns, timeout=self.timeout, target=self.target)
         if not problem and (not isinstance(value, list | tuple) or len(value) != len(flat)):
             length = len(value) if isinstance(value, list | tuple) else type(value).__name__
             problem = f"returned {length} scores for {len(flat)} completions"
@@ -84,20 +117,3 @@ class FunctionFeedback:
             if not problem:
                 return Feedback(number, "function", source=self.name)
         return Feedback(None, "function", rationale=problem or "returned None", source=self.name)
-
-
-def limited_call(function: Callable[[], Any], timeout: float) -> tuple[Any, str]:
-    """(value, problem). Runs in a daemon thread, so that a call that never ends is left behind and not waited for."""
-    box: queue.Queue[tuple[Any, str]] = queue.Queue()
-
-    def run() -> None:
-        try:
-            box.put((function(), ""))
-        except BaseException as error:
-            box.put((None, f"raised {type(error).__name__}: {error}"))
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        return box.get(timeout=timeout)
-    except queue.Empty:
-        return None, f"took longer than {timeout:g} s"

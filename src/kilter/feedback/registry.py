@@ -11,10 +11,14 @@ feedback:
 from __future__ import annotations
 
 import inspect
+import math
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kilter.errors import UserError, nearest
 from kilter.registry import Registry
@@ -50,8 +54,8 @@ def parse(spec: Any, field: str = "feedback") -> list[Part]:
             raise UserError(field, item, "is neither a name nor {name: options}", "write math, or {reward_model: rm, weight: 1.0}")
         rest = dict(item)
         weight = rest.pop("weight", 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise UserError(f"{field}.weight", weight, "is not a number", "give a number; negative ones punish")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise UserError(f"{field}.weight", weight, "is not a finite number", "give a number; negative ones punish")
         if len(rest) != 1:
             raise UserError(field, item, "needs exactly one source per entry", "write a list: [{math: {}}, {length: {limit: 200}}]")
         name, options = next(iter(rest.items()))
@@ -82,15 +86,29 @@ def _bind(name: str, options: dict[str, Any], field: str) -> tuple[Callable[...,
     return factory, _named(factory, options, f"{field}.{name}")
 
 
+def _check_type(field: str, value: Any, hint: Any) -> None:
+    """Raises UserError when a value from a recipe is not what the source's signature says."""
+    try:
+        TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            field, value, first["msg"][0].lower() + first["msg"][1:], f"give {str(hint).replace('typing.', '').removeprefix('<class ').rstrip('>')}"
+        ) from error
+
+
 def _named(factory: Callable[..., Any], options: dict[str, Any], field: str, taken: Sequence[str] = ()) -> dict[str, Any]:
     known = [p for p in inspect.signature(factory).parameters if p != "context" and p not in taken]
     if "" in options:
         if not known:
             raise UserError(field, options[""], "takes no options", f"write {field.rpartition('.')[2]}: {{}}")
         options = {known[0]: options[""]}
-    for key in options:
+    hints = typing.get_type_hints(getattr(factory, "__init__") if isinstance(factory, type) else factory)  # noqa: B009
+    for key, value in options.items():
         if key not in known:
-            raise UserError(f"{field}.{key}", options[key], "is not an option of this source", nearest(key, known) if known else "it takes none")
+            raise UserError(f"{field}.{key}", value, "is not an option of this source", nearest(key, known) if known else "it takes none")
+        if key in hints:
+            _check_type(f"{field}.{key}", value, hints[key])
     required = [p.name for p in inspect.signature(factory).parameters.values() if p.default is p.empty and p.name not in ("context", *taken)]
     for key in required:
         if key not in options:
@@ -123,7 +141,11 @@ class Weighted:
     """FeedbackSource: the weighted sum of its parts. A completion that any part leaves unscored is unscored; every part is on record."""
 
     def __init__(self, parts: Sequence[tuple[str, float, Any]]) -> None:
-        self.parts = list(parts)
+        seen: dict[str, int] = {}
+        self.parts: list[tuple[str, float, Any]] = []
+        for name, weight, source in parts:  # two reward models are two parts, in the log and in a checkpoint
+            seen[name] = seen.get(name, 0) + 1
+            self.parts.append((name if seen[name] == 1 else f"{name}#{seen[name]}", weight, source))
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion."""

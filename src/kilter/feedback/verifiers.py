@@ -6,14 +6,13 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jsonschema
 
 from kilter.data.worlds.support_desk import GoldFeedback
 from kilter.errors import UserError, nearest
-from kilter.feedback.function import limited_call
+from kilter.feedback.isolation import limited
 from kilter.feedback.registry import feedback_sources
 from kilter.types import Completion, Feedback, Group, Prompt
 
@@ -32,7 +31,7 @@ class _PerCompletion(ABC):
         return [[self._verdict(g.prompt, c) for c in g.completions] for g in groups]
 
     def _verdict(self, prompt: Prompt, completion: Completion) -> Feedback:
-        found, problem = limited_call(partial(self.judge, prompt, completion), TIMEOUT)
+        found, problem = limited(self.judge, prompt, completion, timeout=TIMEOUT)
         score, why = (None, problem) if problem else found
         return Feedback(score, "verifier", rationale=why, source=type(self).__name__)
 
@@ -120,7 +119,7 @@ class JsonSchema(_PerCompletion):
             jsonschema.Draft202012Validator.check_schema(dict(schema))
         except jsonschema.SchemaError as error:
             raise UserError("feedback.json_schema.schema", schema, f"is no JSON schema ({error.message})", "see json-schema.org") from error
-        self.validator = jsonschema.Draft202012Validator(dict(schema))
+        self.schema = dict(schema)
 
     def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
         """Parses, then validates."""
@@ -129,7 +128,7 @@ class JsonSchema(_PerCompletion):
             value = json.loads(text)
         except ValueError as error:
             return 0.0, f"not JSON ({error})"
-        problem = next(iter(self.validator.iter_errors(value)), None)
+        problem = next(iter(jsonschema.Draft202012Validator(self.schema).iter_errors(value)), None)
         return (1.0, "") if problem is None else (0.5, problem.message)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -96,6 +96,11 @@ class LocalSampler:
         try:
             for s in scorers:
                 s.eval()
+            seen: Counter[tuple[int, ...]] = Counter()
+            self._turn = []  # the n-th time that this prompt stands in the batch: the same prompt twice gets different answers
+            for i in ids:
+                self._turn.append(seen[i])
+                seen[i] += 1
             rows = self._decode(ids, own, k, progress)
         finally:
             for s, was in zip(scorers, training, strict=True):
@@ -161,7 +166,7 @@ class LocalSampler:
             new: list[Tensor] = []
             while pending and len(joined) < room:
                 handle, prompt, sample, own = pending.popleft()
-                rows.append(_Row(prompt, sample, params[prompt], _draws(ids[prompt], sample, params[prompt])))
+                rows.append(_Row(prompt, sample, params[prompt], _draws(ids[prompt], sample + k * self._turn[prompt], params[prompt])))
                 joined.append(handle)
                 new.append(own)
                 if sample + 1 < k:

@@ -162,6 +162,7 @@ class InProcess:
             from vllm import LLM
         except ImportError as error:
             raise UserError("sampler.name", "vllm", f"is not installed ({error})", "run: make setup-vllm, or use sampler: {name: local}") from error
+        self.timeout = spec.timeout
         before = set(multiprocessing.active_children())
         try:
             self.llm = LLM(
@@ -207,7 +208,9 @@ class InProcess:
                    stop_token_ids=list(stop_ids), seed=(params.seed * 1009 + i) % (1 << 31), logprobs=0, include_stop_str_in_output=True)
             for i in range(len(prompts))
         ]  # fmt: skip
-        outputs = self._guarded(lambda: self.llm.generate([{"prompt_token_ids": list(p)} for p in prompts], own, use_tqdm=False), None, "sampling")
+        outputs = self._guarded(
+            lambda: self.llm.generate([{"prompt_token_ids": list(p)} for p in prompts], own, use_tqdm=False), self.timeout * len(prompts), "sampling"
+        )
         return [
             [(list(o.token_ids), [step[t].logprob for step, t in zip(o.logprobs, o.token_ids, strict=True)], "length" if o.finish_reason == "length" else "stop") for o in r.outputs]
             for r in outputs
@@ -228,7 +231,10 @@ class Server:
     """A running `vllm serve` with VLLM_SERVER_DEV_MODE=1 and --logprobs-mode processed_logprobs, which reads the same file system."""
 
     def __init__(self, url: str, timeout: float) -> None:
-        import httpx
+        try:
+            import httpx
+        except ImportError as error:
+            raise UserError("sampler.url", url, "needs httpx to talk to a server", "run: pip install 'kilter[vllm]', or pip install httpx") from error
 
         self.url, self.timeout = url.rstrip("/").removesuffix("/v1"), timeout
         self.http = httpx.Client(timeout=timeout)

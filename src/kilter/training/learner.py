@@ -108,6 +108,8 @@ class LocalLearner:
         Old log-probs are those that the sampler reported where they are exact, and recomputed otherwise; a batch that is
         used for one optimizer step only needs none, for then the policy is its own old policy.
         """
+        if needs.mask_truncated and batch.truncated_B is not None:
+            batch = batch.with_(mask_BT=batch.mask_BT * (1 - batch.truncated_B[:, None]))
         batch = self._count(batch)
         if "ref_logps" in needs.annotations:
             assert self.reference is not None, "reference log-probs were not computed"
@@ -120,6 +122,15 @@ class LocalLearner:
         if needs.shape == "rollouts":
             batch = self._annotate_rollouts(batch, needs)
         return batch
+
+    def prepare(self, batch: Batch, objective: Objective) -> Batch:
+        """The objective's credit and weights. Baselines and whitening span all ranks: each sees the others' rows, and keeps its own."""
+        if self.engine.world == 1 or objective.needs.shape != "rollouts":
+            return objective.prepare(batch)
+        gathered = self.engine.gather(batch)
+        before = sum(b.groups() for b in gathered[: self.engine.rank])
+        whole = objective.prepare(_concat_batches(gathered))
+        return whole.select_groups(range(before, before + batch.groups()))
 
     def _count(self, batch: Batch) -> Batch:
         batch = batch.counted()

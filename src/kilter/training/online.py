@@ -15,7 +15,8 @@ from typing import Any
 from kilter.data import store
 from kilter.data.encode import Encoded, Encoder
 from kilter.errors import RunFailed, UserError
-from kilter.feedback.registry import Weighted
+from kilter.feedback.registry import Weighted, model_references
+from kilter.objectives import build_objective
 from kilter.training.config import SamplerSpec
 from kilter.types import Completion, Feedback, Group, Learner, Metrics, Needs, Prompt, Sampler, SamplingParams
 
@@ -45,6 +46,32 @@ def check_online(spec: Any, needs: Needs, where: str = "") -> None:
             "learns from judged data, not from fresh answers",
             "leave prompts and feedback out, or use online_dpo or grpo",
         )
+    room = spec.max_length - spec.sampler.max_new_tokens
+    if room < 16:
+        raise UserError(
+            f"{where}max_length", spec.max_length, f"leaves {max(0, room)} tokens for prompts beside {spec.sampler.max_new_tokens} of the answer",
+            "raise max_length, or lower sampler.max_new_tokens",
+        )  # fmt: skip
+    reference = "ref_logps" in needs.annotations
+    if spec.monitors.kl_budget is not None and not reference:
+        raise UserError(
+            f"{where}monitors.kl_budget",
+            spec.monitors.kl_budget,
+            "needs a reference, and this method loads none",
+            "set the method's beta above 0, or leave the budget out",
+        )
+    if spec.kl_control.mode != "fixed" and not reference:
+        raise UserError(
+            f"{where}kl_control.mode",
+            spec.kl_control.mode,
+            "has no coefficient to move: this method has no KL term",
+            "set the method's beta above 0, or leave kl_control out",
+        )
+    advantage, k = (getattr(build_objective(spec.method), name, None) for name in ("advantage", "k"))
+    if advantage == "passk" and isinstance(k, int) and k > samples:
+        raise UserError(f"{where}method.k", k, f"is more than the {samples} completions of a prompt", "raise sampler.samples, or lower k")
+    if advantage == "prm_token" and spec.feedback is not None and not model_references(spec.feedback, ("process_reward",)):
+        raise UserError(f"{where}method.advantage", "prm_token", "needs token rewards", "add a process_reward to the feedback")
     if needs.shape == "ranked" and select != "all":
         raise UserError(f"{where}select", select, "gives this method no rankings", "use all")
     if spec.feedback is None and needs.teacher is None:
@@ -95,6 +122,8 @@ class Online:
     cursor: int = 0
     metrics: Metrics = field(default_factory=dict)
     last: list[Group] = field(default_factory=list)
+    own: list[Group] = field(default_factory=list)
+    """The policy's own answers of the last step: all of them, but for an opponent's."""
     notes: list[str] = field(default_factory=list)
     on_event: Callable[[str, str], None] | None = None
     sum_: Callable[[Any], Any] | None = None
@@ -171,7 +200,9 @@ class Online:
         tokens, clock = 0, time.perf_counter()
         feedback_seconds = 0.0
         rounds = 0
-        while rounds == 0 or (self.select == "drop_constant" and len(kept) < self.batch_size and rounds <= self.refill):
+        share = -(-self.batch_size // self.world)
+        # Every process goes another round when any of them lacks groups: they walk through the prompts together.
+        while rounds == 0 or (self.select == "drop_constant" and rounds <= self.refill and self._everywhere(int(len(kept) < share)) > 0):
             prompts = self._next_prompts()[self.rank :: self.world]
             sampled = self._sample(prompts, rounds)
             tokens += sum(len(c.token_ids or ()) for g in sampled for c in g.completions)
@@ -182,11 +213,13 @@ class Online:
             kept += [g for g in (self._select(g) for g in scored) if g is not None]
             rounds += 1
         seconds = time.perf_counter() - clock - feedback_seconds
-        kept = kept[: -(-self.batch_size // self.world)]
+        kept = kept[:share]
         self.last = everything
         stamped = [replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "step": self.position + 1})) for g in everything]
         store.append(self.path, stamped)
-        self.metrics = self._measure(everything) | {
+        own = everything if self.opponent is None else [replace(g, completions=g.completions[:1], feedback=g.feedback[:1]) for g in everything]
+        self.own = own
+        self.metrics = self._measure(own) | {
             "sampling/tokens_per_second": round(tokens / max(seconds, 1e-9), 1), "sampling/seconds": round(seconds, 3),
             "feedback/seconds": round(feedback_seconds, 3), "sampling/rounds": float(rounds),
         }  # fmt: skip

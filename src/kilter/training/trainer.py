@@ -263,7 +263,8 @@ class Trainer:
                     batch = collate(groups).with_(length_limit=spec.sampler.max_new_tokens)
                     if parts.controller is not None and spec.kl_control.mode != "fixed":
                         batch = batch.with_(kl_coef=torch.tensor(parts.controller.coefficient))
-                    batch = objective.prepare(learner.annotate(batch, objective.needs))
+                    sampled = batch.sampling_logps_BT
+                    batch = learner.prepare(learner.annotate(batch, objective.needs), objective)
                     metrics = _average([learner.step(part, objective) for part in learner.minibatches(batch, f"{spec.seed}:{source.position}")])
                     source.after_update(learner)
                     step = source.position
@@ -274,6 +275,19 @@ class Trainer:
                     record |= {"num_tokens": parts.tokens, "tokens_per_second": round(seen / max(time.monotonic() - clock, 1e-9), 1)}
                     if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
                         last = checkpoints.latest()
+                        if parts.monitors is not None:
+                            parts.monitors.log.add(
+                                Event(
+                                    step,
+                                    0,
+                                    "stop",
+                                    "nan",
+                                    f"loss {metrics['loss']}, gradient norm {metrics['grad_norm']}",
+                                    step,
+                                    "certain",
+                                    "the step was not taken; the run ended",
+                                )
+                            )
                         raise RunFailed(
                             f"{self.name}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']} at step {step}; the step was not taken\n"
                             f"  last good checkpoint: {last or 'none yet'}\n  fix: lower learning_rate, or use dtype: float32"
@@ -281,7 +295,7 @@ class Trainer:
                     if spec.eval_every and step % spec.eval_every == 0 and parts.held and step < total:
                         record |= self._evaluate(learner, objective, parts.held, engine)
                     if parts.monitors is not None:
-                        record |= self._watch(parts, batch, step, record, engine)
+                        record |= self._watch(parts, batch, sampled, step, record, engine)
                     try:
                         if metrics_file is not None:
                             metrics_file.write(record)
@@ -317,6 +331,20 @@ class Trainer:
             trackers.close()
             if metrics_file is not None:
                 metrics_file.close()
+        if isinstance(source, Online):
+            cut = {what: n for what, n in source.encoder.counts.items() if "cut" in what}
+            if cut and engine.is_main:
+                self._console.print(
+                    "  prompts: "
+                    + ", ".join(f"{n} {what}" for what, n in cut.items())
+                    + f" (max_length {spec.max_length} less {spec.sampler.max_new_tokens} for the answer)",
+                    highlight=False,
+                )
+            if not record and done == 0:
+                cause = next((f.rationale for g in source.last for f in g.feedback if f.score is None), "no group was usable")
+                raise RunFailed(
+                    f"{self.name}: not one step could be trained\n  cause: {cause}\n  fix: mend the feedback, then run the same command again"
+                )
         if parts.stopped is not None:
             assert parts.monitors is not None
             message = f"{self.name}: stopped by its monitors at step {source.position} of {total}: {parts.stopped}\n  fix: {parts.monitors.fix}"
@@ -325,16 +353,19 @@ class Trainer:
             self._console.print(f"[bold red]{message}[/]", highlight=False)
         return {k: v for k, v in record.items() if isinstance(v, int | float)}
 
-    def _watch(self, parts: Parts, batch: Batch, step: int, record: dict[str, Any], engine: Engine) -> dict[str, Any]:
+    def _watch(self, parts: Parts, batch: Batch, sampled: torch.Tensor | None, step: int, record: dict[str, Any], engine: Engine) -> dict[str, Any]:
         """Rollout metrics, KL controller, monitors and gold evidence of one step."""
         source, monitors = parts.source, parts.monitors
         assert isinstance(source, Online)
         assert monitors is not None
         found: dict[str, Any] = dict(source.metrics)
-        own = batch.old_logps_BT if batch.old_logps_BT is not None else batch.sampling_logps_BT
+        own = batch.old_logps_BT if batch.old_logps_BT is not None else sampled
         if batch.ref_logps_BT is not None and own is not None:
-            gap = ((own - batch.ref_logps_BT) * batch.mask_BT).sum()
-            pair = engine.sum(torch.stack([gap.float(), torch.tensor(float(batch.rows()))]))
+            # Beside an opponent's answer only the policy's own, the first of the pair, says how far the policy is.
+            mine_B = batch.first_B().float() if source.opponent is not None else torch.ones(batch.rows())
+            width = batch.mask_BT.shape[1]
+            gap = ((own[:, :width] - batch.ref_logps_BT) * batch.mask_BT * mine_B[:, None]).sum()
+            pair = engine.sum(torch.stack([gap.float(), mine_B.sum()]))
             found["kl/sequence"] = float(pair[0] / pair[1])
             if parts.controller is not None:
                 parts.controller.update(found["kl/sequence"], int(pair[1]))
@@ -343,7 +374,7 @@ class Trainer:
         if parts.energy is not None and (energy := parts.energy.take()) is not None:
             found["energy_loss"] = energy
         before = len(monitors.log.events)
-        found |= monitors.update(step, record | found, source.last)
+        found |= monitors.update(step, record | found, source.own)
         refresh = self.spec.refresh_reference_every
         if refresh and step % refresh == 0 and isinstance(parts.learner.reference, LiveReference):
             parts.learner.reference.refresh()

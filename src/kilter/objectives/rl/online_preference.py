@@ -16,16 +16,24 @@ from kilter.types import Batch, Loss, Mean, Needs, Outputs
 
 
 def preference(batch: Batch, labels: str) -> Tensor:
-    """P(first row of the pair preferred), [N]: 1, 1/2 or 0 by score ("hard"), or sigmoid of the score difference ("soft"); NaN unscored."""
+    """P(first row of the pair preferred), [N]; NaN unscored.
+
+    hard: 1, 1/2 or 0 by score; soft: sigmoid of the score difference; probability: the first score itself, which a preference
+    model gives as P(first beats second).
+    """
     first_N, second_N = pairs(batch.score_B.to(batch.mask_BT.dtype), batch)
     gap_N = first_N - second_N
+    if labels == "probability":
+        return torch.where(gap_N.isnan(), gap_N, first_N).clamp(0, 1)
     return torch.sigmoid(gap_N) if labels == "soft" else (gap_N.sign() + 1) / 2
 
 
 @dataclass(frozen=True)
 class _Pairwise:
     beta: float = knob(0.1, "inverse strength of the pull to the reference", "(0, inf)", "0.01 to 0.5")
-    labels: Literal["hard", "soft"] = knob("hard", "the higher score wins, or wins with probability sigmoid(difference)")
+    labels: Literal["hard", "soft", "probability"] = knob(
+        "hard", "the higher score wins; or wins with probability sigmoid(difference); or the scores are probabilities (feedback: preference_model)"
+    )
 
     name = "online"
 
@@ -40,7 +48,7 @@ class _Pairwise:
     def prepare(self, batch: Batch) -> Batch:
         """Weights: pairs without a preference (unscored, or tied under hard labels) weigh nothing and are not forwarded."""
         p_N = preference(batch, self.labels)
-        usable_N = ~p_N.isnan() & ((p_N != 0.5) | (self.labels == "soft"))
+        usable_N = ~p_N.isnan() & ((p_N != 0.5) | (self.labels != "hard"))
         weight_N = torch.where(usable_N, uniform_group_weights(batch).to(p_N.dtype), 0.0)
         return batch.with_(group_weight_N=weight_N, active_N=usable_N)
 

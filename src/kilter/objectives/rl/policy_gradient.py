@@ -83,7 +83,14 @@ class PolicyGradient(ABC):
         if self.beta > 0 and self.kl_in == "reward":
             annotations.add("old_logps")
         outputs = {"logps"} | ({"entropy"} if self.entropy_coef else set())
-        return Needs(shape="rollouts", unit="row", annotations=frozenset(annotations), outputs=frozenset(outputs), learning_rate=1e-6)
+        return Needs(
+            shape="rollouts",
+            unit="row",
+            annotations=frozenset(annotations),
+            outputs=frozenset(outputs),
+            learning_rate=1e-6,
+            mask_truncated=self.mask_truncated,
+        )
 
     # What a member writes.
 
@@ -129,8 +136,6 @@ class PolicyGradient(ABC):
         credit = self.credit(score_B, batch)
         advantage_BT = masked(credit if credit.ndim == 2 else credit[:, None].expand_as(batch.mask_BT), batch.mask_BT)
         batch = batch.with_(advantage_BT=advantage_BT)
-        if self.mask_truncated and batch.truncated_B is not None:
-            batch = batch.with_(mask_BT=batch.mask_BT * (1 - batch.truncated_B[:, None]))
         idle = self.entropy_coef == 0 and (self.beta == 0 or self.kl_in == "reward")
         if idle:
             moving_B = (advantage_BT * batch.mask_BT).abs().sum(-1)

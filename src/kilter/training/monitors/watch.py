@@ -201,6 +201,8 @@ class Monitors:
                 twice = self.gold.hacked()
                 self._raise("gold:twice" if twice else "gold:diverges", step, 2, "warn", message, interval + (", twice" if twice else ""),
                             "noted; stopping is switched off" if twice else "watched: the next evaluation decides", entry["gold"], self.gold.entries[0]["gold"])  # fmt: skip
+        elif not self.gold.hacked():
+            self.raised.discard("gold:diverges")  # gold has recovered: the next divergence is news
         found = {"gold/score": entry["gold"], "gold/proxy": entry["proxy"], "gold/length": entry["length"]}
         if change:
             found |= {"gold/change": change["value"], "gold/change_low": change["ci_low"], "gold/change_high": change["ci_high"]}
