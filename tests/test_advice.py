@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 
+from kilter import feedback
 from kilter.advice.facts import Facts, measure
 from kilter.advice.recipe import fitting, make
 from kilter.advice.rules import RULES, Machine, cautions, suggest
@@ -36,6 +37,7 @@ CASES = [
     (facts("rankings"), ["lipo_lambda", "plackett_luce", "dpo"]),
     (facts("ratings", contradictions=0.05), ["dpo", "lipo_lambda"]),
     (facts("verifiable", verifiable=1000), ["grpo", "dr_grpo", "sft"]),
+    (facts("scored"), ["sft", "kto"]),
     (facts("demonstrations"), ["sft", "dft"]),
     (facts("prompts"), ["grpo", "online_dpo"]),
 ]
@@ -43,17 +45,23 @@ CASES = [
 
 @pytest.mark.parametrize(("measured", "want"), CASES, ids=lambda v: getattr(v, "kind", ""))
 def test_methods_follow_from_the_facts(measured, want):
-    found = suggest(measured, MACHINE)
+    found = suggest(measured)
     assert [s.method for s in found] == want
     for s in found:
         assert s.method in objectives.names()
         for r in (*s.reasons, *cautions(measured)):
-            assert any(r.evidence.startswith(k) or f"; {k}" in r.evidence for k in ("measured: ", "paper: ", "our comparison: ", "our runs: ")), r
+            assert any(
+                r.evidence.startswith(k) or f"; {k}" in r.evidence for k in ("measured: ", "paper: ", "papers: ", "our comparison: ", "our runs: ")
+            ), r
     recipe = yaml.safe_load(make("builtin:smollm2-135m", measured, found, fitting(SMALL, MACHINE)))
     from kilter.recipe import Recipe
 
     assert list(recipe["stages"])[-1] == "eval"
-    Recipe.model_validate({**recipe, "data": {"data": recipe["data"]}})
+    data = recipe["data"] if "path" not in recipe["data"] else {"data": recipe["data"]}
+    loaded = Recipe.model_validate({**recipe, "data": data})
+    for stage in loaded.stages.values():
+        if stage.train is not None and stage.train.feedback is not None:
+            feedback.check(stage.train.feedback)  # a source that exists
 
 
 def test_every_kind_has_a_rule():
@@ -72,6 +80,7 @@ def test_adapters_when_memory_is_short():
         ([{"prompt": f"q{i}", "chosen": "a long good answer", "rejected": f"no {i}"} for i in range(20)], "pairs"),
         ([{"prompt": f"q{i}", "completion": "x", "label": i % 2 == 0} for i in range(20)], "thumbs"),
         ([{"prompt": f"q{i}", "completions": [{"response": f"r{j}", "rating": j} for j in range(3)]} for i in range(5)], "ratings"),
+        ([{"prompt": f"q{i}", "completions": [{"response": "r", "rating": i}]} for i in range(5)], "scored"),
         ([{"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(5)], "verifiable"),
         ([{"instruction": f"do {i}", "output": "done"} for i in range(5)], "demonstrations"),
         ([{"prompt": f"q{i}"} for i in range(5)], "prompts"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-import kilter
 from conftest import REAL
 from kilter.objectives import build_objective, objectives
 
@@ -16,17 +16,17 @@ OFFLINE = [n for n in objectives.names() if build_objective(n).needs.shape != "r
 REALDATA = pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not here")
 
 DATA = {
-    "pairs": {"path": str(REAL / "hh_harmless" / "pairs.jsonl.gz"), "on_bad_row": "skip", "limit": 20},
-    "demonstrations": {"path": str(REAL / "coconot" / "preference.jsonl.gz"), "limit": 20},
-    "unpaired": {"path": str(REAL / "llama_factory" / "kto_en_demo.jsonl.gz"), "limit": 20},
-    "ranked": {"path": str(REAL / "oasst" / "en_100_tree.jsonl.gz"), "limit": 20},
+    "pairs": {"path": str(REAL / "hh_harmless" / "pairs.jsonl.gz"), "on_bad_row": "skip", "limit": 12},
+    "demonstrations": {"path": str(REAL / "coconot" / "preference.jsonl.gz"), "limit": 12},
+    "unpaired": {"path": str(REAL / "llama_factory" / "kto_en_demo.jsonl.gz"), "limit": 12},
+    "ranked": {"path": str(REAL / "oasst" / "en_100_tree.jsonl.gz"), "limit": 12},
 }
 WATCHED = {"demonstrations": ("nll", -1), "ranked": ("rewards/margins", 1), "pairs": ("rewards/margins", 1)}
 
 
 def options(name: str, tiny: Path) -> dict:
     # all rows in every step: what moves is the model, not the draw of the batch
-    found = {"max_steps": 20, "batch_size": 20, "learning_rate": 3e-3, "max_length": 96, "schedule": "constant", "warmup_ratio": 0.0}
+    found = {"max_steps": 20, "batch_size": 12, "learning_rate": 3e-3, "max_length": 64, "schedule": "constant", "warmup_ratio": 0.0}
     if name == "distill":
         found["teacher"] = str(teacher(tiny))
     return found
@@ -49,12 +49,6 @@ def teacher(tiny: Path) -> Path:
     return folder
 
 
-def run(name: str, tiny: Path, out: Path, **more) -> list[dict]:
-    shape = build_objective(name).needs.shape
-    kilter.train(str(tiny), DATA[shape], name, out, **options(name, tiny) | more)
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
 def moved(name: str, lines: list[dict]) -> float:
     """How much what should rise has risen, from the first three steps to the last three."""
     mean = lambda key, part: sum(x[key] for x in part if key in x) / max(1, sum(key in x for x in part))
@@ -73,20 +67,28 @@ def moved(name: str, lines: list[dict]) -> float:
     return sign * (mean(key, lines[-3:]) - mean(key, lines[:3]))
 
 
+COMBINATIONS = {
+    "float32": (), "bfloat16": ("--dtype", "bfloat16"), "float32 lora": ("--adapter", "lora", "--set", "adapter.r=4"),
+    "bfloat16 lora": ("--dtype", "bfloat16", "--adapter", "lora", "--set", "adapter.r=4"),
+}  # fmt: skip
+
+
 @REALDATA
 @pytest.mark.realdata
+@pytest.mark.parametrize("combination", COMBINATIONS)
 @pytest.mark.parametrize("name", OFFLINE)
-def test_learns_on_real_data(name, tiny, tmp_path):
-    lines = run(name, tiny, tmp_path / "run")
+def test_learns_on_real_data_from_the_command_line(name, combination, tiny, tmp_path, monkeypatch, capsys):
+    """20 steps, no recipe: what a user types."""
+    data = DATA[build_objective(name).needs.shape]
+    sets = [f"data.{k}={v}" for k, v in data.items() if k != "path"] + (["data.heldout=0"] if name == "npo" else [])
+    argv = ["kilter", "train", "--method", name, "--model", str(tiny), "--data", data["path"], "--out", str(tmp_path / "run")]
+    argv += [x for k, v in options(name, tiny).items() for x in (f"--{k.replace('_', '-')}", str(v))]
+    monkeypatch.setattr(sys, "argv", [*argv, *COMBINATIONS[combination], *(x for s in sets for x in ("--set", s))])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0, capsys.readouterr().err
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 20
-    assert moved(name, lines) > 0
-
-
-@REALDATA
-@pytest.mark.realdata
-@pytest.mark.parametrize("name", OFFLINE)
-def test_learns_in_bfloat16_with_adapters(name, tiny, tmp_path):
-    lines = run(name, tiny, tmp_path / "run", dtype="bfloat16", adapter={"r": 4}, learning_rate=5e-3)
     assert moved(name, lines) > 0
 
 

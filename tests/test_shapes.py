@@ -63,6 +63,14 @@ def test_conditional_sft_writes_the_level_and_asks_for_the_best(tmp_path):
     assert len(train) == 16
     levels = {g.completions[0].text: g.prompt.messages[0]["content"] for g in train}
     assert levels == {"r0": "level 1/2", "r1": "level 1/2", "r2": "level 2/2", "r3": "level 2/2"}
+    skewed = tmp_path / "skewed.jsonl"  # most answers are bad: they share the lowest level, and do not push up into the best one
+    skewed.write_text(
+        "".join(
+            json.dumps({"prompt": f"Q{i}", "completions": [{"response": f"r{j}", "rating": int(j == 0)} for j in range(4)]}) + "\n" for i in range(5)
+        )
+    )
+    found = load(spec.model_copy(update={"path": str(skewed), "heldout": 0.0}), "demonstrations").train
+    assert {(g.completions[0].text == "r0", g.prompt.messages[0]["content"]) for g in found} == {(True, "level 2/2"), (False, "level 1/2")}
     asked = load(spec, "prompts")
     assert {g.prompt.messages[0]["content"] for g in (*asked.train, *asked.heldout)} == {"level 2/2"}
 
@@ -111,6 +119,6 @@ def test_mismatched_answers_come_from_another_prompt(encoder):
 
 
 def test_both_orders_of_a_pair(encoder):
-    (both,) = joint([encoder.encode(rated(1.0, 0.0))])
+    (both,) = joint([encoder.encode(rated(1.0, 0.0))], 512)
     chosen, rejected = encoder.encode(rated(1.0, 0.0)).completion_ids
     assert both.completion_ids == (chosen + rejected, rejected + chosen)

@@ -258,6 +258,11 @@ def check_train(spec: TrainSpec, where: str = "") -> None:
             "moves activations off a GPU, and there is none",
             "leave it out; gradient_checkpointing saves memory here",
         )
+    if "embeddings" in needs.outputs and (spec.gradient_checkpointing or spec.fsdp):
+        field = "gradient_checkpointing" if spec.gradient_checkpointing else "fsdp"
+        raise UserError(f"{where}{field}", True, "does not go with wdpo, whose backward is differentiated again", "leave it out")
+    if spec.engine == "local" and spec.processes > 1:
+        raise UserError(f"{where}engine", "local", f"is one process, and processes is {spec.processes}", "leave engine out")
     if needs.teacher is not None and spec.teacher is None:
         raise UserError(f"{where}teacher", None, "is required by this method", "name a stage or a model to learn from")
     if spec.teacher is not None and needs.teacher is None:

@@ -5,13 +5,26 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from kilter.errors import UserError, nearest
 
 T = TypeVar("T")
+
+
+def user_files(value: Any) -> list[Path]:
+    """Every file that a configuration names as file.py:Name, anywhere in it: what it holds is part of the configuration."""
+    if isinstance(value, str):
+        where, colon, _ = value.rpartition(":")
+        path = Path(where)
+        return [path] if colon and where.endswith(".py") and path.is_file() else []
+    if isinstance(value, Mapping):
+        return [p for k, v in value.items() for p in (*user_files(str(k)), *user_files(v))]
+    if isinstance(value, list | tuple):
+        return [p for v in value for p in user_files(v)]
+    return []
 
 
 class Registry(Generic[T]):

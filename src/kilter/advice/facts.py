@@ -10,7 +10,7 @@ from kilter.data.audit import checks
 from kilter.data.dataset import DataSpec, load
 from kilter.data.worlds.support_desk import has_gold
 
-Kind = Literal["pairs", "thumbs", "rankings", "ratings", "demonstrations", "verifiable", "prompts"]
+Kind = Literal["pairs", "thumbs", "rankings", "ratings", "scored", "demonstrations", "verifiable", "prompts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def _kind(answers: int, kinds: set[str]) -> str:
     if answers == 0:
         return "prompts"
     if answers == 1:
-        return "thumbs" if kinds == {"binary"} else "demonstrations"
+        return "thumbs" if kinds == {"binary"} else "scored" if kinds & {"rating", "rank", "reward", "verifier"} else "demonstrations"
     if answers == 2:
         return "pairs"
     return "rankings" if "rank" in kinds else "ratings"

@@ -16,7 +16,10 @@ HEADER = "# Made by `kilter advise {path}`: the methods worth trying on this dat
 
 
 def fitting(size: Sizes, machine: Machine) -> dict[str, Any]:
-    """Fields with which training fits into the memory: full weights, else adapters, else adapters with recomputed activations."""
+    """Fields with which training fits into the memory: full weights, else adapters, else adapters with recomputed activations.
+
+    The need is `plan.train_memory`'s estimate; a fifth of the memory is left to everything else.
+    """
     tries: tuple[dict[str, Any], ...] = (
         {"dtype": "bfloat16"}, {"dtype": "bfloat16", "adapter": {"r": 16}}, {"dtype": "bfloat16", "adapter": {"r": 16}, "gradient_checkpointing": True},
     )  # fmt: skip
@@ -31,7 +34,8 @@ def make(model: str, facts: Facts, suggestions: list[Suggestion], fields: dict[s
     stages: dict[str, Any] = {}
     has_answers = facts.kind not in ("prompts",)
     start: str | None = None
-    if has_answers and facts.kind != "thumbs":
+    data: dict[str, Any] = {"data": {"path": facts.path, "heldout": 0.1} | ({"on_bad_row": "skip"} if facts.left_out else {})}
+    if has_answers and facts.kind not in ("thumbs", "scored"):
         stages["sft"] = {"train": {"method": "sft", "data": "$data"} | fields}
         start = "sft"
     online = []
@@ -45,6 +49,9 @@ def make(model: str, facts: Facts, suggestions: list[Suggestion], fields: dict[s
             online.append(s.method)
         else:
             train["data"] = "$data"
+            if s.data:
+                data[f"for_{s.method}"] = {"path": facts.path, "heldout": 0.1} | s.data
+                train["data"] = f"$for_{s.method}"
         stages[s.method] = {"train": train | fields}
     trained = [name for name in stages if name != start]
     evaluated = [start or model, *trained]
@@ -56,12 +63,14 @@ def make(model: str, facts: Facts, suggestions: list[Suggestion], fields: dict[s
             | {"eval": stages["eval"]}
         )
         stages["eval"]["evaluate"]["reward_model"] = "rm"
-    data = {"path": facts.path, "heldout": 0.1} | ({"on_bad_row": "skip"} if facts.left_out else {})
-    recipe = {"model": model, "data": data, "stages": stages}
+    recipe = {"model": model, "data": data if len(data) > 1 else data["data"], "stages": stages}
     return HEADER.format(path=facts.path, target=target) + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
 
 
 def _feedback(facts: Facts) -> Any:
+    """A source that exists: the world's verifier, the answers in the data, or the policy's own judgement."""
     if facts.format == "support_desk":
         return "support_desk"
-    return {"math": {"mark": "####"}} if facts.kind == "verifiable" else "my_rewards.py:reward"
+    if facts.verifiable > facts.groups / 2:
+        return {"math": {"mark": "####"}} if facts.format == "question_answer" else "math"
+    return "self_reward"

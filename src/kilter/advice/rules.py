@@ -25,6 +25,8 @@ class Suggestion:
     method: str
     reasons: tuple[Reason, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    """Fields of its data set beyond the path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def measured(method: str) -> tuple[Reason, ...]:
     return (Reason("it has been compared here", f"our comparison: {found}"),) if found else ()
 
 
-def pairs(f: Facts, machine: Machine) -> list[Suggestion]:
+def pairs(f: Facts) -> list[Suggestion]:
     """Preference pairs."""
     count = Reason("the standard method for preference pairs", f"measured: {f.groups} pairs; paper: Rafailov et al. 2023")
     out = [Suggestion("dpo", (count, *measured("dpo")), {"beta": 0.1})]
@@ -117,7 +119,7 @@ def pairs(f: Facts, machine: Machine) -> list[Suggestion]:
     return out
 
 
-def thumbs(f: Facts, machine: Machine) -> list[Suggestion]:
+def thumbs(f: Facts) -> list[Suggestion]:
     """Single answers judged good or bad."""
     good, bad = f.desirable or 0, f.undesirable or 0
     shape = f"measured: {good} desirable and {bad} undesirable single answers"
@@ -153,7 +155,7 @@ def thumbs(f: Facts, machine: Machine) -> list[Suggestion]:
     ]
 
 
-def lists(f: Facts, machine: Machine) -> list[Suggestion]:
+def lists(f: Facts) -> list[Suggestion]:
     """Rankings and ratings."""
     shape = f"measured: {f.answers_per_prompt:g} answers per prompt"
     out = [
@@ -180,7 +182,7 @@ def lists(f: Facts, machine: Machine) -> list[Suggestion]:
     return out if noise is None else [out[2], out[0]]
 
 
-def verifiable(f: Facts, machine: Machine) -> list[Suggestion]:
+def verifiable(f: Facts) -> list[Suggestion]:
     """Answers that a program can check."""
     shape = f"measured: {f.verifiable} of {f.groups} prompts carry an answer to check against"
     return [
@@ -201,7 +203,7 @@ def verifiable(f: Facts, machine: Machine) -> list[Suggestion]:
     ]
 
 
-def demonstrations(f: Facts, machine: Machine) -> list[Suggestion]:
+def demonstrations(f: Facts) -> list[Suggestion]:
     """Answers without any judgement."""
     shape = f"measured: {f.groups} answers, none of them judged"
     return [
@@ -210,7 +212,37 @@ def demonstrations(f: Facts, machine: Machine) -> list[Suggestion]:
     ]
 
 
-def prompts(f: Facts, machine: Machine) -> list[Suggestion]:
+def scored(f: Facts) -> list[Suggestion]:
+    """Single answers with grades."""
+    shape = f"measured: {f.groups} single answers with scores"
+    return [
+        Suggestion(
+            "sft",
+            (
+                Reason(
+                    "conditional SFT: every answer with its level in the prompt, and the best level asked for afterwards",
+                    f"{shape}; papers: Lu et al. 2022, Dong et al. 2023",
+                ),
+                *measured("sft"),
+            ),
+            {},
+            {"condition": {"levels": 3}},
+        ),
+        Suggestion(
+            "kto",
+            (
+                Reason(
+                    "answers above 0 as thumbs up; give labels by a threshold of your own where 0 is not the border",
+                    f"{shape}; paper: Ethayarajh et al. 2024",
+                ),
+                *measured("kto"),
+            ),
+            {},
+        ),
+    ]
+
+
+def prompts(f: Facts) -> list[Suggestion]:
     """Prompts alone."""
     return [
         Suggestion(
@@ -227,8 +259,8 @@ def prompts(f: Facts, machine: Machine) -> list[Suggestion]:
     ]
 
 
-RULES: dict[str, Callable[[Facts, Machine], list[Suggestion]]] = {
-    "pairs": pairs, "thumbs": thumbs, "rankings": lists, "ratings": lists, "verifiable": verifiable, "demonstrations": demonstrations, "prompts": prompts,
+RULES: dict[str, Callable[[Facts], list[Suggestion]]] = {
+    "pairs": pairs, "thumbs": thumbs, "rankings": lists, "ratings": lists, "verifiable": verifiable, "demonstrations": demonstrations, "prompts": prompts, "scored": scored,
 }  # fmt: skip
 
 
@@ -254,9 +286,9 @@ def cautions(f: Facts) -> list[Reason]:
     return out
 
 
-def suggest(f: Facts, machine: Machine) -> list[Suggestion]:
+def suggest(f: Facts) -> list[Suggestion]:
     """The two or three methods worth trying, best first; a method appears once."""
     seen: dict[str, Suggestion] = {}
-    for s in RULES[f.kind](f, machine):
+    for s in RULES[f.kind](f):
         seen.setdefault(s.method, s)
     return list(seen.values())[:3]

@@ -31,7 +31,8 @@ def advise(
     from kilter.advice.rules import Machine, cautions, suggest
     from kilter.api import make_data_spec
     from kilter.models.load import resolve
-    from kilter.pipeline.plan import sizes
+    from kilter.pipeline.plan import sizes, train_memory
+    from kilter.training.config import TrainSpec
 
     if out_ is not None:
         if out_.exists():
@@ -39,9 +40,10 @@ def advise(
         require_file(out_, "--out")
     facts = measure(make_data_spec({"path": data}))
     machine = here() if memory is None else Machine(memory, "as given")
-    suggestions = suggest(facts, machine)
+    suggestions = suggest(facts)
     size = sizes(resolve(model))
     fields = fitting(size, machine)
+    full = train_memory(TrainSpec(method="sft", dtype="bfloat16"), size)
     recipe = make(model, facts, suggestions, fields, str(out_ or "advice.yaml"))
     if out_ is not None:
         out_.write_text(recipe, encoding="utf-8")
@@ -61,7 +63,7 @@ def advise(
     out.print(table, highlight=False)
     out.print(
         f"\n{size.parameters / 1e6:.0f} M weights, {machine.memory_gb:.1f} GB ({machine.name}): "
-        + ("adapters" if "adapter" in fields else "all weights can be trained"),
+        + (f"adapters: all weights would take about {full:.1f} GB" if "adapter" in fields else f"all weights can be trained, in about {full:.1f} GB"),
         highlight=False,
     )
     for i, s in enumerate(suggestions, 1):

@@ -20,7 +20,7 @@ def merge(
 ) -> None:
     """Fold an adapter into its base model, for engines that load plain weights."""
     from kilter.models.adapters import is_adapter
-    from kilter.models.load import load_causal, load_tokenizer, quiet_transformers, resolve
+    from kilter.models.load import MADE_BY, adapter_has_head, load_causal, load_reward, load_tokenizer, quiet_transformers, resolve
 
     folder = resolve(model)
     if not is_adapter(folder):
@@ -29,9 +29,12 @@ def merge(
         raise UserError("target", str(target), "exists already", "choose another folder, or remove it")
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    merged = load_causal(folder)
+    tokenizer = load_tokenizer(folder)
+    merged = load_reward(folder, tokenizer.pad_token_id) if adapter_has_head(folder) else load_causal(folder)
     with quiet_transformers():
         merged.save_pretrained(str(partial))
-        load_tokenizer(folder).save_pretrained(str(partial))
+        tokenizer.save_pretrained(str(partial))
+    if (folder / MADE_BY).is_file():
+        shutil.copy(folder / MADE_BY, partial / MADE_BY)
     os.replace(partial, target)
     out.print(f"merged model written to {target}", highlight=False)

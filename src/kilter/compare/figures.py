@@ -59,7 +59,7 @@ def wins_over_kl(rows: Sequence[Mapping[str, Any]]) -> str:
             placed.append((x, at))
             axis.annotate(row["title"], (x, at), xytext=(8, 4), textcoords="offset points", fontsize=9, color=INK)
         axis.axhline(0.5, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
-        axis.set_xlim(left=0)
+        axis.set_xlim(left=min(0.0, *(r["metrics"]["kl"]["ci_low"] or 0.0 for r in rows)))
         axis.set_xlabel("KL to the start, nats per answer", fontsize=9)
         axis.set_ylabel("win rate against the start", fontsize=9)
         axis.tick_params(length=0)

@@ -16,6 +16,7 @@ import yaml
 from kilter.compare import figures
 from kilter.compare.study import EVAL, START, Study, cells
 from kilter.compare.table import table
+from kilter.errors import UserError
 from kilter.objectives.pages import RESULTS
 from kilter.release.report import clock, interval, number
 
@@ -53,20 +54,23 @@ def verdict(found: Mapping[str, Any]) -> tuple[str, str, bool]:
     worse = [r for r in rows if r["p_holm"] is not None and r["p_holm"] < 0.05 and r["metrics"]["difference"]["value"] < 0]
     if not sure:
         return (
-            "No method beats the start beyond doubt",
+            "No method beats the start",
             f"At {found['prompts']} prompts and {len(found['seeds'])} seeds no gain survives Holm's correction.",
             False,
         )
     best = max(sure, key=lambda r: r["metrics"]["difference"]["value"])
     m = best["metrics"]["difference"]
-    tied = [
-        r for r in sure if r is not best and r["metrics"]["difference"]["ci_high"] is not None and r["metrics"]["difference"]["ci_high"] > m["value"]
-    ]
+    rivals = [r for r in rows if r["setting"] == best["setting"] and r["behind"] is not None]
+    tied = [r for r in rivals if r["behind"]["p_holm"] is None or r["behind"]["p_holm"] >= 0.05]
     text = f"{len(sure)} of {len(rows)} beat the start after Holm's correction"
     text += f", and {len(worse)} are worse" if worse else ""
     text += f". {name_of(best)} gained {m['value']:+.3f} [{m['ci_low']:+.3f}, {m['ci_high']:+.3f}]"
-    text += f"; not to be told apart from it by their intervals: {', '.join(map(name_of, tied))}." if tied else "."
-    return f"{name_of(best)} gained most", text, True
+    if not rivals:
+        return f"{name_of(best)} beats the start", f"{text}.", True
+    if not tied:
+        return f"{name_of(best)} gained most", f"{text}, more than every other method on the same prompts.", True
+    word = "all others" if len(tied) == len(rivals) else ", ".join(map(name_of, tied))
+    return f"{name_of(best)} leads, not alone", f"{text}. Paired on the prompts it cannot be told apart from {word}.", True
 
 
 def name_of(row: Mapping[str, Any]) -> str:
@@ -90,7 +94,7 @@ def html(study: Study, found: Mapping[str, Any], folder: Path) -> str:
         forest=figures.gains(scored, _by_seed(study, folder, found)) if scored and plain else "",
         scatter=figures.wins_over_kl([r for r in scored if "kl" in r["metrics"]]) if plain and any("kl" in r["metrics"] for r in scored) else "",
         lines=figures.over_settings(scored, found["vary"]) if scored and not plain else "",
-        tokens=f"{fmean(r['trained_tokens'] for r in rows):,.0f}", recipe=yaml.safe_dump(json.loads(study.model_dump_json(exclude_defaults=True)), sort_keys=False),
+        recipe=yaml.safe_dump(json.loads(study.model_dump_json(exclude_defaults=True)), sort_keys=False),
     )  # fmt: skip
 
 
@@ -126,6 +130,8 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 def publish(study: Study, folder: Path) -> int:
     """Writes a sentence per method into the package, for the methods' pages and for advice; returns how many."""
+    if study.vary:
+        raise UserError("--publish", study.name, "varies something, and a method has one sentence", "publish a comparison without vary")
     found = json.loads((folder / "compare.json").read_text())
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     for r in found["rows"]:

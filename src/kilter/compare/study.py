@@ -8,7 +8,7 @@ start: {method: sft, data: $demos}              # trained once; the baseline of 
 methods: {dpo: dpo, ipo: {method: ipo, learning_rate: 1.0e-5}}
 train: {epochs: 1, batch_size: 8}               # the same for every method
 seeds: [0, 1, 2]
-vary: {pairs.limit: [100, 400], pairs.world.label_noise: [0.0, 0.3]}     # optional: every combination
+vary: {pairs.limit: [100, 400], pairs.world.label_noise: [0.0, 0.3]}     # optional: every combination; limit counts training rows
 evaluate: {data: $pairs, limit: 60, max_new_tokens: 64}
 """
 
@@ -95,6 +95,10 @@ def cells(study: Study) -> list[Cell]:
     for setting, (method, seed) in itertools.product(settings, itertools.product(study.methods, study.seeds)):
         parts = [method, *(f"{k.rpartition('.')[2]}-{v}" for k, v in setting), f"s{seed}"]
         out.append(Cell(re.sub(r"[^\w-]", "_", "__".join(parts)), method, setting, seed))
+    names = [c.stage for c in out]
+    if len(set(names)) < len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise UserError("methods", twice, "two runs would have this name", "give methods labels that differ in letters and digits")
     return out
 
 
@@ -113,8 +117,13 @@ def expand(study: Study) -> Recipe:
             source, _, field = key.partition(".")
             if source not in study.data or not field:
                 raise UserError(f"vary.{key}", value, "names no field of a data set", f"write NAME.FIELD; data sets: {', '.join(study.data)}")
-        if cell.setting:
-            train["data"] = _varied(study, data, str(train.get("data", "$data")), cell.setting)
+        base = str(train.get("data", "$data")).removeprefix("$")
+        limits = [value for key, value in cell.setting if key == f"{base}.limit"]
+        if limits:  # of the training side alone: the held-out prompts stay the same ones, and stay held out
+            train["limit"] = limits[0]
+        others = tuple((k, v) for k, v in cell.setting if k != f"{base}.limit")
+        if others:
+            train["data"] = _varied(study, data, f"${base}", others)
         stages[cell.stage] = {"train": train}
     evaluate = {"models": [START, *(c.stage for c in found)], "baseline": START} | study.evaluate
     if study.judge is not None:

@@ -1,17 +1,18 @@
 """From the finished cells to one row per method: what it gained over the start, what it cost, and how sure that is.
 
-A prompt's value is its mean over the seeds; intervals are bootstrapped over prompts (BCa), so they speak of new prompts; the
-spread between seeds stands beside them. Whether a method differs from the start is a sign-flip permutation test over
-prompts, and the p-values of all methods are corrected together (Holm).
+A prompt's value is its mean over the seeds; intervals are bootstrapped over prompts (BCa), so they speak of new prompts for these
+trained models; the spread between seeds (sample standard deviation) stands beside them and is not in them. Two families of sign-flip
+permutation tests over prompts, each corrected by Holm: every method against the start, and the best method of a setting against
+every other one, paired on the prompts.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,8 @@ class Row:
     peak_memory_gb: float | None
     trained_tokens: float
     models: list[str] = field(default_factory=list)
+    behind: dict[str, Any] | None = None
+    """What the best method of the setting has over this one, paired on the prompts: value, interval, p_holm. None for the best."""
 
 
 def table(study: Study, folder: Path) -> dict[str, Any]:
@@ -60,14 +63,48 @@ def table(study: Study, folder: Path) -> dict[str, Any]:
     known = [r.p for r in rows if r.p is not None]
     if known:
         corrected = iter(multipletests(known, method="holm")[1].tolist())
-        rows = [Row(**asdict(r) | {"p_holm": float(next(corrected)) if r.p is not None else None}) for r in rows]
+        rows = [replace(r, p_holm=float(next(corrected)) if r.p is not None else None) for r in rows]
+    rows = _behind(rows, groups, values, measure)
     order = {m: i for i, m in enumerate(study.methods)}
     rows.sort(key=lambda r: (list(r.setting.values()), -_value(r, "difference"), order[r.method]))
     return {
         "schema": 1, "name": study.name, "measure": measure, "judge": "support desk gold" if measure == "gold" else measure, "seeds": study.seeds,
         "prompts": evaluation["n_prompts"], "start": {k: m.to_json() for k, m in _start(values[START], measure).items()}, "rows": [asdict(r) for r in rows],
         "vary": list(study.vary), "sampling": evaluation["sampling"],
+        "leaked": evaluation["prompts_found_in_training_data"],
     }  # fmt: skip
+
+
+def _behind(
+    rows: list[Row], groups: dict[tuple[str, tuple[tuple[str, Any], ...]], list[Cell]], values: dict[str, dict[str, list[float | None]]], measure: str | None
+) -> list[Row]:  # fmt: skip
+    """The rows with what the best of their setting has over them."""
+    if measure is None:
+        return rows
+
+    def scores(row: Row) -> list[float | None]:
+        return _over_seeds([values[c.stage][measure] for c in groups[row.method, tuple(row.setting.items())]])
+
+    found: list[tuple[int, Metric, float | None]] = []
+    for setting in {tuple(r.setting.items()) for r in rows}:
+        own = [i for i, r in enumerate(rows) if tuple(r.setting.items()) == setting]
+        best = max(own, key=lambda i: _value(rows[i], "difference"))
+        for i in own:
+            if i != best:
+                gap = [None if a is None or b is None else a - b for a, b in zip(scores(rows[best]), scores(rows[i]), strict=True)]
+                found.append((i, mean(gap), sign_flip([g for g in gap if g is not None])))
+    known = [p for _, _, p in found if p is not None]
+    corrected = iter(multipletests(known, method="holm")[1].tolist() if known else [])
+    out = list(rows)
+    for i, metric, p in found:
+        behind = {
+            "value": metric.value,
+            "ci_low": metric.ci_low,
+            "ci_high": metric.ci_high,
+            "p_holm": float(next(corrected)) if p is not None else None,
+        }
+        out[i] = replace(rows[i], behind=behind)
+    return out
 
 
 def _value(row: Row, key: str) -> float:
@@ -100,7 +137,7 @@ def _row(
     def add(name: str, parts: Sequence[Sequence[float | None]], **extra: Any) -> None:
         metrics[name] = mean(_over_seeds(parts), **extra)
         means = [fmean(v for v in part if v is not None) for part in parts if any(v is not None for v in part)]
-        spread[name] = pstdev(means) if len(means) > 1 else 0.0
+        spread[name] = stdev(means) if len(means) > 1 else 0.0
 
     if measure is not None:
         base = start[measure]
@@ -134,7 +171,7 @@ def _row(
         name=method_name(config),
         title=method if method_name(config) == method else f"{method} ({method_name(config)})", setting=dict(setting), seeds=len(found), metrics=out, spread=spread, p=p, p_holm=None,
         accuracy=fmean(h for h in heldout if h is not None) if all(h is not None for h in heldout) and heldout else None,
-        seconds=fmean(e.seconds for e in entries if e is not None), tokens_per_second=_mean_of(facts, "tokens_per_second"), peak_memory_gb=_mean_of(facts, "peak_memory_gb"),
+        seconds=_mean_of(facts, "step_seconds") or fmean(e.seconds for e in entries if e is not None), tokens_per_second=_mean_of(facts, "tokens_per_second"), peak_memory_gb=_mean_of(facts, "peak_memory_gb"),
         trained_tokens=fmean(f["metrics"].get("num_tokens", 0) for f in facts), models=list(models_held(build_objective(config).needs)),
     )  # fmt: skip
 

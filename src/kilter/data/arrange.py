@@ -10,15 +10,16 @@ from kilter.errors import UserError
 from kilter.types import Feedback
 
 
-def with_mismatched(groups: Sequence[Encoded], max_length: int) -> list[Encoded]:
+def with_mismatched(groups: Sequence[Encoded], max_length: int, pool: Sequence[Encoded] = ()) -> list[Encoded]:
     """Each single answer gets beside it the answer to the next, different prompt of the data, unscored: what KTO's reference point is measured on.
 
-    The partner depends on the data alone, so reference log-probs of both can be computed once. Raises UserError where all
-    prompts are the same.
+    The partner depends on the data alone, so reference log-probs of both can be computed once. `pool`: more answers to choose
+    from, for a small held-out side. Raises UserError where all prompts are the same.
     """
     out = []
+    everyone = [*groups, *pool]
     for i, group in enumerate(groups):
-        others = (groups[(i + j) % len(groups)] for j in range(1, len(groups)))
+        others = (everyone[(i + j) % len(everyone)] for j in range(1, len(everyone)))
         other = next((o for o in others if o.prompt_ids != group.prompt_ids), None)
         if other is None:
             raise UserError(
@@ -40,10 +41,16 @@ def in_one_row(group: Encoded, first: int, second: int) -> tuple[tuple[int, ...]
     return group.completion_ids[first] + group.completion_ids[second], group.masks[first] + group.masks[second]
 
 
-def joint(groups: Sequence[Encoded]) -> list[Encoded]:
-    """Each pair as its two orders: a row holds both answers, the chosen one first in the first row and last in the second."""
+def joint(groups: Sequence[Encoded], max_length: int) -> list[Encoded]:
+    """Each pair as its two orders: a row holds both answers, the chosen one first in the first row and last in the second.
+
+    Where prompt and both answers are longer than max_length, each answer keeps the first half of the room.
+    """
     out = []
-    for group in groups:
+    for whole in groups:
+        group, half = whole, max(1, (max_length - len(whole.prompt_ids)) // 2)
+        if sum(map(len, group.completion_ids)) > 2 * half:
+            group = replace(group, completion_ids=tuple(c[:half] for c in group.completion_ids), masks=tuple(m[:half] for m in group.masks))
         (ids, mask), (ids_swapped, mask_swapped) = in_one_row(group, 0, 1), in_one_row(group, 1, 0)
         out.append(replace(group, completion_ids=(ids, ids_swapped), masks=(mask, mask_swapped)))
     return out

@@ -5,7 +5,6 @@ What a shape leaves out is counted with its reason, never dropped in silence.
 
 from __future__ import annotations
 
-import bisect
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kilter.errors import UserError
 from kilter.types import Group, Message, Prompt, Shape
 
 NEEDED = {
@@ -37,7 +37,7 @@ class PairRule(BaseModel):
 class Condition(BaseModel):
     """Conditional SFT: every scored answer is a demonstration of its own level, written before the prompt; asked for the best level afterwards.
 
-    Levels are quantiles of the training scores. Papers: Lu et al. 2022 (Quark); Dong et al. 2023 (SteerLM); Korbak et al. 2023.
+    Levels are quantiles of the training scores; equal scores share a level. Papers: Lu et al. 2022 (Quark); Dong et al. 2023 (SteerLM); Korbak et al. 2023.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -79,8 +79,16 @@ def conditioned(
     if shape != "demonstrations":
         best = [[replace(g, prompt=condition.applied(g.prompt, condition.levels)) for g in part] for part in (train, heldout)]
         return best[0], best[1]
-    scores = sorted(f.score for g in train for f in g.feedback if f.score is not None)
-    bounds = [scores[len(scores) * i // condition.levels] for i in range(1, condition.levels)] if scores else []
+    counts = Counter(f.score for g in train for f in g.feedback if f.score is not None)
+    level_of, below, total = {}, 0, sum(counts.values())
+    for score in sorted(counts):  # a score's level is that of its mid-rank, so that ties at the bottom stay at the bottom
+        level_of[score] = 1 + min(condition.levels - 1, int(condition.levels * (below + counts[score] / 2) / total))
+        below += counts[score]
+    if len(set(level_of.values())) < 2:
+        raise UserError(
+            "data.condition", dict(counts), "all answers fall into one level", "give answers with different scores, or leave the condition out"
+        )
+    known = sorted(level_of)
 
     def split(part: Sequence[Group]) -> list[Group]:
         out = []
@@ -89,7 +97,9 @@ def conditioned(
                 if f.score is None:
                     skipped["no score to condition on"] += 1
                     continue
-                level = 1 + bisect.bisect_right(bounds, f.score) if len(set(scores)) > 1 else condition.levels
+                # A held-out score that training never saw takes the level of the nearest one that it did.
+                own = f.score
+                level = level_of[min(known, key=lambda x: abs(x - own))]
                 out.append(Group(condition.applied(g.prompt, level), (c,), (replace(f, kind="level"),)))
         return out
 

@@ -65,5 +65,7 @@ class PreferenceModel:
         for part in split(batch, 2048, self.scorer.shared):
             found = self.scorer(part, frozenset({"scores"})).scores_B.tolist()
             score |= {orders[int(i)]: v for i, v in zip(part.score_B, found, strict=True)}
-        wins = [statistics.fmean(1 / (1 + math.exp(score[b, a] - score[a, b])) for b in range(count) if b != a) for a in range(count)]
+        if not all(math.isfinite(v) for v in score.values()):
+            return [Feedback(None, "preference", source="preference_model", rationale="a score is not finite")] * count
+        wins = [statistics.fmean(1 / (1 + math.exp(min(80.0, score[b, a] - score[a, b]))) for b in range(count) if b != a) for a in range(count)]
         return [Feedback(w, "preference", source="preference_model") for w in wins]

@@ -63,6 +63,12 @@ class Scorer(nn.Module):
         teacher.shared = self.shared = teacher.shared and self.shared
         self._teacher = [(teacher.requires_grad_(False).eval(), beta)]
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Moves and casts (to, cuda, double) take the teacher along, though it is no part of this module."""
+        for teacher, _ in self._teacher:
+            teacher._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
     def hidden(self, layout: Layout, embeddings: Tensor | None = None) -> Tensor:
         """Last hidden states of the decoder, flattened to [positions, D]; `embeddings` take the place of the token ids."""
         base = self._base()

@@ -235,7 +235,7 @@ def load_causal(folder: Path, quantization: Any = None) -> Any:
         extra = (
             {"dtype": torch.float32}
             if quantization is None
-            else {"dtype": torch.bfloat16, "quantization_config": quantization, "device_map": {"": 0}}
+            else {"dtype": torch.bfloat16, "quantization_config": quantization, "device_map": {"": torch.cuda.current_device()}}
         )
         model, info = AutoModelForCausalLM.from_pretrained(str(base_folder), output_loading_info=True, **extra)
     _refuse_missing(folder, info, set())
@@ -251,7 +251,7 @@ def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bo
 
     base_folder, adapter = base_of(folder)
     made = not _is_classifier(base_folder)
-    if made and not fresh and not (adapter and _adapter_has_head(adapter)):
+    if made and not fresh and not (adapter and adapter_has_head(adapter)):
         raise UserError("reward_model", str(folder), "is no reward model (it has no score head)", "train one with method bradley_terry")
     torch.manual_seed(seed)
     with _readable(folder):
@@ -265,7 +265,7 @@ def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bo
         torch.nn.init.zeros_(model.score.weight)
     model.config.get_text_config().pad_token_id = pad_token_id
     model.config.pad_token_id = pad_token_id
-    if adapter is not None and _adapter_has_head(adapter):
+    if adapter is not None and adapter_has_head(adapter):
         return load_merged(model, adapter)
     if adapter is not None:  # an adapted policy becomes the backbone
         policy = load_causal(folder)
@@ -291,7 +291,8 @@ def _is_classifier(folder: Path) -> bool:
     return str(architectures[0]).endswith("ForSequenceClassification")
 
 
-def _adapter_has_head(folder: Path) -> bool:
+def adapter_has_head(folder: Path) -> bool:
+    """Whether an adapter was trained with a reward head."""
     task = json.loads((folder / "adapter_config.json").read_text()).get("task_type")
     return str(task) == "SEQ_CLS"
 

@@ -22,6 +22,7 @@ from kilter.errors import Exit, KilterError, UserError
 from kilter.pipeline import manifest as manifests
 from kilter.pipeline.manifest import Manifest
 from kilter.recipe import Recipe, Stage
+from kilter.registry import user_files
 from kilter.types import Shape
 
 
@@ -122,6 +123,8 @@ class Run:
         if stage.audit is not None:  # the truncation check counts the base model's tokens
             names.append(self.recipe.model)
             found["shape"] = str(audit_shape(self.recipe, stage.audit.data))
+        for path in user_files(json.loads(getattr(stage, stage.kind).model_dump_json())):
+            found[f"file:{path}"] = hashlib.sha256(path.read_bytes()).hexdigest()
         template = getattr(stage.train or stage.evaluate, "template", "auto")
         if template not in ("auto", "model"):
             found["template"] = hashlib.sha256(Path(template).read_bytes()).hexdigest()
@@ -278,6 +281,7 @@ def _train(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
         "stopped": result.stopped,
         "best_step": result.best_step,
         "tokens_per_second": result.tokens_per_second,
+        "step_seconds": result.step_seconds,
         "peak_memory_gb": result.peak_memory_gb if run.isolated else None,
     }
     return {"model": model_hash(result.model)}, facts

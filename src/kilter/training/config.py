@@ -93,7 +93,7 @@ class TrainSpec(BaseModel):
     tokens_per_microbatch: int = Field(
         1024, ge=16, description="tokens that go through the model at once; changes memory and speed, never the gradient"
     )
-    learning_rate: float | None = Field(None, gt=0, description="peak learning rate; default: the method's own")
+    learning_rate: float | None = Field(None, gt=0, description="peak learning rate; default: the method's own, ten times that for adapters")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="decay after the warm-up, to 0")
     warmup_ratio: float = Field(0.05, ge=0, lt=1, description="share of the steps with rising learning rate")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay; never on norms and biases")

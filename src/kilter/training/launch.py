@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from kilter import errors, feedback
 from kilter.data import store
-from kilter.errors import KilterError, RunFailed
+from kilter.errors import Interrupted, KilterError, RunFailed
 
 if TYPE_CHECKING:
     from kilter.training.config import TrainSpec
@@ -36,6 +36,7 @@ def needed(spec: TrainSpec) -> bool:
 
 def run(trainer: Trainer) -> TrainResult:
     """Trains `trainer` in spec.processes workers. Raises what the first worker to fail raised, or RunFailed with its rank and signal."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -52,6 +53,7 @@ def run(trainer: Trainer) -> TrainResult:
     }  # fmt: skip
     (folder / "job.json").write_text(json.dumps(job))
     threads = max(1, (os.cpu_count() or 1) // spec.processes)
+    threads_before = os.environ.get("OMP_NUM_THREADS")
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     config = LaunchConfig(
         run_id="kilter", min_nodes=1, max_nodes=1, nproc_per_node=spec.processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.2,
@@ -60,6 +62,11 @@ def run(trainer: Trainer) -> TrainResult:
         elastic_launch(config, entrypoint=sys.executable)("-m", "kilter.training.worker", str(folder))
     except ChildFailedError as error:
         raise _cause(folder, error, spec.processes) from error
+    except SignalException as error:  # the agent hands the signal on, and each worker saves at its next step
+        raise Interrupted(f"stopped; what was done is saved in {trainer.out}\n  to resume: run the same command again") from error
+    finally:
+        if threads_before is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
     result = json.loads((folder / "result.json").read_text())
     shutil.rmtree(folder, ignore_errors=True)
     return TrainResult(**result | {"model": Path(result["model"]), "counts": Counter(result["counts"])})

@@ -30,7 +30,10 @@ from kilter.models.reference import LiveReference, ReferenceCache
 from kilter.training.config import TrainSpec
 from kilter.training.distributed import Engine
 from kilter.training.optim import make_optimizer, schedule_factor
-from kilter.types import Batch, Mean, Metrics, Needs, Objective
+from kilter.types import Batch, Loss, Mean, Metrics, Needs, Objective
+
+ADAPTER_RATE = 10.0
+"""Adapters begin at zero and are few: a method's own rate is taken this many times for them."""
 
 SHARDS = "shards"
 """Folder of a sharded checkpoint, in torch.distributed.checkpoint's format."""
@@ -77,7 +80,7 @@ class LocalLearner:
         self.amp = spec.dtype == "bfloat16"
         self.step_index = 0
         self.module: nn.Module = engine.wrap(scorer)
-        self.peak_rate = spec.learning_rate or needs.learning_rate
+        self.peak_rate = spec.learning_rate or needs.learning_rate * (ADAPTER_RATE if spec.adapter is not None else 1)
         self.optimizer = make_optimizer(self.module, spec, self.peak_rate)
         self._critic_only = spec.critic.warmup_steps if isinstance(scorer, ActorCritic) else 0
         self._factor = schedule_factor(spec, total_steps)
@@ -94,13 +97,17 @@ class LocalLearner:
         self.module.eval()
         try:
             with torch.no_grad():
-                parts = split(batch, self.spec.tokens_per_microbatch, self.scorer.shared)
+                parts = self._split(batch, outputs)
                 for i in range(self.engine.max(len(parts))):
                     out = self.module(parts[min(i, len(parts) - 1)], outputs, self.temperature, amp=self.amp)
                     if i < len(parts):
                         yield parts[i], out
         finally:
             self.module.train(training)
+
+    def _split(self, batch: Batch, outputs: frozenset[str]) -> list[Batch]:
+        """Micro-batches by the tokens that the forward really runs: with input embeddings it runs plain rows."""
+        return split(batch, self.spec.tokens_per_microbatch, self.scorer.shared and "embeddings" not in outputs)
 
     def annotate(self, batch: Batch, needs: Needs) -> Batch:
         """Global counts over all ranks, and what `needs` names: reference and old log-probs, old values.
@@ -206,7 +213,7 @@ class LocalLearner:
             batch if batch.active_N is None or bool(batch.active_N.all()) else batch.select_groups(batch.active_N.nonzero()[:, 0].tolist() or [0])
         )
         idle_rank = batch.active_N is not None and not bool(batch.active_N.any())
-        parts = split(working, self.spec.tokens_per_microbatch, self.scorer.shared)
+        parts = self._split(working, needs.outputs)
         # A batch that is one micro-batch is the whole batch: its own graph serves, and no second forward is needed.
         coupled = needs.unit == "batch" and (len(parts) > 1 or self.engine.world > 1)
         surrogate = self._surrogate(batch, parts, objective) if coupled else None
@@ -274,12 +281,16 @@ class LocalLearner:
         Exact: the loss depends on the parameters only through these outputs.
         """
         outs = []
+        random_state = torch.get_rng_state(), (torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
         with torch.no_grad():  # in training mode: the same function as in the backward
             for i in range(self.engine.max(len(parts))):
                 out = self.module(parts[min(i, len(parts) - 1)], objective.needs.outputs, self.temperature, amp=self.amp)
                 outs += [out] if i < len(parts) else []
+        torch.set_rng_state(random_state[0])  # the backward's forward draws the same adapter dropout
+        if random_state[1]:
+            torch.cuda.set_rng_state_all(random_state[1])
         mine = _join(outs, parts)
-        # Batches hold tensors of the same fields on every rank; they are small (no prompts, no vocabulary).
+        # Batches hold tensors of the same fields on every rank; they are small (token ids and one number per token).
         gathered = self.engine.gather((mine, _join_batches(batch, parts)))
         whole, leaves = _concat_outputs([o for o, _ in gathered])
         self._batch_loss = objective.loss(whole, _concat_batches([b for _, b in gathered]))
@@ -308,8 +319,11 @@ class LocalLearner:
             outs.append(type(out)(**{k: None if v is None else v.cpu() for k, v in _fields(out)}))
             parts.append(part)
         if objective.needs.unit == "batch":
-            whole = _join(outs, parts)
-            losses = [objective.loss(whole, _join_batches(batch, parts))]
+            # The loss couples the rows of all ranks; each computes it and reports its share.
+            gathered = self.engine.gather((_join(outs, parts), _join_batches(batch, parts)))
+            whole, _ = _concat_outputs([o for o, _ in gathered])
+            found = objective.loss(whole, _concat_batches([b for _, b in gathered]))
+            losses = [Loss(found.value / self.engine.world, found.metrics)]
         else:
             losses = [objective.loss(out, part) for out, part in zip(outs, parts, strict=True)]
         for loss in losses:

@@ -40,11 +40,11 @@ def with_label(groups: Sequence[Group], label: int) -> list[Group]:
     return [g for g in groups if (float(g.feedback[0].score or 0) > 0) == bool(label)]
 
 
-def arrange(groups: list[Encoded], needs: Needs, max_length: int) -> list[Encoded]:
+def arrange(groups: list[Encoded], needs: Needs, max_length: int, pool: Sequence[Encoded] = ()) -> list[Encoded]:
     """Encoded groups as the method reads them: with mismatched answers beside them, or both answers of a pair in one row."""
     if needs.mismatched and groups:
-        return with_mismatched(groups, max_length)
-    return joint(groups) if needs.joint else groups
+        return with_mismatched(groups, max_length, pool)
+    return joint(groups, max_length) if needs.joint else groups
 
 
 def make_encoder(spec: TrainSpec, start: Path) -> Encoder:
@@ -131,7 +131,9 @@ def fill_reference_cache(
     spec: TrainSpec, scorer: Scorer, folder: Path, own_reference: bool, groups: Sequence[Encoded], engine: Engine, console: Console, name: str
 ) -> ReferenceCache:
     """The cache with every group in it: computed before the first update, when the model still is its own reference."""
-    cache = ReferenceCache(cache_root() / "reference.sqlite", model_hash(folder), spec.dtype)
+    # Under qlora the reference is the rounded base, whose log-probs are not the full one's.
+    precision = f"{spec.dtype}|nf4" if own_reference and spec.adapter is not None and spec.adapter.kind == "qlora" else spec.dtype
+    cache = ReferenceCache(cache_root() / "reference.sqlite", model_hash(folder), precision)
     own = groups[engine.rank :: engine.world]
     missing = [g for g in own if cache.lookup(collate([g])) is None]
     if missing:

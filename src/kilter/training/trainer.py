@@ -32,6 +32,7 @@ from kilter.models.load import resolve as resolve_model
 from kilter.models.reference import LiveReference
 from kilter.objectives import build_objective, method_name
 from kilter.objectives.rl.policy_gradient import PolicyGradient
+from kilter.registry import user_files
 from kilter.training import launch, setup
 from kilter.training.checkpoint import Checkpoints, rng_state, set_rng_state
 from kilter.training.config import TrainSpec
@@ -54,8 +55,8 @@ log = logging.getLogger("kilter")
 class TrainResult:
     """Where the model is and how it went: last step's metrics, held-out metrics, counts of data left out.
 
-    stopped: why the monitors ended the run; best_step: the step whose model was kept for its gold score. tokens_per_second: of
-    all steps; peak_memory_gb: of this process so far.
+    stopped: why the monitors ended the run; best_step: the step whose model was kept for its gold score. tokens_per_second and
+    step_seconds: of all optimizer steps; peak_memory_gb: of this process so far.
     """
 
     model: Path
@@ -67,6 +68,7 @@ class TrainResult:
     stopped: str | None = None
     best_step: int | None = None
     tokens_per_second: float | None = None
+    step_seconds: float | None = None
     peak_memory_gb: float | None = None
 
 
@@ -128,7 +130,7 @@ class Trainer:
         engine.barrier()
         return TrainResult(
             self.out / "model", parts.source.position, metrics, final, encoder.counts, time.monotonic() - begin, parts.stopped, best,
-            round(parts.tokens / parts.step_seconds, 1) if parts.step_seconds else None, round(peak_memory_gb(), 2),
+            round(parts.tokens / parts.step_seconds, 1) if parts.step_seconds else None, round(parts.step_seconds, 1), round(peak_memory_gb(), 2),
         )  # fmt: skip
 
     def _offline(self, objective: Objective, scorer: Scorer | ActorCritic, encoder: Encoder, engine: Engine) -> Parts:
@@ -149,7 +151,7 @@ class Trainer:
                 )
         encoded = encoder.encode_all(groups, "data", f"{len(groups)} groups")
         held = [] if needs.shape == "rollouts" else [e for e in map(encoder.encode, heldout) if e is not None]
-        encoded, held = (setup.arrange(part, needs, spec.max_length) for part in (encoded, held))
+        encoded, held = setup.arrange(encoded, needs, spec.max_length), setup.arrange(held, needs, spec.max_length, encoded)
         if encoder.counts and engine.is_main:
             self._console.print("  data: " + ", ".join(f"{n} {what}" for what, n in encoder.counts.items()), highlight=False)
         cache = None
@@ -190,6 +192,8 @@ class Trainer:
         """Hash of what makes a run this run: configuration, start weights, tokens. A checkpoint of another is refused."""
         digest = hashlib.sha256(self.spec.model_dump_json(exclude={"save_every", "trackers", "engine", "processes", "fsdp", "eval_every"}).encode())
         digest.update(model_hash(self.start).encode())
+        for path in user_files(json.loads(self.spec.model_dump_json(include={"method", "feedback"}))):
+            digest.update(path.read_bytes())
         for e in groups:
             digest.update(repr((e.prompt_ids, e.completion_ids)).encode())
         if self.spec.prompts is not None:
