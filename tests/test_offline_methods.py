@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from conftest import REAL
+from kilter.cli import main
 from kilter.objectives import build_objective, objectives
 
 OFFLINE = [n for n in objectives.names() if build_objective(n).needs.shape != "rollouts"]
@@ -56,7 +57,9 @@ def moved(name: str, lines: list[dict]) -> float:
         key, sign = "divergence", -1
     elif name == "npo":
         key, sign = "logps/rejected", -1
-    elif name in ("kto", "bco", "orm"):
+    elif name == "dft":  # its gradient is that of the mean probability
+        key, sign = "probability", 1
+    elif build_objective(name).needs.shape == "unpaired":
         return (mean("rewards/chosen", lines[-3:]) - mean("rewards/rejected", lines[-3:])) - (
             mean("rewards/chosen", lines[:3]) - mean("rewards/rejected", lines[:3])
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kilter.objectives.imitation.sft import SFT
-from kilter.objectives.ops import masked
+from kilter.objectives.ops import masked, mean
 from kilter.objectives.registry import method
 from kilter.types import Batch, Loss, Outputs
 
@@ -19,8 +19,8 @@ class DFT(SFT):
 
     Paper: Wu et al. 2025, "On the generalization of SFT: a reinforcement learning perspective with reward rectification".
 
-    Use: demonstrations of reasoning by a model that already half knows the task. Watch: nll; it falls more slowly than under
-    sft. Fails: tokens that the model finds impossible are never learned, so new facts and new formats are not picked up.
+    Use: demonstrations of reasoning by a model that already half knows the task. Watch: probability, the mean of p, whose slope
+    the loss follows; nll may rise on hard tokens. Fails: tokens that the model finds impossible are never learned, so new facts and new formats are not picked up.
     """
 
     detaches = True
@@ -31,4 +31,4 @@ class DFT(SFT):
         assert batch.weight_BT is not None
         logps_BT = masked(out.logps_BT, batch.mask_BT)
         value = -(batch.weight_BT * logps_BT.detach().exp() * logps_BT).sum()
-        return Loss(value, super().loss(out, batch).metrics)
+        return Loss(value, super().loss(out, batch).metrics | {"probability": mean(logps_BT.exp(), batch.mask_BT)})
