@@ -100,13 +100,17 @@ def test_sharded_training_of_each_unit_matches_one_process(tmp_path, tiny, pairs
             assert a.get(key, 0) == pytest.approx(b.get(key, 0), abs=1e-4)
 
 
-def test_a_sharded_run_resumes_with_another_number_of_processes(tmp_path, tiny, pairs_file):
-    """Killed after its checkpoint of step 4 with two processes; one process goes on, and the losses are those of a run that was never stopped."""
+@pytest.mark.parametrize("mode", ["fsdp", "zero"])
+def test_a_sharded_run_resumes_with_another_number_of_processes(tmp_path, tiny, pairs_file, mode):
+    """(ZeRO: with the same number.) Killed after its checkpoint of step 4 with two processes; one process goes on, and the losses are those of a run that was never stopped."""
     import shutil
 
+    sharded = {"fsdp": True} if mode == "fsdp" else {"zero": 2}
+    if mode == "zero":
+        pytest.importorskip("deepspeed")
     whole = train(tiny, pairs_file, tmp_path / "whole", "dpo", 1, steps=8)
     out = tmp_path / "cut"
-    code = f"import sys; sys.path[:0] = {sys.path!r}; from test_distributed import train; train({str(tiny)!r}, {str(pairs_file)!r}, __import__('pathlib').Path({str(out)!r}), 'dpo', 2, steps=8, fsdp=True)"
+    code = f"import sys; sys.path[:0] = {sys.path!r}; from test_distributed import train; train({str(tiny)!r}, {str(pairs_file)!r}, __import__('pathlib').Path({str(out)!r}), 'dpo', 2, steps=8, **{sharded!r})"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=os.environ | {"KILTER_CACHE": str(tmp_path / "cache")}
     )
@@ -120,12 +124,32 @@ def test_a_sharded_run_resumes_with_another_number_of_processes(tmp_path, tiny, 
     os.kill(int(workers[1]), signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)
     assert "was killed by SIGKILL; " in stderr or "was killed by SIGKILL (" in stderr, stderr[-2000:]
-    assert (next((out / "checkpoints").glob("step-*")) / "shards" / ".metadata").is_file()
+    assert any((next((out / "checkpoints").glob("step-*")) / "shards").iterdir())
     shutil.copytree(out, tmp_path / "again")
-    for folder, processes, more in ((out, 1, {}), (tmp_path / "again", 2, {"fsdp": True})):
+    for folder, processes, more in [(tmp_path / "again", 2, sharded), *([(out, 1, {})] if mode == "fsdp" else [])]:
         got = train(tiny, pairs_file, folder, "dpo", processes, steps=8, **more)
         for a, b in zip(whole, got, strict=True):
             assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("method", ["dpo", "dr_dpo"])
+def test_zero_matches_one_process_and_resumes(tmp_path, tiny, pairs_file, method, stage):
+    """DeepSpeed's optimizer sharding, where it is installed (extra deepspeed)."""
+    pytest.importorskip("deepspeed")
+    one = train(tiny, pairs_file, tmp_path / "one", method, 1, steps=6)
+    two = train(tiny, pairs_file, tmp_path / "two", method, 2, steps=6, zero=stage)
+    for a, b in zip(one, two, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+
+
+def test_zero_without_deepspeed_is_named(tmp_path, tiny, pairs_file, monkeypatch):
+    from kilter.errors import UserError
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *a: None)
+    with pytest.raises(UserError, match="deepspeed"):
+        train(tiny, pairs_file, tmp_path / "out", "dpo", 2, zero=2)
 
 
 def test_a_mistake_in_a_worker_reaches_the_user(tmp_path, tiny, pairs_file):

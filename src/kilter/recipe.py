@@ -17,6 +17,7 @@ from kilter.errors import UserError, nearest
 from kilter.evaluation.config import EvaluateSpec
 from kilter.models.adapters import check_adapter
 from kilter.training.config import TrainSpec
+from kilter.training.zero import check_zero
 from kilter.types import Shape
 from kilter.validation import as_user_error
 
@@ -261,6 +262,12 @@ def check_train(spec: TrainSpec, where: str = "") -> None:
     if "embeddings" in needs.outputs and (spec.gradient_checkpointing or spec.fsdp):
         field = "gradient_checkpointing" if spec.gradient_checkpointing else "fsdp"
         raise UserError(f"{where}{field}", True, "does not go with wdpo, whose backward is differentiated again", "leave it out")
+    if spec.zero is not None:
+        check_zero(where)
+        if spec.fsdp:
+            raise UserError(f"{where}zero", spec.zero, "and fsdp both divide the training", "choose one")
+        if spec.prompts is not None:
+            raise UserError(f"{where}zero", spec.zero, "is for training on fixed data", "leave it out: several processes then train online with DDP")
     if spec.engine == "local" and spec.processes > 1:
         raise UserError(f"{where}engine", "local", f"is one process, and processes is {spec.processes}", "leave engine out")
     if needs.teacher is not None and spec.teacher is None:

@@ -115,6 +115,9 @@ class TrainSpec(BaseModel):
     )
     processes: int = Field(1, ge=1, description="start this many processes, one per GPU or share of the CPU cores (engine accelerate)")
     fsdp: bool = Field(False, description="shard weights, gradients and optimizer over the processes (FSDP2)")
+    zero: Literal[1, 2] | None = Field(
+        None, description="DeepSpeed ZeRO stage: 1 shards the optimizer, 2 gradients as well (extra deepspeed); fsdp shards weights too"
+    )
 
     @model_validator(mode="before")
     @classmethod

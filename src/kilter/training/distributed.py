@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -51,6 +53,32 @@ class Engine:
     def gather(self, value: T) -> list[T]:
         """One value of each rank, in order of rank."""
         return [value]
+
+    def prepare(self, module: nn.Module, optimizer: Any) -> tuple[Any, Any]:
+        """Module and optimizer as the engine steps them."""
+        return module, optimizer
+
+    def backward(self, module: nn.Module, value: Tensor) -> None:
+        """Back-propagates a micro-batch."""
+        value.backward()  # type: ignore[no-untyped-call]
+
+    def update(self, modules: list[Any], optimizer: Any, limit: float, set_rates: Callable[[], None], finite: bool) -> Tensor:
+        """Clips each module by itself, sets the rates and steps, unless loss or gradient are not finite; returns the norm before."""
+        norms = [self.grad_norm(m, limit) for m in modules]
+        norm = norms[0] if len(norms) == 1 else torch.stack([n.float() for n in norms]).norm()
+        if finite and torch.isfinite(norm):
+            set_rates()
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def save(self, module: nn.Module, folder: Path) -> None:
+        """Engines with a checkpoint format of their own write it here."""
+        raise NotImplementedError
+
+    def load(self, module: nn.Module, folder: Path) -> None:
+        """The inverse of `save`."""
+        raise NotImplementedError
 
     def accumulate(self, module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Around forward and backward of a micro-batch: gradients are exchanged only in the last one."""
@@ -150,11 +178,17 @@ class AccelerateEngine(Engine):
         self._state.wait_for_everyone()
 
 
-def make_engine(name: str, fsdp: bool) -> Engine:
+def make_engine(name: str, fsdp: bool, zero: int | None = None, max_grad_norm: float = 1.0) -> Engine:
     """ "auto" is accelerate when WORLD_SIZE says that there are several processes."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if zero is not None and several:
+        from kilter.training.zero import ZeroEngine
+
+        return ZeroEngine(zero, max_grad_norm)
     if name == "accelerate" or (name == "auto" and several):
         return AccelerateEngine(fsdp)
+    if zero is not None:
+        raise UserError("zero", zero, "divides the optimizer over several processes, and there is one", "give --processes N")
     if fsdp:
         raise UserError(
             "fsdp",

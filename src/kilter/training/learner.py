@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -81,7 +82,7 @@ class LocalLearner:
         self.step_index = 0
         self.module: nn.Module = engine.wrap(scorer)
         self.peak_rate = spec.learning_rate or needs.learning_rate * (ADAPTER_RATE if spec.adapter is not None else 1)
-        self.optimizer = make_optimizer(self.module, spec, self.peak_rate)
+        self.module, self.optimizer = engine.prepare(self.module, make_optimizer(self.module, spec, self.peak_rate))
         self._critic_only = spec.critic.warmup_steps if isinstance(scorer, ActorCritic) else 0
         self._factor = schedule_factor(spec, total_steps)
         self._epochs = spec.inner_epochs or needs.inner_epochs
@@ -237,7 +238,7 @@ class LocalLearner:
                         assert needs.unit == "batch", "only objectives of unit 'batch' can carry state"
                         self.running = {k: v.detach() for k, v in loss.state.items()}
                 scale = 0.0 if idle else self.engine.loss_scale
-                (value * scale).backward()  # type: ignore[no-untyped-call]
+                self.engine.backward(self.module, value * scale)
             if not idle:
                 total = total + value.detach()
                 for name, mean in found.items():
@@ -250,18 +251,19 @@ class LocalLearner:
         if rounds == 0:  # no group of any rank has a gradient: nothing is learned, and no moment of the optimizer moves
             self.step_index += 1
             return {"loss": 0.0, "grad_norm": 0.0, "learning_rate": self.learning_rate()}
-        norms = [self.engine.grad_norm(m, self.spec.max_grad_norm) for m in self._clipped()]
-        norm = norms[0] if len(norms) == 1 else torch.stack([n.float() for n in norms]).norm()
         rate = self.learning_rate()
-        result = self._reduce(total, metrics) | {"grad_norm": float(norm), "learning_rate": rate}
-        if torch.isfinite(norm) and result["loss"] == result["loss"]:
+
+        def set_rates() -> None:
             for group in self.optimizer.param_groups:
                 if group.get("role") == "critic":
                     group["lr"] = self.spec.critic.learning_rate * self._factor(self.step_index)
                 else:
                     group["lr"] = 0.0 if self.step_index < self._critic_only else rate
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+
+        result = self._reduce(total, metrics) | {"learning_rate": rate}
+        result["grad_norm"] = float(
+            self.engine.update(self._clipped(), self.optimizer, self.spec.max_grad_norm, set_rates, math.isfinite(result["loss"]))
+        )
         self.step_index += 1
         return result
 
@@ -346,6 +348,10 @@ class LocalLearner:
     def state(self, folder: Path) -> dict[str, Any]:
         """Position, and trained weights with optimizer; every rank must call it. Sharded ones go to `folder`, each rank writing its own part."""
         own = {"step": self.step_index, "running": self.running}
+        if self.spec.zero is not None and self.engine.sharded:
+            self.engine.barrier()
+            self.engine.save(self.module, folder / SHARDS)
+            return own
         if self.engine.sharded:
             self.engine.barrier()  # the folder is there
             save_shards(self._tensors(), checkpoint_id=folder / SHARDS)
@@ -354,7 +360,9 @@ class LocalLearner:
 
     def restore(self, state: dict[str, Any], folder: Path) -> None:
         """The inverse of `state`, for any number of processes: shards are cut anew for this one's."""
-        if "model" not in state:
+        if self.spec.zero is not None and self.engine.sharded:
+            self.engine.load(self.module, folder / SHARDS)
+        elif "model" not in state:
             tensors = self._tensors()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # that there is no process group is known

@@ -99,7 +99,7 @@ class Trainer:
         if isinstance(objective, Fitted) and spec.prompts is None:
             objective, fitted = objective.fit(self.train[: spec.limit])
         check_trackers(spec.trackers)
-        engine = make_engine(spec.engine, spec.fsdp)
+        engine = make_engine(spec.engine, spec.fsdp, spec.zero, spec.max_grad_norm)
         self._console, self._is_main = self.console or Console(stderr=True), engine.is_main
         torch.manual_seed(spec.seed)
         self.out.mkdir(parents=True, exist_ok=True)
@@ -190,7 +190,9 @@ class Trainer:
 
     def _identity(self, groups: Sequence[Encoded]) -> str:
         """Hash of what makes a run this run: configuration, start weights, tokens. A checkpoint of another is refused."""
-        digest = hashlib.sha256(self.spec.model_dump_json(exclude={"save_every", "trackers", "engine", "processes", "fsdp", "eval_every"}).encode())
+        digest = hashlib.sha256(
+            self.spec.model_dump_json(exclude={"save_every", "trackers", "engine", "processes", "fsdp", "zero", "eval_every"}).encode()
+        )
         digest.update(model_hash(self.start).encode())
         for path in user_files(json.loads(self.spec.model_dump_json(include={"method", "feedback"}))):
             digest.update(path.read_bytes())

@@ -1,0 +1,91 @@
+"""DeepSpeed's ZeRO stages 1 and 2 as an engine: optimizer states (1) and gradients (2) are divided over the processes.
+
+Stage 3 divides the weights too and gathers them only inside the modules that own them, which a head that is applied outside its
+module cannot do: `fsdp` is the way to divide weights here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kilter.errors import UserError
+from kilter.training.distributed import AccelerateEngine
+
+
+def check_zero(where: str = "") -> None:
+    """Raises UserError where DeepSpeed is not installed."""
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError(f"{where}zero", "(deepspeed)", "is not installed", "run: pip install 'kilter[deepspeed]', or use fsdp, or leave zero out")
+
+
+class ZeroEngine(AccelerateEngine):
+    """Several processes under DeepSpeed. Gradients, clipping and the optimizer's step are DeepSpeed's; the loop is the same."""
+
+    def __init__(self, stage: int, max_grad_norm: float) -> None:
+        super().__init__(fsdp=False)
+        self.stage, self.max_grad_norm = stage, max_grad_norm
+        self.sharded = True
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Only moved: DeepSpeed wraps it together with its optimizer, in `prepare`."""
+        return module.to(self.device)
+
+    def prepare(self, module: nn.Module, optimizer: Any) -> tuple[Any, Any]:
+        """DeepSpeed's engine and its optimizer over these parameters."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            deepspeed = importlib.import_module("deepspeed")
+
+            logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+            config = {
+                "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1, "gradient_clipping": self.max_grad_norm,
+                "zero_optimization": {"stage": self.stage}, "zero_allow_untested_optimizer": True,
+            }  # fmt: skip
+            engine, wrapped, _, _ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+        return engine, wrapped
+
+    def accumulate(self, module: Any, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Gradients are reduced at the last micro-batch."""
+        module.set_gradient_accumulation_boundary(last)
+        return contextlib.nullcontext()
+
+    def backward(self, module: Any, value: Tensor) -> None:
+        """DeepSpeed's backward; a step that is not at the boundary only counts the micro-batch."""
+        module.backward(value)
+        if not module.is_gradient_accumulation_boundary():
+            module.step()
+
+    def update(self, modules: list[Any], optimizer: Any, limit: float, set_rates: Callable[[], None], finite: bool) -> Tensor:
+        """Clips, steps, and returns the norm before, which DeepSpeed knows only afterwards; what is not finite ends the run."""
+        set_rates()
+        modules[0].step()
+        return torch.as_tensor(float(modules[0].get_global_grad_norm()))
+
+    def state(self, module: nn.Module) -> dict[str, Tensor]:
+        """Stages 1 and 2 keep whole weights on every process."""
+        return {k.removeprefix("module."): v.detach().cpu() for k, v in module.named_parameters() if v.requires_grad} if self.is_main else {}
+
+    def save(self, module: Any, folder: Path) -> None:
+        """Every process writes its part."""
+        module.save_checkpoint(str(folder), tag="zero")
+
+    def load(self, module: Any, folder: Path) -> None:
+        """The inverse of `save`, with as many processes as wrote it."""
+        try:
+            found, _ = module.load_checkpoint(str(folder), tag="zero")
+        except Exception as error:
+            found = None
+            cause = str(error)[:120]
+        else:
+            cause = "no whole checkpoint"
+        if found is None:
+            raise UserError("processes", self.world, f"cannot take up this ZeRO checkpoint ({cause})", "resume with as many processes as wrote it")
