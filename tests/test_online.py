@@ -416,3 +416,25 @@ def test_a_run_in_which_nothing_can_be_scored_fails(tiny, prompts, tmp_path):
     with pytest.raises(RunFailed, match="not one step"):
         run(tiny, prompts, tmp_path / "run", "grpo", "math", max_steps=2, monitors={"enabled": False})
     assert not (tmp_path / "run" / "model").exists()
+
+
+def test_the_first_and_the_last_state_that_a_signal_named_are_pinned(tmp_path):
+    """Hard links beside the checkpoints, which go away when the stage is done."""
+    from kilter.training.checkpoint import Checkpoints
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints", 1)
+    for step in (1, 2, 3):
+        checkpoints.save(step, lambda path: path.write_text("state"), {})
+        checkpoints.pin(step)
+    assert sorted(p.name for p in (tmp_path / "pinned").iterdir()) == ["step-1", "step-3"]
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-3"]
+    assert (tmp_path / "pinned" / "step-1" / "state.pt").read_text() == "state"
+
+
+def test_a_drifting_policy_is_pinned_and_the_slope_of_its_kl_is_watched(tiny, prompts, tmp_path, rewards):
+    gold = {"gold": {"regex": "[a-m]"}, "gold_every": 4, "gold_prompts": 4, "stop": False}
+    lines = run(tiny, prompts, tmp_path / "run", {"name": "rloo", "beta": 0.01}, f"{rewards}:short", heldout=0.3, monitors=gold, max_steps=20)
+    events = [json.loads(x) for x in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert any(e["tier"] == 1 and e["level"] == "warn" for e in events)
+    assert list((tmp_path / "run" / "pinned").glob("step-*/state.pt"))
+    assert "monitor/kl/slope" in lines[-1]

@@ -79,4 +79,6 @@ def train(
         entry.key = manifests.stage_key("train", entry.config, entry.inputs)
         entry.write(folder)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        if result.stopped is None:
+            shutil.rmtree(folder / "pinned", ignore_errors=True)
     return result

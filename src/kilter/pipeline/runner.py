@@ -83,6 +83,8 @@ class Run:
                 entry.write(folder)
                 report.write(self.folder)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the finished artifact is on record now
+            if not entry.facts.get("stopped"):
+                shutil.rmtree(folder / "pinned", ignore_errors=True)  # nobody has to ask when it went wrong
             self.console.print(f"  done in {_clock(entry.seconds)}", highlight=False)
             code = self._code(stage, entry, code)
         path = report.write(self.folder)

@@ -43,6 +43,18 @@ class Checkpoints:
             return step % self.every == 0
         return time.monotonic() - self._saved_at >= 20 * self._cost
 
+    def pin(self, step: int, is_main: bool = True) -> None:
+        """Keeps the checkpoint of this step beside the others, under pinned/; the first one pinned and the last one stay. Hard links cost no space twice."""
+        source, kept = self.folder / f"step-{step}", self.folder.parent / "pinned"
+        if not is_main or not source.is_dir():
+            return
+        target = kept / source.name
+        if not target.exists():
+            shutil.copytree(source, target, copy_function=_link)
+        between = sorted(kept.glob("step-*"), key=lambda p: int(p.name.split("-")[1]))[1:-1]
+        for old in between:
+            shutil.rmtree(old, ignore_errors=True)
+
     def save(self, step: int, write: Callable[[Path], None], meta: dict[str, Any], is_main: bool = True) -> None:
         """Writes to a hidden folder, then renames it. A full disk raises RunFailed naming the last good checkpoint."""
         start = time.monotonic()
@@ -69,6 +81,13 @@ class Checkpoints:
             ) from error
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - start
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
 
 
 def rng_state() -> dict[str, Any]:

@@ -59,6 +59,7 @@ class MonitorSpec(BaseModel):
     gold_prompts: int = Field(48, ge=4, description="held-out prompts per gold evaluation")
     stop: bool = Field(True, description="stop when the proxy is up and gold is down twice, or a tier-0 limit is passed")
     keep_best: bool = Field(True, description="the finished model is the checkpoint with the best gold score")
+    pin: bool = Field(True, description="keep the checkpoints of the first and the last step that a signal named, under pinned/")
     allow_truncation: bool = Field(False, description="answers that hit the length limit are no reason to stop")
     kl_budget: float | None = Field(None, gt=0, description="nats per completion; three times it stops the run")
 

@@ -117,3 +117,22 @@ class Display:
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds + 0.5), 60)
     return f"{minutes}:{rest:02d}"
+
+
+def note(record: dict[str, Any]) -> str:
+    """A step in one line, for the progress display."""
+    parts = [f"loss {record['loss']:.3f}"]
+    if "reward" in record:
+        parts.append(f"reward {record['reward']:.3f}")
+    if "gold/score" in record:
+        parts.append(f"gold {record['gold/score']:.3f}")
+    if "kl/sequence" in record:
+        parts.append(f"KL {record['kl/sequence']:.2f}")
+    if "completions/mean_length" in record:
+        parts.append(f"length {record['completions/mean_length']:.0f}")
+    if "rewards/accuracies" in record:
+        parts.append(f"acc {record['rewards/accuracies']:.2f}")
+    if "sampling/tokens_per_second" in record:
+        parts.append(f"sampling {record['sampling/tokens_per_second']:.0f} tok/s  training")
+    parts.append(f"{record['tokens_per_second']:.0f} tok/s")
+    return "  ".join(parts)

@@ -8,14 +8,11 @@ import json
 import logging
 import math
 import os
-import resource
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -33,20 +30,22 @@ from kilter.models.reference import LiveReference
 from kilter.objectives import build_objective, method_name
 from kilter.objectives.rl.policy_gradient import PolicyGradient
 from kilter.registry import user_files
-from kilter.training import launch, setup
+from kilter.runtime import peak_memory_gb
+from kilter.training import launch, oversight, setup
 from kilter.training.checkpoint import Checkpoints, rng_state, set_rng_state
 from kilter.training.config import TrainSpec
 from kilter.training.distributed import Engine, make_engine
 from kilter.training.export import save_model
+from kilter.training.interrupts import StopRequest
 from kilter.training.kl_control import KLController
 from kilter.training.learner import LocalLearner
 from kilter.training.live import LiveDisplay
-from kilter.training.log import Display, MetricsFile, Trackers, check_trackers
+from kilter.training.log import Display, MetricsFile, Trackers, check_trackers, note
 from kilter.training.monitors import EnergyProbe, Event, EventLog, Monitors
 from kilter.training.online import Online, check_online, sample_text, trim
 from kilter.training.parts import Parts
 from kilter.training.sources import Offline
-from kilter.types import Batch, Fitted, Group, Mean, Metrics, Objective
+from kilter.types import Fitted, Group, Mean, Metrics, Objective
 
 log = logging.getLogger("kilter")
 
@@ -260,7 +259,7 @@ class Trainer:
             source.on_event = show
         between = True
         try:
-            with _Signals() as signals:
+            with StopRequest() as signals:
                 if parts.gold is not None and not parts.history.entries:
                     parts.history.add(0, parts.gold())
                     parts.keep(0)
@@ -301,7 +300,13 @@ class Trainer:
                     if spec.eval_every and step % spec.eval_every == 0 and parts.held and step < total:
                         record |= self._evaluate(learner, objective, parts.held, engine)
                     if parts.monitors is not None:
-                        record |= self._watch(parts, batch, sampled, step, record, engine)
+                        events = len(parts.monitors.log.events)
+                        record |= oversight.watch(parts, spec, batch, sampled, step, record, engine, self._console)
+                        # The state in which a cheap signal first named something is kept, whatever becomes of the run.
+                        new = [e for e in parts.monitors.log.events[events:] if e.tier == 1]
+                        if spec.monitors.pin and bool(engine.max(int(bool(new)))):
+                            save(step)
+                            checkpoints.pin(step, engine.is_main)
                     try:
                         if metrics_file is not None:
                             metrics_file.write(record)
@@ -313,7 +318,7 @@ class Trainer:
                         ) from error
                     if live is not None and isinstance(source, Online) and parts.monitors is not None:
                         live.step(step, record, parts.monitors.log.events, sample_text(source.last))
-                    display.update(step, _note(record))
+                    display.update(step, note(record))
                     between = True
                     if parts.monitors is not None and engine.max(int(parts.monitors.stop is not None)):
                         parts.stopped = parts.monitors.stop or "another process asked for it"
@@ -338,19 +343,7 @@ class Trainer:
             if metrics_file is not None:
                 metrics_file.close()
         if isinstance(source, Online):
-            cut = {what: n for what, n in source.encoder.counts.items() if "cut" in what}
-            if cut and engine.is_main:
-                self._console.print(
-                    "  prompts: "
-                    + ", ".join(f"{n} {what}" for what, n in cut.items())
-                    + f" (max_length {spec.max_length} less {spec.sampler.max_new_tokens} for the answer)",
-                    highlight=False,
-                )
-            if not record and done == 0:
-                cause = next((f.rationale for g in source.last for f in g.feedback if f.score is None), "no group was usable")
-                raise RunFailed(
-                    f"{self.name}: not one step could be trained\n  cause: {cause}\n  fix: mend the feedback, then run the same command again"
-                )
+            oversight.conclude(source, spec, self.name, self._console, engine, trained=bool(record) or done > 0)
         if parts.stopped is not None:
             assert parts.monitors is not None
             message = f"{self.name}: stopped by its monitors at step {source.position} of {total}: {parts.stopped}\n  fix: {parts.monitors.fix}"
@@ -358,42 +351,6 @@ class Trainer:
                 raise RunFailed(f"{message}\n  events: {self.out / 'events.jsonl'}")
             self._console.print(f"[bold red]{message}[/]", highlight=False)
         return {k: v for k, v in record.items() if isinstance(v, int | float)}
-
-    def _watch(self, parts: Parts, batch: Batch, sampled: torch.Tensor | None, step: int, record: dict[str, Any], engine: Engine) -> dict[str, Any]:
-        """Rollout metrics, KL controller, monitors and gold evidence of one step."""
-        source, monitors = parts.source, parts.monitors
-        assert isinstance(source, Online)
-        assert monitors is not None
-        found: dict[str, Any] = dict(source.metrics)
-        own = batch.old_logps_BT if batch.old_logps_BT is not None else sampled
-        if batch.ref_logps_BT is not None and own is not None:
-            # Beside an opponent's answer only the policy's own, the first of the pair, says how far the policy is.
-            mine_B = batch.first_B().float() if source.opponent is not None else torch.ones(batch.rows())
-            width = batch.mask_BT.shape[1]
-            gap = ((own[:, :width] - batch.ref_logps_BT) * batch.mask_BT * mine_B[:, None]).sum()
-            pair = engine.sum(torch.stack([gap.float(), mine_B.sum()]))
-            found["kl/sequence"] = float(pair[0] / pair[1])
-            if parts.controller is not None:
-                parts.controller.update(found["kl/sequence"], int(pair[1]))
-                found["kl/coefficient"] = parts.controller.coefficient
-        found["memory/peak_gb"] = peak_memory_gb()
-        if parts.energy is not None and (energy := parts.energy.take()) is not None:
-            found["energy_loss"] = energy
-        before = len(monitors.log.events)
-        found |= monitors.update(step, record | found, source.own)
-        refresh = self.spec.refresh_reference_every
-        if refresh and step % refresh == 0 and isinstance(parts.learner.reference, LiveReference):
-            parts.learner.reference.refresh()
-        due = bool(engine.max(int(monitors.due(step))))
-        if parts.gold is not None and (due or step == source.total_steps) and self.spec.monitors.enabled:
-            found |= monitors.evidence(step, parts.gold())
-            parts.keep(step)
-        if not self._console.is_terminal and engine.is_main:
-            for event in monitors.log.events[before:]:
-                self._console.print(
-                    f"  [{'red' if event.level == 'stop' else 'yellow'}]{event.level}[/] {event.line()}", highlight=False, soft_wrap=True
-                )
-        return found
 
     def _evaluate(self, learner: LocalLearner, objective: Objective, held: Sequence[Encoded], engine: Engine) -> Metrics:
         """eval_* metrics over the held-out groups, shared out over the ranks."""
@@ -408,29 +365,6 @@ class Trainer:
             weight = 1.0 if name == "loss" else float(pair[1])
             out[f"eval_{name}"] = float(pair[0]) / max(weight, 1e-12)
         return out
-
-
-class _Signals:
-    """Ctrl-C and SIGTERM ask the loop to stop after the current step; a second Ctrl-C stops at once."""
-
-    received = False
-
-    def __enter__(self) -> _Signals:
-        self._old: dict[int, Any] = {}
-        with contextlib.suppress(ValueError):  # not the main thread: leave signals alone
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._handle)
-        return self
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
-            raise KeyboardInterrupt
-        self.received = True
-        log.warning("stopping after this step (again to stop at once)")
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
 
 
 def _average(steps: Sequence[Metrics]) -> Metrics:
@@ -449,31 +383,6 @@ def replayable(groups: Sequence[Group]) -> list[Group]:
             "give prompts and feedback to sample them, or the groups.jsonl of an earlier run as data",
         )  # fmt: skip
     return kept
-
-
-def peak_memory_gb() -> float:
-    """Peak memory of this process: on the GPU where there is one, else resident."""
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 1e9, 2)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
-
-
-def _note(record: dict[str, Any]) -> str:
-    parts = [f"loss {record['loss']:.3f}"]
-    if "reward" in record:
-        parts.append(f"reward {record['reward']:.3f}")
-    if "gold/score" in record:
-        parts.append(f"gold {record['gold/score']:.3f}")
-    if "kl/sequence" in record:
-        parts.append(f"KL {record['kl/sequence']:.2f}")
-    if "completions/mean_length" in record:
-        parts.append(f"length {record['completions/mean_length']:.0f}")
-    if "rewards/accuracies" in record:
-        parts.append(f"acc {record['rewards/accuracies']:.2f}")
-    if "sampling/tokens_per_second" in record:
-        parts.append(f"sampling {record['sampling/tokens_per_second']:.0f} tok/s  training")
-    parts.append(f"{record['tokens_per_second']:.0f} tok/s")
-    return "  ".join(parts)
 
 
 def require_writable(out: Path, field: str = "out") -> None:

@@ -26,6 +26,9 @@ Z_LIMIT = 4.0
 MIN_REFERENCE = 5
 """Steps that the reference window has at least."""
 
+SLOPE_STEPS = 5
+"""Steps over which the slope of the KL is taken (nats per step)."""
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -48,7 +51,7 @@ LIMITS = (
     Limit("repetition", "answers repeat themselves", above=0.3),
 )
 DRIFT = {
-    "kl/sequence": "KL to the reference drifts", "length/p50": "the usual length drifts", "length/p95": "the longest answers drift", "refusal": "the refusal rate drifts",
+    "kl/sequence": "KL to the reference drifts", "kl/slope": "KL grows at another pace", "length/p50": "the usual length drifts", "length/p95": "the longest answers drift", "refusal": "the refusal rate drifts",
     "markdown": "the use of markdown drifts", "rewards/disagreement": "the reward models disagree more", "energy_loss": "the last layer's energy loss drifts",
 }  # fmt: skip
 FATAL = (
@@ -77,6 +80,7 @@ class Monitors:
     stop: str | None = None
     fix: str = ""
     wants_gold: bool = False
+    recent_kl: list[float] = field(default_factory=list)
 
     @property
     def window(self) -> int:
@@ -89,6 +93,10 @@ class Monitors:
             return {}
         found = signals(groups)
         values = {k: float(v) for k, v in {**record, **found}.items() if isinstance(v, int | float) and math.isfinite(v)}
+        if "kl/sequence" in values:
+            self.recent_kl = [*self.recent_kl, values["kl/sequence"]][-SLOPE_STEPS:]
+            if len(self.recent_kl) == SLOPE_STEPS:
+                values["kl/slope"] = found["kl/slope"] = float(np.polyfit(range(SLOPE_STEPS), self.recent_kl, 1)[0])
         self._fatal(step, values)
         for limit in LIMITS:
             self._limit(step, limit, values)
@@ -210,9 +218,16 @@ class Monitors:
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint; events and gold evaluations are on disk beside it."""
-        return {"reference": self.reference, "streak": self.streak, "raised": sorted(self.raised), "wants_gold": self.wants_gold}
+        return {
+            "reference": self.reference,
+            "streak": self.streak,
+            "raised": sorted(self.raised),
+            "wants_gold": self.wants_gold,
+            "recent_kl": self.recent_kl,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.reference, self.streak = state["reference"], state["streak"]
         self.raised, self.wants_gold = set(state["raised"]), state["wants_gold"]
+        self.recent_kl = list(state["recent_kl"])
