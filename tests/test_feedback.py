@@ -171,3 +171,46 @@ def test_process_rewards_stand_on_the_last_token_of_each_step(tiny, tmp_path, en
     assert [i for i, s in enumerate(found.steps) if s] == [2, len(ids) - 1]
     assert found.steps[2] == pytest.approx(float(right[2]), abs=1e-5)
     assert found.score == pytest.approx(min(float(right[2]), float(right[-1])), abs=1e-5)
+
+
+class FixedScores:
+    """Stands in for a reward model: the score of a completion is a number in its text, times a factor."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, groups):
+        return [[Feedback(self.factor * float(c.text)) for c in g.completions] for g in groups]
+
+
+def reward_feedback(factors, **options):
+    from unittest import mock
+
+    from kilter.feedback import reward_model
+    from kilter.feedback.registry import Context
+
+    with mock.patch.object(reward_model, "RewardModel", lambda folder, *a, **k: FixedScores(float(str(folder)))):
+        return reward_model.RewardFeedback([str(f) for f in factors], Context(), **options)
+
+
+def scores_of(source, *texts):
+    return [f.score for f in source([Group(Prompt(text="q"), tuple(map(Completion, texts)), (Feedback(None),) * len(texts))])[0]]
+
+
+def test_rewards_are_normalised_on_the_first_answers_and_clipped():
+    source = reward_feedback([3.0])
+    assert scores_of(source, "1", "3") == [-1.0, 1.0]  # mean 6, deviation 3
+    assert scores_of(source, "2") == [0.0]  # the scale stays what it was
+    assert scores_of(source, "1000") == [5.0]
+    other = reward_feedback([3.0])
+    other.restore(source.state())
+    assert scores_of(other, "3") == [1.0]
+    assert scores_of(reward_feedback([3.0], normalize=False, clip=None), "1000") == [3000.0]
+
+
+def test_an_ensemble_is_averaged_or_taken_at_its_worst_and_reports_disagreement():
+    both = reward_feedback([1.0, -1.0], normalize=False, clip=None)
+    assert scores_of(both, "2") == [0.0]
+    assert both.disagreement == 2.0
+    assert scores_of(reward_feedback([1.0, -1.0], normalize=False, clip=None, combine="min"), "2") == [-2.0]
+    assert reward_feedback([1.0]).disagreement is None

@@ -438,3 +438,44 @@ def test_a_drifting_policy_is_pinned_and_the_slope_of_its_kl_is_watched(tiny, pr
     assert any(e["tier"] == 1 and e["level"] == "warn" for e in events)
     assert list((tmp_path / "run" / "pinned").glob("step-*/state.pt"))
     assert "monitor/kl/slope" in lines[-1]
+
+
+def test_the_critic_alone_learns_during_its_warm_up(tiny, prompts, tmp_path, rewards):
+    from kilter.models.load import load_causal
+
+    method = {"name": "ppo", "epochs": 1, "beta": 0.0}
+    run(
+        tiny,
+        prompts,
+        tmp_path / "frozen",
+        method,
+        f"{rewards}:letters",
+        critic={"learning_rate": 1e-2, "warmup_steps": 50},
+        max_steps=2,
+        monitors={"enabled": False},
+    )
+    run(tiny, prompts, tmp_path / "free", method, f"{rewards}:letters", critic={"learning_rate": 1e-2}, max_steps=2, monitors={"enabled": False})
+    start, frozen, free = (load_causal(p).state_dict() for p in (tiny, tmp_path / "frozen" / "model", tmp_path / "free" / "model"))
+    assert all((frozen[n] == v).all() for n, v in start.items())
+    assert any((free[n] != v).any() for n, v in start.items())
+
+
+def test_the_live_screen_shows_what_matters():
+    import io
+
+    from rich.console import Console
+
+    from kilter.training.live import LiveDisplay
+    from kilter.training.monitors.events import Event
+
+    out = io.StringIO()
+    live = LiveDisplay(Console(file=out, force_terminal=True, width=120), "grpo", 10, 0)
+    record = {"reward": 0.25, "gold/score": 0.5, "kl/sequence": 1.5, "entropy": 2.0, "completions/mean_length": 33.0, "frac_reward_zero_std": 0.1,
+              "sampling/tokens_per_second": 321.0, "tokens_per_second": 123.0, "memory/peak_gb": 4.2, "loss": 0.1}  # fmt: skip
+    event = Event(1, 1, "warn", "refusal", "the refusal rate drifts", 1, "robust z +5", "gold evaluation asked for")
+    for step in (1, 2):
+        live.step(step, record, [event], "the last answer")
+    live.close()
+    text = out.getvalue()
+    for part in ("0.25", "0.5", "1.5", "321", "123", "4.2", "the last answer", "refusal rate drifts"):
+        assert part in text, part

@@ -79,6 +79,8 @@ class RewardFeedback:
         if combine not in ("mean", "min"):
             raise UserError("feedback.reward_model.combine", combine, "unknown", "use mean or min")
         names = [model] if isinstance(model, str) else list(model)
+        if not names:
+            raise UserError("feedback.reward_model.model", model, "names no model", "give a stage, a folder or a Hub id, or a list of them")
         self.members = [RewardModel(context.model(n), context.max_length, template=context.template, amp=dtype == "bfloat16") for n in names]
         self.same = context.policy is not None and all(
             m.encoder.tokenizer.get_vocab() == context.policy[1].tokenizer.get_vocab() for m in self.members
