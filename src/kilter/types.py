@@ -299,7 +299,8 @@ class FeedbackSource(Protocol):
 class SamplingParams:
     """How to sample. temperature 0 is greedy; top_k 0 and top_p 1 switch that filter off.
 
-    `seed` is per request: the same seed and prompt give the same tokens whatever else is in the batch.
+    `seed` is per request: the same seed and prompt give the same tokens whatever else is in the batch; a prompt that stands in
+    it twice gets two answers.
     """
 
     max_new_tokens: int = 128

@@ -225,7 +225,7 @@ def _fill_holes(alive: list[int]) -> list[int]:
 
 
 def _draws(prompt: tuple[int, ...], sample: int, params: SamplingParams) -> Tensor:
-    """The uniform numbers of one request: a function of (seed, prompt, sample index) alone."""
+    """The uniform numbers of one request: a function of (seed, prompt, sample index) alone; a prompt that stands in a batch twice goes on counting its samples."""
     digest = hashlib.sha256(f"{params.seed}|{sample}|{prompt}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.rand(params.max_new_tokens, generator=generator)
