@@ -140,6 +140,8 @@ def build(raw: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _check_top(raw: dict[str, Any]) -> None:
+    if "methods" in raw and "stages" not in raw:
+        raise UserError("recipe", sorted(raw), "is a comparison of methods, not a recipe of stages", "run it with: kilter compare FILE")
     for key in raw:
         if key not in Recipe.model_fields:
             raise UserError(key, raw[key], "unknown key", nearest(key, Recipe.model_fields))
