@@ -61,7 +61,9 @@ def run(trainer: Trainer) -> TrainResult:
     try:
         elastic_launch(config, entrypoint=sys.executable)("-m", "kilter.training.worker", str(folder))
     except ChildFailedError as error:
-        raise _cause(folder, error, spec.processes) from error
+        # The result is written when every process has trained to the end: a worker that stumbles over its own shutdown changes nothing.
+        if not (folder / "result.json").is_file():
+            raise _cause(folder, error, spec.processes) from error
     except SignalException as error:  # the agent hands the signal on, and each worker saves at its next step
         raise Interrupted(f"stopped; what was done is saved in {trainer.out}\n  to resume: run the same command again") from error
     finally:
@@ -74,6 +76,7 @@ def run(trainer: Trainer) -> TrainResult:
 
 def work(folder: Path) -> None:
     """One worker: trains its share; rank 0 leaves the result, the first to fail leaves the cause."""
+    import torch.distributed as dist
     from rich.console import Console
 
     from kilter.training.config import TrainSpec
@@ -91,8 +94,14 @@ def work(folder: Path) -> None:
     except KilterError as error:
         _leave(folder, {"kind": type(error).__name__, "arguments": _arguments(error)})
         raise SystemExit(int(error.code)) from error
+    if dist.is_initialized():
+        dist.barrier()
     if os.environ["RANK"] == "0":
-        (folder / "result.json").write_text(json.dumps(asdict(result) | {"model": str(result.model), "counts": dict(result.counts)}))
+        partial = folder / ".result.json"
+        partial.write_text(json.dumps(asdict(result) | {"model": str(result.model), "counts": dict(result.counts)}))
+        os.replace(partial, folder / "result.json")
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _models(spec: TrainSpec) -> list[str]:
