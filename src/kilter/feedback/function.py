@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kilter.errors import UserError
-from kilter.feedback.isolation import Target, limited, limited_here
+from kilter.feedback.isolation import Target, limited, limited_here, load
 from kilter.types import Completion, Feedback, Group, Prompt
 
 
@@ -81,7 +81,9 @@ class FunctionFeedback:
     def _each(self, flat: Sequence[tuple[Prompt, Completion]]) -> list[Feedback]:
         if self.target is None:
             return [self._feedback(*limited_here(functools.partial(self.function, p, c), self.timeout)) for p, c in flat]
-        return [self._feedback(*limited(call_one, self.target, p, c, timeout=self.timeout, target=self.target)) for p, c in flat]
+        return [
+            self._feedback(*limited(call_one, self.target, p, c, timeout=self.timeout, prepare=functools.partial(load, self.target))) for p, c in flat
+        ]
 
     def _together(self, flat: Sequence[tuple[Prompt, Completion]]) -> list[Feedback]:
         # One that blocks the event loop stops all of them: the whole has a limit too.
@@ -89,7 +91,7 @@ class FunctionFeedback:
         if self.target is None:
             found, problem = limited_here(functools.partial(_all, self.function, flat, self.timeout), whole)
         else:
-            found, problem = limited(call_all, self.target, list(flat), self.timeout, timeout=whole, target=self.target)
+            found, problem = limited(call_all, self.target, list(flat), self.timeout, timeout=whole, prepare=functools.partial(load, self.target))
         return [self._feedback(*((None, problem) if problem else found[i])) for i in range(len(flat))]
 
     def _batch(self, flat: Sequence[tuple[Prompt, Completion]]) -> list[Feedback]:
@@ -100,7 +102,9 @@ class FunctionFeedback:
         if self.target is None:
             value, problem = limited_here(lambda: _awaited(self.function(prompts=prompts, completions=texts, **columns)), self.timeout)
         else:
-            value, problem = limited(call_batch, self.target, prompts, texts, columns, timeout=self.timeout, target=self.target)
+            value, problem = limited(
+                call_batch, self.target, prompts, texts, columns, timeout=self.timeout, prepare=functools.partial(load, self.target)
+            )
         if not problem and (not isinstance(value, list | tuple) or len(value) != len(flat)):
             length = len(value) if isinstance(value, list | tuple) else type(value).__name__
             problem = f"returned {length} scores for {len(flat)} completions"

@@ -81,21 +81,26 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._send: BinaryIO | None = None
         self._receive = -1
-        self._loaded: set[Target] = set()
+        self._prepared: set[bytes] = set()
 
-    def call(self, function: Callable[..., Any], *arguments: Any, timeout: float, target: Target | None = None) -> tuple[Any, str]:
-        """(value, problem): function(*arguments) in the worker. `function` must be importable; `target` is loaded first, once."""
-        if target is not None and target not in self._loaded:
-            _, problem = self._exchange(load, (target,), START)
+    def call(self, function: Callable[..., Any], *arguments: Any, timeout: float, prepare: Callable[[], Any]) -> tuple[Any, str]:
+        """(value, problem): function(*arguments) in the worker. Both functions must be importable.
+
+        `prepare` runs once in each new worker, on START's time: imports and first uses that no call should be charged for.
+        """
+        key = pickle.dumps(prepare)
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        if key not in self._prepared:
+            _, problem = self._exchange(prepare, (), START)
             if problem:
                 return None, problem
-            self._loaded.add(target)
+            self._prepared.add(key)
         return self._exchange(function, arguments, timeout)
 
     def _exchange(self, function: Callable[..., Any], arguments: tuple[Any, ...], timeout: float) -> tuple[Any, str]:
         message = pickle.dumps((function, arguments))
-        if self._process is None or self._process.poll() is not None:
-            self._start()
+        assert self._process is not None
         assert self._send is not None
         try:
             self._send.write(struct.pack("<Q", len(message)) + message)
@@ -156,16 +161,16 @@ class Worker:
                     self._process.stdin.close()
             self._process.wait()
             os.close(self._receive)
-        self._process, self._send, self._loaded = None, None, set()
+        self._process, self._send, self._prepared = None, None, set()
 
 
 WORKER = Worker()
 atexit.register(WORKER.close)
 
 
-def limited(function: Callable[..., Any], *arguments: Any, timeout: float, target: Target | None = None) -> tuple[Any, str]:
-    """(value, problem) of an importable function in the worker process."""
-    return WORKER.call(function, *arguments, timeout=timeout, target=target)
+def limited(function: Callable[..., Any], *arguments: Any, timeout: float, prepare: Callable[[], Any]) -> tuple[Any, str]:
+    """(value, problem) of an importable function in the worker process, see Worker.call."""
+    return WORKER.call(function, *arguments, timeout=timeout, prepare=prepare)
 
 
 def limited_here(function: Callable[[], Any], timeout: float) -> tuple[Any, str]:

@@ -23,15 +23,26 @@ TIMEOUT = 10.0
 """Seconds for one verdict; answers can be made to parse for ever (9**9**9)."""
 
 
+def ready() -> None:
+    """What a new worker does before the first verdict, off the clock: importing this module."""
+
+
+def first_parse() -> None:
+    """The first parse of math-verify imports its grammar."""
+    MathAnswer().equal("1", "1")
+
+
 class _PerCompletion(ABC):
     """A verifier is one function of prompt and completion; a score of None is unscored, and so is one that fails or takes too long."""
+
+    prepare = staticmethod(ready)
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion."""
         return [[self._verdict(g.prompt, c) for c in g.completions] for g in groups]
 
     def _verdict(self, prompt: Prompt, completion: Completion) -> Feedback:
-        found, problem = limited(self.judge, prompt, completion, timeout=TIMEOUT)
+        found, problem = limited(self.judge, prompt, completion, timeout=TIMEOUT, prepare=self.prepare)
         score, why = (None, problem) if problem else found
         return Feedback(score, "verifier", rationale=why, source=type(self).__name__)
 
@@ -77,6 +88,8 @@ class MathAnswer(_AgainstAnswer):
     key: metadata column of the reference. mark: when given, only what follows the last mark counts, and an answer without
     it is wrong; without a mark the last number or formula of the text counts.
     """
+
+    prepare = staticmethod(first_parse)
 
     def equal(self, gold: str, text: str) -> bool:
         """After parsing both; its own time limits use signals, which work in the main thread alone."""
