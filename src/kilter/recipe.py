@@ -111,17 +111,21 @@ class Recipe(BaseModel):
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads, overrides and checks a recipe. Raises UserError with field, value and fix."""
-    file = Path(path)
-    if not file.is_file():
-        raise UserError("recipe", str(path), "no such file", "give a YAML file, such as recipes/quickstart.yaml")
+    return build(read(Path(path), "recipes/quickstart.yaml", "model:, data: and stages:"), overrides)
+
+
+def read(path: Path, example: str, keys: str) -> dict[str, Any]:
+    """The mapping in a YAML file, with the file's stem as its name where it has none. Raises UserError with field, value and fix."""
+    if not path.is_file():
+        raise UserError("recipe", str(path), "no such file", f"give a YAML file, such as {example}")
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError("recipe", str(path), f"is not YAML ({' '.join(str(error).split())[:160]})", "check indentation and colons") from error
     if not isinstance(raw, dict):
-        raise UserError("recipe", str(path), "is not a mapping", "write model:, data: and stages:")
-    raw.setdefault("name", file.stem)
-    return build(raw, overrides)
+        raise UserError("recipe", str(path), "is not a mapping", f"write {keys}")
+    raw.setdefault("name", path.stem)
+    return raw
 
 
 def build(raw: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:

@@ -63,15 +63,7 @@ START, JUDGE, EVAL = "start", "judge", "eval"
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Study:
     """Reads and checks a comparison. Raises UserError with field, value and fix."""
-    if not path.is_file():
-        raise UserError("recipe", str(path), "no such file", "give a YAML file, such as recipes/compare-support-desk.yaml")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError("recipe", str(path), f"is not YAML ({' '.join(str(error).split())[:160]})", "check indentation and colons") from error
-    if not isinstance(raw, dict):
-        raise UserError("recipe", str(path), "is not a mapping", "write model:, data:, start:, methods:")
-    raw.setdefault("name", path.stem)
+    raw = recipes.read(path, "recipes/compare-support-desk.yaml", "model:, data:, start:, methods:")
     for item in overrides:
         recipes.override(raw, item)
     for key in raw:

@@ -44,6 +44,7 @@ class Pairwise(Grouped):
 
     name: ClassVar[str] = "pairwise"
     uses_reference: ClassVar[bool] = True
+    computes: ClassVar[frozenset[str]] = frozenset({"logps"})
     unit: ClassVar[Unit] = "group"
     rate: ClassVar[float] = 5e-6
 
@@ -51,9 +52,15 @@ class Pairwise(Grouped):
         """Loss of each pair, [N]: -log sigmoid(z)."""
         return -logsigmoid(self.margin(w, l))
 
+    @property
+    def per_token(self) -> bool:
+        """Whether the reward is a mean over tokens instead of a sum."""
+        return False
+
     def reward(self, side: Side) -> Tensor:
-        """Implicit reward, [N]."""
-        return self.beta * (side.ratio_N if self.uses_reference else side.logps_N)
+        """Implicit reward, [N]: beta times the log-ratio (or log-prob, without a reference), summed or per token."""
+        total_N = side.ratio_N if self.uses_reference else side.logps_N
+        return self.beta * (total_N / side.tokens_N if self.per_token else total_N)
 
     def margin(self, w: Side, l: Side) -> Tensor:  # noqa: E741
         """z = reward(w) - reward(l)."""
@@ -63,7 +70,7 @@ class Pairwise(Grouped):
     def needs(self) -> Needs:
         """Policy (and reference) log-probs; the two rows of a pair together."""
         annotations = frozenset({"ref_logps"} if self.uses_reference else ())
-        return Needs(shape="pairs", unit=self.unit, annotations=annotations, learning_rate=self.rate)
+        return Needs(shape="pairs", unit=self.unit, annotations=annotations, outputs=self.computes, learning_rate=self.rate)
 
     def reduce(self, logps_BT: Tensor, batch: Batch) -> Tensor:
         """Token log-probs to one number per row, [B]: their sum."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,10 +17,38 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 from kilter.errors import UserError
 
 T = TypeVar("T")
+
+SHARDS = "shards"
+"""Folder of a divided checkpoint."""
+
+
+def _tensors(module: nn.Module, optimizer: Any) -> dict[str, Any]:
+    """Trained weights and optimizer by parameter name, this rank's shards of them."""
+    model = get_model_state_dict(module, options=StateDictOptions(ignore_frozen_params=True))
+    return {"model": model, "optimizer": get_optimizer_state_dict(module, optimizer)}
+
+
+def read_shards(module: nn.Module, optimizer: Any, folder: Path, alone: bool) -> None:
+    """Reads what any number of processes wrote. alone: this process is none of several."""
+    tensors = _tensors(module, optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that there is no process group is known
+        load_shards(tensors, checkpoint_id=folder / SHARDS, no_dist=alone)
+    set_model_state_dict(module, tensors["model"], options=StateDictOptions(strict=False))
+    set_optimizer_state_dict(module, optimizer, tensors["optimizer"])
 
 
 class Engine:
@@ -72,13 +101,20 @@ class Engine:
         optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def save(self, module: nn.Module, folder: Path) -> None:
-        """Engines with a checkpoint format of their own write it here."""
-        raise NotImplementedError
+    def checkpoint(self, module: nn.Module, optimizer: Any, folder: Path) -> dict[str, Any]:
+        """Trained weights and optimizer as a state; every rank must call it. Divided ones are written to `folder` instead, each rank its own part."""
+        return {"model": self.state(module), "optimizer": optimizer.state_dict()}
 
-    def load(self, module: nn.Module, folder: Path) -> None:
-        """The inverse of `save`."""
-        raise NotImplementedError
+    def restore(self, module: nn.Module, optimizer: Any, state: dict[str, Any], folder: Path) -> None:
+        """The inverse of `checkpoint`; shards that several processes wrote are put together."""
+        if "model" not in state:
+            read_shards(module, optimizer, folder, alone=self.world == 1)
+            return
+        target = {k.removeprefix("module."): v for k, v in module.named_parameters()}
+        with torch.no_grad():
+            for name, value in state["model"].items():
+                target[name].copy_(value)
+        optimizer.load_state_dict(state["optimizer"])
 
     def accumulate(self, module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Around forward and backward of a micro-batch: gradients are exchanged only in the last one."""
@@ -172,6 +208,20 @@ class AccelerateEngine(Engine):
                 if self.is_main:
                     out[name.removeprefix("module.")] = whole.detach().cpu()
         return out
+
+    def checkpoint(self, module: nn.Module, optimizer: Any, folder: Path) -> dict[str, Any]:
+        """Under FSDP2 as shards in torch.distributed.checkpoint's format."""
+        if not self.sharded:
+            return super().checkpoint(module, optimizer, folder)
+        self.barrier()  # the folder is there
+        save_shards(_tensors(module, optimizer), checkpoint_id=folder / SHARDS)
+        return {}
+
+    def restore(self, module: nn.Module, optimizer: Any, state: dict[str, Any], folder: Path) -> None:
+        """Shards are cut anew for this number of processes."""
+        if self.sharded and "model" in state:
+            raise UserError("fsdp", True, "cannot take up a checkpoint of whole weights", "finish this run without fsdp, or begin a new one")
+        super().restore(module, optimizer, state, folder)
 
     def barrier(self) -> None:
         """Waits for all ranks."""

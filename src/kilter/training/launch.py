@@ -6,6 +6,7 @@ that every worker reads the same rows without reading the data set again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -118,11 +119,8 @@ def _arguments(error: KilterError) -> list[Any]:
 
 
 def _leave(folder: Path, cause: dict[str, Any]) -> None:
-    try:
-        with (folder / "cause.json").open("x") as handle:
-            json.dump(cause | {"rank": int(os.environ["RANK"])}, handle)
-    except FileExistsError:
-        pass  # another worker failed first, and its cause stands
+    with contextlib.suppress(FileExistsError), (folder / "cause.json").open("x") as handle:  # the cause of the first to fail stands
+        json.dump(cause | {"rank": int(os.environ["RANK"])}, handle)
 
 
 def _cause(folder: Path, error: Any, count: int) -> KilterError:

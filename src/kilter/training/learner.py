@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -13,17 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.distributed.checkpoint.state_dict_loader import load as load_shards
-from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
-from kilter.errors import UserError
 from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer
 from kilter.models.packing import shared_tokens
@@ -35,9 +24,6 @@ from kilter.types import Batch, Loss, Mean, Metrics, Needs, Objective
 
 ADAPTER_RATE = 10.0
 """Adapters begin at zero and are few: a method's own rate is taken this many times for them."""
-
-SHARDS = "shards"
-"""Folder of a sharded checkpoint, in torch.distributed.checkpoint's format."""
 
 
 def split(batch: Batch, budget: int, shared: bool) -> list[Batch]:
@@ -348,42 +334,13 @@ class LocalLearner:
     def state(self, folder: Path) -> dict[str, Any]:
         """Position, and trained weights with optimizer; every rank must call it. Sharded ones go to `folder`, each rank writing its own part."""
         own = {"step": self.step_index, "running": self.running}
-        if self.spec.zero is not None and self.engine.sharded:
-            self.engine.barrier()
-            self.engine.save(self.module, folder / SHARDS)
-            return own
-        if self.engine.sharded:
-            self.engine.barrier()  # the folder is there
-            save_shards(self._tensors(), checkpoint_id=folder / SHARDS)
-            return own
-        return own | {"model": self.engine.state(self.module), "optimizer": self.optimizer.state_dict()}
+        return own | self.engine.checkpoint(self.module, self.optimizer, folder)
 
     def restore(self, state: dict[str, Any], folder: Path) -> None:
         """The inverse of `state`, for any number of processes: shards are cut anew for this one's."""
-        if self.spec.zero is not None and self.engine.sharded:
-            self.engine.load(self.module, folder / SHARDS)
-        elif "model" not in state:
-            tensors = self._tensors()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # that there is no process group is known
-                load_shards(tensors, checkpoint_id=folder / SHARDS, no_dist=self.engine.world == 1)
-            set_model_state_dict(self.module, tensors["model"], options=StateDictOptions(strict=False))
-            set_optimizer_state_dict(self.module, self.optimizer, tensors["optimizer"])
-        elif self.engine.sharded:
-            raise UserError("fsdp", True, "cannot take up a checkpoint of whole weights", "finish this run without fsdp, or begin a new one")
-        else:
-            target = dict(self.scorer.named_parameters())
-            with torch.no_grad():
-                for name, value in state["model"].items():
-                    target[name].copy_(value)
-            self.optimizer.load_state_dict(state["optimizer"])
+        self.engine.restore(self.module, self.optimizer, state, folder)
         self.step_index = int(state["step"])
         self.running = dict(state["running"])
-
-    def _tensors(self) -> dict[str, Any]:
-        """Trained weights and optimizer by parameter name, this rank's shards of them."""
-        model = get_model_state_dict(self.module, options=StateDictOptions(ignore_frozen_params=True))
-        return {"model": model, "optimizer": get_optimizer_state_dict(self.module, self.optimizer)}
 
     def save(self, path: Path) -> None:
         """Writes `state` as one file (and shards beside it)."""

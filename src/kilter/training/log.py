@@ -119,20 +119,12 @@ def _clock(seconds: float) -> str:
     return f"{minutes}:{rest:02d}"
 
 
+NOTES = (
+    ("loss", "loss {:.3f}"), ("reward", "reward {:.3f}"), ("gold/score", "gold {:.3f}"), ("kl/sequence", "KL {:.2f}"), ("completions/mean_length", "length {:.0f}"),
+    ("rewards/accuracies", "acc {:.2f}"), ("sampling/tokens_per_second", "sampling {:.0f} tok/s  training"), ("tokens_per_second", "{:.0f} tok/s"),
+)  # fmt: skip
+
+
 def note(record: dict[str, Any]) -> str:
     """A step in one line, for the progress display."""
-    parts = [f"loss {record['loss']:.3f}"]
-    if "reward" in record:
-        parts.append(f"reward {record['reward']:.3f}")
-    if "gold/score" in record:
-        parts.append(f"gold {record['gold/score']:.3f}")
-    if "kl/sequence" in record:
-        parts.append(f"KL {record['kl/sequence']:.2f}")
-    if "completions/mean_length" in record:
-        parts.append(f"length {record['completions/mean_length']:.0f}")
-    if "rewards/accuracies" in record:
-        parts.append(f"acc {record['rewards/accuracies']:.2f}")
-    if "sampling/tokens_per_second" in record:
-        parts.append(f"sampling {record['sampling/tokens_per_second']:.0f} tok/s  training")
-    parts.append(f"{record['tokens_per_second']:.0f} tok/s")
-    return "  ".join(parts)
+    return "  ".join(text.format(record[key]) for key, text in NOTES if key in record)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kilter.errors import UserError
-from kilter.training.distributed import AccelerateEngine
+from kilter.training.distributed import SHARDS, AccelerateEngine
 
 
 def check_zero(where: str = "") -> None:
@@ -74,18 +74,18 @@ class ZeroEngine(AccelerateEngine):
         """Stages 1 and 2 keep whole weights on every process."""
         return {k.removeprefix("module."): v.detach().cpu() for k, v in module.named_parameters() if v.requires_grad} if self.is_main else {}
 
-    def save(self, module: Any, folder: Path) -> None:
-        """Every process writes its part."""
-        module.save_checkpoint(str(folder), tag="zero")
+    def checkpoint(self, module: Any, optimizer: Any, folder: Path) -> dict[str, Any]:
+        """Every process writes its part, in DeepSpeed's format."""
+        self.barrier()  # the folder is there
+        module.save_checkpoint(str(folder / SHARDS), tag="zero")
+        return {}
 
-    def load(self, module: Any, folder: Path) -> None:
-        """The inverse of `save`, with as many processes as wrote it."""
+    def restore(self, module: Any, optimizer: Any, state: dict[str, Any], folder: Path) -> None:
+        """The inverse of `checkpoint`, with as many processes as wrote it."""
+        cause = "no whole checkpoint"
         try:
-            found, _ = module.load_checkpoint(str(folder), tag="zero")
+            found, _ = module.load_checkpoint(str(folder / SHARDS), tag="zero")
         except Exception as error:
-            found = None
-            cause = str(error)[:120]
-        else:
-            cause = "no whole checkpoint"
+            found, cause = None, str(error)[:120]
         if found is None:
             raise UserError("processes", self.world, f"cannot take up this ZeRO checkpoint ({cause})", "resume with as many processes as wrote it")

@@ -30,9 +30,10 @@ class DPO(Pairwise):
     label_smoothing: float = knob(0.0, "probability e that a label is flipped", "[0, 0.5)", "0 to 0.3")
     length_normalized: bool = knob(False, "log-ratios per token instead of per answer; beta then is 10 to 50 times as large")
 
-    def reward(self, side: Side) -> Tensor:
-        """beta D, per answer or per token."""
-        return super().reward(side) / side.tokens_N if self.length_normalized else super().reward(side)
+    @property
+    def per_token(self) -> bool:
+        """By choice."""
+        return self.length_normalized
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741
         """-(1 - e) ls(z) - e ls(-z)."""

@@ -28,9 +28,10 @@ class IPO(Pairwise):
 
     length_normalized: bool = knob(True, "log-ratios per token instead of per answer")
 
-    def reward(self, side: Side) -> Tensor:
-        """beta D, per token or per answer."""
-        return self.beta * (side.ratio_N / side.tokens_N if self.length_normalized else side.ratio_N)
+    @property
+    def per_token(self) -> bool:
+        """By choice."""
+        return self.length_normalized
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741
         """Squared distance of the gap to 1 / (2 beta)."""

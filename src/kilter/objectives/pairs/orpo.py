@@ -33,9 +33,10 @@ class ORPO(Pairwise):
     uses_reference: ClassVar[bool] = False
     rate: ClassVar[float] = 8e-6
 
-    def reward(self, side: Side) -> Tensor:
-        """beta lbar."""
-        return self.beta * side.mean_N
+    @property
+    def per_token(self) -> bool:
+        """The reward is beta lbar."""
+        return True
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741
         """-beta ls(log odds ratio)."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from kilter.objectives.knobs import knob
 from kilter.objectives.ops import pairs
 from kilter.objectives.pairs.dpo import DPO
 from kilter.objectives.registry import method
-from kilter.types import Batch, Needs, Outputs
+from kilter.types import Batch, Outputs
 
 
 @method("wdpo")
@@ -32,11 +33,7 @@ class WDPO(DPO):
         0.1, "weight of the penalty, the radius of the ball", "[0, inf)", "0.01 to 1; the slope is per embedding, so the scale depends on the model"
     )
 
-    @property
-    def needs(self) -> Needs:
-        """DPO's, and the input embeddings on the graph."""
-        base = super().needs
-        return replace(base, outputs=base.outputs | {"embeddings"})
+    computes: ClassVar[frozenset[str]] = frozenset({"logps", "embeddings"})
 
     def total(self, loss_N: Tensor, out: Outputs, batch: Batch) -> Tensor:
         """Loss and penalty; the embeddings of different rows are different inputs, so one backward gives every pair's slope."""

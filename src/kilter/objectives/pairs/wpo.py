@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from kilter.objectives.ops import masked, pairs
 from kilter.objectives.pairs.dpo import DPO
 from kilter.objectives.registry import method
-from kilter.types import Batch, Needs, Outputs
+from kilter.types import Batch, Outputs
 
 
 @method("wpo")
@@ -28,11 +29,7 @@ class WPO(DPO):
 
     detaches = True
 
-    @property
-    def needs(self) -> Needs:
-        """DPO's, and the collision probability of each token's distribution."""
-        base = super().needs
-        return replace(base, outputs=base.outputs | {"collision"})
+    computes: ClassVar[frozenset[str]] = frozenset({"logps", "collision"})
 
     def total(self, loss_N: Tensor, out: Outputs, batch: Batch) -> Tensor:
         """Pairs weighted by the policy's own likelihood of them."""

@@ -63,10 +63,8 @@ class PPO(PolicyGradient):
         return adv.gae(self.token_rewards(batch), values_BT, batch.mask_BT, self.gamma, self.lam)[0]
 
     def prepare(self, batch: Batch) -> Batch:
-        """Writes advantage_BT and return_BT. Rows that are masked (unscored, or truncated on request) take no part."""
+        """Writes advantage_BT and return_BT. Unscored rows take no part."""
         keep_B = (~self.scores(batch).isnan()).to(batch.mask_BT.dtype)
-        if self.mask_truncated and batch.truncated_B is not None:
-            keep_B = keep_B * (1 - batch.truncated_B)
         batch = super().prepare(batch.with_(mask_BT=batch.mask_BT * keep_B[:, None]))
         assert batch.advantage_BT is not None
         assert batch.old_values_BT is not None
