@@ -183,18 +183,36 @@ class FixedScores:
         return [[Feedback(self.factor * float(c.text)) for c in g.completions] for g in groups]
 
 
-def reward_feedback(factors, **options):
+def reward_feedback(factors, known=(), gather=lambda value: [value], **options):
     from unittest import mock
 
     from kilter.feedback import reward_model
     from kilter.feedback.registry import Context
 
     with mock.patch.object(reward_model, "RewardModel", lambda folder, *a, **k: FixedScores(float(str(folder)))):
-        return reward_model.RewardFeedback([str(f) for f in factors], Context(), **options)
+        return reward_model.RewardFeedback([str(f) for f in factors], Context(known=known, gather=gather), **options)
 
 
 def scores_of(source, *texts):
     return [f.score for f in source([Group(Prompt(text="q"), tuple(map(Completion, texts)), (Feedback(None),) * len(texts))])[0]]
+
+
+def answers_of_data(*texts):
+    return [Group(Prompt(text="q"), (Completion(text),), (Feedback(None),)) for text in texts]
+
+
+def test_rewards_are_normalised_on_the_answers_of_the_data():
+    source = reward_feedback([3.0], known=answers_of_data(*"1313131313"), clip=None)
+    assert scores_of(source, "1", "3", "8") == [-1.0, 1.0, 6.0]  # mean 6, deviation 3 in the data, whatever the policy answers
+    many = reward_feedback([1.0], known=answers_of_data(*["0", "2"] * 32, *["900"] * 50))
+    assert scores_of(many, "2") == [1.0]  # no more than 64 answers are read
+    few = reward_feedback([1.0], known=answers_of_data("7", "9"))
+    assert scores_of(few, "1", "3") == [-1.0, 1.0]  # two answers tell no deviation
+
+
+def test_ranks_without_answers_in_the_data_share_one_scale():
+    source = reward_feedback([1.0], gather=lambda raw: [raw, [[[5.0, 7.0]]]])
+    assert scores_of(source, "1", "3") == pytest.approx([-3 / 5**0.5, -1 / 5**0.5])  # of 1, 3 here and 5, 7 on the other rank
 
 
 def test_rewards_are_normalised_on_the_first_answers_and_clipped():

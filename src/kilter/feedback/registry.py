@@ -29,12 +29,17 @@ feedback_sources: Registry[Callable[..., Any]] = Registry("feedback")
 
 @dataclass(frozen=True)
 class Context:
-    """What a source may need of the run: `model` resolves a stage or model name to a folder; policy is (Scorer, Encoder) or None."""
+    """What a source may need of the run: `model` resolves a stage or model name to a folder; policy is (Scorer, Encoder) or None.
+
+    known: answers of the training data, on which rewards are normalised. gather: one value of every rank, in order.
+    """
 
     model: Callable[[str], Path] = Path
     policy: Any = None
     max_length: int = 1024
     template: str = "auto"
+    known: Sequence[Group] = ()
+    gather: Callable[[Any], list[Any]] = lambda value: [value]
 
 
 Part = tuple[str, float, dict[str, Any]]

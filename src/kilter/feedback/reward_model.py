@@ -66,12 +66,40 @@ class RewardModel:
         return out
 
 
+REFERENCE_ANSWERS = 64
+"""Answers of the training data on which a reward is normalised."""
+MIN_ANSWERS = 8
+"""Fewer than these in the data, and the starting policy's answers serve instead."""
+
+Scores = list[list[float | None]]
+"""[group][completion], None where there is no finite score."""
+
+
+def _first_answers(groups: Sequence[Group]) -> list[Group]:
+    """Groups with answers, up to REFERENCE_ANSWERS answers; none when there are too few to tell a deviation."""
+    found: list[Group] = []
+    answers = 0
+    for group in groups:
+        if group.completions and answers < REFERENCE_ANSWERS:
+            found.append(group)
+            answers += len(group.completions)
+    return found if answers >= MIN_ANSWERS else []
+
+
+def _scale(rows: Scores) -> tuple[float, float]:
+    """(mean, deviation) of all finite scores."""
+    values = [v for row in rows for v in row if v is not None]
+    spread = statistics.pstdev(values) if len(values) > 1 else 1.0
+    return (statistics.fmean(values) if values else 0.0, spread if spread > 1e-6 else 1.0)
+
+
 @feedback_sources.register("reward_model")
 class RewardFeedback:
     """The reward of one model or of an ensemble, for training.
 
     model: a stage, a folder or a Hub id, or a list of them. combine: mean, or min (pessimistic; Coste et al. 2024). normalize:
-    shift and scale to mean 0, deviation 1 on the first answers it sees, which are the starting policy's; kept on resumption. clip: rewards beyond this many deviations count as it.
+    shift and scale to mean 0, deviation 1 on the answers of the training data (Stiennon et al. 2020), at most REFERENCE_ANSWERS of them; where the data has
+    prompts only, on the first answers scored, which are the starting policy's. Kept on resumption. clip: rewards beyond this many deviations count as it.
     """
 
     def __init__(self, model: str | list[str], context: Context, combine: Literal["mean", "min"] = "mean", normalize: bool = True, clip: float | None = 5.0,
@@ -86,24 +114,29 @@ class RewardFeedback:
             m.encoder.tokenizer.get_vocab() == context.policy[1].tokenizer.get_vocab() for m in self.members
         )
         self.combine, self.normalize, self.clip = combine, normalize, clip
+        self.known, self.gather = _first_answers(context.known), context.gather
         self.scales: list[tuple[float, float]] | None = None
         self.disagreement: float | None = None
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion."""
-        if not self.same:  # another tokenizer reads the text
-            groups = [replace(g, completions=tuple(Completion(c.text or " ") for c in g.completions)) for g in groups]
-        raw = [[[f.score for f in row] for row in member(groups)] for member in self.members]
+        raw = self._raw(groups)
         if self.normalize and self.scales is None:
-            self.scales = []
-            for rows in raw:
-                values = [v for row in rows for v in row if v is not None]
-                spread = statistics.pstdev(values) if len(values) > 1 else 1.0
-                self.scales.append((statistics.fmean(values) if values else 0.0, spread if spread > 1e-6 else 1.0))
+            self.scales = [_scale(rows) for rows in (self._raw(self.known) if self.known else self._everywhere(raw))]
         spreads: list[float] = []
         out = [[self._combine([rows[g][i] for rows in raw], spreads) for i in range(len(group.completions))] for g, group in enumerate(groups)]
         self.disagreement = statistics.fmean(spreads) if len(self.members) > 1 and spreads else None
         return out
+
+    def _raw(self, groups: Sequence[Group]) -> list[Scores]:
+        """[member][group][completion]"""
+        if not self.same:  # another tokenizer reads the text
+            groups = [replace(g, completions=tuple(Completion(c.text or " ") for c in g.completions)) for g in groups]
+        return [[[f.score for f in row] for row in member(groups)] for member in self.members]
+
+    def _everywhere(self, raw: list[Scores]) -> list[Scores]:
+        """The scores of all ranks, so that one scale holds for all of them."""
+        return [[row for rows in member for row in rows] for member in zip(*self.gather(raw), strict=True)]
 
     def _combine(self, values: Sequence[float | None], spreads: list[float]) -> Feedback:
         known = [v for v in values if v is not None]

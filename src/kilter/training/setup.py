@@ -186,7 +186,7 @@ def make_source(
 ) -> Online:  # fmt: skip
     """The online source with its sampler and feedback."""
     needs = objective.needs
-    context = Context(resolve, (scorer, encoder), max(spec.max_length, 2048), spec.template)
+    context = Context(resolve, (scorer, encoder), max(spec.max_length, 2048), spec.template, groups[: spec.limit], engine.gather)
     # The teacher's distribution is the whole signal of distillation: its answers need no score.
     scored_by = feedbacks.build(spec.feedback, context) if spec.feedback is not None else Weighted([("teacher", 0.0, _unjudged)])
     opponent: Sampler | None = None
