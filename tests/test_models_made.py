@@ -102,6 +102,14 @@ def test_merge(tiny, pairs_file, tmp_path, monkeypatch, capsys):
     assert not (target / "adapter_config.json").exists()
     for name, value in own.items():
         torch.testing.assert_close(merged[name], value)
+    apart = tmp_path / "apart"
+    monkeypatch.setattr(sys, "argv", ["kilter", "merge", str(tiny), str(apart), "--untie"])
+    with pytest.raises(SystemExit):
+        main()
+    tied, untied = load_causal(tiny), load_causal(apart)
+    assert untied.get_output_embeddings().weight.data_ptr() != untied.get_input_embeddings().weight.data_ptr()
+    ids = torch.arange(5, 25)[None]
+    assert torch.equal(tied(ids).logits, untied(ids).logits)
     monkeypatch.setattr(sys, "argv", ["kilter", "merge", str(tiny), str(tmp_path / "again")])
     with pytest.raises(SystemExit) as stop:
         main()

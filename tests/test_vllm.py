@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -149,6 +152,102 @@ def test_training_with_vllm_a_killed_engine_and_resumption(model, tmp_path):
     assert "resuming after step" in stderr
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, len(steps) + 1))
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Starts `vllm serve` on a free port; at the end of the test it is gone."""
+    running = []
+
+    def start(folder: Path, *options: str, port: int | None = None) -> tuple[str, subprocess.Popen]:
+        if port is None:
+            with socket.socket() as s:
+                s.bind(("127.0.0.1", 0))
+                port = s.getsockname()[1]
+        env = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        log = (tmp_path / "server.log").open("w")
+        module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]  # the `vllm` command asks for metadata that vllm-cpu does not have
+        arguments = ["--model", str(folder), "--dtype", "float32", "--enforce-eager", "--port", str(port), *options]
+        process = subprocess.Popen([*module, *arguments], env=env, stdout=log, stderr=subprocess.STDOUT)
+        log.close()
+        running.append(process)
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(300):
+            assert process.poll() is None, (tmp_path / "server.log").read_text()[-2000:]
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health"):
+                return url, process
+            time.sleep(1)
+        raise AssertionError("the server did not start")
+
+    yield start
+    for process in running:
+        process.terminate()
+        process.wait(30)
+
+
+def test_a_server_takes_weights_and_its_death_is_named(model, tmp_path, serve):
+    """Log-probs agree before and after a push; a run ends with the cause when the server dies, and resumes with another one."""
+    from kilter.data.encode import Encoder
+    from kilter.errors import UserError
+    from kilter.models.forward import Scorer
+    from kilter.models.load import load_causal, load_tokenizer, stop_ids
+    from kilter.sampling.vllm import VllmSampler
+    from kilter.training.config import SamplerSpec
+
+    served = tmp_path / "served"
+    merge = [sys.executable, "-m", "kilter.cli", "merge", str(model), str(served), "--untie"]
+    subprocess.run(merge, check=True, capture_output=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    url, process = serve(served, "--logprobs-mode", "processed_logprobs")
+    tokenizer = load_tokenizer(model)
+    encoder = Encoder(tokenizer, stop_ids(model, tokenizer), max_length=256)
+    scorer = Scorer(load_causal(model)).eval()
+    with torch.no_grad():
+        for p in scorer.parameters():
+            p.mul_(1.1)
+    sampler = VllmSampler(scorer, encoder, SamplerSpec(name="vllm", url=url), "float32")
+    assert gap(scorer, encoder, sampler) < 1e-3  # it took the learner's weights, not those that it was started with
+    with torch.no_grad():
+        for p in scorer.parameters():
+            p.mul_(1.1)
+    assert gap(scorer, encoder, sampler) > 1e-2
+    sampler.sync(None)
+    assert gap(scorer, encoder, sampler, 0.7) < 1e-3
+    sampler.close()
+
+    (served / "config.json").write_text((model / "config.json").read_text())  # as if the tied model were served
+    with pytest.raises(UserError, match="--untie"):
+        VllmSampler(scorer, encoder, SamplerSpec(name="vllm", url=url), "float32")
+    config = json.loads((served / "config.json").read_text())
+    (served / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+
+    out = tmp_path / "run"
+    arguments = [*command(model, out, 400), "--set", f"sampler.url={url}"]
+    run = subprocess.Popen(arguments, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE, text=True)
+    metrics = out / "metrics.jsonl"
+    for _ in range(600):
+        if metrics.exists() and len(metrics.read_text().splitlines()) >= 2:
+            break
+        time.sleep(0.25)
+    process.kill()
+    _, stderr = run.communicate(timeout=120)
+    assert run.returncode == 4, stderr[-2000:]
+    assert f"the vLLM server at {url} failed" in stderr
+    done = len(metrics.read_text().splitlines())
+    gone = subprocess.run(arguments, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+    assert gone.returncode == 2
+    assert "no vLLM server answers there" in gone.stderr
+    serve(served, "--logprobs-mode", "processed_logprobs", port=int(url.rpartition(":")[2]))
+    run = subprocess.Popen(arguments, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if len(metrics.read_text().splitlines()) >= done + 2:
+            break
+        time.sleep(0.25)
+    run.send_signal(signal.SIGTERM)
+    _, stderr = run.communicate(timeout=120)
+    assert "resuming after step" in stderr
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) >= done + 1
 
 
 def test_a_server_that_is_not_there_is_named(model, tmp_path):

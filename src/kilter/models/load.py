@@ -242,6 +242,13 @@ def load_causal(folder: Path, quantization: Any = None) -> Any:
     return load_merged(model, adapter) if adapter is not None else model
 
 
+def separate_head(model: Any) -> None:
+    """Gives an output projection that is the input embedding a weight of its own."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    head.weight = torch.nn.Parameter(embedding.weight.detach().clone())
+    model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
+
+
 def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bool = False) -> Any:
     """A sequence classifier with one output. `fresh`: a causal LM is accepted, and its score head starts at zero.
 

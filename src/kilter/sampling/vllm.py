@@ -56,12 +56,16 @@ class VllmSampler:
         memory = Path("/dev/shm")
         self._folder = Path(tempfile.mkdtemp(prefix="kilter-vllm-", dir=memory if memory.is_dir() and os.access(memory, os.W_OK) else None))
         self._dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-        self._write()
-        encoder.tokenizer.save_pretrained(str(self._folder))
         self.client: Client
         try:
-            self.client = InProcess(self._folder, dtype, spec) if spec.url is None else Server(spec.url, spec.timeout)
-            if spec.url is not None:
+            server = None if spec.url is None else Server(spec.url, spec.timeout, tied(scorer.model))
+            self._own_head = not torch.cuda.is_available() if server is None else server.on_cpu
+            self._write()
+            encoder.tokenizer.save_pretrained(str(self._folder))
+            if server is None:
+                self.client = InProcess(self._folder, dtype, spec)
+            else:
+                self.client = server
                 self.client.reload(self._folder, spec.timeout)
         except BaseException:
             self.close()
@@ -103,15 +107,19 @@ class VllmSampler:
         with quiet_transformers():
             base, state = merged_state(self.scorer.model, self._dtype)
             base.save_pretrained(str(self._folder), state_dict=state, max_shard_size="1000GB")
-        if self.spec.url is None and not torch.cuda.is_available():
-            _untie(base, state, self._folder)
+        if self._own_head:
+            untie(base, state, self._folder)
 
     def close(self) -> None:
-        """Removes the weights from shared memory."""
+        """Removes the weights from shared memory and hangs up."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        client = getattr(self, "client", None)
+        if isinstance(client, Server):
+            client.http.close()
 
     def __del__(self) -> None:
-        self.close()
+        if shutil is not None:  # the interpreter may be on its way out
+            self.close()
 
 
 @torch.no_grad()
@@ -136,9 +144,14 @@ def merged_state(model: Any, dtype: torch.dtype) -> tuple[Any, dict[str, torch.T
     return base, state
 
 
-def _untie(base: Any, state: dict[str, torch.Tensor], folder: Path) -> None:
-    """Gives a tied output projection weights of its own: on a CPU, vLLM 0.32 re-arranges them at load and misses them at reload."""
-    if not base.config.get_text_config().tie_word_embeddings:
+def tied(model: Any) -> bool:
+    """Whether input embedding and output projection share one matrix."""
+    return bool(model.config.get_text_config().tie_word_embeddings)
+
+
+def untie(base: Any, state: dict[str, torch.Tensor], folder: Path) -> None:
+    """Gives a tied output projection in `folder` weights of its own: on a CPU, vLLM 0.32 re-arranges them at load and misses them at reload."""
+    if not tied(base):
         return
     head = next(name for name, module in base.named_modules() if module is base.get_output_embeddings())
     embedding = next(name for name, module in base.named_modules() if module is base.get_input_embeddings())
@@ -230,7 +243,8 @@ class InProcess:
 class Server:
     """A running `vllm serve` with VLLM_SERVER_DEV_MODE=1 and --logprobs-mode processed_logprobs, which reads the same file system."""
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, tied: bool = False) -> None:
+        """tied: the policy's output projection is its embedding, which a server on a CPU must hold apart."""
         try:
             import httpx
         except ImportError as error:
@@ -239,9 +253,20 @@ class Server:
         self.url, self.timeout = url.rstrip("/").removesuffix("/v1"), timeout
         self.http = httpx.Client(timeout=timeout)
         try:
+            self.model = self._served(url)
+            self.on_cpu = self._inspect(tied)
+        except BaseException:
+            self.http.close()
+            raise
+
+    def _served(self, url: str) -> str:
+        """Name of the model that the server offers."""
+        import httpx
+
+        try:
             found = self.http.get(f"{self.url}/v1/models")
             found.raise_for_status()
-            self.model = found.json()["data"][0]["id"]
+            return str(found.json()["data"][0]["id"])
         except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
             raise UserError(
                 "sampler.url",
@@ -249,6 +274,25 @@ class Server:
                 f"no vLLM server answers there ({_last_line(error)})",
                 "start `vllm serve MODEL`, or leave url out to run it in process",
             ) from error
+
+    def _inspect(self, tied: bool) -> bool:
+        """Whether the server computes on a CPU; UserError for settings under which its log-probs or weights would silently be wrong."""
+        reply = self.http.get(f"{self.url}/server_info", params={"config_format": "json"})
+        if reply.status_code != 200:
+            raise UserError("sampler.url", self.url, "takes no weights", "start the server with VLLM_SERVER_DEV_MODE=1 in its environment")
+        config = reply.json()["vllm_config"]
+        mode = config["model_config"]["logprobs_mode"]
+        if mode != "processed_logprobs":
+            raise UserError("sampler.url", self.url, f"reports {mode}", "start the server with --logprobs-mode processed_logprobs")
+        on_cpu = "cpu" in config["parallel_config"]["worker_cls"].lower()
+        served = Path(config["model_config"]["model"]) / "config.json"
+        separate = served.is_file() and json.loads(served.read_text()).get("tie_word_embeddings") is False
+        if on_cpu and tied and not separate:
+            raise UserError(
+                "sampler.url", self.url, "serves on a CPU a model whose head is its embedding, and vLLM would miss new weights of that head",
+                "serve a copy made by `kilter merge MODEL FOLDER --untie`",
+            )  # fmt: skip
+        return on_cpu
 
     def generate(self, prompts: Sequence[tuple[int, ...]], k: int, params: SamplingParams, stop_ids: Sequence[int]) -> list[list[Answer]]:
         """See Client."""
@@ -278,13 +322,9 @@ class Server:
             return reply.json() if reply.content else None
         except (httpx.HTTPError, ValueError) as error:
             detail = error.response.text[:200] if isinstance(error, httpx.HTTPStatusError) else _last_line(error)
-            hint = (
-                "start it with VLLM_SERVER_DEV_MODE=1"
-                if path == "/collective_rpc" and "404" in str(error)
-                else "check the server, then run the same command again to resume"
-            )
             raise RunFailed(
-                f"the vLLM server at {self.url} failed at {path} after {time.monotonic() - begin:.0f} s ({detail})\n  fix: {hint}"
+                f"the vLLM server at {self.url} failed at {path} after {time.monotonic() - begin:.0f} s ({detail})\n"
+                "  fix: check the server, then run the same command again to resume"
             ) from error
 
 

@@ -126,7 +126,7 @@ class Online:
     """The policy's own answers of the last step: all of them, but for an opponent's."""
     notes: list[str] = field(default_factory=list)
     on_event: Callable[[str, str], None] | None = None
-    sum_: Callable[[Any], Any] | None = None
+    gather: Callable[[Any], list[Any]] = lambda value: [value]
 
     @property
     def total_steps(self) -> int:
@@ -164,11 +164,7 @@ class Online:
 
     def _everywhere(self, count: int) -> int:
         """Sum over all processes."""
-        if self.world == 1 or self.sum_ is None:
-            return count
-        import torch
-
-        return int(self.sum_(torch.tensor(float(count))))
+        return sum(self.gather(count))
 
     def _placeholder(self) -> list[Encoded]:
         """A group without a preference among its answers, for a process that has nothing to learn from while others do."""
@@ -291,37 +287,35 @@ class Online:
         return Encoded(group, prompt, tuple(p[0] for p in pieces), tuple(p[1] for p in pieces))
 
     def _measure(self, groups: Sequence[Group]) -> Metrics:
-        """Names as in TRL's GRPO trainer."""
-        scores = [[f.score for f in g.feedback if f.score is not None] for g in groups]
+        """Names and definitions as in TRL's GRPO trainer, over the completions of all ranks."""
+        mine = [[(f.score, f.parts, len(c.token_ids or ()), c.finish_reason) for c, f in zip(g.completions, g.feedback, strict=True)] for g in groups]
+        rows = [row for share in self.gather(mine) for row in share]
+        answers = [a for row in rows for a in row]
+        if not answers:
+            return {}
+        scores = [[score for score, *_ in row if score is not None] for row in rows]
         flat = [s for row in scores for s in row]
-        completions = [c for g in groups for c in g.completions]
-        lengths = [float(len(c.token_ids or ())) for c in completions]
-        ended = [n for n, c in zip(lengths, completions, strict=True) if c.finish_reason == "stop"]
-        spread = [_std(row) for row in scores if len(row) > 1]
-        sums: dict[str, tuple[float, float]] = {
-            "reward": (sum(flat), len(flat)), "reward_std": (sum(spread), len(spread)),
-            "frac_reward_zero_std": (sum(s < 1e-8 for s in spread), len(spread)), "completions/mean_length": (sum(lengths), len(lengths)),
-            "completions/clipped_ratio": (sum(c.finish_reason == "length" for c in completions), len(completions)),
-            "completions/mean_terminated_length": (sum(ended), len(ended)),
-            "feedback/unscored": (len(completions) - len(flat), len(completions)),
+        within = [_std(row) for row in scores if len(row) > 1]
+        lengths = [n for _, _, n, _ in answers]
+        ended = [n for _, _, n, reason in answers if reason == "stop"]
+        out: Metrics = {
+            "completions/mean_length": _mean(lengths), "completions/min_length": min(lengths), "completions/max_length": max(lengths),
+            "completions/clipped_ratio": _mean([reason == "length" for *_, reason in answers]), "feedback/unscored": 1 - len(flat) / len(answers),
         }  # fmt: skip
-        for name in sorted({k for g in groups for f in g.feedback for k in f.parts}):
-            values = [f.parts[name] for g in groups for f in g.feedback if name in f.parts]
-            sums[f"rewards/{name}/mean"] = (sum(values), len(values))
-        if (gap := self.feedback.disagreement()) is not None:
-            sums["rewards/disagreement"] = (gap, 1.0)
-        out = {name: total / n for name, (total, n) in self._reduce(sums).items() if n}
-        if lengths:
-            out |= {"completions/min_length": min(lengths), "completions/max_length": max(lengths)}
-        return out
-
-    def _reduce(self, sums: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-        if self.world == 1 or self.sum_ is None:
-            return sums
-        import torch
-
-        flat = self.sum_(torch.tensor([v for pair in sums.values() for v in pair])).tolist()
-        return {name: (flat[2 * i], flat[2 * i + 1]) for i, name in enumerate(sums)}
+        if ended:
+            out |= {
+                "completions/mean_terminated_length": _mean(ended), "completions/min_terminated_length": min(ended),
+                "completions/max_terminated_length": max(ended),
+            }  # fmt: skip
+        if flat:
+            out |= {"reward": _mean(flat), "reward_std": _std(flat)}
+        if within:
+            out |= {"reward_std_within_group": _mean(within), "frac_reward_zero_std": _mean([s < 1e-8 for s in within])}
+        for name in sorted({name for _, parts, *_ in answers for name in parts}):
+            values = [parts[name] for _, parts, *_ in answers if name in parts]
+            out |= {f"rewards/{name}/mean": _mean(values), f"rewards/{name}/std": _std(values)}
+        gaps = [gap for gap in self.gather(self.feedback.disagreement()) if gap is not None]
+        return out | ({"rewards/disagreement": _mean(gaps)} if gaps else {})
 
     def _event(self, what: str, detail: str) -> None:
         if self.on_event is not None:
@@ -359,8 +353,12 @@ def trim(path: Path, step: int) -> None:
     os.replace(partial, path)
 
 
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
 def _std(values: Sequence[float]) -> float:
-    mean = sum(values) / len(values)
+    mean = _mean(values)
     return math.sqrt(sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1))
 
 

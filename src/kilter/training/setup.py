@@ -202,7 +202,7 @@ def make_source(
     return Online(
         [g.prompt for g in groups[: spec.limit]], make_sampler(spec, scorer, encoder, start), scored_by, encoder, needs, spec.sampler, out / path,
         spec.batch_size, choose_select(spec.select, needs), spec.refill, spec.epochs, spec.max_steps, spec.shuffle, spec.seed, engine.rank, engine.world, opponent,
-        sum_=engine.sum,
+        gather=engine.gather,
     )  # fmt: skip
 
 
