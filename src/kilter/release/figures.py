@@ -41,16 +41,19 @@ def svg(figure: Figure, label: str) -> str:
 
 
 def forest(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Paired differences to the baseline with 95 % intervals, each scaled by its own interval's reach, zero in common.
+    """Paired differences to the baseline with 95 % intervals, each divided by its row's reach, zero in common.
 
-    A row holds label, text, value, ci_low, ci_high, higher_is_better. Units differ between rows, so each row has its own
-    scale; the numbers stand at the right.
+    A row holds label, text, value, ci_low, ci_high, higher_is_better and reach (the number that fills the width; units differ between metrics), or title
+    alone, a heading. The numbers stand at the right.
     """
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(8.4, 0.46 * len(rows) + 0.7))
+        figure, axis = plt.subplots(figsize=(8.4, (0.46 if len(rows) < 10 else 0.32) * len(rows) + 0.7))
         for i, row in enumerate(rows):
             y = len(rows) - 1 - i
-            reach = max(abs(row["ci_low"]), abs(row["ci_high"]), abs(row["value"]), 1e-12)
+            if "title" in row:
+                axis.text(-1.08, y - 0.1, row["title"], va="center", ha="left", color=INK, fontsize=9.5, fontweight="bold")
+                continue
+            reach = max(row["reach"], 1e-12)
             low, mid, high = (row[k] / reach for k in ("ci_low", "value", "ci_high"))
             colour = NEUTRAL
             if row.get("higher_is_better") is not None and (low > 0 or high < 0):
@@ -59,7 +62,8 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> str:
             axis.plot([mid], [y], "o", color=colour, markersize=7, markeredgecolor="white", markeredgewidth=1.2)
             axis.text(1.12, y, row["text"], va="center", ha="left", color=INK, fontsize=9.5)
         axis.axvline(0, color=INK, linewidth=1)
-        axis.set_yticks(range(len(rows)), [r["label"] for r in reversed(rows)])
+        places = [(i, r["label"]) for i, r in enumerate(reversed(rows)) if "label" in r]
+        axis.set_yticks([i for i, _ in places], [label for _, label in places])
         axis.set_xlim(-1.08, 1.08)
         axis.set_ylim(-0.6, len(rows) - 0.4)
         axis.set_xticks([-0.55, 0, 0.55], ["lower than baseline", "0", "higher than baseline"])

@@ -57,15 +57,19 @@ def render(run: Path) -> str:
     training = {s["name"]: _jsonl(run / s["name"] / "metrics.jsonl") for s in stages if s["kind"] == "train"}
     recipe = (run / "recipe.yaml").read_text(encoding="utf-8") if (run / "recipe.yaml").exists() else ""
     names = list(evaluation["models"]) if evaluation else []
-    candidate = gate["candidate"] if gate else next((n for n in names if n != evaluation["baseline"]), None) if evaluation else None
+    others = [n for n in names if evaluation and n != evaluation["baseline"]]
+    compared = [gate["candidate"]] if gate else others
+    candidate = compared[0] if compared else None
+    parsed = (yaml.safe_load(recipe) or {}) if recipe else {}
     environment = jinja2.Environment(loader=jinja2.PackageLoader("kilter.release"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "interval": interval, "clock": clock}
     return environment.get_template("report.html.j2").render(
         name=run.resolve().name, stages=stages, evaluation=evaluation, gate=gate, audits=audits, candidate=candidate, titles=TITLES,
-        forest=figures.forest(rows) if (rows := _forest_rows(evaluation, candidate)) else "",
+        compared=compared, undecided=not gate and any(s.get("gate") for s in parsed.get("stages", {}).values() if isinstance(s, dict)),
+        forest=figures.forest(rows) if (rows := _forest_rows(evaluation, compared)) else "",
         curves=figures.curves(training, CURVES), training=training, watched=_watched(run, stages),
         table=_table(evaluation), samples=_samples(run, stages, candidate), recipe=recipe,
-        model=(yaml.safe_load(recipe) or {}).get("model", "") if recipe else "",
+        model=parsed.get("model", ""),
         kinds={"train": "trained", "audit": "audited", "evaluate": "evaluated", "gate": "decided"},
     )  # fmt: skip
 
@@ -112,15 +116,21 @@ def _jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def _forest_rows(evaluation: Mapping[str, Any] | None, candidate: str | None) -> list[dict[str, Any]]:
-    if not evaluation or candidate is None or candidate == evaluation["baseline"]:
+def _forest_rows(evaluation: Mapping[str, Any] | None, models: Sequence[str]) -> list[dict[str, Any]]:
+    """One row per metric and model, the models of a metric together and on one scale."""
+    if not evaluation:
         return []
-    rows = []
-    for key, metric in evaluation["models"][candidate].get("difference", {}).items():
-        if metric["ci_low"] is None:
-            continue
-        text = f"{_signed(metric['value'])}  [{_signed(metric['ci_low'])}, {_signed(metric['ci_high'])}]  {_short_unit(metric['unit'])}"
-        rows.append({"label": TITLES.get(key, key), "text": text.rstrip(), **metric})
+    found = {n: evaluation["models"][n].get("difference", {}) for n in models}
+    rows: list[dict[str, Any]] = []
+    for key in dict.fromkeys(k for differences in found.values() for k in differences):
+        known = {n: d[key] for n, d in found.items() if key in d and d[key]["ci_low"] is not None}
+        reach = max((abs(m[k]) for m in known.values() for k in ("ci_low", "value", "ci_high")), default=0.0)
+        title = TITLES.get(key, key)
+        if len(models) > 1 and known:
+            rows.append({"title": title})
+        for name, metric in known.items():
+            text = f"{_signed(metric['value'])}  [{_signed(metric['ci_low'])}, {_signed(metric['ci_high'])}]  {_short_unit(metric['unit'])}"
+            rows.append({"label": title if len(models) == 1 else name, "text": text.rstrip(), "reach": reach, **metric})
     return rows
 
 
