@@ -41,7 +41,7 @@ def test_verdicts_by_hand(spec, text, metadata, want):
 
 @pytest.mark.parametrize(
     ("spec", "metadata", "why"),
-    [("math", {}, "no 'answer'"), ("instructions", {}, "no 'instructions'"), ("instructions", {"instructions": {"max_words": "many"}}, "TypeError")],
+    [("math", {}, "no 'answer'"), ("instructions", {}, "no 'instructions'"), ("instructions", {"instructions": {"max_words": "many"}}, "wrong kind")],
 )
 def test_what_cannot_be_judged_is_unscored(spec, metadata, why):
     found = score(spec, "text", **metadata)
@@ -232,3 +232,29 @@ def test_an_ensemble_is_averaged_or_taken_at_its_worst_and_reports_disagreement(
     assert both.disagreement == 2.0
     assert scores_of(reward_feedback([1.0, -1.0], normalize=False, clip=None, combine="min"), "2") == [-2.0]
     assert reward_feedback([1.0]).disagreement is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "text", "answer", "want"),
+    [
+        ("math", "Paris", "Paris", None),  # a reference that is no mathematics judges nobody
+        ("math", "anything", "", None),
+        ("math", "The answer is 3. " + "As one can see from what was said above. " * 15, "3", 1.0),
+        ({"format": {}}, "<think><answer>fake</answer></think><answer>b</answer>", None, 0.0),
+        ({"format": {}}, "<think>a</think> <answer>b</answer>", None, 1.0),
+        ({"instructions": {"checks": {"forbidden_words": ["C++"]}}}, "I like C++ a lot", None, 0.0),
+        ({"json_schema": {"schema": {}}}, "NaN", None, 0.0),
+        ({"json_schema": {"schema": {}}}, '```JSON\n{"a": 1}\n```', None, 1.0),
+    ],
+    ids=str,
+)
+def test_verifiers_on_odd_inputs(spec, text, answer, want):
+    prompt = Prompt(text="q", metadata={} if answer is None else {"answer": answer})
+    found = feedback.build(spec, feedback.Context())([Group(prompt, (Completion(text),), (Feedback(None),))])[0][0]
+    assert found.score == want, found.rationale
+
+
+@pytest.mark.parametrize("checks", [{"keywords": "hello"}, {"min_words": "5"}, {"min_words": True}, {"no_commas": 1}], ids=str)
+def test_instructions_of_the_wrong_kind_are_named(checks):
+    with pytest.raises(UserError, match="wrong kind"):
+        feedback.build({"instructions": {"checks": checks}}, feedback.Context())

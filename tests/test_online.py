@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -259,27 +260,34 @@ def test_answers_that_never_end_stop_a_run(tiny, prompts, rewards, tmp_path):
 # Resumption
 
 
-def command(tiny, prompts, rewards, out, method):
-    options = ["sampler.samples=4", "sampler.max_new_tokens=10", "monitors.allow_truncation=true", f"monitors.gold={rewards}:short", "monitors.gold_every=4",
+def command_line(tiny, prompts, rewards, out, method, gold):
+    options = ["sampler.samples=4", "sampler.max_new_tokens=10", "monitors.allow_truncation=true", f"monitors.gold={gold}", "monitors.gold_every=4",
                "monitors.gold_prompts=4", "data.heldout=0.25", "kl_control.mode=adaptive", "kl_control.target=0.5", "kl_control.horizon=64", "monitors.stop=false", "beta=0.05"]  # fmt: skip
     return [sys.executable, "-m", "kilter.cli", "train", "--method", method, "--model", str(tiny), "--data", str(prompts), "--feedback", f"{rewards}:letters", "--max-steps", "30",
             "--batch-size", "4", "--learning-rate", "3e-3", "--save-every", "3", "--out", str(out), *[x for o in options for x in ("--set", o)]]  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["ppo", "grpo"])
-def test_a_killed_run_continues_exactly(tiny, prompts, rewards, tmp_path, method):
-    """Policy, critic, optimizers, prompt position, KL controller and monitors: the metrics equal those of an unbroken run."""
+@pytest.mark.parametrize(("method", "judge"), [("ppo", "function"), ("grpo", "reward model")])
+def test_a_killed_run_continues_exactly(tiny, prompts, rewards, pairs_file, tmp_path, method, judge):
+    """Policy, critic, optimizers, prompt position, KL controller, monitors and the scale of a gold reward model: the metrics equal those of an unbroken run."""
+    gold = f"{rewards}:short"
+    if judge == "reward model":
+        import kilter
+
+        model = kilter.train(str(tiny), str(pairs_file), "bradley_terry", tmp_path / "rm", max_steps=3, batch_size=4, learning_rate=1e-2).model
+        gold = json.dumps({"reward_model": str(model)})
+    command = partial(command_line, tiny, prompts, rewards, method=method, gold=gold)
     env = os.environ | {"HF_HUB_OFFLINE": "1", "KILTER_CACHE": str(tmp_path / "cache")}
     whole = tmp_path / "whole"
-    subprocess.run(command(tiny, prompts, rewards, whole, method), env=env, check=True, capture_output=True)
+    subprocess.run(command(whole), env=env, check=True, capture_output=True)
     broken = tmp_path / "broken"
-    process = subprocess.Popen(command(tiny, prompts, rewards, broken, method), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command(broken), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     path = broken / "metrics.jsonl"
     while process.poll() is None and not (path.exists() and len(path.read_text().splitlines()) >= 8):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    subprocess.run(command(tiny, prompts, rewards, broken, method), env=env, check=True, capture_output=True)
+    subprocess.run(command(broken), env=env, check=True, capture_output=True)
     timing = ("tokens_per_second", "sampling/tokens_per_second", "sampling/seconds", "feedback/seconds", "memory/peak_gb")
     read = lambda p: [{k: v for k, v in json.loads(line).items() if k not in timing} for line in p.read_text().splitlines()]
     assert read(path) == read(whole / "metrics.jsonl")
@@ -379,6 +387,16 @@ def test_a_kl_budget_stops_grpo(tiny, prompts, tmp_path, rewards):
         ("grpo", {"kl_control": {"mode": "adaptive"}}, "kl_control.mode"),
         ({"name": "grpo", "advantage": "passk", "k": 16}, {}, "method.k"),
         ({"name": "grpo", "advantage": "prm_token"}, {}, "method.advantage"),
+        ({"name": "grpo", "advantage": "passk", "kl_in": "reward", "beta": 0.1}, {}, "method.kl_in"),
+        ("online_dpo", {"kl_control": {"mode": "adaptive"}}, "kl_control.mode"),
+        ("grpo", {"refresh_reference_every": 2}, "refresh_reference_every"),
+        ("grpo", {"critic": {"learning_rate": 1e-3}}, "critic"),
+        ("grpo", {"teacher": "somewhere"}, "teacher"),
+        ("grpo", {"eval_every": 2}, "eval_every"),
+        ("grpo", {"refill": 1}, "refill"),
+        ("grpo", {"sampler": {"url": "http://127.0.0.1:9"}}, "sampler.url"),
+        ("grpo", {"sampler": {"name": "vllm", "top_p": 0.9}}, "sampler.top_p"),
+        ("grpo", {"monitors": {"gold": "math"}}, "monitors.gold"),
         ("grpo", {"sampler": {"max_new_tokens": 1020}}, "max_length"),
     ],
     ids=str,

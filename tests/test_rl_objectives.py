@@ -319,8 +319,8 @@ def test_truncated_importance_sampling_is_on_when_the_engines_differ():
     with_weights = grpo.loss(Outputs(logps_BT=logps), ready)
     without = grpo.loss(Outputs(logps_BT=logps), ready.with_(sampling_logps_BT=None))
     torch.testing.assert_close(with_weights.value, without.value * 2.0)  # exp(1) is capped at 2
-    gap = with_weights.metrics["sampling/sampling_logp_difference/mean"]
-    assert float(gap.total / gap.weight) == pytest.approx(1.0, abs=1e-6)
+    ratio = with_weights.metrics["sampling/importance_sampling_ratio/mean"]
+    assert float(ratio.total / ratio.weight) == pytest.approx(2.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_top_k_and_top_p_restrict_the_support():
 
 def test_sampling_frequencies_match_the_distribution():
     p = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    tokens, logps = choose(p.log().repeat(20000, 1), torch.rand(20000, generator=torch.Generator().manual_seed(1)), SamplingParams())
+    tokens, logps, _ = choose(p.log().repeat(20000, 1), torch.rand(20000, generator=torch.Generator().manual_seed(1)), SamplingParams())
     torch.testing.assert_close(torch.bincount(tokens, minlength=4) / 20000, p, atol=0.012, rtol=0)
     torch.testing.assert_close(logps, p.log()[tokens])
 
@@ -240,7 +240,7 @@ def test_nucleus_without_a_full_sort_is_the_nucleus():
     p, order = logits.softmax(-1).sort(-1, descending=True)
     inside = (p.cumsum(-1) - p) < 0.9
     for u in torch.linspace(0, 0.9999, 40):
-        picked, _ = choose(logits, u.repeat(3), SamplingParams(top_p=0.9))
+        picked, *_ = choose(logits, u.repeat(3), SamplingParams(top_p=0.9))
         for row in range(3):
             assert int(picked[row]) in set(order[row][inside[row]].tolist())
 

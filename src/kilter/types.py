@@ -37,7 +37,8 @@ class Completion:
     """One answer. `turns` holds a multi-turn continuation (assistant, user, ..., assistant); else empty.
 
     `token_ids` and `sampling_logps` (nats, at the sampling temperature) are set by samplers and never
-    re-derived from text. `mask` is 1 on tokens the policy is trained on.
+    re-derived from text. `mask` is 1 on tokens the policy is trained on. `entropy`: mean over the tokens of the entropy of the distribution
+    that each was drawn from, before top-k and top-p, nats.
     """
 
     text: str
@@ -46,6 +47,7 @@ class Completion:
     sampling_logps: tuple[float, ...] | None = None
     finish_reason: Literal["stop", "length"] | None = None
     policy_version: int | None = None
+    entropy: float | None = None
     turns: tuple[Message, ...] = ()
 
 

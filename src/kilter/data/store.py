@@ -40,6 +40,7 @@ def from_json(row: dict[str, Any]) -> Group:
             sampling_logps=tuple(c["sampling_logps"]) if "sampling_logps" in c else None,
             finish_reason=c.get("finish_reason"),
             policy_version=c.get("policy_version"),
+            entropy=c.get("entropy"),
             turns=turns(c.get("turns")),
         )
         for c in row["completions"]

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from kilter.errors import RunFailed
+
 START = 180.0
 """Seconds for the worker to start, or to import a user's file."""
 
@@ -127,11 +129,17 @@ class Worker:
             stdout=2,
             pass_fds=(theirs,),
             env=env,
+            start_new_session=True,  # Ctrl-C is for the run, which ends its step first; the worker ends with its input
         )
         os.close(theirs)
         self._send, self._receive = self._process.stdin, mine  # type: ignore[assignment]
-        if self._read(START) is None:
-            raise RuntimeError("the worker process for feedback did not start")
+        try:
+            started = self._read(START) is not None
+        except EOFError:
+            started = False
+        if not started:
+            self.close()
+            raise RunFailed("the worker process for feedback did not start\n  fix: free memory, then run the same command again to resume")
 
     def _read(self, timeout: float) -> bytes | None:
         """One message, or None when the time is up. Raises EOFError when the worker is gone."""

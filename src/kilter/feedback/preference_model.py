@@ -28,6 +28,8 @@ class PreferenceModel:
     cost n (n - 1) rows.
     """
 
+    compares = True
+
     def __init__(self, model: str, context: Context) -> None:
         folder = context.model(model)
         if not reads_pairs(folder):

@@ -177,6 +177,19 @@ class Weighted:
             if name in state:
                 source.restore(state[name])
 
+    def scale_of(self, name: str) -> tuple[float, float] | None:
+        """(mean, deviation) such that a part's contribution is (raw - mean) / deviation, its weight included; None where it is not (yet) known."""
+        for own, weight, source in self.parts:
+            scales = getattr(source, "scales", None)
+            if own == name and scales and weight > 0:
+                return scales[0][0], scales[0][1] / weight
+        return None
+
+    @property
+    def compares(self) -> bool:
+        """Whether any part judges an answer by the others of its group."""
+        return any(getattr(source, "compares", False) for _, _, source in self.parts)
+
     def disagreement(self) -> float | None:
         """Mean standard deviation among the members of reward-model ensembles in the last call, None without one."""
         found = [d for _, _, source in self.parts if (d := getattr(source, "disagreement", None)) is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -12,6 +13,8 @@ from kilter.feedback.registry import Context, feedback_sources
 from kilter.types import Completion, Feedback, Group, Prompt
 
 QUESTION = "Review the reply below.\n\nRequest:\n{prompt}\n\nReply:\n{answer}\n\nIs the reply correct, helpful and to the point? Answer Yes or No."
+
+FIELD = re.compile(r"\{(prompt|answer)\}")
 
 
 @feedback_sources.register("self_reward")
@@ -36,7 +39,7 @@ class SelfReward:
         for g in groups:
             asked = "\n".join(m["content"] for m in g.prompt.messages) or g.prompt.text or ""
             for c in g.completions:
-                text = self.question.format(prompt=asked, answer=c.text)
+                text = FIELD.sub(lambda m: {"prompt": asked, "answer": c.text}[m[1]], self.question)
                 questions.append(
                     Group(Prompt(messages=({"role": "user", "content": text},)), (Completion("Yes"), Completion("No")), (Feedback(None),) * 2)
                 )

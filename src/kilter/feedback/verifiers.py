@@ -19,6 +19,9 @@ from kilter.types import Completion, Feedback, Group, Prompt
 feedback_sources.register("support_desk")(GoldFeedback)
 
 
+LOOK_BACK = 4000
+"""Characters at the end of an answer in which the final number or formula is searched."""
+
 TIMEOUT = 10.0
 """Seconds for one verdict; answers can be made to parse for ever (9**9**9)."""
 
@@ -63,11 +66,17 @@ class _AgainstAnswer(_PerCompletion):
     def __init__(self, key: str = "answer", mark: str | None = None) -> None:
         self.key, self.mark = key, mark
 
+    def readable(self, gold: str) -> bool:
+        """Whether the reference is one that answers can be compared with."""
+        return bool(gold)
+
     def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
         """Finds both, then compares."""
         gold = gold_answer(prompt, self.key)
         if gold is None:
             return None, f"the prompt has no {self.key!r}"
+        if not self.readable(gold):
+            return None, f"the prompt's {self.key!r} is {gold[:40]!r}, which cannot be read"
         text = completion.text
         if self.mark is not None:
             if self.mark not in text:
@@ -91,11 +100,17 @@ class MathAnswer(_AgainstAnswer):
 
     prepare = staticmethod(first_parse)
 
+    def readable(self, gold: str) -> bool:
+        """Whether the reference is mathematics. A word ("Paris") would be read as a product of letters, and no answer in prose would equal it."""
+        from math_verify import parse
+
+        return bool(re.fullmatch(r"[^\W\d_]{2,}(?:\s+[^\W\d_]+)*", gold) is None and parse(f"${gold}$", parsing_timeout=None))
+
     def equal(self, gold: str, text: str) -> bool:
         """After parsing both; its own time limits use signals, which work in the main thread alone."""
         from math_verify import parse, verify
 
-        return bool(verify(parse(f"${gold}$", parsing_timeout=None), parse(text[-400:], parsing_timeout=None), timeout_seconds=None))
+        return bool(verify(parse(f"${gold}$", parsing_timeout=None), parse(text[-LOOK_BACK:], parsing_timeout=None), timeout_seconds=None))
 
 
 @feedback_sources.register("exact")
@@ -136,9 +151,9 @@ class JsonSchema(_PerCompletion):
 
     def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
         """Parses, then validates."""
-        text = re.sub(r"^```(?:json)?\s*|\s*```$", "", completion.text.strip())
+        text = re.sub(r"^```(?:json)?\s*|\s*```$", "", completion.text.strip(), flags=re.IGNORECASE)
         try:
-            value = json.loads(text)
+            value = json.loads(text, parse_constant=_no_constant)
         except ValueError as error:
             return 0.0, f"not JSON ({error})"
         problem = next(iter(jsonschema.Draft202012Validator(self.schema).iter_errors(value)), None)
@@ -150,8 +165,9 @@ class FormatTags(_PerCompletion):
     """1 when the answer is exactly <tag>...</tag> for each tag in order, once each, with nothing but white space between."""
 
     def __init__(self, tags: Sequence[str] = ("think", "answer")) -> None:
+        known = "|".join(map(re.escape, tags))
         self.pattern = re.compile(
-            r"\s*" + r"\s*".join(rf"<{re.escape(t)}>(?:(?!</?{re.escape(t)}>).)*</{re.escape(t)}>" for t in tags) + r"\s*", re.DOTALL
+            r"\s*" + r"\s*".join(rf"<{re.escape(t)}>(?:(?!</?(?:{known})>).)*</{re.escape(t)}>" for t in tags) + r"\s*", re.DOTALL
         )
 
     def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
@@ -165,7 +181,7 @@ def _words(text: str) -> list[str]:
 
 CHECKS: dict[str, Callable[[str, Any], bool]] = {
     "keywords": lambda text, v: all(k.lower() in text.lower() for k in v),
-    "forbidden_words": lambda text, v: not any(re.search(rf"\b{re.escape(k)}\b", text, re.IGNORECASE) for k in v),
+    "forbidden_words": lambda text, v: not any(re.search(rf"(?<!\w){re.escape(k)}(?!\w)", text, re.IGNORECASE) for k in v),
     "min_words": lambda text, v: len(_words(text)) >= v,
     "max_words": lambda text, v: len(_words(text)) <= v,
     "min_sentences": lambda text, v: len(re.findall(r"[.!?](?:\s|$)", text)) >= v,
@@ -182,9 +198,21 @@ CHECKS: dict[str, Callable[[str, Any], bool]] = {
 }
 
 
+KINDS: dict[str, tuple[type, ...]] = {
+    "keywords": (list, tuple), "forbidden_words": (list, tuple), "min_words": (int,), "max_words": (int,), "min_sentences": (int,),
+    "max_sentences": (int,), "bullets": (int,), "paragraphs": (int,), "starts_with": (str,), "ends_with": (str,), "no_commas": (bool,),
+    "uppercase": (bool,), "lowercase": (bool,), "quoted": (bool,), "json": (bool,),
+}  # fmt: skip
+"""What each check takes."""
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
+        json.loads(text, parse_constant=_no_constant)
     except ValueError:
         return False
     return True
@@ -206,6 +234,8 @@ class Instructions(_PerCompletion):
         for name in checks:
             if name not in CHECKS:
                 raise UserError(f"feedback.instructions.{name}", checks[name], "unknown check", nearest(name, CHECKS))
+            if not isinstance(checks[name], KINDS[name]) or (isinstance(checks[name], bool) and bool not in KINDS[name]):
+                raise UserError(f"feedback.instructions.{name}", checks[name], "is of the wrong kind", f"give a {KINDS[name][0].__name__}")
 
     def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
         """Runs every check."""

@@ -17,6 +17,11 @@ class ActorCritic(nn.Module):
     def __init__(self, policy: Scorer, critic: Scorer) -> None:
         super().__init__()
         self.policy, self.critic = policy, critic
+        self.mean, self.deviation = 0.0, 1.0
+
+    def adopt(self, mean: float, deviation: float) -> None:
+        """Values become (head - mean) / deviation: a critic that began as the reward model then predicts normalised rewards from the start."""
+        self.mean, self.deviation = mean, deviation
 
     @property
     def model(self) -> Any:
@@ -40,4 +45,6 @@ class ActorCritic(nn.Module):
         if "values" not in outputs:
             return found
         values = self.critic(batch, frozenset({"values"}), amp=amp).values_BT
+        if values is not None and (self.mean, self.deviation) != (0.0, 1.0):
+            values = (values - self.mean) / self.deviation
         return Outputs(logps_BT=found.logps_BT, entropy_BT=found.entropy_BT, scores_B=found.scores_B, values_BT=values)

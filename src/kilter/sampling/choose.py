@@ -6,6 +6,7 @@ and no vocabulary-sized cumulative sum is made.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -28,11 +29,17 @@ def check_params(params: SamplingParams) -> None:
             raise UserError(f"sampling.{name}", getattr(params, name), "out of range", f"use a value {fix}")
 
 
-def choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams | Sequence[SamplingParams]) -> tuple[Tensor, Tensor]:
-    """(tokens [R], log-probs [R] in nats) for logits [R, V] and uniform draws [R]; `params` for all rows, or one per row.
+def request_seed(params: SamplingParams, prompt: Sequence[int], sample: int) -> int:
+    """A number of 56 bits from (seed, prompt tokens, sample index) alone: what else is in the batch does not matter."""
+    digest = hashlib.sha256(f"{params.seed}|{sample}|{tuple(prompt)}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams | Sequence[SamplingParams]) -> tuple[Tensor, Tensor, Tensor]:
+    """(tokens [R], log-probs [R], entropies [R] in nats) for logits [R, V] and uniform draws [R]; `params` for all rows, or one per row.
 
     The log-prob is that of the full softmax at the sampling temperature (at 1 for greedy), before top-k and top-p,
-    which is what the learner recomputes.
+    which is what the learner recomputes; the entropy is that of the same distribution (0 for greedy).
     """
     if isinstance(params, SamplingParams):
         return _choose(logits_RV, draws_R, params)
@@ -42,18 +49,18 @@ def choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams | Sequence
     if len(kinds) == 1:
         return _choose(logits_RV, draws_R, params[0])
     picked = torch.empty(len(params), dtype=torch.long, device=logits_RV.device)
-    logps = torch.empty(len(params), device=logits_RV.device)
+    logps, entropy = torch.empty(2, len(params), device=logits_RV.device)
     for rows in kinds.values():
         where = torch.tensor(rows, device=logits_RV.device)
-        picked[where], logps[where] = _choose(logits_RV[where], draws_R[where], params[rows[0]])
-    return picked, logps
+        picked[where], logps[where], entropy[where] = _choose(logits_RV[where], draws_R[where], params[rows[0]])
+    return picked, logps, entropy
 
 
-def _choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+def _choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor, Tensor]:
     logits_RV = logits_RV.float()
     if params.temperature == 0:
         top, picked = logits_RV.max(-1)
-        return picked, top - logits_RV.logsumexp(-1)
+        return picked, top - logits_RV.logsumexp(-1), torch.zeros_like(top)
     if params.temperature != 1:
         logits_RV = logits_RV / params.temperature
     top = logits_RV.amax(-1, keepdim=True)
@@ -68,8 +75,12 @@ def _choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams) -> tuple
         picked = _filtered(mass_RV, total, draws_R, params)
     else:
         picked = _in_blocks(mass_RV, blocks, draws_R)
-    logps = logits_RV.gather(1, picked[:, None])[:, 0] - top[:, 0] - total.log().float()
-    return picked, logps
+    log_total = total.log().float()
+    logps = logits_RV.gather(1, picked[:, None])[:, 0] - top[:, 0] - log_total
+    mean = torch.einsum("rv,rv->r", mass_RV, logits_RV) / total.float()
+    if not bool(mean.isfinite().all()):  # a token of probability 0 counts 0, not 0 times -inf
+        mean = torch.where(mass_RV > 0, mass_RV * logits_RV, 0.0).sum(-1) / total.float()
+    return picked, logps, (log_total + top[:, 0] - mean).clamp_min(0.0)
 
 
 def _in_blocks(mass_RV: Tensor, blocks: Tensor, draws_R: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ numbers from its own generator, seeded by (seed, prompt tokens, sample index), s
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from kilter.data.encode import Encoder
 from kilter.models.forward import Scorer
-from kilter.sampling.choose import check_params, choose
+from kilter.sampling.choose import check_params, choose, request_seed
 from kilter.sampling.engine import Engine, MixtureEngine, SharedEngine, StandardEngine, supports_shared_decoding
 from kilter.sampling.packed import packed_linears
 from kilter.types import Completion, Learner, Prompt, SamplingParams
@@ -37,6 +36,7 @@ class _Row:
     draws: Tensor
     tokens: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
+    entropy: float = 0.0
     text: str | None = None
     finish: Literal["stop", "length"] | None = None
 
@@ -117,7 +117,7 @@ class LocalSampler:
         text = row.text if row.text is not None else self.encoder.tokenizer.decode([t for t in tokens if t not in self.encoder.stop_ids])
         return Completion(
             text=text.strip(), token_ids=tuple(tokens), mask=(1,) * len(tokens), sampling_logps=tuple(row.logps),
-            finish_reason=row.finish, policy_version=self.version,
+            finish_reason=row.finish, policy_version=self.version, entropy=row.entropy / max(1, len(tokens)),
         )  # fmt: skip
 
     def _decode(self, ids: Sequence[tuple[int, ...]], params: Sequence[SamplingParams], k: int, progress: Callable[[int], None] | None) -> list[_Row]:
@@ -178,11 +178,12 @@ class LocalSampler:
                 logits = torch.cat([*([] if logits is None else [logits]), torch.stack(new)])
             assert logits is not None
             draws = torch.stack([r.draws[len(r.tokens)] for r in rows]).to(device)
-            picked, logps = choose(logits, draws, [r.params for r in rows])
+            picked, logps, entropy = choose(logits, draws, [r.params for r in rows])
             alive = []
-            for i, (row, token, logp) in enumerate(zip(rows, picked.tolist(), logps.tolist(), strict=True)):
+            for i, (row, token, logp, spread) in enumerate(zip(rows, picked.tolist(), logps.tolist(), entropy.tolist(), strict=True)):
                 row.tokens.append(token)
                 row.logps.append(logp)
+                row.entropy += spread
                 self._finish(row)
                 if row.finish is None:
                     alive.append(i)
@@ -226,6 +227,5 @@ def _fill_holes(alive: list[int]) -> list[int]:
 
 def _draws(prompt: tuple[int, ...], sample: int, params: SamplingParams) -> Tensor:
     """The uniform numbers of one request: a function of (seed, prompt, sample index) alone; a prompt that stands in a batch twice goes on counting its samples."""
-    digest = hashlib.sha256(f"{params.seed}|{sample}|{prompt}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    generator = torch.Generator().manual_seed(request_seed(params, prompt, sample))
     return torch.rand(params.max_new_tokens, generator=generator)

@@ -16,18 +16,21 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from kilter.data.encode import Encoder
 from kilter.errors import RunFailed, UserError
 from kilter.models.forward import Scorer
 from kilter.models.load import quiet_transformers
-from kilter.sampling.choose import check_params
+from kilter.sampling.choose import check_params, request_seed
 from kilter.training.config import SamplerSpec
 from kilter.types import Completion, Learner, Prompt, SamplingParams
 
@@ -104,11 +107,16 @@ class VllmSampler:
         self.version += 1
 
     def _write(self) -> None:
-        with quiet_transformers():
-            base, state = merged_state(self.scorer.model, self._dtype)
-            base.save_pretrained(str(self._folder), state_dict=state, max_shard_size="1000GB")
-        if self._own_head:
-            untie(base, state, self._folder)
+        try:
+            with quiet_transformers():
+                base, state = merged_state(self.scorer.model, self._dtype)
+                base.save_pretrained(str(self._folder), state_dict=state, max_shard_size="1000GB")
+            if self._own_head:
+                untie(base, state, self._folder)
+        except (OSError, SafetensorError) as error:
+            raise RunFailed(
+                f"weights for vLLM could not be written to {self._folder} ({_last_line(error)})\n  fix: free memory in /dev/shm, or use sampler.name: local"
+            ) from error
 
     def close(self) -> None:
         """Removes the weights from shared memory and hangs up."""
@@ -218,8 +226,8 @@ class InProcess:
 
         own = [
             Params(n=k, temperature=params.temperature, top_p=params.top_p, top_k=params.top_k or -1, max_tokens=params.max_new_tokens, stop=list(params.stop) or None,
-                   stop_token_ids=list(stop_ids), seed=(params.seed * 1009 + i) % (1 << 31), logprobs=0, include_stop_str_in_output=True)
-            for i in range(len(prompts))
+                   stop_token_ids=list(stop_ids), seed=seed, logprobs=0, include_stop_str_in_output=True)
+            for seed in _seeds(prompts, k, params)
         ]  # fmt: skip
         outputs = self._guarded(
             lambda: self.llm.generate([{"prompt_token_ids": list(p)} for p in prompts], own, use_tqdm=False), self.timeout * len(prompts), "sampling"
@@ -297,15 +305,18 @@ class Server:
     def generate(self, prompts: Sequence[tuple[int, ...]], k: int, params: SamplingParams, stop_ids: Sequence[int]) -> list[list[Answer]]:
         """See Client."""
         body: dict[str, Any] = {
-            "model": self.model, "prompt": [list(p) for p in prompts], "n": k, "temperature": params.temperature, "top_p": params.top_p, "top_k": params.top_k or -1,
-            "max_tokens": params.max_new_tokens, "stop": list(params.stop), "stop_token_ids": list(stop_ids), "seed": params.seed % (1 << 31), "logprobs": 0,
-            "return_token_ids": True, "include_stop_str_in_output": True,
+            "model": self.model, "n": k, "temperature": params.temperature, "top_p": params.top_p, "top_k": params.top_k or -1,
+            "max_tokens": params.max_new_tokens, "stop": list(params.stop), "stop_token_ids": list(stop_ids), "logprobs": 0, "return_token_ids": True,
+            "include_stop_str_in_output": True,
         }  # fmt: skip
-        choices = sorted(self._post("/v1/completions", body)["choices"], key=lambda c: c["index"])
-        answers: list[Answer] = [
-            (c["token_ids"], c["logprobs"]["token_logprobs"], "length" if c["finish_reason"] == "length" else "stop") for c in choices
-        ]
-        return [answers[i * k : (i + 1) * k] for i in range(len(prompts))]
+
+        def ask(prompt: tuple[int, ...], seed: int) -> list[Answer]:
+            choices = sorted(self._post("/v1/completions", body | {"prompt": list(prompt), "seed": seed})["choices"], key=lambda c: c["index"])
+            return [(c["token_ids"], c["logprobs"]["token_logprobs"], "length" if c["finish_reason"] == "length" else "stop") for c in choices]
+
+        # One request per prompt, for a request has one seed; the server batches them.
+        with ThreadPoolExecutor(min(64, max(1, len(prompts)))) as pool:
+            return list(pool.map(ask, prompts, _seeds(prompts, k, params)))
 
     def reload(self, folder: Path, timeout: float) -> None:
         """See Client."""
@@ -326,6 +337,16 @@ class Server:
                 f"the vLLM server at {self.url} failed at {path} after {time.monotonic() - begin:.0f} s ({detail})\n"
                 "  fix: check the server, then run the same command again to resume"
             ) from error
+
+
+def _seeds(prompts: Sequence[tuple[int, ...]], k: int, params: SamplingParams) -> list[int]:
+    """A seed per prompt from its tokens; a prompt that stands in the batch twice gets two."""
+    seen: Counter[tuple[int, ...]] = Counter()
+    found = []
+    for p in prompts:
+        found.append(request_seed(params, p, k * seen[p]) % (1 << 31))
+        seen[p] += 1
+    return found
 
 
 def _last_line(error: BaseException) -> str:

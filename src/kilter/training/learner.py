@@ -55,15 +55,19 @@ class LocalLearner:
     """Implements the Learner protocol in process, on one device or as one rank of several.
 
     `reference` gives the reference log-probs of every group that will be annotated. `temperature`: that of the rollouts;
-    log-probs are taken at it. `exact`: the sampler's log-probs are the learner's own.
+    log-probs are taken at it. `exact`: the sampler's log-probs are the learner's own. `replayed`: the rollouts are those of an earlier
+    policy, whose log-probs are the old ones whatever the passes. `foreign`: the sampler is another engine, and the mismatch is measured.
     """
 
     def __init__(
         self, scorer: Scorer | ActorCritic, needs: Needs, spec: TrainSpec, total_steps: int, engine: Engine,
         reference: ReferenceCache | LiveReference | None = None, temperature: float = 1.0, exact: bool = True,
+        replayed: bool = False, foreign: bool = False,
     ) -> None:  # fmt: skip
         self.scorer, self.needs, self.spec, self.engine, self.reference = scorer, needs, spec, engine, reference
-        self.temperature, self.exact = temperature, exact
+        self.temperature, self.exact, self.replayed, self.foreign = temperature, exact, replayed, foreign
+        self.mismatch: Metrics = {}
+        """Of the last batch: how far the sampling engine's log-probs are from the learner's."""
         self.amp = spec.dtype == "bfloat16"
         self.step_index = 0
         self.module: nn.Module = engine.wrap(scorer)
@@ -115,7 +119,23 @@ class LocalLearner:
         batch = batch.with_(state=self.running)
         if needs.shape == "rollouts":
             batch = self._annotate_rollouts(batch, needs)
+        if self.foreign and batch.sampling_logps_BT is not None:
+            self._measure_mismatch(batch, needs.opponent is not None)
         return batch
+
+    def _measure_mismatch(self, batch: Batch, opponent: bool) -> None:
+        """KL(sampler || learner) per token (k3) and the largest gap, over the policy's own answers of all ranks."""
+        own = batch.old_logps_BT if batch.old_logps_BT is not None else self.rows(batch, frozenset({"logps"}))["logps"]
+        assert batch.sampling_logps_BT is not None
+        mask = batch.mask_BT * (batch.first_B().float()[:, None] if opponent else 1.0)
+        gap = (own - batch.sampling_logps_BT) * mask
+        sums = self.engine.sum(torch.stack([((gap.exp() - gap - 1) * mask).sum(), gap.abs().sum(), mask.sum()]).float())
+        largest = max(self.engine.gather(float(gap.abs().max())))
+        count = max(float(sums[2]), 1.0)
+        self.mismatch = {
+            "sampling/mismatch_kl": float(sums[0]) / count, "sampling/sampling_logp_difference/mean": float(sums[1]) / count,
+            "sampling/sampling_logp_difference/max": largest,
+        }  # fmt: skip
 
     def prepare(self, batch: Batch, objective: Objective) -> Batch:
         """The objective's credit and weights. Baselines and whitening span all ranks: each sees the others' rows, and keeps its own."""
@@ -145,7 +165,9 @@ class LocalLearner:
 
     def _annotate_rollouts(self, batch: Batch, needs: Needs) -> Batch:
         wanted = set()
-        if "old_logps" in needs.annotations or self._epochs * self.spec.minibatches > 1 or (not self.exact and batch.sampling_logps_BT is not None):
+        if self.replayed and batch.sampling_logps_BT is not None:
+            batch = batch.with_(old_logps_BT=batch.sampling_logps_BT, sampling_logps_BT=None)
+        elif "old_logps" in needs.annotations or self._epochs * self.spec.minibatches > 1 or (not self.exact and batch.sampling_logps_BT is not None):
             if self.exact and not self.amp and batch.sampling_logps_BT is not None:
                 batch = batch.with_(old_logps_BT=batch.sampling_logps_BT)
             else:

@@ -60,18 +60,25 @@ def check_online(spec: Any, needs: Needs, where: str = "") -> None:
             "needs a reference, and this method loads none",
             "set the method's beta above 0, or leave the budget out",
         )
-    if spec.kl_control.mode != "fixed" and not reference:
+    objective = build_objective(spec.method)
+    _check_idle(spec, needs, reference, where)
+    if spec.kl_control.mode != "fixed" and (not reference or not hasattr(objective, "kl_in")):
         raise UserError(
             f"{where}kl_control.mode",
             spec.kl_control.mode,
             "has no coefficient to move: this method has no KL term",
             "set the method's beta above 0, or leave kl_control out",
         )
-    advantage, k = (getattr(build_objective(spec.method), name, None) for name in ("advantage", "k"))
+    advantage, k = (getattr(objective, name, None) for name in ("advantage", "k"))
     if advantage == "passk" and isinstance(k, int) and k > samples:
         raise UserError(f"{where}method.k", k, f"is more than the {samples} completions of a prompt", "raise sampler.samples, or lower k")
     if advantage == "prm_token" and spec.feedback is not None and not model_references(spec.feedback, ("process_reward",)):
         raise UserError(f"{where}method.advantage", "prm_token", "needs token rewards", "add a process_reward to the feedback")
+    if advantage == "prm_token" and isinstance(spec.feedback, list | tuple) and len(spec.feedback) > 1:
+        raise UserError(
+            f"{where}feedback", f"{len(spec.feedback)} sources", "cannot be summed: prm_token reads the steps of process_reward alone",
+            "leave process_reward as the only source, or use another advantage",
+        )  # fmt: skip
     if needs.shape == "ranked" and select != "all":
         raise UserError(f"{where}select", select, "gives this method no rankings", "use all")
     if spec.feedback is None and needs.teacher is None:
@@ -90,6 +97,39 @@ def check_online(spec: Any, needs: Needs, where: str = "") -> None:
     if needs.shape == "rollouts" and select == "best_of":
         raise UserError(
             f"{where}select", select, "leaves one completion per prompt, and a policy gradient needs the others", "use all or drop_constant"
+        )
+
+
+def _check_idle(spec: Any, needs: Needs, reference: bool, where: str) -> None:
+    """Settings that this run would not read: a value given in vain is an error, not a silence."""
+    default = type(spec).model_fields
+    critic = "critic" in needs.models
+    idle = (
+        ("critic", not critic, "no method but ppo has a critic", "leave it out, or use ppo"),
+        ("refresh_reference_every", not reference and needs.opponent is None, "this method loads no reference", "set the method's beta above 0, or leave it out"),
+        ("teacher", needs.teacher is None, "this method learns from no teacher", "leave it out, or use distill"),
+        ("eval_every", True, "online runs are evaluated on gold", "use monitors.gold_every"),
+        ("refill", choose_select(spec.select, needs) != "drop_constant", "only select: drop_constant samples again", "set select: drop_constant, or leave it out"),
+    )  # fmt: skip
+    for name, unread, why, fix in idle:
+        value = getattr(spec, name)
+        if unread and value != default[name].get_default(call_default_factory=True):
+            raise UserError(
+                f"{where}{name}", value if not hasattr(value, "model_dump") else value.model_dump(exclude_defaults=True), f"has no effect: {why}", fix
+            )
+    sampler = spec.sampler
+    for name in ("url", "memory"):
+        if sampler.name == "local" and getattr(sampler, name) is not None:
+            raise UserError(
+                f"{where}sampler.{name}", getattr(sampler, name), "has no effect on the local sampler", "set sampler.name: vllm, or leave it out"
+            )
+    if sampler.name == "vllm" and (sampler.top_p < 1 or sampler.top_k):
+        field = "top_p" if sampler.top_p < 1 else "top_k"
+        raise UserError(
+            f"{where}sampler.{field}",
+            getattr(sampler, field),
+            "makes vLLM report log-probs of what was left, which bias every correction",
+            "leave it out, or use sampler.name: local",
         )
 
 
@@ -211,11 +251,13 @@ class Online:
         seconds = time.perf_counter() - clock - feedback_seconds
         kept = kept[:share]
         self.last = everything
-        stamped = [replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "step": self.position + 1})) for g in everything]
+        stamped = [
+            replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "step": self.position + 1, "temperature": self.spec.temperature}))
+            for g in everything
+        ]
         store.append(self.path, stamped)
-        own = everything if self.opponent is None else [replace(g, completions=g.completions[:1], feedback=g.feedback[:1]) for g in everything]
-        self.own = own
-        self.metrics = self._measure(own) | {
+        self.own = own(everything, self.opponent is not None)
+        self.metrics = self._measure(self.own) | {
             "sampling/tokens_per_second": round(tokens / max(seconds, 1e-9), 1), "sampling/seconds": round(seconds, 3),
             "feedback/seconds": round(feedback_seconds, 3), "sampling/rounds": float(rounds),
         }  # fmt: skip
@@ -240,8 +282,8 @@ class Online:
         greedy = self.sampler.generate(prompts, 1, self._params(rounds, temperature=0.0))
         baselines = self.feedback([Group(p, (a[0],), (Feedback(None),)) for p, a in zip(prompts, greedy, strict=True)])
         return [
-            replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "greedy_score": b[0].score}))
-            for g, b in zip(groups, baselines, strict=True)
+            replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "greedy_score": b[0].score, "greedy": a[0].text}))
+            for g, b, a in zip(groups, baselines, greedy, strict=True)
         ]
 
     def _score(self, groups: Sequence[Group]) -> list[Group]:
@@ -288,7 +330,10 @@ class Online:
 
     def _measure(self, groups: Sequence[Group]) -> Metrics:
         """Names and definitions as in TRL's GRPO trainer, over the completions of all ranks."""
-        mine = [[(f.score, f.parts, len(c.token_ids or ()), c.finish_reason) for c, f in zip(g.completions, g.feedback, strict=True)] for g in groups]
+        mine = [
+            [(f.score, f.parts, len(c.token_ids or ()), c.finish_reason, _surprise(c)) for c, f in zip(g.completions, g.feedback, strict=True)]
+            for g in groups
+        ]
         rows = [row for share in self.gather(mine) for row in share]
         answers = [a for row in rows for a in row]
         if not answers:
@@ -296,12 +341,13 @@ class Online:
         scores = [[score for score, *_ in row if score is not None] for row in rows]
         flat = [s for row in scores for s in row]
         within = [_std(row) for row in scores if len(row) > 1]
-        lengths = [n for _, _, n, _ in answers]
-        ended = [n for _, _, n, reason in answers if reason == "stop"]
+        lengths = [n for _, _, n, *_ in answers]
+        ended = [n for _, _, n, reason, _ in answers if reason == "stop"]
         out: Metrics = {
             "completions/mean_length": _mean(lengths), "completions/min_length": min(lengths), "completions/max_length": max(lengths),
-            "completions/clipped_ratio": _mean([reason == "length" for *_, reason in answers]), "feedback/unscored": 1 - len(flat) / len(answers),
+            "completions/clipped_ratio": _mean([reason == "length" for *_, reason, _ in answers]), "feedback/unscored": 1 - len(flat) / len(answers),
         }  # fmt: skip
+        out["entropy"] = sum(surprise for *_, surprise in answers) / max(1, sum(lengths))
         if ended:
             out |= {
                 "completions/mean_terminated_length": _mean(ended), "completions/min_terminated_length": min(ended),
@@ -340,6 +386,11 @@ class Online:
                 sampler.version = state["version"]
 
 
+def own(groups: Sequence[Group], opponent: bool) -> list[Group]:
+    """The policy's answers: all of them, or the first of each pair where the second is an opponent's."""
+    return [replace(g, completions=g.completions[:1], feedback=g.feedback[:1]) for g in groups] if opponent else list(groups)
+
+
 def trim(path: Path, step: int) -> None:
     """Cuts groups.jsonl back to the rollouts of the first `step` steps."""
     if not path.exists():
@@ -351,6 +402,13 @@ def trim(path: Path, step: int) -> None:
             if json.loads(line)["prompt"].get("metadata", {}).get("step", 0) <= step:
                 new.write(line)
     os.replace(partial, path)
+
+
+def _surprise(completion: Completion) -> float:
+    """Entropy times tokens, nats: from the logits where the sampler gives it, else the log-probs of what was drawn."""
+    if completion.entropy is not None:
+        return completion.entropy * len(completion.token_ids or ())
+    return -sum(completion.sampling_logps or ())
 
 
 def _mean(values: Sequence[float]) -> float:

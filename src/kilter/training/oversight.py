@@ -28,10 +28,11 @@ def distance(batch: Batch, sampled: Tensor | None, opponent: bool, engine: Engin
     if batch.ref_logps_BT is None or own is None:
         return None
     mine_B = batch.first_B().float() if opponent else torch.ones(batch.rows())
+    mine_B = mine_B * (batch.mask_BT.sum(-1) > 0)  # answers that are masked as a whole do not train and do not count
     width = batch.mask_BT.shape[1]
     gap = ((own[:, :width] - batch.ref_logps_BT) * batch.mask_BT * mine_B[:, None]).sum()
     pair = engine.sum(torch.stack([gap.float(), mine_B.sum()]))
-    return float(pair[0] / pair[1]), int(pair[1])
+    return float(pair[0] / pair[1].clamp_min(1)), int(pair[1])
 
 
 def watch(
@@ -41,7 +42,7 @@ def watch(
     source, monitors = parts.source, parts.monitors
     assert isinstance(source, Online)
     assert monitors is not None
-    found: dict[str, Any] = dict(source.metrics)
+    found: dict[str, Any] = source.metrics | parts.learner.mismatch
     kl = distance(batch, sampled, source.opponent is not None, engine)
     if kl is not None:
         found["kl/sequence"] = kl[0]
@@ -58,7 +59,7 @@ def watch(
         parts.learner.reference.refresh()
     due = bool(engine.max(int(monitors.due(step))))
     if parts.gold is not None and (due or step == source.total_steps) and spec.monitors.enabled:
-        found |= monitors.evidence(step, parts.gold())
+        found |= monitors.evidence(step, parts.gold(), parts.gold.answers)
         parts.keep(step)
     if not console.is_terminal and engine.is_main:
         for event in monitors.log.events[before:]:

@@ -48,6 +48,8 @@ class Parts:
         }
         if self.monitors is not None:
             state["monitors"] = self.monitors.state()
+        if self.gold is not None and hasattr(self.gold.gold, "state"):
+            state["gold"] = self.gold.gold.state()
         if self.controller is not None:
             state["kl"] = self.controller.value
         moved = self.learner.spec.refresh_reference_every and isinstance(self.learner.reference, LiveReference)
@@ -62,6 +64,8 @@ class Parts:
         self.tokens, self.step_seconds = int(state["tokens"]), float(state["step_seconds"])
         if self.controller is not None:
             self.controller.value = state["kl"]
+        if "gold" in state and self.gold is not None and hasattr(self.gold.gold, "restore"):
+            self.gold.gold.restore(state["gold"])
         if "reference" in state and isinstance(self.learner.reference, LiveReference):
             self.learner.reference.restore(state["reference"])
 

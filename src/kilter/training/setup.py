@@ -216,7 +216,11 @@ def make_gold(spec: TrainSpec, heldout: Sequence[Group], source: Online, encoder
     for group in heldout:
         seen.setdefault(repr(group.prompt.messages or group.prompt.text), group.prompt)
     prompts = list(seen.values())[: spec.monitors.gold_prompts]
-    if not prompts or not spec.monitors.enabled:
+    if not spec.monitors.enabled:
+        return None
+    if not prompts:
+        if spec.monitors.gold is not None:
+            raise UserError("monitors.gold", spec.monitors.gold, "has no held-out prompts to judge", "set data.heldout above 0, or leave it out")
         return None
     judge: FeedbackSource
     if spec.monitors.gold is not None:

@@ -109,9 +109,10 @@ class Trainer:
         scorer.to(engine.device)
         if engine.is_main and spec.adapter is not None:
             self._console.print(f"  {adapters.adapted_modules(setup.policy_of(scorer).model)}", highlight=False)
-        if engine.is_main:
-            (self.out / "train.json").write_text(spec.model_dump_json(by_alias=True, indent=1))
         parts = (self._online if spec.prompts is not None else self._offline)(objective, scorer, encoder, engine)
+        if engine.is_main:
+            facts = {"total_steps": parts.source.total_steps, "opponent": objective.needs.opponent is not None}
+            (self.out / "train.json").write_text(json.dumps(json.loads(spec.model_dump_json(by_alias=True)) | facts, indent=1))
 
         checkpoints = Checkpoints(self.out / "checkpoints", spec.save_every)
         done = self._resume(checkpoints, parts)
@@ -159,9 +160,9 @@ class Trainer:
             policy = setup.policy_of(scorer)
             cache = setup.fill_reference_cache(spec, policy, folder, folder == self.start, [*encoded, *held], engine, self._console, self.name)
         source = Offline(encoded, spec.batch_size, spec.epochs, spec.max_steps, spec.shuffle, spec.seed, engine.rank, engine.world)
-        learner = LocalLearner(
-            scorer, objective.needs, spec, source.total_steps, engine, cache, spec.sampler.temperature if objective.needs.shape == "rollouts" else 1.0
-        )
+        rollouts = needs.shape == "rollouts"
+        temperature = sampled_at(groups, spec.sampler.temperature) if rollouts else 1.0
+        learner = LocalLearner(scorer, needs, spec, source.total_steps, engine, cache, temperature, replayed=rollouts)
         return Parts(learner, source, held, self._identity([*encoded, *held]))
 
     def _online(self, objective: Objective, scorer: Scorer | ActorCritic, encoder: Encoder, engine: Engine) -> Parts:
@@ -177,7 +178,7 @@ class Trainer:
         source = setup.make_source(spec, objective, self.train, policy, encoder, self.start, frozen, self.out, self.resolve, engine)
         steps = source.total_steps * spec.minibatches * (spec.inner_epochs or needs.inner_epochs)
         exact = source.sampler.exact and needs.opponent is None
-        learner = LocalLearner(scorer, needs, spec, steps, engine, None, spec.sampler.temperature, exact)
+        learner = LocalLearner(scorer, needs, spec, steps, engine, None, spec.sampler.temperature, exact, foreign=not source.sampler.exact)
         if wanted:
             learner.reference = LiveReference(policy, frozen, learner.amp, spec.sampler.temperature, learner.reference_rows)
         parts = Parts(learner, source, [], self._identity(()))
@@ -221,10 +222,14 @@ class Trainer:
             trim(parts.source.path, done)  # rollouts of steps that will be done again
             parts.history.path = self.out / "gold.jsonl" if self._is_main else None
             parts.history.load(done if latest is not None else -1)
+            parts.history.entries = parts.learner.engine.gather(parts.history.entries)[0]
+            if parts.gold is not None and parts.history.entries:
+                parts.gold.first = parts.history.entries[0].get("answers", ())
             log = EventLog(self.out / "events.jsonl" if self._is_main else None, done if latest is not None else -1)
             parts.monitors = Monitors(self.spec.monitors, log, parts.history, parts.source.total_steps, self.spec.monitors.allow_truncation)
             if latest is not None and "monitors" in state:
                 parts.monitors.restore(state["monitors"])
+                parts.stopped = parts.monitors.stop
             elif parts.best_path is not None:
                 parts.best_path.unlink(missing_ok=True)
         return done
@@ -261,10 +266,14 @@ class Trainer:
         try:
             with StopRequest() as signals:
                 if parts.gold is not None and not parts.history.entries:
-                    parts.history.add(0, parts.gold())
+                    first = parts.gold()
+                    parts.gold.require(first)
+                    parts.history.add(0, first, parts.gold.answers)
                     parts.keep(0)
-                for groups in source:
+                for groups in source if parts.stopped is None else ():
                     clock, between = time.monotonic(), False
+                    if isinstance(learner.scorer, ActorCritic) and isinstance(source, Online) and spec.critic.start is None:
+                        learner.scorer.adopt(*(source.feedback.scale_of("reward_model") or (0.0, 1.0)))
                     batch = collate(groups).with_(length_limit=spec.sampler.max_new_tokens)
                     if parts.controller is not None and spec.kl_control.mode != "fixed":
                         batch = batch.with_(kl_coef=torch.tensor(parts.controller.coefficient))
@@ -383,6 +392,14 @@ def replayable(groups: Sequence[Group]) -> list[Group]:
             "give prompts and feedback to sample them, or the groups.jsonl of an earlier run as data",
         )  # fmt: skip
     return kept
+
+
+def sampled_at(groups: Sequence[Group], default: float) -> float:
+    """The temperature at which old rollouts were drawn, where they say so; one for all of them."""
+    found = {float(t) for g in groups if (t := g.prompt.metadata.get("temperature")) is not None}
+    if len(found) > 1:
+        raise UserError("data", sorted(found), "holds rollouts of several temperatures", "train on those of one run at a time")
+    return found.pop() if found else default
 
 
 def require_writable(out: Path, field: str = "out") -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from kilter.errors import UserError
 from kilter.objectives.knobs import knob
 from kilter.objectives.registry import method
 from kilter.objectives.rl import advantages as adv
@@ -37,6 +38,14 @@ class GRPO(GroupRelative):
     advantage: Literal["grpo", "rloo", "passk", "prm_token"] = knob("grpo", "group mean, leave-one-out, pass@k, or token rewards of a process model")
     population: bool = knob(False, "population instead of sample standard deviation")
     k: int = knob(4, "k of pass@k", "[1, inf)", "4")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.advantage in ("passk", "prm_token") and self.kl_in == "reward" and self.beta > 0:
+            raise UserError(
+                "method.kl_in", self.kl_in, f"cannot go with advantage {self.advantage}, which reads right or wrong, or rewards of steps",
+                "use kl_in: loss",
+            )  # fmt: skip
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """The group-relative advantage."""

@@ -154,8 +154,6 @@ class PolicyGradient(ABC):
             gap_BT = masked(old_BT - batch.sampling_logps_BT, batch.mask_BT)
             loss_BT = loss_BT * self.correction(gap_BT, batch)
             metrics |= {
-                "sampling/sampling_logp_difference/mean": mean(gap_BT.abs(), batch.mask_BT),
-                "sampling/mismatch_kl": mean(gap_BT.exp() - gap_BT - 1, batch.mask_BT),
                 "sampling/importance_sampling_ratio/mean": mean(gap_BT.exp().clamp_max(self.is_cap), batch.mask_BT),
             }
         if batch.ref_logps_BT is not None and self.beta > 0:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from kilter.data.store import trim_torn_line
+from kilter.errors import UserError
 from kilter.evaluation.statistics import Metric, paired_difference
-from kilter.types import Feedback, FeedbackSource, Group, Prompt, Sampler, SamplingParams
+from kilter.types import Completion, Feedback, FeedbackSource, Group, Prompt, Sampler, SamplingParams
 
 MARGIN_STEPS = 2
 """Evaluations in a row that must show proxy up and gold down before the run stops."""
@@ -19,23 +20,45 @@ MARGIN_STEPS = 2
 
 @dataclass
 class GoldEvaluator:
-    """One answer per held-out prompt, with the same seed each time, scored by the gold source and by the reward that trains."""
+    """One answer per held-out prompt, with the same seed each time, scored by the gold source and by the reward that trains.
+
+    A source that compares answers is shown the first evaluation's answer beside the present one. `answers`: those of the last call.
+    """
 
     prompts: Sequence[Prompt]
     sampler: Sampler
     gold: FeedbackSource
     proxy: FeedbackSource
     params: SamplingParams
+    first: Sequence[str] = ()
+    answers: list[str] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
 
     def __call__(self) -> dict[str, list[float | None]]:
         """{"gold": [...], "proxy": [...], "length": [...]}, one value per prompt."""
-        answers = self.sampler.generate(self.prompts, 1, self.params)
-        groups = [Group(p, tuple(a), (Feedback(None),)) for p, a in zip(self.prompts, answers, strict=True)]
+        found = [a[0] for a in self.sampler.generate(self.prompts, 1, self.params)]
+        self.answers = [c.text for c in found]
+        self.first = self.first or self.answers
         return {
-            "gold": [f[0].score for f in self.gold(groups)],
-            "proxy": [f[0].score for f in self.proxy(groups)],
-            "length": [float(len(a[0].token_ids or ())) for a in answers],
+            "gold": self._scores("gold", self.gold, found),
+            "proxy": self._scores("proxy", self.proxy, found),
+            "length": [float(len(c.token_ids or ())) for c in found],
         }
+
+    def _scores(self, name: str, source: FeedbackSource, answers: Sequence[Completion]) -> list[float | None]:
+        beside = [(Completion(text),) if getattr(source, "compares", False) else () for text in self.first]
+        groups = [Group(p, (a, *b), (Feedback(None),) * (1 + len(b))) for p, a, b in zip(self.prompts, answers, beside, strict=True)]
+        judged = [f[0] for f in source(groups)]
+        self.problems[name] = next((f.rationale or "no reason given" for f in judged if f.score is None), "")
+        return [f.score for f in judged]
+
+    def require(self, values: dict[str, list[float | None]]) -> None:
+        """Raises UserError when the gold source judges none of the held-out answers: there would be no evidence at all."""
+        if all(v is None for v in values["gold"]):
+            raise UserError(
+                "monitors.gold", f"{len(values['gold'])} held-out answers", f"scores none of them ({self.problems['gold']})",
+                "name a source that fits this data, or leave monitors.gold out",
+            )  # fmt: skip
 
 
 @dataclass
@@ -55,9 +78,9 @@ class GoldHistory:
         partial.write_text("".join(json.dumps(e) + "\n" for e in self.entries))
         os.replace(partial, self.path)
 
-    def add(self, step: int, values: dict[str, list[float | None]]) -> dict[str, Any]:
+    def add(self, step: int, values: dict[str, list[float | None]], answers: Sequence[str] = ()) -> dict[str, Any]:
         """Adds an evaluation with its paired differences to the first; returns the entry."""
-        entry: dict[str, Any] = {"step": step, "values": values}
+        entry: dict[str, Any] = {"step": step, "values": values, "answers": list(answers)}
         first = self.entries[0]["values"] if self.entries else values
         for name in values:
             known = [v for v in values[name] if v is not None]

@@ -13,6 +13,7 @@ from kilter.training.config import MonitorSpec
 from kilter.training.monitors.events import Event, EventLog
 from kilter.training.monitors.gold import GoldHistory
 from kilter.training.monitors.watch import Monitors
+from kilter.training.online import own
 from kilter.types import Group
 
 
@@ -32,7 +33,8 @@ def replay(folder: Path, spec: MonitorSpec | None = None, total_steps: int | Non
     config = _config(folder)
     spec = spec or MonitorSpec.model_validate(settings(folder))
     log = EventLog(None)
-    monitors = Monitors(spec, log, GoldHistory(), total_steps or config.get("max_steps") or len(records), spec.allow_truncation)
+    total = total_steps or config.get("total_steps") or config.get("max_steps") or len(records)
+    monitors = Monitors(spec, log, GoldHistory(), total, spec.allow_truncation)
     by_step = {entry["step"]: entry["values"] for entry in gold}
     if 0 in by_step:
         monitors.gold.add(0, by_step[0])
@@ -40,7 +42,11 @@ def replay(folder: Path, spec: MonitorSpec | None = None, total_steps: int | Non
         log.events.append(event)
     for record in records:
         step = int(record["step"])
-        monitors.update(step, {k: v for k, v in record.items() if not k.startswith(("monitor/", "gold/"))}, rollouts.get(step, []))
+        monitors.update(
+            step,
+            {k: v for k, v in record.items() if not k.startswith(("monitor/", "gold/"))},
+            own(rollouts.get(step, []), bool(config.get("opponent"))),
+        )
         monitors.due(step)
         if step in by_step:
             monitors.evidence(step, by_step[step])
@@ -63,7 +69,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _failures(folder: Path) -> list[Event]:
-    """Events that came from the source itself (unscored answers) are facts of the run and cannot be recomputed."""
+    """Events that came from source or loss (unscored answers, NaN) are facts of the run and cannot be recomputed."""
     from kilter.training.monitors.events import read_events
 
-    return [Event(**e) for e in read_events(folder / "events.jsonl") if e["monitor"] in ("unscored completions", "no usable group")]
+    return [Event(**e) for e in read_events(folder / "events.jsonl") if e["monitor"] in ("unscored completions", "no usable group", "nan")]

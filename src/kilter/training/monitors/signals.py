@@ -17,8 +17,11 @@ from kilter.types import Group
 _MARKDOWN = re.compile(r"^\s*(?:[-*] |#+ |\d+\. )|\*\*|```", re.MULTILINE)
 
 
-def signals(groups: Sequence[Group]) -> dict[str, float]:
-    """length p50 and p95 (tokens), Spearman(reward, length), shares: at the reward maximum, duplicates, repeated 4-grams, refusals, markdown."""
+def signals(groups: Sequence[Group], seen: tuple[float, float] | None = None) -> dict[str, float]:
+    """length p50 and p95 (tokens), Spearman(reward, length), shares: at the reward maximum, duplicates, repeated 4-grams, refusals, markdown.
+
+    seen: lowest and highest score of the run so far, which say what the maximum is; default: of these groups.
+    """
     completions = [c for g in groups for c in g.completions]
     if not completions:
         return {}
@@ -32,7 +35,9 @@ def signals(groups: Sequence[Group]) -> dict[str, float]:
     }  # fmt: skip
     if scored:
         reward = np.array([s for s, _ in scored])
-        found["reward/at_maximum"] = float(np.mean(reward >= reward.max() - 1e-9)) if np.ptp(reward) > 0 else 1.0
+        low, high = seen or (reward.min(), reward.max())
+        if high > low:  # scores that have all been one number have no maximum to be at
+            found["reward/at_maximum"] = float(np.mean(reward >= high - 1e-9))
         if len(scored) >= 8 and np.ptp(reward) > 0 and np.ptp([n for _, n in scored]) > 0:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

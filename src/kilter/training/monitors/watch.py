@@ -26,6 +26,9 @@ Z_LIMIT = 4.0
 MIN_REFERENCE = 5
 """Steps that the reference window has at least."""
 
+MISSING = 0.2
+"""Share of unscored held-out answers above which gold evidence is called thin."""
+
 SLOPE_STEPS = 5
 """Steps over which the slope of the KL is taken (nats per step)."""
 
@@ -81,6 +84,8 @@ class Monitors:
     fix: str = ""
     wants_gold: bool = False
     recent_kl: list[float] = field(default_factory=list)
+    scores: tuple[float, float] = (math.inf, -math.inf)
+    """Lowest and highest score so far."""
 
     @property
     def window(self) -> int:
@@ -91,7 +96,10 @@ class Monitors:
         """Looks at one step. Returns its signals, for the metrics file."""
         if not self.spec.enabled:
             return {}
-        found = signals(groups)
+        scores = [f.score for g in groups for f in g.feedback if f.score is not None]
+        if scores:
+            self.scores = (min(self.scores[0], *scores), max(self.scores[1], *scores))
+        found = signals(groups, self.scores)
         values = {k: float(v) for k, v in {**record, **found}.items() if isinstance(v, int | float) and math.isfinite(v)}
         if "kl/sequence" in values:
             self.recent_kl = [*self.recent_kl, values["kl/sequence"]][-SLOPE_STEPS:]
@@ -173,7 +181,7 @@ class Monitors:
             "warn",
             message,
             confidence,
-            "gold evaluation asked for" if self.gold.entries else "noted; no gold source to ask",
+            "gold evaluation asked for, unless one was just made" if self.gold.entries else "noted; no gold source to ask",
             value,
             reference,
         )
@@ -184,9 +192,14 @@ class Monitors:
         recent = bool(self.gold.entries) and step - self.gold.entries[-1]["step"] < max(1, self.spec.gold_every // 4)
         return step % self.spec.gold_every == 0 or (asked and not recent)
 
-    def evidence(self, step: int, values: dict[str, list[float | None]]) -> dict[str, float]:
+    def evidence(self, step: int, values: dict[str, list[float | None]], answers: Sequence[str] = ()) -> dict[str, float]:
         """Takes a gold evaluation; may set `stop`. Returns metrics."""
-        entry = self.gold.add(step, values)
+        entry = self.gold.add(step, values, answers)
+        for name in ("gold", "proxy"):
+            share = sum(v is None for v in values[name]) / max(1, len(values[name]))
+            if self._hit(f"{name}:unscored", share > MISSING):
+                self._raise(f"{name}:unscored", step, 2, "warn", f"{share:.0%} of the held-out answers have no {name} score: the evidence is thin", "certain", "noted",
+                            share, MISSING)  # fmt: skip
         change = entry.get("gold_change") or {}
         if diverges(entry):
             interval = f"gold change {change['value']:+.3f} [{change['ci_low']:.3f}, {change['ci_high']:.3f}] on {change['n']} prompts"
@@ -200,7 +213,7 @@ class Monitors:
                     "stop",
                     message,
                     f"{interval}, twice",
-                    "run stopped; the best-gold checkpoint is kept",
+                    "run stopped; the best-gold model is kept" if self.spec.keep_best else "run stopped; keep_best is switched off",
                     entry["gold"],
                     self.gold.entries[0]["gold"],
                 )
@@ -224,10 +237,14 @@ class Monitors:
             "raised": sorted(self.raised),
             "wants_gold": self.wants_gold,
             "recent_kl": self.recent_kl,
+            "scores": self.scores,
+            "stop": self.stop,
+            "fix": self.fix,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.reference, self.streak = state["reference"], state["streak"]
         self.raised, self.wants_gold = set(state["raised"]), state["wants_gold"]
-        self.recent_kl = list(state["recent_kl"])
+        self.recent_kl, self.scores = list(state["recent_kl"]), tuple(state["scores"])
+        self.stop, self.fix = state["stop"], state["fix"]
