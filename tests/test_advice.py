@@ -35,6 +35,7 @@ CASES = [
     (facts("thumbs", desirable=700, undesirable=300), ["kto", "bco", "sft"]),
     (facts("thumbs", desirable=0, undesirable=300), ["npo"]),
     (facts("rankings"), ["lipo_lambda", "plackett_luce", "dpo"]),
+    (facts("rankings", longer_chosen=0.8, longer_low=0.75, longer_high=0.85), ["simpo", "lipo_lambda", "dpo"]),
     (facts("ratings", contradictions=0.05), ["dpo", "lipo_lambda"]),
     (facts("verifiable", verifiable=1000), ["grpo", "dr_grpo", "sft"]),
     (facts("scored"), ["sft", "kto"]),
@@ -94,6 +95,22 @@ def test_what_a_file_is(tmp_path, rows, kind):
     if kind == "pairs":
         assert found.longer_chosen == 1.0
         assert any("length alone" in r.text for r in cautions(found))
+
+
+def test_a_recipe_names_a_local_model_as_a_path(tmp_path, monkeypatch, capsys):
+    """In a recipe a bare word would be a stage."""
+    from kilter import recipe
+
+    text = make("tiny", facts("thumbs", desirable=7, undesirable=3), suggest(facts("thumbs", desirable=7, undesirable=3)), {})
+    (tmp_path / "advice.yaml").write_text(text)
+    assert recipe.load(tmp_path / "advice.yaml", ()).stages["eval"].evaluate.models[0] == "./tiny"
+
+
+def test_too_little_memory_is_said(tmp_path, monkeypatch, capsys, pairs_file):
+    monkeypatch.setattr(sys, "argv", ["kilter", "advise", str(pairs_file), "--memory", "0.3"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "too little" in capsys.readouterr().out
 
 
 def test_the_command_writes_a_recipe_that_loads(tmp_path, monkeypatch, capsys, tiny, pairs_file):

@@ -66,6 +66,13 @@ def _path(text):
         ({"vary": {"nothing.limit": [1]}}, "vary.nothing.limit"),
         ({"stages": {}}, "stages"),
         ({"train": {"data": "$pears"}}, "data"),
+        ({"methods": {"rm": "bradley_terry"}}, "methods.rm"),
+        ({"methods": {"g": "grpo"}}, "methods.g"),
+        ({"vary": {"demos.world.demo_skill": [0.1, 0.9]}}, "vary.demos.world.demo_skill"),
+        ({"vary": {"pairs.world.n": [10, 20]}}, "vary.pairs.world.n"),
+        ({"seeds": [0, 0]}, "seeds"),
+        ({"train": {"data": "$pairs", "seed": 3}}, "train.seed"),
+        ({"evaluate": {"data": "$pairs", "tax": "$no"}}, "stages.eval.evaluate.tax"),
     ],
 )
 def test_wrong_studies_are_refused(tiny, tmp_path, change, field):

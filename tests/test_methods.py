@@ -122,6 +122,14 @@ def test_a_method_from_outside_is_checked_listed_trained_and_resumed(monkeypatch
     assert code == 2
     assert "Mine.gamma" in text
     assert "[0, inf)" in text
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("method: {name: mine.py:Mine}\n")
+    assert "mine.py:Mine" in kilter(monkeypatch, capsys, "methods")[1]
+
+
+def test_the_readme_counts_the_offline_methods():
+    offline = [n for n in objectives.names() if describe(n).data != describe("grpo").data]
+    assert f"| {len(offline)} of them" in (DOCS.parents[1] / "README.md").read_text()
 
 
 def test_check_method_says_what_is_wrong(monkeypatch, capsys, tmp_path):

@@ -177,3 +177,26 @@ def test_values_without_meaning_are_refused(config):
 def test_unknown_field_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'beta'"):
         build_objective({"name": "dpo", "betta": 0.1})
+
+
+def test_a_mixture_reads_pairs_in_one_way():
+    with pytest.raises(UserError, match="two ways"):
+        build_objective({"mix": {"bradley_terry": 1, "pairwise_preference": 1}})
+    with pytest.raises(UserError, match="finite weight"):
+        build_objective({"mix": {"dpo": float("inf")}})
+
+
+@pytest.mark.parametrize(
+    ("given", "good", "bad", "want"),
+    [
+        ({}, 6, 2, (1.0, 3.0)), ({"desirable_weight": 3.0, "undesirable_weight": 2.0}, 4, 0, (3.0, 2.0)), ({"desirable_weight": 2.0}, 6, 2, (2.0, 6.0)),
+        ({"undesirable_weight": 3.0}, 6, 2, (1.0, 3.0)), ({"desirable_weight": 2.0}, 4, 0, (2.0, 1.0)),
+    ],
+)  # fmt: skip
+def test_ktos_weights_by_hand_hold_whatever_the_data(given, good, bad, want):
+    from kilter.types import Completion, Feedback, Group, Prompt
+
+    groups = [Group(Prompt(text="q"), (Completion("a"),), (Feedback(float(i < good)),)) for i in range(good + bad)]
+    fitted, note = build_objective({"name": "kto"} | given).fit(groups)
+    assert (fitted.desirable_weight, fitted.undesirable_weight) == want
+    assert ("by hand" in note) == bool(given)

@@ -140,6 +140,12 @@ def test_minibatches_and_inner_epochs(tiny, prompts, rewards, tmp_path):
     assert any(r["clip_ratio/region_mean"] > 0 for r in rows)
 
 
+def test_a_minibatch_is_an_optimizer_step_of_its_own(tiny, prompts, rewards, tmp_path):
+    """Its weights are its own: the loss of the first one is log 2, not a part of it."""
+    lines = run(tiny, prompts, tmp_path / "run", "online_dpo", f"{rewards}:letters", minibatches=2, max_steps=1, learning_rate=1e-9)
+    assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)
+
+
 def test_lora_needs_no_second_model(tiny, prompts, rewards, tmp_path):
     rows = run(tiny, prompts, tmp_path / "run", {"name": "grpo", "beta": 0.05}, f"{rewards}:letters", adapter={"r": 8}, learning_rate=3e-2)
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-5)

@@ -201,6 +201,11 @@ def test_recipe(home, monkeypatch, capsys, breaks):
     ("args", "where"),
     [
         (["run", "missing.yaml"], "no such file"),
+        (["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--minibatches", "3"], "minibatches"),
+        (["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--set", "kl_control.mode=adaptive"], "kl_control"),
+        (["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--set", "sampler.samples=3"], "sampler"),
+        (["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--set", "critic.warmup_steps=5"], "critic"),
+        (["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--set", "monitors.gold_every=5"], "monitors"),
         (["run", "r.yaml", "--set", "stages.dpo.train.method.betaa=1"], "did you mean"),
         (["run", "r.yaml", "--set", "nonsense"], "is not KEY=VALUE"),
         (["train", "--data", "pairs.jsonl"], "--method"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def train(
         spec = spec.model_copy(update={"prompts": "$data"})
     check_train(spec)
     name = method_name(spec.method)
-    folder = Path(out) if out is not None else Path("runs") / name
+    folder = Path(out) if out is not None else Path("runs") / re.sub(r"[^\w+.-]", "-", name)
     require_writable(folder)
     if (folder / "model" / "config.json").exists() or (folder / "model" / "adapter_config.json").exists():
         raise UserError("out", str(folder), "holds a finished model", "choose another folder, or remove it")

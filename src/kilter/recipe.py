@@ -61,13 +61,15 @@ class Stage(BaseModel):
         """Which of the four it is."""
         return next(k for k in ("audit", "train", "evaluate", "gate") if getattr(self, k) is not None)
 
-    def data_names(self) -> list[str]:
-        """Names of the data sets it reads, without the $."""
+    def data_names(self) -> list[tuple[str, str]]:
+        """(field, name without the $) of every data set it reads."""
         spec = self.audit or self.train or self.evaluate
+        named = [] if spec is None else [("data", spec.data)]
         if self.train is not None and self.train.prompts is not None:
-            return [self.train.prompts.removeprefix("$")]
-        probes = [*self.evaluate.probes, *([self.evaluate.tax] if self.evaluate.tax else [])] if self.evaluate is not None else []
-        return [name.removeprefix("$") for name in (spec.data, *probes)] if spec is not None else []
+            named = [("prompts", self.train.prompts)]
+        elif self.evaluate is not None:
+            named += [("probes", name) for name in self.evaluate.probes] + ([("tax", self.evaluate.tax)] if self.evaluate.tax else [])
+        return [(field, name.removeprefix("$")) for field, name in named]
 
     def model_names(self) -> list[tuple[str, str]]:
         """(field, stage or model) for every model it reads."""
@@ -223,9 +225,9 @@ def _check_references(recipe: Recipe) -> None:
     earlier: dict[str, Stage] = {}
     for name, stage in recipe.stages.items():
         where = f"stages.{name}.{stage.kind}"
-        for data in stage.data_names():
+        for field, data in stage.data_names():
             if data not in recipe.data:
-                raise UserError(f"{where}.data", f"${data}", "no such data set", nearest(data, recipe.data))
+                raise UserError(f"{where}.{field}", f"${data}", "no such data set", nearest(data, recipe.data))
         for field, ref in stage.model_names():
             if looks_like_stage(ref) and ref not in earlier:
                 problem = "comes later in the recipe" if ref in recipe.stages else "is no earlier stage"
@@ -285,8 +287,18 @@ def check_train(spec: TrainSpec, where: str = "") -> None:
             feedbacks.check(source, f"{where}{field}")
     if spec.prompts is not None:
         check_online(spec, needs, where)
-    elif spec.feedback is not None:
+        return
+    if spec.feedback is not None:
         raise UserError(f"{where}feedback", spec.feedback, "is given, but no prompts to sample", "add prompts: $data")
+    rollouts = needs.shape == "rollouts"
+    idle = ["select", "refill", "kl_control", "monitors", "refresh_reference_every"]
+    idle += [] if rollouts else ["sampler", "minibatches", "inner_epochs"]
+    idle += [] if "critic" in needs.models else ["critic"]
+    for field in idle:
+        value, default = getattr(spec, field), TrainSpec.model_fields[field].get_default(call_default_factory=True)
+        if value != default:
+            shown = value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else value
+            raise UserError(f"{where}{field}", shown, "has no effect on fixed data", "leave it out, or add prompts: $data to train on fresh answers")
 
 
 def _check_gate(where: str, gate: GateSpec, earlier: dict[str, Stage]) -> None:

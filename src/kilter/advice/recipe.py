@@ -10,6 +10,7 @@ from kilter.advice.facts import Facts
 from kilter.advice.rules import Machine, Suggestion
 from kilter.objectives import build_objective
 from kilter.pipeline.plan import Sizes, train_memory
+from kilter.recipe import looks_like_stage
 from kilter.training.config import TrainSpec
 
 HEADER = "# Made by `kilter advise {path}`: the methods worth trying on this data, from one start, on the same rows.\n#   kilter run {target}\n"
@@ -31,6 +32,8 @@ def fitting(size: Sizes, machine: Machine) -> dict[str, Any]:
 
 def make(model: str, facts: Facts, suggestions: list[Suggestion], fields: dict[str, Any], target: str = "advice.yaml") -> str:
     """The recipe as YAML."""
+    if looks_like_stage(model):
+        model = f"./{model}"  # in a recipe a bare word is a stage
     stages: dict[str, Any] = {}
     has_answers = facts.kind not in ("prompts",)
     start: str | None = None

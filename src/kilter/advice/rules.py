@@ -178,7 +178,10 @@ def lists(f: Facts) -> list[Suggestion]:
             {},
         ),
     ]
-    noise = noise_of(f)
+    noise, length = noise_of(f), length_of(f)
+    if length is not None:
+        by_mean = Reason("best against worst by the mean log-prob, which length does not raise", "paper: Meng et al. 2024")
+        return [Suggestion("simpo", (length, by_mean, *measured("simpo")), {}), out[0], out[2]]
     return out if noise is None else [out[2], out[0]]
 
 
@@ -249,7 +252,7 @@ def prompts(f: Facts) -> list[Suggestion]:
             "grpo",
             (
                 Reason(
-                    "prompts need a source of feedback: a verifier, a reward model, or your own function",
+                    "prompts need a source of feedback: the recipe begins with the policy's own judgement, to be replaced by your verifier, reward model or function",
                     f"measured: {f.groups} prompts, no answers; paper: Shao et al. 2024",
                 ),
             ),
@@ -279,6 +282,13 @@ def cautions(f: Facts) -> list[Reason]:
             Reason(
                 "which answer was chosen can be told without reading the prompt: a style, or an artefact of how the data was made",
                 f"measured: AUC {f.shortcut_auc:.2f} from the words of the answer alone",
+            )
+        )
+    if f.kind in ("demonstrations", "scored") and f.prompts * 10 < f.groups:
+        out.append(
+            Reason(
+                "these look like texts to sort rather than answers to prompts; imitating them teaches their content",
+                f"measured: {f.prompts} prompts for {f.groups} rows",
             )
         )
     if f.groups < 200:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -13,7 +13,8 @@ from kilter.cli.app import app, epilog, out, require_file
 from kilter.errors import UserError
 
 if TYPE_CHECKING:
-    from kilter.advice.rules import Reason
+    from kilter.advice.rules import Machine, Reason
+    from kilter.pipeline.plan import Sizes
 
 
 @app.command(epilog=epilog("kilter advise pairs.jsonl", "kilter advise builtin:support-desk --out advice.yaml", "kilter advise thumbs.jsonl --json"))
@@ -31,8 +32,7 @@ def advise(
     from kilter.advice.rules import Machine, cautions, suggest
     from kilter.api import make_data_spec
     from kilter.models.load import resolve
-    from kilter.pipeline.plan import sizes, train_memory
-    from kilter.training.config import TrainSpec
+    from kilter.pipeline.plan import sizes
 
     if out_ is not None:
         if out_.exists():
@@ -43,7 +43,6 @@ def advise(
     suggestions = suggest(facts)
     size = sizes(resolve(model))
     fields = fitting(size, machine)
-    full = train_memory(TrainSpec(method="sft", dtype="bfloat16"), size)
     recipe = make(model, facts, suggestions, fields, str(out_ or "advice.yaml"))
     if out_ is not None:
         out_.write_text(recipe, encoding="utf-8")
@@ -62,9 +61,7 @@ def advise(
             table.add_row(key.replace("_", " "), f"{value:.3g}" if isinstance(value, float) else str(value))
     out.print(table, highlight=False)
     out.print(
-        f"\n{size.parameters / 1e6:.0f} M weights, {machine.memory_gb:.1f} GB ({machine.name}): "
-        + (f"adapters: all weights would take about {full:.1f} GB" if "adapter" in fields else f"all weights can be trained, in about {full:.1f} GB"),
-        highlight=False,
+        f"\n{size.parameters / 1e6:.0f} M weights, {machine.memory_gb:.1f} GB ({machine.name}): {_room(fields, size, machine)}", highlight=False
     )
     for i, s in enumerate(suggestions, 1):
         settings = ", ".join(f"{k} {v}" for k, v in s.settings.items())
@@ -79,6 +76,19 @@ def advise(
         out.print(f"\nrecipe written to {out_}; run it with: kilter run {out_}", highlight=False)
     else:
         out.print("\n--out advice.yaml writes the recipe that tries them side by side", highlight=False)
+
+
+def _room(fields: dict[str, Any], size: Sizes, machine: Machine) -> str:
+    """What fits, by the estimate that a dry run prints."""
+    from kilter.pipeline.plan import train_memory
+    from kilter.training.config import TrainSpec
+
+    need, full = (train_memory(TrainSpec.model_validate({"method": "sft"} | f), size) for f in (fields, {"dtype": "bfloat16"}))
+    if "adapter" not in fields:
+        return f"all weights can be trained, in about {full:.1f} GB (estimated)"
+    if need > machine.memory_gb:
+        return f"[yellow]too little[/]: adapters need about {need:.1f} GB, all weights {full:.1f} GB (estimated); take a smaller model"
+    return f"adapters, in about {need:.1f} GB; all weights would take about {full:.1f} GB (estimated)"
 
 
 def _reason(r: Reason) -> None:

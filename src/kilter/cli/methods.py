@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 from rich.table import Table
 
 from kilter.cli.app import app, epilog, out
-from kilter.errors import Exit
+from kilter.errors import Exit, UserError
 
 
 @app.command(epilog=epilog("kilter methods", "kilter methods dpo", "kilter methods --json", "kilter methods my_file.py:MyLoss"))
@@ -49,7 +50,24 @@ def methods(
         for d in members:
             table.add_row(f"  {d.name}", "ref" if any("reference" in m for m in d.models) else "", d.summary)
         out.print(table)
+    own = _own()
+    if own:
+        out.print("\n[bold]yours[/]  [dim]named in recipes and runs of this folder[/]", highlight=False)
+        for name in own:
+            try:
+                out.print(f"  {name}  {describe(name).summary}", highlight=False, markup=False)
+            except UserError as error:
+                out.print(f"  {name}  cannot be read: {error}", highlight=False, markup=False)
     out.print(f"\n{len(rows)} methods; ref: needs a reference policy. Formula, settings and advice of one: kilter methods NAME", highlight=False)
+
+
+def _own() -> list[str]:
+    """Methods as file.py:Class that recipes and runs below this folder name, of files that exist."""
+    places = itertools.chain(
+        *(Path().glob(p) for p in ("*.yaml", "recipes/*.yaml", "runs/*/recipe.yaml", "runs/*/train.json", "runs/*/*/train.json"))
+    )
+    found = {m[1] for p in places for m in re.finditer(r"[\"' ]((?:[\w./-]+/)?[\w-]+\.py:[A-Z]\w*)", p.read_text(encoding="utf-8", errors="replace"))}
+    return sorted(n for n in found if Path(n.rpartition(":")[0]).is_file())
 
 
 def _one(name: str) -> None:

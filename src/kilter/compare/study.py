@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kilter import recipe as recipes
 from kilter.errors import UserError, nearest
+from kilter.objectives.registry import build_objective, method_name
 from kilter.recipe import Recipe
 from kilter.validation import as_user_error
 
@@ -100,6 +101,10 @@ def expand(study: Study) -> Recipe:
     stages: dict[str, Any] = {START: {"train": {"method": "sft"} | study.start}}
     if study.judge is not None:
         stages[JUDGE] = {"train": {"from": START, "method": "bradley_terry"} | study.judge}
+    if len(set(study.seeds)) < len(study.seeds):
+        raise UserError("seeds", study.seeds, "names a seed twice", "name each seed once")
+    for label, own in study.methods.items():
+        _check_method(study, label, own)
     found = cells(study)
     for cell in found:
         own = study.methods[cell.method]
@@ -110,6 +115,15 @@ def expand(study: Study) -> Recipe:
             if source not in study.data or not field:
                 raise UserError(f"vary.{key}", value, "names no field of a data set", f"write NAME.FIELD; data sets: {', '.join(study.data)}")
         base = str(train.get("data", "$data")).removeprefix("$")
+        for key, value in cell.setting:
+            source, _, field = key.partition(".")
+            if source != base:
+                raise UserError(f"vary.{key}", value, f"would change nothing: {cell.method} trains on ${base}", f"vary a field of {base}")
+            if field in SPLITTING:
+                raise UserError(
+                    f"vary.{key}", value, "moves rows between training and held-out prompts, on which all are compared",
+                    f"vary {base}.limit, which cuts the training side alone",
+                )  # fmt: skip
         limits = [value for key, value in cell.setting if key == f"{base}.limit"]
         if limits:  # of the training side alone: the held-out prompts stay the same ones, and stay held out
             train["limit"] = limits[0]
@@ -124,14 +138,38 @@ def expand(study: Study) -> Recipe:
     return recipes.build({"name": study.name, "model": study.model, "data": data, "stages": stages})
 
 
+SPLITTING = ("path", "heldout", "seed", "world.n", "world.seed")
+"""Fields of a data set that decide which prompts are held out."""
+
+
+def _check_method(study: Study, label: str, own: Any) -> None:
+    """A comparison is of policies, all from one start, seeds apart."""
+    fields = study.train | (own if isinstance(own, dict) and "method" in own else {"method": own})
+    where = f"methods.{label}"
+    if "seed" in fields:
+        raise UserError(
+            f"{where}.seed" if isinstance(own, dict) and "seed" in own else "train.seed", fields["seed"], "is set by `seeds`", "leave it out"
+        )
+    needs = build_objective(fields["method"]).needs
+    if "reward" in needs.models:
+        raise UserError(
+            where, fields["method"], "trains a reward model, which answers nothing", "compare policies; `judge` names a reward model that scores them"
+        )
+    if needs.shape == "rollouts" and fields.get("prompts") is None:
+        raise UserError(
+            where,
+            fields["method"],
+            "learns from answers of its own",
+            f"write {label}: {{method: {method_name(fields['method'])}, prompts: $NAME, feedback: ...}}",
+        )
+
+
 def _varied(study: Study, data: dict[str, Any], source: str, setting: tuple[tuple[str, Any], ...]) -> str:
     """The name of the data set with these fields; made once."""
     base = source.removeprefix("$")
     spec: dict[str, Any] = yaml.safe_load(yaml.safe_dump(study.data.get(base, {})))
     for key, value in setting:
-        owner, _, field = key.partition(".")
-        if owner != base:
-            continue
+        field = key.partition(".")[2]
         node = spec
         *parents, leaf = field.split(".")
         for parent in parents:

@@ -84,7 +84,7 @@ def adapted_modules(model: Any) -> str:
     whole = sorted({n for n, m in named if isinstance(m, ModulesToSaveWrapper)})
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     text = ", ".join(f"{n} x{c}" for n, c in sorted(layers.items()))
-    return f"adapters on {text}" + (f"; {', '.join(whole)} trained in full" if whole else "") + f"; {trained / 1e6:.2f} M weights trained"
+    return f"adapters on {text}" + (f"; {', '.join(whole)} trained in full" if whole else "") + f"; {trained:,} weights trained"
 
 
 def is_adapter(folder: Path) -> bool:

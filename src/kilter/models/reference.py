@@ -3,7 +3,7 @@
 The cache spares a second model in memory.
 
 The key of a row is the hash of the reference's weights and tokenizer, the precision, the temperature, and the row's
-own prompt and completion tokens: any run or method over the same rows finds them again. SQLite makes each write
+own prompt and completion tokens and their mask: any run or method over the same rows finds them again. SQLite makes each write
 atomic, so a kill loses at most the micro-batch in flight.
 """
 
@@ -47,7 +47,8 @@ class ReferenceCache:
         keys = []
         for row, (group, length) in enumerate(zip(batch.group_B.tolist(), batch.length_B.tolist(), strict=True)):
             own = batch.tokens_BT[row, :length].numpy().astype(np.int32).tobytes()
-            keys.append(hashlib.sha256(b"|".join((self._salt, prompts[group], b"", own))).digest())
+            trained = batch.mask_BT[row, :length].bool().numpy().tobytes()  # where it is 0 no log-prob is stored
+            keys.append(hashlib.sha256(b"|".join((self._salt, prompts[group], b"", own, trained))).digest())
         return keys
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Tensor]:

@@ -39,6 +39,11 @@ class Mixture:
                 "method.mix", [n for _, n, _ in self.parts], "trains different models", "mix policies with policies, reward models with reward models"
             )
 
+        if len({o.needs.joint for _, _, o in self.parts}) > 1:
+            raise UserError(
+                "method.mix", [n for _, n, _ in self.parts], "reads pairs in two ways: one part scores answers, the other both in one row",
+                "train them apart",
+            )  # fmt: skip
         needs = self.needs
         if "embeddings" in needs.outputs and (needs.unit == "batch" or needs.outputs - {"logps", "embeddings"}):
             raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,6 +38,8 @@ def build_objective(config: str | Mapping[str, Any]) -> Objective:
 
     An unknown field is an error naming the nearest. In a mixture a part may also be `{"weight": 0.1, "name": ..., ...}`.
     """
+    if not isinstance(config, str | Mapping):
+        raise UserError("method", config, "is no method", "write method: dpo, or method: {name: dpo, beta: 0.1}")
     options = {"name": config} if isinstance(config, str) else dict(config)
     if "mix" in options:
         return _mixture(options)
@@ -69,7 +72,7 @@ def _mixture(options: dict[str, Any]) -> Objective:
     for key, value in parts.items():
         config = dict(value) if isinstance(value, Mapping) else {"weight": value}
         weight = config.pop("weight", 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
-            raise UserError(f"method.mix.{key}", weight, "is not a weight above 0", "give a number above 0, or leave the method out")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            raise UserError(f"method.mix.{key}", weight, "is no finite weight above 0", "give a number above 0, or leave the method out")
         built.append((float(weight), str(key), build_objective({"name": key} | config)))
     return Mixture(tuple(built))

@@ -119,7 +119,7 @@ class Run:
 
     def _inputs(self, stage: Stage) -> dict[str, str]:
         """Content hashes of everything the stage reads."""
-        found = {f"data:{n}": self.data_hash(self.recipe.data[n]) for n in stage.data_names()}
+        found = {f"data:{n}": self.data_hash(self.recipe.data[n]) for _, n in stage.data_names()}
         found["kilter"] = kilter.__version__
         names = [ref for _, ref in stage.model_names()]
         if stage.audit is not None:  # the truncation check counts the base model's tokens
@@ -200,7 +200,7 @@ class Run:
                 raise UserError(f"{where}.template", template, "no such file", "use auto, model, or the path of a .jinja file")
             if stage.train is not None:
                 check_trackers(stage.train.trackers)
-                for data in stage.data_names():
+                for _, data in stage.data_names():
                     shape = recipes.shape_of(stage.train)
                     if (data, shape) not in loaded:
                         load(self.recipe.data[data], shape, data)

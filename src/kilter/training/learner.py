@@ -198,8 +198,11 @@ class LocalLearner:
             found[part.score_B, : value.shape[1]] = value
         return found
 
-    def minibatches(self, batch: Batch, seed: str) -> Iterator[Batch]:
-        """The optimizer steps on one batch: itself, or its parts over several passes in an order drawn from `seed`."""
+    def minibatches(self, batch: Batch, seed: str, objective: Objective) -> Iterator[Batch]:
+        """The optimizer steps on one batch: itself, or its parts over several passes in an order drawn from `seed`.
+
+        Credit (advantages) stays that of the whole batch; weights are those of the part, which is an optimizer step of its own.
+        """
         if self._epochs * self.spec.minibatches == 1:
             yield batch
             return
@@ -208,7 +211,9 @@ class LocalLearner:
             random.Random(f"{seed}:{epoch}").shuffle(order)
             count = min(self.spec.minibatches, len(order))
             for i in range(count):
-                yield self._count(batch.select_groups(sorted(order[i::count])))
+                part = self._count(batch.select_groups(sorted(order[i::count])))
+                weighted = part.group_weight_N is not None or part.weight_BT is not None or part.parts is not None
+                yield objective.prepare(part) if weighted else part
 
     def learning_rate(self) -> float:
         """The rate of the next step."""

@@ -128,12 +128,20 @@ def policy_of(scorer: Scorer | ActorCritic) -> Scorer:
 
 
 def fill_reference_cache(
-    spec: TrainSpec, scorer: Scorer, folder: Path, own_reference: bool, groups: Sequence[Encoded], engine: Engine, console: Console, name: str
+    spec: TrainSpec,
+    scorer: Scorer,
+    folder: Path,
+    own_reference: bool,
+    groups: Sequence[Encoded],
+    engine: Engine,
+    console: Console,
+    name: str,
+    temperature: float = 1.0,
 ) -> ReferenceCache:
     """The cache with every group in it: computed before the first update, when the model still is its own reference."""
     # Under qlora the reference is the rounded base, whose log-probs are not the full one's.
     precision = f"{spec.dtype}|nf4" if own_reference and spec.adapter is not None and spec.adapter.kind == "qlora" else spec.dtype
-    cache = ReferenceCache(cache_root() / "reference.sqlite", model_hash(folder), precision)
+    cache = ReferenceCache(cache_root() / "reference.sqlite", model_hash(folder), precision, temperature)
     own = groups[engine.rank :: engine.world]
     missing = [g for g in own if cache.lookup(collate([g])) is None]
     if missing:
@@ -146,7 +154,7 @@ def fill_reference_cache(
             for first in range(0, len(missing), 64):
                 chunk = collate(missing[first : first + 64])
                 for part in split(chunk, spec.tokens_per_microbatch, model.shared):
-                    out = model(part, amp=spec.dtype == "bfloat16")
+                    out = model(part, temperature=temperature, amp=spec.dtype == "bfloat16")
                     cache.put(cache.keys(part), out.logps_BT, part.length_B)
                     done += part.groups()
                     display.update(done, "log-probs")

@@ -154,15 +154,18 @@ class Trainer:
         encoded, held = setup.arrange(encoded, needs, spec.max_length), setup.arrange(held, needs, spec.max_length, encoded)
         if encoder.counts and engine.is_main:
             self._console.print("  data: " + ", ".join(f"{n} {what}" for what, n in encoder.counts.items()), highlight=False)
+        rollouts = needs.shape == "rollouts"
+        temperature = sampled_at(groups, spec.sampler.temperature) if rollouts else 1.0
         cache = None
         if "ref_logps" in objective.needs.annotations:
             folder = self.reference or self.start
             policy = setup.policy_of(scorer)
-            cache = setup.fill_reference_cache(spec, policy, folder, folder == self.start, [*encoded, *held], engine, self._console, self.name)
+            cache = setup.fill_reference_cache(
+                spec, policy, folder, folder == self.start, [*encoded, *held], engine, self._console, self.name, temperature
+            )
         source = Offline(encoded, spec.batch_size, spec.epochs, spec.max_steps, spec.shuffle, spec.seed, engine.rank, engine.world)
-        rollouts = needs.shape == "rollouts"
-        temperature = sampled_at(groups, spec.sampler.temperature) if rollouts else 1.0
-        learner = LocalLearner(scorer, needs, spec, source.total_steps, engine, cache, temperature, replayed=rollouts)
+        steps = source.total_steps * spec.minibatches * (spec.inner_epochs or needs.inner_epochs)
+        learner = LocalLearner(scorer, needs, spec, steps, engine, cache, temperature, replayed=rollouts)
         return Parts(learner, source, held, self._identity([*encoded, *held]))
 
     def _online(self, objective: Objective, scorer: Scorer | ActorCritic, encoder: Encoder, engine: Engine) -> Parts:
@@ -279,7 +282,9 @@ class Trainer:
                         batch = batch.with_(kl_coef=torch.tensor(parts.controller.coefficient))
                     sampled = batch.sampling_logps_BT
                     batch = learner.prepare(learner.annotate(batch, objective.needs), objective)
-                    metrics = _average([learner.step(part, objective) for part in learner.minibatches(batch, f"{spec.seed}:{source.position}")])
+                    metrics = _average(
+                        [learner.step(part, objective) for part in learner.minibatches(batch, f"{spec.seed}:{source.position}", objective)]
+                    )
                     source.after_update(learner)
                     step = source.position
                     seen = int(engine.sum(torch.tensor(float(sum(g.tokens() for g in groups)))))

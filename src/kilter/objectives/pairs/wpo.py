@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from kilter.objectives.ops import masked, pairs
+from kilter.objectives.ops import mean_logps, pairs
 from kilter.objectives.pairs.dpo import DPO
 from kilter.objectives.registry import method
 from kilter.types import Batch, Outputs
@@ -35,7 +35,6 @@ class WPO(DPO):
         """Pairs weighted by the policy's own likelihood of them."""
         assert out.logps_BT is not None
         assert out.collision_BT is not None
-        aligned_BT = masked(out.logps_BT.detach() - out.collision_BT.detach(), batch.mask_BT)
-        weight_B = (aligned_BT.sum(-1) / batch.mask_BT.sum(-1).clamp_min(1.0)).exp()
+        weight_B = mean_logps(out.logps_BT.detach() - out.collision_BT.detach(), batch.mask_BT).exp()
         weight_w_N, weight_l_N = pairs(weight_B, batch)
         return super().total(weight_w_N * weight_l_N * loss_N, out, batch)
