@@ -335,7 +335,7 @@ def _read_alpaca(row: Row) -> Iterator[Group]:
 
 @_format(
     "question_answer",
-    "A question with its answer to check against: question, answer (GSM8K), or Body, Question, Answer (SVAMP)",
+    "A question with its answer to check against: question, answer (GSM8K), or Body, Question, Answer and Equation (SVAMP)",
     lambda r: _is_question(r),
 )
 def _read_question_answer(row: Row) -> Iterator[Group]:
@@ -351,8 +351,22 @@ def _read_question_answer(row: Row) -> Iterator[Group]:
     gold = answer.rpartition("####")[2].strip()
     gold = gold[:-2] if gold.endswith(".0") else gold
     prompt = Prompt(messages=({"role": "user", "content": question},), id=str(row.get("ID", row.get("id", ""))), metadata={"answer": gold})
-    text = answer if "####" in answer else f"#### {gold}"
+    work = f"{_arithmetic(str(row['Equation']))} = {gold}\n" if row.get("Equation") else ""
+    text = answer if "####" in answer else f"{work}#### {gold}"
     yield Group(prompt, (Completion(text),), (Feedback(None, "demonstration"),))
+
+
+def _arithmetic(equation: str) -> str:
+    """SVAMP's "( ( 8.0 * 2.0 ) - 3.0 )" as people write it: (8 * 2) - 3."""
+    text = re.sub(r"(\d)\.0\b", r"\1", equation.strip())
+    text = re.sub(r"\(\s+", "(", re.sub(r"\s+\)", ")", text))
+    inner = text[1:-1]
+    depth = 0
+    for c in inner:
+        depth += (c == "(") - (c == ")")
+        if depth < 0:
+            return text
+    return inner if text[:1] == "(" and text[-1:] == ")" else text
 
 
 def _is_question(row: Row) -> bool:
