@@ -36,17 +36,6 @@ ROWS = {
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
-def test_a_question_with_its_equation_shows_the_work():
-    from kilter.data import formats
-
-    row = {"ID": "1", "Body": "A pack holds 8 pens. 3 are red", "Question": "How many are not?", "Equation": "( 8.0 - 3.0 )", "Answer": 5.0}
-    (group,) = formats._read_question_answer(row)
-    assert group.prompt.messages[0]["content"] == "A pack holds 8 pens. 3 are red. How many are not?"
-    assert group.completions[0].text == "8 - 3 = 5\n#### 5"
-    assert formats._arithmetic("( ( 8.0 * 2.0 ) - 3.0 )") == "(8 * 2) - 3"
-    assert formats._arithmetic("( 8.0 + 1.0 ) / ( 2.0 + 1.0 )") == "(8 + 1) / (2 + 1)"
-
-
 def test_each_format_is_detected_and_read(name):
     row = ROWS[name]
     assert detect(row).name == name
@@ -199,3 +188,14 @@ def test_groups_file_is_a_format(tmp_path):
     data = load(DataSpec(path=str(path), heldout=0), "pairs")
     assert data.format == "groups"
     assert len(data.train) == 4
+
+
+def test_a_question_with_its_equation_shows_the_work():
+    from kilter.data import formats
+
+    row = {"ID": "1", "Body": "A pack holds 8 pens. 3 are red", "Question": "How many are not?", "Equation": "( 8.0 - 3.0 )", "Answer": 5.0}
+    (group,) = formats._read_question_answer(row)
+    assert group.prompt.messages[0]["content"] == "A pack holds 8 pens. 3 are red. How many are not?"
+    assert group.completions[0].text == "8 - 3 = 5\n#### 5"
+    assert formats._arithmetic("( ( 8.0 * 2.0 ) - 3.0 )") == "(8 * 2) - 3"
+    assert formats._arithmetic("( 8.0 + 1.0 ) / ( 2.0 + 1.0 )") == "(8 + 1) / (2 + 1)"
