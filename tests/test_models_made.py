@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 import pytest
@@ -110,6 +111,14 @@ def test_merge(tiny, pairs_file, tmp_path, monkeypatch, capsys):
     assert untied.get_output_embeddings().weight.data_ptr() != untied.get_input_embeddings().weight.data_ptr()
     ids = torch.arange(5, 25)[None]
     assert torch.equal(tied(ids).logits, untied(ids).logits)
+    with torch.no_grad():
+        untied.get_output_embeddings().weight.mul_(2.0)  # a head of its own stays what it is
+    louder = shutil.copytree(apart, tmp_path / "louder")
+    untied.save_pretrained(louder)
+    monkeypatch.setattr(sys, "argv", ["kilter", "merge", str(louder), str(tmp_path / "twice"), "--untie"])
+    with pytest.raises(SystemExit):
+        main()
+    assert torch.equal(untied(ids).logits, load_causal(tmp_path / "twice")(ids).logits)
     monkeypatch.setattr(sys, "argv", ["kilter", "merge", str(tiny), str(tmp_path / "again")])
     with pytest.raises(SystemExit) as stop:
         main()

@@ -6,6 +6,7 @@ import json
 import os
 
 import pytest
+import safetensors.torch
 import torch
 
 import kilter
@@ -58,6 +59,25 @@ def test_entropy_is_that_of_the_distribution_over_everything_sampled(tiny, promp
     assert all(line["entropy"] > 1.0 for line in lines)
 
 
+def test_entropy_under_autocast_is_that_of_float32():
+    logits = torch.randn(4, 5000, generator=torch.Generator().manual_seed(1)) * 4 + 20
+    plain = choose(logits, torch.rand(4), SamplingParams())[2]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (choose(logits, torch.rand(4), SamplingParams())[2] - plain).abs().max() < 1e-5
+
+
+def test_replay_where_a_method_wants_more_than_the_rollouts(tiny, prompts, rewards, tmp_path):  # noqa: F811
+    """Truncated answers with a reference; no greedy answers for remax; a method without a ratio, corrected by importance weights."""
+    run(tiny, prompts, tmp_path / "run", "grpo", f"{rewards}:letters", max_steps=3)
+    data = {"path": str(tmp_path / "run" / "groups.jsonl"), "heldout": 0}
+    kilter.train(str(tiny), data, {"name": "dapo", "beta": 0.05}, tmp_path / "dapo", max_steps=2, batch_size=4)
+    with pytest.raises(UserError, match="greedy"):
+        kilter.train(str(tiny), data, "remax", tmp_path / "remax", max_steps=1, batch_size=4)
+    kilter.train(str(tiny), data, {"name": "reinforce", "beta": 0.0}, tmp_path / "reinforce", max_steps=2, batch_size=4)
+    lines = [json.loads(line) for line in (tmp_path / "reinforce" / "metrics.jsonl").read_text().splitlines()]
+    assert all("sampling/importance_sampling_ratio/mean" in line for line in lines)
+
+
 def test_scores_that_are_all_one_number_are_not_saturated():
     def group(*scores):
         return Group(Prompt(text="q"), tuple(Completion(f"a{i}") for i in range(len(scores))), tuple(map(Feedback, scores)))
@@ -76,7 +96,7 @@ def test_ctrl_c_does_not_reach_the_worker_that_scores():
 def test_old_rollouts_keep_the_log_probs_and_the_temperature_of_their_policy(tiny, prompts, rewards, tmp_path):  # noqa: F811
     run(tiny, prompts, tmp_path / "run", "grpo", f"{rewards}:letters", max_steps=6, sampler={"temperature": 0.7})
     rollouts = tmp_path / "run" / "groups.jsonl"
-    assert json.loads(rollouts.read_text().splitlines()[0])["prompt"]["metadata"]["temperature"] == 0.7
+    assert json.loads(rollouts.read_text().splitlines()[0])["prompt"]["metadata"]["sampled_at"] == 0.7
     found = kilter.train(
         str(tiny), {"path": str(rollouts), "heldout": 0}, "grpo", tmp_path / "again", max_steps=5, batch_size=8, learning_rate=1e-2, shuffle=False
     )
@@ -84,13 +104,16 @@ def test_old_rollouts_keep_the_log_probs_and_the_temperature_of_their_policy(tin
     assert found.steps == 5
     assert max(line["clip_ratio/region_mean"] for line in lines) > 0  # one pass only, and still not on policy
     mixed = tmp_path / "mixed.jsonl"
-    mixed.write_text(rollouts.read_text() + rollouts.read_text().replace('"temperature": 0.7', '"temperature": 1.0'))
+    mixed.write_text(rollouts.read_text() + rollouts.read_text().replace('"sampled_at": 0.7', '"sampled_at": 1.0'))
     with pytest.raises(UserError, match="several temperatures"):
         kilter.train(str(tiny), {"path": str(mixed), "heldout": 0}, "grpo", tmp_path / "mixed", max_steps=1)
 
 
 def test_a_critic_that_was_the_reward_model_starts_on_the_scale_of_the_rewards(tiny, pairs_file, prompts, tmp_path):  # noqa: F811
     model = kilter.train(str(tiny), str(pairs_file), "bradley_terry", tmp_path / "rm", max_steps=8, batch_size=4, learning_rate=3e-2).model
+    weights = safetensors.torch.load_file(model / "model.safetensors")
+    weights["score.weight"] *= 100
+    safetensors.torch.save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     lines = run(
         tiny,
         prompts,
@@ -100,4 +123,4 @@ def test_a_critic_that_was_the_reward_model_starts_on_the_scale_of_the_rewards(t
         max_steps=1,
         critic={"learning_rate": 1e-9},
     )
-    assert abs(lines[0]["val/mean"]) < 3  # deviations, not raw scores
+    assert abs(lines[0]["val/mean"]) < 5  # deviations, not raw scores, which are hundreds

@@ -112,6 +112,7 @@ class Needs:
     teacher: float | None = None
     label: int | None = None
     mask_truncated: bool = False
+    uses_ratio: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +272,7 @@ class Objective(Protocol):
         ...
 
     def prepare(self, batch: Batch) -> Batch:
-        """No grad, once on the whole batch of the optimizer step: credit assignment and weights."""
+        """No grad, on the whole batch: credit assignment and weights. Where a batch is used for several steps the weights, not the credit, are taken again for each part."""
         ...
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
@@ -323,7 +324,7 @@ class Sampler(Protocol):
         """k completions for each prompt, in the order of the prompts."""
         ...
 
-    def sync(self, learner: Learner) -> None:
+    def sync(self, learner: Learner | None) -> None:
         """Takes the learner's current weights (nothing to do when they are shared)."""
         ...
 

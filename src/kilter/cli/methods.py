@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import re
@@ -12,7 +13,7 @@ import typer
 from rich.table import Table
 
 from kilter.cli.app import app, epilog, out
-from kilter.errors import Exit, UserError
+from kilter.errors import Exit
 
 
 @app.command(epilog=epilog("kilter methods", "kilter methods dpo", "kilter methods --json", "kilter methods my_file.py:MyLoss"))
@@ -53,21 +54,27 @@ def methods(
     own = _own()
     if own:
         out.print("\n[bold]yours[/]  [dim]named in recipes and runs of this folder[/]", highlight=False)
-        for name in own:
-            try:
-                out.print(f"  {name}  {describe(name).summary}", highlight=False, markup=False)
-            except UserError as error:
-                out.print(f"  {name}  cannot be read: {error}", highlight=False, markup=False)
+        for label, summary in own:
+            out.print(f"  {label}  {summary}", highlight=False, markup=False)
     out.print(f"\n{len(rows)} methods; ref: needs a reference policy. Formula, settings and advice of one: kilter methods NAME", highlight=False)
 
 
-def _own() -> list[str]:
-    """Methods as file.py:Class that recipes and runs below this folder name, of files that exist."""
+def _own() -> list[tuple[str, str]]:
+    """(file.py:Class, its first line) of the methods that recipes and runs below this folder name; their files are read, not run."""
     places = itertools.chain(
         *(Path().glob(p) for p in ("*.yaml", "recipes/*.yaml", "runs/*/recipe.yaml", "runs/*/train.json", "runs/*/*/train.json"))
     )
-    found = {m[1] for p in places for m in re.finditer(r"[\"' ]((?:[\w./-]+/)?[\w-]+\.py:[A-Z]\w*)", p.read_text(encoding="utf-8", errors="replace"))}
-    return sorted(n for n in found if Path(n.rpartition(":")[0]).is_file())
+    texts = (p.read_text(encoding="utf-8", errors="replace") for p in places if p.is_file())
+    named = {m[1] for text in texts for m in re.finditer(r"[\"' ]((?:[\w./-]+/)?[\w-]+\.py:[A-Z]\w*)", text)}
+    found = []
+    for label in sorted(named):
+        file, _, name = label.rpartition(":")
+        try:
+            tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+        except (OSError, SyntaxError, ValueError):
+            continue
+        found += [(label, (ast.get_docstring(c) or "").partition("\n")[0]) for c in ast.walk(tree) if isinstance(c, ast.ClassDef) and c.name == name]
+    return found
 
 
 def _one(name: str) -> None:

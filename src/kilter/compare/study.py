@@ -114,7 +114,8 @@ def expand(study: Study) -> Recipe:
             source, _, field = key.partition(".")
             if source not in study.data or not field:
                 raise UserError(f"vary.{key}", value, "names no field of a data set", f"write NAME.FIELD; data sets: {', '.join(study.data)}")
-        base = str(train.get("data", "$data")).removeprefix("$")
+        reads = "prompts" if train.get("prompts") else "data"
+        base = str(train.get(reads, "$data")).removeprefix("$")
         for key, value in cell.setting:
             source, _, field = key.partition(".")
             if source != base:
@@ -129,7 +130,7 @@ def expand(study: Study) -> Recipe:
             train["limit"] = limits[0]
         others = tuple((k, v) for k, v in cell.setting if k != f"{base}.limit")
         if others:
-            train["data"] = _varied(study, data, f"${base}", others)
+            train[reads] = _varied(study, data, f"${base}", others)
         stages[cell.stage] = {"train": train}
     evaluate = {"models": [START, *(c.stage for c in found)], "baseline": START} | study.evaluate
     if study.judge is not None:
@@ -155,7 +156,8 @@ def _check_method(study: Study, label: str, own: Any) -> None:
         raise UserError(
             where, fields["method"], "trains a reward model, which answers nothing", "compare policies; `judge` names a reward model that scores them"
         )
-    if needs.shape == "rollouts" and fields.get("prompts") is None:
+    replayed = Path(str(study.data.get(str(fields.get("data", "$data")).removeprefix("$"), {}).get("path", ""))).name.startswith("groups")
+    if needs.shape == "rollouts" and fields.get("prompts") is None and not replayed:
         raise UserError(
             where,
             fields["method"],

@@ -16,6 +16,7 @@ import os
 import pickle
 import queue
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -201,6 +202,10 @@ def limited_here(function: Callable[[], Any], timeout: float) -> tuple[Any, str]
 def main(descriptor: int) -> None:
     """The worker: reads (function, arguments), answers (value, problem), until its input ends."""
     out = os.fdopen(descriptor, "wb")
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not even a function that hangs outlives the run
     logging.disable(logging.WARNING)  # libraries that note that their own time limits are off
 
     def answer(value: tuple[Any, str]) -> None:

@@ -180,9 +180,12 @@ class Weighted:
     def scale_of(self, name: str) -> tuple[float, float] | None:
         """(mean, deviation) such that a part's contribution is (raw - mean) / deviation, its weight included; None where it is not (yet) known."""
         for own, weight, source in self.parts:
+            if own != name or weight <= 0:
+                continue
             scales = getattr(source, "scales", None)
-            if own == name and scales and weight > 0:
+            if scales:
                 return scales[0][0], scales[0][1] / weight
+            return None if getattr(source, "normalize", False) else (0.0, 1 / weight)
         return None
 
     @property

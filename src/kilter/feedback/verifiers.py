@@ -104,7 +104,8 @@ class MathAnswer(_AgainstAnswer):
         """Whether the reference is mathematics. A word ("Paris") would be read as a product of letters, and no answer in prose would equal it."""
         from math_verify import parse
 
-        return bool(re.fullmatch(r"[^\W\d_]{2,}(?:\s+[^\W\d_]+)*", gold) is None and parse(f"${gold}$", parsing_timeout=None))
+        word = re.fullmatch(r"[^\W\d_]{2,}(?:\s+[^\W\d_]+)*", gold) is not None and gold.lower() not in ("pi", "infinity", "inf")
+        return bool(not word and parse(f"${gold}$", parsing_timeout=None))
 
     def equal(self, gold: str, text: str) -> bool:
         """After parsing both; its own time limits use signals, which work in the main thread alone."""

@@ -243,9 +243,9 @@ def load_causal(folder: Path, quantization: Any = None) -> Any:
 
 
 def separate_head(model: Any) -> None:
-    """Gives an output projection that is the input embedding a weight of its own."""
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    head.weight = torch.nn.Parameter(embedding.weight.detach().clone())
+    """Gives an output projection that is the input embedding a weight of its own; one that has its own keeps it."""
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
     model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
 
 

@@ -77,10 +77,10 @@ def _choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams) -> tuple
         picked = _in_blocks(mass_RV, blocks, draws_R)
     log_total = total.log().float()
     logps = logits_RV.gather(1, picked[:, None])[:, 0] - top[:, 0] - log_total
-    mean = torch.einsum("rv,rv->r", mass_RV, logits_RV) / total.float()
-    if not bool(mean.isfinite().all()):  # a token of probability 0 counts 0, not 0 times -inf
-        mean = torch.where(mass_RV > 0, mass_RV * logits_RV, 0.0).sum(-1) / total.float()
-    return picked, logps, (log_total + top[:, 0] - mean).clamp_min(0.0)
+    centred_RV = (logits_RV - top).clamp_min(torch.finfo(torch.float32).min)  # a token of probability 0 counts 0, not 0 times -inf
+    with torch.autocast(logits_RV.device.type, enabled=False):  # in bfloat16 the product would be off by a tenth of a nat
+        mean = torch.einsum("rv,rv->r", mass_RV, centred_RV) / total.float()
+    return picked, logps, (log_total - mean).clamp_min(0.0)
 
 
 def _in_blocks(mass_RV: Tensor, blocks: Tensor, draws_R: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class LocalSampler:
         self.mixture = mixture
         self.last = Throughput()
 
-    def sync(self, learner: Learner) -> None:
+    def sync(self, learner: Learner | None) -> None:
         """Nothing to copy: the weights are the learner's own; only the version advances."""
         self.version += 1
 

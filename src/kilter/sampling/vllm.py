@@ -100,7 +100,7 @@ class VllmSampler:
             finish_reason=reason, policy_version=self.version,
         )  # fmt: skip
 
-    def sync(self, learner: Learner) -> None:
+    def sync(self, learner: Learner | None) -> None:
         """Pushes the policy's present weights."""
         self._write()
         self.client.reload(self._folder, self.spec.timeout)
@@ -285,15 +285,21 @@ class Server:
 
     def _inspect(self, tied: bool) -> bool:
         """Whether the server computes on a CPU; UserError for settings under which its log-probs or weights would silently be wrong."""
-        reply = self.http.get(f"{self.url}/server_info", params={"config_format": "json"})
-        if reply.status_code != 200:
-            raise UserError("sampler.url", self.url, "takes no weights", "start the server with VLLM_SERVER_DEV_MODE=1 in its environment")
-        config = reply.json()["vllm_config"]
-        mode = config["model_config"]["logprobs_mode"]
+        import httpx
+
+        try:
+            reply = self.http.get(f"{self.url}/server_info", params={"config_format": "json"})
+            if reply.status_code == 404:
+                raise UserError("sampler.url", self.url, "takes no weights", "start the server with VLLM_SERVER_DEV_MODE=1 in its environment")
+            reply.raise_for_status()
+            config = reply.json()["vllm_config"]
+            mode, worker, model = config["model_config"]["logprobs_mode"], config["parallel_config"]["worker_cls"], config["model_config"]["model"]
+        except (httpx.HTTPError, KeyError, TypeError, ValueError) as error:
+            raise UserError("sampler.url", self.url, f"does not say what it is ({_last_line(error)})", "use vLLM 0.11 or later") from error
         if mode != "processed_logprobs":
             raise UserError("sampler.url", self.url, f"reports {mode}", "start the server with --logprobs-mode processed_logprobs")
-        on_cpu = "cpu" in config["parallel_config"]["worker_cls"].lower()
-        served = Path(config["model_config"]["model"]) / "config.json"
+        on_cpu = "cpu" in worker.lower()
+        served = Path(model) / "config.json"
         separate = served.is_file() and json.loads(served.read_text()).get("tie_word_embeddings") is False
         if on_cpu and tied and not separate:
             raise UserError(

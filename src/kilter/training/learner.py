@@ -106,14 +106,14 @@ class LocalLearner:
         Old log-probs are those that the sampler reported where they are exact, and recomputed otherwise; a batch that is
         used for one optimizer step only needs none, for then the policy is its own old policy.
         """
+        if "ref_logps" in needs.annotations:
+            assert self.reference is not None, "reference log-probs were not computed"
+            ref = self.reference.lookup(batch)  # by the rows as they were stored, before any is masked
+            assert ref is not None, "a row of the batch is missing from the reference cache"
+            batch = batch.with_(ref_logps_BT=ref)
         if needs.mask_truncated and batch.truncated_B is not None:
             batch = batch.with_(mask_BT=batch.mask_BT * (1 - batch.truncated_B[:, None]))
         batch = self._count(batch)
-        if "ref_logps" in needs.annotations:
-            assert self.reference is not None, "reference log-probs were not computed"
-            ref = self.reference.lookup(batch)
-            assert ref is not None, "a row of the batch is missing from the reference cache"
-            batch = batch.with_(ref_logps_BT=ref)
         if needs.mismatched:
             batch = self._measure_mismatched(batch)
         batch = batch.with_(state=self.running)
@@ -165,6 +165,8 @@ class LocalLearner:
 
     def _annotate_rollouts(self, batch: Batch, needs: Needs) -> Batch:
         wanted = set()
+        if self.replayed and batch.sampling_logps_BT is not None and not needs.uses_ratio:
+            return batch  # a method without a ratio is corrected by truncated importance weights
         if self.replayed and batch.sampling_logps_BT is not None:
             batch = batch.with_(old_logps_BT=batch.sampling_logps_BT, sampling_logps_BT=None)
         elif "old_logps" in needs.annotations or self._epochs * self.spec.minibatches > 1 or (not self.exact and batch.sampling_logps_BT is not None):
@@ -209,11 +211,13 @@ class LocalLearner:
         for epoch in range(self._epochs):
             order = list(range(batch.groups()))
             random.Random(f"{seed}:{epoch}").shuffle(order)
-            count = min(self.spec.minibatches, len(order))
+            count = -self.engine.max(-min(self.spec.minibatches, len(order)))  # all ranks take equally many steps
             for i in range(count):
                 part = self._count(batch.select_groups(sorted(order[i::count])))
-                weighted = part.group_weight_N is not None or part.weight_BT is not None or part.parts is not None
-                yield objective.prepare(part) if weighted else part
+                if part.group_weight_N is not None or part.weight_BT is not None or part.parts is not None:
+                    own = objective.prepare(part)
+                    part = part.with_(group_weight_N=own.group_weight_N, weight_BT=own.weight_BT, parts=own.parts)
+                yield part
 
     def learning_rate(self) -> float:
         """The rate of the next step."""

@@ -252,7 +252,7 @@ class Online:
         kept = kept[:share]
         self.last = everything
         stamped = [
-            replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "step": self.position + 1, "temperature": self.spec.temperature}))
+            replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "step": self.position + 1, "sampled_at": self.spec.temperature}))
             for g in everything
         ]
         store.append(self.path, stamped)
@@ -383,6 +383,7 @@ class Online:
         self.feedback.restore(state["feedback"])
         for sampler in (self.sampler, self.opponent):
             if sampler is not None:
+                sampler.sync(None)  # an engine of its own was started with the weights that training began from
                 sampler.version = state["version"]
 
 

@@ -53,7 +53,7 @@ def watch(
     if parts.energy is not None and (energy := parts.energy.take()) is not None:
         found["energy_loss"] = energy
     before = len(monitors.log.events)
-    found |= monitors.update(step, record | found, source.own)
+    found |= monitors.update(step, record | found, [g for share in engine.gather(source.own) for g in share])
     refresh = spec.refresh_reference_every
     if refresh and step % refresh == 0 and isinstance(parts.learner.reference, LiveReference):
         parts.learner.reference.refresh()

@@ -78,6 +78,12 @@ def make_scorer(spec: TrainSpec, start: Path, objective: Objective, encoder: Enc
     return ActorCritic(policy, _wrap(spec, critic, True))
 
 
+def critic_is_the_reward(spec: TrainSpec) -> bool:
+    """Whether the critic began as the reward model that scores the rollouts."""
+    rewards = feedbacks.model_references(spec.feedback, ("reward_model",)) if spec.feedback is not None else []
+    return bool(rewards) and spec.critic.start in (None, rewards[0])
+
+
 def make_teacher(spec: TrainSpec, encoder: Encoder, resolve: Resolve) -> Scorer:
     """The model that is learned from; it must share the student's vocabulary."""
     if spec.teacher is None:

@@ -45,7 +45,7 @@ from kilter.training.monitors import EnergyProbe, Event, EventLog, Monitors
 from kilter.training.online import Online, check_online, sample_text, trim
 from kilter.training.parts import Parts
 from kilter.training.sources import Offline
-from kilter.types import Fitted, Group, Mean, Metrics, Objective
+from kilter.types import Fitted, Group, Mean, Metrics, Needs, Objective
 
 log = logging.getLogger("kilter")
 
@@ -69,6 +69,10 @@ class TrainResult:
     tokens_per_second: float | None = None
     step_seconds: float | None = None
     peak_memory_gb: float | None = None
+
+
+CHECKPOINT_FORMAT = 2
+"""Part of a run's identity: raised when a checkpoint of older code would be read wrongly."""
 
 
 @dataclass
@@ -139,7 +143,7 @@ class Trainer:
         groups = self.train[: spec.limit] if spec.limit else self.train
         needs, heldout = objective.needs, self.heldout
         if needs.shape == "rollouts":
-            groups = replayable(groups)
+            groups = replayable(groups, needs)
         if needs.label is not None:
             groups, heldout = setup.with_label(groups, needs.label), setup.with_label(heldout, needs.label)
             if not groups:
@@ -174,6 +178,8 @@ class Trainer:
         if spec.fsdp:
             raise UserError("fsdp", True, "cannot sample from sharded weights", "leave fsdp out: several processes then train with DDP")
         check_online(spec, needs)
+        if engine.world > spec.batch_size:
+            raise UserError("batch_size", spec.batch_size, f"is less than the {engine.world} processes", "give every process a prompt per step")
         policy = setup.policy_of(scorer)
         folder = self.reference or self.start
         wanted = "ref_logps" in needs.annotations or needs.opponent is not None
@@ -196,7 +202,7 @@ class Trainer:
         digest = hashlib.sha256(
             self.spec.model_dump_json(exclude={"save_every", "trackers", "engine", "processes", "fsdp", "zero", "eval_every"}).encode()
         )
-        digest.update(model_hash(self.start).encode())
+        digest.update(f"{CHECKPOINT_FORMAT}|{model_hash(self.start)}".encode())
         for path in user_files(json.loads(self.spec.model_dump_json(include={"method", "feedback"}))):
             digest.update(path.read_bytes())
         for e in groups:
@@ -272,10 +278,12 @@ class Trainer:
                     first = parts.gold()
                     parts.gold.require(first)
                     parts.history.add(0, first, parts.gold.answers)
+                    if parts.monitors is not None:
+                        parts.monitors.thin(0, first)
                     parts.keep(0)
                 for groups in source if parts.stopped is None else ():
                     clock, between = time.monotonic(), False
-                    if isinstance(learner.scorer, ActorCritic) and isinstance(source, Online) and spec.critic.start is None:
+                    if isinstance(learner.scorer, ActorCritic) and isinstance(source, Online) and setup.critic_is_the_reward(spec):
                         learner.scorer.adopt(*(source.feedback.scale_of("reward_model") or (0.0, 1.0)))
                     batch = collate(groups).with_(length_limit=spec.sampler.max_new_tokens)
                     if parts.controller is not None and spec.kl_control.mode != "fixed":
@@ -388,9 +396,18 @@ def _average(steps: Sequence[Metrics]) -> Metrics:
     return {k: sum(m[k] for m in steps if k in m) / sum(k in m for m in steps) for k in dict.fromkeys(k for m in steps for k in m)}
 
 
-def replayable(groups: Sequence[Group]) -> list[Group]:
+def replayable(groups: Sequence[Group], needs: Needs) -> list[Group]:
     """Scored rollouts among the groups (a groups.jsonl of an earlier run); an error when there are none."""
     kept = [g for g in groups if g.completions and all(f.score is not None for f in g.feedback)]
+    if needs.greedy_baseline:
+        kept = [g for g in kept if g.prompt.metadata.get("greedy_score") is not None]
+        if not kept:
+            raise UserError(
+                "data",
+                f"{len(groups)} groups",
+                "holds no scores of greedy answers, which remax needs",
+                "give a groups.jsonl of a remax run, or use rloo",
+            )
     if not any(len(g.completions) > 1 for g in kept):
         raise UserError(
             "data", f"{len(groups)} groups", "holds no scored rollouts (several completions per prompt, each with a score)",
@@ -401,7 +418,7 @@ def replayable(groups: Sequence[Group]) -> list[Group]:
 
 def sampled_at(groups: Sequence[Group], default: float) -> float:
     """The temperature at which old rollouts were drawn, where they say so; one for all of them."""
-    found = {float(t) for g in groups if (t := g.prompt.metadata.get("temperature")) is not None}
+    found = {float(t) for g in groups if (t := g.prompt.metadata.get("sampled_at")) is not None}
     if len(found) > 1:
         raise UserError("data", sorted(found), "holds rollouts of several temperatures", "train on those of one run at a time")
     return found.pop() if found else default

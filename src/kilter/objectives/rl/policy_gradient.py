@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -70,6 +70,8 @@ class PolicyGradient(ABC):
     is_cap: float = knob(2.0, "cap of the importance weight against the sampling engine", "(0, inf)", "2")
 
     name = "policy_gradient"
+    uses_ratio: ClassVar[bool] = True
+    """Whether the loss has a ratio to the policy that sampled; else old rollouts are corrected by importance weights."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -90,6 +92,7 @@ class PolicyGradient(ABC):
             outputs=frozenset(outputs),
             learning_rate=1e-6,
             mask_truncated=self.mask_truncated,
+            uses_ratio=self.uses_ratio,
         )
 
     # What a member writes.

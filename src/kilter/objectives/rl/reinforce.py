@@ -39,6 +39,8 @@ class Reinforce(PolicyGradient):
         centred_B = score_B - score_B.nanmean() if self.baseline == "batch" else score_B
         return centred_B.nan_to_num(0.0)
 
+    uses_ratio = False
+
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """-A log pi."""
         assert batch.advantage_BT is not None
@@ -72,6 +74,8 @@ class ReMax(PolicyGradient):
         """R - R(greedy)."""
         assert batch.baseline_N is not None, "remax needs the score of the greedy answer"
         return (score_B - batch.baseline_N.to(score_B.dtype)[batch.group_B]).nan_to_num(0.0)
+
+    uses_ratio = False
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """-A log pi."""

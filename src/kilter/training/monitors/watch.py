@@ -192,14 +192,18 @@ class Monitors:
         recent = bool(self.gold.entries) and step - self.gold.entries[-1]["step"] < max(1, self.spec.gold_every // 4)
         return step % self.spec.gold_every == 0 or (asked and not recent)
 
-    def evidence(self, step: int, values: dict[str, list[float | None]], answers: Sequence[str] = ()) -> dict[str, float]:
-        """Takes a gold evaluation; may set `stop`. Returns metrics."""
-        entry = self.gold.add(step, values, answers)
+    def thin(self, step: int, values: Mapping[str, list[float | None]]) -> None:
+        """An event when too many of the held-out answers have no score."""
         for name in ("gold", "proxy"):
             share = sum(v is None for v in values[name]) / max(1, len(values[name]))
             if self._hit(f"{name}:unscored", share > MISSING):
                 self._raise(f"{name}:unscored", step, 2, "warn", f"{share:.0%} of the held-out answers have no {name} score: the evidence is thin", "certain", "noted",
                             share, MISSING)  # fmt: skip
+
+    def evidence(self, step: int, values: dict[str, list[float | None]], answers: Sequence[str] = ()) -> dict[str, float]:
+        """Takes a gold evaluation; may set `stop`. Returns metrics."""
+        entry = self.gold.add(step, values, answers)
+        self.thin(step, values)
         change = entry.get("gold_change") or {}
         if diverges(entry):
             interval = f"gold change {change['value']:+.3f} [{change['ci_low']:.3f}, {change['ci_high']:.3f}] on {change['n']} prompts"
@@ -247,4 +251,8 @@ class Monitors:
         self.reference, self.streak = state["reference"], state["streak"]
         self.raised, self.wants_gold = set(state["raised"]), state["wants_gold"]
         self.recent_kl, self.scores = list(state["recent_kl"]), tuple(state["scores"])
-        self.stop, self.fix = state["stop"], state["fix"]
+        if "gold:stop" in self.raised:  # the verdict of the gold source stands; what tier 0 stopped may have been mended
+            self.stop, self.fix = state["stop"], state["fix"]
+        for key in [k for k in self.raised if k.startswith("fatal:")]:
+            self.raised.discard(key)
+            self.streak[key] = 0
