@@ -152,7 +152,7 @@ def test_training_with_vllm_a_killed_engine_and_resumption(model, tmp_path):
     assert "resuming after step" in stderr
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
-    assert len(lines) > len(done) or len(lines) > 3
+    assert len(lines) > len(done)
     assert all(line["sampling/mismatch_kl"] < 1e-3 for line in lines)  # a resumed engine has the restored weights
 
 
