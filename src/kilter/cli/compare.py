@@ -33,9 +33,11 @@ def compare(
     wanted = study.load(recipe, set_ or ())
     expanded = study.expand(wanted)
     found = study.cells(wanted)
+    folder = runs / wanted.name
     each = sizes(resolve(wanted.model)).parameters * 4 / 1e9
-    whole = [c for c in found if (train := expanded.stages[c.stage].train) is not None and (train.adapter is None or train.adapter.merge)]
-    need, free = each * (len(whole) + 2) + 0.1 * len(found), shutil.disk_usage(_existing(runs)).free / 1e9
+    missing = [c for c in found if not (folder / c.stage / "model").exists()]
+    whole = [c for c in missing if (train := expanded.stages[c.stage].train) is not None and (train.adapter is None or train.adapter.merge)]
+    need, free = each * (len(whole) + 2) + 0.1 * len(missing), shutil.disk_usage(_existing(runs)).free / 1e9
     if dry_run:
         plans = {p.name: p for p in plan(expanded)}
         for p in plans.values():
@@ -46,12 +48,11 @@ def compare(
             highlight=False,
         )
         return
-    folder = runs / wanted.name
     if need > free and not (folder / "compare.json").exists():
         raise UserError(
             "--runs",
             str(runs),
-            f"has {free:.0f} GB free, and {len(found)} models need about {need:.0f}",
+            f"has {free:.0f} GB free, and {len(missing)} models need about {need:.0f}",
             "free some, choose another folder, or train adapters (train: {adapter: {}})",
         )
     code = Run(expanded, folder, out, isolated=True).execute()
