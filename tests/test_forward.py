@@ -9,7 +9,7 @@ from conftest import make_model
 from kilter.models import attention
 from kilter.models.forward import Scorer, supports_shared_prefix
 from kilter.models.load import load_causal, load_reward
-from kilter.models.packing import pack
+from kilter.models.packing import Segment, pack
 from kilter.training.learner import split
 
 
@@ -44,8 +44,6 @@ def test_matches_transformers_logits(scorer, pair_batch):
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_form_equals_the_segment_form():
     """The GPU path's mask, run eagerly on CPU."""
-    from kilter.models.packing import Segment
-
     torch.manual_seed(0)
     segments = (Segment(0, 7, (5, 3)), Segment(15, 4, (2, 6, 1)))
     q, k, v = torch.randn(1, 4, 28, 8), torch.randn(1, 2, 28, 8), torch.randn(1, 2, 28, 8)
@@ -53,6 +51,34 @@ def test_flex_attention_form_equals_the_segment_form():
         want = attention._segments_cpu(q, k, v, segments, None, window)
         got = attention._segments_gpu(q, k, v, segments, None, window)
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_segment_attention_and_its_gradients_equal_dense_attention(window):
+    """Runs of equal and of unequal completions, a completion alone, and one too long to share a run's padding."""
+    segments = (Segment(0, 7, (5, 5, 4, 5, 30, 1)), Segment(57, 3, (6,)), Segment(66, 4, ()))
+    length, generator = 70, torch.Generator().manual_seed(0)
+    q, k, v, grad = (torch.randn(1, n, length, 8, dtype=torch.float64, generator=generator) for n in (6, 2, 2, 6))
+    assert len(attention._runs(segments, 6)) == 3 + 3 + 1
+    seen = torch.full((length, length), -torch.inf, dtype=torch.float64)
+    for seg in segments:
+        at = seg.start + seg.prompt
+        own = [(seg.start, seg.prompt, 0)] + [(at + sum(seg.completions[:i]), size, seg.prompt) for i, size in enumerate(seg.completions)]
+        for start, size, before in own:
+            keys = [*range(seg.start, seg.start + before), *range(start, start + size)]
+            for i in range(size):
+                reach = keys[: before + i + 1][-window if window else None :]
+                seen[start + i, reach] = 0.0
+    results = []
+    for compute in (
+        lambda *x: attention._segments_cpu(*x, segments, None, window),
+        lambda *x: torch.nn.functional.scaled_dot_product_attention(*x, attn_mask=seen, enable_gqa=True),
+    ):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        out = compute(*leaves)
+        results.append([out.detach(), *torch.autograd.grad(out, leaves, grad)])
+    for own, dense in zip(*results, strict=True):
+        torch.testing.assert_close(own, dense, atol=1e-12, rtol=1e-12)
 
 
 def test_probe_accepts_llama(scorer):

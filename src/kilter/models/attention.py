@@ -9,7 +9,8 @@ masked-out work. On a GPU one compiled flex-attention call does the same through
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -48,17 +49,18 @@ def _causal_table(size: int, window: int | None, dtype: torch.dtype) -> Tensor:
 class _SegmentAttention(torch.autograd.Function):
     """Attention over exactly the keys that each segment may see; q [L, H, d], k and v [L, G, d], H a multiple of G.
 
-    Per segment: S = scale q k^T + mask in float32, P = softmax(S), out = P v. The backward recomputes P, so nothing of
-    size length^2 is kept. Written with batched matrix products because, for segments of tens to hundreds of tokens,
-    PyTorch's CPU flash kernel takes 2 to 4 times as long in the backward (docs/LOG.md).
+    S = scale q k^T + mask, P = softmax(S) in float32, out = P v, for a run of completions at once: their common prompt's keys
+    in one product, their own in a batch of them. The backward recomputes P, so nothing of size length^2 is kept. Written
+    with batched matrix products because, for segments of tens to hundreds of tokens, PyTorch's CPU flash kernel takes 2 to
+    4 times as long in the backward (docs/LOG.md).
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segment, ...], scale: float, window: int | None) -> Tensor:
         out = torch.empty_like(q)
-        for at, size, prompt in _pieces(segments):
-            p, _, _, values = _probabilities(q, k, v, at, size, prompt, scale, window)
-            _put(out, at, size, torch.bmm(p.to(v.dtype), values))
+        for run in _runs(segments, q.shape[1]):
+            p, _, _ = _probabilities(q, k, run, scale, window)
+            _put(out, run, _times(p, v, run))
         ctx.save_for_backward(q, k, v)
         ctx.rest = segments, scale, window
         return out
@@ -68,65 +70,143 @@ class _SegmentAttention(torch.autograd.Function):
         (grad,) = grads
         q, k, v = ctx.saved_tensors
         segments, scale, window = ctx.rest
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for at, size, prompt in _pieces(segments):
-            p, queries, keys, values = _probabilities(q, k, v, at, size, prompt, scale, window)
-            g = _take(grad, at, size, k.shape[1])
-            dp = torch.bmm(g, values.transpose(1, 2)).to(p.dtype)
-            ds = torch._softmax_backward_data(dp, p, -1, p.dtype).mul_(scale).to(q.dtype)
-            _put(dq, at, size, torch.bmm(ds, keys))
-            for target, own in ((dk, torch.bmm(ds.transpose(1, 2), queries)), (dv, torch.bmm(p.to(v.dtype).transpose(1, 2), g))):
-                own = own.transpose(0, 1)
-                if prompt is not None:
-                    start, length = prompt
-                    target[start : start + length] += own[:length]
-                    target[at : at + size] += own[length:]
-                else:
-                    target[at : at + size] += own
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        for run in _runs(segments, q.shape[1]):
+            p, queries, keys = _probabilities(q, k, run, scale, window)
+            g = _take(grad, run, k.shape[1])
+            if run.padding is not None:  # padding repeats a row, and must not count it twice
+                g.view(k.shape[1], len(run.lengths), -1, run.width, g.shape[-1]).masked_fill_(run.padding[:, None, :, None], 0)
+            dp = _against(g, _take(v, run, k.shape[1]), v, run, p.dtype)
+            ds = torch._softmax_backward_data(dp, p, -1, p.dtype).mul_(scale)
+            _put(dq, run, _times(ds, k, run, keys))
+            _add(dk, run, ds, queries)
+            _add(dv, run, p, g)
         return dq, dk, dv, None, None, None
 
 
-def _pieces(segments: tuple[Segment, ...]) -> Iterator[tuple[int, int, tuple[int, int] | None]]:
-    """(start, length, prompt seen besides itself) of every prompt and completion."""
+RUN_ELEMENTS = 1 << 22
+"""Scores computed at once: 16 MiB in float32, unless a single completion needs more."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """Neighbouring completions of one prompt, (start, length), which they see besides themselves; a prompt is a run of its own.
+
+    Completions of unequal length are padded to the longest: `gather` picks their rows, `real` the rows that are no padding,
+    `padding` [n, T] says which are.
+    """
+
+    at: int
+    lengths: tuple[int, ...]
+    prompt: tuple[int, int] | None
+    gather: Tensor | None
+    real: Tensor | None
+    padding: Tensor | None
+
+    @property
+    def width(self) -> int:
+        """T, tokens of the longest."""
+        return max(self.lengths)
+
+    @property
+    def before(self) -> int:
+        """P, tokens of the prompt."""
+        return 0 if self.prompt is None else self.prompt[1]
+
+
+@lru_cache(maxsize=16)
+def _runs(segments: tuple[Segment, ...], heads: int) -> tuple[_Run, ...]:
+    """Every prompt, followed by its completions in runs of bounded size with little padding."""
+    runs = []
     for seg in segments:
-        yield seg.start, seg.prompt, None
-        at = seg.start + seg.prompt
+        runs.append(_run(seg.start, (seg.prompt,), None))
+        at, prompt = seg.start + seg.prompt, (seg.start, seg.prompt)
+        together: tuple[int, ...] = ()
         for size in seg.completions:
-            yield at, size, (seg.start, seg.prompt)
-            at += size
+            wide = max(*together, size) if together else size
+            rows = wide * (len(together) + 1)
+            if together and (2 * rows > 3 * (sum(together) + size) or heads * rows * (seg.prompt + wide) > RUN_ELEMENTS):
+                runs.append(_run(at, together, prompt))
+                at, together = at + sum(together), ()
+            together += (size,)
+        if together:
+            runs.append(_run(at, together, prompt))
+    return tuple(runs)
 
 
-def _take(x: Tensor, at: int, size: int, kv_heads: int) -> Tensor:
-    """[L, H, d] rows at.. to [G, H/G * size, d]: the heads that share keys become one matrix."""
-    part = x[at : at + size]
-    return part.view(size, kv_heads, -1, x.shape[2]).permute(1, 2, 0, 3).reshape(kv_heads, -1, x.shape[2])
+def _run(at: int, lengths: tuple[int, ...], prompt: tuple[int, int] | None) -> _Run:
+    if len(set(lengths)) == 1:
+        return _Run(at, lengths, prompt, None, None, None)
+    sizes = torch.tensor(lengths)
+    padding = torch.arange(max(lengths))[None] >= sizes[:, None]
+    gather = (torch.arange(max(lengths))[None] + (sizes.cumsum(0) - sizes)[:, None]).masked_fill(padding, 0)
+    return _Run(at, lengths, prompt, gather.view(-1), (~padding).view(-1).nonzero()[:, 0], padding)
 
 
-def _put(x: Tensor, at: int, size: int, value: Tensor) -> None:
+def _take(x: Tensor, run: _Run, kv_heads: int) -> Tensor:
+    """[L, H, d] to [G, n * H/G * T, d]: the heads that share keys and the completions of the run become one matrix."""
+    rows = x[run.at : run.at + sum(run.lengths)]
+    rows = rows if run.gather is None else rows.index_select(0, run.gather)
+    return rows.view(len(run.lengths), run.width, kv_heads, -1, x.shape[2]).permute(2, 0, 3, 1, 4).reshape(kv_heads, -1, x.shape[2]).contiguous()
+
+
+def _put(x: Tensor, run: _Run, value: Tensor) -> None:
     """The inverse of `_take`, into x."""
-    groups, _, width = value.shape
-    x[at : at + size].view(size, groups, -1, width).copy_(value.view(groups, -1, size, width).permute(2, 0, 1, 3))
-
-
-def _probabilities(
-    q: Tensor, k: Tensor, v: Tensor, at: int, size: int, prompt: tuple[int, int] | None, scale: float, window: int | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(P [G, H/G * size, keys], queries, keys, values) of one piece; P in float32 or wider."""
-    queries = _take(q, at, size, k.shape[1])
-    own_k, own_v = k[at : at + size], v[at : at + size]
-    before = 0
-    if prompt is not None:
-        start, before = prompt
-        own_k, own_v = torch.cat([k[start : start + before], own_k]), torch.cat([v[start : start + before], own_v])
-    keys, values = own_k.transpose(0, 1), own_v.transpose(0, 1)
-    wide = torch.promote_types(q.dtype, torch.float32)
-    s = torch.bmm(queries.to(wide), keys.to(wide).transpose(1, 2)).mul_(scale)
-    grid = s.view(k.shape[1], -1, size, before + size)
-    if window is not None and window < before + size:
-        grid += _causal(before + size, window, wide)[before : before + size, : before + size]
+    groups, _, d = value.shape
+    rows = value.view(groups, len(run.lengths), -1, run.width, d).permute(1, 3, 0, 2, 4)
+    target = x[run.at : run.at + sum(run.lengths)]
+    if run.real is None:
+        target.view(rows.shape).copy_(rows)
     else:
-        grid[..., before:] += _causal(size, None, wide)[:size, :size]
-    return torch.softmax(s, -1), queries, keys, values
+        target.copy_(rows.reshape(-1, *x.shape[1:]).index_select(0, run.real))
+
+
+def _prefix(x: Tensor, run: _Run) -> Tensor:
+    """The prompt's rows of k or v, [G, P, d]."""
+    assert run.prompt is not None
+    return x[run.prompt[0] : run.prompt[0] + run.prompt[1]].transpose(0, 1)
+
+
+def _own(value: Tensor, run: _Run) -> Tensor:
+    """[G, n * m, c] as one matrix per completion, [G * n, m, c]."""
+    return value.view(value.shape[0] * len(run.lengths), -1, value.shape[2])
+
+
+def _against(queries: Tensor, own: Tensor, x: Tensor, run: _Run, dtype: torch.dtype) -> Tensor:
+    """queries x^T over the keys that each may see: [G, n * h * T, P + T] in `dtype`; `own` is x in the run's layout."""
+    result = queries.new_empty(*queries.shape[:2], run.before + run.width, dtype=dtype)
+    if run.before:
+        result[..., : run.before] = torch.bmm(queries, _prefix(x, run).transpose(1, 2))
+    result[..., run.before :] = torch.bmm(_own(queries, run), _own(own, run).transpose(1, 2)).view(*queries.shape[:2], -1)
+    return result
+
+
+def _times(weights: Tensor, x: Tensor, run: _Run, own: Tensor | None = None) -> Tensor:
+    """weights x, [G, n * h * T, d] in x's type: the product with the prompt's rows and each completion's own."""
+    own = _take(x, run, x.shape[1]) if own is None else own
+    result = torch.bmm(_own(weights[..., run.before :], run).to(x.dtype), _own(own, run)).view(*weights.shape[:2], -1)
+    return torch.baddbmm(result, weights[..., : run.before].to(x.dtype), _prefix(x, run)) if run.before else result
+
+
+def _add(target: Tensor, run: _Run, weights: Tensor, rows: Tensor) -> None:
+    """target gets weights^T rows: the run's own keys, which no other run touches, are set; what its prompt's keys have is added to."""
+    if run.before:
+        _prefix(target, run).add_(torch.bmm(weights[..., : run.before].to(rows.dtype).transpose(1, 2), rows))
+    own = torch.bmm(_own(weights[..., run.before :], run).to(rows.dtype).transpose(1, 2), _own(rows, run))
+    _put(target, run, own.view(target.shape[1], -1, rows.shape[2]))
+
+
+def _probabilities(q: Tensor, k: Tensor, run: _Run, scale: float, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """(P [G, n * h * T, P + T] in float32 or wider, queries, own keys) of one run."""
+    queries, keys = _take(q, run, k.shape[1]), _take(k, run, k.shape[1])
+    wide = torch.promote_types(q.dtype, torch.float32)
+    s = _against(queries, keys, k, run, wide).mul_(scale)
+    grid = s.view(-1, run.width, run.before + run.width)
+    if window is not None and window < run.before + run.width:
+        grid += _causal(run.before + run.width, window, wide)[run.before : run.before + run.width, : run.before + run.width]
+    else:
+        grid[..., run.before :] += _causal(run.width, None, wide)[: run.width, : run.width]
+    return torch.softmax(s, -1), queries, keys
 
 
 def _segments_cpu(q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segment, ...], scale: float | None, window: int | None) -> Tensor:

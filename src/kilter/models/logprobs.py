@@ -2,9 +2,14 @@
 
     log pi(y | h) = z_y - logsumexp(z),   z = f(W h + b) / temperature
 
-f is the model's own logit scale and soft cap (identity for most). Rows of h are taken in chunks so that at most
-`CHUNK_ELEMENTS` logits exist at once; the log-sum-exp is taken in float32; the backward recomputes each chunk's
-logits from h and W instead of storing them, so memory is flat in the number of tokens and in the vocabulary.
+f is the model's own logit scale and soft cap (identity for most). At most `CHUNK_ELEMENTS` logits exist at once: the
+forward takes rows of h in chunks, because the log-sum-exp (float32) needs whole rows; the backward takes the vocabulary
+in blocks: a block's share of W's gradient is then complete, and only the small gradient of h is summed up. It needs
+
+    d log pi(y | h) / dz = onehot(y) - softmax(z)
+
+which a small batch keeps from the forward (at most `KEPT_BYTES`) and a large one recomputes from h and W. So memory is
+flat in the number of tokens and in the vocabulary.
 """
 
 from __future__ import annotations
@@ -17,6 +22,8 @@ from torch import Tensor
 
 CHUNK_ELEMENTS = 1 << 24
 """Logits alive at once: 64 MiB in float32."""
+KEPT_BYTES = 1 << 28
+"""Largest matrix that is kept for the backward instead of being recomputed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +63,17 @@ class _TokenLogps(torch.autograd.Function):
         softcap: float | None,
         want_entropy: bool,
         want_collision: bool,
+        keep: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         size = hidden_SD.shape[0]
         chunk = max(16, CHUNK_ELEMENTS // weight.shape[0])
         exact = torch.float64 if hidden_SD.dtype == torch.float64 else torch.float32
+        ctx.weight_dtype, weight = weight.dtype, weight.to(hidden_SD.dtype)
         logps_S = torch.empty(size, dtype=exact, device=hidden_SD.device)
         lse_S = torch.empty_like(logps_S)
         entropy_S = torch.empty_like(logps_S) if want_entropy else logps_S.new_empty(0)
         collision_S = torch.empty_like(logps_S) if want_collision else logps_S.new_empty(0)
+        kept_SV = hidden_SD.new_empty(size, weight.shape[0]) if keep else None
         for start in range(0, size, chunk):
             s = slice(start, start + chunk)
             z = logits(hidden_SD[s], weight, bias, scale, softcap)
@@ -73,52 +83,64 @@ class _TokenLogps(torch.autograd.Function):
             if want_entropy:
                 entropy_S[s] = lse - (torch.softmax(z, -1) * z).sum(-1)
             if want_collision:
-                collision_S[s] = z.mul_(2).logsumexp(-1) - 2 * lse
+                collision_S[s] = (2 * z).logsumexp(-1) - 2 * lse
+            if kept_SV is not None:  # softmax - onehot; 1 - p of a sure token is small, and exact before it is rounded
+                kept_SV[s] = z.sub_(lse[:, None]).exp_().scatter_(1, targets_S[s, None], logps_S[s, None].expm1())
         ctx.mark_non_differentiable(collision_S)
-        ctx.save_for_backward(hidden_SD, weight, bias, targets_S, lse_S, entropy_S)
-        ctx.scale, ctx.softcap, ctx.want_entropy, ctx.chunk = scale, softcap, want_entropy, chunk
+        ctx.save_for_backward(hidden_SD, weight, bias, targets_S, lse_S, entropy_S, kept_SV)
+        ctx.scale, ctx.softcap, ctx.want_entropy = scale, softcap, want_entropy
         return logps_S, entropy_S, collision_S
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_logps_S, grad_entropy_S = grads[:2]
-        hidden_SD, weight, bias, targets_S, lse_S, entropy_S = ctx.saved_tensors
+        grad_logps_S = grads[0]
+        hidden_SD, weight, bias, targets_S, lse_S, entropy_S, kept_SV = ctx.saved_tensors
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.empty_like(hidden_SD) if need_hidden else None
         wide = torch.promote_types(weight.dtype, torch.float32)
-        grad_weight = torch.zeros_like(weight, dtype=wide) if need_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and need_bias else None
-        for start in range(0, hidden_SD.shape[0], ctx.chunk):
-            s = slice(start, start + ctx.chunk)
-            z = logits(hidden_SD[s], weight, bias, ctx.scale, ctx.softcap)
-            slope = None if ctx.softcap is None else 1 - (z / ctx.softcap).square()
-            logp = z.sub_(lse_S[s, None])
-            if ctx.want_entropy:
-                p = logp.exp()
-                grad = -p * ((logp + entropy_S[s, None]) * grad_entropy_S[s, None] + grad_logps_S[s, None])
+        grad_hidden = torch.zeros_like(hidden_SD, dtype=wide) if need_hidden else None
+        grad_weight = torch.empty_like(weight, dtype=ctx.weight_dtype) if need_weight else None
+        grad_bias = torch.empty_like(bias) if bias is not None and need_bias else None
+        factor_S = -grad_logps_S * ctx.scale
+        outer_SD = hidden_SD if kept_SV is None else hidden_SD * factor_S[:, None].to(hidden_SD.dtype)
+        block = max(64, CHUNK_ELEMENTS // max(1, hidden_SD.shape[0]))
+        for start in range(0, weight.shape[0], block):
+            v = slice(start, start + block)
+            if kept_SV is not None:
+                narrow = kept_SV[:, v]
+                if grad_bias is not None:
+                    grad_bias[v] = factor_S.to(wide) @ narrow.to(wide)
             else:
-                grad = logp.exp_().mul_(-grad_logps_S[s, None])
-            grad.scatter_add_(1, targets_S[s, None], grad_logps_S[s, None].to(grad.dtype))
-            if slope is not None:
-                grad *= slope
-            if ctx.scale != 1.0:
-                grad *= ctx.scale
-            if grad_bias is not None:
-                grad_bias += grad.sum(0)
-            narrow = grad.to(hidden_SD.dtype)
+                grad = _logits_grad(
+                    ctx, grad_logps_S, grads[1], hidden_SD, weight[v], None if bias is None else bias[v], targets_S - start, lse_S, entropy_S
+                )
+                if grad_bias is not None:
+                    grad_bias[v] = grad.sum(0)
+                narrow = grad.to(hidden_SD.dtype)
             if grad_hidden is not None:
-                torch.mm(narrow, weight, out=grad_hidden[s])
+                grad_hidden += narrow @ weight[v]
             if grad_weight is not None:
-                if grad_weight.dtype == narrow.dtype:
-                    grad_weight.addmm_(narrow.T, hidden_SD[s])
-                else:
-                    grad_weight += narrow.T @ hidden_SD[s]
-        return (
-            grad_hidden,
-            None if grad_weight is None else grad_weight.to(weight.dtype),
-            None if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
-            *(None,) * 5,
-        )
+                grad_weight[v] = narrow.T @ outer_SD
+        if grad_hidden is not None and kept_SV is not None:
+            grad_hidden *= factor_S[:, None]
+        return (None if grad_hidden is None else grad_hidden.to(hidden_SD.dtype)), grad_weight, grad_bias, *(None,) * 6
+
+
+def _logits_grad(
+    ctx: Any, grad_logps_S: Tensor, grad_entropy_S: Tensor, hidden_SD: Tensor, weight: Tensor, bias: Tensor | None, place_S: Tensor, lse_S: Tensor, entropy_S: Tensor
+) -> Tensor:  # fmt: skip
+    """Gradient of the loss by the logits of one block of the vocabulary (before scale and soft cap), recomputed; place_S: the targets' columns."""
+    z = logits(hidden_SD, weight, bias, ctx.scale, ctx.softcap)
+    slope = None if ctx.softcap is None else 1 - (z / ctx.softcap).square()
+    logp = z.sub_(lse_S[:, None])
+    if ctx.want_entropy:
+        grad = -logp.exp() * ((logp + entropy_S[:, None]) * grad_entropy_S[:, None] + grad_logps_S[:, None])
+    else:
+        grad = logp.exp_().mul_(-grad_logps_S[:, None])
+    inside_S = (place_S >= 0) & (place_S < grad.shape[1])
+    grad.scatter_add_(1, place_S.clamp(0, grad.shape[1] - 1)[:, None], torch.where(inside_S, grad_logps_S, 0)[:, None].to(grad.dtype))
+    if slope is not None:
+        grad *= slope
+    return grad if ctx.scale == 1.0 else grad.mul_(ctx.scale)
 
 
 def token_logps(
@@ -130,15 +152,17 @@ def token_logps(
     temperature > 0 divides the logits, so log-probs match those of a sampler at that temperature.
     Returns: ([S], [S] or None, [S] or None), float32 (float64 in, float64 out). All but the collision are differentiable.
     """
-    weight = head.weight.to(hidden_SD.dtype)
     scale, softcap = head.scale, head.softcap
     if temperature != 1.0:
         # f(z)/t = (c/t) tanh(s z / c): fold the temperature into scale and cap so that one formula serves both.
         scale = scale / temperature
         softcap = None if softcap is None else softcap / temperature
+    differentiated = torch.is_grad_enabled() and (hidden_SD.requires_grad or head.weight.requires_grad)
+    small = hidden_SD.shape[0] * head.weight.shape[0] * hidden_SD.element_size() <= KEPT_BYTES
+    keep = differentiated and small and softcap is None and not entropy
     with torch.autocast(hidden_SD.device.type, enabled=False):
         logps_S, entropy_S, collision_S = _TokenLogps.apply(  # type: ignore[no-untyped-call]
-            hidden_SD, weight, head.bias, targets_S, scale, softcap, entropy, collision
+            hidden_SD, head.weight, head.bias, targets_S, scale, softcap, entropy, collision, keep
         )
     return logps_S, entropy_S if entropy else None, collision_S if collision else None
 

@@ -97,6 +97,10 @@ class DecodeCache:
         """q [1, H, r, d], k and v [1, G, r, d] of the newest token of each live row -> [1, H, r, d]."""
         plan = self._plan
         assert plan is not None
+        with torch.autocast(q.device.type, enabled=False):  # it would cast the whole cache at every step
+            return self._attend(plan, layer, q, k, v, scale, window)
+
+    def _attend(self, plan: Plan, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         r, heads, d = plan.rows, k.shape[1], q.shape[3]
         own_k, own_v = self._own[layer] or self._allocate(self._own, layer, k, self.size[1], self.size[3])
         prompts = self._prompt[layer]
