@@ -68,7 +68,7 @@ def kilter(a, prompts):
         marks = []
         write = trainers.MetricsFile.write
         trainers.MetricsFile.write = lambda self, record: (marks.append((time.perf_counter(), record)), write(self, record))[1]
-        trainers.save_model = lambda *args: None
+        trainers.save_model = lambda *args, **kwargs: None
         trainers.Trainer(spec, Path(a.model), groups, [], out).run()
         records = [r for _, r in marks]
     times = [t for t, _ in marks]

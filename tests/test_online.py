@@ -397,7 +397,6 @@ def test_a_kl_budget_stops_grpo(tiny, prompts, tmp_path, rewards):
         ("online_dpo", {"kl_control": {"mode": "adaptive"}}, "kl_control.mode"),
         ("grpo", {"refresh_reference_every": 2}, "refresh_reference_every"),
         ("grpo", {"critic": {"learning_rate": 1e-3}}, "critic"),
-        ("grpo", {"teacher": "somewhere"}, "teacher"),
         ("grpo", {"eval_every": 2}, "eval_every"),
         ("grpo", {"refill": 1}, "refill"),
         ("grpo", {"sampler": {"url": "http://127.0.0.1:9"}}, "sampler.url"),

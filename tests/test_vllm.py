@@ -78,7 +78,7 @@ def test_weights_are_pushed_and_the_prefix_cache_is_reset(parts):
             p.mul_(1.2)
     assert gap(*parts) > 1e-2
     version = sampler.version
-    sampler.sync(None)
+    sampler.sync()
     assert sampler.version == version + 1
     assert gap(*parts) < 1e-3
 
@@ -218,7 +218,7 @@ def test_a_server_takes_weights_and_its_death_is_named(model, tmp_path, serve):
         for p in scorer.parameters():
             p.mul_(1.1)
     assert gap(scorer, encoder, sampler) > 1e-2
-    sampler.sync(None)
+    sampler.sync()
     assert gap(scorer, encoder, sampler, 0.7) < 1e-3
     sampler.close()
 

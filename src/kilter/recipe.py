@@ -19,7 +19,7 @@ from kilter.models.adapters import check_adapter
 from kilter.training.config import TrainSpec
 from kilter.training.zero import check_zero
 from kilter.types import Shape
-from kilter.validation import as_user_error
+from kilter.validation import as_user_error, refuse_idle
 
 
 class AuditSpec(BaseModel):
@@ -290,15 +290,10 @@ def check_train(spec: TrainSpec, where: str = "") -> None:
         return
     if spec.feedback is not None:
         raise UserError(f"{where}feedback", spec.feedback, "is given, but no prompts to sample", "add prompts: $data")
-    rollouts = needs.shape == "rollouts"
     idle = ["select", "refill", "kl_control", "monitors", "refresh_reference_every"]
-    idle += [] if rollouts else ["sampler", "minibatches", "inner_epochs"]
+    idle += [] if needs.shape == "rollouts" else ["sampler", "minibatches", "inner_epochs"]
     idle += [] if "critic" in needs.models else ["critic"]
-    for field in idle:
-        value, default = getattr(spec, field), TrainSpec.model_fields[field].get_default(call_default_factory=True)
-        if value != default:
-            shown = value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else value
-            raise UserError(f"{where}{field}", shown, "has no effect on fixed data", "leave it out, or add prompts: $data to train on fresh answers")
+    refuse_idle(spec, where, [(n, "the data is fixed", "leave it out, or add prompts: $data to train on fresh answers") for n in idle])
 
 
 def _check_gate(where: str, gate: GateSpec, earlier: dict[str, Stage]) -> None:

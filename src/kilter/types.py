@@ -324,7 +324,7 @@ class Sampler(Protocol):
         """k completions for each prompt, in the order of the prompts."""
         ...
 
-    def sync(self, learner: Learner | None) -> None:
+    def sync(self) -> None:
         """Takes the learner's current weights (nothing to do when they are shared)."""
         ...
 

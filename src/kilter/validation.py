@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -22,6 +23,15 @@ def as_user_error(error: ValidationError, where: str, model: type[BaseModel]) ->
         return UserError(field, "(absent)", "is required", f"add {location[-1]}: ...")
     message = str(first["msg"]).removeprefix("Value error, ")
     return UserError(field, value, message[0].lower() + message[1:], _description(model, location))
+
+
+def refuse_idle(spec: BaseModel, where: str, idle: Iterable[tuple[str, str, str]]) -> None:
+    """Settings that a run would not read: a value given in vain is an error, not a silence. `idle`: (field, why, fix)."""
+    for name, why, fix in idle:
+        value = getattr(spec, name)
+        if value != type(spec).model_fields[name].get_default(call_default_factory=True):
+            shown = value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else value
+            raise UserError(f"{where}{name}", shown, f"has no effect: {why}", fix)
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:

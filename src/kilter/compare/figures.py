@@ -40,11 +40,9 @@ def gains(rows: Sequence[Mapping[str, Any]], by_seed: Mapping[str, Sequence[floa
 
 
 def wins_over_kl(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Scatter with intervals in both directions; labels beside the points, moved apart where they would touch."""
+    """Scatter with intervals in both directions; the names stand in a column beside it, each with a line to its point."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(8.4, 4.2))
-        placed: list[tuple[float, float]] = []
-        reach = max(r["metrics"]["kl"]["value"] for r in rows) or 1.0
         for i, row in enumerate(rows):
             kl, win, colour = row["metrics"]["kl"], row["metrics"]["win_rate"], SERIES[i % len(SERIES)]
             x, y = kl["value"], win["value"]
@@ -53,18 +51,32 @@ def wins_over_kl(rows: Sequence[Mapping[str, Any]]) -> str:
             if kl["ci_low"] is not None:
                 axis.plot([kl["ci_low"], kl["ci_high"]], [y, y], color=colour, linewidth=1.4, alpha=0.45)
             axis.plot([x], [y], "o", color=colour, markersize=8, markeredgecolor="white")
-            at = y
-            while any(abs(at - b) < 0.022 and abs(x - a) < 0.16 * reach for a, b in placed):
-                at += 0.022
-            placed.append((x, at))
-            axis.annotate(row["title"], (x, at), xytext=(8, 4), textcoords="offset points", fontsize=9, color=INK)
         axis.axhline(0.5, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
         axis.set_xlim(left=min(0.0, *(r["metrics"]["kl"]["ci_low"] or 0.0 for r in rows)))
         axis.set_xlabel("KL to the start, nats per answer", fontsize=9)
         axis.set_ylabel("win rate against the start", fontsize=9)
         axis.tick_params(length=0)
-        axis.margins(x=0.12)
+        axis.margins(x=0.06)
+        to_axes = axis.transData + axis.transAxes.inverted()
+        points = [(row["metrics"]["kl"]["value"], row["metrics"]["win_rate"]["value"]) for row in rows]
+        heights = _apart([float(to_axes.transform(p)[1]) for p in points], [-x for x, _ in points], min(0.08, 1 / len(rows)))
+        for i, (row, point, height) in enumerate(zip(rows, points, heights, strict=True)):
+            line = {"arrowstyle": "-", "color": SERIES[i % len(SERIES)], "linewidth": 0.9, "alpha": 0.7, "shrinkB": 5, "shrinkA": 1}
+            axis.annotate(row["title"], point, xytext=(1.03, height), textcoords="axes fraction", va="center", fontsize=9.5, color=INK, arrowprops=line)
         return svg(figure, "win rate over KL divergence")
+
+
+def _apart(wanted: Sequence[float], then: Sequence[float], gap: float) -> list[float]:
+    """Heights near the wanted ones, in their order (ties: `then`), at least `gap` from one another, within [0, 1]."""
+    order = sorted(range(len(wanted)), key=lambda i: (round(wanted[i], 2), then[i]))
+    found = list(wanted)
+    for low, i in zip([None, *order], order, strict=False):
+        found[i] = max(found[i], gap / 2 if low is None else found[low] + gap)
+    top = 1.0 - gap / 2
+    for i in reversed(order):
+        found[i] = top = min(found[i], top)
+        top -= gap
+    return found
 
 
 def over_settings(rows: Sequence[Mapping[str, Any]], vary: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ and no vocabulary-sized cumulative sum is made.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -33,6 +34,16 @@ def request_seed(params: SamplingParams, prompt: Sequence[int], sample: int) -> 
     """A number of 56 bits from (seed, prompt tokens, sample index) alone: what else is in the batch does not matter."""
     digest = hashlib.sha256(f"{params.seed}|{sample}|{tuple(prompt)}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
+
+
+def occurrences(prompts: Sequence[tuple[int, ...]]) -> list[int]:
+    """How often each prompt stood in the batch before: one that stands there twice goes on counting its samples, and gets two answers."""
+    seen: Counter[tuple[int, ...]] = Counter()
+    found = []
+    for p in prompts:
+        found.append(seen[p])
+        seen[p] += 1
+    return found
 
 
 def choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams | Sequence[SamplingParams]) -> tuple[Tensor, Tensor, Tensor]:

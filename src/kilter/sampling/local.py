@@ -7,7 +7,7 @@ numbers from its own generator, seeded by (seed, prompt tokens, sample index), s
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from kilter.data.encode import Encoder
 from kilter.models.forward import Scorer
-from kilter.sampling.choose import check_params, choose, request_seed
+from kilter.sampling.choose import check_params, choose, occurrences, request_seed
 from kilter.sampling.engine import Engine, MixtureEngine, SharedEngine, StandardEngine, supports_shared_decoding
 from kilter.sampling.packed import packed_linears
-from kilter.types import Completion, Learner, Prompt, SamplingParams
+from kilter.types import Completion, Prompt, SamplingParams
 
 TAIL = 24
 """Tokens whose text is searched for stop strings after each new token, beyond the stop string's own length."""
@@ -74,7 +74,7 @@ class LocalSampler:
         self.mixture = mixture
         self.last = Throughput()
 
-    def sync(self, learner: Learner | None) -> None:
+    def sync(self) -> None:
         """Nothing to copy: the weights are the learner's own; only the version advances."""
         self.version += 1
 
@@ -96,11 +96,7 @@ class LocalSampler:
         try:
             for s in scorers:
                 s.eval()
-            seen: Counter[tuple[int, ...]] = Counter()
-            self._turn = []  # the n-th time that this prompt stands in the batch: the same prompt twice gets different answers
-            for i in ids:
-                self._turn.append(seen[i])
-                seen[i] += 1
+            self._turn = occurrences(ids)
             rows = self._decode(ids, own, k, progress)
         finally:
             for s, was in zip(scorers, training, strict=True):

@@ -16,7 +16,6 @@ import shutil
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,9 +29,9 @@ from kilter.data.encode import Encoder
 from kilter.errors import RunFailed, UserError
 from kilter.models.forward import Scorer
 from kilter.models.load import quiet_transformers
-from kilter.sampling.choose import check_params, request_seed
+from kilter.sampling.choose import check_params, occurrences, request_seed
 from kilter.training.config import SamplerSpec
-from kilter.types import Completion, Learner, Prompt, SamplingParams
+from kilter.types import Completion, Prompt, SamplingParams
 
 Answer = tuple[list[int], list[float], Literal["stop", "length"]]
 
@@ -100,7 +99,7 @@ class VllmSampler:
             finish_reason=reason, policy_version=self.version,
         )  # fmt: skip
 
-    def sync(self, learner: Learner | None) -> None:
+    def sync(self) -> None:
         """Pushes the policy's present weights."""
         self._write()
         self.client.reload(self._folder, self.spec.timeout)
@@ -346,13 +345,8 @@ class Server:
 
 
 def _seeds(prompts: Sequence[tuple[int, ...]], k: int, params: SamplingParams) -> list[int]:
-    """A seed per prompt from its tokens; a prompt that stands in the batch twice gets two."""
-    seen: Counter[tuple[int, ...]] = Counter()
-    found = []
-    for p in prompts:
-        found.append(request_seed(params, p, k * seen[p]) % (1 << 31))
-        seen[p] += 1
-    return found
+    """A seed per prompt, of the 31 bits that vLLM takes."""
+    return [request_seed(params, p, k * n) % (1 << 31) for p, n in zip(prompts, occurrences(prompts), strict=True)]
 
 
 def _last_line(error: BaseException) -> str:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,21 +51,24 @@ def split(batch: Batch, budget: int, shared: bool) -> list[Batch]:
     return [batch.select_groups(p) for p in parts]
 
 
+Origin = Literal["own", "mixed", "engine", "replay"]
+"""Where rollouts come from, and so whose log-probs they carry: the policy itself (exact), the policy beside an opponent, another engine
+of the same weights (the mismatch is measured and corrected), an earlier policy (its log-probs are the old ones, whatever the passes)."""
+
+
 class LocalLearner:
     """Implements the Learner protocol in process, on one device or as one rank of several.
 
     `reference` gives the reference log-probs of every group that will be annotated. `temperature`: that of the rollouts;
-    log-probs are taken at it. `exact`: the sampler's log-probs are the learner's own. `replayed`: the rollouts are those of an earlier
-    policy, whose log-probs are the old ones whatever the passes. `foreign`: the sampler is another engine, and the mismatch is measured.
+    log-probs are taken at it.
     """
 
     def __init__(
         self, scorer: Scorer | ActorCritic, needs: Needs, spec: TrainSpec, total_steps: int, engine: Engine,
-        reference: ReferenceCache | LiveReference | None = None, temperature: float = 1.0, exact: bool = True,
-        replayed: bool = False, foreign: bool = False,
+        reference: ReferenceCache | LiveReference | None = None, temperature: float = 1.0, origin: Origin = "own",
     ) -> None:  # fmt: skip
         self.scorer, self.needs, self.spec, self.engine, self.reference = scorer, needs, spec, engine, reference
-        self.temperature, self.exact, self.replayed, self.foreign = temperature, exact, replayed, foreign
+        self.temperature, self.origin = temperature, origin
         self.mismatch: Metrics = {}
         """Of the last batch: how far the sampling engine's log-probs are from the learner's."""
         self.amp = spec.dtype == "bfloat16"
@@ -119,7 +122,7 @@ class LocalLearner:
         batch = batch.with_(state=self.running)
         if needs.shape == "rollouts":
             batch = self._annotate_rollouts(batch, needs)
-        if self.foreign and batch.sampling_logps_BT is not None:
+        if self.origin == "engine" and batch.sampling_logps_BT is not None:
             self._measure_mismatch(batch, needs.opponent is not None)
         return batch
 
@@ -165,12 +168,13 @@ class LocalLearner:
 
     def _annotate_rollouts(self, batch: Batch, needs: Needs) -> Batch:
         wanted = set()
-        if self.replayed and batch.sampling_logps_BT is not None and not needs.uses_ratio:
+        exact, replayed = self.origin in ("own", "replay"), self.origin == "replay" and batch.sampling_logps_BT is not None
+        if replayed and not needs.uses_ratio:
             return batch  # a method without a ratio is corrected by truncated importance weights
-        if self.replayed and batch.sampling_logps_BT is not None:
+        if replayed:
             batch = batch.with_(old_logps_BT=batch.sampling_logps_BT, sampling_logps_BT=None)
-        elif "old_logps" in needs.annotations or self._epochs * self.spec.minibatches > 1 or (not self.exact and batch.sampling_logps_BT is not None):
-            if self.exact and not self.amp and batch.sampling_logps_BT is not None:
+        elif "old_logps" in needs.annotations or self._epochs * self.spec.minibatches > 1 or (not exact and batch.sampling_logps_BT is not None):
+            if exact and not self.amp and batch.sampling_logps_BT is not None:
                 batch = batch.with_(old_logps_BT=batch.sampling_logps_BT)
             else:
                 wanted.add("logps")
@@ -179,7 +183,7 @@ class LocalLearner:
         if wanted:
             found = self.rows(batch, frozenset(wanted))
             batch = batch.with_(**{{"logps": "old_logps_BT", "values": "old_values_BT"}[k]: v for k, v in found.items()})
-        return batch.with_(sampling_logps_BT=None) if self.exact else batch
+        return batch.with_(sampling_logps_BT=None) if exact else batch
 
     def rows(self, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
         """Token outputs of a whole batch without gradient, rows in the batch's order, by the names in `outputs`."""

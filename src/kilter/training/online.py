@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from kilter.data import store
@@ -18,7 +19,8 @@ from kilter.errors import RunFailed, UserError
 from kilter.feedback.registry import Weighted, model_references
 from kilter.objectives import build_objective
 from kilter.training.config import SamplerSpec
-from kilter.types import Completion, Feedback, Group, Learner, Metrics, Needs, Prompt, Sampler, SamplingParams
+from kilter.types import Completion, Feedback, Group, Metrics, Needs, Prompt, Sampler, SamplingParams
+from kilter.validation import refuse_idle
 
 EMPTY_STEPS = 3
 """Steps in a row without a single usable group after which the run fails with the cause."""
@@ -101,28 +103,20 @@ def check_online(spec: Any, needs: Needs, where: str = "") -> None:
 
 
 def _check_idle(spec: Any, needs: Needs, reference: bool, where: str) -> None:
-    """Settings that this run would not read: a value given in vain is an error, not a silence."""
-    default = type(spec).model_fields
-    critic = "critic" in needs.models
-    idle = (
-        ("critic", not critic, "no method but ppo has a critic", "leave it out, or use ppo"),
-        ("refresh_reference_every", not reference and needs.opponent is None, "this method loads no reference", "set the method's beta above 0, or leave it out"),
-        ("teacher", needs.teacher is None, "this method learns from no teacher", "leave it out, or use distill"),
-        ("eval_every", True, "online runs are evaluated on gold", "use monitors.gold_every"),
-        ("refill", choose_select(spec.select, needs) != "drop_constant", "only select: drop_constant samples again", "set select: drop_constant, or leave it out"),
-    )  # fmt: skip
-    for name, unread, why, fix in idle:
-        value = getattr(spec, name)
-        if unread and value != default[name].get_default(call_default_factory=True):
-            raise UserError(
-                f"{where}{name}", value if not hasattr(value, "model_dump") else value.model_dump(exclude_defaults=True), f"has no effect: {why}", fix
-            )
+    """Settings that this run would not read, or that would bias it."""
+    idle = [("eval_every", "online runs are evaluated on gold", "use monitors.gold_every")]
+    if "critic" not in needs.models:
+        idle.append(("critic", "no method but ppo has a critic", "leave it out, or use ppo"))
+    if not reference and needs.opponent is None:
+        idle.append(("refresh_reference_every", "this method loads no reference", "set the method's beta above 0, or leave it out"))
+    if choose_select(spec.select, needs) != "drop_constant":
+        idle.append(("refill", "only select: drop_constant samples again", "set select: drop_constant, or leave it out"))
+    refuse_idle(spec, where, idle)
     sampler = spec.sampler
-    for name in ("url", "memory"):
-        if sampler.name == "local" and getattr(sampler, name) is not None:
-            raise UserError(
-                f"{where}sampler.{name}", getattr(sampler, name), "has no effect on the local sampler", "set sampler.name: vllm, or leave it out"
-            )
+    if sampler.name == "local":
+        refuse_idle(
+            sampler, f"{where}sampler.", [(n, "the local sampler has no server and no memory of its own", "set sampler.name: vllm, or leave it out") for n in ("url", "memory")]
+        )  # fmt: skip
     if sampler.name == "vllm" and (sampler.top_p < 1 or sampler.top_k):
         field = "top_p" if sampler.top_p < 1 else "top_k"
         raise UserError(
@@ -344,34 +338,34 @@ class Online:
         lengths = [n for _, _, n, *_ in answers]
         ended = [n for _, _, n, reason, _ in answers if reason == "stop"]
         out: Metrics = {
-            "completions/mean_length": _mean(lengths), "completions/min_length": min(lengths), "completions/max_length": max(lengths),
-            "completions/clipped_ratio": _mean([reason == "length" for *_, reason, _ in answers]), "feedback/unscored": 1 - len(flat) / len(answers),
+            "completions/mean_length": fmean(lengths), "completions/min_length": min(lengths), "completions/max_length": max(lengths),
+            "completions/clipped_ratio": fmean([reason == "length" for *_, reason, _ in answers]), "feedback/unscored": 1 - len(flat) / len(answers),
         }  # fmt: skip
         out["entropy"] = sum(surprise for *_, surprise in answers) / max(1, sum(lengths))
         if ended:
             out |= {
-                "completions/mean_terminated_length": _mean(ended), "completions/min_terminated_length": min(ended),
+                "completions/mean_terminated_length": fmean(ended), "completions/min_terminated_length": min(ended),
                 "completions/max_terminated_length": max(ended),
             }  # fmt: skip
         if flat:
-            out |= {"reward": _mean(flat), "reward_std": _std(flat)}
+            out |= {"reward": fmean(flat), "reward_std": _std(flat)}
         if within:
-            out |= {"reward_std_within_group": _mean(within), "frac_reward_zero_std": _mean([s < 1e-8 for s in within])}
+            out |= {"reward_std_within_group": fmean(within), "frac_reward_zero_std": fmean([s < 1e-8 for s in within])}
         for name in sorted({name for _, parts, *_ in answers for name in parts}):
             values = [parts[name] for _, parts, *_ in answers if name in parts]
-            out |= {f"rewards/{name}/mean": _mean(values), f"rewards/{name}/std": _std(values)}
+            out |= {f"rewards/{name}/mean": fmean(values), f"rewards/{name}/std": _std(values)}
         gaps = [gap for gap in self.gather(self.feedback.disagreement()) if gap is not None]
-        return out | ({"rewards/disagreement": _mean(gaps)} if gaps else {})
+        return out | ({"rewards/disagreement": fmean(gaps)} if gaps else {})
 
     def _event(self, what: str, detail: str) -> None:
         if self.on_event is not None:
             self.on_event(what, detail)
 
-    def after_update(self, learner: Learner) -> None:
+    def after_update(self) -> None:
         """The sampler takes the new weights."""
-        self.sampler.sync(learner)
-        if self.opponent is not None:
-            self.opponent.sync(learner)
+        for sampler in (self.sampler, self.opponent):
+            if sampler is not None:
+                sampler.sync()
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs besides the weights."""
@@ -383,7 +377,7 @@ class Online:
         self.feedback.restore(state["feedback"])
         for sampler in (self.sampler, self.opponent):
             if sampler is not None:
-                sampler.sync(None)  # an engine of its own was started with the weights that training began from
+                sampler.sync()  # an engine of its own was started with the weights that training began from
                 sampler.version = state["version"]
 
 
@@ -412,13 +406,9 @@ def _surprise(completion: Completion) -> float:
     return -sum(completion.sampling_logps or ())
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _std(values: Sequence[float]) -> float:
-    mean = _mean(values)
-    return math.sqrt(sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1))
+    """Sample standard deviation, 0 for a single value."""
+    return stdev(values) if len(values) > 1 else 0.0
 
 
 def sample_text(groups: Sequence[Group]) -> str:

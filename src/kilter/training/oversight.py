@@ -59,7 +59,7 @@ def watch(
         parts.learner.reference.refresh()
     due = bool(engine.max(int(monitors.due(step))))
     if parts.gold is not None and (due or step == source.total_steps) and spec.monitors.enabled:
-        found |= monitors.evidence(step, parts.gold(), parts.gold.answers)
+        found |= monitors.evidence(step, parts.gold(parts.history.first_answers()))
         parts.keep(step)
     if not console.is_terminal and engine.is_main:
         for event in monitors.log.events[before:]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kilter.data.encode import Encoded
-from kilter.types import Learner
 
 
 class Source(Protocol):
@@ -21,7 +20,7 @@ class Source(Protocol):
         """The remaining steps, from `position` on."""
         ...
 
-    def after_update(self, learner: Learner) -> None:
+    def after_update(self) -> None:
         """Called after each step; online sources sync their sampler."""
         ...
 
@@ -85,7 +84,7 @@ class Offline:
             self.position += 1
             yield [self.groups[i] for i in order[first:last][self.rank :: self.world]]
 
-    def after_update(self, learner: Learner) -> None:
+    def after_update(self) -> None:
         """Nothing: files do not change."""
 
     def state(self) -> dict[str, Any]:

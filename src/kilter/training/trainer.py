@@ -38,7 +38,7 @@ from kilter.training.distributed import Engine, make_engine
 from kilter.training.export import save_model
 from kilter.training.interrupts import StopRequest
 from kilter.training.kl_control import KLController
-from kilter.training.learner import LocalLearner
+from kilter.training.learner import LocalLearner, Origin
 from kilter.training.live import LiveDisplay
 from kilter.training.log import Display, MetricsFile, Trackers, check_trackers, note
 from kilter.training.monitors import EnergyProbe, Event, EventLog, Monitors
@@ -169,7 +169,7 @@ class Trainer:
             )
         source = Offline(encoded, spec.batch_size, spec.epochs, spec.max_steps, spec.shuffle, spec.seed, engine.rank, engine.world)
         steps = source.total_steps * spec.minibatches * (spec.inner_epochs or needs.inner_epochs)
-        learner = LocalLearner(scorer, needs, spec, steps, engine, cache, temperature, replayed=rollouts)
+        learner = LocalLearner(scorer, needs, spec, steps, engine, cache, temperature, "replay" if rollouts else "own")
         return Parts(learner, source, held, self._identity([*encoded, *held]))
 
     def _online(self, objective: Objective, scorer: Scorer | ActorCritic, encoder: Encoder, engine: Engine) -> Parts:
@@ -186,8 +186,8 @@ class Trainer:
         frozen = setup.frozen_reference(spec, policy, folder, self.start, engine) if wanted else None
         source = setup.make_source(spec, objective, self.train, policy, encoder, self.start, frozen, self.out, self.resolve, engine)
         steps = source.total_steps * spec.minibatches * (spec.inner_epochs or needs.inner_epochs)
-        exact = source.sampler.exact and needs.opponent is None
-        learner = LocalLearner(scorer, needs, spec, steps, engine, None, spec.sampler.temperature, exact, foreign=not source.sampler.exact)
+        origin: Origin = "engine" if not source.sampler.exact else "own" if needs.opponent is None else "mixed"
+        learner = LocalLearner(scorer, needs, spec, steps, engine, None, spec.sampler.temperature, origin)
         if wanted:
             learner.reference = LiveReference(policy, frozen, learner.amp, spec.sampler.temperature, learner.reference_rows)
         parts = Parts(learner, source, [], self._identity(()))
@@ -232,8 +232,6 @@ class Trainer:
             parts.history.path = self.out / "gold.jsonl" if self._is_main else None
             parts.history.load(done if latest is not None else -1)
             parts.history.entries = parts.learner.engine.gather(parts.history.entries)[0]
-            if parts.gold is not None and parts.history.entries:
-                parts.gold.first = parts.history.entries[0].get("answers", ())
             log = EventLog(self.out / "events.jsonl" if self._is_main else None, done if latest is not None else -1)
             parts.monitors = Monitors(self.spec.monitors, log, parts.history, parts.source.total_steps, self.spec.monitors.allow_truncation)
             if latest is not None and "monitors" in state:
@@ -272,18 +270,17 @@ class Trainer:
         if isinstance(source, Online):
             source.on_event = show
         between = True
+        follows_reward = isinstance(learner.scorer, ActorCritic) and isinstance(source, Online) and setup.critic_is_the_reward(spec)
         try:
             with StopRequest() as signals:
-                if parts.gold is not None and not parts.history.entries:
+                if parts.gold is not None and parts.monitors is not None and not parts.history.entries:
                     first = parts.gold()
-                    parts.gold.require(first)
-                    parts.history.add(0, first, parts.gold.answers)
-                    if parts.monitors is not None:
-                        parts.monitors.thin(0, first)
+                    first.require()
+                    parts.monitors.evidence(0, first)
                     parts.keep(0)
                 for groups in source if parts.stopped is None else ():
                     clock, between = time.monotonic(), False
-                    if isinstance(learner.scorer, ActorCritic) and isinstance(source, Online) and setup.critic_is_the_reward(spec):
+                    if follows_reward and isinstance(learner.scorer, ActorCritic) and isinstance(source, Online):
                         learner.scorer.adopt(*(source.feedback.scale_of("reward_model") or (0.0, 1.0)))
                     batch = collate(groups).with_(length_limit=spec.sampler.max_new_tokens)
                     if parts.controller is not None and spec.kl_control.mode != "fixed":
@@ -293,13 +290,14 @@ class Trainer:
                     metrics = _average(
                         [learner.step(part, objective) for part in learner.minibatches(batch, f"{spec.seed}:{source.position}", objective)]
                     )
-                    source.after_update(learner)
+                    source.after_update()
                     step = source.position
                     seen = int(engine.sum(torch.tensor(float(sum(g.tokens() for g in groups)))))
                     parts.tokens += seen
-                    parts.step_seconds += time.monotonic() - clock
+                    seconds = time.monotonic() - clock
+                    parts.step_seconds += seconds
                     record = {"step": step, "epoch": round(source.epoch_of(step - 1), 4)} | metrics
-                    record |= {"num_tokens": parts.tokens, "tokens_per_second": round(seen / max(time.monotonic() - clock, 1e-9), 1)}
+                    record |= {"num_tokens": parts.tokens, "tokens_per_second": round(seen / max(seconds, 1e-9), 1)}
                     if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
                         last = checkpoints.latest()
                         if parts.monitors is not None:

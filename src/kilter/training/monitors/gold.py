@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,47 +18,50 @@ MARGIN_STEPS = 2
 """Evaluations in a row that must show proxy up and gold down before the run stops."""
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """One evaluation: {"gold": [...], "proxy": [...], "length": [...]}, one value per prompt; the answers; why a source left some unscored."""
+
+    values: dict[str, list[float | None]]
+    answers: Sequence[str] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+    def require(self) -> None:
+        """Raises UserError when the gold source judges none of the answers: there would be no evidence at all."""
+        if all(v is None for v in self.values["gold"]):
+            raise UserError(
+                "monitors.gold", f"{len(self.values['gold'])} held-out answers", f"scores none of them ({self.problems['gold']})",
+                "name a source that fits this data, or leave monitors.gold out",
+            )  # fmt: skip
+
+
 @dataclass
 class GoldEvaluator:
-    """One answer per held-out prompt, with the same seed each time, scored by the gold source and by the reward that trains.
-
-    A source that compares answers is shown the first evaluation's answer beside the present one. `answers`: those of the last call.
-    """
+    """One answer per held-out prompt, with the same seed each time, scored by the gold source and by the reward that trains."""
 
     prompts: Sequence[Prompt]
     sampler: Sampler
     gold: FeedbackSource
     proxy: FeedbackSource
     params: SamplingParams
-    first: Sequence[str] = ()
-    answers: list[str] = field(default_factory=list)
-    problems: dict[str, str] = field(default_factory=dict)
 
-    def __call__(self) -> dict[str, list[float | None]]:
-        """{"gold": [...], "proxy": [...], "length": [...]}, one value per prompt."""
+    def __call__(self, first: Sequence[str] = ()) -> Evidence:
+        """`first`: the first evaluation's answers (none: these are), which a source that compares sees beside the present ones."""
         found = [a[0] for a in self.sampler.generate(self.prompts, 1, self.params)]
-        self.answers = [c.text for c in found]
-        self.first = self.first or self.answers
-        return {
-            "gold": self._scores("gold", self.gold, found),
-            "proxy": self._scores("proxy", self.proxy, found),
-            "length": [float(len(c.token_ids or ())) for c in found],
-        }
+        first = first or [c.text for c in found]
+        values: dict[str, list[float | None]] = {}
+        problems = {}
+        for name, source in (("gold", self.gold), ("proxy", self.proxy)):
+            judged = self._judge(source, found, first)
+            values[name] = [f.score for f in judged]
+            problems[name] = next((f.rationale or "no reason given" for f in judged if f.score is None), "")
+        values["length"] = [float(len(c.token_ids or ())) for c in found]
+        return Evidence(values, [c.text for c in found], problems)
 
-    def _scores(self, name: str, source: FeedbackSource, answers: Sequence[Completion]) -> list[float | None]:
-        beside = [(Completion(text),) if getattr(source, "compares", False) else () for text in self.first]
+    def _judge(self, source: FeedbackSource, answers: Sequence[Completion], first: Sequence[str]) -> list[Feedback]:
+        beside = [(Completion(text),) if getattr(source, "compares", False) else () for text in first]
         groups = [Group(p, (a, *b), (Feedback(None),) * (1 + len(b))) for p, a, b in zip(self.prompts, answers, beside, strict=True)]
-        judged = [f[0] for f in source(groups)]
-        self.problems[name] = next((f.rationale or "no reason given" for f in judged if f.score is None), "")
-        return [f.score for f in judged]
-
-    def require(self, values: dict[str, list[float | None]]) -> None:
-        """Raises UserError when the gold source judges none of the held-out answers: there would be no evidence at all."""
-        if all(v is None for v in values["gold"]):
-            raise UserError(
-                "monitors.gold", f"{len(values['gold'])} held-out answers", f"scores none of them ({self.problems['gold']})",
-                "name a source that fits this data, or leave monitors.gold out",
-            )  # fmt: skip
+        return [f[0] for f in source(groups)]
 
 
 @dataclass
@@ -78,9 +81,15 @@ class GoldHistory:
         partial.write_text("".join(json.dumps(e) + "\n" for e in self.entries))
         os.replace(partial, self.path)
 
-    def add(self, step: int, values: dict[str, list[float | None]], answers: Sequence[str] = ()) -> dict[str, Any]:
+    def first_answers(self) -> Sequence[str]:
+        """Those of the first evaluation, none before it."""
+        answers: list[str] = self.entries[0].get("answers", []) if self.entries else []
+        return answers
+
+    def add(self, step: int, found: Evidence) -> dict[str, Any]:
         """Adds an evaluation with its paired differences to the first; returns the entry."""
-        entry: dict[str, Any] = {"step": step, "values": values, "answers": list(answers)}
+        values = found.values
+        entry: dict[str, Any] = {"step": step, "values": values, "answers": list(found.answers)}
         first = self.entries[0]["values"] if self.entries else values
         for name in values:
             known = [v for v in values[name] if v is not None]

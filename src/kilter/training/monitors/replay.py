@@ -11,7 +11,7 @@ from kilter.data import store
 from kilter.errors import UserError
 from kilter.training.config import MonitorSpec
 from kilter.training.monitors.events import Event, EventLog
-from kilter.training.monitors.gold import GoldHistory
+from kilter.training.monitors.gold import Evidence, GoldHistory
 from kilter.training.monitors.watch import Monitors
 from kilter.training.online import own
 from kilter.types import Group
@@ -35,9 +35,9 @@ def replay(folder: Path, spec: MonitorSpec | None = None, total_steps: int | Non
     log = EventLog(None)
     total = total_steps or config.get("total_steps") or config.get("max_steps") or len(records)
     monitors = Monitors(spec, log, GoldHistory(), total, spec.allow_truncation)
-    by_step = {entry["step"]: entry["values"] for entry in gold}
+    by_step = {entry["step"]: Evidence(entry["values"]) for entry in gold}
     if 0 in by_step:
-        monitors.gold.add(0, by_step[0])
+        monitors.evidence(0, by_step[0])
     for event in _failures(folder):
         log.events.append(event)
     for record in records:

@@ -15,7 +15,7 @@ import numpy as np
 
 from kilter.training.config import MonitorSpec
 from kilter.training.monitors.events import Event, EventLog
-from kilter.training.monitors.gold import GoldHistory, diverges
+from kilter.training.monitors.gold import Evidence, GoldHistory, diverges
 from kilter.training.monitors.signals import signals
 from kilter.types import Group
 
@@ -192,18 +192,19 @@ class Monitors:
         recent = bool(self.gold.entries) and step - self.gold.entries[-1]["step"] < max(1, self.spec.gold_every // 4)
         return step % self.spec.gold_every == 0 or (asked and not recent)
 
-    def thin(self, step: int, values: Mapping[str, list[float | None]]) -> None:
+    def _thin(self, step: int, found: Evidence) -> None:
         """An event when too many of the held-out answers have no score."""
         for name in ("gold", "proxy"):
-            share = sum(v is None for v in values[name]) / max(1, len(values[name]))
+            share = sum(v is None for v in found.values[name]) / max(1, len(found.values[name]))
+            cause = f" ({found.problems[name]})" if found.problems.get(name) else ""
             if self._hit(f"{name}:unscored", share > MISSING):
-                self._raise(f"{name}:unscored", step, 2, "warn", f"{share:.0%} of the held-out answers have no {name} score: the evidence is thin", "certain", "noted",
+                self._raise(f"{name}:unscored", step, 2, "warn", f"{share:.0%} of the held-out answers have no {name} score{cause}: the evidence is thin", "certain", "noted",
                             share, MISSING)  # fmt: skip
 
-    def evidence(self, step: int, values: dict[str, list[float | None]], answers: Sequence[str] = ()) -> dict[str, float]:
+    def evidence(self, step: int, found: Evidence) -> dict[str, float]:
         """Takes a gold evaluation; may set `stop`. Returns metrics."""
-        entry = self.gold.add(step, values, answers)
-        self.thin(step, values)
+        entry = self.gold.add(step, found)
+        self._thin(step, found)
         change = entry.get("gold_change") or {}
         if diverges(entry):
             interval = f"gold change {change['value']:+.3f} [{change['ci_low']:.3f}, {change['ci_high']:.3f}] on {change['n']} prompts"
@@ -228,10 +229,10 @@ class Monitors:
                             "noted; stopping is switched off" if twice else "watched: the next evaluation decides", entry["gold"], self.gold.entries[0]["gold"])  # fmt: skip
         elif not self.gold.hacked():
             self.raised.discard("gold:diverges")  # gold has recovered: the next divergence is news
-        found = {"gold/score": entry["gold"], "gold/proxy": entry["proxy"], "gold/length": entry["length"]}
+        metrics = {"gold/score": entry["gold"], "gold/proxy": entry["proxy"], "gold/length": entry["length"]}
         if change:
-            found |= {"gold/change": change["value"], "gold/change_low": change["ci_low"], "gold/change_high": change["ci_high"]}
-        return {k: v for k, v in found.items() if v is not None}
+            metrics |= {"gold/change": change["value"], "gold/change_low": change["ci_low"], "gold/change_high": change["ci_high"]}
+        return {k: v for k, v in metrics.items() if v is not None}
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint; events and gold evaluations are on disk beside it."""
