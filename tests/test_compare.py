@@ -138,6 +138,12 @@ def test_headlines_say_what_the_numbers_say():
     assert "cannot be told apart from b." in line  # b does not beat the start, and still may be as good as a
     headline, line, _ = page.verdict(base | {"rows": [rows[0], rows[2]]})
     assert headline == "a gained most"
+    assert "Beware" not in line
+    more = {"value": 0.4, "ci_low": 0.2, "ci_high": 0.6}
+    rows[0]["metrics"] |= {"over_refusal": {"value": 0.93}, "over_refusal_change": more}
+    start = {"start": {"over_refusal": {"value": 0.5}}}
+    _, line, _ = page.verdict(base | start | {"rows": [rows[0], rows[2]]})
+    assert "Beware: it declines 93% of the legitimate requests, where the start declined 50%." in line
 
 
 def test_sign_flip_is_exact_where_it_can_be():

@@ -294,7 +294,7 @@ def test_a_killed_run_continues_exactly(tiny, prompts, rewards, pairs_file, tmp_
     process.send_signal(signal.SIGKILL)
     process.wait()
     subprocess.run(command(broken), env=env, check=True, capture_output=True)
-    timing = ("tokens_per_second", "sampling/tokens_per_second", "sampling/seconds", "feedback/seconds", "memory/peak_gb")
+    timing = ("step_time", "tokens_per_second", "sampling/tokens_per_second", "sampling/seconds", "feedback/seconds", "memory/peak_gb")
     read = lambda p: [{k: v for k, v in json.loads(line).items() if k not in timing} for line in p.read_text().splitlines()]
     assert read(path) == read(whole / "metrics.jsonl")
     assert (broken / "groups.jsonl").read_text() == (whole / "groups.jsonl").read_text()

@@ -62,7 +62,9 @@ def wins_over_kl(rows: Sequence[Mapping[str, Any]]) -> str:
         heights = _apart([float(to_axes.transform(p)[1]) for p in points], [-x for x, _ in points], min(0.08, 1 / len(rows)))
         for i, (row, point, height) in enumerate(zip(rows, points, heights, strict=True)):
             line = {"arrowstyle": "-", "color": SERIES[i % len(SERIES)], "linewidth": 0.9, "alpha": 0.7, "shrinkB": 5, "shrinkA": 1}
-            axis.annotate(row["title"], point, xytext=(1.03, height), textcoords="axes fraction", va="center", fontsize=9.5, color=INK, arrowprops=line)
+            axis.annotate(
+                row["title"], point, xytext=(1.03, height), textcoords="axes fraction", va="center", fontsize=9.5, color=INK, arrowprops=line
+            )
         return svg(figure, "win rate over KL divergence")
 
 

@@ -65,12 +65,21 @@ def verdict(found: Mapping[str, Any]) -> tuple[str, str, bool]:
     text = f"{len(sure)} of {len(rows)} beat the start after Holm's correction"
     text += f", and {len(worse)} are worse" if worse else ""
     text += f". {name_of(best)} gained {m['value']:+.3f} [{m['ci_low']:+.3f}, {m['ci_high']:+.3f}]"
+    price = _declines(best, found.get("start", {}))
     if not rivals:
-        return f"{name_of(best)} beats the start", f"{text}.", True
+        return f"{name_of(best)} beats the start", f"{text}.{price}", True
     if not tied:
-        return f"{name_of(best)} gained most", f"{text}, more than every other method on the same prompts.", True
+        return f"{name_of(best)} gained most", f"{text}, more than every other method on the same prompts.{price}", True
     word = "all others" if len(tied) == len(rivals) else ", ".join(map(name_of, tied))
-    return f"{name_of(best)} leads, not alone", f"{text}. Paired on the prompts it cannot be told apart from {word}.", True
+    return f"{name_of(best)} leads, not alone", f"{text}. Paired on the prompts it cannot be told apart from {word}.{price}", True
+
+
+def _declines(row: Mapping[str, Any], start: Mapping[str, Any]) -> str:
+    """A warning where the gain came with more legitimate requests declined."""
+    change, now = row["metrics"].get("over_refusal_change"), row["metrics"].get("over_refusal")
+    if change is None or now is None or change["ci_low"] is None or change["ci_low"] <= 0:
+        return ""
+    return f" Beware: it declines {now['value']:.0%} of the legitimate requests, where the start declined {start['over_refusal']['value']:.0%}."
 
 
 def name_of(row: Mapping[str, Any]) -> str:

@@ -110,14 +110,12 @@ def expand(study: Study) -> Recipe:
         own = study.methods[cell.method]
         fields = dict(own) if isinstance(own, dict) and "method" in own else {"method": own}
         train = {"from": START} | study.train | fields | {"seed": cell.seed}
-        for key, value in cell.setting:
-            source, _, field = key.partition(".")
-            if source not in study.data or not field:
-                raise UserError(f"vary.{key}", value, "names no field of a data set", f"write NAME.FIELD; data sets: {', '.join(study.data)}")
         reads = "prompts" if train.get("prompts") else "data"
         base = str(train.get(reads, "$data")).removeprefix("$")
         for key, value in cell.setting:
             source, _, field = key.partition(".")
+            if source not in study.data or not field:
+                raise UserError(f"vary.{key}", value, "names no field of a data set", f"write NAME.FIELD; data sets: {', '.join(study.data)}")
             if source != base:
                 raise UserError(f"vary.{key}", value, f"would change nothing: {cell.method} trains on ${base}", f"vary a field of {base}")
             if field in SPLITTING:
@@ -156,8 +154,7 @@ def _check_method(study: Study, label: str, own: Any) -> None:
         raise UserError(
             where, fields["method"], "trains a reward model, which answers nothing", "compare policies; `judge` names a reward model that scores them"
         )
-    replayed = Path(str(study.data.get(str(fields.get("data", "$data")).removeprefix("$"), {}).get("path", ""))).name.startswith("groups")
-    if needs.shape == "rollouts" and fields.get("prompts") is None and not replayed:
+    if needs.shape == "rollouts" and fields.get("prompts") is None:
         raise UserError(
             where,
             fields["method"],

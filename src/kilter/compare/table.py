@@ -69,7 +69,7 @@ def table(study: Study, folder: Path) -> dict[str, Any]:
     rows.sort(key=lambda r: (list(r.setting.values()), -_value(r, "difference"), order[r.method]))
     return {
         "schema": 1, "name": study.name, "measure": measure, "judge": "support desk gold" if measure == "gold" else measure, "seeds": study.seeds,
-        "prompts": evaluation["n_prompts"], "start": {k: m.to_json() for k, m in _start(values[START], measure).items()}, "rows": [asdict(r) for r in rows],
+        "prompts": evaluation["n_prompts"], "start": _start(values[START], measure, evaluation["models"][START]["metrics"]["distinct_2"]["value"]), "rows": [asdict(r) for r in rows],
         "vary": list(study.vary), "sampling": evaluation["sampling"],
         "leaked": evaluation["prompts_found_in_training_data"],
     }  # fmt: skip
@@ -112,13 +112,19 @@ def _value(row: Row, key: str) -> float:
     return float("-inf") if metric is None or metric["value"] is None else float(metric["value"])
 
 
-def _start(values: dict[str, list[float | None]], measure: str | None) -> dict[str, Metric]:
+def _start(values: dict[str, list[float | None]], measure: str | None, diversity: float | None) -> dict[str, dict[str, Any]]:
+    """The start's own values under the names of the rows' metrics."""
     found = {"length": mean(values["length"], unit="tokens")}
+    found |= {key: mean(values[key], unit="share") for key in ("refusal", "over_refusal") if values.get(key)}
     if measure is not None:
         found["score"] = mean(values[measure])
     if "tax_nll" in values:
         found["tax"] = mean(values["tax_nll"], unit="nats per token")
-    return found
+    return {k: m.to_json() for k, m in found.items()} | {"diversity": _diversity(diversity)}
+
+
+def _diversity(value: float | None) -> dict[str, Any]:
+    return {"value": value, "ci_low": None, "ci_high": None, "unit": "distinct 2-grams"}
 
 
 def _over_seeds(parts: Sequence[Sequence[float | None]]) -> list[float | None]:
@@ -154,6 +160,8 @@ def _row(
     for key in ("refusal", "over_refusal"):
         if start.get(key):
             add(key, [values[c.stage][key] for c in found], unit="share")
+            more = [[None if a is None or b is None else a - b for a, b in zip(values[c.stage][key], start[key], strict=True)] for c in found]
+            add(f"{key}_change", more, unit="share")
     if "tax_nll" in start:
         more = [[None if a is None or b is None else a - b for a, b in zip(values[c.stage]["tax_nll"], start["tax_nll"], strict=True)] for c in found]
         add("tax", more, unit="nats per token", higher_is_better=False)
@@ -165,7 +173,7 @@ def _row(
     config = own["method"] if isinstance(own, dict) and "method" in own else own
     heldout = [f["heldout"].get("eval_rewards/accuracies") for f in facts]
     out = {k: m.to_json() for k, m in metrics.items()}
-    out["diversity"] = {"value": fmean(diversity) if diversity else None, "ci_low": None, "ci_high": None, "unit": "distinct 2-grams"}
+    out["diversity"] = _diversity(fmean(diversity) if diversity else None)
     return Row(
         method=method,
         name=method_name(config),

@@ -180,31 +180,24 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+(?:'\w+)?", text)
 
 
-CHECKS: dict[str, Callable[[str, Any], bool]] = {
-    "keywords": lambda text, v: all(k.lower() in text.lower() for k in v),
-    "forbidden_words": lambda text, v: not any(re.search(rf"(?<!\w){re.escape(k)}(?!\w)", text, re.IGNORECASE) for k in v),
-    "min_words": lambda text, v: len(_words(text)) >= v,
-    "max_words": lambda text, v: len(_words(text)) <= v,
-    "min_sentences": lambda text, v: len(re.findall(r"[.!?](?:\s|$)", text)) >= v,
-    "max_sentences": lambda text, v: len(re.findall(r"[.!?](?:\s|$)", text)) <= v,
-    "bullets": lambda text, v: len(re.findall(r"^\s*[-*] ", text, re.MULTILINE)) == v,
-    "paragraphs": lambda text, v: len([p for p in text.split("\n\n") if p.strip()]) == v,
-    "starts_with": lambda text, v: text.strip().startswith(v),
-    "ends_with": lambda text, v: text.strip().endswith(v),
-    "no_commas": lambda text, v: ("," not in text) is bool(v),
-    "uppercase": lambda text, v: (text == text.upper()) is bool(v),
-    "lowercase": lambda text, v: (text == text.lower()) is bool(v),
-    "quoted": lambda text, v: (text.strip()[:1] == text.strip()[-1:] == '"') is bool(v),
-    "json": lambda text, v: _is_json(text) is bool(v),
+CHECKS: dict[str, tuple[type, Callable[[str, Any], bool]]] = {
+    "keywords": (list, lambda text, v: all(k.lower() in text.lower() for k in v)),
+    "forbidden_words": (list, lambda text, v: not any(re.search(rf"(?<!\w){re.escape(k)}(?!\w)", text, re.IGNORECASE) for k in v)),
+    "min_words": (int, lambda text, v: len(_words(text)) >= v),
+    "max_words": (int, lambda text, v: len(_words(text)) <= v),
+    "min_sentences": (int, lambda text, v: len(re.findall(r"[.!?](?:\s|$)", text)) >= v),
+    "max_sentences": (int, lambda text, v: len(re.findall(r"[.!?](?:\s|$)", text)) <= v),
+    "bullets": (int, lambda text, v: len(re.findall(r"^\s*[-*] ", text, re.MULTILINE)) == v),
+    "paragraphs": (int, lambda text, v: len([p for p in text.split("\n\n") if p.strip()]) == v),
+    "starts_with": (str, lambda text, v: text.strip().startswith(v)),
+    "ends_with": (str, lambda text, v: text.strip().endswith(v)),
+    "no_commas": (bool, lambda text, v: ("," not in text) is bool(v)),
+    "uppercase": (bool, lambda text, v: (text == text.upper()) is bool(v)),
+    "lowercase": (bool, lambda text, v: (text == text.lower()) is bool(v)),
+    "quoted": (bool, lambda text, v: (text.strip()[:1] == text.strip()[-1:] == '"') is bool(v)),
+    "json": (bool, lambda text, v: _is_json(text) is bool(v)),
 }
-
-
-KINDS: dict[str, tuple[type, ...]] = {
-    "keywords": (list, tuple), "forbidden_words": (list, tuple), "min_words": (int,), "max_words": (int,), "min_sentences": (int,),
-    "max_sentences": (int,), "bullets": (int,), "paragraphs": (int,), "starts_with": (str,), "ends_with": (str,), "no_commas": (bool,),
-    "uppercase": (bool,), "lowercase": (bool,), "quoted": (bool,), "json": (bool,),
-}  # fmt: skip
-"""What each check takes."""
+"""What each check takes, and whether a text passes it."""
 
 
 def _no_constant(name: str) -> Any:
@@ -235,8 +228,9 @@ class Instructions(_PerCompletion):
         for name in checks:
             if name not in CHECKS:
                 raise UserError(f"feedback.instructions.{name}", checks[name], "unknown check", nearest(name, CHECKS))
-            if not isinstance(checks[name], KINDS[name]) or (isinstance(checks[name], bool) and bool not in KINDS[name]):
-                raise UserError(f"feedback.instructions.{name}", checks[name], "is of the wrong kind", f"give a {KINDS[name][0].__name__}")
+            kind, value = CHECKS[name][0], checks[name]
+            if not isinstance(value, (list, tuple) if kind is list else kind) or (isinstance(value, bool) and kind is not bool):
+                raise UserError(f"feedback.instructions.{name}", value, "is of the wrong kind", f"give a {kind.__name__}")
 
     def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
         """Runs every check."""
@@ -244,6 +238,6 @@ class Instructions(_PerCompletion):
         self._known(checks)
         if not checks:
             return None, "the prompt has no 'instructions'"
-        missed = [name for name, value in checks.items() if not CHECKS[name](completion.text, value)]
+        missed = [name for name, value in checks.items() if not CHECKS[name][1](completion.text, value)]
         share = 1 - len(missed) / len(checks)
         return (float(not missed) if self.strict else share), "missed " + ", ".join(missed) if missed else ""

@@ -250,8 +250,8 @@ class InProcess:
 class Server:
     """A running `vllm serve` with VLLM_SERVER_DEV_MODE=1 and --logprobs-mode processed_logprobs, which reads the same file system."""
 
-    def __init__(self, url: str, timeout: float, tied: bool = False) -> None:
-        """tied: the policy's output projection is its embedding, which a server on a CPU must hold apart."""
+    def __init__(self, url: str, timeout: float, shared_head: bool = False) -> None:
+        """shared_head: the policy's output projection is its embedding, which a server on a CPU must hold apart."""
         try:
             import httpx
         except ImportError as error:
@@ -261,7 +261,7 @@ class Server:
         self.http = httpx.Client(timeout=timeout)
         try:
             self.model = self._served(url)
-            self.on_cpu = self._inspect(tied)
+            self.on_cpu = self._inspect(shared_head)
         except BaseException:
             self.http.close()
             raise
@@ -282,7 +282,7 @@ class Server:
                 "start `vllm serve MODEL`, or leave url out to run it in process",
             ) from error
 
-    def _inspect(self, tied: bool) -> bool:
+    def _inspect(self, shared_head: bool) -> bool:
         """Whether the server computes on a CPU; UserError for settings under which its log-probs or weights would silently be wrong."""
         import httpx
 
@@ -300,7 +300,7 @@ class Server:
         on_cpu = "cpu" in worker.lower()
         served = Path(model) / "config.json"
         separate = served.is_file() and json.loads(served.read_text()).get("tie_word_embeddings") is False
-        if on_cpu and tied and not separate:
+        if on_cpu and shared_head and not separate:
             raise UserError(
                 "sampler.url", self.url, "serves on a CPU a model whose head is its embedding, and vLLM would miss new weights of that head",
                 "serve a copy made by `kilter merge MODEL FOLDER --untie`",

@@ -278,6 +278,7 @@ class Trainer:
                     first.require()
                     parts.monitors.evidence(0, first)
                     parts.keep(0)
+                begin = time.monotonic()
                 for groups in source if parts.stopped is None else ():
                     clock, between = time.monotonic(), False
                     if follows_reward and isinstance(learner.scorer, ActorCritic) and isinstance(source, Online):
@@ -297,7 +298,8 @@ class Trainer:
                     seconds = time.monotonic() - clock
                     parts.step_seconds += seconds
                     record = {"step": step, "epoch": round(source.epoch_of(step - 1), 4)} | metrics
-                    record |= {"num_tokens": parts.tokens, "tokens_per_second": round(seen / max(seconds, 1e-9), 1)}
+                    record |= {"step_time": round(time.monotonic() - begin, 3), "num_tokens": parts.tokens}
+                    record |= {"tokens_per_second": round(seen / max(seconds, 1e-9), 1)}
                     if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
                         last = checkpoints.latest()
                         if parts.monitors is not None:
@@ -339,7 +341,7 @@ class Trainer:
                     if live is not None and isinstance(source, Online) and parts.monitors is not None:
                         live.step(step, record, parts.monitors.log.events, sample_text(source.last))
                     display.update(step, note(record))
-                    between = True
+                    between, begin = True, time.monotonic()
                     if parts.monitors is not None and engine.max(int(parts.monitors.stop is not None)):
                         parts.stopped = parts.monitors.stop or "another process asked for it"
                         break

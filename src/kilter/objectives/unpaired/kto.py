@@ -44,16 +44,15 @@ class KTO(Judged):
         good = sum((g.feedback[0].score or 0) > 0 for g in groups)
         bad = len(groups) - good
         weight_good, weight_bad = balanced(good, bad)
-        own_good, own_bad = self.desirable_weight, self.undesirable_weight
-        both = good > 0 and bad > 0
-        if own_good is not None:
-            weight_good, weight_bad = own_good, own_good * good / bad if both else weight_bad
+        ratio, own_good, own_bad = weight_good / weight_bad, self.desirable_weight, self.undesirable_weight
         if own_bad is not None:
-            weight_good, weight_bad = own_good if own_good is not None else own_bad * bad / good if both else weight_good, own_bad
+            weight_good, weight_bad = own_bad * ratio, own_bad
+        if own_good is not None:
+            weight_good, weight_bad = own_good, own_good / ratio if own_bad is None else own_bad
         chosen = replace(self, desirable_weight=weight_good, undesirable_weight=weight_bad)
         given = sum(w is not None for w in (own_good, own_bad))
         how = ("balanced", "one set by hand, the other balanced against it", "set by hand")[given]
-        note = f"{good} desirable, weight {chosen.desirable_weight:.3g}; {len(groups) - good} undesirable, weight {chosen.undesirable_weight:.3g} ({how})"
+        note = f"{good} desirable, weight {chosen.desirable_weight:.3g}; {bad} undesirable, weight {chosen.undesirable_weight:.3g} ({how})"
         return chosen, note
 
     def answer_loss(self, reward_B: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Mean], dict[str, Tensor] | None]:
