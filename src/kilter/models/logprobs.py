@@ -1,4 +1,4 @@
-"""The fused language-model head: log-probs of chosen tokens without a vocabulary-sized tensor.
+"""The fused language-model head: log-probs of chosen tokens in bounded memory, whatever the batch and the vocabulary.
 
     log pi(y | h) = z_y - logsumexp(z),   z = f(W h + b) / temperature
 
