@@ -81,6 +81,16 @@ def test_segment_attention_and_its_gradients_equal_dense_attention(window):
         torch.testing.assert_close(own, dense, atol=1e-12, rtol=1e-12)
 
 
+def test_large_scores_in_bfloat16_are_not_rounded_before_the_softmax():
+    segments = (Segment(0, 40, (30, 25, 30, 28)),)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, n, 153, 64, generator=generator) * size for n, size in ((4, 4.0), (2, 4.0), (2, 1.0)))
+    q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
+    exact = attention._segments_cpu(q.double(), k.double(), v.double(), segments, None, None)
+    found = attention._segments_cpu(q, k, v, segments, None, None).double()
+    assert float((found - exact).norm() / exact.norm()) < 4e-3
+
+
 def test_probe_accepts_llama(scorer):
     assert supports_shared_prefix(scorer)
     assert scorer.shared

@@ -190,7 +190,7 @@ def test_a_mixture_reads_pairs_in_one_way():
     ("given", "good", "bad", "want"),
     [
         ({}, 6, 2, (1.0, 3.0)), ({"desirable_weight": 3.0, "undesirable_weight": 2.0}, 4, 0, (3.0, 2.0)), ({"desirable_weight": 2.0}, 6, 2, (2.0, 6.0)),
-        ({"undesirable_weight": 3.0}, 6, 2, (1.0, 3.0)), ({"desirable_weight": 2.0}, 4, 0, (2.0, 2.0)),
+        ({"undesirable_weight": 3.0}, 6, 2, (1.0, 3.0)), ({"desirable_weight": 2.0}, 4, 0, (2.0, 1.0)), ({"undesirable_weight": 3.0}, 4, 0, (1.0, 3.0)),
     ],
 )  # fmt: skip
 def test_ktos_weights_by_hand_hold_whatever_the_data(given, good, bad, want):

@@ -90,12 +90,12 @@ def test_an_interrupted_run_keeps_finished_stages(recipe_file, tmp_path, monkeyp
             raise MemoryError("killed")
         return original(self, batch, objective)
 
-    monkeypatch.setattr(LocalLearner, "step", step)
-    with pytest.raises(MemoryError):
-        kilter.run(recipe_file)
+    with monkeypatch.context() as once:
+        once.setattr(LocalLearner, "step", step)
+        with pytest.raises(MemoryError):
+            kilter.run(recipe_file)
     assert manifests.read(tmp_path / "runs" / "small" / "rm").status == "done"
     assert "No verdict yet" in (tmp_path / "runs" / "small" / "report.html").read_text()
-    monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     assert kilter.run(recipe_file) == Exit.OK

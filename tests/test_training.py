@@ -316,10 +316,10 @@ def test_a_checkpoint_of_another_run_is_refused(tiny, tmp_path, pairs_file, monk
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, *args)
 
-    monkeypatch.setattr(LocalLearner, "step", step)
-    with pytest.raises(Interrupted):
-        run(tiny, tmp_path / "a", pairs_file, epochs=3)
-    monkeypatch.undo()
+    with monkeypatch.context() as once:
+        once.setattr(LocalLearner, "step", step)
+        with pytest.raises(Interrupted):
+            run(tiny, tmp_path / "a", pairs_file, epochs=3)
     with pytest.raises(UserError, match="checkpoint of another run"):
         run(tiny, tmp_path / "a", pairs_file, "sft", epochs=3)
     with pytest.raises(UserError, match="checkpoint of another run"):
@@ -373,10 +373,10 @@ def test_ctrl_c_saves_and_says_how_to_resume(tiny, tmp_path, pairs_file, monkeyp
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, *args)
 
-    monkeypatch.setattr(LocalLearner, "step", step)
-    with pytest.raises(Interrupted, match="to resume: run the same command again"):
-        run(tiny, tmp_path / "a", pairs_file, save_every=1000, epochs=3)
-    monkeypatch.undo()
+    with monkeypatch.context() as once:
+        once.setattr(LocalLearner, "step", step)
+        with pytest.raises(Interrupted, match="to resume: run the same command again"):
+            run(tiny, tmp_path / "a", pairs_file, save_every=1000, epochs=3)
     assert (tmp_path / "a" / "checkpoints" / "step-3").is_dir()
     run(tiny, tmp_path / "a", pairs_file, save_every=1000, epochs=3)
     run(tiny, tmp_path / "b", pairs_file, epochs=3)
@@ -406,11 +406,11 @@ def test_full_disk_stops_with_the_last_good_checkpoint_named(tiny, tmp_path, pai
             raise OSError(28, "No space left on device")
         original(obj, path)
 
-    monkeypatch.setattr(trainer.torch, "save", save)
-    with pytest.raises(RunFailed, match=r"last good checkpoint: .*step-2"):
-        run(tiny, tmp_path / "a", pairs_file, save_every=1, epochs=3)
+    with monkeypatch.context() as once:
+        once.setattr(trainer.torch, "save", save)
+        with pytest.raises(RunFailed, match=r"last good checkpoint: .*step-2"):
+            run(tiny, tmp_path / "a", pairs_file, save_every=1, epochs=3)
     assert [p.name for p in (tmp_path / "a" / "checkpoints").iterdir()] == ["step-2"]
-    monkeypatch.undo()
     run(tiny, tmp_path / "a", pairs_file, save_every=1, epochs=3)
 
 

@@ -77,9 +77,10 @@ def verdict(found: Mapping[str, Any]) -> tuple[str, str, bool]:
 def _declines(row: Mapping[str, Any], start: Mapping[str, Any]) -> str:
     """A warning where the gain came with more legitimate requests declined."""
     change, now = row["metrics"].get("over_refusal_change"), row["metrics"].get("over_refusal")
-    if change is None or now is None or change["ci_low"] is None or change["ci_low"] <= 0:
+    before = start.get("over_refusal")
+    if change is None or now is None or before is None or change["ci_low"] is None or change["ci_low"] <= 0:
         return ""
-    return f" Beware: it declines {now['value']:.0%} of the legitimate requests, where the start declined {start['over_refusal']['value']:.0%}."
+    return f" Beware: it declines {now['value']:.0%} of the legitimate requests, where the start declined {before['value']:.0%}."
 
 
 def name_of(row: Mapping[str, Any]) -> str:

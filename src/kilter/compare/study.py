@@ -154,7 +154,8 @@ def _check_method(study: Study, label: str, own: Any) -> None:
         raise UserError(
             where, fields["method"], "trains a reward model, which answers nothing", "compare policies; `judge` names a reward model that scores them"
         )
-    if needs.shape == "rollouts" and fields.get("prompts") is None:
+    replayed = Path(str(study.data.get(str(fields.get("data", "$data")).removeprefix("$"), {}).get("path", ""))).name.startswith("groups")
+    if needs.shape == "rollouts" and fields.get("prompts") is None and not replayed:
         raise UserError(
             where,
             fields["method"],

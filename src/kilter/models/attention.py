@@ -176,7 +176,7 @@ def _against(queries: Tensor, own: Tensor, x: Tensor, run: _Run, dtype: torch.dt
     """queries x^T over the keys that each may see: [G, n * h * T, P + T] in `dtype`; `own` is x in the run's layout."""
     result = queries.new_empty(*queries.shape[:2], run.before + run.width, dtype=dtype)
     if run.before:
-        result[..., : run.before] = torch.bmm(queries, _prefix(x, run).transpose(1, 2))
+        result[..., : run.before] = torch.bmm(queries, _prefix(x, run).to(queries.dtype).transpose(1, 2))
     result[..., run.before :] = torch.bmm(_own(queries, run), _own(own, run).transpose(1, 2)).view(*queries.shape[:2], -1)
     return result
 
@@ -200,7 +200,7 @@ def _probabilities(q: Tensor, k: Tensor, run: _Run, scale: float, window: int | 
     """(P [G, n * h * T, P + T] in float32 or wider, queries, own keys) of one run."""
     queries, keys = _take(q, run, k.shape[1]), _take(k, run, k.shape[1])
     wide = torch.promote_types(q.dtype, torch.float32)
-    s = _against(queries, keys, k, run, wide).mul_(scale)
+    s = _against(queries.to(wide), keys.to(wide), k, run, wide).mul_(scale)  # a rounded score would be off by its size times 2^-9
     grid = s.view(-1, run.width, run.before + run.width)
     if window is not None and window < run.before + run.width:
         grid += _causal(run.before + run.width, window, wide)[run.before : run.before + run.width, : run.before + run.width]

@@ -15,6 +15,7 @@ from kilter import recipe as recipes
 from kilter.data.dataset import load
 from kilter.data.encode import Encoder
 from kilter.models.load import base_of, load_tokenizer, resolve, stop_ids
+from kilter.models.logprobs import CHUNK_ELEMENTS, KEPT_BYTES
 from kilter.objectives import build_objective, method_name
 from kilter.recipe import Recipe, Stage
 from kilter.training.config import TrainSpec
@@ -85,8 +86,8 @@ def train_memory(spec: TrainSpec, s: Sizes) -> float:
     state = 4 * s.parameters + 12 * trained
     width = 2 if spec.dtype == "bfloat16" else 4
     per_token = width * (s.hidden if spec.gradient_checkpointing else s.layers * (10 * s.hidden + 4 * s.inner))
-    chunk = 3 * 4 * (1 << 24)
-    return (state + per_token * spec.tokens_per_microbatch + chunk + 6e8) / 1e9
+    head = 3 * 4 * CHUNK_ELEMENTS + KEPT_BYTES
+    return (state + per_token * spec.tokens_per_microbatch + head + 6e8) / 1e9
 
 
 def plan(recipe: Recipe) -> list[StagePlan]:

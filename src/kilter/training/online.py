@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from kilter.data import store
 from kilter.data.encode import Encoded, Encoder
@@ -408,7 +410,7 @@ def _surprise(completion: Completion) -> float:
 
 def _std(values: Sequence[float]) -> float:
     """Sample standard deviation, 0 for a single value."""
-    return stdev(values) if len(values) > 1 else 0.0
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def sample_text(groups: Sequence[Group]) -> str:

@@ -341,7 +341,7 @@ class Trainer:
                     if live is not None and isinstance(source, Online) and parts.monitors is not None:
                         live.step(step, record, parts.monitors.log.events, sample_text(source.last))
                     display.update(step, note(record))
-                    between, begin = True, time.monotonic()
+                    between = True
                     if parts.monitors is not None and engine.max(int(parts.monitors.stop is not None)):
                         parts.stopped = parts.monitors.stop or "another process asked for it"
                         break
@@ -352,6 +352,7 @@ class Trainer:
                         raise Interrupted(
                             f"stopped after step {step} of {total}; everything is saved in {self.out}\n  to resume: run the same command again"
                         )
+                    begin = time.monotonic()
         except RunFailed:
             if isinstance(source, Online) and learner.step_index and between:  # the sampler or the feedback failed, and no step is half done
                 with contextlib.suppress(RunFailed):

@@ -46,12 +46,12 @@ class KTO(Judged):
         weight_good, weight_bad = balanced(good, bad)
         ratio, own_good, own_bad = weight_good / weight_bad, self.desirable_weight, self.undesirable_weight
         if own_bad is not None:
-            weight_good, weight_bad = own_bad * ratio, own_bad
+            weight_good, weight_bad = own_bad * ratio if good and bad else 1.0, own_bad
         if own_good is not None:
-            weight_good, weight_bad = own_good, own_good / ratio if own_bad is None else own_bad
+            weight_good, weight_bad = own_good, own_bad if own_bad is not None else own_good / ratio if good and bad else 1.0
         chosen = replace(self, desirable_weight=weight_good, undesirable_weight=weight_bad)
         given = sum(w is not None for w in (own_good, own_bad))
-        how = ("balanced", "one set by hand, the other balanced against it", "set by hand")[given]
+        how = ("balanced", "one set by hand, the other balanced against it" if good and bad else "one set by hand", "set by hand")[given]
         note = f"{good} desirable, weight {chosen.desirable_weight:.3g}; {bad} undesirable, weight {chosen.undesirable_weight:.3g} ({how})"
         return chosen, note
 

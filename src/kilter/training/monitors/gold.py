@@ -30,7 +30,7 @@ class Evidence:
         """Raises UserError when the gold source judges none of the answers: there would be no evidence at all."""
         if all(v is None for v in self.values["gold"]):
             raise UserError(
-                "monitors.gold", f"{len(self.values['gold'])} held-out answers", f"scores none of them ({self.problems['gold']})",
+                "monitors.gold", f"{len(self.values['gold'])} held-out answers", f"scores none of them ({self.problems.get('gold') or 'no reason given'})",
                 "name a source that fits this data, or leave monitors.gold out",
             )  # fmt: skip
 
@@ -89,7 +89,7 @@ class GoldHistory:
     def add(self, step: int, found: Evidence) -> dict[str, Any]:
         """Adds an evaluation with its paired differences to the first; returns the entry."""
         values = found.values
-        entry: dict[str, Any] = {"step": step, "values": values, "answers": list(found.answers)}
+        entry: dict[str, Any] = {"step": step, "values": values, "answers": list(found.answers), "problems": dict(found.problems)}
         first = self.entries[0]["values"] if self.entries else values
         for name in values:
             known = [v for v in values[name] if v is not None]

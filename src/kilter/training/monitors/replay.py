@@ -35,7 +35,7 @@ def replay(folder: Path, spec: MonitorSpec | None = None, total_steps: int | Non
     log = EventLog(None)
     total = total_steps or config.get("total_steps") or config.get("max_steps") or len(records)
     monitors = Monitors(spec, log, GoldHistory(), total, spec.allow_truncation)
-    by_step = {entry["step"]: Evidence(entry["values"]) for entry in gold}
+    by_step = {entry["step"]: Evidence(entry["values"], entry.get("answers", ()), entry.get("problems", {})) for entry in gold}
     if 0 in by_step:
         monitors.evidence(0, by_step[0])
     for event in _failures(folder):
