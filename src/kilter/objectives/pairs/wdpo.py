@@ -25,8 +25,8 @@ class WDPO(DPO):
     l_i is DPO's loss, E the input embeddings of prompt and answer; the gradient of the penalty is a true second derivative.
     Paper: Xu et al. 2025, "Distributionally robust direct preference optimization" (arXiv 2502.01930), algorithm 1.
 
-    Use: prompts at release will be worded differently from the data's. Watch: loss in training against eval_loss, which leaves the penalty out. Fails: two to three times
-    the cost of dpo (the graph of the first backward is kept), and prompts are not shared between the answers.
+    Use: prompts at release will be worded differently from the data's. Watch: loss in training against eval_loss, which leaves the penalty out. Fails: several times
+    the time of dpo and half as much memory again (the graph of the first backward is kept), and prompts are not shared between the answers.
     """
 
     rho: float = knob(
