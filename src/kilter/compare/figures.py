@@ -56,7 +56,6 @@ def wins_over_kl(rows: Sequence[Mapping[str, Any]]) -> str:
         axis.set_xlabel("KL to the start, nats per answer", fontsize=9)
         axis.set_ylabel("win rate against the start", fontsize=9)
         axis.tick_params(length=0)
-        axis.margins(x=0.06)
         to_axes = axis.transData + axis.transAxes.inverted()
         points = [(row["metrics"]["kl"]["value"], row["metrics"]["win_rate"]["value"]) for row in rows]
         heights = _apart([float(to_axes.transform(p)[1]) for p in points], [-x for x, _ in points], min(0.08, 1 / len(rows)))

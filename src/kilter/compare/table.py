@@ -91,7 +91,7 @@ def _behind(
         best = max(own, key=lambda i: _value(rows[i], "difference"))
         for i in own:
             if i != best:
-                gap = [None if a is None or b is None else a - b for a, b in zip(scores(rows[best]), scores(rows[i]), strict=True)]
+                gap = _minus(scores(rows[best]), scores(rows[i]))
                 found.append((i, mean(gap), sign_flip([g for g in gap if g is not None])))
     known = [p for _, _, p in found if p is not None]
     corrected = iter(multipletests(known, method="holm")[1].tolist() if known else [])
@@ -127,6 +127,11 @@ def _diversity(value: float | None) -> dict[str, Any]:
     return {"value": value, "ci_low": None, "ci_high": None, "unit": "distinct 2-grams"}
 
 
+def _minus(values: Sequence[float | None], others: Sequence[float | None]) -> list[float | None]:
+    """Differences prompt by prompt; None where either has no value."""
+    return [None if a is None or b is None else a - b for a, b in zip(values, others, strict=True)]
+
+
 def _over_seeds(parts: Sequence[Sequence[float | None]]) -> list[float | None]:
     """Per prompt the mean over seeds; None where any seed has no value."""
     return [None if any(v is None for v in column) else fmean(v for v in column if v is not None) for column in zip(*parts, strict=True)]
@@ -148,7 +153,7 @@ def _row(
     if measure is not None:
         base = start[measure]
         scores = [values[c.stage][measure] for c in found]
-        differences = [[None if a is None or b is None else a - b for a, b in zip(part, base, strict=True)] for part in scores]
+        differences = [_minus(part, base) for part in scores]
         wins = [[None if d is None else 1.0 if d > 0 else 0.0 if d < 0 else 0.5 for d in part] for part in differences]
         add("score", scores, higher_is_better=True)
         add("difference", differences, higher_is_better=True)
@@ -160,11 +165,15 @@ def _row(
     for key in ("refusal", "over_refusal"):
         if start.get(key):
             add(key, [values[c.stage][key] for c in found], unit="share")
-            more = [[None if a is None or b is None else a - b for a, b in zip(values[c.stage][key], start[key], strict=True)] for c in found]
-            add(f"{key}_change", more, unit="share")
+    if start.get("over_refusal"):
+        add(
+            "over_refusal_change",
+            [_minus(values[c.stage]["over_refusal"], start["over_refusal"]) for c in found],
+            unit="share",
+            higher_is_better=False,
+        )
     if "tax_nll" in start:
-        more = [[None if a is None or b is None else a - b for a, b in zip(values[c.stage]["tax_nll"], start["tax_nll"], strict=True)] for c in found]
-        add("tax", more, unit="nats per token", higher_is_better=False)
+        add("tax", [_minus(values[c.stage]["tax_nll"], start["tax_nll"]) for c in found], unit="nats per token", higher_is_better=False)
     evaluation = json.loads((folder / EVAL / "evaluation.json").read_text())["models"]
     diversity = [d for c in found if (d := evaluation[c.stage]["metrics"]["distinct_2"]["value"]) is not None]
     entries = [manifests.read(folder / c.stage) for c in found]
