@@ -63,7 +63,7 @@ def main(method: str = "grpo", peers: tuple[str, ...] = ("trl",)) -> None:
     p.add_argument("--steps", type=int, default=2)
     p.add_argument("--rounds", type=int, default=1)
     p.add_argument("--beta", type=float, default=0.0)
-    p.add_argument("--microbatch", type=int, default=1300, help="Kilter's tokens per micro-batch: two groups of 8 x 64 and their prompts")
+    p.add_argument("--microbatch", type=int, default=2600, help="Kilter's tokens per micro-batch: four groups of 8 x 64 and their prompts")
     p.add_argument("--accumulate", type=int, default=1, help="the peer's gradient accumulation: less memory, same work")
     p.add_argument("--json", type=Path)
     args = p.parse_args()

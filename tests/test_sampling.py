@@ -7,6 +7,7 @@ from kilter.data.collate import collate
 from kilter.errors import UserError
 from kilter.sampling.choose import choose
 from kilter.sampling.local import LocalSampler
+from kilter.sampling.packed import packed_linears
 from kilter.types import Feedback, Group, Prompt, SamplingParams
 
 PROMPTS = [
@@ -254,3 +255,24 @@ def test_throughput_is_known_while_sampling(sampler):
     assert sampler.last.tokens == sum(len(c.token_ids) for a in answers for c in a)
     assert all(rate > 0 for _, _, rate in seen)
     assert [t for _, t, _ in seen] == sorted(t for _, t, _ in seen)
+
+
+def test_projections_of_one_input_are_one_product_and_another_input_is_never_mistaken(scorer):
+    layer = scorer.model.model.layers[0]
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(1, 3, layer.self_attn.q_proj.in_features, generator=g) for _ in range(2))
+    names = [(layer.self_attn, n) for n in ("q_proj", "k_proj", "v_proj", "o_proj")] + [(layer.mlp, n) for n in ("gate_proj", "up_proj")]
+    with torch.no_grad():
+        wanted = {(n, id(z)): getattr(m, n)(z) for m, n in names for z in (x, y)}
+        with packed_linears(scorer, False, 3):
+            in_place = x.clone()
+            layer.self_attn.q_proj(in_place)
+            in_place.copy_(y)
+            torch.testing.assert_close(layer.self_attn.k_proj(in_place), wanted["k_proj", id(y)])
+            for order in (names, names[::-1], [names[0], names[4], names[1], names[5], names[2]]):
+                for z in (x, y, x):
+                    for m, n in order:
+                        torch.testing.assert_close(getattr(m, n)(z), wanted[n, id(z)])
+            layer.self_attn.q_proj(x)
+            torch.testing.assert_close(layer.self_attn.v_proj(y), wanted["v_proj", id(y)])
+    assert "forward" not in vars(layer.mlp.up_proj)

@@ -50,17 +50,18 @@ class _SegmentAttention(torch.autograd.Function):
     """Attention over exactly the keys that each segment may see; q [L, H, d], k and v [L, G, d], H a multiple of G.
 
     S = scale q k^T + mask, P = softmax(S) in float32, out = P v, for a run of completions at once: their common prompt's keys
-    in one product, their own in a batch of them. The backward recomputes P, so nothing of size length^2 is kept. Written
-    with batched matrix products because, for segments of tens to hundreds of tokens, PyTorch's CPU flash kernel takes 2 to
+    in one product, their own in a batch of them. The backward recomputes P, so nothing of size length^2 is kept. P v and the
+    gradients' products are in v's type, which may be narrower than that of q and k: under autocast a rotation leaves these in
+    float32. S and dP, whose small differences matter, are float32 products. Written with batched matrix products because, for segments of tens to hundreds of tokens, PyTorch's CPU flash kernel takes 2 to
     4 times as long in the backward (docs/LOG.md).
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segment, ...], scale: float, window: int | None) -> Tensor:
-        out = torch.empty_like(q)
+        out = torch.empty_like(q, dtype=v.dtype)
         for run in _runs(segments, q.shape[1]):
             p, _, _ = _probabilities(q, k, run, scale, window)
-            _put(out, run, _times(p, v, run))
+            _put(out, run, _times(p.to(v.dtype), v, run))
         ctx.save_for_backward(q, k, v)
         ctx.rest = segments, scale, window
         return out
@@ -76,12 +77,12 @@ class _SegmentAttention(torch.autograd.Function):
             g = _take(grad, run, k.shape[1])
             if run.padding is not None:  # padding repeats a row, and must not count it twice
                 g.view(k.shape[1], len(run.lengths), -1, run.width, g.shape[-1]).masked_fill_(run.padding[:, None, :, None], 0)
-            dp = _against(g, _take(v, run, k.shape[1]), v, run, p.dtype)
-            ds = torch._softmax_backward_data(dp, p, -1, p.dtype).mul_(scale)
+            dp = _against(g.to(p.dtype), _take(v, run, k.shape[1]).to(p.dtype), v, run)
+            ds = torch._softmax_backward_data(dp, p, -1, p.dtype).to(v.dtype)
             _put(dq, run, _times(ds, k, run, keys))
-            _add(dk, run, ds, queries)
-            _add(dv, run, p, g)
-        return dq, dk, dv, None, None, None
+            _add(dk, run, ds, queries.to(ds.dtype))
+            _add(dv, run, p.to(v.dtype), g)
+        return dq.mul_(scale), dk.mul_(scale), dv, None, None, None
 
 
 RUN_ELEMENTS = 1 << 22
@@ -172,27 +173,27 @@ def _own(value: Tensor, run: _Run) -> Tensor:
     return value.view(value.shape[0] * len(run.lengths), -1, value.shape[2])
 
 
-def _against(queries: Tensor, own: Tensor, x: Tensor, run: _Run, dtype: torch.dtype) -> Tensor:
-    """queries x^T over the keys that each may see: [G, n * h * T, P + T] in `dtype`; `own` is x in the run's layout."""
-    result = queries.new_empty(*queries.shape[:2], run.before + run.width, dtype=dtype)
+def _against(queries: Tensor, own: Tensor, x: Tensor, run: _Run) -> Tensor:
+    """queries x^T over the keys that each may see: [G, n * h * T, P + T] in the queries' type; `own` is x in the run's layout."""
+    result = queries.new_empty(*queries.shape[:2], run.before + run.width)
     if run.before:
-        result[..., : run.before] = torch.bmm(queries, _prefix(x, run).to(queries.dtype).transpose(1, 2))
-    result[..., run.before :] = torch.bmm(_own(queries, run), _own(own, run).transpose(1, 2)).view(*queries.shape[:2], -1)
+        torch.bmm(queries, _prefix(x, run).to(queries.dtype).transpose(1, 2), out=result[..., : run.before])
+    torch.bmm(_own(queries, run), _own(own, run).transpose(1, 2), out=_own(result, run)[..., run.before :])
     return result
 
 
 def _times(weights: Tensor, x: Tensor, run: _Run, own: Tensor | None = None) -> Tensor:
-    """weights x, [G, n * h * T, d] in x's type: the product with the prompt's rows and each completion's own."""
+    """weights x, [G, n * h * T, d] in the weights' type: the product with the prompt's rows and each completion's own."""
     own = _take(x, run, x.shape[1]) if own is None else own
-    result = torch.bmm(_own(weights[..., run.before :], run).to(x.dtype), _own(own, run)).view(*weights.shape[:2], -1)
-    return torch.baddbmm(result, weights[..., : run.before].to(x.dtype), _prefix(x, run)) if run.before else result
+    result = torch.bmm(_own(weights[..., run.before :], run), _own(own.to(weights.dtype), run)).view(*weights.shape[:2], -1)
+    return torch.baddbmm(result, weights[..., : run.before], _prefix(x, run).to(weights.dtype)) if run.before else result
 
 
 def _add(target: Tensor, run: _Run, weights: Tensor, rows: Tensor) -> None:
     """target gets weights^T rows: the run's own keys, which no other run touches, are set; what its prompt's keys have is added to."""
     if run.before:
-        _prefix(target, run).add_(torch.bmm(weights[..., : run.before].to(rows.dtype).transpose(1, 2), rows))
-    own = torch.bmm(_own(weights[..., run.before :], run).to(rows.dtype).transpose(1, 2), _own(rows, run))
+        _prefix(target, run).add_(torch.bmm(weights[..., : run.before].transpose(1, 2), rows))
+    own = torch.bmm(_own(weights[..., run.before :], run).transpose(1, 2), _own(rows, run))
     _put(target, run, own.view(target.shape[1], -1, rows.shape[2]))
 
 
@@ -200,7 +201,7 @@ def _probabilities(q: Tensor, k: Tensor, run: _Run, scale: float, window: int | 
     """(P [G, n * h * T, P + T] in float32 or wider, queries, own keys) of one run."""
     queries, keys = _take(q, run, k.shape[1]), _take(k, run, k.shape[1])
     wide = torch.promote_types(q.dtype, torch.float32)
-    s = _against(queries.to(wide), keys.to(wide), k, run, wide).mul_(scale)  # a rounded score would be off by its size times 2^-9
+    s = _against(queries.to(wide) * scale, keys.to(wide), k, run)  # a rounded score would be off by its size times 2^-9
     grid = s.view(-1, run.width, run.before + run.width)
     if window is not None and window < run.before + run.width:
         grid += _causal(run.before + run.width, window, wide)[run.before : run.before + run.width, : run.before + run.width]
@@ -212,7 +213,7 @@ def _probabilities(q: Tensor, k: Tensor, run: _Run, scale: float, window: int | 
 def _segments_cpu(q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segment, ...], scale: float | None, window: int | None) -> Tensor:
     """q [1, H, L, d], k and v [1, G, L, d] -> [1, H, L, d]."""
     with torch.autocast("cpu", enabled=False):
-        rows = [x[0].transpose(0, 1).contiguous() for x in (q, k.to(q.dtype), v.to(q.dtype))]
+        rows = [x[0].transpose(0, 1).contiguous() for x in (q, k.to(q.dtype), v)]
         out: Tensor = _SegmentAttention.apply(  # type: ignore[no-untyped-call]
             *rows, segments, q.shape[-1] ** -0.5 if scale is None else scale, window
         )

@@ -17,6 +17,7 @@ from kilter.models import attention
 from kilter.models.divergence import token_divergence
 from kilter.models.logprobs import Head, plain_token_logps, token_logps
 from kilter.models.packing import Layout, pack
+from kilter.models.slim import slim
 from kilter.runtime import keep_freed_memory
 from kilter.types import Batch, Outputs
 
@@ -39,6 +40,7 @@ class Scorer(nn.Module):
         self._teacher: list[tuple[Scorer, float]] = []  # in a list, so that its weights are none of this module's parameters
         if shared:
             self._base().set_attn_implementation(attention.NAME)
+        slim(self._base())
 
     def _base(self) -> Any:
         """The transformers model under a peft wrapper, if there is one."""
