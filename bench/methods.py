@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -86,10 +87,11 @@ def main() -> None:
     for name in ("dpo", *wanted):  # the first call of each pays for caches
         step(name, data[0])
     ratios: dict[str, list[float]] = {n: [] for n in wanted if n != "dpo"}
-    for batch in data:
+    for n, batch in enumerate(data, 1):
         for name in ratios:
             before, own, after = step("dpo", batch), step(name, batch), step("dpo", batch)
             ratios[name].append(2 * own / (before + after))
+            print(f"round {n} of {args.rounds}: {name} {ratios[name][-1]:.2f}", file=sys.stderr, flush=True)
     print(
         f"{args.rounds} rounds of {args.batch_size} pairs of {source}, {args.dtype}, micro-batches of {args.microbatch} tokens; each step between two of dpo\n"
     )

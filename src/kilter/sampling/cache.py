@@ -24,21 +24,19 @@ from kilter.models.packing import Segment
 class Plan:
     """Who attends to what in one decode step.
 
-    index_NK: rows of each prompt, padded with row 0. back_R: where row r stands in the flattened index. `regular` when the
-    two are plain reshapes. ages_R: own tokens already stored; lengths_R: tokens of the row's prompt. prompt_bias_RP and own_bias_RT: 0 or -inf, None when
-    nothing needs hiding. t: own tokens visible, the new one included; p: longest prompt.
+    index_NK: rows of each prompt, padded with row 0. back_R: where row r stands in the flattened index. ages_R: own tokens
+    already stored, and `age` when that is one number; lengths_R: tokens of the row's prompt. bias_RS: 0 or -inf over a prompt's
+    p tokens and then the row's own t (the new one included), None when nothing needs hiding.
     """
 
     rows: int
     prompts: int
     index_NK: Tensor
     back_R: Tensor
-    regular: bool
     ages_R: Tensor
     lengths_R: Tensor
     age: int | None
-    prompt_bias_RP: Tensor | None
-    own_bias_RT: Tensor | None
+    bias_RS: Tensor | None
     p: int
     t: int
 
@@ -59,6 +57,7 @@ class DecodeCache:
         self._own: list[tuple[Tensor, Tensor] | None] = [None] * layers
         self._filling: tuple[tuple[Segment, ...], tuple[int, ...]] | None = None
         self._plan: Plan | None = None
+        self._order: dict[int, tuple[Tensor, Tensor]] = {}
 
     def fill(self, segments: tuple[Segment, ...], slots: Sequence[int]) -> None:
         """The next forward is a prefill: these prompts, into these slots."""
@@ -69,6 +68,7 @@ class DecodeCache:
     def plan(self, plan: Plan) -> None:
         """The next forward is a decode step."""
         self._filling, self._plan = None, plan
+        self._order.clear()
 
     def store_prompt(self, layer: int, k: Tensor, v: Tensor) -> tuple[Segment, ...]:
         """Keeps keys and values [1, G, L, d] of the prompts being filled; returns the segments to attend over."""
@@ -114,37 +114,44 @@ class DecodeCache:
             own_k[where, :, plan.ages_R] = new_k.to(own_k.dtype)
             own_v[where, :, plan.ages_R] = new_v.to(own_v.dtype)
         wide = own_k.dtype
-        query = q[0].transpose(0, 1).to(wide).mul(scale).view(r, heads, -1, d)  # [r, G, h, d]
-        h = query.shape[2]
-        flat_k, flat_v = (x.view(-1, x.shape[2], d)[: r * heads, : plan.t] for x in (own_k, own_v))
+        query = q[0].transpose(0, 1).to(wide).mul(scale).reshape(r * heads, -1, d)  # [r * G, h, d]
+        h = query.shape[1]
+        own_k, own_v = (x.view(-1, x.shape[2], d)[: r * heads, : plan.t] for x in (own_k, own_v))
         prompt_k, prompt_v = (x.view(-1, x.shape[2], d)[: plan.prompts * heads, : plan.p] for x in prompts)
-        own_s = torch.bmm(query.reshape(r * heads, h, d), flat_k.transpose(1, 2)).view(r, heads, h, plan.t)
-        prompt_s = self._back(torch.bmm(self._by_prompt(query, plan), prompt_k.transpose(1, 2)), plan, heads, h)
-        scores = torch.cat([prompt_s, own_s], -1)
-        if plan.prompt_bias_RP is not None:
-            scores[..., : plan.p] += plan.prompt_bias_RP[:, None, None]
-        if plan.own_bias_RT is not None:
-            scores[..., plan.p :] += plan.own_bias_RT[:, None, None]
+        to_prompts, to_rows = self._orders(plan, heads)
+
+        def by_prompt(x: Tensor) -> Tensor:
+            """[r * G, h, w] by row to [N * G, K * h, w] by prompt."""
+            return x.view(r * heads, -1).index_select(0, to_prompts).view(plan.prompts * heads, -1, x.shape[2])
+
+        def by_row(x: Tensor) -> Tensor:
+            """The inverse."""
+            return x.view(len(to_prompts), -1).index_select(0, to_rows).view(r * heads, h, -1)
+
+        own_s = torch.bmm(query, own_k.transpose(1, 2))
+        scores = torch.cat([by_row(torch.bmm(by_prompt(query), prompt_k.transpose(1, 2))), own_s], -1)
+        of_row = scores.view(r, heads * h, -1)
+        if plan.bias_RS is not None:
+            of_row += plan.bias_RS[:, None]
         if window is not None and window < plan.p + plan.t:
-            scores += self._window(plan, window, q.device)[:, None, None]
-        weights = torch.softmax(scores, -1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(wide)
-        own = torch.bmm(weights[..., plan.p :].reshape(r * heads, h, plan.t), flat_v)
-        shared = self._back(torch.bmm(self._by_prompt(weights[..., : plan.p], plan), prompt_v), plan, heads, h)
-        out = shared + own.view(r, heads, h, d)
-        return out.reshape(r, heads * h, d).transpose(0, 1)[None].to(q.dtype)
+            of_row += self._window(plan, window, q.device)[:, None]
+        weights = torch.softmax(scores, -1)
+        out = by_row(torch.bmm(by_prompt(weights)[..., : plan.p], prompt_v)) + torch.bmm(weights[..., plan.p :], own_v)
+        return out.view(r, heads * h, d).transpose(0, 1)[None].to(q.dtype)
 
-    def _by_prompt(self, x: Tensor, plan: Plan) -> Tensor:
-        """[r, G, h, w] by row to [N * G, K * h, w] by prompt."""
-        _, heads, h, w = x.shape
-        if not plan.regular:
-            x = x.index_select(0, plan.index_NK.view(-1))
-        return x.reshape(plan.prompts, -1, heads, h, w).transpose(1, 2).reshape(plan.prompts * heads, -1, w)
+    def _orders(self, plan: Plan, heads: int) -> tuple[Tensor, Tensor]:
+        """(rows and heads [r, G] of each prompt [N, G, K], the place in that of each row and head), once per step.
 
-    def _back(self, x: Tensor, plan: Plan, heads: int, h: int) -> Tensor:
-        """The inverse of `_by_prompt`."""
-        w = x.shape[2]
-        x = x.view(plan.prompts, heads, -1, h, w).transpose(1, 2).reshape(-1, heads, h, w)
-        return x if plan.regular else x.index_select(0, plan.back_R)
+        Within a graph they are computed anew: what a replay reads must have been made by it.
+        """
+        found = self._order.get(heads)
+        if found is None or self.fixed:
+            head = torch.arange(heads, device=plan.back_R.device)
+            k = plan.index_NK.shape[1]
+            to_prompts = plan.index_NK[:, None] * heads + head[:, None]
+            to_rows = (plan.back_R // k)[:, None] * (heads * k) + head * k + (plan.back_R % k)[:, None]
+            found = self._order[heads] = to_prompts.view(-1), to_rows.view(-1)
+        return found
 
     def _window(self, plan: Plan, window: int, device: torch.device) -> Tensor:
         """[r, p + t]: -inf on keys further back than `window`."""
@@ -188,18 +195,13 @@ def make_plan(
     for n, own in enumerate(groups):
         for j, row in enumerate(own):
             index[n, j], back[row] = row, n * wide + j
-    regular = size is None and count * wide == rows and torch.equal(index.view(-1), torch.arange(rows))
     ages_R = torch.tensor(ages)
     same_age = ages[0] if len(set(ages)) == 1 else None
     p = max(lengths) if size is None else size[2]
     t = max(ages) + 1 if size is None else size[3]
-    own_bias = prompt_bias = None
-    if same_age is None or size is not None:
-        own_bias = torch.zeros(rows, t).masked_fill_(torch.arange(t)[None] > ages_R[:, None], float("-inf"))
     mine = torch.tensor([lengths[b // wide] for b in back.tolist()])
-    if len(set(lengths)) > 1 or size is not None:
-        prompt_bias = torch.zeros(rows, p).masked_fill_(torch.arange(p)[None] >= mine[:, None], float("-inf"))
-    return Plan(
-        rows, count, index.to(device), back.to(device), regular, ages_R.to(device), mine.to(device), same_age,
-        None if prompt_bias is None else prompt_bias.to(device), None if own_bias is None else own_bias.to(device), p, t,
-    )  # fmt: skip
+    bias = None
+    if size is not None or same_age is None or len(set(lengths)) > 1:
+        hidden = torch.cat([torch.arange(p)[None] >= mine[:, None], torch.arange(t)[None] > ages_R[:, None]], 1)
+        bias = torch.zeros(rows, p + t).masked_fill_(hidden, float("-inf")).to(device)
+    return Plan(rows, count, index.to(device), back.to(device), ages_R.to(device), mine.to(device), same_age, bias, p, t)

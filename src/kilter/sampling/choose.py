@@ -75,7 +75,8 @@ def _choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams) -> tuple
     if params.temperature != 1:
         logits_RV = logits_RV / params.temperature
     top = logits_RV.amax(-1, keepdim=True)
-    mass_RV = (logits_RV - top).exp_()
+    below_RV = logits_RV - top
+    mass_RV = below_RV.exp()
     rows, vocabulary = mass_RV.shape
     whole = vocabulary - vocabulary % BLOCK
     blocks = mass_RV[:, :whole].view(rows, -1, BLOCK).sum(-1, dtype=torch.float64)
@@ -87,10 +88,12 @@ def _choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams) -> tuple
     else:
         picked = _in_blocks(mass_RV, blocks, draws_R)
     log_total = total.log().float()
-    logps = logits_RV.gather(1, picked[:, None])[:, 0] - top[:, 0] - log_total
-    centred_RV = (logits_RV - top).clamp_min(torch.finfo(torch.float32).min)  # a token of probability 0 counts 0, not 0 times -inf
+    logps = below_RV.gather(1, picked[:, None])[:, 0] - log_total
     with torch.autocast(logits_RV.device.type, enabled=False):  # in bfloat16 the product would be off by a tenth of a nat
-        mean = torch.einsum("rv,rv->r", mass_RV, centred_RV) / total.float()
+        mean = torch.linalg.vecdot(mass_RV, below_RV)
+        if mean.isnan().any():  # 0 times -inf: a token of probability 0 counts 0
+            mean = torch.linalg.vecdot(mass_RV, below_RV.clamp_min(torch.finfo(torch.float32).min))
+        mean = mean / total.float()
     return picked, logps, (log_total - mean).clamp_min(0.0)
 
 
