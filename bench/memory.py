@@ -50,7 +50,9 @@ def step(completions: int, rows: int, microbatch: int) -> float:
     from kilter.types import Completion, Feedback, Group, Prompt
 
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=32768, hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2)
+    config = LlamaConfig(
+        vocab_size=32768, hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2
+    )
     spec = TrainSpec.model_validate({"method": "grpo", "prompts": "$p", "tokens_per_microbatch": microbatch, "learning_rate": 1e-6})
     objective = build_objective("grpo")
     encoded = []
@@ -101,7 +103,13 @@ def main() -> None:
     table("Fused head, MB", "tokens / vocabulary", tokens, vocabularies, lambda t, v: child("head", t, v, 0))
     table("Plain log_softmax, MB", "tokens / vocabulary", tokens[:2], vocabularies, lambda t, v: child("head", t, v, 1))
     completions = [int(x) for x in args.completions.split(",")]
-    table("A GRPO step of 128 completions, whole process, MB", "micro-batch tokens / completions per prompt", [1024, 4096], completions, lambda m, k: child("step", k, 128, m))
+    table(
+        "A GRPO step of 128 completions, whole process, MB",
+        "micro-batch tokens / completions per prompt",
+        [1024, 4096],
+        completions,
+        lambda m, k: child("step", k, 128, m),
+    )
     if args.json:
         args.json.write_text(json.dumps({"machine": platform.platform(), "torch": torch.__version__, "results": results}, indent=1))
 
