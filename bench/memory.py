@@ -61,7 +61,7 @@ def step(completions: int, rows: int, microbatch: int) -> float:
         answers = tuple(Completion("", token_ids=i, mask=(1,) * 64, sampling_logps=(-10.0,) * 64, finish_reason="length") for i in ids)
         group = Group(Prompt(), answers, tuple(Feedback(float(torch.rand(()))) for _ in ids))
         encoded.append(Encoded(group, tuple(torch.randint(5, 30000, (64,)).tolist()), tuple(ids), ((1,) * 64,) * completions))
-    learner = LocalLearner(Scorer(LlamaForCausalLM(config)), objective.needs, spec, 2, Engine(), None, 1.0, True)
+    learner = LocalLearner(Scorer(LlamaForCausalLM(config)), objective.needs, spec, 2, Engine())
     batch = objective.prepare(learner.annotate(collate(encoded), objective.needs))
     for _ in range(2):
         learner.step(batch, objective)

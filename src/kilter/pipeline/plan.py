@@ -85,7 +85,7 @@ def train_memory(spec: TrainSpec, s: Sizes) -> float:
     trained = s.parameters if spec.adapter is None else min(s.parameters, 14 * s.layers * spec.adapter.r * s.hidden)
     state = 4 * s.parameters + 12 * trained
     width = 2 if spec.dtype == "bfloat16" else 4
-    per_token = width * (s.hidden if spec.gradient_checkpointing else s.layers * (10 * s.hidden + 4 * s.inner))
+    per_token = width * (s.hidden if spec.gradient_checkpointing else s.layers * (8 * s.hidden + 3 * s.inner))
     head = 3 * 4 * CHUNK_ELEMENTS + KEPT_BYTES
     return (state + per_token * spec.tokens_per_microbatch + head + 6e8) / 1e9
 
