@@ -53,7 +53,7 @@ def main() -> None:
                 torch.cuda.synchronize()
             if n:  # the first round pays for caches
                 seconds[size].append(time.perf_counter() - begin)
-    tokens = {size: int(data[size].mask_BT.sum()) + sum(map(len, data[size].prompts)) for size in sizes}
+    tokens = {size: int(data[size].mask_BT.sum()) + sum(map(len, data[size].prompts_N)) for size in sizes}
     per_token = {size: statistics.median(seconds[size]) / tokens[size] for size in sizes}
     print(f"pairs of {source}, {args.dtype}, micro-batches of {args.microbatch} tokens, median of {args.rounds}\n")
     print("| pairs | tokens | time per token, of the largest batch's |\n|---|---|---|")
