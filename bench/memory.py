@@ -92,7 +92,7 @@ def main() -> None:
     results: dict[str, dict[str, float]] = {}
 
     def table(title: str, corner: str, rows: list[int], columns: list[int], figure: Any) -> None:
-        print(f"{title}\n\n| {corner} | " + " | ".join(map(str, columns)) + " |\n|---" * 1 + "|---" * len(columns) + "|")
+        print(f"{title}\n\n| {corner} | " + " | ".join(map(str, columns)) + " |\n|---" + "|---" * len(columns) + "|")
         for row in rows:
             found = {column: figure(row, column) for column in columns}
             results.setdefault(title, {}).update({f"{row}, {column}": mb for column, mb in found.items()})

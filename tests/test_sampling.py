@@ -5,9 +5,11 @@ import torch
 
 from kilter.data.collate import collate
 from kilter.errors import UserError
+from kilter.models.forward import Scorer
 from kilter.sampling.choose import choose
+from kilter.sampling.engine import supports_shared_decoding
 from kilter.sampling.local import LocalSampler
-from kilter.sampling.packed import packed_linears
+from kilter.sampling.packed import _groups, packed_linears
 from kilter.types import Feedback, Group, Prompt, SamplingParams
 
 PROMPTS = [
@@ -264,6 +266,7 @@ def test_projections_of_one_input_are_one_product_and_another_input_is_never_mis
     names = [(layer.self_attn, n) for n in ("q_proj", "k_proj", "v_proj", "o_proj")] + [(layer.mlp, n) for n in ("gate_proj", "up_proj")]
     with torch.no_grad():
         wanted = {(n, id(z)): getattr(m, n)(z) for m, n in names for z in (x, y)}
+        assert sorted(map(len, _groups(layer))) == [1, 1, 2, 3]
         with packed_linears(scorer, False, 3):
             in_place = x.clone()
             layer.self_attn.q_proj(in_place)
@@ -276,3 +279,25 @@ def test_projections_of_one_input_are_one_product_and_another_input_is_never_mis
             layer.self_attn.q_proj(x)
             torch.testing.assert_close(layer.self_attn.v_proj(y), wanted["v_proj", id(y)])
     assert "forward" not in vars(layer.mlp.up_proj)
+
+
+def test_one_key_value_head_and_a_partial_rotation_decode_with_the_shared_cache():
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 264,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+    }
+    scorer = Scorer(Phi3ForCausalLM(Phi3Config(**sizes, partial_rotary_factor=0.5, pad_token_id=0)))
+    assert supports_shared_decoding(scorer)
+
+
+def test_a_rollout_inside_inference_mode(sampler):
+    with torch.inference_mode():
+        (found,) = sampler.generate([Prompt(text="Hello")], 2, SamplingParams(max_new_tokens=3))
+    assert len(found) == 2

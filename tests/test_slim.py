@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from kilter.models import slim
 
@@ -94,3 +94,33 @@ def test_a_slim_layer_is_still_the_models_own_class(llama):
     assert isinstance(norm, LlamaRMSNorm)
     assert isinstance(norm, nn.Module)
     assert type(norm).__name__ == "LlamaRMSNorm"
+
+
+class _Clamped(LlamaMLP):
+    def forward(self, x):
+        return self.down_proj(self.act_fn(self.gate_proj(x)).clamp(max=10) * self.up_proj(x).clamp(-10, 10))
+
+
+class _WithResidual(LlamaRMSNorm):
+    def forward(self, x, residual=None):
+        return super().forward(x if residual is None else x + residual)
+
+
+def test_what_only_looks_alike_stays_as_it_is(llama):
+    config = llama.config
+    zero = LlamaMLP(config)
+    nn.init.zeros_(zero.down_proj.weight)
+    weightless = nn.RMSNorm(32, elementwise_affine=False)
+    for layer in (_Clamped(config), _WithResidual(32), zero, weightless):
+        assert slim.slim(nn.Sequential(layer)) == 0
+    with_gelu = LlamaMLP(LlamaConfig(**SIZES, hidden_act="gelu"))
+    nn.init.normal_(with_gelu.gate_proj.weight, 0, 1e-4)  # where GELU and SiLU are nearly the same line
+    assert slim.slim(nn.Sequential(with_gelu)) == 0
+
+
+def test_adapted_projections_keep_the_slim_layer_and_their_dropout(llama):
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(llama, LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.5)).train()
+    assert slim.slim(adapted) == 7
+    assert all(m.training for m in adapted.modules())

@@ -50,9 +50,9 @@ class _SegmentAttention(torch.autograd.Function):
     """Attention over exactly the keys that each segment may see; q [L, H, d], k and v [L, G, d], H a multiple of G.
 
     S = scale q k^T + mask, P = softmax(S) in float32, out = P v, for a run of completions at once: their common prompt's keys
-    in one product, their own in a batch of them. The backward recomputes P, so nothing of size length^2 is kept. P v and the
-    gradients' products are in v's type, which may be narrower than that of q and k: under autocast a rotation leaves these in
-    float32. S and dP, whose small differences matter, are float32 products. Written with batched matrix products because, for segments of tens to hundreds of tokens, PyTorch's CPU flash kernel takes 2 to
+    in one product, their own in a batch of them. The backward recomputes P, so nothing of size length^2 is kept. P v, dk and
+    dv are products in v's type, which may be narrower than that of q and k: under autocast a rotation leaves these in float32.
+    S, dP and dq, whose terms nearly cancel, are products in float32. Written with batched matrix products because, for segments of tens to hundreds of tokens, PyTorch's CPU flash kernel takes 2 to
     4 times as long in the backward (docs/LOG.md).
     """
 
@@ -78,9 +78,9 @@ class _SegmentAttention(torch.autograd.Function):
             if run.padding is not None:  # padding repeats a row, and must not count it twice
                 g.view(k.shape[1], len(run.lengths), -1, run.width, g.shape[-1]).masked_fill_(run.padding[:, None, :, None], 0)
             dp = _against(g.to(p.dtype), _take(v, run, k.shape[1]).to(p.dtype), v, run)
-            ds = torch._softmax_backward_data(dp, p, -1, p.dtype).to(v.dtype)
+            ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
             _put(dq, run, _times(ds, k, run, keys))
-            _add(dk, run, ds, queries.to(ds.dtype))
+            _add(dk, run, ds.to(v.dtype), queries.to(v.dtype))
             _add(dv, run, p.to(v.dtype), g)
         return dq.mul_(scale), dk.mul_(scale), dv, None, None, None
 

@@ -81,11 +81,17 @@ def flops_per_second(dtype: str) -> float:
 
 
 def train_memory(spec: TrainSpec, s: Sizes) -> float:
-    """GB: float32 weights, gradients and two Adam moments of what is trained, plus activations of one micro-batch."""
+    """GB: float32 weights, gradients and two Adam moments of what is trained, plus activations of one micro-batch.
+
+    Autocast keeps norms' inputs and rotated queries and keys in float32, and a bfloat16 copy of the weights.
+    """
     trained = s.parameters if spec.adapter is None else min(s.parameters, 14 * s.layers * spec.adapter.r * s.hidden)
     state = 4 * s.parameters + 12 * trained
-    width = 2 if spec.dtype == "bfloat16" else 4
-    per_token = width * (s.hidden if spec.gradient_checkpointing else s.layers * (8 * s.hidden + 3 * s.inner))
+    adapted = spec.adapter is not None
+    width, wide = (2, 12) if spec.dtype == "bfloat16" else (4, 8)
+    layer = (wide + 3 * adapted) * s.hidden + (3 + adapted) * s.inner
+    state += 2 * s.parameters if spec.dtype == "bfloat16" else 0
+    per_token = width * (s.layers * s.hidden + layer if spec.gradient_checkpointing else s.layers * layer)
     head = 3 * 4 * CHUNK_ELEMENTS + KEPT_BYTES
     return (state + per_token * spec.tokens_per_microbatch + head + 6e8) / 1e9
 

@@ -122,11 +122,11 @@ class DecodeCache:
 
         def by_prompt(x: Tensor) -> Tensor:
             """[r * G, h, w] by row to [N * G, K * h, w] by prompt."""
-            return x.view(r * heads, -1).index_select(0, to_prompts).view(plan.prompts * heads, -1, x.shape[2])
+            return x.reshape(r * heads, -1).index_select(0, to_prompts).view(plan.prompts * heads, -1, x.shape[2])
 
         def by_row(x: Tensor) -> Tensor:
             """The inverse."""
-            return x.view(len(to_prompts), -1).index_select(0, to_rows).view(r * heads, h, -1)
+            return x.reshape(len(to_prompts), -1).index_select(0, to_rows).view(r * heads, h, -1)
 
         own_s = torch.bmm(query, own_k.transpose(1, 2))
         scores = torch.cat([by_row(torch.bmm(by_prompt(query), prompt_k.transpose(1, 2))), own_s], -1)
@@ -140,12 +140,9 @@ class DecodeCache:
         return out.view(r, heads * h, d).transpose(0, 1)[None].to(q.dtype)
 
     def _orders(self, plan: Plan, heads: int) -> tuple[Tensor, Tensor]:
-        """(rows and heads [r, G] of each prompt [N, G, K], the place in that of each row and head), once per step.
-
-        Within a graph they are computed anew: what a replay reads must have been made by it.
-        """
+        """(rows and heads [r, G] of each prompt [N, G, K], the place in that of each row and head), once per step."""
         found = self._order.get(heads)
-        if found is None or self.fixed:
+        if found is None:
             head = torch.arange(heads, device=plan.back_R.device)
             k = plan.index_NK.shape[1]
             to_prompts = plan.index_NK[:, None] * heads + head[:, None]

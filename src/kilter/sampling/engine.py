@@ -141,6 +141,7 @@ class SharedEngine:
                 for _ in range(2):
                     self._forward(static_ids, static_positions, None)
             torch.cuda.current_stream().wait_stream(stream)
+            self.cache.plan(still)  # forgets what the warm-up derived from it: a replay must make that itself
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 out = self._forward(static_ids, static_positions, None)

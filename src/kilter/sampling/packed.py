@@ -68,8 +68,9 @@ class _Packed:
         self._shares: tuple[Tensor, ...] = ()
 
     def __call__(self, place: int, x: Tensor) -> Tensor:
-        if self._input is None or x is not self._input[0] or x._version != self._input[1]:
-            self._input = x, x._version
+        version = -1 if x.is_inference() else x._version
+        if self._input is None or x is not self._input[0] or version != self._input[1]:
+            self._input = x, version
             out: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self._dtype), self._weight, self._bias, "none", [], "")
             self._shares = torch.split(out, self._sizes, -1)
         share = self._shares[place]
