@@ -144,10 +144,8 @@ def _same(layer: Any, mixin: type) -> bool:
             width, types = layer.weight.shape[-1], [first.dtype, torch.bfloat16]  # under autocast a norm may read either
         sizes = torch.tensor([1.0, 30.0, 1000.0])[:, None, None]
         x = (torch.randn(3, 2, width, generator=torch.Generator().manual_seed(0)) * sizes).to(first.device)
-        for dtype in types:
-            if not all(_agree(*pair) for pair in zip(layer(x.to(dtype)), mixin.forward(layer, x.to(dtype)), strict=True)):  # type: ignore[attr-defined]
-                return False
-        return True
+        answers = [(layer(z), mixin.forward(layer, z)) for z in map(x.to, types)]  # type: ignore[attr-defined]
+        return all(_agree(*pair) for both in answers for pair in zip(*both, strict=True))
     except Exception:  # code of any model: another signature, another layout of weights, an assertion
         return False
     finally:
