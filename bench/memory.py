@@ -1,7 +1,8 @@
-"""Peak memory against vocabulary, tokens and completions per prompt: what a step needs beyond the weights, their gradients and Adam.
+"""Peak memory against vocabulary, tokens and completions per prompt, on a CPU.
 
-Every figure comes from a process of its own. The head: forward and backward of log-probs over hidden states and an output
-matrix, the fused head beside plain log_softmax. The step: one GRPO update of a small random model, micro-batches bounded by tokens.
+Every figure comes from a process of its own. The head: forward and backward of log-probs, beyond hidden states, output matrix
+and their gradients, the fused head beside plain log_softmax. The step: peak of the whole process in two GRPO updates of a small
+random model, micro-batches bounded by tokens.
 """
 
 from __future__ import annotations
