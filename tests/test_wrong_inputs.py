@@ -220,6 +220,12 @@ def test_recipe(home, monkeypatch, capsys, breaks):
         (["data", "peek", "pairs.jsonl", "--format", "hhh"], "did you mean 'hh'?"),
         (["data", "convert", "pairs.jsonl", "pairs.jsonl"], "exists already"),
         (["eval", "--model", "model", "--model", "model", "--data", "pairs.jsonl"], "same name"),
+        (["train"], "'--data'"),
+        (["trian"], "Did you mean 'train'?"),
+        (["train", "--max-steps", "x"], "'--max-steps'"),
+        (["train", "--data", "pairs.jsonl", "--modell", "x"], "--model"),
+        (["data", "peek"], "path"),
+        (["methods", "dpo", "dpo"], "unexpected extra argument"),
     ],
 )
 def test_commands(home, monkeypatch, capsys, args, where):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import Any
 
-import click
 import typer
 from rich.logging import RichHandler
 
@@ -15,6 +15,9 @@ from kilter.cli.app import app, err, out
 from kilter.errors import Exit, KilterError
 
 __all__ = ["advise", "app", "compare", "data", "err", "evaluate", "main", "merge", "methods", "monitor", "out", "run", "sample", "train"]
+
+USAGE_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+"""Base of what the command line's own parser raises; typer brings that parser along or takes it from click, by version."""
 
 
 def main() -> None:
@@ -45,18 +48,18 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except (typer.Exit, click.exceptions.Exit) as stop:
+    except typer.Exit as stop:
         sys.exit(stop.exit_code)
-    except click.exceptions.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+    except USAGE_ERROR as error:
+        _show_usage_error(error)
+        sys.exit(int(Exit.BAD_INPUT))
     except KilterError as error:
         if debug:
             raise
         err.print(f"[red bold]{'error' if error.code == Exit.BAD_INPUT else 'stopped'}[/]: ", end="")
         err.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(int(error.code))
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         err.print("interrupted; run the same command again to resume")
         sys.exit(int(Exit.RUN_FAILED))
     except OSError as error:
@@ -71,3 +74,14 @@ def main() -> None:
             raise
         err.print(f"[red bold]stopped[/]: {type(error).__name__}: {error}\n  this is a defect in Kilter; --debug shows where", highlight=False)
         sys.exit(int(Exit.RUN_FAILED))
+
+
+def _show_usage_error(error: Any) -> None:
+    """A missing, unknown or unreadable argument, in the form of every other mistake; a group of commands without a command shows its help."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message(), file=sys.stderr)
+        return
+    command = "kilter" if context is None else context.command_path
+    err.print("[red bold]error[/]: ", end="")
+    err.print(f"{' '.join(error.format_message().split())}\n  fix: see {command} --help", markup=False, highlight=False, soft_wrap=True)
