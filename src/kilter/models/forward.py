@@ -17,6 +17,7 @@ from kilter.models import attention
 from kilter.models.divergence import token_divergence
 from kilter.models.logprobs import Head, plain_token_logps, token_logps
 from kilter.models.packing import Layout, pack
+from kilter.models.products import take_over
 from kilter.models.slim import slim
 from kilter.runtime import keep_freed_memory
 from kilter.types import Batch, Outputs
@@ -41,6 +42,7 @@ class Scorer(nn.Module):
         if shared:
             self._base().set_attn_implementation(attention.NAME)
         slim(self._base())
+        take_over(self._base())
 
     def _base(self) -> Any:
         """The transformers model under a peft wrapper, if there is one."""

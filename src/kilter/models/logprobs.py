@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kilter.models.products import matmul
+
 CHUNK_ELEMENTS = 1 << 24
 """Logits alive at once: 64 MiB in float32."""
 KEPT_BYTES = 1 << 28
@@ -38,7 +40,7 @@ class Head:
 
 def logits(hidden_SD: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None) -> Tensor:
     """softcap tanh(scale (W h + b) / softcap), float32."""
-    z = hidden_SD @ weight.T
+    z = matmul(hidden_SD, weight.T)
     z = z if z.dtype == torch.float64 else z.float()
     if bias is not None:
         z += bias.float()
@@ -117,9 +119,9 @@ class _TokenLogps(torch.autograd.Function):
                     grad_bias[v] = grad.sum(0)
                 narrow = grad.to(hidden_SD.dtype)
             if grad_hidden is not None:
-                grad_hidden += narrow @ weight[v]
+                grad_hidden += matmul(narrow, weight[v])
             if grad_weight is not None:
-                grad_weight[v] = narrow.T @ outer_SD
+                grad_weight[v] = matmul(narrow.T, outer_SD)
         if grad_hidden is not None and kept_SV is not None:
             grad_hidden *= factor_S[:, None]
         return (None if grad_hidden is None else grad_hidden.to(hidden_SD.dtype)), grad_weight, grad_bias, *(None,) * 6

@@ -78,7 +78,7 @@ class LocalSampler:
         """Nothing to copy: the weights are the learner's own; only the version advances."""
         self.version += 1
 
-    @torch.no_grad()
+    @torch.inference_mode()  # a decoding step is many small operations, each a little cheaper than under no_grad
     def generate(
         self, prompts: Sequence[Prompt], k: int, params: SamplingParams | Sequence[SamplingParams], progress: Callable[[int], None] | None = None
     ) -> list[list[Completion]]:

@@ -15,6 +15,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from kilter.models.products import Linear
+
 SIBLINGS = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 """Linear layers of one module that read the same tensor, as transformers names them."""
 
@@ -43,7 +45,7 @@ def packed_linears(module: nn.Module, amp: bool, rows: int) -> Iterator[None]:
 
 def _groups(module: nn.Module) -> list[list[nn.Linear]]:
     """Every plain linear layer, those of one input together."""
-    plain = {x for x in module.modules() if type(x) is nn.Linear and type(x.weight.data) is Tensor and x.weight.device.type == "cpu"}
+    plain = {x for x in module.modules() if type(x) in (nn.Linear, Linear) and type(x.weight.data) is Tensor and x.weight.device.type == "cpu"}
     groups: list[list[nn.Linear]] = []
     for parent in module.modules():
         for names in SIBLINGS:
