@@ -12,8 +12,8 @@ import torch
 from kilter.errors import UserError
 from kilter.objectives import build_objective
 from kilter.objectives.rl import advantages as adv
-from kilter.objectives.rl.clipping import clipped
-from kilter.objectives.rl.policy_gradient import kl_terms, token_weights
+from kilter.objectives.rl.surrogates import clipped
+from kilter.objectives.rl.weights import kl_terms, token_weights
 from kilter.types import Batch, Outputs
 
 D = torch.float64

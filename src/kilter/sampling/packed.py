@@ -45,7 +45,11 @@ def packed_linears(module: nn.Module, amp: bool, rows: int) -> Iterator[None]:
 
 def _groups(module: nn.Module) -> list[list[nn.Linear]]:
     """Every plain linear layer, those of one input together."""
-    plain = {x for x in module.modules() if type(x) in (nn.Linear, Linear) and type(x.weight.data) is Tensor and x.weight.device.type == "cpu"}
+    plain = {
+        x
+        for x in module.modules()
+        if isinstance(x, nn.Linear) and type(x) in (nn.Linear, Linear) and type(x.weight.data) is Tensor and x.weight.device.type == "cpu"
+    }
     groups: list[list[nn.Linear]] = []
     for parent in module.modules():
         for names in SIBLINGS:

@@ -22,7 +22,7 @@ from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer, supports_shared_prefix
 from kilter.models.load import cache_root, load_causal, load_reward, load_tokenizer, model_hash, stop_ids
 from kilter.models.reference import ReferenceCache
-from kilter.objectives.rl.online_preference import NashMD
+from kilter.objectives.rl.nash_md import NashMD
 from kilter.sampling.local import LocalSampler
 from kilter.training.config import TrainSpec
 from kilter.training.distributed import Engine

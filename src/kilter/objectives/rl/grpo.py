@@ -11,8 +11,8 @@ from kilter.errors import UserError
 from kilter.objectives.knobs import knob
 from kilter.objectives.registry import method
 from kilter.objectives.rl import advantages as adv
-from kilter.objectives.rl.clipping import clip_metrics, clipped
-from kilter.objectives.rl.policy_gradient import GroupRelative
+from kilter.objectives.rl.group_relative import GroupRelative
+from kilter.objectives.rl.surrogates import clipped_surrogate
 from kilter.types import Batch, Mean, Outputs
 
 
@@ -65,10 +65,7 @@ class GRPO(GroupRelative):
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """The clipped surrogate."""
-        assert batch.advantage_BT is not None
-        ratio = self.ratio(log_ratio_BT, batch).expand_as(log_ratio_BT)
-        metrics = clip_metrics(ratio.detach(), batch.advantage_BT, batch.mask_BT, self.clip_low, self.clip_high)
-        return clipped(ratio, batch.advantage_BT, self.clip_low, self.clip_high, self.dual_clip), metrics
+        return clipped_surrogate(self.ratio(log_ratio_BT, batch).expand_as(log_ratio_BT), batch, self.clip_low, self.clip_high, self.dual_clip)
 
 
 @method("dr_grpo")

@@ -9,7 +9,7 @@ from torch import Tensor
 from kilter.objectives.knobs import knob
 from kilter.objectives.registry import method
 from kilter.objectives.rl.grpo import GRPO
-from kilter.objectives.rl.policy_gradient import masked_mean
+from kilter.objectives.rl.weights import masked_mean
 from kilter.types import Batch
 
 

@@ -19,39 +19,8 @@ from torch import Tensor
 from kilter.objectives.knobs import check, knob
 from kilter.objectives.ops import masked, mean
 from kilter.objectives.rl import advantages as adv
+from kilter.objectives.rl.weights import kl_terms, token_weights
 from kilter.types import Batch, Loss, Mean, Needs, Outputs
-
-
-def kl_terms(logps_BT: Tensor, ref_logps_BT: Tensor, estimator: str) -> Tensor:
-    """Per-token KL(pi || ref) for the loss, with d = log ref - log pi (Schulman 2020, "Approximating KL divergence").
-
-    k3: exp(d) - d - 1, unbiased in value, but its expected on-policy gradient is that of KL(ref || pi). k2: d^2 / 2, whose
-    expected on-policy gradient is that of KL(pi || ref). k3_st: the value of k3 with the gradient of k2. k1 is no choice:
-    its expected on-policy gradient is zero.
-    """
-    d_BT = ref_logps_BT - logps_BT
-    if estimator == "k2":
-        return d_BT.square() / 2
-    k3_BT = d_BT.exp() - d_BT - 1
-    if estimator == "k3":
-        return k3_BT
-    k2_BT = d_BT.square() / 2
-    return k3_BT.detach() + k2_BT - k2_BT.detach()
-
-
-def token_weights(batch: Batch, aggregation: str) -> Tensor:
-    """[B, T] weights of the loss; the denominators are the optimizer step's, over all ranks."""
-    if aggregation == "token":
-        return batch.mask_BT / batch.n_tokens_total
-    if aggregation == "constant":
-        assert batch.length_limit is not None, "constant aggregation needs the length limit of the rollouts"
-        return batch.mask_BT / (batch.n_rows_total * batch.length_limit)
-    return batch.mask_BT / (batch.mask_BT.sum(-1, keepdim=True).clamp_min(1.0) * batch.n_rows_total)
-
-
-def masked_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """Mean over each row's action tokens, [B, 1]."""
-    return masked(values_BT, mask_BT).sum(-1, keepdim=True) / mask_BT.sum(-1, keepdim=True).clamp_min(1.0)
 
 
 @dataclass(frozen=True)
@@ -176,19 +145,3 @@ class PolicyGradient(ABC):
     def correction(self, gap_BT: Tensor, batch: Batch) -> Tensor:
         """Truncated importance weight of the sampling engine."""
         return gap_BT.exp().clamp_max(self.is_cap)
-
-
-@dataclass(frozen=True)
-class GroupRelative(PolicyGradient):
-    """Members whose advantage is R - mean R within the group, divided by the standard deviation of group or batch, or by nothing.
-
-    scale: "group", "batch" or "none".
-    """
-
-    scale: Literal["group", "batch", "none"] = knob("group", "what the advantage is divided by: the standard deviation of group or batch, or nothing")
-
-    name = "group_relative"
-
-    def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
-        """As GRPO."""
-        return adv.grpo(score_B, batch.group_B, batch.groups(), self.scale)

@@ -12,8 +12,9 @@ from kilter.objectives.knobs import knob
 from kilter.objectives.ops import masked, mean
 from kilter.objectives.registry import method
 from kilter.objectives.rl import advantages as adv
-from kilter.objectives.rl.clipping import clip_metrics, clipped
-from kilter.objectives.rl.policy_gradient import PolicyGradient, token_weights
+from kilter.objectives.rl.policy_gradient import PolicyGradient
+from kilter.objectives.rl.surrogates import clipped_surrogate
+from kilter.objectives.rl.weights import token_weights
 from kilter.types import Batch, Loss, Mean, Needs, Outputs
 
 
@@ -74,10 +75,7 @@ class PPO(PolicyGradient):
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """The clipped surrogate."""
-        assert batch.advantage_BT is not None
-        ratio_BT = log_ratio_BT.exp()
-        metrics = clip_metrics(ratio_BT.detach(), batch.advantage_BT, batch.mask_BT, self.clip_low, self.clip_high)
-        return clipped(ratio_BT, batch.advantage_BT, self.clip_low, self.clip_high, self.dual_clip), metrics
+        return clipped_surrogate(log_ratio_BT.exp(), batch, self.clip_low, self.clip_high, self.dual_clip)
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """Policy and value loss."""

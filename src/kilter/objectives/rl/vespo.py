@@ -12,7 +12,7 @@ from torch import Tensor
 from kilter.objectives.knobs import knob
 from kilter.objectives.ops import masked, mean
 from kilter.objectives.registry import method
-from kilter.objectives.rl.policy_gradient import GroupRelative
+from kilter.objectives.rl.group_relative import GroupRelative
 from kilter.types import Batch, Mean, Outputs
 
 FLOOR = math.log(1e-8)

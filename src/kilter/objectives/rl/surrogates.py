@@ -1,4 +1,4 @@
-"""The clipped surrogate and its metrics."""
+"""Losses per token that several methods share: the score function, and the clipped surrogate with its metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,21 @@ import torch
 from torch import Tensor
 
 from kilter.objectives.ops import mean
-from kilter.types import Mean
+from kilter.types import Batch, Mean, Outputs
+
+
+def score_function(out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
+    """-A log pi, [B, T]: the policy gradient without a ratio."""
+    assert batch.advantage_BT is not None
+    assert out.logps_BT is not None
+    return -batch.advantage_BT * out.logps_BT, {}
+
+
+def clipped_surrogate(ratio_BT: Tensor, batch: Batch, low: float, high: float, dual: float | None = None) -> tuple[Tensor, dict[str, Mean]]:
+    """`clipped` on the batch's advantages, [B, T], and the shares of tokens on which it is in force."""
+    assert batch.advantage_BT is not None
+    metrics = clip_metrics(ratio_BT.detach(), batch.advantage_BT, batch.mask_BT, low, high)
+    return clipped(ratio_BT, batch.advantage_BT, low, high, dual), metrics
 
 
 def clipped(ratio: Tensor, advantage: Tensor, low: float, high: float, dual: float | None = None) -> Tensor:

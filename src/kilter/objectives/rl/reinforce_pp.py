@@ -1,0 +1,55 @@
+"""REINFORCE++: token returns whitened over the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kilter.objectives.knobs import knob
+from kilter.objectives.registry import method
+from kilter.objectives.rl import advantages as adv
+from kilter.objectives.rl.policy_gradient import PolicyGradient
+from kilter.objectives.rl.surrogates import clipped_surrogate
+from kilter.types import Batch, Mean, Outputs
+
+
+@method("reinforce_pp")
+@dataclass(frozen=True)
+class ReinforcePP(PolicyGradient):
+    """REINFORCE++: token returns with the KL in the reward, whitened over the whole batch, with the token clip of PPO.
+
+        A_t = whiten( sum_{s >= t} r_s ),   r_s = -beta log(pi_old / ref)_s, plus R at the last action token
+        L = 1/tokens sum_it -min(rho A, clip(rho, 1 - e_low, 1 + e_high) A)
+
+    `baseline` subtracts the group's mean score first (REINFORCE++-baseline). Paper: Hu et al. 2025, "REINFORCE++".
+
+    Use: the stability of PPO without its critic; few samples per prompt. Watch: kl, entropy. Fails: one scale for the
+    whole batch: prompts of very different difficulty share it unless `baseline` is on.
+    """
+
+    beta: float = 0.05
+    kl_in: Literal["loss", "reward"] = "reward"
+    loss_aggregation: Literal["sequence", "token", "constant"] = "token"
+    clip_low: float = knob(0.2, "lower side of the clip", "(0, 1)", "0.2")
+    clip_high: float = knob(0.2, "upper side of the clip", "(0, inf)", "0.2")
+    baseline: bool = knob(False, "subtract the group mean first")
+
+    def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
+        """Whitened token returns; unscored rows take no part."""
+        score_B = self.scores(batch)
+        if self.baseline:
+            mean_N, _, _ = adv.group_mean_std(score_B, batch.group_B, batch.groups())
+            score_B = score_B - mean_N[batch.group_B]
+        mask_BT = batch.mask_BT * (~score_B.isnan()).to(batch.mask_BT.dtype)[:, None]
+        reward_BT = adv.at_last_token(score_B, mask_BT)
+        if self.beta > 0 and self.kl_in == "reward":
+            reward_BT = reward_BT - self.coefficient(batch) * self.token_kl(batch)
+        returns_BT = adv.token_returns(torch.where(mask_BT > 0, reward_BT, 0.0), mask_BT)
+        return adv.whiten(returns_BT, mask_BT)
+
+    def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
+        """The clipped surrogate."""
+        return clipped_surrogate(log_ratio_BT.exp(), batch, self.clip_low, self.clip_high)
