@@ -29,7 +29,7 @@ def facts(kind, **more) -> Facts:
 CASES = [
     (facts("pairs"), ["dpo", "ipo"]),
     (facts("pairs", longer_chosen=0.8, longer_low=0.75, longer_high=0.85), ["r_dpo", "dpo", "simpo"]),
-    (facts("pairs", contradictions=0.05), ["dr_dpo", "dpo", "ipo"]),
+    (facts("pairs", contradictions=0.05), ["dr_dpo", "robust_dpo", "dpo"]),
     (facts("pairs", groups=120), ["dpo", "orpo", "ipo"]),
     (facts("pairs", verifiable=1000), ["dpo", "grpo", "ipo"]),
     (facts("thumbs", desirable=700, undesirable=300), ["kto", "bco", "sft"]),

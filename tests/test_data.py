@@ -27,6 +27,7 @@ ROWS = {
     "ratings": {"instruction": "Hi", "completions": [{"response": "a", "overall_score": 7, "model": "m"}, {"response": "b", "overall_score": None}]},
     "oasst": {"message_tree_id": "t", "prompt": {"text": "Hi", "role": "prompter", "replies": [{"text": "a", "role": "assistant", "rank": 1, "replies": []}, {"text": "b", "role": "assistant", "rank": 0, "replies": []}]}},
     "unpaired": {"prompt": "Hi", "completion": "Hello", "label": False},
+    "scored": {"prompt": "Hi", "response": "Hello", "rating": 4},
     "prompt_completion": {"prompt": [USER], "completion": [BOT]},
     "conversations": {"messages": [USER, BOT, USER, BOT]},
     "alpaca": {"instruction": "Say", "input": "hi", "output": "hi"},
@@ -53,6 +54,27 @@ def test_read_values():
     assert read["stepwise"].feedback[0].steps == (1.0, 0.0)
     assert len(read["conversations"].completions[0].turns) == 3
     assert read["alpaca"].prompt.messages[0]["content"] == "Say\n\nhi"
+
+
+def test_scored_answers_of_one_prompt_become_one_group(tmp_path):
+    path = tmp_path / "scored.jsonl"
+    rows = [{"prompt": f"p{i % 3}", "completion": f"answer {i}", "score": i} for i in range(6)] + [
+        {"prompt": "p0", "completion": "unscored", "score": None}
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    groups = load(DataSpec(path=str(path), heldout=0), "rollouts").train
+    assert [g.prompt.messages[0]["content"] for g in groups] == ["p0", "p1", "p2"]
+    assert [f.score for f in groups[0].feedback] == [0.0, 3.0, None]
+    pairs = load(DataSpec(path=str(path), heldout=0), "pairs").train
+    assert [c.text for c in pairs[0].completions] == ["answer 3", "answer 0"]
+    alone = tmp_path / "alone.jsonl"
+    alone.write_text(json.dumps(rows[0]))
+    with pytest.raises(UserError, match="a single score says neither good nor bad"):
+        load(DataSpec(path=str(alone), heldout=0), "unpaired")
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(json.dumps(rows[0] | {"score": "high"}))
+    with pytest.raises(UserError, match="score.*should be a number"):
+        load(DataSpec(path=str(bad), heldout=0), "pairs")
 
 
 def test_implicit_prompt_may_part_in_the_middle():

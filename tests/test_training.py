@@ -17,7 +17,7 @@ from kilter.models.forward import Scorer
 from kilter.models.load import load_causal, load_reward
 from kilter.objectives import DPO, build_objective
 from kilter.objectives.ops import sequence_logps
-from kilter.training import checkpoint, trainer
+from kilter.training import checkpoint, setup, trainer
 from kilter.training.config import TrainSpec
 from kilter.training.distributed import Engine
 from kilter.training.learner import LocalLearner
@@ -320,10 +320,53 @@ def test_a_checkpoint_of_another_run_is_refused(tiny, tmp_path, pairs_file, monk
         once.setattr(LocalLearner, "step", step)
         with pytest.raises(Interrupted):
             run(tiny, tmp_path / "a", pairs_file, epochs=3)
+    monkeypatch.setattr(setup, "fill_reference_cache", lambda *args: pytest.fail("the reference was computed for a run that is refused"))
     with pytest.raises(UserError, match="checkpoint of another run"):
         run(tiny, tmp_path / "a", pairs_file, "sft", epochs=3)
     with pytest.raises(UserError, match="checkpoint of another run"):
         run(tiny, tmp_path / "a", pairs_file, epochs=3, learning_rate=5e-3)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_the_groups_that_a_short_run_visits_are_those_it_yields(encoder, shuffle):
+    groups = list(range(23))
+    for steps, world in ((1, 1), (3, 1), (3, 2), (8, 1)):
+        seen = {
+            g for rank in range(world) for part in Offline(groups, 4, max_steps=steps, shuffle=shuffle, seed=3, rank=rank, world=world) for g in part
+        }
+        assert Offline(groups, 4, max_steps=steps, shuffle=shuffle, seed=3, world=world).visited() == sorted(seen)
+
+
+def test_a_short_run_computes_the_reference_of_what_it_reads_alone(tiny, tmp_path, pairs_file, monkeypatch):
+    asked = []
+    fill = setup.fill_reference_cache
+    monkeypatch.setattr(setup, "fill_reference_cache", lambda *args: (asked.append(len(args[4])), fill(*args))[1])
+    run(tiny, tmp_path / "a", pairs_file, max_steps=1, batch_size=2)
+    assert asked == [2 + len(load(DataSpec(path=str(pairs_file), heldout=0.2), "pairs").heldout)]
+
+
+def test_a_mean_over_nothing_is_missing_not_zero(tiny, tmp_path):
+    rows = [{"prompt": f"p{i}", "completion": "yes " * (i + 1), "label": True} for i in range(4)]
+    (tmp_path / "good.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = load(DataSpec(path=str(tmp_path / "good.jsonl"), heldout=0), "unpaired")
+    Trainer(TrainSpec(method="bco", **FAST), tiny, data.train, [], tmp_path / "a").run()
+    for record in read_metrics(tmp_path / "a"):
+        assert "rewards/chosen" in record
+        assert "rewards/rejected" not in record
+
+
+def test_what_a_method_leaves_out_is_said(tiny, tmp_path, capsys):
+    import kilter
+
+    rows = [{"prompt": f"p{i}", "completion": "yes " * (i + 1), "label": i % 2 == 0} for i in range(6)]
+    rows.append({"prompt": "p9", "completion": "", "label": True})
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    console = trainer.Console(stderr=True, width=300)
+    data = {"path": str(tmp_path / "d.jsonl"), "heldout": 0, "on_bad_row": "skip"}
+    kilter.train(str(tiny), data, "npo", tmp_path / "a", console, max_steps=1, batch_size=2)
+    said = capsys.readouterr().err
+    assert "data: left out: 1 bad row: is empty" in said
+    assert "3 of 6 answers left out" in said
 
 
 def test_a_reward_model_starts_from_an_adapted_policy(tiny, tmp_path, pairs_file):

@@ -87,7 +87,7 @@ def broken_line_3(folder, recipe):
 
 def empty_answer(folder, recipe):
     (folder / "pairs.jsonl").write_text(lines(GOOD, GOOD | {"chosen": "  "}))
-    return "pairs.jsonl:2 field chosen", "on_bad_row: skip"
+    return "pairs.jsonl:2 field chosen", "--set data.on_bad_row=skip"
 
 
 def identical_sides(folder, recipe):

@@ -69,6 +69,8 @@ def train(
     loaded = load(source, shape_of(spec))
     seen = {prompt_key(g.prompt)[:16] for g in loaded.train} | trained_prompts(start)
     if int(os.environ.get("RANK", "0")) == 0:
+        if loaded.skipped and console is not None:
+            console.print(f"  data: left out: {loaded.left_out()}", highlight=False)
         (folder / "trained_prompts.txt").write_text("\n".join(sorted(seen)) + "\n")
     result = Trainer(spec, start, loaded.train, loaded.heldout, folder, reference, console, name).run()
     if int(os.environ.get("RANK", "0")) == 0:

@@ -51,6 +51,8 @@ class Registry(Generic[T]):
             return self._entries[name]
         if ":" in name:
             return self._import(name)
+        if name.endswith(".py"):
+            raise UserError(self.kind, name, "names a file, not what is in it", f"write {name}:NAME, the class or function to use")
         raise UserError(self.kind, name, "is not registered", nearest(name, self._entries))
 
     def names(self) -> list[str]:

@@ -61,8 +61,7 @@ def length_of(f: Facts) -> Reason | None:
 
 def measured(method: str) -> tuple[Reason, ...]:
     """What the project's own comparison says of a method, if it was in it."""
-    found = results().get(method)
-    return (Reason("it has been compared here", f"our comparison: {found}"),) if found else ()
+    return tuple(Reason("it has been compared here", f"our comparison: {found}") for found in results().get(method, ()))
 
 
 def pairs(f: Facts) -> list[Suggestion]:
@@ -88,7 +87,9 @@ def pairs(f: Facts) -> list[Suggestion]:
         out.insert(
             0, Suggestion("dr_dpo", (noise, Reason("pairs of high loss weigh less", "paper: Wu et al. 2024"), *measured("dr_dpo")), {"b": 1.0})
         )
-        out.append(Suggestion("ipo", (Reason("a wrong label cannot pull its margin to infinity", "paper: Azar et al. 2023"), *measured("ipo")), {}))
+        least = round(max(0.01, (f.contradictions or 0.0) / 2), 2)  # of a pair that stands both ways, one label is wrong
+        robust = Reason(f"its loss is unbiased when a share of the labels is flipped, here at least {percent(least)}", "paper: Chowdhury et al. 2024")
+        out.insert(1, Suggestion("robust_dpo", (robust, *measured("robust_dpo")), {"label_smoothing": least}))
     if f.groups < 300:
         out.append(
             Suggestion(

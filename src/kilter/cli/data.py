@@ -22,7 +22,7 @@ def peek(
     data = _load(path, shape, format_)
     groups = [*data.train, *data.heldout]
     out.print(
-        f"[bold]{path}[/]: format {data.format}, {len(groups)} groups" + (f", left out: {dict(data.skipped)}" if data.skipped else ""),
+        f"[bold]{path}[/]: format {data.format}, {len(groups)} groups" + (f", left out: {data.left_out()}" if data.skipped else ""),
         highlight=False,
     )
     for group in groups[:n]:
@@ -75,4 +75,4 @@ def convert(
     world = {"view": view, "n": size} if path.startswith("builtin:") else None
     data = _load(path, shape, format_, world)
     store.append(target, data.train)
-    out.print(f"{len(data.train)} groups written to {target}" + (f"; left out: {dict(data.skipped)}" if data.skipped else ""), highlight=False)
+    out.print(f"{len(data.train)} groups written to {target}" + (f"; left out: {data.left_out()}" if data.skipped else ""), highlight=False)

@@ -140,16 +140,33 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 def publish(study: Study, folder: Path) -> int:
     """Writes a sentence per method into the package, for the methods' pages and for advice; returns how many."""
-    if study.vary:
-        raise UserError("--publish", study.name, "varies something, and a method has one sentence", "publish a comparison without vary")
+    if any(len(values) > 1 for values in study.vary.values()):
+        raise UserError("--publish", study.name, "varies something, and a method has one sentence", "publish a comparison with one value of each")
     found = json.loads((folder / "compare.json").read_text())
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     for r in found["rows"]:
-        m = r["metrics"].get("difference")
-        if m is None or m["value"] is None:
-            continue
-        bounds = f" [{m['ci_low']:+.3f}, {m['ci_high']:+.3f}]" if m["ci_low"] is not None else ""
-        kl = f", KL {r['metrics']['kl']['value']:.1f} nats" if "kl" in r["metrics"] else ""
-        known[r["name"]] = f"{study.name}: score {m['value']:+.3f}{bounds} over the start{kl}, {found['prompts']} prompts, {r['seeds']} seeds"
-    RESULTS.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n", encoding="utf-8")
+        text = sentence(study.name, found, r)
+        if text:
+            known.setdefault(r["name"], {})[study.name] = text
+    RESULTS.write_text(json.dumps(dict(sorted(known.items())), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return len(found["rows"])
+
+
+def sentence(study: str, found: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """What a comparison says of one method, with its price and its doubt; "" where it has no score."""
+    m = row["metrics"].get("difference")
+    if m is None or m["value"] is None:
+        return ""
+    setting = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in row["setting"].items())
+    text = f"{study}{f' ({setting})' if setting else ''}: score {m['value']:+.3f}"
+    text += f" [{m['ci_low']:+.3f}, {m['ci_high']:+.3f}]" if m["ci_low"] is not None else ""
+    text += " over the start"
+    text += f", KL {row['metrics']['kl']['value']:.1f} nats" if "kl" in row["metrics"] else ""
+    declined, before = row["metrics"].get("over_refusal"), found.get("start", {}).get("over_refusal")
+    if declined is not None and before is not None:
+        text += f", legitimate requests declined {before['value']:.0%} to {declined['value']:.0%}"
+    text += f", {found['prompts']} prompts, {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
+    rivals = [r for r in found["rows"] if r["setting"] == row["setting"] and r["behind"] is not None]
+    if rivals and all(r["behind"]["p_holm"] is None or r["behind"]["p_holm"] >= 0.05 for r in rivals):
+        text += f"; no two of the {len(rivals) + 1} methods can be told apart"
+    return text

@@ -53,6 +53,10 @@ class Dataset:
     skipped: Counter[str] = field(default_factory=Counter)
     format: str = ""
 
+    def left_out(self) -> str:
+        """What was left out and why, for a person; "" when nothing was."""
+        return ", ".join(f"{n} {why}" for why, n in self.skipped.items())
+
     def content_hash(self) -> str:
         """Hash of every group in both splits, for manifests and caches."""
         digest = hashlib.sha256()
@@ -147,12 +151,26 @@ def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group
                 skipped[f"bad row: {problem}"] += 1
                 continue
             raise UserError(
-                f"{place} field {name}", _shown(row, name), problem, "correct the row, or set on_bad_row: skip to leave such rows out"
+                f"{place} field {name}",
+                _shown(row, name),
+                problem,
+                "correct the row, or set data.on_bad_row to skip (--set data.on_bad_row=skip) to leave such rows out",
             ) from error
         groups.extend(new)
     if not groups:
         raise UserError(f"{where}.path", spec.path, f"zero rows left ({sum(skipped.values())} skipped)", "check the file and data.format")
-    return groups, chosen
+    return (_by_prompt(groups) if chosen == "scored" else groups), chosen
+
+
+def _by_prompt(groups: Sequence[Group]) -> list[Group]:
+    """Answers to one prompt, read from rows of their own, as one group; in the order in which prompts first appear."""
+    together: dict[str, list[Group]] = {}
+    for g in groups:
+        together.setdefault(prompt_key(g.prompt), []).append(g)
+    return [
+        replace(own[0], completions=tuple(c for g in own for c in g.completions), feedback=tuple(f for g in own for f in g.feedback))
+        for own in together.values()
+    ]
 
 
 def _shown(row: dict[str, object], name: str) -> object:

@@ -16,6 +16,10 @@ from kilter.types import Completion, Feedback, Group, Message, Prompt
 Row = Mapping[str, Any]
 
 
+SCORES = ("overall_score", "score", "rating", "fine-grained_score")
+"""Columns that hold the score of an answer; the first one that is there counts."""
+
+
 class RowError(ValueError):
     """A row that does not fit its format; `field` is the column to look at."""
 
@@ -241,16 +245,22 @@ def _read_ratings(row: Row) -> Iterator[Group]:
         text = entry.get("response", entry.get("text"))
         if not isinstance(text, str) or not text.strip():
             raise RowError(f"{where}.response", "is empty or not text")
-        score = next((entry[k] for k in ("overall_score", "score", "rating", "fine-grained_score") if entry.get(k) is not None), None)
-        if score is not None and (isinstance(score, bool) or not isinstance(score, int | float | str)):
-            raise RowError(f"{where}.rating", f"should be a number, found {type(score).__name__}")
-        try:
-            value = None if score is None else float(score)
-        except ValueError as error:
-            raise RowError(f"{where}.rating", f"should be a number, found {score!r}") from error
         completions.append(Completion(text))
-        feedback.append(Feedback(value, kind="rating", source=str(entry.get("model", ""))))
+        feedback.append(_rating(entry, f"{where}."))
     yield Group(_prompt(row[field], field, row), tuple(completions), tuple(feedback))
+
+
+def _rating(entry: Row, where: str = "") -> Feedback:
+    """The score of one answer; unscored where it is absent."""
+    name = next((k for k in SCORES if entry.get(k) is not None), None)
+    score = None if name is None else entry[name]
+    if isinstance(score, bool) or not isinstance(score, int | float | str | None):
+        raise RowError(f"{where}{name}", f"should be a number, found {type(score).__name__}")
+    try:
+        value = None if score is None else float(score)
+    except ValueError as error:
+        raise RowError(f"{where}{name}", f"should be a number, found {score!r}") from error
+    return Feedback(value, kind="rating", source=str(entry.get("model", "")))
 
 
 @_format(
@@ -293,6 +303,16 @@ def _binary(row: Row) -> Feedback:
     if not isinstance(label, bool | int) or label not in (0, 1):
         raise RowError("label", f"should be true or false, found {row['label']!r}")
     return Feedback(float(label), kind="binary")
+
+
+@_format(
+    "scored",
+    "One scored answer a row: prompt, completion or response, score or rating; rows of one prompt become one group",
+    lambda r: "prompt" in r and bool({"completion", "response"} & r.keys()) and bool(set(SCORES) & r.keys()),
+)
+def _read_scored(row: Row) -> Iterator[Group]:
+    field = "completion" if "completion" in row else "response"
+    yield Group(_prompt(row["prompt"], "prompt", row), (_completion(row[field], field),), (_rating(row),))
 
 
 @_format("prompt_completion", "TRL prompt-completion: prompt, completion; text or turns", lambda r: {"prompt", "completion"} <= r.keys())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -97,8 +98,8 @@ def models_held(needs: Needs) -> tuple[str, ...]:
     return tuple(held)
 
 
-def page(d: Description, result: str = "") -> str:
-    """The method's page in Markdown, in the fixed order. `result`: what the project's own comparison found."""
+def page(d: Description, results: Sequence[str] = ()) -> str:
+    """The method's page in Markdown, in the fixed order. `results`: what the project's own comparisons found."""
     rows = [f"| `{k.name}` | {_shown(k.default)} | {_range(k)} | {(k.meaning or 'see the text').replace('|', chr(92) + '|')} |" for k in d.knobs]
     table = "\n".join(["| knob | default | range | meaning |", "|---|---|---|---|", *rows]) if rows else "None."
     recipe = f"    kilter train --method {d.name} --model builtin:smollm2-135m --data your-file.jsonl"
@@ -111,7 +112,7 @@ def page(d: Description, result: str = "") -> str:
         "## Formula", "", *[f"    {line}" for line in d.formula.splitlines()], "", d.notation, "", "## Knobs", "", table, "",
         f"Default learning rate {d.learning_rate:g} (full training; adapters take about ten times as much). In memory: {', '.join(d.models)}.",
         "", "## Metrics to watch", "", d.watch, "", "## Failure modes", "", f"{d.fails[:1].upper()}{d.fails[1:]}", "",
-        "## Result of our comparison", "", result or "Not part of the comparison so far.", "", "## Paper", "", d.paper, "",
+        "## Result of our comparison", "", "\n\n".join(results) or "Not part of a comparison so far.", "", "## Paper", "", d.paper, "",
     ])  # fmt: skip
 
 

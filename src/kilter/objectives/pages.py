@@ -9,20 +9,20 @@ from kilter.objectives.describe import FAMILIES, describe, page
 from kilter.objectives.registry import objectives
 
 RESULTS = Path(__file__).with_name("results.json")
-"""What the project's own comparison found, a sentence per method; written by `kilter compare RECIPE --publish`."""
+"""What the project's own comparisons found, a sentence per method and study; written by `kilter compare RECIPE --publish`."""
 
 
-def results() -> dict[str, str]:
-    """Method to sentence, for the methods that were compared."""
-    found: dict[str, str] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    return found
+def results() -> dict[str, list[str]]:
+    """Method to sentences, one per study, for the methods that were compared."""
+    found: dict[str, dict[str, str]] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    return {method: list(studies.values()) for method, studies in found.items()}
 
 
 def pages() -> dict[str, str]:
     """File name to text, README.md included."""
     compared = results()
     found = [describe(n) for n in objectives.names()]
-    out = {f"{d.name}.md": page(d, compared.get(d.name, "")) for d in found}
+    out = {f"{d.name}.md": page(d, compared.get(d.name, [])) for d in found}
     lines = [
         "# Methods",
         "",

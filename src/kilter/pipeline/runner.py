@@ -261,6 +261,8 @@ def _train(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
     data = load(recipes.data_of(run.recipe, source), recipes.shape_of(spec), source)
     start = run.model_folder(spec.start, f"stages.{name}.train.from")
     reference = run.model_folder(spec.reference, f"stages.{name}.train.reference") if spec.reference else None
+    if data.skipped:
+        run.console.print(f"  data: left out: {data.left_out()}", highlight=False)
     seen = {prompt_key(g.prompt)[:16] for g in data.train}
     for parent in (start, reference):
         seen |= trained_prompts(parent) if parent is not None else set()

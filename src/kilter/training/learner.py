@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ from kilter.training.config import TrainSpec
 from kilter.training.distributed import Engine
 from kilter.training.optim import make_optimizer, schedule_factor
 from kilter.types import Batch, Loss, Mean, Metrics, Needs, Objective
+
+log = logging.getLogger("kilter")
 
 ADAPTER_RATE = 10.0
 """Adapters begin at zero and are few: a method's own rate is taken this many times for them."""
@@ -79,6 +82,7 @@ class LocalLearner:
         self._critic_only = spec.critic.warmup_steps if isinstance(scorer, ActorCritic) else 0
         self._factor = schedule_factor(spec, total_steps)
         self._epochs = spec.inner_epochs or needs.inner_epochs
+        self._told_twice = False
         self.running: dict[str, Tensor] = {}
         """What the objective carries from step to step."""
 
@@ -303,6 +307,13 @@ class LocalLearner:
 
         Exact: the loss depends on the parameters only through these outputs.
         """
+        if not self._told_twice and len(parts) > 1 and self.engine.is_main:
+            self._told_twice = True
+            tokens = sum(shared_tokens(p, g, p.length_B.tolist()) for p in parts for g in range(p.groups()))
+            log.info(
+                "  this method reads the whole batch at once: its %d micro-batches go forward twice, a third more time; "
+                "tokens_per_microbatch from %d up avoids that and takes more memory", len(parts), tokens
+            )  # fmt: skip
         outs = []
         random_state = torch.get_rng_state(), (torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
         with torch.no_grad():  # in training mode: the same function as in the backward
@@ -363,7 +374,8 @@ class LocalLearner:
         values = self.engine.sum(torch.stack(flat).float()).tolist() if self.engine.world > 1 else torch.stack(flat).tolist()
         result = {"loss": values[0]}
         for i, name in enumerate(names):
-            result[name] = values[1 + 2 * i] / max(values[2 + 2 * i], 1e-12)
+            if values[2 + 2 * i] > 0:  # a mean over nothing (no undesired answer in this step) is missing, not zero
+                result[name] = values[1 + 2 * i] / values[2 + 2 * i]
         return result
 
     def state(self, folder: Path) -> dict[str, Any]:

@@ -72,17 +72,28 @@ class Offline:
         """Passes completed after the step with this 0-based index."""
         return (step + 1) / self.steps_per_epoch
 
-    def __iter__(self) -> Iterator[list[Encoded]]:
+    def _steps(self, first_step: int) -> Iterator[list[int]]:
+        """The groups of each step from `first_step` on, all ranks', as indices."""
         epoch, order = -1, list(range(len(self.groups)))
-        while self.position < self.total_steps:
-            now, index = divmod(self.position, self.steps_per_epoch)
+        for step in range(first_step, self.total_steps):
+            now, index = divmod(step, self.steps_per_epoch)
             if now != epoch:
                 epoch, order = now, list(range(len(self.groups)))
                 if self.shuffle:
                     random.Random(f"{self.seed}:{epoch}").shuffle(order)
             first, last = self._bounds[index]
+            yield order[first:last]
+
+    def visited(self) -> list[Encoded]:
+        """The groups that the run reads at all, in the data's order; fewer than it holds where it ends before a whole pass."""
+        if self.total_steps >= self.steps_per_epoch:
+            return list(self.groups)
+        return [self.groups[i] for i in sorted({i for step in self._steps(0) for i in step})]
+
+    def __iter__(self) -> Iterator[list[Encoded]]:
+        for step in self._steps(self.position):
             self.position += 1
-            yield [self.groups[i] for i in order[first:last][self.rank :: self.world]]
+            yield [self.groups[i] for i in step[self.rank :: self.world]]
 
     def after_update(self) -> None:
         """Nothing: files do not change."""

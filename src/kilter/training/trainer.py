@@ -144,8 +144,15 @@ class Trainer:
         needs, heldout = objective.needs, self.heldout
         if needs.shape == "rollouts":
             groups = replayable(groups, needs)
+            self._say(engine, f"  no feedback given: training replays the {len(groups)} scored groups of the data; --feedback samples fresh answers")
         if needs.label is not None:
+            judged = len(groups)
             groups, heldout = setup.with_label(groups, needs.label), setup.with_label(heldout, needs.label)
+            if len(groups) < judged:
+                self._say(
+                    engine,
+                    f"  data: {judged - len(groups)} of {judged} answers left out: this method learns from those labelled {bool(needs.label)} alone",
+                )
             if not groups:
                 raise UserError(
                     "data",
@@ -156,21 +163,23 @@ class Trainer:
         encoded = encoder.encode_all(groups, "data", f"{len(groups)} groups")
         held = [] if needs.shape == "rollouts" else [e for e in map(encoder.encode, heldout) if e is not None]
         encoded, held = setup.arrange(encoded, needs, spec.max_length), setup.arrange(held, needs, spec.max_length, encoded)
-        if encoder.counts and engine.is_main:
-            self._console.print("  data: " + ", ".join(f"{n} {what}" for what, n in encoder.counts.items()), highlight=False)
+        if encoder.counts:
+            self._say(engine, "  data: " + ", ".join(f"{n} {what}" for what, n in encoder.counts.items()))
         rollouts = needs.shape == "rollouts"
         temperature = sampled_at(groups, spec.sampler.temperature) if rollouts else 1.0
+        source = Offline(encoded, spec.batch_size, spec.epochs, spec.max_steps, spec.shuffle, spec.seed, engine.rank, engine.world)
+        identity = self._identity([*encoded, *held])
+        self._refuse_another_run(identity)
         cache = None
         if "ref_logps" in objective.needs.annotations:
             folder = self.reference or self.start
             policy = setup.policy_of(scorer)
             cache = setup.fill_reference_cache(
-                spec, policy, folder, folder == self.start, [*encoded, *held], engine, self._console, self.name, temperature
+                spec, policy, folder, folder == self.start, [*source.visited(), *held], engine, self._console, self.name, temperature
             )
-        source = Offline(encoded, spec.batch_size, spec.epochs, spec.max_steps, spec.shuffle, spec.seed, engine.rank, engine.world)
         steps = source.total_steps * spec.minibatches * (spec.inner_epochs or needs.inner_epochs)
         learner = LocalLearner(scorer, needs, spec, steps, engine, cache, temperature, "replay" if rollouts else "own")
-        return Parts(learner, source, held, self._identity([*encoded, *held]))
+        return Parts(learner, source, held, identity)
 
     def _online(self, objective: Objective, scorer: Scorer | ActorCritic, encoder: Encoder, engine: Engine) -> Parts:
         """Everything for training on answers of the policy."""
@@ -180,6 +189,8 @@ class Trainer:
         check_online(spec, needs)
         if engine.world > spec.batch_size:
             raise UserError("batch_size", spec.batch_size, f"is less than the {engine.world} processes", "give every process a prompt per step")
+        identity = self._identity(())
+        self._refuse_another_run(identity)
         policy = setup.policy_of(scorer)
         folder = self.reference or self.start
         wanted = "ref_logps" in needs.annotations or needs.opponent is not None
@@ -190,7 +201,7 @@ class Trainer:
         learner = LocalLearner(scorer, needs, spec, steps, engine, None, spec.sampler.temperature, origin)
         if wanted:
             learner.reference = LiveReference(policy, frozen, learner.amp, spec.sampler.temperature, learner.reference_rows)
-        parts = Parts(learner, source, [], self._identity(()))
+        parts = Parts(learner, source, [], identity)
         parts.gold = setup.make_gold(spec, self.heldout, source, encoder, policy, self.resolve)
         parts.controller = KLController(spec.kl_control, objective.beta) if isinstance(objective, PolicyGradient) else None
         parts.energy = EnergyProbe(policy) if spec.monitors.enabled else None
@@ -212,17 +223,25 @@ class Trainer:
                 digest.update(repr((g.prompt.messages, g.prompt.text)).encode())
         return digest.hexdigest()
 
+    def _refuse_another_run(self, identity: str) -> None:
+        """Raises UserError when the folder holds a checkpoint of a run with other settings, before anything long begins."""
+        latest = Checkpoints(self.out / "checkpoints", self.spec.save_every).latest()
+        meta = {} if latest is None else json.loads((latest / "meta.json").read_text())
+        if latest is not None and meta.get("identity") != identity:
+            raise UserError(
+                "out", str(self.out), f"holds a checkpoint of another run (method {meta.get('method')}, step {meta.get('step')})",
+                "choose another folder, use the same settings to resume it, or remove its checkpoints/",
+            )  # fmt: skip
+
+    def _say(self, engine: Engine, text: str) -> None:
+        """One line from one rank."""
+        if engine.is_main:
+            self._console.print(text, highlight=False)
+
     def _resume(self, checkpoints: Checkpoints, parts: Parts) -> int:
         """Restores the newest checkpoint; returns the steps done, 0 without one."""
         latest = checkpoints.latest()
-        meta: dict[str, Any] = {}
         if latest is not None:
-            meta = json.loads((latest / "meta.json").read_text())
-            if meta.get("identity") != parts.identity:
-                raise UserError(
-                    "out", str(self.out), f"holds a checkpoint of another run (method {meta.get('method')}, step {meta.get('step')})",
-                    "choose another folder, use the same settings to resume it, or remove its checkpoints/",
-                )  # fmt: skip
             state = torch.load(latest / "state.pt", map_location="cpu", weights_only=False)
             parts.restore(state, latest)
             set_rng_state(state["rng"])
@@ -386,7 +405,8 @@ class Trainer:
         for name in sorted(sums):
             pair = engine.sum(torch.stack([sums[name].total.float(), sums[name].weight.float()]))
             weight = 1.0 if name == "loss" else float(pair[1])
-            out[f"eval_{name}"] = float(pair[0]) / max(weight, 1e-12)
+            if weight > 0:
+                out[f"eval_{name}"] = float(pair[0]) / weight
         return out
 
 
