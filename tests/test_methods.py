@@ -138,3 +138,54 @@ def test_check_method_says_what_is_wrong(monkeypatch, capsys, tmp_path):
     code, text = kilter(monkeypatch, capsys, "check-method", f"{path}:Mine")
     assert code == 1
     assert "n_*_total" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("def Mine(:\n", "SyntaxError in line 1"),
+        ("x = 1\nraise RuntimeError('not today')\n", "RuntimeError in line 2: not today"),
+        ("def Mine(a, b):\n    return a\n", "cannot be built"),
+        ("class Mine:\n    pass\n", "lacks needs, prepare or loss"),
+        ("", "has no attribute 'Mine'"),
+    ],
+)
+def test_a_mistake_in_ones_own_file_is_named(monkeypatch, capsys, tmp_path, text, where):
+    path = tmp_path / "mistaken.py"
+    path.write_text(text)
+    code, said = kilter(monkeypatch, capsys, "check-method", f"{path}:Mine")
+    assert code == 2
+    assert where in said
+    assert "fix: " in said
+
+
+def test_a_file_without_its_class(monkeypatch, capsys):
+    code, said = kilter(monkeypatch, capsys, "check-method", "my_losses.py")
+    assert code == 2
+    assert "write my_losses.py:NAME" in said
+
+
+def test_an_error_of_ones_own_loss_in_training_is_no_defect_of_kilters(monkeypatch, capsys, tmp_path, tiny, pairs_file):
+    path = tmp_path / "raising.py"
+    path.write_text(
+        "from dataclasses import dataclass\nfrom kilter.objectives.pairwise import Pairwise\n\n\n@dataclass(frozen=True)\nclass Mine(Pairwise):\n"
+        "    def pair_loss(self, w, l):\n        return w.no_such_thing\n"
+    )
+    options = ("--model", str(tiny), "--data", str(pairs_file), "--out", str(tmp_path / "out"), "--max-length", "64")
+    code, said = kilter(monkeypatch, capsys, "train", "--method", f"{path}:Mine", *options)
+    assert code == 4
+    assert "raising.py line 8" in said.replace("\n", "")
+    assert "defect" not in said
+
+
+def test_the_contract_sees_through_batches_and_stop_gradients(tmp_path):
+    from kilter.objectives.contract import run_contract
+
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from dataclasses import dataclass\nfrom kilter.objectives.pairs.dpo import DPO\n\n\n@dataclass(frozen=True)\nclass Grows(DPO):\n    unit = 'batch'\n"
+        "    def total(self, loss_N, out, batch):\n        return loss_N.sum()\n\n\n@dataclass(frozen=True)\nclass Still(DPO):\n    detaches = True\n"
+        "    def total(self, loss_N, out, batch):\n        return loss_N.sum().detach() + 0 * out.logps_BT.sum()\n"
+    )
+    assert "twice" in dict(run_contract(f"{path}:Grows"))["microbatches_add_up"]
+    assert "zero everywhere" in dict(run_contract(f"{path}:Still"))["gradient_is_the_slope"]

@@ -32,6 +32,7 @@ VARIANTS = [
     {"name": "grpo", "beta": 0.04, "entropy_coef": 0.01, "loss_aggregation": "token"},
     {"name": "grpo", "beta": 0.04, "dual_clip": 3.0, "scale": "batch"},
     {"name": "gspo", "clip_low": 0.2, "clip_high": 0.2},
+    {"name": "luspo", "clip_low": 0.2, "clip_high": 0.2},
     {"name": "reinforce_pp", "baseline": True},
     {"name": "online_dpo", "labels": "soft"},
 ]

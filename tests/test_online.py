@@ -100,7 +100,7 @@ def mean(rows, key):
 
 
 RISING = {
-    "grpo": {}, "dr_grpo": {}, "dapo": {"mask_truncated": False}, "gspo": {"clip_low": 0.2, "clip_high": 0.2}, "cispo": {}, "sapo": {}, "vespo": {},
+    "grpo": {}, "dr_grpo": {}, "dapo": {"mask_truncated": False}, "gspo": {"clip_low": 0.2, "clip_high": 0.2}, "luspo": {"clip_low": 0.2, "clip_high": 0.2}, "cispo": {}, "sapo": {}, "vespo": {},
     "reinforce": {"beta": 0.01}, "rloo": {"beta": 0.01}, "reinforce_pp": {"beta": 0.01}, "remax": {"beta": 0.01}, "ppo": {"beta": 0.01, "epochs": 2},
     "online_dpo": {}, "xpo": {}, "nash_md": {"beta": 0.01},
 }  # fmt: skip

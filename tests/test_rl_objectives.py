@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import os
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -340,9 +342,14 @@ def test_values_without_meaning_are_refused(config):
 # Parity with TRL's own code on the same tensors
 
 
+def trl_module(name):
+    """TRL, whose absence is a failure where parity is required."""
+    return importlib.import_module(name) if os.environ.get("KILTER_PARITY") == "required" else pytest.importorskip(name)
+
+
 def trl_grpo_loss(batch, logps, advantages, **settings):
     """TRL's GRPOTrainer._compute_loss with the model's forward replaced by given log-probs."""
-    trainer = pytest.importorskip("trl.trainer.grpo_trainer")
+    trainer = trl_module("trl.trainer.grpo_trainer")
     args = SimpleNamespace(
         delta=settings.pop("delta", None), use_bias_correction_kl=False, sapo_temperature_pos=1.0, sapo_temperature_neg=1.0625, vespo_k_pos=2.0,
         vespo_lambda_pos=3.0, vespo_k_neg=3.0, vespo_lambda_neg=2.0, steps_per_generation=1,
@@ -373,6 +380,10 @@ GRPO_CASES = {
     "dapo": ({"name": "dapo", "mask_truncated": False}, {"loss_type": "dapo", "epsilon_high": 0.28}),
     "dr_grpo": ({"name": "dr_grpo"}, {"loss_type": "dr_grpo"}),
     "gspo": ({"name": "gspo", "clip_low": 0.1, "clip_high": 0.1}, {"importance_sampling_level": "sequence", "epsilon_low": 0.1, "epsilon_high": 0.1}),
+    "luspo": (
+        {"name": "luspo", "clip_low": 0.1, "clip_high": 0.1},
+        {"loss_type": "luspo", "importance_sampling_level": "sequence", "epsilon_low": 0.1, "epsilon_high": 0.1},
+    ),
     "cispo": ({"name": "cispo", "cap": 1.3}, {"loss_type": "cispo", "epsilon_high": 1.3}),
     "sapo": ({"name": "sapo", "tau_neg": 1.0625}, {"loss_type": "sapo"}),
     "vespo": ({"name": "vespo"}, {"loss_type": "vespo"}),
@@ -404,7 +415,7 @@ def double():
 
 def test_trl_advantage_parity(double):
     """TRL computes advantages inside its rollout function, so its lines are followed step by step with its own nanstd."""
-    utils = pytest.importorskip("trl.trainer.utils")
+    utils = trl_module("trl.trainer.utils")
     rewards = torch.randn(12, generator=torch.Generator().manual_seed(0), dtype=D)
     rewards[5] = math.nan
     group = torch.arange(3).repeat_interleave(4)
@@ -419,7 +430,7 @@ def test_trl_advantage_parity(double):
 
 
 def test_trl_rloo_parity():
-    trainer = pytest.importorskip("trl.trainer.rloo_trainer")
+    trainer = trl_module("trl.trainer.rloo_trainer")
     batch, logps = random_rollout(seed=6)
     rloo = build_objective({"name": "rloo", "beta": 0.1})
     batch = rloo.prepare(batch)

@@ -114,6 +114,7 @@ EXACT = {
     "dr_grpo": {"name": "dr_grpo"} | REWARD,
     "dapo": {"name": "dapo", "scale": "none"} | REWARD,
     "gspo": {"name": "gspo", "scale": "none"} | REWARD,
+    "luspo": {"name": "luspo", "scale": "none"} | REWARD,
     "cispo": {"name": "cispo", "scale": "none"} | REWARD,
     "sapo": {"name": "sapo", "scale": "none"} | REWARD,
     "vespo": {"name": "vespo", "scale": "none"} | REWARD,

@@ -1,4 +1,4 @@
-"""Value and gradient of every offline loss that TRL has, from TRL's own code on the same tensors in float64.
+"""Value and gradient of every offline loss that TRL and Kilter both have, from TRL's own code on the same tensors in float64.
 
 A stub stands in for trainer and model: it hands TRL the log-probs, and TRL computes the loss. Ours runs on the same leaf.
 """
@@ -183,6 +183,7 @@ def test_thumbs(loss_type):
 
 CPO_LOSSES = [
     ("cpo", {"beta": 0.2, "alpha": 0.0, "label_smoothing": 0.1}, {"loss_type": "sigmoid", "beta": 0.2, "label_smoothing": 0.1, "alpha": 0.0}, "sum"),
+    ("cpo", {"beta": 0.2, "alpha": 0.7}, {"loss_type": "sigmoid", "beta": 0.2, "label_smoothing": 0.0, "alpha": 0.0, "cpo_alpha": 0.7}, "sum"),
     ("simpo", {"beta": 2.5, "gamma": 0.8}, {"loss_type": "simpo", "beta": 2.5, "simpo_gamma": 0.8, "alpha": 0.0}, "mean"),
     ("alphapo", {"beta": 2.5, "gamma": 0.8, "alpha": 0.25}, {"loss_type": "simpo", "beta": 2.5, "simpo_gamma": 0.8, "alpha": 0.25}, "mean"),
     ("slic", {"beta": 0.5, "delta": 1.0, "nll_weight": 0.0}, {"loss_type": "hinge", "beta": 0.5, "alpha": 0.0}, "sum"),
@@ -206,6 +207,8 @@ def test_reference_free(name, fields, settings, reduction):
         want = nll - ORPOTrainer.odds_ratio_loss(me, *one.chunk(2))[0].mean()
     else:
         want = CPOTrainer.cpo_loss(me, *one.chunk(2))[0].mean()
+        if name == "cpo":  # the trainer adds its imitation term outside
+            want = want - getattr(me, "cpo_alpha", 0.0) * theirs[:N][mask[:N].bool()].mean()
     want.backward()
 
     ours = logps.clone().requires_grad_()

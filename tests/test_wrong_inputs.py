@@ -220,6 +220,7 @@ def test_recipe(home, monkeypatch, capsys, breaks):
         (["data", "peek", "pairs.jsonl", "--format", "hhh"], "did you mean 'hh'?"),
         (["data", "convert", "pairs.jsonl", "pairs.jsonl"], "exists already"),
         (["eval", "--model", "model", "--model", "model", "--data", "pairs.jsonl"], "same name"),
+        (["train", "--data", "pairs.jsonl", "--method", "{mix: {dpo: 1, dpo: 2}}"], "'dpo' stands there twice"),
         (["train"], "'--data'"),
         (["trian"], "Did you mean 'train'?"),
         (["train", "--max-steps", "x"], "'--max-steps'"),

@@ -19,7 +19,7 @@ from kilter.models.adapters import check_adapter
 from kilter.training.config import TrainSpec
 from kilter.training.zero import check_zero
 from kilter.types import Shape
-from kilter.validation import as_user_error, refuse_idle
+from kilter.validation import as_user_error, load_yaml, refuse_idle
 
 
 class AuditSpec(BaseModel):
@@ -121,9 +121,11 @@ def read(path: Path, example: str, keys: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError("recipe", str(path), "no such file", f"give a YAML file, such as {example}")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError("recipe", str(path), f"is not YAML ({' '.join(str(error).split())[:160]})", "check indentation and colons") from error
+        raise UserError(
+            "recipe", str(path), f"is not YAML ({' '.join(str(error).split())[:160]})", "check indentation, colons and repeated keys"
+        ) from error
     if not isinstance(raw, dict):
         raise UserError("recipe", str(path), "is not a mapping", f"write {keys}")
     raw.setdefault("name", path.stem)
@@ -209,9 +211,12 @@ def override(raw: dict[str, Any], item: str) -> None:
 def scalar(text: str) -> Any:
     """A YAML value; 1e-5 is a number here (YAML 1.1 reads it as text)."""
     try:
-        value = yaml.safe_load(text)
+        value = load_yaml(text)
     except yaml.YAMLError as error:
-        raise UserError("--set", text, "is not a YAML value", "quote it, or close its brackets") from error
+        problem = getattr(error, "problem", None)
+        raise UserError(
+            "--set", text, f"is not a YAML value{f' ({problem})' if problem else ''}", "quote it, close its brackets, name each key once"
+        ) from error
     if isinstance(value, str):
         try:
             return float(value)
@@ -271,7 +276,7 @@ def check_train(spec: TrainSpec, where: str = "") -> None:
         field = "gradient_checkpointing" if spec.gradient_checkpointing else "fsdp"
         raise UserError(f"{where}{field}", True, "does not go with wdpo, whose backward is differentiated again", "leave it out")
     if spec.zero is not None:
-        check_zero(where)
+        check_zero(spec.zero, where)
         if spec.fsdp:
             raise UserError(f"{where}zero", spec.zero, "and fsdp both divide the training", "choose one")
         if spec.prompts is not None:

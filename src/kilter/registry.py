@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -25,6 +26,30 @@ def user_files(value: Any) -> list[Path]:
     if isinstance(value, list | tuple):
         return [p for v in value for p in user_files(v)]
     return []
+
+
+USER_MODULE = "kilter_user_"
+"""How the modules of files that a user names begin."""
+
+
+def user_line(error: BaseException) -> int | None:
+    """The line of a user's own file in which an error arose; None where it arose elsewhere."""
+    return next((line for _, line in _user_frames(error)), None)
+
+
+def user_file(error: BaseException) -> Path | None:
+    """The user's own file in which an error arose."""
+    return next((path for path, _ in _user_frames(error)), None)
+
+
+def _user_frames(error: BaseException) -> list[tuple[Path, int]]:
+    """Frames of the traceback that lie in a user's file, innermost first."""
+    found = [
+        (f.f_code.co_filename, line)
+        for f, line in traceback.walk_tb(error.__traceback__)
+        if str(f.f_globals.get("__name__", "")).startswith(USER_MODULE)
+    ]
+    return [(Path(name), line) for name, line in reversed(found)]
 
 
 class Registry(Generic[T]):
@@ -67,7 +92,7 @@ class Registry(Generic[T]):
         try:
             if where.endswith(".py"):
                 path = Path(where)
-                spec = importlib.util.spec_from_file_location(f"kilter_user_{path.stem}", path)
+                spec = importlib.util.spec_from_file_location(f"{USER_MODULE}{path.stem}", path)
                 if spec is None or spec.loader is None or not path.is_file():
                     raise ImportError(f"no file {where}")
                 module: Any = importlib.util.module_from_spec(spec)
@@ -78,4 +103,7 @@ class Registry(Generic[T]):
             entry: T = getattr(module, attribute)
         except (ImportError, AttributeError) as error:
             raise UserError(self.kind, name, f"cannot be imported ({error})", "give package.module:Name or path/to/file.py:Name") from error
+        except Exception as error:  # whatever the user's own code raises while it is read
+            line = error.lineno if isinstance(error, SyntaxError) else user_line(error)
+            raise UserError(self.kind, name, f"{type(error).__name__} in line {line}: {error}", f"correct {where}") from error
         return entry

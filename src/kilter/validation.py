@@ -5,9 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from kilter.errors import UserError, nearest
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML whose mappings may not name a key twice: the second would silently win."""
+
+
+def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if isinstance(key, str | int | float | bool) and key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands there twice", key_node.start_mark)
+        seen.add(key if isinstance(key, str | int | float | bool) else id(key_node))
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def load_yaml(text: str) -> Any:
+    """Plain data from YAML a person wrote. Raises yaml.YAMLError, also where a key stands twice."""
+    return yaml.load(text, Loader=_UniqueKeys)
 
 
 def as_user_error(error: ValidationError, where: str, model: type[BaseModel]) -> UserError:

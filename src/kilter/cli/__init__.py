@@ -13,6 +13,7 @@ from rich.logging import RichHandler
 from kilter.cli import advise, compare, data, evaluate, merge, methods, monitor, run, sample, train
 from kilter.cli.app import app, err, out
 from kilter.errors import Exit, KilterError
+from kilter.registry import user_file, user_line
 
 __all__ = ["advise", "app", "compare", "data", "err", "evaluate", "main", "merge", "methods", "monitor", "out", "run", "sample", "train"]
 
@@ -69,9 +70,13 @@ def main() -> None:
             f"[red bold]stopped[/]: {error}\n  fix: check disk space and permissions, then run the same command again to resume", highlight=False
         )
         sys.exit(int(Exit.RUN_FAILED))
-    except Exception as error:  # a defect of ours: one line, the run's state is on disk, and the way to see more
+    except Exception as error:  # a defect of ours, or of a file that the user named: one line, the run's state is on disk, and the way to see more
         if debug:
             raise
+        if (path := user_file(error)) is not None:
+            err.print(f"[red bold]stopped[/]: {path} line {user_line(error)}: {type(error).__name__}: {error}", highlight=False, soft_wrap=True)
+            err.print(f"  fix: correct {path}; --debug shows the whole way there", highlight=False)
+            sys.exit(int(Exit.RUN_FAILED))
         err.print(f"[red bold]stopped[/]: {type(error).__name__}: {error}\n  this is a defect in Kilter; --debug shows where", highlight=False)
         sys.exit(int(Exit.RUN_FAILED))
 

@@ -152,11 +152,18 @@ def same_from_its_fields(objective: Objective) -> None:
 
 
 def microbatches_add_up(objective: Objective) -> None:
-    """Row and group units: the losses of parts of a batch sum to the loss of the whole, and metrics to their means."""
-    if objective.needs.unit == "batch":
-        return
+    """The losses of parts of a batch sum to the loss of the whole, and metrics to their means; a loss over the whole batch does not grow with it."""
     batch, raw = example(objective)
     whole = _loss(objective, raw, batch)
+    if objective.needs.unit == "batch":
+        order = [*range(GROUPS)] * 2
+        twice = objective.prepare(batch.select_groups(order).counted())
+        doubled = _loss(objective, cut(raw, batch, order), twice).value
+        _require(
+            _same(doubled, whole.value, 1e-9),
+            f"the loss is {float(whole.value):.6g}, and {float(doubled):.6g} for a batch that holds every group twice: take means over the batch",
+        )
+        return
     for size in (1, 2, 4):
         parts = [list(range(i, min(i + size, GROUPS))) for i in range(0, GROUPS, size)]
         losses = [_loss(objective, cut(raw, batch, p), batch.select_groups(p)) for p in parts]
@@ -230,14 +237,18 @@ def needs_are_honoured(objective: Objective) -> None:
 
 
 def gradient_is_the_slope(objective: Objective) -> None:
-    """The gradient equals finite differences, unless the class says `detaches = True` (the loss holds a stop-gradient)."""
-    if getattr(type(objective), "detaches", False):
-        return
+    """The gradient equals finite differences; where the class says `detaches = True` (a stop-gradient in the loss) it is finite and not zero."""
     batch, raw = example(objective)
     name = leaf_name(objective)
     leaf = raw[name].clone().requires_grad_()
     _loss(objective, raw | {name: leaf}, batch).value.backward()  # type: ignore[no-untyped-call]
+    _require(leaf.grad is not None, f"no gradient reaches {name}")
     assert leaf.grad is not None
+    if getattr(type(objective), "detaches", False):
+        trained = leaf.grad[batch.mask_BT > 0] if leaf.ndim >= 2 else leaf.grad
+        _require(bool(trained.isfinite().all()), f"the gradient of {name} is not finite")
+        _require(bool((trained != 0).any()), f"the gradient of {name} is zero everywhere: the stop-gradient covers the whole loss")
+        return
     index = tuple(int(i) for i in (batch.mask_BT > 0).nonzero()[3])[: leaf.ndim] + (0,) * max(0, leaf.ndim - 2)
     step = 1e-6
     values = []

@@ -28,10 +28,16 @@ def mean_logps(logps_BT: Tensor, mask_BT: Tensor) -> Tensor:
     return sequence_logps(logps_BT, mask_BT) / mask_BT.sum(-1).clamp_min(1.0)
 
 
-def smoothed(z_N: Tensor, flipped: float) -> Tensor:
-    """-(1 - e) log sigmoid(z) - e log sigmoid(-z): the logistic loss when a share e of the labels is flipped."""
+def log_ratios(logps_BT: Tensor, ref_logps_BT: Tensor | None, mask_BT: Tensor) -> Tensor:
+    """D(y) = l(y) - l_ref(y); nats, [B]."""
+    assert ref_logps_BT is not None, "this method needs the reference's log-probs"
+    return sequence_logps(logps_BT, mask_BT) - sequence_logps(ref_logps_BT, mask_BT)
+
+
+def smoothed(z_N: Tensor, flipped: float | Tensor) -> Tensor:
+    """-(1 - e) log sigmoid(z) - e log sigmoid(-z): the logistic loss when a share e of the labels is flipped (one for all, or one per pair)."""
     loss_N = -logsigmoid(z_N)
-    return loss_N if flipped == 0 else (1 - flipped) * loss_N - flipped * logsigmoid(-z_N)
+    return loss_N if isinstance(flipped, float) and flipped == 0 else (1 - flipped) * loss_N - flipped * logsigmoid(-z_N)
 
 
 def growth(x: Tensor) -> Tensor:
@@ -70,6 +76,14 @@ def mean(values: Tensor, weight: Tensor | None = None) -> Mean:
     if weight is None:
         return Mean(values.sum(), torch.tensor(float(values.numel())))
     return Mean((values * weight).sum(), weight.sum())
+
+
+def preference_metrics(chosen_N: Tensor, rejected_N: Tensor) -> dict[str, Mean]:
+    """Rewards of both sides, their gap, and how often the chosen side is ahead; TRL's names."""
+    return {
+        "rewards/chosen": mean(chosen_N), "rewards/rejected": mean(rejected_N), "rewards/margins": mean(chosen_N - rejected_N),
+        "rewards/accuracies": mean((chosen_N > rejected_N).float()),
+    }  # fmt: skip
 
 
 def uniform_group_weights(batch: Batch) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn.functional import logsigmoid
 
 from kilter.objectives.grouped import Grouped
 from kilter.objectives.knobs import knob
-from kilter.objectives.ops import mean, pairs, sequence_logps
+from kilter.objectives.ops import mean, pairs, preference_metrics, sequence_logps
 from kilter.types import Batch, Loss, Needs, Outputs, Unit
 
 
@@ -91,12 +91,5 @@ class Pairwise(Grouped):
         """Weighted sum of pair losses."""
         w, l = self.sides(out, batch)  # noqa: E741
         chosen_N, rejected_N = self.reward(w), self.reward(l)
-        metrics = {
-            "rewards/chosen": mean(chosen_N),
-            "rewards/rejected": mean(rejected_N),
-            "rewards/accuracies": mean((chosen_N > rejected_N).float()),
-            "rewards/margins": mean(chosen_N - rejected_N),
-            "logps/chosen": mean(w.logps_N),
-            "logps/rejected": mean(l.logps_N),
-        }
+        metrics = preference_metrics(chosen_N, rejected_N) | {"logps/chosen": mean(w.logps_N), "logps/rejected": mean(l.logps_N)}
         return self.summed(self.pair_loss(w, l), out, batch, metrics)

@@ -56,7 +56,19 @@ def build_objective(config: str | Mapping[str, Any]) -> Objective:
             continue
         if isinstance(default, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise UserError(f"{name}.{key}", value, "is not a number", f"give a number, the default is {default}")
-    return factory(**options)
+    try:
+        built = factory(**options)
+    except UserError:
+        raise
+    except Exception as error:  # a class or function of the user's that is something else
+        raise UserError(
+            "method", name, f"cannot be built ({type(error).__name__}: {error})", "name a frozen dataclass; see docs/new-method.md"
+        ) from error
+    if not all(hasattr(built, part) for part in ("needs", "prepare", "loss")):
+        raise UserError(
+            "method", name, "is no method: it lacks needs, prepare or loss", "name a frozen dataclass with all three; see docs/new-method.md"
+        )
+    return built
 
 
 def _mixture(options: dict[str, Any]) -> Objective:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kilter.errors import Exit, UserError
 from kilter.evaluation.statistics import n_to_certify
-from kilter.validation import as_user_error
+from kilter.validation import as_user_error, load_yaml
 
 SCHEMA = 1
 State = Literal["pass", "fail", "warn", "inconclusive", "waived", "error"]
@@ -71,7 +71,7 @@ def load_policy(source: str | Path | Mapping[str, Any], field: str = "gate.polic
         if not path.is_file():
             raise UserError(field, str(source), "no such policy file", "give a YAML file with conditions: [...]")
         try:
-            source = yaml.safe_load(path.read_text(encoding="utf-8"))
+            source = load_yaml(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(field, str(path), f"is not YAML ({str(error).splitlines()[0]})", "check indentation and colons") from error
     try:

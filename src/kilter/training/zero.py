@@ -21,10 +21,12 @@ from kilter.errors import UserError
 from kilter.training.distributed import SHARDS, AccelerateEngine
 
 
-def check_zero(where: str = "") -> None:
+def check_zero(stage: int, where: str = "") -> None:
     """Raises UserError where DeepSpeed is not installed."""
     if importlib.util.find_spec("deepspeed") is None:
-        raise UserError(f"{where}zero", "(deepspeed)", "is not installed", "run: pip install 'kilter[deepspeed]', or use fsdp, or leave zero out")
+        raise UserError(
+            f"{where}zero", stage, "needs deepspeed, which is not installed", "run: pip install 'kilter[deepspeed]', or use fsdp, or leave zero out"
+        )
 
 
 class ZeroEngine(AccelerateEngine):

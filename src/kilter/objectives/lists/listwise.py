@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kilter.objectives.grouped import Grouped
 from kilter.objectives.knobs import knob
-from kilter.objectives.ops import mean, mean_logps, sequence_logps
+from kilter.objectives.ops import log_ratios, mean, mean_logps
 from kilter.types import Batch, Loss, Needs, Outputs
 
 
@@ -61,8 +61,7 @@ class Listwise(Grouped, ABC):
         assert out.logps_BT is not None
         if not self.uses_reference:
             return mean_logps(out.logps_BT, batch.mask_BT)
-        assert batch.ref_logps_BT is not None
-        return self.beta * (sequence_logps(out.logps_BT, batch.mask_BT) - sequence_logps(batch.ref_logps_BT, batch.mask_BT))
+        return self.beta * log_ratios(out.logps_BT, batch.ref_logps_BT, batch.mask_BT)
 
     @abstractmethod
     def list_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor) -> Tensor:

@@ -30,7 +30,10 @@ class WDPO(DPO):
     """
 
     rho: float = knob(
-        0.1, "weight of the penalty, the radius of the ball", "[0, inf)", "0.01 to 1; the slope is per embedding, so the scale depends on the model"
+        1e-3,
+        "weight of the penalty, the radius of the ball",
+        "[0, inf)",
+        "1e-4 to 1e-2 on SmolLM2-135M; the slope is per embedding, so the scale is the model's",
     )
 
     computes: ClassVar[frozenset[str]] = frozenset({"logps", "embeddings"})

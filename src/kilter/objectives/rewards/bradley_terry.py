@@ -8,7 +8,7 @@ from torch.nn.functional import logsigmoid
 
 from kilter.objectives.grouped import Grouped
 from kilter.objectives.knobs import knob
-from kilter.objectives.ops import mean, pairs
+from kilter.objectives.ops import pairs, preference_metrics
 from kilter.objectives.registry import method
 from kilter.types import Batch, Loss, Needs, Outputs
 
@@ -40,10 +40,4 @@ class BradleyTerry(Grouped):
         assert out.scores_B is not None
         chosen_N, rejected_N = pairs(out.scores_B, batch)
         loss_N = -logsigmoid(chosen_N - rejected_N - batch.margin_N) + self.centring * (chosen_N + rejected_N).square()
-        metrics = {
-            "rewards/chosen": mean(chosen_N),
-            "rewards/rejected": mean(rejected_N),
-            "rewards/accuracies": mean((chosen_N > rejected_N).float()),
-            "rewards/margins": mean(chosen_N - rejected_N),
-        }
-        return self.summed(loss_N, out, batch, metrics)
+        return self.summed(loss_N, out, batch, preference_metrics(chosen_N, rejected_N))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
@@ -11,6 +10,7 @@ from kilter.objectives.knobs import knob
 from kilter.objectives.ops import mean
 from kilter.objectives.registry import method
 from kilter.objectives.rl.group_relative import GroupRelative
+from kilter.objectives.rl.weights import Aggregation
 from kilter.types import Batch, Mean, Outputs
 
 
@@ -30,7 +30,7 @@ class CISPO(GroupRelative):
     detaches = True
 
     cap: float = knob(5.0, "largest ratio that weighs a token", "[1, inf)", "5")
-    loss_aggregation: Literal["sequence", "token", "constant"] = "token"
+    loss_aggregation: Aggregation = "token"
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """-sg(min(rho, cap)) A log pi."""

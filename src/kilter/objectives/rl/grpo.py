@@ -13,6 +13,7 @@ from kilter.objectives.registry import method
 from kilter.objectives.rl import advantages as adv
 from kilter.objectives.rl.group_relative import GroupRelative
 from kilter.objectives.rl.surrogates import clipped_surrogate
+from kilter.objectives.rl.weights import Aggregation
 from kilter.types import Batch, Mean, Outputs
 
 
@@ -82,7 +83,7 @@ class DrGRPO(GRPO):
     """
 
     scale: Literal["group", "batch", "none"] = "none"
-    loss_aggregation: Literal["sequence", "token", "constant"] = "constant"
+    loss_aggregation: Aggregation = "constant"
 
 
 @method("dapo")
@@ -100,5 +101,5 @@ class DAPO(GRPO):
     """
 
     clip_high: float = 0.28
-    loss_aggregation: Literal["sequence", "token", "constant"] = "token"
+    loss_aggregation: Aggregation = "token"
     mask_truncated: bool = True

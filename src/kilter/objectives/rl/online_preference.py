@@ -7,10 +7,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from kilter.objectives.knobs import check, knob
-from kilter.objectives.ops import mean, pairs, sequence_logps, uniform_group_weights
+from kilter.objectives.ops import log_ratios, pairs, preference_metrics, sequence_logps, smoothed, uniform_group_weights
 from kilter.types import Batch, Mean, Needs, Outputs
 
 
@@ -56,23 +55,17 @@ class OnlinePairs:
     def rewards(self, out: Outputs, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """(log-probs [B], implicit rewards of the first rows [N], of the second rows [N])."""
         assert out.logps_BT is not None
-        assert batch.ref_logps_BT is not None
         logps_B = sequence_logps(out.logps_BT, batch.mask_BT)
-        first_N, second_N = pairs(self.beta * (logps_B - sequence_logps(batch.ref_logps_BT, batch.mask_BT)), batch)
+        first_N, second_N = pairs(self.beta * log_ratios(out.logps_BT, batch.ref_logps_BT, batch.mask_BT), batch)
         return logps_B, first_N, second_N
 
     def dpo_terms(self, out: Outputs, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Mean]]:
         """(pair losses -p ls(z) - (1 - p) ls(-z) [N], log-probs [B], metrics)."""
         logps_B, first_N, second_N = self.rewards(out, batch)
         p_N = preference(batch, self.labels).nan_to_num(0.5)
-        z_N = first_N - second_N
-        return -p_N * logsigmoid(z_N) - (1 - p_N) * logsigmoid(-z_N), logps_B, self.metrics(first_N, second_N, p_N)
+        return smoothed(first_N - second_N, 1 - p_N), logps_B, self.metrics(first_N, second_N, p_N)
 
     def metrics(self, first_N: Tensor, second_N: Tensor, p_N: Tensor) -> dict[str, Mean]:
         """Implicit rewards of winner and loser."""
         win_N = p_N >= 0.5
-        chosen_N, rejected_N = torch.where(win_N, first_N, second_N), torch.where(win_N, second_N, first_N)
-        return {
-            "rewards/chosen": mean(chosen_N), "rewards/rejected": mean(rejected_N), "rewards/margins": mean(chosen_N - rejected_N),
-            "rewards/accuracies": mean((chosen_N > rejected_N).float()),
-        }  # fmt: skip
+        return preference_metrics(torch.where(win_N, first_N, second_N), torch.where(win_N, second_N, first_N))

@@ -2,8 +2,8 @@
 
     L = sum_it w_it [ loss_t(rho, A) * c_it + beta KL_t - ent H_t ]
 
-w are weights whose denominators span the optimizer step: 1 / (|y_i| B) ("sequence"), 1 / tokens ("token") or 1 / (B L)
-("constant", L the length limit). c is the truncated importance weight min(pi_old / pi_sampler, cap) when the rollouts come
+w are weights whose denominators span the optimizer step: 1 / (|y_i| B) ("sequence"), 1 / tokens ("token"), 1 / (B L)
+("constant", L the length limit) or 1 / B ("sum"). c is the truncated importance weight min(pi_old / pi_sampler, cap) when the rollouts come
 from another engine. A member of the family writes `credit` and `token_loss`, and nothing else.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from kilter.objectives.knobs import check, knob
 from kilter.objectives.ops import masked, mean
 from kilter.objectives.rl import advantages as adv
-from kilter.objectives.rl.weights import kl_terms, token_weights
+from kilter.objectives.rl.weights import Aggregation, kl_terms, token_weights
 from kilter.types import Batch, Loss, Mean, Needs, Outputs
 
 
@@ -30,8 +30,8 @@ class PolicyGradient(ABC):
     beta: float = knob(0.0, "KL coefficient (nats); 0 loads no reference", "[0, inf)", "0 to 0.1")
     kl_in: Literal["loss", "reward"] = knob("loss", "a KL per token beside the policy loss, or subtracted from the score")
     kl_estimator: Literal["k3", "k2", "k3_st"] = knob("k3", "of the KL in the loss; k1 is no choice: it has no gradient on average")
-    loss_aggregation: Literal["sequence", "token", "constant"] = knob(
-        "sequence", "what weighs the same: each completion, each token, or each token of the limit"
+    loss_aggregation: Aggregation = knob(
+        "sequence", "what weighs the same: each completion, each token, or each token of the limit; sum: each completion by its length"
     )
     entropy_coef: float = knob(0.0, "weight of an entropy bonus", "[0, inf)", "0 to 0.01")
     mask_truncated: bool = knob(False, "completions without EOS do not train")

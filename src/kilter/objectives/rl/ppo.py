@@ -14,7 +14,7 @@ from kilter.objectives.registry import method
 from kilter.objectives.rl import advantages as adv
 from kilter.objectives.rl.policy_gradient import PolicyGradient
 from kilter.objectives.rl.surrogates import clipped_surrogate
-from kilter.objectives.rl.weights import token_weights
+from kilter.objectives.rl.weights import Aggregation, token_weights
 from kilter.types import Batch, Loss, Mean, Needs, Outputs
 
 
@@ -37,7 +37,7 @@ class PPO(PolicyGradient):
 
     beta: float = 0.05
     kl_in: Literal["loss", "reward"] = "reward"
-    loss_aggregation: Literal["sequence", "token", "constant"] = "token"
+    loss_aggregation: Aggregation = "token"
     clip_low: float = knob(0.2, "lower side of the clip", "(0, 1)", "0.2")
     clip_high: float = knob(0.2, "upper side of the clip", "(0, inf)", "0.2")
     value_clip: float = knob(0.2, "how far a value may move from its old one", "(0, inf)", "0.2")

@@ -11,6 +11,7 @@ from kilter.objectives.knobs import knob
 from kilter.objectives.registry import method
 from kilter.objectives.rl.policy_gradient import PolicyGradient
 from kilter.objectives.rl.surrogates import score_function
+from kilter.objectives.rl.weights import Aggregation
 from kilter.types import Batch, Mean, Outputs
 
 
@@ -28,7 +29,7 @@ class Reinforce(PolicyGradient):
 
     beta: float = 0.05
     kl_in: Literal["loss", "reward"] = "reward"
-    loss_aggregation: Literal["sequence", "token", "constant"] = "token"
+    loss_aggregation: Aggregation = "token"
     baseline: Literal["batch", "none"] = knob("batch", "what is subtracted from the score: the batch mean, or nothing")
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:

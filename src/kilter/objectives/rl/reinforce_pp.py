@@ -13,6 +13,7 @@ from kilter.objectives.registry import method
 from kilter.objectives.rl import advantages as adv
 from kilter.objectives.rl.policy_gradient import PolicyGradient
 from kilter.objectives.rl.surrogates import clipped_surrogate
+from kilter.objectives.rl.weights import Aggregation
 from kilter.types import Batch, Mean, Outputs
 
 
@@ -32,7 +33,7 @@ class ReinforcePP(PolicyGradient):
 
     beta: float = 0.05
     kl_in: Literal["loss", "reward"] = "reward"
-    loss_aggregation: Literal["sequence", "token", "constant"] = "token"
+    loss_aggregation: Aggregation = "token"
     clip_low: float = knob(0.2, "lower side of the clip", "(0, 1)", "0.2")
     clip_high: float = knob(0.2, "upper side of the clip", "(0, inf)", "0.2")
     baseline: bool = knob(False, "subtract the group mean first")

@@ -10,6 +10,7 @@ from torch import Tensor
 from kilter.objectives.registry import method
 from kilter.objectives.rl.policy_gradient import PolicyGradient
 from kilter.objectives.rl.surrogates import score_function
+from kilter.objectives.rl.weights import Aggregation
 from kilter.types import Batch, Mean, Needs, Outputs
 
 
@@ -28,7 +29,7 @@ class ReMax(PolicyGradient):
 
     beta: float = 0.05
     kl_in: Literal["loss", "reward"] = "reward"
-    loss_aggregation: Literal["sequence", "token", "constant"] = "token"
+    loss_aggregation: Aggregation = "token"
 
     @property
     def needs(self) -> Needs:

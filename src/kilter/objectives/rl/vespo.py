@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from kilter.objectives.knobs import knob
 from kilter.objectives.ops import masked, mean
 from kilter.objectives.registry import method
 from kilter.objectives.rl.group_relative import GroupRelative
+from kilter.objectives.rl.weights import Aggregation
 from kilter.types import Batch, Mean, Outputs
 
 FLOOR = math.log(1e-8)
@@ -38,7 +38,7 @@ class VESPO(GroupRelative):
     lambda_pos: float = knob(3.0, "decay of the weight where A >= 0", "(0, inf)", "3")
     k_neg: float = knob(3.0, "power of the weight where A < 0", "(0, inf)", "3")
     lambda_neg: float = knob(2.0, "decay of the weight where A < 0", "(0, inf)", "2")
-    loss_aggregation: Literal["sequence", "token", "constant"] = "token"
+    loss_aggregation: Aggregation = "token"
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """-sg(phi(w)) A log pi."""

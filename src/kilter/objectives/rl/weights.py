@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from kilter.objectives.ops import masked
 from kilter.types import Batch
+
+Aggregation = Literal["sequence", "token", "constant", "sum"]
+"""What weighs the same in the loss: each completion, each token of the step, each token of the length limit; or each completion by its length."""
 
 
 def token_weights(batch: Batch, aggregation: str) -> Tensor:
     """[B, T] weights of the loss; the denominators are the optimizer step's, over all ranks."""
     if aggregation == "token":
         return batch.mask_BT / batch.n_tokens_total
+    if aggregation == "sum":
+        return batch.mask_BT / batch.n_rows_total
     if aggregation == "constant":
         assert batch.length_limit is not None, "constant aggregation needs the length limit of the rollouts"
         return batch.mask_BT / (batch.n_rows_total * batch.length_limit)

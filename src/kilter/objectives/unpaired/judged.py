@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from kilter.objectives.knobs import check, knob
-from kilter.objectives.ops import mean, sequence_logps
+from kilter.objectives.ops import log_ratios, mean, sequence_logps
 from kilter.types import Batch, Loss, Mean, Needs, Outputs, Unit
 
 
@@ -46,9 +46,8 @@ class Judged(ABC):
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """Sum of answer losses over the answers of the optimizer step."""
         assert out.logps_BT is not None
-        assert batch.ref_logps_BT is not None
         logps_B = sequence_logps(out.logps_BT, batch.mask_BT)
-        reward_B = self.beta * (logps_B - sequence_logps(batch.ref_logps_BT, batch.mask_BT))
+        reward_B = self.beta * log_ratios(out.logps_BT, batch.ref_logps_BT, batch.mask_BT)
         loss_B, metrics, state = self.answer_loss(reward_B, batch)
         good_B = desirable(batch).float()
         metrics |= {
