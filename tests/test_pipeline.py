@@ -228,3 +228,11 @@ def test_rlhf_and_dpo_in_one_recipe_with_probes(tmp_path, tiny, pairs_file):
     assert (tmp_path / "run" / "ppo" / "critic" / "config.json").is_file()
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Was the reward hacked?" in page
+
+
+def test_a_repeated_key_is_refused_and_a_merged_one_may_be_overridden():
+    from kilter.validation import load_yaml
+
+    assert load_yaml("base: &b {x: 1, y: 2}\nown: {<<: *b, y: 3}")["own"] == {"x": 1, "y": 3}
+    with pytest.raises(yaml.YAMLError, match="'x' stands there twice"):
+        load_yaml("a:\n  x: 1\n  x: 2\n")

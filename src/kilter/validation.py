@@ -16,13 +16,10 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if isinstance(key, str | int | float | bool) and key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands there twice", key_node.start_mark)
-        seen.add(key if isinstance(key, str | int | float | bool) else id(key_node))
+    own = [k for k, _ in node.value if isinstance(k, yaml.ScalarNode)]  # before <<: *anchor adds its keys, which may be overridden
+    for i, key in enumerate(own):
+        if key.value in {k.value for k in own[:i]}:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands there twice", key.start_mark)
     return loader.construct_mapping(node, deep=True)
 
 

@@ -1,0 +1,36 @@
+"""Old rollouts as data: what a groups.jsonl of an earlier run must hold to be trained on again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kilter.errors import UserError
+from kilter.types import Group, Needs
+
+
+def replayable(groups: Sequence[Group], needs: Needs) -> list[Group]:
+    """Scored rollouts among the groups (a groups.jsonl of an earlier run); an error when there are none."""
+    kept = [g for g in groups if g.completions and all(f.score is not None for f in g.feedback)]
+    if needs.greedy_baseline:
+        kept = [g for g in kept if g.prompt.metadata.get("greedy_score") is not None]
+        if not kept:
+            raise UserError(
+                "data",
+                f"{len(groups)} groups",
+                "holds no scores of greedy answers, which remax needs",
+                "give a groups.jsonl of a remax run, or use rloo",
+            )
+    if not any(len(g.completions) > 1 for g in kept):
+        raise UserError(
+            "data", f"{len(groups)} groups", "holds no scored rollouts (several completions per prompt, each with a score)",
+            "give prompts and feedback to sample them, or the groups.jsonl of an earlier run as data",
+        )  # fmt: skip
+    return kept
+
+
+def sampled_at(groups: Sequence[Group], default: float) -> float:
+    """The temperature at which old rollouts were drawn, where they say so; one for all of them."""
+    found = {float(t) for g in groups if (t := g.prompt.metadata.get("sampled_at")) is not None}
+    if len(found) > 1:
+        raise UserError("data", sorted(found), "holds rollouts of several temperatures", "train on those of one run at a time")
+    return found.pop() if found else default
