@@ -4,6 +4,7 @@ import pytest
 
 from kilter import feedback
 from kilter.errors import UserError
+from kilter.feedback.function import FunctionFeedback
 from kilter.types import Completion, Feedback, Group, Prompt
 
 
@@ -258,3 +259,58 @@ def test_verifiers_on_odd_inputs(spec, text, answer, want):
 def test_instructions_of_the_wrong_kind_are_named(checks):
     with pytest.raises(UserError, match="wrong kind"):
         feedback.build({"instructions": {"checks": checks}}, feedback.Context())
+
+
+ODD = """
+class Number:
+    def __float__(self):
+        return 0.5
+
+def wrapped(prompt, completion):
+    return Number()
+
+def huge(prompt, completion):
+    return 10 ** 400
+
+def large(prompt, completion):
+    return 1e39
+
+def text(prompt, completion):
+    return "good"
+
+def nothing(prompt, completion):
+    return None
+
+def array(prompts, completions, **columns):
+    import numpy
+    return numpy.array([1.0, float("nan")])
+
+def short(prompts, completions, **columns):
+    return [1.0]
+
+async def later(prompt, completion):
+    return Number()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "scores", "why"),
+    [
+        ("wrapped", [0.5, 0.5], ""), ("later", [0.5, 0.5], ""), ("array", [1.0, None], "returned nan"), ("huge", [None, None], "no number to compute with"),
+        ("large", [None, None], "too large"), ("text", [None, None], "'good'"), ("nothing", [None, None], "returned None"), ("short", [None, None], "1 scores for 2"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("isolated", [True, False])
+def test_whatever_a_function_returns_is_a_score_or_a_reason(tmp_path, name, scores, why, isolated):
+    path = tmp_path / "odd.py"
+    path.write_text(ODD)
+    if isolated:
+        source = feedback.build(f"{path}:{name}", feedback.Context(None))
+    else:
+        space = {"__name__": "__main__"}
+        exec(ODD, space)
+        source = FunctionFeedback(space[name], name)
+    group = Group(Prompt(text="x"), (Completion("a"), Completion("b")), (Feedback(None),) * 2)
+    (found,) = source([group])
+    assert [f.score for f in found] == scores
+    assert why in found[-1].rationale

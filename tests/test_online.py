@@ -502,3 +502,47 @@ def test_the_live_screen_shows_what_matters():
     text = out.getvalue()
     for part in ("0.25", "0.5", "1.5", "321", "123", "4.2", "the last answer", "refusal rate drifts"):
         assert part in text, part
+
+
+def test_a_mended_reward_goes_on_where_it_stopped(tiny, prompts, tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text("def reward(prompt, completion):\n    raise KeyError('no such column')\n")
+    with pytest.raises(RunFailed, match="no such column"):
+        run(tiny, prompts, tmp_path / "out", "grpo", f"{path}:reward", max_steps=6, save_every=1)
+    path.write_text("def reward(prompt, completion):\n    return float(len(completion.text))\n")
+    records = run(tiny, prompts, tmp_path / "out", "grpo", f"{path}:reward", max_steps=6, save_every=1)
+    assert records[-1]["step"] == 6
+
+
+def test_one_answer_to_a_prompt_has_no_siblings(tiny, prompts, rewards, tmp_path):
+    for method in ("grpo", "rloo", "luspo"):
+        with pytest.raises(UserError, match=r"sampler\.samples = 1"):
+            run(tiny, prompts, tmp_path / method, method, f"{rewards}:letters", sampler={"samples": 1})
+
+
+def test_a_torn_or_broken_log_is_named(tiny, prompts, rewards, tmp_path):
+    from kilter.training.monitors.replay import replay
+
+    run(tiny, prompts, tmp_path / "run", "grpo", f"{rewards}:letters", max_steps=2)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    whole = metrics.read_text()
+    metrics.write_text(whole + '{"step": 3, "los')
+    replay(tmp_path / "run")
+    metrics.write_text("garbage\n" + whole)
+    with pytest.raises(UserError, match=r"metrics\.jsonl:1.*is no line of JSON"):
+        replay(tmp_path / "run")
+
+
+def test_best_weights_on_a_full_disk(tiny, many_prompts, rewards, tmp_path, monkeypatch):
+    import torch
+
+    from kilter.training import parts
+
+    def full(*args):
+        raise RuntimeError("[enforce fail] no space left")
+
+    monkeypatch.setattr(parts.torch, "save", full)
+    gold = {"gold": f"{rewards}:wanted", "gold_every": 3, "gold_prompts": 8}
+    with pytest.raises(RunFailed, match=r"best weights so far.*\n.*fix: free disk space"):
+        run(tiny, many_prompts, tmp_path / "run", "grpo", f"{rewards}:letters", monitors=gold, max_steps=3, heldout=0.25)
+    assert torch.save is full

@@ -301,3 +301,48 @@ def test_a_rollout_inside_inference_mode(sampler):
     with torch.inference_mode():
         (found,) = sampler.generate([Prompt(text="Hello")], 2, SamplingParams(max_new_tokens=3))
     assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("rope", "limit"),
+    [
+        ({"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}, 64),
+        (
+            {"rope_type": "longrope", "original_max_position_embeddings": 32, "long_factor": [2.0] * 4, "short_factor": [1.0] * 4, "rope_theta": 1e4},
+            32,
+        ),
+        ({"full_attention": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, 64),
+        ({"rope_type": "llama3", "factor": 8.0, "rope_theta": 1e4}, None),
+        (None, None),
+    ],
+)
+def test_rows_that_would_change_the_embedding_of_their_neighbours_are_refused(rope, limit):
+    from types import SimpleNamespace
+
+    from kilter.models.positions import require_steady, steady_positions
+
+    config = SimpleNamespace(rope_parameters=rope, max_position_embeddings=64)
+    assert steady_positions(config) == limit
+    require_steady(config, limit or 10_000, "max_length")
+    if limit is not None:
+        with pytest.raises(UserError, match=f"max_length = {limit + 1}: goes beyond the {limit} positions"):
+            require_steady(config, limit + 1, "max_length")
+
+
+def test_such_a_model_samples_within_its_limit_and_refuses_beyond_it(sampler, scorer):
+    scorer._base().config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0}
+    scorer._base().config.max_position_embeddings = 40
+    sampler.generate(PROMPTS[:1], 1, SamplingParams(max_new_tokens=4))
+    with pytest.raises(UserError, match="goes beyond the 40 positions"):
+        sampler.generate(PROMPTS, 1, SamplingParams(max_new_tokens=60))
+
+
+def test_an_empty_stop_string_is_refused(sampler):
+    with pytest.raises(UserError, match="stop"):
+        sampler.generate(PROMPTS, 1, SamplingParams(max_new_tokens=4, stop=("",)))
+
+
+def test_what_was_sampled_leaves_no_inference_tensors_in_the_model(sampler, scorer):
+    sampler.generate(PROMPTS, 2, SamplingParams(max_new_tokens=4))
+    held = [v for m in scorer.modules() for v in vars(m).values() if isinstance(v, torch.Tensor)]
+    assert not any(t.is_inference() for t in [*held, *scorer.parameters(), *scorer.buffers()])

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from kilter.cli.app import app, duration, epilog, err, out
-from kilter.errors import UserError
+from kilter.errors import Exit, UserError
 
 NESTED = ("sampler", "critic", "kl_control", "monitors")
 """Fields with fields of their own: --set sampler.samples=8."""
@@ -78,6 +78,8 @@ def _train_command() -> None:
 
             raise UserError("--method", None, "is required", f"one of: {', '.join(objectives.names())}")
         options = {k: v for k, v in values.items() if v is not None and v != []}
+        if options.get("feedback") is not None and not options["feedback"].strip():
+            raise UserError("--feedback", options["feedback"], "is empty", "write --feedback support_desk, math, or my_file.py:reward")
         if "feedback" in options:
             options["feedback"] = scalar(options["feedback"])
         if "save_every" in options:
@@ -113,6 +115,9 @@ def _train_command() -> None:
             return  # one process speaks for all
         held = "  ".join(f"{k} {v:.4g}" for k, v in result.heldout.items() if k in ("eval_loss", "eval_rewards/accuracies", "eval_nll"))
         out.print(f"model: [bold]{result.model}[/]   {result.steps} steps in {duration(result.seconds)}   {held}", highlight=False)
+
+        if result.stopped is not None:  # the model is there, and its monitors did not trust the way there
+            raise typer.Exit(int(Exit.INCONCLUSIVE))
 
     train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     train.__doc__ = "Train one stage without a recipe. Run it again to resume."

@@ -56,11 +56,14 @@ def append(path: Path, groups: Iterable[Group]) -> None:
     """Appends whole lines and flushes them to disk; a torn last line of a killed writer is removed first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     trim_torn_line(path)
-    with path.open("a", encoding="utf-8") as out:
-        for group in groups:
-            out.write(json.dumps(to_json(group), ensure_ascii=False) + "\n")
-        out.flush()
-        os.fsync(out.fileno())
+    try:
+        with path.open("a", encoding="utf-8") as out:
+            for group in groups:
+                out.write(json.dumps(to_json(group), ensure_ascii=False) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error}, writing", str(path)) from error
 
 
 def read(path: Path) -> Iterator[Group]:

@@ -21,18 +21,45 @@ from kilter.errors import UserError
 from kilter.feedback.isolation import Target, limited, limited_here, load
 from kilter.types import Completion, Feedback, Group, Prompt
 
+LARGEST = 1e18
+"""Beyond it the square of a score, and so the spread of a group, overflows float32."""
 
-def call_one(target: Target, prompt: Prompt, completion: Completion) -> Any:
+Score = tuple[float | None, str]
+"""A score, or None and why there is none."""
+
+
+def read(value: Any) -> Score:
+    """What a function returned as a plain number, so that any object with a number in it can leave the worker."""
+    if value is None:
+        return None, "returned None"
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None, f"returned {repr(value)[:80]}, which is no number to compute with"
+    if not math.isfinite(number):
+        return None, f"returned {number}"
+    return (number, "") if abs(number) <= LARGEST else (None, f"returned {number:g}, which is too large to compute with")
+
+
+def read_all(values: Any, count: int) -> tuple[list[Score], str]:
+    """(a score per completion, "") or ([], problem) of what a function returned for a batch."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(values, list | tuple) or len(values) != count:
+        return [], f"returned {len(values) if isinstance(values, list | tuple) else type(values).__name__} scores for {count} completions"
+    return [read(v) for v in values], ""
+
+
+def call_one(target: Target, prompt: Prompt, completion: Completion) -> Score:
     """In the worker: the function on one completion."""
-    return target.resolve()(prompt, completion)
+    return read(target.resolve()(prompt, completion))
 
 
-def call_batch(target: Target, prompts: list[Any], completions: list[str], columns: dict[str, Any]) -> Any:
+def call_batch(target: Target, prompts: list[Any], completions: list[str], columns: dict[str, Any]) -> tuple[list[Score], str]:
     """In the worker: the function on a whole batch, awaited where it is asynchronous."""
-    return _awaited(target.resolve()(prompts=prompts, completions=completions, **columns))
+    return read_all(_awaited(target.resolve()(prompts=prompts, completions=completions, **columns)), len(completions))
 
 
-def call_all(target: Target, flat: list[tuple[Prompt, Completion]], timeout: float) -> list[tuple[Any, str]]:
+def call_all(target: Target, flat: list[tuple[Prompt, Completion]], timeout: float) -> list[Score]:
     """In the worker: an asynchronous function on all completions at once, each with its own time limit."""
     return _all(target.resolve(), flat, timeout)
 
@@ -41,16 +68,16 @@ def _awaited(result: Any) -> Any:
     return asyncio.run(result) if inspect.isawaitable(result) else result  # type: ignore[arg-type]
 
 
-def _all(function: Callable[..., Any], flat: Sequence[tuple[Prompt, Completion]], timeout: float) -> list[tuple[Any, str]]:
-    async def one(prompt: Prompt, completion: Completion) -> tuple[Any, str]:
+def _all(function: Callable[..., Any], flat: Sequence[tuple[Prompt, Completion]], timeout: float) -> list[Score]:
+    async def one(prompt: Prompt, completion: Completion) -> Score:
         try:
-            return await asyncio.wait_for(function(prompt, completion), timeout), ""
+            return read(await asyncio.wait_for(function(prompt, completion), timeout))
         except TimeoutError:
             return None, f"took longer than {timeout:g} s"
         except BaseException as error:
             return None, f"raised {type(error).__name__}: {error}"
 
-    async def gather() -> list[tuple[Any, str]]:
+    async def gather() -> list[Score]:
         return list(await asyncio.gather(*(one(p, c) for p, c in flat)))
 
     return asyncio.run(gather())
@@ -79,11 +106,14 @@ class FunctionFeedback:
         return [[next(found) for _ in g.completions] for g in groups]
 
     def _each(self, flat: Sequence[tuple[Prompt, Completion]]) -> list[Feedback]:
-        if self.target is None:
-            return [self._feedback(*limited_here(functools.partial(self.function, p, c), self.timeout)) for p, c in flat]
-        return [
-            self._feedback(*limited(call_one, self.target, p, c, timeout=self.timeout, prepare=functools.partial(load, self.target))) for p, c in flat
-        ]
+        found = []
+        for p, c in flat:
+            if self.target is None:
+                score, problem = limited_here(lambda p=p, c=c: read(self.function(p, c)), self.timeout)  # type: ignore[misc]
+            else:
+                score, problem = limited(call_one, self.target, p, c, timeout=self.timeout, prepare=functools.partial(load, self.target))
+            found.append(self._feedback((None, problem) if problem else score))
+        return found
 
     def _together(self, flat: Sequence[tuple[Prompt, Completion]]) -> list[Feedback]:
         # One that blocks the event loop stops all of them: the whole has a limit too.
@@ -92,7 +122,7 @@ class FunctionFeedback:
             found, problem = limited_here(functools.partial(_all, self.function, flat, self.timeout), whole)
         else:
             found, problem = limited(call_all, self.target, list(flat), self.timeout, timeout=whole, prepare=functools.partial(load, self.target))
-        return [self._feedback(*((None, problem) if problem else found[i])) for i in range(len(flat))]
+        return [self._feedback((None, problem) if problem else found[i]) for i in range(len(flat))]
 
     def _batch(self, flat: Sequence[tuple[Prompt, Completion]]) -> list[Feedback]:
         keys = {k for p, _ in flat for k in p.metadata if k.isidentifier()}
@@ -100,24 +130,14 @@ class FunctionFeedback:
         prompts = [[dict(m) for m in p.messages] or p.text for p, _ in flat]
         texts = [c.text for _, c in flat]
         if self.target is None:
-            value, problem = limited_here(lambda: _awaited(self.function(prompts=prompts, completions=texts, **columns)), self.timeout)
+            call = lambda: read_all(_awaited(self.function(prompts=prompts, completions=texts, **columns)), len(texts))
+            answer, problem = limited_here(call, self.timeout)
         else:
-            value, problem = limited(
+            answer, problem = limited(
                 call_batch, self.target, prompts, texts, columns, timeout=self.timeout, prepare=functools.partial(load, self.target)
             )
-        if not problem and (not isinstance(value, list | tuple) or len(value) != len(flat)):
-            length = len(value) if isinstance(value, list | tuple) else type(value).__name__
-            problem = f"returned {length} scores for {len(flat)} completions"
-        return [self._feedback(None if problem else value[i], problem) for i in range(len(flat))]
+        scores, problem = ([], problem) if problem else answer
+        return [self._feedback((None, problem) if problem else scores[i]) for i in range(len(flat))]
 
-    def _feedback(self, value: Any, problem: str) -> Feedback:
-        if not problem and value is not None:
-            try:
-                number = float(value)
-            except (TypeError, ValueError):
-                number, problem = math.nan, f"returned {value!r}, which is no number"
-            if not problem and not math.isfinite(number):
-                problem = f"returned {number}"
-            if not problem:
-                return Feedback(number, "function", source=self.name)
-        return Feedback(None, "function", rationale=problem or "returned None", source=self.name)
+    def _feedback(self, score: Score) -> Feedback:
+        return Feedback(score[0], "function", rationale=score[1], source=self.name)

@@ -24,6 +24,7 @@ def check_params(params: SamplingParams) -> None:
     checks = [
         ("max_new_tokens", params.max_new_tokens >= 1, "at least 1"), ("temperature", params.temperature >= 0, "0 (greedy) or more"),
         ("top_p", 0 < params.top_p <= 1, "in (0, 1]"), ("top_k", params.top_k >= 0, "0 (off) or more"),
+        ("stop", all(params.stop), "that is not empty"),
     ]  # fmt: skip
     for name, good, fix in checks:
         if not good:

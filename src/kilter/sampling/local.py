@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kilter.data.encode import Encoder
 from kilter.models.forward import Scorer
+from kilter.models.positions import require_steady
 from kilter.sampling.choose import check_params, choose, occurrences, request_seed
 from kilter.sampling.engine import Engine, MixtureEngine, SharedEngine, StandardEngine, supports_shared_decoding
 from kilter.sampling.packed import packed_linears
@@ -92,6 +93,8 @@ class LocalSampler:
         self.last = Throughput(began=begin)
         ids = [self.encoder.prompt(p) for p in prompts]
         scorers = [self.scorer, *([self.mixture[0]] if self.mixture else ())]
+        for s in scorers:
+            require_steady(s._base().config.get_text_config(), max(len(i) + p.max_new_tokens for i, p in zip(ids, own, strict=True)), "sampling")
         training = [s.training for s in scorers]
         try:
             for s in scorers:

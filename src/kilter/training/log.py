@@ -121,7 +121,7 @@ def _clock(seconds: float) -> str:
 
 NOTES = (
     ("loss", "loss {:.3f}"), ("reward", "reward {:.3f}"), ("gold/score", "gold {:.3f}"), ("kl/sequence", "KL {:.2f}"), ("completions/mean_length", "length {:.0f}"),
-    ("rewards/accuracies", "acc {:.2f}"), ("sampling/tokens_per_second", "sampling {:.0f} tok/s  training"), ("tokens_per_second", "{:.0f} tok/s"),
+    ("rewards/accuracies", "acc {:.2f}"), ("sampling/tokens_per_second", "sampling {:.0f} tok/s"), ("tokens_per_second", "training {:.0f} tok/s"),
 )  # fmt: skip
 
 

@@ -98,6 +98,11 @@ def check_online(spec: Any, needs: Needs, where: str = "") -> None:
         raise UserError(f"{where}select", select, "gives this method no single answers", "use best_of or all")
     if select in ("best_worst", "drop_constant") and samples < 2 and needs.opponent is None:
         raise UserError(f"{where}sampler.samples", samples, "is too few for groups", "use 2 or more")
+    if samples < 2 and getattr(objective, "compares_siblings", False):
+        raise UserError(
+            f"{where}sampler.samples", samples, "leaves an answer without siblings to be compared with: every advantage would be 0",
+            "use 2 or more, or reinforce, remax or ppo, which take one answer per prompt",
+        )  # fmt: skip
     if needs.shape == "rollouts" and select == "best_of":
         raise UserError(
             f"{where}select", select, "leaves one completion per prompt, and a policy gradient needs the others", "use all or drop_constant"
@@ -161,7 +166,7 @@ class Online:
     own: list[Group] = field(default_factory=list)
     """The policy's own answers of the last step: all of them, but for an opponent's."""
     notes: list[str] = field(default_factory=list)
-    on_event: Callable[[str, str], None] | None = None
+    on_event: Callable[[int, str, str], None] | None = None
     gather: Callable[[Any], list[Any]] = lambda value: [value]
 
     @property
@@ -189,7 +194,7 @@ class Online:
             if not encoded:
                 empty += 1
                 cause = next((f.rationale for g in self.last for f in g.feedback if f.score is None), "every group was dropped by select")
-                self._event("no usable group", f"step {self.position}: {cause}")
+                self._event(self.position, "no usable group", f"step {self.position}: {cause}")
                 if empty >= EMPTY_STEPS:
                     raise RunFailed(
                         f"{EMPTY_STEPS} steps in a row without one scored group to learn from\n  cause: {cause}\n  fix: mend the feedback or the select rule, then run the same command again to resume"
@@ -288,7 +293,9 @@ class Online:
         missing = [f for g in scored for f in g.feedback if f.score is None]
         if missing:
             self._event(
-                "unscored completions", f"{len(missing)} of {sum(len(g.feedback) for g in scored)}: {missing[0].rationale or 'no reason given'}"
+                self.position + 1,
+                "unscored completions",
+                f"{len(missing)} of {sum(len(g.feedback) for g in scored)}: {missing[0].rationale or 'no reason given'}",
             )
         return scored
 
@@ -359,9 +366,9 @@ class Online:
         gaps = [gap for gap in self.gather(self.feedback.disagreement()) if gap is not None]
         return out | ({"rewards/disagreement": fmean(gaps)} if gaps else {})
 
-    def _event(self, what: str, detail: str) -> None:
+    def _event(self, step: int, what: str, detail: str) -> None:
         if self.on_event is not None:
-            self.on_event(what, detail)
+            self.on_event(step, what, detail)
 
     def after_update(self) -> None:
         """The sampler takes the new weights."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from kilter.data.encode import Encoded
+from kilter.errors import RunFailed
 from kilter.models.reference import LiveReference
 from kilter.training.kl_control import KLController
 from kilter.training.learner import LocalLearner
@@ -76,8 +77,15 @@ class Parts:
         weights = self.learner.engine.state(self.learner.module)
         if self.learner.engine.is_main:
             partial = self.best_path.with_suffix(".partial")
-            torch.save({"step": step, "model": weights}, partial)
-            os.replace(partial, self.best_path)
+            try:
+                torch.save({"step": step, "model": weights}, partial)
+                os.replace(partial, self.best_path)
+            except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+                partial.unlink(missing_ok=True)
+                raise RunFailed(
+                    f"the best weights so far, of step {step}, could not be written to {self.best_path} ({error})\n"
+                    "  fix: free disk space, or set monitors.keep_best: false; then run the same command again to resume"
+                ) from error
 
     def best_weights(self) -> int | None:
         """Puts the best-gold weights back when the last step is not the best; returns their step."""

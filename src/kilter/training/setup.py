@@ -21,6 +21,7 @@ from kilter.models import adapters
 from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer, supports_shared_prefix
 from kilter.models.load import cache_root, load_causal, load_reward, load_tokenizer, model_hash, stop_ids
+from kilter.models.positions import require_steady
 from kilter.models.reference import ReferenceCache
 from kilter.objectives.rl.nash_md import NashMD
 from kilter.sampling.local import LocalSampler
@@ -104,6 +105,7 @@ def _pad(encoder: Encoder) -> int | None:
 
 
 def _wrap(spec: TrainSpec, model: Any, classifier: bool) -> Scorer:
+    require_steady(model.config.get_text_config(), spec.max_length, "max_length")
     switch_off_dropout(model)
     if spec.adapter is not None:
         model = adapters.attach(model, spec.adapter, classifier)

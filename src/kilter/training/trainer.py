@@ -127,7 +127,9 @@ class Trainer:
 
         best = parts.best_weights()
         if best is not None:
-            self._console.print(f"  the model of step {best} had the best gold score and is kept", highlight=False)
+            self._say(
+                engine, f"  the model of step {best} had the best gold score and is kept{'' if best else ': that is the start, nothing was learned'}"
+            )
         final = self._evaluate(parts.learner, objective, parts.held, engine) if parts.held else {}
         save_model(
             parts.learner, encoder, engine, self.start, self.out, method_name(spec.method), merge=spec.adapter is not None and spec.adapter.merge
@@ -215,7 +217,7 @@ class Trainer:
             self.spec.model_dump_json(exclude={"save_every", "trackers", "engine", "processes", "fsdp", "zero", "eval_every"}).encode()
         )
         digest.update(f"{CHECKPOINT_FORMAT}|{model_hash(self.start)}".encode())
-        for path in user_files(json.loads(self.spec.model_dump_json(include={"method", "feedback"}))):
+        for path in self._files("method"):  # a reward's file is no part of it: one that failed may be mended, and the run goes on
             digest.update(path.read_bytes())
         for e in groups:
             digest.update(repr((e.prompt_ids, e.completion_ids)).encode())
@@ -223,6 +225,14 @@ class Trainer:
             for g in self.train:
                 digest.update(repr((g.prompt.messages, g.prompt.text)).encode())
         return digest.hexdigest()
+
+    def _files(self, field: str) -> list[Path]:
+        """The user's own files that a field names."""
+        return user_files(json.loads(self.spec.model_dump_json(include={field})))
+
+    def _reward_files(self) -> dict[str, str]:
+        """The user's reward functions by file, with a hash of each: they may change between a stop and its resumption."""
+        return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in self._files("feedback")}
 
     def _refuse_another_run(self, identity: str) -> None:
         """Raises UserError when the folder holds a checkpoint of a run with other settings, before anything long begins."""
@@ -243,6 +253,10 @@ class Trainer:
         """Restores the newest checkpoint; returns the steps done, 0 without one."""
         latest = checkpoints.latest()
         if latest is not None:
+            before = json.loads((latest / "meta.json").read_text()).get("rewards", {})
+            for path, now in self._reward_files().items():
+                if before.get(path, now) != now:
+                    self._say(parts.learner.engine, f"  {path} has changed since the checkpoint: its new version scores from here on")
             state = torch.load(latest / "state.pt", map_location="cpu", weights_only=False)
             parts.restore(state, latest)
             set_rng_state(state["rng"])
@@ -277,13 +291,13 @@ class Trainer:
                 if engine.is_main:
                     torch.save(state, path)
 
-            checkpoints.save(step, write, {"method": method_name(spec.method), "identity": parts.identity}, engine.is_main)
+            checkpoints.save(
+                step, write, {"method": method_name(spec.method), "identity": parts.identity, "rewards": self._reward_files()}, engine.is_main
+            )
 
-        def show(event: str, detail: str) -> None:
+        def show(step: int, event: str, detail: str) -> None:
             if parts.monitors is not None and engine.is_main:
-                parts.monitors.log.add(
-                    Event(source.position + 1, 1, "warn", event, f"{event}: {detail}", source.position + 1, "certain", "noted; the run goes on")
-                )
+                parts.monitors.log.add(Event(step, 1, "warn", event, f"{event}: {detail}", step, "certain", "noted; the run goes on"))
                 if live is None:
                     self._console.print(f"  [yellow]{event}[/]: {detail}", highlight=False)
 
@@ -319,22 +333,13 @@ class Trainer:
                     parts.step_seconds += seconds
                     record = {"step": step, "epoch": round(source.epoch_of(step - 1), 4)} | metrics
                     record |= {"step_time": round(time.monotonic() - begin, 3), "num_tokens": parts.tokens}
-                    record |= {"tokens_per_second": round(seen / max(seconds, 1e-9), 1)}
+                    if metrics["grad_norm"] != 0:  # a step without a gradient computed nothing, at no rate
+                        record |= {"tokens_per_second": round(seen / max(seconds, 1e-9), 1)}
                     if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
                         last = checkpoints.latest()
                         if parts.monitors is not None:
-                            parts.monitors.log.add(
-                                Event(
-                                    step,
-                                    0,
-                                    "stop",
-                                    "nan",
-                                    f"loss {metrics['loss']}, gradient norm {metrics['grad_norm']}",
-                                    step,
-                                    "certain",
-                                    "the step was not taken; the run ended",
-                                )
-                            )
+                            what = f"loss {metrics['loss']}, gradient norm {metrics['grad_norm']}"
+                            parts.monitors.log.add(Event(step, 0, "stop", "nan", what, step, "certain", "the step was not taken; the run ended"))
                         raise RunFailed(
                             f"{self.name}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']} at step {step}; the step was not taken\n"
                             f"  last good checkpoint: {last or 'none yet'}\n  fix: lower learning_rate, or use dtype: float32"

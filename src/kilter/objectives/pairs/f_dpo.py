@@ -34,7 +34,7 @@ class FDPO(Pairwise):
         alpha (1 - u^-a) / a,   chi2 u + log u,   reverse_kl log u (dpo)
 
     Constants cancel between the sides. Papers: Wang et al. 2023, "Beyond reverse KL"; Huang et al. 2024, "Correcting the
-    mythos of KL-regularization" (chi2, chi-PO).
+    mythos of KL-regularization" (chi2, chi-PO; its clip of the margin at twice the largest reward is not applied).
 
     Use: forward_kl and js keep more diversity than dpo; chi2 resists overoptimisation where data are sparse. Watch: diversity
     and KL in the evaluation. Fails: forward_kl saturates once u is large; chi2 needs a small beta.

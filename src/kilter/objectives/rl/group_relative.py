@@ -23,6 +23,7 @@ class GroupRelative(PolicyGradient):
     scale: Literal["group", "batch", "none"] = knob("group", "what the advantage is divided by: the standard deviation of group or batch, or nothing")
 
     name = "group_relative"
+    compares_siblings = True
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """As GRPO."""

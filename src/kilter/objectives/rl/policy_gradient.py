@@ -42,6 +42,9 @@ class PolicyGradient(ABC):
     uses_ratio: ClassVar[bool] = True
     """Whether the loss has a ratio to the policy that sampled; else old rollouts are corrected by importance weights."""
 
+    compares_siblings: ClassVar[bool] = False
+    """Whether the baseline comes from the other answers to the prompt, so that one alone teaches nothing."""
+
     def __post_init__(self) -> None:
         check(self)
 

@@ -36,6 +36,8 @@ class RLOO(PolicyGradient):
     clip_high: float = knob(0.2, "upper side of the clip", "(0, inf)", "0.2")
     normalize: bool = knob(False, "advantages of the batch divided by their standard deviation")
 
+    compares_siblings = True
+
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """Leave-one-out."""
         advantage_B = adv.rloo(score_B, batch.group_B, batch.groups())
