@@ -454,3 +454,28 @@ def test_trl_rloo_parity():
     loss.backward()
     other.backward()
     torch.testing.assert_close(mine.grad, theirs.grad * batch.mask_BT, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("k", [2, 3, 5, 7, 8, 11])
+@pytest.mark.parametrize("function", ["grpo", "batch", "none", "rloo", "whiten"])
+def test_equal_scores_teach_exactly_nothing_in_float32(k, function):
+    """The mean of k equal float32 numbers, taken in float32, is not that number: an advantage of 1e-3 out of nothing, and Adam steps on it."""
+    values = torch.randn(200, generator=torch.Generator().manual_seed(k)) * torch.logspace(-3, 4, 200)
+    for value in (torch.tensor(0.7), *values):
+        score, group = value.repeat(k), torch.zeros(k, dtype=torch.long)
+        if function == "rloo":
+            found = adv.rloo(score, group, 1)
+        elif function == "whiten":
+            found = adv.whiten(score[:, None], torch.ones(k, 1))
+        else:
+            found = adv.grpo(score, group, 1, "group" if function == "grpo" else function)
+        assert found.dtype == torch.float32
+        assert (found == 0).all(), (float(value), found)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "luspo", "sapo"])
+def test_a_group_of_equal_scores_is_not_forwarded(name):
+    batch, _ = random_rollout(seed=4)
+    narrow = batch.with_(score_B=torch.full((batch.rows(),), 0.7), mask_BT=batch.mask_BT.float(), old_logps_BT=None, ref_logps_BT=None)
+    fields = {"beta": 0.0} if name == "rloo" else {}
+    assert not build_objective({"name": name} | fields).prepare(narrow).active_N.any()

@@ -1,7 +1,8 @@
 """Credit assignment as pure functions: scores in, one advantage per token (or per completion) out.
 
 Scores R_B have no unit and may be NaN (unscored): such a row counts in no mean and gets advantage 0. group_B maps rows to
-groups 0..N-1 of any size. Everything is computed in the dtype of the scores, without gradient.
+groups 0..N-1 of any size. Means and deviations are taken in float64: in float32 the mean of seven equal scores is not that score, and a
+group that teaches nothing would get an advantage, and Adam would make a whole step of it. Results have the scores' dtype; no gradient.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ def group_sum(values_B: Tensor, group_B: Tensor, n: int) -> Tensor:
 
 
 def group_mean_std(score_B: Tensor, group_B: Tensor, n: int, population: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """(mean, standard deviation, scored rows) per group, [N] each; the sample form divides by K - 1 and is 0 at K = 1."""
+    """(mean, standard deviation, scored rows) per group, [N] each, float64; the sample form divides by K - 1 and is 0 at K = 1."""
+    score_B = score_B.double()
     scored_B = (~score_B.isnan()).to(score_B.dtype)
     count_N = group_sum(scored_B, group_B, n)
     mean_N = group_sum(score_B, group_B, n) / count_N.clamp_min(1)
@@ -33,21 +35,22 @@ def group_mean_std(score_B: Tensor, group_B: Tensor, n: int, population: bool = 
 def grpo(score_B: Tensor, group_B: Tensor, n: int, scale: str = "group", population: bool = False) -> Tensor:
     """(R - mean) / (std + 1e-4) within the group; `scale`: "group" (Shao et al. 2024), "batch" (std over all rows) or "none" (Dr. GRPO)."""
     mean_N, std_N, _ = group_mean_std(score_B, group_B, n, population)
-    centred_B = score_B - mean_N[group_B]
+    centred_B = score_B.double() - mean_N[group_B]
     if scale == "group":
         centred_B = centred_B / (std_N[group_B] + EPSILON)
     elif scale == "batch":
-        scored = score_B[~score_B.isnan()]
+        scored = score_B[~score_B.isnan()].double()
         spread = scored.std(correction=0 if population else 1) if scored.numel() > 1 else scored.new_zeros(())
         centred_B = centred_B / (spread + EPSILON)
-    return centred_B.nan_to_num(0.0)
+    return centred_B.nan_to_num(0.0).to(score_B.dtype)
 
 
 def rloo(score_B: Tensor, group_B: Tensor, n: int) -> Tensor:
     """R - mean of the others (Ahmadian et al. 2024); 0 where a group has fewer than two scored rows."""
     _, _, count_N = group_mean_std(score_B, group_B, n)
-    others_B = (group_sum(score_B, group_B, n)[group_B] - score_B) / (count_N[group_B] - 1).clamp_min(1)
-    return torch.where(count_N[group_B] > 1, score_B - others_B, torch.zeros_like(score_B)).nan_to_num(0.0)
+    wide_B = score_B.double()
+    others_B = (group_sum(wide_B, group_B, n)[group_B] - wide_B) / (count_N[group_B] - 1).clamp_min(1)
+    return torch.where(count_N[group_B] > 1, wide_B - others_B, torch.zeros_like(wide_B)).nan_to_num(0.0).to(score_B.dtype)
 
 
 def passk(score_B: Tensor, group_B: Tensor, n: int, k: int) -> Tensor:
@@ -86,7 +89,7 @@ def prm_token(token_score_BT: Tensor, mask_BT: Tensor, group_B: Tensor, n: int) 
     flat, owner = token_score_BT[steps], group_B[:, None].expand_as(token_score_BT)[steps]
     mean_N, std_N, _ = group_mean_std(flat, owner, n)
     reward_BT = torch.zeros_like(token_score_BT)
-    reward_BT[steps] = (flat - mean_N[owner]) / (std_N[owner] + EPSILON)
+    reward_BT[steps] = ((flat.double() - mean_N[owner]) / (std_N[owner] + EPSILON)).to(flat.dtype)
     return token_returns(reward_BT, mask_BT)
 
 
@@ -120,8 +123,8 @@ def gae(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, gamma: float = 1.0
 
 def whiten(values_BT: Tensor, mask_BT: Tensor, shift: bool = True) -> Tensor:
     """Mean 0 (unless `shift` is off) and variance 1 over all action tokens of the rollout; 0 off the mask."""
-    kept = values_BT[mask_BT > 0]
+    kept = values_BT[mask_BT > 0].double()
     if kept.numel() < 2:
         return torch.where(mask_BT > 0, values_BT, 0.0)
-    centred = (values_BT - kept.mean()) / (kept.var() + 1e-8).sqrt()
-    return torch.where(mask_BT > 0, centred if shift else centred + kept.mean(), 0.0)
+    centred = (values_BT.double() - kept.mean()) / (kept.var() + 1e-8).sqrt()
+    return torch.where(mask_BT > 0, centred if shift else centred + kept.mean(), 0.0).to(values_BT.dtype)

@@ -43,7 +43,7 @@ class ReinforcePP(PolicyGradient):
         score_B = self.scores(batch)
         if self.baseline:
             mean_N, _, _ = adv.group_mean_std(score_B, batch.group_B, batch.groups())
-            score_B = score_B - mean_N[batch.group_B]
+            score_B = (score_B.double() - mean_N[batch.group_B]).to(score_B.dtype)
         mask_BT = batch.mask_BT * (~score_B.isnan()).to(batch.mask_BT.dtype)[:, None]
         reward_BT = adv.at_last_token(score_B, mask_BT)
         if self.beta > 0 and self.kl_in == "reward":
