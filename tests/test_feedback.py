@@ -290,7 +290,21 @@ def short(prompts, completions, **columns):
 
 async def later(prompt, completion):
     return Number()
+
+def slow(prompt, completion):
+    import time
+    time.sleep(60)
 """
+
+
+def test_a_function_that_hangs_is_left_alone_for_the_rest_of_the_batch(tmp_path):
+    path = tmp_path / "odd.py"
+    path.write_text(ODD)
+    source = feedback.build({f"{path}:slow": {"timeout": 0.2}}, feedback.Context(None))
+    (found,) = source([Group(Prompt(text="x"), (Completion("a"),) * 6, (Feedback(None),) * 6)])
+    assert ["took longer" in f.rationale and "not called" not in f.rationale for f in found] == [True] * 3 + [False] * 3
+    assert all(f.score is None for f in found)
+    assert "not called" in found[-1].rationale
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_every_rollout_objective_is_here():
     assert online == {c["name"] for c in EXACT.values()} | {"nash_md"}
 
 
-@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo", "gspo", "cispo", "sapo", "vespo", "rloo"])
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo", "gspo", "luspo", "cispo", "sapo", "vespo", "rloo"])
 def test_reaches_it_off_policy_too(name):
     """Three passes over each batch: ratios are no longer 1, so that clips, soft gates and weights do their own work."""
     found, best = solve(LANGUAGE, EXACT[name], passes=3), LANGUAGE.optimum()

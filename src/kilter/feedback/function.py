@@ -24,6 +24,9 @@ from kilter.types import Completion, Feedback, Group, Prompt
 LARGEST = 1e18
 """Beyond it the square of a score, and so the spread of a group, overflows float32."""
 
+PATIENCE = 3
+"""Time-outs in a row after which the rest of a batch is left unscored, so that a function that hangs costs minutes a step and not an hour."""
+
 Score = tuple[float | None, str]
 """A score, or None and why there is none."""
 
@@ -106,12 +109,17 @@ class FunctionFeedback:
         return [[next(found) for _ in g.completions] for g in groups]
 
     def _each(self, flat: Sequence[tuple[Prompt, Completion]]) -> list[Feedback]:
-        found = []
+        found: list[Feedback] = []
+        slow = 0
         for p, c in flat:
+            if slow == PATIENCE:
+                found.append(self._feedback((None, f"not called: the {PATIENCE} calls before it took longer than {self.timeout:g} s each")))
+                continue
             if self.target is None:
                 score, problem = limited_here(lambda p=p, c=c: read(self.function(p, c)), self.timeout)  # type: ignore[misc]
             else:
                 score, problem = limited(call_one, self.target, p, c, timeout=self.timeout, prepare=functools.partial(load, self.target))
+            slow = slow + 1 if "took longer" in problem else 0
             found.append(self._feedback((None, problem) if problem else score))
         return found
 

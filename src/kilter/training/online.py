@@ -98,6 +98,13 @@ def check_online(spec: Any, needs: Needs, where: str = "") -> None:
         raise UserError(f"{where}select", select, "gives this method no single answers", "use best_of or all")
     if select in ("best_worst", "drop_constant") and samples < 2 and needs.opponent is None:
         raise UserError(f"{where}sampler.samples", samples, "is too few for groups", "use 2 or more")
+    if needs.opponent is not None and spec.adapter is not None and spec.reference is None:
+        raise UserError(
+            f"{where}adapter",
+            spec.adapter.kind,
+            f"leaves no second model to sample the {needs.opponent} from",
+            "train all weights, or name a reference",
+        )
     if samples < 2 and getattr(objective, "compares_siblings", False):
         raise UserError(
             f"{where}sampler.samples", samples, "leaves an answer without siblings to be compared with: every advantage would be 0",
