@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import hashlib
 import importlib
 import importlib.util
 import logging
@@ -35,10 +36,11 @@ START = 180.0
 
 @dataclass(frozen=True)
 class Target:
-    """A function by where it stands: a file or a module, and its name there."""
+    """A function by where it stands: a file or a module, and its name there; of a file also what was in it, for it may be mended meanwhile."""
 
     where: str
     name: str
+    version: str = ""
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Target | None:
@@ -49,13 +51,13 @@ class Target:
         assert isinstance(module, str)
         if module.startswith("kilter_user_"):
             path = getattr(sys.modules.get(module), "__file__", None)
-            return None if path is None else cls(str(Path(path).resolve()), name)
+            return None if path is None else cls(str(Path(path).resolve()), name, hashlib.sha256(Path(path).read_bytes()).hexdigest())
         return cls(module, name)
 
     def resolve(self) -> Callable[..., Any]:
-        """The function, its file imported once per process."""
+        """The function, its file imported once per process and version."""
         if self.where.endswith(".py"):
-            key = f"kilter_isolated_{abs(hash(self.where))}"
+            key = f"kilter_isolated_{abs(hash((self.where, self.version)))}"
             if key not in sys.modules:
                 spec = importlib.util.spec_from_file_location(key, self.where)
                 assert spec is not None

@@ -7,6 +7,7 @@ average: `loss_scale` undoes that.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import warnings
@@ -134,6 +135,12 @@ class Engine:
         """Waits for all ranks."""
 
 
+def _leave_group() -> None:
+    """At the end of the process: threads of a group that is still there abort it now and then, after all the work is done."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 class AccelerateEngine(Engine):
     """Several processes under `accelerate launch`: DDP, or FSDP2 when `fsdp` is set."""
 
@@ -146,6 +153,7 @@ class AccelerateEngine(Engine):
         self.loss_scale = float(self.world)
         self.fsdp = fsdp
         self.sharded = fsdp and self.world > 1
+        atexit.register(_leave_group)
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """DDP wraps; FSDP2 shards each decoder layer and the rest in place."""
