@@ -151,3 +151,29 @@ def test_sign_flip_is_exact_where_it_can_be():
     assert sign_flip([0.0] * 8) == 1.0
     assert sign_flip([1.0] * 10) == pytest.approx(2 / 1024, abs=1e-9)
     assert sign_flip([1.0, -1.0] * 5) == 1.0
+
+
+def test_a_published_sentence_names_the_price_and_the_doubt(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from kilter.compare import page
+
+    def row(name, p, declined):
+        metrics = {"difference": {"value": 0.2, "ci_low": 0.1, "ci_high": 0.3}, "kl": {"value": 5.0}, "over_refusal": {"value": declined}}
+        return {"name": name, "metrics": metrics, "setting": {}, "seeds": 3, "behind": None if p is None else {"p_holm": p}}
+
+    found = {"rows": [row("dpo", None, 0.9), row("ipo", 0.4, 0.6)], "prompts": 50, "start": {"over_refusal": {"value": 0.5}}}
+    (tmp_path / "compare.json").write_text(json.dumps(found))
+    (tmp_path / "results.json").write_text(json.dumps({"dpo": {"older": "older: kept"}}))
+    monkeypatch.setattr(page, "RESULTS", tmp_path / "results.json")
+    assert page.publish(SimpleNamespace(name="mine", vary={"pairs.limit": [300]}), tmp_path) == 2
+    known = json.loads((tmp_path / "results.json").read_text())
+    assert known["dpo"]["older"] == "older: kept"
+    text = "mine: score +0.200 [+0.100, +0.300] over the start, KL 5.0 nats, legitimate requests declined 50% to 90%, 50 prompts, 3 seeds"
+    assert known["dpo"]["mine"] == f"{text}; none of the other 1 methods could be told apart from the first"
+    found["rows"][1]["behind"]["p_holm"] = 0.01
+    (tmp_path / "compare.json").write_text(json.dumps(found))
+    page.publish(SimpleNamespace(name="mine", vary={}), tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["dpo"]["mine"] == text
+    with pytest.raises(UserError, match="one value of each"):
+        page.publish(SimpleNamespace(name="mine", vary={"pairs.limit": [300, 1000]}), tmp_path)

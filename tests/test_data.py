@@ -68,9 +68,9 @@ def test_scored_answers_of_one_prompt_become_one_group(tmp_path):
     pairs = load(DataSpec(path=str(path), heldout=0), "pairs").train
     assert [c.text for c in pairs[0].completions] == ["answer 3", "answer 0"]
     alone = tmp_path / "alone.jsonl"
-    alone.write_text(json.dumps(rows[0]))
-    with pytest.raises(UserError, match="a single score says neither good nor bad"):
-        load(DataSpec(path=str(alone), heldout=0), "unpaired")
+    alone.write_text(json.dumps(rows[1]))
+    (judged,) = load(DataSpec(path=str(alone), heldout=0), "unpaired").train  # as advice says: above 0 is a thumb up
+    assert judged.feedback[0].score == 1.0
     bad = tmp_path / "bad.jsonl"
     bad.write_text(json.dumps(rows[0] | {"score": "high"}))
     with pytest.raises(UserError, match="score.*should be a number"):

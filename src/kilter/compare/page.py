@@ -168,5 +168,5 @@ def sentence(study: str, found: Mapping[str, Any], row: Mapping[str, Any]) -> st
     text += f", {found['prompts']} prompts, {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
     rivals = [r for r in found["rows"] if r["setting"] == row["setting"] and r["behind"] is not None]
     if rivals and all(r["behind"]["p_holm"] is None or r["behind"]["p_holm"] >= 0.05 for r in rivals):
-        text += f"; no two of the {len(rivals) + 1} methods can be told apart"
+        text += f"; none of the other {len(rivals)} methods could be told apart from the first"
     return text

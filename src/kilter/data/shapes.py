@@ -167,9 +167,6 @@ def _judged(group: Group, rule: PairRule, skipped: Counter[str]) -> list[Group]:
         if group.feedback[0].score is None:
             skipped["no label"] += 1
             return []
-        if group.feedback[0].kind == "rating":
-            skipped["a single score says neither good nor bad"] += 1
-            return []
         return [group]
     ends = PairRule(rule="best_worst", min_margin=rule.min_margin)
     return [

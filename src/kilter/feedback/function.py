@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kilter.errors import UserError
-from kilter.feedback.isolation import Target, limited, limited_here, load
+from kilter.feedback.isolation import Target, limited, limited_here, load, too_slow
 from kilter.types import Completion, Feedback, Group, Prompt
 
 LARGEST = 1e18
@@ -76,7 +76,7 @@ def _all(function: Callable[..., Any], flat: Sequence[tuple[Prompt, Completion]]
         try:
             return read(await asyncio.wait_for(function(prompt, completion), timeout))
         except TimeoutError:
-            return None, f"took longer than {timeout:g} s"
+            return None, too_slow(timeout)
         except BaseException as error:
             return None, f"raised {type(error).__name__}: {error}"
 
@@ -119,7 +119,7 @@ class FunctionFeedback:
                 score, problem = limited_here(lambda p=p, c=c: read(self.function(p, c)), self.timeout)  # type: ignore[misc]
             else:
                 score, problem = limited(call_one, self.target, p, c, timeout=self.timeout, prepare=functools.partial(load, self.target))
-            slow = slow + 1 if "took longer" in problem else 0
+            slow = slow + 1 if problem == too_slow(self.timeout) else 0
             found.append(self._feedback((None, problem) if problem else score))
         return found
 

@@ -29,9 +29,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from kilter.errors import RunFailed
+from kilter.registry import USER_MODULE
 
 START = 180.0
 """Seconds for the worker to start, or to import a user's file."""
+
+
+def too_slow(timeout: float) -> str:
+    """The problem of a call that its time limit ended."""
+    return f"took longer than {timeout:g} s"
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Target:
         if not name or "<" in name or module in (None, "__main__"):
             return None
         assert isinstance(module, str)
-        if module.startswith("kilter_user_"):
+        if module.startswith(USER_MODULE):
             path = getattr(sys.modules.get(module), "__file__", None)
             return None if path is None else cls(str(Path(path).resolve()), name, hashlib.sha256(Path(path).read_bytes()).hexdigest())
         return cls(module, name)
@@ -117,7 +123,7 @@ class Worker:
             return None, f"ended its process (exit code {code})"
         if answer is None:
             self.close()
-            return None, f"took longer than {timeout:g} s"
+            return None, too_slow(timeout)
         found: tuple[Any, str] = pickle.loads(answer)
         return found
 
@@ -198,7 +204,7 @@ def limited_here(function: Callable[[], Any], timeout: float) -> tuple[Any, str]
     try:
         return box.get(timeout=timeout)
     except queue.Empty:
-        return None, f"took longer than {timeout:g} s"
+        return None, too_slow(timeout)
 
 
 def main(descriptor: int) -> None:

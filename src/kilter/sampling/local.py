@@ -94,7 +94,9 @@ class LocalSampler:
         ids = [self.encoder.prompt(p) for p in prompts]
         scorers = [self.scorer, *([self.mixture[0]] if self.mixture else ())]
         for s in scorers:
-            require_steady(s._base().config.get_text_config(), max(len(i) + p.max_new_tokens for i, p in zip(ids, own, strict=True)), "sampling")
+            require_steady(
+                s._base().config.get_text_config(), max(len(i) + p.max_new_tokens for i, p in zip(ids, own, strict=True)), "prompt + max_new_tokens"
+            )
         training = [s.training for s in scorers]
         try:
             for s in scorers:

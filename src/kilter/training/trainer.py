@@ -24,7 +24,7 @@ from kilter.errors import Interrupted, RunFailed, UserError
 from kilter.models import adapters
 from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer
-from kilter.models.load import model_hash
+from kilter.models.load import model_hash, sha256_file
 from kilter.models.load import resolve as resolve_model
 from kilter.models.reference import LiveReference
 from kilter.objectives import build_objective, method_name
@@ -232,7 +232,7 @@ class Trainer:
 
     def _reward_files(self) -> dict[str, str]:
         """The user's reward functions by file, with a hash of each: they may change between a stop and its resumption."""
-        return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in self._files("feedback")}
+        return {str(p): sha256_file(p) for p in self._files("feedback")}
 
     def _refuse_another_run(self, identity: str) -> None:
         """Raises UserError when the folder holds a checkpoint of a run with other settings, before anything long begins."""
@@ -333,7 +333,7 @@ class Trainer:
                     parts.step_seconds += seconds
                     record = {"step": step, "epoch": round(source.epoch_of(step - 1), 4)} | metrics
                     record |= {"step_time": round(time.monotonic() - begin, 3), "num_tokens": parts.tokens}
-                    if metrics["grad_norm"] != 0:  # a step without a gradient computed nothing, at no rate
+                    if batch.active_N is None or engine.max(int(batch.active_N.any())):  # else nothing was computed, at no rate
                         record |= {"tokens_per_second": round(seen / max(seconds, 1e-9), 1)}
                     if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
                         last = checkpoints.latest()
