@@ -224,6 +224,7 @@ def test_recipe(home, monkeypatch, capsys, breaks):
         (["train"], "'--data'"),
         (["trian"], "Did you mean 'train'?"),
         (["train", "--max-steps", "x"], "'--max-steps'"),
+        (["train", "--data", "pairs.jsonl", "--max-steps", "x"], "(found 'x')"),
         (["train", "--data", "pairs.jsonl", "--modell", "x"], "--model"),
         (["data", "peek"], "path"),
         (["methods", "dpo", "dpo"], "unexpected extra argument"),

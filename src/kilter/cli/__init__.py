@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
@@ -88,5 +89,7 @@ def _show_usage_error(error: Any) -> None:
         print(error.format_message(), file=sys.stderr)
         return
     command = "kilter" if context is None else context.command_path
+    names = getattr(getattr(error, "param", None), "opts", ())
+    given = next((f" (found {value!r})" for name, value in itertools.pairwise(sys.argv) if name in names), "")
     err.print("[red bold]error[/]: ", end="")
-    err.print(f"{' '.join(error.format_message().split())}\n  fix: see {command} --help", markup=False, highlight=False, soft_wrap=True)
+    err.print(f"{' '.join(error.format_message().split())}{given}\n  fix: see {command} --help", markup=False, highlight=False, soft_wrap=True)
