@@ -23,7 +23,13 @@ ROOT = Path(__file__).resolve().parents[1]
 def run_side(side: str, rows: Path, model: Path, *options: str) -> dict[str, Any]:
     """Runs one side and parses what it prints."""
     command = [sys.executable, "-m", f"bench.side_{side}", str(rows), str(model), *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": str(os.cpu_count())})
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": str(os.cpu_count())},
+    )
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout[done.stdout.index("{") :])
@@ -40,14 +46,24 @@ def compare(rows: Path, model: Path, dtype: str, pure: bool, args: argparse.Name
         if gap > 1e-3:
             sys.exit(f"the two sides do not compute the same loss (first step differs by {gap:.2e})")
     median = {
-        side: {k: statistics.median(r[k] for r in found) for k in ("pairs_per_s", "train_pairs_per_s", "peak_mb")} for side, found in runs.items()
+        side: {
+            k: statistics.median(r[k] for r in found) for k in ("pairs_per_s", "train_pairs_per_s", "peak_mb")
+        }
+        for side, found in runs.items()
     }
     mine, theirs = median["kilter"], median[args.peer]
-    last = max(abs(x["loss"] - y["loss"]) for x, y in zip(runs["kilter"][-1]["steps"], runs[args.peer][-1]["steps"], strict=True))
+    last = max(
+        abs(x["loss"] - y["loss"])
+        for x, y in zip(runs["kilter"][-1]["steps"], runs[args.peer][-1]["steps"], strict=True)
+    )
     return {
-        "dtype": dtype + (" weights" if pure else ""), "median": median, "speed_ratio": mine["pairs_per_s"] / theirs["pairs_per_s"],
-        "step_ratio": mine["train_pairs_per_s"] / theirs["train_pairs_per_s"], "memory_ratio": mine["peak_mb"] / theirs["peak_mb"], "largest_loss_gap": last,
-    }  # fmt: skip
+        "dtype": dtype + (" weights" if pure else ""),
+        "median": median,
+        "speed_ratio": mine["pairs_per_s"] / theirs["pairs_per_s"],
+        "step_ratio": mine["train_pairs_per_s"] / theirs["train_pairs_per_s"],
+        "memory_ratio": mine["peak_mb"] / theirs["peak_mb"],
+        "largest_loss_gap": last,
+    }
 
 
 def main() -> None:
@@ -91,7 +107,15 @@ def main() -> None:
     print("\npairs/s include the reference pass on both sides; steps alone exclude it")
     if args.json:
         args.json.write_text(
-            json.dumps({"machine": platform.platform(), "cores": os.cpu_count(), "versions": versions(), "results": results}, indent=1)
+            json.dumps(
+                {
+                    "machine": platform.platform(),
+                    "cores": os.cpu_count(),
+                    "versions": versions(),
+                    "results": results,
+                },
+                indent=1,
+            )
         )
 
 

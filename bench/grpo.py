@@ -29,7 +29,9 @@ def write_prompts(model: Path, data: str | None, count: int, path: Path) -> tupl
     tokenizer = load_tokenizer(model)
     encoder = Encoder(tokenizer, stop_ids(model, tokenizer), 1024)
     found, sizes = [], []
-    for group in load(DataSpec(path=source, heldout=0, on_bad_row="skip", world={"n": 4 * count}), "prompts").train:
+    for group in load(
+        DataSpec(path=source, heldout=0, on_bad_row="skip", world={"n": 4 * count}), "prompts"
+    ).train:
         size = len(encoder.prompt(group.prompt))
         if size <= 256 and group.prompt.messages:
             found.append([dict(m) for m in group.prompt.messages])
@@ -43,7 +45,13 @@ def write_prompts(model: Path, data: str | None, count: int, path: Path) -> tupl
 def run_side(side: str, prompts: Path, model: Path, *options: str) -> dict:
     """Runs one side and parses what it prints."""
     command = [sys.executable, "-m", "bench.side_rl", side, str(prompts), str(model), *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": str(os.cpu_count())})
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": str(os.cpu_count())},
+    )
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout[done.stdout.index("{") :])
@@ -63,8 +71,15 @@ def main(method: str = "grpo", peers: tuple[str, ...] = ("trl",)) -> None:
     p.add_argument("--steps", type=int, default=2)
     p.add_argument("--rounds", type=int, default=1)
     p.add_argument("--beta", type=float, default=0.0)
-    p.add_argument("--microbatch", type=int, default=2600, help="Kilter's tokens per micro-batch: four groups of 8 x 64 and their prompts")
-    p.add_argument("--accumulate", type=int, default=1, help="the peer's gradient accumulation: less memory, same work")
+    p.add_argument(
+        "--microbatch",
+        type=int,
+        default=2600,
+        help="Kilter's tokens per micro-batch: four groups of 8 x 64 and their prompts",
+    )
+    p.add_argument(
+        "--accumulate", type=int, default=1, help="the peer's gradient accumulation: less memory, same work"
+    )
     p.add_argument("--json", type=Path)
     args = p.parse_args()
     model = resolve(args.model)
@@ -77,25 +92,64 @@ def main(method: str = "grpo", peers: tuple[str, ...] = ("trl",)) -> None:
         print(
             f"{args.method}: {args.batch_size} prompts of {source} (mean {tokens:.0f} tokens) x {args.k} x {args.tokens} tokens a step, {args.steps} timed steps, {args.rounds} rounds, {device}\n"
         )
-        print("| precision | side | completions/s | kilter is | peak memory | of the peer's |\n|---|---|---|---|---|---|")
+        print(
+            "| precision | side | completions/s | kilter is | peak memory | of the peer's |\n|---|---|---|---|---|---|"
+        )
         for dtype in ["float32", "bfloat16"] if args.dtype == "both" else [args.dtype]:
             found: dict[str, list[dict]] = {s: [] for s in sides}
             for _ in range(args.rounds):
                 for side in sides:
-                    options = ["--method", args.method, "--dtype", dtype, "--k", str(args.k), "--tokens", str(args.tokens), "--batch-size", str(args.batch_size),
-                               "--steps", str(args.steps), "--beta", str(args.beta), "--accumulate", str(args.accumulate), "--microbatch", str(args.microbatch), "--device", device]  # fmt: skip
+                    options = [
+                        "--method",
+                        args.method,
+                        "--dtype",
+                        dtype,
+                        "--k",
+                        str(args.k),
+                        "--tokens",
+                        str(args.tokens),
+                        "--batch-size",
+                        str(args.batch_size),
+                        "--steps",
+                        str(args.steps),
+                        "--beta",
+                        str(args.beta),
+                        "--accumulate",
+                        str(args.accumulate),
+                        "--microbatch",
+                        str(args.microbatch),
+                        "--device",
+                        device,
+                    ]
                     found[side].append(run_side(side, prompts, model, *options))
                     if found[side][-1]["mean_length"] != args.tokens:
-                        sys.exit(f"{side} made completions of {found[side][-1]['mean_length']} tokens instead of {args.tokens}")
+                        sys.exit(
+                            f"{side} made completions of {found[side][-1]['mean_length']} tokens instead of {args.tokens}"
+                        )
             rate = {s: statistics.median(r["completions_per_s"] for r in found[s]) for s in sides}
             peak = {s: max(r["peak_mb"] for r in found[s]) for s in sides}
             for s in sides:
-                ratio = ("", "") if s == "kilter" else (f"**{rate['kilter'] / rate[s]:.2f}x**", f"**{peak['kilter'] / peak[s]:.2f}x**")
-                print(f"| {dtype} | {s} | {rate[s]:.2f} | {ratio[0]} | {peak[s] / 1024:.1f} GB | {ratio[1]} |", flush=True)
+                ratio = (
+                    ("", "")
+                    if s == "kilter"
+                    else (f"**{rate['kilter'] / rate[s]:.2f}x**", f"**{peak['kilter'] / peak[s]:.2f}x**")
+                )
+                print(
+                    f"| {dtype} | {s} | {rate[s]:.2f} | {ratio[0]} | {peak[s] / 1024:.1f} GB | {ratio[1]} |",
+                    flush=True,
+                )
             results.append({"dtype": dtype, "completions_per_s": rate, "peak_mb": peak, "runs": found})
     if args.json:
         args.json.write_text(
-            json.dumps({"machine": platform.platform(), "cores": os.cpu_count(), "versions": versions(), "results": results}, indent=1)
+            json.dumps(
+                {
+                    "machine": platform.platform(),
+                    "cores": os.cpu_count(),
+                    "versions": versions(),
+                    "results": results,
+                },
+                indent=1,
+            )
         )
 
 

@@ -29,10 +29,17 @@ def resident_mb(field: str) -> float:
 
 def head(tokens: int, vocabulary: int, plain: bool) -> float:
     """MB beyond hidden states, W and their gradients."""
-    hidden, weight = torch.empty(tokens, WIDTH).normal_().requires_grad_(), torch.nn.Parameter(torch.empty(vocabulary, WIDTH).normal_(0, 0.02))
+    hidden, weight = (
+        torch.empty(tokens, WIDTH).normal_().requires_grad_(),
+        torch.nn.Parameter(torch.empty(vocabulary, WIDTH).normal_(0, 0.02)),
+    )
     targets = torch.randint(0, vocabulary, (tokens,))
     before = resident_mb("VmRSS")
-    logps = plain_token_logps(hidden, Head(weight), targets) if plain else token_logps(hidden, Head(weight), targets)[0]
+    logps = (
+        plain_token_logps(hidden, Head(weight), targets)
+        if plain
+        else token_logps(hidden, Head(weight), targets)[0]
+    )
     logps.sum().backward()
     return resident_mb("VmHWM") - before - 4 * WIDTH * (vocabulary + tokens) / 2**20
 
@@ -52,16 +59,30 @@ def step(completions: int, rows: int, microbatch: int) -> float:
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=32768, hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2
+        vocab_size=32768,
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
     )
-    spec = TrainSpec.model_validate({"method": "grpo", "prompts": "$p", "tokens_per_microbatch": microbatch, "learning_rate": 1e-6})
+    spec = TrainSpec.model_validate(
+        {"method": "grpo", "prompts": "$p", "tokens_per_microbatch": microbatch, "learning_rate": 1e-6}
+    )
     objective = build_objective("grpo")
     encoded = []
     for _ in range(rows // completions):
         ids = [tuple(torch.randint(5, 30000, (64,)).tolist()) for _ in range(completions)]
-        answers = tuple(Completion("", token_ids=i, mask=(1,) * 64, sampling_logps=(-10.0,) * 64, finish_reason="length") for i in ids)
+        answers = tuple(
+            Completion("", token_ids=i, mask=(1,) * 64, sampling_logps=(-10.0,) * 64, finish_reason="length")
+            for i in ids
+        )
         group = Group(Prompt(), answers, tuple(Feedback(float(torch.rand(()))) for _ in ids))
-        encoded.append(Encoded(group, tuple(torch.randint(5, 30000, (64,)).tolist()), tuple(ids), ((1,) * 64,) * completions))
+        encoded.append(
+            Encoded(
+                group, tuple(torch.randint(5, 30000, (64,)).tolist()), tuple(ids), ((1,) * 64,) * completions
+            )
+        )
     learner = LocalLearner(Scorer(LlamaForCausalLM(config)), objective.needs, spec, 2, Engine())
     batch = objective.prepare(learner.annotate(collate(encoded), objective.needs))
     for _ in range(2):
@@ -71,7 +92,9 @@ def step(completions: int, rows: int, microbatch: int) -> float:
 
 def child(*what: Any) -> float:
     """One figure from a fresh process."""
-    done = subprocess.run([sys.executable, "-m", "bench.memory", "--one", *map(str, what)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.memory", "--one", *map(str, what)], capture_output=True, text=True
+    )
     if done.returncode:
         sys.exit(done.stderr[-2000:])
     return float(done.stdout.split()[-1])
@@ -93,7 +116,13 @@ def main() -> None:
     results: dict[str, dict[str, float]] = {}
 
     def table(title: str, corner: str, rows: list[int], columns: list[int], figure: Any) -> None:
-        print(f"{title}\n\n| {corner} | " + " | ".join(map(str, columns)) + " |\n|---" + "|---" * len(columns) + "|")
+        print(
+            f"{title}\n\n| {corner} | "
+            + " | ".join(map(str, columns))
+            + " |\n|---"
+            + "|---" * len(columns)
+            + "|"
+        )
         for row in rows:
             found = {column: figure(row, column) for column in columns}
             results.setdefault(title, {}).update({f"{row}, {column}": mb for column, mb in found.items()})
@@ -102,7 +131,13 @@ def main() -> None:
 
     vocabularies, tokens = ([int(x) for x in text.split(",")] for text in (args.vocabularies, args.tokens))
     table("Fused head, MB", "tokens / vocabulary", tokens, vocabularies, lambda t, v: child("head", t, v, 0))
-    table("Plain log_softmax, MB", "tokens / vocabulary", tokens[:2], vocabularies, lambda t, v: child("head", t, v, 1))
+    table(
+        "Plain log_softmax, MB",
+        "tokens / vocabulary",
+        tokens[:2],
+        vocabularies,
+        lambda t, v: child("head", t, v, 1),
+    )
     completions = [int(x) for x in args.completions.split(",")]
     table(
         "A GRPO step of 128 completions, whole process, MB",
@@ -112,7 +147,11 @@ def main() -> None:
         lambda m, k: child("step", k, 128, m),
     )
     if args.json:
-        args.json.write_text(json.dumps({"machine": platform.platform(), "torch": torch.__version__, "results": results}, indent=1))
+        args.json.write_text(
+            json.dumps(
+                {"machine": platform.platform(), "torch": torch.__version__, "results": results}, indent=1
+            )
+        )
 
 
 if __name__ == "__main__":

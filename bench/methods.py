@@ -44,9 +44,14 @@ def batches(rows: Path, size: int, steps: int) -> list[Batch]:
     found = [json.loads(line) for line in rows.read_text().splitlines()]
     group = Group(Prompt(), (Completion(""),) * 2, (Feedback(1.0), Feedback(0.0)))
     encoded = [
-        Encoded(group, tuple(r["prompt_ids"]), (tuple(r["chosen_ids"]), tuple(r["rejected_ids"])), ((1,) * len(r["chosen_ids"]), (1,) * len(r["rejected_ids"])))
+        Encoded(
+            group,
+            tuple(r["prompt_ids"]),
+            (tuple(r["chosen_ids"]), tuple(r["rejected_ids"])),
+            ((1,) * len(r["chosen_ids"]), (1,) * len(r["rejected_ids"])),
+        )
         for r in found
-    ]  # fmt: skip
+    ]
     return [collate(encoded[i * size : (i + 1) * size]) for i in range(steps)]
 
 
@@ -64,7 +69,11 @@ def main() -> None:
     p.add_argument("--json", type=Path)
     args = p.parse_args()
     model = resolve(args.model)
-    wanted = args.methods.split(",") if args.methods else [n for n in objectives.names() if _fits(build_objective(n).needs)]
+    wanted = (
+        args.methods.split(",")
+        if args.methods
+        else [n for n in objectives.names() if _fits(build_objective(n).needs)]
+    )
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"
         source = write_rows(model, args.data, args.rounds * args.batch_size, args.max_length, rows)
@@ -72,7 +81,14 @@ def main() -> None:
     scorer = Scorer(load_causal(model))
     engine = Engine()
     scorer.to(engine.device)
-    spec = TrainSpec(method="dpo", learning_rate=1e-7, schedule="constant", warmup_ratio=0.0, dtype=args.dtype, tokens_per_microbatch=args.microbatch)
+    spec = TrainSpec(
+        method="dpo",
+        learning_rate=1e-7,
+        schedule="constant",
+        warmup_ratio=0.0,
+        dtype=args.dtype,
+        tokens_per_microbatch=args.microbatch,
+    )
     learner = LocalLearner(scorer, build_objective("dpo").needs, spec, 1, engine, ZeroReference())  # type: ignore[arg-type]
 
     def step(name: str, batch: Batch) -> float:
@@ -102,7 +118,15 @@ def main() -> None:
         print(f"| {name} | {statistics.median(found):.2f} | {min(found):.2f} to {max(found):.2f} |")
     if args.json:
         args.json.write_text(
-            json.dumps({"machine": platform.platform(), "cores": os.cpu_count(), "versions": versions(), "results": results}, indent=1)
+            json.dumps(
+                {
+                    "machine": platform.platform(),
+                    "cores": os.cpu_count(),
+                    "versions": versions(),
+                    "results": results,
+                },
+                indent=1,
+            )
         )
 
 

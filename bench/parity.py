@@ -29,7 +29,12 @@ def main() -> None:
         write_rows(model, args.data, args.steps * args.batch_size, 512, rows)
         options = ("--batch-size", str(args.batch_size), "--steps", str(args.steps), "--lr", str(args.lr))
         mine, theirs = (run_side(side, rows, model, *options)["steps"] for side in ("kilter", "trl"))
-    print("| step | " + " | ".join(f"{k} kilter | {k} trl | difference" for k in KEYS) + " |\n|" + "---|" * (1 + 3 * len(KEYS)))
+    print(
+        "| step | "
+        + " | ".join(f"{k} kilter | {k} trl | difference" for k in KEYS)
+        + " |\n|"
+        + "---|" * (1 + 3 * len(KEYS))
+    )
     worst = 0.0
     for i, (a, b) in enumerate(zip(mine, theirs, strict=True), start=1):
         cells = []

@@ -22,10 +22,16 @@ def main() -> None:
         prompts = Path(folder) / "prompts.json"
         write_prompts(model, None, 12, prompts)
         for dtype in ("float32", "bfloat16"):
-            found = {m: run_side("kilter", prompts, model, "--method", m, "--dtype", dtype, "--beta", b) for m, b in (("grpo", "0"), ("ppo", "0.05"))}
+            found = {
+                m: run_side("kilter", prompts, model, "--method", m, "--dtype", dtype, "--beta", b)
+                for m, b in (("grpo", "0"), ("ppo", "0.05"))
+            }
             for m, r in found.items():
                 share = r["completions_per_s"] / found["grpo"]["completions_per_s"]
-                print(f"| {dtype} | {m} | {r['completions_per_s']:.2f} | {share:.2f}x | {r['peak_mb'] / 1024:.1f} GB |", flush=True)
+                print(
+                    f"| {dtype} | {m} | {r['completions_per_s']:.2f} | {share:.2f}x | {r['peak_mb'] / 1024:.1f} GB |",
+                    flush=True,
+                )
             print(json.dumps({m: r["seconds"] for m, r in found.items()}))
 
 

@@ -27,6 +27,9 @@ def write_rows(model: Path, data: str | None, count: int, max_length: int, path:
         encoder.counts.clear()
         if len(encoded) == count:
             break
-    rows = [{"prompt_ids": e.prompt_ids, "chosen_ids": e.completion_ids[0], "rejected_ids": e.completion_ids[1]} for e in encoded]
+    rows = [
+        {"prompt_ids": e.prompt_ids, "chosen_ids": e.completion_ids[0], "rejected_ids": e.completion_ids[1]}
+        for e in encoded
+    ]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     return Path(source).name if "/" in source else source

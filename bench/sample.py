@@ -54,20 +54,49 @@ def main() -> None:
             for _ in range(args.rounds):
                 for engine in engines:
                     python = args.vllm_python if engine == "vllm" else sys.executable
-                    command = [python, str(ROOT / "bench" / "side_sample.py"), engine, str(prompts), str(model), "--dtype", dtype, "--k", str(args.k),
-                               "--tokens", str(args.tokens), "--device", device]  # fmt: skip
-                    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": str(os.cpu_count())})
+                    command = [
+                        python,
+                        str(ROOT / "bench" / "side_sample.py"),
+                        engine,
+                        str(prompts),
+                        str(model),
+                        "--dtype",
+                        dtype,
+                        "--k",
+                        str(args.k),
+                        "--tokens",
+                        str(args.tokens),
+                        "--device",
+                        device,
+                    ]
+                    done = subprocess.run(
+                        command,
+                        capture_output=True,
+                        text=True,
+                        env=os.environ | {"OMP_NUM_THREADS": str(os.cpu_count())},
+                    )
                     if "{" not in done.stdout:  # the side kills its own process group when it is done
                         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
                     found[engine].append(json.loads(done.stdout))
             rate = {e: statistics.median(r["tokens_per_s"] for r in found[e]) for e in engines}
             for e in engines:
                 ratio = "" if e == "kilter" else f"**{rate['kilter'] / rate[e]:.2f}x**"
-                print(f"| {dtype} | {e} | {rate[e]:.0f} | {ratio} | {max(r['peak_mb'] for r in found[e]) / 1024:.1f} GB |", flush=True)
+                print(
+                    f"| {dtype} | {e} | {rate[e]:.0f} | {ratio} | {max(r['peak_mb'] for r in found[e]) / 1024:.1f} GB |",
+                    flush=True,
+                )
             results.append({"dtype": dtype, "tokens_per_s": rate, "runs": found})
     if args.json:
         args.json.write_text(
-            json.dumps({"machine": platform.platform(), "cores": os.cpu_count(), "versions": versions(), "results": results}, indent=1)
+            json.dumps(
+                {
+                    "machine": platform.platform(),
+                    "cores": os.cpu_count(),
+                    "versions": versions(),
+                    "results": results,
+                },
+                indent=1,
+            )
         )
 
 

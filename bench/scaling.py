@@ -41,7 +41,14 @@ def main() -> None:
         data = {size: batches(rows, size, 1)[0] for size in sizes}
     scorer, engine, objective = Scorer(load_causal(model)), Engine(), build_objective("dpo")
     scorer.to(engine.device)
-    spec = TrainSpec(method="dpo", learning_rate=1e-7, schedule="constant", warmup_ratio=0.0, dtype=args.dtype, tokens_per_microbatch=args.microbatch)
+    spec = TrainSpec(
+        method="dpo",
+        learning_rate=1e-7,
+        schedule="constant",
+        warmup_ratio=0.0,
+        dtype=args.dtype,
+        tokens_per_microbatch=args.microbatch,
+    )
     learner = LocalLearner(scorer, objective.needs, spec, 1, engine, ZeroReference())  # type: ignore[arg-type]
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     for n in range(args.rounds + 1):
@@ -55,12 +62,24 @@ def main() -> None:
                 seconds[size].append(time.perf_counter() - begin)
     tokens = {size: int(data[size].mask_BT.sum()) + sum(map(len, data[size].prompts_N)) for size in sizes}
     per_token = {size: statistics.median(seconds[size]) / tokens[size] for size in sizes}
-    print(f"pairs of {source}, {args.dtype}, micro-batches of {args.microbatch} tokens, median of {args.rounds}\n")
+    print(
+        f"pairs of {source}, {args.dtype}, micro-batches of {args.microbatch} tokens, median of {args.rounds}\n"
+    )
     print("| pairs | tokens | time per token, of the largest batch's |\n|---|---|---|")
     for size in sizes:
         print(f"| {size} | {tokens[size]} | {per_token[size] / per_token[sizes[-1]]:.2f} |")
     if args.json:
-        args.json.write_text(json.dumps({"machine": platform.platform(), "torch": torch.__version__, "tokens": tokens, "seconds": seconds}, indent=1))
+        args.json.write_text(
+            json.dumps(
+                {
+                    "machine": platform.platform(),
+                    "torch": torch.__version__,
+                    "tokens": tokens,
+                    "seconds": seconds,
+                },
+                indent=1,
+            )
+        )
 
 
 if __name__ == "__main__":

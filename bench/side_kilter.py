@@ -44,11 +44,23 @@ def main() -> None:
     rows = [json.loads(line) for line in Path(a.rows).read_text().splitlines()][: a.steps * a.batch_size]
     group = Group(Prompt(), (Completion(""),) * 2, (Feedback(1.0), Feedback(0.0)))
     encoded = [
-        Encoded(group, tuple(r["prompt_ids"]), (tuple(r["chosen_ids"]), tuple(r["rejected_ids"])), ((1,) * len(r["chosen_ids"]), (1,) * len(r["rejected_ids"])))
+        Encoded(
+            group,
+            tuple(r["prompt_ids"]),
+            (tuple(r["chosen_ids"]), tuple(r["rejected_ids"])),
+            ((1,) * len(r["chosen_ids"]), (1,) * len(r["rejected_ids"])),
+        )
         for r in rows
-    ]  # fmt: skip
+    ]
     folder = Path(a.model)
-    spec = TrainSpec(method="dpo", learning_rate=a.lr, schedule="constant", warmup_ratio=0.0, dtype=a.dtype, tokens_per_microbatch=a.microbatch)
+    spec = TrainSpec(
+        method="dpo",
+        learning_rate=a.lr,
+        schedule="constant",
+        warmup_ratio=0.0,
+        dtype=a.dtype,
+        tokens_per_microbatch=a.microbatch,
+    )
     objective = DPO(beta=0.1)
     scorer = Scorer(load_causal(folder), shared=True)
     scorer.shared = not a.plain_rows
@@ -60,23 +72,35 @@ def main() -> None:
         scorer.eval()
         with torch.no_grad():
             for part in split(collate(encoded), a.microbatch, scorer.shared):
-                reference.put(reference.keys(part), scorer(part, amp=a.dtype == "bfloat16").logps_BT, part.length_B)
+                reference.put(
+                    reference.keys(part), scorer(part, amp=a.dtype == "bfloat16").logps_BT, part.length_B
+                )
         reference_s = time.perf_counter() - begin
         learner = LocalLearner(scorer, objective.needs, spec, a.steps, engine, reference)
         steps = []
         begin = time.perf_counter()
         for i in range(a.steps):
             clock = time.perf_counter()
-            batch = objective.prepare(learner.annotate(collate(encoded[i * a.batch_size : (i + 1) * a.batch_size]), objective.needs))
+            batch = objective.prepare(
+                learner.annotate(collate(encoded[i * a.batch_size : (i + 1) * a.batch_size]), objective.needs)
+            )
             steps.append(learner.step(batch, objective) | {"step_s": time.perf_counter() - clock})
         train_s = time.perf_counter() - begin
         reference.close()
     pairs = len(encoded)
     json.dump(
-        {"side": "kilter", "steps": steps, "train_s": train_s, "reference_s": reference_s, "pairs_per_s": pairs / (train_s + reference_s),
-         "train_pairs_per_s": pairs / train_s, "peak_mb": peak_mb(), "gpu_peak_mb": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None},
+        {
+            "side": "kilter",
+            "steps": steps,
+            "train_s": train_s,
+            "reference_s": reference_s,
+            "pairs_per_s": pairs / (train_s + reference_s),
+            "train_pairs_per_s": pairs / train_s,
+            "peak_mb": peak_mb(),
+            "gpu_peak_mb": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
+        },
         sys.stdout,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

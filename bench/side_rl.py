@@ -41,11 +41,26 @@ def kilter(a, prompts):
     monitors = {"enabled": False}
     extra = {"critic": {"learning_rate": a.lr}} if a.method == "ppo" else {}
     method = {"name": a.method, "beta": a.beta} | ({"epochs": 1} if a.method == "ppo" else {})
-    spec = TrainSpec.model_validate({
-        "method": method, "prompts": "$data", "feedback": {"regex": "."}, "sampler": {"samples": a.k, "max_new_tokens": a.tokens}, "batch_size": a.batch_size,
-        "max_steps": a.steps + 1, "learning_rate": a.lr, "schedule": "constant", "warmup_ratio": 0.0, "max_length": 1024, "dtype": a.dtype, "shuffle": False,
-        "monitors": monitors, "tokens_per_microbatch": a.microbatch, "save_every": 10_000,
-    } | extra)  # fmt: skip
+    spec = TrainSpec.model_validate(
+        {
+            "method": method,
+            "prompts": "$data",
+            "feedback": {"regex": "."},
+            "sampler": {"samples": a.k, "max_new_tokens": a.tokens},
+            "batch_size": a.batch_size,
+            "max_steps": a.steps + 1,
+            "learning_rate": a.lr,
+            "schedule": "constant",
+            "warmup_ratio": 0.0,
+            "max_length": 1024,
+            "dtype": a.dtype,
+            "shuffle": False,
+            "monitors": monitors,
+            "tokens_per_microbatch": a.microbatch,
+            "save_every": 10_000,
+        }
+        | extra
+    )
     make_encoder, make_source = setup.make_encoder, setup.make_source
 
     def without_stops(*args):
@@ -67,13 +82,20 @@ def kilter(a, prompts):
         out = Path(folder) / "run"
         marks = []
         write = trainers.MetricsFile.write
-        trainers.MetricsFile.write = lambda self, record: (marks.append((time.perf_counter(), record)), write(self, record))[1]
+        trainers.MetricsFile.write = lambda self, record: (
+            marks.append((time.perf_counter(), record)),
+            write(self, record),
+        )[1]
         trainers.save_model = lambda *args, **kwargs: None
         trainers.Trainer(spec, Path(a.model), groups, [], out).run()
         records = [r for _, r in marks]
     times = [t for t, _ in marks]
     seconds = [y - x for x, y in itertools.pairwise(times)]
-    return seconds, records[-1]["completions/mean_length"], {"sampling": statistics.mean(r["sampling/seconds"] for r in records[1:])}
+    return (
+        seconds,
+        records[-1]["completions/mean_length"],
+        {"sampling": statistics.mean(r["sampling/seconds"] for r in records[1:])},
+    )
 
 
 def trl(a, prompts):
@@ -90,24 +112,54 @@ def trl(a, prompts):
             self.times.append(time.perf_counter())
 
     datasets.disable_progress_bars()
-    config_class, trainer_class = {"grpo": (GRPOConfig, GRPOTrainer), "rloo": (RLOOConfig, RLOOTrainer)}[a.method]
+    config_class, trainer_class = {"grpo": (GRPOConfig, GRPOTrainer), "rloo": (RLOOConfig, RLOOTrainer)}[
+        a.method
+    ]
     rows = a.batch_size * a.k
     with tempfile.TemporaryDirectory() as folder:
         config = config_class(
-            output_dir=folder, use_cpu=a.device == "cpu", report_to="none", disable_tqdm=True, save_strategy="no", logging_steps=1, max_steps=a.steps + 1,
-            per_device_train_batch_size=rows // a.accumulate, gradient_accumulation_steps=a.accumulate, num_generations=a.k, max_completion_length=a.tokens, beta=a.beta,
-            temperature=1.0, top_p=1.0, top_k=0, learning_rate=a.lr, lr_scheduler_type="constant", warmup_steps=0, optim="adamw_torch_fused", weight_decay=0.0,
-            max_grad_norm=1.0, bf16=a.dtype == "bfloat16", gradient_checkpointing=False, shuffle_dataset=False, model_init_kwargs={"dtype": "float32"}, seed=0,
+            output_dir=folder,
+            use_cpu=a.device == "cpu",
+            report_to="none",
+            disable_tqdm=True,
+            save_strategy="no",
+            logging_steps=1,
+            max_steps=a.steps + 1,
+            per_device_train_batch_size=rows // a.accumulate,
+            gradient_accumulation_steps=a.accumulate,
+            num_generations=a.k,
+            max_completion_length=a.tokens,
+            beta=a.beta,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=0,
+            learning_rate=a.lr,
+            lr_scheduler_type="constant",
+            warmup_steps=0,
+            optim="adamw_torch_fused",
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            bf16=a.dtype == "bfloat16",
+            gradient_checkpointing=False,
+            shuffle_dataset=False,
+            model_init_kwargs={"dtype": "float32"},
+            seed=0,
             generation_kwargs={"min_new_tokens": a.tokens},
-        )  # fmt: skip
+        )
         clock = Clock()
         trainer = trainer_class(
-            model=a.model, reward_funcs=lambda completions, **kwargs: [score(c[0]["content"]) for c in completions], args=config,
-            train_dataset=datasets.Dataset.from_list([{"prompt": p} for p in prompts]), processing_class=AutoTokenizer.from_pretrained(a.model, padding_side="left"), callbacks=[clock],
-        )  # fmt: skip
+            model=a.model,
+            reward_funcs=lambda completions, **kwargs: [score(c[0]["content"]) for c in completions],
+            args=config,
+            train_dataset=datasets.Dataset.from_list([{"prompt": p} for p in prompts]),
+            processing_class=AutoTokenizer.from_pretrained(a.model, padding_side="left"),
+            callbacks=[clock],
+        )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-        length = [h["completions/mean_length"] for h in trainer.state.log_history if "completions/mean_length" in h][-1]
+        length = [
+            h["completions/mean_length"] for h in trainer.state.log_history if "completions/mean_length" in h
+        ][-1]
     return [y - x for x, y in itertools.pairwise(clock.times)], length, {}
 
 
@@ -135,7 +187,13 @@ def main() -> None:
     seconds, length, extra = {"kilter": kilter, "trl": trl}[a.side](a, prompts)
     rows = a.batch_size * a.k
     json.dump(
-        {"side": a.side, "seconds": seconds, "completions_per_s": rows / statistics.median(seconds), "mean_length": length, "peak_mb": peak_mb()}
+        {
+            "side": a.side,
+            "seconds": seconds,
+            "completions_per_s": rows / statistics.median(seconds),
+            "mean_length": length,
+            "peak_mb": peak_mb(),
+        }
         | extra,
         out,
     )

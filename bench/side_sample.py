@@ -56,8 +56,18 @@ def hf(a, prompts):
     def run(seed, n=a.tokens):
         torch.manual_seed(seed)
         with torch.no_grad():
-            out = model.generate(ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, num_return_sequences=a.k,
-                                 min_new_tokens=n, max_new_tokens=n, pad_token_id=pad)  # fmt: skip
+            out = model.generate(
+                ids,
+                attention_mask=mask,
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                num_return_sequences=a.k,
+                min_new_tokens=n,
+                max_new_tokens=n,
+                pad_token_id=pad,
+            )
         return (out.shape[1] - width) * out.shape[0]
 
     return run
@@ -69,7 +79,13 @@ def vllm(a, prompts):
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     from vllm import LLM, SamplingParams
 
-    llm = LLM(model=a.model, dtype=a.dtype, enforce_eager=a.device == "cpu", logprobs_mode="processed_logprobs", max_model_len=1024)
+    llm = LLM(
+        model=a.model,
+        dtype=a.dtype,
+        enforce_eager=a.device == "cpu",
+        logprobs_mode="processed_logprobs",
+        max_model_len=1024,
+    )
 
     def run(seed, n=a.tokens):
         llm.reset_prefix_cache()
@@ -118,7 +134,16 @@ def main() -> None:
         rates.append(tokens / (time.perf_counter() - begin))
     status = Path("/proc/self/status").read_text()
     peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
-    json.dump({"engine": a.engine, "tokens": tokens, "tokens_per_s": statistics.median(rates), "all": rates, "peak_mb": peak}, out)
+    json.dump(
+        {
+            "engine": a.engine,
+            "tokens": tokens,
+            "tokens_per_s": statistics.median(rates),
+            "all": rates,
+            "peak_mb": peak,
+        },
+        out,
+    )
     out.flush()
     sys.stderr.flush()
     os.killpg(0, 9)  # vLLM's engine processes outlive their parent

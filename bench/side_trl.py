@@ -69,15 +69,39 @@ def main() -> None:
     gpu = torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as folder:
         config = DPOConfig(
-            output_dir=folder, use_cpu=not gpu, report_to="none", disable_tqdm=True, save_strategy="no", eval_strategy="no", logging_strategy="steps",
-            logging_steps=1, max_steps=a.steps, per_device_train_batch_size=a.batch_size, gradient_accumulation_steps=1, train_sampling_strategy="sequential",
-            learning_rate=a.lr, lr_scheduler_type="constant", warmup_steps=0, optim="adamw_torch_fused", weight_decay=0.0, max_grad_norm=1.0,
-            bf16=a.dtype == "bfloat16" and not a.pure, gradient_checkpointing=False, beta=0.1, max_length=None, precompute_ref_log_probs=True,
-            model_init_kwargs={"dtype": "bfloat16" if a.pure else "float32"}, seed=0,
-        )  # fmt: skip
+            output_dir=folder,
+            use_cpu=not gpu,
+            report_to="none",
+            disable_tqdm=True,
+            save_strategy="no",
+            eval_strategy="no",
+            logging_strategy="steps",
+            logging_steps=1,
+            max_steps=a.steps,
+            per_device_train_batch_size=a.batch_size,
+            gradient_accumulation_steps=1,
+            train_sampling_strategy="sequential",
+            learning_rate=a.lr,
+            lr_scheduler_type="constant",
+            warmup_steps=0,
+            optim="adamw_torch_fused",
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            bf16=a.dtype == "bfloat16" and not a.pure,
+            gradient_checkpointing=False,
+            beta=0.1,
+            max_length=None,
+            precompute_ref_log_probs=True,
+            model_init_kwargs={"dtype": "bfloat16" if a.pure else "float32"},
+            seed=0,
+        )
         clock = Clock()
         trainer = OnTokenIds(
-            model=a.model, args=config, train_dataset=table, callbacks=[clock], processing_class=AutoTokenizer.from_pretrained(a.model)
+            model=a.model,
+            args=config,
+            train_dataset=table,
+            callbacks=[clock],
+            processing_class=AutoTokenizer.from_pretrained(a.model),
         )
         trainer.remove_callback(PrinterCallback)
         begin = time.perf_counter()
@@ -86,10 +110,18 @@ def main() -> None:
     steps = [h for h in trainer.state.log_history if "loss" in h]
     pairs = len(rows)
     json.dump(
-        {"side": "trl", "steps": steps, "train_s": train_s, "reference_s": reference_s, "pairs_per_s": pairs / (train_s + reference_s),
-         "train_pairs_per_s": pairs / train_s, "peak_mb": peak_mb(), "gpu_peak_mb": torch.cuda.max_memory_allocated() / 2**20 if gpu else None},
+        {
+            "side": "trl",
+            "steps": steps,
+            "train_s": train_s,
+            "reference_s": reference_s,
+            "pairs_per_s": pairs / (train_s + reference_s),
+            "train_pairs_per_s": pairs / train_s,
+            "peak_mb": peak_mb(),
+            "gpu_peak_mb": torch.cuda.max_memory_allocated() / 2**20 if gpu else None,
+        },
         out,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -43,9 +43,20 @@ def make_model(folder: Path, template: str | None = TEMPLATE, **changes) -> Path
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=264, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=2048, tie_word_embeddings=True, eos_token_id=1, pad_token_id=0, bos_token_id=None, initializer_range=0.15, **changes,
-    )  # fmt: skip
+        vocab_size=264,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        eos_token_id=1,
+        pad_token_id=0,
+        bos_token_id=None,
+        initializer_range=0.15,
+        **changes,
+    )
     model = LlamaForCausalLM(config)
     model.generation_config.eos_token_id = 1
     with quiet_transformers():
@@ -86,7 +97,11 @@ def scorer(tiny):
 
 def pair_rows(n: int = 12) -> list[dict]:
     return [
-        {"prompt": f"Question {i} " + "x" * (i % 5), "chosen": f"good {i} " + "y" * (i % 7), "rejected": f"bad answer {i}" + " z" * (i % 3)}
+        {
+            "prompt": f"Question {i} " + "x" * (i % 5),
+            "chosen": f"good {i} " + "y" * (i % 7),
+            "rejected": f"bad answer {i}" + " z" * (i % 3),
+        }
         for i in range(n)
     ]
 

@@ -22,7 +22,15 @@ SMALL = Sizes(135_000_000, 30, 576, 1536, 49152)
 
 
 def facts(kind, **more) -> Facts:
-    base = {"path": "x.jsonl", "format": "f", "kind": kind, "groups": 1000, "prompts": 900, "answers_per_prompt": 2.0, "verifiable": 0}
+    base = {
+        "path": "x.jsonl",
+        "format": "f",
+        "kind": kind,
+        "groups": 1000,
+        "prompts": 900,
+        "answers_per_prompt": 2.0,
+        "verifiable": 0,
+    }
     return Facts(**base | more)
 
 
@@ -35,7 +43,10 @@ CASES = [
     (facts("thumbs", desirable=700, undesirable=300), ["kto", "bco", "sft"]),
     (facts("thumbs", desirable=0, undesirable=300), ["npo"]),
     (facts("rankings"), ["lipo_lambda", "plackett_luce", "dpo"]),
-    (facts("rankings", longer_chosen=0.8, longer_low=0.75, longer_high=0.85), ["simpo", "lipo_lambda", "dpo"]),
+    (
+        facts("rankings", longer_chosen=0.8, longer_low=0.75, longer_high=0.85),
+        ["simpo", "lipo_lambda", "dpo"],
+    ),
     (facts("ratings", contradictions=0.05), ["dpo", "lipo_lambda"]),
     (facts("verifiable", verifiable=1000), ["grpo", "dr_grpo", "sft"]),
     (facts("scored"), ["sft", "kto"]),
@@ -52,7 +63,8 @@ def test_methods_follow_from_the_facts(measured, want):
         assert s.method in objectives.names()
         for r in (*s.reasons, *cautions(measured)):
             assert any(
-                r.evidence.startswith(k) or f"; {k}" in r.evidence for k in ("measured: ", "paper: ", "papers: ", "our comparison: ", "our runs: ")
+                r.evidence.startswith(k) or f"; {k}" in r.evidence
+                for k in ("measured: ", "paper: ", "papers: ", "our comparison: ", "our runs: ")
             ), r
     recipe = yaml.safe_load(make("builtin:smollm2-135m", measured, found, fitting(SMALL, MACHINE)))
     from kilter.recipe import Recipe
@@ -78,9 +90,18 @@ def test_adapters_when_memory_is_short():
 @pytest.mark.parametrize(
     ("rows", "kind"),
     [
-        ([{"prompt": f"q{i}", "chosen": "a long good answer", "rejected": f"no {i}"} for i in range(20)], "pairs"),
+        (
+            [{"prompt": f"q{i}", "chosen": "a long good answer", "rejected": f"no {i}"} for i in range(20)],
+            "pairs",
+        ),
         ([{"prompt": f"q{i}", "completion": "x", "label": i % 2 == 0} for i in range(20)], "thumbs"),
-        ([{"prompt": f"q{i}", "completions": [{"response": f"r{j}", "rating": j} for j in range(3)]} for i in range(5)], "ratings"),
+        (
+            [
+                {"prompt": f"q{i}", "completions": [{"response": f"r{j}", "rating": j} for j in range(3)]}
+                for i in range(5)
+            ],
+            "ratings",
+        ),
         ([{"prompt": f"q{i}", "completions": [{"response": "r", "rating": i}]} for i in range(5)], "scored"),
         ([{"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(5)], "verifiable"),
         ([{"instruction": f"do {i}", "output": "done"} for i in range(5)], "demonstrations"),
@@ -101,7 +122,12 @@ def test_a_recipe_names_a_local_model_as_a_path(tmp_path, monkeypatch, capsys):
     """In a recipe a bare word would be a stage."""
     from kilter import recipe
 
-    text = make("tiny", facts("thumbs", desirable=7, undesirable=3), suggest(facts("thumbs", desirable=7, undesirable=3)), {})
+    text = make(
+        "tiny",
+        facts("thumbs", desirable=7, undesirable=3),
+        suggest(facts("thumbs", desirable=7, undesirable=3)),
+        {},
+    )
     (tmp_path / "advice.yaml").write_text(text)
     assert recipe.load(tmp_path / "advice.yaml", ()).stages["eval"].evaluate.models[0] == "./tiny"
 

@@ -17,11 +17,14 @@ from kilter.errors import UserError
 def spec(tiny, **changes) -> dict:
     desk = {"path": "builtin:support-desk", "heldout": 0.3, "world": {"n": 20}}
     return {
-        "model": str(tiny), "data": {"demos": desk, "pairs": dict(desk)}, "start": {"data": "$demos", "max_steps": 1, "batch_size": 4, "max_length": 300},
+        "model": str(tiny),
+        "data": {"demos": desk, "pairs": dict(desk)},
+        "start": {"data": "$demos", "max_steps": 1, "batch_size": 4, "max_length": 300},
         "methods": {"dpo": "dpo", "flat": {"method": {"name": "ipo", "beta": 0.5}, "learning_rate": 1e-3}},
-        "train": {"data": "$pairs", "max_steps": 2, "batch_size": 4, "max_length": 300}, "seeds": [0, 1],
+        "train": {"data": "$pairs", "max_steps": 2, "batch_size": 4, "max_length": 300},
+        "seeds": [0, 1],
         "evaluate": {"data": "$pairs", "max_new_tokens": 6, "tax": "$demos", "tax_limit": 4},
-    } | changes  # fmt: skip
+    } | changes
 
 
 def write(tmp_path, content) -> str:
@@ -39,7 +42,11 @@ def kilter(monkeypatch, capsys, *args) -> tuple[int, str]:
 
 
 def test_cells_and_their_recipe(tiny, tmp_path):
-    loaded = study.load(_path(write(tmp_path, spec(tiny, vary={"pairs.limit": [8, 12], "pairs.world.label_noise": [0.0, 0.5]}))))
+    loaded = study.load(
+        _path(
+            write(tmp_path, spec(tiny, vary={"pairs.limit": [8, 12], "pairs.world.label_noise": [0.0, 0.5]}))
+        )
+    )
     found = study.cells(loaded)
     assert len(found) == 16
     assert found[0].stage == "dpo__limit-8__label_noise-0_0__s0"
@@ -47,7 +54,10 @@ def test_cells_and_their_recipe(tiny, tmp_path):
     assert list(expanded.stages) == ["start", *(c.stage for c in found), "eval"]
     noisy = next(c for c in found if dict(c.setting) == {"pairs.limit": 12, "pairs.world.label_noise": 0.5})
     data = expanded.data[expanded.stages[noisy.stage].train.data.removeprefix("$")]
-    assert (data.limit, data.world.label_noise) == (None, 0.5)  # the limit is the training side's: the held-out prompts stay the same
+    assert (data.limit, data.world.label_noise) == (
+        None,
+        0.5,
+    )  # the limit is the training side's: the held-out prompts stay the same
     assert expanded.stages[noisy.stage].train.limit == 12
     assert expanded.stages[noisy.stage].train.seed == noisy.seed
 
@@ -126,11 +136,19 @@ def test_headlines_say_what_the_numbers_say():
             "metrics": {"difference": {"value": value, "ci_low": low, "ci_high": high}},
         }
 
-    base = {"prompts": 50, "seeds": [0, 1], "rows": [row("a", 0.1, -0.1, 0.3, 0.4), row("b", 0.0, -0.2, 0.2, 1.0, 0.9)]}
+    base = {
+        "prompts": 50,
+        "seeds": [0, 1],
+        "rows": [row("a", 0.1, -0.1, 0.3, 0.4), row("b", 0.0, -0.2, 0.2, 1.0, 0.9)],
+    }
     headline, _, better = page.verdict(base)
     assert not better
     assert "No method" in headline
-    rows = [row("a", 0.3, 0.2, 0.4, 0.001), row("b", 0.25, 0.1, 0.35, 0.2, 0.4), row("c", -0.3, -0.4, -0.2, 0.01, 0.001)]
+    rows = [
+        row("a", 0.3, 0.2, 0.4, 0.001),
+        row("b", 0.25, 0.1, 0.35, 0.2, 0.4),
+        row("c", -0.3, -0.4, -0.2, 0.01, 0.001),
+    ]
     headline, line, better = page.verdict(base | {"rows": rows})
     assert better
     assert headline == "a leads, not alone"
@@ -159,10 +177,24 @@ def test_a_published_sentence_names_the_price_and_the_doubt(tmp_path, monkeypatc
     from kilter.compare import page
 
     def row(name, p, declined):
-        metrics = {"difference": {"value": 0.2, "ci_low": 0.1, "ci_high": 0.3}, "kl": {"value": 5.0}, "over_refusal": {"value": declined}}
-        return {"name": name, "metrics": metrics, "setting": {}, "seeds": 3, "behind": None if p is None else {"p_holm": p}}
+        metrics = {
+            "difference": {"value": 0.2, "ci_low": 0.1, "ci_high": 0.3},
+            "kl": {"value": 5.0},
+            "over_refusal": {"value": declined},
+        }
+        return {
+            "name": name,
+            "metrics": metrics,
+            "setting": {},
+            "seeds": 3,
+            "behind": None if p is None else {"p_holm": p},
+        }
 
-    found = {"rows": [row("dpo", None, 0.9), row("ipo", 0.4, 0.6)], "prompts": 50, "start": {"over_refusal": {"value": 0.5}}}
+    found = {
+        "rows": [row("dpo", None, 0.9), row("ipo", 0.4, 0.6)],
+        "prompts": 50,
+        "start": {"over_refusal": {"value": 0.5}},
+    }
     (tmp_path / "compare.json").write_text(json.dumps(found))
     (tmp_path / "results.json").write_text(json.dumps({"dpo": {"older": "older: kept"}}))
     monkeypatch.setattr(page, "RESULTS", tmp_path / "results.json")

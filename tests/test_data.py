@@ -21,11 +21,34 @@ ROWS = {
     "question_answer": {"question": "2 + 3?", "answer": "Two and three make five.\n#### 5"},
     "hh": {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: Go away"},
     "preference": {"prompt": "Hi", "chosen": "Hello", "rejected": "No"},
-    "sharegpt_preference": {"conversations": [{"from": "human", "value": "Hi"}], "chosen": {"from": "gpt", "value": "Hello"}, "rejected": {"from": "gpt", "value": "No"}},
-    "implicit_preference": {"chosen": [USER, BOT], "rejected": [USER, {"role": "assistant", "content": "No"}]},
+    "sharegpt_preference": {
+        "conversations": [{"from": "human", "value": "Hi"}],
+        "chosen": {"from": "gpt", "value": "Hello"},
+        "rejected": {"from": "gpt", "value": "No"},
+    },
+    "implicit_preference": {
+        "chosen": [USER, BOT],
+        "rejected": [USER, {"role": "assistant", "content": "No"}],
+    },
     "stepwise": {"prompt": "Hi", "completions": ["a", "b"], "labels": [True, False]},
-    "ratings": {"instruction": "Hi", "completions": [{"response": "a", "overall_score": 7, "model": "m"}, {"response": "b", "overall_score": None}]},
-    "oasst": {"message_tree_id": "t", "prompt": {"text": "Hi", "role": "prompter", "replies": [{"text": "a", "role": "assistant", "rank": 1, "replies": []}, {"text": "b", "role": "assistant", "rank": 0, "replies": []}]}},
+    "ratings": {
+        "instruction": "Hi",
+        "completions": [
+            {"response": "a", "overall_score": 7, "model": "m"},
+            {"response": "b", "overall_score": None},
+        ],
+    },
+    "oasst": {
+        "message_tree_id": "t",
+        "prompt": {
+            "text": "Hi",
+            "role": "prompter",
+            "replies": [
+                {"text": "a", "role": "assistant", "rank": 1, "replies": []},
+                {"text": "b", "role": "assistant", "rank": 0, "replies": []},
+            ],
+        },
+    },
     "unpaired": {"prompt": "Hi", "completion": "Hello", "label": False},
     "scored": {"prompt": "Hi", "response": "Hello", "rating": 4},
     "prompt_completion": {"prompt": [USER], "completion": [BOT]},
@@ -33,7 +56,7 @@ ROWS = {
     "alpaca": {"instruction": "Say", "input": "hi", "output": "hi"},
     "prompt_only": {"prompt": [USER]},
     "language_modeling": {"text": "once upon a time"},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
@@ -69,7 +92,9 @@ def test_scored_answers_of_one_prompt_become_one_group(tmp_path):
     assert [c.text for c in pairs[0].completions] == ["answer 3", "answer 0"]
     alone = tmp_path / "alone.jsonl"
     alone.write_text(json.dumps(rows[1]))
-    (judged,) = load(DataSpec(path=str(alone), heldout=0), "unpaired").train  # as advice says: above 0 is a thumb up
+    (judged,) = load(
+        DataSpec(path=str(alone), heldout=0), "unpaired"
+    ).train  # as advice says: above 0 is a thumb up
     assert judged.feedback[0].score == 1.0
     bad = tmp_path / "bad.jsonl"
     bad.write_text(json.dumps(rows[0] | {"score": "high"}))
@@ -79,7 +104,10 @@ def test_scored_answers_of_one_prompt_become_one_group(tmp_path):
 
 def test_implicit_prompt_may_part_in_the_middle():
     """HH dialogues sometimes part before the last turn: the differing user turn belongs to the completions."""
-    a, b = "\n\nHuman: Hi\n\nAssistant: One\n\nHuman: More\n\nAssistant: A", "\n\nHuman: Hi\n\nAssistant: Two\n\nHuman: Less\n\nAssistant: B"
+    a, b = (
+        "\n\nHuman: Hi\n\nAssistant: One\n\nHuman: More\n\nAssistant: A",
+        "\n\nHuman: Hi\n\nAssistant: Two\n\nHuman: Less\n\nAssistant: B",
+    )
     group = next(FORMATS["hh"].read({"chosen": a, "rejected": b}))
     assert group.prompt.messages == ({"role": "user", "content": "Hi"},)
     assert [len(c.turns) for c in group.completions] == [3, 3]
@@ -87,7 +115,10 @@ def test_implicit_prompt_may_part_in_the_middle():
 
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "json", "csv", "parquet"])
 def test_every_file_type(tmp_path, suffix):
-    path, data = tmp_path / f"d.{suffix}", [{"prompt": f"p{i}", "chosen": "good", "rejected": "bad"} for i in range(3)]
+    path, data = (
+        tmp_path / f"d.{suffix}",
+        [{"prompt": f"p{i}", "chosen": "good", "rejected": "bad"} for i in range(3)],
+    )
     if suffix == "jsonl":
         path.write_text("\n".join(map(json.dumps, data)))
     elif suffix == "jsonl.gz":
@@ -117,7 +148,10 @@ def test_split_is_by_prompt_and_survives_reordering():
 
 def test_shapes_share_one_split(pairs_file):
     spec = DataSpec(path=str(pairs_file), heldout=0.3)
-    held = [{prompt_key(g.prompt) for g in load(spec, shape).heldout} for shape in ("demonstrations", "pairs", "prompts")]
+    held = [
+        {prompt_key(g.prompt) for g in load(spec, shape).heldout}
+        for shape in ("demonstrations", "pairs", "prompts")
+    ]
     assert held[0] == held[1] == held[2]
 
 
@@ -126,7 +160,12 @@ def test_ties_and_unscored_are_dropped_and_counted(tmp_path):
     scores = [(1, 2), (3, 3), (None, 2), (5, 1)]
     path.write_text(
         "\n".join(
-            json.dumps({"instruction": f"i{k}", "completions": [{"response": "a", "rating": a}, {"response": "b", "rating": b}]})
+            json.dumps(
+                {
+                    "instruction": f"i{k}",
+                    "completions": [{"response": "a", "rating": a}, {"response": "b", "rating": b}],
+                }
+            )
             for k, (a, b) in enumerate(scores)
         )
     )
@@ -161,7 +200,9 @@ def test_truncation_keeps_the_end_of_the_prompt(encoder):
     encoder.max_length = 60
     e = encoder.encode(
         Group(
-            Prompt(messages=({"role": "user", "content": "a" * 100 + "END"},)), (Completion("yes"), Completion("no")), (Feedback(1.0), Feedback(0.0))
+            Prompt(messages=({"role": "user", "content": "a" * 100 + "END"},)),
+            (Completion("yes"), Completion("no")),
+            (Feedback(1.0), Feedback(0.0)),
         )
     )
     assert len(e.prompt_ids) + max(map(len, e.completion_ids)) <= 60
@@ -172,7 +213,11 @@ def test_truncation_keeps_the_end_of_the_prompt(encoder):
 def test_truncation_never_makes_two_sides_equal(encoder):
     encoder.max_length = 40
     same = "x" * 60
-    group = Group(Prompt(messages=(USER,)), (Completion(same + "A"), Completion(same + "B")), (Feedback(1.0), Feedback(0.0)))
+    group = Group(
+        Prompt(messages=(USER,)),
+        (Completion(same + "A"), Completion(same + "B")),
+        (Feedback(1.0), Feedback(0.0)),
+    )
     assert encoder.encode(group) is None
     assert encoder.counts["groups dropped: sides equal after the cut"] == 1
 
@@ -215,7 +260,13 @@ def test_groups_file_is_a_format(tmp_path):
 def test_a_question_with_its_equation_shows_the_work():
     from kilter.data import formats
 
-    row = {"ID": "1", "Body": "A pack holds 8 pens. 3 are red", "Question": "How many are not?", "Equation": "( 8.0 - 3.0 )", "Answer": 5.0}
+    row = {
+        "ID": "1",
+        "Body": "A pack holds 8 pens. 3 are red",
+        "Question": "How many are not?",
+        "Equation": "( 8.0 - 3.0 )",
+        "Answer": 5.0,
+    }
     (group,) = formats._read_question_answer(row)
     assert group.prompt.messages[0]["content"] == "A pack holds 8 pens. 3 are red. How many are not?"
     assert group.completions[0].text == "8 - 3 = 5\n#### 5"

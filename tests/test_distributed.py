@@ -28,10 +28,28 @@ def launch(tmp_path, tiny, pairs_file, out, mode, processes):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     args = [str(script), str(tiny), str(pairs_file), str(out), mode, "6", str(processes)]
-    head = [sys.executable] if processes == 1 else [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "--num_cpu_threads_per_process", "1",
-    ]  # fmt: skip
+    head = (
+        [sys.executable]
+        if processes == 1
+        else [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--multi_gpu",
+            "--num_processes",
+            str(processes),
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "--main_process_port",
+            "0",
+            "--num_cpu_threads_per_process",
+            "1",
+        ]
+    )
     env = os.environ | {"OMP_NUM_THREADS": "1", "KILTER_CACHE": str(tmp_path / "cache" / mode)}
     done = subprocess.run([*head, *args], capture_output=True, text=True, timeout=200, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -62,7 +80,10 @@ def test_two_processes_match_one(tmp_path, tiny, single, mode):
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
         assert a["num_tokens"] == b["num_tokens"]
         assert a["rewards/margins"] == pytest.approx(b["rewards/margins"], abs=1e-4)
-    one, two = load_causal(folder / "model").state_dict(), load_causal(tmp_path / "out" / "model").state_dict()
+    one, two = (
+        load_causal(folder / "model").state_dict(),
+        load_causal(tmp_path / "out" / "model").state_dict(),
+    )
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=2e-3, rtol=1e-2)
 
@@ -83,7 +104,13 @@ def train(tiny, data, out, method, processes, steps=5, **more):
         "save_every": 2,
         "schedule": "constant",
     }
-    kilter.train(str(tiny), {"path": str(data), "heldout": 0.2}, method, out, **options | {"processes": processes} | more)
+    kilter.train(
+        str(tiny),
+        {"path": str(data), "heldout": 0.2},
+        method,
+        out,
+        **options | {"processes": processes} | more,
+    )
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -112,21 +139,29 @@ def test_a_sharded_run_resumes_with_another_number_of_processes(tmp_path, tiny, 
     out = tmp_path / "cut"
     code = f"import sys; sys.path[:0] = {sys.path!r}; from test_distributed import train; train({str(tiny)!r}, {str(pairs_file)!r}, __import__('pathlib').Path({str(out)!r}), 'dpo', 2, steps=8, **{sharded!r})"
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=os.environ | {"KILTER_CACHE": str(tmp_path / "cache")}
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"KILTER_CACHE": str(tmp_path / "cache")},
     )
     metrics = out / "metrics.jsonl"
     for _ in range(600):
         if metrics.exists() and len(metrics.read_text().splitlines()) >= 5:
             break
         time.sleep(0.1)
-    workers = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "kilter.training.worker"], capture_output=True, text=True).stdout.split()
+    workers = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "kilter.training.worker"], capture_output=True, text=True
+    ).stdout.split()
     assert len(workers) == 2
     os.kill(int(workers[1]), signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)
     assert "was killed by SIGKILL; " in stderr or "was killed by SIGKILL (" in stderr, stderr[-2000:]
     assert any((next((out / "checkpoints").glob("step-*")) / "shards").iterdir())
     shutil.copytree(out, tmp_path / "again")
-    for folder, processes, more in [(tmp_path / "again", 2, sharded), *([(out, 1, {})] if mode == "fsdp" else [])]:
+    for folder, processes, more in [
+        (tmp_path / "again", 2, sharded),
+        *([(out, 1, {})] if mode == "fsdp" else []),
+    ]:
         got = train(tiny, pairs_file, folder, "dpo", processes, steps=8, **more)
         for a, b in zip(whole, got, strict=True):
             assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
@@ -191,4 +226,6 @@ def test_online_training_on_two_processes_matches_one(tmp_path, tiny, monkeypatc
         for key in ("loss", "reward", "kl/sequence", "frac_reward_zero_std", "completions/mean_length"):
             assert a.get(key, 0) == pytest.approx(b.get(key, 0), abs=1e-4), key
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3, abs=1e-6)
-    assert [a["gold/score"] for a in one if "gold/score" in a] == [b["gold/score"] for b in two if "gold/score" in b]
+    assert [a["gold/score"] for a in one if "gold/score" in a] == [
+        b["gold/score"] for b in two if "gold/score" in b
+    ]

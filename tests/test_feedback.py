@@ -10,7 +10,9 @@ from kilter.types import Completion, Feedback, Group, Prompt
 
 def score(spec, text, **metadata):
     prompt = Prompt(messages=({"role": "user", "content": "?"},), metadata=metadata)
-    return feedback.build(spec, feedback.Context())([Group(prompt, (Completion(text),), (Feedback(None),))])[0][0]
+    return feedback.build(spec, feedback.Context())([Group(prompt, (Completion(text),), (Feedback(None),))])[
+        0
+    ][0]
 
 
 @pytest.mark.parametrize(
@@ -25,13 +27,23 @@ def score(spec, text, **metadata):
         ({"exact": {"mark": "A:"}}, "hm A: yes", {"answer": "yes"}, 1.0),
         ({"regex": "^ab+$"}, "abbb", {}, 1.0),
         ({"regex": {"pattern": "b", "full": True}}, "ab", {}, 0.0),
-        ({"json_schema": {"schema": {"type": "object", "required": ["a"]}}}, '```json\n{"a": 1}\n```', {}, 1.0),
+        (
+            {"json_schema": {"schema": {"type": "object", "required": ["a"]}}},
+            '```json\n{"a": 1}\n```',
+            {},
+            1.0,
+        ),
         ({"json_schema": {"schema": {"type": "object", "required": ["a"]}}}, "{}", {}, 0.5),
         ({"json_schema": {"schema": {}}}, "no", {}, 0.0),
         ({"format": {}}, "<think>a</think> <answer>b</answer>", {}, 1.0),
         ({"format": {}}, "<think>a</think><think>b</think><answer>c</answer>", {}, 0.0),
         ({"instructions": {"checks": {"max_words": 3, "no_commas": True}}}, "one two, three", {}, 0.5),
-        ({"instructions": {"strict": True}}, "yes", {"instructions": {"lowercase": True, "min_words": 2}}, 0.0),
+        (
+            {"instructions": {"strict": True}},
+            "yes",
+            {"instructions": {"lowercase": True, "min_words": 2}},
+            0.0,
+        ),
         ({"length": {"limit": 10, "buffer": 4}}, "a b c d e f g h", {}, -0.5),
         ({"repetition": {"n": 1}}, "a a a b", {}, -0.5),
     ],
@@ -42,7 +54,11 @@ def test_verdicts_by_hand(spec, text, metadata, want):
 
 @pytest.mark.parametrize(
     ("spec", "metadata", "why"),
-    [("math", {}, "no 'answer'"), ("instructions", {}, "no 'instructions'"), ("instructions", {"instructions": {"max_words": "many"}}, "wrong kind")],
+    [
+        ("math", {}, "no 'answer'"),
+        ("instructions", {}, "no 'instructions'"),
+        ("instructions", {"instructions": {"max_words": "many"}}, "wrong kind"),
+    ],
 )
 def test_what_cannot_be_judged_is_unscored(spec, metadata, why):
     found = score(spec, "text", **metadata)
@@ -127,7 +143,10 @@ def test_two_sources_of_one_name_are_two_parts():
             self.value = state
 
     both = Weighted([("rm", 1.0, Fixed(1.0)), ("rm", 1.0, Fixed(2.0))])
-    assert both([Group(Prompt(text="q"), (Completion("a"),), (Feedback(None),))])[0][0].parts == {"rm": 1.0, "rm#2": 2.0}
+    assert both([Group(Prompt(text="q"), (Completion("a"),), (Feedback(None),))])[0][0].parts == {
+        "rm": 1.0,
+        "rm#2": 2.0,
+    }
     other = Weighted([("rm", 1.0, Fixed(0.0)), ("rm", 1.0, Fixed(0.0))])
     other.restore(both.state())
     assert [s.value for _, _, s in other.parts] == [1.0, 2.0]
@@ -168,7 +187,11 @@ def test_process_rewards_stand_on_the_last_token_of_each_step(tiny, tmp_path, en
     found = source([Group(prompt, (Completion("ab\ncd"),), (Feedback(None),))])[0][0]
     ids, _ = encoder.completion(prompt, Completion("ab\ncd"))
     with torch.no_grad():
-        right = model.eval()(torch.tensor([[*encoder.prompt(prompt), *ids]])).logits[0, -len(ids) :].softmax(-1)[:, 1]
+        right = (
+            model.eval()(torch.tensor([[*encoder.prompt(prompt), *ids]]))
+            .logits[0, -len(ids) :]
+            .softmax(-1)[:, 1]
+        )
     assert [i for i, s in enumerate(found.steps) if s] == [2, len(ids) - 1]
     assert found.steps[2] == pytest.approx(float(right[2]), abs=1e-5)
     assert found.score == pytest.approx(min(float(right[2]), float(right[-1])), abs=1e-5)
@@ -190,12 +213,21 @@ def reward_feedback(factors, known=(), gather=lambda value: [value], **options):
     from kilter.feedback import reward_model
     from kilter.feedback.registry import Context
 
-    with mock.patch.object(reward_model, "RewardModel", lambda folder, *a, **k: FixedScores(float(str(folder)))):
-        return reward_model.RewardFeedback([str(f) for f in factors], Context(known=known, gather=gather), **options)
+    with mock.patch.object(
+        reward_model, "RewardModel", lambda folder, *a, **k: FixedScores(float(str(folder)))
+    ):
+        return reward_model.RewardFeedback(
+            [str(f) for f in factors], Context(known=known, gather=gather), **options
+        )
 
 
 def scores_of(source, *texts):
-    return [f.score for f in source([Group(Prompt(text="q"), tuple(map(Completion, texts)), (Feedback(None),) * len(texts))])[0]]
+    return [
+        f.score
+        for f in source(
+            [Group(Prompt(text="q"), tuple(map(Completion, texts)), (Feedback(None),) * len(texts))]
+        )[0]
+    ]
 
 
 def answers_of_data(*texts):
@@ -204,7 +236,11 @@ def answers_of_data(*texts):
 
 def test_rewards_are_normalised_on_the_answers_of_the_data():
     source = reward_feedback([3.0], known=answers_of_data(*"1313131313"), clip=None)
-    assert scores_of(source, "1", "3", "8") == [-1.0, 1.0, 6.0]  # mean 6, deviation 3 in the data, whatever the policy answers
+    assert scores_of(source, "1", "3", "8") == [
+        -1.0,
+        1.0,
+        6.0,
+    ]  # mean 6, deviation 3 in the data, whatever the policy answers
     many = reward_feedback([1.0], known=answers_of_data(*["0", "2"] * 32, *["900"] * 50))
     assert scores_of(many, "2") == [1.0]  # no more than 64 answers are read
     few = reward_feedback([1.0], known=answers_of_data("7", "9"))
@@ -213,7 +249,9 @@ def test_rewards_are_normalised_on_the_answers_of_the_data():
 
 def test_ranks_without_answers_in_the_data_share_one_scale():
     source = reward_feedback([1.0], gather=lambda raw: [raw, [[[5.0, 7.0]]]])
-    assert scores_of(source, "1", "3") == pytest.approx([-3 / 5**0.5, -1 / 5**0.5])  # of 1, 3 here and 5, 7 on the other rank
+    assert scores_of(source, "1", "3") == pytest.approx(
+        [-3 / 5**0.5, -1 / 5**0.5]
+    )  # of 1, 3 here and 5, 7 on the other rank
 
 
 def test_rewards_are_normalised_on_the_first_answers_and_clipped():
@@ -251,11 +289,15 @@ def test_an_ensemble_is_averaged_or_taken_at_its_worst_and_reports_disagreement(
 )
 def test_verifiers_on_odd_inputs(spec, text, answer, want):
     prompt = Prompt(text="q", metadata={} if answer is None else {"answer": answer})
-    found = feedback.build(spec, feedback.Context())([Group(prompt, (Completion(text),), (Feedback(None),))])[0][0]
+    found = feedback.build(spec, feedback.Context())([Group(prompt, (Completion(text),), (Feedback(None),))])[
+        0
+    ][0]
     assert found.score == want, found.rationale
 
 
-@pytest.mark.parametrize("checks", [{"keywords": "hello"}, {"min_words": "5"}, {"min_words": True}, {"no_commas": 1}], ids=str)
+@pytest.mark.parametrize(
+    "checks", [{"keywords": "hello"}, {"min_words": "5"}, {"min_words": True}, {"no_commas": 1}], ids=str
+)
 def test_instructions_of_the_wrong_kind_are_named(checks):
     with pytest.raises(UserError, match="wrong kind"):
         feedback.build({"instructions": {"checks": checks}}, feedback.Context())
@@ -302,7 +344,9 @@ def test_a_function_that_hangs_is_left_alone_for_the_rest_of_the_batch(tmp_path)
     path.write_text(ODD)
     source = feedback.build({f"{path}:slow": {"timeout": 0.2}}, feedback.Context(None))
     (found,) = source([Group(Prompt(text="x"), (Completion("a"),) * 6, (Feedback(None),) * 6)])
-    assert ["took longer" in f.rationale and "not called" not in f.rationale for f in found] == [True] * 3 + [False] * 3
+    assert ["took longer" in f.rationale and "not called" not in f.rationale for f in found] == [True] * 3 + [
+        False
+    ] * 3
     assert all(f.score is None for f in found)
     assert "not called" in found[-1].rationale
 
@@ -310,10 +354,16 @@ def test_a_function_that_hangs_is_left_alone_for_the_rest_of_the_batch(tmp_path)
 @pytest.mark.parametrize(
     ("name", "scores", "why"),
     [
-        ("wrapped", [0.5, 0.5], ""), ("later", [0.5, 0.5], ""), ("array", [1.0, None], "returned nan"), ("huge", [None, None], "no number to compute with"),
-        ("large", [None, None], "too large"), ("text", [None, None], "'good'"), ("nothing", [None, None], "returned None"), ("short", [None, None], "1 scores for 2"),
+        ("wrapped", [0.5, 0.5], ""),
+        ("later", [0.5, 0.5], ""),
+        ("array", [1.0, None], "returned nan"),
+        ("huge", [None, None], "no number to compute with"),
+        ("large", [None, None], "too large"),
+        ("text", [None, None], "'good'"),
+        ("nothing", [None, None], "returned None"),
+        ("short", [None, None], "1 scores for 2"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("isolated", [True, False])
 def test_whatever_a_function_returns_is_a_score_or_a_reason(tmp_path, name, scores, why, isolated):
     path = tmp_path / "odd.py"

@@ -58,12 +58,16 @@ def test_segment_attention_and_its_gradients_equal_dense_attention(window):
     """Runs of equal and of unequal completions, a completion alone, and one too long to share a run's padding."""
     segments = (Segment(0, 7, (5, 5, 4, 5, 30, 1)), Segment(57, 3, (6,)), Segment(66, 4, ()))
     length, generator = 70, torch.Generator().manual_seed(0)
-    q, k, v, grad = (torch.randn(1, n, length, 8, dtype=torch.float64, generator=generator) for n in (6, 2, 2, 6))
+    q, k, v, grad = (
+        torch.randn(1, n, length, 8, dtype=torch.float64, generator=generator) for n in (6, 2, 2, 6)
+    )
     assert len(attention._runs(segments, 6)) == 3 + 3 + 1
     seen = torch.full((length, length), -torch.inf, dtype=torch.float64)
     for seg in segments:
         at = seg.start + seg.prompt
-        own = [(seg.start, seg.prompt, 0)] + [(at + sum(seg.completions[:i]), size, seg.prompt) for i, size in enumerate(seg.completions)]
+        own = [(seg.start, seg.prompt, 0)] + [
+            (at + sum(seg.completions[:i]), size, seg.prompt) for i, size in enumerate(seg.completions)
+        ]
         for start, size, before in own:
             keys = [*range(seg.start, seg.start + before), *range(start, start + size)]
             for i in range(size):
@@ -84,7 +88,9 @@ def test_segment_attention_and_its_gradients_equal_dense_attention(window):
 def test_large_scores_in_bfloat16_are_not_rounded_before_the_softmax():
     segments = (Segment(0, 40, (30, 25, 30, 28)),)
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, n, 153, 64, generator=generator) * size for n, size in ((4, 4.0), (2, 4.0), (2, 1.0)))
+    q, k, v = (
+        torch.randn(1, n, 153, 64, generator=generator) * size for n, size in ((4, 4.0), (2, 4.0), (2, 1.0))
+    )
     q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
     exact = attention._segments_cpu(q.double(), k.double(), v.double(), segments, None, None)
     found = attention._segments_cpu(q, k, v, segments, None, None).double()
@@ -127,7 +133,9 @@ def test_state_space_model_falls_back_with_a_warning(caplog, pair_batch):
     from transformers import MambaConfig, MambaForCausalLM
 
     torch.manual_seed(0)
-    model = MambaForCausalLM(MambaConfig(vocab_size=264, hidden_size=32, num_hidden_layers=2, state_size=4, time_step_rank=4))
+    model = MambaForCausalLM(
+        MambaConfig(vocab_size=264, hidden_size=32, num_hidden_layers=2, state_size=4, time_step_rank=4)
+    )
     scorer = Scorer(model, shared=False)
     with caplog.at_level(logging.WARNING, logger="kilter"):
         assert not supports_shared_prefix(scorer)
@@ -140,7 +148,12 @@ def test_reward_scores_read_the_last_token(tiny, pair_batch):
     torch.nn.init.normal_(scorer.model.score.weight)
     got = scorer(pair_batch, frozenset({"scores"})).scores_B
     for row in range(pair_batch.rows()):
-        ids = torch.cat([pair_batch.prompts_N[int(pair_batch.group_B[row])], pair_batch.tokens_BT[row, : int(pair_batch.length_B[row])]])
+        ids = torch.cat(
+            [
+                pair_batch.prompts_N[int(pair_batch.group_B[row])],
+                pair_batch.tokens_BT[row, : int(pair_batch.length_B[row])],
+            ]
+        )
         want = scorer.model(input_ids=ids[None]).logits[0, 0]
         torch.testing.assert_close(got[row], want, atol=1e-4, rtol=1e-4)
 

@@ -33,9 +33,19 @@ def batch_of(rows, refs, groups, scores, kind=torch.float64, **fields) -> tuple[
     ref = mask * (torch.tensor(refs, dtype=kind) / mask.sum(-1))[:, None]
     one, n = torch.ones((), dtype=kind), max(groups) + 1
     batch = Batch(
-        prompts_N=tuple(torch.ones(1, dtype=torch.long) for _ in range(n)), tokens_BT=mask.long(), mask_BT=mask, length_B=mask.sum(-1).long(), group_B=torch.tensor(groups),
-        score_B=torch.tensor(scores), margin_N=torch.zeros(n, dtype=kind), n_tokens_total=one, n_rows_total=one, n_groups_total=one, ref_logps_BT=ref, **fields,
-    ).counted()  # fmt: skip
+        prompts_N=tuple(torch.ones(1, dtype=torch.long) for _ in range(n)),
+        tokens_BT=mask.long(),
+        mask_BT=mask,
+        length_B=mask.sum(-1).long(),
+        group_B=torch.tensor(groups),
+        score_B=torch.tensor(scores),
+        margin_N=torch.zeros(n, dtype=kind),
+        n_tokens_total=one,
+        n_rows_total=one,
+        n_groups_total=one,
+        ref_logps_BT=ref,
+        **fields,
+    ).counted()
     return batch, Outputs(logps_BT=fill(rows), collision_BT=fill([[-1.5] * len(r) for r in rows]))
 
 
@@ -56,15 +66,27 @@ PAIRS = [
     ("hinge", {}, 1 - Z),
     ("slic", {"delta": 2.0, "nll_weight": 0.3}, 2 - (LW - LL) + 0.3 * NLL),
     ("simpo", {}, -ls(2 * MW - 2 * ML - 1)),
-    ("alphapo", {"alpha": 0.25}, -ls(2 * (1 - math.exp(-0.25 * MW)) / 0.25 - 2 * (1 - math.exp(-0.25 * ML)) / 0.25 - 1)),
+    (
+        "alphapo",
+        {"alpha": 0.25},
+        -ls(2 * (1 - math.exp(-0.25 * MW)) / 0.25 - 2 * (1 - math.exp(-0.25 * ML)) / 0.25 - 1),
+    ),
     ("alphapo", {"alpha": 0}, -ls(2 * MW - 2 * ML - 1)),
     ("orpo", {}, NLL - 0.1 * ls(odds(MW) - odds(ML))),
     ("cpo", {"alpha": 0.5}, -ls(0.1 * (LW - LL)) + 0.5 * NLL),
     ("r_dpo", {"alpha": 0.05}, -ls(Z + 0.05 * (2 - 3))),
     ("ld_dpo", {"ld_alpha": 0.5}, -ls(0.1 * (DW - ((-2 - 1.5 - 0.25) - (-3.4 / 3) * 2.5)))),
     ("f_dpo", {"divergence": "forward_kl"}, -ls(0.1 * (math.exp(-DL) - math.exp(-DW)))),
-    ("f_dpo", {"divergence": "js"}, -ls(0.1 * (math.log(2 / (1 + math.exp(-DW))) - math.log(2 / (1 + math.exp(-DL)))))),
-    ("f_dpo", {"divergence": "alpha", "alpha": 0.5}, -ls(0.1 * ((1 - math.exp(-0.5 * DW)) / 0.5 - (1 - math.exp(-0.5 * DL)) / 0.5))),
+    (
+        "f_dpo",
+        {"divergence": "js"},
+        -ls(0.1 * (math.log(2 / (1 + math.exp(-DW))) - math.log(2 / (1 + math.exp(-DL))))),
+    ),
+    (
+        "f_dpo",
+        {"divergence": "alpha", "alpha": 0.5},
+        -ls(0.1 * ((1 - math.exp(-0.5 * DW)) / 0.5 - (1 - math.exp(-0.5 * DL)) / 0.5)),
+    ),
     ("f_dpo", {"divergence": "chi2"}, -ls(0.1 * (math.exp(DW) + DW - math.exp(DL) - DL))),
     ("f_dpo", {"divergence": "reverse_kl"}, -ls(Z)),
     ("spl", {"beta": 0.2, "cross": 0.1}, -ls(0.2 * (LW - LL) - 0.1 * (RW - RL))),
@@ -81,7 +103,7 @@ PAIRS = [
     ("aot_unpaired", {}, -ls(Z)),
     ("kldpo", {}, -ls(Z)),
     ("dr_dpo", {}, -ls(Z)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "fields", "want"), PAIRS, ids=lambda v: str(v)[:24])
@@ -103,7 +125,9 @@ def test_kldpo_weighs_the_worse_pair_more():
     mean = (ONE + TWO) / 2
     p = [min(math.exp((x - mean) / 0.1), 2.0) for x in (ONE, TWO)]
     assert p[1] == 2.0 > p[0]  # the cap is in force
-    assert value({"name": "kldpo", "tau": 0.1, "cap": 2.0}, batch, out) == pytest.approx((p[0] * ONE + p[1] * TWO) / 2, abs=1e-12)
+    assert value({"name": "kldpo", "tau": 0.1, "cap": 2.0}, batch, out) == pytest.approx(
+        (p[0] * ONE + p[1] * TWO) / 2, abs=1e-12
+    )
 
 
 def test_dr_dpo_weighs_the_worse_pair_less():
@@ -143,7 +167,9 @@ def test_wdpo_penalty_and_its_second_derivative():
         sums = [sum(float(v) for v in row) for row in (out.logps_BT + a * x + x.square() / 2) * mask]
         z = 0.1 * ((sums[0] - RW) - (sums[1] - RL))
         slope = [-0.1 * s(-z), 0.1 * s(-z)]  # d loss / d l(w), d loss / d l(l)
-        square = sum((slope[i] * float(a[i, t] + x[i, t])) ** 2 for i in (0, 1) for t in range(3) if mask[i, t])
+        square = sum(
+            (slope[i] * float(a[i, t] + x[i, t])) ** 2 for i in (0, 1) for t in range(3) if mask[i, t]
+        )
         return -ls(z) + 0.7 * square
 
     x = e.detach()[:, :, 0]
@@ -164,7 +190,9 @@ def test_kto():
     config = {"name": "kto", "desirable_weight": 1.0, "undesirable_weight": 1.3}
     want = ((1 - s(0.05 - 0.08)) + 1.3 * (1 - s(0.08 + 0.06))) / 2
     assert value(config, batch, out) == pytest.approx(want, abs=1e-9)
-    below = batch.with_(mismatched_kl=torch.tensor(-3.0, dtype=torch.float64))  # the reference point is never below 0
+    below = batch.with_(
+        mismatched_kl=torch.tensor(-3.0, dtype=torch.float64)
+    )  # the reference point is never below 0
     assert value(config, below, out) == pytest.approx(((1 - s(0.05)) + 1.3 * (1 - s(0.06))) / 2, abs=1e-12)
 
 
@@ -177,8 +205,13 @@ def test_kto_balances_its_weights_from_the_data():
     assert "3 desirable" in note
     assert "weight 3" in note
     half, _ = build_objective({"name": "kto", "desirable_weight": 6.0}).fit(groups)
-    assert (half.desirable_weight, half.undesirable_weight) == (6.0, 2.0)  # the other one follows: 3 * 6 = 9 * 2
-    by_hand, note = build_objective({"name": "kto", "desirable_weight": 1.2, "undesirable_weight": 1.0}).fit(groups)
+    assert (half.desirable_weight, half.undesirable_weight) == (
+        6.0,
+        2.0,
+    )  # the other one follows: 3 * 6 = 9 * 2
+    by_hand, note = build_objective({"name": "kto", "desirable_weight": 1.2, "undesirable_weight": 1.0}).fit(
+        groups
+    )
     assert by_hand.desirable_weight == 1.2
     assert "set by hand" in note
 
@@ -189,7 +222,10 @@ def test_bco_shift_is_the_running_mean():
     first = objective.loss(out, batch)
     delta = (0.05 - 0.06) / 2
     assert float(first.value) == pytest.approx((-ls(0.05 - delta) - ls(-(-0.06 - delta))) / 2, abs=1e-12)
-    second = objective.loss(out, batch.with_(state={"bco_mean": torch.tensor(0.5).double(), "bco_count": torch.tensor(6.0).double()}))
+    second = objective.loss(
+        out,
+        batch.with_(state={"bco_mean": torch.tensor(0.5).double(), "bco_count": torch.tensor(6.0).double()}),
+    )
     delta = (0.5 * 6 + 0.05 - 0.06) / 8
     assert float(second.value) == pytest.approx((-ls(0.05 - delta) - ls(-(-0.06 - delta))) / 2, abs=1e-12)
     assert float(second.state["bco_count"]) == 8
@@ -261,7 +297,9 @@ def test_plackett_luce():
     want = -math.log(e[0] / sum(e)) - math.log(e[1] / (e[1] + e[2]))
     assert value("plackett_luce", batch, out) == pytest.approx(want, abs=1e-12)
     scores = Outputs(scores_B=torch.tensor(R3, dtype=torch.float64))
-    assert value({"name": "plackett_luce", "model": "reward"}, batch, scores) == pytest.approx(want, abs=1e-12)
+    assert value({"name": "plackett_luce", "model": "reward"}, batch, scores) == pytest.approx(
+        want, abs=1e-12
+    )
 
 
 def test_plackett_luce_of_two_is_dpo():
@@ -273,7 +311,10 @@ def test_lipo_lambda():
     batch, out = ranked()
     gain = [2**g - 1 for g in (1.0, 1 / 3, 0.0)]
     discount = [1 / math.log2(1 + t) for t in (2, 3, 1)]  # ranks by the present scores 0.05, -0.06, 0.2
-    want = sum(abs(gain[i] - gain[j]) * abs(discount[i] - discount[j]) * math.log(1 + math.exp(R3[j] - R3[i])) for i, j in ((0, 1), (0, 2), (1, 2)))
+    want = sum(
+        abs(gain[i] - gain[j]) * abs(discount[i] - discount[j]) * math.log(1 + math.exp(R3[j] - R3[i]))
+        for i, j in ((0, 1), (0, 2), (1, 2))
+    )
     assert value("lipo_lambda", batch, out) == pytest.approx(want, abs=1e-12)
 
 
@@ -297,18 +338,24 @@ def test_dft():
     leaf = out.logps_BT.clone().requires_grad_()
     objective = build_objective("dft")
     objective.loss(Outputs(logps_BT=leaf), objective.prepare(batch)).value.backward()
-    torch.testing.assert_close(leaf.grad, -torch.tensor([[math.exp(-1), math.exp(-2)]], dtype=torch.float64) / 2)
+    torch.testing.assert_close(
+        leaf.grad, -torch.tensor([[math.exp(-1), math.exp(-2)]], dtype=torch.float64) / 2
+    )
 
 
 def test_unlearning_mixed_with_retention_sees_each_label_once():
     """npo on the answer judged bad, sft on the one judged good; each divided by its own count."""
     batch, out = judged([1.0, 0.0])
-    assert value({"mix": {"npo": 1, "sft": 0.5}}, batch, out) == pytest.approx(-20 * ls(0.06) + 0.5 * NLL, abs=1e-12)
+    assert value({"mix": {"npo": 1, "sft": 0.5}}, batch, out) == pytest.approx(
+        -20 * ls(0.06) + 0.5 * NLL, abs=1e-12
+    )
 
 
 def test_mixture_is_the_weighted_sum():
     batch, out = batch_of([W, L], [RW, RL], [0, 0], [1.0, 0.0])
-    assert value({"mix": {"dpo": 2, "sft": 0.1}}, batch, out) == pytest.approx(-2 * ls(Z) + 0.1 * NLL, abs=1e-12)
+    assert value({"mix": {"dpo": 2, "sft": 0.1}}, batch, out) == pytest.approx(
+        -2 * ls(Z) + 0.1 * NLL, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,13 @@ def reference(hidden, weight, bias, targets, scale, cap, temperature):
 @pytest.mark.parametrize("kept", [0, logprobs.KEPT_BYTES])
 @pytest.mark.parametrize("with_entropy", [True, False])
 @pytest.mark.parametrize(
-    ("scale", "cap", "temperature", "with_bias"), [(1.0, None, 1.0, False), (0.5, None, 0.7, True), (1.0, 3.0, 1.0, False), (2.0, 4.0, 1.3, True)]
+    ("scale", "cap", "temperature", "with_bias"),
+    [(1.0, None, 1.0, False), (0.5, None, 0.7, True), (1.0, 3.0, 1.0, False), (2.0, 4.0, 1.3, True)],
 )
 def test_matches_log_softmax(monkeypatch, scale, cap, temperature, with_bias, with_entropy, kept):
-    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 16 * 141)  # several chunks of rows, several blocks of the vocabulary
+    monkeypatch.setattr(
+        logprobs, "CHUNK_ELEMENTS", 16 * 141
+    )  # several chunks of rows, several blocks of the vocabulary
     monkeypatch.setattr(logprobs, "KEPT_BYTES", kept)
     monkeypatch.setattr(logprobs, "logits", _double_logits)
     g = torch.Generator().manual_seed(1)
@@ -32,8 +35,13 @@ def test_matches_log_softmax(monkeypatch, scale, cap, temperature, with_bias, wi
     weight = torch.randn(141, 8, generator=g, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(141, generator=g, dtype=torch.float64, requires_grad=True) if with_bias else None
     targets = torch.randint(141, (53,), generator=g)
-    a, b = torch.randn(53, generator=g, dtype=torch.float64), torch.randn(53, generator=g, dtype=torch.float64)
-    got, entropy, _ = token_logps(hidden, Head(weight, bias, scale, cap), targets, temperature, entropy=with_entropy)
+    a, b = (
+        torch.randn(53, generator=g, dtype=torch.float64),
+        torch.randn(53, generator=g, dtype=torch.float64),
+    )
+    got, entropy, _ = token_logps(
+        hidden, Head(weight, bias, scale, cap), targets, temperature, entropy=with_entropy
+    )
     want, want_entropy = reference(hidden, weight, bias, targets, scale, cap, temperature)
     torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
     if entropy is None:
@@ -62,7 +70,11 @@ def test_without_entropy_gradients_are_the_same():
     got, none, _ = token_logps(hidden, Head(weight), targets)
     assert none is None
     want = (hidden @ weight.T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
-    for x, y in zip(torch.autograd.grad(got.sum(), [hidden, weight]), torch.autograd.grad(want.sum(), [hidden, weight]), strict=True):
+    for x, y in zip(
+        torch.autograd.grad(got.sum(), [hidden, weight]),
+        torch.autograd.grad(want.sum(), [hidden, weight]),
+        strict=True,
+    ):
         torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
 
 
@@ -75,7 +87,9 @@ def test_frozen_head_gets_no_gradient():
 
 
 @pytest.mark.parametrize(("kept", "passes"), [(300 * 5000 * 4 - 1, 2), (300 * 5000 * 4, 1)])
-def test_logits_stay_at_the_chunk_and_are_recomputed_where_they_are_too_many_to_keep(monkeypatch, kept, passes):
+def test_logits_stay_at_the_chunk_and_are_recomputed_where_they_are_too_many_to_keep(
+    monkeypatch, kept, passes
+):
     """The largest allocation of logits in forward and backward stays at the chunk, whatever the number of tokens."""
     monkeypatch.setattr(logprobs, "KEPT_BYTES", kept)
     monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 16 * 5000)

@@ -49,8 +49,14 @@ def test_methods_json(monkeypatch, capsys):
     assert len(found) >= 36
     dpo = next(d for d in found if d["name"] == "dpo")
     assert dpo["knobs"][0] == {
-        "name": "beta", "default": 0.1, "kind": "float", "meaning": "inverse strength of the pull to the reference", "interval": "(0, inf)", "usual": "0.01 to 0.5", "choices": [],
-    }  # fmt: skip
+        "name": "beta",
+        "default": 0.1,
+        "kind": "float",
+        "meaning": "inverse strength of the pull to the reference",
+        "interval": "(0, inf)",
+        "usual": "0.01 to 0.5",
+        "choices": [],
+    }
 
 
 def test_methods_of_one(monkeypatch, capsys):
@@ -88,7 +94,9 @@ class Mine(Pairwise):
 '''
 
 
-def test_a_method_from_outside_is_checked_listed_trained_and_resumed(monkeypatch, capsys, tiny, tmp_path, pairs_file):
+def test_a_method_from_outside_is_checked_listed_trained_and_resumed(
+    monkeypatch, capsys, tiny, tmp_path, pairs_file
+):
     path = tmp_path / "mine.py"
     path.write_text(MINE)
     code, text = kilter(monkeypatch, capsys, "check-method", f"{path}:Mine")
@@ -165,13 +173,24 @@ def test_a_file_without_its_class(monkeypatch, capsys):
     assert "write my_losses.py:NAME" in said
 
 
-def test_an_error_of_ones_own_loss_in_training_is_no_defect_of_kilters(monkeypatch, capsys, tmp_path, tiny, pairs_file):
+def test_an_error_of_ones_own_loss_in_training_is_no_defect_of_kilters(
+    monkeypatch, capsys, tmp_path, tiny, pairs_file
+):
     path = tmp_path / "raising.py"
     path.write_text(
         "from dataclasses import dataclass\nfrom kilter.objectives.pairwise import Pairwise\n\n\n@dataclass(frozen=True)\nclass Mine(Pairwise):\n"
         "    def pair_loss(self, w, l):\n        return w.no_such_thing\n"
     )
-    options = ("--model", str(tiny), "--data", str(pairs_file), "--out", str(tmp_path / "out"), "--max-length", "64")
+    options = (
+        "--model",
+        str(tiny),
+        "--data",
+        str(pairs_file),
+        "--out",
+        str(tmp_path / "out"),
+        "--max-length",
+        "64",
+    )
     code, said = kilter(monkeypatch, capsys, "train", "--method", f"{path}:Mine", *options)
     assert code == 4
     assert "raising.py line 8" in said.replace("\n", "")

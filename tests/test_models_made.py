@@ -42,14 +42,20 @@ def preference(tiny, tmp_path_factory):
 
 
 def group(*texts) -> Group:
-    return Group(Prompt(messages=({"role": "user", "content": "Question 3"},)), tuple(map(Completion, texts)), (Feedback(None),) * len(texts))
+    return Group(
+        Prompt(messages=({"role": "user", "content": "Question 3"},)),
+        tuple(map(Completion, texts)),
+        (Feedback(None),) * len(texts),
+    )
 
 
 def test_a_preference_model_scores_by_wins(preference):
     assert reads_pairs(preference)
     judge = PreferenceModel(str(preference), Context())
     (pair,) = judge([group("good 3 yyy", "bad answer 3")])
-    assert pair[0].score + pair[1].score == pytest.approx(1.0, abs=1e-6)  # symmetric in the order, by construction
+    assert pair[0].score + pair[1].score == pytest.approx(
+        1.0, abs=1e-6
+    )  # symmetric in the order, by construction
     assert pair[0].score > 0.6
     (three,) = judge([group("good 3 yyy", "bad answer 3", "bad answer 4")])
     assert sum(f.score for f in three) == pytest.approx(1.5, abs=1e-6)
@@ -92,7 +98,16 @@ def test_settings_that_cannot_work_are_refused_before_any_work(tiny, pairs_file,
 
 
 def test_merge(tiny, pairs_file, tmp_path, monkeypatch, capsys):
-    kilter.train(str(tiny), str(pairs_file), "dpo", tmp_path / "out", max_steps=2, batch_size=4, learning_rate=1e-2, adapter={"r": 4})
+    kilter.train(
+        str(tiny),
+        str(pairs_file),
+        "dpo",
+        tmp_path / "out",
+        max_steps=2,
+        batch_size=4,
+        learning_rate=1e-2,
+        adapter={"r": 4},
+    )
     target = tmp_path / "merged"
     for want in (0, 2):  # the second time the folder is there, and nothing is overwritten
         monkeypatch.setattr(sys, "argv", ["kilter", "merge", str(tmp_path / "out" / "model"), str(target)])

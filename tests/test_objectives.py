@@ -50,7 +50,13 @@ def test_contract_of_variants(config):
     objective = build_objective(config)
     mixture = "mix" in config
     for name, check in contract.CHECKS.items():
-        if not (mixture and (name == "documented" or (name == "gradient_is_the_slope" and any(k in str(config) for k in ("kldpo", "dft"))))):
+        if not (
+            mixture
+            and (
+                name == "documented"
+                or (name == "gradient_is_the_slope" and any(k in str(config) for k in ("kldpo", "dft")))
+            )
+        ):
             check(objective)
 
 
@@ -76,7 +82,11 @@ def test_adding_hinge_took_under_15_lines():
     from kilter.objectives.pairs import hinge
 
     text = inspect.getsource(hinge)
-    code = [line for line in text.replace(hinge.Hinge.__doc__, "").splitlines() if line.strip() and not line.strip().startswith('"""')]
+    code = [
+        line
+        for line in text.replace(hinge.Hinge.__doc__, "").splitlines()
+        if line.strip() and not line.strip().startswith('"""')
+    ]
     assert len(code) < 15, code
 
 
@@ -93,15 +103,24 @@ def pair(policy, reference, objective):
     """One pair whose completions are one token long."""
     one = torch.ones((), dtype=torch.float64)
     batch = Batch(
-        prompts_N=(torch.ones(1, dtype=torch.long),), tokens_BT=torch.zeros(2, 1, dtype=torch.long), mask_BT=torch.ones(2, 1, dtype=torch.float64),
-        length_B=torch.ones(2, dtype=torch.long), group_B=torch.zeros(2, dtype=torch.long), score_B=torch.tensor([1.0, 0.0]), margin_N=torch.zeros(1, dtype=torch.float64),
-        n_tokens_total=one * 2, n_rows_total=one * 2, n_groups_total=one, ref_logps_BT=torch.tensor(reference, dtype=torch.float64)[:, None],
-    )  # fmt: skip
+        prompts_N=(torch.ones(1, dtype=torch.long),),
+        tokens_BT=torch.zeros(2, 1, dtype=torch.long),
+        mask_BT=torch.ones(2, 1, dtype=torch.float64),
+        length_B=torch.ones(2, dtype=torch.long),
+        group_B=torch.zeros(2, dtype=torch.long),
+        score_B=torch.tensor([1.0, 0.0]),
+        margin_N=torch.zeros(1, dtype=torch.float64),
+        n_tokens_total=one * 2,
+        n_rows_total=one * 2,
+        n_groups_total=one,
+        ref_logps_BT=torch.tensor(reference, dtype=torch.float64)[:, None],
+    )
     return objective.prepare(batch), torch.tensor(policy, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
-    ("policy", "reference", "margin", "loss"), [((-8.2, -9.5), (-8.5, -9.1), 0.7, 0.659), ((-6.2, -7.8), (-6.5, -7.1), 1.0, 0.644)]
+    ("policy", "reference", "margin", "loss"),
+    [((-8.2, -9.5), (-8.5, -9.1), 0.7, 0.659), ((-6.2, -7.8), (-6.5, -7.1), 1.0, 0.644)],
 )
 def test_dpo_golden(policy, reference, margin, loss):
     batch, logps = pair(policy, reference, DPO(beta=0.1))
@@ -124,7 +143,9 @@ def test_dpo_label_smoothing_by_hand():
     batch, logps = pair((-1.0, -2.0), (-1.5, -1.0), DPO(beta=0.5, label_smoothing=0.1))
     z = 0.5 * ((-1.0 + 1.5) - (-2.0 + 1.0))
     want = -0.9 * math.log(1 / (1 + math.exp(-z))) - 0.1 * math.log(1 / (1 + math.exp(z)))
-    assert float(DPO(beta=0.5, label_smoothing=0.1).loss(Outputs(logps_BT=logps[:, None]), batch).value) == pytest.approx(want, abs=1e-12)
+    assert float(
+        DPO(beta=0.5, label_smoothing=0.1).loss(Outputs(logps_BT=logps[:, None]), batch).value
+    ) == pytest.approx(want, abs=1e-12)
 
 
 def test_bradley_terry_golden():
@@ -141,7 +162,11 @@ def test_bradley_terry_golden():
 def test_bradley_terry_margin():
     batch, _ = pair((0, 0), (0, 0), BradleyTerry(centring=0.0))
     batch = batch.with_(margin_N=torch.tensor([1.5], dtype=torch.float64))
-    loss = BradleyTerry(centring=0.0).loss(Outputs(scores_B=torch.tensor([2.0, 0.5], dtype=torch.float64)), batch).value
+    loss = (
+        BradleyTerry(centring=0.0)
+        .loss(Outputs(scores_B=torch.tensor([2.0, 0.5], dtype=torch.float64)), batch)
+        .value
+    )
     assert float(loss) == pytest.approx(math.log(2), abs=1e-12)
 
 
@@ -150,9 +175,17 @@ def test_sft_normalisations_by_hand():
     one = torch.ones((), dtype=torch.float64)
     mask = torch.tensor([[1.0, 0, 0], [1, 1, 1]], dtype=torch.float64)
     batch = Batch(
-        prompts_N=(torch.ones(1), torch.ones(1)), tokens_BT=torch.zeros(2, 3, dtype=torch.long), mask_BT=mask, length_B=torch.tensor([1, 3]), group_B=torch.tensor([0, 1]),
-        score_B=torch.zeros(2), margin_N=torch.zeros(2), n_tokens_total=one * 4, n_rows_total=one * 2, n_groups_total=one * 2,
-    )  # fmt: skip
+        prompts_N=(torch.ones(1), torch.ones(1)),
+        tokens_BT=torch.zeros(2, 3, dtype=torch.long),
+        mask_BT=mask,
+        length_B=torch.tensor([1, 3]),
+        group_B=torch.tensor([0, 1]),
+        score_B=torch.zeros(2),
+        margin_N=torch.zeros(2),
+        n_tokens_total=one * 4,
+        n_rows_total=one * 2,
+        n_groups_total=one * 2,
+    )
     logps = torch.tensor([[-1.0, 0, 0], [-2, -2, -2]], dtype=torch.float64)
     assert float(SFT().loss(Outputs(logps_BT=logps), SFT().prepare(batch)).value) == pytest.approx(1.75)
     by_row = SFT(normalize="sequence")
@@ -189,14 +222,20 @@ def test_a_mixture_reads_pairs_in_one_way():
 @pytest.mark.parametrize(
     ("given", "good", "bad", "want"),
     [
-        ({}, 6, 2, (1.0, 3.0)), ({"desirable_weight": 3.0, "undesirable_weight": 2.0}, 4, 0, (3.0, 2.0)), ({"desirable_weight": 2.0}, 6, 2, (2.0, 6.0)),
-        ({"undesirable_weight": 3.0}, 6, 2, (1.0, 3.0)), ({"desirable_weight": 2.0}, 4, 0, (2.0, 1.0)), ({"undesirable_weight": 3.0}, 4, 0, (1.0, 3.0)),
+        ({}, 6, 2, (1.0, 3.0)),
+        ({"desirable_weight": 3.0, "undesirable_weight": 2.0}, 4, 0, (3.0, 2.0)),
+        ({"desirable_weight": 2.0}, 6, 2, (2.0, 6.0)),
+        ({"undesirable_weight": 3.0}, 6, 2, (1.0, 3.0)),
+        ({"desirable_weight": 2.0}, 4, 0, (2.0, 1.0)),
+        ({"undesirable_weight": 3.0}, 4, 0, (1.0, 3.0)),
     ],
-)  # fmt: skip
+)
 def test_ktos_weights_by_hand_hold_whatever_the_data(given, good, bad, want):
     from kilter.types import Completion, Feedback, Group, Prompt
 
-    groups = [Group(Prompt(text="q"), (Completion("a"),), (Feedback(float(i < good)),)) for i in range(good + bad)]
+    groups = [
+        Group(Prompt(text="q"), (Completion("a"),), (Feedback(float(i < good)),)) for i in range(good + bad)
+    ]
     fitted, note = build_objective({"name": "kto"} | given).fit(groups)
     assert (fitted.desirable_weight, fitted.undesirable_weight) == want
     assert ("by hand" in note) == bool(given)

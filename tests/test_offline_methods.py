@@ -27,7 +27,14 @@ WATCHED = {"demonstrations": ("nll", -1), "ranked": ("rewards/margins", 1), "pai
 
 def options(name: str, tiny: Path) -> dict:
     # all rows in every step: what moves is the model, not the draw of the batch
-    found = {"max_steps": 20, "batch_size": 12, "learning_rate": 3e-3, "max_length": 64, "schedule": "constant", "warmup_ratio": 0.0}
+    found = {
+        "max_steps": 20,
+        "batch_size": 12,
+        "learning_rate": 3e-3,
+        "max_length": 64,
+        "schedule": "constant",
+        "warmup_ratio": 0.0,
+    }
     if name == "distill":
         found["teacher"] = str(teacher(tiny))
     return found
@@ -65,15 +72,19 @@ def moved(name: str, lines: list[dict]) -> float:
         )
     else:
         key, sign = WATCHED[build_objective(name).needs.shape]
-        if mean("loss", lines[-3:]) < mean("loss", lines[:3]) and key != "nll":  # an imitation term can win over the margin at first
+        if (
+            mean("loss", lines[-3:]) < mean("loss", lines[:3]) and key != "nll"
+        ):  # an imitation term can win over the margin at first
             return 1.0
     return sign * (mean(key, lines[-3:]) - mean(key, lines[:3]))
 
 
 COMBINATIONS = {
-    "float32": (), "bfloat16": ("--dtype", "bfloat16"), "float32 lora": ("--adapter", "lora", "--set", "adapter.r=4"),
+    "float32": (),
+    "bfloat16": ("--dtype", "bfloat16"),
+    "float32 lora": ("--adapter", "lora", "--set", "adapter.r=4"),
     "bfloat16 lora": ("--dtype", "bfloat16", "--adapter", "lora", "--set", "adapter.r=4"),
-}  # fmt: skip
+}
 
 
 @REALDATA
@@ -83,10 +94,25 @@ COMBINATIONS = {
 def test_learns_on_real_data_from_the_command_line(name, combination, tiny, tmp_path, monkeypatch, capsys):
     """20 steps, no recipe: what a user types."""
     data = DATA[build_objective(name).needs.shape]
-    sets = [f"data.{k}={v}" for k, v in data.items() if k != "path"] + (["data.heldout=0"] if name == "npo" else [])
-    argv = ["kilter", "train", "--method", name, "--model", str(tiny), "--data", data["path"], "--out", str(tmp_path / "run")]
+    sets = [f"data.{k}={v}" for k, v in data.items() if k != "path"] + (
+        ["data.heldout=0"] if name == "npo" else []
+    )
+    argv = [
+        "kilter",
+        "train",
+        "--method",
+        name,
+        "--model",
+        str(tiny),
+        "--data",
+        data["path"],
+        "--out",
+        str(tmp_path / "run"),
+    ]
     argv += [x for k, v in options(name, tiny).items() for x in (f"--{k.replace('_', '-')}", str(v))]
-    monkeypatch.setattr(sys, "argv", [*argv, *COMBINATIONS[combination], *(x for s in sets for x in ("--set", s))])
+    monkeypatch.setattr(
+        sys, "argv", [*argv, *COMBINATIONS[combination], *(x for s in sets for x in ("--set", s))]
+    )
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 0, capsys.readouterr().err

@@ -88,8 +88,17 @@ def run(tiny, prompts, out, method, feedback, heldout=0.0, **options) -> list[di
     """Trains; returns the lines of metrics.jsonl."""
     sampler = {"samples": 4, "max_new_tokens": 10} | options.pop("sampler", {})
     monitors = {"allow_truncation": True, "gold_every": 1000} | options.pop("monitors", {})
-    fields = {"prompts": "$data", "batch_size": 4, "max_steps": 12, "learning_rate": 1e-2, "schedule": "constant", "warmup_ratio": 0.0} | options
-    spec = TrainSpec.model_validate({"method": method, "feedback": feedback, "sampler": sampler, "monitors": monitors} | fields)
+    fields = {
+        "prompts": "$data",
+        "batch_size": 4,
+        "max_steps": 12,
+        "learning_rate": 1e-2,
+        "schedule": "constant",
+        "warmup_ratio": 0.0,
+    } | options
+    spec = TrainSpec.model_validate(
+        {"method": method, "feedback": feedback, "sampler": sampler, "monitors": monitors} | fields
+    )
     data = load(DataSpec(path=str(prompts), heldout=heldout), "prompts")
     Trainer(spec, tiny, data.train, data.heldout, out).run()
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -100,10 +109,23 @@ def mean(rows, key):
 
 
 RISING = {
-    "grpo": {}, "dr_grpo": {}, "dapo": {"mask_truncated": False}, "gspo": {"clip_low": 0.2, "clip_high": 0.2}, "luspo": {"clip_low": 0.2, "clip_high": 0.2}, "cispo": {}, "sapo": {}, "vespo": {},
-    "reinforce": {"beta": 0.01}, "rloo": {"beta": 0.01}, "reinforce_pp": {"beta": 0.01}, "remax": {"beta": 0.01}, "ppo": {"beta": 0.01, "epochs": 2},
-    "online_dpo": {}, "xpo": {}, "nash_md": {"beta": 0.01},
-}  # fmt: skip
+    "grpo": {},
+    "dr_grpo": {},
+    "dapo": {"mask_truncated": False},
+    "gspo": {"clip_low": 0.2, "clip_high": 0.2},
+    "luspo": {"clip_low": 0.2, "clip_high": 0.2},
+    "cispo": {},
+    "sapo": {},
+    "vespo": {},
+    "reinforce": {"beta": 0.01},
+    "rloo": {"beta": 0.01},
+    "reinforce_pp": {"beta": 0.01},
+    "remax": {"beta": 0.01},
+    "ppo": {"beta": 0.01, "epochs": 2},
+    "online_dpo": {},
+    "xpo": {},
+    "nash_md": {"beta": 0.01},
+}
 
 
 @pytest.mark.parametrize("name", RISING)
@@ -111,8 +133,12 @@ def test_reward_rises(tiny, prompts, rewards, tmp_path, name):
     options = {"critic": {"learning_rate": 1e-2}} if name == "ppo" else {}
     if name in ("online_dpo", "xpo", "nash_md"):
         options |= {"sampler": {"samples": 6}, "max_steps": 20, "batch_size": 8}
-    rows = run(tiny, prompts, tmp_path / "run", {"name": name} | RISING[name], f"{rewards}:letters", **options)
-    assert mean(rows[-3:], "reward") > mean(rows[:3], "reward") + (0.05 if options else 0.1), [round(r["reward"], 2) for r in rows]
+    rows = run(
+        tiny, prompts, tmp_path / "run", {"name": name} | RISING[name], f"{rewards}:letters", **options
+    )
+    assert mean(rows[-3:], "reward") > mean(rows[:3], "reward") + (0.05 if options else 0.1), [
+        round(r["reward"], 2) for r in rows
+    ]
     assert all(math.isfinite(r["loss"]) for r in rows)
     groups = [json.loads(line) for line in (tmp_path / "run" / "groups.jsonl").read_text().splitlines()]
     assert groups[0]["prompt"]["metadata"]["step"] == 1
@@ -124,7 +150,16 @@ def test_offline_objectives_on_fresh_rollouts(tiny, prompts, rewards, tmp_path, 
     """RAFT (rejection sampling) and iterative DPO with a reference that is refreshed."""
     options = {"refresh_reference_every": 4} if method == "dpo" else {}
     rows = run(
-        tiny, prompts, tmp_path / "run", method, f"{rewards}:letters", select=select, max_steps=14, batch_size=6, sampler={"samples": 6}, **options
+        tiny,
+        prompts,
+        tmp_path / "run",
+        method,
+        f"{rewards}:letters",
+        select=select,
+        max_steps=14,
+        batch_size=6,
+        sampler={"samples": 6},
+        **options,
     )
     assert mean(rows[-3:], "reward") > mean(rows[:3], "reward") + 0.05
 
@@ -136,18 +171,45 @@ def test_the_policy_as_its_own_judge(tiny, prompts, tmp_path):
 
 def test_minibatches_and_inner_epochs(tiny, prompts, rewards, tmp_path):
     """Two passes of two optimizer steps each: the ratio leaves 1, the clip is reported."""
-    rows = run(tiny, prompts, tmp_path / "run", "grpo", f"{rewards}:letters", max_steps=3, minibatches=2, inner_epochs=2, learning_rate=3e-2)
+    rows = run(
+        tiny,
+        prompts,
+        tmp_path / "run",
+        "grpo",
+        f"{rewards}:letters",
+        max_steps=3,
+        minibatches=2,
+        inner_epochs=2,
+        learning_rate=3e-2,
+    )
     assert any(r["clip_ratio/region_mean"] > 0 for r in rows)
 
 
 def test_a_minibatch_is_an_optimizer_step_of_its_own(tiny, prompts, rewards, tmp_path):
     """Its weights are its own: the loss of the first one is log 2, not a part of it."""
-    lines = run(tiny, prompts, tmp_path / "run", "online_dpo", f"{rewards}:letters", minibatches=2, max_steps=1, learning_rate=1e-9)
+    lines = run(
+        tiny,
+        prompts,
+        tmp_path / "run",
+        "online_dpo",
+        f"{rewards}:letters",
+        minibatches=2,
+        max_steps=1,
+        learning_rate=1e-9,
+    )
     assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)
 
 
 def test_lora_needs_no_second_model(tiny, prompts, rewards, tmp_path):
-    rows = run(tiny, prompts, tmp_path / "run", {"name": "grpo", "beta": 0.05}, f"{rewards}:letters", adapter={"r": 8}, learning_rate=3e-2)
+    rows = run(
+        tiny,
+        prompts,
+        tmp_path / "run",
+        {"name": "grpo", "beta": 0.05},
+        f"{rewards}:letters",
+        adapter={"r": 8},
+        learning_rate=3e-2,
+    )
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-5)
     assert rows[-1]["kl"] > 1e-4
     assert mean(rows[-3:], "reward") > mean(rows[:3], "reward")
@@ -156,13 +218,23 @@ def test_lora_needs_no_second_model(tiny, prompts, rewards, tmp_path):
 @pytest.mark.parametrize("mode", ["adaptive", "budget"])
 def test_the_kl_coefficient_moves(tiny, prompts, rewards, tmp_path, mode):
     control = {"mode": mode, "target": 0.05, "horizon": 16}
-    rows = run(tiny, prompts, tmp_path / "run", {"name": "rloo", "beta": 0.01}, f"{rewards}:letters", kl_control=control, max_steps=8)
+    rows = run(
+        tiny,
+        prompts,
+        tmp_path / "run",
+        {"name": "rloo", "beta": 0.01},
+        f"{rewards}:letters",
+        kl_control=control,
+        max_steps=8,
+    )
     assert rows[-1]["kl/coefficient"] > 0.01
 
 
 def test_drop_constant_refills(tiny, prompts, tmp_path):
     """Groups of one score are dropped and others sampled, up to the limit of rounds."""
-    rows = run(tiny, prompts, tmp_path / "run", "grpo", {"regex": "a"}, select="drop_constant", refill=2, max_steps=3)
+    rows = run(
+        tiny, prompts, tmp_path / "run", "grpo", {"regex": "a"}, select="drop_constant", refill=2, max_steps=3
+    )
     assert any(r["sampling/rounds"] > 1 for r in rows)
 
 
@@ -182,9 +254,16 @@ def test_replay_of_a_runs_rollouts(tiny, prompts, rewards, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "cause"),
-    [("raises", "ValueError: boom"), ("nan", "returned nan"), ("hangs", "took longer than 0.2 s"), ("wrong_length", "returned 1 scores for 16")],
+    [
+        ("raises", "ValueError: boom"),
+        ("nan", "returned nan"),
+        ("hangs", "took longer than 0.2 s"),
+        ("wrong_length", "returned 1 scores for 16"),
+    ],
 )
-def test_a_failing_reward_leaves_answers_unscored_and_the_run_goes_on(tiny, prompts, rewards, tmp_path, name, cause):
+def test_a_failing_reward_leaves_answers_unscored_and_the_run_goes_on(
+    tiny, prompts, rewards, tmp_path, name, cause
+):
     feedback = {f"{rewards}:{name}": {"timeout": 0.2}}
     rows = run(tiny, prompts, tmp_path / "run", "grpo", feedback, max_steps=4, monitors={"stop": False})
     assert len(rows) >= 2
@@ -208,7 +287,9 @@ def test_batch_and_async_functions_give_the_same_scores(tiny, prompts, rewards, 
 def test_weighted_parts_are_logged_apart(tiny, prompts, rewards, tmp_path):
     feedback = [f"{rewards}:letters", {"length": {"limit": 10, "buffer": 4}, "weight": 0.5}]
     row = run(tiny, prompts, tmp_path / "run", "grpo", feedback, max_steps=1)[0]
-    assert row["reward"] == pytest.approx(row["rewards/letters/mean"] + 0.5 * row["rewards/length/mean"], abs=1e-6)
+    assert row["reward"] == pytest.approx(
+        row["rewards/letters/mean"] + 0.5 * row["rewards/length/mean"], abs=1e-6
+    )
 
 
 # Monitors
@@ -218,7 +299,12 @@ def events_of(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
 
 
-HACK = {"heldout": 0.5, "batch_size": 8, "learning_rate": 1e-2, "sampler": {"samples": 8, "max_new_tokens": 16}}
+HACK = {
+    "heldout": 0.5,
+    "batch_size": 8,
+    "learning_rate": 1e-2,
+    "sampler": {"samples": 8, "max_new_tokens": 16},
+}
 
 
 @pytest.fixture
@@ -232,9 +318,25 @@ def test_hacking_is_seen_and_the_guarded_run_keeps_its_best_model(tiny, many_pro
     """What pays (letters a to m) displaces what is wanted (letters n to z): unguarded to the end; with the guard the run stops."""
     gold = {"gold": f"{rewards}:wanted", "gold_every": 3, "gold_prompts": 32}
     free = run(
-        tiny, many_prompts, tmp_path / "free", "grpo", f"{rewards}:letters", monitors=gold | {"stop": False, "keep_best": False}, max_steps=24, **HACK
+        tiny,
+        many_prompts,
+        tmp_path / "free",
+        "grpo",
+        f"{rewards}:letters",
+        monitors=gold | {"stop": False, "keep_best": False},
+        max_steps=24,
+        **HACK,
     )
-    guarded = run(tiny, many_prompts, tmp_path / "guarded", "grpo", f"{rewards}:letters", monitors=gold, max_steps=24, **HACK)
+    guarded = run(
+        tiny,
+        many_prompts,
+        tmp_path / "guarded",
+        "grpo",
+        f"{rewards}:letters",
+        monitors=gold,
+        max_steps=24,
+        **HACK,
+    )
     seen = [r for r in free if "gold/score" in r]
     assert mean(free[-3:], "reward") > mean(free[:3], "reward")
     assert seen[-1]["gold/score"] < seen[0]["gold/score"]
@@ -252,7 +354,16 @@ def test_replaying_the_monitors_finds_the_same_events(tiny, many_prompts, reward
     from kilter.training.monitors.replay import replay
 
     gold = {"gold": f"{rewards}:wanted", "gold_every": 3, "gold_prompts": 32, "stop": False}
-    run(tiny, many_prompts, tmp_path / "run", "grpo", f"{rewards}:letters", monitors=gold, max_steps=15, **HACK)
+    run(
+        tiny,
+        many_prompts,
+        tmp_path / "run",
+        "grpo",
+        f"{rewards}:letters",
+        monitors=gold,
+        max_steps=15,
+        **HACK,
+    )
     recorded = [(e["step"], e["monitor"], e["level"]) for e in events_of(tmp_path / "run")]
     assert recorded
     assert [(e.step, e.monitor, e.level) for e in replay(tmp_path / "run")] == recorded
@@ -260,17 +371,60 @@ def test_replaying_the_monitors_finds_the_same_events(tiny, many_prompts, reward
 
 def test_answers_that_never_end_stop_a_run(tiny, prompts, rewards, tmp_path):
     with pytest.raises(RunFailed, match="length limit"):
-        run(tiny, prompts, tmp_path / "run", "grpo", f"{rewards}:letters", sampler={"max_new_tokens": 3}, monitors={"allow_truncation": False})
+        run(
+            tiny,
+            prompts,
+            tmp_path / "run",
+            "grpo",
+            f"{rewards}:letters",
+            sampler={"max_new_tokens": 3},
+            monitors={"allow_truncation": False},
+        )
 
 
 # Resumption
 
 
 def command_line(tiny, prompts, rewards, out, method, gold):
-    options = ["sampler.samples=4", "sampler.max_new_tokens=10", "monitors.allow_truncation=true", f"monitors.gold={gold}", "monitors.gold_every=4",
-               "monitors.gold_prompts=4", "data.heldout=0.25", "kl_control.mode=adaptive", "kl_control.target=0.5", "kl_control.horizon=64", "monitors.stop=false", "beta=0.05"]  # fmt: skip
-    return [sys.executable, "-m", "kilter.cli", "train", "--method", method, "--model", str(tiny), "--data", str(prompts), "--feedback", f"{rewards}:letters", "--max-steps", "30",
-            "--batch-size", "4", "--learning-rate", "3e-3", "--save-every", "3", "--out", str(out), *[x for o in options for x in ("--set", o)]]  # fmt: skip
+    options = [
+        "sampler.samples=4",
+        "sampler.max_new_tokens=10",
+        "monitors.allow_truncation=true",
+        f"monitors.gold={gold}",
+        "monitors.gold_every=4",
+        "monitors.gold_prompts=4",
+        "data.heldout=0.25",
+        "kl_control.mode=adaptive",
+        "kl_control.target=0.5",
+        "kl_control.horizon=64",
+        "monitors.stop=false",
+        "beta=0.05",
+    ]
+    return [
+        sys.executable,
+        "-m",
+        "kilter.cli",
+        "train",
+        "--method",
+        method,
+        "--model",
+        str(tiny),
+        "--data",
+        str(prompts),
+        "--feedback",
+        f"{rewards}:letters",
+        "--max-steps",
+        "30",
+        "--batch-size",
+        "4",
+        "--learning-rate",
+        "3e-3",
+        "--save-every",
+        "3",
+        "--out",
+        str(out),
+        *[x for o in options for x in ("--set", o)],
+    ]
 
 
 @pytest.mark.parametrize(("method", "judge"), [("ppo", "function"), ("grpo", "reward model")])
@@ -280,7 +434,15 @@ def test_a_killed_run_continues_exactly(tiny, prompts, rewards, pairs_file, tmp_
     if judge == "reward model":
         import kilter
 
-        model = kilter.train(str(tiny), str(pairs_file), "bradley_terry", tmp_path / "rm", max_steps=3, batch_size=4, learning_rate=1e-2).model
+        model = kilter.train(
+            str(tiny),
+            str(pairs_file),
+            "bradley_terry",
+            tmp_path / "rm",
+            max_steps=3,
+            batch_size=4,
+            learning_rate=1e-2,
+        ).model
         gold = json.dumps({"reward_model": str(model)})
     command = partial(command_line, tiny, prompts, rewards, method=method, gold=gold)
     env = os.environ | {"HF_HUB_OFFLINE": "1", "KILTER_CACHE": str(tmp_path / "cache")}
@@ -294,8 +456,17 @@ def test_a_killed_run_continues_exactly(tiny, prompts, rewards, pairs_file, tmp_
     process.send_signal(signal.SIGKILL)
     process.wait()
     subprocess.run(command(broken), env=env, check=True, capture_output=True)
-    timing = ("step_time", "tokens_per_second", "sampling/tokens_per_second", "sampling/seconds", "feedback/seconds", "memory/peak_gb")
-    read = lambda p: [{k: v for k, v in json.loads(line).items() if k not in timing} for line in p.read_text().splitlines()]
+    timing = (
+        "step_time",
+        "tokens_per_second",
+        "sampling/tokens_per_second",
+        "sampling/seconds",
+        "feedback/seconds",
+        "memory/peak_gb",
+    )
+    read = lambda p: [
+        {k: v for k, v in json.loads(line).items() if k not in timing} for line in p.read_text().splitlines()
+    ]
     assert read(path) == read(whole / "metrics.jsonl")
     assert (broken / "groups.jsonl").read_text() == (whole / "groups.jsonl").read_text()
     assert (broken / "gold.jsonl").read_text() == (whole / "gold.jsonl").read_text()
@@ -321,7 +492,9 @@ def test_a_killed_run_continues_exactly(tiny, prompts, rewards, pairs_file, tmp_
         ({"feedback": "missing_file.py:reward"}, "cannot be imported"),
     ],
 )
-def test_settings_that_cannot_work_are_named_before_any_work(tiny, prompts, rewards, tmp_path, changes, message):
+def test_settings_that_cannot_work_are_named_before_any_work(
+    tiny, prompts, rewards, tmp_path, changes, message
+):
     fields = {"method": "grpo", "feedback": f"{rewards}:letters"} | changes
     method, feedback = fields.pop("method"), fields.pop("feedback")
     with pytest.raises(UserError, match=message):
@@ -351,7 +524,16 @@ def test_on_policy_distillation_needs_no_feedback(tiny, prompts, tmp_path):
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         if (tiny / name).exists():
             (other / name).write_bytes((tiny / name).read_bytes())
-    lines = run(tiny, prompts, tmp_path / "run", "distill", None, teacher=str(other), monitors={"enabled": False}, max_steps=8)
+    lines = run(
+        tiny,
+        prompts,
+        tmp_path / "run",
+        "distill",
+        None,
+        teacher=str(other),
+        monitors={"enabled": False},
+        max_steps=8,
+    )
     assert lines[-1]["divergence"] < lines[0]["divergence"]
 
 
@@ -369,10 +551,22 @@ def test_methods_for_judged_data_are_refused_online(tiny, prompts, tmp_path, rew
         run(tiny, prompts, tmp_path / "run", "kto", f"{rewards}:length")
 
 
-@pytest.mark.parametrize("method", [{"name": "grpo", "beta": 0.05}, "online_dpo", "xpo", {"name": "nash_md", "mixture": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "method",
+    [{"name": "grpo", "beta": 0.05}, "online_dpo", "xpo", {"name": "nash_md", "mixture": 1.0}],
+    ids=str,
+)
 def test_the_distance_to_the_reference_is_watched(tiny, prompts, tmp_path, rewards, method):
     """kl/sequence is there for methods that use a batch once, and beside an opponent it is the policy's own: never far below 0."""
-    lines = run(tiny, prompts, tmp_path / "run", method, f"{rewards}:letters", monitors={"kl_budget": 1e6}, max_steps=8)
+    lines = run(
+        tiny,
+        prompts,
+        tmp_path / "run",
+        method,
+        f"{rewards}:letters",
+        monitors={"kl_budget": 1e6},
+        max_steps=8,
+    )
     found = [line["kl/sequence"] for line in lines]
     assert len(found) == 8
     assert found[-1] > 0.05
@@ -383,7 +577,15 @@ def test_a_kl_budget_stops_grpo(tiny, prompts, tmp_path, rewards):
     from kilter.errors import RunFailed
 
     with pytest.raises(RunFailed, match="KL"):
-        run(tiny, prompts, tmp_path / "run", {"name": "grpo", "beta": 0.05}, f"{rewards}:letters", monitors={"kl_budget": 1e-6}, max_steps=12)
+        run(
+            tiny,
+            prompts,
+            tmp_path / "run",
+            {"name": "grpo", "beta": 0.05},
+            f"{rewards}:letters",
+            monitors={"kl_budget": 1e-6},
+            max_steps=12,
+        )
 
 
 @pytest.mark.parametrize(
@@ -456,7 +658,16 @@ def test_the_first_and_the_last_state_that_a_signal_named_are_pinned(tmp_path):
 
 def test_a_drifting_policy_is_pinned_and_the_slope_of_its_kl_is_watched(tiny, prompts, tmp_path, rewards):
     gold = {"gold": {"regex": "[a-m]"}, "gold_every": 4, "gold_prompts": 4, "stop": False}
-    lines = run(tiny, prompts, tmp_path / "run", {"name": "rloo", "beta": 0.01}, f"{rewards}:short", heldout=0.3, monitors=gold, max_steps=20)
+    lines = run(
+        tiny,
+        prompts,
+        tmp_path / "run",
+        {"name": "rloo", "beta": 0.01},
+        f"{rewards}:short",
+        heldout=0.3,
+        monitors=gold,
+        max_steps=20,
+    )
     events = [json.loads(x) for x in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     assert any(e["tier"] == 1 and e["level"] == "warn" for e in events)
     assert list((tmp_path / "run" / "pinned").glob("step-*/state.pt"))
@@ -477,8 +688,20 @@ def test_the_critic_alone_learns_during_its_warm_up(tiny, prompts, tmp_path, rew
         max_steps=2,
         monitors={"enabled": False},
     )
-    run(tiny, prompts, tmp_path / "free", method, f"{rewards}:letters", critic={"learning_rate": 1e-2}, max_steps=2, monitors={"enabled": False})
-    start, frozen, free = (load_causal(p).state_dict() for p in (tiny, tmp_path / "frozen" / "model", tmp_path / "free" / "model"))
+    run(
+        tiny,
+        prompts,
+        tmp_path / "free",
+        method,
+        f"{rewards}:letters",
+        critic={"learning_rate": 1e-2},
+        max_steps=2,
+        monitors={"enabled": False},
+    )
+    start, frozen, free = (
+        load_causal(p).state_dict()
+        for p in (tiny, tmp_path / "frozen" / "model", tmp_path / "free" / "model")
+    )
     assert all((frozen[n] == v).all() for n, v in start.items())
     assert any((free[n] != v).any() for n, v in start.items())
 
@@ -493,9 +716,21 @@ def test_the_live_screen_shows_what_matters():
 
     out = io.StringIO()
     live = LiveDisplay(Console(file=out, force_terminal=True, width=120), "grpo", 10, 0)
-    record = {"reward": 0.25, "gold/score": 0.5, "kl/sequence": 1.5, "entropy": 2.0, "completions/mean_length": 33.0, "frac_reward_zero_std": 0.1,
-              "sampling/tokens_per_second": 321.0, "tokens_per_second": 123.0, "memory/peak_gb": 4.2, "loss": 0.1}  # fmt: skip
-    event = Event(1, 1, "warn", "refusal", "the refusal rate drifts", 1, "robust z +5", "gold evaluation asked for")
+    record = {
+        "reward": 0.25,
+        "gold/score": 0.5,
+        "kl/sequence": 1.5,
+        "entropy": 2.0,
+        "completions/mean_length": 33.0,
+        "frac_reward_zero_std": 0.1,
+        "sampling/tokens_per_second": 321.0,
+        "tokens_per_second": 123.0,
+        "memory/peak_gb": 4.2,
+        "loss": 0.1,
+    }
+    event = Event(
+        1, 1, "warn", "refusal", "the refusal rate drifts", 1, "robust z +5", "gold evaluation asked for"
+    )
     for step in (1, 2):
         live.step(step, record, [event], "the last answer")
     live.close()
@@ -544,5 +779,14 @@ def test_best_weights_on_a_full_disk(tiny, many_prompts, rewards, tmp_path, monk
     monkeypatch.setattr(parts.torch, "save", full)
     gold = {"gold": f"{rewards}:wanted", "gold_every": 3, "gold_prompts": 8}
     with pytest.raises(RunFailed, match=r"best weights so far.*\n.*fix: free disk space"):
-        run(tiny, many_prompts, tmp_path / "run", "grpo", f"{rewards}:letters", monitors=gold, max_steps=3, heldout=0.25)
+        run(
+            tiny,
+            many_prompts,
+            tmp_path / "run",
+            "grpo",
+            f"{rewards}:letters",
+            monitors=gold,
+            max_steps=3,
+            heldout=0.25,
+        )
     assert torch.save is full

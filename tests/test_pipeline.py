@@ -25,10 +25,18 @@ def recipe_file(tmp_path, tiny, monkeypatch):
         "stages": {
             "audit": {"audit": {"max_length": 900}},
             "sft": {"train": {"method": "sft", "learning_rate": 1e-3, "batch_size": 8}},
-            "rm": {"train": {"from": "sft", "method": "bradley_terry", "learning_rate": 1e-3, "batch_size": 8}},
+            "rm": {
+                "train": {"from": "sft", "method": "bradley_terry", "learning_rate": 1e-3, "batch_size": 8}
+            },
             "dpo": {"train": {"from": "sft", "method": "dpo", "learning_rate": 1e-3, "batch_size": 8}},
             "eval": {"evaluate": {"models": ["sft", "dpo"], "reward_model": "rm", "max_new_tokens": 16}},
-            "gate": {"gate": {"policy": {"conditions": [{"metric": "violation", "bound": "ci_high", "op": "<=", "value": 1}]}}},
+            "gate": {
+                "gate": {
+                    "policy": {
+                        "conditions": [{"metric": "violation", "bound": "ci_high", "op": "<=", "value": 1}]
+                    }
+                }
+            },
         },
     }
     path = tmp_path / "small.yaml"
@@ -52,15 +60,42 @@ def test_a_recipe_runs_to_a_verdict_and_resumes(recipe_file, tmp_path, capsys):
     ):
         assert (run / name).exists(), name
     page = (run / "report.html").read_text()
-    for part in ("May ship", "forest plot", "Answers side by side", "training curves", "Data audit", "Provenance"):
+    for part in (
+        "May ship",
+        "forest plot",
+        "Answers side by side",
+        "training curves",
+        "Data audit",
+        "Provenance",
+    ):
         assert part in page, part
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
     result = json.loads((run / "eval" / "evaluation.json").read_text())
     for model in result["models"].values():
         for metric in model["metrics"].values():
-            assert {"value", "n", "n_unscored", "n_clusters", "ci_low", "ci_high", "method", "seed", "judge", "data_hash"} <= metric.keys()
-    assert {"gold", "reward", "length", "refusal", "violation", "distinct_1", "kl", "win_rate_gold"} <= result["models"]["dpo"]["metrics"].keys()
+            assert {
+                "value",
+                "n",
+                "n_unscored",
+                "n_clusters",
+                "ci_low",
+                "ci_high",
+                "method",
+                "seed",
+                "judge",
+                "data_hash",
+            } <= metric.keys()
+    assert {
+        "gold",
+        "reward",
+        "length",
+        "refusal",
+        "violation",
+        "distinct_1",
+        "kl",
+        "win_rate_gold",
+    } <= result["models"]["dpo"]["metrics"].keys()
     assert result["reward_model"]["metrics"]["accuracy"]["n"] == 12
     assert result["prompts_found_in_training_data"] == 0
     times = {p: p.stat().st_mtime_ns for p in run.glob("*/model/*")}
@@ -148,7 +183,9 @@ def test_shipped_recipes_are_valid_and_match_the_schema():
 
 
 def test_overrides(recipe_file):
-    loaded = recipes.load(recipe_file, ["stages.dpo.train.learning_rate=1e-5", "data.world.n=50", "stages.sft.train.epochs=2"])
+    loaded = recipes.load(
+        recipe_file, ["stages.dpo.train.learning_rate=1e-5", "data.world.n=50", "stages.sft.train.epochs=2"]
+    )
     assert loaded.stages["dpo"].train.learning_rate == 1e-5
     assert loaded.data["data"].world.n == 50
     with pytest.raises(UserError, match="there is no stage 'dpoo'"):
@@ -156,7 +193,9 @@ def test_overrides(recipe_file):
 
 
 def test_python_api(tmp_path, tiny, pairs_file):
-    result = kilter.train(model=str(tiny), data=str(pairs_file), method="dpo", out=tmp_path / "out", max_steps=2)
+    result = kilter.train(
+        model=str(tiny), data=str(pairs_file), method="dpo", out=tmp_path / "out", max_steps=2
+    )
     assert result.steps == 2
     assert (result.model / "model.safetensors").exists()
     with pytest.raises(UserError, match="did you mean 'max_steps'"):
@@ -182,10 +221,14 @@ def test_registry_refuses_duplicates_and_imports_user_methods(tmp_path):
 @pytest.mark.parametrize(
     ("name", "shape", "at_least"),
     [
-        ("hh_harmless/pairs.jsonl.gz", "pairs", 1700), ("coconot/preference.jsonl.gz", "pairs", 900), ("llama_factory/dpo_en_demo.jsonl.gz", "pairs", 290),
-        ("llama_factory/kto_en_demo.jsonl.gz", "prompts", 290), ("llama_factory/alpaca_en_demo.jsonl.gz", "demonstrations", 900), ("oasst/en_100_tree.jsonl.gz", "pairs", 100),
+        ("hh_harmless/pairs.jsonl.gz", "pairs", 1700),
+        ("coconot/preference.jsonl.gz", "pairs", 900),
+        ("llama_factory/dpo_en_demo.jsonl.gz", "pairs", 290),
+        ("llama_factory/kto_en_demo.jsonl.gz", "prompts", 290),
+        ("llama_factory/alpaca_en_demo.jsonl.gz", "demonstrations", 900),
+        ("oasst/en_100_tree.jsonl.gz", "pairs", 100),
     ],
-)  # fmt: skip
+)
 def test_real_files_are_read(name, shape, at_least):
     from kilter.data.dataset import DataSpec, load
 
@@ -205,20 +248,40 @@ def test_rlhf_and_dpo_in_one_recipe_with_probes(tmp_path, tiny, pairs_file):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"prompt": t}) + "\n" for t in texts))
     common = {"from": "sft", "batch_size": 6, "max_length": 96, "learning_rate": 1e-3}
     raw = {
-        "name": "mini", "model": str(tiny),
+        "name": "mini",
+        "model": str(tiny),
         "data": {
-            "pairs": {"path": str(pairs_file), "heldout": 0.25}, "red": {"path": str(tmp_path / "red.jsonl"), "safety": "unsafe", "heldout": 0},
+            "pairs": {"path": str(pairs_file), "heldout": 0.25},
+            "red": {"path": str(tmp_path / "red.jsonl"), "safety": "unsafe", "heldout": 0},
             "fine": {"path": str(tmp_path / "fine.jsonl"), "safety": "safe", "heldout": 0},
         },
         "stages": {
             "sft": {"train": {"method": "sft", "data": "$pairs", "max_steps": 2}},
             "rm": {"train": common | {"method": "bradley_terry", "data": "$pairs"}},
-            "ppo": {"train": common | {"method": {"name": "ppo", "epochs": 2}, "prompts": "$pairs", "feedback": {"reward_model": "rm"}, "max_steps": 2,
-                                       "sampler": {"samples": 2, "max_new_tokens": 6}, "monitors": {"allow_truncation": True, "gold": {"regex": "a"}, "gold_every": 1}}},
+            "ppo": {
+                "train": common
+                | {
+                    "method": {"name": "ppo", "epochs": 2},
+                    "prompts": "$pairs",
+                    "feedback": {"reward_model": "rm"},
+                    "max_steps": 2,
+                    "sampler": {"samples": 2, "max_new_tokens": 6},
+                    "monitors": {"allow_truncation": True, "gold": {"regex": "a"}, "gold_every": 1},
+                }
+            },
             "dpo": {"train": common | {"method": "dpo", "data": "$pairs"}},
-            "eval": {"evaluate": {"models": ["sft", "ppo", "dpo"], "baseline": "sft", "reward_model": "rm", "data": "$pairs", "probes": ["$red", "$fine"], "max_new_tokens": 6}},
+            "eval": {
+                "evaluate": {
+                    "models": ["sft", "ppo", "dpo"],
+                    "baseline": "sft",
+                    "reward_model": "rm",
+                    "data": "$pairs",
+                    "probes": ["$red", "$fine"],
+                    "max_new_tokens": 6,
+                }
+            },
         },
-    }  # fmt: skip
+    }
     assert Run(recipes.build(raw), tmp_path / "run", Console(quiet=True)).execute() == 0
     found = json.loads((tmp_path / "run" / "eval" / "evaluation.json").read_text())
     assert found["n_probes"] == 4

@@ -38,7 +38,11 @@ def test_a_product_and_its_gradients_equal_those_of_float64(onednn, layout):
     wide = [x.detach().double().requires_grad_() for x in (a, b)]
     ours, exact = products.matmul(a, b), wide[0] @ wide[1]
     torch.testing.assert_close(ours.double(), exact, atol=1e-5, rtol=1e-5)
-    for found, expected in zip(torch.autograd.grad(ours.square().sum(), (a, b)), torch.autograd.grad(exact.square().sum(), wide), strict=True):
+    for found, expected in zip(
+        torch.autograd.grad(ours.square().sum(), (a, b)),
+        torch.autograd.grad(exact.square().sum(), wide),
+        strict=True,
+    ):
         torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-5)
     assert len(onednn) == 3  # forward, and one product for each gradient
 
@@ -49,7 +53,11 @@ def test_twice_differentiated(onednn):
         (first,) = torch.autograd.grad(multiply(a, b).pow(3).sum(), a, create_graph=True)
         return [x.double() for x in torch.autograd.grad(first.square().sum(), (a, b))]
 
-    for found, expected in zip(slope_of_slope(products.matmul, torch.float32), slope_of_slope(torch.matmul, torch.float64), strict=True):
+    for found, expected in zip(
+        slope_of_slope(products.matmul, torch.float32),
+        slope_of_slope(torch.matmul, torch.float64),
+        strict=True,
+    ):
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-5)
 
 
@@ -85,7 +93,15 @@ def test_only_what_gains_goes_to_onednn(onednn, monkeypatch):
     assert not onednn
 
 
-@pytest.mark.parametrize(("capability", "maker", "expected"), [("AVX512", "AuthenticAMD", True), ("AVX512", "GenuineIntel", False), ("AVX2", "AuthenticAMD", False), ("AVX512", "", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("capability", "maker", "expected"),
+    [
+        ("AVX512", "AuthenticAMD", True),
+        ("AVX512", "GenuineIntel", False),
+        ("AVX2", "AuthenticAMD", False),
+        ("AVX512", "", False),
+    ],
+)
 def test_the_processor_decides_not_a_measurement(monkeypatch, capability, maker, expected):
     monkeypatch.setattr(products.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
@@ -95,7 +111,11 @@ def test_the_processor_decides_not_a_measurement(monkeypatch, capability, maker,
 
 
 def test_the_fused_head_multiplies_there_too(onednn):
-    hidden, weight, targets = random(6, 16).requires_grad_(), random(50, 16, seed=1).requires_grad_(), torch.arange(6)
+    hidden, weight, targets = (
+        random(6, 16).requires_grad_(),
+        random(50, 16, seed=1).requires_grad_(),
+        torch.arange(6),
+    )
     ours, _, _ = token_logps(hidden, Head(weight), targets)
     plain = (hidden.double() @ weight.double().T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
     torch.testing.assert_close(ours.double(), plain, atol=1e-5, rtol=1e-5)

@@ -8,7 +8,14 @@ import pytest
 
 from kilter.errors import Exit, UserError
 from kilter.evaluation import classifiers, metrics
-from kilter.evaluation.statistics import mean, n_to_certify, paired_difference, proportion, wilson_bounds, win_rate
+from kilter.evaluation.statistics import (
+    mean,
+    n_to_certify,
+    paired_difference,
+    proportion,
+    wilson_bounds,
+    win_rate,
+)
 from kilter.release import gate
 from kilter.types import Prompt
 
@@ -23,7 +30,9 @@ def test_wilson_numbers_of_the_power_check():
 
 def test_bootstrap_covers_the_mean():
     rng = np.random.default_rng(0)
-    hits = sum(m.ci_low <= 0.3 <= m.ci_high for m in (mean(list(rng.normal(0.3, 1, 40)), seed=i) for i in range(60)))
+    hits = sum(
+        m.ci_low <= 0.3 <= m.ci_high for m in (mean(list(rng.normal(0.3, 1, 40)), seed=i) for i in range(60))
+    )
     assert hits >= 52
 
 
@@ -107,13 +116,22 @@ def evaluation(**numbers):
         "judge": "",
     } | numbers
     return {
-        "schema": 1, "baseline": "sft", "n_prompts": 100, "data_hash": "d", "prompts_found_in_training_data": 0,
-        "models": {"sft": {"metrics": {"gold": metric}, "model_hash": "a"}, "dpo": {"metrics": {"gold": metric}, "difference": {"gold": metric}, "model_hash": "b"}},
-    }  # fmt: skip
+        "schema": 1,
+        "baseline": "sft",
+        "n_prompts": 100,
+        "data_hash": "d",
+        "prompts_found_in_training_data": 0,
+        "models": {
+            "sft": {"metrics": {"gold": metric}, "model_hash": "a"},
+            "dpo": {"metrics": {"gold": metric}, "difference": {"gold": metric}, "model_hash": "b"},
+        },
+    }
 
 
 def verdict(ev, **condition):
-    policy = gate.Policy.model_validate({"conditions": [{"metric": "gold", "bound": "diff_ci_low", "op": ">", "value": 0.0} | condition]})
+    policy = gate.Policy.model_validate(
+        {"conditions": [{"metric": "gold", "bound": "diff_ci_low", "op": ">", "value": 0.0} | condition]}
+    )
     result = gate.decide(policy, ev, today=dt.date(2026, 1, 10))
     return result["conditions"][0]["state"], result["verdict"]
 
@@ -145,25 +163,37 @@ def test_waivers_expire():
 
 
 def test_inconclusive_prints_the_n_needed():
-    policy = gate.Policy.model_validate({"conditions": [{"metric": "gold", "bound": "ci_low", "op": ">", "value": 0.15}]})
+    policy = gate.Policy.model_validate(
+        {"conditions": [{"metric": "gold", "bound": "ci_low", "op": ">", "value": 0.15}]}
+    )
     found = gate.decide(policy, evaluation())["conditions"][0]
     assert "about 400 prompts" in found["why"]
 
 
 def test_power_check_before_any_generation():
-    policy = gate.Policy.model_validate({"conditions": [{"metric": "violation", "bound": "ci_high", "op": "<", "value": 0.02}]})
+    policy = gate.Policy.model_validate(
+        {"conditions": [{"metric": "violation", "bound": "ci_high", "op": "<", "value": 0.02}]}
+    )
     assert "needs" in gate.power_warnings(policy, 100)[0]
     assert gate.power_warnings(policy, 300) == []
 
 
 def test_exit_codes_and_junit():
-    assert [gate.exit_code(v) for v in ("pass", "fail", "inconclusive")] == [Exit.OK, Exit.GATE_FAILED, Exit.INCONCLUSIVE]
-    policy = gate.Policy.model_validate({"conditions": [{"metric": "absent", "bound": "value", "op": ">", "value": 0}]})
+    assert [gate.exit_code(v) for v in ("pass", "fail", "inconclusive")] == [
+        Exit.OK,
+        Exit.GATE_FAILED,
+        Exit.INCONCLUSIVE,
+    ]
+    policy = gate.Policy.model_validate(
+        {"conditions": [{"metric": "absent", "bound": "value", "op": ">", "value": 0}]}
+    )
     assert 'failures="1"' in gate.junit(gate.decide(policy, evaluation()))
 
 
 def test_wrong_candidate_names_the_right_ones():
-    policy = gate.Policy.model_validate({"conditions": [{"metric": "gold", "bound": "value", "op": ">", "value": 0}]})
+    policy = gate.Policy.model_validate(
+        {"conditions": [{"metric": "gold", "bound": "value", "op": ">", "value": 0}]}
+    )
     with pytest.raises(UserError, match="sft, dpo"):
         gate.decide(policy, evaluation(), "ppo")
 
@@ -180,10 +210,15 @@ def test_audit_finds_what_was_planted(tmp_path):
         }
         for i in range(80)
     ]
-    rows += [{"prompt": "same", "chosen": "a b", "rejected": "c d"}, {"prompt": "same", "chosen": "c d", "rejected": "a b"}]
+    rows += [
+        {"prompt": "same", "chosen": "a b", "rejected": "c d"},
+        {"prompt": "same", "chosen": "c d", "rejected": "a b"},
+    ]
     path = tmp_path / "d.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    found = {f["check"]: f for f in audit(load(DataSpec(path=str(path), heldout=0), "pairs"), None)["findings"]}
+    found = {
+        f["check"]: f for f in audit(load(DataSpec(path=str(path), heldout=0), "pairs"), None)["findings"]
+    }
     assert found["length bias"]["level"] == "warn"
     assert found["shortcut probe"]["level"] == "warn"
     assert found["shortcut probe"]["numbers"]["auc"] > 0.95
@@ -199,6 +234,11 @@ def test_audit_is_quiet_on_even_data(tmp_path):
     words = [f"w{i}" for i in range(300)]
     text = lambda: " ".join(rng.choice(words, 12))
     path = tmp_path / "d.jsonl"
-    path.write_text("\n".join(json.dumps({"prompt": text(), "chosen": text(), "rejected": text()}) for _ in range(120)))
-    found = {f["check"]: f["level"] for f in audit(load(DataSpec(path=str(path), heldout=0.2), "pairs"), None)["findings"]}
+    path.write_text(
+        "\n".join(json.dumps({"prompt": text(), "chosen": text(), "rejected": text()}) for _ in range(120))
+    )
+    found = {
+        f["check"]: f["level"]
+        for f in audit(load(DataSpec(path=str(path), heldout=0.2), "pairs"), None)["findings"]
+    }
     assert set(found.values()) == {"ok"}

@@ -28,10 +28,18 @@ def rollout(score, mask, k=None, **fields) -> Batch:
     k = k or rows
     one = torch.ones((), dtype=D)
     return Batch(
-        prompts_N=tuple(torch.ones(1, dtype=torch.long) for _ in range(rows // k)), tokens_BT=torch.zeros(mask.shape, dtype=torch.long), mask_BT=mask,
-        length_B=(mask.shape[1] - mask.flip(1).argmax(1)), group_B=torch.arange(rows // k).repeat_interleave(k), score_B=torch.tensor(score, dtype=D),
-        margin_N=torch.zeros(rows // k), n_tokens_total=mask.sum(), n_rows_total=one * rows, n_groups_total=one * (rows // k), **fields,
-    )  # fmt: skip
+        prompts_N=tuple(torch.ones(1, dtype=torch.long) for _ in range(rows // k)),
+        tokens_BT=torch.zeros(mask.shape, dtype=torch.long),
+        mask_BT=mask,
+        length_B=(mask.shape[1] - mask.flip(1).argmax(1)),
+        group_B=torch.arange(rows // k).repeat_interleave(k),
+        score_B=torch.tensor(score, dtype=D),
+        margin_N=torch.zeros(rows // k),
+        n_tokens_total=mask.sum(),
+        n_rows_total=one * rows,
+        n_groups_total=one * (rows // k),
+        **fields,
+    )
 
 
 def random_rollout(seed=0, groups=3, k=4, width=6, reference=True):
@@ -39,7 +47,9 @@ def random_rollout(seed=0, groups=3, k=4, width=6, reference=True):
     n = groups * k
     length = torch.randint(2, width + 1, (n,), generator=g)
     mask = (torch.arange(width)[None] < length[:, None]).to(D)
-    batch = rollout(torch.randn(n, generator=g).tolist(), mask.tolist(), k, truncated_B=torch.zeros(n), length_limit=width)
+    batch = rollout(
+        torch.randn(n, generator=g).tolist(), mask.tolist(), k, truncated_B=torch.zeros(n), length_limit=width
+    )
     logps = -torch.rand(n, width, generator=g, dtype=D)
     return batch.with_(
         old_logps_BT=logps + 0.3 * torch.randn(n, width, generator=g, dtype=D),
@@ -52,8 +62,12 @@ def random_rollout(seed=0, groups=3, k=4, width=6, reference=True):
 
 def test_grpo_golden():
     """Rewards 1, 0, .5, 1 with the population std: .905, -1.508, -.302, .905."""
-    found = adv.grpo(torch.tensor([1, 0, 0.5, 1], dtype=D), torch.zeros(4, dtype=torch.long), 1, population=True)
-    torch.testing.assert_close(found, torch.tensor([0.905, -1.508, -0.302, 0.905], dtype=D), atol=1e-3, rtol=0)
+    found = adv.grpo(
+        torch.tensor([1, 0, 0.5, 1], dtype=D), torch.zeros(4, dtype=torch.long), 1, population=True
+    )
+    torch.testing.assert_close(
+        found, torch.tensor([0.905, -1.508, -0.302, 0.905], dtype=D), atol=1e-3, rtol=0
+    )
 
 
 def test_rloo_by_hand():
@@ -78,7 +92,9 @@ def test_passk_equals_the_enumeration_over_subsets():
     reward = [max(score[i] for i in s) for s in subsets]
     mean = sum(reward) / len(reward)
     std = math.sqrt(sum((r - mean) ** 2 for r in reward) / len(reward))
-    want = [sum(r - mean for s, r in zip(subsets, reward) if i in s) / std / math.comb(5, k - 1) for i in range(6)]
+    want = [
+        sum(r - mean for s, r in zip(subsets, reward) if i in s) / std / math.comb(5, k - 1) for i in range(6)
+    ]
     found = adv.passk(torch.tensor(score, dtype=D), torch.zeros(6, dtype=torch.long), 1, k)
     torch.testing.assert_close(found, torch.tensor(want, dtype=D), atol=1e-12, rtol=0)
     assert adv.passk(torch.ones(6, dtype=D), torch.zeros(6, dtype=torch.long), 1, k).tolist() == [0] * 6
@@ -89,7 +105,9 @@ def test_prm_token_sums_normalised_steps_from_each_token_on():
     steps = torch.tensor([[0, 1.0, 0, 3.0], [0, 0, 2.0, 0]], dtype=D)
     found = adv.prm_token(steps, mask, torch.zeros(2, dtype=torch.long), 1)
     high = 1 / (1 + 1e-4)
-    torch.testing.assert_close(found, torch.tensor([[0, 0, high, high], [0, 0, 0, 0]], dtype=D), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        found, torch.tensor([[0, 0, high, high], [0, 0, 0, 0]], dtype=D), atol=1e-9, rtol=0
+    )
 
 
 def scalar_gae(reward, value, mask, gamma, lam):
@@ -122,7 +140,11 @@ def test_1_gae_against_a_scalar_reference():
 def test_2_value_and_advantage_are_carried_across_masked_tokens():
     """A tool result in the middle changes nothing: the same advantages as without it."""
     plain, _ = adv.gae(torch.tensor([[0, 0, 1.0]]), torch.tensor([[0.1, 0.2, 0.3]]), torch.ones(1, 3))
-    gapped, _ = adv.gae(torch.tensor([[0, 9.0, 0, 1.0, 9.0]]), torch.tensor([[0.1, 7.0, 0.2, 0.3, 7.0]]), torch.tensor([[1.0, 0, 1, 1, 0]]))
+    gapped, _ = adv.gae(
+        torch.tensor([[0, 9.0, 0, 1.0, 9.0]]),
+        torch.tensor([[0.1, 7.0, 0.2, 0.3, 7.0]]),
+        torch.tensor([[1.0, 0, 1, 1, 0]]),
+    )
     torch.testing.assert_close(gapped[0, [0, 2, 3]], plain[0])
     assert gapped[0, 1] == 0
     assert gapped[0, 4] == 0
@@ -133,10 +155,19 @@ def test_3_the_reward_stands_on_the_last_action_token_and_never_on_padding():
     assert placed.tolist() == [[0, 2, 0, 0], [0, 0, 3, 0]]
 
 
-@pytest.mark.parametrize(("logp", "ref", "score", "want"), [(-2.1, -2.2, 1.20, 1.18), (-1.2, -2.8, 1.35, 1.03)])
+@pytest.mark.parametrize(
+    ("logp", "ref", "score", "want"), [(-2.1, -2.2, 1.20, 1.18), (-1.2, -2.8, 1.35, 1.03)]
+)
 def test_4_kl_shaped_reward_golden(logp, ref, score, want):
-    batch = rollout([score], [[1.0]], old_logps_BT=torch.tensor([[logp]], dtype=D), ref_logps_BT=torch.tensor([[ref]], dtype=D))
-    assert float(build_objective({"name": "ppo", "beta": 0.2}).token_rewards(batch)) == pytest.approx(want, abs=1e-9)
+    batch = rollout(
+        [score],
+        [[1.0]],
+        old_logps_BT=torch.tensor([[logp]], dtype=D),
+        ref_logps_BT=torch.tensor([[ref]], dtype=D),
+    )
+    assert float(build_objective({"name": "ppo", "beta": 0.2}).token_rewards(batch)) == pytest.approx(
+        want, abs=1e-9
+    )
 
 
 def test_5_token_rewards_sum_to_score_minus_beta_kl():
@@ -170,7 +201,11 @@ def scalar_ppo(batch, logps, values, ppo):
             policy = -min(rho * a, inside * a)
             if a < 0 and ppo.dual_clip is not None:
                 policy = min(policy, -ppo.dual_clip * a)
-            v, old, target = float(values[i, t]), float(batch.old_values_BT[i, t]), float(batch.return_BT[i, t])
+            v, old, target = (
+                float(values[i, t]),
+                float(batch.old_values_BT[i, t]),
+                float(batch.return_BT[i, t]),
+            )
             near = old + min(max(v - old, -ppo.value_clip), ppo.value_clip)
             total += (policy + ppo.vf * 0.5 * max((v - target) ** 2, (near - target) ** 2)) / tokens
     return total
@@ -184,7 +219,9 @@ def test_7_the_loss_against_a_scalar_reference(dual):
     ppo = build_objective({"name": "ppo", "dual_clip": dual, "vf": 0.5})
     batch = ppo.prepare(batch.with_(old_values_BT=torch.randn(12, 6, generator=g, dtype=D)))
     values = batch.old_values_BT + 0.5 * torch.randn(12, 6, generator=g, dtype=D)
-    assert float(ppo.loss(Outputs(logps_BT=logps, values_BT=values), batch).value) == pytest.approx(scalar_ppo(batch, logps, values, ppo), abs=1e-12)
+    assert float(ppo.loss(Outputs(logps_BT=logps, values_BT=values), batch).value) == pytest.approx(
+        scalar_ppo(batch, logps, values, ppo), abs=1e-12
+    )
 
 
 def test_8_the_ratio_is_one_before_the_first_update():
@@ -200,19 +237,31 @@ def test_8_the_ratio_is_one_before_the_first_update():
 
 
 def test_9_truncated_answers_are_masked_or_penalised_by_choice():
-    batch = rollout([1.0, 1.0], [[1.0, 1], [1, 1]], truncated_B=torch.tensor([0.0, 1.0], dtype=D), old_values_BT=torch.zeros(2, 2, dtype=D),
-                    old_logps_BT=torch.zeros(2, 2, dtype=D))  # fmt: skip
+    batch = rollout(
+        [1.0, 1.0],
+        [[1.0, 1], [1, 1]],
+        truncated_B=torch.tensor([0.0, 1.0], dtype=D),
+        old_values_BT=torch.zeros(2, 2, dtype=D),
+        old_logps_BT=torch.zeros(2, 2, dtype=D),
+    )
     free = {"beta": 0.0, "whiten": False}
     objective = build_objective({"name": "ppo", "mask_truncated": True} | free)
-    assert objective.needs.mask_truncated  # the learner takes them out before it counts tokens: tests/test_online.py
+    assert (
+        objective.needs.mask_truncated
+    )  # the learner takes them out before it counts tokens: tests/test_online.py
     penalised = build_objective({"name": "ppo", "missing_eos_penalty": 0.7} | free)
     assert penalised.scores(batch).tolist() == pytest.approx([1.0, 0.3])
     assert penalised.prepare(batch).mask_BT.sum() == 4
 
 
 def test_10_an_unscored_answer_trains_nothing():
-    batch = rollout([1.0, math.nan], [[1.0, 1], [1, 1]], old_values_BT=torch.ones(2, 2, dtype=D), old_logps_BT=torch.zeros(2, 2, dtype=D),
-                    ref_logps_BT=torch.ones(2, 2, dtype=D))  # fmt: skip
+    batch = rollout(
+        [1.0, math.nan],
+        [[1.0, 1], [1, 1]],
+        old_values_BT=torch.ones(2, 2, dtype=D),
+        old_logps_BT=torch.zeros(2, 2, dtype=D),
+        ref_logps_BT=torch.ones(2, 2, dtype=D),
+    )
     ready = build_objective("ppo").prepare(batch)
     assert ready.mask_BT.tolist() == [[1, 1], [0, 0]]
     assert torch.isfinite(ready.advantage_BT).all()
@@ -220,7 +269,11 @@ def test_10_an_unscored_answer_trains_nothing():
 
 def test_11_denominators_span_the_optimizer_step():
     batch, _ = random_rollout()
-    for aggregation, want in (("token", 1.0), ("sequence", 1.0), ("constant", float(batch.mask_BT.sum()) / (12 * 6))):
+    for aggregation, want in (
+        ("token", 1.0),
+        ("sequence", 1.0),
+        ("constant", float(batch.mask_BT.sum()) / (12 * 6)),
+    ):
         assert float(token_weights(batch, aggregation).sum()) == pytest.approx(want)
         parts = [batch.select_groups([i]) for i in range(3)]
         assert float(sum(token_weights(p, aggregation).sum() for p in parts)) == pytest.approx(want)
@@ -233,13 +286,19 @@ def test_12_log_probs_are_taken_at_the_sampling_temperature(scorer, encoder):
     from kilter.types import Feedback, Group, Prompt, SamplingParams
 
     prompts = [Prompt(messages=({"role": "user", "content": t},)) for t in ("a", "bcd")]
-    answers = LocalSampler(scorer.eval(), encoder).generate(prompts, 3, SamplingParams(max_new_tokens=9, temperature=0.7))
-    batch = collate([encoder.encode(Group(p, tuple(a), (Feedback(0.0),) * 3)) for p, a in zip(prompts, answers)])
+    answers = LocalSampler(scorer.eval(), encoder).generate(
+        prompts, 3, SamplingParams(max_new_tokens=9, temperature=0.7)
+    )
+    batch = collate(
+        [encoder.encode(Group(p, tuple(a), (Feedback(0.0),) * 3)) for p, a in zip(prompts, answers)]
+    )
     with torch.no_grad():
         got = scorer(batch, temperature=0.7).logps_BT
     torch.testing.assert_close(got * batch.mask_BT, batch.sampling_logps_BT, atol=1e-4, rtol=1e-4)
     assert [int(n) for n in batch.mask_BT.sum(-1)] == [len(c.token_ids) for a in answers for c in a]
-    assert batch.truncated_B.tolist() == [float(c.token_ids[-1] not in encoder.stop_ids) for a in answers for c in a]
+    assert batch.truncated_B.tolist() == [
+        float(c.token_ids[-1] not in encoder.stop_ids) for a in answers for c in a
+    ]
 
 
 def test_13_the_critic_reads_the_state_before_the_token(tiny, encoder):
@@ -272,7 +331,11 @@ def test_cispo_delta():
     batch = cispo.prepare(batch)
     leaf = logps.clone().requires_grad_()
     cispo.loss(Outputs(logps_BT=leaf), batch).value.backward()
-    want = -(leaf.detach() - batch.old_logps_BT).exp().clamp_max(1.05) * batch.advantage_BT / batch.n_tokens_total
+    want = (
+        -(leaf.detach() - batch.old_logps_BT).exp().clamp_max(1.05)
+        * batch.advantage_BT
+        / batch.n_tokens_total
+    )
     torch.testing.assert_close(leaf.grad, want * batch.mask_BT)
 
 
@@ -287,7 +350,10 @@ def test_kl_estimators():
         return x.grad
 
     p = logits.softmax(-1)
-    forward, backward = slope(lambda x: (x.exp() * (x - ref)).sum()), slope(lambda x: (ref.exp() * (ref - x)).sum())
+    forward, backward = (
+        slope(lambda x: (x.exp() * (x - ref)).sum()),
+        slope(lambda x: (ref.exp() * (ref - x)).sum()),
+    )
     for estimator, want in (("k2", forward), ("k3_st", forward), ("k3", backward)):
         torch.testing.assert_close(slope(lambda x: (p * kl_terms(x, ref, estimator)).sum()), want)
     value = lambda e: float((p * kl_terms(logits.log_softmax(-1), ref, e)).sum())
@@ -310,7 +376,9 @@ def test_groups_of_equal_reward_are_inactive_and_exactly_without_gradient():
     grpo.loss(Outputs(logps_BT=leaf), ready).value.backward()
     assert (leaf.grad[:2] == 0).all()
     assert (leaf.grad[2:] != 0).all()
-    assert build_objective({"name": "grpo", "beta": 0.1}).prepare(batch).active_N is None  # the KL term moves them all
+    assert (
+        build_objective({"name": "grpo", "beta": 0.1}).prepare(batch).active_N is None
+    )  # the KL term moves them all
 
 
 def test_truncated_importance_sampling_is_on_when_the_engines_differ():
@@ -328,12 +396,22 @@ def test_truncated_importance_sampling_is_on_when_the_engines_differ():
 @pytest.mark.parametrize(
     "config",
     [
-        {"name": "grpo", "beta": -1}, {"name": "grpo", "kl_estimator": "k1"}, {"name": "grpo", "clip_low": 0}, {"name": "grpo", "scale": "all"},
-        {"name": "ppo", "gamma": 0}, {"name": "ppo", "dual_clip": 0.5}, {"name": "ppo", "epochs": 0}, {"name": "cispo", "cap": 0.5}, {"name": "sapo", "tau_neg": 0},
-        {"name": "vespo", "k_pos": 0}, {"name": "reinforce", "baseline": "mean"}, {"name": "online_dpo", "labels": "maybe"}, {"name": "nash_md", "mixture": 2},
+        {"name": "grpo", "beta": -1},
+        {"name": "grpo", "kl_estimator": "k1"},
+        {"name": "grpo", "clip_low": 0},
+        {"name": "grpo", "scale": "all"},
+        {"name": "ppo", "gamma": 0},
+        {"name": "ppo", "dual_clip": 0.5},
+        {"name": "ppo", "epochs": 0},
+        {"name": "cispo", "cap": 0.5},
+        {"name": "sapo", "tau_neg": 0},
+        {"name": "vespo", "k_pos": 0},
+        {"name": "reinforce", "baseline": "mean"},
+        {"name": "online_dpo", "labels": "maybe"},
+        {"name": "nash_md", "mixture": 2},
         {"name": "xpo", "alpha": -1},
     ],
-)  # fmt: skip
+)
 def test_values_without_meaning_are_refused(config):
     with pytest.raises(UserError, match="fix:"):
         build_objective(config)
@@ -344,29 +422,60 @@ def test_values_without_meaning_are_refused(config):
 
 def trl_module(name):
     """TRL, whose absence is a failure where parity is required."""
-    return importlib.import_module(name) if os.environ.get("KILTER_PARITY") == "required" else pytest.importorskip(name)
+    return (
+        importlib.import_module(name)
+        if os.environ.get("KILTER_PARITY") == "required"
+        else pytest.importorskip(name)
+    )
 
 
 def trl_grpo_loss(batch, logps, advantages, **settings):
     """TRL's GRPOTrainer._compute_loss with the model's forward replaced by given log-probs."""
     trainer = trl_module("trl.trainer.grpo_trainer")
     args = SimpleNamespace(
-        delta=settings.pop("delta", None), use_bias_correction_kl=False, sapo_temperature_pos=1.0, sapo_temperature_neg=1.0625, vespo_k_pos=2.0,
-        vespo_lambda_pos=3.0, vespo_k_neg=3.0, vespo_lambda_neg=2.0, steps_per_generation=1,
-    )  # fmt: skip
+        delta=settings.pop("delta", None),
+        use_bias_correction_kl=False,
+        sapo_temperature_pos=1.0,
+        sapo_temperature_neg=1.0625,
+        vespo_k_pos=2.0,
+        vespo_lambda_pos=3.0,
+        vespo_k_neg=3.0,
+        vespo_lambda_neg=2.0,
+        steps_per_generation=1,
+    )
     me = SimpleNamespace(
-        _get_per_token_logps_and_entropies=lambda *a, **k: (logps, torch.zeros_like(logps), None), aux_loss_enabled=False, top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None, importance_sampling_level="token", beta=0.0, args=args, loss_type="grpo", epsilon_low=0.2, epsilon_high=0.2, use_vllm=False,
-        vllm_importance_sampling_correction=False, model=SimpleNamespace(training=True), current_gradient_accumulation_steps=1, max_completion_length=6,
-        accelerator=SimpleNamespace(num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x), _entropy_bonus_enabled=False, use_adaptive_entropy=False,
-        _metrics={"train": defaultdict(list)}, get_gamma_weights=trainer.GRPOTrainer.get_gamma_weights,
-    )  # fmt: skip
+        _get_per_token_logps_and_entropies=lambda *a, **k: (logps, torch.zeros_like(logps), None),
+        aux_loss_enabled=False,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        importance_sampling_level="token",
+        beta=0.0,
+        args=args,
+        loss_type="grpo",
+        epsilon_low=0.2,
+        epsilon_high=0.2,
+        use_vllm=False,
+        vllm_importance_sampling_correction=False,
+        model=SimpleNamespace(training=True),
+        current_gradient_accumulation_steps=1,
+        max_completion_length=6,
+        accelerator=SimpleNamespace(num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x),
+        _entropy_bonus_enabled=False,
+        use_adaptive_entropy=False,
+        _metrics={"train": defaultdict(list)},
+        get_gamma_weights=trainer.GRPOTrainer.get_gamma_weights,
+    )
     for name, value in settings.items():
         setattr(me, name, value)
     inputs = {
-        "prompt_ids": torch.zeros(batch.rows(), 1, dtype=torch.long), "prompt_mask": torch.ones(batch.rows(), 1), "completion_ids": batch.tokens_BT,
-        "completion_mask": batch.mask_BT, "advantages": advantages, "old_per_token_logps": batch.old_logps_BT, "num_items_in_batch": batch.mask_BT.sum(),
-    }  # fmt: skip
+        "prompt_ids": torch.zeros(batch.rows(), 1, dtype=torch.long),
+        "prompt_mask": torch.ones(batch.rows(), 1),
+        "completion_ids": batch.tokens_BT,
+        "completion_mask": batch.mask_BT,
+        "advantages": advantages,
+        "old_per_token_logps": batch.old_logps_BT,
+        "num_items_in_batch": batch.mask_BT.sum(),
+    }
     if batch.ref_logps_BT is not None:
         inputs["ref_per_token_logps"] = batch.ref_logps_BT
     return trainer.GRPOTrainer._compute_loss(me, me.model, inputs)
@@ -379,10 +488,18 @@ GRPO_CASES = {
     "bnpo": ({"name": "grpo", "loss_aggregation": "token"}, {"loss_type": "bnpo"}),
     "dapo": ({"name": "dapo", "mask_truncated": False}, {"loss_type": "dapo", "epsilon_high": 0.28}),
     "dr_grpo": ({"name": "dr_grpo"}, {"loss_type": "dr_grpo"}),
-    "gspo": ({"name": "gspo", "clip_low": 0.1, "clip_high": 0.1}, {"importance_sampling_level": "sequence", "epsilon_low": 0.1, "epsilon_high": 0.1}),
+    "gspo": (
+        {"name": "gspo", "clip_low": 0.1, "clip_high": 0.1},
+        {"importance_sampling_level": "sequence", "epsilon_low": 0.1, "epsilon_high": 0.1},
+    ),
     "luspo": (
         {"name": "luspo", "clip_low": 0.1, "clip_high": 0.1},
-        {"loss_type": "luspo", "importance_sampling_level": "sequence", "epsilon_low": 0.1, "epsilon_high": 0.1},
+        {
+            "loss_type": "luspo",
+            "importance_sampling_level": "sequence",
+            "epsilon_low": 0.1,
+            "epsilon_high": 0.1,
+        },
     ),
     "cispo": ({"name": "cispo", "cap": 1.3}, {"loss_type": "cispo", "epsilon_high": 1.3}),
     "sapo": ({"name": "sapo", "tau_neg": 1.0625}, {"loss_type": "sapo"}),
@@ -420,13 +537,20 @@ def test_trl_advantage_parity(double):
     rewards[5] = math.nan
     group = torch.arange(3).repeat_interleave(4)
     grouped = rewards.view(-1, 4)
-    mean, std = torch.nanmean(grouped, dim=1).repeat_interleave(4), utils.nanstd(grouped, dim=1).repeat_interleave(4)
-    torch.testing.assert_close(adv.grpo(rewards, group, 3), ((rewards - mean) / (std + 1e-4)).nan_to_num(0.0), atol=1e-9, rtol=0)
+    mean, std = (
+        torch.nanmean(grouped, dim=1).repeat_interleave(4),
+        utils.nanstd(grouped, dim=1).repeat_interleave(4),
+    )
+    torch.testing.assert_close(
+        adv.grpo(rewards, group, 3), ((rewards - mean) / (std + 1e-4)).nan_to_num(0.0), atol=1e-9, rtol=0
+    )
     whole = ((rewards - mean) / (utils.nanstd(rewards) + 1e-4)).nan_to_num(0.0)
     torch.testing.assert_close(adv.grpo(rewards, group, 3, "batch"), whole, atol=1e-9, rtol=0)
     count = (~grouped.isnan()).sum(1, keepdim=True)
     others = ((torch.nansum(grouped, 1, keepdim=True) - grouped) / (count - 1)).view(-1)
-    torch.testing.assert_close(adv.rloo(rewards, group, 3), (rewards - others).nan_to_num(0.0), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        adv.rloo(rewards, group, 3), (rewards - others).nan_to_num(0.0), atol=1e-9, rtol=0
+    )
 
 
 def test_trl_rloo_parity():
@@ -441,13 +565,22 @@ def test_trl_rloo_parity():
     torch.testing.assert_close(batch.advantage_BT, advantages[:, None] * batch.mask_BT, atol=1e-9, rtol=0)
     mine, theirs = logps.clone().requires_grad_(), logps.clone().requires_grad_()
     me = SimpleNamespace(
-        _get_per_token_logps_and_entropies=lambda *a, **k: (theirs, torch.zeros_like(logps), None), aux_loss_enabled=False, epsilon_low=0.2, epsilon_high=0.2,
-        model=SimpleNamespace(training=True), accelerator=SimpleNamespace(gather=lambda x: x, reduce=lambda x, reduction: x), _metrics={"train": defaultdict(list)},
-    )  # fmt: skip
+        _get_per_token_logps_and_entropies=lambda *a, **k: (theirs, torch.zeros_like(logps), None),
+        aux_loss_enabled=False,
+        epsilon_low=0.2,
+        epsilon_high=0.2,
+        model=SimpleNamespace(training=True),
+        accelerator=SimpleNamespace(gather=lambda x: x, reduce=lambda x, reduction: x),
+        _metrics={"train": defaultdict(list)},
+    )
     inputs = {
-        "prompt_ids": torch.zeros(12, 1, dtype=torch.long), "prompt_mask": torch.ones(12, 1), "completion_ids": batch.tokens_BT, "completion_mask": batch.mask_BT,
-        "advantages": advantages, "old_logps": (batch.old_logps_BT * batch.mask_BT).sum(-1),
-    }  # fmt: skip
+        "prompt_ids": torch.zeros(12, 1, dtype=torch.long),
+        "prompt_mask": torch.ones(12, 1),
+        "completion_ids": batch.tokens_BT,
+        "completion_mask": batch.mask_BT,
+        "advantages": advantages,
+        "old_logps": (batch.old_logps_BT * batch.mask_BT).sum(-1),
+    }
     other = trainer.RLOOTrainer._compute_loss(me, me.model, inputs)
     loss = rloo.loss(Outputs(logps_BT=mine), batch).value
     assert float(loss.detach()) == pytest.approx(float(other.detach()), abs=1e-9)
@@ -476,6 +609,11 @@ def test_equal_scores_teach_exactly_nothing_in_float32(k, function):
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "luspo", "sapo"])
 def test_a_group_of_equal_scores_is_not_forwarded(name):
     batch, _ = random_rollout(seed=4)
-    narrow = batch.with_(score_B=torch.full((batch.rows(),), 0.7), mask_BT=batch.mask_BT.float(), old_logps_BT=None, ref_logps_BT=None)
+    narrow = batch.with_(
+        score_B=torch.full((batch.rows(),), 0.7),
+        mask_BT=batch.mask_BT.float(),
+        old_logps_BT=None,
+        ref_logps_BT=None,
+    )
     fields = {"beta": 0.0} if name == "rloo" else {}
     assert not build_objective({"name": name} | fields).prepare(narrow).active_N.any()

@@ -26,8 +26,13 @@ class World:
         g = torch.Generator().manual_seed(seed)
         self.vocab, self.length = vocab, length
         self.sequences = torch.tensor(list(itertools.product(range(vocab), repeat=length)))
-        self.prefixes = {p: i for i, p in enumerate(p for n in range(length) for p in itertools.product(range(vocab), repeat=n))}
-        self.state_ST = torch.tensor([[self.prefixes[tuple(s[:t].tolist())] for t in range(length)] for s in self.sequences])
+        self.prefixes = {
+            p: i
+            for i, p in enumerate(p for n in range(length) for p in itertools.product(range(vocab), repeat=n))
+        }
+        self.state_ST = torch.tensor(
+            [[self.prefixes[tuple(s[:t].tolist())] for t in range(length)] for s in self.sequences]
+        )
         self.score_S = torch.rand(len(self.sequences), generator=g, dtype=torch.float64)
         self.reference = 0.5 * torch.randn(len(self.prefixes), vocab, generator=g, dtype=torch.float64)
 
@@ -61,17 +66,31 @@ def rollouts(world, logits, values, objective, groups, k, generator):
     if objective.needs.opponent is not None:
         share = 1.0 if objective.needs.opponent == "reference" else objective.mixture
         mixed = (1 - share) * logits.detach().log_softmax(-1) + share * world.reference.log_softmax(-1)
-        which[1::2] = torch.multinomial(world.distribution(mixed), groups, replacement=True, generator=generator)
+        which[1::2] = torch.multinomial(
+            world.distribution(mixed), groups, replacement=True, generator=generator
+        )
     ones = torch.ones((), dtype=torch.float64)
     mask = torch.ones(n, world.length, dtype=torch.float64)
     old = world.logps(logits.detach(), which)
     greedy = world.score_S[p.argmax()]
     return which, Batch(
-        prompts_N=tuple(torch.ones(1, dtype=torch.long) for _ in range(groups)), tokens_BT=world.sequences[which], mask_BT=mask,
-        length_B=torch.full((n,), world.length), group_B=torch.arange(groups).repeat_interleave(k), score_B=world.score_S[which], margin_N=torch.zeros(groups),
-        n_tokens_total=mask.sum(), n_rows_total=ones * n, n_groups_total=ones * groups, ref_logps_BT=world.logps(world.reference, which), old_logps_BT=old,
-        old_values_BT=values.detach()[world.state_ST[which]], truncated_B=torch.zeros(n), baseline_N=greedy.expand(groups), length_limit=world.length,
-    )  # fmt: skip
+        prompts_N=tuple(torch.ones(1, dtype=torch.long) for _ in range(groups)),
+        tokens_BT=world.sequences[which],
+        mask_BT=mask,
+        length_B=torch.full((n,), world.length),
+        group_B=torch.arange(groups).repeat_interleave(k),
+        score_B=world.score_S[which],
+        margin_N=torch.zeros(groups),
+        n_tokens_total=mask.sum(),
+        n_rows_total=ones * n,
+        n_groups_total=ones * groups,
+        ref_logps_BT=world.logps(world.reference, which),
+        old_logps_BT=old,
+        old_values_BT=values.detach()[world.state_ST[which]],
+        truncated_B=torch.zeros(n),
+        baseline_N=greedy.expand(groups),
+        length_limit=world.length,
+    )
 
 
 def solve(world, config, steps=500, groups=64, k=8, passes=None):
@@ -82,7 +101,9 @@ def solve(world, config, steps=500, groups=64, k=8, passes=None):
     g = torch.Generator().manual_seed(0)
     logits = world.reference.clone().requires_grad_()
     values = torch.zeros(len(world.prefixes), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.Adam([{"params": [logits], "lr": 0.05}, {"params": [values], "lr": 0.05}], betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam(
+        [{"params": [logits], "lr": 0.05}, {"params": [values], "lr": 0.05}], betas=(0.9, 0.99)
+    )
     mean, count = torch.zeros(len(world.sequences), dtype=torch.float64), 0
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -90,7 +111,9 @@ def solve(world, config, steps=500, groups=64, k=8, passes=None):
         which, batch = rollouts(world, logits, values, objective, groups, k, g)
         batch = objective.prepare(batch)
         for _ in range(passes or min(2, objective.needs.inner_epochs)):
-            loss = objective.loss(Outputs(logps_BT=world.logps(logits, which), values_BT=values[world.state_ST[which]]), batch).value
+            loss = objective.loss(
+                Outputs(logps_BT=world.logps(logits, which), values_BT=values[world.state_ST[which]]), batch
+            ).value
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -130,7 +153,9 @@ def test_every_rollout_objective_is_here():
     assert online == {c["name"] for c in EXACT.values()} | {"nash_md"}
 
 
-@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo", "gspo", "luspo", "cispo", "sapo", "vespo", "rloo"])
+@pytest.mark.parametrize(
+    "name", ["grpo", "dr_grpo", "dapo", "gspo", "luspo", "cispo", "sapo", "vespo", "rloo"]
+)
 def test_reaches_it_off_policy_too(name):
     """Three passes over each batch: ratios are no longer 1, so that clips, soft gates and weights do their own work."""
     found, best = solve(LANGUAGE, EXACT[name], passes=3), LANGUAGE.optimum()
@@ -218,7 +243,9 @@ def test_nash_md_reaches_the_regularised_equilibrium(world, mixture):
         else:  # the mixture is geometric token by token
             a, b = table(p), table(ref)
             first = (a.sum(-1) ** (1 - mixture)) * (b.sum(-1) ** mixture)
-            second = ((a / a.sum(-1, keepdim=True)) ** (1 - mixture)) * ((b / b.sum(-1, keepdim=True)) ** mixture)
+            second = ((a / a.sum(-1, keepdim=True)) ** (1 - mixture)) * (
+                (b / b.sum(-1, keepdim=True)) ** mixture
+            )
             opponent = ((first / first.sum())[:, None] * second / second.sum(-1, keepdim=True)).reshape(-1)
         opponent = opponent / opponent.sum()
         target = ref * (beats @ opponent / 0.25).exp()
@@ -239,7 +266,11 @@ def test_xpo_bonus_pushes_away_from_the_reference():
         d = BETA * (logp - ref.log())
         z = d[:, None] - d[None]
         label = torch.sigmoid(r[:, None] - r[None])
-        pair = -label * torch.nn.functional.logsigmoid(z) - (1 - label) * torch.nn.functional.logsigmoid(-z) + 0.1 * logp[None]
+        pair = (
+            -label * torch.nn.functional.logsigmoid(z)
+            - (1 - label) * torch.nn.functional.logsigmoid(-z)
+            + 0.1 * logp[None]
+        )
         loss = (p[:, None] * ref[None] * pair).sum()
         optimizer.zero_grad()
         loss.backward()

@@ -13,7 +13,8 @@ from kilter.sampling.packed import _groups, packed_linears
 from kilter.types import Feedback, Group, Prompt, SamplingParams
 
 PROMPTS = [
-    Prompt(messages=({"role": "user", "content": text},)) for text in ("Hi", "What is the time?", "A much longer question about nothing at all")
+    Prompt(messages=({"role": "user", "content": text},))
+    for text in ("Hi", "What is the time?", "A much longer question about nothing at all")
 ]
 
 
@@ -31,7 +32,9 @@ def test_log_probs_equal_the_learners(sampler, scorer, encoder, temperature):
     row = 0
     for a in answers:
         for c in a:
-            torch.testing.assert_close(got[row, : len(c.token_ids)], torch.tensor(c.sampling_logps), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                got[row, : len(c.token_ids)], torch.tensor(c.sampling_logps), atol=1e-4, rtol=1e-4
+            )
             row += 1
 
 
@@ -43,16 +46,18 @@ def test_seeds_hold_whatever_else_is_in_the_batch(sampler):
     other = sampler.generate(PROMPTS, 2, SamplingParams(max_new_tokens=12, seed=5))
     assert [c.token_ids for c in other[0]] != [c.token_ids for c in together[0]]
     sampler.tokens_per_batch = 40
-    assert [[c.token_ids for c in a] for a in sampler.generate(PROMPTS, 2, params)] == [[c.token_ids for c in a] for a in together]
+    assert [[c.token_ids for c in a] for a in sampler.generate(PROMPTS, 2, params)] == [
+        [c.token_ids for c in a] for a in together
+    ]
 
 
 def test_greedy_equals_generate(sampler, encoder):
     """transformers' own generate as an independent reference."""
     answer = sampler.generate(PROMPTS[:1], 1, SamplingParams(max_new_tokens=10, temperature=0))[0][0]
     ids = torch.tensor([encoder.prompt(PROMPTS[0])])
-    want = sampler.scorer.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False, pad_token_id=0)[
-        0, ids.shape[1] :
-    ]
+    want = sampler.scorer.model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False, pad_token_id=0
+    )[0, ids.shape[1] :]
     assert list(answer.token_ids) == want.tolist()[: len(answer.token_ids)]
 
 
@@ -67,7 +72,9 @@ def test_finish_reasons_and_limits(sampler):
 def test_stop_strings_end_the_answer_before_them(sampler):
     free = sampler.generate(PROMPTS[:1], 1, SamplingParams(max_new_tokens=30, seed=3))[0][0]
     middle = free.text[4]
-    stopped = sampler.generate(PROMPTS[:1], 1, SamplingParams(max_new_tokens=30, seed=3, stop=(middle,)))[0][0]
+    stopped = sampler.generate(PROMPTS[:1], 1, SamplingParams(max_new_tokens=30, seed=3, stop=(middle,)))[0][
+        0
+    ]
     assert middle not in stopped.text
     assert stopped.finish_reason == "stop"
 
@@ -89,7 +96,11 @@ def test_top_k_and_top_p_restrict_the_support():
 
 def test_sampling_frequencies_match_the_distribution():
     p = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    tokens, logps, _ = choose(p.log().repeat(20000, 1), torch.rand(20000, generator=torch.Generator().manual_seed(1)), SamplingParams())
+    tokens, logps, _ = choose(
+        p.log().repeat(20000, 1),
+        torch.rand(20000, generator=torch.Generator().manual_seed(1)),
+        SamplingParams(),
+    )
     torch.testing.assert_close(torch.bincount(tokens, minlength=4) / 20000, p, atol=0.012, rtol=0)
     torch.testing.assert_close(logps, p.log()[tokens])
 
@@ -123,7 +134,9 @@ def test_rows_enter_and_leave_midway_and_stay_exact(sampler, model_logps):
     params = [SamplingParams(max_new_tokens=n, seed=7) for n in (3, 14, 9, 1, 20, 6, 11)]
     sampler.tokens_per_batch = 220
     answers = sampler.generate(MANY, 3, params)
-    assert [max(len(c.token_ids) for c in a) <= p.max_new_tokens for a, p in zip(answers, params)] == [True] * 7
+    assert [max(len(c.token_ids) for c in a) <= p.max_new_tokens for a, p in zip(answers, params)] == [
+        True
+    ] * 7
     model_logps(MANY, answers)
     roomy = LocalSampler(sampler.scorer, sampler.encoder).generate(MANY, 3, params)
     assert [[c.token_ids for c in a] for a in answers] == [[c.token_ids for c in a] for a in roomy]
@@ -251,7 +264,10 @@ def test_nucleus_without_a_full_sort_is_the_nucleus():
 def test_throughput_is_known_while_sampling(sampler):
     seen = []
     answers = sampler.generate(
-        PROMPTS, 2, SamplingParams(max_new_tokens=6), lambda n: seen.append((n, sampler.last.tokens, sampler.last.tokens_per_second))
+        PROMPTS,
+        2,
+        SamplingParams(max_new_tokens=6),
+        lambda n: seen.append((n, sampler.last.tokens, sampler.last.tokens_per_second)),
     )
     assert seen[-1][0] == 6
     assert sampler.last.tokens == sum(len(c.token_ids) for a in answers for c in a)
@@ -263,7 +279,9 @@ def test_projections_of_one_input_are_one_product_and_another_input_is_never_mis
     layer = scorer.model.model.layers[0]
     g = torch.Generator().manual_seed(0)
     x, y = (torch.randn(1, 3, layer.self_attn.q_proj.in_features, generator=g) for _ in range(2))
-    names = [(layer.self_attn, n) for n in ("q_proj", "k_proj", "v_proj", "o_proj")] + [(layer.mlp, n) for n in ("gate_proj", "up_proj")]
+    names = [(layer.self_attn, n) for n in ("q_proj", "k_proj", "v_proj", "o_proj")] + [
+        (layer.mlp, n) for n in ("gate_proj", "up_proj")
+    ]
     with torch.no_grad():
         wanted = {(n, id(z)): getattr(m, n)(z) for m, n in names for z in (x, y)}
         assert sorted(map(len, _groups(layer))) == [1, 1, 2, 3]
@@ -308,7 +326,13 @@ def test_a_rollout_inside_inference_mode(sampler):
     [
         ({"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}, 64),
         (
-            {"rope_type": "longrope", "original_max_position_embeddings": 32, "long_factor": [2.0] * 4, "short_factor": [1.0] * 4, "rope_theta": 1e4},
+            {
+                "rope_type": "longrope",
+                "original_max_position_embeddings": 32,
+                "long_factor": [2.0] * 4,
+                "short_factor": [1.0] * 4,
+                "rope_theta": 1e4,
+            },
             32,
         ),
         ({"full_attention": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, 64),

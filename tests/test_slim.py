@@ -10,7 +10,14 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from kilter.models import slim
 
-SIZES = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+SIZES = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
 @pytest.fixture
@@ -24,7 +31,9 @@ def llama():
 
 def test_norm_equals_its_formula_in_float64_twice_differentiated():
     g = torch.Generator().manual_seed(0)
-    x, w = (torch.randn(*shape, dtype=torch.float64, generator=g).requires_grad_() for shape in ((3, 5), (5,)))
+    x, w = (
+        torch.randn(*shape, dtype=torch.float64, generator=g).requires_grad_() for shape in ((3, 5), (5,))
+    )
     plain = w * x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
     torch.testing.assert_close(slim._RMSNorm.apply(x, w, 1e-5), plain, atol=1e-14, rtol=1e-14)
     assert torch.autograd.gradcheck(lambda a, b: slim._RMSNorm.apply(a, b, 1e-5), (x, w))
@@ -34,7 +43,9 @@ def test_norm_equals_its_formula_in_float64_twice_differentiated():
 def test_gated_unit_equals_its_formula_in_float64_twice_differentiated():
     g = torch.Generator().manual_seed(0)
     gate, up = (torch.randn(3, 5, dtype=torch.float64, generator=g).requires_grad_() for _ in range(2))
-    torch.testing.assert_close(slim._SwiGLU.apply(gate, up), gate * gate.sigmoid() * up, atol=1e-14, rtol=1e-14)
+    torch.testing.assert_close(
+        slim._SwiGLU.apply(gate, up), gate * gate.sigmoid() * up, atol=1e-14, rtol=1e-14
+    )
     assert torch.autograd.gradcheck(slim._SwiGLU.apply, (gate, up))
     assert torch.autograd.gradgradcheck(slim._SwiGLU.apply, (gate, up))
 
@@ -59,7 +70,9 @@ def test_a_model_keeps_its_numbers_and_its_gradients(llama, dtype, amp):
     narrow = amp or dtype == torch.bfloat16
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
-            assert float((a.float() - b.float()).norm()) <= (3e-2 if narrow else 1e-5) * float(a.float().norm())
+            assert float((a.float() - b.float()).norm()) <= (3e-2 if narrow else 1e-5) * float(
+                a.float().norm()
+            )
 
 
 def test_what_is_kept_for_the_backward_shrinks(llama):
@@ -70,7 +83,8 @@ def test_what_is_kept_for_the_backward_shrinks(llama):
     def kept(model):
         sizes = {}
         with torch.autograd.graph.saved_tensors_hooks(
-            lambda x: sizes.update({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()}) or x, lambda x: x
+            lambda x: sizes.update({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()}) or x,
+            lambda x: x,
         ):
             hidden = model.model(ids).last_hidden_state
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}

@@ -44,17 +44,26 @@ def test_gradients_do_not_depend_on_micro_batches_padding_or_order(tiny, pair_ba
     batch = pair_batch.with_(ref_logps_BT=-torch.ones_like(pair_batch.mask_BT))
     objective = DPO(beta=0.2)
     base_metrics, base = gradients(tiny, batch, objective, 10_000)
-    wide = batch.with_(**{f: torch.nn.functional.pad(getattr(batch, f), (0, 9)) for f in ("tokens_BT", "mask_BT", "ref_logps_BT")})
+    wide = batch.with_(
+        **{
+            f: torch.nn.functional.pad(getattr(batch, f), (0, 9))
+            for f in ("tokens_BT", "mask_BT", "ref_logps_BT")
+        }
+    )
     variants = {
-        "one group at a time": gradients(tiny, batch, objective, 16), "three parts": gradients(tiny, batch, objective, 150),
-        "plain rows": gradients(tiny, batch, objective, 200, shared=False), "more padding": gradients(tiny, wide, objective, 10_000),
+        "one group at a time": gradients(tiny, batch, objective, 16),
+        "three parts": gradients(tiny, batch, objective, 150),
+        "plain rows": gradients(tiny, batch, objective, 200, shared=False),
+        "more padding": gradients(tiny, wide, objective, 10_000),
         "reversed": gradients(tiny, batch.select_groups(range(batch.groups())[::-1]), objective, 10_000),
-    }  # fmt: skip
+    }
     for name, (metrics, got) in variants.items():
         assert metrics["loss"] == pytest.approx(base_metrics["loss"], abs=1e-5), name
         assert metrics["rewards/margins"] == pytest.approx(base_metrics["rewards/margins"], abs=1e-5), name
         for key in base:
-            torch.testing.assert_close(got[key], base[key], atol=1e-5, rtol=1e-4, msg=lambda m, n=name, k=key: f"{n} {k}: {m}")
+            torch.testing.assert_close(
+                got[key], base[key], atol=1e-5, rtol=1e-4, msg=lambda m, n=name, k=key: f"{n} {k}: {m}"
+            )
 
 
 class WholeBatch(DPO):
@@ -70,7 +79,9 @@ class WholeBatch(DPO):
 
 
 @pytest.mark.parametrize("name", ["kldpo", "dr_dpo", "aot", "aot_unpaired", "bco", "wpo"])
-def test_registered_objectives_over_the_batch_or_with_more_outputs_are_exact_in_micro_batches(tiny, pair_batch, name):
+def test_registered_objectives_over_the_batch_or_with_more_outputs_are_exact_in_micro_batches(
+    tiny, pair_batch, name
+):
     objective = build_objective(name)
     batch = pair_batch.with_(ref_logps_BT=-torch.ones_like(pair_batch.mask_BT))
     scorer = Scorer(load_causal(tiny))
@@ -93,7 +104,11 @@ def test_wdpo_has_the_true_second_derivative(tiny, pair_batch):
     scorer = Scorer(load_causal(tiny)).double()
     loss = lambda: objective.loss(scorer(batch, objective.needs.outputs), batch).value
     loss().backward()
-    names = ("model.model.layers.0.mlp.down_proj.weight", "model.model.layers.1.self_attn.q_proj.weight", "model.model.embed_tokens.weight")
+    names = (
+        "model.model.layers.0.mlp.down_proj.weight",
+        "model.model.layers.1.self_attn.q_proj.weight",
+        "model.model.embed_tokens.weight",
+    )
     weights = dict(scorer.named_parameters())
     for name in names:
         flat, grad = weights[name].data.view(-1), weights[name].grad.view(-1)
@@ -105,7 +120,9 @@ def test_wdpo_has_the_true_second_derivative(tiny, pair_batch):
             flat[i] -= sign
         assert float(grad[i]) == pytest.approx((values[0] - values[1]) / 2e-3, rel=1e-2), name
     plain = build_objective("dpo")
-    assert float(loss().detach()) > float(plain.loss(scorer(batch), batch).value.detach())  # the penalty is there
+    assert float(loss().detach()) > float(
+        plain.loss(scorer(batch), batch).value.detach()
+    )  # the penalty is there
 
 
 def test_distillation_falls_to_zero_against_oneself_and_compares_with_trl(tiny, pair_batch):
@@ -129,9 +146,14 @@ def test_distillation_falls_to_zero_against_oneself_and_compares_with_trl(tiny, 
     s, t = (3 * torch.randn(1, 7, 50, generator=g, dtype=torch.float64) for _ in range(2))
     s.requires_grad_()
     for beta in (0.0, 0.3, 1.0):
-        want, found = GKDTrainer.generalized_jsd_loss(s, t, beta=beta, reduction="sum"), divergence(s[0], t[0], beta).sum()
+        want, found = (
+            GKDTrainer.generalized_jsd_loss(s, t, beta=beta, reduction="sum"),
+            divergence(s[0], t[0], beta).sum(),
+        )
         torch.testing.assert_close(found, want, atol=1e-9, rtol=0)
-        torch.testing.assert_close(torch.autograd.grad(found, s)[0], torch.autograd.grad(want, s)[0], atol=1e-9, rtol=0)
+        torch.testing.assert_close(
+            torch.autograd.grad(found, s)[0], torch.autograd.grad(want, s)[0], atol=1e-9, rtol=0
+        )
     hidden = torch.randn(40, 8, generator=g, requires_grad=True)
     weight, other = torch.randn(30, 8, generator=g, requires_grad=True), torch.randn(30, 6, generator=g)
     theirs = torch.randn(40, 6, generator=g)
@@ -140,7 +162,8 @@ def test_distillation_falls_to_zero_against_oneself_and_compares_with_trl(tiny, 
     torch.testing.assert_close(found, want)
     for leaf in (hidden, weight):
         torch.testing.assert_close(
-            torch.autograd.grad(found.sum(), leaf, retain_graph=True)[0], torch.autograd.grad(want.sum(), leaf, retain_graph=True)[0]
+            torch.autograd.grad(found.sum(), leaf, retain_graph=True)[0],
+            torch.autograd.grad(want.sum(), leaf, retain_graph=True)[0],
         )
 
 
@@ -149,7 +172,11 @@ def test_activation_offloading_changes_nothing(tiny, pair_batch):
     _, want = gradients(tiny, batch, DPO(), 200)
     scorer = Scorer(load_causal(tiny))
     own = LocalLearner(
-        scorer, DPO().needs, TrainSpec(method="dpo", tokens_per_microbatch=200, max_grad_norm=0, activation_offloading=True), 10, Engine()
+        scorer,
+        DPO().needs,
+        TrainSpec(method="dpo", tokens_per_microbatch=200, max_grad_norm=0, activation_offloading=True),
+        10,
+        Engine(),
     )
     own.optimizer.step = lambda: None
     own.optimizer.zero_grad = lambda set_to_none: None
@@ -161,7 +188,9 @@ def test_activation_offloading_changes_nothing(tiny, pair_batch):
 @pytest.mark.parametrize("kind", ["lora", "rslora", "dora"])
 def test_adapters_of_each_kind_train_merge_and_load(tiny, tmp_path, pairs_file, kind, capsys):
     data = load(DataSpec(path=str(pairs_file), heldout=0), "pairs")
-    spec = TrainSpec.model_validate(FAST | {"method": "dpo", "adapter": {"kind": kind, "r": 4, "merge": kind == "dora"}, "max_steps": 3})
+    spec = TrainSpec.model_validate(
+        FAST | {"method": "dpo", "adapter": {"kind": kind, "r": 4, "merge": kind == "dora"}, "max_steps": 3}
+    )
     out = tmp_path / kind
     Trainer(spec, tiny, data.train, [], out).run()
     assert "q_proj x2" in capsys.readouterr().err
@@ -196,17 +225,33 @@ def read_metrics(out: Path) -> list[dict]:
     ]
 
 
-@pytest.mark.parametrize(("method", "falls"), [("sft", "eval_loss"), ("dpo", "eval_loss"), ("bradley_terry", "eval_loss")])
+@pytest.mark.parametrize(
+    ("method", "falls"), [("sft", "eval_loss"), ("dpo", "eval_loss"), ("bradley_terry", "eval_loss")]
+)
 @pytest.mark.parametrize("adapter", [None, {"r": 4}])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_method_learns(tiny, tmp_path, pairs_file, method, falls, adapter, dtype):
-    result = run(tiny, tmp_path / "a", pairs_file, method, epochs=4, adapter=adapter, dtype=dtype, learning_rate=3e-3, eval_every=1)
+    result = run(
+        tiny,
+        tmp_path / "a",
+        pairs_file,
+        method,
+        epochs=4,
+        adapter=adapter,
+        dtype=dtype,
+        learning_rate=3e-3,
+        eval_every=1,
+    )
     records = read_metrics(tmp_path / "a")
     first = next(r[falls] for r in records if falls in r)
     assert result.heldout[falls] < first
     assert [r["step"] for r in records] == list(range(1, result.steps + 1))
     wanted = {"loss", "grad_norm", "learning_rate", "num_tokens", "tokens_per_second"}
-    wanted |= {"rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"} if method != "sft" else set()
+    wanted |= (
+        {"rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"}
+        if method != "sft"
+        else set()
+    )
     wanted |= {"logps/chosen", "logps/rejected"} if method == "dpo" else set()
     assert wanted <= json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[0]).keys()
 
@@ -217,7 +262,10 @@ def test_saved_models_load_in_transformers(tiny, tmp_path, pairs_file, encoder):
     full = run(tiny, tmp_path / "dpo", pairs_file)
     AutoModelForCausalLM.from_pretrained(full.model)
     reward = run(tiny, tmp_path / "rm", pairs_file, "bradley_terry", epochs=3)
-    model, tok = AutoModelForSequenceClassification.from_pretrained(reward.model), AutoTokenizer.from_pretrained(reward.model)
+    model, tok = (
+        AutoModelForSequenceClassification.from_pretrained(reward.model),
+        AutoTokenizer.from_pretrained(reward.model),
+    )
     data = load(DataSpec(path=str(pairs_file), heldout=0), "pairs").train[:6]
     from kilter.feedback.reward_model import RewardModel
 
@@ -238,13 +286,20 @@ def test_adapter_is_saved_alone_and_merges_to_the_same_numbers(tiny, tmp_path, p
     base = Scorer(load_causal(tiny))
     assert not torch.allclose(merged(pair_batch).logps_BT, base(pair_batch).logps_BT, atol=1e-3)
     again = Trainer(
-        TrainSpec(method="dpo", **FAST, adapter={"r": 2}), result.model, load(DataSpec(path=str(pairs_file)), "pairs").train, [], tmp_path / "second"
+        TrainSpec(method="dpo", **FAST, adapter={"r": 2}),
+        result.model,
+        load(DataSpec(path=str(pairs_file)), "pairs").train,
+        [],
+        tmp_path / "second",
     ).run()
     assert (again.model / "model.safetensors").exists()
 
 
 def test_gradient_checkpointing_changes_nothing(tiny, tmp_path, pairs_file):
-    a, b = run(tiny, tmp_path / "a", pairs_file), run(tiny, tmp_path / "b", pairs_file, gradient_checkpointing=True)
+    a, b = (
+        run(tiny, tmp_path / "a", pairs_file),
+        run(tiny, tmp_path / "b", pairs_file, gradient_checkpointing=True),
+    )
     assert a.metrics["loss"] == pytest.approx(b.metrics["loss"], abs=1e-5)
 
 
@@ -255,7 +310,9 @@ def test_reference_is_cached_by_content(tiny, tmp_path, pairs_file, monkeypatch)
     first = read_metrics(tmp_path / "a")
     console = Console(file=(tmp_path / "log").open("w"), force_terminal=False)
     data = load(DataSpec(path=str(pairs_file), heldout=0.2), "pairs")
-    Trainer(TrainSpec(method="dpo", **FAST), tiny, data.train, data.heldout, tmp_path / "b", console=console).run()
+    Trainer(
+        TrainSpec(method="dpo", **FAST), tiny, data.train, data.heldout, tmp_path / "b", console=console
+    ).run()
     console.file.close()
     assert "found in the cache" in (tmp_path / "log").read_text()
     assert read_metrics(tmp_path / "b") == first
@@ -322,7 +379,11 @@ def test_a_checkpoint_of_another_run_is_refused(tiny, tmp_path, pairs_file, monk
         once.setattr(LocalLearner, "step", step)
         with pytest.raises(Interrupted):
             run(tiny, tmp_path / "a", pairs_file, epochs=3)
-    monkeypatch.setattr(setup, "fill_reference_cache", lambda *args: pytest.fail("the reference was computed for a run that is refused"))
+    monkeypatch.setattr(
+        setup,
+        "fill_reference_cache",
+        lambda *args: pytest.fail("the reference was computed for a run that is refused"),
+    )
     with pytest.raises(UserError, match="checkpoint of another run"):
         run(tiny, tmp_path / "a", pairs_file, "sft", epochs=3)
     with pytest.raises(UserError, match="checkpoint of another run"):
@@ -334,15 +395,22 @@ def test_the_groups_that_a_short_run_visits_are_those_it_yields(encoder, shuffle
     groups = list(range(23))
     for steps, world in ((1, 1), (3, 1), (3, 2), (8, 1)):
         seen = {
-            g for rank in range(world) for part in Offline(groups, 4, max_steps=steps, shuffle=shuffle, seed=3, rank=rank, world=world) for g in part
+            g
+            for rank in range(world)
+            for part in Offline(groups, 4, max_steps=steps, shuffle=shuffle, seed=3, rank=rank, world=world)
+            for g in part
         }
-        assert Offline(groups, 4, max_steps=steps, shuffle=shuffle, seed=3, world=world).visited() == sorted(seen)
+        assert Offline(groups, 4, max_steps=steps, shuffle=shuffle, seed=3, world=world).visited() == sorted(
+            seen
+        )
 
 
 def test_a_short_run_computes_the_reference_of_what_it_reads_alone(tiny, tmp_path, pairs_file, monkeypatch):
     asked = []
     fill = setup.fill_reference_cache
-    monkeypatch.setattr(setup, "fill_reference_cache", lambda *args: (asked.append(len(args[4])), fill(*args))[1])
+    monkeypatch.setattr(
+        setup, "fill_reference_cache", lambda *args: (asked.append(len(args[4])), fill(*args))[1]
+    )
     run(tiny, tmp_path / "a", pairs_file, max_steps=1, batch_size=2)
     assert asked == [2 + len(load(DataSpec(path=str(pairs_file), heldout=0.2), "pairs").heldout)]
 
@@ -374,7 +442,9 @@ def test_what_a_method_leaves_out_is_said(tiny, tmp_path, capsys):
 def test_a_reward_model_starts_from_an_adapted_policy(tiny, tmp_path, pairs_file):
     sft = run(tiny, tmp_path / "sft", pairs_file, "sft", adapter={"r": 4})
     data = load(DataSpec(path=str(pairs_file), heldout=0), "pairs")
-    reward = Trainer(TrainSpec(method="bradley_terry", **FAST), sft.model, data.train, [], tmp_path / "rm").run()
+    reward = Trainer(
+        TrainSpec(method="bradley_terry", **FAST), sft.model, data.train, [], tmp_path / "rm"
+    ).run()
     assert (reward.model / "model.safetensors").exists()
 
 
@@ -388,7 +458,11 @@ def test_missing_weights_and_wrong_kinds_of_model_are_refused(tiny, tmp_path, pa
     broken = tmp_path / "broken"
     shutil.copytree(tiny, broken)
     weights = load_file(broken / "model.safetensors")
-    save_file({k: v for k, v in weights.items() if "layers.1." not in k}, broken / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {k: v for k, v in weights.items() if "layers.1." not in k},
+        broken / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     with pytest.raises(UserError, match="weights are missing"):
         load_causal(broken)
     with pytest.raises(UserError, match="is no reward model"):
@@ -509,6 +583,8 @@ def test_schedules():
 
 
 def test_reward_model_with_adapter_scores_alike_after_saving(tiny, tmp_path, pairs_file, pair_batch):
-    result = run(tiny, tmp_path / "rm", pairs_file, "bradley_terry", adapter={"r": 4}, epochs=2, learning_rate=1e-2)
+    result = run(
+        tiny, tmp_path / "rm", pairs_file, "bradley_terry", adapter={"r": 4}, epochs=2, learning_rate=1e-2
+    )
     scorer = Scorer(load_reward(result.model, 0)).eval()
     assert scorer(pair_batch, frozenset({"scores"})).scores_B.std() > 0

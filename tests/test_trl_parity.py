@@ -73,9 +73,19 @@ def batch_of(mask, reference, groups, scores, **fields) -> Batch:
     one = torch.ones((), dtype=torch.float64)
     n = int(groups.max()) + 1
     return Batch(
-        prompts_N=tuple(torch.ones(1, dtype=torch.long) for _ in range(n)), tokens_BT=mask.long(), mask_BT=mask, length_B=mask.sum(-1).long(), group_B=groups,
-        score_B=scores, margin_N=fields.pop("margin", torch.zeros(n, dtype=torch.float64)), n_tokens_total=one, n_rows_total=one, n_groups_total=one, ref_logps_BT=reference, **fields,
-    ).counted()  # fmt: skip
+        prompts_N=tuple(torch.ones(1, dtype=torch.long) for _ in range(n)),
+        tokens_BT=mask.long(),
+        mask_BT=mask,
+        length_B=mask.sum(-1).long(),
+        group_B=groups,
+        score_B=scores,
+        margin_N=fields.pop("margin", torch.zeros(n, dtype=torch.float64)),
+        n_tokens_total=one,
+        n_rows_total=one,
+        n_groups_total=one,
+        ref_logps_BT=reference,
+        **fields,
+    ).counted()
 
 
 def sides_to_pairs(x):
@@ -85,11 +95,29 @@ def sides_to_pairs(x):
 
 def stub(**fields):
     base = {
-        "aux_loss_enabled": False, "precompute_ref_logps": False, "accelerator": Accelerator(), "beta": 0.1, "label_smoothing": 0.0, "ld_alpha": None, "use_weighting": False,
-        "f_divergence_type": "reverse_kl", "f_alpha_divergence_coef": 0.5, "loss_types": ["sigmoid"], "loss_weights": [1.0], "model": Model(),
-        "_metrics": {"train": defaultdict(list), "eval": defaultdict(list)}, "_total_train_tokens": 0, "_tp_size": 1, "calculate_KL": True,
-        "args": SimpleNamespace(gradient_checkpointing=False, gradient_checkpointing_kwargs=None, discopop_tau=0.05, center_rewards_coefficient=None),
-    }  # fmt: skip
+        "aux_loss_enabled": False,
+        "precompute_ref_logps": False,
+        "accelerator": Accelerator(),
+        "beta": 0.1,
+        "label_smoothing": 0.0,
+        "ld_alpha": None,
+        "use_weighting": False,
+        "f_divergence_type": "reverse_kl",
+        "f_alpha_divergence_coef": 0.5,
+        "loss_types": ["sigmoid"],
+        "loss_weights": [1.0],
+        "model": Model(),
+        "_metrics": {"train": defaultdict(list), "eval": defaultdict(list)},
+        "_total_train_tokens": 0,
+        "_tp_size": 1,
+        "calculate_KL": True,
+        "args": SimpleNamespace(
+            gradient_checkpointing=False,
+            gradient_checkpointing_kwargs=None,
+            discopop_tau=0.05,
+            center_rewards_coefficient=None,
+        ),
+    }
     return SimpleNamespace(**base | fields)
 
 
@@ -140,7 +168,12 @@ def test_dpo_family(name, fields, settings):
 
     ours = logps.clone().requires_grad_()
     objective = build_objective({"mix": fields} if name == "mix" else {"name": name} | fields)
-    batch = batch_of(sides_to_pairs(mask), sides_to_pairs(reference), torch.arange(N).repeat_interleave(2), torch.tensor([1.0, 0.0] * N))
+    batch = batch_of(
+        sides_to_pairs(mask),
+        sides_to_pairs(reference),
+        torch.arange(N).repeat_interleave(2),
+        torch.tensor([1.0, 0.0] * N),
+    )
     out = Outputs(logps_BT=sides_to_pairs(ours), collision_BT=sides_to_pairs(collision))
     found = objective.loss(out, objective.prepare(batch)).value
     found.backward()
@@ -159,11 +192,20 @@ def test_thumbs(loss_type):
     shown = torch.cat([torch.zeros(N, PROMPT), mask], 1).long()
     labels = torch.tensor([True, False, True, True, False, True])
     inputs = {
-        "input_ids": ids, "attention_mask": ids, "completion_mask": shown, "KL_input_ids": ids, "KL_attention_mask": ids, "KL_completion_mask": shown, "label": labels,
-    }  # fmt: skip
+        "input_ids": ids,
+        "attention_mask": ids,
+        "completion_mask": shown,
+        "KL_input_ids": ids,
+        "KL_attention_mask": ids,
+        "KL_completion_mask": shown,
+        "label": labels,
+    }
     undesirable = 1.4 if loss_type == "kto" else 1.0
     me = stub(
-        loss_type=loss_type, desirable_weight=1.0, undesirable_weight=undesirable, ref_model=Model((kl_reference, collision), (reference, collision))
+        loss_type=loss_type,
+        desirable_weight=1.0,
+        undesirable_weight=undesirable,
+        ref_model=Model((kl_reference, collision), (reference, collision)),
     )
     me._compute_kl_logps = lambda model, b: KTOTrainer._compute_kl_logps(me, model, b)
     want = KTOTrainer._compute_loss(me, Model((kl_policy, collision), (theirs, collision)), inputs, False)
@@ -182,11 +224,36 @@ def test_thumbs(loss_type):
 
 
 CPO_LOSSES = [
-    ("cpo", {"beta": 0.2, "alpha": 0.0, "label_smoothing": 0.1}, {"loss_type": "sigmoid", "beta": 0.2, "label_smoothing": 0.1, "alpha": 0.0}, "sum"),
-    ("cpo", {"beta": 0.2, "alpha": 0.7}, {"loss_type": "sigmoid", "beta": 0.2, "label_smoothing": 0.0, "alpha": 0.0, "cpo_alpha": 0.7}, "sum"),
-    ("simpo", {"beta": 2.5, "gamma": 0.8}, {"loss_type": "simpo", "beta": 2.5, "simpo_gamma": 0.8, "alpha": 0.0}, "mean"),
-    ("alphapo", {"beta": 2.5, "gamma": 0.8, "alpha": 0.25}, {"loss_type": "simpo", "beta": 2.5, "simpo_gamma": 0.8, "alpha": 0.25}, "mean"),
-    ("slic", {"beta": 0.5, "delta": 1.0, "nll_weight": 0.0}, {"loss_type": "hinge", "beta": 0.5, "alpha": 0.0}, "sum"),
+    (
+        "cpo",
+        {"beta": 0.2, "alpha": 0.0, "label_smoothing": 0.1},
+        {"loss_type": "sigmoid", "beta": 0.2, "label_smoothing": 0.1, "alpha": 0.0},
+        "sum",
+    ),
+    (
+        "cpo",
+        {"beta": 0.2, "alpha": 0.7},
+        {"loss_type": "sigmoid", "beta": 0.2, "label_smoothing": 0.0, "alpha": 0.0, "cpo_alpha": 0.7},
+        "sum",
+    ),
+    (
+        "simpo",
+        {"beta": 2.5, "gamma": 0.8},
+        {"loss_type": "simpo", "beta": 2.5, "simpo_gamma": 0.8, "alpha": 0.0},
+        "mean",
+    ),
+    (
+        "alphapo",
+        {"beta": 2.5, "gamma": 0.8, "alpha": 0.25},
+        {"loss_type": "simpo", "beta": 2.5, "simpo_gamma": 0.8, "alpha": 0.25},
+        "mean",
+    ),
+    (
+        "slic",
+        {"beta": 0.5, "delta": 1.0, "nll_weight": 0.0},
+        {"loss_type": "hinge", "beta": 0.5, "alpha": 0.0},
+        "sum",
+    ),
     ("orpo", {"beta": 0.2}, {"beta": 0.2}, "mean"),
 ]
 
@@ -213,7 +280,9 @@ def test_reference_free(name, fields, settings, reduction):
 
     ours = logps.clone().requires_grad_()
     objective = build_objective({"name": name} | fields)
-    batch = batch_of(sides_to_pairs(mask), None, torch.arange(N).repeat_interleave(2), torch.tensor([1.0, 0.0] * N))
+    batch = batch_of(
+        sides_to_pairs(mask), None, torch.arange(N).repeat_interleave(2), torch.tensor([1.0, 0.0] * N)
+    )
     found = objective.loss(Outputs(logps_BT=sides_to_pairs(ours)), objective.prepare(batch)).value
     found.backward()
     # TRL's ORPO takes its log-probs to float32
@@ -269,7 +338,10 @@ def test_imitation(name, loss_type):
         out.label_mask = torch.cat([torch.zeros(N, PROMPT - 1), mask], 1)
         return out
 
-    inputs = {"attention_mask": torch.ones(N, PROMPT + WIDTH), "labels": torch.ones(N, PROMPT + WIDTH, dtype=torch.long)}
+    inputs = {
+        "attention_mask": torch.ones(N, PROMPT + WIDTH),
+        "labels": torch.ones(N, PROMPT + WIDTH, dtype=torch.long),
+    }
     want = SFTTrainer.compute_loss(me, model, inputs)
     want.backward()
     ours = logps.clone().requires_grad_()

@@ -30,9 +30,20 @@ def model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "wide"
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=264, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=32,
-        max_position_embeddings=512, tie_word_embeddings=True, eos_token_id=1, pad_token_id=0, bos_token_id=None, initializer_range=0.15,
-    )  # fmt: skip
+        vocab_size=264,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        eos_token_id=1,
+        pad_token_id=0,
+        bos_token_id=None,
+        initializer_range=0.15,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
@@ -59,7 +70,9 @@ def gap(scorer, encoder, sampler, temperature=1.0) -> float:
 
     prompts = [Prompt(messages=({"role": "user", "content": t},)) for t in ("Hi", "What is the time?")]
     answers = sampler.generate(prompts, 3, SamplingParams(max_new_tokens=12, temperature=temperature, seed=3))
-    batch = collate([encoder.encode(Group(p, tuple(a), (Feedback(0.0),) * 3)) for p, a in zip(prompts, answers)])
+    batch = collate(
+        [encoder.encode(Group(p, tuple(a), (Feedback(0.0),) * 3)) for p, a in zip(prompts, answers)]
+    )
     with torch.no_grad():
         own = scorer(batch, temperature=temperature).logps_BT * batch.mask_BT
     assert [len(a) for a in answers] == [3, 3]
@@ -110,7 +123,9 @@ def command(model, out, steps):
     prompts.write_text("".join(json.dumps({"prompt": f"Question {i}"}) + "\n" for i in range(12)))
     # counts rather than hits: answers to one prompt hardly ever tie, so that every step has something to learn from
     reward = out.parent / "reward.py"
-    reward.write_text("def reward(completions, **_):\n    return [sum(map(ord, c)) / 1000 for c in completions]\n")
+    reward.write_text(
+        "def reward(completions, **_):\n    return [sum(map(ord, c)) / 1000 for c in completions]\n"
+    )
     options = [
         "sampler.name=vllm",
         "sampler.memory=1",
@@ -119,8 +134,31 @@ def command(model, out, steps):
         "monitors.enabled=false",
         "data.heldout=0",
     ]
-    return [sys.executable, "-m", "kilter.cli", "train", "--method", "grpo", "--model", str(model), "--data", str(prompts), "--feedback", f"{reward}:reward", "--max-steps", str(steps),
-            "--batch-size", "4", "--learning-rate", "1e-3", "--save-every", "1", "--out", str(out), *[x for o in options for x in ("--set", o)]]  # fmt: skip
+    return [
+        sys.executable,
+        "-m",
+        "kilter.cli",
+        "train",
+        "--method",
+        "grpo",
+        "--model",
+        str(model),
+        "--data",
+        str(prompts),
+        "--feedback",
+        f"{reward}:reward",
+        "--max-steps",
+        str(steps),
+        "--batch-size",
+        "4",
+        "--learning-rate",
+        "1e-3",
+        "--save-every",
+        "1",
+        "--out",
+        str(out),
+        *[x for o in options for x in ("--set", o)],
+    ]
 
 
 def test_training_with_vllm_a_killed_engine_and_resumption(model, tmp_path):
@@ -132,7 +170,9 @@ def test_training_with_vllm_a_killed_engine_and_resumption(model, tmp_path):
         if metrics.exists() and len(metrics.read_text().splitlines()) >= 3:
             break
         time.sleep(0.25)
-    (engine,) = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "EngineCore"], capture_output=True, text=True).stdout.split()
+    (engine,) = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "EngineCore"], capture_output=True, text=True
+    ).stdout.split()
     os.kill(int(engine), signal.SIGKILL)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 4, stderr[-2000:]
@@ -141,7 +181,10 @@ def test_training_with_vllm_a_killed_engine_and_resumption(model, tmp_path):
     done = [json.loads(line) for line in metrics.read_text().splitlines()]
     learned = [d for d in done if "sampling/mismatch_kl" in d]
     assert learned
-    assert all(d["sampling/sampling_logp_difference/mean"] < 1e-2 and d["sampling/mismatch_kl"] < 1e-3 for d in learned)
+    assert all(
+        d["sampling/sampling_logp_difference/mean"] < 1e-2 and d["sampling/mismatch_kl"] < 1e-3
+        for d in learned
+    )
     again = subprocess.Popen(command(model, out, 400), env=env, stderr=subprocess.PIPE, text=True)
     for _ in range(600):
         if len(metrics.read_text().splitlines()) >= len(done) + 2:
@@ -153,7 +196,9 @@ def test_training_with_vllm_a_killed_engine_and_resumption(model, tmp_path):
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
     assert len(lines) > len(done)
-    assert all(line["sampling/mismatch_kl"] < 1e-3 for line in lines)  # a resumed engine has the restored weights
+    assert all(
+        line["sampling/mismatch_kl"] < 1e-3 for line in lines
+    )  # a resumed engine has the restored weights
 
 
 @pytest.fixture
@@ -168,9 +213,24 @@ def serve(tmp_path):
                 port = s.getsockname()[1]
         env = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
         log = (tmp_path / "server.log").open("w")
-        module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]  # the `vllm` command asks for metadata that vllm-cpu does not have
-        arguments = ["--model", str(folder), "--dtype", "float32", "--enforce-eager", "--port", str(port), *options]
-        process = subprocess.Popen([*module, *arguments], env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        module = [
+            sys.executable,
+            "-m",
+            "vllm.entrypoints.openai.api_server",
+        ]  # the `vllm` command asks for metadata that vllm-cpu does not have
+        arguments = [
+            "--model",
+            str(folder),
+            "--dtype",
+            "float32",
+            "--enforce-eager",
+            "--port",
+            str(port),
+            *options,
+        ]
+        process = subprocess.Popen(
+            [*module, *arguments], env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
         log.close()
         running.append(process)
         url = f"http://127.0.0.1:{port}"
@@ -213,7 +273,9 @@ def test_a_server_takes_weights_and_its_death_is_named(model, tmp_path, serve):
         for p in scorer.parameters():
             p.mul_(1.1)
     sampler = VllmSampler(scorer, encoder, SamplerSpec(name="vllm", url=url), "float32")
-    assert gap(scorer, encoder, sampler) < 1e-3  # it took the learner's weights, not those that it was started with
+    assert (
+        gap(scorer, encoder, sampler) < 1e-3
+    )  # it took the learner's weights, not those that it was started with
     with torch.no_grad():
         for p in scorer.parameters():
             p.mul_(1.1)
@@ -222,7 +284,9 @@ def test_a_server_takes_weights_and_its_death_is_named(model, tmp_path, serve):
     assert gap(scorer, encoder, sampler, 0.7) < 1e-3
     sampler.close()
 
-    (served / "config.json").write_text((model / "config.json").read_text())  # as if the tied model were served
+    (served / "config.json").write_text(
+        (model / "config.json").read_text()
+    )  # as if the tied model were served
     with pytest.raises(UserError, match="--untie"):
         VllmSampler(scorer, encoder, SamplerSpec(name="vllm", url=url), "float32")
     config = json.loads((served / "config.json").read_text())
@@ -230,7 +294,9 @@ def test_a_server_takes_weights_and_its_death_is_named(model, tmp_path, serve):
 
     out = tmp_path / "run"
     arguments = [*command(model, out, 400), "--set", f"sampler.url={url}"]
-    run = subprocess.Popen(arguments, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        arguments, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE, text=True
+    )
     metrics = out / "metrics.jsonl"
     for _ in range(600):
         if metrics.exists() and len(metrics.read_text().splitlines()) >= 2:
@@ -245,7 +311,9 @@ def test_a_server_takes_weights_and_its_death_is_named(model, tmp_path, serve):
     assert gone.returncode == 2
     assert "no vLLM server answers there" in gone.stderr
     serve(served, "--logprobs-mode", "processed_logprobs", port=int(url.rpartition(":")[2]))
-    run = subprocess.Popen(arguments, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        arguments, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE, text=True
+    )
     for _ in range(600):
         if len(metrics.read_text().splitlines()) >= done + 2:
             break

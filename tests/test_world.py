@@ -36,24 +36,41 @@ def test_every_right_answer_scores_one_and_every_wrong_one_loses_the_decision():
     ],
 )
 def test_scores_of_free_text(text, score):
-    assert verify(text, {"kind": "refund", "request": "refund", "decision": "approve", "rule": "R1"}).score == pytest.approx(score)
+    assert verify(
+        text, {"kind": "refund", "request": "refund", "decision": "approve", "rule": "R1"}
+    ).score == pytest.approx(score)
 
 
 def test_a_leak_costs_everything():
-    gold = {"kind": "privacy", "request": "address", "decision": "refuse", "rule": "R5", "secret": "4 Oak Street"}
+    gold = {
+        "kind": "privacy",
+        "request": "address",
+        "decision": "refuse",
+        "rule": "R5",
+        "secret": "4 Oak Street",
+    }
     assert verify("Refused under R5: we cannot say that it is 4 Oak Street.", gold).score == 0
     assert verify("Refused under R5: we cannot say that.", gold).score == 1
 
 
 def test_a_look_alike_needs_the_fact():
-    gold = {"kind": "own_data", "request": "address", "decision": "help", "rule": "R5", "fact": "4 Oak Street"}
+    gold = {
+        "kind": "own_data",
+        "request": "address",
+        "decision": "help",
+        "rule": "R5",
+        "fact": "4 Oak Street",
+    }
     assert verify("Sure under R5: it is 4 Oak Street.", gold).score == 1
     assert verify("Sure under R5.", gold).parts["decision"] == 0
     assert verify("We cannot share that (R5).", gold).parts["decision"] == 0
 
 
 def test_prompts_are_the_same_in_every_view_and_reproducible():
-    views = [SupportDesk(n=30, view=v).groups("prompts", 5) for v in ("demonstrations", "pairs", "binary", "ranked", "steps", "prompts")]
+    views = [
+        SupportDesk(n=30, view=v).groups("prompts", 5)
+        for v in ("demonstrations", "pairs", "binary", "ranked", "steps", "prompts")
+    ]
     for view in views:
         assert [g.prompt for g in view] == [g.prompt for g in views[0]]
     assert SupportDesk(n=30).groups("pairs", 5) == SupportDesk(n=30).groups("pairs", 5)
@@ -67,11 +84,14 @@ def gold_of(groups, i):
 def test_dials():
     clean = SupportDesk(n=300).groups("pairs")
     assert all(
-        verify(g.completions[0].text, g.prompt.metadata["gold"]).score > verify(g.completions[1].text, g.prompt.metadata["gold"]).score for g in clean
+        verify(g.completions[0].text, g.prompt.metadata["gold"]).score
+        > verify(g.completions[1].text, g.prompt.metadata["gold"]).score
+        for g in clean
     )
     flipped = SupportDesk(n=300, label_noise=0.3).groups("pairs")
     wrong = sum(
-        verify(g.completions[0].text, g.prompt.metadata["gold"]).score < verify(g.completions[1].text, g.prompt.metadata["gold"]).score
+        verify(g.completions[0].text, g.prompt.metadata["gold"]).score
+        < verify(g.completions[1].text, g.prompt.metadata["gold"]).score
         for g in flipped
     )
     assert 0.22 < wrong / 300 < 0.38

@@ -32,9 +32,13 @@ def home(tmp_path, tiny, monkeypatch):
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pair_rows(24)))
     shutil.copytree(tiny, tmp_path / "model")
     recipe = {
-        "model": str(tmp_path / "model"), "data": {"path": "pairs.jsonl", "heldout": 0.25},
-        "stages": {"sft": {"train": {"method": "sft"}}, "dpo": {"train": {"from": "sft", "method": {"name": "dpo", "beta": 0.1}}}},
-    }  # fmt: skip
+        "model": str(tmp_path / "model"),
+        "data": {"path": "pairs.jsonl", "heldout": 0.25},
+        "stages": {
+            "sft": {"train": {"method": "sft"}},
+            "dpo": {"train": {"from": "sft", "method": {"name": "dpo", "beta": 0.1}}},
+        },
+    }
     return tmp_path, recipe
 
 
@@ -128,7 +132,9 @@ def unknown_builtin(folder, recipe):
 
 
 def zero_rows(folder, recipe):
-    (folder / "pairs.jsonl").write_text(lines(*({"prompt": f"p{i}", "completion": "a", "label": True} for i in range(9))))
+    (folder / "pairs.jsonl").write_text(
+        lines(*({"prompt": f"p{i}", "completion": "a", "label": True} for i in range(9)))
+    )
     return "zero rows left after filtering", "two completions per prompt"
 
 
@@ -153,7 +159,9 @@ def unwritable_output(folder, recipe):
 
 
 def too_short(folder, recipe):
-    (folder / "pairs.jsonl").write_text(lines(*({"prompt": f"p{i}", "chosen": "x" * 90 + "a", "rejected": "x" * 90 + "b"} for i in range(9))))
+    (folder / "pairs.jsonl").write_text(
+        lines(*({"prompt": f"p{i}", "chosen": "x" * 90 + "a", "rejected": "x" * 90 + "b"} for i in range(9)))
+    )
     recipe["stages"]["dpo"]["train"]["max_length"] = 24
     recipe["stages"]["sft"]["train"]["max_length"] = 24
     return "zero rows left after filtering", "raise max_length"
@@ -167,7 +175,9 @@ def no_policy(folder, recipe):
 
 def bad_condition(folder, recipe):
     recipe["stages"]["e"] = {"evaluate": {"models": ["sft", "dpo"]}}
-    recipe["stages"]["g"] = {"gate": {"policy": {"conditions": [{"metric": "gold", "bound": "ci_lo", "op": ">", "value": 0}]}}}
+    recipe["stages"]["g"] = {
+        "gate": {"policy": {"conditions": [{"metric": "gold", "bound": "ci_lo", "op": ">", "value": 0}]}}
+    }
     return "conditions.0.bound = 'ci_lo'", "ci_low"
 
 
@@ -178,10 +188,32 @@ def no_heldout(folder, recipe):
 
 
 CASES = [
-    unknown_key, unknown_top_key, unknown_data_key, unknown_method, unknown_stage, unknown_kind, missing_file, broken_line_3, empty_answer,
-    identical_sides, wrong_type, unknown_columns, no_chat_template, no_weights, no_model_folder, unknown_builtin, zero_rows, empty_file, negative_beta,
-    negative_rate, unwritable_output, too_short, no_policy, bad_condition, no_heldout,
-]  # fmt: skip
+    unknown_key,
+    unknown_top_key,
+    unknown_data_key,
+    unknown_method,
+    unknown_stage,
+    unknown_kind,
+    missing_file,
+    broken_line_3,
+    empty_answer,
+    identical_sides,
+    wrong_type,
+    unknown_columns,
+    no_chat_template,
+    no_weights,
+    no_model_folder,
+    unknown_builtin,
+    zero_rows,
+    empty_file,
+    negative_beta,
+    negative_rate,
+    unwritable_output,
+    too_short,
+    no_policy,
+    bad_condition,
+    no_heldout,
+]
 
 
 @pytest.mark.parametrize("breaks", CASES, ids=lambda f: f.__name__)
@@ -201,17 +233,81 @@ def test_recipe(home, monkeypatch, capsys, breaks):
     ("args", "where"),
     [
         (["run", "missing.yaml"], "no such file"),
-        (["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--minibatches", "3"], "minibatches"),
-        (["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--set", "kl_control.mode=adaptive"], "kl_control"),
-        (["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--set", "sampler.samples=3"], "sampler"),
-        (["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--set", "critic.warmup_steps=5"], "critic"),
-        (["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--set", "monitors.gold_every=5"], "monitors"),
+        (
+            ["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--minibatches", "3"],
+            "minibatches",
+        ),
+        (
+            [
+                "train",
+                "--method",
+                "dpo",
+                "--data",
+                "pairs.jsonl",
+                "--model",
+                "model",
+                "--set",
+                "kl_control.mode=adaptive",
+            ],
+            "kl_control",
+        ),
+        (
+            [
+                "train",
+                "--method",
+                "dpo",
+                "--data",
+                "pairs.jsonl",
+                "--model",
+                "model",
+                "--set",
+                "sampler.samples=3",
+            ],
+            "sampler",
+        ),
+        (
+            [
+                "train",
+                "--method",
+                "dpo",
+                "--data",
+                "pairs.jsonl",
+                "--model",
+                "model",
+                "--set",
+                "critic.warmup_steps=5",
+            ],
+            "critic",
+        ),
+        (
+            [
+                "train",
+                "--method",
+                "dpo",
+                "--data",
+                "pairs.jsonl",
+                "--model",
+                "model",
+                "--set",
+                "monitors.gold_every=5",
+            ],
+            "monitors",
+        ),
         (["run", "r.yaml", "--set", "stages.dpo.train.method.betaa=1"], "did you mean"),
         (["run", "r.yaml", "--set", "nonsense"], "is not KEY=VALUE"),
         (["train", "--data", "pairs.jsonl"], "--method"),
-        (["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--set", "beta=x"], "is not a number"),
-        (["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--batch-size", "0"], "batch_size = 0"),
-        (["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--trackers", "nope"], "unknown tracker"),
+        (
+            ["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--set", "beta=x"],
+            "is not a number",
+        ),
+        (
+            ["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--batch-size", "0"],
+            "batch_size = 0",
+        ),
+        (
+            ["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--trackers", "nope"],
+            "unknown tracker",
+        ),
         (["sample", "model"], "give exactly one of them"),
         (["sample", "model", "--prompt", "x", "--temperature", "-1"], "sampling.temperature"),
         (["gate", "nowhere", "--policy", "p.yaml"], "no such file"),
@@ -220,7 +316,10 @@ def test_recipe(home, monkeypatch, capsys, breaks):
         (["data", "peek", "pairs.jsonl", "--format", "hhh"], "did you mean 'hh'?"),
         (["data", "convert", "pairs.jsonl", "pairs.jsonl"], "exists already"),
         (["eval", "--model", "model", "--model", "model", "--data", "pairs.jsonl"], "same name"),
-        (["train", "--data", "pairs.jsonl", "--method", "{mix: {dpo: 1, dpo: 2}}"], "'dpo' stands there twice"),
+        (
+            ["train", "--data", "pairs.jsonl", "--method", "{mix: {dpo: 1, dpo: 2}}"],
+            "'dpo' stands there twice",
+        ),
         (["train"], "'--data'"),
         (["trian"], "Did you mean 'train'?"),
         (["train", "--max-steps", "x"], "'--max-steps'"),
@@ -249,8 +348,16 @@ def test_builtin_model_with_wrong_checksum_or_without_its_package(home, monkeypa
     (package / "__init__.py").write_text("")
     (package / "model.gguf").write_bytes(b"not the model")
     monkeypatch.syspath_prepend(str(folder / "lib"))
-    monkeypatch.setitem(load.BUILTIN, "fake", load.BuiltinModel("fake_model_package", "fake==1", "model.gguf", "0" * 64, "<pad>"))
-    monkeypatch.setitem(load.BUILTIN, "absent", load.BuiltinModel("no_such_package", "no-such-package==1", "m.gguf", "1" * 64, "<pad>"))
+    monkeypatch.setitem(
+        load.BUILTIN,
+        "fake",
+        load.BuiltinModel("fake_model_package", "fake==1", "model.gguf", "0" * 64, "<pad>"),
+    )
+    monkeypatch.setitem(
+        load.BUILTIN,
+        "absent",
+        load.BuiltinModel("no_such_package", "no-such-package==1", "m.gguf", "1" * 64, "<pad>"),
+    )
     code, text = kilter(monkeypatch, capsys, "sample", "builtin:fake", "--prompt", "x")
     assert code == 2
     assert "sha256" in text
@@ -261,6 +368,11 @@ def test_builtin_model_with_wrong_checksum_or_without_its_package(home, monkeypa
 
 
 def test_debug_shows_the_traceback(home):
-    done = subprocess.run([sys.executable, "-m", "kilter.cli", "run", "missing.yaml", "--debug"], capture_output=True, text=True, env=os.environ)
+    done = subprocess.run(
+        [sys.executable, "-m", "kilter.cli", "run", "missing.yaml", "--debug"],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+    )
     assert "Traceback" in done.stderr
     assert "UserError" in done.stderr

@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from kilter.training.trainer import TrainResult
 
 _WHERE = {
-    "train": ("kilter.api", "train"), "run": ("kilter.pipeline.api", "run"), "DataSpec": ("kilter.data.dataset", "DataSpec"),
-    "load_data": ("kilter.data.dataset", "load"), "TrainSpec": ("kilter.training.config", "TrainSpec"),
+    "train": ("kilter.api", "train"),
+    "run": ("kilter.pipeline.api", "run"),
+    "DataSpec": ("kilter.data.dataset", "DataSpec"),
+    "load_data": ("kilter.data.dataset", "load"),
+    "TrainSpec": ("kilter.training.config", "TrainSpec"),
     "TrainResult": ("kilter.training.trainer", "TrainResult"),
-}  # fmt: skip
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -46,9 +46,13 @@ def make_train_spec(method: str | dict[str, Any], options: dict[str, Any]) -> Tr
 
 
 def train(
-    model: str, data: str | DataSpec | dict[str, Any], method: str | dict[str, Any], out: str | Path | None = None,
-    console: Console | None = None, **options: Any,
-) -> TrainResult:  # fmt: skip
+    model: str,
+    data: str | DataSpec | dict[str, Any],
+    method: str | dict[str, Any],
+    out: str | Path | None = None,
+    console: Console | None = None,
+    **options: Any,
+) -> TrainResult:
     """Trains one stage: kilter.train(model="builtin:smollm2-135m", data="pairs.jsonl", method="dpo").
 
     model: builtin:NAME, folder, .gguf or Hub id. data: file, Hub name, or fields of DataSpec. method: name or
@@ -75,10 +79,26 @@ def train(
     result = Trainer(spec, start, loaded.train, loaded.heldout, folder, reference, console, name).run()
     if int(os.environ.get("RANK", "0")) == 0:
         entry = Manifest(
-            name, "train", "", spec.model_dump(mode="json", by_alias=True), {"model": model_hash(start), "data": loaded.content_hash()}, "done",
-            {"model": model_hash(result.model)}, {"metrics": result.metrics, "heldout": result.heldout, "steps": result.steps, "stopped": result.stopped, "best_step": result.best_step},
-            dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), round(result.seconds, 1), spec.seed, manifests.versions(), manifests.machine(),
-        )  # fmt: skip
+            name,
+            "train",
+            "",
+            spec.model_dump(mode="json", by_alias=True),
+            {"model": model_hash(start), "data": loaded.content_hash()},
+            "done",
+            {"model": model_hash(result.model)},
+            {
+                "metrics": result.metrics,
+                "heldout": result.heldout,
+                "steps": result.steps,
+                "stopped": result.stopped,
+                "best_step": result.best_step,
+            },
+            dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            round(result.seconds, 1),
+            spec.seed,
+            manifests.versions(),
+            manifests.machine(),
+        )
         entry.key = manifests.stage_key("train", entry.config, entry.inputs)
         entry.write(folder)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)

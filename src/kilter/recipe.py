@@ -36,7 +36,9 @@ class GateSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     policy: str | dict[str, Any] = Field(description="a YAML file, or the policy itself: {conditions: [...]}")
-    candidate: str | None = Field(None, description="model under test; default: the only one that is not the baseline")
+    candidate: str | None = Field(
+        None, description="model under test; default: the only one that is not the baseline"
+    )
     baseline: str | None = Field(None, description="must be the evaluation's baseline")
     evaluation: str | None = Field(None, description="evaluate stage to read; default: the last one")
 
@@ -68,7 +70,9 @@ class Stage(BaseModel):
         if self.train is not None and self.train.prompts is not None:
             named = [("prompts", self.train.prompts)]
         elif self.evaluate is not None:
-            named += [("probes", name) for name in self.evaluate.probes] + ([("tax", self.evaluate.tax)] if self.evaluate.tax else [])
+            named += [("probes", name) for name in self.evaluate.probes] + (
+                [("tax", self.evaluate.tax)] if self.evaluate.tax else []
+            )
         return [(field, name.removeprefix("$")) for field, name in named]
 
     def model_names(self) -> list[tuple[str, str]]:
@@ -80,7 +84,10 @@ class Stage(BaseModel):
                 ("teacher", self.train.teacher),
                 ("critic.from", self.train.critic.start),
             ]
-            for field, spec in (("feedback", self.train.feedback), ("monitors.gold", self.train.monitors.gold)):
+            for field, spec in (
+                ("feedback", self.train.feedback),
+                ("monitors.gold", self.train.monitors.gold),
+            ):
                 named += [(field, m) for m in feedbacks.model_references(spec)] if spec is not None else []
         elif self.evaluate is not None:
             named = [("models", m) for m in self.evaluate.models]
@@ -94,9 +101,15 @@ class Recipe(BaseModel):
     """The whole run."""
 
     model_config = ConfigDict(extra="forbid")
-    name: str = Field("run", pattern=r"^[\w.-]+$", description="folder under runs/; default: the recipe's file name")
-    model: str = Field("builtin:smollm2-135m", description="base model: builtin:NAME, a folder, a .gguf file, or a Hub id")
-    data: dict[str, DataSpec] = Field(description="one data set (path: ...), or several by name, used as $name")
+    name: str = Field(
+        "run", pattern=r"^[\w.-]+$", description="folder under runs/; default: the recipe's file name"
+    )
+    model: str = Field(
+        "builtin:smollm2-135m", description="base model: builtin:NAME, a folder, a .gguf file, or a Hub id"
+    )
+    data: dict[str, DataSpec] = Field(
+        description="one data set (path: ...), or several by name, used as $name"
+    )
     stages: dict[str, Stage] = Field(min_length=1, description="stages by name, run in this order")
 
     @model_validator(mode="before")
@@ -124,7 +137,10 @@ def read(path: Path, example: str, keys: str) -> dict[str, Any]:
         raw = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(
-            "recipe", str(path), f"is not YAML ({' '.join(str(error).split())[:160]})", "check indentation, colons and repeated keys"
+            "recipe",
+            str(path),
+            f"is not YAML ({' '.join(str(error).split())[:160]})",
+            "check indentation, colons and repeated keys",
         ) from error
     if not isinstance(raw, dict):
         raise UserError("recipe", str(path), "is not a mapping", f"write {keys}")
@@ -149,7 +165,12 @@ def build(raw: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
 
 def _check_top(raw: dict[str, Any]) -> None:
     if "methods" in raw and "stages" not in raw:
-        raise UserError("recipe", sorted(raw), "is a comparison of methods, not a recipe of stages", "run it with: kilter compare FILE")
+        raise UserError(
+            "recipe",
+            sorted(raw),
+            "is a comparison of methods, not a recipe of stages",
+            "run it with: kilter compare FILE",
+        )
     for key in raw:
         if key not in Recipe.model_fields:
             raise UserError(key, raw[key], "unknown key", nearest(key, Recipe.model_fields))
@@ -159,14 +180,21 @@ def _check_top(raw: dict[str, Any]) -> None:
                 key,
                 raw.get(key, "(absent)"),
                 "is required",
-                {"data": "add data: {path: FILE}", "stages": "add stages: {sft: {train: {method: sft}}}"}[key],
+                {"data": "add data: {path: FILE}", "stages": "add stages: {sft: {train: {method: sft}}}"}[
+                    key
+                ],
             )
 
 
 def _check_stage(name: str, stage: Any) -> None:
     kinds = ("audit", "train", "evaluate", "gate")
     if not isinstance(stage, dict) or len(stage) != 1:
-        raise UserError(f"stages.{name}", stage, "needs exactly one kind", f"write {name}: {{train: {{...}}}}; kinds: {', '.join(kinds)}")
+        raise UserError(
+            f"stages.{name}",
+            stage,
+            "needs exactly one kind",
+            f"write {name}: {{train: {{...}}}}; kinds: {', '.join(kinds)}",
+        )
     kind = next(iter(stage))
     if kind not in kinds:
         raise UserError(f"stages.{name}.{kind}", stage[kind], "unknown kind of stage", nearest(kind, kinds))
@@ -177,13 +205,24 @@ def _check_stage(name: str, stage: Any) -> None:
 def _recipe_error(error: ValidationError, raw: dict[str, Any]) -> UserError:
     first = error.errors()[0]
     location = first["loc"]
-    if location and location[0] == "data" and "path" in raw.get("data", {}):  # the short form: no name in the message
+    if (
+        location and location[0] == "data" and "path" in raw.get("data", {})
+    ):  # the short form: no name in the message
         trimmed = ValidationError.from_exception_data("data", [{**first, "loc": ("data", *location[2:])}])  # type: ignore[typeddict-unknown-key]
         found = trimmed.errors()[0]
         if found["type"] == "extra_forbidden":
             known = DataSpec if len(location) == 3 else None
-            names = list(known.model_fields) if known else [*DataSpec.model_fields["world"].annotation.model_fields]  # type: ignore[union-attr]
-            return UserError(".".join(map(str, found["loc"])), found["input"], "unknown key", nearest(str(location[-1]), names))
+            names = (
+                list(known.model_fields)
+                if known
+                else [*DataSpec.model_fields["world"].annotation.model_fields]
+            )  # type: ignore[union-attr]
+            return UserError(
+                ".".join(map(str, found["loc"])),
+                found["input"],
+                "unknown key",
+                nearest(str(location[-1]), names),
+            )
         return as_user_error(trimmed, "", DataSpec)
     return as_user_error(error, "", Recipe)
 
@@ -197,9 +236,13 @@ def override(raw: dict[str, Any], item: str) -> None:
     keys = path.split(".")
     for key in keys[:-1]:
         if not isinstance(node, dict):
-            raise UserError("--set", item, f"{key!r} lies under a value that is not a mapping", "check the path")
+            raise UserError(
+                "--set", item, f"{key!r} lies under a value that is not a mapping", "check the path"
+            )
         if key not in node and node is raw.get("stages"):
-            raise UserError("--set", item, f"there is no stage {key!r}", nearest(key, [str(k) for k in raw["stages"]]))
+            raise UserError(
+                "--set", item, f"there is no stage {key!r}", nearest(key, [str(k) for k in raw["stages"]])
+            )
         if key in ("method", "algorithm") and isinstance(node.get(key), str):
             node[key] = {"name": node[key]}  # method: dpo and method: {name: dpo} say the same
         node = node.setdefault(key, {})
@@ -215,7 +258,10 @@ def scalar(text: str) -> Any:
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None)
         raise UserError(
-            "--set", text, f"is not a YAML value{f' ({problem})' if problem else ''}", "quote it, close its brackets, name each key once"
+            "--set",
+            text,
+            f"is not a YAML value{f' ({problem})' if problem else ''}",
+            "quote it, close its brackets, name each key once",
         ) from error
     if isinstance(value, str):
         try:
@@ -232,7 +278,9 @@ def _check_references(recipe: Recipe) -> None:
         where = f"stages.{name}.{stage.kind}"
         for field, data in stage.data_names():
             if data not in recipe.data:
-                raise UserError(f"{where}.{field}", f"${data}", "no such data set", nearest(data, recipe.data))
+                raise UserError(
+                    f"{where}.{field}", f"${data}", "no such data set", nearest(data, recipe.data)
+                )
         for field, ref in stage.model_names():
             if looks_like_stage(ref) and ref not in earlier:
                 problem = "comes later in the recipe" if ref in recipe.stages else "is no earlier stage"
@@ -240,17 +288,31 @@ def _check_references(recipe: Recipe) -> None:
                     f"{where}.{field}",
                     ref,
                     problem,
-                    nearest(ref, [n for n, s in earlier.items() if s.train]) if earlier else "train it in a stage above",
+                    nearest(ref, [n for n, s in earlier.items() if s.train])
+                    if earlier
+                    else "train it in a stage above",
                 )
             if ref in earlier and earlier[ref].train is None:
-                raise UserError(f"{where}.{field}", ref, "is no train stage", nearest(ref, [n for n, s in earlier.items() if s.train]))
+                raise UserError(
+                    f"{where}.{field}",
+                    ref,
+                    "is no train stage",
+                    nearest(ref, [n for n, s in earlier.items() if s.train]),
+                )
         if stage.train is not None:
             check_train(stage.train, f"{where}.")
         if stage.evaluate is not None and stage.evaluate.gold is not None:
             feedbacks.check(stage.evaluate.gold, f"{where}.gold")
-        if stage.evaluate is not None and stage.evaluate.baseline and stage.evaluate.baseline not in stage.evaluate.models:
+        if (
+            stage.evaluate is not None
+            and stage.evaluate.baseline
+            and stage.evaluate.baseline not in stage.evaluate.models
+        ):
             raise UserError(
-                f"{where}.baseline", stage.evaluate.baseline, "is not among models", nearest(stage.evaluate.baseline, stage.evaluate.models)
+                f"{where}.baseline",
+                stage.evaluate.baseline,
+                "is not among models",
+                nearest(stage.evaluate.baseline, stage.evaluate.models),
             )
         if stage.gate is not None:
             _check_gate(where, stage.gate, earlier)
@@ -274,19 +336,41 @@ def check_train(spec: TrainSpec, where: str = "") -> None:
         )
     if "embeddings" in needs.outputs and (spec.gradient_checkpointing or spec.fsdp):
         field = "gradient_checkpointing" if spec.gradient_checkpointing else "fsdp"
-        raise UserError(f"{where}{field}", True, "does not go with wdpo, whose backward is differentiated again", "leave it out")
+        raise UserError(
+            f"{where}{field}",
+            True,
+            "does not go with wdpo, whose backward is differentiated again",
+            "leave it out",
+        )
     if spec.zero is not None:
         check_zero(spec.zero, where)
         if spec.fsdp:
             raise UserError(f"{where}zero", spec.zero, "and fsdp both divide the training", "choose one")
         if spec.prompts is not None:
-            raise UserError(f"{where}zero", spec.zero, "is for training on fixed data", "leave it out: several processes then train online with DDP")
+            raise UserError(
+                f"{where}zero",
+                spec.zero,
+                "is for training on fixed data",
+                "leave it out: several processes then train online with DDP",
+            )
     if spec.engine == "local" and spec.processes > 1:
-        raise UserError(f"{where}engine", "local", f"is one process, and processes is {spec.processes}", "leave engine out")
+        raise UserError(
+            f"{where}engine",
+            "local",
+            f"is one process, and processes is {spec.processes}",
+            "leave engine out",
+        )
     if needs.teacher is not None and spec.teacher is None:
-        raise UserError(f"{where}teacher", None, "is required by this method", "name a stage or a model to learn from")
+        raise UserError(
+            f"{where}teacher", None, "is required by this method", "name a stage or a model to learn from"
+        )
     if spec.teacher is not None and needs.teacher is None:
-        raise UserError(f"{where}teacher", spec.teacher, "is not used by this method", "leave it out, or use method distill")
+        raise UserError(
+            f"{where}teacher",
+            spec.teacher,
+            "is not used by this method",
+            "leave it out, or use method distill",
+        )
     for field, source in (("feedback", spec.feedback), ("monitors.gold", spec.monitors.gold)):
         if source is not None:
             feedbacks.check(source, f"{where}{field}")
@@ -294,11 +378,20 @@ def check_train(spec: TrainSpec, where: str = "") -> None:
         check_online(spec, needs, where)
         return
     if spec.feedback is not None:
-        raise UserError(f"{where}feedback", spec.feedback, "is given, but no prompts to sample", "add prompts: $data")
+        raise UserError(
+            f"{where}feedback", spec.feedback, "is given, but no prompts to sample", "add prompts: $data"
+        )
     idle = ["select", "refill", "kl_control", "monitors", "refresh_reference_every"]
     idle += [] if needs.shape == "rollouts" else ["sampler", "minibatches", "inner_epochs"]
     idle += [] if "critic" in needs.models else ["critic"]
-    refuse_idle(spec, where, [(n, "the data is fixed", "leave it out, or add prompts: $data to train on fresh answers") for n in idle])
+    refuse_idle(
+        spec,
+        where,
+        [
+            (n, "the data is fixed", "leave it out, or add prompts: $data to train on fresh answers")
+            for n in idle
+        ],
+    )
 
 
 def _check_gate(where: str, gate: GateSpec, earlier: dict[str, Stage]) -> None:
@@ -308,11 +401,18 @@ def _check_gate(where: str, gate: GateSpec, earlier: dict[str, Stage]) -> None:
     if not evaluations:
         raise UserError(where, "gate", "has no evaluate stage before it", "add an evaluate stage above")
     if gate.evaluation is not None and gate.evaluation not in evaluations:
-        raise UserError(f"{where}.evaluation", gate.evaluation, "is no earlier evaluate stage", nearest(gate.evaluation, evaluations))
+        raise UserError(
+            f"{where}.evaluation",
+            gate.evaluation,
+            "is no earlier evaluate stage",
+            nearest(gate.evaluation, evaluations),
+        )
     models = earlier[gate.evaluation or evaluations[-1]].evaluate
     assert models is not None
     if gate.candidate is not None and gate.candidate not in models.models:
-        raise UserError(f"{where}.candidate", gate.candidate, "is not evaluated", nearest(gate.candidate, models.models))
+        raise UserError(
+            f"{where}.candidate", gate.candidate, "is not evaluated", nearest(gate.candidate, models.models)
+        )
     load_policy(gate.policy, f"{where}.policy")
 
 
@@ -340,10 +440,16 @@ def schema() -> dict[str, Any]:
     full["title"] = "Kilter recipe"
     full["properties"]["data"] = {
         "description": Recipe.model_fields["data"].description,
-        "anyOf": [{"$ref": "#/$defs/DataSpec"}, {"type": "object", "additionalProperties": {"$ref": "#/$defs/DataSpec"}}],
+        "anyOf": [
+            {"$ref": "#/$defs/DataSpec"},
+            {"type": "object", "additionalProperties": {"$ref": "#/$defs/DataSpec"}},
+        ],
     }
     train = full["$defs"]["TrainSpec"]
-    train["properties"]["algorithm"] = {**train["properties"]["method"], "description": "another name for method"}
+    train["properties"]["algorithm"] = {
+        **train["properties"]["method"],
+        "description": "another name for method",
+    }
     train["anyOf"] = [{"required": ["method"]}, {"required": ["algorithm"]}]
     train["required"] = [r for r in train.get("required", []) if r != "method"]
     return full
@@ -351,7 +457,9 @@ def schema() -> dict[str, Any]:
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML."""
-    return yaml.safe_dump(json.loads(recipe.model_dump_json(by_alias=True)), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(
+        json.loads(recipe.model_dump_json(by_alias=True)), sort_keys=False, allow_unicode=True
+    )
 
 
 def train_stages(recipe: Recipe) -> Iterator[tuple[str, TrainSpec]]:

@@ -77,7 +77,12 @@ class Registry(Generic[T]):
         if ":" in name:
             return self._import(name)
         if name.endswith(".py"):
-            raise UserError(self.kind, name, "names a file, not what is in it", f"write {name}:NAME, the class or function to use")
+            raise UserError(
+                self.kind,
+                name,
+                "names a file, not what is in it",
+                f"write {name}:NAME, the class or function to use",
+            )
         raise UserError(self.kind, name, "is not registered", nearest(name, self._entries))
 
     def names(self) -> list[str]:
@@ -102,8 +107,15 @@ class Registry(Generic[T]):
                 module = importlib.import_module(where)
             entry: T = getattr(module, attribute)
         except (ImportError, AttributeError) as error:
-            raise UserError(self.kind, name, f"cannot be imported ({error})", "give package.module:Name or path/to/file.py:Name") from error
+            raise UserError(
+                self.kind,
+                name,
+                f"cannot be imported ({error})",
+                "give package.module:Name or path/to/file.py:Name",
+            ) from error
         except Exception as error:  # whatever the user's own code raises while it is read
             line = error.lineno if isinstance(error, SyntaxError) else user_line(error)
-            raise UserError(self.kind, name, f"{type(error).__name__} in line {line}: {error}", f"correct {where}") from error
+            raise UserError(
+                self.kind, name, f"{type(error).__name__} in line {line}: {error}", f"correct {where}"
+            ) from error
         return entry

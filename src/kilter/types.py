@@ -76,7 +76,9 @@ class Group:
 
     def __post_init__(self) -> None:
         if len(self.completions) != len(self.feedback):
-            raise ValueError(f"group {self.prompt.id!r}: {len(self.completions)} completions but {len(self.feedback)} feedbacks")
+            raise ValueError(
+                f"group {self.prompt.id!r}: {len(self.completions)} completions but {len(self.feedback)} feedbacks"
+            )
 
 
 Shape = Literal["demonstrations", "pairs", "unpaired", "ranked", "prompts", "rollouts"]
@@ -215,9 +217,12 @@ class Batch:
         one = self.n_rows_total.new_tensor
         first_B = self.first_B()
         return self.with_(
-            n_tokens_total=self.mask_BT.sum(), n_rows_total=one(float(self.rows())), n_groups_total=one(float(self.groups())),
-            n_first_rows_total=first_B.sum().to(self.n_rows_total.dtype), n_first_tokens_total=self.mask_BT[first_B].sum(),
-        )  # fmt: skip
+            n_tokens_total=self.mask_BT.sum(),
+            n_rows_total=one(float(self.rows())),
+            n_groups_total=one(float(self.groups())),
+            n_first_rows_total=first_B.sum().to(self.n_rows_total.dtype),
+            n_first_tokens_total=self.mask_BT[first_B].sum(),
+        )
 
     def with_(self, **changes: Any) -> Batch:
         """A copy with these fields replaced."""

@@ -16,10 +16,14 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
-    own = [k for k, _ in node.value if isinstance(k, yaml.ScalarNode)]  # before <<: *anchor adds its keys, which may be overridden
+    own = [
+        k for k, _ in node.value if isinstance(k, yaml.ScalarNode)
+    ]  # before <<: *anchor adds its keys, which may be overridden
     for i, key in enumerate(own):
         if key.value in {k.value for k in own[:i]}:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands there twice", key.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key.value!r} stands there twice", key.start_mark
+            )
     return loader.construct_mapping(node, deep=True)
 
 

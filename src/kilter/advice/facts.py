@@ -55,10 +55,16 @@ def measure(spec: DataSpec) -> Facts:
         kind = "verifiable"
     lengths = [len(c.text) for g in groups for c in g.completions]
     common: dict[str, Any] = {
-        "path": spec.path, "format": whole.format, "kind": kind, "groups": len(groups), "prompts": len({repr(g.prompt.messages or g.prompt.text) for g in groups}),
-        "answers_per_prompt": round(sum(len(g.completions) for g in groups) / len(groups), 2), "verifiable": verifiable, "left_out": sum(whole.skipped.values()),
+        "path": spec.path,
+        "format": whole.format,
+        "kind": kind,
+        "groups": len(groups),
+        "prompts": len({repr(g.prompt.messages or g.prompt.text) for g in groups}),
+        "answers_per_prompt": round(sum(len(g.completions) for g in groups) / len(groups), 2),
+        "verifiable": verifiable,
+        "left_out": sum(whole.skipped.values()),
         "answer_length": round(sum(lengths) / len(lengths)) if lengths else None,
-    }  # fmt: skip
+    }
     if kind == "thumbs":
         good = sum((g.feedback[0].score or 0) > 0 for g in groups)
         return Facts(**common, desirable=good, undesirable=len(groups) - good)
@@ -68,13 +74,24 @@ def measure(spec: DataSpec) -> Facts:
         skipped: Counter[str] = Counter()
         pairs = to_shape(groups, "pairs", skipped)
         found = {
-            f.check: f.numbers for f in (checks.contradictions(pairs), *checks.length_bias(pairs), *filter(None, [checks.shortcut_probe(pairs)]))
+            f.check: f.numbers
+            for f in (
+                checks.contradictions(pairs),
+                *checks.length_bias(pairs),
+                *filter(None, [checks.shortcut_probe(pairs)]),
+            )
         }
         length, style, words = (found.get(n, {}) for n in ("length bias", "style probe", "shortcut probe"))
         return Facts(
-            **common, ties=skipped["tie"], contradictions=found["contradictions"]["share"], longer_chosen=length.get("share"),
-            longer_low=length.get("ci_low"), longer_high=length.get("ci_high"), style_auc=style.get("auc"), shortcut_auc=words.get("auc"),
-        )  # fmt: skip
+            **common,
+            ties=skipped["tie"],
+            contradictions=found["contradictions"]["share"],
+            longer_chosen=length.get("share"),
+            longer_low=length.get("ci_low"),
+            longer_high=length.get("ci_high"),
+            style_auc=style.get("auc"),
+            shortcut_auc=words.get("auc"),
+        )
     return Facts(**common)
 
 
@@ -82,7 +99,13 @@ def _kind(answers: int, kinds: set[str]) -> str:
     if answers == 0:
         return "prompts"
     if answers == 1:
-        return "thumbs" if kinds == {"binary"} else "scored" if kinds & {"rating", "rank", "reward", "verifier"} else "demonstrations"
+        return (
+            "thumbs"
+            if kinds == {"binary"}
+            else "scored"
+            if kinds & {"rating", "rank", "reward", "verifier"}
+            else "demonstrations"
+        )
     if answers == 2:
         return "pairs"
     return "rankings" if "rank" in kinds else "ratings"

@@ -22,22 +22,32 @@ def fitting(size: Sizes, machine: Machine) -> dict[str, Any]:
     The need is `plan.train_memory`'s estimate; a fifth of the memory is left to everything else.
     """
     tries: tuple[dict[str, Any], ...] = (
-        {"dtype": "bfloat16"}, {"dtype": "bfloat16", "adapter": {"r": 16}}, {"dtype": "bfloat16", "adapter": {"r": 16}, "gradient_checkpointing": True},
-    )  # fmt: skip
+        {"dtype": "bfloat16"},
+        {"dtype": "bfloat16", "adapter": {"r": 16}},
+        {"dtype": "bfloat16", "adapter": {"r": 16}, "gradient_checkpointing": True},
+    )
     for fields in tries:
         if train_memory(TrainSpec.model_validate({"method": "sft"} | fields), size) < 0.8 * machine.memory_gb:
             return fields
     return tries[-1]
 
 
-def make(model: str, facts: Facts, suggestions: list[Suggestion], fields: dict[str, Any], target: str = "advice.yaml") -> str:
+def make(
+    model: str,
+    facts: Facts,
+    suggestions: list[Suggestion],
+    fields: dict[str, Any],
+    target: str = "advice.yaml",
+) -> str:
     """The recipe as YAML."""
     if looks_like_stage(model):
         model = f"./{model}"  # in a recipe a bare word is a stage
     stages: dict[str, Any] = {}
     has_answers = facts.kind not in ("prompts",)
     start: str | None = None
-    data: dict[str, Any] = {"data": {"path": facts.path, "heldout": 0.1} | ({"on_bad_row": "skip"} if facts.left_out else {})}
+    data: dict[str, Any] = {
+        "data": {"path": facts.path, "heldout": 0.1} | ({"on_bad_row": "skip"} if facts.left_out else {})
+    }
     if has_answers and facts.kind not in ("thumbs", "scored"):
         stages["sft"] = {"train": {"method": "sft", "data": "$data"} | fields}
         start = "sft"
@@ -48,7 +58,12 @@ def make(model: str, facts: Facts, suggestions: list[Suggestion], fields: dict[s
         train: dict[str, Any] = {"from": start} if start else {}
         train["method"] = {"name": s.method} | s.settings if s.settings else s.method
         if build_objective(s.method).needs.shape == "rollouts":
-            train |= {"prompts": "$data", "feedback": _feedback(facts), "sampler": {"samples": 8, "max_new_tokens": 128}, "max_steps": 100}
+            train |= {
+                "prompts": "$data",
+                "feedback": _feedback(facts),
+                "sampler": {"samples": 8, "max_new_tokens": 128},
+                "max_steps": 100,
+            }
             online.append(s.method)
         else:
             train["data"] = "$data"
@@ -58,8 +73,14 @@ def make(model: str, facts: Facts, suggestions: list[Suggestion], fields: dict[s
         stages[s.method] = {"train": train | fields}
     trained = [name for name in stages if name != start]
     evaluated = [start or model, *trained]
-    stages["eval"] = {"evaluate": {"models": evaluated, "baseline": evaluated[0], "data": "$data", "max_new_tokens": 128}}
-    if facts.kind in ("pairs", "rankings", "ratings"):  # a judge that no policy saw: held-out pairs say how far to trust it
+    stages["eval"] = {
+        "evaluate": {"models": evaluated, "baseline": evaluated[0], "data": "$data", "max_new_tokens": 128}
+    }
+    if facts.kind in (
+        "pairs",
+        "rankings",
+        "ratings",
+    ):  # a judge that no policy saw: held-out pairs say how far to trust it
         stages = (
             {k: v for k, v in stages.items() if k != "eval"}
             | {"rm": {"train": {"from": start, "method": "bradley_terry", "data": "$data"} | fields}}
@@ -67,7 +88,9 @@ def make(model: str, facts: Facts, suggestions: list[Suggestion], fields: dict[s
         )
         stages["eval"]["evaluate"]["reward_model"] = "rm"
     recipe = {"model": model, "data": data if len(data) > 1 else data["data"], "stages": stages}
-    return HEADER.format(path=facts.path, target=target) + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    return HEADER.format(path=facts.path, target=target) + yaml.safe_dump(
+        recipe, sort_keys=False, allow_unicode=True
+    )
 
 
 def _feedback(facts: Facts) -> Any:

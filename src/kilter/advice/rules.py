@@ -45,13 +45,21 @@ def percent(value: float) -> str:
 def noise_of(f: Facts) -> Reason | None:
     """Signs of wrong labels."""
     if f.contradictions and f.contradictions > 0.01:
-        return Reason("some labels are wrong for certain", f"measured: {percent(f.contradictions)} of the pairs stand in the data both ways")
+        return Reason(
+            "some labels are wrong for certain",
+            f"measured: {percent(f.contradictions)} of the pairs stand in the data both ways",
+        )
     return None
 
 
 def length_of(f: Facts) -> Reason | None:
     """Length bias, with its sign."""
-    if f.longer_low is not None and f.longer_low > 0.5 and f.longer_chosen is not None and f.longer_chosen > 0.6:
+    if (
+        f.longer_low is not None
+        and f.longer_low > 0.5
+        and f.longer_chosen is not None
+        and f.longer_chosen > 0.6
+    ):
         return Reason(
             "length alone would win",
             f"measured: the chosen answer is the longer one in {percent(f.longer_chosen)} [{percent(f.longer_low)}, {percent(f.longer_high or 1.0)}] of the pairs",
@@ -61,12 +69,16 @@ def length_of(f: Facts) -> Reason | None:
 
 def measured(method: str) -> tuple[Reason, ...]:
     """What the project's own comparison says of a method, if it was in it."""
-    return tuple(Reason("it has been compared here", f"our comparison: {found}") for found in results().get(method, ()))
+    return tuple(
+        Reason("it has been compared here", f"our comparison: {found}") for found in results().get(method, ())
+    )
 
 
 def pairs(f: Facts) -> list[Suggestion]:
     """Preference pairs."""
-    count = Reason("the standard method for preference pairs", f"measured: {f.groups} pairs; paper: Rafailov et al. 2023")
+    count = Reason(
+        "the standard method for preference pairs", f"measured: {f.groups} pairs; paper: Rafailov et al. 2023"
+    )
     out = [Suggestion("dpo", (count, *measured("dpo")), {"beta": 0.1})]
     noise, length = noise_of(f), length_of(f)
     if length is not None:
@@ -74,28 +86,60 @@ def pairs(f: Facts) -> list[Suggestion]:
             0,
             Suggestion(
                 "r_dpo",
-                (length, Reason("length is part of its reward, so the policy need not learn it", "paper: Park et al. 2024"), *measured("r_dpo")),
+                (
+                    length,
+                    Reason(
+                        "length is part of its reward, so the policy need not learn it",
+                        "paper: Park et al. 2024",
+                    ),
+                    *measured("r_dpo"),
+                ),
                 {"alpha": 0.02},
             ),
         )
         out.append(
             Suggestion(
-                "simpo", (Reason("its reward is the mean log-prob, which length does not raise", "paper: Meng et al. 2024"), *measured("simpo")), {}
+                "simpo",
+                (
+                    Reason(
+                        "its reward is the mean log-prob, which length does not raise",
+                        "paper: Meng et al. 2024",
+                    ),
+                    *measured("simpo"),
+                ),
+                {},
             )
         )
     if noise is not None:
         out.insert(
-            0, Suggestion("dr_dpo", (noise, Reason("pairs of high loss weigh less", "paper: Wu et al. 2024"), *measured("dr_dpo")), {"b": 1.0})
+            0,
+            Suggestion(
+                "dr_dpo",
+                (
+                    noise,
+                    Reason("pairs of high loss weigh less", "paper: Wu et al. 2024"),
+                    *measured("dr_dpo"),
+                ),
+                {"b": 1.0},
+            ),
         )
-        least = round(max(0.01, (f.contradictions or 0.0) / 2), 2)  # of a pair that stands both ways, one label is wrong
-        robust = Reason(f"its loss is unbiased when a share of the labels is flipped, here at least {percent(least)}", "paper: Chowdhury et al. 2024")
+        least = round(
+            max(0.01, (f.contradictions or 0.0) / 2), 2
+        )  # of a pair that stands both ways, one label is wrong
+        robust = Reason(
+            f"its loss is unbiased when a share of the labels is flipped, here at least {percent(least)}",
+            "paper: Chowdhury et al. 2024",
+        )
         out.insert(1, Suggestion("robust_dpo", (robust, *measured("robust_dpo")), {"label_smoothing": least}))
     if f.groups < 300:
         out.append(
             Suggestion(
                 "orpo",
                 (
-                    Reason("few pairs teach more when they are imitated as well", f"measured: {f.groups} pairs; paper: Hong et al. 2024"),
+                    Reason(
+                        "few pairs teach more when they are imitated as well",
+                        f"measured: {f.groups} pairs; paper: Hong et al. 2024",
+                    ),
                     *measured("orpo"),
                 ),
                 {},
@@ -116,7 +160,16 @@ def pairs(f: Facts) -> list[Suggestion]:
                 {},
             ),
         )
-    out.append(Suggestion("ipo", (Reason("a finite margin guards against overfitting", "paper: Azar et al. 2023"), *measured("ipo")), {}))
+    out.append(
+        Suggestion(
+            "ipo",
+            (
+                Reason("a finite margin guards against overfitting", "paper: Azar et al. 2023"),
+                *measured("ipo"),
+            ),
+            {},
+        )
+    )
     return out
 
 
@@ -139,16 +192,26 @@ def thumbs(f: Facts) -> list[Suggestion]:
         Suggestion(
             "kto",
             (
-                Reason("it learns from thumbs that do not come in pairs, and balances both kinds", f"{shape}; paper: Ethayarajh et al. 2024"),
+                Reason(
+                    "it learns from thumbs that do not come in pairs, and balances both kinds",
+                    f"{shape}; paper: Ethayarajh et al. 2024",
+                ),
                 *measured("kto"),
             ),
             {},
         ),
-        Suggestion("bco", (Reason("the same data with fewer settings", "paper: Jung et al. 2024"), *measured("bco")), {}),
+        Suggestion(
+            "bco",
+            (Reason("the same data with fewer settings", "paper: Jung et al. 2024"), *measured("bco")),
+            {},
+        ),
         Suggestion(
             "sft",
             (
-                Reason("the desirable answers alone, as the baseline that the others must beat", f"measured: {good} desirable answers"),
+                Reason(
+                    "the desirable answers alone, as the baseline that the others must beat",
+                    f"measured: {good} desirable answers",
+                ),
                 *measured("sft"),
             ),
             {},
@@ -162,18 +225,33 @@ def lists(f: Facts) -> list[Suggestion]:
     out = [
         Suggestion(
             "lipo_lambda",
-            (Reason("all pairs of a list, weighted by what swapping them costs", f"{shape}; paper: Liu et al. 2024"), *measured("lipo_lambda")),
+            (
+                Reason(
+                    "all pairs of a list, weighted by what swapping them costs",
+                    f"{shape}; paper: Liu et al. 2024",
+                ),
+                *measured("lipo_lambda"),
+            ),
             {},
         ),
         Suggestion(
             "plackett_luce",
-            (Reason("the likelihood of the whole ranking", f"{shape}; paper: Rafailov et al. 2023, appendix A.3"), *measured("plackett_luce")),
+            (
+                Reason(
+                    "the likelihood of the whole ranking",
+                    f"{shape}; paper: Rafailov et al. 2023, appendix A.3",
+                ),
+                *measured("plackett_luce"),
+            ),
             {},
         ),
         Suggestion(
             "dpo",
             (
-                Reason("best against worst, as the baseline that lists must beat", f"measured: {f.groups} lists, {f.ties} of them all tied"),
+                Reason(
+                    "best against worst, as the baseline that lists must beat",
+                    f"measured: {f.groups} lists, {f.ties} of them all tied",
+                ),
                 *measured("dpo"),
             ),
             {},
@@ -181,7 +259,9 @@ def lists(f: Facts) -> list[Suggestion]:
     ]
     noise, length = noise_of(f), length_of(f)
     if length is not None:
-        by_mean = Reason("best against worst by the mean log-prob, which length does not raise", "paper: Meng et al. 2024")
+        by_mean = Reason(
+            "best against worst by the mean log-prob, which length does not raise", "paper: Meng et al. 2024"
+        )
         return [Suggestion("simpo", (length, by_mean, *measured("simpo")), {}), out[0], out[2]]
     return out if noise is None else [out[2], out[0]]
 
@@ -191,9 +271,24 @@ def verifiable(f: Facts) -> list[Suggestion]:
     shape = f"measured: {f.verifiable} of {f.groups} prompts carry an answer to check against"
     return [
         Suggestion(
-            "grpo", (Reason("the reward is exact, so no reward model can be hacked", f"{shape}; paper: Shao et al. 2024"), *measured("grpo")), {}
+            "grpo",
+            (
+                Reason(
+                    "the reward is exact, so no reward model can be hacked",
+                    f"{shape}; paper: Shao et al. 2024",
+                ),
+                *measured("grpo"),
+            ),
+            {},
         ),
-        Suggestion("dr_grpo", (Reason("grpo without its bias towards long wrong answers", "paper: Liu et al. 2025"), *measured("dr_grpo")), {}),
+        Suggestion(
+            "dr_grpo",
+            (
+                Reason("grpo without its bias towards long wrong answers", "paper: Liu et al. 2025"),
+                *measured("dr_grpo"),
+            ),
+            {},
+        ),
         Suggestion(
             "sft",
             (
@@ -211,8 +306,22 @@ def demonstrations(f: Facts) -> list[Suggestion]:
     """Answers without any judgement."""
     shape = f"measured: {f.groups} answers, none of them judged"
     return [
-        Suggestion("sft", (Reason("imitation is what demonstrations allow", f"{shape}; paper: Ouyang et al. 2022"), *measured("sft")), {}),
-        Suggestion("dft", (Reason("generalises better where the model half knows the task", "paper: Wu et al. 2025"), *measured("dft")), {}),
+        Suggestion(
+            "sft",
+            (
+                Reason("imitation is what demonstrations allow", f"{shape}; paper: Ouyang et al. 2022"),
+                *measured("sft"),
+            ),
+            {},
+        ),
+        Suggestion(
+            "dft",
+            (
+                Reason("generalises better where the model half knows the task", "paper: Wu et al. 2025"),
+                *measured("dft"),
+            ),
+            {},
+        ),
     ]
 
 
@@ -259,13 +368,24 @@ def prompts(f: Facts) -> list[Suggestion]:
             ),
             {},
         ),
-        Suggestion("online_dpo", (Reason("when the feedback says only which of two answers is better", "paper: Guo et al. 2024"),), {}),
+        Suggestion(
+            "online_dpo",
+            (Reason("when the feedback says only which of two answers is better", "paper: Guo et al. 2024"),),
+            {},
+        ),
     ]
 
 
 RULES: dict[str, Callable[[Facts], list[Suggestion]]] = {
-    "pairs": pairs, "thumbs": thumbs, "rankings": lists, "ratings": lists, "verifiable": verifiable, "demonstrations": demonstrations, "prompts": prompts, "scored": scored,
-}  # fmt: skip
+    "pairs": pairs,
+    "thumbs": thumbs,
+    "rankings": lists,
+    "ratings": lists,
+    "verifiable": verifiable,
+    "demonstrations": demonstrations,
+    "prompts": prompts,
+    "scored": scored,
+}
 
 
 def cautions(f: Facts) -> list[Reason]:
@@ -293,7 +413,12 @@ def cautions(f: Facts) -> list[Reason]:
             )
         )
     if f.groups < 200:
-        out.append(Reason("differences between methods will drown in chance; hold out more, or collect more", f"measured: {f.groups} rows"))
+        out.append(
+            Reason(
+                "differences between methods will drown in chance; hold out more, or collect more",
+                f"measured: {f.groups} rows",
+            )
+        )
     return out
 
 

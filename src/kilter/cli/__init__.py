@@ -16,7 +16,22 @@ from kilter.cli.app import app, err, out
 from kilter.errors import Exit, KilterError
 from kilter.registry import user_file, user_line
 
-__all__ = ["advise", "app", "compare", "data", "err", "evaluate", "main", "merge", "methods", "monitor", "out", "run", "sample", "train"]
+__all__ = [
+    "advise",
+    "app",
+    "compare",
+    "data",
+    "err",
+    "evaluate",
+    "main",
+    "merge",
+    "methods",
+    "monitor",
+    "out",
+    "run",
+    "sample",
+    "train",
+]
 
 USAGE_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 """Base of what the command line's own parser raises; typer brings that parser along or takes it from click, by version."""
@@ -68,17 +83,25 @@ def main() -> None:
         if debug:
             raise
         err.print(
-            f"[red bold]stopped[/]: {error}\n  fix: check disk space and permissions, then run the same command again to resume", highlight=False
+            f"[red bold]stopped[/]: {error}\n  fix: check disk space and permissions, then run the same command again to resume",
+            highlight=False,
         )
         sys.exit(int(Exit.RUN_FAILED))
     except Exception as error:  # a defect of ours, or of a file that the user named: one line, the run's state is on disk, and the way to see more
         if debug:
             raise
         if (path := user_file(error)) is not None:
-            err.print(f"[red bold]stopped[/]: {path} line {user_line(error)}: {type(error).__name__}: {error}", highlight=False, soft_wrap=True)
+            err.print(
+                f"[red bold]stopped[/]: {path} line {user_line(error)}: {type(error).__name__}: {error}",
+                highlight=False,
+                soft_wrap=True,
+            )
             err.print(f"  fix: correct {path}; --debug shows the whole way there", highlight=False)
             sys.exit(int(Exit.RUN_FAILED))
-        err.print(f"[red bold]stopped[/]: {type(error).__name__}: {error}\n  this is a defect in Kilter; --debug shows where", highlight=False)
+        err.print(
+            f"[red bold]stopped[/]: {type(error).__name__}: {error}\n  this is a defect in Kilter; --debug shows where",
+            highlight=False,
+        )
         sys.exit(int(Exit.RUN_FAILED))
 
 
@@ -92,4 +115,9 @@ def _show_usage_error(error: Any) -> None:
     names = getattr(getattr(error, "param", None), "opts", ())
     given = next((f" (found {value!r})" for name, value in itertools.pairwise(sys.argv) if name in names), "")
     err.print("[red bold]error[/]: ", end="")
-    err.print(f"{' '.join(error.format_message().split())}{given}\n  fix: see {command} --help", markup=False, highlight=False, soft_wrap=True)
+    err.print(
+        f"{' '.join(error.format_message().split())}{given}\n  fix: see {command} --help",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -17,11 +17,20 @@ if TYPE_CHECKING:
     from kilter.pipeline.plan import Sizes
 
 
-@app.command(epilog=epilog("kilter advise pairs.jsonl", "kilter advise builtin:support-desk --out advice.yaml", "kilter advise thumbs.jsonl --json"))
+@app.command(
+    epilog=epilog(
+        "kilter advise pairs.jsonl",
+        "kilter advise builtin:support-desk --out advice.yaml",
+        "kilter advise thumbs.jsonl --json",
+    )
+)
 def advise(
     data: Annotated[str, typer.Argument(help="file, Hub name, or builtin:support-desk")],
     model: Annotated[str, typer.Option(help="the model that would be trained")] = "builtin:smollm2-135m",
-    memory: Annotated[float | None, typer.Option(min=0.1, help="GB that training may use; default: what this machine has free")] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="GB that training may use; default: what this machine has free"),
+    ] = None,
     out_: Annotated[Path | None, typer.Option("--out", help="write the recipe here")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
@@ -48,10 +57,20 @@ def advise(
         out_.write_text(recipe, encoding="utf-8")
     if as_json:
         found = {
-            "facts": facts.to_json(), "memory_gb": round(machine.memory_gb, 1), "train": fields, "recipe": recipe,
+            "facts": facts.to_json(),
+            "memory_gb": round(machine.memory_gb, 1),
+            "train": fields,
+            "recipe": recipe,
             "cautions": [{"text": r.text, "evidence": r.evidence} for r in cautions(facts)],
-            "suggestions": [{"method": s.method, "settings": s.settings, "reasons": [{"text": r.text, "evidence": r.evidence} for r in s.reasons]} for s in suggestions],
-        }  # fmt: skip
+            "suggestions": [
+                {
+                    "method": s.method,
+                    "settings": s.settings,
+                    "reasons": [{"text": r.text, "evidence": r.evidence} for r in s.reasons],
+                }
+                for s in suggestions
+            ],
+        }
         out.print(json.dumps(found, indent=1), markup=False, highlight=False, soft_wrap=True)
         return
     out.print(f"[bold]{data}[/]: {facts.kind}, format {facts.format}", highlight=False)
@@ -61,7 +80,8 @@ def advise(
             table.add_row(key.replace("_", " "), f"{value:.3g}" if isinstance(value, float) else str(value))
     out.print(table, highlight=False)
     out.print(
-        f"\n{size.parameters / 1e6:.0f} M weights, {machine.memory_gb:.1f} GB ({machine.name}): {_room(fields, size, machine)}", highlight=False
+        f"\n{size.parameters / 1e6:.0f} M weights, {machine.memory_gb:.1f} GB ({machine.name}): {_room(fields, size, machine)}",
+        highlight=False,
     )
     for i, s in enumerate(suggestions, 1):
         settings = ", ".join(f"{k} {v}" for k, v in s.settings.items())
@@ -83,7 +103,10 @@ def _room(fields: dict[str, Any], size: Sizes, machine: Machine) -> str:
     from kilter.pipeline.plan import train_memory
     from kilter.training.config import TrainSpec
 
-    need, full = (train_memory(TrainSpec.model_validate({"method": "sft"} | f), size) for f in (fields, {"dtype": "bfloat16"}))
+    need, full = (
+        train_memory(TrainSpec.model_validate({"method": "sft"} | f), size)
+        for f in (fields, {"dtype": "bfloat16"})
+    )
     if "adapter" not in fields:
         return f"all weights can be trained, in about {full:.1f} GB (estimated)"
     if need > machine.memory_gb:

@@ -10,14 +10,22 @@ from rich.console import Console
 
 from kilter.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
-                  help="Align language models with preferences, and prove it.\n\nFirst run: [bold]kilter run recipes/quickstart.yaml[/]")  # fmt: skip
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Align language models with preferences, and prove it.\n\nFirst run: [bold]kilter run recipes/quickstart.yaml[/]",
+)
 data_app = typer.Typer(no_args_is_help=True, help="Look at preference data, convert it.")
 app.add_typer(data_app, name="data")
 out, err = Console(), Console(stderr=True)
 
 ModelArg = Annotated[str, typer.Argument(help="builtin:NAME, a folder, a .gguf file, or a Hub id")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="override a field, e.g. stages.dpo.train.epochs=2", metavar="KEY=VALUE")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="override a field, e.g. stages.dpo.train.epochs=2", metavar="KEY=VALUE"),
+]
 
 
 def epilog(*examples: str) -> str:
@@ -29,7 +37,13 @@ def duration(seconds: float | None) -> str:
     """Seconds as a person reads them."""
     if seconds is None:
         return ""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def require_file(path: Path, field: str) -> None:
@@ -41,4 +55,6 @@ def require_file(path: Path, field: str) -> None:
         if path.stat().st_size == 0:
             path.unlink()
     except OSError as error:
-        raise UserError(field, str(path), f"cannot be written ({error.strerror or error})", "choose a file you may write") from error
+        raise UserError(
+            field, str(path), f"cannot be written ({error.strerror or error})", "choose a file you may write"
+        ) from error

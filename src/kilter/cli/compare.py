@@ -14,15 +14,24 @@ from kilter.errors import UserError
 
 @app.command(
     epilog=epilog(
-        "kilter compare recipes/compare-support-desk.yaml", "kilter compare my-study.yaml --dry-run", "kilter compare my-study.yaml --set seeds=[0]"
+        "kilter compare recipes/compare-support-desk.yaml",
+        "kilter compare my-study.yaml --dry-run",
+        "kilter compare my-study.yaml --set seeds=[0]",
     )
 )
 def compare(
     recipe: Annotated[Path, typer.Argument(help="a comparison (YAML): data, start, methods, seeds")],
     set_: SetOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells and what they take; nothing is run")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the cells and what they take; nothing is run")
+    ] = False,
     runs: Annotated[Path, typer.Option(help="folder that holds run folders")] = Path("runs"),
-    publish: Annotated[bool, typer.Option("--publish", help="write the results into the methods' pages (for Kilter's own comparison)")] = False,
+    publish: Annotated[
+        bool,
+        typer.Option(
+            "--publish", help="write the results into the methods' pages (for Kilter's own comparison)"
+        ),
+    ] = False,
 ) -> None:
     """Train every method from one start on the same rows, ask all of them the same held-out prompts, and write one page. Run again to resume."""
     from kilter.compare import page, study
@@ -36,7 +45,12 @@ def compare(
     folder = runs / wanted.name
     each = sizes(resolve(wanted.model)).parameters * 4 / 1e9
     missing = [c for c in found if not (folder / c.stage / "model").exists()]
-    whole = [c for c in missing if (train := expanded.stages[c.stage].train) is not None and (train.adapter is None or train.adapter.merge)]
+    whole = [
+        c
+        for c in missing
+        if (train := expanded.stages[c.stage].train) is not None
+        and (train.adapter is None or train.adapter.merge)
+    ]
     need, free = each * (len(whole) + 2) + 0.1 * len(missing), shutil.disk_usage(_existing(runs)).free / 1e9
     if dry_run:
         plans = {p.name: p for p in plan(expanded)}
@@ -59,7 +73,8 @@ def compare(
     path = page.write(wanted, folder)
     if publish:
         out.print(
-            f"{page.publish(wanted, folder)} sentences written into the methods' pages; now: kilter methods --write docs/methods", highlight=False
+            f"{page.publish(wanted, folder)} sentences written into the methods' pages; now: kilter methods --write docs/methods",
+            highlight=False,
         )
     out.print((folder / "compare.md").read_text(), markup=False, highlight=False, soft_wrap=True)
     out.print(f"page: [bold]{path}[/]", highlight=False)

@@ -11,10 +11,14 @@ from kilter.cli.app import data_app, epilog, out, require_file
 from kilter.errors import UserError
 
 
-@data_app.command(epilog=epilog("kilter data peek pairs.jsonl", "kilter data peek builtin:support-desk --shape pairs -n 2"))
+@data_app.command(
+    epilog=epilog("kilter data peek pairs.jsonl", "kilter data peek builtin:support-desk --shape pairs -n 2")
+)
 def peek(
     path: Annotated[str, typer.Argument(help="file, Hub name or builtin:support-desk")],
-    shape: Annotated[str, typer.Option(help="demonstrations, pairs, unpaired, ranked or prompts")] = "prompts",
+    shape: Annotated[
+        str, typer.Option(help="demonstrations, pairs, unpaired, ranked or prompts")
+    ] = "prompts",
     n: Annotated[int, typer.Option("-n", min=1, help="groups to show")] = 3,
     format_: Annotated[str, typer.Option("--format", help="auto, or a format by name")] = "auto",
 ) -> None:
@@ -22,7 +26,8 @@ def peek(
     data = _load(path, shape, format_)
     groups = [*data.train, *data.heldout]
     out.print(
-        f"[bold]{path}[/]: format {data.format}, {len(groups)} groups" + (f", left out: {data.left_out()}" if data.skipped else ""),
+        f"[bold]{path}[/]: format {data.format}, {len(groups)} groups"
+        + (f", left out: {data.left_out()}" if data.skipped else ""),
         highlight=False,
     )
     for group in groups[:n]:
@@ -51,17 +56,26 @@ def _load(path: str, shape: str, format_: str, world: dict[str, Any] | None = No
 
 @data_app.command(
     epilog=epilog(
-        "kilter data convert hh.jsonl.gz groups.jsonl --shape pairs", "kilter data convert builtin:support-desk steps.jsonl --view steps --size 1000"
+        "kilter data convert hh.jsonl.gz groups.jsonl --shape pairs",
+        "kilter data convert builtin:support-desk steps.jsonl --view steps --size 1000",
     )
 )
 def convert(
     path: Annotated[str, typer.Argument(help="file, Hub name or builtin:support-desk")],
     target: Annotated[Path, typer.Argument(help="groups.jsonl to write")],
-    shape: Annotated[str, typer.Option(help="demonstrations, pairs, unpaired, ranked, or prompts (keeps every completion)")] = "prompts",
+    shape: Annotated[
+        str, typer.Option(help="demonstrations, pairs, unpaired, ranked, or prompts (keeps every completion)")
+    ] = "prompts",
     format_: Annotated[
-        str, typer.Option("--format", help="auto, hh, preference, unpaired, conversations, alpaca, ratings, oasst, stepwise, ...")
+        str,
+        typer.Option(
+            "--format",
+            help="auto, hh, preference, unpaired, conversations, alpaca, ratings, oasst, stepwise, ...",
+        ),
     ] = "auto",
-    view: Annotated[str, typer.Option(help="builtin:support-desk: pairs, demonstrations, binary, ranked, steps, prompts")] = "auto",
+    view: Annotated[
+        str, typer.Option(help="builtin:support-desk: pairs, demonstrations, binary, ranked, steps, prompts")
+    ] = "auto",
     size: Annotated[int, typer.Option(help="builtin:support-desk: scenarios")] = 400,
 ) -> None:
     """Convert any known format to groups.jsonl."""
@@ -70,9 +84,18 @@ def convert(
     if target.exists():
         raise UserError("target", str(target), "exists already", "choose another name, or remove it")
     if target.suffix != ".jsonl":
-        raise UserError("target", str(target), "is not a .jsonl file", "groups are written as plain JSON lines; name it something.jsonl")
+        raise UserError(
+            "target",
+            str(target),
+            "is not a .jsonl file",
+            "groups are written as plain JSON lines; name it something.jsonl",
+        )
     require_file(target, "target")
     world = {"view": view, "n": size} if path.startswith("builtin:") else None
     data = _load(path, shape, format_, world)
     store.append(target, data.train)
-    out.print(f"{len(data.train)} groups written to {target}" + (f"; left out: {data.left_out()}" if data.skipped else ""), highlight=False)
+    out.print(
+        f"{len(data.train)} groups written to {target}"
+        + (f"; left out: {data.left_out()}" if data.skipped else ""),
+        highlight=False,
+    )

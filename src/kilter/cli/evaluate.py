@@ -23,12 +23,18 @@ from kilter.validation import as_user_error
     ),
 )
 def evaluate(
-    model: Annotated[list[str], typer.Option(help="model to evaluate, repeatable; NAME=PATH gives it a name")],
+    model: Annotated[
+        list[str], typer.Option(help="model to evaluate, repeatable; NAME=PATH gives it a name")
+    ],
     data: Annotated[str, typer.Option(help="file, Hub name or builtin:support-desk")],
     baseline: Annotated[str | None, typer.Option(help="model the others are compared with")] = None,
     reward_model: Annotated[str | None, typer.Option(help="reward model that scores the answers")] = None,
-    out_: Annotated[Path, typer.Option("--out", help="folder of evaluation.json and groups.jsonl")] = Path("runs/eval"),
-    heldout: Annotated[float, typer.Option(help="share of prompts used; 1 uses every prompt of the file")] = 1.0,
+    out_: Annotated[Path, typer.Option("--out", help="folder of evaluation.json and groups.jsonl")] = Path(
+        "runs/eval"
+    ),
+    heldout: Annotated[
+        float, typer.Option(help="share of prompts used; 1 uses every prompt of the file")
+    ] = 1.0,
     limit: Annotated[int | None, typer.Option(help="first N prompts only")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="tokens per answer")] = 128,
     temperature: Annotated[float, typer.Option(help="1: the policy itself; 0: greedy")] = 1.0,
@@ -43,7 +49,9 @@ def evaluate(
     from kilter.training.trainer import require_writable
 
     try:
-        spec = EvaluateSpec(models=model, limit=limit, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        spec = EvaluateSpec(
+            models=model, limit=limit, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        )
     except ValidationError as error:
         raise as_user_error(error, "", EvaluateSpec) from error
     require_writable(out_)
@@ -52,7 +60,11 @@ def evaluate(
     if len(named) < len(entries):
         raise UserError("--model", entries, "two models have the same name", "write NAME=PATH")
     folders = {n: resolve(p, "--model") for n, p in named.items()}
-    reward = (_named(reward_model)[0], resolve(_named(reward_model)[1], "--reward-model")) if reward_model else None
+    reward = (
+        (_named(reward_model)[0], resolve(_named(reward_model)[1], "--reward-model"))
+        if reward_model
+        else None
+    )
     if not 0 < heldout <= 1:
         raise UserError("--heldout", heldout, "is no share", "use a value in (0, 1]")
     share: dict[str, Any] = {"limit": limit, "heldout": 0.0 if heldout == 1 else heldout}
@@ -90,32 +102,52 @@ def _print_evaluation(result: dict[str, Any]) -> None:
             if m is None or m["value"] is None:
                 cells.append("")
             else:
-                cells.append(f"{m['value']:.3g}" + (f" [{m['ci_low']:.3g}, {m['ci_high']:.3g}]" if m["ci_low"] is not None else ""))
+                cells.append(
+                    f"{m['value']:.3g}"
+                    + (f" [{m['ci_low']:.3g}, {m['ci_high']:.3g}]" if m["ci_low"] is not None else "")
+                )
         table.add_row(TITLES.get(key, key), *cells)
     out.print(table)
 
 
 @app.command(
-    epilog=epilog("kilter gate runs/quickstart/eval --policy gate.yaml", "kilter gate runs/eval/evaluation.json --policy gate.yaml --candidate dpo")
+    epilog=epilog(
+        "kilter gate runs/quickstart/eval --policy gate.yaml",
+        "kilter gate runs/eval/evaluation.json --policy gate.yaml --candidate dpo",
+    )
 )
 def gate(
     evaluation: Annotated[Path, typer.Argument(help="evaluation.json, or the folder that holds it")],
     policy: Annotated[Path, typer.Option(help="YAML file with conditions")],
-    candidate: Annotated[str | None, typer.Option(help="model under test; default: the only one that is not the baseline")] = None,
-    out_: Annotated[Path | None, typer.Option("--out", help="folder for gate.json and gate.xml (JUnit); default: beside the evaluation")] = None,
+    candidate: Annotated[
+        str | None, typer.Option(help="model under test; default: the only one that is not the baseline")
+    ] = None,
+    out_: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="folder for gate.json and gate.xml (JUnit); default: beside the evaluation"
+        ),
+    ] = None,
 ) -> None:
     """Decide. Exit code 0 pass, 1 fail, 3 inconclusive."""
     from kilter.release import gate as gates
 
     path = evaluation / "evaluation.json" if evaluation.is_dir() else evaluation
     if not path.is_file():
-        raise UserError("evaluation", str(path), "no such file", "run `kilter eval` first, or give its folder")
+        raise UserError(
+            "evaluation", str(path), "no such file", "run `kilter eval` first, or give its folder"
+        )
     try:
         loaded = json.loads(path.read_text())
         loaded["baseline"], loaded["n_prompts"], loaded["data_hash"]
         [(m["path"], m["model_hash"], m["metrics"]) for m in loaded["models"].values()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError("evaluation", str(path), f"is no evaluation.json ({error})", "give the file that `kilter eval` wrote") from error
+        raise UserError(
+            "evaluation",
+            str(path),
+            f"is no evaluation.json ({error})",
+            "give the file that `kilter eval` wrote",
+        ) from error
     _check_fresh(loaded, path)
     result = gates.decide(gates.load_policy(policy, "--policy"), loaded, candidate)
     gates.write(result, out_ or path.parent)
@@ -132,4 +164,9 @@ def _check_fresh(evaluation: dict[str, Any], path: Path) -> None:
     for name, entry in evaluation["models"].items():
         folder = Path(entry["path"])
         if folder.is_dir() and model_hash(folder)[:16] != entry["model_hash"]:
-            raise UserError("evaluation", str(path), f"is stale: {name} ({folder}) has changed since", "run `kilter eval` again")
+            raise UserError(
+                "evaluation",
+                str(path),
+                f"is stale: {name} ({folder}) has changed since",
+                "run `kilter eval` again",
+            )

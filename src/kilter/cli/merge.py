@@ -13,19 +13,45 @@ from kilter.cli.app import app, epilog, out
 from kilter.errors import UserError
 
 
-@app.command(epilog=epilog("kilter merge runs/my-dpo/model merged/", "kilter merge HuggingFaceTB/SmolLM2-135M-Instruct served/ --untie"))
+@app.command(
+    epilog=epilog(
+        "kilter merge runs/my-dpo/model merged/",
+        "kilter merge HuggingFaceTB/SmolLM2-135M-Instruct served/ --untie",
+    )
+)
 def merge(
-    model: Annotated[str, typer.Argument(help="folder of an adapter that Kilter (or peft) saved; with --untie any model")],
+    model: Annotated[
+        str, typer.Argument(help="folder of an adapter that Kilter (or peft) saved; with --untie any model")
+    ],
     target: Annotated[Path, typer.Argument(help="folder to write: an ordinary Hugging Face model")],
-    untie: Annotated[bool, typer.Option("--untie", help="give the output head weights of its own, as a vLLM server on a CPU needs them")] = False,
+    untie: Annotated[
+        bool,
+        typer.Option(
+            "--untie", help="give the output head weights of its own, as a vLLM server on a CPU needs them"
+        ),
+    ] = False,
 ) -> None:
     """Fold an adapter into its base model, for engines that load plain weights."""
     from kilter.models.adapters import is_adapter
-    from kilter.models.load import MADE_BY, adapter_has_head, load_causal, load_reward, load_tokenizer, quiet_transformers, resolve, separate_head
+    from kilter.models.load import (
+        MADE_BY,
+        adapter_has_head,
+        load_causal,
+        load_reward,
+        load_tokenizer,
+        quiet_transformers,
+        resolve,
+        separate_head,
+    )
 
     folder = resolve(model)
     if not is_adapter(folder) and not untie:
-        raise UserError("model", model, "is no adapter", "give a folder with adapter_config.json; full weights need no merging")
+        raise UserError(
+            "model",
+            model,
+            "is no adapter",
+            "give a folder with adapter_config.json; full weights need no merging",
+        )
     if target.exists():
         raise UserError("target", str(target), "exists already", "choose another folder, or remove it")
     partial = target.with_name(f".{target.name}.partial")
@@ -33,7 +59,12 @@ def merge(
     tokenizer = load_tokenizer(folder)
     scores = is_adapter(folder) and adapter_has_head(folder)
     if scores and untie:
-        raise UserError("--untie", model, "is a reward model, which has no output head over the vocabulary", "leave --untie out")
+        raise UserError(
+            "--untie",
+            model,
+            "is a reward model, which has no output head over the vocabulary",
+            "leave --untie out",
+        )
     merged = load_reward(folder, tokenizer.pad_token_id) if scores else load_causal(folder)
     if untie:
         separate_head(merged)

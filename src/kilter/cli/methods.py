@@ -16,11 +16,19 @@ from kilter.cli.app import app, epilog, out
 from kilter.errors import Exit
 
 
-@app.command(epilog=epilog("kilter methods", "kilter methods dpo", "kilter methods --json", "kilter methods my_file.py:MyLoss"))
+@app.command(
+    epilog=epilog(
+        "kilter methods", "kilter methods dpo", "kilter methods --json", "kilter methods my_file.py:MyLoss"
+    )
+)
 def methods(
-    name: Annotated[str | None, typer.Argument(help="a method by name, or my_file.py:MyLoss; none: all of them")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="a method by name, or my_file.py:MyLoss; none: all of them")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
-    write: Annotated[Path | None, typer.Option(help="write every method's page (Markdown) into this folder")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="write every method's page (Markdown) into this folder")
+    ] = None,
 ) -> None:
     """The methods of `kilter train`: formula, paper, data, models held, settings with their ranges."""
     from kilter.objectives import objectives
@@ -34,7 +42,9 @@ def methods(
         return
     if as_json:
         found = [describe(name).to_json()] if name else [describe(n).to_json() for n in objectives.names()]
-        out.print(json.dumps(found[0] if name else found, indent=1), markup=False, highlight=False, soft_wrap=True)
+        out.print(
+            json.dumps(found[0] if name else found, indent=1), markup=False, highlight=False, soft_wrap=True
+        )
         return
     if name is not None:
         _one(name)
@@ -43,7 +53,9 @@ def methods(
     for family, group in itertools.groupby(rows, key=lambda d: d.family):
         members = list(group)
         kinds = sorted({d.data for d in members})
-        out.print(f"\n[bold]{family}[/]" + (f"  [dim]{kinds[0]}[/]" if len(kinds) == 1 else ""), highlight=False)
+        out.print(
+            f"\n[bold]{family}[/]" + (f"  [dim]{kinds[0]}[/]" if len(kinds) == 1 else ""), highlight=False
+        )
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1))
         table.add_column(width=22, no_wrap=True)
         table.add_column(width=3)
@@ -56,13 +68,25 @@ def methods(
         out.print("\n[bold]yours[/]  [dim]named in recipes and runs of this folder[/]", highlight=False)
         for label, summary in own:
             out.print(f"  {label}  {summary}", highlight=False, markup=False)
-    out.print(f"\n{len(rows)} methods; ref: needs a reference policy. Formula, settings and advice of one: kilter methods NAME", highlight=False)
+    out.print(
+        f"\n{len(rows)} methods; ref: needs a reference policy. Formula, settings and advice of one: kilter methods NAME",
+        highlight=False,
+    )
 
 
 def _own() -> list[tuple[str, str]]:
     """(file.py:Class, its first line) of the methods that recipes and runs below this folder name; their files are read, not run."""
     places = itertools.chain(
-        *(Path().glob(p) for p in ("*.yaml", "recipes/*.yaml", "runs/*/recipe.yaml", "runs/*/train.json", "runs/*/*/train.json"))
+        *(
+            Path().glob(p)
+            for p in (
+                "*.yaml",
+                "recipes/*.yaml",
+                "runs/*/recipe.yaml",
+                "runs/*/train.json",
+                "runs/*/*/train.json",
+            )
+        )
     )
     texts = (p.read_text(encoding="utf-8", errors="replace") for p in places if p.is_file())
     named = {m[1] for text in texts for m in re.finditer(r"[\"' ]((?:[\w./-]+/)?[\w-]+\.py:[A-Z]\w*)", text)}
@@ -73,7 +97,11 @@ def _own() -> list[tuple[str, str]]:
             tree = ast.parse(Path(file).read_text(encoding="utf-8"))
         except (OSError, SyntaxError, ValueError):
             continue
-        found += [(label, (ast.get_docstring(c) or "").partition("\n")[0]) for c in ast.walk(tree) if isinstance(c, ast.ClassDef) and c.name == name]
+        found += [
+            (label, (ast.get_docstring(c) or "").partition("\n")[0])
+            for c in ast.walk(tree)
+            if isinstance(c, ast.ClassDef) and c.name == name
+        ]
     return found
 
 
@@ -88,9 +116,15 @@ def _one(name: str) -> None:
         out.print(f"    {line}", markup=False, highlight=False, style="cyan", soft_wrap=True)
     out.print()
     pairs = (
-        ("", d.notation), ("paper", d.paper), ("data", d.data), ("in memory", ", ".join(d.models)), ("use", d.use), ("watch", d.watch), ("fails", d.fails),
+        ("", d.notation),
+        ("paper", d.paper),
+        ("data", d.data),
+        ("in memory", ", ".join(d.models)),
+        ("use", d.use),
+        ("watch", d.watch),
+        ("fails", d.fails),
         ("rate", f"{d.learning_rate:g} by default"),
-    )  # fmt: skip
+    )
     grid = Table.grid(padding=(0, 2))
     for label, text in pairs:
         if text:
@@ -102,12 +136,26 @@ def _one(name: str) -> None:
         for column in ("setting", "default", "range", "usual", "meaning"):
             table.add_column(column, overflow="fold")
         for k in d.knobs:
-            limits = ", ".join(map(str, k.choices)) if k.choices else "true, false" if k.kind == "bool" else k.interval
-            table.add_row(k.name, "null" if k.default is None else str(k.default), limits.replace("[", r"\["), k.usual, k.meaning)
+            limits = (
+                ", ".join(map(str, k.choices))
+                if k.choices
+                else "true, false"
+                if k.kind == "bool"
+                else k.interval
+            )
+            table.add_row(
+                k.name,
+                "null" if k.default is None else str(k.default),
+                limits.replace("[", r"\["),
+                k.usual,
+                k.meaning,
+            )
         out.print(table, highlight=False)
 
 
-@app.command("check-method", epilog=epilog("kilter check-method my_file.py:MyLoss", "kilter check-method dpo"))
+@app.command(
+    "check-method", epilog=epilog("kilter check-method my_file.py:MyLoss", "kilter check-method dpo")
+)
 def check_method(
     name: Annotated[str, typer.Argument(help="my_file.py:MyLoss, package.module:Name, or a method by name")],
 ) -> None:
@@ -117,7 +165,9 @@ def check_method(
     found = run_contract(name)
     for check, problem in found:
         text = (CHECKS[check].__doc__ or check).split("\n")[0]
-        out.print(f"[{'red' if problem else 'green'}]{'fail' if problem else 'ok  '}[/]  {text}", highlight=False)
+        out.print(
+            f"[{'red' if problem else 'green'}]{'fail' if problem else 'ok  '}[/]  {text}", highlight=False
+        )
         if problem:
             out.print(f"        {problem}", markup=False, highlight=False)
     failed = sum(bool(p) for _, p in found)

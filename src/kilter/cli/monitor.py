@@ -14,7 +14,9 @@ monitor_app = typer.Typer(no_args_is_help=True, help="What the monitors saw in a
 app.add_typer(monitor_app, name="monitor")
 
 COLOURS = {"stop": "bold red", "warn": "yellow", "info": "dim"}
-Folder = Annotated[Path, typer.Argument(help="folder of an online train stage, such as runs/reward-hacking/unguarded")]
+Folder = Annotated[
+    Path, typer.Argument(help="folder of an online train stage, such as runs/reward-hacking/unguarded")
+]
 
 
 @monitor_app.command("show", epilog=epilog("kilter monitor show runs/reward-hacking/unguarded"))
@@ -27,11 +29,20 @@ def show(folder: Folder) -> None:
     _print([Event(**e) for e in read_events(folder / "events.jsonl")])
 
 
-@monitor_app.command("replay", epilog=epilog("kilter monitor replay runs/old-run/grpo", "kilter monitor replay runs/old-run/grpo --kl-budget 10"))
+@monitor_app.command(
+    "replay",
+    epilog=epilog(
+        "kilter monitor replay runs/old-run/grpo", "kilter monitor replay runs/old-run/grpo --kl-budget 10"
+    ),
+)
 def replay(
     folder: Folder,
-    kl_budget: Annotated[float | None, typer.Option(help="nats per completion; three times it is a stop")] = None,
-    allow_truncation: Annotated[bool | None, typer.Option(help="answers at the length limit are no reason to stop")] = None,
+    kl_budget: Annotated[
+        float | None, typer.Option(help="nats per completion; three times it is a stop")
+    ] = None,
+    allow_truncation: Annotated[
+        bool | None, typer.Option(help="answers at the length limit are no reason to stop")
+    ] = None,
 ) -> None:
     """Run the monitors over an old run's logs: what would they have said?"""
     from pydantic import ValidationError
@@ -42,7 +53,9 @@ def replay(
     from kilter.validation import as_user_error
 
     spec = MonitorSpec.model_validate(settings(folder))
-    changes = {k: v for k, v in (("kl_budget", kl_budget), ("allow_truncation", allow_truncation)) if v is not None}
+    changes = {
+        k: v for k, v in (("kl_budget", kl_budget), ("allow_truncation", allow_truncation)) if v is not None
+    }
     try:
         watched = MonitorSpec.model_validate(spec.model_dump() | changes)
     except ValidationError as error:
@@ -54,4 +67,6 @@ def _print(events: list) -> None:  # type: ignore[type-arg]
     if not events:
         out.print("no events: every signal stayed within its limits", highlight=False)
     for event in events:
-        out.print(f"[{COLOURS[event.level]}]{event.level:<5}[/] {event.line()}", highlight=False, soft_wrap=True)
+        out.print(
+            f"[{COLOURS[event.level]}]{event.level:<5}[/] {event.line()}", highlight=False, soft_wrap=True
+        )

@@ -23,7 +23,9 @@ from kilter.errors import UserError
 def run(
     recipe: Annotated[Path, typer.Argument(help="a recipe (YAML)")],
     set_: SetOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan: rows, tokens, steps, memory, time")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the plan: rows, tokens, steps, memory, time")
+    ] = False,
     runs: Annotated[Path, typer.Option(help="folder that holds run folders")] = Path("runs"),
 ) -> None:
     """Run a recipe to its report and verdict. Run it again to resume; unchanged stages are not repeated."""
@@ -42,12 +44,16 @@ def _print_plan(recipe: Any) -> None:
     from kilter import recipe as recipes
     from kilter.pipeline.plan import plan
 
-    table = Table("stage", "kind", "what", "rows", "tokens", "steps", "memory", "time", box=None, pad_edge=False)
+    table = Table(
+        "stage", "kind", "what", "rows", "tokens", "steps", "memory", "time", box=None, pad_edge=False
+    )
     total = 0.0
     for s in plan(recipe):
         total += s.seconds or 0
         cells = [f"{v:,}" if v is not None else "" for v in (s.rows, s.tokens, s.steps)]
-        table.add_row(s.name, s.kind, s.what, *cells, f"{s.memory_gb} GB" if s.memory_gb else "", duration(s.seconds))
+        table.add_row(
+            s.name, s.kind, s.what, *cells, f"{s.memory_gb} GB" if s.memory_gb else "", duration(s.seconds)
+        )
     out.print(recipes.dump(recipe), highlight=False, markup=False)
     out.print(table)
     out.print(f"\ntraining takes about {duration(total)} on this machine; nothing was run", highlight=False)
@@ -60,7 +66,10 @@ def report(folder: Annotated[Path, typer.Argument(help="a run folder")]) -> None
 
     if not folder.is_dir() or not any(folder.glob("*/manifest.json")):
         raise UserError(
-            "folder", str(folder), "is no run folder (no stage with a manifest.json)", "give a folder that `kilter run` made, such as runs/quickstart"
+            "folder",
+            str(folder),
+            "is no run folder (no stage with a manifest.json)",
+            "give a folder that `kilter run` made, such as runs/quickstart",
         )
     out.print(f"[bold]{reports.write(folder)}[/]", highlight=False)
 

@@ -22,7 +22,9 @@ def sample(
     model: ModelArg,
     prompt: Annotated[str | None, typer.Option(help="one prompt; or use --data")] = None,
     data: Annotated[str | None, typer.Option(help="file with prompts")] = None,
-    out_: Annotated[Path | None, typer.Option("--out", help="write groups.jsonl here instead of printing")] = None,
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="write groups.jsonl here instead of printing")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="answers per prompt")] = 1,
     max_new_tokens: Annotated[int, typer.Option(help="tokens per answer")] = 128,
     temperature: Annotated[float, typer.Option(help="0: greedy")] = 0.7,
@@ -31,7 +33,12 @@ def sample(
     stop: Annotated[list[str] | None, typer.Option(help="stop string, repeatable")] = None,
     seed: Annotated[int, typer.Option(help="same seed, same answers")] = 0,
     limit: Annotated[int | None, typer.Option(help="first N prompts only")] = None,
-    negatives: Annotated[bool, typer.Option("--negatives", help="pairs: the data's own answer is chosen, the sampled ones are rejected")] = False,
+    negatives: Annotated[
+        bool,
+        typer.Option(
+            "--negatives", help="pairs: the data's own answer is chosen, the sampled ones are rejected"
+        ),
+    ] = False,
 ) -> None:
     """Sample answers, with token ids and log-probs in groups.jsonl."""
     from kilter.api import make_data_spec
@@ -42,26 +49,48 @@ def sample(
     from kilter.types import Feedback, Group, Prompt, SamplingParams
 
     if (prompt is None) == (data is None):
-        raise UserError("--prompt/--data", prompt or data, "give exactly one of them", "write --prompt 'text' or --data FILE")
+        raise UserError(
+            "--prompt/--data",
+            prompt or data,
+            "give exactly one of them",
+            "write --prompt 'text' or --data FILE",
+        )
     params = SamplingParams(max_new_tokens, temperature, top_p, top_k, tuple(stop or ()), seed)
     check_params(params)
     if out_ is not None:
         require_file(out_, "--out")
     if negatives and (data is None or out_ is None):
-        raise UserError("--negatives", True, "needs demonstrations and a file to write", "give --data FILE and --out pairs.jsonl")
+        raise UserError(
+            "--negatives",
+            True,
+            "needs demonstrations and a file to write",
+            "give --data FILE and --out pairs.jsonl",
+        )
     known: list[Group] = []
     if prompt is not None:
         prompts = [Prompt(messages=({"role": "user", "content": prompt},))]
     else:
-        known = load(make_data_spec({"path": str(data), "heldout": 0, "limit": limit}), "demonstrations" if negatives else "prompts").train
+        known = load(
+            make_data_spec({"path": str(data), "heldout": 0, "limit": limit}),
+            "demonstrations" if negatives else "prompts",
+        ).train
         prompts = [g.prompt for g in known]
     sampler = _sampler(model)
     display = Display(err, "sampling", len(prompts) * k, quiet=prompt is not None)
-    answers = sampler.generate(prompts, k, params, lambda n: display.update(n, f"answers  {sampler.last.tokens_per_second:.0f} tok/s"))
+    answers = sampler.generate(
+        prompts,
+        k,
+        params,
+        lambda n: display.update(n, f"answers  {sampler.last.tokens_per_second:.0f} tok/s"),
+    )
     display.close()
     if negatives:
         groups = [
-            Group(g.prompt, (g.completions[0], *(c for c in a if c.text.strip())), (Feedback(1.0), *(Feedback(0.0) for c in a if c.text.strip())))
+            Group(
+                g.prompt,
+                (g.completions[0], *(c for c in a if c.text.strip())),
+                (Feedback(1.0), *(Feedback(0.0) for c in a if c.text.strip())),
+            )
             for g, a in zip(known, answers, strict=True)
         ]
     else:
@@ -85,10 +114,18 @@ def _sampler(model: str) -> Any:
 
     folder = resolve(model)
     tokenizer = load_tokenizer(folder)
-    return LocalSampler(Scorer(load_causal(folder)).eval(), Encoder(tokenizer, stop_ids(folder, tokenizer), max_length=1 << 20))
+    return LocalSampler(
+        Scorer(load_causal(folder)).eval(),
+        Encoder(tokenizer, stop_ids(folder, tokenizer), max_length=1 << 20),
+    )
 
 
-@app.command(epilog=epilog("kilter chat runs/quickstart/dpo", "kilter chat builtin:smollm2-135m --system 'Answer in one sentence.'"))
+@app.command(
+    epilog=epilog(
+        "kilter chat runs/quickstart/dpo",
+        "kilter chat builtin:smollm2-135m --system 'Answer in one sentence.'",
+    )
+)
 def chat(
     model: ModelArg,
     system: Annotated[str | None, typer.Option(help="system message")] = None,
@@ -114,7 +151,9 @@ def chat(
             history = list(opening)
             continue
         history.append(Message(role="user", content=text))
-        answer = sampler.generate([Prompt(messages=tuple(history))], 1, SamplingParams(max_new_tokens, temperature, seed=seed))[0][0].text
+        answer = sampler.generate(
+            [Prompt(messages=tuple(history))], 1, SamplingParams(max_new_tokens, temperature, seed=seed)
+        )[0][0].text
         history.append(Message(role="assistant", content=answer))
         out.print(answer, style="cyan", markup=False, highlight=False)
         seed += 1

@@ -24,11 +24,39 @@ def gains(rows: Sequence[Mapping[str, Any]], by_seed: Mapping[str, Sequence[floa
             y, m = len(rows) - 1 - i, row["metrics"]["difference"]
             colour = _colour(m)
             if m["ci_low"] is not None:
-                axis.plot([m["ci_low"], m["ci_high"]], [y, y], color=colour, linewidth=2.4, solid_capstyle="round")
-            axis.plot(by_seed[row["method"]], [y] * len(by_seed[row["method"]]), "o", color=colour, markersize=3.5, alpha=0.55)
-            axis.plot([m["value"]], [y], "o", color=colour, markersize=8, markeredgecolor="white", markeredgewidth=1.2)
-            text = f"{m['value']:+.3f}" + (f"  [{m['ci_low']:+.3f}, {m['ci_high']:+.3f}]" if m["ci_low"] is not None else "")
-            axis.text(1.02, y, text, va="center", ha="left", color=INK, fontsize=9.5, transform=axis.get_yaxis_transform())
+                axis.plot(
+                    [m["ci_low"], m["ci_high"]], [y, y], color=colour, linewidth=2.4, solid_capstyle="round"
+                )
+            axis.plot(
+                by_seed[row["method"]],
+                [y] * len(by_seed[row["method"]]),
+                "o",
+                color=colour,
+                markersize=3.5,
+                alpha=0.55,
+            )
+            axis.plot(
+                [m["value"]],
+                [y],
+                "o",
+                color=colour,
+                markersize=8,
+                markeredgecolor="white",
+                markeredgewidth=1.2,
+            )
+            text = f"{m['value']:+.3f}" + (
+                f"  [{m['ci_low']:+.3f}, {m['ci_high']:+.3f}]" if m["ci_low"] is not None else ""
+            )
+            axis.text(
+                1.02,
+                y,
+                text,
+                va="center",
+                ha="left",
+                color=INK,
+                fontsize=9.5,
+                transform=axis.get_yaxis_transform(),
+            )
         axis.axvline(0, color=INK, linewidth=1)
         axis.set_yticks(range(len(rows)), [r["title"] for r in reversed(rows)])
         axis.set_ylim(-0.6, len(rows) - 0.4)
@@ -58,11 +86,29 @@ def wins_over_kl(rows: Sequence[Mapping[str, Any]]) -> str:
         axis.tick_params(length=0)
         to_axes = axis.transData + axis.transAxes.inverted()
         points = [(row["metrics"]["kl"]["value"], row["metrics"]["win_rate"]["value"]) for row in rows]
-        heights = _apart([float(to_axes.transform(p)[1]) for p in points], [-x for x, _ in points], min(0.08, 1 / len(rows)))
+        heights = _apart(
+            [float(to_axes.transform(p)[1]) for p in points],
+            [-x for x, _ in points],
+            min(0.08, 1 / len(rows)),
+        )
         for i, (row, point, height) in enumerate(zip(rows, points, heights, strict=True)):
-            line = {"arrowstyle": "-", "color": SERIES[i % len(SERIES)], "linewidth": 0.9, "alpha": 0.7, "shrinkB": 5, "shrinkA": 1}
+            line = {
+                "arrowstyle": "-",
+                "color": SERIES[i % len(SERIES)],
+                "linewidth": 0.9,
+                "alpha": 0.7,
+                "shrinkB": 5,
+                "shrinkA": 1,
+            }
             axis.annotate(
-                row["title"], point, xytext=(1.03, height), textcoords="axes fraction", va="center", fontsize=9.5, color=INK, arrowprops=line
+                row["title"],
+                point,
+                xytext=(1.03, height),
+                textcoords="axes fraction",
+                va="center",
+                fontsize=9.5,
+                color=INK,
+                arrowprops=line,
             )
         return svg(figure, "win rate over KL divergence")
 
@@ -86,18 +132,34 @@ def over_settings(rows: Sequence[Mapping[str, Any]], vary: Sequence[str]) -> str
     panels = sorted({tuple(r["setting"][k] for k in rest) for r in rows}, key=str)
     methods = list(dict.fromkeys(r["method"] for r in rows))
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(panels), figsize=(4.3 * len(panels), 3.4), squeeze=False, sharey=True)
+        figure, axes = plt.subplots(
+            1, len(panels), figsize=(4.3 * len(panels), 3.4), squeeze=False, sharey=True
+        )
         for axis, panel in zip(axes[0], panels, strict=True):
             for i, method in enumerate(methods):
-                own = [r for r in rows if r["method"] == method and tuple(r["setting"][k] for k in rest) == panel]
+                own = [
+                    r for r in rows if r["method"] == method and tuple(r["setting"][k] for k in rest) == panel
+                ]
                 own.sort(key=lambda r: r["setting"][first])
                 xs, found = [r["setting"][first] for r in own], [r["metrics"]["difference"] for r in own]
-                low, high = ([m[b] if m[b] is not None else m["value"] for m in found] for b in ("ci_low", "ci_high"))
+                low, high = (
+                    [m[b] if m[b] is not None else m["value"] for m in found] for b in ("ci_low", "ci_high")
+                )
                 colour = SERIES[i % len(SERIES)]
                 axis.fill_between(xs, low, high, color=colour, alpha=0.10, linewidth=0)
-                axis.plot(xs, [m["value"] for m in found], color=colour, linewidth=2, marker="o", markersize=4, label=method)
+                axis.plot(
+                    xs,
+                    [m["value"] for m in found],
+                    color=colour,
+                    linewidth=2,
+                    marker="o",
+                    markersize=4,
+                    label=method,
+                )
             axis.axhline(0, color=INK, linewidth=0.8)
-            title = ", ".join(f"{k.rpartition('.')[2].replace('_', ' ')} {v}" for k, v in zip(rest, panel, strict=True))
+            title = ", ".join(
+                f"{k.rpartition('.')[2].replace('_', ' ')} {v}" for k, v in zip(rest, panel, strict=True)
+            )
             axis.set_title(title, fontsize=10, loc="left", color=INK)
             axis.set_xlabel(first.rpartition(".")[2].replace("_", " "), fontsize=9)
             axis.tick_params(labelsize=8.5, length=0)

@@ -21,15 +21,25 @@ from kilter.objectives.pages import RESULTS
 from kilter.release.report import clock, interval, number
 
 COLUMNS = (
-    ("score", "Score", "mean"), ("difference", "Gain", "over the start"), ("win_rate", "Win rate", "against the start"), ("kl", "KL", "nats per answer"),
-    ("length", "Length", "tokens"), ("diversity", "Diversity", "distinct 2-grams"), ("over_refusal", "Over-refusal", "share"), ("tax", "Tax", "nats per token more"),
-)  # fmt: skip
+    ("score", "Score", "mean"),
+    ("difference", "Gain", "over the start"),
+    ("win_rate", "Win rate", "against the start"),
+    ("kl", "KL", "nats per answer"),
+    ("length", "Length", "tokens"),
+    ("diversity", "Diversity", "distinct 2-grams"),
+    ("over_refusal", "Over-refusal", "share"),
+    ("tax", "Tax", "nats per token more"),
+)
 
 
 def write(study: Study, folder: Path) -> Path:
     """Writes all of them and returns the page's path."""
     found = table(study, folder)
-    for name, text in (("compare.json", json.dumps(found, indent=1)), ("compare.md", markdown(found)), ("compare.html", html(study, found, folder))):
+    for name, text in (
+        ("compare.json", json.dumps(found, indent=1)),
+        ("compare.md", markdown(found)),
+        ("compare.html", html(study, found, folder)),
+    ):
         partial = folder / f".{name}"
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, folder / name)
@@ -37,7 +47,18 @@ def write(study: Study, folder: Path) -> Path:
         writer = csv.writer(handle)
         keys = [k for k, _, _ in COLUMNS]
         bounds = [f"{k}_{b}" for k in keys for b in ("value", "ci_low", "ci_high")]
-        writer.writerow(["method", *found["vary"], *bounds, "p_holm", "accuracy", "seconds", "tokens_per_second", "peak_memory_gb"])
+        writer.writerow(
+            [
+                "method",
+                *found["vary"],
+                *bounds,
+                "p_holm",
+                "accuracy",
+                "seconds",
+                "tokens_per_second",
+                "peak_memory_gb",
+            ]
+        )
         for r in found["rows"]:
             cells_ = [r["metrics"].get(k, {}).get(b) for k in keys for b in ("value", "ci_low", "ci_high")]
             rest = [r[k] for k in ("p_holm", "accuracy", "seconds", "tokens_per_second", "peak_memory_gb")]
@@ -49,9 +70,21 @@ def verdict(found: Mapping[str, Any]) -> tuple[str, str, bool]:
     """(headline, what stands behind it, whether any method is better beyond doubt). Honest about ties."""
     rows = [r for r in found["rows"] if "difference" in r["metrics"]]
     if not rows:
-        return "No score to compare by", "The data has no gold verifier and the comparison no judge; add judge: {...} to the recipe.", False
-    sure = [r for r in rows if r["p_holm"] is not None and r["p_holm"] < 0.05 and r["metrics"]["difference"]["value"] > 0]
-    worse = [r for r in rows if r["p_holm"] is not None and r["p_holm"] < 0.05 and r["metrics"]["difference"]["value"] < 0]
+        return (
+            "No score to compare by",
+            "The data has no gold verifier and the comparison no judge; add judge: {...} to the recipe.",
+            False,
+        )
+    sure = [
+        r
+        for r in rows
+        if r["p_holm"] is not None and r["p_holm"] < 0.05 and r["metrics"]["difference"]["value"] > 0
+    ]
+    worse = [
+        r
+        for r in rows
+        if r["p_holm"] is not None and r["p_holm"] < 0.05 and r["metrics"]["difference"]["value"] < 0
+    ]
     if not sure:
         return (
             "No method beats the start",
@@ -69,9 +102,17 @@ def verdict(found: Mapping[str, Any]) -> tuple[str, str, bool]:
     if not rivals:
         return f"{name_of(best)} beats the start", f"{text}.{price}", True
     if not tied:
-        return f"{name_of(best)} gained most", f"{text}, more than every other method on the same prompts.{price}", True
+        return (
+            f"{name_of(best)} gained most",
+            f"{text}, more than every other method on the same prompts.{price}",
+            True,
+        )
     word = "all others" if len(tied) == len(rivals) else ", ".join(map(name_of, tied))
-    return f"{name_of(best)} leads, not alone", f"{text}. Paired on the prompts it cannot be told apart from {word}.{price}", True
+    return (
+        f"{name_of(best)} leads, not alone",
+        f"{text}. Paired on the prompts it cannot be told apart from {word}.{price}",
+        True,
+    )
 
 
 def _declines(row: Mapping[str, Any], start: Mapping[str, Any]) -> str:
@@ -95,17 +136,32 @@ def html(study: Study, found: Mapping[str, Any], folder: Path) -> str:
     scored = [r for r in rows if "difference" in r["metrics"]]
     plain = not found["vary"]
     headline, subline, better = verdict(found)
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("kilter.release"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("kilter.release"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"number": number, "interval": interval, "clock": clock}
-    columns = [{"key": k, "title": t, "unit": u} for k, t, u in COLUMNS if any(k in r["metrics"] for r in rows)]
-    judge = {"gold": "the gold score", "reward": "the reward model's score"}.get(found["measure"] or "", "the score")
+    columns = [
+        {"key": k, "title": t, "unit": u} for k, t, u in COLUMNS if any(k in r["metrics"] for r in rows)
+    ]
+    judge = {"gold": "the gold score", "reward": "the reward model's score"}.get(
+        found["measure"] or "", "the score"
+    )
     return environment.get_template("compare.html.j2").render(
-        table=found, methods=len(study.methods), headline=headline, subline=subline, better=better, judge=judge, columns=columns, seen=[],
+        table=found,
+        methods=len(study.methods),
+        headline=headline,
+        subline=subline,
+        better=better,
+        judge=judge,
+        columns=columns,
+        seen=[],
         forest=figures.gains(scored, _by_seed(study, folder, found)) if scored and plain else "",
-        scatter=figures.wins_over_kl([r for r in scored if "kl" in r["metrics"]]) if plain and any("kl" in r["metrics"] for r in scored) else "",
+        scatter=figures.wins_over_kl([r for r in scored if "kl" in r["metrics"]])
+        if plain and any("kl" in r["metrics"] for r in scored)
+        else "",
         lines=figures.over_settings(scored, found["vary"]) if scored and not plain else "",
         recipe=yaml.safe_dump(json.loads(study.model_dump_json(exclude_defaults=True)), sort_keys=False),
-    )  # fmt: skip
+    )
 
 
 def _by_seed(study: Study, folder: Path, found: Mapping[str, Any]) -> dict[str, list[float]]:
@@ -115,25 +171,42 @@ def _by_seed(study: Study, folder: Path, found: Mapping[str, Any]) -> dict[str, 
     by_method: dict[str, list[float]] = {}
     for cell in cells(study):
         both = zip(values[cell.stage][found["measure"]], base, strict=True)
-        by_method.setdefault(cell.method, []).append(fmean(a - b for a, b in both if a is not None and b is not None))
+        by_method.setdefault(cell.method, []).append(
+            fmean(a - b for a, b in both if a is not None and b is not None)
+        )
     return by_method
 
 
 def markdown(found: Mapping[str, Any]) -> str:
     """The table for a log or a pull request."""
     keys = [(k, t) for k, t, _ in COLUMNS if any(k in r["metrics"] for r in found["rows"])]
-    lines = ["| method | " + " | ".join([*found["vary"], *(t.lower() for _, t in keys)]) + " | p (Holm) | accuracy | time | peak GB |"]
+    lines = [
+        "| method | "
+        + " | ".join([*found["vary"], *(t.lower() for _, t in keys)])
+        + " | p (Holm) | accuracy | time | peak GB |"
+    ]
     lines.append("|---" * (1 + len(found["vary"]) + len(keys) + 4) + "|")
     for r in found["rows"]:
         shown = [
             number(r["metrics"][k]["value"])
-            + (f" [{interval(r['metrics'][k])}]" if k in ("difference", "win_rate") and interval(r["metrics"][k]) else "")
+            + (
+                f" [{interval(r['metrics'][k])}]"
+                if k in ("difference", "win_rate") and interval(r["metrics"][k])
+                else ""
+            )
             if k in r["metrics"]
             else "–"
             for k, _ in keys
         ]
-        tail = [number(r["p_holm"]), number(None if r["accuracy"] is None else 100 * r["accuracy"]), clock(r["seconds"]), number(r["peak_memory_gb"])]
-        lines.append(f"| {r['title']} | " + " | ".join([*map(str, r["setting"].values()), *shown, *tail]) + " |")
+        tail = [
+            number(r["p_holm"]),
+            number(None if r["accuracy"] is None else 100 * r["accuracy"]),
+            clock(r["seconds"]),
+            number(r["peak_memory_gb"]),
+        ]
+        lines.append(
+            f"| {r['title']} | " + " | ".join([*map(str, r["setting"].values()), *shown, *tail]) + " |"
+        )
     headline, subline, _ = verdict(found)
     return "\n".join([*lines, "", f"{headline}. {subline}", ""])
 
@@ -141,14 +214,21 @@ def markdown(found: Mapping[str, Any]) -> str:
 def publish(study: Study, folder: Path) -> int:
     """Writes a sentence per method into the package, for the methods' pages and for advice; returns how many."""
     if any(len(values) > 1 for values in study.vary.values()):
-        raise UserError("--publish", study.name, "varies something, and a method has one sentence", "publish a comparison with one value of each")
+        raise UserError(
+            "--publish",
+            study.name,
+            "varies something, and a method has one sentence",
+            "publish a comparison with one value of each",
+        )
     found = json.loads((folder / "compare.json").read_text())
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     for r in found["rows"]:
         text = sentence(study.name, found, r)
         if text:
             known.setdefault(r["name"], {})[study.name] = text
-    RESULTS.write_text(json.dumps(dict(sorted(known.items())), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    RESULTS.write_text(
+        json.dumps(dict(sorted(known.items())), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     return len(found["rows"])
 
 

@@ -35,18 +35,34 @@ class Study(BaseModel):
     """What `kilter compare` reads."""
 
     model_config = ConfigDict(extra="forbid")
-    name: str = Field("compare", pattern=r"^[\w.-]+$", description="folder under runs/; default: the recipe's file name")
+    name: str = Field(
+        "compare", pattern=r"^[\w.-]+$", description="folder under runs/; default: the recipe's file name"
+    )
     model: str = Field("builtin:smollm2-135m", description="base model")
     data: dict[str, dict[str, Any]] = Field(description="data sets by name, used as $name")
-    start: dict[str, Any] = Field(description="the train stage that every method begins from, and is compared with")
-    methods: dict[str, Any] = Field(min_length=1, description="label to a method, or to fields of a train stage with `method`")
-    train: dict[str, Any] = Field(default_factory=dict, description="fields of a train stage, the same for every method")
-    judge: dict[str, Any] | None = Field(None, description="a reward model's train stage; it scores the answers where no gold score exists")
-    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1, description="each method is trained once per seed")
-    vary: dict[str, list[Any]] = Field(
-        default_factory=dict, description="fields of a data set to vary, such as pairs.limit: [100, 400]; every combination"
+    start: dict[str, Any] = Field(
+        description="the train stage that every method begins from, and is compared with"
     )
-    evaluate: dict[str, Any] = Field(default_factory=dict, description="fields of an evaluate stage; tax: $name measures what was unlearned")
+    methods: dict[str, Any] = Field(
+        min_length=1, description="label to a method, or to fields of a train stage with `method`"
+    )
+    train: dict[str, Any] = Field(
+        default_factory=dict, description="fields of a train stage, the same for every method"
+    )
+    judge: dict[str, Any] | None = Field(
+        None, description="a reward model's train stage; it scores the answers where no gold score exists"
+    )
+    seeds: list[int] = Field(
+        default_factory=lambda: [0, 1, 2], min_length=1, description="each method is trained once per seed"
+    )
+    vary: dict[str, list[Any]] = Field(
+        default_factory=dict,
+        description="fields of a data set to vary, such as pairs.limit: [100, 400]; every combination",
+    )
+    evaluate: dict[str, Any] = Field(
+        default_factory=dict,
+        description="fields of an evaluate stage; tax: $name measures what was unlearned",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +85,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Study:
         recipes.override(raw, item)
     for key in raw:
         if key not in Study.model_fields:
-            fix = "it is a recipe of stages: kilter run takes it" if key == "stages" else nearest(key, Study.model_fields)
+            fix = (
+                "it is a recipe of stages: kilter run takes it"
+                if key == "stages"
+                else nearest(key, Study.model_fields)
+            )
             raise UserError(key, "..." if key == "stages" else raw[key], "unknown key", fix)
     if isinstance(raw.get("data"), dict) and "path" in raw["data"]:
         raw["data"] = {"data": raw["data"]}
@@ -83,7 +103,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Study:
 
 def cells(study: Study) -> list[Cell]:
     """Every run of the comparison, seeds innermost."""
-    settings = [tuple(zip(study.vary, values, strict=True)) for values in itertools.product(*study.vary.values())]
+    settings = [
+        tuple(zip(study.vary, values, strict=True)) for values in itertools.product(*study.vary.values())
+    ]
     out = []
     for setting, (method, seed) in itertools.product(settings, itertools.product(study.methods, study.seeds)):
         parts = [method, *(f"{k.rpartition('.')[2]}-{v}" for k, v in setting), f"s{seed}"]
@@ -91,7 +113,12 @@ def cells(study: Study) -> list[Cell]:
     names = [c.stage for c in out]
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
-        raise UserError("methods", twice, "two runs would have this name", "give methods labels that differ in letters and digits")
+        raise UserError(
+            "methods",
+            twice,
+            "two runs would have this name",
+            "give methods labels that differ in letters and digits",
+        )
     return out
 
 
@@ -115,14 +142,26 @@ def expand(study: Study) -> Recipe:
         for key, value in cell.setting:
             source, _, field = key.partition(".")
             if source not in study.data or not field:
-                raise UserError(f"vary.{key}", value, "names no field of a data set", f"write NAME.FIELD; data sets: {', '.join(study.data)}")
+                raise UserError(
+                    f"vary.{key}",
+                    value,
+                    "names no field of a data set",
+                    f"write NAME.FIELD; data sets: {', '.join(study.data)}",
+                )
             if source != base:
-                raise UserError(f"vary.{key}", value, f"would change nothing: {cell.method} trains on ${base}", f"vary a field of {base}")
+                raise UserError(
+                    f"vary.{key}",
+                    value,
+                    f"would change nothing: {cell.method} trains on ${base}",
+                    f"vary a field of {base}",
+                )
             if field in SPLITTING:
                 raise UserError(
-                    f"vary.{key}", value, "moves rows between training and held-out prompts, on which all are compared",
+                    f"vary.{key}",
+                    value,
+                    "moves rows between training and held-out prompts, on which all are compared",
                     f"vary {base}.limit, which cuts the training side alone",
-                )  # fmt: skip
+                )
         limits = [value for key, value in cell.setting if key == f"{base}.limit"]
         if limits:  # of the training side alone: the held-out prompts stay the same ones, and stay held out
             train["limit"] = limits[0]
@@ -147,14 +186,22 @@ def _check_method(study: Study, label: str, own: Any) -> None:
     where = f"methods.{label}"
     if "seed" in fields:
         raise UserError(
-            f"{where}.seed" if isinstance(own, dict) and "seed" in own else "train.seed", fields["seed"], "is set by `seeds`", "leave it out"
+            f"{where}.seed" if isinstance(own, dict) and "seed" in own else "train.seed",
+            fields["seed"],
+            "is set by `seeds`",
+            "leave it out",
         )
     needs = build_objective(fields["method"]).needs
     if "reward" in needs.models:
         raise UserError(
-            where, fields["method"], "trains a reward model, which answers nothing", "compare policies; `judge` names a reward model that scores them"
+            where,
+            fields["method"],
+            "trains a reward model, which answers nothing",
+            "compare policies; `judge` names a reward model that scores them",
         )
-    replayed = Path(str(study.data.get(str(fields.get("data", "$data")).removeprefix("$"), {}).get("path", ""))).name.startswith("groups")
+    replayed = Path(
+        str(study.data.get(str(fields.get("data", "$data")).removeprefix("$"), {}).get("path", ""))
+    ).name.startswith("groups")
     if needs.shape == "rollouts" and fields.get("prompts") is None and not replayed:
         raise UserError(
             where,

@@ -53,13 +53,18 @@ class Row:
 
 def table(study: Study, folder: Path) -> dict[str, Any]:
     """Rows of a finished comparison, with the start's own values and which measure decides."""
-    values: dict[str, dict[str, list[float | None]]] = json.loads((folder / EVAL / "per_prompt.json").read_text())
+    values: dict[str, dict[str, list[float | None]]] = json.loads(
+        (folder / EVAL / "per_prompt.json").read_text()
+    )
     evaluation = json.loads((folder / EVAL / "evaluation.json").read_text())
     measure = "gold" if "gold" in values[START] else "reward" if "reward" in values[START] else None
     groups: dict[tuple[str, tuple[tuple[str, Any], ...]], list[Cell]] = {}
     for cell in cells(study):
         groups.setdefault((cell.method, cell.setting), []).append(cell)
-    rows = [_row(study, folder, method, setting, found, values, measure) for (method, setting), found in groups.items()]
+    rows = [
+        _row(study, folder, method, setting, found, values, measure)
+        for (method, setting), found in groups.items()
+    ]
     known = [r.p for r in rows if r.p is not None]
     if known:
         corrected = iter(multipletests(known, method="holm")[1].tolist())
@@ -68,16 +73,28 @@ def table(study: Study, folder: Path) -> dict[str, Any]:
     order = {m: i for i, m in enumerate(study.methods)}
     rows.sort(key=lambda r: (list(r.setting.values()), -_value(r, "difference"), order[r.method]))
     return {
-        "schema": 1, "name": study.name, "measure": measure, "judge": "support desk gold" if measure == "gold" else measure, "seeds": study.seeds,
-        "prompts": evaluation["n_prompts"], "start": _start(values[START], measure, evaluation["models"][START]["metrics"]["distinct_2"]["value"]), "rows": [asdict(r) for r in rows],
-        "vary": list(study.vary), "sampling": evaluation["sampling"],
+        "schema": 1,
+        "name": study.name,
+        "measure": measure,
+        "judge": "support desk gold" if measure == "gold" else measure,
+        "seeds": study.seeds,
+        "prompts": evaluation["n_prompts"],
+        "start": _start(
+            values[START], measure, evaluation["models"][START]["metrics"]["distinct_2"]["value"]
+        ),
+        "rows": [asdict(r) for r in rows],
+        "vary": list(study.vary),
+        "sampling": evaluation["sampling"],
         "leaked": evaluation["prompts_found_in_training_data"],
-    }  # fmt: skip
+    }
 
 
 def _behind(
-    rows: list[Row], groups: dict[tuple[str, tuple[tuple[str, Any], ...]], list[Cell]], values: dict[str, dict[str, list[float | None]]], measure: str | None
-) -> list[Row]:  # fmt: skip
+    rows: list[Row],
+    groups: dict[tuple[str, tuple[tuple[str, Any], ...]], list[Cell]],
+    values: dict[str, dict[str, list[float | None]]],
+    measure: str | None,
+) -> list[Row]:
     """The rows with what the best of their setting has over them."""
     if measure is None:
         return rows
@@ -112,7 +129,9 @@ def _value(row: Row, key: str) -> float:
     return float("-inf") if metric is None or metric["value"] is None else float(metric["value"])
 
 
-def _start(values: dict[str, list[float | None]], measure: str | None, diversity: float | None) -> dict[str, dict[str, Any]]:
+def _start(
+    values: dict[str, list[float | None]], measure: str | None, diversity: float | None
+) -> dict[str, dict[str, Any]]:
     """The start's own values under the names of the rows' metrics."""
     found = {"length": mean(values["length"], unit="tokens")}
     found |= {key: mean(values[key], unit="share") for key in ("refusal", "over_refusal") if values.get(key)}
@@ -134,12 +153,21 @@ def _minus(values: Sequence[float | None], others: Sequence[float | None]) -> li
 
 def _over_seeds(parts: Sequence[Sequence[float | None]]) -> list[float | None]:
     """Per prompt the mean over seeds; None where any seed has no value."""
-    return [None if any(v is None for v in column) else fmean(v for v in column if v is not None) for column in zip(*parts, strict=True)]
+    return [
+        None if any(v is None for v in column) else fmean(v for v in column if v is not None)
+        for column in zip(*parts, strict=True)
+    ]
 
 
 def _row(
-    study: Study, folder: Path, method: str, setting: tuple[tuple[str, Any], ...], found: list[Cell], values: dict[str, dict[str, list[float | None]]], measure: str | None
-) -> Row:  # fmt: skip
+    study: Study,
+    folder: Path,
+    method: str,
+    setting: tuple[tuple[str, Any], ...],
+    found: list[Cell],
+    values: dict[str, dict[str, list[float | None]]],
+    measure: str | None,
+) -> Row:
     start = values[START]
     metrics: dict[str, Metric] = {}
     spread: dict[str, float] = {}
@@ -147,14 +175,19 @@ def _row(
 
     def add(name: str, parts: Sequence[Sequence[float | None]], **extra: Any) -> None:
         metrics[name] = mean(_over_seeds(parts), **extra)
-        means = [fmean(v for v in part if v is not None) for part in parts if any(v is not None for v in part)]
+        means = [
+            fmean(v for v in part if v is not None) for part in parts if any(v is not None for v in part)
+        ]
         spread[name] = stdev(means) if len(means) > 1 else 0.0
 
     if measure is not None:
         base = start[measure]
         scores = [values[c.stage][measure] for c in found]
         differences = [_minus(part, base) for part in scores]
-        wins = [[None if d is None else 1.0 if d > 0 else 0.0 if d < 0 else 0.5 for d in part] for part in differences]
+        wins = [
+            [None if d is None else 1.0 if d > 0 else 0.0 if d < 0 else 0.5 for d in part]
+            for part in differences
+        ]
         add("score", scores, higher_is_better=True)
         add("difference", differences, higher_is_better=True)
         add("win_rate", wins, binary=True, higher_is_better=True)
@@ -173,7 +206,12 @@ def _row(
             higher_is_better=False,
         )
     if "tax_nll" in start:
-        add("tax", [_minus(values[c.stage]["tax_nll"], start["tax_nll"]) for c in found], unit="nats per token", higher_is_better=False)
+        add(
+            "tax",
+            [_minus(values[c.stage]["tax_nll"], start["tax_nll"]) for c in found],
+            unit="nats per token",
+            higher_is_better=False,
+        )
     evaluation = json.loads((folder / EVAL / "evaluation.json").read_text())["models"]
     diversity = [d for c in found if (d := evaluation[c.stage]["metrics"]["distinct_2"]["value"]) is not None]
     entries = [manifests.read(folder / c.stage) for c in found]
@@ -186,11 +224,22 @@ def _row(
     return Row(
         method=method,
         name=method_name(config),
-        title=method if method_name(config) == method else f"{method} ({method_name(config)})", setting=dict(setting), seeds=len(found), metrics=out, spread=spread, p=p, p_holm=None,
-        accuracy=fmean(h for h in heldout if h is not None) if all(h is not None for h in heldout) and heldout else None,
-        seconds=_mean_of(facts, "step_seconds") or fmean(e.seconds for e in entries if e is not None), tokens_per_second=_mean_of(facts, "tokens_per_second"), peak_memory_gb=_mean_of(facts, "peak_memory_gb"),
-        trained_tokens=fmean(f["metrics"].get("num_tokens", 0) for f in facts), models=list(models_held(build_objective(config).needs)),
-    )  # fmt: skip
+        title=method if method_name(config) == method else f"{method} ({method_name(config)})",
+        setting=dict(setting),
+        seeds=len(found),
+        metrics=out,
+        spread=spread,
+        p=p,
+        p_holm=None,
+        accuracy=fmean(h for h in heldout if h is not None)
+        if all(h is not None for h in heldout) and heldout
+        else None,
+        seconds=_mean_of(facts, "step_seconds") or fmean(e.seconds for e in entries if e is not None),
+        tokens_per_second=_mean_of(facts, "tokens_per_second"),
+        peak_memory_gb=_mean_of(facts, "peak_memory_gb"),
+        trained_tokens=fmean(f["metrics"].get("num_tokens", 0) for f in facts),
+        models=list(models_held(build_objective(config).needs)),
+    )
 
 
 def _mean_of(facts: Sequence[dict[str, Any]], key: str) -> float | None:
@@ -205,6 +254,10 @@ def sign_flip(differences: Sequence[float]) -> float | None:
     if not any(differences):
         return 1.0
     found = stats.permutation_test(
-        (np.array(differences),), np.mean, permutation_type="samples", n_resamples=PERMUTATIONS, rng=np.random.default_rng(0)
+        (np.array(differences),),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=PERMUTATIONS,
+        rng=np.random.default_rng(0),
     )
     return float(found.pvalue)

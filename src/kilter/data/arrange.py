@@ -10,7 +10,9 @@ from kilter.errors import UserError
 from kilter.types import Feedback
 
 
-def with_mismatched(groups: Sequence[Encoded], max_length: int, pool: Sequence[Encoded] = ()) -> list[Encoded]:
+def with_mismatched(
+    groups: Sequence[Encoded], max_length: int, pool: Sequence[Encoded] = ()
+) -> list[Encoded]:
     """Each single answer gets beside it the answer to the next, different prompt of the data, unscored: what KTO's reference point is measured on.
 
     The partner depends on the data alone, so reference log-probs of both can be computed once. `pool`: more answers to choose
@@ -23,7 +25,10 @@ def with_mismatched(groups: Sequence[Encoded], max_length: int, pool: Sequence[E
         other = next((o for o in others if o.prompt_ids != group.prompt_ids), None)
         if other is None:
             raise UserError(
-                "data", f"{len(groups)} rows", "has a single prompt", "give answers to several prompts: the reference point is measured across them"
+                "data",
+                f"{len(groups)} rows",
+                "has a single prompt",
+                "give answers to several prompts: the reference point is measured across them",
             )
         room = max(1, max_length - len(group.prompt_ids))
         both = replace(
@@ -32,13 +37,22 @@ def with_mismatched(groups: Sequence[Encoded], max_length: int, pool: Sequence[E
             feedback=(*group.group.feedback, Feedback(None, kind="mismatched")),
         )
         ids, mask = other.completion_ids[0][:room], other.masks[0][:room]
-        out.append(Encoded(both, group.prompt_ids, (*group.completion_ids, ids), (*group.masks, mask if any(mask) else (1,) * len(ids))))
+        out.append(
+            Encoded(
+                both,
+                group.prompt_ids,
+                (*group.completion_ids, ids),
+                (*group.masks, mask if any(mask) else (1,) * len(ids)),
+            )
+        )
     return out
 
 
 def in_one_row(group: Encoded, first: int, second: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(ids, mask) of two answers one after the other, as a preference model reads them."""
-    return group.completion_ids[first] + group.completion_ids[second], group.masks[first] + group.masks[second]
+    return group.completion_ids[first] + group.completion_ids[second], group.masks[first] + group.masks[
+        second
+    ]
 
 
 def joint(groups: Sequence[Encoded], max_length: int) -> list[Encoded]:
@@ -50,7 +64,11 @@ def joint(groups: Sequence[Encoded], max_length: int) -> list[Encoded]:
     for whole in groups:
         group, half = whole, max(1, (max_length - len(whole.prompt_ids)) // 2)
         if sum(map(len, group.completion_ids)) > 2 * half:
-            group = replace(group, completion_ids=tuple(c[:half] for c in group.completion_ids), masks=tuple(m[:half] for m in group.masks))
+            group = replace(
+                group,
+                completion_ids=tuple(c[:half] for c in group.completion_ids),
+                masks=tuple(m[:half] for m in group.masks),
+            )
         (ids, mask), (ids_swapped, mask_swapped) = in_one_row(group, 0, 1), in_one_row(group, 1, 0)
         out.append(replace(group, completion_ids=(ids, ids_swapped), masks=(mask, mask_swapped)))
     return out

@@ -44,7 +44,9 @@ def collate(groups: Sequence[Encoded]) -> Batch:
         token_score_BT=token_score,
         sampling_logps_BT=sampling,
         truncated_B=torch.tensor([float(c.finish_reason == "length") for c in completions]),
-        baseline_N=None if any(b is None for b in baselines) else torch.tensor([float(b) for b in baselines if b is not None]),
+        baseline_N=None
+        if any(b is None for b in baselines)
+        else torch.tensor([float(b) for b in baselines if b is not None]),
     ).counted()
 
 

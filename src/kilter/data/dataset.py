@@ -31,15 +31,24 @@ class DataSpec(BaseModel):
     config: str | None = Field(None, description="configuration of a Hub data set")
     system: str | None = Field(None, description="system message put before prompts that have none")
     safety: Literal["safe", "unsafe"] | None = Field(
-        None, description="label of all prompts: unsafe (red team) or safe (look-alikes that deserve an answer)"
+        None,
+        description="label of all prompts: unsafe (red team) or safe (look-alikes that deserve an answer)",
     )
-    text: Literal["chat", "raw"] = Field("chat", description="plain-text prompts: one user turn (chat) or untouched text (raw)")
-    pairs: PairRule = Field(default_factory=lambda: PairRule(), description="which pairs rated or ranked answers give")
-    condition: Condition | None = Field(None, description="conditional SFT: answers of every quality, each with its level in the prompt")
+    text: Literal["chat", "raw"] = Field(
+        "chat", description="plain-text prompts: one user turn (chat) or untouched text (raw)"
+    )
+    pairs: PairRule = Field(
+        default_factory=lambda: PairRule(), description="which pairs rated or ranked answers give"
+    )
+    condition: Condition | None = Field(
+        None, description="conditional SFT: answers of every quality, each with its level in the prompt"
+    )
     heldout: float = Field(0.1, ge=0, lt=1, description="share of PROMPTS kept for evaluation")
     limit: int | None = Field(None, ge=1, description="use only the first N groups")
     seed: int = Field(0, description="seed of the split and of a built-in world")
-    on_bad_row: Literal["error", "skip"] = Field("error", description="stop at a bad row, or skip and count it")
+    on_bad_row: Literal["error", "skip"] = Field(
+        "error", description="stop at a bad row, or skip and count it"
+    )
     world: SupportDesk = Field(default_factory=SupportDesk, description="dials of builtin:support-desk")
 
 
@@ -76,7 +85,9 @@ def _split_key(group: Group) -> str:
 
 def prompt_key(prompt: Prompt) -> str:
     """Identity of a prompt: its content, white space normalised, never its id."""
-    content = [[m["role"], " ".join(m["content"].split())] for m in prompt.messages] or " ".join((prompt.text or "").split())
+    content = [[m["role"], " ".join(m["content"].split())] for m in prompt.messages] or " ".join(
+        (prompt.text or "").split()
+    )
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -93,13 +104,21 @@ def load(spec: DataSpec, shape: Shape, where: str = "data") -> Dataset:
     skipped: Counter[str] = Counter()
     if spec.path.startswith("builtin:"):
         if spec.path != "builtin:support-desk":
-            raise UserError(f"{where}.path", spec.path, "no such built-in data", nearest(spec.path, ["builtin:support-desk"]))
+            raise UserError(
+                f"{where}.path",
+                spec.path,
+                "no such built-in data",
+                nearest(spec.path, ["builtin:support-desk"]),
+            )
         groups, name = spec.world.groups(shape, spec.seed), "support_desk"
     else:
         groups, name = _read(spec, skipped, where)
     groups = [_as_chat(g) for g in groups] if spec.text == "chat" else groups
     if spec.safety:
-        groups = [replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "safety": spec.safety})) for g in groups]
+        groups = [
+            replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "safety": spec.safety}))
+            for g in groups
+        ]
     if spec.system:
         groups = [_with_system(g, spec.system) for g in groups]
     if spec.limit is not None:
@@ -111,7 +130,12 @@ def load(spec: DataSpec, shape: Shape, where: str = "data") -> Dataset:
     train = to_shape(train, shape, skipped, spec.pairs)
     if not train:
         reasons = ", ".join(f"{n} {why}" for why, n in skipped.items()) or "the file holds no completions"
-        raise UserError(f"{where}.path", spec.path, f"zero rows left after filtering ({reasons})", f"this method needs {NEEDED[shape]}")
+        raise UserError(
+            f"{where}.path",
+            spec.path,
+            f"zero rows left after filtering ({reasons})",
+            f"this method needs {NEEDED[shape]}",
+        )
     return Dataset(spec, train, to_shape(heldout, shape, skipped, spec.pairs), skipped, name)
 
 
@@ -126,12 +150,21 @@ def heldout_pairs(spec: DataSpec, where: str = "data") -> list[Group]:
 
 def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group], str]:
     if spec.format != "auto" and spec.format not in (*FORMATS, "groups"):
-        raise UserError(f"{where}.format", spec.format, "unknown format", nearest(spec.format, ["auto", "groups", *FORMATS]))
+        raise UserError(
+            f"{where}.format",
+            spec.format,
+            "unknown format",
+            nearest(spec.format, ["auto", "groups", *FORMATS]),
+        )
     chosen = spec.format
     groups: list[Group] = []
     for place, row in rows(spec.path, spec.split, spec.config, f"{where}.path"):
         if chosen == "auto":
-            found = "groups" if {"prompt", "completions", "feedback"} <= row.keys() else getattr(detect(row), "name", "")
+            found = (
+                "groups"
+                if {"prompt", "completions", "feedback"} <= row.keys()
+                else getattr(detect(row), "name", "")
+            )
             if not found:
                 raise UserError(
                     place,
@@ -146,7 +179,11 @@ def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group
                 _check_sides(group)
         except (RowError, KeyError, TypeError, AttributeError, ValueError) as error:
             name = error.field if isinstance(error, RowError) else str(error)
-            problem = error.problem if isinstance(error, RowError) else f"does not fit format {chosen!r} ({type(error).__name__})"
+            problem = (
+                error.problem
+                if isinstance(error, RowError)
+                else f"does not fit format {chosen!r} ({type(error).__name__})"
+            )
             if spec.on_bad_row == "skip":
                 skipped[f"bad row: {problem}"] += 1
                 continue
@@ -158,7 +195,12 @@ def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group
             ) from error
         groups.extend(new)
     if not groups:
-        raise UserError(f"{where}.path", spec.path, f"zero rows left ({sum(skipped.values())} skipped)", "check the file and data.format")
+        raise UserError(
+            f"{where}.path",
+            spec.path,
+            f"zero rows left ({sum(skipped.values())} skipped)",
+            "check the file and data.format",
+        )
     return (_by_prompt(groups) if chosen == "scored" else groups), chosen
 
 
@@ -168,7 +210,11 @@ def _by_prompt(groups: Sequence[Group]) -> list[Group]:
     for g in groups:
         together.setdefault(prompt_key(g.prompt), []).append(g)
     return [
-        replace(own[0], completions=tuple(c for g in own for c in g.completions), feedback=tuple(f for g in own for f in g.feedback))
+        replace(
+            own[0],
+            completions=tuple(c for g in own for c in g.completions),
+            feedback=tuple(f for g in own for f in g.feedback),
+        )
         for own in together.values()
     ]
 
@@ -187,7 +233,9 @@ def _as_chat(group: Group) -> Group:
     """A plain-text prompt becomes one user turn; the empty prompt of language modeling stays raw."""
     prompt = group.prompt
     if prompt.text:
-        return replace(group, prompt=replace(prompt, text=None, messages=({"role": "user", "content": prompt.text},)))
+        return replace(
+            group, prompt=replace(prompt, text=None, messages=({"role": "user", "content": prompt.text},))
+        )
     return group
 
 
@@ -195,7 +243,9 @@ def _with_system(group: Group, text: str) -> Group:
     messages = group.prompt.messages
     if not messages or messages[0]["role"] == "system":
         return group
-    return replace(group, prompt=replace(group.prompt, messages=({"role": "system", "content": text}, *messages)))
+    return replace(
+        group, prompt=replace(group.prompt, messages=({"role": "system", "content": text}, *messages))
+    )
 
 
 def split_by_prompt(groups: Sequence[Group], heldout: float, seed: int) -> tuple[list[Group], list[Group]]:

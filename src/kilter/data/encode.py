@@ -60,12 +60,17 @@ class Encoder:
         own = getattr(self.tokenizer, "chat_template", None)
         if self.template == "model" and not own:
             raise UserError(
-                "template", "model", "the tokenizer has no chat template", "use template: auto (a documented default) or give a .jinja file"
+                "template",
+                "model",
+                "the tokenizer has no chat template",
+                "use template: auto (a documented default) or give a .jinja file",
             )
         if self.template not in ("auto", "model"):
             path = Path(self.template)
             if not path.is_file():
-                raise UserError("template", self.template, "no such file", "use auto, model, or the path of a .jinja file")
+                raise UserError(
+                    "template", self.template, "no such file", "use auto, model, or the path of a .jinja file"
+                )
             self.tokenizer.chat_template = path.read_text(encoding="utf-8")
         elif not own:
             self.tokenizer.chat_template = DEFAULT_TEMPLATE
@@ -73,7 +78,9 @@ class Encoder:
 
     def _render(self, messages: Sequence[Message], generation: bool) -> str:
         try:
-            text: str = self.tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=generation)
+            text: str = self.tokenizer.apply_chat_template(
+                [dict(m) for m in messages], tokenize=False, add_generation_prompt=generation
+            )
         except jinja2.TemplateError as error:
             raise UserError(
                 "messages",
@@ -89,7 +96,11 @@ class Encoder:
 
     def prompt(self, prompt: Prompt) -> tuple[int, ...]:
         """Ids of the prompt as at generation; never empty."""
-        ids = self._ids(prompt.text, special=True) if prompt.text is not None else self._ids(self._render(prompt.messages, True))
+        ids = (
+            self._ids(prompt.text, special=True)
+            if prompt.text is not None
+            else self._ids(self._render(prompt.messages, True))
+        )
         if ids and prompt.text is not None and ids[-1] == self.eos and len(ids) > 1:
             ids = ids[:-1]  # tokenizers that end every text with EOS would close the prompt
         if not ids:
@@ -170,7 +181,9 @@ class Encoder:
         if len(prompt) + longest > self.max_length:
             room = max(self.max_length - len(prompt), self.max_length // 2)
             cut = [(ids[:room], mask[:room]) for ids, mask in pieces]
-            self.counts["completions cut"] += sum(len(a[0]) < len(b[0]) for a, b in zip(cut, pieces, strict=True))
+            self.counts["completions cut"] += sum(
+                len(a[0]) < len(b[0]) for a, b in zip(cut, pieces, strict=True)
+            )
             longest = max((len(ids) for ids, _ in cut), default=0)
             if len({c[0] for c in cut}) < len({p[0] for p in pieces}):
                 self.counts["groups dropped: sides equal after the cut"] += 1
@@ -188,5 +201,10 @@ class Encoder:
         """Every group that survives; raises UserError when none does."""
         out = [e for e in map(self.encode, groups) if e is not None]
         if not out:
-            raise UserError(field, value, f"zero rows left after filtering ({dict(self.counts)})", "raise max_length or check the data")
+            raise UserError(
+                field,
+                value,
+                f"zero rows left after filtering ({dict(self.counts)})",
+                "raise max_length or check the data",
+            )
         return out

@@ -52,10 +52,21 @@ def _format(
 
 
 ROLES = {
-    "human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
-    "model": "assistant", "bot": "assistant", "bing": "assistant", "system": "system", "tool": "tool", "function": "tool",
-    "observation": "tool", "function_call": "assistant",
-}  # fmt: skip
+    "human": "user",
+    "user": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "bing": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "function_call": "assistant",
+}
 
 
 def _text(row: Row, field: str) -> str:
@@ -81,7 +92,9 @@ def _messages(value: Any, field: str) -> tuple[Message, ...]:
     turns: list[Message] = []
     for i, turn in enumerate(value):
         if not isinstance(turn, Mapping):
-            raise RowError(f"{field}[{i}]", f"should be a turn with role and content, found {type(turn).__name__}")
+            raise RowError(
+                f"{field}[{i}]", f"should be a turn with role and content, found {type(turn).__name__}"
+            )
         role = turn.get("role", turn.get("from"))
         content = turn.get("content", turn.get("value"))
         if not isinstance(role, str) or role.lower() not in ROLES:
@@ -95,7 +108,12 @@ def _messages(value: Any, field: str) -> tuple[Message, ...]:
 
 
 def _is_turns(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0 and isinstance(value[0], Mapping)
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and len(value) > 0
+        and isinstance(value[0], Mapping)
+    )
 
 
 def _completion(value: Any, field: str) -> Completion:
@@ -114,7 +132,11 @@ def _completion(value: Any, field: str) -> Completion:
 
 def _prompt(value: Any, field: str, row: Row) -> Prompt:
     """Text becomes Prompt.text (templated or raw is decided later); turns become messages."""
-    meta = {k: v for k, v in row.items() if k in ("category", "subcategory", "source", "annotator", "margin", "score_chosen", "score_rejected")}
+    meta = {
+        k: v
+        for k, v in row.items()
+        if k in ("category", "subcategory", "source", "annotator", "margin", "score_chosen", "score_rejected")
+    }
     name = str(row.get("id", row.get("prompt_id", "")) or "")
     if isinstance(value, str):
         if not value.strip():
@@ -156,14 +178,21 @@ def parse_hh(text: str, field: str) -> tuple[Message, ...]:
     if len(pieces) < 3 or pieces[0].strip():
         raise RowError(field, "is not HH text ('\\n\\nHuman: ...\\n\\nAssistant: ...')")
     roles = {"Human": "user", "Assistant": "assistant"}
-    turns = [Message(role=roles[r], content=c.strip()) for r, c in zip(pieces[1::2], pieces[2::2], strict=True)]
+    turns = [
+        Message(role=roles[r], content=c.strip()) for r, c in zip(pieces[1::2], pieces[2::2], strict=True)
+    ]
     return tuple(turns)
 
 
 @_format(
     "hh",
     "HH-RLHF text: chosen and rejected dialogues that share their beginning",
-    lambda r: isinstance(r.get("chosen"), str) and isinstance(r.get("rejected"), str) and "prompt" not in r and "\n\nAssistant:" in r["chosen"],
+    lambda r: (
+        isinstance(r.get("chosen"), str)
+        and isinstance(r.get("rejected"), str)
+        and "prompt" not in r
+        and "\n\nAssistant:" in r["chosen"]
+    ),
 )
 def _read_hh(row: Row) -> Iterator[Group]:
     chosen, rejected = (parse_hh(_text(row, f), f) for f in ("chosen", "rejected"))
@@ -182,21 +211,40 @@ def _implicit_pair(chosen: tuple[Message, ...], rejected: tuple[Message, ...], r
         shared -= 1
     if shared == 0:
         raise RowError("rejected", "shares no prompt with chosen")
-    ends = [Completion(text=t[-1]["content"], turns=t[shared:] if len(t) - shared > 1 else ()) for t in (chosen, rejected)]
+    ends = [
+        Completion(text=t[-1]["content"], turns=t[shared:] if len(t) - shared > 1 else ())
+        for t in (chosen, rejected)
+    ]
     return _pair(_prompt(chosen[:shared], "chosen", row), ends[0], ends[1])
 
 
-@_format("preference", "TRL preference: prompt, chosen, rejected; text or turns", lambda r: {"prompt", "chosen", "rejected"} <= r.keys())
+@_format(
+    "preference",
+    "TRL preference: prompt, chosen, rejected; text or turns",
+    lambda r: {"prompt", "chosen", "rejected"} <= r.keys(),
+)
 def _read_preference(row: Row) -> Iterator[Group]:
-    yield _pair(_prompt(row["prompt"], "prompt", row), _completion(row["chosen"], "chosen"), _completion(row["rejected"], "rejected"))
+    yield _pair(
+        _prompt(row["prompt"], "prompt", row),
+        _completion(row["chosen"], "chosen"),
+        _completion(row["rejected"], "rejected"),
+    )
 
 
-@_format("sharegpt_preference", "ShareGPT preference: conversations, chosen, rejected", lambda r: {"conversations", "chosen", "rejected"} <= r.keys())
+@_format(
+    "sharegpt_preference",
+    "ShareGPT preference: conversations, chosen, rejected",
+    lambda r: {"conversations", "chosen", "rejected"} <= r.keys(),
+)
 def _read_sharegpt_preference(row: Row) -> Iterator[Group]:
     turns = _messages(row["conversations"], "conversations")
     if isinstance(row.get("system"), str) and row["system"]:
         turns = (Message(role="system", content=row["system"]), *turns)
-    yield _pair(_prompt(turns, "conversations", row), _completion(row["chosen"], "chosen"), _completion(row["rejected"], "rejected"))
+    yield _pair(
+        _prompt(turns, "conversations", row),
+        _completion(row["chosen"], "chosen"),
+        _completion(row["rejected"], "rejected"),
+    )
 
 
 @_format(
@@ -207,11 +255,18 @@ def _read_sharegpt_preference(row: Row) -> Iterator[Group]:
 def _read_implicit(row: Row) -> Iterator[Group]:
     if isinstance(row["chosen"], str) and isinstance(row["rejected"], str):
         chosen, rejected = _answer(row, "chosen"), _answer(row, "rejected")
-        size = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), min(len(chosen), len(rejected)))
+        size = next(
+            (i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b),
+            min(len(chosen), len(rejected)),
+        )
         size = chosen.rfind(" ", 0, size) + 1 if chosen != rejected else chosen.rfind(" ") + 1
         if size <= 0:
             raise RowError("rejected", "shares no prompt with chosen")
-        yield _pair(_prompt(chosen[:size].rstrip(" "), "chosen", row), Completion(chosen[size:]), Completion(rejected[size:]))
+        yield _pair(
+            _prompt(chosen[:size].rstrip(" "), "chosen", row),
+            Completion(chosen[size:]),
+            Completion(rejected[size:]),
+        )
         return
     yield _implicit_pair(_messages(row["chosen"], "chosen"), _messages(row["rejected"], "rejected"), row)
 
@@ -223,7 +278,12 @@ def _read_implicit(row: Row) -> Iterator[Group]:
 )
 def _read_stepwise(row: Row) -> Iterator[Group]:
     steps, labels = row["completions"], row["labels"]
-    if not isinstance(steps, Sequence) or isinstance(steps, str) or not all(isinstance(s, str) for s in steps) or not steps:
+    if (
+        not isinstance(steps, Sequence)
+        or isinstance(steps, str)
+        or not all(isinstance(s, str) for s in steps)
+        or not steps
+    ):
         raise RowError("completions", "should be a non-empty list of texts")
     if not isinstance(labels, Sequence) or len(labels) != len(steps):
         raise RowError("labels", f"should hold one label per step ({len(steps)})")
@@ -278,10 +338,15 @@ def _read_oasst(row: Row) -> Iterator[Group]:
         turns = (*history, Message(role=role, content=_text(node, "text")))
         replies = [r for r in node.get("replies") or () if not r.get("deleted")]
         if role == "user":
-            ranked = sorted((r for r in replies if r.get("rank") is not None and str(r.get("text", "")).strip()), key=lambda r: r["rank"])
+            ranked = sorted(
+                (r for r in replies if r.get("rank") is not None and str(r.get("text", "")).strip()),
+                key=lambda r: r["rank"],
+            )
             if len(ranked) >= 2:
                 yield Group(
-                    Prompt(messages=turns, id=f"{tree}/{node.get('message_id', '')}", metadata={"tree": tree}),
+                    Prompt(
+                        messages=turns, id=f"{tree}/{node.get('message_id', '')}", metadata={"tree": tree}
+                    ),
                     tuple(Completion(r["text"]) for r in ranked),
                     tuple(Feedback(-float(r["rank"]), kind="rank") for r in ranked),
                 )
@@ -291,9 +356,17 @@ def _read_oasst(row: Row) -> Iterator[Group]:
     yield from walk(row["prompt"], ())
 
 
-@_format("unpaired", "TRL unpaired preference: prompt, completion, label (true or false)", lambda r: {"prompt", "completion", "label"} <= r.keys())
+@_format(
+    "unpaired",
+    "TRL unpaired preference: prompt, completion, label (true or false)",
+    lambda r: {"prompt", "completion", "label"} <= r.keys(),
+)
 def _read_unpaired(row: Row) -> Iterator[Group]:
-    yield Group(_prompt(row["prompt"], "prompt", row), (_completion(row["completion"], "completion"),), (_binary(row),))
+    yield Group(
+        _prompt(row["prompt"], "prompt", row),
+        (_completion(row["completion"], "completion"),),
+        (_binary(row),),
+    )
 
 
 def _binary(row: Row) -> Feedback:
@@ -315,9 +388,17 @@ def _read_scored(row: Row) -> Iterator[Group]:
     yield Group(_prompt(row["prompt"], "prompt", row), (_completion(row[field], field),), (_rating(row),))
 
 
-@_format("prompt_completion", "TRL prompt-completion: prompt, completion; text or turns", lambda r: {"prompt", "completion"} <= r.keys())
+@_format(
+    "prompt_completion",
+    "TRL prompt-completion: prompt, completion; text or turns",
+    lambda r: {"prompt", "completion"} <= r.keys(),
+)
 def _read_prompt_completion(row: Row) -> Iterator[Group]:
-    yield Group(_prompt(row["prompt"], "prompt", row), (_completion(row["completion"], "completion"),), (Feedback(None, "demonstration"),))
+    yield Group(
+        _prompt(row["prompt"], "prompt", row),
+        (_completion(row["completion"], "completion"),),
+        (Feedback(None, "demonstration"),),
+    )
 
 
 @_format(
@@ -350,7 +431,11 @@ def _read_alpaca(row: Row) -> Iterator[Group]:
     turns.append(Message(role="user", content=text))
     if not text.strip():
         raise RowError("instruction", "is empty")
-    yield Group(_prompt(turns, "instruction", row), (Completion(_answer(row, "output")),), (Feedback(None, "demonstration"),))
+    yield Group(
+        _prompt(turns, "instruction", row),
+        (Completion(_answer(row, "output")),),
+        (Feedback(None, "demonstration"),),
+    )
 
 
 @_format(
@@ -370,7 +455,11 @@ def _read_question_answer(row: Row) -> Iterator[Group]:
         raise RowError("answer", "is empty")
     gold = answer.rpartition("####")[2].strip()
     gold = gold[:-2] if gold.endswith(".0") else gold
-    prompt = Prompt(messages=({"role": "user", "content": question},), id=str(row.get("ID", row.get("id", ""))), metadata={"answer": gold})
+    prompt = Prompt(
+        messages=({"role": "user", "content": question},),
+        id=str(row.get("ID", row.get("id", ""))),
+        metadata={"answer": gold},
+    )
     work = f"{_arithmetic(str(row['Equation']))} = {gold}\n" if row.get("Equation") else ""
     text = answer if "####" in answer else f"{work}#### {gold}"
     yield Group(prompt, (Completion(text),), (Feedback(None, "demonstration"),))
@@ -395,7 +484,9 @@ def _is_question(row: Row) -> bool:
 
 @_format("red_team", "AdvBench: goal (a request that deserves a refusal)", lambda r: "goal" in r)
 def _read_red_team(row: Row) -> Iterator[Group]:
-    yield Group(Prompt(messages=({"role": "user", "content": _text(row, "goal")},), id=str(row.get("id", ""))), (), ())
+    yield Group(
+        Prompt(messages=({"role": "user", "content": _text(row, "goal")},), id=str(row.get("id", ""))), (), ()
+    )
 
 
 @_format("prompt_only", "TRL prompt-only: prompt; text or turns", lambda r: "prompt" in r)
@@ -405,7 +496,11 @@ def _read_prompt_only(row: Row) -> Iterator[Group]:
 
 @_format("language_modeling", "TRL language modeling: text", lambda r: "text" in r)
 def _read_text(row: Row) -> Iterator[Group]:
-    yield Group(Prompt(text="", id=str(row.get("id", ""))), (Completion(_answer(row, "text")),), (Feedback(None, "demonstration"),))
+    yield Group(
+        Prompt(text="", id=str(row.get("id", ""))),
+        (Completion(_answer(row, "text")),),
+        (Feedback(None, "demonstration"),),
+    )
 
 
 def detect(row: Row) -> Format | None:

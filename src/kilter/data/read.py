@@ -18,15 +18,24 @@ from kilter.errors import UserError
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 
 
-def rows(path: str, split: str = "train", config: str | None = None, field: str = "data.path") -> Iterator[tuple[str, dict[str, Any]]]:
+def rows(
+    path: str, split: str = "train", config: str | None = None, field: str = "data.path"
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (place, row); place is 'file:line' for text files and 'name[split]:index' otherwise."""
     local = Path(path).expanduser()
     if local.is_file():
         yield from _file(local, field)
     elif local.is_dir():
         raise UserError(field, path, "is a folder", f"give one file ({', '.join(SUFFIXES)})")
-    elif local.is_absolute() or path.startswith((".", "~")) or path.endswith(SUFFIXES) or path.count("/") != 1:
-        raise UserError(field, path, "no such file", "give an existing file, a Hub data set (owner/name), or builtin:support-desk")
+    elif (
+        local.is_absolute() or path.startswith((".", "~")) or path.endswith(SUFFIXES) or path.count("/") != 1
+    ):
+        raise UserError(
+            field,
+            path,
+            "no such file",
+            "give an existing file, a Hub data set (owner/name), or builtin:support-desk",
+        )
     else:
         yield from _hub(path, split, config, field)
 
@@ -61,7 +70,9 @@ def _file(path: Path, field: str) -> Iterator[tuple[str, dict[str, Any]]]:
         else:
             raise UserError(field, str(path), "unknown file type", f"use one of {', '.join(SUFFIXES)}")
     except (OSError, UnicodeDecodeError, EOFError, zlib.error, csv.Error, pa.ArrowException) as error:
-        raise UserError(field, str(path), f"cannot be read ({error})", "check the file; text must be UTF-8") from error
+        raise UserError(
+            field, str(path), f"cannot be read ({error})", "check the file; text must be UTF-8"
+        ) from error
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -74,10 +85,15 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise UserError(
-                    place, line.strip()[:60], f"is not JSON ({error.msg} at column {error.colno})", "write one JSON object per line"
+                    place,
+                    line.strip()[:60],
+                    f"is not JSON ({error.msg} at column {error.colno})",
+                    "write one JSON object per line",
                 ) from error
             if not isinstance(row, dict):
-                raise UserError(place, line.strip()[:60], "is not a JSON object", "write one JSON object per line")
+                raise UserError(
+                    place, line.strip()[:60], "is not a JSON object", "write one JSON object per line"
+                )
             yield place, row
 
 
@@ -86,9 +102,16 @@ def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             value = json.load(handle)
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{error.lineno}", error.msg, "is not JSON", "write a JSON array of objects") from error
+            raise UserError(
+                f"{path}:{error.lineno}", error.msg, "is not JSON", "write a JSON array of objects"
+            ) from error
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-        raise UserError(str(path), type(value).__name__, "is not an array of objects", "write [{...}, {...}], or use .jsonl")
+        raise UserError(
+            str(path),
+            type(value).__name__,
+            "is not an array of objects",
+            "write [{...}, {...}], or use .jsonl",
+        )
     for index, row in enumerate(value, start=1):
         yield f"{path}:[{index}]", row
 
@@ -98,7 +121,9 @@ def _hub(name: str, split: str, config: str | None, field: str) -> Iterator[tupl
 
     try:
         table = load_dataset(name, config, split=split)
-    except Exception as error:  # the library raises many kinds, all of which mean: not readable under this name
+    except (
+        Exception
+    ) as error:  # the library raises many kinds, all of which mean: not readable under this name
         raise UserError(
             field,
             name,

@@ -30,7 +30,9 @@ class PairRule(BaseModel):
     """Which pairs a list of rated or ranked answers gives."""
 
     model_config = ConfigDict(extra="forbid")
-    rule: Literal["best_worst", "all", "adjacent"] = Field("best_worst", description="best against worst; every two unequal ones; neighbours in rank")
+    rule: Literal["best_worst", "all", "adjacent"] = Field(
+        "best_worst", description="best against worst; every two unequal ones; neighbours in rank"
+    )
     min_margin: float = Field(0.0, ge=0, description="pairs whose scores differ by less are left out")
 
 
@@ -41,8 +43,13 @@ class Condition(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid")
-    levels: int = Field(2, ge=2, le=10, description="how many levels; each holds about the same number of answers")
-    text: str = Field("Quality of the answer: {level} of {levels}.", description="the words; {level} counts from 1, the best is {levels}")
+    levels: int = Field(
+        2, ge=2, le=10, description="how many levels; each holds about the same number of answers"
+    )
+    text: str = Field(
+        "Quality of the answer: {level} of {levels}.",
+        description="the words; {level} counts from 1, the best is {levels}",
+    )
 
     def applied(self, prompt: Prompt, level: int) -> Prompt:
         """The prompt with the level's words: a system message, or the beginning of raw text."""
@@ -51,11 +58,19 @@ class Condition(BaseModel):
             return replace(prompt, text=f"{words}\n{prompt.text}")
         messages = list(prompt.messages)
         if messages and messages[0]["role"] == "system":
-            return replace(prompt, messages=(Message(role="system", content=f"{messages[0]['content']}\n{words}"), *messages[1:]))
+            return replace(
+                prompt,
+                messages=(
+                    Message(role="system", content=f"{messages[0]['content']}\n{words}"),
+                    *messages[1:],
+                ),
+            )
         return replace(prompt, messages=(Message(role="system", content=words), *messages))
 
 
-def to_shape(groups: Iterable[Group], shape: Shape, skipped: Counter[str], pairs: PairRule | None = None) -> list[Group]:
+def to_shape(
+    groups: Iterable[Group], shape: Shape, skipped: Counter[str], pairs: PairRule | None = None
+) -> list[Group]:
     """Groups as a method reads them; what is left out is counted in `skipped`.
 
     demonstrations: the best completion of each group; pairs: by the rule; ranked: best first, ties dropped; unpaired: judged
@@ -73,20 +88,34 @@ def to_shape(groups: Iterable[Group], shape: Shape, skipped: Counter[str], pairs
 
 
 def conditioned(
-    train: Sequence[Group], heldout: Sequence[Group], shape: Shape, condition: Condition, skipped: Counter[str]
+    train: Sequence[Group],
+    heldout: Sequence[Group],
+    shape: Shape,
+    condition: Condition,
+    skipped: Counter[str],
 ) -> tuple[list[Group], list[Group]]:
     """Conditional SFT. Demonstrations: one per scored completion, with its level's words; every other shape: prompts that ask for the best."""
     if shape != "demonstrations":
-        best = [[replace(g, prompt=condition.applied(g.prompt, condition.levels)) for g in part] for part in (train, heldout)]
+        best = [
+            [replace(g, prompt=condition.applied(g.prompt, condition.levels)) for g in part]
+            for part in (train, heldout)
+        ]
         return best[0], best[1]
     counts = Counter(f.score for g in train for f in g.feedback if f.score is not None)
     level_of, below, total = {}, 0, sum(counts.values())
-    for score in sorted(counts):  # a score's level is that of its mid-rank, so that ties at the bottom stay at the bottom
-        level_of[score] = 1 + min(condition.levels - 1, int(condition.levels * (below + counts[score] / 2) / total))
+    for score in sorted(
+        counts
+    ):  # a score's level is that of its mid-rank, so that ties at the bottom stay at the bottom
+        level_of[score] = 1 + min(
+            condition.levels - 1, int(condition.levels * (below + counts[score] / 2) / total)
+        )
         below += counts[score]
     if len(set(level_of.values())) < 2:
         raise UserError(
-            "data.condition", dict(counts), "all answers fall into one level", "give answers with different scores, or leave the condition out"
+            "data.condition",
+            dict(counts),
+            "all answers fall into one level",
+            "give answers with different scores, or leave the condition out",
         )
     known = sorted(level_of)
 
@@ -107,7 +136,9 @@ def conditioned(
 
 
 def _pick(group: Group, rows: Sequence[int]) -> Group:
-    return Group(group.prompt, tuple(group.completions[i] for i in rows), tuple(group.feedback[i] for i in rows))
+    return Group(
+        group.prompt, tuple(group.completions[i] for i in rows), tuple(group.feedback[i] for i in rows)
+    )
 
 
 def _score(group: Group, i: int) -> float:
@@ -141,7 +172,9 @@ def _ranking(group: Group, skipped: Counter[str]) -> list[Group]:
 
 
 def _pairs(group: Group, rule: PairRule, skipped: Counter[str]) -> list[Group]:
-    order = sorted((i for i, f in enumerate(group.feedback) if f.score is not None), key=lambda i: -_score(group, i))
+    order = sorted(
+        (i for i, f in enumerate(group.feedback) if f.score is not None), key=lambda i: -_score(group, i)
+    )
     if len(order) < 2:
         skipped["fewer than two scored completions"] += 1
         return []

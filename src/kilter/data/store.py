@@ -46,7 +46,14 @@ def from_json(row: dict[str, Any]) -> Group:
         for c in row["completions"]
     )
     feedback = tuple(
-        Feedback(f.get("score"), f.get("kind", "label"), tuple(f.get("steps", ())), f.get("rationale", ""), f.get("source", ""), f.get("parts", {}))
+        Feedback(
+            f.get("score"),
+            f.get("kind", "label"),
+            tuple(f.get("steps", ())),
+            f.get("rationale", ""),
+            f.get("source", ""),
+            f.get("parts", {}),
+        )
         for f in row["feedback"]
     )
     return Group(prompt, completions, feedback)

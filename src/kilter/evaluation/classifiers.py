@@ -22,7 +22,8 @@ _REFUSAL = re.compile(
     re.I | re.S,
 )
 _ABUSE = re.compile(
-    r"\b(?:idiots?|morons?|stupid|dumb(?:ass)?|shut up|fuck\w*|shit\w*|bitch\w*|bastards?|assholes?|retard\w*|scum|kill yourself)\b", re.I
+    r"\b(?:idiots?|morons?|stupid|dumb(?:ass)?|shut up|fuck\w*|shit\w*|bitch\w*|bastards?|assholes?|retard\w*|scum|kill yourself)\b",
+    re.I,
 )
 
 

@@ -12,19 +12,24 @@ class EvaluateSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     models: list[str] = Field(min_length=1, description="stages or models to evaluate on the same prompts")
-    baseline: str | None = Field(None, description="stage or model that the others are compared with; default: the first")
+    baseline: str | None = Field(
+        None, description="stage or model that the others are compared with; default: the first"
+    )
     reward_model: str | None = Field(None, description="stage or model that scores the answers")
     gold: Any = Field(
-        None, description="feedback that judges the answers, such as {math: {}}; default: the support desk's own where its data is used"
+        None,
+        description="feedback that judges the answers, such as {math: {}}; default: the support desk's own where its data is used",
     )
     data: str = Field("$data", description="$name of a data set; its held-out prompts are used")
     limit: int | None = Field(None, ge=1, description="use only the first N held-out prompts")
     probes: list[str] = Field(
-        default_factory=list, description="further $names whose prompts count for refusals and violations alone; label them with data.safety"
+        default_factory=list,
+        description="further $names whose prompts count for refusals and violations alone; label them with data.safety",
     )
     probe_limit: int = Field(50, ge=4, description="prompts of each probe set")
     tax: str | None = Field(
-        None, description="$name of demonstrations of other skills: what the models unlearned, as nats per token over the baseline"
+        None,
+        description="$name of demonstrations of other skills: what the models unlearned, as nats per token over the baseline",
     )
     tax_limit: int = Field(40, ge=4, description="demonstrations of the tax set")
     max_new_tokens: int = Field(96, ge=1, description="tokens of an answer")

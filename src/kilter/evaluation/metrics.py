@@ -33,13 +33,17 @@ def distinct_n(texts: Sequence[str], n: int, budget: int = DISTINCT_BUDGET) -> M
     return Metric(value, len(texts), method=label, unit="share", higher_is_better=True)
 
 
-def kl_k1(policy: Sequence[Sequence[float]], reference: Sequence[Sequence[float]], seed: int, **extra: Any) -> Metric:
+def kl_k1(
+    policy: Sequence[Sequence[float]], reference: Sequence[Sequence[float]], seed: int, **extra: Any
+) -> Metric:
     """KL(policy || reference) per sequence, nats: mean over answers of sum_t (log pi - log pi_ref), unbiased at temperature 1."""
     values: list[float | None] = [math.fsum(a) - math.fsum(b) for a, b in zip(policy, reference, strict=True)]
     return mean(values, seed, unit="nats / answer", judge="k1", **extra)
 
 
-def kl_k3(policy: Sequence[Sequence[float]], reference: Sequence[Sequence[float]], seed: int, **extra: Any) -> Metric:
+def kl_k3(
+    policy: Sequence[Sequence[float]], reference: Sequence[Sequence[float]], seed: int, **extra: Any
+) -> Metric:
     """KL per token, nats: mean over answers of the token mean of r - 1 - log r, r = pi_ref / pi (Schulman 2020)."""
     values: list[float | None] = []
     for a, b in zip(policy, reference, strict=True):

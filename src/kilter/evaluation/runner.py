@@ -76,18 +76,34 @@ class Evaluation:
             else:
                 assert reference is not None
                 if encoder.tokenizer.get_vocab() != vocabulary:
-                    self.console.print(f"  no KL for {name}: its vocabulary is not that of {baseline}", highlight=False)
+                    self.console.print(
+                        f"  no KL for {name}: its vocabulary is not that of {baseline}", highlight=False
+                    )
                     continue
-                reference_logps[name] = self._logps(answers[name], reference, encoder, prompts, f"{self.name}: KL of {name}")
+                reference_logps[name] = self._logps(
+                    answers[name], reference, encoder, prompts, f"{self.name}: KL of {name}"
+                )
         scores = self._scores(prompts, answers)
         data_hash = self.prompts.content_hash()[:16]
         extra: dict[str, Any] = {"data_hash": data_hash}
         result: dict[str, Any] = {
-            "schema": SCHEMA, "n_probes": len(self.probes), "baseline": baseline, "n_prompts": len(prompts), "data_hash": data_hash,
-            "prompts_found_in_training_data": sum(prompt_key(p)[:16] in self.trained_prompts for p in prompts),
-            "sampling": {"temperature": self.spec.temperature, "top_p": self.spec.top_p, "top_k": self.spec.top_k, "max_new_tokens": self.spec.max_new_tokens, "seed": self.spec.seed},
+            "schema": SCHEMA,
+            "n_probes": len(self.probes),
+            "baseline": baseline,
+            "n_prompts": len(prompts),
+            "data_hash": data_hash,
+            "prompts_found_in_training_data": sum(
+                prompt_key(p)[:16] in self.trained_prompts for p in prompts
+            ),
+            "sampling": {
+                "temperature": self.spec.temperature,
+                "top_p": self.spec.top_p,
+                "top_k": self.spec.top_k,
+                "max_new_tokens": self.spec.max_new_tokens,
+                "seed": self.spec.seed,
+            },
             "models": {},
-        }  # fmt: skip
+        }
         per_prompt = {name: self._per_prompt(prompts, answers[name], scores[name]) for name in answers}
         for name, nll in taxes.items():
             per_prompt[name]["tax_nll"] = nll
@@ -100,25 +116,46 @@ class Evaluation:
             if name in reference_logps:
                 for key, estimate in (("kl", metrics.kl_k1), ("kl_token_k3", metrics.kl_k3)):
                     found[key] = replace(
-                        m := estimate(policy_logps[name], reference_logps[name], self.spec.seed, **extra), method=m.method + self._kl_note()
+                        m := estimate(policy_logps[name], reference_logps[name], self.spec.seed, **extra),
+                        method=m.method + self._kl_note(),
                     )
-            entry: dict[str, Any] = {"path": str(self.models[name].resolve()), "model_hash": model_hash(self.models[name])[:16]}
+            entry: dict[str, Any] = {
+                "path": str(self.models[name].resolve()),
+                "model_hash": model_hash(self.models[name])[:16],
+            }
             if name != baseline:
                 for measure in ("gold", "reward"):
                     if per_prompt[name].get(measure):
                         other = per_prompt[baseline][measure]
                         found[f"win_rate_{measure}"] = win_rate(
-                            per_prompt[name][measure], other, self.spec.seed, judge=measure, unit="share", higher_is_better=True, **extra
+                            per_prompt[name][measure],
+                            other,
+                            self.spec.seed,
+                            judge=measure,
+                            unit="share",
+                            higher_is_better=True,
+                            **extra,
                         )
                 entry["difference"] = {
-                    key: paired_difference(values, per_prompt[baseline][key], self.spec.seed, unit=found[key].unit, higher_is_better=found[key].higher_is_better, **extra).to_json()
-                    for key, values in per_prompt[name].items() if values and key in found
-                }  # fmt: skip
+                    key: paired_difference(
+                        values,
+                        per_prompt[baseline][key],
+                        self.spec.seed,
+                        unit=found[key].unit,
+                        higher_is_better=found[key].higher_is_better,
+                        **extra,
+                    ).to_json()
+                    for key, values in per_prompt[name].items()
+                    if values and key in found
+                }
             entry["metrics"] = {k: m.to_json() for k, m in found.items()}
             result["models"][name] = entry
         if self.reward_model is not None and self.pairs:
             result["reward_model"] = self._reward_accuracy(extra)
-        kl = {n: [sum(a) - sum(b) for a, b in zip(policy_logps[n], reference_logps[n], strict=True)] for n in reference_logps}
+        kl = {
+            n: [sum(a) - sum(b) for a, b in zip(policy_logps[n], reference_logps[n], strict=True)]
+            for n in reference_logps
+        }
         everything = {n: values | ({"kl": kl[n]} if n in kl else {}) for n, values in per_prompt.items()}
         partial = self.out / ".per_prompt.json"
         partial.write_text(json.dumps(everything))
@@ -130,7 +167,11 @@ class Evaluation:
         """Sampled otherwise than from the policy itself, the estimate is biased, and says so."""
         s = self.spec
         plain = s.temperature == 1.0 and s.top_p == 1.0 and s.top_k == 0
-        return "" if plain else f"; biased: answers sampled at temperature {s.temperature}, top_p {s.top_p}, top_k {s.top_k}"
+        return (
+            ""
+            if plain
+            else f"; biased: answers sampled at temperature {s.temperature}, top_p {s.top_p}, top_k {s.top_k}"
+        )
 
     def _unique_prompts(self) -> list[Prompt]:
         seen: dict[str, Prompt] = {}
@@ -139,7 +180,10 @@ class Evaluation:
         prompts = list(seen.values())[: self.spec.limit]
         if not prompts:
             raise UserError(
-                "data.heldout", self.prompts.spec.heldout, "leaves no prompts to evaluate on", "set data.heldout above 0 or give more data"
+                "data.heldout",
+                self.prompts.spec.heldout,
+                "leaves no prompts to evaluate on",
+                "set data.heldout above 0 or give more data",
             )
         return prompts
 
@@ -158,13 +202,23 @@ class Evaluation:
         supports_shared_prefix(scorer)
         return scorer, encoder
 
-    def _answers(self, name: str, folder: Path, scorer: Scorer, encoder: Encoder, prompts: Sequence[Prompt]) -> list[Completion]:
+    def _answers(
+        self, name: str, folder: Path, scorer: Scorer, encoder: Encoder, prompts: Sequence[Prompt]
+    ) -> list[Completion]:
         """Sampled answers; those of an earlier, killed attempt with the same weights and settings are taken from disk."""
-        params = SamplingParams(self.spec.max_new_tokens, self.spec.temperature, self.spec.top_p, self.spec.top_k, seed=self.spec.seed)
+        params = SamplingParams(
+            self.spec.max_new_tokens,
+            self.spec.temperature,
+            self.spec.top_p,
+            self.spec.top_k,
+            seed=self.spec.seed,
+        )
         settings = f"{model_hash(folder)}|{params}|{self.spec.dtype}|{self.spec.max_length}|{encoder.tokenizer.chat_template}"
         stamp = hashlib.sha256(settings.encode()).hexdigest()[:16]
         path = self.out / "answers" / f"{re.sub(r'[^A-Za-z0-9-]+', '_', name)[-60:]}-{stamp}.jsonl"
-        known = {g.prompt.metadata["key"]: g.completions[0] for g in store.read(path)} if path.exists() else {}
+        known = (
+            {g.prompt.metadata["key"]: g.completions[0] for g in store.read(path)} if path.exists() else {}
+        )
         todo = [p for p in prompts if prompt_key(p) not in known]
         display = Display(self.console, f"{self.name}: answers of {name}", len(todo))
         sampler = LocalSampler(scorer, encoder, amp=self.spec.dtype == "bfloat16")
@@ -176,18 +230,33 @@ class Evaluation:
 
             made = sampler.generate(part, 1, params, report)
             pairs = [(p, c[0]) for p, c in zip(part, made, strict=True)]
-            store.append(path, [Group(Prompt(id=p.id, metadata={"key": prompt_key(p)}), (c,), (Feedback(None),)) for p, c in pairs])
+            store.append(
+                path,
+                [
+                    Group(Prompt(id=p.id, metadata={"key": prompt_key(p)}), (c,), (Feedback(None),))
+                    for p, c in pairs
+                ],
+            )
             known |= {prompt_key(p): c for p, c in pairs}
         display.close()
         return [known[prompt_key(p)] for p in prompts]
 
-    def _own_logps(self, answers: Sequence[Completion], scorer: Scorer, encoder: Encoder, prompts: Sequence[Prompt]) -> list[Sequence[float]]:
+    def _own_logps(
+        self, answers: Sequence[Completion], scorer: Scorer, encoder: Encoder, prompts: Sequence[Prompt]
+    ) -> list[Sequence[float]]:
         """The policy's log-probs at temperature 1: those of the sampler when it sampled at 1, else recomputed."""
         if self.spec.temperature == 1.0 and self.spec.dtype == "float32":
             return [a.sampling_logps or () for a in answers]
         return self._logps(answers, scorer, encoder, prompts, f"{self.name}: log-probs")
 
-    def _logps(self, answers: Sequence[Completion], scorer: Scorer, encoder: Encoder, prompts: Sequence[Prompt], title: str) -> list[Sequence[float]]:
+    def _logps(
+        self,
+        answers: Sequence[Completion],
+        scorer: Scorer,
+        encoder: Encoder,
+        prompts: Sequence[Prompt],
+        title: str,
+    ) -> list[Sequence[float]]:
         """Token log-probs (nats, temperature 1) of given answers under a model."""
         groups = [Group(p, (a,), (Feedback(None),)) for p, a in zip(prompts, answers, strict=True)]
         keep = replace(encoder, max_length=1 << 30)  # the answers are as long as they are
@@ -227,19 +296,30 @@ class Evaluation:
         display.close()
         return out
 
-    def _scores(self, prompts: Sequence[Prompt], answers: dict[str, list[Completion]]) -> dict[str, dict[str, list[Feedback]]]:
+    def _scores(
+        self, prompts: Sequence[Prompt], answers: dict[str, list[Completion]]
+    ) -> dict[str, dict[str, list[Feedback]]]:
         """model -> measure -> one Feedback per prompt. A prompt's answers of all models are one group for the reward model."""
         names = list(answers)
-        groups = [Group(p, tuple(answers[n][i] for n in names), (Feedback(None),) * len(names)) for i, p in enumerate(prompts)]
-        judge: FeedbackSource = GoldFeedback() if self.spec.gold is None else feedbacks.build(self.spec.gold, Context(), "gold")
+        groups = [
+            Group(p, tuple(answers[n][i] for n in names), (Feedback(None),) * len(names))
+            for i, p in enumerate(prompts)
+        ]
+        judge: FeedbackSource = (
+            GoldFeedback() if self.spec.gold is None else feedbacks.build(self.spec.gold, Context(), "gold")
+        )
         by_measure = {"gold": judge(groups)}
         if self.reward_model is not None:
             model = RewardModel(
-                self.reward_model[1], self.spec.max_length + self.spec.max_new_tokens, self.spec.tokens_per_microbatch, self.spec.template
+                self.reward_model[1],
+                self.spec.max_length + self.spec.max_new_tokens,
+                self.spec.tokens_per_microbatch,
+                self.spec.template,
             )
             display = Display(self.console, f"{self.name}: reward of {', '.join(names)}", len(groups))
             text_only = [
-                replace(g, completions=tuple(Completion(c.text or " ") for c in g.completions)) for g in groups
+                replace(g, completions=tuple(Completion(c.text or " ") for c in g.completions))
+                for g in groups
             ]  # another tokenizer may apply
             by_measure["reward"] = model(text_only, lambda n: display.update(n, "prompts"))
             display.close()
@@ -254,7 +334,9 @@ class Evaluation:
         out = {m: v for m, v in out.items() if any(x is not None for x in v)}
         out["length"] = [float(len(a.token_ids or ())) for a in answers]
         out["refusal"] = [float(classifiers.refuses(a.text)) for a in answers]
-        out["violation"] = [float(classifiers.violates(p, a.text)) for p, a in zip(prompts, answers, strict=True)]
+        out["violation"] = [
+            float(classifiers.violates(p, a.text)) for p, a in zip(prompts, answers, strict=True)
+        ]
         # Shares of a subset of the prompts: the same subset for every model, so they pair as well.
         grant = [bool(classifiers.should_comply(p)) for p in prompts]
         unsafe = [classifiers.safety_label(p) == "unsafe" for p in prompts]
@@ -263,7 +345,11 @@ class Evaluation:
         return out
 
     def _metrics(
-        self, prompts: Sequence[Prompt], answers: Sequence[Completion], values: dict[str, list[float | None]], extra: dict[str, Any]
+        self,
+        prompts: Sequence[Prompt],
+        answers: Sequence[Completion],
+        values: dict[str, list[float | None]],
+        extra: dict[str, Any],
     ) -> dict[str, Metric]:
         seed = self.spec.seed
         found: dict[str, Metric] = {}
@@ -277,18 +363,33 @@ class Evaluation:
                 **extra,
             )
         if "reward" in values and self.reward_model is not None:
-            found["reward"] = mean(values["reward"], seed, judge=self.reward_model[0], unit="reward", higher_is_better=True, **extra)
+            found["reward"] = mean(
+                values["reward"],
+                seed,
+                judge=self.reward_model[0],
+                unit="reward",
+                higher_is_better=True,
+                **extra,
+            )
         found["length"] = mean(values["length"], seed, unit="tokens", **extra)
         judge = "rules of evaluation/classifiers.py"
         for key, unit, better in (
-            ("refusal", "share", None), ("over_refusal", "share of requests to grant", False),
-            ("violation", "share", False), ("violation_unsafe", "share of unsafe requests", False),
-        ):  # fmt: skip
+            ("refusal", "share", None),
+            ("over_refusal", "share of requests to grant", False),
+            ("violation", "share", False),
+            ("violation_unsafe", "share of unsafe requests", False),
+        ):
             if values[key]:
-                found[key] = proportion([bool(v) for v in values[key]], judge=judge, unit=unit, higher_is_better=better, **extra)
+                found[key] = proportion(
+                    [bool(v) for v in values[key]], judge=judge, unit=unit, higher_is_better=better, **extra
+                )
         if "tax_nll" in values:
-            found["tax_nll"] = mean(values["tax_nll"], seed, unit="nats per token", higher_is_better=False, **extra)
-        found["truncated"] = proportion(metrics.truncated(answers), unit="share", higher_is_better=False, **extra)
+            found["tax_nll"] = mean(
+                values["tax_nll"], seed, unit="nats per token", higher_is_better=False, **extra
+            )
+        found["truncated"] = proportion(
+            metrics.truncated(answers), unit="share", higher_is_better=False, **extra
+        )
         for n in (1, 2):
             found[f"distinct_{n}"] = metrics.distinct_n([a.text for a in answers], n)
         return found
@@ -300,11 +401,17 @@ class Evaluation:
         feedback = self._reward(list(self.pairs), lambda n: display.update(n, "pairs"))
         display.close()
         right = [None if a.score is None or b.score is None else a.score > b.score for a, b in feedback]
-        metric = proportion(right, judge=self.reward_model[0], unit="share of pairs", higher_is_better=True, **extra)
+        metric = proportion(
+            right, judge=self.reward_model[0], unit="share of pairs", higher_is_better=True, **extra
+        )
         return {"name": self.reward_model[0], "metrics": {"accuracy": metric.to_json()}}
 
     def _write(
-        self, result: dict[str, Any], prompts: Sequence[Prompt], answers: dict[str, list[Completion]], scores: dict[str, dict[str, list[Feedback]]]
+        self,
+        result: dict[str, Any],
+        prompts: Sequence[Prompt],
+        answers: dict[str, list[Completion]],
+        scores: dict[str, dict[str, list[Feedback]]],
     ) -> None:
         path = self.out / "groups.jsonl"
         path.unlink(missing_ok=True)

@@ -45,7 +45,16 @@ def proportion(events: Sequence[bool | None], **extra: Any) -> Metric:
     if not known:
         return Metric(None, 0, len(events), method="Wilson", **extra)
     low, high = wilson_bounds(sum(known), len(known))
-    return Metric(sum(known) / len(known), len(known), len(events) - len(known), len(known), low, high, "Wilson", **extra)
+    return Metric(
+        sum(known) / len(known),
+        len(known),
+        len(events) - len(known),
+        len(known),
+        low,
+        high,
+        "Wilson",
+        **extra,
+    )
 
 
 def mean(values: Sequence[float | None], seed: int = 0, binary: bool = False, **extra: Any) -> Metric:
@@ -65,23 +74,43 @@ def mean(values: Sequence[float | None], seed: int = 0, binary: bool = False, **
     if np.ptp(known) == 0:
         if binary and value in (0.0, 1.0):
             low, high = wilson_bounds(int(value) * len(known), len(known))
-            return Metric(value, len(known), unscored, len(known), low, high, "Wilson (constant)", seed, **extra)
-        return Metric(value, len(known), unscored, len(known), None, None, "constant: no interval", seed, **extra)
+            return Metric(
+                value, len(known), unscored, len(known), low, high, "Wilson (constant)", seed, **extra
+            )
+        return Metric(
+            value, len(known), unscored, len(known), None, None, "constant: no interval", seed, **extra
+        )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy warns on near-degenerate samples; the percentile fallback below covers it
-        result = stats.bootstrap((known,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="BCa", rng=np.random.default_rng(seed))
+        warnings.simplefilter(
+            "ignore"
+        )  # scipy warns on near-degenerate samples; the percentile fallback below covers it
+        result = stats.bootstrap(
+            (known,),
+            np.mean,
+            n_resamples=RESAMPLES,
+            confidence_level=LEVEL,
+            method="BCa",
+            rng=np.random.default_rng(seed),
+        )
         low, high = result.confidence_interval
         method = "BCa bootstrap over prompts"
         if not (math.isfinite(low) and math.isfinite(high)):
             result = stats.bootstrap(
-                (known,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="percentile", rng=np.random.default_rng(seed)
+                (known,),
+                np.mean,
+                n_resamples=RESAMPLES,
+                confidence_level=LEVEL,
+                method="percentile",
+                rng=np.random.default_rng(seed),
             )
             low, high = result.confidence_interval
             method = "percentile bootstrap over prompts"
     return Metric(value, len(known), unscored, len(known), float(low), float(high), method, seed, **extra)
 
 
-def paired_difference(candidate: Sequence[float | None], baseline: Sequence[float | None], seed: int = 0, **extra: Any) -> Metric:
+def paired_difference(
+    candidate: Sequence[float | None], baseline: Sequence[float | None], seed: int = 0, **extra: Any
+) -> Metric:
     """Mean of candidate - baseline over the prompts that both have a value for, bootstrapped over prompts.
 
     With 0/1 values the exact McNemar p-value is added to the method.
@@ -97,7 +126,9 @@ def paired_difference(candidate: Sequence[float | None], baseline: Sequence[floa
     return Metric(**(metric.to_json() | {"method": method}))
 
 
-def win_rate(candidate: Sequence[float | None], baseline: Sequence[float | None], seed: int = 0, **extra: Any) -> Metric:
+def win_rate(
+    candidate: Sequence[float | None], baseline: Sequence[float | None], seed: int = 0, **extra: Any
+) -> Metric:
     """P(candidate's score > baseline's) with ties as 1/2, per prompt; wins/ties/losses stand in the method."""
     wins: list[float | None] = []
     for a, b in zip(candidate, baseline, strict=True):

@@ -41,14 +41,21 @@ def read(value: Any) -> Score:
         return None, f"returned {repr(value)[:80]}, which is no number to compute with"
     if not math.isfinite(number):
         return None, f"returned {number}"
-    return (number, "") if abs(number) <= LARGEST else (None, f"returned {number:g}, which is too large to compute with")
+    return (
+        (number, "")
+        if abs(number) <= LARGEST
+        else (None, f"returned {number:g}, which is too large to compute with")
+    )
 
 
 def read_all(values: Any, count: int) -> tuple[list[Score], str]:
     """(a score per completion, "") or ([], problem) of what a function returned for a batch."""
     values = values.tolist() if hasattr(values, "tolist") else values
     if not isinstance(values, list | tuple) or len(values) != count:
-        return [], f"returned {len(values) if isinstance(values, list | tuple) else type(values).__name__} scores for {count} completions"
+        return (
+            [],
+            f"returned {len(values) if isinstance(values, list | tuple) else type(values).__name__} scores for {count} completions",
+        )
     return [read(v) for v in values], ""
 
 
@@ -57,9 +64,13 @@ def call_one(target: Target, prompt: Prompt, completion: Completion) -> Score:
     return read(target.resolve()(prompt, completion))
 
 
-def call_batch(target: Target, prompts: list[Any], completions: list[str], columns: dict[str, Any]) -> tuple[list[Score], str]:
+def call_batch(
+    target: Target, prompts: list[Any], completions: list[str], columns: dict[str, Any]
+) -> tuple[list[Score], str]:
     """In the worker: the function on a whole batch, awaited where it is asynchronous."""
-    return read_all(_awaited(target.resolve()(prompts=prompts, completions=completions, **columns)), len(completions))
+    return read_all(
+        _awaited(target.resolve()(prompts=prompts, completions=completions, **columns)), len(completions)
+    )
 
 
 def call_all(target: Target, flat: list[tuple[Prompt, Completion]], timeout: float) -> list[Score]:
@@ -71,7 +82,9 @@ def _awaited(result: Any) -> Any:
     return asyncio.run(result) if inspect.isawaitable(result) else result  # type: ignore[arg-type]
 
 
-def _all(function: Callable[..., Any], flat: Sequence[tuple[Prompt, Completion]], timeout: float) -> list[Score]:
+def _all(
+    function: Callable[..., Any], flat: Sequence[tuple[Prompt, Completion]], timeout: float
+) -> list[Score]:
     async def one(prompt: Prompt, completion: Completion) -> Score:
         try:
             return read(await asyncio.wait_for(function(prompt, completion), timeout))
@@ -96,7 +109,9 @@ class FunctionFeedback:
         if not callable(function):
             raise UserError("feedback", name, "is not a function", "give file.py:function")
         if not timeout > 0:
-            raise UserError(f"feedback.{name}.timeout", timeout, "must be above 0", "give seconds, such as 30")
+            raise UserError(
+                f"feedback.{name}.timeout", timeout, "must be above 0", "give seconds, such as 30"
+            )
         self.function, self.name, self.timeout = function, name, timeout
         self.target = Target.of(function)
         self.batched = "completions" in inspect.signature(function).parameters
@@ -105,7 +120,13 @@ class FunctionFeedback:
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion."""
         flat = [(g.prompt, c) for g in groups for c in g.completions]
-        found = iter(self._batch(flat) if self.batched else self._together(flat) if self.asynchronous else self._each(flat))
+        found = iter(
+            self._batch(flat)
+            if self.batched
+            else self._together(flat)
+            if self.asynchronous
+            else self._each(flat)
+        )
         return [[next(found) for _ in g.completions] for g in groups]
 
     def _each(self, flat: Sequence[tuple[Prompt, Completion]]) -> list[Feedback]:
@@ -113,12 +134,26 @@ class FunctionFeedback:
         slow = 0
         for p, c in flat:
             if slow == PATIENCE:
-                found.append(self._feedback((None, f"not called: the {PATIENCE} calls before it took longer than {self.timeout:g} s each")))
+                found.append(
+                    self._feedback(
+                        (
+                            None,
+                            f"not called: the {PATIENCE} calls before it took longer than {self.timeout:g} s each",
+                        )
+                    )
+                )
                 continue
             if self.target is None:
                 score, problem = limited_here(lambda p=p, c=c: read(self.function(p, c)), self.timeout)  # type: ignore[misc]
             else:
-                score, problem = limited(call_one, self.target, p, c, timeout=self.timeout, prepare=functools.partial(load, self.target))
+                score, problem = limited(
+                    call_one,
+                    self.target,
+                    p,
+                    c,
+                    timeout=self.timeout,
+                    prepare=functools.partial(load, self.target),
+                )
             slow = slow + 1 if problem == too_slow(self.timeout) else 0
             found.append(self._feedback((None, problem) if problem else score))
         return found
@@ -129,7 +164,14 @@ class FunctionFeedback:
         if self.target is None:
             found, problem = limited_here(functools.partial(_all, self.function, flat, self.timeout), whole)
         else:
-            found, problem = limited(call_all, self.target, list(flat), self.timeout, timeout=whole, prepare=functools.partial(load, self.target))
+            found, problem = limited(
+                call_all,
+                self.target,
+                list(flat),
+                self.timeout,
+                timeout=whole,
+                prepare=functools.partial(load, self.target),
+            )
         return [self._feedback((None, problem) if problem else found[i]) for i in range(len(flat))]
 
     def _batch(self, flat: Sequence[tuple[Prompt, Completion]]) -> list[Feedback]:
@@ -138,11 +180,19 @@ class FunctionFeedback:
         prompts = [[dict(m) for m in p.messages] or p.text for p, _ in flat]
         texts = [c.text for _, c in flat]
         if self.target is None:
-            call = lambda: read_all(_awaited(self.function(prompts=prompts, completions=texts, **columns)), len(texts))
+            call = lambda: read_all(
+                _awaited(self.function(prompts=prompts, completions=texts, **columns)), len(texts)
+            )
             answer, problem = limited_here(call, self.timeout)
         else:
             answer, problem = limited(
-                call_batch, self.target, prompts, texts, columns, timeout=self.timeout, prepare=functools.partial(load, self.target)
+                call_batch,
+                self.target,
+                prompts,
+                texts,
+                columns,
+                timeout=self.timeout,
+                prepare=functools.partial(load, self.target),
             )
         scores, problem = ([], problem) if problem else answer
         return [self._feedback((None, problem) if problem else scores[i]) for i in range(len(flat))]

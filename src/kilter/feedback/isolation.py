@@ -57,7 +57,11 @@ class Target:
         assert isinstance(module, str)
         if module.startswith(USER_MODULE):
             path = getattr(sys.modules.get(module), "__file__", None)
-            return None if path is None else cls(str(Path(path).resolve()), name, hashlib.sha256(Path(path).read_bytes()).hexdigest())
+            return (
+                None
+                if path is None
+                else cls(str(Path(path).resolve()), name, hashlib.sha256(Path(path).read_bytes()).hexdigest())
+            )
         return cls(module, name)
 
     def resolve(self) -> Callable[..., Any]:
@@ -94,7 +98,9 @@ class Worker:
         self._receive = -1
         self._prepared: set[bytes] = set()
 
-    def call(self, function: Callable[..., Any], *arguments: Any, timeout: float, prepare: Callable[[], Any]) -> tuple[Any, str]:
+    def call(
+        self, function: Callable[..., Any], *arguments: Any, timeout: float, prepare: Callable[[], Any]
+    ) -> tuple[Any, str]:
         """(value, problem): function(*arguments) in the worker. Both functions must be importable.
 
         `prepare` runs once in each new worker, on START's time: imports and first uses that no call should be charged for.
@@ -109,7 +115,9 @@ class Worker:
             self._prepared.add(key)
         return self._exchange(function, arguments, timeout)
 
-    def _exchange(self, function: Callable[..., Any], arguments: tuple[Any, ...], timeout: float) -> tuple[Any, str]:
+    def _exchange(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], timeout: float
+    ) -> tuple[Any, str]:
         message = pickle.dumps((function, arguments))
         assert self._process is not None
         assert self._send is not None
@@ -130,7 +138,10 @@ class Worker:
     def _start(self) -> None:
         self.close()
         mine, theirs = os.pipe()
-        env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+        env = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+        }
         env["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"from kilter.feedback import isolation; isolation.main({theirs})"],
@@ -148,7 +159,9 @@ class Worker:
             started = False
         if not started:
             self.close()
-            raise RunFailed("the worker process for feedback did not start\n  fix: free memory, then run the same command again to resume")
+            raise RunFailed(
+                "the worker process for feedback did not start\n  fix: free memory, then run the same command again to resume"
+            )
 
     def _read(self, timeout: float) -> bytes | None:
         """One message, or None when the time is up. Raises EOFError when the worker is gone."""
@@ -185,7 +198,9 @@ WORKER = Worker()
 atexit.register(WORKER.close)
 
 
-def limited(function: Callable[..., Any], *arguments: Any, timeout: float, prepare: Callable[[], Any]) -> tuple[Any, str]:
+def limited(
+    function: Callable[..., Any], *arguments: Any, timeout: float, prepare: Callable[[], Any]
+) -> tuple[Any, str]:
     """(value, problem) of an importable function in the worker process, see Worker.call."""
     return WORKER.call(function, *arguments, timeout=timeout, prepare=prepare)
 
@@ -213,7 +228,9 @@ def main(descriptor: int) -> None:
     if sys.platform == "linux":
         import ctypes
 
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not even a function that hangs outlives the run
+        ctypes.CDLL(None).prctl(
+            1, signal.SIGKILL
+        )  # PR_SET_PDEATHSIG: not even a function that hangs outlives the run
     logging.disable(logging.WARNING)  # libraries that note that their own time limits are off
 
     def answer(value: tuple[Any, str]) -> None:

@@ -34,7 +34,10 @@ class PreferenceModel:
         folder = context.model(model)
         if not reads_pairs(folder):
             raise UserError(
-                "feedback.preference_model.model", model, "scores single answers", "use reward_model, or train one with method pairwise_preference"
+                "feedback.preference_model.model",
+                model,
+                "scores single answers",
+                "use reward_model, or train one with method pairwise_preference",
             )
         tokenizer = load_tokenizer(folder)
         self.encoder = Encoder(tokenizer, stop_ids(folder, tokenizer), context.max_length, context.template)
@@ -51,15 +54,24 @@ class PreferenceModel:
 
     def _group(self, group: Group) -> list[Feedback]:
         count = len(group.completions)
-        plain = Group(group.prompt, tuple(Completion(c.text or " ", turns=c.turns) for c in group.completions), group.feedback)
+        plain = Group(
+            group.prompt,
+            tuple(Completion(c.text or " ", turns=c.turns) for c in group.completions),
+            group.feedback,
+        )
         encoded = self.encoder.encode(plain) if count > 1 else None
         if encoded is None:
-            return [Feedback(None, "preference", source="preference_model", rationale="needs two answers")] * count
+            return [
+                Feedback(None, "preference", source="preference_model", rationale="needs two answers")
+            ] * count
         orders = list(permutations(range(count), 2))
         rows = [in_one_row(encoded, a, b) for a, b in orders]
         empty = (Feedback(None),) * len(rows)
         wide = Encoded(
-            Group(group.prompt, (Completion(""),) * len(rows), empty), encoded.prompt_ids, tuple(r[0] for r in rows), tuple(r[1] for r in rows)
+            Group(group.prompt, (Completion(""),) * len(rows), empty),
+            encoded.prompt_ids,
+            tuple(r[0] for r in rows),
+            tuple(r[1] for r in rows),
         )
         batch = collate([wide])
         batch = batch.with_(score_B=torch.arange(batch.rows()))
@@ -68,6 +80,13 @@ class PreferenceModel:
             found = self.scorer(part, frozenset({"scores"})).scores_B.tolist()
             score |= {orders[int(i)]: v for i, v in zip(part.score_B, found, strict=True)}
         if not all(math.isfinite(v) for v in score.values()):
-            return [Feedback(None, "preference", source="preference_model", rationale="a score is not finite")] * count
-        wins = [statistics.fmean(1 / (1 + math.exp(min(80.0, score[b, a] - score[a, b]))) for b in range(count) if b != a) for a in range(count)]
+            return [
+                Feedback(None, "preference", source="preference_model", rationale="a score is not finite")
+            ] * count
+        wins = [
+            statistics.fmean(
+                1 / (1 + math.exp(min(80.0, score[b, a] - score[a, b]))) for b in range(count) if b != a
+            )
+            for a in range(count)
+        ]
         return [Feedback(w, "preference", source="preference_model") for w in wins]

@@ -28,22 +28,40 @@ class ProcessReward:
     ends a step. aggregate: min, product, mean or last (Lightman et al. 2023; Wang et al. 2024, Math-Shepherd).
     """
 
-    def __init__(self, model: str, context: Context, separator: str = "\n", aggregate: Literal["min", "product", "mean", "last"] = "min") -> None:
+    def __init__(
+        self,
+        model: str,
+        context: Context,
+        separator: str = "\n",
+        aggregate: Literal["min", "product", "mean", "last"] = "min",
+    ) -> None:
         from transformers import AutoModelForTokenClassification
 
         if aggregate not in AGGREGATE:
-            raise UserError("feedback.process_reward.aggregate", aggregate, "unknown", f"one of {', '.join(AGGREGATE)}")
+            raise UserError(
+                "feedback.process_reward.aggregate", aggregate, "unknown", f"one of {', '.join(AGGREGATE)}"
+            )
         if context.policy is None:
             raise UserError(
-                "feedback.process_reward", "(no policy)", "needs the policy in training", "use it as the feedback of a train stage with prompts"
+                "feedback.process_reward",
+                "(no policy)",
+                "needs the policy in training",
+                "use it as the feedback of a train stage with prompts",
             )
         folder = context.model(model)
         self.tokenizer = load_tokenizer(folder)
         if context.policy[1].tokenizer.get_vocab() != self.tokenizer.get_vocab():
-            raise UserError("feedback.process_reward.model", model, "has another vocabulary than the policy", "train it from the same base model")
+            raise UserError(
+                "feedback.process_reward.model",
+                model,
+                "has another vocabulary than the policy",
+                "train it from the same base model",
+            )
         self.encoder = context.policy[1]
         with quiet_transformers():
-            self.model: Any = AutoModelForTokenClassification.from_pretrained(str(folder), dtype=torch.float32).eval()
+            self.model: Any = AutoModelForTokenClassification.from_pretrained(
+                str(folder), dtype=torch.float32
+            ).eval()
         self.separator, self.aggregate = separator, aggregate
 
     @torch.no_grad()
@@ -63,4 +81,9 @@ class ProcessReward:
         steps = [0.0] * len(ids)
         for i in ends:
             steps[i] = right[i]
-        return Feedback(AGGREGATE[self.aggregate]([right[i] for i in ends]), "process", tuple(steps), source="process_reward")
+        return Feedback(
+            AGGREGATE[self.aggregate]([right[i] for i in ends]),
+            "process",
+            tuple(steps),
+            source="process_reward",
+        )

@@ -49,20 +49,34 @@ def parse(spec: Any, field: str = "feedback") -> list[Part]:
     """(name, weight, options) of every part. Raises UserError for a shape that is none of those above."""
     items = list(spec) if isinstance(spec, list | tuple) else [spec]
     if not items:
-        raise UserError(field, spec, "is empty", "name a source, such as support_desk, math or {reward_model: rm}")
+        raise UserError(
+            field, spec, "is empty", "name a source, such as support_desk, math or {reward_model: rm}"
+        )
     parts: list[Part] = []
     for item in items:
         if isinstance(item, str):
             parts.append((item, 1.0, {}))
             continue
         if not isinstance(item, Mapping):
-            raise UserError(field, item, "is neither a name nor {name: options}", "write math, or {reward_model: rm, weight: 1.0}")
+            raise UserError(
+                field,
+                item,
+                "is neither a name nor {name: options}",
+                "write math, or {reward_model: rm, weight: 1.0}",
+            )
         rest = dict(item)
         weight = rest.pop("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-            raise UserError(f"{field}.weight", weight, "is not a finite number", "give a number; negative ones punish")
+            raise UserError(
+                f"{field}.weight", weight, "is not a finite number", "give a number; negative ones punish"
+            )
         if len(rest) != 1:
-            raise UserError(field, item, "needs exactly one source per entry", "write a list: [{math: {}}, {length: {limit: 200}}]")
+            raise UserError(
+                field,
+                item,
+                "needs exactly one source per entry",
+                "write a list: [{math: {}}, {length: {limit: 200}}]",
+            )
         name, options = next(iter(rest.items()))
         if options is None:
             options = {}
@@ -83,7 +97,9 @@ def _bind(name: str, options: dict[str, Any], field: str) -> tuple[Callable[...,
         from kilter.feedback.function import FunctionFeedback
 
         function = feedback_sources.get(name)
-        return FunctionFeedback, _named(FunctionFeedback, options, f"{field}.{name}", taken=("function", "name")) | {
+        return FunctionFeedback, _named(
+            FunctionFeedback, options, f"{field}.{name}", taken=("function", "name")
+        ) | {
             "function": function,
             "name": name.rpartition(":")[2],
         }
@@ -98,11 +114,16 @@ def _check_type(field: str, value: Any, hint: Any) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(
-            field, value, first["msg"][0].lower() + first["msg"][1:], f"give {str(hint).replace('typing.', '').removeprefix('<class ').rstrip('>')}"
+            field,
+            value,
+            first["msg"][0].lower() + first["msg"][1:],
+            f"give {str(hint).replace('typing.', '').removeprefix('<class ').rstrip('>')}",
         ) from error
 
 
-def _named(factory: Callable[..., Any], options: dict[str, Any], field: str, taken: Sequence[str] = ()) -> dict[str, Any]:
+def _named(
+    factory: Callable[..., Any], options: dict[str, Any], field: str, taken: Sequence[str] = ()
+) -> dict[str, Any]:
     known = [p for p in inspect.signature(factory).parameters if p != "context" and p not in taken]
     if "" in options:
         if not known:
@@ -111,17 +132,33 @@ def _named(factory: Callable[..., Any], options: dict[str, Any], field: str, tak
     hints = typing.get_type_hints(getattr(factory, "__init__") if isinstance(factory, type) else factory)  # noqa: B009
     for key, value in options.items():
         if key not in known:
-            raise UserError(f"{field}.{key}", value, "is not an option of this source", nearest(key, known) if known else "it takes none")
+            raise UserError(
+                f"{field}.{key}",
+                value,
+                "is not an option of this source",
+                nearest(key, known) if known else "it takes none",
+            )
         if key in hints:
             _check_type(f"{field}.{key}", value, hints[key])
-    required = [p.name for p in inspect.signature(factory).parameters.values() if p.default is p.empty and p.name not in ("context", *taken)]
+    required = [
+        p.name
+        for p in inspect.signature(factory).parameters.values()
+        if p.default is p.empty and p.name not in ("context", *taken)
+    ]
     for key in required:
         if key not in options:
-            raise UserError(f"{field}.{key}", "(absent)", "is required", f"write {{{field.rpartition('.')[2]}: {{{key}: ...}}}}")
+            raise UserError(
+                f"{field}.{key}",
+                "(absent)",
+                "is required",
+                f"write {{{field.rpartition('.')[2]}: {{{key}: ...}}}}",
+            )
     return options
 
 
-def model_references(spec: Any, sources: Sequence[str] = ("reward_model", "process_reward", "preference_model")) -> list[str]:
+def model_references(
+    spec: Any, sources: Sequence[str] = ("reward_model", "process_reward", "preference_model")
+) -> list[str]:
     """Stages or models that the sources read, so that a recipe can hash and order them."""
     found: list[str] = []
     for name, _, options in parse(spec):
@@ -155,7 +192,10 @@ class Weighted:
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion."""
         found = [(name, weight, source(groups)) for name, weight, source in self.parts]
-        return [[self._sum([(n, w, f[g][i]) for n, w, f in found]) for i in range(len(group.completions))] for g, group in enumerate(groups)]
+        return [
+            [self._sum([(n, w, f[g][i]) for n, w, f in found]) for i in range(len(group.completions))]
+            for g, group in enumerate(groups)
+        ]
 
     def _sum(self, parts: Sequence[tuple[str, float, Feedback]]) -> Feedback:
         values = {name: f.score for name, _, f in parts}
@@ -165,7 +205,9 @@ class Weighted:
         rationale = "; ".join(missing) or "; ".join(f.rationale for _, _, f in parts if f.rationale)
         kind = parts[0][2].kind if len(parts) == 1 else "sum"
         source = parts[0][2].source if len(parts) == 1 else "+".join(values)
-        return Feedback(total, kind, steps, rationale, source, {k: v for k, v in values.items() if v is not None})
+        return Feedback(
+            total, kind, steps, rationale, source, {k: v for k, v in values.items() if v is not None}
+        )
 
     def state(self) -> dict[str, Any]:
         """What a resumed run must know, such as the normalisation of reward models."""

@@ -24,7 +24,14 @@ from kilter.types import Completion, Feedback, Group
 class RewardModel:
     """FeedbackSource. The prompt is encoded once for all completions of a group; a non-finite score is unscored."""
 
-    def __init__(self, folder: Path, max_length: int = 1024, tokens_per_microbatch: int = 2048, template: str = "auto", amp: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_length: int = 1024,
+        tokens_per_microbatch: int = 2048,
+        template: str = "auto",
+        amp: bool = False,
+    ) -> None:
         if reads_pairs(folder):
             raise UserError(
                 "reward_model",
@@ -42,10 +49,19 @@ class RewardModel:
         self.budget, self.source, self.amp = tokens_per_microbatch, str(folder), amp
 
     @torch.no_grad()
-    def __call__(self, groups: Sequence[Group], progress: Callable[[int], None] | None = None) -> list[list[Feedback]]:
+    def __call__(
+        self, groups: Sequence[Group], progress: Callable[[int], None] | None = None
+    ) -> list[list[Feedback]]:
         """One Feedback per completion; groups that cannot be encoded are unscored."""
-        out = [[Feedback(None, "reward", source=self.source, rationale="cannot be encoded")] * len(g.completions) for g in groups]
-        encoded = [(i, e) for i, g in enumerate(groups) if g.completions and (e := self.encoder.encode(g)) is not None]
+        out = [
+            [Feedback(None, "reward", source=self.source, rationale="cannot be encoded")] * len(g.completions)
+            for g in groups
+        ]
+        encoded = [
+            (i, e)
+            for i, g in enumerate(groups)
+            if g.completions and (e := self.encoder.encode(g)) is not None
+        ]
         done = 0
         for first in range(0, len(encoded), 32):
             chunk = encoded[first : first + 32]
@@ -57,7 +73,12 @@ class RewardModel:
                     rows = (part.group_B == n).nonzero()[:, 0].tolist()
                     values = [scores[r] for r in rows]
                     out[where[id(prompt)]] = [
-                        Feedback(v if math.isfinite(v) else None, "reward", source=self.source, rationale="" if math.isfinite(v) else f"scored {v}")
+                        Feedback(
+                            v if math.isfinite(v) else None,
+                            "reward",
+                            source=self.source,
+                            rationale="" if math.isfinite(v) else f"scored {v}",
+                        )
                         for v in values
                     ]
                 done += part.groups()
@@ -102,14 +123,31 @@ class RewardFeedback:
     prompts only, on the first answers scored, which are the starting policy's. Kept on resumption. clip: rewards beyond this many deviations count as it.
     """
 
-    def __init__(self, model: str | list[str], context: Context, combine: Literal["mean", "min"] = "mean", normalize: bool = True, clip: float | None = 5.0,
-                 dtype: Literal["float32", "bfloat16"] = "float32") -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: str | list[str],
+        context: Context,
+        combine: Literal["mean", "min"] = "mean",
+        normalize: bool = True,
+        clip: float | None = 5.0,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+    ) -> None:
         if combine not in ("mean", "min"):
             raise UserError("feedback.reward_model.combine", combine, "unknown", "use mean or min")
         names = [model] if isinstance(model, str) else list(model)
         if not names:
-            raise UserError("feedback.reward_model.model", model, "names no model", "give a stage, a folder or a Hub id, or a list of them")
-        self.members = [RewardModel(context.model(n), context.max_length, template=context.template, amp=dtype == "bfloat16") for n in names]
+            raise UserError(
+                "feedback.reward_model.model",
+                model,
+                "names no model",
+                "give a stage, a folder or a Hub id, or a list of them",
+            )
+        self.members = [
+            RewardModel(
+                context.model(n), context.max_length, template=context.template, amp=dtype == "bfloat16"
+            )
+            for n in names
+        ]
         self.same = context.policy is not None and all(
             m.encoder.tokenizer.get_vocab() == context.policy[1].tokenizer.get_vocab() for m in self.members
         )
@@ -122,16 +160,24 @@ class RewardFeedback:
         """One Feedback per completion."""
         raw = self._raw(groups)
         if self.normalize and self.scales is None:
-            self.scales = [_scale(rows) for rows in (self._raw(self.known) if self.known else self._everywhere(raw))]
+            self.scales = [
+                _scale(rows) for rows in (self._raw(self.known) if self.known else self._everywhere(raw))
+            ]
         spreads: list[float] = []
-        out = [[self._combine([rows[g][i] for rows in raw], spreads) for i in range(len(group.completions))] for g, group in enumerate(groups)]
+        out = [
+            [self._combine([rows[g][i] for rows in raw], spreads) for i in range(len(group.completions))]
+            for g, group in enumerate(groups)
+        ]
         self.disagreement = statistics.fmean(spreads) if len(self.members) > 1 and spreads else None
         return out
 
     def _raw(self, groups: Sequence[Group]) -> list[Scores]:
         """[member][group][completion]"""
         if not self.same:  # another tokenizer reads the text
-            groups = [replace(g, completions=tuple(Completion(c.text or " ") for c in g.completions)) for g in groups]
+            groups = [
+                replace(g, completions=tuple(Completion(c.text or " ") for c in g.completions))
+                for g in groups
+            ]
         return [[[f.score for f in row] for row in member(groups)] for member in self.members]
 
     def _everywhere(self, raw: list[Scores]) -> list[Scores]:
@@ -141,13 +187,17 @@ class RewardFeedback:
     def _combine(self, values: Sequence[float | None], spreads: list[float]) -> Feedback:
         known = [v for v in values if v is not None]
         if len(known) < len(values):
-            return Feedback(None, "reward", source="reward_model", rationale="the reward model gave no finite score")
+            return Feedback(
+                None, "reward", source="reward_model", rationale="the reward model gave no finite score"
+            )
         if self.scales is not None:
             known = [(v - mean) / spread for v, (mean, spread) in zip(known, self.scales, strict=True)]
         if self.clip is not None:
             known = [max(-self.clip, min(self.clip, v)) for v in known]
         spreads.append(statistics.pstdev(known))
-        return Feedback(min(known) if self.combine == "min" else statistics.fmean(known), "reward", source="reward_model")
+        return Feedback(
+            min(known) if self.combine == "min" else statistics.fmean(known), "reward", source="reward_model"
+        )
 
     def state(self) -> dict[str, Any]:
         """The normalisation."""

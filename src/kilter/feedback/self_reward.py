@@ -25,10 +25,18 @@ class SelfReward:
     def __init__(self, context: Context, question: str = QUESTION) -> None:
         if "{answer}" not in question:
             raise UserError(
-                "feedback.self_reward.question", question[:60], "does not contain {answer}", "write {prompt} and {answer} where they belong"
+                "feedback.self_reward.question",
+                question[:60],
+                "does not contain {answer}",
+                "write {prompt} and {answer} where they belong",
             )
         if context.policy is None:
-            raise UserError("feedback.self_reward", "(no policy)", "needs the policy in training", "use it in a train stage with prompts")
+            raise UserError(
+                "feedback.self_reward",
+                "(no policy)",
+                "needs the policy in training",
+                "use it in a train stage with prompts",
+            )
         self.scorer, self.encoder = context.policy
         self.question = question
 
@@ -41,7 +49,11 @@ class SelfReward:
             for c in g.completions:
                 text = FIELD.sub(lambda m: {"prompt": asked, "answer": c.text}[m[1]], self.question)
                 questions.append(
-                    Group(Prompt(messages=({"role": "user", "content": text},)), (Completion("Yes"), Completion("No")), (Feedback(None),) * 2)
+                    Group(
+                        Prompt(messages=({"role": "user", "content": text},)),
+                        (Completion("Yes"), Completion("No")),
+                        (Feedback(None),) * 2,
+                    )
                 )
         training = self.scorer.training
         self.scorer.eval()

@@ -19,7 +19,12 @@ class SoftOverlong:
 
     def __init__(self, limit: int, buffer: int) -> None:
         if not 0 < buffer <= limit:
-            raise UserError("feedback.length.buffer", buffer, f"must lie between 1 and the limit ({limit})", "use a fifth of the limit")
+            raise UserError(
+                "feedback.length.buffer",
+                buffer,
+                f"must lie between 1 and the limit ({limit})",
+                "use a fifth of the limit",
+            )
         self.limit, self.buffer = limit, buffer
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
@@ -43,7 +48,13 @@ class Repetition:
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion."""
-        return [[Feedback(-repeated_share(_units(c), self.n), "shaping", source="repetition") for c in g.completions] for g in groups]
+        return [
+            [
+                Feedback(-repeated_share(_units(c), self.n), "shaping", source="repetition")
+                for c in g.completions
+            ]
+            for g in groups
+        ]
 
 
 def repeated_share(units: Sequence[object], n: int) -> float:

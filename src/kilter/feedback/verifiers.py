@@ -104,14 +104,24 @@ class MathAnswer(_AgainstAnswer):
         """Whether the reference is mathematics. A word ("Paris") would be read as a product of letters, and no answer in prose would equal it."""
         from math_verify import parse
 
-        word = re.fullmatch(r"[^\W\d_]{2,}(?:\s+[^\W\d_]+)*", gold) is not None and gold.lower() not in ("pi", "infinity", "inf")
+        word = re.fullmatch(r"[^\W\d_]{2,}(?:\s+[^\W\d_]+)*", gold) is not None and gold.lower() not in (
+            "pi",
+            "infinity",
+            "inf",
+        )
         return bool(not word and parse(f"${gold}$", parsing_timeout=None))
 
     def equal(self, gold: str, text: str) -> bool:
         """After parsing both; its own time limits use signals, which work in the main thread alone."""
         from math_verify import parse, verify
 
-        return bool(verify(parse(f"${gold}$", parsing_timeout=None), parse(text[-LOOK_BACK:], parsing_timeout=None), timeout_seconds=None))
+        return bool(
+            verify(
+                parse(f"${gold}$", parsing_timeout=None),
+                parse(text[-LOOK_BACK:], parsing_timeout=None),
+                timeout_seconds=None,
+            )
+        )
 
 
 @feedback_sources.register("exact")
@@ -131,7 +141,12 @@ class Regex(_PerCompletion):
         try:
             self.pattern, self.full = re.compile(pattern, re.DOTALL), full
         except re.error as error:
-            raise UserError("feedback.regex.pattern", pattern, f"is no regular expression ({error})", "check brackets and escapes") from error
+            raise UserError(
+                "feedback.regex.pattern",
+                pattern,
+                f"is no regular expression ({error})",
+                "check brackets and escapes",
+            ) from error
 
     def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
         """Searches."""
@@ -147,7 +162,12 @@ class JsonSchema(_PerCompletion):
         try:
             jsonschema.Draft202012Validator.check_schema(dict(schema))
         except jsonschema.SchemaError as error:
-            raise UserError("feedback.json_schema.schema", schema, f"is no JSON schema ({error.message})", "see json-schema.org") from error
+            raise UserError(
+                "feedback.json_schema.schema",
+                schema,
+                f"is no JSON schema ({error.message})",
+                "see json-schema.org",
+            ) from error
         self.schema = dict(schema)
 
     def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
@@ -168,7 +188,10 @@ class FormatTags(_PerCompletion):
     def __init__(self, tags: Sequence[str] = ("think", "answer")) -> None:
         known = "|".join(map(re.escape, tags))
         self.pattern = re.compile(
-            r"\s*" + r"\s*".join(rf"<{re.escape(t)}>(?:(?!</?(?:{known})>).)*</{re.escape(t)}>" for t in tags) + r"\s*", re.DOTALL
+            r"\s*"
+            + r"\s*".join(rf"<{re.escape(t)}>(?:(?!</?(?:{known})>).)*</{re.escape(t)}>" for t in tags)
+            + r"\s*",
+            re.DOTALL,
         )
 
     def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
@@ -182,7 +205,10 @@ def _words(text: str) -> list[str]:
 
 CHECKS: dict[str, tuple[type, Callable[[str, Any], bool]]] = {
     "keywords": (list, lambda text, v: all(k.lower() in text.lower() for k in v)),
-    "forbidden_words": (list, lambda text, v: not any(re.search(rf"(?<!\w){re.escape(k)}(?!\w)", text, re.IGNORECASE) for k in v)),
+    "forbidden_words": (
+        list,
+        lambda text, v: not any(re.search(rf"(?<!\w){re.escape(k)}(?!\w)", text, re.IGNORECASE) for k in v),
+    ),
     "min_words": (int, lambda text, v: len(_words(text)) >= v),
     "max_words": (int, lambda text, v: len(_words(text)) <= v),
     "min_sentences": (int, lambda text, v: len(re.findall(r"[.!?](?:\s|$)", text)) >= v),
@@ -227,10 +253,16 @@ class Instructions(_PerCompletion):
     def _known(self, checks: Mapping[str, Any]) -> None:
         for name in checks:
             if name not in CHECKS:
-                raise UserError(f"feedback.instructions.{name}", checks[name], "unknown check", nearest(name, CHECKS))
+                raise UserError(
+                    f"feedback.instructions.{name}", checks[name], "unknown check", nearest(name, CHECKS)
+                )
             kind, value = CHECKS[name][0], checks[name]
-            if not isinstance(value, (list, tuple) if kind is list else kind) or (isinstance(value, bool) and kind is not bool):
-                raise UserError(f"feedback.instructions.{name}", value, "is of the wrong kind", f"give a {kind.__name__}")
+            if not isinstance(value, (list, tuple) if kind is list else kind) or (
+                isinstance(value, bool) and kind is not bool
+            ):
+                raise UserError(
+                    f"feedback.instructions.{name}", value, "is of the wrong kind", f"give a {kind.__name__}"
+                )
 
     def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
         """Runs every check."""

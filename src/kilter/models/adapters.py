@@ -21,12 +21,22 @@ class AdapterSpec(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid")
-    kind: Literal["lora", "rslora", "dora", "qlora"] = Field("lora", description="lora, rslora, dora, or qlora (4-bit base, needs a GPU)")
+    kind: Literal["lora", "rslora", "dora", "qlora"] = Field(
+        "lora", description="lora, rslora, dora, or qlora (4-bit base, needs a GPU)"
+    )
     r: int = Field(16, ge=1, description="rank")
-    alpha: float = Field(32, gt=0, description="scale numerator; the update is multiplied by alpha / r (rslora: alpha / sqrt(r))")
+    alpha: float = Field(
+        32,
+        gt=0,
+        description="scale numerator; the update is multiplied by alpha / r (rslora: alpha / sqrt(r))",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
-    target: str | list[str] = Field("all-linear", description="module names, or all-linear: every linear layer but the heads")
-    merge: bool = Field(False, description="save full weights with the adapter folded in, instead of the adapter alone")
+    target: str | list[str] = Field(
+        "all-linear", description="module names, or all-linear: every linear layer but the heads"
+    )
+    merge: bool = Field(
+        False, description="save full weights with the adapter folded in, instead of the adapter alone"
+    )
 
 
 def check_adapter(spec: AdapterSpec, where: str = "adapter") -> None:
@@ -34,12 +44,20 @@ def check_adapter(spec: AdapterSpec, where: str = "adapter") -> None:
     if spec.kind != "qlora":
         return
     if not torch.cuda.is_available():
-        raise UserError(f"{where}.kind", "qlora", "needs a CUDA GPU: its 4-bit kernels do not run on a CPU", "use lora, or run on a GPU")
+        raise UserError(
+            f"{where}.kind",
+            "qlora",
+            "needs a CUDA GPU: its 4-bit kernels do not run on a CPU",
+            "use lora, or run on a GPU",
+        )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(f"{where}.kind", "qlora", "needs bitsandbytes", "run: pip install 'kilter[qlora]'")
     if spec.merge:
         raise UserError(
-            f"{where}.merge", True, "would fold the adapter into rounded 4-bit weights", "leave merge out; `kilter merge` folds it into the full base"
+            f"{where}.merge",
+            True,
+            "would fold the adapter into rounded 4-bit weights",
+            "leave merge out; `kilter merge` folds it into the full base",
         )
 
 
@@ -49,7 +67,12 @@ def quantization(spec: AdapterSpec | None) -> Any:
         return None
     from transformers import BitsAndBytesConfig
 
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def attach(model: Any, spec: AdapterSpec, classifier: bool) -> Any:
@@ -70,8 +93,15 @@ def attach(model: Any, spec: AdapterSpec, classifier: bool) -> Any:
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
-        raise UserError("adapter.target", spec.target, "names no layer of the model", f"use all-linear, or some of {', '.join(linear)}") from error
+        linear = sorted(
+            {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+        )
+        raise UserError(
+            "adapter.target",
+            spec.target,
+            "names no layer of the model",
+            f"use all-linear, or some of {', '.join(linear)}",
+        ) from error
 
 
 def adapted_modules(model: Any) -> str:
@@ -84,7 +114,11 @@ def adapted_modules(model: Any) -> str:
     whole = sorted({n for n, m in named if isinstance(m, ModulesToSaveWrapper)})
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     text = ", ".join(f"{n} x{c}" for n, c in sorted(layers.items()))
-    return f"adapters on {text}" + (f"; {', '.join(whole)} trained in full" if whole else "") + f"; {trained:,} weights trained"
+    return (
+        f"adapters on {text}"
+        + (f"; {', '.join(whole)} trained in full" if whole else "")
+        + f"; {trained:,} weights trained"
+    )
 
 
 def is_adapter(folder: Path) -> bool:

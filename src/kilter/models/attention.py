@@ -57,7 +57,15 @@ class _SegmentAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segment, ...], scale: float, window: int | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        segments: tuple[Segment, ...],
+        scale: float,
+        window: int | None,
+    ) -> Tensor:
         out = torch.empty_like(q, dtype=v.dtype)
         for run in _runs(segments, q.shape[1]):
             p, _, _ = _probabilities(q, k, run, scale, window)
@@ -76,7 +84,9 @@ class _SegmentAttention(torch.autograd.Function):
             p, queries, keys = _probabilities(q, k, run, scale, window)
             g = _take(grad, run, k.shape[1])
             if run.padding is not None:  # padding repeats a row, and must not count it twice
-                g.view(k.shape[1], len(run.lengths), -1, run.width, g.shape[-1]).masked_fill_(run.padding[:, None, :, None], 0)
+                g.view(k.shape[1], len(run.lengths), -1, run.width, g.shape[-1]).masked_fill_(
+                    run.padding[:, None, :, None], 0
+                )
             dp = _against(g.to(p.dtype), _take(v, run, k.shape[1]).to(p.dtype), v, run)
             ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
             _put(dq, run, _times(ds, k, run, keys))
@@ -126,7 +136,9 @@ def _runs(segments: tuple[Segment, ...], heads: int) -> tuple[_Run, ...]:
         for size in seg.completions:
             wide = max(*together, size) if together else size
             rows = wide * (len(together) + 1)
-            if together and (2 * rows > 3 * (sum(together) + size) or heads * rows * (seg.prompt + wide) > RUN_ELEMENTS):
+            if together and (
+                2 * rows > 3 * (sum(together) + size) or heads * rows * (seg.prompt + wide) > RUN_ELEMENTS
+            ):
                 runs.append(_run(at, together, prompt))
                 at, together = at + sum(together), ()
             together += (size,)
@@ -148,7 +160,12 @@ def _take(x: Tensor, run: _Run, kv_heads: int) -> Tensor:
     """[L, H, d] to [G, n * H/G * T, d]: the heads that share keys and the completions of the run become one matrix."""
     rows = x[run.at : run.at + sum(run.lengths)]
     rows = rows if run.gather is None else rows.index_select(0, run.gather)
-    return rows.view(len(run.lengths), run.width, kv_heads, -1, x.shape[2]).permute(2, 0, 3, 1, 4).reshape(kv_heads, -1, x.shape[2]).contiguous()
+    return (
+        rows.view(len(run.lengths), run.width, kv_heads, -1, x.shape[2])
+        .permute(2, 0, 3, 1, 4)
+        .reshape(kv_heads, -1, x.shape[2])
+        .contiguous()
+    )
 
 
 def _put(x: Tensor, run: _Run, value: Tensor) -> None:
@@ -185,8 +202,14 @@ def _against(queries: Tensor, own: Tensor, x: Tensor, run: _Run) -> Tensor:
 def _times(weights: Tensor, x: Tensor, run: _Run, own: Tensor | None = None) -> Tensor:
     """weights x, [G, n * h * T, d] in the weights' type: the product with the prompt's rows and each completion's own."""
     own = _take(x, run, x.shape[1]) if own is None else own
-    result = torch.bmm(_own(weights[..., run.before :], run), _own(own.to(weights.dtype), run)).view(*weights.shape[:2], -1)
-    return torch.baddbmm(result, weights[..., : run.before], _prefix(x, run).to(weights.dtype)) if run.before else result
+    result = torch.bmm(_own(weights[..., run.before :], run), _own(own.to(weights.dtype), run)).view(
+        *weights.shape[:2], -1
+    )
+    return (
+        torch.baddbmm(result, weights[..., : run.before], _prefix(x, run).to(weights.dtype))
+        if run.before
+        else result
+    )
 
 
 def _add(target: Tensor, run: _Run, weights: Tensor, rows: Tensor) -> None:
@@ -197,20 +220,28 @@ def _add(target: Tensor, run: _Run, weights: Tensor, rows: Tensor) -> None:
     _put(target, run, own.view(target.shape[1], -1, rows.shape[2]))
 
 
-def _probabilities(q: Tensor, k: Tensor, run: _Run, scale: float, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def _probabilities(
+    q: Tensor, k: Tensor, run: _Run, scale: float, window: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """(P [G, n * h * T, P + T] in float32 or wider, queries, own keys) of one run."""
     queries, keys = _take(q, run, k.shape[1]), _take(k, run, k.shape[1])
     wide = torch.promote_types(q.dtype, torch.float32)
-    s = _against(queries.to(wide) * scale, keys.to(wide), k, run)  # a rounded score would be off by its size times 2^-9
+    s = _against(
+        queries.to(wide) * scale, keys.to(wide), k, run
+    )  # a rounded score would be off by its size times 2^-9
     grid = s.view(-1, run.width, run.before + run.width)
     if window is not None and window < run.before + run.width:
-        grid += _causal(run.before + run.width, window, wide)[run.before : run.before + run.width, : run.before + run.width]
+        grid += _causal(run.before + run.width, window, wide)[
+            run.before : run.before + run.width, : run.before + run.width
+        ]
     else:
         grid[..., run.before :] += _causal(run.width, None, wide)[: run.width, : run.width]
     return torch.softmax(s, -1), queries, keys
 
 
-def _segments_cpu(q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segment, ...], scale: float | None, window: int | None) -> Tensor:
+def _segments_cpu(
+    q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segment, ...], scale: float | None, window: int | None
+) -> Tensor:
     """q [1, H, L, d], k and v [1, G, L, d] -> [1, H, L, d]."""
     with torch.autocast("cpu", enabled=False):
         rows = [x[0].transpose(0, 1).contiguous() for x in (q, k.to(q.dtype), v)]
@@ -224,7 +255,9 @@ _flex: Callable[..., Any] | None = None
 _blocks: dict[tuple[tuple[Segment, ...], int | None, str], Any] = {}
 
 
-def _segments_gpu(q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segment, ...], scale: float | None, window: int | None) -> Tensor:
+def _segments_gpu(
+    q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segment, ...], scale: float | None, window: int | None
+) -> Tensor:
     """The same by flex attention; the block mask is built once per layout and reused by every layer."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -265,7 +298,9 @@ def shared_attention(
     segments: tuple[Segment, ...] | None = kwargs.pop("kilter_segments", None)
     cache: DecodeCache | None = kwargs.pop("kilter_cache", None)
     if segments is None and cache is None:
-        plain: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        plain: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, **kwargs
+        )
         return plain
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
         raise UnsupportedAttention("attention soft cap or sinks")
@@ -276,7 +311,9 @@ def shared_attention(
     if cache is not None:
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         if not cache.filling:
-            out = cache.decode(layer, query, key, value, query.shape[-1] ** -0.5 if scale is None else scale, window)
+            out = cache.decode(
+                layer, query, key, value, query.shape[-1] ** -0.5 if scale is None else scale, window
+            )
             return out.transpose(1, 2), None
         segments = cache.store_prompt(layer, key, value)
     assert segments is not None

@@ -38,7 +38,13 @@ class ActorCritic(nn.Module):
         """Where the parameters live."""
         return self.policy.device
 
-    def forward(self, batch: Batch, outputs: frozenset[str] = frozenset({"logps"}), temperature: float = 1.0, amp: bool = False) -> Outputs:
+    def forward(
+        self,
+        batch: Batch,
+        outputs: frozenset[str] = frozenset({"logps"}),
+        temperature: float = 1.0,
+        amp: bool = False,
+    ) -> Outputs:
         """Each output from the model that has it; only what is asked for runs."""
         own = outputs - {"values"}
         found: Outputs = self.policy(batch, own, temperature, amp) if own else Outputs()
@@ -47,4 +53,6 @@ class ActorCritic(nn.Module):
         values = self.critic(batch, frozenset({"values"}), amp=amp).values_BT
         if values is not None and (self.mean, self.deviation) != (0.0, 1.0):
             values = (values - self.mean) / self.deviation
-        return Outputs(logps_BT=found.logps_BT, entropy_BT=found.entropy_BT, scores_B=found.scores_B, values_BT=values)
+        return Outputs(
+            logps_BT=found.logps_BT, entropy_BT=found.entropy_BT, scores_B=found.scores_B, values_BT=values
+        )

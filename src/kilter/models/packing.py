@@ -45,7 +45,8 @@ class Layout:
     def to(self, device: torch.device) -> Layout:
         """The same layout with its tensors on `device`."""
         moved = {
-            name: getattr(self, name).to(device) for name in ("input_ids", "position_ids", "predict_S", "targets_S", "row_S", "column_S", "last_B")
+            name: getattr(self, name).to(device)
+            for name in ("input_ids", "position_ids", "predict_S", "targets_S", "row_S", "column_S", "last_B")
         }
         mask = None if self.attention_mask is None else self.attention_mask.to(device)
         return Layout(attention_mask=mask, segments=self.segments, shape_BT=self.shape_BT, **moved)
@@ -66,7 +67,9 @@ def pack(batch: Batch, shared: bool) -> Layout:
         rows_of[group].append(row)
     row_S, column_S = (batch.mask_BT > 0).nonzero(as_tuple=True)
     targets_S = batch.tokens_BT[row_S, column_S]
-    first_B = torch.zeros(batch.rows(), dtype=torch.long)  # flattened position of each row's first completion token
+    first_B = torch.zeros(
+        batch.rows(), dtype=torch.long
+    )  # flattened position of each row's first completion token
     before_B = torch.zeros(batch.rows(), dtype=torch.long)  # flattened position of the prompt's last token
     if shared:
         ids: list[Tensor] = []

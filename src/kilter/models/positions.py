@@ -16,7 +16,9 @@ def steady_positions(config: Any) -> int | None:
     limits = []
     for rope in _ropes(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)):
         if rope.get("rope_type", rope.get("type")) in CHANGING:
-            original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+            original = rope.get("original_max_position_embeddings") or getattr(
+                config, "original_max_position_embeddings", None
+            )
             limits.append(int(original or config.max_position_embeddings))
     return min(limits) if limits else None
 
@@ -35,6 +37,8 @@ def require_steady(config: Any, length: int, field: str) -> None:
     limit = steady_positions(config)
     if limit is not None and length > limit:
         raise UserError(
-            field, length, f"goes beyond the {limit} positions within which this model's rotary embedding is the same in every batch",
+            field,
+            length,
+            f"goes beyond the {limit} positions within which this model's rotary embedding is the same in every batch",
             f"keep prompt and answer within {limit} tokens",
-        )  # fmt: skip
+        )

@@ -33,11 +33,16 @@ class ReferenceCache:
             # Several ranks open and fill one file: IMMEDIATE takes the write lock first, and waits for it instead of failing.
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute("CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID"
+            )
             self._db.execute("COMMIT")
         except (OSError, sqlite3.Error) as error:
             raise UserError(
-                "KILTER_CACHE", str(path), f"the reference cache cannot be opened ({error})", "set KILTER_CACHE to a folder you may write to"
+                "KILTER_CACHE",
+                str(path),
+                f"the reference cache cannot be opened ({error})",
+                "set KILTER_CACHE to a folder you may write to",
             ) from error
         self._salt = f"{reference_hash}|{precision}|{temperature}".encode()
 
@@ -45,9 +50,13 @@ class ReferenceCache:
         """One key per row of the batch."""
         prompts = [p.numpy().astype(np.int32).tobytes() for p in batch.prompts_N]
         keys = []
-        for row, (group, length) in enumerate(zip(batch.group_B.tolist(), batch.length_B.tolist(), strict=True)):
+        for row, (group, length) in enumerate(
+            zip(batch.group_B.tolist(), batch.length_B.tolist(), strict=True)
+        ):
             own = batch.tokens_BT[row, :length].numpy().astype(np.int32).tobytes()
-            trained = batch.mask_BT[row, :length].bool().numpy().tobytes()  # where it is 0 no log-prob is stored
+            trained = (
+                batch.mask_BT[row, :length].bool().numpy().tobytes()
+            )  # where it is 0 no log-prob is stored
             keys.append(hashlib.sha256(b"|".join((self._salt, prompts[group], b"", own, trained))).digest())
         return keys
 
@@ -93,8 +102,21 @@ class LiveReference:
     `rows` is the learner's forward over a whole batch, micro-batch by micro-batch.
     """
 
-    def __init__(self, policy: Scorer, frozen: Scorer | None, amp: bool, temperature: float, rows: Callable[..., Tensor]) -> None:
-        self.policy, self.frozen, self.amp, self.temperature, self._rows = policy, frozen, amp, temperature, rows
+    def __init__(
+        self,
+        policy: Scorer,
+        frozen: Scorer | None,
+        amp: bool,
+        temperature: float,
+        rows: Callable[..., Tensor],
+    ) -> None:
+        self.policy, self.frozen, self.amp, self.temperature, self._rows = (
+            policy,
+            frozen,
+            amp,
+            temperature,
+            rows,
+        )
 
     def lookup(self, batch: Batch) -> Tensor:
         """ref_logps_BT of the batch."""
@@ -117,7 +139,9 @@ class LiveReference:
 
     def state(self) -> dict[str, Tensor] | None:
         """Weights of a reference that has moved."""
-        return None if self.frozen is None else {k: v.detach().cpu() for k, v in self.frozen.named_parameters()}
+        return (
+            None if self.frozen is None else {k: v.detach().cpu() for k, v in self.frozen.named_parameters()}
+        )
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state`."""

@@ -47,7 +47,9 @@ class _RMSNorm(torch.autograd.Function):
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     """1 / sqrt(mean(x^2) + eps), [..., 1], float32 or wider."""
-    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    norm: Tensor = torch.linalg.vector_norm(
+        x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
+    )
     return (norm.square() / x.shape[-1] + eps).rsqrt()
 
 
@@ -115,7 +117,9 @@ def slim(model: nn.Module) -> int:
     layers: Iterator[Any] = model.modules()
     for layer in layers:
         mixin: type | None = None
-        if type(layer).__name__.endswith("RMSNorm") and isinstance(getattr(layer, "weight", None), nn.Parameter):
+        if type(layer).__name__.endswith("RMSNorm") and isinstance(
+            getattr(layer, "weight", None), nn.Parameter
+        ):
             mixin = _SlimNorm
         elif all(hasattr(layer, n) for n in ("gate_proj", "up_proj", "down_proj", "act_fn")):
             mixin = _SlimGated
@@ -141,7 +145,10 @@ def _same(layer: Any, mixin: type) -> bool:
                 return False
             width, types = layer.gate_proj.in_features, [first.dtype]
         else:
-            width, types = layer.weight.shape[-1], [first.dtype, torch.bfloat16]  # under autocast a norm may read either
+            width, types = (
+                layer.weight.shape[-1],
+                [first.dtype, torch.bfloat16],
+            )  # under autocast a norm may read either
         sizes = torch.tensor([1.0, 30.0, 1000.0])[:, None, None]
         x = (torch.randn(3, 2, width, generator=torch.Generator().manual_seed(0)) * sizes).to(first.device)
         answers = [(layer(z), mixin.forward(layer, z)) for z in map(x.to, types)]  # type: ignore[attr-defined]
@@ -158,4 +165,8 @@ def _agree(own: Tensor, ours: Tensor) -> bool:
     if own.dtype != ours.dtype or own.shape != ours.shape:
         return False
     largest = float(own.abs().max())
-    return largest > 0 and float((own - ours).abs().max()) <= (1e-2 if own.dtype in (torch.bfloat16, torch.float16) else 1e-5) * largest
+    return (
+        largest > 0
+        and float((own - ours).abs().max())
+        <= (1e-2 if own.dtype in (torch.bfloat16, torch.float16) else 1e-5) * largest
+    )

@@ -20,9 +20,14 @@ from kilter.types import Batch, Loss, Objective, Outputs
 
 ANNOTATIONS = ("ref_logps_BT", "old_logps_BT", "old_values_BT", "sampling_logps_BT")
 FIELDS = {
-    "logps": "logps_BT", "scores": "scores_B", "values": "values_BT", "entropy": "entropy_BT", "collision": "collision_BT",
-    "divergence": "divergence_BT", "embeddings": "embeddings_BLD",
-}  # fmt: skip
+    "logps": "logps_BT",
+    "scores": "scores_B",
+    "values": "values_BT",
+    "entropy": "entropy_BT",
+    "collision": "collision_BT",
+    "divergence": "divergence_BT",
+    "embeddings": "embeddings_BLD",
+}
 """Names in Needs.outputs, and the fields of Outputs that they fill."""
 
 GROUPS = 5
@@ -68,19 +73,38 @@ def example(objective: Objective, seed: int = 0, groups: int = GROUPS) -> tuple[
         return torch.randn(*size, generator=g, dtype=kind)
 
     batch = Batch(
-        prompts_N=tuple(torch.ones(2, dtype=torch.long) for _ in range(groups)), tokens_BT=torch.zeros(rows, width, dtype=torch.long), mask_BT=mask,
-        length_B=length, group_B=torch.arange(groups).repeat_interleave(counts), score_B=score, margin_N=uniform(groups),
-        n_tokens_total=one, n_rows_total=one, n_groups_total=one, mismatched_kl=one * 0.7, ref_logps_BT=-uniform(rows, width) * mask,
-    ).counted()  # fmt: skip
+        prompts_N=tuple(torch.ones(2, dtype=torch.long) for _ in range(groups)),
+        tokens_BT=torch.zeros(rows, width, dtype=torch.long),
+        mask_BT=mask,
+        length_B=length,
+        group_B=torch.arange(groups).repeat_interleave(counts),
+        score_B=score,
+        margin_N=uniform(groups),
+        n_tokens_total=one,
+        n_rows_total=one,
+        n_groups_total=one,
+        mismatched_kl=one * 0.7,
+        ref_logps_BT=-uniform(rows, width) * mask,
+    ).counted()
     raw = {
-        "logps": -uniform(rows, width), "scores": normal(rows), "values": normal(rows, width), "entropy": uniform(rows, width),
-        "collision": -uniform(rows, width), "divergence": uniform(rows, width), "embeddings": uniform(rows, width, 3),
-    }  # fmt: skip
-    if shape == "rollouts":  # off-policy: old log-probs and values near the present ones, so that clips act on some tokens only
+        "logps": -uniform(rows, width),
+        "scores": normal(rows),
+        "values": normal(rows, width),
+        "entropy": uniform(rows, width),
+        "collision": -uniform(rows, width),
+        "divergence": uniform(rows, width),
+        "embeddings": uniform(rows, width, 3),
+    }
+    if (
+        shape == "rollouts"
+    ):  # off-policy: old log-probs and values near the present ones, so that clips act on some tokens only
         batch = batch.with_(
-            old_logps_BT=(raw["logps"] + 0.2 * normal(rows, width)) * mask, truncated_B=torch.zeros(rows), length_limit=7,
-            old_values_BT=(raw["values"] + 0.2 * normal(rows, width)) * mask, baseline_N=normal(groups),
-        )  # fmt: skip
+            old_logps_BT=(raw["logps"] + 0.2 * normal(rows, width)) * mask,
+            truncated_B=torch.zeros(rows),
+            length_limit=7,
+            old_values_BT=(raw["values"] + 0.2 * normal(rows, width)) * mask,
+            baseline_N=normal(groups),
+        )
     return objective.prepare(batch), raw
 
 
@@ -88,14 +112,22 @@ def outputs(objective: Objective, raw: Mapping[str, Tensor]) -> Outputs:
     """Exactly the outputs that the method asked for. With embeddings, log-probs are a smooth function of the row's own."""
     named = dict(raw)
     if "embeddings" in objective.needs.outputs:
-        e = raw["embeddings"] if raw["embeddings"].requires_grad else raw["embeddings"].clone().requires_grad_()
+        e = (
+            raw["embeddings"]
+            if raw["embeddings"].requires_grad
+            else raw["embeddings"].clone().requires_grad_()
+        )
         named |= {"embeddings": e, "logps": raw["logps"] - (e.square().sum(-1) + e.sin().prod(-1))}
-    return Outputs(**{field: named[name] for name, field in FIELDS.items() if name in objective.needs.outputs})
+    return Outputs(
+        **{field: named[name] for name, field in FIELDS.items() if name in objective.needs.outputs}
+    )
 
 
 def leaf_name(objective: Objective) -> str:
     """The output whose gradient carries the method's signal."""
-    return next(n for n in ("embeddings", "divergence", "logps", "scores", "values") if n in objective.needs.outputs)
+    return next(
+        n for n in ("embeddings", "divergence", "logps", "scores", "values") if n in objective.needs.outputs
+    )
 
 
 def cut(raw: Mapping[str, Tensor], batch: Batch, part: list[int]) -> dict[str, Tensor]:
@@ -118,14 +150,23 @@ def _same(a: Tensor, b: Tensor, tolerance: float) -> bool:
 
 def documented(objective: Objective) -> None:
     """A frozen dataclass whose docstring holds a formula and a source, and whose fields are all explained."""
-    _require(dataclasses.is_dataclass(objective), "is not a dataclass: write @dataclass(frozen=True) above the class")
+    _require(
+        dataclasses.is_dataclass(objective),
+        "is not a dataclass: write @dataclass(frozen=True) above the class",
+    )
     frozen = getattr(type(objective), "__dataclass_params__", None)
-    _require(frozen is not None and frozen.frozen, "can be changed after it was made: write @dataclass(frozen=True)")
+    _require(
+        frozen is not None and frozen.frozen,
+        "can be changed after it was made: write @dataclass(frozen=True)",
+    )
     text = type(objective).__doc__ or ""
     _require("L = " in text, "its docstring holds no formula: write a line with 'L = ...'")
     _require("Paper" in text, "its docstring names no source: write 'Paper: authors, year, title'")
     for k in knobs(objective):
-        _require(bool(k.meaning) or k.name in text, f"field {k.name!r} is not explained: use knob(default, meaning, interval)")
+        _require(
+            bool(k.meaning) or k.name in text,
+            f"field {k.name!r} is not explained: use knob(default, meaning, interval)",
+        )
 
 
 def ranges_hold(objective: Objective) -> None:
@@ -136,7 +177,9 @@ def ranges_hold(objective: Objective) -> None:
                 dataclasses.replace(objective, **{k.name: bad})  # type: ignore[type-var]
             except UserError:
                 continue
-            raise ContractError(f"{k.name} = {bad!r} lies outside {k.interval or k.choices} and is accepted: call check(self) in __post_init__")
+            raise ContractError(
+                f"{k.name} = {bad!r} lies outside {k.interval or k.choices} and is accepted: call check(self) in __post_init__"
+            )
 
 
 def _outside(k: Knob) -> list[Any]:
@@ -173,7 +216,9 @@ def microbatches_add_up(objective: Objective) -> None:
             f"micro-batches of {size} groups sum to {float(total):.6g}, the whole is {float(wanted):.6g}: divide by batch.n_*_total only, or declare unit 'batch'",
         )
         for name, metric in whole.metrics.items():
-            value = sum(float(x.metrics[name].total) for x in losses) / max(sum(float(x.metrics[name].weight) for x in losses), 1e-12)
+            value = sum(float(x.metrics[name].total) for x in losses) / max(
+                sum(float(x.metrics[name].weight) for x in losses), 1e-12
+            )
             _require(
                 abs(value - float(metric.total / metric.weight.clamp_min(1e-12))) < 1e-5,
                 f"metric {name!r} depends on the micro-batches: report (sum, weight)",
@@ -185,7 +230,9 @@ def order_does_not_matter(objective: Objective) -> None:
     batch, raw = example(objective)
     order = [3, 0, 4, 1, 2]
     moved = _loss(objective, cut(raw, batch, order), batch.select_groups(order)).value
-    _require(_same(moved, _loss(objective, raw, batch).value, 1e-10), "the loss depends on the order of the groups")
+    _require(
+        _same(moved, _loss(objective, raw, batch).value, 1e-10), "the loss depends on the order of the groups"
+    )
 
 
 def padding_does_not_matter(objective: Objective) -> None:
@@ -202,13 +249,19 @@ def padding_does_not_matter(objective: Objective) -> None:
         if value is not None:
             changed[name] = value.masked_fill(off, 9.0)
     value = _loss(objective, dirty, batch.with_(**changed)).value
-    _require(_same(value, clean, 1e-9), "the loss reads padding: use masked(values, batch.mask_BT) before any sum")
+    _require(
+        _same(value, clean, 1e-9), "the loss reads padding: use masked(values, batch.mask_BT) before any sum"
+    )
 
 
 def padding_gets_no_gradient(objective: Objective) -> None:
     """Tokens behind the end do not train; tokens before it do."""
     batch, raw = example(objective)
-    leaves = {n: raw[n].clone().requires_grad_() for n in ("logps", "values", "scores", "divergence", "embeddings") if n in objective.needs.outputs}
+    leaves = {
+        n: raw[n].clone().requires_grad_()
+        for n in ("logps", "values", "scores", "divergence", "embeddings")
+        if n in objective.needs.outputs
+    }
     loss = _loss(objective, raw | leaves, batch)
     loss.value.backward()  # type: ignore[no-untyped-call]
     moved = False
@@ -217,7 +270,9 @@ def padding_gets_no_gradient(objective: Objective) -> None:
             continue
         moved = moved or bool(leaf.grad.abs().max() > 0)
         if leaf.ndim >= 2:
-            _require(bool((leaf.grad[batch.mask_BT == 0] == 0).all()), f"padding gets a gradient through {name}")
+            _require(
+                bool((leaf.grad[batch.mask_BT == 0] == 0).all()), f"padding gets a gradient through {name}"
+            )
     _require(moved, "no output gets a gradient")
 
 
@@ -231,7 +286,9 @@ def needs_are_honoured(objective: Objective) -> None:
     try:
         value = _loss(objective, raw, batch.with_(**changes)).value
     except Exception as error:
-        raise ContractError(f"fails with what it asked for ({type(error).__name__}: {error}): name what it reads in needs") from error
+        raise ContractError(
+            f"fails with what it asked for ({type(error).__name__}: {error}): name what it reads in needs"
+        ) from error
     _require(bool(torch.isfinite(value)), "the loss is not finite on ordinary inputs")
     _require(value.ndim == 0, f"the loss has shape {tuple(value.shape)}, not a single number")
 
@@ -247,15 +304,22 @@ def gradient_is_the_slope(objective: Objective) -> None:
     if getattr(type(objective), "detaches", False):
         trained = leaf.grad[batch.mask_BT > 0] if leaf.ndim >= 2 else leaf.grad
         _require(bool(trained.isfinite().all()), f"the gradient of {name} is not finite")
-        _require(bool((trained != 0).any()), f"the gradient of {name} is zero everywhere: the stop-gradient covers the whole loss")
+        _require(
+            bool((trained != 0).any()),
+            f"the gradient of {name} is zero everywhere: the stop-gradient covers the whole loss",
+        )
         return
-    index = tuple(int(i) for i in (batch.mask_BT > 0).nonzero()[3])[: leaf.ndim] + (0,) * max(0, leaf.ndim - 2)
+    index = tuple(int(i) for i in (batch.mask_BT > 0).nonzero()[3])[: leaf.ndim] + (0,) * max(
+        0, leaf.ndim - 2
+    )
     step = 1e-6
     values = []
     for sign in (step, -step):
         moved = raw[name].clone()
         moved[index] += sign
-        values.append(_loss(objective, raw | {name: moved.requires_grad_(name == "embeddings")}, batch).value.detach())
+        values.append(
+            _loss(objective, raw | {name: moved.requires_grad_(name == "embeddings")}, batch).value.detach()
+        )
     slope = (values[0] - values[1]) / (2 * step)
     _require(
         torch.allclose(leaf.grad[index], slope, atol=1e-7, rtol=1e-5),
@@ -266,10 +330,17 @@ def gradient_is_the_slope(objective: Objective) -> None:
 CHECKS: dict[str, Callable[[Objective], None]] = {
     f.__name__: f
     for f in (
-        documented, ranges_hold, same_from_its_fields, needs_are_honoured, microbatches_add_up, order_does_not_matter, padding_does_not_matter,
-        padding_gets_no_gradient, gradient_is_the_slope,
+        documented,
+        ranges_hold,
+        same_from_its_fields,
+        needs_are_honoured,
+        microbatches_add_up,
+        order_does_not_matter,
+        padding_does_not_matter,
+        padding_gets_no_gradient,
+        gradient_is_the_slope,
     )
-}  # fmt: skip
+}
 
 
 def run_contract(config: str | Mapping[str, Any]) -> list[tuple[str, str]]:

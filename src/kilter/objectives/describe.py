@@ -24,8 +24,13 @@ DATA = {
     "prompts": "prompts",
 }
 FAMILIES = {
-    "imitation": "imitation", "pairs": "preference pairs", "unpaired": "thumbs", "lists": "ranked lists", "rewards": "reward models", "rl": "reinforcement learning",
-}  # fmt: skip
+    "imitation": "imitation",
+    "pairs": "preference pairs",
+    "unpaired": "thumbs",
+    "lists": "ranked lists",
+    "rewards": "reward models",
+    "rl": "reinforcement learning",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +75,27 @@ def describe(name: str) -> Description:
     notation, paper = _cut(whole, "Papers:") if "Papers:" in whole else _cut(whole, "Paper:")
     if re.search(r"Papers?:", summary):
         summary, notation = re.split(r"Papers?:", summary)[0].strip(), rest
-    family = FAMILIES.get(factory.__module__.split(".")[2], "your own") if factory.__module__.startswith("kilter.objectives.") else "your own"
+    family = (
+        FAMILIES.get(factory.__module__.split(".")[2], "your own")
+        if factory.__module__.startswith("kilter.objectives.")
+        else "your own"
+    )
     return Description(
-        name, family, summary, formula, notation.strip(), paper, use, watch, fails, DATA[objective.needs.shape], models_held(objective.needs),
-        objective.needs.unit, objective.needs.learning_rate, tuple(knobs(factory)),
-    )  # fmt: skip
+        name,
+        family,
+        summary,
+        formula,
+        notation.strip(),
+        paper,
+        use,
+        watch,
+        fails,
+        DATA[objective.needs.shape],
+        models_held(objective.needs),
+        objective.needs.unit,
+        objective.needs.learning_rate,
+        tuple(knobs(factory)),
+    )
 
 
 def _cut(text: str, mark: str) -> tuple[str, str]:
@@ -100,20 +121,64 @@ def models_held(needs: Needs) -> tuple[str, ...]:
 
 def page(d: Description, results: Sequence[str] = ()) -> str:
     """The method's page in Markdown, in the fixed order. `results`: what the project's own comparisons found."""
-    rows = [f"| `{k.name}` | {_shown(k.default)} | {_range(k)} | {(k.meaning or 'see the text').replace('|', chr(92) + '|')} |" for k in d.knobs]
-    table = "\n".join(["| knob | default | range | meaning |", "|---|---|---|---|", *rows]) if rows else "None."
+    rows = [
+        f"| `{k.name}` | {_shown(k.default)} | {_range(k)} | {(k.meaning or 'see the text').replace('|', chr(92) + '|')} |"
+        for k in d.knobs
+    ]
+    table = (
+        "\n".join(["| knob | default | range | meaning |", "|---|---|---|---|", *rows]) if rows else "None."
+    )
     recipe = f"    kilter train --method {d.name} --model builtin:smollm2-135m --data your-file.jsonl"
     if d.family == "reinforcement learning":
         recipe += " --feedback my_rewards.py:reward"
     if "a teacher (frozen)" in d.models:
         recipe += " --teacher a-model"
-    return "\n".join([
-        f"# {d.name}", "", d.summary, "", "## When to use it", "", f"{d.use[:1].upper()}{d.use[1:]}", "", "## Data", "", f"{d.data[0].upper()}{d.data[1:]}.", "", recipe, "",
-        "## Formula", "", *[f"    {line}" for line in d.formula.splitlines()], "", d.notation, "", "## Knobs", "", table, "",
-        f"Default learning rate {d.learning_rate:g} (full training; adapters take about ten times as much). In memory: {', '.join(d.models)}.",
-        "", "## Metrics to watch", "", d.watch, "", "## Failure modes", "", f"{d.fails[:1].upper()}{d.fails[1:]}", "",
-        "## Result of our comparison", "", "\n\n".join(results) or "Not part of a comparison so far.", "", "## Paper", "", d.paper, "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"# {d.name}",
+            "",
+            d.summary,
+            "",
+            "## When to use it",
+            "",
+            f"{d.use[:1].upper()}{d.use[1:]}",
+            "",
+            "## Data",
+            "",
+            f"{d.data[0].upper()}{d.data[1:]}.",
+            "",
+            recipe,
+            "",
+            "## Formula",
+            "",
+            *[f"    {line}" for line in d.formula.splitlines()],
+            "",
+            d.notation,
+            "",
+            "## Knobs",
+            "",
+            table,
+            "",
+            f"Default learning rate {d.learning_rate:g} (full training; adapters take about ten times as much). In memory: {', '.join(d.models)}.",
+            "",
+            "## Metrics to watch",
+            "",
+            d.watch,
+            "",
+            "## Failure modes",
+            "",
+            f"{d.fails[:1].upper()}{d.fails[1:]}",
+            "",
+            "## Result of our comparison",
+            "",
+            "\n\n".join(results) or "Not part of a comparison so far.",
+            "",
+            "## Paper",
+            "",
+            d.paper,
+            "",
+        ]
+    )
 
 
 def _shown(value: Any) -> str:

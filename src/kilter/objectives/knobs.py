@@ -22,7 +22,9 @@ _INTERVAL = re.compile(r"^([\[(])(-?[\d.]+|-inf), ?(-?[\d.]+|inf)([\])])$")
 def knob(default: Any, meaning: str, interval: str = "", usual: str = "") -> Any:
     """A dataclass field. interval: such as "(0, inf)" or "[0, 0.5)"; usual: the values that people use, in words."""
     assert not interval or _INTERVAL.match(interval), interval
-    return dataclasses.field(default=default, metadata={"meaning": meaning, "interval": interval, "usual": usual})
+    return dataclasses.field(
+        default=default, metadata={"meaning": meaning, "interval": interval, "usual": usual}
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,7 +51,17 @@ def knobs(method: Any) -> list[Knob]:
         choices = typing.get_args(hints[f.name]) if literal else ()
         default = None if f.default is dataclasses.MISSING else f.default
         told = _told(cls, f.name)
-        out.append(Knob(f.name, default, kind, told.get("meaning", ""), told.get("interval", ""), told.get("usual", ""), choices))
+        out.append(
+            Knob(
+                f.name,
+                default,
+                kind,
+                told.get("meaning", ""),
+                told.get("interval", ""),
+                told.get("usual", ""),
+                choices,
+            )
+        )
     return out
 
 
@@ -85,7 +97,12 @@ def check(method: Any) -> None:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise UserError(where, value, "is not a number", f"give a number; {usual}")
             if not inside(value, k.interval):
-                raise UserError(where, value, f"must lie in {k.interval}", f"usual: {k.usual}; the default is {k.default}" if k.usual else usual)
+                raise UserError(
+                    where,
+                    value,
+                    f"must lie in {k.interval}",
+                    f"usual: {k.usual}; the default is {k.default}" if k.usual else usual,
+                )
 
 
 def name_of(method: Any) -> str:

@@ -33,19 +33,31 @@ class Mixture:
         shapes = {o.needs.shape for _, _, o in self.parts} - {"demonstrations"}
         if len(shapes) > 1 or "rollouts" in shapes:
             names = ", ".join(f"{n} ({o.needs.shape})" for _, n, o in self.parts)
-            raise UserError("method.mix", names, "wants different data", "mix methods of one shape (kilter methods lists it), or add sft to one")
+            raise UserError(
+                "method.mix",
+                names,
+                "wants different data",
+                "mix methods of one shape (kilter methods lists it), or add sft to one",
+            )
         if len({o.needs.models for _, _, o in self.parts}) > 1:
             raise UserError(
-                "method.mix", [n for _, n, _ in self.parts], "trains different models", "mix policies with policies, reward models with reward models"
+                "method.mix",
+                [n for _, n, _ in self.parts],
+                "trains different models",
+                "mix policies with policies, reward models with reward models",
             )
 
         if len({o.needs.joint for _, _, o in self.parts}) > 1:
             raise UserError(
-                "method.mix", [n for _, n, _ in self.parts], "reads pairs in two ways: one part scores answers, the other both in one row",
+                "method.mix",
+                [n for _, n, _ in self.parts],
+                "reads pairs in two ways: one part scores answers, the other both in one row",
                 "train them apart",
-            )  # fmt: skip
+            )
         needs = self.needs
-        if "embeddings" in needs.outputs and (needs.unit == "batch" or needs.outputs - {"logps", "embeddings"}):
+        if "embeddings" in needs.outputs and (
+            needs.unit == "batch" or needs.outputs - {"logps", "embeddings"}
+        ):
             raise UserError(
                 "method.mix",
                 [n for _, n, _ in self.parts],
@@ -53,7 +65,12 @@ class Mixture:
                 "mix wdpo with dpo-like methods or sft alone",
             )
         if len({o.needs.teacher for _, _, o in self.parts} - {None}) > 1:
-            raise UserError("method.mix", [n for _, n, _ in self.parts], "compares with the teacher in two ways", "give both parts the same beta")
+            raise UserError(
+                "method.mix",
+                [n for _, n, _ in self.parts],
+                "compares with the teacher in two ways",
+                "give both parts the same beta",
+            )
 
     @property
     def needs(self) -> Needs:
@@ -62,14 +79,16 @@ class Mixture:
         lead = next((n for n in all_ if n.shape != "demonstrations"), all_[0])
         return replace(
             lead,
-            unit=_UNITS[max(_UNITS.index(n.unit) for n in all_)] if lead.shape == "demonstrations" else max((n.unit for n in all_ if n.shape != "demonstrations"), key=_UNITS.index),
+            unit=_UNITS[max(_UNITS.index(n.unit) for n in all_)]
+            if lead.shape == "demonstrations"
+            else max((n.unit for n in all_ if n.shape != "demonstrations"), key=_UNITS.index),
             annotations=frozenset().union(*(n.annotations for n in all_)),
             outputs=frozenset().union(*(n.outputs for n in all_)),
             joint=any(n.joint for n in all_),
             mismatched=any(n.mismatched for n in all_),
             teacher=next((n.teacher for n in all_ if n.teacher is not None), None),
             label=lead.label if all(n.label == lead.label for n in all_) else None,
-        )  # fmt: skip
+        )
 
     def _view(self, objective: Objective, batch: Batch) -> tuple[Batch, torch.Tensor | None]:
         own, all_ = objective.needs, self.needs
@@ -80,10 +99,14 @@ class Mixture:
         first_B = batch.first_B()
         if own.shape == "demonstrations":
             return batch.rows_where(
-                first_B, n_tokens_total=batch.n_first_tokens_total.clamp_min(1), n_rows_total=batch.n_first_rows_total.clamp_min(1)
+                first_B,
+                n_tokens_total=batch.n_first_tokens_total.clamp_min(1),
+                n_rows_total=batch.n_first_rows_total.clamp_min(1),
             ), first_B
         bad_B = ~first_B  # single answers: what is not good is bad
-        return batch.rows_where(bad_B, n_rows_total=(batch.n_rows_total - batch.n_first_rows_total).clamp_min(1)), bad_B
+        return batch.rows_where(
+            bad_B, n_rows_total=(batch.n_rows_total - batch.n_first_rows_total).clamp_min(1)
+        ), bad_B
 
     def fit(self, groups: Sequence[Group]) -> tuple[Mixture, str]:
         """Parts that take settings from the data do; their notes in one line."""

@@ -37,7 +37,11 @@ def log_ratios(logps_BT: Tensor, ref_logps_BT: Tensor | None, mask_BT: Tensor) -
 def smoothed(z_N: Tensor, flipped: float | Tensor) -> Tensor:
     """-(1 - e) log sigmoid(z) - e log sigmoid(-z): the logistic loss when a share e of the labels is flipped (one for all, or one per pair)."""
     loss_N = -logsigmoid(z_N)
-    return loss_N if isinstance(flipped, float) and flipped == 0 else (1 - flipped) * loss_N - flipped * logsigmoid(-z_N)
+    return (
+        loss_N
+        if isinstance(flipped, float) and flipped == 0
+        else (1 - flipped) * loss_N - flipped * logsigmoid(-z_N)
+    )
 
 
 def growth(x: Tensor) -> Tensor:
@@ -50,7 +54,9 @@ def log1mexp(x: Tensor) -> Tensor:
     x = x.clamp_max(-torch.finfo(x.dtype).eps)
     near = x > -math.log(2)
     # Each branch is fed values on which its own gradient is finite, so that the other one's NaN never reaches the input.
-    return torch.where(near, (-torch.expm1(torch.where(near, x, -1.0))).log(), torch.log1p(-torch.where(near, -1.0, x).exp()))
+    return torch.where(
+        near, (-torch.expm1(torch.where(near, x, -1.0))).log(), torch.log1p(-torch.where(near, -1.0, x).exp())
+    )
 
 
 def pairs(values_B: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -67,7 +73,10 @@ def chosen_nll(logps_BT: Tensor, batch: Batch) -> Tensor:
     """
     assert batch.n_first_tokens_total is not None
     first_B1 = batch.first_B()[:, None]
-    return -masked(torch.where(first_B1, logps_BT, 0.0), batch.mask_BT).mul(batch.mask_BT).sum() / batch.n_first_tokens_total
+    return (
+        -masked(torch.where(first_B1, logps_BT, 0.0), batch.mask_BT).mul(batch.mask_BT).sum()
+        / batch.n_first_tokens_total
+    )
 
 
 def mean(values: Tensor, weight: Tensor | None = None) -> Mean:
@@ -81,9 +90,11 @@ def mean(values: Tensor, weight: Tensor | None = None) -> Mean:
 def preference_metrics(chosen_N: Tensor, rejected_N: Tensor) -> dict[str, Mean]:
     """Rewards of both sides, their gap, and how often the chosen side is ahead; TRL's names."""
     return {
-        "rewards/chosen": mean(chosen_N), "rewards/rejected": mean(rejected_N), "rewards/margins": mean(chosen_N - rejected_N),
+        "rewards/chosen": mean(chosen_N),
+        "rewards/rejected": mean(rejected_N),
+        "rewards/margins": mean(chosen_N - rejected_N),
         "rewards/accuracies": mean((chosen_N > rejected_N).float()),
-    }  # fmt: skip
+    }
 
 
 def uniform_group_weights(batch: Batch) -> Tensor:

@@ -14,7 +14,9 @@ RESULTS = Path(__file__).with_name("results.json")
 
 def results() -> dict[str, list[str]]:
     """Method to sentences, one per study, for the methods that were compared."""
-    found: dict[str, dict[str, str]] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    found: dict[str, dict[str, str]] = (
+        json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    )
     return {method: list(studies.values()) for method, studies in found.items()}
 
 

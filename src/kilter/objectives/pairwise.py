@@ -70,7 +70,13 @@ class Pairwise(Grouped):
     def needs(self) -> Needs:
         """Policy (and reference) log-probs; the two rows of a pair together."""
         annotations = frozenset({"ref_logps"} if self.uses_reference else ())
-        return Needs(shape="pairs", unit=self.unit, annotations=annotations, outputs=self.computes, learning_rate=self.rate)
+        return Needs(
+            shape="pairs",
+            unit=self.unit,
+            annotations=annotations,
+            outputs=self.computes,
+            learning_rate=self.rate,
+        )
 
     def reduce(self, logps_BT: Tensor, batch: Batch) -> Tensor:
         """Token log-probs to one number per row, [B]: their sum."""
@@ -91,5 +97,8 @@ class Pairwise(Grouped):
         """Weighted sum of pair losses."""
         w, l = self.sides(out, batch)  # noqa: E741
         chosen_N, rejected_N = self.reward(w), self.reward(l)
-        metrics = preference_metrics(chosen_N, rejected_N) | {"logps/chosen": mean(w.logps_N), "logps/rejected": mean(l.logps_N)}
+        metrics = preference_metrics(chosen_N, rejected_N) | {
+            "logps/chosen": mean(w.logps_N),
+            "logps/rejected": mean(l.logps_N),
+        }
         return self.summed(self.pair_loss(w, l), out, batch, metrics)

@@ -39,15 +39,21 @@ def build_objective(config: str | Mapping[str, Any]) -> Objective:
     An unknown field is an error naming the nearest. In a mixture a part may also be `{"weight": 0.1, "name": ..., ...}`.
     """
     if not isinstance(config, str | Mapping):
-        raise UserError("method", config, "is no method", "write method: dpo, or method: {name: dpo, beta: 0.1}")
+        raise UserError(
+            "method", config, "is no method", "write method: dpo, or method: {name: dpo, beta: 0.1}"
+        )
     options = {"name": config} if isinstance(config, str) else dict(config)
     if "mix" in options:
         return _mixture(options)
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise UserError("method", config, "has no name", "write method: dpo, or method: {name: dpo, beta: 0.1}")
+        raise UserError(
+            "method", config, "has no name", "write method: dpo, or method: {name: dpo, beta: 0.1}"
+        )
     factory = objectives.get(name)
-    known: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(factory)} if dataclasses.is_dataclass(factory) else {}
+    known: dict[str, dataclasses.Field[Any]] = (
+        {f.name: f for f in dataclasses.fields(factory)} if dataclasses.is_dataclass(factory) else {}
+    )
     for key, value in options.items():
         if key not in known:
             raise UserError(f"{name}.{key}", value, "is not a field of this method", nearest(key, known))
@@ -55,18 +61,26 @@ def build_objective(config: str | Mapping[str, Any]) -> Objective:
         if value is None and "None" in str(known[key].type):
             continue
         if isinstance(default, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise UserError(f"{name}.{key}", value, "is not a number", f"give a number, the default is {default}")
+            raise UserError(
+                f"{name}.{key}", value, "is not a number", f"give a number, the default is {default}"
+            )
     try:
         built = factory(**options)
     except UserError:
         raise
     except Exception as error:  # a class or function of the user's that is something else
         raise UserError(
-            "method", name, f"cannot be built ({type(error).__name__}: {error})", "name a frozen dataclass; see docs/new-method.md"
+            "method",
+            name,
+            f"cannot be built ({type(error).__name__}: {error})",
+            "name a frozen dataclass; see docs/new-method.md",
         ) from error
     if not all(hasattr(built, part) for part in ("needs", "prepare", "loss")):
         raise UserError(
-            "method", name, "is no method: it lacks needs, prepare or loss", "name a frozen dataclass with all three; see docs/new-method.md"
+            "method",
+            name,
+            "is no method: it lacks needs, prepare or loss",
+            "name a frozen dataclass with all three; see docs/new-method.md",
         )
     return built
 
@@ -76,15 +90,28 @@ def _mixture(options: dict[str, Any]) -> Objective:
     options.pop("name", None)
     if options:
         raise UserError(
-            "method", sorted(options), "stands beside mix", "put a method's fields into the mixture: {mix: {dpo: {weight: 1, beta: 0.05}}}"
+            "method",
+            sorted(options),
+            "stands beside mix",
+            "put a method's fields into the mixture: {mix: {dpo: {weight: 1, beta: 0.05}}}",
         )
     if not isinstance(parts, Mapping) or not parts:
-        raise UserError("method.mix", parts, "is not a mapping of methods to weights", "write method: {mix: {dpo: 1, sft: 0.1}}")
+        raise UserError(
+            "method.mix",
+            parts,
+            "is not a mapping of methods to weights",
+            "write method: {mix: {dpo: 1, sft: 0.1}}",
+        )
     built = []
     for key, value in parts.items():
         config = dict(value) if isinstance(value, Mapping) else {"weight": value}
         weight = config.pop("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
-            raise UserError(f"method.mix.{key}", weight, "is no finite weight above 0", "give a number above 0, or leave the method out")
+            raise UserError(
+                f"method.mix.{key}",
+                weight,
+                "is no finite weight above 0",
+                "give a number above 0, or leave the method out",
+            )
         built.append((float(weight), str(key), build_objective({"name": key} | config)))
     return Mixture(tuple(built))

@@ -12,7 +12,12 @@ from kilter.errors import Exit
 from kilter.pipeline.runner import Run
 
 
-def run(recipe: str | Path, overrides: Sequence[str] = (), runs: str | Path = "runs", console: Console | None = None) -> Exit:
+def run(
+    recipe: str | Path,
+    overrides: Sequence[str] = (),
+    runs: str | Path = "runs",
+    console: Console | None = None,
+) -> Exit:
     """kilter.run("recipes/quickstart.yaml"): all stages into runs/<name>/. Returns the exit code, the gate's included."""
     loaded = recipes.load(recipe, overrides)
     return Run(loaded, Path(runs) / loaded.name, console or Console()).execute()

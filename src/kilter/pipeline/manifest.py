@@ -13,7 +13,17 @@ from typing import Any, Literal
 
 import kilter
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scipy", "statsmodels", "scikit-learn")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "numpy",
+    "scipy",
+    "statsmodels",
+    "scikit-learn",
+)
 
 
 @dataclass

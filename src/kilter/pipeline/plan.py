@@ -60,7 +60,11 @@ def sizes(folder: Path) -> Sizes:
         model = AutoModelForCausalLM.from_config(config)
     count = sum(p.numel() for p in model.parameters())
     return Sizes(
-        count, config.num_hidden_layers, config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size, config.vocab_size
+        count,
+        config.num_hidden_layers,
+        config.hidden_size,
+        getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        config.vocab_size,
     )
 
 
@@ -68,7 +72,10 @@ def flops_per_second(dtype: str) -> float:
     """A quarter second of matrix products of the size that a small model's layers have."""
     kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    a, b = torch.randn(1024, 1024, device=device, dtype=kind), torch.randn(1024, 1024, device=device, dtype=kind)
+    a, b = (
+        torch.randn(1024, 1024, device=device, dtype=kind),
+        torch.randn(1024, 1024, device=device, dtype=kind),
+    )
     a @ b
     best, end = float("inf"), time.perf_counter() + 0.25
     while time.perf_counter() < end:  # the fastest one: other work on the machine only ever slows it down
@@ -85,7 +92,9 @@ def train_memory(spec: TrainSpec, s: Sizes) -> float:
 
     Autocast keeps norms' inputs and rotated queries and keys in float32, and a bfloat16 copy of the weights.
     """
-    trained = s.parameters if spec.adapter is None else min(s.parameters, 14 * s.layers * spec.adapter.r * s.hidden)
+    trained = (
+        s.parameters if spec.adapter is None else min(s.parameters, 14 * s.layers * spec.adapter.r * s.hidden)
+    )
     state = 4 * s.parameters + 12 * trained
     adapted = spec.adapter is not None
     width, wide = (2, 12) if spec.dtype == "bfloat16" else (4, 8)
@@ -110,7 +119,9 @@ def plan(recipe: Recipe) -> list[StagePlan]:
                     recipe,
                     name,
                     stage.train,
-                    Encoder(tokenizer, stop_ids(base, tokenizer), stage.train.max_length, stage.train.template),
+                    Encoder(
+                        tokenizer, stop_ids(base, tokenizer), stage.train.max_length, stage.train.template
+                    ),
                     size,
                     speed,
                 )
@@ -120,7 +131,9 @@ def plan(recipe: Recipe) -> list[StagePlan]:
     return out
 
 
-def _train(recipe: Recipe, name: str, spec: TrainSpec, encoder: Encoder, size: Sizes, speed: dict[str, float]) -> StagePlan:
+def _train(
+    recipe: Recipe, name: str, spec: TrainSpec, encoder: Encoder, size: Sizes, speed: dict[str, float]
+) -> StagePlan:
     needs = build_objective(spec.method).needs
     name_of = method_name(spec.method)
     source_name = (spec.prompts or spec.data).removeprefix("$")
@@ -128,7 +141,15 @@ def _train(recipe: Recipe, name: str, spec: TrainSpec, encoder: Encoder, size: S
     if spec.dtype not in speed:
         speed[spec.dtype] = flops_per_second(spec.dtype)
     if spec.prompts is not None:
-        return _online(recipe, name, name_of, spec, [encoder.prompt(g.prompt) for g in data.train[: spec.limit]], size, speed[spec.dtype])
+        return _online(
+            recipe,
+            name,
+            name_of,
+            spec,
+            [encoder.prompt(g.prompt) for g in data.train[: spec.limit]],
+            size,
+            speed[spec.dtype],
+        )
     encoded = encoder.encode_all(data.train[: spec.limit])
     source = Offline(encoded, spec.batch_size, spec.epochs, spec.max_steps)
     tokens = sum(e.tokens() for e in encoded)
@@ -147,7 +168,15 @@ def _train(recipe: Recipe, name: str, spec: TrainSpec, encoder: Encoder, size: S
     )
 
 
-def _online(recipe: Recipe, name: str, method: str, spec: TrainSpec, prompts: list[tuple[int, ...]], size: Sizes, speed: float) -> StagePlan:
+def _online(
+    recipe: Recipe,
+    name: str,
+    method: str,
+    spec: TrainSpec,
+    prompts: list[tuple[int, ...]],
+    size: Sizes,
+    speed: float,
+) -> StagePlan:
     """An upper estimate: every completion as long as it may be. Decoding reaches about a third of what training does."""
     needs = build_objective(spec.method).needs
     steps = spec.max_steps or max(1, math.ceil(spec.epochs * len(prompts) / spec.batch_size))
@@ -156,12 +185,20 @@ def _online(recipe: Recipe, name: str, method: str, spec: TrainSpec, prompts: li
     tokens = int(steps * spec.batch_size * (prompt + answers))
     epochs = spec.inner_epochs or needs.inner_epochs
     models = 2 if "critic" in needs.models else 1
-    extra = ("ref_logps" in needs.annotations) + ("old_values" in needs.annotations) + ("old_logps" in needs.annotations and spec.dtype == "bfloat16")
+    extra = (
+        ("ref_logps" in needs.annotations)
+        + ("old_values" in needs.annotations)
+        + ("old_logps" in needs.annotations and spec.dtype == "bfloat16")
+    )
     passes = 6 * epochs * models * tokens + 2 * extra * tokens + 2 * 3 * steps * spec.batch_size * answers
     second = (
         4
         * size.parameters
-        * ((models - 1) * 4 + ("ref_logps" in needs.annotations and spec.adapter is None) + len(feedbacks.model_references(spec.feedback)))
+        * (
+            (models - 1) * 4
+            + ("ref_logps" in needs.annotations and spec.adapter is None)
+            + len(feedbacks.model_references(spec.feedback))
+        )
     )
     memory = train_memory(spec, size) + second / 1e9
     return StagePlan(
@@ -186,5 +223,9 @@ def _other(recipe: Recipe, name: str, stage: Stage) -> StagePlan:
     elif stage.audit is not None:
         what, rows = stage.audit.data, len(load(recipes.data_of(recipe, stage.audit.data), "prompts").train)
     elif stage.gate is not None:
-        what = stage.gate.policy if isinstance(stage.gate.policy, str) else f"{len(stage.gate.policy['conditions'])} conditions"
+        what = (
+            stage.gate.policy
+            if isinstance(stage.gate.policy, str)
+            else f"{len(stage.gate.policy['conditions'])} conditions"
+        )
     return StagePlan(name, stage.kind, what, rows)

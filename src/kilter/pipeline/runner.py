@@ -66,8 +66,17 @@ class Run:
             if old is not None and old.key != key and any(folder.iterdir()):
                 self._set_aside(folder)
             self.console.print(f"[bold]▶ {title}[/]", highlight=False)
-            entry = Manifest(name, stage.kind, key, config, inputs, started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-                             versions=manifests.versions(), machine=manifests.machine(), seed=int(config.get("seed", 0)))  # fmt: skip
+            entry = Manifest(
+                name,
+                stage.kind,
+                key,
+                config,
+                inputs,
+                started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+                versions=manifests.versions(),
+                machine=manifests.machine(),
+                seed=int(config.get("seed", 0)),
+            )
             if old is not None and old.key == key:
                 entry.seconds = old.seconds
             entry.write(folder)
@@ -82,13 +91,17 @@ class Run:
                 entry.seconds = round(entry.seconds + time.monotonic() - clock, 1)
                 entry.write(folder)
                 report.write(self.folder)
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the finished artifact is on record now
+            shutil.rmtree(
+                folder / "checkpoints", ignore_errors=True
+            )  # the finished artifact is on record now
             if not entry.facts.get("stopped"):
                 shutil.rmtree(folder / "pinned", ignore_errors=True)  # nobody has to ask when it went wrong
             self.console.print(f"  done in {_clock(entry.seconds)}", highlight=False)
             code = self._code(stage, entry, code)
         path = report.write(self.folder)
-        self.console.print(f"\nreport: [bold]{path}[/]   ({_clock(time.monotonic() - begin)})", highlight=False)
+        self.console.print(
+            f"\nreport: [bold]{path}[/]   ({_clock(time.monotonic() - begin)})", highlight=False
+        )
         return code
 
     def _open(self) -> None:
@@ -104,7 +117,9 @@ class Run:
 
         verdict = entry.facts["verdict"]
         colour = {"pass": "green", "fail": "red", "inconclusive": "yellow"}[verdict]
-        self.console.print(f"  verdict: [bold {colour}]{verdict.upper()}[/] for {entry.facts['candidate']}", highlight=False)
+        self.console.print(
+            f"  verdict: [bold {colour}]{verdict.upper()}[/] for {entry.facts['candidate']}", highlight=False
+        )
         for line in entry.facts.get("lines", ()):
             self.console.print(f"    {line}", highlight=False, markup=False)
         mine = exit_code(verdict)
@@ -112,10 +127,15 @@ class Run:
 
     def _set_aside(self, folder: Path) -> None:
         """Config or inputs changed: the old artifact is kept under .superseded/, never overwritten."""
-        target = self.folder / ".superseded" / f"{folder.name}-{dt.datetime.now().strftime('%Y%m%d-%H%M%S-%f')}"
+        target = (
+            self.folder / ".superseded" / f"{folder.name}-{dt.datetime.now().strftime('%Y%m%d-%H%M%S-%f')}"
+        )
         target.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(target)
-        self.console.print(f"  {folder.name}: its configuration or inputs changed; the old result is in {target}", highlight=False)
+        self.console.print(
+            f"  {folder.name}: its configuration or inputs changed; the old result is in {target}",
+            highlight=False,
+        )
 
     def _inputs(self, stage: Stage) -> dict[str, str]:
         """Content hashes of everything the stage reads."""
@@ -133,7 +153,9 @@ class Run:
         if stage.train is not None and stage.train.start is None:
             names.append(self.recipe.model)
         for ref in names:
-            found[f"model:{ref}"] = self.output_hash(ref) if ref in self.recipe.stages else self._model_hash(ref)
+            found[f"model:{ref}"] = (
+                self.output_hash(ref) if ref in self.recipe.stages else self._model_hash(ref)
+            )
         if stage.gate is not None:
             evaluation = self.evaluation_of(stage)
             found[f"evaluation:{evaluation}"] = self.output_hash(evaluation)
@@ -160,7 +182,9 @@ class Run:
         """Hash of what an earlier stage made."""
         entry = manifests.read(self.folder / stage)
         if entry is None or entry.status != "done":
-            raise UserError(f"stages.{stage}", "(unfinished)", "has not been run", "run the recipe from its beginning")
+            raise UserError(
+                f"stages.{stage}", "(unfinished)", "has not been run", "run the recipe from its beginning"
+            )
         return entry.outputs.get("model") or entry.outputs.get("evaluation") or entry.key
 
     def model_folder(self, reference: str | None, field: str = "model") -> Path:
@@ -197,7 +221,12 @@ class Run:
                     self.model_folder(ref, f"{where}.{field}")
             template = getattr(stage.train or stage.evaluate, "template", "auto")
             if template not in ("auto", "model") and not Path(template).is_file():
-                raise UserError(f"{where}.template", template, "no such file", "use auto, model, or the path of a .jinja file")
+                raise UserError(
+                    f"{where}.template",
+                    template,
+                    "no such file",
+                    "use auto, model, or the path of a .jinja file",
+                )
             if stage.train is not None:
                 check_trackers(stage.train.trackers)
                 for _, data in stage.data_names():
@@ -208,7 +237,12 @@ class Run:
             if stage.evaluate is not None:
                 spec = recipes.data_of(self.recipe, stage.evaluate.data)
                 if not load(spec, "prompts", stage.evaluate.data.removeprefix("$")).heldout:
-                    raise UserError("data.heldout", spec.heldout, "leaves no prompts to evaluate on", "set data.heldout above 0 or give more data")
+                    raise UserError(
+                        "data.heldout",
+                        spec.heldout,
+                        "leaves no prompts to evaluate on",
+                        "set data.heldout above 0 or give more data",
+                    )
 
 
 Outcome = tuple[dict[str, str], dict[str, Any]]
@@ -230,7 +264,9 @@ def _audit(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
     write(result, folder)
     for finding in result["findings"]:
         if finding["level"] != "ok":
-            run.console.print(f"  [yellow]{finding['level']}[/] {finding['check']}: {finding['value']}", highlight=False)
+            run.console.print(
+                f"  [yellow]{finding['level']}[/] {finding['check']}: {finding['value']}", highlight=False
+            )
     if stage.audit.fail_on_error and result["verdict"] == "error":
         bad = next(f for f in result["findings"] if f["level"] == "error")
         raise UserError(
@@ -239,14 +275,22 @@ def _audit(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
             bad["meaning"],
             f"mend the data ({folder / 'audit.json'} lists the ids), or set fail_on_error: false",
         )
-    return {"audit": result["data_hash"]}, {"verdict": result["verdict"], "train": result["train"], "heldout": result["heldout"]}
+    return {"audit": result["data_hash"]}, {
+        "verdict": result["verdict"],
+        "train": result["train"],
+        "heldout": result["heldout"],
+    }
 
 
 def audit_shape(recipe: Recipe, name: str) -> Any:
     """Pairs when any stage learns from pairs of this data set, else demonstrations."""
     from kilter.objectives import build_objective
 
-    shapes = {build_objective(s.method).needs.shape for _, s in recipes.train_stages(recipe) if s.data == name and s.prompts is None}
+    shapes = {
+        build_objective(s.method).needs.shape
+        for _, s in recipes.train_stages(recipe)
+        if s.data == name and s.prompts is None
+    }
     return "pairs" if "pairs" in shapes else "demonstrations" if shapes else "pairs"
 
 
@@ -307,7 +351,9 @@ def _evaluate(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
     trained: set[str] = set()
     for ref in models:
         trained |= trained_prompts(models[ref])
-    for other in run.recipe.stages.values():  # before any generation: can this many prompts pass the gate at all?
+    for (
+        other
+    ) in run.recipe.stages.values():  # before any generation: can this many prompts pass the gate at all?
         if other.gate is not None and run.evaluation_of(other) == name:
             from kilter.release.gate import load_policy, power_warnings
 
@@ -316,7 +362,9 @@ def _evaluate(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
                 run.console.print(f"  [yellow]power[/] {line}", highlight=False)
     probes = [g.prompt for probe in spec.probes for g in _probe(run, probe)[: spec.probe_limit]]
     tax = _probe(run, spec.tax, "demonstrations")[: spec.tax_limit] if spec.tax else []
-    result = Evaluation(spec, models, reward, prompts, pairs, frozenset(trained), folder, run.console, name, probes, tax).run()
+    result = Evaluation(
+        spec, models, reward, prompts, pairs, frozenset(trained), folder, run.console, name, probes, tax
+    ).run()
     digest = hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
     return {"evaluation": digest}, {"prompts": result["n_prompts"], "baseline": result["baseline"]}
 
@@ -345,7 +393,12 @@ def _gate(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
     }
 
 
-STAGES: dict[str, Callable[[Run, str, Stage, Path], Outcome]] = {"audit": _audit, "train": _train, "evaluate": _evaluate, "gate": _gate}
+STAGES: dict[str, Callable[[Run, str, Stage, Path], Outcome]] = {
+    "audit": _audit,
+    "train": _train,
+    "evaluate": _evaluate,
+    "gate": _gate,
+}
 
 
 def _clock(seconds: float) -> str:

@@ -15,13 +15,36 @@ from matplotlib.figure import Figure
 
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 GOOD, BAD, NEUTRAL = "#1a7f4b", "#c0392b", "#52606d"
-SERIES = ("#2f6fde", "#d9822b", "#1a7f4b", "#8e44ad", "#c0392b", "#0e9aa7", "#7d5a3c", "#b83280", "#52606d", "#9aa61f")
+SERIES = (
+    "#2f6fde",
+    "#d9822b",
+    "#1a7f4b",
+    "#8e44ad",
+    "#c0392b",
+    "#0e9aa7",
+    "#7d5a3c",
+    "#b83280",
+    "#52606d",
+    "#9aa61f",
+)
 
 STYLE: dict[str, Any] = {
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["Inter", "Segoe UI", "Helvetica", "Arial", "DejaVu Sans"],
-    "font.size": 10, "text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": GRID, "xtick.color": MUTED, "ytick.color": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8, "svg.hashsalt": "kilter",
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Inter", "Segoe UI", "Helvetica", "Arial", "DejaVu Sans"],
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": GRID,
+    "xtick.color": MUTED,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "svg.hashsalt": "kilter",
+}
 
 
 def svg(figure: Figure, label: str) -> str:
@@ -51,7 +74,16 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> str:
         for i, row in enumerate(rows):
             y = len(rows) - 1 - i
             if "title" in row:
-                axis.text(-1.08, y - 0.1, row["title"], va="center", ha="left", color=INK, fontsize=9.5, fontweight="bold")
+                axis.text(
+                    -1.08,
+                    y - 0.1,
+                    row["title"],
+                    va="center",
+                    ha="left",
+                    color=INK,
+                    fontsize=9.5,
+                    fontweight="bold",
+                )
                 continue
             reach = max(row["reach"], 1e-12)
             low, mid, high = (row[k] / reach for k in ("ci_low", "value", "ci_high"))
@@ -59,7 +91,9 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> str:
             if row.get("higher_is_better") is not None and (low > 0 or high < 0):
                 colour = GOOD if (low > 0) == row["higher_is_better"] else BAD
             axis.plot([low, high], [y, y], color=colour, linewidth=2.4, solid_capstyle="round")
-            axis.plot([mid], [y], "o", color=colour, markersize=7, markeredgecolor="white", markeredgewidth=1.2)
+            axis.plot(
+                [mid], [y], "o", color=colour, markersize=7, markeredgecolor="white", markeredgewidth=1.2
+            )
             axis.text(1.12, y, row["text"], va="center", ha="left", color=INK, fontsize=9.5)
         axis.axvline(0, color=INK, linewidth=1)
         places = [(i, r["label"]) for i, r in enumerate(reversed(rows)) if "label" in r]
@@ -75,7 +109,11 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[tuple[str, str]]) -> str:
     """Small multiples: one row per stage, one panel per metric that the stage has; thin line raw, thick line smoothed."""
-    rows = [(name, [(k, t) for k, t in keys if any(k in r for r in records)][:5], records) for name, records in stages.items() if records]
+    rows = [
+        (name, [(k, t) for k, t in keys if any(k in r for r in records)][:5], records)
+        for name, records in stages.items()
+        if records
+    ]
     if not rows:
         return ""
     width = max(len(found) for _, found, _ in rows)
@@ -100,7 +138,9 @@ def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[tup
         return svg(figure, "training curves")
 
 
-def proxy_against_gold(stages: Mapping[str, Sequence[Mapping[str, Any]]], stops: Mapping[str, int], kept: Mapping[str, int]) -> str:
+def proxy_against_gold(
+    stages: Mapping[str, Sequence[Mapping[str, Any]]], stops: Mapping[str, int], kept: Mapping[str, int]
+) -> str:
     """Two panels over steps: what training paid for and what was wanted, each as change since step 0 on the same held-out answers.
 
     stages: gold evaluations by stage (entries of gold.jsonl). stops: step at which the monitors ended a stage. kept: step
@@ -108,12 +148,21 @@ def proxy_against_gold(stages: Mapping[str, Sequence[Mapping[str, Any]]], stops:
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.1))
-        for axis, key, title in ((axes[0], "proxy", "reward that trains (change)"), (axes[1], "gold", "gold score (change)")):
+        for axis, key, title in (
+            (axes[0], "proxy", "reward that trains (change)"),
+            (axes[1], "gold", "gold score (change)"),
+        ):
             for i, (name, entries) in enumerate(stages.items()):
                 colour = SERIES[i % len(SERIES)]
-                found = [(e["step"], e.get(f"{key}_change") or {"value": 0.0, "ci_low": 0.0, "ci_high": 0.0}) for e in entries]
+                found = [
+                    (e["step"], e.get(f"{key}_change") or {"value": 0.0, "ci_low": 0.0, "ci_high": 0.0})
+                    for e in entries
+                ]
                 xs, ys = [s for s, _ in found], [c["value"] for _, c in found]
-                low, high = ([c[b] if c[b] is not None else c["value"] for _, c in found] for b in ("ci_low", "ci_high"))
+                low, high = (
+                    [c[b] if c[b] is not None else c["value"] for _, c in found]
+                    for b in ("ci_low", "ci_high")
+                )
                 axis.fill_between(xs, low, high, color=colour, alpha=0.13, linewidth=0)
                 axis.plot(xs, ys, color=colour, linewidth=2, marker="o", markersize=3.5, label=name)
                 if name in stops:
@@ -150,4 +199,7 @@ def proxy_against_gold(stages: Mapping[str, Sequence[Mapping[str, Any]]], stops:
 def _smooth(values: Sequence[float]) -> list[float]:
     """Centred mean over about a tenth of the run."""
     half = max(1, len(values) // 20)
-    return [sum(values[max(0, i - half) : i + half + 1]) / len(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+    return [
+        sum(values[max(0, i - half) : i + half + 1]) / len(values[max(0, i - half) : i + half + 1])
+        for i in range(len(values))
+    ]

@@ -25,7 +25,12 @@ from kilter.validation import as_user_error, load_yaml
 SCHEMA = 1
 State = Literal["pass", "fail", "warn", "inconclusive", "waived", "error"]
 Bound = Literal["ci_low", "ci_high", "value", "diff_ci_low", "diff_ci_high", "diff_value"]
-OPS: dict[str, Callable[[float, float], bool]] = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+OPS: dict[str, Callable[[float, float], bool]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+}
 
 
 class Waiver(BaseModel):
@@ -46,9 +51,15 @@ class Condition(BaseModel):
     op: Literal[">", ">=", "<", "<="] = Field(description="comparison")
     value: float = Field(description="what it is compared with, in the metric's unit")
     min_n: int = Field(1, ge=1, description="with fewer scored prompts the condition is inconclusive")
-    max_unscored: float = Field(0.02, ge=0, le=1, description="with a larger unscored share the condition is inconclusive")
-    severity: Literal["fail", "warn"] = Field("fail", description="warn: a failure is reported, and does not fail the gate")
-    requires: list[str] = Field(default_factory=list, description="metrics that must be present for this one to count")
+    max_unscored: float = Field(
+        0.02, ge=0, le=1, description="with a larger unscored share the condition is inconclusive"
+    )
+    severity: Literal["fail", "warn"] = Field(
+        "fail", description="warn: a failure is reported, and does not fail the gate"
+    )
+    requires: list[str] = Field(
+        default_factory=list, description="metrics that must be present for this one to count"
+    )
     waiver: Waiver | None = None
 
     def text(self) -> str:
@@ -69,11 +80,18 @@ def load_policy(source: str | Path | Mapping[str, Any], field: str = "gate.polic
     if isinstance(source, str | Path):
         path = Path(source)
         if not path.is_file():
-            raise UserError(field, str(source), "no such policy file", "give a YAML file with conditions: [...]")
+            raise UserError(
+                field, str(source), "no such policy file", "give a YAML file with conditions: [...]"
+            )
         try:
             source = load_yaml(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(field, str(path), f"is not YAML ({str(error).splitlines()[0]})", "check indentation and colons") from error
+            raise UserError(
+                field,
+                str(path),
+                f"is not YAML ({str(error).splitlines()[0]})",
+                "check indentation and colons",
+            ) from error
     try:
         return Policy.model_validate(source)
     except ValidationError as error:
@@ -84,8 +102,15 @@ def power_warnings(policy: Policy, n_prompts: int) -> list[str]:
     """Conditions that cannot pass with this many prompts, whatever the model does. Run before anything is generated."""
     out = []
     for c in policy.conditions:
-        if c.bound == "ci_high" and c.op in ("<", "<=") and 0 < c.value < 1 and n_prompts < n_to_certify(c.value):
-            out.append(f"{c.text()}: even with no event at all it needs {n_to_certify(c.value)} prompts (there are {n_prompts})")
+        if (
+            c.bound == "ci_high"
+            and c.op in ("<", "<=")
+            and 0 < c.value < 1
+            and n_prompts < n_to_certify(c.value)
+        ):
+            out.append(
+                f"{c.text()}: even with no event at all it needs {n_to_certify(c.value)} prompts (there are {n_prompts})"
+            )
         if n_prompts < c.min_n:
             out.append(f"{c.text()}: min_n is {c.min_n}, there are {n_prompts} prompts")
     return out
@@ -96,22 +121,37 @@ def _find(evaluation: Mapping[str, Any], candidate: str, condition: Condition) -
         found = evaluation.get("reward_model", {}).get("metrics", {}).get(condition.metric.partition(".")[2])
     else:
         model = evaluation["models"][candidate]
-        found = model.get("difference" if condition.bound.startswith("diff_") else "metrics", {}).get(condition.metric)
+        found = model.get("difference" if condition.bound.startswith("diff_") else "metrics", {}).get(
+            condition.metric
+        )
     return found if isinstance(found, Mapping) else None
 
 
-def check(condition: Condition, evaluation: Mapping[str, Any], candidate: str, today: dt.date) -> dict[str, Any]:
+def check(
+    condition: Condition, evaluation: Mapping[str, Any], candidate: str, today: dt.date
+) -> dict[str, Any]:
     """State of one condition, with the number compared and a sentence that says why."""
     metric = _find(evaluation, candidate, condition)
     bound = condition.bound.removeprefix("diff_")
     number = None if metric is None else metric.get(bound)
     state: State
     if metric is None or metric.get("value") is None:
-        state, why = "error", f"{condition.metric} was not measured" + (" against a baseline" if condition.bound.startswith("diff_") else "")
-    elif missing := [r for r in condition.requires if r not in evaluation["models"][candidate]["metrics"] and not r.startswith("reward_model.")]:
+        state, why = (
+            "error",
+            f"{condition.metric} was not measured"
+            + (" against a baseline" if condition.bound.startswith("diff_") else ""),
+        )
+    elif missing := [
+        r
+        for r in condition.requires
+        if r not in evaluation["models"][candidate]["metrics"] and not r.startswith("reward_model.")
+    ]:
         state, why = "error", f"requires {', '.join(missing)}, which was not measured"
     elif number is None:
-        state, why = "inconclusive", f"{condition.metric} has no confidence interval (n = {metric['n']}); use bound: value, or more prompts"
+        state, why = (
+            "inconclusive",
+            f"{condition.metric} has no confidence interval (n = {metric['n']}); use bound: value, or more prompts",
+        )
     else:
         compare = OPS[condition.op]
         holds = compare(float(number), condition.value)
@@ -121,7 +161,10 @@ def check(condition: Condition, evaluation: Mapping[str, Any], candidate: str, t
         if metric["n"] < condition.min_n:
             state, why = "inconclusive", f"n = {metric['n']} is below min_n = {condition.min_n}"
         elif unscored > condition.max_unscored:
-            state, why = "inconclusive", f"{unscored:.0%} of the prompts are unscored, at most {condition.max_unscored:.0%} may be"
+            state, why = (
+                "inconclusive",
+                f"{unscored:.0%} of the prompts are unscored, at most {condition.max_unscored:.0%} may be",
+            )
         elif holds:
             state, why = "pass", f"{bound} = {number:.4g}"
         elif could:
@@ -139,8 +182,18 @@ def check(condition: Condition, evaluation: Mapping[str, Any], candidate: str, t
             why += f"; the waiver of {condition.waiver.owner} expired on {condition.waiver.expires}"
     if state in ("fail", "inconclusive") and condition.severity == "warn":
         state = "warn"
-    return {"condition": condition.text(), "metric": condition.metric, "bound": condition.bound, "op": condition.op, "value": condition.value,
-            "observed": number, "n": None if metric is None else metric["n"], "state": state, "severity": condition.severity, "why": why}  # fmt: skip
+    return {
+        "condition": condition.text(),
+        "metric": condition.metric,
+        "bound": condition.bound,
+        "op": condition.op,
+        "value": condition.value,
+        "observed": number,
+        "n": None if metric is None else metric["n"],
+        "state": state,
+        "severity": condition.severity,
+        "why": why,
+    }
 
 
 def _n_needed(metric: Mapping[str, Any], condition: Condition) -> str:
@@ -149,20 +202,36 @@ def _n_needed(metric: Mapping[str, Any], condition: Condition) -> str:
     distance = abs(metric["value"] - condition.value)
     if not OPS[condition.op](metric["value"], condition.value) or distance == 0:
         return "the estimate itself is on the wrong side"
-    return f"about {math.ceil(metric['n'] * (half / distance) ** 2)} prompts would decide if the estimate stays"
+    return (
+        f"about {math.ceil(metric['n'] * (half / distance) ** 2)} prompts would decide if the estimate stays"
+    )
 
 
 def decide(
-    policy: Policy, evaluation: Mapping[str, Any], candidate: str | None = None, today: dt.date | None = None, baseline: str | None = None
+    policy: Policy,
+    evaluation: Mapping[str, Any],
+    candidate: str | None = None,
+    today: dt.date | None = None,
+    baseline: str | None = None,
 ) -> dict[str, Any]:
     """The gate's verdict as plain data (gate.json)."""
     names = [n for n in evaluation["models"] if n != evaluation["baseline"]]
     if candidate is None:
         if len(names) != 1:
-            raise UserError("gate.candidate", None, f"the evaluation has {len(names)} candidates", f"name one of: {', '.join(evaluation['models'])}")
+            raise UserError(
+                "gate.candidate",
+                None,
+                f"the evaluation has {len(names)} candidates",
+                f"name one of: {', '.join(evaluation['models'])}",
+            )
         candidate = names[0]
     if candidate not in evaluation["models"]:
-        raise UserError("gate.candidate", candidate, "was not evaluated", f"name one of: {', '.join(evaluation['models'])}")
+        raise UserError(
+            "gate.candidate",
+            candidate,
+            "was not evaluated",
+            f"name one of: {', '.join(evaluation['models'])}",
+        )
     if baseline is not None and baseline != evaluation["baseline"]:
         raise UserError(
             "gate.baseline",
@@ -173,12 +242,32 @@ def decide(
     results = [check(c, evaluation, candidate, today or dt.date.today()) for c in policy.conditions]
     leaked = int(evaluation.get("prompts_found_in_training_data", 0))
     if leaked:
-        results.append({"condition": "evaluation prompts absent from training data", "metric": "leakage", "bound": "value", "op": "<=", "value": 0,
-                        "observed": leaked, "n": evaluation["n_prompts"], "state": "fail", "severity": "fail", "why": f"{leaked} evaluation prompts were trained on"})  # fmt: skip
+        results.append(
+            {
+                "condition": "evaluation prompts absent from training data",
+                "metric": "leakage",
+                "bound": "value",
+                "op": "<=",
+                "value": 0,
+                "observed": leaked,
+                "n": evaluation["n_prompts"],
+                "state": "fail",
+                "severity": "fail",
+                "why": f"{leaked} evaluation prompts were trained on",
+            }
+        )
     states = {r["state"] for r in results}
     verdict = "fail" if states & {"fail", "error"} else "inconclusive" if "inconclusive" in states else "pass"
-    return {"schema": SCHEMA, "policy": policy.name, "candidate": candidate, "baseline": evaluation["baseline"], "verdict": verdict,
-            "data_hash": evaluation["data_hash"], "model_hash": evaluation["models"][candidate]["model_hash"], "conditions": results}  # fmt: skip
+    return {
+        "schema": SCHEMA,
+        "policy": policy.name,
+        "candidate": candidate,
+        "baseline": evaluation["baseline"],
+        "verdict": verdict,
+        "data_hash": evaluation["data_hash"],
+        "model_hash": evaluation["models"][candidate]["model_hash"],
+        "conditions": results,
+    }
 
 
 def exit_code(verdict: str) -> Exit:
@@ -191,11 +280,16 @@ def junit(gate: Mapping[str, Any]) -> str:
     bad = ("fail", "error")
     rows: Sequence[Mapping[str, Any]] = gate["conditions"]
     suite = ElementTree.Element(
-        "testsuite", name=f"kilter gate {gate['policy']}", tests=str(len(rows)), failures=str(sum(r["state"] in bad for r in rows)),
+        "testsuite",
+        name=f"kilter gate {gate['policy']}",
+        tests=str(len(rows)),
+        failures=str(sum(r["state"] in bad for r in rows)),
         skipped=str(sum(r["state"] in ("inconclusive", "waived", "warn") for r in rows)),
-    )  # fmt: skip
+    )
     for row in rows:
-        case = ElementTree.SubElement(suite, "testcase", classname=str(gate["candidate"]), name=str(row["condition"]))
+        case = ElementTree.SubElement(
+            suite, "testcase", classname=str(gate["candidate"]), name=str(row["condition"])
+        )
         if row["state"] in bad:
             ElementTree.SubElement(case, "failure", message=str(row["why"]))
         elif row["state"] != "pass":

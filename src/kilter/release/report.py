@@ -17,11 +17,22 @@ from kilter.pipeline import manifest as manifests
 from kilter.types import Group
 
 TITLES = {
-    "gold": "Gold score", "reward": "Reward-model score", "win_rate_gold": "Win rate by gold", "win_rate_reward": "Win rate by reward model",
-    "length": "Length", "refusal": "Refusal rate", "over_refusal": "Over-refusal rate", "violation": "Violation rate",
-    "violation_unsafe": "Violations on unsafe requests", "truncated": "Cut at the token limit", "distinct_1": "Distinct 1-grams",
-    "distinct_2": "Distinct 2-grams", "kl": "KL to the baseline", "kl_token_k3": "KL per token (k3)", "tax_nll": "Nats per token on other skills",
-}  # fmt: skip
+    "gold": "Gold score",
+    "reward": "Reward-model score",
+    "win_rate_gold": "Win rate by gold",
+    "win_rate_reward": "Win rate by reward model",
+    "length": "Length",
+    "refusal": "Refusal rate",
+    "over_refusal": "Over-refusal rate",
+    "violation": "Violation rate",
+    "violation_unsafe": "Violations on unsafe requests",
+    "truncated": "Cut at the token limit",
+    "distinct_1": "Distinct 1-grams",
+    "distinct_2": "Distinct 2-grams",
+    "kl": "KL to the baseline",
+    "kl_token_k3": "KL per token (k3)",
+    "tax_nll": "Nats per token on other skills",
+}
 CURVES = (
     ("reward", "reward"),
     ("kl/sequence", "KL, nats"),
@@ -53,7 +64,11 @@ def render(run: Path) -> str:
     stages = _stages(run)
     evaluation = _last(run, stages, "evaluation.json")
     gate = _last(run, stages, "gate.json")
-    audits = [json.loads((run / s["name"] / "audit.json").read_text()) for s in stages if (run / s["name"] / "audit.json").exists()]
+    audits = [
+        json.loads((run / s["name"] / "audit.json").read_text())
+        for s in stages
+        if (run / s["name"] / "audit.json").exists()
+    ]
     training = {s["name"]: _jsonl(run / s["name"] / "metrics.jsonl") for s in stages if s["kind"] == "train"}
     recipe = (run / "recipe.yaml").read_text(encoding="utf-8") if (run / "recipe.yaml").exists() else ""
     names = list(evaluation["models"]) if evaluation else []
@@ -61,17 +76,31 @@ def render(run: Path) -> str:
     compared = [gate["candidate"]] if gate else others
     candidate = compared[0] if compared else None
     parsed = (yaml.safe_load(recipe) or {}) if recipe else {}
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("kilter.release"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("kilter.release"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"number": number, "interval": interval, "clock": clock}
     return environment.get_template("report.html.j2").render(
-        name=run.resolve().name, stages=stages, evaluation=evaluation, gate=gate, audits=audits, candidate=candidate, titles=TITLES,
-        compared=compared, undecided=not gate and any(s.get("gate") for s in parsed.get("stages", {}).values() if isinstance(s, dict)),
+        name=run.resolve().name,
+        stages=stages,
+        evaluation=evaluation,
+        gate=gate,
+        audits=audits,
+        candidate=candidate,
+        titles=TITLES,
+        compared=compared,
+        undecided=not gate
+        and any(s.get("gate") for s in parsed.get("stages", {}).values() if isinstance(s, dict)),
         forest=figures.forest(rows) if (rows := _forest_rows(evaluation, compared)) else "",
-        curves=figures.curves(training, CURVES), training=training, watched=_watched(run, stages),
-        table=_table(evaluation), samples=_samples(run, stages, candidate), recipe=recipe,
+        curves=figures.curves(training, CURVES),
+        training=training,
+        watched=_watched(run, stages),
+        table=_table(evaluation),
+        samples=_samples(run, stages, candidate),
+        recipe=recipe,
         model=parsed.get("model", ""),
         kinds={"train": "trained", "audit": "audited", "evaluate": "evaluated", "gate": "decided"},
-    )  # fmt: skip
+    )
 
 
 def _watched(run: Path, stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -100,7 +129,10 @@ def _stages(run: Path) -> list[dict[str, Any]]:
             found.append({"name": path.parent.name, "kind": entry.kind, "entry": entry})
     order: dict[str, int] = {}
     if (run / "recipe.yaml").exists():
-        order = {n: i for i, n in enumerate((yaml.safe_load((run / "recipe.yaml").read_text()) or {}).get("stages", {}))}
+        order = {
+            n: i
+            for i, n in enumerate((yaml.safe_load((run / "recipe.yaml").read_text()) or {}).get("stages", {}))
+        }
     return sorted(found, key=lambda s: (order.get(s["name"], 99), s["entry"].started))
 
 
@@ -130,7 +162,14 @@ def _forest_rows(evaluation: Mapping[str, Any] | None, models: Sequence[str]) ->
             rows.append({"title": title})
         for name, metric in known.items():
             text = f"{_signed(metric['value'])}  [{_signed(metric['ci_low'])}, {_signed(metric['ci_high'])}]  {_short_unit(metric['unit'])}"
-            rows.append({"label": title if len(models) == 1 else name, "text": text.rstrip(), "reach": reach, **metric})
+            rows.append(
+                {
+                    "label": title if len(models) == 1 else name,
+                    "text": text.rstrip(),
+                    "reach": reach,
+                    **metric,
+                }
+            )
     return rows
 
 
@@ -159,9 +198,15 @@ def _table(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     return rows
 
 
-def _samples(run: Path, stages: Sequence[Mapping[str, Any]], candidate: str | None, count: int = 4) -> list[dict[str, Any]]:
+def _samples(
+    run: Path, stages: Sequence[Mapping[str, Any]], candidate: str | None, count: int = 4
+) -> list[dict[str, Any]]:
     """Answers side by side on the same prompts: the candidate's largest gains, largest losses, and most different texts."""
-    folders = [run / s["name"] for s in stages if s["kind"] == "evaluate" and (run / s["name"] / "groups.jsonl").exists()]
+    folders = [
+        run / s["name"]
+        for s in stages
+        if s["kind"] == "evaluate" and (run / s["name"] / "groups.jsonl").exists()
+    ]
     if not folders or candidate is None:
         return []
     groups = list(store.read(folders[-1] / "groups.jsonl"))
@@ -189,10 +234,18 @@ def _samples(run: Path, stages: Sequence[Mapping[str, Any]], candidate: str | No
             continue
         seen.add(g.prompt.id + str(g.prompt.messages))
         unsafe = classifiers.safety_label(g.prompt) == "unsafe"
-        turns = [m for m in g.prompt.messages if m["role"] != "system"] or [{"role": "user", "content": g.prompt.text or ""}]
+        turns = [m for m in g.prompt.messages if m["role"] != "system"] or [
+            {"role": "user", "content": g.prompt.text or ""}
+        ]
         system = next((m["content"] for m in g.prompt.messages if m["role"] == "system"), "")
         answers = [
-            {"model": n, "text": c.text, "score": f.score, "note": f.rationale, "hidden": unsafe and classifiers.violates(g.prompt, c.text)}
+            {
+                "model": n,
+                "text": c.text,
+                "score": f.score,
+                "note": f.rationale,
+                "hidden": unsafe and classifiers.violates(g.prompt, c.text),
+            }
             for n, c, f in zip(names, g.completions, g.feedback, strict=True)
         ]
         out.append({"why": why, "system": system, "turns": turns, "answers": answers, "gain": gain(g)})

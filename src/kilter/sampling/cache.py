@@ -49,7 +49,9 @@ class DecodeCache:
     to step, as CUDA graphs need.
     """
 
-    def __init__(self, layers: int, prompts: int, rows: int, max_prompt: int, max_new: int, fixed: bool = False) -> None:
+    def __init__(
+        self, layers: int, prompts: int, rows: int, max_prompt: int, max_new: int, fixed: bool = False
+    ) -> None:
         self.size = prompts, rows, max_prompt, max_new
         self.fixed = fixed
         self.prompt_length = [0] * prompts
@@ -74,7 +76,9 @@ class DecodeCache:
         """Keeps keys and values [1, G, L, d] of the prompts being filled; returns the segments to attend over."""
         assert self._filling is not None
         segments, slots = self._filling
-        stored_k, stored_v = self._prompt[layer] or self._allocate(self._prompt, layer, k, self.size[0], self.size[2])
+        stored_k, stored_v = self._prompt[layer] or self._allocate(
+            self._prompt, layer, k, self.size[0], self.size[2]
+        )
         for segment, slot in zip(segments, slots, strict=True):
             here = slice(segment.start, segment.start + segment.prompt)
             stored_k[slot, :, : segment.prompt] = k[0, :, here]
@@ -86,10 +90,15 @@ class DecodeCache:
         """Whether the forward under way is a prefill."""
         return self._filling is not None
 
-    def _allocate(self, where: list[tuple[Tensor, Tensor] | None], layer: int, like: Tensor, slots: int, length: int) -> tuple[Tensor, Tensor]:
+    def _allocate(
+        self, where: list[tuple[Tensor, Tensor] | None], layer: int, like: Tensor, slots: int, length: int
+    ) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(like.dtype, torch.float32) if like.device.type == "cpu" else like.dtype
         shape = slots, like.shape[1], length, like.shape[3]
-        pair = torch.zeros(shape, dtype=dtype, device=like.device), torch.zeros(shape, dtype=dtype, device=like.device)
+        pair = (
+            torch.zeros(shape, dtype=dtype, device=like.device),
+            torch.zeros(shape, dtype=dtype, device=like.device),
+        )
         where[layer] = pair
         return pair
 
@@ -100,7 +109,9 @@ class DecodeCache:
         with torch.autocast(q.device.type, enabled=False):  # it would cast the whole cache at every step
             return self._attend(plan, layer, q, k, v, scale, window)
 
-    def _attend(self, plan: Plan, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+    def _attend(
+        self, plan: Plan, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None
+    ) -> Tensor:
         r, heads, d = plan.rows, k.shape[1], q.shape[3]
         own_k, own_v = self._own[layer] or self._allocate(self._own, layer, k, self.size[1], self.size[3])
         prompts = self._prompt[layer]
@@ -122,7 +133,11 @@ class DecodeCache:
 
         def by_prompt(x: Tensor) -> Tensor:
             """[r * G, h, w] by row to [N * G, K * h, w] by prompt."""
-            return x.reshape(r * heads, -1).index_select(0, to_prompts).view(plan.prompts * heads, -1, x.shape[2])
+            return (
+                x.reshape(r * heads, -1)
+                .index_select(0, to_prompts)
+                .view(plan.prompts * heads, -1, x.shape[2])
+            )
 
         def by_row(x: Tensor) -> Tensor:
             """The inverse."""
@@ -136,7 +151,9 @@ class DecodeCache:
         if window is not None and window < plan.p + plan.t:
             of_row += self._window(plan, window, q.device)[:, None]
         weights = torch.softmax(scores, -1)
-        out = by_row(torch.bmm(by_prompt(weights)[..., : plan.p], prompt_v)) + torch.bmm(weights[..., plan.p :], own_v)
+        out = by_row(torch.bmm(by_prompt(weights)[..., : plan.p], prompt_v)) + torch.bmm(
+            weights[..., plan.p :], own_v
+        )
         return out.view(r, heads * h, d).transpose(0, 1)[None].to(q.dtype)
 
     def _orders(self, plan: Plan, heads: int) -> tuple[Tensor, Tensor]:
@@ -154,7 +171,13 @@ class DecodeCache:
         """[r, p + t]: -inf on keys further back than `window`."""
         lengths = plan.lengths_R
         now = (lengths + plan.ages_R)[:, None]
-        place = torch.cat([torch.arange(plan.p, device=device).expand(plan.rows, -1), lengths[:, None] + torch.arange(plan.t, device=device)], 1)
+        place = torch.cat(
+            [
+                torch.arange(plan.p, device=device).expand(plan.rows, -1),
+                lengths[:, None] + torch.arange(plan.t, device=device),
+            ],
+            1,
+        )
         return torch.zeros(place.shape, device=device).masked_fill_(now - place >= window, float("-inf"))
 
     def move_row(self, source: int, target: int) -> None:
@@ -199,6 +222,19 @@ def make_plan(
     mine = torch.tensor([lengths[b // wide] for b in back.tolist()])
     bias = None
     if size is not None or same_age is None or len(set(lengths)) > 1:
-        hidden = torch.cat([torch.arange(p)[None] >= mine[:, None], torch.arange(t)[None] > ages_R[:, None]], 1)
+        hidden = torch.cat(
+            [torch.arange(p)[None] >= mine[:, None], torch.arange(t)[None] > ages_R[:, None]], 1
+        )
         bias = torch.zeros(rows, p + t).masked_fill_(hidden, float("-inf")).to(device)
-    return Plan(rows, count, index.to(device), back.to(device), ages_R.to(device), mine.to(device), same_age, bias, p, t)
+    return Plan(
+        rows,
+        count,
+        index.to(device),
+        back.to(device),
+        ages_R.to(device),
+        mine.to(device),
+        same_age,
+        bias,
+        p,
+        t,
+    )

@@ -22,10 +22,12 @@ BLOCK = 256
 def check_params(params: SamplingParams) -> None:
     """Raises UserError on values that have no meaning."""
     checks = [
-        ("max_new_tokens", params.max_new_tokens >= 1, "at least 1"), ("temperature", params.temperature >= 0, "0 (greedy) or more"),
-        ("top_p", 0 < params.top_p <= 1, "in (0, 1]"), ("top_k", params.top_k >= 0, "0 (off) or more"),
+        ("max_new_tokens", params.max_new_tokens >= 1, "at least 1"),
+        ("temperature", params.temperature >= 0, "0 (greedy) or more"),
+        ("top_p", 0 < params.top_p <= 1, "in (0, 1]"),
+        ("top_k", params.top_k >= 0, "0 (off) or more"),
         ("stop", all(params.stop), "that is not empty"),
-    ]  # fmt: skip
+    ]
     for name, good, fix in checks:
         if not good:
             raise UserError(f"sampling.{name}", getattr(params, name), "out of range", f"use a value {fix}")
@@ -47,7 +49,9 @@ def occurrences(prompts: Sequence[tuple[int, ...]]) -> list[int]:
     return found
 
 
-def choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams | Sequence[SamplingParams]) -> tuple[Tensor, Tensor, Tensor]:
+def choose(
+    logits_RV: Tensor, draws_R: Tensor, params: SamplingParams | Sequence[SamplingParams]
+) -> tuple[Tensor, Tensor, Tensor]:
     """(tokens [R], log-probs [R], entropies [R] in nats) for logits [R, V] and uniform draws [R]; `params` for all rows, or one per row.
 
     The log-prob is that of the full softmax at the sampling temperature (at 1 for greedy), before top-k and top-p,
@@ -64,7 +68,9 @@ def choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams | Sequence
     logps, entropy = torch.empty(2, len(params), device=logits_RV.device)
     for rows in kinds.values():
         where = torch.tensor(rows, device=logits_RV.device)
-        picked[where], logps[where], entropy[where] = _choose(logits_RV[where], draws_R[where], params[rows[0]])
+        picked[where], logps[where], entropy[where] = _choose(
+            logits_RV[where], draws_R[where], params[rows[0]]
+        )
     return picked, logps, entropy
 
 
@@ -90,7 +96,9 @@ def _choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams) -> tuple
         picked = _in_blocks(mass_RV, blocks, draws_R)
     log_total = total.log().float()
     logps = below_RV.gather(1, picked[:, None])[:, 0] - log_total
-    with torch.autocast(logits_RV.device.type, enabled=False):  # in bfloat16 the product would be off by a tenth of a nat
+    with torch.autocast(
+        logits_RV.device.type, enabled=False
+    ):  # in bfloat16 the product would be off by a tenth of a nat
         mean = torch.linalg.vecdot(mass_RV, below_RV)
         if mean.isnan().any():  # 0 times -inf: a token of probability 0 counts 0
             mean = torch.linalg.vecdot(mass_RV, below_RV.clamp_min(torch.finfo(torch.float32).min))
@@ -108,7 +116,9 @@ def _in_blocks(mass_RV: Tensor, blocks: Tensor, draws_R: Tensor) -> Tensor:
     index = block * BLOCK + torch.arange(BLOCK, device=mass_RV.device)
     inside = torch.where(index < vocabulary, mass_RV.gather(1, index.clamp_max(vocabulary - 1)), 0.0).double()
     place = torch.searchsorted(inside.cumsum(-1), (target - before)[:, None], right=True)
-    last = (inside > 0).long().mul(torch.arange(1, BLOCK + 1, device=mass_RV.device)).amax(-1, keepdim=True) - 1
+    last = (inside > 0).long().mul(torch.arange(1, BLOCK + 1, device=mass_RV.device)).amax(
+        -1, keepdim=True
+    ) - 1
     return (block * BLOCK + torch.minimum(place, last.clamp_min(0)))[:, 0]
 
 

@@ -58,7 +58,16 @@ class SharedEngine:
 
     midway = True
 
-    def __init__(self, scorer: Scorer, prompts: int, rows: int, max_prompt: int, max_new: int, k: int, fixed: bool = False) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        prompts: int,
+        rows: int,
+        max_prompt: int,
+        max_new: int,
+        k: int,
+        fixed: bool = False,
+    ) -> None:
         self.scorer, self.device, self.k = scorer, scorer.device, k
         layers = scorer._base().config.get_text_config().num_hidden_layers
         self.cache = DecodeCache(layers, prompts, rows, max_prompt, max_new, fixed)
@@ -123,7 +132,9 @@ class SharedEngine:
         groups += [[] for _ in range(size[0] - len(groups))]
         plan = make_plan(groups, ages + [0] * padding, self.cache.prompt_length, self.device, size, self.k)
         pad = torch.zeros(padding, dtype=torch.long, device=self.device)
-        return self._replay(torch.cat([tokens_R.to(self.device), pad]), torch.cat([positions, pad]), plan)[:rows]
+        return self._replay(torch.cat([tokens_R.to(self.device), pad]), torch.cat([positions, pad]), plan)[
+            :rows
+        ]
 
     def _replay(self, ids: Tensor, positions: Tensor, plan: Plan) -> Tensor:
         """One decode step of fixed shape: captured once per number of rows as a CUDA graph, then replayed; eager elsewhere."""
@@ -137,7 +148,9 @@ class SharedEngine:
             self.cache.plan(still)
             stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):  # warm-up: kernels are chosen and the cache is allocated outside the capture
+            with torch.cuda.stream(
+                stream
+            ):  # warm-up: kernels are chosen and the cache is allocated outside the capture
                 for _ in range(2):
                     self._forward(static_ids, static_positions, None)
             torch.cuda.current_stream().wait_stream(stream)
@@ -180,9 +193,15 @@ class SharedEngine:
 
     def _forward(self, ids: Tensor, positions: Tensor, last: Tensor | None) -> Tensor:
         base = self.scorer._base()
-        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)  # 4-D: passes through transformers untouched, and unread
+        mask = torch.ones(
+            1, 1, 1, 1, dtype=torch.bool, device=self.device
+        )  # 4-D: passes through transformers untouched, and unread
         out = base.get_decoder()(
-            input_ids=ids[None], attention_mask=mask, position_ids=positions[None], use_cache=False, kilter_cache=self.cache
+            input_ids=ids[None],
+            attention_mask=mask,
+            position_ids=positions[None],
+            use_cache=False,
+            kilter_cache=self.cache,
         ).last_hidden_state[0]
         return _logits(self.scorer, out if last is None else out.index_select(0, last))
 
@@ -235,7 +254,11 @@ class StandardEngine:
         self._mask = torch.cat([self._mask, self._mask.new_ones(self._mask.shape[0], 1)], 1)
         position = (self._mask.sum(-1) - 1)[:, None]
         out = self.scorer.model(
-            input_ids=tokens_R.to(self.device)[:, None], attention_mask=self._mask, position_ids=position, past_key_values=self._cache, use_cache=True
+            input_ids=tokens_R.to(self.device)[:, None],
+            attention_mask=self._mask,
+            position_ids=position,
+            past_key_values=self._cache,
+            use_cache=True,
         )
         self._cache = out.past_key_values
         return out.logits[:, -1]  # type: ignore[no-any-return]
@@ -321,12 +344,26 @@ def supports_shared_decoding(scorer: Scorer, tolerance: float = 2e-3) -> bool:
 
         try:
             plain = run(StandardEngine(scorer))
-            gap = float((run(SharedEngine(scorer, 2, 3, 7, 3, 2)) - plain).abs().max() / plain.abs().max().clamp_min(1e-6))
+            gap = float(
+                (run(SharedEngine(scorer, 2, 3, 7, 3, 2)) - plain).abs().max()
+                / plain.abs().max().clamp_min(1e-6)
+            )
             if not gap <= tolerance:
                 reason = f"logits differ by {gap:.1e}"
-        except (attention.UnsupportedAttention, TypeError, RuntimeError, ValueError, AssertionError, UserError) as error:
+        except (
+            attention.UnsupportedAttention,
+            TypeError,
+            RuntimeError,
+            ValueError,
+            AssertionError,
+            UserError,
+        ) as error:
             reason = f"{type(error).__name__}: {error}"
     scorer.decodes_shared = not reason
     if reason:
-        log.warning("%s is sampled through its own cache, without shared prompts (%s)", type(scorer._base()).__name__, reason)
+        log.warning(
+            "%s is sampled through its own cache, without shared prompts (%s)",
+            type(scorer._base()).__name__,
+            reason,
+        )
     return scorer.decodes_shared

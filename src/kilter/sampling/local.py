@@ -19,7 +19,13 @@ from kilter.data.encode import Encoder
 from kilter.models.forward import Scorer
 from kilter.models.positions import require_steady
 from kilter.sampling.choose import check_params, choose, occurrences, request_seed
-from kilter.sampling.engine import Engine, MixtureEngine, SharedEngine, StandardEngine, supports_shared_decoding
+from kilter.sampling.engine import (
+    Engine,
+    MixtureEngine,
+    SharedEngine,
+    StandardEngine,
+    supports_shared_decoding,
+)
 from kilter.sampling.packed import packed_linears
 from kilter.types import Completion, Prompt, SamplingParams
 
@@ -68,10 +74,21 @@ class LocalSampler:
     exact = True
 
     def __init__(
-        self, scorer: Scorer, encoder: Encoder, tokens_per_batch: int = 1 << 14, version: int = 0, amp: bool = False,
+        self,
+        scorer: Scorer,
+        encoder: Encoder,
+        tokens_per_batch: int = 1 << 14,
+        version: int = 0,
+        amp: bool = False,
         mixture: tuple[Scorer, float] | None = None,
-    ) -> None:  # fmt: skip
-        self.scorer, self.encoder, self.tokens_per_batch, self.version, self.amp = scorer, encoder, tokens_per_batch, version, amp
+    ) -> None:
+        self.scorer, self.encoder, self.tokens_per_batch, self.version, self.amp = (
+            scorer,
+            encoder,
+            tokens_per_batch,
+            version,
+            amp,
+        )
         self.mixture = mixture
         self.last = Throughput()
 
@@ -81,7 +98,11 @@ class LocalSampler:
 
     @torch.inference_mode()  # a decoding step is many small operations, each a little cheaper than under no_grad
     def generate(
-        self, prompts: Sequence[Prompt], k: int, params: SamplingParams | Sequence[SamplingParams], progress: Callable[[int], None] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        k: int,
+        params: SamplingParams | Sequence[SamplingParams],
+        progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
         """k completions per prompt, in order. `params`: one for all, or one per prompt. `progress`: completions finished so far."""
         own = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
@@ -95,7 +116,9 @@ class LocalSampler:
         scorers = [self.scorer, *([self.mixture[0]] if self.mixture else ())]
         for s in scorers:
             require_steady(
-                s._base().config.get_text_config(), max(len(i) + p.max_new_tokens for i, p in zip(ids, own, strict=True)), "prompt + max_new_tokens"
+                s._base().config.get_text_config(),
+                max(len(i) + p.max_new_tokens for i, p in zip(ids, own, strict=True)),
+                "prompt + max_new_tokens",
             )
         training = [s.training for s in scorers]
         try:
@@ -115,50 +138,111 @@ class LocalSampler:
 
     def _completion(self, row: _Row) -> Completion:
         tokens = row.tokens
-        text = row.text if row.text is not None else self.encoder.tokenizer.decode([t for t in tokens if t not in self.encoder.stop_ids])
+        text = (
+            row.text
+            if row.text is not None
+            else self.encoder.tokenizer.decode([t for t in tokens if t not in self.encoder.stop_ids])
+        )
         return Completion(
-            text=text.strip(), token_ids=tuple(tokens), mask=(1,) * len(tokens), sampling_logps=tuple(row.logps),
-            finish_reason=row.finish, policy_version=self.version, entropy=row.entropy / max(1, len(tokens)),
-        )  # fmt: skip
+            text=text.strip(),
+            token_ids=tuple(tokens),
+            mask=(1,) * len(tokens),
+            sampling_logps=tuple(row.logps),
+            finish_reason=row.finish,
+            policy_version=self.version,
+            entropy=row.entropy / max(1, len(tokens)),
+        )
 
-    def _decode(self, ids: Sequence[tuple[int, ...]], params: Sequence[SamplingParams], k: int, progress: Callable[[int], None] | None) -> list[_Row]:
+    def _decode(
+        self,
+        ids: Sequence[tuple[int, ...]],
+        params: Sequence[SamplingParams],
+        k: int,
+        progress: Callable[[int], None] | None,
+    ) -> list[_Row]:
         """All requests to their end. Longest prompts first: late-comers then fit the slots that the first ones leave."""
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         widest, longest = len(ids[order[0]]), max(p.max_new_tokens for p in params)
         groups = max(1, min(len(ids), self.tokens_per_batch // (widest + k * longest)))
-        capacity = min(groups * k, max(1, (self.tokens_per_batch - widest) // longest)) if groups == 1 else groups * k
-        shared = all(supports_shared_decoding(s) for s in ([self.scorer, self.mixture[0]] if self.mixture else [self.scorer]))
+        capacity = (
+            min(groups * k, max(1, (self.tokens_per_batch - widest) // longest))
+            if groups == 1
+            else groups * k
+        )
+        shared = all(
+            supports_shared_decoding(s)
+            for s in ([self.scorer, self.mixture[0]] if self.mixture else [self.scorer])
+        )
         device = self.scorer.device
         finished: list[_Row] = []
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.amp), packed_linears(self.scorer, self.amp, capacity):
+        with (
+            torch.autocast(device.type, torch.bfloat16, enabled=self.amp),
+            packed_linears(self.scorer, self.amp, capacity),
+        ):
             waiting = deque(order)
             while waiting:  # an engine that cannot take rows midway does one wave after the other
                 engine = self._engine(shared, groups, capacity, widest, longest, k)
-                wave = waiting if engine.midway else deque(waiting.popleft() for _ in range(min(groups, len(waiting))))
-                self._run(engine, wave, ids, params, k, capacity if engine.midway else len(wave) * k, groups, finished, progress)
+                wave = (
+                    waiting
+                    if engine.midway
+                    else deque(waiting.popleft() for _ in range(min(groups, len(waiting))))
+                )
+                self._run(
+                    engine,
+                    wave,
+                    ids,
+                    params,
+                    k,
+                    capacity if engine.midway else len(wave) * k,
+                    groups,
+                    finished,
+                    progress,
+                )
         return finished
 
     def _engine(self, shared: bool, groups: int, capacity: int, widest: int, longest: int, k: int) -> Engine:
         def make(scorer: Scorer) -> Engine:
             graphs = scorer.device.type == "cuda"
-            return SharedEngine(scorer, groups, capacity, widest, longest, k, fixed=graphs) if shared else StandardEngine(scorer)
+            return (
+                SharedEngine(scorer, groups, capacity, widest, longest, k, fixed=graphs)
+                if shared
+                else StandardEngine(scorer)
+            )
 
-        return make(self.scorer) if self.mixture is None else MixtureEngine(make(self.scorer), make(self.mixture[0]), self.mixture[1])
+        return (
+            make(self.scorer)
+            if self.mixture is None
+            else MixtureEngine(make(self.scorer), make(self.mixture[0]), self.mixture[1])
+        )
 
     def _run(
-        self, engine: Engine, waiting: deque[int], ids: Sequence[tuple[int, ...]], params: Sequence[SamplingParams], k: int, capacity: int,
-        slots: int, finished: list[_Row], progress: Callable[[int], None] | None,
-    ) -> None:  # fmt: skip
+        self,
+        engine: Engine,
+        waiting: deque[int],
+        ids: Sequence[tuple[int, ...]],
+        params: Sequence[SamplingParams],
+        k: int,
+        capacity: int,
+        slots: int,
+        finished: list[_Row],
+        progress: Callable[[int], None] | None,
+    ) -> None:
         """Admit, choose a token for every row, let finished rows leave, decode the rest; until nothing is left."""
         device = self.scorer.device
         rows: list[_Row] = []
-        pending: deque[tuple[int, int, int, Tensor]] = deque()  # (handle, prompt, next sample, its logits) of prompts with samples to start
+        pending: deque[tuple[int, int, int, Tensor]] = (
+            deque()
+        )  # (handle, prompt, next sample, its logits) of prompts with samples to start
         logits: Tensor | None = None
         while waiting or pending or rows:
             room = capacity - len(rows)
             started = len({r.prompt for r in rows} | {p[1] for p in pending})
             fresh: list[int] = []
-            while waiting and started + len(fresh) < slots and (sum(k - p[2] for p in pending) + len(fresh) * k) < room:
+            while (
+                waiting
+                and started + len(fresh) < slots
+                and (sum(k - p[2] for p in pending) + len(fresh) * k) < room
+            ):
                 fresh.append(waiting.popleft())
             if fresh:
                 handles, found = engine.prefill([ids[i] for i in fresh])
@@ -167,7 +251,14 @@ class LocalSampler:
             new: list[Tensor] = []
             while pending and len(joined) < room:
                 handle, prompt, sample, own = pending.popleft()
-                rows.append(_Row(prompt, sample, params[prompt], _draws(ids[prompt], sample + k * self._turn[prompt], params[prompt])))
+                rows.append(
+                    _Row(
+                        prompt,
+                        sample,
+                        params[prompt],
+                        _draws(ids[prompt], sample + k * self._turn[prompt], params[prompt]),
+                    )
+                )
                 joined.append(handle)
                 new.append(own)
                 if sample + 1 < k:
@@ -181,7 +272,9 @@ class LocalSampler:
             draws = torch.stack([r.draws[len(r.tokens)] for r in rows]).to(device)
             picked, logps, entropy = choose(logits, draws, [r.params for r in rows])
             alive = []
-            for i, (row, token, logp, spread) in enumerate(zip(rows, picked.tolist(), logps.tolist(), entropy.tolist(), strict=True)):
+            for i, (row, token, logp, spread) in enumerate(
+                zip(rows, picked.tolist(), logps.tolist(), entropy.tolist(), strict=True)
+            ):
                 row.tokens.append(token)
                 row.logps.append(logp)
                 row.entropy += spread
@@ -211,7 +304,10 @@ class LocalSampler:
             tail = decode(row.tokens[-(TAIL + max(map(len, params.stop))) :])
             if any(s in tail for s in params.stop):
                 text = decode(row.tokens)
-                row.finish, row.text = "stop", text[: min(at for s in params.stop if (at := text.find(s)) >= 0)]
+                row.finish, row.text = (
+                    "stop",
+                    text[: min(at for s in params.stop if (at := text.find(s)) >= 0)],
+                )
         if row.finish is None and len(row.tokens) >= params.max_new_tokens:
             row.finish = "length"
 

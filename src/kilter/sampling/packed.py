@@ -48,12 +48,17 @@ def _groups(module: nn.Module) -> list[list[nn.Linear]]:
     plain = {
         x
         for x in module.modules()
-        if isinstance(x, nn.Linear) and type(x) in (nn.Linear, Linear) and type(x.weight.data) is Tensor and x.weight.device.type == "cpu"
+        if isinstance(x, nn.Linear)
+        and type(x) in (nn.Linear, Linear)
+        and type(x.weight.data) is Tensor
+        and x.weight.device.type == "cpu"
     }
     groups: list[list[nn.Linear]] = []
     for parent in module.modules():
         for names in SIBLINGS:
-            layers = [x for name in names if isinstance(x := getattr(parent, name, None), nn.Linear) and x in plain]
+            layers = [
+                x for name in names if isinstance(x := getattr(parent, name, None), nn.Linear) and x in plain
+            ]
             if len(layers) == len(names) and len({(x.in_features, x.bias is None) for x in layers}) == 1:
                 groups.append(layers)
                 plain -= set(layers)
@@ -64,9 +69,15 @@ class _Packed:
     """One product for layers that are called in turn with the same input: the first call computes, the others take their share."""
 
     def __init__(self, layers: list[nn.Linear], dtype: torch.dtype, rows: int) -> None:
-        weight = torch.cat([x.weight.detach().to(dtype) for x in layers]) if len(layers) > 1 else layers[0].weight.detach().to(dtype)
+        weight = (
+            torch.cat([x.weight.detach().to(dtype) for x in layers])
+            if len(layers) > 1
+            else layers[0].weight.detach().to(dtype)
+        )
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-        self._bias = None if layers[0].bias is None else torch.cat([x.bias.detach().to(dtype) for x in layers])
+        self._bias = (
+            None if layers[0].bias is None else torch.cat([x.bias.detach().to(dtype) for x in layers])
+        )
         self._sizes = [x.out_features for x in layers]
         self._dtype = dtype
         self._input: tuple[Tensor, int] | None = None
@@ -76,7 +87,9 @@ class _Packed:
         version = -1 if x.is_inference() else x._version
         if self._input is None or x is not self._input[0] or version != self._input[1]:
             self._input = x, version
-            out: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self._dtype), self._weight, self._bias, "none", [], "")
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(
+                x.to(self._dtype), self._weight, self._bias, "none", [], ""
+            )
             self._shares = torch.split(out, self._sizes, -1)
         share = self._shares[place]
         if place == len(self._sizes) - 1:

@@ -39,7 +39,9 @@ Answer = tuple[list[int], list[float], Literal["stop", "length"]]
 class Client(Protocol):
     """An engine, wherever it runs."""
 
-    def generate(self, prompts: Sequence[tuple[int, ...]], k: int, params: SamplingParams, stop_ids: Sequence[int]) -> list[list[Answer]]:
+    def generate(
+        self, prompts: Sequence[tuple[int, ...]], k: int, params: SamplingParams, stop_ids: Sequence[int]
+    ) -> list[list[Answer]]:
         """k answers per prompt: token ids, their log-probs, why they ended."""
         ...
 
@@ -56,7 +58,11 @@ class VllmSampler:
     def __init__(self, scorer: Scorer, encoder: Encoder, spec: SamplerSpec, dtype: str) -> None:
         self.scorer, self.encoder, self.spec, self.version = scorer, encoder, spec, 0
         memory = Path("/dev/shm")
-        self._folder = Path(tempfile.mkdtemp(prefix="kilter-vllm-", dir=memory if memory.is_dir() and os.access(memory, os.W_OK) else None))
+        self._folder = Path(
+            tempfile.mkdtemp(
+                prefix="kilter-vllm-", dir=memory if memory.is_dir() and os.access(memory, os.W_OK) else None
+            )
+        )
         self._dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float32
         self.client: Client
         try:
@@ -74,7 +80,11 @@ class VllmSampler:
             raise
 
     def generate(
-        self, prompts: Sequence[Prompt], k: int, params: SamplingParams | Sequence[SamplingParams], progress: Callable[[int], None] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        k: int,
+        params: SamplingParams | Sequence[SamplingParams],
+        progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
         """k completions per prompt, in order; one SamplingParams for all."""
         if not isinstance(params, SamplingParams):
@@ -95,9 +105,13 @@ class VllmSampler:
         text = self.encoder.tokenizer.decode([t for t in tokens if t not in self.encoder.stop_ids])
         cuts = [at for s in params.stop if (at := text.find(s)) >= 0]
         return Completion(
-            text=(text[: min(cuts)] if cuts else text).strip(), token_ids=tuple(tokens), mask=(1,) * len(tokens), sampling_logps=tuple(logps),
-            finish_reason=reason, policy_version=self.version,
-        )  # fmt: skip
+            text=(text[: min(cuts)] if cuts else text).strip(),
+            token_ids=tuple(tokens),
+            mask=(1,) * len(tokens),
+            sampling_logps=tuple(logps),
+            finish_reason=reason,
+            policy_version=self.version,
+        )
 
     def sync(self) -> None:
         """Pushes the policy's present weights."""
@@ -140,7 +154,9 @@ def merged_state(model: Any, dtype: torch.dtype) -> tuple[Any, dict[str, torch.T
     deltas = {}
     for name, module in base.named_modules():
         if isinstance(module, LoraLayer):
-            deltas[f"{name}.weight"] = sum(module.get_delta_weight(a) for a in module.active_adapters if a in module.lora_A)
+            deltas[f"{name}.weight"] = sum(
+                module.get_delta_weight(a) for a in module.active_adapters if a in module.lora_A
+            )
     state = {}
     for name, value in base.state_dict().items():
         if "lora_" in name:
@@ -162,7 +178,11 @@ def untie(base: Any, state: dict[str, torch.Tensor], folder: Path) -> None:
         return
     head = next(name for name, module in base.named_modules() if module is base.get_output_embeddings())
     embedding = next(name for name, module in base.named_modules() if module is base.get_input_embeddings())
-    save_file({f"{head}.weight": state[f"{embedding}.weight"].contiguous()}, str(folder / "head.safetensors"), metadata={"format": "pt"})
+    save_file(
+        {f"{head}.weight": state[f"{embedding}.weight"].contiguous()},
+        str(folder / "head.safetensors"),
+        metadata={"format": "pt"},
+    )
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"tie_word_embeddings": False}))
 
@@ -181,16 +201,29 @@ class InProcess:
         try:
             from vllm import LLM
         except ImportError as error:
-            raise UserError("sampler.name", "vllm", f"is not installed ({error})", "run: make setup-vllm, or use sampler: {name: local}") from error
+            raise UserError(
+                "sampler.name",
+                "vllm",
+                f"is not installed ({error})",
+                "run: make setup-vllm, or use sampler: {name: local}",
+            ) from error
         self.timeout = spec.timeout
         before = set(multiprocessing.active_children())
         try:
             self.llm = LLM(
-                model=str(folder), dtype=dtype, enforce_eager=not gpu, logprobs_mode="processed_logprobs", enable_prefix_caching=True,
-                disable_log_stats=True, use_tqdm_on_load=False, **extra,
-            )  # fmt: skip
+                model=str(folder),
+                dtype=dtype,
+                enforce_eager=not gpu,
+                logprobs_mode="processed_logprobs",
+                enable_prefix_caching=True,
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+                **extra,
+            )
         except Exception as error:
-            raise RunFailed(f"vLLM did not start ({_last_line(error)})\n  fix: free memory, or use sampler: {{name: local}}") from error
+            raise RunFailed(
+                f"vLLM did not start ({_last_line(error)})\n  fix: free memory, or use sampler: {{name: local}}"
+            ) from error
         self._engine = set(multiprocessing.active_children()) - before
 
     def _guarded(self, call: Callable[[], Any], limit: float | None, what: str) -> Any:
@@ -211,30 +244,55 @@ class InProcess:
             except queue.Empty:
                 dead = [p for p in self._engine if not p.is_alive()]
                 if dead:
-                    raise RunFailed(f"the vLLM engine ended with code {dead[0].exitcode} while {what}\n  fix: {again}") from None
+                    raise RunFailed(
+                        f"the vLLM engine ended with code {dead[0].exitcode} while {what}\n  fix: {again}"
+                    ) from None
                 if limit is not None and time.monotonic() - begin > limit:
-                    raise RunFailed(f"vLLM took longer than {limit:g} s {what}\n  fix: raise sampler.timeout, or {again}") from None
+                    raise RunFailed(
+                        f"vLLM took longer than {limit:g} s {what}\n  fix: raise sampler.timeout, or {again}"
+                    ) from None
                 continue
             if error is not None:
                 raise RunFailed(f"vLLM failed while {what} ({_last_line(error)})\n  fix: {again}") from error
             return value
 
-    def generate(self, prompts: Sequence[tuple[int, ...]], k: int, params: SamplingParams, stop_ids: Sequence[int]) -> list[list[Answer]]:
+    def generate(
+        self, prompts: Sequence[tuple[int, ...]], k: int, params: SamplingParams, stop_ids: Sequence[int]
+    ) -> list[list[Answer]]:
         """See Client."""
         from vllm import SamplingParams as Params
 
         own = [
-            Params(n=k, temperature=params.temperature, top_p=params.top_p, top_k=params.top_k or -1, max_tokens=params.max_new_tokens, stop=list(params.stop) or None,
-                   stop_token_ids=list(stop_ids), seed=seed, logprobs=0, include_stop_str_in_output=True)
+            Params(
+                n=k,
+                temperature=params.temperature,
+                top_p=params.top_p,
+                top_k=params.top_k or -1,
+                max_tokens=params.max_new_tokens,
+                stop=list(params.stop) or None,
+                stop_token_ids=list(stop_ids),
+                seed=seed,
+                logprobs=0,
+                include_stop_str_in_output=True,
+            )
             for seed in _seeds(prompts, k, params)
-        ]  # fmt: skip
+        ]
         outputs = self._guarded(
-            lambda: self.llm.generate([{"prompt_token_ids": list(p)} for p in prompts], own, use_tqdm=False), self.timeout * len(prompts), "sampling"
+            lambda: self.llm.generate([{"prompt_token_ids": list(p)} for p in prompts], own, use_tqdm=False),
+            self.timeout * len(prompts),
+            "sampling",
         )
         return [
-            [(list(o.token_ids), [step[t].logprob for step, t in zip(o.logprobs, o.token_ids, strict=True)], "length" if o.finish_reason == "length" else "stop") for o in r.outputs]
+            [
+                (
+                    list(o.token_ids),
+                    [step[t].logprob for step, t in zip(o.logprobs, o.token_ids, strict=True)],
+                    "length" if o.finish_reason == "length" else "stop",
+                )
+                for o in r.outputs
+            ]
             for r in outputs
-        ]  # fmt: skip
+        ]
 
     def reload(self, folder: Path, timeout: float) -> None:
         """See Client."""
@@ -255,7 +313,12 @@ class Server:
         try:
             import httpx
         except ImportError as error:
-            raise UserError("sampler.url", url, "needs httpx to talk to a server", "run: pip install 'kilter[vllm]', or pip install httpx") from error
+            raise UserError(
+                "sampler.url",
+                url,
+                "needs httpx to talk to a server",
+                "run: pip install 'kilter[vllm]', or pip install httpx",
+            ) from error
 
         self.url, self.timeout = url.rstrip("/").removesuffix("/v1"), timeout
         self.http = httpx.Client(timeout=timeout)
@@ -289,35 +352,76 @@ class Server:
         try:
             reply = self.http.get(f"{self.url}/server_info", params={"config_format": "json"})
             if reply.status_code == 404:
-                raise UserError("sampler.url", self.url, "takes no weights", "start the server with VLLM_SERVER_DEV_MODE=1 in its environment")
+                raise UserError(
+                    "sampler.url",
+                    self.url,
+                    "takes no weights",
+                    "start the server with VLLM_SERVER_DEV_MODE=1 in its environment",
+                )
             reply.raise_for_status()
             config = reply.json()["vllm_config"]
-            mode, worker, model = config["model_config"]["logprobs_mode"], config["parallel_config"]["worker_cls"], config["model_config"]["model"]
+            mode, worker, model = (
+                config["model_config"]["logprobs_mode"],
+                config["parallel_config"]["worker_cls"],
+                config["model_config"]["model"],
+            )
         except (httpx.HTTPError, KeyError, TypeError, ValueError) as error:
-            raise UserError("sampler.url", self.url, f"does not say what it is ({_last_line(error)})", "use vLLM 0.11 or later") from error
+            raise UserError(
+                "sampler.url",
+                self.url,
+                f"does not say what it is ({_last_line(error)})",
+                "use vLLM 0.11 or later",
+            ) from error
         if mode != "processed_logprobs":
-            raise UserError("sampler.url", self.url, f"reports {mode}", "start the server with --logprobs-mode processed_logprobs")
+            raise UserError(
+                "sampler.url",
+                self.url,
+                f"reports {mode}",
+                "start the server with --logprobs-mode processed_logprobs",
+            )
         on_cpu = "cpu" in worker.lower()
         served = Path(model) / "config.json"
         separate = served.is_file() and json.loads(served.read_text()).get("tie_word_embeddings") is False
         if on_cpu and shared_head and not separate:
             raise UserError(
-                "sampler.url", self.url, "serves on a CPU a model whose head is its embedding, and vLLM would miss new weights of that head",
+                "sampler.url",
+                self.url,
+                "serves on a CPU a model whose head is its embedding, and vLLM would miss new weights of that head",
                 "serve a copy made by `kilter merge MODEL FOLDER --untie`",
-            )  # fmt: skip
+            )
         return on_cpu
 
-    def generate(self, prompts: Sequence[tuple[int, ...]], k: int, params: SamplingParams, stop_ids: Sequence[int]) -> list[list[Answer]]:
+    def generate(
+        self, prompts: Sequence[tuple[int, ...]], k: int, params: SamplingParams, stop_ids: Sequence[int]
+    ) -> list[list[Answer]]:
         """See Client."""
         body: dict[str, Any] = {
-            "model": self.model, "n": k, "temperature": params.temperature, "top_p": params.top_p, "top_k": params.top_k or -1,
-            "max_tokens": params.max_new_tokens, "stop": list(params.stop), "stop_token_ids": list(stop_ids), "logprobs": 0, "return_token_ids": True,
+            "model": self.model,
+            "n": k,
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            "top_k": params.top_k or -1,
+            "max_tokens": params.max_new_tokens,
+            "stop": list(params.stop),
+            "stop_token_ids": list(stop_ids),
+            "logprobs": 0,
+            "return_token_ids": True,
             "include_stop_str_in_output": True,
-        }  # fmt: skip
+        }
 
         def ask(prompt: tuple[int, ...], seed: int) -> list[Answer]:
-            choices = sorted(self._post("/v1/completions", body | {"prompt": list(prompt), "seed": seed})["choices"], key=lambda c: c["index"])
-            return [(c["token_ids"], c["logprobs"]["token_logprobs"], "length" if c["finish_reason"] == "length" else "stop") for c in choices]
+            choices = sorted(
+                self._post("/v1/completions", body | {"prompt": list(prompt), "seed": seed})["choices"],
+                key=lambda c: c["index"],
+            )
+            return [
+                (
+                    c["token_ids"],
+                    c["logprobs"]["token_logprobs"],
+                    "length" if c["finish_reason"] == "length" else "stop",
+                )
+                for c in choices
+            ]
 
         # One request per prompt, for a request has one seed; the server batches them.
         with ThreadPoolExecutor(min(64, max(1, len(prompts)))) as pool:
@@ -325,7 +429,10 @@ class Server:
 
     def reload(self, folder: Path, timeout: float) -> None:
         """See Client."""
-        self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}, "timeout": timeout})
+        self._post(
+            "/collective_rpc",
+            {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}, "timeout": timeout},
+        )
         self._post("/reset_prefix_cache", None)
 
     def _post(self, path: str, body: Any) -> Any:
@@ -337,7 +444,9 @@ class Server:
             reply.raise_for_status()
             return reply.json() if reply.content else None
         except (httpx.HTTPError, ValueError) as error:
-            detail = error.response.text[:200] if isinstance(error, httpx.HTTPStatusError) else _last_line(error)
+            detail = (
+                error.response.text[:200] if isinstance(error, httpx.HTTPStatusError) else _last_line(error)
+            )
             raise RunFailed(
                 f"the vLLM server at {self.url} failed at {path} after {time.monotonic() - begin:.0f} s ({detail})\n"
                 "  fix: check the server, then run the same command again to resume"
@@ -346,7 +455,9 @@ class Server:
 
 def _seeds(prompts: Sequence[tuple[int, ...]], k: int, params: SamplingParams) -> list[int]:
     """A seed per prompt, of the 31 bits that vLLM takes."""
-    return [request_seed(params, p, k * n) % (1 << 31) for p, n in zip(prompts, occurrences(prompts), strict=True)]
+    return [
+        request_seed(params, p, k * n) % (1 << 31) for p, n in zip(prompts, occurrences(prompts), strict=True)
+    ]
 
 
 def _last_line(error: BaseException) -> str:

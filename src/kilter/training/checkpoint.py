@@ -55,7 +55,9 @@ class Checkpoints:
         for old in between:
             shutil.rmtree(old, ignore_errors=True)
 
-    def save(self, step: int, write: Callable[[Path], None], meta: dict[str, Any], is_main: bool = True) -> None:
+    def save(
+        self, step: int, write: Callable[[Path], None], meta: dict[str, Any], is_main: bool = True
+    ) -> None:
         """Writes to a hidden folder, then renames it. A full disk raises RunFailed naming the last good checkpoint."""
         start = time.monotonic()
         target, partial = self.folder / f"step-{step}", self.folder / f".step-{step}.partial"
@@ -92,7 +94,11 @@ def _link(source: str, target: str) -> None:
 
 def rng_state() -> dict[str, Any]:
     """Random states of Python, numpy and torch."""
-    state: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+    }
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state

@@ -13,17 +13,27 @@ class SamplerSpec(BaseModel):
     """How completions are sampled in training."""
 
     model_config = ConfigDict(extra="forbid")
-    name: Literal["local", "vllm"] = Field("local", description="local shares the learner's weights; vllm is an engine of its own")
+    name: Literal["local", "vllm"] = Field(
+        "local", description="local shares the learner's weights; vllm is an engine of its own"
+    )
     samples: int = Field(8, ge=1, description="completions per prompt (num_generations)")
     max_new_tokens: int = Field(128, ge=1, description="tokens of a completion")
-    temperature: float = Field(1.0, gt=0, description="log-probs in the loss are taken at this temperature too")
-    top_p: float = Field(1.0, gt=0, le=1, description="nucleus; below 1 the log-probs stay those of the full distribution")
+    temperature: float = Field(
+        1.0, gt=0, description="log-probs in the loss are taken at this temperature too"
+    )
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="nucleus; below 1 the log-probs stay those of the full distribution"
+    )
     top_k: int = Field(0, ge=0, description="0: off")
     stop: list[str] = Field(default_factory=list, description="strings that end a completion")
     tokens_per_batch: int = Field(1 << 14, ge=64, description="cached tokens in flight (local)")
     url: str | None = Field(None, description="address of a running vLLM server; none: in process (vllm)")
     timeout: float = Field(120.0, gt=0, description="seconds for one weight update or one request (vllm)")
-    memory: float | None = Field(None, gt=0, description="GB of key-value cache on a CPU, share of the GPU's memory (0 to 1) on a GPU (vllm)")
+    memory: float | None = Field(
+        None,
+        gt=0,
+        description="GB of key-value cache on a CPU, share of the GPU's memory (0 to 1) on a GPU (vllm)",
+    )
 
 
 class CriticSpec(BaseModel):
@@ -31,7 +41,9 @@ class CriticSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     start: str | None = Field(
-        None, alias="from", description="reward model to begin from; default: the feedback's, else the policy with a fresh head"
+        None,
+        alias="from",
+        description="reward model to begin from; default: the feedback's, else the policy with a fresh head",
     )
     learning_rate: float = Field(9e-6, gt=0, description="its own peak learning rate")
     warmup_steps: int = Field(0, ge=0, description="first steps in which the critic alone learns")
@@ -54,14 +66,26 @@ class MonitorSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     enabled: bool = Field(True, description="watch for NaN, collapse and reward hacking")
-    gold: Any = Field(None, description="feedback that judges held-out answers independently of the reward; support-desk data brings its own")
+    gold: Any = Field(
+        None,
+        description="feedback that judges held-out answers independently of the reward; support-desk data brings its own",
+    )
     gold_every: int = Field(20, ge=1, description="steps between gold evaluations")
     gold_prompts: int = Field(48, ge=4, description="held-out prompts per gold evaluation")
-    stop: bool = Field(True, description="stop when the proxy is up and gold is down twice, or a tier-0 limit is passed")
+    stop: bool = Field(
+        True, description="stop when the proxy is up and gold is down twice, or a tier-0 limit is passed"
+    )
     keep_best: bool = Field(True, description="the finished model is the checkpoint with the best gold score")
-    pin: bool = Field(True, description="keep the checkpoints of the first and the last step that a signal named, under pinned/")
-    allow_truncation: bool = Field(False, description="answers that hit the length limit are no reason to stop")
-    kl_budget: float | None = Field(None, gt=0, description="nats per completion; three times it stops the run")
+    pin: bool = Field(
+        True,
+        description="keep the checkpoints of the first and the last step that a signal named, under pinned/",
+    )
+    allow_truncation: bool = Field(
+        False, description="answers that hit the length limit are no reason to stop"
+    )
+    kl_budget: float | None = Field(
+        None, gt=0, description="nats per completion; three times it stops the run"
+    )
 
 
 class TrainSpec(BaseModel):
@@ -69,55 +93,107 @@ class TrainSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False)
     method: str | dict[str, Any] = Field(description="a method by name, or {name: dpo, beta: 0.1}")
-    start: str | None = Field(None, alias="from", description="stage or model to start from; default: the recipe's model")
-    reference: str | None = Field(None, description="stage or model of the reference policy; default: where training starts")
+    start: str | None = Field(
+        None, alias="from", description="stage or model to start from; default: the recipe's model"
+    )
+    reference: str | None = Field(
+        None, description="stage or model of the reference policy; default: where training starts"
+    )
     teacher: str | None = Field(None, description="stage or model to learn from (distill)")
     data: str = Field("$data", description="$name of a data set of the recipe")
-    prompts: str | None = Field(None, description="$name of a data set whose prompts are answered by the policy (online)")
-    feedback: Any = Field(
-        None, description="who scores sampled completions: support_desk, math, {reward_model: rm}, my_file.py:reward, or a weighted list"
+    prompts: str | None = Field(
+        None, description="$name of a data set whose prompts are answered by the policy (online)"
     )
-    sampler: SamplerSpec = Field(default_factory=lambda: SamplerSpec(), description="how completions are sampled (online)")
+    feedback: Any = Field(
+        None,
+        description="who scores sampled completions: support_desk, math, {reward_model: rm}, my_file.py:reward, or a weighted list",
+    )
+    sampler: SamplerSpec = Field(
+        default_factory=lambda: SamplerSpec(), description="how completions are sampled (online)"
+    )
     select: Literal["auto", "all", "best_of", "best_worst", "drop_constant"] = Field(
         "auto", description="which completions train (online); auto: what the method needs"
     )
-    refill: int = Field(3, ge=0, description="rounds of further sampling when drop_constant leaves too few groups")
-    minibatches: int = Field(1, ge=1, description="optimizer steps per pass over a batch of rollouts (online)")
-    inner_epochs: int | None = Field(None, ge=1, description="passes over a batch of rollouts; default: the method's own (online)")
-    kl_control: KLControl = Field(default_factory=lambda: KLControl(), description="how the KL coefficient moves (online)")
+    refill: int = Field(
+        3, ge=0, description="rounds of further sampling when drop_constant leaves too few groups"
+    )
+    minibatches: int = Field(
+        1, ge=1, description="optimizer steps per pass over a batch of rollouts (online)"
+    )
+    inner_epochs: int | None = Field(
+        None, ge=1, description="passes over a batch of rollouts; default: the method's own (online)"
+    )
+    kl_control: KLControl = Field(
+        default_factory=lambda: KLControl(), description="how the KL coefficient moves (online)"
+    )
     critic: CriticSpec = Field(default_factory=lambda: CriticSpec(), description="the value model (ppo)")
-    monitors: MonitorSpec = Field(default_factory=lambda: MonitorSpec(), description="what watches the run (online)")
-    refresh_reference_every: int | None = Field(None, ge=1, description="steps after which the reference becomes the present policy (iterative DPO)")
+    monitors: MonitorSpec = Field(
+        default_factory=lambda: MonitorSpec(), description="what watches the run (online)"
+    )
+    refresh_reference_every: int | None = Field(
+        None, ge=1, description="steps after which the reference becomes the present policy (iterative DPO)"
+    )
     epochs: float = Field(1.0, gt=0, description="passes over the training groups")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps; overrides epochs")
     batch_size: int = Field(16, ge=1, description="groups (prompts) per optimizer step, over all processes")
     tokens_per_microbatch: int = Field(
-        1024, ge=16, description="tokens that go through the model at once; changes memory and speed, never the gradient"
+        1024,
+        ge=16,
+        description="tokens that go through the model at once; changes memory and speed, never the gradient",
     )
-    learning_rate: float | None = Field(None, gt=0, description="peak learning rate; default: the method's own, ten times that for adapters")
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="decay after the warm-up, to 0")
+    learning_rate: float | None = Field(
+        None, gt=0, description="peak learning rate; default: the method's own, ten times that for adapters"
+    )
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="decay after the warm-up, to 0"
+    )
     warmup_ratio: float = Field(0.05, ge=0, lt=1, description="share of the steps with rising learning rate")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay; never on norms and biases")
-    max_grad_norm: float = Field(1.0, ge=0, description="gradient norm above which it is scaled down; 0 switches clipping off")
-    max_length: int = Field(1024, ge=8, description="tokens of prompt plus completion; completions lose their end, prompts their beginning")
+    max_grad_norm: float = Field(
+        1.0, ge=0, description="gradient norm above which it is scaled down; 0 switches clipping off"
+    )
+    max_length: int = Field(
+        1024,
+        ge=8,
+        description="tokens of prompt plus completion; completions lose their end, prompts their beginning",
+    )
     template: str = Field("auto", description="chat template: auto, model, or a .jinja file")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast over float32 weights")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16: autocast over float32 weights"
+    )
     adapter: AdapterSpec | None = Field(None, description="train LoRA adapters instead of all weights")
-    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward: less memory, about a third slower")
-    activation_offloading: bool = Field(False, description="keep activations in host memory until the backward needs them: less GPU memory, slower")
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations in the backward: less memory, about a third slower"
+    )
+    activation_offloading: bool = Field(
+        False,
+        description="keep activations in host memory until the backward needs them: less GPU memory, slower",
+    )
     shuffle: bool = Field(True, description="new order each epoch, from the seed")
     seed: int = Field(0, description="order of the data, initial heads, dropout")
     limit: int | None = Field(None, ge=1, description="use only the first N training groups")
-    eval_every: int | None = Field(None, ge=1, description="steps between evaluations on the held-out groups; always once at the end")
-    save_every: int | Literal["auto"] = Field("auto", description="steps between checkpoints; auto: as often as costs under 5 % of the time")
-    trackers: list[str] = Field(default_factory=list, description="tensorboard, wandb, trackio, ... (any accelerate tracker)")
-    engine: Literal["auto", "local", "accelerate"] = Field(
-        "auto", description="auto: accelerate with several processes (`processes`, or accelerate launch, or torchrun), else local"
+    eval_every: int | None = Field(
+        None, ge=1, description="steps between evaluations on the held-out groups; always once at the end"
     )
-    processes: int = Field(1, ge=1, description="start this many processes, one per GPU or share of the CPU cores (engine accelerate)")
+    save_every: int | Literal["auto"] = Field(
+        "auto", description="steps between checkpoints; auto: as often as costs under 5 % of the time"
+    )
+    trackers: list[str] = Field(
+        default_factory=list, description="tensorboard, wandb, trackio, ... (any accelerate tracker)"
+    )
+    engine: Literal["auto", "local", "accelerate"] = Field(
+        "auto",
+        description="auto: accelerate with several processes (`processes`, or accelerate launch, or torchrun), else local",
+    )
+    processes: int = Field(
+        1,
+        ge=1,
+        description="start this many processes, one per GPU or share of the CPU cores (engine accelerate)",
+    )
     fsdp: bool = Field(False, description="shard weights, gradients and optimizer over the processes (FSDP2)")
     zero: Literal[1, 2] | None = Field(
-        None, description="DeepSpeed ZeRO stage: 1 shards the optimizer, 2 gradients as well (extra deepspeed); fsdp shards weights too"
+        None,
+        description="DeepSpeed ZeRO stage: 1 shards the optimizer, 2 gradients as well (extra deepspeed); fsdp shards weights too",
     )
 
     @model_validator(mode="before")

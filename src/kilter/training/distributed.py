@@ -92,7 +92,9 @@ class Engine:
         """Back-propagates a micro-batch."""
         value.backward()  # type: ignore[no-untyped-call]
 
-    def update(self, modules: list[Any], optimizer: Any, limit: float, set_rates: Callable[[], None], finite: bool) -> Tensor:
+    def update(
+        self, modules: list[Any], optimizer: Any, limit: float, set_rates: Callable[[], None], finite: bool
+    ) -> Tensor:
         """Clips each module by itself, sets the rates and steps, unless loss or gradient are not finite; returns the norm before."""
         norms = [self.grad_norm(m, limit) for m in modules]
         norm = norms[0] if len(norms) == 1 else torch.stack([n.float() for n in norms]).norm()
@@ -162,7 +164,9 @@ class AccelerateEngine(Engine):
             return module
         if not self.fsdp:
             devices = [self.device.index] if self.device.type == "cuda" else None
-            return nn.parallel.DistributedDataParallel(module, device_ids=devices, find_unused_parameters=False)
+            return nn.parallel.DistributedDataParallel(
+                module, device_ids=devices, find_unused_parameters=False
+            )
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
@@ -228,7 +232,12 @@ class AccelerateEngine(Engine):
     def restore(self, module: nn.Module, optimizer: Any, state: dict[str, Any], folder: Path) -> None:
         """Shards are cut anew for this number of processes."""
         if self.sharded and "model" in state:
-            raise UserError("fsdp", True, "cannot take up a checkpoint of whole weights", "finish this run without fsdp, or begin a new one")
+            raise UserError(
+                "fsdp",
+                True,
+                "cannot take up a checkpoint of whole weights",
+                "finish this run without fsdp, or begin a new one",
+            )
         super().restore(module, optimizer, state, folder)
 
     def barrier(self) -> None:
@@ -246,7 +255,12 @@ def make_engine(name: str, fsdp: bool, zero: int | None = None, max_grad_norm: f
     if name == "accelerate" or (name == "auto" and several):
         return AccelerateEngine(fsdp)
     if zero is not None:
-        raise UserError("zero", zero, "divides the optimizer over several processes, and there is one", "give --processes N")
+        raise UserError(
+            "zero",
+            zero,
+            "divides the optimizer over several processes, and there is one",
+            "give --processes N",
+        )
     if fsdp:
         raise UserError(
             "fsdp",

@@ -17,28 +17,66 @@ from kilter.training.distributed import Engine
 from kilter.training.learner import LocalLearner
 
 
-def save_model(learner: LocalLearner, encoder: Encoder, engine: Engine, start: Path, out: Path, method: str, merge: bool = False) -> None:
+def save_model(
+    learner: LocalLearner,
+    encoder: Encoder,
+    engine: Engine,
+    start: Path,
+    out: Path,
+    method: str,
+    merge: bool = False,
+) -> None:
     """model/ (and critic/) appear by rename; `merge` folds adapters in. Every rank must call it."""
     state = engine.state(learner.module) if engine.world > 1 else None
     if not engine.is_main:
         return
     both = isinstance(learner.scorer, ActorCritic)
     facts = {"method": method, "reads": "pairs" if learner.needs.joint else "answers"}
-    _write(learner.scorer.model, encoder, start, out / "model", _own(state, "policy.model." if both else "model."), facts, merge)
+    _write(
+        learner.scorer.model,
+        encoder,
+        start,
+        out / "model",
+        _own(state, "policy.model." if both else "model."),
+        facts,
+        merge,
+    )
     if isinstance(learner.scorer, ActorCritic):
-        _write(learner.scorer.critic.model, encoder, start, out / "critic", _own(state, "critic.model."), facts, merge)
+        _write(
+            learner.scorer.critic.model,
+            encoder,
+            start,
+            out / "critic",
+            _own(state, "critic.model."),
+            facts,
+            merge,
+        )
 
 
 def _own(state: dict[str, Any] | None, prefix: str) -> dict[str, Any] | None:
-    return None if state is None else {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return (
+        None
+        if state is None
+        else {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    )
 
 
-def _write(model: Any, encoder: Encoder, start: Path, final: Path, state: dict[str, Any] | None, facts: dict[str, str], merge: bool) -> None:
+def _write(
+    model: Any,
+    encoder: Encoder,
+    start: Path,
+    final: Path,
+    state: dict[str, Any] | None,
+    facts: dict[str, str],
+    merge: bool,
+) -> None:
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         if hasattr(model, "peft_config") and (merge or adapters.is_adapter(start)):
-            model = model.merge_and_unload()  # asked for, or the base was itself adapted: only full weights describe the result
+            model = (
+                model.merge_and_unload()
+            )  # asked for, or the base was itself adapted: only full weights describe the result
             state = None
         extra = {} if state is None else {"state_dict": state}
         if hasattr(model, "peft_config"):

@@ -32,4 +32,9 @@ class KLController:
         if self.spec.mode == "budget" and -0.2 < error < 0:
             return
         low = self.initial if self.spec.mode == "budget" else self.initial / 10
-        self.value = max(low, min(self.spec.max_coef, self.coefficient * (1 + error * min(1.0, completions / self.spec.horizon))))
+        self.value = max(
+            low,
+            min(
+                self.spec.max_coef, self.coefficient * (1 + error * min(1.0, completions / self.spec.horizon))
+            ),
+        )

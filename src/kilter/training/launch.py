@@ -49,16 +49,27 @@ def run(trainer: Trainer) -> TrainResult:
     store.append(folder / "train.jsonl", trainer.train)
     store.append(folder / "heldout.jsonl", trainer.heldout)
     job = {
-        "spec": spec.model_dump(mode="json", by_alias=True), "start": str(trainer.start), "reference": None if trainer.reference is None else str(trainer.reference),
-        "out": str(trainer.out), "name": trainer.name, "models": {name: str(trainer.resolve(name)) for name in _models(spec)},
-    }  # fmt: skip
+        "spec": spec.model_dump(mode="json", by_alias=True),
+        "start": str(trainer.start),
+        "reference": None if trainer.reference is None else str(trainer.reference),
+        "out": str(trainer.out),
+        "name": trainer.name,
+        "models": {name: str(trainer.resolve(name)) for name in _models(spec)},
+    }
     (folder / "job.json").write_text(json.dumps(job))
     threads = max(1, (os.cpu_count() or 1) // spec.processes)
     threads_before = os.environ.get("OMP_NUM_THREADS")
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     config = LaunchConfig(
-        run_id="kilter", min_nodes=1, max_nodes=1, nproc_per_node=spec.processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.2,
-    )  # fmt: skip
+        run_id="kilter",
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=spec.processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
     try:
         elastic_launch(config, entrypoint=sys.executable)("-m", "kilter.training.worker", str(folder))
     except ChildFailedError as error:
@@ -66,7 +77,9 @@ def run(trainer: Trainer) -> TrainResult:
         if not (folder / "result.json").is_file():
             raise _cause(folder, error, spec.processes) from error
     except SignalException as error:  # the agent hands the signal on, and each worker saves at its next step
-        raise Interrupted(f"stopped; what was done is saved in {trainer.out}\n  to resume: run the same command again") from error
+        raise Interrupted(
+            f"stopped; what was done is saved in {trainer.out}\n  to resume: run the same command again"
+        ) from error
     finally:
         if threads_before is None:
             os.environ.pop("OMP_NUM_THREADS", None)
@@ -85,12 +98,23 @@ def work(folder: Path) -> None:
 
     job = json.loads((folder / "job.json").read_text())
     spec = TrainSpec.model_validate(job["spec"])
-    groups = [list(store.read(folder / f"{part}.jsonl")) if (folder / f"{part}.jsonl").exists() else [] for part in ("train", "heldout")]
+    groups = [
+        list(store.read(folder / f"{part}.jsonl")) if (folder / f"{part}.jsonl").exists() else []
+        for part in ("train", "heldout")
+    ]
     reference = Path(job["reference"]) if job["reference"] else None
     resolve = lambda name: Path(job["models"][name])
     try:
         result = Trainer(
-            spec, Path(job["start"]), groups[0], groups[1], Path(job["out"]), reference, Console(stderr=True), job["name"], resolve
+            spec,
+            Path(job["start"]),
+            groups[0],
+            groups[1],
+            Path(job["out"]),
+            reference,
+            Console(stderr=True),
+            job["name"],
+            resolve,
         ).run()
     except KilterError as error:
         _leave(folder, {"kind": type(error).__name__, "arguments": _arguments(error)})
@@ -99,7 +123,9 @@ def work(folder: Path) -> None:
         dist.barrier()
     if os.environ["RANK"] == "0":
         partial = folder / ".result.json"
-        partial.write_text(json.dumps(asdict(result) | {"model": str(result.model), "counts": dict(result.counts)}))
+        partial.write_text(
+            json.dumps(asdict(result) | {"model": str(result.model), "counts": dict(result.counts)})
+        )
         os.replace(partial, folder / "result.json")
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -114,12 +140,20 @@ def _models(spec: TrainSpec) -> list[str]:
 
 def _arguments(error: KilterError) -> list[Any]:
     if isinstance(error, errors.UserError):
-        return [error.field, error.value if isinstance(error.value, int | float | bool | str | None) else repr(error.value), error.problem, error.fix]
+        return [
+            error.field,
+            error.value if isinstance(error.value, int | float | bool | str | None) else repr(error.value),
+            error.problem,
+            error.fix,
+        ]
     return [str(error)]
 
 
 def _leave(folder: Path, cause: dict[str, Any]) -> None:
-    with contextlib.suppress(FileExistsError), (folder / "cause.json").open("x") as handle:  # the cause of the first to fail stands
+    with (
+        contextlib.suppress(FileExistsError),
+        (folder / "cause.json").open("x") as handle,
+    ):  # the cause of the first to fail stands
         json.dump(cause | {"rank": int(os.environ["RANK"])}, handle)
 
 

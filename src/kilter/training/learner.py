@@ -67,18 +67,35 @@ class LocalLearner:
     """
 
     def __init__(
-        self, scorer: Scorer | ActorCritic, needs: Needs, spec: TrainSpec, total_steps: int, engine: Engine,
-        reference: ReferenceCache | LiveReference | None = None, temperature: float = 1.0, origin: Origin = "own",
-    ) -> None:  # fmt: skip
-        self.scorer, self.needs, self.spec, self.engine, self.reference = scorer, needs, spec, engine, reference
+        self,
+        scorer: Scorer | ActorCritic,
+        needs: Needs,
+        spec: TrainSpec,
+        total_steps: int,
+        engine: Engine,
+        reference: ReferenceCache | LiveReference | None = None,
+        temperature: float = 1.0,
+        origin: Origin = "own",
+    ) -> None:
+        self.scorer, self.needs, self.spec, self.engine, self.reference = (
+            scorer,
+            needs,
+            spec,
+            engine,
+            reference,
+        )
         self.temperature, self.origin = temperature, origin
         self.mismatch: Metrics = {}
         """Of the last batch: how far the sampling engine's log-probs are from the learner's."""
         self.amp = spec.dtype == "bfloat16"
         self.step_index = 0
         self.module: nn.Module = engine.wrap(scorer)
-        self.peak_rate = spec.learning_rate or needs.learning_rate * (ADAPTER_RATE if spec.adapter is not None else 1)
-        self.module, self.optimizer = engine.prepare(self.module, make_optimizer(self.module, spec, self.peak_rate))
+        self.peak_rate = spec.learning_rate or needs.learning_rate * (
+            ADAPTER_RATE if spec.adapter is not None else 1
+        )
+        self.module, self.optimizer = engine.prepare(
+            self.module, make_optimizer(self.module, spec, self.peak_rate)
+        )
         self._critic_only = spec.critic.warmup_steps if isinstance(scorer, ActorCritic) else 0
         self._factor = schedule_factor(spec, total_steps)
         self._epochs = spec.inner_epochs or needs.inner_epochs
@@ -105,7 +122,9 @@ class LocalLearner:
 
     def _split(self, batch: Batch, outputs: frozenset[str]) -> list[Batch]:
         """Micro-batches by the tokens that the forward really runs: with input embeddings it runs plain rows."""
-        return split(batch, self.spec.tokens_per_microbatch, self.scorer.shared and "embeddings" not in outputs)
+        return split(
+            batch, self.spec.tokens_per_microbatch, self.scorer.shared and "embeddings" not in outputs
+        )
 
     def annotate(self, batch: Batch, needs: Needs) -> Batch:
         """Global counts over all ranks, and what `needs` names: reference and old log-probs, old values.
@@ -132,17 +151,24 @@ class LocalLearner:
 
     def _measure_mismatch(self, batch: Batch, opponent: bool) -> None:
         """KL(sampler || learner) per token (k3) and the largest gap, over the policy's own answers of all ranks."""
-        own = batch.old_logps_BT if batch.old_logps_BT is not None else self.rows(batch, frozenset({"logps"}))["logps"]
+        own = (
+            batch.old_logps_BT
+            if batch.old_logps_BT is not None
+            else self.rows(batch, frozenset({"logps"}))["logps"]
+        )
         assert batch.sampling_logps_BT is not None
         mask = batch.mask_BT * (batch.first_B().float()[:, None] if opponent else 1.0)
         gap = (own - batch.sampling_logps_BT) * mask
-        sums = self.engine.sum(torch.stack([((gap.exp() - gap - 1) * mask).sum(), gap.abs().sum(), mask.sum()]).float())
+        sums = self.engine.sum(
+            torch.stack([((gap.exp() - gap - 1) * mask).sum(), gap.abs().sum(), mask.sum()]).float()
+        )
         largest = max(self.engine.gather(float(gap.abs().max())))
         count = max(float(sums[2]), 1.0)
         self.mismatch = {
-            "sampling/mismatch_kl": float(sums[0]) / count, "sampling/sampling_logp_difference/mean": float(sums[1]) / count,
+            "sampling/mismatch_kl": float(sums[0]) / count,
+            "sampling/sampling_logp_difference/mean": float(sums[1]) / count,
             "sampling/sampling_logp_difference/max": largest,
-        }  # fmt: skip
+        }
 
     def prepare(self, batch: Batch, objective: Objective) -> Batch:
         """The objective's credit and weights. Baselines and whitening span all ranks: each sees the others' rows, and keeps its own."""
@@ -155,7 +181,13 @@ class LocalLearner:
 
     def _count(self, batch: Batch) -> Batch:
         batch = batch.counted()
-        names = ("n_tokens_total", "n_rows_total", "n_groups_total", "n_first_rows_total", "n_first_tokens_total")
+        names = (
+            "n_tokens_total",
+            "n_rows_total",
+            "n_groups_total",
+            "n_first_rows_total",
+            "n_first_tokens_total",
+        )
         totals = self.engine.sum(torch.stack([getattr(batch, n) for n in names])).cpu()
         return batch.with_(**dict(zip(names, totals, strict=True)))
 
@@ -168,16 +200,25 @@ class LocalLearner:
         policy = self.rows(others, frozenset({"logps"}))["logps"]
         gap = ((policy - others.ref_logps_BT) * others.mask_BT).sum()
         total = self.engine.sum(torch.stack([gap, torch.tensor(float(others.rows()))])).cpu()
-        return self._count(batch.rows_where(own_B).select_groups(range(batch.groups()))).with_(mismatched_kl=total[0] / total[1])
+        return self._count(batch.rows_where(own_B).select_groups(range(batch.groups()))).with_(
+            mismatched_kl=total[0] / total[1]
+        )
 
     def _annotate_rollouts(self, batch: Batch, needs: Needs) -> Batch:
         wanted = set()
-        exact, replayed = self.origin in ("own", "replay"), self.origin == "replay" and batch.sampling_logps_BT is not None
+        exact, replayed = (
+            self.origin in ("own", "replay"),
+            self.origin == "replay" and batch.sampling_logps_BT is not None,
+        )
         if replayed and not needs.uses_ratio:
             return batch  # a method without a ratio is corrected by truncated importance weights
         if replayed:
             batch = batch.with_(old_logps_BT=batch.sampling_logps_BT, sampling_logps_BT=None)
-        elif "old_logps" in needs.annotations or self._epochs * self.spec.minibatches > 1 or (not exact and batch.sampling_logps_BT is not None):
+        elif (
+            "old_logps" in needs.annotations
+            or self._epochs * self.spec.minibatches > 1
+            or (not exact and batch.sampling_logps_BT is not None)
+        ):
             if exact and not self.amp and batch.sampling_logps_BT is not None:
                 batch = batch.with_(old_logps_BT=batch.sampling_logps_BT)
             else:
@@ -186,7 +227,9 @@ class LocalLearner:
             wanted.add("values")
         if wanted:
             found = self.rows(batch, frozenset(wanted))
-            batch = batch.with_(**{{"logps": "old_logps_BT", "values": "old_values_BT"}[k]: v for k, v in found.items()})
+            batch = batch.with_(
+                **{{"logps": "old_logps_BT", "values": "old_values_BT"}[k]: v for k, v in found.items()}
+            )
         return batch.with_(sampling_logps_BT=None) if exact else batch
 
     def rows(self, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
@@ -219,12 +262,16 @@ class LocalLearner:
         for epoch in range(self._epochs):
             order = list(range(batch.groups()))
             random.Random(f"{seed}:{epoch}").shuffle(order)
-            count = -self.engine.max(-min(self.spec.minibatches, len(order)))  # all ranks take equally many steps
+            count = -self.engine.max(
+                -min(self.spec.minibatches, len(order))
+            )  # all ranks take equally many steps
             for i in range(count):
                 part = self._count(batch.select_groups(sorted(order[i::count])))
                 if part.group_weight_N is not None or part.weight_BT is not None or part.parts is not None:
                     own = objective.prepare(part)
-                    part = part.with_(group_weight_N=own.group_weight_N, weight_BT=own.weight_BT, parts=own.parts)
+                    part = part.with_(
+                        group_weight_N=own.group_weight_N, weight_BT=own.weight_BT, parts=own.parts
+                    )
                 yield part
 
     def learning_rate(self) -> float:
@@ -236,7 +283,9 @@ class LocalLearner:
         needs = objective.needs
         self.module.train()
         working = (
-            batch if batch.active_N is None or bool(batch.active_N.all()) else batch.select_groups(batch.active_N.nonzero()[:, 0].tolist() or [0])
+            batch
+            if batch.active_N is None or bool(batch.active_N.all())
+            else batch.select_groups(batch.active_N.nonzero()[:, 0].tolist() or [0])
         )
         idle_rank = batch.active_N is not None and not bool(batch.active_N.any())
         parts = self._split(working, needs.outputs)
@@ -252,7 +301,12 @@ class LocalLearner:
             with self.engine.accumulate(self.module, last=i == rounds - 1):
                 with self._offloaded():
                     out = self.module(part, needs.outputs, self.temperature, amp=self.amp)
-                out = type(out)(**{k: None if v is None else v if k == "embeddings_BLD" else v.cpu() for k, v in _fields(out)})
+                out = type(out)(
+                    **{
+                        k: None if v is None else v if k == "embeddings_BLD" else v.cpu()
+                        for k, v in _fields(out)
+                    }
+                )
                 if surrogate is not None:
                     value = surrogate(out, min(i, len(parts) - 1))
                     found: dict[str, Mean] = {}
@@ -268,12 +322,16 @@ class LocalLearner:
                 total = total + value.detach()
                 for name, mean in found.items():
                     old = metrics.get(name)
-                    metrics[name] = mean if old is None else Mean(old.total + mean.total, old.weight + mean.weight)
+                    metrics[name] = (
+                        mean if old is None else Mean(old.total + mean.total, old.weight + mean.weight)
+                    )
         if surrogate is not None:
             # Every rank computed the loss of all ranks' rows.
             total, metrics = self._batch_loss.value.detach() / self.engine.world, self._batch_loss.metrics
             self.running = {k: v.detach() for k, v in (self._batch_loss.state or {}).items()}
-        if rounds == 0:  # no group of any rank has a gradient: nothing is learned, and no moment of the optimizer moves
+        if (
+            rounds == 0
+        ):  # no group of any rank has a gradient: nothing is learned, and no moment of the optimizer moves
             self.step_index += 1
             return {"loss": 0.0, "grad_norm": 0.0, "learning_rate": self.learning_rate()}
         rate = self.learning_rate()
@@ -287,7 +345,13 @@ class LocalLearner:
 
         result = self._reduce(total, metrics) | {"learning_rate": rate}
         result["grad_norm"] = float(
-            self.engine.update(self._clipped(), self.optimizer, self.spec.max_grad_norm, set_rates, math.isfinite(result["loss"]))
+            self.engine.update(
+                self._clipped(),
+                self.optimizer,
+                self.spec.max_grad_norm,
+                set_rates,
+                math.isfinite(result["loss"]),
+            )
         )
         self.step_index += 1
         return result
@@ -300,9 +364,15 @@ class LocalLearner:
 
     def _clipped(self) -> list[nn.Module]:
         """Policy and critic are clipped apart: their gradients have no common scale."""
-        return [self.scorer.policy, self.scorer.critic] if isinstance(self.scorer, ActorCritic) else [self.module]
+        return (
+            [self.scorer.policy, self.scorer.critic]
+            if isinstance(self.scorer, ActorCritic)
+            else [self.module]
+        )
 
-    def _surrogate(self, batch: Batch, parts: Sequence[Batch], objective: Objective) -> Callable[[Any, int], Tensor]:
+    def _surrogate(
+        self, batch: Batch, parts: Sequence[Batch], objective: Objective
+    ) -> Callable[[Any, int], Tensor]:
         """Unit "batch": delta = dL/d(outputs) on the small tensors of the whole batch, all ranks', then sum(delta * output) per part.
 
         Exact: the loss depends on the parameters only through these outputs.
@@ -312,13 +382,20 @@ class LocalLearner:
             tokens = sum(shared_tokens(p, g, p.length_B.tolist()) for p in parts for g in range(p.groups()))
             log.info(
                 "  this method reads the whole batch at once: its %d micro-batches go forward twice, a third more time; "
-                "tokens_per_microbatch from %d up avoids that and takes more memory", len(parts), tokens
-            )  # fmt: skip
+                "tokens_per_microbatch from %d up avoids that and takes more memory",
+                len(parts),
+                tokens,
+            )
         outs = []
-        random_state = torch.get_rng_state(), (torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+        random_state = (
+            torch.get_rng_state(),
+            (torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []),
+        )
         with torch.no_grad():  # in training mode: the same function as in the backward
             for i in range(self.engine.max(len(parts))):
-                out = self.module(parts[min(i, len(parts) - 1)], objective.needs.outputs, self.temperature, amp=self.amp)
+                out = self.module(
+                    parts[min(i, len(parts) - 1)], objective.needs.outputs, self.temperature, amp=self.amp
+                )
                 outs += [out] if i < len(parts) else []
         torch.set_rng_state(random_state[0])  # the backward's forward draws the same adapter dropout
         if random_state[1]:
@@ -330,7 +407,9 @@ class LocalLearner:
         self._batch_loss = objective.loss(whole, _concat_batches([b for _, b in gathered]))
         grads = torch.autograd.grad(self._batch_loss.value, list(leaves.values()), allow_unused=True)
         before = sum(b.rows() for _, b in gathered[: self.engine.rank])
-        deltas = {k: g[before : before + batch.rows()] for k, g in zip(leaves, grads, strict=True) if g is not None}
+        deltas = {
+            k: g[before : before + batch.rows()] for k, g in zip(leaves, grads, strict=True) if g is not None
+        }
 
         def value(out: Any, index: int) -> Tensor:
             first = sum(p.rows() for p in parts[:index])
@@ -364,17 +443,28 @@ class LocalLearner:
             value = value + loss.value.detach()
             for name, mean in loss.metrics.items():
                 old = metrics.get(name)
-                metrics[name] = mean if old is None else Mean(old.total + mean.total, old.weight + mean.weight)
+                metrics[name] = (
+                    mean if old is None else Mean(old.total + mean.total, old.weight + mean.weight)
+                )
         return metrics | {"loss": Mean(value, torch.tensor(1.0))}
 
     def _reduce(self, loss: Tensor, metrics: dict[str, Mean]) -> Metrics:
         """Sums over ranks in one collective, then one transfer to Python."""
         names = sorted(metrics)
-        flat = [loss.double().cpu(), *(x.double().cpu() for n in names for x in (metrics[n].total, metrics[n].weight))]
-        values = self.engine.sum(torch.stack(flat).float()).tolist() if self.engine.world > 1 else torch.stack(flat).tolist()
+        flat = [
+            loss.double().cpu(),
+            *(x.double().cpu() for n in names for x in (metrics[n].total, metrics[n].weight)),
+        ]
+        values = (
+            self.engine.sum(torch.stack(flat).float()).tolist()
+            if self.engine.world > 1
+            else torch.stack(flat).tolist()
+        )
         result = {"loss": values[0]}
         for i, name in enumerate(names):
-            if values[2 + 2 * i] > 0:  # a mean over nothing (no undesired answer in this step) is missing, not zero
+            if (
+                values[2 + 2 * i] > 0
+            ):  # a mean over nothing (no undesired answer in this step) is missing, not zero
                 result[name] = values[1 + 2 * i] / values[2 + 2 * i]
         return result
 
@@ -412,12 +502,22 @@ def _stack(values: Sequence[Tensor]) -> Tensor:
 
 def _join(outs: Sequence[Any], parts: Sequence[Batch]) -> Any:
     """Outputs of all parts as one, rows in part order, without their graphs."""
-    return type(outs[0])(**{name: _stack([getattr(o, name).detach().cpu() for o in outs]) for name, first in _fields(outs[0]) if first is not None})
+    return type(outs[0])(
+        **{
+            name: _stack([getattr(o, name).detach().cpu() for o in outs])
+            for name, first in _fields(outs[0])
+            if first is not None
+        }
+    )
 
 
 def _concat_outputs(outs: Sequence[Any]) -> tuple[Any, dict[str, Tensor]]:
     """Outputs of all ranks as one; its tensors are leaves that require grad."""
-    leaves = {name: _stack([getattr(o, name) for o in outs]).requires_grad_() for name, first in _fields(outs[0]) if first is not None}
+    leaves = {
+        name: _stack([getattr(o, name) for o in outs]).requires_grad_()
+        for name, first in _fields(outs[0])
+        if first is not None
+    }
     return type(outs[0])(**leaves), leaves
 
 
@@ -436,7 +536,10 @@ def _concat_batches(batches: Sequence[Batch]) -> Batch:
 
     joined = {f.name: join(f.name, [getattr(b, f.name) for b in batches]) for f in fields(Batch)}
     if joined["parts"] is not None:
-        joined["parts"] = tuple({k: join(k, [p[k] for p in own]) for k in own[0]} for own in zip(*(b.parts or () for b in batches), strict=True))
+        joined["parts"] = tuple(
+            {k: join(k, [p[k] for p in own]) for k in own[0]}
+            for own in zip(*(b.parts or () for b in batches), strict=True)
+        )
     return Batch(**joined)
 
 

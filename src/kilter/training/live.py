@@ -18,10 +18,15 @@ from kilter.training.monitors.events import Event
 
 BARS = "▁▂▃▄▅▆▇█"
 ROWS = (
-    ("reward", "reward", "{:.3f}"), ("gold", "gold/score", "{:.3f}"), ("KL (nats)", "kl/sequence", "{:.2f}"), ("entropy", "entropy", "{:.3f}"),
-    ("length", "completions/mean_length", "{:.0f}"), ("zero-variance groups", "frac_reward_zero_std", "{:.0%}"), ("cut off", "completions/clipped_ratio", "{:.0%}"),
+    ("reward", "reward", "{:.3f}"),
+    ("gold", "gold/score", "{:.3f}"),
+    ("KL (nats)", "kl/sequence", "{:.2f}"),
+    ("entropy", "entropy", "{:.3f}"),
+    ("length", "completions/mean_length", "{:.0f}"),
+    ("zero-variance groups", "frac_reward_zero_std", "{:.0%}"),
+    ("cut off", "completions/clipped_ratio", "{:.0%}"),
     ("loss", "loss", "{:.4f}"),
-)  # fmt: skip
+)
 
 
 def sparkline(values: Sequence[float], width: int = 28) -> str:
@@ -70,7 +75,9 @@ class LiveDisplay:
         for label, key, form in ROWS:
             course = self.history.get(key)
             if course:
-                numbers.add_row(f"[dim]{label}", form.format(course[-1]), Text(sparkline(course), style="cyan"))
+                numbers.add_row(
+                    f"[dim]{label}", form.format(course[-1]), Text(sparkline(course), style="cyan")
+                )
         r = self.record
         speed = Table.grid(padding=(0, 2))
         for label, key in (("sampling", "sampling/tokens_per_second"), ("training", "tokens_per_second")):
@@ -85,10 +92,18 @@ class LiveDisplay:
         parts: list[RenderableType] = [head, body]
         if self.sample:
             parts.append(
-                Panel(Text(self.sample[:400]), title="last answer", title_align="left", border_style="dim", width=min(100, self.console.width))
+                Panel(
+                    Text(self.sample[:400]),
+                    title="last answer",
+                    title_align="left",
+                    border_style="dim",
+                    width=min(100, self.console.width),
+                )
             )
         for event in self.events[-4:]:
-            parts.append(Text(event.line(), style={"stop": "bold red", "warn": "yellow"}.get(event.level, "dim")))
+            parts.append(
+                Text(event.line(), style={"stop": "bold red", "warn": "yellow"}.get(event.level, "dim"))
+            )
         return Group(*parts)
 
     def close(self) -> None:

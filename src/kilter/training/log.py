@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from kilter.data.store import trim_torn_line
 from kilter.errors import UserError
@@ -61,10 +68,14 @@ class Trackers:
         self._trackers: list[Any] = []
         for cls in check_trackers(names).values():
             folder.mkdir(parents=True, exist_ok=True)
-            tracker = cls("kilter", logging_dir=str(folder)) if cls.requires_logging_directory else cls("kilter")
+            tracker = (
+                cls("kilter", logging_dir=str(folder)) if cls.requires_logging_directory else cls("kilter")
+            )
             if hasattr(tracker, "start"):
                 tracker.start()
-            tracker.store_init_configuration({k: v for k, v in config.items() if isinstance(v, int | float | str | bool)})
+            tracker.store_init_configuration(
+                {k: v for k, v in config.items() if isinstance(v, int | float | str | bool)}
+            )
             self._trackers.append(tracker)
 
     def write(self, record: dict[str, Any]) -> None:
@@ -88,9 +99,16 @@ class Display:
         self._progress: Progress | None = None
         if console.is_terminal and not quiet:
             self._progress = Progress(
-                TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console, transient=False,
-            )  # fmt: skip
+                TextColumn("[bold]{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=console,
+                transient=False,
+            )
             self._task = self._progress.add_task(title, total=total, completed=start, note="")
             self._progress.start()
 
@@ -106,7 +124,9 @@ class Display:
             self._last = now
             rate = (done - self._start) / max(now - self._begin, 1e-9)
             left = f"  {_clock((self.total - done) / rate)} left" if rate > 0 else ""
-            self.console.print(f"{self.title} {done}/{self.total}  {note}{left}", highlight=False, soft_wrap=True)
+            self.console.print(
+                f"{self.title} {done}/{self.total}  {note}{left}", highlight=False, soft_wrap=True
+            )
 
     def close(self) -> None:
         """Stops drawing."""
@@ -120,9 +140,15 @@ def _clock(seconds: float) -> str:
 
 
 NOTES = (
-    ("loss", "loss {:.3f}"), ("reward", "reward {:.3f}"), ("gold/score", "gold {:.3f}"), ("kl/sequence", "KL {:.2f}"), ("completions/mean_length", "length {:.0f}"),
-    ("rewards/accuracies", "acc {:.2f}"), ("sampling/tokens_per_second", "sampling {:.0f} tok/s"), ("tokens_per_second", "training {:.0f} tok/s"),
-)  # fmt: skip
+    ("loss", "loss {:.3f}"),
+    ("reward", "reward {:.3f}"),
+    ("gold/score", "gold {:.3f}"),
+    ("kl/sequence", "KL {:.2f}"),
+    ("completions/mean_length", "length {:.0f}"),
+    ("rewards/accuracies", "acc {:.2f}"),
+    ("sampling/tokens_per_second", "sampling {:.0f} tok/s"),
+    ("tokens_per_second", "training {:.0f} tok/s"),
+)
 
 
 def note(record: dict[str, Any]) -> str:

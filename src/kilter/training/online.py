@@ -53,9 +53,11 @@ def check_online(spec: Any, needs: Needs, where: str = "") -> None:
     room = spec.max_length - spec.sampler.max_new_tokens
     if room < 16:
         raise UserError(
-            f"{where}max_length", spec.max_length, f"leaves {max(0, room)} tokens for prompts beside {spec.sampler.max_new_tokens} of the answer",
+            f"{where}max_length",
+            spec.max_length,
+            f"leaves {max(0, room)} tokens for prompts beside {spec.sampler.max_new_tokens} of the answer",
             "raise max_length, or lower sampler.max_new_tokens",
-        )  # fmt: skip
+        )
     reference = "ref_logps" in needs.annotations
     if spec.monitors.kl_budget is not None and not reference:
         raise UserError(
@@ -75,14 +77,30 @@ def check_online(spec: Any, needs: Needs, where: str = "") -> None:
         )
     advantage, k = (getattr(objective, name, None) for name in ("advantage", "k"))
     if advantage == "passk" and isinstance(k, int) and k > samples:
-        raise UserError(f"{where}method.k", k, f"is more than the {samples} completions of a prompt", "raise sampler.samples, or lower k")
-    if advantage == "prm_token" and spec.feedback is not None and not model_references(spec.feedback, ("process_reward",)):
-        raise UserError(f"{where}method.advantage", "prm_token", "needs token rewards", "add a process_reward to the feedback")
+        raise UserError(
+            f"{where}method.k",
+            k,
+            f"is more than the {samples} completions of a prompt",
+            "raise sampler.samples, or lower k",
+        )
+    if (
+        advantage == "prm_token"
+        and spec.feedback is not None
+        and not model_references(spec.feedback, ("process_reward",))
+    ):
+        raise UserError(
+            f"{where}method.advantage",
+            "prm_token",
+            "needs token rewards",
+            "add a process_reward to the feedback",
+        )
     if advantage == "prm_token" and isinstance(spec.feedback, list | tuple) and len(spec.feedback) > 1:
         raise UserError(
-            f"{where}feedback", f"{len(spec.feedback)} sources", "cannot be summed: prm_token reads the steps of process_reward alone",
+            f"{where}feedback",
+            f"{len(spec.feedback)} sources",
+            "cannot be summed: prm_token reads the steps of process_reward alone",
             "leave process_reward as the only source, or use another advantage",
-        )  # fmt: skip
+        )
     if needs.shape == "ranked" and select != "all":
         raise UserError(f"{where}select", select, "gives this method no rankings", "use all")
     if spec.feedback is None and needs.teacher is None:
@@ -107,12 +125,17 @@ def check_online(spec: Any, needs: Needs, where: str = "") -> None:
         )
     if samples < 2 and getattr(objective, "compares_siblings", False):
         raise UserError(
-            f"{where}sampler.samples", samples, "leaves an answer without siblings to be compared with: every advantage would be 0",
+            f"{where}sampler.samples",
+            samples,
+            "leaves an answer without siblings to be compared with: every advantage would be 0",
             "use 2 or more, or reinforce, remax or ppo, which take one answer per prompt",
-        )  # fmt: skip
+        )
     if needs.shape == "rollouts" and select == "best_of":
         raise UserError(
-            f"{where}select", select, "leaves one completion per prompt, and a policy gradient needs the others", "use all or drop_constant"
+            f"{where}select",
+            select,
+            "leaves one completion per prompt, and a policy gradient needs the others",
+            "use all or drop_constant",
         )
 
 
@@ -122,15 +145,36 @@ def _check_idle(spec: Any, needs: Needs, reference: bool, where: str) -> None:
     if "critic" not in needs.models:
         idle.append(("critic", "no method but ppo has a critic", "leave it out, or use ppo"))
     if not reference and needs.opponent is None:
-        idle.append(("refresh_reference_every", "this method loads no reference", "set the method's beta above 0, or leave it out"))
+        idle.append(
+            (
+                "refresh_reference_every",
+                "this method loads no reference",
+                "set the method's beta above 0, or leave it out",
+            )
+        )
     if choose_select(spec.select, needs) != "drop_constant":
-        idle.append(("refill", "only select: drop_constant samples again", "set select: drop_constant, or leave it out"))
+        idle.append(
+            (
+                "refill",
+                "only select: drop_constant samples again",
+                "set select: drop_constant, or leave it out",
+            )
+        )
     refuse_idle(spec, where, idle)
     sampler = spec.sampler
     if sampler.name == "local":
         refuse_idle(
-            sampler, f"{where}sampler.", [(n, "the local sampler has no server and no memory of its own", "set sampler.name: vllm, or leave it out") for n in ("url", "memory")]
-        )  # fmt: skip
+            sampler,
+            f"{where}sampler.",
+            [
+                (
+                    n,
+                    "the local sampler has no server and no memory of its own",
+                    "set sampler.name: vllm, or leave it out",
+                )
+                for n in ("url", "memory")
+            ],
+        )
     if sampler.name == "vllm" and (sampler.top_p < 1 or sampler.top_k):
         field = "top_p" if sampler.top_p < 1 else "top_k"
         raise UserError(
@@ -192,7 +236,9 @@ class Online:
             try:
                 groups = self._rollouts()
             except BaseException:
-                self.cursor = before  # the step was not done: a checkpoint taken now begins with the same prompts
+                self.cursor = (
+                    before  # the step was not done: a checkpoint taken now begins with the same prompts
+                )
                 raise
             encoded = [e for e in (self._encode(g) for g in groups) if e is not None]
             self.position += 1
@@ -200,7 +246,10 @@ class Online:
                 encoded = self._placeholder()
             if not encoded:
                 empty += 1
-                cause = next((f.rationale for g in self.last for f in g.feedback if f.score is None), "every group was dropped by select")
+                cause = next(
+                    (f.rationale for g in self.last for f in g.feedback if f.score is None),
+                    "every group was dropped by select",
+                )
                 self._event(self.position, "no usable group", f"step {self.position}: {cause}")
                 if empty >= EMPTY_STEPS:
                     raise RunFailed(
@@ -217,7 +266,9 @@ class Online:
     def _placeholder(self) -> list[Encoded]:
         """A group without a preference among its answers, for a process that has nothing to learn from while others do."""
         if self.needs.shape != "rollouts":
-            raise RunFailed("one process has no scored answer to learn from while others do\n  fix: raise batch_size or sampler.samples")
+            raise RunFailed(
+                "one process has no scored answer to learn from while others do\n  fix: raise batch_size or sampler.samples"
+            )
         group = self.last[0]
         same = replace(group, feedback=tuple(Feedback(0.0, "placeholder") for _ in group.completions))
         return [e for e in [self._encode(same)] if e is not None]
@@ -246,7 +297,11 @@ class Online:
         rounds = 0
         share = -(-self.batch_size // self.world)
         # Every process goes another round when any of them lacks groups: they walk through the prompts together.
-        while rounds == 0 or (self.select == "drop_constant" and rounds <= self.refill and self._everywhere(int(len(kept) < share)) > 0):
+        while rounds == 0 or (
+            self.select == "drop_constant"
+            and rounds <= self.refill
+            and self._everywhere(int(len(kept) < share)) > 0
+        ):
             prompts = self._next_prompts()[self.rank :: self.world]
             sampled = self._sample(prompts, rounds)
             tokens += sum(len(c.token_ids or ()) for g in sampled for c in g.completions)
@@ -260,21 +315,35 @@ class Online:
         kept = kept[:share]
         self.last = everything
         stamped = [
-            replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "step": self.position + 1, "sampled_at": self.spec.temperature}))
+            replace(
+                g,
+                prompt=replace(
+                    g.prompt,
+                    metadata={
+                        **g.prompt.metadata,
+                        "step": self.position + 1,
+                        "sampled_at": self.spec.temperature,
+                    },
+                ),
+            )
             for g in everything
         ]
         store.append(self.path, stamped)
         self.own = own(everything, self.opponent is not None)
         self.metrics = self._measure(self.own) | {
-            "sampling/tokens_per_second": round(tokens / max(seconds, 1e-9), 1), "sampling/seconds": round(seconds, 3),
-            "feedback/seconds": round(feedback_seconds, 3), "sampling/rounds": float(rounds),
-        }  # fmt: skip
+            "sampling/tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
+            "sampling/seconds": round(seconds, 3),
+            "feedback/seconds": round(feedback_seconds, 3),
+            "sampling/rounds": float(rounds),
+        }
         return kept
 
     def _params(self, rounds: int, **changes: Any) -> SamplingParams:
         s = self.spec
         seed = (self.seed * 1_000_003 + self.position) * 97 + rounds
-        return replace(SamplingParams(s.max_new_tokens, s.temperature, s.top_p, s.top_k, tuple(s.stop), seed), **changes)
+        return replace(
+            SamplingParams(s.max_new_tokens, s.temperature, s.top_p, s.top_k, tuple(s.stop), seed), **changes
+        )
 
     def _sample(self, prompts: Sequence[Prompt], rounds: int) -> list[Group]:
         params = self._params(rounds)
@@ -284,13 +353,22 @@ class Online:
             answers = [[a[0], b[0]] for a, b in zip(mine, theirs, strict=True)]
         else:
             answers = self.sampler.generate(prompts, self.spec.samples, params)
-        groups = [Group(p, tuple(a), (Feedback(None),) * len(a)) for p, a in zip(prompts, answers, strict=True)]
+        groups = [
+            Group(p, tuple(a), (Feedback(None),) * len(a)) for p, a in zip(prompts, answers, strict=True)
+        ]
         if not self.needs.greedy_baseline:
             return groups
         greedy = self.sampler.generate(prompts, 1, self._params(rounds, temperature=0.0))
-        baselines = self.feedback([Group(p, (a[0],), (Feedback(None),)) for p, a in zip(prompts, greedy, strict=True)])
+        baselines = self.feedback(
+            [Group(p, (a[0],), (Feedback(None),)) for p, a in zip(prompts, greedy, strict=True)]
+        )
         return [
-            replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "greedy_score": b[0].score, "greedy": a[0].text}))
+            replace(
+                g,
+                prompt=replace(
+                    g.prompt, metadata={**g.prompt.metadata, "greedy_score": b[0].score, "greedy": a[0].text}
+                ),
+            )
             for g, b, a in zip(groups, baselines, greedy, strict=True)
         ]
 
@@ -321,13 +399,19 @@ class Online:
         if self.select == "best_of":
             order = [max(order, key=scores.__getitem__)] if order else []
         elif self.select == "best_worst":
-            best, worst = (max(order, key=scores.__getitem__), min(order, key=scores.__getitem__)) if order else (0, 0)
+            best, worst = (
+                (max(order, key=scores.__getitem__), min(order, key=scores.__getitem__)) if order else (0, 0)
+            )
             order = [best, worst] if order and scores[best] > scores[worst] else []
         elif self.select == "drop_constant" and len(set(scores.values())) < 2:
             order = []
         if not order:
             return None
-        return replace(group, completions=tuple(group.completions[i] for i in order), feedback=tuple(group.feedback[i] for i in order))
+        return replace(
+            group,
+            completions=tuple(group.completions[i] for i in order),
+            feedback=tuple(group.feedback[i] for i in order),
+        )
 
     def _encode(self, group: Group) -> Encoded | None:
         """Sampled tokens as they are; the prompt as the sampler saw it."""
@@ -341,7 +425,10 @@ class Online:
     def _measure(self, groups: Sequence[Group]) -> Metrics:
         """Names and definitions as in TRL's GRPO trainer, over the completions of all ranks."""
         mine = [
-            [(f.score, f.parts, len(c.token_ids or ()), c.finish_reason, _surprise(c)) for c, f in zip(g.completions, g.feedback, strict=True)]
+            [
+                (f.score, f.parts, len(c.token_ids or ()), c.finish_reason, _surprise(c))
+                for c, f in zip(g.completions, g.feedback, strict=True)
+            ]
             for g in groups
         ]
         rows = [row for share in self.gather(mine) for row in share]
@@ -354,19 +441,26 @@ class Online:
         lengths = [n for _, _, n, *_ in answers]
         ended = [n for _, _, n, reason, _ in answers if reason == "stop"]
         out: Metrics = {
-            "completions/mean_length": fmean(lengths), "completions/min_length": min(lengths), "completions/max_length": max(lengths),
-            "completions/clipped_ratio": fmean([reason == "length" for *_, reason, _ in answers]), "feedback/unscored": 1 - len(flat) / len(answers),
-        }  # fmt: skip
+            "completions/mean_length": fmean(lengths),
+            "completions/min_length": min(lengths),
+            "completions/max_length": max(lengths),
+            "completions/clipped_ratio": fmean([reason == "length" for *_, reason, _ in answers]),
+            "feedback/unscored": 1 - len(flat) / len(answers),
+        }
         out["entropy"] = sum(surprise for *_, surprise in answers) / max(1, sum(lengths))
         if ended:
             out |= {
-                "completions/mean_terminated_length": fmean(ended), "completions/min_terminated_length": min(ended),
+                "completions/mean_terminated_length": fmean(ended),
+                "completions/min_terminated_length": min(ended),
                 "completions/max_terminated_length": max(ended),
-            }  # fmt: skip
+            }
         if flat:
             out |= {"reward": fmean(flat), "reward_std": _std(flat)}
         if within:
-            out |= {"reward_std_within_group": fmean(within), "frac_reward_zero_std": fmean([s < 1e-8 for s in within])}
+            out |= {
+                "reward_std_within_group": fmean(within),
+                "frac_reward_zero_std": fmean([s < 1e-8 for s in within]),
+            }
         for name in sorted({name for _, parts, *_ in answers for name in parts}):
             values = [parts[name] for _, parts, *_ in answers if name in parts]
             out |= {f"rewards/{name}/mean": fmean(values), f"rewards/{name}/std": _std(values)}
@@ -385,7 +479,12 @@ class Online:
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs besides the weights."""
-        return {"position": self.position, "cursor": self.cursor, "feedback": self.feedback.state(), "version": self.sampler.version}
+        return {
+            "position": self.position,
+            "cursor": self.cursor,
+            "feedback": self.feedback.state(),
+            "version": self.sampler.version,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
@@ -399,7 +498,11 @@ class Online:
 
 def own(groups: Sequence[Group], opponent: bool) -> list[Group]:
     """The policy's answers: all of them, or the first of each pair where the second is an opponent's."""
-    return [replace(g, completions=g.completions[:1], feedback=g.feedback[:1]) for g in groups] if opponent else list(groups)
+    return (
+        [replace(g, completions=g.completions[:1], feedback=g.feedback[:1]) for g in groups]
+        if opponent
+        else list(groups)
+    )
 
 
 def trim(path: Path, step: int) -> None:

@@ -19,7 +19,11 @@ def make_optimizer(module: nn.Module, spec: TrainSpec, learning_rate: float) -> 
     """
     groups: list[dict[str, Any]] = []
     for role in ("policy", "critic"):
-        trained = [p for n, p in module.named_parameters() if p.requires_grad and ("critic." in n) == (role == "critic")]
+        trained = [
+            p
+            for n, p in module.named_parameters()
+            if p.requires_grad and ("critic." in n) == (role == "critic")
+        ]
         groups += [
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": spec.weight_decay, "role": role},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0, "role": role},

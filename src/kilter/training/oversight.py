@@ -18,7 +18,9 @@ from kilter.training.parts import Parts
 from kilter.types import Batch
 
 
-def distance(batch: Batch, sampled: Tensor | None, opponent: bool, engine: Engine) -> tuple[float, int] | None:
+def distance(
+    batch: Batch, sampled: Tensor | None, opponent: bool, engine: Engine
+) -> tuple[float, int] | None:
     """(mean of log pi_old / ref over the policy's own answers, nats; how many) over all ranks, None without both log-probs.
 
     `sampled`: log-probs that the sampler reported; they are kept for this even where the loss needs no old ones. Beside an
@@ -28,7 +30,9 @@ def distance(batch: Batch, sampled: Tensor | None, opponent: bool, engine: Engin
     if batch.ref_logps_BT is None or own is None:
         return None
     mine_B = batch.first_B().float() if opponent else torch.ones(batch.rows())
-    mine_B = mine_B * (batch.mask_BT.sum(-1) > 0)  # answers that are masked as a whole do not train and do not count
+    mine_B = mine_B * (
+        batch.mask_BT.sum(-1) > 0
+    )  # answers that are masked as a whole do not train and do not count
     width = batch.mask_BT.shape[1]
     gap = ((own[:, :width] - batch.ref_logps_BT) * batch.mask_BT * mine_B[:, None]).sum()
     pair = engine.sum(torch.stack([gap.float(), mine_B.sum()]))
@@ -36,7 +40,14 @@ def distance(batch: Batch, sampled: Tensor | None, opponent: bool, engine: Engin
 
 
 def watch(
-    parts: Parts, spec: TrainSpec, batch: Batch, sampled: Tensor | None, step: int, record: dict[str, Any], engine: Engine, console: Console
+    parts: Parts,
+    spec: TrainSpec,
+    batch: Batch,
+    sampled: Tensor | None,
+    step: int,
+    record: dict[str, Any],
+    engine: Engine,
+    console: Console,
 ) -> dict[str, Any]:
     """Rollout metrics, KL controller, monitors and gold evidence of one step, for the metrics file."""
     source, monitors = parts.source, parts.monitors
@@ -63,15 +74,28 @@ def watch(
         parts.keep(step)
     if not console.is_terminal and engine.is_main:
         for event in monitors.log.events[before:]:
-            console.print(f"  [{'red' if event.level == 'stop' else 'yellow'}]{event.level}[/] {event.line()}", highlight=False, soft_wrap=True)
+            console.print(
+                f"  [{'red' if event.level == 'stop' else 'yellow'}]{event.level}[/] {event.line()}",
+                highlight=False,
+                soft_wrap=True,
+            )
     return found
 
 
-def conclude(source: Online, spec: TrainSpec, name: str, console: Console, engine: Engine, trained: bool) -> None:
+def conclude(
+    source: Online, spec: TrainSpec, name: str, console: Console, engine: Engine, trained: bool
+) -> None:
     """Says what was cut; raises RunFailed for a run in which not one step could be taken."""
     cut = ", ".join(f"{n} {what}" for what, n in source.encoder.counts.items() if "cut" in what)
     if cut and engine.is_main:
-        console.print(f"  prompts: {cut} (max_length {spec.max_length} less {spec.sampler.max_new_tokens} for the answer)", highlight=False)
+        console.print(
+            f"  prompts: {cut} (max_length {spec.max_length} less {spec.sampler.max_new_tokens} for the answer)",
+            highlight=False,
+        )
     if not trained:
-        cause = next((f.rationale for g in source.last for f in g.feedback if f.score is None), "no group was usable")
-        raise RunFailed(f"{name}: not one step could be trained\n  cause: {cause}\n  fix: mend the feedback, then run the same command again")
+        cause = next(
+            (f.rationale for g in source.last for f in g.feedback if f.score is None), "no group was usable"
+        )
+        raise RunFailed(
+            f"{name}: not one step could be trained\n  cause: {cause}\n  fix: mend the feedback, then run the same command again"
+        )

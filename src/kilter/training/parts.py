@@ -53,7 +53,9 @@ class Parts:
             state["gold"] = self.gold.gold.state()
         if self.controller is not None:
             state["kl"] = self.controller.value
-        moved = self.learner.spec.refresh_reference_every and isinstance(self.learner.reference, LiveReference)
+        moved = self.learner.spec.refresh_reference_every and isinstance(
+            self.learner.reference, LiveReference
+        )
         if moved and isinstance(self.learner.reference, LiveReference):
             state["reference"] = self.learner.reference.state()
         return state
@@ -90,7 +92,13 @@ class Parts:
     def best_weights(self) -> int | None:
         """Puts the best-gold weights back when the last step is not the best; returns their step."""
         best = self.history.best()
-        if not self.keep_best or self.best_path is None or best is None or not self.best_path.exists() or best == self.source.position:
+        if (
+            not self.keep_best
+            or self.best_path is None
+            or best is None
+            or not self.best_path.exists()
+            or best == self.source.position
+        ):
             return None
         kept = torch.load(self.best_path, map_location="cpu", weights_only=False)
         target = dict(self.learner.scorer.named_parameters())

@@ -22,9 +22,11 @@ def replayable(groups: Sequence[Group], needs: Needs) -> list[Group]:
             )
     if not any(len(g.completions) > 1 for g in kept):
         raise UserError(
-            "data", f"{len(groups)} groups", "holds no scored rollouts (several completions per prompt, each with a score)",
+            "data",
+            f"{len(groups)} groups",
+            "holds no scored rollouts (several completions per prompt, each with a score)",
             "give prompts and feedback to sample them, or the groups.jsonl of an earlier run as data",
-        )  # fmt: skip
+        )
     return kept
 
 
@@ -32,5 +34,10 @@ def sampled_at(groups: Sequence[Group], default: float) -> float:
     """The temperature at which old rollouts were drawn, where they say so; one for all of them."""
     found = {float(t) for g in groups if (t := g.prompt.metadata.get("sampled_at")) is not None}
     if len(found) > 1:
-        raise UserError("data", sorted(found), "holds rollouts of several temperatures", "train on those of one run at a time")
+        raise UserError(
+            "data",
+            sorted(found),
+            "holds rollouts of several temperatures",
+            "train on those of one run at a time",
+        )
     return found.pop() if found else default

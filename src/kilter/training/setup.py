@@ -41,7 +41,9 @@ def with_label(groups: Sequence[Group], label: int) -> list[Group]:
     return [g for g in groups if (float(g.feedback[0].score or 0) > 0) == bool(label)]
 
 
-def arrange(groups: list[Encoded], needs: Needs, max_length: int, pool: Sequence[Encoded] = ()) -> list[Encoded]:
+def arrange(
+    groups: list[Encoded], needs: Needs, max_length: int, pool: Sequence[Encoded] = ()
+) -> list[Encoded]:
     """Encoded groups as the method reads them: with mismatched answers beside them, or both answers of a pair in one row."""
     if needs.mismatched and groups:
         return with_mismatched(groups, max_length, pool)
@@ -55,18 +57,35 @@ def make_encoder(spec: TrainSpec, start: Path) -> Encoder:
     return Encoder(tokenizer, stop_ids(start, tokenizer), spec.max_length, spec.template, max_prompt=room)
 
 
-def make_scorer(spec: TrainSpec, start: Path, objective: Objective, encoder: Encoder, resolve: Resolve) -> Scorer | ActorCritic:
+def make_scorer(
+    spec: TrainSpec, start: Path, objective: Objective, encoder: Encoder, resolve: Resolve
+) -> Scorer | ActorCritic:
     """The model that trains, with its critic where the method has one."""
     classifier = "reward" in objective.needs.models
-    if spec.adapter is not None and spec.adapter.kind == "qlora" and (classifier or adapters.is_adapter(start)):
-        raise UserError("adapter.kind", "qlora", "trains policies that start from full weights", "use lora here, or merge the start model first")
-    model = load_reward(start, _pad(encoder), spec.seed, fresh=True) if classifier else load_causal(start, adapters.quantization(spec.adapter))
+    if (
+        spec.adapter is not None
+        and spec.adapter.kind == "qlora"
+        and (classifier or adapters.is_adapter(start))
+    ):
+        raise UserError(
+            "adapter.kind",
+            "qlora",
+            "trains policies that start from full weights",
+            "use lora here, or merge the start model first",
+        )
+    model = (
+        load_reward(start, _pad(encoder), spec.seed, fresh=True)
+        if classifier
+        else load_causal(start, adapters.quantization(spec.adapter))
+    )
     policy = _wrap(spec, model, classifier)
     if objective.needs.teacher is not None:
         policy.teach(make_teacher(spec, encoder, resolve), objective.needs.teacher)
     if "critic" not in objective.needs.models:
         return policy
-    rewards = feedbacks.model_references(spec.feedback, ("reward_model",)) if spec.feedback is not None else []
+    rewards = (
+        feedbacks.model_references(spec.feedback, ("reward_model",)) if spec.feedback is not None else []
+    )
     origin = resolve(spec.critic.start) if spec.critic.start else resolve(rewards[0]) if rewards else start
     if load_tokenizer(origin).get_vocab() != encoder.tokenizer.get_vocab():
         raise UserError(
@@ -81,17 +100,26 @@ def make_scorer(spec: TrainSpec, start: Path, objective: Objective, encoder: Enc
 
 def critic_is_the_reward(spec: TrainSpec) -> bool:
     """Whether the critic began as the reward model that scores the rollouts."""
-    rewards = feedbacks.model_references(spec.feedback, ("reward_model",)) if spec.feedback is not None else []
+    rewards = (
+        feedbacks.model_references(spec.feedback, ("reward_model",)) if spec.feedback is not None else []
+    )
     return bool(rewards) and spec.critic.start in (None, rewards[0])
 
 
 def make_teacher(spec: TrainSpec, encoder: Encoder, resolve: Resolve) -> Scorer:
     """The model that is learned from; it must share the student's vocabulary."""
     if spec.teacher is None:
-        raise UserError("teacher", None, "is required by this method", "name a stage or a model to learn from")
+        raise UserError(
+            "teacher", None, "is required by this method", "name a stage or a model to learn from"
+        )
     folder = resolve(spec.teacher)
     if load_tokenizer(folder).get_vocab() != encoder.tokenizer.get_vocab():
-        raise UserError("teacher", spec.teacher, "has another vocabulary than the student", "choose a teacher of the student's family")
+        raise UserError(
+            "teacher",
+            spec.teacher,
+            "has another vocabulary than the student",
+            "choose a teacher of the student's family",
+        )
     model = load_causal(folder)
     switch_off_dropout(model)
     teacher = Scorer(model)
@@ -120,7 +148,15 @@ def _wrap(spec: TrainSpec, model: Any, classifier: bool) -> Scorer:
 
 def switch_off_dropout(model: Any) -> None:
     """Log-probs of policy and reference must be those of one function, so no model dropout (adapters have their own)."""
-    names = ("dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
+    names = (
+        "dropout",
+        "attention_dropout",
+        "activation_dropout",
+        "hidden_dropout",
+        "attn_pdrop",
+        "resid_pdrop",
+        "embd_pdrop",
+    )
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -148,13 +184,19 @@ def fill_reference_cache(
 ) -> ReferenceCache:
     """The cache with every group in it: computed before the first update, when the model still is its own reference."""
     # Under qlora the reference is the rounded base, whose log-probs are not the full one's.
-    precision = f"{spec.dtype}|nf4" if own_reference and spec.adapter is not None and spec.adapter.kind == "qlora" else spec.dtype
+    precision = (
+        f"{spec.dtype}|nf4"
+        if own_reference and spec.adapter is not None and spec.adapter.kind == "qlora"
+        else spec.dtype
+    )
     cache = ReferenceCache(cache_root() / "reference.sqlite", model_hash(folder), precision, temperature)
     own = groups[engine.rank :: engine.world]
     missing = [g for g in own if cache.lookup(collate([g])) is None]
     if missing:
         model = scorer if own_reference else Scorer(load_causal(folder), scorer.shared).to(engine.device)
-        off = model.model.disable_adapter() if hasattr(model.model, "peft_config") else contextlib.nullcontext()
+        off = (
+            model.model.disable_adapter() if hasattr(model.model, "peft_config") else contextlib.nullcontext()
+        )
         display = Display(console, f"{name}: reference", len(missing), quiet=not engine.is_main)
         model.eval()
         with off, torch.no_grad():
@@ -168,65 +210,127 @@ def fill_reference_cache(
                     display.update(done, "log-probs")
         display.close()
     elif engine.is_main:
-        console.print(f"  reference log-probs of all {len(groups)} groups found in the cache", highlight=False)
+        console.print(
+            f"  reference log-probs of all {len(groups)} groups found in the cache", highlight=False
+        )
     engine.barrier()
     return cache
 
 
-def frozen_reference(spec: TrainSpec, scorer: Scorer, folder: Path, start: Path, engine: Engine) -> Scorer | None:
+def frozen_reference(
+    spec: TrainSpec, scorer: Scorer, folder: Path, start: Path, engine: Engine
+) -> Scorer | None:
     """A second model for fresh rollouts; None where the policy with its adapters off is the reference."""
     if spec.adapter is not None and folder == start:
         if spec.refresh_reference_every:
             raise UserError(
-                "refresh_reference_every", spec.refresh_reference_every, "cannot move a reference that is the base under an adapter",
+                "refresh_reference_every",
+                spec.refresh_reference_every,
+                "cannot move a reference that is the base under an adapter",
                 "train all weights, or leave it out",
-            )  # fmt: skip
+            )
         return None
     model = load_causal(folder)
     switch_off_dropout(model)
     return Scorer(model, scorer.shared).to(engine.device).requires_grad_(False).eval()
 
 
-def make_sampler(spec: TrainSpec, scorer: Scorer, encoder: Encoder, start: Path, mixture: tuple[Scorer, float] | None = None) -> Sampler:
+def make_sampler(
+    spec: TrainSpec,
+    scorer: Scorer,
+    encoder: Encoder,
+    start: Path,
+    mixture: tuple[Scorer, float] | None = None,
+) -> Sampler:
     """By name; a mixture needs both models' logits and is always local."""
     if spec.sampler.name == "vllm" and mixture is None:
         from kilter.sampling.vllm import VllmSampler
 
         return VllmSampler(scorer, encoder, spec.sampler, spec.dtype)
-    return LocalSampler(scorer, encoder, spec.sampler.tokens_per_batch, amp=spec.dtype == "bfloat16", mixture=mixture)
+    return LocalSampler(
+        scorer, encoder, spec.sampler.tokens_per_batch, amp=spec.dtype == "bfloat16", mixture=mixture
+    )
 
 
 def make_source(
-    spec: TrainSpec, objective: Objective, groups: Sequence[Group], scorer: Scorer, encoder: Encoder, start: Path, reference: Scorer | None,
-    out: Path, resolve: Resolve, engine: Engine,
-) -> Online:  # fmt: skip
+    spec: TrainSpec,
+    objective: Objective,
+    groups: Sequence[Group],
+    scorer: Scorer,
+    encoder: Encoder,
+    start: Path,
+    reference: Scorer | None,
+    out: Path,
+    resolve: Resolve,
+    engine: Engine,
+) -> Online:
     """The online source with its sampler and feedback."""
     needs = objective.needs
-    context = Context(resolve, (scorer, encoder), max(spec.max_length, 2048), spec.template, groups[: spec.limit], engine.gather)
+    context = Context(
+        resolve,
+        (scorer, encoder),
+        max(spec.max_length, 2048),
+        spec.template,
+        groups[: spec.limit],
+        engine.gather,
+    )
     # The teacher's distribution is the whole signal of distillation: its answers need no score.
-    scored_by = feedbacks.build(spec.feedback, context) if spec.feedback is not None else Weighted([("teacher", 0.0, _unjudged)])
+    scored_by = (
+        feedbacks.build(spec.feedback, context)
+        if spec.feedback is not None
+        else Weighted([("teacher", 0.0, _unjudged)])
+    )
     opponent: Sampler | None = None
     if needs.opponent is not None:
         if reference is None:
-            raise UserError("adapter", "lora", f"gives no second model to sample the {needs.opponent} from", "train all weights")
+            raise UserError(
+                "adapter",
+                "lora",
+                f"gives no second model to sample the {needs.opponent} from",
+                "train all weights",
+            )
         share = objective.mixture if isinstance(objective, NashMD) else 1.0
         if needs.opponent == "reference":
-            opponent = LocalSampler(reference, encoder, spec.sampler.tokens_per_batch, amp=spec.dtype == "bfloat16")
+            opponent = LocalSampler(
+                reference, encoder, spec.sampler.tokens_per_batch, amp=spec.dtype == "bfloat16"
+            )
         else:
             opponent = make_sampler(spec, scorer, encoder, start, (reference, share))
     path = "groups.jsonl" if engine.rank == 0 else f"groups.rank{engine.rank}.jsonl"
     return Online(
-        [g.prompt for g in groups[: spec.limit]], make_sampler(spec, scorer, encoder, start), scored_by, encoder, needs, spec.sampler, out / path,
-        spec.batch_size, choose_select(spec.select, needs), spec.refill, spec.epochs, spec.max_steps, spec.shuffle, spec.seed, engine.rank, engine.world, opponent,
+        [g.prompt for g in groups[: spec.limit]],
+        make_sampler(spec, scorer, encoder, start),
+        scored_by,
+        encoder,
+        needs,
+        spec.sampler,
+        out / path,
+        spec.batch_size,
+        choose_select(spec.select, needs),
+        spec.refill,
+        spec.epochs,
+        spec.max_steps,
+        spec.shuffle,
+        spec.seed,
+        engine.rank,
+        engine.world,
+        opponent,
         gather=engine.gather,
-    )  # fmt: skip
+    )
 
 
 def _unjudged(groups: Sequence[Group]) -> list[list[Feedback]]:
     return [[Feedback(0.0, "unjudged")] * len(g.completions) for g in groups]
 
 
-def make_gold(spec: TrainSpec, heldout: Sequence[Group], source: Online, encoder: Encoder, scorer: Scorer, resolve: Resolve) -> GoldEvaluator | None:
+def make_gold(
+    spec: TrainSpec,
+    heldout: Sequence[Group],
+    source: Online,
+    encoder: Encoder,
+    scorer: Scorer,
+    resolve: Resolve,
+) -> GoldEvaluator | None:
     """The gold evaluator: the source that the recipe names, or the support desk's own; None without one or without held-out prompts."""
     seen: dict[str, Prompt] = {}
     for group in heldout:
@@ -236,11 +340,20 @@ def make_gold(spec: TrainSpec, heldout: Sequence[Group], source: Online, encoder
         return None
     if not prompts:
         if spec.monitors.gold is not None:
-            raise UserError("monitors.gold", spec.monitors.gold, "has no held-out prompts to judge", "set data.heldout above 0, or leave it out")
+            raise UserError(
+                "monitors.gold",
+                spec.monitors.gold,
+                "has no held-out prompts to judge",
+                "set data.heldout above 0, or leave it out",
+            )
         return None
     judge: FeedbackSource
     if spec.monitors.gold is not None:
-        judge = feedbacks.build(spec.monitors.gold, Context(resolve, None, max(spec.max_length, 2048), spec.template), "monitors.gold")
+        judge = feedbacks.build(
+            spec.monitors.gold,
+            Context(resolve, None, max(spec.max_length, 2048), spec.template),
+            "monitors.gold",
+        )
     elif all(has_gold(p) for p in prompts):
         judge = GoldFeedback()
     else:

@@ -113,11 +113,20 @@ class Trainer:
         scorer = setup.make_scorer(spec, self.start, objective, encoder, self.resolve)
         scorer.to(engine.device)
         if engine.is_main and spec.adapter is not None:
-            self._console.print(f"  {adapters.adapted_modules(setup.policy_of(scorer).model)}", highlight=False)
-        parts = (self._online if spec.prompts is not None else self._offline)(objective, scorer, encoder, engine)
+            self._console.print(
+                f"  {adapters.adapted_modules(setup.policy_of(scorer).model)}", highlight=False
+            )
+        parts = (self._online if spec.prompts is not None else self._offline)(
+            objective, scorer, encoder, engine
+        )
         if engine.is_main:
-            facts = {"total_steps": parts.source.total_steps, "opponent": objective.needs.opponent is not None}
-            (self.out / "train.json").write_text(json.dumps(json.loads(spec.model_dump_json(by_alias=True)) | facts, indent=1))
+            facts = {
+                "total_steps": parts.source.total_steps,
+                "opponent": objective.needs.opponent is not None,
+            }
+            (self.out / "train.json").write_text(
+                json.dumps(json.loads(spec.model_dump_json(by_alias=True)) | facts, indent=1)
+            )
 
         checkpoints = Checkpoints(self.out / "checkpoints", spec.save_every)
         done = self._resume(checkpoints, parts)
@@ -128,26 +137,47 @@ class Trainer:
         best = parts.best_weights()
         if best is not None:
             self._say(
-                engine, f"  the model of step {best} had the best gold score and is kept{'' if best else ': that is the start, nothing was learned'}"
+                engine,
+                f"  the model of step {best} had the best gold score and is kept{'' if best else ': that is the start, nothing was learned'}",
             )
         final = self._evaluate(parts.learner, objective, parts.held, engine) if parts.held else {}
         save_model(
-            parts.learner, encoder, engine, self.start, self.out, method_name(spec.method), merge=spec.adapter is not None and spec.adapter.merge
+            parts.learner,
+            encoder,
+            engine,
+            self.start,
+            self.out,
+            method_name(spec.method),
+            merge=spec.adapter is not None and spec.adapter.merge,
         )
         engine.barrier()
         return TrainResult(
-            self.out / "model", parts.source.position, metrics, final, encoder.counts, time.monotonic() - begin, parts.stopped, best,
-            round(parts.tokens / parts.step_seconds, 1) if parts.step_seconds else None, round(parts.step_seconds, 1), round(peak_memory_gb(), 2),
-        )  # fmt: skip
+            self.out / "model",
+            parts.source.position,
+            metrics,
+            final,
+            encoder.counts,
+            time.monotonic() - begin,
+            parts.stopped,
+            best,
+            round(parts.tokens / parts.step_seconds, 1) if parts.step_seconds else None,
+            round(parts.step_seconds, 1),
+            round(peak_memory_gb(), 2),
+        )
 
-    def _offline(self, objective: Objective, scorer: Scorer | ActorCritic, encoder: Encoder, engine: Engine) -> Parts:
+    def _offline(
+        self, objective: Objective, scorer: Scorer | ActorCritic, encoder: Encoder, engine: Engine
+    ) -> Parts:
         """Everything for training on fixed groups."""
         spec = self.spec
         groups = self.train[: spec.limit] if spec.limit else self.train
         needs, heldout = objective.needs, self.heldout
         if needs.shape == "rollouts":
             groups = replayable(groups, needs)
-            self._say(engine, f"  no feedback given: training replays the {len(groups)} scored groups of the data; --feedback samples fresh answers")
+            self._say(
+                engine,
+                f"  no feedback given: training replays the {len(groups)} scored groups of the data; --feedback samples fresh answers",
+            )
         if needs.label is not None:
             judged = len(groups)
             groups, heldout = setup.with_label(groups, needs.label), setup.with_label(heldout, needs.label)
@@ -165,12 +195,24 @@ class Trainer:
                 )
         encoded = encoder.encode_all(groups, "data", f"{len(groups)} groups")
         held = [] if needs.shape == "rollouts" else [e for e in map(encoder.encode, heldout) if e is not None]
-        encoded, held = setup.arrange(encoded, needs, spec.max_length), setup.arrange(held, needs, spec.max_length, encoded)
+        encoded, held = (
+            setup.arrange(encoded, needs, spec.max_length),
+            setup.arrange(held, needs, spec.max_length, encoded),
+        )
         if encoder.counts:
             self._say(engine, "  data: " + ", ".join(f"{n} {what}" for what, n in encoder.counts.items()))
         rollouts = needs.shape == "rollouts"
         temperature = sampled_at(groups, spec.sampler.temperature) if rollouts else 1.0
-        source = Offline(encoded, spec.batch_size, spec.epochs, spec.max_steps, spec.shuffle, spec.seed, engine.rank, engine.world)
+        source = Offline(
+            encoded,
+            spec.batch_size,
+            spec.epochs,
+            spec.max_steps,
+            spec.shuffle,
+            spec.seed,
+            engine.rank,
+            engine.world,
+        )
         identity = self._identity([*encoded, *held])
         self._refuse_another_run(identity)
         cache = None
@@ -178,35 +220,65 @@ class Trainer:
             folder = self.reference or self.start
             policy = setup.policy_of(scorer)
             cache = setup.fill_reference_cache(
-                spec, policy, folder, folder == self.start, [*source.visited(), *held], engine, self._console, self.name, temperature
+                spec,
+                policy,
+                folder,
+                folder == self.start,
+                [*source.visited(), *held],
+                engine,
+                self._console,
+                self.name,
+                temperature,
             )
         steps = source.total_steps * spec.minibatches * (spec.inner_epochs or needs.inner_epochs)
-        learner = LocalLearner(scorer, needs, spec, steps, engine, cache, temperature, "replay" if rollouts else "own")
+        learner = LocalLearner(
+            scorer, needs, spec, steps, engine, cache, temperature, "replay" if rollouts else "own"
+        )
         return Parts(learner, source, held, identity)
 
-    def _online(self, objective: Objective, scorer: Scorer | ActorCritic, encoder: Encoder, engine: Engine) -> Parts:
+    def _online(
+        self, objective: Objective, scorer: Scorer | ActorCritic, encoder: Encoder, engine: Engine
+    ) -> Parts:
         """Everything for training on answers of the policy."""
         spec, needs = self.spec, objective.needs
         if spec.fsdp:
-            raise UserError("fsdp", True, "cannot sample from sharded weights", "leave fsdp out: several processes then train with DDP")
+            raise UserError(
+                "fsdp",
+                True,
+                "cannot sample from sharded weights",
+                "leave fsdp out: several processes then train with DDP",
+            )
         check_online(spec, needs)
         if engine.world > spec.batch_size:
-            raise UserError("batch_size", spec.batch_size, f"is less than the {engine.world} processes", "give every process a prompt per step")
+            raise UserError(
+                "batch_size",
+                spec.batch_size,
+                f"is less than the {engine.world} processes",
+                "give every process a prompt per step",
+            )
         identity = self._identity(())
         self._refuse_another_run(identity)
         policy = setup.policy_of(scorer)
         folder = self.reference or self.start
         wanted = "ref_logps" in needs.annotations or needs.opponent is not None
         frozen = setup.frozen_reference(spec, policy, folder, self.start, engine) if wanted else None
-        source = setup.make_source(spec, objective, self.train, policy, encoder, self.start, frozen, self.out, self.resolve, engine)
+        source = setup.make_source(
+            spec, objective, self.train, policy, encoder, self.start, frozen, self.out, self.resolve, engine
+        )
         steps = source.total_steps * spec.minibatches * (spec.inner_epochs or needs.inner_epochs)
-        origin: Origin = "engine" if not source.sampler.exact else "own" if needs.opponent is None else "mixed"
+        origin: Origin = (
+            "engine" if not source.sampler.exact else "own" if needs.opponent is None else "mixed"
+        )
         learner = LocalLearner(scorer, needs, spec, steps, engine, None, spec.sampler.temperature, origin)
         if wanted:
-            learner.reference = LiveReference(policy, frozen, learner.amp, spec.sampler.temperature, learner.reference_rows)
+            learner.reference = LiveReference(
+                policy, frozen, learner.amp, spec.sampler.temperature, learner.reference_rows
+            )
         parts = Parts(learner, source, [], identity)
         parts.gold = setup.make_gold(spec, self.heldout, source, encoder, policy, self.resolve)
-        parts.controller = KLController(spec.kl_control, objective.beta) if isinstance(objective, PolicyGradient) else None
+        parts.controller = (
+            KLController(spec.kl_control, objective.beta) if isinstance(objective, PolicyGradient) else None
+        )
         parts.energy = EnergyProbe(policy) if spec.monitors.enabled else None
         parts.keep_best, parts.best_path = spec.monitors.keep_best, self.out / "best.pt"
         return parts
@@ -214,10 +286,14 @@ class Trainer:
     def _identity(self, groups: Sequence[Encoded]) -> str:
         """Hash of what makes a run this run: configuration, start weights, tokens. A checkpoint of another is refused."""
         digest = hashlib.sha256(
-            self.spec.model_dump_json(exclude={"save_every", "trackers", "engine", "processes", "fsdp", "zero", "eval_every"}).encode()
+            self.spec.model_dump_json(
+                exclude={"save_every", "trackers", "engine", "processes", "fsdp", "zero", "eval_every"}
+            ).encode()
         )
         digest.update(f"{CHECKPOINT_FORMAT}|{model_hash(self.start)}".encode())
-        for path in self._files("method"):  # a reward's file is no part of it: one that failed may be mended, and the run goes on
+        for path in self._files(
+            "method"
+        ):  # a reward's file is no part of it: one that failed may be mended, and the run goes on
             digest.update(path.read_bytes())
         for e in groups:
             digest.update(repr((e.prompt_ids, e.completion_ids)).encode())
@@ -240,9 +316,11 @@ class Trainer:
         meta = {} if latest is None else json.loads((latest / "meta.json").read_text())
         if latest is not None and meta.get("identity") != identity:
             raise UserError(
-                "out", str(self.out), f"holds a checkpoint of another run (method {meta.get('method')}, step {meta.get('step')})",
+                "out",
+                str(self.out),
+                f"holds a checkpoint of another run (method {meta.get('method')}, step {meta.get('step')})",
                 "choose another folder, use the same settings to resume it, or remove its checkpoints/",
-            )  # fmt: skip
+            )
 
     def _say(self, engine: Engine, text: str) -> None:
         """One line from one rank."""
@@ -256,7 +334,10 @@ class Trainer:
             before = json.loads((latest / "meta.json").read_text()).get("rewards", {})
             for path, now in self._reward_files().items():
                 if before.get(path, now) != now:
-                    self._say(parts.learner.engine, f"  {path} has changed since the checkpoint: its new version scores from here on")
+                    self._say(
+                        parts.learner.engine,
+                        f"  {path} has changed since the checkpoint: its new version scores from here on",
+                    )
             state = torch.load(latest / "state.pt", map_location="cpu", weights_only=False)
             parts.restore(state, latest)
             set_rng_state(state["rng"])
@@ -266,8 +347,16 @@ class Trainer:
             parts.history.path = self.out / "gold.jsonl" if self._is_main else None
             parts.history.load(done if latest is not None else -1)
             parts.history.entries = parts.learner.engine.gather(parts.history.entries)[0]
-            log = EventLog(self.out / "events.jsonl" if self._is_main else None, done if latest is not None else -1)
-            parts.monitors = Monitors(self.spec.monitors, log, parts.history, parts.source.total_steps, self.spec.monitors.allow_truncation)
+            log = EventLog(
+                self.out / "events.jsonl" if self._is_main else None, done if latest is not None else -1
+            )
+            parts.monitors = Monitors(
+                self.spec.monitors,
+                log,
+                parts.history,
+                parts.source.total_steps,
+                self.spec.monitors.allow_truncation,
+            )
             if latest is not None and "monitors" in state:
                 parts.monitors.restore(state["monitors"])
                 parts.stopped = parts.monitors.stop
@@ -275,14 +364,22 @@ class Trainer:
                 parts.best_path.unlink(missing_ok=True)
         return done
 
-    def _loop(self, parts: Parts, objective: Objective, checkpoints: Checkpoints, engine: Engine, done: int) -> Metrics:
+    def _loop(
+        self, parts: Parts, objective: Objective, checkpoints: Checkpoints, engine: Engine, done: int
+    ) -> Metrics:
         spec, source, learner = self.spec, parts.source, parts.learner
         total = source.total_steps
         record: dict[str, Any] = {}
         metrics_file = MetricsFile(self.out / "metrics.jsonl", done) if engine.is_main else None
-        trackers = Trackers(spec.trackers if engine.is_main else [], self.out / "trackers", spec.model_dump(mode="json"))
+        trackers = Trackers(
+            spec.trackers if engine.is_main else [], self.out / "trackers", spec.model_dump(mode="json")
+        )
         title = f"{self.name}: {method_name(spec.method)}"
-        live = LiveDisplay(self._console, title, total, done) if parts.monitors is not None and self._console.is_terminal and engine.is_main else None
+        live = (
+            LiveDisplay(self._console, title, total, done)
+            if parts.monitors is not None and self._console.is_terminal and engine.is_main
+            else None
+        )
         display = Display(self._console, title, total, done, quiet=live is not None or not engine.is_main)
 
         def save(step: int) -> None:
@@ -292,19 +389,41 @@ class Trainer:
                     torch.save(state, path)
 
             checkpoints.save(
-                step, write, {"method": method_name(spec.method), "identity": parts.identity, "rewards": self._reward_files()}, engine.is_main
+                step,
+                write,
+                {
+                    "method": method_name(spec.method),
+                    "identity": parts.identity,
+                    "rewards": self._reward_files(),
+                },
+                engine.is_main,
             )
 
         def show(step: int, event: str, detail: str) -> None:
             if parts.monitors is not None and engine.is_main:
-                parts.monitors.log.add(Event(step, 1, "warn", event, f"{event}: {detail}", step, "certain", "noted; the run goes on"))
+                parts.monitors.log.add(
+                    Event(
+                        step,
+                        1,
+                        "warn",
+                        event,
+                        f"{event}: {detail}",
+                        step,
+                        "certain",
+                        "noted; the run goes on",
+                    )
+                )
                 if live is None:
                     self._console.print(f"  [yellow]{event}[/]: {detail}", highlight=False)
 
         if isinstance(source, Online):
             source.on_event = show
         between = True
-        follows_reward = isinstance(learner.scorer, ActorCritic) and isinstance(source, Online) and setup.critic_is_the_reward(spec)
+        follows_reward = (
+            isinstance(learner.scorer, ActorCritic)
+            and isinstance(source, Online)
+            and setup.critic_is_the_reward(spec)
+        )
         try:
             with StopRequest() as signals:
                 if parts.gold is not None and parts.monitors is not None and not parts.history.entries:
@@ -315,7 +434,11 @@ class Trainer:
                 begin = time.monotonic()
                 for groups in source if parts.stopped is None else ():
                     clock, between = time.monotonic(), False
-                    if follows_reward and isinstance(learner.scorer, ActorCritic) and isinstance(source, Online):
+                    if (
+                        follows_reward
+                        and isinstance(learner.scorer, ActorCritic)
+                        and isinstance(source, Online)
+                    ):
                         learner.scorer.adopt(*(source.feedback.scale_of("reward_model") or (0.0, 1.0)))
                     batch = collate(groups).with_(length_limit=spec.sampler.max_new_tokens)
                     if parts.controller is not None and spec.kl_control.mode != "fixed":
@@ -323,7 +446,12 @@ class Trainer:
                     sampled = batch.sampling_logps_BT
                     batch = learner.prepare(learner.annotate(batch, objective.needs), objective)
                     metrics = _average(
-                        [learner.step(part, objective) for part in learner.minibatches(batch, f"{spec.seed}:{source.position}", objective)]
+                        [
+                            learner.step(part, objective)
+                            for part in learner.minibatches(
+                                batch, f"{spec.seed}:{source.position}", objective
+                            )
+                        ]
                     )
                     source.after_update()
                     step = source.position
@@ -333,13 +461,26 @@ class Trainer:
                     parts.step_seconds += seconds
                     record = {"step": step, "epoch": round(source.epoch_of(step - 1), 4)} | metrics
                     record |= {"step_time": round(time.monotonic() - begin, 3), "num_tokens": parts.tokens}
-                    if batch.active_N is None or engine.max(int(batch.active_N.any())):  # else nothing was computed, at no rate
+                    if batch.active_N is None or engine.max(
+                        int(batch.active_N.any())
+                    ):  # else nothing was computed, at no rate
                         record |= {"tokens_per_second": round(seen / max(seconds, 1e-9), 1)}
                     if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
                         last = checkpoints.latest()
                         if parts.monitors is not None:
                             what = f"loss {metrics['loss']}, gradient norm {metrics['grad_norm']}"
-                            parts.monitors.log.add(Event(step, 0, "stop", "nan", what, step, "certain", "the step was not taken; the run ended"))
+                            parts.monitors.log.add(
+                                Event(
+                                    step,
+                                    0,
+                                    "stop",
+                                    "nan",
+                                    what,
+                                    step,
+                                    "certain",
+                                    "the step was not taken; the run ended",
+                                )
+                            )
                         raise RunFailed(
                             f"{self.name}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']} at step {step}; the step was not taken\n"
                             f"  last good checkpoint: {last or 'none yet'}\n  fix: lower learning_rate, or use dtype: float32"
@@ -348,7 +489,9 @@ class Trainer:
                         record |= self._evaluate(learner, objective, parts.held, engine)
                     if parts.monitors is not None:
                         events = len(parts.monitors.log.events)
-                        record |= oversight.watch(parts, spec, batch, sampled, step, record, engine, self._console)
+                        record |= oversight.watch(
+                            parts, spec, batch, sampled, step, record, engine, self._console
+                        )
                         # The state in which a cheap signal first named something is kept, whatever becomes of the run.
                         new = [e for e in parts.monitors.log.events[events:] if e.tier == 1]
                         if spec.monitors.pin and bool(engine.max(int(bool(new)))):
@@ -379,7 +522,9 @@ class Trainer:
                         )
                     begin = time.monotonic()
         except RunFailed:
-            if isinstance(source, Online) and learner.step_index and between:  # the sampler or the feedback failed, and no step is half done
+            if (
+                isinstance(source, Online) and learner.step_index and between
+            ):  # the sampler or the feedback failed, and no step is half done
                 with contextlib.suppress(RunFailed):
                     save(source.position)
             raise
@@ -391,7 +536,9 @@ class Trainer:
             if metrics_file is not None:
                 metrics_file.close()
         if isinstance(source, Online):
-            oversight.conclude(source, spec, self.name, self._console, engine, trained=bool(record) or done > 0)
+            oversight.conclude(
+                source, spec, self.name, self._console, engine, trained=bool(record) or done > 0
+            )
         if parts.stopped is not None:
             assert parts.monitors is not None
             message = f"{self.name}: stopped by its monitors at step {source.position} of {total}: {parts.stopped}\n  fix: {parts.monitors.fix}"
@@ -400,7 +547,9 @@ class Trainer:
             self._console.print(f"[bold red]{message}[/]", highlight=False)
         return {k: v for k, v in record.items() if isinstance(v, int | float)}
 
-    def _evaluate(self, learner: LocalLearner, objective: Objective, held: Sequence[Encoded], engine: Engine) -> Metrics:
+    def _evaluate(
+        self, learner: LocalLearner, objective: Objective, held: Sequence[Encoded], engine: Engine
+    ) -> Metrics:
         """eval_* metrics over the held-out groups, shared out over the ranks."""
         sums: dict[str, Mean] = {}
         own = list(held[engine.rank :: engine.world]) or list(held[:1])
@@ -420,7 +569,10 @@ def _average(steps: Sequence[Metrics]) -> Metrics:
     """Metrics of the optimizer steps on one batch; one step is the usual case."""
     if len(steps) == 1:
         return steps[0]
-    return {k: sum(m[k] for m in steps if k in m) / sum(k in m for m in steps) for k in dict.fromkeys(k for m in steps for k in m)}
+    return {
+        k: sum(m[k] for m in steps if k in m) / sum(k in m for m in steps)
+        for k in dict.fromkeys(k for m in steps for k in m)
+    }
 
 
 def require_writable(out: Path, field: str = "out") -> None:
@@ -431,4 +583,9 @@ def require_writable(out: Path, field: str = "out") -> None:
         probe.write_text("")
         probe.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(field, str(out), f"cannot be written ({error.strerror or error})", "choose a folder you may write to") from error
+        raise UserError(
+            field,
+            str(out),
+            f"cannot be written ({error.strerror or error})",
+            "choose a folder you may write to",
+        ) from error

@@ -25,7 +25,10 @@ def check_zero(stage: int, where: str = "") -> None:
     """Raises UserError where DeepSpeed is not installed."""
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError(
-            f"{where}zero", stage, "needs deepspeed, which is not installed", "run: pip install 'kilter[deepspeed]', or use fsdp, or leave zero out"
+            f"{where}zero",
+            stage,
+            "needs deepspeed, which is not installed",
+            "run: pip install 'kilter[deepspeed]', or use fsdp, or leave zero out",
         )
 
 
@@ -49,9 +52,12 @@ class ZeroEngine(AccelerateEngine):
 
             logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
             config = {
-                "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1, "gradient_clipping": self.max_grad_norm,
-                "zero_optimization": {"stage": self.stage}, "zero_allow_untested_optimizer": True,
-            }  # fmt: skip
+                "train_micro_batch_size_per_gpu": 1,
+                "gradient_accumulation_steps": 1,
+                "gradient_clipping": self.max_grad_norm,
+                "zero_optimization": {"stage": self.stage},
+                "zero_allow_untested_optimizer": True,
+            }
             engine, wrapped, _, _ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
         return engine, wrapped
 
@@ -66,7 +72,9 @@ class ZeroEngine(AccelerateEngine):
         if not module.is_gradient_accumulation_boundary():
             module.step()
 
-    def update(self, modules: list[Any], optimizer: Any, limit: float, set_rates: Callable[[], None], finite: bool) -> Tensor:
+    def update(
+        self, modules: list[Any], optimizer: Any, limit: float, set_rates: Callable[[], None], finite: bool
+    ) -> Tensor:
         """Clips, steps, and returns the norm before, which DeepSpeed knows only afterwards; what is not finite ends the run."""
         set_rates()
         modules[0].step()
@@ -74,7 +82,15 @@ class ZeroEngine(AccelerateEngine):
 
     def state(self, module: nn.Module) -> dict[str, Tensor]:
         """Stages 1 and 2 keep whole weights on every process."""
-        return {k.removeprefix("module."): v.detach().cpu() for k, v in module.named_parameters() if v.requires_grad} if self.is_main else {}
+        return (
+            {
+                k.removeprefix("module."): v.detach().cpu()
+                for k, v in module.named_parameters()
+                if v.requires_grad
+            }
+            if self.is_main
+            else {}
+        )
 
     def checkpoint(self, module: Any, optimizer: Any, folder: Path) -> dict[str, Any]:
         """Every process writes its part, in DeepSpeed's format."""
@@ -90,4 +106,9 @@ class ZeroEngine(AccelerateEngine):
         except Exception as error:
             found, cause = None, str(error)[:120]
         if found is None:
-            raise UserError("processes", self.world, f"cannot take up this ZeRO checkpoint ({cause})", "resume with as many processes as wrote it")
+            raise UserError(
+                "processes",
+                self.world,
+                f"cannot take up this ZeRO checkpoint ({cause})",
+                "resume with as many processes as wrote it",
+            )

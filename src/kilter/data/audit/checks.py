@@ -59,7 +59,9 @@ def roles(groups: Sequence[Group]) -> Finding:
     bad = []
     for i, g in enumerate(groups):
         names = [m["role"] for m in g.prompt.messages if m["role"] != "system"]
-        if names and (names[-1] == "assistant" or any(a == b == "user" for a, b in itertools.pairwise(names))):
+        if names and (
+            names[-1] == "assistant" or any(a == b == "user" for a, b in itertools.pairwise(names))
+        ):
             bad.append(_id(g, i))
     return Finding(
         "roles",
@@ -73,7 +75,11 @@ def roles(groups: Sequence[Group]) -> Finding:
 
 def identical_sides(groups: Sequence[Group]) -> Finding:
     """chosen == rejected after white-space normalisation."""
-    bad = [_id(g, i) for i, g in enumerate(groups) if len(g.completions) == 2 and _norm(g.completions[0].text) == _norm(g.completions[1].text)]
+    bad = [
+        _id(g, i)
+        for i, g in enumerate(groups)
+        if len(g.completions) == 2 and _norm(g.completions[0].text) == _norm(g.completions[1].text)
+    ]
     return Finding(
         "identical sides",
         "error" if bad else "ok",
@@ -110,7 +116,9 @@ def contradictions(groups: Sequence[Group]) -> Finding:
 def near_duplicates(groups: Sequence[Group], heldout: Sequence[Group]) -> list[Finding]:
     """Near-duplicate prompts (MinHash LSH over character 5-grams, each hit verified by exact Jaccard >= 0.8), within the
     training split and across the split. Over NEAR_LIMIT prompts a random sample of that size is looked at."""
-    everything = [(_text(g), False, _id(g, i)) for i, g in enumerate(groups)] + [(_text(g), True, _id(g, i)) for i, g in enumerate(heldout)]
+    everything = [(_text(g), False, _id(g, i)) for i, g in enumerate(groups)] + [
+        (_text(g), True, _id(g, i)) for i, g in enumerate(heldout)
+    ]
     unique: dict[str, tuple[bool, str]] = {}
     for text, held, name in everything:
         unique.setdefault(_norm(text).lower(), (held, name))
@@ -130,13 +138,29 @@ def near_duplicates(groups: Sequence[Group], heldout: Sequence[Group]) -> list[F
     for i, h in enumerate(hashes):
         for j in lsh.query(h):
             if j > i and len(shingles[i] & shingles[j]) / len(shingles[i] | shingles[j]) >= THRESHOLD:
-                (across if items[i][1][0] != items[j][1][0] else within).append((items[i][1][1], items[j][1][1]))
+                (across if items[i][1][0] != items[j][1][0] else within).append(
+                    (items[i][1][1], items[j][1][1])
+                )
     share = len(within) / max(1, len(items))
     leaked = len({b for _, b in across})
     return [
-        Finding("near-duplicate prompts", "warn" if share > 0.2 else "ok", f"{len(within)} pairs among {len(items)} distinct prompts{note}", "they count several times; the effective sample is smaller", {"pairs": len(within)}, tuple(a for a, _ in within[:50])),
-        Finding("near-duplicates across the split", "warn" if across else "ok", f"{leaked} held-out prompts resemble a training prompt{note}", "the held-out score measures partly memory; identical prompts are never split", {"heldout": leaked}, tuple(b for _, b in across[:50])),
-    ]  # fmt: skip
+        Finding(
+            "near-duplicate prompts",
+            "warn" if share > 0.2 else "ok",
+            f"{len(within)} pairs among {len(items)} distinct prompts{note}",
+            "they count several times; the effective sample is smaller",
+            {"pairs": len(within)},
+            tuple(a for a, _ in within[:50]),
+        ),
+        Finding(
+            "near-duplicates across the split",
+            "warn" if across else "ok",
+            f"{leaked} held-out prompts resemble a training prompt{note}",
+            "the held-out score measures partly memory; identical prompts are never split",
+            {"heldout": leaked},
+            tuple(b for _, b in across[:50]),
+        ),
+    ]
 
 
 def length_bias(groups: Sequence[Group]) -> list[Finding]:
@@ -148,12 +172,26 @@ def length_bias(groups: Sequence[Group]) -> list[Finding]:
     longer = sum(len(a) > len(b) for a, b in unequal)
     share, (low, high) = longer / len(unequal), wilson_bounds(longer, len(unequal))
     level: Level = "warn" if share > 0.60 or share < 0.40 else "ok"
-    x, y, fold = _differences(groups, lambda t: [len(t), t.count("\n"), t.count("**"), t.count("- "), t.count("#")])
+    x, y, fold = _differences(
+        groups, lambda t: [len(t), t.count("\n"), t.count("**"), t.count("- "), t.count("#")]
+    )
     auc = _auc(make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)), x, y, fold)
     return [
-        Finding("length bias", level, f"chosen is longer in {share:.0%} [{low:.0%}, {high:.0%}]", "a policy can win by length alone; watch length beside the score", {"share": share, "ci_low": low, "ci_high": high}),
-        Finding("style probe", "warn" if auc > 0.65 else "ok", f"AUC {auc:.2f} from length and markdown alone", "how much of the preference surface form explains", {"auc": auc}),
-    ]  # fmt: skip
+        Finding(
+            "length bias",
+            level,
+            f"chosen is longer in {share:.0%} [{low:.0%}, {high:.0%}]",
+            "a policy can win by length alone; watch length beside the score",
+            {"share": share, "ci_low": low, "ci_high": high},
+        ),
+        Finding(
+            "style probe",
+            "warn" if auc > 0.65 else "ok",
+            f"AUC {auc:.2f} from length and markdown alone",
+            "how much of the preference surface form explains",
+            {"auc": auc},
+        ),
+    ]
 
 
 def _differences(groups: Sequence[Group], features: Any) -> tuple[Any, Any, Any]:
@@ -161,7 +199,9 @@ def _differences(groups: Sequence[Group], features: Any) -> tuple[Any, Any, Any]
     x, y, fold = [], [], []
     for i, g in enumerate(g for g in groups if len(g.completions) == 2):
         sign = 1 if i % 2 else -1
-        d = np.array(features(g.completions[0].text), float) - np.array(features(g.completions[1].text), float)
+        d = np.array(features(g.completions[0].text), float) - np.array(
+            features(g.completions[1].text), float
+        )
         x.append(sign * d)
         y.append(int(sign > 0))
         fold.append(prompt_key(g.prompt))
@@ -174,7 +214,9 @@ def _auc(model: Any, x: Any, y: Any, fold: Any) -> float:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        scores = cross_val_predict(model, x, y, groups=fold, cv=GroupKFold(min(5, len(set(fold)))), method="predict_proba")[:, 1]
+        scores = cross_val_predict(
+            model, x, y, groups=fold, cv=GroupKFold(min(5, len(set(fold)))), method="predict_proba"
+        )[:, 1]
     return float(roc_auc_score(y, scores))
 
 
@@ -186,7 +228,9 @@ def shortcut_probe(groups: Sequence[Group], limit: int = 4000) -> Finding | None
     texts = [c.text for g in pairs for c in g.completions]
     labels = np.array([1, 0] * len(pairs))
     fold = np.array([prompt_key(g.prompt) for g in pairs for _ in range(2)])
-    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), min_df=2, max_features=20000), LogisticRegression(max_iter=500))
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), min_df=2, max_features=20000), LogisticRegression(max_iter=500)
+    )
     auc = _auc(model, np.array(texts, dtype=object), labels, fold)
     return Finding(
         "shortcut probe",

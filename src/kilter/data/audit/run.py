@@ -16,7 +16,9 @@ from kilter.data.dataset import Dataset
 from kilter.data.encode import Encoder
 
 
-def audit(data: Dataset, encoder: Encoder | None, progress: Callable[[str], None] = lambda name: None) -> dict[str, Any]:
+def audit(
+    data: Dataset, encoder: Encoder | None, progress: Callable[[str], None] = lambda name: None
+) -> dict[str, Any]:
     """Findings as plain data. With an encoder the truncation check counts real tokens."""
     groups = data.train
     findings: list[Finding] = []
@@ -27,9 +29,14 @@ def audit(data: Dataset, encoder: Encoder | None, progress: Callable[[str], None
 
     left_out = sum(data.skipped.values())
     findings.append(
-        Finding("rows left out", "warn" if left_out else "ok", f"{left_out} rows" + (f" ({_counts(data.skipped)})" if left_out else ""),
-                "rows that could not be used", {"count": left_out})
-    )  # fmt: skip
+        Finding(
+            "rows left out",
+            "warn" if left_out else "ok",
+            f"{left_out} rows" + (f" ({_counts(data.skipped)})" if left_out else ""),
+            "rows that could not be used",
+            {"count": left_out},
+        )
+    )
     add("roles", checks.roles(groups))
     add("identity", checks.identical_sides(groups))
     add("contradictions", checks.contradictions(groups))
@@ -42,9 +49,15 @@ def audit(data: Dataset, encoder: Encoder | None, progress: Callable[[str], None
     levels = Counter(f.level for f in findings)
     verdict = "error" if levels["error"] else "warn" if levels["warn"] else "ok"
     return {
-        "schema": 1, "data": data.spec.path, "format": data.format, "data_hash": data.content_hash()[:16], "verdict": verdict,
-        "train": len(groups), "heldout": len(data.heldout), "findings": [f.to_json() for f in findings],
-    }  # fmt: skip
+        "schema": 1,
+        "data": data.spec.path,
+        "format": data.format,
+        "data_hash": data.content_hash()[:16],
+        "verdict": verdict,
+        "train": len(groups),
+        "heldout": len(data.heldout),
+        "findings": [f.to_json() for f in findings],
+    }
 
 
 def _truncation(data: Dataset, encoder: Encoder) -> Finding:
@@ -52,7 +65,9 @@ def _truncation(data: Dataset, encoder: Encoder) -> Finding:
     encoded = [e for e in map(encoder.encode, data.train) if e is not None]
     cut = encoder.counts - before
     if not encoded:
-        return Finding("truncation", "error", "no group survives", f"raise max_length (now {encoder.max_length})")
+        return Finding(
+            "truncation", "error", "no group survives", f"raise max_length (now {encoder.max_length})"
+        )
     lengths = np.array([len(e.prompt_ids) + max(map(len, e.completion_ids), default=0) for e in encoded])
     p50, p95, p99 = (int(np.percentile(lengths, q)) for q in (50, 95, 99))
     equal = cut["groups dropped: sides equal after the cut"]

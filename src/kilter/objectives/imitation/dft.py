@@ -31,4 +31,6 @@ class DFT(SFT):
         assert batch.weight_BT is not None
         logps_BT = masked(out.logps_BT, batch.mask_BT)
         value = -(batch.weight_BT * logps_BT.detach().exp() * logps_BT).sum()
-        return Loss(value, super().loss(out, batch).metrics | {"probability": mean(logps_BT.exp(), batch.mask_BT)})
+        return Loss(
+            value, super().loss(out, batch).metrics | {"probability": mean(logps_BT.exp(), batch.mask_BT)}
+        )

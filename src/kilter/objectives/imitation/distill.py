@@ -27,12 +27,20 @@ class Distill(SFT):
     teaches noise.
     """
 
-    beta: float = knob(0.5, "0 forward KL, 1 reverse KL, between them the Jensen-Shannon divergence", "[0, 1]", "0, 0.5 or 1")
+    beta: float = knob(
+        0.5, "0 forward KL, 1 reverse KL, between them the Jensen-Shannon divergence", "[0, 1]", "0, 0.5 or 1"
+    )
 
     @property
     def needs(self) -> Needs:
         """The divergence to the teacher at every token, and log-probs for the metrics."""
-        return Needs(shape="demonstrations", unit="row", outputs=frozenset({"logps", "divergence"}), learning_rate=2e-5, teacher=self.beta)
+        return Needs(
+            shape="demonstrations",
+            unit="row",
+            outputs=frozenset({"logps", "divergence"}),
+            learning_rate=2e-5,
+            teacher=self.beta,
+        )
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """Weighted sum of token divergences."""

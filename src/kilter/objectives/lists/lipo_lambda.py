@@ -31,9 +31,15 @@ class LiPOLambda(Listwise):
         """Weighted logistic loss over pairs."""
         low_N1 = label_NK.masked_fill(~valid_NK, float("inf")).amin(-1, keepdim=True)
         high_N1 = label_NK.masked_fill(~valid_NK, float("-inf")).amax(-1, keepdim=True)
-        grade_NK = ((label_NK - low_N1) / (high_N1 - low_N1).clamp_min(1e-12)).masked_fill(~valid_NK, 0.0)  # padding would overflow
+        grade_NK = ((label_NK - low_N1) / (high_N1 - low_N1).clamp_min(1e-12)).masked_fill(
+            ~valid_NK, 0.0
+        )  # padding would overflow
         gain_NK = 2**grade_NK - 1
-        order_NK = score_NK.detach().masked_fill(~valid_NK, float("-inf")).argsort(dim=-1, descending=True, stable=True)
+        order_NK = (
+            score_NK.detach()
+            .masked_fill(~valid_NK, float("-inf"))
+            .argsort(dim=-1, descending=True, stable=True)
+        )
         rank_NK = order_NK.argsort(-1) + 1
         discount_NK = 1 / torch.log2(1 + rank_NK.to(score_NK.dtype))
         weight_NKK = gaps(gain_NK).abs() * gaps(discount_NK).abs()

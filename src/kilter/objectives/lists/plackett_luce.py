@@ -26,7 +26,9 @@ class PlackettLuce(Listwise):
     a ranking counts as much as at its top.
     """
 
-    model: Literal["policy", "reward"] = knob("policy", "what is trained: the policy, or a reward model with a scalar head")
+    model: Literal["policy", "reward"] = knob(
+        "policy", "what is trained: the policy, or a reward model with a scalar head"
+    )
 
     @property
     def needs(self) -> Needs:
@@ -34,7 +36,13 @@ class PlackettLuce(Listwise):
         base = super().needs
         if self.model == "policy":
             return base
-        return replace(base, models=frozenset({"reward"}), outputs=frozenset({"scores"}), annotations=frozenset(), learning_rate=1e-5)
+        return replace(
+            base,
+            models=frozenset({"reward"}),
+            outputs=frozenset({"scores"}),
+            annotations=frozenset(),
+            learning_rate=1e-5,
+        )
 
     def scores(self, out: Outputs, batch: Batch) -> Tensor:
         """The head's scores, or implicit rewards."""

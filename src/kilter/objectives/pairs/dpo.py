@@ -28,7 +28,9 @@ class DPO(Pairwise):
     """
 
     label_smoothing: float = knob(0.0, "probability e that a label is flipped", "[0, 0.5)", "0 to 0.3")
-    length_normalized: bool = knob(False, "log-ratios per token instead of per answer; beta then is 10 to 50 times as large")
+    length_normalized: bool = knob(
+        False, "log-ratios per token instead of per answer; beta then is 10 to 50 times as large"
+    )
 
     @property
     def per_token(self) -> bool:

@@ -28,7 +28,9 @@ class DrDPO(DPO):
     the policy already prefers.
     """
 
-    b: float = knob(1.0, "temperature; the smaller, the less a pair of high loss counts", "(0, inf)", "0.5 to 2")
+    b: float = knob(
+        1.0, "temperature; the smaller, the less a pair of high loss counts", "(0, inf)", "0.5 to 2"
+    )
 
     unit: ClassVar[Unit] = "batch"
 

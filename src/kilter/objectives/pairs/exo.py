@@ -32,4 +32,6 @@ class EXO(Pairwise):
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741
         """KL of the policy's preference to the labels'."""
         z_N, e = self.margin(w, l), self.label_smoothing
-        return z_N.sigmoid() * (logsigmoid(z_N) - math.log1p(-e)) + (-z_N).sigmoid() * (logsigmoid(-z_N) - math.log(e))
+        return z_N.sigmoid() * (logsigmoid(z_N) - math.log1p(-e)) + (-z_N).sigmoid() * (
+            logsigmoid(-z_N) - math.log(e)
+        )

@@ -41,7 +41,9 @@ class FDPO(Pairwise):
     """
 
     divergence: Literal["forward_kl", "js", "alpha", "chi2", "reverse_kl"] = knob("forward_kl", "which f")
-    alpha: float = knob(0.5, "a of the alpha-divergence; 1 is forward_kl, 0 is reverse_kl", "(0, 1]", "0.3 to 0.7")
+    alpha: float = knob(
+        0.5, "a of the alpha-divergence; 1 is forward_kl, 0 is reverse_kl", "(0, 1]", "0.3 to 0.7"
+    )
 
     def reward(self, side: Side) -> Tensor:
         """beta f'(u)."""

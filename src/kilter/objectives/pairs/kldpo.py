@@ -28,7 +28,12 @@ class KLDPO(DPO):
 
     detaches = True
 
-    tau: float = knob(1.0, "temperature of the weights; the ball shrinks as it grows", "(0, inf)", "0.05 to 5, in units of the loss")
+    tau: float = knob(
+        1.0,
+        "temperature of the weights; the ball shrinks as it grows",
+        "(0, inf)",
+        "0.05 to 5, in units of the loss",
+    )
     cap: float = knob(10.0, "largest weight of a pair", "[1, inf)", "10")
 
     unit: ClassVar[Unit] = "batch"

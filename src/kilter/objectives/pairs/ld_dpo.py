@@ -28,7 +28,9 @@ class LDDPO(Pairwise):
     what the longer answer says beyond the shorter.
     """
 
-    ld_alpha: float = knob(0.5, "weight of the tokens beyond the shorter answer; 1 is dpo", "[0, 1]", "0.3 to 0.6")
+    ld_alpha: float = knob(
+        0.5, "weight of the tokens beyond the shorter answer; 1 is dpo", "[0, 1]", "0.3 to 0.6"
+    )
 
     def reduce(self, logps_BT: Tensor, batch: Batch) -> Tensor:
         """Sum with weight ld_alpha beyond the shorter length."""

@@ -26,7 +26,9 @@ class RDPO(Pairwise):
     answers terse.
     """
 
-    alpha: float = knob(0.01, "reward per token of length difference that is explained away", "[0, inf)", "0.005 to 0.1")
+    alpha: float = knob(
+        0.01, "reward per token of length difference that is explained away", "[0, inf)", "0.005 to 0.1"
+    )
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741
         """-ls(z + alpha (|w| - |l|))."""

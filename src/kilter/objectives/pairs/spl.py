@@ -26,7 +26,9 @@ class SPL(Pairwise):
     """
 
     beta: float = knob(0.1, "weight of the entropy", "(0, inf)", "0.05 to 0.5")
-    cross: float = knob(0.05, "weight of the cross-entropy to the reference", "(0, inf)", "a half to all of beta")
+    cross: float = knob(
+        0.05, "weight of the cross-entropy to the reference", "(0, inf)", "a half to all of beta"
+    )
 
     def reward(self, side: Side) -> Tensor:
         """beta l - cross l_ref."""

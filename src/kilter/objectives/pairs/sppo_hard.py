@@ -24,7 +24,9 @@ class SPPOHard(Pairwise):
     are per answer, so long answers are moved little per token.
     """
 
-    beta: float = knob(0.1, "inverse of the target: each log-ratio goes to 1/(2 beta) nats", "(0, inf)", "0.01 to 0.5")
+    beta: float = knob(
+        0.1, "inverse of the target: each log-ratio goes to 1/(2 beta) nats", "(0, inf)", "0.01 to 0.5"
+    )
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741
         """Two squares."""

@@ -28,7 +28,9 @@ class BradleyTerry(Grouped):
     learns the length and style of the chosen answers where they differ.
     """
 
-    centring: float = knob(0.01, "coefficient c that fixes the constant of the scores", "[0, inf)", "0.01, or 0")
+    centring: float = knob(
+        0.01, "coefficient c that fixes the constant of the scores", "[0, inf)", "0.01, or 0"
+    )
 
     @property
     def needs(self) -> Needs:
@@ -39,5 +41,8 @@ class BradleyTerry(Grouped):
         """Weighted sum of pair losses."""
         assert out.scores_B is not None
         chosen_N, rejected_N = pairs(out.scores_B, batch)
-        loss_N = -logsigmoid(chosen_N - rejected_N - batch.margin_N) + self.centring * (chosen_N + rejected_N).square()
+        loss_N = (
+            -logsigmoid(chosen_N - rejected_N - batch.margin_N)
+            + self.centring * (chosen_N + rejected_N).square()
+        )
         return self.summed(loss_N, out, batch, preference_metrics(chosen_N, rejected_N))

@@ -28,7 +28,9 @@ class ORM:
     @property
     def needs(self) -> Needs:
         """One score per labelled answer."""
-        return Needs(shape="unpaired", unit="row", models=frozenset({"reward"}), outputs=frozenset({"scores"}))
+        return Needs(
+            shape="unpaired", unit="row", models=frozenset({"reward"}), outputs=frozenset({"scores"})
+        )
 
     def prepare(self, batch: Batch) -> Batch:
         """Nothing to write: every answer of the optimizer step weighs the same."""

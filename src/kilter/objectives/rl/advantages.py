@@ -21,7 +21,9 @@ def group_sum(values_B: Tensor, group_B: Tensor, n: int) -> Tensor:
     return values_B.new_zeros(n).index_add_(0, group_B, values_B.nan_to_num(0.0))
 
 
-def group_mean_std(score_B: Tensor, group_B: Tensor, n: int, population: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def group_mean_std(
+    score_B: Tensor, group_B: Tensor, n: int, population: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """(mean, standard deviation, scored rows) per group, [N] each, float64; the sample form divides by K - 1 and is 0 at K = 1."""
     score_B = score_B.double()
     scored_B = (~score_B.isnan()).to(score_B.dtype)
@@ -50,7 +52,11 @@ def rloo(score_B: Tensor, group_B: Tensor, n: int) -> Tensor:
     _, _, count_N = group_mean_std(score_B, group_B, n)
     wide_B = score_B.double()
     others_B = (group_sum(wide_B, group_B, n)[group_B] - wide_B) / (count_N[group_B] - 1).clamp_min(1)
-    return torch.where(count_N[group_B] > 1, wide_B - others_B, torch.zeros_like(wide_B)).nan_to_num(0.0).to(score_B.dtype)
+    return (
+        torch.where(count_N[group_B] > 1, wide_B - others_B, torch.zeros_like(wide_B))
+        .nan_to_num(0.0)
+        .to(score_B.dtype)
+    )
 
 
 def passk(score_B: Tensor, group_B: Tensor, n: int, k: int) -> Tensor:
@@ -71,7 +77,11 @@ def passk(score_B: Tensor, group_B: Tensor, n: int, k: int) -> Tensor:
         spread = math.sqrt(mean * (1 - mean))
         if spread == 0:
             continue
-        wrong = (1 - mean - math.comb(size - right - 1, k - 1) / math.comb(size - 1, k - 1)) / spread if right < size else 0.0
+        wrong = (
+            (1 - mean - math.comb(size - right - 1, k - 1) / math.comb(size - 1, k - 1)) / spread
+            if right < size
+            else 0.0
+        )
         mine = group_B == group
         out[mine] = torch.where(correct_B[mine] > 0, (1 - mean) / spread, wrong).to(out.dtype)
     return torch.where(score_B.isnan(), torch.zeros_like(out), out)
@@ -102,7 +112,9 @@ def at_last_token(score_B: Tensor, mask_BT: Tensor) -> Tensor:
     return out
 
 
-def gae(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, gamma: float = 1.0, lam: float = 0.95) -> tuple[Tensor, Tensor]:
+def gae(
+    reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016): (advantages, returns), 0 off the mask.
 
     d_t = r_t + gamma V_{t+1} - V_t;  A_t = d_t + gamma lam A_{t+1};  return = A + V. Next value and next advantage are

@@ -38,4 +38,6 @@ class CISPO(GroupRelative):
         assert out.logps_BT is not None
         ratio_BT = log_ratio_BT.detach().exp()
         capped = ((ratio_BT > self.cap) & (batch.advantage_BT > 0)).float()
-        return -ratio_BT.clamp_max(self.cap) * batch.advantage_BT * out.logps_BT, {"cispo_clip_ratio": mean(capped, batch.mask_BT)}
+        return -ratio_BT.clamp_max(self.cap) * batch.advantage_BT * out.logps_BT, {
+            "cispo_clip_ratio": mean(capped, batch.mask_BT)
+        }

@@ -20,7 +20,9 @@ class GroupRelative(PolicyGradient):
     scale: "group", "batch" or "none".
     """
 
-    scale: Literal["group", "batch", "none"] = knob("group", "what the advantage is divided by: the standard deviation of group or batch, or nothing")
+    scale: Literal["group", "batch", "none"] = knob(
+        "group", "what the advantage is divided by: the standard deviation of group or batch, or nothing"
+    )
 
     name = "group_relative"
     compares_siblings = True

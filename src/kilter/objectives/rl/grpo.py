@@ -35,8 +35,12 @@ class GRPO(GroupRelative):
 
     clip_low: float = knob(0.2, "lower side of the clip", "(0, 1)", "0.2")
     clip_high: float = knob(0.2, "upper side of the clip", "(0, inf)", "0.2; 0.28 in DAPO")
-    dual_clip: float | None = knob(None, "bound of the loss where A < 0, in units of |A|; null: none", "(1, inf)", "3, or null")
-    advantage: Literal["grpo", "rloo", "passk", "prm_token"] = knob("grpo", "group mean, leave-one-out, pass@k, or token rewards of a process model")
+    dual_clip: float | None = knob(
+        None, "bound of the loss where A < 0, in units of |A|; null: none", "(1, inf)", "3, or null"
+    )
+    advantage: Literal["grpo", "rloo", "passk", "prm_token"] = knob(
+        "grpo", "group mean, leave-one-out, pass@k, or token rewards of a process model"
+    )
     population: bool = knob(False, "population instead of sample standard deviation")
     k: int = knob(4, "k of pass@k", "[1, inf)", "4")
 
@@ -44,9 +48,11 @@ class GRPO(GroupRelative):
         super().__post_init__()
         if self.advantage in ("passk", "prm_token") and self.kl_in == "reward" and self.beta > 0:
             raise UserError(
-                "method.kl_in", self.kl_in, f"cannot go with advantage {self.advantage}, which reads right or wrong, or rewards of steps",
+                "method.kl_in",
+                self.kl_in,
+                f"cannot go with advantage {self.advantage}, which reads right or wrong, or rewards of steps",
                 "use kl_in: loss",
-            )  # fmt: skip
+            )
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """The group-relative advantage."""
@@ -57,7 +63,9 @@ class GRPO(GroupRelative):
             return adv.passk(score_B, batch.group_B, n, self.k)
         if self.advantage == "prm_token":
             assert batch.token_score_BT is not None, "prm_token needs feedback with step scores"
-            return adv.prm_token(batch.token_score_BT.to(batch.mask_BT.dtype), batch.mask_BT, batch.group_B, n)
+            return adv.prm_token(
+                batch.token_score_BT.to(batch.mask_BT.dtype), batch.mask_BT, batch.group_B, n
+            )
         return adv.grpo(score_B, batch.group_B, n, self.scale, self.population)
 
     def ratio(self, log_ratio_BT: Tensor, batch: Batch) -> Tensor:
@@ -66,7 +74,13 @@ class GRPO(GroupRelative):
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """The clipped surrogate."""
-        return clipped_surrogate(self.ratio(log_ratio_BT, batch).expand_as(log_ratio_BT), batch, self.clip_low, self.clip_high, self.dual_clip)
+        return clipped_surrogate(
+            self.ratio(log_ratio_BT, batch).expand_as(log_ratio_BT),
+            batch,
+            self.clip_low,
+            self.clip_high,
+            self.dual_clip,
+        )
 
 
 @method("dr_grpo")

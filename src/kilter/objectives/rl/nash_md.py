@@ -51,9 +51,14 @@ class NashMD(OnlinePairs):
         p_N = preference(batch, self.labels).nan_to_num(0.5)
         logps_BT = torch.where(batch.mask_BT > 0, out.logps_BT, 0.0)
         gap_BT = (logps_BT - torch.where(batch.mask_BT > 0, batch.ref_logps_BT, 0.0)).detach()
-        to_go_BT = gap_BT.flip(1).cumsum(1).flip(1)  # the KL of later tokens is the earlier tokens' doing as well
+        to_go_BT = (
+            gap_BT.flip(1).cumsum(1).flip(1)
+        )  # the KL of later tokens is the earlier tokens' doing as well
         pull_N = pairs((to_go_BT * logps_BT).sum(-1), batch)[0]
         mine_N = pairs(logps_B, batch)[0]
         value = (batch.group_weight_N * (-(p_N - 0.5) * mine_N + self.beta * pull_N)).sum()
-        metrics = self.metrics(first_N, second_N, p_N) | {"win_rate": mean(p_N), "kl": mean(pairs(gap_BT.sum(-1), batch)[0])}
+        metrics = self.metrics(first_N, second_N, p_N) | {
+            "win_rate": mean(p_N),
+            "kl": mean(pairs(gap_BT.sum(-1), batch)[0]),
+        }
         return Loss(value, metrics)

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from kilter.objectives.knobs import check, knob
-from kilter.objectives.ops import log_ratios, pairs, preference_metrics, sequence_logps, smoothed, uniform_group_weights
+from kilter.objectives.ops import (
+    log_ratios,
+    pairs,
+    preference_metrics,
+    sequence_logps,
+    smoothed,
+    uniform_group_weights,
+)
 from kilter.types import Batch, Mean, Needs, Outputs
 
 
@@ -32,7 +39,8 @@ class OnlinePairs:
 
     beta: float = knob(0.1, "inverse strength of the pull to the reference", "(0, inf)", "0.01 to 0.5")
     labels: Literal["hard", "soft", "probability"] = knob(
-        "hard", "the higher score wins; or wins with probability sigmoid(difference); or the scores are probabilities (feedback: preference_model)"
+        "hard",
+        "the higher score wins; or wins with probability sigmoid(difference); or the scores are probabilities (feedback: preference_model)",
     )
 
     name = "online"
@@ -56,7 +64,9 @@ class OnlinePairs:
         """(log-probs [B], implicit rewards of the first rows [N], of the second rows [N])."""
         assert out.logps_BT is not None
         logps_B = sequence_logps(out.logps_BT, batch.mask_BT)
-        first_N, second_N = pairs(self.beta * log_ratios(out.logps_BT, batch.ref_logps_BT, batch.mask_BT), batch)
+        first_N, second_N = pairs(
+            self.beta * log_ratios(out.logps_BT, batch.ref_logps_BT, batch.mask_BT), batch
+        )
         return logps_B, first_N, second_N
 
     def dpo_terms(self, out: Outputs, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Mean]]:
@@ -68,4 +78,6 @@ class OnlinePairs:
     def metrics(self, first_N: Tensor, second_N: Tensor, p_N: Tensor) -> dict[str, Mean]:
         """Implicit rewards of winner and loser."""
         win_N = p_N >= 0.5
-        return preference_metrics(torch.where(win_N, first_N, second_N), torch.where(win_N, second_N, first_N))
+        return preference_metrics(
+            torch.where(win_N, first_N, second_N), torch.where(win_N, second_N, first_N)
+        )

@@ -28,14 +28,21 @@ class PolicyGradient(ABC):
     """Base of the family; see the members. Their common fields stand here."""
 
     beta: float = knob(0.0, "KL coefficient (nats); 0 loads no reference", "[0, inf)", "0 to 0.1")
-    kl_in: Literal["loss", "reward"] = knob("loss", "a KL per token beside the policy loss, or subtracted from the score")
-    kl_estimator: Literal["k3", "k2", "k3_st"] = knob("k3", "of the KL in the loss; k1 is no choice: it has no gradient on average")
+    kl_in: Literal["loss", "reward"] = knob(
+        "loss", "a KL per token beside the policy loss, or subtracted from the score"
+    )
+    kl_estimator: Literal["k3", "k2", "k3_st"] = knob(
+        "k3", "of the KL in the loss; k1 is no choice: it has no gradient on average"
+    )
     loss_aggregation: Aggregation = knob(
-        "sequence", "what weighs the same: each completion, each token, or each token of the limit; sum: each completion by its length"
+        "sequence",
+        "what weighs the same: each completion, each token, or each token of the limit; sum: each completion by its length",
     )
     entropy_coef: float = knob(0.0, "weight of an entropy bonus", "[0, inf)", "0 to 0.01")
     mask_truncated: bool = knob(False, "completions without EOS do not train")
-    missing_eos_penalty: float = knob(0.0, "subtracted from the score of completions without EOS", "[0, inf)", "0 to 1")
+    missing_eos_penalty: float = knob(
+        0.0, "subtracted from the score of completions without EOS", "[0, inf)", "0 to 1"
+    )
     is_cap: float = knob(2.0, "cap of the importance weight against the sampling engine", "(0, inf)", "2")
 
     name = "policy_gradient"
@@ -101,7 +108,11 @@ class PolicyGradient(ABC):
     def token_rewards(self, batch: Batch) -> Tensor:
         """The score on the last action token, [B, T], with -beta k1 on every token where the KL is in the reward."""
         reward_BT = adv.at_last_token(self.scores(batch), batch.mask_BT)
-        return reward_BT - self.coefficient(batch) * self.token_kl(batch) if self.kl_in == "reward" else reward_BT
+        return (
+            reward_BT - self.coefficient(batch) * self.token_kl(batch)
+            if self.kl_in == "reward"
+            else reward_BT
+        )
 
     def prepare(self, batch: Batch) -> Batch:
         """Writes advantage_BT and active_N."""
@@ -109,7 +120,9 @@ class PolicyGradient(ABC):
         if self.beta > 0 and self.kl_in == "reward":
             score_B = score_B - self.coefficient(batch) * self.token_kl(batch).sum(-1)
         credit = self.credit(score_B, batch)
-        advantage_BT = masked(credit if credit.ndim == 2 else credit[:, None].expand_as(batch.mask_BT), batch.mask_BT)
+        advantage_BT = masked(
+            credit if credit.ndim == 2 else credit[:, None].expand_as(batch.mask_BT), batch.mask_BT
+        )
         batch = batch.with_(advantage_BT=advantage_BT)
         idle = self.entropy_coef == 0 and (self.beta == 0 or self.kl_in == "reward")
         if idle:
@@ -122,20 +135,26 @@ class PolicyGradient(ABC):
         """The weighted sum above."""
         assert out.logps_BT is not None
         logps_BT = masked(out.logps_BT, batch.mask_BT)
-        old_BT = logps_BT.detach() if batch.old_logps_BT is None else masked(batch.old_logps_BT, batch.mask_BT)
+        old_BT = (
+            logps_BT.detach() if batch.old_logps_BT is None else masked(batch.old_logps_BT, batch.mask_BT)
+        )
         loss_BT, metrics = self.token_loss(logps_BT - old_BT, out, batch)
         loss_BT = loss_BT.expand_as(logps_BT)
         if batch.sampling_logps_BT is not None:
             gap_BT = masked(old_BT - batch.sampling_logps_BT, batch.mask_BT)
             loss_BT = loss_BT * self.correction(gap_BT, batch)
             metrics |= {
-                "sampling/importance_sampling_ratio/mean": mean(gap_BT.exp().clamp_max(self.is_cap), batch.mask_BT),
+                "sampling/importance_sampling_ratio/mean": mean(
+                    gap_BT.exp().clamp_max(self.is_cap), batch.mask_BT
+                ),
             }
         if batch.ref_logps_BT is not None and self.beta > 0:
             kl_BT = kl_terms(logps_BT, masked(batch.ref_logps_BT, batch.mask_BT), self.kl_estimator)
             if self.kl_in == "loss":
                 loss_BT = loss_BT + self.coefficient(batch) * kl_BT
-            metrics["kl"] = mean(masked(kl_terms(logps_BT, batch.ref_logps_BT, "k3"), batch.mask_BT), batch.mask_BT)
+            metrics["kl"] = mean(
+                masked(kl_terms(logps_BT, batch.ref_logps_BT, "k3"), batch.mask_BT), batch.mask_BT
+            )
         entropy_BT = -logps_BT.detach()
         if self.entropy_coef:
             assert out.entropy_BT is not None

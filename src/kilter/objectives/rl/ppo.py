@@ -44,7 +44,9 @@ class PPO(PolicyGradient):
     vf: float = knob(0.1, "weight of the value loss", "[0, inf)", "0.1 to 1")
     gamma: float = knob(1.0, "discount per token", "(0, 1]", "1")
     lam: float = knob(0.95, "lambda of GAE", "[0, 1]", "0.95 to 1")
-    dual_clip: float | None = knob(3.0, "bound of the loss where A < 0, in units of |A|; null: none", "(1, inf)", "3, or null")
+    dual_clip: float | None = knob(
+        3.0, "bound of the loss where A < 0, in units of |A|; null: none", "(1, inf)", "3, or null"
+    )
     whiten: bool = knob(True, "advantages to mean 0 and variance 1 over all tokens of the rollouts")
     epochs: int = knob(4, "passes over one batch of rollouts", "[1, inf)", "1 to 4")
 
@@ -53,9 +55,12 @@ class PPO(PolicyGradient):
         """Policy and critic, with the log-probs and values of the policy that sampled."""
         base = super().needs
         return replace(
-            base, models=frozenset({"policy", "critic"}), annotations=base.annotations | {"old_logps", "old_values"},
-            outputs=base.outputs | {"values"}, inner_epochs=self.epochs,
-        )  # fmt: skip
+            base,
+            models=frozenset({"policy", "critic"}),
+            annotations=base.annotations | {"old_logps", "old_values"},
+            outputs=base.outputs | {"values"},
+            inner_epochs=self.epochs,
+        )
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """GAE over token rewards and the values of the critic that saw the rollouts, before whitening."""
@@ -71,7 +76,9 @@ class PPO(PolicyGradient):
         assert batch.old_values_BT is not None
         return_BT = masked(batch.advantage_BT + batch.old_values_BT, batch.mask_BT)
         advantage_BT = adv.whiten(batch.advantage_BT, batch.mask_BT) if self.whiten else batch.advantage_BT
-        return batch.with_(advantage_BT=advantage_BT, return_BT=return_BT, active_N=None)  # the value loss moves every group
+        return batch.with_(
+            advantage_BT=advantage_BT, return_BT=return_BT, active_N=None
+        )  # the value loss moves every group
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """The clipped surrogate."""

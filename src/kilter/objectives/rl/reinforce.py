@@ -30,7 +30,9 @@ class Reinforce(PolicyGradient):
     beta: float = 0.05
     kl_in: Literal["loss", "reward"] = "reward"
     loss_aggregation: Aggregation = "token"
-    baseline: Literal["batch", "none"] = knob("batch", "what is subtracted from the score: the batch mean, or nothing")
+    baseline: Literal["batch", "none"] = knob(
+        "batch", "what is subtracted from the score: the batch mean, or nothing"
+    )
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """R - b."""

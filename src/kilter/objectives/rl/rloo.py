@@ -48,5 +48,8 @@ class RLOO(PolicyGradient):
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """The clip on whole sequences."""
         return clipped_surrogate(
-            masked(log_ratio_BT, batch.mask_BT).sum(-1, keepdim=True).exp().expand_as(log_ratio_BT), batch, self.clip_low, self.clip_high
+            masked(log_ratio_BT, batch.mask_BT).sum(-1, keepdim=True).exp().expand_as(log_ratio_BT),
+            batch,
+            self.clip_low,
+            self.clip_high,
         )

@@ -16,7 +16,9 @@ def score_function(out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]
     return -batch.advantage_BT * out.logps_BT, {}
 
 
-def clipped_surrogate(ratio_BT: Tensor, batch: Batch, low: float, high: float, dual: float | None = None) -> tuple[Tensor, dict[str, Mean]]:
+def clipped_surrogate(
+    ratio_BT: Tensor, batch: Batch, low: float, high: float, dual: float | None = None
+) -> tuple[Tensor, dict[str, Mean]]:
     """`clipped` on the batch's advantages, [B, T], and the shares of tokens on which it is in force."""
     assert batch.advantage_BT is not None
     metrics = clip_metrics(ratio_BT.detach(), batch.advantage_BT, batch.mask_BT, low, high)

@@ -45,16 +45,22 @@ class VESPO(GroupRelative):
         assert batch.advantage_BT is not None
         assert out.logps_BT is not None
         log_w_B1 = masked(log_ratio_BT.detach().clamp(-20, 20), batch.mask_BT).sum(-1, keepdim=True)
-        if batch.sampling_logps_BT is not None:  # the engine's weight joins the sequence's, token by token, capped
+        if (
+            batch.sampling_logps_BT is not None
+        ):  # the engine's weight joins the sequence's, token by token, capped
             old_BT = out.logps_BT.detach() - log_ratio_BT.detach()
-            gap_BT = masked(old_BT - batch.sampling_logps_BT, batch.mask_BT).clamp(FLOOR, math.log(self.is_cap))
+            gap_BT = masked(old_BT - batch.sampling_logps_BT, batch.mask_BT).clamp(
+                FLOOR, math.log(self.is_cap)
+            )
             log_w_B1 = log_w_B1 + gap_BT.sum(-1, keepdim=True)
         log_w_B1 = log_w_B1.clamp(FLOOR, 20.0)
         positive_BT = batch.advantage_BT >= 0
         k_BT = torch.where(positive_BT, self.k_pos, self.k_neg)
         lambda_BT = torch.where(positive_BT, self.lambda_pos, self.lambda_neg)
         phi_BT = (lambda_BT + k_BT * log_w_B1 - lambda_BT * log_w_B1.exp()).exp().nan_to_num(0.0, 0.0, 0.0)
-        return -phi_BT * batch.advantage_BT * out.logps_BT, {"vespo/phi_seq_mean": mean(phi_BT, batch.mask_BT)}
+        return -phi_BT * batch.advantage_BT * out.logps_BT, {
+            "vespo/phi_seq_mean": mean(phi_BT, batch.mask_BT)
+        }
 
     def correction(self, gap_BT: Tensor, batch: Batch) -> Tensor:
         """Already in w."""

@@ -25,6 +25,8 @@ class APOZeroUnpaired(Judged):
     very unequal counts, for nothing is balanced.
     """
 
-    def answer_loss(self, reward_B: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Mean], dict[str, Tensor] | None]:
+    def answer_loss(
+        self, reward_B: Tensor, batch: Batch
+    ) -> tuple[Tensor, dict[str, Mean], dict[str, Tensor] | None]:
         """1 - s(r), or s(r)."""
         return torch.where(desirable(batch), 1 - reward_B.sigmoid(), reward_B.sigmoid()), {}, None

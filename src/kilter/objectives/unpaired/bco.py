@@ -34,7 +34,9 @@ class BCO(Judged):
 
     unit: ClassVar[Unit] = "batch"
 
-    def answer_loss(self, reward_B: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Mean], dict[str, Tensor] | None]:
+    def answer_loss(
+        self, reward_B: Tensor, batch: Batch
+    ) -> tuple[Tensor, dict[str, Mean], dict[str, Tensor] | None]:
         """Logistic loss around the shift; the state is (mean, count)."""
         zero = torch.zeros((), dtype=torch.float64)
         old, seen = batch.state.get("bco_mean", zero), batch.state.get("bco_count", zero)

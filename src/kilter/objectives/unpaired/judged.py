@@ -33,14 +33,18 @@ class Judged(ABC):
     @property
     def needs(self) -> Needs:
         """Labelled single answers, with the reference's log-probs."""
-        return Needs(shape="unpaired", unit=self.unit, annotations=frozenset({"ref_logps"}), learning_rate=5e-6)
+        return Needs(
+            shape="unpaired", unit=self.unit, annotations=frozenset({"ref_logps"}), learning_rate=5e-6
+        )
 
     def prepare(self, batch: Batch) -> Batch:
         """Nothing to write: every answer of the optimizer step weighs the same."""
         return batch
 
     @abstractmethod
-    def answer_loss(self, reward_B: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Mean], dict[str, Tensor] | None]:
+    def answer_loss(
+        self, reward_B: Tensor, batch: Batch
+    ) -> tuple[Tensor, dict[str, Mean], dict[str, Tensor] | None]:
         """(loss of each answer [B], further metrics, state for the next step)."""
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:

@@ -31,8 +31,12 @@ class KTO(Judged):
     on very few desirable answers the weights become large and the step noisy.
     """
 
-    desirable_weight: float | None = knob(None, "lam_D; null: balanced from the data", "(0, inf)", "1, or null")
-    undesirable_weight: float | None = knob(None, "lam_U; null: balanced from the data", "(0, inf)", "1, or null")
+    desirable_weight: float | None = knob(
+        None, "lam_D; null: balanced from the data", "(0, inf)", "1, or null"
+    )
+    undesirable_weight: float | None = knob(
+        None, "lam_U; null: balanced from the data", "(0, inf)", "1, or null"
+    )
 
     @property
     def needs(self) -> Needs:
@@ -48,14 +52,23 @@ class KTO(Judged):
         if own_bad is not None:
             weight_good, weight_bad = own_bad * ratio if good and bad else 1.0, own_bad
         if own_good is not None:
-            weight_good, weight_bad = own_good, own_bad if own_bad is not None else own_good / ratio if good and bad else 1.0
+            weight_good, weight_bad = (
+                own_good,
+                own_bad if own_bad is not None else own_good / ratio if good and bad else 1.0,
+            )
         chosen = replace(self, desirable_weight=weight_good, undesirable_weight=weight_bad)
         given = sum(w is not None for w in (own_good, own_bad))
-        how = ("balanced", "one set by hand, the other balanced against it" if good and bad else "one set by hand", "set by hand")[given]
+        how = (
+            "balanced",
+            "one set by hand, the other balanced against it" if good and bad else "one set by hand",
+            "set by hand",
+        )[given]
         note = f"{good} desirable, weight {chosen.desirable_weight:.3g}; {bad} undesirable, weight {chosen.undesirable_weight:.3g} ({how})"
         return chosen, note
 
-    def answer_loss(self, reward_B: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Mean], dict[str, Tensor] | None]:
+    def answer_loss(
+        self, reward_B: Tensor, batch: Batch
+    ) -> tuple[Tensor, dict[str, Mean], dict[str, Tensor] | None]:
         """One minus the sigmoid of the gain, or of the loss avoided."""
         assert batch.mismatched_kl is not None
         z0 = self.beta * batch.mismatched_kl.clamp_min(0)

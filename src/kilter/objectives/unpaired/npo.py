@@ -31,6 +31,8 @@ class NPO(Judged):
         """Undesired answers only."""
         return replace(super().needs, label=0)
 
-    def answer_loss(self, reward_B: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Mean], dict[str, Tensor] | None]:
+    def answer_loss(
+        self, reward_B: Tensor, batch: Batch
+    ) -> tuple[Tensor, dict[str, Mean], dict[str, Tensor] | None]:
         """-(2 / beta) ls(-r)."""
         return -2 / self.beta * logsigmoid(-reward_B), {}, None

@@ -20,7 +20,11 @@ class EnergyProbe:
 
     def __init__(self, scorer: Scorer) -> None:
         self.total, self.count = 0.0, 0
-        layers = [child for child in scorer._base().get_decoder().modules() if isinstance(child, nn.ModuleList) and len(child) > 0]
+        layers = [
+            child
+            for child in scorer._base().get_decoder().modules()
+            if isinstance(child, nn.ModuleList) and len(child) > 0
+        ]
         if layers:
             layers[0][-1].register_forward_hook(self._see, with_kwargs=True)
 

@@ -28,7 +28,9 @@ class Event:
 
     def line(self) -> str:
         """One line for a person."""
-        return f"step {self.step}: {self.message} (since step {self.since}; {self.confidence}) -> {self.action}"
+        return (
+            f"step {self.step}: {self.message} (since step {self.since}; {self.confidence}) -> {self.action}"
+        )
 
 
 class EventLog:

@@ -30,9 +30,11 @@ class Evidence:
         """Raises UserError when the gold source judges none of the answers: there would be no evidence at all."""
         if all(v is None for v in self.values["gold"]):
             raise UserError(
-                "monitors.gold", f"{len(self.values['gold'])} held-out answers", f"scores none of them ({self.problems.get('gold') or 'no reason given'})",
+                "monitors.gold",
+                f"{len(self.values['gold'])} held-out answers",
+                f"scores none of them ({self.problems.get('gold') or 'no reason given'})",
                 "name a source that fits this data, or leave monitors.gold out",
-            )  # fmt: skip
+            )
 
 
 @dataclass
@@ -58,9 +60,14 @@ class GoldEvaluator:
         values["length"] = [float(len(c.token_ids or ())) for c in found]
         return Evidence(values, [c.text for c in found], problems)
 
-    def _judge(self, source: FeedbackSource, answers: Sequence[Completion], first: Sequence[str]) -> list[Feedback]:
+    def _judge(
+        self, source: FeedbackSource, answers: Sequence[Completion], first: Sequence[str]
+    ) -> list[Feedback]:
         beside = [(Completion(text),) if getattr(source, "compares", False) else () for text in first]
-        groups = [Group(p, (a, *b), (Feedback(None),) * (1 + len(b))) for p, a, b in zip(self.prompts, answers, beside, strict=True)]
+        groups = [
+            Group(p, (a, *b), (Feedback(None),) * (1 + len(b)))
+            for p, a, b in zip(self.prompts, answers, beside, strict=True)
+        ]
         return [f[0] for f in source(groups)]
 
 
@@ -76,7 +83,9 @@ class GoldHistory:
         if self.path is None or not self.path.exists():
             return
         trim_torn_line(self.path)
-        self.entries = [e for line in self.path.read_text().splitlines() if (e := json.loads(line))["step"] <= resume_step]
+        self.entries = [
+            e for line in self.path.read_text().splitlines() if (e := json.loads(line))["step"] <= resume_step
+        ]
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(e) + "\n" for e in self.entries))
         os.replace(partial, self.path)
@@ -89,12 +98,19 @@ class GoldHistory:
     def add(self, step: int, found: Evidence) -> dict[str, Any]:
         """Adds an evaluation with its paired differences to the first; returns the entry."""
         values = found.values
-        entry: dict[str, Any] = {"step": step, "values": values, "answers": list(found.answers), "problems": dict(found.problems)}
+        entry: dict[str, Any] = {
+            "step": step,
+            "values": values,
+            "answers": list(found.answers),
+            "problems": dict(found.problems),
+        }
         first = self.entries[0]["values"] if self.entries else values
         for name in values:
             known = [v for v in values[name] if v is not None]
             entry[name] = sum(known) / len(known) if known else None
-            entry[f"{name}_change"] = paired_difference(values[name], first[name]).to_json() if self.entries and known else None
+            entry[f"{name}_change"] = (
+                paired_difference(values[name], first[name]).to_json() if self.entries and known else None
+            )
         self.entries.append(entry)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)

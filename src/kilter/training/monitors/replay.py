@@ -25,20 +25,31 @@ def replay(folder: Path, spec: MonitorSpec | None = None, total_steps: int | Non
     paths = {name: folder / f"{name}.jsonl" for name in ("metrics", "groups", "gold")}
     if not paths["metrics"].is_file() or not paths["groups"].is_file():
         raise UserError(
-            "folder", str(folder), "holds no metrics.jsonl and groups.jsonl of an online run", "give the folder of a train stage, such as runs/grpo"
+            "folder",
+            str(folder),
+            "holds no metrics.jsonl and groups.jsonl of an online run",
+            "give the folder of a train stage, such as runs/grpo",
         )
     records = _lines(paths["metrics"])
     try:
         rollouts = {step: list(rows) for step, rows in groupby(store.read(paths["groups"]), key=_step)}
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError("folder", str(paths["groups"]), f"holds a line that is no group ({error})", "cut the file back to its whole lines") from error
+        raise UserError(
+            "folder",
+            str(paths["groups"]),
+            f"holds a line that is no group ({error})",
+            "cut the file back to its whole lines",
+        ) from error
     gold = _lines(paths["gold"]) if paths["gold"].is_file() else []
     config = _config(folder)
     spec = spec or MonitorSpec.model_validate(settings(folder))
     log = EventLog(None)
     total = total_steps or config.get("total_steps") or config.get("max_steps") or len(records)
     monitors = Monitors(spec, log, GoldHistory(), total, spec.allow_truncation)
-    by_step = {entry["step"]: Evidence(entry["values"], entry.get("answers", ()), entry.get("problems", {})) for entry in gold}
+    by_step = {
+        entry["step"]: Evidence(entry["values"], entry.get("answers", ()), entry.get("problems", {}))
+        for entry in gold
+    }
     if 0 in by_step:
         monitors.evidence(0, by_step[0])
     for event in _failures(folder):
@@ -65,7 +76,12 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         try:
             found.append(json.loads(line))
         except ValueError as error:
-            raise UserError("folder", f"{path}:{number}", f"is no line of JSON ({error})", "cut the file back to its whole lines") from error
+            raise UserError(
+                "folder",
+                f"{path}:{number}",
+                f"is no line of JSON ({error})",
+                "cut the file back to its whole lines",
+            ) from error
     return found
 
 
@@ -88,4 +104,8 @@ def _failures(folder: Path) -> list[Event]:
     """Events that came from source or loss (unscored answers, NaN) are facts of the run and cannot be recomputed."""
     from kilter.training.monitors.events import read_events
 
-    return [Event(**e) for e in read_events(folder / "events.jsonl") if e["monitor"] in ("unscored completions", "no usable group", "nan")]
+    return [
+        Event(**e)
+        for e in read_events(folder / "events.jsonl")
+        if e["monitor"] in ("unscored completions", "no usable group", "nan")
+    ]

@@ -26,13 +26,19 @@ def signals(groups: Sequence[Group], seen: tuple[float, float] | None = None) ->
     if not completions:
         return {}
     lengths = np.array([float(len(c.token_ids or c.text.split())) for c in completions])
-    scored = [(f.score, n) for f, n in zip((f for g in groups for f in g.feedback), lengths, strict=True) if f.score is not None]
+    scored = [
+        (f.score, n)
+        for f, n in zip((f for g in groups for f in g.feedback), lengths, strict=True)
+        if f.score is not None
+    ]
     found = {
-        "length/p50": float(np.quantile(lengths, 0.5)), "length/p95": float(np.quantile(lengths, 0.95)),
+        "length/p50": float(np.quantile(lengths, 0.5)),
+        "length/p95": float(np.quantile(lengths, 0.95)),
         "repetition": float(np.mean([repeated_share(c.token_ids or c.text.split(), 4) for c in completions])),
-        "duplicates": _duplicates(groups), "refusal": float(np.mean([refuses(c.text) for c in completions])),
+        "duplicates": _duplicates(groups),
+        "refusal": float(np.mean([refuses(c.text) for c in completions])),
         "markdown": float(np.mean([bool(_MARKDOWN.search(c.text)) for c in completions])),
-    }  # fmt: skip
+    }
     if scored:
         reward = np.array([s for s, _ in scored])
         low, high = seen or (reward.min(), reward.max())
@@ -41,7 +47,9 @@ def signals(groups: Sequence[Group], seen: tuple[float, float] | None = None) ->
         if len(scored) >= 8 and np.ptp(reward) > 0 and np.ptp([n for _, n in scored]) > 0:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found["reward_length_correlation"] = float(stats.spearmanr(reward, [n for _, n in scored]).statistic)
+                found["reward_length_correlation"] = float(
+                    stats.spearmanr(reward, [n for _, n in scored]).statistic
+                )
     return found
 
 

@@ -45,20 +45,43 @@ class Limit:
 
 
 LIMITS = (
-    Limit("entropy", "entropy fell below 30 % of its start: the policy is collapsing", below=0.3, relative=True),
-    Limit("entropy", "entropy rose above 200 % of its start: the policy is dissolving", above=2.0, relative=True),
-    Limit("reward_length_correlation", "longer answers score higher: the reward may be paying for length", above=0.5),
-    Limit("frac_reward_zero_std", "most groups have one score for all answers: nothing to learn from them", above=0.5),
+    Limit(
+        "entropy", "entropy fell below 30 % of its start: the policy is collapsing", below=0.3, relative=True
+    ),
+    Limit(
+        "entropy", "entropy rose above 200 % of its start: the policy is dissolving", above=2.0, relative=True
+    ),
+    Limit(
+        "reward_length_correlation",
+        "longer answers score higher: the reward may be paying for length",
+        above=0.5,
+    ),
+    Limit(
+        "frac_reward_zero_std",
+        "most groups have one score for all answers: nothing to learn from them",
+        above=0.5,
+    ),
     Limit("reward/at_maximum", "most answers have the maximal reward: the reward is saturated", above=0.9),
     Limit("duplicates", "most answers to a prompt are copies of each other", above=0.5),
     Limit("repetition", "answers repeat themselves", above=0.3),
 )
 DRIFT = {
-    "kl/sequence": "KL to the reference drifts", "kl/slope": "KL grows at another pace", "length/p50": "the usual length drifts", "length/p95": "the longest answers drift", "refusal": "the refusal rate drifts",
-    "markdown": "the use of markdown drifts", "rewards/disagreement": "the reward models disagree more", "energy_loss": "the last layer's energy loss drifts",
-}  # fmt: skip
+    "kl/sequence": "KL to the reference drifts",
+    "kl/slope": "KL grows at another pace",
+    "length/p50": "the usual length drifts",
+    "length/p95": "the longest answers drift",
+    "refusal": "the refusal rate drifts",
+    "markdown": "the use of markdown drifts",
+    "rewards/disagreement": "the reward models disagree more",
+    "energy_loss": "the last layer's energy loss drifts",
+}
 FATAL = (
-    ("feedback/unscored", 0.2, "more than 20 % of the answers cannot be scored", "mend the feedback, or lower what it demands"),
+    (
+        "feedback/unscored",
+        0.2,
+        "more than 20 % of the answers cannot be scored",
+        "mend the feedback, or lower what it demands",
+    ),
     (
         "completions/clipped_ratio",
         0.5,
@@ -100,11 +123,17 @@ class Monitors:
         if scores:
             self.scores = (min(self.scores[0], *scores), max(self.scores[1], *scores))
         found = signals(groups, self.scores)
-        values = {k: float(v) for k, v in {**record, **found}.items() if isinstance(v, int | float) and math.isfinite(v)}
+        values = {
+            k: float(v)
+            for k, v in {**record, **found}.items()
+            if isinstance(v, int | float) and math.isfinite(v)
+        }
         if "kl/sequence" in values:
             self.recent_kl = [*self.recent_kl, values["kl/sequence"]][-SLOPE_STEPS:]
             if len(self.recent_kl) == SLOPE_STEPS:
-                values["kl/slope"] = found["kl/slope"] = float(np.polyfit(range(SLOPE_STEPS), self.recent_kl, 1)[0])
+                values["kl/slope"] = found["kl/slope"] = float(
+                    np.polyfit(range(SLOPE_STEPS), self.recent_kl, 1)[0]
+                )
         self._fatal(step, values)
         for limit in LIMITS:
             self._limit(step, limit, values)
@@ -123,8 +152,18 @@ class Monitors:
             self.raised.discard(key)
         return self.streak[key]
 
-    def _raise(self, key: str, step: int, tier: int, level: Literal["info", "warn", "stop"], message: str, confidence: str, action: str,
-               value: float | None = None, reference: float | None = None) -> None:  # fmt: skip
+    def _raise(
+        self,
+        key: str,
+        step: int,
+        tier: int,
+        level: Literal["info", "warn", "stop"],
+        message: str,
+        confidence: str,
+        action: str,
+        value: float | None = None,
+        reference: float | None = None,
+    ) -> None:
         if key in self.raised:
             return
         self.raised.add(key)
@@ -139,14 +178,35 @@ class Monitors:
             if self._hit(f"fatal:{name}", value > limit) >= HITS:
                 if self.spec.stop:
                     self.stop, self.fix = message, fix
-                self._raise(f"fatal:{name}", step, 0, "stop" if self.spec.stop else "warn", message, f"certain: {value:.0%} in {HITS} steps in a row",
-                            "run stopped" if self.spec.stop else "noted; stopping is switched off", value, limit)  # fmt: skip
+                self._raise(
+                    f"fatal:{name}",
+                    step,
+                    0,
+                    "stop" if self.spec.stop else "warn",
+                    message,
+                    f"certain: {value:.0%} in {HITS} steps in a row",
+                    "run stopped" if self.spec.stop else "noted; stopping is switched off",
+                    value,
+                    limit,
+                )
         budget, kl = self.spec.kl_budget, values.get("kl/sequence")
         if budget is not None and kl is not None and self._hit("fatal:kl", kl > 3 * budget) >= 1:
             if self.spec.stop:
-                self.stop, self.fix = "KL is more than three times its budget", "lower the learning rate or raise beta"
-            self._raise("fatal:kl", step, 0, "stop" if self.spec.stop else "warn", f"KL of {kl:.1f} nats is more than three times the budget of {budget:g}", "certain",
-                        "run stopped" if self.spec.stop else "noted; stopping is switched off", kl, budget)  # fmt: skip
+                self.stop, self.fix = (
+                    "KL is more than three times its budget",
+                    "lower the learning rate or raise beta",
+                )
+            self._raise(
+                "fatal:kl",
+                step,
+                0,
+                "stop" if self.spec.stop else "warn",
+                f"KL of {kl:.1f} nats is more than three times the budget of {budget:g}",
+                "certain",
+                "run stopped" if self.spec.stop else "noted; stopping is switched off",
+                kl,
+                budget,
+            )
 
     def _limit(self, step: int, limit: Limit, values: Mapping[str, float]) -> None:
         start = self.reference.get(limit.signal, [])
@@ -168,10 +228,17 @@ class Monitors:
         z = (value - middle) / spread
         if self._hit(name, abs(z) > Z_LIMIT) >= HITS:
             self._warn(
-                name, step, f"{message}: {value:.3g} against {middle:.3g} at the start", f"robust z {z:+.1f}, {HITS} steps in a row", value, middle
+                name,
+                step,
+                f"{message}: {value:.3g} against {middle:.3g} at the start",
+                f"robust z {z:+.1f}, {HITS} steps in a row",
+                value,
+                middle,
             )
 
-    def _warn(self, key: str, step: int, message: str, confidence: str, value: float, reference: float) -> None:
+    def _warn(
+        self, key: str, step: int, message: str, confidence: str, value: float, reference: float
+    ) -> None:
         if key not in self.raised:
             self.wants_gold = True
         self._raise(
@@ -181,7 +248,9 @@ class Monitors:
             "warn",
             message,
             confidence,
-            "gold evaluation asked for, unless one was just made" if self.gold.entries else "noted; no gold source to ask",
+            "gold evaluation asked for, unless one was just made"
+            if self.gold.entries
+            else "noted; no gold source to ask",
             value,
             reference,
         )
@@ -189,7 +258,9 @@ class Monitors:
     def due(self, step: int) -> bool:
         """Whether a gold evaluation should follow this step: on schedule, or because a signal asked (then the request is taken)."""
         asked, self.wants_gold = self.wants_gold, False
-        recent = bool(self.gold.entries) and step - self.gold.entries[-1]["step"] < max(1, self.spec.gold_every // 4)
+        recent = bool(self.gold.entries) and step - self.gold.entries[-1]["step"] < max(
+            1, self.spec.gold_every // 4
+        )
         return step % self.spec.gold_every == 0 or (asked and not recent)
 
     def _thin(self, step: int, found: Evidence) -> None:
@@ -198,8 +269,17 @@ class Monitors:
             share = sum(v is None for v in found.values[name]) / max(1, len(found.values[name]))
             cause = f" ({found.problems[name]})" if found.problems.get(name) else ""
             if self._hit(f"{name}:unscored", share > MISSING):
-                self._raise(f"{name}:unscored", step, 2, "warn", f"{share:.0%} of the held-out answers have no {name} score{cause}: the evidence is thin", "certain", "noted",
-                            share, MISSING)  # fmt: skip
+                self._raise(
+                    f"{name}:unscored",
+                    step,
+                    2,
+                    "warn",
+                    f"{share:.0%} of the held-out answers have no {name} score{cause}: the evidence is thin",
+                    "certain",
+                    "noted",
+                    share,
+                    MISSING,
+                )
 
     def evidence(self, step: int, found: Evidence) -> dict[str, float]:
         """Takes a gold evaluation; may set `stop`. Returns metrics."""
@@ -210,7 +290,10 @@ class Monitors:
             interval = f"gold change {change['value']:+.3f} [{change['ci_low']:.3f}, {change['ci_high']:.3f}] on {change['n']} prompts"
             message = "reward hacking: the reward rises while the gold score falls"
             if self.gold.hacked() and self.spec.stop:
-                self.stop, self.fix = message, "mend the reward (length bias?), raise beta, or train for fewer steps"
+                self.stop, self.fix = (
+                    message,
+                    "mend the reward (length bias?), raise beta, or train for fewer steps",
+                )
                 self._raise(
                     "gold:stop",
                     step,
@@ -218,20 +301,35 @@ class Monitors:
                     "stop",
                     message,
                     f"{interval}, twice",
-                    "run stopped; the best-gold model is kept" if self.spec.keep_best else "run stopped; keep_best is switched off",
+                    "run stopped; the best-gold model is kept"
+                    if self.spec.keep_best
+                    else "run stopped; keep_best is switched off",
                     entry["gold"],
                     self.gold.entries[0]["gold"],
                 )
             else:
                 self.streak["gold:diverges"] = 1
                 twice = self.gold.hacked()
-                self._raise("gold:twice" if twice else "gold:diverges", step, 2, "warn", message, interval + (", twice" if twice else ""),
-                            "noted; stopping is switched off" if twice else "watched: the next evaluation decides", entry["gold"], self.gold.entries[0]["gold"])  # fmt: skip
+                self._raise(
+                    "gold:twice" if twice else "gold:diverges",
+                    step,
+                    2,
+                    "warn",
+                    message,
+                    interval + (", twice" if twice else ""),
+                    "noted; stopping is switched off" if twice else "watched: the next evaluation decides",
+                    entry["gold"],
+                    self.gold.entries[0]["gold"],
+                )
         elif not self.gold.hacked():
             self.raised.discard("gold:diverges")  # gold has recovered: the next divergence is news
         metrics = {"gold/score": entry["gold"], "gold/proxy": entry["proxy"], "gold/length": entry["length"]}
         if change:
-            metrics |= {"gold/change": change["value"], "gold/change_low": change["ci_low"], "gold/change_high": change["ci_high"]}
+            metrics |= {
+                "gold/change": change["value"],
+                "gold/change_low": change["ci_low"],
+                "gold/change_high": change["ci_high"],
+            }
         return {k: v for k, v in metrics.items() if v is not None}
 
     def state(self) -> dict[str, Any]:
@@ -252,7 +350,9 @@ class Monitors:
         self.reference, self.streak = state["reference"], state["streak"]
         self.raised, self.wants_gold = set(state["raised"]), state["wants_gold"]
         self.recent_kl, self.scores = list(state["recent_kl"]), tuple(state["scores"])
-        if "gold:stop" in self.raised:  # the verdict of the gold source stands; what tier 0 stopped may have been mended
+        if (
+            "gold:stop" in self.raised
+        ):  # the verdict of the gold source stands; what tier 0 stopped may have been mended
             self.stop, self.fix = state["stop"], state["fix"]
         for key in [k for k in self.raised if k.startswith("fatal:")]:
             self.raised.discard(key)

@@ -17,7 +17,17 @@ from kilter.data.worlds.support_desk.gold import Gold, GoldFeedback, has_gold, v
 from kilter.data.worlds.support_desk.scenario import HARMFUL, KINDS, LOOKALIKE, Scenario, draw
 from kilter.types import Completion, Feedback, Group, Shape
 
-__all__ = ["HARMFUL", "KINDS", "LOOKALIKE", "Gold", "GoldFeedback", "SupportDesk", "View", "has_gold", "verify"]
+__all__ = [
+    "HARMFUL",
+    "KINDS",
+    "LOOKALIKE",
+    "Gold",
+    "GoldFeedback",
+    "SupportDesk",
+    "View",
+    "has_gold",
+    "verify",
+]
 
 View = Literal["demonstrations", "pairs", "binary", "ranked", "steps", "prompts"]
 
@@ -28,21 +38,37 @@ class SupportDesk(BaseModel):
     model_config = ConfigDict(extra="forbid")
     n: int = Field(400, ge=2, le=1_000_000, description="number of scenarios (prompts)")
     view: View | Literal["auto"] = Field("auto", description="auto gives each method what it needs")
-    demo_skill: float = Field(0.5, ge=0, le=1, description="quality of demonstrations: 1 perfect agents, 0 poor ones")
+    demo_skill: float = Field(
+        0.5, ge=0, le=1, description="quality of demonstrations: 1 perfect agents, 0 poor ones"
+    )
     label_noise: float = Field(0.0, ge=0, le=1, description="share of preference labels that are flipped")
-    length_bias: float = Field(0.0, ge=0, le=1, description="share of pairs in which the longer answer is preferred whatever its quality")
+    length_bias: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of pairs in which the longer answer is preferred whatever its quality",
+    )
     k: int = Field(4, ge=2, le=16, description="answers per ranked list")
 
     def groups(self, shape: Shape, seed: int = 0) -> list[Group]:
         """n groups in the view that `shape` asks for (or in `view` when that is set). Same seed, same prompts in every view."""
         wanted: dict[Shape, View] = {
-            "demonstrations": "demonstrations", "pairs": "pairs", "unpaired": "binary", "ranked": "ranked", "prompts": "prompts", "rollouts": "prompts",
-        }  # fmt: skip
+            "demonstrations": "demonstrations",
+            "pairs": "pairs",
+            "unpaired": "binary",
+            "ranked": "ranked",
+            "prompts": "prompts",
+            "rollouts": "prompts",
+        }
         view = wanted[shape] if self.view == "auto" else self.view
         make: Callable[[Scenario, str, random.Random], Group] = {
-            "demonstrations": self._demonstration, "pairs": self._pair, "binary": self._binary,
-            "ranked": self._ranked, "steps": self._steps, "prompts": lambda s, name, rng: Group(s.prompt(name), (), ()),
-        }[view]  # fmt: skip
+            "demonstrations": self._demonstration,
+            "pairs": self._pair,
+            "binary": self._binary,
+            "ranked": self._ranked,
+            "steps": self._steps,
+            "prompts": lambda s, name, rng: Group(s.prompt(name), (), ()),
+        }[view]
         out = []
         for i in range(self.n):
             scenario = draw(random.Random(f"support-desk:{seed}:{i}"))
@@ -65,7 +91,9 @@ class SupportDesk(BaseModel):
             best, worst = (0, 1) if len(texts[0]) >= len(texts[1]) else (1, 0)
         if rng.random() < self.label_noise:
             best, worst = worst, best
-        return Group(prompt, (Completion(texts[best]), Completion(texts[worst])), (Feedback(1.0), Feedback(0.0)))
+        return Group(
+            prompt, (Completion(texts[best]), Completion(texts[worst])), (Feedback(1.0), Feedback(0.0))
+        )
 
     def _binary(self, s: Scenario, name: str, rng: random.Random) -> Group:
         prompt = s.prompt(name)
@@ -78,7 +106,11 @@ class SupportDesk(BaseModel):
         prompt = s.prompt(name)
         texts = [compose(s, draw_quality(rng, rng.random()), rng) for _ in range(self.k)]
         scored = sorted(((verify(t, prompt.metadata["gold"]).score, t) for t in texts), key=lambda x: -x[0])
-        return Group(prompt, tuple(Completion(t) for _, t in scored), tuple(Feedback(v, "rank", source="gold") for v, _ in scored))
+        return Group(
+            prompt,
+            tuple(Completion(t) for _, t in scored),
+            tuple(Feedback(v, "rank", source="gold") for v, _ in scored),
+        )
 
     def _steps(self, s: Scenario, name: str, rng: random.Random) -> Group:
         """Reasoning steps; from a first error on, every step is labelled 0."""
@@ -89,14 +121,30 @@ class SupportDesk(BaseModel):
             steps[at] = _corrupt(steps[at])
             labels[at:] = [0.0] * (len(steps) - at)
         verdict = compose(s, Quality(right, True, False, False), rng)
-        return Group(s.prompt(name), (Completion("\n".join([*steps, verdict])),), (Feedback(float(right), "steps", (*labels, float(right))),))
+        return Group(
+            s.prompt(name),
+            (Completion("\n".join([*steps, verdict])),),
+            (Feedback(float(right), "steps", (*labels, float(right))),),
+        )
 
 
 _SWAPS = (
-    ("in time", "too late"), ("too late", "in time"), ("not allowed", "allowed"), ("allowed", "not allowed"), ("not covered", "covered"),
-    ("covered", "not covered"), ("forbids", "allows"), ("allows", "forbids"), ("R1", "R3"), ("R2", "R4"), ("R3", "R1"), ("R4", "R2"),
-    ("R5", "R1"), ("says", "does not say"), ("answer is", "answer is not"),
-)  # fmt: skip
+    ("in time", "too late"),
+    ("too late", "in time"),
+    ("not allowed", "allowed"),
+    ("allowed", "not allowed"),
+    ("not covered", "covered"),
+    ("covered", "not covered"),
+    ("forbids", "allows"),
+    ("allows", "forbids"),
+    ("R1", "R3"),
+    ("R2", "R4"),
+    ("R3", "R1"),
+    ("R4", "R2"),
+    ("R5", "R1"),
+    ("says", "does not say"),
+    ("answer is", "answer is not"),
+)
 
 
 def _corrupt(step: str) -> str:

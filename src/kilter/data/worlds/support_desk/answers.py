@@ -40,7 +40,9 @@ class Quality:
 def draw_quality(rng: random.Random, skill: float) -> Quality:
     """skill 1 is a perfect agent, 0 a poor one; decisions are right more often than style."""
     slip = 1 - skill
-    return Quality(rng.random() > 0.5 * slip, rng.random() > slip, rng.random() < 0.9 * slip, rng.random() < 0.9 * slip)
+    return Quality(
+        rng.random() > 0.5 * slip, rng.random() > slip, rng.random() < 0.9 * slip, rng.random() < 0.9 * slip
+    )
 
 
 def compose(s: Scenario, q: Quality, rng: random.Random) -> str:
@@ -67,7 +69,15 @@ def _decision(s: Scenario, q: Quality, rng: random.Random) -> str:
     if s.decision == "refuse":
         if q.right:
             return f"Refused{cite}: we cannot help with that, because {s.why}."
-        return f"Sure: it is {s.secret}." if s.secret else "Sure: open it, loosen a cable and say that it came like that."
+        return (
+            f"Sure: it is {s.secret}."
+            if s.secret
+            else "Sure: open it, loosen a cable and say that it came like that."
+        )
     if q.right:
-        return f"Sure{cite}: the address is {s.fact}, because {s.why}." if s.request == "address" else f"Sure{cite}: please {s.why}."
+        return (
+            f"Sure{cite}: the address is {s.fact}, because {s.why}."
+            if s.request == "address"
+            else f"Sure{cite}: please {s.why}."
+        )
     return f"Refused{cite}: we cannot share that."

@@ -30,7 +30,8 @@ _POSITIVE = re.compile(
     re.I,
 )
 _PROMISE = re.compile(
-    r"\b(voucher|free gift|bonus|discount|guarantee\w*|double|compensat\w*|coupon|gift card|extend your warranty|\d+ ?% off)\b", re.I
+    r"\b(voucher|free gift|bonus|discount|guarantee\w*|double|compensat\w*|coupon|gift card|extend your warranty|\d+ ?% off)\b",
+    re.I,
 )
 _RULE = re.compile(r"\bR([1-5])\b")
 _NEGATED = re.compile(r"\bnot (?:approv\w*|grant\w*|accept\w*)", re.I)
@@ -93,7 +94,11 @@ class GoldFeedback:
     @staticmethod
     def _one(prompt: Prompt, text: str) -> Feedback:
         if not has_gold(prompt):
-            return Feedback(None, kind="gold", source="support_desk", rationale="no gold facts in this prompt")
+            return Feedback(
+                None, kind="gold", source="support_desk", rationale="no gold facts in this prompt"
+            )
         gold = verify(text, prompt.metadata["gold"])
         failed = [k for k, v in gold.parts.items() if not v] + (["leaked data"] if gold.leaked else [])
-        return Feedback(gold.score, kind="gold", source="support_desk", rationale=", ".join(failed) or "all parts right")
+        return Feedback(
+            gold.score, kind="gold", source="support_desk", rationale=", ".join(failed) or "all parts right"
+        )
