@@ -17,7 +17,7 @@ from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
 from test_online import prompts, rewards, run  # noqa: F401
 
 
-def test_a_gold_source_that_judges_nothing_is_refused(tiny, prompts, rewards, tmp_path):  # noqa: F811
+def test_a_gold_source_that_judges_nothing_is_refused(tiny, prompts, rewards, tmp_path):
     with pytest.raises(UserError, match="scores none of them") as stop:
         run(
             tiny,
@@ -31,7 +31,7 @@ def test_a_gold_source_that_judges_nothing_is_refused(tiny, prompts, rewards, tm
     assert stop.value.field == "monitors.gold"
 
 
-def test_thin_evidence_is_an_event(tiny, prompts, rewards, tmp_path):  # noqa: F811
+def test_thin_evidence_is_an_event(tiny, prompts, rewards, tmp_path):
     source = tmp_path / "rewards.py"
     source.write_text(
         source.read_text()
@@ -58,7 +58,7 @@ def test_thin_evidence_is_an_event(tiny, prompts, rewards, tmp_path):  # noqa: F
     assert "gold:unscored" in found
 
 
-def test_a_preference_model_compares_with_the_first_answers(tiny, pairs_file, prompts, rewards, tmp_path):  # noqa: F811
+def test_a_preference_model_compares_with_the_first_answers(tiny, pairs_file, prompts, rewards, tmp_path):
     model = kilter.train(
         str(tiny),
         str(pairs_file),
@@ -86,7 +86,7 @@ def test_a_preference_model_compares_with_the_first_answers(tiny, pairs_file, pr
     assert entries[0]["answers"] != entries[-1]["answers"]
 
 
-def test_entropy_is_that_of_the_distribution_over_everything_sampled(tiny, prompts, rewards, tmp_path):  # noqa: F811
+def test_entropy_is_that_of_the_distribution_over_everything_sampled(tiny, prompts, rewards, tmp_path):
     logits = torch.randn(5, 600, generator=torch.Generator().manual_seed(0)) * 3
     logits[:, 7] = -torch.inf
     for temperature in (1.0, 0.5):
@@ -112,7 +112,7 @@ def test_entropy_under_autocast_is_that_of_float32():
         assert (choose(logits, torch.rand(4), SamplingParams())[2] - plain).abs().max() < 1e-5
 
 
-def test_replay_where_a_method_wants_more_than_the_rollouts(tiny, prompts, rewards, tmp_path):  # noqa: F811
+def test_replay_where_a_method_wants_more_than_the_rollouts(tiny, prompts, rewards, tmp_path):
     """Truncated answers with a reference; no greedy answers for remax; a method without a ratio, corrected by importance weights."""
     run(tiny, prompts, tmp_path / "run", "grpo", f"{rewards}:letters", max_steps=3)
     data = {"path": str(tmp_path / "run" / "groups.jsonl"), "heldout": 0}
@@ -151,7 +151,7 @@ def test_old_rollouts_keep_the_log_probs_and_the_temperature_of_their_policy(
     tiny,
     prompts,
     rewards,
-    tmp_path,  # noqa: F811
+    tmp_path,
 ):
     run(
         tiny,
@@ -189,7 +189,7 @@ def test_a_critic_that_was_the_reward_model_starts_on_the_scale_of_the_rewards(
     tiny,
     pairs_file,
     prompts,
-    tmp_path,  # noqa: F811
+    tmp_path,
 ):
     model = kilter.train(
         str(tiny),
