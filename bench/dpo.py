@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.rows import write_rows
+from kilter.artifacts import versions
 from kilter.models.load import resolve
-from kilter.pipeline.manifest import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 

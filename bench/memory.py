@@ -53,8 +53,8 @@ def step(completions: int, rows: int, microbatch: int) -> float:
     from kilter.models.forward import Scorer
     from kilter.objectives import build_objective
     from kilter.training.config import TrainSpec
-    from kilter.training.distributed import Engine
     from kilter.training.learner import LocalLearner
+    from kilter.training.parallel.engine import Engine
     from kilter.types import Completion, Feedback, Group, Prompt
 
     torch.manual_seed(0)

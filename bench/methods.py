@@ -19,16 +19,17 @@ from typing import Any
 import torch
 
 from bench.rows import write_rows
+from kilter.artifacts import versions
+from kilter.batch import Batch, Needs
 from kilter.data.collate import collate
 from kilter.data.encode import Encoded
 from kilter.models.forward import Scorer
 from kilter.models.load import load_causal, resolve
 from kilter.objectives import build_objective, objectives
-from kilter.pipeline.manifest import versions
 from kilter.training.config import TrainSpec
-from kilter.training.distributed import Engine
 from kilter.training.learner import LocalLearner
-from kilter.types import Batch, Completion, Feedback, Group, Needs, Prompt
+from kilter.training.parallel.engine import Engine
+from kilter.types import Completion, Feedback, Group, Prompt
 
 
 class ZeroReference:

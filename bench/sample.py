@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from bench.rows import write_rows
+from kilter.artifacts import versions
 from kilter.models.load import resolve
-from kilter.pipeline.manifest import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 

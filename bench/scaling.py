@@ -18,8 +18,8 @@ from kilter.models.forward import Scorer
 from kilter.models.load import load_causal, resolve
 from kilter.objectives import build_objective
 from kilter.training.config import TrainSpec
-from kilter.training.distributed import Engine
 from kilter.training.learner import LocalLearner
+from kilter.training.parallel.engine import Engine
 
 
 def main() -> None:

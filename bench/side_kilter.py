@@ -34,11 +34,12 @@ def main() -> None:
     from kilter.data.encode import Encoded
     from kilter.models.forward import Scorer
     from kilter.models.load import load_causal, model_hash
+    from kilter.models.microbatch import split
     from kilter.models.reference import ReferenceCache
     from kilter.objectives import DPO
     from kilter.training.config import TrainSpec
-    from kilter.training.distributed import Engine
-    from kilter.training.learner import LocalLearner, split
+    from kilter.training.learner import LocalLearner
+    from kilter.training.parallel.engine import Engine
     from kilter.types import Completion, Feedback, Group, Prompt
 
     rows = [json.loads(line) for line in Path(a.rows).read_text().splitlines()][: a.steps * a.batch_size]

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from kilter.cli import main
-from kilter.compare import page, study
-from kilter.compare.table import sign_flip
 from kilter.errors import UserError
+from kilter.study import page, study
+from kilter.study.table import sign_flip
 
 
 def spec(tiny, **changes) -> dict:
@@ -174,7 +174,7 @@ def test_sign_flip_is_exact_where_it_can_be():
 def test_a_published_sentence_names_the_price_and_the_doubt(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from kilter.compare import page
+    from kilter.study import page
 
     def row(name, p, declined):
         metrics = {

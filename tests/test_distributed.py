@@ -150,7 +150,9 @@ def test_a_sharded_run_resumes_with_another_number_of_processes(tmp_path, tiny, 
             break
         time.sleep(0.1)
     workers = subprocess.run(
-        ["pgrep", "-P", str(process.pid), "-f", "kilter.training.worker"], capture_output=True, text=True
+        ["pgrep", "-P", str(process.pid), "-f", "kilter.training.parallel.worker"],
+        capture_output=True,
+        text=True,
     ).stdout.split()
     assert len(workers) == 2
     os.kill(int(workers[1]), signal.SIGKILL)

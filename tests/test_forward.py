@@ -9,8 +9,8 @@ from conftest import make_model
 from kilter.models import attention
 from kilter.models.forward import Scorer, supports_shared_prefix
 from kilter.models.load import load_causal, load_reward
+from kilter.models.microbatch import split
 from kilter.models.packing import Segment, pack
-from kilter.training.learner import split
 
 
 def grads(scorer, batch):

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from kilter.batch import Batch, Outputs
 from kilter.objectives import build_objective
-from kilter.types import Batch, Outputs
 
 # Chosen answer: two tokens. Rejected answer: three tokens. Reference sums -3.5 and -3.4.
 W, L = (-1.0, -2.0), (-2.0, -1.5, -0.5)

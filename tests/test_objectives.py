@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
+from kilter.batch import Batch, Outputs
 from kilter.errors import UserError
 from kilter.objectives import DPO, SFT, BradleyTerry, build_objective, contract, objectives
-from kilter.types import Batch, Outputs
 
 NAMES = objectives.names()
 VARIANTS = [

@@ -623,8 +623,8 @@ def test_truncated_answers_leave_the_denominators(tiny, prompts, tmp_path, rewar
     from kilter.models.forward import Scorer
     from kilter.models.load import load_causal
     from kilter.objectives import build_objective
-    from kilter.training.distributed import Engine
     from kilter.training.learner import LocalLearner
+    from kilter.training.parallel.engine import Engine
     from test_rl_objectives import rollout
 
     objective = build_objective("dapo")

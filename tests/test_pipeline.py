@@ -10,9 +10,9 @@ import yaml
 
 import kilter
 from conftest import REAL
+from kilter import artifacts as manifests
 from kilter import recipe as recipes
 from kilter.errors import Exit, UserError
-from kilter.pipeline import manifest as manifests
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_shipped_recipes_are_valid_and_match_the_schema():
     folder = Path(__file__).resolve().parents[1] / "recipes"
     for path in folder.glob("*.yaml"):
         if path.stem.startswith("compare-"):  # a comparison has its own shape; its expansion is a recipe
-            from kilter.compare import study
+            from kilter.study import study
 
             assert len(study.cells(study.load(path))) >= 20
             with pytest.raises(UserError, match="kilter compare"):

@@ -8,7 +8,8 @@ import pytest
 
 from kilter.errors import Exit, UserError
 from kilter.evaluation import classifiers, metrics
-from kilter.evaluation.statistics import (
+from kilter.release import gate
+from kilter.statistics import (
     mean,
     n_to_certify,
     paired_difference,
@@ -16,7 +17,6 @@ from kilter.evaluation.statistics import (
     wilson_bounds,
     win_rate,
 )
-from kilter.release import gate
 from kilter.types import Prompt
 
 

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from kilter.batch import Batch, Outputs
 from kilter.errors import UserError
 from kilter.objectives import build_objective
 from kilter.objectives.rl import advantages as adv
 from kilter.objectives.rl.surrogates import clipped
 from kilter.objectives.rl.weights import kl_terms, token_weights
-from kilter.types import Batch, Outputs
 
 D = torch.float64
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from scipy.optimize import brentq
 
+from kilter.batch import Batch, Outputs
 from kilter.objectives import build_objective
-from kilter.types import Batch, Outputs
 
 BETA = 0.5
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kilter.batch import Batch, Loss, Needs, Outputs
 from kilter.data.dataset import DataSpec, load
 from kilter.errors import Interrupted, RunFailed
 from kilter.models.forward import Scorer
@@ -19,12 +20,11 @@ from kilter.objectives import DPO, build_objective
 from kilter.objectives.ops import sequence_logps
 from kilter.training import checkpoint, setup, trainer
 from kilter.training.config import TrainSpec
-from kilter.training.distributed import Engine
 from kilter.training.learner import LocalLearner
 from kilter.training.optim import schedule_factor
+from kilter.training.parallel.engine import Engine
 from kilter.training.sources import Offline
 from kilter.training.trainer import Trainer
-from kilter.types import Batch, Loss, Needs, Outputs
 
 FAST = {"learning_rate": 1e-3, "batch_size": 4, "warmup_ratio": 0.0}
 

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from kilter.batch import Batch, Outputs
 from kilter.objectives import build_objective
-from kilter.types import Batch, Outputs
 
 if os.environ.get("KILTER_PARITY") != "required":  # .ci/run requires it: there a missing TRL is a failure
     pytest.importorskip("trl")

@@ -54,8 +54,8 @@ def parts(model):
     from kilter.data.encode import Encoder
     from kilter.models.forward import Scorer
     from kilter.models.load import load_causal, load_tokenizer, stop_ids
+    from kilter.sampling.config import SamplerSpec
     from kilter.sampling.vllm import VllmSampler
-    from kilter.training.config import SamplerSpec
 
     tokenizer = load_tokenizer(model)
     encoder = Encoder(tokenizer, stop_ids(model, tokenizer), max_length=256)
@@ -259,8 +259,8 @@ def test_a_server_takes_weights_and_its_death_is_named(model, tmp_path, serve):
     from kilter.errors import UserError
     from kilter.models.forward import Scorer
     from kilter.models.load import load_causal, load_tokenizer, stop_ids
+    from kilter.sampling.config import SamplerSpec
     from kilter.sampling.vllm import VllmSampler
-    from kilter.training.config import SamplerSpec
 
     served = tmp_path / "served"
     merge = [sys.executable, "-m", "kilter.cli", "merge", str(model), str(served), "--untie"]

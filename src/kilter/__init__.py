@@ -10,24 +10,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["DataSpec", "TrainResult", "TrainSpec", "load_data", "run", "train"]
+from kilter.version import __version__
+
+__all__ = ["DataSpec", "TrainResult", "TrainSpec", "__version__", "load_data", "run", "train"]
 
 if TYPE_CHECKING:
-    from kilter.api import train
+    from kilter.api import run, train
     from kilter.data.dataset import DataSpec
     from kilter.data.dataset import load as load_data
-    from kilter.pipeline.api import run
     from kilter.training.config import TrainSpec
-    from kilter.training.trainer import TrainResult
+    from kilter.training.result import TrainResult
 
 _WHERE = {
     "train": ("kilter.api", "train"),
-    "run": ("kilter.pipeline.api", "run"),
+    "run": ("kilter.api", "run"),
     "DataSpec": ("kilter.data.dataset", "DataSpec"),
     "load_data": ("kilter.data.dataset", "load"),
     "TrainSpec": ("kilter.training.config", "TrainSpec"),
-    "TrainResult": ("kilter.training.trainer", "TrainResult"),
+    "TrainResult": ("kilter.training.result", "TrainResult"),
 }
 
 

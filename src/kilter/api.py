@@ -6,20 +6,25 @@ import datetime as dt
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from kilter import artifacts as manifests
+from kilter import recipe as recipes
+from kilter.artifacts import Manifest, require_writable
 from kilter.data.dataset import DataSpec, load, prompt_key, trained_prompts
-from kilter.errors import UserError
+from kilter.errors import Exit, UserError
 from kilter.models.load import model_hash, resolve
 from kilter.objectives import method_name
-from kilter.pipeline import manifest as manifests
-from kilter.pipeline.manifest import Manifest
+from kilter.pipeline.runner import Run
 from kilter.recipe import check_train, shape_of
 from kilter.training.config import TrainSpec
-from kilter.training.trainer import Trainer, TrainResult, require_writable
+from kilter.training.parallel import launch
+from kilter.training.result import TrainResult
+from kilter.training.trainer import Trainer
 from kilter.validation import as_user_error
 
 
@@ -76,7 +81,8 @@ def train(
         if loaded.skipped and console is not None:
             console.print(f"  data: left out: {loaded.left_out()}", highlight=False)
         (folder / "trained_prompts.txt").write_text("\n".join(sorted(seen)) + "\n")
-    result = Trainer(spec, start, loaded.train, loaded.heldout, folder, reference, console, name).run()
+    trainer = Trainer(spec, start, loaded.train, loaded.heldout, folder, reference, console, name)
+    result = launch.train(trainer)
     if int(os.environ.get("RANK", "0")) == 0:
         entry = Manifest(
             name,
@@ -105,3 +111,14 @@ def train(
         if result.stopped is None:
             shutil.rmtree(folder / "pinned", ignore_errors=True)
     return result
+
+
+def run(
+    recipe: str | Path,
+    overrides: Sequence[str] = (),
+    runs: str | Path = "runs",
+    console: Console | None = None,
+) -> Exit:
+    """kilter.run("recipes/quickstart.yaml"): all stages into runs/<name>/. Returns the exit code, the gate's included."""
+    loaded = recipes.load(recipe, overrides)
+    return Run(loaded, Path(runs) / loaded.name, console or Console()).execute()

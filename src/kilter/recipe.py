@@ -17,7 +17,7 @@ from kilter.errors import UserError, nearest
 from kilter.evaluation.config import EvaluateSpec
 from kilter.models.adapters import check_adapter
 from kilter.training.config import TrainSpec
-from kilter.training.zero import check_zero
+from kilter.training.parallel.zero import check_zero
 from kilter.types import Shape
 from kilter.validation import as_user_error, load_yaml, refuse_idle
 
@@ -212,11 +212,8 @@ def _recipe_error(error: ValidationError, raw: dict[str, Any]) -> UserError:
         found = trimmed.errors()[0]
         if found["type"] == "extra_forbidden":
             known = DataSpec if len(location) == 3 else None
-            names = (
-                list(known.model_fields)
-                if known
-                else [*DataSpec.model_fields["world"].annotation.model_fields]
-            )  # type: ignore[union-attr]
+            world = DataSpec.model_fields["world"].annotation
+            names = list((known or world).model_fields)  # type: ignore[union-attr]
             return UserError(
                 ".".join(map(str, found["loc"])),
                 found["input"],

@@ -34,10 +34,10 @@ def compare(
     ] = False,
 ) -> None:
     """Train every method from one start on the same rows, ask all of them the same held-out prompts, and write one page. Run again to resume."""
-    from kilter.compare import page, study
     from kilter.models.load import resolve
     from kilter.pipeline.plan import plan, sizes
     from kilter.pipeline.runner import Run
+    from kilter.study import page, study
 
     wanted = study.load(recipe, set_ or ())
     expanded = study.expand(wanted)

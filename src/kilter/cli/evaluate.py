@@ -42,11 +42,11 @@ def evaluate(
 ) -> None:
     """Evaluate models on the same prompts: metrics with confidence intervals, paired differences, evaluation.json."""
     from kilter.api import make_data_spec
+    from kilter.artifacts import require_writable
     from kilter.data.dataset import Dataset, heldout_pairs, load, trained_prompts
     from kilter.evaluation.config import EvaluateSpec
     from kilter.evaluation.runner import Evaluation
     from kilter.models.load import resolve
-    from kilter.training.trainer import require_writable
 
     try:
         spec = EvaluateSpec(

@@ -44,8 +44,8 @@ def sample(
     from kilter.api import make_data_spec
     from kilter.data import store
     from kilter.data.dataset import load
+    from kilter.progress import Display
     from kilter.sampling.choose import check_params
-    from kilter.training.log import Display
     from kilter.types import Feedback, Group, Prompt, SamplingParams
 
     if (prompt is None) == (data is None):

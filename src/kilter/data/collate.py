@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kilter.batch import Batch
 from kilter.data.encode import Encoded
-from kilter.types import Batch
 
 
 def collate(groups: Sequence[Encoded]) -> Batch:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from kilter.evaluation.statistics import Metric, mean
+from kilter.statistics import Metric, mean
 from kilter.types import Completion
 
 DISTINCT_BUDGET = 1000

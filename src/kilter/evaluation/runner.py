@@ -23,15 +23,16 @@ from kilter.data.worlds.support_desk import GoldFeedback
 from kilter.errors import UserError
 from kilter.evaluation import classifiers, metrics
 from kilter.evaluation.config import EvaluateSpec
-from kilter.evaluation.statistics import Metric, mean, paired_difference, proportion, win_rate
 from kilter.feedback.registry import Context
 from kilter.feedback.reward_model import RewardModel
 from kilter.models.forward import Scorer, supports_shared_prefix
 from kilter.models.load import load_causal, load_tokenizer, model_hash, stop_ids
+from kilter.models.microbatch import split
+from kilter.progress import Display
 from kilter.sampling.local import LocalSampler
-from kilter.training.learner import split
-from kilter.training.log import Display
-from kilter.types import Completion, Feedback, FeedbackSource, Group, Prompt, SamplingParams
+from kilter.seams import FeedbackSource
+from kilter.statistics import Metric, mean, paired_difference, proportion, win_rate
+from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
 
 SCHEMA = 1
 

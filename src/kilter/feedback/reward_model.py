@@ -17,7 +17,7 @@ from kilter.errors import UserError
 from kilter.feedback.registry import Context, feedback_sources
 from kilter.models.forward import Scorer, supports_shared_prefix
 from kilter.models.load import load_reward, load_tokenizer, reads_pairs, stop_ids
-from kilter.training.learner import split
+from kilter.models.microbatch import split
 from kilter.types import Completion, Feedback, Group
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,24 @@ from transformers.masking_utils import sdpa_mask
 
 from kilter.models.packing import Segment
 
-if TYPE_CHECKING:
-    from kilter.sampling.cache import DecodeCache
-
 NAME = "kilter_shared"
+
+
+class KeyValueStore(Protocol):
+    """What stands in for attention while a sampler decodes: it keeps keys and values and answers for them."""
+
+    @property
+    def filling(self) -> bool:
+        """Whether the forward under way is a prefill."""
+        ...
+
+    def store_prompt(self, layer: int, k: Tensor, v: Tensor) -> tuple[Segment, ...]:
+        """Keeps keys and values [1, G, L, d] of the prompts being filled; returns the segments to attend over."""
+        ...
+
+    def decode(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+        """q [1, H, r, d], k and v [1, G, r, d] of the newest token of each live row -> [1, H, r, d]."""
+        ...
 
 
 class UnsupportedAttention(Exception):  # noqa: N818
@@ -296,7 +310,7 @@ def shared_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention signature: query [B, H, L, d], key and value [B, H_kv, L, d] -> ([B, L, H, d], None)."""
     segments: tuple[Segment, ...] | None = kwargs.pop("kilter_segments", None)
-    cache: DecodeCache | None = kwargs.pop("kilter_cache", None)
+    cache: KeyValueStore | None = kwargs.pop("kilter_cache", None)
     if segments is None and cache is None:
         plain: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, **kwargs

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from kilter.batch import Batch, Outputs
 from kilter.models.forward import Scorer
-from kilter.types import Batch, Outputs
 
 
 class ActorCritic(nn.Module):

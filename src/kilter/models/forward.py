@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kilter.batch import Batch, Outputs
 from kilter.models import attention
 from kilter.models.divergence import token_divergence
 from kilter.models.logprobs import Head, plain_token_logps, token_logps
@@ -20,7 +21,6 @@ from kilter.models.packing import Layout, pack
 from kilter.models.products import take_over
 from kilter.models.slim import slim
 from kilter.runtime import keep_freed_memory
-from kilter.types import Batch, Outputs
 
 keep_freed_memory()
 

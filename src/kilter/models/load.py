@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from kilter.artifacts import sha256_file
 from kilter.errors import UserError, nearest
 from kilter.models.adapters import is_adapter, load_merged
 
@@ -49,12 +50,6 @@ def cache_root() -> Path:
     """Folder for converted models and reference log-probs: $KILTER_CACHE, else ~/.cache/kilter."""
     root = os.environ.get("KILTER_CACHE")
     return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "kilter"
-
-
-def sha256_file(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def model_hash(folder: Path) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kilter.types import Batch
+from kilter.batch import Batch
 
 
 @dataclass(frozen=True, slots=True)

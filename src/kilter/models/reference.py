@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kilter.batch import Batch
 from kilter.errors import UserError
 from kilter.models.forward import Scorer
-from kilter.types import Batch
 
 
 class ReferenceCache:

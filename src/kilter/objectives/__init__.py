@@ -10,7 +10,7 @@ import pkgutil
 from kilter.objectives.imitation.sft import SFT
 from kilter.objectives.pairs.dpo import DPO
 from kilter.objectives.registry import build_objective, method, method_name, objectives
-from kilter.objectives.rewards.bradley_terry import BradleyTerry
+from kilter.objectives.reward_models.bradley_terry import BradleyTerry
 
 for _module in pkgutil.walk_packages(__path__, f"{__name__}."):
     importlib.import_module(_module.name)

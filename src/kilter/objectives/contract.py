@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kilter.batch import Batch, Loss, Objective, Outputs
 from kilter.errors import UserError
 from kilter.objectives.knobs import Knob, inside, knobs
 from kilter.objectives.registry import build_objective
-from kilter.types import Batch, Loss, Objective, Outputs
 
 ANNOTATIONS = ("ref_logps_BT", "old_logps_BT", "old_values_BT", "sampling_logps_BT")
 FIELDS = {

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kilter.batch import Needs
 from kilter.objectives.knobs import Knob, knobs
 from kilter.objectives.registry import build_objective, objectives
-from kilter.types import Needs
 
 DATA = {
     "demonstrations": "demonstrations: a prompt and a good answer",

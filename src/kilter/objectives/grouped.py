@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from kilter.batch import Batch, Loss, Mean, Outputs
 from kilter.objectives.knobs import check
 from kilter.objectives.ops import chosen_nll, mean, uniform_group_weights
-from kilter.types import Batch, Loss, Mean, Outputs
 
 
 @dataclass(frozen=True)

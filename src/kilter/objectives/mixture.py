@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from kilter.batch import Batch, Fitted, Loss, Mean, Needs, Objective, Outputs, Unit
 from kilter.errors import UserError
-from kilter.types import Batch, Fitted, Group, Loss, Mean, Needs, Objective, Outputs, Unit
+from kilter.types import Group
 
 WRITTEN = ("weight_BT", "group_weight_N", "advantage_BT", "return_BT", "active_N")
 """What `prepare` may write; every part keeps its own."""

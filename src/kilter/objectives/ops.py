@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from kilter.types import Batch, Mean
+from kilter.batch import Batch, Mean
 
 LARGE = 30.0
 

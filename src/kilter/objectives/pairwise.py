@@ -12,10 +12,10 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from kilter.batch import Batch, Loss, Needs, Outputs, Unit
 from kilter.objectives.grouped import Grouped
 from kilter.objectives.knobs import knob
 from kilter.objectives.ops import mean, pairs, preference_metrics, sequence_logps
-from kilter.types import Batch, Loss, Needs, Outputs, Unit
 
 
 class Side(NamedTuple):

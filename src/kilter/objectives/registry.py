@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from kilter.batch import Objective
 from kilter.errors import UserError, nearest
 from kilter.objectives.mixture import Mixture
 from kilter.registry import Registry
-from kilter.types import Objective
 
 objectives: Registry[Callable[..., Objective]] = Registry("method")
 

@@ -15,15 +15,16 @@ from typing import Any
 
 from rich.console import Console
 
-import kilter
+from kilter import artifacts as manifests
 from kilter import recipe as recipes
+from kilter.artifacts import Manifest
 from kilter.data.dataset import DataSpec
 from kilter.errors import Exit, KilterError, UserError
-from kilter.pipeline import manifest as manifests
-from kilter.pipeline.manifest import Manifest
+from kilter.progress import clock
 from kilter.recipe import Recipe, Stage
 from kilter.registry import user_files
 from kilter.types import Shape
+from kilter.version import __version__
 
 
 @dataclass
@@ -80,7 +81,7 @@ class Run:
             if old is not None and old.key == key:
                 entry.seconds = old.seconds
             entry.write(folder)
-            clock = time.monotonic()
+            since = time.monotonic()
             try:
                 entry.outputs, entry.facts = STAGES[stage.kind](self, name, stage, folder)
                 entry.status = "done"
@@ -88,7 +89,7 @@ class Run:
                 entry.status = "failed"
                 raise
             finally:
-                entry.seconds = round(entry.seconds + time.monotonic() - clock, 1)
+                entry.seconds = round(entry.seconds + time.monotonic() - since, 1)
                 entry.write(folder)
                 report.write(self.folder)
             shutil.rmtree(
@@ -96,16 +97,16 @@ class Run:
             )  # the finished artifact is on record now
             if not entry.facts.get("stopped"):
                 shutil.rmtree(folder / "pinned", ignore_errors=True)  # nobody has to ask when it went wrong
-            self.console.print(f"  done in {_clock(entry.seconds)}", highlight=False)
+            self.console.print(f"  done in {clock(entry.seconds)}", highlight=False)
             code = self._code(stage, entry, code)
         path = report.write(self.folder)
         self.console.print(
-            f"\nreport: [bold]{path}[/]   ({_clock(time.monotonic() - begin)})", highlight=False
+            f"\nreport: [bold]{path}[/]   ({clock(time.monotonic() - begin)})", highlight=False
         )
         return code
 
     def _open(self) -> None:
-        from kilter.training.trainer import require_writable
+        from kilter.artifacts import require_writable
 
         require_writable(self.folder)
         (self.folder / "recipe.yaml").write_text(recipes.dump(self.recipe), encoding="utf-8")
@@ -140,7 +141,7 @@ class Run:
     def _inputs(self, stage: Stage) -> dict[str, str]:
         """Content hashes of everything the stage reads."""
         found = {f"data:{n}": self.data_hash(self.recipe.data[n]) for _, n in stage.data_names()}
-        found["kilter"] = kilter.__version__
+        found["kilter"] = __version__
         names = [ref for _, ref in stage.model_names()]
         if stage.audit is not None:  # the truncation check counts the base model's tokens
             names.append(self.recipe.model)
@@ -297,6 +298,7 @@ def audit_shape(recipe: Recipe, name: str) -> Any:
 def _train(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
     from kilter.data.dataset import load, prompt_key, trained_prompts
     from kilter.models.load import model_hash
+    from kilter.training.parallel import launch
     from kilter.training.trainer import Trainer
 
     spec = stage.train
@@ -313,12 +315,7 @@ def _train(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
     (folder / "trained_prompts.txt").write_text("\n".join(sorted(seen)) + "\n")
     resolve = lambda ref: run.model_folder(ref, f"stages.{name}.train")
     trainer = Trainer(spec, start, data.train, data.heldout, folder, reference, run.console, name, resolve)
-    if run.isolated:
-        from kilter.training import launch
-
-        result = launch.run(trainer)
-    else:
-        result = trainer.run()
+    result = launch.run(trainer) if run.isolated else launch.train(trainer)
     facts = {
         "steps": result.steps,
         "groups": len(data.train),
@@ -399,8 +396,3 @@ STAGES: dict[str, Callable[[Run, str, Stage, Path], Outcome]] = {
     "evaluate": _evaluate,
     "gate": _gate,
 }
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    return f"{minutes}:{rest:02d}"

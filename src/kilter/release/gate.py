@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kilter.errors import Exit, UserError
-from kilter.evaluation.statistics import n_to_certify
+from kilter.statistics import n_to_certify
 from kilter.validation import as_user_error, load_yaml
 
 SCHEMA = 1

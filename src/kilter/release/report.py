@@ -11,9 +11,10 @@ from typing import Any
 import jinja2
 import yaml
 
+from kilter import artifacts as manifests
 from kilter.data import store
 from kilter.evaluation import classifiers
-from kilter.pipeline import manifest as manifests
+from kilter.progress import clock
 from kilter.types import Group
 
 TITLES = {
@@ -270,8 +271,3 @@ def _signed(value: float) -> str:
 
 def _short_unit(unit: str) -> str:
     return unit.split(" of ")[0] if unit.startswith("share") else unit
-
-
-def clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    return f"{minutes}:{rest:02d}"

@@ -30,7 +30,7 @@ from kilter.errors import RunFailed, UserError
 from kilter.models.forward import Scorer
 from kilter.models.load import quiet_transformers
 from kilter.sampling.choose import check_params, occurrences, request_seed
-from kilter.training.config import SamplerSpec
+from kilter.sampling.config import SamplerSpec
 from kilter.types import Completion, Prompt, SamplingParams
 
 Answer = tuple[list[int], list[float], Literal["stop", "length"]]

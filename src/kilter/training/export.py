@@ -13,8 +13,8 @@ from kilter.errors import RunFailed
 from kilter.models import adapters
 from kilter.models.critic import ActorCritic
 from kilter.models.load import MADE_BY, quiet_transformers
-from kilter.training.distributed import Engine
 from kilter.training.learner import LocalLearner
+from kilter.training.parallel.engine import Engine
 
 
 def save_model(

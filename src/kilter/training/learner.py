@@ -14,44 +14,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from kilter.batch import Batch, Loss, Mean, Metrics, Needs, Objective
 from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer
+from kilter.models.microbatch import split
 from kilter.models.packing import shared_tokens
 from kilter.models.reference import LiveReference, ReferenceCache
 from kilter.training.config import TrainSpec
-from kilter.training.distributed import Engine
 from kilter.training.optim import make_optimizer, schedule_factor
-from kilter.types import Batch, Loss, Mean, Metrics, Needs, Objective
+from kilter.training.parallel.engine import Engine
 
 log = logging.getLogger("kilter")
 
 ADAPTER_RATE = 10.0
 """Adapters begin at zero and are few: a method's own rate is taken this many times for them."""
-
-
-def split(batch: Batch, budget: int, shared: bool) -> list[Batch]:
-    """Micro-batches of whole groups, longest first, each within `budget` tokens (or one group, if that alone is larger)."""
-    lengths = batch.length_B.tolist()
-    if shared:
-        cost = [shared_tokens(batch, g, lengths) for g in range(batch.groups())]
-    else:
-        widths = [0] * batch.groups()
-        for row, group in enumerate(batch.group_B.tolist()):
-            widths[group] = max(widths[group], int(batch.prompts_N[group].shape[0]) + lengths[row])
-        rows = torch.bincount(batch.group_B, minlength=batch.groups()).tolist()
-        cost = [w * r for w, r in zip(widths, rows, strict=True)]
-    order = sorted(range(batch.groups()), key=lambda g: -cost[g])
-    parts: list[list[int]] = []
-    used = budget + 1
-    for g in order:
-        # Rows are padded to the longest group of the part, which comes first because of the order.
-        price = cost[g] if shared or not parts or used > budget else max(cost[g], cost[parts[-1][0]])
-        if used + price > budget:
-            parts.append([])
-            used, price = 0, cost[g]
-        parts[-1].append(g)
-        used += price
-    return [batch.select_groups(p) for p in parts]
 
 
 Origin = Literal["own", "mixed", "engine", "replay"]

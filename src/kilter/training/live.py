@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kilter.progress import clock
 from kilter.training.monitors.events import Event
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -68,8 +69,8 @@ class LiveDisplay:
             f"[bold]{self.title}",
             ProgressBar(self.total, self.done, width=30),
             f"{self.done}/{self.total}",
-            f"{_clock(elapsed)} gone",
-            f"{_clock(left)} left" if rate else "",
+            f"{clock(elapsed)} gone",
+            f"{clock(left)} left" if rate else "",
         )
         numbers = Table.grid(padding=(0, 2))
         for label, key, form in ROWS:
@@ -109,9 +110,3 @@ class LiveDisplay:
     def close(self) -> None:
         """Leaves the last screen standing."""
         self._live.stop()
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -4,19 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from kilter.data.store import trim_torn_line
 from kilter.errors import UserError
@@ -88,55 +77,6 @@ class Trackers:
         """Flushes and closes every tracker."""
         for tracker in self._trackers:
             tracker.finish()
-
-
-class Display:
-    """A progress bar with loss, speed and time left on a terminal; a plain line every few seconds elsewhere."""
-
-    def __init__(self, console: Console, title: str, total: int, start: int = 0, quiet: bool = False) -> None:
-        self.console, self.title, self.total, self.quiet = console, title, total, quiet
-        self._begin, self._start, self._last = time.monotonic(), start, 0.0
-        self._progress: Progress | None = None
-        if console.is_terminal and not quiet:
-            self._progress = Progress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=console,
-                transient=False,
-            )
-            self._task = self._progress.add_task(title, total=total, completed=start, note="")
-            self._progress.start()
-
-    def update(self, done: int, note: str) -> None:
-        """`done` of `total` are finished; `note` is a short line of numbers."""
-        if self.quiet:
-            return
-        if self._progress is not None:
-            self._progress.update(self._task, completed=done, note=note)
-            return
-        now = time.monotonic()
-        if done == self.total or now - self._last >= 5:
-            self._last = now
-            rate = (done - self._start) / max(now - self._begin, 1e-9)
-            left = f"  {_clock((self.total - done) / rate)} left" if rate > 0 else ""
-            self.console.print(
-                f"{self.title} {done}/{self.total}  {note}{left}", highlight=False, soft_wrap=True
-            )
-
-    def close(self) -> None:
-        """Stops drawing."""
-        if self._progress is not None:
-            self._progress.stop()
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    return f"{minutes}:{rest:02d}"
 
 
 NOTES = (

@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from kilter.batch import Metrics, Needs
 from kilter.data import store
 from kilter.data.encode import Encoded, Encoder
 from kilter.errors import RunFailed, UserError
 from kilter.feedback.registry import Weighted, model_references
 from kilter.objectives import build_objective
-from kilter.training.config import SamplerSpec
-from kilter.types import Completion, Feedback, Group, Metrics, Needs, Prompt, Sampler, SamplingParams
+from kilter.sampling.config import SamplerSpec
+from kilter.seams import Sampler
+from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
 from kilter.validation import refuse_idle
 
 EMPTY_STEPS = 3

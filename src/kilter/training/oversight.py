@@ -8,14 +8,14 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from kilter.batch import Batch
 from kilter.errors import RunFailed
 from kilter.models.reference import LiveReference
 from kilter.runtime import peak_memory_gb
 from kilter.training.config import TrainSpec
-from kilter.training.distributed import Engine
 from kilter.training.online import Online
+from kilter.training.parallel.engine import Engine
 from kilter.training.parts import Parts
-from kilter.types import Batch
 
 
 def distance(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kilter.batch import Needs
 from kilter.errors import UserError
-from kilter.types import Group, Needs
+from kilter.types import Group
 
 
 def replayable(groups: Sequence[Group], needs: Needs) -> list[Group]:

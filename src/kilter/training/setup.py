@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from kilter import feedback as feedbacks
+from kilter.batch import Needs, Objective
 from kilter.data.arrange import joint, with_mismatched
 from kilter.data.collate import collate
 from kilter.data.encode import Encoded, Encoder
@@ -21,17 +22,18 @@ from kilter.models import adapters
 from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer, supports_shared_prefix
 from kilter.models.load import cache_root, load_causal, load_reward, load_tokenizer, model_hash, stop_ids
+from kilter.models.microbatch import split
 from kilter.models.positions import require_steady
 from kilter.models.reference import ReferenceCache
 from kilter.objectives.rl.nash_md import NashMD
+from kilter.progress import Display
 from kilter.sampling.local import LocalSampler
+from kilter.seams import FeedbackSource, Sampler
 from kilter.training.config import TrainSpec
-from kilter.training.distributed import Engine
-from kilter.training.learner import split
-from kilter.training.log import Display
 from kilter.training.monitors import GoldEvaluator
 from kilter.training.online import Online, choose_select
-from kilter.types import Feedback, FeedbackSource, Group, Needs, Objective, Prompt, Sampler, SamplingParams
+from kilter.training.parallel.engine import Engine
+from kilter.types import Feedback, Group, Prompt, SamplingParams
 
 Resolve = Callable[[str], Path]
 

@@ -7,9 +7,7 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,58 +16,42 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from kilter.artifacts import sha256_file
+from kilter.batch import Fitted, Mean, Metrics, Objective
 from kilter.data.collate import collate
 from kilter.data.encode import Encoded, Encoder
 from kilter.errors import Interrupted, RunFailed, UserError
 from kilter.models import adapters
 from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer
-from kilter.models.load import model_hash, sha256_file
+from kilter.models.load import model_hash
 from kilter.models.load import resolve as resolve_model
 from kilter.models.reference import LiveReference
 from kilter.objectives import build_objective, method_name
 from kilter.objectives.rl.policy_gradient import PolicyGradient
+from kilter.progress import Display
 from kilter.registry import user_files
 from kilter.runtime import peak_memory_gb
-from kilter.training import launch, oversight, setup
+from kilter.training import oversight, setup
 from kilter.training.checkpoint import Checkpoints, rng_state, set_rng_state
 from kilter.training.config import TrainSpec
-from kilter.training.distributed import Engine, make_engine
 from kilter.training.export import save_model
 from kilter.training.interrupts import StopRequest
 from kilter.training.kl_control import KLController
 from kilter.training.learner import LocalLearner, Origin
 from kilter.training.live import LiveDisplay
-from kilter.training.log import Display, MetricsFile, Trackers, check_trackers, note
+from kilter.training.log import MetricsFile, Trackers, check_trackers, note
 from kilter.training.monitors import EnergyProbe, Event, EventLog, Monitors
 from kilter.training.online import Online, check_online, sample_text, trim
+from kilter.training.parallel.choose import make_engine
+from kilter.training.parallel.engine import Engine
 from kilter.training.parts import Parts
 from kilter.training.replay import replayable, sampled_at
+from kilter.training.result import TrainResult
 from kilter.training.sources import Offline
-from kilter.types import Fitted, Group, Mean, Metrics, Objective
+from kilter.types import Group
 
 log = logging.getLogger("kilter")
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """Where the model is and how it went: last step's metrics, held-out metrics, counts of data left out.
-
-    stopped: why the monitors ended the run; best_step: the step whose model was kept for its gold score. tokens_per_second and
-    step_seconds: of all optimizer steps; peak_memory_gb: of this process so far.
-    """
-
-    model: Path
-    steps: int
-    metrics: Metrics
-    heldout: Metrics
-    counts: Counter[str]
-    seconds: float
-    stopped: str | None = None
-    best_step: int | None = None
-    tokens_per_second: float | None = None
-    step_seconds: float | None = None
-    peak_memory_gb: float | None = None
 
 
 CHECKPOINT_FORMAT = 2
@@ -96,8 +78,6 @@ class Trainer:
     def run(self) -> TrainResult:
         """Trains to the end, or raises Interrupted / RunFailed with everything up to the last checkpoint safe."""
         begin = time.monotonic()
-        if launch.needed(self.spec):
-            return launch.run(self)
         spec, objective = self.spec, build_objective(self.spec.method)
         fitted = ""
         if isinstance(objective, Fitted) and spec.prompts is None:
@@ -573,19 +553,3 @@ def _average(steps: Sequence[Metrics]) -> Metrics:
         k: sum(m[k] for m in steps if k in m) / sum(k in m for m in steps)
         for k in dict.fromkeys(k for m in steps for k in m)
     }
-
-
-def require_writable(out: Path, field: str = "out") -> None:
-    """Raises UserError when files cannot be created under `out`; called before any expensive work."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".writable.{os.getpid()}"
-        probe.write_text("")
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            field,
-            str(out),
-            f"cannot be written ({error.strerror or error})",
-            "choose a folder you may write to",
-        ) from error

@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from kilter.data.dataset import prompt_key
-from kilter.evaluation.statistics import wilson_bounds
+from kilter.statistics import wilson_bounds
 from kilter.types import Group
 
 Level = Literal["ok", "warn", "error"]

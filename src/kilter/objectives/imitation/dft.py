@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kilter.batch import Batch, Loss, Outputs
 from kilter.objectives.imitation.sft import SFT
 from kilter.objectives.ops import masked, mean
 from kilter.objectives.registry import method
-from kilter.types import Batch, Loss, Outputs
 
 
 @method("dft")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kilter.batch import Batch, Loss, Needs, Outputs
 from kilter.objectives.imitation.sft import SFT
 from kilter.objectives.knobs import knob
 from kilter.objectives.ops import masked, mean
 from kilter.objectives.registry import method
-from kilter.types import Batch, Loss, Needs, Outputs
 
 
 @method("distill")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from kilter.batch import Batch, Loss, Needs, Outputs
 from kilter.objectives.knobs import check, knob
 from kilter.objectives.ops import masked, mean, sequence_logps
 from kilter.objectives.registry import method
-from kilter.types import Batch, Loss, Needs, Outputs
 
 
 @method("sft")

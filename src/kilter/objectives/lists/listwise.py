@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from kilter.batch import Batch, Loss, Needs, Outputs
 from kilter.objectives.grouped import Grouped
 from kilter.objectives.knobs import knob
 from kilter.objectives.ops import log_ratios, mean, mean_logps
-from kilter.types import Batch, Loss, Needs, Outputs
 
 
 def lists(values_B: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
+from kilter.batch import Batch, Needs, Outputs
 from kilter.objectives.knobs import knob
 from kilter.objectives.lists.listwise import Listwise, plackett_luce_nll
 from kilter.objectives.registry import method
-from kilter.types import Batch, Needs, Outputs
 
 
 @method("plackett_luce")

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from kilter.batch import Unit
 from kilter.objectives.knobs import knob
 from kilter.objectives.ops import smoothed
 from kilter.objectives.pairwise import Pairwise, Side
 from kilter.objectives.registry import method
-from kilter.types import Unit
 
 
 @dataclass(frozen=True)

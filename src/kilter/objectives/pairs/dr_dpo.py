@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from kilter.batch import Batch, Outputs, Unit
 from kilter.objectives.knobs import knob
 from kilter.objectives.pairs.dpo import DPO
 from kilter.objectives.registry import method
-from kilter.types import Batch, Outputs, Unit
 
 
 @method("dr_dpo")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kilter.batch import Batch
 from kilter.objectives.knobs import knob
 from kilter.objectives.ops import masked, pairs
 from kilter.objectives.pairwise import Pairwise
 from kilter.objectives.registry import method
-from kilter.types import Batch
 
 
 @method("ld_dpo")

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from kilter.batch import Batch, Outputs
 from kilter.objectives.knobs import knob
 from kilter.objectives.ops import pairs
 from kilter.objectives.pairs.dpo import DPO
 from kilter.objectives.registry import method
-from kilter.types import Batch, Outputs
 
 
 @method("wdpo")

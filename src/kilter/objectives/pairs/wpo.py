@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from kilter.batch import Batch, Outputs
 from kilter.objectives.ops import mean_logps, pairs
 from kilter.objectives.pairs.dpo import DPO
 from kilter.objectives.registry import method
-from kilter.types import Batch, Outputs
 
 
 @method("wpo")

@@ -7,10 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
+from kilter.batch import Batch
 from kilter.objectives.knobs import knob
 from kilter.objectives.rl import advantages as adv
 from kilter.objectives.rl.policy_gradient import PolicyGradient
-from kilter.types import Batch
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from kilter.batch import Batch, Mean, Outputs
 from kilter.errors import UserError
 from kilter.objectives.knobs import knob
 from kilter.objectives.registry import method
@@ -14,7 +15,6 @@ from kilter.objectives.rl import advantages as adv
 from kilter.objectives.rl.group_relative import GroupRelative
 from kilter.objectives.rl.surrogates import clipped_surrogate
 from kilter.objectives.rl.weights import Aggregation
-from kilter.types import Batch, Mean, Outputs
 
 
 @method("grpo")

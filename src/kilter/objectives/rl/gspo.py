@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from kilter.batch import Batch
 from kilter.objectives.knobs import knob
 from kilter.objectives.registry import method
 from kilter.objectives.rl.grpo import GRPO
 from kilter.objectives.rl.weights import masked_mean
-from kilter.types import Batch
 
 
 @method("gspo")

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from kilter.batch import Batch, Loss, Needs, Outputs
 from kilter.objectives.knobs import knob
 from kilter.objectives.ops import mean, pairs, uniform_group_weights
 from kilter.objectives.registry import method
 from kilter.objectives.rl.online_preference import OnlinePairs, preference
-from kilter.types import Batch, Loss, Needs, Outputs
 
 
 @method("nash_md")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kilter.batch import Batch, Loss, Outputs
 from kilter.objectives.registry import method
 from kilter.objectives.rl.online_preference import OnlinePairs
-from kilter.types import Batch, Loss, Outputs
 
 
 @method("online_dpo")

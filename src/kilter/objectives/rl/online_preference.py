@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kilter.batch import Batch, Mean, Needs, Outputs
 from kilter.objectives.knobs import check, knob
 from kilter.objectives.ops import (
     log_ratios,
@@ -17,7 +18,6 @@ from kilter.objectives.ops import (
     smoothed,
     uniform_group_weights,
 )
-from kilter.types import Batch, Mean, Needs, Outputs
 
 
 def preference(batch: Batch, labels: str) -> Tensor:

@@ -16,11 +16,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from kilter.batch import Batch, Loss, Mean, Needs, Outputs
 from kilter.objectives.knobs import check, knob
 from kilter.objectives.ops import masked, mean
 from kilter.objectives.rl import advantages as adv
 from kilter.objectives.rl.weights import Aggregation, kl_terms, token_weights
-from kilter.types import Batch, Loss, Mean, Needs, Outputs
 
 
 @dataclass(frozen=True)

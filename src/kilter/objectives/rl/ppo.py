@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kilter.batch import Batch, Loss, Mean, Needs, Outputs
 from kilter.objectives.knobs import knob
 from kilter.objectives.ops import masked, mean
 from kilter.objectives.registry import method
@@ -15,7 +16,6 @@ from kilter.objectives.rl import advantages as adv
 from kilter.objectives.rl.policy_gradient import PolicyGradient
 from kilter.objectives.rl.surrogates import clipped_surrogate
 from kilter.objectives.rl.weights import Aggregation, token_weights
-from kilter.types import Batch, Loss, Mean, Needs, Outputs
 
 
 @method("ppo")

@@ -7,11 +7,11 @@ from typing import Literal
 
 from torch import Tensor
 
+from kilter.batch import Batch, Mean, Needs, Outputs
 from kilter.objectives.registry import method
 from kilter.objectives.rl.policy_gradient import PolicyGradient
 from kilter.objectives.rl.surrogates import score_function
 from kilter.objectives.rl.weights import Aggregation
-from kilter.types import Batch, Mean, Needs, Outputs
 
 
 @method("remax")

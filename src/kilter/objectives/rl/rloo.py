@@ -7,13 +7,13 @@ from typing import Literal
 
 from torch import Tensor
 
+from kilter.batch import Batch, Mean, Outputs
 from kilter.objectives.knobs import knob
 from kilter.objectives.ops import masked
 from kilter.objectives.registry import method
 from kilter.objectives.rl import advantages as adv
 from kilter.objectives.rl.policy_gradient import PolicyGradient
 from kilter.objectives.rl.surrogates import clipped_surrogate
-from kilter.types import Batch, Mean, Outputs
 
 
 @method("rloo")

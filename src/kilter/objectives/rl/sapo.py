@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kilter.batch import Batch, Mean, Outputs
 from kilter.objectives.knobs import knob
 from kilter.objectives.registry import method
 from kilter.objectives.rl.group_relative import GroupRelative
-from kilter.types import Batch, Mean, Outputs
 
 
 @method("sapo")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kilter.batch import Batch, Mean, Outputs
 from kilter.objectives.ops import mean
-from kilter.types import Batch, Mean, Outputs
 
 
 def score_function(out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:

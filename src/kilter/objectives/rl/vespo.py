@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kilter.batch import Batch, Mean, Outputs
 from kilter.objectives.knobs import knob
 from kilter.objectives.ops import masked, mean
 from kilter.objectives.registry import method
 from kilter.objectives.rl.group_relative import GroupRelative
 from kilter.objectives.rl.weights import Aggregation
-from kilter.types import Batch, Mean, Outputs
 
 FLOOR = math.log(1e-8)
 

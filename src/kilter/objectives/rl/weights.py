@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from kilter.batch import Batch
 from kilter.objectives.ops import masked
-from kilter.types import Batch
 
 Aggregation = Literal["sequence", "token", "constant", "sum"]
 """What weighs the same in the loss: each completion, each token of the step, each token of the length limit; or each completion by its length."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from kilter.batch import Batch, Loss, Needs, Outputs
 from kilter.objectives.knobs import knob
 from kilter.objectives.ops import mean, pairs
 from kilter.objectives.registry import method
 from kilter.objectives.rl.online_preference import OnlinePairs
-from kilter.types import Batch, Loss, Needs, Outputs
 
 
 @method("xpo")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kilter.batch import Batch, Mean
 from kilter.objectives.registry import method
 from kilter.objectives.unpaired.judged import Judged, desirable
-from kilter.types import Batch, Mean
 
 
 @method("apo_zero_unpaired")

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from kilter.batch import Batch, Mean, Unit
 from kilter.objectives.ops import mean
 from kilter.objectives.registry import method
 from kilter.objectives.unpaired.judged import Judged, desirable
-from kilter.types import Batch, Mean, Unit
 
 
 @method("bco")

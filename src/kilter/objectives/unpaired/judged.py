@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from kilter.batch import Batch, Loss, Mean, Needs, Outputs, Unit
 from kilter.objectives.knobs import check, knob
 from kilter.objectives.ops import log_ratios, mean, sequence_logps
-from kilter.types import Batch, Loss, Mean, Needs, Outputs, Unit
 
 
 def desirable(batch: Batch) -> Tensor:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from kilter.batch import Batch, Mean, Needs, Objective
 from kilter.objectives.knobs import knob
 from kilter.objectives.ops import mean
 from kilter.objectives.registry import method
 from kilter.objectives.unpaired.judged import Judged, balanced, desirable
-from kilter.types import Batch, Group, Mean, Needs, Objective
+from kilter.types import Group
 
 
 @method("kto")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from kilter.batch import Batch, Mean, Needs
 from kilter.objectives.registry import method
 from kilter.objectives.unpaired.judged import Judged
-from kilter.types import Batch, Mean, Needs
 
 
 @method("npo")

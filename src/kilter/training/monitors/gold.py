@@ -11,8 +11,9 @@ from typing import Any
 
 from kilter.data.store import trim_torn_line
 from kilter.errors import UserError
-from kilter.evaluation.statistics import Metric, paired_difference
-from kilter.types import Completion, Feedback, FeedbackSource, Group, Prompt, Sampler, SamplingParams
+from kilter.seams import FeedbackSource, Sampler
+from kilter.statistics import Metric, paired_difference
+from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
 
 MARGIN_STEPS = 2
 """Evaluations in a row that must show proxy up and gold down before the run stops."""

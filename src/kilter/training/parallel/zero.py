@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kilter.errors import UserError
-from kilter.training.distributed import SHARDS, AccelerateEngine
+from kilter.training.parallel.engine import SHARDS, AccelerateEngine
 
 
 def check_zero(stage: int, where: str = "") -> None:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch.nn.functional import logsigmoid
 
+from kilter.batch import Batch, Loss, Needs, Outputs
 from kilter.objectives.grouped import Grouped
 from kilter.objectives.knobs import knob
 from kilter.objectives.ops import pairs, preference_metrics
 from kilter.objectives.registry import method
-from kilter.types import Batch, Loss, Needs, Outputs
 
 
 @method("bradley_terry")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from kilter.batch import Batch, Loss, Needs, Outputs
 from kilter.objectives.ops import mean
 from kilter.objectives.registry import method
-from kilter.types import Batch, Loss, Needs, Outputs
 
 
 @method("orm")

@@ -13,12 +13,13 @@ from typing import Any
 import jinja2
 import yaml
 
-from kilter.compare import figures
-from kilter.compare.study import EVAL, START, Study, cells
-from kilter.compare.table import table
 from kilter.errors import UserError
 from kilter.objectives.pages import RESULTS
-from kilter.release.report import clock, interval, number
+from kilter.progress import clock
+from kilter.release.report import interval, number
+from kilter.study import figures
+from kilter.study.study import EVAL, START, Study, cells
+from kilter.study.table import table
 
 COLUMNS = (
     ("score", "Score", "mean"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -11,7 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import kilter
+from kilter.errors import UserError
+from kilter.version import __version__
 
 PACKAGES = (
     "torch",
@@ -69,7 +71,7 @@ def stage_key(kind: str, config: dict[str, Any], inputs: dict[str, str]) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Kilter, Python and the libraries that numbers depend on."""
-    found = {"kilter": kilter.__version__, "python": platform.python_version()}
+    found = {"kilter": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
@@ -81,3 +83,25 @@ def versions() -> dict[str, str]:
 def machine() -> str:
     """Processor, cores and system in one line."""
     return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}"
+
+
+def require_writable(out: Path, field: str = "out") -> None:
+    """Raises UserError when files cannot be created under `out`; called before any expensive work."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".writable.{os.getpid()}"
+        probe.write_text("")
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            field,
+            str(out),
+            f"cannot be written ({error.strerror or error})",
+            "choose a folder you may write to",
+        ) from error
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

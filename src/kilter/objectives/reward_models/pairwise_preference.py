@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from kilter.batch import Needs
 from kilter.objectives.registry import method
-from kilter.objectives.rewards.bradley_terry import BradleyTerry
-from kilter.types import Needs
+from kilter.objectives.reward_models.bradley_terry import BradleyTerry
 
 
 @method("pairwise_preference")

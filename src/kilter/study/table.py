@@ -19,11 +19,11 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from kilter.compare.study import EVAL, START, Cell, Study, cells
-from kilter.evaluation.statistics import Metric, mean
+from kilter import artifacts as manifests
 from kilter.objectives import build_objective, method_name
 from kilter.objectives.describe import models_held
-from kilter.pipeline import manifest as manifests
+from kilter.statistics import Metric, mean
+from kilter.study.study import EVAL, START, Cell, Study, cells
 
 PERMUTATIONS = 9999
 

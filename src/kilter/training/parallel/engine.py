@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -243,29 +242,3 @@ class AccelerateEngine(Engine):
     def barrier(self) -> None:
         """Waits for all ranks."""
         self._state.wait_for_everyone()
-
-
-def make_engine(name: str, fsdp: bool, zero: int | None = None, max_grad_norm: float = 1.0) -> Engine:
-    """ "auto" is accelerate when WORLD_SIZE says that there are several processes."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if zero is not None and several:
-        from kilter.training.zero import ZeroEngine
-
-        return ZeroEngine(zero, max_grad_norm)
-    if name == "accelerate" or (name == "auto" and several):
-        return AccelerateEngine(fsdp)
-    if zero is not None:
-        raise UserError(
-            "zero",
-            zero,
-            "divides the optimizer over several processes, and there is one",
-            "give --processes N",
-        )
-    if fsdp:
-        raise UserError(
-            "fsdp",
-            True,
-            "shards over several processes, and there is one",
-            "give --processes N, or start with accelerate launch or torchrun",
-        )
-    return Engine()

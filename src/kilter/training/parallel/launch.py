@@ -24,7 +24,8 @@ from kilter.errors import Interrupted, KilterError, RunFailed
 
 if TYPE_CHECKING:
     from kilter.training.config import TrainSpec
-    from kilter.training.trainer import Trainer, TrainResult
+    from kilter.training.result import TrainResult
+    from kilter.training.trainer import Trainer
 
 JOB = ".job"
 """Folder of the handed-over files inside the stage's folder."""
@@ -35,13 +36,18 @@ def needed(spec: TrainSpec) -> bool:
     return spec.processes > 1 and "WORLD_SIZE" not in os.environ
 
 
+def train(trainer: Trainer) -> TrainResult:
+    """Trains here, or in the processes that the spec asks for."""
+    return run(trainer) if needed(trainer.spec) else trainer.run()
+
+
 def run(trainer: Trainer) -> TrainResult:
     """Trains `trainer` in spec.processes workers. Raises what the first worker to fail raised, or RunFailed with its rank and signal."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from kilter.training.trainer import TrainResult
+    from kilter.training.result import TrainResult
 
     spec, folder = trainer.spec, trainer.out / JOB
     shutil.rmtree(folder, ignore_errors=True)
@@ -71,7 +77,9 @@ def run(trainer: Trainer) -> TrainResult:
         monitor_interval=0.2,
     )
     try:
-        elastic_launch(config, entrypoint=sys.executable)("-m", "kilter.training.worker", str(folder))
+        elastic_launch(config, entrypoint=sys.executable)(
+            "-m", "kilter.training.parallel.worker", str(folder)
+        )
     except ChildFailedError as error:
         # The result is written when every process has trained to the end: a worker that stumbles over its own shutdown changes nothing.
         if not (folder / "result.json").is_file():

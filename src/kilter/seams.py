@@ -1,0 +1,54 @@
+"""The seams of Kilter: protocols that rooms share, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from kilter.batch import Batch, Metrics, Needs, Objective
+from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
+
+
+@runtime_checkable
+class FeedbackSource(Protocol):
+    """Labels, reward models, verifiers, judges and people all look like this."""
+
+    def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
+        """One list per group, one Feedback per completion."""
+        ...
+
+
+class Sampler(Protocol):
+    """local, vllm, openai-compatible, scripted. `exact`: its log-probs are the learner's own, up to rounding; `version` counts weight updates."""
+
+    exact: bool
+    version: int
+
+    def generate(self, prompts: Sequence[Prompt], k: int, params: SamplingParams) -> list[list[Completion]]:
+        """k completions for each prompt, in the order of the prompts."""
+        ...
+
+    def sync(self) -> None:
+        """Takes the learner's current weights (nothing to do when they are shared)."""
+        ...
+
+
+class Learner(Protocol):
+    """Owns models, optimizer and sharding."""
+
+    def annotate(self, batch: Batch, needs: Needs) -> Batch:
+        """Adds the annotations that `needs` names."""
+        ...
+
+    def step(self, batch: Batch, objective: Objective) -> Metrics:
+        """Micro-batches, backward, clip, optimizer; metrics of the step."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Everything `load` needs to continue exactly."""
+        ...
+
+    def load(self, path: Path) -> None:
+        """Restores what `save` wrote."""
+        ...

@@ -1,0 +1,1 @@
+"""Several processes: collectives, engines, and how the processes are started and end."""
