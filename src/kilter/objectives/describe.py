@@ -28,7 +28,7 @@ FAMILIES = {
     "pairs": "preference pairs",
     "unpaired": "thumbs",
     "lists": "ranked lists",
-    "rewards": "reward models",
+    "reward_models": "reward models",
     "rl": "reinforcement learning",
 }
 
