@@ -211,10 +211,11 @@ def test_weights_are_the_learners_own(sampler, scorer):
 
 def test_lora_attached_or_not(tiny, encoder):
     from kilter.models import adapters
+    from kilter.models.config import AdapterSpec
     from kilter.models.forward import Scorer
     from kilter.models.load import load_causal
 
-    scorer = Scorer(adapters.attach(load_causal(tiny), adapters.AdapterSpec(r=4), False)).eval()
+    scorer = Scorer(adapters.attach(load_causal(tiny), AdapterSpec(r=4), False)).eval()
     with torch.no_grad():
         for name, p in scorer.named_parameters():
             if "lora_B" in name:

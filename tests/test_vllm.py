@@ -99,10 +99,11 @@ def test_weights_are_pushed_and_the_prefix_cache_is_reset(parts):
 def test_merged_weights_of_an_adapter(model):
     """What vLLM gets is base plus adapter; the trained model keeps both apart, bit for bit."""
     from kilter.models import adapters
+    from kilter.models.config import AdapterSpec
     from kilter.models.load import load_causal
     from kilter.sampling.vllm import merged_state
 
-    adapted = adapters.attach(load_causal(model), adapters.AdapterSpec(r=4), False)
+    adapted = adapters.attach(load_causal(model), AdapterSpec(r=4), False)
     with torch.no_grad():
         for name, p in adapted.named_parameters():
             if "lora_B" in name:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,9 +14,8 @@ from kilter import feedback as feedbacks
 from kilter.data.dataset import DataSpec
 from kilter.errors import UserError, nearest
 from kilter.evaluation.config import EvaluateSpec
-from kilter.models.adapters import check_adapter
-from kilter.training.config import TrainSpec
-from kilter.training.parallel.zero import check_zero
+from kilter.models.config import check_adapter
+from kilter.training.config import TrainSpec, check_zero
 from kilter.types import Shape
 from kilter.validation import as_user_error, load_yaml, refuse_idle
 
@@ -318,6 +316,8 @@ def _check_references(recipe: Recipe) -> None:
 
 def check_train(spec: TrainSpec, where: str = "") -> None:
     """The method builds, and what it needs online is there. Raises UserError before any expensive work."""
+    import torch
+
     from kilter.objectives import build_objective
     from kilter.training.online import check_online
 

@@ -58,11 +58,23 @@ class Registry(Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, T] = {}
+        self._places: dict[str, str] = {}
+
+    def declare(self, module: str, *names: str) -> None:
+        """Says that importing `module` registers `names`. The names are known at once; the module is read on demand."""
+        for name in names:
+            if name in self._entries or name in self._places:
+                raise ValueError(f"{self.kind} {name!r} is already declared or registered")
+            self._places[name] = module
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator. Raises ValueError when `name` is taken: entries are never overwritten in silence."""
 
         def add(entry: T) -> T:
+            # A declared name belongs to its own module: whoever else asks for it meets that entry below.
+            place = self._places.get(name)
+            if place is not None and place not in sys.modules:
+                importlib.import_module(place)
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name!r} is already registered by {self._entries[name]!r}")
             self._entries[name] = entry
@@ -72,6 +84,8 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> T:
         """The entry of this name, or the object that `package.module:Name` or `file.py:Name` points to."""
+        if name not in self._entries and name in self._places:
+            importlib.import_module(self._places[name])
         if name in self._entries:
             return self._entries[name]
         if ":" in name:
@@ -83,14 +97,14 @@ class Registry(Generic[T]):
                 "names a file, not what is in it",
                 f"write {name}:NAME, the class or function to use",
             )
-        raise UserError(self.kind, name, "is not registered", nearest(name, self._entries))
+        raise UserError(self.kind, name, "is not registered", nearest(name, self.names()))
 
     def names(self) -> list[str]:
-        """Registered names, sorted."""
-        return sorted(self._entries)
+        """Registered and declared names, sorted."""
+        return sorted(self._entries.keys() | self._places.keys())
 
     def __iter__(self) -> Iterator[tuple[str, T]]:
-        return iter(sorted(self._entries.items(), key=lambda kv: kv[0]))
+        return iter([(name, self.get(name)) for name in self.names()])
 
     def _import(self, name: str) -> T:
         where, _, attribute = name.rpartition(":")

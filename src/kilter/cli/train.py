@@ -20,7 +20,7 @@ def _train_command() -> None:
     """Builds `kilter train` with one option per field of a train stage, so that the two cannot drift apart."""
     from typing import Literal, get_args, get_origin
 
-    from kilter.models.adapters import AdapterSpec
+    from kilter.models.config import AdapterSpec
     from kilter.training.config import TrainSpec
 
     def option(annotation: Any) -> Any:

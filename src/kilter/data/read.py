@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-import pyarrow as pa
-
 from kilter.errors import UserError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
@@ -60,19 +58,30 @@ def _file(path: Path, field: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 for row in reader:
                     yield f"{path}:{reader.line_num}", {k: v for k, v in row.items() if k is not None}
         elif name.endswith(".parquet"):
-            import pyarrow.parquet as pq
-
-            index = 0
-            for batch in pq.ParquetFile(path).iter_batches():
-                for row in batch.to_pylist():
-                    yield f"{path}:{index + 1}", row
-                    index += 1
+            yield from _parquet(path, field)
         else:
             raise UserError(field, str(path), "unknown file type", f"use one of {', '.join(SUFFIXES)}")
-    except (OSError, UnicodeDecodeError, EOFError, zlib.error, csv.Error, pa.ArrowException) as error:
-        raise UserError(
-            field, str(path), f"cannot be read ({error})", "check the file; text must be UTF-8"
-        ) from error
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error, csv.Error) as error:
+        raise _unreadable(field, path, error) from error
+
+
+def _unreadable(field: str, path: Path, error: Exception) -> UserError:
+    return UserError(field, str(path), f"cannot be read ({error})", "check the file; text must be UTF-8")
+
+
+def _parquet(path: Path, field: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    # pyarrow takes longer to import than everything else that a small command needs
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    index = 0
+    try:
+        for batch in pq.ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                yield f"{path}:{index + 1}", row
+                index += 1
+    except pa.ArrowException as error:
+        raise _unreadable(field, path, error) from error
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

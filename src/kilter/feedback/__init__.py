@@ -1,6 +1,5 @@
-"""Feedback sources: whoever scores completions."""
+"""Feedback sources: whoever scores completions. A source's file is read when a recipe names the source."""
 
-from kilter.feedback import preference_model, process_reward, reward_model, self_reward, shaping, verifiers
 from kilter.feedback.registry import (
     Context,
     Weighted,
@@ -11,18 +10,20 @@ from kilter.feedback.registry import (
     parse,
 )
 
-__all__ = [
-    "Context",
-    "Weighted",
-    "build",
-    "check",
-    "feedback_sources",
-    "model_references",
-    "parse",
-    "preference_model",
-    "process_reward",
-    "reward_model",
-    "self_reward",
-    "shaping",
-    "verifiers",
-]
+feedback_sources.declare("kilter.feedback.preference_model", "preference_model")
+feedback_sources.declare("kilter.feedback.process_reward", "process_reward")
+feedback_sources.declare("kilter.feedback.reward_model", "reward_model")
+feedback_sources.declare("kilter.feedback.self_reward", "self_reward")
+feedback_sources.declare("kilter.feedback.shaping", "length", "repetition")
+feedback_sources.declare(
+    "kilter.feedback.verifiers",
+    "exact",
+    "format",
+    "instructions",
+    "json_schema",
+    "math",
+    "regex",
+    "support_desk",
+)
+
+__all__ = ["Context", "Weighted", "build", "check", "feedback_sources", "model_references", "parse"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from kilter.models.adapters import AdapterSpec
+from kilter.errors import UserError
+from kilter.models.config import AdapterSpec
 from kilter.sampling.config import SamplerSpec
 
 
@@ -184,3 +186,14 @@ class TrainSpec(BaseModel):
         if isinstance(self.save_every, int) and self.save_every < 1:
             raise ValueError("save_every must be at least 1, or auto")
         return self
+
+
+def check_zero(stage: int, where: str = "") -> None:
+    """Raises UserError where DeepSpeed is not installed."""
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError(
+            f"{where}zero",
+            stage,
+            "needs deepspeed, which is not installed",
+            "run: pip install 'kilter[deepspeed]', or use fsdp, or leave zero out",
+        )

@@ -7,7 +7,7 @@ module cannot do: `fsdp` is the way to divide weights here.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import logging
 import warnings
 from collections.abc import Callable
@@ -19,17 +19,6 @@ from torch import Tensor, nn
 
 from kilter.errors import UserError
 from kilter.training.parallel.engine import SHARDS, AccelerateEngine
-
-
-def check_zero(stage: int, where: str = "") -> None:
-    """Raises UserError where DeepSpeed is not installed."""
-    if importlib.util.find_spec("deepspeed") is None:
-        raise UserError(
-            f"{where}zero",
-            stage,
-            "needs deepspeed, which is not installed",
-            "run: pip install 'kilter[deepspeed]', or use fsdp, or leave zero out",
-        )
 
 
 class ZeroEngine(AccelerateEngine):
