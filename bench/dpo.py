@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.rows import write_rows
-from kilter.artifacts import versions
+from kilter.manifest import versions
 from kilter.models.load import resolve
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from bench.rows import HH
-from kilter.artifacts import versions
 from kilter.data.dataset import DataSpec, load
 from kilter.data.encode import Encoder
+from kilter.manifest import versions
 from kilter.models.load import load_tokenizer, resolve, stop_ids
 
 ROOT = Path(__file__).resolve().parents[1]

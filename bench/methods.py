@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from bench.rows import write_rows
-from kilter.artifacts import versions
 from kilter.batch import Batch, Needs
 from kilter.data.collate import collate
 from kilter.data.encode import Encoded
+from kilter.manifest import versions
 from kilter.models.forward import Scorer
 from kilter.models.load import load_causal, resolve
 from kilter.objectives import build_objective, objectives

@@ -15,6 +15,7 @@ GROUND = {
     "seams",
     "registry",
     "artifacts",
+    "manifest",
     "statistics",
     "progress",
     "errors",

@@ -10,7 +10,7 @@ import yaml
 
 import kilter
 from conftest import REAL
-from kilter import artifacts as manifests
+from kilter import manifest as manifests
 from kilter import recipe as recipes
 from kilter.errors import Exit, UserError
 

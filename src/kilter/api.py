@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import datetime as dt
+import contextlib
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from kilter import artifacts as manifests
+from kilter import manifest as manifests
 from kilter import recipe as recipes
-from kilter.artifacts import Manifest, require_writable
+from kilter.artifacts import require_writable
 from kilter.data.dataset import DataSpec, load, prompt_key, trained_prompts
 from kilter.errors import Exit, UserError
 from kilter.models.load import model_hash, resolve
@@ -77,39 +76,28 @@ def train(
     reference = resolve(spec.reference, "reference") if spec.reference else None
     loaded = load(source, shape_of(spec))
     seen = {prompt_key(g.prompt)[:16] for g in loaded.train} | trained_prompts(start)
-    if int(os.environ.get("RANK", "0")) == 0:
-        if loaded.skipped and console is not None:
-            console.print(f"  data: left out: {loaded.left_out()}", highlight=False)
-        (folder / "trained_prompts.txt").write_text("\n".join(sorted(seen)) + "\n")
-    trainer = Trainer(spec, start, loaded.train, loaded.heldout, folder, reference, console, name)
-    result = launch.train(trainer)
-    if int(os.environ.get("RANK", "0")) == 0:
-        entry = Manifest(
-            name,
-            "train",
-            "",
-            spec.model_dump(mode="json", by_alias=True),
-            {"model": model_hash(start), "data": loaded.content_hash()},
-            "done",
-            {"model": model_hash(result.model)},
-            {
-                "metrics": result.metrics,
-                "heldout": result.heldout,
-                "steps": result.steps,
-                "stopped": result.stopped,
-                "best_step": result.best_step,
-            },
-            dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            round(result.seconds, 1),
-            spec.seed,
-            manifests.versions(),
-            manifests.machine(),
-        )
-        entry.key = manifests.stage_key("train", entry.config, entry.inputs)
-        entry.write(folder)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        if result.stopped is None:
-            shutil.rmtree(folder / "pinned", ignore_errors=True)
+    entry = manifests.new(
+        name,
+        "train",
+        spec.model_dump(mode="json", by_alias=True),
+        {"model": model_hash(start), "data": loaded.content_hash()},
+    )
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    with manifests.life(folder, entry) if is_main else contextlib.nullcontext(entry):
+        if is_main:
+            if loaded.skipped and console is not None:
+                console.print(f"  data: left out: {loaded.left_out()}", highlight=False)
+            (folder / "trained_prompts.txt").write_text("\n".join(sorted(seen)) + "\n")
+        trainer = Trainer(spec, start, loaded.train, loaded.heldout, folder, reference, console, name)
+        result = launch.train(trainer)
+        entry.outputs = {"model": model_hash(result.model)} if is_main else {}
+        entry.facts = {
+            "metrics": result.metrics,
+            "heldout": result.heldout,
+            "steps": result.steps,
+            "stopped": result.stopped,
+            "best_step": result.best_step,
+        }
     return result
 
 

@@ -1,88 +1,90 @@
-"""manifest.json of a stage: what went in, what came out, when, with what. The chain from data to verdict can be checked."""
+"""THE way to write: files that are whole or absent, lines that can be cut, folders that appear at once, hashes.
+
+Nothing outside this module renames a file. What it writes survives a killed process, a full disk and a power cut: the
+new content is written beside the old, flushed to the disk, and takes the name in one step.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import importlib.metadata
-import importlib.util
 import json
 import os
-import platform
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from kilter.errors import UserError
-from kilter.version import __version__
+from kilter.errors import RunFailed, UserError
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "accelerate",
-    "datasets",
-    "numpy",
-    "scipy",
-    "statsmodels",
-    "scikit-learn",
-)
+AGAIN = "free disk space, then run the same command again to resume"
+"""The fix of a write that failed, where the caller knows no better one."""
 
 
-@dataclass
-class Manifest:
-    """`key` is the hash of kind, config and inputs: an unchanged key means the artifact is still right."""
+@contextlib.contextmanager
+def writing(path: Path, what: str = "", fix: str = AGAIN) -> Iterator[None]:
+    """Turns the failure of a write into RunFailed, which names the file and the fix.
 
-    stage: str
-    kind: str
-    key: str
-    config: dict[str, Any]
-    inputs: dict[str, str]
-    status: Literal["running", "done", "failed"] = "running"
-    outputs: dict[str, str] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-    started: str = ""
-    seconds: float = 0.0
-    seed: int = 0
-    versions: dict[str, str] = field(default_factory=dict)
-    machine: str = ""
-    schema: int = 1
-
-    def write(self, folder: Path) -> None:
-        """Atomically writes folder/manifest.json."""
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / ".manifest.json"
-        partial.write_text(json.dumps(asdict(self), indent=1, default=str))
-        os.replace(partial, folder / "manifest.json")
-
-
-def read(folder: Path) -> Manifest | None:
-    """The manifest of a stage folder, or None when there is none that can be read."""
+    Args:
+        path: the file or folder that is written.
+        what: its name in the message; default: the path itself.
+        fix: what the user should do.
+    """
     try:
-        return Manifest(**json.loads((folder / "manifest.json").read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
+        yield
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        if isinstance(error, NotImplementedError | RecursionError):
+            raise
+        named = f"{what} could not be written to {path}" if what else f"{path} could not be written"
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise RunFailed(f"{named} ({reason})\n  fix: {fix}") from error
 
 
-def stage_key(kind: str, config: dict[str, Any], inputs: dict[str, str]) -> str:
-    """Hash of everything that determines the artifact."""
-    text = json.dumps([kind, config, inputs], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+def write_by(path: Path, write: Callable[[Path], None], what: str = "", fix: str = AGAIN) -> None:
+    """A whole file or none: `write` fills a hidden file beside `path`, which then takes its name.
 
+    Args:
+        path: the file; its folder is made. Old content stays until the new content is whole.
+        write: called with the path to write to.
+        what: the file's name in an error message.
+        fix: the fix in an error message.
 
-def versions() -> dict[str, str]:
-    """Versions of Kilter, Python and the libraries that numbers depend on."""
-    found = {"kilter": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
+    Raises:
+        RunFailed: the disk is full or the folder refuses the file.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path, what, fix):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+            write(partial)
+            _flush(partial)
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        _flush(path.parent)
 
 
-def machine() -> str:
-    """Processor, cores and system in one line."""
-    return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}"
+def write_text(path: Path, text: str) -> None:
+    """A whole text file (UTF-8) or none."""
+    write_by(path, lambda partial: _put(partial, text.encode()))
+
+
+def write_json(path: Path, value: Any, indent: int | None = None) -> None:
+    """A whole JSON file or none; what JSON does not know is written as its text."""
+    write_text(path, json.dumps(value, indent=indent, default=str))
+
+
+def _put(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, has reached the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def require_writable(out: Path, field: str = "out") -> None:

@@ -6,7 +6,6 @@ import datetime as dt
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from typing import Any
 
 from rich.console import Console
 
-from kilter import artifacts as manifests
+from kilter import manifest as manifests
 from kilter import recipe as recipes
-from kilter.artifacts import Manifest
 from kilter.data.dataset import DataSpec
-from kilter.errors import Exit, KilterError, UserError
+from kilter.errors import Exit, UserError
+from kilter.manifest import Manifest
 from kilter.progress import clock
 from kilter.recipe import Recipe, Stage
 from kilter.registry import user_files
@@ -56,47 +55,22 @@ class Run:
             title = f"[{number}/{len(self.recipe.stages)}] {name} ({stage.kind})"
             inputs = self._inputs(stage)
             config = json.loads(getattr(stage, stage.kind).model_dump_json(by_alias=True))
-            key = manifests.stage_key(stage.kind, config, inputs)
+            entry = manifests.new(name, stage.kind, config, inputs)
             folder = self.folder / name
             old = manifests.read(folder)
             whole = stage.train is None or (folder / "model").is_dir()
-            if old is not None and old.status == "done" and old.key == key and whole:
+            if old is not None and old.status == "done" and old.key == entry.key and whole:
                 self.console.print(f"[green]✓[/] {title}: unchanged, taken from {folder}", highlight=False)
                 code = self._code(stage, old, code)
                 continue
-            if old is not None and old.key != key and any(folder.iterdir()):
+            if old is not None and old.key != entry.key and any(folder.iterdir()):
                 self._set_aside(folder)
             self.console.print(f"[bold]▶ {title}[/]", highlight=False)
-            entry = Manifest(
-                name,
-                stage.kind,
-                key,
-                config,
-                inputs,
-                started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-                versions=manifests.versions(),
-                machine=manifests.machine(),
-                seed=int(config.get("seed", 0)),
-            )
-            if old is not None and old.key == key:
-                entry.seconds = old.seconds
-            entry.write(folder)
-            since = time.monotonic()
             try:
-                entry.outputs, entry.facts = STAGES[stage.kind](self, name, stage, folder)
-                entry.status = "done"
-            except KilterError:
-                entry.status = "failed"
-                raise
+                with manifests.life(folder, entry):
+                    entry.outputs, entry.facts = STAGES[stage.kind](self, name, stage, folder)
             finally:
-                entry.seconds = round(entry.seconds + time.monotonic() - since, 1)
-                entry.write(folder)
                 report.write(self.folder)
-            shutil.rmtree(
-                folder / "checkpoints", ignore_errors=True
-            )  # the finished artifact is on record now
-            if not entry.facts.get("stopped"):
-                shutil.rmtree(folder / "pinned", ignore_errors=True)  # nobody has to ask when it went wrong
             self.console.print(f"  done in {clock(entry.seconds)}", highlight=False)
             code = self._code(stage, entry, code)
         path = report.write(self.folder)

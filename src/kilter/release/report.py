@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from kilter import artifacts as manifests
+from kilter import manifest as manifests
 from kilter.data import store
 from kilter.evaluation import classifiers
 from kilter.progress import clock

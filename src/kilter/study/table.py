@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from kilter import artifacts as manifests
+from kilter import manifest as manifests
 from kilter.objectives import build_objective, method_name
 from kilter.objectives.describe import models_held
 from kilter.statistics import Metric, mean

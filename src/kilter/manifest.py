@@ -1,0 +1,140 @@
+"""manifest.json of a stage: what went in, what came out, when, with what. The chain from data to verdict can be checked."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kilter.artifacts import write_json
+from kilter.errors import RunFailed
+from kilter.version import __version__
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "numpy",
+    "scipy",
+    "statsmodels",
+    "scikit-learn",
+)
+
+
+@dataclass
+class Manifest:
+    """`key` is the hash of kind, config and inputs: an unchanged key means the artifact is still right."""
+
+    stage: str
+    kind: str
+    key: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    status: Literal["running", "waiting", "done", "failed"] = "running"
+    outputs: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    started: str = ""
+    seconds: float = 0.0
+    seed: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: str = ""
+    schema: int = 1
+
+    def write(self, folder: Path) -> None:
+        """Atomically writes folder/manifest.json."""
+        write_json(folder / "manifest.json", asdict(self), indent=1)
+
+
+def new(stage: str, kind: str, config: dict[str, Any], inputs: dict[str, str]) -> Manifest:
+    """The manifest of a stage that begins now, here, with these libraries."""
+    return Manifest(
+        stage,
+        kind,
+        stage_key(kind, config, inputs),
+        config,
+        inputs,
+        started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        seed=int(config.get("seed", 0)),
+        versions=versions(),
+        machine=machine(),
+    )
+
+
+def read(folder: Path) -> Manifest | None:
+    """The manifest of a stage folder, or None when there is none that can be read."""
+    try:
+        return Manifest(**json.loads((folder / "manifest.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def life(folder: Path, entry: Manifest) -> Iterator[Manifest]:
+    """A stage from its beginning to its end, as manifest.json in `folder` tells it at every moment.
+
+    The body does the work and fills in `outputs` and `facts`. A stage that waits for people sets the status itself.
+    A process that is killed leaves "running"; the next one with the same key adds its seconds to those on record.
+
+    Args:
+        folder: the stage's folder.
+        entry: what `new` made.
+    """
+    before = read(folder)
+    if before is not None and before.key == entry.key:
+        entry.seconds = before.seconds
+    entry.write(folder)
+    spent, since = entry.seconds, time.monotonic()
+
+    def record(status: Literal["running", "waiting", "done", "failed"]) -> None:
+        entry.status, entry.seconds = status, round(spent + time.monotonic() - since, 1)
+        entry.write(folder)
+
+    try:
+        yield entry
+    except BaseException:
+        # The cause of the failure must reach the user, even if the disk is too full to record it.
+        with contextlib.suppress(RunFailed):
+            record("failed")
+        raise
+    record("done" if entry.status == "running" else entry.status)
+    if entry.status != "done":
+        return
+
+    # The finished artifact is on record now. Pinned checkpoints only answer when a stopped run went wrong.
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    if not entry.facts.get("stopped"):
+        shutil.rmtree(folder / "pinned", ignore_errors=True)
+
+
+def stage_key(kind: str, config: dict[str, Any], inputs: dict[str, str]) -> str:
+    """Hash of everything that determines the artifact."""
+    text = json.dumps([kind, config, inputs], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Kilter, Python and the libraries that numbers depend on."""
+    found = {"kilter": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> str:
+    """Processor, cores and system in one line."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}"
