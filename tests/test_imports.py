@@ -14,6 +14,8 @@ GROUND = {
     "batch",
     "seams",
     "registry",
+    "refs",
+    "options",
     "artifacts",
     "manifest",
     "statistics",

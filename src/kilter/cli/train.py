@@ -25,7 +25,8 @@ def _train_command() -> None:
 
     def option(annotation: Any) -> Any:
         """The type that the command line parses for a field."""
-        inner = [a for a in get_args(annotation) if a is not type(None)]
+        inner = [a.__origin__ if get_origin(a) is Annotated else a for a in get_args(annotation)]
+        inner = [a for a in inner if a is not type(None)]
         if AdapterSpec in (annotation, *inner):
             return str
         if get_origin(annotation) is Literal or annotation in (int, float, bool, str):

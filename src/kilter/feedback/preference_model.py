@@ -17,6 +17,7 @@ from kilter.feedback.registry import Context, feedback_sources
 from kilter.models.forward import Scorer, supports_shared_prefix
 from kilter.models.load import load_reward, load_tokenizer, reads_pairs, stop_ids
 from kilter.models.microbatch import split
+from kilter.refs import ModelRef
 from kilter.types import Completion, Feedback, Group
 
 
@@ -30,7 +31,7 @@ class PreferenceModel:
 
     compares = True
 
-    def __init__(self, model: str, context: Context) -> None:
+    def __init__(self, model: ModelRef, context: Context) -> None:
         folder = context.model(model)
         if not reads_pairs(folder):
             raise UserError(

@@ -10,6 +10,7 @@ import torch
 from kilter.errors import UserError
 from kilter.feedback.registry import Context, feedback_sources
 from kilter.models.load import load_tokenizer, quiet_transformers
+from kilter.refs import ModelRef
 from kilter.types import Feedback, Group
 
 AGGREGATE: dict[str, Callable[[list[float]], float]] = {
@@ -30,7 +31,7 @@ class ProcessReward:
 
     def __init__(
         self,
-        model: str,
+        model: ModelRef,
         context: Context,
         separator: str = "\n",
         aggregate: Literal["min", "product", "mean", "last"] = "min",

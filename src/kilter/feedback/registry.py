@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kilter.errors import UserError, nearest
+from kilter.refs import Change, Found, walk
 from kilter.registry import Registry
 from kilter.types import Feedback, Group
 
@@ -156,16 +157,45 @@ def _named(
     return options
 
 
-def model_references(
-    spec: Any, sources: Sequence[str] = ("reward_model", "process_reward", "preference_model")
-) -> list[str]:
-    """Stages or models that the sources read, so that a recipe can hash and order them."""
+def model_references(spec: Any, sources: Sequence[str] = ()) -> list[str]:
+    """Stages or models that the sources read; of the named sources alone where some are named."""
     found: list[str] = []
-    for name, _, options in parse(spec):
-        if name in sources:
-            value: Any = options.get("", options.get("model", []))
-            found += [value] if isinstance(value, str) else list(value)
+
+    def note(item: Found) -> Any:
+        if item.ref.to == "model" and (not sources or item.field.rpartition(".")[2] in sources):
+            found.append(item.value)
+        return item.value
+
+    with_references(spec, note)
     return found
+
+
+def with_references(spec: Any, change: Change, field: str = "feedback") -> Any:
+    """The same feedback with every reference as `change` says. A source's parameters declare which of them are references."""
+    if isinstance(spec, list | tuple):
+        return [with_references(item, change, field) for item in spec]
+    if not isinstance(spec, Mapping):
+        return spec
+    return {
+        name: options if name == "weight" else _options_with_references(name, options, change, field)
+        for name, options in spec.items()
+    }
+
+
+def _options_with_references(name: str, options: Any, change: Change, field: str) -> Any:
+    # A user's function takes no models, and an unknown name is for `check` to report.
+    if name not in feedback_sources.names():
+        return options
+    factory = feedback_sources.get(name)
+    hints = typing.get_type_hints(
+        getattr(factory, "__init__") if isinstance(factory, type) else factory,  # noqa: B009
+        include_extras=True,
+    )
+    where = f"{field}.{name}"
+    if isinstance(options, Mapping):
+        return {k: walk(v, hints.get(k), where, change) for k, v in options.items()}
+    first = next((p for p in inspect.signature(factory).parameters if p != "context"), "")
+    return walk(options, hints.get(first), where, change)
 
 
 def build(spec: Any, context: Context, field: str = "feedback") -> Weighted:

@@ -18,6 +18,7 @@ from kilter.feedback.registry import Context, feedback_sources
 from kilter.models.forward import Scorer, supports_shared_prefix
 from kilter.models.load import load_reward, load_tokenizer, reads_pairs, stop_ids
 from kilter.models.microbatch import split
+from kilter.refs import ModelRef
 from kilter.types import Completion, Feedback, Group
 
 
@@ -125,7 +126,7 @@ class RewardFeedback:
 
     def __init__(
         self,
-        model: str | list[str],
+        model: ModelRef | list[ModelRef],
         context: Context,
         combine: Literal["mean", "min"] = "mean",
         normalize: bool = True,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kilter.errors import UserError
 from kilter.models.config import AdapterSpec
+from kilter.options import DATA, METHOD, MODEL, MONITORING, OPTIMISATION, OUTPUT, SAMPLING
+from kilter.refs import BaseRef, DataRef, FeedbackRef, ModelRef, ReferenceRef, TemplateRef
 from kilter.sampling.config import SamplerSpec
 
 
@@ -16,7 +18,7 @@ class CriticSpec(BaseModel):
     """The value model of methods that have one."""
 
     model_config = ConfigDict(extra="forbid")
-    start: str | None = Field(
+    start: ModelRef | None = Field(
         None,
         alias="from",
         description="reward model to begin from; default: the feedback's, else the policy with a fresh head",
@@ -42,7 +44,7 @@ class MonitorSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     enabled: bool = Field(True, description="watch for NaN, collapse and reward hacking")
-    gold: Any = Field(
+    gold: FeedbackRef = Field(
         None,
         description="feedback that judges held-out answers independently of the reward; support-desk data brings its own",
     )
@@ -68,106 +70,126 @@ class TrainSpec(BaseModel):
     """What to train, on what, how long and how."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False)
-    method: str | dict[str, Any] = Field(description="a method by name, or {name: dpo, beta: 0.1}")
-    start: str | None = Field(
+    method: Annotated[str | dict[str, Any], METHOD] = Field(
+        description="a method by name, or {name: dpo, beta: 0.1}"
+    )
+    start: Annotated[BaseRef, MODEL] = Field(
         None, alias="from", description="stage or model to start from; default: the recipe's model"
     )
-    reference: str | None = Field(
+    reference: Annotated[ReferenceRef, MODEL] = Field(
         None, description="stage or model of the reference policy; default: where training starts"
     )
-    teacher: str | None = Field(None, description="stage or model to learn from (distill)")
-    data: str = Field("$data", description="$name of a data set of the recipe")
-    prompts: str | None = Field(
+    teacher: Annotated[ModelRef | None, MODEL] = Field(
+        None, description="stage or model to learn from (distill)"
+    )
+    data: Annotated[DataRef, DATA] = Field("$data", description="$name of a data set of the recipe")
+    prompts: Annotated[DataRef | None, DATA] = Field(
         None, description="$name of a data set whose prompts are answered by the policy (online)"
     )
-    feedback: Any = Field(
+    feedback: Annotated[FeedbackRef, METHOD] = Field(
         None,
         description="who scores sampled completions: support_desk, math, {reward_model: rm}, my_file.py:reward, or a weighted list",
     )
-    sampler: SamplerSpec = Field(
+    sampler: Annotated[SamplerSpec, SAMPLING] = Field(
         default_factory=lambda: SamplerSpec(), description="how completions are sampled (online)"
     )
-    select: Literal["auto", "all", "best_of", "best_worst", "drop_constant"] = Field(
+    select: Annotated[Literal["auto", "all", "best_of", "best_worst", "drop_constant"], SAMPLING] = Field(
         "auto", description="which completions train (online); auto: what the method needs"
     )
-    refill: int = Field(
+    refill: Annotated[int, SAMPLING] = Field(
         3, ge=0, description="rounds of further sampling when drop_constant leaves too few groups"
     )
-    minibatches: int = Field(
+    minibatches: Annotated[int, OPTIMISATION] = Field(
         1, ge=1, description="optimizer steps per pass over a batch of rollouts (online)"
     )
-    inner_epochs: int | None = Field(
+    inner_epochs: Annotated[int | None, OPTIMISATION] = Field(
         None, ge=1, description="passes over a batch of rollouts; default: the method's own (online)"
     )
-    kl_control: KLControl = Field(
+    kl_control: Annotated[KLControl, METHOD] = Field(
         default_factory=lambda: KLControl(), description="how the KL coefficient moves (online)"
     )
-    critic: CriticSpec = Field(default_factory=lambda: CriticSpec(), description="the value model (ppo)")
-    monitors: MonitorSpec = Field(
+    critic: Annotated[CriticSpec, MODEL] = Field(
+        default_factory=lambda: CriticSpec(), description="the value model (ppo)"
+    )
+    monitors: Annotated[MonitorSpec, MONITORING] = Field(
         default_factory=lambda: MonitorSpec(), description="what watches the run (online)"
     )
-    refresh_reference_every: int | None = Field(
+    refresh_reference_every: Annotated[int | None, METHOD] = Field(
         None, ge=1, description="steps after which the reference becomes the present policy (iterative DPO)"
     )
-    epochs: float = Field(1.0, gt=0, description="passes over the training groups")
-    max_steps: int | None = Field(None, ge=1, description="optimizer steps; overrides epochs")
-    batch_size: int = Field(16, ge=1, description="groups (prompts) per optimizer step, over all processes")
-    tokens_per_microbatch: int = Field(
+    epochs: Annotated[float, OPTIMISATION] = Field(1.0, gt=0, description="passes over the training groups")
+    max_steps: Annotated[int | None, OPTIMISATION] = Field(
+        None, ge=1, description="optimizer steps; overrides epochs"
+    )
+    batch_size: Annotated[int, OPTIMISATION] = Field(
+        16, ge=1, description="groups (prompts) per optimizer step, over all processes"
+    )
+    tokens_per_microbatch: Annotated[int, OPTIMISATION] = Field(
         1024,
         ge=16,
         description="tokens that go through the model at once; changes memory and speed, never the gradient",
     )
-    learning_rate: float | None = Field(
+    learning_rate: Annotated[float | None, OPTIMISATION] = Field(
         None, gt=0, description="peak learning rate; default: the method's own, ten times that for adapters"
     )
-    schedule: Literal["linear", "cosine", "constant"] = Field(
+    schedule: Annotated[Literal["linear", "cosine", "constant"], OPTIMISATION] = Field(
         "linear", description="decay after the warm-up, to 0"
     )
-    warmup_ratio: float = Field(0.05, ge=0, lt=1, description="share of the steps with rising learning rate")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay; never on norms and biases")
-    max_grad_norm: float = Field(
+    warmup_ratio: Annotated[float, OPTIMISATION] = Field(
+        0.05, ge=0, lt=1, description="share of the steps with rising learning rate"
+    )
+    weight_decay: Annotated[float, OPTIMISATION] = Field(
+        0.0, ge=0, description="AdamW weight decay; never on norms and biases"
+    )
+    max_grad_norm: Annotated[float, OPTIMISATION] = Field(
         1.0, ge=0, description="gradient norm above which it is scaled down; 0 switches clipping off"
     )
-    max_length: int = Field(
+    max_length: Annotated[int, DATA] = Field(
         1024,
         ge=8,
         description="tokens of prompt plus completion; completions lose their end, prompts their beginning",
     )
-    template: str = Field("auto", description="chat template: auto, model, or a .jinja file")
-    dtype: Literal["float32", "bfloat16"] = Field(
+    template: Annotated[TemplateRef, DATA] = Field(
+        "auto", description="chat template: auto, model, or a .jinja file"
+    )
+    dtype: Annotated[Literal["float32", "bfloat16"], MODEL] = Field(
         "float32", description="bfloat16: autocast over float32 weights"
     )
-    adapter: AdapterSpec | None = Field(None, description="train LoRA adapters instead of all weights")
-    gradient_checkpointing: bool = Field(
+    adapter: Annotated[AdapterSpec | None, MODEL] = Field(
+        None, description="train LoRA adapters instead of all weights"
+    )
+    gradient_checkpointing: Annotated[bool, OPTIMISATION] = Field(
         False, description="recompute activations in the backward: less memory, about a third slower"
     )
-    activation_offloading: bool = Field(
+    activation_offloading: Annotated[bool, OPTIMISATION] = Field(
         False,
         description="keep activations in host memory until the backward needs them: less GPU memory, slower",
     )
-    shuffle: bool = Field(True, description="new order each epoch, from the seed")
-    seed: int = Field(0, description="order of the data, initial heads, dropout")
-    limit: int | None = Field(None, ge=1, description="use only the first N training groups")
-    eval_every: int | None = Field(
+    shuffle: Annotated[bool, DATA] = Field(True, description="new order each epoch, from the seed")
+    seed: Annotated[int, OPTIMISATION] = Field(0, description="order of the data, initial heads, dropout")
+    limit: Annotated[int | None, DATA] = Field(None, ge=1, description="use only the first N training groups")
+    eval_every: Annotated[int | None, MONITORING] = Field(
         None, ge=1, description="steps between evaluations on the held-out groups; always once at the end"
     )
-    save_every: int | Literal["auto"] = Field(
+    save_every: Annotated[int | Literal["auto"], OUTPUT] = Field(
         "auto", description="steps between checkpoints; auto: as often as costs under 5 % of the time"
     )
-    trackers: list[str] = Field(
+    trackers: Annotated[list[str], MONITORING] = Field(
         default_factory=list, description="tensorboard, wandb, trackio, ... (any accelerate tracker)"
     )
-    engine: Literal["auto", "local", "accelerate"] = Field(
+    engine: Annotated[Literal["auto", "local", "accelerate"], OPTIMISATION] = Field(
         "auto",
         description="auto: accelerate with several processes (`processes`, or accelerate launch, or torchrun), else local",
     )
-    processes: int = Field(
+    processes: Annotated[int, OPTIMISATION] = Field(
         1,
         ge=1,
         description="start this many processes, one per GPU or share of the CPU cores (engine accelerate)",
     )
-    fsdp: bool = Field(False, description="shard weights, gradients and optimizer over the processes (FSDP2)")
-    zero: Literal[1, 2] | None = Field(
+    fsdp: Annotated[bool, OPTIMISATION] = Field(
+        False, description="shard weights, gradients and optimizer over the processes (FSDP2)"
+    )
+    zero: Annotated[Literal[1, 2] | None, OPTIMISATION] = Field(
         None,
         description="DeepSpeed ZeRO stage: 1 shards the optimizer, 2 gradients as well (extra deepspeed); fsdp shards weights too",
     )
