@@ -16,9 +16,9 @@ import torch
 
 from bench.rows import HH
 from kilter.data.dataset import DataSpec, load
-from kilter.data.encode import Encoder
 from kilter.manifest import versions
-from kilter.models.load import load_tokenizer, resolve, stop_ids
+from kilter.models.load import resolve
+from kilter.roles.open import OpenSpec, open_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,8 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def write_prompts(model: Path, data: str | None, count: int, path: Path) -> tuple[str, float]:
     """Chat prompts that start with a user turn and fit 256 tokens; returns (source, mean tokens)."""
     source = data or (str(HH) if HH.is_file() else "builtin:support-desk")
-    tokenizer = load_tokenizer(model)
-    encoder = Encoder(tokenizer, stop_ids(model, tokenizer), 1024)
+    encoder = open_encoder(OpenSpec(model, max_length=1024))
     found, sizes = [], []
     for group in load(
         DataSpec(path=source, heldout=0, on_bad_row="skip", world={"n": 4 * count}), "prompts"

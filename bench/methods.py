@@ -23,9 +23,9 @@ from kilter.batch import Batch, Needs
 from kilter.data.collate import collate
 from kilter.data.encode import Encoded
 from kilter.manifest import versions
-from kilter.models.forward import Scorer
-from kilter.models.load import load_causal, resolve
+from kilter.models.load import resolve
 from kilter.objectives import build_objective, objectives
+from kilter.roles.open import OpenSpec, open_model
 from kilter.training.config import TrainSpec
 from kilter.training.learner import LocalLearner
 from kilter.training.parallel.engine import Engine
@@ -79,9 +79,7 @@ def main() -> None:
         rows = Path(folder) / "rows.jsonl"
         source = write_rows(model, args.data, args.rounds * args.batch_size, args.max_length, rows)
         data = batches(rows, args.batch_size, args.rounds)
-    scorer = Scorer(load_causal(model))
-    engine = Engine()
-    scorer.to(engine.device)
+    scorer, engine = open_model(OpenSpec(model, trains=True)).scorer, Engine()
     spec = TrainSpec(
         method="dpo",
         learning_rate=1e-7,

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 from kilter.data.dataset import DataSpec, load
-from kilter.data.encode import Encoder
-from kilter.models.load import load_tokenizer, stop_ids
+from kilter.roles.open import OpenSpec, open_encoder
 
 HH = Path(__file__).resolve().parents[2] / "shared" / "data" / "hh_harmless" / "pairs.jsonl.gz"
 
@@ -16,8 +15,7 @@ def write_rows(model: Path, data: str | None, count: int, max_length: int, path:
     """Writes {prompt_ids, chosen_ids, rejected_ids} per line; returns where the rows come from."""
     source = data or (str(HH) if HH.is_file() else "builtin:support-desk")
     spec = DataSpec(path=source, heldout=0, on_bad_row="skip", world={"n": 2 * count})
-    tokenizer = load_tokenizer(model)
-    encoder = Encoder(tokenizer, stop_ids(model, tokenizer), max_length)
+    encoder = open_encoder(OpenSpec(model, max_length=max_length))
     encoded = []
     for group in load(spec, "pairs").train:
         e = encoder.encode(group)

@@ -14,9 +14,9 @@ import torch
 
 from bench.methods import ZeroReference, batches
 from bench.rows import write_rows
-from kilter.models.forward import Scorer
-from kilter.models.load import load_causal, resolve
+from kilter.models.load import resolve
 from kilter.objectives import build_objective
+from kilter.roles.open import OpenSpec, open_model
 from kilter.training.config import TrainSpec
 from kilter.training.learner import LocalLearner
 from kilter.training.parallel.engine import Engine
@@ -39,8 +39,8 @@ def main() -> None:
         rows = Path(folder) / "rows.jsonl"
         source = write_rows(model, args.data, max(sizes), args.max_length, rows)
         data = {size: batches(rows, size, 1)[0] for size in sizes}
-    scorer, engine, objective = Scorer(load_causal(model)), Engine(), build_objective("dpo")
-    scorer.to(engine.device)
+    scorer = open_model(OpenSpec(model, trains=True)).scorer
+    engine, objective = Engine(), build_objective("dpo")
     spec = TrainSpec(
         method="dpo",
         learning_rate=1e-7,

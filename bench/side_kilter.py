@@ -32,11 +32,11 @@ def main() -> None:
 
     from kilter.data.collate import collate
     from kilter.data.encode import Encoded
-    from kilter.models.forward import Scorer
-    from kilter.models.load import load_causal, model_hash
+    from kilter.models.load import model_hash
     from kilter.models.microbatch import split
     from kilter.models.reference import ReferenceCache
     from kilter.objectives import DPO
+    from kilter.roles.open import OpenSpec, open_model
     from kilter.training.config import TrainSpec
     from kilter.training.learner import LocalLearner
     from kilter.training.parallel.engine import Engine
@@ -63,10 +63,8 @@ def main() -> None:
         tokens_per_microbatch=a.microbatch,
     )
     objective = DPO(beta=0.1)
-    scorer = Scorer(load_causal(folder), shared=True)
+    scorer, engine = open_model(OpenSpec(folder, trains=True, shared=True)).scorer, Engine()
     scorer.shared = not a.plain_rows
-    engine = Engine()
-    scorer.to(engine.device)
     with tempfile.TemporaryDirectory() as cache:
         begin = time.perf_counter()
         reference = ReferenceCache(Path(cache) / "r.sqlite", model_hash(folder), a.dtype)

@@ -12,23 +12,18 @@ import os
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 
 def kilter(a, prompts):
     """LocalSampler over a Scorer."""
-    from kilter.data.encode import Encoder
-    from kilter.models.forward import Scorer, supports_shared_prefix
-    from kilter.models.load import load_causal, load_tokenizer
+    from kilter.roles.open import OpenSpec, open_model
     from kilter.sampling.local import LocalSampler
     from kilter.types import Prompt, SamplingParams
 
-    folder = Path(a.model)
-    scorer = Scorer(load_causal(folder)).eval()
-    if a.device == "cuda":
-        scorer = scorer.to("cuda")
-    supports_shared_prefix(scorer)
-    encoder = Encoder(load_tokenizer(folder), frozenset(), max_length=1 << 20)
+    ready = open_model(OpenSpec(Path(a.model), device=a.device))
+    scorer, encoder = ready.scorer, replace(ready.encoder, stop_ids=frozenset())
     table = {str(i): tuple(p) for i, p in enumerate(prompts)}
     encoder.prompt = lambda prompt: table[prompt.id]
     sampler = LocalSampler(scorer, encoder, amp=a.dtype == "bfloat16", tokens_per_batch=a.tokens_per_batch)

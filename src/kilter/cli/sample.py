@@ -107,17 +107,11 @@ def sample(
 
 
 def _sampler(model: str) -> Any:
-    from kilter.data.encode import Encoder
-    from kilter.models.forward import Scorer
-    from kilter.models.load import load_causal, load_tokenizer, resolve, stop_ids
+    from kilter.roles.open import OpenSpec, open_model
     from kilter.sampling.local import LocalSampler
 
-    folder = resolve(model)
-    tokenizer = load_tokenizer(folder)
-    return LocalSampler(
-        Scorer(load_causal(folder)).eval(),
-        Encoder(tokenizer, stop_ids(folder, tokenizer), max_length=1 << 20),
-    )
+    ready = open_model(OpenSpec(model))
+    return LocalSampler(ready.scorer, ready.encoder)
 
 
 @app.command(

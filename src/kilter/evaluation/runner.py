@@ -25,10 +25,11 @@ from kilter.evaluation import classifiers, metrics
 from kilter.evaluation.config import EvaluateSpec
 from kilter.feedback.registry import Context
 from kilter.feedback.reward_model import RewardModel
-from kilter.models.forward import Scorer, supports_shared_prefix
-from kilter.models.load import load_causal, load_tokenizer, model_hash, stop_ids
+from kilter.models.forward import Scorer
+from kilter.models.load import model_hash
 from kilter.models.microbatch import split
 from kilter.progress import Display
+from kilter.roles.open import OpenSpec, open_model
 from kilter.sampling.local import LocalSampler
 from kilter.seams import FeedbackSource
 from kilter.statistics import Metric, mean, paired_difference, proportion, win_rate
@@ -189,19 +190,16 @@ class Evaluation:
         return prompts
 
     def _load(self, folder: Path) -> tuple[Scorer, Encoder]:
-        tokenizer = load_tokenizer(folder)
-        encoder = Encoder(
-            tokenizer,
-            stop_ids(folder, tokenizer),
-            self.spec.max_length,
-            self.spec.template,
-            max_prompt=max(1, self.spec.max_length - self.spec.max_new_tokens),
+        ready = open_model(
+            OpenSpec(
+                folder,
+                dtype=self.spec.dtype,
+                template=self.spec.template,
+                max_length=self.spec.max_length,
+                max_prompt=max(1, self.spec.max_length - self.spec.max_new_tokens),
+            )
         )
-        scorer = Scorer(load_causal(folder)).eval()
-        if torch.cuda.is_available():
-            scorer = scorer.to("cuda")
-        supports_shared_prefix(scorer)
-        return scorer, encoder
+        return ready.scorer, ready.encoder
 
     def _answers(
         self, name: str, folder: Path, scorer: Scorer, encoder: Encoder, prompts: Sequence[Prompt]

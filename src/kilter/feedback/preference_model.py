@@ -11,13 +11,13 @@ import torch
 
 from kilter.data.arrange import in_one_row
 from kilter.data.collate import collate
-from kilter.data.encode import Encoded, Encoder
+from kilter.data.encode import Encoded
 from kilter.errors import UserError
 from kilter.feedback.registry import Context, feedback_sources
-from kilter.models.forward import Scorer, supports_shared_prefix
-from kilter.models.load import load_reward, load_tokenizer, reads_pairs, stop_ids
+from kilter.models.load import reads_pairs
 from kilter.models.microbatch import split
 from kilter.refs import ModelRef
+from kilter.roles.open import OpenSpec, open_model
 from kilter.types import Completion, Feedback, Group
 
 
@@ -40,13 +40,16 @@ class PreferenceModel:
                 "scores single answers",
                 "use reward_model, or train one with method pairwise_preference",
             )
-        tokenizer = load_tokenizer(folder)
-        self.encoder = Encoder(tokenizer, stop_ids(folder, tokenizer), context.max_length, context.template)
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id not in self.encoder.stop_ids else None
-        self.scorer = Scorer(load_reward(folder, pad)).eval()
-        if torch.cuda.is_available():
-            self.scorer = self.scorer.to("cuda")
-        supports_shared_prefix(self.scorer)
+        ready = open_model(
+            OpenSpec(
+                folder,
+                "reward",
+                template=context.template,
+                max_length=context.max_length,
+                long_rows="cut",
+            )
+        )
+        self.encoder, self.scorer = ready.encoder, ready.scorer
 
     @torch.no_grad()
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:

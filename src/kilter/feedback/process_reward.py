@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from kilter.errors import UserError
 from kilter.feedback.registry import Context, feedback_sources
-from kilter.models.load import load_tokenizer, quiet_transformers
 from kilter.refs import ModelRef
+from kilter.roles.open import OpenSpec, open_encoder, open_model
 from kilter.types import Feedback, Group
 
 AGGREGATE: dict[str, Callable[[list[float]], float]] = {
@@ -36,8 +36,6 @@ class ProcessReward:
         separator: str = "\n",
         aggregate: Literal["min", "product", "mean", "last"] = "min",
     ) -> None:
-        from transformers import AutoModelForTokenClassification
-
         if aggregate not in AGGREGATE:
             raise UserError(
                 "feedback.process_reward.aggregate", aggregate, "unknown", f"one of {', '.join(AGGREGATE)}"
@@ -49,8 +47,8 @@ class ProcessReward:
                 "needs the policy in training",
                 "use it as the feedback of a train stage with prompts",
             )
-        folder = context.model(model)
-        self.tokenizer = load_tokenizer(folder)
+        opening = OpenSpec(context.model(model), "steps")
+        self.tokenizer = open_encoder(opening).tokenizer
         if context.policy[1].tokenizer.get_vocab() != self.tokenizer.get_vocab():
             raise UserError(
                 "feedback.process_reward.model",
@@ -59,10 +57,8 @@ class ProcessReward:
                 "train it from the same base model",
             )
         self.encoder = context.policy[1]
-        with quiet_transformers():
-            self.model: Any = AutoModelForTokenClassification.from_pretrained(
-                str(folder), dtype=torch.float32
-            ).eval()
+        ready = open_model(opening, self.encoder)
+        self.model, self.device = ready.model, ready.device
         self.separator, self.aggregate = separator, aggregate
 
     @torch.no_grad()
@@ -73,7 +69,8 @@ class ProcessReward:
     def _score(self, group: Group, index: int) -> Feedback:
         prompt = self.encoder.prompt(group.prompt)
         ids, _ = self.encoder.completion(group.prompt, group.completions[index])
-        logits = self.model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) :]
+        row = torch.tensor([[*prompt, *ids]], device=self.device)
+        logits = self.model(input_ids=row).logits[0, len(prompt) :]
         right = logits.softmax(-1)[:, -1].tolist()
         pieces = [self.tokenizer.decode([t]) for t in ids]
         ends = [i for i, piece in enumerate(pieces) if self.separator in piece]

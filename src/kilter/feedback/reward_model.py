@@ -12,13 +12,12 @@ from typing import Any, Literal
 import torch
 
 from kilter.data.collate import collate
-from kilter.data.encode import Encoder
 from kilter.errors import UserError
 from kilter.feedback.registry import Context, feedback_sources
-from kilter.models.forward import Scorer, supports_shared_prefix
-from kilter.models.load import load_reward, load_tokenizer, reads_pairs, stop_ids
+from kilter.models.load import reads_pairs
 from kilter.models.microbatch import split
 from kilter.refs import ModelRef
+from kilter.roles.open import OpenSpec, open_model
 from kilter.types import Completion, Feedback, Group
 
 
@@ -40,13 +39,10 @@ class RewardModel:
                 "reads two answers at once",
                 "use feedback {preference_model: ...}, or train one with method bradley_terry",
             )
-        tokenizer = load_tokenizer(folder)
-        self.encoder = Encoder(tokenizer, stop_ids(folder, tokenizer), max_length, template)
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id not in self.encoder.stop_ids else None
-        self.scorer = Scorer(load_reward(folder, pad)).eval()
-        if torch.cuda.is_available():
-            self.scorer = self.scorer.to("cuda")
-        supports_shared_prefix(self.scorer)
+        ready = open_model(
+            OpenSpec(folder, "reward", template=template, max_length=max_length, long_rows="cut")
+        )
+        self.encoder, self.scorer = ready.encoder, ready.scorer
         self.budget, self.source, self.amp = tokens_per_microbatch, str(folder), amp
 
     @torch.no_grad()

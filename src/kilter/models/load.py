@@ -331,6 +331,14 @@ def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bo
     return model
 
 
+def load_steps(folder: Path) -> Any:
+    """A token classifier with float32 weights: a process reward model, whose last label is "correct"."""
+    from transformers import AutoModelForTokenClassification
+
+    with _readable(folder):
+        return AutoModelForTokenClassification.from_pretrained(str(folder), dtype=torch.float32)
+
+
 MADE_BY = "kilter.json"
 """Beside a trained model: its method, and whether a reward model reads "answers" or "pairs" of them."""
 

@@ -14,10 +14,11 @@ from kilter import feedback as feedbacks
 from kilter import recipe as recipes
 from kilter.data.dataset import load
 from kilter.data.encode import Encoder
-from kilter.models.load import base_of, load_tokenizer, resolve, stop_ids
+from kilter.models.load import base_of, resolve
 from kilter.models.logprobs import CHUNK_ELEMENTS, KEPT_BYTES
 from kilter.objectives import build_objective, method_name
 from kilter.recipe import Recipe, Stage
+from kilter.roles.open import OpenSpec, choose_device, open_encoder
 from kilter.training.config import TrainSpec
 from kilter.training.sources import Offline
 
@@ -71,7 +72,7 @@ def sizes(folder: Path) -> Sizes:
 def flops_per_second(dtype: str) -> float:
     """A quarter second of matrix products of the size that a small model's layers have."""
     kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device()
     a, b = (
         torch.randn(1024, 1024, device=device, dtype=kind),
         torch.randn(1024, 1024, device=device, dtype=kind),
@@ -81,7 +82,7 @@ def flops_per_second(dtype: str) -> float:
     while time.perf_counter() < end:  # the fastest one: other work on the machine only ever slows it down
         start = time.perf_counter()
         a @ b
-        if device == "cuda":
+        if device.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
     return 2 * 1024**3 / best
@@ -109,7 +110,6 @@ def plan(recipe: Recipe) -> list[StagePlan]:
     """One StagePlan per stage. Loads data and the tokenizer, never weights."""
     base = resolve(recipe.model)
     size = sizes(base)
-    tokenizer = load_tokenizer(base)
     speed: dict[str, float] = {}
     out = []
     for name, stage in recipe.stages.items():
@@ -119,8 +119,8 @@ def plan(recipe: Recipe) -> list[StagePlan]:
                     recipe,
                     name,
                     stage.train,
-                    Encoder(
-                        tokenizer, stop_ids(base, tokenizer), stage.train.max_length, stage.train.template
+                    open_encoder(
+                        OpenSpec(base, max_length=stage.train.max_length, template=stage.train.template)
                     ),
                     size,
                     speed,

@@ -226,15 +226,13 @@ Outcome = tuple[dict[str, str], dict[str, Any]]
 def _audit(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
     from kilter.data.audit.run import audit, write
     from kilter.data.dataset import load
-    from kilter.data.encode import Encoder
-    from kilter.models.load import load_tokenizer, stop_ids
+    from kilter.roles.open import OpenSpec, open_encoder
 
     assert stage.audit is not None
     spec = recipes.data_of(run.recipe, stage.audit.data)
     data = load(spec, audit_shape(run.recipe, stage.audit.data), stage.audit.data.removeprefix("$"))
     model = run.model_folder(None)
-    tokenizer = load_tokenizer(model)
-    encoder = Encoder(tokenizer, stop_ids(model, tokenizer), stage.audit.max_length)
+    encoder = open_encoder(OpenSpec(model, max_length=stage.audit.max_length))
     result = audit(data, encoder, lambda check: run.console.print(f"  checking {check}", highlight=False))
     write(result, folder)
     for finding in result["findings"]:

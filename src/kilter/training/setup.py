@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,15 +18,14 @@ from kilter.data.encode import Encoded, Encoder
 from kilter.data.worlds.support_desk import GoldFeedback, has_gold
 from kilter.errors import UserError
 from kilter.feedback.registry import Context, Weighted
-from kilter.models import adapters
 from kilter.models.critic import ActorCritic
-from kilter.models.forward import Scorer, supports_shared_prefix
-from kilter.models.load import cache_root, load_causal, load_reward, load_tokenizer, model_hash, stop_ids
+from kilter.models.forward import Scorer
+from kilter.models.load import cache_root, load_tokenizer, model_hash
 from kilter.models.microbatch import split
-from kilter.models.positions import require_steady
 from kilter.models.reference import ReferenceCache
 from kilter.objectives.rl.nash_md import NashMD
 from kilter.progress import Display
+from kilter.roles.open import OpenSpec, open_encoder, open_model
 from kilter.sampling.local import LocalSampler
 from kilter.seams import FeedbackSource, Sampler
 from kilter.training.config import TrainSpec
@@ -52,37 +51,37 @@ def arrange(
     return joint(groups, max_length) if needs.joint else groups
 
 
+def _opening(spec: TrainSpec, model: Path, engine: Engine, trains: bool = True) -> OpenSpec:
+    """What the stage says about any model it opens; frozen ones have no adapter and save no activations."""
+    return OpenSpec(
+        model,
+        device=engine.device,
+        dtype=spec.dtype,
+        template=spec.template,
+        max_length=spec.max_length,
+        adapter=spec.adapter if trains else None,
+        gradient_checkpointing=spec.gradient_checkpointing and trains,
+        trains=trains,
+        seed=spec.seed,
+    )
+
+
 def make_encoder(spec: TrainSpec, start: Path) -> Encoder:
     """Tokeniser with the stage's length and template; online, prompts leave room for the completion."""
-    tokenizer = load_tokenizer(start)
     room = max(1, spec.max_length - spec.sampler.max_new_tokens) if spec.prompts is not None else None
-    return Encoder(tokenizer, stop_ids(start, tokenizer), spec.max_length, spec.template, max_prompt=room)
+    return open_encoder(OpenSpec(start, template=spec.template, max_length=spec.max_length, max_prompt=room))
 
 
 def make_scorer(
-    spec: TrainSpec, start: Path, objective: Objective, encoder: Encoder, resolve: Resolve
+    spec: TrainSpec, start: Path, objective: Objective, encoder: Encoder, resolve: Resolve, engine: Engine
 ) -> Scorer | ActorCritic:
     """The model that trains, with its critic where the method has one."""
-    classifier = "reward" in objective.needs.models
-    if (
-        spec.adapter is not None
-        and spec.adapter.kind == "qlora"
-        and (classifier or adapters.is_adapter(start))
-    ):
-        raise UserError(
-            "adapter.kind",
-            "qlora",
-            "trains policies that start from full weights",
-            "use lora here, or merge the start model first",
-        )
-    model = (
-        load_reward(start, _pad(encoder), spec.seed, fresh=True)
-        if classifier
-        else load_causal(start, adapters.quantization(spec.adapter))
-    )
-    policy = _wrap(spec, model, classifier)
+    opening = _opening(spec, start, engine)
+    if "reward" in objective.needs.models:
+        opening = replace(opening, head="fresh_reward")
+    policy = open_model(opening, encoder).scorer
     if objective.needs.teacher is not None:
-        policy.teach(make_teacher(spec, encoder, resolve), objective.needs.teacher)
+        policy.teach(make_teacher(spec, encoder, resolve, engine), objective.needs.teacher)
     if "critic" not in objective.needs.models:
         return policy
     rewards = (
@@ -96,8 +95,8 @@ def make_scorer(
             "has another vocabulary than the policy",
             "name a reward model trained from the policy's family, or the policy",
         )
-    critic = load_reward(origin, _pad(encoder), spec.seed, fresh=True)
-    return ActorCritic(policy, _wrap(spec, critic, True))
+    critic = open_model(replace(_opening(spec, origin, engine), head="fresh_reward"), encoder)
+    return ActorCritic(policy, critic.scorer)
 
 
 def critic_is_the_reward(spec: TrainSpec) -> bool:
@@ -108,7 +107,7 @@ def critic_is_the_reward(spec: TrainSpec) -> bool:
     return bool(rewards) and spec.critic.start in (None, rewards[0])
 
 
-def make_teacher(spec: TrainSpec, encoder: Encoder, resolve: Resolve) -> Scorer:
+def make_teacher(spec: TrainSpec, encoder: Encoder, resolve: Resolve, engine: Engine) -> Scorer:
     """The model that is learned from; it must share the student's vocabulary."""
     if spec.teacher is None:
         raise UserError(
@@ -122,55 +121,18 @@ def make_teacher(spec: TrainSpec, encoder: Encoder, resolve: Resolve) -> Scorer:
             "has another vocabulary than the student",
             "choose a teacher of the student's family",
         )
-    model = load_causal(folder)
-    switch_off_dropout(model)
-    teacher = Scorer(model)
-    supports_shared_prefix(teacher)
-    return teacher
-
-
-def _pad(encoder: Encoder) -> int | None:
-    pad = encoder.tokenizer.pad_token_id
-    return None if pad in encoder.stop_ids else pad
-
-
-def _wrap(spec: TrainSpec, model: Any, classifier: bool) -> Scorer:
-    require_steady(model.config.get_text_config(), spec.max_length, "max_length")
-    switch_off_dropout(model)
-    if spec.adapter is not None:
-        model = adapters.attach(model, spec.adapter, classifier)
-    if spec.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if spec.adapter is not None:
-            model.enable_input_require_grads()
-    scorer = Scorer(model)
-    supports_shared_prefix(scorer)
-    return scorer
-
-
-def switch_off_dropout(model: Any) -> None:
-    """Log-probs of policy and reference must be those of one function, so no model dropout (adapters have their own)."""
-    names = (
-        "dropout",
-        "attention_dropout",
-        "activation_dropout",
-        "hidden_dropout",
-        "attn_pdrop",
-        "resid_pdrop",
-        "embd_pdrop",
-    )
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        for name in names:
-            for holder in (module, getattr(module, "config", None)):
-                if isinstance(getattr(holder, name, None), float):
-                    setattr(holder, name, 0.0)
+    return open_model(_opening(spec, folder, engine, trains=False), encoder).scorer
 
 
 def policy_of(scorer: Scorer | ActorCritic) -> Scorer:
     """The policy alone."""
     return scorer.policy if isinstance(scorer, ActorCritic) else scorer
+
+
+def open_reference(spec: TrainSpec, folder: Path, policy: Scorer, encoder: Encoder, engine: Engine) -> Scorer:
+    """A frozen model beside the policy, which reads rows in the policy's own layout."""
+    opening = replace(_opening(spec, folder, engine, trains=False), shared=policy.shared)
+    return open_model(opening, encoder).scorer
 
 
 def fill_reference_cache(
@@ -179,6 +141,7 @@ def fill_reference_cache(
     folder: Path,
     own_reference: bool,
     groups: Sequence[Encoded],
+    encoder: Encoder,
     engine: Engine,
     console: Console,
     name: str,
@@ -195,7 +158,7 @@ def fill_reference_cache(
     own = groups[engine.rank :: engine.world]
     missing = [g for g in own if cache.lookup(collate([g])) is None]
     if missing:
-        model = scorer if own_reference else Scorer(load_causal(folder), scorer.shared).to(engine.device)
+        model = scorer if own_reference else open_reference(spec, folder, scorer, encoder, engine)
         off = (
             model.model.disable_adapter() if hasattr(model.model, "peft_config") else contextlib.nullcontext()
         )
@@ -220,7 +183,7 @@ def fill_reference_cache(
 
 
 def frozen_reference(
-    spec: TrainSpec, scorer: Scorer, folder: Path, start: Path, engine: Engine
+    spec: TrainSpec, scorer: Scorer, folder: Path, start: Path, encoder: Encoder, engine: Engine
 ) -> Scorer | None:
     """A second model for fresh rollouts; None where the policy with its adapters off is the reference."""
     if spec.adapter is not None and folder == start:
@@ -232,9 +195,7 @@ def frozen_reference(
                 "train all weights, or leave it out",
             )
         return None
-    model = load_causal(folder)
-    switch_off_dropout(model)
-    return Scorer(model, scorer.shared).to(engine.device).requires_grad_(False).eval()
+    return open_reference(spec, folder, scorer, encoder, engine)
 
 
 def make_sampler(

@@ -90,8 +90,7 @@ class Trainer:
         if fitted and engine.is_main:
             self._console.print(f"  {fitted}", highlight=False)
         encoder = setup.make_encoder(spec, self.start)
-        scorer = setup.make_scorer(spec, self.start, objective, encoder, self.resolve)
-        scorer.to(engine.device)
+        scorer = setup.make_scorer(spec, self.start, objective, encoder, self.resolve, engine)
         if engine.is_main and spec.adapter is not None:
             self._console.print(
                 f"  {adapters.adapted_modules(setup.policy_of(scorer).model)}", highlight=False
@@ -205,6 +204,7 @@ class Trainer:
                 folder,
                 folder == self.start,
                 [*source.visited(), *held],
+                encoder,
                 engine,
                 self._console,
                 self.name,
@@ -241,7 +241,7 @@ class Trainer:
         policy = setup.policy_of(scorer)
         folder = self.reference or self.start
         wanted = "ref_logps" in needs.annotations or needs.opponent is not None
-        frozen = setup.frozen_reference(spec, policy, folder, self.start, engine) if wanted else None
+        frozen = setup.frozen_reference(spec, policy, folder, self.start, encoder, engine) if wanted else None
         source = setup.make_source(
             spec, objective, self.train, policy, encoder, self.start, frozen, self.out, self.resolve, engine
         )

@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 from kilter.errors import UserError
+from kilter.roles.open import choose_device
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ class Engine:
     sharded: bool = False
 
     def __init__(self) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = choose_device()
 
     @property
     def is_main(self) -> bool:
