@@ -16,14 +16,11 @@ from kilter import recipe as recipes
 from kilter.artifacts import require_writable
 from kilter.data.dataset import DataSpec, load, prompt_key, trained_prompts
 from kilter.errors import Exit, UserError
-from kilter.models.load import model_hash, resolve
 from kilter.objectives import method_name
 from kilter.pipeline.runner import Run
 from kilter.recipe import check_train, shape_of
 from kilter.training.config import TrainSpec
-from kilter.training.parallel import launch
 from kilter.training.result import TrainResult
-from kilter.training.trainer import Trainer
 from kilter.validation import as_user_error
 
 
@@ -67,6 +64,12 @@ def train(
     if spec.feedback is not None and spec.prompts is None:
         spec = spec.model_copy(update={"prompts": "$data"})
     check_train(spec)
+
+    # torch is read only now: what is wrong so far was said at once
+    from kilter.models.load import model_hash, resolve
+    from kilter.training.parallel import launch
+    from kilter.training.trainer import Trainer
+
     name = method_name(spec.method)
     folder = Path(out) if out is not None else Path("runs") / re.sub(r"[^\w+.-]", "-", name)
     require_writable(folder)

@@ -15,6 +15,7 @@ from kilter.data.dataset import DataSpec
 from kilter.errors import UserError, nearest
 from kilter.evaluation.config import EvaluateSpec
 from kilter.models.config import check_adapter
+from kilter.objectives.index import check as check_method
 from kilter.training.config import TrainSpec, check_zero
 from kilter.types import Shape
 from kilter.validation import as_user_error, load_yaml, refuse_idle
@@ -268,6 +269,8 @@ def scalar(text: str) -> Any:
 
 def _check_references(recipe: Recipe) -> None:
     """Every $data set and every stage that is named must exist, and earlier; methods must build."""
+    for _, train in train_stages(recipe):  # a misspelt method is said before torch is read
+        check_method(train.method)
     earlier: dict[str, Stage] = {}
     for name, stage in recipe.stages.items():
         where = f"stages.{name}.{stage.kind}"
@@ -316,6 +319,7 @@ def _check_references(recipe: Recipe) -> None:
 
 def check_train(spec: TrainSpec, where: str = "") -> None:
     """The method builds, and what it needs online is there. Raises UserError before any expensive work."""
+    check_method(spec.method)
     import torch
 
     from kilter.objectives import build_objective

@@ -103,6 +103,10 @@ class Registry(Generic[T]):
         """Registered and declared names, sorted."""
         return sorted(self._entries.keys() | self._places.keys())
 
+    def registered(self) -> list[tuple[str, T]]:
+        """What has been read so far, by name."""
+        return sorted(self._entries.items(), key=lambda kv: kv[0])
+
     def __iter__(self) -> Iterator[tuple[str, T]]:
         return iter([(name, self.get(name)) for name in self.names()])
 

@@ -6,14 +6,19 @@ import ast
 import itertools
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from kilter.cli.app import app, epilog, out
 from kilter.errors import Exit
+
+if TYPE_CHECKING:
+    from kilter.objectives.describe import Description
+    from kilter.objectives.knobs import Knob
 
 
 @app.command(
@@ -32,7 +37,7 @@ def methods(
 ) -> None:
     """The methods of `kilter train`: formula, paper, data, models held, settings with their ranges."""
     from kilter.objectives import objectives
-    from kilter.objectives.describe import describe
+    from kilter.objectives.index import lookup
 
     if write is not None:
         from kilter.objectives.pages import write_pages
@@ -41,15 +46,18 @@ def methods(
         out.print(f"{count} pages written to {write}", highlight=False)
         return
     if as_json:
-        found = [describe(name).to_json()] if name else [describe(n).to_json() for n in objectives.names()]
-        out.print(
-            json.dumps(found[0] if name else found, indent=1), markup=False, highlight=False, soft_wrap=True
-        )
+        found = lookup(name).to_json() if name else [lookup(n).to_json() for n in objectives.names()]
+        out.print(json.dumps(found, indent=1), markup=False, highlight=False, soft_wrap=True)
         return
     if name is not None:
-        _one(name)
+        _page(lookup(name))
         return
-    rows = sorted((describe(n) for n in objectives.names()), key=lambda d: (d.family, d.name))
+    _list([lookup(n) for n in objectives.names()])
+
+
+def _list(found: list[Description]) -> None:
+    """All methods by family, and those that recipes of this folder name."""
+    rows = sorted(found, key=lambda d: (d.family, d.name))
     for family, group in itertools.groupby(rows, key=lambda d: d.family):
         members = list(group)
         kinds = sorted({d.data for d in members})
@@ -105,10 +113,8 @@ def _own() -> list[tuple[str, str]]:
     return found
 
 
-def _one(name: str) -> None:
-    from kilter.objectives.describe import describe
-
-    d = describe(name)
+def _page(d: Description) -> None:
+    """Formula, paper, data, advice and settings of one method."""
     out.print(f"[bold]{d.name}[/]  {d.family}", highlight=False)
     out.print(d.summary, markup=False, highlight=False)
     out.print()
@@ -132,25 +138,19 @@ def _one(name: str) -> None:
     out.print(grid, highlight=False)
     if d.knobs:
         out.print()
-        table = Table(box=None, pad_edge=False)
-        for column in ("setting", "default", "range", "usual", "meaning"):
-            table.add_column(column, overflow="fold")
-        for k in d.knobs:
-            limits = (
-                ", ".join(map(str, k.choices))
-                if k.choices
-                else "true, false"
-                if k.kind == "bool"
-                else k.interval
-            )
-            table.add_row(
-                k.name,
-                "null" if k.default is None else str(k.default),
-                limits.replace("[", r"\["),
-                k.usual,
-                k.meaning,
-            )
-        out.print(table, highlight=False)
+        out.print(_settings(d.knobs), highlight=False)
+
+
+def _settings(knobs: Sequence[Knob]) -> Table:
+    """A row for each setting of a method."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("setting", "default", "range", "usual", "meaning"):
+        table.add_column(column, overflow="fold")
+    for k in knobs:
+        choices = ", ".join(map(str, k.choices)) or ("true, false" if k.kind == "bool" else k.interval)
+        default = "null" if k.default is None else str(k.default)
+        table.add_row(k.name, default, choices.replace("[", r"\["), k.usual, k.meaning)
+    return table
 
 
 @app.command(

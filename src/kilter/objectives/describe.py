@@ -9,11 +9,13 @@ import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kilter.batch import Needs
 from kilter.objectives.knobs import Knob, knobs
 from kilter.objectives.registry import build_objective, objectives
+
+if TYPE_CHECKING:
+    from kilter.batch import Needs
 
 DATA = {
     "demonstrations": "demonstrations: a prompt and a good answer",

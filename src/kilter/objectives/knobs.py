@@ -39,6 +39,11 @@ class Knob:
     usual: str
     choices: tuple[Any, ...]
 
+    @property
+    def nullable(self) -> bool:
+        """Whether null is a value."""
+        return self.kind.endswith("or null")
+
 
 def knobs(method: Any) -> list[Knob]:
     """The fields of a method (class or object), in order."""
@@ -87,22 +92,40 @@ def inside(value: float, interval: str) -> bool:
 def check(method: Any) -> None:
     """Raises UserError at the first field whose value lies outside its range or is none of its choices."""
     for k in knobs(method):
-        value, where = getattr(method, k.name), f"{name_of(method)}.{k.name}"
-        usual = k.usual or f"the default is {k.default}"
-        if k.choices and value not in k.choices:
-            raise UserError(where, value, "unknown", nearest(str(value), map(str, k.choices)))
-        if k.kind == "bool" and not isinstance(value, bool):
-            raise UserError(where, value, "is neither true nor false", f"write true or false; {usual}")
-        if k.interval and value is not None:
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise UserError(where, value, "is not a number", f"give a number; {usual}")
-            if not inside(value, k.interval):
-                raise UserError(
-                    where,
-                    value,
-                    f"must lie in {k.interval}",
-                    f"usual: {k.usual}; the default is {k.default}" if k.usual else usual,
-                )
+        check_value(k, getattr(method, k.name), f"{name_of(method)}.{k.name}")
+
+
+def check_options(name: str, options: Mapping[str, Any], fields: Mapping[str, tuple[Any, bool]]) -> None:
+    """Raises UserError for an option that is not a field, or text where a number belongs. `fields`: (default, nullable)."""
+    for key, value in options.items():
+        if key not in fields:
+            raise UserError(f"{name}.{key}", value, "is not a field of this method", nearest(key, fields))
+        default, nullable = fields[key]
+        if value is None and nullable:
+            continue
+        if isinstance(default, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise UserError(
+                f"{name}.{key}", value, "is not a number", f"give a number, the default is {default}"
+            )
+
+
+def check_value(k: Knob, value: Any, where: str) -> None:
+    """Raises UserError for a value that lies outside the field's range or is none of its choices."""
+    usual = k.usual or f"the default is {k.default}"
+    if k.choices and value not in k.choices:
+        raise UserError(where, value, "unknown", nearest(str(value), map(str, k.choices)))
+    if k.kind == "bool" and not isinstance(value, bool):
+        raise UserError(where, value, "is neither true nor false", f"write true or false; {usual}")
+    if k.interval and value is not None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(where, value, "is not a number", f"give a number; {usual}")
+        if not inside(value, k.interval):
+            raise UserError(
+                where,
+                value,
+                f"must lie in {k.interval}",
+                f"usual: {k.usual}; the default is {k.default}" if k.usual else usual,
+            )
 
 
 def name_of(method: Any) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from kilter.objectives import index
 from kilter.objectives.describe import FAMILIES, describe, page
-from kilter.objectives.registry import objectives
 
 RESULTS = Path(__file__).with_name("results.json")
 """What the project's own comparisons found, a sentence per method and study; written by `kilter compare RECIPE --publish`."""
@@ -23,7 +23,7 @@ def results() -> dict[str, list[str]]:
 def pages() -> dict[str, str]:
     """File name to text, README.md included."""
     compared = results()
-    found = [describe(n) for n in objectives.names()]
+    found = [describe(n) for n in index.live()["methods"]]
     out = {f"{d.name}.md": page(d, compared.get(d.name, [])) for d in found}
     lines = [
         "# Methods",
@@ -39,7 +39,8 @@ def pages() -> dict[str, str]:
 
 
 def write_pages(folder: Path) -> int:
-    """Writes the pages; returns how many."""
+    """Writes the pages, and the index beside the methods where it is out of date; returns how many pages."""
+    index.write()
     folder.mkdir(parents=True, exist_ok=True)
     texts = pages()
     for name, text in texts.items():

@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kilter.batch import Objective
-from kilter.errors import UserError, nearest
-from kilter.objectives.mixture import Mixture
+from kilter.errors import UserError
+from kilter.objectives.knobs import check_options
 from kilter.registry import Registry
 
+if TYPE_CHECKING:
+    from kilter.batch import Objective
+
 objectives: Registry[Callable[..., Objective]] = Registry("method")
+
+METHOD_FIX = "write method: dpo, or method: {name: dpo, beta: 0.1}"
 
 
 def method(name: str) -> Callable[[type[Any]], type[Any]]:
@@ -39,31 +43,18 @@ def build_objective(config: str | Mapping[str, Any]) -> Objective:
     An unknown field is an error naming the nearest. In a mixture a part may also be `{"weight": 0.1, "name": ..., ...}`.
     """
     if not isinstance(config, str | Mapping):
-        raise UserError(
-            "method", config, "is no method", "write method: dpo, or method: {name: dpo, beta: 0.1}"
-        )
+        raise UserError("method", config, "is no method", METHOD_FIX)
     options = {"name": config} if isinstance(config, str) else dict(config)
     if "mix" in options:
         return _mixture(options)
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise UserError(
-            "method", config, "has no name", "write method: dpo, or method: {name: dpo, beta: 0.1}"
-        )
+        raise UserError("method", config, "has no name", METHOD_FIX)
     factory = objectives.get(name)
-    known: dict[str, dataclasses.Field[Any]] = (
-        {f.name: f for f in dataclasses.fields(factory)} if dataclasses.is_dataclass(factory) else {}
+    fields: tuple[dataclasses.Field[Any], ...] = (
+        dataclasses.fields(factory) if dataclasses.is_dataclass(factory) else ()
     )
-    for key, value in options.items():
-        if key not in known:
-            raise UserError(f"{name}.{key}", value, "is not a field of this method", nearest(key, known))
-        default = known[key].default
-        if value is None and "None" in str(known[key].type):
-            continue
-        if isinstance(default, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise UserError(
-                f"{name}.{key}", value, "is not a number", f"give a number, the default is {default}"
-            )
+    check_options(name, options, {f.name: (f.default, "None" in str(f.type)) for f in fields})
     try:
         built = factory(**options)
     except UserError:
@@ -85,13 +76,20 @@ def build_objective(config: str | Mapping[str, Any]) -> Objective:
     return built
 
 
-def _mixture(options: dict[str, Any]) -> Objective:
-    parts = options.pop("mix")
-    options.pop("name", None)
-    if options:
+def _mixture(options: Mapping[str, Any]) -> Objective:
+    # Its members bring tensors, which no other part of this file needs.
+    from kilter.objectives.mixture import Mixture
+
+    return Mixture(tuple((w, str(c["name"]), build_objective(c)) for w, c in mixture_parts(options)))
+
+
+def mixture_parts(options: Mapping[str, Any]) -> list[tuple[float, dict[str, Any]]]:
+    """(weight, configuration of a method) of every part of a mixture. Raises UserError for any other shape."""
+    parts = options["mix"]
+    if beside := sorted(set(options) - {"mix", "name"}):
         raise UserError(
             "method",
-            sorted(options),
+            beside,
             "stands beside mix",
             "put a method's fields into the mixture: {mix: {dpo: {weight: 1, beta: 0.05}}}",
         )
@@ -102,7 +100,7 @@ def _mixture(options: dict[str, Any]) -> Objective:
             "is not a mapping of methods to weights",
             "write method: {mix: {dpo: 1, sft: 0.1}}",
         )
-    built = []
+    found = []
     for key, value in parts.items():
         config = dict(value) if isinstance(value, Mapping) else {"weight": value}
         weight = config.pop("weight", 1.0)
@@ -113,5 +111,5 @@ def _mixture(options: dict[str, Any]) -> Objective:
                 "is no finite weight above 0",
                 "give a number above 0, or leave the method out",
             )
-        built.append((float(weight), str(key), build_objective({"name": key} | config)))
-    return Mixture(tuple(built))
+        found.append((float(weight), {"name": str(key)} | config))
+    return found

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kilter.batch import Metrics
+if TYPE_CHECKING:
+    from kilter.batch import Metrics
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,99 @@
+"""What there is to train with, read without torch: names, fields and words of every shipped method, from index.json.
+
+A method's file needs torch to define its loss, and torch takes two seconds to import. What people ask before anything is trained
+(`kilter methods`, a misspelt name, shell completion) is therefore kept beside the files, as text. The alternative, torch imported inside
+each loss, would have put an import between every formula and its reader. `kilter methods --write docs/methods` writes the text anew from
+the classes; tests/test_start.py compares the two, and a new file is read at once, listed or not.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kilter.errors import UserError, nearest
+from kilter.objectives.describe import Description, describe
+from kilter.objectives.knobs import Knob, check_options, check_value
+from kilter.objectives.registry import METHOD_FIX, mixture_parts, objectives
+
+ROOT = Path(__file__).parent
+INDEX = ROOT / "index.json"
+
+
+def modules() -> list[str]:
+    """Every module in the rooms below this package, in order; files are listed, not imported."""
+    found = [p.relative_to(ROOT).with_suffix("") for p in sorted(ROOT.glob("*/*.py")) if p.stem != "__init__"]
+    return [".".join(("kilter", "objectives", *p.parts)) for p in found]
+
+
+@functools.cache
+def _read() -> dict[str, Any]:
+    empty: dict[str, Any] = {"modules": {}, "methods": {}}
+    return empty | (json.loads(INDEX.read_text(encoding="utf-8")) if INDEX.is_file() else {})
+
+
+def listed() -> dict[str, list[str]]:
+    """Module to the names that it registers."""
+    found: dict[str, list[str]] = _read()["modules"]
+    return found
+
+
+def known(name: str) -> Description | None:
+    """The description of a shipped method; None for a name that the index does not hold."""
+    entry = _read()["methods"].get(name)
+    if entry is None:
+        return None
+    knobs = tuple(Knob(**k | {"choices": tuple(k["choices"])}) for k in entry["knobs"])
+    return Description(**entry | {"knobs": knobs, "models": tuple(entry["models"])})
+
+
+def lookup(name: str) -> Description:
+    """The description of any method: from the index, or from the class itself for `file.py:Name`."""
+    return known(name) or describe(name)
+
+
+def live() -> dict[str, Any]:
+    """The content that index.json should have, from the classes themselves."""
+    places: dict[str, list[str]] = {module: [] for module in modules()}
+    for module in places:
+        importlib.import_module(module)
+    methods = {}
+    for name, factory in objectives.registered():
+        if factory.__module__ in places:  # whatever else this process registered is not Kilter's
+            places[factory.__module__].append(name)
+            methods[name] = describe(name).to_json()
+    return {"modules": places, "methods": methods}
+
+
+def write() -> None:
+    """Brings index.json up to date; the same content is not written again."""
+    text = json.dumps(live(), indent=1, ensure_ascii=False) + "\n"
+    if not INDEX.is_file() or INDEX.read_text(encoding="utf-8") != text:
+        INDEX.write_text(text, encoding="utf-8")
+
+
+def check(config: Any) -> None:
+    """Raises UserError for a wrong name, field or value of a shipped method; a method of the user's own is not read yet."""
+    if not isinstance(config, str | Mapping):
+        raise UserError("method", config, "is no method", METHOD_FIX)
+    options = {"name": config} if isinstance(config, str) else dict(config)
+    if "mix" in options:
+        for _, part in mixture_parts(options):
+            check(part)
+        return
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise UserError("method", config, "has no name", METHOD_FIX)
+    found = known(name)
+    if found is None:
+        if ":" not in name and not name.endswith(".py") and name not in objectives.names():
+            raise UserError("method", name, "is not registered", nearest(name, objectives.names()))
+        return
+    knobs = {k.name: k for k in found.knobs}
+    check_options(name, options, {k.name: (k.default, k.nullable) for k in found.knobs})
+    for key, value in options.items():
+        check_value(knobs[key], value, f"{name}.{key}")
