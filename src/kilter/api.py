@@ -13,7 +13,7 @@ from rich.console import Console
 
 from kilter import manifest as manifests
 from kilter import recipe as recipes
-from kilter.artifacts import require_writable
+from kilter.artifacts import require_writable, write_text
 from kilter.data.dataset import DataSpec, load, prompt_key, trained_prompts
 from kilter.errors import Exit, UserError
 from kilter.objectives import method_name
@@ -90,7 +90,7 @@ def train(
         if is_main:
             if loaded.skipped and console is not None:
                 console.print(f"  data: left out: {loaded.left_out()}", highlight=False)
-            (folder / "trained_prompts.txt").write_text("\n".join(sorted(seen)) + "\n")
+            write_text(folder / "trained_prompts.txt", "\n".join(sorted(seen)) + "\n")
         trainer = Trainer(spec, start, loaded.train, loaded.heldout, folder, reference, console, name)
         result = launch.train(trainer)
         entry.outputs = {"model": model_hash(result.model)} if is_main else {}

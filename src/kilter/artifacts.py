@@ -7,39 +7,57 @@ new content is written beside the old, flushed to the disk, and takes the name i
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from kilter.errors import RunFailed, UserError
 
-AGAIN = "free disk space, then run the same command again to resume"
+CHUNK = 1 << 20
+"""Bytes of lines that are written at once."""
+
+AGAIN = "run the same command again to resume"
+FREE_SPACE = f"free disk space, then {AGAIN}"
 """The fix of a write that failed, where the caller knows no better one."""
 
 
 @contextlib.contextmanager
-def writing(path: Path, what: str = "", fix: str = AGAIN) -> Iterator[None]:
+def writing(path: Path, what: str = "", fix: str = FREE_SPACE, note: str = "") -> Iterator[None]:
     """Turns the failure of a write into RunFailed, which names the file and the fix.
 
     Args:
         path: the file or folder that is written.
         what: its name in the message; default: the path itself.
         fix: what the user should do.
+        note: one more line for the message, before the fix.
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        if isinstance(error, NotImplementedError | RecursionError):
+    except Exception as error:
+        if not _is_io(error):
             raise
         named = f"{what} could not be written to {path}" if what else f"{path} could not be written"
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise RunFailed(f"{named} ({reason})\n  fix: {fix}") from error
+        lines = [f"{named} ({reason})", *([f"  {note}"] if note else []), f"  fix: {fix}"]
+        raise RunFailed("\n".join(lines)) from error
 
 
-def write_by(path: Path, write: Callable[[Path], None], what: str = "", fix: str = AGAIN) -> None:
+def _is_io(error: Exception) -> bool:
+    """Whether this is how Python, torch or safetensors reports a full disk; the latter two have no class for it."""
+    return isinstance(error, OSError) or type(error).__name__ in ("RuntimeError", "SafetensorError")
+
+
+def hidden(path: Path) -> Path:
+    """Where the content of a file or folder grows until it is whole."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def write_by(path: Path, write: Callable[[Path], object], what: str = "", fix: str = FREE_SPACE) -> None:
     """A whole file or none: `write` fills a hidden file beside `path`, which then takes its name.
 
     Args:
@@ -51,10 +69,11 @@ def write_by(path: Path, write: Callable[[Path], None], what: str = "", fix: str
     Raises:
         RunFailed: the disk is full or the folder refuses the file.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = hidden(path)
     with writing(path, what, fix):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            partial.unlink(missing_ok=True)  # of a process that was killed
             write(partial)
             _flush(partial)
             os.replace(partial, path)
@@ -64,9 +83,9 @@ def write_by(path: Path, write: Callable[[Path], None], what: str = "", fix: str
         _flush(path.parent)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, fix: str = FREE_SPACE) -> None:
     """A whole text file (UTF-8) or none."""
-    write_by(path, lambda partial: _put(partial, text.encode()))
+    write_by(path, lambda partial: partial.write_bytes(text.encode()), fix=fix)
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
@@ -74,17 +93,176 @@ def write_json(path: Path, value: Any, indent: int | None = None) -> None:
     write_text(path, json.dumps(value, indent=indent, default=str))
 
 
-def _put(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+def write_first(path: Path, value: Any) -> bool:
+    """A JSON file that the first of several processes writes; returns whether this one was first."""
+    mine = path.with_name(f".{path.name}.{os.getpid()}")
+    write_json(mine, value)
+    try:
+        os.link(mine, path)
+    except FileExistsError:
+        return False
+    finally:
+        mine.unlink()
+    return True
+
+
+@contextlib.contextmanager
+def whole_folder(
+    folder: Path, what: str = "", fix: str = FREE_SPACE, note: str = "", shared: bool = False
+) -> Iterator[Path]:
+    """A whole folder or none: the body fills a hidden folder beside it, which then takes its name.
+
+    Args:
+        folder: the folder; an older one of this name is replaced.
+        what: its name in an error message.
+        fix: the fix in an error message.
+        note: one more line for an error message.
+        shared: other processes may make the same folder now; the first one's stays.
+    """
+    partial = hidden(folder.with_name(f"{folder.name}.{os.getpid()}") if shared else folder)
+    old = partial.with_suffix(".old")
+    with writing(folder, what, fix, note):
+        # What a killed process left is in the way.
+        for stale in (partial, old):
+            shutil.rmtree(stale, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            for path in (*partial.rglob("*"), partial):
+                _flush(path)
+
+            # Renaming over a folder that holds files is refused, so the old one steps aside first.
+            if folder.exists() and not shared:
+                os.replace(folder, old)
+            try:
+                os.replace(partial, folder)
+            except OSError:
+                if not (shared and folder.exists()):
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+        _flush(folder.parent)
+
+
+def set_aside(folder: Path, into: Path) -> Path:
+    """Moves a folder to `into`/NAME-TIME, so that nothing is ever overwritten; returns the new path."""
+    target = into / f"{folder.name}-{dt.datetime.now().strftime('%Y%m%d-%H%M%S-%f')}"
+    with writing(target):
+        into.mkdir(parents=True, exist_ok=True)
+        os.replace(folder, target)
+    return target
 
 
 def _flush(path: Path) -> None:
     """Waits until a file, or a folder's list of names, has reached the disk."""
+    # Some network file systems refuse it for folders, and keep them safe in their own way.
+    refused = contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext()
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with refused:
+            os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def append_lines(path: Path, rows: Iterable[Any], flush: bool = False, escape: bool = True) -> None:
+    """Appends one line of JSON per row: all of them, or none. A torn last line of a killed writer is dropped first.
+
+    Args:
+        path: the file; its folder is made.
+        rows: what JSON can say.
+        flush: wait until the lines have reached the disk, so that not even a power cut loses them.
+        escape: write letters beyond ASCII as escapes.
+
+    Raises:
+        RunFailed: the disk is full.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+", buffering=0) as file:
+            end = _whole_lines(file)
+            file.truncate(end)
+            try:
+                waiting = b""
+                for row in rows:
+                    waiting += (json.dumps(row, ensure_ascii=escape) + "\n").encode()
+                    if len(waiting) > CHUNK:
+                        _put(file, waiting)
+                        waiting = b""
+                _put(file, waiting)
+                if flush:
+                    os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(end)
+                raise
+
+
+def _put(file: IO[bytes], data: bytes) -> None:
+    """Writes all of it: a file without a buffer may take less than it is given."""
+    while data:
+        data = data[file.write(data) :]
+
+
+def read_lines(path: Path) -> Iterator[Any]:
+    """The rows of a file of JSON lines; a torn last line is left out, and a file that is absent has none.
+
+    Raises:
+        UserError: a line is no JSON.
+    """
+    for number, (_, line) in enumerate(_lines(path), 1):
+        yield _row(path, number, line)
+
+
+def cut_lines(path: Path, keep: Callable[[Any], bool]) -> None:
+    """Cuts a file of JSON lines back to the rows before the first one that `keep` refuses.
+
+    Done in place, without a second copy: a full disk may be the very reason for a resumption.
+    """
+    for number, (start, line) in enumerate(_lines(path), 1):
+        if not keep(_row(path, number, line)):
+            os.truncate(path, start)
+            return
+    if path.exists():
+        with path.open("rb+") as file:
+            file.truncate(_whole_lines(file))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Every whole line with the offset where it begins."""
+    if not path.exists():
+        return
+    start = 0
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield start, line
+            start += len(line)
+
+
+def _row(path: Path, number: int, line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise UserError(
+            "file",
+            f"{path}:{number}",
+            f"is no line of JSON ({error})",
+            "cut the file back to its whole lines",
+        ) from error
+
+
+def _whole_lines(file: IO[bytes]) -> int:
+    """Bytes up to the last line end. Read from the back, for the file may be large and its last line long."""
+    at = file.seek(0, os.SEEK_END)
+    while at > 0:
+        start = max(0, at - (1 << 16))
+        file.seek(start)
+        found = file.read(at - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        at = start
+    return 0
 
 
 def require_writable(out: Path, field: str = "out") -> None:
@@ -100,6 +278,20 @@ def require_writable(out: Path, field: str = "out") -> None:
             str(out),
             f"cannot be written ({error.strerror or error})",
             "choose a folder you may write to",
+        ) from error
+
+
+def require_file(path: Path, field: str) -> None:
+    """Raises UserError when a file cannot be written; called before any expensive work."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a"):
+            pass
+        if path.stat().st_size == 0:
+            path.unlink()
+    except OSError as error:
+        raise UserError(
+            field, str(path), f"cannot be written ({error.strerror or error})", "choose a file you may write"
         ) from error
 
 

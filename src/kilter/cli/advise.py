@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from kilter.cli.app import app, epilog, out, require_file
+from kilter.artifacts import require_file, write_text
+from kilter.cli.app import app, epilog, out
 from kilter.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def advise(
     fields = fitting(size, machine)
     recipe = make(model, facts, suggestions, fields, str(out_ or "advice.yaml"))
     if out_ is not None:
-        out_.write_text(recipe, encoding="utf-8")
+        write_text(out_, recipe)
     if as_json:
         found = {
             "facts": facts.to_json(),

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-
-from kilter.errors import UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,17 +41,3 @@ def duration(seconds: float | None) -> str:
         if seconds < 5400
         else f"{seconds / 3600:.1f} h"
     )
-
-
-def require_file(path: Path, field: str) -> None:
-    """Fails before the work rather than after it when a file cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a"):
-            pass
-        if path.stat().st_size == 0:
-            path.unlink()
-    except OSError as error:
-        raise UserError(
-            field, str(path), f"cannot be written ({error.strerror or error})", "choose a file you may write"
-        ) from error

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kilter.cli.app import data_app, epilog, out, require_file
+from kilter.artifacts import require_file
+from kilter.cli.app import data_app, epilog, out
 from kilter.errors import UserError
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from kilter.artifacts import whole_folder
 from kilter.cli.app import app, epilog, out
 from kilter.errors import UserError
 
@@ -54,8 +54,6 @@ def merge(
         )
     if target.exists():
         raise UserError("target", str(target), "exists already", "choose another folder, or remove it")
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     tokenizer = load_tokenizer(folder)
     scores = is_adapter(folder) and adapter_has_head(folder)
     if scores and untie:
@@ -68,10 +66,10 @@ def merge(
     merged = load_reward(folder, tokenizer.pad_token_id) if scores else load_causal(folder)
     if untie:
         separate_head(merged)
-    with quiet_transformers():
-        merged.save_pretrained(str(partial))
-        tokenizer.save_pretrained(str(partial))
-    if (folder / MADE_BY).is_file():
-        shutil.copy(folder / MADE_BY, partial / MADE_BY)
-    os.replace(partial, target)
+    with whole_folder(target, what="the merged model", fix="free disk space, then run again") as partial:
+        with quiet_transformers():
+            merged.save_pretrained(str(partial))
+            tokenizer.save_pretrained(str(partial))
+        if (folder / MADE_BY).is_file():
+            shutil.copy(folder / MADE_BY, partial / MADE_BY)
     out.print(f"merged model written to {target}", highlight=False)

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kilter.cli.app import ModelArg, app, epilog, err, out, require_file
+from kilter.artifacts import require_file
+from kilter.cli.app import ModelArg, app, epilog, err, out
 from kilter.errors import UserError
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from kilter.artifacts import append_lines, read_lines, write_by
 from kilter.types import Completion, Feedback, Group, Message, Prompt
 
 
@@ -61,42 +60,14 @@ def from_json(row: dict[str, Any]) -> Group:
 
 def append(path: Path, groups: Iterable[Group]) -> None:
     """Appends whole lines and flushes them to disk; a torn last line of a killed writer is removed first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    trim_torn_line(path)
-    try:
-        with path.open("a", encoding="utf-8") as out:
-            for group in groups:
-                out.write(json.dumps(to_json(group), ensure_ascii=False) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror or error}, writing", str(path)) from error
+    append_lines(path, map(to_json, groups), flush=True, escape=False)
+
+
+def write(path: Path, groups: Iterable[Group]) -> None:
+    """A whole file of these groups, or the old one."""
+    write_by(path, lambda partial: append(partial, groups))
 
 
 def read(path: Path) -> Iterator[Group]:
     """All whole lines; a torn last line is skipped."""
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.endswith("\n"):
-                yield from_json(json.loads(line))
-
-
-def trim_torn_line(path: Path) -> None:
-    """Cuts a file back to its last line end."""
-    if not path.is_file() or path.stat().st_size == 0:
-        return
-    with path.open("rb+") as f:
-        size = f.seek(0, os.SEEK_END)
-        f.seek(-1, os.SEEK_END)
-        if f.read(1) == b"\n":
-            return
-        at, block = size, 1 << 16
-        while at > 0:
-            start = max(0, at - block)
-            f.seek(start)
-            cut = f.read(at - start).rfind(b"\n")
-            if cut >= 0:
-                f.truncate(start + cut + 1)
-                return
-            at = start
-        f.truncate(0)
+    return map(from_json, read_lines(path))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import torch
 from rich.console import Console
 
 from kilter import feedback as feedbacks
+from kilter.artifacts import write_json
 from kilter.data import store
 from kilter.data.collate import collate
 from kilter.data.dataset import Dataset, prompt_key
@@ -159,9 +159,7 @@ class Evaluation:
             for n in reference_logps
         }
         everything = {n: values | ({"kl": kl[n]} if n in kl else {}) for n, values in per_prompt.items()}
-        partial = self.out / ".per_prompt.json"
-        partial.write_text(json.dumps(everything))
-        os.replace(partial, self.out / "per_prompt.json")
+        write_json(self.out / "per_prompt.json", everything)
         self._write(result, prompts, answers, scores)
         return result
 
@@ -215,9 +213,7 @@ class Evaluation:
         settings = f"{model_hash(folder)}|{params}|{self.spec.dtype}|{self.spec.max_length}|{encoder.tokenizer.chat_template}"
         stamp = hashlib.sha256(settings.encode()).hexdigest()[:16]
         path = self.out / "answers" / f"{re.sub(r'[^A-Za-z0-9-]+', '_', name)[-60:]}-{stamp}.jsonl"
-        known = (
-            {g.prompt.metadata["key"]: g.completions[0] for g in store.read(path)} if path.exists() else {}
-        )
+        known = {g.prompt.metadata["key"]: g.completions[0] for g in store.read(path)}
         todo = [p for p in prompts if prompt_key(p) not in known]
         display = Display(self.console, f"{self.name}: answers of {name}", len(todo))
         sampler = LocalSampler(scorer, encoder, amp=self.spec.dtype == "bfloat16")
@@ -412,16 +408,12 @@ class Evaluation:
         answers: dict[str, list[Completion]],
         scores: dict[str, dict[str, list[Feedback]]],
     ) -> None:
-        path = self.out / "groups.jsonl"
-        path.unlink(missing_ok=True)
         rows = []
         for i, p in enumerate(prompts):
             feedback = tuple(_combined(n, {m: rows[i] for m, rows in scores[n].items()}) for n in answers)
             rows.append(Group(p, tuple(answers[n][i] for n in answers), feedback))
-        store.append(path, rows)
-        partial = self.out / ".evaluation.json"
-        partial.write_text(json.dumps(result, indent=1))
-        os.replace(partial, self.out / "evaluation.json")
+        store.write(self.out / "groups.jsonl", rows)
+        write_json(self.out / "evaluation.json", result, indent=1)
 
 
 def _combined(model: str, scores: dict[str, Feedback]) -> Feedback:

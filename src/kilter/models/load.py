@@ -8,7 +8,6 @@ import importlib.util
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from kilter.artifacts import sha256_file
+from kilter.artifacts import sha256_file, whole_folder
 from kilter.errors import UserError, nearest
 from kilter.models.adapters import is_adapter, load_merged
 
@@ -142,50 +141,44 @@ def _builtin(reference: str, field: str) -> Path:
     return _convert_gguf(gguf, spec.sha256, spec.pad_token, name)
 
 
+CACHE_FIX = "free disk space, or set KILTER_CACHE to a folder you may write to"
+
+
 def _convert_gguf(gguf: Path, digest: str, pad_token: str | None, name: str) -> Path:
     """Dequantises once into the cache; the folder appears by rename, so a killed conversion leaves nothing half done."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging as hf_logging
 
     folder = cache_root() / "models" / f"{name}-{digest[:8]}"
     if (folder / "config.json").is_file():
         return folder
     log.info("dequantising %s once into %s", gguf.name, folder)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    partial.mkdir(parents=True, exist_ok=True)
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-        if pad_token is not None:
-            tokenizer.pad_token = pad_token
-        loaded = AutoModelForCausalLM.from_pretrained(
-            str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
-        )
-        config = loaded.config
-        for stale in ("quantization_config", "_name_or_path", "_model_name_or_path"):
-            config.__dict__.pop(stale, None)
-        config.pad_token_id = tokenizer.pad_token_id
-        # The GGUF loader's model refuses save_pretrained; a plain one with the same weights does not.
-        plain = type(loaded)(config)
-        plain.load_state_dict(loaded.state_dict())
-        plain.generation_config.eos_token_id = tokenizer.eos_token_id
-        plain.generation_config.pad_token_id = tokenizer.pad_token_id
-        plain.save_pretrained(str(partial))
-        tokenizer.save_pretrained(str(partial))
-        os.replace(partial, folder)
-    except (OSError, ValueError, KeyError) as error:
-        if not (folder / "config.json").is_file():  # another process may have finished first
+    with quiet_transformers():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+            if pad_token is not None:
+                tokenizer.pad_token = pad_token
+            loaded = AutoModelForCausalLM.from_pretrained(
+                str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
+            )
+            config = loaded.config
+            for stale in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+                config.__dict__.pop(stale, None)
+            config.pad_token_id = tokenizer.pad_token_id
+            # The GGUF loader's model refuses save_pretrained; a plain one with the same weights does not.
+            plain = type(loaded)(config)
+            plain.load_state_dict(loaded.state_dict())
+            plain.generation_config.eos_token_id = tokenizer.eos_token_id
+            plain.generation_config.pad_token_id = tokenizer.pad_token_id
+        except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 "model",
                 str(gguf),
                 f"cannot be converted ({error})",
                 "use a GGUF of an architecture that transformers can read",
             ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if bars:
-            hf_logging.enable_progress_bar()
+        with whole_folder(folder, "the converted model", CACHE_FIX, shared=True) as partial:
+            plain.save_pretrained(str(partial))
+            tokenizer.save_pretrained(str(partial))
     return folder
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kilter.artifacts import write_text
 from kilter.errors import UserError, nearest
 from kilter.objectives.describe import Description, describe
 from kilter.objectives.knobs import Knob, check_options, check_value
@@ -73,7 +74,7 @@ def write() -> None:
     """Brings index.json up to date; the same content is not written again."""
     text = json.dumps(live(), indent=1, ensure_ascii=False) + "\n"
     if not INDEX.is_file() or INDEX.read_text(encoding="utf-8") != text:
-        INDEX.write_text(text, encoding="utf-8")
+        write_text(INDEX, text)
 
 
 def check(config: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from kilter.artifacts import write_text
 from kilter.objectives import index
 from kilter.objectives.describe import FAMILIES, describe, page
 
@@ -41,8 +42,7 @@ def pages() -> dict[str, str]:
 def write_pages(folder: Path) -> int:
     """Writes the pages, and the index beside the methods where it is out of date; returns how many pages."""
     index.write()
-    folder.mkdir(parents=True, exist_ok=True)
     texts = pages()
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     return len(texts)

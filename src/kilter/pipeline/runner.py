@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from kilter import manifest as manifests
 from kilter import recipe as recipes
+from kilter.artifacts import require_writable, set_aside, write_text
 from kilter.data.dataset import DataSpec
 from kilter.errors import Exit, UserError
 from kilter.manifest import Manifest
@@ -80,10 +80,8 @@ class Run:
         return code
 
     def _open(self) -> None:
-        from kilter.artifacts import require_writable
-
         require_writable(self.folder)
-        (self.folder / "recipe.yaml").write_text(recipes.dump(self.recipe), encoding="utf-8")
+        write_text(self.folder / "recipe.yaml", recipes.dump(self.recipe))
 
     def _code(self, stage: Stage, entry: Manifest, code: Exit) -> Exit:
         if stage.gate is None:
@@ -102,11 +100,7 @@ class Run:
 
     def _set_aside(self, folder: Path) -> None:
         """Config or inputs changed: the old artifact is kept under .superseded/, never overwritten."""
-        target = (
-            self.folder / ".superseded" / f"{folder.name}-{dt.datetime.now().strftime('%Y%m%d-%H%M%S-%f')}"
-        )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder.rename(target)
+        target = set_aside(folder, self.folder / ".superseded")
         self.console.print(
             f"  {folder.name}: its configuration or inputs changed; the old result is in {target}",
             highlight=False,
@@ -284,7 +278,7 @@ def _train(run: Run, name: str, stage: Stage, folder: Path) -> Outcome:
     seen = {prompt_key(g.prompt)[:16] for g in data.train}
     for parent in (start, reference):
         seen |= trained_prompts(parent) if parent is not None else set()
-    (folder / "trained_prompts.txt").write_text("\n".join(sorted(seen)) + "\n")
+    write_text(folder / "trained_prompts.txt", "\n".join(sorted(seen)) + "\n")
     resolve = lambda ref: run.model_folder(ref, f"stages.{name}.train")
     trainer = Trainer(spec, start, data.train, data.heldout, folder, reference, run.console, name, resolve)
     result = launch.run(trainer) if run.isolated else launch.train(trainer)

@@ -7,7 +7,6 @@ n is too small), waived, error (metric missing). The verdict is the worst: fail 
 from __future__ import annotations
 
 import datetime as dt
-import json
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from xml.etree import ElementTree
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kilter.artifacts import write_json, write_text
 from kilter.errors import Exit, UserError
 from kilter.statistics import n_to_certify
 from kilter.validation import as_user_error, load_yaml
@@ -300,5 +300,5 @@ def junit(gate: Mapping[str, Any]) -> str:
 def write(gate: Mapping[str, Any], folder: Path) -> None:
     """gate.json and gate.xml (JUnit)."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "gate.json").write_text(json.dumps(gate, indent=1))
-    (folder / "gate.xml").write_text(junit(gate))
+    write_json(folder / "gate.json", gate, indent=1)
+    write_text(folder / "gate.xml", junit(gate))

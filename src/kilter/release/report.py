@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import jinja2
 import yaml
 
 from kilter import manifest as manifests
+from kilter.artifacts import read_lines, write_text
 from kilter.data import store
 from kilter.evaluation import classifiers
 from kilter.progress import clock
@@ -52,9 +52,7 @@ CURVES = (
 def write(run: Path) -> Path:
     """Renders run/report.html from what the stages have left there, and returns its path."""
     page = render(run)
-    partial = run / ".report.html"
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, run / "report.html")
+    write_text(run / "report.html", page)
     return run / "report.html"
 
 
@@ -70,7 +68,9 @@ def render(run: Path) -> str:
         for s in stages
         if (run / s["name"] / "audit.json").exists()
     ]
-    training = {s["name"]: _jsonl(run / s["name"] / "metrics.jsonl") for s in stages if s["kind"] == "train"}
+    training = {
+        s["name"]: list(read_lines(run / s["name"] / "metrics.jsonl")) for s in stages if s["kind"] == "train"
+    }
     recipe = (run / "recipe.yaml").read_text(encoding="utf-8") if (run / "recipe.yaml").exists() else ""
     names = list(evaluation["models"]) if evaluation else []
     others = [n for n in names if evaluation and n != evaluation["baseline"]]
@@ -108,11 +108,13 @@ def _watched(run: Path, stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Gold evaluations and monitor events of the online stages."""
     from kilter.release import figures
 
-    gold = {s["name"]: found for s in stages if len(found := _jsonl(run / s["name"] / "gold.jsonl")) > 1}
+    gold = {
+        s["name"]: found for s in stages if len(found := list(read_lines(run / s["name"] / "gold.jsonl"))) > 1
+    }
     facts = {s["name"]: s["entry"].facts for s in stages}
     stops = {n: gold[n][-1]["step"] for n in gold if facts[n].get("stopped")}
     kept = {n: facts[n]["best_step"] for n in gold if facts[n].get("best_step") is not None}
-    events = [{"stage": s["name"], **e} for s in stages for e in _jsonl(run / s["name"] / "events.jsonl")]
+    events = [{"stage": s["name"], **e} for s in stages for e in read_lines(run / s["name"] / "events.jsonl")]
     return {
         "figure": figures.proxy_against_gold(gold, stops, kept) if gold else "",
         "events": events,
@@ -141,12 +143,6 @@ def _last(run: Path, stages: Sequence[Mapping[str, Any]], name: str) -> dict[str
     found = [run / s["name"] / name for s in stages if (run / s["name"] / name).exists()]
     result: dict[str, Any] | None = json.loads(found[-1].read_text()) if found else None
     return result
-
-
-def _jsonl(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def _forest_rows(evaluation: Mapping[str, Any] | None, models: Sequence[str]) -> list[dict[str, Any]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from kilter.artifacts import write_text
 from kilter.errors import UserError
 from kilter.objectives.pages import RESULTS
 from kilter.progress import clock
@@ -41,30 +42,34 @@ def write(study: Study, folder: Path) -> Path:
         ("compare.md", markdown(found)),
         ("compare.html", html(study, found, folder)),
     ):
-        partial = folder / f".{name}"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, folder / name)
-    with (folder / "compare.csv").open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        keys = [k for k, _, _ in COLUMNS]
-        bounds = [f"{k}_{b}" for k in keys for b in ("value", "ci_low", "ci_high")]
-        writer.writerow(
-            [
-                "method",
-                *found["vary"],
-                *bounds,
-                "p_holm",
-                "accuracy",
-                "seconds",
-                "tokens_per_second",
-                "peak_memory_gb",
-            ]
-        )
-        for r in found["rows"]:
-            cells_ = [r["metrics"].get(k, {}).get(b) for k in keys for b in ("value", "ci_low", "ci_high")]
-            rest = [r[k] for k in ("p_holm", "accuracy", "seconds", "tokens_per_second", "peak_memory_gb")]
-            writer.writerow([r["method"], *r["setting"].values(), *cells_, *rest])
+        write_text(folder / name, text)
+    write_text(folder / "compare.csv", spreadsheet(found))
     return folder / "compare.html"
+
+
+def spreadsheet(found: Mapping[str, Any]) -> str:
+    """The table with every bound in a column of its own."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    keys = [k for k, _, _ in COLUMNS]
+    bounds = [f"{k}_{b}" for k in keys for b in ("value", "ci_low", "ci_high")]
+    writer.writerow(
+        [
+            "method",
+            *found["vary"],
+            *bounds,
+            "p_holm",
+            "accuracy",
+            "seconds",
+            "tokens_per_second",
+            "peak_memory_gb",
+        ]
+    )
+    for r in found["rows"]:
+        cells_ = [r["metrics"].get(k, {}).get(b) for k in keys for b in ("value", "ci_low", "ci_high")]
+        rest = [r[k] for k in ("p_holm", "accuracy", "seconds", "tokens_per_second", "peak_memory_gb")]
+        writer.writerow([r["method"], *r["setting"].values(), *cells_, *rest])
+    return out.getvalue()
 
 
 def verdict(found: Mapping[str, Any]) -> tuple[str, str, bool]:
@@ -227,9 +232,7 @@ def publish(study: Study, folder: Path) -> int:
         text = sentence(study.name, found, r)
         if text:
             known.setdefault(r["name"], {})[study.name] = text
-    RESULTS.write_text(
-        json.dumps(dict(sorted(known.items())), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    write_text(RESULTS, json.dumps(dict(sorted(known.items())), indent=1, ensure_ascii=False) + "\n")
     return len(found["rows"])
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from kilter.errors import RunFailed
+from kilter.artifacts import AGAIN, hidden, whole_folder, writing
 
 
 @dataclass
@@ -58,29 +58,24 @@ class Checkpoints:
     def save(
         self, step: int, write: Callable[[Path], None], meta: dict[str, Any], is_main: bool = True
     ) -> None:
-        """Writes to a hidden folder, then renames it. A full disk raises RunFailed naming the last good checkpoint."""
+        """A whole checkpoint, which replaces the older ones. A full disk raises RunFailed naming the last good one."""
         start = time.monotonic()
-        target, partial = self.folder / f"step-{step}", self.folder / f".step-{step}.partial"
-        try:
-            if is_main:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
-            write(partial / "state.pt")
-            if is_main:
-                (partial / "meta.json").write_text(json.dumps({"step": step} | meta))
-                if target.exists():
-                    shutil.rmtree(target)
-                os.replace(partial, target)
-                for old in self.folder.glob("step-*"):
-                    if old != target:
-                        shutil.rmtree(old, ignore_errors=True)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            shutil.rmtree(partial, ignore_errors=True)
-            last = self.latest()
-            raise RunFailed(
-                f"checkpoint at step {step} could not be written to {self.folder} ({error})\n  last good checkpoint: {last or 'none yet'}\n"
-                "  fix: free disk space or choose another output folder, then run the same command again to resume"
-            ) from error
+        target, last = self.folder / f"step-{step}", self.latest()
+        what, fix = (
+            f"the checkpoint of step {step}",
+            f"free disk space or choose another output folder, then {AGAIN}",
+        )
+        note = f"last good checkpoint: {last or 'none yet'}"
+        if is_main:
+            with whole_folder(target, what, fix, note) as partial:
+                write(partial / "state.pt")
+                (partial / "meta.json").write_bytes(json.dumps({"step": step} | meta).encode())
+            for old in self.folder.glob("step-*"):
+                if old != target:
+                    shutil.rmtree(old, ignore_errors=True)
+        else:  # its shards go to the folder that the main process has made
+            with writing(target, what, fix, note):
+                write(hidden(target) / "state.pt")
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - start
 

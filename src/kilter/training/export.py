@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
+from kilter.artifacts import whole_folder
 from kilter.data.encode import Encoder
-from kilter.errors import RunFailed
 from kilter.models import adapters
 from kilter.models.critic import ActorCritic
 from kilter.models.load import MADE_BY, quiet_transformers
@@ -70,9 +68,12 @@ def _write(
     facts: dict[str, str],
     merge: bool,
 ) -> None:
-    partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with whole_folder(
+        final,
+        what="the model",
+        fix="free disk space, then run again to resume",
+        note=f"last good checkpoint: {final.parent / 'checkpoints'}",
+    ) as partial:
         if hasattr(model, "peft_config") and (merge or adapters.is_adapter(start)):
             model = (
                 model.merge_and_unload()
@@ -85,12 +86,4 @@ def _write(
         with quiet_transformers():
             model.save_pretrained(str(partial), **extra)
             encoder.tokenizer.save_pretrained(str(partial))
-        (partial / MADE_BY).write_text(json.dumps(facts) + "\n", encoding="utf-8")
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(partial, final)
-    except (OSError, RuntimeError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise RunFailed(
-            f"the model could not be written to {final} ({error})\n  last good checkpoint: {final.parent / 'checkpoints'}\n  fix: free disk space, then run again to resume"
-        ) from error
+        (partial / MADE_BY).write_bytes((json.dumps(facts) + "\n").encode())

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
-from kilter.data.store import trim_torn_line
+from kilter.artifacts import append_lines, cut_lines
 from kilter.errors import UserError
 
 
@@ -15,23 +13,12 @@ class MetricsFile:
     """One JSON object per optimizer step. On resume, lines after the checkpoint are cut, for they will be written again."""
 
     def __init__(self, path: Path, resume_step: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            trim_torn_line(path)
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= resume_step]
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(line + "\n" for line in kept))
-            os.replace(partial, path)
-        self._file = path.open("a")
+        self.path = path
+        cut_lines(path, lambda row: row["step"] <= resume_step)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Appends and flushes, so that a kill loses nothing already logged."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Appends, so that a kill loses nothing already logged."""
+        append_lines(self.path, [record])
 
 
 def check_trackers(names: list[str]) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from kilter.artifacts import cut_lines
 from kilter.batch import Metrics, Needs
 from kilter.data import store
 from kilter.data.encode import Encoded, Encoder
@@ -509,15 +508,7 @@ def own(groups: Sequence[Group], opponent: bool) -> list[Group]:
 
 def trim(path: Path, step: int) -> None:
     """Cuts groups.jsonl back to the rollouts of the first `step` steps."""
-    if not path.exists():
-        return
-    store.trim_torn_line(path)
-    partial = path.with_suffix(".partial")
-    with path.open(encoding="utf-8") as old, partial.open("w", encoding="utf-8") as new:
-        for line in old:
-            if json.loads(line)["prompt"].get("metadata", {}).get("step", 0) <= step:
-                new.write(line)
-    os.replace(partial, path)
+    cut_lines(path, lambda row: row["prompt"].get("metadata", {}).get("step", 0) <= step)
 
 
 def _surprise(completion: Completion) -> float:

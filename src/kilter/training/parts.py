@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 import torch
 
+from kilter.artifacts import AGAIN, write_by
 from kilter.data.encode import Encoded
-from kilter.errors import RunFailed
 from kilter.models.reference import LiveReference
 from kilter.training.kl_control import KLController
 from kilter.training.learner import LocalLearner
@@ -78,16 +77,12 @@ class Parts:
             return
         weights = self.learner.engine.state(self.learner.module)
         if self.learner.engine.is_main:
-            partial = self.best_path.with_suffix(".partial")
-            try:
-                torch.save({"step": step, "model": weights}, partial)
-                os.replace(partial, self.best_path)
-            except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-                partial.unlink(missing_ok=True)
-                raise RunFailed(
-                    f"the best weights so far, of step {step}, could not be written to {self.best_path} ({error})\n"
-                    "  fix: free disk space, or set monitors.keep_best: false; then run the same command again to resume"
-                ) from error
+            write_by(
+                self.best_path,
+                lambda partial: torch.save({"step": step, "model": weights}, partial),
+                what=f"the best weights so far, of step {step},",
+                fix=f"free disk space, or set monitors.keep_best: false; then {AGAIN}",
+            )
 
     def best_weights(self) -> int | None:
         """Puts the best-gold weights back when the last step is not the best; returns their step."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from kilter.artifacts import sha256_file
+from kilter.artifacts import sha256_file, write_json
 from kilter.batch import Fitted, Mean, Metrics, Objective
 from kilter.data.collate import collate
 from kilter.data.encode import Encoded, Encoder
@@ -103,8 +103,8 @@ class Trainer:
                 "total_steps": parts.source.total_steps,
                 "opponent": objective.needs.opponent is not None,
             }
-            (self.out / "train.json").write_text(
-                json.dumps(json.loads(spec.model_dump_json(by_alias=True)) | facts, indent=1)
+            write_json(
+                self.out / "train.json", json.loads(spec.model_dump_json(by_alias=True)) | facts, indent=1
             )
 
         checkpoints = Checkpoints(self.out / "checkpoints", spec.save_every)
@@ -513,8 +513,6 @@ class Trainer:
             if live is not None:
                 live.close()
             trackers.close()
-            if metrics_file is not None:
-                metrics_file.close()
         if isinstance(source, Online):
             oversight.conclude(
                 source, spec, self.name, self._console, engine, trained=bool(record) or done > 0

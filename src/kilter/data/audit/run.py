@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kilter.artifacts import write_json
 from kilter.data.audit import checks
 from kilter.data.audit.checks import Finding
 from kilter.data.dataset import Dataset
@@ -88,5 +88,4 @@ def _counts(counter: Counter[str]) -> str:
 
 def write(result: dict[str, Any], folder: Path) -> None:
     """audit.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "audit.json").write_text(json.dumps(result, indent=1))
+    write_json(folder / "audit.json", result, indent=1)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kilter.data.store import trim_torn_line
+from kilter.artifacts import append_lines, cut_lines, read_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +36,17 @@ class EventLog:
 
     def __init__(self, path: Path | None, resume_step: int = 0) -> None:
         self.path, self.events = path, []  # type: tuple[Path | None, list[Event]]
-        if path is not None and path.exists():
-            trim_torn_line(path)
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= resume_step]
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(line + "\n" for line in kept))
-            os.replace(partial, path)
-            self.events = [Event(**json.loads(line)) for line in kept]
+        if path is not None:
+            cut_lines(path, lambda row: row["step"] <= resume_step)
+            self.events = [Event(**row) for row in read_lines(path)]
 
     def add(self, event: Event) -> None:
         """Appends and flushes."""
         self.events.append(event)
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as f:
-                f.write(json.dumps(asdict(event)) + "\n")
+            append_lines(self.path, [asdict(event)])
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
     """All whole lines of an events.jsonl; none when it is absent."""
-    return [json.loads(line) for line in path.read_text().splitlines() if line] if path.is_file() else []
+    return list(read_lines(path))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kilter.data.store import trim_torn_line
+from kilter.artifacts import append_lines, cut_lines, read_lines
 from kilter.errors import UserError
 from kilter.seams import FeedbackSource, Sampler
 from kilter.statistics import Metric, paired_difference
@@ -81,15 +79,9 @@ class GoldHistory:
 
     def load(self, resume_step: int) -> None:
         """Evaluations up to the checkpoint."""
-        if self.path is None or not self.path.exists():
-            return
-        trim_torn_line(self.path)
-        self.entries = [
-            e for line in self.path.read_text().splitlines() if (e := json.loads(line))["step"] <= resume_step
-        ]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(e) + "\n" for e in self.entries))
-        os.replace(partial, self.path)
+        if self.path is not None:
+            cut_lines(self.path, lambda row: row["step"] <= resume_step)
+            self.entries = list(read_lines(self.path))
 
     def first_answers(self) -> Sequence[str]:
         """Those of the first evaluation, none before it."""
@@ -114,9 +106,7 @@ class GoldHistory:
             )
         self.entries.append(entry)
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as f:
-                f.write(json.dumps(entry) + "\n")
+            append_lines(self.path, [entry])
         return entry
 
     def best(self) -> int | None:

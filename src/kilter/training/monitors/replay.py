@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from kilter.artifacts import read_lines
 from kilter.data import store
 from kilter.errors import UserError
 from kilter.training.config import MonitorSpec
@@ -30,7 +31,7 @@ def replay(folder: Path, spec: MonitorSpec | None = None, total_steps: int | Non
             "holds no metrics.jsonl and groups.jsonl of an online run",
             "give the folder of a train stage, such as runs/grpo",
         )
-    records = _lines(paths["metrics"])
+    records = list(read_lines(paths["metrics"]))
     try:
         rollouts = {step: list(rows) for step, rows in groupby(store.read(paths["groups"]), key=_step)}
     except (ValueError, KeyError, TypeError) as error:
@@ -40,7 +41,7 @@ def replay(folder: Path, spec: MonitorSpec | None = None, total_steps: int | Non
             f"holds a line that is no group ({error})",
             "cut the file back to its whole lines",
         ) from error
-    gold = _lines(paths["gold"]) if paths["gold"].is_file() else []
+    gold = list(read_lines(paths["gold"]))
     config = _config(folder)
     spec = spec or MonitorSpec.model_validate(settings(folder))
     log = EventLog(None)
@@ -65,24 +66,6 @@ def replay(folder: Path, spec: MonitorSpec | None = None, total_steps: int | Non
         if step in by_step:
             monitors.evidence(step, by_step[step])
     return sorted(log.events, key=lambda e: e.step)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of lines; a torn last line is left out."""
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
-            break
-        try:
-            found.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(
-                "folder",
-                f"{path}:{number}",
-                f"is no line of JSON ({error})",
-                "cut the file back to its whole lines",
-            ) from error
-    return found
 
 
 def settings(folder: Path) -> dict[str, Any]:

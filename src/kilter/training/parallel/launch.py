@@ -6,7 +6,6 @@ that every worker reads the same rows without reading the data set again.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kilter import errors, feedback
+from kilter.artifacts import write_first, write_json
 from kilter.data import store
 from kilter.errors import Interrupted, KilterError, RunFailed
 
@@ -62,7 +62,7 @@ def run(trainer: Trainer) -> TrainResult:
         "name": trainer.name,
         "models": {name: str(trainer.resolve(name)) for name in _models(spec)},
     }
-    (folder / "job.json").write_text(json.dumps(job))
+    write_json(folder / "job.json", job)
     threads = max(1, (os.cpu_count() or 1) // spec.processes)
     threads_before = os.environ.get("OMP_NUM_THREADS")
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
@@ -106,10 +106,7 @@ def work(folder: Path) -> None:
 
     job = json.loads((folder / "job.json").read_text())
     spec = TrainSpec.model_validate(job["spec"])
-    groups = [
-        list(store.read(folder / f"{part}.jsonl")) if (folder / f"{part}.jsonl").exists() else []
-        for part in ("train", "heldout")
-    ]
+    groups = [list(store.read(folder / f"{part}.jsonl")) for part in ("train", "heldout")]
     reference = Path(job["reference"]) if job["reference"] else None
     resolve = lambda name: Path(job["models"][name])
     try:
@@ -130,11 +127,10 @@ def work(folder: Path) -> None:
     if dist.is_initialized():
         dist.barrier()
     if os.environ["RANK"] == "0":
-        partial = folder / ".result.json"
-        partial.write_text(
-            json.dumps(asdict(result) | {"model": str(result.model), "counts": dict(result.counts)})
+        write_json(
+            folder / "result.json",
+            asdict(result) | {"model": str(result.model), "counts": dict(result.counts)},
         )
-        os.replace(partial, folder / "result.json")
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -158,11 +154,7 @@ def _arguments(error: KilterError) -> list[Any]:
 
 
 def _leave(folder: Path, cause: dict[str, Any]) -> None:
-    with (
-        contextlib.suppress(FileExistsError),
-        (folder / "cause.json").open("x") as handle,
-    ):  # the cause of the first to fail stands
-        json.dump(cause | {"rank": int(os.environ["RANK"])}, handle)
+    write_first(folder / "cause.json", cause | {"rank": int(os.environ["RANK"])})
 
 
 def _cause(folder: Path, error: Any, count: int) -> KilterError:
