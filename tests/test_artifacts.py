@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import resource
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -247,3 +251,105 @@ def test_nothing_else_writes_or_renames_files():
         if IDIOMS.search(line)
     }
     assert not found
+
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from kilter.artifacts import lock
+with lock(Path(sys.argv[1])):
+    if not (os.environ.get("FORK") and os.fork()):
+        print("held", flush=True)
+    time.sleep(60)
+    os._exit(0)
+"""
+
+
+@contextlib.contextmanager
+def holder(folder: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A second process that holds the lock of a folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(SOURCE.parent)} | environment,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_a_folder_in_use_names_its_holder(tmp_path):
+    folder = tmp_path / "run"
+    with holder(folder) as process:
+        with (
+            pytest.raises(
+                UserError, match=rf"(?s)--out = .*run.*in use by process {process.pid} on .*fix: wait"
+            ) as no,
+            artifacts.lock(folder, "--out"),
+        ):
+            pass
+        assert no.value.code == 2
+    with artifacts.lock(folder):  # its holder was killed, and left the file behind
+        assert str(os.getpid()) in (folder / ".lock").read_text()
+        assert process.pid != os.getpid()
+    assert names(folder) == set()
+
+
+def test_a_child_of_a_dead_holder_does_not_hold_the_lock(tmp_path):
+    with holder(tmp_path, FORK="1") as process:
+        process.kill()
+        process.wait()
+        with artifacts.lock(tmp_path):
+            pass
+
+
+def test_one_process_cannot_take_a_folder_twice_and_workers_do_not_take_it(tmp_path, monkeypatch):
+    with artifacts.lock(tmp_path):
+        with pytest.raises(UserError, match=f"process {os.getpid()}"), artifacts.lock(tmp_path):
+            pass
+        monkeypatch.setenv("RANK", "1")
+        with artifacts.lock(tmp_path):
+            pass
+        assert (tmp_path / ".lock").exists()
+        monkeypatch.delenv("RANK")
+
+
+@pytest.mark.parametrize("command", ["run", "train", "eval"])
+def test_commands_that_write_a_run_folder_want_it_for_themselves(command, tmp_path, tiny, pairs_file):
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(
+        f"model: {tiny}\ndata: {{path: {pairs_file}}}\nstages: {{dpo: {{train: {{method: dpo}}}}}}\n"
+    )
+    folder = tmp_path / "small"
+    arguments = {
+        "run": ["run", str(recipe), "--runs", str(tmp_path)],
+        "train": [
+            "train",
+            "--method",
+            "dpo",
+            "--model",
+            str(tiny),
+            "--data",
+            str(pairs_file),
+            "--out",
+            str(folder),
+        ],
+        "eval": ["eval", "--model", str(tiny), "--data", str(pairs_file), "--out", str(folder)],
+    }[command]
+    with holder(folder) as process:
+        done = subprocess.run(
+            [sys.executable, "-m", "kilter.cli", *arguments],
+            env=os.environ | {"PYTHONPATH": str(SOURCE.parent)},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 2, done.stderr
+    assert f"in use by process {process.pid}" in done.stderr
+    assert "fix: wait until that run has ended" in done.stderr

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from kilter import manifest as manifests
 from kilter import recipe as recipes
-from kilter.artifacts import require_writable, write_text
+from kilter.artifacts import lock, write_text
 from kilter.data.dataset import DataSpec, load, prompt_key, trained_prompts
 from kilter.errors import Exit, UserError
 from kilter.objectives import method_name
@@ -65,14 +65,21 @@ def train(
         spec = spec.model_copy(update={"prompts": "$data"})
     check_train(spec)
 
+    name = method_name(spec.method)
+    folder = Path(out) if out is not None else Path("runs") / re.sub(r"[^\w+.-]", "-", name)
+    with lock(folder):
+        return _train(spec, source, model, name, folder, console)
+
+
+def _train(
+    spec: TrainSpec, source: DataSpec, model: str, name: str, folder: Path, console: Console | None
+) -> TrainResult:
+    """One stage in a folder that is this process's own."""
     # torch is read only now: what is wrong so far was said at once
     from kilter.models.load import model_hash, resolve
     from kilter.training.parallel import launch
     from kilter.training.trainer import Trainer
 
-    name = method_name(spec.method)
-    folder = Path(out) if out is not None else Path("runs") / re.sub(r"[^\w+.-]", "-", name)
-    require_writable(folder)
     if (folder / "model" / "config.json").exists() or (folder / "model" / "adapter_config.json").exists():
         raise UserError("out", str(folder), "holds a finished model", "choose another folder, or remove it")
     start = resolve(model)

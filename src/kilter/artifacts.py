@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
+import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -143,6 +147,86 @@ def whole_folder(
             shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
         _flush(folder.parent)
+
+
+@contextlib.contextmanager
+def lock(folder: Path, field: str = "out") -> Iterator[None]:
+    """Keeps a run folder to this process: a second one that wants it is refused, and told who holds it.
+
+    The kernel lets go of the lock when its holder dies, however it dies. Workers of a run do not lock: their first
+    process has done so for all of them.
+
+    Args:
+        folder: the run folder; it is made.
+        field: what the user called it, for the message.
+
+    Raises:
+        UserError: another process holds the folder.
+    """
+    if int(os.environ.get("RANK", "0")) > 0:
+        yield
+        return
+    require_writable(folder, field)
+    path = folder / ".lock"
+    file = _take(path, field)
+    try:
+        HELD.append(file)
+        yield
+    finally:
+        HELD.remove(file)
+        path.unlink(missing_ok=True)  # while it is held, so that nobody else holds a file without a name
+        file.close()
+
+
+HELD: list[IO[bytes]] = []
+"""Locks of this process. A child that is forked closes its copies: it may outlive its parent, and it is not the holder."""
+os.register_at_fork(after_in_child=lambda: [file.close() for file in HELD])
+
+
+def _take(path: Path, field: str) -> IO[bytes]:
+    """The open lock file, with this process named in it."""
+    while True:
+        file = path.open("ab+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _held(path, file, field) from error
+        except OSError:  # a file system without locks: one process per folder is then up to the user
+            return file
+
+        # The holder before may have removed the file between our opening and our locking.
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                break
+        file.close()
+    holder = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "since": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    }
+    file.truncate(0)
+    file.write((json.dumps(holder) + "\n").encode())
+    file.flush()
+    return file
+
+
+def _held(path: Path, file: IO[bytes], field: str) -> UserError:
+    """Who holds the lock, in the words that the holder left."""
+    file.seek(0)
+    with file:
+        text = file.read()
+    try:
+        holder = json.loads(text)
+        who = f"process {holder['pid']} on {holder['host']} ({holder['command']}), since {holder['since']}"
+    except (ValueError, KeyError, TypeError):
+        who = "another process, which has only just begun"
+    return UserError(
+        field,
+        str(path.parent),
+        f"is in use by {who}",
+        "wait until that run has ended, stop it, or choose another folder",
+    )
 
 
 def set_aside(folder: Path, into: Path) -> Path:

@@ -42,7 +42,7 @@ def evaluate(
 ) -> None:
     """Evaluate models on the same prompts: metrics with confidence intervals, paired differences, evaluation.json."""
     from kilter.api import make_data_spec
-    from kilter.artifacts import require_writable
+    from kilter.artifacts import lock
     from kilter.data.dataset import Dataset, heldout_pairs, load, trained_prompts
     from kilter.evaluation.config import EvaluateSpec
     from kilter.evaluation.runner import Evaluation
@@ -54,28 +54,28 @@ def evaluate(
         )
     except ValidationError as error:
         raise as_user_error(error, "", EvaluateSpec) from error
-    require_writable(out_)
-    entries = ([baseline] if baseline else []) + [m for m in model if m != baseline]
-    named = dict(_named(m) for m in entries)
-    if len(named) < len(entries):
-        raise UserError("--model", entries, "two models have the same name", "write NAME=PATH")
-    folders = {n: resolve(p, "--model") for n, p in named.items()}
-    reward = (
-        (_named(reward_model)[0], resolve(_named(reward_model)[1], "--reward-model"))
-        if reward_model
-        else None
-    )
-    if not 0 < heldout <= 1:
-        raise UserError("--heldout", heldout, "is no share", "use a value in (0, 1]")
-    share: dict[str, Any] = {"limit": limit, "heldout": 0.0 if heldout == 1 else heldout}
-    prompts = load(make_data_spec({"path": data} | share), "prompts")
-    pairs = heldout_pairs(make_data_spec({"path": data} | share)) if reward is not None else []
-    if heldout == 1:
-        prompts = Dataset(prompts.spec, [], prompts.train, prompts.skipped, prompts.format)
-    trained: set[str] = set()
-    for folder in folders.values():
-        trained |= trained_prompts(folder)
-    result = Evaluation(spec, folders, reward, prompts, pairs, frozenset(trained), out_, err).run()
+    with lock(out_, "--out"):
+        entries = ([baseline] if baseline else []) + [m for m in model if m != baseline]
+        named = dict(_named(m) for m in entries)
+        if len(named) < len(entries):
+            raise UserError("--model", entries, "two models have the same name", "write NAME=PATH")
+        folders = {n: resolve(p, "--model") for n, p in named.items()}
+        reward = (
+            (_named(reward_model)[0], resolve(_named(reward_model)[1], "--reward-model"))
+            if reward_model
+            else None
+        )
+        if not 0 < heldout <= 1:
+            raise UserError("--heldout", heldout, "is no share", "use a value in (0, 1]")
+        share: dict[str, Any] = {"limit": limit, "heldout": 0.0 if heldout == 1 else heldout}
+        prompts = load(make_data_spec({"path": data} | share), "prompts")
+        pairs = heldout_pairs(make_data_spec({"path": data} | share)) if reward is not None else []
+        if heldout == 1:
+            prompts = Dataset(prompts.spec, [], prompts.train, prompts.skipped, prompts.format)
+        trained: set[str] = set()
+        for folder in folders.values():
+            trained |= trained_prompts(folder)
+        result = Evaluation(spec, folders, reward, prompts, pairs, frozenset(trained), out_, err).run()
     _print_evaluation(result)
     out.print(f"\nwritten: [bold]{out_ / 'evaluation.json'}[/]", highlight=False)
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from kilter import manifest as manifests
 from kilter import recipe as recipes
-from kilter.artifacts import require_writable, set_aside, write_text
+from kilter.artifacts import lock, set_aside, write_text
 from kilter.data.dataset import DataSpec
 from kilter.errors import Exit, UserError
 from kilter.manifest import Manifest
@@ -38,8 +38,6 @@ class Run:
 
     def execute(self) -> Exit:
         """Runs what is not done. Writes report.html after every stage, so that a failed run has one too."""
-        from kilter.release import report
-
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError(
                 "kilter run",
@@ -47,7 +45,13 @@ class Run:
                 "runs in one process",
                 "start it once, and give its train stages `processes: N`",
             )
-        self._open()
+        with lock(self.folder):
+            return self._execute()
+
+    def _execute(self) -> Exit:
+        from kilter.release import report
+
+        write_text(self.folder / "recipe.yaml", recipes.dump(self.recipe))
         self.preflight()
         code = Exit.OK
         begin = time.monotonic()
@@ -78,10 +82,6 @@ class Run:
             f"\nreport: [bold]{path}[/]   ({clock(time.monotonic() - begin)})", highlight=False
         )
         return code
-
-    def _open(self) -> None:
-        require_writable(self.folder)
-        write_text(self.folder / "recipe.yaml", recipes.dump(self.recipe))
 
     def _code(self, stage: Stage, entry: Manifest, code: Exit) -> Exit:
         if stage.gate is None:
