@@ -30,6 +30,8 @@ def attach(model: Any, spec: AdapterSpec, classifier: bool) -> Any:
     """Wraps `model` with fresh adapters; a reward head is trained in full beside them. Raises UserError for unknown targets."""
     from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
 
+    from kilter.models.transformers_names import old_names_allowed
+
     if spec.kind == "qlora":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     config = LoraConfig(
@@ -42,7 +44,8 @@ def attach(model: Any, spec: AdapterSpec, classifier: bool) -> Any:
         task_type=TaskType.SEQ_CLS if classifier else TaskType.CAUSAL_LM,
     )
     try:
-        return get_peft_model(model, config)
+        with old_names_allowed():
+            return get_peft_model(model, config)
     except ValueError as error:
         linear = sorted(
             {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
@@ -81,4 +84,7 @@ def load_merged(base: Any, folder: Path) -> Any:
     """`base` with the adapter of `folder` folded into its weights: a plain transformers model again."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+    from kilter.models.transformers_names import old_names_allowed
+
+    with old_names_allowed():
+        return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()

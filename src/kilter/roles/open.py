@@ -29,6 +29,7 @@ from kilter.models.load import (
     stop_ids,
 )
 from kilter.models.positions import require_steady, steady_positions
+from kilter.models.transformers_names import checkpoint_activations
 
 Head = Literal["policy", "reward", "fresh_reward", "steps"]
 UNCUT = 1 << 20
@@ -145,7 +146,7 @@ def open_model(spec: OpenSpec, encoder: Encoder | None = None) -> Ready:
     if spec.adapter is not None:
         model = adapters.attach(model, spec.adapter, spec.head != "policy")
     if spec.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model)
         if spec.adapter is not None:
             model.enable_input_require_grads()
 

@@ -18,6 +18,7 @@ from kilter.errors import UserError
 from kilter.models import attention
 from kilter.models.forward import Scorer
 from kilter.models.packing import Segment
+from kilter.models.transformers_names import CACHE
 from kilter.sampling.cache import DecodeCache, Plan, make_plan
 
 log = logging.getLogger("kilter")
@@ -233,7 +234,7 @@ class StandardEngine:
             use_cache=True,
             logits_to_keep=1,
         )
-        self._cache = out.past_key_values
+        self._cache = out.get(CACHE)
         if not hasattr(self._cache, "batch_select_indices"):
             raise UserError(
                 "model",
@@ -257,10 +258,10 @@ class StandardEngine:
             input_ids=tokens_R.to(self.device)[:, None],
             attention_mask=self._mask,
             position_ids=position,
-            past_key_values=self._cache,
             use_cache=True,
+            **{CACHE: self._cache},
         )
-        self._cache = out.past_key_values
+        self._cache = out[CACHE]
         return out.logits[:, -1]  # type: ignore[no-any-return]
 
     def keep(self, order: Sequence[int]) -> None:
