@@ -8,7 +8,7 @@ from torch import nn
 from transformers import GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from kilter.models import slim
+from kilter.models import adapters, slim
 
 SIZES = {
     "vocab_size": 99,
@@ -133,8 +133,6 @@ def test_what_only_looks_alike_stays_as_it_is(llama):
 
 
 def test_adapted_projections_keep_the_slim_layer_and_their_dropout(llama):
-    from peft import LoraConfig, get_peft_model
-
-    adapted = get_peft_model(llama, LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.5)).train()
+    adapted = adapters.attach(llama, adapters.AdapterSpec(r=2, dropout=0.5), classifier=False).train()
     assert slim.slim(adapted) == 7
     assert all(m.training for m in adapted.modules())
