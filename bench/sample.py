@@ -56,7 +56,8 @@ def main() -> None:
                     python = args.vllm_python if engine == "vllm" else sys.executable
                     command = [
                         python,
-                        str(ROOT / "bench" / "side_sample.py"),
+                        "-m",
+                        "bench.side_sample",
                         engine,
                         str(prompts),
                         str(model),
