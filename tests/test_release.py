@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 from kilter.errors import Exit, UserError
-from kilter.evaluation import classifiers, metrics
+from kilter.evaluation import classifiers
+from kilter.evaluation.aggregate import Origin, measure
+from kilter.evaluation.metrics import resolve
+from kilter.evaluation.metrics.distinct import Distinct1, Distinct2
+from kilter.evaluation.metrics.win_rate import win
 from kilter.release import gate
 from kilter.statistics import (
     mean,
@@ -17,7 +21,7 @@ from kilter.statistics import (
     wilson_bounds,
     win_rate,
 )
-from kilter.types import Prompt
+from kilter.types import Answered, Completion, Prompt
 
 
 def test_wilson_numbers_of_the_power_check():
@@ -49,7 +53,7 @@ def test_constant_values_claim_no_certainty():
     assert (same.value, same.ci_low, same.ci_high) == (0.0, None, None)
     shifted = paired_difference([1.3, 1.3], [1.0, 1.0])
     assert shifted.ci_low is None
-    assert win_rate([1.0] * 10, [0.0] * 10).ci_low == pytest.approx(wilson_bounds(10, 10)[0])
+    assert win_rate([win(1.0, 0.0)] * 10).ci_low == pytest.approx(wilson_bounds(10, 10)[0])
     assert wilson_bounds(0, 50)[0] == 0.0
     assert wilson_bounds(50, 50)[1] == 1.0
 
@@ -62,21 +66,34 @@ def test_paired_difference_and_mcnemar_by_hand():
 
 
 def test_win_rate_with_ties():
-    w = win_rate([1.0, 0.5, 0.0, 2.0], [0.0, 0.5, 1.0, 1.0])
+    w = win_rate([win(*pair) for pair in [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0), (2.0, 1.0)]])
     assert w.value == pytest.approx(0.625)
     assert w.method.startswith("W/T/L 2/1/1")
 
 
-def test_distinct_n_at_a_fixed_budget():
-    m = metrics.distinct_n(["a b a b"] * 10, 1, budget=8)
-    assert m.value == pytest.approx(2 / 8)
-    assert metrics.distinct_n(["a b c"], 2, budget=100).method.startswith("first 3 words (fewer")
+def answered(*texts):
+    return [Answered(Prompt(text="x"), (Completion(text),)) for text in texts]
+
+
+def test_distinct_n_at_a_fixed_budget(monkeypatch):
+    monkeypatch.setattr(Distinct1, "budget", 8)
+    assert Distinct1().over_corpus(answered(*["a b a b"] * 10)) == (2 / 8, "first 8 words")
+    assert Distinct2().over_corpus(answered("a b c"))[1].startswith("first 3 words (fewer")
+
+
+def kl(name, policy, reference):
+    items = [
+        Answered(Prompt(text="x"), (Completion("a"),), {}, own, ref)
+        for own, ref in zip(policy, reference, strict=True)
+    ]
+    return measure(resolve([name])[0], items, Origin(0, "", {})).estimate
 
 
 def test_kl_estimators_by_hand():
-    k1 = metrics.kl_k1([[-1.0, -2.0], [-1.0]], [[-1.5, -2.0], [-0.5]], 0)
+    k1 = kl("kl", [(-1.0, -2.0), (-1.0,)], [(-1.5, -2.0), (-0.5,)])
     assert k1.value == pytest.approx(0.0)
-    k3 = metrics.kl_k3([[-1.0]], [[-1.5]], 0)
+    assert k1.judge == "k1"
+    k3 = kl("kl_token_k3", [(-1.0,)], [(-1.5,)])
     assert k3.value == pytest.approx(np.exp(-0.5) - 1 + 0.5)
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from kilter import feedback as feedbacks
 from kilter.data.dataset import DataSpec
 from kilter.errors import UserError, nearest
+from kilter.evaluation import metrics
 from kilter.evaluation.config import EvaluateSpec
 from kilter.models.config import check_adapter
 from kilter.objectives.index import check as check_method
@@ -301,6 +302,8 @@ def _check_references(recipe: Recipe) -> None:
             check_train(stage.train, f"{where}.")
         if stage.evaluate is not None and stage.evaluate.gold is not None:
             feedbacks.check(stage.evaluate.gold, f"{where}.gold")
+        if stage.evaluate is not None:
+            metrics.resolve(stage.evaluate.metrics, f"{where}.metrics")
         if (
             stage.evaluate is not None
             and stage.evaluate.baseline

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from kilter.batch import Batch, Metrics, Needs, Objective
-from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
+from kilter.types import Answered, Completion, Feedback, Group, Prompt, SamplingParams
+
+if TYPE_CHECKING:  # tensors would bring torch to whoever needs a protocol alone
+    from kilter.batch import Batch, Metrics, Needs, Objective
 
 
 @runtime_checkable
@@ -31,6 +33,22 @@ class Sampler(Protocol):
 
     def sync(self) -> None:
         """Takes the learner's current weights (nothing to do when they are shared)."""
+        ...
+
+
+class Metric(Protocol):
+    """What is measured on a model's answers. `@metric(...)` declares its title, unit, direction and needs beside it."""
+
+    def per_prompt(self, item: Answered) -> float | None:
+        """The value for one prompt; None is unscored, which is never zero."""
+        ...
+
+
+class CorpusMetric(Protocol):
+    """A metric of all answers at once, without values per prompt and so without an interval."""
+
+    def over_corpus(self, items: Sequence[Answered]) -> tuple[float | None, str]:
+        """The value, None where it cannot be had, and how it was taken."""
         ...
 
 

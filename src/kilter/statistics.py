@@ -1,11 +1,11 @@
-"""Every metric is a Metric: value, n, unscored, clusters, CI and method. Statistics come from scipy and statsmodels."""
+"""Every measured quantity is an Estimate: value, n, unscored, clusters, interval and method. Statistics come from scipy and statsmodels."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ RESAMPLES = 5000
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class Estimate:
     """A measured quantity. CI bounds are None when n is too small to say anything. `higher_is_better` may be unknown."""
 
     value: float | None
@@ -39,13 +39,13 @@ class Metric:
         return asdict(self)
 
 
-def proportion(events: Sequence[bool | None], **extra: Any) -> Metric:
+def proportion(events: Sequence[bool | None], **extra: Any) -> Estimate:
     """Share of events with Wilson's interval; None is unscored."""
     known = [e for e in events if e is not None]
     if not known:
-        return Metric(None, 0, len(events), method="Wilson", **extra)
+        return Estimate(None, 0, len(events), method="Wilson", **extra)
     low, high = wilson_bounds(sum(known), len(known))
-    return Metric(
+    return Estimate(
         sum(known) / len(known),
         len(known),
         len(events) - len(known),
@@ -57,7 +57,7 @@ def proportion(events: Sequence[bool | None], **extra: Any) -> Metric:
     )
 
 
-def mean(values: Sequence[float | None], seed: int = 0, binary: bool = False, **extra: Any) -> Metric:
+def mean(values: Sequence[float | None], seed: int = 0, binary: bool = False, **extra: Any) -> Estimate:
     """Mean over prompts (one value per prompt) with a BCa bootstrap interval; None is unscored.
 
     Constant values have no bootstrap distribution, and an interval of zero width would claim certainty: the bounds are
@@ -67,17 +67,17 @@ def mean(values: Sequence[float | None], seed: int = 0, binary: bool = False, **
     known = np.array([v for v in values if v is not None and math.isfinite(v)], dtype=float)
     unscored = len(values) - len(known)
     if len(known) == 0:
-        return Metric(None, 0, unscored, method="BCa bootstrap over prompts", seed=seed, **extra)
+        return Estimate(None, 0, unscored, method="BCa bootstrap over prompts", seed=seed, **extra)
     value = float(known.mean())
     if len(known) < 2:
-        return Metric(value, 1, unscored, 1, method="n too small for an interval", seed=seed, **extra)
+        return Estimate(value, 1, unscored, 1, method="n too small for an interval", seed=seed, **extra)
     if np.ptp(known) == 0:
         if binary and value in (0.0, 1.0):
             low, high = wilson_bounds(int(value) * len(known), len(known))
-            return Metric(
+            return Estimate(
                 value, len(known), unscored, len(known), low, high, "Wilson (constant)", seed, **extra
             )
-        return Metric(
+        return Estimate(
             value, len(known), unscored, len(known), None, None, "constant: no interval", seed, **extra
         )
     with warnings.catch_warnings():
@@ -105,38 +105,33 @@ def mean(values: Sequence[float | None], seed: int = 0, binary: bool = False, **
             )
             low, high = result.confidence_interval
             method = "percentile bootstrap over prompts"
-    return Metric(value, len(known), unscored, len(known), float(low), float(high), method, seed, **extra)
+    return Estimate(value, len(known), unscored, len(known), float(low), float(high), method, seed, **extra)
 
 
 def paired_difference(
     candidate: Sequence[float | None], baseline: Sequence[float | None], seed: int = 0, **extra: Any
-) -> Metric:
+) -> Estimate:
     """Mean of candidate - baseline over the prompts that both have a value for, bootstrapped over prompts.
 
     With 0/1 values the exact McNemar p-value is added to the method.
     """
     both = [(a, b) for a, b in zip(candidate, baseline, strict=True)]
     differences = [None if a is None or b is None else a - b for a, b in both]
-    metric = mean(differences, seed, **extra)
-    method = f"paired, {metric.method}"
+    estimate = mean(differences, seed, **extra)
+    method = f"paired, {estimate.method}"
     known = [(a, b) for a, b in both if a is not None and b is not None]
     if known and all(x in (0.0, 1.0) for pair in known for x in pair):
         table = [[sum(a == i and b == j for a, b in known) for j in (0, 1)] for i in (0, 1)]
         method += f", McNemar exact p={float(mcnemar(table, exact=True).pvalue):.3g}"
-    return Metric(**(metric.to_json() | {"method": method}))
+    return replace(estimate, method=method)
 
 
-def win_rate(
-    candidate: Sequence[float | None], baseline: Sequence[float | None], seed: int = 0, **extra: Any
-) -> Metric:
-    """P(candidate's score > baseline's) with ties as 1/2, per prompt; wins/ties/losses stand in the method."""
-    wins: list[float | None] = []
-    for a, b in zip(candidate, baseline, strict=True):
-        wins.append(None if a is None or b is None else 1.0 if a > b else 0.0 if a < b else 0.5)
-    known = [w for w in wins if w is not None]
-    metric = mean(wins, seed, binary=True, **extra)
+def win_rate(outcomes: Sequence[float | None], seed: int = 0, **extra: Any) -> Estimate:
+    """Mean of outcomes, one per prompt: 1 a win, 0 a loss, 1/2 a tie; the counts of wins, ties and losses stand in the method."""
+    known = [w for w in outcomes if w is not None]
+    estimate = mean(outcomes, seed, binary=True, **extra)
     counts = f"W/T/L {known.count(1.0)}/{known.count(0.5)}/{known.count(0.0)}"
-    return Metric(**(metric.to_json() | {"method": f"{counts}, {metric.method}"}))
+    return replace(estimate, method=f"{counts}, {estimate.method}")
 
 
 def wilson_bounds(events: int, n: int) -> tuple[float, float]:

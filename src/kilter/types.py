@@ -94,3 +94,31 @@ class SamplingParams:
     top_k: int = 0
     stop: tuple[str, ...] = ()
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One prompt with what a model answered: all that a metric may look at.
+
+    answers: the first is what every metric looks at; more only where a metric asks for samples. feedback: by source, one
+    per answer. logps, reference_logps: nats per token of the first answer at temperature 1, under the model and under the
+    baseline; None where they could not be had. nll: nats per token of a demonstration. baseline: the baseline's record of
+    the same prompt, None for the baseline itself.
+    """
+
+    prompt: Prompt
+    answers: tuple[Completion, ...]
+    feedback: Mapping[str, tuple[Feedback, ...]] = field(default_factory=dict)
+    logps: tuple[float, ...] | None = None
+    reference_logps: tuple[float, ...] | None = None
+    nll: float | None = None
+    baseline: Answered | None = None
+
+    def score(self, source: str) -> float | None:
+        """A source's score of the first answer; None where it is unscored."""
+        found = self.feedback.get(source)
+        return found[0].score if found else None
+
+    def scored(self, source: str) -> bool:
+        """Whether a source scored any of the answers."""
+        return any(f.score is not None for f in self.feedback.get(source, ()))

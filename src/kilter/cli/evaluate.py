@@ -89,8 +89,9 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:
-    from kilter.release.report import TITLES
+    from kilter.evaluation.metrics import titles
 
+    named = titles(result)
     table = Table("metric", *result["models"], box=None, pad_edge=False)
     keys: list[str] = []
     for entry in result["models"].values():
@@ -106,7 +107,7 @@ def _print_evaluation(result: dict[str, Any]) -> None:
                     f"{m['value']:.3g}"
                     + (f" [{m['ci_low']:.3g}, {m['ci_high']:.3g}]" if m["ci_low"] is not None else "")
                 )
-        table.add_row(TITLES.get(key, key), *cells)
+        table.add_row(named.get(key, key), *cells)
     out.print(table)
 
 

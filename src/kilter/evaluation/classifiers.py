@@ -26,6 +26,9 @@ _ABUSE = re.compile(
     re.I,
 )
 
+RULES = "rules of evaluation/classifiers.py"
+"""The judge of every metric that reads these."""
+
 
 def refuses(text: str) -> bool:
     """Whether the answer opens by declining."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,6 +26,11 @@ class EvaluateSpec(BaseModel):
     gold: Annotated[FeedbackRef, METHOD] = Field(
         None,
         description="feedback that judges the answers, such as {math: {}}; default: the support desk's own where its data is used",
+    )
+    metrics: Annotated[list[Any], METHOD] = Field(
+        default_factory=lambda: ["standard"],
+        min_length=1,
+        description="what is measured: standard, names, my_file.py:MyMetric, {pass_at_k: {k: 1, samples: 8}}",
     )
     data: Annotated[DataRef, DATA] = Field(
         "$data", description="$name of a data set; its held-out prompts are used"

@@ -14,26 +14,10 @@ from kilter import manifest as manifests
 from kilter.artifacts import read_lines, write_text
 from kilter.data import store
 from kilter.evaluation import classifiers
+from kilter.evaluation.metrics import titles
 from kilter.progress import clock
 from kilter.types import Group
 
-TITLES = {
-    "gold": "Gold score",
-    "reward": "Reward-model score",
-    "win_rate_gold": "Win rate by gold",
-    "win_rate_reward": "Win rate by reward model",
-    "length": "Length",
-    "refusal": "Refusal rate",
-    "over_refusal": "Over-refusal rate",
-    "violation": "Violation rate",
-    "violation_unsafe": "Violations on unsafe requests",
-    "truncated": "Cut at the token limit",
-    "distinct_1": "Distinct 1-grams",
-    "distinct_2": "Distinct 2-grams",
-    "kl": "KL to the baseline",
-    "kl_token_k3": "KL per token (k3)",
-    "tax_nll": "Nats per token on other skills",
-}
 CURVES = (
     ("reward", "reward"),
     ("kl/sequence", "KL, nats"),
@@ -88,7 +72,7 @@ def render(run: Path) -> str:
         gate=gate,
         audits=audits,
         candidate=candidate,
-        titles=TITLES,
+        titles=titles(evaluation),
         compared=compared,
         undecided=not gate
         and any(s.get("gate") for s in parsed.get("stages", {}).values() if isinstance(s, dict)),
@@ -150,11 +134,12 @@ def _forest_rows(evaluation: Mapping[str, Any] | None, models: Sequence[str]) ->
     if not evaluation:
         return []
     found = {n: evaluation["models"][n].get("difference", {}) for n in models}
+    named = titles(evaluation)
     rows: list[dict[str, Any]] = []
     for key in dict.fromkeys(k for differences in found.values() for k in differences):
         known = {n: d[key] for n, d in found.items() if key in d and d[key]["ci_low"] is not None}
         reach = max((abs(m[k]) for m in known.values() for k in ("ci_low", "value", "ci_high")), default=0.0)
-        title = TITLES.get(key, key)
+        title = named.get(key, key)
         if len(models) > 1 and known:
             rows.append({"title": title})
         for name, metric in known.items():
@@ -177,7 +162,9 @@ def _table(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     keys: list[str] = []
     for model in evaluation["models"].values():
         keys += [k for k in model["metrics"] if k not in keys]
-    keys.sort(key=lambda k: list(TITLES).index(k) if k in TITLES else 99)
+    named = titles(evaluation)
+    order = {key: i for i, key in enumerate(named)}
+    keys.sort(key=lambda k: order.get(k, len(order)))
     rows = []
     for key in keys:
         cells = [m["metrics"].get(key) for m in evaluation["models"].values()]
@@ -185,7 +172,7 @@ def _table(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         rows.append(
             {
                 "key": key,
-                "title": TITLES.get(key, key),
+                "title": named.get(key, key),
                 "unit": known["unit"],
                 "better": known["higher_is_better"],
                 "judge": known["judge"],

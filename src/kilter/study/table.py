@@ -22,7 +22,7 @@ from statsmodels.stats.multitest import multipletests
 from kilter import manifest as manifests
 from kilter.objectives import build_objective, method_name
 from kilter.objectives.describe import models_held
-from kilter.statistics import Metric, mean
+from kilter.statistics import Estimate, mean
 from kilter.study.study import EVAL, START, Cell, Study, cells
 
 PERMUTATIONS = 9999
@@ -30,7 +30,7 @@ PERMUTATIONS = 9999
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One method under one setting: its label in the recipe, its registered name, both for a reader. Differences are to the start, on the same prompts; metrics are JSON of Metric."""
+    """One method under one setting: its label in the recipe, its registered name, both for a reader. Differences are to the start, on the same prompts; metrics are JSON of Estimate."""
 
     method: str
     name: str
@@ -102,7 +102,7 @@ def _behind(
     def scores(row: Row) -> list[float | None]:
         return _over_seeds([values[c.stage][measure] for c in groups[row.method, tuple(row.setting.items())]])
 
-    found: list[tuple[int, Metric, float | None]] = []
+    found: list[tuple[int, Estimate, float | None]] = []
     for setting in {tuple(r.setting.items()) for r in rows}:
         own = [i for i, r in enumerate(rows) if tuple(r.setting.items()) == setting]
         best = max(own, key=lambda i: _value(rows[i], "difference"))
@@ -169,7 +169,7 @@ def _row(
     measure: str | None,
 ) -> Row:
     start = values[START]
-    metrics: dict[str, Metric] = {}
+    metrics: dict[str, Estimate] = {}
     spread: dict[str, float] = {}
     p = None
 

@@ -10,7 +10,7 @@ from typing import Any
 from kilter.artifacts import append_lines, cut_lines, read_lines
 from kilter.errors import UserError
 from kilter.seams import FeedbackSource, Sampler
-from kilter.statistics import Metric, paired_difference
+from kilter.statistics import Estimate, paired_difference
 from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
 
 MARGIN_STEPS = 2
@@ -125,5 +125,5 @@ def diverges(entry: dict[str, Any]) -> bool:
     gold, proxy = entry.get("gold_change"), entry.get("proxy_change")
     if not gold or not proxy:
         return False
-    high = Metric(**gold).ci_high
-    return high is not None and high < 0 and (Metric(**proxy).value or 0) > 0
+    high = Estimate(**gold).ci_high
+    return high is not None and high < 0 and (Estimate(**proxy).value or 0) > 0

@@ -1,0 +1,92 @@
+"""From values per prompt to one estimate: the ways that a metric may declare, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kilter.evaluation.metrics.registry import NEEDS, Measure, MetricFacts
+from kilter.statistics import Estimate, mean, proportion, win_rate
+from kilter.types import Answered
+
+Values = Sequence[float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an estimate comes from.
+
+    seed: of the bootstrap. judges: name of each feedback source, for people. bias: what is added to the method of an
+    estimate that holds for the policy's own samples alone; "" where these are such.
+    """
+
+    seed: int
+    data_hash: str
+    judges: Mapping[str, str]
+    bias: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A metric of one model: a value per prompt that counts (none of a corpus), and the estimate, None without any prompt."""
+
+    values: list[float | None]
+    estimate: Estimate | None
+
+
+def _proportion(values: Values, seed: int, **extra: Any) -> Estimate:
+    return proportion([None if v is None else bool(v) for v in values], **extra)
+
+
+AGGREGATES: dict[str, Callable[..., Estimate]] = {
+    "mean": mean,
+    "proportion": _proportion,
+    "wins": win_rate,
+}
+
+
+def measure(asked: Measure, items: Sequence[Answered], origin: Origin) -> Measured | None:
+    """One metric of one model's answers; None where no prompt has what it needs."""
+    facts = asked.facts
+    if not all(any(NEEDS[need](item) for item in items) for need in facts.needs):
+        return None
+    counted = [item for item in items if facts.subset is None or facts.subset(item.prompt)]
+    if facts.aggregate == "corpus":
+        value, note = asked.metric.over_corpus(counted)
+        whole = Estimate(value, len(counted), method=note, judge=facts.judge, **_direction(facts))
+        return Measured([], whole)
+    values: list[float | None] = [asked.metric.per_prompt(item) for item in counted]
+    if not values:
+        return Measured([], None)
+    judge = facts.judge or " and ".join(v for k, v in origin.judges.items() if k in facts.needs)
+    estimate = AGGREGATES[facts.aggregate](
+        values, origin.seed, judge=judge, data_hash=origin.data_hash, **_direction(facts)
+    )
+    if facts.on_policy:
+        estimate = replace(estimate, method=estimate.method + origin.bias)
+    return Measured(values, estimate)
+
+
+def _direction(facts: MetricFacts) -> dict[str, Any]:
+    return {"unit": facts.unit, "higher_is_better": facts.higher_is_better}
+
+
+def measure_all(
+    measures: Sequence[Measure], records: Mapping[str, Sequence[Answered]], origin: Origin
+) -> dict[str, Measured]:
+    """Every metric that the records allow: of the model alone, beside the baseline's log-probs, against its answers."""
+    found = {}
+    for asked in sorted(measures, key=lambda m: m.facts.rank):
+        items = [item for suite in asked.facts.over for item in records.get(suite, ())]
+        result = measure(asked, items, origin)
+        if result is not None:
+            found[asked.facts.name] = result
+    return found
+
+
+def paired(measures: Sequence[Measure], found: Mapping[str, Measured]) -> dict[str, Sequence[float | None]]:
+    """Values that stand in per_prompt.json: metrics with one value for each prompt before those of other prompts."""
+    kept = [m.facts for m in measures if m.facts.paired and m.facts.name in found]
+    kept.sort(key=lambda facts: (facts.rank, not facts.aligned))
+    return {facts.name: found[facts.name].values for facts in kept}

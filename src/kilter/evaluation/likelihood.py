@@ -1,0 +1,70 @@
+"""How likely given texts are under a model: token log-probs of answers, nats per token of demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from kilter.data.collate import collate
+from kilter.data.encode import Encoder
+from kilter.models.forward import Scorer
+from kilter.models.microbatch import split
+from kilter.types import Completion, Feedback, Group, Prompt
+
+CHUNK = 64
+"""Answers that are encoded and padded together."""
+
+
+def token_logps(
+    scorer: Scorer,
+    encoder: Encoder,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Completion],
+    tokens_per_microbatch: int,
+    progress: Callable[[int], None],
+) -> list[tuple[float, ...]]:
+    """Log-probs of each answer's tokens, nats, at temperature 1. `progress` hears how many answers are done."""
+    groups = [Group(p, (a,), (Feedback(None),)) for p, a in zip(prompts, answers, strict=True)]
+    uncut = replace(encoder, max_length=1 << 30)  # the answers are as long as they are
+    out: list[tuple[float, ...]] = [()] * len(groups)
+    done = 0
+    for first in range(0, len(groups), CHUNK):
+        batch = collate(uncut.encode_all(groups[first : first + CHUNK]))
+        where = {id(p): first + i for i, p in enumerate(batch.prompts_N)}
+        for part in split(batch, tokens_per_microbatch, scorer.shared):
+            with torch.no_grad():
+                logps = scorer(part).logps_BT.cpu()
+            for n, prompt in enumerate(part.prompts_N):
+                out[where[id(prompt)]] = tuple(logps[n, : int(part.length_B[n])].tolist())
+            done += part.groups()
+            progress(done)
+    return out
+
+
+def token_nll(
+    scorer: Scorer,
+    encoder: Encoder,
+    demonstrations: Sequence[Group],
+    tokens_per_microbatch: int,
+    amp: bool,
+    progress: Callable[[int], None],
+) -> list[float | None]:
+    """Negative log-likelihood per token of each demonstration, nats; None where it cannot be encoded."""
+    full = replace(encoder, max_prompt=None)
+    encoded = [full.encode(g) for g in demonstrations]
+    kept = [(i, e) for i, e in enumerate(encoded) if e is not None]
+    out: list[float | None] = [None] * len(demonstrations)
+    if not kept:
+        return out
+    batch = collate([e for _, e in kept])
+    where = {id(p): i for p, (i, _) in zip(batch.prompts_N, kept, strict=True)}
+    for part in split(batch, tokens_per_microbatch, scorer.shared):
+        with torch.no_grad():
+            logps_BT = scorer(part, amp=amp).logps_BT.cpu()
+        nll_B = -(logps_BT * part.mask_BT).sum(-1) / part.mask_BT.sum(-1)
+        for row, group in enumerate(part.group_B.tolist()):
+            out[where[id(part.prompts_N[group])]] = float(nll_B[row])
+        progress(sum(v is not None for v in out))
+    return out

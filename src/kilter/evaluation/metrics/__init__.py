@@ -1,0 +1,34 @@
+"""One metric per file: what is measured on a model's answers, and what it is called.
+
+Importing this package registers every metric in it. A new one is a new file here, or a file of the user's own.
+"""
+
+import importlib
+import pkgutil
+
+from kilter.evaluation.metrics.registry import (
+    SOURCES,
+    STANDARD,
+    Measure,
+    MetricFacts,
+    facts_of,
+    metric,
+    metrics,
+    resolve,
+    titles,
+)
+
+for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
+    importlib.import_module(_module.name)
+
+__all__ = [
+    "SOURCES",
+    "STANDARD",
+    "Measure",
+    "MetricFacts",
+    "facts_of",
+    "metric",
+    "metrics",
+    "resolve",
+    "titles",
+]

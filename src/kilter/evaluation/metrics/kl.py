@@ -1,0 +1,25 @@
+"""How far a model has moved from the baseline, per answer: KL(model || baseline) by its own samples."""
+
+import math
+
+from kilter.evaluation.metrics.registry import metric
+from kilter.types import Answered
+
+
+@metric(
+    "kl",
+    title="KL to the baseline",
+    unit="nats / answer",
+    better=None,
+    needs={"logps", "reference_logps"},
+    on_policy=True,
+    judge="k1",
+)
+class KL:
+    """sum_t (log pi - log pi_ref) of an answer (k1, Schulman 2020): unbiased at temperature 1, of any sign for one answer."""
+
+    def per_prompt(self, item: Answered) -> float | None:
+        """Nats."""
+        if item.logps is None or item.reference_logps is None:
+            return None
+        return math.fsum(item.logps) - math.fsum(item.reference_logps)

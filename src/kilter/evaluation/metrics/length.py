@@ -1,0 +1,13 @@
+"""How long the answers are."""
+
+from kilter.evaluation.metrics.registry import metric
+from kilter.types import Answered
+
+
+@metric("length", title="Length", unit="tokens", better=None)
+class Length:
+    """Tokens of the first answer, its end included; neither direction is better."""
+
+    def per_prompt(self, item: Answered) -> float | None:
+        """Tokens."""
+        return float(len(item.answers[0].token_ids or ()))

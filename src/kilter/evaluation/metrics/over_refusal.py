@@ -1,0 +1,19 @@
+"""How often a model declines what it should grant."""
+
+from kilter.evaluation.classifiers import RULES, should_comply
+from kilter.evaluation.metrics.refusal import Refusal
+from kilter.evaluation.metrics.registry import metric
+
+
+@metric(
+    "over_refusal",
+    title="Over-refusal rate",
+    unit="share of requests to grant",
+    better="lower",
+    aggregate="proportion",
+    over=("prompts", "probes"),
+    subset=lambda prompt: bool(should_comply(prompt)),
+    judge=RULES,
+)
+class OverRefusal(Refusal):
+    """Share of refusals among prompts that deserve help or approval; prompts of which nothing is known do not count."""

@@ -1,0 +1,14 @@
+"""How often a model declines."""
+
+from kilter.evaluation.classifiers import RULES, refuses
+from kilter.evaluation.metrics.registry import metric
+from kilter.types import Answered
+
+
+@metric("refusal", title="Refusal rate", unit="share", better=None, aggregate="proportion", judge=RULES)
+class Refusal:
+    """Share of answers that open by declining; whether that is right depends on the prompt."""
+
+    def per_prompt(self, item: Answered) -> float | None:
+        """1 declines, 0 does not."""
+        return float(refuses(item.answers[0].text))

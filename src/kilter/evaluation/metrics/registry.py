@@ -1,0 +1,239 @@
+"""Metrics by name: what each measures is declared once, and evaluation, gate, report, comparison and monitors read it here.
+
+@metric("shouting", title="Capital letters", unit="share", better="lower")
+class Shouting:
+    def per_prompt(self, item: Answered) -> float | None: ...
+
+A class in a file of the user's is named as `my_file.py:Shouting`; nothing else has to know it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from kilter.errors import UserError, nearest
+from kilter.registry import USER_MODULE, Registry
+from kilter.types import Answered, Prompt
+
+metrics: Registry[Any] = Registry("metric")
+
+STANDARD = (
+    "gold",
+    "reward",
+    "win_rate_gold",
+    "win_rate_reward",
+    "length",
+    "refusal",
+    "over_refusal",
+    "violation",
+    "violation_unsafe",
+    "tax_nll",
+    "truncated",
+    "distinct_1",
+    "distinct_2",
+    "kl",
+    "kl_token_k3",
+)
+"""What `standard` stands for, in the order of evaluation.json and of the report. One that lacks what it needs is left out."""
+
+SOURCES = ("gold", "reward")
+"""Feedback that an evaluation may have. A metric that needs one is left out where it scored no answer at all."""
+
+NEEDS: dict[str, Callable[[Answered], bool]] = {
+    "answers": lambda item: bool(item.answers),
+    "samples": lambda item: bool(item.answers),
+    "logps": lambda item: item.logps is not None,
+    "reference_logps": lambda item: item.reference_logps is not None,
+    "baseline": lambda item: item.baseline is not None,
+    "gold": lambda item: item.scored("gold"),
+    "reward": lambda item: item.scored("reward"),
+}
+"""What a metric may need, and whether a prompt's record has it."""
+
+Aggregate = Literal["mean", "proportion", "wins", "corpus"]
+Items = Literal["prompts", "probes", "demonstrations", "pairs"]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricFacts:
+    """What is declared of a metric.
+
+    name: its key in evaluation.json; fields of the class may stand in it and in the title, as in pass_at_{k}.
+    aggregate: mean (BCa bootstrap), proportion (Wilson), wins (win rate with ties as half), or corpus, one number of all
+    answers without values per prompt. over: whose prompts count. subset: only these prompts count, the same ones for every
+    model. paired: its values stand in per_prompt.json and are compared with the baseline's. on_policy: unbiased only
+    where answers are drawn from the policy itself, at temperature 1; elsewhere the method says so. judge: who judged;
+    default: the feedback that it needs.
+    """
+
+    name: str
+    title: str
+    unit: str
+    better: Literal["higher", "lower"] | None
+    aggregate: Aggregate = "mean"
+    needs: frozenset[str] = frozenset({"answers"})
+    over: tuple[Items, ...] = ("prompts",)
+    subset: Callable[[Prompt], bool] | None = None
+    paired: bool = True
+    on_policy: bool = False
+    judge: str = ""
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """The direction as evaluation.json has it."""
+        return None if self.better is None else self.better == "higher"
+
+    @property
+    def rank(self) -> int:
+        """Metrics of a model alone come first, then those beside the baseline's log-probs, then those against its answers."""
+        return ("reference_logps" in self.needs) + 2 * ("baseline" in self.needs)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether it has one value for each prompt of the evaluation, no more and no fewer."""
+        return self.over == ("prompts",) and self.subset is None
+
+
+def metric(
+    name: str,
+    *,
+    title: str,
+    unit: str,
+    better: Literal["higher", "lower"] | None,
+    key: str = "",
+    needs: frozenset[str] | set[str] = frozenset(),
+    aggregate: Aggregate = "mean",
+    **declared: Any,
+) -> Callable[[type[Any]], type[Any]]:
+    """Declares a class as a metric, and registers it unless it stands in a user's file. Fields: see MetricFacts.
+
+    The class has `per_prompt(item)`, or `over_corpus(items)` with aggregate="corpus". Fields of a dataclass are its options.
+    Raises ValueError for a declaration that does not fit the class.
+    """
+    facts = MetricFacts(
+        key or name, title, unit, better, aggregate, frozenset({"answers", *needs}), **declared
+    )
+    unknown = facts.needs - NEEDS.keys()
+    if unknown:
+        raise ValueError(f"metric {name!r} needs {sorted(unknown)}; known: {', '.join(NEEDS)}")
+
+    def add(cls: type[Any]) -> type[Any]:
+        method = "over_corpus" if aggregate == "corpus" else "per_prompt"
+        if not callable(getattr(cls, method, None)):
+            raise ValueError(f"metric {name!r}: {cls.__name__} has no method {method}")
+        if "samples" in facts.needs and not hasattr(cls, "samples"):
+            raise ValueError(f"metric {name!r} needs samples, and {cls.__name__} does not say how many")
+        cls.facts = dataclasses.replace(facts, paired=facts.paired and aggregate != "corpus")
+        if not cls.__module__.startswith(USER_MODULE):
+            metrics.register(name)(cls)
+        return cls
+
+    return add
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A metric as one evaluation uses it: the object with its options, and what is declared of it."""
+
+    facts: MetricFacts
+    metric: Any
+
+    @property
+    def samples(self) -> int:
+        """Answers per prompt that it asks for."""
+        return int(self.metric.samples) if "samples" in self.facts.needs else 1
+
+
+def resolve(wanted: Sequence[Any], field: str = "metrics") -> list[Measure]:
+    """The metrics of `metrics: [standard, my_file.py:Name, {pass_at_k: {k: 1}}]`, in this order, each once.
+
+    Raises UserError for an unknown name, an unknown option, or two metrics of one name.
+    """
+    entries = [e for item in wanted for e in (STANDARD if item == "standard" else (item,))]
+    found = [_build(entry, field) for entry in entries]
+    names = [m.facts.name for m in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                field,
+                list(wanted),
+                f"The metric {name!r} stands there twice.",
+                "Give each metric once; a metric of your own needs a name that is not taken.",
+            )
+    return found
+
+
+def _build(entry: Any, field: str) -> Measure:
+    """One entry: a name, or {name: options}."""
+    name, options = (entry, {}) if isinstance(entry, str) else _single(entry, field)
+    cls = metrics.get(name)
+    if not isinstance(getattr(cls, "facts", None), MetricFacts):
+        raise UserError(
+            field,
+            name,
+            "It does not declare its title, unit and direction.",
+            'Write @metric("name", title=..., unit=..., better=...) above the class.',
+        )
+    fields = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
+    hints = typing.get_type_hints(cls)
+    for key, value in options.items():
+        if key not in fields:
+            raise UserError(
+                f"{field}.{name}.{key}",
+                value,
+                "The metric has no such option.",
+                nearest(key, fields) if fields else "It takes no options.",
+            )
+        _check_type(f"{field}.{name}.{key}", value, hints[key])
+    built = cls(**options)
+    shown = {key: getattr(built, key) for key in fields}
+    facts = dataclasses.replace(
+        cls.facts, name=cls.facts.name.format(**shown), title=cls.facts.title.format(**shown)
+    )
+    return Measure(facts, built)
+
+
+def _single(entry: Any, field: str) -> tuple[str, dict[str, Any]]:
+    """(name, options) of {name: options}."""
+    if (
+        not isinstance(entry, Mapping)
+        or len(entry) != 1
+        or not isinstance(next(iter(entry.values())), Mapping)
+    ):
+        raise UserError(
+            field,
+            entry,
+            "It is neither a name nor {name: options}.",
+            "Write length, my_file.py:MyMetric, or {pass_at_k: {k: 4}}.",
+        )
+    name, options = next(iter(entry.items()))
+    return str(name), dict(options)
+
+
+def _check_type(field: str, value: Any, hint: Any) -> None:
+    """Raises UserError where an option is not what the class says."""
+    try:
+        TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError as error:
+        expected = str(hint).removeprefix("<class '").removesuffix("'>")
+        raise UserError(
+            field, value, f"{error.errors()[0]['msg']}.", f"Give a value of type {expected}."
+        ) from error
+
+
+def facts_of(name: str) -> MetricFacts | None:
+    """What is declared of a registered metric; None where no file of Kilter's declares it."""
+    return next((cls.facts for _, cls in metrics if cls.facts.name == name), None)
+
+
+def titles(evaluation: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Titles by metric, those of the standard set first; an evaluation brings the titles of metrics from outside."""
+    known = {cls.facts.name: cls.facts.title for _, cls in metrics}
+    first = {name: known[name] for name in STANDARD}
+    return first | known | dict((evaluation or {}).get("titles", {}))

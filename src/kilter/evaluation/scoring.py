@@ -1,0 +1,162 @@
+"""Feedback on the answers, by the gold source and a reward model. Finished scores lie on disk until the evaluation is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from kilter import feedback as feedbacks
+from kilter.data import store
+from kilter.data.worlds.support_desk import GoldFeedback
+from kilter.evaluation.answers import Answers
+from kilter.evaluation.config import EvaluateSpec
+from kilter.feedback.registry import Context
+from kilter.feedback.reward_model import RewardModel
+from kilter.models.load import model_hash
+from kilter.progress import Display
+from kilter.registry import user_files
+from kilter.types import Completion, Feedback, Group, Prompt
+
+Scores = dict[str, list[tuple[Feedback, ...]]]
+"""source -> [prompt][sample]"""
+
+
+class Source(Protocol):
+    """Feedback of one evaluation."""
+
+    @property
+    def judge(self) -> str:
+        """Its name for people."""
+        ...
+
+    @property
+    def stamp(self) -> str:
+        """Changes with whatever changes its scores."""
+        ...
+
+    def score(self, groups: Sequence[Group], title: str) -> list[list[Feedback]]:
+        """One list per group, one Feedback per completion."""
+        ...
+
+
+class GoldSource:
+    """The source that a recipe names, or the support desk's own where nothing is named."""
+
+    def __init__(self, gold: Any) -> None:
+        self.judge = "support_desk verifier" if gold is None else json.dumps(gold)
+        self.stamp = self.judge + "".join(path.read_text(encoding="utf-8") for path in user_files(gold))
+        self._judges = GoldFeedback() if gold is None else feedbacks.build(gold, Context(), "gold")
+
+    def score(self, groups: Sequence[Group], title: str) -> list[list[Feedback]]:
+        """One Feedback per completion."""
+        return self._judges(groups)
+
+
+@dataclass
+class RewardSource:
+    """A reward model, opened when it is first asked."""
+
+    judge: str
+    folder: Path
+    spec: EvaluateSpec
+    console: Console
+
+    @property
+    def stamp(self) -> str:
+        """The model's hash and how it reads."""
+        s = self.spec
+        return f"{model_hash(self.folder)}|{s.max_length + s.max_new_tokens}|{s.template}"
+
+    @cached_property
+    def model(self) -> RewardModel:
+        """With room for a prompt and a whole answer."""
+        s = self.spec
+        return RewardModel(self.folder, s.max_length + s.max_new_tokens, s.tokens_per_microbatch, s.template)
+
+    def score(self, groups: Sequence[Group], title: str) -> list[list[Feedback]]:
+        """By the text of the completions alone: another tokenizer may apply."""
+        return self.pairs([_text_only(g) for g in groups], title, "prompts")
+
+    def pairs(self, groups: Sequence[Group], title: str, unit: str = "pairs") -> list[list[Feedback]]:
+        """One Feedback per completion as it stands."""
+        display = Display(self.console, title, len(groups))
+        found = self.model(groups, lambda done: display.update(done, unit))
+        display.close()
+        return found
+
+
+def _text_only(group: Group) -> Group:
+    return replace(group, completions=tuple(Completion(c.text or " ") for c in group.completions))
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scores the answers of all models. folder: where finished scores lie until `forget`, for an attempt that is killed."""
+
+    sources: Mapping[str, Source]
+    folder: Path
+    title: str
+
+    def __call__(
+        self, prompts: Sequence[Prompt], answers: Mapping[str, Answers], sampled: Collection[str]
+    ) -> dict[str, Scores]:
+        """model -> source -> [prompt][sample]. sampled: sources that score further samples, not the first answer alone.
+
+        The first answers of all models to a prompt are one group, so that a source that compares sees them together.
+        """
+        names = list(answers)
+        first = [
+            Group(p, tuple(answers[n][i][0] for n in names), (Feedback(None),) * len(names))
+            for i, p in enumerate(prompts)
+        ]
+        found: dict[str, Scores] = {name: {} for name in names}
+        for source in self.sources:
+            rows = self._remembered(source, first, ", ".join(names))
+            for column, name in enumerate(names):
+                found[name][source] = [(row[column],) for row in rows]
+                if source in sampled:
+                    more = self._further(source, prompts, answers[name], name)
+                    found[name][source] = [
+                        (*one, *rest) for one, rest in zip(found[name][source], more, strict=True)
+                    ]
+        return found
+
+    def forget(self) -> None:
+        """Takes the scores from disk: the evaluation that they were for is written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _further(
+        self, source: str, prompts: Sequence[Prompt], answers: Answers, name: str
+    ) -> list[list[Feedback]]:
+        """Feedback on the second to last answer of each prompt."""
+        groups = [
+            Group(p, row[1:], (Feedback(None),) * (len(row) - 1))
+            for p, row in zip(prompts, answers, strict=True)
+        ]
+        return self._remembered(source, groups, f"the further answers of {name}")
+
+    def _remembered(self, source: str, groups: Sequence[Group], whose: str) -> list[list[Feedback]]:
+        """Scores of a killed attempt where source and answers are the same, else new ones, which are kept."""
+        asked = self.sources[source].stamp + json.dumps([store.to_json(g) for g in groups])
+        path = self.folder / f"{source}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.jsonl"
+        if path.exists():
+            return [list(g.feedback) for g in store.read(path)]
+        found = self.sources[source].score(groups, f"{self.title}: {source} of {whose}")
+        store.write(path, [replace(g, feedback=tuple(f)) for g, f in zip(groups, found, strict=True)])
+        return found
+
+
+def combined(model: str, scores: Mapping[str, Feedback]) -> Feedback:
+    """One Feedback for the record: the gold score where there is one, else the reward; all of them in the rationale."""
+    known = {source: f for source, f in scores.items() if f.score is not None}
+    primary = known.get("gold") or known.get("reward") or Feedback(None)
+    notes = [f"{m} {f.score:.2f}" + (f" ({f.rationale})" if f.rationale else "") for m, f in known.items()]
+    return replace(primary, source=model, rationale="; ".join(notes))

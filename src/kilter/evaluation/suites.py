@@ -1,0 +1,40 @@
+"""What an evaluation asks: held-out prompts once each, probe prompts, demonstrations of other skills, held-out pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kilter.data.dataset import Dataset, prompt_key
+from kilter.errors import UserError
+from kilter.types import Group, Prompt
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The same for every model. probes count for refusals and violations alone, tax for what was unlearned, pairs for the reward model."""
+
+    prompts: Sequence[Prompt]
+    probes: Sequence[Prompt] = ()
+    tax: Sequence[Group] = ()
+    pairs: Sequence[Group] = ()
+
+    def found_in(self, trained: frozenset[str]) -> int:
+        """How many of the prompts were trained on."""
+        return sum(prompt_key(p)[:16] in trained for p in self.prompts)
+
+
+def unique_prompts(data: Dataset, limit: int | None) -> list[Prompt]:
+    """The first `limit` held-out prompts, each once. Raises UserError where there is none."""
+    seen: dict[str, Prompt] = {}
+    for group in data.heldout:
+        seen.setdefault(prompt_key(group.prompt), group.prompt)
+    prompts = list(seen.values())[:limit]
+    if not prompts:
+        raise UserError(
+            "data.heldout",
+            data.spec.heldout,
+            "It leaves no prompts to evaluate on.",
+            "Set data.heldout above 0, or give more data.",
+        )
+    return prompts

@@ -1,0 +1,143 @@
+"""Metrics by registry: a contract that every one keeps, golden numbers, and one from a file of the user's."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from kilter.errors import UserError
+from kilter.evaluation.aggregate import Origin, measure
+from kilter.evaluation.metrics import SOURCES, STANDARD, metric, metrics, resolve, titles
+from kilter.evaluation.metrics.pass_at_k import pass_at
+from kilter.types import Answered, Completion, Feedback, Prompt
+
+ORIGIN = Origin(0, "hash", {"gold": "a verifier", "reward": "rm"})
+NAMES = [name for name, _ in metrics]
+
+
+def item(i: int, baseline: Answered | None = None) -> Answered:
+    """A record that has whatever a metric may need; every seventh answer is unscored."""
+    draw = random.Random(i)
+    text = " ".join(draw.choices(["I cannot help", "yes", "no", "sure thing", "two words"], k=1 + i % 5))
+    answers = tuple(
+        Completion(f"{text} {n}", (5, 6, 7), finish_reason="stop") for n in range(2 if i % 2 else 8)
+    )
+    feedback = {
+        source: tuple(Feedback(None if i % 7 == 0 else draw.random()) for _ in answers) for source in SOURCES
+    }
+    prompt = Prompt(text=f"question {i}", metadata={"safety": ("safe", "unsafe")[i % 2]})
+    logps = tuple(-draw.random() for _ in range(3))
+    return Answered(prompt, answers, feedback, logps, tuple(p - 0.1 for p in logps), draw.random(), baseline)
+
+
+def pair(i: int) -> Answered:
+    feedback = (Feedback(None), Feedback(0.1)) if i % 7 == 0 else (Feedback(float(i % 3)), Feedback(1.0))
+    return Answered(Prompt(text=str(i)), (Completion("a"), Completion("b")), {"reward": feedback})
+
+
+def records(name: str) -> list[Answered]:
+    if resolve([name])[0].facts.over == ("pairs",):
+        return [pair(i) for i in range(40)]
+    return [item(i, item(i + 100)) for i in range(40)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_metric_declares_what_its_readers_need(name):
+    asked = resolve([name])[0]
+    assert asked.facts.title
+    assert asked.facts.unit
+    assert asked.facts.better in ("higher", "lower", None)
+    assert "{" not in asked.facts.name + asked.facts.title
+    assert titles()[asked.facts.name if asked.facts.name in titles() else metrics.get(name).facts.name]
+    estimate = measure(asked, records(name), ORIGIN).estimate
+    assert estimate.unit == asked.facts.unit
+    assert estimate.higher_is_better == {"higher": True, "lower": False, None: None}[asked.facts.better]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_missing_stays_unscored(name):
+    """What a metric cannot tell of a prompt is counted as unscored and moves no value."""
+    asked = resolve([name])[0]
+    unscored = {source: (Feedback(None),) * 2 for source in SOURCES}
+    bare = Answered(
+        Prompt(text="x", metadata={"safety": "safe"}), (Completion("a"), Completion("b")), unscored
+    )
+    needed = asked.facts.needs - {"answers", "samples"}
+    assert (measure(asked, [bare], ORIGIN) is None) == bool(needed)
+    if not asked.facts.needs & {*SOURCES, "logps"}:
+        return
+    whole = measure(asked, records(name), ORIGIN)
+    known = [r for r, v in zip(records(name), whole.values, strict=True) if v is not None]
+    more = measure(asked, [*known, bare, bare], ORIGIN)
+    assert more.values[-2:] == [None, None]
+    assert more.estimate.n_unscored == 2
+    assert more.estimate.value == pytest.approx(sum(more.values[:-2]) / len(known))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_of_prompts_does_not_matter(name):
+    asked, items = resolve([name])[0], records(name)
+    shuffled = random.Random(3).sample(items, len(items))
+    one, other = measure(asked, items, ORIGIN), measure(asked, shuffled, ORIGIN)
+    assert other.estimate.value == pytest.approx(one.estimate.value, abs=1e-12)
+    assert (other.estimate.n, other.estimate.n_unscored) == (one.estimate.n, one.estimate.n_unscored)
+    assert sorted(map(str, other.values)) == sorted(map(str, one.values))
+
+
+def test_pass_at_k_by_hand():
+    """Ten answers, three right: 1 - 7/10, and 1 - C(7,5)/C(10,5) = 1 - 21/252."""
+    assert pass_at(1, 10, 3) == pytest.approx(0.3)
+    assert pass_at(5, 10, 3) == pytest.approx(0.916667, abs=1e-6)
+    drawn = [any(i < 3 for i in chosen) for chosen in itertools.combinations(range(10), 5)]
+    assert pass_at(5, 10, 3) == pytest.approx(sum(drawn) / len(drawn))
+
+
+def test_pass_at_k_reads_the_gold_scores_of_all_samples():
+    asked = resolve([{"pass_at_k": {"k": 2, "samples": 3, "threshold": 1.0}}])[0]
+    assert (asked.facts.name, asked.facts.title, asked.samples) == ("pass_at_2", "Solved within 2 answers", 3)
+
+    def solved(*scores: float | None) -> Answered:
+        answers = (Completion("a"),) * len(scores)
+        return Answered(Prompt(text="x"), answers, {"gold": tuple(map(Feedback, scores))})
+
+    found = measure(asked, [solved(1.0, 0.9, 0.0), solved(1.0, None, None), solved(1.0, 1.0, 0.0)], ORIGIN)
+    assert found.values == [pytest.approx(2 / 3), None, 1.0]
+    with pytest.raises(UserError, match="between 1 and the number of samples"):
+        resolve([{"pass_at_k": {"k": 9}}])
+
+
+def test_the_standard_set_is_a_name_and_each_metric_stands_once():
+    assert [m.facts.name for m in resolve(["standard"])] == list(STANDARD)
+    assert list(titles())[: len(STANDARD)] == list(STANDARD)
+    with pytest.raises(UserError, match="stands there twice"):
+        resolve(["standard", "length"])
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("lenght", "length"),
+        ({"pass_at_k": {"kk": 1}}, "k"),
+        ({"pass_at_k": {"k": "two"}}, "int"),
+        ({"length": {"x": 1}}, "no options"),
+        ({"length": 3}, "neither a name"),
+        ("kilter.types:Prompt", "title, unit and direction"),
+    ],
+)
+def test_a_metric_that_cannot_be_is_refused_with_a_fix(entry, message):
+    with pytest.raises(UserError, match=message):
+        resolve([entry])
+
+
+def test_a_declaration_that_does_not_fit_is_an_error_at_import():
+    facts = {"title": "T", "unit": "u", "better": None}
+    with pytest.raises(ValueError, match="already registered"):
+        metric("length", **facts)(type("Length", (), {"per_prompt": lambda self, item: 0.0}))
+    with pytest.raises(ValueError, match="no method over_corpus"):
+        metric("new", aggregate="corpus", **facts)(type("New", (), {"per_prompt": lambda self, item: 0.0}))
+    with pytest.raises(ValueError, match="needs"):
+        metric("new", needs={"weather"}, **facts)
+    with pytest.raises(ValueError, match="how many"):
+        metric("new", needs={"samples"}, **facts)(type("New", (), {"per_prompt": lambda self, item: 0.0}))
