@@ -49,13 +49,12 @@ def step(completions: int, rows: int, microbatch: int) -> float:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from kilter.data.collate import collate
-    from kilter.data.encode import Encoded
     from kilter.models.forward import Scorer
     from kilter.objectives import build_objective
     from kilter.training.config import TrainSpec
     from kilter.training.learner import LocalLearner
     from kilter.training.parallel.engine import Engine
-    from kilter.types import Completion, Feedback, Group, Prompt
+    from kilter.types import Completion, Encoded, Feedback, Group, Prompt
 
     torch.manual_seed(0)
     config = LlamaConfig(

@@ -21,7 +21,6 @@ import torch
 from bench.rows import write_rows
 from kilter.batch import Batch, Needs
 from kilter.data.collate import collate
-from kilter.data.encode import Encoded
 from kilter.manifest import versions
 from kilter.models.load import resolve
 from kilter.objectives import build_objective, objectives
@@ -29,7 +28,7 @@ from kilter.roles.open import OpenSpec, open_model
 from kilter.training.config import TrainSpec
 from kilter.training.learner import LocalLearner
 from kilter.training.parallel.engine import Engine
-from kilter.types import Completion, Feedback, Group, Prompt
+from kilter.types import Completion, Encoded, Feedback, Group, Prompt
 
 
 class ZeroReference:

@@ -31,7 +31,6 @@ def main() -> None:
     import torch
 
     from kilter.data.collate import collate
-    from kilter.data.encode import Encoded
     from kilter.models.load import model_hash
     from kilter.models.microbatch import split
     from kilter.models.reference import ReferenceCache
@@ -40,7 +39,7 @@ def main() -> None:
     from kilter.training.config import TrainSpec
     from kilter.training.learner import LocalLearner
     from kilter.training.parallel.engine import Engine
-    from kilter.types import Completion, Feedback, Group, Prompt
+    from kilter.types import Completion, Encoded, Feedback, Group, Prompt
 
     rows = [json.loads(line) for line in Path(a.rows).read_text().splitlines()][: a.steps * a.batch_size]
     group = Group(Prompt(), (Completion(""),) * 2, (Feedback(1.0), Feedback(0.0)))

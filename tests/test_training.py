@@ -23,7 +23,7 @@ from kilter.training.config import TrainSpec
 from kilter.training.learner import LocalLearner
 from kilter.training.optim import schedule_factor
 from kilter.training.parallel.engine import Engine
-from kilter.training.sources import Offline
+from kilter.training.sources.fixed import FixedSource
 from kilter.training.trainer import Trainer
 
 FAST = {"learning_rate": 1e-3, "batch_size": 4, "warmup_ratio": 0.0}
@@ -390,6 +390,11 @@ def test_a_checkpoint_of_another_run_is_refused(tiny, tmp_path, pairs_file, monk
         run(tiny, tmp_path / "a", pairs_file, epochs=3, learning_rate=5e-3)
 
 
+def given(source):
+    """The groups of every step that a source hands out."""
+    return [step.groups for step in iter(source.next, None)]
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_the_groups_that_a_short_run_visits_are_those_it_yields(encoder, shuffle):
     groups = list(range(23))
@@ -397,12 +402,14 @@ def test_the_groups_that_a_short_run_visits_are_those_it_yields(encoder, shuffle
         seen = {
             g
             for rank in range(world)
-            for part in Offline(groups, 4, max_steps=steps, shuffle=shuffle, seed=3, rank=rank, world=world)
+            for part in given(
+                FixedSource(groups, 4, max_steps=steps, shuffle=shuffle, seed=3, rank=rank, world=world)
+            )
             for g in part
         }
-        assert Offline(groups, 4, max_steps=steps, shuffle=shuffle, seed=3, world=world).visited() == sorted(
-            seen
-        )
+        assert FixedSource(
+            groups, 4, max_steps=steps, shuffle=shuffle, seed=3, world=world
+        ).visited() == sorted(seen)
 
 
 def test_a_short_run_computes_the_reference_of_what_it_reads_alone(tiny, tmp_path, pairs_file, monkeypatch):
@@ -559,17 +566,17 @@ def test_tensorboard_by_one_key(tiny, tmp_path, pairs_file):
 
 def test_sources_cover_every_group_once_and_resume_by_position():
     groups = list(range(23))
-    source = Offline(groups, 4, epochs=2, seed=1)
-    steps = list(source)
+    source = FixedSource(groups, 4, epochs=2, seed=1)
+    steps = given(source)
     assert len(steps) == source.total_steps == 12
     assert sorted(sum(steps[:6], [])) == groups
     assert steps[:6] != steps[6:]
-    later = Offline(groups, 4, epochs=2, seed=1, position=5)
-    assert list(later) == steps[5:]
-    ranks = [list(Offline(groups, 4, epochs=2, seed=1, rank=r, world=2)) for r in range(2)]
+    later = FixedSource(groups, 4, epochs=2, seed=1, position=5)
+    assert given(later) == steps[5:]
+    ranks = [given(FixedSource(groups, 4, epochs=2, seed=1, rank=r, world=2)) for r in range(2)]
     assert [sorted(a + b) for a, b in zip(*ranks)] == [sorted(s) for s in steps]
-    tail = Offline(list(range(9)), 4, world=2, rank=1)
-    assert all(part for part in tail)
+    tail = FixedSource(list(range(9)), 4, world=2, rank=1)
+    assert all(given(tail))
 
 
 def test_schedules():

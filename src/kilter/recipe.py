@@ -326,7 +326,7 @@ def check_train(spec: TrainSpec, where: str = "") -> None:
     import torch
 
     from kilter.objectives import build_objective
-    from kilter.training.online import check_online
+    from kilter.training.checks import check_online
 
     needs = build_objective(spec.method).needs
     if spec.adapter is not None:

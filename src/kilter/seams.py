@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from kilter.types import Answered, Completion, Feedback, Group, Prompt, SamplingParams
+from kilter.types import Answered, Completion, Encoded, Feedback, Group, Prompt, SamplingParams
 
 if TYPE_CHECKING:  # tensors would bring torch to whoever needs a protocol alone
     from kilter.batch import Batch, Metrics, Needs, Objective
@@ -69,4 +70,59 @@ class Learner(Protocol):
 
     def load(self, path: Path) -> None:
         """Restores what `save` wrote."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one optimizer step learns from, and what its source saw on the way.
+
+    Args:
+        number: 1-based number of the optimizer step.
+        epoch: passes over the data when this step is done.
+        asked: `time.monotonic()` when the source was asked for it, in seconds.
+        groups: this process's share of the step, as tokens.
+        metrics: what the source measured over all processes.
+        sampled: this process's answers of the policy, those that do not train included.
+        shown: one answer for the live screen.
+    """
+
+    number: int
+    epoch: float
+    asked: float
+    groups: Sequence[Encoded]
+    metrics: Metrics = field(default_factory=dict)
+    sampled: Sequence[Group] = ()
+    shown: str = ""
+
+
+class Source(Protocol):
+    """Fixed data, recorded rollouts or fresh ones: the loop cannot tell them apart."""
+
+    position: int
+    """Steps handed out so far."""
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        ...
+
+    def next(self) -> Step | None:
+        """The next step, None when the run is done."""
+        ...
+
+    def after_update(self) -> None:
+        """Called after each optimizer step: samplers take the new weights."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of what the source holds: samplers, servers, workers."""
         ...

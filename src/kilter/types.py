@@ -77,6 +77,20 @@ class Group:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One group as tokens. Per completion: ids and a mask that is 1 on the tokens to learn."""
+
+    group: Group
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[tuple[int, ...], ...]
+    masks: tuple[tuple[int, ...], ...]
+
+    def tokens(self) -> int:
+        """Tokens of the shared layout: prompt once, plus every completion."""
+        return len(self.prompt_ids) + sum(map(len, self.completion_ids))
+
+
 Shape = Literal["demonstrations", "pairs", "unpaired", "ranked", "prompts", "rollouts"]
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kilter.data.encode import Encoded
 from kilter.errors import UserError
-from kilter.types import Feedback
+from kilter.types import Encoded, Feedback
 
 
 def with_mismatched(

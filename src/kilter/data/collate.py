@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kilter.batch import Batch
-from kilter.data.encode import Encoded
+from kilter.types import Encoded
 
 
 def collate(groups: Sequence[Encoded]) -> Batch:

@@ -17,27 +17,13 @@ from typing import Any
 import jinja2
 
 from kilter.errors import UserError
-from kilter.types import Completion, Group, Message, Prompt
+from kilter.types import Completion, Encoded, Group, Message, Prompt
 
 DEFAULT_TEMPLATE = (
     "{% for m in messages %}{{ '### ' + m['role']|capitalize + ':\n' + m['content'] + '\n\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}"
 )
 """Used when a tokenizer has no chat template: '### User:\\n...\\n\\n### Assistant:\\n', with EOS after each answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One group as tokens. Per completion: ids and a mask that is 1 on the tokens to learn."""
-
-    group: Group
-    prompt_ids: tuple[int, ...]
-    completion_ids: tuple[tuple[int, ...], ...]
-    masks: tuple[tuple[int, ...], ...]
-
-    def tokens(self) -> int:
-        """Tokens of the shared layout: prompt once, plus every completion."""
-        return len(self.prompt_ids) + sum(map(len, self.completion_ids))
 
 
 @dataclass

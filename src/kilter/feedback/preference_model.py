@@ -11,14 +11,13 @@ import torch
 
 from kilter.data.arrange import in_one_row
 from kilter.data.collate import collate
-from kilter.data.encode import Encoded
 from kilter.errors import UserError
 from kilter.feedback.registry import Context, feedback_sources
 from kilter.models.load import reads_pairs
 from kilter.models.microbatch import split
 from kilter.refs import ModelRef
 from kilter.roles.open import OpenSpec, open_model
-from kilter.types import Completion, Feedback, Group
+from kilter.types import Completion, Encoded, Feedback, Group
 
 
 @feedback_sources.register("preference_model")

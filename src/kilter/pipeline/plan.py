@@ -20,7 +20,7 @@ from kilter.objectives import build_objective, method_name
 from kilter.recipe import Recipe, Stage
 from kilter.roles.open import OpenSpec, choose_device, open_encoder
 from kilter.training.config import TrainSpec
-from kilter.training.sources import Offline
+from kilter.training.sources.fixed import FixedSource
 
 EFFICIENCY = 0.5
 """Share of the machine's matrix-product speed that a training step of a small model reaches; on 2 cores 0.58 was
@@ -151,7 +151,7 @@ def _train(
             speed[spec.dtype],
         )
     encoded = encoder.encode_all(data.train[: spec.limit])
-    source = Offline(encoded, spec.batch_size, spec.epochs, spec.max_steps)
+    source = FixedSource(encoded, spec.batch_size, spec.epochs, spec.max_steps)
     tokens = sum(e.tokens() for e in encoded)
     trained = int(tokens * source.total_steps / source.steps_per_epoch)
     passes = 6 * trained + (2 * tokens if "ref_logps" in needs.annotations else 0)

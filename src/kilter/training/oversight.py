@@ -12,10 +12,11 @@ from kilter.batch import Batch
 from kilter.errors import RunFailed
 from kilter.models.reference import LiveReference
 from kilter.runtime import peak_memory_gb
+from kilter.seams import Step
 from kilter.training.config import TrainSpec
-from kilter.training.online import Online
 from kilter.training.parallel.engine import Engine
 from kilter.training.parts import Parts
+from kilter.training.sources.rollouts import RolloutSource
 
 
 def distance(
@@ -44,17 +45,18 @@ def watch(
     spec: TrainSpec,
     batch: Batch,
     sampled: Tensor | None,
-    step: int,
+    given: Step,
     record: dict[str, Any],
     engine: Engine,
     console: Console,
 ) -> dict[str, Any]:
     """Rollout metrics, KL controller, monitors and gold evidence of one step, for the metrics file."""
     source, monitors = parts.source, parts.monitors
-    assert isinstance(source, Online)
+    assert isinstance(source, RolloutSource)
     assert monitors is not None
-    found: dict[str, Any] = source.metrics | parts.learner.mismatch
-    kl = distance(batch, sampled, source.opponent is not None, engine)
+    step = given.number
+    found: dict[str, Any] = given.metrics | parts.learner.mismatch
+    kl = distance(batch, sampled, source.answers.opposed, engine)
     if kl is not None:
         found["kl/sequence"] = kl[0]
         if parts.controller is not None:
@@ -64,7 +66,9 @@ def watch(
     if parts.energy is not None and (energy := parts.energy.take()) is not None:
         found["energy_loss"] = energy
     before = len(monitors.log.events)
-    found |= monitors.update(step, record | found, [g for share in engine.gather(source.own) for g in share])
+    found |= monitors.update(
+        step, record | found, [g for share in engine.gather(given.sampled) for g in share]
+    )
     refresh = spec.refresh_reference_every
     if refresh and step % refresh == 0 and isinstance(parts.learner.reference, LiveReference):
         parts.learner.reference.refresh()
@@ -83,7 +87,7 @@ def watch(
 
 
 def conclude(
-    source: Online, spec: TrainSpec, name: str, console: Console, engine: Engine, trained: bool
+    source: RolloutSource, spec: TrainSpec, name: str, console: Console, engine: Engine, trained: bool
 ) -> None:
     """Says what was cut; raises RunFailed for a run in which not one step could be taken."""
     cut = ", ".join(f"{n} {what}" for what, n in source.encoder.counts.items() if "cut" in what)

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from kilter.artifacts import AGAIN, write_by
-from kilter.data.encode import Encoded
 from kilter.models.reference import LiveReference
 from kilter.training.kl_control import KLController
 from kilter.training.learner import LocalLearner
 from kilter.training.monitors import EnergyProbe, GoldEvaluator, GoldHistory, Monitors
-from kilter.training.online import Online
-from kilter.training.sources import Offline
+from kilter.training.sources.fixed import FixedSource
+from kilter.training.sources.rollouts import RolloutSource
+from kilter.types import Encoded
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Parts:
     """Learner and source, and for online runs what watches and steers them."""
 
     learner: LocalLearner
-    source: Offline | Online
+    source: FixedSource | RolloutSource
     held: Sequence[Encoded]
     identity: str
     tokens: int = 0

@@ -14,7 +14,7 @@ from kilter import feedback as feedbacks
 from kilter.batch import Needs, Objective
 from kilter.data.arrange import joint, with_mismatched
 from kilter.data.collate import collate
-from kilter.data.encode import Encoded, Encoder
+from kilter.data.encode import Encoder
 from kilter.data.worlds.support_desk import GoldFeedback, has_gold
 from kilter.errors import UserError
 from kilter.feedback.registry import Context, Weighted
@@ -30,9 +30,12 @@ from kilter.sampling.local import LocalSampler
 from kilter.seams import FeedbackSource, Sampler
 from kilter.training.config import TrainSpec
 from kilter.training.monitors import GoldEvaluator
-from kilter.training.online import Online, choose_select
 from kilter.training.parallel.engine import Engine
-from kilter.types import Feedback, Group, Prompt, SamplingParams
+from kilter.training.sources.answers import Answers, GreedyBaseline, OpposedAnswers, PolicyAnswers
+from kilter.training.sources.prompts import PromptOrder
+from kilter.training.sources.rollouts import RolloutSource
+from kilter.training.sources.select import choose_select
+from kilter.types import Encoded, Feedback, Group, Prompt, SamplingParams
 
 Resolve = Callable[[str], Path]
 
@@ -226,7 +229,7 @@ def make_source(
     out: Path,
     resolve: Resolve,
     engine: Engine,
-) -> Online:
+) -> RolloutSource:
     """The online source with its sampler and feedback."""
     needs = objective.needs
     context = Context(
@@ -260,9 +263,15 @@ def make_source(
         else:
             opponent = make_sampler(spec, scorer, encoder, start, (reference, share))
     path = "groups.jsonl" if engine.rank == 0 else f"groups.rank{engine.rank}.jsonl"
-    return Online(
-        [g.prompt for g in groups[: spec.limit]],
-        make_sampler(spec, scorer, encoder, start),
+    sampler = make_sampler(spec, scorer, encoder, start)
+    answers: Answers = PolicyAnswers(sampler, spec.sampler.samples)
+    if opponent is not None:
+        answers = OpposedAnswers(sampler, opponent)
+    elif needs.greedy_baseline:
+        answers = GreedyBaseline(sampler, spec.sampler.samples, scored_by)
+    return RolloutSource(
+        PromptOrder([g.prompt for g in groups[: spec.limit]], spec.shuffle, spec.seed),
+        answers,
         scored_by,
         encoder,
         needs,
@@ -273,12 +282,10 @@ def make_source(
         spec.refill,
         spec.epochs,
         spec.max_steps,
-        spec.shuffle,
         spec.seed,
         engine.rank,
         engine.world,
-        opponent,
-        gather=engine.gather,
+        engine.gather,
     )
 
 
@@ -289,7 +296,7 @@ def _unjudged(groups: Sequence[Group]) -> list[list[Feedback]]:
 def make_gold(
     spec: TrainSpec,
     heldout: Sequence[Group],
-    source: Online,
+    source: RolloutSource,
     encoder: Encoder,
     scorer: Scorer,
     resolve: Resolve,
@@ -330,4 +337,4 @@ def make_gold(
         seed=20_000 + spec.seed,
     )
     proxy: Weighted = source.feedback
-    return GoldEvaluator(prompts, source.sampler, judge, proxy, params)
+    return GoldEvaluator(prompts, source.answers.samplers[0], judge, proxy, params)

@@ -19,7 +19,7 @@ from rich.console import Console
 from kilter.artifacts import sha256_file, write_json
 from kilter.batch import Fitted, Mean, Metrics, Objective
 from kilter.data.collate import collate
-from kilter.data.encode import Encoded, Encoder
+from kilter.data.encode import Encoder
 from kilter.errors import Interrupted, RunFailed, UserError
 from kilter.models import adapters
 from kilter.models.critic import ActorCritic
@@ -34,6 +34,7 @@ from kilter.registry import user_files
 from kilter.runtime import peak_memory_gb
 from kilter.training import oversight, setup
 from kilter.training.checkpoint import Checkpoints, rng_state, set_rng_state
+from kilter.training.checks import check_online
 from kilter.training.config import TrainSpec
 from kilter.training.export import save_model
 from kilter.training.interrupts import StopRequest
@@ -42,14 +43,14 @@ from kilter.training.learner import LocalLearner, Origin
 from kilter.training.live import LiveDisplay
 from kilter.training.log import MetricsFile, Trackers, check_trackers, note
 from kilter.training.monitors import EnergyProbe, Event, EventLog, Monitors
-from kilter.training.online import Online, check_online, sample_text, trim
 from kilter.training.parallel.choose import make_engine
 from kilter.training.parallel.engine import Engine
 from kilter.training.parts import Parts
-from kilter.training.replay import replayable, sampled_at
 from kilter.training.result import TrainResult
-from kilter.training.sources import Offline
-from kilter.types import Group
+from kilter.training.sources.fixed import FixedSource
+from kilter.training.sources.replay import replayable, sampled_at
+from kilter.training.sources.rollouts import RolloutSource, trim
+from kilter.types import Encoded, Group
 
 log = logging.getLogger("kilter")
 
@@ -182,7 +183,7 @@ class Trainer:
             self._say(engine, "  data: " + ", ".join(f"{n} {what}" for what, n in encoder.counts.items()))
         rollouts = needs.shape == "rollouts"
         temperature = sampled_at(groups, spec.sampler.temperature) if rollouts else 1.0
-        source = Offline(
+        source = FixedSource(
             encoded,
             spec.batch_size,
             spec.epochs,
@@ -247,7 +248,7 @@ class Trainer:
         )
         steps = source.total_steps * spec.minibatches * (spec.inner_epochs or needs.inner_epochs)
         origin: Origin = (
-            "engine" if not source.sampler.exact else "own" if needs.opponent is None else "mixed"
+            "engine" if not source.answers.samplers[0].exact else "own" if needs.opponent is None else "mixed"
         )
         learner = LocalLearner(scorer, needs, spec, steps, engine, None, spec.sampler.temperature, origin)
         if wanted:
@@ -322,7 +323,7 @@ class Trainer:
             parts.restore(state, latest)
             set_rng_state(state["rng"])
         done = parts.source.position
-        if isinstance(parts.source, Online):
+        if isinstance(parts.source, RolloutSource):
             trim(parts.source.path, done)  # rollouts of steps that will be done again
             parts.history.path = self.out / "gold.jsonl" if self._is_main else None
             parts.history.load(done if latest is not None else -1)
@@ -396,12 +397,12 @@ class Trainer:
                 if live is None:
                     self._console.print(f"  [yellow]{event}[/]: {detail}", highlight=False)
 
-        if isinstance(source, Online):
-            source.on_event = show
+        if isinstance(source, RolloutSource):
+            source.tell = show
         between = True
         follows_reward = (
             isinstance(learner.scorer, ActorCritic)
-            and isinstance(source, Online)
+            and isinstance(source, RolloutSource)
             and setup.critic_is_the_reward(spec)
         )
         try:
@@ -412,12 +413,13 @@ class Trainer:
                     parts.monitors.evidence(0, first)
                     parts.keep(0)
                 begin = time.monotonic()
-                for groups in source if parts.stopped is None else ():
+                while parts.stopped is None and (given := source.next()) is not None:
+                    groups = given.groups
                     clock, between = time.monotonic(), False
                     if (
                         follows_reward
                         and isinstance(learner.scorer, ActorCritic)
-                        and isinstance(source, Online)
+                        and isinstance(source, RolloutSource)
                     ):
                         learner.scorer.adopt(*(source.feedback.scale_of("reward_model") or (0.0, 1.0)))
                     batch = collate(groups).with_(length_limit=spec.sampler.max_new_tokens)
@@ -428,18 +430,16 @@ class Trainer:
                     metrics = _average(
                         [
                             learner.step(part, objective)
-                            for part in learner.minibatches(
-                                batch, f"{spec.seed}:{source.position}", objective
-                            )
+                            for part in learner.minibatches(batch, f"{spec.seed}:{given.number}", objective)
                         ]
                     )
                     source.after_update()
-                    step = source.position
+                    step = given.number
                     seen = int(engine.sum(torch.tensor(float(sum(g.tokens() for g in groups)))))
                     parts.tokens += seen
                     seconds = time.monotonic() - clock
                     parts.step_seconds += seconds
-                    record = {"step": step, "epoch": round(source.epoch_of(step - 1), 4)} | metrics
+                    record = {"step": step, "epoch": round(given.epoch, 4)} | metrics
                     record |= {"step_time": round(time.monotonic() - begin, 3), "num_tokens": parts.tokens}
                     if batch.active_N is None or engine.max(
                         int(batch.active_N.any())
@@ -470,7 +470,7 @@ class Trainer:
                     if parts.monitors is not None:
                         events = len(parts.monitors.log.events)
                         record |= oversight.watch(
-                            parts, spec, batch, sampled, step, record, engine, self._console
+                            parts, spec, batch, sampled, given, record, engine, self._console
                         )
                         # The state in which a cheap signal first named something is kept, whatever becomes of the run.
                         new = [e for e in parts.monitors.log.events[events:] if e.tier == 1]
@@ -486,8 +486,8 @@ class Trainer:
                             f"{self.name}: metrics of step {step} could not be written ({error})\n  last good checkpoint: {checkpoints.latest() or 'none yet'}\n"
                             "  fix: free disk space, then run the same command again to resume"
                         ) from error
-                    if live is not None and isinstance(source, Online) and parts.monitors is not None:
-                        live.step(step, record, parts.monitors.log.events, sample_text(source.last))
+                    if live is not None and parts.monitors is not None:
+                        live.step(step, record, parts.monitors.log.events, given.shown)
                     display.update(step, note(record))
                     between = True
                     if parts.monitors is not None and engine.max(int(parts.monitors.stop is not None)):
@@ -503,7 +503,7 @@ class Trainer:
                     begin = time.monotonic()
         except RunFailed:
             if (
-                isinstance(source, Online) and learner.step_index and between
+                isinstance(source, RolloutSource) and learner.step_index and between
             ):  # the sampler or the feedback failed, and no step is half done
                 with contextlib.suppress(RunFailed):
                     save(source.position)
@@ -513,7 +513,7 @@ class Trainer:
             if live is not None:
                 live.close()
             trackers.close()
-        if isinstance(source, Online):
+        if isinstance(source, RolloutSource):
             oversight.conclude(
                 source, spec, self.name, self._console, engine, trained=bool(record) or done > 0
             )

@@ -14,7 +14,7 @@ from kilter.training.config import MonitorSpec
 from kilter.training.monitors.events import Event, EventLog
 from kilter.training.monitors.gold import Evidence, GoldHistory
 from kilter.training.monitors.watch import Monitors
-from kilter.training.online import own
+from kilter.training.sources.answers import own
 from kilter.types import Group
 
 
