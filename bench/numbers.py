@@ -113,14 +113,16 @@ def environment(source: Path, cache: Path) -> dict[str, str]:
     """For the child processes: the code under test, one thread, no GPU, no network, a cache of its own."""
     kept = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    return kept | one_thread | {
+    settings = {
         "PYTHONPATH": str(source),
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",  # peft lists a set of modules in adapter_config.json, which model_hash covers
         "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "KILTER_CACHE": str(cache),
-    }  # fmt: skip
+    }
+    return kept | one_thread | settings
 
 
 def check_source(source: Path, env: dict[str, str]) -> None:
