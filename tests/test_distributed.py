@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from kilter.training.checkpoint import CHECKPOINT_FORMAT
+
 WORKER = """
 import os
 import sys
@@ -194,7 +196,9 @@ def test_a_mistake_in_a_worker_reaches_the_user(tmp_path, tiny, pairs_file):
 
     checkpoint = tmp_path / "out" / "checkpoints" / "step-2"
     checkpoint.mkdir(parents=True)
-    (checkpoint / "meta.json").write_text(json.dumps({"step": 2, "identity": "x", "method": "sft"}))
+    (checkpoint / "meta.json").write_text(
+        json.dumps({"format": CHECKPOINT_FORMAT, "step": 2, "identity": "x", "method": "sft"})
+    )
     with pytest.raises(UserError, match=r"holds a checkpoint of another run") as stop:
         train(tiny, pairs_file, tmp_path / "out", "dpo", 2)
     assert stop.value.code == 2

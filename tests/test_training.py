@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import kilter
 from kilter.batch import Batch, Loss, Needs, Outputs
 from kilter.data.dataset import DataSpec, load
 from kilter.errors import Interrupted, RunFailed
@@ -538,6 +540,89 @@ def test_full_disk_stops_with_the_last_good_checkpoint_named(tiny, tmp_path, pai
             run(tiny, tmp_path / "a", pairs_file, save_every=1, epochs=3)
     assert [p.name for p in (tmp_path / "a" / "checkpoints").iterdir()] == ["step-2"]
     run(tiny, tmp_path / "a", pairs_file, save_every=1, epochs=3)
+
+
+def test_a_checkpoint_of_an_older_format_is_refused_before_any_work(tiny, tmp_path, pairs_file):
+    """Format 2 was a pickle: it is not opened, let alone run."""
+    from kilter.errors import UserError
+
+    out = tmp_path / "a"
+    old = out / "checkpoints" / "step-2"
+    old.mkdir(parents=True)
+    (old / "meta.json").write_text(json.dumps({"step": 2, "method": "dpo", "identity": "x", "rewards": {}}))
+    (old / "state.pt").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
+    wanted = (
+        r"^out = .*/a': holds a checkpoint of format 2 or older, and this version of Kilter reads format 3\n"
+        r"  fix: finish the run with the version that began it, choose another folder, or remove"
+    )
+    with pytest.raises(UserError, match=wanted):
+        run(tiny, out, pairs_file)
+    assert not (out / "metrics.jsonl").exists()
+
+
+def test_a_state_holds_tensors_and_json_and_comes_back_the_same(tmp_path):
+    import random
+
+    import numpy as np
+
+    random.gauss(0, 1)
+    np.random.standard_normal()
+    state = {
+        "learner": {
+            "step": 3,
+            "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "groups": [{"b": (0.9, 1)}]},
+        },
+        "source": {"position": 3, "scales": [(0.1, float("-inf"))]},
+        "rng": checkpoint.rng_state(),
+    }
+    checkpoint.write_state(tmp_path, state)
+    drawn = (
+        random.random(),
+        random.gauss(0, 1),
+        np.random.standard_normal(3).tolist(),
+        torch.rand(2).tolist(),
+    )
+    assert set(torch.load(tmp_path / "state.pt", weights_only=True)) == {"learner", "rng"}
+    assert json.loads((tmp_path / "state.json").read_text()) == {
+        "source": {"position": 3, "scales": [[0.1, float("-inf")]]}
+    }
+    found = checkpoint.read_state(tmp_path)
+    torch.testing.assert_close(found["learner"], state["learner"])
+    checkpoint.set_rng_state(found["rng"])
+    again = (
+        random.random(),
+        random.gauss(0, 1),
+        np.random.standard_normal(3).tolist(),
+        torch.rand(2).tolist(),
+    )
+    assert again == drawn
+
+
+class Attack:
+    def __reduce__(self):
+        return (os.system, ("exit 1",))
+
+
+def test_a_file_of_weights_that_holds_code_is_refused(tmp_path):
+    from kilter.errors import UserError
+
+    torch.save({"step": 1, "model": Attack()}, tmp_path / "best.pt")
+    with pytest.raises(UserError, match=r"best\.pt.*cannot be read as tensors.*\n.*fix: remove"):
+        checkpoint.read_tensors(tmp_path / "best.pt")
+
+
+def test_no_file_is_unpickled():
+    """Feedback's worker is spoken to through a pipe, by its own parent; nothing else pickles."""
+    source = Path(kilter.__file__).parent
+    found = {
+        str(path.relative_to(source))
+        for path in source.rglob("*.py")
+        if re.search(
+            r"weights_only=False|import (c?[pP]ickle|dill|joblib)|from pickle|allow_pickle", path.read_text()
+        )
+        or re.search(r"torch\.load\((?!.*weights_only=True)", path.read_text())
+    }
+    assert found == {"feedback/isolation.py"}
 
 
 def test_auto_saving_costs_little(tmp_path, monkeypatch):

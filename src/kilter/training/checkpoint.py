@@ -21,6 +21,10 @@ import numpy as np
 import torch
 
 from kilter.artifacts import AGAIN, hidden, whole_folder, writing
+from kilter.errors import UserError
+
+CHECKPOINT_FORMAT = 3
+"""Part of a run's identity: raised when a checkpoint of older code would be read wrongly. 3: no pickle."""
 
 
 @dataclass
@@ -36,6 +40,26 @@ class Checkpoints:
         """The newest whole checkpoint."""
         found = sorted(self.folder.glob("step-*"), key=lambda p: int(p.name.split("-")[1]))
         return found[-1] if found else None
+
+    def meta(self) -> dict[str, Any] | None:
+        """What the newest whole checkpoint says of itself: step, method, identity.
+
+        Raises:
+            UserError: another version of Kilter wrote it.
+        """
+        latest = self.latest()
+        if latest is None:
+            return None
+        meta: dict[str, Any] = json.loads((latest / "meta.json").read_text())
+        if meta.get("format") != CHECKPOINT_FORMAT:
+            raise UserError(
+                "out",
+                str(self.folder.parent),
+                f"holds a checkpoint of format {meta.get('format', '2 or older')}, and this version of Kilter "
+                f"reads format {CHECKPOINT_FORMAT}",
+                "finish the run with the version that began it, choose another folder, or remove its checkpoints/",
+            )
+        return meta
 
     def due(self, step: int) -> bool:
         """Whether to save after this many completed steps."""
@@ -69,7 +93,9 @@ class Checkpoints:
         if is_main:
             with whole_folder(target, what, fix, note) as partial:
                 write(partial / "state.pt")
-                (partial / "meta.json").write_bytes(json.dumps({"step": step} | meta).encode())
+                (partial / "meta.json").write_bytes(
+                    json.dumps({"format": CHECKPOINT_FORMAT, "step": step} | meta).encode()
+                )
             for old in self.folder.glob("step-*"):
                 if old != target:
                     shutil.rmtree(old, ignore_errors=True)
@@ -87,11 +113,50 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
+def write_state(folder: Path, state: dict[str, Any]) -> None:
+    """Writes a run's state without a pickle: what holds tensors to state.pt, everything else to state.json."""
+    tensors = {name: value for name, value in state.items() if _holds_tensors(value)}
+    torch.save(tensors, folder / "state.pt")
+    plain = {name: value for name, value in state.items() if name not in tensors}
+    (folder / "state.json").write_bytes(json.dumps(plain).encode())
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The inverse of `write_state`, but that tuples come back as lists."""
+    plain: dict[str, Any] = json.loads((folder / "state.json").read_text())
+    return plain | read_tensors(folder / "state.pt")
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Tensors, numbers and text of a file that torch wrote. Code in it would not be run: it is refused.
+
+    Raises:
+        UserError: the file is damaged, or holds anything else.
+    """
+    try:
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has no one class for it
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            "out",
+            str(path),
+            f"cannot be read as tensors ({type(error).__name__}: {reason})",
+            "remove the file's folder, and begin this run anew",
+        ) from error
+    return found
+
+
+def _holds_tensors(value: Any) -> bool:
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return isinstance(value, torch.Tensor) or any(map(_holds_tensors, values))
+
+
 def rng_state() -> dict[str, Any]:
-    """Random states of Python, numpy and torch."""
+    """Random states of Python, numpy and torch, as tensors and lists of numbers."""
+    kind, keys, *rest = np.random.get_state()
     state: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),
+        "numpy": [kind, np.asarray(keys).tolist(), *rest],
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
@@ -101,8 +166,10 @@ def rng_state() -> dict[str, Any]:
 
 def set_rng_state(state: dict[str, Any]) -> None:
     """The inverse of `rng_state`."""
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -455,14 +455,6 @@ class LocalLearner:
         self.step_index = int(state["step"])
         self.running = dict(state["running"])
 
-    def save(self, path: Path) -> None:
-        """Writes `state` as one file (and shards beside it)."""
-        torch.save(self.state(path.parent), path)
-
-    def load(self, path: Path) -> None:
-        """Reads what `save` wrote."""
-        self.restore(torch.load(path, map_location="cpu", weights_only=False), path.parent)
-
 
 def _fields(out: Any) -> list[tuple[str, Tensor | None]]:
     return [(name, getattr(out, name)) for name in out.__slots__]

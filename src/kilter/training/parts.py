@@ -11,6 +11,7 @@ import torch
 
 from kilter.artifacts import AGAIN, write_by
 from kilter.models.reference import LiveReference
+from kilter.training.checkpoint import read_tensors
 from kilter.training.kl_control import KLController
 from kilter.training.learner import LocalLearner
 from kilter.training.monitors import EnergyProbe, GoldEvaluator, GoldHistory, Monitors
@@ -95,7 +96,7 @@ class Parts:
             or best == self.source.position
         ):
             return None
-        kept = torch.load(self.best_path, map_location="cpu", weights_only=False)
+        kept = read_tensors(self.best_path)
         target = dict(self.learner.scorer.named_parameters())
         with torch.no_grad():
             for name, value in kept["model"].items():

@@ -33,7 +33,14 @@ from kilter.progress import Display
 from kilter.registry import user_files
 from kilter.runtime import peak_memory_gb
 from kilter.training import oversight, setup
-from kilter.training.checkpoint import Checkpoints, rng_state, set_rng_state
+from kilter.training.checkpoint import (
+    CHECKPOINT_FORMAT,
+    Checkpoints,
+    read_state,
+    rng_state,
+    set_rng_state,
+    write_state,
+)
 from kilter.training.checks import check_online
 from kilter.training.config import TrainSpec
 from kilter.training.export import save_model
@@ -53,10 +60,6 @@ from kilter.training.sources.rollouts import RolloutSource, trim
 from kilter.types import Encoded, Group
 
 log = logging.getLogger("kilter")
-
-
-CHECKPOINT_FORMAT = 2
-"""Part of a run's identity: raised when a checkpoint of older code would be read wrongly."""
 
 
 @dataclass
@@ -293,13 +296,12 @@ class Trainer:
 
     def _refuse_another_run(self, identity: str) -> None:
         """Raises UserError when the folder holds a checkpoint of a run with other settings, before anything long begins."""
-        latest = Checkpoints(self.out / "checkpoints", self.spec.save_every).latest()
-        meta = {} if latest is None else json.loads((latest / "meta.json").read_text())
-        if latest is not None and meta.get("identity") != identity:
+        meta = Checkpoints(self.out / "checkpoints", self.spec.save_every).meta()
+        if meta is not None and meta["identity"] != identity:
             raise UserError(
                 "out",
                 str(self.out),
-                f"holds a checkpoint of another run (method {meta.get('method')}, step {meta.get('step')})",
+                f"holds a checkpoint of another run (method {meta['method']}, step {meta['step']})",
                 "choose another folder, use the same settings to resume it, or remove its checkpoints/",
             )
 
@@ -310,16 +312,16 @@ class Trainer:
 
     def _resume(self, checkpoints: Checkpoints, parts: Parts) -> int:
         """Restores the newest checkpoint; returns the steps done, 0 without one."""
-        latest = checkpoints.latest()
-        if latest is not None:
-            before = json.loads((latest / "meta.json").read_text()).get("rewards", {})
+        latest, meta = checkpoints.latest(), checkpoints.meta()
+        if latest is not None and meta is not None:
+            before = meta["rewards"]
             for path, now in self._reward_files().items():
                 if before.get(path, now) != now:
                     self._say(
                         parts.learner.engine,
                         f"  {path} has changed since the checkpoint: its new version scores from here on",
                     )
-            state = torch.load(latest / "state.pt", map_location="cpu", weights_only=False)
+            state = read_state(latest)
             parts.restore(state, latest)
             set_rng_state(state["rng"])
         done = parts.source.position
@@ -367,7 +369,7 @@ class Trainer:
             def write(path: Path) -> None:
                 state = parts.state(path.parent) | {"rng": rng_state()}
                 if engine.is_main:
-                    torch.save(state, path)
+                    write_state(path.parent, state)
 
             checkpoints.save(
                 step,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,39 +16,12 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.distributed.checkpoint.state_dict_loader import load as load_shards
-from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 from kilter.errors import UserError
 from kilter.roles.open import choose_device
+from kilter.training.parallel.shards import read_shards, write_shards
 
 T = TypeVar("T")
-
-SHARDS = "shards"
-"""Folder of a divided checkpoint."""
-
-
-def _tensors(module: nn.Module, optimizer: Any) -> dict[str, Any]:
-    """Trained weights and optimizer by parameter name, this rank's shards of them."""
-    model = get_model_state_dict(module, options=StateDictOptions(ignore_frozen_params=True))
-    return {"model": model, "optimizer": get_optimizer_state_dict(module, optimizer)}
-
-
-def read_shards(module: nn.Module, optimizer: Any, folder: Path, alone: bool) -> None:
-    """Reads what any number of processes wrote. alone: this process is none of several."""
-    tensors = _tensors(module, optimizer)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that there is no process group is known
-        load_shards(tensors, checkpoint_id=folder / SHARDS, no_dist=alone)
-    set_model_state_dict(module, tensors["model"], options=StateDictOptions(strict=False))
-    set_optimizer_state_dict(module, optimizer, tensors["optimizer"])
 
 
 class Engine:
@@ -111,7 +83,7 @@ class Engine:
     def restore(self, module: nn.Module, optimizer: Any, state: dict[str, Any], folder: Path) -> None:
         """The inverse of `checkpoint`; shards that several processes wrote are put together."""
         if "model" not in state:
-            read_shards(module, optimizer, folder, alone=self.world == 1)
+            read_shards(module, optimizer, folder)
             return
         target = {k.removeprefix("module."): v for k, v in module.named_parameters()}
         with torch.no_grad():
@@ -195,7 +167,10 @@ class AccelerateEngine(Engine):
         return int(t)
 
     def gather(self, value: T) -> list[T]:
-        """All-gather of small objects on the CPU."""
+        """All-gather of small objects on the CPU.
+
+        torch pickles them on their way from one process of this run to another; nothing of it reaches a file.
+        """
         if self.world == 1:
             return [value]
         found: list[Any] = [None] * self.world
@@ -222,11 +197,12 @@ class AccelerateEngine(Engine):
         return out
 
     def checkpoint(self, module: nn.Module, optimizer: Any, folder: Path) -> dict[str, Any]:
-        """Under FSDP2 as shards in torch.distributed.checkpoint's format."""
+        """Under FSDP2 as shards, each process its own."""
         if not self.sharded:
             return super().checkpoint(module, optimizer, folder)
         self.barrier()  # the folder is there
-        save_shards(_tensors(module, optimizer), checkpoint_id=folder / SHARDS)
+        write_shards(module, optimizer, folder, self.rank)
+        self.barrier()  # the checkpoint is whole when every process has written
         return {}
 
     def restore(self, module: nn.Module, optimizer: Any, state: dict[str, Any], folder: Path) -> None:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from kilter.errors import UserError
-from kilter.training.parallel.engine import SHARDS, AccelerateEngine
+from kilter.training.parallel.engine import AccelerateEngine
+from kilter.training.parallel.shards import SHARDS
 
 
 class ZeroEngine(AccelerateEngine):
