@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pkgutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from kilter import feedback
 from kilter.objectives import index
 from kilter.objectives.describe import describe
+from kilter.version import __version__
 
 HEAVY = ("torch", "transformers", "datasets", "scipy", "sklearn", "matplotlib", "pyarrow")
 """Libraries that take longer to import than such a command may take as a whole."""
@@ -26,14 +28,22 @@ def loaded_by(code: str) -> list[str]:
     return done.stdout.split()
 
 
-def run_command(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run_command(
+    command: str, folder: Path, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """`kilter COMMAND` in a fresh process; the last line of its stderr lists the heavy libraries that it read."""
     code = (
         "import atexit, sys\nfrom kilter.cli import main\n"
         f"atexit.register(lambda: print('heavy:' + ''.join(' ' + m for m in {HEAVY} if m in sys.modules), file=sys.stderr))\n"
         f"sys.argv = {['kilter', *command.split()]}\nmain()"
     )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | (environment or {}),
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,6 +57,7 @@ def run_command(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
         "kilter.training.config",
         "kilter.evaluation.config",
         "kilter.sampling.config",
+        "kilter.models.builtin",
         "kilter.models.config",
         "kilter.objectives",
         "kilter.api",
@@ -126,4 +137,39 @@ def test_what_needs_no_model_answers_without_torch(tmp_path, command, code, word
     done = run_command(command, tmp_path)
     assert done.returncode == code, done.stderr
     assert words in done.stdout + done.stderr
+    assert done.stderr.splitlines()[-1] == "heavy:"
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("kilter tr", "train"),
+        ("kilter train --learning", "--learning-rate"),
+        ("kilter train --sampler.temp", "--sampler.temperature"),
+        ("kilter train --method dp", "dpo"),
+        ("kilter train --model b", "builtin:smollm2-135m"),
+        ("kilter train --feedback ma", "math"),
+        ("kilter methods sim", "simpo"),
+    ],
+)
+def test_the_shell_completes_without_torch(tmp_path, words, found):
+    asked = {
+        "_KILTER_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    done = run_command("", tmp_path, asked)
+    assert done.stdout.split() == [found]
+    assert done.stderr.splitlines()[-1] == "heavy:"
+
+
+def test_completion_is_installed(tmp_path):
+    done = run_command("--install-completion bash", tmp_path, {"HOME": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert "_KILTER_COMPLETE" in (tmp_path / ".bash_completions" / "kilter.sh").read_text()
+
+
+def test_the_version_is_said(tmp_path):
+    done = run_command("--version", tmp_path)
+    assert done.stdout == f"kilter {__version__}\n"
     assert done.stderr.splitlines()[-1] == "heavy:"

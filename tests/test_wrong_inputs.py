@@ -340,7 +340,7 @@ def test_commands(home, monkeypatch, capsys, args, where):
 
 
 def test_builtin_model_with_wrong_checksum_or_without_its_package(home, monkeypatch, capsys):
-    from kilter.models import load
+    from kilter.models import builtin
 
     folder, recipe = home
     package = folder / "lib" / "fake_model_package"
@@ -349,14 +349,14 @@ def test_builtin_model_with_wrong_checksum_or_without_its_package(home, monkeypa
     (package / "model.gguf").write_bytes(b"not the model")
     monkeypatch.syspath_prepend(str(folder / "lib"))
     monkeypatch.setitem(
-        load.BUILTIN,
+        builtin.BUILTIN,
         "fake",
-        load.BuiltinModel("fake_model_package", "fake==1", "model.gguf", "0" * 64, "<pad>"),
+        builtin.BuiltinModel("fake_model_package", "fake==1", "model.gguf", "0" * 64, "<pad>"),
     )
     monkeypatch.setitem(
-        load.BUILTIN,
+        builtin.BUILTIN,
         "absent",
-        load.BuiltinModel("no_such_package", "no-such-package==1", "m.gguf", "1" * 64, "<pad>"),
+        builtin.BuiltinModel("no_such_package", "no-such-package==1", "m.gguf", "1" * 64, "<pad>"),
     )
     code, text = kilter(monkeypatch, capsys, "sample", "builtin:fake", "--prompt", "x")
     assert code == 2

@@ -37,86 +37,82 @@ USAGE_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c._
 """Base of what the command line's own parser raises; typer brings that parser along or takes it from click, by version."""
 
 
+NOISY = (
+    *("httpx", "urllib3", "filelock", "fsspec", "matplotlib", "datasets", "huggingface_hub", "transformers"),
+    *("torch", "asyncio", "PIL", "torchelastic-events-null"),
+)
+"""Libraries whose log is kept to errors."""
+
+
 def main() -> None:
     """Entry point. One message for a user's mistake; --debug (anywhere) shows the traceback."""
     debug = "--debug" in sys.argv or os.environ.get("KILTER_DEBUG") == "1"
     sys.argv = [a for a in sys.argv if a != "--debug"]
+    _configure_logging(debug)
+    try:
+        code = app(prog_name="kilter", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        err.print("interrupted; run the same command again to resume")
+        sys.exit(int(Exit.RUN_FAILED))
+    except USAGE_ERROR as error:
+        _show_usage_error(error)
+        sys.exit(int(Exit.BAD_INPUT))
+    except Exception as error:
+        if debug:
+            raise
+        _show_failure(error)
+        sys.exit(int(error.code if isinstance(error, KilterError) else Exit.RUN_FAILED))
+
+
+def _configure_logging(debug: bool) -> None:
+    """Messages of the library go to stderr in the style of the command line."""
     logging.basicConfig(
-        level=logging.INFO if not debug else logging.DEBUG,
+        level=logging.DEBUG if debug else logging.INFO,
         format="%(message)s",
         handlers=[RichHandler(console=err, show_time=False, show_path=False, show_level=False)],
         force=True,
     )
-    for noisy in (
-        "httpx",
-        "urllib3",
-        "filelock",
-        "fsspec",
-        "matplotlib",
-        "datasets",
-        "huggingface_hub",
-        "transformers",
-        "torch",
-        "asyncio",
-        "PIL",
-        "torchelastic-events-null",
-    ):
+    for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    try:
-        code = app(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except USAGE_ERROR as error:
-        _show_usage_error(error)
-        sys.exit(int(Exit.BAD_INPUT))
-    except KilterError as error:
-        if debug:
-            raise
-        err.print(f"[red bold]{'error' if error.code == Exit.BAD_INPUT else 'stopped'}[/]: ", end="")
+
+
+def _show_failure(error: Exception) -> None:
+    """What stopped a command, in one message with the next step."""
+    if isinstance(error, KilterError):
+        mistake = error.code == Exit.BAD_INPUT
+        err.print(f"[red bold]{'error' if mistake else 'stopped'}[/]: ", end="")
         err.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(int(error.code))
-    except (KeyboardInterrupt, typer.Abort):
-        err.print("interrupted; run the same command again to resume")
-        sys.exit(int(Exit.RUN_FAILED))
-    except OSError as error:
-        if debug:
-            raise
-        err.print(
-            f"[red bold]stopped[/]: {error}\n  fix: check disk space and permissions, then run the same command again to resume",
-            highlight=False,
-        )
-        sys.exit(int(Exit.RUN_FAILED))
-    except Exception as error:  # a defect of ours, or of a file that the user named: one line, the run's state is on disk, and the way to see more
-        if debug:
-            raise
-        if (path := user_file(error)) is not None:
-            err.print(
-                f"[red bold]stopped[/]: {path} line {user_line(error)}: {type(error).__name__}: {error}",
-                highlight=False,
-                soft_wrap=True,
-            )
-            err.print(f"  fix: correct {path}; --debug shows the whole way there", highlight=False)
-            sys.exit(int(Exit.RUN_FAILED))
-        err.print(
-            f"[red bold]stopped[/]: {type(error).__name__}: {error}\n  this is a defect in Kilter; --debug shows where",
-            highlight=False,
-        )
-        sys.exit(int(Exit.RUN_FAILED))
+        return
+
+    # A full disk is not a defect; neither is an error in a file that the user named. All else is ours.
+    problem, fix = f"{type(error).__name__}: {error}", "this is a defect in Kilter; --debug shows where"
+    if isinstance(error, OSError):
+        problem = str(error)
+        fix = "fix: check disk space and permissions, then run the same command again to resume"
+    elif (path := user_file(error)) is not None:
+        problem = f"{path} line {user_line(error)}: {problem}"
+        fix = f"fix: correct {path}; --debug shows the whole way there"
+    err.print("[red bold]stopped[/]: ", end="")
+    err.print(f"{problem}\n  {fix}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_usage_error(error: Any) -> None:
     """A missing, unknown or unreadable argument, in the form of every other mistake; a group of commands without a command shows its help."""
-    context = getattr(error, "ctx", None)
+    context, param = getattr(error, "ctx", None), getattr(error, "param", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message(), file=sys.stderr)
         return
     command = "kilter" if context is None else context.command_path
-    names = getattr(getattr(error, "param", None), "opts", ())
+    names: list[str] = getattr(param, "opts", [])
     given = next((f" (found {value!r})" for name, value in itertools.pairwise(sys.argv) if name in names), "")
+    meaning = getattr(param, "help", None)
+    fix = f"{names[0]} means: {meaning}; see {command} --help" if meaning else f"see {command} --help"
     err.print("[red bold]error[/]: ", end="")
     err.print(
-        f"{' '.join(error.format_message().split())}{given}\n  fix: see {command} --help",
+        f"{' '.join(error.format_message().split())}{given}\n  fix: {fix}",
         markup=False,
         highlight=False,
         soft_wrap=True,

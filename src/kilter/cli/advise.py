@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from kilter.artifacts import require_file, write_text
-from kilter.cli.app import app, epilog, out
+from kilter.cli.app import command, out
 from kilter.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from kilter.pipeline.plan import Sizes
 
 
-@app.command(
-    epilog=epilog(
+@command(
+    examples=[
         "kilter advise pairs.jsonl",
         "kilter advise builtin:support-desk --out advice.yaml",
         "kilter advise thumbs.jsonl --json",
-    )
+    ]
 )
 def advise(
     data: Annotated[str, typer.Argument(help="file, Hub name, or builtin:support-desk")],

@@ -2,32 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from kilter.cli import complete
+from kilter.cli.help import Command, Group
+from kilter.cli.options import name_types
+from kilter.version import __version__
+
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Align language models with preferences, and prove it.\n\nFirst run: [bold]kilter run recipes/quickstart.yaml[/]",
+    help="Align language models with preferences, and prove it.",
+    epilog="kilter run recipes/quickstart.yaml\nkilter advise pairs.jsonl\nkilter train --help",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at preference data, convert it.")
-app.add_typer(data_app, name="data")
 out, err = Console(), Console(stderr=True)
 
-ModelArg = Annotated[str, typer.Argument(help="builtin:NAME, a folder, a .gguf file, or a Hub id")]
+ModelArg = Annotated[
+    str,
+    typer.Argument(help="builtin:NAME, a folder, a .gguf file, or a Hub id", autocompletion=complete.models),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="override a field, e.g. stages.dpo.train.epochs=2", metavar="KEY=VALUE"),
 ]
 
 
-def epilog(*examples: str) -> str:
-    """The examples at the end of --help."""
-    return "[bold]Examples[/]\n\n" + "\n\n".join(f"$ {e}" for e in examples)
+def command(
+    name: str | None = None, *, examples: Sequence[str], to: typer.Typer = app
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: a function becomes a command; its --help begins with the examples."""
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        name_types(function)
+        return to.command(name, cls=Command, epilog="\n".join(examples))(function)
+
+    return add
+
+
+def commands(name: str, *, help: str, examples: Sequence[str]) -> typer.Typer:
+    """A command that has commands below it."""
+    made = typer.Typer(cls=Group, no_args_is_help=True, help=help, epilog="\n".join(examples))
+    app.add_typer(made, name=name)
+    return made
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"kilter {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="print the version")
+    ] = False,
+) -> None:
+    """What stands before every command."""
 
 
 def duration(seconds: float | None) -> str:

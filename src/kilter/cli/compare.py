@@ -8,16 +8,16 @@ from typing import Annotated
 
 import typer
 
-from kilter.cli.app import SetOption, app, duration, epilog, out
+from kilter.cli.app import SetOption, command, duration, out
 from kilter.errors import UserError
 
 
-@app.command(
-    epilog=epilog(
+@command(
+    examples=[
         "kilter compare recipes/compare-support-desk.yaml",
         "kilter compare my-study.yaml --dry-run",
         "kilter compare my-study.yaml --set seeds=[0]",
-    )
+    ]
 )
 def compare(
     recipe: Annotated[Path, typer.Argument(help="a comparison (YAML): data, start, methods, seeds")],

@@ -8,12 +8,22 @@ from typing import Annotated, Any
 import typer
 
 from kilter.artifacts import require_file
-from kilter.cli.app import data_app, epilog, out
+from kilter.cli.app import command, commands, out
 from kilter.errors import UserError
 
+data_app = commands(
+    "data",
+    help="Look at preference data, convert it.",
+    examples=[
+        "kilter data peek pairs.jsonl",
+        "kilter data convert hh.jsonl.gz groups.jsonl --shape pairs",
+    ],
+)
 
-@data_app.command(
-    epilog=epilog("kilter data peek pairs.jsonl", "kilter data peek builtin:support-desk --shape pairs -n 2")
+
+@command(
+    to=data_app,
+    examples=["kilter data peek pairs.jsonl", "kilter data peek builtin:support-desk --shape pairs -n 2"],
 )
 def peek(
     path: Annotated[str, typer.Argument(help="file, Hub name or builtin:support-desk")],
@@ -55,11 +65,12 @@ def _load(path: str, shape: str, format_: str, world: dict[str, Any] | None = No
     return load(make_data_spec({"path": path, "format": format_, "heldout": 0, "world": world or {}}), shape)  # type: ignore[arg-type]
 
 
-@data_app.command(
-    epilog=epilog(
+@command(
+    to=data_app,
+    examples=[
         "kilter data convert hh.jsonl.gz groups.jsonl --shape pairs",
         "kilter data convert builtin:support-desk steps.jsonl --view steps --size 1000",
-    )
+    ],
 )
 def convert(
     path: Annotated[str, typer.Argument(help="file, Hub name or builtin:support-desk")],

@@ -10,17 +10,17 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table
 
-from kilter.cli.app import app, epilog, err, out
+from kilter.cli.app import command, err, out
 from kilter.errors import UserError
 from kilter.validation import as_user_error
 
 
-@app.command(
+@command(
     "eval",
-    epilog=epilog(
+    examples=[
         "kilter eval --model runs/my-dpo --baseline builtin:smollm2-135m --data pairs.jsonl",
         "kilter eval --model A --model B --reward-model RM --data pairs.jsonl --out runs/eval",
-    ),
+    ],
 )
 def evaluate(
     model: Annotated[
@@ -111,11 +111,11 @@ def _print_evaluation(result: dict[str, Any]) -> None:
     out.print(table)
 
 
-@app.command(
-    epilog=epilog(
+@command(
+    examples=[
         "kilter gate runs/quickstart/eval --policy gate.yaml",
         "kilter gate runs/eval/evaluation.json --policy gate.yaml --candidate dpo",
-    )
+    ]
 )
 def gate(
     evaluation: Annotated[Path, typer.Argument(help="evaluation.json, or the folder that holds it")],

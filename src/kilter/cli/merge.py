@@ -9,15 +9,15 @@ from typing import Annotated
 import typer
 
 from kilter.artifacts import whole_folder
-from kilter.cli.app import app, epilog, out
+from kilter.cli.app import command, out
 from kilter.errors import UserError
 
 
-@app.command(
-    epilog=epilog(
+@command(
+    examples=[
         "kilter merge runs/my-dpo/model merged/",
         "kilter merge HuggingFaceTB/SmolLM2-135M-Instruct served/ --untie",
-    )
+    ]
 )
 def merge(
     model: Annotated[

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from kilter.cli.app import app, epilog, out
+from kilter.cli import complete
+from kilter.cli.app import command, out
 from kilter.errors import Exit
 
 if TYPE_CHECKING:
@@ -21,14 +22,20 @@ if TYPE_CHECKING:
     from kilter.objectives.knobs import Knob
 
 
-@app.command(
-    epilog=epilog(
-        "kilter methods", "kilter methods dpo", "kilter methods --json", "kilter methods my_file.py:MyLoss"
-    )
+@command(
+    examples=[
+        "kilter methods",
+        "kilter methods dpo",
+        "kilter methods --json",
+        "kilter methods my_file.py:MyLoss",
+    ]
 )
 def methods(
     name: Annotated[
-        str | None, typer.Argument(help="a method by name, or my_file.py:MyLoss; none: all of them")
+        str | None,
+        typer.Argument(
+            help="a method by name, or my_file.py:MyLoss; none: all of them", autocompletion=complete.methods
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
     write: Annotated[
@@ -153,11 +160,15 @@ def _settings(knobs: Sequence[Knob]) -> Table:
     return table
 
 
-@app.command(
-    "check-method", epilog=epilog("kilter check-method my_file.py:MyLoss", "kilter check-method dpo")
-)
+@command("check-method", examples=["kilter check-method my_file.py:MyLoss", "kilter check-method dpo"])
 def check_method(
-    name: Annotated[str, typer.Argument(help="my_file.py:MyLoss, package.module:Name, or a method by name")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="my_file.py:MyLoss, package.module:Name, or a method by name",
+            autocompletion=complete.methods,
+        ),
+    ],
 ) -> None:
     """Run the contract that every method of Kilter keeps on yours. Exit code 1 when a check fails."""
     from kilter.objectives.contract import CHECKS, run_contract

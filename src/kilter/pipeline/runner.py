@@ -141,7 +141,8 @@ class Run:
         return digest.hexdigest()
 
     def _model_hash(self, reference: str) -> str:
-        from kilter.models.load import BUILTIN, model_hash, resolve
+        from kilter.models.builtin import BUILTIN
+        from kilter.models.load import model_hash, resolve
 
         if reference.startswith("builtin:") and reference.partition(":")[2] in BUILTIN:
             return BUILTIN[reference.partition(":")[2]].sha256

