@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,32 @@ from torch import Tensor, nn
 from kilter.errors import UserError
 from kilter.training.parallel.engine import AccelerateEngine
 from kilter.training.parallel.shards import SHARDS
+
+
+@contextlib.contextmanager
+def _tensors_only() -> Iterator[None]:
+    """DeepSpeed asks torch to run whatever its files hold; here torch takes tensors and DeepSpeed's own settings alone."""
+    safe = [getattr(importlib.import_module(f"deepspeed.{module}"), name) for module, name in SETTINGS]
+    before = os.environ.get(FORCED)
+    os.environ[FORCED] = "1"
+    try:
+        with torch.serialization.safe_globals(safe):
+            yield
+    finally:
+        os.environ.pop(FORCED)
+        if before is not None:
+            os.environ[FORCED] = before
+
+
+SETTINGS = (
+    ("runtime.fp16.loss_scaler", "LossScaler"),
+    ("runtime.zero.config", "ZeroStageEnum"),
+    ("utils.tensor_fragment", "fragment_address"),
+)
+"""What DeepSpeed keeps beside tensors: plain records without a method that runs at load."""
+
+FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""torch reads it at every load; it outranks what the caller asks for."""
 
 
 class ZeroEngine(AccelerateEngine):
@@ -92,7 +119,8 @@ class ZeroEngine(AccelerateEngine):
         """The inverse of `checkpoint`, with as many processes as wrote it."""
         cause = "no whole checkpoint"
         try:
-            found, _ = module.load_checkpoint(str(folder / SHARDS), tag="zero")
+            with _tensors_only():
+                found, _ = module.load_checkpoint(str(folder / SHARDS), tag="zero")
         except Exception as error:
             found, cause = None, str(error)[:120]
         if found is None:
