@@ -8,14 +8,14 @@ import sys
 import pytest
 import yaml
 
-from kilter import feedback
 from kilter.advice.facts import Facts, measure
 from kilter.advice.recipe import fitting, make
 from kilter.advice.rules import RULES, Machine, cautions, suggest
 from kilter.cli import main
 from kilter.data.dataset import DataSpec
 from kilter.objectives import objectives
-from kilter.pipeline.plan import Sizes
+from kilter.recipe import build
+from kilter.training.estimate import Sizes
 
 MACHINE = Machine(16.0, "test")
 SMALL = Sizes(135_000_000, 30, 576, 1536, 49152)
@@ -67,14 +67,8 @@ def test_methods_follow_from_the_facts(measured, want):
                 for k in ("measured: ", "paper: ", "papers: ", "our comparison: ", "our runs: ")
             ), r
     recipe = yaml.safe_load(make("builtin:smollm2-135m", measured, found, fitting(SMALL, MACHINE)))
-    from kilter.recipe import Recipe
-
     assert list(recipe["stages"])[-1] == "eval"
-    data = recipe["data"] if "path" not in recipe["data"] else {"data": recipe["data"]}
-    loaded = Recipe.model_validate({**recipe, "data": data})
-    for stage in loaded.stages.values():
-        if stage.train is not None and stage.train.feedback is not None:
-            feedback.check(stage.train.feedback)  # a source that exists
+    build(recipe)  # every setting goes, and every source of feedback exists
 
 
 def test_every_kind_has_a_rule():
@@ -129,7 +123,7 @@ def test_a_recipe_names_a_local_model_as_a_path(tmp_path, monkeypatch, capsys):
         {},
     )
     (tmp_path / "advice.yaml").write_text(text)
-    assert recipe.load(tmp_path / "advice.yaml", ()).stages["eval"].evaluate.models[0] == "./tiny"
+    assert recipe.load(tmp_path / "advice.yaml", ()).stages["eval"].spec.models[0] == "./tiny"
 
 
 def test_too_little_memory_is_said(tmp_path, monkeypatch, capsys, pairs_file):

@@ -53,13 +53,13 @@ def test_cells_and_their_recipe(tiny, tmp_path):
     expanded = study.expand(loaded)
     assert list(expanded.stages) == ["start", *(c.stage for c in found), "eval"]
     noisy = next(c for c in found if dict(c.setting) == {"pairs.limit": 12, "pairs.world.label_noise": 0.5})
-    data = expanded.data[expanded.stages[noisy.stage].train.data.removeprefix("$")]
+    data = expanded.data[expanded.stages[noisy.stage].spec.data.removeprefix("$")]
     assert (data.limit, data.world.label_noise) == (
         None,
         0.5,
     )  # the limit is the training side's: the held-out prompts stay the same
-    assert expanded.stages[noisy.stage].train.limit == 12
-    assert expanded.stages[noisy.stage].train.seed == noisy.seed
+    assert expanded.stages[noisy.stage].spec.limit == 12
+    assert expanded.stages[noisy.stage].spec.seed == noisy.seed
 
 
 def _path(text):

@@ -186,7 +186,7 @@ def test_overrides(recipe_file):
     loaded = recipes.load(
         recipe_file, ["stages.dpo.train.learning_rate=1e-5", "data.world.n=50", "stages.sft.train.epochs=2"]
     )
-    assert loaded.stages["dpo"].train.learning_rate == 1e-5
+    assert loaded.stages["dpo"].spec.learning_rate == 1e-5
     assert loaded.data["data"].world.n == 50
     with pytest.raises(UserError, match="there is no stage 'dpoo'"):
         recipes.load(recipe_file, ["stages.dpoo.train.epochs=2"])

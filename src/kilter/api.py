@@ -17,10 +17,11 @@ from kilter.artifacts import lock, write_text
 from kilter.data.dataset import DataSpec, load, prompt_key, trained_prompts
 from kilter.errors import Exit, UserError
 from kilter.objectives import method_name
+from kilter.objectives.index import check as check_method
 from kilter.pipeline.runner import Run
-from kilter.recipe import check_train, shape_of
 from kilter.training.config import TrainSpec
 from kilter.training.result import TrainResult
+from kilter.types import Shape
 from kilter.validation import as_user_error
 
 
@@ -63,6 +64,9 @@ def train(
     spec, source = make_train_spec(method, options), make_data_spec(data)
     if spec.feedback is not None and spec.prompts is None:
         spec = spec.model_copy(update={"prompts": "$data"})
+    check_method(spec.method)
+    from kilter.training.checks import check_train  # reads torch
+
     check_train(spec)
 
     name = method_name(spec.method)
@@ -77,6 +81,7 @@ def _train(
     """One stage in a folder that is this process's own."""
     # torch is read only now: what is wrong so far was said at once
     from kilter.models.load import model_hash, resolve
+    from kilter.objectives import build_objective
     from kilter.training.parallel import launch
     from kilter.training.trainer import Trainer
 
@@ -84,7 +89,8 @@ def _train(
         raise UserError("out", str(folder), "holds a finished model", "choose another folder, or remove it")
     start = resolve(model)
     reference = resolve(spec.reference, "reference") if spec.reference else None
-    loaded = load(source, shape_of(spec))
+    shape: Shape = "prompts" if spec.prompts is not None else build_objective(spec.method).needs.shape
+    loaded = load(source, shape)
     seen = {prompt_key(g.prompt)[:16] for g in loaded.train} | trained_prompts(start)
     entry = manifests.new(
         name,

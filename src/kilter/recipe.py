@@ -2,103 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.json_schema import models_json_schema
+from rich.console import Console
 
-from kilter import feedback as feedbacks
+from kilter import stages
 from kilter.data.dataset import DataSpec
 from kilter.errors import UserError, nearest
-from kilter.evaluation import metrics
-from kilter.evaluation.config import EvaluateSpec
-from kilter.models.config import check_adapter
-from kilter.objectives.index import check as check_method
-from kilter.training.config import TrainSpec, check_zero
-from kilter.types import Shape
-from kilter.validation import as_user_error, load_yaml, refuse_idle
+from kilter.refs import Found, looks_like_stage
+from kilter.stages import Stage, Workspace
+from kilter.validation import as_user_error, load_yaml
 
 
-class AuditSpec(BaseModel):
-    """Checks a data set before anything is trained on it."""
-
-    model_config = ConfigDict(extra="forbid")
-    data: str = Field("$data", description="$name of a data set")
-    max_length: int = Field(1024, ge=8, description="length at which the truncation check cuts, in tokens")
-    fail_on_error: bool = Field(False, description="end the run with code 2 when a finding has level error")
-
-
-class GateSpec(BaseModel):
-    """Decides whether the candidate may ship."""
-
-    model_config = ConfigDict(extra="forbid")
-    policy: str | dict[str, Any] = Field(description="a YAML file, or the policy itself: {conditions: [...]}")
-    candidate: str | None = Field(
-        None, description="model under test; default: the only one that is not the baseline"
-    )
-    baseline: str | None = Field(None, description="must be the evaluation's baseline")
-    evaluation: str | None = Field(None, description="evaluate stage to read; default: the last one")
-
-
-class Stage(BaseModel):
-    """One step of the run: exactly one of audit, train, evaluate, gate."""
-
-    model_config = ConfigDict(extra="forbid")
-    audit: AuditSpec | None = None
-    train: TrainSpec | None = None
-    evaluate: EvaluateSpec | None = None
-    gate: GateSpec | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Stage:
-        if sum(v is not None for v in (self.audit, self.train, self.evaluate, self.gate)) != 1:
-            raise ValueError("needs exactly one of audit, train, evaluate, gate")
-        return self
-
-    @property
-    def kind(self) -> str:
-        """Which of the four it is."""
-        return next(k for k in ("audit", "train", "evaluate", "gate") if getattr(self, k) is not None)
-
-    def data_names(self) -> list[tuple[str, str]]:
-        """(field, name without the $) of every data set it reads."""
-        spec = self.audit or self.train or self.evaluate
-        named = [] if spec is None else [("data", spec.data)]
-        if self.train is not None and self.train.prompts is not None:
-            named = [("prompts", self.train.prompts)]
-        elif self.evaluate is not None:
-            named += [("probes", name) for name in self.evaluate.probes] + (
-                [("tax", self.evaluate.tax)] if self.evaluate.tax else []
-            )
-        return [(field, name.removeprefix("$")) for field, name in named]
-
-    def model_names(self) -> list[tuple[str, str]]:
-        """(field, stage or model) for every model it reads."""
-        if self.train is not None:
-            named = [
-                ("from", self.train.start),
-                ("reference", self.train.reference),
-                ("teacher", self.train.teacher),
-                ("critic.from", self.train.critic.start),
-            ]
-            for field, spec in (
-                ("feedback", self.train.feedback),
-                ("monitors.gold", self.train.monitors.gold),
-            ):
-                named += [(field, m) for m in feedbacks.model_references(spec)] if spec is not None else []
-        elif self.evaluate is not None:
-            named = [("models", m) for m in self.evaluate.models]
-            named += [("baseline", self.evaluate.baseline), ("reward_model", self.evaluate.reward_model)]
-        else:
-            named = []
-        return [(field, name) for field, name in named if name]
-
-
-class Recipe(BaseModel):
-    """The whole run."""
+class Head(BaseModel):
+    """What a recipe holds beside its stages."""
 
     model_config = ConfigDict(extra="forbid")
     name: str = Field(
@@ -110,7 +33,6 @@ class Recipe(BaseModel):
     data: dict[str, DataSpec] = Field(
         description="one data set (path: ...), or several by name, used as $name"
     )
-    stages: dict[str, Stage] = Field(min_length=1, description="stages by name, run in this order")
 
     @model_validator(mode="before")
     @classmethod
@@ -122,6 +44,23 @@ class Recipe(BaseModel):
         ):
             value = value | {"data": {"data": value["data"]}}
         return value
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The whole run: stages by name, run in this order."""
+
+    name: str
+    model: str
+    data: Mapping[str, DataSpec]
+    stages: Mapping[str, Stage]
+
+    def workspace(self, folder: Path, console: Console, **options: Any) -> Workspace:
+        """The run as its stages see it."""
+        return Workspace(folder, console, self.model, self.data, self.stages, **options)
+
+
+KEYS = (*Head.model_fields, "stages")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -153,14 +92,28 @@ def build(raw: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     for item in overrides:
         override(raw, item)
     _check_top(raw)
-    for name, stage in (raw.get("stages") or {}).items():
-        _check_stage(name, stage)
     try:
-        recipe = Recipe.model_validate(raw)
+        head = Head.model_validate({k: v for k, v in raw.items() if k != "stages"})
     except ValidationError as error:
-        raise _recipe_error(error, raw) from error
-    _check_references(recipe)
+        raise _head_error(error, raw) from error
+    if not raw["stages"]:
+        raise UserError("stages", raw["stages"], "is empty", "add stages: {sft: {train: {method: sft}}}")
+    found = {str(name): _stage(str(name), stage) for name, stage in raw["stages"].items()}
+    recipe = Recipe(head.name, head.model, head.data, found)
+    check(recipe)
     return recipe
+
+
+def _stage(name: str, raw: Any) -> Stage:
+    if not isinstance(raw, dict) or len(raw) != 1:
+        raise UserError(
+            f"stages.{name}",
+            raw,
+            "needs exactly one kind",
+            f"write {name}: {{train: {{...}}}}; kinds: {', '.join(stages.kinds.names())}",
+        )
+    kind, settings = next(iter(raw.items()))
+    return stages.make(str(kind), settings, f"stages.{name}")
 
 
 def _check_top(raw: dict[str, Any]) -> None:
@@ -172,8 +125,8 @@ def _check_top(raw: dict[str, Any]) -> None:
             "run it with: kilter compare FILE",
         )
     for key in raw:
-        if key not in Recipe.model_fields:
-            raise UserError(key, raw[key], "unknown key", nearest(key, Recipe.model_fields))
+        if key not in KEYS:
+            raise UserError(key, raw[key], "unknown key", nearest(key, KEYS))
     for key in ("data", "stages"):
         if not isinstance(raw.get(key), dict):
             raise UserError(
@@ -186,23 +139,7 @@ def _check_top(raw: dict[str, Any]) -> None:
             )
 
 
-def _check_stage(name: str, stage: Any) -> None:
-    kinds = ("audit", "train", "evaluate", "gate")
-    if not isinstance(stage, dict) or len(stage) != 1:
-        raise UserError(
-            f"stages.{name}",
-            stage,
-            "needs exactly one kind",
-            f"write {name}: {{train: {{...}}}}; kinds: {', '.join(kinds)}",
-        )
-    kind = next(iter(stage))
-    if kind not in kinds:
-        raise UserError(f"stages.{name}.{kind}", stage[kind], "unknown kind of stage", nearest(kind, kinds))
-    if stage[kind] is None:
-        stage[kind] = {}
-
-
-def _recipe_error(error: ValidationError, raw: dict[str, Any]) -> UserError:
+def _head_error(error: ValidationError, raw: dict[str, Any]) -> UserError:
     first = error.errors()[0]
     location = first["loc"]
     if (
@@ -221,7 +158,7 @@ def _recipe_error(error: ValidationError, raw: dict[str, Any]) -> UserError:
                 nearest(str(location[-1]), names),
             )
         return as_user_error(trimmed, "", DataSpec)
-    return as_user_error(error, "", Recipe)
+    return as_user_error(error, "", Head)
 
 
 def override(raw: dict[str, Any], item: str) -> None:
@@ -230,7 +167,7 @@ def override(raw: dict[str, Any], item: str) -> None:
     if not sign or not path:
         raise UserError("--set", item, "is not KEY=VALUE", "write --set stages.dpo.train.learning_rate=1e-5")
     node: Any = raw
-    keys = path.split(".")
+    keys = _keys(raw, path)
     for key in keys[:-1]:
         if not isinstance(node, dict):
             raise UserError(
@@ -246,6 +183,18 @@ def override(raw: dict[str, Any], item: str) -> None:
     if not isinstance(node, dict):
         raise UserError("--set", item, "its parent is not a mapping", "check the path")
     node[keys[-1]] = scalar(text)
+
+
+def _keys(node: Any, path: str) -> list[str]:
+    """The path cut at its dots; a key that is there and holds dots, such as my_file.py:MyStage, stays whole."""
+    found = []
+    while path:
+        known = [str(k) for k in node if f"{path}.".startswith(f"{k}.")] if isinstance(node, dict) else []
+        key = max(known, key=len, default=path.partition(".")[0])
+        node = node.get(key) if isinstance(node, dict) else None
+        found.append(key)
+        path = path[len(key) + 1 :]
+    return found
 
 
 def scalar(text: str) -> Any:
@@ -268,206 +217,117 @@ def scalar(text: str) -> Any:
     return value
 
 
-def _check_references(recipe: Recipe) -> None:
-    """Every $data set and every stage that is named must exist, and earlier; methods must build."""
-    for _, train in train_stages(recipe):  # a misspelt method is said before torch is read
-        check_method(train.method)
-    earlier: dict[str, Stage] = {}
+def check(recipe: Recipe) -> None:
+    """Every data set and every stage that is named must exist, and earlier; every stage's settings must go together."""
+    run = recipe.workspace(Path("runs") / recipe.name, Console(quiet=True))
     for name, stage in recipe.stages.items():
-        where = f"stages.{name}.{stage.kind}"
-        for field, data in stage.data_names():
-            if data not in recipe.data:
-                raise UserError(
-                    f"{where}.{field}", f"${data}", "no such data set", nearest(data, recipe.data)
-                )
-        for field, ref in stage.model_names():
-            if looks_like_stage(ref) and ref not in earlier:
-                problem = "comes later in the recipe" if ref in recipe.stages else "is no earlier stage"
-                raise UserError(
-                    f"{where}.{field}",
-                    ref,
-                    problem,
-                    nearest(ref, [n for n, s in earlier.items() if s.train])
-                    if earlier
-                    else "train it in a stage above",
-                )
-            if ref in earlier and earlier[ref].train is None:
-                raise UserError(
-                    f"{where}.{field}",
-                    ref,
-                    "is no train stage",
-                    nearest(ref, [n for n, s in earlier.items() if s.train]),
-                )
-        if stage.train is not None:
-            check_train(stage.train, f"{where}.")
-        if stage.evaluate is not None and stage.evaluate.gold is not None:
-            feedbacks.check(stage.evaluate.gold, f"{where}.gold")
-        if stage.evaluate is not None:
-            metrics.resolve(stage.evaluate.metrics, f"{where}.metrics")
-        if (
-            stage.evaluate is not None
-            and stage.evaluate.baseline
-            and stage.evaluate.baseline not in stage.evaluate.models
-        ):
-            raise UserError(
-                f"{where}.baseline",
-                stage.evaluate.baseline,
-                "is not among models",
-                nearest(stage.evaluate.baseline, stage.evaluate.models),
-            )
-        if stage.gate is not None:
-            _check_gate(where, stage.gate, earlier)
-        earlier[name] = stage
+        stage.maker.check_names(stage.spec, run.at(name))
+    for name, stage in recipe.stages.items():
+        work = run.at(name)
+        for item in stage.maker.reads(stage.spec):
+            _CHECKS[item.ref.to](item, work)
+        stage.maker.check(stage.spec, work)
 
 
-def check_train(spec: TrainSpec, where: str = "") -> None:
-    """The method builds, and what it needs online is there. Raises UserError before any expensive work."""
-    check_method(spec.method)
-    import torch
-
-    from kilter.objectives import build_objective
-    from kilter.training.checks import check_online
-
-    needs = build_objective(spec.method).needs
-    if spec.adapter is not None:
-        check_adapter(spec.adapter, f"{where}adapter")
-    if spec.activation_offloading and not torch.cuda.is_available():
-        raise UserError(
-            f"{where}activation_offloading",
-            True,
-            "moves activations off a GPU, and there is none",
-            "leave it out; gradient_checkpointing saves memory here",
-        )
-    if "embeddings" in needs.outputs and (spec.gradient_checkpointing or spec.fsdp):
-        field = "gradient_checkpointing" if spec.gradient_checkpointing else "fsdp"
-        raise UserError(
-            f"{where}{field}",
-            True,
-            "does not go with wdpo, whose backward is differentiated again",
-            "leave it out",
-        )
-    if spec.zero is not None:
-        check_zero(spec.zero, where)
-        if spec.fsdp:
-            raise UserError(f"{where}zero", spec.zero, "and fsdp both divide the training", "choose one")
-        if spec.prompts is not None:
-            raise UserError(
-                f"{where}zero",
-                spec.zero,
-                "is for training on fixed data",
-                "leave it out: several processes then train online with DDP",
-            )
-    if spec.engine == "local" and spec.processes > 1:
-        raise UserError(
-            f"{where}engine",
-            "local",
-            f"is one process, and processes is {spec.processes}",
-            "leave engine out",
-        )
-    if needs.teacher is not None and spec.teacher is None:
-        raise UserError(
-            f"{where}teacher", None, "is required by this method", "name a stage or a model to learn from"
-        )
-    if spec.teacher is not None and needs.teacher is None:
-        raise UserError(
-            f"{where}teacher",
-            spec.teacher,
-            "is not used by this method",
-            "leave it out, or use method distill",
-        )
-    for field, source in (("feedback", spec.feedback), ("monitors.gold", spec.monitors.gold)):
-        if source is not None:
-            feedbacks.check(source, f"{where}{field}")
-    if spec.prompts is not None:
-        check_online(spec, needs, where)
+def _check_data(item: Found, work: Workspace) -> None:
+    if item.value is None or item.value.removeprefix("$") in work.data_sets:
         return
-    if spec.feedback is not None:
+    _check_stage(item, work, "data", "no such data set", tuple(work.data_sets))
+
+
+def _check_model(item: Found, work: Workspace) -> None:
+    if item.value is None or not (looks_like_stage(item.value) or item.value in work.stages):
+        return
+    _check_stage(item, work, "model", "is no earlier stage")
+
+
+def _check_named_stage(item: Found, work: Workspace) -> None:
+    if item.value is not None:
+        _check_stage(item, work, item.ref.makes, f"is no earlier {item.ref.makes} stage".replace("  ", " "))
+    elif item.ref.default == "last" and not work.earlier(item.ref.makes):
         raise UserError(
-            f"{where}feedback", spec.feedback, "is given, but no prompts to sample", "add prompts: $data"
+            work.where(item.field),
+            None,
+            f"stands for the last stage that makes the {item.ref.makes}, and none is above",
+            "add one above this stage",
         )
-    idle = ["select", "refill", "kl_control", "monitors", "refresh_reference_every"]
-    idle += [] if needs.shape == "rollouts" else ["sampler", "minibatches", "inner_epochs"]
-    idle += [] if "critic" in needs.models else ["critic"]
-    refuse_idle(
-        spec,
-        where,
-        [
-            (n, "the data is fixed", "leave it out, or add prompts: $data to train on fresh answers")
-            for n in idle
-        ],
-    )
 
 
-def _check_gate(where: str, gate: GateSpec, earlier: dict[str, Stage]) -> None:
-    from kilter.release.gate import load_policy
-
-    evaluations = [n for n, s in earlier.items() if s.evaluate]
-    if not evaluations:
-        raise UserError(where, "gate", "has no evaluate stage before it", "add an evaluate stage above")
-    if gate.evaluation is not None and gate.evaluation not in evaluations:
-        raise UserError(
-            f"{where}.evaluation",
-            gate.evaluation,
-            "is no earlier evaluate stage",
-            nearest(gate.evaluation, evaluations),
-        )
-    models = earlier[gate.evaluation or evaluations[-1]].evaluate
-    assert models is not None
-    if gate.candidate is not None and gate.candidate not in models.models:
-        raise UserError(
-            f"{where}.candidate", gate.candidate, "is not evaluated", nearest(gate.candidate, models.models)
-        )
-    load_policy(gate.policy, f"{where}.policy")
+def _check_stage(item: Found, work: Workspace, makes: str, problem: str, others: Sequence[str] = ()) -> None:
+    """The name must be that of an earlier stage that makes such a thing."""
+    name = item.value.removeprefix("$")
+    known = [*others, *work.earlier(makes)]
+    if name in known:
+        return
+    if name in work.earlier():
+        problem = f"makes no {makes}: it is a stage of kind {work.stages[name].kind}"
+    elif name in work.stages:
+        problem = "comes later in the recipe"
+    fix = nearest(name, known) if known else f"add a stage above that makes the {makes}"
+    raise UserError(work.where(item.field), item.value, problem, fix)
 
 
-def looks_like_stage(name: str) -> bool:
-    """A bare word is a stage; anything with a colon, slash or dot is a model."""
-    return not any(c in name for c in ":/.~")
-
-
-def shape_of(spec: TrainSpec) -> Shape:
-    """What a train stage reads of its data: prompts when it samples the answers itself."""
-    from kilter.objectives import build_objective
-
-    return "prompts" if spec.prompts is not None else build_objective(spec.method).needs.shape
-
-
-def data_of(recipe: Recipe, name: str) -> DataSpec:
-    """The data set that $name stands for."""
-    return recipe.data[name.removeprefix("$")]
+_CHECKS: dict[str, Callable[[Found, Workspace], None]] = {
+    "data": _check_data,
+    "model": _check_model,
+    "stage": _check_named_stage,
+    "file": lambda item, work: None,
+}
+"""By what is named. Files are looked at before a run, not when a recipe is read."""
 
 
 def schema() -> dict[str, Any]:
     """JSON schema of recipes, for editors. `data` may be one data set or several by name."""
-    full = Recipe.model_json_schema(by_alias=True)
+    kinds: dict[str, type[BaseModel]] = {name: kind.Spec for name, kind in stages.kinds}
+    models: list[type[BaseModel]] = [Head, *kinds.values()]
+    references, shared = models_json_schema([(model, "validation") for model in models], by_alias=True)
+    full: dict[str, Any] = shared["$defs"].pop("Head")
     full["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     full["title"] = "Kilter recipe"
     full["properties"]["data"] = {
-        "description": Recipe.model_fields["data"].description,
+        "description": Head.model_fields["data"].description,
         "anyOf": [
             {"$ref": "#/$defs/DataSpec"},
             {"type": "object", "additionalProperties": {"$ref": "#/$defs/DataSpec"}},
         ],
     }
-    train = full["$defs"]["TrainSpec"]
-    train["properties"]["algorithm"] = {
-        **train["properties"]["method"],
-        "description": "another name for method",
+    full["properties"]["stages"] = {
+        "description": "stages by name, run in this order",
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": {"$ref": "#/$defs/Stage"},
     }
-    train["anyOf"] = [{"required": ["method"]}, {"required": ["algorithm"]}]
-    train["required"] = [r for r in train.get("required", []) if r != "method"]
+    full["required"] = ["data", "stages"]
+
+    # A stage has one key: its kind. A kind of one's own is file.py:Name, and only that file knows its settings.
+    settings = {
+        name: {"anyOf": [references[spec, "validation"], {"type": "null"}]} for name, spec in kinds.items()
+    }
+    stage = {
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": 1,
+        "properties": settings,
+        "patternProperties": {":": {"type": ["object", "null"]}},
+        "additionalProperties": False,
+    }
+    full["$defs"] = {**shared["$defs"], "Stage": stage}
     return full
+
+
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data, every setting spelled out."""
+    return {
+        "name": recipe.name,
+        "model": recipe.model,
+        "data": {name: spec.model_dump(mode="json", by_alias=True) for name, spec in recipe.data.items()},
+        "stages": {
+            name: {stage.kind: stage.spec.model_dump(mode="json", by_alias=True)}
+            for name, stage in recipe.stages.items()
+        },
+    }
 
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML."""
-    return yaml.safe_dump(
-        json.loads(recipe.model_dump_json(by_alias=True)), sort_keys=False, allow_unicode=True
-    )
-
-
-def train_stages(recipe: Recipe) -> Iterator[tuple[str, TrainSpec]]:
-    """All train stages in order."""
-    for name, stage in recipe.stages.items():
-        if stage.train is not None:
-            yield name, stage.train
+    return yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True)

@@ -9,9 +9,9 @@ import yaml
 from kilter.advice.facts import Facts
 from kilter.advice.rules import Machine, Suggestion
 from kilter.objectives import build_objective
-from kilter.pipeline.plan import Sizes, train_memory
-from kilter.recipe import looks_like_stage
+from kilter.refs import looks_like_stage
 from kilter.training.config import TrainSpec
+from kilter.training.estimate import Sizes, train_memory
 
 HEADER = "# Made by `kilter advise {path}`: the methods worth trying on this data, from one start, on the same rows.\n#   kilter run {target}\n"
 

@@ -15,7 +15,7 @@ from kilter.errors import UserError
 
 if TYPE_CHECKING:
     from kilter.advice.rules import Machine, Reason
-    from kilter.pipeline.plan import Sizes
+    from kilter.training.estimate import Sizes
 
 
 @command(
@@ -42,7 +42,7 @@ def advise(
     from kilter.advice.rules import Machine, cautions, suggest
     from kilter.api import make_data_spec
     from kilter.models.load import resolve
-    from kilter.pipeline.plan import sizes
+    from kilter.training.estimate import sizes
 
     if out_ is not None:
         if out_.exists():
@@ -101,8 +101,8 @@ def advise(
 
 def _room(fields: dict[str, Any], size: Sizes, machine: Machine) -> str:
     """What fits, by the estimate that a dry run prints."""
-    from kilter.pipeline.plan import train_memory
     from kilter.training.config import TrainSpec
+    from kilter.training.estimate import train_memory
 
     need, full = (
         train_memory(TrainSpec.model_validate({"method": "sft"} | f), size)

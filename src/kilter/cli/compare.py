@@ -35,9 +35,10 @@ def compare(
 ) -> None:
     """Train every method from one start on the same rows, ask all of them the same held-out prompts, and write one page. Run again to resume."""
     from kilter.models.load import resolve
-    from kilter.pipeline.plan import plan, sizes
+    from kilter.pipeline.plan import plan
     from kilter.pipeline.runner import Run
     from kilter.study import page, study
+    from kilter.training.estimate import sizes
 
     wanted = study.load(recipe, set_ or ())
     expanded = study.expand(wanted)
@@ -46,10 +47,7 @@ def compare(
     each = sizes(resolve(wanted.model)).parameters * 4 / 1e9
     missing = [c for c in found if not (folder / c.stage / "model").exists()]
     whole = [
-        c
-        for c in missing
-        if (train := expanded.stages[c.stage].train) is not None
-        and (train.adapter is None or train.adapter.merge)
+        c for c in missing if (adapter := expanded.stages[c.stage].spec.adapter) is None or adapter.merge
     ]
     need, free = each * (len(whole) + 2) + 0.1 * len(missing), shutil.disk_usage(_existing(runs)).free / 1e9
     if dry_run:

@@ -62,7 +62,7 @@ def _print_plan(recipe: Any) -> None:
 @command(examples=["kilter report runs/quickstart"])
 def report(folder: Annotated[Path, typer.Argument(help="a run folder")]) -> None:
     """Write report.html of a run folder from what its stages have left there."""
-    from kilter.release import report as reports
+    from kilter.pipeline.report import write_report
 
     if not folder.is_dir() or not any(folder.glob("*/manifest.json")):
         raise UserError(
@@ -71,7 +71,7 @@ def report(folder: Annotated[Path, typer.Argument(help="a run folder")]) -> None
             "is no run folder (no stage with a manifest.json)",
             "give a folder that `kilter run` made, such as runs/quickstart",
         )
-    out.print(f"[bold]{reports.write(folder)}[/]", highlight=False)
+    out.print(f"[bold]{write_report(folder)}[/]", highlight=False)
 
 
 @command(examples=["kilter schema > kilter.schema.json"])

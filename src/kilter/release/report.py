@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -16,6 +17,7 @@ from kilter.data import store
 from kilter.evaluation import classifiers
 from kilter.evaluation.metrics import titles
 from kilter.progress import clock
+from kilter.release.section import Section
 from kilter.types import Group
 
 CURVES = (
@@ -33,28 +35,27 @@ CURVES = (
 )
 
 
-def write(run: Path) -> Path:
-    """Renders run/report.html from what the stages have left there, and returns its path."""
-    page = render(run)
+def write(run: Path, sections: Mapping[str, Section | None] = MappingProxyType({})) -> Path:
+    """Renders run/report.html from what the stages have left there, and returns its path.
+
+    Args:
+        run: the run's folder.
+        sections: what the stages themselves have to say, by name.
+    """
+    page = render(run, sections)
     write_text(run / "report.html", page)
     return run / "report.html"
 
 
-def render(run: Path) -> str:
+def render(run: Path, sections: Mapping[str, Section | None] = MappingProxyType({})) -> str:
     """The page as text; sections without evidence yet are left out."""
     from kilter.release import figures
 
     stages = _stages(run)
+    written = [s["name"] for s in stages]
     evaluation = _last(run, stages, "evaluation.json")
     gate = _last(run, stages, "gate.json")
-    audits = [
-        json.loads((run / s["name"] / "audit.json").read_text())
-        for s in stages
-        if (run / s["name"] / "audit.json").exists()
-    ]
-    training = {
-        s["name"]: list(read_lines(run / s["name"] / "metrics.jsonl")) for s in stages if s["kind"] == "train"
-    }
+    training = {n: rows for n in written if (rows := list(read_lines(run / n / "metrics.jsonl")))}
     recipe = (run / "recipe.yaml").read_text(encoding="utf-8") if (run / "recipe.yaml").exists() else ""
     names = list(evaluation["models"]) if evaluation else []
     others = [n for n in names if evaluation and n != evaluation["baseline"]]
@@ -70,7 +71,7 @@ def render(run: Path) -> str:
         stages=stages,
         evaluation=evaluation,
         gate=gate,
-        audits=audits,
+        sections=[(name, found) for name in written if (found := sections.get(name)) is not None],
         candidate=candidate,
         titles=titles(evaluation),
         compared=compared,
@@ -84,7 +85,6 @@ def render(run: Path) -> str:
         samples=_samples(run, stages, candidate),
         recipe=recipe,
         model=parsed.get("model", ""),
-        kinds={"train": "trained", "audit": "audited", "evaluate": "evaluated", "gate": "decided"},
     )
 
 
@@ -189,7 +189,7 @@ def _samples(
     folders = [
         run / s["name"]
         for s in stages
-        if s["kind"] == "evaluate" and (run / s["name"] / "groups.jsonl").exists()
+        if all((run / s["name"] / name).exists() for name in ("evaluation.json", "groups.jsonl"))
     ]
     if not folders or candidate is None:
         return []

@@ -1,15 +1,108 @@
-"""Settings of a run on fresh rollouts that cannot work together."""
+"""Settings of a train stage that cannot work together, found before any work."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from kilter import feedback as feedbacks
 from kilter.batch import Needs
 from kilter.errors import UserError
 from kilter.feedback.registry import model_references
+from kilter.models.config import check_adapter
 from kilter.objectives import build_objective
+from kilter.training.config import TrainSpec, check_zero
 from kilter.training.sources.select import choose_select
 from kilter.validation import refuse_idle
+
+
+def check_train(spec: TrainSpec, where: str = "") -> None:
+    """Raises UserError where the method does not build, or something that it needs is missing.
+
+    Args:
+        where: prefix of field names in errors, such as "stages.dpo.train.".
+    """
+    needs = build_objective(spec.method).needs
+    _check_machine(spec, needs, where)
+    _check_processes(spec, where)
+    _check_teacher(spec, needs, where)
+    for field, source in (("feedback", spec.feedback), ("monitors.gold", spec.monitors.gold)):
+        if source is not None:
+            feedbacks.check(source, f"{where}{field}")
+    if spec.prompts is not None:
+        check_online(spec, needs, where)
+    else:
+        _check_offline(spec, needs, where)
+
+
+def _check_machine(spec: TrainSpec, needs: Needs, where: str) -> None:
+    """What this machine cannot do, and what a second derivative forbids."""
+    import torch
+
+    if spec.adapter is not None:
+        check_adapter(spec.adapter, f"{where}adapter")
+    if spec.activation_offloading and not torch.cuda.is_available():
+        raise UserError(
+            f"{where}activation_offloading",
+            True,
+            "moves activations off a GPU, and there is none",
+            "leave it out; gradient_checkpointing saves memory here",
+        )
+    if "embeddings" in needs.outputs and (spec.gradient_checkpointing or spec.fsdp):
+        field = "gradient_checkpointing" if spec.gradient_checkpointing else "fsdp"
+        raise UserError(
+            f"{where}{field}",
+            True,
+            "does not go with wdpo, whose backward is differentiated again",
+            "leave it out",
+        )
+
+
+def _check_processes(spec: TrainSpec, where: str) -> None:
+    if spec.zero is not None:
+        check_zero(spec.zero, where)
+        if spec.fsdp:
+            raise UserError(f"{where}zero", spec.zero, "and fsdp both divide the training", "choose one")
+        if spec.prompts is not None:
+            raise UserError(
+                f"{where}zero",
+                spec.zero,
+                "is for training on fixed data",
+                "leave it out: several processes then train online with DDP",
+            )
+    if spec.engine == "local" and spec.processes > 1:
+        raise UserError(
+            f"{where}engine",
+            "local",
+            f"is one process, and processes is {spec.processes}",
+            "leave engine out",
+        )
+
+
+def _check_teacher(spec: TrainSpec, needs: Needs, where: str) -> None:
+    if needs.teacher is not None and spec.teacher is None:
+        raise UserError(
+            f"{where}teacher", None, "is required by this method", "name a stage or a model to learn from"
+        )
+    if spec.teacher is not None and needs.teacher is None:
+        raise UserError(
+            f"{where}teacher",
+            spec.teacher,
+            "is not used by this method",
+            "leave it out, or use method distill",
+        )
+
+
+def _check_offline(spec: TrainSpec, needs: Needs, where: str) -> None:
+    """On fixed data, whatever belongs to sampling would have no effect."""
+    if spec.feedback is not None:
+        raise UserError(
+            f"{where}feedback", spec.feedback, "is given, but no prompts to sample", "add prompts: $data"
+        )
+    idle = ["select", "refill", "kl_control", "monitors", "refresh_reference_every"]
+    idle += [] if needs.shape == "rollouts" else ["sampler", "minibatches", "inner_epochs"]
+    idle += [] if "critic" in needs.models else ["critic"]
+    fix = "leave it out, or add prompts: $data to train on fresh answers"
+    refuse_idle(spec, where, [(name, "the data is fixed", fix) for name in idle])
 
 
 def check_online(spec: Any, needs: Needs, where: str = "") -> None:

@@ -66,10 +66,22 @@ class MonitorSpec(BaseModel):
     )
 
 
+def _algorithm_too(schema: dict[str, Any]) -> None:
+    """In the schema, `algorithm` is another name for `method`, and one of them is required."""
+    schema["properties"]["algorithm"] = {
+        **schema["properties"]["method"],
+        "description": "another name for method",
+    }
+    schema["anyOf"] = [{"required": ["method"]}, {"required": ["algorithm"]}]
+    schema["required"] = [name for name in schema.get("required", []) if name != "method"]
+
+
 class TrainSpec(BaseModel):
     """What to train, on what, how long and how."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", populate_by_name=True, allow_inf_nan=False, json_schema_extra=_algorithm_too
+    )
     method: Annotated[str | dict[str, Any], METHOD] = Field(
         description="a method by name, or {name: dpo, beta: 0.1}"
     )

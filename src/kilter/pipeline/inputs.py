@@ -1,0 +1,89 @@
+"""What a stage's result depends on, as content hashes; and whether all of it is there."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from kilter import manifest as manifests
+from kilter.artifacts import sha256_file
+from kilter.data.dataset import DataSpec
+from kilter.errors import UserError
+from kilter.refs import Found
+from kilter.registry import user_files
+from kilter.stages import Workspace
+from kilter.version import __version__
+
+
+def config_of(work: Workspace) -> dict[str, Any]:
+    """The stage's settings as plain data."""
+    settings: dict[str, Any] = work.here.spec.model_dump(mode="json", by_alias=True)
+    return settings
+
+
+def inputs_of(work: Workspace) -> dict[str, str]:
+    """Content hash of everything that the stage reads, by what it is and its name."""
+    found = {"kilter": __version__} | work.here.maker.inputs(work.here.spec, work)
+    for item in work.inputs():
+        if item.ref.to != "file" or item.value not in item.ref.words:
+            name = work.base if item.value is None else str(item.value)
+            found[f"{item.ref.to}:{name.removeprefix('$')}"] = _hash(item, work)
+    for path in user_files({work.here.kind: config_of(work)}):
+        found[f"file:{path}"] = sha256_file(path)
+    return found
+
+
+def _hash(item: Found, work: Workspace) -> str:
+    name = item.value
+    if item.ref.to == "file":
+        return sha256_file(Path(name))
+    if item.ref.to == "data":
+        source = work.made_by(name)
+        return output_hash(work, source) if source is not None else data_hash(work.data(name))
+    return output_hash(work, name) if name in work.stages else model_hash(name or work.base)
+
+
+def data_hash(spec: DataSpec) -> str:
+    """Hash of the data set's configuration and, for a local file, its bytes."""
+    digest = hashlib.sha256(spec.model_dump_json().encode())
+    path = Path(spec.path).expanduser()
+    if path.is_file():
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def model_hash(reference: str) -> str:
+    """Hash of a model's weights; of a built-in one without unpacking it."""
+    from kilter.models import load
+    from kilter.models.builtin import BUILTIN
+
+    name = reference.removeprefix("builtin:")
+    if reference.startswith("builtin:") and name in BUILTIN:
+        return BUILTIN[name].sha256
+    return load.model_hash(load.resolve(reference))
+
+
+def output_hash(work: Workspace, stage: str) -> str:
+    """Hash of what an earlier stage made."""
+    entry = manifests.read(work.stage(stage))
+    if entry is None or entry.status != "done":
+        raise UserError(
+            f"stages.{stage}", "(unfinished)", "has not been run", "run the recipe from its beginning"
+        )
+    return entry.outputs.get(work.stages[stage].maker.makes, entry.key)
+
+
+def check_inputs(work: Workspace) -> None:
+    """Models resolve, files exist, data can be read in the shape that is asked for. Raises UserError."""
+    found = work.inputs()
+    for item in found:
+        if item.ref.to == "model" and item.value not in work.stages:
+            work.model(item.value, item.field)
+        elif item.ref.to == "file" and item.value not in item.ref.words and not Path(item.value).is_file():
+            raise UserError(work.where(item.field), item.value, "no such file", item.ref.fix)
+    for item in found:
+        if item.ref.to == "data" and work.ready(item.value):
+            shape = work.here.maker.shape(work.here.spec, item.field)
+            if shape is not None:
+                work.load(item.value, shape)

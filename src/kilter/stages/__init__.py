@@ -1,0 +1,28 @@
+"""Stages: one file per kind, and what a kind of one's own needs. A kind's file is read when a recipe names the kind."""
+
+from kilter.refs import DataRef, FeedbackRef, FileRef, ModelRef
+from kilter.release.section import Section
+from kilter.stages.kind import Stage, StageKind, Workspace
+from kilter.stages.outcome import Outcome, StagePlan, StageSpec
+from kilter.stages.registry import kind_of, kinds, make, stage
+
+for _kind in ("audit", "train", "evaluate", "gate"):
+    kinds.declare(f"kilter.stages.{_kind}", _kind)
+
+__all__ = [
+    "DataRef",
+    "FeedbackRef",
+    "FileRef",
+    "ModelRef",
+    "Outcome",
+    "Section",
+    "Stage",
+    "StageKind",
+    "StagePlan",
+    "StageSpec",
+    "Workspace",
+    "kind_of",
+    "kinds",
+    "make",
+    "stage",
+]

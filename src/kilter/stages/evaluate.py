@@ -1,0 +1,107 @@
+"""evaluate: models answer the same held-out prompts; metrics with intervals, paired with the baseline."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from kilter.errors import UserError, nearest
+from kilter.evaluation.config import EvaluateSpec
+from kilter.stages.kind import StageKind, Workspace
+from kilter.stages.outcome import Outcome, StagePlan
+from kilter.stages.registry import stage
+from kilter.types import Group, Shape
+
+
+@stage("evaluate")
+class Evaluate(StageKind[EvaluateSpec]):
+    """Hands folders and rows to an Evaluation."""
+
+    Spec = EvaluateSpec
+    makes = "evaluation"
+
+    def shape(self, spec: EvaluateSpec, field: str) -> Shape | None:
+        """The tax set is of demonstrations, everything else of prompts."""
+        return "demonstrations" if field == "tax" else "prompts"
+
+    def names(self, spec: EvaluateSpec) -> list[str]:
+        """The models as they are named in the settings."""
+        return list(spec.models)
+
+    def check(self, spec: EvaluateSpec, work: Workspace) -> None:
+        """The metrics are known, the gold source can be built, and the baseline is among the models."""
+        from kilter import feedback
+        from kilter.evaluation import metrics
+
+        metrics.resolve(spec.metrics, work.where("metrics"))
+        if spec.gold is not None:
+            feedback.check(spec.gold, work.where("gold"))
+        if spec.baseline and spec.baseline not in spec.models:
+            raise UserError(
+                work.where("baseline"),
+                spec.baseline,
+                "is not among models",
+                nearest(spec.baseline, spec.models),
+            )
+
+    def preflight(self, spec: EvaluateSpec, work: Workspace) -> None:
+        """There are prompts to evaluate on."""
+        if work.ready(spec.data) and not work.load(spec.data, "prompts").heldout:
+            raise UserError(
+                "data.heldout",
+                work.data(spec.data).heldout,
+                "leaves no prompts to evaluate on",
+                "set data.heldout above 0 or give more data",
+            )
+
+    def plan(self, spec: EvaluateSpec, work: Workspace) -> StagePlan:
+        """How many prompts each model answers."""
+        what = ", ".join(spec.models)
+        if not work.ready(spec.data):
+            return StagePlan(what)
+        held = work.load(spec.data, "prompts").heldout
+        count = len({g.prompt.id or i for i, g in enumerate(held)})
+        return StagePlan(what, min(count, spec.limit or count))
+
+    def run(self, spec: EvaluateSpec, work: Workspace, folder: Path) -> Outcome:
+        """Writes evaluation.json and groups.jsonl."""
+        from kilter.data.dataset import heldout_pairs, trained_prompts
+        from kilter.evaluation.runner import Evaluation
+
+        # The baseline first: every difference is to it.
+        baseline = spec.baseline or spec.models[0]
+        order = [baseline, *(m for m in spec.models if m != baseline)]
+        models = {ref: work.model(ref, "models") for ref in order}
+        reward = (spec.reward_model, work.model(spec.reward_model)) if spec.reward_model else None
+        trained = frozenset().union(*(trained_prompts(f) for f in models.values()))
+
+        # Held-out pairs say how far the reward model can be trusted.
+        prompts = work.load(spec.data, "prompts")
+        pairs = heldout_pairs(work.data(spec.data), spec.data.removeprefix("$")) if reward else []
+        probes = [g.prompt for name in spec.probes for g in _once(work, name)[: spec.probe_limit]]
+        tax = _once(work, spec.tax, "demonstrations")[: spec.tax_limit] if spec.tax else []
+        result = Evaluation(
+            spec,
+            models,
+            reward,
+            prompts,
+            pairs,
+            trained,
+            folder,
+            work.console,
+            work.name,
+            probes,
+            tax,
+        ).run()
+        digest = hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
+        facts = {"prompts": result["n_prompts"], "baseline": result["baseline"]}
+        return Outcome(facts, {"evaluation": digest})
+
+
+def _once(work: Workspace, name: str, shape: Shape = "prompts") -> list[Group]:
+    """All rows of a probe set, each prompt once: what is held out and what is not, for nothing trains on them."""
+    from kilter.data.dataset import prompt_key
+
+    data = work.load(name, shape)
+    return list({prompt_key(g.prompt): g for g in (*data.heldout, *data.train)}.values())

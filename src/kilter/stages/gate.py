@@ -1,0 +1,94 @@
+"""gate: decides from an evaluation whether the candidate may ship."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from kilter.errors import UserError, nearest
+from kilter.options import METHOD, MODEL
+from kilter.refs import EvaluationRef, FileRef
+from kilter.stages.kind import StageKind, Workspace
+from kilter.stages.outcome import Outcome, StagePlan, StageSpec
+from kilter.stages.registry import stage
+
+COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+
+
+class GateSpec(StageSpec):
+    """Decides whether the candidate may ship."""
+
+    policy: Annotated[FileRef | dict[str, Any], METHOD] = Field(
+        description="a YAML file, or the policy itself: {conditions: [...]}"
+    )
+    candidate: Annotated[str | None, MODEL] = Field(
+        None, description="model under test; default: the only one that is not the baseline"
+    )
+    baseline: Annotated[str | None, MODEL] = Field(None, description="must be the evaluation's baseline")
+    evaluation: Annotated[EvaluationRef, METHOD] = Field(
+        None, description="evaluate stage to read; default: the last one"
+    )
+
+
+@stage("gate")
+class Gate(StageKind[GateSpec]):
+    """Reads evaluation.json, never a model."""
+
+    Spec = GateSpec
+    makes = "verdict"
+
+    def check(self, spec: GateSpec, work: Workspace) -> None:
+        """The policy can be read, and the candidate is evaluated."""
+        from kilter.release.gate import load_policy
+
+        evaluation = work.stages[work.input("evaluation")]
+        names = evaluation.maker.names(evaluation.spec)
+        if spec.candidate is not None and names and spec.candidate not in names:
+            raise UserError(
+                work.where("candidate"), spec.candidate, "is not evaluated", nearest(spec.candidate, names)
+            )
+        load_policy(spec.policy, work.where("policy"))
+
+    def preflight(self, spec: GateSpec, work: Workspace) -> None:
+        """Before any generation: can this many prompts pass the gate at all?"""
+        from kilter.release.gate import load_policy, power_warnings
+
+        prompts = work.plan(work.input("evaluation")).rows
+        if prompts is not None:
+            for line in power_warnings(load_policy(spec.policy), prompts):
+                work.console.print(f"  [yellow]power[/] {line}", highlight=False)
+
+    def plan(self, spec: GateSpec, work: Workspace) -> StagePlan:
+        """It takes no time."""
+        if isinstance(spec.policy, str):
+            return StagePlan(spec.policy)
+        return StagePlan(f"{len(spec.policy['conditions'])} conditions")
+
+    def run(self, spec: GateSpec, work: Workspace, folder: Path) -> Outcome:
+        """Writes gate.json and gate.xml."""
+        from kilter.release import gate as gates
+
+        evaluation = json.loads((work.stage(work.input("evaluation")) / "evaluation.json").read_text())
+        policy = gates.load_policy(spec.policy)
+        result = gates.decide(policy, evaluation, spec.candidate, baseline=spec.baseline)
+        gates.write(result, folder)
+        facts = {
+            "verdict": result["verdict"],
+            "candidate": result["candidate"],
+            "lines": [f"{c['state']:<12} {c['condition']}   {c['why']}" for c in result["conditions"]],
+        }
+        digest = hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
+        return Outcome(facts, {"verdict": digest}, gates.exit_code(result["verdict"]))
+
+    def summary(self, facts: Mapping[str, Any]) -> list[str]:
+        """The verdict, then every condition."""
+        from rich.markup import escape
+
+        word, colour = facts["verdict"].upper(), COLOURS[facts["verdict"]]
+        first = f"  verdict: [bold {colour}]{word}[/] for {escape(facts['candidate'])}"
+        return [first, *(f"    {escape(line)}" for line in facts["lines"])]

@@ -1,0 +1,208 @@
+"""What a kind of stage is, and what a stage sees of the run around it: models, data and stages by name.
+
+Neither knows recipe or pipeline: a stage is handed a Workspace, and the pipeline is handed a kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
+from rich.console import Console
+
+from kilter.data.dataset import Dataset, DataSpec, load
+from kilter.refs import Found
+from kilter.release.section import Section
+from kilter.stages.outcome import ARTIFACT, Makes, Outcome, StagePlan
+from kilter.stages.refs import references
+from kilter.types import Shape
+
+S = TypeVar("S", bound=BaseModel)
+
+
+class StageKind(Generic[S]):
+    """One kind of stage. A kind of one's own has a Spec, says what it makes, and runs:
+
+    class Longest(StageKind):
+        class Spec(StageSpec):
+            data: DataRef = "$data"
+
+        makes = "report"
+
+        def run(self, spec, work, folder):
+            groups = work.load(spec.data, "prompts").train
+            return Outcome({"longest": max(len(g.prompt.text) for g in groups)})
+
+    The fields of Spec that are typed references are its inputs: the pipeline hashes them, orders stages by them, and
+    checks that they exist. The class holds no state: one instance serves every stage of its kind.
+    """
+
+    Spec: type[S]
+    makes: Makes = "report"
+
+    def reads(self, spec: S) -> list[Found]:
+        """The references that count; a kind leaves out those that its other settings switch off."""
+        return references(spec)
+
+    def shape(self, spec: S, field: str) -> Shape | None:
+        """The shape in which the data of a field is read; None: nobody has to try before the run."""
+        return "prompts"
+
+    def inputs(self, spec: S, work: Workspace) -> dict[str, str]:
+        """What else determines the result, beside settings and references."""
+        return {}
+
+    def names(self, spec: S) -> list[str]:
+        """Names of the models that an evaluation reports on."""
+        return []
+
+    def check_names(self, spec: S, work: Workspace) -> None:
+        """Raises UserError for a name that is in no registry; of all stages first, before anything heavy is read."""
+
+    def check(self, spec: S, work: Workspace) -> None:
+        """Raises UserError for settings that cannot work together. Reads no data and no model."""
+
+    def preflight(self, spec: S, work: Workspace) -> None:
+        """Raises UserError for what can only be seen on the machine and in the data, before any stage runs."""
+
+    def plan(self, spec: S, work: Workspace) -> StagePlan:
+        """What a run would take."""
+        return StagePlan()
+
+    def run(self, spec: S, work: Workspace, folder: Path) -> Outcome:
+        """Does the work and leaves its files in `folder`; called again after a kill, it goes on from them."""
+        raise NotImplementedError
+
+    def summary(self, facts: Mapping[str, Any]) -> list[str]:
+        """Lines for the console, with markup, whenever the stage is done or taken as it is."""
+        return []
+
+    def section(self, folder: Path) -> Section | None:
+        """Its part of report.html, from the files in its folder."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage of a recipe: the name of its kind, the kind itself, and the settings."""
+
+    kind: str
+    maker: StageKind[Any]
+    spec: Any
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A run's folder, base model, data sets and stages, as one of the stages sees them.
+
+    base: the recipe's model. name: the stage that looks. isolated: each training in a process of its own, so that its
+    peak memory is its own. alone: one stage without a recipe, whose folder is the run's. loaded: data sets read so far,
+    kept while a run is checked; None: they are not kept.
+    """
+
+    folder: Path
+    console: Console
+    base: str
+    data_sets: Mapping[str, DataSpec]
+    stages: Mapping[str, Stage]
+    name: str = ""
+    isolated: bool = False
+    alone: bool = False
+    loaded: dict[tuple[str, Shape], Dataset] | None = None
+
+    def at(self, name: str) -> Workspace:
+        """The same run seen from another stage."""
+        return replace(self, name=name)
+
+    @property
+    def here(self) -> Stage:
+        """The stage that looks."""
+        return self.stages[self.name]
+
+    def where(self, field: str = "") -> str:
+        """A field's full name in an error message."""
+        prefix = "" if self.alone else f"stages.{self.name}.{self.here.kind}"
+        return f"{prefix}.{field}".strip(".") if field else f"{prefix}.".lstrip(".")
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage."""
+        return self.folder if self.alone else self.folder / name
+
+    def earlier(self, makes: Makes | str = "") -> list[str]:
+        """Stages before this one, all of them or those that make something."""
+        return [n for n in self._above() if not makes or self.stages[n].maker.makes == makes]
+
+    def _above(self) -> Iterator[str]:
+        for name in self.stages:
+            if name == self.name:
+                return
+            yield name
+
+    def inputs(self) -> list[Found]:
+        """This stage's references; one that was left out stands with what it means, or with None for the base model."""
+        found = []
+        for item in self.here.maker.reads(self.here.spec):
+            value = item.value
+            if value is None and item.ref.default == "last":
+                value = next(reversed(self.earlier(item.ref.makes)), None)
+            if value is not None or item.ref.default == "base":
+                found.append(replace(item, value=value))
+        return found
+
+    def input(self, field: str) -> Any:
+        """What stands at a field of this stage, or what it means where it was left out."""
+        return next((f.value for f in self.inputs() if f.field == field), None)
+
+    def model(self, reference: str | None, field: str = "model") -> Path:
+        """Folder of a stage's model, of a model, or of the base model (None)."""
+        from kilter.models.load import resolve
+
+        if reference is None:
+            return resolve(self.base, "model")
+        if reference in self.stages:
+            return self.stage(reference) / ARTIFACT["model"]
+        return resolve(reference, self.where(field))
+
+    def made_by(self, reference: str) -> str | None:
+        """The stage whose output a data reference names; None for a data set."""
+        name = reference.removeprefix("$")
+        return name if name not in self.data_sets and name in self.stages else None
+
+    def data(self, reference: str) -> DataSpec:
+        """The data set that $name stands for; of a stage that makes data, all its rows are for training."""
+        name = reference.removeprefix("$")
+        if self.made_by(reference) is None:
+            return self.data_sets[name]
+        return DataSpec(path=str(self.stage(name) / ARTIFACT["data"]), format="groups", heldout=0.0)
+
+    def ready(self, reference: str) -> bool:
+        """Whether the data can be read now: False where the stage that makes it has not run."""
+        return self.made_by(reference) is None or Path(self.data(reference).path).is_file()
+
+    def load(self, reference: str, shape: Shape) -> Dataset:
+        """Reads a data set in a shape. Raises UserError naming file, line and field."""
+        name = reference.removeprefix("$")
+        if self.loaded is not None and (name, shape) in self.loaded:
+            return self.loaded[name, shape]
+        found = load(self.data(reference), shape, name)
+        if self.loaded is not None:
+            self.loaded[name, shape] = found
+        return found
+
+    def shapes(self, reference: str) -> set[Shape]:
+        """The shapes in which the run's stages read a data set."""
+        found: set[Shape] = set()
+        for stage in self.stages.values():
+            for item in stage.maker.reads(stage.spec):
+                shape = stage.maker.shape(stage.spec, item.field)
+                if item.ref.to == "data" and item.value == reference and shape is not None:
+                    found.add(shape)
+        return found
+
+    def plan(self, name: str) -> StagePlan:
+        """What another stage would take."""
+        other = self.stages[name]
+        return other.maker.plan(other.spec, self.at(name))

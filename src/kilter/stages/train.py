@@ -1,0 +1,184 @@
+"""train: a method learns from a data set, or from answers that the model samples itself."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kilter.refs import Found
+from kilter.stages.kind import StageKind, Workspace
+from kilter.stages.outcome import Outcome, StagePlan
+from kilter.stages.refs import references
+from kilter.stages.registry import stage
+from kilter.training.config import TrainSpec
+from kilter.types import Group, Shape
+
+if TYPE_CHECKING:
+    from kilter.data.encode import Encoder
+    from kilter.training.estimate import Sizes
+
+
+@stage("train")
+class Train(StageKind[TrainSpec]):
+    """Hands a model, groups and a folder to a Trainer."""
+
+    Spec = TrainSpec
+    makes = "model"
+
+    def reads(self, spec: TrainSpec) -> list[Found]:
+        """Online, the prompts are the data."""
+        return [f for f in references(spec) if f.field != ("data" if spec.prompts is not None else "")]
+
+    def shape(self, spec: TrainSpec, field: str) -> Shape | None:
+        """Prompts online, else what the method learns from."""
+        from kilter.objectives import build_objective
+
+        return "prompts" if spec.prompts is not None else build_objective(spec.method).needs.shape
+
+    def check_names(self, spec: TrainSpec, work: Workspace) -> None:
+        """The method is known."""
+        from kilter.objectives.index import check
+
+        check(spec.method)
+
+    def check(self, spec: TrainSpec, work: Workspace) -> None:
+        """The method builds, and its settings go together."""
+        from kilter.training.checks import check_train
+
+        check_train(spec, work.where())
+
+    def preflight(self, spec: TrainSpec, work: Workspace) -> None:
+        """The trackers are installed."""
+        from kilter.training.log import check_trackers
+
+        check_trackers(spec.trackers)
+
+    def run(self, spec: TrainSpec, work: Workspace, folder: Path) -> Outcome:
+        """Writes model/, metrics.jsonl and what the monitors saw."""
+        from kilter.artifacts import write_text
+        from kilter.data.dataset import prompt_key, trained_prompts
+        from kilter.models.load import model_hash
+        from kilter.training.parallel import launch
+        from kilter.training.trainer import Trainer
+
+        data = work.load(spec.prompts or spec.data, self.shape(spec, "data") or "prompts")
+        start = work.model(spec.start, "from")
+        reference = work.model(spec.reference, "reference") if spec.reference else None
+        if data.skipped:
+            work.console.print(f"  data: left out: {data.left_out()}", highlight=False)
+
+        # An evaluation has to know every prompt that this model or its ancestors learned from.
+        seen = {prompt_key(g.prompt)[:16] for g in data.train}
+        for parent in (start, reference):
+            seen |= trained_prompts(parent) if parent is not None else set()
+        write_text(folder / "trained_prompts.txt", "\n".join(sorted(seen)) + "\n")
+
+        trainer = Trainer(
+            spec, start, data.train, data.heldout, folder, reference, work.console, work.name, work.model
+        )
+        result = launch.run(trainer) if work.isolated else launch.train(trainer)
+        facts = {
+            "steps": result.steps,
+            "groups": len(data.train),
+            "heldout_groups": len(data.heldout),
+            "metrics": result.metrics,
+            "heldout": result.heldout,
+            "left_out": dict(data.skipped + result.counts),
+            "stopped": result.stopped,
+            "best_step": result.best_step,
+            "tokens_per_second": result.tokens_per_second,
+            "step_seconds": result.step_seconds,
+            "peak_memory_gb": result.peak_memory_gb if work.isolated else None,
+        }
+        return Outcome(facts, {"model": model_hash(result.model)})
+
+    def plan(self, spec: TrainSpec, work: Workspace) -> StagePlan:
+        """Rows, tokens, steps, memory and time, from the data and the tokenizer; never loads weights."""
+        from kilter.objectives import method_name
+        from kilter.training.estimate import train_memory
+
+        source = spec.prompts or spec.data
+        online = ", online" if spec.prompts is not None else ""
+        what = f"{method_name(spec.method)} from {spec.start or work.base}{online}"
+        size = _sizes(work.model(None))
+        if not work.ready(source):
+            return StagePlan(what, memory_gb=round(train_memory(spec, size), 1))
+        groups = work.load(source, self.shape(spec, "data") or "prompts").train[: spec.limit]
+        estimate = _online if spec.prompts is not None else _offline
+        return estimate(spec, what, groups, size, work)
+
+
+@functools.cache
+def _sizes(folder: Path) -> Sizes:
+    from kilter.training.estimate import sizes
+
+    return sizes(folder)
+
+
+@functools.cache
+def _speed(dtype: str) -> float:
+    """Floating-point operations per second that training reaches here."""
+    from kilter.training.estimate import EFFICIENCY, flops_per_second
+
+    return flops_per_second(dtype) * EFFICIENCY
+
+
+def _encoder(spec: TrainSpec, folder: Path) -> Encoder:
+    from kilter.roles.open import OpenSpec, open_encoder
+
+    return open_encoder(OpenSpec(folder, max_length=spec.max_length, template=spec.template))
+
+
+def _offline(spec: TrainSpec, what: str, groups: Sequence[Group], size: Sizes, work: Workspace) -> StagePlan:
+    """Forward and backward cost 6 operations per weight and token, a reference pass 2."""
+    from kilter.objectives import build_objective
+    from kilter.training.estimate import train_memory
+    from kilter.training.sources.fixed import FixedSource
+
+    encoded = _encoder(spec, work.model(None)).encode_all(groups)
+    source = FixedSource(encoded, spec.batch_size, spec.epochs, spec.max_steps)
+    tokens = sum(e.tokens() for e in encoded)
+    trained = int(tokens * source.total_steps / source.steps_per_epoch)
+    reference = "ref_logps" in build_objective(spec.method).needs.annotations
+    passes = 6 * trained + (2 * tokens if reference else 0)
+    seconds = passes * size.parameters / _speed(spec.dtype)
+    memory = round(train_memory(spec, size), 1)
+    return StagePlan(what, len(encoded), trained, source.total_steps, memory, round(seconds))
+
+
+def _online(spec: TrainSpec, what: str, groups: Sequence[Group], size: Sizes, work: Workspace) -> StagePlan:
+    """An upper estimate: every completion as long as it may be. Decoding reaches about a third of what training does."""
+    from kilter.feedback import model_references
+    from kilter.objectives import build_objective
+    from kilter.training.estimate import train_memory
+
+    needs = build_objective(spec.method).needs
+    encoder = _encoder(spec, work.model(None))
+    prompts = [encoder.prompt(g.prompt) for g in groups]
+    steps = spec.max_steps or max(1, math.ceil(spec.epochs * len(prompts) / spec.batch_size))
+    prompt = sum(map(len, prompts)) / max(1, len(prompts))
+    answers = spec.sampler.samples * spec.sampler.max_new_tokens
+    tokens = int(steps * spec.batch_size * (prompt + answers))
+
+    # Forward and backward of policy and critic, forward passes for what the method is annotated with, decoding.
+    epochs = spec.inner_epochs or needs.inner_epochs
+    models = 2 if "critic" in needs.models else 1
+    extra = (
+        ("ref_logps" in needs.annotations)
+        + ("old_values" in needs.annotations)
+        + ("old_logps" in needs.annotations and spec.dtype == "bfloat16")
+    )
+    passes = 6 * epochs * models * tokens + 2 * extra * tokens + 2 * 3 * steps * spec.batch_size * answers
+
+    # Other models in memory: a critic with its optimizer, the reference unless adapters are switched off, reward models.
+    copies = (
+        (models - 1) * 4
+        + ("ref_logps" in needs.annotations and spec.adapter is None)
+        + len(model_references(spec.feedback))
+    )
+    memory = train_memory(spec, size) + 4 * size.parameters * copies / 1e9
+    seconds = passes * size.parameters / _speed(spec.dtype)
+    return StagePlan(what, len(prompts), tokens, steps, round(memory, 1), round(seconds))
