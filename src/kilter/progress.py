@@ -3,64 +3,139 @@
 from __future__ import annotations
 
 import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:  # what needs a clock alone does not wait for rich
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+EVERY = 5.0
+"""Seconds between two lines off a terminal."""
+
+
+class Progress(Protocol):
+    """What a long task tells of itself."""
+
+    def update(self, done: int, note: str = "") -> None:
+        """So much is done; `note` is a short line of numbers."""
+        ...
+
+    def close(self) -> None:
+        """The task has ended."""
+        ...
+
+
+class _Silent:
+    def update(self, done: int, note: str = "") -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+SILENT: Progress = _Silent()
+"""Says nothing: for a caller that wants no progress, and for every process but the first."""
+
+
+class Pace:
+    """How long a task has taken, and how long it will take if it goes on as it did.
+
+    Args:
+        total: units of the whole task.
+        start: units that an earlier process did.
+    """
+
+    def __init__(self, total: int, start: int = 0) -> None:
+        self.total, self.start, self._begin = total, start, time.monotonic()
+
+    def elapsed(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._begin
+
+    def left(self, done: int) -> float | None:
+        """Seconds until the end, None while nothing is known of the pace."""
+        rate = (done - self.start) / max(self.elapsed(), 1e-9)
+        return (self.total - done) / rate if rate > 0 else None
+
+    def text(self, done: int) -> str:
+        """The time left, in the end the time taken; empty while nothing is known."""
+        if done >= self.total:
+            return f"in {clock(self.elapsed())}"
+        left = self.left(done)
+        return "" if left is None else f"{clock(left)} left"
 
 
 class Display:
-    """A progress bar with loss, speed and time left on a terminal; a plain line every few seconds elsewhere."""
+    """A progress bar with numbers and time left on a terminal; a plain line every few seconds elsewhere.
 
-    def __init__(self, console: Console, title: str, total: int, start: int = 0, quiet: bool = False) -> None:
-        self.console, self.title, self.total, self.quiet = console, title, total, quiet
-        self._begin, self._start, self._last = time.monotonic(), start, 0.0
-        self._progress: Progress | None = None
-        if console.is_terminal and not quiet:
-            self._progress = Progress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=console,
-                transient=False,
-            )
-            self._task = self._progress.add_task(title, total=total, completed=start, note="")
-            self._progress.start()
+    Args:
+        console: where it is shown.
+        title: the task in a few words.
+        total: units of the whole task.
+        start: units that an earlier process did.
+    """
 
-    def update(self, done: int, note: str) -> None:
+    def __init__(self, console: Console, title: str, total: int, start: int = 0) -> None:
+        self.console, self.title, self.pace = console, title, Pace(total, start)
+        self._last = float("-inf")
+        self._bar = self._draw(start) if console.is_terminal else None
+
+    def _draw(self, start: int) -> Bar:
+        from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
+        from rich.progress import Progress as Bar
+        from rich.text import Text
+
+        pace = self.pace
+
+        class Clock(ProgressColumn):
+            """Drawn several times a second, so that it ticks while a step takes its time."""
+
+            def render(self, task: Task) -> Text:
+                taken = "" if task.finished else clock(pace.elapsed())
+                return Text(f"{taken}  {pace.text(int(task.completed))}".strip())
+
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            Clock(),
+        )
+        bar = Bar(*columns, console=self.console, transient=False)
+        self._task = bar.add_task(self.title, total=pace.total, completed=start, note="")
+        bar.start()
+        return bar
+
+    def update(self, done: int, note: str = "") -> None:
         """`done` of `total` are finished; `note` is a short line of numbers."""
-        if self.quiet:
-            return
-        if self._progress is not None:
-            self._progress.update(self._task, completed=done, note=note)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, note=note)
             return
         now = time.monotonic()
-        if done == self.total or now - self._last >= 5:
+        if done == self.pace.total or now - self._last >= EVERY:
             self._last = now
-            rate = (done - self._start) / max(now - self._begin, 1e-9)
-            left = f"  {clock((self.total - done) / rate)} left" if rate > 0 else ""
-            self.console.print(
-                f"{self.title} {done}/{self.total}  {note}{left}", highlight=False, soft_wrap=True
-            )
+            parts = (f"{self.title} {done}/{self.pace.total}", note, self.pace.text(done))
+            self.console.print("  ".join(filter(None, parts)), highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Stops drawing."""
-        if self._progress is not None:
-            self._progress.stop()
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
-def clock(seconds: float) -> str:
-    """Seconds as m:ss, or h:mm:ss from one hour up."""
+def clock(seconds: float | None) -> str:
+    """Seconds as m:ss, or h:mm:ss from one hour up; nothing if they are unknown."""
+    if seconds is None:
+        return ""
     minutes, rest = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

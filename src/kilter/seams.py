@@ -64,12 +64,12 @@ class Learner(Protocol):
         """Micro-batches, backward, clip, optimizer; metrics of the step."""
         ...
 
-    def save(self, path: Path) -> None:
-        """Everything `load` needs to continue exactly."""
+    def state(self, folder: Path) -> dict[str, Any]:
+        """Tensors and numbers that `restore` needs to continue exactly; what is divided over processes goes to `folder`."""
         ...
 
-    def load(self, path: Path) -> None:
-        """Restores what `save` wrote."""
+    def restore(self, state: dict[str, Any], folder: Path) -> None:
+        """The inverse of `state`."""
         ...
 
 

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from kilter.cli.app import SetOption, command, duration, out
+from kilter.cli.app import SetOption, command, out
 from kilter.errors import UserError
+from kilter.progress import clock
 
 
 @command(
@@ -53,10 +54,10 @@ def compare(
     if dry_run:
         plans = {p.name: p for p in plan(expanded)}
         for p in plans.values():
-            out.print(f"{p.name:<44} {p.rows or '':>6} {duration(p.seconds):>8}", highlight=False)
+            out.print(f"{p.name:<44} {p.rows or '':>6} {clock(p.seconds):>8}", highlight=False)
         total = sum(p.seconds or 0 for p in plans.values())
         out.print(
-            f"\n{len(found)} runs of {len(wanted.methods)} methods, about {duration(total)} of training, {need:.0f} GB of disk ({free:.0f} free); nothing was run",
+            f"\n{len(found)} runs of {len(wanted.methods)} methods, about {clock(total)} of training, {need:.0f} GB of disk ({free:.0f} free); nothing was run",
             highlight=False,
         )
         return

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from kilter.cli.app import SetOption, command, duration, out
+from kilter.cli.app import SetOption, command, out
 from kilter.errors import UserError
+from kilter.progress import clock
 
 
 @command(
@@ -52,11 +53,11 @@ def _print_plan(recipe: Any) -> None:
         total += s.seconds or 0
         cells = [f"{v:,}" if v is not None else "" for v in (s.rows, s.tokens, s.steps)]
         table.add_row(
-            s.name, s.kind, s.what, *cells, f"{s.memory_gb} GB" if s.memory_gb else "", duration(s.seconds)
+            s.name, s.kind, s.what, *cells, f"{s.memory_gb} GB" if s.memory_gb else "", clock(s.seconds)
         )
     out.print(recipes.dump(recipe), highlight=False, markup=False)
     out.print(table)
-    out.print(f"\ntraining takes about {duration(total)} on this machine; nothing was run", highlight=False)
+    out.print(f"\ntraining takes about {clock(total)} on this machine; nothing was run", highlight=False)
 
 
 @command(examples=["kilter report runs/quickstart"])

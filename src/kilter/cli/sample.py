@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +46,7 @@ def sample(
     from kilter.api import make_data_spec
     from kilter.data import store
     from kilter.data.dataset import load
-    from kilter.progress import Display
+    from kilter.progress import SILENT, Display, Progress
     from kilter.sampling.choose import check_params
     from kilter.types import Feedback, Group, Prompt, SamplingParams
 
@@ -77,14 +78,14 @@ def sample(
         ).train
         prompts = [g.prompt for g in known]
     sampler = _sampler(model)
-    display = Display(err, "sampling", len(prompts) * k, quiet=prompt is not None)
-    answers = sampler.generate(
-        prompts,
-        k,
-        params,
-        lambda n: display.update(n, f"answers  {sampler.last.tokens_per_second:.0f} tok/s"),
-    )
-    display.close()
+    display: Progress = Display(err, "sampling", len(prompts) * k) if prompt is None else SILENT
+    with contextlib.closing(display):
+        answers = sampler.generate(
+            prompts,
+            k,
+            params,
+            lambda n: display.update(n, f"answers  {sampler.last.tokens_per_second:.0f} tok/s"),
+        )
     if negatives:
         groups = [
             Group(

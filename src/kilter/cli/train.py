@@ -11,11 +11,12 @@ import typer
 from pydantic import BaseModel, Field
 
 from kilter.cli import complete
-from kilter.cli.app import command, duration, err, out
+from kilter.cli.app import command, err, out
 from kilter.cli.options import collect, options_of, parameter, parameters, takes
 from kilter.data.dataset import DataSpec
 from kilter.errors import Exit, UserError
 from kilter.options import METHOD, MODEL, OUTPUT, SAMPLING, group_of
+from kilter.progress import clock
 from kilter.training.config import TrainSpec
 
 
@@ -102,7 +103,7 @@ def train(**values: Any) -> None:
     shown = ("eval_loss", "eval_rewards/accuracies", "eval_nll")
     held = "  ".join(f"{k} {v:.4g}" for k, v in result.heldout.items() if k in shown)
     out.print(
-        f"model: [bold]{result.model}[/]   {result.steps} steps in {duration(result.seconds)}   {held}",
+        f"model: [bold]{result.model}[/]   {result.steps} steps in {clock(result.seconds)}   {held}",
         highlight=False,
     )
     if result.stopped is not None:  # the model is there, and its monitors did not trust the way there

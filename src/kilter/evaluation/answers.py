@@ -54,18 +54,17 @@ class Answering:
         path = self.path(k)
         known = {g.prompt.metadata["key"]: g.completions for g in store.read(path)}
         todo = [p for p in prompts if prompt_key(p) not in known]
-        display = Display(self.console, f"{self.title}: answers of {self.name}", len(todo))
-        sampler = LocalSampler(self.model.scorer, self.model.encoder, amp=self.model.amp)
-        for first in range(0, len(todo), CHUNK):
-            part = todo[first : first + CHUNK]
+        with Display(self.console, f"{self.title}: answers of {self.name}", len(todo)) as display:
+            sampler = LocalSampler(self.model.scorer, self.model.encoder, amp=self.model.amp)
+            for first in range(0, len(todo), CHUNK):
+                part = todo[first : first + CHUNK]
 
-            def report(done: int, first: int = first) -> None:
-                display.update(first + done // k, f"answers  {sampler.last.tokens_per_second:.0f} tok/s")
+                def report(done: int, first: int = first) -> None:
+                    display.update(first + done // k, f"answers  {sampler.last.tokens_per_second:.0f} tok/s")
 
-            made = [tuple(answers) for answers in sampler.generate(part, k, self.params, report)]
-            store.append(path, [_line(p, answers) for p, answers in zip(part, made, strict=True)])
-            known |= {prompt_key(p): answers for p, answers in zip(part, made, strict=True)}
-        display.close()
+                made = [tuple(answers) for answers in sampler.generate(part, k, self.params, report)]
+                store.append(path, [_line(p, answers) for p, answers in zip(part, made, strict=True)])
+                known |= {prompt_key(p): answers for p, answers in zip(part, made, strict=True)}
         return [known[prompt_key(p)] for p in prompts]
 
 

@@ -92,27 +92,23 @@ class Asking:
         return self._logps(model, model.encoder, answers, "log-probs")
 
     def _logps(self, model: Ready, encoder: Encoder, answers: Sequence[Completion], what: str) -> Logps:
-        display = Display(self.console, f"{self.title}: {what}", len(answers))
-        found = likelihood.token_logps(
-            model.scorer,
-            encoder,
-            self.suite.prompts,
-            answers,
-            self.spec.tokens_per_microbatch,
-            lambda done: display.update(done, "answers"),
-        )
-        display.close()
-        return found
+        with Display(self.console, f"{self.title}: {what}", len(answers)) as display:
+            return likelihood.token_logps(
+                model.scorer,
+                encoder,
+                self.suite.prompts,
+                answers,
+                self.spec.tokens_per_microbatch,
+                lambda done: display.update(done, "answers"),
+            )
 
     def _nll(self, model: Ready, name: str) -> list[float | None]:
-        display = Display(self.console, f"{self.title}: tax of {name}", len(self.suite.tax))
-        found = likelihood.token_nll(
-            model.scorer,
-            model.encoder,
-            self.suite.tax,
-            self.spec.tokens_per_microbatch,
-            self.spec.dtype == "bfloat16",
-            lambda done: display.update(done, "demonstrations"),
-        )
-        display.close()
-        return found
+        with Display(self.console, f"{self.title}: tax of {name}", len(self.suite.tax)) as display:
+            return likelihood.token_nll(
+                model.scorer,
+                model.encoder,
+                self.suite.tax,
+                self.spec.tokens_per_microbatch,
+                self.spec.dtype == "bfloat16",
+                lambda done: display.update(done, "demonstrations"),
+            )

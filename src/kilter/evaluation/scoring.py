@@ -87,10 +87,8 @@ class RewardSource:
 
     def pairs(self, groups: Sequence[Group], title: str, unit: str = "pairs") -> list[list[Feedback]]:
         """One Feedback per completion as it stands."""
-        display = Display(self.console, title, len(groups))
-        found = self.model(groups, lambda done: display.update(done, unit))
-        display.close()
-        return found
+        with Display(self.console, title, len(groups)) as display:
+            return self.model(groups, lambda done: display.update(done, unit))
 
 
 def _text_only(group: Group) -> Group:

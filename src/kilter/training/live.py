@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from kilter.progress import clock
+from kilter.progress import Pace, clock
 from kilter.training.monitors.events import Event
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -40,11 +39,10 @@ def sparkline(values: Sequence[float], width: int = 28) -> str:
 
 
 class LiveDisplay:
-    """Same interface as Display, for online runs on a terminal."""
+    """A Display for online runs on a terminal: the course of the numbers, the last answer and the events with it."""
 
     def __init__(self, console: Console, title: str, total: int, start: int = 0) -> None:
-        self.console, self.title, self.total, self._start = console, title, total, start
-        self._begin, self.done = time.monotonic(), start
+        self.console, self.title, self.pace, self.done = console, title, Pace(total, start), start
         self.history: dict[str, deque[float]] = {}
         self.record: Mapping[str, Any] = {}
         self.events: list[Event] = []
@@ -61,16 +59,13 @@ class LiveDisplay:
 
     def render(self) -> RenderableType:
         """The whole screen."""
-        elapsed = time.monotonic() - self._begin
-        rate = (self.done - self._start) / elapsed if elapsed > 0 else 0.0
-        left = (self.total - self.done) / rate if rate > 0 else 0.0
         head = Table.grid(padding=(0, 2), expand=False)
         head.add_row(
             f"[bold]{self.title}",
-            ProgressBar(self.total, self.done, width=30),
-            f"{self.done}/{self.total}",
-            f"{clock(elapsed)} gone",
-            f"{clock(left)} left" if rate else "",
+            ProgressBar(self.pace.total, self.done, width=30),
+            f"{self.done}/{self.pace.total}",
+            f"{clock(self.pace.elapsed())} gone",
+            self.pace.text(self.done),
         )
         numbers = Table.grid(padding=(0, 2))
         for label, key, form in ROWS:

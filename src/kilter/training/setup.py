@@ -24,7 +24,7 @@ from kilter.models.load import cache_root, load_tokenizer, model_hash
 from kilter.models.microbatch import split
 from kilter.models.reference import ReferenceCache
 from kilter.objectives.rl.nash_md import NashMD
-from kilter.progress import Display
+from kilter.progress import SILENT, Display, Progress
 from kilter.roles.open import OpenSpec, open_encoder, open_model
 from kilter.sampling.local import LocalSampler
 from kilter.seams import FeedbackSource, Sampler
@@ -165,9 +165,9 @@ def fill_reference_cache(
         off = (
             model.model.disable_adapter() if hasattr(model.model, "peft_config") else contextlib.nullcontext()
         )
-        display = Display(console, f"{name}: reference", len(missing), quiet=not engine.is_main)
+        display: Progress = Display(console, f"{name}: reference", len(missing)) if engine.is_main else SILENT
         model.eval()
-        with off, torch.no_grad():
+        with off, torch.no_grad(), contextlib.closing(display):
             done = 0
             for first in range(0, len(missing), 64):
                 chunk = collate(missing[first : first + 64])
@@ -176,7 +176,6 @@ def fill_reference_cache(
                     cache.put(cache.keys(part), out.logps_BT, part.length_B)
                     done += part.groups()
                     display.update(done, "log-probs")
-        display.close()
     elif engine.is_main:
         console.print(
             f"  reference log-probs of all {len(groups)} groups found in the cache", highlight=False

@@ -29,7 +29,7 @@ from kilter.models.load import resolve as resolve_model
 from kilter.models.reference import LiveReference
 from kilter.objectives import build_objective, method_name
 from kilter.objectives.rl.policy_gradient import PolicyGradient
-from kilter.progress import Display
+from kilter.progress import SILENT, Display, Progress
 from kilter.registry import user_files
 from kilter.runtime import peak_memory_gb
 from kilter.training import oversight, setup
@@ -363,7 +363,8 @@ class Trainer:
             if parts.monitors is not None and self._console.is_terminal and engine.is_main
             else None
         )
-        display = Display(self._console, title, total, done, quiet=live is not None or not engine.is_main)
+        shown = live is None and engine.is_main
+        display: Progress = Display(self._console, title, total, done) if shown else SILENT
 
         def save(step: int) -> None:
             def write(path: Path) -> None:
