@@ -213,6 +213,23 @@ def test_a_folder_is_whole_or_absent(tmp_path):
     assert names(tmp_path) == {"model"}
 
 
+def test_an_old_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    folder, original = tmp_path / "model", os.replace
+    with artifacts.whole_folder(folder) as partial:
+        (partial / "weights").write_text("old")
+
+    def replace(source: Path, target: Path) -> None:
+        if source.name.endswith(".partial"):
+            raise OSError(5, "Input/output error")
+        original(source, target)
+
+    monkeypatch.setattr(artifacts.os, "replace", replace)
+    with pytest.raises(RunFailed, match="model could not be written"), artifacts.whole_folder(folder):
+        pass
+    assert (folder / "weights").read_text() == "old"
+    assert names(tmp_path) == {"model"}
+
+
 def test_of_two_that_make_a_shared_folder_the_first_one_stays(tmp_path):
     folder = tmp_path / "model"
     with artifacts.whole_folder(folder, shared=True) as partial:

@@ -102,7 +102,7 @@ def write_first(path: Path, value: Any) -> bool:
     mine = path.with_name(f".{path.name}.{os.getpid()}")
     write_json(mine, value)
     try:
-        os.link(mine, path)
+        os.link(mine, path)  # refused if the name is taken, as a rename would not be
     except FileExistsError:
         return False
     finally:
@@ -141,6 +141,8 @@ def whole_folder(
             try:
                 os.replace(partial, folder)
             except OSError:
+                if old.exists():
+                    os.replace(old, folder)
                 if not (shared and folder.exists()):
                     raise
         finally:

@@ -154,7 +154,10 @@ def _arguments(error: KilterError) -> list[Any]:
 
 
 def _leave(folder: Path, cause: dict[str, Any]) -> None:
-    write_first(folder / "cause.json", cause | {"rank": int(os.environ["RANK"])})
+    try:
+        write_first(folder / "cause.json", cause | {"rank": int(os.environ["RANK"])})
+    except RunFailed:  # the disk that ended this worker has no room for its cause either
+        print(*cause["arguments"], sep="\n", file=sys.stderr)
 
 
 def _cause(folder: Path, error: Any, count: int) -> KilterError:
