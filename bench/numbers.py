@@ -116,7 +116,6 @@ def environment(source: Path, cache: Path) -> dict[str, str]:
     settings = {
         "PYTHONPATH": str(source),
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONHASHSEED": "0",  # peft lists a set of modules in adapter_config.json, which model_hash covers
         "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

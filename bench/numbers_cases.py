@@ -161,12 +161,17 @@ def _ppo() -> dict[str, Any]:
 
 
 def _grpo() -> dict[str, Any]:
-    """Reward functions of a user's file, which run in a process of their own; an adapter; refilled groups."""
+    """Reward functions of a user's file, which run in a process of their own; adapters; refilled groups.
+
+    Another stage merges the adapter: the hash of an adapter in evaluation.json depends on where its base lies.
+    """
     weighted = ["rewards.py:letters", {"rewards.py:batch": {"timeout": 20.0}, "weight": 0.5}]
+    merged = {"from": "lora", "adapter": {"r": 4, "merge": True}, "max_steps": 2}
     return _recipe(
         grpo=_train({"name": "grpo", "beta": 0.05}, weighted, minibatches=2, inner_epochs=2),
         lora=_train("grpo", "rewards.py:patient", adapter={"r": 4}, select="drop_constant", refill=1),
-        eval={"evaluate": EVALUATE | {"models": ["./tiny", "grpo", "lora"], "baseline": "./tiny"}},
+        merged=_train("dpo", **merged),
+        eval={"evaluate": EVALUATE | {"models": ["./tiny", "grpo", "merged"], "baseline": "./tiny"}},
         gate=_gate("grpo", "./tiny"),
     )
 
