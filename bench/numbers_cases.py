@@ -163,7 +163,7 @@ def _ppo() -> dict[str, Any]:
 def _grpo() -> dict[str, Any]:
     """Reward functions of a user's file, which run in a process of their own; adapters; refilled groups.
 
-    Another stage merges the adapter: the hash of an adapter in evaluation.json depends on where its base lies.
+    A further stage merges the adapter: in evaluation.json the hash of an adapter depends on its base's path.
     """
     weighted = ["rewards.py:letters", {"rewards.py:batch": {"timeout": 20.0}, "weight": 0.5}]
     merged = {"from": "lora", "adapter": {"r": 4, "merge": True}, "max_steps": 2}
