@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +16,8 @@ from kilter.cli.app import command, out
 from kilter.errors import UserError
 
 if TYPE_CHECKING:
-    from kilter.advice.rules import Machine, Reason
+    from kilter.advice.facts import Facts
+    from kilter.advice.rules import Machine, Reason, Suggestion
     from kilter.training.estimate import Sizes
 
 
@@ -50,8 +53,7 @@ def advise(
         require_file(out_, "--out")
     facts = measure(make_data_spec({"path": data}))
     machine = here() if memory is None else Machine(memory, "as given")
-    suggestions = suggest(facts)
-    size = sizes(resolve(model))
+    suggestions, warned, size = suggest(facts), cautions(facts), sizes(resolve(model))
     fields = fitting(size, machine)
     recipe = make(model, facts, suggestions, fields, str(out_ or "advice.yaml"))
     if out_ is not None:
@@ -62,41 +64,47 @@ def advise(
             "memory_gb": round(machine.memory_gb, 1),
             "train": fields,
             "recipe": recipe,
-            "cautions": [{"text": r.text, "evidence": r.evidence} for r in cautions(facts)],
+            "cautions": [asdict(r) for r in warned],
             "suggestions": [
-                {
-                    "method": s.method,
-                    "settings": s.settings,
-                    "reasons": [{"text": r.text, "evidence": r.evidence} for r in s.reasons],
-                }
+                {"method": s.method, "settings": s.settings, "reasons": [asdict(r) for r in s.reasons]}
                 for s in suggestions
             ],
         }
         out.print(json.dumps(found, indent=1), markup=False, highlight=False, soft_wrap=True)
         return
+    _print_facts(data, facts)
+    out.print(
+        f"\n{size.parameters / 1e6:.0f} M weights, {machine.memory_gb:.1f} GB ({machine.name}): {_room(fields, size, machine)}",
+        highlight=False,
+    )
+    _print_advice(suggestions, warned)
+    if out_ is not None:
+        out.print(f"\nrecipe written to {out_}; run it with: kilter run {out_}", highlight=False)
+    else:
+        out.print("\n--out advice.yaml writes the recipe that tries them side by side", highlight=False)
+
+
+def _print_facts(data: str, facts: Facts) -> None:
+    """What was measured, a line each."""
     out.print(f"[bold]{data}[/]: {facts.kind}, format {facts.format}", highlight=False)
     table = Table.grid(padding=(0, 2))
     for key, value in facts.to_json().items():
         if value is not None and key not in ("path", "format", "kind"):
             table.add_row(key.replace("_", " "), f"{value:.3g}" if isinstance(value, float) else str(value))
     out.print(table, highlight=False)
-    out.print(
-        f"\n{size.parameters / 1e6:.0f} M weights, {machine.memory_gb:.1f} GB ({machine.name}): {_room(fields, size, machine)}",
-        highlight=False,
-    )
+
+
+def _print_advice(suggestions: Sequence[Suggestion], warned: Sequence[Reason]) -> None:
+    """The methods worth trying and what to beware of, each with its evidence."""
     for i, s in enumerate(suggestions, 1):
         settings = ", ".join(f"{k} {v}" for k, v in s.settings.items())
         out.print(f"\n[bold]{i}. {s.method}[/]" + (f"  ({settings})" if settings else ""), highlight=False)
         for r in s.reasons:
             _reason(r)
-    if cautions(facts):
+    if warned:
         out.print("\n[bold]Beware[/]")
-        for r in cautions(facts):
+        for r in warned:
             _reason(r)
-    if out_ is not None:
-        out.print(f"\nrecipe written to {out_}; run it with: kilter run {out_}", highlight=False)
-    else:
-        out.print("\n--out advice.yaml writes the recipe that tries them side by side", highlight=False)
 
 
 def _room(fields: dict[str, Any], size: Sizes, machine: Machine) -> str:
