@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
+import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
+from conftest import make_model
+from kilter import cli, manifest
+from kilter import recipe as recipes
 from kilter.errors import UserError
 from kilter.evaluation.aggregate import Origin, measure
 from kilter.evaluation.metrics import SOURCES, STANDARD, metric, metrics, resolve, titles
 from kilter.evaluation.metrics.pass_at_k import pass_at
+from kilter.study import page, study
 from kilter.types import Answered, Completion, Feedback, Prompt
 
 ORIGIN = Origin(0, "hash", {"gold": "a verifier", "reward": "rm"})
@@ -141,3 +149,111 @@ def test_a_declaration_that_does_not_fit_is_an_error_at_import():
         metric("new", needs={"weather"}, **facts)
     with pytest.raises(ValueError, match="how many"):
         metric("new", needs={"samples"}, **facts)(type("New", (), {"per_prompt": lambda self, item: 0.0}))
+
+
+OWN = '''
+from kilter.evaluation.metrics import metric
+
+
+@metric("vowels", title="Vowels per answer", unit="vowels", better="higher")
+class Vowels:
+    """Not of prompts about question 3."""
+
+    def per_prompt(self, item):
+        asked = item.prompt.messages[-1]["content"]
+        return None if "Question 3 " in asked else float(sum(c in "aeiou" for c in item.answers[0].text))
+'''
+
+
+@pytest.fixture
+def own(tmp_path) -> str:
+    (tmp_path / "mine.py").write_text(OWN)
+    return f"{tmp_path / 'mine.py'}:Vowels"
+
+
+@pytest.fixture
+def other(tmp_path_factory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "other", rms_norm_eps=0.5)
+
+
+def kilter(monkeypatch, capsys, *args) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["kilter", *map(str, args)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    text = capsys.readouterr()
+    return int(stop.value.code or 0), text.out + text.err
+
+
+def test_a_metric_from_one_file_is_measured_by_the_command(
+    tiny, other, own, pairs_file, tmp_path, monkeypatch, capsys
+):
+    args = ["--model", f"new={other}", "--baseline", f"old={tiny}", "--data", pairs_file]
+    args += ["--limit", 12, "--max-new-tokens", 8, "--out", tmp_path / "eval", "--metric", own]
+    monkeypatch.setattr(cli.out, "width", 200)
+    code, text = kilter(monkeypatch, capsys, "eval", *args, "--metric", "{pass_at_k: {k: 1, samples: 2}}")
+    assert code == 0, text
+    assert "Vowels per answer" in text
+    found = json.loads((tmp_path / "eval" / "evaluation.json").read_text())
+    assert found["titles"] == {"vowels": "Vowels per answer"} | found["titles"]
+    for name in ("old", "new"):
+        estimate = found["models"][name]["metrics"]["vowels"]
+        assert (estimate["n"], estimate["n_unscored"], estimate["unit"]) == (11, 1, "vowels")
+        assert estimate["ci_low"] < estimate["value"] < estimate["ci_high"]
+        assert "pass_at_1" not in found["models"][name]["metrics"]  # no gold source scores these answers
+    assert found["models"]["new"]["difference"]["vowels"]["n"] == 11
+    values = json.loads((tmp_path / "eval" / "per_prompt.json").read_text())
+    assert len(values["new"]["vowels"]) == 12
+    policy = {
+        "conditions": [{"metric": "vowels", "bound": "ci_low", "op": ">", "value": 1e9, "max_unscored": 0.5}]
+    }
+    (tmp_path / "gate.yaml").write_text(yaml.safe_dump(policy))
+    code, text = kilter(monkeypatch, capsys, "gate", tmp_path / "eval", "--policy", tmp_path / "gate.yaml")
+    assert code == 1
+    assert "vowels ci_low > 1e+09" in text
+
+
+def test_a_metric_from_one_file_is_in_report_gate_and_comparison(
+    tiny, other, own, pairs_file, tmp_path, monkeypatch, capsys
+):
+    cell = "dpo__s0"
+    condition = {"metric": "vowels", "bound": "diff_value", "op": ">", "value": -1e9, "max_unscored": 0.5}
+    evaluate = {"models": [str(tiny), str(other)], "limit": 12, "max_new_tokens": 8}
+    recipe = {
+        "model": str(tiny),
+        "data": {"path": str(pairs_file), "heldout": 0.9},
+        "stages": {
+            "eval": {
+                "evaluate": evaluate
+                | {"metrics": ["standard", own], "gold": {"length": {"limit": 4, "buffer": 4}}}
+            },
+            "gate": {"gate": {"policy": {"conditions": [condition]}}},
+        },
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    code, text = kilter(monkeypatch, capsys, "run", tmp_path / "mine.yaml", "--runs", tmp_path / "runs")
+    assert code == 0, text
+    folder = tmp_path / "runs" / "mine"
+    report = (folder / "report.html").read_text()
+    assert (
+        report.count("Vowels per answer") == 3
+    )  # a condition of the gate, a row of the forest plot, a row of the table
+    assert json.loads((folder / "gate" / "gate.json").read_text())["conditions"][0]["state"] == "pass"
+
+    # The comparison reads the same evaluation; its models have the names of cells there.
+    for name in ("evaluation.json", "per_prompt.json"):
+        path = folder / "eval" / name
+        path.write_text(path.read_text().replace(str(other), cell).replace(f'"{tiny}"', '"start"'))
+    facts = {"heldout": {}, "metrics": {}, "step_seconds": 1.0}
+    manifest.Manifest(cell, "train", "", {}, {}, "done", facts=facts).write(folder / cell)
+    compared = study.Study(name="mine", data={}, start={}, methods={"dpo": "dpo"}, seeds=[0], model=str(tiny))
+    page.write(compared, folder)
+    row = json.loads((folder / "compare.json").read_text())["rows"][0]
+    assert row["metrics"]["vowels"]["n"] == 11
+    assert "Vowels per answer" in (folder / "compare.html").read_text()
+    assert "vowels per answer" in (folder / "compare.md").read_text()
+
+
+def test_metrics_of_a_recipe_are_checked_before_anything_runs(tiny, pairs_file):
+    stages = {"eval": {"evaluate": {"models": [str(tiny)], "metrics": ["standard", "vowles"]}}}
+    with pytest.raises(UserError, match=r"(?s)metric = 'vowles'.*fix:"):
+        recipes.build({"model": str(tiny), "data": {"path": str(pairs_file)}, "stages": stages})

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from kilter.cli.app import command, err, out
 from kilter.errors import UserError
-from kilter.validation import as_user_error
+from kilter.validation import as_user_error, load_yaml
 
 
 @command(
@@ -20,6 +20,7 @@ from kilter.validation import as_user_error
     examples=[
         "kilter eval --model runs/my-dpo --baseline builtin:smollm2-135m --data pairs.jsonl",
         "kilter eval --model A --model B --reward-model RM --data pairs.jsonl --out runs/eval",
+        "kilter eval --model A --baseline B --data pairs.jsonl --metric my_file.py:MyMetric",
     ],
 )
 def evaluate(
@@ -29,6 +30,12 @@ def evaluate(
     data: Annotated[str, typer.Option(help="file, Hub name or builtin:support-desk")],
     baseline: Annotated[str | None, typer.Option(help="model the others are compared with")] = None,
     reward_model: Annotated[str | None, typer.Option(help="reward model that scores the answers")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="metric beside the standard ones, repeatable: NAME, my_file.py:MyMetric or {pass_at_k: {k: 1}}"
+        ),
+    ] = None,
     out_: Annotated[Path, typer.Option("--out", help="folder of evaluation.json and groups.jsonl")] = Path(
         "runs/eval"
     ),
@@ -45,15 +52,22 @@ def evaluate(
     from kilter.artifacts import lock
     from kilter.data.dataset import Dataset, heldout_pairs, load, trained_prompts
     from kilter.evaluation.config import EvaluateSpec
+    from kilter.evaluation.metrics import resolve as resolve_metrics
     from kilter.evaluation.runner import Evaluation
     from kilter.models.load import resolve
 
     try:
         spec = EvaluateSpec(
-            models=model, limit=limit, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+            models=model,
+            metrics=["standard", *(load_yaml(m) for m in metric or ())],
+            limit=limit,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
         )
     except ValidationError as error:
         raise as_user_error(error, "", EvaluateSpec) from error
+    resolve_metrics(spec.metrics, "--metric")
     with lock(out_, "--out"):
         entries = ([baseline] if baseline else []) + [m for m in model if m != baseline]
         named = dict(_named(m) for m in entries)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from rich.console import Console
 from kilter.artifacts import write_json
 from kilter.data import store
 from kilter.data.dataset import Dataset
+from kilter.evaluation import metrics
 from kilter.evaluation.aggregate import Measured, Origin, measure, measure_all, paired
 from kilter.evaluation.asking import Asking, ModelAnswers
 from kilter.evaluation.config import EvaluateSpec
-from kilter.evaluation.metrics import SOURCES, Measure, facts_of, resolve
+from kilter.evaluation.metrics import SOURCES, Measure
 from kilter.evaluation.records import beside, of_pairs, records
 from kilter.evaluation.scoring import GoldSource, RewardSource, Scores, Scoring, Source, combined
 from kilter.evaluation.suites import Suite, unique_prompts
@@ -41,10 +42,12 @@ class Evaluation:
     name: str = "eval"
     probes: Sequence[Prompt] = ()
     tax: Sequence[Group] = ()
+    resolve: Callable[[str], Path] = Path
+    """Folder of a model that the gold source names: a stage, or a model as anywhere else."""
 
     def run(self) -> dict[str, Any]:
         """Returns and writes evaluation.json; answers go to disk as they are made, so a killed run keeps them."""
-        measures = resolve(self.spec.metrics)
+        measures = metrics.resolve(self.spec.metrics)
         suite = Suite(unique_prompts(self.prompts, self.spec.limit), self.probes, self.tax, self.pairs)
         needs = frozenset().union(*(m.facts.needs for m in measures))
 
@@ -56,7 +59,7 @@ class Evaluation:
 
         # Score: what was said, once by each source; further samples only where a metric looks at them.
         reward = None
-        sources: dict[str, Source] = {"gold": GoldSource(self.spec.gold)}
+        sources: dict[str, Source] = {"gold": GoldSource(self.spec.gold, self.resolve)}
         if self.reward_model is not None:
             reward = sources["reward"] = RewardSource(*self.reward_model, self.spec, self.console)
         scoring = Scoring(sources, self.out / ".scores", self.name)
@@ -79,7 +82,7 @@ class Evaluation:
         result["models"] = {name: self._entry(name, measures, measured, origin) for name in known}
         if reward is not None and suite.pairs:
             result |= self._reward_accuracy(suite, reward, origin)
-        if own := {m.facts.name: m.facts.title for m in measures if facts_of(m.facts.name) is None}:
+        if own := {m.facts.name: m.facts.title for m in measures if metrics.facts_of(m.facts.name) is None}:
             result["titles"] = own
         self._write(
             result, suite, said, scores, {n: paired(measures, found) for n, found in measured.items()}
@@ -152,7 +155,7 @@ class Evaluation:
         """How well the reward model knows the held-out pairs; it is a metric of the judge, not of any model."""
         feedback = source.pairs(suite.pairs, f"{self.name}: reward model on held-out pairs")
         items = of_pairs(suite.pairs, feedback)
-        found = measure(resolve(["reward_model.accuracy"])[0], items, origin)
+        found = measure(metrics.resolve(["reward_model.accuracy"])[0], items, origin)
         if found is None or found.estimate is None:
             return {}
         return {"reward_model": {"name": source.judge, "metrics": {"accuracy": found.estimate.to_json()}}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,10 +50,10 @@ class Source(Protocol):
 class GoldSource:
     """The source that a recipe names, or the support desk's own where nothing is named."""
 
-    def __init__(self, gold: Any) -> None:
+    def __init__(self, gold: Any, resolve: Callable[[str], Path] = Path) -> None:
         self.judge = "support_desk verifier" if gold is None else json.dumps(gold)
         self.stamp = self.judge + "".join(path.read_text(encoding="utf-8") for path in user_files(gold))
-        self._judges = GoldFeedback() if gold is None else feedbacks.build(gold, Context(), "gold")
+        self._judges = GoldFeedback() if gold is None else feedbacks.build(gold, Context(resolve), "gold")
 
     def score(self, groups: Sequence[Group], title: str) -> list[list[Feedback]]:
         """One Feedback per completion."""

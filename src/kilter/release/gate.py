@@ -1,7 +1,8 @@
 """The release gate: conditions on the BOUNDS of confidence intervals, never on means. Fails closed.
 
-States of a condition: pass, fail, warn (failed, but severity warn), inconclusive (the interval straddles the value, or
-n is too small), waived, error (metric missing). The verdict is the worst: fail and error beat inconclusive beats pass.
+States of a condition: pass, fail, warn (failed, but severity warn), inconclusive (the interval straddles the
+value, or n is too small), waived, error (metric missing). The verdict is the worst: fail and error beat
+inconclusive beats pass.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kilter.artifacts import write_json, write_text
 from kilter.errors import Exit, UserError
+from kilter.evaluation.metrics import facts_of
 from kilter.statistics import n_to_certify
 from kilter.validation import as_user_error, load_yaml
 
@@ -99,18 +101,20 @@ def load_policy(source: str | Path | Mapping[str, Any], field: str = "gate.polic
 
 
 def power_warnings(policy: Policy, n_prompts: int) -> list[str]:
-    """Conditions that cannot pass with this many prompts, whatever the model does. Run before anything is generated."""
+    """Conditions that cannot pass with this many prompts, whatever the model does.
+
+    Run before anything is generated.
+    """
     out = []
     for c in policy.conditions:
-        if (
-            c.bound == "ci_high"
-            and c.op in ("<", "<=")
-            and 0 < c.value < 1
-            and n_prompts < n_to_certify(c.value)
-        ):
-            out.append(
-                f"{c.text()}: even with no event at all it needs {n_to_certify(c.value)} prompts (there are {n_prompts})"
-            )
+        facts = facts_of(c.metric)
+        share = facts is not None and facts.aggregate == "proportion"
+        if share and c.bound == "ci_high" and c.op in ("<", "<=") and 0 < c.value < 1:
+            needed = n_to_certify(c.value)
+            if n_prompts < needed:
+                out.append(
+                    f"{c.text()}: even with no event at all it needs {needed} prompts (there are {n_prompts})"
+                )
         if n_prompts < c.min_n:
             out.append(f"{c.text()}: min_n is {c.min_n}, there are {n_prompts} prompts")
     return out
@@ -132,54 +136,8 @@ def check(
 ) -> dict[str, Any]:
     """State of one condition, with the number compared and a sentence that says why."""
     metric = _find(evaluation, candidate, condition)
-    bound = condition.bound.removeprefix("diff_")
-    number = None if metric is None else metric.get(bound)
-    state: State
-    if metric is None or metric.get("value") is None:
-        state, why = (
-            "error",
-            f"{condition.metric} was not measured"
-            + (" against a baseline" if condition.bound.startswith("diff_") else ""),
-        )
-    elif missing := [
-        r
-        for r in condition.requires
-        if r not in evaluation["models"][candidate]["metrics"] and not r.startswith("reward_model.")
-    ]:
-        state, why = "error", f"requires {', '.join(missing)}, which was not measured"
-    elif number is None:
-        state, why = (
-            "inconclusive",
-            f"{condition.metric} has no confidence interval (n = {metric['n']}); use bound: value, or more prompts",
-        )
-    else:
-        compare = OPS[condition.op]
-        holds = compare(float(number), condition.value)
-        unscored = metric["n_unscored"] / max(1, metric["n"] + metric["n_unscored"])
-        other = metric.get("ci_high" if bound == "ci_low" else "ci_low")
-        could = bound != "value" and other is not None and compare(float(other), condition.value)
-        if metric["n"] < condition.min_n:
-            state, why = "inconclusive", f"n = {metric['n']} is below min_n = {condition.min_n}"
-        elif unscored > condition.max_unscored:
-            state, why = (
-                "inconclusive",
-                f"{unscored:.0%} of the prompts are unscored, at most {condition.max_unscored:.0%} may be",
-            )
-        elif holds:
-            state, why = "pass", f"{bound} = {number:.4g}"
-        elif could:
-            state, why = (
-                "inconclusive",
-                f"the interval [{metric['ci_low']:.4g}, {metric['ci_high']:.4g}] straddles {condition.value:g}; {_n_needed(metric, condition)}",
-            )
-        else:
-            state, why = "fail", f"{bound} = {number:.4g}"
-    if state in ("fail", "error", "inconclusive") and condition.waiver is not None:
-        if condition.waiver.expires >= today:
-            why = f"{state} ({why}); waived by {condition.waiver.owner} until {condition.waiver.expires}: {condition.waiver.reason}"
-            state = "waived"
-        else:
-            why += f"; the waiver of {condition.waiver.owner} expired on {condition.waiver.expires}"
+    state, why = _state(condition, metric, evaluation["models"][candidate]["metrics"])
+    state, why = _waived(condition, state, why, today)
     if state in ("fail", "inconclusive") and condition.severity == "warn":
         state = "warn"
     return {
@@ -188,12 +146,57 @@ def check(
         "bound": condition.bound,
         "op": condition.op,
         "value": condition.value,
-        "observed": number,
+        "observed": None if metric is None else metric.get(condition.bound.removeprefix("diff_")),
         "n": None if metric is None else metric["n"],
         "state": state,
         "severity": condition.severity,
         "why": why,
     }
+
+
+def _state(
+    condition: Condition, metric: Mapping[str, Any] | None, measured: Mapping[str, Any]
+) -> tuple[State, str]:
+    """What the condition would say without waiver and severity, and why."""
+    if metric is None or metric.get("value") is None:
+        against = " against a baseline" if condition.bound.startswith("diff_") else ""
+        return "error", f"{condition.metric} was not measured{against}"
+    missing = [r for r in condition.requires if r not in measured and not r.startswith("reward_model.")]
+    if missing:
+        return "error", f"requires {', '.join(missing)}, which was not measured"
+    bound = condition.bound.removeprefix("diff_")
+    if metric.get(bound) is None:
+        text = f"{condition.metric} has no confidence interval (n = {metric['n']})"
+        return "inconclusive", f"{text}; use bound: value, or more prompts"
+    if metric["n"] < condition.min_n:
+        return "inconclusive", f"n = {metric['n']} is below min_n = {condition.min_n}"
+    unscored = metric["n_unscored"] / max(1, metric["n"] + metric["n_unscored"])
+    if unscored > condition.max_unscored:
+        text = f"{unscored:.0%} of the prompts are unscored"
+        return "inconclusive", f"{text}, at most {condition.max_unscored:.0%} may be"
+    return _compared(condition, metric, bound)
+
+
+def _compared(condition: Condition, metric: Mapping[str, Any], bound: str) -> tuple[State, str]:
+    """The bound against the condition's value; inconclusive where the other end of the interval would pass."""
+    holds, number = OPS[condition.op], float(metric[bound])
+    if holds(number, condition.value):
+        return "pass", f"{bound} = {number:.4g}"
+    other = metric.get("ci_high" if bound == "ci_low" else "ci_low")
+    if bound == "value" or other is None or not holds(float(other), condition.value):
+        return "fail", f"{bound} = {number:.4g}"
+    text = f"the interval [{metric['ci_low']:.4g}, {metric['ci_high']:.4g}] straddles {condition.value:g}"
+    return "inconclusive", f"{text}; {_n_needed(metric, condition)}"
+
+
+def _waived(condition: Condition, state: State, why: str, today: dt.date) -> tuple[State, str]:
+    """A waiver lets what does not pass count as passed, until the day it expires."""
+    waiver = condition.waiver
+    if waiver is None or state not in ("fail", "error", "inconclusive"):
+        return state, why
+    if waiver.expires < today:
+        return state, f"{why}; the waiver of {waiver.owner} expired on {waiver.expires}"
+    return "waived", f"{state} ({why}); waived by {waiver.owner} until {waiver.expires}: {waiver.reason}"
 
 
 def _n_needed(metric: Mapping[str, Any], condition: Condition) -> str:
@@ -202,9 +205,8 @@ def _n_needed(metric: Mapping[str, Any], condition: Condition) -> str:
     distance = abs(metric["value"] - condition.value)
     if not OPS[condition.op](metric["value"], condition.value) or distance == 0:
         return "the estimate itself is on the wrong side"
-    return (
-        f"about {math.ceil(metric['n'] * (half / distance) ** 2)} prompts would decide if the estimate stays"
-    )
+    needed = math.ceil(metric["n"] * (half / distance) ** 2)
+    return f"about {needed} prompts would decide if the estimate stays"
 
 
 def decide(
@@ -215,47 +217,9 @@ def decide(
     baseline: str | None = None,
 ) -> dict[str, Any]:
     """The gate's verdict as plain data (gate.json)."""
-    names = [n for n in evaluation["models"] if n != evaluation["baseline"]]
-    if candidate is None:
-        if len(names) != 1:
-            raise UserError(
-                "gate.candidate",
-                None,
-                f"the evaluation has {len(names)} candidates",
-                f"name one of: {', '.join(evaluation['models'])}",
-            )
-        candidate = names[0]
-    if candidate not in evaluation["models"]:
-        raise UserError(
-            "gate.candidate",
-            candidate,
-            "was not evaluated",
-            f"name one of: {', '.join(evaluation['models'])}",
-        )
-    if baseline is not None and baseline != evaluation["baseline"]:
-        raise UserError(
-            "gate.baseline",
-            baseline,
-            f"the evaluation compares with {evaluation['baseline']!r}",
-            f"use {evaluation['baseline']!r}, or evaluate again",
-        )
+    candidate = _candidate(evaluation, candidate, baseline)
     results = [check(c, evaluation, candidate, today or dt.date.today()) for c in policy.conditions]
-    leaked = int(evaluation.get("prompts_found_in_training_data", 0))
-    if leaked:
-        results.append(
-            {
-                "condition": "evaluation prompts absent from training data",
-                "metric": "leakage",
-                "bound": "value",
-                "op": "<=",
-                "value": 0,
-                "observed": leaked,
-                "n": evaluation["n_prompts"],
-                "state": "fail",
-                "severity": "fail",
-                "why": f"{leaked} evaluation prompts were trained on",
-            }
-        )
+    results += _leaks(evaluation)
     states = {r["state"] for r in results}
     verdict = "fail" if states & {"fail", "error"} else "inconclusive" if "inconclusive" in states else "pass"
     return {
@@ -268,6 +232,52 @@ def decide(
         "model_hash": evaluation["models"][candidate]["model_hash"],
         "conditions": results,
     }
+
+
+def _candidate(evaluation: Mapping[str, Any], candidate: str | None, baseline: str | None) -> str:
+    """The model under test. Raises UserError where it was not evaluated, or against another baseline."""
+    known, compared = ", ".join(evaluation["models"]), evaluation["baseline"]
+    if candidate is None:
+        others = [n for n in evaluation["models"] if n != compared]
+        if len(others) != 1:
+            raise UserError(
+                "gate.candidate",
+                None,
+                f"The evaluation has {len(others)} candidates.",
+                f"Name one of: {known}.",
+            )
+        candidate = others[0]
+    if candidate not in evaluation["models"]:
+        raise UserError("gate.candidate", candidate, "It was not evaluated.", f"Name one of: {known}.")
+    if baseline is not None and baseline != compared:
+        raise UserError(
+            "gate.baseline",
+            baseline,
+            f"The evaluation compares with {compared!r}.",
+            f"Use {compared!r}, or evaluate again.",
+        )
+    return candidate
+
+
+def _leaks(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A condition that no policy has to name: what was trained on proves nothing."""
+    leaked = int(evaluation.get("prompts_found_in_training_data", 0))
+    if not leaked:
+        return []
+    return [
+        {
+            "condition": "evaluation prompts absent from training data",
+            "metric": "leakage",
+            "bound": "value",
+            "op": "<=",
+            "value": 0,
+            "observed": leaked,
+            "n": evaluation["n_prompts"],
+            "state": "fail",
+            "severity": "fail",
+            "why": f"{leaked} evaluation prompts were trained on",
+        }
+    ]
 
 
 def exit_code(verdict: str) -> Exit:

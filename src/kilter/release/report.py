@@ -53,8 +53,8 @@ def render(run: Path, sections: Mapping[str, Section | None] = MappingProxyType(
 
     stages = _stages(run)
     written = [s["name"] for s in stages]
-    evaluation = _last(run, stages, "evaluation.json")
     gate = _last(run, stages, "gate.json")
+    evaluated, evaluation = _evaluation(run, written, gate)
     training = {n: rows for n in written if (rows := list(read_lines(run / n / "metrics.jsonl")))}
     recipe = (run / "recipe.yaml").read_text(encoding="utf-8") if (run / "recipe.yaml").exists() else ""
     names = list(evaluation["models"]) if evaluation else []
@@ -82,7 +82,7 @@ def render(run: Path, sections: Mapping[str, Section | None] = MappingProxyType(
         training=training,
         watched=_watched(run, stages),
         table=_table(evaluation),
-        samples=_samples(run, stages, candidate),
+        samples=_samples(run / evaluated, candidate),
         recipe=recipe,
         model=parsed.get("model", ""),
     )
@@ -129,6 +129,27 @@ def _last(run: Path, stages: Sequence[Mapping[str, Any]], name: str) -> dict[str
     return result
 
 
+def _evaluation(
+    run: Path, stages: Sequence[str], gate: Mapping[str, Any] | None
+) -> tuple[str, dict[str, Any] | None]:
+    """The stage and the evaluation that the gate read, which need not be the last one; without a gate the last one."""
+    found: list[tuple[str, dict[str, Any]]] = [
+        (name, json.loads(path.read_text()))
+        for name in stages
+        if (path := run / name / "evaluation.json").exists()
+    ]
+    if gate is not None:
+        found = [pair for pair in found if _was_read(gate, pair[1])] or found
+    return found[-1] if found else ("", None)
+
+
+def _was_read(gate: Mapping[str, Any], evaluation: Mapping[str, Any]) -> bool:
+    """Whether a verdict can be of this evaluation: the same prompts, the same baseline, the same weights."""
+    candidate = evaluation["models"].get(gate["candidate"], {})
+    found = (evaluation["data_hash"], evaluation["baseline"], candidate.get("model_hash"))
+    return found == (gate["data_hash"], gate["baseline"], gate["model_hash"])
+
+
 def _forest_rows(evaluation: Mapping[str, Any] | None, models: Sequence[str]) -> list[dict[str, Any]]:
     """One row per metric and model, the models of a metric together and on one scale."""
     if not evaluation:
@@ -143,7 +164,7 @@ def _forest_rows(evaluation: Mapping[str, Any] | None, models: Sequence[str]) ->
         if len(models) > 1 and known:
             rows.append({"title": title})
         for name, metric in known.items():
-            text = f"{_signed(metric['value'])}  [{_signed(metric['ci_low'])}, {_signed(metric['ci_high'])}]  {_short_unit(metric['unit'])}"
+            text = f"{_signed(metric['value'])}  [{_signed(metric['ci_low'])}, {_signed(metric['ci_high'])}]  {short_unit(metric['unit'])}"
             rows.append(
                 {
                     "label": title if len(models) == 1 else name,
@@ -182,19 +203,10 @@ def _table(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     return rows
 
 
-def _samples(
-    run: Path, stages: Sequence[Mapping[str, Any]], candidate: str | None, count: int = 4
-) -> list[dict[str, Any]]:
+def _samples(folder: Path, candidate: str | None, count: int = 4) -> list[dict[str, Any]]:
     """Answers side by side on the same prompts: the candidate's largest gains, largest losses, and most different texts."""
-    folders = [
-        run / s["name"]
-        for s in stages
-        if all((run / s["name"] / name).exists() for name in ("evaluation.json", "groups.jsonl"))
-    ]
-    if not folders or candidate is None:
-        return []
-    groups = list(store.read(folders[-1] / "groups.jsonl"))
-    if not groups or len(groups[0].completions) < 2:
+    groups = list(store.read(folder / "groups.jsonl"))
+    if candidate is None or not groups or len(groups[0].completions) < 2:
         return []
     names = [f.source for f in groups[0].feedback]
     at = names.index(candidate) if candidate in names else len(names) - 1
@@ -252,5 +264,6 @@ def _signed(value: float) -> str:
     return f"{value:+.3g}" if value else "0"
 
 
-def _short_unit(unit: str) -> str:
+def short_unit(unit: str) -> str:
+    """A unit for a narrow place: of what a share is one stands elsewhere."""
     return unit.split(" of ")[0] if unit.startswith("share") else unit

@@ -93,6 +93,7 @@ class Evaluate(StageKind[EvaluateSpec]):
             work.name,
             probes,
             tax,
+            lambda name: work.model(name, "gold"),
         ).run()
         digest = hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
         facts = {"prompts": result["n_prompts"], "baseline": result["baseline"]}

@@ -81,7 +81,7 @@ def wins_over_kl(rows: Sequence[Mapping[str, Any]]) -> str:
             axis.plot([x], [y], "o", color=colour, markersize=8, markeredgecolor="white")
         axis.axhline(0.5, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
         axis.set_xlim(left=min(0.0, *(r["metrics"]["kl"]["ci_low"] or 0.0 for r in rows)))
-        axis.set_xlabel("KL to the start, nats per answer", fontsize=9)
+        axis.set_xlabel(f"KL to the start, {rows[0]['metrics']['kl']['unit']}", fontsize=9)
         axis.set_ylabel("win rate against the start", fontsize=9)
         axis.tick_params(length=0)
         to_axes = axis.transData + axis.transAxes.inverted()

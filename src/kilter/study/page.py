@@ -22,17 +22,6 @@ from kilter.study import figures
 from kilter.study.study import EVAL, START, Study, cells
 from kilter.study.table import table
 
-COLUMNS = (
-    ("score", "Score", "mean"),
-    ("difference", "Gain", "over the start"),
-    ("win_rate", "Win rate", "against the start"),
-    ("kl", "KL", "nats per answer"),
-    ("length", "Length", "tokens"),
-    ("diversity", "Diversity", "distinct 2-grams"),
-    ("over_refusal", "Over-refusal", "share"),
-    ("tax", "Tax", "nats per token more"),
-)
-
 
 def write(study: Study, folder: Path) -> Path:
     """Writes all of them and returns the page's path."""
@@ -51,7 +40,7 @@ def spreadsheet(found: Mapping[str, Any]) -> str:
     """The table with every bound in a column of its own."""
     out = io.StringIO()
     writer = csv.writer(out)
-    keys = [k for k, _, _ in COLUMNS]
+    keys = [column["key"] for column in found["columns"]]
     bounds = [f"{k}_{b}" for k in keys for b in ("value", "ci_low", "ci_high")]
     writer.writerow(
         [
@@ -146,20 +135,14 @@ def html(study: Study, found: Mapping[str, Any], folder: Path) -> str:
         loader=jinja2.PackageLoader("kilter.release"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": number, "interval": interval, "clock": clock}
-    columns = [
-        {"key": k, "title": t, "unit": u} for k, t, u in COLUMNS if any(k in r["metrics"] for r in rows)
-    ]
-    judge = {"gold": "the gold score", "reward": "the reward model's score"}.get(
-        found["measure"] or "", "the score"
-    )
     return environment.get_template("compare.html.j2").render(
         table=found,
         methods=len(study.methods),
         headline=headline,
         subline=subline,
         better=better,
-        judge=judge,
-        columns=columns,
+        judge=found["judge"],
+        columns=_columns(found),
         seen=[],
         forest=figures.gains(scored, _by_seed(study, folder, found)) if scored and plain else "",
         scatter=figures.wins_over_kl([r for r in scored if "kl" in r["metrics"]])
@@ -168,6 +151,11 @@ def html(study: Study, found: Mapping[str, Any], folder: Path) -> str:
         lines=figures.over_settings(scored, found["vary"]) if scored and not plain else "",
         recipe=yaml.safe_dump(json.loads(study.model_dump_json(exclude_defaults=True)), sort_keys=False),
     )
+
+
+def _columns(found: Mapping[str, Any]) -> list[Mapping[str, str]]:
+    """Columns that any row has something to say in."""
+    return [c for c in found["columns"] if any(c["key"] in r["metrics"] for r in found["rows"])]
 
 
 def _by_seed(study: Study, folder: Path, found: Mapping[str, Any]) -> dict[str, list[float]]:
@@ -185,7 +173,7 @@ def _by_seed(study: Study, folder: Path, found: Mapping[str, Any]) -> dict[str, 
 
 def markdown(found: Mapping[str, Any]) -> str:
     """The table for a log or a pull request."""
-    keys = [(k, t) for k, t, _ in COLUMNS if any(k in r["metrics"] for r in found["rows"])]
+    keys = [(column["key"], column["title"]) for column in _columns(found)]
     lines = [
         "| method | "
         + " | ".join([*found["vary"], *(t.lower() for _, t in keys)])

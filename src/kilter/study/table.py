@@ -9,7 +9,7 @@ every other one, paired on the prompts.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -20,8 +20,11 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from kilter import manifest as manifests
+from kilter.evaluation.metrics import SOURCES, STANDARD, facts_of, titles
+from kilter.evaluation.metrics.win_rate import win
 from kilter.objectives import build_objective, method_name
 from kilter.objectives.describe import models_held
+from kilter.release.report import short_unit
 from kilter.statistics import Estimate, mean
 from kilter.study.study import EVAL, START, Cell, Study, cells
 
@@ -51,48 +54,127 @@ class Row:
     """What the best method of the setting has over this one, paired on the prompts: value, interval, p_holm. None for the best."""
 
 
+Values = Mapping[str, Mapping[str, list[float | None]]]
+"""per_prompt.json: stage -> metric -> one value per prompt"""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A metric of the evaluation as a comparison has it. change: its difference to the start, on the same prompts.
+
+    shown: it stands in the table for people, not in compare.json alone.
+    """
+
+    key: str
+    metric: str
+    change: bool = False
+    shown: bool = True
+
+
+COLUMNS = (
+    Column("kl", "kl"),
+    Column("length", "length"),
+    Column("diversity", "distinct_2"),
+    Column("refusal", "refusal", shown=False),
+    Column("over_refusal", "over_refusal"),
+    Column("over_refusal_change", "over_refusal", change=True, shown=False),
+    Column("tax", "tax_nll", change=True),
+)
+"""What is compared beside the score. A metric that is not of the standard set has a column of its own after these."""
+
+SCORED = (
+    {"key": "score", "title": "Score", "unit": "mean"},
+    {"key": "difference", "title": "Gain", "unit": "over the start"},
+    {"key": "win_rate", "title": "Win rate", "unit": "against the start"},
+)
+"""What follows from the measure that decides, gold or the judge's reward."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The finished evaluation of all cells. measure: the score that decides; None where nothing scored the answers."""
+
+    evaluation: Mapping[str, Any]
+    values: Values
+    folder: Path
+
+    @classmethod
+    def read(cls, folder: Path) -> Evidence:
+        """From the folder of a comparison."""
+        evaluation = json.loads((folder / EVAL / "evaluation.json").read_text())
+        return cls(evaluation, json.loads((folder / EVAL / "per_prompt.json").read_text()), folder)
+
+    @property
+    def measure(self) -> str | None:
+        """gold where it scored the start's answers, else the reward, else none."""
+        return next((source for source in SOURCES if source in self.values[START]), None)
+
+    @property
+    def columns(self) -> list[Column]:
+        """Those of every comparison, and one for each metric beyond the standard set."""
+        others = [name for name in self.evaluation["models"][START]["metrics"] if name not in STANDARD]
+        return [*COLUMNS, *(Column(name, name) for name in others)]
+
+    def unit(self, metric: str) -> tuple[str, bool | None]:
+        """Unit and direction, from any model that was measured."""
+        for model in self.evaluation["models"].values():
+            if metric in model["metrics"]:
+                return model["metrics"][metric]["unit"], model["metrics"][metric]["higher_is_better"]
+        return "", None
+
+    def bare(self, stages: Sequence[str], metric: str) -> dict[str, Any] | None:
+        """Mean over stages of a metric without values per prompt, so without an interval; None where it was not measured."""
+        found = [self.evaluation["models"][s]["metrics"].get(metric) for s in stages]
+        if not all(found):
+            return None
+        known = [f["value"] for f in found if f["value"] is not None]
+        unit = self.unit(metric)[0]
+        return {"value": fmean(known) if known else None, "ci_low": None, "ci_high": None, "unit": unit}
+
+
 def table(study: Study, folder: Path) -> dict[str, Any]:
     """Rows of a finished comparison, with the start's own values and which measure decides."""
-    values: dict[str, dict[str, list[float | None]]] = json.loads(
-        (folder / EVAL / "per_prompt.json").read_text()
-    )
-    evaluation = json.loads((folder / EVAL / "evaluation.json").read_text())
-    measure = "gold" if "gold" in values[START] else "reward" if "reward" in values[START] else None
+    evidence = Evidence.read(folder)
+    measure = evidence.measure
     groups: dict[tuple[str, tuple[tuple[str, Any], ...]], list[Cell]] = {}
     for cell in cells(study):
         groups.setdefault((cell.method, cell.setting), []).append(cell)
-    rows = [
-        _row(study, folder, method, setting, found, values, measure)
-        for (method, setting), found in groups.items()
-    ]
+    rows = [_row(study, evidence, *key, found) for key, found in groups.items()]
     known = [r.p for r in rows if r.p is not None]
     if known:
         corrected = iter(multipletests(known, method="holm")[1].tolist())
         rows = [replace(r, p_holm=float(next(corrected)) if r.p is not None else None) for r in rows]
-    rows = _behind(rows, groups, values, measure)
+    rows = _behind(rows, groups, evidence.values, measure)
     order = {m: i for i, m in enumerate(study.methods)}
     rows.sort(key=lambda r: (list(r.setting.values()), -_value(r, "difference"), order[r.method]))
+    named = titles(evidence.evaluation)
     return {
         "schema": 1,
         "name": study.name,
         "measure": measure,
-        "judge": "support desk gold" if measure == "gold" else measure,
+        "judge": f"the {named[measure][:1].lower()}{named[measure][1:]}" if measure else "the score",
         "seeds": study.seeds,
-        "prompts": evaluation["n_prompts"],
-        "start": _start(
-            values[START], measure, evaluation["models"][START]["metrics"]["distinct_2"]["value"]
-        ),
+        "prompts": evidence.evaluation["n_prompts"],
+        "columns": [*SCORED, *(_heading(c, evidence, named) for c in evidence.columns if c.shown)],
+        "start": _start(evidence),
         "rows": [asdict(r) for r in rows],
         "vary": list(study.vary),
-        "sampling": evaluation["sampling"],
-        "leaked": evaluation["prompts_found_in_training_data"],
+        "sampling": evidence.evaluation["sampling"],
+        "leaked": evidence.evaluation["prompts_found_in_training_data"],
     }
+
+
+def _heading(column: Column, evidence: Evidence, named: Mapping[str, str]) -> dict[str, str]:
+    """A column's heading: the title and unit that the metric declares."""
+    facts, unit = facts_of(column.metric), short_unit(evidence.unit(column.metric)[0])
+    title = facts.short if facts is not None and facts.short else named.get(column.metric, column.metric)
+    return {"key": column.key, "title": title, "unit": f"{unit} more" if column.change else unit}
 
 
 def _behind(
     rows: list[Row],
     groups: dict[tuple[str, tuple[tuple[str, Any], ...]], list[Cell]],
-    values: dict[str, dict[str, list[float | None]]],
+    values: Values,
     measure: str | None,
 ) -> list[Row]:
     """The rows with what the best of their setting has over them."""
@@ -129,21 +211,22 @@ def _value(row: Row, key: str) -> float:
     return float("-inf") if metric is None or metric["value"] is None else float(metric["value"])
 
 
-def _start(
-    values: dict[str, list[float | None]], measure: str | None, diversity: float | None
-) -> dict[str, dict[str, Any]]:
-    """The start's own values under the names of the rows' metrics."""
-    found = {"length": mean(values["length"], unit="tokens")}
-    found |= {key: mean(values[key], unit="share") for key in ("refusal", "over_refusal") if values.get(key)}
-    if measure is not None:
-        found["score"] = mean(values[measure])
-    if "tax_nll" in values:
-        found["tax"] = mean(values["tax_nll"], unit="nats per token")
-    return {k: m.to_json() for k, m in found.items()} | {"diversity": _diversity(diversity)}
-
-
-def _diversity(value: float | None) -> dict[str, Any]:
-    return {"value": value, "ci_low": None, "ci_high": None, "unit": "distinct 2-grams"}
+def _start(evidence: Evidence) -> dict[str, dict[str, Any]]:
+    """The start's own values under the names of the rows' metrics; where a row has a change, what it is a change of."""
+    start = evidence.values[START]
+    found: dict[str, dict[str, Any]] = {}
+    if evidence.measure is not None:
+        found["score"] = mean(start[evidence.measure]).to_json()
+    for column in evidence.columns:
+        if column.change and not column.shown:
+            continue
+        unit, higher = evidence.unit(column.metric)
+        if start.get(column.metric):
+            estimate = mean(start[column.metric], unit=unit, higher_is_better=higher)
+            found[column.key] = estimate.to_json()
+        elif (bare := evidence.bare([START], column.metric)) is not None:
+            found[column.key] = bare
+    return found
 
 
 def _minus(values: Sequence[float | None], others: Sequence[float | None]) -> list[float | None]:
@@ -159,82 +242,77 @@ def _over_seeds(parts: Sequence[Sequence[float | None]]) -> list[float | None]:
     ]
 
 
-def _row(
-    study: Study,
-    folder: Path,
-    method: str,
-    setting: tuple[tuple[str, Any], ...],
-    found: list[Cell],
-    values: dict[str, dict[str, list[float | None]]],
-    measure: str | None,
-) -> Row:
-    start = values[START]
-    metrics: dict[str, Estimate] = {}
-    spread: dict[str, float] = {}
-    p = None
+@dataclass
+class _Means:
+    """Metrics of one row: means over the seeds per prompt, estimated over prompts, and the spread between seeds."""
 
-    def add(name: str, parts: Sequence[Sequence[float | None]], **extra: Any) -> None:
-        metrics[name] = mean(_over_seeds(parts), **extra)
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    spread: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, parts: Sequence[Sequence[float | None]], **extra: Any) -> None:
+        """parts: the values per prompt of each seed."""
+        self.metrics[name] = mean(_over_seeds(parts), **extra).to_json()
         means = [
             fmean(v for v in part if v is not None) for part in parts if any(v is not None for v in part)
         ]
-        spread[name] = stdev(means) if len(means) > 1 else 0.0
+        self.spread[name] = stdev(means) if len(means) > 1 else 0.0
 
-    if measure is not None:
-        base = start[measure]
-        scores = [values[c.stage][measure] for c in found]
-        differences = [_minus(part, base) for part in scores]
-        wins = [
-            [None if d is None else 1.0 if d > 0 else 0.0 if d < 0 else 0.5 for d in part]
-            for part in differences
-        ]
-        add("score", scores, higher_is_better=True)
-        add("difference", differences, higher_is_better=True)
-        add("win_rate", wins, binary=True, higher_is_better=True)
-        p = sign_flip([d for d in _over_seeds(differences) if d is not None])
-    if all("kl" in values[c.stage] for c in found):
-        add("kl", [values[c.stage]["kl"] for c in found], unit="nats per answer")
-    add("length", [values[c.stage]["length"] for c in found], unit="tokens")
-    for key in ("refusal", "over_refusal"):
-        if start.get(key):
-            add(key, [values[c.stage][key] for c in found], unit="share")
-    if start.get("over_refusal"):
-        add(
-            "over_refusal_change",
-            [_minus(values[c.stage]["over_refusal"], start["over_refusal"]) for c in found],
-            unit="share",
-            higher_is_better=False,
-        )
-    if "tax_nll" in start:
-        add(
-            "tax",
-            [_minus(values[c.stage]["tax_nll"], start["tax_nll"]) for c in found],
-            unit="nats per token",
-            higher_is_better=False,
-        )
-    evaluation = json.loads((folder / EVAL / "evaluation.json").read_text())["models"]
-    diversity = [d for c in found if (d := evaluation[c.stage]["metrics"]["distinct_2"]["value"]) is not None]
-    entries = [manifests.read(folder / c.stage) for c in found]
-    facts = [e.facts for e in entries if e is not None]
+
+def _scored(means: _Means, evidence: Evidence, found: Sequence[Cell]) -> float | None:
+    """Adds score, difference and win rate by the measure that decides; returns the p-value of the difference."""
+    if evidence.measure is None:
+        return None
+    base = evidence.values[START][evidence.measure]
+    scores = [evidence.values[c.stage][evidence.measure] for c in found]
+    differences = [_minus(part, base) for part in scores]
+    wins = [[win(a, b) for a, b in zip(part, base, strict=True)] for part in scores]
+    means.add("score", scores, higher_is_better=True)
+    means.add("difference", differences, higher_is_better=True)
+    means.add("win_rate", wins, binary=True, higher_is_better=True)
+    return sign_flip([d for d in _over_seeds(differences) if d is not None])
+
+
+def _compared(means: _Means, column: Column, evidence: Evidence, found: Sequence[Cell]) -> None:
+    """Adds one metric of the evaluation, where all cells have it."""
+    unit, higher = evidence.unit(column.metric)
+    parts = [evidence.values[c.stage].get(column.metric) or [] for c in found]
+    if all(parts) and column.change:
+        parts = [_minus(part, evidence.values[START][column.metric]) for part in parts]
+    if all(parts):
+        means.add(column.key, parts, unit=unit, higher_is_better=higher)
+        return
+    bare = evidence.bare([c.stage for c in found], column.metric)
+    if bare is not None:
+        means.metrics[column.key] = bare
+
+
+def _row(
+    study: Study, evidence: Evidence, method: str, setting: tuple[tuple[str, Any], ...], found: list[Cell]
+) -> Row:
+    """One method under one setting: what it gained, and what the training cost."""
+    means = _Means()
+    p = _scored(means, evidence, found)
+    for column in evidence.columns:
+        _compared(means, column, evidence, found)
+
+    # What training cost stands in the manifests of the cells, which ran in processes of their own.
+    entries = [e for c in found if (e := manifests.read(evidence.folder / c.stage)) is not None]
+    facts = [e.facts for e in entries]
+    heldout = [f["heldout"].get("eval_rewards/accuracies") for f in facts]
     own = study.methods[method]
     config = own["method"] if isinstance(own, dict) and "method" in own else own
-    heldout = [f["heldout"].get("eval_rewards/accuracies") for f in facts]
-    out = {k: m.to_json() for k, m in metrics.items()}
-    out["diversity"] = _diversity(fmean(diversity) if diversity else None)
     return Row(
         method=method,
         name=method_name(config),
         title=method if method_name(config) == method else f"{method} ({method_name(config)})",
         setting=dict(setting),
         seeds=len(found),
-        metrics=out,
-        spread=spread,
+        metrics=means.metrics,
+        spread=means.spread,
         p=p,
         p_holm=None,
-        accuracy=fmean(h for h in heldout if h is not None)
-        if all(h is not None for h in heldout) and heldout
-        else None,
-        seconds=_mean_of(facts, "step_seconds") or fmean(e.seconds for e in entries if e is not None),
+        accuracy=fmean(heldout) if heldout and all(h is not None for h in heldout) else None,
+        seconds=_mean_of(facts, "step_seconds") or fmean(e.seconds for e in entries),
         tokens_per_second=_mean_of(facts, "tokens_per_second"),
         peak_memory_gb=_mean_of(facts, "peak_memory_gb"),
         trained_tokens=fmean(f["metrics"].get("num_tokens", 0) for f in facts),

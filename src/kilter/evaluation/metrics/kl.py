@@ -9,6 +9,7 @@ from kilter.types import Answered
 @metric(
     "kl",
     title="KL to the baseline",
+    short="KL",
     unit="nats / answer",
     better=None,
     needs={"logps", "reference_logps"},

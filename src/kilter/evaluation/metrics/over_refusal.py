@@ -8,6 +8,7 @@ from kilter.evaluation.metrics.registry import metric
 @metric(
     "over_refusal",
     title="Over-refusal rate",
+    short="Over-refusal",
     unit="share of requests to grant",
     better="lower",
     aggregate="proportion",

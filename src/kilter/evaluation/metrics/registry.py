@@ -69,7 +69,7 @@ class MetricFacts:
     answers without values per prompt. over: whose prompts count. subset: only these prompts count, the same ones for every
     model. paired: its values stand in per_prompt.json and are compared with the baseline's. on_policy: unbiased only
     where answers are drawn from the policy itself, at temperature 1; elsewhere the method says so. judge: who judged;
-    default: the feedback that it needs.
+    default: the feedback that it needs. short: its title in a narrow table; default: the title.
     """
 
     name: str
@@ -83,6 +83,7 @@ class MetricFacts:
     paired: bool = True
     on_policy: bool = False
     judge: str = ""
+    short: str = ""
 
     @property
     def higher_is_better(self) -> bool | None:

@@ -7,6 +7,7 @@ from kilter.types import Answered
 @metric(
     "tax_nll",
     title="Nats per token on other skills",
+    short="Tax",
     unit="nats per token",
     better="lower",
     over=("demonstrations",),
