@@ -33,9 +33,10 @@ def kilter(a, prompts):
     """The Trainer of a train stage, with the clock around its loop."""
     from kilter.data import encode
     from kilter.feedback.registry import Weighted
-    from kilter.training import setup
+    from kilter.training import assemble, scorers
     from kilter.training import trainer as trainers
     from kilter.training.config import TrainSpec
+    from kilter.training.hooks.metrics_log import MetricsFile
     from kilter.types import Feedback, Group, Prompt
 
     monitors = {"enabled": False}
@@ -61,7 +62,7 @@ def kilter(a, prompts):
         }
         | extra
     )
-    make_encoder, make_source = setup.make_encoder, setup.make_source
+    make_encoder, make_source = scorers.make_encoder, assemble.make_source
 
     def without_stops(*args):
         encoder = make_encoder(*args)
@@ -76,13 +77,13 @@ def kilter(a, prompts):
         source.feedback = Fixed([])
         return source
 
-    setup.make_encoder, setup.make_source = without_stops, with_score
+    scorers.make_encoder, assemble.make_source = without_stops, with_score
     groups = [Group(Prompt(messages=tuple(p)), (), ()) for p in prompts]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         marks = []
-        write = trainers.MetricsFile.write
-        trainers.MetricsFile.write = lambda self, record: (
+        write = MetricsFile.write
+        MetricsFile.write = lambda self, record: (
             marks.append((time.perf_counter(), record)),
             write(self, record),
         )[1]

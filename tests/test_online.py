@@ -771,12 +771,12 @@ def test_a_torn_or_broken_log_is_named(tiny, prompts, rewards, tmp_path):
 def test_best_weights_on_a_full_disk(tiny, many_prompts, rewards, tmp_path, monkeypatch):
     import torch
 
-    from kilter.training import parts
+    from kilter.training.hooks import gold as hook
 
     def full(*args):
         raise RuntimeError("[enforce fail] no space left")
 
-    monkeypatch.setattr(parts.torch, "save", full)
+    monkeypatch.setattr(hook.torch, "save", full)
     gold = {"gold": f"{rewards}:wanted", "gold_every": 3, "gold_prompts": 8}
     with pytest.raises(RunFailed, match=r"best weights so far.*\n.*fix: free disk space"):
         run(

@@ -20,7 +20,7 @@ from kilter.models.forward import Scorer
 from kilter.models.load import load_causal, load_reward
 from kilter.objectives import DPO, build_objective
 from kilter.objectives.ops import sequence_logps
-from kilter.training import checkpoint, setup, trainer
+from kilter.training import checkpoint, scorers, trainer
 from kilter.training.config import TrainSpec
 from kilter.training.learner import LocalLearner
 from kilter.training.optim import schedule_factor
@@ -382,7 +382,7 @@ def test_a_checkpoint_of_another_run_is_refused(tiny, tmp_path, pairs_file, monk
         with pytest.raises(Interrupted):
             run(tiny, tmp_path / "a", pairs_file, epochs=3)
     monkeypatch.setattr(
-        setup,
+        scorers,
         "fill_reference_cache",
         lambda *args: pytest.fail("the reference was computed for a run that is refused"),
     )
@@ -416,9 +416,9 @@ def test_the_groups_that_a_short_run_visits_are_those_it_yields(encoder, shuffle
 
 def test_a_short_run_computes_the_reference_of_what_it_reads_alone(tiny, tmp_path, pairs_file, monkeypatch):
     asked = []
-    fill = setup.fill_reference_cache
+    fill = scorers.fill_reference_cache
     monkeypatch.setattr(
-        setup, "fill_reference_cache", lambda *args: (asked.append(len(args[4])), fill(*args))[1]
+        scorers, "fill_reference_cache", lambda *args: (asked.append(len(args[3])), fill(*args))[1]
     )
     run(tiny, tmp_path / "a", pairs_file, max_steps=1, batch_size=2)
     assert asked == [2 + len(load(DataSpec(path=str(pairs_file), heldout=0.2), "pairs").heldout)]
@@ -552,7 +552,7 @@ def test_a_checkpoint_of_an_older_format_is_refused_before_any_work(tiny, tmp_pa
     (old / "meta.json").write_text(json.dumps({"step": 2, "method": "dpo", "identity": "x", "rewards": {}}))
     (old / "state.pt").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
     wanted = (
-        r"^out = .*/a': holds a checkpoint of format 2 or older, and this version of Kilter reads format 3\n"
+        rf"^out = .*/a': holds a checkpoint of format 2 or older, and this version of Kilter reads format {checkpoint.CHECKPOINT_FORMAT}\n"
         r"  fix: finish the run with the version that began it, choose another folder, or remove"
     )
     with pytest.raises(UserError, match=wanted):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from kilter.types import Answered, Completion, Encoded, Feedback, Group, Prompt, SamplingParams
 
@@ -126,3 +126,45 @@ class Source(Protocol):
     def close(self) -> None:
         """Lets go of what the source holds: samplers, servers, workers."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a run ends before its last step. `fails`: there is no evidence that its model is worth keeping."""
+
+    reason: str
+    fix: str = ""
+    fails: bool = False
+
+
+class Hook(Protocol):
+    """What happens around the steps of a run: one concern each, in the order of one list (training/assemble.py).
+
+    Each method does nothing unless a hook says otherwise. `name` is the key of its state in a checkpoint.
+    """
+
+    name: ClassVar[str]
+
+    def before_run(self, done: int | None) -> Stop | None:
+        """Called once. `done`: steps of the checkpoint that the run goes on from, None for a fresh run."""
+        return None
+
+    def before_update(self, batch: Batch) -> Batch:
+        """Sees the batch of a step as it was collated, before anything is computed for it."""
+        return batch
+
+    def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> Stop | None:
+        """Sees a step that was taken, and may add to its record. A Stop ends the run; later hooks are not called."""
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs of this hook: numbers, text and tensors."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`; called before `before_run`."""
+        return
+
+    def close(self, error: BaseException | None) -> None:
+        """Called once at the end. `error`: what the run failed with, None when it came to its end."""
+        return

@@ -52,7 +52,7 @@ class Train(StageKind[TrainSpec]):
 
     def preflight(self, spec: TrainSpec, work: Workspace) -> None:
         """The trackers are installed."""
-        from kilter.training.log import check_trackers
+        from kilter.training.hooks.metrics_log import check_trackers
 
         check_trackers(spec.trackers)
 

@@ -23,8 +23,8 @@ import torch
 from kilter.artifacts import AGAIN, hidden, whole_folder, writing
 from kilter.errors import UserError
 
-CHECKPOINT_FORMAT = 3
-"""Part of a run's identity: raised when a checkpoint of older code would be read wrongly. 3: no pickle."""
+CHECKPOINT_FORMAT = 4
+"""Part of a run's identity: raised when a checkpoint of older code would be read wrongly. 4: a hook's state by its name."""
 
 
 @dataclass

@@ -118,7 +118,7 @@ class LocalLearner:
         batch = self._count(batch)
         if needs.mismatched:
             batch = self._measure_mismatched(batch)
-        batch = batch.with_(state=self.running)
+        batch = batch.with_(state=self.running, length_limit=self.spec.sampler.max_new_tokens)
         if needs.shape == "rollouts":
             batch = self._annotate_rollouts(batch, needs)
         if self.origin == "engine" and batch.sampling_logps_BT is not None:
@@ -249,6 +249,11 @@ class LocalLearner:
                         group_weight_N=own.group_weight_N, weight_BT=own.weight_BT, parts=own.parts
                     )
                 yield part
+
+    def update(self, batch: Batch, objective: Objective, number: int) -> Metrics:
+        """The optimizer steps on a prepared batch; `number`: the step of the loop, from which their order follows."""
+        parts = self.minibatches(batch, f"{self.spec.seed}:{number}", objective)
+        return _average([self.step(part, objective) for part in parts])
 
     def learning_rate(self) -> float:
         """The rate of the next step."""
@@ -454,6 +459,16 @@ class LocalLearner:
         self.engine.restore(self.module, self.optimizer, state, folder)
         self.step_index = int(state["step"])
         self.running = dict(state["running"])
+
+
+def _average(steps: Sequence[Metrics]) -> Metrics:
+    """Metrics of the optimizer steps on one batch; one step is the usual case."""
+    if len(steps) == 1:
+        return steps[0]
+    return {
+        k: sum(m[k] for m in steps if k in m) / sum(k in m for m in steps)
+        for k in dict.fromkeys(k for m in steps for k in m)
+    }
 
 
 def _fields(out: Any) -> list[tuple[str, Tensor | None]]:

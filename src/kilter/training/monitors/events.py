@@ -34,11 +34,15 @@ class Event:
 class EventLog:
     """Append-only; on resumption, events after the checkpoint are cut, for they will be found again."""
 
-    def __init__(self, path: Path | None, resume_step: int = 0) -> None:
-        self.path, self.events = path, []  # type: tuple[Path | None, list[Event]]
-        if path is not None:
-            cut_lines(path, lambda row: row["step"] <= resume_step)
-            self.events = [Event(**row) for row in read_lines(path)]
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.events: list[Event] = []
+
+    def load(self, done: int | None) -> None:
+        """Keeps the events up to the checkpoint; none for a fresh run (None)."""
+        if self.path is not None:
+            cut_lines(self.path, lambda row: done is not None and row["step"] <= done)
+            self.events = [Event(**row) for row in read_lines(self.path)]
 
     def add(self, event: Event) -> None:
         """Appends and flushes."""

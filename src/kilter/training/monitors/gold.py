@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from kilter.artifacts import append_lines, cut_lines, read_lines
 from kilter.errors import UserError
@@ -36,6 +36,18 @@ class Evidence:
             )
 
 
+class Memory(Protocol):
+    """What is part of a checkpoint."""
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        ...
+
+
 @dataclass
 class GoldEvaluator:
     """One answer per held-out prompt, with the same seed each time, scored by the gold source and by the reward that trains."""
@@ -45,6 +57,17 @@ class GoldEvaluator:
     gold: FeedbackSource
     proxy: FeedbackSource
     params: SamplingParams
+    memory: Memory | None = None
+    """The gold source again where it has a state, such as the scale of a reward model."""
+
+    def state(self) -> dict[str, Any]:
+        """The gold source's state; empty without one."""
+        return {} if self.memory is None else self.memory.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        if self.memory is not None:
+            self.memory.restore(state)
 
     def __call__(self, first: Sequence[str] = ()) -> Evidence:
         """`first`: the first evaluation's answers (none: these are), which a source that compares sees beside the present ones."""
@@ -77,10 +100,10 @@ class GoldHistory:
     path: Path | None = None
     entries: list[dict[str, Any]] = field(default_factory=list)
 
-    def load(self, resume_step: int) -> None:
-        """Evaluations up to the checkpoint."""
+    def load(self, done: int | None) -> None:
+        """Keeps the evaluations up to the checkpoint; none for a fresh run (None), whose first one is of step 0."""
         if self.path is not None:
-            cut_lines(self.path, lambda row: row["step"] <= resume_step)
+            cut_lines(self.path, lambda row: done is not None and row["step"] <= done)
             self.entries = list(read_lines(self.path))
 
     def first_answers(self) -> Sequence[str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from kilter.artifacts import cut_lines
 from kilter.batch import Metrics, Needs
 from kilter.data import store
 from kilter.data.encode import Encoder
@@ -72,6 +71,7 @@ class RolloutSource:
     position: int = 0
     last: list[Group] = field(default_factory=list)
     """Everything that this process sampled for the last step."""
+    _trained: bool = False
 
     @property
     def total_steps(self) -> int:
@@ -79,7 +79,7 @@ class RolloutSource:
         return self.max_steps or max(1, math.ceil(self.epochs * len(self.prompts.prompts) / self.batch_size))
 
     def next(self) -> Step | None:
-        """Samples until a step has something to learn from. Raises RunFailed after three steps in a row without."""
+        """Samples until a step has something to learn from. Raises RunFailed after three steps in a row without, or none at all."""
         asked, empty = time.monotonic(), 0
         while self.position < self.total_steps:
             groups, metrics = self._rollouts()
@@ -89,6 +89,7 @@ class RolloutSource:
             if self._everywhere(len(encoded)) > 0 and not encoded:
                 encoded = self._placeholder()
             if encoded:
+                self._trained = True
                 sampled = own(self.last, self.answers.opposed)
                 return Step(
                     self.position, self.prompts.epoch, asked, encoded, metrics, sampled, shown(self.last)
@@ -101,6 +102,11 @@ class RolloutSource:
                     f"{EMPTY_STEPS} steps in a row without one scored group to learn from\n  cause: {cause}\n"
                     "  fix: mend the feedback or the select rule, then run the same command again to resume"
                 )
+        if not self._trained:
+            cause = self.cause() or "no group was usable"
+            raise RunFailed(
+                f"not one step could be trained\n  cause: {cause}\n  fix: mend the feedback, then run the same command again"
+            )
         return None
 
     def cause(self) -> str | None:
@@ -223,6 +229,7 @@ class RolloutSource:
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.position, self.prompts.taken = state["position"], state["cursor"]
+        self._trained = self.position > 0
         self.feedback.restore(state["feedback"])
         for sampler in self.answers.samplers:
             sampler.sync()  # an engine of its own was started with the weights that training began from
@@ -230,11 +237,6 @@ class RolloutSource:
 
     def close(self) -> None:
         """Samplers end with the process."""
-
-
-def trim(path: Path, step: int) -> None:
-    """Cuts groups.jsonl back to the rollouts of the first `step` steps."""
-    cut_lines(path, lambda row: row["prompt"].get("metadata", {}).get("step", 0) <= step)
 
 
 def shown(groups: Sequence[Group]) -> str:

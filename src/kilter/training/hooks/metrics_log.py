@@ -1,12 +1,16 @@
-"""metrics.jsonl, trackers and the progress display of a training run."""
+"""metrics.jsonl and the trackers of a run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kilter.artifacts import append_lines, cut_lines
-from kilter.errors import UserError
+from kilter.batch import Batch
+from kilter.errors import RunFailed, UserError
+from kilter.seams import Hook, Step
+from kilter.training.checkpoint import Checkpoints
 
 
 class MetricsFile:
@@ -66,18 +70,53 @@ class Trackers:
             tracker.finish()
 
 
-NOTES = (
-    ("loss", "loss {:.3f}"),
-    ("reward", "reward {:.3f}"),
-    ("gold/score", "gold {:.3f}"),
-    ("kl/sequence", "KL {:.2f}"),
-    ("completions/mean_length", "length {:.0f}"),
-    ("rewards/accuracies", "acc {:.2f}"),
-    ("sampling/tokens_per_second", "sampling {:.0f} tok/s"),
-    ("tokens_per_second", "training {:.0f} tok/s"),
-)
+class MetricsLog(Hook):
+    """Writes each step's record to metrics.jsonl and to the trackers.
 
+    Args:
+        run: name of the run, for messages.
+        path: metrics.jsonl, None in processes that write nothing.
+        trackers: their names, none in processes that write nothing.
+        config: settings of the run, for the trackers.
+        checkpoints: the last good one is named when a record cannot be written.
+    """
 
-def note(record: dict[str, Any]) -> str:
-    """A step in one line, for the progress display."""
-    return "  ".join(text.format(record[key]) for key, text in NOTES if key in record)
+    name = "metrics"
+
+    def __init__(
+        self,
+        run: str,
+        path: Path | None,
+        trackers: Sequence[str],
+        folder: Path,
+        config: dict[str, Any],
+        checkpoints: Checkpoints,
+    ) -> None:
+        self.run, self.path, self.checkpoints = run, path, checkpoints
+        self._names, self._folder, self._config = list(trackers), folder, config
+        self._file: MetricsFile | None = None
+        self._trackers: Trackers | None = None
+
+    def before_run(self, done: int | None) -> None:
+        """Lines after the checkpoint are cut, for they will be written again."""
+        self._file = None if self.path is None else MetricsFile(self.path, done or 0)
+        self._trackers = Trackers(self._names, self._folder, self._config)
+
+    def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
+        """The record as the hooks before this one have completed it."""
+        try:
+            if self._file is not None:
+                self._file.write(record)
+            if self._trackers is not None:
+                self._trackers.write(record)
+        except OSError as error:
+            raise RunFailed(
+                f"{self.run}: metrics of step {step.number} could not be written ({error})\n"
+                f"  last good checkpoint: {self.checkpoints.latest() or 'none yet'}\n"
+                "  fix: free disk space, then run the same command again to resume"
+            ) from error
+
+    def close(self, error: BaseException | None) -> None:
+        """Flushes the trackers."""
+        if self._trackers is not None:
+            self._trackers.close()

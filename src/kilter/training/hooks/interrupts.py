@@ -5,8 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from kilter.batch import Batch
+from kilter.errors import Interrupted
+from kilter.seams import Hook, Step
+from kilter.training.hooks.checkpoints import SaveCheckpoints
 
 log = logging.getLogger("kilter")
 
@@ -32,3 +38,21 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
+
+
+class Interrupts(Hook):
+    """Saves and raises Interrupted at the end of the step in which any process was asked to stop."""
+
+    name = "interrupts"
+
+    def __init__(self, signals: StopRequest, saver: SaveCheckpoints, out: Path) -> None:
+        self.signals, self.saver, self.out = signals, saver, out
+
+    def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
+        """All processes stop together."""
+        if self.saver.engine.max(int(self.signals.received)):
+            self.saver.save(step.number)
+            raise Interrupted(
+                f"stopped after step {step.number} of {self.saver.total}; everything is saved in {self.out}\n"
+                "  to resume: run the same command again"
+            )

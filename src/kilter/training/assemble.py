@@ -1,0 +1,269 @@
+"""What a run is made of: one builder per kind of source, chosen by lookup, and the order of the hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from kilter.data.arrange import joint, with_mismatched
+from kilter.data.encode import Encoder
+from kilter.errors import UserError
+from kilter.models.critic import ActorCritic
+from kilter.models.forward import Scorer
+from kilter.models.reference import LiveReference
+from kilter.objectives import method_name
+from kilter.objectives.rl.policy_gradient import PolicyGradient
+from kilter.seams import Hook
+from kilter.training import scorers
+from kilter.training.hooks.account import Account
+from kilter.training.hooks.checkpoints import Pins, SaveCheckpoints
+from kilter.training.hooks.critic import CriticScale
+from kilter.training.hooks.display import ShowLive, ShowProgress
+from kilter.training.hooks.finite import FiniteGuard
+from kilter.training.hooks.gold import BestWeights, GoldEvidence
+from kilter.training.hooks.heldout import HeldOut
+from kilter.training.hooks.interrupts import Interrupts, StopRequest
+from kilter.training.hooks.kl_control import KLController, KLDistance
+from kilter.training.hooks.metrics_log import MetricsLog
+from kilter.training.hooks.reference import RefreshReference
+from kilter.training.hooks.rollouts import CutPrompts, RolloutFile
+from kilter.training.hooks.watch import Announce, Verdict, Watch
+from kilter.training.identity import identity, refuse_another_run, reward_files
+from kilter.training.job import Job
+from kilter.training.learner import LocalLearner, Origin
+from kilter.training.loop import Hooks
+from kilter.training.monitors import EnergyProbe, EventLog, GoldHistory, Monitors
+from kilter.training.rollout_parts import make_gold, make_source
+from kilter.training.run import Run
+from kilter.training.sources.fixed import FixedSource
+from kilter.training.sources.replay import replayable, sampled_at
+from kilter.training.sources.rollouts import RolloutSource
+from kilter.types import Encoded, Group
+
+Builder = Callable[[Job, "Scorer | ActorCritic", Encoder], Run]
+
+
+def assemble(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
+    """The run that a train stage asks for."""
+    return BUILDERS[kind_of_source(job)](job, scorer, encoder)
+
+
+def kind_of_source(job: Job) -> str:
+    """Who answers the prompts: the data, an earlier run, or the policy as it trains."""
+    if job.spec.prompts is not None:
+        return "rollouts"
+    return "replay" if job.objective.needs.shape == "rollouts" else "fixed"
+
+
+def _fixed(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
+    """Training on the data's own answers."""
+    needs = job.objective.needs
+    groups, heldout = list(job.groups), list(job.heldout)
+    if needs.label is not None:
+        judged = len(groups)
+        groups, heldout = _with_label(groups, needs.label), _with_label(heldout, needs.label)
+        if len(groups) < judged:
+            job.say(
+                f"data: {judged - len(groups)} of {judged} answers left out: "
+                f"this method learns from those labelled {bool(needs.label)} alone"
+            )
+        if not groups:
+            raise UserError(
+                "data",
+                f"{len(job.train)} rows",
+                f"holds no answer labelled {bool(needs.label)}",
+                "this method learns from those alone; choose another",
+            )
+    encoded = encoder.encode_all(groups, "data", f"{len(groups)} groups")
+    held = [e for e in map(encoder.encode, heldout) if e is not None]
+    arranged = _arrange(job, encoded)
+    return _on_data(job, scorer, encoder, arranged, _arrange(job, held, arranged))
+
+
+def _replay(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
+    """Training on the scored rollouts of an earlier run."""
+    groups = replayable(job.groups, job.objective.needs)
+    job.say(
+        f"no feedback given: training replays the {len(groups)} scored groups of the data; "
+        "--feedback samples fresh answers"
+    )
+    encoded = encoder.encode_all(groups, "data", f"{len(groups)} groups")
+    temperature = sampled_at(groups, job.spec.sampler.temperature)
+    return _on_data(job, scorer, encoder, encoded, [], temperature, "replay")
+
+
+def _on_data(
+    job: Job,
+    scorer: Scorer | ActorCritic,
+    encoder: Encoder,
+    encoded: Sequence[Encoded],
+    held: Sequence[Encoded],
+    temperature: float = 1.0,
+    origin: Origin = "own",
+) -> Run:
+    """What fixed data and recorded rollouts share: one source, and a reference that is computed beforehand."""
+    spec, needs, engine = job.spec, job.objective.needs, job.engine
+    if encoder.counts:
+        job.say("data: " + ", ".join(f"{n} {what}" for what, n in encoder.counts.items()))
+    source = FixedSource(
+        encoded,
+        spec.batch_size,
+        spec.epochs,
+        spec.max_steps,
+        spec.shuffle,
+        spec.seed,
+        engine.rank,
+        engine.world,
+    )
+
+    # Another run's checkpoint is refused before the reference is computed, which may take long.
+    mine = identity(spec, job.start, [*encoded, *held], ())
+    refuse_another_run(job.checkpoints, job.out, mine)
+    cache = None
+    if "ref_logps" in needs.annotations:
+        policy = scorers.policy_of(scorer)
+        cache = scorers.fill_reference_cache(job, policy, encoder, [*source.visited(), *held], temperature)
+    steps = source.total_steps * job.optimizer_steps
+    learner = LocalLearner(scorer, needs, spec, steps, engine, cache, temperature, origin)
+
+    run = _run(job, learner, source, held, mine)
+    saver = _saver(job, run)
+    run.hooks = Hooks(
+        (
+            run.account,
+            FiniteGuard(job.name, saver.checkpoints),
+            run.heldout,
+            _metrics_log(job, saver),
+            _screen(job, source.total_steps),
+            Interrupts(run.signals, saver, job.out),
+            saver,
+        )
+    )
+    return run
+
+
+def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
+    """Training on answers of the policy."""
+    spec, needs, engine = job.spec, job.objective.needs, job.engine
+    mine = identity(spec, job.start, (), [g.prompt for g in job.train])
+    refuse_another_run(job.checkpoints, job.out, mine)
+
+    # The reference moves with nothing but `refresh_reference_every`, and answers where the method wants an opponent.
+    policy = scorers.policy_of(scorer)
+    wanted = "ref_logps" in needs.annotations or needs.opponent is not None
+    frozen = scorers.frozen_reference(job, policy, encoder) if wanted else None
+    source = make_source(job, policy, encoder, frozen)
+    origin: Origin = "own" if needs.opponent is None else "mixed"
+    if not source.answers.samplers[0].exact:
+        origin = "engine"
+    steps = source.total_steps * job.optimizer_steps
+    temperature = spec.sampler.temperature
+    learner = LocalLearner(scorer, needs, spec, steps, engine, None, temperature, origin)
+    if wanted:
+        learner.reference = LiveReference(policy, frozen, learner.amp, temperature, learner.reference_rows)
+
+    run = _run(job, learner, source, (), mine)
+    run.hooks = Hooks(_rollout_hooks(job, run, source, policy))
+    return run
+
+
+def _rollout_hooks(job: Job, run: Run, source: RolloutSource, policy: Scorer) -> list[Hook]:
+    """The order in which a step on fresh rollouts is looked at."""
+    spec, engine, learner = job.spec, job.engine, run.learner
+    log = EventLog(job.out / "events.jsonl" if engine.is_main else None)
+    history = GoldHistory(job.out / "gold.jsonl" if engine.is_main else None)
+    monitors = Monitors(spec.monitors, log, history, source.total_steps, spec.monitors.allow_truncation)
+    best = BestWeights(job.out / "best.pt", learner) if spec.monitors.keep_best else None
+    run.gold = GoldEvidence(make_gold(job, source), monitors, learner, source.total_steps, best)
+    watch = Watch(monitors, EnergyProbe(policy) if spec.monitors.enabled else None, engine)
+    announce = Announce(monitors, job.console, engine)
+    source.tell = announce.tell
+    saver = _saver(job, run)
+
+    controller = None
+    if isinstance(job.objective, PolicyGradient):
+        controller = KLController(spec.kl_control, job.objective.beta)
+    before: list[Hook] = [RolloutFile(source.path)]
+    if isinstance(learner.scorer, ActorCritic) and scorers.critic_is_the_reward(spec):
+        before.append(CriticScale(learner.scorer, source.feedback))
+    moves: list[Hook] = []
+    if spec.refresh_reference_every and isinstance(learner.reference, LiveReference):
+        moves.append(RefreshReference(learner.reference, spec.refresh_reference_every))
+    room = f"max_length {spec.max_length} less {spec.sampler.max_new_tokens} for the answer"
+    return [
+        *before,
+        # What the step was: a record that the later hooks complete and read.
+        run.account,
+        FiniteGuard(job.name, saver.checkpoints, log),
+        KLDistance(engine, source.answers.opposed, controller),
+        watch,
+        *moves,
+        run.gold,
+        announce,
+        # The record is complete: it is written and shown.
+        CutPrompts(source.encoder, room, job.console, quiet=not engine.is_main),
+        _metrics_log(job, saver),
+        _screen(job, source.total_steps, log),
+        # What may end the run, and what a resumed one begins with.
+        *([Pins(saver, watch.named)] if spec.monitors.pin else []),
+        Verdict(monitors, engine),
+        Interrupts(run.signals, saver, job.out),
+        saver,
+    ]
+
+
+BUILDERS: dict[str, Builder] = {"fixed": _fixed, "replay": _replay, "rollouts": _rollouts}
+"""Kind of source to what builds a run on it."""
+
+
+def _run(
+    job: Job, learner: LocalLearner, source: FixedSource | RolloutSource, held: Sequence[Encoded], mine: str
+) -> Run:
+    """The parts that every run has; its hooks are put in when they are known."""
+    every, total = job.spec.eval_every, source.total_steps
+    heldout = HeldOut(held, learner, job.objective, every, total)
+    return Run(job.objective, learner, source, Account(learner), heldout, StopRequest(), mine)
+
+
+def _saver(job: Job, run: Run) -> SaveCheckpoints:
+    """Takes the checkpoints of this stage."""
+    meta = {"method": method_name(job.spec.method), "identity": run.identity}
+    return SaveCheckpoints(
+        job.checkpoints,
+        run.state,
+        lambda: meta | {"rewards": reward_files(job.spec)},
+        job.engine,
+        run.source.total_steps,
+    )
+
+
+def _metrics_log(job: Job, saver: SaveCheckpoints) -> MetricsLog:
+    """Metrics are over all processes, so that one of them writes them."""
+    return MetricsLog(
+        job.name,
+        job.out / "metrics.jsonl" if job.engine.is_main else None,
+        job.spec.trackers if job.engine.is_main else (),
+        job.out / "trackers",
+        job.spec.model_dump(mode="json"),
+        saver.checkpoints,
+    )
+
+
+def _screen(job: Job, total: int, log: EventLog | None = None) -> Hook:
+    """The live screen where a watched run has a terminal."""
+    title = f"{job.name}: {method_name(job.spec.method)}"
+    if log is not None and job.console.is_terminal and job.engine.is_main:
+        return ShowLive(job.console, title, total, log)
+    return ShowProgress(job.console if job.engine.is_main else None, title, total)
+
+
+def _with_label(groups: Sequence[Group], label: int) -> list[Group]:
+    """Judged single answers with this label."""
+    return [g for g in groups if (float(g.feedback[0].score or 0) > 0) == bool(label)]
+
+
+def _arrange(job: Job, groups: list[Encoded], pool: Sequence[Encoded] = ()) -> list[Encoded]:
+    """Encoded groups as the method reads them: with mismatched answers beside them, or both answers of a pair in one row."""
+    needs, length = job.objective.needs, job.spec.max_length
+    if needs.mismatched and groups:
+        return with_mismatched(groups, length, pool)
+    return joint(groups, length) if needs.joint else groups

@@ -1,0 +1,107 @@
+"""Gold evidence every few steps, and the weights that had the best of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kilter.artifacts import AGAIN, write_by
+from kilter.batch import Batch
+from kilter.seams import Hook, Step
+from kilter.training.checkpoint import read_tensors
+from kilter.training.learner import LocalLearner
+from kilter.training.monitors import GoldEvaluator, Monitors
+
+
+class BestWeights:
+    """The trained weights of the step with the best gold score, in one file."""
+
+    def __init__(self, path: Path, learner: LocalLearner) -> None:
+        self.path, self.learner = path, learner
+
+    def keep(self, step: int) -> None:
+        """Writes the present weights. Every rank must call it."""
+        weights = self.learner.engine.state(self.learner.module)
+        if self.learner.engine.is_main:
+            write_by(
+                self.path,
+                lambda partial: torch.save({"step": step, "model": weights}, partial),
+                what=f"the best weights so far, of step {step},",
+                fix=f"free disk space, or set monitors.keep_best: false; then {AGAIN}",
+            )
+
+    def put_back(self) -> int:
+        """Loads the kept weights into the model; returns their step."""
+        kept = read_tensors(self.path)
+        target = dict(self.learner.scorer.named_parameters())
+        with torch.no_grad():
+            for name, value in kept["model"].items():
+                target[name].copy_(value)
+        return int(kept["step"])
+
+
+class GoldEvidence(Hook):
+    """Asks the gold source on schedule, and when a cheap signal wants to know more.
+
+    Args:
+        gold: None where there is no gold source, or no held-out prompt.
+        monitors: take the evidence, and keep the history of it.
+        total: steps of the run; the last one is always judged.
+        best: None where the last weights are wanted whatever their score.
+    """
+
+    name = "gold"
+
+    def __init__(
+        self,
+        gold: GoldEvaluator | None,
+        monitors: Monitors,
+        learner: LocalLearner,
+        total: int,
+        best: BestWeights | None,
+    ) -> None:
+        self.gold, self.monitors, self.engine = gold, monitors, learner.engine
+        self.total, self.best = total, best
+
+    def before_run(self, done: int | None) -> None:
+        """The first evidence is the start model's: every later one is compared with it."""
+        history = self.monitors.gold
+        history.load(done)
+        history.entries = self.engine.gather(history.entries)[0]
+        if done is None and self.best is not None:
+            self.best.path.unlink(missing_ok=True)
+        if self.gold is not None and not history.entries:
+            first = self.gold()
+            first.require()
+            self.monitors.evidence(0, first)
+            self._keep(0)
+
+    def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
+        """Adds gold/* metrics where evidence was due on any process."""
+        due = bool(self.engine.max(int(self.monitors.due(step.number))))
+        if self.gold is not None and (due or step.number == self.total):
+            found = self.gold(self.monitors.gold.first_answers())
+            record |= self.monitors.evidence(step.number, found)
+            self._keep(step.number)
+
+    def _keep(self, step: int) -> None:
+        if self.best is not None and self.monitors.gold.best() == step:
+            self.best.keep(step)
+
+    def put_best_back(self, last: int) -> int | None:
+        """Puts the best weights back unless they are the last step's; returns their step, None where nothing changed."""
+        best = self.monitors.gold.best()
+        if self.best is None or best is None or best == last or not self.best.path.exists():
+            return None
+        return self.best.put_back()
+
+    def state(self) -> dict[str, Any]:
+        """The gold source's own, such as the scale of a reward model."""
+        return {} if self.gold is None else self.gold.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        if self.gold is not None:
+            self.gold.restore(state)

@@ -1,0 +1,39 @@
+"""What is on disk of a run's rollouts, and what is said of its prompts at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from kilter.artifacts import cut_lines
+from kilter.data.encode import Encoder
+from kilter.seams import Hook
+
+
+class RolloutFile(Hook):
+    """Rollouts of steps that will be done again are cut from groups.jsonl before the run goes on."""
+
+    name = "rollouts"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def before_run(self, done: int | None) -> None:
+        """Keeps the steps of the checkpoint."""
+        cut_lines(self.path, lambda row: row["prompt"].get("metadata", {}).get("step", 0) <= (done or 0))
+
+
+class CutPrompts(Hook):
+    """Says at the end how many prompts were too long."""
+
+    name = "cut_prompts"
+
+    def __init__(self, encoder: Encoder, room: str, console: Console, quiet: bool) -> None:
+        self.encoder, self.room, self.console, self.quiet = encoder, room, console, quiet
+
+    def close(self, error: BaseException | None) -> None:
+        """One line, where any was cut and the run came to its end."""
+        cut = ", ".join(f"{n} {what}" for what, n in self.encoder.counts.items() if "cut" in what)
+        if cut and error is None and not self.quiet:
+            self.console.print(f"  prompts: {cut} ({self.room})", highlight=False)

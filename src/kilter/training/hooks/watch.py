@@ -1,0 +1,104 @@
+"""The monitors in the loop: cheap signals each step, their events on the console, and the stop that follows from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from kilter.batch import Batch
+from kilter.runtime import peak_memory_gb
+from kilter.seams import Hook, Step, Stop
+from kilter.training.monitors import EnergyProbe, Event, Monitors
+from kilter.training.parallel.engine import Engine
+
+
+class Watch(Hook):
+    """Hands each step's answers to the monitors. Their events are on disk beside the checkpoint, not in it."""
+
+    name = "monitors"
+
+    def __init__(self, monitors: Monitors, energy: EnergyProbe | None, engine: Engine) -> None:
+        self.monitors, self.energy, self.engine = monitors, energy, engine
+        self._seen = 0
+
+    def before_run(self, done: int | None) -> None:
+        """Events of steps that will be done again are cut."""
+        self.monitors.log.load(done)
+
+    def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
+        """Adds memory, energy and the monitors' signals."""
+        record["memory/peak_gb"] = peak_memory_gb()
+        if self.energy is not None and (energy := self.energy.take()) is not None:
+            record["energy_loss"] = energy
+        self._seen = len(self.monitors.log.events)
+        groups = [group for share in self.engine.gather(step.sampled) for group in share]
+        record |= self.monitors.update(step.number, record, groups)
+
+    def named(self) -> bool:
+        """Whether a cheap signal became an event in this step."""
+        return any(event.tier == 1 for event in self.monitors.log.events[self._seen :])
+
+    def state(self) -> dict[str, Any]:
+        """Reference values and streaks."""
+        return self.monitors.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.monitors.restore(state)
+
+
+class Announce(Hook):
+    """Prints events where no live screen shows them: the monitors' after each step, the source's at once."""
+
+    name = "announce"
+
+    def __init__(self, monitors: Monitors, console: Console, engine: Engine) -> None:
+        self.log, self.console, self.is_main = monitors.log, console, engine.is_main
+        self._printed = 0
+
+    def tell(self, step: int, what: str, detail: str) -> None:
+        """Notes what a source saw while it made a step."""
+        if not self.is_main:
+            return
+        self.log.add(
+            Event(step, 1, "warn", what, f"{what}: {detail}", step, "certain", "noted; the run goes on")
+        )
+        if not self.console.is_terminal:
+            self.console.print(f"  [yellow]{what}[/]: {detail}", highlight=False)
+        self._printed = len(self.log.events)
+
+    def before_run(self, done: int | None) -> None:
+        """What is in the log was printed when it was written."""
+        self._printed = len(self.log.events)
+
+    def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
+        """The events that were added since."""
+        if not self.console.is_terminal and self.is_main:
+            for event in self.log.events[self._printed :]:
+                colour = "red" if event.level == "stop" else "yellow"
+                self.console.print(
+                    f"  [{colour}]{event.level}[/] {event.line()}", highlight=False, soft_wrap=True
+                )
+        self._printed = len(self.log.events)
+
+
+class Verdict(Hook):
+    """Ends the run when the monitors say so; it stands behind what records the step."""
+
+    name = "verdict"
+
+    def __init__(self, monitors: Monitors, engine: Engine) -> None:
+        self.monitors, self.engine = monitors, engine
+
+    def before_run(self, done: int | None) -> Stop | None:
+        """A verdict of the gold source stands when the run is taken up again."""
+        return self._stop() if self.monitors.stop is not None else None
+
+    def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> Stop | None:
+        """All processes end together."""
+        return self._stop() if self.engine.max(int(self.monitors.stop is not None)) else None
+
+    def _stop(self) -> Stop:
+        reason = self.monitors.stop or "another process asked for it"
+        return Stop(reason, self.monitors.fix, fails=not self.monitors.gold.entries)

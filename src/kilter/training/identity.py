@@ -1,0 +1,55 @@
+"""What makes a run this run, so that a checkpoint of another one is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from kilter.artifacts import sha256_file
+from kilter.errors import UserError
+from kilter.models.load import model_hash
+from kilter.registry import user_files
+from kilter.training.checkpoint import CHECKPOINT_FORMAT, Checkpoints
+from kilter.training.config import TrainSpec
+from kilter.types import Encoded, Prompt
+
+FREE = {"save_every", "trackers", "engine", "processes", "fsdp", "zero", "eval_every"}
+"""Settings that may differ between a stop and its resumption: they change no number of the run."""
+
+
+def identity(spec: TrainSpec, start: Path, groups: Sequence[Encoded], prompts: Sequence[Prompt]) -> str:
+    """Hash of settings, start weights and data: tokens where they are fixed, prompts where they are answered."""
+    digest = hashlib.sha256(spec.model_dump_json(exclude=FREE).encode())
+    digest.update(f"{CHECKPOINT_FORMAT}|{model_hash(start)}".encode())
+    # The file of a reward is no part of it: one that failed may be mended, and the run goes on.
+    for path in _files(spec, "method"):
+        digest.update(path.read_bytes())
+    for group in groups:
+        digest.update(repr((group.prompt_ids, group.completion_ids)).encode())
+    for prompt in prompts:
+        digest.update(repr((prompt.messages, prompt.text)).encode())
+    return digest.hexdigest()
+
+
+def refuse_another_run(checkpoints: Checkpoints, out: Path, mine: str) -> None:
+    """Raises UserError when the folder holds a checkpoint of a run with other settings, before anything long begins."""
+    meta = checkpoints.meta()
+    if meta is not None and meta["identity"] != mine:
+        raise UserError(
+            "out",
+            str(out),
+            f"holds a checkpoint of another run (method {meta['method']}, step {meta['step']})",
+            "choose another folder, use the same settings to resume it, or remove its checkpoints/",
+        )
+
+
+def reward_files(spec: TrainSpec) -> dict[str, str]:
+    """The user's reward functions by file, with a hash of each: they may change between a stop and its resumption."""
+    return {str(path): sha256_file(path) for path in _files(spec, "feedback")}
+
+
+def _files(spec: TrainSpec, field: str) -> list[Path]:
+    """The user's own files that a field names."""
+    return user_files(json.loads(spec.model_dump_json(include={field})))

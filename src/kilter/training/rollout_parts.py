@@ -1,0 +1,152 @@
+"""What fresh rollouts are made of: samplers, feedback, the source over them, and the gold source that judges beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kilter import feedback as feedbacks
+from kilter.data.encode import Encoder
+from kilter.data.worlds.support_desk import GoldFeedback, has_gold
+from kilter.errors import UserError
+from kilter.feedback.registry import Context, Weighted
+from kilter.models.forward import Scorer
+from kilter.objectives.rl.nash_md import NashMD
+from kilter.sampling.local import LocalSampler
+from kilter.seams import Sampler
+from kilter.training.config import TrainSpec
+from kilter.training.job import Job
+from kilter.training.monitors import GoldEvaluator
+from kilter.training.sources.answers import Answers, GreedyBaseline, OpposedAnswers, PolicyAnswers
+from kilter.training.sources.prompts import PromptOrder
+from kilter.training.sources.rollouts import RolloutSource
+from kilter.training.sources.select import choose_select
+from kilter.types import Feedback, Group, Prompt, SamplingParams
+
+JUDGED_LENGTH = 2048
+"""Tokens that a judging model reads at least, prompt and answer."""
+
+GOLD_SEED = 20_000
+"""Added to the run's seed for held-out answers, so that they are not drawn as the rollouts are."""
+
+
+def make_source(job: Job, policy: Scorer, encoder: Encoder, reference: Scorer | None) -> RolloutSource:
+    """The source over the stage's prompts, with its samplers and its feedback."""
+    spec, engine = job.spec, job.engine
+    scored_by = _feedback(job, policy, encoder)
+    return RolloutSource(
+        PromptOrder([g.prompt for g in job.groups], spec.shuffle, spec.seed),
+        _answers(job, policy, encoder, reference, scored_by),
+        scored_by,
+        encoder,
+        job.objective.needs,
+        spec.sampler,
+        job.out / ("groups.jsonl" if engine.is_main else f"groups.rank{engine.rank}.jsonl"),
+        spec.batch_size,
+        choose_select(spec.select, job.objective.needs),
+        spec.refill,
+        spec.epochs,
+        spec.max_steps,
+        spec.seed,
+        engine.rank,
+        engine.world,
+        engine.gather,
+    )
+
+
+def _feedback(job: Job, policy: Scorer, encoder: Encoder) -> Weighted:
+    """The sources that score the answers. A teacher's distribution is the whole signal of distillation: no score then."""
+    spec = job.spec
+    if spec.feedback is None:
+        return Weighted([("teacher", 0.0, _unjudged)])
+    length = max(spec.max_length, JUDGED_LENGTH)
+    context = Context(job.resolve, (policy, encoder), length, spec.template, job.groups, job.engine.gather)
+    return feedbacks.build(spec.feedback, context)
+
+
+def _unjudged(groups: Sequence[Group]) -> list[list[Feedback]]:
+    return [[Feedback(0.0, "unjudged")] * len(g.completions) for g in groups]
+
+
+def _answers(
+    job: Job, policy: Scorer, encoder: Encoder, reference: Scorer | None, scored_by: Weighted
+) -> Answers:
+    """Who answers: the policy, and whoever the method wants beside it."""
+    needs, samples = job.objective.needs, job.spec.sampler.samples
+    sampler = _sampler(job.spec, policy, encoder)
+    if needs.opponent is not None:
+        return OpposedAnswers(sampler, _opponent(job, policy, encoder, reference))
+    if needs.greedy_baseline:
+        return GreedyBaseline(sampler, samples, scored_by)
+    return PolicyAnswers(sampler, samples)
+
+
+def _opponent(job: Job, policy: Scorer, encoder: Encoder, reference: Scorer | None) -> Sampler:
+    """The reference, or a geometric mixture of it and the policy; a mixture needs both models' logits, so it is local."""
+    needs = job.objective.needs
+    if reference is None:
+        raise UserError(
+            "adapter",
+            "lora",
+            f"gives no second model to sample the {needs.opponent} from",
+            "train all weights",
+        )
+    if needs.opponent == "reference":
+        return _local(job.spec, reference, encoder)
+    share = job.objective.mixture if isinstance(job.objective, NashMD) else 1.0
+    return _local(job.spec, policy, encoder, (reference, share))
+
+
+def _local(
+    spec: TrainSpec, scorer: Scorer, encoder: Encoder, mixture: tuple[Scorer, float] | None = None
+) -> LocalSampler:
+    amp = spec.dtype == "bfloat16"
+    return LocalSampler(scorer, encoder, spec.sampler.tokens_per_batch, amp=amp, mixture=mixture)
+
+
+def _sampler(spec: TrainSpec, policy: Scorer, encoder: Encoder) -> Sampler:
+    """The policy's, by name."""
+    if spec.sampler.name == "vllm":
+        from kilter.sampling.vllm import VllmSampler
+
+        return VllmSampler(policy, encoder, spec.sampler, spec.dtype)
+    return _local(spec, policy, encoder)
+
+
+def make_gold(job: Job, source: RolloutSource) -> GoldEvaluator | None:
+    """Judges held-out answers: by the source that the recipe names, or by the support desk's own.
+
+    Returns:
+        None where the run is not watched, or has neither a gold source nor held-out prompts.
+    """
+    spec = job.spec
+    prompts = _distinct(job.heldout)[: spec.monitors.gold_prompts]
+    if not spec.monitors.enabled:
+        return None
+    if not prompts and spec.monitors.gold is not None:
+        raise UserError(
+            "monitors.gold",
+            spec.monitors.gold,
+            "has no held-out prompts to judge",
+            "set data.heldout above 0, or leave it out",
+        )
+    s = spec.sampler
+    seed = GOLD_SEED + spec.seed
+    params = SamplingParams(s.max_new_tokens, s.temperature, s.top_p, s.top_k, tuple(s.stop), seed)
+    sampler, proxy = source.answers.samplers[0], source.feedback
+
+    # A source that the recipe names stands before the data's own; it may have a scale that belongs into a checkpoint.
+    if spec.monitors.gold is not None:
+        context = Context(job.resolve, None, max(spec.max_length, JUDGED_LENGTH), spec.template)
+        judge = feedbacks.build(spec.monitors.gold, context, "monitors.gold")
+        return GoldEvaluator(prompts, sampler, judge, proxy, params, judge)
+    if prompts and all(map(has_gold, prompts)):
+        return GoldEvaluator(prompts, sampler, GoldFeedback(), proxy, params)
+    return None
+
+
+def _distinct(groups: Sequence[Group]) -> list[Prompt]:
+    """Every prompt once, in order."""
+    seen: dict[str, Prompt] = {}
+    for group in groups:
+        seen.setdefault(repr(group.prompt.messages or group.prompt.text), group.prompt)
+    return list(seen.values())

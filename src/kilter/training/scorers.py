@@ -1,0 +1,191 @@
+"""The models of a run: policy, critic, teacher, reference. All of them are opened through roles/open.py."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from kilter import feedback as feedbacks
+from kilter.data.collate import collate
+from kilter.data.encode import Encoder
+from kilter.errors import UserError
+from kilter.models.critic import ActorCritic
+from kilter.models.forward import Scorer
+from kilter.models.load import cache_root, load_tokenizer, model_hash
+from kilter.models.microbatch import split
+from kilter.models.reference import ReferenceCache
+from kilter.progress import SILENT, Display, Progress
+from kilter.roles.open import OpenSpec, open_encoder, open_model
+from kilter.training.config import TrainSpec
+from kilter.training.job import Job
+from kilter.types import Encoded
+
+LOOKED_UP = 64
+"""Groups whose reference log-probs are computed between two lines of progress."""
+
+
+def make_encoder(spec: TrainSpec, start: Path) -> Encoder:
+    """Tokeniser with the stage's length and template; where prompts are answered they leave room for the answer."""
+    room = max(1, spec.max_length - spec.sampler.max_new_tokens) if spec.prompts is not None else None
+    return open_encoder(OpenSpec(start, template=spec.template, max_length=spec.max_length, max_prompt=room))
+
+
+def make_scorer(job: Job, encoder: Encoder) -> Scorer | ActorCritic:
+    """The model that trains, with its teacher and critic where the method has one."""
+    needs, opening = job.objective.needs, _opening(job, job.start)
+    if "reward" in needs.models:
+        opening = replace(opening, head="fresh_reward")
+    policy = open_model(opening, encoder).scorer
+    if needs.teacher is not None:
+        policy.teach(_teacher(job, encoder), needs.teacher)
+    if "critic" not in needs.models:
+        return policy
+
+    # A critic that begins as the reward model knows from the first step what an answer is worth.
+    rewards = _reward_models(job.spec)
+    named = job.spec.critic.start or (rewards[0] if rewards else None)
+    origin = job.resolve(named) if named else job.start
+    if not _same_vocabulary(origin, encoder):
+        raise UserError(
+            "critic.from",
+            str(origin),
+            "has another vocabulary than the policy",
+            "name a reward model trained from the policy's family, or the policy",
+        )
+    critic = open_model(replace(_opening(job, origin), head="fresh_reward"), encoder)
+    return ActorCritic(policy, critic.scorer)
+
+
+def critic_is_the_reward(spec: TrainSpec) -> bool:
+    """Whether the critic began as the reward model that scores the rollouts."""
+    rewards = _reward_models(spec)
+    return bool(rewards) and spec.critic.start in (None, rewards[0])
+
+
+def policy_of(scorer: Scorer | ActorCritic) -> Scorer:
+    """The policy alone."""
+    return scorer.policy if isinstance(scorer, ActorCritic) else scorer
+
+
+def fill_reference_cache(
+    job: Job, policy: Scorer, encoder: Encoder, groups: Sequence[Encoded], temperature: float
+) -> ReferenceCache:
+    """The cache with every group in it, filled before the first update, while the policy still is the reference.
+
+    Args:
+        job: names the reference.
+        policy: serves as the reference where it starts from it.
+        encoder: of the policy.
+        groups: all groups that will be looked up, those of the other processes included.
+        temperature: of the rollouts, 1 for fixed data.
+    """
+    folder = job.reference or job.start
+    own_reference = folder == job.start
+    cache = ReferenceCache(
+        cache_root() / "reference.sqlite",
+        model_hash(folder),
+        _precision(job.spec, own_reference),
+        temperature,
+    )
+    mine = groups[job.engine.rank :: job.engine.world]
+    missing = [g for g in mine if cache.lookup(collate([g])) is None]
+    if missing:
+        model = policy if own_reference else _frozen(job, folder, policy, encoder)
+        _compute(job, model, missing, cache, temperature)
+    else:
+        job.say(f"reference log-probs of all {len(groups)} groups found in the cache")
+    job.engine.barrier()
+    return cache
+
+
+def frozen_reference(job: Job, policy: Scorer, encoder: Encoder) -> Scorer | None:
+    """A second model for fresh rollouts; None where the policy with its adapters off is the reference."""
+    spec, folder = job.spec, job.reference or job.start
+    if spec.adapter is None or folder != job.start:
+        return _frozen(job, folder, policy, encoder)
+    if spec.refresh_reference_every:
+        raise UserError(
+            "refresh_reference_every",
+            spec.refresh_reference_every,
+            "cannot move a reference that is the base under an adapter",
+            "train all weights, or leave it out",
+        )
+    return None
+
+
+def _opening(job: Job, model: Path, trains: bool = True) -> OpenSpec:
+    """What the stage says about any model it opens; frozen ones have no adapter and save no activations."""
+    spec = job.spec
+    return OpenSpec(
+        model,
+        device=job.engine.device,
+        dtype=spec.dtype,
+        template=spec.template,
+        max_length=spec.max_length,
+        adapter=spec.adapter if trains else None,
+        gradient_checkpointing=spec.gradient_checkpointing and trains,
+        trains=trains,
+        seed=spec.seed,
+    )
+
+
+def _teacher(job: Job, encoder: Encoder) -> Scorer:
+    """The model that is learned from."""
+    if job.spec.teacher is None:
+        raise UserError(
+            "teacher", None, "is required by this method", "name a stage or a model to learn from"
+        )
+    folder = job.resolve(job.spec.teacher)
+    if not _same_vocabulary(folder, encoder):
+        raise UserError(
+            "teacher",
+            job.spec.teacher,
+            "has another vocabulary than the student",
+            "choose a teacher of the student's family",
+        )
+    return open_model(_opening(job, folder, trains=False), encoder).scorer
+
+
+def _frozen(job: Job, folder: Path, policy: Scorer, encoder: Encoder) -> Scorer:
+    """A frozen model beside the policy, which reads rows in the policy's own layout."""
+    opening = replace(_opening(job, folder, trains=False), shared=policy.shared)
+    return open_model(opening, encoder).scorer
+
+
+def _same_vocabulary(folder: Path, encoder: Encoder) -> bool:
+    return bool(load_tokenizer(folder).get_vocab() == encoder.tokenizer.get_vocab())
+
+
+def _reward_models(spec: TrainSpec) -> list[str]:
+    """Reward models among the sources that score the rollouts."""
+    return feedbacks.model_references(spec.feedback, ("reward_model",)) if spec.feedback is not None else []
+
+
+def _precision(spec: TrainSpec, own_reference: bool) -> str:
+    """Part of a row's key: under qlora the reference is the rounded base, whose log-probs are not the full one's."""
+    rounded = own_reference and spec.adapter is not None and spec.adapter.kind == "qlora"
+    return f"{spec.dtype}|nf4" if rounded else spec.dtype
+
+
+def _compute(
+    job: Job, model: Scorer, groups: Sequence[Encoded], cache: ReferenceCache, temperature: float
+) -> None:
+    """Log-probs of these groups into the cache; with adapters the reference is the policy without them."""
+    off = model.model.disable_adapter() if hasattr(model.model, "peft_config") else contextlib.nullcontext()
+    display: Progress = SILENT
+    if job.engine.is_main:
+        display = Display(job.console, f"{job.name}: reference", len(groups))
+    model.eval()
+    with off, torch.no_grad(), contextlib.closing(display):
+        done = 0
+        for first in range(0, len(groups), LOOKED_UP):
+            chunk = collate(groups[first : first + LOOKED_UP])
+            for part in split(chunk, job.spec.tokens_per_microbatch, model.shared):
+                out = model(part, temperature=temperature, amp=job.spec.dtype == "bfloat16")
+                cache.put(cache.keys(part), out.logps_BT, part.length_B)
+                done += part.groups()
+                display.update(done, "log-probs")
