@@ -1,28 +1,28 @@
-"""The Python door: `kilter.train(...)`, the same as `kilter train`."""
+"""The Python doors: each is a recipe of one stage, and takes every field of that stage."""
 
 from __future__ import annotations
 
-import contextlib
-import os
+import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from kilter import manifest as manifests
 from kilter import recipe as recipes
-from kilter.artifacts import lock, write_text
-from kilter.data.dataset import DataSpec, load, prompt_key, trained_prompts
+from kilter import stages
+from kilter.data.dataset import DataSpec
 from kilter.errors import Exit, UserError
 from kilter.objectives import method_name
-from kilter.objectives.index import check as check_method
+from kilter.pipeline.alone import run_alone, workspace
 from kilter.pipeline.runner import Run
-from kilter.training.config import TrainSpec
 from kilter.training.result import TrainResult
-from kilter.types import Shape
 from kilter.validation import as_user_error
+
+BASE = "builtin:smollm2-135m"
+"""The model of a stage that names none."""
 
 
 def make_data_spec(data: str | DataSpec | dict[str, Any]) -> DataSpec:
@@ -37,16 +37,6 @@ def make_data_spec(data: str | DataSpec | dict[str, Any]) -> DataSpec:
         raise as_user_error(error, "data", DataSpec) from error
 
 
-def make_train_spec(method: str | dict[str, Any], options: dict[str, Any]) -> TrainSpec:
-    """A TrainSpec from a method and the fields of a train stage."""
-    from pydantic import ValidationError
-
-    try:
-        return TrainSpec.model_validate({"method": method} | options)
-    except ValidationError as error:
-        raise as_user_error(error, "", TrainSpec) from error
-
-
 def train(
     model: str,
     data: str | DataSpec | dict[str, Any],
@@ -57,64 +47,91 @@ def train(
 ) -> TrainResult:
     """Trains one stage: kilter.train(model="builtin:smollm2-135m", data="pairs.jsonl", method="dpo").
 
-    model: builtin:NAME, folder, .gguf or Hub id. data: file, Hub name, or fields of DataSpec. method: name or
-    {"name": "dpo", "beta": 0.05}; with feedback= the data's prompts are answered by the policy and scored. out: folder of the result (default runs/<method>); run again to resume. options: any
-    field of a train stage (learning_rate, epochs, adapter, ...). Raises UserError on bad input before any work.
+    Args:
+        model: builtin:NAME, a folder, a .gguf file or a Hub id.
+        data: a file, a Hub name, or fields of DataSpec. With feedback=, the policy answers its prompts and is scored.
+        method: a name, or {"name": "dpo", "beta": 0.05}.
+        out: folder of the result; default: runs/<method>. The same call again resumes, or returns what is there.
+        console: where progress goes; default: stderr.
+        options: any field of a train stage, such as learning_rate, epochs or adapter.
+
+    Raises:
+        UserError: on bad input, before any work.
     """
-    spec, source = make_train_spec(method, options), make_data_spec(data)
-    if spec.feedback is not None and spec.prompts is None:
-        spec = spec.model_copy(update={"prompts": "$data"})
-    check_method(spec.method)
-    from kilter.training.checks import check_train  # reads torch
-
-    check_train(spec)
-
-    name = method_name(spec.method)
+    if options.get("feedback") is not None:
+        options = {"prompts": "$data"} | options
+    stage = stages.make("train", {"method": method} | options)
+    name = method_name(stage.spec.method)
     folder = Path(out) if out is not None else Path("runs") / re.sub(r"[^\w+.-]", "-", name)
-    with lock(folder):
-        return _train(spec, source, model, name, folder, console)
-
-
-def _train(
-    spec: TrainSpec, source: DataSpec, model: str, name: str, folder: Path, console: Console | None
-) -> TrainResult:
-    """One stage in a folder that is this process's own."""
-    # torch is read only now: what is wrong so far was said at once
-    from kilter.models.load import model_hash, resolve
-    from kilter.objectives import build_objective
-    from kilter.training.parallel import launch
-    from kilter.training.trainer import Trainer
-
-    if (folder / "model" / "config.json").exists() or (folder / "model" / "adapter_config.json").exists():
-        raise UserError("out", str(folder), "holds a finished model", "choose another folder, or remove it")
-    start = resolve(model)
-    reference = resolve(spec.reference, "reference") if spec.reference else None
-    shape: Shape = "prompts" if spec.prompts is not None else build_objective(spec.method).needs.shape
-    loaded = load(source, shape)
-    seen = {prompt_key(g.prompt)[:16] for g in loaded.train} | trained_prompts(start)
-    entry = manifests.new(
-        name,
-        "train",
-        spec.model_dump(mode="json", by_alias=True),
-        {"model": model_hash(start), "data": loaded.content_hash()},
+    work = workspace(stage, folder, name, model, make_data_spec(data), console)
+    facts = run_alone(work)
+    return TrainResult(
+        folder / "model",
+        facts["steps"],
+        facts["metrics"],
+        facts["heldout"],
+        Counter(facts["cut"]),
+        facts["seconds"],
+        facts["stopped"],
+        facts["best_step"],
+        facts["tokens_per_second"],
+        facts["step_seconds"],
+        facts["peak_memory_gb"],
     )
-    is_main = int(os.environ.get("RANK", "0")) == 0
-    with manifests.life(folder, entry) if is_main else contextlib.nullcontext(entry):
-        if is_main:
-            if loaded.skipped and console is not None:
-                console.print(f"  data: left out: {loaded.left_out()}", highlight=False)
-            write_text(folder / "trained_prompts.txt", "\n".join(sorted(seen)) + "\n")
-        trainer = Trainer(spec, start, loaded.train, loaded.heldout, folder, reference, console, name)
-        result = launch.train(trainer)
-        entry.outputs = {"model": model_hash(result.model)} if is_main else {}
-        entry.facts = {
-            "metrics": result.metrics,
-            "heldout": result.heldout,
-            "steps": result.steps,
-            "stopped": result.stopped,
-            "best_step": result.best_step,
-        }
-    return result
+
+
+def evaluate(
+    models: str | Sequence[str] | Mapping[str, str],
+    data: str | DataSpec | dict[str, Any],
+    out: str | Path = "runs/eval",
+    console: Console | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Evaluates models on the same prompts: kilter.evaluate(["runs/dpo"], "pairs.jsonl", baseline="runs/sft").
+
+    Args:
+        models: models, or {name: model}; NAME=MODEL gives a name as well. A folder is known by its own name.
+        data: a file, a Hub name, or fields of DataSpec. All its prompts are asked, unless it holds some out.
+        out: folder of evaluation.json and groups.jsonl.
+        console: where progress goes; default: stderr.
+        options: any field of an evaluate stage, such as baseline, reward_model, metrics or limit. Further data sets, such
+            as probes, are given by their paths.
+
+    Returns:
+        What evaluation.json holds.
+
+    Raises:
+        UserError: on bad input, before any work.
+    """
+    source = make_data_spec({"path": data, "heldout": 0.0} if isinstance(data, str) else data)
+    listed = [models] if isinstance(models, str) else models
+    if (baseline := options.get("baseline")) is not None and not isinstance(listed, Mapping):
+        listed = [baseline, *(m for m in listed if m != baseline)]
+        options |= {"baseline": next(iter(names_of(baseline)))}
+    named = names_of(listed)
+    if (judge := options.get("reward_model")) is not None:
+        options |= {"reward_model": names_of(judge)}
+    settings = {"models": named, "split": "heldout" if source.heldout else "all"} | options
+    work = workspace(stages.make("evaluate", settings), Path(out), "eval", BASE, source, console)
+    run_alone(work)
+    found: dict[str, Any] = json.loads((Path(out) / "evaluation.json").read_text())
+    return found
+
+
+def names_of(models: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    """Models by name. NAME=MODEL names one; a folder, or the stage's folder around it, bears its own name."""
+    if isinstance(models, Mapping):
+        return dict(models)
+    found: dict[str, str] = {}
+    for text in [models] if isinstance(models, str) else models:
+        name, sign, model = text.partition("=")
+        if not sign:
+            path = Path(text)
+            name, model = (path.parent.name if path.name == "model" else path.name) or text, text
+        if name in found:
+            raise UserError("models", list(models), "two models have the same name", "write NAME=MODEL")
+        found[name] = model
+    return found
 
 
 def run(

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from rich.table import Table
 
 from kilter.cli.app import command, err, out
 from kilter.errors import UserError
-from kilter.validation import as_user_error, load_yaml
+from kilter.validation import load_yaml
 
 
 @command(
@@ -48,58 +47,26 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="seed of sampling and bootstrap")] = 0,
 ) -> None:
     """Evaluate models on the same prompts: metrics with confidence intervals, paired differences, evaluation.json."""
-    from kilter.api import make_data_spec
-    from kilter.artifacts import lock
-    from kilter.data.dataset import Dataset, heldout_pairs, load, trained_prompts
-    from kilter.evaluation.config import EvaluateSpec
-    from kilter.evaluation.metrics import resolve as resolve_metrics
-    from kilter.evaluation.runner import Evaluation
-    from kilter.models.load import resolve
+    from kilter.api import evaluate as evaluate_
 
-    try:
-        spec = EvaluateSpec(
-            models=model,
-            metrics=["standard", *(load_yaml(m) for m in metric or ())],
-            limit=limit,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-        )
-    except ValidationError as error:
-        raise as_user_error(error, "", EvaluateSpec) from error
-    resolve_metrics(spec.metrics, "--metric")
-    with lock(out_, "--out"):
-        entries = ([baseline] if baseline else []) + [m for m in model if m != baseline]
-        named = dict(_named(m) for m in entries)
-        if len(named) < len(entries):
-            raise UserError("--model", entries, "two models have the same name", "write NAME=PATH")
-        folders = {n: resolve(p, "--model") for n, p in named.items()}
-        reward = (
-            (_named(reward_model)[0], resolve(_named(reward_model)[1], "--reward-model"))
-            if reward_model
-            else None
-        )
-        if not 0 < heldout <= 1:
-            raise UserError("--heldout", heldout, "is no share", "use a value in (0, 1]")
-        share: dict[str, Any] = {"limit": limit, "heldout": 0.0 if heldout == 1 else heldout}
-        prompts = load(make_data_spec({"path": data} | share), "prompts")
-        pairs = heldout_pairs(make_data_spec({"path": data} | share)) if reward is not None else []
-        if heldout == 1:
-            prompts = Dataset(prompts.spec, [], prompts.train, prompts.skipped, prompts.format)
-        trained: set[str] = set()
-        for folder in folders.values():
-            trained |= trained_prompts(folder)
-        result = Evaluation(spec, folders, reward, prompts, pairs, frozenset(trained), out_, err).run()
+    if not 0 < heldout <= 1:
+        raise UserError("--heldout", heldout, "is no share", "use a value in (0, 1]")
+    source = {"path": data, "limit": limit, "heldout": 0.0 if heldout == 1 else heldout}
+    result = evaluate_(
+        model,
+        source,
+        out_,
+        err,
+        baseline=baseline,
+        reward_model=reward_model,
+        metrics=["standard", *(load_yaml(m) for m in metric or ())],
+        limit=limit,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
     _print_evaluation(result)
     out.print(f"\nwritten: [bold]{out_ / 'evaluation.json'}[/]", highlight=False)
-
-
-def _named(text: str) -> tuple[str, str]:
-    name, sign, path = text.partition("=")
-    if sign:
-        return name, path
-    cleaned = Path(text)
-    return (cleaned.parent.name if cleaned.name == "model" else cleaned.name) or text, text
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:

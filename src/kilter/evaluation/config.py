@@ -14,14 +14,15 @@ class EvaluateSpec(BaseModel):
     """Which models, on which prompts, sampled how, scored by what."""
 
     model_config = ConfigDict(extra="forbid")
-    models: Annotated[list[ModelRef], MODEL] = Field(
-        min_length=1, description="stages or models to evaluate on the same prompts"
+    models: Annotated[list[ModelRef] | dict[str, ModelRef], MODEL] = Field(
+        min_length=1,
+        description="stages or models to evaluate on the same prompts; {name: model} gives them names",
     )
     baseline: Annotated[str | None, MODEL] = Field(
-        None, description="stage or model that the others are compared with; default: the first"
+        None, description="the one of `models` that the others are compared with; default: the first"
     )
-    reward_model: Annotated[ModelRef | None, MODEL] = Field(
-        None, description="stage or model that scores the answers"
+    reward_model: Annotated[ModelRef | dict[str, ModelRef] | None, MODEL] = Field(
+        None, description="stage or model that scores the answers; {name: model} gives it a name"
     )
     gold: Annotated[FeedbackRef, METHOD] = Field(
         None,
@@ -34,6 +35,9 @@ class EvaluateSpec(BaseModel):
     )
     data: Annotated[DataRef, DATA] = Field(
         "$data", description="$name of a data set; its held-out prompts are used"
+    )
+    split: Annotated[Literal["heldout", "all"], DATA] = Field(
+        "heldout", description="which of its prompts are asked: those held out, or all of them"
     )
     limit: Annotated[int | None, DATA] = Field(
         None, ge=1, description="use only the first N held-out prompts"

@@ -41,7 +41,7 @@ def _hash(item: Found, work: Workspace) -> str:
     if item.ref.to == "data":
         source = work.made_by(name)
         return output_hash(work, source) if source is not None else data_hash(work.data(name))
-    return output_hash(work, name) if name in work.stages else model_hash(name or work.base)
+    return output_hash(work, name) if work.is_stage(name) else model_hash(name or work.base)
 
 
 def data_hash(spec: DataSpec) -> str:
@@ -78,7 +78,7 @@ def check_inputs(work: Workspace) -> None:
     """Models resolve, files exist, data can be read in the shape that is asked for. Raises UserError."""
     found = work.inputs()
     for item in found:
-        if item.ref.to == "model" and item.value not in work.stages:
+        if item.ref.to == "model" and not work.is_stage(item.value):
             work.model(item.value, item.field)
         elif item.ref.to == "file" and item.value not in item.ref.words and not Path(item.value).is_file():
             raise UserError(work.where(item.field), item.value, "no such file", item.ref.fix)

@@ -49,6 +49,7 @@ class Run:
     def _execute(self) -> Exit:
         write_text(self.folder / "recipe.yaml", recipes.dump(self.recipe))
         run = self.recipe.workspace(self.folder, self.console, isolated=self.isolated)
+        run.model(None)
         preflight(run)
         code, begin = Exit.OK, time.monotonic()
         for number, name in enumerate(self.recipe.stages, start=1):
@@ -65,32 +66,42 @@ class Run:
 
 def preflight(run: Workspace) -> None:
     """Everything that can be wrong and can be known now, before anything expensive: models, files, data, settings."""
-    run.model(None)
-    run = replace(run, loaded={})
+    run = run if run.alone else replace(run, loaded={})
     for name, stage in run.stages.items():
         check_inputs(run.at(name))
         stage.maker.preflight(stage.spec, run.at(name))
 
 
-def run_stage(work: Workspace, title: str, after: Callable[[], object] = lambda: None) -> Manifest:
+def run_stage(
+    work: Workspace,
+    title: str = "",
+    after: Callable[[], object] = lambda: None,
+    changed: Callable[[Workspace, Manifest], None] | None = None,
+) -> Manifest:
     """One stage: taken as it is where nothing changed, else run to its end. Returns its manifest.
 
     Args:
-        title: the stage in the console's words.
+        title: the stage in the console's words; without it only progress is shown.
         after: called when the stage has run, whether it succeeded or not.
+        changed: what is done about a result of other settings or inputs; default: it is set aside.
     """
     stage, folder = work.here, work.stage(work.name)
     entry = manifests.new(work.name, stage.kind, config_of(work), inputs_of(work))
     old = manifests.read(folder)
+
+    # A finished stage with the same key stands, unless somebody took its artifact away.
     artifact = ARTIFACT.get(stage.maker.makes)
     whole = artifact is None or (folder / artifact).exists()
     if old is not None and old.status == "done" and old.key == entry.key and whole:
-        work.console.print(f"[green]✓[/] {title}: unchanged, taken from {folder}", highlight=False)
+        text = f"[green]✓[/] {title or work.name}: unchanged, taken from {folder}"
+        work.console.print(text, highlight=False)
         _summarise(work, old.facts)
         return old
     if old is not None and old.key != entry.key and any(folder.iterdir()):
-        _set_aside(work, folder)
-    work.console.print(f"[bold]▶ {title}[/]", highlight=False)
+        (changed or _set_aside)(work, old)
+
+    if title:
+        work.console.print(f"[bold]▶ {title}[/]", highlight=False)
     try:
         with manifests.life(folder, entry):
             outcome = stage.maker.run(stage.spec, work, folder)
@@ -98,7 +109,8 @@ def run_stage(work: Workspace, title: str, after: Callable[[], object] = lambda:
             entry.facts = {**outcome.facts, **({"code": int(outcome.code)} if outcome.code else {})}
     finally:
         after()
-    work.console.print(f"  done in {clock(entry.seconds)}", highlight=False)
+    if title:
+        work.console.print(f"  done in {clock(entry.seconds)}", highlight=False)
     _summarise(work, entry.facts)
     return entry
 
@@ -118,8 +130,9 @@ def _outputs(outcome: Outcome, makes: str, folder: Path) -> dict[str, str]:
     return found
 
 
-def _set_aside(work: Workspace, folder: Path) -> None:
+def _set_aside(work: Workspace, old: Manifest) -> None:
     """Config or inputs changed: the old artifact is kept under .superseded/, never overwritten."""
+    folder = work.stage(work.name)
     target = set_aside(folder, work.folder / ".superseded")
     work.console.print(
         f"  {folder.name}: its configuration or inputs changed; the old result is in {target}",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
+from kilter.data.dataset import Dataset
 from kilter.errors import UserError, nearest
 from kilter.evaluation.config import EvaluateSpec
 from kilter.stages.kind import StageKind, Workspace
@@ -47,7 +49,7 @@ class Evaluate(StageKind[EvaluateSpec]):
 
     def preflight(self, spec: EvaluateSpec, work: Workspace) -> None:
         """There are prompts to evaluate on."""
-        if work.ready(spec.data) and not work.load(spec.data, "prompts").heldout:
+        if work.ready(spec.data) and not _asked(spec, work).heldout:
             raise UserError(
                 "data.heldout",
                 work.data(spec.data).heldout,
@@ -60,7 +62,7 @@ class Evaluate(StageKind[EvaluateSpec]):
         what = ", ".join(spec.models)
         if not work.ready(spec.data):
             return StagePlan(what)
-        held = work.load(spec.data, "prompts").heldout
+        held = _asked(spec, work).heldout
         count = len({g.prompt.id or i for i, g in enumerate(held)})
         return StagePlan(what, min(count, spec.limit or count))
 
@@ -70,22 +72,29 @@ class Evaluate(StageKind[EvaluateSpec]):
         from kilter.evaluation.runner import Evaluation
 
         # The baseline first: every difference is to it.
-        baseline = spec.baseline or spec.models[0]
-        order = [baseline, *(m for m in spec.models if m != baseline)]
-        models = {ref: work.model(ref, "models") for ref in order}
-        reward = (spec.reward_model, work.model(spec.reward_model)) if spec.reward_model else None
+        named = _named(spec.models)
+        baseline = spec.baseline or next(iter(named))
+        order = [baseline, *(name for name in named if name != baseline)]
+        models = {name: work.model(named[name], "models") for name in order}
         trained = frozenset().union(*(trained_prompts(f) for f in models.values()))
 
         # Held-out pairs say how far the reward model can be trusted.
-        prompts = work.load(spec.data, "prompts")
-        pairs = heldout_pairs(work.data(spec.data), spec.data.removeprefix("$")) if reward else []
+        reward = None
+        pairs: list[Group] = []
+        if spec.reward_model is not None:
+            name, reference = next(iter(_named(spec.reward_model).items()))
+            reward = (name, work.model(reference, "reward_model"))
+            source = work.data(spec.data)
+            source = source.model_copy(update={"heldout": 0.0}) if spec.split == "all" else source
+            pairs = heldout_pairs(source, spec.data.removeprefix("$"))
+
         probes = [g.prompt for name in spec.probes for g in _once(work, name)[: spec.probe_limit]]
         tax = _once(work, spec.tax, "demonstrations")[: spec.tax_limit] if spec.tax else []
         result = Evaluation(
             spec,
             models,
             reward,
-            prompts,
+            _asked(spec, work),
             pairs,
             trained,
             folder,
@@ -98,6 +107,20 @@ class Evaluate(StageKind[EvaluateSpec]):
         digest = hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
         facts = {"prompts": result["n_prompts"], "baseline": result["baseline"]}
         return Outcome(facts, {"evaluation": digest})
+
+
+def _named(models: str | list[str] | dict[str, str]) -> dict[str, str]:
+    """Models by the names under which they are reported; without a name of its own, a model bears its reference."""
+    listed = [models] if isinstance(models, str) else models
+    return dict(listed) if isinstance(listed, dict) else {m: m for m in listed}
+
+
+def _asked(spec: EvaluateSpec, work: Workspace) -> Dataset:
+    """The data set with the prompts that are asked on its held-out side."""
+    found = work.load(spec.data, "prompts")
+    if spec.split == "heldout":
+        return found
+    return replace(found, train=[], heldout=[*found.train, *found.heldout])
 
 
 def _once(work: Workspace, name: str, shape: Shape = "prompts") -> list[Group]:

@@ -127,6 +127,10 @@ class Workspace:
         prefix = "" if self.alone else f"stages.{self.name}.{self.here.kind}"
         return f"{prefix}.{field}".strip(".") if field else f"{prefix}.".lstrip(".")
 
+    def is_stage(self, name: str | None) -> bool:
+        """Whether a stage bears this name; without a recipe, names are of models and files."""
+        return not self.alone and name in self.stages
+
     def stage(self, name: str) -> Path:
         """The folder of a stage."""
         return self.folder if self.alone else self.folder / name
@@ -162,14 +166,14 @@ class Workspace:
 
         if reference is None:
             return resolve(self.base, "model")
-        if reference in self.stages:
+        if self.is_stage(reference):
             return self.stage(reference) / ARTIFACT["model"]
         return resolve(reference, self.where(field))
 
     def made_by(self, reference: str) -> str | None:
         """The stage whose output a data reference names; None for a data set."""
         name = reference.removeprefix("$")
-        return name if name not in self.data_sets and name in self.stages else None
+        return name if name not in self.data_sets and self.is_stage(name) else None
 
     def data(self, reference: str) -> DataSpec:
         """The data set that $name stands for; of a stage that makes data, all its rows are for training."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,10 +72,11 @@ class Train(StageKind[TrainSpec]):
             work.console.print(f"  data: left out: {data.left_out()}", highlight=False)
 
         # An evaluation has to know every prompt that this model or its ancestors learned from.
-        seen = {prompt_key(g.prompt)[:16] for g in data.train}
-        for parent in (start, reference):
-            seen |= trained_prompts(parent) if parent is not None else set()
-        write_text(folder / "trained_prompts.txt", "\n".join(sorted(seen)) + "\n")
+        if int(os.environ.get("RANK", "0")) == 0:
+            seen = {prompt_key(g.prompt)[:16] for g in data.train}
+            for parent in (start, reference):
+                seen |= trained_prompts(parent) if parent is not None else set()
+            write_text(folder / "trained_prompts.txt", "\n".join(sorted(seen)) + "\n")
 
         trainer = Trainer(
             spec, start, data.train, data.heldout, folder, reference, work.console, work.name, work.model
@@ -91,7 +93,9 @@ class Train(StageKind[TrainSpec]):
             "best_step": result.best_step,
             "tokens_per_second": result.tokens_per_second,
             "step_seconds": result.step_seconds,
-            "peak_memory_gb": result.peak_memory_gb if work.isolated else None,
+            "peak_memory_gb": result.peak_memory_gb if work.isolated or work.alone else None,
+            "cut": dict(result.counts),
+            "seconds": result.seconds,
         }
         return Outcome(facts, {"model": model_hash(result.model)})
 

@@ -1,0 +1,92 @@
+"""One stage without a recipe: the same code as a recipe of one stage, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from kilter import manifest as manifests
+from kilter.artifacts import lock
+from kilter.data.dataset import DataSpec
+from kilter.errors import UserError
+from kilter.manifest import Manifest
+from kilter.pipeline.runner import preflight, run_stage
+from kilter.stages import Stage, Workspace
+from kilter.stages.outcome import ARTIFACT
+from kilter.stages.refs import references
+
+DATA = "data"
+"""Name of the one data set, the `$data` of a recipe."""
+
+
+def workspace(
+    stage: Stage,
+    folder: Path,
+    name: str,
+    model: str,
+    data: DataSpec | None = None,
+    console: Console | None = None,
+) -> Workspace:
+    """The surroundings of a stage without a recipe: other data sets that it names are paths.
+
+    Args:
+        folder: the stage's own folder.
+        name: what the stage is called in messages and in the manifest.
+        model: what a recipe would call its model.
+        data: what `$data` stands for.
+        console: where progress goes; default: stderr.
+    """
+    known: dict[str, DataSpec] = {} if data is None else {DATA: data}
+    for item in references(stage.spec):
+        if item.ref.to == "data" and item.value is not None and not item.value.startswith("$"):
+            known[item.value] = DataSpec(path=item.value)
+    console = console or Console(stderr=True)
+    return Workspace(folder, console, model, known, {name: stage}, name, alone=True, loaded={})
+
+
+def run_alone(work: Workspace) -> Mapping[str, Any]:
+    """Checks and runs the stage, or takes its result where nothing changed; returns its facts.
+
+    Workers that accelerate or torchrun started work along; the first process alone keeps the manifest.
+
+    Raises:
+        UserError: the settings are wrong, or the folder holds a result of other settings.
+    """
+    stage, folder = work.here, work.stage(work.name)
+    stage.maker.check_names(stage.spec, work)
+    stage.maker.check(stage.spec, work)
+    with lock(folder):
+        if int(os.environ.get("RANK", "0")) > 0:
+            return stage.maker.run(stage.spec, work, folder).facts
+        refuse_unknown(work)
+        preflight(work)
+        return run_stage(work, changed=refuse_changed).facts
+
+
+def refuse_unknown(work: Workspace) -> None:
+    """A model or data set that no manifest accounts for is not overwritten."""
+    maker, folder = work.here.maker, work.stage(work.name)
+    keeps = maker.makes in ("model", "data") and (folder / ARTIFACT[maker.makes]).exists()
+    if keeps and manifests.read(folder) is None:
+        raise _taken(work)
+
+
+def refuse_changed(work: Workspace, old: Manifest) -> None:
+    """A finished model, and data begun with other settings, are not overwritten; an evaluation is made anew."""
+    makes = work.here.maker.makes
+    if makes == "data" or (makes == "model" and old.status == "done"):
+        raise _taken(work)
+
+
+def _taken(work: Workspace) -> UserError:
+    noun = {"model": "a finished model", "data": "data"}[work.here.maker.makes]
+    return UserError(
+        "out",
+        str(work.stage(work.name)),
+        f"holds {noun} of other settings",
+        "choose another folder, or remove it",
+    )
