@@ -12,7 +12,8 @@ import typer
 from rich.table import Table
 
 from kilter.artifacts import require_file, write_text
-from kilter.cli.app import command, out
+from kilter.cli import complete
+from kilter.cli.app import DataArg, command, out
 from kilter.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     ]
 )
 def advise(
-    data: Annotated[str, typer.Argument(help="file, Hub name, or builtin:support-desk")],
-    model: Annotated[str, typer.Option(help="the model that would be trained")] = "builtin:smollm2-135m",
+    data: DataArg,
+    model: Annotated[
+        str, typer.Option(help="the model that would be trained", autocompletion=complete.models)
+    ] = "builtin:smollm2-135m",
     memory: Annotated[
         float | None,
         typer.Option(min=0.1, help="GB that training may use; default: what this machine has free"),

@@ -26,6 +26,10 @@ ModelArg = Annotated[
     str,
     typer.Argument(help="builtin:NAME, a folder, a .gguf file, or a Hub id", autocompletion=complete.models),
 ]
+DataArg = Annotated[
+    str,
+    typer.Argument(help="file, Hub name (owner/name), or builtin:support-desk", autocompletion=complete.data),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="override a field, e.g. stages.dpo.train.epochs=2", metavar="KEY=VALUE"),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from kilter.artifacts import require_file
-from kilter.cli.app import command, commands, out
+from kilter.cli.app import DataArg, command, commands, out
 from kilter.errors import UserError
 
 data_app = commands(
@@ -26,7 +26,7 @@ data_app = commands(
     examples=["kilter data peek pairs.jsonl", "kilter data peek builtin:support-desk --shape pairs -n 2"],
 )
 def peek(
-    path: Annotated[str, typer.Argument(help="file, Hub name or builtin:support-desk")],
+    path: DataArg,
     shape: Annotated[
         str, typer.Option(help="demonstrations, pairs, unpaired, ranked or prompts")
     ] = "prompts",
@@ -73,7 +73,7 @@ def _load(path: str, shape: str, format_: str, world: dict[str, Any] | None = No
     ],
 )
 def convert(
-    path: Annotated[str, typer.Argument(help="file, Hub name or builtin:support-desk")],
+    path: DataArg,
     target: Annotated[Path, typer.Argument(help="groups.jsonl to write")],
     shape: Annotated[
         str, typer.Option(help="demonstrations, pairs, unpaired, ranked, or prompts (keeps every completion)")

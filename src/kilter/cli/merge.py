@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kilter.artifacts import whole_folder
+from kilter.cli import complete
 from kilter.cli.app import command, out
 from kilter.errors import UserError
 
@@ -21,7 +22,11 @@ from kilter.errors import UserError
 )
 def merge(
     model: Annotated[
-        str, typer.Argument(help="folder of an adapter that Kilter (or peft) saved; with --untie any model")
+        str,
+        typer.Argument(
+            help="folder of an adapter that Kilter (or peft) saved; with --untie any model",
+            autocompletion=complete.models,
+        ),
     ],
     target: Annotated[Path, typer.Argument(help="folder to write: an ordinary Hugging Face model")],
     untie: Annotated[

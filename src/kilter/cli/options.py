@@ -225,9 +225,8 @@ def _info(option: Option, aliases: Sequence[str] = ()) -> Any:
 
 def _help(option: Option) -> str:
     """What a value means: the description of its field, its choices where they are many, and its default."""
-    text = option.field.description or ""
-    if option.model is not None and option.shown.description:
-        text += f": {option.shown.description}"
+    said = option.field.description
+    text = ": ".join(filter(None, [said, option.shown.description if option.model is not None else ""]))
     many = len("|".join(option.choices)) > CHOICES_SHOWN
     if many and not all(choice in text for choice in option.choices):
         text += f"; one of {', '.join(option.choices)}"

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import typer
-from pydantic import BaseModel, Field
 
-from kilter.cli import complete
 from kilter.cli.app import command, err, out
+from kilter.cli.doors import model_option, out_option, source_options
 from kilter.cli.options import collect, options_of, parameter, parameters, takes
-from kilter.data.dataset import DataSpec
 from kilter.errors import Exit, UserError
-from kilter.options import METHOD, MODEL, OUTPUT, SAMPLING, group_of
 from kilter.progress import clock
 from kilter.training.config import TrainSpec
 
-
-class Source(BaseModel):
-    """The data set of a stage that has no recipe."""
-
-    data: DataSpec = Field(
-        description="what to train on",
-        json_schema_extra={"group": "data"},
-    )
-
-
-OPTIONS = [*options_of(TrainSpec, skip=("start", "data", "prompts")), *options_of(Source)]
+OPTIONS = [*options_of(TrainSpec, skip=("start", "data", "prompts")), *source_options()]
 """Every field of a train stage and of its data. `--model` says where it starts, `--online` that the data is answered."""
 
 OFTEN = (
@@ -40,26 +26,8 @@ OFTEN = (
 """What people set most: it comes first under its heading."""
 
 OWN = [
-    parameter(
-        "model",
-        str,
-        typer.Option(
-            help="builtin:NAME, a folder, a .gguf file, or a Hub id",
-            rich_help_panel=group_of(MODEL.json_schema_extra),
-            autocompletion=complete.models,
-        ),
-        default="builtin:smollm2-135m",
-    ),
-    parameter(
-        "out_",
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="FOLDER",
-            help="folder of the result; default runs/<method>",
-            rich_help_panel=group_of(OUTPUT.json_schema_extra),
-        ),
-    ),
+    model_option(),
+    out_option(None, "folder of the result; default runs/<method>"),
     parameter(
         "set_",
         list[str] | None,
@@ -67,7 +35,7 @@ OWN = [
             "--set",
             metavar="KEY=VALUE",
             help="a setting of the method, such as beta=0.05; repeatable; kilter methods NAME lists them",
-            rich_help_panel=group_of(METHOD.json_schema_extra),
+            rich_help_panel="method",
         ),
     ),
     parameter(
@@ -76,7 +44,7 @@ OWN = [
         typer.Option(
             "--online",
             help="the policy answers the data's prompts itself; --feedback implies it, distill needs no feedback",
-            rich_help_panel=group_of(SAMPLING.json_schema_extra),
+            rich_help_panel="sampling",
         ),
         default=False,
     ),

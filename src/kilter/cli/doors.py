@@ -1,0 +1,41 @@
+"""What the commands of one stage share: where the model, the data and the result of a stage without a recipe are named."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import typer
+from pydantic import BaseModel, Field
+
+from kilter.cli import complete
+from kilter.cli.options import Option, options_of, parameter
+from kilter.data.dataset import DataSpec
+
+
+class Source(BaseModel):
+    """The data set of a stage that has no recipe."""
+
+    data: DataSpec = Field(json_schema_extra={"group": "data"})
+
+
+def source_options(*skip: str) -> list[Option]:
+    """`--data` and an option for each field of a data set, but for those that a command replaces."""
+    return [o for o in options_of(Source) if o.path[1:2] not in [(name,) for name in skip]]
+
+
+def out_option(default: Path | None, text: str) -> inspect.Parameter:
+    """`--out`: where the result goes."""
+    info = typer.Option("--out", metavar="FOLDER", help=text, rich_help_panel="output")
+    return parameter("out_", Path | None if default is None else Path, info, default)
+
+
+def model_option() -> inspect.Parameter:
+    """`--model`: where the stage starts."""
+    info = typer.Option(
+        help="builtin:NAME, a folder, a .gguf file, or a Hub id",
+        metavar="MODEL",
+        rich_help_panel="model",
+        autocompletion=complete.models,
+    )
+    return parameter("model", str, info, "builtin:smollm2-135m")
