@@ -474,7 +474,7 @@ def test_missing_weights_and_wrong_kinds_of_model_are_refused(tiny, tmp_path, pa
     )
     with pytest.raises(UserError, match="weights are missing"):
         load_causal(broken)
-    with pytest.raises(UserError, match="is no reward model"):
+    with pytest.raises(UserError, match="is not a reward model"):
         load_reward(tiny, 0)
     reward = run(tiny, tmp_path / "rm", pairs_file, "bradley_terry", max_steps=1)
     with pytest.raises(UserError, match="is a reward model"):

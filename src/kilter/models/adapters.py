@@ -13,7 +13,7 @@ from kilter.models.config import AdapterSpec
 
 
 def quantization(spec: AdapterSpec | None) -> Any:
-    """transformers' 4-bit configuration for qlora (NF4, double quantisation, bfloat16 products), else None."""
+    """transformers' configuration for qlora (4-bit NF4, quantised twice, bfloat16 products), else None."""
     if spec is None or spec.kind != "qlora":
         return None
     from transformers import BitsAndBytesConfig
@@ -27,7 +27,16 @@ def quantization(spec: AdapterSpec | None) -> Any:
 
 
 def attach(model: Any, spec: AdapterSpec, classifier: bool) -> Any:
-    """Wraps `model` with fresh adapters; a reward head is trained in full beside them. Raises UserError for unknown targets."""
+    """Wraps `model` with fresh adapters; a reward head is trained in full beside them.
+
+    Args:
+        model: a transformers model; its layers are replaced in place.
+        spec: which adapters, where.
+        classifier: whether the model is a sequence classifier, whose head is trained in full.
+
+    Raises:
+        UserError: if `spec.target` names no layer of the model.
+    """
     from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
 
     from kilter.models.transformers_names import old_names_allowed
@@ -36,6 +45,7 @@ def attach(model: Any, spec: AdapterSpec, classifier: bool) -> Any:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     config = LoraConfig(
         r=spec.r,
+        # peft declares an integer. Only an alpha that is a fraction is passed as one.
         lora_alpha=int(spec.alpha) if float(spec.alpha).is_integer() else spec.alpha,
         lora_dropout=spec.dropout,
         target_modules=spec.target,
@@ -47,6 +57,7 @@ def attach(model: Any, spec: AdapterSpec, classifier: bool) -> Any:
         with old_names_allowed():
             return get_peft_model(model, config)
     except ValueError as error:
+        # peft says only that nothing matched. Show what could have.
         linear = sorted(
             {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
         )
@@ -64,6 +75,7 @@ def adapted_modules(model: Any) -> str:
     from peft.utils.other import ModulesToSaveWrapper
 
     named = [(n.rpartition(".")[2], m) for n, m in model.named_modules()]
+    # Every layer of a model repeats the same few names, so a count per name says it all.
     layers = Counter(n for n, m in named if isinstance(m, BaseTunerLayer))
     whole = sorted({n for n, m in named if isinstance(m, ModulesToSaveWrapper)})
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,10 +1,11 @@
 """Shared-prefix attention: each completion sees its group's prompt and itself, nothing else.
 
-Registered with transformers as the attention implementation "kilter_shared". With `kilter_cache` the sampler's cache keeps
-keys and values and answers for them. With neither it is plain SDPA, so the same model object also generates and runs plain rows.
+Registered with transformers as the attention implementation "kilter_shared". `kilter_segments` says who sees
+whom. With `kilter_cache` the sampler's cache keeps keys and values and answers for them. With neither it is
+plain SDPA, so that the same model object also generates and runs plain rows.
 
-On CPU every prompt and every completion is computed over exactly the keys it may see: no padding and no
-masked-out work. On a GPU one compiled flex-attention call does the same through a block mask.
+On a CPU every prompt and every completion is computed over exactly the keys it may see, without padding and
+without masked-out work. On a GPU one compiled flex-attention call does the same through a block mask.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class KeyValueStore(Protocol):
         ...
 
     def store_prompt(self, layer: int, k: Tensor, v: Tensor) -> tuple[Segment, ...]:
-        """Keeps keys and values [1, G, L, d] of the prompts being filled; returns the segments to attend over."""
+        """Keeps keys and values [1, G, L, d] of the prompts being filled; returns their segments."""
         ...
 
     def decode(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
@@ -48,6 +49,7 @@ class UnsupportedAttention(Exception):  # noqa: N818
 
 def _causal(size: int, window: int | None, dtype: torch.dtype) -> Tensor:
     """[size, size] additive mask: 0 where key <= query and within the window, else -inf."""
+    # Callers cut the mask to size. A power of two, so that few tables serve all lengths.
     rounded = max(64, 1 << (size - 1).bit_length())
     return _causal_table(rounded, window, dtype)
 
@@ -61,13 +63,17 @@ def _causal_table(size: int, window: int | None, dtype: torch.dtype) -> Tensor:
 
 
 class _SegmentAttention(torch.autograd.Function):
-    """Attention over exactly the keys that each segment may see; q [L, H, d], k and v [L, G, d], H a multiple of G.
+    """Attention over exactly the keys that each segment may see; q [L, H, d], k and v [L, G, d], G divides H.
 
-    S = scale q k^T + mask, P = softmax(S) in float32, out = P v, for a run of completions at once: their common prompt's keys
-    in one product, their own in a batch of them. The backward recomputes P, so nothing of size length^2 is kept. P v, dk and
-    dv are products in v's type, which may be narrower than that of q and k: under autocast a rotation leaves these in float32.
-    S, dP and dq, whose terms nearly cancel, are products in float32. Written with batched matrix products because, for segments of tens to hundreds of tokens, PyTorch's CPU flash kernel takes 2 to
-    4 times as long in the backward (docs/LOG.md).
+    S = scale q k^T + mask, P = softmax(S) in float32, out = P v, for a run of completions at once. The keys
+    of their common prompt stand in one product, their own keys in a batch of products. The backward
+    recomputes P, so nothing of size length^2 is kept.
+
+    P v, dk and dv are products in v's type. It may be narrower than that of q and k, because a rotation
+    leaves these in float32 under autocast. S, dP and dq, whose terms nearly cancel, are products in float32.
+
+    It is written with batched matrix products. For segments of tens to hundreds of tokens, PyTorch's CPU
+    flash kernel takes 2 to 4 times as long in the backward (docs/LOG.md).
     """
 
     @staticmethod
@@ -97,15 +103,20 @@ class _SegmentAttention(torch.autograd.Function):
         for run in _runs(segments, q.shape[1]):
             p, queries, keys = _probabilities(q, k, run, scale, window)
             g = _take(grad, run, k.shape[1])
-            if run.padding is not None:  # padding repeats a row, and must not count it twice
-                g.view(k.shape[1], len(run.lengths), -1, run.width, g.shape[-1]).masked_fill_(
-                    run.padding[:, None, :, None], 0
-                )
+
+            # Padding repeats a row, which must not count twice.
+            if run.padding is not None:
+                by_row = g.view(k.shape[1], len(run.lengths), -1, run.width, g.shape[-1])
+                by_row.masked_fill_(run.padding[:, None, :, None], 0)
+
+            # dP = dO v^T, dS = P (dP - sum P dP), dq = dS k, dk = dS^T q, dv = P^T dO.
             dp = _against(g.to(p.dtype), _take(v, run, k.shape[1]).to(p.dtype), v, run)
             ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
             _put(dq, run, _times(ds, k, run, keys))
             _add(dk, run, ds.to(v.dtype), queries.to(v.dtype))
             _add(dv, run, p.to(v.dtype), g)
+
+        # S carries the scale, so the gradients of both its factors do. It costs least on the finished sums.
         return dq.mul_(scale), dk.mul_(scale), dv, None, None, None
 
 
@@ -115,18 +126,24 @@ RUN_ELEMENTS = 1 << 22
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """Neighbouring completions of one prompt, (start, length), which they see besides themselves; a prompt is a run of its own.
+    """Neighbouring completions of one prompt, computed at once. A prompt is a run of its own.
 
-    Completions of unequal length are padded to the longest: `gather` picks their rows, `real` the rows that are no padding,
-    `padding` [n, T] says which are.
+    Completions of unequal length are padded to the longest; the last three fields are None if they are of one
+    length.
     """
 
     at: int
+    """Position of the first token."""
     lengths: tuple[int, ...]
+    """Tokens of each completion."""
     prompt: tuple[int, int] | None
+    """Start and length of the prompt that all of them see besides themselves."""
     gather: Tensor | None
+    """[n * T] rows to read, padding included."""
     real: Tensor | None
+    """Which of these rows are not padding."""
     padding: Tensor | None
+    """[n, T], true for padding."""
 
     @property
     def width(self) -> int:
@@ -148,11 +165,11 @@ def _runs(segments: tuple[Segment, ...], heads: int) -> tuple[_Run, ...]:
         at, prompt = seg.start + seg.prompt, (seg.start, seg.prompt)
         together: tuple[int, ...] = ()
         for size in seg.completions:
+            # A run ends where padding would be a third of it, or where its scores would grow too large.
             wide = max(*together, size) if together else size
             rows = wide * (len(together) + 1)
-            if together and (
-                2 * rows > 3 * (sum(together) + size) or heads * rows * (seg.prompt + wide) > RUN_ELEMENTS
-            ):
+            padded = 2 * rows > 3 * (sum(together) + size)
+            if together and (padded or heads * rows * (seg.prompt + wide) > RUN_ELEMENTS):
                 runs.append(_run(at, together, prompt))
                 at, together = at + sum(together), ()
             together += (size,)
@@ -171,15 +188,12 @@ def _run(at: int, lengths: tuple[int, ...], prompt: tuple[int, int] | None) -> _
 
 
 def _take(x: Tensor, run: _Run, kv_heads: int) -> Tensor:
-    """[L, H, d] to [G, n * H/G * T, d]: the heads that share keys and the completions of the run become one matrix."""
+    """[L, H, d] to [G, n * H/G * T, d]: heads that share keys and the run's completions become one matrix."""
     rows = x[run.at : run.at + sum(run.lengths)]
     rows = rows if run.gather is None else rows.index_select(0, run.gather)
-    return (
-        rows.view(len(run.lengths), run.width, kv_heads, -1, x.shape[2])
-        .permute(2, 0, 3, 1, 4)
-        .reshape(kv_heads, -1, x.shape[2])
-        .contiguous()
-    )
+    # [n, T, G, H/G, d], then the key-value heads in front, as the batch of the products.
+    apart = rows.view(len(run.lengths), run.width, kv_heads, -1, x.shape[2]).permute(2, 0, 3, 1, 4)
+    return apart.reshape(kv_heads, -1, x.shape[2]).contiguous()
 
 
 def _put(x: Tensor, run: _Run, value: Tensor) -> None:
@@ -205,7 +219,14 @@ def _own(value: Tensor, run: _Run) -> Tensor:
 
 
 def _against(queries: Tensor, own: Tensor, x: Tensor, run: _Run) -> Tensor:
-    """queries x^T over the keys that each may see: [G, n * h * T, P + T] in the queries' type; `own` is x in the run's layout."""
+    """queries x^T over the keys that each may see: [G, n * h * T, P + T] in the queries' type.
+
+    Args:
+        queries: [G, n * h * T, d].
+        own: x in the run's layout.
+        x: keys or values of all segments, [L, G, d].
+    """
+    # Both products write into their part of one matrix, so that no copy joins them.
     result = queries.new_empty(*queries.shape[:2], run.before + run.width)
     if run.before:
         torch.bmm(queries, _prefix(x, run).to(queries.dtype).transpose(1, 2), out=result[..., : run.before])
@@ -214,22 +235,23 @@ def _against(queries: Tensor, own: Tensor, x: Tensor, run: _Run) -> Tensor:
 
 
 def _times(weights: Tensor, x: Tensor, run: _Run, own: Tensor | None = None) -> Tensor:
-    """weights x, [G, n * h * T, d] in the weights' type: the product with the prompt's rows and each completion's own."""
+    """weights x, [G, n * h * T, d] in the weights' type: over the prompt's rows and each completion's own."""
     own = _take(x, run, x.shape[1]) if own is None else own
-    result = torch.bmm(_own(weights[..., run.before :], run), _own(own.to(weights.dtype), run)).view(
-        *weights.shape[:2], -1
-    )
-    return (
-        torch.baddbmm(result, weights[..., : run.before], _prefix(x, run).to(weights.dtype))
-        if run.before
-        else result
-    )
+    among = torch.bmm(_own(weights[..., run.before :], run), _own(own.to(weights.dtype), run))
+    result = among.view(*weights.shape[:2], -1)
+    if not run.before:
+        return result
+    return torch.baddbmm(result, weights[..., : run.before], _prefix(x, run).to(weights.dtype))
 
 
 def _add(target: Tensor, run: _Run, weights: Tensor, rows: Tensor) -> None:
-    """target gets weights^T rows: the run's own keys, which no other run touches, are set; what its prompt's keys have is added to."""
+    """Gives target, the gradient of keys or values, the share weights^T rows of one run."""
+    # A prompt's keys are read by all its runs, which add up. The prompt's own run came first and has set
+    # them.
     if run.before:
         _prefix(target, run).add_(torch.bmm(weights[..., : run.before].transpose(1, 2), rows))
+
+    # The run's own keys are read by no other run.
     own = torch.bmm(_own(weights[..., run.before :], run).transpose(1, 2), _own(rows, run))
     _put(target, run, own.view(target.shape[1], -1, rows.shape[2]))
 
@@ -239,15 +261,15 @@ def _probabilities(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(P [G, n * h * T, P + T] in float32 or wider, queries, own keys) of one run."""
     queries, keys = _take(q, run, k.shape[1]), _take(k, run, k.shape[1])
+    # In bfloat16 a score would be off by its size times 2^-9.
     wide = torch.promote_types(q.dtype, torch.float32)
-    s = _against(
-        queries.to(wide) * scale, keys.to(wide), k, run
-    )  # a rounded score would be off by its size times 2^-9
-    grid = s.view(-1, run.width, run.before + run.width)
-    if window is not None and window < run.before + run.width:
-        grid += _causal(run.before + run.width, window, wide)[
-            run.before : run.before + run.width, : run.before + run.width
-        ]
+    s = _against(queries.to(wide) * scale, keys.to(wide), k, run)
+
+    # Every token sees the whole prompt, unless a window of sliding attention ends within the run.
+    reach = run.before + run.width
+    grid = s.view(-1, run.width, reach)
+    if window is not None and window < reach:
+        grid += _causal(reach, window, wide)[run.before : reach, :reach]
     else:
         grid[..., run.before :] += _causal(run.width, None, wide)[: run.width, : run.width]
     return torch.softmax(s, -1), queries, keys
@@ -257,6 +279,7 @@ def _segments_cpu(
     q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segment, ...], scale: float | None, window: int | None
 ) -> Tensor:
     """q [1, H, L, d], k and v [1, G, L, d] -> [1, H, L, d]."""
+    # The types are chosen product by product in there, which autocast would undo.
     with torch.autocast("cpu", enabled=False):
         rows = [x[0].transpose(0, 1).contiguous() for x in (q, k.to(q.dtype), v)]
         out: Tensor = _SegmentAttention.apply(  # type: ignore[no-untyped-call]
@@ -272,27 +295,19 @@ _blocks: dict[tuple[tuple[Segment, ...], int | None, str], Any] = {}
 def _segments_gpu(
     q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segment, ...], scale: float | None, window: int | None
 ) -> Tensor:
-    """The same by flex attention; the block mask is built once per layout and reused by every layer."""
+    """The same by flex attention, [1, H, L, d]."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     global _flex
     if _flex is None:
         _flex = torch.compile(flex_attention, dynamic=True) if q.is_cuda else flex_attention
+
+    # The mask is built once per layout and reused by every layer. The next batch has another layout.
     key = (segments, window, str(q.device))
     if key not in _blocks:
         _blocks.clear()
         length = q.shape[2]
-        group, part, position = (torch.empty(length, dtype=torch.long) for _ in range(3))
-        for n, seg in enumerate(segments):
-            end = seg.start + seg.prompt
-            group[seg.start : end + sum(seg.completions)] = n
-            part[seg.start : end] = 0
-            position[seg.start : end] = torch.arange(seg.prompt)
-            for c, size in enumerate(seg.completions, start=1):
-                part[end : end + size] = c
-                position[end : end + size] = torch.arange(seg.prompt, seg.prompt + size)
-                end += size
-        group, part, position = group.to(q.device), part.to(q.device), position.to(q.device)
+        group, part, position = (x.to(q.device) for x in _places(segments, length))
         reach = length if window is None else window
 
         def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
@@ -305,10 +320,39 @@ def _segments_gpu(
     return out
 
 
+def _places(segments: tuple[Segment, ...], length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Each token's group, part (0 the prompt, 1 ... the completions) and position; [length] each."""
+    group, part, position = (torch.empty(length, dtype=torch.long) for _ in range(3))
+    for n, seg in enumerate(segments):
+        end = seg.start + seg.prompt
+        group[seg.start : end + sum(seg.completions)] = n
+        part[seg.start : end] = 0
+        position[seg.start : end] = torch.arange(seg.prompt)
+        for c, size in enumerate(seg.completions, start=1):
+            part[end : end + size] = c
+            position[end : end + size] = torch.arange(seg.prompt, seg.prompt + size)
+            end += size
+    return group, part, position
+
+
 def shared_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """transformers' attention signature: query [B, H, L, d], key and value [B, H_kv, L, d] -> ([B, L, H, d], None)."""
+    """transformers' attention signature.
+
+    Args:
+        query: [B, H, L, d].
+        key: [B, H_kv, L, d].
+        value: [B, H_kv, L, d].
+        attention_mask: read by plain SDPA only.
+        kwargs: transformers' own, `kilter_segments` and `kilter_cache`.
+
+    Returns:
+        [B, L, H, d], and None for the attention weights, which nothing reads.
+
+    Raises:
+        UnsupportedAttention: if the model asks for something that the shared form does not compute.
+    """
     segments: tuple[Segment, ...] | None = kwargs.pop("kilter_segments", None)
     cache: KeyValueStore | None = kwargs.pop("kilter_cache", None)
     if segments is None and cache is None:
@@ -322,6 +366,9 @@ def shared_attention(
     if kwargs.get("dropout"):
         raise UnsupportedAttention("attention dropout")
     scale = kwargs.get("scaling")
+
+    # While a sampler decodes, the cache answers. While it fills, the prompts attend here like segments of
+    # their own.
     if cache is not None:
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         if not cache.filling:

@@ -1,4 +1,7 @@
-"""Fields of `adapter`: which low-rank adapters are trained. Without torch, so that the command line starts at once."""
+"""Fields of `adapter`: which low-rank adapters are trained.
+
+Without torch, so that the command line starts at once.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,10 @@ from kilter.errors import UserError
 class AdapterSpec(BaseModel):
     """Low-rank adapters: h = W x + scale B A x, only A and B (and a reward model's head) are trained.
 
-    lora: scale alpha / r (Hu et al. 2021). rslora: alpha / sqrt(r), so that a high rank still learns (Kalajdzievski 2023). dora:
-    direction and magnitude apart (Liu et al. 2024). qlora: lora over a base in 4 bits (Dettmers et al. 2023), needs a GPU.
+    lora: scale alpha / r (Hu et al. 2021).
+    rslora: scale alpha / sqrt(r), so that a high rank still learns (Kalajdzievski 2023).
+    dora: direction and magnitude apart (Liu et al. 2024).
+    qlora: lora over a base in 4 bits (Dettmers et al. 2023); needs a GPU.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -12,7 +12,7 @@ from kilter.models.forward import Scorer
 
 
 class ActorCritic(nn.Module):
-    """`policy` gives log-probs and entropy, `critic` (a sequence classifier's backbone and head) a value per token."""
+    """`policy` gives log-probs and entropy, `critic` (a sequence classifier) a value per token."""
 
     def __init__(self, policy: Scorer, critic: Scorer) -> None:
         super().__init__()
@@ -20,7 +20,10 @@ class ActorCritic(nn.Module):
         self.mean, self.deviation = 0.0, 1.0
 
     def adopt(self, mean: float, deviation: float) -> None:
-        """Values become (head - mean) / deviation: a critic that began as the reward model then predicts normalised rewards from the start."""
+        """Makes values (head - mean) / deviation.
+
+        A critic that began as the reward model then predicts normalised rewards from the start.
+        """
         self.mean, self.deviation = mean, deviation
 
     @property
@@ -46,13 +49,18 @@ class ActorCritic(nn.Module):
         amp: bool = False,
     ) -> Outputs:
         """Each output from the model that has it; only what is asked for runs."""
-        own = outputs - {"values"}
-        found: Outputs = self.policy(batch, own, temperature, amp) if own else Outputs()
+        of_policy = outputs - {"values"}
+        made: Outputs = self.policy(batch, of_policy, temperature, amp) if of_policy else Outputs()
         if "values" not in outputs:
-            return found
-        values = self.critic(batch, frozenset({"values"}), amp=amp).values_BT
-        if values is not None and (self.mean, self.deviation) != (0.0, 1.0):
-            values = (values - self.mean) / self.deviation
+            return made
+
+        # A temperature sharpens or flattens a distribution over tokens. A value is not one, so it gets none.
+        values_BT = self.critic(batch, frozenset({"values"}), amp=amp).values_BT
+        if values_BT is not None and (self.mean, self.deviation) != (0.0, 1.0):
+            values_BT = (values_BT - self.mean) / self.deviation
         return Outputs(
-            logps_BT=found.logps_BT, entropy_BT=found.entropy_BT, scores_B=found.scores_B, values_BT=values
+            logps_BT=made.logps_BT,
+            entropy_BT=made.entropy_BT,
+            scores_B=made.scores_B,
+            values_BT=values_BT,
         )

@@ -1,14 +1,16 @@
-"""The divergence between two models' next-token distributions, without a vocabulary-sized tensor for all tokens at once.
+"""The divergence between two models' next-token distributions, in bounded memory.
 
     M = beta p_T + (1 - beta) p_S,   D = beta KL(p_T || M) + (1 - beta) KL(p_S || M)
 
-beta 0 is KL(p_T || p_S), beta 1 is KL(p_S || p_T) (Agarwal et al. 2024, eq. 1). Tokens are taken in chunks; the backward
-recomputes each chunk, so memory is flat in the number of tokens.
+beta 0 is KL(p_T || p_S), beta 1 is KL(p_S || p_T) (Agarwal et al. 2024, eq. 1). Tokens are taken in chunks,
+and the backward recomputes each chunk. No vocabulary-sized tensor exists for all tokens at once, so memory is
+flat in their number.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,16 +20,31 @@ from kilter.models.logprobs import CHUNK_ELEMENTS, Head, logits
 
 
 def divergence(student_SV: Tensor, teacher_SV: Tensor, beta: float) -> Tensor:
-    """D of each row, from logits; nats, [S]."""
+    """D of each row.
+
+    Args:
+        student_SV: the student's logits.
+        teacher_SV: the teacher's logits over the same vocabulary.
+        beta: share of the teacher in the mixture M, 0 to 1.
+
+    Returns:
+        [S], in nats.
+    """
     log_s, log_t = student_SV.log_softmax(-1), teacher_SV.log_softmax(-1)
+
+    # At its ends the formula is 0 times infinity. The limits are the two plain Kullback-Leibler divergences.
     if beta == 0:
-        return (log_t.exp() * (log_t - log_s)).sum(-1)
+        return _kl(log_t, log_s)
     if beta == 1:
-        return (log_s.exp() * (log_s - log_t)).sum(-1)
+        return _kl(log_s, log_t)
+
     log_m = torch.logaddexp(log_t + math.log(beta), log_s + math.log1p(-beta))
-    return beta * (log_t.exp() * (log_t - log_m)).sum(-1) + (1 - beta) * (log_s.exp() * (log_s - log_m)).sum(
-        -1
-    )
+    return beta * _kl(log_t, log_m) + (1 - beta) * _kl(log_s, log_m)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) of each row, from log-probs [S, V]."""
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def token_divergence(
@@ -38,28 +55,32 @@ def token_divergence(
     beta: float,
     temperature: float = 1.0,
 ) -> Tensor:
-    """D at each token, [S], float32 (float64 in, float64 out); differentiable in the student's states and head only.
+    """D at each token, differentiable in the student's states and head only.
 
-    Args: states of both models at the positions that predict (their widths may differ, their vocabularies may not);
-    temperature divides both models' logits.
+    Args:
+        student_SD: the student's states at the positions that predict.
+        head: the student's output projection.
+        teacher_SE: the teacher's states at the same positions; their width may differ.
+        teacher_head: the teacher's output projection, over the same vocabulary.
+        beta: share of the teacher in the mixture M, 0 to 1.
+        temperature: divides the logits of both.
+
+    Returns:
+        [S], in nats, float32 (float64 in, float64 out).
     """
     size, vocabulary = student_SD.shape[0], head.weight.shape[0]
+    # About four matrices of logits are alive at once: two models' and their log-softmax.
     chunk = max(16, CHUNK_ELEMENTS // (4 * vocabulary))
 
     def one(s: Tensor, t: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        z_s = logits(s, weight.to(s.dtype), bias, head.scale, head.softcap) / temperature
+        student = Head(weight.to(s.dtype), bias, head.scale, head.softcap)
+        z_s = logits(s, student) / temperature
         with torch.no_grad():
-            z_t = (
-                logits(
-                    t,
-                    teacher_head.weight.to(t.dtype),
-                    teacher_head.bias,
-                    teacher_head.scale,
-                    teacher_head.softcap,
-                )
-                / temperature
-            )
+            z_t = logits(t, replace(teacher_head, weight=teacher_head.weight.to(t.dtype))) / temperature
         return divergence(z_s, z_t, beta)
+
+    # Autocast would round the logits to bfloat16, and the divergence of two near models is a small difference
+    # of them.
 
     with torch.autocast(student_SD.device.type, enabled=False):
         parts = [

@@ -1,8 +1,8 @@
 """The model as the loop sees it: a Layout in, log-probs (or scores) of the completions out.
 
-A group's prompt is encoded once for all its completions. `supports_shared_prefix` proves at start-up, on the loaded
-model itself, that this gives the numbers of plain rows; where it does not (state-space layers, attention with features
-that the shared form lacks), the model runs plain rows and says so.
+A group's prompt is encoded once for all its completions. `supports_shared_prefix` proves at start-up, on the
+loaded model itself, that this gives the numbers of plain rows. Where it does not, the model runs plain rows
+and says so: state-space layers, or attention with features that the shared form lacks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ log = logging.getLogger("kilter")
 class Scorer(nn.Module):
     """Wraps a transformers causal LM or sequence classifier, adapted or not, for training and scoring.
 
-    `forward` is the one entry point, so that DDP and FSDP hooks see every call. Output float32, [B, T] or [B].
+    `forward` is the one entry point, so that DDP and FSDP hooks see every call. Output float32, [B, T] or
+    [B].
     """
 
     def __init__(self, model: Any, shared: bool = True) -> None:
@@ -38,9 +39,8 @@ class Scorer(nn.Module):
         self.model = model
         self.shared = shared
         self.decodes_shared: bool | None = None
-        self._teacher: list[
-            tuple[Scorer, float]
-        ] = []  # in a list, so that its weights are none of this module's parameters
+        # In a list, so that its weights are not among this module's parameters.
+        self._teacher: list[tuple[Scorer, float]] = []
         if shared:
             self._base().set_attn_implementation(attention.NAME)
         slim(self._base())
@@ -71,23 +71,28 @@ class Scorer(nn.Module):
 
     def teach(self, teacher: Scorer, beta: float) -> None:
         """Makes "divergence" an output: from `teacher`, with share beta of it in the mixture."""
+        # One layout serves both models, so both must be able to read it.
         teacher.shared = self.shared = teacher.shared and self.shared
         self._teacher = [(teacher.requires_grad_(False).eval(), beta)]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Moves and casts (to, cuda, double) take the teacher along, though it is no part of this module."""
+        """Moves and casts (to, cuda, double) take the teacher along, although it is not a submodule."""
         for teacher, _ in self._teacher:
             teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def hidden(self, layout: Layout, embeddings: Tensor | None = None) -> Tensor:
-        """Last hidden states of the decoder, flattened to [positions, D]; `embeddings` take the place of the token ids."""
+        """Last hidden states of the decoder, flattened to [positions, D].
+
+        Args:
+            layout: tokens, positions and who attends to whom.
+            embeddings: [rows, width, D], which take the place of the token ids.
+        """
         base = self._base()
-        decoder = (
-            base.get_decoder()
-            if base.get_output_embeddings() is not None
-            else getattr(base, base.base_model_prefix)
-        )
+        # A classifier has no output embeddings, and transformers gives it no get_decoder.
+        causal = base.get_output_embeddings() is not None
+        decoder = base.get_decoder() if causal else getattr(base, base.base_model_prefix)
+
         extra: dict[str, Any] = {}
         mask = layout.attention_mask
         if layout.segments is not None:
@@ -107,59 +112,67 @@ class Scorer(nn.Module):
         temperature: float = 1.0,
         amp: bool = False,
     ) -> Outputs:
-        """Runs one micro-batch. `outputs` among the fields of Outputs, without their suffixes; amp = bfloat16 autocast.
+        """Runs one micro-batch.
 
-        A value belongs to the state before its token: it is read where the token is predicted.
+        Args:
+            batch: groups of prompt and completions.
+            outputs: which fields of Outputs to compute, without their suffixes.
+            temperature: divides the logits, so that log-probs are those of a sampler at that temperature.
+            amp: whether to compute in bfloat16 where autocast allows it.
+
+        Returns:
+            What was asked for, float32: [B, T] per token, or [B] for scores. A value belongs to the state
+                before its token, so it is read where the token is predicted.
         """
         if "embeddings" in outputs:
             return self._twice_differentiable(batch, temperature, amp)
+
         layout = pack(batch, self.shared).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
             states = self.hidden(layout)
-        logps_BT = entropy_BT = values_BT = scores_B = collision_BT = divergence_BT = None
 
-        def spread(values_S: Tensor) -> Tensor:
-            """One value per trained token to [B, T]."""
-            return values_S.new_zeros(layout.shape_BT).index_put((layout.row_S, layout.column_S), values_S)
-
+        # All that the language-model head gives comes from the states that predict a trained token.
+        made: dict[str, Tensor | None] = {}
         if outputs & {"logps", "entropy", "collision", "divergence"}:
             picked_SD = states.index_select(0, layout.predict_S)
             picked_SD = picked_SD.to(torch.bfloat16) if amp else picked_SD
-            wanted = ("entropy" in outputs, "collision" in outputs)
+            entropy, collision = "entropy" in outputs, "collision" in outputs
             logps_S, entropy_S, collision_S = token_logps(
-                picked_SD, self.head(), layout.targets_S, temperature, *wanted
+                picked_SD, self.head(), layout.targets_S, temperature, entropy, collision
             )
-            logps_BT = spread(logps_S)
-            entropy_BT = None if entropy_S is None else spread(entropy_S)
-            collision_BT = None if collision_S is None else spread(collision_S)
+            made["logps_BT"] = _spread(logps_S, layout)
+            made["entropy_BT"] = None if entropy_S is None else _spread(entropy_S, layout)
+            made["collision_BT"] = None if collision_S is None else _spread(collision_S, layout)
             if "divergence" in outputs:
-                teacher, beta = self._teacher[0]
-                with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
-                    theirs_SE = teacher.hidden(layout).index_select(0, layout.predict_S).to(picked_SD.dtype)
-                divergence_BT = spread(
-                    token_divergence(picked_SD, self.head(), theirs_SE, teacher.head(), beta, temperature)
-                )
+                made["divergence_BT"] = self._divergence(layout, picked_SD, temperature, amp)
+
+        # A reward model's head gives one number: of a whole answer at its last token, or of the state before
+        # each token.
         if "scores" in outputs:
-            score = self._base().score
-            last_BD = states.index_select(0, layout.last_B)
-            scores_B = score(last_BD.to(next(score.parameters()).dtype))[:, 0].float()
+            made["scores_B"] = self._score(states.index_select(0, layout.last_B))
         if "values" in outputs:
-            score = self._base().score
-            values_S = score(states.index_select(0, layout.predict_S).to(next(score.parameters()).dtype))[
-                :, 0
-            ].float()
-            values_BT = spread(values_S)
-        return Outputs(
-            logps_BT=logps_BT,
-            entropy_BT=entropy_BT,
-            values_BT=values_BT,
-            scores_B=scores_B,
-            collision_BT=collision_BT,
-            divergence_BT=divergence_BT,
-        )
+            made["values_BT"] = _spread(self._score(states.index_select(0, layout.predict_S)), layout)
+        return Outputs(**made)
+
+    def _score(self, states_SD: Tensor) -> Tensor:
+        """What the score head makes of states, [S] float32."""
+        score = self._base().score
+        scores_S: Tensor = score(states_SD.to(next(score.parameters()).dtype))[:, 0].float()
+        return scores_S
+
+    def _divergence(self, layout: Layout, picked_SD: Tensor, temperature: float, amp: bool) -> Tensor:
+        """Divergence from the teacher at each trained token, [B, T]."""
+        teacher, beta = self._teacher[0]
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
+            theirs_SE = teacher.hidden(layout).index_select(0, layout.predict_S).to(picked_SD.dtype)
+        found_S = token_divergence(picked_SD, self.head(), theirs_SE, teacher.head(), beta, temperature)
+        return _spread(found_S, layout)
 
     def _twice_differentiable(self, batch: Batch, temperature: float, amp: bool) -> Outputs:
-        """Log-probs and input embeddings on one graph of ordinary operations: plain rows, eager attention, no fused head."""
+        """Log-probs and input embeddings on one graph that can be differentiated twice.
+
+        It holds ordinary operations only: plain rows, eager attention, no fused head.
+        """
         layout = pack(batch, False).to(self.device)
         base = self._base()
         before = base.config._attn_implementation
@@ -167,17 +180,22 @@ class Scorer(nn.Module):
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
                 embeddings_BLD = base.get_input_embeddings()(layout.input_ids)
+                # Where the embedding is frozen they would not be a part of the graph.
                 if torch.is_grad_enabled() and not embeddings_BLD.requires_grad:
                     embeddings_BLD.requires_grad_()
                 states = self.hidden(layout, embeddings_BLD)
         finally:
             base.set_attn_implementation(before)
+
         picked_SD = states.index_select(0, layout.predict_S)
-        logps_S = plain_token_logps(
-            picked_SD.to(torch.bfloat16) if amp else picked_SD, self.head(), layout.targets_S, temperature
-        )
-        logps_BT = logps_S.new_zeros(layout.shape_BT).index_put((layout.row_S, layout.column_S), logps_S)
-        return Outputs(logps_BT=logps_BT, embeddings_BLD=embeddings_BLD)
+        picked_SD = picked_SD.to(torch.bfloat16) if amp else picked_SD
+        logps_S = plain_token_logps(picked_SD, self.head(), layout.targets_S, temperature)
+        return Outputs(logps_BT=_spread(logps_S, layout), embeddings_BLD=embeddings_BLD)
+
+
+def _spread(values_S: Tensor, layout: Layout) -> Tensor:
+    """One value per trained token to [B, T], 0 elsewhere."""
+    return values_S.new_zeros(layout.shape_BT).index_put((layout.row_S, layout.column_S), values_S)
 
 
 def _probe(vocab: int) -> Batch:
@@ -196,9 +214,14 @@ def _probe(vocab: int) -> Batch:
 
 @torch.no_grad()
 def supports_shared_prefix(scorer: Scorer, tolerance: float = 2e-3) -> bool:
-    """Whether shared-prefix and plain rows agree on a probe batch (max |difference|, relative to the largest value).
+    """Whether shared-prefix and plain rows agree on a probe batch.
 
-    On disagreement or an unsupported attention the scorer is switched to plain rows and a warning names the reason.
+    If they do not, or the attention is not supported, the scorer is switched to plain rows and a warning says
+    why.
+
+    Args:
+        scorer: the loaded model; its `shared` becomes the answer.
+        tolerance: largest difference, relative to the largest value.
     """
     was_training = scorer.training
     scorer.eval()
@@ -213,6 +236,7 @@ def supports_shared_prefix(scorer: Scorer, tolerance: float = 2e-3) -> bool:
         assert value is not None
         return value
 
+    # Any model may come here, so what its code raises is an answer too.
     reason = ""
     plain = run(False)
     try:

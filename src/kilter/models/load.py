@@ -1,4 +1,7 @@
-"""Where a model comes from: built in, a GGUF file, a local folder, or the Hub; always an ordinary Hugging Face folder in the end."""
+"""Where a model comes from: built in, a GGUF file, a local folder, or the Hub.
+
+Whatever it was, it becomes an ordinary Hugging Face folder, and is loaded from there.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,10 @@ def cache_root() -> Path:
 
 
 def model_hash(folder: Path) -> str:
-    """Content hash of a model folder: config, weights and tokenizer, but not file times or names of the folder.
+    """Content hash of a model folder: config, weights and tokenizer, but not file times or the folder's name.
 
-    Raises UserError when there is nothing to hash: an empty hash would make unlike models look alike.
+    Raises:
+        UserError: if there is nothing to hash. An empty hash would make unlike models look alike.
     """
     files = sorted(
         p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".jinja", ".model")
@@ -40,6 +44,7 @@ def model_hash(folder: Path) -> str:
     if not files:
         raise UserError("model", str(folder), "holds no model files", "give a Hugging Face model folder")
     lines = [f"{p.name} {sha256_file(p)}" for p in files]
+    # The same adapter over another base is another model.
     base, adapter = base_of(folder)
     if adapter is not None:
         lines.append(f"base {model_hash(base)}")
@@ -49,7 +54,12 @@ def model_hash(folder: Path) -> str:
 def resolve(reference: str, field: str = "model") -> Path:
     """The local Hugging Face folder of a model reference, converting or downloading it when needed.
 
-    Accepts `builtin:NAME`, a folder, a `.gguf` file, or a Hub id. Raises UserError naming the fix.
+    Args:
+        reference: `builtin:NAME`, a folder, a `.gguf` file, or a Hub id.
+        field: the option that names it, for messages.
+
+    Raises:
+        UserError: if there is no such model, or it cannot be fetched or converted.
     """
     if reference.startswith("builtin:"):
         return _builtin(reference, field)
@@ -58,11 +68,15 @@ def resolve(reference: str, field: str = "model") -> Path:
         if not path.is_file():
             raise UserError(field, reference, "no such GGUF file", "give the path of an existing file")
         return _convert_gguf(path, sha256_file(path), None, path.stem)
+
+    # A folder wins over a Hub id of the same name. Of a stage's folder, its model is meant.
     if path.is_dir():
         if (path / "model").is_dir() and not (path / "config.json").is_file():
             path = path / "model"
         _check_folder(path, field)
         return path
+
+    # Exactly one slash and no path in front of it: only such a word can be a Hub id.
     if path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
         raise UserError(
             field,
@@ -100,6 +114,8 @@ def _builtin(reference: str, field: str) -> Path:
     folder = cache_root() / "models" / f"{name}-{spec.sha256[:8]}"
     if (folder / "config.json").is_file():
         return folder
+
+    # The package is found and read as a file, never imported: it holds code of its own that is not needed.
     found = importlib.util.find_spec(spec.package)
     if found is None or found.origin is None:
         raise UserError(
@@ -123,7 +139,10 @@ CACHE_FIX = "free disk space, or set KILTER_CACHE to a folder you may write to"
 
 
 def _convert_gguf(gguf: Path, digest: str, pad_token: str | None, name: str) -> Path:
-    """Dequantises once into the cache; the folder appears by rename, so a killed conversion leaves nothing half done."""
+    """Dequantises once into the cache.
+
+    The folder appears by rename, so a killed conversion leaves nothing half done.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = cache_root() / "models" / f"{name}-{digest[:8]}"
@@ -138,10 +157,13 @@ def _convert_gguf(gguf: Path, digest: str, pad_token: str | None, name: str) -> 
             loaded = AutoModelForCausalLM.from_pretrained(
                 str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
             )
+
+            # What the loader leaves in the config describes the GGUF file, not the weights that are saved.
             config = loaded.config
             for stale in ("quantization_config", "_name_or_path", "_model_name_or_path"):
                 config.__dict__.pop(stale, None)
             config.pad_token_id = tokenizer.pad_token_id
+
             # The GGUF loader's model refuses save_pretrained; a plain one with the same weights does not.
             plain = type(loaded)(config)
             plain.load_state_dict(loaded.state_dict())
@@ -164,17 +186,15 @@ def _hub(reference: str, field: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    # The same weights in formats that are never read here can be larger than the model.
+    unread = ["*.pt", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5"]
     try:
-        return Path(
-            snapshot_download(
-                reference, ignore_patterns=["*.pt", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5"]
-            )
-        )
+        return Path(snapshot_download(reference, ignore_patterns=unread))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise UserError(
             field,
             reference,
-            f"is no local folder and cannot be fetched from the Hub ({type(error).__name__})",
+            f"is not a local folder and cannot be fetched from the Hub ({type(error).__name__})",
             "check the name and the network, give a local folder, or use builtin:smollm2-135m",
         ) from error
 
@@ -198,7 +218,7 @@ def _readable(folder: Path) -> Iterator[None]:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder, with a pad token that is not EOS wherever the vocabulary offers one."""
+    """The tokenizer of a model folder, with a pad token other than EOS if the vocabulary offers one."""
     from transformers import AutoTokenizer
 
     with _readable(folder):
@@ -207,6 +227,8 @@ def load_tokenizer(folder: Path) -> Any:
         raise UserError(
             "model", str(folder), "its tokenizer has no EOS token", "set eos_token in tokenizer_config.json"
         )
+
+    # Padding with EOS would hide the answer's own EOS from everything that skips padding.
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         unknown = tokenizer.unk_token
         tokenizer.pad_token = unknown if unknown and unknown != tokenizer.eos_token else tokenizer.eos_token
@@ -224,7 +246,15 @@ def stop_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
 
 
 def load_causal(folder: Path, quantization: Any = None) -> Any:
-    """A causal LM with float32 weights (the master copy), or quantised ones; adapters are folded in. Missing weights are an error."""
+    """A causal language model, with its adapters folded in.
+
+    Args:
+        folder: full weights, or an adapter that names its base.
+        quantization: transformers' configuration for quantised weights; None for float32, the master copy.
+
+    Raises:
+        UserError: if the model is a reward model, or if its files cannot be read or lack weights.
+    """
     from transformers import AutoModelForCausalLM
 
     base_folder, adapter = base_of(folder)
@@ -235,16 +265,12 @@ def load_causal(folder: Path, quantization: Any = None) -> Any:
             "is a reward model; it has no language-model head",
             "start from the policy it was made from",
         )
+    extra: dict[str, Any] = {"dtype": torch.float32}
+    if quantization is not None:
+        # Weights are quantised while they are loaded, and only the GPU has the kernels for it.
+        place = {"": torch.cuda.current_device()}
+        extra = {"dtype": torch.bfloat16, "quantization_config": quantization, "device_map": place}
     with _readable(folder):
-        extra = (
-            {"dtype": torch.float32}
-            if quantization is None
-            else {
-                "dtype": torch.bfloat16,
-                "quantization_config": quantization,
-                "device_map": {"": torch.cuda.current_device()},
-            }
-        )
         model, info = AutoModelForCausalLM.from_pretrained(
             str(base_folder), output_loading_info=True, **extra
         )
@@ -253,16 +279,24 @@ def load_causal(folder: Path, quantization: Any = None) -> Any:
 
 
 def separate_head(model: Any) -> None:
-    """Gives an output projection that is the input embedding a weight of its own; one that has its own keeps it."""
+    """Gives the output projection a weight of its own, where it was the input embedding."""
     head = model.get_output_embeddings()
     head.weight = torch.nn.Parameter(head.weight.detach().clone())
     model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
 
 
 def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bool = False) -> Any:
-    """A sequence classifier with one output. `fresh`: a causal LM is accepted, and its score head starts at zero.
+    """A sequence classifier with one output, adapters folded in.
 
-    pad_token_id must differ from EOS for Hugging Face's own pooling to find the last token; it is written to the config.
+    Args:
+        folder: a reward model, an adapter with a head, or, if `fresh`, a causal language model. pad_token_id:
+            written to the config. Hugging Face's own pooling finds the last token only if it differs from
+            EOS. seed: of whatever transformers draws for a head that the files lack. fresh: whether a causal
+            language model is accepted; its score head then starts at zero.
+
+    Raises:
+        UserError: if the model has no score head and `fresh` is not set, or if its files cannot be read or
+            lack weights.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -272,7 +306,7 @@ def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bo
         raise UserError(
             "reward_model",
             str(folder),
-            "is no reward model (it has no score head)",
+            "is not a reward model (it has no score head)",
             "train one with method bradley_terry",
         )
     torch.manual_seed(seed)
@@ -288,13 +322,17 @@ def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bo
             f"{type(model).__name__} has no `score` head",
             "use a decoder-only model for reward models",
         )
+
+    # From zero, every answer scores alike at first, whatever the seed.
     if made:
         torch.nn.init.zeros_(model.score.weight)
     model.config.get_text_config().pad_token_id = pad_token_id
     model.config.pad_token_id = pad_token_id
     if adapter is not None and adapter_has_head(adapter):
         return load_merged(model, adapter)
-    if adapter is not None:  # an adapted policy becomes the backbone
+
+    # An adapted policy becomes the backbone: its adapters fit a causal model, so they are folded in there.
+    if adapter is not None:
         policy = load_causal(folder)
         getattr(model, model.base_model_prefix).load_state_dict(
             getattr(policy, policy.base_model_prefix).state_dict()
@@ -322,9 +360,8 @@ def reads_pairs(folder: Path) -> bool:
 
 def _is_classifier(folder: Path) -> bool:
     try:
-        architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(
-            "architectures"
-        ) or [""]
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        architectures = config.get("architectures") or [""]
     except (OSError, ValueError) as error:
         raise UserError(
             "model",
@@ -361,7 +398,7 @@ def base_of(folder: Path) -> tuple[Path, Path | None]:
 
 
 class quiet_transformers:
-    """Silences transformers' bars and its note on a fresh score head: a run has one progress display, its own."""
+    """Silences transformers' bars and its note on a fresh score head: a run has its own display."""
 
     def __enter__(self) -> None:
         from transformers.utils import logging as hf_logging

@@ -1,20 +1,21 @@
-"""The fused language-model head: log-probs of chosen tokens in bounded memory, whatever the batch and the vocabulary.
+"""The fused language-model head: log-probs of chosen tokens in bounded memory.
 
     log pi(y | h) = z_y - logsumexp(z),   z = f(W h + b) / temperature
 
-f is the model's own logit scale and soft cap (identity for most). At most `CHUNK_ELEMENTS` logits exist at once: the
-forward takes rows of h in chunks, because the log-sum-exp (float32) needs whole rows; the backward takes the vocabulary
-in blocks: a block's share of W's gradient is then complete, and only the small gradient of h is summed up. It needs
+f is the model's own logit scale and soft cap (identity for most). At most `CHUNK_ELEMENTS` logits exist at
+once. The forward takes rows of h in chunks, because the log-sum-exp (float32) needs whole rows. The backward
+takes the vocabulary in blocks. A block's share of W's gradient is then complete, and only the small gradient
+of h is summed up. The backward needs
 
     d log pi(y | h) / dz = onehot(y) - softmax(z)
 
-which a small batch keeps from the forward (at most `KEPT_BYTES`) and a large one recomputes from h and W. So memory is
-flat in the number of tokens and in the vocabulary.
+A small batch keeps it from the forward (at most `KEPT_BYTES`). A large one recomputes it from h and W. So
+memory is flat in the number of tokens and in the vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ KEPT_BYTES = 1 << 28
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The output projection. weight [V, D], bias [V] or None; logits are softcap * tanh(scale * z / softcap)."""
+    """The output projection: weight [V, D], bias [V] or None. Logits are softcap tanh(scale z / softcap)."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -38,23 +39,26 @@ class Head:
     softcap: float | None = None
 
 
-def logits(
-    hidden_SD: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None
-) -> Tensor:
-    """softcap tanh(scale (W h + b) / softcap), float32."""
-    z = matmul(hidden_SD, weight.T)
+def logits(hidden_SD: Tensor, head: Head) -> Tensor:
+    """softcap tanh(scale (W h + b) / softcap), [S, V], float32 or wider."""
+    z = matmul(hidden_SD, head.weight.T)
     z = z if z.dtype == torch.float64 else z.float()
-    if bias is not None:
-        z += bias.float()
-    if scale != 1.0:
-        z *= scale
-    if softcap is not None:
-        z = softcap * torch.tanh(z / softcap)
+
+    # In place where possible: this is the largest tensor of a training step.
+    if head.bias is not None:
+        z += head.bias.float()
+    if head.scale != 1.0:
+        z *= head.scale
+    if head.softcap is not None:
+        z = head.softcap * torch.tanh(z / head.softcap)
     return z
 
 
 class _TokenLogps(torch.autograd.Function):
-    """(hidden [S, D], weight [V, D], targets [S]) -> (log-probs [S], entropy [S] or empty, collision [S] or empty), float32."""
+    """Hidden states [S, D], weight [V, D] and targets [S] to log-probs, entropy and collision.
+
+    Each is [S], float32 or wider, or empty if it is not wanted.
+    """
 
     @staticmethod
     def forward(
@@ -72,15 +76,20 @@ class _TokenLogps(torch.autograd.Function):
         size = hidden_SD.shape[0]
         chunk = max(16, CHUNK_ELEMENTS // weight.shape[0])
         exact = torch.float64 if hidden_SD.dtype == torch.float64 else torch.float32
+        # The weight's gradient must come back in the master copy's type, although the product ran in a
+        # narrower one.
         ctx.weight_dtype, weight = weight.dtype, weight.to(hidden_SD.dtype)
+        head = Head(weight, bias, scale, softcap)
+
         logps_S = torch.empty(size, dtype=exact, device=hidden_SD.device)
         lse_S = torch.empty_like(logps_S)
         entropy_S = torch.empty_like(logps_S) if want_entropy else logps_S.new_empty(0)
         collision_S = torch.empty_like(logps_S) if want_collision else logps_S.new_empty(0)
         kept_SV = hidden_SD.new_empty(size, weight.shape[0]) if keep else None
+        # Rows in chunks: a log-sum-exp needs a whole row of logits, but not those of other rows.
         for start in range(0, size, chunk):
             s = slice(start, start + chunk)
-            z = logits(hidden_SD[s], weight, bias, scale, softcap)
+            z = logits(hidden_SD[s], head)
             lse = z.logsumexp(-1)
             lse_S[s] = lse
             logps_S[s] = z.gather(1, targets_S[s, None])[:, 0] - lse
@@ -88,12 +97,11 @@ class _TokenLogps(torch.autograd.Function):
                 entropy_S[s] = lse - (torch.softmax(z, -1) * z).sum(-1)
             if want_collision:
                 collision_S[s] = (2 * z).logsumexp(-1) - 2 * lse
-            if (
-                kept_SV is not None
-            ):  # softmax - onehot; 1 - p of a sure token is small, and exact before it is rounded
-                kept_SV[s] = (
-                    z.sub_(lse[:, None]).exp_().scatter_(1, targets_S[s, None], logps_S[s, None].expm1())
-                )
+            if kept_SV is not None:
+                # softmax - onehot. A sure token's p - 1 is tiny: expm1 has it exactly, before it is rounded.
+                kept = z.sub_(lse[:, None]).exp_()
+                kept_SV[s] = kept.scatter_(1, targets_S[s, None], logps_S[s, None].expm1())
+
         ctx.mark_non_differentiable(collision_S)
         ctx.save_for_backward(hidden_SD, weight, bias, targets_S, lse_S, entropy_S, kept_SV)
         ctx.scale, ctx.softcap, ctx.want_entropy = scale, softcap, want_entropy
@@ -108,8 +116,13 @@ class _TokenLogps(torch.autograd.Function):
         grad_hidden = torch.zeros_like(hidden_SD, dtype=wide) if need_hidden else None
         grad_weight = torch.empty_like(weight, dtype=ctx.weight_dtype) if need_weight else None
         grad_bias = torch.empty_like(bias) if bias is not None and need_bias else None
+
+        # A row of the kept matrix lacks its factor. The small states take it, not the vocabulary-sized
+        # matrix.
         factor_S = -grad_logps_S * ctx.scale
         outer_SD = hidden_SD if kept_SV is None else hidden_SD * factor_S[:, None].to(hidden_SD.dtype)
+
+        # The vocabulary in blocks: each block's share of the weight's gradient is complete at once.
         block = max(64, CHUNK_ELEMENTS // max(1, hidden_SD.shape[0]))
         for start in range(0, weight.shape[0], block):
             v = slice(start, start + block)
@@ -118,17 +131,9 @@ class _TokenLogps(torch.autograd.Function):
                 if grad_bias is not None:
                     grad_bias[v] = factor_S.to(wide) @ narrow.to(wide)
             else:
-                grad = _logits_grad(
-                    ctx,
-                    grad_logps_S,
-                    grads[1],
-                    hidden_SD,
-                    weight[v],
-                    None if bias is None else bias[v],
-                    targets_S - start,
-                    lse_S,
-                    entropy_S,
-                )
+                part = Head(weight[v], None if bias is None else bias[v], ctx.scale, ctx.softcap)
+                place_S = targets_S - start
+                grad = _logits_grad(ctx, hidden_SD, part, grad_logps_S, grads[1], place_S, lse_S, entropy_S)
                 if grad_bias is not None:
                     grad_bias[v] = grad.sum(0)
                 narrow = grad.to(hidden_SD.dtype)
@@ -148,23 +153,30 @@ class _TokenLogps(torch.autograd.Function):
 
 def _logits_grad(
     ctx: Any,
+    hidden_SD: Tensor,
+    head: Head,
     grad_logps_S: Tensor,
     grad_entropy_S: Tensor,
-    hidden_SD: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
     place_S: Tensor,
     lse_S: Tensor,
     entropy_S: Tensor,
 ) -> Tensor:
-    """Gradient of the loss by the logits of one block of the vocabulary (before scale and soft cap), recomputed; place_S: the targets' columns."""
-    z = logits(hidden_SD, weight, bias, ctx.scale, ctx.softcap)
+    """Gradient of the loss by one block's logits before scale and soft cap, recomputed.
+
+    Args:
+        head: the block's rows of the output projection.
+        place_S: the targets' columns in this block, outside it for most.
+    """
+    z = logits(hidden_SD, head)
+    # tanh' = 1 - tanh^2, from the capped logits while they are still there.
     slope = None if ctx.softcap is None else 1 - (z / ctx.softcap).square()
     logp = z.sub_(lse_S[:, None])
     if ctx.want_entropy:
         grad = -logp.exp() * ((logp + entropy_S[:, None]) * grad_entropy_S[:, None] + grad_logps_S[:, None])
     else:
         grad = logp.exp_().mul_(-grad_logps_S[:, None])
+
+    # The onehot term, for the rows whose target lies in this block.
     inside_S = (place_S >= 0) & (place_S < grad.shape[1])
     grad.scatter_add_(
         1,
@@ -184,18 +196,28 @@ def token_logps(
     entropy: bool = False,
     collision: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Log-probs (nats) of `targets_S` under softmax(head(hidden)) and, on request, the entropy (nats) and log sum_v p_v^2 of each row.
+    """Log-probs of `targets_S` under softmax(head(hidden)).
 
-    Args: hidden_SD [S, D], float32, bfloat16 or float64; head.weight is cast to hidden's dtype once.
-    temperature > 0 divides the logits, so log-probs match those of a sampler at that temperature.
-    Returns: ([S], [S] or None, [S] or None), float32 (float64 in, float64 out). All but the collision are differentiable.
+    Args:
+        hidden_SD: states that predict, float32, bfloat16 or float64.
+        head: the output projection; its weight is cast to hidden's type once.
+        targets_S: token ids.
+        temperature: > 0, divides the logits, so that log-probs match those of a sampler at that temperature.
+        entropy: whether to give each row's entropy too.
+        collision: whether to give each row's log sum_v p_v^2 too.
+
+    Returns:
+        Log-probs [S] (nats), entropy [S] (nats) or None, collision [S] or None. They are float32, or float64 if
+        the states are. All but the collision are differentiable.
     """
     scale, softcap = head.scale, head.softcap
     if temperature != 1.0:
-        # f(z)/t = (c/t) tanh(s z / c): fold the temperature into scale and cap so that one formula serves both.
+        # f(z)/t = (c/t) tanh(s z / c): fold the temperature into scale and cap so that one formula serves
+        # both.
         scale = scale / temperature
         softcap = None if softcap is None else softcap / temperature
     differentiated = torch.is_grad_enabled() and (hidden_SD.requires_grad or head.weight.requires_grad)
+    # The kept matrix is softmax - onehot, which is the whole gradient only without soft cap and entropy.
     small = hidden_SD.shape[0] * head.weight.shape[0] * hidden_SD.element_size() <= KEPT_BYTES
     keep = differentiated and small and softcap is None and not entropy
     with torch.autocast(hidden_SD.device.type, enabled=False):
@@ -206,10 +228,10 @@ def token_logps(
 
 
 def plain_token_logps(hidden_SD: Tensor, head: Head, targets_S: Tensor, temperature: float = 1.0) -> Tensor:
-    """The same log-probs through ordinary operations, which can be differentiated twice; vocabulary-sized, so for short batches."""
+    """The same log-probs through ordinary operations, which can be differentiated twice.
+
+    All logits exist at once, so this is for short batches.
+    """
     with torch.autocast(hidden_SD.device.type, enabled=False):
-        z = (
-            logits(hidden_SD, head.weight.to(hidden_SD.dtype), head.bias, head.scale, head.softcap)
-            / temperature
-        )
+        z = logits(hidden_SD, replace(head, weight=head.weight.to(hidden_SD.dtype))) / temperature
         return z.log_softmax(-1).gather(1, targets_S[:, None])[:, 0]

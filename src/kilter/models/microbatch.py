@@ -9,7 +9,13 @@ from kilter.models.packing import shared_tokens
 
 
 def split(batch: Batch, budget: int, shared: bool) -> list[Batch]:
-    """Micro-batches of whole groups, longest first, each within `budget` tokens (or one group, if that alone is larger)."""
+    """Micro-batches of whole groups, longest first.
+
+    Args:
+        budget: tokens, padding included, that one micro-batch may hold; a single larger group stands alone.
+        shared: whether prompts are shared, so that nothing is padded.
+    """
+    # What a group costs alone: its tokens, or its rows padded to its longest.
     lengths = batch.length_B.tolist()
     if shared:
         cost = [shared_tokens(batch, g, lengths) for g in range(batch.groups())]
@@ -19,6 +25,8 @@ def split(batch: Batch, budget: int, shared: bool) -> list[Batch]:
             widths[group] = max(widths[group], int(batch.prompts_N[group].shape[0]) + lengths[row])
         rows = torch.bincount(batch.group_B, minlength=batch.groups()).tolist()
         cost = [w * r for w, r in zip(widths, rows, strict=True)]
+
+    # Longest first, so that groups of like length share a micro-batch and little is padded.
     order = sorted(range(batch.groups()), key=lambda g: -cost[g])
     parts: list[list[int]] = []
     used = budget + 1

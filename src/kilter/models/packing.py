@@ -3,7 +3,8 @@
 Two layouts give the same numbers:
 
     shared   one row of all groups end to end: prompt, completion 1, ..., completion K, next prompt, ...
-             Positions restart after the prompt, each completion sees its prompt and itself. No prompt twice, no padding.
+             Positions restart after the prompt, and each completion sees its prompt and itself.
+             No prompt twice, no padding.
     rows     one padded row per completion, prompt repeated: what any causal language model accepts.
 """
 
@@ -28,18 +29,21 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Input of one forward. `predict_S` indexes the flattened positions that predict `targets_S`; `row_S`, `column_S`
-    say where those log-probs belong in a [B, T] tensor; `last_B` is the flattened position of each row's last token."""
+    """Input of one forward, and where its results belong."""
 
     input_ids: Tensor
     position_ids: Tensor
     attention_mask: Tensor | None
     segments: tuple[Segment, ...] | None
+    """Who attends to whom in the shared layout; None for plain rows."""
     predict_S: Tensor
+    """Flattened positions that predict `targets_S`."""
     targets_S: Tensor
     row_S: Tensor
+    """With `column_S`: where the log-probs of `targets_S` belong in a [B, T] tensor."""
     column_S: Tensor
     last_B: Tensor
+    """Flattened position of each row's last token."""
     shape_BT: tuple[int, int]
 
     def to(self, device: torch.device) -> Layout:
@@ -59,61 +63,90 @@ def shared_tokens(batch: Batch, group: int, lengths: list[int]) -> int:
 
 
 def pack(batch: Batch, shared: bool) -> Layout:
-    """Lays out a (micro-)batch. Prompts must be non-empty: the last prompt token predicts the first completion token."""
-    lengths_B = batch.length_B.tolist()
-    groups_B = batch.group_B.tolist()
-    rows_of: list[list[int]] = [[] for _ in range(batch.groups())]
-    for row, group in enumerate(groups_B):
-        rows_of[group].append(row)
+    """Lays out a batch or micro-batch.
+
+    Args:
+        batch: groups with non-empty prompts: the last prompt token predicts the first completion token.
+        shared: whether each prompt stands once, before all its completions, or once per row.
+    """
+    placed = _pack_shared(batch) if shared else _pack_rows(batch)
+
+    # A completion's first token is predicted by the prompt's last, which need not stand directly before it.
     row_S, column_S = (batch.mask_BT > 0).nonzero(as_tuple=True)
-    targets_S = batch.tokens_BT[row_S, column_S]
-    first_B = torch.zeros(
-        batch.rows(), dtype=torch.long
-    )  # flattened position of each row's first completion token
-    before_B = torch.zeros(batch.rows(), dtype=torch.long)  # flattened position of the prompt's last token
-    if shared:
-        ids: list[Tensor] = []
-        positions: list[Tensor] = []
-        segments: list[Segment] = []
-        at = 0
-        for group, rows in enumerate(rows_of):
-            prompt = batch.prompts_N[group]
-            size = int(prompt.shape[0])
-            segments.append(Segment(at, size, tuple(lengths_B[r] for r in rows)))
-            ids.append(prompt)
-            positions.append(torch.arange(size))
-            last = at + size - 1
-            at += size
-            for r in rows:
-                n = lengths_B[r]
-                ids.append(batch.tokens_BT[r, :n])
-                positions.append(torch.arange(size, size + n))
-                first_B[r], before_B[r] = at, last
-                at += n
-        input_ids, position_ids = torch.cat(ids)[None], torch.cat(positions)[None]
-        mask, segs = None, tuple(segments)
-    else:
-        sizes = [int(batch.prompts_N[g].shape[0]) for g in groups_B]
-        width = max(p + n for p, n in zip(sizes, lengths_B, strict=True))
-        input_ids = torch.zeros(batch.rows(), width, dtype=torch.long)
-        mask = torch.zeros_like(input_ids)
-        for r, (p, n) in enumerate(zip(sizes, lengths_B, strict=True)):
-            input_ids[r, :p] = batch.prompts_N[groups_B[r]]
-            input_ids[r, p : p + n] = batch.tokens_BT[r, :n]
-            mask[r, : p + n] = 1
-            first_B[r], before_B[r] = r * width + p, r * width + p - 1
-        position_ids = torch.arange(width)[None].expand(batch.rows(), -1)
-        segs = None
-    predict_S = torch.where(column_S == 0, before_B[row_S], first_B[row_S] + column_S - 1)
+    predict_S = torch.where(column_S == 0, placed.before_B[row_S], placed.first_B[row_S] + column_S - 1)
     return Layout(
-        input_ids=input_ids,
-        position_ids=position_ids,
-        attention_mask=mask,
-        segments=segs,
+        input_ids=placed.input_ids,
+        position_ids=placed.position_ids,
+        attention_mask=placed.attention_mask,
+        segments=placed.segments,
         predict_S=predict_S,
-        targets_S=targets_S,
+        targets_S=batch.tokens_BT[row_S, column_S],
         row_S=row_S,
         column_S=column_S,
-        last_B=first_B + batch.length_B - 1,
+        last_B=placed.first_B + batch.length_B - 1,
         shape_BT=(batch.rows(), int(batch.tokens_BT.shape[1])),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """Tokens as they are laid out, and the flattened positions that surround each row's start."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor | None
+    segments: tuple[Segment, ...] | None
+    first_B: Tensor
+    """Position of each row's first completion token."""
+    before_B: Tensor
+    """Position of its prompt's last token."""
+
+
+def _pack_shared(batch: Batch) -> _Placed:
+    """All groups end to end in one row."""
+    lengths_B = batch.length_B.tolist()
+    rows_of: list[list[int]] = [[] for _ in range(batch.groups())]
+    for row, group in enumerate(batch.group_B.tolist()):
+        rows_of[group].append(row)
+
+    ids: list[Tensor] = []
+    positions: list[Tensor] = []
+    segments: list[Segment] = []
+    first_B = torch.zeros(batch.rows(), dtype=torch.long)
+    before_B = torch.zeros(batch.rows(), dtype=torch.long)
+    at = 0
+    for group, rows in enumerate(rows_of):
+        prompt = batch.prompts_N[group]
+        size = int(prompt.shape[0])
+        segments.append(Segment(at, size, tuple(lengths_B[r] for r in rows)))
+        ids.append(prompt)
+        positions.append(torch.arange(size))
+        last = at + size - 1
+        at += size
+        # Every completion goes on where the prompt ends, as if it stood there alone.
+        for r in rows:
+            n = lengths_B[r]
+            ids.append(batch.tokens_BT[r, :n])
+            positions.append(torch.arange(size, size + n))
+            first_B[r], before_B[r] = at, last
+            at += n
+    return _Placed(torch.cat(ids)[None], torch.cat(positions)[None], None, tuple(segments), first_B, before_B)
+
+
+def _pack_rows(batch: Batch) -> _Placed:
+    """One padded row per completion."""
+    lengths_B, groups_B = batch.length_B.tolist(), batch.group_B.tolist()
+    sizes = [int(batch.prompts_N[g].shape[0]) for g in groups_B]
+    width = max(p + n for p, n in zip(sizes, lengths_B, strict=True))
+    input_ids = torch.zeros(batch.rows(), width, dtype=torch.long)
+    mask = torch.zeros_like(input_ids)
+    first_B = torch.zeros(batch.rows(), dtype=torch.long)
+    before_B = torch.zeros(batch.rows(), dtype=torch.long)
+    for r, (p, n) in enumerate(zip(sizes, lengths_B, strict=True)):
+        input_ids[r, :p] = batch.prompts_N[groups_B[r]]
+        input_ids[r, p : p + n] = batch.tokens_BT[r, :n]
+        mask[r, : p + n] = 1
+        first_B[r], before_B[r] = r * width + p, r * width + p - 1
+    # Padding is on the right, so that positions count from 0 in every row.
+    position_ids = torch.arange(width)[None].expand(batch.rows(), -1)
+    return _Placed(input_ids, position_ids, mask, None, first_B, before_B)

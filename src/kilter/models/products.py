@@ -1,9 +1,10 @@
 """Float32 matrix products by the faster of the two libraries in PyTorch's x86 wheels.
 
-PyTorch multiplies float32 matrices with MKL, which on a processor that is not Intel's stops at AVX2. oneDNN, in the same wheel
-and used by PyTorch for bfloat16, takes AVX-512 wherever it finds it: 2.2 to 2.4 times as fast there (docs/LOG.md), with the same
-float32 arithmetic. Which of them computes follows from the processor and the shapes, never from a measurement, so that a
-resumed run repeats its numbers. Everywhere else these functions are PyTorch's own.
+PyTorch multiplies float32 matrices with MKL, which stops at AVX2 on a processor that is not Intel's. oneDNN
+is in the same wheel, where PyTorch uses it for bfloat16. It takes AVX-512 wherever it finds it and is 2.2 to
+2.4 times as fast there (docs/LOG.md), with the same float32 arithmetic. The processor and the shapes decide
+which of them computes. A measurement never does, so that a resumed run repeats its numbers. Everywhere else
+these functions are PyTorch's own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SMALLEST = 1 << 21
-"""Multiplications below which a product is left to PyTorch: the call itself would cost more than is gained."""
+"""Multiplications below which a product is left to PyTorch, since the call itself would cost more."""
 
 
 @cache
@@ -26,7 +27,10 @@ def onednn_multiplies_faster() -> bool:
     """Whether this is an AVX-512 processor on which MKL stops at AVX2, and the wheel has oneDNN."""
     if platform.machine() not in ("x86_64", "AMD64") or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
-    return _maker() not in ("", "GenuineIntel") and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+
+    # MKL asks for the vendor, not for the instructions: on Intel's own processors it uses AVX-512 too.
+    wheel_has_it: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return _maker() not in ("", "GenuineIntel") and wheel_has_it
 
 
 def _maker() -> str:
@@ -40,6 +44,7 @@ def _maker() -> str:
 
 def _faster(a: Tensor, b: Tensor) -> bool:
     """Whether a b, of [m, k] and [k, n], goes to oneDNN."""
+    # A subclass of Tensor (quantised, sharded) brings its own product.
     plain = type(a) in (Tensor, nn.Parameter) and type(b) in (Tensor, nn.Parameter)
     return (
         plain
@@ -51,9 +56,11 @@ def _faster(a: Tensor, b: Tensor) -> bool:
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a b for matrices [m, k] and [k, n], differentiable as often as one likes."""
+    """a b for matrices [m, k] and [k, n], differentiable any number of times."""
     if not _faster(a, b):
         return a @ b
+
+    # oneDNN's operation has no derivative of its own.
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
         product: Tensor = _MatMul.apply(a, b)  # type: ignore[no-untyped-call]
         return product
@@ -87,6 +94,7 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """x W^T + b, [..., in] to [..., out]."""
+        # Autocast wants bfloat16, for which PyTorch takes oneDNN by itself.
         if torch.is_autocast_enabled("cpu"):
             return F.linear(input, self.weight, self.bias)
         rows = input.reshape(-1, input.shape[-1])
@@ -98,9 +106,17 @@ class Linear(nn.Linear):
 
 
 def take_over(module: nn.Module) -> int:
-    """Gives every plain nn.Linear of `module` the class above where that is faster; returns how many. Weights, names and state dict stay."""
+    """Gives every plain nn.Linear of `module` the class above where that is faster.
+
+    Weights, names and the state dict stay as they are.
+
+    Returns:
+        How many layers changed their class.
+    """
     if not onednn_multiplies_faster():
         return 0
+
+    # Exactly nn.Linear: a subclass, such as an adapter's or a quantised layer, computes something else.
     plain = [x for x in module.modules() if type(x) is nn.Linear]
     for x in plain:
         x.__class__ = Linear

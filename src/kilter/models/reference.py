@@ -1,10 +1,10 @@
-"""Reference log-probs: for fixed data computed once and kept on disk, for fresh rollouts from a live reference.
+"""Reference log-probs: from a cache on disk for fixed data, from a live reference for fresh rollouts.
 
-The cache spares a second model in memory.
+For fixed data they are computed once. The cache spares a second model in memory.
 
-The key of a row is the hash of the reference's weights and tokenizer, the precision, the temperature, and the row's
-own prompt and completion tokens and their mask: any run or method over the same rows finds them again. SQLite makes each write
-atomic, so a kill loses at most the micro-batch in flight.
+The key of a row is the hash of the reference's weights and tokenizer, the precision, the temperature, and the
+row's own prompt and completion tokens and their mask. Any run or method over the same rows finds them again.
+SQLite makes each write atomic, so a kill loses at most the micro-batch in flight.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ReferenceCache:
     def __init__(self, path: Path, reference_hash: str, precision: str, temperature: float = 1.0) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Several ranks open and fill one file: IMMEDIATE takes the write lock first, and waits for it instead of failing.
+            # Several ranks open and fill one file. IMMEDIATE waits for the write lock instead of failing.
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute(
@@ -53,16 +53,16 @@ class ReferenceCache:
         for row, (group, length) in enumerate(
             zip(batch.group_B.tolist(), batch.length_B.tolist(), strict=True)
         ):
-            own = batch.tokens_BT[row, :length].numpy().astype(np.int32).tobytes()
-            trained = (
-                batch.mask_BT[row, :length].bool().numpy().tobytes()
-            )  # where it is 0 no log-prob is stored
-            keys.append(hashlib.sha256(b"|".join((self._salt, prompts[group], b"", own, trained))).digest())
+            tokens = batch.tokens_BT[row, :length].numpy().astype(np.int32).tobytes()
+            # Where the mask is 0 no log-prob is stored, so that rows with another mask need another key.
+            mask = batch.mask_BT[row, :length].bool().numpy().tobytes()
+            keys.append(hashlib.sha256(b"|".join((self._salt, prompts[group], b"", tokens, mask))).digest())
         return keys
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Tensor]:
         """The rows already known."""
         found: dict[bytes, Tensor] = {}
+        # SQLite limits the number of parameters of one statement.
         for start in range(0, len(keys), 500):
             part = list(keys[start : start + 500])
             query = f"SELECT key, value FROM logps WHERE key IN ({','.join('?' * len(part))})"
@@ -97,9 +97,12 @@ class ReferenceCache:
 
 
 class LiveReference:
-    """Reference log-probs of fresh rollouts. With adapters the reference is the policy with them off; else a frozen second model.
+    """Reference log-probs of fresh rollouts.
 
-    `rows` is the learner's forward over a whole batch, micro-batch by micro-batch.
+    With adapters the reference is the policy with them switched off. Otherwise it is a frozen second model.
+
+    Args:
+        rows: the learner's forward over a whole batch, micro-batch by micro-batch.
     """
 
     def __init__(
@@ -122,6 +125,7 @@ class LiveReference:
         """ref_logps_BT of the batch."""
         scorer = self.frozen or self.policy
         off = self.policy.model.disable_adapter() if self.frozen is None else contextlib.nullcontext()
+        # The adapters' dropout must be off: a reference is one function.
         training = scorer.training
         scorer.eval()
         try:

@@ -1,4 +1,6 @@
-"""What transformers renamed, known here alone, so that the newest release and the one that vLLM wants both work.
+"""What transformers renamed, known here alone.
+
+The newest release and the one that vLLM wants both work.
 
 | until 5.23 | from 5.24 |
 |---|---|
@@ -19,6 +21,7 @@ from typing import Any
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+# The fields of an output are declared, so that no model needs to be built to know the word.
 CACHE = "cache" if "cache" in {f.name for f in fields(CausalLMOutputWithPast)} else "past_key_values"
 """Keyword of a forward pass, and field of its output, that holds the key-value cache."""
 
