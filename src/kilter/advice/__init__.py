@@ -1,1 +1,1 @@
-"""From a data set and a machine to the two or three methods worth trying, with the evidence for each sentence."""
+"""From a data set and a machine to the two or three methods worth trying, with evidence for each sentence."""

@@ -42,7 +42,10 @@ class Facts:
 
 
 def measure(spec: DataSpec) -> Facts:
-    """Reads the data once as it is, bad rows left out and counted. Raises UserError when nothing can be read."""
+    """Reads the data once as it is, bad rows left out and counted.
+
+    Raises UserError when nothing can be read.
+    """
     whole = load(
         spec.model_copy(update={"heldout": 0.0, "on_bad_row": "skip"}),
         "pairs" if spec.path.startswith("builtin:") and spec.world.view == "auto" else "prompts",

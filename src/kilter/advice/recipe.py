@@ -13,13 +13,18 @@ from kilter.refs import looks_like_stage
 from kilter.training.config import TrainSpec
 from kilter.training.estimate import Sizes, train_memory
 
-HEADER = "# Made by `kilter advise {path}`: the methods worth trying on this data, from one start, on the same rows.\n#   kilter run {target}\n"
+HEADER = (
+    "# Made by `kilter advise {path}`: the methods worth trying on this data, "
+    "from one start, on the same rows.\n"
+    "#   kilter run {target}\n"
+)
 
 
 def fitting(size: Sizes, machine: Machine) -> dict[str, Any]:
-    """Fields with which training fits into the memory: full weights, else adapters, else adapters with recomputed activations.
+    """Fields with which training fits into the memory.
 
-    The need is `plan.train_memory`'s estimate; a fifth of the memory is left to everything else.
+    Full weights come first, then adapters, then adapters with recomputed activations. The need is
+    `plan.train_memory`'s estimate. A fifth of the memory is left to everything else.
     """
     tries: tuple[dict[str, Any], ...] = (
         {"dtype": "bfloat16"},
@@ -39,19 +44,28 @@ def make(
     fields: dict[str, Any],
     target: str = "advice.yaml",
 ) -> str:
-    """The recipe as YAML."""
+    """The recipe as YAML.
+
+    Args:
+        model: where every stage starts.
+        facts: of the data set.
+        suggestions: methods to compare; each becomes a stage.
+        fields: of every train stage, from `fitting`.
+        target: file that the recipe goes to, for its first lines.
+    """
+    # In a recipe a bare word is a stage.
     if looks_like_stage(model):
-        model = f"./{model}"  # in a recipe a bare word is a stage
+        model = f"./{model}"
     stages: dict[str, Any] = {}
     has_answers = facts.kind not in ("prompts",)
     start: str | None = None
     data: dict[str, Any] = {
         "data": {"path": facts.path, "heldout": 0.1} | ({"on_bad_row": "skip"} if facts.left_out else {})
     }
+    # Where there are answers to imitate, all methods start from their imitation.
     if has_answers and facts.kind not in ("thumbs", "scored"):
         stages["sft"] = {"train": {"method": "sft", "data": "$data"} | fields}
         start = "sft"
-    online = []
     for s in suggestions:
         if s.method == "sft" and "sft" in stages:
             continue
@@ -64,29 +78,23 @@ def make(
                 "sampler": {"samples": 8, "max_new_tokens": 128},
                 "max_steps": 100,
             }
-            online.append(s.method)
         else:
             train["data"] = "$data"
             if s.data:
                 data[f"for_{s.method}"] = {"path": facts.path, "heldout": 0.1} | s.data
                 train["data"] = f"$for_{s.method}"
         stages[s.method] = {"train": train | fields}
+
     trained = [name for name in stages if name != start]
     evaluated = [start or model, *trained]
-    stages["eval"] = {
-        "evaluate": {"models": evaluated, "baseline": evaluated[0], "data": "$data", "max_new_tokens": 128}
-    }
-    if facts.kind in (
-        "pairs",
-        "rankings",
-        "ratings",
-    ):  # a judge that no policy saw: held-out pairs say how far to trust it
-        stages = (
-            {k: v for k, v in stages.items() if k != "eval"}
-            | {"rm": {"train": {"from": start, "method": "bradley_terry", "data": "$data"} | fields}}
-            | {"eval": stages["eval"]}
-        )
-        stages["eval"]["evaluate"]["reward_model"] = "rm"
+    evaluate = {"models": evaluated, "baseline": evaluated[0], "data": "$data", "max_new_tokens": 128}
+
+    # Preferences also make a judge that no policy saw. Held-out pairs say how far to trust it.
+    if facts.kind in ("pairs", "rankings", "ratings"):
+        judge = {"from": start, "method": "bradley_terry", "data": "$data"} | fields
+        stages["rm"] = {"train": judge}
+        evaluate["reward_model"] = "rm"
+    stages["eval"] = {"evaluate": evaluate}
     recipe = {"model": model, "data": data if len(data) > 1 else data["data"], "stages": stages}
     return HEADER.format(path=facts.path, target=target) + yaml.safe_dump(
         recipe, sort_keys=False, allow_unicode=True

@@ -12,10 +12,18 @@ from kilter.types import Encoded, Feedback
 def with_mismatched(
     groups: Sequence[Encoded], max_length: int, pool: Sequence[Encoded] = ()
 ) -> list[Encoded]:
-    """Each single answer gets beside it the answer to the next, different prompt of the data, unscored: what KTO's reference point is measured on.
+    """Puts beside each single answer, unscored, the answer to the next, different prompt of the data.
 
-    The partner depends on the data alone, so reference log-probs of both can be computed once. `pool`: more answers to choose
-    from, for a small held-out side. Raises UserError where all prompts are the same.
+    KTO's reference point is measured on it. The partner depends on the data alone, so reference log-probs of
+    both can be computed once.
+
+    Args:
+        groups: single judged answers.
+        max_length: tokens of prompt and answer.
+        pool: more answers to choose from, for a small held-out side.
+
+    Raises:
+        UserError: if all prompts are the same.
     """
     out = []
     everyone = [*groups, *pool]
@@ -55,9 +63,10 @@ def in_one_row(group: Encoded, first: int, second: int) -> tuple[tuple[int, ...]
 
 
 def joint(groups: Sequence[Encoded], max_length: int) -> list[Encoded]:
-    """Each pair as its two orders: a row holds both answers, the chosen one first in the first row and last in the second.
+    """Each pair in its two orders, as two rows that hold both answers.
 
-    Where prompt and both answers are longer than max_length, each answer keeps the first half of the room.
+    The chosen answer is the first of the first row and the last of the second. Where prompt and both answers
+    are longer than max_length, each answer is cut to half of the room that the prompt leaves.
     """
     out = []
     for whole in groups:

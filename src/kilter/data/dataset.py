@@ -1,4 +1,4 @@
-"""A data set as training sees it: groups read, checked, split by prompt, and brought into the shape a method needs."""
+"""A data set as training sees it: read, checked, split by prompt, and in the shape that a method needs."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def prompt_key(prompt: Prompt) -> str:
 
 
 def trained_prompts(model: Path) -> set[str]:
-    """Prompt keys that a model folder, or the stage folder around it, says it was trained on (its ancestors' included)."""
+    """Prompt keys that a model and its ancestors were trained on, from its folder or its stage's."""
     found: set[str] = set()
     for path in (model / "trained_prompts.txt", model.parent / "trained_prompts.txt"):
         found |= set(path.read_text().split()) if path.is_file() else set()
@@ -100,7 +100,16 @@ def trained_prompts(model: Path) -> set[str]:
 
 
 def load(spec: DataSpec, shape: Shape, where: str = "data") -> Dataset:
-    """Reads, checks, splits. Raises UserError naming file, line and field at the first bad row (or skips and counts)."""
+    """Reads, checks, splits.
+
+    Args:
+        spec: where the data is and how it is read.
+        shape: what the method needs; groups of another shape are brought into it.
+        where: the field that names the data, for messages.
+
+    Raises:
+        UserError: at the first bad row, with file, line and field, unless bad rows are skipped and counted.
+    """
     skipped: Counter[str] = Counter()
     if spec.path.startswith("builtin:"):
         if spec.path != "builtin:support-desk":
@@ -140,7 +149,7 @@ def load(spec: DataSpec, shape: Shape, where: str = "data") -> Dataset:
 
 
 def heldout_pairs(spec: DataSpec, where: str = "data") -> list[Group]:
-    """Held-out pairs for measuring a reward model; none when the data (readable as prompts) holds no pairs."""
+    """Held-out pairs for measuring a reward model; none if the data, read for its prompts, holds no pairs."""
     try:
         found = load(spec, "pairs", where)
     except UserError:
@@ -170,7 +179,8 @@ def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group
                     place,
                     sorted(row),
                     "no known format has these columns",
-                    "rename the columns (prompt, chosen, rejected / messages / instruction, output / text ...) or set data.format",
+                    "rename the columns (prompt, chosen, rejected / messages / instruction, output "
+                    "/ text ...) or set data.format",
                 )
             chosen = found
         try:
@@ -191,7 +201,8 @@ def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group
                 f"{place} field {name}",
                 _shown(row, name),
                 problem,
-                "correct the row, or set data.on_bad_row to skip (--set data.on_bad_row=skip) to leave such rows out",
+                "correct the row, or set data.on_bad_row to skip (--set data.on_bad_row=skip) "
+                "to leave such rows out",
             ) from error
         groups.extend(new)
     if not groups:
@@ -205,7 +216,7 @@ def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group
 
 
 def _by_prompt(groups: Sequence[Group]) -> list[Group]:
-    """Answers to one prompt, read from rows of their own, as one group; in the order in which prompts first appear."""
+    """Answers to one prompt, read from rows of their own, as one group, in order of first appearance."""
     together: dict[str, list[Group]] = {}
     for g in groups:
         together.setdefault(prompt_key(g.prompt), []).append(g)
@@ -249,7 +260,16 @@ def _with_system(group: Group, text: str) -> Group:
 
 
 def split_by_prompt(groups: Sequence[Group], heldout: float, seed: int) -> tuple[list[Group], list[Group]]:
-    """(train, heldout): a share of the distinct prompts, chosen by hash, so the split survives reordering of the file."""
+    """Sets a share of the distinct prompts aside, by hash, so that the split survives a reordered file.
+
+    Args:
+        groups: everything that was read.
+        heldout: share of the prompts, 0 to 1.
+        seed: another seed holds other prompts out.
+
+    Returns:
+        Groups to train on, and groups held out.
+    """
     keys = [_split_key(g) for g in groups]
     if heldout == 0:
         return list(groups), []

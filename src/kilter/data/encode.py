@@ -1,9 +1,9 @@
 """Groups to token ids: chat templates, the prompt/completion boundary, EOS, masks, truncation.
 
-The boundary is the model's own: the prompt is tokenised exactly as it will be at generation (with the generation
-prompt), and the completion on its own after it, so no merge crosses the boundary. A completion ends with the
-template's end-of-turn token; a raw one gets EOS appended. What the template writes after the end of turn (a newline)
-is not learned, because generation stops before it.
+The boundary is the model's own: the prompt is tokenised exactly as it will be at generation (with the
+generation prompt), and the completion on its own after it, so no merge crosses the boundary. A completion
+ends with the template's end-of-turn token; a raw one gets EOS appended. What the template writes after the
+end of turn (a newline) is not learned, because generation stops before it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ DEFAULT_TEMPLATE = (
     "{% for m in messages %}{{ '### ' + m['role']|capitalize + ':\n' + m['content'] + '\n\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}"
 )
-"""Used when a tokenizer has no chat template: '### User:\\n...\\n\\n### Assistant:\\n', with EOS after each answer."""
+"""Where a tokenizer has no template: '### User:\\n...\\n\\n### Assistant:\\n', with EOS after each answer."""
 
 
 @dataclass
 class Encoder:
     """Tokenises groups for one tokenizer. `counts` says how many prompts and completions were cut or dropped.
 
-    max_length: tokens of prompt plus longest completion. template: "auto" (the tokenizer's own, else DEFAULT_TEMPLATE),
-    "model" (the tokenizer's own or an error), or a jinja file. max_prompt: tokens of a prompt, for sampling; its end is kept.
+    max_length: tokens of prompt plus longest completion. template: "auto" (the tokenizer's own, else
+    DEFAULT_TEMPLATE), "model" (the tokenizer's own or an error), or a jinja file. max_prompt: tokens of a
+    prompt, for sampling; its end is kept.
     """
 
     tokenizer: Any
@@ -146,7 +147,10 @@ class Encoder:
         return longer[len(shorter) :]
 
     def _answer(self, text: str) -> list[int]:
-        """Ids of one answer, cut after its end-of-turn token; appends EOS where the template has none. Sets `_tail`."""
+        """Ids of one answer, cut after its end-of-turn token; appends EOS where the template has none.
+
+        Sets `_tail`.
+        """
         ids = self._ids(text)
         last = max((i for i, t in enumerate(ids) if t in self.stop_ids), default=None)
         if last is None:

@@ -1,7 +1,7 @@
 """Row adapters: every common preference format to a Group. One function per format, one detector each.
 
-Scores are ordinal within a group: chosen 1, rejected 0; ratings and ranks keep their own values (a rank r is stored as
--r, so higher is always better). A row that does not fit raises RowError with the field's name.
+Scores are ordinal within a group: chosen 1, rejected 0; ratings and ranks keep their own values (a rank r is
+stored as -r, so higher is always better). A row that does not fit raises RowError with the field's name.
 """
 
 from __future__ import annotations
@@ -147,7 +147,8 @@ def _prompt(value: Any, field: str, row: Row) -> Prompt:
 
 
 def _pair(prompt: Prompt, chosen: Completion, rejected: Completion, kind: str = "label") -> Group:
-    # Ratings beside the sides decide, never the position: equal ones are a tie, which `to_shape` drops and counts.
+    # Ratings beside the sides decide, never the position: equal ones are a tie, which `to_shape` drops and
+    # counts.
     rated, against = prompt.metadata.get("score_chosen"), prompt.metadata.get("score_rejected")
     best, worst = 1.0, 0.0
     if isinstance(rated, int | float) and isinstance(against, int | float):
@@ -206,7 +207,8 @@ def _implicit_pair(chosen: tuple[Message, ...], rejected: tuple[Message, ...], r
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
         shared += 1
-    # A prompt ends before an assistant turn; the sides may part at a user turn, which then belongs to the completions.
+    # A prompt ends before an assistant turn; the sides may part at a user turn, which then belongs to the
+    # completions.
     while shared > 0 and chosen[shared]["role"] != "assistant":
         shared -= 1
     if shared == 0:
@@ -380,7 +382,8 @@ def _binary(row: Row) -> Feedback:
 
 @_format(
     "scored",
-    "One scored answer a row: prompt, completion or response, score or rating; rows of one prompt become one group",
+    "One scored answer a row: prompt, completion or response, score or rating; "
+    "rows of one prompt become one group",
     lambda r: "prompt" in r and bool({"completion", "response"} & r.keys()) and bool(set(SCORES) & r.keys()),
 )
 def _read_scored(row: Row) -> Iterator[Group]:
@@ -440,7 +443,8 @@ def _read_alpaca(row: Row) -> Iterator[Group]:
 
 @_format(
     "question_answer",
-    "A question with its answer to check against: question, answer (GSM8K), or Body, Question, Answer and Equation (SVAMP)",
+    "A question with its answer to check against: question, answer (GSM8K), "
+    "or Body, Question, Answer and Equation (SVAMP)",
     lambda r: _is_question(r),
 )
 def _read_question_answer(row: Row) -> Iterator[Group]:
@@ -504,5 +508,6 @@ def _read_text(row: Row) -> Iterator[Group]:
 
 
 def detect(row: Row) -> Format | None:
-    """The first format whose detector accepts this row; the order above goes from the most specific to the least."""
+    """The first format whose detector accepts this row."""
+    # The order of this file goes from the most specific to the least.
     return next((f for f in FORMATS.values() if f.detect(row)), None)

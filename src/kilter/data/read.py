@@ -1,4 +1,4 @@
-"""Files and Hub data sets to rows, each with the place it came from, so that an error can name file and line."""
+"""Files and Hub data sets to rows, each with its place, so that an error can name file and line."""
 
 from __future__ import annotations
 
@@ -130,13 +130,13 @@ def _hub(name: str, split: str, config: str | None, field: str) -> Iterator[tupl
 
     try:
         table = load_dataset(name, config, split=split)
-    except (
-        Exception
-    ) as error:  # the library raises many kinds, all of which mean: not readable under this name
+    # The library raises many kinds, all of which mean: not readable under this name.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error)[:120]}"
         raise UserError(
             field,
             name,
-            f"is no local file and cannot be fetched from the Hub ({type(error).__name__}: {str(error)[:120]})",
+            f"is not a local file and cannot be fetched from the Hub ({reason})",
             "check name, config, split and network, or give a local file",
         ) from error
     for index, row in enumerate(table):

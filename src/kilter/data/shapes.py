@@ -1,4 +1,6 @@
-"""Groups into the shape that a method reads: demonstrations, pairs, thumbs, rankings; and scores into words of the prompt.
+"""Groups into the shape that a method reads: demonstrations, pairs, thumbs, rankings.
+
+Conditional SFT also turns scores into words of the prompt.
 
 What a shape leaves out is counted with its reason, never dropped in silence.
 """
@@ -37,9 +39,10 @@ class PairRule(BaseModel):
 
 
 class Condition(BaseModel):
-    """Conditional SFT: every scored answer is a demonstration of its own level, written before the prompt; asked for the best level afterwards.
+    """Conditional SFT: every scored answer is a demonstration of its own level, written before the prompt.
 
-    Levels are quantiles of the training scores; equal scores share a level. Papers: Lu et al. 2022 (Quark); Dong et al. 2023 (SteerLM); Korbak et al. 2023.
+    Afterwards the model is asked for the best level. Levels are quantiles of the training scores, and equal
+    scores share a level. Papers: Lu et al. 2022 (Quark), Dong et al. 2023 (SteerLM), Korbak et al. 2023.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -73,8 +76,9 @@ def to_shape(
 ) -> list[Group]:
     """Groups as a method reads them; what is left out is counted in `skipped`.
 
-    demonstrations: the best completion of each group; pairs: by the rule; ranked: best first, ties dropped; unpaired: judged
-    single answers, of several the best (good) and the worst (bad); prompts, rollouts: nothing is dropped.
+    demonstrations: the best completion of each group; pairs: by the rule; ranked: best first, ties dropped;
+    unpaired: judged single answers, of several the best (good) and the worst (bad); prompts, rollouts:
+    nothing is dropped.
     """
     rule = pairs or PairRule()
     convert: dict[Shape, Callable[[Group], list[Group]]] = {
@@ -94,7 +98,11 @@ def conditioned(
     condition: Condition,
     skipped: Counter[str],
 ) -> tuple[list[Group], list[Group]]:
-    """Conditional SFT. Demonstrations: one per scored completion, with its level's words; every other shape: prompts that ask for the best."""
+    """Conditional SFT, by levels of the training scores.
+
+    Demonstrations become one per scored completion, with its level's words. In every other shape the prompts
+    ask for the best level.
+    """
     if shape != "demonstrations":
         best = [
             [replace(g, prompt=condition.applied(g.prompt, condition.levels)) for g in part]

@@ -207,8 +207,8 @@ def token_logps(
         collision: whether to give each row's log sum_v p_v^2 too.
 
     Returns:
-        Log-probs [S] (nats), entropy [S] (nats) or None, collision [S] or None. They are float32, or float64 if
-        the states are. All but the collision are differentiable.
+        Log-probs [S] (nats), entropy [S] (nats) or None, collision [S] or None. They are float32, or float64
+        if the states are. All but the collision are differentiable.
     """
     scale, softcap = head.scale, head.softcap
     if temperature != 1.0:

@@ -1,4 +1,7 @@
-"""Checks over preference pairs. Each returns a Finding: what was measured, at which level, and what to do about it."""
+"""Checks over preference pairs.
+
+Each returns a Finding: what was measured, at which level, and what to do about it.
+"""
 
 from __future__ import annotations
 
@@ -114,8 +117,11 @@ def contradictions(groups: Sequence[Group]) -> Finding:
 
 
 def near_duplicates(groups: Sequence[Group], heldout: Sequence[Group]) -> list[Finding]:
-    """Near-duplicate prompts (MinHash LSH over character 5-grams, each hit verified by exact Jaccard >= 0.8), within the
-    training split and across the split. Over NEAR_LIMIT prompts a random sample of that size is looked at."""
+    """Near-duplicate prompts within the training split and across the split.
+
+    They are found by MinHash LSH over character 5-grams. Each hit is verified by an exact Jaccard index of at
+    least 0.8. Of more than NEAR_LIMIT prompts, a random sample of that size is looked at.
+    """
     everything = [(_text(g), False, _id(g, i)) for i, g in enumerate(groups)] + [
         (_text(g), True, _id(g, i)) for i, g in enumerate(heldout)
     ]
@@ -164,7 +170,10 @@ def near_duplicates(groups: Sequence[Group], heldout: Sequence[Group]) -> list[F
 
 
 def length_bias(groups: Sequence[Group]) -> list[Finding]:
-    """P(chosen is longer) with Wilson's interval, and the AUC of a logistic regression on length and markdown alone."""
+    """Whether length or markdown alone tells which answer was chosen.
+
+    Measured are P(chosen is longer) with Wilson's interval, and the AUC of a logistic regression on both.
+    """
     pairs = [(g.completions[0].text, g.completions[1].text) for g in groups if len(g.completions) == 2]
     unequal = [(a, b) for a, b in pairs if len(a) != len(b)]
     if len(unequal) < 10:

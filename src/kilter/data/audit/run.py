@@ -71,7 +71,8 @@ def _truncation(data: Dataset, encoder: Encoder) -> Finding:
     lengths = np.array([len(e.prompt_ids) + max(map(len, e.completion_ids), default=0) for e in encoded])
     p50, p95, p99 = (int(np.percentile(lengths, q)) for q in (50, 95, 99))
     equal = cut["groups dropped: sides equal after the cut"]
-    text = f"tokens p50 {p50}, p95 {p95}, p99 {p99}; max_length {encoder.max_length} cuts {cut['prompts cut']} prompts and {cut['completions cut']} completions"
+    cuts = f"cuts {cut['prompts cut']} prompts and {cut['completions cut']} completions"
+    text = f"tokens p50 {p50}, p95 {p95}, p99 {p99}; max_length {encoder.max_length} {cuts}"
     level: checks.Level = "error" if equal else "warn" if cut["completions cut"] else "ok"
     return Finding(
         "truncation",

@@ -1,7 +1,7 @@
 """The support desk: a shop's policy, a customer's message, and a right decision that follows from the rules.
 
-Everything is drawn from a seed, of any size. The gold verifier (`gold.py`) scores any answer, so the effect of label
-noise, length bias or a method can be measured against the truth.
+Everything is drawn from a seed, of any size. The gold verifier (`gold.py`) scores any answer, so the effect
+of label noise, length bias or a method can be measured against the truth.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ class SupportDesk(BaseModel):
     k: int = Field(4, ge=2, le=16, description="answers per ranked list")
 
     def groups(self, shape: Shape, seed: int = 0) -> list[Group]:
-        """n groups in the view that `shape` asks for (or in `view` when that is set). Same seed, same prompts in every view."""
+        """n groups in the view that `shape` asks for (or in `view` when that is set).
+
+        Same seed, same prompts in every view.
+        """
         wanted: dict[Shape, View] = {
             "demonstrations": "demonstrations",
             "pairs": "pairs",

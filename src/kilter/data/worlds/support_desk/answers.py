@@ -1,4 +1,4 @@
-"""Answers of every quality to a scenario: right or wrong, cited or not, brief or padded, honest or over-promising."""
+"""Answers of every quality to a scenario: right or wrong, cited or not, brief or padded, honest or not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ CLOSERS = (
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What an answer gets right. `right`: the decision; `cites`: names the rule; `promises`: offers what no rule backs."""
+    """What an answer gets right.
+
+    `right`: the decision; `cites`: names the rule; `promises`: offers what no rule backs.
+    """
 
     right: bool
     cites: bool
