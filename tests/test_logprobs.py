@@ -55,12 +55,12 @@ def test_matches_log_softmax(monkeypatch, scale, cap, temperature, with_bias, wi
         torch.testing.assert_close(x, y, atol=1e-10, rtol=1e-10)
 
 
-def _double_logits(hidden, weight, bias, scale, cap):
-    z = hidden @ weight.T
-    if bias is not None:
-        z = z + bias
-    z = z * scale
-    return z if cap is None else cap * torch.tanh(z / cap)
+def _double_logits(hidden, head):
+    z = hidden @ head.weight.T
+    if head.bias is not None:
+        z = z + head.bias
+    z = z * head.scale
+    return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
 
 
 def test_without_entropy_gradients_are_the_same():
