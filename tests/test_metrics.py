@@ -190,9 +190,11 @@ def test_a_metric_from_one_file_is_measured_by_the_command(
     args = ["--model", f"new={other}", "--baseline", f"old={tiny}", "--data", pairs_file]
     args += ["--limit", 12, "--max-new-tokens", 8, "--out", tmp_path / "eval", "--metric", own]
     monkeypatch.setattr(cli.out, "width", 200)
+    monkeypatch.setattr(cli.err, "width", 200)
     code, text = kilter(monkeypatch, capsys, "eval", *args, "--metric", "{pass_at_k: {k: 1, samples: 2}}")
     assert code == 0, text
     assert "Vowels per answer" in text
+    assert "no pass_at_1: no prompt has all of answers, gold, samples" in text
     found = json.loads((tmp_path / "eval" / "evaluation.json").read_text())
     assert found["titles"] == {"vowels": "Vowels per answer"} | found["titles"]
     for name in ("old", "new"):

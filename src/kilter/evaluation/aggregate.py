@@ -17,8 +17,12 @@ Values = Sequence[float | None]
 class Origin:
     """Where an estimate comes from.
 
-    seed: of the bootstrap. judges: name of each feedback source, for people. bias: what is added to the method of an
-    estimate that holds for the policy's own samples alone; "" where these are such.
+    Args:
+        seed: of the bootstrap.
+        data_hash: of the data set that the prompts come from.
+        judges: name of each feedback source, for people.
+        bias: added to the method of an estimate that holds for the policy's own samples alone; "" where the
+            samples are such.
     """
 
     seed: int
@@ -29,7 +33,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A metric of one model: a value per prompt that counts (none of a corpus), and the estimate, None without any prompt."""
+    """A metric of one model.
+
+    values: one per prompt that counts, none of a corpus. estimate: None where no prompt counts.
+    """
 
     values: list[float | None]
     estimate: Estimate | None
@@ -75,7 +82,7 @@ def _direction(facts: MetricFacts) -> dict[str, Any]:
 def measure_all(
     measures: Sequence[Measure], records: Mapping[str, Sequence[Answered]], origin: Origin
 ) -> dict[str, Measured]:
-    """Every metric that the records allow: of the model alone, beside the baseline's log-probs, against its answers."""
+    """Every metric that the records of one model allow, by name, in the order of evaluation.json."""
     found = {}
     for asked in sorted(measures, key=lambda m: m.facts.rank):
         items = [item for suite in asked.facts.over for item in records.get(suite, ())]
@@ -86,7 +93,7 @@ def measure_all(
 
 
 def paired(measures: Sequence[Measure], found: Mapping[str, Measured]) -> dict[str, Sequence[float | None]]:
-    """Values that stand in per_prompt.json: metrics with one value for each prompt before those of other prompts."""
+    """Values that stand in per_prompt.json, metrics of exactly the prompts before those of others."""
     kept = [m.facts for m in measures if m.facts.paired and m.facts.name in found]
     kept.sort(key=lambda facts: (facts.rank, not facts.aligned))
     return {facts.name: found[facts.name].values for facts in kept}

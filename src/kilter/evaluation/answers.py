@@ -1,4 +1,4 @@
-"""Answers of one model: sampled, and kept on disk as they are made, so that a killed evaluation goes on where it was."""
+"""Answers of one model, kept on disk as they are made, so that a killed evaluation goes on where it was."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Answering:
         return self.out / "answers" / f"{re.sub(r'[^A-Za-z0-9-]+', '_', self.name)[-60:]}-{stamp}.jsonl"
 
     def __call__(self, prompts: Sequence[Prompt], k: int = 1) -> Answers:
-        """k answers to each prompt; those on disk are taken from there, the others are sampled and written."""
+        """k answers to each prompt. Those on disk are taken from there, the others sampled and written."""
         path = self.path(k)
         known = {g.prompt.metadata["key"]: g.completions for g in store.read(path)}
         todo = [p for p in prompts if prompt_key(p) not in known]

@@ -1,4 +1,4 @@
-"""Asks every model the same questions, one model in memory at a time; the baseline stays, for the others' KL."""
+"""Asks every model the same questions. The baseline stays in memory, for the others' KL."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ class ModelAnswers:
 
 @dataclass
 class Asking:
-    """The work that needs weights. needs: those of the metrics, so that nothing is computed for no one. k: answers per prompt."""
+    """The work that needs weights.
+
+    needs: those of the metrics; what no metric needs is not computed. k: answers per prompt.
+    """
 
     spec: EvaluateSpec
     suite: Suite
@@ -46,7 +49,7 @@ class Asking:
     baseline: Ready | None = None
 
     def ask(self, name: str, folder: Path) -> ModelAnswers:
-        """Answers of one model and their log-probs. The first model asked is the baseline of those that follow."""
+        """Answers of one model and their log-probs. The first model asked is the others' baseline."""
         model = self._open(folder)
         answering = Answering(self.spec, model, self.out, self.console, self.title, name)
         said = ModelAnswers(answering(self.suite.prompts, self.k))
@@ -58,7 +61,7 @@ class Asking:
         if self.suite.tax:
             said.nll = self._nll(model, name)
 
-        # The baseline comes first and stays open: how likely the others' answers are under it is their distance from it.
+        # The baseline comes first and stays open: its log-probs of the others' answers give their KL.
         if self.baseline is None:
             self.baseline = model
         elif "reference_logps" in self.needs and self._same_vocabulary(model, name):
@@ -86,7 +89,7 @@ class Asking:
         return same
 
     def _own_logps(self, model: Ready, answers: Sequence[Completion]) -> Logps:
-        """The policy's log-probs at temperature 1: the sampler's own where it sampled at 1, else recomputed."""
+        """The policy's log-probs at temperature 1: the sampler's own where it sampled so, else computed."""
         if self.spec.temperature == 1.0 and self.spec.dtype == "float32":
             return [a.sampling_logps or () for a in answers]
         return self._logps(model, model.encoder, answers, "log-probs")

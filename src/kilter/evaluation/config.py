@@ -26,7 +26,8 @@ class EvaluateSpec(BaseModel):
     )
     gold: Annotated[FeedbackRef, METHOD] = Field(
         None,
-        description="feedback that judges the answers, such as {math: {}}; default: the support desk's own where its data is used",
+        description="feedback that judges the answers, such as {math: {}}; default: the support desk's own "
+        "where its data is used",
     )
     metrics: Annotated[list[Any], METHOD] = Field(
         default_factory=lambda: ["standard"],
@@ -44,12 +45,14 @@ class EvaluateSpec(BaseModel):
     )
     probes: Annotated[list[DataRef], DATA] = Field(
         default_factory=list,
-        description="further $names whose prompts count for refusals and violations alone; label them with data.safety",
+        description="further $names whose prompts count for refusals and violations alone; "
+        "label them with data.safety",
     )
     probe_limit: Annotated[int, DATA] = Field(50, ge=4, description="prompts of each probe set")
     tax: Annotated[DataRef | None, DATA] = Field(
         None,
-        description="$name of demonstrations of other skills: what the models unlearned, as nats per token over the baseline",
+        description="$name of demonstrations of other skills: what the models unlearned, "
+        "as nats per token over the baseline",
     )
     tax_limit: Annotated[int, DATA] = Field(40, ge=4, description="demonstrations of the tax set")
     max_new_tokens: Annotated[int, SAMPLING] = Field(96, ge=1, description="tokens of an answer")

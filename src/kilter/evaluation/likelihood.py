@@ -25,7 +25,10 @@ def token_logps(
     tokens_per_microbatch: int,
     progress: Callable[[int], None],
 ) -> list[tuple[float, ...]]:
-    """Log-probs of each answer's tokens, nats, at temperature 1. `progress` hears how many answers are done."""
+    """Log-probs of each answer's tokens, in nats at temperature 1.
+
+    progress: hears how many answers are done.
+    """
     groups = [Group(p, (a,), (Feedback(None),)) for p, a in zip(prompts, answers, strict=True)]
     uncut = replace(encoder, max_length=1 << 30)  # the answers are as long as they are
     out: list[tuple[float, ...]] = [()] * len(groups)

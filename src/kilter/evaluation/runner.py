@@ -1,4 +1,4 @@
-"""Evaluates several models on the same held-out prompts: ask, score, measure, compare, write evaluation.json."""
+"""Evaluates several models on the same prompts: ask, score, measure, compare, write evaluation.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kilter.evaluation import metrics
 from kilter.evaluation.aggregate import Measured, Origin, measure, measure_all, paired
 from kilter.evaluation.asking import Asking, ModelAnswers
 from kilter.evaluation.config import EvaluateSpec
-from kilter.evaluation.metrics import SOURCES, Measure
+from kilter.evaluation.metrics import SOURCES, STANDARD, Measure
 from kilter.evaluation.records import beside, of_pairs, records
 from kilter.evaluation.scoring import GoldSource, RewardSource, Scores, Scoring, Source, combined
 from kilter.evaluation.suites import Suite, unique_prompts
@@ -29,7 +29,19 @@ SCHEMA = 1
 
 @dataclass
 class Evaluation:
-    """One evaluate stage. `models` maps names to folders, the baseline first; `pairs` are held-out pairs for the reward model."""
+    """One evaluate stage.
+
+    Args:
+        models: names to folders, the baseline first.
+        reward_model: name and folder.
+        prompts: the data set whose held-out prompts are asked.
+        pairs: held-out pairs, on which the reward model is tested.
+        trained_prompts: keys of prompts that any of the models was trained on.
+        out: folder of evaluation.json.
+        probes: prompts that count for refusals and violations alone.
+        tax: demonstrations of other skills.
+        resolve: folder of a model that the gold source names, a stage or any other.
+    """
 
     spec: EvaluateSpec
     models: dict[str, Path]
@@ -43,10 +55,9 @@ class Evaluation:
     probes: Sequence[Prompt] = ()
     tax: Sequence[Group] = ()
     resolve: Callable[[str], Path] = Path
-    """Folder of a model that the gold source names: a stage, or a model as anywhere else."""
 
     def run(self) -> dict[str, Any]:
-        """Returns and writes evaluation.json; answers go to disk as they are made, so a killed run keeps them."""
+        """Returns and writes evaluation.json. Answers are on disk as soon as they are made."""
         measures = metrics.resolve(self.spec.metrics)
         suite = Suite(unique_prompts(self.prompts, self.spec.limit), self.probes, self.tax, self.pairs)
         needs = frozenset().union(*(m.facts.needs for m in measures))
@@ -77,6 +88,7 @@ class Evaluation:
             self._bias(),
         )
         measured = {name: measure_all(measures, known[name], origin) for name in known}
+        self._note_absent(measures, measured)
 
         result = self._head(suite, origin)
         result["models"] = {name: self._entry(name, measures, measured, origin) for name in known}
@@ -94,6 +106,16 @@ class Evaluation:
     def baseline(self) -> str:
         """The model that the others are compared with."""
         return next(iter(self.models))
+
+    def _note_absent(
+        self, measures: Sequence[Measure], measured: Mapping[str, Mapping[str, Measured]]
+    ) -> None:
+        """Says which metrics that were asked for by name could not be had; of the standard set that is usual."""
+        found = {name for of_model in measured.values() for name in of_model}
+        for m in measures:
+            if m.facts.name not in found and m.facts.name not in STANDARD:
+                needs = ", ".join(sorted(m.facts.needs))
+                self.console.print(f"  no {m.facts.name}: no prompt has all of {needs}", highlight=False)
 
     def _bias(self) -> str:
         """Sampled otherwise than from the policy itself, an estimate of its own KL is biased, and says so."""
@@ -152,7 +174,7 @@ class Evaluation:
         return entry
 
     def _reward_accuracy(self, suite: Suite, source: RewardSource, origin: Origin) -> dict[str, Any]:
-        """How well the reward model knows the held-out pairs; it is a metric of the judge, not of any model."""
+        """How well the reward model knows the held-out pairs: a metric of the judge, not of any model."""
         feedback = source.pairs(suite.pairs, f"{self.name}: reward model on held-out pairs")
         items = of_pairs(suite.pairs, feedback)
         found = measure(metrics.resolve(["reward_model.accuracy"])[0], items, origin)

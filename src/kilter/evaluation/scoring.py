@@ -1,4 +1,4 @@
-"""Feedback on the answers, by the gold source and a reward model. Finished scores lie on disk until the evaluation is done."""
+"""Feedback on the answers, by the gold source and a reward model. Finished scores outlive a kill."""
 
 from __future__ import annotations
 
@@ -97,7 +97,10 @@ def _text_only(group: Group) -> Group:
 
 @dataclass(frozen=True)
 class Scoring:
-    """Scores the answers of all models. folder: where finished scores lie until `forget`, for an attempt that is killed."""
+    """Scores the answers of all models.
+
+    folder: where finished scores lie until `forget`, for an attempt that is killed.
+    """
 
     sources: Mapping[str, Source]
     folder: Path
@@ -106,9 +109,12 @@ class Scoring:
     def __call__(
         self, prompts: Sequence[Prompt], answers: Mapping[str, Answers], sampled: Collection[str]
     ) -> dict[str, Scores]:
-        """model -> source -> [prompt][sample]. sampled: sources that score further samples, not the first answer alone.
+        """Feedback as model -> source -> [prompt][sample].
 
-        The first answers of all models to a prompt are one group, so that a source that compares sees them together.
+        The first answers of all models to a prompt are one group: a source that compares sees them together.
+
+        Args:
+            sampled: sources that score further samples, not the first answer alone.
         """
         names = list(answers)
         first = [
@@ -153,7 +159,7 @@ class Scoring:
 
 
 def combined(model: str, scores: Mapping[str, Feedback]) -> Feedback:
-    """One Feedback for the record: the gold score where there is one, else the reward; all of them in the rationale."""
+    """One Feedback for the record: the gold score, else the reward. The rationale holds all of them."""
     known = {source: f for source, f in scores.items() if f.score is not None}
     primary = known.get("gold") or known.get("reward") or Feedback(None)
     notes = [f"{m} {f.score:.2f}" + (f" ({f.rationale})" if f.rationale else "") for m, f in known.items()]

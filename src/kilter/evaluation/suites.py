@@ -1,4 +1,4 @@
-"""What an evaluation asks: held-out prompts once each, probe prompts, demonstrations of other skills, held-out pairs."""
+"""What an evaluation asks: held-out prompts, probes, demonstrations of other skills, held-out pairs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from kilter.types import Group, Prompt
 
 @dataclass(frozen=True)
 class Suite:
-    """The same for every model. probes count for refusals and violations alone, tax for what was unlearned, pairs for the reward model."""
+    """The same for every model.
+
+    probes: prompts that count for refusals and violations alone. tax: demonstrations of other skills.
+    pairs: held-out pairs, on which the reward model is tested.
+    """
 
     prompts: Sequence[Prompt]
     probes: Sequence[Prompt] = ()

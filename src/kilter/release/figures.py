@@ -1,4 +1,4 @@
-"""The report's figures as inline SVG: forest plot of metrics, training curves. Drawn by matplotlib, no outside files."""
+"""The report's figures as inline SVG, drawn by matplotlib: forest plot of metrics, training curves."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def svg(figure: Figure, label: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(
         r'<svg [^>]*?viewBox="([^"]+)"[^>]*>',
-        rf'<svg viewBox="\1" role="img" aria-label="{label}" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">',
+        rf'<svg viewBox="\1" role="img" aria-label="{label}" xmlns="http://www.w3.org/2000/svg" '
+        r'xmlns:xlink="http://www.w3.org/1999/xlink">',
         svg,
         count=1,
     )
@@ -64,10 +65,10 @@ def svg(figure: Figure, label: str) -> str:
 
 
 def forest(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Paired differences to the baseline with 95 % intervals, each divided by its row's reach, zero in common.
+    """Paired differences to the baseline with 95 % intervals; the numbers stand at the right.
 
-    A row holds label, text, value, ci_low, ci_high, higher_is_better and reach (the number that fills the width; units differ between metrics), or title
-    alone, a heading. The numbers stand at the right.
+    A row holds label, text, value, ci_low, ci_high, higher_is_better and reach, or a title alone: a heading.
+    reach is the number that fills the width: units differ between metrics, and all share the line at zero.
     """
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(8.4, (0.46 if len(rows) < 10 else 0.32) * len(rows) + 0.7))
@@ -108,7 +109,7 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[tuple[str, str]]) -> str:
-    """Small multiples: one row per stage, one panel per metric that the stage has; thin line raw, thick line smoothed."""
+    """Small multiples: a row per stage, a panel per metric. The thin line is raw, the thick one smoothed."""
     rows = [
         (name, [(k, t) for k, t in keys if any(k in r for r in records)][:5], records)
         for name, records in stages.items()
@@ -141,10 +142,14 @@ def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[tup
 def proxy_against_gold(
     stages: Mapping[str, Sequence[Mapping[str, Any]]], stops: Mapping[str, int], kept: Mapping[str, int]
 ) -> str:
-    """Two panels over steps: what training paid for and what was wanted, each as change since step 0 on the same held-out answers.
+    """Two panels over steps: what training paid for, and what was wanted.
 
-    stages: gold evaluations by stage (entries of gold.jsonl). stops: step at which the monitors ended a stage. kept: step
-    whose model was kept. Bands are 95 % intervals of the paired change.
+    Each is the change since step 0 on the same held-out prompts, with bands of 95 % intervals.
+
+    Args:
+        stages: gold evaluations by stage (entries of gold.jsonl).
+        stops: step at which the monitors ended a stage.
+        kept: step whose model was kept.
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.1))

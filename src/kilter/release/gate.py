@@ -178,7 +178,7 @@ def _state(
 
 
 def _compared(condition: Condition, metric: Mapping[str, Any], bound: str) -> tuple[State, str]:
-    """The bound against the condition's value; inconclusive where the other end of the interval would pass."""
+    """The bound against the condition's value. If only the other end would pass, it is inconclusive."""
     holds, number = OPS[condition.op], float(metric[bound])
     if holds(number, condition.value):
         return "pass", f"{bound} = {number:.4g}"

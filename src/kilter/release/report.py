@@ -1,4 +1,4 @@
-"""The report: a pure function of the run folder, one self-contained HTML file. Verdict first, then the evidence."""
+"""The report: one self-contained HTML file from a run folder. The verdict comes first, then the evidence."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _last(run: Path, stages: Sequence[Mapping[str, Any]], name: str) -> dict[str
 def _evaluation(
     run: Path, stages: Sequence[str], gate: Mapping[str, Any] | None
 ) -> tuple[str, dict[str, Any] | None]:
-    """The stage and the evaluation that the gate read, which need not be the last one; without a gate the last one."""
+    """Stage and evaluation that the gate read, which need not be the last ones; without a gate the last."""
     found: list[tuple[str, dict[str, Any]]] = [
         (name, json.loads(path.read_text()))
         for name in stages
@@ -164,7 +164,8 @@ def _forest_rows(evaluation: Mapping[str, Any] | None, models: Sequence[str]) ->
         if len(models) > 1 and known:
             rows.append({"title": title})
         for name, metric in known.items():
-            text = f"{_signed(metric['value'])}  [{_signed(metric['ci_low'])}, {_signed(metric['ci_high'])}]  {short_unit(metric['unit'])}"
+            low, value, high = (_signed(metric[bound]) for bound in ("ci_low", "value", "ci_high"))
+            text = f"{value}  [{low}, {high}]  {short_unit(metric['unit'])}"
             rows.append(
                 {
                     "label": title if len(models) == 1 else name,
@@ -204,7 +205,7 @@ def _table(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _samples(folder: Path, candidate: str | None, count: int = 4) -> list[dict[str, Any]]:
-    """Answers side by side on the same prompts: the candidate's largest gains, largest losses, and most different texts."""
+    """Answers side by side: the candidate's largest gains, its largest losses, its most different texts."""
     groups = list(store.read(folder / "groups.jsonl"))
     if candidate is None or not groups or len(groups[0].completions) < 2:
         return []

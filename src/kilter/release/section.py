@@ -10,7 +10,8 @@ from dataclasses import dataclass
 class Section:
     """A stage's part of report.html: a heading, a sentence, a table, and ready HTML such as a figure.
 
-    chip: one word beside the heading, coloured by what it says (ok, warn, error). rows: cells of the table under `head`.
+    chip: one word beside the heading, coloured by what it says (ok, warn, error). rows: cells of the table
+    under `head`.
     """
 
     title: str

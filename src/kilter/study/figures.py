@@ -68,7 +68,7 @@ def gains(rows: Sequence[Mapping[str, Any]], by_seed: Mapping[str, Sequence[floa
 
 
 def wins_over_kl(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Scatter with intervals in both directions; the names stand in a column beside it, each with a line to its point."""
+    """Scatter with intervals in both directions. Names stand beside it, each with a line to its point."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(8.4, 4.2))
         for i, row in enumerate(rows):
@@ -114,7 +114,7 @@ def wins_over_kl(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _apart(wanted: Sequence[float], then: Sequence[float], gap: float) -> list[float]:
-    """Heights near the wanted ones, in their order (ties: `then`), at least `gap` from one another, within [0, 1]."""
+    """Heights in [0, 1] near the wanted ones, in their order (ties: `then`), at least `gap` apart."""
     order = sorted(range(len(wanted)), key=lambda i: (round(wanted[i], 2), then[i]))
     found = list(wanted)
     for low, i in zip([None, *order], order, strict=False):

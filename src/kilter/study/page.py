@@ -83,7 +83,8 @@ def verdict(found: Mapping[str, Any]) -> tuple[str, str, bool]:
     if not sure:
         return (
             "No method beats the start",
-            f"At {found['prompts']} prompts and {len(found['seeds'])} seeds no gain survives Holm's correction.",
+            f"At {found['prompts']} prompts and {len(found['seeds'])} seeds "
+            "no gain survives Holm's correction.",
             False,
         )
     best = max(sure, key=lambda r: r["metrics"]["difference"]["value"])
@@ -116,7 +117,8 @@ def _declines(row: Mapping[str, Any], start: Mapping[str, Any]) -> str:
     before = start.get("over_refusal")
     if change is None or now is None or before is None or change["ci_low"] is None or change["ci_low"] <= 0:
         return ""
-    return f" Beware: it declines {now['value']:.0%} of the legitimate requests, where the start declined {before['value']:.0%}."
+    start_declined = f"where the start declined {before['value']:.0%}"
+    return f" Beware: it declines {now['value']:.0%} of the legitimate requests, {start_declined}."
 
 
 def name_of(row: Mapping[str, Any]) -> str:
@@ -206,7 +208,7 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 
 def publish(study: Study, folder: Path) -> int:
-    """Writes a sentence per method into the package, for the methods' pages and for advice; returns how many."""
+    """Writes a sentence per method into the package, for their pages and for advice. Returns how many."""
     if any(len(values) > 1 for values in study.vary.values()):
         raise UserError(
             "--publish",

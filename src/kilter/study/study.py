@@ -8,7 +8,7 @@ start: {method: sft, data: $demos}              # trained once; the baseline of 
 methods: {dpo: dpo, ipo: {method: ipo, learning_rate: 1.0e-5}}
 train: {epochs: 1, batch_size: 8}               # the same for every method
 seeds: [0, 1, 2]
-vary: {pairs.limit: [100, 400], pairs.world.label_noise: [0.0, 0.3]}     # optional: every combination; limit counts training rows
+vary: {pairs.limit: [100, 400], pairs.world.label_noise: [0.0, 0.3]}  # optional; limit: of training rows
 evaluate: {data: $pairs, limit: 60, max_new_tokens: 64}
 """
 

@@ -1,9 +1,9 @@
-"""From the finished cells to one row per method: what it gained over the start, what it cost, and how sure that is.
+"""From finished cells to one row per method: what it gained over the start, what it cost, how sure that is.
 
-A prompt's value is its mean over the seeds; intervals are bootstrapped over prompts (BCa), so they speak of new prompts for these
-trained models; the spread between seeds (sample standard deviation) stands beside them and is not in them. Two families of sign-flip
-permutation tests over prompts, each corrected by Holm: every method against the start, and the best method of a setting against
-every other one, paired on the prompts.
+A prompt's value is its mean over the seeds. Intervals are bootstrapped over prompts (BCa), so they speak of
+new prompts for these trained models. The spread between seeds (sample standard deviation) stands beside them
+and is not in them. Two families of sign-flip permutation tests over prompts are each corrected by Holm: every
+method against the start, and the best method of a setting against every other one, paired on the prompts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ PERMUTATIONS = 9999
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One method under one setting: its label in the recipe, its registered name, both for a reader. Differences are to the start, on the same prompts; metrics are JSON of Estimate."""
+    """One method under one setting. Differences are to the start, on the same prompts.
+
+    method: its label in the recipe. name: its registered name. title: both, for a reader. metrics: estimates.
+    behind: what the best method of the setting has over this one, paired on the prompts; None for the best.
+    """
 
     method: str
     name: str
@@ -51,7 +55,6 @@ class Row:
     trained_tokens: float
     models: list[str] = field(default_factory=list)
     behind: dict[str, Any] | None = None
-    """What the best method of the setting has over this one, paired on the prompts: value, interval, p_holm. None for the best."""
 
 
 Values = Mapping[str, Mapping[str, list[float | None]]]
@@ -60,9 +63,9 @@ Values = Mapping[str, Mapping[str, list[float | None]]]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A metric of the evaluation as a comparison has it. change: its difference to the start, on the same prompts.
+    """A metric of the evaluation as a comparison has it.
 
-    shown: it stands in the table for people, not in compare.json alone.
+    change: its difference to the start, on the same prompts. shown: it stands in the table for people too.
     """
 
     key: str
@@ -80,7 +83,7 @@ COLUMNS = (
     Column("over_refusal_change", "over_refusal", change=True, shown=False),
     Column("tax", "tax_nll", change=True),
 )
-"""What is compared beside the score. A metric that is not of the standard set has a column of its own after these."""
+"""What is compared beside the score. Metrics beyond the standard set have columns after these."""
 
 SCORED = (
     {"key": "score", "title": "Score", "unit": "mean"},
@@ -92,7 +95,7 @@ SCORED = (
 
 @dataclass(frozen=True)
 class Evidence:
-    """The finished evaluation of all cells. measure: the score that decides; None where nothing scored the answers."""
+    """The finished evaluation of all cells."""
 
     evaluation: Mapping[str, Any]
     values: Values
@@ -123,7 +126,7 @@ class Evidence:
         return "", None
 
     def bare(self, stages: Sequence[str], metric: str) -> dict[str, Any] | None:
-        """Mean over stages of a metric without values per prompt, so without an interval; None where it was not measured."""
+        """Mean over stages of a metric without values per prompt; None where it was not measured."""
         found = [self.evaluation["models"][s]["metrics"].get(metric) for s in stages]
         if not all(found):
             return None
@@ -212,7 +215,7 @@ def _value(row: Row, key: str) -> float:
 
 
 def _start(evidence: Evidence) -> dict[str, dict[str, Any]]:
-    """The start's own values under the names of the rows' metrics; where a row has a change, what it is a change of."""
+    """The start's own values, by the rows' metrics. Where a row has a change, this is what changed."""
     start = evidence.values[START]
     found: dict[str, dict[str, Any]] = {}
     if evidence.measure is not None:
@@ -244,7 +247,7 @@ def _over_seeds(parts: Sequence[Sequence[float | None]]) -> list[float | None]:
 
 @dataclass
 class _Means:
-    """Metrics of one row: means over the seeds per prompt, estimated over prompts, and the spread between seeds."""
+    """Metrics of one row: per prompt the mean over seeds, estimated over prompts, and the spread of seeds."""
 
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     spread: dict[str, float] = field(default_factory=dict)
@@ -259,7 +262,7 @@ class _Means:
 
 
 def _scored(means: _Means, evidence: Evidence, found: Sequence[Cell]) -> float | None:
-    """Adds score, difference and win rate by the measure that decides; returns the p-value of the difference."""
+    """Adds score, difference and win rate by the measure that decides. Returns the difference's p-value."""
     if evidence.measure is None:
         return None
     base = evidence.values[START][evidence.measure]
@@ -326,7 +329,10 @@ def _mean_of(facts: Sequence[dict[str, Any]], key: str) -> float | None:
 
 
 def sign_flip(differences: Sequence[float]) -> float | None:
-    """Two-sided p-value that the mean difference is zero, by flipping signs (scipy's permutation test); None below 5 prompts."""
+    """Two-sided p-value that the mean difference is zero, by flipping signs; None below 5 prompts.
+
+    It is scipy's permutation test.
+    """
     if len(differences) < 5:
         return None
     if not any(differences):

@@ -1,6 +1,6 @@
 """One metric per file: what is measured on a model's answers, and what it is called.
 
-Importing this package registers every metric in it. A new one is a new file here, or a file of the user's own.
+Importing this package registers every metric in it. A new one is a new file here, or a file of one's own.
 """
 
 import importlib

@@ -10,7 +10,7 @@ BUDGET = 1000
 
 
 class Distinct:
-    """Distinct n-grams / n-grams over the first `budget` words of all answers; no n-gram spans two answers."""
+    """Distinct n-grams over n-grams in the first `budget` words of all answers. None spans two answers."""
 
     n: int
     budget = BUDGET

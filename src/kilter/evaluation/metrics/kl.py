@@ -17,7 +17,10 @@ from kilter.types import Answered
     judge="k1",
 )
 class KL:
-    """sum_t (log pi - log pi_ref) of an answer (k1, Schulman 2020): unbiased at temperature 1, of any sign for one answer."""
+    """sum_t (log pi - log pi_ref) of an answer: k1 of Schulman (2020).
+
+    Unbiased at temperature 1, and of either sign for a single answer.
+    """
 
     def per_prompt(self, item: Answered) -> float | None:
         """Nats."""

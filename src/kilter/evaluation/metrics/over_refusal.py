@@ -17,4 +17,4 @@ from kilter.evaluation.metrics.registry import metric
     judge=RULES,
 )
 class OverRefusal(Refusal):
-    """Share of refusals among prompts that deserve help or approval; prompts of which nothing is known do not count."""
+    """Share of refusals among prompts that deserve help or approval. Prompts without a label do not count."""

@@ -26,7 +26,10 @@ def pass_at(k: int, n: int, correct: int) -> float:
 )
 @dataclass(frozen=True)
 class PassAtK:
-    """pass@k by the gold source. samples: answers per prompt, at least k. threshold: the score from which one is right."""
+    """pass@k by the gold source.
+
+    samples: answers per prompt, at least k. threshold: the score from which an answer is right.
+    """
 
     k: int = 4
     samples: int = 8

@@ -1,4 +1,4 @@
-"""Metrics by name: what each measures is declared once, and evaluation, gate, report, comparison and monitors read it here.
+"""Metrics by name. What each measures is declared once; evaluation, gate, report and comparison read it here.
 
 @metric("shouting", title="Capital letters", unit="share", better="lower")
 class Shouting:
@@ -40,10 +40,13 @@ STANDARD = (
     "kl",
     "kl_token_k3",
 )
-"""What `standard` stands for, in the order of evaluation.json and of the report. One that lacks what it needs is left out."""
+"""What `standard` stands for, in the order of evaluation.json and of the report.
+
+A metric that lacks what it needs is left out.
+"""
 
 SOURCES = ("gold", "reward")
-"""Feedback that an evaluation may have. A metric that needs one is left out where it scored no answer at all."""
+"""Feedback that an evaluation may have. A metric that needs one is left out where it scored no answer."""
 
 NEEDS: dict[str, Callable[[Answered], bool]] = {
     "answers": lambda item: bool(item.answers),
@@ -64,12 +67,21 @@ Items = Literal["prompts", "probes", "demonstrations", "pairs"]
 class MetricFacts:
     """What is declared of a metric.
 
-    name: its key in evaluation.json; fields of the class may stand in it and in the title, as in pass_at_{k}.
-    aggregate: mean (BCa bootstrap), proportion (Wilson), wins (win rate with ties as half), or corpus, one number of all
-    answers without values per prompt. over: whose prompts count. subset: only these prompts count, the same ones for every
-    model. paired: its values stand in per_prompt.json and are compared with the baseline's. on_policy: unbiased only
-    where answers are drawn from the policy itself, at temperature 1; elsewhere the method says so. judge: who judged;
-    default: the feedback that it needs. short: its title in a narrow table; default: the title.
+    Args:
+        name: its key in evaluation.json. Fields of the class may stand in it and in the title: pass_at_{k}.
+        title: for people.
+        unit: of a value, such as "share" or "nats / answer".
+        better: which direction is better; None where neither is.
+        aggregate: mean (BCa bootstrap), proportion (Wilson), wins (win rate, a tie is half), or corpus: one
+            number of all answers, without values per prompt.
+        needs: what of an Answered it reads; see NEEDS.
+        over: whose prompts count.
+        subset: only these prompts count, the same ones for every model.
+        paired: its values stand in per_prompt.json, and are compared with the baseline's.
+        on_policy: unbiased only where answers are drawn from the policy itself, at temperature 1. Elsewhere
+            the method of the estimate says so.
+        judge: who judged; default: the feedback that it needs.
+        short: its title in a narrow table; default: the title.
     """
 
     name: str
@@ -92,7 +104,7 @@ class MetricFacts:
 
     @property
     def rank(self) -> int:
-        """Metrics of a model alone come first, then those beside the baseline's log-probs, then those against its answers."""
+        """Order: of a model alone (0), beside the baseline's log-probs (1), against its answers (2)."""
         return ("reference_logps" in self.needs) + 2 * ("baseline" in self.needs)
 
     @property
@@ -112,10 +124,18 @@ def metric(
     aggregate: Aggregate = "mean",
     **declared: Any,
 ) -> Callable[[type[Any]], type[Any]]:
-    """Declares a class as a metric, and registers it unless it stands in a user's file. Fields: see MetricFacts.
+    """Declares a class as a metric, and registers it unless it stands in a user's file.
 
-    The class has `per_prompt(item)`, or `over_corpus(items)` with aggregate="corpus". Fields of a dataclass are its options.
-    Raises ValueError for a declaration that does not fit the class.
+    The class has `per_prompt(item)`, or `over_corpus(items)` with aggregate="corpus". If it is a dataclass,
+    its fields are options.
+
+    Args:
+        name: what a recipe calls it.
+        key: its key in evaluation.json; default: the name.
+        declared: further fields of MetricFacts.
+
+    Raises:
+        ValueError: the declaration does not fit the class, or the name is taken.
     """
     facts = MetricFacts(
         key or name, title, unit, better, aggregate, frozenset({"answers", *needs}), **declared
@@ -234,7 +254,7 @@ def facts_of(name: str) -> MetricFacts | None:
 
 
 def titles(evaluation: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Titles by metric, those of the standard set first; an evaluation brings the titles of metrics from outside."""
+    """Titles by metric, the standard set first. An evaluation brings the titles of metrics from outside."""
     known = {cls.facts.name: cls.facts.title for _, cls in metrics}
     first = {name: known[name] for name in STANDARD}
     return first | known | dict((evaluation or {}).get("titles", {}))

@@ -1,4 +1,4 @@
-"""Whether the reward model agrees with people: how often it ranks the preferred answer of a held-out pair first."""
+"""Whether the reward model agrees with people: how often it prefers the chosen answer of a held-out pair."""
 
 from kilter.evaluation.metrics.registry import metric
 from kilter.types import Answered

@@ -13,7 +13,10 @@ from kilter.types import Answered
     over=("demonstrations",),
 )
 class TaxNLL:
-    """Negative log-likelihood per token of the tax set's demonstrations (Ouyang et al. 2022 call its rise the alignment tax)."""
+    """Negative log-likelihood per token of the tax set's demonstrations.
+
+    Ouyang et al. (2022) call its rise the alignment tax.
+    """
 
     def per_prompt(self, item: Answered) -> float | None:
         """Nats per token; unscored where the demonstration cannot be encoded."""

@@ -1,11 +1,11 @@
-"""How often a model's answer scores higher than the baseline's answer to the same prompt. A tie counts as half."""
+"""How often a model's answer scores higher than the baseline's to the same prompt. A tie counts as half."""
 
 from kilter.evaluation.metrics.registry import metric
 from kilter.types import Answered
 
 
 def win(candidate: float | None, baseline: float | None) -> float | None:
-    """1 where the candidate scores higher, 0 where the baseline does, 1/2 on a tie; None where either is unscored."""
+    """1 if the candidate scores higher, 0 if the baseline does, 1/2 on a tie; None if either is unscored."""
     if candidate is None or baseline is None:
         return None
     return 1.0 if candidate > baseline else 0.0 if candidate < baseline else 0.5
