@@ -19,6 +19,7 @@ from pathlib import Path
 def kilter(a, prompts):
     """LocalSampler over a Scorer."""
     from kilter.roles.open import OpenSpec, open_model
+    from kilter.sampling.collect import answers
     from kilter.sampling.local import LocalSampler
     from kilter.types import Prompt, SamplingParams
 
@@ -30,8 +31,8 @@ def kilter(a, prompts):
     requests = [Prompt(id=str(i)) for i in range(len(prompts))]
 
     def run(seed, n=a.tokens):
-        found = sampler.generate(requests, a.k, SamplingParams(max_new_tokens=n, seed=seed))
-        return sum(len(c.token_ids) for answers in found for c in answers)
+        found = answers(sampler, requests, a.k, SamplingParams(max_new_tokens=n, seed=seed))
+        return sum(len(c.token_ids) for row in found for c in row)
 
     return run
 

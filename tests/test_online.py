@@ -790,3 +790,63 @@ def test_best_weights_on_a_full_disk(tiny, many_prompts, rewards, tmp_path, monk
             heldout=0.25,
         )
     assert torch.save is full
+
+
+@pytest.mark.parametrize("method", ["grpo", "remax", "nash_md"])
+def test_a_completion_that_cannot_be_sampled_is_counted_named_and_never_scored(
+    tiny, prompts, rewards, tmp_path, monkeypatch, method
+):
+    """One prompt always fails and every prompt loses a sample; training, gold evidence and the record go on without."""
+    from kilter.sampling.local import LocalSampler
+    from kilter.types import Sample
+
+    whole = LocalSampler.run
+
+    def run_partly(self, requests, *more):
+        for sample in whole(self, requests, *more):
+            asked = sample.request.prompt.messages[-1]["content"]
+            failed = asked == "Say c" or sample.index == 3
+            yield Sample(sample.request, sample.index, None, "the line is dead") if failed else sample
+
+    monkeypatch.setattr(LocalSampler, "run", run_partly)
+    monitors = {"gold": f"{rewards}:wanted", "gold_every": 2, "stop": False}
+    rows = run(
+        tiny,
+        prompts,
+        tmp_path / "run",
+        method,
+        f"{rewards}:letters",
+        heldout=0.4,
+        max_steps=4,
+        monitors=monitors,
+    )
+    assert sum(r.get("sampling/failed", 0) for r in rows) > 0
+    assert all(math.isfinite(r["loss"]) for r in rows)
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert any(e["monitor"] == "failed completions" and "the line is dead" in e["message"] for e in events)
+    groups = [json.loads(line) for line in (tmp_path / "run" / "groups.jsonl").read_text().splitlines()]
+    assert all(g["prompt"]["messages"][-1]["content"] != "Say c" for g in groups)
+    assert {len(g["completions"]) for g in groups} == {2 if method == "nash_md" else 3}
+
+
+def test_gold_evidence_keeps_the_place_of_a_prompt_without_an_answer(scorer, encoder):
+    from kilter.sampling.local import LocalSampler
+    from kilter.training.monitors.gold import GoldEvaluator
+    from kilter.types import Feedback, Prompt, Sample, SamplingParams
+
+    class Partly(LocalSampler):
+        def run(self, requests, *more):
+            for sample in super().run(requests, *more):
+                dead = sample.request.prompt.text == "b"
+                yield Sample(sample.request, sample.index, None, "the line is dead") if dead else sample
+
+    def judge(groups):
+        return [[Feedback(float(g.prompt.text == "c"))] for g in groups]
+
+    prompts = [Prompt(text=t) for t in "abc"]
+    params = SamplingParams(max_new_tokens=4)
+    evidence = GoldEvaluator(prompts, Partly(scorer.eval(), encoder), judge, judge, params)()
+    assert evidence.values["gold"] == evidence.values["proxy"] == [0.0, None, 1.0]
+    assert evidence.values["length"][1] is None
+    assert len(evidence.answers) == 3
+    assert "the line is dead" in evidence.problems["gold"]

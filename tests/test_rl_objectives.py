@@ -282,12 +282,13 @@ def test_11_denominators_span_the_optimizer_step():
 def test_12_log_probs_are_taken_at_the_sampling_temperature(scorer, encoder):
     """The learner recomputes exactly what the sampler reports, EOS included, padding excluded."""
     from kilter.data.collate import collate
+    from kilter.sampling.collect import answers as answers_of
     from kilter.sampling.local import LocalSampler
     from kilter.types import Feedback, Group, Prompt, SamplingParams
 
     prompts = [Prompt(messages=({"role": "user", "content": t},)) for t in ("a", "bcd")]
-    answers = LocalSampler(scorer.eval(), encoder).generate(
-        prompts, 3, SamplingParams(max_new_tokens=9, temperature=0.7)
+    answers = answers_of(
+        LocalSampler(scorer.eval(), encoder), prompts, 3, SamplingParams(max_new_tokens=9, temperature=0.7)
     )
     batch = collate(
         [encoder.encode(Group(p, tuple(a), (Feedback(0.0),) * 3)) for p, a in zip(prompts, answers)]

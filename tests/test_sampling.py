@@ -4,13 +4,16 @@ import pytest
 import torch
 
 from kilter.data.collate import collate
-from kilter.errors import UserError
+from kilter.errors import RunFailed, UserError
 from kilter.models.forward import Scorer
+from kilter.progress import Nobody
 from kilter.sampling.choose import choose
+from kilter.sampling.collect import answers as answers_of
+from kilter.sampling.collect import collect, requests
 from kilter.sampling.engine import supports_shared_decoding
 from kilter.sampling.local import LocalSampler
 from kilter.sampling.packed import _groups, packed_linears
-from kilter.types import Feedback, Group, Prompt, SamplingParams
+from kilter.types import Feedback, Group, Prompt, Request, SamplingParams
 
 PROMPTS = [
     Prompt(messages=({"role": "user", "content": text},))
@@ -25,7 +28,9 @@ def sampler(scorer, encoder):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_log_probs_equal_the_learners(sampler, scorer, encoder, temperature):
-    answers = sampler.generate(PROMPTS, 3, SamplingParams(max_new_tokens=20, temperature=temperature, seed=1))
+    answers = answers_of(
+        sampler, PROMPTS, 3, SamplingParams(max_new_tokens=20, temperature=temperature, seed=1)
+    )
     groups = [Group(p, tuple(a), (Feedback(None),) * 3) for p, a in zip(PROMPTS, answers)]
     batch = collate([encoder.encode(g) for g in groups])
     got = scorer(batch, temperature=temperature).logps_BT
@@ -40,20 +45,20 @@ def test_log_probs_equal_the_learners(sampler, scorer, encoder, temperature):
 
 def test_seeds_hold_whatever_else_is_in_the_batch(sampler):
     params = SamplingParams(max_new_tokens=12, seed=4)
-    together = sampler.generate(PROMPTS, 2, params)
-    alone = [sampler.generate([p], 2, params)[0] for p in PROMPTS]
+    together = answers_of(sampler, PROMPTS, 2, params)
+    alone = [answers_of(sampler, [p], 2, params)[0] for p in PROMPTS]
     assert [[c.token_ids for c in a] for a in together] == [[c.token_ids for c in a] for a in alone]
-    other = sampler.generate(PROMPTS, 2, SamplingParams(max_new_tokens=12, seed=5))
+    other = answers_of(sampler, PROMPTS, 2, SamplingParams(max_new_tokens=12, seed=5))
     assert [c.token_ids for c in other[0]] != [c.token_ids for c in together[0]]
     sampler.tokens_per_batch = 40
-    assert [[c.token_ids for c in a] for a in sampler.generate(PROMPTS, 2, params)] == [
+    assert [[c.token_ids for c in a] for a in answers_of(sampler, PROMPTS, 2, params)] == [
         [c.token_ids for c in a] for a in together
     ]
 
 
 def test_greedy_equals_generate(sampler, encoder):
     """transformers' own generate as an independent reference."""
-    answer = sampler.generate(PROMPTS[:1], 1, SamplingParams(max_new_tokens=10, temperature=0))[0][0]
+    answer = answers_of(sampler, PROMPTS[:1], 1, SamplingParams(max_new_tokens=10, temperature=0))[0][0]
     ids = torch.tensor([encoder.prompt(PROMPTS[0])])
     want = sampler.scorer.model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False, pad_token_id=0
@@ -62,7 +67,7 @@ def test_greedy_equals_generate(sampler, encoder):
 
 
 def test_finish_reasons_and_limits(sampler):
-    for a in sampler.generate(PROMPTS, 4, SamplingParams(max_new_tokens=6, seed=2)):
+    for a in answers_of(sampler, PROMPTS, 4, SamplingParams(max_new_tokens=6, seed=2)):
         for c in a:
             assert 1 <= len(c.token_ids) <= 6
             assert len(c.token_ids) == len(c.sampling_logps)
@@ -70,11 +75,11 @@ def test_finish_reasons_and_limits(sampler):
 
 
 def test_stop_strings_end_the_answer_before_them(sampler):
-    free = sampler.generate(PROMPTS[:1], 1, SamplingParams(max_new_tokens=30, seed=3))[0][0]
+    free = answers_of(sampler, PROMPTS[:1], 1, SamplingParams(max_new_tokens=30, seed=3))[0][0]
     middle = free.text[4]
-    stopped = sampler.generate(PROMPTS[:1], 1, SamplingParams(max_new_tokens=30, seed=3, stop=(middle,)))[0][
+    stopped = answers_of(sampler, PROMPTS[:1], 1, SamplingParams(max_new_tokens=30, seed=3, stop=(middle,)))[
         0
-    ]
+    ][0]
     assert middle not in stopped.text
     assert stopped.finish_reason == "stop"
 
@@ -108,7 +113,7 @@ def test_sampling_frequencies_match_the_distribution():
 @pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_p": 0}, {"top_k": -2}, {"max_new_tokens": 0}])
 def test_values_without_meaning_are_refused(sampler, bad):
     with pytest.raises(UserError, match="fix:"):
-        sampler.generate(PROMPTS, 1, SamplingParams(**bad))
+        answers_of(sampler, PROMPTS, 1, SamplingParams(**bad))
 
 
 @pytest.fixture
@@ -133,22 +138,22 @@ def test_rows_enter_and_leave_midway_and_stay_exact(sampler, model_logps):
     """A small budget and unequal lengths: slots are reused, rows of different ages share a step."""
     params = [SamplingParams(max_new_tokens=n, seed=7) for n in (3, 14, 9, 1, 20, 6, 11)]
     sampler.tokens_per_batch = 220
-    answers = sampler.generate(MANY, 3, params)
+    answers = answers_of(sampler, MANY, 3, params)
     assert [max(len(c.token_ids) for c in a) <= p.max_new_tokens for a, p in zip(answers, params)] == [
         True
     ] * 7
     model_logps(MANY, answers)
-    roomy = LocalSampler(sampler.scorer, sampler.encoder).generate(MANY, 3, params)
+    roomy = answers_of(LocalSampler(sampler.scorer, sampler.encoder), MANY, 3, params)
     assert [[c.token_ids for c in a] for a in answers] == [[c.token_ids for c in a] for a in roomy]
     assert sampler.last.steps > 20  # really in several turns
 
 
 def test_a_model_with_its_own_cache_gives_the_same_answers(sampler):
     params = SamplingParams(max_new_tokens=10, seed=2)
-    fast = sampler.generate(MANY, 2, params)
+    fast = answers_of(sampler, MANY, 2, params)
     sampler.scorer.decodes_shared = False
     sampler.tokens_per_batch = 200
-    slow = sampler.generate(MANY, 2, params)
+    slow = answers_of(sampler, MANY, 2, params)
     assert [[c.token_ids for c in a] for a in fast] == [[c.token_ids for c in a] for a in slow]
 
 
@@ -189,7 +194,7 @@ def test_sliding_window_attention(tmp_path, encoder):
         head_dim=8,
     )
     scorer = Scorer(MistralForCausalLM(config)).eval()
-    answers = LocalSampler(scorer, encoder).generate(PROMPTS, 2, SamplingParams(max_new_tokens=15))
+    answers = answers_of(LocalSampler(scorer, encoder), PROMPTS, 2, SamplingParams(max_new_tokens=15))
     assert scorer.decodes_shared
     groups = [Group(p, tuple(a), (Feedback(None),) * 2) for p, a in zip(PROMPTS, answers)]
     with torch.no_grad():
@@ -200,11 +205,11 @@ def test_sliding_window_attention(tmp_path, encoder):
 
 def test_weights_are_the_learners_own(sampler, scorer):
     """An update is seen by the next call without any copying, and training still works after a rollout."""
-    before = sampler.generate(PROMPTS, 1, SamplingParams(max_new_tokens=8, temperature=0))
+    before = answers_of(sampler, PROMPTS, 1, SamplingParams(max_new_tokens=8, temperature=0))
     with torch.no_grad():
         for p in scorer.parameters():
             p.mul_(-1.3)
-    after = sampler.generate(PROMPTS, 1, SamplingParams(max_new_tokens=8, temperature=0))
+    after = answers_of(sampler, PROMPTS, 1, SamplingParams(max_new_tokens=8, temperature=0))
     assert [a[0].token_ids for a in before] != [a[0].token_ids for a in after]
     assert not any("forward" in vars(m) for m in scorer.modules())
 
@@ -220,7 +225,7 @@ def test_lora_attached_or_not(tiny, encoder):
         for name, p in scorer.named_parameters():
             if "lora_B" in name:
                 p.normal_(std=0.3)
-    answers = LocalSampler(scorer, encoder).generate(PROMPTS, 2, SamplingParams(max_new_tokens=9))
+    answers = answers_of(LocalSampler(scorer, encoder), PROMPTS, 2, SamplingParams(max_new_tokens=9))
     assert scorer.decodes_shared
     groups = [Group(p, tuple(a), (Feedback(None),) * 2) for p, a in zip(PROMPTS, answers)]
     with torch.no_grad():
@@ -239,10 +244,10 @@ def test_geometric_mixture_of_policy_and_reference(tiny, scorer, encoder):
         for p in other.parameters():
             p.add_(0.05 * torch.randn_like(p))
     params = SamplingParams(max_new_tokens=6, seed=3)
-    plain = LocalSampler(scorer.eval(), encoder).generate(PROMPTS, 2, params)
-    same = LocalSampler(scorer, encoder, mixture=(other, 0.0)).generate(PROMPTS, 2, params)
+    plain = answers_of(LocalSampler(scorer.eval(), encoder), PROMPTS, 2, params)
+    same = answers_of(LocalSampler(scorer, encoder, mixture=(other, 0.0)), PROMPTS, 2, params)
     assert [[c.token_ids for c in a] for a in plain] == [[c.token_ids for c in a] for a in same]
-    mixed = LocalSampler(scorer, encoder, mixture=(other, 0.4)).generate(PROMPTS, 2, params)
+    mixed = answers_of(LocalSampler(scorer, encoder, mixture=(other, 0.4)), PROMPTS, 2, params)
     ids = torch.tensor([encoder.prompt(PROMPTS[0])])
     with torch.no_grad():
         own, ref = (s.model(ids).logits[0, -1].log_softmax(-1) for s in (scorer, other))
@@ -263,13 +268,12 @@ def test_nucleus_without_a_full_sort_is_the_nucleus():
 
 
 def test_throughput_is_known_while_sampling(sampler):
+    class Watch(Nobody):
+        def finished(self, samples, tokens_per_second):
+            seen.append((samples, sampler.last.tokens, tokens_per_second))
+
     seen = []
-    answers = sampler.generate(
-        PROMPTS,
-        2,
-        SamplingParams(max_new_tokens=6),
-        lambda n: seen.append((n, sampler.last.tokens, sampler.last.tokens_per_second)),
-    )
+    answers = answers_of(sampler, PROMPTS, 2, SamplingParams(max_new_tokens=6), Watch())
     assert seen[-1][0] == 6
     assert sampler.last.tokens == sum(len(c.token_ids) for a in answers for c in a)
     assert all(rate > 0 for _, _, rate in seen)
@@ -318,7 +322,7 @@ def test_one_key_value_head_and_a_partial_rotation_decode_with_the_shared_cache(
 
 def test_a_rollout_inside_inference_mode(sampler):
     with torch.inference_mode():
-        (found,) = sampler.generate([Prompt(text="Hello")], 2, SamplingParams(max_new_tokens=3))
+        (found,) = answers_of(sampler, [Prompt(text="Hello")], 2, SamplingParams(max_new_tokens=3))
     assert len(found) == 2
 
 
@@ -357,17 +361,115 @@ def test_rows_that_would_change_the_embedding_of_their_neighbours_are_refused(ro
 def test_such_a_model_samples_within_its_limit_and_refuses_beyond_it(sampler, scorer):
     scorer._base().config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0}
     scorer._base().config.max_position_embeddings = 40
-    sampler.generate(PROMPTS[:1], 1, SamplingParams(max_new_tokens=4))
-    with pytest.raises(UserError, match="goes beyond the 40 positions"):
-        sampler.generate(PROMPTS, 1, SamplingParams(max_new_tokens=60))
+    answers_of(sampler, PROMPTS[:1], 1, SamplingParams(max_new_tokens=4))
+    found = collect(sampler, requests(PROMPTS, 2, SamplingParams(max_new_tokens=20)))
+    assert [[c is None for c in row] for row in found.completions] == [[False] * 2, [True] * 2, [True] * 2]
+    assert all("goes beyond the 40 positions" in p for p in found.problems)
+    alone = answers_of(sampler, PROMPTS[:1], 2, SamplingParams(max_new_tokens=20))
+    assert [c.token_ids for c in found.completions[0]] == [c.token_ids for c in alone[0]]
+    with pytest.raises(RunFailed, match="4 of 6 answers failed: prompt \\+ max_new_tokens"):
+        answers_of(sampler, PROMPTS, 2, SamplingParams(max_new_tokens=20))
 
 
 def test_an_empty_stop_string_is_refused(sampler):
     with pytest.raises(UserError, match="stop"):
-        sampler.generate(PROMPTS, 1, SamplingParams(max_new_tokens=4, stop=("",)))
+        answers_of(sampler, PROMPTS, 1, SamplingParams(max_new_tokens=4, stop=("",)))
 
 
 def test_what_was_sampled_leaves_no_inference_tensors_in_the_model(sampler, scorer):
-    sampler.generate(PROMPTS, 2, SamplingParams(max_new_tokens=4))
+    answers_of(sampler, PROMPTS, 2, SamplingParams(max_new_tokens=4))
     held = [v for m in scorer.modules() for v in vars(m).values() if isinstance(v, torch.Tensor)]
     assert not any(t.is_inference() for t in [*held, *scorer.parameters(), *scorer.buffers()])
+
+
+def test_samples_come_as_they_finish_and_leave_nothing_behind(sampler, scorer):
+    """The caller may compute in between, and may stop early: precision, mode and layers are then as before."""
+    sampler.amp, sampler.tokens_per_batch = True, 120
+    scorer.train()
+    wanted = requests(MANY, 1, [SamplingParams(max_new_tokens=n, seed=1) for n in (3, 9, 5, 7, 9, 1, 4)])
+    seen = []
+    for sample in sampler.run(wanted):
+        assert not torch.is_autocast_enabled("cpu")
+        assert not torch.is_inference_mode_enabled()
+        seen.append((sampler.last.steps, sample.request.id))
+        if len(seen) == 4:
+            break
+    assert seen[0][0] < seen[-1][0]
+    assert scorer.training
+    assert not any("forward" in vars(m) for m in scorer.modules())
+
+
+def test_a_completion_goes_on_from_given_tokens(sampler, scorer, encoder, model_logps):
+    """Greedy, the continuation of an answer's beginning is the rest of that answer; log-probs stand on new tokens only."""
+    params = SamplingParams(max_new_tokens=12, temperature=0)
+    whole = answers_of(sampler, PROMPTS[1:2], 1, params)[0][0]
+    prefix = whole.token_ids[:5]
+    rest = SamplingParams(max_new_tokens=7, temperature=0)
+    wanted = [Request("a", PROMPTS[1], 2, rest, prefix), Request("b", PROMPTS[1], 1, rest)]
+    (one, two), (fresh,) = collect(sampler, wanted).made
+    assert one.token_ids == two.token_ids == whole.token_ids
+    assert fresh.token_ids == whole.token_ids[:7]
+    assert one.text == whole.text
+    assert one.mask == (0,) * 5 + (1,) * (len(one.token_ids) - 5)
+    assert one.sampling_logps[:5] == (0.0,) * 5
+    assert one.sampling_logps[5:] == pytest.approx(whole.sampling_logps[5:], abs=1e-4)
+    drawn = Request("c", PROMPTS[1], 2, SamplingParams(max_new_tokens=8, seed=1), prefix)
+    (samples,) = collect(sampler, [drawn]).made
+    assert samples[0].token_ids != samples[1].token_ids  # each has numbers of its own
+    group = Group(PROMPTS[1], tuple(samples), (Feedback(None),) * 2)
+    batch = collate([encoder.encode(group)])
+    with torch.no_grad():
+        got = scorer(batch).logps_BT * batch.mask_BT
+    torch.testing.assert_close(got, batch.sampling_logps_BT, atol=1e-4, rtol=1e-4)
+
+
+def test_a_stop_string_in_the_prefix_does_not_end_what_follows(sampler, encoder):
+    """The steps of a search end with one; the next step goes on after it and is cut at its own."""
+    free = answers_of(sampler, PROMPTS[:1], 1, SamplingParams(max_new_tokens=30, seed=3))[0][0]
+    prefix = tuple(encoder.tokenizer(f"step{free.text[4]}")["input_ids"])
+    params = SamplingParams(max_new_tokens=9, seed=3, stop=(free.text[4],))
+    ((found,),) = collect(sampler, [Request("a", PROMPTS[0], 1, params, prefix)]).made
+    assert found.text.startswith(f"step{free.text[4]}")
+    assert len(found.token_ids) > len(prefix)
+
+
+def test_requests_of_unequal_size_share_a_batch(sampler):
+    wanted = [
+        Request(str(n), p, k, SamplingParams(max_new_tokens=6, seed=9))
+        for n, (p, k) in enumerate(zip(MANY, (3, 1, 2, 4, 1, 2, 3)))
+    ]
+    together = collect(sampler, wanted).made
+    sampler.tokens_per_batch = 150
+    assert [[c.token_ids for c in row] for row in collect(sampler, wanted).made] == [
+        [c.token_ids for c in row] for row in together
+    ]
+    assert [len(row) for row in together] == [3, 1, 2, 4, 1, 2, 3]
+    assert [c.token_ids for c in collect(sampler, wanted[3:4]).made[0]] == [c.token_ids for c in together[3]]
+
+
+def test_text_comes_in_pieces_that_make_the_whole(sampler):
+    class Listen(Nobody):
+        wants_text = True
+
+        def text(self, request, index, piece):
+            pieces.setdefault((request.id, index), []).append(piece)
+
+    pieces = {}
+    params = SamplingParams(max_new_tokens=25, seed=3, stop=("zq", "\n"))
+    found = answers_of(sampler, PROMPTS, 2, params, Listen())
+    assert {k: "".join(v) for k, v in pieces.items()} == {
+        (str(n), i): c.text for n, row in enumerate(found) for i, c in enumerate(row) if c.text
+    }
+    assert max(map(len, pieces.values())) > 3
+
+
+def test_one_prompt_that_the_template_refuses_ends_no_other(sampler, encoder):
+    encoder.tokenizer.chat_template = (
+        "{% if messages[0]['role'] != 'user' %}{{ raise_exception('user first') }}{% endif %}"
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    )
+    bad = Prompt(messages=({"role": "assistant", "content": "Hi"},))
+    found = collect(sampler, requests([PROMPTS[0], bad, PROMPTS[1]], 2, SamplingParams(max_new_tokens=3)))
+    assert [len(row) for row in found.made] == [2, 0, 2]
+    assert found.summary().startswith("2 of 6 answers failed: messages = ['assistant']")
+    assert found.usage.tokens == sum(len(c.token_ids) for row in found.made for c in row)

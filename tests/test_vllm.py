@@ -66,10 +66,13 @@ def parts(model):
 def gap(scorer, encoder, sampler, temperature=1.0) -> float:
     """Largest difference between vLLM's log-probs and the learner's."""
     from kilter.data.collate import collate
+    from kilter.sampling.collect import answers as answers_of
     from kilter.types import Feedback, Group, Prompt, SamplingParams
 
     prompts = [Prompt(messages=({"role": "user", "content": t},)) for t in ("Hi", "What is the time?")]
-    answers = sampler.generate(prompts, 3, SamplingParams(max_new_tokens=12, temperature=temperature, seed=3))
+    answers = answers_of(
+        sampler, prompts, 3, SamplingParams(max_new_tokens=12, temperature=temperature, seed=3)
+    )
     batch = collate(
         [encoder.encode(Group(p, tuple(a), (Feedback(0.0),) * 3)) for p, a in zip(prompts, answers)]
     )
@@ -85,14 +88,15 @@ def test_processed_log_probs_equal_the_learners(parts, temperature):
 
 
 def test_weights_are_pushed_and_the_prefix_cache_is_reset(parts):
+    from kilter.types import Weights
+
     scorer, _, sampler = parts
     with torch.no_grad():
         for p in scorer.parameters():
             p.mul_(1.2)
     assert gap(*parts) > 1e-2
-    version = sampler.version
-    sampler.sync()
-    assert sampler.version == version + 1
+    version = sampler.facts.version
+    assert sampler.sync(Weights(version + 1)) == sampler.facts.version == version + 1
     assert gap(*parts) < 1e-3
 
 
@@ -262,6 +266,7 @@ def test_a_server_takes_weights_and_its_death_is_named(model, tmp_path, serve):
     from kilter.models.load import load_causal, load_tokenizer, stop_ids
     from kilter.sampling.config import SamplerSpec
     from kilter.sampling.vllm import VllmSampler
+    from kilter.types import Weights
 
     served = tmp_path / "served"
     merge = [sys.executable, "-m", "kilter.cli", "merge", str(model), str(served), "--untie"]
@@ -281,7 +286,7 @@ def test_a_server_takes_weights_and_its_death_is_named(model, tmp_path, serve):
         for p in scorer.parameters():
             p.mul_(1.1)
     assert gap(scorer, encoder, sampler) > 1e-2
-    sampler.sync()
+    sampler.sync(Weights(1))
     assert gap(scorer, encoder, sampler, 0.7) < 1e-3
     sampler.close()
 

@@ -10,6 +10,8 @@ if TYPE_CHECKING:  # what needs a clock alone does not wait for rich
     from rich.console import Console
     from rich.progress import Progress as Bar
 
+    from kilter.types import Request
+
 EVERY = 5.0
 """Seconds between two lines off a terminal."""
 
@@ -130,6 +132,33 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Nobody:
+    """Listens to a sampler and does nothing; a base for those who do. See seams.Listener."""
+
+    wants_text = False
+
+    def finished(self, samples: int, tokens_per_second: float | None) -> None:
+        """See seams.Listener."""
+
+    def text(self, request: Request, index: int, piece: str) -> None:
+        """See seams.Listener."""
+
+
+NOBODY = Nobody()
+
+
+class OnDisplay(Nobody):
+    """Shows how far a sampler is. done: what was finished before this call. k: samples that count as one."""
+
+    def __init__(self, display: Progress, done: int = 0, k: int = 1) -> None:
+        self.display, self.done, self.k = display, done, k
+
+    def finished(self, samples: int, tokens_per_second: float | None) -> None:
+        """See seams.Listener."""
+        rate = "" if tokens_per_second is None else f"  {tokens_per_second:.0f} tok/s"
+        self.display.update(self.done + samples // self.k, f"answers{rate}")
 
 
 def clock(seconds: float | None) -> str:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from kilter.types import Answered, Completion, Encoded, Feedback, Group, Prompt, SamplingParams
+from kilter.progress import NOBODY
+from kilter.types import (
+    Answered,
+    Ask,
+    Choice,
+    Encoded,
+    Feedback,
+    Group,
+    Prompt,
+    Reply,
+    Request,
+    Sample,
+    SamplerFacts,
+    Weights,
+)
 
 if TYPE_CHECKING:  # tensors would bring torch to whoever needs a protocol alone
     from kilter.batch import Batch, Metrics, Needs, Objective
@@ -22,18 +36,61 @@ class FeedbackSource(Protocol):
         ...
 
 
-class Sampler(Protocol):
-    """local, vllm, openai-compatible, scripted. `exact`: its log-probs are the learner's own, up to rounding; `version` counts weight updates."""
+class Listener(Protocol):
+    """Who follows a sampler at work: a display, a chat. `wants_text`: whether `text` is called at all, for writing it costs time."""
 
-    exact: bool
-    version: int
+    wants_text: bool
 
-    def generate(self, prompts: Sequence[Prompt], k: int, params: SamplingParams) -> list[list[Completion]]:
-        """k completions for each prompt, in the order of the prompts."""
+    def finished(self, samples: int, tokens_per_second: float | None) -> None:
+        """`samples` of this call are finished; the rate covers the whole call so far."""
         ...
 
-    def sync(self) -> None:
-        """Takes the learner's current weights (nothing to do when they are shared)."""
+    def text(self, request: Request, index: int, piece: str) -> None:
+        """The next piece of a completion that is under way."""
+        ...
+
+
+class Sampler(Protocol):
+    """local, vllm, openai-compatible, scripted; a search is a Sampler over a Sampler."""
+
+    @property
+    def facts(self) -> SamplerFacts:
+        """What it can do and which weights it answers with."""
+        ...
+
+    def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
+        """Every sample of every request, as they finish. A failed one carries its `problem` and ends no other.
+
+        Until the iterator ends or is closed, the sampler's model is its own.
+        """
+        ...
+
+    def sync(self, weights: Weights) -> int:
+        """Takes the policy's weights; returns the version that it answers with from now on."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of processes, connections and files."""
+        ...
+
+
+class Chooser(Protocol):
+    """What a sampler with `facts.chooses` has besides."""
+
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice | None]:
+        """How probable each option is as the beginning of the answer to each prompt; None where that is unknown."""
+        ...
+
+
+class Chat(Protocol):
+    """A role that is talked to: judges, critics, revisers, persuaded users."""
+
+    def reply(self, asks: Sequence[Ask]) -> list[Reply]:
+        """One reply per ask, in order."""
+        ...
+
+    def choose(self, asks: Sequence[Ask], options: Sequence[str]) -> list[Choice | None]:
+        """How probable each option is as the beginning of the reply; None where that is unknown."""
         ...
 
 

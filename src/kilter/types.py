@@ -136,3 +136,105 @@ class Answered:
     def scored(self, source: str) -> bool:
         """Whether a source scored any of the answers."""
         return any(f.score is not None for f in self.feedback.get(source, ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`k` completions of one prompt.
+
+    id: distinct within a call. prefix_ids: tokens that every completion begins with, after the prompt: a search goes on
+    from them, and so do the rollouts that label the steps of a process reward model.
+    """
+
+    id: str
+    prompt: Prompt
+    k: int = 1
+    params: SamplingParams = SamplingParams()
+    prefix_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens read and tokens written."""
+
+    prompt_tokens: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.prompt_tokens + other.prompt_tokens, self.tokens + other.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Completion number `index` of a request, or None with the `problem` that kept it from being made.
+
+    A prefix is part of the completion: `token_ids` begin with it, `mask` and `sampling_logps` are 0 on it, `text` contains
+    it, and `entropy` leaves it out. token_texts: what an endpoint says of its tokens, each as (text, log-prob).
+    """
+
+    request: Request
+    index: int
+    completion: Completion | None
+    problem: str = ""
+    usage: Usage = Usage()
+    token_texts: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerFacts:
+    """What a sampler is.
+
+    exact: its log-probs are the learner's own, up to rounding. version: updates that its weights have seen; None for a
+    model that never changes. images: whether prompts may hold them. context: tokens of prompt plus completion; None is
+    unknown. continues: whether it takes prefix_ids. chooses: whether it has `choose`.
+    """
+
+    exact: bool = False
+    version: int | None = None
+    images: bool = False
+    context: int | None = None
+    continues: bool = False
+    chooses: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The policy after `version` updates. `model`: the Scorer that holds it; None is the one that the sampler was opened with."""
+
+    version: int
+    model: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One question to a role that is talked to."""
+
+    messages: tuple[Message, ...]
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to an Ask; text is empty where `problem` says why there is none."""
+
+    text: str
+    usage: Usage = Usage()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How probable each option was as the beginning of the answer.
+
+    probabilities: one per option, summing to 1. mass: what all options had together before that, 0 to 1; where it is
+    small, the model would rather have said something else.
+    """
+
+    options: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    mass: float
+
+    @property
+    def best(self) -> str:
+        """The most probable option, the first among equals."""
+        return self.options[self.probabilities.index(max(self.probabilities))]

@@ -46,8 +46,9 @@ def sample(
     from kilter.api import make_data_spec
     from kilter.data import store
     from kilter.data.dataset import load
-    from kilter.progress import SILENT, Display, Progress
+    from kilter.progress import SILENT, Display, OnDisplay, Progress
     from kilter.sampling.choose import check_params
+    from kilter.sampling.collect import collect, requests
     from kilter.types import Feedback, Group, Prompt, SamplingParams
 
     if (prompt is None) == (data is None):
@@ -80,12 +81,10 @@ def sample(
     sampler = _sampler(model)
     display: Progress = Display(err, "sampling", len(prompts) * k) if prompt is None else SILENT
     with contextlib.closing(display):
-        answers = sampler.generate(
-            prompts,
-            k,
-            params,
-            lambda n: display.update(n, f"answers  {sampler.last.tokens_per_second:.0f} tok/s"),
-        )
+        found = collect(sampler, requests(prompts, k, params), OnDisplay(display))
+    answers = found.made
+    if found.problems:
+        err.print(f"[yellow]{found.summary()}[/]", highlight=False)
     if negatives:
         groups = [
             Group(
@@ -96,7 +95,9 @@ def sample(
             for g, a in zip(known, answers, strict=True)
         ]
     else:
-        groups = [Group(p, tuple(a), (Feedback(None),) * k) for p, a in zip(prompts, answers, strict=True)]
+        groups = [
+            Group(p, tuple(a), (Feedback(None),) * len(a)) for p, a in zip(prompts, answers, strict=True) if a
+        ]
     if out_ is not None:
         store.append(out_, groups)
         err.print(f"{len(groups)} groups appended to {out_}", highlight=False)
@@ -129,6 +130,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(help="tokens per answer")] = 256,
 ) -> None:
     """Talk to a model. An empty line or Ctrl-D ends; /new starts over."""
+    from kilter.sampling.collect import answers
     from kilter.types import Message, Prompt, SamplingParams
 
     sampler = _sampler(model)
@@ -147,9 +149,8 @@ def chat(
             history = list(opening)
             continue
         history.append(Message(role="user", content=text))
-        answer = sampler.generate(
-            [Prompt(messages=tuple(history))], 1, SamplingParams(max_new_tokens, temperature, seed=seed)
-        )[0][0].text
+        params = SamplingParams(max_new_tokens, temperature, seed=seed)
+        answer = answers(sampler, [Prompt(messages=tuple(history))], 1, params)[0][0].text
         history.append(Message(role="assistant", content=answer))
         out.print(answer, style="cyan", markup=False, highlight=False)
         seed += 1

@@ -13,8 +13,9 @@ from rich.console import Console
 from kilter.data import store
 from kilter.data.dataset import prompt_key
 from kilter.evaluation.config import EvaluateSpec
-from kilter.progress import Display
+from kilter.progress import Display, OnDisplay
 from kilter.roles.open import Ready
+from kilter.sampling.collect import answers as complete
 from kilter.sampling.local import LocalSampler
 from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
 
@@ -58,11 +59,8 @@ class Answering:
             sampler = LocalSampler(self.model.scorer, self.model.encoder, amp=self.model.amp)
             for first in range(0, len(todo), CHUNK):
                 part = todo[first : first + CHUNK]
-
-                def report(done: int, first: int = first) -> None:
-                    display.update(first + done // k, f"answers  {sampler.last.tokens_per_second:.0f} tok/s")
-
-                made = [tuple(answers) for answers in sampler.generate(part, k, self.params, report)]
+                report = OnDisplay(display, first, k)
+                made = [tuple(answers) for answers in complete(sampler, part, k, self.params, report)]
                 store.append(path, [_line(p, answers) for p, answers in zip(part, made, strict=True)])
                 known |= {prompt_key(p): answers for p, answers in zip(part, made, strict=True)}
         return [known[prompt_key(p)] for p in prompts]

@@ -8,6 +8,7 @@ importance sampling) by the objectives.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -16,8 +17,8 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -29,20 +30,26 @@ from kilter.data.encode import Encoder
 from kilter.errors import RunFailed, UserError
 from kilter.models.forward import Scorer
 from kilter.models.load import quiet_transformers
-from kilter.sampling.choose import check_params, occurrences, request_seed
+from kilter.progress import NOBODY
+from kilter.sampling.choose import check_params, request_seed
 from kilter.sampling.config import SamplerSpec
-from kilter.types import Completion, Prompt, SamplingParams
+from kilter.sampling.rollout import Item, as_items
+from kilter.sampling.text import answer_text, first_cut
+from kilter.seams import Listener
+from kilter.types import Completion, Request, Sample, SamplerFacts, Usage, Weights
 
 Answer = tuple[list[int], list[float], Literal["stop", "length"]]
 
 
 class Client(Protocol):
-    """An engine, wherever it runs."""
+    """An engine, wherever it runs. context: tokens of prompt and answer that it holds, None where it does not say."""
+
+    context: int | None
 
     def generate(
-        self, prompts: Sequence[tuple[int, ...]], k: int, params: SamplingParams, stop_ids: Sequence[int]
-    ) -> list[list[Answer]]:
-        """k answers per prompt: token ids, their log-probs, why they ended."""
+        self, items: Sequence[Item], stop_ids: Sequence[int]
+    ) -> Iterator[tuple[Item, list[Answer] | str]]:
+        """The answers of each item as they finish (token ids, their log-probs, why they ended), or what is wrong with it."""
         ...
 
     def reload(self, folder: Path, timeout: float) -> None:
@@ -53,8 +60,6 @@ class Client(Protocol):
 class VllmSampler:
     """Sampler over a vLLM engine that follows `scorer`'s weights. Raises RunFailed, with the cause, when the engine dies or stalls."""
 
-    exact = False
-
     def __init__(self, scorer: Scorer, encoder: Encoder, spec: SamplerSpec, dtype: str) -> None:
         self.scorer, self.encoder, self.spec, self.version = scorer, encoder, spec, 0
         memory = Path("/dev/shm")
@@ -63,10 +68,14 @@ class VllmSampler:
                 prefix="kilter-vllm-", dir=memory if memory.is_dir() and os.access(memory, os.W_OK) else None
             )
         )
+        self._cleanup = contextlib.ExitStack()
+        self._cleanup.callback(shutil.rmtree, self._folder, ignore_errors=True)
         self._dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float32
         self.client: Client
         try:
             server = None if spec.url is None else Server(spec.url, spec.timeout, tied(scorer.model))
+            if server is not None:
+                self._cleanup.callback(server.close)
             self._own_head = not torch.cuda.is_available() if server is None else server.on_cpu
             self._write()
             encoder.tokenizer.save_pretrained(str(self._folder))
@@ -79,45 +88,68 @@ class VllmSampler:
             self.close()
             raise
 
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        k: int,
-        params: SamplingParams | Sequence[SamplingParams],
-        progress: Callable[[int], None] | None = None,
-    ) -> list[list[Completion]]:
-        """k completions per prompt, in order; one SamplingParams for all."""
-        if not isinstance(params, SamplingParams):
-            if len(set(params)) > 1:
-                return [self.generate([p], k, own)[0] for p, own in zip(prompts, params, strict=True)]
-            params = params[0]
-        check_params(params)
-        if not prompts:
-            return []
-        stop_ids = sorted(self.encoder.stop_ids)
-        found = self.client.generate([self.encoder.prompt(p) for p in prompts], k, params, stop_ids)
-        if progress is not None:
-            progress(len(prompts) * k)
-        return [[self._completion(answer, params) for answer in answers] for answers in found]
+    @property
+    def facts(self) -> SamplerFacts:
+        """A copy of the learner's weights in an engine with its own arithmetic."""
+        return SamplerFacts(version=self.version, context=self.client.context, continues=True)
 
-    def _completion(self, answer: Answer, params: SamplingParams) -> Completion:
+    def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
+        """See seams.Sampler. Text comes whole, not in pieces."""
+        for params in {r.params for r in requests}:
+            check_params(params)
+        begin, tokens, done = time.perf_counter(), 0, 0
+        ready: list[Request] = []
+        ids: list[tuple[int, ...]] = []
+        for request in requests:
+            problem, own = self._ids(request)
+            if problem:
+                yield from (Sample(request, i, None, problem) for i in range(request.k))
+            else:
+                ready.append(request)
+                ids.append(own)
+        for item, found in self.client.generate(as_items(ready, ids), sorted(self.encoder.stop_ids)):
+            if isinstance(found, str):
+                samples = [Sample(item.request, i, None, found) for i in range(item.request.k)]
+            else:
+                samples = [self._sample(item, i, answer) for i, answer in enumerate(found)]
+            done, tokens = done + len(samples), tokens + sum(s.usage.tokens for s in samples)
+            listener.finished(done, tokens / max(time.perf_counter() - begin, 1e-9))
+            yield from samples
+
+    def _ids(self, request: Request) -> tuple[str, tuple[int, ...]]:
+        """(what is wrong with the prompt, prompt and prefix as tokens)."""
+        try:
+            ids = self.encoder.prompt(request.prompt) + request.prefix_ids
+        except UserError as error:
+            return f"{error.field} = {error.value}: {error.problem}", ()
+        context = self.client.context
+        if context is not None and len(ids) >= context:
+            return f"the prompt has {len(ids)} tokens, and vLLM holds {context} with the answer", ()
+        return "", ids
+
+    def _sample(self, item: Item, index: int, answer: Answer) -> Sample:
         tokens, logps, reason = answer
-        text = self.encoder.tokenizer.decode([t for t in tokens if t not in self.encoder.stop_ids])
-        cuts = [at for s in params.stop if (at := text.find(s)) >= 0]
-        return Completion(
-            text=(text[: min(cuts)] if cuts else text).strip(),
-            token_ids=tuple(tokens),
-            mask=(1,) * len(tokens),
-            sampling_logps=tuple(logps),
+        request, prefix = item.request, item.request.prefix_ids
+        whole = answer_text(self.encoder, prefix, tokens)
+        new = answer_text(self.encoder, (), tokens)
+        text = whole[: len(whole) - (len(new) - len(first_cut(new, request.params.stop)))]
+        completion = Completion(
+            text=text.strip(),
+            token_ids=(*prefix, *tokens),
+            mask=(0,) * len(prefix) + (1,) * len(tokens),
+            sampling_logps=(0.0,) * len(prefix) + tuple(logps),
             finish_reason=reason,
             policy_version=self.version,
         )
+        return Sample(request, index, completion, usage=Usage(len(item.ids), len(tokens)))
 
-    def sync(self) -> None:
+    def sync(self, weights: Weights) -> int:
         """Pushes the policy's present weights."""
+        self.scorer = weights.model or self.scorer
         self._write()
         self.client.reload(self._folder, self.spec.timeout)
-        self.version += 1
+        self.version = weights.version
+        return self.version
 
     def _write(self) -> None:
         try:
@@ -133,10 +165,7 @@ class VllmSampler:
 
     def close(self) -> None:
         """Removes the weights from shared memory and hangs up."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        client = getattr(self, "client", None)
-        if isinstance(client, Server):
-            client.http.close()
+        self._cleanup.close()
 
     def __del__(self) -> None:
         if shutil is not None:  # the interpreter may be on its way out
@@ -225,6 +254,7 @@ class InProcess:
                 f"vLLM did not start ({_last_line(error)})\n  fix: free memory, or use sampler: {{name: local}}"
             ) from error
         self._engine = set(multiprocessing.active_children()) - before
+        self.context: int | None = self.llm.llm_engine.model_config.max_model_len
 
     def _guarded(self, call: Callable[[], Any], limit: float | None, what: str) -> Any:
         """Runs `call` aside and watches the engine's processes meanwhile: vLLM's own wait for a killed engine has no end."""
@@ -257,42 +287,37 @@ class InProcess:
             return value
 
     def generate(
-        self, prompts: Sequence[tuple[int, ...]], k: int, params: SamplingParams, stop_ids: Sequence[int]
-    ) -> list[list[Answer]]:
-        """See Client."""
+        self, items: Sequence[Item], stop_ids: Sequence[int]
+    ) -> Iterator[tuple[Item, list[Answer] | str]]:
+        """See Client. vLLM's offline engine hands everything over at the end."""
         from vllm import SamplingParams as Params
 
+        if not items:
+            return
         own = [
             Params(
-                n=k,
+                n=item.request.k,
                 temperature=params.temperature,
                 top_p=params.top_p,
                 top_k=params.top_k or -1,
                 max_tokens=params.max_new_tokens,
                 stop=list(params.stop) or None,
                 stop_token_ids=list(stop_ids),
-                seed=seed,
+                seed=_seed(item),
                 logprobs=0,
                 include_stop_str_in_output=True,
             )
-            for seed in _seeds(prompts, k, params)
+            for item in items
+            for params in [item.request.params]
         ]
+        prompts = [{"prompt_token_ids": list(item.ids)} for item in items]
         outputs = self._guarded(
-            lambda: self.llm.generate([{"prompt_token_ids": list(p)} for p in prompts], own, use_tqdm=False),
-            self.timeout * len(prompts),
+            lambda: self.llm.generate(prompts, own, use_tqdm=False),
+            self.timeout * len(items),
             "sampling",
         )
-        return [
-            [
-                (
-                    list(o.token_ids),
-                    [step[t].logprob for step, t in zip(o.logprobs, o.token_ids, strict=True)],
-                    "length" if o.finish_reason == "length" else "stop",
-                )
-                for o in r.outputs
-            ]
-            for r in outputs
-        ]
+        for item, output in zip(items, outputs, strict=True):
+            yield item, [_answer(o) for o in output.outputs]
 
     def reload(self, folder: Path, timeout: float) -> None:
         """See Client."""
@@ -322,6 +347,7 @@ class Server:
 
         self.url, self.timeout = url.rstrip("/").removesuffix("/v1"), timeout
         self.http = httpx.Client(timeout=timeout)
+        self.context: int | None = None
         try:
             self.model = self._served(url)
             self.on_cpu = self._inspect(shared_head)
@@ -336,7 +362,9 @@ class Server:
         try:
             found = self.http.get(f"{self.url}/v1/models")
             found.raise_for_status()
-            return str(found.json()["data"][0]["id"])
+            card = found.json()["data"][0]
+            self.context = card.get("max_model_len")
+            return str(card["id"])
         except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
             raise UserError(
                 "sampler.url",
@@ -392,12 +420,25 @@ class Server:
         return on_cpu
 
     def generate(
-        self, prompts: Sequence[tuple[int, ...]], k: int, params: SamplingParams, stop_ids: Sequence[int]
-    ) -> list[list[Answer]]:
-        """See Client."""
-        body: dict[str, Any] = {
+        self, items: Sequence[Item], stop_ids: Sequence[int]
+    ) -> Iterator[tuple[Item, list[Answer] | str]]:
+        """See Client. One HTTP request per item, for a request has one seed; the server batches them."""
+        with ThreadPoolExecutor(min(64, max(1, len(items)))) as pool:
+            asked = {pool.submit(self._ask, item, stop_ids): item for item in items}
+            try:
+                for future in as_completed(asked):
+                    yield asked[future], future.result()
+            finally:  # after a failure, or when nobody wants the rest
+                pool.shutdown(cancel_futures=True)
+
+    def _ask(self, item: Item, stop_ids: Sequence[int]) -> list[Answer] | str:
+        """The answers to one item, or why the server refuses it."""
+        params = item.request.params
+        body = {
             "model": self.model,
-            "n": k,
+            "prompt": list(item.ids),
+            "seed": _seed(item),
+            "n": item.request.k,
             "temperature": params.temperature,
             "top_p": params.top_p,
             "top_k": params.top_k or -1,
@@ -408,24 +449,18 @@ class Server:
             "return_token_ids": True,
             "include_stop_str_in_output": True,
         }
+        try:
+            reply = self._post("/v1/completions", body)
+        except _RefusedItem as refusal:
+            return str(refusal)
+        return [
+            (c["token_ids"], c["logprobs"]["token_logprobs"], _reason(c["finish_reason"]))
+            for c in sorted(reply["choices"], key=lambda c: c["index"])
+        ]
 
-        def ask(prompt: tuple[int, ...], seed: int) -> list[Answer]:
-            choices = sorted(
-                self._post("/v1/completions", body | {"prompt": list(prompt), "seed": seed})["choices"],
-                key=lambda c: c["index"],
-            )
-            return [
-                (
-                    c["token_ids"],
-                    c["logprobs"]["token_logprobs"],
-                    "length" if c["finish_reason"] == "length" else "stop",
-                )
-                for c in choices
-            ]
-
-        # One request per prompt, for a request has one seed; the server batches them.
-        with ThreadPoolExecutor(min(64, max(1, len(prompts)))) as pool:
-            return list(pool.map(ask, prompts, _seeds(prompts, k, params)))
+    def close(self) -> None:
+        """Hangs up."""
+        self.http.close()
 
     def reload(self, folder: Path, timeout: float) -> None:
         """See Client."""
@@ -447,17 +482,34 @@ class Server:
             detail = (
                 error.response.text[:200] if isinstance(error, httpx.HTTPStatusError) else _last_line(error)
             )
-            raise RunFailed(
+            refused = isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (
+                400,
+                413,
+                422,
+            )
+            raise (_RefusedItem if refused else RunFailed)(
                 f"the vLLM server at {self.url} failed at {path} after {time.monotonic() - begin:.0f} s ({detail})\n"
                 "  fix: check the server, then run the same command again to resume"
             ) from error
 
 
-def _seeds(prompts: Sequence[tuple[int, ...]], k: int, params: SamplingParams) -> list[int]:
-    """A seed per prompt, of the 31 bits that vLLM takes."""
-    return [
-        request_seed(params, p, k * n) % (1 << 31) for p, n in zip(prompts, occurrences(prompts), strict=True)
-    ]
+class _RefusedItem(RunFailed):
+    """The server understood one request and will not answer it (too long, malformed); it goes on with the others."""
+
+
+def _seed(item: Item) -> int:
+    """Of the 31 bits that vLLM takes."""
+    return request_seed(item.request.params, item.ids, item.first) % (1 << 31)
+
+
+def _reason(reason: str | None) -> Literal["stop", "length"]:
+    return "length" if reason == "length" else "stop"
+
+
+def _answer(output: Any) -> Answer:
+    """One completion of the offline engine."""
+    logps = [step[t].logprob for step, t in zip(output.logprobs, output.token_ids, strict=True)]
+    return list(output.token_ids), logps, _reason(output.finish_reason)
 
 
 def _last_line(error: BaseException) -> str:

@@ -153,7 +153,7 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     frozen = scorers.frozen_reference(job, policy, encoder) if wanted else None
     source = make_source(job, policy, encoder, frozen)
     origin: Origin = "own" if needs.opponent is None else "mixed"
-    if not source.answers.samplers[0].exact:
+    if not source.answers.samplers[0].facts.exact:
         origin = "engine"
     steps = source.total_steps * job.optimizer_steps
     temperature = spec.sampler.temperature

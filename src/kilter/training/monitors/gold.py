@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from kilter.artifacts import append_lines, cut_lines, read_lines
 from kilter.errors import UserError
+from kilter.sampling.collect import collect, requests
 from kilter.seams import FeedbackSource, Sampler
 from kilter.statistics import Estimate, paired_difference
 from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
@@ -71,24 +72,36 @@ class GoldEvaluator:
 
     def __call__(self, first: Sequence[str] = ()) -> Evidence:
         """`first`: the first evaluation's answers (none: these are), which a source that compares sees beside the present ones."""
-        found = [a[0] for a in self.sampler.generate(self.prompts, 1, self.params)]
-        first = first or [c.text for c in found]
+        collected = collect(self.sampler, requests(self.prompts, 1, self.params))
+        made = [row[0] for row in collected.completions]
+        texts = ["" if c is None else c.text for c in made]
+        # A prompt without an answer stays in its place, unscored, so that later evaluations pair with it.
+        places = [n for n, c in enumerate(made) if c is not None]
+        answers = [c for c in made if c is not None]
+        first = first or texts
         values: dict[str, list[float | None]] = {}
         problems = {}
         for name, source in (("gold", self.gold), ("proxy", self.proxy)):
-            judged = self._judge(source, found, first)
-            values[name] = [f.score for f in judged]
-            problems[name] = next((f.rationale or "no reason given" for f in judged if f.score is None), "")
-        values["length"] = [float(len(c.token_ids or ())) for c in found]
-        return Evidence(values, [c.text for c in found], problems)
+            judged = self._judge(source, places, answers, first)
+            scores = {n: f.score for n, f in zip(places, judged, strict=True)}
+            values[name] = [scores.get(n) for n in range(len(made))]
+            reasons = (f.rationale or "no reason given" for f in judged if f.score is None)
+            problems[name] = next(reasons, collected.summary())
+        values["length"] = [None if c is None else float(len(c.token_ids or ())) for c in made]
+        return Evidence(values, texts, problems)
 
     def _judge(
-        self, source: FeedbackSource, answers: Sequence[Completion], first: Sequence[str]
+        self,
+        source: FeedbackSource,
+        places: Sequence[int],
+        answers: Sequence[Completion],
+        first: Sequence[str],
     ) -> list[Feedback]:
+        """Feedback on the answers to the prompts at these places."""
         beside = [(Completion(text),) if getattr(source, "compares", False) else () for text in first]
         groups = [
-            Group(p, (a, *b), (Feedback(None),) * (1 + len(b)))
-            for p, a, b in zip(self.prompts, answers, beside, strict=True)
+            Group(self.prompts[n], (a, *beside[n]), (Feedback(None),) * (1 + len(beside[n])))
+            for n, a in zip(places, answers, strict=True)
         ]
         return [f[0] for f in source(groups)]
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from kilter.sampling.collect import collect, requests
 from kilter.seams import FeedbackSource, Sampler
 from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
 
@@ -13,13 +14,21 @@ OPPONENT_SEED = 13
 """Added to the seed of an opponent, so that it does not draw what the policy draws."""
 
 
+@dataclass(frozen=True)
+class Sampled:
+    """Unscored groups, and one line per completion that could not be made: it has no place in its group."""
+
+    groups: list[Group]
+    problems: list[str]
+
+
 class Answers(Protocol):
     """Turns prompts into unscored groups. `opposed`: the second answer of a group is not the policy's."""
 
     opposed: bool
 
-    def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Group]:
-        """One group per prompt, in order."""
+    def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> Sampled:
+        """One group per prompt that got an answer, in order."""
         ...
 
     def usable(self, group: Group) -> bool:
@@ -40,9 +49,10 @@ class PolicyAnswers:
     samples: int
     opposed: bool = False
 
-    def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Group]:
+    def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> Sampled:
         """`samples` answers each."""
-        return unscored(prompts, self.sampler.generate(prompts, self.samples, params))
+        found = collect(self.sampler, requests(prompts, self.samples, params))
+        return Sampled(unscored(prompts, found.made), found.problems)
 
     def usable(self, group: Group) -> bool:
         """Always: the answers are compared with each other, if at all."""
@@ -62,11 +72,13 @@ class OpposedAnswers:
     opponent: Sampler
     opposed: bool = True
 
-    def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Group]:
-        """The policy's answer first."""
-        mine = self.sampler.generate(prompts, 1, params)
-        theirs = self.opponent.generate(prompts, 1, replace(params, seed=params.seed + OPPONENT_SEED))
-        return unscored(prompts, [[a[0], b[0]] for a, b in zip(mine, theirs, strict=True)])
+    def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> Sampled:
+        """The policy's answer first. A pair needs both."""
+        mine = collect(self.sampler, requests(prompts, 1, params))
+        other = replace(params, seed=params.seed + OPPONENT_SEED)
+        theirs = collect(self.opponent, requests(prompts, 1, other))
+        pairs = [[*a, *b] if a and b else [] for a, b in zip(mine.made, theirs.made, strict=True)]
+        return Sampled(unscored(prompts, pairs), [*mine.problems, *theirs.problems])
 
     def usable(self, group: Group) -> bool:
         """A pair needs both scores."""
@@ -87,20 +99,17 @@ class GreedyBaseline:
     feedback: FeedbackSource
     opposed: bool = False
 
-    def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Group]:
-        """The greedy answer is scored at once and does not train."""
-        groups = unscored(prompts, self.sampler.generate(prompts, self.samples, params))
-        greedy = self.sampler.generate(prompts, 1, replace(params, temperature=0.0))
-        scores = self.feedback(unscored(prompts, [a[:1] for a in greedy]))
-        return [
-            replace(
-                g,
-                prompt=replace(
-                    g.prompt, metadata={**g.prompt.metadata, "greedy_score": f[0].score, "greedy": a[0].text}
-                ),
-            )
-            for g, f, a in zip(groups, scores, greedy, strict=True)
-        ]
+    def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> Sampled:
+        """The greedy answer is scored at once and does not train. A prompt without one has no baseline."""
+        found = collect(self.sampler, requests(prompts, self.samples, params))
+        greedy = collect(self.sampler, requests(prompts, 1, replace(params, temperature=0.0)))
+        scores = iter(self.feedback(unscored(prompts, greedy.made)))
+        groups = []
+        for prompt, answers, best in zip(prompts, found.made, greedy.made, strict=True):
+            fact = {"greedy_score": next(scores)[0].score, "greedy": best[0].text} if best else {}
+            based = replace(prompt, metadata={**prompt.metadata, **fact})
+            groups += unscored([based], [answers])
+        return Sampled(groups, [*found.problems, *greedy.problems])
 
     def usable(self, group: Group) -> bool:
         """Without a score of the greedy answer there is no baseline."""
@@ -113,8 +122,10 @@ class GreedyBaseline:
 
 
 def unscored(prompts: Sequence[Prompt], answers: Sequence[Sequence[Completion]]) -> list[Group]:
-    """Prompts with their completions, no feedback yet."""
-    return [Group(p, tuple(a), (Feedback(None),) * len(a)) for p, a in zip(prompts, answers, strict=True)]
+    """Prompts with their completions, no feedback yet; those without any are left out."""
+    return [
+        Group(p, tuple(a), (Feedback(None),) * len(a)) for p, a in zip(prompts, answers, strict=True) if a
+    ]
 
 
 def own(groups: Sequence[Group], opposed: bool) -> list[Group]:

@@ -21,7 +21,7 @@ from kilter.training.sources.answers import Answers, own
 from kilter.training.sources.measure import rollout_metrics
 from kilter.training.sources.prompts import PromptOrder
 from kilter.training.sources.select import selected
-from kilter.types import Encoded, Feedback, Group, SamplingParams
+from kilter.types import Encoded, Feedback, Group, SamplingParams, Weights
 
 EMPTY_STEPS = 3
 """Steps in a row without a single usable group after which the run fails with the cause."""
@@ -71,6 +71,8 @@ class RolloutSource:
     position: int = 0
     last: list[Group] = field(default_factory=list)
     """Everything that this process sampled for the last step."""
+    problems: list[str] = field(default_factory=list)
+    """One line per completion of the last step that could not be sampled."""
     _trained: bool = False
 
     @property
@@ -110,8 +112,9 @@ class RolloutSource:
         return None
 
     def cause(self) -> str | None:
-        """Why an answer of the last step has no score, None where all have one."""
-        return next((f.rationale for g in self.last for f in g.feedback if f.score is None), None)
+        """Why an answer of the last step has no score or was not made, None where all have one."""
+        reasons = (f.rationale for g in self.last for f in g.feedback if f.score is None)
+        return next(reasons, self.problems[0] if self.problems else None)
 
     def _everywhere(self, count: int) -> int:
         """Sum over all processes."""
@@ -119,7 +122,7 @@ class RolloutSource:
 
     def _placeholder(self) -> list[Encoded]:
         """A group without a preference among its answers: its gradient is zero."""
-        if self.needs.shape != "rollouts":
+        if self.needs.shape != "rollouts" or not self.last:
             raise RunFailed(
                 "one process has no scored answer to learn from while others do\n"
                 "  fix: raise batch_size or sampler.samples"
@@ -141,6 +144,7 @@ class RolloutSource:
     def _rounds(self) -> tuple[list[Group], Metrics]:
         kept: list[Group] = []
         everything: list[Group] = []
+        self.problems = []
         begin, feedback_seconds, rounds = time.perf_counter(), 0.0, 0
         share = -(-self.batch_size // self.world)
 
@@ -148,8 +152,9 @@ class RolloutSource:
         while rounds == 0 or (rounds <= self._refills() and self._everywhere(int(len(kept) < share)) > 0):
             prompts = self.prompts.take(self.batch_size)[self.rank :: self.world]
             sampled = self.answers.sample(prompts, self._params(rounds))
+            self.problems += sampled.problems
             clock = time.perf_counter()
-            scored = self._score(sampled)
+            scored = self._score(sampled.groups)
             feedback_seconds += time.perf_counter() - clock
             everything += scored
             kept += [g for g in map(self._usable, scored) if g is not None]
@@ -160,12 +165,20 @@ class RolloutSource:
         tokens = sum(len(c.token_ids or ()) for g in everything for c in g.completions)
         self.last = everything
         store.append(self.path, map(self._stamped, everything))
-        return kept[:share], self._measured() | {
+        return kept[:share], self._measured() | self._failures() | {
             "sampling/tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
             "sampling/seconds": round(seconds, 3),
             "feedback/seconds": round(feedback_seconds, 3),
             "sampling/rounds": float(rounds),
         }
+
+    def _failures(self) -> Metrics:
+        """Completions that could not be sampled: counted and named, never scored. Silent where there are none."""
+        if not self.problems:
+            return {}
+        detail = f"{len(self.problems)} completions: {self.problems[0]}"
+        self.tell(self.position + 1, "failed completions", detail)
+        return {"sampling/failed": float(len(self.problems))}
 
     def _refills(self) -> int:
         """Only a rule that drops groups for their scores samples again."""
@@ -214,8 +227,11 @@ class RolloutSource:
 
     def after_update(self) -> None:
         """The samplers take the new weights."""
+        self._sync(Weights((self.answers.samplers[0].facts.version or 0) + 1))
+
+    def _sync(self, weights: Weights) -> None:
         for sampler in self.answers.samplers:
-            sampler.sync()
+            sampler.sync(weights)
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs besides the weights."""
@@ -223,7 +239,7 @@ class RolloutSource:
             "position": self.position,
             "cursor": self.prompts.taken,
             "feedback": self.feedback.state(),
-            "version": self.answers.samplers[0].version,
+            "version": self.answers.samplers[0].facts.version,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -231,12 +247,13 @@ class RolloutSource:
         self.position, self.prompts.taken = state["position"], state["cursor"]
         self._trained = self.position > 0
         self.feedback.restore(state["feedback"])
-        for sampler in self.answers.samplers:
-            sampler.sync()  # an engine of its own was started with the weights that training began from
-            sampler.version = state["version"]
+        # An engine of its own was started with the weights that training began from.
+        self._sync(Weights(state["version"]))
 
     def close(self) -> None:
-        """Samplers end with the process."""
+        """The samplers let go of what they hold."""
+        for sampler in self.answers.samplers:
+            sampler.close()
 
 
 def shown(groups: Sequence[Group]) -> str:

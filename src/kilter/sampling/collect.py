@@ -1,0 +1,89 @@
+"""From a sampler's stream to lists in order: every completion where it belongs, every problem by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from kilter.errors import RunFailed
+from kilter.progress import NOBODY
+from kilter.seams import Listener, Sampler
+from kilter.types import Completion, Prompt, Request, Sample, SamplingParams, Usage
+
+NO_ANSWER = "the sampler ended without an answer"
+
+
+@dataclass
+class Collected:
+    """What became of some requests. samples[n][i]: sample i of request n, None where none came."""
+
+    requests: Sequence[Request]
+    samples: list[list[Sample | None]]
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def completions(self) -> list[list[Completion | None]]:
+        """[request][sample], None where it failed."""
+        return [[None if s is None else s.completion for s in row] for row in self.samples]
+
+    @property
+    def made(self) -> list[list[Completion]]:
+        """[request], those that did not fail."""
+        return [[c for c in row if c is not None] for row in self.completions]
+
+    @property
+    def problems(self) -> list[str]:
+        """One line per sample that failed."""
+        return [p for row in self.problems_by_request() for p in row if p]
+
+    def problems_by_request(self) -> list[list[str]]:
+        """[request][sample], empty where there is none."""
+        return [[_problem(s) for s in row] for row in self.samples]
+
+    def summary(self) -> str:
+        """How many failed and why, for a person; empty where none did."""
+        total = sum(len(row) for row in self.samples)
+        return f"{len(self.problems)} of {total} answers failed: {self.problems[0]}" if self.problems else ""
+
+
+def requests(
+    prompts: Sequence[Prompt], k: int, params: SamplingParams | Sequence[SamplingParams]
+) -> list[Request]:
+    """One request per prompt, numbered; `params` for all, or one per prompt."""
+    own = [params] * len(prompts) if isinstance(params, SamplingParams) else params
+    return [Request(str(n), p, k, o) for n, (p, o) in enumerate(zip(prompts, own, strict=True))]
+
+
+def collect(sampler: Sampler, wanted: Sequence[Request], listener: Listener = NOBODY) -> Collected:
+    """Runs the requests to their end. Ids must be distinct."""
+    rows: dict[str, list[Sample | None]] = {r.id: [None] * r.k for r in wanted}
+    assert len(rows) == len(wanted), "two requests share an id"
+    found = Collected(wanted, [rows[r.id] for r in wanted])
+    for sample in sampler.run(wanted, listener):
+        rows[sample.request.id][sample.index] = sample
+        found.usage += sample.usage
+    return found
+
+
+def answers(
+    sampler: Sampler,
+    prompts: Sequence[Prompt],
+    k: int,
+    params: SamplingParams | Sequence[SamplingParams],
+    listener: Listener = NOBODY,
+) -> list[list[Completion]]:
+    """k completions of each prompt, for those who cannot do without any.
+
+    Raises:
+        RunFailed: a completion could not be made; names the first problem.
+    """
+    found = collect(sampler, requests(prompts, k, params), listener)
+    if found.problems:
+        raise RunFailed(f"{found.summary()}\n  fix: mend or leave out this prompt")
+    return found.made
+
+
+def _problem(sample: Sample | None) -> str:
+    if sample is None:
+        return NO_ANSWER
+    return sample.problem or NO_ANSWER if sample.completion is None else ""

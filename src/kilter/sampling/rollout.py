@@ -1,0 +1,201 @@
+"""Continuous batching: rows that finish leave, waiting ones take their place, until every request has its samples."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kilter.sampling.choose import choose, request_seed
+from kilter.sampling.engine import Engine
+from kilter.types import Request, SamplingParams
+
+
+@dataclass(frozen=True)
+class Item:
+    """One request as tokens: `ids` are the prompt's and then the prefix's. first: samples of the same ids before its own."""
+
+    request: Request
+    ids: tuple[int, ...]
+    first: int = 0
+
+
+def as_items(requests: Sequence[Request], ids: Sequence[tuple[int, ...]]) -> list[Item]:
+    """Requests with their tokens. Ids that stand there twice go on counting their samples, so that no two are alike."""
+    before: Counter[tuple[int, ...]] = Counter()
+    items = []
+    for request, own in zip(requests, ids, strict=True):
+        items.append(Item(request, own, before[own]))
+        before[own] += request.k
+    return items
+
+
+@dataclass
+class Row:
+    """One sample in flight. `draws`: its uniform numbers, one per new token."""
+
+    item: Item
+    sample: int
+    draws: Tensor
+    tokens: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+    entropy: float = 0.0
+    text: str | None = None
+    finish: Literal["stop", "length"] | None = None
+
+    @property
+    def params(self) -> SamplingParams:
+        """How it is sampled."""
+        return self.item.request.params
+
+
+@dataclass
+class Throughput:
+    """What the last call did, or the one under way has done so far."""
+
+    prompt_tokens: int = 0
+    tokens: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    began: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Sampled tokens per second, prefill included."""
+        return self.tokens / max(self.seconds, 1e-9)
+
+
+@dataclass
+class _Started:
+    """A prompt that was prefilled and still has samples to start. `logits`: those of its first new token."""
+
+    handle: int
+    item: Item
+    sample: int
+    logits: Tensor
+
+
+class Rollout:
+    """One engine and the items that wait for it.
+
+    Args:
+        engine: where the rows decode.
+        waiting: what is left to start; several rollouts may share it.
+        capacity: rows in flight at most.
+        slots: prompts in flight at most.
+        settle: sets `finish` of a row after each new token.
+        told: where throughput is counted.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        waiting: deque[Item],
+        capacity: int,
+        slots: int,
+        settle: Callable[[Row], None],
+        device: torch.device,
+        told: Throughput,
+    ) -> None:
+        self.engine, self.waiting, self.capacity, self.slots = engine, waiting, capacity, slots
+        self.settle, self.device, self.told = settle, device, told
+        self.rows: list[Row] = []
+        self._started: deque[_Started] = deque()
+        self._logits: Tensor | None = None
+
+    def steps(self) -> Iterator[list[Row]]:
+        """Decodes to the end. After every step: the rows that it finished, in the order in which they stood."""
+        while self.waiting or self._started or self.rows:
+            room = self.capacity - len(self.rows)
+            self._prefill(room)
+            self._attach(room)
+            picked, finished, alive = self._choose()
+            yield finished
+            self._advance(picked, alive)
+
+    def _prefill(self, room: int) -> None:
+        """Takes waiting prompts in while there is a slot for them and, counting all their samples, room."""
+        started = len({id(r.item) for r in self.rows} | {id(s.item) for s in self._started})
+        claimed = sum(s.item.request.k - s.sample for s in self._started)
+        fresh: list[Item] = []
+        while self.waiting and started + len(fresh) < self.slots and claimed < room:
+            claimed += self.waiting[0].request.k
+            fresh.append(self.waiting.popleft())
+        if fresh:
+            handles, logits = self.engine.prefill([i.ids for i in fresh])
+            self._started += [
+                _Started(h, i, 0, row) for h, i, row in zip(handles, fresh, logits, strict=True)
+            ]
+
+    def _attach(self, room: int) -> None:
+        """Starts samples of prefilled prompts, all of one prompt before those of the next."""
+        joined: list[int] = []
+        logits: list[Tensor] = []
+        while self._started and len(joined) < room:
+            start = self._started.popleft()
+            self.rows.append(Row(start.item, start.sample, draws(start.item, start.sample)))
+            joined.append(start.handle)
+            logits.append(start.logits)
+            if start.sample + 1 < start.item.request.k:
+                start.sample += 1
+                self._started.appendleft(start)
+        if not joined:
+            return
+        self.engine.attach(joined)
+        for handle in {h for h in joined if h not in {s.handle for s in self._started}}:
+            self.engine.release(handle)
+        self._logits = torch.cat([*([] if self._logits is None else [self._logits]), torch.stack(logits)])
+
+    def _choose(self) -> tuple[Tensor, list[Row], list[int]]:
+        """A token for every row: (the tokens, the rows that this finished, the places of the others)."""
+        assert self._logits is not None
+        draws_R = torch.stack([r.draws[len(r.tokens)] for r in self.rows]).to(self.device)
+        picked_R, logps_R, entropy_R = choose(self._logits, draws_R, [r.params for r in self.rows])
+        # One transfer for all rows: asking the device row by row would wait for it each time.
+        chosen = zip(self.rows, picked_R.tolist(), logps_R.tolist(), entropy_R.tolist(), strict=True)
+        finished, alive = [], []
+        for place, (row, token, logp, entropy) in enumerate(chosen):
+            row.tokens.append(token)
+            row.logps.append(logp)
+            row.entropy += entropy
+            self.settle(row)
+            if row.finish is None:
+                alive.append(place)
+            else:
+                finished.append(row)
+        self.told.tokens += len(self.rows)
+        self.told.seconds = time.perf_counter() - self.told.began
+        return picked_R, finished, alive
+
+    def _advance(self, picked_R: Tensor, alive: list[int]) -> None:
+        """Finished rows leave the engine, the others decode their new token."""
+        if len(alive) < len(self.rows):
+            alive = fill_holes(alive)
+            self.engine.keep(alive)
+            self.rows = [self.rows[i] for i in alive]
+        self._logits = (
+            self.engine.decode(picked_R[torch.tensor(alive, device=self.device)]) if self.rows else None
+        )
+        self.told.steps += 1
+
+
+def fill_holes(alive: list[int]) -> list[int]:
+    """The order in which the fewest rows move: survivors stay, the last ones fill the holes."""
+    order: list[Any] = [None] * len(alive)
+    movers = [i for i in alive if i >= len(alive)]
+    for i in alive:
+        if i < len(alive):
+            order[i] = i
+    return [movers.pop() if i is None else i for i in order]
+
+
+def draws(item: Item, sample: int) -> Tensor:
+    """The uniform numbers of one sample: a function of (seed, ids, sample index) alone, so that the batch does not matter."""
+    params = item.request.params
+    generator = torch.Generator().manual_seed(request_seed(params, item.ids, item.first + sample))
+    return torch.rand(params.max_new_tokens, generator=generator)
