@@ -117,7 +117,7 @@ def pairs_file(tmp_path) -> Path:
 def pair_batch(encoder):
     from kilter.data.collate import collate
     from kilter.data.dataset import _as_chat
-    from kilter.data.formats import FORMATS
+    from kilter.data.formats import reader
 
-    groups = [_as_chat(next(FORMATS["preference"].read(r))) for r in pair_rows(7)]
+    groups = [_as_chat(next(reader("preference")(r))) for r in pair_rows(7)]
     return collate(encoder.encode_all(groups))

@@ -9,7 +9,7 @@ from conftest import make_model, pair_rows
 from kilter.data import store
 from kilter.data.dataset import DataSpec, load, prompt_key, split_by_prompt
 from kilter.data.encode import DEFAULT_TEMPLATE, Encoder
-from kilter.data.formats import FORMATS, detect
+from kilter.data.formats import detect, formats, reader
 from kilter.data.read import rows
 from kilter.errors import UserError
 from kilter.models.load import load_tokenizer, stop_ids
@@ -59,16 +59,16 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("name", list(FORMATS))
+@pytest.mark.parametrize("name", formats.names())
 def test_each_format_is_detected_and_read(name):
     row = ROWS[name]
     assert detect(row).name == name
-    groups = list(FORMATS[name].read(row))
+    groups = list(reader(name)(row))
     assert groups
 
 
 def test_read_values():
-    read = {n: next(FORMATS[n].read(r)) for n, r in ROWS.items()}
+    read = {n: next(reader(n)(r)) for n, r in ROWS.items()}
     assert [c.text for c in read["hh"].completions] == ["Hello", "Go away"]
     assert read["hh"].prompt.messages == ({"role": "user", "content": "Hi"},)
     assert [f.score for f in read["ratings"].feedback] == [7.0, None]
@@ -108,7 +108,7 @@ def test_implicit_prompt_may_part_in_the_middle():
         "\n\nHuman: Hi\n\nAssistant: One\n\nHuman: More\n\nAssistant: A",
         "\n\nHuman: Hi\n\nAssistant: Two\n\nHuman: Less\n\nAssistant: B",
     )
-    group = next(FORMATS["hh"].read({"chosen": a, "rejected": b}))
+    group = next(reader("hh")({"chosen": a, "rejected": b}))
     assert group.prompt.messages == ({"role": "user", "content": "Hi"},)
     assert [len(c.turns) for c in group.completions] == [3, 3]
 
@@ -251,7 +251,7 @@ def test_store_survives_a_torn_line(tmp_path):
 
 def test_groups_file_is_a_format(tmp_path):
     path = tmp_path / "g.jsonl"
-    store.append(path, [next(FORMATS["preference"].read(r)) for r in pair_rows(4)])
+    store.append(path, [next(reader("preference")(r)) for r in pair_rows(4)])
     data = load(DataSpec(path=str(path), heldout=0), "pairs")
     assert data.format == "groups"
     assert len(data.train) == 4

@@ -5,6 +5,7 @@ import pytest
 from kilter import feedback
 from kilter.errors import UserError
 from kilter.feedback.function import FunctionFeedback
+from kilter.seams import FeedbackSource
 from kilter.types import Completion, Feedback, Group, Prompt
 
 
@@ -129,7 +130,7 @@ def test_options_of_the_wrong_type_are_refused(spec):
 def test_two_sources_of_one_name_are_two_parts():
     from kilter.feedback.registry import Weighted
 
-    class Fixed:
+    class Fixed(FeedbackSource):
         def __init__(self, value):
             self.value = value
 
@@ -137,10 +138,10 @@ def test_two_sources_of_one_name_are_two_parts():
             return [[Feedback(self.value)] * len(g.completions) for g in groups]
 
         def state(self):
-            return self.value
+            return {"value": self.value}
 
         def restore(self, state):
-            self.value = state
+            self.value = state["value"]
 
     both = Weighted([("rm", 1.0, Fixed(1.0)), ("rm", 1.0, Fixed(2.0))])
     assert both([Group(Prompt(text="q"), (Completion("a"),), (Feedback(None),))])[0][0].parts == {

@@ -103,6 +103,10 @@ class Registry(Generic[T]):
         """Registered and declared names, sorted."""
         return sorted(self._entries.keys() | self._places.keys())
 
+    def in_order(self) -> list[T]:
+        """What has been read so far, in the order in which it was registered."""
+        return list(self._entries.values())
+
     def registered(self) -> list[tuple[str, T]]:
         """What has been read so far, by name."""
         return sorted(self._entries.items(), key=lambda kv: kv[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from kilter.progress import NOBODY
 from kilter.types import (
@@ -27,13 +27,41 @@ if TYPE_CHECKING:  # tensors would bring torch to whoever needs a protocol alone
     from kilter.batch import Batch, Metrics, Needs, Objective
 
 
-@runtime_checkable
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """What a feedback source needs of those who call it. Whoever cannot give it refuses the source before any work.
+
+    Args:
+        siblings: it judges an answer by the others of its group, so a group has two answers or more.
+        policy: it scores with the model in training, or with its tokenizer.
+    """
+
+    siblings: bool = False
+    policy: bool = False
+
+
 class FeedbackSource(Protocol):
-    """Labels, reward models, verifiers, judges and people all look like this."""
+    """Labels, reward models, verifiers, judges and people all look like this. Derive from it: the rest has defaults."""
+
+    wants: Wants = Wants()
+    disagreement: float | None = None
+    """Mean deviation among the members of an ensemble in the last call, None without one."""
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One list per group, one Feedback per completion."""
         ...
+
+    def scale(self) -> tuple[float, float] | None:
+        """(mean, deviation) by which raw scores were normalised, None where it is not known yet."""
+        return 0.0, 1.0
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run must know, such as a normalisation."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        return
 
 
 class Listener(Protocol):

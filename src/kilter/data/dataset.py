@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from kilter.data import store
-from kilter.data.formats import FORMATS, RowError, detect
+from kilter.data.formats import Reader, RowError, detect, reader
 from kilter.data.read import rows
 from kilter.data.shapes import NEEDED, Condition, PairRule, conditioned, to_shape
 from kilter.data.worlds.support_desk import SupportDesk
@@ -26,7 +26,9 @@ class DataSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     path: str = Field(description="file, Hub name (owner/name), or builtin:support-desk")
-    format: str = Field("auto", description="auto, or a name listed by `kilter data convert --help`")
+    format: str = Field(
+        "auto", description="auto, a name listed by `kilter data convert --help`, or my_file.py:read"
+    )
     split: str = Field("train", description="split of a Hub data set")
     config: str | None = Field(None, description="configuration of a Hub data set")
     system: str | None = Field(None, description="system message put before prompts that have none")
@@ -158,22 +160,13 @@ def heldout_pairs(spec: DataSpec, where: str = "data") -> list[Group]:
 
 
 def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group], str]:
-    if spec.format != "auto" and spec.format not in (*FORMATS, "groups"):
-        raise UserError(
-            f"{where}.format",
-            spec.format,
-            "unknown format",
-            nearest(spec.format, ["auto", "groups", *FORMATS]),
-        )
     chosen = spec.format
+    read = None if chosen == "auto" else _reader(chosen, f"{where}.format")
     groups: list[Group] = []
     for place, row in rows(spec.path, spec.split, spec.config, f"{where}.path"):
-        if chosen == "auto":
-            found = (
-                "groups"
-                if {"prompt", "completions", "feedback"} <= row.keys()
-                else getattr(detect(row), "name", "")
-            )
+        if read is None:
+            known = detect(row)
+            found = "groups" if {"prompt", "completions", "feedback"} <= row.keys() else known and known.name
             if not found:
                 raise UserError(
                     place,
@@ -182,9 +175,9 @@ def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group
                     "rename the columns (prompt, chosen, rejected / messages / instruction, output "
                     "/ text ...) or set data.format",
                 )
-            chosen = found
+            chosen, read = found, _reader(found, f"{where}.format")
         try:
-            new = [store.from_json(row)] if chosen == "groups" else list(FORMATS[chosen].read(row))
+            new = list(read(row))
             for group in new:
                 _check_sides(group)
         except (RowError, KeyError, TypeError, AttributeError, ValueError) as error:
@@ -213,6 +206,11 @@ def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group
             "check the file and data.format",
         )
     return (_by_prompt(groups) if chosen == "scored" else groups), chosen
+
+
+def _reader(name: str, field: str) -> Reader:
+    """What reads rows of this format; Kilter's own file of groups is one of them."""
+    return (lambda row: iter([store.from_json(dict(row))])) if name == "groups" else reader(name, field)
 
 
 def _by_prompt(groups: Sequence[Group]) -> list[Group]:

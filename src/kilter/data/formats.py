@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from kilter.errors import UserError, nearest
+from kilter.registry import Registry
 from kilter.types import Completion, Feedback, Group, Message, Prompt
 
 Row = Mapping[str, Any]
@@ -38,17 +40,39 @@ class Format:
     read: Callable[[Row], Iterator[Group]]
 
 
-FORMATS: dict[str, Format] = {}
+Reader = Callable[[Row], Iterator[Group]]
+
+formats: Registry[Format] = Registry("format")
+"""By name; `data.format: my_file.py:read` names a reader of one's own."""
 
 
-def _format(
-    name: str, description: str, detect: Callable[[Row], bool]
-) -> Callable[[Callable[[Row], Iterator[Group]]], Callable[[Row], Iterator[Group]]]:
-    def add(read: Callable[[Row], Iterator[Group]]) -> Callable[[Row], Iterator[Group]]:
-        FORMATS[name] = Format(name, description, detect, read)
+def data_format(name: str, description: str, detect: Callable[[Row], bool]) -> Callable[[Reader], Reader]:
+    """Decorator: registers a reader of rows. Formats that are registered earlier are tried earlier on unknown rows.
+
+    Args:
+        name: what `data.format` calls it.
+        description: what a row looks like, in one line.
+        detect: whether a row is of this format.
+    """
+
+    def add(read: Reader) -> Reader:
+        formats.register(name)(Format(name, description, detect, read))
         return read
 
     return add
+
+
+def reader(name: str, field: str = "data.format") -> Reader:
+    """What turns a row of this format into groups. Raises UserError for an unknown name or an object that cannot be called."""
+    if ":" not in name and name not in formats.names():
+        raise UserError(field, name, "unknown format", nearest(name, ["auto", "groups", *formats.names()]))
+    found: Any = formats.get(name)
+    read = found.read if isinstance(found, Format) else found
+    if not callable(read):
+        raise UserError(
+            field, name, "is not a function", "give file.py:read, a function from a row to Groups"
+        )
+    return cast(Reader, read)
 
 
 ROLES = {
@@ -185,7 +209,7 @@ def parse_hh(text: str, field: str) -> tuple[Message, ...]:
     return tuple(turns)
 
 
-@_format(
+@data_format(
     "hh",
     "HH-RLHF text: chosen and rejected dialogues that share their beginning",
     lambda r: (
@@ -220,7 +244,7 @@ def _implicit_pair(chosen: tuple[Message, ...], rejected: tuple[Message, ...], r
     return _pair(_prompt(chosen[:shared], "chosen", row), ends[0], ends[1])
 
 
-@_format(
+@data_format(
     "preference",
     "TRL preference: prompt, chosen, rejected; text or turns",
     lambda r: {"prompt", "chosen", "rejected"} <= r.keys(),
@@ -233,7 +257,7 @@ def _read_preference(row: Row) -> Iterator[Group]:
     )
 
 
-@_format(
+@data_format(
     "sharegpt_preference",
     "ShareGPT preference: conversations, chosen, rejected",
     lambda r: {"conversations", "chosen", "rejected"} <= r.keys(),
@@ -249,7 +273,7 @@ def _read_sharegpt_preference(row: Row) -> Iterator[Group]:
     )
 
 
-@_format(
+@data_format(
     "implicit_preference",
     "TRL preference with implicit prompt: chosen and rejected conversations that share their beginning",
     lambda r: {"chosen", "rejected"} <= r.keys(),
@@ -273,7 +297,7 @@ def _read_implicit(row: Row) -> Iterator[Group]:
     yield _implicit_pair(_messages(row["chosen"], "chosen"), _messages(row["rejected"], "rejected"), row)
 
 
-@_format(
+@data_format(
     "stepwise",
     "TRL stepwise supervision: prompt, completions (steps), labels (one boolean per step)",
     lambda r: {"prompt", "completions", "labels"} <= r.keys(),
@@ -294,7 +318,7 @@ def _read_stepwise(row: Row) -> Iterator[Group]:
     yield Group(_prompt(row["prompt"], "prompt", row), (Completion(text="\n".join(steps)),), (feedback,))
 
 
-@_format(
+@data_format(
     "ratings",
     "UltraFeedback-like: a prompt or instruction and completions, each with response and a rating",
     lambda r: _is_turns(r.get("completions")) and ("instruction" in r or "prompt" in r),
@@ -325,7 +349,7 @@ def _rating(entry: Row, where: str = "") -> Feedback:
     return Feedback(value, kind="rating", source=str(entry.get("model", "")))
 
 
-@_format(
+@data_format(
     "oasst",
     "OpenAssistant trees: every assistant turn with ranked alternatives becomes one ranked group",
     lambda r: isinstance(r.get("prompt"), Mapping) and "replies" in r["prompt"],
@@ -358,7 +382,7 @@ def _read_oasst(row: Row) -> Iterator[Group]:
     yield from walk(row["prompt"], ())
 
 
-@_format(
+@data_format(
     "unpaired",
     "TRL unpaired preference: prompt, completion, label (true or false)",
     lambda r: {"prompt", "completion", "label"} <= r.keys(),
@@ -380,7 +404,7 @@ def _binary(row: Row) -> Feedback:
     return Feedback(float(label), kind="binary")
 
 
-@_format(
+@data_format(
     "scored",
     "One scored answer a row: prompt, completion or response, score or rating; "
     "rows of one prompt become one group",
@@ -391,7 +415,7 @@ def _read_scored(row: Row) -> Iterator[Group]:
     yield Group(_prompt(row["prompt"], "prompt", row), (_completion(row[field], field),), (_rating(row),))
 
 
-@_format(
+@data_format(
     "prompt_completion",
     "TRL prompt-completion: prompt, completion; text or turns",
     lambda r: {"prompt", "completion"} <= r.keys(),
@@ -404,7 +428,7 @@ def _read_prompt_completion(row: Row) -> Iterator[Group]:
     )
 
 
-@_format(
+@data_format(
     "conversations",
     "A conversation (TRL messages or ShareGPT conversations), with an optional boolean label",
     lambda r: _is_turns(r.get("messages")) or _is_turns(r.get("conversations")),
@@ -424,7 +448,7 @@ def _read_conversations(row: Row) -> Iterator[Group]:
     yield Group(_prompt(prompt, field, row), (completion,), (feedback,))
 
 
-@_format("alpaca", "Alpaca: instruction, input, output", lambda r: {"instruction", "output"} <= r.keys())
+@data_format("alpaca", "Alpaca: instruction, input, output", lambda r: {"instruction", "output"} <= r.keys())
 def _read_alpaca(row: Row) -> Iterator[Group]:
     instruction, extra = _text(row, "instruction"), row.get("input") or ""
     text = f"{instruction}\n\n{extra}" if extra else instruction
@@ -441,7 +465,7 @@ def _read_alpaca(row: Row) -> Iterator[Group]:
     )
 
 
-@_format(
+@data_format(
     "question_answer",
     "A question with its answer to check against: question, answer (GSM8K), "
     "or Body, Question, Answer and Equation (SVAMP)",
@@ -486,19 +510,19 @@ def _is_question(row: Row) -> bool:
     return {"question", "answer"} <= row.keys() or {"Question", "Answer"} <= row.keys()
 
 
-@_format("red_team", "AdvBench: goal (a request that deserves a refusal)", lambda r: "goal" in r)
+@data_format("red_team", "AdvBench: goal (a request that deserves a refusal)", lambda r: "goal" in r)
 def _read_red_team(row: Row) -> Iterator[Group]:
     yield Group(
         Prompt(messages=({"role": "user", "content": _text(row, "goal")},), id=str(row.get("id", ""))), (), ()
     )
 
 
-@_format("prompt_only", "TRL prompt-only: prompt; text or turns", lambda r: "prompt" in r)
+@data_format("prompt_only", "TRL prompt-only: prompt; text or turns", lambda r: "prompt" in r)
 def _read_prompt_only(row: Row) -> Iterator[Group]:
     yield Group(_prompt(row["prompt"], "prompt", row), (), ())
 
 
-@_format("language_modeling", "TRL language modeling: text", lambda r: "text" in r)
+@data_format("language_modeling", "TRL language modeling: text", lambda r: "text" in r)
 def _read_text(row: Row) -> Iterator[Group]:
     yield Group(
         Prompt(text="", id=str(row.get("id", ""))),
@@ -510,4 +534,4 @@ def _read_text(row: Row) -> Iterator[Group]:
 def detect(row: Row) -> Format | None:
     """The first format whose detector accepts this row."""
     # The order of this file goes from the most specific to the least.
-    return next((f for f in FORMATS.values() if f.detect(row)), None)
+    return next((f for f in formats.in_order() if f.detect(row)), None)

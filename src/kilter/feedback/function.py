@@ -19,6 +19,7 @@ from typing import Any
 
 from kilter.errors import UserError
 from kilter.feedback.isolation import Target, limited, limited_here, load, too_slow
+from kilter.seams import FeedbackSource
 from kilter.types import Completion, Feedback, Group, Prompt
 
 LARGEST = 1e18
@@ -99,7 +100,7 @@ def _all(
     return asyncio.run(gather())
 
 
-class FunctionFeedback:
+class FunctionFeedback(FeedbackSource):
     """FeedbackSource around `function`. `timeout`: seconds for one call (for one completion, in the async form).
 
     The function runs in a worker process, which is killed when the time is up; its module is imported there.

@@ -17,18 +17,19 @@ from kilter.models.load import reads_pairs
 from kilter.models.microbatch import split
 from kilter.refs import ModelRef
 from kilter.roles.open import OpenSpec, open_model
+from kilter.seams import FeedbackSource, Wants
 from kilter.types import Completion, Encoded, Feedback, Group
 
 
 @feedback_sources.register("preference_model")
-class PreferenceModel:
+class PreferenceModel(FeedbackSource):
     """P(y beats y') = sigmoid(s(y, y') - s(y', y)); the score of y is its mean over the other answers of the group.
 
     model: a stage or folder trained with pairwise_preference. Needs two answers or more; a lone one is unscored. n answers
     cost n (n - 1) rows.
     """
 
-    compares = True
+    wants = Wants(siblings=True)
 
     def __init__(self, model: ModelRef, context: Context) -> None:
         folder = context.model(model)

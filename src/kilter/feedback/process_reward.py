@@ -11,6 +11,7 @@ from kilter.errors import UserError
 from kilter.feedback.registry import Context, feedback_sources
 from kilter.refs import ModelRef
 from kilter.roles.open import OpenSpec, open_encoder, open_model
+from kilter.seams import FeedbackSource, Wants
 from kilter.types import Feedback, Group
 
 AGGREGATE: dict[str, Callable[[list[float]], float]] = {
@@ -22,12 +23,14 @@ AGGREGATE: dict[str, Callable[[list[float]], float]] = {
 
 
 @feedback_sources.register("process_reward")
-class ProcessReward:
+class ProcessReward(FeedbackSource):
     """Feedback.steps holds one number per token: the step's P(correct) on its last token, 0 elsewhere; the score aggregates the steps.
 
     model: a Hugging Face token classifier over the policy's vocabulary; the last label is "correct". separator: text that
     ends a step. aggregate: min, product, mean or last (Lightman et al. 2023; Wang et al. 2024, Math-Shepherd).
     """
+
+    wants = Wants(policy=True)
 
     def __init__(
         self,
@@ -39,13 +42,6 @@ class ProcessReward:
         if aggregate not in AGGREGATE:
             raise UserError(
                 "feedback.process_reward.aggregate", aggregate, "unknown", f"one of {', '.join(AGGREGATE)}"
-            )
-        if context.policy is None:
-            raise UserError(
-                "feedback.process_reward",
-                "(no policy)",
-                "needs the policy in training",
-                "use it as the feedback of a train stage with prompts",
             )
         opening = OpenSpec(context.model(model), "steps")
         self.tokenizer = open_encoder(opening).tokenizer

@@ -23,6 +23,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from kilter.errors import UserError, nearest
 from kilter.refs import Change, Found, walk
 from kilter.registry import Registry
+from kilter.seams import FeedbackSource, Wants
 from kilter.types import Feedback, Group
 
 feedback_sources: Registry[Callable[..., Any]] = Registry("feedback")
@@ -94,18 +95,20 @@ def check(spec: Any, field: str = "feedback") -> None:
 
 
 def _bind(name: str, options: dict[str, Any], field: str) -> tuple[Callable[..., Any], dict[str, Any]]:
-    if ":" in name:
-        from kilter.feedback.function import FunctionFeedback
-
-        function = feedback_sources.get(name)
-        return FunctionFeedback, _named(
-            FunctionFeedback, options, f"{field}.{name}", taken=("function", "name")
-        ) | {
-            "function": function,
-            "name": name.rpartition(":")[2],
-        }
     factory = feedback_sources.get(name)
-    return factory, _named(factory, options, f"{field}.{name}")
+    if ":" not in name or is_source(factory):
+        return factory, _named(factory, options, f"{field}.{name}")
+
+    # A plain function of a user's own becomes a source that runs it in a process of its own.
+    from kilter.feedback.function import FunctionFeedback
+
+    bound = _named(FunctionFeedback, options, f"{field}.{name}", taken=("function", "name"))
+    return FunctionFeedback, bound | {"function": factory, "name": name.rpartition(":")[2]}
+
+
+def is_source(factory: Any) -> bool:
+    """Whether an object is a class that derives from FeedbackSource."""
+    return isinstance(factory, type) and FeedbackSource in factory.__mro__
 
 
 def _check_type(field: str, value: Any, hint: Any) -> None:
@@ -203,21 +206,31 @@ def build(spec: Any, context: Context, field: str = "feedback") -> Weighted:
     parts = []
     for name, weight, options in parse(spec, field):
         factory, bound = _bind(name, options, field)
+        wants = factory.wants if is_source(factory) else Wants()  # type: ignore[attr-defined]
+        if wants.policy and context.policy is None:
+            raise UserError(
+                f"{field}.{name}",
+                "(no policy)",
+                "needs the policy in training",
+                "use it as the feedback of a train stage with prompts",
+            )
         if "context" in inspect.signature(factory).parameters:
             bound = bound | {"context": context}
         parts.append((name.rpartition(":")[2], weight, factory(**bound)))
     return Weighted(parts)
 
 
-class Weighted:
-    """FeedbackSource: the weighted sum of its parts. A completion that any part leaves unscored is unscored; every part is on record."""
+class Weighted(FeedbackSource):
+    """The weighted sum of its parts. A completion that any part leaves unscored is unscored; every part is on record."""
 
-    def __init__(self, parts: Sequence[tuple[str, float, Any]]) -> None:
+    def __init__(self, parts: Sequence[tuple[str, float, FeedbackSource]]) -> None:
         seen: dict[str, int] = {}
-        self.parts: list[tuple[str, float, Any]] = []
+        self.parts: list[tuple[str, float, FeedbackSource]] = []
         for name, weight, source in parts:  # two reward models are two parts, in the log and in a checkpoint
             seen[name] = seen.get(name, 0) + 1
             self.parts.append((name if seen[name] == 1 else f"{name}#{seen[name]}", weight, source))
+        wants = [source.wants for _, _, source in self.parts]
+        self.wants = Wants(any(w.siblings for w in wants), any(w.policy for w in wants))
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion."""
@@ -240,8 +253,8 @@ class Weighted:
         )
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run must know, such as the normalisation of reward models."""
-        return {name: source.state() for name, _, source in self.parts if hasattr(source, "state")}
+        """The parts' own, by name."""
+        return {name: state for name, _, source in self.parts if (state := source.state())}
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
@@ -252,20 +265,12 @@ class Weighted:
     def scale_of(self, name: str) -> tuple[float, float] | None:
         """(mean, deviation) such that a part's contribution is (raw - mean) / deviation, its weight included; None where it is not (yet) known."""
         for own, weight, source in self.parts:
-            if own != name or weight <= 0:
-                continue
-            scales = getattr(source, "scales", None)
-            if scales:
-                return scales[0][0], scales[0][1] / weight
-            return None if getattr(source, "normalize", False) else (0.0, 1 / weight)
+            if own == name and weight > 0:
+                scale = source.scale()
+                return None if scale is None else (scale[0], scale[1] / weight)
         return None
 
-    @property
-    def compares(self) -> bool:
-        """Whether any part judges an answer by the others of its group."""
-        return any(getattr(source, "compares", False) for _, _, source in self.parts)
-
-    def disagreement(self) -> float | None:
-        """Mean standard deviation among the members of reward-model ensembles in the last call, None without one."""
-        found = [d for _, _, source in self.parts if (d := getattr(source, "disagreement", None)) is not None]
+    def spread(self) -> float | None:
+        """Mean disagreement of the parts that are ensembles, None without one."""
+        found = [d for _, _, source in self.parts if (d := source.disagreement) is not None]
         return sum(found) / len(found) if found else None

@@ -18,6 +18,7 @@ from kilter.models.load import reads_pairs
 from kilter.models.microbatch import split
 from kilter.refs import ModelRef
 from kilter.roles.open import OpenSpec, open_model
+from kilter.seams import FeedbackSource
 from kilter.types import Completion, Feedback, Group
 
 
@@ -112,7 +113,7 @@ def _scale(rows: Scores) -> tuple[float, float]:
 
 
 @feedback_sources.register("reward_model")
-class RewardFeedback:
+class RewardFeedback(FeedbackSource):
     """The reward of one model or of an ensemble, for training.
 
     model: a stage, a folder or a Hub id, or a list of them. combine: mean, or min (pessimistic; Coste et al. 2024). normalize:
@@ -195,6 +196,12 @@ class RewardFeedback:
         return Feedback(
             min(known) if self.combine == "min" else statistics.fmean(known), "reward", source="reward_model"
         )
+
+    def scale(self) -> tuple[float, float] | None:
+        """That of the first member."""
+        if self.scales:
+            return self.scales[0]
+        return None if self.normalize else (0.0, 1.0)
 
     def state(self) -> dict[str, Any]:
         """The normalisation."""

@@ -10,6 +10,7 @@ import torch
 from kilter.data.collate import collate
 from kilter.errors import UserError
 from kilter.feedback.registry import Context, feedback_sources
+from kilter.seams import FeedbackSource, Wants
 from kilter.types import Completion, Feedback, Group, Prompt
 
 QUESTION = "Review the reply below.\n\nRequest:\n{prompt}\n\nReply:\n{answer}\n\nIs the reply correct, helpful and to the point? Answer Yes or No."
@@ -18,9 +19,11 @@ FIELD = re.compile(r"\{(prompt|answer)\}")
 
 
 @feedback_sources.register("self_reward")
-class SelfReward:
+class SelfReward(FeedbackSource):
     """score = P(Yes) / (P(Yes) + P(No)) under the present policy (Yuan et al. 2024, "Self-rewarding language models", with log-probs
     in place of a written grade). question: text with {prompt} and {answer}."""
+
+    wants = Wants(policy=True)
 
     def __init__(self, context: Context, question: str = QUESTION) -> None:
         if "{answer}" not in question:
@@ -29,13 +32,6 @@ class SelfReward:
                 question[:60],
                 "does not contain {answer}",
                 "write {prompt} and {answer} where they belong",
-            )
-        if context.policy is None:
-            raise UserError(
-                "feedback.self_reward",
-                "(no policy)",
-                "needs the policy in training",
-                "use it in a train stage with prompts",
             )
         self.scorer, self.encoder = context.policy
         self.question = question

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from kilter.errors import UserError
 from kilter.feedback.registry import feedback_sources
+from kilter.seams import FeedbackSource
 from kilter.types import Completion, Feedback, Group
 
 
@@ -14,7 +15,7 @@ def _units(completion: Completion) -> Sequence[object]:
 
 
 @feedback_sources.register("length")
-class SoftOverlong:
+class SoftOverlong(FeedbackSource):
     """DAPO's soft over-long penalty: 0 up to limit - buffer tokens, falling to -1 at the limit and beyond (Yu et al. 2025, eq. 13)."""
 
     def __init__(self, limit: int, buffer: int) -> None:
@@ -38,7 +39,7 @@ class SoftOverlong:
 
 
 @feedback_sources.register("repetition")
-class Repetition:
+class Repetition(FeedbackSource):
     """Minus the share of n-grams that are repeats: 0 for none, towards -1 for a loop (as in Yeo et al. 2025)."""
 
     def __init__(self, n: int = 4) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +14,7 @@ from kilter.data.worlds.support_desk import GoldFeedback
 from kilter.errors import UserError, nearest
 from kilter.feedback.isolation import limited
 from kilter.feedback.registry import feedback_sources
+from kilter.seams import FeedbackSource
 from kilter.types import Completion, Feedback, Group, Prompt
 
 feedback_sources.register("support_desk")(GoldFeedback)
@@ -35,7 +36,7 @@ def first_parse() -> None:
     MathAnswer().equal("1", "1")
 
 
-class _PerCompletion(ABC):
+class _PerCompletion(FeedbackSource):
     """A verifier is one function of prompt and completion; a score of None is unscored, and so is one that fails or takes too long."""
 
     prepare = staticmethod(ready)

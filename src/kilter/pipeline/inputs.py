@@ -45,11 +45,11 @@ def _hash(item: Found, work: Workspace) -> str:
 
 
 def data_hash(spec: DataSpec) -> str:
-    """Hash of the data set's configuration and, for a local file, its bytes."""
+    """Hash of the data set's configuration, of a local file's bytes, and of a user's own reader."""
     digest = hashlib.sha256(spec.model_dump_json().encode())
-    path = Path(spec.path).expanduser()
-    if path.is_file():
-        digest.update(path.read_bytes())
+    for path in [Path(spec.path).expanduser(), *user_files(spec.format)]:
+        if path.is_file():
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -12,7 +12,7 @@ from kilter.feedback.registry import Context, Weighted
 from kilter.models.forward import Scorer
 from kilter.objectives.rl.nash_md import NashMD
 from kilter.sampling.local import LocalSampler
-from kilter.seams import Sampler
+from kilter.seams import FeedbackSource, Sampler
 from kilter.training.config import TrainSpec
 from kilter.training.job import Job
 from kilter.training.monitors import GoldEvaluator
@@ -57,14 +57,18 @@ def _feedback(job: Job, policy: Scorer, encoder: Encoder) -> Weighted:
     """The sources that score the answers. A teacher's distribution is the whole signal of distillation: no score then."""
     spec = job.spec
     if spec.feedback is None:
-        return Weighted([("teacher", 0.0, _unjudged)])
+        return Weighted([("teacher", 0.0, Unjudged())])
     length = max(spec.max_length, JUDGED_LENGTH)
     context = Context(job.resolve, (policy, encoder), length, spec.template, job.groups, job.engine.gather)
     return feedbacks.build(spec.feedback, context)
 
 
-def _unjudged(groups: Sequence[Group]) -> list[list[Feedback]]:
-    return [[Feedback(0.0, "unjudged")] * len(g.completions) for g in groups]
+class Unjudged(FeedbackSource):
+    """Every answer scores 0: nobody reads the score."""
+
+    def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
+        """One Feedback per completion."""
+        return [[Feedback(0.0, "unjudged")] * len(g.completions) for g in groups]
 
 
 def _answers(
@@ -138,7 +142,7 @@ def make_gold(job: Job, source: RolloutSource) -> GoldEvaluator | None:
     if spec.monitors.gold is not None:
         context = Context(job.resolve, None, max(spec.max_length, JUDGED_LENGTH), spec.template)
         judge = feedbacks.build(spec.monitors.gold, context, "monitors.gold")
-        return GoldEvaluator(prompts, sampler, judge, proxy, params, judge)
+        return GoldEvaluator(prompts, sampler, judge, proxy, params)
     if prompts and all(map(has_gold, prompts)):
         return GoldEvaluator(prompts, sampler, GoldFeedback(), proxy, params)
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from kilter.artifacts import append_lines, cut_lines, read_lines
 from kilter.errors import UserError
@@ -37,18 +37,6 @@ class Evidence:
             )
 
 
-class Memory(Protocol):
-    """What is part of a checkpoint."""
-
-    def state(self) -> dict[str, Any]:
-        """What a resumed run needs."""
-        ...
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
-        ...
-
-
 @dataclass
 class GoldEvaluator:
     """One answer per held-out prompt, with the same seed each time, scored by the gold source and by the reward that trains."""
@@ -58,17 +46,14 @@ class GoldEvaluator:
     gold: FeedbackSource
     proxy: FeedbackSource
     params: SamplingParams
-    memory: Memory | None = None
-    """The gold source again where it has a state, such as the scale of a reward model."""
 
     def state(self) -> dict[str, Any]:
-        """The gold source's state; empty without one."""
-        return {} if self.memory is None else self.memory.state()
+        """The gold source's state, such as the scale of a reward model."""
+        return self.gold.state()
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
-        if self.memory is not None:
-            self.memory.restore(state)
+        self.gold.restore(state)
 
     def __call__(self, first: Sequence[str] = ()) -> Evidence:
         """`first`: the first evaluation's answers (none: these are), which a source that compares sees beside the present ones."""
@@ -98,7 +83,7 @@ class GoldEvaluator:
         first: Sequence[str],
     ) -> list[Feedback]:
         """Feedback on the answers to the prompts at these places."""
-        beside = [(Completion(text),) if getattr(source, "compares", False) else () for text in first]
+        beside = [(Completion(text),) if source.wants.siblings else () for text in first]
         groups = [
             Group(self.prompts[n], (a, *beside[n]), (Feedback(None),) * (1 + len(beside[n])))
             for n, a in zip(places, answers, strict=True)

@@ -214,7 +214,7 @@ class RolloutSource:
     def _measured(self) -> Metrics:
         """Metrics of the policy's answers, and how far an ensemble of reward models disagrees."""
         found = rollout_metrics(own(self.last, self.answers.opposed), self.gather)
-        gaps = [gap for gap in self.gather(self.feedback.disagreement()) if gap is not None]
+        gaps = [gap for gap in self.gather(self.feedback.spread()) if gap is not None]
         return found | ({"rewards/disagreement": fmean(gaps)} if found and gaps else {})
 
     def _encode(self, group: Group) -> Encoded | None:

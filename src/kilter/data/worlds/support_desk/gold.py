@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kilter.seams import FeedbackSource
 from kilter.types import Feedback, Group, Prompt
 
 MAX_WORDS = 36
@@ -88,7 +89,7 @@ def has_gold(prompt: Prompt) -> bool:
     return prompt.metadata.get("world") == "support_desk"
 
 
-class GoldFeedback:
+class GoldFeedback(FeedbackSource):
     """FeedbackSource: gold score in [0, 1]; unscored for prompts of any other world."""
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
