@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from kilter import cli
 from kilter.cli.options import collect, options_of, parameters
 from kilter.data.dataset import DataSpec
+from kilter.evaluation.config import EvaluateSpec
 from kilter.options import GROUPS, OPTIMISATION
 from kilter.refs import ModelRef
 from kilter.training.config import TrainSpec
@@ -87,6 +88,16 @@ def test_train_has_every_field_of_the_stage_and_of_its_data(monkeypatch, capsys)
     assert wanted - page == set()
 
 
+def test_eval_has_every_field_of_the_stage_and_of_its_data(monkeypatch, capsys):
+    page = flags(monkeypatch, capsys, "eval")
+    # --heldout says which prompts are asked, for `split` and the data's own share alike.
+    wanted = (fields(EvaluateSpec) - {"--models", "--split"}) | (
+        fields(DataSpec, "data") - {"--data.heldout"}
+    )
+    assert wanted - page == set()
+    assert {"--model", "--heldout", "--metric", "--out"} <= page
+
+
 class Inner(BaseModel):
     kind: Literal["plain", "fancy"] = Field("plain", description="which")
     rank: int = Field(4, ge=1, description="how many")
@@ -102,6 +113,7 @@ class Example(BaseModel):
     names: list[str] = Field(default_factory=list, description="who")
     inner: Inner | None = Field(None, description="what")
     anything: Any = Field(None, description="something")
+    many: list[Any] = Field(default_factory=list, description="some things")
 
 
 OPTIONS = list(options_of(Example))
@@ -120,6 +132,7 @@ OPTIONS = list(options_of(Example))
         ({"inner": "{kind: fancy, rank: 2}"}, {"inner": {"kind": "fancy", "rank": 2}}),
         ({"inner": "fancy", "inner__rank": 8}, {"inner": {"kind": "fancy", "rank": 8}}),
         ({"inner__on": False}, {"inner": {"on": False}}),
+        ({"many": ["1", "{a: 2}", "x"]}, {"many": [1, {"a": 2}, "x"]}),
         ({"anything": "{math: {mark: '#'}}"}, {"anything": {"math": {"mark": "#"}}}),
     ],
 )
@@ -141,6 +154,7 @@ def test_an_option_says_what_its_field_says():
         "inner__rank": "INT",
         "inner__on": "--inner.[no-]on",
         "anything": "YAML",
+        "many": "YAML",
     }
     assert info["inner__rank"].help == "how many (default 4)"
     assert info["inner__kind"].hidden

@@ -9,9 +9,59 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from kilter.cli import complete
 from kilter.cli.app import command, err, out
+from kilter.cli.doors import out_option, source_options
+from kilter.cli.options import collect, options_of, parameter, parameters, takes
 from kilter.errors import UserError
-from kilter.validation import load_yaml
+from kilter.evaluation.config import EvaluateSpec
+from kilter.recipe import scalar
+
+OPTIONS = [
+    *options_of(EvaluateSpec, skip=("models", "data", "split")),
+    *source_options("heldout"),
+]
+"""Every field of an evaluate stage and of its data. `--model` names the models, `--heldout` says which prompts are asked."""
+
+OFTEN = (
+    *("model", "baseline", "reward_model", "data", "heldout", "limit", "metric", "metrics", "gold", "out_"),
+    *("max_new_tokens", "temperature", "seed"),
+)
+"""What people set most: it comes first under its heading."""
+
+OWN = [
+    parameter(
+        "model",
+        list[str],
+        typer.Option(
+            metavar="[NAME=]MODEL",
+            help="model to evaluate, repeatable; NAME= gives it a name, otherwise its folder does",
+            rich_help_panel="model",
+            autocompletion=complete.models,
+        ),
+        default=...,
+    ),
+    parameter(
+        "heldout",
+        float,
+        typer.Option(
+            metavar="NUMBER",
+            help="share of prompts asked; 1 asks every prompt of the file",
+            rich_help_panel="data",
+        ),
+        default=1.0,
+    ),
+    parameter(
+        "metric",
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC",
+            help="metric beside the standard ones, repeatable: NAME, my_file.py:MyMetric or {pass_at_k: {k: 1}}",
+            rich_help_panel="method",
+        ),
+    ),
+    out_option(Path("runs/eval"), "folder of evaluation.json and groups.jsonl"),
+]
 
 
 @command(
@@ -22,51 +72,21 @@ from kilter.validation import load_yaml
         "kilter eval --model A --baseline B --data pairs.jsonl --metric my_file.py:MyMetric",
     ],
 )
-def evaluate(
-    model: Annotated[
-        list[str], typer.Option(help="model to evaluate, repeatable; NAME=PATH gives it a name")
-    ],
-    data: Annotated[str, typer.Option(help="file, Hub name or builtin:support-desk")],
-    baseline: Annotated[str | None, typer.Option(help="model the others are compared with")] = None,
-    reward_model: Annotated[str | None, typer.Option(help="reward model that scores the answers")] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="metric beside the standard ones, repeatable: NAME, my_file.py:MyMetric or {pass_at_k: {k: 1}}"
-        ),
-    ] = None,
-    out_: Annotated[Path, typer.Option("--out", help="folder of evaluation.json and groups.jsonl")] = Path(
-        "runs/eval"
-    ),
-    heldout: Annotated[
-        float, typer.Option(help="share of prompts used; 1 uses every prompt of the file")
-    ] = 1.0,
-    limit: Annotated[int | None, typer.Option(help="first N prompts only")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="tokens per answer")] = 128,
-    temperature: Annotated[float, typer.Option(help="1: the policy itself; 0: greedy")] = 1.0,
-    seed: Annotated[int, typer.Option(help="seed of sampling and bootstrap")] = 0,
-) -> None:
+@takes(*parameters(OPTIONS, own=OWN, first=OFTEN, defaults={"max_new_tokens": 128}))
+def evaluate(**values: Any) -> None:
     """Evaluate models on the same prompts: metrics with confidence intervals, paired differences, evaluation.json."""
+    share, limit = values["heldout"], values["limit"]
+    if not 0 < share <= 1:
+        raise UserError("--heldout", share, "is no share", "use a value in (0, 1]")
+    fields = collect(OPTIONS, values)
+    source = {"limit": limit} | fields.pop("data") | {"heldout": 0.0 if share == 1 else share}
+    if values["metric"]:
+        fields["metrics"] = [*fields.get("metrics", ["standard"]), *map(scalar, values["metric"])]
     from kilter.api import evaluate as evaluate_
 
-    if not 0 < heldout <= 1:
-        raise UserError("--heldout", heldout, "is no share", "use a value in (0, 1]")
-    source = {"path": data, "limit": limit, "heldout": 0.0 if heldout == 1 else heldout}
-    result = evaluate_(
-        model,
-        source,
-        out_,
-        err,
-        baseline=baseline,
-        reward_model=reward_model,
-        metrics=["standard", *(load_yaml(m) for m in metric or ())],
-        limit=limit,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-    )
+    result = evaluate_(values["model"], source, values["out_"], err, **fields)
     _print_evaluation(result)
-    out.print(f"\nwritten: [bold]{out_ / 'evaluation.json'}[/]", highlight=False)
+    out.print(f"\nwritten: [bold]{values['out_'] / 'evaluation.json'}[/]", highlight=False)
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:

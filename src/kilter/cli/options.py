@@ -130,6 +130,7 @@ def parameters(
     own: Sequence[inspect.Parameter] = (),
     first: Sequence[str] = (),
     aliases: Mapping[str, Sequence[str]] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> list[inspect.Parameter]:
     """Keyword parameters for typer.
 
@@ -138,13 +139,17 @@ def parameters(
         own: parameters of the command itself.
         first: names that come first under their heading.
         aliases: further flags by name.
+        defaults: what a command sets where nothing is typed, in place of the field's own default.
     """
+    aliases, defaults = aliases or {}, defaults or {}
     order = {name: i for i, name in enumerate(first)}
     found = [*own]
     for option in options:
         needed = option.field.is_required() and len(option.path) == 1
-        info, kind = _info(option, (aliases or {}).get(option.name, ())), TYPES[option.kind]
-        found.append(parameter(option.name, kind if needed else kind | None, info, ... if needed else None))
+        own_default = defaults.get(option.name, ... if needed else None)
+        info = _info(option, aliases.get(option.name, ()), defaults.get(option.name))
+        kind = TYPES[option.kind]
+        found.append(parameter(option.name, kind if needed else kind | None, info, own_default))
     # The rest keeps its order; fields of nested configurations stand below all others.
     return sorted(found, key=lambda p: (order.get(p.name, len(order)), "__" in p.name))
 
@@ -202,19 +207,21 @@ def _read(option: Option, value: Any) -> Any:
 
     if option.kind == "yaml":
         return scalar(value)
+    if option.kind == "list":
+        return value if words(option.field.annotation) == "TEXT" else [scalar(item) for item in value]
     if option.model is None:
         return value
     found = scalar(value)
     return found if isinstance(found, dict) else {first_field(option.model)[0]: found}
 
 
-def _info(option: Option, aliases: Sequence[str] = ()) -> Any:
+def _info(option: Option, aliases: Sequence[str], default: Any) -> Any:
     """typer's description of an option."""
     negative = "--" + ".".join((*option.path[:-1], f"no_{option.path[-1]}")).replace("_", "-")
     return typer.Option(
         f"{option.flag}/{negative}" if option.kind == "switch" else option.flag,
         *aliases,
-        help=_help(option),
+        help=_help(option, default),
         metavar=_metavar(option),
         rich_help_panel=option.group,
         show_default=False,
@@ -223,7 +230,7 @@ def _info(option: Option, aliases: Sequence[str] = ()) -> Any:
     )
 
 
-def _help(option: Option) -> str:
+def _help(option: Option, default: Any = None) -> str:
     """What a value means: the description of its field, its choices where they are many, and its default."""
     said = option.field.description
     text = ": ".join(filter(None, [said, option.shown.description if option.model is not None else ""]))
@@ -232,7 +239,8 @@ def _help(option: Option) -> str:
         text += f"; one of {', '.join(option.choices)}"
     if option.kind == "list":
         text += "; repeatable"
-    default = option.shown.get_default(call_default_factory=False)
+    if default is None:
+        default = option.shown.get_default(call_default_factory=False)
     if default is True:
         return f"{text} (default {'on' if option.kind == 'switch' else 'true'})"
     optional = option.model is not None and option.field.default is None
@@ -308,7 +316,7 @@ def _kind(annotation: Any) -> Kind:
         return "yaml"
     only = kinds[0]
     if typing.get_origin(only) is list:
-        return "list" if PLAIN.get(members(typing.get_args(only)[0])[0]) == "text" else "yaml"
+        return "list"
     if isinstance(only, type) and issubclass(only, BaseModel):
         return "model"
     return PLAIN.get(only, "yaml")

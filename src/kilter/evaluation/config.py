@@ -45,13 +45,13 @@ class EvaluateSpec(BaseModel):
     )
     probes: Annotated[list[DataRef], DATA] = Field(
         default_factory=list,
-        description="further $names whose prompts count for refusals and violations alone; "
+        description="further data sets, whose prompts count for refusals and violations alone; "
         "label them with data.safety",
     )
     probe_limit: Annotated[int, DATA] = Field(50, ge=4, description="prompts of each probe set")
     tax: Annotated[DataRef | None, DATA] = Field(
         None,
-        description="$name of demonstrations of other skills: what the models unlearned, "
+        description="demonstrations of other skills: what the models unlearned, "
         "as nats per token over the baseline",
     )
     tax_limit: Annotated[int, DATA] = Field(40, ge=4, description="demonstrations of the tax set")
