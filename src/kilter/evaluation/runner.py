@@ -18,13 +18,10 @@ from kilter.evaluation.asking import Asking, ModelAnswers
 from kilter.evaluation.config import EvaluateSpec
 from kilter.evaluation.metrics import SOURCES, STANDARD, Measure
 from kilter.evaluation.records import beside, of_pairs, records
+from kilter.evaluation.result import entry, head, titles_beyond
 from kilter.evaluation.scoring import GoldSource, RewardSource, Scores, Scoring, Source, combined
 from kilter.evaluation.suites import Suite, unique_prompts
-from kilter.models.load import model_hash
-from kilter.statistics import paired_difference
 from kilter.types import Group, Prompt
-
-SCHEMA = 1
 
 
 @dataclass
@@ -90,12 +87,16 @@ class Evaluation:
         measured = {name: measure_all(measures, known[name], origin) for name in known}
         self._note_absent(measures, measured)
 
-        result = self._head(suite, origin)
-        result["models"] = {name: self._entry(name, measures, measured, origin) for name in known}
+        # Write: evaluation.json last, for it vouches for what lies beside it.
+        result = head(self.spec, suite, origin, self.baseline, self.trained_prompts)
+        base = measured[self.baseline]
+        result["models"] = {
+            name: entry(self.models[name], measures, found, None if found is base else base, origin)
+            for name, found in measured.items()
+        }
         if reward is not None and suite.pairs:
             result |= self._reward_accuracy(suite, reward, origin)
-        if own := {m.facts.name: m.facts.title for m in measures if metrics.facts_of(m.facts.name) is None}:
-            result["titles"] = own
+        result |= titles_beyond(measures)
         self._write(
             result, suite, said, scores, {n: paired(measures, found) for n, found in measured.items()}
         )
@@ -124,55 +125,6 @@ class Evaluation:
             return ""
         return f"; biased: answers sampled at temperature {s.temperature}, top_p {s.top_p}, top_k {s.top_k}"
 
-    def _head(self, suite: Suite, origin: Origin) -> dict[str, Any]:
-        """What evaluation.json says before the models: which prompts, how sampled."""
-        s = self.spec
-        return {
-            "schema": SCHEMA,
-            "n_probes": len(suite.probes),
-            "baseline": self.baseline,
-            "n_prompts": len(suite.prompts),
-            "data_hash": origin.data_hash,
-            "prompts_found_in_training_data": suite.found_in(self.trained_prompts),
-            "sampling": {
-                "temperature": s.temperature,
-                "top_p": s.top_p,
-                "top_k": s.top_k,
-                "max_new_tokens": s.max_new_tokens,
-                "seed": s.seed,
-            },
-        }
-
-    def _entry(
-        self,
-        name: str,
-        measures: Sequence[Measure],
-        measured: Mapping[str, Mapping[str, Measured]],
-        origin: Origin,
-    ) -> dict[str, Any]:
-        """One model in evaluation.json: its estimates, and its paired differences to the baseline."""
-        found = measured[name]
-        entry: dict[str, Any] = {
-            "path": str(self.models[name].resolve()),
-            "model_hash": model_hash(self.models[name])[:16],
-        }
-        if name != self.baseline:
-            base = paired(measures, measured[self.baseline])
-            entry["difference"] = {
-                key: paired_difference(
-                    values,
-                    base[key],
-                    origin.seed,
-                    unit=estimate.unit,
-                    higher_is_better=estimate.higher_is_better,
-                    data_hash=origin.data_hash,
-                ).to_json()
-                for key, values in paired(measures, found).items()
-                if key in base and (estimate := found[key].estimate) is not None
-            }
-        entry["metrics"] = {k: m.estimate.to_json() for k, m in found.items() if m.estimate is not None}
-        return entry
-
     def _reward_accuracy(self, suite: Suite, source: RewardSource, origin: Origin) -> dict[str, Any]:
         """How well the reward model knows the held-out pairs: a metric of the judge, not of any model."""
         feedback = source.pairs(suite.pairs, f"{self.name}: reward model on held-out pairs")
@@ -190,7 +142,7 @@ class Evaluation:
         scores: Mapping[str, Scores],
         values: Mapping[str, Mapping[str, Sequence[float | None]]],
     ) -> None:
-        """per_prompt.json and groups.jsonl first: evaluation.json vouches for what lies beside it."""
+        """per_prompt.json, groups.jsonl and evaluation.json."""
         write_json(self.out / "per_prompt.json", values)
         rows = [
             Group(

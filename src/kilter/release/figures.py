@@ -13,6 +13,8 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from kilter.evaluation.metrics import titles
+
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 GOOD, BAD, NEUTRAL = "#1a7f4b", "#c0392b", "#52606d"
 SERIES = (
@@ -155,7 +157,7 @@ def proxy_against_gold(
         figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.1))
         for axis, key, title in (
             (axes[0], "proxy", "reward that trains (change)"),
-            (axes[1], "gold", "gold score (change)"),
+            (axes[1], "gold", f"{titles()['gold'].lower()} (change)"),
         ):
             for i, (name, entries) in enumerate(stages.items()):
                 colour = SERIES[i % len(SERIES)]

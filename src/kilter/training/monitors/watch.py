@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from kilter.evaluation.metrics import titles
 from kilter.training.config import MonitorSpec
 from kilter.training.monitors.events import Event, EventLog
 from kilter.training.monitors.gold import Evidence, GoldHistory, diverges
@@ -70,7 +71,7 @@ DRIFT = {
     "kl/slope": "KL grows at another pace",
     "length/p50": "the usual length drifts",
     "length/p95": "the longest answers drift",
-    "refusal": "the refusal rate drifts",
+    "refusal": f"the {titles()['refusal'].lower()} drifts",
     "markdown": "the use of markdown drifts",
     "rewards/disagreement": "the reward models disagree more",
     "energy_loss": "the last layer's energy loss drifts",

@@ -1,0 +1,70 @@
+"""evaluation.json: what was asked and how, each model's estimates, and its differences to the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kilter.evaluation.aggregate import Measured, Origin, paired
+from kilter.evaluation.config import EvaluateSpec
+from kilter.evaluation.metrics import Measure, facts_of
+from kilter.evaluation.suites import Suite
+from kilter.models.load import model_hash
+from kilter.statistics import paired_difference
+
+SCHEMA = 1
+
+
+def head(
+    spec: EvaluateSpec, suite: Suite, origin: Origin, baseline: str, trained: frozenset[str]
+) -> dict[str, Any]:
+    """What stands before the models: which prompts, how sampled, how many of them were trained on."""
+    return {
+        "schema": SCHEMA,
+        "n_probes": len(suite.probes),
+        "baseline": baseline,
+        "n_prompts": len(suite.prompts),
+        "data_hash": origin.data_hash,
+        "prompts_found_in_training_data": suite.found_in(trained),
+        "sampling": {
+            "temperature": spec.temperature,
+            "top_p": spec.top_p,
+            "top_k": spec.top_k,
+            "max_new_tokens": spec.max_new_tokens,
+            "seed": spec.seed,
+        },
+    }
+
+
+def entry(
+    folder: Path,
+    measures: Sequence[Measure],
+    found: Mapping[str, Measured],
+    baseline: Mapping[str, Measured] | None,
+    origin: Origin,
+) -> dict[str, Any]:
+    """One model: its estimates, and its paired differences to the baseline, which has none (baseline=None)."""
+    made: dict[str, Any] = {"path": str(folder.resolve()), "model_hash": model_hash(folder)[:16]}
+    if baseline is not None:
+        base = paired(measures, baseline)
+        made["difference"] = {
+            key: paired_difference(
+                values,
+                base[key],
+                origin.seed,
+                unit=estimate.unit,
+                higher_is_better=estimate.higher_is_better,
+                data_hash=origin.data_hash,
+            ).to_json()
+            for key, values in paired(measures, found).items()
+            if key in base and (estimate := found[key].estimate) is not None
+        }
+    made["metrics"] = {k: m.estimate.to_json() for k, m in found.items() if m.estimate is not None}
+    return made
+
+
+def titles_beyond(measures: Sequence[Measure]) -> dict[str, Any]:
+    """Titles of metrics that the registry cannot know: whoever reads the evaluation later may lack their files."""
+    own = {m.facts.name: m.facts.title for m in measures if facts_of(m.facts.name) is None}
+    return {"titles": own} if own else {}
