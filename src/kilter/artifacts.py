@@ -1,7 +1,8 @@
-"""THE way to write: files that are whole or absent, lines that can be cut, folders that appear at once, hashes.
+"""THE way to write: files that are whole or absent, lines that can be cut, folders that appear at once,
+hashes.
 
-Nothing outside this module renames a file. What it writes survives a killed process, a full disk and a power cut: the
-new content is written beside the old, flushed to the disk, and takes the name in one step.
+Nothing outside this module renames a file. What it writes survives a killed process, a full disk and a power
+cut: the new content is written beside the old, flushed to the disk, and takes the name in one step.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def writing(path: Path, what: str = "", fix: str = FREE_SPACE, note: str = "") -
 
 
 def _is_io(error: Exception) -> bool:
-    """Whether this is how Python, torch or safetensors reports a full disk; the latter two have no class for it."""
+    """Whether this is how Python, torch or safetensors reports a full disk; the latter two have no class for
+    it.
+    """
     return isinstance(error, OSError) or type(error).__name__ in ("RuntimeError", "SafetensorError")
 
 
@@ -155,8 +158,8 @@ def whole_folder(
 def lock(folder: Path, field: str = "out") -> Iterator[None]:
     """Keeps a run folder to this process: a second one that wants it is refused, and told who holds it.
 
-    The kernel lets go of the lock when its holder dies, however it dies. Workers of a run do not lock: their first
-    process has done so for all of them.
+    The kernel lets go of the lock when its holder dies, however it dies. Workers of a run do not lock: their
+    first process has done so for all of them.
 
     Args:
         folder: the run folder; it is made.
@@ -181,7 +184,10 @@ def lock(folder: Path, field: str = "out") -> Iterator[None]:
 
 
 HELD: list[IO[bytes]] = []
-"""Locks of this process. A child that is forked closes its copies: it may outlive its parent, and it is not the holder."""
+"""Locks of this process.
+
+A child that is forked closes its copies: it may outlive its parent, and it is not the holder.
+"""
 os.register_at_fork(after_in_child=lambda: [file.close() for file in HELD])
 
 
@@ -253,7 +259,9 @@ def _flush(path: Path) -> None:
 
 
 def append_lines(path: Path, rows: Iterable[Any], flush: bool = False, escape: bool = True) -> None:
-    """Appends one line of JSON per row: all of them, or none. A torn last line of a killed writer is dropped first.
+    """Appends one line of JSON per row: all of them, or none.
+
+    A torn last line of a killed writer is dropped first.
 
     Args:
         path: the file; its folder is made.

@@ -40,7 +40,10 @@ class UserError(KilterError, ValueError):
 
 
 class RunFailed(KilterError):  # noqa: N818
-    """A run that started well and could not go on (NaN, full disk); names the last good checkpoint. Code 4."""
+    """A run that started well and could not go on (NaN, full disk); names the last good checkpoint.
+
+    Code 4.
+    """
 
 
 class Interrupted(KilterError):  # noqa: N818

@@ -1,4 +1,7 @@
-"""manifest.json of a stage: what went in, what came out, when, with what. The chain from data to verdict can be checked."""
+"""manifest.json of a stage: what went in, what came out, when, with what.
+
+The chain from data to verdict can be checked.
+"""
 
 from __future__ import annotations
 
@@ -84,8 +87,9 @@ def read(folder: Path) -> Manifest | None:
 def life(folder: Path, entry: Manifest) -> Iterator[Manifest]:
     """A stage from its beginning to its end, as manifest.json in `folder` tells it at every moment.
 
-    The body does the work and fills in `outputs` and `facts`. A stage that waits for people sets the status itself.
-    A process that is killed leaves "running"; the next one with the same key adds its seconds to those on record.
+    The body does the work and fills in `outputs` and `facts`. A stage that waits for people sets the status
+    itself. A process that is killed leaves "running"; the next one with the same key adds its seconds to
+    those on record.
 
     Args:
         folder: the stage's folder.
@@ -137,4 +141,5 @@ def versions() -> dict[str, str]:
 
 def machine() -> str:
     """Processor, cores and system in one line."""
-    return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}"
+    system = f"{platform.system()} {platform.release().split('-')[0]}"
+    return f"{platform.machine()}, {os.cpu_count()} cores, {system}"

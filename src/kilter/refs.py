@@ -1,8 +1,12 @@
-"""Typed references: what a string in a configuration names. From them follow order, hashes, checks, plan and schema.
+"""Typed references: what a string in a configuration names.
 
-A field of a stage, of anything nested in it, or a parameter of a feedback source is annotated with one of them:
+From them follow order, hashes, checks, plan and schema.
 
-    start: StartRef | None      model: ModelRef      probes: list[DataRef]      template: TemplateRef      gold: FeedbackRef
+A field of a stage, of anything nested in it, or a parameter of a feedback source is annotated with one of
+them:
+
+    start: StartRef | None      model: ModelRef      probes: list[DataRef]      template: TemplateRef
+        gold: FeedbackRef
 """
 
 from __future__ import annotations
@@ -22,9 +26,11 @@ S = TypeVar("S", bound=BaseModel)
 class Ref:
     """What a string names.
 
-    to: a model (a stage that makes one, builtin:NAME, a folder, a .gguf file, a Hub id), a data set (`$name`), a stage, a
+    to: a model (a stage that makes one, builtin:NAME, a folder, a .gguf file, a Hub id), a data set
+    (`$name`), a stage, a
         file, or a description of feedback that holds references of its own.
-    default: what None stands for. base: the recipe's model; start: the model that the stage itself begins from; last:
+    default: what None stands for. base: the recipe's model; start: the model that the stage itself begins
+    from; last:
         the last earlier stage that makes `makes`.
     makes: what the named stage must make.
     words: values that name no file.
@@ -97,7 +103,10 @@ def replaced(spec: S, change: Change, path: str = "") -> S:
 
 
 def walk(value: Any, annotation: Any, path: str, change: Change, metadata: Sequence[Any] = ()) -> Any:
-    """The value with its references changed. Only strings that the annotation marks count, wherever they are nested."""
+    """The value with its references changed.
+
+    Only strings that the annotation marks count, wherever they are nested.
+    """
     ref = next((m for m in metadata if isinstance(m, Ref)), None)
     if ref is not None:
         return change(Found(path, ref, value))

@@ -16,7 +16,9 @@ T = TypeVar("T")
 
 
 def user_files(value: Any) -> list[Path]:
-    """Every file that a configuration names as file.py:Name, anywhere in it: what it holds is part of the configuration."""
+    """Every file that a configuration names as file.py:Name, anywhere in it: what it holds is part of the
+    configuration.
+    """
     if isinstance(value, str):
         where, colon, _ = value.rpartition(":")
         path = Path(where)
@@ -61,7 +63,10 @@ class Registry(Generic[T]):
         self._places: dict[str, str] = {}
 
     def declare(self, module: str, *names: str) -> None:
-        """Says that importing `module` registers `names`. The names are known at once; the module is read on demand."""
+        """Says that importing `module` registers `names`.
+
+        The names are known at once; the module is read on demand.
+        """
         for name in names:
             if name in self._entries or name in self._places:
                 raise ValueError(f"{self.kind} {name!r} is already declared or registered")

@@ -12,10 +12,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 def keep_freed_memory() -> bool:
     """Tells glibc to keep freed blocks for reuse instead of returning them to the system.
 
-    A training step allocates and frees the same large tensors again and again; by default glibc maps each anew and the
-    kernel zeroes every page. Keeping them made a bfloat16 step 1.3x as fast on 2 cores at about the same peak memory
-    (docs/LOG.md). A threshold of -1 never trims: the largest that can be named, 2 GiB, is below what one step frees. False
-    where the C library is another one; nothing changes then.
+    A training step allocates and frees the same large tensors again and again; by default glibc maps each
+    anew and the kernel zeroes every page. Keeping them made a bfloat16 step 1.3x as fast on 2 cores at about
+    the same peak memory (docs/LOG.md). A threshold of -1 never trims: the largest that can be named, 2 GiB,
+    is below what one step frees. False where the C library is another one; nothing changes then.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,4 +1,7 @@
-"""Every measured quantity is an Estimate: value, n, unscored, clusters, interval and method. Statistics come from scipy and statsmodels."""
+"""Every measured quantity is an Estimate: value, n, unscored, clusters, interval and method.
+
+Statistics come from scipy and statsmodels.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ RESAMPLES = 5000
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A measured quantity. CI bounds are None when n is too small to say anything. `higher_is_better` may be unknown."""
+    """A measured quantity.
+
+    CI bounds are None when n is too small to say anything. `higher_is_better` may be unknown.
+    """
 
     value: float | None
     n: int
@@ -60,9 +66,9 @@ def proportion(events: Sequence[bool | None], **extra: Any) -> Estimate:
 def mean(values: Sequence[float | None], seed: int = 0, binary: bool = False, **extra: Any) -> Estimate:
     """Mean over prompts (one value per prompt) with a BCa bootstrap interval; None is unscored.
 
-    Constant values have no bootstrap distribution, and an interval of zero width would claim certainty: the bounds are
-    None then, which a gate reads as inconclusive. Only `binary` values (outcomes in 0..1, such as wins) that are all 0 or
-    all 1 get Wilson's interval.
+    Constant values have no bootstrap distribution, and an interval of zero width would claim certainty: the
+    bounds are None then, which a gate reads as inconclusive. Only `binary` values (outcomes in 0..1, such as
+    wins) that are all 0 or all 1 get Wilson's interval.
     """
     known = np.array([v for v in values if v is not None and math.isfinite(v)], dtype=float)
     unscored = len(values) - len(known)
@@ -127,7 +133,9 @@ def paired_difference(
 
 
 def win_rate(outcomes: Sequence[float | None], seed: int = 0, **extra: Any) -> Estimate:
-    """Mean of outcomes, one per prompt: 1 a win, 0 a loss, 1/2 a tie; the counts of wins, ties and losses stand in the method."""
+    """Mean of outcomes, one per prompt: 1 a win, 0 a loss, 1/2 a tie; the counts of wins, ties and losses
+    stand in the method.
+    """
     known = [w for w in outcomes if w is not None]
     estimate = mean(outcomes, seed, binary=True, **extra)
     counts = f"W/T/L {known.count(1.0)}/{known.count(0.5)}/{known.count(0.0)}"
@@ -135,7 +143,9 @@ def win_rate(outcomes: Sequence[float | None], seed: int = 0, **extra: Any) -> E
 
 
 def wilson_bounds(events: int, n: int) -> tuple[float, float]:
-    """Wilson interval of events out of n; exactly 0 below no events and 1 above all, where rounding would leave a trace."""
+    """Wilson interval of events out of n; exactly 0 below no events and 1 above all, where rounding would
+    leave a trace.
+    """
     low, high = proportion_confint(events, n, 1 - LEVEL, method="wilson")
     return (0.0 if events == 0 else float(low)), (1.0 if events == n else float(high))
 

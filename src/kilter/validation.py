@@ -51,7 +51,10 @@ def as_user_error(error: ValidationError, where: str, model: type[BaseModel]) ->
 
 
 def refuse_idle(spec: BaseModel, where: str, idle: Iterable[tuple[str, str, str]]) -> None:
-    """Settings that a run would not read: a value given in vain is an error, not a silence. `idle`: (field, why, fix)."""
+    """Settings that a run would not read: a value given in vain is an error, not a silence.
+
+    `idle`: (field, why, fix).
+    """
     for name, why, fix in idle:
         value = getattr(spec, name)
         if value != type(spec).model_fields[name].get_default(call_default_factory=True):

@@ -47,7 +47,9 @@ formats: Registry[Format] = Registry("format")
 
 
 def data_format(name: str, description: str, detect: Callable[[Row], bool]) -> Callable[[Reader], Reader]:
-    """Decorator: registers a reader of rows. Formats that are registered earlier are tried earlier on unknown rows.
+    """Decorator: registers a reader of rows.
+
+    Formats that are registered earlier are tried earlier on unknown rows.
 
     Args:
         name: what `data.format` calls it.
@@ -63,7 +65,10 @@ def data_format(name: str, description: str, detect: Callable[[Row], bool]) -> C
 
 
 def reader(name: str, field: str = "data.format") -> Reader:
-    """What turns a row of this format into groups. Raises UserError for an unknown name or an object that cannot be called."""
+    """What turns a row of this format into groups.
+
+    Raises UserError for an unknown name or an object that cannot be called.
+    """
     if ":" not in name and name not in formats.names():
         raise UserError(field, name, "unknown format", nearest(name, ["auto", "groups", *formats.names()]))
     found: Any = formats.get(name)

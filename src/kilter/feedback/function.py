@@ -1,11 +1,12 @@
-"""A user's Python function as a feedback source: per completion or per batch, plain or async, with a time limit.
+"""A user's Python function as a feedback source: per completion or per batch, plain or async, with a time
+limit.
 
-    def reward(prompt, completion): ...                       -> float or None; prompt is a Prompt, completion a Completion
-    def reward(prompts, completions, **columns): ...          -> list; lists of messages (or text) and of texts, as in TRL
-    async def reward(prompt, completion): ...                 -> all completions at once
+    def reward(prompt, completion): ...                 -> float or None, of a Prompt and a Completion
+    def reward(prompts, completions, **columns): ...    -> list; prompts and texts are lists, as in TRL
+    async def reward(prompt, completion): ...           -> all completions at once
 
-An exception, a time-out, NaN or a list of the wrong length leaves the completions concerned unscored, with the cause on
-record, and the run goes on.
+An exception, a time-out, NaN or a list of the wrong length leaves the completions concerned unscored, with
+the cause on record, and the run goes on.
 """
 
 from __future__ import annotations
@@ -26,14 +27,18 @@ LARGEST = 1e18
 """Beyond it the square of a score, and so the spread of a group, overflows float32."""
 
 PATIENCE = 3
-"""Time-outs in a row after which the rest of a batch is left unscored, so that a function that hangs costs minutes a step and not an hour."""
+"""Time-outs in a row after which the rest of a batch is left unscored, so that a function that hangs costs
+minutes a step and not an hour.
+"""
 
 Score = tuple[float | None, str]
 """A score, or None and why there is none."""
 
 
 def read(value: Any) -> Score:
-    """What a function returned as a plain number, so that any object with a number in it can leave the worker."""
+    """What a function returned as a plain number, so that any object with a number in it can leave the
+    worker.
+    """
     if value is None:
         return None, "returned None"
     try:
@@ -53,10 +58,8 @@ def read_all(values: Any, count: int) -> tuple[list[Score], str]:
     """(a score per completion, "") or ([], problem) of what a function returned for a batch."""
     values = values.tolist() if hasattr(values, "tolist") else values
     if not isinstance(values, list | tuple) or len(values) != count:
-        return (
-            [],
-            f"returned {len(values) if isinstance(values, list | tuple) else type(values).__name__} scores for {count} completions",
-        )
+        found = len(values) if isinstance(values, list | tuple) else type(values).__name__
+        return [], f"returned {found} scores for {count} completions"
     return [read(v) for v in values], ""
 
 
@@ -101,7 +104,9 @@ def _all(
 
 
 class FunctionFeedback(FeedbackSource):
-    """FeedbackSource around `function`. `timeout`: seconds for one call (for one completion, in the async form).
+    """FeedbackSource around `function`.
+
+    `timeout`: seconds for one call (for one completion, in the async form).
 
     The function runs in a worker process, which is killed when the time is up; its module is imported there.
     """
@@ -139,13 +144,15 @@ class FunctionFeedback(FeedbackSource):
                     self._feedback(
                         (
                             None,
-                            f"not called: the {PATIENCE} calls before it took longer than {self.timeout:g} s each",
+                            f"not called: the {PATIENCE} calls before it took longer "
+                            f"than {self.timeout:g} s each",
                         )
                     )
                 )
                 continue
             if self.target is None:
-                score, problem = limited_here(lambda p=p, c=c: read(self.function(p, c)), self.timeout)  # type: ignore[misc]
+                judge = lambda p=p, c=c: read(self.function(p, c))  # type: ignore[misc]
+                score, problem = limited_here(judge, self.timeout)
             else:
                 score, problem = limited(
                     call_one,

@@ -1,8 +1,8 @@
 """Calls that must come to an end: a worker process runs them and is killed when the time is up.
 
-A thread cannot do this: a regular expression that backtracks for ever, or 9**9**9, holds the interpreter's lock, and nothing
-else in the process runs. The worker is started once, keeps what it imported, and is replaced after a kill; its standard output
-goes to standard error, so a function may print.
+A thread cannot do this: a regular expression that backtracks for ever, or 9**9**9, holds the interpreter's
+lock, and nothing else in the process runs. The worker is started once, keeps what it imported, and is
+replaced after a kill; its standard output goes to standard error, so a function may print.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def too_slow(timeout: float) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """A function by where it stands: a file or a module, and its name there; of a file also what was in it, for it may be mended meanwhile."""
+    """A function by where it stands: a file or a module, and its name there; of a file also what was in it,
+    for it may be mended meanwhile.
+    """
 
     where: str
     name: str
@@ -103,7 +105,8 @@ class Worker:
     ) -> tuple[Any, str]:
         """(value, problem): function(*arguments) in the worker. Both functions must be importable.
 
-        `prepare` runs once in each new worker, on START's time: imports and first uses that no call should be charged for.
+        `prepare` runs once in each new worker, on START's time: imports and first uses that no call should be
+        charged for.
         """
         key = pickle.dumps(prepare)
         if self._process is None or self._process.poll() is not None:
@@ -149,7 +152,8 @@ class Worker:
             stdout=2,
             pass_fds=(theirs,),
             env=env,
-            start_new_session=True,  # Ctrl-C is for the run, which ends its step first; the worker ends with its input
+            # Ctrl-C is for the run, which ends its step first; the worker ends with its input
+            start_new_session=True,
         )
         os.close(theirs)
         self._send, self._receive = self._process.stdin, mine  # type: ignore[assignment]
@@ -160,7 +164,8 @@ class Worker:
         if not started:
             self.close()
             raise RunFailed(
-                "the worker process for feedback did not start\n  fix: free memory, then run the same command again to resume"
+                "the worker process for feedback did not start\n"
+                "  fix: free memory, then run the same command again to resume"
             )
 
     def _read(self, timeout: float) -> bytes | None:
@@ -206,7 +211,10 @@ def limited(
 
 
 def limited_here(function: Callable[[], Any], timeout: float) -> tuple[Any, str]:
-    """(value, problem) in a thread of this process, for functions that no other process can find. One that holds the interpreter's lock cannot be stopped."""
+    """(value, problem) in a thread of this process, for functions that no other process can find.
+
+    One that holds the interpreter's lock cannot be stopped.
+    """
     box: queue.Queue[tuple[Any, str]] = queue.Queue()
 
     def run() -> None:

@@ -1,4 +1,6 @@
-"""A preference model that reads both answers, as a feedback source: each answer's score is how often it beats the others."""
+"""A preference model that reads both answers, as a feedback source: each answer's score is how often it beats
+the others.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,11 @@ from kilter.types import Completion, Encoded, Feedback, Group
 
 @feedback_sources.register("preference_model")
 class PreferenceModel(FeedbackSource):
-    """P(y beats y') = sigmoid(s(y, y') - s(y', y)); the score of y is its mean over the other answers of the group.
+    """P(y beats y') = sigmoid(s(y, y') - s(y', y)); the score of y is its mean over the other answers of the
+    group.
 
-    model: a stage or folder trained with pairwise_preference. Needs two answers or more; a lone one is unscored. n answers
-    cost n (n - 1) rows.
+    model: a stage or folder trained with pairwise_preference. Needs two answers or more; a lone one is
+    unscored. n answers cost n (n - 1) rows.
     """
 
     wants = Wants(siblings=True)

@@ -1,4 +1,4 @@
-"""A process reward model: a token classifier whose P(correct) at the end of each step is that step's reward."""
+"""Process rewards: a token classifier's P(correct) at the end of each step is that step's reward."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ AGGREGATE: dict[str, Callable[[list[float]], float]] = {
 
 @feedback_sources.register("process_reward")
 class ProcessReward(FeedbackSource):
-    """Feedback.steps holds one number per token: the step's P(correct) on its last token, 0 elsewhere; the score aggregates the steps.
+    """Feedback.steps holds one number per token: the step's P(correct) on its last token, 0 elsewhere; the
+    score aggregates the steps.
 
-    model: a Hugging Face token classifier over the policy's vocabulary; the last label is "correct". separator: text that
-    ends a step. aggregate: min, product, mean or last (Lightman et al. 2023; Wang et al. 2024, Math-Shepherd).
+    model: a Hugging Face token classifier over the policy's vocabulary; the last label is "correct".
+    separator: text that ends a step. aggregate: min, product, mean or last (Lightman et al. 2023; Wang et al.
+    2024, Math-Shepherd).
     """
 
     wants = Wants(policy=True)

@@ -31,9 +31,11 @@ feedback_sources: Registry[Callable[..., Any]] = Registry("feedback")
 
 @dataclass(frozen=True)
 class Context:
-    """What a source may need of the run: `model` resolves a stage or model name to a folder; policy is (Scorer, Encoder) or None.
+    """What a source may need of the run: `model` resolves a stage or model name to a folder; policy is
+    (Scorer, Encoder) or None.
 
-    known: answers of the training data, on which rewards are normalised. gather: one value of every rank, in order.
+    known: answers of the training data, on which rewards are normalised. gather: one value of every rank, in
+    order.
     """
 
     model: Callable[[str], Path] = Path
@@ -133,7 +135,8 @@ def _named(
         if not known:
             raise UserError(field, options[""], "takes no options", f"write {field.rpartition('.')[2]}: {{}}")
         options = {known[0]: options[""]}
-    hints = typing.get_type_hints(getattr(factory, "__init__") if isinstance(factory, type) else factory)  # noqa: B009
+    signature = getattr(factory, "__init__") if isinstance(factory, type) else factory  # noqa: B009
+    hints = typing.get_type_hints(signature)
     for key, value in options.items():
         if key not in known:
             raise UserError(
@@ -174,7 +177,10 @@ def model_references(spec: Any, sources: Sequence[str] = ()) -> list[str]:
 
 
 def with_references(spec: Any, change: Change, field: str = "feedback") -> Any:
-    """The same feedback with every reference as `change` says. A source's parameters declare which of them are references."""
+    """The same feedback with every reference as `change` says.
+
+    A source's parameters declare which of them are references.
+    """
     if isinstance(spec, list | tuple):
         return [with_references(item, change, field) for item in spec]
     if not isinstance(spec, Mapping):
@@ -221,7 +227,10 @@ def build(spec: Any, context: Context, field: str = "feedback") -> Weighted:
 
 
 class Weighted(FeedbackSource):
-    """The weighted sum of its parts. A completion that any part leaves unscored is unscored; every part is on record."""
+    """The weighted sum of its parts.
+
+    A completion that any part leaves unscored is unscored; every part is on record.
+    """
 
     def __init__(self, parts: Sequence[tuple[str, float, FeedbackSource]]) -> None:
         seen: dict[str, int] = {}
@@ -263,7 +272,9 @@ class Weighted(FeedbackSource):
                 source.restore(state[name])
 
     def scale_of(self, name: str) -> tuple[float, float] | None:
-        """(mean, deviation) such that a part's contribution is (raw - mean) / deviation, its weight included; None where it is not (yet) known."""
+        """(mean, deviation) such that a part's contribution is (raw - mean) / deviation, its weight included;
+        None where it is not (yet) known.
+        """
         for own, weight, source in self.parts:
             if own == name and weight > 0:
                 scale = source.scale()

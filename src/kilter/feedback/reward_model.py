@@ -1,4 +1,4 @@
-"""Reward models as a feedback source: one scalar per completion, from any Hugging Face sequence classifier."""
+"""Reward models as a feedback source: one scalar per completion, from a sequence classifier."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from kilter.types import Completion, Feedback, Group
 
 
 class RewardModel:
-    """FeedbackSource. The prompt is encoded once for all completions of a group; a non-finite score is unscored."""
+    """FeedbackSource.
+
+    The prompt is encoded once for all completions of a group; a non-finite score is unscored.
+    """
 
     def __init__(
         self,
@@ -95,7 +98,7 @@ Scores = list[list[float | None]]
 
 
 def _first_answers(groups: Sequence[Group]) -> list[Group]:
-    """Groups with answers, up to REFERENCE_ANSWERS answers; none when there are too few to tell a deviation."""
+    """Groups with answers, up to REFERENCE_ANSWERS answers; none if they are too few to tell a deviation."""
     found: list[Group] = []
     answers = 0
     for group in groups:
@@ -116,9 +119,11 @@ def _scale(rows: Scores) -> tuple[float, float]:
 class RewardFeedback(FeedbackSource):
     """The reward of one model or of an ensemble, for training.
 
-    model: a stage, a folder or a Hub id, or a list of them. combine: mean, or min (pessimistic; Coste et al. 2024). normalize:
-    shift and scale to mean 0, deviation 1 on the answers of the training data (Stiennon et al. 2020), at most REFERENCE_ANSWERS of them; where the data has
-    prompts only, on the first answers scored, which are the starting policy's. Kept on resumption. clip: rewards beyond this many deviations count as it.
+    model: a stage, a folder or a Hub id, or a list of them. combine: mean, or min (pessimistic; Coste et al.
+    2024). normalize: shift and scale to mean 0, deviation 1 on the answers of the training data (Stiennon et
+    al. 2020), at most REFERENCE_ANSWERS of them; where the data has prompts only, on the first answers
+    scored, which are the starting policy's. Kept on resumption. clip: rewards beyond this many deviations
+    count as it.
     """
 
     def __init__(

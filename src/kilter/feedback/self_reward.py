@@ -13,15 +13,21 @@ from kilter.feedback.registry import Context, feedback_sources
 from kilter.seams import FeedbackSource, Wants
 from kilter.types import Completion, Feedback, Group, Prompt
 
-QUESTION = "Review the reply below.\n\nRequest:\n{prompt}\n\nReply:\n{answer}\n\nIs the reply correct, helpful and to the point? Answer Yes or No."
+QUESTION = (
+    "Review the reply below.\n\nRequest:\n{prompt}\n\nReply:\n{answer}\n\n"
+    "Is the reply correct, helpful and to the point? Answer Yes or No."
+)
 
 FIELD = re.compile(r"\{(prompt|answer)\}")
 
 
 @feedback_sources.register("self_reward")
 class SelfReward(FeedbackSource):
-    """score = P(Yes) / (P(Yes) + P(No)) under the present policy (Yuan et al. 2024, "Self-rewarding language models", with log-probs
-    in place of a written grade). question: text with {prompt} and {answer}."""
+    """score = P(Yes) / (P(Yes) + P(No)) under the present policy (Yuan et al.
+
+    2024, "Self-rewarding language models", with log-probs in place of a written grade). question: text with
+    {prompt} and {answer}.
+    """
 
     wants = Wants(policy=True)
 

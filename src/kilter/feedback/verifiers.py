@@ -1,4 +1,7 @@
-"""Verifiers: rules that need no model. Each scores 1 or 0 (or a share) and says nothing where it has no answer to check against."""
+"""Verifiers: rules that need no model.
+
+Each scores 1 or 0 (or a share) and says nothing where it has no answer to check against.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,9 @@ def first_parse() -> None:
 
 
 class _PerCompletion(FeedbackSource):
-    """A verifier is one function of prompt and completion; a score of None is unscored, and so is one that fails or takes too long."""
+    """A verifier is one function of prompt and completion; a score of None is unscored, and so is one that
+    fails or takes too long.
+    """
 
     prepare = staticmethod(ready)
 
@@ -95,14 +100,17 @@ class _AgainstAnswer(_PerCompletion):
 class MathAnswer(_AgainstAnswer):
     """1 when the final answer equals the reference as mathematics (math-verify): 0.5 = 1/2 = \\frac{1}{2}.
 
-    key: metadata column of the reference. mark: when given, only what follows the last mark counts, and an answer without
-    it is wrong; without a mark the last number or formula of the text counts.
+    key: metadata column of the reference. mark: when given, only what follows the last mark counts, and an
+    answer without it is wrong; without a mark the last number or formula of the text counts.
     """
 
     prepare = staticmethod(first_parse)
 
     def readable(self, gold: str) -> bool:
-        """Whether the reference is mathematics. A word ("Paris") would be read as a product of letters, and no answer in prose would equal it."""
+        """Whether the reference is mathematics.
+
+        A word ("Paris") would be read as a product of letters, and no answer in prose would equal it.
+        """
         from math_verify import parse
 
         word = re.fullmatch(r"[^\W\d_]{2,}(?:\s+[^\W\d_]+)*", gold) is not None and gold.lower() not in (
@@ -127,7 +135,10 @@ class MathAnswer(_AgainstAnswer):
 
 @feedback_sources.register("exact")
 class ExactMatch(_AgainstAnswer):
-    """1 when the answer is the reference, white space and case aside. key: metadata column; mark: as in math."""
+    """1 when the answer is the reference, white space and case aside.
+
+    key: metadata column; mark: as in math.
+    """
 
     def equal(self, gold: str, text: str) -> bool:
         """As text."""
@@ -157,7 +168,10 @@ class Regex(_PerCompletion):
 
 @feedback_sources.register("json_schema")
 class JsonSchema(_PerCompletion):
-    """1 when the answer is JSON that fits the schema, 0.5 when it is JSON that does not, 0 otherwise. A ``` fence is allowed."""
+    """1 when the answer is JSON that fits the schema, 0.5 when it is JSON that does not, 0 otherwise.
+
+    A ``` fence is allowed.
+    """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         try:
@@ -184,7 +198,9 @@ class JsonSchema(_PerCompletion):
 
 @feedback_sources.register("format")
 class FormatTags(_PerCompletion):
-    """1 when the answer is exactly <tag>...</tag> for each tag in order, once each, with nothing but white space between."""
+    """1 when the answer is exactly <tag>...</tag> for each tag in order, once each, with nothing but white
+    space between.
+    """
 
     def __init__(self, tags: Sequence[str] = ("think", "answer")) -> None:
         known = "|".join(map(re.escape, tags))
@@ -243,8 +259,8 @@ def _is_json(text: str) -> bool:
 class Instructions(_PerCompletion):
     """Share of verifiable instructions that the answer follows (in the manner of IFEval, Zhou et al. 2023).
 
-    checks: {name: value} for all prompts; a prompt's own metadata column `instructions` is added to them. strict: 1 only when
-    all are followed.
+    checks: {name: value} for all prompts; a prompt's own metadata column `instructions` is added to them.
+    strict: 1 only when all are followed.
     """
 
     def __init__(self, checks: Mapping[str, Any] | None = None, strict: bool = False) -> None:
