@@ -151,7 +151,7 @@ class FunctionFeedback(FeedbackSource):
                 )
                 continue
             if self.target is None:
-                judge = lambda p=p, c=c: read(self.function(p, c))  # type: ignore[misc]
+                judge = lambda p=p, c=c: read(self.function(p, c))
                 score, problem = limited_here(judge, self.timeout)
             else:
                 score, problem = limited(
