@@ -77,7 +77,7 @@ def flags(monkeypatch, capsys, *args: str) -> set[str]:
 
 
 def fields(spec: type[BaseModel], prefix: str = "") -> set[str]:
-    """Flags that the fields of a configuration must have; the first field of a nested one is its short form."""
+    """Flags that a configuration must have; the first field of a nested one is its short form."""
     return {o.flag for o in options_of(spec, prefix=tuple(filter(None, [prefix]))) if not o.hidden}
 
 

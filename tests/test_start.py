@@ -1,4 +1,4 @@
-"""A command that needs no model answers without torch: help, lists, schema, completion and every usage error."""
+"""What needs no model answers without torch: help, lists, schema, completion and every usage error."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ def loaded_by(code: str) -> list[str]:
 def run_command(
     command: str, folder: Path, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """`kilter COMMAND` in a fresh process; the last line of its stderr lists the heavy libraries that it read."""
+    """`kilter COMMAND` in a fresh process; its stderr ends with the heavy libraries that it read."""
     code = (
         "import atexit, sys\nfrom kilter.cli import main\n"
-        f"atexit.register(lambda: print('heavy:' + ''.join(' ' + m for m in {HEAVY} if m in sys.modules), file=sys.stderr))\n"
+        f"found = lambda: ''.join(' ' + m for m in {HEAVY} if m in sys.modules)\n"
+        "atexit.register(lambda: print('heavy:' + found(), file=sys.stderr))\n"
         f"sys.argv = {['kilter', *command.split()]}\nmain()"
     )
     return subprocess.run(
@@ -69,7 +70,7 @@ def test_a_module_that_only_describes_imports_nothing_heavy(module):
 
 
 def test_a_feedback_source_is_declared_where_it_is_registered():
-    """A source whose file is not declared would be unknown; a name that its file does not register would not load."""
+    """An undeclared source would be unknown; a name that its file does not register would not load."""
     found = {m.name for m in pkgutil.iter_modules(feedback.__path__, "kilter.feedback.")}
     helpers = {f"kilter.feedback.{n}" for n in ("function", "isolation", "registry")}
     code = (
@@ -97,7 +98,8 @@ def test_a_method_added_since_the_index_was_written_is_known():
     code = (
         "import json, pathlib\n"
         "real = pathlib.Path.read_text\n"
-        f"pathlib.Path.read_text = lambda p, *a, **k: {stale!r} if p.name == 'index.json' else real(p, *a, **k)\n"
+        f"stale = {stale!r}\n"
+        "pathlib.Path.read_text = lambda p, **k: stale if p.name == 'index.json' else real(p, **k)\n"
         "from kilter.objectives.index import check, lookup\n"
         "check('hinge'); assert lookup('hinge').family == 'preference pairs'"
     )

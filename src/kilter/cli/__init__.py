@@ -1,4 +1,8 @@
-"""The command line. Every command: --help with examples, exit codes of kilter.errors, no traceback for a user's mistake."""
+"""The command line.
+
+Every command has examples in its --help and the exit codes of kilter.errors. A user's mistake shows no
+traceback.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,7 @@ __all__ = [
 ]
 
 USAGE_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
-"""Base of what the command line's own parser raises; typer brings that parser along or takes it from click, by version."""
+"""Base of what the parser raises. By its version, typer brings the parser along or takes it from click."""
 
 
 NOISY = (
@@ -100,7 +104,7 @@ def _show_failure(error: Exception) -> None:
 
 
 def _show_usage_error(error: Any) -> None:
-    """A missing, unknown or unreadable argument, in the form of every other mistake; a group of commands without a command shows its help."""
+    """A missing, unknown or unreadable argument, in the form of every other mistake."""
     context, param = getattr(error, "ctx", None), getattr(error, "param", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message(), file=sys.stderr)

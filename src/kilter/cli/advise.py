@@ -41,7 +41,10 @@ def advise(
     out_: Annotated[Path | None, typer.Option("--out", help="write the recipe here")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
-    """Measure a data set and name the two or three methods worth trying, each sentence with its evidence, and a recipe to run."""
+    """Measure a data set, and name two or three methods worth trying. Each sentence has its evidence.
+
+    --out writes the recipe that tries them side by side.
+    """
     from kilter.advice.facts import measure
     from kilter.advice.machine import here
     from kilter.advice.recipe import fitting, make
@@ -76,10 +79,8 @@ def advise(
         out.print(json.dumps(found, indent=1), markup=False, highlight=False, soft_wrap=True)
         return
     _print_facts(data, facts)
-    out.print(
-        f"\n{size.parameters / 1e6:.0f} M weights, {machine.memory_gb:.1f} GB ({machine.name}): {_room(fields, size, machine)}",
-        highlight=False,
-    )
+    weights = f"{size.parameters / 1e6:.0f} M weights, {machine.memory_gb:.1f} GB ({machine.name})"
+    out.print(f"\n{weights}: {_room(fields, size, machine)}", highlight=False)
     _print_advice(suggestions, warned)
     if out_ is not None:
         out.print(f"\nrecipe written to {out_}; run it with: kilter run {out_}", highlight=False)
@@ -122,7 +123,8 @@ def _room(fields: dict[str, Any], size: Sizes, machine: Machine) -> str:
     if "adapter" not in fields:
         return f"all weights can be trained, in about {full:.1f} GB (estimated)"
     if need > machine.memory_gb:
-        return f"[yellow]too little[/]: adapters need about {need:.1f} GB, all weights {full:.1f} GB (estimated); take a smaller model"
+        needed = f"adapters need about {need:.1f} GB, all weights {full:.1f} GB (estimated)"
+        return f"[yellow]too little[/]: {needed}; take a smaller model"
     return f"adapters, in about {need:.1f} GB; all weights would take about {full:.1f} GB (estimated)"
 
 

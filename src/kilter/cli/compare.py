@@ -34,7 +34,10 @@ def compare(
         ),
     ] = False,
 ) -> None:
-    """Train every method from one start on the same rows, ask all of them the same held-out prompts, and write one page. Run again to resume."""
+    """Train every method from one start on the same rows, and compare them. Run it again to resume.
+
+    All of them answer the same held-out prompts.
+    """
     from kilter.models.load import resolve
     from kilter.pipeline.plan import plan
     from kilter.pipeline.runner import Run
@@ -57,7 +60,8 @@ def compare(
             out.print(f"{p.name:<44} {p.rows or '':>6} {clock(p.seconds):>8}", highlight=False)
         total = sum(p.seconds or 0 for p in plans.values())
         out.print(
-            f"\n{len(found)} runs of {len(wanted.methods)} methods, about {clock(total)} of training, {need:.0f} GB of disk ({free:.0f} free); nothing was run",
+            f"\n{len(found)} runs of {len(wanted.methods)} methods, about {clock(total)} of training, "
+            f"{need:.0f} GB of disk ({free:.0f} free); nothing was run",
             highlight=False,
         )
         return
@@ -72,7 +76,8 @@ def compare(
     path = page.write(wanted, folder)
     if publish:
         out.print(
-            f"{page.publish(wanted, folder)} sentences written into the methods' pages; now: kilter methods --write docs/methods",
+            f"{page.publish(wanted, folder)} sentences written into the methods' pages; "
+            "now: kilter methods --write docs/methods",
             highlight=False,
         )
     out.print((folder / "compare.md").read_text(), markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Words that the shell completes: names of methods, built-in models, data, feedback sources, and short lists of choices."""
+"""Words that the shell completes: methods, built-in models and data, feedback sources, choices."""
 
 from __future__ import annotations
 

@@ -62,7 +62,8 @@ def _load(path: str, shape: str, format_: str, world: dict[str, Any] | None = No
     shapes = ("demonstrations", "pairs", "unpaired", "ranked", "prompts")
     if shape not in shapes:
         raise UserError("--shape", shape, "unknown shape", nearest(shape, shapes))
-    return load(make_data_spec({"path": path, "format": format_, "heldout": 0, "world": world or {}}), shape)  # type: ignore[arg-type]
+    source = make_data_spec({"path": path, "format": format_, "heldout": 0, "world": world or {}})
+    return load(source, shape)  # type: ignore[arg-type]
 
 
 @command(

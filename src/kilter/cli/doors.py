@@ -1,4 +1,4 @@
-"""What the commands of one stage share: where the model, the data and the result of a stage without a recipe are named."""
+"""What the commands of one stage share: the options that name its model, its data and its result."""
 
 from __future__ import annotations
 

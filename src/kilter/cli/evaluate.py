@@ -21,7 +21,7 @@ OPTIONS = [
     *options_of(EvaluateSpec, skip=("models", "data", "split")),
     *source_options("heldout"),
 ]
-"""Every field of an evaluate stage and of its data. `--model` names the models, `--heldout` says which prompts are asked."""
+"""Every field of an evaluate stage and its data; `--model` and `--heldout` replace those left out."""
 
 OFTEN = (
     *("model", "baseline", "reward_model", "data", "heldout", "limit", "metric", "metrics", "gold", "out_"),
@@ -56,7 +56,7 @@ OWN = [
         list[str] | None,
         typer.Option(
             metavar="METRIC",
-            help="metric beside the standard ones, repeatable: NAME, my_file.py:MyMetric or {pass_at_k: {k: 1}}",
+            help="metric beside the standard ones: NAME, my_file.py:MyMetric, {pass_at_k: {k: 1}}; repeatable",
             rich_help_panel="method",
         ),
     ),
@@ -74,7 +74,10 @@ OWN = [
 )
 @takes(*parameters(OPTIONS, own=OWN, first=OFTEN, defaults={"max_new_tokens": 128}))
 def evaluate(**values: Any) -> None:
-    """Evaluate models on the same prompts: metrics with confidence intervals, paired differences, evaluation.json."""
+    """Evaluate models on the same prompts. Metrics have confidence intervals, and differences are paired.
+
+    Writes evaluation.json, which `kilter gate` reads, and the answers.
+    """
     share, limit = values["heldout"], values["limit"]
     if not 0 < share <= 1:
         raise UserError("--heldout", share, "is no share", "use a value in (0, 1]")

@@ -1,4 +1,4 @@
-"""The look of every --help: usage, what it does, examples, then the options under headings, at most 100 columns wide."""
+"""The look of every --help: usage, purpose, examples, options under headings, in at most 100 columns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECTIONS = (
     ("what came out", ("chat", "gate", "report", "compare", "monitor")),
     ("tools", ("schema", "check-method")),
 )
-"""Headings of `kilter --help`, and the commands below each, in this order; a command that none names comes last."""
+"""Headings of `kilter --help`, and the commands below each, in order; commands not named here come last."""
 
 
 class Command(TyperCommand):

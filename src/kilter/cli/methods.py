@@ -84,13 +84,14 @@ def _list(found: list[Description]) -> None:
         for label, summary in own:
             out.print(f"  {label}  {summary}", highlight=False, markup=False)
     out.print(
-        f"\n{len(rows)} methods; ref: needs a reference policy. Formula, settings and advice of one: kilter methods NAME",
+        f"\n{len(rows)} methods; ref: needs a reference policy. "
+        "Formula, settings and advice of one: kilter methods NAME",
         highlight=False,
     )
 
 
 def _own() -> list[tuple[str, str]]:
-    """(file.py:Class, its first line) of the methods that recipes and runs below this folder name; their files are read, not run."""
+    """(file.py:Class, its first line) of methods that recipes and runs here name. The files are not run."""
     places = itertools.chain(
         *(
             Path().glob(p)

@@ -1,8 +1,8 @@
-"""From the fields of a configuration to options of the command line, and from what was typed back to the fields.
+"""From the fields of a configuration to options of the command line, and from what was typed back to fields.
 
-A field's name, type, default, range, words and heading stand in its pydantic model alone. A field `sampler` that holds
-a model becomes `--sampler VALUE`, short for its first field, and an option for each field, such as
-`--sampler.temperature 0.7`. Lists are repeatable, and mappings are YAML. Ranges are checked by the model itself.
+A field's name, type, default, range, words and heading stand in its pydantic model alone. A field `sampler`
+that holds a model becomes `--sampler VALUE`, short for its first field, and an option for each of its fields,
+such as `--sampler.temperature 0.7`. Lists are repeatable, and mappings are YAML. The model itself checks ranges.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TYPES: dict[Kind, Any] = {
     "model": str,
     "yaml": str,
 }
-"""What the parser of the command line makes of each kind; YAML and models are read when all options are known."""
+"""What the parser makes of each kind; YAML and nested models are read when all options are known."""
 
 PLAIN: dict[Any, Kind] = {bool: "switch", int: "integer", float: "number", str: "text"}
 WORDS: dict[Any, str] = {bool: "true|false", int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH"}
@@ -173,7 +173,7 @@ def takes(*given: inspect.Parameter) -> Callable[[Callable[..., None]], Callable
 
 def name_types(function: Callable[..., None]) -> None:
     """Gives every option of a command that takes a value, and says nothing else, a metavar for its type."""
-    # Annotations are text until somebody reads them; typer then has to find the very objects that are changed here.
+    # Annotations are text until somebody reads them. typer has to find the very objects that change here.
     signature = inspect.signature(function, eval_str=True)
     function.__signature__ = signature  # type: ignore[attr-defined]
     for declared in signature.parameters.values():
@@ -250,7 +250,7 @@ def _help(option: Option, default: Any = None) -> str:
 
 
 def _metavar(option: Option) -> str | None:
-    """What stands for the value: choices, what it refers to, or its type; of a switch that is on, both of its names."""
+    """What stands for the value: choices, what it refers to, its type; both names of a switch that is on."""
     if option.kind == "switch":
         both = ".".join((*option.path[:-1], f"[no-]{option.path[-1]}")).replace("_", "-")
         return f"--{both}" if option.field.default is True else None

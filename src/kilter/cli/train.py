@@ -16,7 +16,7 @@ from kilter.progress import clock
 from kilter.training.config import TrainSpec
 
 OPTIONS = [*options_of(TrainSpec, skip=("start", "data", "prompts")), *source_options()]
-"""Every field of a train stage and of its data. `--model` says where it starts, `--online` that the data is answered."""
+"""Every field of a train stage and its data; `--model` and `--online` replace those left out."""
 
 OFTEN = (
     *("model", "adapter", "data", "data__heldout", "method", "set_", "feedback", "out_"),
@@ -43,7 +43,7 @@ OWN = [
         bool,
         typer.Option(
             "--online",
-            help="the policy answers the data's prompts itself; --feedback implies it, distill needs no feedback",
+            help="the policy answers the data's prompts itself; --feedback implies it",
             rich_help_panel="sampling",
         ),
         default=False,
@@ -99,7 +99,7 @@ def _stage(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict
 def _apply(
     sets: Sequence[str], fields: dict[str, Any], source: dict[str, Any], method: dict[str, Any]
 ) -> None:
-    """--set KEY=VALUE: a setting of the method, or by its path a field of the data or of a nested configuration."""
+    """--set KEY=VALUE: a setting of the method, or by its path a field of the data or of a nested part."""
     from kilter.recipe import scalar
 
     nested = {o.path[0] for o in OPTIONS if len(o.path) > 1}

@@ -1,7 +1,8 @@
 """One method per file: pure tensor arithmetic over completion log-probs, values or scores.
 
-Rooms: imitation, pairs, unpaired, lists, reward_models, rl. What they share: `pairwise`, `mixture`, `ops`, `knobs`, `registry`.
-Importing this package declares every method below it; a method's file, and torch with it, is read when the method is asked for.
+Rooms: imitation, pairs, unpaired, lists, reward_models, rl. What they share: `pairwise`, `mixture`, `ops`,
+`knobs`, `registry`. Importing this package declares every method below it. A method's file, and torch with
+it, is read when the method is asked for.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""What there is to train with, read without torch: names, fields and words of every shipped method, from index.json.
+"""What there is to train with, read without torch: names, fields and words of every shipped method.
 
-A method's file needs torch to define its loss, and torch takes two seconds to import. What people ask before anything is trained
-(`kilter methods`, a misspelt name, shell completion) is therefore kept beside the files, as text. The alternative, torch imported inside
-each loss, would have put an import between every formula and its reader. `kilter methods --write docs/methods` writes the text anew from
-the classes; tests/test_start.py compares the two, and a new file is read at once, listed or not.
+A method's file needs torch to define its loss, and torch takes two seconds to import. What people ask before
+anything is trained (`kilter methods`, a misspelt name, shell completion) is therefore kept beside the files,
+in index.json. The alternative, torch imported inside each loss, puts an import between every formula and its
+reader. `kilter methods --write docs/methods` writes index.json from the classes, and tests/test_start.py
+compares the two. A new file is read at once, listed or not.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def write() -> None:
 
 
 def check(config: Any) -> None:
-    """Raises UserError for a wrong name, field or value of a shipped method; a method of the user's own is not read yet."""
+    """Raises UserError for a wrong name, field or value of a shipped method; users' own are not read yet."""
     if not isinstance(config, str | Mapping):
         raise UserError("method", config, "is no method", METHOD_FIX)
     options = {"name": config} if isinstance(config, str) else dict(config)

@@ -96,7 +96,13 @@ def check(method: Any) -> None:
 
 
 def check_options(name: str, options: Mapping[str, Any], fields: Mapping[str, tuple[Any, bool]]) -> None:
-    """Raises UserError for an option that is not a field, or text where a number belongs. `fields`: (default, nullable)."""
+    """Raises UserError for an option that is not a field, or for text where a number belongs.
+
+    Args:
+        name: of the method.
+        options: its settings.
+        fields: (default, whether null is a value) by name.
+    """
     for key, value in options.items():
         if key not in fields:
             raise UserError(f"{name}.{key}", value, "is not a field of this method", nearest(key, fields))

@@ -40,7 +40,8 @@ def method_name(config: str | Mapping[str, Any]) -> str:
 def build_objective(config: str | Mapping[str, Any]) -> Objective:
     """`"dpo"`, `{"name": "dpo", "beta": 0.1}` or `{"mix": {"dpo": 1, "sft": 0.1}}` to an objective.
 
-    An unknown field is an error naming the nearest. In a mixture a part may also be `{"weight": 0.1, "name": ..., ...}`.
+    An unknown field is an error naming the nearest. In a mixture a part may also be
+    `{"weight": 0.1, "name": ..., ...}`.
     """
     if not isinstance(config, str | Mapping):
         raise UserError("method", config, "is no method", METHOD_FIX)
@@ -84,7 +85,7 @@ def _mixture(options: Mapping[str, Any]) -> Objective:
 
 
 def mixture_parts(options: Mapping[str, Any]) -> list[tuple[float, dict[str, Any]]]:
-    """(weight, configuration of a method) of every part of a mixture. Raises UserError for any other shape."""
+    """(weight, configuration of a method) of every part of a mixture. Raises UserError for another shape."""
     parts = options["mix"]
     if beside := sorted(set(options) - {"mix", "name"}):
         raise UserError(
