@@ -56,7 +56,7 @@ OWN = [
         list[str] | None,
         typer.Option(
             metavar="METRIC",
-            help="metric beside the standard ones: NAME, my_file.py:MyMetric, {pass_at_k: {k: 1}}; repeatable",
+            help="metric beside the standard ones, such as my_file.py:MyMetric or {pass_at_k: {k: 1}}",
             rich_help_panel="method",
         ),
     ),

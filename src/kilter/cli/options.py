@@ -2,7 +2,7 @@
 
 A field's name, type, default, range, words and heading stand in its pydantic model alone. A field `sampler`
 that holds a model becomes `--sampler VALUE`, short for its first field, and an option for each of its fields,
-such as `--sampler.temperature 0.7`. Lists are repeatable, and mappings are YAML. The model itself checks ranges.
+such as `--sampler.temperature 0.7`. Lists are repeatable, mappings are YAML. The model itself checks ranges.
 """
 
 from __future__ import annotations
