@@ -25,7 +25,18 @@ ARGUMENTS = {
     "dpo": ["--method", "dpo", "--data", "pairs.jsonl"],
     "grpo": ["--method", "grpo", "--data", "pairs.jsonl", "--feedback", "rewards.py:brevity"],
 }
-COMMON = ["--model", "model", "--out", "run", "--max-steps", "2", "--batch-size", "2", "--set", "data.heldout=0"]
+COMMON = [
+    "--model",
+    "model",
+    "--out",
+    "run",
+    "--max-steps",
+    "2",
+    "--batch-size",
+    "2",
+    "--set",
+    "data.heldout=0",
+]
 ONLINE = ["--set", "sampler.samples=2", "--set", "sampler.max_new_tokens=8"]
 
 
@@ -101,7 +112,11 @@ def outermost(tree: ast.AST, first_lines: set[int]) -> list[ast.AST]:
 
 def is_docstring(node: ast.stmt) -> bool:
     """Whether a statement is a lone string."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 def code_lines(node: ast.AST, text: list[str]) -> int:
@@ -115,9 +130,13 @@ def code_lines(node: ast.AST, text: list[str]) -> int:
 
 def main() -> None:
     """Counts each method in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("methods", nargs="*", help="dpo, grpo; default: both")
-    parser.add_argument("--source", type=Path, default=ROOT / "src", help="src folder of the checkout to count")
+    parser.add_argument(
+        "--source", type=Path, default=ROOT / "src", help="src folder of the checkout to count"
+    )
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:

@@ -12,10 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from kilter.version import __version__
 
-__all__ = ["DataSpec", "TrainResult", "TrainSpec", "__version__", "load_data", "run", "train"]
+__all__ = [
+    "DataSpec",
+    "TrainResult",
+    "TrainSpec",
+    "__version__",
+    "evaluate",
+    "generate",
+    "label",
+    "load_data",
+    "run",
+    "train",
+]
 
 if TYPE_CHECKING:
-    from kilter.api import run, train
+    from kilter.api import evaluate, generate, label, run, train
     from kilter.data.dataset import DataSpec
     from kilter.data.dataset import load as load_data
     from kilter.training.config import TrainSpec
@@ -23,6 +34,9 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "train": ("kilter.api", "train"),
+    "evaluate": ("kilter.api", "evaluate"),
+    "generate": ("kilter.api", "generate"),
+    "label": ("kilter.api", "label"),
     "run": ("kilter.api", "run"),
     "DataSpec": ("kilter.data.dataset", "DataSpec"),
     "load_data": ("kilter.data.dataset", "load"),

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,72 @@ def evaluate(
     run_alone(work)
     found: dict[str, Any] = json.loads((Path(out) / "evaluation.json").read_text())
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Data that a stage made: groups.jsonl, and the counts and numbers of its manifest."""
+
+    path: Path
+    facts: Mapping[str, Any]
+
+
+def generate(
+    model: str,
+    data: str | DataSpec | dict[str, Any],
+    out: str | Path = "runs/generate",
+    console: Console | None = None,
+    **options: Any,
+) -> Made:
+    """A model answers prompts: kilter.generate("runs/sft", "prompts.jsonl", k=4, sampler={"temperature": 0.7}).
+
+    Args:
+        model: builtin:NAME, a folder, a .gguf file or a Hub id.
+        data: a file, a Hub name, or fields of DataSpec. All its prompts are asked, unless it holds some out.
+        out: folder of groups.jsonl. The same call again goes on where it was, or returns what is there.
+        console: where progress goes; default: stderr.
+        options: any field of a generate stage, such as k, sampler, seed or limit.
+
+    Raises:
+        UserError: on bad input, before any work.
+    """
+    return _made("generate", {"data": "$data"} | options, model, data, out, console)
+
+
+def label(
+    data: str | DataSpec | dict[str, Any],
+    feedback: Any,
+    out: str | Path = "runs/label",
+    console: Console | None = None,
+    **options: Any,
+) -> Made:
+    """Scores answers and writes what methods learn from: kilter.label("runs/generate/groups.jsonl", "math").
+
+    Args:
+        data: a groups.jsonl with answers, any other preference data, or fields of DataSpec.
+        feedback: who scores, as a recipe writes it: a name, {"reward_model": "runs/rm"}, my_file.py:reward, or a list.
+        out: folder of groups.jsonl. The same call again goes on where it was, or returns what is there.
+        console: where progress goes; default: stderr.
+        options: any field of a label stage, such as write, pairs or threshold.
+
+    Raises:
+        UserError: on bad input, before any work.
+    """
+    return _made("label", {"data": "$data", "feedback": feedback} | options, BASE, data, out, console)
+
+
+def _made(
+    kind: str,
+    settings: dict[str, Any],
+    model: str,
+    data: str | DataSpec | dict[str, Any],
+    out: str | Path,
+    console: Console | None,
+) -> Made:
+    source = make_data_spec({"path": data, "heldout": 0.0} if isinstance(data, str) else data)
+    folder = Path(out)
+    facts = run_alone(workspace(stages.make(kind, settings), folder, kind, model, source, console))
+    return Made(folder / "groups.jsonl", facts)
 
 
 def names_of(models: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:

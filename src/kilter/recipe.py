@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from kilter import stages
 from kilter.data.dataset import DataSpec
 from kilter.errors import UserError, nearest
 from kilter.refs import Found, looks_like_stage
-from kilter.stages import Stage, Workspace
+from kilter.stages import Stage, Workspace, rounds
+from kilter.stages.refs import replaced
 from kilter.validation import as_user_error, load_yaml
 
 
@@ -98,13 +99,28 @@ def build(raw: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
         raise _head_error(error, raw) from error
     if not raw["stages"]:
         raise UserError("stages", raw["stages"], "is empty", "add stages: {sft: {train: {method: sft}}}")
-    found = {str(name): _stage(str(name), stage) for name, stage in raw["stages"].items()}
-    recipe = Recipe(head.name, head.model, head.data, found)
+    recipe = Recipe(head.name, head.model, head.data, _stages(raw["stages"], head.model))
     check(recipe)
     return recipe
 
 
-def _stage(name: str, raw: Any) -> Stage:
+def _stages(raw: Mapping[Any, Any], base: str) -> dict[str, Stage]:
+    """Every stage by name; blocks of rounds are written out, and later stages may use the blocks' own names."""
+    found: dict[str, Stage] = {}
+    names: dict[str, str] = {}
+    for name, value in raw.items():
+        if isinstance(value, dict) and rounds.KEY in value:
+            made, ends = rounds.expand(str(name), _block(value, names), base)
+            names |= ends
+        else:
+            made = {str(name): _stage(str(name), value, names)}
+        if twice := found.keys() & made.keys():
+            raise UserError("stages", min(twice), "names two stages", "choose another name")
+        found |= made
+    return found
+
+
+def _stage(name: str, raw: Any, names: Mapping[str, str]) -> Stage:
     if not isinstance(raw, dict) or len(raw) != 1:
         raise UserError(
             f"stages.{name}",
@@ -113,7 +129,21 @@ def _stage(name: str, raw: Any) -> Stage:
             f"write {name}: {{train: {{...}}}}; kinds: {', '.join(stages.kinds.names())}",
         )
     kind, settings = next(iter(raw.items()))
-    return stages.make(str(kind), settings, f"stages.{name}")
+    stage = stages.make(str(kind), settings, f"stages.{name}")
+    return replace(stage, spec=replaced(stage.spec, lambda item: _meant(item.value, names)))
+
+
+def _meant(value: Any, names: Mapping[str, str]) -> Any:
+    """A name of a block of rounds as the stage that it means."""
+    if not isinstance(value, str):
+        return value
+    dollar, name = ("$", value[1:]) if value.startswith("$") else ("", value)
+    return dollar + names[name] if name in names else value
+
+
+def _block(raw: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A block that may start from the end of an earlier one."""
+    return raw | ({"start": _meant(raw["start"], names)} if "start" in raw else {})
 
 
 def _check_top(raw: dict[str, Any]) -> None:
@@ -279,7 +309,7 @@ _CHECKS: dict[str, Callable[[Found, Workspace], None]] = {
 def schema() -> dict[str, Any]:
     """JSON schema of recipes, for editors. `data` may be one data set or several by name."""
     kinds: dict[str, type[BaseModel]] = {name: kind.Spec for name, kind in stages.kinds}
-    models: list[type[BaseModel]] = [Head, *kinds.values()]
+    models: list[type[BaseModel]] = [Head, rounds.Rounds, *kinds.values()]
     references, shared = models_json_schema([(model, "validation") for model in models], by_alias=True)
     full: dict[str, Any] = shared["$defs"].pop("Head")
     full["$schema"] = "https://json-schema.org/draft/2020-12/schema"
@@ -311,7 +341,9 @@ def schema() -> dict[str, Any]:
         "patternProperties": {":": {"type": ["object", "null"]}},
         "additionalProperties": False,
     }
-    full["$defs"] = {**shared["$defs"], "Stage": stage}
+    block = shared["$defs"].pop("Rounds")
+    block["properties"]["stages"]["additionalProperties"] = stage
+    full["$defs"] = {**shared["$defs"], "Stage": {"anyOf": [stage, block]}}
     return full
 
 

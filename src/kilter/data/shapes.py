@@ -180,6 +180,11 @@ def _ranking(group: Group, skipped: Counter[str]) -> list[Group]:
 
 
 def _pairs(group: Group, rule: PairRule, skipped: Counter[str]) -> list[Group]:
+    return [_pick(group, pair) for pair in pairs_of(group, rule, skipped)]
+
+
+def pairs_of(group: Group, rule: PairRule, skipped: Counter[str]) -> list[tuple[int, int]]:
+    """(better, worse) as places in the group, by the rule; what gives no pair is counted in `skipped`."""
     order = sorted(
         (i for i, f in enumerate(group.feedback) if f.score is not None), key=lambda i: -_score(group, i)
     )
@@ -199,7 +204,7 @@ def _pairs(group: Group, rule: PairRule, skipped: Counter[str]) -> list[Group]:
         elif gap < rule.min_margin:
             skipped[f"margin below {rule.min_margin:g}"] += 1
         else:
-            out.append(_pick(group, [high, low]))
+            out.append((high, low))
     return out
 
 

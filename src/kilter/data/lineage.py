@@ -1,0 +1,41 @@
+"""The history of a row that Kilter made: which stages it went through, from which source row, with which models.
+
+It travels in the prompt's metadata, so it survives every file and every shape. Each stage adds one entry:
+
+    {"stage": "answers", "kind": "generate", "row": "17", "model": "sft", "model_hash": "ab..", "sampling": {..}}
+    {"stage": "pairs", "kind": "label", "feedback": {..}, "answers": [2, 0], "models": {"rm": "cd.."}}
+
+Who scored an answer, how high and why stands in its Feedback.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from kilter.data.dataset import prompt_key
+from kilter.types import Prompt
+
+KEY = "kilter.lineage"
+"""In Prompt.metadata; no identifier, so that no reward function receives it as a column."""
+
+
+def lineage(prompt: Prompt) -> list[dict[str, Any]]:
+    """Every stage's entry, the first one first; empty for a row that was read from a file."""
+    return [dict(entry) for entry in prompt.metadata.get(KEY, ())]
+
+
+def with_entry(prompt: Prompt, entry: dict[str, Any]) -> Prompt:
+    """The same prompt with one more stage in its history."""
+    return replace(prompt, metadata={**prompt.metadata, KEY: [*lineage(prompt), entry]})
+
+
+def amended(prompt: Prompt, **more: Any) -> Prompt:
+    """The same prompt with more in its last entry."""
+    *before, last = lineage(prompt)
+    return replace(prompt, metadata={**prompt.metadata, KEY: [*before, last | more]})
+
+
+def row_id(prompt: Prompt) -> str:
+    """What its source calls the row; where it has no name, the beginning of its content's hash."""
+    return prompt.id or prompt_key(prompt)[:16]

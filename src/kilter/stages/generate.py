@@ -1,0 +1,270 @@
+"""generate: a model answers prompts, k times each; every row says where it came from."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from kilter.artifacts import append_lines, read_lines
+from kilter.data.lineage import row_id, with_entry
+from kilter.errors import RunFailed, UserError
+from kilter.options import DATA, MODEL, SAMPLING
+from kilter.refs import BaseRef, DataRef, TemplateRef
+from kilter.release.section import Section
+from kilter.sampling.config import SamplerSpec
+from kilter.stages.kind import StageKind, Workspace
+from kilter.stages.outcome import ARTIFACT, Outcome, StagePlan, StageSpec
+from kilter.stages.registry import stage
+from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
+from kilter.validation import refuse_idle
+
+if TYPE_CHECKING:
+    from kilter.roles.open import Ready
+    from kilter.sampling.collect import Collected
+    from kilter.seams import Sampler
+
+CHUNK = 64
+"""Answers that are asked for at once; after each chunk, what is there is on disk."""
+
+FAILURES = "failures.jsonl"
+
+
+class GenerateSpec(StageSpec):
+    """A model answers the prompts of a data set."""
+
+    model: Annotated[BaseRef, MODEL] = Field(
+        None, description="stage or model that answers; default: the recipe's model"
+    )
+    data: Annotated[DataRef, DATA] = Field(
+        "$data", description="$name of the data set whose prompts are asked"
+    )
+    split: Annotated[Literal["train", "heldout", "all"], DATA] = Field(
+        "train", description="which of its prompts are asked: those for training, those held out, or all"
+    )
+    part: Annotated[str | None, DATA] = Field(
+        None, pattern=r"^[1-9]\d*/[1-9]\d*$", description="ask only this part of the prompts, such as 1/3"
+    )
+    limit: Annotated[int | None, DATA] = Field(None, ge=1, description="ask only the first N of them")
+    k: Annotated[int, SAMPLING] = Field(4, ge=1, description="answers per prompt")
+    sampler: Annotated[SamplerSpec, SAMPLING] = Field(
+        default_factory=lambda: SamplerSpec(), description="who samples, and how; k says how many answers"
+    )
+    seed: Annotated[int, SAMPLING] = Field(0, description="same seed, same answers")
+    max_length: Annotated[int, DATA] = Field(
+        1024, ge=8, description="tokens of prompt plus answer; prompts lose their beginning"
+    )
+    template: Annotated[TemplateRef, DATA] = Field(
+        "auto", description="chat template: auto, model, or a .jinja file"
+    )
+    dtype: Annotated[Literal["float32", "bfloat16"], MODEL] = Field(
+        "float32", description="precision of sampling"
+    )
+
+    def params(self) -> SamplingParams:
+        """How each answer is sampled."""
+        s = self.sampler
+        return SamplingParams(s.max_new_tokens, s.temperature, s.top_p, s.top_k, tuple(s.stop), self.seed)
+
+
+@stage("generate")
+class Generate(StageKind[GenerateSpec]):
+    """Appends to groups.jsonl; after a kill it asks only what is not there yet."""
+
+    Spec = GenerateSpec
+    makes = "data"
+
+    def check(self, spec: GenerateSpec, work: Workspace) -> None:
+        """k is the number of answers, and there is room for a prompt."""
+        refuse_idle(
+            spec.sampler,
+            f"{work.where('sampler')}.",
+            [("samples", "k says how many answers each prompt gets", "set k, and leave samples out")],
+        )
+        room = spec.max_length - spec.sampler.max_new_tokens
+        if room < 16:
+            raise UserError(
+                work.where("max_length"),
+                spec.max_length,
+                f"leaves {max(0, room)} tokens for prompts beside {spec.sampler.max_new_tokens} of the answer",
+                "raise max_length, or lower sampler.max_new_tokens",
+            )
+        if spec.part is not None and int(spec.part.split("/")[0]) > int(spec.part.split("/")[1]):
+            raise UserError(
+                work.where("part"), spec.part, "is beyond the last part", "write 1/3, 2/3 or 3/3, for example"
+            )
+
+    def preflight(self, spec: GenerateSpec, work: Workspace) -> None:
+        """There are prompts to ask."""
+        if work.ready(spec.data) and not _prompts(spec, work):
+            raise UserError(
+                work.where("split"),
+                spec.split,
+                "leaves no prompts to ask",
+                "choose another split, or more data",
+            )
+
+    def plan(self, spec: GenerateSpec, work: Workspace) -> StagePlan:
+        """Prompts, and the tokens of answers as long as they may be."""
+        what = f"{spec.model or work.base} answers {spec.data}, {spec.k} each"
+        if not work.ready(spec.data):
+            return StagePlan(what)
+        count = len(_prompts(spec, work))
+        return StagePlan(what, count, count * spec.k * spec.sampler.max_new_tokens)
+
+    def run(self, spec: GenerateSpec, work: Workspace, folder: Path) -> Outcome:
+        """Writes groups.jsonl, and failures.jsonl for answers that could not be made."""
+        from kilter.data import store
+        from kilter.data.dataset import prompt_key
+
+        path = folder / ARTIFACT["data"]
+        prompts = _prompts(spec, work)
+        there = {prompt_key(g.prompt) for g in store.read(path)}
+        todo = [p for p in prompts if prompt_key(p) not in there]
+        if there and todo:
+            work.console.print(
+                f"  {len(there)} of {len(prompts)} prompts are answered already", highlight=False
+            )
+
+        # An answer that failed is not on disk, so that the next run asks for it again.
+        failures = _answer(spec, work, todo, path) if todo else []
+        (folder / FAILURES).unlink(missing_ok=True)
+        append_lines(folder / FAILURES, failures)
+        groups = list(store.read(path))
+        if failures:
+            first = f"{failures[0]['row']}: {failures[0]['problem']}"
+            work.console.print(
+                f"  [yellow]{len(failures)} answers failed[/], the first: {first}", highlight=False
+            )
+        if not groups:
+            raise RunFailed(
+                f"no answer could be made ({failures[0]['problem']})\n  fix: correct what it names"
+            )
+        return Outcome(_facts(groups, failures))
+
+    def section(self, folder: Path) -> Section | None:
+        """Counts, and the answers to the first prompts."""
+        from kilter.data import store
+
+        groups = list(store.read(folder / ARTIFACT["data"]))
+        if not groups:
+            return None
+        facts = _facts(groups, list(read_lines(folder / FAILURES)))
+        lead = f"{facts['answers']} answers to {facts['rows']} prompts, {facts['mean_length']} tokens on average; "
+        lead += (
+            f"{facts['truncated']} cut at the limit, {facts['failed']} failed, {facts['distinct']} distinct."
+        )
+        rows = [(shown(g.prompt), c.text[:600]) for g in groups[:3] for c in g.completions[:2]]
+        return Section("Answers", lead, "warn" if facts["failed"] else "", ("Prompt", "Answer"), rows)
+
+
+def _answer(
+    spec: GenerateSpec, work: Workspace, prompts: Sequence[Prompt], path: Path
+) -> list[dict[str, Any]]:
+    """Asks the prompts in chunks and appends what came back; returns what did not."""
+    from kilter.data import store
+    from kilter.progress import Display, OnDisplay
+    from kilter.roles.open import OpenSpec, open_model
+    from kilter.sampling.collect import collect, requests
+
+    room = spec.max_length - spec.sampler.max_new_tokens
+    ready = open_model(
+        OpenSpec(
+            work.model(spec.model),
+            dtype=spec.dtype,
+            template=spec.template,
+            max_length=spec.max_length,
+            max_prompt=room,
+        )
+    )
+    entry = {
+        "stage": work.name,
+        "kind": "generate",
+        "model": spec.model or work.base,
+        "model_hash": ready.hash[:16],
+        "sampling": asdict(spec.params()) | {"sampler": spec.sampler.name},
+    }
+    failures: list[dict[str, Any]] = []
+    size = max(1, CHUNK // spec.k)
+    with (
+        contextlib.closing(SAMPLERS[spec.sampler.name](spec, ready)) as sampler,
+        Display(work.console, f"{work.name}: answers", len(prompts) * spec.k) as display,
+    ):
+        for first in range(0, len(prompts), size):
+            part = prompts[first : first + size]
+            found = collect(
+                sampler, requests(part, spec.k, spec.params()), OnDisplay(display, first * spec.k)
+            )
+            rows = zip(part, found.made, strict=True)
+            store.append(path, [_group(p, answers, entry) for p, answers in rows if answers])
+            failures += _failures(part, found)
+    return failures
+
+
+def _group(prompt: Prompt, answers: Sequence[Completion], entry: dict[str, Any]) -> Group:
+    """A row, with this stage in its history; nobody has scored it."""
+    asked = with_entry(prompt, entry | {"row": row_id(prompt)})
+    return Group(asked, tuple(answers), (Feedback(None),) * len(answers))
+
+
+def _failures(prompts: Sequence[Prompt], found: Collected) -> list[dict[str, Any]]:
+    return [
+        {"row": row_id(prompt), "answer": i, "problem": problem}
+        for prompt, problems in zip(prompts, found.problems_by_request(), strict=True)
+        for i, problem in enumerate(problems)
+        if problem
+    ]
+
+
+def shown(prompt: Prompt) -> str:
+    """The end of a prompt, for a person."""
+    return (prompt.messages[-1]["content"] if prompt.messages else prompt.text or "")[-300:]
+
+
+def _facts(groups: Sequence[Group], failures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the rows on disk amount to, whichever run made them."""
+    answers = [c for g in groups for c in g.completions]
+    return {
+        "rows": len(groups),
+        "answers": len(answers),
+        "mean_length": round(statistics.fmean(len(c.token_ids or ()) for c in answers), 1),
+        "truncated": sum(c.finish_reason == "length" for c in answers),
+        "distinct": sum(len({c.text for c in g.completions}) for g in groups),
+        "failed": len(failures),
+        "problems": dict(Counter(f["problem"] for f in failures).most_common(5)),
+    }
+
+
+def _prompts(spec: GenerateSpec, work: Workspace) -> list[Prompt]:
+    """The prompts that are asked, each once, in the order of the data."""
+    from kilter.data.dataset import prompt_key
+
+    data = work.load(spec.data, "prompts")
+    groups = {"train": data.train, "heldout": data.heldout, "all": [*data.train, *data.heldout]}[spec.split]
+    prompts = list({prompt_key(g.prompt): g.prompt for g in reversed(groups)}.values())[::-1]
+    if spec.part is not None:
+        number, parts = map(int, spec.part.split("/"))
+        prompts = prompts[len(prompts) * (number - 1) // parts : len(prompts) * number // parts]
+    return prompts[: spec.limit]
+
+
+def _local(spec: GenerateSpec, ready: Ready) -> Sampler:
+    from kilter.sampling.local import LocalSampler
+
+    return LocalSampler(ready.scorer, ready.encoder, spec.sampler.tokens_per_batch, amp=ready.amp)
+
+
+def _vllm(spec: GenerateSpec, ready: Ready) -> Sampler:
+    from kilter.sampling.vllm import VllmSampler
+
+    return VllmSampler(ready.scorer, ready.encoder, spec.sampler, spec.dtype)
+
+
+SAMPLERS: Mapping[str, Callable[[GenerateSpec, Ready], Sampler]] = {"local": _local, "vllm": _vllm}
+"""By the sampler's name."""

@@ -1,0 +1,294 @@
+"""label: a feedback source scores answers, and pairs, ratings, rankings or binary labels are written from the scores."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from kilter.data.lineage import amended, row_id, with_entry
+from kilter.data.shapes import PairRule, pairs_of
+from kilter.errors import RunFailed
+from kilter.options import DATA, METHOD, MODEL, OUTPUT
+from kilter.refs import DataRef, FeedbackRef, ModelRef, TemplateRef
+from kilter.release.section import Section
+from kilter.stages.generate import shown
+from kilter.stages.kind import StageKind, Workspace
+from kilter.stages.outcome import ARTIFACT, Outcome, StagePlan, StageSpec
+from kilter.stages.registry import stage
+from kilter.types import Feedback, Group, Shape
+from kilter.validation import refuse_idle
+
+if TYPE_CHECKING:
+    from kilter.feedback import Weighted
+
+SCORED = "scored.jsonl"
+STATE = "feedback.json"
+
+
+class LabelSpec(StageSpec):
+    """A feedback source scores answers; what later stages learn from is written from the scores."""
+
+    data: Annotated[DataRef, DATA] = Field(
+        "$data", description="$name of a generate stage, or of a data set with answers"
+    )
+    feedback: Annotated[FeedbackRef, METHOD] = Field(
+        description="who scores: support_desk, math, {reward_model: rm}, my_file.py:reward, or a weighted list"
+    )
+    write: Annotated[Literal["pairs", "ratings", "rankings", "binary", "groups"], OUTPUT] = Field(
+        "pairs", description="what is made of the scores; groups: all answers as they are, scored or not"
+    )
+    pairs: Annotated[PairRule, OUTPUT] = Field(
+        default_factory=lambda: PairRule(),
+        description="which pairs are written, and with what margin (pairs)",
+    )
+    threshold: Annotated[float, OUTPUT] = Field(
+        0.5, description="a score from here on is good, a lower one bad (binary)"
+    )
+    margin: Annotated[float, OUTPUT] = Field(
+        0.0, ge=0, description="scores closer than this to the threshold are left out (binary)"
+    )
+    rationale: Annotated[bool, OUTPUT] = Field(True, description="keep the judge's reasons beside the scores")
+    judge: Annotated[ModelRef | None, MODEL] = Field(
+        None, description="stage or model that feedback about a policy asks, such as self_reward"
+    )
+    limit: Annotated[int | None, DATA] = Field(None, ge=1, description="score only the first N prompts")
+    batch_size: Annotated[int, METHOD] = Field(32, ge=1, description="prompts that are scored at once")
+    max_length: Annotated[int, DATA] = Field(
+        1024, ge=8, description="tokens of prompt plus answer that a model reads"
+    )
+    template: Annotated[TemplateRef, DATA] = Field(
+        "auto", description="chat template of a model that scores: auto, model, or a .jinja file"
+    )
+
+
+@stage("label")
+class Label(StageKind[LabelSpec]):
+    """Scores go to scored.jsonl as they are made; groups.jsonl is written from them at the end."""
+
+    Spec = LabelSpec
+    makes = "data"
+
+    def shape(self, spec: LabelSpec, field: str) -> Shape | None:
+        """Answers as they are: nothing is dropped before it is scored."""
+        return "rollouts"
+
+    def check(self, spec: LabelSpec, work: Workspace) -> None:
+        """The feedback can be built, and every setting has an effect."""
+        from kilter import feedback
+
+        feedback.check(spec.feedback, work.where("feedback"))
+        idle = {"pairs": ("pairs",), "binary": ("threshold", "margin")}
+        fields = [(name, kind) for kind, names in idle.items() for name in names if kind != spec.write]
+        refuse_idle(
+            spec,
+            work.where(),
+            [
+                (name, f"write is {spec.write}", f"set write: {kind}, or leave it out")
+                for name, kind in fields
+            ],
+        )
+
+    def plan(self, spec: LabelSpec, work: Workspace) -> StagePlan:
+        """How many prompts have answers to score."""
+        what = f"{spec.write} of {spec.data}"
+        if not work.ready(spec.data):
+            return StagePlan(what)
+        return StagePlan(what, len(work.load(spec.data, "rollouts").train[: spec.limit]))
+
+    def run(self, spec: LabelSpec, work: Workspace, folder: Path) -> Outcome:
+        """Writes scored.jsonl and groups.jsonl."""
+        from kilter.data import store
+
+        groups = work.load(spec.data, "rollouts").train[: spec.limit]
+        _score(spec, work, groups, folder)
+        scored = list(store.read(folder / SCORED))
+        dropped: Counter[str] = Counter()
+        written = [g for group in scored for g in WRITERS[spec.write](group, spec, dropped)]
+        if not written:
+            reasons = ", ".join(f"{n} {why}" for why, n in dropped.items())
+            raise RunFailed(
+                f"no row is left to write ({reasons})\n  fix: lower the margin, or sample more answers"
+            )
+        store.write(folder / ARTIFACT["data"], written)
+        facts = _facts(scored, written, dropped)
+        if dropped:
+            text = ", ".join(f"{n} {why}" for why, n in dropped.items())
+            work.console.print(f"  {len(written)} rows written; left out: {text}", highlight=False)
+        return Outcome(facts)
+
+    def section(self, folder: Path) -> Section | None:
+        """Counts, and the first rows with their scores and reasons."""
+        from kilter.data import store
+        from kilter.manifest import read
+
+        entry = read(folder)
+        if entry is None or entry.status != "done":
+            return None
+        facts = entry.facts
+        left = "".join(f" {n} {why};" for why, n in facts["dropped"].items())
+        lead = f"{facts['rows']} rows from {facts['answers']} answers to {facts['prompts']} prompts."
+        lead += f" Left out:{left.rstrip(';')}." if left else ""
+        rows = [
+            (shown(g.prompt), c.text[:600], "" if f.score is None else f"{f.score:.3g}", f.rationale[:300])
+            for g, _ in zip(store.read(folder / ARTIFACT["data"]), range(3), strict=False)
+            for c, f in zip(g.completions, g.feedback, strict=True)
+        ]
+        head = ("Prompt", "Answer", "Score", "Why")
+        return Section("Labels", lead, "warn" if facts["unscored"] else "", head, rows)
+
+
+def _score(spec: LabelSpec, work: Workspace, groups: Sequence[Group], folder: Path) -> None:
+    """Appends scored groups in the order of the data, beginning after those that an earlier process scored."""
+    from kilter.artifacts import write_json
+    from kilter.data import store
+    from kilter.progress import Display
+
+    path, state = folder / SCORED, folder / STATE
+    done = sum(1 for _ in store.read(path))
+    if done == len(groups):
+        return
+    from kilter.models.load import model_hash
+
+    source = _source(spec, work)
+    if done:
+        # What the first batch fixed, such as a reward's scale, holds for every batch.
+        work.console.print(f"  {done} of {len(groups)} prompts are scored already", highlight=False)
+        source.restore(json.loads(state.read_text()))
+    entry = {
+        "stage": work.name,
+        "kind": "label",
+        "feedback": spec.feedback,
+        "models": {
+            str(f.value): model_hash(work.model(f.value))[:16] for f in work.inputs() if f.ref.to == "model"
+        },
+    }
+    with Display(work.console, f"{work.name}: scores", len(groups), done) as display:
+        for first in range(done, len(groups), spec.batch_size):
+            part = groups[first : first + spec.batch_size]
+            rows = [
+                _scored(group, feedback, entry, spec.rationale)
+                for group, feedback in zip(part, source(part), strict=True)
+            ]
+            if first == 0:
+                write_json(state, source.state())
+            store.append(path, rows)
+            display.update(first + len(part), "prompts")
+
+
+def _source(spec: LabelSpec, work: Workspace) -> Weighted:
+    from kilter import feedback
+    from kilter.roles.open import OpenSpec, open_model
+
+    policy = None
+    if spec.judge is not None:
+        ready = open_model(
+            OpenSpec(work.model(spec.judge, "judge"), max_length=spec.max_length, template=spec.template)
+        )
+        policy = (ready.scorer, ready.encoder)
+    context = feedback.Context(
+        lambda name: work.model(name, "feedback"), policy, spec.max_length, spec.template
+    )
+    return feedback.build(spec.feedback, context, work.where("feedback"))
+
+
+def _scored(group: Group, feedback: Sequence[Feedback], entry: dict[str, Any], rationale: bool) -> Group:
+    """The group with this stage's feedback in place of older one, and the stage in its history."""
+    prompt = with_entry(group.prompt, entry | {"row": row_id(group.prompt)})
+    kept = tuple(f if rationale or f.score is None else replace(f, rationale="") for f in feedback)
+    return replace(group, prompt=prompt, feedback=kept)
+
+
+def _picked(group: Group, places: Sequence[int], kind: str = "") -> Group:
+    """Some of the answers in this order; the history says which of the scored ones they were."""
+    return Group(
+        amended(group.prompt, answers=list(places)),
+        tuple(group.completions[i] for i in places),
+        tuple(replace(group.feedback[i], kind=kind or group.feedback[i].kind) for i in places),
+    )
+
+
+def _known(group: Group, dropped: Counter[str]) -> dict[int, float]:
+    """Scores by place; answers without one are counted."""
+    known = {i: f.score for i, f in enumerate(group.feedback) if f.score is not None}
+    if len(known) < len(group.feedback):
+        dropped["unscored answers"] += len(group.feedback) - len(known)
+    return known
+
+
+def _pairs(group: Group, spec: LabelSpec, dropped: Counter[str]) -> list[Group]:
+    rows = []
+    for places in pairs_of(group, spec.pairs, dropped):
+        chosen, rejected = (" ".join(group.completions[i].text.split()) for i in places)
+        if chosen == rejected:
+            dropped["pairs of the same text"] += 1
+        else:
+            rows.append(_picked(group, places))
+    return rows
+
+
+def _ratings(group: Group, spec: LabelSpec, dropped: Counter[str]) -> list[Group]:
+    known = _known(group, dropped)
+    return [_picked(group, list(known), "rating")] if known else []
+
+
+def _rankings(group: Group, spec: LabelSpec, dropped: Counter[str]) -> list[Group]:
+    """Best first; of equal answers the first one stands, and a ranking has at least two ranks."""
+    known = _known(group, dropped)
+    ranks: dict[float, int] = {}
+    for place in sorted(known, key=lambda i: -known[i]):
+        ranks.setdefault(known[place], place)
+    dropped["tied answers"] += len(known) - len(ranks)
+    if len(ranks) < 2:
+        dropped["prompts with fewer than two ranks"] += 1
+        return []
+    return [_picked(group, list(ranks.values()), "rank")]
+
+
+def _binary(group: Group, spec: LabelSpec, dropped: Counter[str]) -> list[Group]:
+    """One row per answer; the score that decided stays on record."""
+    rows = []
+    for place, score in _known(group, dropped).items():
+        if abs(score - spec.threshold) < spec.margin:
+            dropped["answers too close to the threshold"] += 1
+            continue
+        row = _picked(group, [place], "binary")
+        label = replace(row.feedback[0], score=float(score >= spec.threshold), parts={"score": score})
+        rows.append(replace(row, feedback=(label,)))
+    return rows
+
+
+def _groups(group: Group, spec: LabelSpec, dropped: Counter[str]) -> list[Group]:
+    return [group]
+
+
+WRITERS: Mapping[str, Callable[[Group, LabelSpec, Counter[str]], list[Group]]] = {
+    "pairs": _pairs,
+    "ratings": _ratings,
+    "rankings": _rankings,
+    "binary": _binary,
+    "groups": _groups,
+}
+"""By what is written."""
+
+
+def _facts(scored: Sequence[Group], written: Sequence[Group], dropped: Counter[str]) -> dict[str, Any]:
+    """What came in, what came out, and why the rest did not."""
+    feedback = [f for g in scored for f in g.feedback]
+    scores = [f.score for f in feedback if f.score is not None]
+    reasons = Counter(f.rationale or "no reason given" for f in feedback if f.score is None)
+    return {
+        "rows": len(written),
+        "prompts": len(scored),
+        "answers": len(feedback),
+        "unscored": len(feedback) - len(scores),
+        "problems": dict(reasons.most_common(5)),
+        "mean_score": round(statistics.fmean(scores), 4) if scores else None,
+        "dropped": dict(+dropped),
+    }
