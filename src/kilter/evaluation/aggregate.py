@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kilter.errors import RunFailed
 from kilter.evaluation.metrics.registry import NEEDS, Measure, MetricFacts
+from kilter.registry import user_file, user_line
 from kilter.statistics import Estimate, mean, proportion, win_rate
 from kilter.types import Answered
 
@@ -60,10 +63,12 @@ def measure(asked: Measure, items: Sequence[Answered], origin: Origin) -> Measur
         return None
     counted = [item for item in items if facts.subset is None or facts.subset(item.prompt)]
     if facts.aggregate == "corpus":
-        value, note = asked.metric.over_corpus(counted)
-        whole = Estimate(value, len(counted), method=note, judge=facts.judge, **_direction(facts))
+        answered = [item for item in counted if item.answers]
+        value, note = _call(asked, lambda: asked.metric.over_corpus(answered))
+        lost = len(counted) - len(answered)
+        whole = Estimate(value, len(answered), lost, method=note, judge=facts.judge, **_direction(facts))
         return Measured([], whole)
-    values: list[float | None] = [asked.metric.per_prompt(item) for item in counted]
+    values = [_value(asked, item) for item in counted]
     if not values:
         return Measured([], None)
     judge = facts.judge or " and ".join(v for k, v in origin.judges.items() if k in facts.needs)
@@ -73,6 +78,25 @@ def measure(asked: Measure, items: Sequence[Answered], origin: Origin) -> Measur
     if facts.on_policy:
         estimate = replace(estimate, method=estimate.method + origin.bias)
     return Measured(values, estimate)
+
+
+def _value(asked: Measure, item: Answered) -> float | None:
+    """One prompt's value. Unscored: a prompt without an answer, and whatever is not a finite number."""
+    value = _call(asked, lambda: asked.metric.per_prompt(item)) if item.answers else None
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _call(asked: Measure, compute: Callable[[], Any]) -> Any:
+    """The result; what a metric raises is the metric's fault, and is said to be. Answers and scores are kept."""
+    try:
+        return compute()
+    except Exception as error:
+        line = user_line(error)
+        where = f" in line {line} of {user_file(error)}" if line else ""
+        raise RunFailed(
+            f"The metric {asked.facts.name} failed{where} ({type(error).__name__}: {error}).\n"
+            "  fix: Mend it and run the same command again; no answer is sampled twice."
+        ) from error
 
 
 def _direction(facts: MetricFacts) -> dict[str, Any]:

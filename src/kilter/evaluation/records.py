@@ -34,8 +34,11 @@ def records(suite: Suite, said: ModelAnswers, scores: Scores) -> Records:
 
 
 def beside(items: Sequence[Answered], baseline: Sequence[Answered]) -> list[Answered]:
-    """Each record with the baseline's record of the same prompt."""
-    return [replace(item, baseline=base) for item, base in zip(items, baseline, strict=True)]
+    """Each record with the baseline's record of the same prompt, where the baseline has an answer to it."""
+    return [
+        replace(item, baseline=base if base.answers else None)
+        for item, base in zip(items, baseline, strict=True)
+    ]
 
 
 def of_pairs(pairs: Sequence[Group], feedback: Sequence[Sequence[Feedback]]) -> list[Answered]:

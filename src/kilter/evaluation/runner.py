@@ -21,7 +21,10 @@ from kilter.evaluation.records import beside, of_pairs, records
 from kilter.evaluation.result import entry, head, titles_beyond
 from kilter.evaluation.scoring import GoldSource, RewardSource, Scores, Scoring, Source, combined
 from kilter.evaluation.suites import Suite, unique_prompts
-from kilter.types import Group, Prompt
+from kilter.types import Completion, Group, Prompt
+
+UNANSWERED = Completion("")
+"""What stands in groups.jsonl where a sampler gave no answer."""
 
 
 @dataclass
@@ -144,13 +147,10 @@ class Evaluation:
     ) -> None:
         """per_prompt.json, groups.jsonl and evaluation.json."""
         write_json(self.out / "per_prompt.json", values)
-        rows = [
-            Group(
-                prompt,
-                tuple(said[n].prompts[i][0] for n in said),
-                tuple(combined(n, {s: rows[i][0] for s, rows in scores[n].items()}) for n in said),
-            )
-            for i, prompt in enumerate(suite.prompts)
-        ]
+        rows = []
+        for i, prompt in enumerate(suite.prompts):
+            answers = tuple(next(iter(said[n].prompts[i]), UNANSWERED) for n in said)
+            feedback = tuple(combined(n, {s: of[i] for s, of in scores[n].items()}) for n in said)
+            rows.append(Group(prompt, answers, feedback))
         store.write(self.out / "groups.jsonl", rows)
         write_json(self.out / "evaluation.json", result, indent=1)

@@ -117,35 +117,36 @@ class Scoring:
             sampled: sources that score further samples, not the first answer alone.
         """
         names = list(answers)
-        first = [
-            Group(p, tuple(answers[n][i][0] for n in names), (Feedback(None),) * len(names))
-            for i, p in enumerate(prompts)
-        ]
+        present = [[n for n in names if answers[n][i]] for i in range(len(prompts))]
+        first = [tuple(answers[n][i][0] for n in present[i]) for i in range(len(prompts))]
         found: dict[str, Scores] = {name: {} for name in names}
         for source in self.sources:
-            rows = self._remembered(source, first, ", ".join(names))
-            for column, name in enumerate(names):
-                found[name][source] = [(row[column],) for row in rows]
+            rows = self._score(source, prompts, first, ", ".join(names))
+            for name in names:
+                own: list[tuple[Feedback, ...]] = [
+                    (row[who.index(name)],) if name in who else ()
+                    for row, who in zip(rows, present, strict=True)
+                ]
                 if source in sampled:
-                    more = self._further(source, prompts, answers[name], name)
-                    found[name][source] = [
-                        (*one, *rest) for one, rest in zip(found[name][source], more, strict=True)
-                    ]
+                    further = [row[1:] for row in answers[name]]
+                    more = self._score(source, prompts, further, f"the further answers of {name}")
+                    own = [(*one, *rest) for one, rest in zip(own, more, strict=True)]
+                found[name][source] = own
         return found
 
     def forget(self) -> None:
         """Takes the scores from disk: the evaluation that they were for is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _further(
-        self, source: str, prompts: Sequence[Prompt], answers: Answers, name: str
+    def _score(
+        self, source: str, prompts: Sequence[Prompt], rows: Answers, whose: str
     ) -> list[list[Feedback]]:
-        """Feedback on the second to last answer of each prompt."""
+        """Feedback on each answer of each row. A source is not asked about a prompt without answers."""
         groups = [
-            Group(p, row[1:], (Feedback(None),) * (len(row) - 1))
-            for p, row in zip(prompts, answers, strict=True)
+            Group(p, row, (Feedback(None),) * len(row)) for p, row in zip(prompts, rows, strict=True) if row
         ]
-        return self._remembered(source, groups, f"the further answers of {name}")
+        found = iter(self._remembered(source, groups, whose))
+        return [next(found) if row else [] for row in rows]
 
     def _remembered(self, source: str, groups: Sequence[Group], whose: str) -> list[list[Feedback]]:
         """Scores of a killed attempt where source and answers are the same, else new ones, which are kept."""
@@ -158,9 +159,9 @@ class Scoring:
         return found
 
 
-def combined(model: str, scores: Mapping[str, Feedback]) -> Feedback:
-    """One Feedback for the record: the gold score, else the reward. The rationale holds all of them."""
-    known = {source: f for source, f in scores.items() if f.score is not None}
+def combined(model: str, scores: Mapping[str, Sequence[Feedback]]) -> Feedback:
+    """One Feedback on the first answer, for the record: the gold score, else the reward. The rationale holds all."""
+    known = {source: row[0] for source, row in scores.items() if row and row[0].score is not None}
     primary = known.get("gold") or known.get("reward") or Feedback(None)
     notes = [f"{m} {f.score:.2f}" + (f" ({f.rationale})" if f.rationale else "") for m, f in known.items()]
     return replace(primary, source=model, rationale="; ".join(notes))
