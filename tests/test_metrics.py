@@ -14,7 +14,7 @@ import yaml
 from conftest import make_model
 from kilter import cli, manifest
 from kilter import recipe as recipes
-from kilter.errors import UserError
+from kilter.errors import RunFailed, UserError
 from kilter.evaluation.aggregate import Origin, measure
 from kilter.evaluation.metrics import SOURCES, STANDARD, metric, metrics, resolve, titles
 from kilter.evaluation.metrics.pass_at_k import pass_at
@@ -92,6 +92,33 @@ def test_the_order_of_prompts_does_not_matter(name):
     assert other.estimate.value == pytest.approx(one.estimate.value, abs=1e-12)
     assert (other.estimate.n, other.estimate.n_unscored) == (one.estimate.n, one.estimate.n_unscored)
     assert sorted(map(str, other.values)) == sorted(map(str, one.values))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prompt_without_an_answer_is_unscored(name):
+    """A sampler that failed has not refused, cut or lost anything."""
+    asked = resolve([name])[0]
+    if asked.facts.over == ("pairs",):
+        return
+    silent = Answered(Prompt(text="x", metadata={"safety": "unsafe"}), (), {source: () for source in SOURCES})
+    safe = Answered(Prompt(text="y", metadata={"safety": "safe"}), (), {source: () for source in SOURCES})
+    before, after = (
+        measure(asked, records(name), ORIGIN),
+        measure(asked, [*records(name), silent, safe], ORIGIN),
+    )
+    assert after.estimate.value == before.estimate.value
+    assert after.estimate.n == before.estimate.n
+    assert after.estimate.n_unscored > before.estimate.n_unscored
+
+
+def test_what_a_metric_raises_names_the_metric_and_its_line(own, tmp_path):
+    (tmp_path / "mine.py").write_text(OWN.replace("return None if", "return 1 / 0 if"))
+    asked = resolve([own])[0]
+    question = Prompt(messages=({"role": "user", "content": "Question 3 "},))
+    with pytest.raises(RunFailed, match=r"(?s)vowels failed in line \d+ of .*mine.py .*division.*fix:"):
+        measure(asked, [Answered(question, (Completion("a"),))], ORIGIN)
+    nan = Answered(Prompt(text="x"), (Completion("a"),), nll=float("nan"))
+    assert measure(resolve(["tax_nll"])[0], [nan], ORIGIN).values == [None]
 
 
 def test_pass_at_k_by_hand():
