@@ -17,6 +17,7 @@ from kilter.data.dataset import DataSpec
 from kilter.evaluation.config import EvaluateSpec
 from kilter.options import GROUPS, OPTIMISATION
 from kilter.refs import ModelRef
+from kilter.stages import kinds
 from kilter.training.config import TrainSpec
 
 
@@ -96,6 +97,38 @@ def test_eval_has_every_field_of_the_stage_and_of_its_data(monkeypatch, capsys):
     )
     assert wanted - page == set()
     assert {"--model", "--heldout", "--metric", "--out"} <= page
+
+
+@pytest.mark.parametrize("name", [n for n, kind in kinds if kind.door is not None])
+def test_a_kind_with_a_door_has_every_field_of_its_spec(monkeypatch, capsys, name):
+    page = flags(monkeypatch, capsys, name)
+    refused = {"--" + n.replace("__", ".").replace("_", "-") for n in kinds.get(name).door.without}
+    wanted = (fields(kinds.get(name).Spec) - refused) | fields(DataSpec, "data") | {"--out"}
+    assert wanted - page == set()
+    assert not refused & page
+
+
+def test_answers_are_generated_and_labelled(monkeypatch, capsys, tiny, pairs_file, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["kilter", *map(str, args)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        text = "".join(capsys.readouterr())
+        assert stop.value.code == 0, text
+        return text
+
+    small = ["--sampler.max-new-tokens", 6, "--max-length", 96, "--limit", 5, "--k", 3]
+    asked = ["generate", "--model", tiny, "--data", pairs_file, *small, "--out", "answers"]
+    assert "5 rows  15 answers" in run(*asked)
+    assert "unchanged" in run(*asked)
+    labelled = run(
+        *("label", "--data", "answers/groups.jsonl", "--feedback", "{length: {limit: 20, buffer: 10}}"),
+        *("--write", "groups", "--out", "labels"),
+    )
+    assert "15 answers" in labelled
+    assert len((tmp_path / "labels" / "groups.jsonl").read_text().splitlines()) == 5
 
 
 class Inner(BaseModel):

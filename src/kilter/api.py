@@ -146,7 +146,7 @@ def generate(
     Raises:
         UserError: on bad input, before any work.
     """
-    return _made("generate", {"data": "$data"} | options, model, data, out, console)
+    return made("generate", options, model, data, out, console)
 
 
 def label(
@@ -168,17 +168,18 @@ def label(
     Raises:
         UserError: on bad input, before any work.
     """
-    return _made("label", {"data": "$data", "feedback": feedback} | options, BASE, data, out, console)
+    return made("label", {"feedback": feedback} | options, BASE, data, out, console)
 
 
-def _made(
+def made(
     kind: str,
     settings: dict[str, Any],
     model: str,
     data: str | DataSpec | dict[str, Any],
     out: str | Path,
-    console: Console | None,
+    console: Console | None = None,
 ) -> Made:
+    """What `generate` and `label` share: a stage of this kind, which makes data from `$data`."""
     source = make_data_spec({"path": data, "heldout": 0.0} if isinstance(data, str) else data)
     folder = Path(out)
     facts = run_alone(workspace(stages.make(kind, settings), folder, kind, model, source, console))

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 from rich.logging import RichHandler
 
-from kilter.cli import advise, compare, data, evaluate, merge, methods, monitor, run, sample, train
+from kilter.cli import advise, compare, data, evaluate, made, merge, methods, monitor, run, sample, train
 from kilter.cli.app import app, err, out
 from kilter.errors import Exit, KilterError
 from kilter.registry import user_file, user_line
@@ -27,6 +27,7 @@ __all__ = [
     "data",
     "err",
     "evaluate",
+    "made",
     "main",
     "merge",
     "methods",

@@ -257,7 +257,7 @@ def _metavar(option: Option) -> str | None:
     listed = "|".join(option.choices)
     if listed:
         return listed if len(listed) <= CHOICES_SHOWN else "NAME"
-    if (ref := _ref(option.shown)) is not None:
+    if (ref := reference(option.shown)) is not None:
         return "|".join((*ref.words, NAMED[ref.to]))
     return NAMED.get(option.name) or words(option.shown.annotation)
 
@@ -279,11 +279,11 @@ def _completion(option: Option) -> Callable[[str], list[Any]] | None:
     """Where the shell finds words for the value."""
     if option.choices:
         return complete.among(option.choices)
-    ref = _ref(option.shown)
+    ref = reference(option.shown)
     return complete.SOURCES.get(option.name if ref is None else ref.to)
 
 
-def _ref(field: FieldInfo) -> Ref | None:
+def reference(field: FieldInfo) -> Ref | None:
     """The reference that a field, or each item of it, is."""
     marks = [*field.metadata, *(m for a in _unions(field.annotation) for m in getattr(a, "__metadata__", ()))]
     return next((m for m in marks if isinstance(m, Ref)), None)

@@ -19,6 +19,7 @@ from kilter.options import DATA, MODEL, SAMPLING
 from kilter.refs import BaseRef, DataRef, TemplateRef
 from kilter.release.section import Section
 from kilter.sampling.config import SamplerSpec
+from kilter.stages.door import Door
 from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.outcome import ARTIFACT, Outcome, StagePlan, StageSpec
 from kilter.stages.registry import stage
@@ -79,6 +80,17 @@ class Generate(StageKind[GenerateSpec]):
 
     Spec = GenerateSpec
     makes = "data"
+    door = Door(
+        "Sample answers to prompts, several to each, into a data set. Run it again to go on.\n\n"
+        "`kilter label` scores them, and `kilter train` learns from the labels.",
+        (
+            "kilter generate --model runs/sft --data prompts.jsonl --k 4",
+            "kilter generate --data builtin:support-desk --limit 50 --sampler.temperature 0.7",
+            "kilter generate --model runs/sft --data prompts.jsonl --part 1/3 --out runs/answers",
+        ),
+        often=("k", "sampler", "sampler__temperature", "sampler__max_new_tokens", "seed"),
+        without=("sampler__samples",),
+    )
 
     def check(self, spec: GenerateSpec, work: Workspace) -> None:
         """k is the number of answers, and there is room for a prompt."""

@@ -16,6 +16,7 @@ from rich.console import Console
 from kilter.data.dataset import Dataset, DataSpec, load
 from kilter.refs import Found
 from kilter.release.section import Section
+from kilter.stages.door import Door
 from kilter.stages.outcome import ARTIFACT, Makes, Outcome, StagePlan
 from kilter.stages.refs import references
 from kilter.types import Shape
@@ -37,11 +38,13 @@ class StageKind(Generic[S]):
             return Outcome({"longest": max(len(g.prompt.text) for g in groups)})
 
     The fields of Spec that are typed references are its inputs: the pipeline hashes them, orders stages by them, and
-    checks that they exist. The class holds no state: one instance serves every stage of its kind.
+    checks that they exist. A kind with a door is a command as well. The class holds no state: one instance serves
+    every stage of its kind.
     """
 
     Spec: type[S]
     makes: Makes = "report"
+    door: Door | None = None
 
     def reads(self, spec: S) -> list[Found]:
         """The references that count; a kind leaves out those that its other settings switch off."""

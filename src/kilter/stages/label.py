@@ -18,6 +18,7 @@ from kilter.errors import RunFailed
 from kilter.options import DATA, METHOD, MODEL, OUTPUT
 from kilter.refs import DataRef, FeedbackRef, ModelRef, TemplateRef
 from kilter.release.section import Section
+from kilter.stages.door import Door
 from kilter.stages.generate import shown
 from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.outcome import ARTIFACT, Outcome, StagePlan, StageSpec
@@ -74,6 +75,15 @@ class Label(StageKind[LabelSpec]):
 
     Spec = LabelSpec
     makes = "data"
+    door = Door(
+        "Score answers, and write pairs, ratings, rankings or binary labels. Run it again to go on.",
+        (
+            "kilter label --data runs/generate/groups.jsonl --feedback support_desk",
+            "kilter label --data answers.jsonl --feedback '{reward_model: runs/rm}' --write rankings",
+            "kilter label --data answers.jsonl --feedback my_file.py:reward --write binary --threshold 0.5",
+        ),
+        often=("feedback", "write"),
+    )
 
     def shape(self, spec: LabelSpec, field: str) -> Shape | None:
         """Answers as they are: nothing is dropped before it is scored."""

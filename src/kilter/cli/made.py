@@ -1,0 +1,53 @@
+"""kilter generate, kilter label, and whatever other kind of stage makes data and declares a door."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kilter.cli.app import command, err, out
+from kilter.cli.doors import model_option, out_option, source_options
+from kilter.cli.options import collect, options_of, parameters, reference, takes
+from kilter.stages import StageKind, kinds
+from kilter.stages.door import Door
+
+
+def make(kind: str, maker: type[StageKind[Any]], door: Door) -> Callable[..., None]:
+    """The command of a kind that makes data.
+
+    Args:
+        kind: name of the kind and of its command.
+        maker: the kind, whose Spec gives the options.
+        door: what the command says.
+    """
+    # A field that means the recipe's model where it is left out is what --model says here.
+    refs = {name: reference(field) for name, field in maker.Spec.model_fields.items()}
+    base = [name for name, ref in refs.items() if ref is not None and ref.default == "base"]
+    fields = [o for o in options_of(maker.Spec, skip=("data", *base)) if o.name not in door.without]
+    options = [*fields, *source_options()]
+    own = [
+        *([model_option()] if base else []),
+        out_option(
+            Path("runs") / kind, "folder of groups.jsonl; the same command again goes on where it was"
+        ),
+    ]
+    first = ("model", "data", "limit", *door.often, "out_")
+
+    @takes(*parameters(options, own=own, first=first, defaults={"data__heldout": 0.0}))
+    def run(**values: Any) -> None:
+        settings = collect(options, values)
+        source = settings.pop("data")
+        from kilter.api import BASE, made
+
+        done = made(kind, settings, values.get("model", BASE), source, values["out_"], err)
+        counts = "  ".join(f"{v} {k}" for k, v in done.facts.items() if isinstance(v, int) and v)
+        out.print(f"data: [bold]{done.path}[/]   {counts}", highlight=False)
+
+    run.__doc__ = door.does
+    return command(kind, examples=door.examples)(run)
+
+
+for _name, _maker in kinds:
+    if _maker.door is not None:
+        make(_name, _maker, _maker.door)
