@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kilter.cli.app import SetOption, command, out
 from kilter.errors import UserError
 from kilter.progress import clock
+
+if TYPE_CHECKING:
+    from kilter.recipe import Recipe
 
 
 @command(
@@ -38,29 +42,19 @@ def compare(
 
     All of them answer the same held-out prompts.
     """
-    from kilter.models.load import resolve
-    from kilter.pipeline.plan import plan
     from kilter.pipeline.runner import Run
     from kilter.study import page, study
-    from kilter.training.estimate import sizes
 
     wanted = study.load(recipe, set_ or ())
     expanded = study.expand(wanted)
     found = study.cells(wanted)
     folder = runs / wanted.name
-    each = sizes(resolve(wanted.model)).parameters * 4 / 1e9
-    missing = [c for c in found if not (folder / c.stage / "model").exists()]
-    whole = [
-        c for c in missing if (adapter := expanded.stages[c.stage].spec.adapter) is None or adapter.merge
-    ]
-    need, free = each * (len(whole) + 2) + 0.1 * len(missing), shutil.disk_usage(_existing(runs)).free / 1e9
+    missing = [c.stage for c in found if not (folder / c.stage / "model").exists()]
+    need, free = _disk(expanded, missing), shutil.disk_usage(_existing(runs)).free / 1e9
     if dry_run:
-        plans = {p.name: p for p in plan(expanded)}
-        for p in plans.values():
-            out.print(f"{p.name:<44} {p.rows or '':>6} {clock(p.seconds):>8}", highlight=False)
-        total = sum(p.seconds or 0 for p in plans.values())
+        seconds = _print_plan(expanded)
         out.print(
-            f"\n{len(found)} runs of {len(wanted.methods)} methods, about {clock(total)} of training, "
+            f"\n{len(found)} runs of {len(wanted.methods)} methods, about {clock(seconds)} of training, "
             f"{need:.0f} GB of disk ({free:.0f} free); nothing was run",
             highlight=False,
         )
@@ -83,6 +77,27 @@ def compare(
     out.print((folder / "compare.md").read_text(), markup=False, highlight=False, soft_wrap=True)
     out.print(f"page: [bold]{path}[/]", highlight=False)
     raise typer.Exit(int(code))
+
+
+def _disk(recipe: Recipe, missing: Sequence[str]) -> float:
+    """GB that the models of these stages take, with room for two more while they are made."""
+    from kilter.models.load import resolve
+    from kilter.training.estimate import sizes
+
+    adapters = [recipe.stages[name].spec.adapter for name in missing]
+    whole = [a for a in adapters if a is None or a.merge]
+    each = sizes(resolve(recipe.model)).parameters * 4 / 1e9
+    return each * (len(whole) + 2) + 0.1 * len(missing)
+
+
+def _print_plan(recipe: Recipe) -> float:
+    """A line for each stage; returns the seconds of all."""
+    from kilter.pipeline.plan import plan
+
+    plans = {p.name: p for p in plan(recipe)}
+    for p in plans.values():
+        out.print(f"{p.name:<44} {p.rows or '':>6} {clock(p.seconds):>8}", highlight=False)
+    return sum(p.seconds or 0 for p in plans.values())
 
 
 def _existing(path: Path) -> Path:

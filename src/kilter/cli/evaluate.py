@@ -134,7 +134,7 @@ def gate(
         ),
     ] = None,
 ) -> None:
-    """Decide. Exit code 0 pass, 1 fail, 3 inconclusive."""
+    """Decide whether a model may ship. Exit code 0 pass, 1 fail, 3 inconclusive."""
     from kilter.release import gate as gates
 
     path = evaluation / "evaluation.json" if evaluation.is_dir() else evaluation

@@ -42,7 +42,7 @@ def methods(
         Path | None, typer.Option(help="write every method's page (Markdown) into this folder")
     ] = None,
 ) -> None:
-    """The methods of `kilter train`: formula, paper, data, models held, settings with their ranges."""
+    """List the methods, or show one of them: formula, paper, data, models held, settings with ranges."""
     from kilter.objectives import objectives
     from kilter.objectives.index import lookup
 

@@ -61,7 +61,7 @@ OWN = [
 )
 @takes(*parameters(OPTIONS, own=OWN, first=OFTEN, aliases={"method": ("--algorithm",)}))
 def train(**values: Any) -> None:
-    """Train one stage without a recipe. Run it again to resume."""
+    """Train a model with any method, without a recipe. Run it again to resume."""
     fields, source, method = _stage(values)
     from kilter.api import train as train_
 
