@@ -379,3 +379,21 @@ def test_whatever_a_function_returns_is_a_score_or_a_reason(tmp_path, name, scor
     (found,) = source([group])
     assert [f.score for f in found] == scores
     assert why in found[-1].rationale
+
+
+def test_a_source_without_options_is_named_and_built(tmp_path):
+    """Its class has no __init__ of its own, and the one of the protocol takes anything."""
+    (tmp_path / "mine.py").write_text(
+        "from kilter.seams import FeedbackSource\n"
+        "from kilter.types import Feedback\n"
+        "class One(FeedbackSource):\n"
+        "    def __call__(self, groups):\n"
+        "        return [[Feedback(1.0) for _ in g.completions] for g in groups]\n"
+    )
+    for name in ("support_desk", f"{tmp_path / 'mine.py'}:One"):
+        feedback.check(name)
+        assert feedback.build({name: None}, feedback.Context()).parts
+        with pytest.raises(UserError, match="it takes none"):
+            feedback.check({name: {"limit": 3}})
+        with pytest.raises(UserError, match="takes no options"):
+            feedback.check({name: 3})

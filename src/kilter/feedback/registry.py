@@ -53,9 +53,7 @@ def parse(spec: Any, field: str = "feedback") -> list[Part]:
     """(name, weight, options) of every part. Raises UserError for a shape that is none of those above."""
     items = list(spec) if isinstance(spec, list | tuple) else [spec]
     if not items:
-        raise UserError(
-            field, spec, "is empty", "name a source, such as support_desk, math or {reward_model: rm}"
-        )
+        raise UserError(field, spec, "is empty", "name a source, such as math or {reward_model: rm}")
     parts: list[Part] = []
     for item in items:
         if isinstance(item, str):
@@ -113,6 +111,12 @@ def is_source(factory: Any) -> bool:
     return isinstance(factory, type) and FeedbackSource in factory.__mro__
 
 
+def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """What a source can be given by name. A class without an __init__ has *args and **kwargs of its protocol."""
+    gathered = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {n: p for n, p in inspect.signature(factory).parameters.items() if p.kind not in gathered}
+
+
 def _check_type(field: str, value: Any, hint: Any) -> None:
     """Raises UserError when a value from a recipe is not what the source's signature says."""
     try:
@@ -130,7 +134,7 @@ def _check_type(field: str, value: Any, hint: Any) -> None:
 def _named(
     factory: Callable[..., Any], options: dict[str, Any], field: str, taken: Sequence[str] = ()
 ) -> dict[str, Any]:
-    known = [p for p in inspect.signature(factory).parameters if p != "context" and p not in taken]
+    known = [p for p in _parameters(factory) if p != "context" and p not in taken]
     if "" in options:
         if not known:
             raise UserError(field, options[""], "takes no options", f"write {field.rpartition('.')[2]}: {{}}")
@@ -149,7 +153,7 @@ def _named(
             _check_type(f"{field}.{key}", value, hints[key])
     required = [
         p.name
-        for p in inspect.signature(factory).parameters.values()
+        for p in _parameters(factory).values()
         if p.default is p.empty and p.name not in ("context", *taken)
     ]
     for key in required:
@@ -203,7 +207,7 @@ def _options_with_references(name: str, options: Any, change: Change, field: str
     where = f"{field}.{name}"
     if isinstance(options, Mapping):
         return {k: walk(v, hints.get(k), where, change) for k, v in options.items()}
-    first = next((p for p in inspect.signature(factory).parameters if p != "context"), "")
+    first = next((p for p in _parameters(factory) if p != "context"), "")
     return walk(options, hints.get(first), where, change)
 
 
@@ -220,7 +224,7 @@ def build(spec: Any, context: Context, field: str = "feedback") -> Weighted:
                 "needs the policy in training",
                 "use it as the feedback of a train stage with prompts",
             )
-        if "context" in inspect.signature(factory).parameters:
+        if "context" in _parameters(factory):
             bound = bound | {"context": context}
         parts.append((name.rpartition(":")[2], weight, factory(**bound)))
     return Weighted(parts)
