@@ -1,6 +1,7 @@
 """A method in words, from its own docstring and fields: what `kilter methods` prints and docs/methods holds.
 
-A docstring has a fixed order: one sentence; the formula, indented; notation and "Paper:"; then "Use:", "Watch:" and "Fails:".
+A docstring has a fixed order: one sentence; the formula, indented; notation and "Paper:"; then "Use:",
+"Watch:" and "Fails:".
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ FAMILIES = {
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """Everything a reader asks of a method. `knobs` are its settings, `models` what is in memory while it trains."""
+    """Everything a reader asks of a method.
+
+    `knobs` are its settings, `models` what is in memory while it trains.
+    """
 
     name: str
     family: str
@@ -122,11 +126,11 @@ def models_held(needs: Needs) -> tuple[str, ...]:
 
 
 def page(d: Description, results: Sequence[str] = ()) -> str:
-    """The method's page in Markdown, in the fixed order. `results`: what the project's own comparisons found."""
-    rows = [
-        f"| `{k.name}` | {_shown(k.default)} | {_range(k)} | {(k.meaning or 'see the text').replace('|', chr(92) + '|')} |"
-        for k in d.knobs
-    ]
+    """The method's page in Markdown, in the fixed order.
+
+    `results`: what the project's own comparisons found.
+    """
+    rows = [f"| `{k.name}` | {_shown(k.default)} | {_range(k)} | {_meaning(k)} |" for k in d.knobs]
     table = (
         "\n".join(["| knob | default | range | meaning |", "|---|---|---|---|", *rows]) if rows else "None."
     )
@@ -161,7 +165,8 @@ def page(d: Description, results: Sequence[str] = ()) -> str:
             "",
             table,
             "",
-            f"Default learning rate {d.learning_rate:g} (full training; adapters take about ten times as much). In memory: {', '.join(d.models)}.",
+            f"Default learning rate {d.learning_rate:g} (full training; adapters take about ten times as "
+            f"much). In memory: {', '.join(d.models)}.",
             "",
             "## Metrics to watch",
             "",
@@ -185,6 +190,11 @@ def page(d: Description, results: Sequence[str] = ()) -> str:
 
 def _shown(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _meaning(k: Knob) -> str:
+    """In a cell of a Markdown table, where a bar would end it."""
+    return (k.meaning or "see the text").replace("|", "\\|")
 
 
 def _range(k: Knob) -> str:

@@ -26,11 +26,14 @@ class Grouped:
         return batch.with_(group_weight_N=uniform_group_weights(batch))
 
     def imitation(self) -> float:
-        """Weight of the negative log-likelihood of each group's first answer, per token of the optimizer step; 0: none."""
+        """Weight of the negative log-likelihood of each group's first answer, per token of the whole step."""
         return 0.0
 
     def total(self, loss_N: Tensor, out: Outputs, batch: Batch) -> Tensor:
-        """Group losses to one number: their weighted sum. Members that weigh groups by their loss override it."""
+        """Group losses to one number: their weighted sum.
+
+        Members that weigh groups by their loss override it.
+        """
         assert batch.group_weight_N is not None
         return (batch.group_weight_N * loss_N).sum()
 

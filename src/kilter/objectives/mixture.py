@@ -22,8 +22,10 @@ _UNITS: tuple[Unit, ...] = ("row", "group", "batch")
 class Mixture:
     """L = sum_k c_k L_k over parts (c_k, name, objective).
 
-    A part that imitates (shape "demonstrations") sees the best completion of each group, or the answers judged good; a part
-    for one label sees the answers with that label; all other parts must want the same shape. Metrics of a part carry its name where two parts report the same one. Paper: Liu et al. 2024 (RPO's DPO + SFT).
+    A part that imitates (shape "demonstrations") sees the best completion of each group, or the answers
+    judged good; a part for one label sees the answers with that label; all other parts must want the same
+    shape. Metrics of a part carry its name where two parts report the same one. Paper: Liu et al. 2024 (RPO's
+    DPO + SFT).
     """
 
     parts: tuple[tuple[float, str, Objective], ...]

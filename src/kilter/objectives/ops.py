@@ -1,4 +1,4 @@
-"""Arithmetic that several objectives share: reductions of token log-probs, links, views of a batch, metrics as (sum, weight)."""
+"""Arithmetic that several objectives share: reductions of log-probs, links, views of a batch, metrics."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ def log_ratios(logps_BT: Tensor, ref_logps_BT: Tensor | None, mask_BT: Tensor) -
 
 
 def smoothed(z_N: Tensor, flipped: float | Tensor) -> Tensor:
-    """-(1 - e) log sigmoid(z) - e log sigmoid(-z): the logistic loss when a share e of the labels is flipped (one for all, or one per pair)."""
+    """-(1 - e) log sigmoid(z) - e log sigmoid(-z): the logistic loss if a share e of the labels is flipped.
+
+    e is one number for all, or one per pair.
+    """
     loss_N = -logsigmoid(z_N)
     return (
         loss_N
@@ -45,7 +48,7 @@ def smoothed(z_N: Tensor, flipped: float | Tensor) -> Tensor:
 
 
 def growth(x: Tensor) -> Tensor:
-    """exp(x) - 1, continued as a straight line beyond x = 30, so that a step far off the data keeps a finite slope."""
+    """exp(x) - 1, but a straight line beyond x = 30, so that a step far off the data keeps a finite slope."""
     return x.clamp_max(LARGE).expm1() + math.exp(LARGE) * (x - LARGE).clamp_min(0)
 
 
@@ -53,7 +56,8 @@ def log1mexp(x: Tensor) -> Tensor:
     """log(1 - exp(x)) for x < 0, exact near 0 and far below it (Maechler 2012)."""
     x = x.clamp_max(-torch.finfo(x.dtype).eps)
     near = x > -math.log(2)
-    # Each branch is fed values on which its own gradient is finite, so that the other one's NaN never reaches the input.
+    # Each branch is fed values on which its own gradient is finite, so that the other one's NaN never reaches
+    # the input.
     return torch.where(
         near, (-torch.expm1(torch.where(near, x, -1.0))).log(), torch.log1p(-torch.where(near, -1.0, x).exp())
     )
@@ -67,7 +71,7 @@ def pairs(values_B: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def chosen_nll(logps_BT: Tensor, batch: Batch) -> Tensor:
-    """Negative log-likelihood of the groups' first completions per token of the optimizer step: a share of the sum over it.
+    """Negative log-likelihood of the groups' first completions: this batch's share of the step's mean.
 
     -sum_{i in first} sum_t mask_it log pi(y_it) / sum_{i in first} |y_i|, the second sum over all ranks.
     """

@@ -10,7 +10,10 @@ from kilter.objectives import index
 from kilter.objectives.describe import FAMILIES, describe, page
 
 RESULTS = Path(__file__).with_name("results.json")
-"""What the project's own comparisons found, a sentence per method and study; written by `kilter compare RECIPE --publish`."""
+"""What the project's own comparisons found, a sentence per method and study.
+
+`kilter compare RECIPE --publish` writes it.
+"""
 
 
 def results() -> dict[str, list[str]]:
@@ -29,7 +32,8 @@ def pages() -> dict[str, str]:
     lines = [
         "# Methods",
         "",
-        f"{len(found)} methods behind one loop. `kilter methods` prints this list, `kilter methods NAME` a page; `kilter methods --write docs/methods` writes these files.",
+        f"{len(found)} methods behind one loop. `kilter methods` prints this list, "
+        "`kilter methods NAME` a page; `kilter methods --write docs/methods` writes these files.",
         "",
     ]
     for family in FAMILIES.values():

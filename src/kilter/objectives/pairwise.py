@@ -1,7 +1,7 @@
 """What every loss on preference pairs shares, so that a relative of DPO is one formula.
 
-A member writes `pair_loss` in terms of two sides w (chosen) and l (rejected), and, where its implicit reward is not
-beta log pi/pi_ref, `reward`. Everything else (reductions, weights, metrics, validation) stands here.
+A member writes `pair_loss` in terms of two sides w (chosen) and l (rejected), and, where its implicit reward
+is not beta log pi/pi_ref, `reward`. Everything else (reductions, weights, metrics, validation) stands here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kilter.objectives.ops import mean, pairs, preference_metrics, sequence_logp
 
 
 class Side(NamedTuple):
-    """One side of N pairs: summed log-probs under policy and reference (nats), and the number of trained tokens."""
+    """One side of N pairs: summed log-probs of policy and reference (nats), and trained tokens."""
 
     logps_N: Tensor
     ref_N: Tensor
@@ -38,7 +38,10 @@ class Side(NamedTuple):
 
 @dataclass(frozen=True)
 class Pairwise(Grouped):
-    """Base of the family: L = mean over pairs of pair_loss(w, l), by default -log sigmoid(z). `uses_reference` False: no reference is loaded."""
+    """Base of the family: L = mean over pairs of pair_loss(w, l), by default -log sigmoid(z).
+
+    `uses_reference` False: no reference is loaded.
+    """
 
     beta: float = knob(0.1, "inverse strength of the pull to the reference", "(0, inf)", "0.01 to 0.5")
 
@@ -58,7 +61,7 @@ class Pairwise(Grouped):
         return False
 
     def reward(self, side: Side) -> Tensor:
-        """Implicit reward, [N]: beta times the log-ratio (or log-prob, without a reference), summed or per token."""
+        """Implicit reward, [N]: beta times the log-ratio, or the log-prob; summed or per token."""
         total_N = side.ratio_N if self.uses_reference else side.logps_N
         return self.beta * (total_N / side.tokens_N if self.per_token else total_N)
 

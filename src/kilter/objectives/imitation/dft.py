@@ -13,14 +13,16 @@ from kilter.objectives.registry import method
 @method("dft")
 @dataclass(frozen=True)
 class DFT(SFT):
-    """SFT with each token weighted by its own probability, which removes the 1/p that the likelihood hides in its gradient.
+    """SFT with each token weighted by its own probability, which cancels the 1/p in its gradient.
 
         L = - sum_it w_it sg(p_it) log p_it,   w as in sft (token or sequence; field normalize)
 
-    Paper: Wu et al. 2025, "On the generalization of SFT: a reinforcement learning perspective with reward rectification".
+    Paper: Wu et al. 2025, "On the generalization of SFT: a reinforcement learning perspective with reward
+    rectification".
 
-    Use: demonstrations of reasoning by a model that already half knows the task. Watch: probability, the mean of p, whose slope
-    the loss follows; nll may rise on hard tokens. Fails: tokens that the model finds impossible are never learned, so new facts and new formats are not picked up.
+    Use: demonstrations of reasoning by a model that already half knows the task. Watch: probability, the mean
+    of p, whose slope the loss follows; nll may rise on hard tokens. Fails: tokens that the model finds
+    impossible are never learned, so new facts and new formats are not picked up.
     """
 
     detaches = True

@@ -14,17 +14,18 @@ from kilter.objectives.registry import method
 @method("distill")
 @dataclass(frozen=True)
 class Distill(SFT):
-    """Divergence between the teacher's and the student's next-token distributions, at every token of the answer.
+    """Divergence between the next-token distributions of teacher and student at every token of the answer.
 
         M = beta p_T + (1 - beta) p_S
-        L = sum_it w_it [ beta KL(p_T || M) + (1 - beta) KL(p_S || M) ],   w as in sft (token or sequence; field normalize)
+        L = sum_it w_it [ beta KL(p_T || M) + (1 - beta) KL(p_S || M) ]
+        w as in sft (token or sequence; field normalize)
 
-    beta 0 is the forward KL(p_T || p_S), beta 1 the reverse KL(p_S || p_T). The whole vocabulary is compared, in chunks.
-    Needs a `teacher` with the student's vocabulary. With `prompts` the student's own answers are compared (GKD).
-    Paper: Agarwal et al. 2024, "On-policy distillation of language models", eq. 1.
+    beta 0 is the forward KL(p_T || p_S), beta 1 the reverse KL(p_S || p_T). The whole vocabulary is compared,
+    in chunks. Needs a `teacher` with the student's vocabulary. With `prompts` the student's own answers are
+    compared (GKD). Paper: Agarwal et al. 2024, "On-policy distillation of language models", eq. 1.
 
-    Use: a larger or an aligned model is at hand. Watch: divergence. Fails: a teacher that is unsure on the student's text
-    teaches noise.
+    Use: a larger or an aligned model is at hand. Watch: divergence. Fails: a teacher that is unsure on the
+    student's text teaches noise.
     """
 
     beta: float = knob(

@@ -22,8 +22,8 @@ class SFT:
     Every assistant turn is trained on; |y| counts masked tokens; both denominators span the whole optimizer
     step and all ranks. Paper: Ouyang et al. 2022, "Training language models to follow instructions", sec. 3.
 
-    Use: first, on demonstrations of the task. Watch: eval_nll rising while nll falls is overfitting. Fails: copies the
-    demonstrations' faults as readily as their merits.
+    Use: first, on demonstrations of the task. Watch: eval_nll rising while nll falls is overfitting. Fails:
+    copies the demonstrations' faults as readily as their merits.
     """
 
     normalize: Literal["token", "sequence"] = knob("token", "each token counts the same, or each answer")

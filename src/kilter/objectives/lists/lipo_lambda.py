@@ -15,16 +15,17 @@ from kilter.objectives.registry import method
 @method("lipo_lambda")
 @dataclass(frozen=True)
 class LiPOLambda(Listwise):
-    """All pairs of a list under the logistic loss, each weighted by what swapping it would cost in discounted gain.
+    """All pairs of a list under the logistic loss, weighted by what swapping them costs in discounted gain.
 
-        L = sum_{i above j} D_ij log(1 + exp(-(s_i - s_j))),   D_ij = |G_i - G_j| |1/log2(1 + t_i) - 1/log2(1 + t_j)|
+        L = sum_{i above j} D_ij log(1 + exp(-(s_i - s_j)))
+        D_ij = |G_i - G_j| |1/log2(1 + t_i) - 1/log2(1 + t_j)|
         G = 2^g - 1,   t the rank by the present scores s = beta (l - l_ref)
 
-    g is the label brought to [0, 1] within its list; D is a constant for the gradient. Paper: Liu et al. 2024, "LiPO: listwise
-    preference optimization through learning-to-rank".
+    g is the label brought to [0, 1] within its list; D is a constant for the gradient. Paper: Liu et al.
+    2024, "LiPO: listwise preference optimization through learning-to-rank".
 
-    Use: ratings or rankings of several answers, where the top matters most. Watch: rewards/accuracies. Fails: with two
-    answers it is dpo with a constant.
+    Use: ratings or rankings of several answers, where the top matters most. Watch: rewards/accuracies. Fails:
+    with two answers it is dpo with a constant.
     """
 
     def list_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor) -> Tensor:

@@ -43,7 +43,10 @@ def gaps(score_NK: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Listwise(Grouped, ABC):
-    """Base of the family: L = mean over lists of list_loss(s). Ties within a list were dropped from the ranking, and counted, when the data was read."""
+    """Base of the family: L = mean over lists of list_loss(s).
+
+    Ties within a list were dropped from the ranking, and counted, when the data was read.
+    """
 
     beta: float = knob(0.1, "inverse strength of the pull to the reference", "(0, inf)", "0.01 to 0.5")
 

@@ -18,12 +18,14 @@ from kilter.objectives.registry import method
 class PlackettLuce(Listwise):
     """The likelihood of the whole ranking when answers are drawn best first in proportion to exp(score).
 
-        L = - sum_k log [ exp(s_k) / sum_{i >= k} exp(s_i) ],   s = beta (l - l_ref) in nats, or a reward model's score
+        L = - sum_k log [ exp(s_k) / sum_{i >= k} exp(s_i) ]
+        s = beta (l - l_ref) in nats, or a reward model's score
 
-    For two answers it is dpo, or bradley_terry. Papers: Plackett 1975; Rafailov et al. 2023, appendix A.3; Ouyang et al. 2022.
+    For two answers it is dpo, or bradley_terry. Papers: Plackett 1975; Rafailov et al. 2023, appendix A.3;
+    Ouyang et al. 2022.
 
-    Use: rankings of three or more answers. Watch: rewards/accuracies over all pairs of a list. Fails: noise at the lower end of
-    a ranking counts as much as at its top.
+    Use: rankings of three or more answers. Watch: rewards/accuracies over all pairs of a list. Fails: noise
+    at the lower end of a ranking counts as much as at its top.
     """
 
     model: Literal["policy", "reward"] = knob(

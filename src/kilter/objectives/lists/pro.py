@@ -21,11 +21,11 @@ class PRO(Listwise):
         L = - sum_k log [ exp(lbar_k T_kk) / sum_{i >= k} exp(lbar_i T_ki) ] + nll_weight * NLL(best)
         T_ki = g_k - g_i (labels),   T_kk = max_i T_ki
 
-    lbar in nats per token. by_label false takes every T as 1 (Plackett-Luce on mean log-probs). No reference. Paper: Song et
-    al. 2024, "Preference ranking optimization for human alignment".
+    lbar in nats per token. by_label false takes every T as 1 (Plackett-Luce on mean log-probs). No reference.
+    Paper: Song et al. 2024, "Preference ranking optimization for human alignment".
 
-    Use: answers with graded scores. Watch: nll, of the best. Fails: labels on a wide scale make the softmax hard; bring scores
-    to about 0..1.
+    Use: answers with graded scores. Watch: nll, of the best. Fails: labels on a wide scale make the softmax
+    hard; bring scores to about 0..1.
     """
 
     beta: float = knob(1.0, "weight of the ranking term", "(0, inf)", "0.05 to 1")

@@ -19,11 +19,11 @@ class RRHF(Listwise):
 
         L = sum_{i above j} max(0, lbar_j - lbar_i) + nll_weight * NLL(best)
 
-    lbar in nats per token; NLL per token of the best answers. No reference. Paper: Yuan et al. 2023, "RRHF: rank responses to
-    align language models with human feedback".
+    lbar in nats per token; NLL per token of the best answers. No reference. Paper: Yuan et al. 2023, "RRHF:
+    rank responses to align language models with human feedback".
 
-    Use: ranked answers from several sources and no memory for a reference. Watch: nll, of the best. Fails: the hinge stops at
-    zero margin, so the preference stays weak.
+    Use: ranked answers from several sources and no memory for a reference. Watch: nll, of the best. Fails:
+    the hinge stops at zero margin, so the preference stays weak.
     """
 
     beta: float = knob(1.0, "weight of the ranking term", "(0, inf)", "1")

@@ -1,1 +1,4 @@
-"""Preference pairs: DPO and its relatives. Each file is one formula on two sides, w (chosen) and l (rejected)."""
+"""Preference pairs: DPO and its relatives.
+
+Each file is one formula on two sides, w (chosen) and l (rejected).
+"""

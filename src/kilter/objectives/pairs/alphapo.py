@@ -20,10 +20,11 @@ class AlphaPO(SimPO):
 
         r(y) = beta (1 - exp(-alpha lbar(y))) / alpha;   L = -log sigmoid(r(w) - r(l) - gamma)
 
-    alpha -> 0 is simpo. No reference. Paper: Gupta et al. 2025, "AlphaPO: reward shape matters for LLM alignment".
+    alpha -> 0 is simpo. No reference. Paper: Gupta et al. 2025, "AlphaPO: reward shape matters for LLM
+    alignment".
 
-    Use: when simpo lets logps/chosen collapse. Watch: rewards/margins, logps/chosen. Fails: alpha above 0 makes unlikely
-    answers very expensive: exp(-alpha lbar) grows fast.
+    Use: when simpo lets logps/chosen collapse. Watch: rewards/margins, logps/chosen. Fails: alpha above 0
+    makes unlikely answers very expensive: exp(-alpha lbar) grows fast.
     """
 
     alpha: float = knob(0.25, "bend of the reward; 0 is simpo", "[-5, 5]", "-0.25 to 0.25")

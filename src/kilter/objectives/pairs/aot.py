@@ -26,13 +26,14 @@ class _Transport(Pairwise):
 class AOT(_Transport):
     """Makes the policy's margins dominate the reference's as a distribution (first order), not pair by pair.
 
-        a = sort(l(w) - l(l)),   b = sort(l_ref(w) - l_ref(l)),   L = mean_i -(1 - e) ls(beta (a_i - b_i)) - e ls(-beta (a_i - b_i))
+        a = sort(l(w) - l(l)),   b = sort(l_ref(w) - l_ref(l))
+        L = mean_i -(1 - e) ls(beta (a_i - b_i)) - e ls(-beta (a_i - b_i))
 
-    Sorted over the whole optimizer step. Paper: Melnyk et al. 2024, "Distributional preference alignment of LLMs via optimal
-    transport", algorithm 1.
+    Sorted over the whole optimizer step. Paper: Melnyk et al. 2024, "Distributional preference alignment of
+    LLMs via optimal transport", algorithm 1.
 
-    Use: labels that hold on average rather than for each pair; large batches. Watch: rewards/margins. Fails: small batches
-    estimate the quantiles badly.
+    Use: labels that hold on average rather than for each pair; large batches. Watch: rewards/margins. Fails:
+    small batches estimate the quantiles badly.
     """
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741
@@ -44,13 +45,16 @@ class AOT(_Transport):
 @method("aot_unpaired")
 @dataclass(frozen=True)
 class AOTUnpaired(_Transport):
-    """Makes the rewards of chosen answers dominate those of rejected ones as distributions; which answers a prompt shares does not matter.
+    """Makes the rewards of chosen answers dominate those of rejected ones as distributions.
 
-        a = sort(D(w)),   b = sort(D(l)),   L = mean_i -(1 - e) ls(beta (a_i - b_i)) - e ls(-beta (a_i - b_i)),   D = l - l_ref
+        a = sort(D(w)),   b = sort(D(l)),   D = l - l_ref
+        L = mean_i -(1 - e) ls(beta (a_i - b_i)) - e ls(-beta (a_i - b_i))
 
-    Sorted over the whole optimizer step. Paper: Melnyk et al. 2024, algorithm 2.
+    Sorted over the whole optimizer step, whichever prompt an answer belongs to. Paper: Melnyk et al. 2024,
+    algorithm 2.
 
-    Use: good and bad answers that do not come in pairs of one prompt. Watch: rewards/margins. Fails: small batches.
+    Use: good and bad answers that do not come in pairs of one prompt. Watch: rewards/margins. Fails: small
+    batches.
     """
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741

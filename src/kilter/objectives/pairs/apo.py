@@ -19,8 +19,8 @@ class APOZero(Pairwise):
 
     Paper: D'Oosterlinck et al. 2024, "Anchored preference optimization", eq. 7.
 
-    Use: the chosen answers are better than what the policy writes. Watch: rewards/chosen positive, rewards/rejected negative.
-    Fails: on chosen answers worse than the policy's own; then apo_down.
+    Use: the chosen answers are better than what the policy writes. Watch: rewards/chosen positive,
+    rewards/rejected negative. Fails: on chosen answers worse than the policy's own; then apo_down.
     """
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741
@@ -37,8 +37,8 @@ class APODown(Pairwise):
 
     Paper: D'Oosterlinck et al. 2024, "Anchored preference optimization", eq. 8.
 
-    Use: the policy already writes better than the chosen answers. Watch: rewards/margins grow while both rewards fall.
-    Fails: on chosen answers better than the policy's own.
+    Use: the policy already writes better than the chosen answers. Watch: rewards/margins grow while both
+    rewards fall. Fails: on chosen answers better than the policy's own.
     """
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741

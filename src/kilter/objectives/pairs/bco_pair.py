@@ -18,10 +18,11 @@ class BCOPair(Pairwise):
 
         L = -log sigmoid(r(w)) - log sigmoid(-r(l)),   r = beta (l - l_ref)
 
-    bco without its shift, on pairs. Paper: Jung et al. 2024, "Binary classifier optimization for large language model alignment".
+    bco without its shift, on pairs. Paper: Jung et al. 2024, "Binary classifier optimization for large
+    language model alignment".
 
-    Use: pairs in which both answers should be judged absolutely. Watch: rewards/chosen above and rewards/rejected below 0. Fails:
-    when all answers of the data are good or all bad; then dpo.
+    Use: pairs in which both answers should be judged absolutely. Watch: rewards/chosen above and
+    rewards/rejected below 0. Fails: when all answers of the data are good or all bad; then dpo.
     """
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741

@@ -20,11 +20,11 @@ class CPO(Pairwise):
 
         L = -(1 - e) log sigmoid(z) - e log sigmoid(-z) + alpha NLL(w),   z = beta (l(w) - l(l))
 
-    l in nats; NLL per token of the chosen answers. No reference. Paper: Xu et al. 2024, "Contrastive preference
-    optimization".
+    l in nats; NLL per token of the chosen answers. No reference. Paper: Xu et al. 2024, "Contrastive
+    preference optimization".
 
-    Use: no memory for a reference; translation and other tasks with one good answer. Watch: nll, of the chosen. Fails: summed log-probs
-    favour short answers.
+    Use: no memory for a reference; translation and other tasks with one good answer. Watch: nll, of the
+    chosen. Fails: summed log-probs favour short answers.
     """
 
     alpha: float = knob(1.0, "weight of the imitation term", "[0, inf)", "0.1 to 1")

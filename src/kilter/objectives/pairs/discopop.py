@@ -20,11 +20,11 @@ class DiscoPOP(Pairwise):
 
         m = sigmoid(z / tau),   L = -(1 - m) log sigmoid(z) + m exp(-z)
 
-    z is DPO's. Paper: Lu et al. 2024, "Discovering preference optimization algorithms with and for large language models",
-    eq. 5.
+    z is DPO's. Paper: Lu et al. 2024, "Discovering preference optimization algorithms with and for large
+    language models", eq. 5.
 
-    Use: as an alternative link when dpo is tuned and stuck. Watch: rewards/margins. Fails: not convex; a local minimum at
-    small negative z can hold noisy pairs.
+    Use: as an alternative link when dpo is tuned and stuck. Watch: rewards/margins. Fails: not convex; a
+    local minimum at small negative z can hold noisy pairs.
     """
 
     tau: float = knob(0.05, "width of the blend", "(0, inf)", "0.05")

@@ -23,8 +23,9 @@ class DPO(Pairwise):
     l is the summed log-prob (nats) of chosen w and rejected l; e > 0 is conservative DPO. Mean over pairs.
     Paper: Rafailov et al. 2023, "Direct preference optimization", eq. 7; Mitchell 2023 (label smoothing).
 
-    Use: the first method to try on preference pairs. Watch: logps/chosen falling with logps/rejected; rewards/margins
-    without bound. Fails: by length (chosen longer than rejected) and when the answers are far from the policy's own.
+    Use: the first method to try on preference pairs. Watch: logps/chosen falling with logps/rejected;
+    rewards/margins without bound. Fails: by length (chosen longer than rejected) and when the answers are far
+    from the policy's own.
     """
 
     label_smoothing: float = knob(0.0, "probability e that a label is flipped", "[0, 0.5)", "0 to 0.3")

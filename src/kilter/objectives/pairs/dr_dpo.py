@@ -17,15 +17,16 @@ from kilter.objectives.registry import method
 @method("dr_dpo")
 @dataclass(frozen=True)
 class DrDPO(DPO):
-    """DPO on the best distribution within a KL ball around the data: pairs of high loss, likely mislabelled, weigh less.
+    """DPO on the best distribution within a KL ball around the data: pairs of high loss weigh less.
 
         L = -b log( 1/N sum_i exp(-l_i / b) ),   l_i DPO's loss
 
-    Over the whole optimizer step; b -> infinity is dpo. Paper: Wu et al. 2024, "Towards robust alignment of language models:
-    distributionally robustifying direct preference optimization".
+    Over the whole optimizer step; b -> infinity is dpo. A pair of high loss is likely mislabelled. Paper: Wu
+    et al. 2024, "Towards robust alignment of language models: distributionally robustifying direct preference
+    optimization".
 
-    Use: noisy labels whose rate is not known. Watch: rewards/accuracies on held-out pairs. Fails: b too small learns only what
-    the policy already prefers.
+    Use: noisy labels whose rate is not known. Watch: rewards/accuracies on held-out pairs. Fails: b too small
+    learns only what the policy already prefers.
     """
 
     b: float = knob(

@@ -20,11 +20,11 @@ class EXO(Pairwise):
 
         q = sigmoid(z),   L = q (log q - log(1 - e)) + (1 - q) (log(1 - q) - log e)
 
-    z is DPO's; the labels prefer w with probability 1 - e. Paper: Ji et al. 2024, "Towards efficient exact optimization of
-    language model alignment", eq. 16.
+    z is DPO's; the labels prefer w with probability 1 - e. Paper: Ji et al. 2024, "Towards efficient exact
+    optimization of language model alignment", eq. 16.
 
-    Use: capacity is short, and covering one good mode beats averaging. Watch: rewards/margins. Fails: e too small makes the
-    loss nearly linear in z.
+    Use: capacity is short, and covering one good mode beats averaging. Watch: rewards/margins. Fails: e too
+    small makes the loss nearly linear in z.
     """
 
     label_smoothing: float = knob(1e-3, "probability e that a label is flipped", "(0, 0.5)", "0.001 to 0.1")

@@ -28,16 +28,19 @@ DIVERGENCES: dict[str, Callable[[Tensor, float], Tensor]] = {
 @method("f_dpo")
 @dataclass(frozen=True)
 class FDPO(Pairwise):
-    """DPO whose policy stays close to the reference in another f-divergence: the reward is beta f'(u), u = pi / pi_ref.
+    """DPO whose policy stays close to the reference in another f-divergence.
 
-        L = -log sigmoid(beta f'(u_w) - beta f'(u_l)),   f'(u):   forward_kl 1 - 1/u,   js log(2u / (1 + u)),
-        alpha (1 - u^-a) / a,   chi2 u + log u,   reverse_kl log u (dpo)
+        L = -log sigmoid(beta f'(u_w) - beta f'(u_l)),   u = pi / pi_ref
+        f'(u):   forward_kl 1 - 1/u,   js log(2u / (1 + u)),   alpha (1 - u^-a) / a,
+                 chi2 u + log u,   reverse_kl log u (dpo)
 
-    Constants cancel between the sides. Papers: Wang et al. 2023, "Beyond reverse KL"; Huang et al. 2024, "Correcting the
-    mythos of KL-regularization" (chi2, chi-PO; its clip of the margin at twice the largest reward is not applied).
+    The reward is beta f'(u); constants cancel between the sides. Papers: Wang et al. 2023, "Beyond reverse
+    KL"; Huang et al. 2024, "Correcting the mythos of KL-regularization" (chi2, chi-PO; its clip of the margin
+    at twice the largest reward is not applied).
 
-    Use: forward_kl and js keep more diversity than dpo; chi2 resists overoptimisation where data are sparse. Watch: diversity
-    and KL in the evaluation. Fails: forward_kl saturates once u is large; chi2 needs a small beta.
+    Use: forward_kl and js keep more diversity than dpo; chi2 resists overoptimisation where data are sparse.
+    Watch: diversity and KL in the evaluation. Fails: forward_kl saturates once u is large; chi2 needs a small
+    beta.
     """
 
     divergence: Literal["forward_kl", "js", "alpha", "chi2", "reverse_kl"] = knob("forward_kl", "which f")

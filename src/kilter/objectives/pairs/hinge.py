@@ -19,7 +19,8 @@ class Hinge(Pairwise):
 
     z is DPO's. Paper: Liu et al. 2023, "Statistical rejection sampling improves preference optimization".
 
-    Use: when dpo pushes settled pairs on and on. Watch: rewards/margins settle near 1. Fails: no gradient, no learning, once all pairs pass.
+    Use: when dpo pushes settled pairs on and on. Watch: rewards/margins settle near 1. Fails: no gradient, no
+    learning, once all pairs pass.
     """
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741

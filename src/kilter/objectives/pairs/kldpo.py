@@ -20,10 +20,11 @@ class KLDPO(DPO):
 
         L = 1/N sum_i p_i l_i,   p_i = sg min( exp((l_i - mean l) / tau), cap ),   l_i DPO's loss
 
-    Over the whole optimizer step; tau -> infinity is dpo. Paper: Xu et al. 2025, "Distributionally robust direct preference
-    optimization" (arXiv 2502.01930), algorithm 2.
+    Over the whole optimizer step; tau -> infinity is dpo. Paper: Xu et al. 2025, "Distributionally robust
+    direct preference optimization" (arXiv 2502.01930), algorithm 2.
 
-    Use: the mixture of users or topics will differ from the data's. Watch: rewards/margins and its spread over topics. Fails: noisy labels are high losses too, and get the same weight; then dr_dpo.
+    Use: the mixture of users or topics will differ from the data's. Watch: rewards/margins and its spread
+    over topics. Fails: noisy labels are high losses too, and get the same weight; then dr_dpo.
     """
 
     detaches = True

@@ -21,11 +21,11 @@ class LDDPO(Pairwise):
 
         l(y) = sum_{t <= m} log p_t + ld_alpha sum_{t > m} log p_t,   m = min(|w|, |l|);   L = -log sigmoid(z)
 
-    The same reduction for policy and reference, in nats. Paper: Liu et al. 2024, "Length desensitization in direct
-    preference optimization".
+    The same reduction for policy and reference, in nats. Paper: Liu et al. 2024, "Length desensitization in
+    direct preference optimization".
 
-    Use: a length bias that r_dpo's single constant does not catch. Watch: length of sampled answers. Fails: ld_alpha 0 hides
-    what the longer answer says beyond the shorter.
+    Use: a length bias that r_dpo's single constant does not catch. Watch: length of sampled answers. Fails:
+    ld_alpha 0 hides what the longer answer says beyond the shorter.
     """
 
     ld_alpha: float = knob(

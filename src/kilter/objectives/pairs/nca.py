@@ -14,13 +14,14 @@ from kilter.objectives.registry import method
 @method("nca")
 @dataclass(frozen=True)
 class NCA(Pairwise):
-    """Classifies each answer against the reference's noise, which holds up the absolute likelihood of the chosen one.
+    """Classifies each answer against the reference's noise, which holds up the likelihood of the chosen one.
 
         L = -log sigmoid(r(w)) - 1/2 log sigmoid(-r(w)) - 1/2 log sigmoid(-r(l)),   r = beta (l - l_ref)
 
     Paper: Chen et al. 2024, "Noise contrastive alignment of language models with explicit rewards".
 
-    Use: logps/chosen falls under dpo. Watch: rewards/chosen stays positive. Fails: slower than dpo on clean pairs.
+    Use: logps/chosen falls under dpo. Watch: rewards/chosen stays positive. Fails: slower than dpo on clean
+    pairs.
     """
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741

@@ -17,7 +17,7 @@ from kilter.objectives.registry import method
 @method("orpo")
 @dataclass(frozen=True)
 class ORPO(Pairwise):
-    """Imitation of the chosen answer with an odds-ratio penalty on the rejected one: SFT and preference in one stage.
+    """Imitation of the chosen answer with an odds-ratio penalty on the rejected one: one stage for both.
 
         L = NLL(w) + beta * (-log sigmoid(odds(w) - odds(l))),   odds = lbar - log(1 - exp(lbar))
 

@@ -19,11 +19,11 @@ class RDPO(Pairwise):
 
         L = -log sigmoid(z + alpha (|w| - |l|))
 
-    z is DPO's, |y| counts trained tokens. Paper: Park et al. 2024, "Disentangling length from quality in direct preference
-    optimization".
+    z is DPO's, |y| counts trained tokens. Paper: Park et al. 2024, "Disentangling length from quality in
+    direct preference optimization".
 
-    Use: the audit reports a length bias (chosen longer). Watch: length of sampled answers. Fails: alpha too high makes
-    answers terse.
+    Use: the audit reports a length bias (chosen longer). Watch: length of sampled answers. Fails: alpha too
+    high makes answers terse.
     """
 
     alpha: float = knob(

@@ -21,8 +21,8 @@ class RobustDPO(Pairwise):
 
     z is DPO's. Paper: Chowdhury et al. 2024, "Provably robust DPO".
 
-    Use: when the share of wrong labels is known (agreement of annotators, an audit). Watch: rewards/margins. Fails:
-    unbounded below, so it overfits harder than dpo when e is set too high.
+    Use: when the share of wrong labels is known (agreement of annotators, an audit). Watch: rewards/margins.
+    Fails: unbounded below, so it overfits harder than dpo when e is set too high.
     """
 
     label_smoothing: float = knob(0.1, "probability e that a label is flipped", "[0, 0.5)", "0.05 to 0.3")

@@ -22,8 +22,9 @@ class SimPO(Pairwise):
 
     lbar in nats per token. No reference. Paper: Meng et al. 2024, "SimPO", eq. 6.
 
-    Use: length bias in dpo, or no memory for a reference. Watch: logps/chosen, since nothing holds the policy back. Fails:
-    with a high learning rate it degenerates into repetition; keep it at 1e-6 or below for full training of large models.
+    Use: length bias in dpo, or no memory for a reference. Watch: logps/chosen, since nothing holds the policy
+    back. Fails: with a high learning rate it degenerates into repetition; keep it at 1e-6 or below for full
+    training of large models.
     """
 
     beta: float = knob(2.0, "scale of the mean log-prob", "(0, inf)", "2 to 10")

@@ -15,14 +15,14 @@ from kilter.objectives.registry import method
 @method("slic")
 @dataclass(frozen=True)
 class SLiC(Pairwise):
-    """Separates the log-probs of the two answers by a margin, and keeps the policy near its demonstrations by imitation.
+    """Separates the log-probs of the two answers by a margin, and imitates to stay near the demonstrations.
 
         L = max(0, delta - beta (l(w) - l(l))) + nll_weight * NLL(w)
 
     l in nats; NLL per token of the chosen answers. No reference. Paper: Zhao et al. 2023, "SLiC-HF".
 
-    Use: no memory for a reference, and chosen answers worth imitating. Watch: nll, of the chosen. Fails: summed log-probs
-    favour short answers.
+    Use: no memory for a reference, and chosen answers worth imitating. Watch: nll, of the chosen. Fails:
+    summed log-probs favour short answers.
     """
 
     beta: float = knob(1.0, "scale of the log-prob gap", "(0, inf)", "0.1 to 1")

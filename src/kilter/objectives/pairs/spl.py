@@ -14,15 +14,16 @@ from kilter.objectives.registry import method
 @method("spl")
 @dataclass(frozen=True)
 class SPL(Pairwise):
-    """DPO with the two halves of its KL term weighted apart, which keeps the diversity that the KL term destroys.
+    """DPO with the two halves of its KL term weighted apart, which keeps diversity that the term destroys.
 
         r(y) = beta l_theta(y) - cross l_ref(y),   L = -log sigmoid(r(w) - r(l))
 
-    The KL to the reference is cross-entropy minus entropy; beta weighs the entropy, cross the cross-entropy, and beta = cross
-    is dpo. Paper: Slocum et al. 2025, "Diverse preference learning for capabilities and alignment".
+    The KL to the reference is cross-entropy minus entropy; beta weighs the entropy, cross the cross-entropy,
+    and beta = cross is dpo. Paper: Slocum et al. 2025, "Diverse preference learning for capabilities and
+    alignment".
 
-    Use: creative tasks and best-of-n, where dpo's answers all look alike. Watch: distinct n-grams in the evaluation.
-    Fails: beta far above cross flattens the policy until it loses coherence.
+    Use: creative tasks and best-of-n, where dpo's answers all look alike. Watch: distinct n-grams in the
+    evaluation. Fails: beta far above cross flattens the policy until it loses coherence.
     """
 
     beta: float = knob(0.1, "weight of the entropy", "(0, inf)", "0.05 to 0.5")

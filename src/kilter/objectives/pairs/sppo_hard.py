@@ -14,14 +14,15 @@ from kilter.objectives.registry import method
 @method("sppo_hard")
 @dataclass(frozen=True)
 class SPPOHard(Pairwise):
-    """Regresses each log-ratio to its share of the win probability, 1 for the chosen and 0 for the rejected answer.
+    """Regresses each log-ratio to its share of the win probability: 1 if chosen, 0 if rejected.
 
         L = (D(w) - 1 / (2 beta))^2 + (D(l) + 1 / (2 beta))^2
 
-    D = l - l_ref (nats). Paper: Wu et al. 2024, "Self-play preference optimization", eq. 4.7 with hard probabilities.
+    D = l - l_ref (nats). Paper: Wu et al. 2024, "Self-play preference optimization", eq. 4.7 with hard
+    probabilities.
 
-    Use: rounds of self-play on fresh pairs. Watch: rewards/chosen towards 1/2, rewards/rejected towards -1/2. Fails: targets
-    are per answer, so long answers are moved little per token.
+    Use: rounds of self-play on fresh pairs. Watch: rewards/chosen towards 1/2, rewards/rejected towards -1/2.
+    Fails: targets are per answer, so long answers are moved little per token.
     """
 
     beta: float = knob(

@@ -16,15 +16,16 @@ from kilter.objectives.registry import method
 @method("wpo")
 @dataclass(frozen=True)
 class WPO(DPO):
-    """DPO with each pair weighted by how likely the policy itself is to write it: off-policy pairs made on-policy.
+    """DPO with each pair weighted by how likely the policy itself is to write it.
 
         L = v(w) v(l) L_dpo,   v(y) = sg exp( mean_t [ log p_t - log sum_v p_v^2 ] )
 
-    The sum over the vocabulary aligns tokens of flat and of peaked distributions. Paper: Zhou et al. 2024, "WPO: enhancing
-    RLHF with weighted preference optimization", eq. 2.
+    Off-policy pairs are made on-policy by it. The sum over the vocabulary aligns tokens of flat and of peaked
+    distributions. Paper: Zhou et al. 2024,
+    "WPO: enhancing RLHF with weighted preference optimization", eq. 2.
 
-    Use: pairs written by other models. Watch: grad_norm; near 0 nothing is learned. Fails: with pairs very unlike the
-    policy's answers the weights leave almost no data.
+    Use: pairs written by other models. Watch: grad_norm; near 0 nothing is learned. Fails: with pairs very
+    unlike the policy's answers the weights leave almost no data.
     """
 
     detaches = True

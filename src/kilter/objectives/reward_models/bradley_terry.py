@@ -24,8 +24,8 @@ class BradleyTerry(Grouped):
     centring coefficient that fixes the free constant of r. Mean over pairs. Papers: Bradley & Terry 1952;
     Touvron et al. 2023 (margin); Eisenstein et al. 2023 (centring).
 
-    Use: the reward of PPO and best-of-n. Watch: eval_rewards/accuracies, and its interval in the evaluation. Fails: it
-    learns the length and style of the chosen answers where they differ.
+    Use: the reward of PPO and best-of-n. Watch: eval_rewards/accuracies, and its interval in the evaluation.
+    Fails: it learns the length and style of the chosen answers where they differ.
     """
 
     centring: float = knob(

@@ -16,13 +16,15 @@ from kilter.objectives.registry import method
 class ORM:
     """Predicts from the whole answer whether its outcome is right.
 
-        L = -1/B sum_i [ c_i log sigmoid(r_i) + (1 - c_i) log(1 - sigmoid(r_i)) ],   c = 1 for correct, 0 for incorrect
+        L = -1/B sum_i [ c_i log sigmoid(r_i) + (1 - c_i) log(1 - sigmoid(r_i)) ]
+        c = 1 for correct, 0 for incorrect
 
-    r is the scalar head on the last token, a log-odds. Paper: Cobbe et al. 2021, "Training verifiers to solve math word
-    problems".
+    r is the scalar head on the last token, a log-odds. Paper: Cobbe et al. 2021, "Training verifiers to solve
+    math word problems".
 
-    Use: answers with a known outcome; best-of-n at inference. Watch: eval_accuracy against the share of correct answers. Fails:
-    right answers for wrong reasons are rewarded; process supervision tells them apart.
+    Use: answers with a known outcome; best-of-n at inference. Watch: eval_accuracy against the share of
+    correct answers. Fails: right answers for wrong reasons are rewarded; process supervision tells them
+    apart.
     """
 
     @property

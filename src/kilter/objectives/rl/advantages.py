@@ -1,8 +1,9 @@
 """Credit assignment as pure functions: scores in, one advantage per token (or per completion) out.
 
-Scores R_B have no unit and may be NaN (unscored): such a row counts in no mean and gets advantage 0. group_B maps rows to
-groups 0..N-1 of any size. Means and deviations are taken in float64: in float32 the mean of seven equal scores is not that score, and a
-group that teaches nothing would get an advantage, and Adam would make a whole step of it. Results have the scores' dtype; no gradient.
+Scores R_B have no unit and may be NaN (unscored): such a row counts in no mean and gets advantage 0. group_B
+maps rows to groups 0..N-1 of any size. Means and deviations are taken in float64: in float32 the mean of
+seven equal scores is not that score, and a group that teaches nothing would get an advantage, and Adam would
+make a whole step of it. Results have the scores' dtype; no gradient.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ def group_sum(values_B: Tensor, group_B: Tensor, n: int) -> Tensor:
 def group_mean_std(
     score_B: Tensor, group_B: Tensor, n: int, population: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(mean, standard deviation, scored rows) per group, [N] each, float64; the sample form divides by K - 1 and is 0 at K = 1."""
+    """(mean, standard deviation, scored rows) per group, [N] each, float64.
+
+    The sample form of the deviation divides by K - 1, and is 0 at K = 1.
+    """
     score_B = score_B.double()
     scored_B = (~score_B.isnan()).to(score_B.dtype)
     count_N = group_sum(scored_B, group_B, n)
@@ -35,7 +39,11 @@ def group_mean_std(
 
 
 def grpo(score_B: Tensor, group_B: Tensor, n: int, scale: str = "group", population: bool = False) -> Tensor:
-    """(R - mean) / (std + 1e-4) within the group; `scale`: "group" (Shao et al. 2024), "batch" (std over all rows) or "none" (Dr. GRPO)."""
+    """(R - mean) / (std + 1e-4) within the group, [B].
+
+    Args:
+        scale: whose deviation divides: "group" (Shao et al. 2024), "batch" (all rows), or "none" (Dr. GRPO).
+    """
     mean_N, std_N, _ = group_mean_std(score_B, group_B, n, population)
     centred_B = score_B.double() - mean_N[group_B]
     if scale == "group":
@@ -94,7 +102,10 @@ def token_returns(reward_BT: Tensor, mask_BT: Tensor) -> Tensor:
 
 
 def prm_token(token_score_BT: Tensor, mask_BT: Tensor, group_B: Tensor, n: int) -> Tensor:
-    """Process rewards: step scores normalised over the group's steps, then summed from each token on (Shao et al. 2024, sec. 4.1.3)."""
+    """Process rewards: step scores normalised over the group's steps, then summed from each token on.
+
+    Shao et al. 2024, sec. 4.1.3.
+    """
     steps = (token_score_BT != 0) & (mask_BT > 0)
     flat, owner = token_score_BT[steps], group_B[:, None].expand_as(token_score_BT)[steps]
     mean_N, std_N, _ = group_mean_std(flat, owner, n)
@@ -117,8 +128,8 @@ def gae(
 ) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016): (advantages, returns), 0 off the mask.
 
-    d_t = r_t + gamma V_{t+1} - V_t;  A_t = d_t + gamma lam A_{t+1};  return = A + V. Next value and next advantage are
-    carried ACROSS masked tokens (tool results, padding); after the last action both are 0.
+    d_t = r_t + gamma V_{t+1} - V_t;  A_t = d_t + gamma lam A_{t+1};  return = A + V. Next value and next
+    advantage are carried ACROSS masked tokens (tool results, padding); after the last action both are 0.
     """
     advantage_BT = torch.zeros_like(reward_BT)
     next_value_B = torch.zeros_like(reward_BT[:, 0])

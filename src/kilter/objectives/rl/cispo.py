@@ -23,8 +23,8 @@ class CISPO(GroupRelative):
 
     Paper: MiniMax 2025, "MiniMax-M1", eq. 4.
 
-    Use: rare but decisive tokens, which a clip would silence. Watch: cispo_clip_ratio, entropy. Fails: no lower bound
-    holds the ratio, so stale rollouts move the policy far.
+    Use: rare but decisive tokens, which a clip would silence. Watch: cispo_clip_ratio, entropy. Fails: no
+    lower bound holds the ratio, so stale rollouts move the policy far.
     """
 
     detaches = True

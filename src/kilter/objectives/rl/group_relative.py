@@ -15,7 +15,7 @@ from kilter.objectives.rl.policy_gradient import PolicyGradient
 
 @dataclass(frozen=True)
 class GroupRelative(PolicyGradient):
-    """Members whose advantage is R - mean R within the group, divided by the standard deviation of group or batch, or by nothing.
+    """Members whose advantage is R - mean R within the group, divided by a standard deviation or by nothing.
 
     scale: "group", "batch" or "none".
     """

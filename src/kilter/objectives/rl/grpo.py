@@ -1,4 +1,4 @@
-"""Group relative policy optimisation and its near relatives, which differ in normalisation, clipping and denominators."""
+"""Group relative policy optimisation and relatives that differ in normalisation, clip and denominator."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ class GRPO(GroupRelative):
         A = (R - mean R) / (std R + 1e-4) within the group
         L = mean_i mean_t [ -min(rho A, clip(rho, 1 - e_low, 1 + e_high) A) + beta k3 ]
 
-    rho is the token ratio to the policy that sampled (1 when a batch is used once). R and A have no unit; KL in nats.
-    Papers: Shao et al. 2024, "DeepSeekMath", eq. 21; Yu et al. 2025 (DAPO: asymmetric clip, token aggregation).
+    rho is the token ratio to the policy that sampled (1 when a batch is used once). R and A have no unit; KL
+    in nats. Papers: Shao et al. 2024, "DeepSeekMath", eq. 21; Yu et al. 2025 (DAPO: asymmetric clip, token
+    aggregation).
 
-    Use: verifiable rewards and several samples per prompt; no critic. Watch: frac_reward_zero_std: groups without a
-    spread teach nothing. Fails: the division by the group's deviation overweighs very easy and very hard prompts;
-    then dr_grpo.
+    Use: verifiable rewards and several samples per prompt; no critic. Watch: frac_reward_zero_std: groups
+    without a spread teach nothing. Fails: the division by the group's deviation overweighs very easy and very
+    hard prompts; then dr_grpo.
     """
 
     clip_low: float = knob(0.2, "lower side of the clip", "(0, 1)", "0.2")
@@ -86,14 +87,16 @@ class GRPO(GroupRelative):
 @method("dr_grpo")
 @dataclass(frozen=True)
 class DrGRPO(GRPO):
-    """GRPO without its two biases: no division by the standard deviation, no division by the answer's own length.
+    """GRPO without its two biases, the divisions by the standard deviation and by the answer's own length.
 
         A = R - mean R,   L = 1/(B L_max) sum_it -min(rho A, clip(rho) A)
 
-    L_max is the length limit of the rollouts in tokens. Paper: Liu et al. 2025, "Understanding R1-Zero-like training".
+    L_max is the length limit of the rollouts in tokens. Paper: Liu et al. 2025, "Understanding R1-Zero-like
+    training".
 
-    Use: grpo makes answers longer and longer, or overweighs nearly solved prompts. Watch: completions/mean_length.
-    Fails: gradients shrink with the spread of the rewards, so the learning rate needs to be higher than grpo's.
+    Use: grpo makes answers longer and longer, or overweighs nearly solved prompts. Watch:
+    completions/mean_length. Fails: gradients shrink with the spread of the rewards, so the learning rate
+    needs to be higher than grpo's.
     """
 
     scale: Literal["group", "batch", "none"] = "none"
@@ -103,15 +106,15 @@ class DrGRPO(GRPO):
 @method("dapo")
 @dataclass(frozen=True)
 class DAPO(GRPO):
-    """GRPO with DAPO's settings: a wider upper clip, every token of the step weighing the same, truncated answers left out.
+    """GRPO with a wider upper clip, equal weight for every token of the step, and truncated answers left out.
 
         L = 1/tokens sum_it -min(rho A, clip(rho, 0.8, 1.28) A),   A as in GRPO
 
-    Use it with `select: drop_constant` (dynamic sampling) and the soft over-long penalty of the length feedback.
-    Paper: Yu et al. 2025, "DAPO: an open-source LLM reinforcement learning system at scale".
+    Use it with `select: drop_constant` (dynamic sampling) and the soft over-long penalty of the length
+    feedback. Paper: Yu et al. 2025, "DAPO: an open-source LLM reinforcement learning system at scale".
 
-    Use: long reasoning, where grpo's entropy collapses. Watch: entropy, completions/clipped_ratio. Fails: with short
-    answers it differs from grpo in little but the clip.
+    Use: long reasoning, where grpo's entropy collapses. Watch: entropy, completions/clipped_ratio. Fails:
+    with short answers it differs from grpo in little but the clip.
     """
 
     clip_high: float = 0.28

@@ -18,13 +18,14 @@ from kilter.objectives.rl.weights import masked_mean
 class GSPO(GRPO):
     """GRPO with one ratio per sequence: the unit of the clip is the unit of the reward.
 
-        s_i = exp( 1/|y_i| sum_t log(pi / pi_old) ),   L = mean_i -min(s_i A_i, clip(s_i, 1 - e_low, 1 + e_high) A_i)
+        s_i = exp( 1/|y_i| sum_t log(pi / pi_old) )
+        L = mean_i -min(s_i A_i, clip(s_i, 1 - e_low, 1 + e_high) A_i)
 
     Paper: Zheng et al. 2025, "Group sequence policy optimization", eq. 5 to 7.
 
-    Use: mixture-of-experts models and long answers, where token ratios are noisy. Watch: clip_ratio/region_mean, much
-    higher than grpo's by design. Fails: the clip is narrow: with several passes over a batch most sequences are
-    clipped.
+    Use: mixture-of-experts models and long answers, where token ratios are noisy. Watch:
+    clip_ratio/region_mean, much higher than grpo's by design. Fails: the clip is narrow: with several passes
+    over a batch most sequences are clipped.
     """
 
     clip_low: float = knob(3e-4, "lower side of the clip of the sequence ratio", "(0, 1)", "3e-4")

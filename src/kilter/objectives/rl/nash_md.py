@@ -16,15 +16,15 @@ from kilter.objectives.rl.online_preference import OnlinePairs, preference
 @method("nash_md")
 @dataclass(frozen=True)
 class NashMD(OnlinePairs):
-    """Policy gradient on P(y beats y'), y' from a geometric mixture of policy and reference, with a KL to the reference.
+    """Policy gradient on P(y beats y'), y' from a geometric mixture of policy and reference.
 
         L = mean over pairs of -(p - 1/2) log pi(y) + beta sum_t sg(log pi - log ref)_t log pi(y_t)
 
-    Only y trains. The fixed point for mixture 0 is the Nash equilibrium of the KL-regularised preference game.
-    Paper: Munos et al. 2024, "Nash learning from human feedback", sec. 7.
+    Only y trains. The fixed point for mixture 0 is the Nash equilibrium of the KL-regularised preference
+    game. Paper: Munos et al. 2024, "Nash learning from human feedback", sec. 7.
 
-    Use: preferences that are not transitive; a preference model rather than a score. Watch: win_rate drifts to a half
-    as the game is solved. Fails: slow: the signal is a coin flip per pair.
+    Use: preferences that are not transitive; a preference model rather than a score. Watch: win_rate drifts
+    to a half as the game is solved. Fails: slow: the signal is a coin flip per pair.
     """
 
     detaches = True

@@ -16,11 +16,12 @@ class OnlineDPO(OnlinePairs):
 
         z = beta [ D(y1) - D(y2) ],   L = -p ls(z) - (1 - p) ls(-z),   D = log pi - log ref
 
-    p is 1 or 0 by the score (hard) or sigmoid(R1 - R2) (soft); mean over pairs, ties left out. Under soft labels the
-    optimum is pi_ref exp(R / beta). Paper: Guo et al. 2024, "Direct language model alignment from online AI feedback".
+    p is 1 or 0 by the score (hard) or sigmoid(R1 - R2) (soft); mean over pairs, ties left out. Under soft
+    labels the optimum is pi_ref exp(R / beta). Paper: Guo et al. 2024, "Direct language model alignment from
+    online AI feedback".
 
-    Use: a reward model or judge, and dpo's data has become stale. Watch: rewards/margins, the share of ties. Fails:
-    two answers that are both bad still make a pair.
+    Use: a reward model or judge, and dpo's data has become stale. Watch: rewards/margins, the share of ties.
+    Fails: two answers that are both bad still make a pair.
     """
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:

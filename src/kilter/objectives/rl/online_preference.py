@@ -23,8 +23,8 @@ from kilter.objectives.ops import (
 def preference(batch: Batch, labels: str) -> Tensor:
     """P(first row of the pair preferred), [N]; NaN unscored.
 
-    hard: 1, 1/2 or 0 by score; soft: sigmoid of the score difference; probability: the first score itself, which a preference
-    model gives as P(first beats second).
+    hard: 1, 1/2 or 0 by score; soft: sigmoid of the score difference; probability: the first score itself,
+    which a preference model gives as P(first beats second).
     """
     first_N, second_N = pairs(batch.score_B.to(batch.mask_BT.dtype), batch)
     gap_N = first_N - second_N
@@ -40,7 +40,8 @@ class OnlinePairs:
     beta: float = knob(0.1, "inverse strength of the pull to the reference", "(0, inf)", "0.01 to 0.5")
     labels: Literal["hard", "soft", "probability"] = knob(
         "hard",
-        "the higher score wins; or wins with probability sigmoid(difference); or the scores are probabilities (feedback: preference_model)",
+        "the higher score wins; or wins with probability sigmoid(difference); "
+        "or the scores are probabilities (feedback: preference_model)",
     )
 
     name = "online"
@@ -54,7 +55,7 @@ class OnlinePairs:
         return Needs(shape="rollouts", unit="group", annotations=frozenset({"ref_logps"}), learning_rate=5e-7)
 
     def prepare(self, batch: Batch) -> Batch:
-        """Weights: pairs without a preference (unscored, or tied under hard labels) weigh nothing and are not forwarded."""
+        """Weights: 0 for a pair that is unscored, or tied under hard labels, which is then not forwarded."""
         p_N = preference(batch, self.labels)
         usable_N = ~p_N.isnan() & ((p_N != 0.5) | (self.labels != "hard"))
         weight_N = torch.where(usable_N, uniform_group_weights(batch).to(p_N.dtype), 0.0)

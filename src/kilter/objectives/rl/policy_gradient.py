@@ -2,9 +2,10 @@
 
     L = sum_it w_it [ loss_t(rho, A) * c_it + beta KL_t - ent H_t ]
 
-w are weights whose denominators span the optimizer step: 1 / (|y_i| B) ("sequence"), 1 / tokens ("token"), 1 / (B L)
-("constant", L the length limit) or 1 / B ("sum"). c is the truncated importance weight min(pi_old / pi_sampler, cap) when the rollouts come
-from another engine. A member of the family writes `credit` and `token_loss`, and nothing else.
+w are weights whose denominators span the optimizer step: 1 / (|y_i| B) ("sequence"), 1 / tokens ("token"), 1
+/ (B L) ("constant", L the length limit) or 1 / B ("sum"). c is the truncated importance weight min(pi_old /
+pi_sampler, cap) when the rollouts come from another engine. A member of the family writes `credit` and
+`token_loss`, and nothing else.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class PolicyGradient(ABC):
     )
     loss_aggregation: Aggregation = knob(
         "sequence",
-        "what weighs the same: each completion, each token, or each token of the limit; sum: each completion by its length",
+        "what weighs the same: each completion, each token, or each token of the limit; "
+        "sum: each completion by its length",
     )
     entropy_coef: float = knob(0.0, "weight of an entropy bonus", "[0, inf)", "0 to 0.01")
     mask_truncated: bool = knob(False, "completions without EOS do not train")
@@ -47,8 +49,7 @@ class PolicyGradient(ABC):
 
     name = "policy_gradient"
     uses_ratio: ClassVar[bool] = True
-    """Whether the loss has a ratio to the policy that sampled; else old rollouts are corrected by importance weights."""
-
+    """Whether the loss has a ratio to the policy that sampled; if not, old rollouts are reweighted."""
     compares_siblings: ClassVar[bool] = False
     """Whether the baseline comes from the other answers to the prompt, so that one alone teaches nothing."""
 
@@ -106,13 +107,11 @@ class PolicyGradient(ABC):
         return masked(batch.old_logps_BT - batch.ref_logps_BT, batch.mask_BT)
 
     def token_rewards(self, batch: Batch) -> Tensor:
-        """The score on the last action token, [B, T], with -beta k1 on every token where the KL is in the reward."""
+        """The score on the last action token, and -beta k1 on each if the KL is in the reward; [B, T]."""
         reward_BT = adv.at_last_token(self.scores(batch), batch.mask_BT)
-        return (
-            reward_BT - self.coefficient(batch) * self.token_kl(batch)
-            if self.kl_in == "reward"
-            else reward_BT
-        )
+        if self.kl_in == "loss":
+            return reward_BT
+        return reward_BT - self.coefficient(batch) * self.token_kl(batch)
 
     def prepare(self, batch: Batch) -> Batch:
         """Writes advantage_BT and active_N."""

@@ -21,18 +21,19 @@ from kilter.objectives.rl.weights import Aggregation, token_weights
 @method("ppo")
 @dataclass(frozen=True)
 class PPO(PolicyGradient):
-    """The classical RLHF: clipped surrogate, a critic for the baseline, the KL to the reference in the reward.
+    """The classical RLHF: clipped surrogate, critic for the baseline, KL to the reference in the reward.
 
         r_t = -beta log(pi_old / ref)_t, plus the score at the last action token;   A, G = GAE(r, V_old)
         L = 1/tokens sum_it [ -min(rho A, clip(rho, 1 - e_low, 1 + e_high) A)
                               + vf 1/2 max( (V - G)^2, (clip(V, V_old -+ e_v) - G)^2 ) ]
 
-    A is whitened over all action tokens of the rollout, G is not; where A < 0 the loss is at most dual_clip |A|. The critic
-    predicts at each token's state, before the token. Papers: Schulman et al. 2017 eq. 7; Ouyang et al. 2022; Ye et al. 2020.
+    A is whitened over all action tokens of the rollout, G is not; where A < 0 the loss is at most dual_clip
+    |A|. The critic predicts at each token's state, before the token. Papers: Schulman et al. 2017 eq. 7;
+    Ouyang et al. 2022; Ye et al. 2020.
 
-    Use: a reward model, and memory for a critic; long answers where credit per token matters. Watch: val/clipfrac,
-    kl, gold against reward. Fails: without critic warm-up the first steps learn from a critic that knows nothing; it
-    holds two trained models.
+    Use: a reward model, and memory for a critic; long answers where credit per token matters. Watch:
+    val/clipfrac, kl, gold against reward. Fails: without critic warm-up the first steps learn from a critic
+    that knows nothing; it holds two trained models.
     """
 
     beta: float = 0.05

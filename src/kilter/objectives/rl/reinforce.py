@@ -22,9 +22,11 @@ class Reinforce(PolicyGradient):
 
         A = R - beta sum_t log(pi_old / ref) - b,   L = 1/tokens sum_it -A log pi
 
-    b is the mean over the batch, or 0. Paper: Williams 1992, "Simple statistical gradient-following algorithms".
+    b is the mean over the batch, or 0. Paper: Williams 1992, "Simple statistical gradient-following
+    algorithms".
 
-    Use: the plainest baseline, one sample per prompt. Watch: grad_norm. Fails: high variance; needs large batches.
+    Use: the plainest baseline, one sample per prompt. Watch: grad_norm. Fails: high variance; needs large
+    batches.
     """
 
     beta: float = 0.05

@@ -20,15 +20,16 @@ from kilter.objectives.rl.weights import Aggregation
 @method("reinforce_pp")
 @dataclass(frozen=True)
 class ReinforcePP(PolicyGradient):
-    """REINFORCE++: token returns with the KL in the reward, whitened over the whole batch, with the token clip of PPO.
+    """REINFORCE++: token returns with the KL in the reward, whitened over the batch, under PPO's token clip.
 
         A_t = whiten( sum_{s >= t} r_s ),   r_s = -beta log(pi_old / ref)_s, plus R at the last action token
         L = 1/tokens sum_it -min(rho A, clip(rho, 1 - e_low, 1 + e_high) A)
 
-    `baseline` subtracts the group's mean score first (REINFORCE++-baseline). Paper: Hu et al. 2025, "REINFORCE++".
+    `baseline` subtracts the group's mean score first (REINFORCE++-baseline). Paper: Hu et al. 2025,
+    "REINFORCE++".
 
-    Use: the stability of PPO without its critic; few samples per prompt. Watch: kl, entropy. Fails: one scale for the
-    whole batch: prompts of very different difficulty share it unless `baseline` is on.
+    Use: the stability of PPO without its critic; few samples per prompt. Watch: kl, entropy. Fails: one scale
+    for the whole batch: prompts of very different difficulty share it unless `baseline` is on.
     """
 
     beta: float = 0.05

@@ -23,8 +23,9 @@ class ReMax(PolicyGradient):
 
     One greedy answer per prompt is sampled and scored besides. Paper: Li et al. 2024, "ReMax".
 
-    Use: one sample per prompt and no critic; the greedy answer is the baseline. Watch: reward of the greedy answer
-    against the samples'. Fails: an extra rollout per prompt; a strong greedy answer leaves only negative advantages.
+    Use: one sample per prompt and no critic; the greedy answer is the baseline. Watch: reward of the greedy
+    answer against the samples'. Fails: an extra rollout per prompt; a strong greedy answer leaves only
+    negative advantages.
     """
 
     beta: float = 0.05

@@ -22,12 +22,14 @@ class RLOO(PolicyGradient):
     """REINFORCE leave-one-out: the baseline of an answer is the mean score of its siblings.
 
         A_i = R_i - 1/(K-1) sum_{j != i} R_j,   R = score - beta sum_t log(pi_old / ref)
-        L = mean_i -min(rho_i A_i, clip(rho_i, 1 - e_low, 1 + e_high) A_i),   rho_i = exp(sum_t log(pi / pi_old))
+        L = mean_i -min(rho_i A_i, clip(rho_i, 1 - e_low, 1 + e_high) A_i)
+        rho_i = exp(sum_t log(pi / pi_old))
 
-    Paper: Ahmadian et al. 2024, "Back to basics"; the sequence-level clip as in TRL, inactive when a batch is used once.
+    Paper: Ahmadian et al. 2024, "Back to basics"; the sequence-level clip as in TRL, inactive when a batch is
+    used once.
 
-    Use: several samples per prompt, an unbiased baseline for free. Watch: reward, entropy. Fails: with two samples
-    the baseline is noisy.
+    Use: several samples per prompt, an unbiased baseline for free. Watch: reward, entropy. Fails: with two
+    samples the baseline is noisy.
     """
 
     beta: float = 0.05

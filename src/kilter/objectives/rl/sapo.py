@@ -16,14 +16,16 @@ from kilter.objectives.rl.group_relative import GroupRelative
 @method("sapo")
 @dataclass(frozen=True)
 class SAPO(GroupRelative):
-    """A smooth gate in place of the clip: the weight of a token fades as its ratio leaves 1, faster where A < 0.
+    """A smooth gate in place of the clip: a token's weight fades as its ratio leaves 1, faster where A < 0.
 
-        L = mean_i mean_t -(4 / tau) sigmoid(tau (rho - 1)) A,   tau = tau_pos where A > 0, else tau_neg;   A as in GRPO
+        L = mean_i mean_t -(4 / tau) sigmoid(tau (rho - 1)) A,   A as in GRPO
+        tau = tau_pos where A > 0, else tau_neg
 
-    At rho = 1 its gradient is that of the plain policy gradient. Paper: Gao et al. 2025, "Soft adaptive policy optimization".
+    At rho = 1 its gradient is that of the plain policy gradient. Paper: Gao et al. 2025, "Soft adaptive
+    policy optimization".
 
-    Use: several passes over a batch, where a hard clip throws gradients away. Watch: entropy. Fails: two temperatures
-    to tune; near the old policy it is grpo.
+    Use: several passes over a batch, where a hard clip throws gradients away. Watch: entropy. Fails: two
+    temperatures to tune; near the old policy it is grpo.
     """
 
     tau_pos: float = knob(1.0, "temperature of the gate where A > 0", "(0, inf)", "1")

@@ -1,4 +1,4 @@
-"""Losses per token that several methods share: the score function, and the clipped surrogate with its metrics."""
+"""Losses per token that several methods share: the score function and the clipped surrogate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def clipped_surrogate(
 
 
 def clipped(ratio: Tensor, advantage: Tensor, low: float, high: float, dual: float | None = None) -> Tensor:
-    """-min(rho A, clip(rho, 1 - low, 1 + high) A); `dual` > 1 bounds it by -dual A where A < 0 (Ye et al. 2020)."""
+    """-min(rho A, clip(rho, 1 - low, 1 + high) A), and its metrics.
+
+    `dual` > 1 bounds it by -dual A where A < 0 (Ye et al. 2020).
+    """
     loss = -torch.min(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
     return loss if dual is None else torch.where(advantage < 0, torch.min(loss, -dual * advantage), loss)
 

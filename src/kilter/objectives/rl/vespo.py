@@ -23,13 +23,14 @@ FLOOR = math.log(1e-8)
 class VESPO(GroupRelative):
     """Policy gradient weighted by a gamma-shaped function of the whole sequence's importance weight.
 
-        w_i = exp(sum_t log(pi / pi_old)) times the sampling engine's weight,   phi(w) = w^k exp(lambda (1 - w))
+        w_i = exp(sum_t log(pi / pi_old)) times the sampling engine's weight
+        phi(w) = w^k exp(lambda (1 - w))
         L = 1/tokens sum_it -sg(phi(w_i)) A log pi,   A as in GRPO;   phi(1) = 1
 
     Very old or very new rollouts count little, on both sides. Paper: Shen et al. 2026, "VESPO".
 
-    Use: rollouts of old policies, or of another engine. Watch: sampling/mismatch_kl. Fails: four settings; sequence
-    weights vanish for long answers far off the policy.
+    Use: rollouts of old policies, or of another engine. Watch: sampling/mismatch_kl. Fails: four settings;
+    sequence weights vanish for long answers far off the policy.
     """
 
     detaches = True

@@ -10,7 +10,10 @@ from kilter.batch import Batch
 from kilter.objectives.ops import masked
 
 Aggregation = Literal["sequence", "token", "constant", "sum"]
-"""What weighs the same in the loss: each completion, each token of the step, each token of the length limit; or each completion by its length."""
+"""What weighs the same in the loss: each completion, each token of the step, or each token of the limit.
+
+Under "sum" a completion weighs by its length.
+"""
 
 
 def token_weights(batch: Batch, aggregation: str) -> Tensor:
@@ -31,11 +34,13 @@ def masked_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
 
 
 def kl_terms(logps_BT: Tensor, ref_logps_BT: Tensor, estimator: str) -> Tensor:
-    """Per-token KL(pi || ref) for the loss, with d = log ref - log pi (Schulman 2020, "Approximating KL divergence").
+    """KL(pi || ref) per token for the loss, with d = log ref - log pi.
 
-    k3: exp(d) - d - 1, unbiased in value, but its expected on-policy gradient is that of KL(ref || pi). k2: d^2 / 2, whose
-    expected on-policy gradient is that of KL(pi || ref). k3_st: the value of k3 with the gradient of k2. k1 is no choice:
-    its expected on-policy gradient is zero.
+    k3: exp(d) - d - 1, unbiased in value, but its expected on-policy gradient is that of KL(ref || pi).
+    k2: d^2 / 2, whose expected on-policy gradient is that of KL(pi || ref).
+    k3_st: the value of k3 with the gradient of k2.
+    k1 is not offered: its expected on-policy gradient is zero.
+    Paper: Schulman 2020, "Approximating KL divergence".
     """
     d_BT = ref_logps_BT - logps_BT
     if estimator == "k2":

@@ -14,14 +14,14 @@ from kilter.objectives.rl.online_preference import OnlinePairs
 @method("xpo")
 @dataclass(frozen=True)
 class XPO(OnlinePairs):
-    """Online DPO against the reference's answer, with an exploration bonus that pushes the policy off the reference.
+    """Online DPO against the reference's answer, with an exploration bonus that pushes the policy off it.
 
         L = DPO loss on (y ~ pi, y' ~ ref) + alpha log pi(y')
 
     Paper: Xie et al. 2024, "Exploratory preference optimization", algorithm 1.
 
-    Use: online_dpo keeps sampling the same answers. Watch: logps/opponent. Fails: alpha too high pushes the policy
-    off the reference for its own sake.
+    Use: online_dpo keeps sampling the same answers. Watch: logps/opponent. Fails: alpha too high pushes the
+    policy off the reference for its own sake.
     """
 
     alpha: float = knob(1e-5, "weight of the exploration bonus", "[0, inf)", "1e-6 to 1e-4")

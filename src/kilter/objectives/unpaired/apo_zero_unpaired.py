@@ -21,8 +21,8 @@ class APOZeroUnpaired(Judged):
 
     Paper: D'Oosterlinck et al. 2024, "Anchored preference optimization", eq. 7, its unpaired form.
 
-    Use: thumbs, where kto's mismatched forward is too dear. Watch: rewards/chosen positive, rewards/rejected negative. Fails: with
-    very unequal counts, for nothing is balanced.
+    Use: thumbs, where kto's mismatched forward is too dear. Watch: rewards/chosen positive, rewards/rejected
+    negative. Fails: with very unequal counts, for nothing is balanced.
     """
 
     def answer_loss(

@@ -20,14 +20,16 @@ from kilter.objectives.unpaired.judged import Judged, desirable
 class BCO(Judged):
     """Logistic regression on the implicit reward, shifted by its running mean.
 
-        L = -1/B sum_i log sigmoid( +-(r_i - delta) ),   r = beta (l - l_ref),   delta = mean of all r so far, detached
+        L = -1/B sum_i log sigmoid( +-(r_i - delta) ),   r = beta (l - l_ref)
+        delta = mean of all r so far, detached
 
-    + for desirable and - for undesirable answers; delta counts every answer seen up to and including this step, and is part
-    of a checkpoint. Paper: Jung et al. 2024, "Binary classifier optimization for large language model alignment"; its delta is the mean of
-    the two kinds' means, which is the same where both are equally many.
+    + for desirable and - for undesirable answers; delta counts every answer seen up to and including this
+    step, and is part of a checkpoint. Paper: Jung et al. 2024, "Binary classifier optimization for large
+    language model alignment"; its delta is the mean of the two kinds' means, which is the same where both are
+    equally many.
 
-    Use: thumbs, as an alternative to kto with fewer settings. Watch: delta drifting down says that all answers lose
-    likelihood. Fails: when good and bad answers come from different kinds of prompts.
+    Use: thumbs, as an alternative to kto with fewer settings. Watch: delta drifting down says that all
+    answers lose likelihood. Fails: when good and bad answers come from different kinds of prompts.
     """
 
     detaches = True

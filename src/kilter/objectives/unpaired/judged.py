@@ -64,7 +64,10 @@ class Judged(ABC):
 
 
 def balanced(good: int, bad: int) -> tuple[float, float]:
-    """(desirable, undesirable) weights with which both kinds weigh the same in sum; the rarer kind is raised, never the other lowered."""
+    """(desirable, undesirable) weights with which both kinds weigh the same in sum.
+
+    The rarer kind is raised, and the other is never lowered.
+    """
     if good == 0 or bad == 0:
         return 1.0, 1.0
     return max(1.0, bad / good), max(1.0, good / bad)

@@ -19,17 +19,18 @@ from kilter.types import Group
 @method("kto")
 @dataclass(frozen=True)
 class KTO(Judged):
-    """Prospect theory on thumbs: answers are gains or losses against a reference point z0, and losses loom apart from gains.
+    """Prospect theory on thumbs: answers are gains or losses against a reference point z0.
 
-        L = mean of  lam_D (1 - sigmoid(beta D - z0))  over desirable,  lam_U (1 - sigmoid(z0 - beta D))  over undesirable
+        L = mean of  lam_D (1 - sigmoid(beta D - z0))  over desirable,
+                     lam_U (1 - sigmoid(z0 - beta D))  over undesirable
         z0 = beta max(0, mean D over mismatched (x, y')),   detached,   D = l - l_ref
 
-    y' is the answer to another prompt of the data; the mean spans the optimizer step and all ranks. Weights left at null are
-    balanced: n_D lam_D = n_U lam_U. Paper: Ethayarajh et al. 2024, "KTO: model alignment as prospect theoretic
-    optimization".
+    Gains and losses have a weight each. y' is the answer to another prompt of the data; the mean spans the
+    optimizer step and all ranks. Weights left at null are balanced: n_D lam_D = n_U lam_U. Paper: Ethayarajh
+    et al. 2024, "KTO: model alignment as prospect theoretic optimization".
 
-    Use: thumbs up and down that do not come in pairs. Watch: kl (z0 / beta), rewards/chosen against rewards/rejected. Fails:
-    on very few desirable answers the weights become large and the step noisy.
+    Use: thumbs up and down that do not come in pairs. Watch: kl (z0 / beta), rewards/chosen against
+    rewards/rejected. Fails: on very few desirable answers the weights become large and the step noisy.
     """
 
     desirable_weight: float | None = knob(
@@ -64,7 +65,10 @@ class KTO(Judged):
             "one set by hand, the other balanced against it" if good and bad else "one set by hand",
             "set by hand",
         )[given]
-        note = f"{good} desirable, weight {chosen.desirable_weight:.3g}; {bad} undesirable, weight {chosen.undesirable_weight:.3g} ({how})"
+        weights = chosen.desirable_weight, chosen.undesirable_weight
+        note = (
+            f"{good} desirable, weight {weights[0]:.3g}; {bad} undesirable, weight {weights[1]:.3g} ({how})"
+        )
         return chosen, note
 
     def answer_loss(

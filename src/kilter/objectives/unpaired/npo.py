@@ -19,11 +19,12 @@ class NPO(Judged):
 
         L = -2/beta mean log sigmoid(-beta D),   D = l - l_ref
 
-    Desirable answers in the data are left out. beta -> 0 is gradient ascent on the likelihood loss.
-    Paper: Zhang et al. 2024, "Negative preference optimization: from catastrophic collapse to effective unlearning".
+    Desirable answers in the data are left out. beta -> 0 is gradient ascent on the likelihood loss. Paper:
+    Zhang et al. 2024, "Negative preference optimization: from catastrophic collapse to effective unlearning".
 
-    Use: prompts with answers that must not be given, and no better answer at hand; mix with sft to keep the rest. Watch:
-    logps/rejected falls and then levels off; the alignment tax. Fails: without a retaining term the model loses general skill.
+    Use: prompts with answers that must not be given, and no better answer at hand; mix with sft to keep the
+    rest. Watch: logps/rejected falls and then levels off; the alignment tax. Fails: without a retaining term
+    the model loses general skill.
     """
 
     @property
