@@ -69,21 +69,9 @@ def make(
     for s in suggestions:
         if s.method == "sft" and "sft" in stages:
             continue
-        train: dict[str, Any] = {"from": start} if start else {}
-        train["method"] = {"name": s.method} | s.settings if s.settings else s.method
-        if build_objective(s.method).needs.shape == "rollouts":
-            train |= {
-                "prompts": "$data",
-                "feedback": _feedback(facts),
-                "sampler": {"samples": 8, "max_new_tokens": 128},
-                "max_steps": 100,
-            }
-        else:
-            train["data"] = "$data"
-            if s.data:
-                data[f"for_{s.method}"] = {"path": facts.path, "heldout": 0.1} | s.data
-                train["data"] = f"$for_{s.method}"
-        stages[s.method] = {"train": train | fields}
+        if s.data:
+            data[f"for_{s.method}"] = {"path": facts.path, "heldout": 0.1} | s.data
+        stages[s.method] = {"train": ({"from": start} if start else {}) | _train(s, facts) | fields}
 
     trained = [name for name in stages if name != start]
     evaluated = [start or model, *trained]
@@ -99,6 +87,20 @@ def make(
     return HEADER.format(path=facts.path, target=target) + yaml.safe_dump(
         recipe, sort_keys=False, allow_unicode=True
     )
+
+
+def _train(s: Suggestion, facts: Facts) -> dict[str, Any]:
+    """What a method trains on, and how."""
+    method = {"name": s.method} | s.settings if s.settings else s.method
+    if build_objective(s.method).needs.shape != "rollouts":
+        return {"method": method, "data": f"$for_{s.method}" if s.data else "$data"}
+    return {
+        "method": method,
+        "prompts": "$data",
+        "feedback": _feedback(facts),
+        "sampler": {"samples": 8, "max_new_tokens": 128},
+        "max_steps": 100,
+    }
 
 
 def _feedback(facts: Facts) -> Any:

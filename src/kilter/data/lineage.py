@@ -1,8 +1,9 @@
-"""The history of a row that Kilter made: which stages it went through, from which source row, with which models.
+"""The history of a row that Kilter made: its stages, its source row, and the models that took part.
 
 It travels in the prompt's metadata, so it survives every file and every shape. Each stage adds one entry:
 
-    {"stage": "answers", "kind": "generate", "row": "17", "model": "sft", "model_hash": "ab..", "sampling": {..}}
+    {"stage": "answers", "kind": "generate", "row": "17", "model": "sft", "model_hash": "ab..",
+     "sampling": {..}}
     {"stage": "pairs", "kind": "label", "feedback": {..}, "answers": [2, 0], "models": {"rm": "cd.."}}
 
 Who scored an answer, how high and why stands in its Feedback.

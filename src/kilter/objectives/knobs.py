@@ -2,7 +2,8 @@
 
     beta: float = knob(0.1, "inverse strength of the pull to the reference", "(0, inf)", "0.01 to 0.5")
 
-From that one line come the check of a value, the message when it is wrong, `kilter methods NAME` and the method's page.
+From that one line come the check of a value, the message when it is wrong, `kilter methods NAME` and the
+method's page.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ _INTERVAL = re.compile(r"^([\[(])(-?[\d.]+|-inf), ?(-?[\d.]+|inf)([\])])$")
 
 
 def knob(default: Any, meaning: str, interval: str = "", usual: str = "") -> Any:
-    """A dataclass field. interval: such as "(0, inf)" or "[0, 0.5)"; usual: the values that people use, in words."""
+    """A dataclass field that says of itself what it means.
+
+    Args:
+        interval: such as "(0, inf)" or "[0, 0.5)".
+        usual: the values that people use, in words.
+    """
     assert not interval or _INTERVAL.match(interval), interval
     return dataclasses.field(
         default=default, metadata={"meaning": meaning, "interval": interval, "usual": usual}
@@ -71,7 +77,7 @@ def knobs(method: Any) -> list[Knob]:
 
 
 def _told(cls: type, name: str) -> Mapping[str, Any]:
-    """What the class, or the nearest ancestor that says anything, says of a field: a member may change a default alone."""
+    """What the class says of a field, or its nearest ancestor, since a member may change a default alone."""
     for ancestor in cls.__mro__:
         for f in ancestor.__dict__.get("__dataclass_fields__", {}).values():
             if f.name == name and f.metadata:
