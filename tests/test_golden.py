@@ -186,13 +186,12 @@ def judged(scores, **fields):
 
 
 def test_kto():
-    batch, out = judged([1.0, 0.0], mismatched_kl=torch.tensor(0.8, dtype=torch.float64))
+    batch, out = judged([1.0, 0.0], extra={"mismatched_kl": torch.tensor(0.8, dtype=torch.float64)})
     config = {"name": "kto", "desirable_weight": 1.0, "undesirable_weight": 1.3}
     want = ((1 - s(0.05 - 0.08)) + 1.3 * (1 - s(0.08 + 0.06))) / 2
     assert value(config, batch, out) == pytest.approx(want, abs=1e-9)
-    below = batch.with_(
-        mismatched_kl=torch.tensor(-3.0, dtype=torch.float64)
-    )  # the reference point is never below 0
+    # The reference point is never below 0.
+    below = batch.with_extra(mismatched_kl=torch.tensor(-3.0, dtype=torch.float64))
     assert value(config, below, out) == pytest.approx(((1 - s(0.05)) + 1.3 * (1 - s(0.06))) / 2, abs=1e-12)
 
 

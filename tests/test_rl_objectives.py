@@ -48,7 +48,11 @@ def random_rollout(seed=0, groups=3, k=4, width=6, reference=True):
     length = torch.randint(2, width + 1, (n,), generator=g)
     mask = (torch.arange(width)[None] < length[:, None]).to(D)
     batch = rollout(
-        torch.randn(n, generator=g).tolist(), mask.tolist(), k, truncated_B=torch.zeros(n), length_limit=width
+        torch.randn(n, generator=g).tolist(),
+        mask.tolist(),
+        k,
+        truncated_B=torch.zeros(n),
+        extra={"length_limit": torch.tensor(width)},
     )
     logps = -torch.rand(n, width, generator=g, dtype=D)
     return batch.with_(
@@ -246,9 +250,8 @@ def test_9_truncated_answers_are_masked_or_penalised_by_choice():
     )
     free = {"beta": 0.0, "whiten": False}
     objective = build_objective({"name": "ppo", "mask_truncated": True} | free)
-    assert (
-        objective.needs.mask_truncated
-    )  # the learner takes them out before it counts tokens: tests/test_online.py
+    # The learner takes them out before it counts tokens: tests/test_online.py.
+    assert "mask_truncated" in objective.needs.annotations
     penalised = build_objective({"name": "ppo", "missing_eos_penalty": 0.7} | free)
     assert penalised.scores(batch).tolist() == pytest.approx([1.0, 0.3])
     assert penalised.prepare(batch).mask_BT.sum() == 4

@@ -88,8 +88,7 @@ def rollouts(world, logits, values, objective, groups, k, generator):
         old_logps_BT=old,
         old_values_BT=values.detach()[world.state_ST[which]],
         truncated_B=torch.zeros(n),
-        baseline_N=greedy.expand(groups),
-        length_limit=world.length,
+        extra={"greedy_score_N": greedy.expand(groups), "length_limit": torch.tensor(world.length)},
     )
 
 

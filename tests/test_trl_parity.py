@@ -216,7 +216,7 @@ def test_thumbs(loss_type):
     ours = logps.clone().requires_grad_()
     weights = {"desirable_weight": 1.0, "undesirable_weight": 1.4} if loss_type == "kto" else {}
     objective = build_objective({"name": loss_type} | weights)
-    batch = batch_of(mask, reference, torch.arange(N), labels.float(), mismatched_kl=kl)
+    batch = batch_of(mask, reference, torch.arange(N), labels.float(), extra={"mismatched_kl": kl})
     found = objective.loss(Outputs(logps_BT=ours), objective.prepare(batch)).value
     found.backward()
     torch.testing.assert_close(found, want, atol=1e-9, rtol=1e-9)

@@ -20,15 +20,23 @@ from kilter.types import Group, Shape
 class Needs:
     """What an objective asks of the learner; only what is named here is computed.
 
-    models: "policy" (token log-probs), "critic" (a value per token) or "reward" (one scalar per completion). annotations:
-    "ref_logps", "old_logps", "old_values". unit: rows that must stay together when the batch is split. outputs: fields of
-    Outputs to compute. learning_rate: what a recipe without one gets. For shape "rollouts" (completions sampled from the
-    policy, with scores): opponent, whom the second completion of a pair comes from; greedy_baseline, whether the greedy
-    answer is scored as well; inner_epochs, passes over one batch of rollouts. For fixed data: joint, both answers of a pair
-    are read in one row, in both orders; mismatched, the mean log-ratio over answers to other prompts is measured as well
-    (Batch.mismatched_kl); teacher, share of the teacher in the mixture of the divergence that `outputs` then may name;
-    label, the only label (0 or 1) of unpaired rows that are used. mask_truncated: completions without EOS are taken out of
-    the mask before anything is counted.
+    Args:
+        shape: of its data; "rollouts" are completions that the policy sampled, with scores.
+        unit: rows that must stay together when the batch is split.
+        models: that train: "policy" (token log-probs), "critic" (a value per token) or "reward" (a scalar per
+            completion).
+        annotations: numbers that are put on a batch before the loss, by the names of training/annotate.py: "ref_logps",
+            "old_logps", "old_values", "mismatched_kl", ...
+        outputs: fields of Outputs to compute; "divergence" needs a teacher.
+        learning_rate: what a recipe without one gets.
+        inner_epochs: passes over one batch of rollouts.
+        rows: how the data's groups become rows, by the names of data/arrange.py.
+        labels: of judged answers, those that are learned from.
+        opponent: whom the second completion of a pair comes from; None: the policy.
+        siblings: completions of one prompt that are compared with each other, at least. A method that lets its user
+            choose more than two calls the setting `k`.
+        kl_coefficient: where a controller of the KL begins; None: there is no coefficient to move.
+        settings: a number for what takes one, by its name: the output "divergence", the opponent "mixture".
     """
 
     shape: Shape
@@ -37,15 +45,18 @@ class Needs:
     annotations: frozenset[str] = frozenset()
     outputs: frozenset[str] = frozenset({"logps"})
     learning_rate: float = 1e-5
-    opponent: Literal["reference", "mixture"] | None = None
-    greedy_baseline: bool = False
     inner_epochs: int = 1
-    joint: bool = False
-    mismatched: bool = False
-    teacher: float | None = None
-    label: int | None = None
-    mask_truncated: bool = False
-    uses_ratio: bool = True
+    rows: str = "stored"
+    labels: frozenset[int] = frozenset({0, 1})
+    opponent: Literal["reference", "mixture"] | None = None
+    siblings: int = 1
+    kl_coefficient: float | None = None
+    settings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def teacher(self) -> bool:
+        """Whether a second model is learned from."""
+        return "divergence" in self.outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +68,14 @@ class Batch:
     optimizer step and all ranks, the only denominators an objective may use.
     `prompts_N` is for the learner's forward only.
 
-    For rollouts: truncated_B is 1 where the length limit ended the completion (no EOS); length_limit is that limit in
-    tokens; baseline_N the score of the greedy answer; kl_coef the controller's present coefficient; active_N, written by
-    `prepare`, is False on groups whose gradient is exactly zero: they are counted and not forwarded.
+    For rollouts: truncated_B is 1 where the length limit ended the completion (no EOS). active_N, written by `prepare`, is
+    False on groups whose gradient is exactly zero: they are counted and not forwarded. state is what the objective
+    carried over from the step before.
 
-    n_first_rows_total and n_first_tokens_total count what `first_B` picks, and its trained tokens; mismatched_kl is the mean of
-    log pi/ref (nats) over answers to other prompts; state is what the objective carried over from the step before; parts
-    holds what the members of a mixture wrote, each its own.
+    `extra` holds everything else by name: annotations that few methods ask for, what a hook gives, what the parts of a
+    mixture wrote. The end of a name says how it is cut with the batch: *_BT, *_B and *_N by row and group, all else
+    stays whole; *_total is a count over the optimizer step, as above. Always there: n_first_rows_total and
+    n_first_tokens_total, which count what `first_B` picks, and its trained tokens.
     """
 
     prompts_N: tuple[Tensor, ...]
@@ -86,15 +98,9 @@ class Batch:
     weight_BT: Tensor | None = None
     group_weight_N: Tensor | None = None
     truncated_B: Tensor | None = None
-    baseline_N: Tensor | None = None
     active_N: Tensor | None = None
-    kl_coef: Tensor | None = None
-    length_limit: int | None = None
-    n_first_rows_total: Tensor | None = None
-    n_first_tokens_total: Tensor | None = None
-    mismatched_kl: Tensor | None = None
     state: Mapping[str, Tensor] = field(default_factory=dict)
-    parts: tuple[Mapping[str, Any], ...] | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def rows(self) -> int:
         """B."""
@@ -121,18 +127,19 @@ class Batch:
             return value
 
         values: dict[str, Any] = {f.name: cut(f.name, getattr(self, f.name)) for f in fields(self)}
-        if self.parts is not None:
-            values["parts"] = tuple({k: cut(k, v) for k, v in part.items()} for part in self.parts)
+        values["extra"] = {name: cut(name, value) for name, value in self.extra.items()}
         values["group_B"] = torch.tensor([renumber[int(g)] for g in values["group_B"]])
         values["prompts_N"] = tuple(self.prompts_N[i] for i in index)
         return Batch(**values)
 
     def rows_where(self, keep_B: Tensor, **changes: Any) -> Batch:
         """Only these rows, with `changes` on top; groups and width as they were."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, value in values.items():
-            if isinstance(value, Tensor) and name.endswith(("_BT", "_B")):
-                values[name] = value[keep_B]
+
+        def cut(name: str, value: Any) -> Any:
+            return value[keep_B] if isinstance(value, Tensor) and name.endswith(("_BT", "_B")) else value
+
+        values: dict[str, Any] = {f.name: cut(f.name, getattr(self, f.name)) for f in fields(self)}
+        values["extra"] = {name: cut(name, value) for name, value in self.extra.items()}
         return Batch(**values | changes)
 
     def first_B(self) -> Tensor:  # noqa: N802
@@ -151,6 +158,7 @@ class Batch:
             n_tokens_total=self.mask_BT.sum(),
             n_rows_total=one(float(self.rows())),
             n_groups_total=one(float(self.groups())),
+        ).with_extra(
             n_first_rows_total=first_B.sum().to(self.n_rows_total.dtype),
             n_first_tokens_total=self.mask_BT[first_B].sum(),
         )
@@ -158,6 +166,10 @@ class Batch:
     def with_(self, **changes: Any) -> Batch:
         """A copy with these fields replaced."""
         return replace(self, **changes)
+
+    def with_extra(self, **values: Tensor) -> Batch:
+        """A copy with these in `extra`."""
+        return replace(self, extra={**self.extra, **values})
 
 
 @dataclass(frozen=True, slots=True)

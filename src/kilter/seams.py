@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from kilter.progress import NOBODY
 from kilter.types import (
@@ -24,6 +24,8 @@ from kilter.types import (
 )
 
 if TYPE_CHECKING:  # tensors would bring torch to whoever needs a protocol alone
+    from torch import Tensor
+
     from kilter.batch import Batch, Metrics, Needs, Objective
 
 
@@ -138,15 +140,46 @@ class CorpusMetric(Protocol):
         ...
 
 
+Origin = Literal["own", "mixed", "engine", "replay"]
+"""Where rollouts come from, and so whose log-probs they carry: the policy itself (exact), the policy beside an opponent, another engine
+of the same weights (the mismatch is measured and corrected), an earlier policy (its log-probs are the old ones, whatever the passes)."""
+
+
 class Learner(Protocol):
-    """Owns models, optimizer and sharding."""
+    """Owns models, optimizer and sharding. What stands here beside its steps is what annotators are made of.
+
+    needs: of the method. origin: of the rollouts. amp: products are bfloat16, so that log-probs of another pass differ.
+    steps_per_batch: optimizer steps on one batch. length_limit: tokens that a completion may have.
+    """
+
+    needs: Needs
+    origin: Origin
+    amp: bool
+    steps_per_batch: int
+    length_limit: int
 
     def annotate(self, batch: Batch, needs: Needs) -> Batch:
-        """Adds the annotations that `needs` names."""
+        """Counts over all ranks, and the annotations that `needs` names."""
         ...
 
-    def step(self, batch: Batch, objective: Objective) -> Metrics:
-        """Micro-batches, backward, clip, optimizer; metrics of the step."""
+    def update(self, batch: Batch, objective: Objective, number: int) -> Metrics:
+        """The optimizer steps on a prepared batch; metrics of the step with this number."""
+        ...
+
+    def rows(self, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
+        """Token outputs of a whole batch without gradient, [B, T] each, by the names in `outputs`. Every rank must call it."""
+        ...
+
+    def reference_logps(self, batch: Batch) -> Tensor:
+        """Log-probs of the reference, [B, T], nats."""
+        ...
+
+    def count(self, batch: Batch) -> Batch:
+        """The batch with its counts taken anew, over all ranks: for annotators that change what trains."""
+        ...
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Sum over all ranks, on the CPU."""
         ...
 
     def state(self, folder: Path) -> dict[str, Any]:
@@ -155,6 +188,14 @@ class Learner(Protocol):
 
     def restore(self, state: dict[str, Any], folder: Path) -> None:
         """The inverse of `state`."""
+        ...
+
+
+class Annotator(Protocol):
+    """Puts what a method asked for on a batch; one per name in `Needs.annotations`."""
+
+    def __call__(self, batch: Batch, learner: Learner) -> Batch:
+        """The batch with it. Every rank calls it, with its own rows."""
         ...
 
 

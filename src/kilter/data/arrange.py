@@ -1,14 +1,36 @@
-"""Encoded groups rearranged for methods that read more than one answer at a time."""
+"""Which rows a method reads, by name: the groups as they are stored, or rearranged where it reads several answers at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from kilter.errors import UserError
-from kilter.types import Encoded, Feedback
+from kilter.registry import Registry
+from kilter.types import Encoded, Feedback, Group
+
+Arrangement = Callable[[Sequence[Encoded], int, Sequence[Encoded]], list[Encoded]]
+"""(groups, max_length in tokens, further groups to choose from) to the groups that are collated."""
+
+arrangements: Registry[Arrangement] = Registry("rows")
+"""What `Needs.rows` may name."""
+
+READS = {"joint": "pairs"}
+"""What a scoring model that was trained on an arrangement has to be given, where that is no single answer."""
 
 
+def with_labels(groups: Sequence[Group], labels: frozenset[int]) -> list[Group]:
+    """Judged single answers with one of these labels; a score above 0 is label 1."""
+    return [g for g in groups if int(float(g.feedback[0].score or 0) > 0) in labels]
+
+
+@arrangements.register("stored")
+def stored(groups: Sequence[Encoded], max_length: int, pool: Sequence[Encoded] = ()) -> list[Encoded]:
+    """As they are."""
+    return list(groups)
+
+
+@arrangements.register("mismatched")
 def with_mismatched(
     groups: Sequence[Encoded], max_length: int, pool: Sequence[Encoded] = ()
 ) -> list[Encoded]:
@@ -62,7 +84,8 @@ def in_one_row(group: Encoded, first: int, second: int) -> tuple[tuple[int, ...]
     ]
 
 
-def joint(groups: Sequence[Encoded], max_length: int) -> list[Encoded]:
+@arrangements.register("joint")
+def joint(groups: Sequence[Encoded], max_length: int, pool: Sequence[Encoded] = ()) -> list[Encoded]:
     """Each pair in its two orders, as two rows that hold both answers.
 
     The chosen answer is the first of the first row and the last of the second. Where prompt and both answers

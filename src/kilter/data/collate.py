@@ -28,7 +28,8 @@ def collate(groups: Sequence[Encoded]) -> Batch:
         token_score = _padded([f.steps for g in groups for f in g.group.feedback], width)
     if all(c.sampling_logps for c in completions):
         sampling = _padded([c.sampling_logps or () for c in completions], width)
-    baselines = [g.group.prompt.metadata.get("greedy_score") for g in groups]
+    greedy = [g.group.prompt.metadata.get("greedy_score") for g in groups]
+    known = [float(score) for score in greedy if score is not None]
     margins = [g.group.prompt.metadata.get("margin", 0.0) for g in groups]
     return Batch(
         prompts_N=tuple(torch.tensor(g.prompt_ids) for g in groups),
@@ -44,9 +45,7 @@ def collate(groups: Sequence[Encoded]) -> Batch:
         token_score_BT=token_score,
         sampling_logps_BT=sampling,
         truncated_B=torch.tensor([float(c.finish_reason == "length") for c in completions]),
-        baseline_N=None
-        if any(b is None for b in baselines)
-        else torch.tensor([float(b) for b in baselines if b is not None]),
+        extra={"greedy_score_N": torch.tensor(known)} if len(known) == len(groups) else {},
     ).counted()
 
 

@@ -19,6 +19,9 @@ from kilter.objectives.knobs import Knob, inside, knobs
 from kilter.objectives.registry import build_objective
 
 ANNOTATIONS = ("ref_logps_BT", "old_logps_BT", "old_values_BT", "sampling_logps_BT")
+EXTRA = ("mismatched_kl", "greedy_score_N", "length_limit")
+"""Annotations that stand in Batch.extra."""
+
 FIELDS = {
     "logps": "logps_BT",
     "scores": "scores_B",
@@ -83,7 +86,7 @@ def example(objective: Objective, seed: int = 0, groups: int = GROUPS) -> tuple[
         n_tokens_total=one,
         n_rows_total=one,
         n_groups_total=one,
-        mismatched_kl=one * 0.7,
+        extra={"mismatched_kl": one * 0.7},
         ref_logps_BT=-uniform(rows, width) * mask,
     ).counted()
     raw = {
@@ -101,10 +104,8 @@ def example(objective: Objective, seed: int = 0, groups: int = GROUPS) -> tuple[
         batch = batch.with_(
             old_logps_BT=(raw["logps"] + 0.2 * normal(rows, width)) * mask,
             truncated_B=torch.zeros(rows),
-            length_limit=7,
             old_values_BT=(raw["values"] + 0.2 * normal(rows, width)) * mask,
-            baseline_N=normal(groups),
-        )
+        ).with_extra(greedy_score_N=normal(groups), length_limit=torch.tensor(7))
     return objective.prepare(batch), raw
 
 
@@ -281,8 +282,8 @@ def needs_are_honoured(objective: Objective) -> None:
     batch, raw = example(objective)
     named = {f"{a}_BT" for a in objective.needs.annotations}
     changes: dict[str, Any] = {n: None for n in ANNOTATIONS if n not in named}
-    if not objective.needs.mismatched:
-        changes["mismatched_kl"] = None
+    unasked = {name for name in EXTRA if name.removesuffix("_N") not in objective.needs.annotations}
+    changes["extra"] = {name: value for name, value in batch.extra.items() if name not in unasked}
     try:
         value = _loss(objective, raw, batch.with_(**changes)).value
     except Exception as error:

@@ -114,7 +114,7 @@ def models_held(needs: Needs) -> tuple[str, ...]:
     held = ["a reward model (trained)" if "reward" in needs.models else "the policy (trained)"]
     if "critic" in needs.models:
         held.append("a critic (trained)")
-    if needs.teacher is not None:
+    if needs.teacher:
         held.append("a teacher (frozen)")
     if needs.opponent == "reference":
         held.append("the reference (frozen; it answers as well)")

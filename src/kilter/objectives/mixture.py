@@ -13,7 +13,7 @@ from kilter.errors import UserError
 from kilter.types import Group
 
 WRITTEN = ("weight_BT", "group_weight_N", "advantage_BT", "return_BT", "active_N")
-"""What `prepare` may write; every part keeps its own."""
+"""What `prepare` may write; every part keeps its own in `Batch.extra`, under its name and a slash."""
 
 _UNITS: tuple[Unit, ...] = ("row", "group", "batch")
 
@@ -50,7 +50,8 @@ class Mixture:
                 "mix policies with policies, reward models with reward models",
             )
 
-        if len({o.needs.joint for _, _, o in self.parts}) > 1:
+        # What is measured on mismatched answers is taken out of the batch before any part sees it.
+        if len({o.needs.rows for _, _, o in self.parts} - {"mismatched"}) > 1:
             raise UserError(
                 "method.mix",
                 [n for _, n, _ in self.parts],
@@ -67,7 +68,7 @@ class Mixture:
                 "cannot be computed together: wdpo needs a forward of its own",
                 "mix wdpo with dpo-like methods or sft alone",
             )
-        if len({o.needs.teacher for _, _, o in self.parts} - {None}) > 1:
+        if len({o.needs.settings["divergence"] for _, _, o in self.parts if o.needs.teacher}) > 1:
             raise UserError(
                 "method.mix",
                 [n for _, n, _ in self.parts],
@@ -87,29 +88,24 @@ class Mixture:
             else max((n.unit for n in all_ if n.shape != "demonstrations"), key=_UNITS.index),
             annotations=frozenset().union(*(n.annotations for n in all_)),
             outputs=frozenset().union(*(n.outputs for n in all_)),
-            joint=any(n.joint for n in all_),
-            mismatched=any(n.mismatched for n in all_),
-            teacher=next((n.teacher for n in all_ if n.teacher is not None), None),
-            label=lead.label if all(n.label == lead.label for n in all_) else None,
+            rows=next((n.rows for n in all_ if n.rows != "stored"), "stored"),
+            labels=frozenset().union(*(n.labels for n in all_)),
+            settings={name: value for n in all_ for name, value in n.settings.items()},
         )
 
     def _view(self, objective: Objective, batch: Batch) -> tuple[Batch, torch.Tensor | None]:
         own, all_ = objective.needs, self.needs
-        if own.shape == all_.shape and own.label == all_.label:
+        if own.shape == all_.shape and own.labels == all_.labels:
             return batch, None
-        assert batch.n_first_rows_total is not None
-        assert batch.n_first_tokens_total is not None
-        first_B = batch.first_B()
+        first_B, n_first_rows = batch.first_B(), batch.extra["n_first_rows_total"]
         if own.shape == "demonstrations":
             return batch.rows_where(
                 first_B,
-                n_tokens_total=batch.n_first_tokens_total.clamp_min(1),
-                n_rows_total=batch.n_first_rows_total.clamp_min(1),
+                n_tokens_total=batch.extra["n_first_tokens_total"].clamp_min(1),
+                n_rows_total=n_first_rows.clamp_min(1),
             ), first_B
         bad_B = ~first_B  # single answers: what is not good is bad
-        return batch.rows_where(
-            bad_B, n_rows_total=(batch.n_rows_total - batch.n_first_rows_total).clamp_min(1)
-        ), bad_B
+        return batch.rows_where(bad_B, n_rows_total=(batch.n_rows_total - n_first_rows).clamp_min(1)), bad_B
 
     def fit(self, groups: Sequence[Group]) -> tuple[Mixture, str]:
         """Parts that take settings from the data do; their notes in one line."""
@@ -125,28 +121,27 @@ class Mixture:
 
     def prepare(self, batch: Batch) -> Batch:
         """Each part prepares its own view; what they write is kept apart."""
-        kept: list[dict[str, Any]] = []
-        for _, _, objective in self.parts:
+        written: dict[str, torch.Tensor] = {}
+        for _, name, objective in self.parts:
             view, keep_B = self._view(objective, batch)
             done = objective.prepare(view)
-            own = {}
             for field in WRITTEN:
                 value = getattr(done, field)
                 if value is not None and keep_B is not None and field.endswith("_BT"):
                     whole = torch.zeros(batch.tokens_BT.shape, dtype=value.dtype)
                     whole[keep_B, : value.shape[1]] = value
                     value = whole
-                own[field] = value
-            kept.append(own)
-        return batch.with_(parts=tuple(kept))
+                if value is not None:
+                    written[f"{name}/{field}"] = value
+        return batch.with_extra(**written)
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """The weighted sum, and the parts' metrics."""
-        assert batch.parts is not None
         value: Any = 0.0
         metrics: dict[str, Mean] = {}
         state: dict[str, torch.Tensor] = {}
-        for (weight, name, objective), own in zip(self.parts, batch.parts, strict=True):
+        for weight, name, objective in self.parts:
+            own = {field: batch.extra.get(f"{name}/{field}") for field in WRITTEN}
             view, keep_B = self._view(objective, batch.with_(**own))
             seen = out if keep_B is None else _rows(out, keep_B, view.tokens_BT.shape[1])
             loss = objective.loss(seen, view)

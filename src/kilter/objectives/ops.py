@@ -75,11 +75,10 @@ def chosen_nll(logps_BT: Tensor, batch: Batch) -> Tensor:
 
     -sum_{i in first} sum_t mask_it log pi(y_it) / sum_{i in first} |y_i|, the second sum over all ranks.
     """
-    assert batch.n_first_tokens_total is not None
     first_B1 = batch.first_B()[:, None]
     return (
         -masked(torch.where(first_B1, logps_BT, 0.0), batch.mask_BT).mul(batch.mask_BT).sum()
-        / batch.n_first_tokens_total
+        / batch.extra["n_first_tokens_total"]
     )
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from kilter.data.arrange import joint, with_mismatched
+from kilter.data.arrange import arrangements, with_labels
 from kilter.data.encode import Encoder
 from kilter.errors import UserError
 from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer
 from kilter.models.reference import LiveReference
 from kilter.objectives import method_name
-from kilter.objectives.rl.policy_gradient import PolicyGradient
-from kilter.seams import Hook
+from kilter.seams import Hook, Origin
 from kilter.training import scorers
 from kilter.training.hooks.account import Account
 from kilter.training.hooks.checkpoints import Pins, SaveCheckpoints
@@ -29,7 +28,7 @@ from kilter.training.hooks.rollouts import CutPrompts, RolloutFile
 from kilter.training.hooks.watch import Announce, Verdict, Watch
 from kilter.training.identity import identity, refuse_another_run, reward_files
 from kilter.training.job import Job
-from kilter.training.learner import LocalLearner, Origin
+from kilter.training.learner import LocalLearner
 from kilter.training.loop import Hooks
 from kilter.training.monitors import EnergyProbe, EventLog, GoldHistory, Monitors
 from kilter.training.rollout_parts import make_gold, make_source
@@ -58,25 +57,13 @@ def _fixed(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     """Training on the data's own answers."""
     needs = job.objective.needs
     groups, heldout = list(job.groups), list(job.heldout)
-    if needs.label is not None:
-        judged = len(groups)
-        groups, heldout = _with_label(groups, needs.label), _with_label(heldout, needs.label)
-        if len(groups) < judged:
-            job.say(
-                f"data: {judged - len(groups)} of {judged} answers left out: "
-                f"this method learns from those labelled {bool(needs.label)} alone"
-            )
-        if not groups:
-            raise UserError(
-                "data",
-                f"{len(job.train)} rows",
-                f"holds no answer labelled {bool(needs.label)}",
-                "this method learns from those alone; choose another",
-            )
+    if len(needs.labels) == 1:
+        groups, heldout = _labelled(job, groups), with_labels(heldout, needs.labels)
     encoded = encoder.encode_all(groups, "data", f"{len(groups)} groups")
     held = [e for e in map(encoder.encode, heldout) if e is not None]
-    arranged = _arrange(job, encoded)
-    return _on_data(job, scorer, encoder, arranged, _arrange(job, held, arranged))
+    arrange, length = arrangements.get(needs.rows), job.spec.max_length
+    arranged = arrange(encoded, length, ())
+    return _on_data(job, scorer, encoder, arranged, arrange(held, length, arranged))
 
 
 def _replay(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
@@ -144,6 +131,13 @@ def _on_data(
 def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     """Training on answers of the policy."""
     spec, needs, engine = job.spec, job.objective.needs, job.engine
+    if engine.world > spec.batch_size:
+        raise UserError(
+            "batch_size",
+            spec.batch_size,
+            f"is less than the {engine.world} processes",
+            "give every process a prompt per step",
+        )
     mine = identity(spec, job.start, (), [g.prompt for g in job.train])
     refuse_another_run(job.checkpoints, job.out, mine)
 
@@ -179,9 +173,8 @@ def _rollout_hooks(job: Job, run: Run, source: RolloutSource, policy: Scorer) ->
     source.tell = announce.tell
     saver = _saver(job, run)
 
-    controller = None
-    if isinstance(job.objective, PolicyGradient):
-        controller = KLController(spec.kl_control, job.objective.beta)
+    start = job.objective.needs.kl_coefficient
+    controller = None if start is None else KLController(spec.kl_control, start)
     before: list[Hook] = [RolloutFile(source.path)]
     if isinstance(learner.scorer, ActorCritic) and scorers.critic_is_the_reward(spec):
         before.append(CriticScale(learner.scorer, source.feedback))
@@ -256,14 +249,20 @@ def _screen(job: Job, total: int, log: EventLog | None = None) -> Hook:
     return ShowProgress(job.console if job.engine.is_main else None, title, total)
 
 
-def _with_label(groups: Sequence[Group], label: int) -> list[Group]:
-    """Judged single answers with this label."""
-    return [g for g in groups if (float(g.feedback[0].score or 0) > 0) == bool(label)]
-
-
-def _arrange(job: Job, groups: list[Encoded], pool: Sequence[Encoded] = ()) -> list[Encoded]:
-    """Encoded groups as the method reads them: with mismatched answers beside them, or both answers of a pair in one row."""
-    needs, length = job.objective.needs, job.spec.max_length
-    if needs.mismatched and groups:
-        return with_mismatched(groups, length, pool)
-    return joint(groups, length) if needs.joint else groups
+def _labelled(job: Job, groups: list[Group]) -> list[Group]:
+    """The judged answers that the method learns from, the others counted."""
+    (label,) = job.objective.needs.labels
+    kept = with_labels(groups, job.objective.needs.labels)
+    if len(kept) < len(groups):
+        job.say(
+            f"data: {len(groups) - len(kept)} of {len(groups)} answers left out: "
+            f"this method learns from those labelled {bool(label)} alone"
+        )
+    if not kept:
+        raise UserError(
+            "data",
+            f"{len(job.train)} rows",
+            f"holds no answer labelled {bool(label)}",
+            "this method learns from those alone; choose another",
+        )
+    return kept

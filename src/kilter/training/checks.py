@@ -1,8 +1,15 @@
-"""Settings of a train stage that cannot work together, found before any work."""
+"""Settings of a train stage that cannot work together: a table of rules, read before any work.
+
+A rule is a function of what was asked for. It returns without a word, or raises UserError with the field to change.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pydantic import BaseModel
 
 from kilter import feedback as feedbacks
 from kilter.batch import Needs
@@ -14,238 +21,348 @@ from kilter.training.config import TrainSpec, check_zero
 from kilter.training.sources.select import choose_select
 from kilter.validation import refuse_idle
 
+SHORTEST_PROMPT = 16
+"""Tokens that max_length leaves for a prompt at least, beside the answer."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the rules read. `where`: prefix of field names in errors, such as "stages.dpo.train."."""
+
+    spec: TrainSpec
+    needs: Needs
+    where: str = ""
+
+    @property
+    def reference(self) -> bool:
+        """Whether the reference's log-probs are computed."""
+        return "ref_logps" in self.needs.annotations
+
+    @property
+    def select(self) -> str:
+        """The rule of selection, "auto" resolved."""
+        return choose_select(self.spec.select, self.needs)
+
+    @property
+    def samples(self) -> int:
+        """Completions per prompt."""
+        return self.spec.sampler.samples
+
+    @property
+    def alone(self) -> bool:
+        """Whether all answers to a prompt are the policy's."""
+        return self.needs.opponent is None
+
+    def refuse(self, field: str, value: Any, problem: str, fix: str) -> NoReturn:
+        """Raises UserError."""
+        raise UserError(f"{self.where}{field}", value, problem, fix)
+
+    def unread(self, fields: Sequence[str], why: str, fix: str, part: str = "") -> None:
+        """Raises UserError where one of these fields is set, for it would have no effect. `part`: "sampler." or nothing."""
+        spec: BaseModel = self.spec.sampler if part else self.spec
+        refuse_idle(spec, f"{self.where}{part}", [(field, why, fix) for field in fields])
+
+
+Rule = Callable[[Asked], None]
+
 
 def check_train(spec: TrainSpec, where: str = "") -> None:
-    """Raises UserError where the method does not build, or something that it needs is missing.
-
-    Args:
-        where: prefix of field names in errors, such as "stages.dpo.train.".
-    """
-    needs = build_objective(spec.method).needs
-    _check_machine(spec, needs, where)
-    _check_processes(spec, where)
-    _check_teacher(spec, needs, where)
-    for field, source in (("feedback", spec.feedback), ("monitors.gold", spec.monitors.gold)):
-        if source is not None:
-            feedbacks.check(source, f"{where}{field}")
-    if spec.prompts is not None:
-        check_online(spec, needs, where)
-    else:
-        _check_offline(spec, needs, where)
+    """Raises UserError where the method does not build, or its settings cannot work together."""
+    asked = Asked(spec, build_objective(spec.method).needs, where)
+    for rule in (*ALWAYS, *(ON_ROLLOUTS if spec.prompts is not None else ON_DATA)):
+        rule(asked)
 
 
-def _check_machine(spec: TrainSpec, needs: Needs, where: str) -> None:
-    """What this machine cannot do, and what a second derivative forbids."""
+def check_rollouts(spec: TrainSpec, needs: Needs, where: str = "") -> None:
+    """The rules for fresh rollouts alone."""
+    for rule in ON_ROLLOUTS:
+        rule(Asked(spec, needs, where))
+
+
+# Rules for every run.
+
+
+def adapter_is_installed(a: Asked) -> None:
+    """Some kinds of adapters come with a library of their own."""
+    if a.spec.adapter is not None:
+        check_adapter(a.spec.adapter, f"{a.where}adapter")
+
+
+def offloading_has_a_gpu(a: Asked) -> None:
+    """On a CPU the activations are in host memory already."""
     import torch
 
-    if spec.adapter is not None:
-        check_adapter(spec.adapter, f"{where}adapter")
-    if spec.activation_offloading and not torch.cuda.is_available():
-        raise UserError(
-            f"{where}activation_offloading",
+    if a.spec.activation_offloading and not torch.cuda.is_available():
+        a.refuse(
+            "activation_offloading",
             True,
             "moves activations off a GPU, and there is none",
             "leave it out; gradient_checkpointing saves memory here",
         )
-    if "embeddings" in needs.outputs and (spec.gradient_checkpointing or spec.fsdp):
-        field = "gradient_checkpointing" if spec.gradient_checkpointing else "fsdp"
-        raise UserError(
-            f"{where}{field}",
-            True,
-            "does not go with wdpo, whose backward is differentiated again",
-            "leave it out",
-        )
 
 
-def _check_processes(spec: TrainSpec, where: str) -> None:
-    if spec.zero is not None:
-        check_zero(spec.zero, where)
-        if spec.fsdp:
-            raise UserError(f"{where}zero", spec.zero, "and fsdp both divide the training", "choose one")
-        if spec.prompts is not None:
-            raise UserError(
-                f"{where}zero",
-                spec.zero,
-                "is for training on fixed data",
-                "leave it out: several processes then train online with DDP",
+def second_derivatives_have_a_plain_graph(a: Asked) -> None:
+    """What is computed again, or gathered, in the backward has no gradient of its own."""
+    if "embeddings" not in a.needs.outputs:
+        return
+    for field, value in (("gradient_checkpointing", a.spec.gradient_checkpointing), ("fsdp", a.spec.fsdp)):
+        if value:
+            a.refuse(
+                field,
+                True,
+                "does not go with this method: its backward is differentiated again",
+                "leave it out",
             )
-    if spec.engine == "local" and spec.processes > 1:
-        raise UserError(
-            f"{where}engine",
-            "local",
-            f"is one process, and processes is {spec.processes}",
-            "leave engine out",
+
+
+def zero_fits(a: Asked) -> None:
+    """DeepSpeed is installed, alone, and steps a module that does not sample."""
+    if a.spec.zero is None:
+        return
+    check_zero(a.spec.zero, a.where)
+    if a.spec.fsdp:
+        a.refuse("zero", a.spec.zero, "and fsdp both divide the training", "choose one")
+    if a.spec.prompts is not None:
+        a.refuse(
+            "zero",
+            a.spec.zero,
+            "is for training on fixed data",
+            "leave it out: several processes then train online with DDP",
         )
 
 
-def _check_teacher(spec: TrainSpec, needs: Needs, where: str) -> None:
-    if needs.teacher is not None and spec.teacher is None:
-        raise UserError(
-            f"{where}teacher", None, "is required by this method", "name a stage or a model to learn from"
-        )
-    if spec.teacher is not None and needs.teacher is None:
-        raise UserError(
-            f"{where}teacher",
-            spec.teacher,
-            "is not used by this method",
-            "leave it out, or use method distill",
-        )
+def local_is_one_process(a: Asked) -> None:
+    """The engine and the number of processes say the same."""
+    if a.spec.engine == "local" and a.spec.processes > 1:
+        problem = f"is one process, and processes is {a.spec.processes}"
+        a.refuse("engine", "local", problem, "leave engine out")
 
 
-def _check_offline(spec: TrainSpec, needs: Needs, where: str) -> None:
-    """On fixed data, whatever belongs to sampling would have no effect."""
-    if spec.feedback is not None:
-        raise UserError(
-            f"{where}feedback", spec.feedback, "is given, but no prompts to sample", "add prompts: $data"
-        )
-    idle = ["select", "refill", "kl_control", "monitors", "refresh_reference_every"]
-    idle += [] if needs.shape == "rollouts" else ["sampler", "minibatches", "inner_epochs"]
-    idle += [] if "critic" in needs.models else ["critic"]
+def teacher_is_named_where_one_teaches(a: Asked) -> None:
+    """A teacher is needed, or would be loaded for nothing."""
+    if a.needs.teacher and a.spec.teacher is None:
+        a.refuse("teacher", None, "is required by this method", "name a stage or a model to learn from")
+    if a.spec.teacher is not None and not a.needs.teacher:
+        problem, fix = "is not used by this method", "leave it out, or use a method that distills"
+        a.refuse("teacher", a.spec.teacher, problem, fix)
+
+
+def feedback_can_be_built(a: Asked) -> None:
+    """Names and options of the sources."""
+    for field, source in (("feedback", a.spec.feedback), ("monitors.gold", a.spec.monitors.gold)):
+        if source is not None:
+            feedbacks.check(source, f"{a.where}{field}")
+
+
+# Rules for fixed data.
+
+
+def feedback_has_prompts(a: Asked) -> None:
+    """Data that is fixed is scored already."""
+    if a.spec.feedback is not None:
+        a.refuse("feedback", a.spec.feedback, "is given, but no prompts to sample", "add prompts: $data")
+
+
+def data_reads_no_setting_of_rollouts(a: Asked) -> None:
+    """Whatever belongs to sampling would have no effect."""
+    fields = ["select", "refill", "kl_control", "monitors", "refresh_reference_every"]
+    if a.needs.shape != "rollouts":
+        fields += ["sampler", "minibatches", "inner_epochs"]
+    if "critic" not in a.needs.models:
+        fields += ["critic"]
     fix = "leave it out, or add prompts: $data to train on fresh answers"
-    refuse_idle(spec, where, [(name, "the data is fixed", fix) for name in idle])
+    a.unread(fields, "the data is fixed", fix)
 
 
-def check_online(spec: Any, needs: Needs, where: str = "") -> None:
-    """Raises UserError for settings that cannot work together; called before any work."""
-    select, samples = choose_select(spec.select, needs), spec.sampler.samples
-    pairs = needs.shape == "pairs" or (needs.shape == "rollouts" and needs.unit == "group")
-    if needs.shape == "unpaired" or needs.joint:
-        raise UserError(
-            f"{where}method",
-            spec.method,
+# Rules for fresh rollouts.
+
+
+def weights_are_whole(a: Asked) -> None:
+    """A sampler needs every weight at every token."""
+    if a.spec.fsdp:
+        fix = "leave fsdp out: several processes then train with DDP"
+        a.refuse("fsdp", True, "cannot sample from sharded weights", fix)
+
+
+def method_takes_fresh_answers(a: Asked) -> None:
+    """Labels of single answers, and both answers in one row, come from data."""
+    if a.needs.shape == "unpaired" or a.needs.rows == "joint":
+        a.refuse(
+            "method",
+            a.spec.method,
             "learns from judged data, not from fresh answers",
-            "leave prompts and feedback out, or use online_dpo or grpo",
+            "leave prompts and feedback out, or use a method for rollouts (kilter methods lists them)",
         )
-    room = spec.max_length - spec.sampler.max_new_tokens
-    if room < 16:
-        raise UserError(
-            f"{where}max_length",
-            spec.max_length,
-            f"leaves {max(0, room)} tokens for prompts beside {spec.sampler.max_new_tokens} of the answer",
-            "raise max_length, or lower sampler.max_new_tokens",
+
+
+def prompts_have_room(a: Asked) -> None:
+    """Prompt and answer share max_length."""
+    answer = a.spec.sampler.max_new_tokens
+    room = a.spec.max_length - answer
+    if room < SHORTEST_PROMPT:
+        problem = f"leaves {max(0, room)} tokens for prompts beside {answer} of the answer"
+        a.refuse(
+            "max_length", a.spec.max_length, problem, "raise max_length, or lower sampler.max_new_tokens"
         )
-    reference = "ref_logps" in needs.annotations
-    if spec.monitors.kl_budget is not None and not reference:
-        raise UserError(
-            f"{where}monitors.kl_budget",
-            spec.monitors.kl_budget,
+
+
+def kl_budget_has_a_reference(a: Asked) -> None:
+    """A distance needs both ends."""
+    if a.spec.monitors.kl_budget is not None and not a.reference:
+        a.refuse(
+            "monitors.kl_budget",
+            a.spec.monitors.kl_budget,
             "needs a reference, and this method loads none",
             "set the method's beta above 0, or leave the budget out",
         )
-    objective = build_objective(spec.method)
-    _check_idle(spec, needs, reference, where)
-    if spec.kl_control.mode != "fixed" and (not reference or not hasattr(objective, "kl_in")):
-        raise UserError(
-            f"{where}kl_control.mode",
-            spec.kl_control.mode,
+
+
+def rollouts_read_every_setting(a: Asked) -> None:
+    """What this run would not read."""
+    a.unread(["eval_every"], "online runs are evaluated on gold", "use monitors.gold_every")
+    if "critic" not in a.needs.models:
+        a.unread(["critic"], "this method has no critic", "leave it out, or use a method that has one")
+    if not a.reference and a.alone:
+        fix = "set the method's beta above 0, or leave it out"
+        a.unread(["refresh_reference_every"], "this method loads no reference", fix)
+    if a.select != "drop_constant":
+        fix = "set select: drop_constant, or leave it out"
+        a.unread(["refill"], "only select: drop_constant samples again", fix)
+
+
+def sampler_reads_every_setting(a: Asked) -> None:
+    """The sampler in this process has no server."""
+    if a.spec.sampler.name == "local":
+        why = "the local sampler has no server and no memory of its own"
+        a.unread(["url", "memory"], why, "set sampler.name: vllm, or leave it out", "sampler.")
+
+
+def reported_logps_are_of_the_policy(a: Asked) -> None:
+    """Another engine reports log-probs after its filters."""
+    sampler = a.spec.sampler
+    if sampler.name != "vllm":
+        return
+    for field, value, idle in (("top_p", sampler.top_p, 1), ("top_k", sampler.top_k, 0)):
+        if value != idle:
+            a.refuse(
+                f"sampler.{field}",
+                value,
+                "makes vLLM report log-probs of what was left, which bias every correction",
+                "leave it out, or use sampler.name: local",
+            )
+
+
+def controller_has_a_coefficient(a: Asked) -> None:
+    """A controller moves the weight of a KL."""
+    if a.spec.kl_control.mode != "fixed" and (not a.reference or a.needs.kl_coefficient is None):
+        a.refuse(
+            "kl_control.mode",
+            a.spec.kl_control.mode,
             "has no coefficient to move: this method has no KL term",
             "set the method's beta above 0, or leave kl_control out",
         )
-    advantage, k = (getattr(objective, name, None) for name in ("advantage", "k"))
-    if advantage == "passk" and isinstance(k, int) and k > samples:
-        raise UserError(
-            f"{where}method.k",
-            k,
-            f"is more than the {samples} completions of a prompt",
-            "raise sampler.samples, or lower k",
-        )
-    if (
-        advantage == "prm_token"
-        and spec.feedback is not None
-        and not model_references(spec.feedback, ("process_reward",))
-    ):
-        raise UserError(
-            f"{where}method.advantage",
-            "prm_token",
-            "needs token rewards",
-            "add a process_reward to the feedback",
-        )
-    if advantage == "prm_token" and isinstance(spec.feedback, list | tuple) and len(spec.feedback) > 1:
-        raise UserError(
-            f"{where}feedback",
-            f"{len(spec.feedback)} sources",
-            "cannot be summed: prm_token reads the steps of process_reward alone",
+
+
+def k_answers_are_sampled(a: Asked) -> None:
+    """A method that looks at k answers of a prompt gets as many."""
+    if a.needs.siblings > max(2, a.samples):
+        problem = f"is more than the {a.samples} completions of a prompt"
+        a.refuse("method.k", a.needs.siblings, problem, "raise sampler.samples, or lower k")
+
+
+def steps_are_scored(a: Asked) -> None:
+    """Token scores come from a process reward, and are no sum."""
+    if "token_scores" not in a.needs.annotations or a.spec.feedback is None:
+        return
+    if not model_references(a.spec.feedback, ("process_reward",)):
+        fix = "add a process_reward to the feedback"
+        a.refuse("method.advantage", a.spec.method, "needs token rewards", fix)
+    sources = len(feedbacks.parse(a.spec.feedback))
+    if sources > 1:
+        a.refuse(
+            "feedback",
+            f"{sources} sources",
+            "cannot be summed: this method reads the steps of process_reward alone",
             "leave process_reward as the only source, or use another advantage",
         )
-    if needs.shape == "ranked" and select != "all":
-        raise UserError(f"{where}select", select, "gives this method no rankings", "use all")
-    if spec.feedback is None and needs.teacher is None:
-        raise UserError(
-            f"{where}feedback",
+
+
+def answers_are_scored(a: Asked) -> None:
+    """Without a teacher a score is the whole signal."""
+    if a.spec.feedback is None and not a.needs.teacher:
+        a.refuse(
+            "feedback",
             None,
             "is required when prompts are sampled",
             "write feedback: support_desk, math, {reward_model: rm} or my_file.py:reward",
         )
-    if pairs and needs.opponent is None and select != "best_worst":
-        raise UserError(f"{where}select", select, "gives this method no pairs", "use best_worst")
-    if needs.shape == "demonstrations" and select not in ("best_of", "all"):
-        raise UserError(f"{where}select", select, "gives this method no single answers", "use best_of or all")
-    if select in ("best_worst", "drop_constant") and samples < 2 and needs.opponent is None:
-        raise UserError(f"{where}sampler.samples", samples, "is too few for groups", "use 2 or more")
-    if needs.opponent is not None and spec.adapter is not None and spec.reference is None:
-        raise UserError(
-            f"{where}adapter",
-            spec.adapter.kind,
-            f"leaves no second model to sample the {needs.opponent} from",
+
+
+def select_gives_the_shape(a: Asked) -> None:
+    """What is left after selection is what the method learns from."""
+    shape, select = a.needs.shape, a.select
+    pairs = shape == "pairs" or (shape == "rollouts" and a.needs.unit == "group")
+    if shape == "ranked" and select != "all":
+        a.refuse("select", select, "gives this method no rankings", "use all")
+    if pairs and a.alone and select != "best_worst":
+        a.refuse("select", select, "gives this method no pairs", "use best_worst")
+    if shape == "demonstrations" and select not in ("best_of", "all"):
+        a.refuse("select", select, "gives this method no single answers", "use best_of or all")
+    if shape == "rollouts" and select == "best_of":
+        problem = "leaves one completion per prompt, and a policy gradient needs the others"
+        a.refuse("select", select, problem, "use all or drop_constant")
+
+
+def groups_have_two_answers(a: Asked) -> None:
+    """A comparison needs two answers."""
+    if a.samples >= 2:
+        return
+    if a.select in ("best_worst", "drop_constant") and a.alone:
+        a.refuse("sampler.samples", a.samples, "is too few for groups", "use 2 or more")
+    if a.needs.siblings > 1:
+        a.refuse(
+            "sampler.samples",
+            a.samples,
+            "leaves an answer without siblings to be compared with: every advantage would be 0",
+            "use 2 or more, or a method that takes one answer per prompt, such as ppo or reinforce",
+        )
+
+
+def opponent_is_a_second_model(a: Asked) -> None:
+    """An adapter that is switched off cannot answer beside the policy."""
+    if not a.alone and a.spec.adapter is not None and a.spec.reference is None:
+        a.refuse(
+            "adapter",
+            a.spec.adapter.kind,
+            f"leaves no second model to sample the {a.needs.opponent} from",
             "train all weights, or name a reference",
         )
-    if samples < 2 and getattr(objective, "compares_siblings", False):
-        raise UserError(
-            f"{where}sampler.samples",
-            samples,
-            "leaves an answer without siblings to be compared with: every advantage would be 0",
-            "use 2 or more, or reinforce, remax or ppo, which take one answer per prompt",
-        )
-    if needs.shape == "rollouts" and select == "best_of":
-        raise UserError(
-            f"{where}select",
-            select,
-            "leaves one completion per prompt, and a policy gradient needs the others",
-            "use all or drop_constant",
-        )
 
 
-def _check_idle(spec: Any, needs: Needs, reference: bool, where: str) -> None:
-    """Settings that this run would not read, or that would bias it."""
-    idle = [("eval_every", "online runs are evaluated on gold", "use monitors.gold_every")]
-    if "critic" not in needs.models:
-        idle.append(("critic", "no method but ppo has a critic", "leave it out, or use ppo"))
-    if not reference and needs.opponent is None:
-        idle.append(
-            (
-                "refresh_reference_every",
-                "this method loads no reference",
-                "set the method's beta above 0, or leave it out",
-            )
-        )
-    if choose_select(spec.select, needs) != "drop_constant":
-        idle.append(
-            (
-                "refill",
-                "only select: drop_constant samples again",
-                "set select: drop_constant, or leave it out",
-            )
-        )
-    refuse_idle(spec, where, idle)
-    sampler = spec.sampler
-    if sampler.name == "local":
-        refuse_idle(
-            sampler,
-            f"{where}sampler.",
-            [
-                (
-                    n,
-                    "the local sampler has no server and no memory of its own",
-                    "set sampler.name: vllm, or leave it out",
-                )
-                for n in ("url", "memory")
-            ],
-        )
-    if sampler.name == "vllm" and (sampler.top_p < 1 or sampler.top_k):
-        field = "top_p" if sampler.top_p < 1 else "top_k"
-        raise UserError(
-            f"{where}sampler.{field}",
-            getattr(sampler, field),
-            "makes vLLM report log-probs of what was left, which bias every correction",
-            "leave it out, or use sampler.name: local",
-        )
+ALWAYS: tuple[Rule, ...] = (
+    adapter_is_installed,
+    offloading_has_a_gpu,
+    second_derivatives_have_a_plain_graph,
+    zero_fits,
+    local_is_one_process,
+    teacher_is_named_where_one_teaches,
+    feedback_can_be_built,
+)
+ON_DATA: tuple[Rule, ...] = (feedback_has_prompts, data_reads_no_setting_of_rollouts)
+ON_ROLLOUTS: tuple[Rule, ...] = (
+    weights_are_whole,
+    method_takes_fresh_answers,
+    prompts_have_room,
+    kl_budget_has_a_reference,
+    rollouts_read_every_setting,
+    sampler_reads_every_setting,
+    reported_logps_are_of_the_policy,
+    controller_has_a_coefficient,
+    k_answers_are_sampled,
+    steps_are_scored,
+    answers_are_scored,
+    select_gives_the_shape,
+    groups_have_two_answers,
+    opponent_is_a_second_model,
+)
+"""The first rule that refuses is what a person reads, so that the plainer causes stand first."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kilter.artifacts import whole_folder
+from kilter.data.arrange import READS
 from kilter.data.encode import Encoder
 from kilter.models import adapters
 from kilter.models.critic import ActorCritic
@@ -29,7 +30,7 @@ def save_model(
     if not engine.is_main:
         return
     both = isinstance(learner.scorer, ActorCritic)
-    facts = {"method": method, "reads": "pairs" if learner.needs.joint else "answers"}
+    facts = {"method": method, "reads": READS.get(learner.needs.rows, "answers")}
     _write(
         learner.scorer.model,
         encoder,

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,19 +20,19 @@ from kilter.models.forward import Scorer
 from kilter.models.microbatch import split
 from kilter.models.packing import shared_tokens
 from kilter.models.reference import LiveReference, ReferenceCache
+from kilter.seams import Origin
+from kilter.training.annotate import chosen
 from kilter.training.config import TrainSpec
 from kilter.training.optim import make_optimizer, schedule_factor
 from kilter.training.parallel.engine import Engine
 
 log = logging.getLogger("kilter")
 
+COUNTS = ("n_tokens_total", "n_rows_total", "n_groups_total")
+"""Fields of a Batch that count over the optimizer step; those in `extra` end in _total as well."""
+
 ADAPTER_RATE = 10.0
 """Adapters begin at zero and are few: a method's own rate is taken this many times for them."""
-
-
-Origin = Literal["own", "mixed", "engine", "replay"]
-"""Where rollouts come from, and so whose log-probs they carry: the policy itself (exact), the policy beside an opponent, another engine
-of the same weights (the mismatch is measured and corrected), an earlier policy (its log-probs are the old ones, whatever the passes)."""
 
 
 class LocalLearner:
@@ -60,7 +60,8 @@ class LocalLearner:
             engine,
             reference,
         )
-        self.temperature, self.origin = temperature, origin
+        self.temperature = temperature
+        self.origin: Origin = origin
         self.mismatch: Metrics = {}
         """Of the last batch: how far the sampling engine's log-probs are from the learner's."""
         self.amp = spec.dtype == "bfloat16"
@@ -75,6 +76,8 @@ class LocalLearner:
         self._critic_only = spec.critic.warmup_steps if isinstance(scorer, ActorCritic) else 0
         self._factor = schedule_factor(spec, total_steps)
         self._epochs = spec.inner_epochs or needs.inner_epochs
+        self.steps_per_batch = self._epochs * spec.minibatches
+        self.length_limit = spec.sampler.max_new_tokens
         self._told_twice = False
         self.running: dict[str, Tensor] = {}
         """What the objective carries from step to step."""
@@ -103,27 +106,20 @@ class LocalLearner:
         )
 
     def annotate(self, batch: Batch, needs: Needs) -> Batch:
-        """Global counts over all ranks, and what `needs` names: reference and old log-probs, old values.
-
-        Old log-probs are those that the sampler reported where they are exact, and recomputed otherwise; a batch that is
-        used for one optimizer step only needs none, for then the policy is its own old policy.
-        """
-        if "ref_logps" in needs.annotations:
-            assert self.reference is not None, "reference log-probs were not computed"
-            ref = self.reference.lookup(batch)  # by the rows as they were stored, before any is masked
-            assert ref is not None, "a row of the batch is missing from the reference cache"
-            batch = batch.with_(ref_logps_BT=ref)
-        if needs.mask_truncated and batch.truncated_B is not None:
-            batch = batch.with_(mask_BT=batch.mask_BT * (1 - batch.truncated_B[:, None]))
-        batch = self._count(batch)
-        if needs.mismatched:
-            batch = self._measure_mismatched(batch)
-        batch = batch.with_(state=self.running, length_limit=self.spec.sampler.max_new_tokens)
-        if needs.shape == "rollouts":
-            batch = self._annotate_rollouts(batch, needs)
+        """Counts over all ranks, and what `needs` names; see annotate.py."""
+        batch = self.count(batch).with_(state=self.running)
+        for annotate in chosen(needs):
+            batch = annotate(batch, self)
         if self.origin == "engine" and batch.sampling_logps_BT is not None:
             self._measure_mismatch(batch, needs.opponent is not None)
         return batch
+
+    def reference_logps(self, batch: Batch) -> Tensor:
+        """Log-probs of the reference, [B, T], nats."""
+        assert self.reference is not None, "reference log-probs were not computed"
+        found = self.reference.lookup(batch)
+        assert found is not None, "a row of the batch is missing from the reference cache"
+        return found
 
     def _measure_mismatch(self, batch: Batch, opponent: bool) -> None:
         """KL(sampler || learner) per token (k3) and the largest gap, over the policy's own answers of all ranks."""
@@ -155,58 +151,19 @@ class LocalLearner:
         whole = objective.prepare(_concat_batches(gathered))
         return whole.select_groups(range(before, before + batch.groups()))
 
-    def _count(self, batch: Batch) -> Batch:
+    def count(self, batch: Batch) -> Batch:
+        """The counts of the optimizer step, over all ranks: the only denominators of a loss."""
         batch = batch.counted()
-        names = (
-            "n_tokens_total",
-            "n_rows_total",
-            "n_groups_total",
-            "n_first_rows_total",
-            "n_first_tokens_total",
-        )
-        totals = self.engine.sum(torch.stack([getattr(batch, n) for n in names])).cpu()
-        return batch.with_(**dict(zip(names, totals, strict=True)))
-
-    def _measure_mismatched(self, batch: Batch) -> Batch:
-        """Takes the second row of each group, an answer to another prompt, out of the batch, and leaves the mean of its log pi/ref."""
-        own_B = torch.ones(batch.rows(), dtype=torch.bool)
-        own_B[1:] = batch.group_B[1:] != batch.group_B[:-1]
-        others = batch.rows_where(~own_B).select_groups(range(batch.groups()))
-        assert others.ref_logps_BT is not None
-        policy = self.rows(others, frozenset({"logps"}))["logps"]
-        gap = ((policy - others.ref_logps_BT) * others.mask_BT).sum()
-        total = self.engine.sum(torch.stack([gap, torch.tensor(float(others.rows()))])).cpu()
-        return self._count(batch.rows_where(own_B).select_groups(range(batch.groups()))).with_(
-            mismatched_kl=total[0] / total[1]
+        extra = [name for name in batch.extra if name.endswith("_total")]
+        counts = [getattr(batch, name) for name in COUNTS] + [batch.extra[name] for name in extra]
+        totals = self.sum(torch.stack(counts))
+        return batch.with_(**dict(zip(COUNTS, totals, strict=False))).with_extra(
+            **dict(zip(extra, totals[len(COUNTS) :], strict=True))
         )
 
-    def _annotate_rollouts(self, batch: Batch, needs: Needs) -> Batch:
-        wanted = set()
-        exact, replayed = (
-            self.origin in ("own", "replay"),
-            self.origin == "replay" and batch.sampling_logps_BT is not None,
-        )
-        if replayed and not needs.uses_ratio:
-            return batch  # a method without a ratio is corrected by truncated importance weights
-        if replayed:
-            batch = batch.with_(old_logps_BT=batch.sampling_logps_BT, sampling_logps_BT=None)
-        elif (
-            "old_logps" in needs.annotations
-            or self._epochs * self.spec.minibatches > 1
-            or (not exact and batch.sampling_logps_BT is not None)
-        ):
-            if exact and not self.amp and batch.sampling_logps_BT is not None:
-                batch = batch.with_(old_logps_BT=batch.sampling_logps_BT)
-            else:
-                wanted.add("logps")
-        if "old_values" in needs.annotations:
-            wanted.add("values")
-        if wanted:
-            found = self.rows(batch, frozenset(wanted))
-            batch = batch.with_(
-                **{{"logps": "old_logps_BT", "values": "old_values_BT"}[k]: v for k, v in found.items()}
-            )
-        return batch.with_(sampling_logps_BT=None) if exact else batch
+    def sum(self, value: Tensor) -> Tensor:
+        """Sum over all ranks, on the CPU."""
+        return self.engine.sum(value).cpu()
 
     def rows(self, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
         """Token outputs of a whole batch without gradient, rows in the batch's order, by the names in `outputs`."""
@@ -232,7 +189,7 @@ class LocalLearner:
 
         Credit (advantages) stays that of the whole batch; weights are those of the part, which is an optimizer step of its own.
         """
-        if self._epochs * self.spec.minibatches == 1:
+        if self.steps_per_batch == 1:
             yield batch
             return
         for epoch in range(self._epochs):
@@ -242,13 +199,9 @@ class LocalLearner:
                 -min(self.spec.minibatches, len(order))
             )  # all ranks take equally many steps
             for i in range(count):
-                part = self._count(batch.select_groups(sorted(order[i::count])))
-                if part.group_weight_N is not None or part.weight_BT is not None or part.parts is not None:
-                    own = objective.prepare(part)
-                    part = part.with_(
-                        group_weight_N=own.group_weight_N, weight_BT=own.weight_BT, parts=own.parts
-                    )
-                yield part
+                part = self.count(batch.select_groups(sorted(order[i::count])))
+                own = objective.prepare(part)
+                yield part.with_(group_weight_N=own.group_weight_N, weight_BT=own.weight_BT, extra=own.extra)
 
     def update(self, batch: Batch, objective: Objective, number: int) -> Metrics:
         """The optimizer steps on a prepared batch; `number`: the step of the loop, from which their order follows."""
@@ -518,11 +471,7 @@ def _concat_batches(batches: Sequence[Batch]) -> Batch:
         return tuple(p for v in values for p in v) if name == "prompts_N" else values[0]
 
     joined = {f.name: join(f.name, [getattr(b, f.name) for b in batches]) for f in fields(Batch)}
-    if joined["parts"] is not None:
-        joined["parts"] = tuple(
-            {k: join(k, [p[k] for p in own]) for k in own[0]}
-            for own in zip(*(b.parts or () for b in batches), strict=True)
-        )
+    joined["extra"] = {name: join(name, [b.extra[name] for b in batches]) for name in batches[0].extra}
     return Batch(**joined)
 
 

@@ -10,7 +10,6 @@ from kilter.data.worlds.support_desk import GoldFeedback, has_gold
 from kilter.errors import UserError
 from kilter.feedback.registry import Context, Weighted
 from kilter.models.forward import Scorer
-from kilter.objectives.rl.nash_md import NashMD
 from kilter.sampling.local import LocalSampler
 from kilter.seams import FeedbackSource, Sampler
 from kilter.training.config import TrainSpec
@@ -79,7 +78,7 @@ def _answers(
     sampler = _sampler(job.spec, policy, encoder)
     if needs.opponent is not None:
         return OpposedAnswers(sampler, _opponent(job, policy, encoder, reference))
-    if needs.greedy_baseline:
+    if "greedy_score" in needs.annotations:
         return GreedyBaseline(sampler, samples, scored_by)
     return PolicyAnswers(sampler, samples)
 
@@ -96,8 +95,7 @@ def _opponent(job: Job, policy: Scorer, encoder: Encoder, reference: Scorer | No
         )
     if needs.opponent == "reference":
         return _local(job.spec, reference, encoder)
-    share = job.objective.mixture if isinstance(job.objective, NashMD) else 1.0
-    return _local(job.spec, policy, encoder, (reference, share))
+    return _local(job.spec, policy, encoder, (reference, needs.settings["mixture"]))
 
 
 def _local(

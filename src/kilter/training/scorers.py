@@ -40,8 +40,8 @@ def make_scorer(job: Job, encoder: Encoder) -> Scorer | ActorCritic:
     if "reward" in needs.models:
         opening = replace(opening, head="fresh_reward")
     policy = open_model(opening, encoder).scorer
-    if needs.teacher is not None:
-        policy.teach(_teacher(job, encoder), needs.teacher)
+    if needs.teacher:
+        policy.teach(_teacher(job, encoder), needs.settings["divergence"])
     if "critic" not in needs.models:
         return policy
 

@@ -22,7 +22,7 @@ from kilter.seams import Stop
 from kilter.training import scorers
 from kilter.training.assemble import assemble
 from kilter.training.checkpoint import read_state
-from kilter.training.checks import check_online
+from kilter.training.checks import check_rollouts
 from kilter.training.config import TrainSpec
 from kilter.training.export import save_model
 from kilter.training.hooks.metrics_log import check_trackers
@@ -109,7 +109,7 @@ class Trainer:
             objective, note = objective.fit(self.train[: spec.limit])
         check_trackers(spec.trackers)
         if spec.prompts is not None:
-            check_online(spec, objective.needs)
+            check_rollouts(spec, objective.needs)
         engine = make_engine(spec.engine, spec.fsdp, spec.zero, spec.max_grad_norm)
         job = Job(
             spec,

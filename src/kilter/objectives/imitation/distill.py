@@ -40,7 +40,7 @@ class Distill(SFT):
             unit="row",
             outputs=frozenset({"logps", "divergence"}),
             learning_rate=2e-5,
-            teacher=self.beta,
+            settings={"divergence": self.beta},
         )
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:

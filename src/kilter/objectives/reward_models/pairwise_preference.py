@@ -28,4 +28,4 @@ class PairwisePreference(BradleyTerry):
     @property
     def needs(self) -> Needs:
         """Bradley-Terry's, with both answers in each row."""
-        return replace(super().needs, joint=True)
+        return replace(super().needs, rows="joint")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
-from kilter.batch import Batch, Mean, Outputs
+from kilter.batch import Batch, Mean, Needs, Outputs
 from kilter.errors import UserError
 from kilter.objectives.knobs import knob
 from kilter.objectives.registry import method
@@ -54,6 +54,16 @@ class GRPO(GroupRelative):
                 f"cannot go with advantage {self.advantage}, which reads right or wrong, or rewards of steps",
                 "use kl_in: loss",
             )
+
+    @property
+    def needs(self) -> Needs:
+        """Rollouts; pass@k wants k answers, and a process model's advantage the scores of its steps."""
+        base = super().needs
+        if self.advantage == "passk":
+            return replace(base, siblings=max(self.k, base.siblings))
+        if self.advantage == "prm_token":
+            return replace(base, annotations=base.annotations | {"token_scores"})
+        return base
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """The group-relative advantage."""

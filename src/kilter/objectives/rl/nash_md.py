@@ -34,7 +34,7 @@ class NashMD(OnlinePairs):
     @property
     def needs(self) -> Needs:
         """The second answer comes from the mixture."""
-        return replace(super().needs, opponent="mixture")
+        return replace(super().needs, opponent="mixture", settings={"mixture": self.mixture})
 
     def prepare(self, batch: Batch) -> Batch:
         """A tie has a gradient here (the KL), so only unscored pairs are left out."""

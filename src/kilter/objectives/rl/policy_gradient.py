@@ -59,20 +59,21 @@ class PolicyGradient(ABC):
     @property
     def needs(self) -> Needs:
         """Rollouts; the reference only when beta is above 0, old log-probs only for KL in the reward."""
-        annotations = set()
-        if self.beta > 0:
-            annotations.add("ref_logps")
-        if self.beta > 0 and self.kl_in == "reward":
-            annotations.add("old_logps")
-        outputs = {"logps"} | ({"entropy"} if self.entropy_coef else set())
+        wanted = {
+            "ref_logps": self.beta > 0,
+            "old_logps": self.beta > 0 and self.kl_in == "reward",
+            "mask_truncated": self.mask_truncated,
+            "sampling_logps": not self.uses_ratio,
+            "length_limit": self.loss_aggregation == "constant",
+        }
         return Needs(
             shape="rollouts",
             unit="row",
-            annotations=frozenset(annotations),
-            outputs=frozenset(outputs),
+            annotations=frozenset(name for name, asked in wanted.items() if asked),
+            outputs=frozenset({"logps", "entropy"} if self.entropy_coef else {"logps"}),
             learning_rate=1e-6,
-            mask_truncated=self.mask_truncated,
-            uses_ratio=self.uses_ratio,
+            siblings=2 if self.compares_siblings else 1,
+            kl_coefficient=self.beta,
         )
 
     # What a member writes.
@@ -89,7 +90,7 @@ class PolicyGradient(ABC):
 
     def coefficient(self, batch: Batch) -> Tensor | float:
         """The controller's KL coefficient, else beta."""
-        return self.beta if batch.kl_coef is None else batch.kl_coef
+        return batch.extra.get("kl_coef", self.beta)
 
     def scores(self, batch: Batch) -> Tensor:
         """Scores with the penalty for a missing EOS."""

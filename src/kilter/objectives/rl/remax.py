@@ -34,13 +34,14 @@ class ReMax(PolicyGradient):
 
     @property
     def needs(self) -> Needs:
-        """Rollouts with a greedy answer beside them."""
-        return replace(super().needs, greedy_baseline=True)
+        """Rollouts with the score of a greedy answer beside them."""
+        base = super().needs
+        return replace(base, annotations=base.annotations | {"greedy_score"})
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """R - R(greedy)."""
-        assert batch.baseline_N is not None, "remax needs the score of the greedy answer"
-        return (score_B - batch.baseline_N.to(score_B.dtype)[batch.group_B]).nan_to_num(0.0)
+        greedy_N = batch.extra["greedy_score_N"].to(score_B.dtype)
+        return (score_B - greedy_N[batch.group_B]).nan_to_num(0.0)
 
     uses_ratio = False
 

@@ -23,8 +23,7 @@ def token_weights(batch: Batch, aggregation: str) -> Tensor:
     if aggregation == "sum":
         return batch.mask_BT / batch.n_rows_total
     if aggregation == "constant":
-        assert batch.length_limit is not None, "constant aggregation needs the length limit of the rollouts"
-        return batch.mask_BT / (batch.n_rows_total * batch.length_limit)
+        return batch.mask_BT / (batch.n_rows_total * batch.extra["length_limit"])
     return batch.mask_BT / (batch.mask_BT.sum(-1, keepdim=True).clamp_min(1.0) * batch.n_rows_total)
 
 

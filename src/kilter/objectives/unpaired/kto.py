@@ -43,7 +43,8 @@ class KTO(Judged):
     @property
     def needs(self) -> Needs:
         """Judged's, and mismatched answers."""
-        return replace(super().needs, mismatched=True)
+        base = super().needs
+        return replace(base, rows="mismatched", annotations=base.annotations | {"mismatched_kl"})
 
     def fit(self, groups: Sequence[Group]) -> tuple[Objective, str]:
         """Weights from the counts of both labels, and a line that shows them."""
@@ -75,10 +76,10 @@ class KTO(Judged):
         self, reward_B: Tensor, batch: Batch
     ) -> tuple[Tensor, dict[str, Mean], dict[str, Tensor] | None]:
         """One minus the sigmoid of the gain, or of the loss avoided."""
-        assert batch.mismatched_kl is not None
-        z0 = self.beta * batch.mismatched_kl.clamp_min(0)
+        mismatched_kl = batch.extra["mismatched_kl"]
+        z0 = self.beta * mismatched_kl.clamp_min(0)
         good_B = desirable(batch)
         gain_B = torch.where(good_B, reward_B - z0, z0 - reward_B)
         share_B = good_B.to(reward_B.dtype)
         weight_B = share_B * (self.desirable_weight or 1.0) + (1 - share_B) * (self.undesirable_weight or 1.0)
-        return weight_B * (1 - gain_B.sigmoid()), {"kl": mean(batch.mismatched_kl.expand(1))}, None
+        return weight_B * (1 - gain_B.sigmoid()), {"kl": mean(mismatched_kl.expand(1))}, None

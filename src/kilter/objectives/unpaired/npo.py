@@ -30,7 +30,7 @@ class NPO(Judged):
     @property
     def needs(self) -> Needs:
         """Undesired answers only."""
-        return replace(super().needs, label=0)
+        return replace(super().needs, labels=frozenset({0}))
 
     def answer_loss(
         self, reward_B: Tensor, batch: Batch

@@ -67,7 +67,7 @@ class KLDistance(Hook):
         self._sampled = batch.sampling_logps_BT
         if self.controller is None or self.controller.spec.mode == "fixed":
             return batch
-        return batch.with_(kl_coef=torch.tensor(self.controller.coefficient))
+        return batch.with_extra(kl_coef=torch.tensor(self.controller.coefficient))
 
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
         """kl/sequence and kl/coefficient, where both log-probs are known."""

@@ -12,14 +12,14 @@ from kilter.types import Group
 def replayable(groups: Sequence[Group], needs: Needs) -> list[Group]:
     """Scored rollouts among the groups (a groups.jsonl of an earlier run); an error when there are none."""
     kept = [g for g in groups if g.completions and all(f.score is not None for f in g.feedback)]
-    if needs.greedy_baseline:
+    if "greedy_score" in needs.annotations:
         kept = [g for g in kept if g.prompt.metadata.get("greedy_score") is not None]
         if not kept:
             raise UserError(
                 "data",
                 f"{len(groups)} groups",
-                "holds no scores of greedy answers, which remax needs",
-                "give a groups.jsonl of a remax run, or use rloo",
+                "holds no scores of greedy answers, which this method needs",
+                "give the groups.jsonl of a run of this method, or use another one",
             )
     if not any(len(g.completions) > 1 for g in kept):
         raise UserError(

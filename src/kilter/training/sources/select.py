@@ -50,7 +50,7 @@ def choose_select(select: str, needs: Needs) -> str:
         return select
     if needs.shape == "rollouts":
         return "best_worst" if needs.unit == "group" and needs.opponent is None else "all"
-    if needs.teacher is not None:
+    if needs.teacher:
         return "all"
     return {"demonstrations": "best_of", "pairs": "best_worst"}.get(needs.shape, "all")
 
