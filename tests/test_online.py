@@ -831,6 +831,7 @@ def test_a_completion_that_cannot_be_sampled_is_counted_named_and_never_scored(
 
 def test_gold_evidence_keeps_the_place_of_a_prompt_without_an_answer(scorer, encoder):
     from kilter.sampling.local import LocalSampler
+    from kilter.seams import FeedbackSource
     from kilter.training.monitors.gold import GoldEvaluator
     from kilter.types import Feedback, Prompt, Sample, SamplingParams
 
@@ -840,10 +841,11 @@ def test_gold_evidence_keeps_the_place_of_a_prompt_without_an_answer(scorer, enc
                 dead = sample.request.prompt.text == "b"
                 yield Sample(sample.request, sample.index, None, "the line is dead") if dead else sample
 
-    def judge(groups):
-        return [[Feedback(float(g.prompt.text == "c"))] for g in groups]
+    class Judge(FeedbackSource):
+        def __call__(self, groups):
+            return [[Feedback(float(g.prompt.text == "c"))] for g in groups]
 
-    prompts = [Prompt(text=t) for t in "abc"]
+    prompts, judge = [Prompt(text=t) for t in "abc"], Judge()
     params = SamplingParams(max_new_tokens=4)
     evidence = GoldEvaluator(prompts, Partly(scorer.eval(), encoder), judge, judge, params)()
     assert evidence.values["gold"] == evidence.values["proxy"] == [0.0, None, 1.0]
