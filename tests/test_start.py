@@ -133,11 +133,14 @@ def test_a_method_added_since_the_index_was_written_is_known():
         ("run key.yaml", 2, "did you mean 'learning_rate'?"),
         ("run stage.yaml", 2, "did you mean 'train'?"),
         ("run method.yaml", 2, "did you mean 'dpo'?"),
+        ("run reference.yaml", 2, "is no earlier stage"),
+        ("run feedback.yaml", 2, "did you mean 'math'?"),
         ("eval --model m", 2, "--data"),
     ],
 )
 def test_what_needs_no_model_answers_without_torch(tmp_path, command, code, words):
     train = {"key": "{method: dpo, learning_rat: 1}", "method": "{method: dop}"}
+    train |= {"reference": "{method: dpo, from: sfft}", "feedback": "{method: grpo, feedback: mth}"}
     for name, stage in [(n, f"{{train: {spec}}}") for n, spec in train.items()] + [("stage", "{trian: {}}")]:
         (tmp_path / f"{name}.yaml").write_text(f"data: {{path: x.jsonl}}\nstages: {{first: {stage}}}\n")
     done = run_command(command, tmp_path)

@@ -250,13 +250,16 @@ def scalar(text: str) -> Any:
 def check(recipe: Recipe) -> None:
     """Every data set and every stage that is named must exist, and earlier; every stage's settings must go together."""
     run = recipe.workspace(Path("runs") / recipe.name, Console(quiet=True))
+
+    # What is misspelt is said before anything heavy is read: names of all stages, then references of all stages.
     for name, stage in recipe.stages.items():
         stage.maker.check_names(stage.spec, run.at(name))
     for name, stage in recipe.stages.items():
         work = run.at(name)
         for item in stage.maker.reads(stage.spec):
             _CHECKS[item.ref.to](item, work)
-        stage.maker.check(stage.spec, work)
+    for name, stage in recipe.stages.items():
+        stage.maker.check(stage.spec, run.at(name))
 
 
 def _check_data(item: Found, work: Workspace) -> None:

@@ -89,12 +89,15 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> T:
         """The entry of this name, or the object that `package.module:Name` or `file.py:Name` points to."""
+        self.require(name)
         if name not in self._entries and name in self._places:
             importlib.import_module(self._places[name])
-        if name in self._entries:
-            return self._entries[name]
-        if ":" in name:
-            return self._import(name)
+        return self._entries[name] if name in self._entries else self._import(name)
+
+    def require(self, name: str) -> None:
+        """Raises UserError for a name that nobody registered; no file is read, not even a user's own."""
+        if name in self._entries or name in self._places or ":" in name:
+            return
         if name.endswith(".py"):
             raise UserError(
                 self.kind,

@@ -5,6 +5,7 @@ from kilter.feedback.registry import (
     Weighted,
     build,
     check,
+    check_names,
     feedback_sources,
     model_references,
     parse,
@@ -26,4 +27,13 @@ feedback_sources.declare(
     "support_desk",
 )
 
-__all__ = ["Context", "Weighted", "build", "check", "feedback_sources", "model_references", "parse"]
+__all__ = [
+    "Context",
+    "Weighted",
+    "build",
+    "check",
+    "check_names",
+    "feedback_sources",
+    "model_references",
+    "parse",
+]

@@ -88,6 +88,12 @@ def parse(spec: Any, field: str = "feedback") -> list[Part]:
     return parts
 
 
+def check_names(spec: Any, field: str = "feedback") -> None:
+    """Names alone: no source's file is read."""
+    for name, _, _ in parse(spec, field):
+        feedback_sources.require(name)
+
+
 def check(spec: Any, field: str = "feedback") -> None:
     """Names and options, without loading a model; called before any expensive work."""
     for name, _, options in parse(spec, field):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kilter.artifacts import write_text
-from kilter.errors import UserError, nearest
+from kilter.errors import UserError
 from kilter.objectives.describe import Description, describe
 from kilter.objectives.knobs import Knob, check_options, check_value
 from kilter.objectives.registry import METHOD_FIX, mixture_parts, objectives
@@ -92,8 +92,7 @@ def check(config: Any) -> None:
         raise UserError("method", config, "has no name", METHOD_FIX)
     found = known(name)
     if found is None:
-        if ":" not in name and not name.endswith(".py") and name not in objectives.names():
-            raise UserError("method", name, "is not registered", nearest(name, objectives.names()))
+        objectives.require(name)
         return
     knobs = {k.name: k for k in found.knobs}
     check_options(name, options, {k.name: (k.default, k.nullable) for k in found.knobs})

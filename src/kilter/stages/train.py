@@ -40,10 +40,14 @@ class Train(StageKind[TrainSpec]):
         return "prompts" if spec.prompts is not None else build_objective(spec.method).needs.shape
 
     def check_names(self, spec: TrainSpec, work: Workspace) -> None:
-        """The method is known."""
+        """The method and the sources of feedback are known."""
+        from kilter.feedback import check_names
         from kilter.objectives.index import check
 
         check(spec.method)
+        for field, source in (("feedback", spec.feedback), ("monitors.gold", spec.monitors.gold)):
+            if source is not None:
+                check_names(source, work.where(field))
 
     def check(self, spec: TrainSpec, work: Workspace) -> None:
         """The method builds, and its settings go together."""
