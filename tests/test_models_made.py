@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 
@@ -116,6 +117,10 @@ def test_merge(tiny, pairs_file, tmp_path, monkeypatch, capsys):
         assert stop.value.code == want
     merged, own = load_causal(target).state_dict(), load_causal(tmp_path / "out" / "model").state_dict()
     assert not (target / "adapter_config.json").exists()
+    assert json.loads((target / "manifest.json").read_text())["kind"] == "merge"
+    assert (target / "trained_prompts.txt").read_text() == (
+        tmp_path / "out" / "trained_prompts.txt"
+    ).read_text()
     for name, value in own.items():
         torch.testing.assert_close(merged[name], value)
     apart = tmp_path / "apart"

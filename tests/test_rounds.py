@@ -253,6 +253,35 @@ kilter.generate({model!r}, {data!r}, out="answers", k=2, sampler={{"max_new_toke
 """
 
 
+def test_a_data_set_may_be_what_a_stage_makes(tiny, pairs_file, tmp_path, monkeypatch, capsys):
+    """With a split of its own; it is hashed by its settings and by what the stage left."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rewards.py").write_text(REWARD)
+    sampling = {"k": 2, "sampler": {"max_new_tokens": 6}, "max_length": 96}
+    raw = {
+        "name": "made",
+        "model": str(tiny),
+        "data": {
+            "asked": {"path": str(pairs_file), "heldout": 0.25},
+            "ranked": {"path": "$pairs", "heldout": 0.5},
+        },
+        "stages": {
+            "answers": {"generate": {"data": "$asked", **sampling}},
+            "pairs": {"label": {"data": "$answers", "feedback": "rewards.py:letters"}},
+            "dpo": {"train": {"method": "dpo", "data": "$ranked", "max_steps": 1, "max_length": 96}},
+        },
+    }
+    (tmp_path / "made.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    assert kilter.run("made.yaml") == 0
+    facts = json.loads((tmp_path / "runs/made/dpo/manifest.json").read_text())["facts"]
+    assert facts["heldout_groups"] >= facts["groups"] - 1 > 0
+    capsys.readouterr()
+    assert kilter.run("made.yaml", ["data.ranked.heldout=0.25"]) == 0
+    assert capsys.readouterr().out.count("unchanged") == 2
+    with pytest.raises(UserError, match="did you mean 'pairs'"):
+        recipes.build(raw | {"data": raw["data"] | {"ranked": {"path": "$pair"}}})
+
+
 def test_a_killed_generation_keeps_its_answers_and_asks_the_rest(tiny, pairs_file, tmp_path):
     script = tmp_path / "slow.py"
     script.write_text(SLOW.format(model=str(tiny), data=str(pairs_file)))

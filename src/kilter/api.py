@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from rich.console import Console
 
 from kilter import recipe as recipes
 from kilter import stages
+from kilter.artifacts import whole_folder
 from kilter.data.dataset import DataSpec
 from kilter.errors import Exit, UserError
 from kilter.objectives import method_name
@@ -184,6 +187,34 @@ def made(
     folder = Path(out)
     facts = run_alone(workspace(stages.make(kind, settings), folder, kind, model, source, console))
     return Made(folder / "groups.jsonl", facts)
+
+
+def merge(model: str, out: str | Path, console: Console | None = None, **options: Any) -> Path:
+    """Folds an adapter into its base: kilter.merge("runs/my-dpo", "served").
+
+    Args:
+        model: an adapter's folder; with untie=True any model.
+        out: folder that becomes an ordinary Hugging Face model, with Kilter's manifest beside the weights.
+        console: where progress goes; default: stderr.
+        options: any field of a merge stage.
+
+    Raises:
+        UserError: on bad input, before any work.
+    """
+    target = Path(out)
+    if target.exists():
+        raise UserError("out", str(target), "exists already", "choose another folder, or remove it")
+
+    with whole_folder(target, what="the merged model", fix="free disk space, then run again") as partial:
+        folder = partial / ".stage"
+        stage = stages.make("merge", {"model": model} | options)
+        run_alone(workspace(stage, folder, "merge", BASE, None, console))
+        # Engines look for weights in the folder itself. A link costs nothing, however large they are.
+        for path in (*folder.iterdir(), *(folder / "model").iterdir()):
+            if path.is_file():
+                os.link(path, partial / path.name)
+        shutil.rmtree(folder)
+    return target
 
 
 def names_of(models: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:

@@ -99,13 +99,15 @@ def build(raw: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
         raise _head_error(error, raw) from error
     if not raw["stages"]:
         raise UserError("stages", raw["stages"], "is empty", "add stages: {sft: {train: {method: sft}}}")
-    recipe = Recipe(head.name, head.model, head.data, _stages(raw["stages"], head.model))
+    found, names = _stages(raw["stages"], head.model)
+    data = {n: s.model_copy(update={"path": _meant(s.path, names)}) for n, s in head.data.items()}
+    recipe = Recipe(head.name, head.model, data, found)
     check(recipe)
     return recipe
 
 
-def _stages(raw: Mapping[Any, Any], base: str) -> dict[str, Stage]:
-    """Every stage by name; blocks of rounds are written out, and later stages may use the blocks' own names."""
+def _stages(raw: Mapping[Any, Any], base: str) -> tuple[dict[str, Stage], dict[str, str]]:
+    """Every stage by name, and what the names of blocks of rounds mean; the blocks are written out."""
     found: dict[str, Stage] = {}
     names: dict[str, str] = {}
     for name, value in raw.items():
@@ -117,7 +119,7 @@ def _stages(raw: Mapping[Any, Any], base: str) -> dict[str, Stage]:
         if twice := found.keys() & made.keys():
             raise UserError("stages", min(twice), "names two stages", "choose another name")
         found |= made
-    return found
+    return found, names
 
 
 def _stage(name: str, raw: Any, names: Mapping[str, str]) -> Stage:
@@ -263,7 +265,13 @@ def check(recipe: Recipe) -> None:
 
 
 def _check_data(item: Found, work: Workspace) -> None:
-    if item.value is None or item.value.removeprefix("$") in work.data_sets:
+    if item.value is None:
+        return
+    spec = work.data_sets.get(item.value.removeprefix("$"))
+    if spec is not None:
+        # A data set may be what a stage makes, with a split or a rule for pairs of its own.
+        if spec.path.startswith("$"):
+            _check_stage(replace(item, value=spec.path), work, "data", "no such stage")
         return
     _check_stage(item, work, "data", "no such data set", tuple(work.data_sets))
 
@@ -332,22 +340,34 @@ def schema() -> dict[str, Any]:
     }
     full["required"] = ["data", "stages"]
 
-    # A stage has one key: its kind. A kind of one's own is file.py:Name, and only that file knows its settings.
-    settings = {
-        name: {"anyOf": [references[spec, "validation"], {"type": "null"}]} for name, spec in kinds.items()
-    }
-    stage = {
+    # Inside rounds every setting may hold {round} instead of its value, so the kinds stand there a second time.
+    defs = shared["$defs"]
+    block = defs.pop("Rounds")
+    inside = {}
+    for name, spec in kinds.items():
+        own = defs[references[spec, "validation"]["$ref"].rpartition("/")[2]]
+        inside[name] = own | {"properties": {k: _numbered(v) for k, v in own["properties"].items()}}
+    block["properties"]["stages"]["additionalProperties"] = _one_kind(inside)
+    outside = {name: references[spec, "validation"] for name, spec in kinds.items()}
+    full["$defs"] = {**defs, "Stage": {"anyOf": [_one_kind(outside), block]}}
+    return full
+
+
+def _one_kind(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage has one key: its kind. Of a kind of one's own, file.py:Name, only that file knows the settings."""
+    return {
         "type": "object",
         "minProperties": 1,
         "maxProperties": 1,
-        "properties": settings,
+        "properties": {name: {"anyOf": [value, {"type": "null"}]} for name, value in settings.items()},
         "patternProperties": {":": {"type": ["object", "null"]}},
         "additionalProperties": False,
     }
-    block = shared["$defs"].pop("Rounds")
-    block["properties"]["stages"]["additionalProperties"] = stage
-    full["$defs"] = {**shared["$defs"], "Stage": {"anyOf": [stage, block]}}
-    return full
+
+
+def _numbered(value: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a setting, or a text with the number of the round."""
+    return {"anyOf": [value, {"type": "string", "pattern": r"\{rounds?\}"}]}
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from kilter import manifest as manifests
 from kilter.artifacts import sha256_file
-from kilter.data.dataset import DataSpec
 from kilter.errors import UserError
 from kilter.refs import Found
 from kilter.registry import user_files
@@ -39,17 +38,22 @@ def _hash(item: Found, work: Workspace) -> str:
     if item.ref.to == "file":
         return sha256_file(Path(name))
     if item.ref.to == "data":
-        source = work.made_by(name)
-        return output_hash(work, source) if source is not None else data_hash(work.data(name))
+        return _data_hash(name, work)
     return output_hash(work, name) if work.is_stage(name) else model_hash(name or work.base)
 
 
-def data_hash(spec: DataSpec) -> str:
-    """Hash of the data set's configuration, of a local file's bytes, and of a user's own reader."""
+def _data_hash(reference: str, work: Workspace) -> str:
+    """Of a data set: its settings, and the bytes of its file or what the stage that makes it left."""
+    source, spec = work.made_by(reference), work.data_sets.get(reference.removeprefix("$"))
+    if spec is None and source is not None:
+        return output_hash(work, source)
+    assert spec is not None, reference
     digest = hashlib.sha256(spec.model_dump_json().encode())
-    for path in [Path(spec.path).expanduser(), *user_files(spec.format)]:
-        if path.is_file():
-            digest.update(path.read_bytes())
+    path = Path(spec.path).expanduser()
+    if source is not None:
+        digest.update(output_hash(work, source).encode())
+    elif path.is_file():
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -174,16 +174,21 @@ class Workspace:
         return resolve(reference, self.where(field))
 
     def made_by(self, reference: str) -> str | None:
-        """The stage whose output a data reference names; None for a data set."""
+        """The stage whose output a data reference leads to; None for data that was there before the run."""
         name = reference.removeprefix("$")
-        return name if name not in self.data_sets and self.is_stage(name) else None
+        if name in self.data_sets:
+            path = self.data_sets[name].path
+            return path[1:] if path.startswith("$") else None
+        return name if self.is_stage(name) else None
 
     def data(self, reference: str) -> DataSpec:
         """The data set that $name stands for; of a stage that makes data, all its rows are for training."""
-        name = reference.removeprefix("$")
-        if self.made_by(reference) is None:
-            return self.data_sets[name]
-        return DataSpec(path=str(self.stage(name) / ARTIFACT["data"]), format="groups", heldout=0.0)
+        spec = self.data_sets.get(reference.removeprefix("$"))
+        stage = self.made_by(reference)
+        if stage is None:
+            return self.data_sets[reference.removeprefix("$")]
+        made = {"path": str(self.stage(stage) / ARTIFACT["data"]), "format": "groups"}
+        return DataSpec(**made, heldout=0.0) if spec is None else spec.model_copy(update=made)
 
     def ready(self, reference: str) -> bool:
         """Whether the data can be read now: False where the stage that makes it has not run."""
