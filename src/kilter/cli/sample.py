@@ -47,8 +47,8 @@ def sample(
     from kilter.data import store
     from kilter.data.dataset import load
     from kilter.progress import SILENT, Display, OnDisplay, Progress
-    from kilter.sampling.choose import check_params
     from kilter.sampling.collect import collect, requests
+    from kilter.sampling.params import check_params
     from kilter.types import Feedback, Group, Prompt, SamplingParams
 
     if (prompt is None) == (data is None):

@@ -81,6 +81,10 @@ class Encoder:
         ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
         return ids
 
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """Ids of a piece of text alone: no template, no end."""
+        return tuple(self._ids(text))
+
     def prompt(self, prompt: Prompt) -> tuple[int, ...]:
         """Ids of the prompt as at generation; never empty."""
         ids = (

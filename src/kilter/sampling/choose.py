@@ -6,47 +6,14 @@ and no vocabulary-sized cumulative sum is made.
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from kilter.errors import UserError
 from kilter.types import SamplingParams
 
 BLOCK = 256
-
-
-def check_params(params: SamplingParams) -> None:
-    """Raises UserError on values that have no meaning."""
-    checks = [
-        ("max_new_tokens", params.max_new_tokens >= 1, "at least 1"),
-        ("temperature", params.temperature >= 0, "0 (greedy) or more"),
-        ("top_p", 0 < params.top_p <= 1, "in (0, 1]"),
-        ("top_k", params.top_k >= 0, "0 (off) or more"),
-        ("stop", all(params.stop), "that is not empty"),
-    ]
-    for name, good, fix in checks:
-        if not good:
-            raise UserError(f"sampling.{name}", getattr(params, name), "out of range", f"use a value {fix}")
-
-
-def request_seed(params: SamplingParams, prompt: Sequence[int], sample: int) -> int:
-    """A number of 56 bits from (seed, prompt tokens, sample index) alone: what else is in the batch does not matter."""
-    digest = hashlib.sha256(f"{params.seed}|{sample}|{tuple(prompt)}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")
-
-
-def occurrences(prompts: Sequence[tuple[int, ...]]) -> list[int]:
-    """How often each prompt stood in the batch before: one that stands there twice goes on counting its samples, and gets two answers."""
-    seen: Counter[tuple[int, ...]] = Counter()
-    found = []
-    for p in prompts:
-        found.append(seen[p])
-        seen[p] += 1
-    return found
 
 
 def choose(

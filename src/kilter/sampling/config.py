@@ -1,19 +1,58 @@
-"""How completions are sampled: the fields of `sampler`."""
+"""How completions are sampled, and by whom: the fields of `sampler`."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from kilter.errors import nearest
+from kilter.refs import FileRef
+from kilter.sampling.registry import samplers
 
 
-class SamplerSpec(BaseModel):
-    """How completions are sampled in training."""
+class SamplerKind(BaseModel):
+    """Who samples. The fields that only one sampler reads name it in brackets."""
 
     model_config = ConfigDict(extra="forbid")
-    name: Literal["local", "vllm"] = Field(
-        "local", description="local shares the learner's weights; vllm is an engine of its own"
+    name: str = Field(
+        "local",
+        description="local (in process), vllm, openai (any compatible endpoint), scripted, or my_file.py:MySampler",
     )
+    tokens_per_batch: int = Field(1 << 14, ge=64, description="cached tokens in flight (local)")
+    url: str | None = Field(
+        None,
+        description="address of a running server; default: in process (vllm), $OPENAI_BASE_URL (openai)",
+    )
+    timeout: float = Field(
+        120.0, gt=0, description="seconds for one weight update or one request (vllm, openai)"
+    )
+    memory: float | None = Field(
+        None,
+        gt=0,
+        description="GB of key-value cache on a CPU, share of the GPU's memory (0 to 1) on a GPU (vllm)",
+    )
+    model: str | None = Field(None, description="the endpoint's name of the model (openai)")
+    concurrency: int = Field(8, ge=1, description="requests under way at once (openai)")
+    retries: int = Field(4, ge=0, description="further attempts after a failure that may pass (openai)")
+    script: FileRef | None = Field(
+        None, description="JSON lines of {prompt, answer} or {prompt, answers} (scripted)"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="what a sampler of your own takes besides (my_file.py:MySampler)"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if ":" not in name and name not in samplers.names():
+            raise ValueError(f"{name!r} is not a sampler; {nearest(name, samplers.names())}")
+        return name
+
+
+class SamplerSpec(SamplerKind):
+    """How completions are sampled in training."""
+
     samples: int = Field(8, ge=1, description="completions per prompt (num_generations)")
     max_new_tokens: int = Field(128, ge=1, description="tokens of a completion")
     temperature: float = Field(
@@ -24,11 +63,33 @@ class SamplerSpec(BaseModel):
     )
     top_k: int = Field(0, ge=0, description="0: off")
     stop: list[str] = Field(default_factory=list, description="strings that end a completion")
-    tokens_per_batch: int = Field(1 << 14, ge=64, description="cached tokens in flight (local)")
-    url: str | None = Field(None, description="address of a running vLLM server; none: in process (vllm)")
-    timeout: float = Field(120.0, gt=0, description="seconds for one weight update or one request (vllm)")
-    memory: float | None = Field(
-        None,
-        gt=0,
-        description="GB of key-value cache on a CPU, share of the GPU's memory (0 to 1) on a GPU (vllm)",
-    )
+
+
+READS: dict[str, frozenset[str]] = {
+    "local": frozenset({"tokens_per_batch"}),
+    "vllm": frozenset({"url", "timeout", "memory"}),
+    "openai": frozenset({"url", "timeout", "model", "concurrency", "retries"}),
+    "scripted": frozenset({"script"}),
+}
+"""The fields of SamplerKind that each sampler reads. One of your own may read them all."""
+
+FOLLOWS = frozenset({"local", "vllm"})
+"""The built-in samplers whose weights follow a policy in training."""
+
+FILTERS_BIAS = frozenset({"vllm"})
+"""Those whose log-probs are of what top_k and top_p left, which a correction must not read."""
+
+
+def idle_fields(spec: SamplerKind) -> list[tuple[str, str, str]]:
+    """(field, why, fix) of every field that this sampler does not read, for validation.refuse_idle."""
+    if spec.name not in READS:
+        return []
+    unread = [n for n in SamplerKind.model_fields if n != "name" and n not in READS[spec.name]]
+    return [
+        (
+            name,
+            f"sampler {spec.name} does not read it",
+            f"leave it out, or use another sampler than {spec.name}",
+        )
+        for name in unread
+    ]

@@ -18,7 +18,8 @@ from kilter.errors import UserError
 from kilter.models.forward import Scorer
 from kilter.models.positions import require_steady
 from kilter.progress import NOBODY
-from kilter.sampling.choose import check_params
+from kilter.sampling.build import SamplerContext
+from kilter.sampling.choices import from_scorer
 from kilter.sampling.engine import (
     Engine,
     MixtureEngine,
@@ -27,10 +28,12 @@ from kilter.sampling.engine import (
     supports_shared_decoding,
 )
 from kilter.sampling.packed import packed_linears
+from kilter.sampling.params import check_params
+from kilter.sampling.registry import samplers
 from kilter.sampling.rollout import Item, Rollout, Row, Throughput, as_items
 from kilter.sampling.text import Stream, answer_text, stop_cut
 from kilter.seams import Listener
-from kilter.types import Completion, Request, Sample, SamplerFacts, Usage, Weights
+from kilter.types import Choice, Completion, Prompt, Request, Sample, SamplerFacts, Usage, Weights
 
 
 class LocalSampler:
@@ -57,7 +60,7 @@ class LocalSampler:
     def facts(self) -> SamplerFacts:
         """The learner's own weights, read in place."""
         context = getattr(self._config(self.scorer), "max_position_embeddings", None)
-        return SamplerFacts(exact=True, version=self.version, context=context, continues=True)
+        return SamplerFacts(True, self.version, context=context, continues=True, chooses=True)
 
     def sync(self, weights: Weights) -> int:
         """Nothing to copy: the weights are the learner's own; only the version advances."""
@@ -66,6 +69,10 @@ class LocalSampler:
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice | None]:
+        """See seams.Chooser."""
+        return from_scorer(self.scorer, self.encoder, prompts, options, amp=self.amp)
 
     def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
         """See seams.Sampler. The model is in evaluation mode until the iterator ends."""
@@ -221,6 +228,14 @@ class LocalSampler:
             piece = stream.take(row.tokens, row.text, row.finish is not None)
             if piece:
                 listener.text(request, row.sample, piece)
+
+
+@samplers.register("local")
+def open_local(context: SamplerContext) -> LocalSampler:
+    """Over the weights in memory."""
+    scorer, encoder = context.policy()
+    amp = context.dtype == "bfloat16"
+    return LocalSampler(scorer, encoder, context.spec.tokens_per_batch, amp=amp)
 
 
 def _reason(error: UserError) -> str:

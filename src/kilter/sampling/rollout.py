@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kilter.sampling.choose import choose, request_seed
+from kilter.sampling.choose import choose
 from kilter.sampling.engine import Engine
+from kilter.sampling.params import request_seed
 from kilter.types import Request, SamplingParams
 
 

@@ -31,12 +31,15 @@ from kilter.errors import RunFailed, UserError
 from kilter.models.forward import Scorer
 from kilter.models.load import quiet_transformers
 from kilter.progress import NOBODY
-from kilter.sampling.choose import check_params, request_seed
-from kilter.sampling.config import SamplerSpec
+from kilter.sampling.build import SamplerContext
+from kilter.sampling.choices import from_scorer
+from kilter.sampling.config import SamplerKind
+from kilter.sampling.params import check_params, request_seed
+from kilter.sampling.registry import samplers
 from kilter.sampling.rollout import Item, as_items
 from kilter.sampling.text import answer_text, first_cut
 from kilter.seams import Listener
-from kilter.types import Completion, Request, Sample, SamplerFacts, Usage, Weights
+from kilter.types import Choice, Completion, Prompt, Request, Sample, SamplerFacts, Usage, Weights
 
 Answer = tuple[list[int], list[float], Literal["stop", "length"]]
 
@@ -60,7 +63,7 @@ class Client(Protocol):
 class VllmSampler:
     """Sampler over a vLLM engine that follows `scorer`'s weights. Raises RunFailed, with the cause, when the engine dies or stalls."""
 
-    def __init__(self, scorer: Scorer, encoder: Encoder, spec: SamplerSpec, dtype: str) -> None:
+    def __init__(self, scorer: Scorer, encoder: Encoder, spec: SamplerKind, dtype: str) -> None:
         self.scorer, self.encoder, self.spec, self.version = scorer, encoder, spec, 0
         memory = Path("/dev/shm")
         self._folder = Path(
@@ -91,7 +94,12 @@ class VllmSampler:
     @property
     def facts(self) -> SamplerFacts:
         """A copy of the learner's weights in an engine with its own arithmetic."""
-        return SamplerFacts(version=self.version, context=self.client.context, continues=True)
+        context = self.client.context
+        return SamplerFacts(version=self.version, context=context, continues=True, chooses=True)
+
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice | None]:
+        """See seams.Chooser. The learner's own model answers: vLLM tells no log-probs of tokens that it did not draw."""
+        return from_scorer(self.scorer, self.encoder, prompts, options, amp=self._dtype == torch.bfloat16)
 
     def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
         """See seams.Sampler. Text comes whole, not in pieces."""
@@ -172,6 +180,13 @@ class VllmSampler:
             self.close()
 
 
+@samplers.register("vllm")
+def open_vllm(context: SamplerContext) -> VllmSampler:
+    """An engine of its own, or a running server, with the weights in memory pushed to it."""
+    scorer, encoder = context.policy()
+    return VllmSampler(scorer, encoder, context.spec, context.dtype)
+
+
 @torch.no_grad()
 def merged_state(model: Any, dtype: torch.dtype) -> tuple[Any, dict[str, torch.Tensor]]:
     """(the plain transformers model, its weights with any LoRA added in). The trained model is left exactly as it is."""
@@ -219,7 +234,7 @@ def untie(base: Any, state: dict[str, torch.Tensor], folder: Path) -> None:
 class InProcess:
     """vLLM's LLM, its engine in a child process of this one."""
 
-    def __init__(self, folder: Path, dtype: str, spec: SamplerSpec) -> None:
+    def __init__(self, folder: Path, dtype: str, spec: SamplerKind) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         gpu = torch.cuda.is_available()
         extra: dict[str, Any] = {}

@@ -17,6 +17,8 @@ from kilter.errors import UserError
 from kilter.feedback.registry import model_references
 from kilter.models.config import check_adapter
 from kilter.objectives import build_objective
+from kilter.sampling.build import check_sampler
+from kilter.sampling.config import FILTERS_BIAS, FOLLOWS, idle_fields
 from kilter.training.config import TrainSpec, check_zero
 from kilter.training.sources.select import choose_select
 from kilter.validation import refuse_idle
@@ -230,24 +232,35 @@ def rollouts_read_every_setting(a: Asked) -> None:
         a.unread(["refill"], "only select: drop_constant samples again", fix)
 
 
+def sampler_follows_the_policy(a: Asked) -> None:
+    """A built-in sampler takes the weights that training changes; one of the user's own takes its options."""
+    sampler = a.spec.sampler
+    if ":" not in sampler.name and sampler.name not in FOLLOWS:
+        a.refuse(
+            "sampler.name",
+            sampler.name,
+            "cannot sample rollouts: training does not change the model that it asks",
+            f"use one of {', '.join(sorted(FOLLOWS))}",
+        )
+    check_sampler(sampler, f"{a.where}sampler")
+
+
 def sampler_reads_every_setting(a: Asked) -> None:
-    """The sampler in this process has no server."""
-    if a.spec.sampler.name == "local":
-        why = "the local sampler has no server and no memory of its own"
-        a.unread(["url", "memory"], why, "set sampler.name: vllm, or leave it out", "sampler.")
+    """A field that belongs to another sampler is a mistake."""
+    refuse_idle(a.spec.sampler, f"{a.where}sampler.", idle_fields(a.spec.sampler))
 
 
 def reported_logps_are_of_the_policy(a: Asked) -> None:
     """Another engine reports log-probs after its filters."""
     sampler = a.spec.sampler
-    if sampler.name != "vllm":
+    if sampler.name not in FILTERS_BIAS:
         return
     for field, value, idle in (("top_p", sampler.top_p, 1), ("top_k", sampler.top_k, 0)):
         if value != idle:
             a.refuse(
                 f"sampler.{field}",
                 value,
-                "makes vLLM report log-probs of what was left, which bias every correction",
+                f"makes {sampler.name} report log-probs of what was left, which bias every correction",
                 "leave it out, or use sampler.name: local",
             )
 
@@ -355,6 +368,7 @@ ON_ROLLOUTS: tuple[Rule, ...] = (
     prompts_have_room,
     kl_budget_has_a_reference,
     rollouts_read_every_setting,
+    sampler_follows_the_policy,
     sampler_reads_every_setting,
     reported_logps_are_of_the_policy,
     controller_has_a_coefficient,

@@ -10,6 +10,7 @@ from kilter.data.worlds.support_desk import GoldFeedback, has_gold
 from kilter.errors import UserError
 from kilter.feedback.registry import Context, Weighted
 from kilter.models.forward import Scorer
+from kilter.sampling.build import SamplerContext, build
 from kilter.sampling.local import LocalSampler
 from kilter.seams import FeedbackSource, Sampler
 from kilter.training.config import TrainSpec
@@ -107,11 +108,7 @@ def _local(
 
 def _sampler(spec: TrainSpec, policy: Scorer, encoder: Encoder) -> Sampler:
     """The policy's, by name."""
-    if spec.sampler.name == "vllm":
-        from kilter.sampling.vllm import VllmSampler
-
-        return VllmSampler(policy, encoder, spec.sampler, spec.dtype)
-    return _local(spec, policy, encoder)
+    return build(SamplerContext(spec.sampler, lambda: (policy, encoder), dtype=spec.dtype))
 
 
 def make_gold(job: Job, source: RolloutSource) -> GoldEvaluator | None:

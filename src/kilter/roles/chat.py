@@ -1,0 +1,75 @@
+"""Talking to a model, whatever answers: judges, critics, revisers and persuaded users need no more than this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from kilter.errors import UserError
+from kilter.progress import NOBODY, Nobody
+from kilter.sampling.collect import NO_ANSWER, collect
+from kilter.seams import Chooser, Listener, Sampler
+from kilter.types import Ask, Choice, Message, Prompt, Reply, Request, Sample, SamplingParams, Usage
+
+
+@dataclass
+class SamplerChat:
+    """Chat over any sampler.
+
+    Args:
+        sampler: who answers.
+        params: how every reply is sampled.
+    """
+
+    sampler: Sampler
+    params: SamplingParams = SamplingParams(max_new_tokens=512, temperature=0.0)
+    usage: Usage = Usage()
+    """Tokens of all replies so far."""
+
+    def reply(self, asks: Sequence[Ask], listener: Listener = NOBODY) -> list[Reply]:
+        """See seams.Chat. An ask that fails has a Reply with its problem, and ends no other."""
+        wanted = [Request(str(n), Prompt(a.messages), 1, self.params) for n, a in enumerate(asks)]
+        found = collect(self.sampler, wanted, listener)
+        self.usage += found.usage
+        return [_reply(row[0]) for row in found.samples]
+
+    def choose(self, asks: Sequence[Ask], options: Sequence[str]) -> list[Choice | None]:
+        """See seams.Chat.
+
+        Raises:
+            UserError: the sampler does not know how probable an answer is.
+        """
+        if not self.sampler.facts.chooses:
+            raise UserError(
+                "sampler",
+                type(self.sampler).__name__,
+                "does not tell how probable an answer is",
+                "use local, vllm, openai or scripted, or give the sampler a `choose`",
+            )
+        return cast(Chooser, self.sampler).choose([Prompt(a.messages) for a in asks], options)
+
+    def stream(self, messages: Sequence[Message], write: Callable[[str], None]) -> Reply:
+        """One reply, handed to `write` in pieces as it comes."""
+        return self.reply([Ask(tuple(messages))], _Written(write))[0]
+
+
+class _Written(Nobody):
+    """Hands text on."""
+
+    wants_text = True
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+
+    def text(self, request: Request, index: int, piece: str) -> None:
+        """See seams.Listener."""
+        self._write(piece)
+
+
+def _reply(sample: Sample | None) -> Reply:
+    if sample is None:
+        return Reply("", problem=NO_ANSWER)
+    if sample.completion is None:
+        return Reply("", sample.usage, sample.problem or NO_ANSWER)
+    return Reply(sample.completion.text, sample.usage)

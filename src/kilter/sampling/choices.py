@@ -1,0 +1,103 @@
+"""How probable each of some options is as the beginning of an answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from kilter.errors import UserError
+from kilter.types import Choice, Completion, Encoded, Feedback, Group, Prompt
+
+if TYPE_CHECKING:  # endpoints and scripts choose without torch
+    from kilter.data.encode import Encoder
+    from kilter.models.forward import Scorer
+
+
+def choice(options: Sequence[str], masses: Sequence[float]) -> Choice | None:
+    """A Choice from the probability of each option; None where none of them has any."""
+    total = math.fsum(masses)
+    if not total > 0:
+        return None
+    return Choice(tuple(options), tuple(m / total for m in masses), min(1.0, total))
+
+
+def from_first_tokens(options: Sequence[str], logps: Mapping[str, float]) -> Choice | None:
+    """A Choice from the log-probs of an answer's first token, by the token's text.
+
+    A token counts for the option that it is, else for the only option that it begins. One that begins several options
+    counts for none: it would not tell them apart.
+    """
+    masses = [0.0] * len(options)
+    for token, logp in logps.items():
+        text = token.strip()
+        begun = [n for n, o in enumerate(options) if text and o.startswith(text)]
+        same = [n for n in begun if options[n] == text]
+        if same or len(begun) == 1:
+            masses[(same or begun)[0]] += math.exp(logp)
+    return choice(options, masses)
+
+
+def from_scorer(
+    scorer: Scorer,
+    encoder: Encoder,
+    prompts: Sequence[Prompt],
+    options: Sequence[str],
+    tokens_per_microbatch: int = 2048,
+    amp: bool = False,
+) -> list[Choice | None]:
+    """Choices of a model in memory: log-probs of each option's tokens, summed, after the prompt as at generation.
+
+    The options of a prompt are one Group, so that the prompt is encoded once. An option that another one goes on from is
+    counted without it: "1" is the answer that begins with 1 and not with 10.
+
+    Raises:
+        UserError: an option is empty, or two have the same tokens.
+    """
+    import torch
+
+    from kilter.data.collate import collate
+    from kilter.models.microbatch import split
+
+    ids = [encoder.text_ids(o) for o in options]
+    if len(set(ids)) < len(ids) or not all(ids):
+        raise UserError("options", list(options), "are empty or alike", "give options that differ")
+    found: list[Choice | None] = [None] * len(prompts)
+    encoded = {n: e for n, p in enumerate(prompts) if (e := _group(encoder, p, ids)) is not None}
+    if not encoded:
+        return found
+    batch = collate(list(encoded.values()))
+    places = {id(p): n for p, n in zip(batch.prompts_N, encoded, strict=True)}
+    training = scorer.training
+    scorer.eval()
+    try:
+        with torch.no_grad():
+            for part in split(batch, tokens_per_microbatch, scorer.shared):
+                logps_BT = scorer(part, amp=amp).logps_BT * part.mask_BT.to(scorer.device)
+                sums = logps_BT.double().sum(-1).exp().view(-1, len(options)).tolist()
+                for prompt, masses in zip(part.prompts_N, sums, strict=True):
+                    found[places[id(prompt)]] = choice(options, _without_longer(ids, masses))
+    finally:
+        scorer.train(training)
+    return found
+
+
+def _group(encoder: Encoder, prompt: Prompt, ids: Sequence[tuple[int, ...]]) -> Encoded | None:
+    """One prompt with every option behind it; None where the template refuses the prompt."""
+    try:
+        prompt_ids = encoder.prompt(prompt)
+    except UserError:
+        return None
+    group = Group(prompt, tuple(Completion("", token_ids=i) for i in ids), (Feedback(None),) * len(ids))
+    return Encoded(group, prompt_ids, tuple(ids), tuple((1,) * len(i) for i in ids))
+
+
+def _without_longer(ids: Sequence[tuple[int, ...]], masses: Sequence[float]) -> list[float]:
+    """Each option's probability less that of the options which begin with it and go on."""
+    longest_first = sorted(range(len(ids)), key=lambda n: -len(ids[n]))
+    out = list(masses)
+    for place, n in enumerate(longest_first):
+        for m in longest_first[:place]:
+            if ids[m][: len(ids[n])] == ids[n]:
+                out[n] -= out[m]
+    return [max(0.0, m) for m in out]

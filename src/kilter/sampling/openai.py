@@ -1,0 +1,314 @@
+"""Any OpenAI-compatible endpoint as a sampler, through the official client: OpenAI, vLLM, llama.cpp, Ollama, and gateways.
+
+One HTTP request per sample, for not every server takes `n`, and so each sample has a seed, a stream and a failure of its
+own. The client repeats what may pass (429, 5xx, a lost connection) and waits as long as the server says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from kilter.errors import RunFailed, UserError
+from kilter.progress import NOBODY
+from kilter.sampling.build import SamplerContext
+from kilter.sampling.choices import from_first_tokens
+from kilter.sampling.params import check_params
+from kilter.sampling.registry import samplers
+from kilter.seams import Listener
+from kilter.types import Choice, Completion, Prompt, Request, Sample, SamplerFacts, Usage, Weights
+
+if TYPE_CHECKING:
+    import openai
+
+T = TypeVar("T")
+
+OPTIONAL = frozenset({"logprobs", "top_logprobs", "seed", "stream_options"})
+"""Parameters without which an answer is the same kind of answer: an endpoint that refuses one is asked without it."""
+
+RENAMED = {"max_tokens": "max_completion_tokens"}
+"""Newer models refuse the old name; most other servers know no other."""
+
+TOP = 20
+"""Alternatives of a first token that endpoints give at most."""
+
+
+class OpenAISampler:
+    """Sampler over an endpoint.
+
+    Args:
+        model: the endpoint's name of it.
+        url: base address, such as http://localhost:8000/v1; None reads $OPENAI_BASE_URL.
+        key: None reads $OPENAI_API_KEY. It is sent, and shown nowhere.
+        timeout: seconds for one request.
+        concurrency: requests under way at once.
+        retries: further attempts after a failure that may pass.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        url: str | None = None,
+        key: str | None = None,
+        timeout: float = 120.0,
+        concurrency: int = 8,
+        retries: int = 4,
+    ) -> None:
+        import openai
+
+        self.model, self.concurrency, self.usage = model, concurrency, Usage()
+        url = url or os.environ.get("OPENAI_BASE_URL") or None
+        self._key = key or os.environ.get("OPENAI_API_KEY") or ""
+        if not self._key and url is None:
+            raise UserError(
+                "OPENAI_API_KEY",
+                "(absent)",
+                "is needed to ask api.openai.com",
+                "set it in the environment, or name another endpoint with sampler.url",
+            )
+        # A server of one's own asks for no key, but the client wants one.
+        self._client = openai.OpenAI(
+            api_key=self._key or "none", base_url=url, timeout=timeout, max_retries=retries
+        )
+        self._lock = threading.Lock()
+        self._refused: set[str] = set()
+        self._lost = 0
+
+    facts = SamplerFacts(chooses=True)
+
+    def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
+        """See seams.Sampler.
+
+        Raises:
+            UserError: the endpoint refuses the key or does not know the model.
+            RunFailed: nothing answers at the address.
+        """
+        for params in {r.params for r in requests}:
+            check_params(params)
+        begin, done, tokens = time.perf_counter(), 0, 0
+        pool = ThreadPoolExecutor(self.concurrency)
+        try:
+            jobs = [pool.submit(self._sample, r, i, listener) for r in requests for i in range(r.k)]
+            for job in as_completed(jobs):
+                sample = job.result()
+                self.usage += sample.usage
+                done, tokens = done + 1, tokens + sample.usage.tokens
+                listener.finished(done, tokens / max(time.perf_counter() - begin, 1e-9))
+                yield sample
+        finally:  # after a failure, or when nobody wants the rest
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice | None]:
+        """See seams.Chooser. Reads the alternatives of the first token; None where the endpoint gives none."""
+
+        def ask(prompt: Prompt) -> Choice | None:
+            found = self._guarded(lambda: self._first_tokens(prompt))
+            return None if isinstance(found, str) else from_first_tokens(options, found)
+
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            return list(pool.map(ask, prompts))
+
+    def sync(self, weights: Weights) -> int:
+        """An endpoint takes no weights."""
+        raise UserError(
+            "sampler.name", "openai", "cannot take the weights of a training run", "use local or vllm"
+        )
+
+    def close(self) -> None:
+        """Hangs up."""
+        self._client.close()
+
+    def _sample(self, request: Request, index: int, listener: Listener) -> Sample:
+        """One sample, or what kept it from being made."""
+        if request.prefix_ids:
+            return Sample(request, index, None, "an endpoint cannot go on from token ids")
+        ask = self._ask_chat if request.prompt.text is None else self._ask_text
+        found = self._guarded(lambda: ask(request, index, listener))
+        return Sample(request, index, None, found) if isinstance(found, str) else found
+
+    def _guarded(self, ask: Callable[[], T]) -> T | str:
+        """What `ask` gives, or the problem of this one item. What concerns all items is raised."""
+        import openai
+
+        try:
+            found = ask()
+        except (openai.AuthenticationError, openai.NotFoundError) as error:
+            raise self._refusal(error) from None  # the cause would show the key's beginning
+        except openai.APIConnectionError as error:
+            self._count_loss(error)
+            return self._hidden(f"no answer from {self._client.base_url} ({_reason(error)})")
+        except openai.APIStatusError as error:
+            return self._hidden(f"the endpoint answered with status {error.status_code} ({_reason(error)})")
+        except (openai.OpenAIError, ValueError) as error:
+            return self._hidden(f"the endpoint's answer cannot be read ({_reason(error)})")
+        except (AttributeError, IndexError, KeyError, TypeError):
+            return f"{self._client.base_url} answered, but not with a completion"
+        self._lost = 0
+        return found
+
+    def _refusal(self, error: openai.APIStatusError) -> UserError:
+        """A refused key or an unknown model: the next item would fare no better."""
+        if error.status_code == 401:
+            fix = f"set it to a key of {self._client.base_url}"
+            return UserError("OPENAI_API_KEY", "(hidden)", "is refused by the endpoint", fix)
+        problem = self._hidden(f"is not to be had at {self._client.base_url} ({_reason(error)})")
+        return UserError("sampler.model", self.model, problem, "check the model's name and sampler.url")
+
+    def _count_loss(self, error: Exception) -> None:
+        """Ends the run when nobody has answered for twice as many requests as are under way: nobody is there."""
+        with self._lock:
+            self._lost += 1
+            if self._lost > 2 * self.concurrency:
+                raise RunFailed(
+                    f"nothing answers at {self._client.base_url} ({_reason(error)})\n"
+                    "  fix: start the endpoint, or correct sampler.url, then run the same command again"
+                )
+
+    def _hidden(self, text: str) -> str:
+        """The text without the key."""
+        return text.replace(self._key, "***") if self._key else text
+
+    def _call(self, create: Callable[..., Any], **parameters: Any) -> Any:
+        """Calls the endpoint; parameters that it refused before are left out or have their other name."""
+        import openai
+
+        while True:
+            sent = {
+                RENAMED[k] if k in self._refused and k in RENAMED else k: v for k, v in parameters.items()
+            }
+            sent = {k: v for k, v in sent.items() if not (k in self._refused and k in OPTIONAL)}
+            try:
+                return create(model=self.model, **sent)
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                known = OPTIONAL | RENAMED.keys()
+                named = {k for k in known & sent.keys() if k in str(error)}
+                if not named:
+                    raise
+                self._refused |= named
+
+    def _parameters(self, request: Request, index: int) -> dict[str, Any]:
+        params = request.params
+        extra = {"top_k": params.top_k} if params.top_k else {}
+        return {
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            "max_tokens": params.max_new_tokens,
+            "seed": _seed(request, index),
+            **({"stop": list(params.stop)} if params.stop else {}),
+            **({"extra_body": extra} if extra else {}),
+        }
+
+    def _ask_chat(self, request: Request, index: int, listener: Listener) -> Sample:
+        """One chat completion; in pieces where somebody listens."""
+        create = self._client.chat.completions.create
+        parameters = self._parameters(request, index) | {
+            "messages": [dict(m) for m in request.prompt.messages]
+        }
+        if listener.wants_text:
+            return self._stream(request, index, listener, parameters)
+        reply = self._call(create, **parameters, logprobs=True)
+        chosen = reply.choices[0]
+        text = chosen.message.content
+        text = chosen.message.refusal if text is None else text
+        told = chosen.logprobs.content if chosen.logprobs is not None else None
+        tokens = tuple((t.token, float(t.logprob)) for t in told or ())
+        return _made(request, index, text, chosen.finish_reason, _usage(reply), tokens)
+
+    def _stream(self, request: Request, index: int, listener: Listener, parameters: dict[str, Any]) -> Sample:
+        stream = self._call(
+            self._client.chat.completions.create,
+            **parameters,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        text, reason, usage = "", None, Usage()
+        with contextlib.closing(stream):
+            for chunk in stream:
+                usage = _usage(chunk) if chunk.usage is not None else usage
+                for chosen in chunk.choices[:1]:  # the last chunk has usage alone
+                    piece = chosen.delta.content or ""
+                    text, reason = text + piece, chosen.finish_reason or reason
+                    if piece:
+                        listener.text(request, index, piece)
+        if reason is None:
+            raise ValueError("the stream broke off")
+        return _made(request, index, text, reason, usage)
+
+    def _ask_text(self, request: Request, index: int, listener: Listener) -> Sample:
+        """The continuation of a raw text, which no template touches."""
+        parameters = self._parameters(request, index) | {"prompt": request.prompt.text}
+        reply = self._call(self._client.completions.create, **parameters, logprobs=1)
+        chosen = reply.choices[0]
+        told = chosen.logprobs
+        tokens = () if told is None else tuple(zip(told.tokens or (), told.token_logprobs or (), strict=True))
+        return _made(request, index, chosen.text, chosen.finish_reason, _usage(reply), tokens)
+
+    def _first_tokens(self, prompt: Prompt) -> dict[str, float]:
+        """The text and log-prob of each likely first token."""
+        if prompt.text is not None:
+            reply = self._call(
+                self._client.completions.create, prompt=prompt.text, max_tokens=1, temperature=1.0, logprobs=5
+            )
+            told = reply.choices[0].logprobs
+            return {} if told is None else dict((told.top_logprobs or [{}])[0])
+        reply = self._call(
+            self._client.chat.completions.create,
+            messages=[dict(m) for m in prompt.messages],
+            max_tokens=1,
+            temperature=1.0,
+            logprobs=True,
+            top_logprobs=TOP,
+        )
+        told = reply.choices[0].logprobs
+        first = (told.content or []) if told is not None else []
+        return {t.token: float(t.logprob) for t in first[0].top_logprobs} if first else {}
+
+
+@samplers.register("openai")
+def open_openai(context: SamplerContext) -> OpenAISampler:
+    """At the address of the settings, or of the environment."""
+    s = context.spec
+    model = s.model or context.model
+    if not model:
+        raise UserError(
+            "sampler.model", None, "is required by openai", "give the endpoint's name of the model"
+        )
+    return OpenAISampler(model, s.url, None, s.timeout, s.concurrency, s.retries)
+
+
+def _made(
+    request: Request,
+    index: int,
+    text: str | None,
+    reason: str | None,
+    usage: Usage,
+    tokens: Sequence[tuple[str, float]] = (),
+) -> Sample:
+    """A sample from what the endpoint said. Its log-probs stand beside the completion: without ids they fit no tokens here."""
+    if text is None:
+        return Sample(request, index, None, f"the endpoint sent no text (finish_reason {reason})", usage)
+    finish: Literal["stop", "length"] = "length" if reason == "length" else "stop"
+    return Sample(request, index, Completion(text.strip(), finish_reason=finish), "", usage, tuple(tokens))
+
+
+def _usage(reply: Any) -> Usage:
+    """Tokens as the endpoint counts them; 0 where it does not."""
+    told = reply.usage
+    return Usage() if told is None else Usage(told.prompt_tokens or 0, told.completion_tokens or 0)
+
+
+def _seed(request: Request, index: int) -> int:
+    """31 bits from (seed, prompt, sample) alone, so that a repeated request asks for the same answer."""
+    what = f"{request.params.seed}|{index}|{request.prompt.text}|{request.prompt.messages}"
+    return int.from_bytes(hashlib.sha256(what.encode()).digest()[:4], "big") >> 1
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,14 @@
+"""Samplers by name: the built-in ones are declared here and read on demand, so that the names cost no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kilter.registry import Registry
+from kilter.seams import Sampler
+
+samplers: Registry[Callable[..., Sampler]] = Registry("sampler")
+samplers.declare("kilter.sampling.local", "local")
+samplers.declare("kilter.sampling.vllm", "vllm")
+samplers.declare("kilter.sampling.openai", "openai")
+samplers.declare("kilter.sampling.scripted", "scripted")

@@ -1,0 +1,97 @@
+"""Chat over the local sampler: choices are the model's own probabilities."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kilter.errors import UserError
+from kilter.roles.chat import SamplerChat
+from kilter.sampling.local import LocalSampler
+from kilter.types import Ask, SamplingParams
+
+ASKS = [Ask(({"role": "user", "content": text},)) for text in ("Is it so?", "A or B? Say a letter.")]
+
+
+@pytest.fixture
+def chat(scorer, encoder):
+    return SamplerChat(LocalSampler(scorer.eval(), encoder), SamplingParams(8, 0.0))
+
+
+def probability(model, prompt_ids, option_ids):
+    """P(the answer begins with these tokens), by transformers' own forward on plain rows."""
+    ids = torch.tensor([[*prompt_ids, *option_ids]])
+    with torch.no_grad():
+        logps = model(ids).logits.double().log_softmax(-1)[0]
+    return float(sum(logps[len(prompt_ids) - 1 + n, t] for n, t in enumerate(option_ids)).exp())
+
+
+@pytest.mark.parametrize("options", [("A", "B", "C"), ("yes", "no"), ("1", "10", "2"), ("A", "Because")])
+def test_a_choice_is_the_softmax_of_the_models_own_logits(chat, encoder, tiny, options):
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(str(tiny), attn_implementation="eager").eval()
+    for ask, found in zip(ASKS, chat.choose(ASKS, options)):
+        prompt = encoder.tokenizer.apply_chat_template(
+            list(ask.messages), tokenize=False, add_generation_prompt=True
+        )
+        ids = encoder.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        want = [
+            probability(plain, ids, encoder.tokenizer(o, add_special_tokens=False)["input_ids"])
+            for o in options
+        ]
+        if options[1] == "10":  # an answer that begins with 10 begins with 1 too, and counts once
+            want[0] -= want[1]
+        assert found.mass == pytest.approx(sum(want), rel=1e-4)
+        assert found.probabilities == pytest.approx([w / sum(want) for w in want], rel=1e-4)
+        assert sum(found.probabilities) == pytest.approx(1)
+
+
+def test_single_tokens_are_the_softmax_over_the_options(chat, encoder, tiny):
+    """The same number by another road: one forward, the logits of the options, a softmax."""
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(str(tiny), attn_implementation="eager").eval()
+    options = ("A", "B", "C")
+    for ask, found in zip(ASKS, chat.choose(ASKS, options)):
+        text = encoder.tokenizer.apply_chat_template(
+            list(ask.messages), tokenize=False, add_generation_prompt=True
+        )
+        ids = torch.tensor([encoder.tokenizer(text, add_special_tokens=False)["input_ids"]])
+        with torch.no_grad():
+            logits = plain(ids).logits[0, -1]
+        picked = logits[[encoder.tokenizer(o)["input_ids"][0] for o in options]]
+        assert found.probabilities == pytest.approx(picked.softmax(-1).tolist(), rel=1e-4)
+
+
+def test_options_must_differ_and_a_refused_prompt_is_unknown(chat, encoder):
+    for bad in (("A", "A"), ("A", "")):
+        with pytest.raises(UserError, match="options"):
+            chat.choose(ASKS, bad)
+    encoder.tokenizer.chat_template = (
+        "{% if messages[0]['role'] != 'user' %}{{ raise_exception('user first') }}{% endif %}"
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    )
+    refused = Ask(({"role": "assistant", "content": "Hi"},))
+    found = chat.choose([ASKS[0], refused], ("A", "B"))
+    assert found[0] is not None
+    assert found[1] is None
+    replies = chat.reply([refused, ASKS[0]])
+    assert "chat template refuses" in replies[0].problem
+    assert (replies[0].text, replies[1].problem) == ("", "")
+
+
+def test_replies_count_their_tokens_and_stream(chat, encoder):
+    whole = chat.reply(ASKS[:1])[0]
+    assert whole.usage.tokens == 8
+    assert whole.usage.prompt_tokens > 8
+    pieces = []
+    streamed = chat.stream(ASKS[0].messages, pieces.append)
+    assert streamed.text == whole.text == "".join(pieces)
+    assert chat.usage.tokens == 16
+
+
+def test_choosing_leaves_a_training_model_in_training(chat, scorer):
+    scorer.train()
+    chat.choose(ASKS, ("A", "B"))
+    assert scorer.training

@@ -1,0 +1,396 @@
+"""Samplers that ask somebody else: an OpenAI-compatible endpoint over real HTTP, a script, and one's own file."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from kilter.errors import RunFailed, UserError
+from kilter.progress import Nobody
+from kilter.roles.chat import SamplerChat
+from kilter.roles.open import OpenSpec
+from kilter.roles.sampler import open_sampler
+from kilter.sampling.choices import from_first_tokens
+from kilter.sampling.collect import answers, collect, requests
+from kilter.sampling.config import SamplerKind, SamplerSpec
+from kilter.sampling.openai import OpenAISampler
+from kilter.sampling.scripted import ScriptedSampler
+from kilter.types import Ask, Prompt, Request, SamplingParams, Usage
+
+KEY = "sk-kilter-secret-1234"
+PARAMS = SamplingParams(max_new_tokens=9, temperature=0.5, top_p=0.9, seed=3)
+
+
+def prompt(text):
+    return Prompt(messages=({"role": "user", "content": text},))
+
+
+def chat_reply(text, logprobs=None, reason="stop"):
+    message = {"role": "assistant", "content": text}
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [{"index": 0, "message": message, "finish_reason": reason, "logprobs": logprobs}],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9},
+    }
+
+
+def refusal(message):
+    return {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
+
+
+class Endpoint:
+    """Answers by what is asked: each entry of `plan` is (status, body, headers) or a function of the request body."""
+
+    def __init__(self):
+        self.plan, self.seen, self.under_way, self.most = {}, [], 0, 0
+        lock = threading.Lock()
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    endpoint.seen.append((self.path, self.headers.get("Authorization"), body))
+                    endpoint.under_way += 1
+                    endpoint.most = max(endpoint.most, endpoint.under_way)
+                asked = body.get("prompt") or body["messages"][-1]["content"]
+                steps = endpoint.plan.get(asked, [lambda b: chat_reply(f"re: {asked}")])
+                with lock:
+                    step = steps.pop(0) if len(steps) > 1 else steps[0]
+                step = step(body) if callable(step) else step
+                status, data, headers = step if isinstance(step, tuple) else (200, step, {})
+                with lock:
+                    endpoint.under_way -= 1
+                if isinstance(data, dict):
+                    data, headers = json.dumps(data), {"Content-Type": "application/json", **headers}
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(data.encode())))
+                self.end_headers()
+                self.wfile.write(data.encode())
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def endpoint():
+    made = Endpoint()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+@pytest.fixture
+def sampler(endpoint, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    made = OpenAISampler("some-model", timeout=10, concurrency=3, retries=2)
+    yield made
+    made.close()
+
+
+NOW = {"Retry-After": "0", "retry-after-ms": "1"}
+
+
+def test_a_good_answer_carries_text_usage_and_what_the_endpoint_says_of_its_tokens(endpoint, sampler):
+    told = {"content": [{"token": "Hi", "logprob": -0.25, "bytes": None, "top_logprobs": []}]}
+    endpoint.plan["Hello"] = [chat_reply(" Hi ", told, "length")]
+    found = collect(sampler, requests([prompt("Hello")], 1, PARAMS))
+    ((completion,),) = found.made
+    assert (completion.text, completion.finish_reason, completion.token_ids) == ("Hi", "length", None)
+    assert completion.sampling_logps is None  # without token ids they would fit no tokens of ours
+    assert found.samples[0][0].token_texts == (("Hi", -0.25),)
+    assert found.usage == sampler.usage == Usage(7, 2)
+    path, key, body = endpoint.seen[0]
+    assert (path, key) == ("/v1/chat/completions", f"Bearer {KEY}")
+    sent = {k: body[k] for k in ("model", "temperature", "top_p", "max_tokens", "messages")}
+    assert sent == {
+        "model": "some-model",
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": "Hello"}],
+    }
+    assert not sampler.facts.exact
+
+
+def test_samples_of_one_prompt_have_seeds_of_their_own_that_stay(endpoint, sampler):
+    answers(sampler, [prompt("Hello")], 3, PARAMS)
+    answers(sampler, [prompt("Hello")], 3, PARAMS)
+    seeds = [body["seed"] for _, _, body in endpoint.seen]
+    assert len(set(seeds)) == 3
+    assert set(seeds[:3]) == set(seeds[3:])
+
+
+def test_what_may_pass_is_tried_again_and_a_lasting_failure_is_one_items_problem(endpoint, sampler):
+    endpoint.plan["busy"] = [(429, refusal("slow down"), NOW), chat_reply("at last")]
+    endpoint.plan["broken"] = [(500, refusal("out of order"), NOW)]
+    endpoint.plan["page"] = [(200, "<html>Welcome</html>", {"Content-Type": "text/html"})]
+    endpoint.plan["silent"] = [chat_reply(None)]
+    asked = ["fine", "busy", "broken", "page", "silent", "also fine"]
+    found = collect(sampler, requests([prompt(t) for t in asked], 1, PARAMS))
+    texts = [row[0].text if row else None for row in found.made]
+    assert texts == ["re: fine", "at last", None, None, None, "re: also fine"]
+    problems = dict(zip(asked, (row[0] for row in found.problems_by_request())))
+    assert "status 500" in problems["broken"]
+    assert "out of order" in problems["broken"]
+    assert "not with a completion" in problems["page"]
+    assert "sent no text" in problems["silent"]
+    assert (
+        sum(b["messages"][-1]["content"] == "broken" for _, _, b in endpoint.seen) == 3
+    )  # one and two retries
+    assert found.summary().startswith("3 of 6 answers failed: ")
+
+
+def test_a_refused_key_ends_the_run_and_is_never_shown(endpoint, sampler):
+    endpoint.plan["Hello"] = [(401, refusal(f"Incorrect API key provided: {KEY}"), {})]
+    with pytest.raises(UserError, match="is refused by the endpoint") as caught:
+        answers(sampler, [prompt("Hello")], 1, PARAMS)
+    assert caught.value.field == "OPENAI_API_KEY"
+    endpoint.plan["Hello"] = [(403, refusal(f"{KEY} may not"), {})]
+    found = collect(sampler, requests([prompt("Hello")], 1, PARAMS))
+    assert "*** may not" in found.problems[0]
+    endpoint.plan["Hello"] = [(404, refusal("no such model"), {})]
+    with pytest.raises(UserError, match="no such model") as missing:
+        answers(sampler, [prompt("Hello")], 1, PARAMS)
+    assert missing.value.field == "sampler.model"
+    assert all(KEY not in str(e.value) for e in (caught, missing))
+
+
+def test_no_key_is_needed_where_an_address_is_named_and_is_asked_for_elsewhere(endpoint, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    spec = SamplerKind(name="openai", url=endpoint.url, timeout=5)
+    sampler = open_sampler(spec, OpenSpec("gpt-something"))  # no weights are looked for
+    assert answers(sampler, [prompt("Hello")], 1, PARAMS)[0][0].text == "re: Hello"
+    assert endpoint.seen[0][2]["model"] == "gpt-something"
+    with pytest.raises(UserError, match="needed to ask api.openai.com"):
+        OpenAISampler("gpt-something")
+
+
+def test_parameters_that_an_endpoint_refuses_are_left_out_once_and_for_all(endpoint, sampler):
+    def picky(body):
+        for name in ("logprobs", "seed", "max_tokens"):
+            if name in body:
+                return 400, refusal(f"Unsupported parameter: '{name}'"), {}
+        return chat_reply(f"{body['max_completion_tokens']} at most")
+
+    endpoint.plan["Hello"] = [picky]
+    assert answers(sampler, [prompt("Hello")], 1, PARAMS)[0][0].text == "9 at most"
+    count = len(endpoint.seen)
+    assert answers(sampler, [prompt("Hello")], 1, PARAMS)[0][0].text == "9 at most"
+    assert len(endpoint.seen) == count + 1
+    endpoint.plan["bad"] = [(400, refusal("the prompt is too long"), {})]
+    assert "too long" in collect(sampler, requests([prompt("bad")], 1, PARAMS)).problems[0]
+
+
+def test_no_more_requests_are_under_way_than_allowed_and_samples_come_as_they_finish(endpoint, sampler):
+    def slow(body):
+        time.sleep(0.3 if body["messages"][-1]["content"] == "0" else 0.02)
+        return chat_reply("done")
+
+    for n in range(8):
+        endpoint.plan[str(n)] = [slow]
+    order = [s.request.id for s in sampler.run(requests([prompt(str(n)) for n in range(8)], 1, PARAMS))]
+    assert 1 < endpoint.most <= 3
+    assert sorted(order) == [str(n) for n in range(8)]
+    assert order[-1] == "0"
+
+
+def test_an_address_where_nobody_is_ends_the_run(endpoint, monkeypatch):
+    dead = OpenAISampler("m", "http://127.0.0.1:9/v1", "k", timeout=1, concurrency=1, retries=0)
+    with pytest.raises(RunFailed, match="nothing answers at http://127.0.0.1:9"):
+        collect(dead, requests([prompt(str(n)) for n in range(9)], 1, PARAMS))
+
+
+def test_text_streams_in_pieces(endpoint, sampler):
+    def chunk(text, reason=None, usage=None):
+        choices = [] if text is None else [{"index": 0, "delta": {"content": text}, "finish_reason": reason}]
+        row = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices}
+        return f"data: {json.dumps(row | {'usage': usage})}\n\n"
+
+    usage = {"prompt_tokens": 4, "completion_tokens": 3, "total_tokens": 7}
+    whole = chunk("One") + chunk(", two") + chunk("", "stop") + chunk(None, usage=usage) + "data: [DONE]\n\n"
+    endpoint.plan["Count"] = [(200, whole, {"Content-Type": "text/event-stream"})]
+    pieces = []
+    reply = SamplerChat(sampler, PARAMS).stream(prompt("Count").messages, pieces.append)
+    assert pieces == ["One", ", two"]
+    assert (reply.text, reply.usage, reply.problem) == ("One, two", Usage(4, 3), "")
+    endpoint.plan["Count"] = [(200, chunk("One"), {"Content-Type": "text/event-stream"})]
+    assert "broke off" in SamplerChat(sampler, PARAMS).stream(prompt("Count").messages, pieces.append).problem
+
+
+def test_a_raw_text_is_continued_and_a_prefix_is_refused(endpoint, sampler):
+    logprobs = {"tokens": [" upon"], "token_logprobs": [-0.5], "top_logprobs": None, "text_offset": [0]}
+    choice = {"index": 0, "text": " upon a time", "finish_reason": "stop", "logprobs": logprobs}
+    endpoint.plan["Once"] = [
+        {"id": "x", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+    ]
+    wanted = [Request("a", Prompt(text="Once"), 1, PARAMS), Request("b", prompt("x"), 2, PARAMS, (4, 5))]
+    found = collect(sampler, wanted)
+    assert found.made[0][0].text == "upon a time"
+    assert found.samples[0][0].token_texts == ((" upon", -0.5),)
+    assert found.problems == ["an endpoint cannot go on from token ids"] * 2
+    assert endpoint.seen[0][0] == "/v1/completions"
+
+
+def test_choices_are_read_from_the_alternatives_of_the_first_token(endpoint, sampler):
+    def told(**logps):
+        top = [{"token": t, "logprob": p, "bytes": None} for t, p in logps.items()]
+        first = {"token": "A", "logprob": -0.1, "bytes": None, "top_logprobs": top}
+        return chat_reply("A", {"content": [first]})
+
+    endpoint.plan["which"] = [told(**{"A": -1.0, " A": -2.0, "B": -2.0, "Sorry": -3.0})]
+    endpoint.plan["mute"] = [chat_reply("A")]
+    endpoint.plan["broken"] = [(500, refusal("out of order"), NOW)]
+    asks = [Ask(prompt(t).messages) for t in ("which", "mute", "broken")]
+    found = SamplerChat(sampler).choose(asks, ("A", "B"))
+    a, b = 2.718281828**-1 + 2.718281828**-2, 2.718281828**-2
+    assert found[0].mass == pytest.approx(a + b)
+    assert found[0].probabilities == pytest.approx((a / (a + b), b / (a + b)))
+    assert (found[0].best, found[1:]) == ("A", [None, None])
+    assert endpoint.seen[0][2]["top_logprobs"] == 20
+
+
+def test_a_token_counts_for_the_option_that_it_is_or_alone_begins():
+    options = ("Yes", "No", "10", "1")
+    logps = {"Y": -1.0, " Yes": -1.0, "No": -1.0, "1": -1.0, "": 0.0, "Nope": 0.0}
+    found = from_first_tokens(options, logps)
+    assert found.probabilities == pytest.approx((0.5, 0.25, 0.0, 0.25))
+    assert from_first_tokens(("Yes", "Yet"), {"Ye": -1.0}) is None
+
+
+def test_a_script_answers_by_what_is_asked_in_order_or_by_a_function():
+    params = SamplingParams()
+    by_prompt = ScriptedSampler({"a": "one", "b": ["first", "second"]})
+    found = collect(by_prompt, requests([prompt("a"), prompt("b"), prompt("c")], 2, params))
+    assert [[c.text for c in row] for row in found.made] == [["one", "one"], ["first", "second"], []]
+    assert found.problems == ["the script has no answer to 'c'"] * 2
+    in_order = ScriptedSampler(["x", "y"])
+    assert [
+        c.text for row in collect(in_order, requests([prompt("a")] * 3, 1, params)).made for c in row
+    ] == [
+        "x",
+        "y",
+    ]
+    by_function = ScriptedSampler(lambda p, n: f"{p.messages[-1]['content']}{1 // n}")
+    found = collect(by_function, requests([prompt("a")], 2, params))
+    assert [c.text for c in found.made[0]] == ["a1"]
+    assert "ZeroDivisionError" in found.problems[0]
+
+
+def test_a_script_chooses_as_it_is_told_else_what_its_answer_begins_with(tmp_path):
+    path = tmp_path / "script.jsonl"
+    rows = [
+        {"prompt": "which", "choices": {"A": 0.6, "B": 0.2}},
+        {"prompt": "rate", "answer": "10 of 10"},
+        {"prompt": "talk", "answers": ["well", "so"]},
+    ]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    sampler = open_sampler(SamplerKind(name="scripted", script=str(path)), OpenSpec("nothing"))
+    chat = SamplerChat(sampler)
+    told, rated, none = (
+        chat.choose([Ask(prompt(t).messages)], o)[0]
+        for t, o in (("which", ("A", "B")), ("rate", ("1", "10")), ("talk", ("A", "B")))
+    )
+    assert told.probabilities == pytest.approx((0.75, 0.25))
+    assert told.mass == pytest.approx(0.8)
+    assert (rated.best, rated.mass, none) == ("10", 1.0, None)
+    replies = chat.reply([Ask(prompt("rate").messages), Ask(prompt("unheard").messages)])
+    assert [(r.text, r.problem) for r in replies] == [
+        ("10 of 10", ""),
+        ("", "the script has no answer to 'unheard'"),
+    ]
+    path.write_text('{"prompt": "a"}\n')
+    with pytest.raises(UserError, match="not a line of a script"):
+        open_sampler(SamplerKind(name="scripted", script=str(path)), OpenSpec("nothing"))
+    with pytest.raises(UserError, match=r"sampler\.script"):
+        open_sampler(SamplerKind(name="scripted"), OpenSpec("nothing"))
+
+
+OWN = '''
+from kilter.types import Completion, Sample, SamplerFacts
+
+class Parrot:
+    """Says what it hears, louder."""
+
+    facts = SamplerFacts()
+
+    def __init__(self, context, mark="!"):
+        self.mark = mark
+
+    def run(self, requests, listener=None):
+        for request in requests:
+            for i in range(request.k):
+                text = request.prompt.messages[-1]["content"].upper() + self.mark * (i + 1)
+                yield Sample(request, i, Completion(text))
+
+    def sync(self, weights):
+        return weights.version
+
+    def close(self):
+        pass
+'''
+
+
+def test_a_sampler_of_ones_own_from_one_file(tmp_path):
+    path = tmp_path / "parrot.py"
+    path.write_text(OWN)
+    spec = SamplerKind(name=f"{path}:Parrot", options={"mark": "?"})
+    sampler = open_sampler(spec, OpenSpec("nothing"))
+    assert [c.text for c in answers(sampler, [prompt("hi")], 2, PARAMS)[0]] == ["HI?", "HI??"]
+    with pytest.raises(UserError, match="not an option"):
+        open_sampler(spec.model_copy(update={"options": {"marks": "?"}}), OpenSpec("nothing"))
+    with pytest.raises(UserError, match="does not tell how probable"):
+        SamplerChat(sampler).choose([Ask(prompt("hi").messages)], ("A", "B"))
+
+
+def test_settings_name_samplers_that_exist_and_training_takes_those_that_follow(tmp_path):
+    from kilter.training.checks import check_train
+    from kilter.training.config import TrainSpec
+
+    with pytest.raises(ValueError, match="did you mean 'local'"):
+        SamplerSpec(name="locl")
+    base = {"method": "grpo", "prompts": "$data", "feedback": "support_desk"}
+    for sampler, field in (
+        ({"name": "openai"}, "sampler.name"),
+        ({"name": "local", "url": "http://x"}, "sampler.url"),
+        ({"name": "vllm", "script": "x"}, "sampler.script"),
+        ({"name": "vllm", "top_k": 5}, "sampler.top_k"),
+        ({"name": "nowhere.py:Sampler"}, "sampler"),
+    ):
+        with pytest.raises(UserError) as caught:
+            check_train(TrainSpec.model_validate(base | {"sampler": sampler}))
+        assert caught.value.field == field
+
+
+class Heard(Nobody):
+    wants_text = True
+
+    def __init__(self):
+        self.pieces = []
+
+    def text(self, request, index, piece):
+        self.pieces.append(piece)
+
+
+def test_a_script_streams_words():
+    heard = Heard()
+    list(ScriptedSampler(["a b  c"]).run([Request("0", prompt("x"))], heard))
+    assert "".join(heard.pieces) == "a b  c"
+    assert len(heard.pieces) > 2
