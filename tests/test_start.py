@@ -191,6 +191,8 @@ def test_what_needs_torch_is_seen_to_read_it(kilter):
         ("kilter train --method dp", "dpo"),
         ("kilter train --model b", "builtin:smollm2-135m"),
         ("kilter train --feedback ma", "math"),
+        ("kilter train --sampler vl", "vllm"),
+        ("kilter train --adapter dor", "dora"),
         ("kilter methods sim", "simpo"),
     ],
 )

@@ -45,5 +45,18 @@ def sources(incomplete: str) -> list[Any]:
     return among(feedback_sources.names())(incomplete)
 
 
-SOURCES: dict[str, Completion] = {"method": methods, "model": models, "data": data, "feedback": sources}
+def samplers(incomplete: str) -> list[Any]:
+    """Samplers."""
+    from kilter.sampling.registry import samplers as registered
+
+    return among(registered.names())(incomplete)
+
+
+SOURCES: dict[str, Completion] = {
+    "method": methods,
+    "model": models,
+    "data": data,
+    "feedback": sources,
+    "sampler": samplers,
+}
 """Completions by what a value refers to, or by the name of the option."""

@@ -47,6 +47,7 @@ NAMED = {
     "feedback": "SOURCE",
     "method": "METHOD",
     "data": "DATA",
+    "sampler": "NAME",
 }
 """How a value is shown, by what it refers to or by the name of the option."""
 
