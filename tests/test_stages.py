@@ -246,5 +246,7 @@ def test_an_evaluate_door_takes_every_field(tmp_path, tiny, pairs_file):
     assert list(found["models"]) == ["old", "new", "tiny"]
     assert (found["baseline"], found["n_prompts"], found["n_probes"]) == ("old", 5, 2)
     assert found["sampling"]["top_k"] == 3
+    page = (tmp_path / "eval" / "report.html").read_text()
+    assert "Answers side by side" in page
     with pytest.raises(UserError, match="same name"):
         evaluate([str(tiny), f"tiny={tiny}"], str(pairs_file), tmp_path / "eval")

@@ -61,11 +61,12 @@ def _print_plan(recipe: Any) -> None:
 
 
 @command(examples=["kilter report runs/quickstart"])
-def report(folder: Annotated[Path, typer.Argument(help="a run folder")]) -> None:
+def report(folder: Annotated[Path, typer.Argument(help="a run folder, or that of one stage")]) -> None:
     """Write report.html of a run folder from what its stages have left there."""
     from kilter.pipeline.report import write_report
+    from kilter.release.report import stage_folders
 
-    if not folder.is_dir() or not any(folder.glob("*/manifest.json")):
+    if not folder.is_dir() or not stage_folders(folder):
         raise UserError(
             "folder",
             str(folder),

@@ -14,6 +14,7 @@ from kilter.artifacts import lock
 from kilter.data.dataset import DataSpec
 from kilter.errors import UserError
 from kilter.manifest import Manifest
+from kilter.pipeline.report import write_report
 from kilter.pipeline.runner import preflight, run_stage
 from kilter.stages import Stage, Workspace
 from kilter.stages.outcome import ARTIFACT
@@ -64,7 +65,10 @@ def run_alone(work: Workspace) -> Mapping[str, Any]:
             return stage.maker.run(stage.spec, work, folder).facts
         refuse_unknown(work)
         preflight(work)
-        return run_stage(work, changed=refuse_changed).facts
+        facts = run_stage(work, changed=refuse_changed).facts
+        if stage.maker.makes == "evaluation":
+            write_report(folder)
+        return facts
 
 
 def refuse_unknown(work: Workspace) -> None:

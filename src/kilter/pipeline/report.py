@@ -12,9 +12,7 @@ from kilter.stages import Section, kind_of
 
 def write_report(run: Path) -> Path:
     """Renders run/report.html from what the stages have left there, and returns its path."""
-    return report.write(
-        run, {path.parent.name: _section(path.parent) for path in run.glob("*/manifest.json")}
-    )
+    return report.write(run, {f.resolve().name: _section(f) for f in report.stage_folders(run)})
 
 
 def _section(folder: Path) -> Section | None:

@@ -52,10 +52,10 @@ def render(run: Path, sections: Mapping[str, Section | None] = MappingProxyType(
     from kilter.release import figures
 
     stages = _stages(run)
-    written = [s["name"] for s in stages]
-    gate = _last(run, stages, "gate.json")
-    evaluated, evaluation = _evaluation(run, written, gate)
-    training = {n: rows for n in written if (rows := list(read_lines(run / n / "metrics.jsonl")))}
+    folders = {s["name"]: s["folder"] for s in stages}
+    gate = _last(list(folders.values()), "gate.json")
+    evaluated, evaluation = _evaluation(list(folders.values()), gate)
+    training = {n: rows for n, f in folders.items() if (rows := list(read_lines(f / "metrics.jsonl")))}
     recipe = (run / "recipe.yaml").read_text(encoding="utf-8") if (run / "recipe.yaml").exists() else ""
     names = list(evaluation["models"]) if evaluation else []
     others = [n for n in names if evaluation and n != evaluation["baseline"]]
@@ -71,7 +71,7 @@ def render(run: Path, sections: Mapping[str, Section | None] = MappingProxyType(
         stages=stages,
         evaluation=evaluation,
         gate=gate,
-        sections=[(name, found) for name in written if (found := sections.get(name)) is not None],
+        sections=[(name, found) for name in folders if (found := sections.get(name)) is not None],
         candidate=candidate,
         titles=titles(evaluation),
         compared=compared,
@@ -80,25 +80,25 @@ def render(run: Path, sections: Mapping[str, Section | None] = MappingProxyType(
         forest=figures.forest(rows) if (rows := _forest_rows(evaluation, compared)) else "",
         curves=figures.curves(training, CURVES),
         training=training,
-        watched=_watched(run, stages),
+        watched=_watched(stages),
         table=_table(evaluation),
-        samples=_samples(run / evaluated, candidate),
+        samples=[] if evaluated is None else _samples(evaluated, candidate),
         recipe=recipe,
         model=parsed.get("model", ""),
     )
 
 
-def _watched(run: Path, stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _watched(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Gold evaluations and monitor events of the online stages."""
     from kilter.release import figures
 
     gold = {
-        s["name"]: found for s in stages if len(found := list(read_lines(run / s["name"] / "gold.jsonl"))) > 1
+        s["name"]: found for s in stages if len(found := list(read_lines(s["folder"] / "gold.jsonl"))) > 1
     }
     facts = {s["name"]: s["entry"].facts for s in stages}
     stops = {n: gold[n][-1]["step"] for n in gold if facts[n].get("stopped")}
     kept = {n: facts[n]["best_step"] for n in gold if facts[n].get("best_step") is not None}
-    events = [{"stage": s["name"], **e} for s in stages for e in read_lines(run / s["name"] / "events.jsonl")]
+    events = [{"stage": s["name"], **e} for s in stages for e in read_lines(s["folder"] / "events.jsonl")]
     return {
         "figure": figures.proxy_against_gold(gold, stops, kept) if gold else "",
         "events": events,
@@ -108,12 +108,18 @@ def _watched(run: Path, stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def stage_folders(run: Path) -> list[Path]:
+    """The folders of a run's stages; the run's own folder where it is one stage without a recipe."""
+    return [run] if (run / "manifest.json").is_file() else [p.parent for p in run.glob("*/manifest.json")]
+
+
 def _stages(run: Path) -> list[dict[str, Any]]:
     found = []
-    for path in run.glob("*/manifest.json"):
-        entry = manifests.read(path.parent)
+    for folder in stage_folders(run):
+        entry = manifests.read(folder)
         if entry is not None:
-            found.append({"name": path.parent.name, "kind": entry.kind, "entry": entry})
+            name = folder.resolve().name
+            found.append({"name": name, "folder": folder, "kind": entry.kind, "entry": entry})
     order: dict[str, int] = {}
     if (run / "recipe.yaml").exists():
         order = {
@@ -123,24 +129,24 @@ def _stages(run: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda s: (order.get(s["name"], 99), s["entry"].started))
 
 
-def _last(run: Path, stages: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any] | None:
-    found = [run / s["name"] / name for s in stages if (run / s["name"] / name).exists()]
+def _last(folders: Sequence[Path], name: str) -> dict[str, Any] | None:
+    found = [folder / name for folder in folders if (folder / name).exists()]
     result: dict[str, Any] | None = json.loads(found[-1].read_text()) if found else None
     return result
 
 
 def _evaluation(
-    run: Path, stages: Sequence[str], gate: Mapping[str, Any] | None
-) -> tuple[str, dict[str, Any] | None]:
-    """Stage and evaluation that the gate read, which need not be the last ones; without a gate the last."""
-    found: list[tuple[str, dict[str, Any]]] = [
-        (name, json.loads(path.read_text()))
-        for name in stages
-        if (path := run / name / "evaluation.json").exists()
+    folders: Sequence[Path], gate: Mapping[str, Any] | None
+) -> tuple[Path | None, dict[str, Any] | None]:
+    """Folder and evaluation that the gate read, which need not be the last ones; without a gate the last."""
+    found: list[tuple[Path, dict[str, Any]]] = [
+        (folder, json.loads(path.read_text()))
+        for folder in folders
+        if (path := folder / "evaluation.json").exists()
     ]
     if gate is not None:
         found = [pair for pair in found if _was_read(gate, pair[1])] or found
-    return found[-1] if found else ("", None)
+    return found[-1] if found else (None, None)
 
 
 def _was_read(gate: Mapping[str, Any], evaluation: Mapping[str, Any]) -> bool:
