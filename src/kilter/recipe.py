@@ -172,24 +172,11 @@ def _check_top(raw: dict[str, Any]) -> None:
 
 
 def _head_error(error: ValidationError, raw: dict[str, Any]) -> UserError:
-    first = error.errors()[0]
-    location = first["loc"]
-    if (
-        location and location[0] == "data" and "path" in raw.get("data", {})
-    ):  # the short form: no name in the message
-        trimmed = ValidationError.from_exception_data("data", [{**first, "loc": ("data", *location[2:])}])  # type: ignore[typeddict-unknown-key]
-        found = trimmed.errors()[0]
-        if found["type"] == "extra_forbidden":
-            known = DataSpec if len(location) == 3 else None
-            world = DataSpec.model_fields["world"].annotation
-            names = list((known or world).model_fields)  # type: ignore[union-attr]
-            return UserError(
-                ".".join(map(str, found["loc"])),
-                found["input"],
-                "unknown key",
-                nearest(str(location[-1]), names),
-            )
-        return as_user_error(trimmed, "", DataSpec)
+    location = error.errors()[0]["loc"]
+
+    # The short form: the data set has a name, which the user did not give and the message leaves out.
+    if location and location[0] == "data" and "path" in raw.get("data", {}):
+        return as_user_error(error, "data", DataSpec, skip=2)
     return as_user_error(error, "", Head)
 
 

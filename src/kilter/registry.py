@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +20,7 @@ def user_files(value: Any) -> list[Path]:
     configuration.
     """
     if isinstance(value, str):
-        where, colon, _ = value.rpartition(":")
+        where, colon, _ = value.removeprefix("builtin:").rpartition(":")
         path = Path(where)
         return [path] if colon and where.endswith(".py") and path.is_file() else []
     if isinstance(value, Mapping):
@@ -61,6 +61,7 @@ class Registry(Generic[T]):
         self.kind = kind
         self._entries: dict[str, T] = {}
         self._places: dict[str, str] = {}
+        self._included: list[tuple[Callable[[], Collection[str]], Callable[[str], T]]] = []
 
     def declare(self, module: str, *names: str) -> None:
         """Says that importing `module` registers `names`.
@@ -71,6 +72,13 @@ class Registry(Generic[T]):
             if name in self._entries or name in self._places:
                 raise ValueError(f"{self.kind} {name!r} is already declared or registered")
             self._places[name] = module
+
+    def include(self, names: Callable[[], Collection[str]], get: Callable[[str], T]) -> None:
+        """Takes in what another registry holds.
+
+        Both are asked each time, so what joins the other one later is known here at once.
+        """
+        self._included.append((names, get))
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator. Raises ValueError when `name` is taken: entries are never overwritten in silence."""
@@ -92,11 +100,16 @@ class Registry(Generic[T]):
         self.require(name)
         if name not in self._entries and name in self._places:
             importlib.import_module(self._places[name])
-        return self._entries[name] if name in self._entries else self._import(name)
+        if name in self._entries:
+            return self._entries[name]
+        for names, get in self._included:
+            if name in names():
+                return get(name)
+        return self._import(name)
 
     def require(self, name: str) -> None:
         """Raises UserError for a name that nobody registered; no file is read, not even a user's own."""
-        if name in self._entries or name in self._places or ":" in name:
+        if ":" in name or name in self.names():
             return
         if name.endswith(".py"):
             raise UserError(
@@ -109,7 +122,7 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Registered and declared names, sorted."""
-        return sorted(self._entries.keys() | self._places.keys())
+        return sorted({*self._entries, *self._places, *(n for names, _ in self._included for n in names())})
 
     def in_order(self) -> list[T]:
         """What has been read so far, in the order in which it was registered."""

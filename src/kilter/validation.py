@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 from kilter.errors import UserError, nearest
 
@@ -35,12 +36,25 @@ def load_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_UniqueKeys)
 
 
-def as_user_error(error: ValidationError, where: str, model: type[BaseModel]) -> UserError:
-    """The first problem of `error`; `where` is the path of the validated object within the file."""
+def with_fix(error: UserError) -> PydanticCustomError:
+    """The problem and its fix, raised by a validator that knows more than the model around it."""
+    return PydanticCustomError("with_fix", "{problem}", {"problem": error.problem, "fix": error.fix})
+
+
+def as_user_error(error: ValidationError, where: str, model: type[BaseModel], skip: int = 0) -> UserError:
+    """The first problem of `error`.
+
+    Args:
+        where: path of the validated object within the file.
+        model: type of the validated object.
+        skip: parts at the beginning of the problem's own path that lead to the object and that `where` replaces.
+    """
     first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
+    location = [str(part) for part in first["loc"][skip:]]
     field = ".".join([p for p in (where, *location) if p])
     kind, value = first["type"], first.get("input")
+    if kind == "with_fix":
+        return UserError(field, value, first["ctx"]["problem"], first["ctx"]["fix"])
     if kind == "extra_forbidden":
         known = _fields_at(model, location[:-1])
         return UserError(field, value, "unknown key", nearest(location[-1], known) if known else "remove it")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from kilter.data.audit import checks
 from kilter.data.dataset import DataSpec, load
-from kilter.data.worlds.support_desk import has_gold
+from kilter.data.worlds.registry import is_world, world_of
 
 Kind = Literal["pairs", "thumbs", "rankings", "ratings", "scored", "demonstrations", "verifiable", "prompts"]
 
@@ -48,12 +48,12 @@ def measure(spec: DataSpec) -> Facts:
     """
     whole = load(
         spec.model_copy(update={"heldout": 0.0, "on_bad_row": "skip"}),
-        "pairs" if spec.path.startswith("builtin:") and spec.world.view == "auto" else "prompts",
+        "pairs" if is_world(spec.path) and spec.world.view == "auto" else "prompts",
     )
     groups = whole.train
     kinds = Counter(_kind(len(g.completions), {f.kind for f in g.feedback}) for g in groups)
     kind: Kind = kinds.most_common(1)[0][0]  # type: ignore[assignment]
-    verifiable = sum("answer" in g.prompt.metadata or has_gold(g.prompt) for g in groups)
+    verifiable = sum("answer" in g.prompt.metadata or world_of(g.prompt) is not None for g in groups)
     if kind in ("prompts", "demonstrations") and verifiable > len(groups) / 2:
         kind = "verifiable"
     lengths = [len(c.text) for g in groups for c in g.completions]

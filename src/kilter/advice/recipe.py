@@ -8,6 +8,7 @@ import yaml
 
 from kilter.advice.facts import Facts
 from kilter.advice.rules import Machine, Suggestion
+from kilter.data.worlds import registry as worlds
 from kilter.objectives import build_objective
 from kilter.refs import looks_like_stage
 from kilter.training.config import TrainSpec
@@ -105,8 +106,8 @@ def _train(s: Suggestion, facts: Facts) -> dict[str, Any]:
 
 def _feedback(facts: Facts) -> Any:
     """A source that exists: the world's verifier, the answers in the data, or the policy's own judgement."""
-    if facts.format == "support_desk":
-        return "support_desk"
+    if facts.format in worlds.sources():
+        return facts.format
     if facts.verifiable > facts.groups / 2:
         return {"math": {"mark": "####"}} if facts.format == "question_answer" else "math"
     return "self_reward"

@@ -11,6 +11,7 @@ from rich.console import Console
 from kilter.cli import complete
 from kilter.cli.help import Command, Group
 from kilter.cli.options import name_types
+from kilter.data.worlds.registry import paths
 from kilter.version import __version__
 
 app = typer.Typer(
@@ -28,7 +29,9 @@ ModelArg = Annotated[
 ]
 DataArg = Annotated[
     str,
-    typer.Argument(help="file, Hub name (owner/name), or builtin:support-desk", autocompletion=complete.data),
+    typer.Argument(
+        help=f"file, Hub name (owner/name), or {', '.join(paths())}", autocompletion=complete.data
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,

@@ -35,7 +35,9 @@ def models(incomplete: str) -> list[Any]:
 
 def data(incomplete: str) -> list[Any]:
     """Built-in data; files are the shell's own to complete."""
-    return among(["builtin:support-desk"])(incomplete)
+    from kilter.data.worlds.registry import paths
+
+    return among(paths())(incomplete)
 
 
 def sources(incomplete: str) -> list[Any]:

@@ -9,6 +9,7 @@ import typer
 
 from kilter.artifacts import require_file
 from kilter.cli.app import DataArg, command, commands, out
+from kilter.data.worlds.registry import is_world, paths
 from kilter.errors import UserError
 
 data_app = commands(
@@ -87,9 +88,14 @@ def convert(
         ),
     ] = "auto",
     view: Annotated[
-        str, typer.Option(help="builtin:support-desk: pairs, demonstrations, binary, ranked, steps, prompts")
-    ] = "auto",
-    size: Annotated[int, typer.Option(help="builtin:support-desk: scenarios")] = 400,
+        str | None,
+        typer.Option(
+            help=f"{', '.join(paths())}: pairs, demonstrations, binary, ranked, steps, prompts; default: auto"
+        ),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help=f"{', '.join(paths())}: number of prompts; default: the world's own")
+    ] = None,
 ) -> None:
     """Convert any known format to groups.jsonl."""
     from kilter.data import store
@@ -104,7 +110,8 @@ def convert(
             "groups are written as plain JSON lines; name it something.jsonl",
         )
     require_file(target, "target")
-    world = {"view": view, "n": size} if path.startswith("builtin:") else None
+    dials = {"view": view, "n": size} if is_world(path) else {}
+    world = {name: value for name, value in dials.items() if value is not None}
     data = _load(path, shape, format_, world)
     store.append(target, data.train)
     out.print(

@@ -85,7 +85,7 @@ def _stage(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict
             "--feedback",
             values["feedback"],
             "is empty",
-            "write --feedback support_desk, math, or my_file.py:reward",
+            "write --feedback math, or my_file.py:reward",
         )
     fields = collect(OPTIONS, values)
     source, given = fields.pop("data"), fields.pop("method")

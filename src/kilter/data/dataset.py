@@ -8,24 +8,31 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from kilter.data import store
 from kilter.data.formats import Reader, RowError, detect, reader
 from kilter.data.read import rows
 from kilter.data.shapes import NEEDED, Condition, PairRule, conditioned, to_shape
-from kilter.data.worlds.support_desk import SupportDesk
-from kilter.errors import UserError, nearest
+from kilter.data.worlds import registry as worlds
+from kilter.errors import UserError
 from kilter.types import Group, Prompt, Shape
+
+if TYPE_CHECKING:
+    AnyDials = worlds.Dials
+else:  # so that the schema and the command line show the dials of every registered world
+    AnyDials = Union[tuple(world.dials for _, world in worlds.worlds)]  # noqa: UP007
 
 
 class DataSpec(BaseModel):
     """Where preference data comes from and how it is split."""
 
     model_config = ConfigDict(extra="forbid")
-    path: str = Field(description="file, Hub name (owner/name), or builtin:support-desk")
+    path: Annotated[str, AfterValidator(worlds.check_path)] = Field(
+        description=f"file, Hub name (owner/name), or {', '.join(worlds.paths())}"
+    )
     format: str = Field(
         "auto", description="auto, a name listed by `kilter data convert --help`, or my_file.py:read"
     )
@@ -51,7 +58,9 @@ class DataSpec(BaseModel):
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="stop at a bad row, or skip and count it"
     )
-    world: SupportDesk = Field(default_factory=SupportDesk, description="dials of builtin:support-desk")
+    world: Annotated[AnyDials, worlds.DialsOfPath()] = Field(
+        default_factory=dict, validate_default=True, description=f"dials of {', '.join(worlds.paths())}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +122,8 @@ def load(spec: DataSpec, shape: Shape, where: str = "data") -> Dataset:
         UserError: at the first bad row, with file, line and field, unless bad rows are skipped and counted.
     """
     skipped: Counter[str] = Counter()
-    if spec.path.startswith("builtin:"):
-        if spec.path != "builtin:support-desk":
-            raise UserError(
-                f"{where}.path",
-                spec.path,
-                "no such built-in data",
-                nearest(spec.path, ["builtin:support-desk"]),
-            )
-        groups, name = spec.world.groups(shape, spec.seed), "support_desk"
+    if worlds.is_world(spec.path):
+        groups, name = _generated(spec, shape, f"{where}.path")
     else:
         groups, name = _read(spec, skipped, where)
     groups = [_as_chat(g) for g in groups] if spec.text == "chat" else groups
@@ -157,6 +159,18 @@ def heldout_pairs(spec: DataSpec, where: str = "data") -> list[Group]:
     except UserError:
         return []
     return found.heldout if spec.heldout else found.train
+
+
+def _generated(spec: DataSpec, shape: Shape, field: str) -> tuple[list[Group], str]:
+    """Groups of a world, each with the world's name in its prompt, so that its judge and its labels are found again."""
+    world = worlds.find(spec.path, field)
+    groups = [
+        g
+        if world.owns(g.prompt)
+        else replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "world": world.source}))
+        for g in spec.world.groups(shape, spec.seed)
+    ]
+    return groups, world.source
 
 
 def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group], str]:

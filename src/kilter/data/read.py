@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from kilter.data.worlds.registry import paths
 from kilter.errors import UserError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
@@ -32,7 +33,7 @@ def rows(
             field,
             path,
             "no such file",
-            "give an existing file, a Hub data set (owner/name), or builtin:support-desk",
+            f"give an existing file, a Hub data set (owner/name), or {', '.join(paths())}",
         )
     else:
         yield from _hub(path, split, config, field)

@@ -26,8 +26,8 @@ class EvaluateSpec(BaseModel):
     )
     gold: Annotated[FeedbackRef, METHOD] = Field(
         None,
-        description="feedback that judges the answers, such as {math: {}}; default: the support desk's own "
-        "where its data is used",
+        description="feedback that judges the answers, such as {math: {}}; default: the judge of the world "
+        "that the data comes from",
     )
     metrics: Annotated[list[Any], METHOD] = Field(
         default_factory=lambda: ["standard"],

@@ -70,7 +70,7 @@ class Evaluation:
 
         # Score: what was said, once by each source; further samples only where a metric looks at them.
         reward = None
-        sources: dict[str, Source] = {"gold": GoldSource(self.spec.gold, self.resolve)}
+        sources: dict[str, Source] = {"gold": GoldSource(self.spec.gold, suite.prompts, self.resolve)}
         if self.reward_model is not None:
             reward = sources["reward"] = RewardSource(*self.reward_model, self.spec, self.console)
         scoring = Scoring(sources, self.out / ".scores", self.name)

@@ -15,11 +15,11 @@ from rich.console import Console
 
 from kilter import feedback as feedbacks
 from kilter.data import store
-from kilter.data.worlds.support_desk import GoldFeedback
 from kilter.evaluation.answers import Answers
 from kilter.evaluation.config import EvaluateSpec
 from kilter.feedback.registry import Context
 from kilter.feedback.reward_model import RewardModel
+from kilter.feedback.worlds import OwnJudge, judged
 from kilter.models.load import model_hash
 from kilter.progress import Display
 from kilter.registry import user_files
@@ -48,12 +48,13 @@ class Source(Protocol):
 
 
 class GoldSource:
-    """The source that a recipe names, or the support desk's own where nothing is named."""
+    """The source that a recipe names, or the judge of the world that the prompts come from."""
 
-    def __init__(self, gold: Any, resolve: Callable[[str], Path] = Path) -> None:
-        self.judge = "support_desk verifier" if gold is None else json.dumps(gold)
+    def __init__(self, gold: Any, prompts: Sequence[Prompt], resolve: Callable[[str], Path] = Path) -> None:
+        own = " and ".join(f"{name} verifier" for name in judged(prompts))
+        self.judge = own if gold is None else json.dumps(gold)
         self.stamp = self.judge + "".join(path.read_text(encoding="utf-8") for path in user_files(gold))
-        self._judges = GoldFeedback() if gold is None else feedbacks.build(gold, Context(resolve), "gold")
+        self._judges = OwnJudge(prompts) if gold is None else feedbacks.build(gold, Context(resolve), "gold")
 
     def score(self, groups: Sequence[Group], title: str) -> list[list[Feedback]]:
         """One Feedback per completion."""

@@ -1,5 +1,6 @@
 """Feedback sources: whoever scores completions. A source's file is read when a recipe names the source."""
 
+from kilter.feedback import worlds
 from kilter.feedback.registry import (
     Context,
     Weighted,
@@ -24,7 +25,6 @@ feedback_sources.declare(
     "json_schema",
     "math",
     "regex",
-    "support_desk",
 )
 
 __all__ = [
@@ -36,4 +36,5 @@ __all__ = [
     "feedback_sources",
     "model_references",
     "parse",
+    "worlds",
 ]

@@ -13,15 +13,11 @@ from typing import Any
 
 import jsonschema
 
-from kilter.data.worlds.support_desk import GoldFeedback
 from kilter.errors import UserError, nearest
 from kilter.feedback.isolation import limited
 from kilter.feedback.registry import feedback_sources
 from kilter.seams import FeedbackSource
 from kilter.types import Completion, Feedback, Group, Prompt
-
-feedback_sources.register("support_desk")(GoldFeedback)
-
 
 LOOK_BACK = 4000
 """Characters at the end of an answer in which the final number or formula is searched."""

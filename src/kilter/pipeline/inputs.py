@@ -43,7 +43,7 @@ def _hash(item: Found, work: Workspace) -> str:
 
 
 def _data_hash(reference: str, work: Workspace) -> str:
-    """Of a data set: its settings, and the bytes of its file or what the stage that makes it left."""
+    """Of a data set: its settings, a user's own reader or world, and its file or what a stage left."""
     source, spec = work.made_by(reference), work.data_sets.get(reference.removeprefix("$"))
     if spec is None and source is not None:
         return output_hash(work, source)
@@ -53,6 +53,8 @@ def _data_hash(reference: str, work: Workspace) -> str:
     if source is not None:
         digest.update(output_hash(work, source).encode())
     elif path.is_file():
+        digest.update(path.read_bytes())
+    for path in user_files([spec.path, spec.format]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

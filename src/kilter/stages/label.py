@@ -14,6 +14,7 @@ from pydantic import Field
 
 from kilter.data.lineage import amended, row_id, with_entry
 from kilter.data.shapes import PairRule, pairs_of
+from kilter.data.worlds.registry import sources
 from kilter.errors import RunFailed
 from kilter.options import DATA, METHOD, MODEL, OUTPUT
 from kilter.refs import DataRef, FeedbackRef, ModelRef, TemplateRef
@@ -40,7 +41,8 @@ class LabelSpec(StageSpec):
         "$data", description="$name of a generate stage, or of a data set with answers"
     )
     feedback: Annotated[FeedbackRef, METHOD] = Field(
-        description="who scores: support_desk, math, {reward_model: rm}, my_file.py:reward, or a weighted list"
+        description=f"who scores: {', '.join(sources())}, math, {{reward_model: rm}}, my_file.py:reward, "
+        "or a weighted list"
     )
     write: Annotated[Literal["pairs", "ratings", "rankings", "binary", "groups"], OUTPUT] = Field(
         "pairs", description="what is made of the scores; groups: all answers as they are, scored or not"

@@ -80,7 +80,7 @@ START, JUDGE, EVAL = "start", "judge", "eval"
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Study:
     """Reads and checks a comparison. Raises UserError with field, value and fix."""
-    raw = recipes.read(path, "recipes/compare-support-desk.yaml", "model:, data:, start:, methods:")
+    raw = recipes.read(path, "recipes/compare-noise.yaml", "model:, data:, start:, methods:")
     for item in overrides:
         recipes.override(raw, item)
     for key in raw:

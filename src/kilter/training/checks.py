@@ -307,7 +307,7 @@ def answers_are_scored(a: Asked) -> None:
             "feedback",
             None,
             "is required when prompts are sampled",
-            "write feedback: support_desk, math, {reward_model: rm} or my_file.py:reward",
+            "write feedback: math, {reward_model: rm}, my_file.py:reward or the name of a world's judge",
         )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from kilter.data.worlds.registry import sources
 from kilter.errors import UserError
 from kilter.models.config import AdapterSpec
 from kilter.options import DATA, METHOD, MODEL, MONITORING, OPTIMISATION, OUTPUT, SAMPLING
@@ -46,7 +47,7 @@ class MonitorSpec(BaseModel):
     enabled: bool = Field(True, description="watch for NaN, collapse and reward hacking")
     gold: FeedbackRef = Field(
         None,
-        description="feedback that judges held-out answers independently of the reward; support-desk data brings its own",
+        description="feedback that judges held-out answers independently of the reward; a built-in world brings its own",
     )
     gold_every: int = Field(20, ge=1, description="steps between gold evaluations")
     gold_prompts: int = Field(48, ge=4, description="held-out prompts per gold evaluation")
@@ -100,7 +101,8 @@ class TrainSpec(BaseModel):
     )
     feedback: Annotated[FeedbackRef, METHOD] = Field(
         None,
-        description="who scores sampled completions: support_desk, math, {reward_model: rm}, my_file.py:reward, or a weighted list",
+        description="who scores sampled completions: "
+        f"{', '.join(sources())}, math, {{reward_model: rm}}, my_file.py:reward, or a weighted list",
     )
     sampler: Annotated[SamplerSpec, SAMPLING] = Field(
         default_factory=lambda: SamplerSpec(), description="how completions are sampled (online)"

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from kilter import feedback as feedbacks
 from kilter.data.encode import Encoder
-from kilter.data.worlds.support_desk import GoldFeedback, has_gold
+from kilter.data.worlds.registry import world_of
 from kilter.errors import UserError
 from kilter.feedback.registry import Context, Weighted
+from kilter.feedback.worlds import OwnJudge
 from kilter.models.forward import Scorer
 from kilter.sampling.build import SamplerContext, build
 from kilter.sampling.local import LocalSampler
@@ -112,7 +113,7 @@ def _sampler(spec: TrainSpec, policy: Scorer, encoder: Encoder) -> Sampler:
 
 
 def make_gold(job: Job, source: RolloutSource) -> GoldEvaluator | None:
-    """Judges held-out answers: by the source that the recipe names, or by the support desk's own.
+    """Judges held-out answers: by the source that the recipe names, or by the world they come from.
 
     Returns:
         None where the run is not watched, or has neither a gold source nor held-out prompts.
@@ -138,8 +139,8 @@ def make_gold(job: Job, source: RolloutSource) -> GoldEvaluator | None:
         context = Context(job.resolve, None, max(spec.max_length, JUDGED_LENGTH), spec.template)
         judge = feedbacks.build(spec.monitors.gold, context, "monitors.gold")
         return GoldEvaluator(prompts, sampler, judge, proxy, params)
-    if prompts and all(map(has_gold, prompts)):
-        return GoldEvaluator(prompts, sampler, GoldFeedback(), proxy, params)
+    if prompts and all(map(world_of, prompts)):
+        return GoldEvaluator(prompts, sampler, OwnJudge(prompts), proxy, params)
     return None
 
 

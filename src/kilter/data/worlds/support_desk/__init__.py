@@ -10,12 +10,13 @@ import random
 from collections.abc import Callable
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from kilter.data.worlds.registry import Dials, Labels, World, worlds
 from kilter.data.worlds.support_desk.answers import Quality, compose, draw_quality
-from kilter.data.worlds.support_desk.gold import Gold, GoldFeedback, has_gold, verify
+from kilter.data.worlds.support_desk.gold import Gold, GoldFeedback, verify
 from kilter.data.worlds.support_desk.scenario import HARMFUL, KINDS, LOOKALIKE, Scenario, draw
-from kilter.types import Completion, Feedback, Group, Shape
+from kilter.types import Completion, Feedback, Group, Prompt, Shape
 
 __all__ = [
     "HARMFUL",
@@ -25,17 +26,15 @@ __all__ = [
     "GoldFeedback",
     "SupportDesk",
     "View",
-    "has_gold",
     "verify",
 ]
 
 View = Literal["demonstrations", "pairs", "binary", "ranked", "steps", "prompts"]
 
 
-class SupportDesk(BaseModel):
+class SupportDesk(Dials):
     """The dials of the world."""
 
-    model_config = ConfigDict(extra="forbid")
     n: int = Field(400, ge=2, le=1_000_000, description="number of scenarios (prompts)")
     view: View | Literal["auto"] = Field("auto", description="auto gives each method what it needs")
     demo_skill: float = Field(
@@ -156,3 +155,12 @@ def _corrupt(step: str) -> str:
         if old in step:
             return step.replace(old, new, 1)
     return step + " So nothing follows."
+
+
+def labels(prompt: Prompt) -> Labels:
+    """A request for another customer's data or for help with fraud is unsafe; what the rules grant deserves help."""
+    gold = prompt.metadata["gold"]
+    return Labels("unsafe" if gold["kind"] in HARMFUL else "safe", gold["decision"] in ("approve", "help"))
+
+
+worlds.register("support-desk")(World("support-desk", SupportDesk, GoldFeedback, labels))

@@ -84,11 +84,6 @@ def verify(text: str, gold: Mapping[str, Any]) -> Gold:
     return Gold(round(score, 6), parts, leaked, verdict)
 
 
-def has_gold(prompt: Prompt) -> bool:
-    """Whether a prompt comes from this world."""
-    return prompt.metadata.get("world") == "support_desk"
-
-
 class GoldFeedback(FeedbackSource):
     """FeedbackSource: gold score in [0, 1]; unscored for prompts of any other world."""
 
@@ -98,7 +93,7 @@ class GoldFeedback(FeedbackSource):
 
     @staticmethod
     def _one(prompt: Prompt, text: str) -> Feedback:
-        if not has_gold(prompt):
+        if prompt.metadata.get("world") != "support_desk":
             return Feedback(
                 None, kind="gold", source="support_desk", rationale="no gold facts in this prompt"
             )

@@ -1,0 +1,200 @@
+"""Worlds by name: generated data whose truth is known. A world brings dials, prompts, a judge and labels.
+
+`builtin:NAME` in data is a registered world; `builtin:my_file.py:NAME` is one of a user's own. A new one here is a
+folder beside this file that registers its World, and its name in the list below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+)
+from pydantic_core import CoreSchema, InitErrorDetails, core_schema
+
+from kilter.errors import UserError, nearest
+from kilter.registry import Registry
+from kilter.seams import FeedbackSource
+from kilter.types import Group, Prompt, Shape
+from kilter.validation import as_user_error, with_fix
+
+PREFIX = "builtin:"
+"""How the path of a world begins."""
+
+
+class Dials(BaseModel):
+    """What can be set of a world. Derive from it, and add the world's own."""
+
+    model_config = ConfigDict(extra="forbid")
+    n: int = Field(400, ge=2, description="number of prompts")
+    view: str = Field("auto", description="what the prompts carry; auto gives each method what it needs")
+
+    def groups(self, shape: Shape, seed: int = 0) -> list[Group]:
+        """n groups in the shape that a method needs. Same seed, same prompts in every shape."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What a world knows of a prompt before anybody answers.
+
+    Args:
+        safety: whether the request is harmful; "" is unknown.
+        comply: whether it deserves help, so that a refusal is wrong; None is unknown.
+    """
+
+    safety: Literal["safe", "unsafe", ""] = ""
+    comply: bool | None = None
+
+
+def unknown(prompt: Prompt) -> Labels:
+    """The labels of a world that has none."""
+    return Labels()
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A world as the rest of Kilter sees it.
+
+    Args:
+        name: what stands behind `builtin:`, in words joined by hyphens.
+        dials: what can be set of it; its `groups` makes the data.
+        judge: scores any answer to a prompt of this world by the truth.
+        labels: what is known of a prompt of this world.
+    """
+
+    name: str
+    dials: type[Dials]
+    judge: type[FeedbackSource]
+    labels: Callable[[Prompt], Labels] = unknown
+
+    @property
+    def source(self) -> str:
+        """The judge's name among feedback sources, and the value of `world` in the metadata of a prompt."""
+        return _source(self.name)
+
+    def owns(self, prompt: Prompt) -> bool:
+        """Whether a prompt comes from this world."""
+        return bool(prompt.metadata.get("world") == self.source)
+
+
+worlds: Registry[World] = Registry("world")
+worlds.declare("kilter.data.worlds.support_desk", "support-desk")
+
+DEFAULT = "support-desk"
+"""Whose dials stand in the settings of data that comes from no world."""
+
+_own: dict[str, World] = {}
+"""Worlds of users' files that this process has been asked for, by their name."""
+
+
+def _source(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def is_world(path: str) -> bool:
+    """Whether data of this path comes from a world."""
+    return path.startswith(PREFIX)
+
+
+def paths() -> list[str]:
+    """Every `builtin:NAME`."""
+    return [f"{PREFIX}{name}" for name in worlds.names()]
+
+
+def find(path: str, field: str = "data.path") -> World:
+    """The world of `builtin:NAME`.
+
+    Args:
+        path: of the data.
+        field: that names it, for messages.
+
+    Raises:
+        UserError: with the nearest name for an unknown one.
+    """
+    name = path.removeprefix(PREFIX)
+    if ":" not in name and name not in worlds.names():
+        raise UserError(field, path, "no such built-in data", nearest(path, paths()))
+    world = worlds.get(name)
+    if not isinstance(world, World):
+        raise UserError(
+            field,
+            path,
+            "The name does not stand for a world.",
+            "Name an object of kilter.data.worlds.registry.World.",
+        )
+    if ":" not in name:
+        return world
+
+    # A prompt carries its world's name, so a user's world must not be taken for another one.
+    if world.source in map(_source, worlds.names()):
+        raise UserError(
+            field, path, f"The world is called {world.name!r}, which is taken.", "Give it another name."
+        )
+    _own[world.name] = world
+    return world
+
+
+def sources() -> dict[str, str]:
+    """The names of the worlds whose judges are known, by the names of the judges."""
+    return {_source(name): name for name in (*worlds.names(), *_own)}
+
+
+def by_source(source: str) -> World:
+    """The world with the judge of this name."""
+    name = sources()[source]
+    return _own[name] if name in _own else worlds.get(name)
+
+
+def world_of(prompt: Prompt) -> World | None:
+    """The world that a prompt comes from, None for one of the user's."""
+    source = prompt.metadata.get("world")
+    return by_source(source) if isinstance(source, str) and source in sources() else None
+
+
+class DialsOfPath:
+    """Marks the field of a data set's settings that holds the dials of the world at its `path`."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The dials that the path asks for, written out with all of their fields."""
+        return core_schema.with_info_wrap_validator_function(
+            lambda value, _, info: _dials(value, info.data.get("path", "")),
+            handler(source),
+            serialization=core_schema.simple_ser_schema("any"),
+        )
+
+
+def check_path(path: str) -> str:
+    """The path as it stands. Raises what pydantic reports where a world of a user's own cannot be had."""
+    try:
+        if is_world(path) and ":" in path.removeprefix(PREFIX):
+            find(path)
+    except UserError as error:
+        raise with_fix(error) from error
+    return path
+
+
+def _dials(value: Any, path: str) -> Dials:
+    """The dials as the world of `path` has them.
+
+    An unknown name is for `find` to report when the data is read.
+    """
+    name = path.removeprefix(PREFIX)
+    named = is_world(path) and (":" in name or name in worlds.names())
+    dials = find(path).dials if named else worlds.get(DEFAULT).dials
+    plain = value.model_dump() if isinstance(value, BaseModel) else value
+    try:
+        return dials.model_validate(plain)
+    except ValidationError as error:
+        # The message is made here, for whoever reads the whole settings does not know this world's dials.
+        first = error.errors()[0]
+        kind = with_fix(as_user_error(error, "", dials))
+        line = InitErrorDetails(type=kind, loc=first["loc"], input=first["input"])
+        raise ValidationError.from_exception_data("world", [line]) from error
