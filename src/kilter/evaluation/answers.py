@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,30 +12,32 @@ from rich.console import Console
 
 from kilter.data import store
 from kilter.data.dataset import prompt_key
+from kilter.errors import RunFailed
 from kilter.evaluation.config import EvaluateSpec
+from kilter.evaluation.subject import Subject
 from kilter.progress import Display, OnDisplay
-from kilter.roles.open import Ready
-from kilter.sampling.collect import answers as complete
-from kilter.sampling.local import LocalSampler
-from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
+from kilter.sampling.collect import requests
+from kilter.seams import Listener, Sampler
+from kilter.types import Completion, Feedback, Group, Prompt, Request, Sample, SamplingParams
 
 CHUNK = 128
-"""Prompts whose answers are written together; a kill loses at most these."""
+"""Prompts that are handed to the sampler together."""
 
 Answers = list[tuple[Completion, ...]]
-"""[prompt][sample]"""
+"""[prompt][sample]; fewer where the sampler failed, none where it gave no answer at all"""
 
 
 @dataclass(frozen=True)
 class Answering:
-    """One model that answers. title: the stage's, name: the model's, for people and for the file's name."""
+    """One model that answers. template: its chat template. title: the stage's, for people."""
 
     spec: EvaluateSpec
-    model: Ready
+    subject: Subject
+    sampler: Sampler
+    template: str
     out: Path
     console: Console
     title: str
-    name: str
 
     @property
     def params(self) -> SamplingParams:
@@ -44,26 +46,57 @@ class Answering:
         return SamplingParams(s.max_new_tokens, s.temperature, s.top_p, s.top_k, seed=s.seed)
 
     def path(self, k: int) -> Path:
-        """Where the answers are kept: another model, setting or number of samples has another file."""
-        settings = f"{self.model.hash}|{self.params}|{self.spec.dtype}|{self.spec.max_length}"
-        settings += f"|{self.model.encoder.tokenizer.chat_template}" + (f"|{k}" if k > 1 else "")
+        """Where the answers are kept: another model, sampler, setting or number of samples has another file."""
+        settings = f"{self.subject.hash}|{self.params}|{self.spec.dtype}|{self.spec.max_length}"
+        settings += f"|{self.template}|{self.spec.sampler.model_dump_json(exclude_defaults=True)}|{k}"
         stamp = hashlib.sha256(settings.encode()).hexdigest()[:16]
-        return self.out / "answers" / f"{re.sub(r'[^A-Za-z0-9-]+', '_', self.name)[-60:]}-{stamp}.jsonl"
+        name = re.sub(r"[^A-Za-z0-9-]+", "_", self.subject.name)[-60:]
+        return self.out / "answers" / f"{name}-{stamp}.jsonl"
 
     def __call__(self, prompts: Sequence[Prompt], k: int = 1) -> Answers:
-        """k answers to each prompt. Those on disk are taken from there, the others sampled and written."""
+        """k answers to each prompt. Those on disk are taken from there, the others sampled and written.
+
+        Raises:
+            RunFailed: no prompt has an answer.
+        """
         path = self.path(k)
         known = {g.prompt.metadata["key"]: g.completions for g in store.read(path)}
-        todo = [p for p in prompts if prompt_key(p) not in known]
-        with Display(self.console, f"{self.title}: answers of {self.name}", len(todo)) as display:
-            sampler = LocalSampler(self.model.scorer, self.model.encoder, amp=self.model.amp)
+        todo = list({prompt_key(p): p for p in prompts if prompt_key(p) not in known}.values())
+        problems: list[str] = []
+        with Display(self.console, f"{self.title}: answers of {self.subject.name}", len(todo)) as display:
             for first in range(0, len(todo), CHUNK):
-                part = todo[first : first + CHUNK]
-                report = OnDisplay(display, first, k)
-                made = [tuple(answers) for answers in complete(sampler, part, k, self.params, report)]
-                store.append(path, [_line(p, answers) for p, answers in zip(part, made, strict=True)])
-                known |= {prompt_key(p): answers for p, answers in zip(part, made, strict=True)}
-        return [known[prompt_key(p)] for p in prompts]
+                wanted = requests(todo[first : first + CHUNK], k, self.params)
+                for request, samples in finished(self.sampler, wanted, OnDisplay(display, first, k)):
+                    made = tuple(s.completion for s in samples if s.completion is not None)
+                    known[prompt_key(request.prompt)] = made
+                    problems += [s.problem for s in samples if s.completion is None]
+
+                    # What failed is not written, so that the next attempt asks again.
+                    if len(made) == k:
+                        store.append(path, [_line(request.prompt, made)])
+        self._report(problems, len(todo) * k, any(known.values()))
+        return [known.get(prompt_key(p), ()) for p in prompts]
+
+    def _report(self, problems: Sequence[str], total: int, any_answer: bool) -> None:
+        """Says how many answers could not be made, and why the first could not."""
+        if not problems:
+            return
+        text = f"{len(problems)} of {total} answers of {self.subject.name} failed: {problems[0]}"
+        if not any_answer:
+            raise RunFailed(f"{text}\n  fix: Mend the sampler and run the same command again.")
+        self.console.print(f"  {text}", highlight=False, markup=False)
+
+
+def finished(
+    sampler: Sampler, wanted: Sequence[Request], listener: Listener
+) -> Iterator[tuple[Request, list[Sample]]]:
+    """Each request with its samples in order, as soon as all of them have come."""
+    rows: dict[str, list[Sample]] = {r.id: [] for r in wanted}
+    for sample in sampler.run(wanted, listener):
+        row = rows[sample.request.id]
+        row.append(sample)
+        if len(row) == sample.request.k:
+            yield sample.request, sorted(row, key=lambda s: s.index)
 
 
 def _line(prompt: Prompt, answers: tuple[Completion, ...]) -> Group:

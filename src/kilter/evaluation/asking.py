@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import contextlib
+import functools
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +14,11 @@ from kilter.data.encode import Encoder
 from kilter.evaluation import likelihood
 from kilter.evaluation.answers import Answering, Answers
 from kilter.evaluation.config import EvaluateSpec
+from kilter.evaluation.subject import Subject
 from kilter.evaluation.suites import Suite
 from kilter.progress import Display
 from kilter.roles.open import OpenSpec, Ready, open_model
-from kilter.types import Completion
+from kilter.sampling.build import SamplerContext, build
 
 Logps = list[tuple[float, ...]]
 """[prompt][token] of the first answers, nats at temperature 1"""
@@ -34,7 +37,7 @@ class ModelAnswers:
 
 @dataclass
 class Asking:
-    """The work that needs weights.
+    """Asks one model after the other, and computes what needs its weights.
 
     needs: those of the metrics; what no metric needs is not computed. k: answers per prompt.
     """
@@ -48,16 +51,34 @@ class Asking:
     title: str
     baseline: Ready | None = None
 
-    def ask(self, name: str, folder: Path) -> ModelAnswers:
+    def ask(self, subject: Subject) -> ModelAnswers:
         """Answers of one model and their log-probs. The first model asked is the others' baseline."""
-        model = self._open(folder)
-        answering = Answering(self.spec, model, self.out, self.console, self.title, name)
-        said = ModelAnswers(answering(self.suite.prompts, self.k))
-        first = [answers[0] for answers in said.prompts]
-        if self.suite.probes:
-            said.probes = answering(self.suite.probes)
+        # A sampler opens the weights only if it needs them, and they are opened once for all that follows.
+        opened = functools.cache(lambda: self._open(subject))
+        context = SamplerContext(
+            self.spec.sampler,
+            lambda: (opened().scorer, opened().encoder),
+            subject.reference,
+            self.spec.dtype,
+        )
+        with contextlib.closing(build(context)) as sampler:
+            template = "" if subject.folder is None else opened().encoder.tokenizer.chat_template
+            answering = Answering(
+                self.spec, subject, sampler, str(template), self.out, self.console, self.title
+            )
+            said = ModelAnswers(answering(self.suite.prompts, self.k))
+            if self.suite.probes:
+                said.probes = answering(self.suite.probes)
+            exact = sampler.facts.exact
+
+        if subject.folder is not None:
+            self._likelihoods(subject.name, opened(), said, exact)
+        return said
+
+    def _likelihoods(self, name: str, model: Ready, said: ModelAnswers, exact: bool) -> None:
+        """Log-probs of the first answers under the model and the baseline, and of the tax set."""
         if "logps" in self.needs:
-            said.logps = self._own_logps(model, first)
+            said.logps = self._own_logps(model, said.prompts, exact)
         if self.suite.tax:
             said.nll = self._nll(model, name)
 
@@ -65,14 +86,15 @@ class Asking:
         if self.baseline is None:
             self.baseline = model
         elif "reference_logps" in self.needs and self._same_vocabulary(model, name):
-            said.reference_logps = self._logps(self.baseline, model.encoder, first, f"KL of {name}")
-        return said
+            said.reference_logps = self._logps(self.baseline, model.encoder, said.prompts, f"KL of {name}")
 
-    def _open(self, folder: Path) -> Ready:
+    def _open(self, subject: Subject) -> Ready:
+        """The weights, with room for an answer after each prompt."""
+        assert subject.folder is not None, "an endpoint's weights are not here"
         s = self.spec
         return open_model(
             OpenSpec(
-                folder,
+                subject.folder,
                 dtype=s.dtype,
                 template=s.template,
                 max_length=s.max_length,
@@ -88,22 +110,26 @@ class Asking:
             self.console.print(f"  no KL for {name}: its vocabulary is not the baseline's", highlight=False)
         return same
 
-    def _own_logps(self, model: Ready, answers: Sequence[Completion]) -> Logps:
-        """The policy's log-probs at temperature 1: the sampler's own where it sampled so, else computed."""
-        if self.spec.temperature == 1.0 and self.spec.dtype == "float32":
-            return [a.sampling_logps or () for a in answers]
+    def _own_logps(self, model: Ready, answers: Answers, exact: bool) -> Logps:
+        """The policy's log-probs at temperature 1: the sampler's own where they are exactly that, else computed."""
+        if exact and self.spec.temperature == 1.0 and self.spec.dtype == "float32":
+            return [row[0].sampling_logps or () if row else () for row in answers]
         return self._logps(model, model.encoder, answers, "log-probs")
 
-    def _logps(self, model: Ready, encoder: Encoder, answers: Sequence[Completion], what: str) -> Logps:
-        with Display(self.console, f"{self.title}: {what}", len(answers)) as display:
-            return likelihood.token_logps(
+    def _logps(self, model: Ready, encoder: Encoder, answers: Answers, what: str) -> Logps:
+        """Of the first answer to each prompt, under a model; nothing where there is no answer."""
+        present = [i for i, row in enumerate(answers) if row]
+        with Display(self.console, f"{self.title}: {what}", len(present)) as display:
+            found = likelihood.token_logps(
                 model.scorer,
                 encoder,
-                self.suite.prompts,
-                answers,
+                [self.suite.prompts[i] for i in present],
+                [answers[i][0] for i in present],
                 self.spec.tokens_per_microbatch,
                 lambda done: display.update(done, "answers"),
             )
+        by_prompt = dict(zip(present, found, strict=True))
+        return [by_prompt.get(i, ()) for i in range(len(answers))]
 
     def _nll(self, model: Ready, name: str) -> list[float | None]:
         with Display(self.console, f"{self.title}: tax of {name}", len(self.suite.tax)) as display:

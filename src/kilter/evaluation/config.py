@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kilter.options import DATA, METHOD, MODEL, SAMPLING
 from kilter.refs import DataRef, FeedbackRef, ModelRef, TemplateRef
+from kilter.sampling.config import FOLLOWS, READS, SamplerKind
 
 
 class EvaluateSpec(BaseModel):
@@ -55,6 +56,9 @@ class EvaluateSpec(BaseModel):
         "as nats per token over the baseline",
     )
     tax_limit: Annotated[int, DATA] = Field(40, ge=4, description="demonstrations of the tax set")
+    sampler: Annotated[SamplerKind, SAMPLING] = Field(
+        default_factory=SamplerKind, description="who samples; how is said by the fields beside it"
+    )
     max_new_tokens: Annotated[int, SAMPLING] = Field(96, ge=1, description="tokens of an answer")
     temperature: Annotated[float, SAMPLING] = Field(
         1.0, ge=0, description="1: the policy itself (KL is unbiased); 0: greedy"
@@ -72,3 +76,8 @@ class EvaluateSpec(BaseModel):
     tokens_per_microbatch: Annotated[int, SAMPLING] = Field(
         2048, ge=16, description="tokens that go through the model at once"
     )
+
+    @property
+    def asks_endpoint(self) -> bool:
+        """Whether the sampler's models are names alone, whose weights are not here."""
+        return self.sampler.name in READS.keys() - FOLLOWS

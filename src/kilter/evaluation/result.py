@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from kilter.evaluation.aggregate import Measured, Origin, paired
 from kilter.evaluation.config import EvaluateSpec
 from kilter.evaluation.metrics import Measure, facts_of
+from kilter.evaluation.subject import Subject
 from kilter.evaluation.suites import Suite
-from kilter.models.load import model_hash
 from kilter.statistics import paired_difference
 
 SCHEMA = 1
@@ -38,14 +37,14 @@ def head(
 
 
 def entry(
-    folder: Path,
+    subject: Subject,
     measures: Sequence[Measure],
     found: Mapping[str, Measured],
     baseline: Mapping[str, Measured] | None,
     origin: Origin,
 ) -> dict[str, Any]:
     """One model: its estimates, and its paired differences to the baseline, which has none (baseline=None)."""
-    made: dict[str, Any] = {"path": str(folder.resolve()), "model_hash": model_hash(folder)[:16]}
+    made: dict[str, Any] = {"path": subject.path, "model_hash": subject.hash[:16]}
     if baseline is not None:
         base = paired(measures, baseline)
         made["difference"] = {

@@ -20,6 +20,7 @@ from kilter.evaluation.metrics import SOURCES, STANDARD, Measure
 from kilter.evaluation.records import beside, of_pairs, records
 from kilter.evaluation.result import entry, head, titles_beyond
 from kilter.evaluation.scoring import GoldSource, RewardSource, Scores, Scoring, Source, combined
+from kilter.evaluation.subject import Subject
 from kilter.evaluation.suites import Suite, unique_prompts
 from kilter.types import Completion, Group, Prompt
 
@@ -32,7 +33,7 @@ class Evaluation:
     """One evaluate stage.
 
     Args:
-        models: names to folders, the baseline first.
+        models: the baseline first.
         reward_model: name and folder.
         prompts: the data set whose held-out prompts are asked.
         pairs: held-out pairs, on which the reward model is tested.
@@ -44,7 +45,7 @@ class Evaluation:
     """
 
     spec: EvaluateSpec
-    models: dict[str, Path]
+    models: Sequence[Subject]
     reward_model: tuple[str, Path] | None
     prompts: Dataset
     pairs: Sequence[Group]
@@ -66,7 +67,7 @@ class Evaluation:
         asking = Asking(
             self.spec, suite, needs, max(m.samples for m in measures), self.out, self.console, self.name
         )
-        said = {name: asking.ask(name, folder) for name, folder in self.models.items()}
+        said = {model.name: asking.ask(model) for model in self.models}
 
         # Score: what was said, once by each source; further samples only where a metric looks at them.
         reward = None
@@ -94,8 +95,14 @@ class Evaluation:
         result = head(self.spec, suite, origin, self.baseline, self.trained_prompts)
         base = measured[self.baseline]
         result["models"] = {
-            name: entry(self.models[name], measures, found, None if found is base else base, origin)
-            for name, found in measured.items()
+            model.name: entry(
+                model,
+                measures,
+                measured[model.name],
+                None if model.name == self.baseline else base,
+                origin,
+            )
+            for model in self.models
         }
         if reward is not None and suite.pairs:
             result |= self._reward_accuracy(suite, reward, origin)
@@ -109,7 +116,7 @@ class Evaluation:
     @property
     def baseline(self) -> str:
         """The model that the others are compared with."""
-        return next(iter(self.models))
+        return self.models[0].name
 
     def _note_absent(
         self, measures: Sequence[Measure], measured: Mapping[str, Mapping[str, Measured]]

@@ -10,10 +10,13 @@ from pathlib import Path
 from kilter.data.dataset import Dataset
 from kilter.errors import UserError, nearest
 from kilter.evaluation.config import EvaluateSpec
+from kilter.refs import Found
+from kilter.sampling.config import idle_fields
 from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.outcome import Outcome, StagePlan
 from kilter.stages.registry import stage
 from kilter.types import Group, Shape
+from kilter.validation import refuse_idle
 
 
 @stage("evaluate")
@@ -31,12 +34,27 @@ class Evaluate(StageKind[EvaluateSpec]):
         """The models as they are named in the settings."""
         return list(spec.models)
 
-    def check(self, spec: EvaluateSpec, work: Workspace) -> None:
-        """The metrics are known, the gold source can be built, and the baseline is among the models."""
-        from kilter import feedback
+    def reads(self, spec: EvaluateSpec) -> list[Found]:
+        """An endpoint's models are names, not folders."""
+        found = super().reads(spec)
+        return [f for f in found if not (spec.asks_endpoint and f.field.partition(".")[0] == "models")]
+
+    def check_names(self, spec: EvaluateSpec, work: Workspace) -> None:
+        """The metrics and the gold source are known."""
         from kilter.evaluation import metrics
+        from kilter.feedback import check_names
 
         metrics.resolve(spec.metrics, work.where("metrics"))
+        if spec.gold is not None:
+            check_names(spec.gold, work.where("gold"))
+
+    def check(self, spec: EvaluateSpec, work: Workspace) -> None:
+        """Gold source and sampler can be built, and the baseline is among the models."""
+        from kilter import feedback
+        from kilter.sampling.build import check_sampler
+
+        refuse_idle(spec.sampler, f"{work.where('sampler')}.", idle_fields(spec.sampler))
+        check_sampler(spec.sampler, work.where("sampler"))
         if spec.gold is not None:
             feedback.check(spec.gold, work.where("gold"))
         if spec.baseline and spec.baseline not in spec.models:
@@ -70,13 +88,15 @@ class Evaluate(StageKind[EvaluateSpec]):
         """Writes evaluation.json and groups.jsonl."""
         from kilter.data.dataset import heldout_pairs, trained_prompts
         from kilter.evaluation.runner import Evaluation
+        from kilter.evaluation.subject import Subject
 
         # The baseline first: every difference is to it.
         named = _named(spec.models)
         baseline = spec.baseline or next(iter(named))
         order = [baseline, *(name for name in named if name != baseline)]
-        models = {name: work.model(named[name], "models") for name in order}
-        trained = frozenset().union(*(trained_prompts(f) for f in models.values()))
+        folders = {n: None if spec.asks_endpoint else work.model(named[n], "models") for n in order}
+        models = [Subject(name, named[name], folders[name]) for name in order]
+        trained = frozenset().union(*(trained_prompts(f) for f in folders.values() if f is not None))
 
         # Held-out pairs say how far the reward model can be trusted.
         reward = None

@@ -9,5 +9,6 @@ class Length:
     """Tokens of the first answer, its end included; neither direction is better."""
 
     def per_prompt(self, item: Answered) -> float | None:
-        """Tokens."""
-        return float(len(item.answers[0].token_ids or ()))
+        """Tokens; unscored where an endpoint gives text alone."""
+        tokens = item.answers[0].token_ids
+        return None if tokens is None else float(len(tokens))

@@ -9,10 +9,11 @@ from typing import Any
 
 from kilter.artifacts import append_lines, cut_lines, read_lines
 from kilter.errors import UserError
+from kilter.evaluation.metrics.length import Length
 from kilter.sampling.collect import collect, requests
 from kilter.seams import FeedbackSource, Sampler
 from kilter.statistics import Estimate, paired_difference
-from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
+from kilter.types import Answered, Completion, Feedback, Group, Prompt, SamplingParams
 
 MARGIN_STEPS = 2
 """Evaluations in a row that must show proxy up and gold down before the run stops."""
@@ -72,7 +73,8 @@ class GoldEvaluator:
             values[name] = [scores.get(n) for n in range(len(made))]
             reasons = (f.rationale or "no reason given" for f in judged if f.score is None)
             problems[name] = next(reasons, collected.summary())
-        values["length"] = [None if c is None else float(len(c.token_ids or ())) for c in made]
+        asked = zip(self.prompts, made, strict=True)
+        values["length"] = [None if c is None else Length().per_prompt(Answered(p, (c,))) for p, c in asked]
         return Evidence(values, texts, problems)
 
     def _judge(

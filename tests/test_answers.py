@@ -1,0 +1,99 @@
+"""Answers of an evaluation: by any sampler, on disk as they are made, and unscored where there is none."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from rich.console import Console
+
+from kilter.data.dataset import DataSpec, load
+from kilter.errors import RunFailed
+from kilter.evaluation.answers import Answering
+from kilter.evaluation.config import EvaluateSpec
+from kilter.evaluation.subject import Subject
+from kilter.pipeline.runner import Run
+from kilter.recipe import build
+from kilter.types import Completion, Prompt, Sample, SamplerFacts
+
+PROMPTS = [Prompt(text=f"question {i}") for i in range(6)]
+
+
+class Sampled:
+    """Answers in an order of its own; fails where it is told to, and dies after `lives` samples."""
+
+    facts = SamplerFacts()
+
+    def __init__(self, fails: str = "", lives: int = 99) -> None:
+        self.fails, self.lives, self.asked = fails, lives, []
+
+    def run(self, requests, listener):
+        wanted = [(r, i) for r in reversed(requests) for i in reversed(range(r.k))]
+        for request, index in wanted:
+            if self.lives == 0:
+                raise MemoryError("killed")
+            self.lives -= 1
+            self.asked.append((request.prompt.text, index))
+            if self.fails and self.fails in request.prompt.text:
+                yield Sample(request, index, None, "the server is on fire")
+            else:
+                yield Sample(request, index, Completion(f"{request.prompt.text}: {index}"))
+
+
+def answering(sampler, folder, console=None) -> Answering:
+    spec = EvaluateSpec(models=["m"])
+    quiet = console or Console(quiet=True)
+    return Answering(spec, Subject("m", "m", None), sampler, "", folder, quiet, "eval")
+
+
+def texts(answers) -> list[list[str]]:
+    return [[c.text for c in row] for row in answers]
+
+
+def test_answers_are_in_order_whatever_order_they_come_in(tmp_path):
+    found = answering(Sampled(), tmp_path)(PROMPTS, 2)
+    assert texts(found) == [[f"question {i}: 0", f"question {i}: 1"] for i in range(6)]
+
+
+def test_a_killed_attempt_keeps_every_finished_prompt(tmp_path):
+    with pytest.raises(MemoryError):
+        answering(Sampled(lives=5), tmp_path)(PROMPTS, 2)
+    again = Sampled()
+    assert texts(answering(again, tmp_path)(PROMPTS, 2)) == texts(
+        answering(Sampled(), tmp_path / "x")(PROMPTS, 2)
+    )
+    assert {text for text, _ in again.asked} == {f"question {i}" for i in range(4)}
+
+
+def test_a_failed_answer_is_none_and_is_asked_for_again(tmp_path, capsys):
+    console = Console(width=200)
+    found = answering(Sampled(fails="question 3"), tmp_path, console)(PROMPTS)
+    assert texts(found) == [[f"question {i}: 0"] if i != 3 else [] for i in range(6)]
+    assert "1 of 6 answers of m failed: the server is on fire" in capsys.readouterr().out
+    again = Sampled()
+    assert texts(answering(again, tmp_path)(PROMPTS))[3] == ["question 3: 0"]
+    assert again.asked == [("question 3", 0)]
+
+
+def test_no_answer_at_all_ends_the_run(tmp_path):
+    with pytest.raises(RunFailed, match=r"(?s)6 of 6 answers of m failed: the server is on fire.*fix:"):
+        answering(Sampled(fails="question"), tmp_path)(PROMPTS)
+
+
+def test_an_endpoint_is_evaluated_by_its_answers_alone(tiny, pairs_file, tmp_path):
+    """A scripted sampler has no weights: what needs none is measured, KL and length in tokens are not."""
+    data = {"path": str(pairs_file), "heldout": 0.5}
+    held = [g.prompt for g in load(DataSpec(**data), "prompts").heldout]
+    lines = [{"prompt": p.messages[-1]["content"], "answer": "I cannot help"} for p in held[1:]]
+    (tmp_path / "script.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sampler = {"name": "scripted", "script": str(tmp_path / "script.jsonl")}
+    stages = {"eval": {"evaluate": {"models": ["anyone"], "sampler": sampler}}}
+    recipe = build({"model": str(tiny), "data": data, "stages": stages})
+    assert Run(recipe, tmp_path / "run", Console(quiet=True)).execute() == 0
+    found = json.loads((tmp_path / "run" / "eval" / "evaluation.json").read_text())
+    model = found["models"]["anyone"]
+    assert model["path"] == "anyone"
+    assert model["metrics"]["refusal"]["value"] == 1.0
+    assert (model["metrics"]["refusal"]["n"], model["metrics"]["refusal"]["n_unscored"]) == (len(held) - 1, 1)
+    assert model["metrics"]["length"]["n"] == 0
+    assert "kl" not in model["metrics"]
