@@ -249,6 +249,36 @@ def test_replay_of_a_runs_rollouts(tiny, prompts, rewards, tmp_path):
         assert found.steps == 2
 
 
+@pytest.mark.parametrize("method", ["grpo", {"name": "remax", "beta": 0.0}, "xpo"], ids=str)
+def test_a_prompt_is_tokenised_once(tiny, rewards, tmp_path, monkeypatch, method):
+    """By the sampler: its ids travel with the answer, so that a prompt that is too long is cut and counted once."""
+    from kilter.data.encode import Encoder
+
+    path = tmp_path / "long.jsonl"
+    path.write_text("".join(json.dumps({"prompt": "z" * (3 if i % 2 else 40)}) + "\n" for i in range(8)))
+    read = []
+    prompt = Encoder.prompt
+    monkeypatch.setattr(Encoder, "prompt", lambda self, p: (read.append(p), prompt(self, p))[1])
+    spec = TrainSpec.model_validate(
+        {
+            "method": method,
+            "prompts": "$data",
+            "feedback": f"{rewards}:letters",
+            "sampler": {"samples": 2, "max_new_tokens": 6},
+            "monitors": {"allow_truncation": True},
+            "max_length": 30,
+            "batch_size": 4,
+            "max_steps": 4,
+        }
+    )
+    data = load(DataSpec(path=str(path), heldout=0), "prompts")
+    result = Trainer(spec, tiny, data.train, [], tmp_path / "run").run()
+    assert len(read) == 16
+    assert result.counts["prompts cut"] == 8
+    kept = (tmp_path / "run" / "groups.jsonl").read_text()
+    assert "prompt_ids" not in kept
+
+
 # Rewards that fail
 
 

@@ -34,7 +34,8 @@ class Completion:
 
     `token_ids` and `sampling_logps` (nats, at the sampling temperature) are set by samplers and never
     re-derived from text. `mask` is 1 on tokens the policy is trained on. `entropy`: mean over the tokens of the entropy of the distribution
-    that each was drawn from, before top-k and top-p, nats.
+    that each was drawn from, before top-k and top-p, nats. `prompt_ids`: the prompt as the sampler read it, so that nobody
+    tokenises it again; they are not written to disk.
     """
 
     text: str
@@ -45,6 +46,7 @@ class Completion:
     policy_version: int | None = None
     entropy: float | None = None
     turns: tuple[Message, ...] = ()
+    prompt_ids: tuple[int, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,8 @@ class Request:
     """`k` completions of one prompt.
 
     id: distinct within a call. prefix_ids: tokens that every completion begins with, after the prompt: a search goes on
-    from them, and so do the rollouts that label the steps of a process reward model.
+    from them, and so do the rollouts that label the steps of a process reward model. prompt_ids: the prompt's tokens, where
+    an earlier answer brought them along; else the sampler makes them.
     """
 
     id: str
@@ -151,6 +154,7 @@ class Request:
     k: int = 1
     params: SamplingParams = SamplingParams()
     prefix_ids: tuple[int, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

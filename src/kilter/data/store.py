@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ def to_json(group: Group) -> dict[str, Any]:
         return {k: v for k, v in value.items() if v not in (None, (), "", {})}
 
     prompt = lean(asdict(group.prompt))
-    completions = [lean(asdict(c)) for c in group.completions]
+    completions = [lean(asdict(replace(c, prompt_ids=()))) for c in group.completions]
     feedback = [lean(asdict(f)) | {"score": f.score} for f in group.feedback]
     return {"prompt": prompt, "completions": completions, "feedback": feedback}
 

@@ -32,6 +32,11 @@ class Collected:
         return [[c for c in row if c is not None] for row in self.completions]
 
     @property
+    def prompt_ids(self) -> list[tuple[int, ...]]:
+        """[request], the tokens of its prompt as the sampler read them; empty where none of its samples was made."""
+        return [row[0].prompt_ids if row else () for row in self.made]
+
+    @property
     def problems(self) -> list[str]:
         """One line per sample that failed."""
         return [p for row in self.problems_by_request() for p in row if p]
@@ -47,11 +52,24 @@ class Collected:
 
 
 def requests(
-    prompts: Sequence[Prompt], k: int, params: SamplingParams | Sequence[SamplingParams]
+    prompts: Sequence[Prompt],
+    k: int,
+    params: SamplingParams | Sequence[SamplingParams],
+    ids: Sequence[tuple[int, ...]] = (),
 ) -> list[Request]:
-    """One request per prompt, numbered; `params` for all, or one per prompt."""
+    """One request per prompt, numbered.
+
+    Args:
+        k: completions of each.
+        params: for all, or one per prompt.
+        ids: tokens of the prompts, where an earlier call has brought them (`Collected.prompt_ids`).
+    """
     own = [params] * len(prompts) if isinstance(params, SamplingParams) else params
-    return [Request(str(n), p, k, o) for n, (p, o) in enumerate(zip(prompts, own, strict=True))]
+    known = ids or [()] * len(prompts)
+    return [
+        Request(str(n), p, k, o, prompt_ids=i)
+        for n, (p, o, i) in enumerate(zip(prompts, own, known, strict=True))
+    ]
 
 
 def collect(sampler: Sampler, wanted: Sequence[Request], listener: Listener = NOBODY) -> Collected:

@@ -98,7 +98,7 @@ class LocalSampler:
 
     def _ids(self, request: Request) -> tuple[int, ...]:
         """Prompt and prefix as tokens. Raises UserError where the model cannot read them, or cannot go on for long enough."""
-        ids = self.encoder.prompt(request.prompt) + request.prefix_ids
+        ids = (request.prompt_ids or self.encoder.prompt(request.prompt)) + request.prefix_ids
         for scorer in self._scorers():
             length = len(ids) + request.params.max_new_tokens
             require_steady(self._config(scorer), length, "prompt + max_new_tokens")
@@ -146,6 +146,7 @@ class LocalSampler:
             finish_reason=row.finish,
             policy_version=self.version,
             entropy=row.entropy / max(1, len(row.tokens)),
+            prompt_ids=row.item.ids[: len(row.item.ids) - len(prefix)],
         )
         usage = Usage(len(row.item.ids), len(row.tokens))
         return Sample(request, row.sample, completion, usage=usage)

@@ -127,7 +127,7 @@ class VllmSampler:
     def _ids(self, request: Request) -> tuple[str, tuple[int, ...]]:
         """(what is wrong with the prompt, prompt and prefix as tokens)."""
         try:
-            ids = self.encoder.prompt(request.prompt) + request.prefix_ids
+            ids = (request.prompt_ids or self.encoder.prompt(request.prompt)) + request.prefix_ids
         except UserError as error:
             return f"{error.field} = {error.value}: {error.problem}", ()
         context = self.client.context
@@ -148,6 +148,7 @@ class VllmSampler:
             sampling_logps=(0.0,) * len(prefix) + tuple(logps),
             finish_reason=reason,
             policy_version=self.version,
+            prompt_ids=item.ids[: len(item.ids) - len(prefix)],
         )
         return Sample(request, index, completion, usage=Usage(len(item.ids), len(tokens)))
 

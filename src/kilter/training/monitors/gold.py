@@ -47,6 +47,8 @@ class GoldEvaluator:
     gold: FeedbackSource
     proxy: FeedbackSource
     params: SamplingParams
+    prompt_ids: Sequence[tuple[int, ...]] = ()
+    """Tokens of the prompts, once they have been answered."""
 
     def state(self) -> dict[str, Any]:
         """The gold source's state, such as the scale of a reward model."""
@@ -58,7 +60,8 @@ class GoldEvaluator:
 
     def __call__(self, first: Sequence[str] = ()) -> Evidence:
         """`first`: the first evaluation's answers (none: these are), which a source that compares sees beside the present ones."""
-        collected = collect(self.sampler, requests(self.prompts, 1, self.params))
+        collected = collect(self.sampler, requests(self.prompts, 1, self.params, self.prompt_ids))
+        self.prompt_ids = collected.prompt_ids
         made = [row[0] for row in collected.completions]
         texts = ["" if c is None else c.text for c in made]
         # A prompt without an answer stays in its place, unscored, so that later evaluations pair with it.

@@ -76,7 +76,7 @@ class OpposedAnswers:
         """The policy's answer first. A pair needs both."""
         mine = collect(self.sampler, requests(prompts, 1, params))
         other = replace(params, seed=params.seed + OPPONENT_SEED)
-        theirs = collect(self.opponent, requests(prompts, 1, other))
+        theirs = collect(self.opponent, requests(prompts, 1, other, mine.prompt_ids))
         pairs = [[*a, *b] if a and b else [] for a, b in zip(mine.made, theirs.made, strict=True)]
         return Sampled(unscored(prompts, pairs), [*mine.problems, *theirs.problems])
 
@@ -102,11 +102,12 @@ class GreedyBaseline:
     def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> Sampled:
         """The greedy answer is scored at once and does not train. A prompt without one has no baseline."""
         found = collect(self.sampler, requests(prompts, self.samples, params))
-        greedy = collect(self.sampler, requests(prompts, 1, replace(params, temperature=0.0)))
+        best = replace(params, temperature=0.0)
+        greedy = collect(self.sampler, requests(prompts, 1, best, found.prompt_ids))
         scores = iter(self.feedback(unscored(prompts, greedy.made)))
         groups = []
-        for prompt, answers, best in zip(prompts, found.made, greedy.made, strict=True):
-            fact = {"greedy_score": next(scores)[0].score, "greedy": best[0].text} if best else {}
+        for prompt, answers, first in zip(prompts, found.made, greedy.made, strict=True):
+            fact = {"greedy_score": next(scores)[0].score, "greedy": first[0].text} if first else {}
             based = replace(prompt, metadata={**prompt.metadata, **fact})
             groups += unscored([based], [answers])
         return Sampled(groups, [*found.problems, *greedy.problems])

@@ -218,8 +218,8 @@ class RolloutSource:
         return found | ({"rewards/disagreement": fmean(gaps)} if found and gaps else {})
 
     def _encode(self, group: Group) -> Encoded | None:
-        """Sampled tokens as they are; the prompt as the sampler saw it. None where an answer trains no token."""
-        prompt = self.encoder.prompt(group.prompt)
+        """Sampled tokens as they are, the prompt as the sampler read it. None where an answer trains no token."""
+        prompt = group.completions[0].prompt_ids or self.encoder.prompt(group.prompt)
         pieces = [self.encoder.completion(group.prompt, c) for c in group.completions]
         if not all(any(mask) for _, mask in pieces):
             return None
