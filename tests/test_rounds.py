@@ -327,7 +327,32 @@ def test_generate_and_label_as_doors(tiny, pairs_file, tmp_path, monkeypatch):
     assert labelled.facts["answers"] == 15
     rows = list(store.read(labelled.path))
     assert [f.score for f in rows[0].feedback] == sorted((f.score for f in rows[0].feedback), reverse=True)
-    with pytest.raises(UserError, match="k says how many answers"):
-        kilter.generate(str(tiny), str(pairs_file), out="more", sampler={"samples": 2})
+    with pytest.raises(UserError, match="the same greedy answer"):
+        kilter.generate(str(tiny), str(pairs_file), out="more", k=2, sampler={"temperature": 0})
+    with pytest.raises(UserError, match="is beyond the last part"):
+        kilter.generate(str(tiny), str(pairs_file), out="more", part="3/2")
     with pytest.raises(UserError, match="write is pairs"):
         kilter.label(str(made.path), "rewards.py:letters", out="more", threshold=0.3)
+
+
+def test_a_script_answers_without_a_model_and_its_gaps_are_named(pairs_file, tmp_path, monkeypatch):
+    """Any sampler answers; what it could not answer is counted, and named in failures.jsonl."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rewards.py").write_text(REWARD)
+    asked = [json.loads(line)["prompt"] for line in pairs_file.read_text().splitlines()]
+    lines = [{"prompt": p, "answers": ["abc", "xyz"]} for p in asked[1:4]]
+    (tmp_path / "script.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    sampler = {"name": "scripted", "script": "script.jsonl"}
+    made = kilter.generate("builtin:nothing", str(pairs_file), out="answers", limit=4, k=2, sampler=sampler)
+    assert (made.facts["rows"], made.facts["failed"]) == (3, 2)
+    failures = [json.loads(x) for x in (tmp_path / "answers" / "failures.jsonl").read_text().splitlines()]
+    assert [f["answer"] for f in failures] == [0, 1]
+    row = next(iter(store.read(made.path)))
+    assert lineage(row.prompt)[0]["model"] == "scripted"
+    manifest = json.loads((tmp_path / "answers" / "manifest.json").read_text())
+    assert set(manifest["inputs"]) == {"kilter", "data:data", "file:script.jsonl"}
+    pairs = kilter.label(str(made.path), "rewards.py:letters", out="pairs")
+    assert [c.text for c in next(iter(store.read(pairs.path))).completions] == ["abc", "xyz"]
+    stages = {"a": {"generate": {"model": "builtin:x", "sampler": sampler}}}
+    with pytest.raises(UserError, match="sampler scripted opens no model"):
+        recipes.build({"data": {"path": str(pairs_file)}, "stages": stages})

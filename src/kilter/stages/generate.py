@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,25 +16,39 @@ from kilter.artifacts import append_lines, read_lines
 from kilter.data.lineage import row_id, with_entry
 from kilter.errors import RunFailed, UserError
 from kilter.options import DATA, MODEL, SAMPLING
-from kilter.refs import BaseRef, DataRef, TemplateRef
+from kilter.refs import BaseRef, DataRef, Found, TemplateRef
 from kilter.release.section import Section
-from kilter.sampling.config import SamplerSpec
+from kilter.sampling.config import FOLLOWS, READS, SamplerKind, idle_fields
 from kilter.stages.door import Door
 from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.outcome import ARTIFACT, Outcome, StagePlan, StageSpec
+from kilter.stages.refs import references
 from kilter.stages.registry import stage
 from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
 from kilter.validation import refuse_idle
 
 if TYPE_CHECKING:
-    from kilter.roles.open import Ready
     from kilter.sampling.collect import Collected
-    from kilter.seams import Sampler
 
 CHUNK = 64
 """Answers that are asked for at once; after each chunk, what is there is on disk."""
 
 FAILURES = "failures.jsonl"
+
+
+class AnswerSpec(SamplerKind):
+    """Who samples the answers, and how."""
+
+    max_new_tokens: int = Field(128, ge=1, description="tokens of an answer")
+    temperature: float = Field(1.0, ge=0, description="1: the model itself; 0: greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus")
+    top_k: int = Field(0, ge=0, description="0: off")
+    stop: list[str] = Field(default_factory=list, description="strings that end an answer")
+
+    @property
+    def opens(self) -> bool:
+        """Whether it samples from weights that are opened here; an endpoint or a script has none."""
+        return self.name in FOLLOWS or self.name not in READS
 
 
 class GenerateSpec(StageSpec):
@@ -54,8 +68,8 @@ class GenerateSpec(StageSpec):
     )
     limit: Annotated[int | None, DATA] = Field(None, ge=1, description="ask only the first N of them")
     k: Annotated[int, SAMPLING] = Field(4, ge=1, description="answers per prompt")
-    sampler: Annotated[SamplerSpec, SAMPLING] = Field(
-        default_factory=lambda: SamplerSpec(), description="who samples, and how; k says how many answers"
+    sampler: Annotated[AnswerSpec, SAMPLING] = Field(
+        default_factory=lambda: AnswerSpec(), description="who samples, and how"
     )
     seed: Annotated[int, SAMPLING] = Field(0, description="same seed, same answers")
     max_length: Annotated[int, DATA] = Field(
@@ -89,16 +103,22 @@ class Generate(StageKind[GenerateSpec]):
             "kilter generate --model runs/sft --data prompts.jsonl --part 1/3 --out runs/answers",
         ),
         often=("k", "sampler", "sampler__temperature", "sampler__max_new_tokens", "seed"),
-        without=("sampler__samples",),
     )
 
+    def reads(self, spec: GenerateSpec) -> list[Found]:
+        """An endpoint or a script opens no model."""
+        return [f for f in references(spec) if f.field != "model" or spec.sampler.opens]
+
     def check(self, spec: GenerateSpec, work: Workspace) -> None:
-        """k is the number of answers, and there is room for a prompt."""
-        refuse_idle(
-            spec.sampler,
-            f"{work.where('sampler')}.",
-            [("samples", "k says how many answers each prompt gets", "set k, and leave samples out")],
-        )
+        """Every setting has an effect, and there is room for a prompt."""
+        _check_sampler(spec, work)
+        if spec.k > 1 and spec.sampler.temperature == 0:
+            raise UserError(
+                work.where("k"),
+                spec.k,
+                "gives the same greedy answer each time",
+                "set k: 1, or a temperature",
+            )
         room = spec.max_length - spec.sampler.max_new_tokens
         if room < 16:
             raise UserError(
@@ -107,7 +127,7 @@ class Generate(StageKind[GenerateSpec]):
                 f"leaves {max(0, room)} tokens for prompts beside {spec.sampler.max_new_tokens} of the answer",
                 "raise max_length, or lower sampler.max_new_tokens",
             )
-        if spec.part is not None and int(spec.part.split("/")[0]) > int(spec.part.split("/")[1]):
+        if spec.part is not None and _part(spec.part)[0] > _part(spec.part)[1]:
             raise UserError(
                 work.where("part"), spec.part, "is beyond the last part", "write 1/3, 2/3 or 3/3, for example"
             )
@@ -124,7 +144,7 @@ class Generate(StageKind[GenerateSpec]):
 
     def plan(self, spec: GenerateSpec, work: Workspace) -> StagePlan:
         """Prompts, and the tokens of answers as long as they may be."""
-        what = f"{spec.model or work.base} answers {spec.data}, {spec.k} each"
+        what = f"{_who(spec, work)} answers {spec.data}, {spec.k} each"
         if not work.ready(spec.data):
             return StagePlan(what)
         count = len(_prompts(spec, work))
@@ -144,7 +164,7 @@ class Generate(StageKind[GenerateSpec]):
                 f"  {len(there)} of {len(prompts)} prompts are answered already", highlight=False
             )
 
-        # An answer that failed is not on disk, so that the next run asks for it again.
+        # A prompt without any answer has no row: a killed run that goes on asks it again.
         failures = _answer(spec, work, todo, path) if todo else []
         (folder / FAILURES).unlink(missing_ok=True)
         append_lines(folder / FAILURES, failures)
@@ -168,12 +188,24 @@ class Generate(StageKind[GenerateSpec]):
         if not groups:
             return None
         facts = _facts(groups, list(read_lines(folder / FAILURES)))
-        lead = f"{facts['answers']} answers to {facts['rows']} prompts, {facts['mean_length']} tokens on average; "
-        lead += (
-            f"{facts['truncated']} cut at the limit, {facts['failed']} failed, {facts['distinct']} distinct."
+        length = "" if facts["mean_length"] is None else f", {facts['mean_length']} tokens on average"
+        lead = (
+            f"{facts['answers']} answers to {facts['rows']} prompts{length}: {facts['distinct']} distinct, "
         )
+        lead += f"{facts['truncated']} cut at the limit, {facts['failed']} failed."
         rows = [(shown(g.prompt), c.text[:600]) for g in groups[:3] for c in g.completions[:2]]
         return Section("Answers", lead, "warn" if facts["failed"] else "", ("Prompt", "Answer"), rows)
+
+
+def _check_sampler(spec: GenerateSpec, work: Workspace) -> None:
+    """The sampler reads all that is set for it; one that opens no model is not given one."""
+    from kilter.sampling.build import check_sampler
+
+    refuse_idle(spec.sampler, f"{work.where('sampler')}.", idle_fields(spec.sampler))
+    check_sampler(spec.sampler, work.where("sampler"))
+    if not spec.sampler.opens:
+        why = f"sampler {spec.sampler.name} opens no model"
+        refuse_idle(spec, work.where(), [("model", why, "set sampler.model, or leave it out")])
 
 
 def _answer(
@@ -181,31 +213,31 @@ def _answer(
 ) -> list[dict[str, Any]]:
     """Asks the prompts in chunks and appends what came back; returns what did not."""
     from kilter.data import store
+    from kilter.models.load import model_hash
     from kilter.progress import Display, OnDisplay
-    from kilter.roles.open import OpenSpec, open_model
+    from kilter.roles.open import OpenSpec
+    from kilter.roles.sampler import open_sampler
     from kilter.sampling.collect import collect, requests
 
-    room = spec.max_length - spec.sampler.max_new_tokens
-    ready = open_model(
-        OpenSpec(
-            work.model(spec.model),
-            dtype=spec.dtype,
-            template=spec.template,
-            max_length=spec.max_length,
-            max_prompt=room,
-        )
+    opens = spec.sampler.opens
+    opening = OpenSpec(
+        work.model(spec.model) if opens else spec.sampler.model or "",
+        dtype=spec.dtype,
+        template=spec.template,
+        max_length=spec.max_length,
+        max_prompt=spec.max_length - spec.sampler.max_new_tokens,
     )
     entry = {
         "stage": work.name,
         "kind": "generate",
-        "model": spec.model or work.base,
-        "model_hash": ready.hash[:16],
+        "model": _who(spec, work),
+        "model_hash": model_hash(opening.folder)[:16] if opens else "",
         "sampling": asdict(spec.params()) | {"sampler": spec.sampler.name},
     }
     failures: list[dict[str, Any]] = []
     size = max(1, CHUNK // spec.k)
     with (
-        contextlib.closing(SAMPLERS[spec.sampler.name](spec, ready)) as sampler,
+        contextlib.closing(open_sampler(spec.sampler, opening, work.where("sampler"))) as sampler,
         Display(work.console, f"{work.name}: answers", len(prompts) * spec.k) as display,
     ):
         for first in range(0, len(prompts), size):
@@ -242,10 +274,11 @@ def shown(prompt: Prompt) -> str:
 def _facts(groups: Sequence[Group], failures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the rows on disk amount to, whichever run made them."""
     answers = [c for g in groups for c in g.completions]
+    lengths = [len(c.token_ids) for c in answers if c.token_ids is not None]
     return {
         "rows": len(groups),
         "answers": len(answers),
-        "mean_length": round(statistics.fmean(len(c.token_ids or ()) for c in answers), 1),
+        "mean_length": round(statistics.fmean(lengths), 1) if lengths else None,
         "truncated": sum(c.finish_reason == "length" for c in answers),
         "distinct": sum(len({c.text for c in g.completions}) for g in groups),
         "failed": len(failures),
@@ -261,22 +294,17 @@ def _prompts(spec: GenerateSpec, work: Workspace) -> list[Prompt]:
     groups = {"train": data.train, "heldout": data.heldout, "all": [*data.train, *data.heldout]}[spec.split]
     prompts = list({prompt_key(g.prompt): g.prompt for g in reversed(groups)}.values())[::-1]
     if spec.part is not None:
-        number, parts = map(int, spec.part.split("/"))
+        number, parts = _part(spec.part)
         prompts = prompts[len(prompts) * (number - 1) // parts : len(prompts) * number // parts]
     return prompts[: spec.limit]
 
 
-def _local(spec: GenerateSpec, ready: Ready) -> Sampler:
-    from kilter.sampling.local import LocalSampler
-
-    return LocalSampler(ready.scorer, ready.encoder, spec.sampler.tokens_per_batch, amp=ready.amp)
-
-
-def _vllm(spec: GenerateSpec, ready: Ready) -> Sampler:
-    from kilter.sampling.vllm import VllmSampler
-
-    return VllmSampler(ready.scorer, ready.encoder, spec.sampler, spec.dtype)
+def _part(text: str) -> tuple[int, int]:
+    """(number, parts) of "1/3"."""
+    number, _, parts = text.partition("/")
+    return int(number), int(parts)
 
 
-SAMPLERS: Mapping[str, Callable[[GenerateSpec, Ready], Sampler]] = {"local": _local, "vllm": _vllm}
-"""By the sampler's name."""
+def _who(spec: GenerateSpec, work: Workspace) -> str:
+    """Who answers, by name."""
+    return (spec.model or work.base) if spec.sampler.opens else spec.sampler.model or spec.sampler.name
