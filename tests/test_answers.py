@@ -97,3 +97,21 @@ def test_an_endpoint_is_evaluated_by_its_answers_alone(tiny, pairs_file, tmp_pat
     assert (model["metrics"]["refusal"]["n"], model["metrics"]["refusal"]["n_unscored"]) == (len(held) - 1, 1)
     assert model["metrics"]["length"]["n"] == 0
     assert "kl" not in model["metrics"]
+
+
+def test_further_samples_change_no_other_metric(tiny, pairs_file, tmp_path):
+    """pass@k asks for three answers; everything else is of the first, which is the one that k = 1 gives."""
+    common = {"models": [str(tiny)], "gold": {"regex": "a"}, "max_new_tokens": 8}
+    more = ["standard", {"pass_at_k": {"k": 2, "samples": 3}}]
+    stages = {"one": {"evaluate": common}, "three": {"evaluate": common | {"metrics": more}}}
+    recipe = build({"model": str(tiny), "data": {"path": str(pairs_file), "heldout": 0.5}, "stages": stages})
+    assert Run(recipe, tmp_path / "run", Console(quiet=True)).execute() == 0
+    one, three = (
+        json.loads((tmp_path / "run" / name / "evaluation.json").read_text())["models"][str(tiny)]["metrics"]
+        for name in stages
+    )
+    solved = three.pop("pass_at_2")
+    assert one == three
+    assert solved["n"] == one["gold"]["n"]
+    assert 0 < solved["value"] < 1
+    assert solved["judge"] == one["gold"]["judge"]
