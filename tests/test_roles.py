@@ -45,9 +45,10 @@ def test_a_gpu_is_taken_where_there_is_one_and_a_wish_comes_first(monkeypatch):
 
 
 def test_every_role_lands_on_the_chosen_device(elsewhere, tiny, tmp_path, encoder, scorer):
-    from kilter.cli.sample import _sampler
+    from kilter.cli.sample import opened
 
-    assert _sampler(str(tiny)).scorer.device.type == "meta"  # kilter sample and chat
+    with opened(str(tiny), {}) as sampler:  # kilter sample and chat
+        assert sampler.scorer.device.type == "meta"
     steps = make_steps(tmp_path / "steps")
     source = feedback.build({"process_reward": str(steps)}, feedback.Context(policy=(scorer, encoder)))
     assert source.parts[0][2].model.device.type == "meta"

@@ -138,7 +138,8 @@ def read_script(path: Path, field: str = "sampler.script") -> ScriptedSampler:
 @samplers.register("scripted")
 def open_scripted(context: SamplerContext) -> ScriptedSampler:
     """From the file that the settings name."""
-    if context.spec.script is None:
+    path = Path(context.spec.script or context.model)
+    if not path.is_file():
         fix = "name a file with a line {prompt, answer} for each prompt"
-        raise UserError("sampler.script", None, "is required by the scripted sampler", fix)
-    return read_script(Path(context.spec.script))
+        raise UserError("sampler.script", str(path), "is not a file", fix)
+    return read_script(path)

@@ -1,0 +1,157 @@
+"""kilter sample and kilter chat with every sampler, as a person or a pipe meets them."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+
+from kilter import cli
+
+SCRIPT = [
+    {"prompt": "Hello", "answer": "Good day"},
+    {"prompt": "And?", "answers": ["More of it", "And more"]},
+    {"prompt": "Question 1 x", "answer": "one"},
+]
+
+OWN = '''
+from kilter.types import Completion, Sample, SamplerFacts
+
+class Counting:
+    """Says how many turns it has been shown, and what came last."""
+
+    facts = SamplerFacts()
+
+    def __init__(self, context, mark="."):
+        self.mark = mark
+
+    def run(self, requests, listener=None):
+        for request in requests:
+            for i in range(request.k):
+                turns = request.prompt.messages
+                text = f"{len(turns)}:{turns[-1]['content']}{self.mark}"
+                if turns[-1]["content"] == "fail":
+                    yield Sample(request, i, None, "nobody is in")
+                    continue
+                if listener is not None and listener.wants_text:
+                    listener.text(request, i, text)
+                yield Sample(request, i, Completion(text))
+
+    def sync(self, weights):
+        return weights.version
+
+    def close(self):
+        pass
+'''
+
+
+@pytest.fixture
+def kilter(monkeypatch, capsys):
+    """Runs a command; (exit code, standard output, standard error)."""
+
+    def run(*args, stdin=""):
+        monkeypatch.setattr(sys, "argv", ["kilter", *map(str, args)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        said = capsys.readouterr()
+        return stop.value.code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "script.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in SCRIPT))
+    return path
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(OWN)
+    return f"{path}:Counting"
+
+
+def test_sample_asks_a_script_and_names_what_failed(kilter, script, tmp_path):
+    code, said, told = kilter("sample", script, "--sampler", "scripted", "--prompt", "And?", "-k", 3)
+    assert code == 0
+    assert "More of it" in said
+    assert "And more" in said
+    assert "1 of 3 answers failed: the script has no answer" in told
+    code, _, told = kilter("sample", script, "--sampler", "scripted", "--prompt", "Unheard")
+    assert code == 4
+    assert "1 of 1 answers failed" in told
+    data, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    data.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in ("Hello", "Unheard", "And?")))
+    code, _, told = kilter("sample", script, "--sampler", "scripted", "--data", data, "--out", out)
+    assert (code, "2 groups appended" in told) == (0, True)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [r["completions"][0]["text"] for r in rows] == ["Good day", "More of it"]
+
+
+def test_a_sampler_of_ones_own_takes_options_from_the_command_line(kilter, own):
+    args = ("sample", "nothing", "--sampler", own, "--prompt", "hi")
+    assert kilter(*args)[1] == "1:hi.\n"
+    assert kilter(*args, "--sampler.options", "{mark: '!'}")[1] == "1:hi!\n"
+    code, _, told = kilter(*args, "--sampler.options", "{mork: 1}")
+    assert code == 2
+    assert "did you mean 'mark'" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (["--sampler", "locl"], "sampler.name"),
+        (["--sampler.url", "http://localhost:1"], "sampler.url"),
+        (["--sampler", "openai", "--sampler.script", "x"], "sampler.script"),
+        (["--sampler", "scripted"], "sampler.script"),
+        (["--template", "nowhere.jinja"], "template"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(kilter, tiny, options, field):
+    model = tiny if "scripted" not in options else "no-such-file"
+    code, _, told = kilter("sample", model, "--prompt", "hi", *options)
+    assert code == 2
+    assert f"{field} = " in told
+
+
+def test_a_chat_in_a_pipe_remembers_resets_and_exits(kilter, own):
+    typed = "one\n\ntwo\n/reset\nthree\n/exit\nfour\n"
+    code, said, told = kilter("chat", "nothing", "--sampler", own, stdin=typed)
+    assert (code, told) == (0, "")
+    assert said == "1:one.\n3:two.\n1:three.\n"  # the second turn is shown the first and its answer
+    code, said, _ = kilter(
+        "chat", "nothing", "--sampler", own, "--system", "be brief", stdin="one\n/reset\na"
+    )
+    assert said == "2:one.\n2:a.\n"
+
+
+def test_a_turn_that_fails_did_not_take_place(kilter, own):
+    code, said, told = kilter("chat", "nothing", "--sampler", own, stdin="one\nfail\ntwo\n")
+    assert said.replace("\n\n", "\n") == "1:one.\n3:two.\n"
+    assert "nobody is in" in told
+    assert code == 4
+
+
+def test_a_chat_with_a_model_streams_what_it_says(kilter, tiny):
+    options = ("chat", tiny, "--max-new-tokens", 8, "--temperature", 0)
+    code, said, _ = kilter(*options, stdin="Hi\nHi\n")
+    assert code == 0
+    first, second = said.splitlines()[:2]
+    assert first != second  # the second is asked after the first
+    assert kilter(*options, stdin="Hi\n/reset\nHi\n")[1] == f"{first}\n{first}\n"
+
+
+def test_ctrl_c_ends_a_chat_politely(kilter, own, monkeypatch):
+    from kilter.roles.chat import SamplerChat
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SamplerChat, "stream", interrupted)
+    code, said, told = kilter("chat", "nothing", "--sampler", own, stdin="one\ntwo\n")
+    assert (code, said, told) == (0, "\n", "")
