@@ -2,95 +2,61 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
+import threading
 import time
 
+import psutil
 import pytest
 
-from kilter.training.checkpoint import CHECKPOINT_FORMAT
-
-WORKER = """
-import os
-import sys
-from pathlib import Path
+from conftest import pair_rows
 from kilter.data.dataset import DataSpec, load
+from kilter.errors import RunFailed
+from kilter.training.checkpoint import CHECKPOINT_FORMAT
 from kilter.training.config import TrainSpec
 from kilter.training.trainer import Trainer
-tiny, data, out, fsdp, steps, world = sys.argv[1:7]
-assert int(os.environ.get('WORLD_SIZE', '1')) == int(world), os.environ.get('WORLD_SIZE')
-groups = load(DataSpec(path=data, heldout=0.2), "pairs")
-spec = TrainSpec(method="dpo", learning_rate=1e-3, batch_size=5, warmup_ratio=0.0, tokens_per_microbatch=120, fsdp=fsdp == "fsdp", max_steps=int(steps), save_every=2)
-Trainer(spec, Path(tiny), groups.train, groups.heldout, Path(out)).run()
-"""
-
-
-def launch(tmp_path, tiny, pairs_file, out, mode, processes):
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    args = [str(script), str(tiny), str(pairs_file), str(out), mode, "6", str(processes)]
-    head = (
-        [sys.executable]
-        if processes == 1
-        else [
-            sys.executable,
-            "-m",
-            "accelerate.commands.launch",
-            "--multi_gpu",
-            "--num_processes",
-            str(processes),
-            "--num_machines",
-            "1",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            "--main_process_port",
-            "0",
-            "--num_cpu_threads_per_process",
-            "1",
-        ]
-    )
-    env = os.environ | {"OMP_NUM_THREADS": "1", "KILTER_CACHE": str(tmp_path / "cache" / mode)}
-    done = subprocess.run([*head, *args], capture_output=True, text=True, timeout=200, env=env)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def single(tmp_path_factory, tiny):
-    from conftest import pair_rows
-
-    folder = tmp_path_factory.mktemp("single")
-    data = folder / "pairs.jsonl"
-    data.write_text("".join(json.dumps(r) + "\n" for r in pair_rows(24)))
-    return data, launch(folder, tiny, data, folder / "out", "one", 1), folder / "out"
-
-
-@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
-def test_two_processes_match_one(tmp_path, tiny, single, mode):
-    import torch
-
-    from kilter.models.load import load_causal
-
-    data, want, folder = single
-    got = launch(tmp_path, tiny, data, tmp_path / "out", mode, 2)
-    assert len(got) == len(want) == 6
-    for a, b in zip(got, want):
-        assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
-        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
-        assert a["num_tokens"] == b["num_tokens"]
-        assert a["rewards/margins"] == pytest.approx(b["rewards/margins"], abs=1e-4)
-    one, two = (
-        load_causal(folder / "model").state_dict(),
-        load_causal(tmp_path / "out" / "model").state_dict(),
-    )
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], atol=2e-3, rtol=1e-2)
-
+from kilter.types import Group, Prompt
 
 METHODS = {"kto": "unpaired", "dpo": "pairs", "dr_dpo": "pairs", "bco": "unpaired", "aot": "pairs"}
+
+
+def pairs(tiny, data, out, fsdp=False):
+    """A DPO run as a script of one's own starts it."""
+    groups = load(DataSpec(path=str(data), heldout=0.2), "pairs")
+    spec = TrainSpec(
+        method="dpo",
+        learning_rate=1e-3,
+        batch_size=5,
+        warmup_ratio=0.0,
+        tokens_per_microbatch=120,
+        fsdp=fsdp,
+        max_steps=6,
+        save_every=2,
+    )
+    Trainer(spec, tiny, groups.train, groups.heldout, out).run()
+
+
+def online(tiny, out):
+    """Rollouts scored by a rule, watched by another."""
+    groups = [Group(Prompt(messages=({"role": "user", "content": f"Say {i}"},)), (), ()) for i in range(12)]
+    watch = {"allow_truncation": True, "gold": {"regex": "[n-z]"}, "gold_every": 2, "gold_prompts": 4}
+    spec = TrainSpec.model_validate(
+        {
+            "method": "rloo",
+            "prompts": "$data",
+            "feedback": {"regex": "[a-m]"},
+            "sampler": {"samples": 4, "max_new_tokens": 6},
+            "batch_size": 4,
+            "max_steps": 6,
+            "learning_rate": 1e-3,
+            "warmup_ratio": 0.0,
+            "tokens_per_microbatch": 120,
+            "monitors": watch,
+            "save_every": 2,
+        }
+    )
+    Trainer(spec, tiny, groups, groups[:4], out).run()
 
 
 def train(tiny, data, out, method, processes, steps=5, **more):
@@ -113,20 +79,106 @@ def train(tiny, data, out, method, processes, steps=5, **more):
         out,
         **options | {"processes": processes} | more,
     )
+    return lines(out)
+
+
+def lines(out):
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+def every_job(tiny, data, folder):
+    """All that runs on two processes alike, one run after the other: processes take longer to start than to train."""
+    assert os.environ["WORLD_SIZE"] == "2"
+    pairs(tiny, data, folder / "ddp")
+    pairs(tiny, data, folder / "fsdp", fsdp=True)
+    online(tiny, folder / "online")
+    for method in METHODS:
+        train(tiny, data, folder / method, method, 2, fsdp=True)
+
+
+SCRIPT = "import sys; from pathlib import Path; from test_distributed import every_job; every_job(*map(Path, sys.argv[1:]))"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in pair_rows(24)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, tiny, data):
+    """Folder of what two processes under accelerate launch left, a folder per run."""
+    folder = tmp_path_factory.mktemp("two")
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    options = {
+        "num_processes": 2,
+        "num_machines": 1,
+        "mixed_precision": "no",
+        "dynamo_backend": "no",
+        "main_process_port": 0,
+        "num_cpu_threads_per_process": 1,
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    env = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "KILTER_CACHE": str(folder / "cache"),
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+    }
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", *words]
+    arguments = [str(script), str(tiny), str(data), str(folder)]
+    done = subprocess.run([*launch, *arguments], capture_output=True, text=True, timeout=200, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory, tiny, data):
+    """Folder of the same DPO run in this process."""
+    folder = tmp_path_factory.mktemp("one")
+    pairs(tiny, data, folder)
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_two_processes_match_one(tiny, one, two, mode):
+    import torch
+
+    from kilter.models.load import load_causal
+
+    want, got = lines(one), lines(two / mode)
+    assert len(got) == len(want) == 6
+    for a, b in zip(got, want):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+        assert a["num_tokens"] == b["num_tokens"]
+        assert a["rewards/margins"] == pytest.approx(b["rewards/margins"], abs=1e-4)
+    weights = [load_causal(folder / "model").state_dict() for folder in (one, two / mode)]
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], atol=2e-3, rtol=1e-2)
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_sharded_training_of_each_unit_matches_one_process(tmp_path, tiny, pairs_file, method):
+def test_sharded_training_of_each_unit_matches_one_process(tmp_path, tiny, data, two, method):
     """One row objective (with mismatched rows), one group objective, three over the whole batch of all ranks, one with running state."""
-    one = train(tiny, pairs_file, tmp_path / "one", method, 1)
-    two = train(tiny, pairs_file, tmp_path / "two", method, 2, fsdp=True)
-    assert len(one) == len(two) == 5
-    for a, b in zip(one, two):
+    want, got = train(tiny, data, tmp_path / "one", method, 1), lines(two / method)
+    assert len(want) == len(got) == 5
+    for a, b in zip(want, got):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
         for key in ("rewards/chosen", "kl", "delta"):
             assert a.get(key, 0) == pytest.approx(b.get(key, 0), abs=1e-4)
+
+
+def kill_a_worker(metrics, count):
+    """Kills the second of two workers once the run has this many steps behind it."""
+    end = time.monotonic() + 90
+    while time.monotonic() < end and not (metrics.exists() and len(lines(metrics.parent)) >= count):
+        time.sleep(0.02)
+    found = [p for p in psutil.Process().children() if "kilter.training.parallel.worker" in p.cmdline()]
+    assert len(found) == 2
+    found[1].kill()
 
 
 @pytest.mark.parametrize("mode", ["fsdp", "zero"])
@@ -139,27 +191,11 @@ def test_a_sharded_run_resumes_with_another_number_of_processes(tmp_path, tiny, 
         pytest.importorskip("deepspeed")
     whole = train(tiny, pairs_file, tmp_path / "whole", "dpo", 1, steps=8)
     out = tmp_path / "cut"
-    code = f"import sys; sys.path[:0] = {sys.path!r}; from test_distributed import train; train({str(tiny)!r}, {str(pairs_file)!r}, __import__('pathlib').Path({str(out)!r}), 'dpo', 2, steps=8, **{sharded!r})"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"KILTER_CACHE": str(tmp_path / "cache")},
-    )
-    metrics = out / "metrics.jsonl"
-    for _ in range(600):
-        if metrics.exists() and len(metrics.read_text().splitlines()) >= 5:
-            break
-        time.sleep(0.1)
-    workers = subprocess.run(
-        ["pgrep", "-P", str(process.pid), "-f", "kilter.training.parallel.worker"],
-        capture_output=True,
-        text=True,
-    ).stdout.split()
-    assert len(workers) == 2
-    os.kill(int(workers[1]), signal.SIGKILL)
-    _, stderr = process.communicate(timeout=60)
-    assert "was killed by SIGKILL; " in stderr or "was killed by SIGKILL (" in stderr, stderr[-2000:]
+    killer = threading.Thread(target=kill_a_worker, args=(out / "metrics.jsonl", 5))
+    killer.start()
+    with pytest.raises(RunFailed, match=r"was killed by SIGKILL[; ]"):
+        train(tiny, pairs_file, out, "dpo", 2, steps=8, **sharded)
+    killer.join()
     assert any((next((out / "checkpoints").glob("step-*")) / "shards").iterdir())
     shutil.copytree(out, tmp_path / "again")
     for folder, processes, more in [
@@ -204,34 +240,15 @@ def test_a_mistake_in_a_worker_reaches_the_user(tmp_path, tiny, pairs_file):
     assert stop.value.code == 2
 
 
-ONLINE = """
-import os
-import sys
-from pathlib import Path
-from kilter.training.config import TrainSpec
-from kilter.training.trainer import Trainer
-from kilter.types import Group, Prompt
-tiny, data, out, mode, steps, world = sys.argv[1:7]
-assert int(os.environ.get('WORLD_SIZE', '1')) == int(world)
-groups = [Group(Prompt(messages=({"role": "user", "content": f"Say {i}"},)), (), ()) for i in range(12)]
-spec = TrainSpec.model_validate(dict(
-    method=mode, prompts="$data", feedback={"regex": "[a-m]"}, sampler=dict(samples=4, max_new_tokens=6), batch_size=4, max_steps=int(steps), learning_rate=1e-3, warmup_ratio=0.0,
-    tokens_per_microbatch=120, monitors=dict(allow_truncation=True, gold={"regex": "[n-z]"}, gold_every=2, gold_prompts=4), save_every=2,
-))
-Trainer(spec, Path(tiny), groups, groups[:4], Path(out)).run()
-"""
-
-
-def test_online_training_on_two_processes_matches_one(tmp_path, tiny, monkeypatch):
+def test_online_training_on_two_processes_matches_one(tmp_path, tiny, two):
     """Each process samples its share of the prompts with the same draws; denominators and metrics span both."""
-    monkeypatch.setitem(globals(), "WORKER", ONLINE)
-    one = launch(tmp_path, tiny, "-", tmp_path / "one", "rloo", 1)
-    two = launch(tmp_path, tiny, "-", tmp_path / "two", "rloo", 2)
-    assert len(one) == len(two) == 6
-    for a, b in zip(one, two):
+    online(tiny, tmp_path / "one")
+    want, got = lines(tmp_path / "one"), lines(two / "online")
+    assert len(want) == len(got) == 6
+    for a, b in zip(want, got):
         for key in ("loss", "reward", "kl/sequence", "frac_reward_zero_std", "completions/mean_length"):
             assert a.get(key, 0) == pytest.approx(b.get(key, 0), abs=1e-4), key
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3, abs=1e-6)
-    assert [a["gold/score"] for a in one if "gold/score" in a] == [
-        b["gold/score"] for b in two if "gold/score" in b
+    assert [a["gold/score"] for a in want if "gold/score" in a] == [
+        b["gold/score"] for b in got if "gold/score" in b
     ]
