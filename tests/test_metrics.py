@@ -131,7 +131,7 @@ def test_pass_at_k_by_hand():
 
 def test_pass_at_k_reads_the_gold_scores_of_all_samples():
     asked = resolve([{"pass_at_k": {"k": 2, "samples": 3, "threshold": 1.0}}])[0]
-    assert (asked.facts.name, asked.facts.title, asked.samples) == ("pass_at_2", "Solved within 2 answers", 3)
+    assert (asked.facts.name, asked.facts.title, asked.samples) == ("pass_at_2", "pass@2 by gold", 3)
 
     def solved(*scores: float | None) -> Answered:
         answers = (Completion("a"),) * len(scores)
@@ -139,6 +139,9 @@ def test_pass_at_k_reads_the_gold_scores_of_all_samples():
 
     found = measure(asked, [solved(1.0, 0.9, 0.0), solved(1.0, None, None), solved(1.0, 1.0, 0.0)], ORIGIN)
     assert found.values == [pytest.approx(2 / 3), None, 1.0]
+    unsolved = measure(asked, [solved(0.0, 0.0, 0.0)] * 20, ORIGIN).estimate
+    assert (unsolved.value, unsolved.ci_low) == (0.0, 0.0)
+    assert unsolved.ci_high == pytest.approx(0.161, abs=1e-3)  # twenty unsolved prompts prove no zero
     with pytest.raises(UserError, match="between 1 and the number of samples"):
         resolve([{"pass_at_k": {"k": 9}}])
 

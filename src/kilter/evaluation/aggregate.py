@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -51,6 +52,7 @@ def _proportion(values: Values, seed: int, **extra: Any) -> Estimate:
 
 AGGREGATES: dict[str, Callable[..., Estimate]] = {
     "mean": mean,
+    "rate": functools.partial(mean, binary=True),
     "proportion": _proportion,
     "wins": win_rate,
 }

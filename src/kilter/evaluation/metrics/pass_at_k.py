@@ -19,9 +19,10 @@ def pass_at(k: int, n: int, correct: int) -> float:
 @metric(
     "pass_at_k",
     key="pass_at_{k}",
-    title="Solved within {k} answers",
+    title="pass@{k} by gold",
     unit="probability",
     better="higher",
+    aggregate="rate",
     needs={"samples", "gold"},
 )
 @dataclass(frozen=True)

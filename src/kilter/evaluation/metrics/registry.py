@@ -59,7 +59,7 @@ NEEDS: dict[str, Callable[[Answered], bool]] = {
 }
 """What a metric may need, and whether a prompt's record has it."""
 
-Aggregate = Literal["mean", "proportion", "wins", "corpus"]
+Aggregate = Literal["mean", "rate", "proportion", "wins", "corpus"]
 Items = Literal["prompts", "probes", "demonstrations", "pairs"]
 
 
@@ -72,8 +72,9 @@ class MetricFacts:
         title: for people.
         unit: of a value, such as "share" or "nats / answer".
         better: which direction is better; None where neither is.
-        aggregate: mean (BCa bootstrap), proportion (Wilson), wins (win rate, a tie is half), or corpus: one
-            number of all answers, without values per prompt.
+        aggregate: mean (BCa bootstrap), rate (the same, of values in [0, 1]; Wilson where all are 0 or all 1),
+            proportion (of 0 and 1; Wilson), wins (win rate, a tie is half), or corpus: one number of all
+            answers, without values per prompt.
         needs: what of an Answered it reads; see NEEDS.
         over: whose prompts count.
         subset: only these prompts count, the same ones for every model.
