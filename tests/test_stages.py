@@ -94,12 +94,13 @@ def test_every_option_of_every_kind_has_a_description_and_a_group():
 
 
 MINE = """
-from kilter.stages import DataRef, Outcome, Section, StageKind, StageSpec
+from kilter.stages import DataRef, Outcome, Section, StageKind, StageRef, StageSpec
 
 class Longest(StageKind):
     class Spec(StageSpec):
         data: DataRef = "$data"
         at_least: int = 0
+        after: StageRef | None = None
 
     makes = "report"
 
@@ -152,6 +153,8 @@ def test_a_kind_of_ones_own_runs_from_the_command_line(tmp_path, tiny, pairs_fil
 
     for settings, problem in (
         ({"at_leest": 3}, "did you mean 'at_least'"),
+        ({"after": "look"}, "comes later in the recipe"),
+        ({"after": "loook"}, "stages.look.*earlier stage"),
         ({"data": "$date"}, "did you mean 'data'"),
     ):
         with pytest.raises(UserError, match=problem):
@@ -183,7 +186,7 @@ def _stages(**stages) -> dict:
         (
             {"e": {"evaluate": {"models": ["builtin:x"], "gold": {"reward_model": "rm"}}}},
             "stages.e.evaluate.gold.reward_model",
-            "is no earlier stage",
+            "earlier stage",
         ),
         ({"e": {"evaluate": {"models": []}}}, "stages.e.evaluate.models", "at least 1"),
     ],

@@ -291,7 +291,7 @@ def _check_stage(item: Found, work: Workspace, makes: str, problem: str, others:
         problem = f"makes no {makes}: it is a stage of kind {work.stages[name].kind}"
     elif name in work.stages:
         problem = "comes later in the recipe"
-    fix = nearest(name, known) if known else f"add a stage above that makes the {makes}"
+    fix = nearest(name, known) if known else f"add a stage above that makes the {makes or 'input'}"
     raise UserError(work.where(item.field), item.value, problem, fix)
 
 

@@ -56,6 +56,9 @@ ReferenceRef = Annotated[str | None, Ref("model", default="start")]
 DataRef = Annotated[str, Ref("data")]
 """$name of a data set of the recipe, or of an earlier stage that makes data."""
 
+StageRef = Annotated[str, Ref("stage")]
+"""An earlier stage, whatever it makes."""
+
 EvaluationRef = Annotated[str | None, Ref("stage", default="last", makes="evaluation")]
 """An earlier stage that evaluates; None is the last one."""
 

@@ -1,6 +1,6 @@
 """Stages: one file per kind, and what a kind of one's own needs. A kind's file is read when a recipe names the kind."""
 
-from kilter.refs import DataRef, FeedbackRef, FileRef, ModelRef
+from kilter.refs import DataRef, FeedbackRef, FileRef, ModelRef, StageRef
 from kilter.release.section import Section
 from kilter.stages.kind import Stage, StageKind, Workspace
 from kilter.stages.outcome import Outcome, StagePlan, StageSpec
@@ -19,6 +19,7 @@ __all__ = [
     "Stage",
     "StageKind",
     "StagePlan",
+    "StageRef",
     "StageSpec",
     "Workspace",
     "kind_of",
