@@ -91,23 +91,30 @@ def opened(model: str, answerer: dict[str, Any]) -> Iterator[Sampler]:
 @with_answerer
 def sample(
     model: AnswererArg,
-    prompt: Annotated[str | None, typer.Option(help="one prompt; or use --data")] = None,
-    data: Annotated[str | None, typer.Option(help="file with prompts")] = None,
-    out_: Annotated[
-        Path | None, typer.Option("--out", help="write groups.jsonl here instead of printing")
+    prompt: Annotated[
+        str | None, typer.Option(help="one prompt; or use --data", rich_help_panel="data")
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="answers per prompt")] = 1,
-    max_new_tokens: Annotated[int, typer.Option(help="tokens per answer")] = 128,
-    temperature: Annotated[float, typer.Option(help="0: greedy")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="nucleus")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="0: off")] = 0,
-    stop: Annotated[list[str] | None, typer.Option(help="stop string, repeatable")] = None,
-    seed: Annotated[int, typer.Option(help="same seed, same answers")] = 0,
-    limit: Annotated[int | None, typer.Option(help="first N prompts only")] = None,
+    data: Annotated[str | None, typer.Option(help="file with prompts", rich_help_panel="data")] = None,
+    out_: Annotated[
+        Path | None,
+        typer.Option("--out", help="write groups.jsonl here instead of printing", rich_help_panel="output"),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="answers per prompt", rich_help_panel="sampling")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(help="tokens per answer", rich_help_panel="sampling")] = 128,
+    temperature: Annotated[float, typer.Option(help="0: greedy", rich_help_panel="sampling")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="nucleus", rich_help_panel="sampling")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="0: off", rich_help_panel="sampling")] = 0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="stop string, repeatable", rich_help_panel="sampling")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="same seed, same answers", rich_help_panel="sampling")] = 0,
+    limit: Annotated[int | None, typer.Option(help="first N prompts only", rich_help_panel="data")] = None,
     negatives: Annotated[
         bool,
         typer.Option(
-            "--negatives", help="pairs: the data's own answer is chosen, the sampled ones are rejected"
+            "--negatives",
+            help="pairs: the data's own answer is chosen, the sampled ones are rejected",
+            rich_help_panel="data",
         ),
     ] = False,
     **answerer: Any,
@@ -189,7 +196,7 @@ def _ask(
 
 
 def _groups(known: Sequence[Group], answers: Sequence[Sequence[Completion]], negatives: bool) -> list[Group]:
-    """One group per prompt that was answered: unscored answers, or a pair with the data's own answer above them."""
+    """One group per prompt that was answered: unscored answers, or pairs with the data's own answer above."""
     from kilter.types import Feedback, Group
 
     groups = []
@@ -213,10 +220,12 @@ def _groups(known: Sequence[Group], answers: Sequence[Sequence[Completion]], neg
 @with_answerer
 def chat(
     model: AnswererArg,
-    system: Annotated[str | None, typer.Option(help="system message")] = None,
-    temperature: Annotated[float, typer.Option(help="0: greedy")] = 0.7,
-    max_new_tokens: Annotated[int, typer.Option(help="tokens per answer")] = 256,
-    seed: Annotated[int, typer.Option(help="same seed and same words, same answers")] = 0,
+    system: Annotated[str | None, typer.Option(help="system message", rich_help_panel="data")] = None,
+    temperature: Annotated[float, typer.Option(help="0: greedy", rich_help_panel="sampling")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(help="tokens per answer", rich_help_panel="sampling")] = 256,
+    seed: Annotated[
+        int, typer.Option(help="same seed and same words, same answers", rich_help_panel="sampling")
+    ] = 0,
     **answerer: Any,
 ) -> None:
     """Talk to a model. /reset forgets what was said; /exit, Ctrl-D or Ctrl-C ends."""
