@@ -95,9 +95,14 @@ class Registry(Generic[T]):
 
         return add
 
-    def get(self, name: str) -> T:
-        """The entry of this name, or the object that `package.module:Name` or `file.py:Name` points to."""
-        self.require(name)
+    def get(self, name: str, field: str = "") -> T:
+        """The entry of this name, or the object that `package.module:Name` or `file.py:Name` points to.
+
+        Args:
+            name: of the entry.
+            field: that names it, for messages; default: the kind.
+        """
+        self.require(name, field)
         if name not in self._entries and name in self._places:
             importlib.import_module(self._places[name])
         if name in self._entries:
@@ -105,20 +110,20 @@ class Registry(Generic[T]):
         for names, get in self._included:
             if name in names():
                 return get(name)
-        return self._import(name)
+        return self._import(name, field or self.kind)
 
-    def require(self, name: str) -> None:
+    def require(self, name: str, field: str = "") -> None:
         """Raises UserError for a name that nobody registered; no file is read, not even a user's own."""
         if ":" in name or name in self.names():
             return
         if name.endswith(".py"):
             raise UserError(
-                self.kind,
+                field or self.kind,
                 name,
                 "names a file, not what is in it",
                 f"write {name}:NAME, the class or function to use",
             )
-        raise UserError(self.kind, name, "is not registered", nearest(name, self.names()))
+        raise UserError(field or self.kind, name, "is not registered", nearest(name, self.names()))
 
     def names(self) -> list[str]:
         """Registered and declared names, sorted."""
@@ -135,7 +140,7 @@ class Registry(Generic[T]):
     def __iter__(self) -> Iterator[tuple[str, T]]:
         return iter([(name, self.get(name)) for name in self.names()])
 
-    def _import(self, name: str) -> T:
+    def _import(self, name: str, field: str) -> T:
         where, _, attribute = name.rpartition(":")
         try:
             if where.endswith(".py"):
@@ -151,7 +156,7 @@ class Registry(Generic[T]):
             entry: T = getattr(module, attribute)
         except (ImportError, AttributeError) as error:
             raise UserError(
-                self.kind,
+                field,
                 name,
                 f"cannot be imported ({error})",
                 "give package.module:Name or path/to/file.py:Name",
@@ -159,6 +164,6 @@ class Registry(Generic[T]):
         except Exception as error:  # whatever the user's own code raises while it is read
             line = error.lineno if isinstance(error, SyntaxError) else user_line(error)
             raise UserError(
-                self.kind, name, f"{type(error).__name__} in line {line}: {error}", f"correct {where}"
+                field, name, f"{type(error).__name__} in line {line}: {error}", f"correct {where}"
             ) from error
         return entry

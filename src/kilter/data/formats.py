@@ -71,7 +71,7 @@ def reader(name: str, field: str = "data.format") -> Reader:
     """
     if ":" not in name and name not in formats.names():
         raise UserError(field, name, "unknown format", nearest(name, ["auto", "groups", *formats.names()]))
-    found: Any = formats.get(name)
+    found: Any = formats.get(name, field)
     read = found.read if isinstance(found, Format) else found
     if not callable(read):
         raise UserError(

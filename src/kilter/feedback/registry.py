@@ -91,7 +91,7 @@ def parse(spec: Any, field: str = "feedback") -> list[Part]:
 def check_names(spec: Any, field: str = "feedback") -> None:
     """Names alone: no source's file is read."""
     for name, _, _ in parse(spec, field):
-        feedback_sources.require(name)
+        feedback_sources.require(name, field)
 
 
 def check(spec: Any, field: str = "feedback") -> None:
@@ -101,7 +101,14 @@ def check(spec: Any, field: str = "feedback") -> None:
 
 
 def _bind(name: str, options: dict[str, Any], field: str) -> tuple[Callable[..., Any], dict[str, Any]]:
-    factory = feedback_sources.get(name)
+    factory = feedback_sources.get(name, field)
+    if not callable(factory):
+        raise UserError(
+            field,
+            name,
+            f"It is not a source of feedback, but {type(factory).__name__}.",
+            "Name a function, or a class that derives from kilter.seams.FeedbackSource.",
+        )
     if ":" not in name or is_source(factory):
         return factory, _named(factory, options, f"{field}.{name}")
 

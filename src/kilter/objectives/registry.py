@@ -52,6 +52,13 @@ def build_objective(config: str | Mapping[str, Any]) -> Objective:
     if not isinstance(name, str):
         raise UserError("method", config, "has no name", METHOD_FIX)
     factory = objectives.get(name)
+    if not callable(factory):
+        raise UserError(
+            "method",
+            name,
+            f"It is not a method, but {type(factory).__name__}.",
+            "Name a frozen dataclass; see docs/new-method.md.",
+        )
     fields: tuple[dataclasses.Field[Any], ...] = (
         dataclasses.fields(factory) if dataclasses.is_dataclass(factory) else ()
     )

@@ -49,7 +49,14 @@ def build(context: SamplerContext, where: str = "sampler") -> Sampler:
 
 def _options(spec: SamplerKind, where: str) -> tuple[Callable[..., Sampler], dict[str, Any]]:
     """The factory and its options, every one known and none missing."""
-    factory = samplers.get(spec.name)
+    factory = samplers.get(spec.name, f"{where}.name")
+    if not callable(factory):
+        raise UserError(
+            f"{where}.name",
+            spec.name,
+            f"It is not a sampler, but {type(factory).__name__}.",
+            "Name a class with run, sync and close, as kilter.seams.Sampler has them.",
+        )
     taken = {n: p for n, p in inspect.signature(factory).parameters.items() if n != "context"}
     for name, value in spec.options.items():
         if name not in taken:

@@ -39,6 +39,15 @@ class Train(StageKind[TrainSpec]):
 
         return "prompts" if spec.prompts is not None else build_objective(spec.method).needs.shape
 
+    def inputs(self, spec: TrainSpec, work: Workspace) -> dict[str, str]:
+        """The files of a user's own annotators, which the method names and the recipe does not."""
+        from kilter.artifacts import sha256_file
+        from kilter.objectives import build_objective
+        from kilter.registry import user_files
+
+        files = user_files(sorted(build_objective(spec.method).needs.annotations))
+        return {f"file:{path}": sha256_file(path) for path in files}
+
     def check_names(self, spec: TrainSpec, work: Workspace) -> None:
         """The method and the sources of feedback are known."""
         from kilter.feedback import check_names

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 
 from kilter.batch import Batch, Needs
+from kilter.errors import UserError
 from kilter.registry import Registry
 from kilter.seams import Annotator, Learner
 
@@ -30,15 +31,28 @@ def annotator(*names: str) -> Callable[[Annotator], Annotator]:
     return add
 
 
-def chosen(needs: Needs) -> list[Annotator]:
+def chosen(needs: Needs, field: str = "") -> list[Annotator]:
     """The functions that a method's batches go through, each once, in their order.
 
+    Args:
+        needs: of the method.
+        field: that names the method, for messages.
+
     Raises:
-        UserError: a name is unknown.
+        UserError: a name is unknown, or what it names is not a function.
     """
     names = needs.annotations | ({"old_logps"} if needs.shape == "rollouts" else set())
     ordered = sorted(names, key=lambda name: (_order.get(name, len(_order)), name))
-    return list(dict.fromkeys(annotators.get(name) for name in ordered))
+    functions = {name: annotators.get(name, field) for name in ordered}
+    for name, function in functions.items():
+        if not callable(function):
+            raise UserError(
+                field or annotators.kind,
+                name,
+                f"It is not a function, but {type(function).__name__}.",
+                "Name a function of (batch, learner) in the method's needs.annotations.",
+            )
+    return list(dict.fromkeys(functions.values()))
 
 
 @annotator("ref_logps")

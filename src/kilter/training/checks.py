@@ -90,6 +90,13 @@ def adapter_is_installed(a: Asked) -> None:
         check_adapter(a.spec.adapter, f"{a.where}adapter")
 
 
+def annotations_are_known(a: Asked) -> None:
+    """What the method asks to be put on a batch, by a user's own functions too."""
+    from kilter.training.annotate import chosen
+
+    chosen(a.needs, f"{a.where}method")
+
+
 def offloading_has_a_gpu(a: Asked) -> None:
     """On a CPU the activations are in host memory already."""
     import torch
@@ -353,6 +360,7 @@ def opponent_is_a_second_model(a: Asked) -> None:
 
 
 ALWAYS: tuple[Rule, ...] = (
+    annotations_are_known,
     adapter_is_installed,
     offloading_has_a_gpu,
     second_derivatives_have_a_plain_graph,

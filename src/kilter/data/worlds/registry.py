@@ -122,7 +122,7 @@ def find(path: str, field: str = "data.path") -> World:
     name = path.removeprefix(PREFIX)
     if ":" not in name and name not in worlds.names():
         raise UserError(field, path, "no such built-in data", nearest(path, paths()))
-    world = worlds.get(name)
+    world = worlds.get(name, field)
     if not isinstance(world, World):
         raise UserError(
             field,
