@@ -89,7 +89,7 @@ def _value(asked: Measure, item: Answered) -> float | None:
 
 
 def _call(asked: Measure, compute: Callable[[], Any]) -> Any:
-    """The result; what a metric raises is the metric's fault, and is said to be. Answers and scores are kept."""
+    """The result. What a metric raises names the metric; answers and scores stay on disk."""
     try:
         return compute()
     except Exception as error:

@@ -46,7 +46,7 @@ class Answering:
         return SamplingParams(s.max_new_tokens, s.temperature, s.top_p, s.top_k, seed=s.seed)
 
     def path(self, k: int) -> Path:
-        """Where the answers are kept: another model, sampler, setting or number of samples has another file."""
+        """Where the answers lie. Another model, sampler, setting or number of samples has another file."""
         settings = f"{self.subject.hash}|{self.params}|{self.spec.dtype}|{self.spec.max_length}"
         settings += f"|{self.template}|{self.spec.sampler.model_dump_json(exclude_defaults=True)}|{k}"
         stamp = hashlib.sha256(settings.encode()).hexdigest()[:16]

@@ -43,7 +43,7 @@ def entry(
     baseline: Mapping[str, Measured] | None,
     origin: Origin,
 ) -> dict[str, Any]:
-    """One model: its estimates, and its paired differences to the baseline, which has none (baseline=None)."""
+    """One model: its estimates and its paired differences. baseline: None for the baseline itself."""
     made: dict[str, Any] = {"path": subject.path, "model_hash": subject.hash[:16]}
     if baseline is not None:
         base = paired(measures, baseline)
@@ -64,6 +64,6 @@ def entry(
 
 
 def titles_beyond(measures: Sequence[Measure]) -> dict[str, Any]:
-    """Titles of metrics that the registry cannot know: whoever reads the evaluation later may lack their files."""
+    """Titles of metrics from outside: whoever reads the evaluation later may lack their files."""
     own = {m.facts.name: m.facts.title for m in measures if facts_of(m.facts.name) is None}
     return {"titles": own} if own else {}

@@ -121,7 +121,7 @@ class Evaluation:
     def _note_absent(
         self, measures: Sequence[Measure], measured: Mapping[str, Mapping[str, Measured]]
     ) -> None:
-        """Says which metrics that were asked for by name could not be had; of the standard set that is usual."""
+        """Says which metrics could not be had, of those that were asked for by name."""
         found = {name for of_model in measured.values() for name in of_model}
         for m in measures:
             if m.facts.name not in found and m.facts.name not in STANDARD:

@@ -161,7 +161,7 @@ class Scoring:
 
 
 def combined(model: str, scores: Mapping[str, Sequence[Feedback]]) -> Feedback:
-    """One Feedback on the first answer, for the record: the gold score, else the reward. The rationale holds all."""
+    """One Feedback on the first answer: the gold score, else the reward. The rationale holds all."""
     known = {source: row[0] for source, row in scores.items() if row and row[0].score is not None}
     primary = known.get("gold") or known.get("reward") or Feedback(None)
     notes = [f"{m} {f.score:.2f}" + (f" ({f.rationale})" if f.rationale else "") for m, f in known.items()]

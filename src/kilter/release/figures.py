@@ -48,6 +48,9 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "kilter",
 }
 
+MARK: dict[str, Any] = {"markeredgecolor": "white", "linestyle": "none"}
+"""A single point that stands out from its curve."""
+
 
 def svg(figure: Figure, label: str) -> str:
     """The figure as inline SVG that scales with the page; `label` is read aloud."""
@@ -76,6 +79,8 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> str:
         figure, axis = plt.subplots(figsize=(8.4, (0.46 if len(rows) < 10 else 0.32) * len(rows) + 0.7))
         for i, row in enumerate(rows):
             y = len(rows) - 1 - i
+
+            # A heading has no point of its own.
             if "title" in row:
                 axis.text(
                     -1.08,
@@ -88,6 +93,8 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> str:
                     fontweight="bold",
                 )
                 continue
+
+            # Units differ between metrics, so each row is drawn in units of its own reach.
             reach = max(row["reach"], 1e-12)
             low, mid, high = (row[k] / reach for k in ("ci_low", "value", "ci_high"))
             colour = NEUTRAL
@@ -98,6 +105,8 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> str:
                 [mid], [y], "o", color=colour, markersize=7, markeredgecolor="white", markeredgewidth=1.2
             )
             axis.text(1.12, y, row["text"], va="center", ha="left", color=INK, fontsize=9.5)
+
+        # Headings take a place, but no tick.
         axis.axvline(0, color=INK, linewidth=1)
         places = [(i, r["label"]) for i, r in enumerate(reversed(rows)) if "label" in r]
         axis.set_yticks([i for i, _ in places], [label for _, label in places])
@@ -119,6 +128,8 @@ def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[tup
     ]
     if not rows:
         return ""
+
+    # Stages have different metrics; what a shorter row lacks stays empty.
     width = max(len(found) for _, found, _ in rows)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(len(rows), width, figsize=(2.75 * width, 1.95 * len(rows)), squeeze=False)
@@ -161,6 +172,8 @@ def proxy_against_gold(
         ):
             for i, (name, entries) in enumerate(stages.items()):
                 colour = SERIES[i % len(SERIES)]
+
+                # The first evaluation is what the others are changes of, so it has no change itself.
                 found = [
                     (e["step"], e.get(f"{key}_change") or {"value": 0.0, "ci_low": 0.0, "ci_high": 0.0})
                     for e in entries
@@ -172,28 +185,15 @@ def proxy_against_gold(
                 )
                 axis.fill_between(xs, low, high, color=colour, alpha=0.13, linewidth=0)
                 axis.plot(xs, ys, color=colour, linewidth=2, marker="o", markersize=3.5, label=name)
+
+                # Both panels show where a run ended; only the gold curve says what was worth keeping.
                 if name in stops:
-                    axis.plot(
-                        xs[-1],
-                        ys[-1],
-                        marker="X",
-                        color=BAD,
-                        markersize=10,
-                        markeredgecolor="white",
-                        linestyle="none",
-                        label=f"{name}: stopped" if key == "gold" else None,
-                    )
+                    label = f"{name}: stopped" if key == "gold" else None
+                    axis.plot(xs[-1], ys[-1], marker="X", color=BAD, markersize=10, label=label, **MARK)
                 if key == "gold" and name in kept and kept[name] in xs:
-                    axis.plot(
-                        kept[name],
-                        ys[xs.index(kept[name])],
-                        marker="*",
-                        color=GOOD,
-                        markersize=13,
-                        markeredgecolor="white",
-                        linestyle="none",
-                        label=f"{name}: kept",
-                    )
+                    best = ys[xs.index(kept[name])]
+                    label = f"{name}: kept"
+                    axis.plot(kept[name], best, marker="*", color=GOOD, markersize=13, label=label, **MARK)
             axis.axhline(0, color=INK, linewidth=0.8)
             axis.set_title(title, fontsize=10, loc="left", color=INK)
             axis.set_xlabel("step", fontsize=9)

@@ -51,6 +51,7 @@ def render(run: Path, sections: Mapping[str, Section | None] = MappingProxyType(
     """The page as text; sections without evidence yet are left out."""
     from kilter.release import figures
 
+    # The page is read from files alone, so it can be made of a run that failed or is under way.
     stages = _stages(run)
     folders = {s["name"]: s["folder"] for s in stages}
     gate = _last(list(folders.values()), "gate.json")
@@ -62,6 +63,8 @@ def render(run: Path, sections: Mapping[str, Section | None] = MappingProxyType(
     compared = [gate["candidate"]] if gate else others
     candidate = compared[0] if compared else None
     parsed = (yaml.safe_load(recipe) or {}) if recipe else {}
+
+    # Answers of models are shown, so everything is escaped.
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("kilter.release"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -226,6 +229,7 @@ def _samples(folder: Path, candidate: str | None, count: int = 4) -> list[dict[s
         a, b = set(g.completions[at].text.split()), set(g.completions[0].text.split())
         return 1 - len(a & b) / max(1, len(a | b))
 
+    # Losses are shown as readily as gains; texts that differ most show what a score may miss.
     ranked = sorted(groups, key=gain)
     picks = [(g, "largest gain") for g in reversed(ranked[-count:]) if gain(g) > 0]
     picks += [(g, "largest loss") for g in ranked[:count] if gain(g) < 0]
@@ -236,6 +240,8 @@ def _samples(folder: Path, candidate: str | None, count: int = 4) -> list[dict[s
         if g.prompt.id + str(g.prompt.messages) in seen:
             continue
         seen.add(g.prompt.id + str(g.prompt.messages))
+
+        # A harmful answer is there to be checked, and hidden until it is asked for.
         unsafe = classifiers.safety_label(g.prompt) == "unsafe"
         turns = [m for m in g.prompt.messages if m["role"] != "system"] or [
             {"role": "user", "content": g.prompt.text or ""}

@@ -130,7 +130,7 @@ class Evaluate(StageKind[EvaluateSpec]):
 
 
 def _named(models: str | list[str] | dict[str, str]) -> dict[str, str]:
-    """Models by the names under which they are reported; without a name of its own, a model bears its reference."""
+    """Models by the names under which they are reported; without a name, a model bears its reference."""
     listed = [models] if isinstance(models, str) else models
     return dict(listed) if isinstance(listed, dict) else {m: m for m in listed}
 
@@ -144,7 +144,7 @@ def _asked(spec: EvaluateSpec, work: Workspace) -> Dataset:
 
 
 def _once(work: Workspace, name: str, shape: Shape = "prompts") -> list[Group]:
-    """All rows of a probe set, each prompt once: what is held out and what is not, for nothing trains on them."""
+    """All rows of a probe set, each prompt once. Nothing trains on them, so no row is held out."""
     from kilter.data.dataset import prompt_key
 
     data = work.load(name, shape)

@@ -27,6 +27,8 @@ def gains(rows: Sequence[Mapping[str, Any]], by_seed: Mapping[str, Sequence[floa
                 axis.plot(
                     [m["ci_low"], m["ci_high"]], [y, y], color=colour, linewidth=2.4, solid_capstyle="round"
                 )
+
+            # Seeds stand beside the interval, which does not contain their spread.
             axis.plot(
                 by_seed[row["method"]],
                 [y] * len(by_seed[row["method"]]),
@@ -84,6 +86,8 @@ def wins_over_kl(rows: Sequence[Mapping[str, Any]]) -> str:
         axis.set_xlabel(f"KL to the start, {rows[0]['metrics']['kl']['unit']}", fontsize=9)
         axis.set_ylabel("win rate against the start", fontsize=9)
         axis.tick_params(length=0)
+
+        # Names beside the points would cover each other: they stand in a column, at heights of their own.
         to_axes = axis.transData + axis.transAxes.inverted()
         points = [(row["metrics"]["kl"]["value"], row["metrics"]["win_rate"]["value"]) for row in rows]
         heights = _apart(
@@ -142,6 +146,8 @@ def over_settings(rows: Sequence[Mapping[str, Any]], vary: Sequence[str]) -> str
                 ]
                 own.sort(key=lambda r: r["setting"][first])
                 xs, found = [r["setting"][first] for r in own], [r["metrics"]["difference"] for r in own]
+
+                # Without an interval the band is as thin as the line.
                 low, high = (
                     [m[b] if m[b] is not None else m["value"] for m in found] for b in ("ci_low", "ci_high")
                 )

@@ -70,6 +70,8 @@ def verdict(found: Mapping[str, Any]) -> tuple[str, str, bool]:
             "The data has no gold verifier and the comparison no judge; add judge: {...} to the recipe.",
             False,
         )
+
+    # Better or worse is said only of what survives the correction.
     sure = [
         r
         for r in rows
@@ -87,6 +89,8 @@ def verdict(found: Mapping[str, Any]) -> tuple[str, str, bool]:
             "no gain survives Holm's correction.",
             False,
         )
+
+    # The first of a table is not the best as long as others cannot be told apart from it.
     best = max(sure, key=lambda r: r["metrics"]["difference"]["value"])
     m = best["metrics"]["difference"]
     rivals = [r for r in rows if r["setting"] == best["setting"] and r["behind"] is not None]
@@ -182,6 +186,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         + " | p (Holm) | accuracy | time | peak GB |"
     ]
     lines.append("|---" * (1 + len(found["vary"]) + len(keys) + 4) + "|")
+
+    # Intervals stand where they decide; beside every number they would hide the numbers.
     for r in found["rows"]:
         shown = [
             number(r["metrics"][k]["value"])

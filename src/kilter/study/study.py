@@ -199,6 +199,8 @@ def _check_method(study: Study, label: str, own: Any) -> None:
             "trains a reward model, which answers nothing",
             "compare policies; `judge` names a reward model that scores them",
         )
+
+    # Recorded rollouts are data to learn from; without them a method of rollouts needs prompts.
     replayed = Path(
         str(study.data.get(str(fields.get("data", "$data")).removeprefix("$"), {}).get("path", ""))
     ).name.startswith("groups")

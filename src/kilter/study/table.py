@@ -139,10 +139,14 @@ def table(study: Study, folder: Path) -> dict[str, Any]:
     """Rows of a finished comparison, with the start's own values and which measure decides."""
     evidence = Evidence.read(folder)
     measure = evidence.measure
+
+    # A row is a method under one setting; its cells are the seeds.
     groups: dict[tuple[str, tuple[tuple[str, Any], ...]], list[Cell]] = {}
     for cell in cells(study):
         groups.setdefault((cell.method, cell.setting), []).append(cell)
     rows = [_row(study, evidence, *key, found) for key, found in groups.items()]
+
+    # Each family of tests is corrected as a whole: all methods against the start.
     known = [r.p for r in rows if r.p is not None]
     if known:
         corrected = iter(multipletests(known, method="holm")[1].tolist())
@@ -187,6 +191,7 @@ def _behind(
     def scores(row: Row) -> list[float | None]:
         return _over_seeds([values[c.stage][measure] for c in groups[row.method, tuple(row.setting.items())]])
 
+    # The best of a setting against every other one is the second family of tests.
     found: list[tuple[int, Estimate, float | None]] = []
     for setting in {tuple(r.setting.items()) for r in rows}:
         own = [i for i, r in enumerate(rows) if tuple(r.setting.items()) == setting]

@@ -72,7 +72,7 @@ class MetricFacts:
         title: for people.
         unit: of a value, such as "share" or "nats / answer".
         better: which direction is better; None where neither is.
-        aggregate: mean (BCa bootstrap), rate (the same, of values in [0, 1]; Wilson where all are 0 or all 1),
+        aggregate: mean (BCa bootstrap), rate (the same of values in [0, 1]; Wilson if all are 0 or all 1),
             proportion (of 0 and 1; Wilson), wins (win rate, a tie is half), or corpus: one number of all
             answers, without values per prompt.
         needs: what of an Answered it reads; see NEEDS.
@@ -151,6 +151,8 @@ def metric(
             raise ValueError(f"metric {name!r}: {cls.__name__} has no method {method}")
         if "samples" in facts.needs and not hasattr(cls, "samples"):
             raise ValueError(f"metric {name!r} needs samples, and {cls.__name__} does not say how many")
+
+        # A number of all answers at once has nothing to pair; a user's class is found through its file alone.
         cls.facts = dataclasses.replace(facts, paired=facts.paired and aggregate != "corpus")
         if not cls.__module__.startswith(USER_MODULE):
             metrics.register(name)(cls)
@@ -202,6 +204,8 @@ def _build(entry: Any, field: str) -> Measure:
             "It does not declare its title, unit and direction.",
             'Write @metric("name", title=..., unit=..., better=...) above the class.',
         )
+
+    # Only fields are options, so that a misspelt one is refused here and not passed on.
     fields = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
     hints = typing.get_type_hints(cls)
     for key, value in options.items():
@@ -213,6 +217,8 @@ def _build(entry: Any, field: str) -> Measure:
                 nearest(key, fields) if fields else "It takes no options.",
             )
         _check_type(f"{field}.{name}.{key}", value, hints[key])
+
+    # Two metrics of one class differ in their options, and so do their names and titles.
     built = cls(**options)
     shown = {key: getattr(built, key) for key in fields}
     facts = dataclasses.replace(
