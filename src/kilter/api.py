@@ -53,9 +53,9 @@ def train(
 
     Args:
         model: builtin:NAME, a folder, a .gguf file or a Hub id.
-        data: a file, a Hub name, or fields of DataSpec. With feedback=, the policy answers its prompts and is scored.
+        data: a file, a Hub name, or fields of DataSpec. With feedback=, the policy answers its prompts.
         method: a name, or {"name": "dpo", "beta": 0.05}.
-        out: folder of the result; default: runs/<method>. The same call again resumes, or returns what is there.
+        out: folder of the result; default: runs/<method>. The same call resumes, or returns what is there.
         console: where progress goes; default: stderr.
         options: any field of a train stage, such as learning_rate, epochs or adapter.
 
@@ -91,15 +91,15 @@ def evaluate(
     console: Console | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Evaluates models on the same prompts: kilter.evaluate(["runs/dpo"], "pairs.jsonl", baseline="runs/sft").
+    """Evaluates models on the same prompts: kilter.evaluate("runs/dpo", "pairs.jsonl", baseline="runs/sft").
 
     Args:
         models: models, or {name: model}; NAME=MODEL gives a name as well. A folder is known by its own name.
         data: a file, a Hub name, or fields of DataSpec. All its prompts are asked, unless it holds some out.
         out: folder of evaluation.json and groups.jsonl.
         console: where progress goes; default: stderr.
-        options: any field of an evaluate stage, such as baseline, reward_model, metrics or limit. Further data sets, such
-            as probes, are given by their paths.
+        options: any field of an evaluate stage, such as baseline, reward_model, metrics or limit. Further
+            data sets, such as probes, are given by their paths.
 
     Returns:
         What evaluation.json holds.
@@ -137,7 +137,7 @@ def generate(
     console: Console | None = None,
     **options: Any,
 ) -> Made:
-    """A model answers prompts: kilter.generate("runs/sft", "prompts.jsonl", k=4, sampler={"temperature": 0.7}).
+    """A model answers prompts: kilter.generate("runs/sft", "prompts.jsonl", k=4, seed=1).
 
     Args:
         model: builtin:NAME, a folder, a .gguf file or a Hub id.
@@ -163,7 +163,7 @@ def label(
 
     Args:
         data: a groups.jsonl with answers, any other preference data, or fields of DataSpec.
-        feedback: who scores, as a recipe writes it: a name, {"reward_model": "runs/rm"}, my_file.py:reward, or a list.
+        feedback: who scores: a name, {"reward_model": "runs/rm"}, my_file.py:reward, or a weighted list.
         out: folder of groups.jsonl. The same call again goes on where it was, or returns what is there.
         console: where progress goes; default: stderr.
         options: any field of a label stage, such as write, pairs or threshold.
@@ -239,6 +239,6 @@ def run(
     runs: str | Path = "runs",
     console: Console | None = None,
 ) -> Exit:
-    """kilter.run("recipes/quickstart.yaml"): all stages into runs/<name>/. Returns the exit code, the gate's included."""
+    """Runs a recipe into runs/<name>/ and returns the exit code: kilter.run("recipes/quickstart.yaml")."""
     loaded = recipes.load(recipe, overrides)
     return Run(loaded, Path(runs) / loaded.name, console or Console()).execute()

@@ -70,7 +70,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def read(path: Path, example: str, keys: str) -> dict[str, Any]:
-    """The mapping in a YAML file, with the file's stem as its name where it has none. Raises UserError with field, value and fix."""
+    """The mapping in a YAML file, named after the file where it has no name. Raises UserError."""
     if not path.is_file():
         raise UserError("recipe", str(path), "no such file", f"give a YAML file, such as {example}")
     try:
@@ -205,7 +205,7 @@ def override(raw: dict[str, Any], item: str) -> None:
 
 
 def _keys(node: Any, path: str) -> list[str]:
-    """The path cut at its dots; a key that is there and holds dots, such as my_file.py:MyStage, stays whole."""
+    """The path cut at its dots. A key that holds dots, such as my_file.py:MyStage, stays whole."""
     found = []
     while path:
         known = [str(k) for k in node if f"{path}.".startswith(f"{k}.")] if isinstance(node, dict) else []
@@ -237,10 +237,10 @@ def scalar(text: str) -> Any:
 
 
 def check(recipe: Recipe) -> None:
-    """Every data set and every stage that is named must exist, and earlier; every stage's settings must go together."""
+    """Every data set and stage that is named must exist, and earlier. A stage's settings must go together."""
     run = recipe.workspace(Path("runs") / recipe.name, Console(quiet=True))
 
-    # What is misspelt is said before anything heavy is read: names of all stages, then references of all stages.
+    # What is misspelt is said before anything heavy is read: names first, then references.
     for name, stage in recipe.stages.items():
         stage.maker.check_names(stage.spec, run.at(name))
     for name, stage in recipe.stages.items():
@@ -327,7 +327,7 @@ def schema() -> dict[str, Any]:
     }
     full["required"] = ["data", "stages"]
 
-    # Inside rounds every setting may hold {round} instead of its value, so the kinds stand there a second time.
+    # Inside rounds a setting may hold {round} instead of its value, so the kinds stand there once more.
     defs = shared["$defs"]
     block = defs.pop("Rounds")
     inside = {}
@@ -341,7 +341,7 @@ def schema() -> dict[str, Any]:
 
 
 def _one_kind(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage has one key: its kind. Of a kind of one's own, file.py:Name, only that file knows the settings."""
+    """A stage has one key, its kind. The settings of file.py:Name are known to that file alone."""
     return {
         "type": "object",
         "minProperties": 1,

@@ -80,7 +80,7 @@ def refuse_unknown(work: Workspace) -> None:
 
 
 def refuse_changed(work: Workspace, old: Manifest) -> None:
-    """A finished model, and data begun with other settings, are not overwritten; an evaluation is made anew."""
+    """A finished model, or data begun with other settings, is kept; an evaluation is made anew."""
     makes = work.here.maker.makes
     if makes == "data" or (makes == "model" and old.status == "done"):
         raise _taken(work)

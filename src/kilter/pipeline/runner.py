@@ -1,4 +1,4 @@
-"""Runs the stages of a recipe in order; an unchanged finished stage is taken as it is, an unfinished one goes on."""
+"""Runs the stages of a recipe in order. An unchanged finished stage stands, an unfinished one goes on."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Run:
 
 
 def preflight(run: Workspace) -> None:
-    """Everything that can be wrong and can be known now, before anything expensive: models, files, data, settings."""
+    """Everything that can be known to be wrong before anything expensive: models, files, data, settings."""
     run = run if run.alone else replace(run, loaded={})
     for name, stage in run.stages.items():
         check_inputs(run.at(name))

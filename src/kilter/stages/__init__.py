@@ -1,4 +1,7 @@
-"""Stages: one file per kind, and what a kind of one's own needs. A kind's file is read when a recipe names the kind."""
+"""Stages: one file per kind, and what a kind of one's own needs.
+
+A kind's file is read when a recipe names the kind.
+"""
 
 from kilter.refs import DataRef, FeedbackRef, FileRef, ModelRef, StageRef
 from kilter.release.section import Section

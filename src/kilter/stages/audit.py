@@ -98,6 +98,6 @@ class Audit(StageKind[AuditSpec]):
 
 
 def _shape(spec: AuditSpec, work: Workspace) -> Shape:
-    """Pairs where a stage learns from pairs of this data set, else demonstrations; pairs where none learns from it."""
+    """Pairs where a stage learns from pairs of this data set, or none learns from it; else demonstrations."""
     learned = work.shapes(spec.data) - {"prompts"}
     return "demonstrations" if learned and "pairs" not in learned else "pairs"

@@ -121,10 +121,11 @@ class Generate(StageKind[GenerateSpec]):
             )
         room = spec.max_length - spec.sampler.max_new_tokens
         if room < 16:
+            new = spec.sampler.max_new_tokens
             raise UserError(
                 work.where("max_length"),
                 spec.max_length,
-                f"leaves {max(0, room)} tokens for prompts beside {spec.sampler.max_new_tokens} of the answer",
+                f"leaves {max(0, room)} tokens for prompts beside {new} of the answer",
                 "raise max_length, or lower sampler.max_new_tokens",
             )
         if spec.part is not None and _part(spec.part)[0] > _part(spec.part)[1]:

@@ -37,9 +37,9 @@ class StageKind(Generic[S]):
             groups = work.load(spec.data, "prompts").train
             return Outcome({"longest": max(len(g.prompt.text) for g in groups)})
 
-    The fields of Spec that are typed references are its inputs: the pipeline hashes them, orders stages by them, and
-    checks that they exist. A kind with a door is a command as well. The class holds no state: one instance serves
-    every stage of its kind.
+    The fields of Spec that are typed references are its inputs. The pipeline hashes them, orders stages by
+    them and checks that they exist. A kind with a door is a command as well. The class holds no state: one
+    instance serves every stage of its kind.
     """
 
     Spec: type[S]
@@ -63,13 +63,13 @@ class StageKind(Generic[S]):
         return []
 
     def check_names(self, spec: S, work: Workspace) -> None:
-        """Raises UserError for a name that is in no registry; of all stages first, before anything heavy is read."""
+        """Raises UserError for an unknown name. It is called of all stages before anything heavy is read."""
 
     def check(self, spec: S, work: Workspace) -> None:
         """Raises UserError for settings that cannot work together. Reads no data and no model."""
 
     def preflight(self, spec: S, work: Workspace) -> None:
-        """Raises UserError for what can only be seen on the machine and in the data, before any stage runs."""
+        """Raises UserError for what only the machine and the data can tell, before any stage runs."""
 
     def plan(self, spec: S, work: Workspace) -> StagePlan:
         """What a run would take."""
@@ -101,9 +101,10 @@ class Stage:
 class Workspace:
     """A run's folder, base model, data sets and stages, as one of the stages sees them.
 
-    base: the recipe's model. name: the stage that looks. isolated: each training in a process of its own, so that its
-    peak memory is its own. alone: one stage without a recipe, whose folder is the run's. loaded: data sets read so far,
-    kept while a run is checked; None: they are not kept.
+    base: the recipe's model. name: the stage that looks.
+    isolated: each training in a process of its own, so that its peak memory is its own.
+    alone: one stage without a recipe, whose folder is the run's.
+    loaded: data sets read so far, kept while a run is checked; None: they are not kept.
     """
 
     folder: Path
@@ -149,7 +150,7 @@ class Workspace:
             yield name
 
     def inputs(self) -> list[Found]:
-        """This stage's references; one that was left out stands with what it means, or with None for the base model."""
+        """This stage's references. One that was left out stands with its meaning; None is the base model."""
         found = []
         for item in self.here.maker.reads(self.here.spec):
             value = item.value

@@ -1,4 +1,4 @@
-"""label: a feedback source scores answers, and pairs, ratings, rankings or binary labels are written from the scores."""
+"""label: feedback scores answers, and pairs, ratings, rankings or binary labels are made of the scores."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class Label(StageKind[LabelSpec]):
 
 
 def _score(spec: LabelSpec, work: Workspace, groups: Sequence[Group], folder: Path) -> None:
-    """Appends scored groups in the order of the data, beginning after those that an earlier process scored."""
+    """Appends scored groups in the order of the data, after those that an earlier process scored."""
     from kilter.artifacts import write_json
     from kilter.data import store
     from kilter.progress import Display

@@ -27,8 +27,8 @@ class Outcome:
     """What a run of a stage left.
 
     facts: numbers and words for the manifest, which JSON can hold.
-    outputs: content hashes by name; later stages are hashed by the one that bears the name of what the kind makes. Left
-        out, it is the hash of the artifact.
+    outputs: content hashes by name. Later stages are hashed by the one named after what the kind
+        makes; if it is left out, it is the hash of the artifact.
     code: the exit code of the whole run, unless an earlier stage set one.
     """
 
@@ -41,7 +41,8 @@ class Outcome:
 class StagePlan:
     """One line of --dry-run; None where nothing can be said before the stages above have run.
 
-    rows: prompts or groups. tokens: over all passes. memory_gb, seconds: estimates. name, kind: filled in by the pipeline.
+    rows: prompts or groups. tokens: over all passes. memory_gb, seconds: estimates.
+    name, kind: the pipeline fills them in.
     """
 
     what: str = ""

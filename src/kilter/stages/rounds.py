@@ -9,10 +9,11 @@
         pairs: {label: {data: $answers, feedback: support_desk}}
         dpo: {train: {method: dpo, data: $pairs}}
 
-It stands for the stages loop-1.answers, loop-1.pairs, loop-1.dpo, loop-2.answers, and so on. Inside, a name means the
-stage of this round; of the round before where it comes later or is the stage itself, and `start` in the first round. A model
-that is left out is the one that the round starts from. After the block, `loop.dpo` is the last round's dpo, and `loop`
-the last round's last model.
+It stands for the stages loop-1.answers, loop-1.pairs, loop-1.dpo, loop-2.answers, and so on.
+
+Inside, a name means the stage of this round. If it comes later or is the stage itself, it means that of the
+round before, and `start` in the first round. A model that is left out is the one that the round starts from.
+After the block, `loop.dpo` is the last round's dpo, and `loop` the last round's last model.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Rounds(BaseModel):
     start: BaseRef = Field(None, description="stage or model of the first round; default: the recipe's model")
     reference: Literal["moved", "kept"] = Field(
         "moved",
-        description="reference policy of training: moved is where each round starts, kept is where the first one did",
+        description="reference policy: moved is where each round starts, kept where the first did",
     )
     stages: dict[str, dict[str, Any]] = Field(
         min_length=1, description="stages by name; {round} and {rounds} in a value are numbers"
@@ -52,7 +53,7 @@ class Rounds(BaseModel):
 
 @dataclass
 class _Round:
-    """One round under way: `made` maps the names inside to stages of this round, `before` to those of the last."""
+    """One round. `made` maps the names inside to stages of this round, `before` to those of the last."""
 
     number: int
     start: str | None

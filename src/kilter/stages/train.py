@@ -167,7 +167,7 @@ def _offline(spec: TrainSpec, what: str, groups: Sequence[Group], size: Sizes, w
 
 
 def _online(spec: TrainSpec, what: str, groups: Sequence[Group], size: Sizes, work: Workspace) -> StagePlan:
-    """An upper estimate: every completion as long as it may be. Decoding reaches about a third of what training does."""
+    """An upper estimate: every completion is as long as it may be. Decoding takes three times as long."""
     from kilter.feedback import model_references
     from kilter.objectives import build_objective
     from kilter.training.estimate import train_memory
@@ -180,7 +180,7 @@ def _online(spec: TrainSpec, what: str, groups: Sequence[Group], size: Sizes, wo
     answers = spec.sampler.samples * spec.sampler.max_new_tokens
     tokens = int(steps * spec.batch_size * (prompt + answers))
 
-    # Forward and backward of policy and critic, forward passes for what the method is annotated with, decoding.
+    # Forward and backward of policy and critic, forward passes for annotations, decoding.
     epochs = spec.inner_epochs or needs.inner_epochs
     models = 2 if "critic" in needs.models else 1
     extra = (
@@ -190,7 +190,7 @@ def _online(spec: TrainSpec, what: str, groups: Sequence[Group], size: Sizes, wo
     )
     passes = 6 * epochs * models * tokens + 2 * extra * tokens + 2 * 3 * steps * spec.batch_size * answers
 
-    # Other models in memory: a critic with its optimizer, the reference unless adapters are switched off, reward models.
+    # Other models in memory: a critic with its optimizer, a reference that is no adapter, reward models.
     copies = (
         (models - 1) * 4
         + ("ref_logps" in needs.annotations and spec.adapter is None)

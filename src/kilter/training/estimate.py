@@ -14,8 +14,10 @@ from kilter.roles.open import choose_device
 from kilter.training.config import TrainSpec
 
 EFFICIENCY = 0.5
-"""Share of the machine's matrix-product speed that a training step of a small model reaches; on 2 cores 0.58 was
-measured in bfloat16 and 0.78 in float32, and loading, saving and short batches take their part."""
+"""Share of the machine's matrix-product speed that a training step of a small model reaches.
+
+On 2 cores 0.58 was measured in bfloat16 and 0.78 in float32. Loading, saving and short batches take theirs.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def flops_per_second(dtype: str) -> float:
 
 
 def train_memory(spec: TrainSpec, s: Sizes) -> float:
-    """GB: float32 weights, gradients and two Adam moments of what is trained, plus activations of one micro-batch.
+    """GB: float32 weights, gradients and two Adam moments of what is trained, activations of a micro-batch.
 
     Autocast keeps norms' inputs and rotated queries and keys in float32, and a bfloat16 copy of the weights.
     """
