@@ -51,6 +51,16 @@ class Scorer(nn.Module):
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
     @property
+    def policy(self) -> Scorer:
+        """The model that answers: this one, where no critic trains beside it."""
+        return self
+
+    @property
+    def critic(self) -> Scorer | None:
+        """None: see ActorCritic."""
+        return None
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters live."""
         device: torch.device = next(self.model.parameters()).device

@@ -107,8 +107,9 @@ def _on_data(
     refuse_another_run(job.checkpoints, job.out, mine)
     cache = None
     if "ref_logps" in needs.annotations:
-        policy = scorers.policy_of(scorer)
-        cache = scorers.fill_reference_cache(job, policy, encoder, [*source.visited(), *held], temperature)
+        cache = scorers.fill_reference_cache(
+            job, scorer.policy, encoder, [*source.visited(), *held], temperature
+        )
     steps = source.total_steps * job.optimizer_steps
     learner = LocalLearner(scorer, needs, spec, steps, engine, cache, temperature, origin)
 
@@ -142,7 +143,7 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     refuse_another_run(job.checkpoints, job.out, mine)
 
     # The reference moves with nothing but `refresh_reference_every`, and answers where the method wants an opponent.
-    policy = scorers.policy_of(scorer)
+    policy = scorer.policy
     wanted = "ref_logps" in needs.annotations or needs.opponent is not None
     frozen = scorers.frozen_reference(job, policy, encoder) if wanted else None
     source = make_source(job, policy, encoder, frozen)
@@ -152,15 +153,17 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     steps = source.total_steps * job.optimizer_steps
     temperature = spec.sampler.temperature
     learner = LocalLearner(scorer, needs, spec, steps, engine, None, temperature, origin)
+    live = None
     if wanted:
-        learner.reference = LiveReference(policy, frozen, learner.amp, temperature, learner.reference_rows)
+        live = LiveReference(policy, frozen, learner.amp, temperature, learner.reference_rows)
+        learner.reference = live
 
     run = _run(job, learner, source, (), mine)
-    run.hooks = Hooks(_rollout_hooks(job, run, source, policy))
+    run.hooks = Hooks(_rollout_hooks(job, run, source, live))
     return run
 
 
-def _rollout_hooks(job: Job, run: Run, source: RolloutSource, policy: Scorer) -> list[Hook]:
+def _rollout_hooks(job: Job, run: Run, source: RolloutSource, reference: LiveReference | None) -> list[Hook]:
     """The order in which a step on fresh rollouts is looked at."""
     spec, engine, learner = job.spec, job.engine, run.learner
     log = EventLog(job.out / "events.jsonl" if engine.is_main else None)
@@ -168,7 +171,7 @@ def _rollout_hooks(job: Job, run: Run, source: RolloutSource, policy: Scorer) ->
     monitors = Monitors(spec.monitors, log, history, source.total_steps, spec.monitors.allow_truncation)
     best = BestWeights(job.out / "best.pt", learner) if spec.monitors.keep_best else None
     run.gold = GoldEvidence(make_gold(job, source), monitors, learner, source.total_steps, best)
-    watch = Watch(monitors, EnergyProbe(policy) if spec.monitors.enabled else None, engine)
+    watch = Watch(monitors, EnergyProbe(learner.scorer.policy) if spec.monitors.enabled else None, engine)
     announce = Announce(monitors, job.console, engine)
     source.tell = announce.tell
     saver = _saver(job, run)
@@ -176,11 +179,12 @@ def _rollout_hooks(job: Job, run: Run, source: RolloutSource, policy: Scorer) ->
     start = job.objective.needs.kl_coefficient
     controller = None if start is None else KLController(spec.kl_control, start)
     before: list[Hook] = [RolloutFile(source.path)]
-    if isinstance(learner.scorer, ActorCritic) and scorers.critic_is_the_reward(spec):
+    if "critic" in job.objective.needs.models and scorers.critic_is_the_reward(spec):
+        assert isinstance(learner.scorer, ActorCritic)
         before.append(CriticScale(learner.scorer, source.feedback))
     moves: list[Hook] = []
-    if spec.refresh_reference_every and isinstance(learner.reference, LiveReference):
-        moves.append(RefreshReference(learner.reference, spec.refresh_reference_every))
+    if spec.refresh_reference_every and reference is not None:
+        moves.append(RefreshReference(reference, spec.refresh_reference_every))
     room = f"max_length {spec.max_length} less {spec.sampler.max_new_tokens} for the answer"
     return [
         *before,

@@ -10,7 +10,6 @@ from kilter.artifacts import whole_folder
 from kilter.data.arrange import READS
 from kilter.data.encode import Encoder
 from kilter.models import adapters
-from kilter.models.critic import ActorCritic
 from kilter.models.load import MADE_BY, quiet_transformers
 from kilter.training.learner import LocalLearner
 from kilter.training.parallel.engine import Engine
@@ -29,20 +28,20 @@ def save_model(
     state = engine.state(learner.module) if engine.world > 1 else None
     if not engine.is_main:
         return
-    both = isinstance(learner.scorer, ActorCritic)
+    critic = learner.scorer.critic
     facts = {"method": method, "reads": READS.get(learner.needs.rows, "answers")}
     _write(
         learner.scorer.model,
         encoder,
         start,
         out / "model",
-        _own(state, "policy.model." if both else "model."),
+        _own(state, "model." if critic is None else "policy.model."),
         facts,
         merge,
     )
-    if isinstance(learner.scorer, ActorCritic):
+    if critic is not None:
         _write(
-            learner.scorer.critic.model,
+            critic.model,
             encoder,
             start,
             out / "critic",

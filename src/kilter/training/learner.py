@@ -6,15 +6,14 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kilter.batch import Batch, Loss, Mean, Metrics, Needs, Objective
+from kilter.batch import Batch, Loss, Mean, Metrics, Needs, Objective, Outputs
 from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer
 from kilter.models.microbatch import split
@@ -23,8 +22,10 @@ from kilter.models.reference import LiveReference, ReferenceCache
 from kilter.seams import Origin
 from kilter.training.annotate import chosen
 from kilter.training.config import TrainSpec
+from kilter.training.join import add, in_order_of, join_batches, join_leaves, join_outputs, present
 from kilter.training.optim import make_optimizer, schedule_factor
 from kilter.training.parallel.engine import Engine
+from kilter.training.surrogate import Surrogate
 
 log = logging.getLogger("kilter")
 
@@ -53,14 +54,8 @@ class LocalLearner:
         temperature: float = 1.0,
         origin: Origin = "own",
     ) -> None:
-        self.scorer, self.needs, self.spec, self.engine, self.reference = (
-            scorer,
-            needs,
-            spec,
-            engine,
-            reference,
-        )
-        self.temperature = temperature
+        self.scorer, self.needs, self.spec = scorer, needs, spec
+        self.engine, self.reference, self.temperature = engine, reference, temperature
         self.origin: Origin = origin
         self.mismatch: Metrics = {}
         """Of the last batch: how far the sampling engine's log-probs are from the learner's."""
@@ -73,7 +68,7 @@ class LocalLearner:
         self.module, self.optimizer = engine.prepare(
             self.module, make_optimizer(self.module, spec, self.peak_rate)
         )
-        self._critic_only = spec.critic.warmup_steps if isinstance(scorer, ActorCritic) else 0
+        self._critic_only = 0 if scorer.critic is None else spec.critic.warmup_steps
         self._factor = schedule_factor(spec, total_steps)
         self._epochs = spec.inner_epochs or needs.inner_epochs
         self.steps_per_batch = self._epochs * spec.minibatches
@@ -148,7 +143,7 @@ class LocalLearner:
             return objective.prepare(batch)
         gathered = self.engine.gather(batch)
         before = sum(b.groups() for b in gathered[: self.engine.rank])
-        whole = objective.prepare(_concat_batches(gathered))
+        whole = objective.prepare(join_batches(gathered))
         return whole.select_groups(range(before, before + batch.groups()))
 
     def count(self, batch: Batch) -> Batch:
@@ -214,81 +209,91 @@ class LocalLearner:
 
     def step(self, batch: Batch, objective: Objective) -> Metrics:
         """One optimizer step on a prepared batch. Metrics: loss, grad_norm, learning_rate and the objective's own."""
-        needs = objective.needs
         self.module.train()
-        working = (
-            batch
-            if batch.active_N is None or bool(batch.active_N.all())
-            else batch.select_groups(batch.active_N.nonzero()[:, 0].tolist() or [0])
-        )
-        idle_rank = batch.active_N is not None and not bool(batch.active_N.any())
-        parts = self._split(working, needs.outputs)
+        active, idle = _active(batch)
+        parts = self._split(active, objective.needs.outputs)
+
         # A batch that is one micro-batch is the whole batch: its own graph serves, and no second forward is needed.
-        coupled = needs.unit == "batch" and (len(parts) > 1 or self.engine.world > 1)
+        coupled = objective.needs.unit == "batch" and (len(parts) > 1 or self.engine.world > 1)
         surrogate = self._surrogate(batch, parts, objective) if coupled else None
+
         # Collectives must match: every rank runs as many micro-batches as the rank with the most.
-        rounds = self.engine.max(0 if idle_rank else len(parts))
-        total = torch.zeros(())
-        metrics: dict[str, Mean] = {}
-        for i in range(rounds):
-            part, idle = parts[min(i, len(parts) - 1)], idle_rank or i >= len(parts)
-            with self.engine.accumulate(self.module, last=i == rounds - 1):
-                with self._offloaded():
-                    out = self.module(part, needs.outputs, self.temperature, amp=self.amp)
-                out = type(out)(
-                    **{
-                        k: None if v is None else v if k == "embeddings_BLD" else v.cpu()
-                        for k, v in _fields(out)
-                    }
-                )
-                if surrogate is not None:
-                    value = surrogate(out, min(i, len(parts) - 1))
-                    found: dict[str, Mean] = {}
-                else:
-                    loss = objective.loss(out, part)
-                    value, found = loss.value, loss.metrics
-                    if loss.state is not None:
-                        assert needs.unit == "batch", "only objectives of unit 'batch' can carry state"
-                        self.running = {k: v.detach() for k, v in loss.state.items()}
-                scale = 0.0 if idle else self.engine.loss_scale
-                self.engine.backward(self.module, value * scale)
-            if not idle:
-                total = total + value.detach()
-                for name, mean in found.items():
-                    old = metrics.get(name)
-                    metrics[name] = (
-                        mean if old is None else Mean(old.total + mean.total, old.weight + mean.weight)
-                    )
+        rounds = self.engine.max(0 if idle else len(parts))
+        total, metrics = self._backward(parts, 0 if idle else len(parts), rounds, objective, surrogate)
         if surrogate is not None:
             # Every rank computed the loss of all ranks' rows.
-            total, metrics = self._batch_loss.value.detach() / self.engine.world, self._batch_loss.metrics
-            self.running = {k: v.detach() for k, v in (self._batch_loss.state or {}).items()}
-        if (
-            rounds == 0
-        ):  # no group of any rank has a gradient: nothing is learned, and no moment of the optimizer moves
+            whole = surrogate.whole
+            total, metrics = whole.value.detach() / self.engine.world, whole.metrics
+            self._carry(whole)
+        if rounds == 0:
+            # No group of any rank has a gradient: nothing is learned, and no moment of the optimizer moves.
             self.step_index += 1
             return {"loss": 0.0, "grad_norm": 0.0, "learning_rate": self.learning_rate()}
-        rate = self.learning_rate()
+        return self._apply(total, metrics)
 
-        def set_rates() -> None:
-            for group in self.optimizer.param_groups:
-                if group.get("role") == "critic":
-                    group["lr"] = self.spec.critic.learning_rate * self._factor(self.step_index)
-                else:
-                    group["lr"] = 0.0 if self.step_index < self._critic_only else rate
+    def _backward(
+        self,
+        parts: Sequence[Batch],
+        count: int,
+        rounds: int,
+        objective: Objective,
+        surrogate: Surrogate | None,
+    ) -> tuple[Tensor, dict[str, Mean]]:
+        """Gradients of all micro-batches, summed; `count` of them count, the other rounds only keep step with other ranks.
 
-        result = self._reduce(total, metrics) | {"learning_rate": rate}
-        result["grad_norm"] = float(
-            self.engine.update(
-                self._clipped(),
-                self.optimizer,
-                self.spec.max_grad_norm,
-                set_rates,
-                math.isfinite(result["loss"]),
-            )
+        Returns:
+            This rank's share of the loss, and its metrics.
+        """
+        outputs = objective.needs.outputs
+        total, metrics = torch.zeros(()), dict[str, Mean]()
+        for i in range(rounds):
+            index = min(i, len(parts) - 1)
+            with self.engine.accumulate(self.module, last=i == rounds - 1):
+                with self._offloaded():
+                    out = self.module(parts[index], outputs, self.temperature, amp=self.amp)
+                loss = self._loss(_on_cpu(out), parts[index], index, objective, surrogate)
+                self.engine.backward(self.module, loss.value * (self.engine.loss_scale if i < count else 0.0))
+            if i < count:
+                total = total + loss.value.detach()
+                add(metrics, loss.metrics)
+        return total, metrics
+
+    def _loss(
+        self, out: Outputs, part: Batch, index: int, objective: Objective, surrogate: Surrogate | None
+    ) -> Loss:
+        """What a micro-batch back-propagates."""
+        if surrogate is not None:
+            return Loss(surrogate(out, index))
+        loss = objective.loss(out, part)
+        if loss.state is not None:
+            assert objective.needs.unit == "batch", "only objectives of unit 'batch' can carry state"
+            self._carry(loss)
+        return loss
+
+    def _carry(self, loss: Loss) -> None:
+        """What the next step's batch is given."""
+        self.running = {name: value.detach() for name, value in (loss.state or {}).items()}
+
+    def _apply(self, total: Tensor, metrics: dict[str, Mean]) -> Metrics:
+        """Clips, steps and counts the step; the gradients are there."""
+        result = self._reduce(total, metrics) | {"learning_rate": self.learning_rate()}
+        norm = self.engine.update(
+            self._clipped(),
+            self.optimizer,
+            self.spec.max_grad_norm,
+            self._set_rates,
+            math.isfinite(result["loss"]),
         )
+        result["grad_norm"] = float(norm)
         self.step_index += 1
         return result
+
+    def _set_rates(self) -> None:
+        """The critic has a rate of its own, and learns alone during its warm-up."""
+        critic = self.spec.critic.learning_rate * self._factor(self.step_index)
+        policy = 0.0 if self.step_index < self._critic_only else self.learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = critic if group.get("role") == "critic" else policy
 
     def _offloaded(self) -> contextlib.AbstractContextManager[Any]:
         """Around a forward: activations wait in host memory for the backward."""
@@ -298,88 +303,58 @@ class LocalLearner:
 
     def _clipped(self) -> list[nn.Module]:
         """Policy and critic are clipped apart: their gradients have no common scale."""
-        return (
-            [self.scorer.policy, self.scorer.critic]
-            if isinstance(self.scorer, ActorCritic)
-            else [self.module]
-        )
+        critic = self.scorer.critic
+        return [self.module] if critic is None else [self.scorer.policy, critic]
 
-    def _surrogate(
-        self, batch: Batch, parts: Sequence[Batch], objective: Objective
-    ) -> Callable[[Any, int], Tensor]:
-        """Unit "batch": delta = dL/d(outputs) on the small tensors of the whole batch, all ranks', then sum(delta * output) per part.
-
-        Exact: the loss depends on the parameters only through these outputs.
-        """
-        if not self._told_twice and len(parts) > 1 and self.engine.is_main:
-            self._told_twice = True
-            tokens = sum(shared_tokens(p, g, p.length_B.tolist()) for p in parts for g in range(p.groups()))
-            log.info(
-                "  this method reads the whole batch at once: its %d micro-batches go forward twice, a third more time; "
-                "tokens_per_microbatch from %d up avoids that and takes more memory",
-                len(parts),
-                tokens,
-            )
-        outs = []
-        random_state = (
-            torch.get_rng_state(),
-            (torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []),
-        )
-        with torch.no_grad():  # in training mode: the same function as in the backward
+    def _surrogate(self, batch: Batch, parts: Sequence[Batch], objective: Objective) -> Surrogate:
+        """The whole batch forward without a graph, and the gradient of its loss on what came out."""
+        self._tell_twice(parts)
+        outs: list[Outputs] = []
+        # In training mode, and with the same random numbers as in the backward's forward: adapters have a dropout.
+        random_state, cuda_state = torch.get_rng_state(), []
+        if torch.cuda.is_available():
+            cuda_state = torch.cuda.get_rng_state_all()
+        with torch.no_grad():
             for i in range(self.engine.max(len(parts))):
-                out = self.module(
-                    parts[min(i, len(parts) - 1)], objective.needs.outputs, self.temperature, amp=self.amp
-                )
+                part = parts[min(i, len(parts) - 1)]
+                out = self.module(part, objective.needs.outputs, self.temperature, amp=self.amp)
                 outs += [out] if i < len(parts) else []
-        torch.set_rng_state(random_state[0])  # the backward's forward draws the same adapter dropout
-        if random_state[1]:
-            torch.cuda.set_rng_state_all(random_state[1])
-        mine = _join(outs, parts)
-        # Batches hold tensors of the same fields on every rank; they are small (token ids and one number per token).
-        gathered = self.engine.gather((mine, _join_batches(batch, parts)))
-        whole, leaves = _concat_outputs([o for o, _ in gathered])
-        self._batch_loss = objective.loss(whole, _concat_batches([b for _, b in gathered]))
-        grads = torch.autograd.grad(self._batch_loss.value, list(leaves.values()), allow_unused=True)
-        before = sum(b.rows() for _, b in gathered[: self.engine.rank])
-        deltas = {
-            k: g[before : before + batch.rows()] for k, g in zip(leaves, grads, strict=True) if g is not None
-        }
+        torch.set_rng_state(random_state)
+        if cuda_state:
+            torch.cuda.set_rng_state_all(cuda_state)
+        return Surrogate(outs, parts, batch, objective, self.engine)
 
-        def value(out: Any, index: int) -> Tensor:
-            first = sum(p.rows() for p in parts[:index])
-            total = torch.zeros(())
-            for name, delta in deltas.items():
-                own = getattr(out, name)
-                part = delta[first : first + own.shape[0]]
-                part = part[:, : own.shape[1]] if own.ndim == 2 else part
-                total = total + (part * own).sum()
-            return total
-
-        return value
+    def _tell_twice(self, parts: Sequence[Batch]) -> None:
+        """Says once what a second forward costs, and how to be spared it."""
+        if self._told_twice or len(parts) == 1 or not self.engine.is_main:
+            return
+        self._told_twice = True
+        tokens = sum(shared_tokens(p, g, p.length_B.tolist()) for p in parts for g in range(p.groups()))
+        log.info(
+            "  this method reads the whole batch at once: its %d micro-batches go forward twice, a third more time; "
+            "tokens_per_microbatch from %d up avoids that and takes more memory",
+            len(parts),
+            tokens,
+        )
 
     def evaluate(self, batch: Batch, objective: Objective) -> dict[str, Mean]:
         """Loss and metrics of a prepared batch without gradient, as (sum, weight)."""
-        metrics: dict[str, Mean] = {}
-        value = torch.zeros(())
         outs, parts = [], []
         for part, out in self.score(batch, objective.needs.outputs):
-            outs.append(type(out)(**{k: None if v is None else v.cpu() for k, v in _fields(out)}))
+            outs.append(Outputs(**{name: value.cpu() for name, value in present(out).items()}))
             parts.append(part)
         if objective.needs.unit == "batch":
             # The loss couples the rows of all ranks; each computes it and reports its share.
-            gathered = self.engine.gather((_join(outs, parts), _join_batches(batch, parts)))
-            whole, _ = _concat_outputs([o for o, _ in gathered])
-            found = objective.loss(whole, _concat_batches([b for _, b in gathered]))
+            gathered = self.engine.gather((join_outputs(outs), in_order_of(parts, batch)))
+            whole, _ = join_leaves([o for o, _ in gathered])
+            found = objective.loss(whole, join_batches([b for _, b in gathered]))
             losses = [Loss(found.value / self.engine.world, found.metrics)]
         else:
             losses = [objective.loss(out, part) for out, part in zip(outs, parts, strict=True)]
+        value, metrics = torch.zeros(()), dict[str, Mean]()
         for loss in losses:
             value = value + loss.value.detach()
-            for name, mean in loss.metrics.items():
-                old = metrics.get(name)
-                metrics[name] = (
-                    mean if old is None else Mean(old.total + mean.total, old.weight + mean.weight)
-                )
+            add(metrics, loss.metrics)
         return metrics | {"loss": Mean(value, torch.tensor(1.0))}
 
     def _reduce(self, loss: Tensor, metrics: dict[str, Mean]) -> Metrics:
@@ -424,58 +399,15 @@ def _average(steps: Sequence[Metrics]) -> Metrics:
     }
 
 
-def _fields(out: Any) -> list[tuple[str, Tensor | None]]:
-    return [(name, getattr(out, name)) for name in out.__slots__]
+def _active(batch: Batch) -> tuple[Batch, bool]:
+    """The groups that have a gradient, and whether there are none: one stands in for them then, with weight 0."""
+    active_N = batch.active_N
+    if active_N is None or bool(active_N.all()):
+        return batch, False
+    return batch.select_groups(active_N.nonzero()[:, 0].tolist() or [0]), not bool(active_N.any())
 
 
-def _stack(values: Sequence[Tensor]) -> Tensor:
-    """Rows of several tensors under each other, padded to the widest."""
-    if values[0].ndim < 2:
-        return torch.cat(list(values))
-    width = max(v.shape[1] for v in values)
-    return torch.cat([torch.nn.functional.pad(v, (0, width - v.shape[1])) for v in values])
-
-
-def _join(outs: Sequence[Any], parts: Sequence[Batch]) -> Any:
-    """Outputs of all parts as one, rows in part order, without their graphs."""
-    return type(outs[0])(
-        **{
-            name: _stack([getattr(o, name).detach().cpu() for o in outs])
-            for name, first in _fields(outs[0])
-            if first is not None
-        }
-    )
-
-
-def _concat_outputs(outs: Sequence[Any]) -> tuple[Any, dict[str, Tensor]]:
-    """Outputs of all ranks as one; its tensors are leaves that require grad."""
-    leaves = {
-        name: _stack([getattr(o, name) for o in outs]).requires_grad_()
-        for name, first in _fields(outs[0])
-        if first is not None
-    }
-    return type(outs[0])(**leaves), leaves
-
-
-def _concat_batches(batches: Sequence[Batch]) -> Batch:
-    """Batches of all ranks as one; counts over the optimizer step are the same on each."""
-    if len(batches) == 1:
-        return batches[0]
-
-    def join(name: str, values: Sequence[Any]) -> Any:
-        if name == "group_B":
-            offsets = [sum(b.groups() for b in batches[:i]) for i in range(len(batches))]
-            return torch.cat([v + offset for v, offset in zip(values, offsets, strict=True)])
-        if name.endswith(("_BT", "_B", "_N")) and isinstance(values[0], Tensor):
-            return _stack(values)
-        return tuple(p for v in values for p in v) if name == "prompts_N" else values[0]
-
-    joined = {f.name: join(f.name, [getattr(b, f.name) for b in batches]) for f in fields(Batch)}
-    joined["extra"] = {name: join(name, [b.extra[name] for b in batches]) for name in batches[0].extra}
-    return Batch(**joined)
-
-
-def _join_batches(batch: Batch, parts: Sequence[Batch]) -> Batch:
-    """The whole batch with its groups in the order of the parts."""
-    key = {id(p): g for g, p in enumerate(batch.prompts_N)}
-    return batch.select_groups([key[id(p)] for part in parts for p in part.prompts_N])
+def _on_cpu(out: Outputs) -> Outputs:
+    """Losses are computed on the CPU; embeddings stay where their second derivative is taken."""
+    found = present(out)
+    return Outputs(**{name: v if name == "embeddings_BLD" else v.cpu() for name, v in found.items()})

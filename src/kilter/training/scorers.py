@@ -66,11 +66,6 @@ def critic_is_the_reward(spec: TrainSpec) -> bool:
     return bool(rewards) and spec.critic.start in (None, rewards[0])
 
 
-def policy_of(scorer: Scorer | ActorCritic) -> Scorer:
-    """The policy alone."""
-    return scorer.policy if isinstance(scorer, ActorCritic) else scorer
-
-
 def fill_reference_cache(
     job: Job, policy: Scorer, encoder: Encoder, groups: Sequence[Encoded], temperature: float
 ) -> ReferenceCache:

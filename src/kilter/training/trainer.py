@@ -68,7 +68,7 @@ class Trainer:
         encoder = scorers.make_encoder(spec, self.start)
         scorer = scorers.make_scorer(job, encoder)
         if spec.adapter is not None:
-            job.say(adapters.adapted_modules(scorers.policy_of(scorer).model))
+            job.say(adapters.adapted_modules(scorer.policy.model))
         run = assemble(job, scorer, encoder)
         _describe(job, run)
 

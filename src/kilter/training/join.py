@@ -1,0 +1,70 @@
+"""Outputs and batches of several micro-batches, or of several ranks, put together as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kilter.batch import Batch, Mean, Outputs
+
+
+def present(out: Outputs) -> dict[str, Tensor]:
+    """What a forward computed, by field."""
+    values = {name: getattr(out, name) for name in out.__slots__}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def join_outputs(outs: Sequence[Outputs]) -> Outputs:
+    """Outputs of all micro-batches as one, rows in their order, without their graphs."""
+    names = present(outs[0])
+    return Outputs(**{name: stack([getattr(o, name).detach().cpu() for o in outs]) for name in names})
+
+
+def join_leaves(outs: Sequence[Outputs]) -> tuple[Outputs, dict[str, Tensor]]:
+    """Outputs of all ranks as one; its tensors are leaves that require grad."""
+    names = present(outs[0])
+    leaves = {name: stack([getattr(o, name) for o in outs]).requires_grad_() for name in names}
+    return Outputs(**leaves), leaves
+
+
+def join_batches(batches: Sequence[Batch]) -> Batch:
+    """Batches of all ranks as one; counts over the optimizer step are the same on each."""
+    if len(batches) == 1:
+        return batches[0]
+
+    def join(name: str, values: Sequence[Any]) -> Any:
+        if name == "group_B":
+            offsets = [sum(b.groups() for b in batches[:i]) for i in range(len(batches))]
+            return torch.cat([v + offset for v, offset in zip(values, offsets, strict=True)])
+        if name.endswith(("_BT", "_B", "_N")) and isinstance(values[0], Tensor):
+            return stack(values)
+        return tuple(p for v in values for p in v) if name == "prompts_N" else values[0]
+
+    joined = {f.name: join(f.name, [getattr(b, f.name) for b in batches]) for f in fields(Batch)}
+    joined["extra"] = {name: join(name, [b.extra[name] for b in batches]) for name in batches[0].extra}
+    return Batch(**joined)
+
+
+def in_order_of(parts: Sequence[Batch], batch: Batch) -> Batch:
+    """The batch with its groups in the order of its micro-batches."""
+    key = {id(p): g for g, p in enumerate(batch.prompts_N)}
+    return batch.select_groups([key[id(p)] for part in parts for p in part.prompts_N])
+
+
+def stack(values: Sequence[Tensor]) -> Tensor:
+    """Rows of several tensors under each other, padded to the widest."""
+    if values[0].ndim < 2:
+        return torch.cat(list(values))
+    width = max(v.shape[1] for v in values)
+    return torch.cat([torch.nn.functional.pad(v, (0, width - v.shape[1])) for v in values])
+
+
+def add(sums: dict[str, Mean], found: dict[str, Mean]) -> None:
+    """Adds metrics to what was summed so far: (sum, weight) each, never an average of averages."""
+    for name, mean in found.items():
+        old = sums.get(name)
+        sums[name] = mean if old is None else Mean(old.total + mean.total, old.weight + mean.weight)

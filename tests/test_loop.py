@@ -1,0 +1,276 @@
+"""The loop and what stands around it: hooks in their order, annotators by name, methods named by nobody outside objectives/."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+
+import kilter
+from kilter.batch import Needs
+from kilter.data.dataset import DataSpec, load
+from kilter.errors import RunFailed, UserError
+from kilter.objectives import objectives
+from kilter.seams import Hook, Step, Stop
+from kilter.training import annotate, checks
+from kilter.training import loop as loops
+from kilter.training.config import TrainSpec
+from kilter.training.loop import Hooks
+from kilter.training.trainer import Trainer
+
+ROOT = Path(kilter.__file__).parent
+ADVISERS = {"advice"}
+"""Rooms whose subject is which method to take: they name methods as a book on them does."""
+
+
+def trees():
+    for path in sorted(ROOT.rglob("*.py")):
+        if path.relative_to(ROOT).parts[0] not in {"objectives", *ADVISERS}:
+            yield path.relative_to(ROOT), ast.parse(path.read_text())
+
+
+def test_the_loop_fits_on_a_screen_and_asks_no_types():
+    source = inspect.getsource(loops.loop)
+    assert len(source.splitlines()) <= 50
+    for word in ("isinstance", "getattr", "hasattr"):
+        assert word not in inspect.getsource(loops)
+
+
+def test_no_method_is_named_outside_objectives():
+    """What a method wants is declared in its needs: nobody compares its name, keys a table by it, or imports its class."""
+    names = set(objectives.names())
+    found = []
+    for path, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kilter.objectives."):
+                if node.module.count(".") > 2:
+                    found.append(f"{path}:{node.lineno} imports {node.module}")
+                continue
+            words = []
+            if isinstance(node, ast.Compare):
+                words = ast.walk(node)
+            elif isinstance(node, ast.Dict):
+                words = [k for k in node.keys if k is not None]
+            elif isinstance(node, ast.MatchValue):
+                words = [node.value]
+            found += [
+                f"{path}:{node.lineno} names {word.value}"
+                for word in words
+                if isinstance(word, ast.Constant) and word.value in names
+            ]
+    assert found == []
+
+
+def test_training_asks_no_types_of_its_own_parts():
+    """Sources, learners, hooks and objectives are told apart by lookup or by what they declare."""
+    own = {
+        node.name
+        for folder in ("training", "objectives", "models")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    }
+    found = []
+    for path, tree in trees():
+        if path.parts[0] != "training":
+            continue
+        asserted = {id(n) for a in ast.walk(tree) if isinstance(a, ast.Assert) for n in ast.walk(a)}
+        for node in ast.walk(tree):
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            if called and node.func.id == "isinstance" and id(node) not in asserted:
+                asked = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
+                found += [f"{path}:{node.lineno} asks for {name}" for name in asked & own]
+    assert found == []
+
+
+# Hooks
+
+
+class Note(Hook):
+    """Writes down what it is called for."""
+
+    def __init__(self, name, seen, stop_at=None, fails=None):
+        self.name, self.seen, self.stop_at, self.fails = name, seen, stop_at, fails
+
+    def before_run(self, done):
+        self.seen.append((self.name, "before_run", done))
+
+    def after_step(self, step, batch, record):
+        self.seen.append((self.name, "after_step", step.number))
+        record[self.name] = step.number
+        if self.fails == step.number:
+            raise RunFailed("as asked")
+        return Stop("enough") if self.stop_at == step.number else None
+
+    def state(self):
+        return {"seen": len(self.seen)} if self.name == "a" else {}
+
+    def close(self, error):
+        self.seen.append((self.name, "close", type(error).__name__))
+
+
+class Counting:
+    """A source of empty steps."""
+
+    position, total_steps = 0, 3
+
+    def next(self):
+        self.position += 1
+        return Step(self.position, 0.0, 0.0, []) if self.position <= self.total_steps else None
+
+    def after_update(self, *args):
+        pass
+
+
+class Still:
+    """A learner that learns nothing."""
+
+    weights = None
+
+    def annotate(self, batch, needs):
+        return batch
+
+    def prepare(self, batch, objective):
+        return batch
+
+    def update(self, batch, objective, number):
+        return {"loss": float(number)}
+
+
+def walk(monkeypatch, *hooks, done=None):
+    monkeypatch.setattr(loops, "collate", lambda groups: None)
+
+    class Nothing:
+        needs = Needs("pairs", "group")
+
+    return loops.loop(Counting(), Still(), Nothing(), Hooks(hooks), done)
+
+
+def test_hooks_see_every_step_in_their_order_and_close_in_reverse(monkeypatch):
+    seen = []
+    record, stop = walk(monkeypatch, Note("a", seen), Note("b", seen), done=0)
+    assert stop is None
+    assert list(record) == ["step", "epoch", "loss", "a", "b"]
+    steps = [(name, "after_step", n) for n in (1, 2, 3) for name in "ab"]
+    begin = [("a", "before_run", 0), ("b", "before_run", 0)]
+    assert seen == [*begin, *steps, ("b", "close", "NoneType"), ("a", "close", "NoneType")]
+
+
+def test_a_stop_ends_the_run_before_later_hooks_see_the_step(monkeypatch):
+    seen = []
+    record, stop = walk(monkeypatch, Note("a", seen, stop_at=2), Note("b", seen))
+    assert stop == Stop("enough")
+    assert record["a"] == 2
+    assert ("b", "after_step", 2) not in seen
+
+
+def test_what_a_run_failed_with_reaches_every_hook(monkeypatch):
+    seen = []
+    with pytest.raises(RunFailed, match="as asked"):
+        walk(monkeypatch, Note("a", seen), Note("b", seen, fails=1))
+    assert seen[-2:] == [("b", "close", "RunFailed"), ("a", "close", "RunFailed")]
+
+
+def test_the_state_of_hooks_goes_by_name():
+    seen = []
+    assert Hooks((Note("a", seen), Note("b", seen))).state() == {"a": {"seen": 0}}
+
+
+# Annotators
+
+
+METHOD = '''
+from dataclasses import dataclass, replace
+
+import torch
+
+from kilter.objectives.pairs.dpo import DPO
+
+def row_lengths(batch, learner):
+    """Characters of this file's own arithmetic: the tokens of each row."""
+    return batch.with_extra(row_lengths_B=batch.mask_BT.sum(-1))
+
+@dataclass(frozen=True)
+class Longer(DPO):
+    """DPO that knows how long its rows are.
+
+        L = DPO's
+
+    Paper: none.
+    """
+
+    @property
+    def needs(self):
+        base = super().needs
+        return replace(base, annotations=base.annotations | {__file__ + ":row_lengths"})
+
+    def loss(self, out, batch):
+        assert batch.extra["row_lengths_B"].tolist() == batch.mask_BT.sum(-1).tolist()
+        return super().loss(out, batch)
+'''
+
+
+def test_an_annotator_of_ones_own_is_a_function_in_a_file(tiny, tmp_path, pairs_file):
+    path = tmp_path / "longer.py"
+    path.write_text(METHOD)
+    data = load(DataSpec(path=str(pairs_file), heldout=0.2), "pairs")
+    records = []
+    for method in (f"{path}:Longer", "dpo"):
+        out = tmp_path / method.rpartition(":")[2]
+        spec = TrainSpec(method=method, max_steps=2, batch_size=4, tokens_per_microbatch=64)
+        Trainer(spec, tiny, data.train, data.heldout, out).run()
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        records.append([line["loss"] for line in lines])
+    assert records[0] == records[1]
+
+
+def test_an_unknown_annotation_is_named():
+    with pytest.raises(UserError, match="did you mean 'ref_logps'"):
+        annotate.chosen(Needs("pairs", "group", annotations=frozenset({"ref_logp"})))
+
+
+def test_annotators_run_in_the_order_of_their_file():
+    asked = {"mismatched_kl", "mask_truncated", "ref_logps"}
+    names = [f.__name__ for f in annotate.chosen(Needs("unpaired", "row", annotations=frozenset(asked)))]
+    assert names == ["reference_logps", "mask_truncated", "mismatched_kl"]
+    together = Needs("rollouts", "row", annotations=frozenset({"old_logps", "old_values"}))
+    assert annotate.chosen(together) == [annotate.rollout_logps]
+
+
+def test_old_rollouts_are_replayed_with_the_kl_in_the_reward(tiny, tmp_path):
+    """A method without a ratio reads the present policy's log-probs for its KL, and weighs by the sampler's."""
+    rows = [
+        {
+            "prompt": {"text": f"Say {i}"},
+            "completions": [
+                {
+                    "text": t,
+                    "token_ids": [70 + i, 80, 1],
+                    "mask": [1, 1, 1],
+                    "sampling_logps": [-5.0, -5.0, -5.0],
+                }
+                for t in "ab"
+            ],
+            "feedback": [{"score": float(i % 2)}, {"score": 0.5}],
+        }
+        for i in range(8)
+    ]
+    path = tmp_path / "groups.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    data = load(DataSpec(path=str(path), heldout=0), "rollouts")
+    spec = TrainSpec(method={"name": "reinforce", "beta": 0.1}, max_steps=2, batch_size=4)
+    Trainer(spec, tiny, data.train, [], tmp_path / "run").run()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all("kl" in line and "sampling/importance_sampling_ratio/mean" in line for line in lines)
+
+
+# Rules
+
+
+def test_every_rule_says_what_it_is_about():
+    rules = (*checks.ALWAYS, *checks.ON_DATA, *checks.ON_ROLLOUTS)
+    assert len(set(rules)) == len(rules)
+    assert all(rule.__doc__ for rule in rules)
