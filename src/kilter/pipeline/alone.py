@@ -15,7 +15,7 @@ from kilter.data.dataset import DataSpec
 from kilter.errors import UserError
 from kilter.manifest import Manifest
 from kilter.pipeline.report import write_report
-from kilter.pipeline.runner import preflight, run_stage
+from kilter.pipeline.runner import new_and_old, preflight, run_stage, stands
 from kilter.stages import Stage, Workspace
 from kilter.stages.outcome import ARTIFACT
 from kilter.stages.refs import references
@@ -62,13 +62,21 @@ def run_alone(work: Workspace) -> Mapping[str, Any]:
     stage.maker.check(stage.spec, work)
     with lock(folder):
         if int(os.environ.get("RANK", "0")) > 0:
-            return stage.maker.run(stage.spec, work, folder).facts
+            return _work_along(work)
         refuse_unknown(work)
         preflight(work)
         facts = run_stage(work, changed=refuse_changed).facts
         if stage.maker.makes == "evaluation":
             write_report(folder)
         return facts
+
+
+def _work_along(work: Workspace) -> Mapping[str, Any]:
+    """What every process but the first does: the same work, unless nothing is left to do."""
+    entry, old = new_and_old(work)
+    if old is not None and stands(work, entry, old):
+        return old.facts
+    return work.here.maker.run(work.here.spec, work, work.stage(work.name)).facts
 
 
 def refuse_unknown(work: Workspace) -> None:

@@ -86,13 +86,8 @@ def run_stage(
         changed: what is done about a result of other settings or inputs; default: it is set aside.
     """
     stage, folder = work.here, work.stage(work.name)
-    entry = manifests.new(work.name, stage.kind, config_of(work), inputs_of(work))
-    old = manifests.read(folder)
-
-    # A finished stage with the same key stands, unless somebody took its artifact away.
-    artifact = ARTIFACT.get(stage.maker.makes)
-    whole = artifact is None or (folder / artifact).exists()
-    if old is not None and old.status == "done" and old.key == entry.key and whole:
+    entry, old = new_and_old(work)
+    if old is not None and stands(work, entry, old):
         text = f"[green]✓[/] {title or work.name}: unchanged, taken from {folder}"
         work.console.print(text, highlight=False)
         _summarise(work, old.facts)
@@ -113,6 +108,19 @@ def run_stage(
         work.console.print(f"  done in {clock(entry.seconds)}", highlight=False)
     _summarise(work, entry.facts)
     return entry
+
+
+def new_and_old(work: Workspace) -> tuple[Manifest, Manifest | None]:
+    """The manifest of a run that begins now, and the one that an earlier run left."""
+    entry = manifests.new(work.name, work.here.kind, config_of(work), inputs_of(work))
+    return entry, manifests.read(work.stage(work.name))
+
+
+def stands(work: Workspace, entry: Manifest, old: Manifest) -> bool:
+    """Whether the earlier result holds: finished with the same key, its artifact still there."""
+    artifact = ARTIFACT.get(work.here.maker.makes)
+    whole = artifact is None or (work.stage(work.name) / artifact).exists()
+    return old.status == "done" and old.key == entry.key and whole
 
 
 def _summarise(work: Workspace, facts: Mapping[str, Any]) -> None:
