@@ -335,6 +335,30 @@ def test_generate_and_label_as_doors(tiny, pairs_file, tmp_path, monkeypatch):
         kilter.label(str(made.path), "rewards.py:letters", out="more", threshold=0.3)
 
 
+def test_an_interrupted_labelling_keeps_its_scores(pairs_file, tmp_path, monkeypatch, capsys):
+    from kilter.progress import Display
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rewards.py").write_text(REWARD)
+    label = lambda: kilter.label(str(pairs_file), "rewards.py:letters", out="pairs", batch_size=10)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as once:
+        once.setattr(Display, "update", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            label()
+    first = (tmp_path / "pairs" / "scored.jsonl").read_bytes()
+    assert first.count(b"\n") == 10
+    assert not (tmp_path / "pairs" / "groups.jsonl").exists()
+    capsys.readouterr()
+    made = label()
+    assert "10 of 24 prompts are scored already" in capsys.readouterr().err
+    assert (tmp_path / "pairs" / "scored.jsonl").read_bytes().startswith(first)
+    assert made.facts["prompts"] == 24
+
+
 def test_a_script_answers_without_a_model_and_its_gaps_are_named(pairs_file, tmp_path, monkeypatch):
     """Any sampler answers; what it could not answer is counted, and named in failures.jsonl."""
     monkeypatch.chdir(tmp_path)
