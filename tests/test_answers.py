@@ -76,7 +76,7 @@ def test_a_failed_answer_is_none_and_is_asked_for_again(tmp_path, capsys):
 
 
 def test_no_answer_at_all_ends_the_run(tmp_path):
-    with pytest.raises(RunFailed, match=r"(?s)6 of 6 answers of m failed: the server is on fire.*fix:"):
+    with pytest.raises(RunFailed, match=r"(?s)6 of 6 answers of m failed: the server is on fire.*Fix:"):
         answering(Sampled(fails="question"), tmp_path)(PROMPTS)
 
 

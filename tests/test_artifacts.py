@@ -52,7 +52,7 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path):
     with (
         limited(1 << 16),
         pytest.raises(
-            RunFailed, match=r"a\.json could not be written \(File too large\)\n  fix: free disk space"
+            RunFailed, match=r"a\.json could not be written \(File too large\)\.\nFix: Free disk space"
         ),
     ):
         artifacts.write_json(path, {"old": "x" * (1 << 17)})
@@ -172,7 +172,7 @@ def test_lines_are_cut_after_a_step(tmp_path):
 def test_a_line_that_is_not_json_is_named(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"step": 1}\ngarbage\n')
-    with pytest.raises(UserError, match=r"a\.jsonl:2.*\n.*fix: cut the file back"):
+    with pytest.raises(UserError, match=r"a\.jsonl:2.*\n.*Fix: Cut the file back"):
         list(artifacts.read_lines(path))
 
 
@@ -206,7 +206,7 @@ def test_a_folder_is_whole_or_absent(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(
-        RunFailed, match=r"(?s)^the model could not be written to .*No space.*\n  last good.*fix:"
+        RunFailed, match=r"(?s)^The model could not be written to .*No space.*\n(?i:last good).*Fix:"
     ):
         fill()
     assert (folder / "sub" / "weights").read_text() == "new"
@@ -307,7 +307,7 @@ def test_a_folder_in_use_names_its_holder(tmp_path):
     with holder(folder) as process:
         with (
             pytest.raises(
-                UserError, match=rf"(?s)--out = .*run.*in use by process {process.pid} on .*fix: wait"
+                UserError, match=rf"(?s)--out` = .*run.*in use by process {process.pid} on .*Fix: Wait"
             ) as no,
             artifacts.lock(folder, "--out"),
         ):
@@ -369,4 +369,4 @@ def test_commands_that_write_a_run_folder_want_it_for_themselves(command, tmp_pa
         )
     assert done.returncode == 2, done.stderr
     assert f"in use by process {process.pid}" in done.stderr
-    assert "fix: wait until that run has ended" in done.stderr
+    assert "Fix: Wait until that run has ended" in done.stderr

@@ -198,12 +198,12 @@ def test_an_option_says_what_its_field_says():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--adapter", "lora", "--adapter.r", "0"], "adapter.r = 0"),
-        (["--sampler.temperature", "-1"], "sampler.temperature = -1.0"),
-        (["--data.heldout", "2"], "data.heldout = 2.0"),
+        (["--adapter", "lora", "--adapter.r", "0"], "adapter.r` = 0"),
+        (["--sampler.temperature", "-1"], "sampler.temperature` = -1.0"),
+        (["--data.heldout", "2"], "data.heldout` = 2.0"),
         (["--save-every", "never"], "save_every"),
-        (["--monitors.no-stop"], "monitors = {'stop': False}"),
-        (["--schedule", "cosin"], "schedule = 'cosin'"),
+        (["--monitors.no-stop"], "monitors` = {'stop': False}"),
+        (["--schedule", "cosin"], "schedule` = 'cosin'"),
         (["--epochs", "many"], "--epochs means: passes over the training groups"),
     ],
 )
@@ -214,4 +214,4 @@ def test_a_wrong_value_names_field_value_and_fix(monkeypatch, capsys, args, mess
     assert stop.value.code == 2
     text = " ".join(capsys.readouterr().err.split())
     assert message in text
-    assert "fix: " in text
+    assert "Fix: " in text

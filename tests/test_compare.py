@@ -86,7 +86,7 @@ def _path(text):
     ],
 )
 def test_wrong_studies_are_refused(tiny, tmp_path, change, field):
-    with pytest.raises(UserError, match=r"(?s)" + field.replace(".", r"\.") + r".*fix:"):
+    with pytest.raises(UserError, match=r"(?s)" + field.replace(".", r"\.") + r".*Fix:"):
         study.load(_path(write(tmp_path, spec(tiny, **change))))
 
 

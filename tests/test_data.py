@@ -230,7 +230,7 @@ def test_model_without_template_gets_the_documented_default(tmp_path):
     e = encoder.encode(Group(Prompt(messages=(USER,)), (Completion("Hello"),), (Feedback(1.0),)))
     assert tok.decode(e.prompt_ids) == "### User:\nHi\n\n### Assistant:\n"
     assert tok.decode(e.completion_ids[0]) == "Hello<|end|>"
-    with pytest.raises(UserError, match="no chat template"):
+    with pytest.raises(UserError, match="needs a chat template"):
         Encoder(load_tokenizer(folder), stop_ids(folder, tok), template="model")
 
 

@@ -214,7 +214,7 @@ def test_no_more_requests_are_under_way_than_allowed_and_samples_come_as_they_fi
 
 def test_an_address_where_nobody_is_ends_the_run(endpoint, monkeypatch):
     dead = OpenAISampler("m", "http://127.0.0.1:9/v1", "k", timeout=1, concurrency=1, retries=0)
-    with pytest.raises(RunFailed, match="nothing answers at http://127.0.0.1:9"):
+    with pytest.raises(RunFailed, match="Nothing answers at http://127.0.0.1:9"):
         collect(dead, requests([prompt(str(n)) for n in range(9)], 1, PARAMS))
 
 

@@ -123,7 +123,7 @@ def test_functions_that_will_not_end_end(tmp_path, name, why):
 def test_options_of_the_wrong_type_are_refused(spec):
     from kilter.feedback import check
 
-    with pytest.raises(ValueError, match="fix:"):
+    with pytest.raises(ValueError, match="Fix:"):
         check(spec)
 
 

@@ -228,7 +228,7 @@ def test_an_annotator_of_ones_own_is_a_function_in_a_file(tiny, tmp_path, pairs_
 
 
 def test_an_unknown_annotation_is_named():
-    with pytest.raises(UserError, match="did you mean 'ref_logps'"):
+    with pytest.raises(UserError, match="Did you mean 'ref_logps'"):
         annotate.chosen(Needs("pairs", "group", annotations=frozenset({"ref_logp"})))
 
 

@@ -66,7 +66,7 @@ def test_methods_of_one(monkeypatch, capsys):
     assert "Meng" in text
     code, text = kilter(monkeypatch, capsys, "methods", "sinpo")
     assert code == 2
-    assert "did you mean 'simpo'" in text
+    assert "Did you mean 'simpo'" in text
 
 
 MINE = '''
@@ -164,13 +164,13 @@ def test_a_mistake_in_ones_own_file_is_named(monkeypatch, capsys, tmp_path, text
     code, said = kilter(monkeypatch, capsys, "check-method", f"{path}:Mine")
     assert code == 2
     assert where in said
-    assert "fix: " in said
+    assert "Fix: " in said
 
 
 def test_a_file_without_its_class(monkeypatch, capsys):
     code, said = kilter(monkeypatch, capsys, "check-method", "my_losses.py")
     assert code == 2
-    assert "write my_losses.py:NAME" in said
+    assert "Write my_losses.py:NAME" in said
 
 
 def test_an_error_of_ones_own_loss_in_training_is_no_defect_of_kilters(

@@ -115,7 +115,7 @@ def test_what_a_metric_raises_names_the_metric_and_its_line(own, tmp_path):
     (tmp_path / "mine.py").write_text(OWN.replace("return None if", "return 1 / 0 if"))
     asked = resolve([own])[0]
     question = Prompt(messages=({"role": "user", "content": "Question 3 "},))
-    with pytest.raises(RunFailed, match=r"(?s)vowels failed in line \d+ of .*mine.py .*division.*fix:"):
+    with pytest.raises(RunFailed, match=r"(?s)vowels failed in line \d+ of .*mine.py .*division.*Fix:"):
         measure(asked, [Answered(question, (Completion("a"),))], ORIGIN)
     nan = Answered(Prompt(text="x"), (Completion("a"),), nll=float("nan"))
     assert measure(resolve(["tax_nll"])[0], [nan], ORIGIN).values == [None]
@@ -149,7 +149,7 @@ def test_pass_at_k_reads_the_gold_scores_of_all_samples():
 def test_the_standard_set_is_a_name_and_each_metric_stands_once():
     assert [m.facts.name for m in resolve(["standard"])] == list(STANDARD)
     assert list(titles())[: len(STANDARD)] == list(STANDARD)
-    with pytest.raises(UserError, match="stands there twice"):
+    with pytest.raises(UserError, match="names the metric 'length' twice"):
         resolve(["standard", "length"])
 
 
@@ -287,5 +287,5 @@ def test_a_metric_from_one_file_is_in_report_gate_and_comparison(
 
 def test_metrics_of_a_recipe_are_checked_before_anything_runs(tiny, pairs_file):
     stages = {"eval": {"evaluate": {"models": [str(tiny)], "metrics": ["standard", "vowles"]}}}
-    with pytest.raises(UserError, match=r"(?s)metric = 'vowles'.*fix:"):
+    with pytest.raises(UserError, match=r"(?s)metric` = 'vowles'.*Fix:"):
         recipes.build({"model": str(tiny), "data": {"path": str(pairs_file)}, "stages": stages})

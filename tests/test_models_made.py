@@ -76,7 +76,7 @@ def test_models_are_not_used_for_what_they_are_not(preference, tiny):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "distill"}, "teacher = None: is required"),
+        ({"method": "distill"}, "teacher` = None is required"),
         ({"method": "dpo", "teacher": "x"}, "is not used by this method"),
         ({"method": "dpo", "adapter": {"target": ["no_such_layer"]}}, "names no layer"),
         pytest.param(
@@ -143,7 +143,7 @@ def test_merge(tiny, pairs_file, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
-    assert "is no adapter" in capsys.readouterr().err
+    assert "is not an adapter" in capsys.readouterr().err
 
 
 def test_the_second_method_on_the_same_data_starts_at_once(tiny, pairs_file, tmp_path, capsys):

@@ -203,12 +203,12 @@ def test_sft_normalisations_by_hand():
     ],
 )
 def test_values_without_meaning_are_refused(config):
-    with pytest.raises(UserError, match="fix:"):
+    with pytest.raises(UserError, match="Fix:"):
         build_objective(config)
 
 
 def test_unknown_field_names_the_nearest():
-    with pytest.raises(UserError, match="did you mean 'beta'"):
+    with pytest.raises(UserError, match="Did you mean 'beta'"):
         build_objective({"name": "dpo", "betta": 0.1})
 
 

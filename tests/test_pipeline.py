@@ -188,7 +188,7 @@ def test_overrides(recipe_file):
     )
     assert loaded.stages["dpo"].spec.learning_rate == 1e-5
     assert loaded.data["data"].world.n == 50
-    with pytest.raises(UserError, match="there is no stage 'dpoo'"):
+    with pytest.raises(UserError, match="names 'dpoo', which is not a stage"):
         recipes.load(recipe_file, ["stages.dpoo.train.epochs=2"])
 
 
@@ -198,7 +198,7 @@ def test_python_api(tmp_path, tiny, pairs_file):
     )
     assert result.steps == 2
     assert (result.model / "model.safetensors").exists()
-    with pytest.raises(UserError, match="did you mean 'max_steps'"):
+    with pytest.raises(UserError, match="Did you mean 'max_steps'"):
         kilter.train(model=str(tiny), data=str(pairs_file), method="dpo", out=tmp_path / "b", max_step=2)
 
 

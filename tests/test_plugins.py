@@ -262,8 +262,11 @@ def put(recipe: dict, plugin: str, name: str) -> None:
         ("nowhere.py:Thing", r"cannot be imported \(no file nowhere.py\)"),
         ("{file}:Thing", r"cannot be imported \(module .* has no attribute 'Thing'\)"),
         ("broken.py:Thing", "ZeroDivisionError in line 2"),
-        ("broken.py", "names a file, not what is in it|unknown format|is not a sampler|unknown kind"),
-        ("number.py:THREE", "is not a|is neither|It does not declare"),
+        (
+            "broken.py",
+            "names a file without its class or function|is not a known format|is not a sampler|is not a known kind",
+        ),
+        ("number.py:THREE", "is not a|is neither|does not declare"),
     ],
 )
 def test_a_plug_in_that_cannot_be_is_one_message(
@@ -277,7 +280,7 @@ def test_a_plug_in_that_cannot_be_is_one_message(
     code, text = run(recipe, monkeypatch, capsys)
     assert code == 2, text
     assert "Traceback" not in text
-    assert re.search(rf"error: ({FIELDS[plugin]}) = .*{re.escape(name)}.*({problem}).*\n\s*fix: \S+", text), (
+    assert re.search(rf"error: `({FIELDS[plugin]})` = .*{re.escape(name)}.*({problem}).*\nFix: \S+", text), (
         text
     )
     assert not (tmp_path / "runs" / "mine" / "look" / "manifest.json").exists()

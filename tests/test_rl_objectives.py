@@ -417,7 +417,7 @@ def test_truncated_importance_sampling_is_on_when_the_engines_differ():
     ],
 )
 def test_values_without_meaning_are_refused(config):
-    with pytest.raises(UserError, match="fix:"):
+    with pytest.raises(UserError, match="Fix:"):
         build_objective(config)
 
 

@@ -88,7 +88,7 @@ def test_changing_positions_are_refused_or_cut(tmp_path):
     path = folder / "config.json"
     config = json.loads(path.read_text()) | {"rope_parameters": rope, "max_position_embeddings": 64}
     path.write_text(json.dumps(config))
-    with pytest.raises(UserError, match="max_length = 65"):
+    with pytest.raises(UserError, match="max_length` = 65"):
         open_model(OpenSpec(folder, max_length=65))
     assert open_model(OpenSpec(folder, max_length=64)).encoder.max_length == 64
     assert open_model(OpenSpec(folder, max_length=65, long_rows="cut")).encoder.max_length == 64

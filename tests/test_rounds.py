@@ -92,16 +92,16 @@ def test_rounds_are_written_out(tiny, pairs_file, tmp_path, monkeypatch):
     ("change", "field", "problem"),
     [
         ({"rounds": 0}, "stages.loop.rounds", "greater than or equal to 1"),
-        ({"round": 2}, "stages.loop.round", "did you mean 'rounds'"),
-        ({"stages": {"a": {"generat": {}}}}, "stages.loop.stages.a.generat", "did you mean 'generate'"),
-        ({"stages": {"a": {"generate": {"kk": 1}}}}, "stages.loop.stages.a.generate.kk", "did you mean 'k'"),
+        ({"round": 2}, "stages.loop.round", "Did you mean 'rounds'"),
+        ({"stages": {"a": {"generat": {}}}}, "stages.loop.stages.a.generat", "Did you mean 'generate'"),
+        ({"stages": {"a": {"generate": {"kk": 1}}}}, "stages.loop.stages.a.generate.kk", "Did you mean 'k'"),
         (
             {"stages": {"p": {"label": {"data": "$a", "feedback": "math"}}, "a": {"generate": {}}}},
             "stages.loop.stages.p.label.data",
             "the first round has none",
         ),
         ({"stages": {"a": {"rounds": 2, "stages": {}}}}, "stages.loop.stages.a", "rounds hold no rounds"),
-        ({"start": "sfft"}, "stages.loop-1.answers.generate.model", "did you mean 'sft'"),
+        ({"start": "sfft"}, "stages.loop-1.answers.generate.model", "Did you mean 'sft'"),
     ],
 )
 def test_rounds_that_cannot_be_written_out(tiny, pairs_file, tmp_path, monkeypatch, change, field, problem):
@@ -278,7 +278,7 @@ def test_a_data_set_may_be_what_a_stage_makes(tiny, pairs_file, tmp_path, monkey
     capsys.readouterr()
     assert kilter.run("made.yaml", ["data.ranked.heldout=0.25"]) == 0
     assert capsys.readouterr().out.count("unchanged") == 2
-    with pytest.raises(UserError, match="did you mean 'pairs'"):
+    with pytest.raises(UserError, match="Did you mean 'pairs'"):
         recipes.build(raw | {"data": raw["data"] | {"ranked": {"path": "$pair"}}})
 
 

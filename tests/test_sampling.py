@@ -112,7 +112,7 @@ def test_sampling_frequencies_match_the_distribution():
 
 @pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_p": 0}, {"top_k": -2}, {"max_new_tokens": 0}])
 def test_values_without_meaning_are_refused(sampler, bad):
-    with pytest.raises(UserError, match="fix:"):
+    with pytest.raises(UserError, match="Fix:"):
         answers_of(sampler, PROMPTS, 1, SamplingParams(**bad))
 
 
@@ -354,7 +354,7 @@ def test_rows_that_would_change_the_embedding_of_their_neighbours_are_refused(ro
     assert steady_positions(config) == limit
     require_steady(config, limit or 10_000, "max_length")
     if limit is not None:
-        with pytest.raises(UserError, match=f"max_length = {limit + 1}: goes beyond the {limit} positions"):
+        with pytest.raises(UserError, match=f"max_length` = {limit + 1} goes beyond the {limit} positions"):
             require_steady(config, limit + 1, "max_length")
 
 

@@ -152,10 +152,10 @@ def test_a_kind_of_ones_own_runs_from_the_command_line(tmp_path, tiny, pairs_fil
     assert "unchanged" not in text
 
     for settings, problem in (
-        ({"at_leest": 3}, "did you mean 'at_least'"),
+        ({"at_leest": 3}, "Did you mean 'at_least'"),
         ({"after": "look"}, "comes later in the recipe"),
         ({"after": "loook"}, "stages.look.*earlier stage"),
-        ({"data": "$date"}, "did you mean 'data'"),
+        ({"data": "$date"}, "Did you mean 'data'"),
     ):
         with pytest.raises(UserError, match=problem):
             recipes.build(raw | {"stages": {"look": {"mine.py:Longest": settings}}})
@@ -172,7 +172,7 @@ def _stages(**stages) -> dict:
     ("stages", "field", "problem"),
     [
         ({"g": {"gate": {"policy": {}}}}, "stages.g.gate.evaluation", "none is above"),
-        ({"s": {"train": {"method": "sft", "data": "$dat"}}}, "stages.s.train.data", "no such data set"),
+        ({"s": {"train": {"method": "sft", "data": "$dat"}}}, "stages.s.train.data", "names no data set"),
         (
             {"a": {"audit": {}}, "e": {"evaluate": {"models": ["a"]}}},
             "stages.e.evaluate.models",
@@ -251,5 +251,5 @@ def test_an_evaluate_door_takes_every_field(tmp_path, tiny, pairs_file):
     assert found["sampling"]["top_k"] == 3
     page = (tmp_path / "eval" / "report.html").read_text()
     assert "Answers side by side" in page
-    with pytest.raises(UserError, match="same name"):
+    with pytest.raises(UserError, match="names two models alike"):
         evaluate([str(tiny), f"tiny={tiny}"], str(pairs_file), tmp_path / "eval")

@@ -99,7 +99,7 @@ def test_a_sampler_of_ones_own_takes_options_from_the_command_line(kilter, own):
     assert kilter(*args, "--sampler.options", "{mark: '!'}")[1] == "1:hi!\n"
     code, _, told = kilter(*args, "--sampler.options", "{mork: 1}")
     assert code == 2
-    assert "did you mean 'mark'" in told
+    assert "Did you mean 'mark'" in told
 
 
 @pytest.mark.parametrize(

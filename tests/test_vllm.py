@@ -182,7 +182,7 @@ def test_training_with_vllm_a_killed_engine_and_resumption(model, tmp_path):
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 4, stderr[-2000:]
     assert "vLLM" in stderr
-    assert "fix:" in stderr
+    assert "Fix:" in stderr
     done = [json.loads(line) for line in metrics.read_text().splitlines()]
     learned = [d for d in done if "sampling/mismatch_kl" in d]
     assert learned
@@ -311,11 +311,11 @@ def test_a_server_takes_weights_and_its_death_is_named(model, tmp_path, serve):
     kill(process)
     _, stderr = run.communicate(timeout=120)
     assert run.returncode == 4, stderr[-2000:]
-    assert f"the vLLM server at {url} failed" in stderr
+    assert f"The vLLM server at {url} failed" in stderr
     done = len(metrics.read_text().splitlines())
     gone = subprocess.run(arguments, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
     assert gone.returncode == 2
-    assert "no vLLM server answers there" in gone.stderr
+    assert "is not answered by a vLLM server" in gone.stderr
     serve(served, "--logprobs-mode", "processed_logprobs", port=int(url.rpartition(":")[2]))
     run = subprocess.Popen(
         arguments, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE, text=True
@@ -337,4 +337,4 @@ def test_a_server_that_is_not_there_is_named(model, tmp_path):
     done = subprocess.run(arguments, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     assert done.returncode == 2
     assert "sampler.url" in done.stderr
-    assert "fix:" in done.stderr
+    assert "Fix:" in done.stderr

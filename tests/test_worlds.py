@@ -169,26 +169,26 @@ def test_answers_of_several_worlds_are_judged_each_by_its_own(registered):
     [
         (
             {"path": "builtin:suport-desk"},
-            r"data.path.*no such built-in.*fix: did you mean 'builtin:support-desk'",
+            r"data.path.*names no built-in.*Fix: Did you mean 'builtin:support-desk'",
         ),
         (
             {"path": "builtin:nothing.py:TINY"},
-            r"data.path = 'builtin:nothing.py:TINY'.*no file nothing.py.*fix:",
+            r"data.path` = 'builtin:nothing.py:TINY'.*no file nothing.py.*Fix:",
         ),
-        ({"path": "builtin:mine.py:TINNY"}, r"data.path.*no attribute 'TINNY'.*fix:"),
-        ({"path": "builtin:mine.py:Sums"}, r"data.path.*does not stand for a world.*fix:.*World"),
+        ({"path": "builtin:mine.py:TINNY"}, r"data.path.*no attribute 'TINNY'.*Fix:"),
+        ({"path": "builtin:mine.py:Sums"}, r"data.path.*does not name a world.*Fix:.*World"),
         (
             {"path": "builtin:mine.py:TINY", "world": {"bellow": 3}},
-            r"data.world.bellow.*fix: did you mean 'below'",
+            r"data.world.bellow.*Fix: Did you mean 'below'",
         ),
         (
             {"path": "builtin:mine.py:TINY", "world": {"n": 0}},
-            r"data.world.n = 0.*fix: it means: number of prompts",
+            r"data.world.n` = 0.*Fix: Give a value that fits: number of prompts",
         ),
-        ({"path": "builtin:support-desk", "world": {"below": 3}}, r"data.world.below.*unknown key"),
+        ({"path": "builtin:support-desk", "world": {"below": 3}}, r"data.world.below.*is not a known key"),
         (
             {"path": "builtin:desk.py:DESK"},
-            r"data.path.*'support-desk', which is taken.*fix: Give it another name",
+            r"data.path.*'support-desk', which is taken.*Fix: Give it another name",
         ),
     ],
 )

@@ -51,37 +51,37 @@ GOOD = {"prompt": "p", "chosen": "a", "rejected": "b"}
 
 def unknown_key(folder, recipe):
     recipe["stages"]["dpo"]["train"]["learning_rat"] = 1
-    return "learning_rat", "did you mean 'learning_rate'?"
+    return "learning_rat", "Did you mean 'learning_rate'?"
 
 
 def unknown_top_key(folder, recipe):
     recipe["stage"] = recipe["stages"]
-    return "stage", "did you mean 'stages'?"
+    return "stage", "Did you mean 'stages'?"
 
 
 def unknown_data_key(folder, recipe):
     recipe["data"]["held_out"] = 0.1
-    return "data.held_out", "did you mean 'heldout'?"
+    return "data.held_out", "Did you mean 'heldout'?"
 
 
 def unknown_method(folder, recipe):
     recipe["stages"]["dpo"]["train"]["method"] = "dpoo"
-    return "dpoo", "did you mean 'dpo'?"
+    return "dpoo", "Did you mean 'dpo'?"
 
 
 def unknown_stage(folder, recipe):
     recipe["stages"]["dpo"]["train"]["from"] = "sfft"
-    return "stages.dpo.train.from", "did you mean 'sft'?"
+    return "stages.dpo.train.from", "Did you mean 'sft'?"
 
 
 def unknown_kind(folder, recipe):
     recipe["stages"]["x"] = {"trian": {}}
-    return "stages.x.trian", "did you mean 'train'?"
+    return "stages.x.trian", "Did you mean 'train'?"
 
 
 def missing_file(folder, recipe):
     recipe["data"]["path"] = "nowhere.jsonl"
-    return "data.path = 'nowhere.jsonl': no such file", "give an existing file"
+    return "data.path` = 'nowhere.jsonl' names no file", "Give an existing file"
 
 
 def broken_line_3(folder, recipe):
@@ -106,56 +106,56 @@ def wrong_type(folder, recipe):
 
 def unknown_columns(folder, recipe):
     (folder / "pairs.jsonl").write_text(lines({"question": "a", "good": "b"}))
-    return "pairs.jsonl:1", "rename the columns"
+    return "pairs.jsonl:1", "Rename the columns"
 
 
 def no_chat_template(folder, recipe):
     make_model(folder / "bare", template=None)
     recipe["model"] = str(folder / "bare")
     recipe["stages"]["sft"]["train"]["template"] = "model"
-    return "template = 'model'", "use template: auto"
+    return "template` = 'model'", "Use template: auto"
 
 
 def no_weights(folder, recipe):
     (folder / "model" / "model.safetensors").unlink()
-    return "has no weights", "copy the weight files"
+    return "has no weights", "Copy the weight files"
 
 
 def no_model_folder(folder, recipe):
     recipe["model"] = "./missing"
-    return "model = './missing'", "builtin:smollm2-135m"
+    return "model` = './missing'", "builtin:smollm2-135m"
 
 
 def unknown_builtin(folder, recipe):
     recipe["model"] = "builtin:smollm2-153m"
-    return "builtin:smollm2-153m", "did you mean 'smollm2-135m'?"
+    return "builtin:smollm2-153m", "Did you mean 'smollm2-135m'?"
 
 
 def zero_rows(folder, recipe):
     (folder / "pairs.jsonl").write_text(
         lines(*({"prompt": f"p{i}", "completion": "a", "label": True} for i in range(9)))
     )
-    return "zero rows left after filtering", "two completions per prompt"
+    return "leaves zero rows after filtering", "two completions per prompt"
 
 
 def empty_file(folder, recipe):
     (folder / "pairs.jsonl").write_text("")
-    return "zero rows left", "check the file"
+    return "leaves zero rows", "Check the file"
 
 
 def negative_beta(folder, recipe):
     recipe["stages"]["dpo"]["train"]["method"]["beta"] = -0.1
-    return "dpo.beta = -0.1", "0.01 to 0.5"
+    return "dpo.beta` = -0.1", "0.01 to 0.5"
 
 
 def negative_rate(folder, recipe):
     recipe["stages"]["dpo"]["train"]["learning_rate"] = -1
-    return "stages.dpo.train.learning_rate = -1", "peak learning rate"
+    return "stages.dpo.train.learning_rate` = -1", "peak learning rate"
 
 
 def unwritable_output(folder, recipe):
     (folder / "runs").write_text("a file where the folder should be")
-    return "cannot be written", "choose a folder you may write to"
+    return "cannot be written", "Choose a folder you may write to"
 
 
 def too_short(folder, recipe):
@@ -164,13 +164,13 @@ def too_short(folder, recipe):
     )
     recipe["stages"]["dpo"]["train"]["max_length"] = 24
     recipe["stages"]["sft"]["train"]["max_length"] = 24
-    return "zero rows left after filtering", "raise max_length"
+    return "leaves zero rows after filtering", "Raise max_length"
 
 
 def no_policy(folder, recipe):
     recipe["stages"]["e"] = {"evaluate": {"models": ["sft", "dpo"]}}
     recipe["stages"]["g"] = {"gate": {"policy": "gate.yaml"}}
-    return "stages.g.gate.policy", "no such policy file"
+    return "stages.g.gate.policy", "names no policy file"
 
 
 def bad_condition(folder, recipe):
@@ -178,7 +178,7 @@ def bad_condition(folder, recipe):
     recipe["stages"]["g"] = {
         "gate": {"policy": {"conditions": [{"metric": "gold", "bound": "ci_lo", "op": ">", "value": 0}]}}
     }
-    return "conditions.0.bound = 'ci_lo'", "ci_low"
+    return "conditions.0.bound` = 'ci_lo'", "ci_low"
 
 
 def no_heldout(folder, recipe):
@@ -225,14 +225,14 @@ def test_recipe(home, monkeypatch, capsys, breaks):
     assert code == 2, text
     assert where in text, text
     assert fix in text, text
-    assert "fix: " in text
+    assert "Fix: " in text
     assert "Traceback" not in text
 
 
 @pytest.mark.parametrize(
     ("args", "where"),
     [
-        (["run", "missing.yaml"], "no such file"),
+        (["run", "missing.yaml"], "names no file"),
         (
             ["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--minibatches", "3"],
             "minibatches",
@@ -293,7 +293,7 @@ def test_recipe(home, monkeypatch, capsys, breaks):
             ],
             "monitors",
         ),
-        (["run", "r.yaml", "--set", "stages.dpo.train.method.betaa=1"], "did you mean"),
+        (["run", "r.yaml", "--set", "stages.dpo.train.method.betaa=1"], "Did you mean"),
         (["run", "r.yaml", "--set", "nonsense"], "is not KEY=VALUE"),
         (["train", "--data", "pairs.jsonl"], "--method"),
         (
@@ -302,20 +302,20 @@ def test_recipe(home, monkeypatch, capsys, breaks):
         ),
         (
             ["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--batch-size", "0"],
-            "batch_size = 0",
+            "batch_size` = 0",
         ),
         (
             ["train", "--method", "dpo", "--data", "pairs.jsonl", "--model", "model", "--trackers", "nope"],
-            "unknown tracker",
+            "is not a known tracker",
         ),
-        (["sample", "model"], "give exactly one of them"),
+        (["sample", "model"], "needs exactly one of itself"),
         (["sample", "model", "--prompt", "x", "--temperature", "-1"], "sampling.temperature"),
-        (["gate", "nowhere", "--policy", "p.yaml"], "no such file"),
-        (["report", "nowhere"], "is no run folder"),
-        (["data", "peek", "pairs.jsonl", "--shape", "pair"], "did you mean 'pairs'?"),
-        (["data", "peek", "pairs.jsonl", "--format", "hhh"], "did you mean 'hh'?"),
+        (["gate", "nowhere", "--policy", "p.yaml"], "names no file"),
+        (["report", "nowhere"], "is not a run folder"),
+        (["data", "peek", "pairs.jsonl", "--shape", "pair"], "Did you mean 'pairs'?"),
+        (["data", "peek", "pairs.jsonl", "--format", "hhh"], "Did you mean 'hh'?"),
         (["data", "convert", "pairs.jsonl", "pairs.jsonl"], "exists already"),
-        (["eval", "--model", "model", "--model", "model", "--data", "pairs.jsonl"], "same name"),
+        (["eval", "--model", "model", "--model", "model", "--data", "pairs.jsonl"], "names two models alike"),
         (
             ["train", "--data", "pairs.jsonl", "--method", "{mix: {dpo: 1, dpo: 2}}"],
             "'dpo' stands there twice",
@@ -335,7 +335,7 @@ def test_commands(home, monkeypatch, capsys, args, where):
     code, text = kilter(monkeypatch, capsys, *args)
     assert code == 2, text
     assert where in text, text
-    assert "fix: " in text
+    assert "Fix: " in text
     assert "Traceback" not in text
 
 

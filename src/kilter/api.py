@@ -228,7 +228,7 @@ def names_of(models: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:
             path = Path(text)
             name, model = (path.parent.name if path.name == "model" else path.name) or text, text
         if name in found:
-            raise UserError("models", list(models), "two models have the same name", "write NAME=MODEL")
+            raise UserError("models", list(models), "names two models alike", "write NAME=MODEL")
         found[name] = model
     return found
 

@@ -46,10 +46,9 @@ def writing(path: Path, what: str = "", fix: str = FREE_SPACE, note: str = "") -
     except Exception as error:
         if not _is_io(error):
             raise
-        named = f"{what} could not be written to {path}" if what else f"{path} could not be written"
+        subject, place = (f"{what[:1].upper()}{what[1:]}", f" to {path}") if what else (str(path), "")
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        lines = [f"{named} ({reason})", *([f"  {note}"] if note else []), f"  fix: {fix}"]
-        raise RunFailed("\n".join(lines)) from error
+        raise RunFailed(f"{subject} could not be written{place} ({reason})", fix, note) from error
 
 
 def _is_io(error: Exception) -> bool:
@@ -341,7 +340,7 @@ def _row(path: Path, number: int, line: bytes) -> Any:
         raise UserError(
             "file",
             f"{path}:{number}",
-            f"is no line of JSON ({error})",
+            f"is not a line of JSON ({error})",
             "cut the file back to its whole lines",
         ) from error
 

@@ -28,22 +28,38 @@ class KilterError(Exception):
 
 
 class UserError(KilterError, ValueError):
-    """Invalid input: names the field, the value found and the fix. Ends the process with code 2."""
+    """Invalid input, in two sentences: what is wrong with which field, and the fix. Ends the process with code 2.
+
+    Args:
+        field: what the user wrote, as in `stages.dpo.train.beta` or `--out`. It is the subject of the message.
+        value: the value found. Text in parentheses, such as "(absent)", stands for no value and is not shown.
+        problem: begins with a verb whose subject is the field: "is empty", "names no file".
+        fix: what to do, in the imperative: "give a number above 0".
+    """
 
     code = Exit.BAD_INPUT
 
     def __init__(self, field: str, value: object, problem: str, fix: str) -> None:
         self.field, self.value, self.problem, self.fix = field, value, problem, fix
-        shown = repr(value)
-        shown = shown if len(shown) <= 160 else shown[:150] + "...'"
-        super().__init__(f"{field} = {shown}: {problem}\n  fix: {fix}")
+        subject = f"`{field}`" if _stands_for_none(value) else f"`{field}` = {_shorten(repr(value))}"
+        # A sentence of pydantic's brings its own subject.
+        joint = ": " if problem[:1].isupper() else " "
+        super().__init__(f"{subject}{joint}{_end(problem)}\n{_advice(fix)}")
 
 
 class RunFailed(KilterError):  # noqa: N818
-    """A run that started well and could not go on (NaN, full disk); names the last good checkpoint.
+    """A run that started well and could not go on (NaN, full disk). Ends the process with code 4.
 
-    Code 4.
+    Args:
+        problem: a whole sentence, its subject first.
+        fix: what to do, in the imperative.
+        note: a line between them, such as the last good checkpoint.
     """
+
+    def __init__(self, problem: str, fix: str, note: str = "") -> None:
+        self.problem, self.fix, self.note = problem, fix, note
+        lines = [_end(problem), *([note] if note else []), _advice(fix)]
+        super().__init__("\n".join(lines))
 
 
 class Interrupted(KilterError):  # noqa: N818
@@ -51,7 +67,24 @@ class Interrupted(KilterError):  # noqa: N818
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """' did you mean X?' for the closest of `choices`, else the list of what is valid."""
+    """A fix for a word that is not valid: the closest of `choices`, else all of them."""
     options = sorted(map(str, choices))
     close = difflib.get_close_matches(str(word), options, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(options)}"
+    return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(options)}"
+
+
+def _stands_for_none(value: object) -> bool:
+    return isinstance(value, str) and value.startswith("(") and value.endswith(")")
+
+
+def _shorten(shown: str) -> str:
+    return shown if len(shown) <= 160 else shown[:150] + "...'"
+
+
+def _advice(fix: str) -> str:
+    return f"Fix: {fix[:1].upper()}{_end(fix)[1:]}"
+
+
+def _end(sentence: str) -> str:
+    """The sentence with its full stop."""
+    return sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."

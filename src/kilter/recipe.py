@@ -72,7 +72,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def read(path: Path, example: str, keys: str) -> dict[str, Any]:
     """The mapping in a YAML file, named after the file where it has no name. Raises UserError."""
     if not path.is_file():
-        raise UserError("recipe", str(path), "no such file", f"give a YAML file, such as {example}")
+        raise UserError("recipe", str(path), "names no file", f"give a YAML file, such as {example}")
     try:
         raw = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -158,7 +158,7 @@ def _check_top(raw: dict[str, Any]) -> None:
         )
     for key in raw:
         if key not in KEYS:
-            raise UserError(key, raw[key], "unknown key", nearest(key, KEYS))
+            raise UserError(key, raw[key], "is not a known key", nearest(key, KEYS))
     for key in ("data", "stages"):
         if not isinstance(raw.get(key), dict):
             raise UserError(
@@ -190,17 +190,20 @@ def override(raw: dict[str, Any], item: str) -> None:
     for key in keys[:-1]:
         if not isinstance(node, dict):
             raise UserError(
-                "--set", item, f"{key!r} lies under a value that is not a mapping", "check the path"
+                "--set", item, f"sets {key!r} under a value that is not a mapping", "check the path"
             )
         if key not in node and node is raw.get("stages"):
             raise UserError(
-                "--set", item, f"there is no stage {key!r}", nearest(key, [str(k) for k in raw["stages"]])
+                "--set",
+                item,
+                f"names {key!r}, which is not a stage",
+                nearest(key, [str(k) for k in raw["stages"]]),
             )
         if key in ("method", "algorithm") and isinstance(node.get(key), str):
             node[key] = {"name": node[key]}  # method: dpo and method: {name: dpo} say the same
         node = node.setdefault(key, {})
     if not isinstance(node, dict):
-        raise UserError("--set", item, "its parent is not a mapping", "check the path")
+        raise UserError("--set", item, "sets a key of a value that is not a mapping", "check the path")
     node[keys[-1]] = scalar(text)
 
 
@@ -260,18 +263,20 @@ def _check_data(item: Found, work: Workspace) -> None:
         if spec.path.startswith("$"):
             _check_stage(replace(item, value=spec.path), work, "data", "no such stage")
         return
-    _check_stage(item, work, "data", "no such data set", tuple(work.data_sets))
+    _check_stage(item, work, "data", "names no data set", tuple(work.data_sets))
 
 
 def _check_model(item: Found, work: Workspace) -> None:
     if item.value is None or not (looks_like_stage(item.value) or item.value in work.stages):
         return
-    _check_stage(item, work, "model", "is no earlier stage")
+    _check_stage(item, work, "model", "is not an earlier stage")
 
 
 def _check_named_stage(item: Found, work: Workspace) -> None:
     if item.value is not None:
-        _check_stage(item, work, item.ref.makes, f"is no earlier {item.ref.makes} stage".replace("  ", " "))
+        _check_stage(
+            item, work, item.ref.makes, f"is not an earlier {item.ref.makes} stage".replace("  ", " ")
+        )
     elif item.ref.default == "last" and not work.earlier(item.ref.makes):
         raise UserError(
             work.where(item.field),

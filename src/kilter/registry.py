@@ -120,7 +120,7 @@ class Registry(Generic[T]):
             raise UserError(
                 field or self.kind,
                 name,
-                "names a file, not what is in it",
+                "names a file without its class or function",
                 f"write {name}:NAME, the class or function to use",
             )
         raise UserError(field or self.kind, name, "is not registered", nearest(name, self.names()))
@@ -164,6 +164,6 @@ class Registry(Generic[T]):
         except Exception as error:  # whatever the user's own code raises while it is read
             line = error.lineno if isinstance(error, SyntaxError) else user_line(error)
             raise UserError(
-                field, name, f"{type(error).__name__} in line {line}: {error}", f"correct {where}"
+                field, name, f"fails with {type(error).__name__} in line {line}: {error}", f"correct {where}"
             ) from error
         return entry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -57,11 +58,18 @@ def as_user_error(error: ValidationError, where: str, model: type[BaseModel], sk
         return UserError(field, value, first["ctx"]["problem"], first["ctx"]["fix"])
     if kind == "extra_forbidden":
         known = _fields_at(model, location[:-1])
-        return UserError(field, value, "unknown key", nearest(location[-1], known) if known else "remove it")
+        return UserError(
+            field, value, "is not a known key", nearest(location[-1], known) if known else "remove it"
+        )
     if kind == "missing":
         return UserError(field, "(absent)", "is required", f"add {location[-1]}: ...")
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return UserError(field, value, message[0].lower() + message[1:], _description(model, location))
+    return UserError(field, value, complaint(error), _description(model, location))
+
+
+def complaint(error: ValidationError) -> str:
+    """Pydantic's first problem as that of a UserError: "Input should be above 0" becomes "should be above 0"."""
+    message = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+    return re.sub(r"^[A-Z]\w* should ", "should ", message)
 
 
 def refuse_idle(spec: BaseModel, where: str, idle: Iterable[tuple[str, str, str]]) -> None:
@@ -111,5 +119,5 @@ def _description(model: type[BaseModel], location: list[str]) -> str:
     if isinstance(node, type) and issubclass(node, BaseModel):
         for name, field in node.model_fields.items():
             if location and location[-1] in (name, field.alias) and field.description:
-                return f"it means: {field.description}"
-    return "see `kilter schema` for what is allowed"
+                return f"give a value that fits: {field.description}"
+    return "see `kilter schema` for the values allowed"

@@ -93,15 +93,18 @@ def _show_failure(error: Exception) -> None:
         return
 
     # A full disk is not a defect; neither is an error in a file that the user named. All else is ours.
-    problem, fix = f"{type(error).__name__}: {error}", "this is a defect in Kilter; --debug shows where"
+    problem, fix = (
+        f"{type(error).__name__}: {error}",
+        "Report it with what --debug shows: this is a defect in Kilter.",
+    )
     if isinstance(error, OSError):
         problem = str(error)
-        fix = "fix: check disk space and permissions, then run the same command again to resume"
+        fix = "Check disk space and permissions, then run the same command again to resume."
     elif (path := user_file(error)) is not None:
         problem = f"{path} line {user_line(error)}: {problem}"
-        fix = f"fix: correct {path}; --debug shows the whole way there"
+        fix = f"Correct {path}. --debug shows the whole way there."
     err.print("[red bold]stopped[/]: ", end="")
-    err.print(f"{problem}\n  {fix}", markup=False, highlight=False, soft_wrap=True)
+    err.print(f"{problem}\nFix: {fix}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_usage_error(error: Any) -> None:
@@ -114,10 +117,10 @@ def _show_usage_error(error: Any) -> None:
     names: list[str] = getattr(param, "opts", [])
     given = next((f" (found {value!r})" for name, value in itertools.pairwise(sys.argv) if name in names), "")
     meaning = getattr(param, "help", None)
-    fix = f"{names[0]} means: {meaning}; see {command} --help" if meaning else f"see {command} --help"
+    fix = f"See {command} --help." + (f" {names[0]} means: {meaning}." if meaning else "")
     err.print("[red bold]error[/]: ", end="")
     err.print(
-        f"{' '.join(error.format_message().split())}{given}\n  fix: {fix}",
+        f"{' '.join(error.format_message().split())}{given}\nFix: {fix}",
         markup=False,
         highlight=False,
         soft_wrap=True,

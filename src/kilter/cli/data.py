@@ -62,7 +62,7 @@ def _load(path: str, shape: str, format_: str, world: dict[str, Any] | None = No
 
     shapes = ("demonstrations", "pairs", "unpaired", "ranked", "prompts")
     if shape not in shapes:
-        raise UserError("--shape", shape, "unknown shape", nearest(shape, shapes))
+        raise UserError("--shape", shape, "is not a shape", nearest(shape, shapes))
     source = make_data_spec({"path": path, "format": format_, "heldout": 0, "world": world or {}})
     return load(source, shape)  # type: ignore[arg-type]
 
@@ -107,7 +107,7 @@ def convert(
             "target",
             str(target),
             "is not a .jsonl file",
-            "groups are written as plain JSON lines; name it something.jsonl",
+            "name it something.jsonl: groups are written as plain JSON lines",
         )
     require_file(target, "target")
     dials = {"view": view, "n": size} if is_world(path) else {}

@@ -80,7 +80,7 @@ def evaluate(**values: Any) -> None:
     """
     share, limit = values["heldout"], values["limit"]
     if not 0 < share <= 1:
-        raise UserError("--heldout", share, "is no share", "use a value in (0, 1]")
+        raise UserError("--heldout", share, "is not a share", "use a value in (0, 1]")
     fields = collect(OPTIONS, values)
     source = {"limit": limit} | fields.pop("data") | {"heldout": 0.0 if share == 1 else share}
     if values["metric"]:
@@ -140,7 +140,7 @@ def gate(
     path = evaluation / "evaluation.json" if evaluation.is_dir() else evaluation
     if not path.is_file():
         raise UserError(
-            "evaluation", str(path), "no such file", "run `kilter eval` first, or give its folder"
+            "evaluation", str(path), "names no file", "run `kilter eval` first, or give its folder"
         )
     try:
         loaded = json.loads(path.read_text())
@@ -150,7 +150,7 @@ def gate(
         raise UserError(
             "evaluation",
             str(path),
-            f"is no evaluation.json ({error})",
+            f"is not an evaluation.json ({error})",
             "give the file that `kilter eval` wrote",
         ) from error
     _check_fresh(loaded, path)

@@ -70,7 +70,7 @@ def report(folder: Annotated[Path, typer.Argument(help="a run folder, or that of
         raise UserError(
             "folder",
             str(folder),
-            "is no run folder (no stage with a manifest.json)",
+            "is not a run folder: no stage in it has a manifest.json",
             "give a folder that `kilter run` made, such as runs/quickstart",
         )
     out.print(f"[bold]{write_report(folder)}[/]", highlight=False)

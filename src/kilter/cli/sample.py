@@ -149,9 +149,9 @@ def _check(prompt: str | None, data: str | None, out_: Path | None, negatives: b
     """Options that do not go together, before a model is loaded."""
     if (prompt is None) == (data is None):
         raise UserError(
-            "--prompt/--data",
-            prompt or data,
-            "give exactly one of them",
+            "--prompt",
+            prompt or "(absent)",
+            "needs exactly one of itself and --data",
             "write --prompt 'text' or --data FILE",
         )
     if out_ is not None:
@@ -189,7 +189,7 @@ def _ask(
     with contextlib.closing(display):
         found = collected(sampler, requests(prompts, k, params), OnDisplay(display))
     if not any(found.made):
-        raise RunFailed(f"{found.summary()}\n  fix: correct what it names, then run the same command again")
+        raise RunFailed(found.summary(), "correct what it names, then run the same command again")
     if found.problems:
         err.print(found.summary(), style="yellow", markup=False, highlight=False)
     return found.made
@@ -270,7 +270,7 @@ def _converse(talk: SamplerChat, opening: Sequence[Message], person: bool) -> No
             continue
         history.append(Message(role="assistant", content=reply.text))
     if failed and not person:
-        raise RunFailed(f"{failed} turns got no answer\n  fix: see the messages above")
+        raise RunFailed(f"{failed} turns failed to get an answer", "see the messages above")
 
 
 def _turns(person: bool) -> Iterator[str]:

@@ -146,8 +146,8 @@ def load(spec: DataSpec, shape: Shape, where: str = "data") -> Dataset:
         raise UserError(
             f"{where}.path",
             spec.path,
-            f"zero rows left after filtering ({reasons})",
-            f"this method needs {NEEDED[shape]}",
+            f"leaves zero rows after filtering ({reasons})",
+            f"give {NEEDED[shape]}: this method needs them",
         )
     return Dataset(spec, train, to_shape(heldout, shape, skipped, spec.pairs), skipped, name)
 
@@ -185,7 +185,7 @@ def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group
                 raise UserError(
                     place,
                     sorted(row),
-                    "no known format has these columns",
+                    "are the columns of no known format",
                     "rename the columns (prompt, chosen, rejected / messages / instruction, output "
                     "/ text ...) or set data.format",
                 )
@@ -216,7 +216,7 @@ def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group
         raise UserError(
             f"{where}.path",
             spec.path,
-            f"zero rows left ({sum(skipped.values())} skipped)",
+            f"leaves zero rows ({sum(skipped.values())} skipped)",
             "check the file and data.format",
         )
     return (_by_prompt(groups) if chosen == "scored" else groups), chosen

@@ -49,14 +49,17 @@ class Encoder:
             raise UserError(
                 "template",
                 "model",
-                "the tokenizer has no chat template",
+                "needs a chat template, and the tokenizer has none",
                 "use template: auto (a documented default) or give a .jinja file",
             )
         if self.template not in ("auto", "model"):
             path = Path(self.template)
             if not path.is_file():
                 raise UserError(
-                    "template", self.template, "no such file", "use auto, model, or the path of a .jinja file"
+                    "template",
+                    self.template,
+                    "names no file",
+                    "use auto, model, or the path of a .jinja file",
                 )
             self.tokenizer.chat_template = path.read_text(encoding="utf-8")
         elif not own:
@@ -72,7 +75,7 @@ class Encoder:
             raise UserError(
                 "messages",
                 [m["role"] for m in messages],
-                f"the chat template refuses this order of turns ({error})",
+                f"are in an order that the chat template refuses ({error})",
                 "merge or drop turns, or give another template",
             ) from error
         return text
@@ -145,7 +148,7 @@ class Encoder:
             raise UserError(
                 "template",
                 longer[:60],
-                "the chat template rewrites earlier turns, so several turns cannot be learned at once",
+                "rewrites earlier turns, so several turns cannot be learned at once",
                 "train on single answers (one assistant turn per row) or give a template that only appends",
             )
         return longer[len(shorter) :]
@@ -198,7 +201,7 @@ class Encoder:
             raise UserError(
                 field,
                 value,
-                f"zero rows left after filtering ({dict(self.counts)})",
+                f"leaves zero rows after filtering ({dict(self.counts)})",
                 "raise max_length or check the data",
             )
         return out

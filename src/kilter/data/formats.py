@@ -70,7 +70,9 @@ def reader(name: str, field: str = "data.format") -> Reader:
     Raises UserError for an unknown name or an object that cannot be called.
     """
     if ":" not in name and name not in formats.names():
-        raise UserError(field, name, "unknown format", nearest(name, ["auto", "groups", *formats.names()]))
+        raise UserError(
+            field, name, "is not a known format", nearest(name, ["auto", "groups", *formats.names()])
+        )
     found: Any = formats.get(name, field)
     read = found.read if isinstance(found, Format) else found
     if not callable(read):
@@ -127,7 +129,9 @@ def _messages(value: Any, field: str) -> tuple[Message, ...]:
         role = turn.get("role", turn.get("from"))
         content = turn.get("content", turn.get("value"))
         if not isinstance(role, str) or role.lower() not in ROLES:
-            raise RowError(f"{field}[{i}].role", f"unknown role {role!r}; known: {', '.join(sorted(ROLES))}")
+            raise RowError(
+                f"{field}[{i}].role", f"has the unknown role {role!r}; known: {', '.join(sorted(ROLES))}"
+            )
         if isinstance(content, Sequence) and not isinstance(content, str):
             content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
         if not isinstance(content, str):
@@ -155,7 +159,7 @@ def _completion(value: Any, field: str) -> Completion:
     if turns[-1]["role"] != "assistant":
         raise RowError(field, f"should end with an assistant turn, ends with {turns[-1]['role']!r}")
     if not turns[-1]["content"].strip():
-        raise RowError(field, "its last assistant turn is empty")
+        raise RowError(field, "has an empty last assistant turn")
     return Completion(text=turns[-1]["content"], turns=turns if len(turns) > 1 else ())
 
 
@@ -194,7 +198,7 @@ def _split_turns(turns: tuple[Message, ...], field: str) -> tuple[tuple[Message,
     if first is None:
         raise RowError(field, "has no assistant turn to learn from")
     if first == 0:
-        raise RowError(field, "starts with an assistant turn; there is no prompt")
+        raise RowError(field, "starts with an assistant turn, and has no prompt")
     last = max(i for i, t in enumerate(turns) if t["role"] == "assistant")
     return turns[:first], turns[first : last + 1]
 
@@ -228,7 +232,7 @@ def _read_hh(row: Row) -> Iterator[Group]:
     chosen, rejected = (parse_hh(_text(row, f), f) for f in ("chosen", "rejected"))
     for field, turns in (("chosen", chosen), ("rejected", rejected)):
         if turns[-1]["role"] != "assistant" or not turns[-1]["content"]:
-            raise RowError(field, "its last assistant turn is empty")
+            raise RowError(field, "has an empty last assistant turn")
     yield _implicit_pair(chosen, rejected, row)
 
 
@@ -365,7 +369,7 @@ def _read_oasst(row: Row) -> Iterator[Group]:
     def walk(node: Row, history: tuple[Message, ...]) -> Iterator[Group]:
         role = ROLES.get(str(node.get("role")))
         if role is None:
-            raise RowError("role", f"unknown role {node.get('role')!r}")
+            raise RowError("role", f"has the unknown role {node.get('role')!r}")
         turns = (*history, Message(role=role, content=_text(node, "text")))
         replies = [r for r in node.get("replies") or () if not r.get("deleted")]
         if role == "user":
@@ -445,7 +449,7 @@ def _read_conversations(row: Row) -> Iterator[Group]:
         turns = (Message(role="system", content=row["system"]), *turns)
     prompt, rest = _split_turns(turns, field)
     if not rest[-1]["content"].strip():
-        raise RowError(field, "its last assistant turn is empty")
+        raise RowError(field, "has an empty last assistant turn")
     if "label" in row:  # a label judges the last answer: what came before is prompt
         prompt, rest = (*prompt, *rest[:-1]), rest[-1:]
     feedback = _binary(row) if "label" in row else Feedback(None, "demonstration")

@@ -32,7 +32,7 @@ def rows(
         raise UserError(
             field,
             path,
-            "no such file",
+            "names no file",
             f"give an existing file, a Hub data set (owner/name), or {', '.join(paths())}",
         )
     else:
@@ -61,13 +61,15 @@ def _file(path: Path, field: str) -> Iterator[tuple[str, dict[str, Any]]]:
         elif name.endswith(".parquet"):
             yield from _parquet(path, field)
         else:
-            raise UserError(field, str(path), "unknown file type", f"use one of {', '.join(SUFFIXES)}")
+            raise UserError(
+                field, str(path), "is of an unknown file type", f"use one of {', '.join(SUFFIXES)}"
+            )
     except (OSError, UnicodeDecodeError, EOFError, zlib.error, csv.Error) as error:
         raise _unreadable(field, path, error) from error
 
 
 def _unreadable(field: str, path: Path, error: Exception) -> UserError:
-    return UserError(field, str(path), f"cannot be read ({error})", "check the file; text must be UTF-8")
+    return UserError(field, str(path), f"cannot be read ({error})", "check the file: its text must be UTF-8")
 
 
 def _parquet(path: Path, field: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -122,7 +122,7 @@ def conditioned(
         raise UserError(
             "data.condition",
             dict(counts),
-            "all answers fall into one level",
+            "puts all answers into one level",
             "give answers with different scores, or leave the condition out",
         )
     known = sorted(level_of)

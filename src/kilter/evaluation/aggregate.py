@@ -96,8 +96,8 @@ def _call(asked: Measure, compute: Callable[[], Any]) -> Any:
         line = user_line(error)
         where = f" in line {line} of {user_file(error)}" if line else ""
         raise RunFailed(
-            f"The metric {asked.facts.name} failed{where} ({type(error).__name__}: {error}).\n"
-            "  fix: Mend it and run the same command again; no answer is sampled twice."
+            f"The metric {asked.facts.name} failed{where} ({type(error).__name__}: {error})",
+            "mend it and run the same command again. No answer is sampled twice",
         ) from error
 
 

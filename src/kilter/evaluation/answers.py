@@ -83,7 +83,7 @@ class Answering:
             return
         text = f"{len(problems)} of {total} answers of {self.subject.name} failed: {problems[0]}"
         if not any_answer:
-            raise RunFailed(f"{text}\n  fix: Mend the sampler and run the same command again.")
+            raise RunFailed(text, "mend the sampler and run the same command again")
         self.console.print(f"  {text}", highlight=False, markup=False)
 
 

@@ -38,7 +38,7 @@ def unique_prompts(data: Dataset, limit: int | None) -> list[Prompt]:
         raise UserError(
             "data.heldout",
             data.spec.heldout,
-            "It leaves no prompts to evaluate on.",
+            "leaves no prompts to evaluate on",
             "Set data.heldout above 0, or give more data.",
         )
     return prompts

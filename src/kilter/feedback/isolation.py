@@ -164,8 +164,8 @@ class Worker:
         if not started:
             self.close()
             raise RunFailed(
-                "the worker process for feedback did not start\n"
-                "  fix: free memory, then run the same command again to resume"
+                "The worker process for feedback did not start",
+                "free memory, then run the same command again to resume",
             )
 
     def _read(self, timeout: float) -> bytes | None:

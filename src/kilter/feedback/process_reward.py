@@ -43,7 +43,10 @@ class ProcessReward(FeedbackSource):
     ) -> None:
         if aggregate not in AGGREGATE:
             raise UserError(
-                "feedback.process_reward.aggregate", aggregate, "unknown", f"one of {', '.join(AGGREGATE)}"
+                "feedback.process_reward.aggregate",
+                aggregate,
+                "is not a rule of aggregation",
+                f"choose one of: {', '.join(AGGREGATE)}",
             )
         opening = OpenSpec(context.model(model), "steps")
         self.tokenizer = open_encoder(opening).tokenizer

@@ -25,6 +25,7 @@ from kilter.refs import Change, Found, walk
 from kilter.registry import Registry
 from kilter.seams import FeedbackSource, Wants
 from kilter.types import Feedback, Group
+from kilter.validation import complaint
 
 feedback_sources: Registry[Callable[..., Any]] = Registry("feedback")
 
@@ -70,7 +71,7 @@ def parse(spec: Any, field: str = "feedback") -> list[Part]:
         weight = rest.pop("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
             raise UserError(
-                f"{field}.weight", weight, "is not a finite number", "give a number; negative ones punish"
+                f"{field}.weight", weight, "is not a finite number", "give a number, below 0 to punish"
             )
         if len(rest) != 1:
             raise UserError(
@@ -106,7 +107,7 @@ def _bind(name: str, options: dict[str, Any], field: str) -> tuple[Callable[...,
         raise UserError(
             field,
             name,
-            f"It is not a source of feedback, but {type(factory).__name__}.",
+            f"is not a source of feedback, but {type(factory).__name__}.",
             "Name a function, or a class that derives from kilter.seams.FeedbackSource.",
         )
     if ":" not in name or is_source(factory):
@@ -135,11 +136,10 @@ def _check_type(field: str, value: Any, hint: Any) -> None:
     try:
         TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True)).validate_python(value)
     except ValidationError as error:
-        first = error.errors()[0]
         raise UserError(
             field,
             value,
-            first["msg"][0].lower() + first["msg"][1:],
+            complaint(error),
             f"give {str(hint).replace('typing.', '').removeprefix('<class ').rstrip('>')}",
         ) from error
 
@@ -160,7 +160,7 @@ def _named(
                 f"{field}.{key}",
                 value,
                 "is not an option of this source",
-                nearest(key, known) if known else "it takes none",
+                nearest(key, known) if known else "leave it out: the source takes no options",
             )
         if key in hints:
             _check_type(f"{field}.{key}", value, hints[key])

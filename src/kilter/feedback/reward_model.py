@@ -136,7 +136,9 @@ class RewardFeedback(FeedbackSource):
         dtype: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         if combine not in ("mean", "min"):
-            raise UserError("feedback.reward_model.combine", combine, "unknown", "use mean or min")
+            raise UserError(
+                "feedback.reward_model.combine", combine, "is not a rule of combination", "use mean or min"
+            )
         names = [model] if isinstance(model, str) else list(model)
         if not names:
             raise UserError(

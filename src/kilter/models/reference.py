@@ -41,7 +41,7 @@ class ReferenceCache:
             raise UserError(
                 "KILTER_CACHE",
                 str(path),
-                f"the reference cache cannot be opened ({error})",
+                f"cannot be opened as the reference cache ({error})",
                 "set KILTER_CACHE to a folder you may write to",
             ) from error
         self._salt = f"{reference_hash}|{precision}|{temperature}".encode()

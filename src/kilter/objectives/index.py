@@ -81,7 +81,7 @@ def write() -> None:
 def check(config: Any) -> None:
     """Raises UserError for a wrong name, field or value of a shipped method; users' own are not read yet."""
     if not isinstance(config, str | Mapping):
-        raise UserError("method", config, "is no method", METHOD_FIX)
+        raise UserError("method", config, "is not a method", METHOD_FIX)
     options = {"name": config} if isinstance(config, str) else dict(config)
     if "mix" in options:
         for _, part in mixture_parts(options):

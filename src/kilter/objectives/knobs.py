@@ -125,7 +125,7 @@ def check_value(k: Knob, value: Any, where: str) -> None:
     """Raises UserError for a value that lies outside the field's range or is none of its choices."""
     usual = k.usual or f"the default is {k.default}"
     if k.choices and value not in k.choices:
-        raise UserError(where, value, "unknown", nearest(str(value), map(str, k.choices)))
+        raise UserError(where, value, "is not one of its choices", nearest(str(value), map(str, k.choices)))
     if k.kind == "bool" and not isinstance(value, bool):
         raise UserError(where, value, "is neither true nor false", f"write true or false; {usual}")
     if k.interval and value is not None:
@@ -136,7 +136,7 @@ def check_value(k: Knob, value: Any, where: str) -> None:
                 where,
                 value,
                 f"must lie in {k.interval}",
-                f"usual: {k.usual}; the default is {k.default}" if k.usual else usual,
+                f"give a value in this range; usual is {k.usual}, the default is {k.default}",
             )
 
 

@@ -44,7 +44,7 @@ def build_objective(config: str | Mapping[str, Any]) -> Objective:
     `{"weight": 0.1, "name": ..., ...}`.
     """
     if not isinstance(config, str | Mapping):
-        raise UserError("method", config, "is no method", METHOD_FIX)
+        raise UserError("method", config, "is not a method", METHOD_FIX)
     options = {"name": config} if isinstance(config, str) else dict(config)
     if "mix" in options:
         return _mixture(options)
@@ -56,8 +56,8 @@ def build_objective(config: str | Mapping[str, Any]) -> Objective:
         raise UserError(
             "method",
             name,
-            f"It is not a method, but {type(factory).__name__}.",
-            "Name a frozen dataclass; see docs/new-method.md.",
+            f"is not a method, but {type(factory).__name__}.",
+            "Name a frozen dataclass, as in docs/new-method.md.",
         )
     fields: tuple[dataclasses.Field[Any], ...] = (
         dataclasses.fields(factory) if dataclasses.is_dataclass(factory) else ()
@@ -72,14 +72,14 @@ def build_objective(config: str | Mapping[str, Any]) -> Objective:
             "method",
             name,
             f"cannot be built ({type(error).__name__}: {error})",
-            "name a frozen dataclass; see docs/new-method.md",
+            "name a frozen dataclass, as docs/new-method.md shows",
         ) from error
     if not all(hasattr(built, part) for part in ("needs", "prepare", "loss")):
         raise UserError(
             "method",
             name,
-            "is no method: it lacks needs, prepare or loss",
-            "name a frozen dataclass with all three; see docs/new-method.md",
+            "is not a method: it lacks needs, prepare or loss",
+            "name a frozen dataclass with all three, as docs/new-method.md shows",
         )
     return built
 
@@ -116,7 +116,7 @@ def mixture_parts(options: Mapping[str, Any]) -> list[tuple[float, dict[str, Any
             raise UserError(
                 f"method.mix.{key}",
                 weight,
-                "is no finite weight above 0",
+                "is not a finite weight above 0",
                 "give a number above 0, or leave the method out",
             )
         found.append((float(weight), {"name": str(key)} | config))

@@ -87,7 +87,7 @@ def check_inputs(work: Workspace) -> None:
         if item.ref.to == "model" and not work.is_stage(item.value):
             work.model(item.value, item.field)
         elif item.ref.to == "file" and item.value not in item.ref.words and not Path(item.value).is_file():
-            raise UserError(work.where(item.field), item.value, "no such file", item.ref.fix)
+            raise UserError(work.where(item.field), item.value, "names no file", item.ref.fix)
     for item in found:
         if item.ref.to == "data" and work.ready(item.value):
             shape = work.here.maker.shape(work.here.spec, item.field)

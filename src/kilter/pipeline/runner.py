@@ -40,7 +40,7 @@ class Run:
             raise UserError(
                 "kilter run",
                 os.environ["WORLD_SIZE"],
-                "runs in one process",
+                "does not run in several processes",
                 "start it once, and give its train stages `processes: N`",
             )
         with lock(self.folder):

@@ -83,7 +83,7 @@ def load_policy(source: str | Path | Mapping[str, Any], field: str = "gate.polic
         path = Path(source)
         if not path.is_file():
             raise UserError(
-                field, str(source), "no such policy file", "give a YAML file with conditions: [...]"
+                field, str(source), "names no policy file", "give a YAML file with conditions: [...]"
             )
         try:
             source = load_yaml(path.read_text(encoding="utf-8"))
@@ -243,17 +243,17 @@ def _candidate(evaluation: Mapping[str, Any], candidate: str | None, baseline: s
             raise UserError(
                 "gate.candidate",
                 None,
-                f"The evaluation has {len(others)} candidates.",
+                f"is needed: the evaluation has {len(others)} candidates",
                 f"Name one of: {known}.",
             )
         candidate = others[0]
     if candidate not in evaluation["models"]:
-        raise UserError("gate.candidate", candidate, "It was not evaluated.", f"Name one of: {known}.")
+        raise UserError("gate.candidate", candidate, "was not evaluated", f"Name one of: {known}.")
     if baseline is not None and baseline != compared:
         raise UserError(
             "gate.baseline",
             baseline,
-            f"The evaluation compares with {compared!r}.",
+            f"is not the baseline of the evaluation, {compared!r}",
             f"Use {compared!r}, or evaluate again.",
         )
     return candidate

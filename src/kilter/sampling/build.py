@@ -54,13 +54,13 @@ def _options(spec: SamplerKind, where: str) -> tuple[Callable[..., Sampler], dic
         raise UserError(
             f"{where}.name",
             spec.name,
-            f"It is not a sampler, but {type(factory).__name__}.",
+            f"is not a sampler, but {type(factory).__name__}.",
             "Name a class with run, sync and close, as kilter.seams.Sampler has them.",
         )
     taken = {n: p for n, p in inspect.signature(factory).parameters.items() if n != "context"}
     for name, value in spec.options.items():
         if name not in taken:
-            fix = nearest(name, taken) if taken else "it takes none"
+            fix = nearest(name, taken) if taken else "leave it out: the sampler takes no options"
             raise UserError(f"{where}.options.{name}", value, f"is not an option of {spec.name}", fix)
     for name, parameter in taken.items():
         required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD

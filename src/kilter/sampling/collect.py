@@ -97,7 +97,7 @@ def answers(
     """
     found = collect(sampler, requests(prompts, k, params), listener)
     if found.problems:
-        raise RunFailed(f"{found.summary()}\n  fix: mend or leave out this prompt")
+        raise RunFailed(found.summary(), "mend or leave out this prompt")
     return found.made
 
 

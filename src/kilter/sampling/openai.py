@@ -166,8 +166,8 @@ class OpenAISampler:
             self._lost += 1
             if self._lost > 2 * self.concurrency:
                 raise RunFailed(
-                    f"nothing answers at {self._client.base_url} ({_reason(error)})\n"
-                    "  fix: start the endpoint, or correct sampler.url, then run the same command again"
+                    f"Nothing answers at {self._client.base_url} ({_reason(error)})",
+                    "start the endpoint, or correct sampler.url, then run the same command again",
                 )
 
     def _hidden(self, text: str) -> str:

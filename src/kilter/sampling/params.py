@@ -20,7 +20,9 @@ def check_params(params: SamplingParams) -> None:
     ]
     for name, good, fix in checks:
         if not good:
-            raise UserError(f"sampling.{name}", getattr(params, name), "out of range", f"use a value {fix}")
+            raise UserError(
+                f"sampling.{name}", getattr(params, name), "is out of range", f"use a value {fix}"
+            )
 
 
 def request_seed(params: SamplingParams, prompt: Sequence[int], sample: int) -> int:

@@ -169,7 +169,8 @@ class VllmSampler:
                 untie(base, state, self._folder)
         except (OSError, SafetensorError) as error:
             raise RunFailed(
-                f"weights for vLLM could not be written to {self._folder} ({_last_line(error)})\n  fix: free memory in /dev/shm, or use sampler.name: local"
+                f"Weights for vLLM could not be written to {self._folder} ({_last_line(error)})",
+                "free memory in /dev/shm, or use sampler.name: local",
             ) from error
 
     def close(self) -> None:
@@ -267,7 +268,8 @@ class InProcess:
             )
         except Exception as error:
             raise RunFailed(
-                f"vLLM did not start ({_last_line(error)})\n  fix: free memory, or use sampler: {{name: local}}"
+                f"vLLM did not start ({_last_line(error)})",
+                "free memory, or use sampler: {name: local}",
             ) from error
         self._engine = set(multiprocessing.active_children()) - before
         self.context: int | None = self.llm.llm_engine.model_config.max_model_len
@@ -291,15 +293,17 @@ class InProcess:
                 dead = [p for p in self._engine if not p.is_alive()]
                 if dead:
                     raise RunFailed(
-                        f"the vLLM engine ended with code {dead[0].exitcode} while {what}\n  fix: {again}"
+                        f"The vLLM engine ended with code {dead[0].exitcode} while {what}",
+                        again,
                     ) from None
                 if limit is not None and time.monotonic() - begin > limit:
                     raise RunFailed(
-                        f"vLLM took longer than {limit:g} s {what}\n  fix: raise sampler.timeout, or {again}"
+                        f"vLLM took longer than {limit:g} s {what}",
+                        f"raise sampler.timeout, or {again}",
                     ) from None
                 continue
             if error is not None:
-                raise RunFailed(f"vLLM failed while {what} ({_last_line(error)})\n  fix: {again}") from error
+                raise RunFailed(f"vLLM failed while {what} ({_last_line(error)})", again) from error
             return value
 
     def generate(
@@ -385,7 +389,7 @@ class Server:
             raise UserError(
                 "sampler.url",
                 url,
-                f"no vLLM server answers there ({_last_line(error)})",
+                f"is not answered by a vLLM server ({_last_line(error)})",
                 "start `vllm serve MODEL`, or leave url out to run it in process",
             ) from error
 
@@ -468,7 +472,7 @@ class Server:
         try:
             reply = self._post("/v1/completions", body)
         except _RefusedItem as refusal:
-            return str(refusal)
+            return refusal.problem
         return [
             (c["token_ids"], c["logprobs"]["token_logprobs"], _reason(c["finish_reason"]))
             for c in sorted(reply["choices"], key=lambda c: c["index"])
@@ -504,8 +508,8 @@ class Server:
                 422,
             )
             raise (_RefusedItem if refused else RunFailed)(
-                f"the vLLM server at {self.url} failed at {path} after {time.monotonic() - begin:.0f} s ({detail})\n"
-                "  fix: check the server, then run the same command again to resume"
+                f"The vLLM server at {self.url} failed at {path} after {time.monotonic() - begin:.0f} s ({detail})",
+                "check the server, then run the same command again to resume",
             ) from error
 
 

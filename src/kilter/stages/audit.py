@@ -75,7 +75,7 @@ class Audit(StageKind[AuditSpec]):
             raise UserError(
                 f"{spec.data} {bad[0]['check']}",
                 bad[0]["value"],
-                bad[0]["meaning"],
+                f"fails the audit: {bad[0]['meaning']}",
                 f"mend the data ({folder / 'audit.json'} lists the ids), or set fail_on_error: false",
             )
         facts = {name: result[name] for name in ("verdict", "train", "heldout")}

@@ -177,7 +177,8 @@ class Generate(StageKind[GenerateSpec]):
             )
         if not groups:
             raise RunFailed(
-                f"no answer could be made ({failures[0]['problem']})\n  fix: correct what it names"
+                f"Not one answer could be made ({failures[0]['problem']})",
+                "correct the request or the sampler that this reason names",
             )
         return Outcome(_facts(groups, failures))
 

@@ -126,7 +126,8 @@ class Label(StageKind[LabelSpec]):
         if not written:
             reasons = ", ".join(f"{n} {why}" for why, n in dropped.items())
             raise RunFailed(
-                f"no row is left to write ({reasons})\n  fix: lower the margin, or sample more answers"
+                f"The stage has no rows to write ({reasons})",
+                "lower the margin, or sample more answers",
             )
         store.write(folder / ARTIFACT["data"], written)
         facts = _facts(scored, written, dropped)

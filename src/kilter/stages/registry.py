@@ -26,7 +26,7 @@ def kind_of(name: str, where: str = "") -> StageKind[Any]:
     """The kind of this name. Raises UserError with the nearest name for an unknown one."""
     field = f"{where}.{name}".lstrip(".")
     if ":" not in name and not name.endswith(".py") and name not in kinds.names():
-        raise UserError(field, name, "unknown kind of stage", nearest(name, kinds.names()))
+        raise UserError(field, name, "is not a known kind of stage", nearest(name, kinds.names()))
     found = kinds.get(name)
     spec = getattr(found, "Spec", None)
     if not (isinstance(found, type) and issubclass(found, StageKind) and isinstance(spec, type)):

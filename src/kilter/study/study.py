@@ -86,11 +86,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Study:
     for key in raw:
         if key not in Study.model_fields:
             fix = (
-                "it is a recipe of stages: kilter run takes it"
+                "run it with `kilter run`: it is a recipe of stages"
                 if key == "stages"
                 else nearest(key, Study.model_fields)
             )
-            raise UserError(key, "..." if key == "stages" else raw[key], "unknown key", fix)
+            raise UserError(key, "..." if key == "stages" else raw[key], "is not a known key", fix)
     if isinstance(raw.get("data"), dict) and "path" in raw["data"]:
         raw["data"] = {"data": raw["data"]}
     try:
@@ -116,7 +116,7 @@ def cells(study: Study) -> list[Cell]:
         raise UserError(
             "methods",
             twice,
-            "two runs would have this name",
+            "would be the name of two runs",
             "give methods labels that differ in letters and digits",
         )
     return out
@@ -197,7 +197,7 @@ def _check_method(study: Study, label: str, own: Any) -> None:
             where,
             fields["method"],
             "trains a reward model, which answers nothing",
-            "compare policies; `judge` names a reward model that scores them",
+            "compare policies. `judge` names a reward model that scores them",
         )
 
     # Recorded rollouts are data to learn from; without them a method of rollouts needs prompts.

@@ -49,7 +49,7 @@ def chosen(needs: Needs, field: str = "") -> list[Annotator]:
             raise UserError(
                 field or annotators.kind,
                 name,
-                f"It is not a function, but {type(function).__name__}.",
+                f"is not a function, but {type(function).__name__}.",
                 "Name a function of (batch, learner) in the method's needs.annotations.",
             )
     return list(dict.fromkeys(functions.values()))

@@ -267,6 +267,6 @@ def _labelled(job: Job, groups: list[Group]) -> list[Group]:
             "data",
             f"{len(job.train)} rows",
             f"holds no answer labelled {bool(label)}",
-            "this method learns from those alone; choose another",
+            "choose another method: this one learns from those alone",
         )
     return kept

@@ -89,7 +89,7 @@ class Checkpoints:
             f"the checkpoint of step {step}",
             f"free disk space or choose another output folder, then {AGAIN}",
         )
-        note = f"last good checkpoint: {last or 'none yet'}"
+        note = f"Last good checkpoint: {last or 'none yet'}"
         if is_main:
             with whole_folder(target, what, fix, note) as partial:
                 write(partial / "state.pt")

@@ -105,8 +105,8 @@ def offloading_has_a_gpu(a: Asked) -> None:
         a.refuse(
             "activation_offloading",
             True,
-            "moves activations off a GPU, and there is none",
-            "leave it out; gradient_checkpointing saves memory here",
+            "needs a GPU to move activations from, and there is none",
+            "leave it out. Use gradient_checkpointing to save memory here",
         )
 
 
@@ -130,7 +130,12 @@ def zero_fits(a: Asked) -> None:
         return
     check_zero(a.spec.zero, a.where)
     if a.spec.fsdp:
-        a.refuse("zero", a.spec.zero, "and fsdp both divide the training", "choose one")
+        a.refuse(
+            "zero",
+            a.spec.zero,
+            "cannot be combined with fsdp: both divide the optimizer",
+            "remove one of them",
+        )
     if a.spec.prompts is not None:
         a.refuse(
             "zero",
@@ -267,7 +272,7 @@ def reported_logps_are_of_the_policy(a: Asked) -> None:
             a.refuse(
                 f"sampler.{field}",
                 value,
-                f"makes {sampler.name} report log-probs of what was left, which bias every correction",
+                f"makes {sampler.name} report log-probs of the tokens kept, which bias every correction",
                 "leave it out, or use sampler.name: local",
             )
 

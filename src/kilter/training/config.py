@@ -213,14 +213,14 @@ class TrainSpec(BaseModel):
     def _algorithm_is_method(cls, value: Any) -> Any:
         if isinstance(value, dict) and "algorithm" in value:
             if "method" in value:
-                raise ValueError("give method or algorithm, not both")
+                raise ValueError("has both method and algorithm, which are one setting")
             value = {("method" if k == "algorithm" else k): v for k, v in value.items()}
         return value
 
     @model_validator(mode="after")
     def _save_every_positive(self) -> TrainSpec:
         if isinstance(self.save_every, int) and self.save_every < 1:
-            raise ValueError("save_every must be at least 1, or auto")
+            raise ValueError("needs a save_every of at least 1, or auto")
         return self
 
 

@@ -153,14 +153,16 @@ def _resume(job: Job, run: Run) -> int | None:
 
 def _say_stop(job: Job, run: Run, stop: Stop) -> None:
     """A run that its monitors ended keeps its model where there is gold evidence, and fails where there is none."""
-    message = (
+    failure = RunFailed(
         f"{job.name}: stopped by its monitors at step {run.source.position} of {run.source.total_steps}: "
-        f"{stop.reason}\n  fix: {stop.fix}"
+        f"{stop.reason}",
+        stop.fix,
+        f"Events: {job.out / 'events.jsonl'}",
     )
     if stop.fails:
-        raise RunFailed(f"{message}\n  events: {job.out / 'events.jsonl'}")
+        raise failure
     if job.engine.is_main:
-        job.console.print(f"[bold red]{message}[/]", highlight=False)
+        job.console.print(f"[bold red]{failure}[/]", highlight=False)
 
 
 def _put_best_back(job: Job, run: Run) -> int | None:

@@ -121,13 +121,13 @@ def find(path: str, field: str = "data.path") -> World:
     """
     name = path.removeprefix(PREFIX)
     if ":" not in name and name not in worlds.names():
-        raise UserError(field, path, "no such built-in data", nearest(path, paths()))
+        raise UserError(field, path, "names no built-in data", nearest(path, paths()))
     world = worlds.get(name, field)
     if not isinstance(world, World):
         raise UserError(
             field,
             path,
-            "The name does not stand for a world.",
+            "does not name a world",
             "Name an object of kilter.data.worlds.registry.World.",
         )
     if ":" not in name:
@@ -136,7 +136,7 @@ def find(path: str, field: str = "data.path") -> World:
     # A prompt carries its world's name, so a user's world must not be taken for another one.
     if world.source in map(_source, worlds.names()):
         raise UserError(
-            field, path, f"The world is called {world.name!r}, which is taken.", "Give it another name."
+            field, path, f"names a world {world.name!r}, which is taken.", "Give it another name."
         )
     _own[world.name] = world
     return world

@@ -41,7 +41,7 @@ class PassAtK:
             raise UserError(
                 "metrics.pass_at_k.k",
                 self.k,
-                f"It does not lie between 1 and the number of samples, {self.samples}.",
+                f"does not lie between 1 and the number of samples, {self.samples}.",
                 f"Give at most {self.samples}, or raise samples.",
             )
 

@@ -20,6 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from kilter.errors import UserError, nearest
 from kilter.registry import USER_MODULE, Registry
 from kilter.types import Answered, Prompt
+from kilter.validation import complaint
 
 metrics: Registry[Any] = Registry("metric")
 
@@ -187,8 +188,8 @@ def resolve(wanted: Sequence[Any], field: str = "metrics") -> list[Measure]:
             raise UserError(
                 field,
                 list(wanted),
-                f"The metric {name!r} stands there twice.",
-                "Give each metric once; a metric of your own needs a name that is not taken.",
+                f"names the metric {name!r} twice",
+                "give each metric once. A metric of your own needs a name that is not taken",
             )
     return found
 
@@ -201,7 +202,7 @@ def _build(entry: Any, field: str) -> Measure:
         raise UserError(
             field,
             name,
-            "It does not declare its title, unit and direction.",
+            "does not declare its title, unit and direction",
             'Write @metric("name", title=..., unit=..., better=...) above the class.',
         )
 
@@ -213,8 +214,8 @@ def _build(entry: Any, field: str) -> Measure:
             raise UserError(
                 f"{field}.{name}.{key}",
                 value,
-                "The metric has no such option.",
-                nearest(key, fields) if fields else "It takes no options.",
+                "is not an option of this metric",
+                nearest(key, fields) if fields else "leave it out: the metric takes no options",
             )
         _check_type(f"{field}.{name}.{key}", value, hints[key])
 
@@ -237,7 +238,7 @@ def _single(entry: Any, field: str) -> tuple[str, dict[str, Any]]:
         raise UserError(
             field,
             entry,
-            "It is neither a name nor {name: options}.",
+            "is neither a name nor {name: options}",
             "Write length, my_file.py:MyMetric, or {pass_at_k: {k: 4}}.",
         )
     name, options = next(iter(entry.items()))
@@ -250,9 +251,7 @@ def _check_type(field: str, value: Any, hint: Any) -> None:
         TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(value)
     except ValidationError as error:
         expected = str(hint).removeprefix("<class '").removesuffix("'>")
-        raise UserError(
-            field, value, f"{error.errors()[0]['msg']}.", f"Give a value of type {expected}."
-        ) from error
+        raise UserError(field, value, complaint(error), f"Give a value of type {expected}.") from error
 
 
 def facts_of(name: str) -> MetricFacts | None:

@@ -29,7 +29,7 @@ class FiniteGuard(Hook):
             action = "the step was not taken; the run ended"
             self.log.add(Event(step.number, 0, "stop", "nan", found, step.number, "certain", action))
         raise RunFailed(
-            f"{self.run}: {found} at step {step.number}; the step was not taken\n"
-            f"  last good checkpoint: {self.checkpoints.latest() or 'none yet'}\n"
-            "  fix: lower learning_rate, or use dtype: float32"
+            f"{self.run}: {found} at step {step.number}; the step was not taken",
+            "lower learning_rate, or use dtype: float32",
+            f"Last good checkpoint: {self.checkpoints.latest() or 'none yet'}",
         )

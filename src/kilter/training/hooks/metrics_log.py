@@ -35,7 +35,9 @@ def check_trackers(names: list[str]) -> dict[str, Any]:
     known = {str(k): v for k, v in LOGGER_TYPE_TO_CLASS.items()}
     for name in names:
         if name not in known:
-            raise UserError("trackers", name, "unknown tracker", f"one of: {', '.join(sorted(known))}")
+            raise UserError(
+                "trackers", name, "is not a known tracker", f"choose one of: {', '.join(sorted(known))}"
+            )
         if name not in available:
             raise UserError("trackers", name, "is not installed", f"run: pip install {name}")
     return {name: known[name] for name in names}
@@ -111,9 +113,9 @@ class MetricsLog(Hook):
                 self._trackers.write(record)
         except OSError as error:
             raise RunFailed(
-                f"{self.run}: metrics of step {step.number} could not be written ({error})\n"
-                f"  last good checkpoint: {self.checkpoints.latest() or 'none yet'}\n"
-                "  fix: free disk space, then run the same command again to resume"
+                f"{self.run}: metrics of step {step.number} could not be written ({error})",
+                "free disk space, then run the same command again to resume",
+                f"Last good checkpoint: {self.checkpoints.latest() or 'none yet'}",
             ) from error
 
     def close(self, error: BaseException | None) -> None:

@@ -38,7 +38,7 @@ def replay(folder: Path, spec: MonitorSpec | None = None, total_steps: int | Non
         raise UserError(
             "folder",
             str(paths["groups"]),
-            f"holds a line that is no group ({error})",
+            f"holds a line that is not a group ({error})",
             "cut the file back to its whole lines",
         ) from error
     gold = list(read_lines(paths["gold"]))

@@ -86,7 +86,7 @@ def run(trainer: Trainer) -> TrainResult:
             raise _cause(folder, error, spec.processes) from error
     except SignalException as error:  # the agent hands the signal on, and each worker saves at its next step
         raise Interrupted(
-            f"stopped; what was done is saved in {trainer.out}\n  to resume: run the same command again"
+            f"Stopped; the finished steps are saved in {trainer.out}.\nTo resume: run the same command again."
         ) from error
     finally:
         if threads_before is None:
@@ -150,6 +150,8 @@ def _arguments(error: KilterError) -> list[Any]:
             error.problem,
             error.fix,
         ]
+    if isinstance(error, errors.RunFailed):
+        return [error.problem, error.fix, error.note]
     return [str(error)]
 
 
@@ -172,6 +174,7 @@ def _cause(folder: Path, error: Any, count: int) -> KilterError:
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     memory = " (often: out of memory)" if code == -signal.SIGKILL else ""
     return RunFailed(
-        f"process {rank} of {count} {how}{memory}; the others were stopped\n  last good checkpoint: in {folder.parent / 'checkpoints'}\n"
-        "  fix: look above for its own message, then run the same command again to resume"
+        f"Process {rank} of {count} {how}{memory}; the others were stopped",
+        "look above for its own message, then run the same command again to resume",
+        f"Last good checkpoint: in {folder.parent / 'checkpoints'}",
     )

@@ -101,13 +101,16 @@ class RolloutSource:
             self.tell(self.position, "no usable group", f"step {self.position}: {cause}")
             if empty >= EMPTY_STEPS:
                 raise RunFailed(
-                    f"{EMPTY_STEPS} steps in a row without one scored group to learn from\n  cause: {cause}\n"
-                    "  fix: mend the feedback or the select rule, then run the same command again to resume"
+                    f"{EMPTY_STEPS} steps in a row had no scored group to learn from",
+                    "mend the feedback or the select rule, then run the same command again to resume",
+                    f"Cause: {cause}",
                 )
         if not self._trained:
             cause = self.cause() or "no group was usable"
             raise RunFailed(
-                f"not one step could be trained\n  cause: {cause}\n  fix: mend the feedback, then run the same command again"
+                "Not one step could be trained",
+                "mend the feedback, then run the same command again",
+                f"Cause: {cause}",
             )
         return None
 
@@ -124,8 +127,8 @@ class RolloutSource:
         """A group without a preference among its answers: its gradient is zero."""
         if self.needs.shape != "rollouts" or not self.last:
             raise RunFailed(
-                "one process has no scored answer to learn from while others do\n"
-                "  fix: raise batch_size or sampler.samples"
+                "One process has no scored answer to learn from while others do",
+                "raise batch_size or sampler.samples",
             )
         group = self.last[0]
         same = replace(group, feedback=tuple(Feedback(0.0, "placeholder") for _ in group.completions))

@@ -1,0 +1,153 @@
+"""Every message of the source is two whole sentences: a problem with a verb, and a fix that says what to do."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from kilter.errors import RunFailed, UserError, nearest
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+LONGEST = 200
+"""Characters of a problem or a fix, without what is filled in."""
+
+WORDS = """
+    answers are belongs can cannot comes compares could differs divides does ends exceeds exists fails falls fills gives goes has have
+    holds is lacks learns leaves lies looks makes moves must names needs puts reads refuses reports rewrites scores serves
+    sets shards shares should stands starts takes trains uses varies wants was would
+"""
+VERBS = frozenset(WORDS.split())
+"""What a problem may begin with; its subject is the field."""
+
+ORDERS = """
+    add check choose close compare copy correct cut derive did drop evaluate finish free give install keep leave look
+    lower make mend merge mix move name publish put quote raise remove rename report resume run see serve set share
+    shorten start train use vary wait write
+"""
+IMPERATIVES = frozenset(ORDERS.split())
+"""What a fix may begin with; "did" is that of "Did you mean"."""
+
+SENTENCE_VERBS = VERBS | {"did", "ended", "failed", "had", "stopped", "took"}
+"""A failed run's sentence has one of these; its subject is written out."""
+
+BEGINS = re.compile(r"[A-Z{]|vLLM")
+"""How a sentence begins."""
+
+
+MISTAKES = (("UserError", 2), ("refuse", 2))
+"""Calls of (field, value, problem, fix), and where the problem stands."""
+
+
+def text_of(node: ast.expr) -> str | None:
+    """The literal text of an argument, {} where something is filled in; None where the text is not written there."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(v.value) if isinstance(v, ast.Constant) else "{}" for v in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return (text_of(node.left) or "{}") + (text_of(node.right) or "{}")
+    return None
+
+
+def texts_of(node: ast.expr) -> list[str]:
+    """All literal texts that an argument can be: both sides of a condition."""
+    if isinstance(node, ast.IfExp):
+        return texts_of(node.body) + texts_of(node.orelse)
+    text = text_of(node)
+    return [] if text is None else [text]
+
+
+def calls(name: str) -> list[tuple[str, list[ast.expr]]]:
+    """(place, arguments) of every call of the error's class, in the order of its parameters."""
+    found = []
+    for path in sorted(SRC.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = node.func if isinstance(node, ast.Call) else None
+            if name in (getattr(called, "id", ""), getattr(called, "attr", "")):
+                assert isinstance(node, ast.Call)
+                given = [*node.args, *(k.value for k in node.keywords)]
+                found.append((f"{path.relative_to(SRC)}:{node.lineno}", given))
+    return found
+
+
+def first_word(text: str) -> str:
+    return text.split()[0].strip("`,.:;").lower() if text.split() else ""
+
+
+def wrong_problems(name: str, at: int) -> list[str]:
+    """Problems that do not begin with a verb, or are too long; `at` counts the arguments before them."""
+    return [
+        f"{place}: {text!r}"
+        for place, given in calls(name)
+        for text in texts_of(given[at])
+        if text != "{}" and (first_word(text) not in VERBS or text[0].isupper() or len(text) > LONGEST)
+    ]
+
+
+def wrong_fixes(name: str, at: int) -> list[str]:
+    """Fixes that do not begin with an imperative, or are too long."""
+    return [
+        f"{place}: {text!r}"
+        for place, given in calls(name)
+        for text in texts_of(given[at])
+        if text != "{}" and (first_word(text) not in IMPERATIVES or len(text) > LONGEST)
+    ]
+
+
+def test_a_users_mistake_has_a_verb_and_a_fix() -> None:
+    """A bad row's error becomes a UserError, and carries no fix of its own."""
+    assert len(calls("UserError")) > 200
+    problems = [w for name, at in (*MISTAKES, ("RowError", 1)) for w in wrong_problems(name, at)]
+    assert not problems, "a problem begins with a verb, its subject is the field:\n" + "\n".join(problems)
+    fixes = [w for name, at in MISTAKES for w in wrong_fixes(name, at + 1)]
+    assert not fixes, "a fix begins with an imperative:\n" + "\n".join(fixes)
+
+
+def test_a_failed_run_has_a_sentence_and_a_fix() -> None:
+    assert len(calls("RunFailed")) > 5
+    wrong = [
+        f"{place}: {text!r}"
+        for place, given in calls("RunFailed")
+        for text in texts_of(given[0])
+        if text != "{}"
+        and (
+            not SENTENCE_VERBS & set(re.findall(r"\w+", text))
+            or not BEGINS.match(text)
+            or len(text) > LONGEST
+        )
+    ]
+    assert not wrong, "a problem is a sentence with its subject:\n" + "\n".join(wrong)
+    fixes = wrong_fixes("RunFailed", 1)
+    assert not fixes, "a fix begins with an imperative:\n" + "\n".join(fixes)
+
+
+@pytest.mark.parametrize(
+    ("error", "printed"),
+    [
+        (
+            UserError("seeds", [1, 1], "names a seed twice", "name each seed once"),
+            "`seeds` = [1, 1] names a seed twice.\nFix: Name each seed once.",
+        ),
+        (
+            UserError("data.path", "(absent)", "is required", "add path: ..."),
+            "`data.path` is required.\nFix: Add path: ...",
+        ),
+        (
+            UserError("beta", -1, "Input should be above 0", nearest("bta", ["beta"])),
+            "`beta` = -1: Input should be above 0.\nFix: Did you mean 'beta'?",
+        ),
+        (
+            RunFailed("The disk is full", "free some space", "Last good checkpoint: step-2"),
+            "The disk is full.\nLast good checkpoint: step-2\nFix: Free some space.",
+        ),
+    ],
+)
+def test_printed_form(error: Exception, printed: str) -> None:
+    assert str(error) == printed
+
+
+def test_no_choice_is_near() -> None:
+    assert nearest("zzz", ["dpo", "ipo"]) == "choose one of: dpo, ipo"
