@@ -47,13 +47,13 @@ quickstart: setup
 	$(BIN)/kilter run recipes/quickstart.yaml
 
 check: setup
-	$(BIN)/ruff check src tests bench
-	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench examples docs
+	$(BIN)/ruff format --check src tests bench examples docs
 	$(BIN)/mypy
 
 format: setup
-	$(BIN)/ruff check --fix src tests bench
-	$(BIN)/ruff format src tests bench
+	$(BIN)/ruff check --fix src tests bench examples docs
+	$(BIN)/ruff format src tests bench examples docs
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow and not gpu and not vllm"

@@ -79,7 +79,7 @@ def draw(floors: tuple[set[str], ...], edges: dict[str, list[str]]) -> str:
     ]
 
     # A band per floor: neighbours on one floor do not import each other.
-    for i, (level, name) in enumerate(order):
+    for i, (level, _) in enumerate(order):
         y = TOP + ROW * i
         out.append(f'<rect x="0" y="{y}" width="{width}" height="{ROW}" fill="{BANDS[level % 2]}"/>')
     for i, (_, name) in enumerate(order):
