@@ -25,7 +25,8 @@ class Needs:
         unit: rows that must stay together when the batch is split.
         models: that train: "policy" (token log-probs), "critic" (a value per token) or "reward" (a scalar per
             completion).
-        annotations: numbers that are put on a batch before the loss, by the names of training/annotate.py: "ref_logps",
+        annotations: numbers that are put on a batch before the loss, by the names of training/annotate.py:
+            "ref_logps",
             "old_logps", "old_values", "mismatched_kl", ...
         outputs: fields of Outputs to compute; "divergence" needs a teacher.
         learning_rate: what a recipe without one gets.
@@ -33,7 +34,8 @@ class Needs:
         rows: how the data's groups become rows, by the names of data/arrange.py.
         labels: of judged answers, those that are learned from.
         opponent: whom the second completion of a pair comes from; None: the policy.
-        siblings: completions of one prompt that are compared with each other, at least. A method that lets its user
+        siblings: completions of one prompt that are compared with each other, at least. A method that lets
+            its user
             choose more than two calls the setting `k`.
         kl_coefficient: where a controller of the KL begins; None: there is no coefficient to move.
         settings: a number for what takes one, by its name: the output "divergence", the opponent "mixture".
@@ -68,14 +70,15 @@ class Batch:
     optimizer step and all ranks, the only denominators an objective may use.
     `prompts_N` is for the learner's forward only.
 
-    For rollouts: truncated_B is 1 where the length limit ended the completion (no EOS). active_N, written by `prepare`, is
-    False on groups whose gradient is exactly zero: they are counted and not forwarded. state is what the objective
-    carried over from the step before.
+    For rollouts: truncated_B is 1 where the length limit ended the completion (no EOS). active_N, written by
+    `prepare`, is
+    False on groups whose gradient is exactly zero: they are counted and not forwarded. state is what the
+    objective carried over from the step before.
 
-    `extra` holds everything else by name: annotations that few methods ask for, what a hook gives, what the parts of a
-    mixture wrote. The end of a name says how it is cut with the batch: *_BT, *_B and *_N by row and group, all else
-    stays whole; *_total is a count over the optimizer step, as above. Always there: n_first_rows_total and
-    n_first_tokens_total, which count what `first_B` picks, and its trained tokens.
+    `extra` holds everything else by name: annotations that few methods ask for, what a hook gives, what the
+    parts of a mixture wrote. The end of a name says how it is cut with the batch: *_BT, *_B and *_N by row
+    and group, all else stays whole; *_total is a count over the optimizer step, as above. Always there:
+    n_first_rows_total and n_first_tokens_total, which count what `first_B` picks, and its trained tokens.
     """
 
     prompts_N: tuple[Tensor, ...]
@@ -143,7 +146,9 @@ class Batch:
         return Batch(**values | changes)
 
     def first_B(self) -> Tensor:  # noqa: N802
-        """[B] bool: what there is to imitate, the first (best) completion of each group, but no single answer that was judged bad."""
+        """[B] bool: what there is to imitate, the first (best) completion of each group, but no single answer
+        that was judged bad.
+        """
         first = torch.ones(self.rows(), dtype=torch.bool)
         first[1:] = self.group_B[1:] != self.group_B[:-1]
         alone = first.clone()
@@ -151,7 +156,9 @@ class Batch:
         return first & ~(alone & (self.score_B <= 0))
 
     def counted(self) -> Batch:
-        """The same rows with `n_*_total` counted over them: what one rank adds to a mini-batch's denominators."""
+        """The same rows with `n_*_total` counted over them: what one rank adds to a mini-batch's
+        denominators.
+        """
         one = self.n_rows_total.new_tensor
         first_B = self.first_B()
         return self.with_(
@@ -176,8 +183,9 @@ class Batch:
 class Outputs:
     """What the forward computed, all float32: log-probs in nats, entropy in nats, scores without unit.
 
-    collision_BT: log sum_v p_v^2 (nats, no gradient). divergence_BT: generalised Jensen-Shannon divergence to the teacher
-    (nats). embeddings_BLD: the input embeddings of prompt and completion, on the graph of everything else.
+    collision_BT: log sum_v p_v^2 (nats, no gradient). divergence_BT: generalised Jensen-Shannon divergence to
+    the teacher (nats). embeddings_BLD: the input embeddings of prompt and completion, on the graph of
+    everything else.
     """
 
     logps_BT: Tensor | None = None
@@ -200,7 +208,10 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """`value`: a weighted SUM to back-propagate. `metrics`: reported as total / weight. `state`: what the next step's batch is given."""
+    """`value`: a weighted SUM to back-propagate.
+
+    `metrics`: reported as total / weight. `state`: what the next step's batch is given.
+    """
 
     value: Tensor
     metrics: dict[str, Mean] = field(default_factory=dict)
@@ -220,7 +231,10 @@ class Objective(Protocol):
         ...
 
     def prepare(self, batch: Batch) -> Batch:
-        """No grad, on the whole batch: credit assignment and weights. Where a batch is used for several steps the weights, not the credit, are taken again for each part."""
+        """No grad, on the whole batch: credit assignment and weights.
+
+        Where a batch is used for several steps the weights, not the credit, are taken again for each part.
+        """
         ...
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:

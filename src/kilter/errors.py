@@ -28,10 +28,13 @@ class KilterError(Exception):
 
 
 class UserError(KilterError, ValueError):
-    """Invalid input, in two sentences: what is wrong with which field, and the fix. Ends the process with code 2.
+    """Invalid input, in two sentences: what is wrong with which field, and the fix.
+
+    Ends the process with code 2.
 
     Args:
-        field: what the user wrote, as in `stages.dpo.train.beta` or `--out`. It is the subject of the message.
+        field: what the user wrote, as in `stages.dpo.train.beta` or `--out`. It is the subject of the
+            message.
         value: the value found. Text in parentheses, such as "(absent)", stands for no value and is not shown.
         problem: begins with a verb whose subject is the field: "is empty", "names no file".
         fix: what to do, in the imperative: "give a number above 0".

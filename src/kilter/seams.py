@@ -31,7 +31,9 @@ if TYPE_CHECKING:  # tensors would bring torch to whoever needs a protocol alone
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """What a feedback source needs of those who call it. Whoever cannot give it refuses the source before any work.
+    """What a feedback source needs of those who call it.
+
+    Whoever cannot give it refuses the source before any work.
 
     Args:
         siblings: it judges an answer by the others of its group, so a group has two answers or more.
@@ -43,7 +45,10 @@ class Wants:
 
 
 class FeedbackSource(Protocol):
-    """Labels, reward models, verifiers, judges and people all look like this. Derive from it: the rest has defaults."""
+    """Labels, reward models, verifiers, judges and people all look like this.
+
+    Derive from it: the rest has defaults.
+    """
 
     wants: Wants = Wants()
     disagreement: float | None = None
@@ -67,7 +72,10 @@ class FeedbackSource(Protocol):
 
 
 class Listener(Protocol):
-    """Who follows a sampler at work: a display, a chat. `wants_text`: whether `text` is called at all, for writing it costs time."""
+    """Who follows a sampler at work: a display, a chat.
+
+    `wants_text`: whether `text` is called at all, for writing it costs time.
+    """
 
     wants_text: bool
 
@@ -89,7 +97,9 @@ class Sampler(Protocol):
         ...
 
     def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
-        """Every sample of every request, as they finish. A failed one carries its `problem` and ends no other.
+        """Every sample of every request, as they finish.
+
+        A failed one carries its `problem` and ends no other.
 
         Until the iterator ends or is closed, the sampler's model is its own.
         """
@@ -108,7 +118,9 @@ class Chooser(Protocol):
     """What a sampler with `facts.chooses` has besides."""
 
     def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice | None]:
-        """How probable each option is as the beginning of the answer to each prompt; None where that is unknown."""
+        """How probable each option is as the beginning of the answer to each prompt; None where that is
+        unknown.
+        """
         ...
 
 
@@ -125,7 +137,10 @@ class Chat(Protocol):
 
 
 class Metric(Protocol):
-    """What is measured on a model's answers. `@metric(...)` declares its title, unit, direction and needs beside it."""
+    """What is measured on a model's answers.
+
+    `@metric(...)` declares its title, unit, direction and needs beside it.
+    """
 
     def per_prompt(self, item: Answered) -> float | None:
         """The value for one prompt; None is unscored, which is never zero."""
@@ -141,14 +156,17 @@ class CorpusMetric(Protocol):
 
 
 Origin = Literal["own", "mixed", "engine", "replay"]
-"""Where rollouts come from, and so whose log-probs they carry: the policy itself (exact), the policy beside an opponent, another engine
-of the same weights (the mismatch is measured and corrected), an earlier policy (its log-probs are the old ones, whatever the passes)."""
+"""Where rollouts come from, and so whose log-probs they carry: the policy itself (exact), the policy beside
+an opponent, another engine of the same weights (the mismatch is measured and corrected), an earlier policy
+(its log-probs are the old ones, whatever the passes).
+"""
 
 
 class Learner(Protocol):
     """Owns models, optimizer and sharding. What stands here beside its steps is what annotators are made of.
 
-    needs: of the method. origin: of the rollouts. amp: products are bfloat16, so that log-probs of another pass differ.
+    needs: of the method. origin: of the rollouts. amp: products are bfloat16, so that log-probs of another
+    pass differ.
     steps_per_batch: optimizer steps on one batch. length_limit: tokens that a completion may have.
     """
 
@@ -167,7 +185,10 @@ class Learner(Protocol):
         ...
 
     def rows(self, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
-        """Token outputs of a whole batch without gradient, [B, T] each, by the names in `outputs`. Every rank must call it."""
+        """Token outputs of a whole batch without gradient, [B, T] each, by the names in `outputs`.
+
+        Every rank must call it.
+        """
         ...
 
     def reference_logps(self, batch: Batch) -> Tensor:
@@ -183,7 +204,9 @@ class Learner(Protocol):
         ...
 
     def state(self, folder: Path) -> dict[str, Any]:
-        """Tensors and numbers that `restore` needs to continue exactly; what is divided over processes goes to `folder`."""
+        """Tensors and numbers that `restore` needs to continue exactly; what is divided over processes goes
+        to `folder`.
+        """
         ...
 
     def restore(self, state: dict[str, Any], folder: Path) -> None:
@@ -264,7 +287,8 @@ class Stop:
 
 
 class Hook(Protocol):
-    """What happens around the steps of a run: one concern each, in the order of one list (training/assemble.py).
+    """What happens around the steps of a run: one concern each, in the order of one list
+    (training/assemble.py).
 
     Each method does nothing unless a hook says otherwise. `name` is the key of its state in a checkpoint.
     """
@@ -280,7 +304,10 @@ class Hook(Protocol):
         return batch
 
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> Stop | None:
-        """Sees a step that was taken, and may add to its record. A Stop ends the run; later hooks are not called."""
+        """Sees a step that was taken, and may add to its record.
+
+        A Stop ends the run; later hooks are not called.
+        """
         return None
 
     def state(self) -> dict[str, Any]:

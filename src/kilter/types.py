@@ -33,9 +33,9 @@ class Completion:
     """One answer. `turns` holds a multi-turn continuation (assistant, user, ..., assistant); else empty.
 
     `token_ids` and `sampling_logps` (nats, at the sampling temperature) are set by samplers and never
-    re-derived from text. `mask` is 1 on tokens the policy is trained on. `entropy`: mean over the tokens of the entropy of the distribution
-    that each was drawn from, before top-k and top-p, nats. `prompt_ids`: the prompt as the sampler read it, so that nobody
-    tokenises it again; they are not written to disk.
+    re-derived from text. `mask` is 1 on tokens the policy is trained on. `entropy`: mean over the tokens of
+    the entropy of the distribution that each was drawn from, before top-k and top-p, nats. `prompt_ids`: the
+    prompt as the sampler read it, so that nobody tokenises it again; they are not written to disk.
     """
 
     text: str
@@ -53,7 +53,8 @@ class Completion:
 class Feedback:
     """A judgement of one completion. `score=None` means unscored, which is never zero, a tie, or safe.
 
-    steps: one number per step, or per token where tokens are rewarded. parts: the terms that a sum was made of.
+    steps: one number per step, or per token where tokens are rewarded. parts: the terms that a sum was made
+    of.
     """
 
     score: float | None
@@ -75,7 +76,8 @@ class Group:
     def __post_init__(self) -> None:
         if len(self.completions) != len(self.feedback):
             raise ValueError(
-                f"group {self.prompt.id!r}: {len(self.completions)} completions but {len(self.feedback)} feedbacks"
+                f"group {self.prompt.id!r}: {len(self.completions)} completions "
+                f"but {len(self.feedback)} feedbacks"
             )
 
 
@@ -100,8 +102,8 @@ Shape = Literal["demonstrations", "pairs", "unpaired", "ranked", "prompts", "rol
 class SamplingParams:
     """How to sample. temperature 0 is greedy; top_k 0 and top_p 1 switch that filter off.
 
-    `seed` is per request: the same seed and prompt give the same tokens whatever else is in the batch; a prompt that stands in
-    it twice gets two answers.
+    `seed` is per request: the same seed and prompt give the same tokens whatever else is in the batch; a
+    prompt that stands in it twice gets two answers.
     """
 
     max_new_tokens: int = 128
@@ -116,10 +118,10 @@ class SamplingParams:
 class Answered:
     """One prompt with what a model answered: all that a metric may look at.
 
-    answers: the first is what every metric looks at; more only where a metric asks for samples. feedback: by source, one
-    per answer. logps, reference_logps: nats per token of the first answer at temperature 1, under the model and under the
-    baseline; None where they could not be had. nll: nats per token of a demonstration. baseline: the baseline's record of
-    the same prompt, None for the baseline itself.
+    answers: the first is what every metric looks at; more only where a metric asks for samples. feedback: by
+    source, one per answer. logps, reference_logps: nats per token of the first answer at temperature 1, under
+    the model and under the baseline; None where they could not be had. nll: nats per token of a
+    demonstration. baseline: the baseline's record of the same prompt, None for the baseline itself.
     """
 
     prompt: Prompt
@@ -144,9 +146,9 @@ class Answered:
 class Request:
     """`k` completions of one prompt.
 
-    id: distinct within a call. prefix_ids: tokens that every completion begins with, after the prompt: a search goes on
-    from them, and so do the rollouts that label the steps of a process reward model. prompt_ids: the prompt's tokens, where
-    an earlier answer brought them along; else the sampler makes them.
+    id: distinct within a call. prefix_ids: tokens that every completion begins with, after the prompt: a
+    search goes on from them, and so do the rollouts that label the steps of a process reward model.
+    prompt_ids: the prompt's tokens, where an earlier answer brought them along; else the sampler makes them.
     """
 
     id: str
@@ -172,8 +174,9 @@ class Usage:
 class Sample:
     """Completion number `index` of a request, or None with the `problem` that kept it from being made.
 
-    A prefix is part of the completion: `token_ids` begin with it, `mask` and `sampling_logps` are 0 on it, `text` contains
-    it, and `entropy` leaves it out. token_texts: what an endpoint says of its tokens, each as (text, log-prob).
+    A prefix is part of the completion: `token_ids` begin with it, `mask` and `sampling_logps` are 0 on it,
+    `text` contains it, and `entropy` leaves it out. token_texts: what an endpoint says of its tokens, each as
+    (text, log-prob).
     """
 
     request: Request
@@ -188,9 +191,9 @@ class Sample:
 class SamplerFacts:
     """What a sampler is.
 
-    exact: its log-probs are the learner's own, up to rounding. version: updates that its weights have seen; None for a
-    model that never changes. images: whether prompts may hold them. context: tokens of prompt plus completion; None is
-    unknown. continues: whether it takes prefix_ids. chooses: whether it has `choose`.
+    exact: its log-probs are the learner's own, up to rounding. version: updates that its weights have seen;
+    None for a model that never changes. images: whether prompts may hold them. context: tokens of prompt plus
+    completion; None is unknown. continues: whether it takes prefix_ids. chooses: whether it has `choose`.
     """
 
     exact: bool = False
@@ -203,7 +206,10 @@ class SamplerFacts:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The policy after `version` updates. `model`: the Scorer that holds it; None is the one that the sampler was opened with."""
+    """The policy after `version` updates.
+
+    `model`: the Scorer that holds it; None is the one that the sampler was opened with.
+    """
 
     version: int
     model: Any = None
@@ -230,8 +236,8 @@ class Reply:
 class Choice:
     """How probable each option was as the beginning of the answer.
 
-    probabilities: one per option, summing to 1. mass: what all options had together before that, 0 to 1; where it is
-    small, the model would rather have said something else.
+    probabilities: one per option, summing to 1. mass: what all options had together before that, 0 to 1;
+    where it is small, the model would rather have said something else.
     """
 
     options: tuple[str, ...]

@@ -48,7 +48,8 @@ def as_user_error(error: ValidationError, where: str, model: type[BaseModel], sk
     Args:
         where: path of the validated object within the file.
         model: type of the validated object.
-        skip: parts at the beginning of the problem's own path that lead to the object and that `where` replaces.
+        skip: parts at the beginning of the problem's own path that lead to the object and that `where`
+            replaces.
     """
     first = error.errors()[0]
     location = [str(part) for part in first["loc"][skip:]]
@@ -67,7 +68,7 @@ def as_user_error(error: ValidationError, where: str, model: type[BaseModel], sk
 
 
 def complaint(error: ValidationError) -> str:
-    """Pydantic's first problem as that of a UserError: "Input should be above 0" becomes "should be above 0"."""
+    """Pydantic's first problem as that of a UserError: "Input should be 1" becomes "should be 1"."""
     message = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
     return re.sub(r"^[A-Z]\w* should ", "should ", message)
 

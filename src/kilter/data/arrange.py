@@ -1,4 +1,6 @@
-"""Which rows a method reads, by name: the groups as they are stored, or rearranged where it reads several answers at a time."""
+"""Which rows a method reads, by name: the groups as they are stored, or rearranged where it reads several
+answers at a time.
+"""
 
 from __future__ import annotations
 

@@ -126,7 +126,10 @@ def is_source(factory: Any) -> bool:
 
 
 def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """What a source can be given by name. A class without an __init__ has *args and **kwargs of its protocol."""
+    """What a source can be given by name.
+
+    A class without an __init__ has *args and **kwargs of its protocol.
+    """
     gathered = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return {n: p for n, p in inspect.signature(factory).parameters.items() if p.kind not in gathered}
 

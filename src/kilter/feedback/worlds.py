@@ -1,4 +1,4 @@
-"""Judges of worlds: each is a feedback source under its world's name, and judges its own prompts by default."""
+"""Judges of worlds: each is a feedback source under its world's name, the default for its prompts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def judged(prompts: Sequence[Prompt]) -> list[str]:
 
 
 class OwnJudge(FeedbackSource):
-    """Each answer is judged by the world that its prompt comes from, and is unscored where it comes from none."""
+    """Each answer is judged by the world that its prompt comes from, and is unscored where it comes from
+    none.
+    """
 
     def __init__(self, prompts: Sequence[Prompt]) -> None:
         """`prompts`: those that will be judged."""

@@ -1,7 +1,8 @@
-"""The contract of a method, as checks that run on any of them: the test suite runs them on every registered objective, and
-`kilter check-method my_file.py:MyLoss` on one from outside.
+"""The contract of a method, as checks that run on any of them: the test suite runs them on every registered
+objective, and `kilter check-method my_file.py:MyLoss` on one from outside.
 
-Each check takes a method and raises ContractError with what it found. They work on random float64 tensors; no model is loaded.
+Each check takes a method and raises ContractError with what it found. They work on random float64 tensors; no
+model is loaded.
 """
 
 from __future__ import annotations
@@ -110,7 +111,10 @@ def example(objective: Objective, seed: int = 0, groups: int = GROUPS) -> tuple[
 
 
 def outputs(objective: Objective, raw: Mapping[str, Tensor]) -> Outputs:
-    """Exactly the outputs that the method asked for. With embeddings, log-probs are a smooth function of the row's own."""
+    """Exactly the outputs that the method asked for.
+
+    With embeddings, log-probs are a smooth function of the row's own.
+    """
     named = dict(raw)
     if "embeddings" in objective.needs.outputs:
         e = (
@@ -179,7 +183,8 @@ def ranges_hold(objective: Objective) -> None:
             except UserError:
                 continue
             raise ContractError(
-                f"{k.name} = {bad!r} lies outside {k.interval or k.choices} and is accepted: call check(self) in __post_init__"
+                f"{k.name} = {bad!r} lies outside {k.interval or k.choices} and is accepted: "
+                "call check(self) in __post_init__"
             )
 
 
@@ -191,12 +196,15 @@ def _outside(k: Knob) -> list[Any]:
 
 def same_from_its_fields(objective: Objective) -> None:
     """Its fields are its whole configuration: the same fields make an equal object."""
-    fields = {f.name: getattr(objective, f.name) for f in dataclasses.fields(objective)}  # type: ignore[arg-type]
+    names = [f.name for f in dataclasses.fields(objective)]  # type: ignore[arg-type]
+    fields = {name: getattr(objective, name) for name in names}
     _require(type(objective)(**fields) == objective, "two objects with the same fields are not equal")
 
 
 def microbatches_add_up(objective: Objective) -> None:
-    """The losses of parts of a batch sum to the loss of the whole, and metrics to their means; a loss over the whole batch does not grow with it."""
+    """The losses of parts of a batch sum to the loss of the whole, and metrics to their means; a loss over
+    the whole batch does not grow with it.
+    """
     batch, raw = example(objective)
     whole = _loss(objective, raw, batch)
     if objective.needs.unit == "batch":
@@ -205,7 +213,8 @@ def microbatches_add_up(objective: Objective) -> None:
         doubled = _loss(objective, cut(raw, batch, order), twice).value
         _require(
             _same(doubled, whole.value, 1e-9),
-            f"the loss is {float(whole.value):.6g}, and {float(doubled):.6g} for a batch that holds every group twice: take means over the batch",
+            f"the loss is {float(whole.value):.6g}, and {float(doubled):.6g} for a batch "
+            "that holds every group twice: take means over the batch",
         )
         return
     for size in (1, 2, 4):
@@ -214,7 +223,8 @@ def microbatches_add_up(objective: Objective) -> None:
         total, wanted = torch.stack([x.value.detach() for x in losses]).sum(), whole.value.detach()
         _require(
             _same(total, wanted, 1e-10),
-            f"micro-batches of {size} groups sum to {float(total):.6g}, the whole is {float(wanted):.6g}: divide by batch.n_*_total only, or declare unit 'batch'",
+            f"micro-batches of {size} groups sum to {float(total):.6g}, the whole is {float(wanted):.6g}: "
+            "divide by batch.n_*_total only, or declare unit 'batch'",
         )
         for name, metric in whole.metrics.items():
             value = sum(float(x.metrics[name].total) for x in losses) / max(
@@ -295,7 +305,9 @@ def needs_are_honoured(objective: Objective) -> None:
 
 
 def gradient_is_the_slope(objective: Objective) -> None:
-    """The gradient equals finite differences; where the class says `detaches = True` (a stop-gradient in the loss) it is finite and not zero."""
+    """The gradient equals finite differences; where the class says `detaches = True` (a stop-gradient in the
+    loss) it is finite and not zero.
+    """
     batch, raw = example(objective)
     name = leaf_name(objective)
     leaf = raw[name].clone().requires_grad_()
@@ -324,7 +336,8 @@ def gradient_is_the_slope(objective: Objective) -> None:
     slope = (values[0] - values[1]) / (2 * step)
     _require(
         torch.allclose(leaf.grad[index], slope, atol=1e-7, rtol=1e-5),
-        f"gradient {float(leaf.grad[index]):.6g} is not the slope {float(slope):.6g}; if that is meant, write `detaches = True` on the class",
+        f"gradient {float(leaf.grad[index]):.6g} is not the slope {float(slope):.6g}; "
+        "if that is meant, write `detaches = True` on the class",
     )
 
 
@@ -345,7 +358,10 @@ CHECKS: dict[str, Callable[[Objective], None]] = {
 
 
 def run_contract(config: str | Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(check, problem) for every check, the problem empty where it passed. Raises UserError where the method cannot be built."""
+    """(check, problem) for every check, the problem empty where it passed.
+
+    Raises UserError where the method cannot be built.
+    """
     objective = build_objective(config)
     found = []
     for name, check in CHECKS.items():

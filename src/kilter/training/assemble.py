@@ -87,7 +87,7 @@ def _on_data(
     temperature: float = 1.0,
     origin: Origin = "own",
 ) -> Run:
-    """What fixed data and recorded rollouts share: one source, and a reference that is computed beforehand."""
+    """What fixed data and recorded rollouts share: one source, and a reference computed beforehand."""
     spec, needs, engine = job.spec, job.objective.needs, job.engine
     if encoder.counts:
         job.say("data: " + ", ".join(f"{n} {what}" for what, n in encoder.counts.items()))
@@ -142,7 +142,8 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     mine = identity(spec, job.start, (), [g.prompt for g in job.train])
     refuse_another_run(job.checkpoints, job.out, mine)
 
-    # The reference moves with nothing but `refresh_reference_every`, and answers where the method wants an opponent.
+    # The reference moves with nothing but `refresh_reference_every`, and answers where the method wants an
+    # opponent.
     policy = scorer.policy
     wanted = "ref_logps" in needs.annotations or needs.opponent is not None
     frozen = scorers.frozen_reference(job, policy, encoder) if wanted else None

@@ -1,8 +1,8 @@
 """Checkpoints that are whole or absent, and the rule for how often to take one.
 
-A checkpoint is a folder that appears by rename. `auto` saves whenever the time since the last save is at least 20 times
-what a save costs, so checkpoints take under 5 % of the time: every step for a small adapter, every minute or so for
-full weights on a slow disk.
+A checkpoint is a folder that appears by rename. `auto` saves whenever the time since the last save is at
+least 20 times what a save costs, so checkpoints take under 5 % of the time: every step for a small adapter,
+every minute or so for full weights on a slow disk.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from kilter.artifacts import AGAIN, hidden, whole_folder, writing
 from kilter.errors import UserError
 
 CHECKPOINT_FORMAT = 4
-"""Part of a run's identity: raised when a checkpoint of older code would be read wrongly. 4: a hook's state by its name."""
+"""Part of a run's identity: raised when a checkpoint of older code would be read wrongly.
+
+4: a hook's state by its name.
+"""
 
 
 @dataclass
@@ -55,9 +58,11 @@ class Checkpoints:
             raise UserError(
                 "out",
                 str(self.folder.parent),
-                f"holds a checkpoint of format {meta.get('format', '2 or older')}, and this version of Kilter "
+                f"holds a checkpoint of format {meta.get('format', '2 or older')}, "
+                "and this version of Kilter "
                 f"reads format {CHECKPOINT_FORMAT}",
-                "finish the run with the version that began it, choose another folder, or remove its checkpoints/",
+                "finish the run with the version that began it, choose another folder, "
+                "or remove its checkpoints/",
             )
         return meta
 
@@ -68,7 +73,9 @@ class Checkpoints:
         return time.monotonic() - self._saved_at >= 20 * self._cost
 
     def pin(self, step: int, is_main: bool = True) -> None:
-        """Keeps the checkpoint of this step beside the others, under pinned/; the first one pinned and the last one stay. Hard links cost no space twice."""
+        """Keeps the checkpoint of this step beside the others, under pinned/; the first one pinned and the
+        last one stay. Hard links cost no space twice.
+        """
         source, kept = self.folder / f"step-{step}", self.folder.parent / "pinned"
         if not is_main or not source.is_dir():
             return
@@ -82,7 +89,10 @@ class Checkpoints:
     def save(
         self, step: int, write: Callable[[Path], None], meta: dict[str, Any], is_main: bool = True
     ) -> None:
-        """A whole checkpoint, which replaces the older ones. A full disk raises RunFailed naming the last good one."""
+        """A whole checkpoint, which replaces the older ones.
+
+        A full disk raises RunFailed naming the last good one.
+        """
         start = time.monotonic()
         target, last = self.folder / f"step-{step}", self.latest()
         what, fix = (
@@ -114,7 +124,7 @@ def _link(source: str, target: str) -> None:
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
-    """Writes a run's state without a pickle: what holds tensors to state.pt, everything else to state.json."""
+    """Writes a run's state without a pickle: what holds tensors to state.pt, the rest to state.json."""
     tensors = {name: value for name, value in state.items() if _holds_tensors(value)}
     torch.save(tensors, folder / "state.pt")
     plain = {name: value for name, value in state.items() if name not in tensors}

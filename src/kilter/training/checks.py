@@ -1,6 +1,7 @@
 """Settings of a train stage that cannot work together: a table of rules, read before any work.
 
-A rule is a function of what was asked for. It returns without a word, or raises UserError with the field to change.
+A rule is a function of what was asked for. It returns without a word, or raises UserError with the field to
+change.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ class Asked:
         raise UserError(f"{self.where}{field}", value, problem, fix)
 
     def unread(self, fields: Sequence[str], why: str, fix: str, part: str = "") -> None:
-        """Raises UserError where one of these fields is set, for it would have no effect. `part`: "sampler." or nothing."""
+        """Raises UserError where one of these fields is set, for it would have no effect.
+
+        `part`: "sampler." or nothing.
+        """
         spec: BaseModel = self.spec.sampler if part else self.spec
         refuse_idle(spec, f"{self.where}{part}", [(field, why, fix) for field in fields])
 

@@ -47,7 +47,8 @@ class MonitorSpec(BaseModel):
     enabled: bool = Field(True, description="watch for NaN, collapse and reward hacking")
     gold: FeedbackRef = Field(
         None,
-        description="feedback that judges held-out answers independently of the reward; a built-in world brings its own",
+        description="feedback that judges held-out answers independently of the reward; "
+        "a built-in world brings its own",
     )
     gold_every: int = Field(20, ge=1, description="steps between gold evaluations")
     gold_prompts: int = Field(48, ge=4, description="held-out prompts per gold evaluation")
@@ -193,7 +194,8 @@ class TrainSpec(BaseModel):
     )
     engine: Annotated[Literal["auto", "local", "accelerate"], OPTIMISATION] = Field(
         "auto",
-        description="auto: accelerate with several processes (`processes`, or accelerate launch, or torchrun), else local",
+        description="auto: accelerate with several processes (`processes`, or accelerate launch, "
+        "or torchrun), else local",
     )
     processes: Annotated[int, OPTIMISATION] = Field(
         1,
@@ -205,7 +207,8 @@ class TrainSpec(BaseModel):
     )
     zero: Annotated[Literal[1, 2] | None, OPTIMISATION] = Field(
         None,
-        description="DeepSpeed ZeRO stage: 1 shards the optimizer, 2 gradients as well (extra deepspeed); fsdp shards weights too",
+        description="DeepSpeed ZeRO stage: 1 shards the optimizer, 2 gradients as well (extra deepspeed); "
+        "fsdp shards weights too",
     )
 
     @model_validator(mode="before")

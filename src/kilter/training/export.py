@@ -1,4 +1,4 @@
-"""The finished model on disk: full weights in Hugging Face layout, or the adapter alone; a critic beside it."""
+"""The finished model on disk: full weights in Hugging Face layout, or the adapter; a critic beside it."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ FREE = {"save_every", "trackers", "engine", "processes", "fsdp", "zero", "eval_e
 
 
 def identity(spec: TrainSpec, start: Path, groups: Sequence[Encoded], prompts: Sequence[Prompt]) -> str:
-    """Hash of settings, start weights and data: tokens where they are fixed, prompts where they are answered."""
+    """Hash of settings, start weights and data: tokens if they are fixed, prompts if they are answered."""
     digest = hashlib.sha256(spec.model_dump_json(exclude=FREE).encode())
     digest.update(f"{CHECKPOINT_FORMAT}|{model_hash(start)}".encode())
     # The file of a reward is no part of it: one that failed may be mended, and the run goes on.
@@ -34,7 +34,9 @@ def identity(spec: TrainSpec, start: Path, groups: Sequence[Encoded], prompts: S
 
 
 def refuse_another_run(checkpoints: Checkpoints, out: Path, mine: str) -> None:
-    """Raises UserError when the folder holds a checkpoint of a run with other settings, before anything long begins."""
+    """Raises UserError when the folder holds a checkpoint of a run with other settings, before anything long
+    begins.
+    """
     meta = checkpoints.meta()
     if meta is not None and meta["identity"] != mine:
         raise UserError(
@@ -46,7 +48,9 @@ def refuse_another_run(checkpoints: Checkpoints, out: Path, mine: str) -> None:
 
 
 def reward_files(spec: TrainSpec) -> dict[str, str]:
-    """The user's reward functions by file, with a hash of each: they may change between a stop and its resumption."""
+    """The user's reward functions by file, with a hash of each: they may change between a stop and its
+    resumption.
+    """
     return {str(path): sha256_file(path) for path in _files(spec, "feedback")}
 
 

@@ -39,8 +39,8 @@ ADAPTER_RATE = 10.0
 class LocalLearner:
     """Implements the Learner protocol in process, on one device or as one rank of several.
 
-    `reference` gives the reference log-probs of every group that will be annotated. `temperature`: that of the rollouts;
-    log-probs are taken at it.
+    `reference` gives the reference log-probs of every group that will be annotated. `temperature`: that of
+    the rollouts; log-probs are taken at it.
     """
 
     def __init__(
@@ -80,7 +80,8 @@ class LocalLearner:
     def score(self, batch: Batch, outputs: frozenset[str]) -> Iterator[tuple[Batch, Any]]:
         """Forward without gradient, micro-batch by micro-batch: (micro-batch, Outputs).
 
-        Every rank must call it; ranks with fewer micro-batches repeat their last one, so that collectives match.
+        Every rank must call it; ranks with fewer micro-batches repeat their last one, so that collectives
+        match.
         """
         training = self.module.training
         self.module.eval()
@@ -95,7 +96,7 @@ class LocalLearner:
             self.module.train(training)
 
     def _split(self, batch: Batch, outputs: frozenset[str]) -> list[Batch]:
-        """Micro-batches by the tokens that the forward really runs: with input embeddings it runs plain rows."""
+        """Micro-batches by the tokens that the forward runs: with input embeddings it runs plain rows."""
         return split(
             batch, self.spec.tokens_per_microbatch, self.scorer.shared and "embeddings" not in outputs
         )
@@ -117,7 +118,9 @@ class LocalLearner:
         return found
 
     def _measure_mismatch(self, batch: Batch, opponent: bool) -> None:
-        """KL(sampler || learner) per token (k3) and the largest gap, over the policy's own answers of all ranks."""
+        """KL(sampler || learner) per token (k3) and the largest gap, over the policy's own answers of all
+        ranks.
+        """
         own = (
             batch.old_logps_BT
             if batch.old_logps_BT is not None
@@ -138,7 +141,10 @@ class LocalLearner:
         }
 
     def prepare(self, batch: Batch, objective: Objective) -> Batch:
-        """The objective's credit and weights. Baselines and whitening span all ranks: each sees the others' rows, and keeps its own."""
+        """The objective's credit and weights.
+
+        Baselines and whitening span all ranks: each sees the others' rows, and keeps its own.
+        """
         if self.engine.world == 1 or objective.needs.shape != "rollouts":
             return objective.prepare(batch)
         gathered = self.engine.gather(batch)
@@ -161,7 +167,9 @@ class LocalLearner:
         return self.engine.sum(value).cpu()
 
     def rows(self, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
-        """Token outputs of a whole batch without gradient, rows in the batch's order, by the names in `outputs`."""
+        """Token outputs of a whole batch without gradient, rows in the batch's order, by the names in
+        `outputs`.
+        """
         indexed = batch.with_(score_B=torch.arange(batch.rows()))
         found = {name: torch.zeros(batch.tokens_BT.shape) for name in outputs}
         for part, out in self.score(indexed, outputs):
@@ -180,9 +188,11 @@ class LocalLearner:
         return found
 
     def minibatches(self, batch: Batch, seed: str, objective: Objective) -> Iterator[Batch]:
-        """The optimizer steps on one batch: itself, or its parts over several passes in an order drawn from `seed`.
+        """The optimizer steps on one batch: itself, or its parts over several passes in an order drawn from
+        `seed`.
 
-        Credit (advantages) stays that of the whole batch; weights are those of the part, which is an optimizer step of its own.
+        Credit (advantages) stays that of the whole batch; weights are those of the part, which is an
+        optimizer step of its own.
         """
         if self.steps_per_batch == 1:
             yield batch
@@ -199,7 +209,9 @@ class LocalLearner:
                 yield part.with_(group_weight_N=own.group_weight_N, weight_BT=own.weight_BT, extra=own.extra)
 
     def update(self, batch: Batch, objective: Objective, number: int) -> Metrics:
-        """The optimizer steps on a prepared batch; `number`: the step of the loop, from which their order follows."""
+        """The optimizer steps on a prepared batch; `number`: the step of the loop, from which their order
+        follows.
+        """
         parts = self.minibatches(batch, f"{self.spec.seed}:{number}", objective)
         return _average([self.step(part, objective) for part in parts])
 
@@ -208,12 +220,16 @@ class LocalLearner:
         return self.peak_rate * self._factor(self.step_index)
 
     def step(self, batch: Batch, objective: Objective) -> Metrics:
-        """One optimizer step on a prepared batch. Metrics: loss, grad_norm, learning_rate and the objective's own."""
+        """One optimizer step on a prepared batch.
+
+        Metrics: loss, grad_norm, learning_rate and the objective's own.
+        """
         self.module.train()
         active, idle = _active(batch)
         parts = self._split(active, objective.needs.outputs)
 
-        # A batch that is one micro-batch is the whole batch: its own graph serves, and no second forward is needed.
+        # A batch that is one micro-batch is the whole batch: its own graph serves, and no second forward is
+        # needed.
         coupled = objective.needs.unit == "batch" and (len(parts) > 1 or self.engine.world > 1)
         surrogate = self._surrogate(batch, parts, objective) if coupled else None
 
@@ -239,7 +255,8 @@ class LocalLearner:
         objective: Objective,
         surrogate: Surrogate | None,
     ) -> tuple[Tensor, dict[str, Mean]]:
-        """Gradients of all micro-batches, summed; `count` of them count, the other rounds only keep step with other ranks.
+        """Gradients of all micro-batches, summed; `count` of them count, the other rounds only keep step with
+        other ranks.
 
         Returns:
             This rank's share of the loss, and its metrics.
@@ -310,7 +327,8 @@ class LocalLearner:
         """The whole batch forward without a graph, and the gradient of its loss on what came out."""
         self._tell_twice(parts)
         outs: list[Outputs] = []
-        # In training mode, and with the same random numbers as in the backward's forward: adapters have a dropout.
+        # In training mode, and with the same random numbers as in the backward's forward: adapters have a
+        # dropout.
         random_state, cuda_state = torch.get_rng_state(), []
         if torch.cuda.is_available():
             cuda_state = torch.cuda.get_rng_state_all()
@@ -331,7 +349,8 @@ class LocalLearner:
         self._told_twice = True
         tokens = sum(shared_tokens(p, g, p.length_B.tolist()) for p in parts for g in range(p.groups()))
         log.info(
-            "  this method reads the whole batch at once: its %d micro-batches go forward twice, a third more time; "
+            "  this method reads the whole batch at once: its %d micro-batches go forward twice, "
+            "a third more time; "
             "tokens_per_microbatch from %d up avoids that and takes more memory",
             len(parts),
             tokens,
@@ -378,7 +397,10 @@ class LocalLearner:
         return result
 
     def state(self, folder: Path) -> dict[str, Any]:
-        """Position, and trained weights with optimizer; every rank must call it. Sharded ones go to `folder`, each rank writing its own part."""
+        """Position, and trained weights with optimizer; every rank must call it.
+
+        Sharded ones go to `folder`, each rank writing its own part.
+        """
         own = {"step": self.step_index, "running": self.running}
         return own | self.engine.checkpoint(self.module, self.optimizer, folder)
 
@@ -400,7 +422,9 @@ def _average(steps: Sequence[Metrics]) -> Metrics:
 
 
 def _active(batch: Batch) -> tuple[Batch, bool]:
-    """The groups that have a gradient, and whether there are none: one stands in for them then, with weight 0."""
+    """The groups that have a gradient, and whether there are none: one stands in for them then, with weight
+    0.
+    """
     active_N = batch.active_N
     if active_N is None or bool(active_N.all()):
         return batch, False

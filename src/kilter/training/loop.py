@@ -1,4 +1,7 @@
-"""THE loop. Fixed data or fresh rollouts, row, group or batch objective, one process or many: all the same lines."""
+"""THE loop.
+
+Fixed data or fresh rollouts, row, group or batch objective, one process or many: all the same lines.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,8 @@ def loop(
     try:
         stop = hooks.before_run(done)
         while stop is None and (step := source.next()) is not None:
-            # What the step learns from: tokens, then the log-probs and values that the method named, then credit.
+            # What the step learns from: tokens, then the log-probs and values that the method named, then
+            # credit.
             batch = hooks.before_update(collate(step.groups))
             batch = learner.prepare(learner.annotate(batch, objective.needs), objective)
 

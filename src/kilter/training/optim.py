@@ -13,7 +13,8 @@ from kilter.training.config import TrainSpec
 
 
 def make_optimizer(module: nn.Module, spec: TrainSpec, learning_rate: float) -> torch.optim.AdamW:
-    """Fused AdamW, betas (0.9, 0.999); weight decay on matrices only (norms, biases and scalars are left alone).
+    """Fused AdamW, betas (0.9, 0.999); weight decay on matrices only (norms, biases and scalars are left
+    alone).
 
     Parameters of a critic form groups of their own, with role "critic".
     """
@@ -32,7 +33,9 @@ def make_optimizer(module: nn.Module, spec: TrainSpec, learning_rate: float) -> 
 
 
 def schedule_factor(spec: TrainSpec, total_steps: int) -> Callable[[int], float]:
-    """Multiplier of the peak learning rate for the step with this 0-based index: linear warm-up, then decay to 0."""
+    """Multiplier of the peak learning rate for the step with this 0-based index: linear warm-up, then decay
+    to 0.
+    """
     warmup = math.ceil(spec.warmup_ratio * total_steps)
 
     def factor(step: int) -> float:

@@ -1,4 +1,6 @@
-"""What fresh rollouts are made of: samplers, feedback, the source over them, and the gold source that judges beside them."""
+"""What fresh rollouts are made of: samplers, feedback, the source over them, and the gold source that judges
+beside them.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,10 @@ def make_source(job: Job, policy: Scorer, encoder: Encoder, reference: Scorer | 
 
 
 def _feedback(job: Job, policy: Scorer, encoder: Encoder) -> Weighted:
-    """The sources that score the answers. A teacher's distribution is the whole signal of distillation: no score then."""
+    """The sources that score the answers.
+
+    A teacher's distribution is the whole signal of distillation: no score then.
+    """
     spec = job.spec
     if spec.feedback is None:
         return Weighted([("teacher", 0.0, Unjudged())])
@@ -86,7 +91,9 @@ def _answers(
 
 
 def _opponent(job: Job, policy: Scorer, encoder: Encoder, reference: Scorer | None) -> Sampler:
-    """The reference, or a geometric mixture of it and the policy; a mixture needs both models' logits, so it is local."""
+    """The reference, or a geometric mixture of it and the policy; a mixture needs both models' logits, so it
+    is local.
+    """
     needs = job.objective.needs
     if reference is None:
         raise UserError(
@@ -134,7 +141,8 @@ def make_gold(job: Job, source: RolloutSource) -> GoldEvaluator | None:
     params = SamplingParams(s.max_new_tokens, s.temperature, s.top_p, s.top_k, tuple(s.stop), seed)
     sampler, proxy = source.answers.samplers[0], source.feedback
 
-    # A source that the recipe names stands before the data's own; it may have a scale that belongs into a checkpoint.
+    # A source that the recipe names stands before the data's own; it may have a scale that belongs into a
+    # checkpoint.
     if spec.monitors.gold is not None:
         context = Context(job.resolve, None, max(spec.max_length, JUDGED_LENGTH), spec.template)
         judge = feedbacks.build(spec.monitors.gold, context, "monitors.gold")

@@ -22,7 +22,10 @@ HOOK = "hook "
 
 @dataclass
 class Run:
-    """What assemble.py makes of a train stage. `account`, `heldout` and `gold` stand among the hooks as well."""
+    """What assemble.py makes of a train stage.
+
+    `account`, `heldout` and `gold` stand among the hooks as well.
+    """
 
     objective: Objective
     learner: LocalLearner
@@ -35,7 +38,10 @@ class Run:
     hooks: Hooks = field(default_factory=Hooks)
 
     def state(self, folder: Path) -> dict[str, Any]:
-        """Everything that a resumed run needs to continue exactly; every rank must call it. Shards go to `folder`."""
+        """Everything that a resumed run needs to continue exactly; every rank must call it.
+
+        Shards go to `folder`.
+        """
         state = {"learner": self.learner.state(folder), "source": self.source.state(), "rng": rng_state()}
         return state | {f"{HOOK}{name}": value for name, value in self.hooks.state().items()}
 

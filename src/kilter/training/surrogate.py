@@ -1,4 +1,5 @@
-"""Objectives of unit "batch" in micro-batches: the loss of the whole step, exactly, without its graph in memory.
+"""Objectives of unit "batch" in micro-batches: the loss of the whole step, exactly, without its graph in
+memory.
 
     delta = dL / d(outputs)   on the small tensors of all rows of all ranks
     L'    = sum over micro-batches of sum(delta * outputs)
@@ -35,7 +36,8 @@ class Surrogate:
         objective: Objective,
         engine: Engine,
     ) -> None:
-        # Batches hold tensors of the same fields on every rank; they are small: token ids and one number per token.
+        # Batches hold tensors of the same fields on every rank; they are small: token ids and one number per
+        # token.
         gathered = engine.gather((join_outputs(outs), in_order_of(parts, batch)))
         joined, leaves = join_leaves([o for o, _ in gathered])
         self.whole: Loss = objective.loss(joined, join_batches([b for _, b in gathered]))

@@ -60,7 +60,9 @@ class Trainer:
     resolve: Callable[[str], Path] = resolve_model
 
     def run(self) -> TrainResult:
-        """Trains to the end, or raises Interrupted / RunFailed with everything up to the last checkpoint safe."""
+        """Trains to the end, or raises Interrupted / RunFailed with everything up to the last checkpoint
+        safe.
+        """
         begin, spec = time.monotonic(), self.spec
         job = self._job()
         torch.manual_seed(spec.seed)
@@ -152,7 +154,9 @@ def _resume(job: Job, run: Run) -> int | None:
 
 
 def _say_stop(job: Job, run: Run, stop: Stop) -> None:
-    """A run that its monitors ended keeps its model where there is gold evidence, and fails where there is none."""
+    """A run that its monitors ended keeps its model where there is gold evidence, and fails where there is
+    none.
+    """
     failure = RunFailed(
         f"{job.name}: stopped by its monitors at step {run.source.position} of {run.source.total_steps}: "
         f"{stop.reason}",

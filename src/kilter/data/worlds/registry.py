@@ -1,7 +1,7 @@
 """Worlds by name: generated data whose truth is known. A world brings dials, prompts, a judge and labels.
 
-`builtin:NAME` in data is a registered world; `builtin:my_file.py:NAME` is one of a user's own. A new one here is a
-folder beside this file that registers its World, and its name in the list below.
+`builtin:NAME` in data is a registered world; `builtin:my_file.py:NAME` is one of a user's own. A new one here
+is a folder beside this file that registers its World, and its name in the list below.
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""What happens around the steps of a run, one concern per file. Their order stands in training/assemble.py."""
+"""What happens around the steps of a run, one concern per file.
+
+Their order stands in training/assemble.py.
+"""

@@ -1,4 +1,6 @@
-"""What a person sees of a run: a live screen where the run is watched on a terminal, else a line now and then."""
+"""What a person sees of a run: a live screen where the run is watched on a terminal, else a line now and
+then.
+"""
 
 from __future__ import annotations
 

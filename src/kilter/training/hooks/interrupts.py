@@ -53,6 +53,7 @@ class Interrupts(Hook):
         if self.saver.engine.max(int(self.signals.received)):
             self.saver.save(step.number)
             raise Interrupted(
-                f"Stopped after step {step.number} of {self.saver.total}; everything is saved in {self.out}.\n"
+                f"Stopped after step {step.number} of {self.saver.total}; "
+                f"everything is saved in {self.out}.\n"
                 "To resume: run the same command again."
             )

@@ -14,7 +14,10 @@ from kilter.training.checkpoint import Checkpoints
 
 
 class MetricsFile:
-    """One JSON object per optimizer step. On resume, lines after the checkpoint are cut, for they will be written again."""
+    """One JSON object per optimizer step.
+
+    On resume, lines after the checkpoint are cut, for they will be written again.
+    """
 
     def __init__(self, path: Path, resume_step: int) -> None:
         self.path = path
@@ -26,7 +29,10 @@ class MetricsFile:
 
 
 def check_trackers(names: list[str]) -> dict[str, Any]:
-    """Tracker classes by name. Raises UserError for an unknown or uninstalled one; called before any expensive work."""
+    """Tracker classes by name.
+
+    Raises UserError for an unknown or uninstalled one; called before any expensive work.
+    """
     if not names:
         return {}
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers

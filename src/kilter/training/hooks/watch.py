@@ -1,4 +1,6 @@
-"""The monitors in the loop: cheap signals each step, their events on the console, and the stop that follows from them."""
+"""The monitors in the loop: cheap signals each step, their events on the console, and the stop that follows
+from them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ from kilter.training.parallel.engine import Engine
 
 
 class Watch(Hook):
-    """Hands each step's answers to the monitors. Their events are on disk beside the checkpoint, not in it."""
+    """Hands each step's answers to the monitors.
+
+    Their events are on disk beside the checkpoint, not in it.
+    """
 
     name = "monitors"
 

@@ -1,6 +1,6 @@
 """Energy loss of the last layer, a white-box sign of reward hacking.
 
-    dE = mean over tokens of |h_in|_1 - |h_out|_1,  h_in and h_out the states before and after the last decoder layer
+    dE = mean over tokens of |h_in|_1 - |h_out|_1,  h_in, h_out: states before and after the last layer
 
 Miao et al. 2025, "The energy loss phenomenon in RLHF": it grows when a policy starts to exploit its reward.
 """

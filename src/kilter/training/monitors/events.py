@@ -11,7 +11,10 @@ from kilter.artifacts import append_lines, cut_lines, read_lines
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`since`: first step of the streak. `confidence`: a robust z, an interval, or "certain" for counts. `action`: what was done."""
+    """`since`: first step of the streak.
+
+    `confidence`: a robust z, an interval, or "certain" for counts. `action`: what was done.
+    """
 
     step: int
     tier: int

@@ -1,4 +1,6 @@
-"""Evidence: answers to the same held-out prompts every few steps, judged by a source that training does not see."""
+"""Evidence: answers to the same held-out prompts every few steps, judged by a source that training does not
+see.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,18 @@ MARGIN_STEPS = 2
 
 @dataclass(frozen=True)
 class Evidence:
-    """One evaluation: {"gold": [...], "proxy": [...], "length": [...]}, one value per prompt; the answers; why a source left some unscored."""
+    """One evaluation: {"gold": [...], "proxy": [...], "length": [...]}, one value per prompt; the answers;
+    why a source left some unscored.
+    """
 
     values: dict[str, list[float | None]]
     answers: Sequence[str] = ()
     problems: Mapping[str, str] = field(default_factory=dict)
 
     def require(self) -> None:
-        """Raises UserError when the gold source judges none of the answers: there would be no evidence at all."""
+        """Raises UserError when the gold source judges none of the answers: there would be no evidence at
+        all.
+        """
         if all(v is None for v in self.values["gold"]):
             raise UserError(
                 "monitors.gold",
@@ -40,7 +46,9 @@ class Evidence:
 
 @dataclass
 class GoldEvaluator:
-    """One answer per held-out prompt, with the same seed each time, scored by the gold source and by the reward that trains."""
+    """One answer per held-out prompt, with the same seed each time, scored by the gold source and by the
+    reward that trains.
+    """
 
     prompts: Sequence[Prompt]
     sampler: Sampler
@@ -59,7 +67,9 @@ class GoldEvaluator:
         self.gold.restore(state)
 
     def __call__(self, first: Sequence[str] = ()) -> Evidence:
-        """`first`: the first evaluation's answers (none: these are), which a source that compares sees beside the present ones."""
+        """`first`: the first evaluation's answers (none: these are), which a source that compares sees beside
+        the present ones.
+        """
         collected = collect(self.sampler, requests(self.prompts, 1, self.params, self.prompt_ids))
         self.prompt_ids = collected.prompt_ids
         made = [row[0] for row in collected.completions]
@@ -104,7 +114,9 @@ class GoldHistory:
     entries: list[dict[str, Any]] = field(default_factory=list)
 
     def load(self, done: int | None) -> None:
-        """Keeps the evaluations up to the checkpoint; none for a fresh run (None), whose first one is of step 0."""
+        """Keeps the evaluations up to the checkpoint; none for a fresh run (None), whose first one is of step
+        0.
+        """
         if self.path is not None:
             cut_lines(self.path, lambda row: done is not None and row["step"] <= done)
             self.entries = list(read_lines(self.path))

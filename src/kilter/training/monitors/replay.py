@@ -1,4 +1,6 @@
-"""Runs the monitors over the logs of an old run: metrics.jsonl, groups.jsonl and gold.jsonl give the events again."""
+"""Runs the monitors over the logs of an old run: metrics.jsonl, groups.jsonl and gold.jsonl give the events
+again.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from kilter.types import Group
 
 
 def replay(folder: Path, spec: MonitorSpec | None = None, total_steps: int | None = None) -> list[Event]:
-    """Events of the run in `folder` (a train stage's), under `spec` or the settings it ran with. Nothing is written.
+    """Events of the run in `folder` (a train stage's), under `spec` or the settings it ran with.
+
+    Nothing is written.
 
     A stop is reported where it would have come; the rest of the log is still watched.
     """
@@ -84,7 +88,9 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _failures(folder: Path) -> list[Event]:
-    """Events that came from source or loss (unscored answers, NaN) are facts of the run and cannot be recomputed."""
+    """Events that came from source or loss (unscored answers, NaN) are facts of the run and cannot be
+    recomputed.
+    """
     from kilter.training.monitors.events import read_events
 
     return [

@@ -1,7 +1,7 @@
 """The monitors: which signal means what, when it becomes an event, and what follows from it.
 
-Tier 0 stops: parse failures, truncation, KL far beyond its budget. Tier 1 warns and asks for a gold evaluation: cheap
-signals never stop a run. Tier 2 is that evidence, and may stop.
+Tier 0 stops: parse failures, truncation, KL far beyond its budget. Tier 1 warns and asks for a gold
+evaluation: cheap signals never stop a run. Tier 2 is that evidence, and may stop.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ SLOPE_STEPS = 5
 
 @dataclass(frozen=True)
 class Limit:
-    """A tier-1 rule on an absolute value: `above` or `below`, as a number or as a multiple of the signal's start."""
+    """A tier-1 rule on an absolute value: `above` or `below`, as a number or as a multiple of the signal's
+    start.
+    """
 
     signal: str
     message: str
@@ -257,7 +259,9 @@ class Monitors:
         )
 
     def due(self, step: int) -> bool:
-        """Whether a gold evaluation should follow this step: on schedule, or because a signal asked (then the request is taken)."""
+        """Whether a gold evaluation should follow this step: on schedule, or because a signal asked (then the
+        request is taken).
+        """
         asked, self.wants_gold = self.wants_gold, False
         recent = bool(self.gold.entries) and step - self.gold.entries[-1]["step"] < max(
             1, self.spec.gold_every // 4
@@ -288,7 +292,8 @@ class Monitors:
         self._thin(step, found)
         change = entry.get("gold_change") or {}
         if diverges(entry):
-            interval = f"gold change {change['value']:+.3f} [{change['ci_low']:.3f}, {change['ci_high']:.3f}] on {change['n']} prompts"
+            bounds = f"[{change['ci_low']:.3f}, {change['ci_high']:.3f}]"
+            interval = f"gold change {change['value']:+.3f} {bounds} on {change['n']} prompts"
             message = "reward hacking: the reward rises while the gold score falls"
             if self.gold.hacked() and self.spec.stop:
                 self.stop, self.fix = (

@@ -1,7 +1,8 @@
 """One process or many: the few collective operations the learner needs, and how the model is wrapped.
 
-`processes: N` (launch.py), accelerate launch or torchrun start the processes; device, process group, DDP and FSDP2 come from accelerate and torch.
-Losses are sums whose denominators already span all ranks, so gradients must be SUMMED over ranks, while DDP and FSDP
+`processes: N` (launch.py), accelerate launch or torchrun start the processes; device, process group, DDP and
+FSDP2 come from accelerate and torch. Losses are sums whose denominators already span all ranks, so gradients
+must be SUMMED over ranks, while DDP and FSDP
 average: `loss_scale` undoes that.
 """
 
@@ -67,7 +68,9 @@ class Engine:
     def update(
         self, modules: list[Any], optimizer: Any, limit: float, set_rates: Callable[[], None], finite: bool
     ) -> Tensor:
-        """Clips each module by itself, sets the rates and steps, unless loss or gradient are not finite; returns the norm before."""
+        """Clips each module by itself, sets the rates and steps, unless loss or gradient are not finite;
+        returns the norm before.
+        """
         norms = [self.grad_norm(m, limit) for m in modules]
         norm = norms[0] if len(norms) == 1 else torch.stack([n.float() for n in norms]).norm()
         if finite and torch.isfinite(norm):
@@ -77,7 +80,10 @@ class Engine:
         return norm
 
     def checkpoint(self, module: nn.Module, optimizer: Any, folder: Path) -> dict[str, Any]:
-        """Trained weights and optimizer as a state; every rank must call it. Divided ones are written to `folder` instead, each rank its own part."""
+        """Trained weights and optimizer as a state; every rank must call it.
+
+        Divided ones are written to `folder` instead, each rank its own part.
+        """
         return {"model": self.state(module), "optimizer": optimizer.state_dict()}
 
     def restore(self, module: nn.Module, optimizer: Any, state: dict[str, Any], folder: Path) -> None:
@@ -102,7 +108,7 @@ class Engine:
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     def state(self, module: nn.Module) -> dict[str, Tensor]:
-        """Trained parameters and buffers by name, whole, on the CPU (on rank 0; other ranks may get nothing)."""
+        """Trained parameters and buffers by name, whole, on the CPU (on rank 0; others may get none)."""
         return {k: v.detach().cpu() for k, v in module.named_parameters() if v.requires_grad}
 
     def barrier(self) -> None:
@@ -110,7 +116,9 @@ class Engine:
 
 
 def _leave_group() -> None:
-    """At the end of the process: threads of a group that is still there abort it now and then, after all the work is done."""
+    """At the end of the process: threads of a group that is still there abort it now and then, after all the
+    work is done.
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -147,7 +155,8 @@ class AccelerateEngine(Engine):
             if isinstance(child, nn.ModuleList):
                 for layer in child:
                     fully_shard(layer, mesh=mesh)
-        # Embeddings, final norm and head belong to the root: gathered once per forward and kept for the fused head's backward.
+        # Embeddings, final norm and head belong to the root: gathered once per forward and kept for the fused
+        # head's backward.
         fully_shard(module, mesh=mesh, reshard_after_forward=False)
         return module
 

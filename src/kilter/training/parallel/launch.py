@@ -1,7 +1,8 @@
-"""Several processes from one command: `processes: 2` starts them, waits, and ends all of them with the cause when one dies.
+"""Several processes from one command: `processes: 2` starts them, waits, and ends all of them with the cause
+when one dies.
 
-torch's elastic agent starts and watches the workers; what they train on is handed over as files in the stage's folder, so
-that every worker reads the same rows without reading the data set again.
+torch's elastic agent starts and watches the workers; what they train on is handed over as files in the
+stage's folder, so that every worker reads the same rows without reading the data set again.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ def train(trainer: Trainer) -> TrainResult:
 
 
 def run(trainer: Trainer) -> TrainResult:
-    """Trains `trainer` in spec.processes workers. Raises what the first worker to fail raised, or RunFailed with its rank and signal."""
+    """Trains `trainer` in spec.processes workers.
+
+    Raises what the first worker to fail raised, or RunFailed with its rank and signal.
+    """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -81,7 +85,8 @@ def run(trainer: Trainer) -> TrainResult:
             "-m", "kilter.training.parallel.worker", str(folder)
         )
     except ChildFailedError as error:
-        # The result is written when every process has trained to the end: a worker that stumbles over its own shutdown changes nothing.
+        # The result is written when every process has trained to the end: a worker that stumbles over its own
+        # shutdown changes nothing.
         if not (folder / "result.json").is_file():
             raise _cause(folder, error, spec.processes) from error
     except SignalException as error:  # the agent hands the signal on, and each worker saves at its next step
@@ -165,7 +170,8 @@ def _leave(folder: Path, cause: dict[str, Any]) -> None:
 def _cause(folder: Path, error: Any, count: int) -> KilterError:
     rank, failure = error.get_first_failure()
     code, path = failure.exitcode, folder / "cause.json"
-    # What the others say of a worker that was killed (a broken connection, a checkpoint not written) is not the cause.
+    # What the others say of a worker that was killed (a broken connection, a checkpoint not written) is not
+    # the cause.
     if code >= 0 and path.is_file():
         cause = json.loads(path.read_text())
         kinds: Sequence[type[KilterError]] = (errors.UserError, errors.RunFailed, errors.Interrupted)

@@ -1,7 +1,8 @@
-"""Weights and optimizer that are divided over processes, on disk: each process writes its rows, any number of processes reads them.
+"""Weights and optimizer that are divided over processes, on disk: each process writes its rows, any number of
+processes reads them.
 
-A file per process, in safetensors' format, with the first row of each piece in its header. torch's own distributed
-checkpoints would do the same, but describe themselves in a pickle.
+A file per process, in safetensors' format, with the first row of each piece in its header. torch's own
+distributed checkpoints would do the same, but describe themselves in a pickle.
 """
 
 from __future__ import annotations
@@ -75,7 +76,10 @@ def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tu
 
 
 def _rows(value: Tensor) -> tuple[Tensor, int]:
-    """The rows that this process holds, and the number of the first one. FSDP2 divides as torch.chunk does."""
+    """The rows that this process holds, and the number of the first one.
+
+    FSDP2 divides as torch.chunk does.
+    """
     if not isinstance(value, DTensor):
         return value, 0
     assert len(value.placements) == 1, "one mesh dimension"

@@ -1,6 +1,8 @@
-"""DeepSpeed's ZeRO stages 1 and 2 as an engine: optimizer states (1) and gradients (2) are divided over the processes.
+"""DeepSpeed's ZeRO stages 1 and 2 as an engine: optimizer states (1) and gradients (2) are divided over the
+processes.
 
-Stage 3 divides the weights too and gathers them only inside the modules that own them, which a head that is applied outside its
+Stage 3 divides the weights too and gathers them only inside the modules that own them, which a head that is
+applied outside its
 module cannot do: `fsdp` is the way to divide weights here.
 """
 
@@ -25,7 +27,9 @@ from kilter.training.parallel.shards import SHARDS
 
 @contextlib.contextmanager
 def _tensors_only() -> Iterator[None]:
-    """DeepSpeed asks torch to run whatever its files hold; here torch takes tensors and DeepSpeed's own settings alone."""
+    """DeepSpeed asks torch to run whatever its files hold; here torch takes tensors and DeepSpeed's own
+    settings alone.
+    """
     safe = [getattr(importlib.import_module(f"deepspeed.{module}"), name) for module, name in SETTINGS]
     before = os.environ.get(FORCED)
     os.environ[FORCED] = "1"
@@ -50,7 +54,10 @@ FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 class ZeroEngine(AccelerateEngine):
-    """Several processes under DeepSpeed. Gradients, clipping and the optimizer's step are DeepSpeed's; the loop is the same."""
+    """Several processes under DeepSpeed.
+
+    Gradients, clipping and the optimizer's step are DeepSpeed's; the loop is the same.
+    """
 
     def __init__(self, stage: int, max_grad_norm: float) -> None:
         super().__init__(fsdp=False)
@@ -92,7 +99,9 @@ class ZeroEngine(AccelerateEngine):
     def update(
         self, modules: list[Any], optimizer: Any, limit: float, set_rates: Callable[[], None], finite: bool
     ) -> Tensor:
-        """Clips, steps, and returns the norm before, which DeepSpeed knows only afterwards; what is not finite ends the run."""
+        """Clips, steps, and returns the norm before, which DeepSpeed knows only afterwards; what is not
+        finite ends the run.
+        """
         set_rates()
         modules[0].step()
         return torch.as_tensor(float(modules[0].get_global_grad_norm()))

@@ -1,4 +1,6 @@
-"""How the prompts of a step are answered: by the policy alone, beside an opponent, or beside its own greedy answer."""
+"""How the prompts of a step are answered: by the policy alone, beside an opponent, or beside its own greedy
+answer.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,7 @@ class PolicyAnswers:
 
 @dataclass
 class OpposedAnswers:
-    """One answer of the policy and one of an opponent: the reference, or a mixture of reference and policy."""
+    """One answer of the policy and one of an opponent: the reference, or a mixture of both."""
 
     sampler: Sampler
     opponent: Sampler
@@ -92,7 +94,9 @@ class OpposedAnswers:
 
 @dataclass
 class GreedyBaseline:
-    """Answers of the policy, and the score of its greedy answer as their baseline, kept in the prompt's metadata."""
+    """Answers of the policy, and the score of its greedy answer as their baseline, kept in the prompt's
+    metadata.
+    """
 
     sampler: Sampler
     samples: int

@@ -15,10 +15,12 @@ from kilter.types import Encoded
 
 @dataclass
 class FixedSource:
-    """Source over encoded groups. The order follows from (seed, epoch) alone, so `position` is its whole state.
+    """Source over encoded groups.
 
-    With several processes each takes every world-th group of a step. A tail smaller than `world` joins the step
-    before it, so that no process is ever without work and no group is dropped.
+    The order follows from (seed, epoch) alone, so `position` is its whole state.
+
+    With several processes each takes every world-th group of a step. A tail smaller than `world` joins the
+    step before it, so that no process is ever without work and no group is dropped.
 
     Args:
         groups: all groups, those of the other processes included.
@@ -66,7 +68,9 @@ class FixedSource:
         return self._order[first:last]
 
     def visited(self) -> list[Encoded]:
-        """The groups that the run reads at all, in the data's order: all of them, unless it ends within the first pass."""
+        """The groups that the run reads at all, in the data's order: all of them, unless it ends within the
+        first pass.
+        """
         if self.total_steps >= self.steps_per_epoch:
             return list(self.groups)
         return [

@@ -88,7 +88,9 @@ def _by_part(answers: Sequence[Answer]) -> Metrics:
 
 
 def _surprise(completion: Completion) -> float:
-    """Entropy times tokens, nats: from the logits where the sampler gives it, else the log-probs of what was drawn."""
+    """Entropy times tokens, nats: from the logits where the sampler gives it, else the log-probs of what was
+    drawn.
+    """
     if completion.entropy is not None:
         return completion.entropy * len(completion.token_ids or ())
     return -sum(completion.sampling_logps or ())

@@ -11,7 +11,10 @@ from kilter.types import Prompt
 
 @dataclass
 class PromptOrder:
-    """Prompts in passes, each in an order of its own that follows from (seed, pass). `taken` is the whole state."""
+    """Prompts in passes, each in an order of its own that follows from (seed, pass).
+
+    `taken` is the whole state.
+    """
 
     prompts: Sequence[Prompt]
     shuffle: bool = True

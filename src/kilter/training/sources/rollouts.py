@@ -1,4 +1,7 @@
-"""Fresh rollouts: prompts -> answers -> scores -> the groups that train. Everything sampled is kept in groups.jsonl."""
+"""Fresh rollouts: prompts -> answers -> scores -> the groups that train.
+
+Everything sampled is kept in groups.jsonl.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ Tell = Callable[[int, str, str], None]
 
 @dataclass
 class RolloutSource:
-    """Source over prompts. Its state: the steps, the prompts taken, the feedback's own, the version of the weights.
+    """Source over prompts.
+
+    Its state: the steps, the prompts taken, the feedback's own, the version of the weights.
 
     With several processes each takes every world-th prompt of a step.
 
@@ -81,13 +86,17 @@ class RolloutSource:
         return self.max_steps or max(1, math.ceil(self.epochs * len(self.prompts.prompts) / self.batch_size))
 
     def next(self) -> Step | None:
-        """Samples until a step has something to learn from. Raises RunFailed after three steps in a row without, or none at all."""
+        """Samples until a step has something to learn from.
+
+        Raises RunFailed after three steps in a row without, or none at all.
+        """
         asked, empty = time.monotonic(), 0
         while self.position < self.total_steps:
             groups, metrics = self._rollouts()
             encoded = [e for e in map(self._encode, groups) if e is not None]
             self.position += 1
-            # All processes take the step or none: one without a usable group stands by with a group that teaches nothing.
+            # All processes take the step or none: one without a usable group stands by with a group that
+            # teaches nothing.
             if self._everywhere(len(encoded)) > 0 and not encoded:
                 encoded = self._placeholder()
             if encoded:
@@ -151,7 +160,8 @@ class RolloutSource:
         begin, feedback_seconds, rounds = time.perf_counter(), 0.0, 0
         share = -(-self.batch_size // self.world)
 
-        # Every process goes another round when any of them lacks groups: they walk through the prompts together.
+        # Every process goes another round when any of them lacks groups: they walk through the prompts
+        # together.
         while rounds == 0 or (rounds <= self._refills() and self._everywhere(int(len(kept) < share)) > 0):
             prompts = self.prompts.take(self.batch_size)[self.rank :: self.world]
             sampled = self.answers.sample(prompts, self._params(rounds))
@@ -176,7 +186,10 @@ class RolloutSource:
         }
 
     def _failures(self) -> Metrics:
-        """Completions that could not be sampled: counted and named, never scored. Silent where there are none."""
+        """Completions that could not be sampled: counted and named, never scored.
+
+        Silent where there are none.
+        """
         if not self.problems:
             return {}
         detail = f"{len(self.problems)} completions: {self.problems[0]}"
@@ -221,7 +234,10 @@ class RolloutSource:
         return found | ({"rewards/disagreement": fmean(gaps)} if found and gaps else {})
 
     def _encode(self, group: Group) -> Encoded | None:
-        """Sampled tokens as they are, the prompt as the sampler read it. None where an answer trains no token."""
+        """Sampled tokens as they are, the prompt as the sampler read it.
+
+        None where an answer trains no token.
+        """
         prompt = group.completions[0].prompt_ids or self.encoder.prompt(group.prompt)
         pieces = [self.encoder.completion(group.prompt, c) for c in group.completions]
         if not all(any(mask) for _, mask in pieces):

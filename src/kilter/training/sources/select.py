@@ -38,13 +38,16 @@ RULES: dict[str, Callable[[Order, Scores], Order]] = {
     "best_worst": _best_and_worst,
     "drop_constant": _unless_constant,
 }
-"""Values of `select` but for auto: scored rows and their scores to the rows that train, in the order of the group."""
+"""Values of `select` but for auto: scored rows and their scores to the rows that train, in the order of the
+group.
+"""
 
 
 def choose_select(select: str, needs: Needs) -> str:
     """What "auto" means: the rule that gives the method its shape.
 
-    Policy gradients, rankings and distillation take all rollouts, imitation the best one, pairs best against worst.
+    Policy gradients, rankings and distillation take all rollouts, imitation the best one, pairs best against
+    worst.
     """
     if select != "auto":
         return select
