@@ -372,7 +372,7 @@ def test_settings_name_samplers_that_exist_and_training_takes_those_that_follow(
         ({"name": "local", "url": "http://x"}, "sampler.url"),
         ({"name": "vllm", "script": "x"}, "sampler.script"),
         ({"name": "vllm", "top_k": 5}, "sampler.top_k"),
-        ({"name": "nowhere.py:Sampler"}, "sampler"),
+        ({"name": "nowhere.py:Sampler"}, "sampler.name"),
     ):
         with pytest.raises(UserError) as caught:
             check_train(TrainSpec.model_validate(base | {"sampler": sampler}))

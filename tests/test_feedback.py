@@ -393,7 +393,7 @@ def test_a_source_without_options_is_named_and_built(tmp_path):
     for name in ("support_desk", f"{tmp_path / 'mine.py'}:One"):
         feedback.check(name)
         assert feedback.build({name: None}, feedback.Context()).parts
-        with pytest.raises(UserError, match="it takes none"):
+        with pytest.raises(UserError, match="the source takes no options"):
             feedback.check({name: {"limit": 3}})
         with pytest.raises(UserError, match="takes no options"):
             feedback.check({name: 3})

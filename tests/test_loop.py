@@ -102,7 +102,7 @@ class Note(Hook):
         self.seen.append((self.name, "after_step", step.number))
         record[self.name] = step.number
         if self.fails == step.number:
-            raise RunFailed("as asked")
+            raise RunFailed("as asked", "do it again")
         return Stop("enough") if self.stop_at == step.number else None
 
     def state(self):

@@ -116,7 +116,7 @@ def test_settings_that_do_not_fit_are_named(kilter, tiny, options, field):
     model = tiny if "scripted" not in options else "no-such-file"
     code, _, told = kilter("sample", model, "--prompt", "hi", *options)
     assert code == 2
-    assert f"{field} = " in told
+    assert f"`{field}` = " in told
 
 
 def test_a_chat_in_a_pipe_remembers_resets_and_exits(kilter, own):
