@@ -1,4 +1,4 @@
-"""The command line.
+"""The command line: one file per command.
 
 Every command has examples in its --help and the exit codes of kilter.errors. A user's mistake shows no
 traceback.

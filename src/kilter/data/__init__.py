@@ -1,1 +1,1 @@
-"""From files of every common shape to Groups, and from Groups to tokens."""
+"""Reads preference data of any shape, and turns it into tokens."""

@@ -1,1 +1,1 @@
-"""Evaluation: answers on held-out prompts, metrics with confidence intervals, paired comparisons."""
+"""Measures models on held-out prompts, with intervals and pairing."""

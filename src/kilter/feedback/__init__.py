@@ -1,4 +1,7 @@
-"""Feedback sources: whoever scores completions. A source's file is read when a recipe names the source."""
+"""Scores completions: verifiers, reward models, one's own functions.
+
+Feedback sources: whoever scores completions. A source's file is read when a recipe names the source.
+"""
 
 from kilter.feedback import worlds
 from kilter.feedback.registry import (

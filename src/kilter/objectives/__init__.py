@@ -1,4 +1,4 @@
-"""One method per file: pure tensor arithmetic over completion log-probs, values or scores.
+"""Methods, one per file: tensor arithmetic on completions.
 
 Rooms: imitation, pairs, unpaired, lists, reward_models, rl. What they share: `pairwise`, `mixture`, `ops`,
 `knobs`, `registry`. Importing this package declares every method below it. A method's file, and torch with

@@ -1,1 +1,1 @@
-"""The release gate and the report."""
+"""Decides whether a model may ship, and writes the report."""

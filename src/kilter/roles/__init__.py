@@ -1,1 +1,1 @@
-"""Models in their roles: how one is opened, and how one is talked to."""
+"""Opens every model in its role, and talks to it."""

@@ -1,1 +1,1 @@
-"""Samplers: prompts to completions with token ids and exact log-probs."""
+"""Samples completions, with token ids and log-probs where known."""

@@ -1,4 +1,4 @@
-"""Stages: one file per kind, and what a kind of one's own needs.
+"""Kinds of stages, one per file, and the base of one's own.
 
 A kind's file is read when a recipe names the kind.
 """

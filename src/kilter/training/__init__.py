@@ -1,1 +1,1 @@
-"""The one loop: sources, learner, optimizer, checkpoints, metrics."""
+"""Trains any method in one loop: sources, learner, hooks."""

@@ -1,1 +1,1 @@
-"""The preference-data audit: facts about a data set before anything is trained on it."""
+"""Audits a data set before anything is trained on it."""

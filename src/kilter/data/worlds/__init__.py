@@ -1,1 +1,1 @@
-"""Worlds: data that the project makes itself, with a gold verifier that knows the right answer."""
+"""Makes data with a judge that knows the right answer."""

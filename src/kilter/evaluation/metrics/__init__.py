@@ -1,4 +1,4 @@
-"""One metric per file: what is measured on a model's answers, and what it is called.
+"""Metrics, one per file, with title, unit and direction.
 
 Importing this package registers every metric in it. A new one is a new file here, or a file of one's own.
 """

@@ -1,1 +1,1 @@
-"""Models that score: from comparisons, from outcomes, from both answers read together."""
+"""Trains models that score answers."""

@@ -1,4 +1,4 @@
-"""What happens around the steps of a run, one concern per file.
+"""Does what happens around a training step, one concern per file.
 
 Their order stands in training/assemble.py.
 """

@@ -1,4 +1,7 @@
-"""Monitors against collapse and reward hacking: cheap signals each step, gold evidence every few steps."""
+"""Watches runs for collapse and reward hacking.
+
+Monitors against collapse and reward hacking: cheap signals each step, gold evidence every few steps.
+"""
 
 from kilter.training.monitors.energy import EnergyProbe
 from kilter.training.monitors.events import Event, EventLog

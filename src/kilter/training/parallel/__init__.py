@@ -1,1 +1,1 @@
-"""Several processes: collectives, engines, and how the processes are started and end."""
+"""Starts several processes, and shards training over them."""

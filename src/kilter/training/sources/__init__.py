@@ -1,1 +1,1 @@
-"""Where the groups of each optimizer step come from."""
+"""Supplies the groups of each optimizer step."""
