@@ -41,7 +41,7 @@ def main(
     model: str = "builtin:smollm2-135m",
     questions: Sequence[str] = QUESTIONS,
     steps: int = 6,
-    learning_rate: float = 1e-5,
+    learning_rate: float = 5e-5,
 ) -> list[float]:
     """Trains on answers to the questions; returns the mean reward of each step."""
     # The sampler reads the weights that train: what it answers with is always the present policy.
