@@ -46,25 +46,29 @@ def _require(good: bool, problem: str) -> None:
         raise ContractError(problem)
 
 
+def _answers(objective: Objective, groups: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Answers per group, and their scores: best first for pairs and rankings."""
+    shape = objective.needs.shape
+    if shape == "ranked":
+        counts = torch.tensor([3, 2, 4, 2, 3] * groups)[:groups]
+        return counts, torch.cat([torch.arange(int(c), 0, -1) / 2.0 for c in counts])
+    size = 2 if objective.needs.unit == "group" or shape == "pairs" else 3 if shape == "rollouts" else 1
+    rows = groups * size
+    scores = {
+        "rollouts": lambda: torch.randn(rows, generator=g),
+        "pairs": lambda: torch.tensor([1.0, 0.0] * groups),
+    }
+    score = scores.get(shape, lambda: (torch.arange(rows) % 2).float())()
+    return torch.full((groups,), size), score
+
+
 def example(objective: Objective, seed: int = 0, groups: int = GROUPS) -> tuple[Batch, dict[str, Tensor]]:
     """A random prepared batch of the shape that the method wants, and raw tensors for `outputs`."""
     g = torch.Generator().manual_seed(seed)
     kind = torch.float64
     shape = objective.needs.shape
-    if shape == "ranked":
-        counts = torch.tensor([3, 2, 4, 2, 3] * groups)[:groups]
-    else:
-        size = 2 if objective.needs.unit == "group" or shape == "pairs" else 3 if shape == "rollouts" else 1
-        counts = torch.full((groups,), size)
+    counts, score = _answers(objective, groups, g)
     rows = int(counts.sum())
-    if shape == "rollouts":
-        score = torch.randn(rows, generator=g)
-    elif shape == "pairs":
-        score = torch.tensor([1.0, 0.0] * groups)
-    elif shape == "ranked":
-        score = torch.cat([torch.arange(int(c), 0, -1) / 2.0 for c in counts])
-    else:
-        score = (torch.arange(rows) % 2).float()
     length = torch.randint(2, 7, (rows,), generator=g)
     width = int(length.max())
     mask = (torch.arange(width)[None] < length[:, None]).to(kind)
@@ -99,9 +103,8 @@ def example(objective: Objective, seed: int = 0, groups: int = GROUPS) -> tuple[
         "divergence": uniform(rows, width),
         "embeddings": uniform(rows, width, 3),
     }
-    if (
-        shape == "rollouts"
-    ):  # off-policy: old log-probs and values near the present ones, so that clips act on some tokens only
+    if shape == "rollouts":
+        # Off-policy: old log-probs and values lie near the present ones, so that clips act on some tokens only.
         batch = batch.with_(
             old_logps_BT=(raw["logps"] + 0.2 * normal(rows, width)) * mask,
             truncated_B=torch.zeros(rows),

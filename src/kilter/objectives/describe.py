@@ -145,14 +145,8 @@ def page(d: Description, results: Sequence[str] = ()) -> str:
             "",
             d.summary,
             "",
-            "## When to use it",
-            "",
-            f"{d.use[:1].upper()}{d.use[1:]}",
-            "",
-            "## Data",
-            "",
-            f"{d.data[0].upper()}{d.data[1:]}.",
-            "",
+            *_head("When to use it", f"{d.use[:1].upper()}{d.use[1:]}"),
+            *_head("Data", f"{d.data[0].upper()}{d.data[1:]}."),
             recipe,
             "",
             "## Formula",
@@ -161,31 +155,21 @@ def page(d: Description, results: Sequence[str] = ()) -> str:
             "",
             d.notation,
             "",
-            "## Knobs",
-            "",
-            table,
-            "",
+            *_head("Knobs", table),
             f"Default learning rate {d.learning_rate:g} (full training; adapters take about ten times as "
             f"much). In memory: {', '.join(d.models)}.",
             "",
-            "## Metrics to watch",
-            "",
-            d.watch,
-            "",
-            "## Failure modes",
-            "",
-            f"{d.fails[:1].upper()}{d.fails[1:]}",
-            "",
-            "## Result of our comparison",
-            "",
-            "\n\n".join(results) or "Not part of a comparison so far.",
-            "",
-            "## Paper",
-            "",
-            d.paper,
-            "",
+            *_head("Metrics to watch", d.watch),
+            *_head("Failure modes", f"{d.fails[:1].upper()}{d.fails[1:]}"),
+            *_head("Result of our comparison", "\n\n".join(results) or "Not part of a comparison so far."),
+            *_head("Paper", d.paper),
         ]
     )
+
+
+def _head(title: str, text: str) -> list[str]:
+    """A section's lines in Markdown."""
+    return [f"## {title}", "", text, ""]
 
 
 def _shown(value: Any) -> str:
