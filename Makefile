@@ -55,8 +55,9 @@ format: setup
 	$(BIN)/ruff check --fix src tests bench examples docs
 	$(BIN)/ruff format src tests bench examples docs
 
+# Two workers of one thread each: the tests' models are small, and a file's fixtures are made once.
 test: setup
-	$(BIN)/python -m pytest -m "not slow and not gpu and not vllm"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not vllm"
 
 test-all: setup
 	$(BIN)/python -m pytest
