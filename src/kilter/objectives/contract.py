@@ -104,7 +104,7 @@ def example(objective: Objective, seed: int = 0, groups: int = GROUPS) -> tuple[
         "embeddings": uniform(rows, width, 3),
     }
     if shape == "rollouts":
-        # Off-policy: old log-probs and values lie near the present ones, so that clips act on some tokens only.
+        # Off-policy: old log-probs and values lie near the present ones, so that clips act on some tokens.
         batch = batch.with_(
             old_logps_BT=(raw["logps"] + 0.2 * normal(rows, width)) * mask,
             truncated_B=torch.zeros(rows),

@@ -1,7 +1,9 @@
-"""THE way a model is opened: reference in, a model on its device with tokenizer, stop ids, template and limits out.
+"""THE way a model is opened: reference in, a model on its device with tokenizer, stop ids, template and
+limits out.
 
 Policies, references, teachers, critics, reward and process reward models, and whatever `kilter sample` or an
-evaluation answers with: all of them come through `open_model`, so that none differs from the others by oversight.
+evaluation answers with: all of them come through `open_model`, so that none differs from the others by
+oversight.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ class OpenSpec:
 
     Args:
         model: folder as it is, or a reference for `models.load.resolve`.
-        head: "policy" predicts tokens; "reward" scores an answer and must have been trained to; "fresh_reward" may
+        head: "policy" predicts tokens; "reward" scores an answer and must have been trained to;
+            "fresh_reward" may
             begin from a policy, its head at zero; "steps" classifies tokens (process rewards).
         device: None follows `choose_device`.
         dtype: of the products. Weights stay float32, but for the frozen base of a qlora adapter.
@@ -81,7 +84,10 @@ class OpenSpec:
 
 @dataclass(eq=False)
 class Ready:
-    """An opened model. `model` is the transformers module, adapters included; `amp` asks for bfloat16 products."""
+    """An opened model.
+
+    `model` is the transformers module, adapters included; `amp` asks for bfloat16 products.
+    """
 
     model: Any
     encoder: Encoder
@@ -116,7 +122,10 @@ def choose_device(wanted: str | torch.device | None = None) -> torch.device:
 
 
 def open_encoder(spec: OpenSpec) -> Encoder:
-    """The tokenizer alone, with the stop ids, template and lengths that `open_model` gives it. Loads no weights."""
+    """The tokenizer alone, with the stop ids, template and lengths that `open_model` gives it.
+
+    Loads no weights.
+    """
     tokenizer = load_tokenizer(spec.folder)
     return Encoder(
         tokenizer,
@@ -213,7 +222,7 @@ def _refuse_rounded_start(spec: OpenSpec) -> None:
 
 
 def _limit_positions(spec: OpenSpec, config: Any, encoder: Encoder) -> None:
-    """Holds rows within the positions at which a changing rotary embedding is still the same in every batch."""
+    """Holds rows within the positions at which a changing rotary embedding is the same in every batch."""
     if spec.max_length is None:
         return
     if spec.long_rows == "refuse":

@@ -1,4 +1,6 @@
-"""A sampler over a model that is named: the weights are opened where the sampler asks for them, and only there."""
+"""A sampler over a model that is named: the weights are opened where the sampler asks for them, and only
+there.
+"""
 
 from __future__ import annotations
 

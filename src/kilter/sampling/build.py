@@ -1,6 +1,7 @@
 """From settings to a sampler. One of your own: `sampler: {name: my_file.py:MySampler, options: {...}}`.
 
-What the name leads to is called with the options as keywords, and with `context` where it takes one of that name.
+What the name leads to is called with the options as keywords, and with `context` where it takes one of that
+name.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""The key-value cache of the sampler: each prompt stored once, each row's own tokens beside it, all preallocated.
+"""The key-value cache of the sampler: each prompt stored once, each row's own tokens beside it, all
+preallocated.
 
 Layout, per layer, G key-value heads of width d:
 
     prompt  [S, G, P, d]   one slot per prompt in flight, shared by all its rows
     own     [R, G, T, d]   one slot per row (sample) in flight; live rows are always the first ones
 
-A decode step attends from every live row to its prompt (one batched product per prompt, over all its rows at once) and
-to its own tokens, and takes one softmax over both.
+A decode step attends from every live row to its prompt (one batched product per prompt, over all its rows at
+once) and to its own tokens, and takes one softmax over both.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from kilter.models.packing import Segment
 class Plan:
     """Who attends to what in one decode step.
 
-    index_NK: rows of each prompt, padded with row 0. back_R: where row r stands in the flattened index. ages_R: own tokens
-    already stored, and `age` when that is one number; lengths_R: tokens of the row's prompt. bias_RS: 0 or -inf over a prompt's
-    p tokens and then the row's own t (the new one included), None when nothing needs hiding.
+    index_NK: rows of each prompt, padded with row 0. back_R: where row r stands in the flattened index.
+    ages_R: own tokens already stored, and `age` when that is one number; lengths_R: tokens of the row's
+    prompt. bias_RS: 0 or -inf over a prompt's p tokens and then the row's own t (the new one included), None
+    when nothing needs hiding.
     """
 
     rows: int
@@ -42,9 +44,11 @@ class Plan:
 
 
 class DecodeCache:
-    """Preallocated for `prompts` slots of `max_prompt` tokens and `rows` slots of `max_new` tokens; float32 on a CPU.
+    """Preallocated for `prompts` slots of `max_prompt` tokens and `rows` slots of `max_new` tokens; float32
+    on a CPU.
 
-    It stands in for attention: the shared attention of kilter.models.attention hands every layer's new queries, keys and
+    It stands in for attention: the shared attention of kilter.models.attention hands every layer's new
+    queries, keys and
     values over: prompts to `store_prompt`, rows to `decode`. `fixed` keeps all shapes the same from step
     to step, as CUDA graphs need.
     """
@@ -73,7 +77,9 @@ class DecodeCache:
         self._order.clear()
 
     def store_prompt(self, layer: int, k: Tensor, v: Tensor) -> tuple[Segment, ...]:
-        """Keeps keys and values [1, G, L, d] of the prompts being filled; returns the segments to attend over."""
+        """Keeps keys and values [1, G, L, d] of the prompts being filled; returns the segments to attend
+        over.
+        """
         assert self._filling is not None
         segments, slots = self._filling
         stored_k, stored_v = self._prompt[layer] or self._allocate(
@@ -157,7 +163,9 @@ class DecodeCache:
         return out.view(r, heads * h, d).transpose(0, 1)[None].to(q.dtype)
 
     def _orders(self, plan: Plan, heads: int) -> tuple[Tensor, Tensor]:
-        """(rows and heads [r, G] of each prompt [N, G, K], the place in that of each row and head), once per step."""
+        """(rows and heads [r, G] of each prompt [N, G, K], the place in that of each row and head), once per
+        step.
+        """
         found = self._order.get(heads)
         if found is None:
             head = torch.arange(heads, device=plan.back_R.device)
@@ -204,8 +212,9 @@ def make_plan(
 ) -> Plan:
     """A Plan from the rows of each prompt slot, the own tokens of each row, and the tokens of each prompt.
 
-    `size` (prompts, rows, max_prompt, max_new) and `k` give the plan the shapes of a full cache, whatever is in flight;
-    ages beyond the rows in `groups` are those of padding rows, which read prompt 0 and whose output nobody uses.
+    `size` (prompts, rows, max_prompt, max_new) and `k` give the plan the shapes of a full cache, whatever is
+    in flight; ages beyond the rows in `groups` are those of padding rows, which read prompt 0 and whose
+    output nobody uses.
     """
     rows = len(ages)
     wide = max(map(len, groups)) if size is None else k

@@ -25,7 +25,8 @@ def choice(options: Sequence[str], masses: Sequence[float]) -> Choice | None:
 def from_first_tokens(options: Sequence[str], logps: Mapping[str, float]) -> Choice | None:
     """A Choice from the log-probs of an answer's first token, by the token's text.
 
-    A token counts for the option that it is, else for the only option that it begins. One that begins several options
+    A token counts for the option that it is, else for the only option that it begins. One that begins several
+    options
     counts for none: it would not tell them apart.
     """
     masses = [0.0] * len(options)
@@ -46,9 +47,11 @@ def from_scorer(
     tokens_per_microbatch: int = 2048,
     amp: bool = False,
 ) -> list[Choice | None]:
-    """Choices of a model in memory: log-probs of each option's tokens, summed, after the prompt as at generation.
+    """Choices of a model in memory: log-probs of each option's tokens, summed, after the prompt as at
+    generation.
 
-    The options of a prompt are one Group, so that the prompt is encoded once. An option that another one goes on from is
+    The options of a prompt are one Group, so that the prompt is encoded once. An option that another one goes
+    on from is
     counted without it: "1" is the answer that begins with 1 and not with 10.
 
     Raises:

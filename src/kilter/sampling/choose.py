@@ -1,7 +1,8 @@
-"""From logits to tokens: inverse-CDF sampling with one uniform number per row and one pass over the vocabulary.
+"""From logits to tokens: inverse-CDF sampling with one uniform number per row and one pass over the
+vocabulary.
 
-The cumulative sum is taken over blocks first, then inside the one block that the draw falls into, so nothing is sorted
-and no vocabulary-sized cumulative sum is made.
+The cumulative sum is taken over blocks first, then inside the one block that the draw falls into, so nothing
+is sorted and no vocabulary-sized cumulative sum is made.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ BLOCK = 256
 def choose(
     logits_RV: Tensor, draws_R: Tensor, params: SamplingParams | Sequence[SamplingParams]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(tokens [R], log-probs [R], entropies [R] in nats) for logits [R, V] and uniform draws [R]; `params` for all rows, or one per row.
+    """(tokens [R], log-probs [R], entropies [R] in nats) for logits [R, V] and uniform draws [R]; `params`
+    for all rows, or one per row.
 
-    The log-prob is that of the full softmax at the sampling temperature (at 1 for greedy), before top-k and top-p,
-    which is what the learner recomputes; the entropy is that of the same distribution (0 for greedy).
+    The log-prob is that of the full softmax at the sampling temperature (at 1 for greedy), before top-k and
+    top-p, which is what the learner recomputes; the entropy is that of the same distribution (0 for greedy).
     """
     if isinstance(params, SamplingParams):
         return _choose(logits_RV, draws_R, params)
@@ -74,7 +76,7 @@ def _choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams) -> tuple
 
 
 def _in_blocks(mass_RV: Tensor, blocks: Tensor, draws_R: Tensor) -> Tensor:
-    """The token where the cumulative mass passes draw x total: its block first, then its place in the block."""
+    """The token where the cumulative mass passes draw x total: its block first, then its place in it."""
     vocabulary = mass_RV.shape[1]
     edges = blocks.cumsum(-1)
     target = draws_R.double() * edges[:, -1]
@@ -90,7 +92,10 @@ def _in_blocks(mass_RV: Tensor, blocks: Tensor, draws_R: Tensor) -> Tensor:
 
 
 def _filtered(mass_RV: Tensor, total: Tensor, draws_R: Tensor, params: SamplingParams) -> Tensor:
-    """top-k, then the smallest set of tokens with mass >= top_p. Without top-k, the candidates grow until they hold the nucleus."""
+    """top-k, then the smallest set of tokens with mass >= top_p.
+
+    Without top-k, the candidates grow until they hold the nucleus.
+    """
     vocabulary = mass_RV.shape[1]
     width = min(params.top_k or 1024, vocabulary)
     while True:

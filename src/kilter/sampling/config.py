@@ -17,7 +17,8 @@ class SamplerKind(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: str = Field(
         "local",
-        description="local (in process), vllm, openai (any compatible endpoint), scripted, or my_file.py:MySampler",
+        description="local (in process), vllm, openai (any compatible endpoint), scripted, "
+        "or my_file.py:MySampler",
     )
     tokens_per_batch: int = Field(1 << 14, ge=64, description="cached tokens in flight (local)")
     url: str | None = Field(

@@ -1,7 +1,9 @@
-"""The in-process sampler: shares the learner's weights, prefills each prompt once for its k samples, batches continuously.
+"""The in-process sampler: shares the learner's weights, prefills each prompt once for its k samples, batches
+continuously.
 
-Rows that finish leave and waiting ones take their place, within a budget of cached tokens. Each sample draws its random
-numbers from its own generator, seeded by (seed, prompt tokens, sample index), so what else is in the batch does not matter.
+Rows that finish leave and waiting ones take their place, within a budget of cached tokens. Each sample draws
+its random numbers from its own generator, seeded by (seed, prompt tokens, sample index), so what else is in
+the batch does not matter.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ from kilter.types import Choice, Completion, Prompt, Request, Sample, SamplerFac
 class LocalSampler:
     """Sampler over a Scorer's model.
 
-    tokens_per_batch bounds the key-value cache: prompt tokens + rows x new tokens in flight. amp: bfloat16 autocast.
+    tokens_per_batch bounds the key-value cache: prompt tokens + rows x new tokens in flight. amp: bfloat16
+    autocast.
     mixture: (reference Scorer, a) samples from the geometric mixture pi^(1-a) ref^a instead of the policy.
     """
 
@@ -97,7 +100,10 @@ class LocalSampler:
         self.last.seconds = time.perf_counter() - begin
 
     def _ids(self, request: Request) -> tuple[int, ...]:
-        """Prompt and prefix as tokens. Raises UserError where the model cannot read them, or cannot go on for long enough."""
+        """Prompt and prefix as tokens.
+
+        Raises UserError where the model cannot read them, or cannot go on for long enough.
+        """
         ids = (request.prompt_ids or self.encoder.prompt(request.prompt)) + request.prefix_ids
         for scorer in self._scorers():
             length = len(ids) + request.params.max_new_tokens
@@ -158,7 +164,10 @@ class LocalSampler:
     # A decoding step is many small operations, each a little cheaper than under no_grad.
     @torch.inference_mode()
     def _decode(self, items: list[Item], listener: Listener) -> Iterator[list[Row]]:
-        """All items to their end, the finished rows as they come. Late-comers fit the slots that longer prompts leave."""
+        """All items to their end, the finished rows as they come.
+
+        Late-comers fit the slots that longer prompts leave.
+        """
         order = sorted(items, key=lambda i: -len(i.ids))
         widest, longest = len(order[0].ids), max(i.request.params.max_new_tokens for i in items)
         k = max(i.request.k for i in items)
@@ -190,7 +199,9 @@ class LocalSampler:
                             yield finished
 
     def _sizes(self, prompts: int, widest: int, longest: int, k: int) -> tuple[int, int]:
-        """(prompts in flight, rows in flight) whose cached tokens stay within the budget; at least one of each."""
+        """(prompts in flight, rows in flight) whose cached tokens stay within the budget; at least one of
+        each.
+        """
         groups = max(1, min(prompts, self.tokens_per_batch // (widest + k * longest)))
         if groups > 1:
             return groups, groups * k

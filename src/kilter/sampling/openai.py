@@ -1,7 +1,9 @@
-"""Any OpenAI-compatible endpoint as a sampler, through the official client: OpenAI, vLLM, llama.cpp, Ollama, and gateways.
+"""Any OpenAI-compatible endpoint as a sampler, through the official client: OpenAI, vLLM, llama.cpp, Ollama,
+and gateways.
 
-One HTTP request per sample, for not every server takes `n`, and so each sample has a seed, a stream and a failure of its
-own. The client repeats what may pass (429, 5xx, a lost connection) and waits as long as the server says.
+One HTTP request per sample, for not every server takes `n`, and so each sample has a seed, a stream and a
+failure of its own. The client repeats what may pass (429, 5xx, a lost connection) and waits as long as the
+server says.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 OPTIONAL = frozenset({"logprobs", "top_logprobs", "seed", "stream_options"})
-"""Parameters without which an answer is the same kind of answer: an endpoint that refuses one is asked without it."""
+"""Parameters without which an answer is the same kind of answer: an endpoint that refuses one is asked
+without it.
+"""
 
 RENAMED = {"max_tokens": "max_completion_tokens"}
 """Newer models refuse the old name; most other servers know no other."""
@@ -105,7 +109,10 @@ class OpenAISampler:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice | None]:
-        """See seams.Chooser. Reads the alternatives of the first token; None where the endpoint gives none."""
+        """See seams.Chooser.
+
+        Reads the alternatives of the first token; None where the endpoint gives none.
+        """
 
         def ask(prompt: Prompt) -> Choice | None:
             found = self._guarded(lambda: self._first_tokens(prompt))
@@ -161,7 +168,7 @@ class OpenAISampler:
         return UserError("sampler.model", self.model, problem, "check the model's name and sampler.url")
 
     def _count_loss(self, error: Exception) -> None:
-        """Ends the run when nobody has answered for twice as many requests as are under way: nobody is there."""
+        """Ends the run when twice as many requests as are under way went unanswered: nobody is there."""
         with self._lock:
             self._lost += 1
             if self._lost > 2 * self.concurrency:
@@ -290,7 +297,10 @@ def _made(
     usage: Usage,
     tokens: Sequence[tuple[str, float]] = (),
 ) -> Sample:
-    """A sample from what the endpoint said. Its log-probs stand beside the completion: without ids they fit no tokens here."""
+    """A sample from what the endpoint said.
+
+    Its log-probs stand beside the completion: without ids they fit no tokens here.
+    """
     if text is None:
         return Sample(request, index, None, f"the endpoint sent no text (finish_reason {reason})", usage)
     finish: Literal["stop", "length"] = "length" if reason == "length" else "stop"

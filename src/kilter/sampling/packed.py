@@ -1,9 +1,10 @@
 """Linear layers in the layout that oneDNN wants, for the length of one rollout on a CPU.
 
-A decode step multiplies a few dozen rows by every weight matrix; with weights in their ordinary layout the library
-re-arranges them at each call. Doing that once per rollout is 1.3 to 1.8 times as fast on the machines measured
-(docs/LOG.md), costs one pass over the weights, and is undone when the rollout ends. Projections of one input (query, key
-and value; gate and up) become one product, which takes less time than its parts (docs/LOG.md).
+A decode step multiplies a few dozen rows by every weight matrix; with weights in their ordinary layout the
+library re-arranges them at each call. Doing that once per rollout is 1.3 to 1.8 times as fast on the machines
+measured (docs/LOG.md), costs one pass over the weights, and is undone when the rollout ends. Projections of
+one input (query, key and value; gate and up) become one product, which takes less time than its parts
+(docs/LOG.md).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ SIBLINGS = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 
 @contextlib.contextmanager
 def packed_linears(module: nn.Module, amp: bool, rows: int) -> Iterator[None]:
-    """Within it, every plain nn.Linear of `module` computes with re-arranged weights: float32, or bfloat16 when `amp`.
+    """Within it, every plain nn.Linear of `module` computes with re-arranged weights: float32, or bfloat16
+    when `amp`.
 
     No gradient flows. Off the CPU, for sharded weights and where oneDNN lacks the type, nothing changes.
     """
@@ -66,7 +68,9 @@ def _groups(module: nn.Module) -> list[list[nn.Linear]]:
 
 
 class _Packed:
-    """One product for layers that are called in turn with the same input: the first call computes, the others take their share."""
+    """One product for layers that are called in turn with the same input: the first call computes, the others
+    take their share.
+    """
 
     def __init__(self, layers: list[nn.Linear], dtype: torch.dtype, rows: int) -> None:
         weight = (

@@ -1,4 +1,4 @@
-"""Samplers by name: the built-in ones are declared here and read on demand, so that the names cost no torch."""
+"""Samplers by name: the built-in ones are declared here and read on demand: names cost no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Continuous batching: rows that finish leave, waiting ones take their place, until every request has its samples."""
+"""Continuous batching: rows that finish leave, waiting ones take their place, until every request has its
+samples.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ from kilter.types import Request, SamplingParams
 
 @dataclass(frozen=True)
 class Item:
-    """One request as tokens: `ids` are the prompt's and then the prefix's. first: samples of the same ids before its own."""
+    """One request as tokens: `ids` are the prompt's and then the prefix's.
+
+    first: samples of the same ids before its own.
+    """
 
     request: Request
     ids: tuple[int, ...]
@@ -27,7 +32,10 @@ class Item:
 
 
 def as_items(requests: Sequence[Request], ids: Sequence[tuple[int, ...]]) -> list[Item]:
-    """Requests with their tokens. Ids that stand there twice go on counting their samples, so that no two are alike."""
+    """Requests with their tokens.
+
+    Ids that stand there twice go on counting their samples, so that no two are alike.
+    """
     before: Counter[tuple[int, ...]] = Counter()
     items = []
     for request, own in zip(requests, ids, strict=True):
@@ -110,7 +118,10 @@ class Rollout:
         self._logits: Tensor | None = None
 
     def steps(self) -> Iterator[list[Row]]:
-        """Decodes to the end. After every step: the rows that it finished, in the order in which they stood."""
+        """Decodes to the end.
+
+        After every step: the rows that it finished, in the order in which they stood.
+        """
         while self.waiting or self._started or self.rows:
             room = self.capacity - len(self.rows)
             self._prefill(room)
@@ -196,7 +207,9 @@ def fill_holes(alive: list[int]) -> list[int]:
 
 
 def draws(item: Item, sample: int) -> Tensor:
-    """The uniform numbers of one sample: a function of (seed, ids, sample index) alone, so that the batch does not matter."""
+    """The uniform numbers of one sample: a function of (seed, ids, sample index) alone, so that the batch
+    does not matter.
+    """
     params = item.request.params
     generator = torch.Generator().manual_seed(request_seed(params, item.ids, item.first + sample))
     return torch.rand(params.max_new_tokens, generator=generator)

@@ -33,8 +33,10 @@ class ScriptedSampler:
     """Answers from a script.
 
     Args:
-        script: answers by what is asked (one, or a list with one per sample), answers in order, or a function.
-        choices: probabilities of options by what is asked; without them an option is certain that begins the answer.
+        script: answers by what is asked (one, or a list with one per sample), answers in order, or a
+            function.
+        choices: probabilities of options by what is asked; without them an option is certain that begins the
+            answer.
     """
 
     def __init__(
@@ -115,7 +117,9 @@ def _words(text: str) -> Iterator[str]:
 
 
 def read_script(path: Path, field: str = "sampler.script") -> ScriptedSampler:
-    """A script from JSON lines: {"prompt", "answer"}, {"prompt", "answers"}, with "choices": {option: probability} or without."""
+    """A script from JSON lines: {"prompt", "answer"}, {"prompt", "answers"}, with "choices": {option:
+    probability} or without.
+    """
     answers: dict[str, str | Sequence[str]] = {}
     choices: dict[str, Mapping[str, float]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):

@@ -1,4 +1,6 @@
-"""From sampled tokens to text: stop strings, what follows a prefix, and text that is handed on while it grows."""
+"""From sampled tokens to text: stop strings, what follows a prefix, and text that is handed on while it
+grows.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from typing import Any
 from kilter.data.encode import Encoder
 
 TAIL = 24
-"""Tokens whose text is searched for stop strings after each new token, beyond the stop string's own length."""
+"""Tokens whose text is searched for stop strings after each new token, beyond the stop string's own length.
+"""
 
 
 def stop_cut(tokenizer: Any, tokens: Sequence[int], stop: Sequence[str]) -> str | None:
@@ -31,8 +34,8 @@ def answer_text(
 ) -> str:
     """The text of prefix and new tokens, decoded together so that no character is split between them.
 
-    cut: what a stop string left of the new tokens. Stop strings count among new tokens only: the steps of a search end
-    with one, and the next step goes on after it.
+    cut: what a stop string left of the new tokens. Stop strings count among new tokens only: the steps of a
+    search end with one, and the next step goes on after it.
     """
     decode = encoder.tokenizer.decode
     new = [t for t in tokens if t not in encoder.stop_ids]
@@ -41,7 +44,10 @@ def answer_text(
 
 
 class Stream:
-    """The text of one completion in pieces. What may still change waits: half a character, the beginning of a stop string."""
+    """The text of one completion in pieces.
+
+    What may still change waits: half a character, the beginning of a stop string.
+    """
 
     def __init__(self, encoder: Encoder, stop: Sequence[str] = ()) -> None:
         self._encoder, self._stop, self._shown = encoder, stop, 0

@@ -1,9 +1,9 @@
 """vLLM as a sampler, in process or as a server: the same protocol, weights pushed after every update.
 
-Weights travel through vLLM's own reload (`reload_weights` over collective_rpc): the learner writes them to shared memory,
-every worker reads them in place, and the prefix cache is reset. Sampled log-probs are vLLM's processed ones, at the
-sampling temperature; they differ a little from the learner's, which is measured (mismatch KL) and corrected (truncated
-importance sampling) by the objectives.
+Weights travel through vLLM's own reload (`reload_weights` over collective_rpc): the learner writes them to
+shared memory, every worker reads them in place, and the prefix cache is reset. Sampled log-probs are vLLM's
+processed ones, at the sampling temperature; they differ a little from the learner's, which is measured
+(mismatch KL) and corrected (truncated importance sampling) by the objectives.
 """
 
 from __future__ import annotations
@@ -45,14 +45,19 @@ Answer = tuple[list[int], list[float], Literal["stop", "length"]]
 
 
 class Client(Protocol):
-    """An engine, wherever it runs. context: tokens of prompt and answer that it holds, None where it does not say."""
+    """An engine, wherever it runs.
+
+    context: tokens of prompt and answer that it holds, None where it does not say.
+    """
 
     context: int | None
 
     def generate(
         self, items: Sequence[Item], stop_ids: Sequence[int]
     ) -> Iterator[tuple[Item, list[Answer] | str]]:
-        """The answers of each item as they finish (token ids, their log-probs, why they ended), or what is wrong with it."""
+        """The answers of each item as they finish (token ids, their log-probs, why they ended), or what is
+        wrong with it.
+        """
         ...
 
     def reload(self, folder: Path, timeout: float) -> None:
@@ -61,7 +66,10 @@ class Client(Protocol):
 
 
 class VllmSampler:
-    """Sampler over a vLLM engine that follows `scorer`'s weights. Raises RunFailed, with the cause, when the engine dies or stalls."""
+    """Sampler over a vLLM engine that follows `scorer`'s weights.
+
+    Raises RunFailed, with the cause, when the engine dies or stalls.
+    """
 
     def __init__(self, scorer: Scorer, encoder: Encoder, spec: SamplerKind, dtype: str) -> None:
         self.scorer, self.encoder, self.spec, self.version = scorer, encoder, spec, 0
@@ -98,7 +106,10 @@ class VllmSampler:
         return SamplerFacts(version=self.version, context=context, continues=True, chooses=True)
 
     def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice | None]:
-        """See seams.Chooser. The learner's own model answers: vLLM tells no log-probs of tokens that it did not draw."""
+        """See seams.Chooser.
+
+        The learner's own model answers: vLLM tells no log-probs of tokens that it did not draw.
+        """
         return from_scorer(self.scorer, self.encoder, prompts, options, amp=self._dtype == torch.bfloat16)
 
     def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
@@ -191,7 +202,10 @@ def open_vllm(context: SamplerContext) -> VllmSampler:
 
 @torch.no_grad()
 def merged_state(model: Any, dtype: torch.dtype) -> tuple[Any, dict[str, torch.Tensor]]:
-    """(the plain transformers model, its weights with any LoRA added in). The trained model is left exactly as it is."""
+    """(the plain transformers model, its weights with any LoRA added in).
+
+    The trained model is left exactly as it is.
+    """
     if not hasattr(model, "peft_config"):
         return model, {k: v.detach().to(dtype) for k, v in model.state_dict().items()}
     from peft.tuners.lora import LoraLayer
@@ -219,7 +233,9 @@ def tied(model: Any) -> bool:
 
 
 def untie(base: Any, state: dict[str, torch.Tensor], folder: Path) -> None:
-    """Gives a tied output projection in `folder` weights of its own: on a CPU, vLLM 0.32 re-arranges them at load and misses them at reload."""
+    """Gives a tied output projection in `folder` weights of its own: on a CPU, vLLM 0.32 re-arranges them at
+    load and misses them at reload.
+    """
     if not tied(base):
         return
     head = next(name for name, module in base.named_modules() if module is base.get_output_embeddings())
@@ -275,7 +291,9 @@ class InProcess:
         self.context: int | None = self.llm.llm_engine.model_config.max_model_len
 
     def _guarded(self, call: Callable[[], Any], limit: float | None, what: str) -> Any:
-        """Runs `call` aside and watches the engine's processes meanwhile: vLLM's own wait for a killed engine has no end."""
+        """Runs `call` aside and watches the engine's processes meanwhile: vLLM's own wait for a killed engine
+        has no end.
+        """
         box: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
 
         def run() -> None:
@@ -351,10 +369,14 @@ class InProcess:
 
 
 class Server:
-    """A running `vllm serve` with VLLM_SERVER_DEV_MODE=1 and --logprobs-mode processed_logprobs, which reads the same file system."""
+    """A running `vllm serve` with VLLM_SERVER_DEV_MODE=1 and --logprobs-mode processed_logprobs, which reads
+    the same file system.
+    """
 
     def __init__(self, url: str, timeout: float, shared_head: bool = False) -> None:
-        """shared_head: the policy's output projection is its embedding, which a server on a CPU must hold apart."""
+        """shared_head: the policy's output projection is its embedding, which a server on a CPU must hold
+        apart.
+        """
         try:
             import httpx
         except ImportError as error:
@@ -394,7 +416,9 @@ class Server:
             ) from error
 
     def _inspect(self, shared_head: bool) -> bool:
-        """Whether the server computes on a CPU; UserError for settings under which its log-probs or weights would silently be wrong."""
+        """Whether the server computes on a CPU; UserError for settings under which its log-probs or weights
+        would silently be wrong.
+        """
         import httpx
 
         try:
@@ -434,7 +458,8 @@ class Server:
             raise UserError(
                 "sampler.url",
                 self.url,
-                "serves on a CPU a model whose head is its embedding, and vLLM would miss new weights of that head",
+                "serves on a CPU a model whose head is its embedding, "
+                "and vLLM would miss new weights of that head",
                 "serve a copy made by `kilter merge MODEL FOLDER --untie`",
             )
         return on_cpu
@@ -508,13 +533,16 @@ class Server:
                 422,
             )
             raise (_RefusedItem if refused else RunFailed)(
-                f"The vLLM server at {self.url} failed at {path} after {time.monotonic() - begin:.0f} s ({detail})",
+                f"The vLLM server at {self.url} failed at {path} "
+                f"after {time.monotonic() - begin:.0f} s ({detail})",
                 "check the server, then run the same command again to resume",
             ) from error
 
 
 class _RefusedItem(RunFailed):
-    """The server understood one request and will not answer it (too long, malformed); it goes on with the others."""
+    """The server understood one request and will not answer it (too long, malformed); it goes on with the
+    others.
+    """
 
 
 def _seed(item: Item) -> int:
