@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,3 +109,12 @@ def test_there_is_no_cycle():
 
     for name in EDGES:
         walk(name)
+
+
+def test_the_picture_is_what_the_imports_say():
+    """python docs/draw_architecture.py draws it again."""
+    docs = Path(__file__).parents[1] / "docs"
+    spec = importlib.util.spec_from_file_location("draw_architecture", docs / "draw_architecture.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert (docs / "architecture.svg").read_text() == script.draw(FLOORS, EDGES)
