@@ -1,7 +1,7 @@
-"""What the loop computes with: a batch of one optimizer step, what an objective needs and what it returns.
+"""Tensors between the loop and an objective: the batch, the objective's needs, its outputs and its loss.
 
 Shape suffixes: B rows (completions), T completion tokens, N groups (prompts), K completions of a group.
-`T` never counts prompt tokens: objectives do not see prompts.
+T never counts prompt tokens, because objectives do not see prompts.
 """
 
 from __future__ import annotations
@@ -18,27 +18,25 @@ from kilter.types import Group, Shape
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What an objective asks of the learner; only what is named here is computed.
+    """What an objective asks of the learner, which computes nothing else.
 
     Args:
-        shape: of its data; "rollouts" are completions that the policy sampled, with scores.
+        shape: shape of the data; "rollouts" are scored completions that the policy sampled.
         unit: rows that must stay together when the batch is split.
-        models: that train: "policy" (token log-probs), "critic" (a value per token) or "reward" (a scalar per
-            completion).
-        annotations: numbers that are put on a batch before the loss, by the names of training/annotate.py:
-            "ref_logps",
-            "old_logps", "old_values", "mismatched_kl", ...
+        models: models that train: "policy" (a log-prob per token), "critic" (a value per token) or
+            "reward" (a scalar per completion).
+        annotations: tensors that are put on a batch before the loss, such as "ref_logps", "old_logps",
+            "old_values" or "mismatched_kl"; training/annotate.py has the names.
         outputs: fields of Outputs to compute; "divergence" needs a teacher.
-        learning_rate: what a recipe without one gets.
-        inner_epochs: passes over one batch of rollouts.
+        learning_rate: default of a recipe that sets none.
+        inner_epochs: default number of passes over one batch of rollouts.
         rows: how the data's groups become rows, by the names of data/arrange.py.
-        labels: of judged answers, those that are learned from.
-        opponent: whom the second completion of a pair comes from; None: the policy.
-        siblings: completions of one prompt that are compared with each other, at least. A method that lets
-            its user
-            choose more than two calls the setting `k`.
-        kl_coefficient: where a controller of the KL begins; None: there is no coefficient to move.
-        settings: a number for what takes one, by its name: the output "divergence", the opponent "mixture".
+        labels: labels of judged answers that the objective learns from.
+        opponent: model that writes the second completion of a pair; None is the policy.
+        siblings: least number of completions of one prompt that are compared with each other.
+            If a user may choose more than two, the method's field is called `k`.
+        kl_coefficient: start of a KL controller; None says that the method has no coefficient to move.
+        settings: numbers for the output "divergence" and the opponent "mixture", by their name.
     """
 
     shape: Shape
@@ -57,28 +55,31 @@ class Needs:
 
     @property
     def teacher(self) -> bool:
-        """Whether a second model is learned from."""
+        """Whether the method learns from a second model's distributions."""
         return "divergence" in self.outputs
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tensors of one optimizer step (or of one micro-batch of it); a row is a completion.
+    """Tensors of one optimizer step, or of one micro-batch of it. A row is a completion.
 
-    tokens_BT int64, mask_BT and every *_BT float32; group_B maps a row to its group in [0, N). Completions of
-    a group are adjacent, best first where scores are known. `n_*_total` are the counts over the WHOLE
-    optimizer step and all ranks, the only denominators an objective may use.
-    `prompts_N` is for the learner's forward only.
+    The rows of a group are adjacent. If scores are known, the best row of a group comes first.
+    The `n_*_total` count over the WHOLE optimizer step and all ranks. They are the only denominators that an
+    objective may use. `extra` always has two more, n_first_rows_total and n_first_tokens_total: the rows that
+    `first_B` picks, and their trained tokens.
 
-    For rollouts: truncated_B is 1 where the length limit ended the completion (no EOS). active_N, written by
-    `prepare`, is
-    False on groups whose gradient is exactly zero: they are counted and not forwarded. state is what the
-    objective carried over from the step before.
+    The end of a name says how `select_groups` cuts the tensor: *_BT and *_B by row, *_N by group. Tensors
+    with other names stay whole.
 
-    `extra` holds everything else by name: annotations that few methods ask for, what a hook gives, what the
-    parts of a mixture wrote. The end of a name says how it is cut with the batch: *_BT, *_B and *_N by row
-    and group, all else stays whole; *_total is a count over the optimizer step, as above. Always there:
-    n_first_rows_total and n_first_tokens_total, which count what `first_B` picks, and its trained tokens.
+    Args:
+        prompts_N: prompt tokens, for the learner's forward alone.
+        tokens_BT: int64; every other *_BT is float32.
+        group_B: group of each row, in [0, N).
+        truncated_B: of rollouts: 1 where the length limit ended the completion (no EOS).
+        active_N: of rollouts, written by `prepare`: False on groups whose gradient is exactly zero.
+            These groups are counted and not forwarded.
+        state: tensors that the objective carried over from the step before.
+        extra: tensors by name: rare annotations, tensors of a hook, tensors of a mixture's members.
     """
 
     prompts_N: tuple[Tensor, ...]
@@ -106,15 +107,15 @@ class Batch:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def rows(self) -> int:
-        """B."""
+        """The number of completions, B."""
         return self.tokens_BT.shape[0]
 
     def groups(self) -> int:
-        """N."""
+        """The number of prompts, N."""
         return len(self.prompts_N)
 
     def select_groups(self, index: Sequence[int]) -> Batch:
-        """The sub-batch of these groups in this order, re-trimmed to its own longest completion."""
+        """The sub-batch of these groups, in this order, cut to its own longest completion."""
         keep = torch.cat([(self.group_B == i).nonzero()[:, 0] for i in index])
         width = int(self.length_B[keep].max())
         renumber = {old: new for new, old in enumerate(index)}
@@ -136,7 +137,7 @@ class Batch:
         return Batch(**values)
 
     def rows_where(self, keep_B: Tensor, **changes: Any) -> Batch:
-        """Only these rows, with `changes` on top; groups and width as they were."""
+        """The batch of these rows alone, then with `changes`. Groups and width stay as they are."""
 
         def cut(name: str, value: Any) -> Any:
             return value[keep_B] if isinstance(value, Tensor) and name.endswith(("_BT", "_B")) else value
@@ -146,8 +147,9 @@ class Batch:
         return Batch(**values | changes)
 
     def first_B(self) -> Tensor:  # noqa: N802
-        """[B] bool: what there is to imitate, the first (best) completion of each group, but no single answer
-        that was judged bad.
+        """[B] bool: the rows worth imitating, which are the first (best) completion of each group.
+
+        A group's only completion is left out if its score is not positive: it was judged bad.
         """
         first = torch.ones(self.rows(), dtype=torch.bool)
         first[1:] = self.group_B[1:] != self.group_B[:-1]
@@ -156,8 +158,9 @@ class Batch:
         return first & ~(alone & (self.score_B <= 0))
 
     def counted(self) -> Batch:
-        """The same rows with `n_*_total` counted over them: what one rank adds to a mini-batch's
-        denominators.
+        """The batch with `n_*_total` counted over its own rows.
+
+        Summed over ranks, these counts are the denominators of a mini-batch.
         """
         one = self.n_rows_total.new_tensor
         first_B = self.first_B()
@@ -175,17 +178,23 @@ class Batch:
         return replace(self, **changes)
 
     def with_extra(self, **values: Tensor) -> Batch:
-        """A copy with these in `extra`."""
+        """A copy whose `extra` also has these tensors; a given name replaces the old one."""
         return replace(self, extra={**self.extra, **values})
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What the forward computed, all float32: log-probs in nats, entropy in nats, scores without unit.
+    """The forward's results, all float32. A field that `Needs.outputs` does not name is None.
 
-    collision_BT: log sum_v p_v^2 (nats, no gradient). divergence_BT: generalised Jensen-Shannon divergence to
-    the teacher (nats). embeddings_BLD: the input embeddings of prompt and completion, on the graph of
-    everything else.
+    Args:
+        logps_BT: log-prob of each token, in nats.
+        entropy_BT: entropy of each token's distribution, in nats.
+        values_BT: the critic's value at each token.
+        scores_B: the reward head's scalar, without unit.
+        token_scores_BT: the reward head's scalar at each token, without unit.
+        collision_BT: log sum_v p_v^2, in nats, without gradient.
+        divergence_BT: generalised Jensen-Shannon divergence to the teacher, in nats.
+        embeddings_BLD: input embeddings of prompt and completion; all other fields depend on them.
     """
 
     logps_BT: Tensor | None = None
@@ -200,7 +209,7 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A metric as (sum, weight), so that micro-batches and ranks add up to the exact mean."""
+    """A metric as (sum, weight): added over micro-batches and ranks, it gives the exact mean."""
 
     total: Tensor
     weight: Tensor
@@ -208,9 +217,12 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """`value`: a weighted SUM to back-propagate.
+    """An objective's result on one micro-batch.
 
-    `metrics`: reported as total / weight. `state`: what the next step's batch is given.
+    Args:
+        value: a weighted SUM to back-propagate.
+        metrics: reported as total / weight.
+        state: tensors that the next step's batch gets as its `state`.
     """
 
     value: Tensor
@@ -227,18 +239,19 @@ class Objective(Protocol):
 
     @property
     def needs(self) -> Needs:
-        """What this objective asks of the learner."""
+        """The models, annotations and outputs that the learner must provide."""
         ...
 
     def prepare(self, batch: Batch) -> Batch:
-        """No grad, on the whole batch: credit assignment and weights.
+        """Puts credit and weights on the whole batch, without gradient.
 
-        Where a batch is used for several steps the weights, not the credit, are taken again for each part.
+        If a batch is reused for several optimizer steps, weights are recomputed for each mini-batch;
+        advantages are not.
         """
         ...
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
-        """A weighted sum over the rows of a micro-batch, plus metrics."""
+        """The weighted sum over the rows of a micro-batch, and its metrics."""
         ...
 
 
@@ -247,7 +260,7 @@ class Fitted(Protocol):
     """An objective with settings that come from the data, such as class weights."""
 
     def fit(self, groups: Sequence[Group]) -> tuple[Objective, str]:
-        """The objective with these settings, and a line for a person that shows them."""
+        """The objective with settings from these groups, and one line that shows them to a person."""
         ...
 
 

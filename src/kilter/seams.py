@@ -1,4 +1,4 @@
-"""The seams of Kilter: protocols that rooms share, and nothing else."""
+"""Protocols by which the rooms of Kilter use each other."""
 
 from __future__ import annotations
 
@@ -31,13 +31,11 @@ if TYPE_CHECKING:  # tensors would bring torch to whoever needs a protocol alone
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """What a feedback source needs of those who call it.
-
-    Whoever cannot give it refuses the source before any work.
+    """The needs of a feedback source. A caller that cannot meet them refuses the source before any work.
 
     Args:
-        siblings: it judges an answer by the others of its group, so a group has two answers or more.
-        policy: it scores with the model in training, or with its tokenizer.
+        siblings: the source compares the answers of a group, so each group needs two or more.
+        policy: the source scores with the model in training, or with its tokenizer.
     """
 
     siblings: bool = False
@@ -45,9 +43,9 @@ class Wants:
 
 
 class FeedbackSource(Protocol):
-    """Labels, reward models, verifiers, judges and people all look like this.
+    """Scores answers: a reward model, a verifier, a judge, people.
 
-    Derive from it: the rest has defaults.
+    A source derives from this class and writes `__call__`; all other members have defaults.
     """
 
     wants: Wants = Wants()
@@ -55,184 +53,212 @@ class FeedbackSource(Protocol):
     """Mean deviation among the members of an ensemble in the last call, None without one."""
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
-        """One list per group, one Feedback per completion."""
+        """Scores each completion.
+
+        Returns:
+            One list per group, with one Feedback per completion.
+        """
         ...
 
     def scale(self) -> tuple[float, float] | None:
-        """(mean, deviation) by which raw scores were normalised, None where it is not known yet."""
+        """The (mean, deviation) that normalises raw scores; None until it is known."""
         return 0.0, 1.0
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run must know, such as a normalisation."""
+        """Values that a resumed run needs, such as a normalisation."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
+        """Takes the values that `state` gave, before the first call."""
         return
 
 
 class Listener(Protocol):
-    """Who follows a sampler at work: a display, a chat.
-
-    `wants_text`: whether `text` is called at all, for writing it costs time.
-    """
+    """Follows a sampler at work, as a display or a chat does."""
 
     wants_text: bool
+    """Whether the sampler calls `text`; decoding the pieces costs time."""
 
     def finished(self, samples: int, tokens_per_second: float | None) -> None:
-        """`samples` of this call are finished; the rate covers the whole call so far."""
+        """Called when samples end.
+
+        Args:
+            samples: finished samples of this call.
+            tokens_per_second: rate over the whole call so far; None if it is not known.
+        """
         ...
 
     def text(self, request: Request, index: int, piece: str) -> None:
-        """The next piece of a completion that is under way."""
+        """Called with the next piece of text of a sample; `index` counts the request's samples."""
         ...
 
 
 class Sampler(Protocol):
-    """local, vllm, openai-compatible, scripted; a search is a Sampler over a Sampler."""
+    """Answers prompts: local, vllm, openai-compatible or scripted. A search is a Sampler over a Sampler."""
 
     @property
     def facts(self) -> SamplerFacts:
-        """What it can do and which weights it answers with."""
+        """The abilities of the sampler, and whose weights it answers with."""
         ...
 
     def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
-        """Every sample of every request, as they finish.
+        """Yields every sample of every request, in the order in which they finish.
 
-        A failed one carries its `problem` and ends no other.
-
-        Until the iterator ends or is closed, the sampler's model is its own.
+        A failed sample carries its `problem`, and the others go on. Nobody else may use the sampler's model
+        until the iterator ends or is closed.
         """
         ...
 
     def sync(self, weights: Weights) -> int:
-        """Takes the policy's weights; returns the version that it answers with from now on."""
+        """Takes the policy's weights.
+
+        Returns:
+            The version of the weights that the sampler answers with from now on.
+        """
         ...
 
     def close(self) -> None:
-        """Lets go of processes, connections and files."""
+        """Ends the sampler's processes and closes its connections and files."""
         ...
 
 
 class Chooser(Protocol):
-    """What a sampler with `facts.chooses` has besides."""
+    """The further method of a sampler whose `facts.chooses` is true."""
 
     def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice | None]:
-        """How probable each option is as the beginning of the answer to each prompt; None where that is
-        unknown.
+        """Measures how probable each option is as the beginning of the answer.
+
+        Returns:
+            One Choice per prompt; None if the probabilities are unknown.
         """
         ...
 
 
 class Chat(Protocol):
-    """A role that is talked to: judges, critics, revisers, persuaded users."""
+    """A conversation with a model, for roles such as judge, critic and reviser."""
 
     def reply(self, asks: Sequence[Ask]) -> list[Reply]:
-        """One reply per ask, in order."""
+        """Answers each ask with one reply, in the order of the asks."""
         ...
 
     def choose(self, asks: Sequence[Ask], options: Sequence[str]) -> list[Choice | None]:
-        """How probable each option is as the beginning of the reply; None where that is unknown."""
+        """Measures how probable each option is as the beginning of the reply.
+
+        Returns:
+            One Choice per ask; None if the probabilities are unknown.
+        """
         ...
 
 
 class Metric(Protocol):
-    """What is measured on a model's answers.
+    """Measures a model's answers, prompt by prompt.
 
-    `@metric(...)` declares its title, unit, direction and needs beside it.
+    `@metric(...)` declares its title, unit, direction and needs.
     """
 
     def per_prompt(self, item: Answered) -> float | None:
-        """The value for one prompt; None is unscored, which is never zero."""
+        """The value for one prompt. None means unscored, which is never counted as zero."""
         ...
 
 
 class CorpusMetric(Protocol):
-    """A metric of all answers at once, without values per prompt and so without an interval."""
+    """Measures all answers at once. Without values per prompt, it has no interval."""
 
     def over_corpus(self, items: Sequence[Answered]) -> tuple[float | None, str]:
-        """The value, None where it cannot be had, and how it was taken."""
+        """The value, or None if it cannot be measured, and a line on how it was measured."""
         ...
 
 
 Origin = Literal["own", "mixed", "engine", "replay"]
-"""Where rollouts come from, and so whose log-probs they carry: the policy itself (exact), the policy beside
-an opponent, another engine of the same weights (the mismatch is measured and corrected), an earlier policy
-(its log-probs are the old ones, whatever the passes).
+"""Who sampled the rollouts, and so whose log-probs they carry.
+
+own: the policy itself, whose log-probs are exact. mixed: the policy beside an opponent.
+engine: another engine of the same weights; the mismatch is measured and corrected.
+replay: an earlier policy; its log-probs are the old ones at every pass.
 """
 
 
 class Learner(Protocol):
-    """Owns models, optimizer and sharding. What stands here beside its steps is what annotators are made of.
+    """Owns models, optimizer and sharding. Annotators are written with its other members.
 
-    needs: of the method. origin: of the rollouts. amp: products are bfloat16, so that log-probs of another
-    pass differ.
-    steps_per_batch: optimizer steps on one batch. length_limit: tokens that a completion may have.
+    Every rank calls these methods, each with its own rows.
     """
 
     needs: Needs
+    """The needs of the method in training."""
     origin: Origin
+    """The origin of the rollouts."""
     amp: bool
+    """Whether products are bfloat16; log-probs then differ from pass to pass."""
     steps_per_batch: int
+    """Optimizer steps on one batch."""
     length_limit: int
+    """Greatest number of tokens in a completion."""
 
     def annotate(self, batch: Batch, needs: Needs) -> Batch:
-        """Counts over all ranks, and the annotations that `needs` names."""
+        """Puts the counts over all ranks on the batch, then the annotations that `needs` names."""
         ...
 
     def update(self, batch: Batch, objective: Objective, number: int) -> Metrics:
-        """The optimizer steps on a prepared batch; metrics of the step with this number."""
-        ...
+        """Takes the optimizer steps on a prepared batch.
 
-    def rows(self, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
-        """Token outputs of a whole batch without gradient, [B, T] each, by the names in `outputs`.
+        Args:
+            batch: this rank's rows, prepared by the objective.
+            objective: computes the loss.
+            number: 1-based number of the step.
 
-        Every rank must call it.
+        Returns:
+            The metrics of the step, over all ranks.
         """
         ...
 
+    def rows(self, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
+        """Token outputs of a whole batch, without gradient, [B, T] each, by the names in `outputs`."""
+        ...
+
     def reference_logps(self, batch: Batch) -> Tensor:
-        """Log-probs of the reference, [B, T], nats."""
+        """The reference model's log-probs of the batch's tokens, [B, T], in nats."""
         ...
 
     def count(self, batch: Batch) -> Batch:
-        """The batch with its counts taken anew, over all ranks: for annotators that change what trains."""
+        """Counts the batch again over all ranks. An annotator that masks rows or tokens needs it."""
         ...
 
     def sum(self, value: Tensor) -> Tensor:
-        """Sum over all ranks, on the CPU."""
+        """The sum over all ranks, as a tensor on the CPU."""
         ...
 
     def state(self, folder: Path) -> dict[str, Any]:
-        """Tensors and numbers that `restore` needs to continue exactly; what is divided over processes goes
-        to `folder`.
+        """Tensors and numbers with which `restore` continues exactly.
+
+        Tensors that are sharded over processes are written to `folder` instead.
         """
         ...
 
     def restore(self, state: dict[str, Any], folder: Path) -> None:
-        """The inverse of `state`."""
+        """Takes back `state` and the shards in `folder`."""
         ...
 
 
 class Annotator(Protocol):
-    """Puts what a method asked for on a batch; one per name in `Needs.annotations`."""
+    """Adds one tensor to a batch, under a name that a method may put into `Needs.annotations`."""
 
     def __call__(self, batch: Batch, learner: Learner) -> Batch:
-        """The batch with it. Every rank calls it, with its own rows."""
+        """The batch with the tensor. Every rank calls it, with its own rows."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one optimizer step learns from, and what its source saw on the way.
+    """The rows of one optimizer step, and its source's measurements.
 
     Args:
         number: 1-based number of the optimizer step.
         epoch: passes over the data when this step is done.
-        asked: `time.monotonic()` when the source was asked for it, in seconds.
+        asked: `time.monotonic()` when the loop asked for the step, in seconds.
         groups: this process's share of the step, as tokens.
-        metrics: what the source measured over all processes.
-        sampled: this process's answers of the policy, those that do not train included.
+        metrics: the source's measurements over all processes.
+        sampled: all answers of the policy in this process, also those that are not trained on.
         shown: one answer for the live screen.
     """
 
@@ -246,40 +272,46 @@ class Step:
 
 
 class Source(Protocol):
-    """Fixed data, recorded rollouts or fresh ones: the loop cannot tell them apart."""
+    """Hands out steps. The loop cannot tell fixed data, recorded rollouts and fresh ones apart."""
 
     position: int
     """Steps handed out so far."""
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """The number of optimizer steps in the whole run, resumed or not."""
         ...
 
     def next(self) -> Step | None:
-        """The next step, None when the run is done."""
+        """The next step; None after the last one."""
         ...
 
     def after_update(self) -> None:
-        """Called after each optimizer step: samplers take the new weights."""
+        """Called after each optimizer step, so that samplers take the new weights."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """Position and random states with which a resumed run gets the same next step."""
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
+        """Continues at the position that `state` gave."""
         ...
 
     def close(self) -> None:
-        """Lets go of what the source holds: samplers, servers, workers."""
+        """Ends the source's samplers, servers and workers."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why a run ends before its last step. `fails`: there is no evidence that its model is worth keeping."""
+    """The reason why a run ends before its last step.
+
+    Args:
+        reason: a sentence for a person.
+        fix: what the person can do; empty if nothing is needed.
+        fails: whether the run counts as failed, because no evidence says that its model is worth keeping.
+    """
 
     reason: str
     fix: str = ""
@@ -287,37 +319,37 @@ class Stop:
 
 
 class Hook(Protocol):
-    """What happens around the steps of a run: one concern each, in the order of one list
-    (training/assemble.py).
+    """One concern around the steps of a run. training/assemble.py lists the hooks in the order of their calls.
 
-    Each method does nothing unless a hook says otherwise. `name` is the key of its state in a checkpoint.
+    The methods here do nothing; a hook overrides those that it needs.
     """
 
     name: ClassVar[str]
+    """Key of the hook's state in a checkpoint."""
 
     def before_run(self, done: int | None) -> Stop | None:
-        """Called once. `done`: steps of the checkpoint that the run goes on from, None for a fresh run."""
+        """Called once. `done` is the step of the checkpoint that the run resumes from; None in a fresh run."""
         return None
 
     def before_update(self, batch: Batch) -> Batch:
-        """Sees the batch of a step as it was collated, before anything is computed for it."""
+        """May change the collated batch of a step, before its counts and annotations are computed."""
         return batch
 
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> Stop | None:
-        """Sees a step that was taken, and may add to its record.
+        """Called after each step; may add to the step's record in metrics.jsonl.
 
-        A Stop ends the run; later hooks are not called.
+        If a hook returns a Stop, the run ends and later hooks are not called.
         """
         return None
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs of this hook: numbers, text and tensors."""
+        """Numbers, text and tensors that this hook needs in a resumed run."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`; called before `before_run`."""
+        """Takes the values that `state` gave; called before `before_run`."""
         return
 
     def close(self, error: BaseException | None) -> None:
-        """Called once at the end. `error`: what the run failed with, None when it came to its end."""
+        """Called once, at the end. `error` is the exception that ended the run, if there is one."""
         return
