@@ -121,7 +121,7 @@ class Display:
             self.console.print("  ".join(filter(None, parts)), highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Stops drawing."""
+        """Stops the bar, and leaves the terminal to others."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -135,15 +135,15 @@ class Display:
 
 
 class Nobody:
-    """Listens to a sampler and does nothing; a base for those who do. See seams.Listener."""
+    """A seams.Listener that ignores everything; other listeners derive from it."""
 
     wants_text = False
 
     def finished(self, samples: int, tokens_per_second: float | None) -> None:
-        """See seams.Listener."""
+        """Ignores the count."""
 
     def text(self, request: Request, index: int, piece: str) -> None:
-        """See seams.Listener."""
+        """Ignores the text."""
 
 
 NOBODY = Nobody()
@@ -156,7 +156,7 @@ class OnDisplay(Nobody):
         self.display, self.done, self.k = display, done, k
 
     def finished(self, samples: int, tokens_per_second: float | None) -> None:
-        """See seams.Listener."""
+        """Shows the finished prompts and the rate."""
         rate = "" if tokens_per_second is None else f"  {tokens_per_second:.0f} tok/s"
         self.display.update(self.done + samples // self.k, f"answers{rate}")
 

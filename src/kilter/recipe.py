@@ -57,7 +57,7 @@ class Recipe:
     stages: Mapping[str, Stage]
 
     def workspace(self, folder: Path, console: Console, **options: Any) -> Workspace:
-        """The run as its stages see it."""
+        """The run's folder, data sets and stages, as a stage needs them."""
         return Workspace(folder, console, self.model, self.data, self.stages, **options)
 
 

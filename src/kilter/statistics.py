@@ -41,7 +41,7 @@ class Estimate:
     higher_is_better: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """The estimate as a dict of plain values, for JSON."""
         return asdict(self)
 
 

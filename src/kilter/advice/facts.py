@@ -37,7 +37,7 @@ class Facts:
     answer_length: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The facts as a dict of plain values, for JSON."""
         return asdict(self)
 
 

@@ -16,7 +16,7 @@ from kilter.objectives.pages import results
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A sentence of advice and its evidence."""
+    """A sentence of advice, with the measurement or paper that it rests on."""
 
     text: str
     evidence: str
@@ -47,7 +47,7 @@ def percent(value: float) -> str:
 
 
 def noise_of(f: Facts) -> Reason | None:
-    """Signs of wrong labels."""
+    """A reason, if more than 1 % of the pairs stand in the data both ways."""
     if not f.contradictions or f.contradictions <= 0.01:
         return None
     share = percent(f.contradictions)
@@ -80,7 +80,7 @@ def _try(method: str, *reasons: Reason, **settings: Any) -> Suggestion:
 
 
 def pairs(f: Facts) -> list[Suggestion]:
-    """Preference pairs."""
+    """Suggests methods for preference pairs."""
     noise, length = noise_of(f), length_of(f)
 
     # A measured flaw of the labels comes before the standard method, and wrong labels before long ones.
@@ -147,7 +147,7 @@ def thumbs(f: Facts) -> list[Suggestion]:
 
 
 def lists(f: Facts) -> list[Suggestion]:
-    """Rankings and ratings."""
+    """Suggests methods for rankings and ratings."""
     shape = f"measured: {f.answers_per_prompt:g} answers per prompt"
     swaps = Reason(
         "all pairs of a list, weighted by what swapping them costs", f"{shape}; paper: Liu et al. 2024"
@@ -196,7 +196,7 @@ def demonstrations(f: Facts) -> list[Suggestion]:
 
 
 def scored(f: Facts) -> list[Suggestion]:
-    """Single answers with grades."""
+    """Suggests methods for single answers with scores."""
     shape = f"measured: {f.groups} single answers with scores"
     levels = Reason(
         "conditional SFT: every answer with its level in the prompt, and the best level asked for afterwards",
@@ -210,7 +210,7 @@ def scored(f: Facts) -> list[Suggestion]:
 
 
 def prompts(f: Facts) -> list[Suggestion]:
-    """Prompts alone."""
+    """Suggests online methods for prompts without answers."""
     own = (
         "prompts need a source of feedback: the recipe begins with the policy's own judgement, "
         "to be replaced by your verifier, reward model or function"

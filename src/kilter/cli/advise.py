@@ -129,6 +129,6 @@ def _room(fields: dict[str, Any], size: Sizes, machine: Machine) -> str:
 
 
 def _reason(r: Reason) -> None:
-    """A sentence, and what it rests on."""
+    """Prints a sentence of advice, and its evidence dimmed."""
     out.print(f"   {r.text}  ", end="", markup=False, highlight=False)
     out.print(f"({r.evidence})", style="dim", markup=False, highlight=False)

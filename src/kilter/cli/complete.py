@@ -10,7 +10,7 @@ Completion = Callable[[str], list[Any]]
 
 
 def among(words: Sequence[str]) -> Completion:
-    """One of these words."""
+    """Completes to the words that begin as the typed text does."""
 
     def find(incomplete: str) -> list[Any]:
         return [word for word in words if word.startswith(incomplete)]
@@ -41,14 +41,14 @@ def data(incomplete: str) -> list[Any]:
 
 
 def sources(incomplete: str) -> list[Any]:
-    """Feedback sources."""
+    """Completes to registered feedback sources."""
     from kilter.feedback import feedback_sources
 
     return among(feedback_sources.names())(incomplete)
 
 
 def samplers(incomplete: str) -> list[Any]:
-    """Samplers."""
+    """Completes to registered samplers."""
     from kilter.sampling.registry import samplers as registered
 
     return among(registered.names())(incomplete)

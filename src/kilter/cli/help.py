@@ -41,7 +41,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A command with commands below it."""
+    """A command with commands below it, whose help page lists them under headings."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """The commands under their headings, each with its first sentence."""

@@ -72,17 +72,17 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """What is typed."""
+        """The option as a user types it, such as --sampler.max-new-tokens."""
         return "--" + ".".join(self.path).replace("_", "-")
 
     @property
     def kind(self) -> Kind:
-        """How its value is read."""
+        """The kind of value, which decides how the option reads it."""
         return _kind(self.field.annotation)
 
     @property
     def model(self) -> type[BaseModel] | None:
-        """The nested configuration that it stands for."""
+        """The nested configuration that the option sets; None if its value is plain."""
         return _model(self.field.annotation)
 
     @property

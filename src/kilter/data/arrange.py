@@ -28,7 +28,7 @@ def with_labels(groups: Sequence[Group], labels: frozenset[int]) -> list[Group]:
 
 @arrangements.register("stored")
 def stored(groups: Sequence[Encoded], max_length: int, pool: Sequence[Encoded] = ()) -> list[Encoded]:
-    """As they are."""
+    """Leaves the groups as the data has them."""
     return list(groups)
 
 

@@ -115,7 +115,7 @@ class Evaluation:
 
     @property
     def baseline(self) -> str:
-        """The model that the others are compared with."""
+        """Name of the model that the others are compared with: the first one."""
         return self.models[0].name
 
     def _note_absent(

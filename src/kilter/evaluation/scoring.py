@@ -30,11 +30,11 @@ Scores = dict[str, list[tuple[Feedback, ...]]]
 
 
 class Source(Protocol):
-    """Feedback of one evaluation."""
+    """Scores the answers of one evaluation."""
 
     @property
     def judge(self) -> str:
-        """Its name for people."""
+        """The source's name in reports."""
         ...
 
     @property

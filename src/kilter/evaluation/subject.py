@@ -25,7 +25,7 @@ class Subject:
 
     @property
     def path(self) -> str:
-        """Where it comes from."""
+        """Absolute path of the model's folder; its reference if it has no folder."""
         return self.reference if self.folder is None else str(self.folder.resolve())
 
     @property

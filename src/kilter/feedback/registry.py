@@ -282,7 +282,7 @@ class Weighted(FeedbackSource):
         )
 
     def state(self) -> dict[str, Any]:
-        """The parts' own, by name."""
+        """The states of the parts that have one, by name."""
         return {name: state for name, _, source in self.parts if (state := source.state())}
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -177,7 +177,7 @@ class RewardFeedback(FeedbackSource):
         return out
 
     def _raw(self, groups: Sequence[Group]) -> list[Scores]:
-        """[member][group][completion]"""
+        """Raw scores of all members, indexed [member][group][completion]."""
         if not self.same:  # another tokenizer reads the text
             groups = [
                 replace(g, completions=tuple(Completion(c.text or " ") for c in g.completions))
@@ -205,13 +205,13 @@ class RewardFeedback(FeedbackSource):
         )
 
     def scale(self) -> tuple[float, float] | None:
-        """That of the first member."""
+        """The first member's (mean, deviation); None until they are measured."""
         if self.scales:
             return self.scales[0]
         return None if self.normalize else (0.0, 1.0)
 
     def state(self) -> dict[str, Any]:
-        """The normalisation."""
+        """The (mean, deviation) of every member."""
         return {"scales": self.scales}
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ class _PerCompletion(FeedbackSource):
 
     @abstractmethod
     def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
-        """(score, rationale)."""
+        """Scores one completion: (score, rationale). A score of None leaves it unscored."""
 
 
 def gold_answer(prompt: Prompt, key: str) -> str | None:
@@ -137,7 +137,7 @@ class ExactMatch(_AgainstAnswer):
     """
 
     def equal(self, gold: str, text: str) -> bool:
-        """As text."""
+        """Whether both are the same text, apart from case and spaces."""
         return " ".join(text.split()).lower() == " ".join(gold.split()).lower()
 
 
@@ -157,7 +157,7 @@ class Regex(_PerCompletion):
             ) from error
 
     def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
-        """Searches."""
+        """1 if the pattern matches, 0 if not."""
         find = self.pattern.fullmatch if self.full else self.pattern.search
         return float(find(completion.text) is not None), ""
 
@@ -182,7 +182,7 @@ class JsonSchema(_PerCompletion):
         self.schema = dict(schema)
 
     def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
-        """Parses, then validates."""
+        """1 if the answer is JSON and satisfies the schema; a fence around it is removed."""
         text = re.sub(r"^```(?:json)?\s*|\s*```$", "", completion.text.strip(), flags=re.IGNORECASE)
         try:
             value = json.loads(text, parse_constant=_no_constant)

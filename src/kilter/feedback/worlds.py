@@ -39,7 +39,7 @@ class OwnJudge(FeedbackSource):
         return verdicts
 
     def state(self) -> dict[str, Any]:
-        """The judges' own, by name."""
+        """The states of the judges that have one, by name."""
         return {name: state for name, judge in self.judges.items() if (state := judge.state())}
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -147,12 +147,12 @@ class _Run:
 
     @property
     def width(self) -> int:
-        """T, tokens of the longest."""
+        """T, the tokens of the longest completion."""
         return max(self.lengths)
 
     @property
     def before(self) -> int:
-        """P, tokens of the prompt."""
+        """P, the tokens of the shared prompt; 0 without one."""
         return 0 if self.prompt is None else self.prompt[1]
 
 

@@ -28,7 +28,7 @@ class ActorCritic(nn.Module):
 
     @property
     def model(self) -> Any:
-        """The policy's model."""
+        """The policy's model: the one that is saved and sampled from."""
         return self.policy.model
 
     @property

@@ -60,7 +60,7 @@ class ReferenceCache:
         return keys
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Tensor]:
-        """The rows already known."""
+        """The stored log-probs of these keys; unknown keys are absent."""
         found: dict[bytes, Tensor] = {}
         # SQLite limits the number of parameters of one statement.
         for start in range(0, len(keys), 500):
@@ -92,7 +92,7 @@ class ReferenceCache:
         return out
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the database file."""
         self._db.close()
 
 

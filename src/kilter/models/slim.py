@@ -89,7 +89,7 @@ class _SlimNorm:
     """Mixed into the model's own norm class."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The norm of x."""
+        """x over its root mean square, times the weight."""
         weight, eps = self.weight, _eps(self)  # type: ignore[attr-defined]
         # Without gradients nothing is kept, and a custom function would only add its own cost.
         if not torch.is_grad_enabled():

@@ -59,7 +59,7 @@ class Description:
     knobs: tuple[Knob, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """The description as a dict of plain values, for JSON."""
         return asdict(self)
 
 

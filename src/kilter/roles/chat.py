@@ -55,7 +55,7 @@ class SamplerChat:
 
 
 class _Written(Nobody):
-    """Hands text on."""
+    """A listener that passes pieces of text to a function."""
 
     wants_text = True
 
@@ -63,7 +63,7 @@ class _Written(Nobody):
         self._write = write
 
     def text(self, request: Request, index: int, piece: str) -> None:
-        """See seams.Listener."""
+        """Passes the piece on."""
         self._write(piece)
 
 

@@ -41,7 +41,7 @@ def check_sampler(spec: SamplerKind, where: str = "sampler") -> None:
 
 
 def build(context: SamplerContext, where: str = "sampler") -> Sampler:
-    """The sampler that the settings name."""
+    """Opens the sampler that the settings name, with the options that it takes."""
     factory, options = _options(context.spec, where)
     if "context" in inspect.signature(factory).parameters:
         options = options | {"context": context}

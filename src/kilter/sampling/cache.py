@@ -146,7 +146,7 @@ class DecodeCache:
             )
 
         def by_row(x: Tensor) -> Tensor:
-            """The inverse."""
+            """Undoes `by_prompt`: from prompts back to rows."""
             return x.reshape(len(to_prompts), -1).index_select(0, to_rows).view(r * heads, h, -1)
 
         own_s = torch.bmm(query, own_k.transpose(1, 2))

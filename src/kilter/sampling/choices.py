@@ -47,12 +47,10 @@ def from_scorer(
     tokens_per_microbatch: int = 2048,
     amp: bool = False,
 ) -> list[Choice | None]:
-    """Choices of a model in memory: log-probs of each option's tokens, summed, after the prompt as at
-    generation.
+    """Choices by a model in memory: the summed log-probs of each option's tokens after the prompt.
 
-    The options of a prompt are one Group, so that the prompt is encoded once. An option that another one goes
-    on from is
-    counted without it: "1" is the answer that begins with 1 and not with 10.
+    The options of a prompt are one Group, so that the prompt is encoded once. If one option begins another,
+    it is counted without the longer one: "1" is the answer that begins with 1 and not with 10.
 
     Raises:
         UserError: an option is empty, or two have the same tokens.

@@ -186,7 +186,7 @@ class SharedEngine:
         self._collect()
 
     def release(self, handle: int) -> None:
-        """See Engine."""
+        """Closes the prompt to further rows; its slot is freed when its last row leaves."""
         self._open.discard(handle)
         self._collect()
 
@@ -225,7 +225,7 @@ class StandardEngine:
         self._cache: Any = None
 
     def prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[list[int], Tensor]:
-        """One padded forward."""
+        """Prefills all prompts in one left-padded forward."""
         width = max(map(len, prompts))
         tokens = torch.zeros(len(prompts), width, dtype=torch.long)
         mask = torch.zeros_like(tokens)
@@ -272,7 +272,7 @@ class StandardEngine:
         return out.logits[:, -1]  # type: ignore[no-any-return]
 
     def keep(self, order: Sequence[int]) -> None:
-        """Selects rows of the cache."""
+        """Selects these rows of the model's own cache."""
         index = torch.tensor(list(order), dtype=torch.long, device=self.device)
         if len(order):
             self._cache.batch_select_indices(index)
@@ -299,21 +299,21 @@ class MixtureEngine:
         return handles, self._mix(own, other)
 
     def attach(self, handles: Sequence[int]) -> None:
-        """See Engine."""
+        """Attaches the rows in both engines."""
         for part in self.parts:
             part.attach(handles)
 
     def decode(self, tokens_R: Tensor) -> Tensor:
-        """See Engine."""
+        """Appends the tokens in both engines, and mixes their logits."""
         return self._mix(self.parts[0].decode(tokens_R), self.parts[1].decode(tokens_R))
 
     def keep(self, order: Sequence[int]) -> None:
-        """See Engine."""
+        """Keeps the same rows in both engines."""
         for part in self.parts:
             part.keep(order)
 
     def release(self, handle: int) -> None:
-        """See Engine."""
+        """Releases the prompt in both engines."""
         for part in self.parts:
             part.release(handle)
 

@@ -71,14 +71,14 @@ class LocalSampler:
         return self.version
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Does nothing: the weights belong to the learner."""
 
     def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice | None]:
-        """See seams.Chooser."""
+        """Takes the probabilities from one forward of the model itself."""
         return from_scorer(self.scorer, self.encoder, prompts, options, amp=self.amp)
 
     def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
-        """See seams.Sampler. The model is in evaluation mode until the iterator ends."""
+        """Samples from the weights in memory. The model is in evaluation mode until the iterator ends."""
         for params in {id(r.params): r.params for r in requests}.values():
             check_params(params)
         begin = time.perf_counter()
@@ -244,7 +244,7 @@ class LocalSampler:
 
 @samplers.register("local")
 def open_local(context: SamplerContext) -> LocalSampler:
-    """Over the weights in memory."""
+    """Opens a sampler on the weights that are in memory."""
     scorer, encoder = context.policy()
     amp = context.dtype == "bfloat16"
     return LocalSampler(scorer, encoder, context.spec.tokens_per_batch, amp=amp)

@@ -87,7 +87,7 @@ class OpenAISampler:
     facts = SamplerFacts(chooses=True)
 
     def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
-        """See seams.Sampler.
+        """Yields the samples as the endpoint answers, one HTTP request each.
 
         Raises:
             UserError: the endpoint refuses the key or does not know the model.
@@ -109,9 +109,9 @@ class OpenAISampler:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice | None]:
-        """See seams.Chooser.
+        """Takes the probabilities from the first token of an answer.
 
-        Reads the alternatives of the first token; None where the endpoint gives none.
+        None if the endpoint reports no alternatives of that token.
         """
 
         def ask(prompt: Prompt) -> Choice | None:
@@ -128,7 +128,7 @@ class OpenAISampler:
         )
 
     def close(self) -> None:
-        """Hangs up."""
+        """Closes the connections to the endpoint."""
         self._client.close()
 
     def _sample(self, request: Request, index: int, listener: Listener) -> Sample:
@@ -279,7 +279,7 @@ class OpenAISampler:
 
 @samplers.register("openai")
 def open_openai(context: SamplerContext) -> OpenAISampler:
-    """At the address of the settings, or of the environment."""
+    """Opens the endpoint at the address of the settings, or of the environment."""
     s = context.spec
     model = s.model or context.model
     if not model:

@@ -59,7 +59,7 @@ class Row:
 
     @property
     def params(self) -> SamplingParams:
-        """How it is sampled."""
+        """Sampling parameters of the row's request."""
         return self.item.request.params
 
 

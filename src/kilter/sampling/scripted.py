@@ -50,7 +50,7 @@ class ScriptedSampler:
     facts = SamplerFacts(chooses=True)
 
     def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
-        """See seams.Sampler."""
+        """Yields the script's answers in order, as if they were sampled."""
         done = 0
         for request in requests:
             for index in range(request.k):
@@ -75,7 +75,7 @@ class ScriptedSampler:
         return Sample(request, index, completion, usage=Usage(tokens=len(text.split())))
 
     def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice | None]:
-        """See seams.Chooser."""
+        """Takes the script's `choices`; without them, the option that its answer begins with is certain."""
         return [self._choose(p, options) for p in prompts]
 
     def _choose(self, prompt: Prompt, options: Sequence[str]) -> Choice | None:
@@ -91,11 +91,11 @@ class ScriptedSampler:
         return weights.version
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Does nothing: a script holds no process or connection."""
 
 
 def _reader(script: Mapping[str, str | Sequence[str]] | Sequence[str]) -> Script:
-    """The script as a function."""
+    """The script as a function of prompt and index, whichever way it was given."""
     if isinstance(script, Mapping):
         table = script
 
@@ -117,8 +117,9 @@ def _words(text: str) -> Iterator[str]:
 
 
 def read_script(path: Path, field: str = "sampler.script") -> ScriptedSampler:
-    """A script from JSON lines: {"prompt", "answer"}, {"prompt", "answers"}, with "choices": {option:
-    probability} or without.
+    """Reads a script from JSON lines.
+
+    A line is {"prompt", "answer"} or {"prompt", "answers"}. It may also have "choices": {option: probability}.
     """
     answers: dict[str, str | Sequence[str]] = {}
     choices: dict[str, Mapping[str, float]] = {}
@@ -141,7 +142,7 @@ def read_script(path: Path, field: str = "sampler.script") -> ScriptedSampler:
 
 @samplers.register("scripted")
 def open_scripted(context: SamplerContext) -> ScriptedSampler:
-    """From the file that the settings name."""
+    """Opens the script in the file that the settings name."""
     path = Path(context.spec.script or context.model)
     if not path.is_file():
         fix = "name a file with a line {prompt, answer} for each prompt"

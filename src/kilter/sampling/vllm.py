@@ -106,14 +106,14 @@ class VllmSampler:
         return SamplerFacts(version=self.version, context=context, continues=True, chooses=True)
 
     def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice | None]:
-        """See seams.Chooser.
+        """Takes the probabilities from the learner's own model.
 
         The learner's own model answers: vLLM tells no log-probs of tokens that it did not draw.
         """
         return from_scorer(self.scorer, self.encoder, prompts, options, amp=self._dtype == torch.bfloat16)
 
     def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
-        """See seams.Sampler. Text comes whole, not in pieces."""
+        """Yields samples as vLLM finishes them. Text comes whole, not in pieces."""
         for params in {r.params for r in requests}:
             check_params(params)
         begin, tokens, done = time.perf_counter(), 0, 0
@@ -327,7 +327,7 @@ class InProcess:
     def generate(
         self, items: Sequence[Item], stop_ids: Sequence[int]
     ) -> Iterator[tuple[Item, list[Answer] | str]]:
-        """See Client. vLLM's offline engine hands everything over at the end."""
+        """Yields all answers at the end: vLLM's offline engine gives none before."""
         from vllm import SamplingParams as Params
 
         if not items:
@@ -358,7 +358,7 @@ class InProcess:
             yield item, [_answer(o) for o in output.outputs]
 
     def reload(self, folder: Path, timeout: float) -> None:
-        """See Client."""
+        """Reloads the weights inside the engine's workers."""
 
         def push() -> None:
             self.llm.collective_rpc("reload_weights", timeout=timeout, kwargs={"weights_path": str(folder)})
@@ -467,7 +467,7 @@ class Server:
     def generate(
         self, items: Sequence[Item], stop_ids: Sequence[int]
     ) -> Iterator[tuple[Item, list[Answer] | str]]:
-        """See Client. One HTTP request per item, for a request has one seed; the server batches them."""
+        """Sends one HTTP request per item, because a request has one seed. The server batches them."""
         with ThreadPoolExecutor(min(64, max(1, len(items)))) as pool:
             asked = {pool.submit(self._ask, item, stop_ids): item for item in items}
             try:
@@ -504,11 +504,11 @@ class Server:
         ]
 
     def close(self) -> None:
-        """Hangs up."""
+        """Closes the connection to the server."""
         self.http.close()
 
     def reload(self, folder: Path, timeout: float) -> None:
-        """See Client."""
+        """Tells the server to reload its weights from `folder`."""
         self._post(
             "/collective_rpc",
             {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}, "timeout": timeout},

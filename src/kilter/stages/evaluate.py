@@ -66,7 +66,7 @@ class Evaluate(StageKind[EvaluateSpec]):
             )
 
     def preflight(self, spec: EvaluateSpec, work: Workspace) -> None:
-        """There are prompts to evaluate on."""
+        """Refuses data that has no held-out prompts."""
         if work.ready(spec.data) and not _asked(spec, work).heldout:
             raise UserError(
                 "data.heldout",

@@ -64,7 +64,7 @@ class Gate(StageKind[GateSpec]):
                 work.console.print(f"  [yellow]power[/] {line}", highlight=False)
 
     def plan(self, spec: GateSpec, work: Workspace) -> StagePlan:
-        """It takes no time."""
+        """The policy's name or the number of its conditions; a gate takes no time."""
         if isinstance(spec.policy, str):
             return StagePlan(spec.policy)
         return StagePlan(f"{len(spec.policy['conditions'])} conditions")

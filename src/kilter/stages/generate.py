@@ -134,7 +134,7 @@ class Generate(StageKind[GenerateSpec]):
             )
 
     def preflight(self, spec: GenerateSpec, work: Workspace) -> None:
-        """There are prompts to ask."""
+        """Refuses data that has no prompts to answer."""
         if work.ready(spec.data) and not _prompts(spec, work):
             raise UserError(
                 work.where("split"),
@@ -308,5 +308,5 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _who(spec: GenerateSpec, work: Workspace) -> str:
-    """Who answers, by name."""
+    """Name of the model that answers, or of the sampler if it opens no model."""
     return (spec.model or work.base) if spec.sampler.opens else spec.sampler.model or spec.sampler.name

@@ -123,7 +123,7 @@ class Workspace:
 
     @property
     def here(self) -> Stage:
-        """The stage that looks."""
+        """The stage whose workspace this is."""
         return self.stages[self.name]
 
     def where(self, field: str = "") -> str:
@@ -136,7 +136,7 @@ class Workspace:
         return not self.alone and name in self.stages
 
     def stage(self, name: str) -> Path:
-        """The folder of a stage."""
+        """The folder of a stage; that of the run if it has one stage alone."""
         return self.folder if self.alone else self.folder / name
 
     def earlier(self, makes: Makes | str = "") -> list[str]:

@@ -65,7 +65,7 @@ class Train(StageKind[TrainSpec]):
         check_train(spec, work.where())
 
     def preflight(self, spec: TrainSpec, work: Workspace) -> None:
-        """The trackers are installed."""
+        """Refuses a tracker whose package is not installed."""
         from kilter.training.hooks.metrics_log import check_trackers
 
         check_trackers(spec.trackers)

@@ -132,7 +132,7 @@ def name_of(row: Mapping[str, Any]) -> str:
 
 
 def html(study: Study, found: Mapping[str, Any], folder: Path) -> str:
-    """The page."""
+    """The comparison as one self-contained HTML page."""
     rows: Sequence[Mapping[str, Any]] = found["rows"]
     scored = [r for r in rows if "difference" in r["metrics"]]
     plain = not found["vary"]

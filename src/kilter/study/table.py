@@ -103,7 +103,7 @@ class Evidence:
 
     @classmethod
     def read(cls, folder: Path) -> Evidence:
-        """From the folder of a comparison."""
+        """Reads the evaluation in the folder of a comparison."""
         evaluation = json.loads((folder / EVAL / "evaluation.json").read_text())
         return cls(evaluation, json.loads((folder / EVAL / "per_prompt.json").read_text()), folder)
 

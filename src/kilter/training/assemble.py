@@ -130,7 +130,7 @@ def _on_data(
 
 
 def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
-    """Training on answers of the policy."""
+    """Assembles a run that trains on answers of the policy."""
     spec, needs, engine = job.spec, job.objective.needs, job.engine
     if engine.world > spec.batch_size:
         raise UserError(
@@ -223,7 +223,7 @@ def _run(
 
 
 def _saver(job: Job, run: Run) -> SaveCheckpoints:
-    """Takes the checkpoints of this stage."""
+    """The hook that writes this stage's checkpoints."""
     meta = {"method": method_name(job.spec.method), "identity": run.identity}
     return SaveCheckpoints(
         job.checkpoints,

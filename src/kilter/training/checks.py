@@ -57,7 +57,7 @@ class Asked:
         return self.needs.opponent is None
 
     def refuse(self, field: str, value: Any, problem: str, fix: str) -> NoReturn:
-        """Raises UserError."""
+        """Raises UserError with the field's full name."""
         raise UserError(f"{self.where}{field}", value, problem, fix)
 
     def unread(self, fields: Sequence[str], why: str, fix: str, part: str = "") -> None:
@@ -166,7 +166,7 @@ def teacher_is_named_where_one_teaches(a: Asked) -> None:
 
 
 def feedback_can_be_built(a: Asked) -> None:
-    """Names and options of the sources."""
+    """Refuses a feedback source with an unknown name or option."""
     for field, source in (("feedback", a.spec.feedback), ("monitors.gold", a.spec.monitors.gold)):
         if source is not None:
             feedbacks.check(source, f"{a.where}{field}")

@@ -47,12 +47,12 @@ class Job:
 
     @property
     def groups(self) -> Sequence[Group]:
-        """The training groups that are used."""
+        """The training groups, up to `limit`."""
         return self.train[: self.spec.limit]
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """Those of this stage."""
+        """The checkpoints in this stage's folder."""
         return Checkpoints(self.out / "checkpoints", self.spec.save_every)
 
     @property

@@ -53,14 +53,14 @@ class LiveDisplay:
         self._live.start()
 
     def step(self, done: int, record: Mapping[str, Any], events: Sequence[Event], sample: str) -> None:
-        """Takes the numbers of a step."""
+        """Keeps the step's numbers, events and answer for the next drawing."""
         self.done, self.record, self.events, self.sample = done, record, list(events), sample
         for _, key, _ in ROWS:
             if isinstance(record.get(key), int | float):
                 self.history.setdefault(key, deque(maxlen=200)).append(float(record[key]))
 
     def render(self) -> RenderableType:
-        """The whole screen."""
+        """Draws numbers, curves, events and the last answer as one screen."""
         head = Table.grid(padding=(0, 2), expand=False)
         head.add_row(
             f"[bold]{self.title}",

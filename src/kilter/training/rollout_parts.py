@@ -115,7 +115,7 @@ def _local(
 
 
 def _sampler(spec: TrainSpec, policy: Scorer, encoder: Encoder) -> Sampler:
-    """The policy's, by name."""
+    """Opens the policy's sampler that the recipe names."""
     return build(SamplerContext(spec.sampler, lambda: (policy, encoder), dtype=spec.dtype))
 
 

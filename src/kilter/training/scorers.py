@@ -132,7 +132,7 @@ def _opening(job: Job, model: Path, trains: bool = True) -> OpenSpec:
 
 
 def _teacher(job: Job, encoder: Encoder) -> Scorer:
-    """The model that is learned from."""
+    """Opens the teacher, which must have the policy's vocabulary."""
     if job.spec.teacher is None:
         raise UserError(
             "teacher", None, "is required by this method", "name a stage or a model to learn from"

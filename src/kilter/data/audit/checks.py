@@ -41,7 +41,7 @@ class Finding:
     ids: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """The finding as a dict of plain values, for JSON."""
         return asdict(self)
 
 

@@ -88,5 +88,5 @@ def _counts(counter: Counter[str]) -> str:
 
 
 def write(result: dict[str, Any], folder: Path) -> None:
-    """audit.json."""
+    """Writes the result to audit.json in `folder`."""
     write_json(folder / "audit.json", result, indent=1)

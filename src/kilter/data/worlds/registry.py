@@ -105,7 +105,7 @@ def is_world(path: str) -> bool:
 
 
 def paths() -> list[str]:
-    """Every `builtin:NAME`."""
+    """The data paths of all worlds, such as builtin:support-desk."""
     return [f"{PREFIX}{name}" for name in worlds.names()]
 
 

@@ -33,13 +33,13 @@ class Distinct:
 
 @metric("distinct_1", title="Distinct 1-grams", unit="share", better="higher", aggregate="corpus")
 class Distinct1(Distinct):
-    """Of single words."""
+    """Share of different words among all words of the answers."""
 
     n = 1
 
 
 @metric("distinct_2", title="Distinct 2-grams", unit="share", better="higher", aggregate="corpus")
 class Distinct2(Distinct):
-    """Of pairs of words."""
+    """Share of different word pairs among all neighbouring words of the answers."""
 
     n = 2

@@ -23,7 +23,7 @@ class KL:
     """
 
     def per_prompt(self, item: Answered) -> float | None:
-        """Nats."""
+        """log pi - log ref of the answer, in nats; None without log-probs of both models."""
         if item.logps is None or item.reference_logps is None:
             return None
         return math.fsum(item.logps) - math.fsum(item.reference_logps)

@@ -34,7 +34,7 @@ class WinRate:
     paired=False,
 )
 class WinRateGold(WinRate):
-    """By the gold source."""
+    """Win rate by the scores of the gold source."""
 
     source = "gold"
 
@@ -50,6 +50,6 @@ class WinRateGold(WinRate):
     paired=False,
 )
 class WinRateReward(WinRate):
-    """By the reward model."""
+    """Win rate by the scores of the reward model."""
 
     source = "reward"

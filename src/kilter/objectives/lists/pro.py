@@ -47,5 +47,5 @@ class PRO(Listwise):
         return self.beta * torch.where(above_NKK.any(-1), total_NK - win_NK, 0.0).sum(-1)
 
     def imitation(self) -> float:
-        """Weight of the imitation term."""
+        """Weight of the best answer's log-likelihood in the loss."""
         return self.nll_weight

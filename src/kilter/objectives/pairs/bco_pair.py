@@ -26,5 +26,5 @@ class BCOPair(Pairwise):
     """
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741
-        """Two logistic losses."""
+        """-ls(r(w)) - ls(-r(l))."""
         return -logsigmoid(self.reward(w)) - logsigmoid(-self.reward(l))

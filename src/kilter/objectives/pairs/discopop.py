@@ -30,7 +30,7 @@ class DiscoPOP(Pairwise):
     tau: float = knob(0.05, "width of the blend", "(0, inf)", "0.05")
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741
-        """The blend."""
+        """Logistic and exponential loss, blended by sigmoid(z / tau)."""
         z_N = self.margin(w, l)
         blend_N = (z_N / self.tau).sigmoid()
         # m exp(-z) as one exponential: neither factor overflows on its own.

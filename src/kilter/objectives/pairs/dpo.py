@@ -35,7 +35,7 @@ class DPO(Pairwise):
 
     @property
     def per_token(self) -> bool:
-        """By choice."""
+        """True with `length_normalized`."""
         return self.length_normalized
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741

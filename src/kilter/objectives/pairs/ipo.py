@@ -30,7 +30,7 @@ class IPO(Pairwise):
 
     @property
     def per_token(self) -> bool:
-        """By choice."""
+        """True with `length_normalized`."""
         return self.length_normalized
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741

@@ -40,6 +40,6 @@ class KLDPO(DPO):
     unit: ClassVar[Unit] = "batch"
 
     def total(self, loss_N: Tensor, out: Outputs, batch: Batch) -> Tensor:
-        """The reweighted mean."""
+        """The mean over pairs, each weighted by exp((loss - mean loss) / tau), at most `cap`."""
         weight_N = ((loss_N - loss_N.mean()) / self.tau).exp().clamp_max(self.cap).detach()
         return super().total(weight_N * loss_N, out, batch)

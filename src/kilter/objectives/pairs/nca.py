@@ -25,6 +25,6 @@ class NCA(Pairwise):
     """
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741
-        """Three logistic terms."""
+        """-ls(r(w)) - ls(-r(w)) / 2 - ls(-r(l)) / 2."""
         w_N, l_N = self.reward(w), self.reward(l)
         return -logsigmoid(w_N) - 0.5 * logsigmoid(-w_N) - 0.5 * logsigmoid(-l_N)

@@ -28,6 +28,6 @@ class RobustDPO(Pairwise):
     label_smoothing: float = knob(0.1, "probability e that a label is flipped", "[0, 0.5)", "0.05 to 0.3")
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741
-        """The debiased logistic loss."""
+        """(-(1 - e) ls(z) + e ls(-z)) / (1 - 2 e)."""
         z_N, e = self.margin(w, l), self.label_smoothing
         return (-(1 - e) * logsigmoid(z_N) + e * logsigmoid(-z_N)) / (1 - 2 * e)

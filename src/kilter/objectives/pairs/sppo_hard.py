@@ -30,5 +30,5 @@ class SPPOHard(Pairwise):
     )
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741
-        """Two squares."""
+        """(ratio(w) - 1 / (2 beta))^2 + (ratio(l) + 1 / (2 beta))^2."""
         return (w.ratio_N - 0.5 / self.beta).square() + (l.ratio_N + 0.5 / self.beta).square()

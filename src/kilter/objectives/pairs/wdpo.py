@@ -42,7 +42,7 @@ class WDPO(DPO):
     computes: ClassVar[frozenset[str]] = frozenset({"logps", "embeddings"})
 
     def total(self, loss_N: Tensor, out: Outputs, batch: Batch) -> Tensor:
-        """Loss and penalty."""
+        """The loss, plus the penalty on its slope in the embeddings."""
         assert out.embeddings_BLD is not None
         # An evaluation reports the loss alone.
         if not loss_N.requires_grad:

@@ -28,5 +28,5 @@ class GroupRelative(PolicyGradient):
     compares_siblings = True
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
-        """As GRPO."""
+        """R minus the mean of the group, over the deviation that `scale` names."""
         return adv.grpo(score_B, batch.group_B, batch.groups(), self.scale)

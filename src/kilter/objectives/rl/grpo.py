@@ -66,7 +66,7 @@ class GRPO(GroupRelative):
         return base
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
-        """The group-relative advantage."""
+        """R compared with the group's other answers, as `advantage` says."""
         n = batch.groups()
         if self.advantage == "rloo":
             return adv.rloo(score_B, batch.group_B, n)
@@ -80,11 +80,11 @@ class GRPO(GroupRelative):
         return adv.grpo(score_B, batch.group_B, n, self.scale, self.population)
 
     def ratio(self, log_ratio_BT: Tensor, batch: Batch) -> Tensor:
-        """Token level."""
+        """pi / pi_old of each token, [B, T]."""
         return log_ratio_BT.exp()
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
-        """The clipped surrogate."""
+        """-min(ratio A, clip(ratio) A) at every token."""
         return clipped_surrogate(
             self.ratio(log_ratio_BT, batch).expand_as(log_ratio_BT),
             batch,

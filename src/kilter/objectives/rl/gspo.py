@@ -32,5 +32,5 @@ class GSPO(GRPO):
     clip_high: float = knob(4e-4, "upper side of the clip of the sequence ratio", "(0, inf)", "4e-4")
 
     def ratio(self, log_ratio_BT: Tensor, batch: Batch) -> Tensor:
-        """Sequence level, [B, 1]."""
+        """The geometric mean of pi / pi_old over the answer's tokens, [B, 1]."""
         return masked_mean(log_ratio_BT, batch.mask_BT).exp()

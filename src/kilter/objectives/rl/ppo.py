@@ -82,11 +82,11 @@ class PPO(PolicyGradient):
         )  # the value loss moves every group
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
-        """The clipped surrogate."""
+        """-min(ratio A, clip(ratio) A) at every token."""
         return clipped_surrogate(log_ratio_BT.exp(), batch, self.clip_low, self.clip_high, self.dual_clip)
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
-        """Policy and value loss."""
+        """The policy's loss, plus `vf` times the critic's clipped squared error."""
         policy = super().loss(out, batch)
         assert out.values_BT is not None
         assert batch.old_values_BT is not None

@@ -53,5 +53,5 @@ class ReinforcePP(PolicyGradient):
         return adv.whiten(returns_BT, mask_BT)
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
-        """The clipped surrogate."""
+        """-min(ratio A, clip(ratio) A) at every token."""
         return clipped_surrogate(log_ratio_BT.exp(), batch, self.clip_low, self.clip_high)

@@ -41,14 +41,14 @@ class RLOO(PolicyGradient):
     compares_siblings = True
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
-        """Leave-one-out."""
+        """R minus the mean of the group's other answers; standardised with `normalize`."""
         advantage_B = adv.rloo(score_B, batch.group_B, batch.groups())
         if self.normalize:
             advantage_B = (advantage_B - advantage_B.mean()) / (advantage_B.std() + adv.EPSILON)
         return advantage_B
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
-        """The clip on whole sequences."""
+        """-min(ratio A, clip(ratio) A), with one ratio per answer."""
         return clipped_surrogate(
             masked(log_ratio_BT, batch.mask_BT).sum(-1, keepdim=True).exp().expand_as(log_ratio_BT),
             batch,

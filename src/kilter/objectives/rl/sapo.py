@@ -32,7 +32,7 @@ class SAPO(GroupRelative):
     tau_neg: float = knob(1.05, "temperature of the gate where A <= 0", "(0, inf)", "1.05")
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
-        """The gated advantage."""
+        """-(4 / tau) sigmoid(tau (ratio - 1)) A, with tau by the sign of A."""
         assert batch.advantage_BT is not None
         tau_BT = torch.where(batch.advantage_BT > 0, self.tau_pos, self.tau_neg).to(log_ratio_BT.dtype)
         return -4 / tau_BT * torch.sigmoid(tau_BT * (log_ratio_BT.exp() - 1)) * batch.advantage_BT, {}

@@ -64,5 +64,5 @@ class VESPO(GroupRelative):
         }
 
     def correction(self, gap_BT: Tensor, batch: Batch) -> Tensor:
-        """Already in w."""
+        """1: the weight w corrects for the sampler already."""
         return torch.ones_like(gap_BT)

@@ -29,7 +29,7 @@ class NPO(Judged):
 
     @property
     def needs(self) -> Needs:
-        """Undesired answers only."""
+        """The needs of the base, with undesired answers alone."""
         return replace(super().needs, labels=frozenset({0}))
 
     def answer_loss(

@@ -48,7 +48,7 @@ class Account(Hook):
         record |= {**step.metrics, **self.learner.mismatch}
 
     def state(self) -> dict[str, Any]:
-        """The totals."""
+        """Tokens and seconds so far."""
         return {"tokens": self.tokens, "seconds": self.seconds}
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ NOTES = (
 
 
 def note(record: dict[str, Any]) -> str:
-    """A step in one line."""
+    """The numbers of a step in one line, for people."""
     return "  ".join(text.format(record[key]) for key, text in NOTES if key in record)
 
 
@@ -46,7 +46,7 @@ class ShowProgress(Hook):
             self._display = Display(self.console, self.title, self.total, done or 0)
 
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
-        """One line."""
+        """Updates the bar with the step's numbers."""
         self._display.update(step.number, note(record))
 
     def close(self, error: BaseException | None) -> None:
@@ -68,7 +68,7 @@ class ShowLive(Hook):
         self._live = LiveDisplay(self.console, self.title, self.total, done or 0)
 
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
-        """The whole screen anew."""
+        """Draws the whole screen again."""
         if self._live is not None:
             self._live.step(step.number, record, self.log.events, step.shown)
 

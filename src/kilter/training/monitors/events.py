@@ -48,7 +48,7 @@ class EventLog:
             self.events = [Event(**row) for row in read_lines(self.path)]
 
     def add(self, event: Event) -> None:
-        """Appends and flushes."""
+        """Appends the event to memory and to the file, at once."""
         self.events.append(event)
         if self.path is not None:
             append_lines(self.path, [asdict(event)])

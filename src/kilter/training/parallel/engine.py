@@ -42,15 +42,15 @@ class Engine:
         return self.rank == 0
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module to call in training."""
+        """The module on its device, wrapped as this engine shards it."""
         return module.to(self.device)
 
     def sum(self, value: Tensor) -> Tensor:
-        """Sum over ranks."""
+        """The sum over all ranks."""
         return value
 
     def max(self, value: int) -> int:
-        """Maximum over ranks."""
+        """The maximum over all ranks."""
         return value
 
     def gather(self, value: T) -> list[T]:
@@ -161,14 +161,14 @@ class AccelerateEngine(Engine):
         return module
 
     def sum(self, value: Tensor) -> Tensor:
-        """All-reduce."""
+        """The sum over all ranks, by one all-reduce."""
         if self.world > 1:
             value = value.clone().to(self.device)
             dist.all_reduce(value)
         return value
 
     def max(self, value: int) -> int:
-        """All-reduce with max."""
+        """The maximum over all ranks, by one all-reduce."""
         if self.world == 1:
             return value
         t = torch.tensor(value, device=self.device)

@@ -104,7 +104,7 @@ class _Shards:
         return [name.removeprefix(prefix) for name in self._pieces if name.startswith(prefix)]
 
     def shape(self, name: str) -> torch.Size:
-        """Shape of the whole tensor."""
+        """Shape of the whole tensor, whose rows are spread over the shards."""
         shapes = [file.get_slice(name).get_shape() for _, file in self._pieces[name]]
         return torch.Size([sum(s[0] for s in shapes), *shapes[0][1:]] if shapes[0] else [])
 

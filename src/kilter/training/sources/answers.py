@@ -52,7 +52,7 @@ class PolicyAnswers:
     opposed: bool = False
 
     def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> Sampled:
-        """`samples` answers each."""
+        """Samples `samples` answers to each prompt."""
         found = collect(self.sampler, requests(prompts, self.samples, params))
         return Sampled(unscored(prompts, found.made), found.problems)
 
@@ -62,7 +62,7 @@ class PolicyAnswers:
 
     @property
     def samplers(self) -> Sequence[Sampler]:
-        """The policy's."""
+        """The policy's sampler alone."""
         return (self.sampler,)
 
 
@@ -122,7 +122,7 @@ class GreedyBaseline:
 
     @property
     def samplers(self) -> Sequence[Sampler]:
-        """The policy's."""
+        """The policy's sampler alone."""
         return (self.sampler,)
 
 

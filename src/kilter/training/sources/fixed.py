@@ -100,4 +100,4 @@ class FixedSource:
         self.position = state["position"]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: fixed data holds no process or file."""
