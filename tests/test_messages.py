@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,25 +54,59 @@ def text_of(node: ast.expr) -> str | None:
     return None
 
 
-def texts_of(node: ast.expr) -> list[str]:
-    """All literal texts that an argument can be: both sides of a condition."""
+Names = dict[str, list[ast.expr]]
+"""Everything that is assigned to a name."""
+
+
+def texts_of(node: ast.expr, names: Names) -> list[str]:
+    """All literal texts that an argument can be: sides of a condition, values of a dict or of a variable."""
     if isinstance(node, ast.IfExp):
-        return texts_of(node.body) + texts_of(node.orelse)
+        return texts_of(node.body, names) + texts_of(node.orelse, names)
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Dict):
+        return [text for value in node.value.values for text in texts_of(value, names)]
+    if isinstance(node, ast.Name):
+        return [text for value in names.get(node.id, []) for text in texts_of(value, {})]
     text = text_of(node)
     return [] if text is None else [text]
 
 
-def calls(name: str) -> list[tuple[str, list[ast.expr]]]:
-    """(place, arguments) of every call of the error's class, in the order of its parameters."""
-    found = []
-    for path in sorted(SRC.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            called = node.func if isinstance(node, ast.Call) else None
-            if name in (getattr(called, "id", ""), getattr(called, "attr", "")):
-                assert isinstance(node, ast.Call)
-                given = [*node.args, *(k.value for k in node.keywords)]
-                found.append((f"{path.relative_to(SRC)}:{node.lineno}", given))
-    return found
+def assigned(statements: Iterator[ast.AST]) -> Names:
+    """What these statements assign to names, one by one or several at once."""
+    names: Names = {}
+    for node in statements:
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            several = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+            pairs = zip(target.elts, node.value.elts) if several else [(target, node.value)]
+            for name, value in pairs:
+                names.setdefault(getattr(name, "id", ""), []).append(value)
+    return names
+
+
+@cache
+def trees() -> list[tuple[Path, ast.Module]]:
+    return [(path, ast.parse(path.read_text())) for path in sorted(SRC.rglob("*.py"))]
+
+
+@cache
+def calls(name: str) -> list[tuple[str, list[ast.expr], Names]]:
+    """(place, arguments, variables in sight) of every call of the error, arguments as its parameters stand."""
+    found = {}
+    everywhere = [assigned(iter(tree.body)) for _, tree in trees()]
+    imported = {name: values for names in everywhere for name, values in names.items() if name.isupper()}
+    for (path, tree), own in zip(trees(), everywhere):
+        constants = imported | own
+        functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+        # A nested function comes after the one that holds it, and so its own variables win.
+        for scope in [tree, *functions]:
+            names = constants if scope is tree else constants | assigned(ast.walk(scope))
+            for node in ast.walk(scope):
+                called = node.func if isinstance(node, ast.Call) else None
+                if name in (getattr(called, "id", ""), getattr(called, "attr", "")):
+                    assert isinstance(node, ast.Call)
+                    given = [*node.args, *(k.value for k in node.keywords)]
+                    place = f"{path.relative_to(SRC)}:{node.lineno}:{node.col_offset}"
+                    found[place] = (place, given, names)
+    return list(found.values())
 
 
 def first_word(text: str) -> str:
@@ -81,8 +117,8 @@ def wrong_problems(name: str, at: int) -> list[str]:
     """Problems that do not begin with a verb, or are too long; `at` counts the arguments before them."""
     return [
         f"{place}: {text!r}"
-        for place, given in calls(name)
-        for text in texts_of(given[at])
+        for place, given, names in calls(name)
+        for text in texts_of(given[at], names)
         if text != "{}" and (first_word(text) not in VERBS or text[0].isupper() or len(text) > LONGEST)
     ]
 
@@ -91,9 +127,10 @@ def wrong_fixes(name: str, at: int) -> list[str]:
     """Fixes that do not begin with an imperative, or are too long."""
     return [
         f"{place}: {text!r}"
-        for place, given in calls(name)
-        for text in texts_of(given[at])
-        if text != "{}" and (first_word(text) not in IMPERATIVES or len(text) > LONGEST)
+        for place, given, names in calls(name)
+        if len(given) > at
+        for text in texts_of(given[at], names)
+        if text not in ("{}", "") and (first_word(text) not in IMPERATIVES or len(text) > LONGEST)
     ]
 
 
@@ -110,8 +147,8 @@ def test_a_failed_run_has_a_sentence_and_a_fix() -> None:
     assert len(calls("RunFailed")) > 5
     wrong = [
         f"{place}: {text!r}"
-        for place, given in calls("RunFailed")
-        for text in texts_of(given[0])
+        for place, given, names in calls("RunFailed")
+        for text in texts_of(given[0], names)
         if text != "{}"
         and (
             not SENTENCE_VERBS & set(re.findall(r"\w+", text))
@@ -120,7 +157,7 @@ def test_a_failed_run_has_a_sentence_and_a_fix() -> None:
         )
     ]
     assert not wrong, "a problem is a sentence with its subject:\n" + "\n".join(wrong)
-    fixes = wrong_fixes("RunFailed", 1)
+    fixes = wrong_fixes("RunFailed", 1) + wrong_fixes("Stop", 1)
     assert not fixes, "a fix begins with an imperative:\n" + "\n".join(fixes)
 
 
