@@ -1,8 +1,8 @@
-"""THE way to write: files that are whole or absent, lines that can be cut, folders that appear at once,
-hashes.
+"""The one way to write files, logs and folders: each is whole or absent, also after a kill.
 
-Nothing outside this module renames a file. What it writes survives a killed process, a full disk and a power
-cut: the new content is written beside the old, flushed to the disk, and takes the name in one step.
+Nothing outside this module renames a file. Files survive a killed process, a full disk and a power cut:
+the new content is written beside the old, flushed to the disk, and takes the name in one step. Lines of
+a log can be cut, folders appear at once, and files have hashes.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ def writing(path: Path, what: str = "", fix: str = FREE_SPACE, note: str = "") -
 
 
 def _is_io(error: Exception) -> bool:
-    """Whether this is how Python, torch or safetensors reports a full disk; the latter two have no class for
-    it.
+    """Whether this error is how Python, torch or safetensors reports a full disk.
+
+    The class tells nothing: torch and safetensors have no class for it.
     """
     return isinstance(error, OSError) or type(error).__name__ in ("RuntimeError", "SafetensorError")
 

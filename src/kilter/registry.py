@@ -16,9 +16,7 @@ T = TypeVar("T")
 
 
 def user_files(value: Any) -> list[Path]:
-    """Every file that a configuration names as file.py:Name, anywhere in it: what it holds is part of the
-    configuration.
-    """
+    """The files that a configuration names as file.py:Name. Their content is part of the configuration."""
     if isinstance(value, str):
         where, colon, _ = value.removeprefix("builtin:").rpartition(":")
         path = Path(where)

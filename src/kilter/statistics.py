@@ -133,8 +133,9 @@ def paired_difference(
 
 
 def win_rate(outcomes: Sequence[float | None], seed: int = 0, **extra: Any) -> Estimate:
-    """Mean of outcomes, one per prompt: 1 a win, 0 a loss, 1/2 a tie; the counts of wins, ties and losses
-    stand in the method.
+    """Mean of outcomes, one per prompt: 1 a win, 0 a loss, 1/2 a tie.
+
+    The method has the counts of wins, ties and losses.
     """
     known = [w for w in outcomes if w is not None]
     estimate = mean(outcomes, seed, binary=True, **extra)
@@ -143,8 +144,9 @@ def win_rate(outcomes: Sequence[float | None], seed: int = 0, **extra: Any) -> E
 
 
 def wilson_bounds(events: int, n: int) -> tuple[float, float]:
-    """Wilson interval of events out of n; exactly 0 below no events and 1 above all, where rounding would
-    leave a trace.
+    """Wilson interval of events out of n.
+
+    It is exactly 0 below no events and 1 above all, where rounding would leave a trace.
     """
     low, high = proportion_confint(events, n, 1 - LEVEL, method="wilson")
     return (0.0 if events == 0 else float(low)), (1.0 if events == n else float(high))

@@ -1,6 +1,4 @@
-"""Which rows a method reads, by name: the groups as they are stored, or rearranged where it reads several
-answers at a time.
-"""
+"""Arrangements of rows by name: the groups as they are stored, or several answers side by side."""
 
 from __future__ import annotations
 

@@ -162,9 +162,7 @@ def heldout_pairs(spec: DataSpec, where: str = "data") -> list[Group]:
 
 
 def _generated(spec: DataSpec, shape: Shape, field: str) -> tuple[list[Group], str]:
-    """Groups of a world, each with the world's name in its prompt, so that its judge and its labels are found
-    again.
-    """
+    """Groups of a world. Each prompt has the world's name, by which its judge and labels are found again."""
     world = worlds.find(spec.path, field)
     groups = [
         g

@@ -1,12 +1,11 @@
-"""A user's Python function as a feedback source: per completion or per batch, plain or async, with a time
-limit.
+"""A user's Python function as a feedback source, with a time limit.
 
     def reward(prompt, completion): ...                 -> float or None, of a Prompt and a Completion
     def reward(prompts, completions, **columns): ...    -> list; prompts and texts are lists, as in TRL
     async def reward(prompt, completion): ...           -> all completions at once
 
-An exception, a time-out, NaN or a list of the wrong length leaves the completions concerned unscored, with
-the cause on record, and the run goes on.
+An exception, a time-out, NaN or a list of the wrong length leaves the completions concerned unscored,
+with the cause on record, and the run goes on.
 """
 
 from __future__ import annotations
@@ -36,9 +35,7 @@ Score = tuple[float | None, str]
 
 
 def read(value: Any) -> Score:
-    """What a function returned as a plain number, so that any object with a number in it can leave the
-    worker.
-    """
+    """Reads a function's result as a plain number, because other objects may not leave the worker."""
     if value is None:
         return None, "returned None"
     try:

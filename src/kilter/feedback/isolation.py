@@ -42,8 +42,10 @@ def too_slow(timeout: float) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """A function by where it stands: a file or a module, and its name there; of a file also what was in it,
-    for it may be mended meanwhile.
+    """A function by its file or module and its name there.
+
+    If it is in a file, the target also has the file's content, because a user may mend the file
+    meanwhile.
     """
 
     where: str

@@ -1,6 +1,4 @@
-"""A preference model that reads both answers, as a feedback source: each answer's score is how often it beats
-the others.
-"""
+"""A model of pairs as a feedback source: an answer's score is the share of other answers that it beats."""
 
 from __future__ import annotations
 
@@ -25,8 +23,7 @@ from kilter.types import Completion, Encoded, Feedback, Group
 
 @feedback_sources.register("preference_model")
 class PreferenceModel(FeedbackSource):
-    """P(y beats y') = sigmoid(s(y, y') - s(y', y)); the score of y is its mean over the other answers of the
-    group.
+    """The mean over the group's other answers y' of P(y beats y') = sigmoid(s(y, y') - s(y', y)).
 
     model: a stage or folder trained with pairwise_preference. Needs two answers or more; a lone one is
     unscored. n answers cost n (n - 1) rows.

@@ -24,12 +24,12 @@ AGGREGATE: dict[str, Callable[[list[float]], float]] = {
 
 @feedback_sources.register("process_reward")
 class ProcessReward(FeedbackSource):
-    """Feedback.steps holds one number per token: the step's P(correct) on its last token, 0 elsewhere; the
-    score aggregates the steps.
+    """P(correct) of each step; the score aggregates the steps.
 
+    Feedback.steps has one number per token: the step's P(correct) on its last token, 0 elsewhere.
     model: a Hugging Face token classifier over the policy's vocabulary; the last label is "correct".
-    separator: text that ends a step. aggregate: min, product, mean or last (Lightman et al. 2023; Wang et al.
-    2024, Math-Shepherd).
+    separator: text that ends a step. aggregate: min, product, mean or last (Lightman et al. 2023; Wang
+    et al. 2024, Math-Shepherd).
     """
 
     wants = Wants(policy=True)

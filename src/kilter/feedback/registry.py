@@ -32,11 +32,10 @@ feedback_sources: Registry[Callable[..., Any]] = Registry("feedback")
 
 @dataclass(frozen=True)
 class Context:
-    """What a source may need of the run: `model` resolves a stage or model name to a folder; policy is
-    (Scorer, Encoder) or None.
+    """The resources of a run that a source may need.
 
-    known: answers of the training data, on which rewards are normalised. gather: one value of every rank, in
-    order.
+    model: resolves a stage or model name to a folder. policy: (Scorer, Encoder) or None. known: answers
+    of the training data, on which rewards are normalised. gather: one value of every rank, in order.
     """
 
     model: Callable[[str], Path] = Path
@@ -292,8 +291,9 @@ class Weighted(FeedbackSource):
                 source.restore(state[name])
 
     def scale_of(self, name: str) -> tuple[float, float] | None:
-        """(mean, deviation) such that a part's contribution is (raw - mean) / deviation, its weight included;
-        None where it is not (yet) known.
+        """The (mean, deviation) by which a part contributes (raw - mean) / deviation, its weight included.
+
+        None until it is known.
         """
         for own, weight, source in self.parts:
             if own == name and weight > 0:

@@ -23,10 +23,10 @@ FIELD = re.compile(r"\{(prompt|answer)\}")
 
 @feedback_sources.register("self_reward")
 class SelfReward(FeedbackSource):
-    """score = P(Yes) / (P(Yes) + P(No)) under the present policy (Yuan et al.
+    """score = P(Yes) / (P(Yes) + P(No)) under the present policy.
 
-    2024, "Self-rewarding language models", with log-probs in place of a written grade). question: text with
-    {prompt} and {answer}.
+    Paper: Yuan et al. 2024, "Self-rewarding language models", with log-probs in place of a written grade.
+    question: text with {prompt} and {answer}.
     """
 
     wants = Wants(policy=True)

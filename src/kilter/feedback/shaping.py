@@ -16,8 +16,9 @@ def _units(completion: Completion) -> Sequence[object]:
 
 @feedback_sources.register("length")
 class SoftOverlong(FeedbackSource):
-    """DAPO's soft over-long penalty: 0 up to limit - buffer tokens, falling to -1 at the limit and beyond (Yu
-    et al. 2025, eq. 13).
+    """Penalty for length: 0 up to limit - buffer tokens, falling to -1 at the limit and beyond.
+
+    Paper: Yu et al. 2025 (DAPO), eq. 13.
     """
 
     def __init__(self, limit: int, buffer: int) -> None:
@@ -42,9 +43,9 @@ class SoftOverlong(FeedbackSource):
 
 @feedback_sources.register("repetition")
 class Repetition(FeedbackSource):
-    """Minus the share of n-grams that are repeats: 0 for none, towards -1 for a loop (as in Yeo et al.
+    """Minus the share of n-grams that are repeats: 0 for none, towards -1 for a loop.
 
-    2025).
+    Paper: Yeo et al. 2025.
     """
 
     def __init__(self, n: int = 4) -> None:

@@ -36,8 +36,9 @@ def first_parse() -> None:
 
 
 class _PerCompletion(FeedbackSource):
-    """A verifier is one function of prompt and completion; a score of None is unscored, and so is one that
-    fails or takes too long.
+    """A verifier judges one prompt and completion at a time.
+
+    If a judgement is None, fails or takes too long, the completion stays unscored.
     """
 
     prepare = staticmethod(ready)
@@ -194,9 +195,7 @@ class JsonSchema(_PerCompletion):
 
 @feedback_sources.register("format")
 class FormatTags(_PerCompletion):
-    """1 when the answer is exactly <tag>...</tag> for each tag in order, once each, with nothing but white
-    space between.
-    """
+    """1 if the answer is <tag>...</tag> for each tag, once each and in order, with white space between."""
 
     def __init__(self, tags: Sequence[str] = ("think", "answer")) -> None:
         known = "|".join(map(re.escape, tags))

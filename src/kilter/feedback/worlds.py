@@ -20,9 +20,7 @@ def judged(prompts: Sequence[Prompt]) -> list[str]:
 
 
 class OwnJudge(FeedbackSource):
-    """Each answer is judged by the world that its prompt comes from, and is unscored where it comes from
-    none.
-    """
+    """The judge of the world that the prompt comes from; answers to other prompts stay unscored."""
 
     def __init__(self, prompts: Sequence[Prompt]) -> None:
         """`prompts`: those that will be judged."""

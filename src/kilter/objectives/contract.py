@@ -1,8 +1,8 @@
-"""The contract of a method, as checks that run on any of them: the test suite runs them on every registered
-objective, and `kilter check-method my_file.py:MyLoss` on one from outside.
+"""The contract of a method, as checks that run on any method.
 
-Each check takes a method and raises ContractError with what it found. They work on random float64 tensors; no
-model is loaded.
+The test suite runs them on every registered objective. `kilter check-method my_file.py:MyLoss` runs
+them on one from outside. Each check takes a method and raises ContractError with its finding. The
+checks use random float64 tensors, and load no model.
 """
 
 from __future__ import annotations
@@ -205,8 +205,9 @@ def same_from_its_fields(objective: Objective) -> None:
 
 
 def microbatches_add_up(objective: Objective) -> None:
-    """The losses of parts of a batch sum to the loss of the whole, and metrics to their means; a loss over
-    the whole batch does not grow with it.
+    """The losses of a batch's parts add up to the loss of the whole, and so do metrics.
+
+    A loss over the whole batch does not grow with it.
     """
     batch, raw = example(objective)
     whole = _loss(objective, raw, batch)
@@ -308,8 +309,9 @@ def needs_are_honoured(objective: Objective) -> None:
 
 
 def gradient_is_the_slope(objective: Objective) -> None:
-    """The gradient equals finite differences; where the class says `detaches = True` (a stop-gradient in the
-    loss) it is finite and not zero.
+    """The gradient equals finite differences.
+
+    If the class says `detaches = True` (a stop-gradient in the loss), it is finite and not zero.
     """
     batch, raw = example(objective)
     name = leaf_name(objective)

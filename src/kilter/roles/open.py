@@ -1,8 +1,7 @@
-"""THE way a model is opened: reference in, a model on its device with tokenizer, stop ids, template and
-limits out.
+"""The one way to open a model: from a reference to a model on its device, with tokenizer and limits.
 
-Policies, references, teachers, critics, reward and process reward models, and whatever `kilter sample` or an
-evaluation answers with: all of them come through `open_model`, so that none differs from the others by
+Policies, references, teachers, critics, reward and process reward models, and the models of `kilter
+sample` and of an evaluation all come through `open_model`, so that none differs from the others by
 oversight.
 """
 

@@ -1,6 +1,4 @@
-"""A sampler over a model that is named: the weights are opened where the sampler asks for them, and only
-there.
-"""
+"""A sampler over a named model, whose weights are opened only if the sampler asks for them."""
 
 from __future__ import annotations
 

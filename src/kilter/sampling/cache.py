@@ -1,13 +1,12 @@
-"""The key-value cache of the sampler: each prompt stored once, each row's own tokens beside it, all
-preallocated.
+"""The key-value cache of the sampler: each prompt is stored once, with each row's own tokens beside it.
 
-Layout, per layer, G key-value heads of width d:
+Everything is preallocated. Layout, per layer, G key-value heads of width d:
 
     prompt  [S, G, P, d]   one slot per prompt in flight, shared by all its rows
     own     [R, G, T, d]   one slot per row (sample) in flight; live rows are always the first ones
 
-A decode step attends from every live row to its prompt (one batched product per prompt, over all its rows at
-once) and to its own tokens, and takes one softmax over both.
+A decode step attends from every live row to its prompt (one batched product per prompt, over all its
+rows at once) and to its own tokens, and takes one softmax over both.
 """
 
 from __future__ import annotations
@@ -44,13 +43,11 @@ class Plan:
 
 
 class DecodeCache:
-    """Preallocated for `prompts` slots of `max_prompt` tokens and `rows` slots of `max_new` tokens; float32
-    on a CPU.
+    """Keys and values of `prompts` slots of `max_prompt` tokens and `rows` slots of `max_new` tokens.
 
-    It stands in for attention: the shared attention of kilter.models.attention hands every layer's new
-    queries, keys and
-    values over: prompts to `store_prompt`, rows to `decode`. `fixed` keeps all shapes the same from step
-    to step, as CUDA graphs need.
+    They are float32 on a CPU. The cache takes the place of attention: kilter.models.attention hands
+    over every layer's new queries, keys and values, prompts to `store_prompt` and rows to `decode`.
+    `fixed` keeps all shapes the same from step to step, as CUDA graphs need.
     """
 
     def __init__(
@@ -77,9 +74,7 @@ class DecodeCache:
         self._order.clear()
 
     def store_prompt(self, layer: int, k: Tensor, v: Tensor) -> tuple[Segment, ...]:
-        """Keeps keys and values [1, G, L, d] of the prompts being filled; returns the segments to attend
-        over.
-        """
+        """Keeps keys and values [1, G, L, d] of new prompts; returns the segments to attend over."""
         assert self._filling is not None
         segments, slots = self._filling
         stored_k, stored_v = self._prompt[layer] or self._allocate(
@@ -163,9 +158,7 @@ class DecodeCache:
         return out.view(r, heads * h, d).transpose(0, 1)[None].to(q.dtype)
 
     def _orders(self, plan: Plan, heads: int) -> tuple[Tensor, Tensor]:
-        """(rows and heads [r, G] of each prompt [N, G, K], the place in that of each row and head), once per
-        step.
-        """
+        """Index from rows and heads [r, G] to prompts [N, G, K], and its inverse; made once per step."""
         found = self._order.get(heads)
         if found is None:
             head = torch.arange(heads, device=plan.back_R.device)

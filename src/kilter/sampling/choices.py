@@ -25,9 +25,8 @@ def choice(options: Sequence[str], masses: Sequence[float]) -> Choice | None:
 def from_first_tokens(options: Sequence[str], logps: Mapping[str, float]) -> Choice | None:
     """A Choice from the log-probs of an answer's first token, by the token's text.
 
-    A token counts for the option that it is, else for the only option that it begins. One that begins several
-    options
-    counts for none: it would not tell them apart.
+    A token counts for the option that it is, else for the only option that it begins. A token that
+    begins several options counts for none, because it does not tell them apart.
     """
     masses = [0.0] * len(options)
     for token, logp in logps.items():

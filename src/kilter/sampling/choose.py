@@ -1,8 +1,7 @@
-"""From logits to tokens: inverse-CDF sampling with one uniform number per row and one pass over the
-vocabulary.
+"""Picks tokens from logits by inverse-CDF sampling: one uniform number a row, one pass over the vocabulary.
 
-The cumulative sum is taken over blocks first, then inside the one block that the draw falls into, so nothing
-is sorted and no vocabulary-sized cumulative sum is made.
+The cumulative sum is taken over blocks first, then inside the one block that the draw falls into, so
+nothing is sorted and no vocabulary-sized cumulative sum is made.
 """
 
 from __future__ import annotations
@@ -20,11 +19,14 @@ BLOCK = 256
 def choose(
     logits_RV: Tensor, draws_R: Tensor, params: SamplingParams | Sequence[SamplingParams]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(tokens [R], log-probs [R], entropies [R] in nats) for logits [R, V] and uniform draws [R]; `params`
-    for all rows, or one per row.
+    """Picks one token per row from logits [R, V] by uniform draws [R].
 
-    The log-prob is that of the full softmax at the sampling temperature (at 1 for greedy), before top-k and
-    top-p, which is what the learner recomputes; the entropy is that of the same distribution (0 for greedy).
+    `params` is for all rows, or one per row. The log-prob is that of the full softmax at the sampling
+    temperature (at 1 for greedy), before top-k and top-p, which is what the learner recomputes. The
+    entropy is that of the same distribution (0 for greedy).
+
+    Returns:
+        tokens [R], log-probs [R] and entropies [R], in nats.
     """
     if isinstance(params, SamplingParams):
         return _choose(logits_RV, draws_R, params)

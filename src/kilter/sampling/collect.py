@@ -33,9 +33,7 @@ class Collected:
 
     @property
     def prompt_ids(self) -> list[tuple[int, ...]]:
-        """[request], the tokens of its prompt as the sampler read them; empty where none of its samples was
-        made.
-        """
+        """[request], the prompt's tokens as the sampler read them; empty if all its samples failed."""
         return [row[0].prompt_ids if row else () for row in self.made]
 
     @property

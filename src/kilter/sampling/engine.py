@@ -1,9 +1,8 @@
-"""What decodes: prompts in, next-token logits out, for a set of rows that come and go.
+"""Engines decode: prompts in, next-token logits out, for a set of rows that come and go.
 
-`SharedEngine` uses Kilter's own attention and preallocated cache. `StandardEngine` drives a model through its
-own
-transformers cache: slower and in waves, but for any causal language model that has one. `MixtureEngine`
-combines two.
+`SharedEngine` uses Kilter's own attention and preallocated cache. `StandardEngine` uses the model's own
+transformers cache. It is slower and works in waves, but it serves any causal language model that has one.
+`MixtureEngine` combines two engines.
 """
 
 from __future__ import annotations
@@ -143,9 +142,7 @@ class SharedEngine:
         ]
 
     def _replay(self, ids: Tensor, positions: Tensor, plan: Plan) -> Tensor:
-        """One decode step of fixed shape: captured once per number of rows as a CUDA graph, then replayed;
-        eager elsewhere.
-        """
+        """One decode step of fixed shape: on a GPU a CUDA graph for each number of rows, elsewhere eager."""
         if self.device.type != "cuda":
             self.cache.plan(plan)
             return self._forward(ids, positions, None)
@@ -283,9 +280,9 @@ class StandardEngine:
 
 
 class MixtureEngine:
-    """Logits of the geometric mixture pi^(1-a) ref^a of two engines that see the same tokens (Munos et al.
+    """Logits of the geometric mixture pi^(1-a) ref^a of two engines that see the same tokens.
 
-    2023).
+    Paper: Munos et al. 2023.
     """
 
     def __init__(self, policy: Engine, reference: Engine, share: float) -> None:
@@ -332,11 +329,10 @@ def _logits(scorer: Scorer, hidden_RD: Tensor) -> Tensor:
 
 @torch.no_grad()
 def supports_shared_decoding(scorer: Scorer, tolerance: float = 2e-3) -> bool:
-    """Whether the shared engine gives the standard engine's logits on a probe: two prompts, three rows, two
-    steps.
+    """Whether the shared engine gives the standard engine's logits on a probe of two prompts and two steps.
 
-    Proved once per Scorer, on the loaded model; a model that fails is sampled through its own cache and says
-    why.
+    Proved once per Scorer, on the loaded model. A model that fails is sampled through its own cache,
+    and the reason is logged.
     """
     if scorer.decodes_shared is not None:
         return scorer.decodes_shared

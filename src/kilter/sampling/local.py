@@ -1,9 +1,8 @@
-"""The in-process sampler: shares the learner's weights, prefills each prompt once for its k samples, batches
-continuously.
+"""The in-process sampler: it shares the learner's weights and prefills each prompt once for its k samples.
 
-Rows that finish leave and waiting ones take their place, within a budget of cached tokens. Each sample draws
-its random numbers from its own generator, seeded by (seed, prompt tokens, sample index), so what else is in
-the batch does not matter.
+Rows that finish leave and waiting ones take their place, within a budget of cached tokens. Each sample
+draws its random numbers from its own generator, seeded by (seed, prompt tokens, sample index), so the
+rest of the batch does not matter.
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ from kilter.types import Choice, Completion, Prompt, Request, Sample, SamplerFac
 
 
 class LocalSampler:
-    """Sampler over a Scorer's model.
+    """Samples from the model of a Scorer.
 
-    tokens_per_batch bounds the key-value cache: prompt tokens + rows x new tokens in flight. amp: bfloat16
-    autocast.
-    mixture: (reference Scorer, a) samples from the geometric mixture pi^(1-a) ref^a instead of the policy.
+    tokens_per_batch bounds the key-value cache: prompt tokens + rows x new tokens in flight. amp:
+    bfloat16 autocast. mixture: (reference Scorer, a) samples from the geometric mixture pi^(1-a) ref^a
+    instead of the policy.
     """
 
     def __init__(
@@ -199,9 +198,7 @@ class LocalSampler:
                             yield finished
 
     def _sizes(self, prompts: int, widest: int, longest: int, k: int) -> tuple[int, int]:
-        """(prompts in flight, rows in flight) whose cached tokens stay within the budget; at least one of
-        each.
-        """
+        """(prompts, rows) in flight whose cached tokens stay within the budget; at least one of each."""
         groups = max(1, min(prompts, self.tokens_per_batch // (widest + k * longest)))
         if groups > 1:
             return groups, groups * k

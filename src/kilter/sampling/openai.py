@@ -1,9 +1,8 @@
-"""Any OpenAI-compatible endpoint as a sampler, through the official client: OpenAI, vLLM, llama.cpp, Ollama,
-and gateways.
+"""Any OpenAI-compatible endpoint as a sampler: OpenAI, vLLM, llama.cpp, Ollama, and gateways.
 
-One HTTP request per sample, for not every server takes `n`, and so each sample has a seed, a stream and a
-failure of its own. The client repeats what may pass (429, 5xx, a lost connection) and waits as long as the
-server says.
+Each sample is one HTTP request of the official client, because not every server takes `n`. So each has
+a seed, a stream and a failure of its own. The client repeats requests whose failure may pass (429, 5xx,
+a lost connection) and waits as long as the server says.
 """
 
 from __future__ import annotations

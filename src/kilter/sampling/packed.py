@@ -24,10 +24,10 @@ SIBLINGS = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 
 @contextlib.contextmanager
 def packed_linears(module: nn.Module, amp: bool, rows: int) -> Iterator[None]:
-    """Within it, every plain nn.Linear of `module` computes with re-arranged weights: float32, or bfloat16
-    when `amp`.
+    """Within it, every plain nn.Linear of `module` computes with re-arranged weights.
 
-    No gradient flows. Off the CPU, for sharded weights and where oneDNN lacks the type, nothing changes.
+    The weights are float32, or bfloat16 when `amp`. No gradient flows. Off the CPU, for sharded weights
+    and where oneDNN lacks the type, nothing changes.
     """
     dtype = torch.bfloat16 if amp else torch.float32
     done: list[nn.Linear] = []
@@ -68,8 +68,9 @@ def _groups(module: nn.Module) -> list[list[nn.Linear]]:
 
 
 class _Packed:
-    """One product for layers that are called in turn with the same input: the first call computes, the others
-    take their share.
+    """One product for layers that are called in turn with the same input.
+
+    The first call computes all, the others take their share.
     """
 
     def __init__(self, layers: list[nn.Linear], dtype: torch.dtype, rows: int) -> None:

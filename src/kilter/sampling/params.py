@@ -1,6 +1,4 @@
-"""What SamplingParams mean to every sampler: values that have no meaning are refused, and a seed for each
-sample. No torch.
-"""
+"""Rules of SamplingParams for every sampler: valid values, and a seed for each sample. No torch."""
 
 from __future__ import annotations
 
@@ -28,8 +26,6 @@ def check_params(params: SamplingParams) -> None:
 
 
 def request_seed(params: SamplingParams, prompt: Sequence[int], sample: int) -> int:
-    """A number of 56 bits from (seed, prompt tokens, sample index) alone: what else is in the batch does not
-    matter.
-    """
+    """56 bits from (seed, prompt tokens, sample index) alone: the rest of the batch does not matter."""
     digest = hashlib.sha256(f"{params.seed}|{sample}|{tuple(prompt)}".encode()).digest()
     return int.from_bytes(digest[:7], "big")

@@ -1,6 +1,4 @@
-"""Continuous batching: rows that finish leave, waiting ones take their place, until every request has its
-samples.
-"""
+"""Continuous batching: finished rows leave, and waiting ones take their place."""
 
 from __future__ import annotations
 
@@ -207,8 +205,9 @@ def fill_holes(alive: list[int]) -> list[int]:
 
 
 def draws(item: Item, sample: int) -> Tensor:
-    """The uniform numbers of one sample: a function of (seed, ids, sample index) alone, so that the batch
-    does not matter.
+    """The uniform numbers of one sample: a function of (seed, ids, sample index) alone.
+
+    The rest of the batch does not matter.
     """
     params = item.request.params
     generator = torch.Generator().manual_seed(request_seed(params, item.ids, item.first + sample))

@@ -1,6 +1,4 @@
-"""From sampled tokens to text: stop strings, what follows a prefix, and text that is handed on while it
-grows.
-"""
+"""Text of sampled tokens: stop strings, text after a prefix, and pieces of text that still grows."""
 
 from __future__ import annotations
 

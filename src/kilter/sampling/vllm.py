@@ -55,8 +55,9 @@ class Client(Protocol):
     def generate(
         self, items: Sequence[Item], stop_ids: Sequence[int]
     ) -> Iterator[tuple[Item, list[Answer] | str]]:
-        """The answers of each item as they finish (token ids, their log-probs, why they ended), or what is
-        wrong with it.
+        """Yields each item when it is done, with its answers or with its problem.
+
+        An answer has token ids, their log-probs, and why it ended.
         """
         ...
 
@@ -233,8 +234,9 @@ def tied(model: Any) -> bool:
 
 
 def untie(base: Any, state: dict[str, torch.Tensor], folder: Path) -> None:
-    """Gives a tied output projection in `folder` weights of its own: on a CPU, vLLM 0.32 re-arranges them at
-    load and misses them at reload.
+    """Gives a tied output projection in `folder` weights of its own.
+
+    On a CPU, vLLM 0.32 re-arranges them at load and misses them at reload.
     """
     if not tied(base):
         return
@@ -291,8 +293,9 @@ class InProcess:
         self.context: int | None = self.llm.llm_engine.model_config.max_model_len
 
     def _guarded(self, call: Callable[[], Any], limit: float | None, what: str) -> Any:
-        """Runs `call` aside and watches the engine's processes meanwhile: vLLM's own wait for a killed engine
-        has no end.
+        """Runs `call` aside, and watches the engine's processes meanwhile.
+
+        Alone, vLLM's wait for a killed engine has no end.
         """
         box: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
 
@@ -369,14 +372,13 @@ class InProcess:
 
 
 class Server:
-    """A running `vllm serve` with VLLM_SERVER_DEV_MODE=1 and --logprobs-mode processed_logprobs, which reads
-    the same file system.
+    """A running `vllm serve` on the same file system.
+
+    It needs VLLM_SERVER_DEV_MODE=1 and --logprobs-mode processed_logprobs.
     """
 
     def __init__(self, url: str, timeout: float, shared_head: bool = False) -> None:
-        """shared_head: the policy's output projection is its embedding, which a server on a CPU must hold
-        apart.
-        """
+        """shared_head: the policy's head is its embedding; a server on a CPU must hold them apart."""
         try:
             import httpx
         except ImportError as error:
@@ -416,8 +418,10 @@ class Server:
             ) from error
 
     def _inspect(self, shared_head: bool) -> bool:
-        """Whether the server computes on a CPU; UserError for settings under which its log-probs or weights
-        would silently be wrong.
+        """Whether the server computes on a CPU.
+
+        Raises:
+            UserError: its settings would make log-probs or weights wrong in silence.
         """
         import httpx
 
@@ -540,9 +544,7 @@ class Server:
 
 
 class _RefusedItem(RunFailed):
-    """The server understood one request and will not answer it (too long, malformed); it goes on with the
-    others.
-    """
+    """The server will not answer one request (too long, malformed); it goes on with the others."""
 
 
 def _seed(item: Item) -> int:

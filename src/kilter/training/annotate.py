@@ -1,8 +1,8 @@
-"""What a method may ask to be put on a batch before its loss, by name: one function each, of (batch,
-learner).
+"""Annotations by name: functions of (batch, learner) that put tensors on a batch before the loss.
 
-A name in `Needs.annotations` is one of those below, or `my_file.py:function` for one of a user's own. They
-run in the order of this file, a user's own after them. What few methods read goes to `Batch.extra`.
+A name in `Needs.annotations` is one of those below, or `my_file.py:function` for one of a user's own.
+They run in the order of this file, a user's own after them. Annotations that few methods read go to
+`Batch.extra`.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ def mask_truncated(batch: Batch, learner: Learner) -> Batch:
 
 @annotator("mismatched_kl")
 def mismatched_kl(batch: Batch, learner: Learner) -> Batch:
-    """Mean of log pi/ref (nats) over answers to other prompts, which are the second rows and are taken out of
-    the batch.
-    """
+    """Mean of log pi/ref (nats) over answers to other prompts: the second rows, which leave the batch."""
     own_B = torch.ones(batch.rows(), dtype=torch.bool)
     own_B[1:] = batch.group_B[1:] != batch.group_B[:-1]
     others = batch.rows_where(~own_B).select_groups(range(batch.groups()))
@@ -104,9 +102,7 @@ def token_scores(batch: Batch, learner: Learner) -> Batch:
 
 @annotator("greedy_score")
 def greedy_score(batch: Batch, learner: Learner) -> Batch:
-    """Score of the greedy answer to each prompt, [N]: the source sampled it, and the prompt's metadata holds
-    it.
-    """
+    """Score of the greedy answer to each prompt, [N], which the source left in the prompt's metadata."""
     assert "greedy_score_N" in batch.extra, "a prompt of the batch has no score of its greedy answer"
     return batch
 
@@ -115,10 +111,10 @@ def greedy_score(batch: Batch, learner: Learner) -> Batch:
 def rollout_logps(batch: Batch, learner: Learner) -> Batch:
     """Log-probs and values under the policy that sampled.
 
-    The sampler's own log-probs are the old ones where they are exact, and are recomputed otherwise. A batch
-    that is used for one optimizer step needs none, for then the policy is its own old policy.
-    "sampling_logps" asks for the sampler's
-    beside them, for methods without a ratio: they correct old rollouts by importance weights.
+    The sampler's own log-probs are the old ones where they are exact, and are recomputed otherwise. A
+    batch that is used for one optimizer step needs none, for then the policy is its own old policy.
+    "sampling_logps" asks for the sampler's beside them, for methods without a ratio: they correct old
+    rollouts by importance weights.
     """
     asked, sampled_BT = learner.needs.annotations, batch.sampling_logps_BT
     exact = learner.origin in ("own", "replay")
@@ -141,7 +137,5 @@ def rollout_logps(batch: Batch, learner: Learner) -> Batch:
 
 
 def _reused(batch: Batch, learner: Learner, exact: bool) -> bool:
-    """Whether the policy leaves the old one before the batch is done with, or another engine's rounding has
-    to be told apart.
-    """
+    """Whether the policy moves before the batch is done, or another engine's rounding must be told apart."""
     return learner.steps_per_batch > 1 or (not exact and batch.sampling_logps_BT is not None)

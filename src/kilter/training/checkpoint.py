@@ -73,8 +73,9 @@ class Checkpoints:
         return time.monotonic() - self._saved_at >= 20 * self._cost
 
     def pin(self, step: int, is_main: bool = True) -> None:
-        """Keeps the checkpoint of this step beside the others, under pinned/; the first one pinned and the
-        last one stay. Hard links cost no space twice.
+        """Keeps the checkpoint of this step under pinned/. The first and the last one pinned stay.
+
+        Hard links cost no space twice.
         """
         source, kept = self.folder / f"step-{step}", self.folder.parent / "pinned"
         if not is_main or not source.is_dir():

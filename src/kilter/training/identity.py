@@ -34,9 +34,7 @@ def identity(spec: TrainSpec, start: Path, groups: Sequence[Encoded], prompts: S
 
 
 def refuse_another_run(checkpoints: Checkpoints, out: Path, mine: str) -> None:
-    """Raises UserError when the folder holds a checkpoint of a run with other settings, before anything long
-    begins.
-    """
+    """Raises UserError if the folder holds a checkpoint of a run with other settings, before long work."""
     meta = checkpoints.meta()
     if meta is not None and meta["identity"] != mine:
         raise UserError(
@@ -48,8 +46,9 @@ def refuse_another_run(checkpoints: Checkpoints, out: Path, mine: str) -> None:
 
 
 def reward_files(spec: TrainSpec) -> dict[str, str]:
-    """The user's reward functions by file, with a hash of each: they may change between a stop and its
-    resumption.
+    """The user's reward functions by file, with a hash of each.
+
+    They may change between a stop and its resumption.
     """
     return {str(path): sha256_file(path) for path in _files(spec, "feedback")}
 

@@ -118,9 +118,7 @@ class LocalLearner:
         return found
 
     def _measure_mismatch(self, batch: Batch, opponent: bool) -> None:
-        """KL(sampler || learner) per token (k3) and the largest gap, over the policy's own answers of all
-        ranks.
-        """
+        """KL(sampler || learner) per token (k3) and the largest gap, over all ranks' answers."""
         own = (
             batch.old_logps_BT
             if batch.old_logps_BT is not None
@@ -167,9 +165,7 @@ class LocalLearner:
         return self.engine.sum(value).cpu()
 
     def rows(self, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
-        """Token outputs of a whole batch without gradient, rows in the batch's order, by the names in
-        `outputs`.
-        """
+        """Token outputs of a whole batch by the names in `outputs`, without gradient."""
         indexed = batch.with_(score_B=torch.arange(batch.rows()))
         found = {name: torch.zeros(batch.tokens_BT.shape) for name in outputs}
         for part, out in self.score(indexed, outputs):
@@ -188,11 +184,10 @@ class LocalLearner:
         return found
 
     def minibatches(self, batch: Batch, seed: str, objective: Objective) -> Iterator[Batch]:
-        """The optimizer steps on one batch: itself, or its parts over several passes in an order drawn from
-        `seed`.
+        """The batch of each optimizer step: the batch itself, or its parts in several shuffled passes.
 
-        Credit (advantages) stays that of the whole batch; weights are those of the part, which is an
-        optimizer step of its own.
+        `seed` gives the order. Advantages stay those of the whole batch. Weights are those of the part,
+        which is an optimizer step of its own.
         """
         if self.steps_per_batch == 1:
             yield batch
@@ -209,9 +204,7 @@ class LocalLearner:
                 yield part.with_(group_weight_N=own.group_weight_N, weight_BT=own.weight_BT, extra=own.extra)
 
     def update(self, batch: Batch, objective: Objective, number: int) -> Metrics:
-        """The optimizer steps on a prepared batch; `number`: the step of the loop, from which their order
-        follows.
-        """
+        """Takes the optimizer steps on a prepared batch. `number` is the step, which seeds their order."""
         parts = self.minibatches(batch, f"{self.spec.seed}:{number}", objective)
         return _average([self.step(part, objective) for part in parts])
 
@@ -255,8 +248,9 @@ class LocalLearner:
         objective: Objective,
         surrogate: Surrogate | None,
     ) -> tuple[Tensor, dict[str, Mean]]:
-        """Gradients of all micro-batches, summed; `count` of them count, the other rounds only keep step with
-        other ranks.
+        """Sums the gradients of all micro-batches.
+
+        `count` of them count; the other rounds only keep step with other ranks.
 
         Returns:
             This rank's share of the loss, and its metrics.
@@ -422,8 +416,9 @@ def _average(steps: Sequence[Metrics]) -> Metrics:
 
 
 def _active(batch: Batch) -> tuple[Batch, bool]:
-    """The groups that have a gradient, and whether there are none: one stands in for them then, with weight
-    0.
+    """The groups that have a gradient, and whether there are none.
+
+    If there are none, one group stands in for them, with weight 0.
     """
     active_N = batch.active_N
     if active_N is None or bool(active_N.all()):

@@ -39,9 +39,7 @@ def sparkline(values: Sequence[float], width: int = 28) -> str:
 
 
 class LiveDisplay:
-    """A Display for online runs on a terminal: the course of the numbers, the last answer and the events with
-    it.
-    """
+    """The screen of an online run: the course of its numbers, the last answer and the events."""
 
     def __init__(self, console: Console, title: str, total: int, start: int = 0) -> None:
         self.console, self.title, self.pace, self.done = console, title, Pace(total, start), start

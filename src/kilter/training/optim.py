@@ -13,8 +13,7 @@ from kilter.training.config import TrainSpec
 
 
 def make_optimizer(module: nn.Module, spec: TrainSpec, learning_rate: float) -> torch.optim.AdamW:
-    """Fused AdamW, betas (0.9, 0.999); weight decay on matrices only (norms, biases and scalars are left
-    alone).
+    """Fused AdamW with betas (0.9, 0.999). Weight decay is for matrices, not for norms, biases and scalars.
 
     Parameters of a critic form groups of their own, with role "critic".
     """
@@ -33,9 +32,7 @@ def make_optimizer(module: nn.Module, spec: TrainSpec, learning_rate: float) -> 
 
 
 def schedule_factor(spec: TrainSpec, total_steps: int) -> Callable[[int], float]:
-    """Multiplier of the peak learning rate for the step with this 0-based index: linear warm-up, then decay
-    to 0.
-    """
+    """Multiplier of the peak learning rate at this 0-based step: linear warm-up, then decay to 0."""
     warmup = math.ceil(spec.warmup_ratio * total_steps)
 
     def factor(step: int) -> float:

@@ -13,11 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """Where the model is and how it went: last step's metrics, held-out metrics, counts of data left out.
+    """The result of a training run: last step's metrics, held-out metrics, counts of data left out.
 
-    stopped: why the monitors ended the run; best_step: the step whose model was kept for its gold score.
-    tokens_per_second and
-    step_seconds: of all optimizer steps; peak_memory_gb: of this process so far.
+    stopped: why the monitors ended the run. best_step: the step whose model was kept for its gold score.
+    tokens_per_second and step_seconds: of all optimizer steps. peak_memory_gb: of this process so far.
     """
 
     model: Path

@@ -1,6 +1,4 @@
-"""What fresh rollouts are made of: samplers, feedback, the source over them, and the gold source that judges
-beside them.
-"""
+"""The parts of fresh rollouts: samplers, feedback, their source, and the gold source."""
 
 from __future__ import annotations
 
@@ -91,8 +89,9 @@ def _answers(
 
 
 def _opponent(job: Job, policy: Scorer, encoder: Encoder, reference: Scorer | None) -> Sampler:
-    """The reference, or a geometric mixture of it and the policy; a mixture needs both models' logits, so it
-    is local.
+    """Opens the reference, or a geometric mixture of it and the policy.
+
+    A mixture needs both models' logits, so it is local.
     """
     needs = job.objective.needs
     if reference is None:

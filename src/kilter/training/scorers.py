@@ -29,9 +29,7 @@ LOOKED_UP = 64
 
 
 def make_encoder(spec: TrainSpec, start: Path) -> Encoder:
-    """Tokeniser with the stage's length and template; where prompts are answered they leave room for the
-    answer.
-    """
+    """Tokenizer with the stage's length and template; prompts leave room for the answers to them."""
     room = max(1, spec.max_length - spec.sampler.max_new_tokens) if spec.prompts is not None else None
     return open_encoder(OpenSpec(start, template=spec.template, max_length=spec.max_length, max_prompt=room))
 
@@ -71,8 +69,7 @@ def critic_is_the_reward(spec: TrainSpec) -> bool:
 def fill_reference_cache(
     job: Job, policy: Scorer, encoder: Encoder, groups: Sequence[Encoded], temperature: float
 ) -> ReferenceCache:
-    """The cache with every group in it, filled before the first update, while the policy still is the
-    reference.
+    """Fills the cache with every group before the first update, while the policy still is the reference.
 
     Args:
         job: names the reference.
@@ -164,9 +161,7 @@ def _reward_models(spec: TrainSpec) -> list[str]:
 
 
 def _precision(spec: TrainSpec, own_reference: bool) -> str:
-    """Part of a row's key: under qlora the reference is the rounded base, whose log-probs are not the full
-    one's.
-    """
+    """Part of a row's key: under qlora, the rounded base has other log-probs than the full one."""
     rounded = own_reference and spec.adapter is not None and spec.adapter.kind == "qlora"
     return f"{spec.dtype}|nf4" if rounded else spec.dtype
 

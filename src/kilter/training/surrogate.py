@@ -1,5 +1,4 @@
-"""Objectives of unit "batch" in micro-batches: the loss of the whole step, exactly, without its graph in
-memory.
+"""Exact losses of unit "batch" in micro-batches, without the whole step's graph in memory.
 
     delta = dL / d(outputs)   on the small tensors of all rows of all ranks
     L'    = sum over micro-batches of sum(delta * outputs)

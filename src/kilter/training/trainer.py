@@ -60,8 +60,10 @@ class Trainer:
     resolve: Callable[[str], Path] = resolve_model
 
     def run(self) -> TrainResult:
-        """Trains to the end, or raises Interrupted / RunFailed with everything up to the last checkpoint
-        safe.
+        """Trains to the end.
+
+        Raises:
+            Interrupted, RunFailed: with everything up to the last checkpoint safe.
         """
         begin, spec = time.monotonic(), self.spec
         job = self._job()
@@ -154,9 +156,7 @@ def _resume(job: Job, run: Run) -> int | None:
 
 
 def _say_stop(job: Job, run: Run, stop: Stop) -> None:
-    """A run that its monitors ended keeps its model where there is gold evidence, and fails where there is
-    none.
-    """
+    """Keeps the model of a stopped run if there is gold evidence; without it, the run fails."""
     failure = RunFailed(
         f"{job.name}: stopped by its monitors at step {run.source.position} of {run.source.total_steps}: "
         f"{stop.reason}",

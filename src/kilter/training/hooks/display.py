@@ -1,6 +1,4 @@
-"""What a person sees of a run: a live screen where the run is watched on a terminal, else a line now and
-then.
-"""
+"""The view of a run: a live screen where it is watched on a terminal, else a line now and then."""
 
 from __future__ import annotations
 

@@ -91,8 +91,10 @@ class GoldEvidence(Hook):
             self.best.keep(step)
 
     def put_best_back(self, last: int) -> int | None:
-        """Puts the best weights back unless they are the last step's; returns their step, None where nothing
-        changed.
+        """Puts the best weights back if they are not the last step's.
+
+        Returns:
+            Their step; None if nothing changed.
         """
         best = self.monitors.gold.best()
         if self.best is None or best is None or best == last or not self.best.path.exists():

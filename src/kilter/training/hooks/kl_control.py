@@ -16,10 +16,10 @@ from kilter.training.parallel.engine import Engine
 
 @dataclass
 class KLController:
-    """coefficient(t+1) from the KL (nats per completion) that step t's rollouts had.
+    """Moves the coefficient of step t + 1 by the KL (nats per completion) of step t's rollouts.
 
-    adaptive (Ziegler et al. 2019): c *= 1 + clip(KL / target - 1, -0.2, 0.2) n / horizon, bounded by [c0 /
-    10, max_coef].
+    adaptive (Ziegler et al. 2019): c *= 1 + clip(KL / target - 1, -0.2, 0.2) n / horizon, bounded by
+    [c0 / 10, max_coef].
     budget: the same where KL is above the target; below 0.8 of it, c returns towards c0.
     """
 

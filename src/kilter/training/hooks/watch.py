@@ -1,6 +1,4 @@
-"""The monitors in the loop: cheap signals each step, their events on the console, and the stop that follows
-from them.
-"""
+"""The monitors in the loop: cheap signals each step, their events on the console, and the stop."""
 
 from __future__ import annotations
 

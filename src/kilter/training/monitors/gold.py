@@ -1,6 +1,4 @@
-"""Evidence: answers to the same held-out prompts every few steps, judged by a source that training does not
-see.
-"""
+"""Gold evidence: answers to the same held-out prompts, judged by a source that training does not see."""
 
 from __future__ import annotations
 
@@ -23,8 +21,9 @@ MARGIN_STEPS = 2
 
 @dataclass(frozen=True)
 class Evidence:
-    """One evaluation: {"gold": [...], "proxy": [...], "length": [...]}, one value per prompt; the answers;
-    why a source left some unscored.
+    """One evaluation: its answers, and the values of gold, proxy and length, one per prompt.
+
+    It also says why a source left some unscored.
     """
 
     values: dict[str, list[float | None]]
@@ -32,9 +31,7 @@ class Evidence:
     problems: Mapping[str, str] = field(default_factory=dict)
 
     def require(self) -> None:
-        """Raises UserError when the gold source judges none of the answers: there would be no evidence at
-        all.
-        """
+        """Raises UserError if the gold source judges none of the answers: there would be no evidence."""
         if all(v is None for v in self.values["gold"]):
             raise UserError(
                 "monitors.gold",
@@ -46,8 +43,9 @@ class Evidence:
 
 @dataclass
 class GoldEvaluator:
-    """One answer per held-out prompt, with the same seed each time, scored by the gold source and by the
-    reward that trains.
+    """Scores one answer per held-out prompt by the gold source and by the reward that trains.
+
+    The seed is the same each time.
     """
 
     prompts: Sequence[Prompt]
@@ -67,8 +65,10 @@ class GoldEvaluator:
         self.gold.restore(state)
 
     def __call__(self, first: Sequence[str] = ()) -> Evidence:
-        """`first`: the first evaluation's answers (none: these are), which a source that compares sees beside
-        the present ones.
+        """Scores the answers by both sources.
+
+        `first`: the first evaluation's answers; none if these are the first. A source that compares
+        answers sees them beside the present ones.
         """
         collected = collect(self.sampler, requests(self.prompts, 1, self.params, self.prompt_ids))
         self.prompt_ids = collected.prompt_ids
@@ -114,8 +114,9 @@ class GoldHistory:
     entries: list[dict[str, Any]] = field(default_factory=list)
 
     def load(self, done: int | None) -> None:
-        """Keeps the evaluations up to the checkpoint; none for a fresh run (None), whose first one is of step
-        0.
+        """Keeps the evaluations up to the checkpoint.
+
+        A fresh run (None) keeps none; its first evaluation is that of step 0.
         """
         if self.path is not None:
             cut_lines(self.path, lambda row: done is not None and row["step"] <= done)

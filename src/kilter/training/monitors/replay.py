@@ -1,6 +1,4 @@
-"""Runs the monitors over the logs of an old run: metrics.jsonl, groups.jsonl and gold.jsonl give the events
-again.
-"""
+"""Runs the monitors over an old run's metrics.jsonl, groups.jsonl and gold.jsonl."""
 
 from __future__ import annotations
 
@@ -88,9 +86,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _failures(folder: Path) -> list[Event]:
-    """Events that came from source or loss (unscored answers, NaN) are facts of the run and cannot be
-    recomputed.
-    """
+    """Events that came from source or loss (unscored answers, NaN). A replay cannot recompute these facts."""
     from kilter.training.monitors.events import read_events
 
     return [

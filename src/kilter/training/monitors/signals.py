@@ -1,6 +1,4 @@
-"""The cheap signals of one step, from its rollouts alone: pure functions, so that an old run can be watched
-again.
-"""
+"""The cheap signals of one step: pure functions of its rollouts, so that an old run can be watched again."""
 
 from __future__ import annotations
 
@@ -20,10 +18,12 @@ _MARKDOWN = re.compile(r"^\s*(?:[-*] |#+ |\d+\. )|\*\*|```", re.MULTILINE)
 
 
 def signals(groups: Sequence[Group], seen: tuple[float, float] | None = None) -> dict[str, float]:
-    """length p50 and p95 (tokens), Spearman(reward, length), shares: at the reward maximum, duplicates,
-    repeated 4-grams, refusals, markdown.
+    """The signals of one step's groups.
 
-    seen: lowest and highest score of the run so far, which say what the maximum is; default: of these groups.
+    They are length p50 and p95 (tokens), Spearman(reward, length), and shares: at the reward maximum,
+    duplicates, repeated 4-grams, refusals, markdown.
+
+    seen: lowest and highest score of the run so far, which give the maximum; default: of these groups.
     """
     completions = [c for g in groups for c in g.completions]
     if not completions:

@@ -36,9 +36,7 @@ SLOPE_STEPS = 5
 
 @dataclass(frozen=True)
 class Limit:
-    """A tier-1 rule on an absolute value: `above` or `below`, as a number or as a multiple of the signal's
-    start.
-    """
+    """A tier-1 rule on a value: `above` or `below` a number, or a multiple of the signal's start."""
 
     signal: str
     message: str
@@ -259,8 +257,9 @@ class Monitors:
         )
 
     def due(self, step: int) -> bool:
-        """Whether a gold evaluation should follow this step: on schedule, or because a signal asked (then the
-        request is taken).
+        """Whether a gold evaluation follows this step: on schedule, or because a signal asked for one.
+
+        A signal's request is used up by this call.
         """
         asked, self.wants_gold = self.wants_gold, False
         recent = bool(self.gold.entries) and step - self.gold.entries[-1]["step"] < max(

@@ -1,9 +1,8 @@
-"""One process or many: the few collective operations the learner needs, and how the model is wrapped.
+"""One process or many: the few collective operations that the learner needs, and how the model is wrapped.
 
-`processes: N` (launch.py), accelerate launch or torchrun start the processes; device, process group, DDP and
-FSDP2 come from accelerate and torch. Losses are sums whose denominators already span all ranks, so gradients
-must be SUMMED over ranks, while DDP and FSDP
-average: `loss_scale` undoes that.
+`processes: N` (launch.py), accelerate launch or torchrun start the processes; device, process group,
+DDP and FSDP2 come from accelerate and torch. Losses are sums whose denominators already span all ranks,
+so gradients must be SUMMED over ranks. DDP and FSDP average them; `loss_scale` undoes that.
 """
 
 from __future__ import annotations
@@ -68,8 +67,10 @@ class Engine:
     def update(
         self, modules: list[Any], optimizer: Any, limit: float, set_rates: Callable[[], None], finite: bool
     ) -> Tensor:
-        """Clips each module by itself, sets the rates and steps, unless loss or gradient are not finite;
-        returns the norm before.
+        """Clips each module by itself, sets the rates and steps, unless loss or gradient are not finite.
+
+        Returns:
+            The norm of the gradient before clipping.
         """
         norms = [self.grad_norm(m, limit) for m in modules]
         norm = norms[0] if len(norms) == 1 else torch.stack([n.float() for n in norms]).norm()
@@ -116,9 +117,7 @@ class Engine:
 
 
 def _leave_group() -> None:
-    """At the end of the process: threads of a group that is still there abort it now and then, after all the
-    work is done.
-    """
+    """Leaves the process group at exit. Its threads may abort the process after all the work is done."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

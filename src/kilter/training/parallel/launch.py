@@ -1,8 +1,7 @@
-"""Several processes from one command: `processes: 2` starts them, waits, and ends all of them with the cause
-when one dies.
+"""Several processes from one command: `processes: 2` starts them, waits, and ends all when one dies.
 
-torch's elastic agent starts and watches the workers; what they train on is handed over as files in the
-stage's folder, so that every worker reads the same rows without reading the data set again.
+torch's elastic agent starts and watches the workers. Their data is handed over as files in the stage's
+folder, so that every worker reads the same rows without reading the data set again.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Weights and optimizer that are divided over processes, on disk: each process writes its rows, any number of
-processes reads them.
+"""Sharded weights and optimizer on disk: each process writes its rows, any number of processes reads them.
 
 A file per process, in safetensors' format, with the first row of each piece in its header. torch's own
 distributed checkpoints would do the same, but describe themselves in a pickle.

@@ -1,9 +1,7 @@
-"""DeepSpeed's ZeRO stages 1 and 2 as an engine: optimizer states (1) and gradients (2) are divided over the
-processes.
+"""DeepSpeed's ZeRO as an engine: optimizer states (1) and gradients (2) are divided over the processes.
 
-Stage 3 divides the weights too and gathers them only inside the modules that own them, which a head that is
-applied outside its
-module cannot do: `fsdp` is the way to divide weights here.
+Stage 3 divides the weights too and gathers them only inside the modules that own them. A head that is
+applied outside its module cannot work with it: `fsdp` is the way to divide weights here.
 """
 
 from __future__ import annotations
@@ -27,8 +25,9 @@ from kilter.training.parallel.shards import SHARDS
 
 @contextlib.contextmanager
 def _tensors_only() -> Iterator[None]:
-    """DeepSpeed asks torch to run whatever its files hold; here torch takes tensors and DeepSpeed's own
-    settings alone.
+    """Lets torch take nothing but tensors and DeepSpeed's own settings from DeepSpeed's files.
+
+    DeepSpeed asks torch to run whatever its files hold.
     """
     safe = [getattr(importlib.import_module(f"deepspeed.{module}"), name) for module, name in SETTINGS]
     before = os.environ.get(FORCED)
@@ -99,8 +98,10 @@ class ZeroEngine(AccelerateEngine):
     def update(
         self, modules: list[Any], optimizer: Any, limit: float, set_rates: Callable[[], None], finite: bool
     ) -> Tensor:
-        """Clips, steps, and returns the norm before, which DeepSpeed knows only afterwards; what is not
-        finite ends the run.
+        """Clips and steps. A gradient that is not finite ends the run.
+
+        Returns:
+            The norm before clipping, which DeepSpeed knows only afterwards.
         """
         set_rates()
         modules[0].step()

@@ -1,6 +1,4 @@
-"""How the prompts of a step are answered: by the policy alone, beside an opponent, or beside its own greedy
-answer.
-"""
+"""Ways to answer the prompts of a step: the policy alone, beside an opponent, or beside its greedy answer."""
 
 from __future__ import annotations
 
@@ -94,9 +92,7 @@ class OpposedAnswers:
 
 @dataclass
 class GreedyBaseline:
-    """Answers of the policy, and the score of its greedy answer as their baseline, kept in the prompt's
-    metadata.
-    """
+    """Answers of the policy, with the score of its greedy answer as baseline in the prompt's metadata."""
 
     sampler: Sampler
     samples: int

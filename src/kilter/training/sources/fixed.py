@@ -68,9 +68,7 @@ class FixedSource:
         return self._order[first:last]
 
     def visited(self) -> list[Encoded]:
-        """The groups that the run reads at all, in the data's order: all of them, unless it ends within the
-        first pass.
-        """
+        """The groups that the run reads, in the data's order: all, unless it ends within the first pass."""
         if self.total_steps >= self.steps_per_epoch:
             return list(self.groups)
         return [

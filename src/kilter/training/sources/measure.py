@@ -88,9 +88,7 @@ def _by_part(answers: Sequence[Answer]) -> Metrics:
 
 
 def _surprise(completion: Completion) -> float:
-    """Entropy times tokens, nats: from the logits where the sampler gives it, else the log-probs of what was
-    drawn.
-    """
+    """Entropy times tokens, in nats: the sampler's, else estimated from the sampled log-probs."""
     if completion.entropy is not None:
         return completion.entropy * len(completion.token_ids or ())
     return -sum(completion.sampling_logps or ())
