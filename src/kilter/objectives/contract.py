@@ -251,7 +251,7 @@ def order_does_not_matter(objective: Objective) -> None:
 
 
 def padding_does_not_matter(objective: Objective) -> None:
-    """What stands behind a completion's end is never read, not even NaN."""
+    """Values behind a completion's end are never read, not even NaN."""
     batch, raw = example(objective)
     off = batch.mask_BT == 0
     clean = _loss(objective, raw, batch).value
