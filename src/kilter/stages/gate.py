@@ -67,7 +67,8 @@ class Gate(StageKind[GateSpec]):
         """The policy's name or the number of its conditions; a gate takes no time."""
         if isinstance(spec.policy, str):
             return StagePlan(spec.policy)
-        return StagePlan(f"{len(spec.policy['conditions'])} conditions")
+        n = len(spec.policy["conditions"])
+        return StagePlan(f"{n} condition" + "s" * (n != 1))
 
     def run(self, spec: GateSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes gate.json and gate.xml."""
