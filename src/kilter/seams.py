@@ -319,7 +319,7 @@ class Stop:
 
 
 class Hook(Protocol):
-    """One concern around the steps of a run. training/assemble.py lists the hooks in the order of their calls.
+    """One concern around the steps of a run. training/assemble.py lists the hooks in their order.
 
     The methods here do nothing; a hook overrides those that it needs.
     """
@@ -328,7 +328,7 @@ class Hook(Protocol):
     """Key of the hook's state in a checkpoint."""
 
     def before_run(self, done: int | None) -> Stop | None:
-        """Called once. `done` is the step of the checkpoint that the run resumes from; None in a fresh run."""
+        """Called once. `done` is the step of the checkpoint that a run resumes from, None in a fresh run."""
         return None
 
     def before_update(self, batch: Batch) -> Batch:

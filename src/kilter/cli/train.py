@@ -70,8 +70,9 @@ def train(**values: Any) -> None:
         return  # one process speaks for all
     shown = ("eval_loss", "eval_rewards/accuracies", "eval_nll")
     held = "  ".join(f"{k} {v:.4g}" for k, v in result.heldout.items() if k in shown)
+    steps = f"{result.steps} step{'s' * (result.steps != 1)}"
     out.print(
-        f"model: [bold]{result.model}[/]   {result.steps} steps in {clock(result.seconds)}   {held}",
+        f"model: [bold]{result.model}[/]   {steps} in {clock(result.seconds)}   {held}",
         highlight=False,
     )
     if result.stopped is not None:  # the model is there, and its monitors did not trust the way there

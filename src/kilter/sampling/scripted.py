@@ -119,7 +119,7 @@ def _words(text: str) -> Iterator[str]:
 def read_script(path: Path, field: str = "sampler.script") -> ScriptedSampler:
     """Reads a script from JSON lines.
 
-    A line is {"prompt", "answer"} or {"prompt", "answers"}. It may also have "choices": {option: probability}.
+    A line is {"prompt", "answer"} or {"prompt", "answers"}. It may add "choices": {option: probability}.
     """
     answers: dict[str, str | Sequence[str]] = {}
     choices: dict[str, Mapping[str, float]] = {}
