@@ -127,7 +127,7 @@ class Label(StageKind[LabelSpec]):
             reasons = ", ".join(f"{n} {why}" for why, n in dropped.items())
             raise RunFailed(
                 f"The stage has no rows to write ({reasons})",
-                "lower the margin, or sample more answers",
+                "raise the number or the length of the answers, or lower the margin",
             )
         store.write(folder / ARTIFACT["data"], written)
         facts = _facts(scored, written, dropped)
