@@ -1,10 +1,10 @@
 """Direct preference optimisation, one whole training step in plain sight.
 
-    python examples/dpo_loop.py                        # the built-in model, on pairs of the support desk; under a minute
-    python examples/dpo_loop.py MODEL DATA             # any model and any file of preference pairs
+    python examples/dpo_loop.py                # the built-in model on pairs of the support desk
+    python examples/dpo_loop.py MODEL DATA     # any model and any file of preference pairs
 
-`kilter train --method dpo` takes the same steps. What it adds and this file leaves out: micro-batches within a budget of
-tokens, a learning-rate schedule, adapters, several processes, checkpoints, held-out metrics. Everything else is here.
+`kilter train --method dpo` takes the same steps. What it adds and this file leaves out: micro-batches, a
+learning-rate schedule, adapters, several processes, checkpoints, held-out metrics. Everything else is here.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def main(
     optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, weight_decay=0.0)
     objective = build_objective({"name": "dpo", "beta": 0.1})
 
-    # The data: a group is a prompt with two answers, the chosen one first. Rows of a batch are answers, in that order.
+    # The data: a group is a prompt with two answers, the chosen one first. Rows of a batch are answers.
     groups = load(DataSpec(path=data, heldout=0), "pairs").train[: steps * PAIRS_PER_STEP]
     encoded = encoder.encode_all(groups)
     starts = range(0, len(encoded), PAIRS_PER_STEP)
     batches = [collate(encoded[i : i + PAIRS_PER_STEP]) for i in starts]
 
-    # The reference is the policy before its first update: its log-probs are numbers, not a second model in memory.
+    # The reference is the policy before its first update: numbers, not a second model in memory.
     with torch.no_grad():
         batches = [batch.with_(ref_logps_BT=policy(batch).logps_BT) for batch in batches]
 
@@ -49,7 +49,8 @@ def main(
         # Weights, without gradient: every pair counts the same.
         batch = objective.prepare(batch)
 
-        # One forward over all answers, each prompt once; then -log sigmoid(beta (D(chosen) - D(rejected))), D = log pi / ref.
+        # One forward over all answers, each prompt once, then the loss of every pair:
+        # -log sigmoid(beta (D(chosen) - D(rejected))), D = log pi - log ref.
         out = policy(batch, objective.needs.outputs)
         loss = objective.loss(out, batch)
 

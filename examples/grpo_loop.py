@@ -3,8 +3,8 @@
     python examples/grpo_loop.py                       # the built-in model, under a minute
     python examples/grpo_loop.py MODEL
 
-`kilter train --method grpo` takes the same steps. What it adds and this file leaves out: a reference with its KL, several
-optimizer steps per batch, groups.jsonl, monitors against reward hacking, other samplers, checkpoints.
+`kilter train --method grpo` takes the same steps. What it adds and this file leaves out: a KL to a reference,
+several optimizer steps per batch, groups.jsonl, monitors against reward hacking, checkpoints.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def reward(completion: Completion) -> float:
 
 
 def encode(group: Group) -> Encoded:
-    """Tokens stay tokens: what was sampled is never decoded and tokenised again, the prompt's ids came with the answers."""
+    """Tokens stay tokens: what was sampled is never tokenised again, and the prompt's ids came along."""
     made = group.completions
     ids, masks = tuple(c.token_ids or () for c in made), tuple(c.mask or () for c in made)
     return Encoded(group, made[0].prompt_ids, ids, masks)
@@ -58,7 +58,7 @@ def main(
         scored = [tuple(Feedback(reward(c)) for c in row) for row in made]
         groups = [Group(p, tuple(a), f) for p, a, f in zip(prompts, made, scored, strict=True)]
 
-        # The batch is used once, by the policy that sampled it: the ratio is 1, and no old log-probs are needed.
+        # Used once, by the policy that sampled it: the ratio is 1, and no old log-probs are needed.
         batch = collate([encode(g) for g in groups]).with_(sampling_logps_BT=None)
         batch = objective.prepare(
             batch

@@ -212,6 +212,11 @@ class Learner(Protocol):
         """
         ...
 
+    @property
+    def weights(self) -> Weights:
+        """The policy as it is now, which samplers are to answer with."""
+        ...
+
     def rows(self, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
         """Token outputs of a whole batch, without gradient, [B, T] each, by the names in `outputs`."""
         ...
@@ -286,7 +291,7 @@ class Source(Protocol):
         """The next step; None after the last one."""
         ...
 
-    def after_update(self) -> None:
+    def after_update(self, weights: Weights) -> None:
         """Called after each optimizer step, so that samplers take the new weights."""
         ...
 

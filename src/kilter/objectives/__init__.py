@@ -11,14 +11,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from kilter.objectives import index
-from kilter.objectives.registry import build_objective, method, method_name, objectives
+from kilter.objectives.registry import build_objective, fitted, method, method_name, objectives
 
 if TYPE_CHECKING:
     from kilter.objectives.imitation.sft import SFT
     from kilter.objectives.pairs.dpo import DPO
     from kilter.objectives.reward_models.bradley_terry import BradleyTerry
 
-__all__ = ["DPO", "SFT", "BradleyTerry", "build_objective", "method", "method_name", "objectives"]
+__all__ = [
+    "DPO",
+    "SFT",
+    "BradleyTerry",
+    "build_objective",
+    "fitted",
+    "method",
+    "method_name",
+    "objectives",
+]
 
 _CLASSES = {
     "SFT": "kilter.objectives.imitation.sft",

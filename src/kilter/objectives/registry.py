@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kilter.errors import UserError
 from kilter.objectives.knobs import check_options
 from kilter.registry import Registry
+from kilter.types import Group
 
 if TYPE_CHECKING:
     from kilter.batch import Objective
@@ -82,6 +83,16 @@ def build_objective(config: str | Mapping[str, Any]) -> Objective:
             "name a frozen dataclass with all three, as docs/new-method.md shows",
         )
     return built
+
+
+def fitted(objective: Objective, groups: Sequence[Group]) -> tuple[Objective, str]:
+    """The method with the settings that it takes from the data, and a line for people.
+
+    Both are as they were, and empty, where it takes none.
+    """
+    from kilter.batch import Fitted
+
+    return objective.fit(groups) if isinstance(objective, Fitted) else (objective, "")
 
 
 def _mixture(options: Mapping[str, Any]) -> Objective:

@@ -43,6 +43,7 @@ def chosen(needs: Needs, field: str = "") -> list[Annotator]:
         UserError: a name is unknown, or what it names is not a function.
     """
     names = needs.annotations | ({"old_logps"} if needs.shape == "rollouts" else set())
+    # What changes the mask comes before what is computed on it, whatever order a set has.
     ordered = sorted(names, key=lambda name: (_order.get(name, len(_order)), name))
     functions = {name: annotators.get(name, field) for name in ordered}
     for name, function in functions.items():
@@ -65,6 +66,7 @@ def reference_logps(batch: Batch, learner: Learner) -> Batch:
 @annotator("mask_truncated")
 def mask_truncated(batch: Batch, learner: Learner) -> Batch:
     """Completions without EOS do not train, and are counted in no denominator."""
+    # Recorded rollouts may not say how they ended.
     if batch.truncated_B is None:
         return batch
     return learner.count(batch.with_(mask_BT=batch.mask_BT * (1 - batch.truncated_B[:, None])))
@@ -74,12 +76,14 @@ def mask_truncated(batch: Batch, learner: Learner) -> Batch:
 def mismatched_kl(batch: Batch, learner: Learner) -> Batch:
     """Mean of log pi/ref (nats) over answers to other prompts: the second rows, which leave the batch."""
     own_B = torch.ones(batch.rows(), dtype=torch.bool)
+    # The first row of a group is its own answer; the arrangement put the mismatched one behind it.
     own_B[1:] = batch.group_B[1:] != batch.group_B[:-1]
     others = batch.rows_where(~own_B).select_groups(range(batch.groups()))
     assert others.ref_logps_BT is not None
     policy_BT = learner.rows(others, frozenset({"logps"}))["logps"]
     gap = ((policy_BT - others.ref_logps_BT) * others.mask_BT).sum()
     total, count = learner.sum(torch.stack([gap, torch.tensor(float(others.rows()))])).cpu()
+    # The mismatched rows have done their work: no loss sees them, and no denominator counts them.
     kept = batch.rows_where(own_B).select_groups(range(batch.groups()))
     return learner.count(kept).with_extra(mismatched_kl=total / count)
 
@@ -117,10 +121,12 @@ def rollout_logps(batch: Batch, learner: Learner) -> Batch:
     rollouts by importance weights.
     """
     asked, sampled_BT = learner.needs.annotations, batch.sampling_logps_BT
+    # Only this process samples with the very weights and products that the loss will see.
     exact = learner.origin in ("own", "replay")
     replayed = learner.origin == "replay" and sampled_BT is not None
     weighs = replayed and "sampling_logps" in asked
     wanted = {"values"} if "old_values" in asked else set()
+    # An earlier policy sampled: what it reported is the old log-prob, however old it is.
     if replayed and not weighs:
         batch = batch.with_(old_logps_BT=sampled_BT)
     elif "old_logps" in asked or (not weighs and _reused(batch, learner, exact)):

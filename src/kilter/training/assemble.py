@@ -57,8 +57,10 @@ def _fixed(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     """Training on the data's own answers."""
     needs = job.objective.needs
     groups, heldout = list(job.groups), list(job.heldout)
+    # What a method cannot learn from is left out before it is tokenised, and said.
     if len(needs.labels) == 1:
         groups, heldout = _labelled(job, groups), with_labels(heldout, needs.labels)
+    # Data without a single usable row is an error here, not an empty run.
     encoded = encoder.encode_all(groups, "data", f"{len(groups)} groups")
     held = [e for e in map(encoder.encode, heldout) if e is not None]
     arrange, length = arrangements.get(needs.rows), job.spec.max_length
@@ -74,6 +76,7 @@ def _replay(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
         "--feedback samples fresh answers"
     )
     encoded = encoder.encode_all(groups, "data", f"{len(groups)} groups")
+    # Log-probs have to be taken at the temperature at which the answers were drawn.
     temperature = sampled_at(groups, job.spec.sampler.temperature)
     return _on_data(job, scorer, encoder, encoded, [], temperature, "replay")
 
@@ -89,6 +92,7 @@ def _on_data(
 ) -> Run:
     """What fixed data and recorded rollouts share: one source, and a reference computed beforehand."""
     spec, needs, engine = job.spec, job.objective.needs, job.engine
+    # Nothing is cut or dropped in silence.
     if encoder.counts:
         job.say("data: " + ", ".join(f"{n} {what}" for what, n in encoder.counts.items()))
     source = FixedSource(
@@ -110,6 +114,7 @@ def _on_data(
         cache = scorers.fill_reference_cache(
             job, scorer.policy, encoder, [*source.visited(), *held], temperature
         )
+    # The schedule decays over optimizer steps, of which a batch may have several.
     steps = source.total_steps * job.optimizer_steps
     learner = LocalLearner(scorer, needs, spec, steps, engine, cache, temperature, origin)
 
@@ -132,6 +137,7 @@ def _on_data(
 def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     """Assembles a run that trains on answers of the policy."""
     spec, needs, engine = job.spec, job.objective.needs, job.engine
+    # A process without a prompt would have nothing to forward, and collectives would wait for it.
     if engine.world > spec.batch_size:
         raise UserError(
             "batch_size",
@@ -167,6 +173,7 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
 def _rollout_hooks(job: Job, run: Run, source: RolloutSource, reference: LiveReference | None) -> list[Hook]:
     """The order in which a step on fresh rollouts is looked at."""
     spec, engine, learner = job.spec, job.engine, run.learner
+    # One process writes what all of them see.
     log = EventLog(job.out / "events.jsonl" if engine.is_main else None)
     history = GoldHistory(job.out / "gold.jsonl" if engine.is_main else None)
     monitors = Monitors(spec.monitors, log, history, source.total_steps, spec.monitors.allow_truncation)
@@ -177,8 +184,10 @@ def _rollout_hooks(job: Job, run: Run, source: RolloutSource, reference: LiveRef
     source.tell = announce.tell
     saver = _saver(job, run)
 
+    # A method without a coefficient is watched all the same.
     start = job.objective.needs.kl_coefficient
     controller = None if start is None else KLController(spec.kl_control, start)
+    # What has to be in place before anything of the step is computed.
     before: list[Hook] = [RolloutFile(source.path)]
     if "critic" in job.objective.needs.models and scorers.critic_is_the_reward(spec):
         assert isinstance(learner.scorer, ActorCritic)
@@ -224,6 +233,7 @@ def _run(
 
 def _saver(job: Job, run: Run) -> SaveCheckpoints:
     """The hook that writes this stage's checkpoints."""
+    # The file of a reward may change while a run is stopped: its hash is taken at each save.
     meta = {"method": method_name(job.spec.method), "identity": run.identity}
     return SaveCheckpoints(
         job.checkpoints,

@@ -23,10 +23,10 @@ import torch
 from kilter.artifacts import AGAIN, hidden, whole_folder, writing
 from kilter.errors import UserError
 
-CHECKPOINT_FORMAT = 4
+CHECKPOINT_FORMAT = 5
 """Part of a run's identity: raised when a checkpoint of older code would be read wrongly.
 
-4: a hook's state by its name.
+5: the learner counts the batches that it has learned from.
 """
 
 
@@ -41,6 +41,7 @@ class Checkpoints:
 
     def latest(self) -> Path | None:
         """The newest whole checkpoint."""
+        # A hidden folder is one that is not whole yet.
         found = sorted(self.folder.glob("step-*"), key=lambda p: int(p.name.split("-")[1]))
         return found[-1] if found else None
 
@@ -54,6 +55,7 @@ class Checkpoints:
         if latest is None:
             return None
         meta: dict[str, Any] = json.loads((latest / "meta.json").read_text())
+        # An older layout would be read without an error, and wrongly.
         if meta.get("format") != CHECKPOINT_FORMAT:
             raise UserError(
                 "out",
@@ -68,6 +70,7 @@ class Checkpoints:
 
     def due(self, step: int) -> bool:
         """Whether to save after this many completed steps."""
+        # By count where a user wants it, else by what saving costs.
         if isinstance(self.every, int):
             return step % self.every == 0
         return time.monotonic() - self._saved_at >= 20 * self._cost
@@ -81,8 +84,10 @@ class Checkpoints:
         if not is_main or not source.is_dir():
             return
         target = kept / source.name
+        # A step that is done again after a kill is pinned once.
         if not target.exists():
             shutil.copytree(source, target, copy_function=_link)
+        # The first shows how it began, the last what became of it.
         between = sorted(kept.glob("step-*"), key=lambda p: int(p.name.split("-")[1]))[1:-1]
         for old in between:
             shutil.rmtree(old, ignore_errors=True)
@@ -101,18 +106,21 @@ class Checkpoints:
             f"free disk space or choose another output folder, then {AGAIN}",
         )
         note = f"Last good checkpoint: {last or 'none yet'}"
+        # One process makes the folder; the others add their shards to it before it takes its name.
         if is_main:
             with whole_folder(target, what, fix, note) as partial:
                 write(partial / "state.pt")
                 (partial / "meta.json").write_bytes(
                     json.dumps({"format": CHECKPOINT_FORMAT, "step": step} | meta).encode()
                 )
+            # Only now: until the new one is whole the old one is the last good one.
             for old in self.folder.glob("step-*"):
                 if old != target:
                     shutil.rmtree(old, ignore_errors=True)
         else:  # its shards go to the folder that the main process has made
             with writing(target, what, fix, note):
                 write(hidden(target) / "state.pt")
+        # The cost of this save decides how soon the next one is worth it.
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - start
 
@@ -126,6 +134,7 @@ def _link(source: str, target: str) -> None:
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
     """Writes a run's state without a pickle: what holds tensors to state.pt, the rest to state.json."""
+    # torch reads a file of tensors without running code; JSON cannot hold any.
     tensors = {name: value for name, value in state.items() if _holds_tensors(value)}
     torch.save(tensors, folder / "state.pt")
     plain = {name: value for name, value in state.items() if name not in tensors}
@@ -164,6 +173,7 @@ def _holds_tensors(value: Any) -> bool:
 
 def rng_state() -> dict[str, Any]:
     """Random states of Python, numpy and torch, as tensors and lists of numbers."""
+    # A list of numbers is what JSON can hold of a generator.
     kind, keys, *rest = np.random.get_state()
     state: dict[str, Any] = {
         "python": random.getstate(),
@@ -177,6 +187,7 @@ def rng_state() -> dict[str, Any]:
 
 def set_rng_state(state: dict[str, Any]) -> None:
     """The inverse of `rng_state`."""
+    # JSON has no tuples, and Python and numpy insist on theirs.
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, *rest = state["numpy"]

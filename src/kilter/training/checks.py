@@ -103,6 +103,7 @@ def annotations_are_known(a: Asked) -> None:
 
 def offloading_has_a_gpu(a: Asked) -> None:
     """On a CPU the activations are in host memory already."""
+    # Settings are checked before torch is needed for anything else.
     import torch
 
     if a.spec.activation_offloading and not torch.cuda.is_available():
@@ -116,6 +117,7 @@ def offloading_has_a_gpu(a: Asked) -> None:
 
 def second_derivatives_have_a_plain_graph(a: Asked) -> None:
     """What is computed again, or gathered, in the backward has no gradient of its own."""
+    # Only methods that differentiate their own gradient read embeddings.
     if "embeddings" not in a.needs.outputs:
         return
     for field, value in (("gradient_checkpointing", a.spec.gradient_checkpointing), ("fsdp", a.spec.fsdp)):
@@ -158,6 +160,7 @@ def local_is_one_process(a: Asked) -> None:
 
 def teacher_is_named_where_one_teaches(a: Asked) -> None:
     """A teacher is needed, or would be loaded for nothing."""
+    # Found here and not after the policy was loaded.
     if a.needs.teacher and a.spec.teacher is None:
         a.refuse("teacher", None, "is required by this method", "name a stage or a model to learn from")
     if a.spec.teacher is not None and not a.needs.teacher:
@@ -183,8 +186,10 @@ def feedback_has_prompts(a: Asked) -> None:
 
 def data_reads_no_setting_of_rollouts(a: Asked) -> None:
     """Whatever belongs to sampling would have no effect."""
+    # Replayed rollouts are still rollouts: their temperature and passes are read.
     fields = ["select", "refill", "kl_control", "monitors", "refresh_reference_every"]
     if a.needs.shape != "rollouts":
+        # Without rollouts there is no temperature to train at, and one pass per batch.
         fields += ["sampler", "minibatches", "inner_epochs"]
     if "critic" not in a.needs.models:
         fields += ["critic"]
@@ -216,6 +221,7 @@ def method_takes_fresh_answers(a: Asked) -> None:
 def prompts_have_room(a: Asked) -> None:
     """Prompt and answer share max_length."""
     answer = a.spec.sampler.max_new_tokens
+    # The prompt loses its beginning where it is too long, so that some of it must be left.
     room = a.spec.max_length - answer
     if room < SHORTEST_PROMPT:
         problem = f"leaves {max(0, room)} tokens for prompts beside {answer} of the answer"
@@ -240,6 +246,7 @@ def rollouts_read_every_setting(a: Asked) -> None:
     a.unread(["eval_every"], "online runs are evaluated on gold", "use monitors.gold_every")
     if "critic" not in a.needs.models:
         a.unread(["critic"], "this method has no critic", "leave it out, or use a method that has one")
+    # A reference that only answers, as an opponent, can be moved as well.
     if not a.reference and a.alone:
         fix = "set the method's beta above 0, or leave it out"
         a.unread(["refresh_reference_every"], "this method loads no reference", fix)
@@ -271,6 +278,7 @@ def reported_logps_are_of_the_policy(a: Asked) -> None:
     sampler = a.spec.sampler
     if sampler.name not in FILTERS_BIAS:
         return
+    # Filters leave a distribution whose log-probs vLLM reports as if they were the whole one's.
     for field, value, idle in (("top_p", sampler.top_p, 1), ("top_k", sampler.top_k, 0)):
         if value != idle:
             a.refuse(
@@ -294,6 +302,7 @@ def controller_has_a_coefficient(a: Asked) -> None:
 
 def k_answers_are_sampled(a: Asked) -> None:
     """A method that looks at k answers of a prompt gets as many."""
+    # Below two the other rule speaks, which knows more.
     if a.needs.siblings > max(2, a.samples):
         problem = f"is more than the {a.samples} completions of a prompt"
         a.refuse("method.k", a.needs.siblings, problem, "raise sampler.samples, or lower k")
@@ -303,6 +312,7 @@ def steps_are_scored(a: Asked) -> None:
     """Token scores come from a process reward, and are no sum."""
     if "token_scores" not in a.needs.annotations or a.spec.feedback is None:
         return
+    # No other source scores the steps of an answer.
     if not model_references(a.spec.feedback, ("process_reward",)):
         fix = "add a process_reward to the feedback"
         a.refuse("method.advantage", a.spec.method, "needs token rewards", fix)
@@ -330,6 +340,7 @@ def answers_are_scored(a: Asked) -> None:
 def select_gives_the_shape(a: Asked) -> None:
     """What is left after selection is what the method learns from."""
     shape, select = a.needs.shape, a.select
+    # Two fresh answers and no opponent: best against worst is what makes a pair.
     pairs = shape == "pairs" or (shape == "rollouts" and a.needs.unit == "group")
     if shape == "ranked" and select != "all":
         a.refuse("select", select, "gives this method no rankings", "use all")
@@ -346,6 +357,7 @@ def groups_have_two_answers(a: Asked) -> None:
     """A comparison needs two answers."""
     if a.samples >= 2:
         return
+    # A rule that compares answers of a prompt has nothing to compare.
     if a.select in ("best_worst", "drop_constant") and a.alone:
         a.refuse("sampler.samples", a.samples, "is too few for groups", "use 2 or more")
     if a.needs.siblings > 1:

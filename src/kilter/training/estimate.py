@@ -36,6 +36,7 @@ def sizes(folder: Path) -> Sizes:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(str(base_of(folder)[0])).get_text_config()
+    # Counting parameters needs their shapes alone.
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     count = sum(p.numel() for p in model.parameters())
@@ -72,14 +73,17 @@ def train_memory(spec: TrainSpec, s: Sizes) -> float:
 
     Autocast keeps norms' inputs and rotated queries and keys in float32, and a bfloat16 copy of the weights.
     """
+    # Adapters: two thin matrices beside about seven of each layer.
     trained = (
         s.parameters if spec.adapter is None else min(s.parameters, 14 * s.layers * spec.adapter.r * s.hidden)
     )
+    # Weights of all; gradient and two moments of what trains.
     state = 4 * s.parameters + 12 * trained
     adapted = spec.adapter is not None
     width, wide = (2, 12) if spec.dtype == "bfloat16" else (4, 8)
     layer = (wide + 3 * adapted) * s.hidden + (3 + adapted) * s.inner
     state += 2 * s.parameters if spec.dtype == "bfloat16" else 0
     per_token = width * (s.layers * s.hidden + layer if spec.gradient_checkpointing else s.layers * layer)
+    # The fused head holds a few chunks of logits, never the whole of them.
     head = 3 * 4 * CHUNK_ELEMENTS + KEPT_BYTES
     return (state + per_token * spec.tokens_per_microbatch + head + 6e8) / 1e9

@@ -26,6 +26,7 @@ def save_model(
 ) -> None:
     """model/ (and critic/) appear by rename; `merge` folds adapters in. Every rank must call it."""
     state = engine.state(learner.module) if engine.world > 1 else None
+    # Gathering took every rank; the files take one.
     if not engine.is_main:
         return
     critic = learner.scorer.critic
@@ -74,11 +75,11 @@ def _write(
         fix="free disk space, then run again to resume",
         note=f"last good checkpoint: {final.parent / 'checkpoints'}",
     ) as partial:
+        # Asked for, or the base was itself adapted: only full weights describe the result.
         if hasattr(model, "peft_config") and (merge or adapters.is_adapter(start)):
-            model = (
-                model.merge_and_unload()
-            )  # asked for, or the base was itself adapted: only full weights describe the result
+            model = model.merge_and_unload()
             state = None
+        # Under DDP and FSDP the weights were gathered before; else the model has its own.
         extra = {} if state is None else {"state_dict": state}
         if hasattr(model, "peft_config"):
             for config in model.peft_config.values():

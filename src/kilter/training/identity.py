@@ -21,11 +21,13 @@ FREE = {"save_every", "trackers", "engine", "processes", "fsdp", "zero", "eval_e
 
 def identity(spec: TrainSpec, start: Path, groups: Sequence[Encoded], prompts: Sequence[Prompt]) -> str:
     """Hash of settings, start weights and data: tokens if they are fixed, prompts if they are answered."""
+    # Only what changes a number: a run may go on with other trackers or on other machines.
     digest = hashlib.sha256(spec.model_dump_json(exclude=FREE).encode())
     digest.update(f"{CHECKPOINT_FORMAT}|{model_hash(start)}".encode())
     # The file of a reward is no part of it: one that failed may be mended, and the run goes on.
     for path in _files(spec, "method"):
         digest.update(path.read_bytes())
+    # Tokens rather than text: another template or length is another run.
     for group in groups:
         digest.update(repr((group.prompt_ids, group.completion_ids)).encode())
     for prompt in prompts:

@@ -58,6 +58,7 @@ class Job:
     @property
     def optimizer_steps(self) -> int:
         """Optimizer steps per step of the loop: passes over its batch, each in parts."""
+        # A method has a usual number of passes, which the user may overrule.
         return self.spec.minibatches * (self.spec.inner_epochs or self.objective.needs.inner_epochs)
 
     def say(self, text: str) -> None:

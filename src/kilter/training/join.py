@@ -27,6 +27,7 @@ def join_outputs(outs: Sequence[Outputs]) -> Outputs:
 def join_leaves(outs: Sequence[Outputs]) -> tuple[Outputs, dict[str, Tensor]]:
     """Outputs of all ranks as one; its tensors are leaves that require grad."""
     names = present(outs[0])
+    # Leaves of their own: the gradient stops at what the forward gave.
     leaves = {name: stack([getattr(o, name) for o in outs]).requires_grad_() for name in names}
     return Outputs(**leaves), leaves
 
@@ -37,6 +38,7 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
         return batches[0]
 
     def join(name: str, values: Sequence[Any]) -> Any:
+        # Groups of the second rank are numbered on from those of the first.
         if name == "group_B":
             offsets = [sum(b.groups() for b in batches[:i]) for i in range(len(batches))]
             return torch.cat([v + offset for v, offset in zip(values, offsets, strict=True)])
@@ -59,6 +61,7 @@ def stack(values: Sequence[Tensor]) -> Tensor:
     """Rows of several tensors under each other, padded to the widest."""
     if values[0].ndim < 2:
         return torch.cat(list(values))
+    # Every micro-batch was cut to its own longest row.
     width = max(v.shape[1] for v in values)
     return torch.cat([torch.nn.functional.pad(v, (0, width - v.shape[1])) for v in values])
 

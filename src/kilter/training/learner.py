@@ -26,6 +26,7 @@ from kilter.training.join import add, in_order_of, join_batches, join_leaves, jo
 from kilter.training.optim import make_optimizer, schedule_factor
 from kilter.training.parallel.engine import Engine
 from kilter.training.surrogate import Surrogate
+from kilter.types import Weights
 
 log = logging.getLogger("kilter")
 
@@ -62,9 +63,11 @@ class LocalLearner:
         self.amp = spec.dtype == "bfloat16"
         self.step_index = 0
         self.module: nn.Module = engine.wrap(scorer)
+        # Adapters begin at zero and take larger steps than weights that know something.
         self.peak_rate = spec.learning_rate or needs.learning_rate * (
             ADAPTER_RATE if spec.adapter is not None else 1
         )
+        # DeepSpeed wraps module and optimizer together.
         self.module, self.optimizer = engine.prepare(
             self.module, make_optimizer(self.module, spec, self.peak_rate)
         )
@@ -74,6 +77,7 @@ class LocalLearner:
         self.steps_per_batch = self._epochs * spec.minibatches
         self.length_limit = spec.sampler.max_new_tokens
         self._told_twice = False
+        self._updates = 0
         self.running: dict[str, Tensor] = {}
         """What the objective carries from step to step."""
 
@@ -83,11 +87,13 @@ class LocalLearner:
         Every rank must call it; ranks with fewer micro-batches repeat their last one, so that collectives
         match.
         """
+        # Scoring is done without dropout, and leaves the module as it was.
         training = self.module.training
         self.module.eval()
         try:
             with torch.no_grad():
                 parts = self._split(batch, outputs)
+                # Ranks with fewer micro-batches repeat their last one, for collectives must match.
                 for i in range(self.engine.max(len(parts))):
                     out = self.module(parts[min(i, len(parts) - 1)], outputs, self.temperature, amp=self.amp)
                     if i < len(parts):
@@ -145,6 +151,7 @@ class LocalLearner:
         """
         if self.engine.world == 1 or objective.needs.shape != "rollouts":
             return objective.prepare(batch)
+        # Baselines and whitening are over the rollouts of the whole step.
         gathered = self.engine.gather(batch)
         before = sum(b.groups() for b in gathered[: self.engine.rank])
         whole = objective.prepare(join_batches(gathered))
@@ -153,6 +160,7 @@ class LocalLearner:
     def count(self, batch: Batch) -> Batch:
         """The counts of the optimizer step, over all ranks: the only denominators of a loss."""
         batch = batch.counted()
+        # One collective for all counts.
         extra = [name for name in batch.extra if name.endswith("_total")]
         counts = [getattr(batch, name) for name in COUNTS] + [batch.extra[name] for name in extra]
         totals = self.sum(torch.stack(counts))
@@ -192,21 +200,31 @@ class LocalLearner:
         if self.steps_per_batch == 1:
             yield batch
             return
+        # Every pass has an order of its own, which a resumed run finds again.
         for epoch in range(self._epochs):
             order = list(range(batch.groups()))
             random.Random(f"{seed}:{epoch}").shuffle(order)
-            count = -self.engine.max(
-                -min(self.spec.minibatches, len(order))
-            )  # all ranks take equally many steps
+            # All ranks take equally many steps: as many as the one with the fewest groups.
+            count = -self.engine.max(-min(self.spec.minibatches, len(order)))
             for i in range(count):
+                # The part is an optimizer step of its own: its denominators are counted anew, its
+                # advantages are not.
                 part = self.count(batch.select_groups(sorted(order[i::count])))
                 own = objective.prepare(part)
                 yield part.with_(group_weight_N=own.group_weight_N, weight_BT=own.weight_BT, extra=own.extra)
 
     def update(self, batch: Batch, objective: Objective, number: int) -> Metrics:
         """Takes the optimizer steps on a prepared batch. `number` is the step, which seeds their order."""
+        # Each part is stepped on before the next one is cut: later passes see the weights of earlier ones.
         parts = self.minibatches(batch, f"{self.spec.seed}:{number}", objective)
-        return _average([self.step(part, objective) for part in parts])
+        metrics = _average([self.step(part, objective) for part in parts])
+        self._updates += 1
+        return metrics
+
+    @property
+    def weights(self) -> Weights:
+        """The policy as it is now: samplers name it by the number of batches that it has learned from."""
+        return Weights(self._updates)
 
     def learning_rate(self) -> float:
         """The rate of the next step."""
@@ -353,6 +371,7 @@ class LocalLearner:
     def evaluate(self, batch: Batch, objective: Objective) -> dict[str, Mean]:
         """Loss and metrics of a prepared batch without gradient, as (sum, weight)."""
         outs, parts = [], []
+        # Nothing keeps a graph here, so that all outputs fit at once.
         for part, out in self.score(batch, objective.needs.outputs):
             outs.append(Outputs(**{name: value.cpu() for name, value in present(out).items()}))
             parts.append(part)
@@ -373,6 +392,7 @@ class LocalLearner:
     def _reduce(self, loss: Tensor, metrics: dict[str, Mean]) -> Metrics:
         """Sums over ranks in one collective, then one transfer to Python."""
         names = sorted(metrics)
+        # Double precision on one device; one float per metric is what travels between several.
         flat = [
             loss.double().cpu(),
             *(x.double().cpu() for n in names for x in (metrics[n].total, metrics[n].weight)),
@@ -395,13 +415,13 @@ class LocalLearner:
 
         Sharded ones go to `folder`, each rank writing its own part.
         """
-        own = {"step": self.step_index, "running": self.running}
+        own = {"step": self.step_index, "updates": self._updates, "running": self.running}
         return own | self.engine.checkpoint(self.module, self.optimizer, folder)
 
     def restore(self, state: dict[str, Any], folder: Path) -> None:
         """The inverse of `state`, for any number of processes: shards are cut anew for this one's."""
         self.engine.restore(self.module, self.optimizer, state, folder)
-        self.step_index = int(state["step"])
+        self.step_index, self._updates = int(state["step"]), int(state["updates"])
         self.running = dict(state["running"])
 
 

@@ -33,6 +33,7 @@ def sparkline(values: Sequence[float], width: int = 28) -> str:
     """The last `width` values as bars between their minimum and maximum."""
     shown = list(values)[-width:]
     low, high = min(shown), max(shown)
+    # A flat course has no scale of its own.
     if high - low < 1e-12:
         return BARS[3] * len(shown)
     return "".join(BARS[min(7, int(8 * (v - low) / (high - low)))] for v in shown)
@@ -53,6 +54,7 @@ class LiveDisplay:
     def step(self, done: int, record: Mapping[str, Any], events: Sequence[Event], sample: str) -> None:
         """Keeps the step's numbers, events and answer for the next drawing."""
         self.done, self.record, self.events, self.sample = done, record, list(events), sample
+        # A metric may be missing in a step; its course then has a gap and no zero.
         for _, key, _ in ROWS:
             if isinstance(record.get(key), int | float):
                 self.history.setdefault(key, deque(maxlen=200)).append(float(record[key]))
@@ -75,6 +77,7 @@ class LiveDisplay:
                     f"[dim]{label}", form.format(course[-1]), Text(sparkline(course), style="cyan")
                 )
         r = self.record
+        # Speeds and memory stand apart: they say how it runs, not how it goes.
         speed = Table.grid(padding=(0, 2))
         for label, key in (("sampling", "sampling/tokens_per_second"), ("training", "tokens_per_second")):
             if key in r:
@@ -96,6 +99,7 @@ class LiveDisplay:
                     width=min(100, self.console.width),
                 )
             )
+        # The newest ones; all are in events.jsonl.
         for event in self.events[-4:]:
             parts.append(
                 Text(event.line(), style={"stop": "bold red", "warn": "yellow"}.get(event.level, "dim"))

@@ -44,7 +44,7 @@ def loop(
             # The optimizer steps: inner epochs, mini-batches, micro-batches.
             record = {"step": step.number, "epoch": round(step.epoch, 4)}
             record |= learner.update(batch, objective, step.number)
-            source.after_update()
+            source.after_update(learner.weights)
 
             # Metrics, monitors, checkpoints: each looks at the step that was taken.
             stop = hooks.after_step(step, batch, record)

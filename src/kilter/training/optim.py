@@ -18,6 +18,7 @@ def make_optimizer(module: nn.Module, spec: TrainSpec, learning_rate: float) -> 
     Parameters of a critic form groups of their own, with role "critic".
     """
     groups: list[dict[str, Any]] = []
+    # Two rates need groups of their own.
     for role in ("policy", "critic"):
         trained = [
             p
@@ -33,6 +34,7 @@ def make_optimizer(module: nn.Module, spec: TrainSpec, learning_rate: float) -> 
 
 def schedule_factor(spec: TrainSpec, total_steps: int) -> Callable[[int], float]:
     """Multiplier of the peak learning rate at this 0-based step: linear warm-up, then decay to 0."""
+    # The first step already moves, and the peak is reached after the last step of the warm-up.
     warmup = math.ceil(spec.warmup_ratio * total_steps)
 
     def factor(step: int) -> float:

@@ -62,6 +62,7 @@ def _feedback(job: Job, policy: Scorer, encoder: Encoder) -> Weighted:
     spec = job.spec
     if spec.feedback is None:
         return Weighted([("teacher", 0.0, Unjudged())])
+    # A judge reads prompt and answer, which may be longer than what trains.
     length = max(spec.max_length, JUDGED_LENGTH)
     context = Context(job.resolve, (policy, encoder), length, spec.template, job.groups, job.engine.gather)
     return feedbacks.build(spec.feedback, context)
@@ -94,6 +95,7 @@ def _opponent(job: Job, policy: Scorer, encoder: Encoder, reference: Scorer | No
     A mixture needs both models' logits, so it is local.
     """
     needs = job.objective.needs
+    # An adapter that is switched off is no second model: it could not answer while the policy does.
     if reference is None:
         raise UserError(
             "adapter",

@@ -42,6 +42,7 @@ class Run:
 
         Shards go to `folder`.
         """
+        # Random states too: dropout of adapters draws from them.
         state = {"learner": self.learner.state(folder), "source": self.source.state(), "rng": rng_state()}
         return state | {f"{HOOK}{name}": value for name, value in self.hooks.state().items()}
 
@@ -50,4 +51,5 @@ class Run:
         self.learner.restore(state["learner"], folder)
         self.source.restore(state["source"])
         self.hooks.restore({k.removeprefix(HOOK): v for k, v in state.items() if k.startswith(HOOK)})
+        # Last of all: restoring may itself have drawn numbers.
         set_rng_state(state["rng"])

@@ -37,6 +37,7 @@ def make_encoder(spec: TrainSpec, start: Path) -> Encoder:
 def make_scorer(job: Job, encoder: Encoder) -> Scorer | ActorCritic:
     """The model that trains, with its teacher and critic where the method has one."""
     needs, opening = job.objective.needs, _opening(job, job.start)
+    # A reward model may begin from a policy: its head is new.
     if "reward" in needs.models:
         opening = replace(opening, head="fresh_reward")
     policy = open_model(opening, encoder).scorer
@@ -80,12 +81,14 @@ def fill_reference_cache(
     """
     folder = job.reference or job.start
     own_reference = folder == job.start
+    # The key holds all that a log-prob depends on, so that another run may find it.
     cache = ReferenceCache(
         cache_root() / "reference.sqlite",
         model_hash(folder),
         _precision(job.spec, own_reference),
         temperature,
     )
+    # Each process fills its share of one file, which all read afterwards.
     mine = groups[job.engine.rank :: job.engine.world]
     missing = [g for g in mine if cache.lookup(collate([g])) is None]
     if missing:
@@ -147,6 +150,7 @@ def _teacher(job: Job, encoder: Encoder) -> Scorer:
 
 def _frozen(job: Job, folder: Path, policy: Scorer, encoder: Encoder) -> Scorer:
     """A frozen model beside the policy, which reads rows in the policy's own layout."""
+    # The same layout as the policy: log-probs of both must be those of the same computation.
     opening = replace(_opening(job, folder, trains=False), shared=policy.shared)
     return open_model(opening, encoder).scorer
 
@@ -162,6 +166,7 @@ def _reward_models(spec: TrainSpec) -> list[str]:
 
 def _precision(spec: TrainSpec, own_reference: bool) -> str:
     """Part of a row's key: under qlora, the rounded base has other log-probs than the full one."""
+    # Only the policy itself was rounded; another model is read in full.
     rounded = own_reference and spec.adapter is not None and spec.adapter.kind == "qlora"
     return f"{spec.dtype}|nf4" if rounded else spec.dtype
 
@@ -179,6 +184,7 @@ def _compute(
         done = 0
         for first in range(0, len(groups), LOOKED_UP):
             chunk = collate(groups[first : first + LOOKED_UP])
+            # Written micro-batch by micro-batch: a kill loses one of them.
             for part in split(chunk, job.spec.tokens_per_microbatch, model.shared):
                 out = model(part, temperature=temperature, amp=job.spec.dtype == "bfloat16")
                 cache.put(cache.keys(part), out.logps_BT, part.length_B)

@@ -12,11 +12,10 @@ import torch
 from rich.console import Console
 
 from kilter.artifacts import write_json
-from kilter.batch import Fitted
 from kilter.errors import RunFailed
 from kilter.models import adapters
 from kilter.models.load import resolve as resolve_model
-from kilter.objectives import build_objective, method_name
+from kilter.objectives import build_objective, fitted, method_name
 from kilter.runtime import peak_memory_gb
 from kilter.seams import Stop
 from kilter.training import scorers
@@ -67,6 +66,7 @@ class Trainer:
         """
         begin, spec = time.monotonic(), self.spec
         job = self._job()
+        # Before any model is opened: a fresh head draws its weights.
         torch.manual_seed(spec.seed)
         self.out.mkdir(parents=True, exist_ok=True)
         encoder = scorers.make_encoder(spec, self.start)
@@ -108,9 +108,10 @@ class Trainer:
 
     def _job(self) -> Job:
         """The settings with their objective and engine, checked before any model is loaded."""
+        # Class weights and the like come from the data, before anything is built on them.
         spec, objective, note = self.spec, build_objective(self.spec.method), ""
-        if isinstance(objective, Fitted) and spec.prompts is None:
-            objective, note = objective.fit(self.train[: spec.limit])
+        if spec.prompts is None:
+            objective, note = fitted(objective, self.train[: spec.limit])
         check_trackers(spec.trackers)
         if spec.prompts is not None:
             check_rollouts(spec, objective.needs)
@@ -136,6 +137,7 @@ class Trainer:
 def _describe(job: Job, run: Run) -> None:
     """train.json: the settings, and what the monitors need to look at the logs again."""
     if job.engine.is_main:
+        # By the names that a recipe uses, so that it can be pasted into one.
         settings = json.loads(job.spec.model_dump_json(by_alias=True))
         opponent = job.objective.needs.opponent is not None
         facts = {"total_steps": run.source.total_steps, "opponent": opponent}
@@ -147,6 +149,7 @@ def _resume(job: Job, run: Run) -> int | None:
     latest, meta = job.checkpoints.latest(), job.checkpoints.meta()
     if latest is None or meta is None:
         return None
+    # A reward that was mended between stop and resumption is used, and said.
     for path, now in reward_files(job.spec).items():
         if meta["rewards"].get(path, now) != now:
             job.say(f"{path} has changed since the checkpoint: its new version scores from here on")
@@ -163,6 +166,7 @@ def _say_stop(job: Job, run: Run, stop: Stop) -> None:
         stop.fix,
         f"Events: {job.out / 'events.jsonl'}",
     )
+    # Without evidence nobody knows whether this model is better than the first one.
     if stop.fails:
         raise failure
     if job.engine.is_main:
@@ -171,6 +175,7 @@ def _say_stop(job: Job, run: Run, stop: Stop) -> None:
 
 def _put_best_back(job: Job, run: Run) -> int | None:
     """The step whose weights are kept for their gold score, None where they are the last one's."""
+    # The last model is not the best one where the reward was hacked.
     best = None if run.gold is None else run.gold.put_best_back(run.source.position)
     if best is not None:
         nothing = "" if best else ": that is the start, nothing was learned"

@@ -35,6 +35,7 @@ class Account(Hook):
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
         """Adds time and tokens, then the source's own metrics."""
         mine = sum(group.tokens() for group in step.groups)
+        # A rate is that of the whole step: tokens of all processes over the time of this one.
         tokens = int(self.engine.sum(torch.tensor(float(mine))))
         now = time.monotonic()
         seconds = now - self._clock
@@ -45,6 +46,7 @@ class Account(Hook):
         # Where no group of any process has a gradient nothing was computed, at no rate.
         if batch.active_N is None or self.engine.max(int(batch.active_N.any())):
             record |= {"tokens_per_second": round(tokens / max(seconds, 1e-9), 1)}
+        # The source measured these before the step; they stand behind what the step itself gave.
         record |= {**step.metrics, **self.learner.mismatch}
 
     def state(self) -> dict[str, Any]:

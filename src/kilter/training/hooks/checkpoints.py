@@ -43,6 +43,7 @@ class SaveCheckpoints(Hook):
     def save(self, step: int) -> None:
         """Writes a checkpoint. Every rank must call it."""
 
+        # Every process takes part, for shards and collectives; one of them writes what all share.
         def write(path: Path) -> None:
             state = self.run_state(path.parent)
             if self.engine.is_main:
@@ -57,12 +58,14 @@ class SaveCheckpoints(Hook):
 
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
         """Saves when the time since the last checkpoint is worth it."""
+        # All save or none: any process may find that it is time.
         if step.number < self.total and self.engine.max(int(self.checkpoints.due(step.number))):
             self.save(step.number)
         self._last, self._whole = step.number, True
 
     def close(self, error: BaseException | None) -> None:
         """Where a sampler or a reward failed no step is half done: what was learned so far is kept."""
+        # A step that broke in the middle left weights and position at odds: that is not saved.
         if self._whole and isinstance(error, RunFailed):
             with contextlib.suppress(RunFailed):
                 self.save(self._last)
@@ -79,6 +82,7 @@ class Pins(Hook):
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
         """Pins a checkpoint of this step when any process has seen something."""
         engine = self.saver.engine
+        # Signals are the same everywhere, but a collective makes sure of it.
         if engine.max(int(self.named())):
             self.saver.save(step.number)
             self.saver.checkpoints.pin(step.number, engine.is_main)

@@ -40,6 +40,7 @@ class ShowProgress(Hook):
 
     def before_run(self, done: int | None) -> None:
         """Begins to draw."""
+        # Processes that are not the main one draw nothing.
         if self.console is not None:
             self._display = Display(self.console, self.title, self.total, done or 0)
 
@@ -63,6 +64,7 @@ class ShowLive(Hook):
 
     def before_run(self, done: int | None) -> None:
         """Begins to draw."""
+        # Not before the run: it takes the terminal over.
         self._live = LiveDisplay(self.console, self.title, self.total, done or 0)
 
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ class FiniteGuard(Hook):
 
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
         """Notes the event before it ends the run."""
+        # The engine did not step on such a gradient, so that the weights are still good.
         if math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"]):
             return
         found = f"loss {record['loss']}, gradient norm {record['grad_norm']}"

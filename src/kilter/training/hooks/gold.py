@@ -24,6 +24,7 @@ class BestWeights:
     def keep(self, step: int) -> None:
         """Writes the present weights. Every rank must call it."""
         weights = self.learner.engine.state(self.learner.module)
+        # Gathering shards took every rank; the file takes one.
         if self.learner.engine.is_main:
             write_by(
                 self.path,
@@ -34,6 +35,7 @@ class BestWeights:
 
     def put_back(self) -> int:
         """Loads the kept weights into the model; returns their step."""
+        # Trained weights alone: what is frozen has never changed.
         kept = read_tensors(self.path)
         target = dict(self.learner.scorer.named_parameters())
         with torch.no_grad():
@@ -69,7 +71,9 @@ class GoldEvidence(Hook):
         """The first evidence is the start model's: every later one is compared with it."""
         history = self.monitors.gold
         history.load(done)
+        # Every process decides by the same history, which only the main one has read.
         history.entries = self.engine.gather(history.entries)[0]
+        # A file from a run that was begun anew would be put back at the end of this one.
         if done is None and self.best is not None:
             self.best.path.unlink(missing_ok=True)
         if self.gold is not None and not history.entries:
@@ -80,6 +84,7 @@ class GoldEvidence(Hook):
 
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
         """Adds gold/* metrics where evidence was due on any process."""
+        # A gold source may sample and score together: one process that wants evidence brings all to it.
         due = bool(self.engine.max(int(self.monitors.due(step.number))))
         if self.gold is not None and (due or step.number == self.total):
             found = self.gold(self.monitors.gold.first_answers())
@@ -87,6 +92,7 @@ class GoldEvidence(Hook):
             self._keep(step.number)
 
     def _keep(self, step: int) -> None:
+        # The earliest of equals is kept: training on did not pay.
         if self.best is not None and self.monitors.gold.best() == step:
             self.best.keep(step)
 
@@ -97,6 +103,7 @@ class GoldEvidence(Hook):
             Their step; None if nothing changed.
         """
         best = self.monitors.gold.best()
+        # The weights in memory are already the best, or there is no evidence which ones are.
         if self.best is None or best is None or best == last or not self.best.path.exists():
             return None
         return self.best.put_back()

@@ -40,6 +40,7 @@ class HeldOut(Hook):
         if not self.groups:
             return {}
         engine = self.learner.engine
+        # A process without a group of its own evaluates one twice rather than none: collectives must match.
         own = list(self.groups[engine.rank :: engine.world]) or list(self.groups[:1])
         batch = self.learner.annotate(collate(own), self.objective.needs)
         sums = self.learner.evaluate(self.objective.prepare(batch), self.objective)
@@ -50,6 +51,7 @@ class HeldOut(Hook):
             total, weight = engine.sum(
                 torch.stack([sums[name].total.float(), sums[name].weight.float()])
             ).tolist()
+            # The loss is a sum whose denominators span all ranks already.
             weight = 1.0 if name == "loss" else weight
             if weight > 0:
                 out[f"eval_{name}"] = total / weight

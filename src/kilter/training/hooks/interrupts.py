@@ -24,7 +24,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         self._old: dict[int, Any] = {}
-        with contextlib.suppress(ValueError):  # not the main thread: leave signals alone
+        # Only the main thread may set handlers; elsewhere a run ends as its host wants.
+        with contextlib.suppress(ValueError):
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._old[number] = signal.signal(number, self._handle)
         return self

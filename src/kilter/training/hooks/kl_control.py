@@ -36,9 +36,11 @@ class KLController:
         """`completions`: how many the KL was averaged over."""
         if self.spec.mode == "fixed" or self.initial == 0:
             return
+        # A single step never moves the coefficient by more than a fifth.
         error = max(-0.2, min(0.2, kl / self.spec.target - 1))
         if self.spec.mode == "budget" and -0.2 < error < 0:
             return
+        # A budget never falls below where it began: within it the method is left as it is.
         low = self.initial if self.spec.mode == "budget" else self.initial / 10
         self.value = max(
             low,
@@ -65,6 +67,7 @@ class KLDistance(Hook):
 
     def before_update(self, batch: Batch) -> Batch:
         """Keeps what the sampler reported, which the loss may not need, and gives the present coefficient."""
+        # Annotation drops it where the loss has no use for it.
         self._sampled = batch.sampling_logps_BT
         if self.controller is None or self.controller.spec.mode == "fixed":
             return batch
@@ -107,6 +110,7 @@ def distance(batch: Batch, sampled: Tensor | None, opposed: bool, engine: Engine
     # Answers that are masked as a whole do not train and do not count.
     mine_B = batch.first_B().float() if opposed else torch.ones(batch.rows())
     mine_B = mine_B * (batch.mask_BT.sum(-1) > 0)
+    # Rows may have been cut since the sampler reported them.
     width = batch.mask_BT.shape[1]
     gap = ((own_BT[:, :width] - batch.ref_logps_BT) * batch.mask_BT * mine_B[:, None]).sum()
     total, count = engine.sum(torch.stack([gap.float(), mine_B.sum()]))

@@ -21,6 +21,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, resume_step: int) -> None:
         self.path = path
+        # They will be written again, identically: a run that was killed leaves one line per step.
         cut_lines(path, lambda row: row["step"] <= resume_step)
 
     def write(self, record: dict[str, Any]) -> None:
@@ -39,6 +40,7 @@ def check_trackers(names: list[str]) -> dict[str, Any]:
 
     available = {str(t) for t in get_available_trackers()}
     known = {str(k): v for k, v in LOGGER_TYPE_TO_CLASS.items()}
+    # Before any work: a tracker that is not installed would be found out after the first step.
     for name in names:
         if name not in known:
             raise UserError(
@@ -54,6 +56,7 @@ class Trackers:
 
     def __init__(self, names: list[str], folder: Path, config: dict[str, Any]) -> None:
         self._trackers: list[Any] = []
+        # accelerate knows how each wants to be opened, and who wants a folder.
         for cls in check_trackers(names).values():
             folder.mkdir(parents=True, exist_ok=True)
             tracker = (
@@ -68,6 +71,7 @@ class Trackers:
 
     def write(self, record: dict[str, Any]) -> None:
         """Logs the numbers of one step."""
+        # Trackers draw curves; what is text stays in the file.
         numbers = {k: v for k, v in record.items() if isinstance(v, int | float) and k != "step"}
         for tracker in self._trackers:
             tracker.log(numbers, step=record["step"])
@@ -107,6 +111,7 @@ class MetricsLog(Hook):
 
     def before_run(self, done: int | None) -> None:
         """Lines after the checkpoint are cut, for they will be written again."""
+        # Files are opened at the start of the run and not before: a run that is refused leaves none.
         self._file = None if self.path is None else MetricsFile(self.path, done or 0)
         self._trackers = Trackers(self._names, self._folder, self._config)
 

@@ -19,6 +19,7 @@ class RefreshReference(Hook):
 
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
         """Copies the policy's weights."""
+        # After the step and before its evidence, as iterative DPO has it.
         if step.number % self.every == 0:
             self.reference.refresh()
 

@@ -21,6 +21,7 @@ class RolloutFile(Hook):
 
     def before_run(self, done: int | None) -> None:
         """Keeps the steps of the checkpoint."""
+        # A killed run has rollouts of steps that no checkpoint knows.
         cut_lines(self.path, lambda row: row["prompt"].get("metadata", {}).get("step", 0) <= (done or 0))
 
 
@@ -34,6 +35,7 @@ class CutPrompts(Hook):
 
     def close(self, error: BaseException | None) -> None:
         """One line, where any was cut and the run came to its end."""
+        # Counts of what was cut alone; the encoder counts other things too.
         cut = ", ".join(f"{n} {what}" for what, n in self.encoder.counts.items() if "cut" in what)
         if cut and error is None and not self.quiet:
             self.console.print(f"  prompts: {cut} ({self.room})", highlight=False)

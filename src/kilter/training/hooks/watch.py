@@ -32,9 +32,12 @@ class Watch(Hook):
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
         """Adds memory, energy and the monitors' signals."""
         record["memory/peak_gb"] = peak_memory_gb()
+        # Nothing is known where no group had a gradient.
         if self.energy is not None and (energy := self.energy.take()) is not None:
             record["energy_loss"] = energy
+        # What the source told of this step is in the log already, and is not the monitors' news.
         self._seen = len(self.monitors.log.events)
+        # Signals are shares over answers: every process must see the answers of all.
         groups = [group for share in self.engine.gather(step.sampled) for group in share]
         record |= self.monitors.update(step.number, record, groups)
 
@@ -62,6 +65,7 @@ class Announce(Hook):
 
     def tell(self, step: int, what: str, detail: str) -> None:
         """Notes what a source saw while it made a step."""
+        # All processes see the same faults; one of them keeps the log.
         if not self.is_main:
             return
         self.log.add(
@@ -77,6 +81,7 @@ class Announce(Hook):
 
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
         """The events that were added since."""
+        # On a terminal the live screen shows them.
         if not self.console.is_terminal and self.is_main:
             for event in self.log.events[self._printed :]:
                 colour = "red" if event.level == "stop" else "yellow"
@@ -103,5 +108,6 @@ class Verdict(Hook):
         return self._stop() if self.engine.max(int(self.monitors.stop is not None)) else None
 
     def _stop(self) -> Stop:
+        # Only the process that saw it knows why; the others end with it.
         reason = self.monitors.stop or "another process asked for it"
         return Stop(reason, self.monitors.fix, fails=not self.monitors.gold.entries)

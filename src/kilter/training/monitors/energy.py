@@ -25,12 +25,14 @@ class EnergyProbe:
             for child in scorer._base().get_decoder().modules()
             if isinstance(child, nn.ModuleList) and len(child) > 0
         ]
+        # The last decoder layer: its states before and after carry the sign.
         if layers:
             layers[0][-1].register_forward_hook(self._see, with_kwargs=True)
 
     def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         before = args[0] if args else kwargs.get("hidden_states")
         after = output[0] if isinstance(output, tuple) else output
+        # Only the forward that trains is looked at, once per token.
         if not module.training or before is None or not torch.is_grad_enabled():
             return
         with torch.no_grad():

@@ -44,6 +44,7 @@ class EventLog:
     def load(self, done: int | None) -> None:
         """Keeps the events up to the checkpoint; none for a fresh run (None)."""
         if self.path is not None:
+            # Steps that will be done again find their events again.
             cut_lines(self.path, lambda row: done is not None and row["step"] <= done)
             self.events = [Event(**row) for row in read_lines(self.path)]
 

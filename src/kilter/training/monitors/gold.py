@@ -77,6 +77,7 @@ class GoldEvaluator:
         # A prompt without an answer stays in its place, unscored, so that later evaluations pair with it.
         places = [n for n, c in enumerate(made) if c is not None]
         answers = [c for c in made if c is not None]
+        # A judge that compares sets every answer against the start model's.
         first = first or texts
         values: dict[str, list[float | None]] = {}
         problems = {}
@@ -138,6 +139,7 @@ class GoldHistory:
         }
         first = self.entries[0]["values"] if self.entries else values
         for name in values:
+            # A mean over the scored ones; how many are not is an event of its own.
             known = [v for v in values[name] if v is not None]
             entry[name] = sum(known) / len(known) if known else None
             entry[f"{name}_change"] = (
@@ -162,7 +164,9 @@ class GoldHistory:
 def diverges(entry: dict[str, Any]) -> bool:
     """Proxy above its start while the interval of the gold change lies below 0."""
     gold, proxy = entry.get("gold_change"), entry.get("proxy_change")
+    # The first evaluation has nothing to be compared with.
     if not gold or not proxy:
         return False
+    # The interval decides, not the mean: a few prompts may fall by chance.
     high = Estimate(**gold).ci_high
     return high is not None and high < 0 and (Estimate(**proxy).value or 0) > 0

@@ -53,15 +53,18 @@ def replay(folder: Path, spec: MonitorSpec | None = None, total_steps: int | Non
         entry["step"]: Evidence(entry["values"], entry.get("answers", ()), entry.get("problems", {}))
         for entry in gold
     }
+    # The first evidence is the reference of all later ones.
     if 0 in by_step:
         monitors.evidence(0, by_step[0])
     for event in _failures(folder):
         log.events.append(event)
+    # In the order of the run: signal, request, evidence.
     for record in records:
         step = int(record["step"])
         monitors.update(
             step,
             {k: v for k, v in record.items() if not k.startswith(("monitor/", "gold/"))},
+            # An opponent's answers were never watched.
             own(rollouts.get(step, []), bool(config.get("opponent"))),
         )
         monitors.due(step)

@@ -28,7 +28,9 @@ def signals(groups: Sequence[Group], seen: tuple[float, float] | None = None) ->
     completions = [c for g in groups for c in g.completions]
     if not completions:
         return {}
+    # Tokens where they are known; words of an old log that holds text alone.
     lengths = np.array([float(len(c.token_ids or c.text.split())) for c in completions])
+    # Lengths beside their scores: unscored answers say nothing of what pays.
     scored = [
         (f.score, n)
         for f, n in zip((f for g in groups for f in g.feedback), lengths, strict=True)
@@ -47,6 +49,7 @@ def signals(groups: Sequence[Group], seen: tuple[float, float] | None = None) ->
         low, high = seen or (reward.min(), reward.max())
         if high > low:  # scores that have all been one number have no maximum to be at
             found["reward/at_maximum"] = float(np.mean(reward >= high - 1e-9))
+        # A rank correlation of fewer answers, or of one score, would be noise.
         if len(scored) >= 8 and np.ptp(reward) > 0 and np.ptp([n for _, n in scored]) > 0:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

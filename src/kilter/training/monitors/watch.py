@@ -121,9 +121,11 @@ class Monitors:
         if not self.spec.enabled:
             return {}
         scores = [f.score for g in groups for f in g.feedback if f.score is not None]
+        # Saturation is judged by the highest score that was ever seen.
         if scores:
             self.scores = (min(self.scores[0], *scores), max(self.scores[1], *scores))
         found = signals(groups, self.scores)
+        # A monitor compares numbers: what is text or not finite has another guard.
         values = {
             k: float(v)
             for k, v in {**record, **found}.items()
@@ -131,16 +133,19 @@ class Monitors:
         }
         if "kl/sequence" in values:
             self.recent_kl = [*self.recent_kl, values["kl/sequence"]][-SLOPE_STEPS:]
+            # A slope over fewer steps would be noise.
             if len(self.recent_kl) == SLOPE_STEPS:
                 values["kl/slope"] = found["kl/slope"] = float(
                     np.polyfit(range(SLOPE_STEPS), self.recent_kl, 1)[0]
                 )
+        # The strictest tier first: what stops a run is the first thing to be read.
         self._fatal(step, values)
         for limit in LIMITS:
             self._limit(step, limit, values)
         for name, message in DRIFT.items():
             if name in values:
                 self._drift(step, name, message, values[name])
+        # After the checks, so that no step is measured against itself.
         for name, value in values.items():
             if len(self.reference.setdefault(name, [])) < self.window:
                 self.reference[name].append(value)
@@ -173,6 +178,7 @@ class Monitors:
 
     def _fatal(self, step: int, values: Mapping[str, float]) -> None:
         for name, limit, message, fix in FATAL:
+            # Some tasks fill every answer to its limit, and their users said so.
             if name == "completions/clipped_ratio" and self.allow_truncation:
                 continue
             value = values.get(name, 0.0)
@@ -190,6 +196,7 @@ class Monitors:
                     value,
                     limit,
                 )
+        # One step far beyond the budget is enough: the distance does not come back by itself.
         budget, kl = self.spec.kl_budget, values.get("kl/sequence")
         if budget is not None and kl is not None and self._hit("fatal:kl", kl > 3 * budget) >= 1:
             if self.spec.stop:
@@ -213,6 +220,7 @@ class Monitors:
         start = self.reference.get(limit.signal, [])
         if limit.signal not in values or (limit.relative and len(start) < MIN_REFERENCE):
             return
+        # A relative limit waits until the start is known.
         scale = float(np.median(start)) if limit.relative else 1.0
         value, key = values[limit.signal], f"{limit.signal}:{'above' if limit.above is not None else 'below'}"
         hit = value > limit.above * scale if limit.above is not None else value < (limit.below or 0.0) * scale
@@ -224,6 +232,7 @@ class Monitors:
         start = self.reference.get(name, [])
         if len(start) < self.window:
             return
+        # Median and MAD: a single wild step at the start moves neither.
         middle = float(np.median(start))
         spread = max(1.4826 * float(np.median(np.abs(np.array(start) - middle))), 0.02 * abs(middle), 1e-3)
         z = (value - middle) / spread
@@ -240,6 +249,7 @@ class Monitors:
     def _warn(
         self, key: str, step: int, message: str, confidence: str, value: float, reference: float
     ) -> None:
+        # Evidence costs samples, so that a streak asks for it once.
         if key not in self.raised:
             self.wants_gold = True
         self._raise(
@@ -262,6 +272,7 @@ class Monitors:
         A signal's request is used up by this call.
         """
         asked, self.wants_gold = self.wants_gold, False
+        # Evidence that is only just behind answers the question already.
         recent = bool(self.gold.entries) and step - self.gold.entries[-1]["step"] < max(
             1, self.spec.gold_every // 4
         )
@@ -294,6 +305,7 @@ class Monitors:
             bounds = f"[{change['ci_low']:.3f}, {change['ci_high']:.3f}]"
             interval = f"gold change {change['value']:+.3f} {bounds} on {change['n']} prompts"
             message = "reward hacking: the reward rises while the gold score falls"
+            # Twice in a row: a single evaluation may be unlucky.
             if self.gold.hacked() and self.spec.stop:
                 self.stop, self.fix = (
                     message,
@@ -328,6 +340,7 @@ class Monitors:
                 )
         elif not self.gold.hacked():
             self.raised.discard("gold:diverges")  # gold has recovered: the next divergence is news
+        # Unscored stays out of the record.
         metrics = {"gold/score": entry["gold"], "gold/proxy": entry["proxy"], "gold/length": entry["length"]}
         if change:
             metrics |= {

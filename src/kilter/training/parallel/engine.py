@@ -72,8 +72,10 @@ class Engine:
         Returns:
             The norm of the gradient before clipping.
         """
+        # Clipped apart, reported together.
         norms = [self.grad_norm(m, limit) for m in modules]
         norm = norms[0] if len(norms) == 1 else torch.stack([n.float() for n in norms]).norm()
+        # A step on NaN cannot be taken back.
         if finite and torch.isfinite(norm):
             set_rates()
             optimizer.step()
@@ -104,6 +106,7 @@ class Engine:
 
     def grad_norm(self, module: nn.Module, limit: float) -> Tensor:
         """Clips to `limit` (0: no clipping) and returns the norm before."""
+        # A parameter that took no part has no norm.
         parameters = [p for p in module.parameters() if p.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf"), foreach=True)
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
@@ -141,6 +144,7 @@ class AccelerateEngine(Engine):
         module.to(self.device)
         if self.world == 1:
             return module
+        # Every process holds all weights; gradients are averaged by DDP, which `loss_scale` undoes.
         if not self.fsdp:
             devices = [self.device.index] if self.device.type == "cuda" else None
             return nn.parallel.DistributedDataParallel(

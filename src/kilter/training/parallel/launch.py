@@ -53,10 +53,12 @@ def run(trainer: Trainer) -> TrainResult:
     from kilter.training.result import TrainResult
 
     spec, folder = trainer.spec, trainer.out / JOB
+    # A killed launch left its files: they describe other rows.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     store.append(folder / "train.jsonl", trainer.train)
     store.append(folder / "heldout.jsonl", trainer.heldout)
+    # Whatever needs a name resolved is resolved here: workers know no recipe.
     job = {
         "spec": spec.model_dump(mode="json", by_alias=True),
         "start": str(trainer.start),
@@ -66,6 +68,7 @@ def run(trainer: Trainer) -> TrainResult:
         "models": {name: str(trainer.resolve(name)) for name in _models(spec)},
     }
     write_json(folder / "job.json", job)
+    # Without a limit every process would take all cores, and all would wait for each other.
     threads = max(1, (os.cpu_count() or 1) // spec.processes)
     threads_before = os.environ.get("OMP_NUM_THREADS")
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
@@ -114,6 +117,7 @@ def work(folder: Path) -> None:
     reference = Path(job["reference"]) if job["reference"] else None
     resolve = lambda name: Path(job["models"][name])
     try:
+        # The same Trainer as in one process: it learns from its environment that it is one of several.
         result = Trainer(
             spec,
             Path(job["start"]),
@@ -130,6 +134,7 @@ def work(folder: Path) -> None:
         raise SystemExit(int(error.code)) from error
     if dist.is_initialized():
         dist.barrier()
+    # Everybody has trained to the end: from here on no failure counts.
     if os.environ["RANK"] == "0":
         write_json(
             folder / "result.json",
@@ -140,6 +145,7 @@ def work(folder: Path) -> None:
 
 
 def _models(spec: TrainSpec) -> list[str]:
+    # Stages and models that the worker will ask for by name.
     named = [spec.teacher, spec.critic.start]
     for source in (spec.feedback, spec.monitors.gold):
         named += feedback.model_references(source) if source is not None else []
@@ -150,6 +156,7 @@ def _arguments(error: KilterError) -> list[Any]:
     if isinstance(error, errors.UserError):
         return [
             error.field,
+            # JSON carries plain values; what is more is carried as its text.
             error.value if isinstance(error.value, int | float | bool | str | None) else repr(error.value),
             error.problem,
             error.fix,
@@ -176,6 +183,7 @@ def _cause(folder: Path, error: Any, count: int) -> KilterError:
         kinds: Sequence[type[KilterError]] = (errors.UserError, errors.RunFailed, errors.Interrupted)
         kind = next(k for k in kinds if k.__name__ == cause["kind"])
         return kind(*cause["arguments"])
+    # A signal leaves no message: the kind of signal is all there is to say.
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     memory = " (often: out of memory)" if code == -signal.SIGKILL else ""
     return RunFailed(

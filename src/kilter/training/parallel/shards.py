@@ -46,6 +46,7 @@ def read_shards(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Pat
         UserError: a row is missing, or the checkpoint is of another model.
     """
     shards = _Shards(folder / SHARDS)
+    # An optimizer knows its parameters by number, a checkpoint by name.
     number = {p: i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     moments: dict[int, dict[str, Tensor]] = {}
     with torch.no_grad():

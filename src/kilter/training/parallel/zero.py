@@ -29,7 +29,9 @@ def _tensors_only() -> Iterator[None]:
 
     DeepSpeed asks torch to run whatever its files hold.
     """
+    # The few records that DeepSpeed pickles beside its tensors; anything else is refused.
     safe = [getattr(importlib.import_module(f"deepspeed.{module}"), name) for module, name in SETTINGS]
+    # The caller inside DeepSpeed says otherwise, and cannot be told from outside.
     before = os.environ.get(FORCED)
     os.environ[FORCED] = "1"
     try:
@@ -61,6 +63,7 @@ class ZeroEngine(AccelerateEngine):
     def __init__(self, stage: int, max_grad_norm: float) -> None:
         super().__init__(fsdp=False)
         self.stage, self.max_grad_norm = stage, max_grad_norm
+        # Moments are divided, so that a checkpoint is a folder that every process writes to.
         self.sharded = True
 
     def wrap(self, module: nn.Module) -> nn.Module:
@@ -70,10 +73,12 @@ class ZeroEngine(AccelerateEngine):
     def prepare(self, module: nn.Module, optimizer: Any) -> tuple[Any, Any]:
         """DeepSpeed's engine and its optimizer over these parameters."""
         with warnings.catch_warnings():
+            # DeepSpeed warns of what it looks for and does not find, such as a compiler.
             warnings.simplefilter("ignore")
             deepspeed = importlib.import_module("deepspeed")
 
             logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+            # One micro-batch of one row, as it believes: the loop itself decides what a step is.
             config = {
                 "train_micro_batch_size_per_gpu": 1,
                 "gradient_accumulation_steps": 1,
@@ -92,6 +97,7 @@ class ZeroEngine(AccelerateEngine):
     def backward(self, module: Any, value: Tensor) -> None:
         """DeepSpeed's backward; a step that is not at the boundary only counts the micro-batch."""
         module.backward(value)
+        # Its own count of micro-batches must go on, or the boundary comes too late.
         if not module.is_gradient_accumulation_boundary():
             module.step()
 
@@ -131,6 +137,7 @@ class ZeroEngine(AccelerateEngine):
         try:
             with _tensors_only():
                 found, _ = module.load_checkpoint(str(folder / SHARDS), tag="zero")
+        # DeepSpeed has no one class for it.
         except Exception as error:
             found, cause = None, str(error)[:120]
         if found is None:

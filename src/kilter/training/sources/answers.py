@@ -77,6 +77,7 @@ class OpposedAnswers:
         mine = collect(self.sampler, requests(prompts, 1, params))
         other = replace(params, seed=params.seed + OPPONENT_SEED)
         theirs = collect(self.opponent, requests(prompts, 1, other, mine.prompt_ids))
+        # A prompt with one answer alone has nothing to compare, and is left out.
         pairs = [[*a, *b] if a and b else [] for a, b in zip(mine.made, theirs.made, strict=True)]
         return Sampled(unscored(prompts, pairs), [*mine.problems, *theirs.problems])
 
@@ -106,6 +107,7 @@ class GreedyBaseline:
         greedy = collect(self.sampler, requests(prompts, 1, best, found.prompt_ids))
         scores = iter(self.feedback(unscored(prompts, greedy.made)))
         groups = []
+        # The scores of the greedy answers come back in order, those that failed left out.
         for prompt, answers, first in zip(prompts, found.made, greedy.made, strict=True):
             fact = {"greedy_score": next(scores)[0].score, "greedy": first[0].text} if first else {}
             based = replace(prompt, metadata={**prompt.metadata, **fact})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kilter.seams import Step
-from kilter.types import Encoded
+from kilter.types import Encoded, Weights
 
 
 @dataclass
@@ -41,6 +41,7 @@ class FixedSource:
 
     def __post_init__(self) -> None:
         size = max(self.batch_size, self.world)
+        # A tail with fewer groups than processes would leave one of them without work.
         starts = list(range(0, len(self.groups), size))
         if len(starts) > 1 and len(self.groups) - starts[-1] < self.world:
             starts.pop()
@@ -62,6 +63,7 @@ class FixedSource:
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, list(range(len(self.groups)))
+            # The order follows from the pass alone: a resumed run needs no other state.
             if self.shuffle:
                 random.Random(f"{self.seed}:{epoch}").shuffle(self._order)
         first, last = self._bounds[place]
@@ -80,13 +82,14 @@ class FixedSource:
         asked = time.monotonic()
         if self.position >= self.total_steps:
             return None
+        # Every process takes every world-th group, so that all have groups of every kind.
         mine = self._indices(self.position)[self.rank :: self.world]
         self.position += 1
         return Step(
             self.position, self.position / self.steps_per_epoch, asked, [self.groups[i] for i in mine]
         )
 
-    def after_update(self) -> None:
+    def after_update(self, weights: Weights) -> None:
         """Nothing: files do not change."""
 
     def state(self) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def rollout_metrics(groups: Sequence[Group], gather: Callable[[Any], list[Any]])
         groups: this process's scored answers of the policy.
         gather: one value of every process, in order.
     """
+    # Prompts of all processes, so that every process reports the same numbers.
     rows = [row for share in gather([_answers(g) for g in groups]) for row in share]
     answers = [a for row in rows for a in row]
     if not answers:

@@ -38,6 +38,7 @@ class PromptOrder:
         return found
 
     def _permutation(self, number: int) -> list[int]:
+        # Made once per pass; all processes make the same one.
         if self._pass != number:
             self._pass, self._order = number, list(range(len(self.prompts)))
             if self.shuffle:

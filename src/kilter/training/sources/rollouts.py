@@ -93,6 +93,7 @@ class RolloutSource:
         asked, empty = time.monotonic(), 0
         while self.position < self.total_steps:
             groups, metrics = self._rollouts()
+            # An answer without a token to train takes its whole group along: its siblings need it.
             encoded = [e for e in map(self._encode, groups) if e is not None]
             self.position += 1
             # All processes take the step or none: one without a usable group stands by with a group that
@@ -105,6 +106,7 @@ class RolloutSource:
                 return Step(
                     self.position, self.prompts.epoch, asked, encoded, metrics, sampled, shown(self.last)
                 )
+            # A step without a lesson is passed over; several in a row have a cause that somebody must mend.
             empty += 1
             cause = self.cause() or "every group was dropped by select"
             self.tell(self.position, "no usable group", f"step {self.position}: {cause}")
@@ -114,6 +116,7 @@ class RolloutSource:
                     "mend the feedback or the select rule, then run the same command again to resume",
                     f"Cause: {cause}",
                 )
+        # A model that never learned anything must not be saved as a result.
         if not self._trained:
             cause = self.cause() or "no group was usable"
             raise RunFailed(
@@ -139,6 +142,7 @@ class RolloutSource:
                 "One process has no scored answer to learn from while others do",
                 "raise batch_size or sampler.samples",
             )
+        # Equal scores: no advantage, no winner, and so no gradient.
         group = self.last[0]
         same = replace(group, feedback=tuple(Feedback(0.0, "placeholder") for _ in group.completions))
         return [e for e in [self._encode(same)] if e is not None]
@@ -202,6 +206,7 @@ class RolloutSource:
 
     def _params(self, rounds: int) -> SamplingParams:
         """The seed follows from (seed, step, round), so that a resumed run draws the same answers."""
+        # One seed per step and round; each request draws its own from it.
         s = self.sampling
         seed = (self.seed * 1_000_003 + self.position) * 97 + rounds
         return SamplingParams(s.max_new_tokens, s.temperature, s.top_p, s.top_k, tuple(s.stop), seed)
@@ -209,6 +214,7 @@ class RolloutSource:
     def _score(self, groups: Sequence[Group]) -> list[Group]:
         found = self.feedback(groups)
         scored = [replace(g, feedback=tuple(f)) for g, f in zip(groups, found, strict=True)]
+        # Named at once, while the run goes on: a person may mend the reward.
         missing = [f for g in scored for f in g.feedback if f.score is None]
         if missing:
             count = sum(len(g.feedback) for g in scored)
@@ -229,6 +235,7 @@ class RolloutSource:
 
     def _measured(self) -> Metrics:
         """Metrics of the policy's answers, and how far an ensemble of reward models disagrees."""
+        # An opponent says nothing about the policy.
         found = rollout_metrics(own(self.last, self.answers.opposed), self.gather)
         gaps = [gap for gap in self.gather(self.feedback.spread()) if gap is not None]
         return found | ({"rewards/disagreement": fmean(gaps)} if found and gaps else {})
@@ -239,16 +246,14 @@ class RolloutSource:
         None where an answer trains no token.
         """
         prompt = group.completions[0].prompt_ids or self.encoder.prompt(group.prompt)
+        # Tokens that were sampled pass through as they are.
         pieces = [self.encoder.completion(group.prompt, c) for c in group.completions]
         if not all(any(mask) for _, mask in pieces):
             return None
         return Encoded(group, prompt, tuple(p[0] for p in pieces), tuple(p[1] for p in pieces))
 
-    def after_update(self) -> None:
+    def after_update(self, weights: Weights) -> None:
         """The samplers take the new weights."""
-        self._sync(Weights((self.answers.samplers[0].facts.version or 0) + 1))
-
-    def _sync(self, weights: Weights) -> None:
         for sampler in self.answers.samplers:
             sampler.sync(weights)
 
@@ -267,7 +272,7 @@ class RolloutSource:
         self._trained = self.position > 0
         self.feedback.restore(state["feedback"])
         # An engine of its own was started with the weights that training began from.
-        self._sync(Weights(state["version"]))
+        self.after_update(Weights(state["version"]))
 
     def close(self) -> None:
         """The samplers let go of what they hold."""

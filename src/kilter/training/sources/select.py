@@ -49,6 +49,7 @@ def choose_select(select: str, needs: Needs) -> str:
     Policy gradients, rankings and distillation take all rollouts, imitation the best one, pairs best against
     worst.
     """
+    # What a user asks for stands, and checks.py refuses what cannot work.
     if select != "auto":
         return select
     if needs.shape == "rollouts":
@@ -60,6 +61,7 @@ def choose_select(select: str, needs: Needs) -> str:
 
 def selected(group: Group, rule: str, ranked: bool) -> Group | None:
     """The group with the completions that train, None where none does. `ranked`: best first, and no ties."""
+    # Missing is not zero: an unscored answer is neither best nor worst.
     order: Order = [i for i, f in enumerate(group.feedback) if f.score is not None]
     scores = {i: group.feedback[i].score or 0.0 for i in order}
     if ranked:
@@ -76,6 +78,7 @@ def selected(group: Group, rule: str, ranked: bool) -> Group | None:
 
 def _ranking(order: Order, scores: Scores) -> Order:
     """Best first, one row per score; a single row ranks nothing."""
+    # Equal scores rank nothing: the first of them stands for all.
     best_first = sorted(order, key=lambda i: -scores[i])
     kept = [i for n, i in enumerate(best_first) if n == 0 or scores[i] < scores[best_first[n - 1]]]
     return kept if len(kept) > 1 else []
