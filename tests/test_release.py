@@ -2,16 +2,19 @@
 
 import datetime as dt
 import json
+import re
 
 import numpy as np
 import pytest
 
+from kilter import manifest
 from kilter.errors import Exit, UserError
 from kilter.evaluation import classifiers
 from kilter.evaluation.aggregate import Origin, measure
 from kilter.evaluation.metrics import resolve
 from kilter.evaluation.metrics.distinct import Distinct1, Distinct2
 from kilter.evaluation.metrics.win_rate import win
+from kilter.pipeline.report import write_report
 from kilter.release import gate
 from kilter.statistics import (
     mean,
@@ -259,3 +262,72 @@ def test_audit_is_quiet_on_even_data(tmp_path):
         for f in audit(load(DataSpec(path=str(path), heldout=0.2), "pairs"), None)["findings"]
     }
     assert set(found.values()) == {"ok"}
+
+
+# The page
+
+
+def stage(run, name, kind, facts=None, **files):
+    """A finished stage with these files: a list is written as lines."""
+    folder = run / name
+    folder.mkdir(parents=True)
+    manifest.Manifest(name, kind, "k", {}, {}, "done", facts=facts or {}, started=name).write(folder)
+    for stem, content in files.items():
+        if isinstance(content, list):
+            (folder / f"{stem}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+        else:
+            (folder / f"{stem}.json").write_text(json.dumps(content))
+
+
+def evaluated(prompts):
+    """evaluation.json of one model without a baseline to be compared with."""
+    length = {"value": 3.0, "ci_low": 2.0, "ci_high": 4.0, "unit": "tokens", "n": prompts, "n_unscored": 0}
+    length |= {"method": "bootstrap", "judge": "", "higher_is_better": None}
+    return {
+        "models": {"m": {"metrics": {"length": length}}},
+        "baseline": "m",
+        "n_prompts": prompts,
+        "sampling": {"temperature": 1.0, "max_new_tokens": 8},
+        "reward_model": None,
+        "prompts_found_in_training_data": 0,
+        "data_hash": "h",
+    }
+
+
+def test_every_stage_writes_its_own_part_of_the_page(tmp_path):
+    """Results first, then how they were learned, then the data; two stages of a kind have a part each."""
+    run = tmp_path / "run"
+    finding = {"level": "ok", "check": "duplicates", "value": 0, "meaning": "None."}
+    audit = {"data": "d", "format": "pairs", "train": 1, "heldout": 1, "data_hash": "h", "verdict": "ok"}
+    event = {
+        "step": 2,
+        "level": "stop",
+        "message": "<b>hacked</b>",
+        "since": 1,
+        "confidence": "",
+        "action": "",
+    }
+    change = {"value": -0.5, "ci_low": -0.7, "ci_high": -0.3}
+    gold = [{"step": 0}, {"step": 2, "gold_change": change, "proxy_change": change}]
+    stage(run, "1-audit", "audit", audit=audit | {"findings": [finding]})
+    stage(run, "2-sft", "train", metrics=[{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}])
+    stopped = {"stopped": "reward hacking", "best_step": 0}
+    stage(run, "3-ppo", "train", stopped, metrics=[{"step": 1, "reward": 2.0}], gold=gold, events=[event])
+    stage(run, "4-begun", "train")
+    stage(run, "5-easy", "evaluate", evaluation=evaluated(11))
+    stage(run, "6-hard", "evaluate", evaluation=evaluated(22))
+
+    page = write_report(run).read_text()
+    headings = re.findall(r"<h2>(\w+(?: \w+)*) <small>(.*?)</small>", page)
+    assert headings == [
+        ("Metrics", "5-easy"),
+        ("Metrics", "6-hard"),
+        ("Training", "2-sft"),
+        ("Training", "3-ppo"),
+        ("Data audit", "1-audit"),
+    ]
+    assert "11 prompts, sampled at temperature 1.0" in page
+    assert "22 prompts, sampled at temperature 1.0" in page
+    assert page.count("Was the reward hacked?") == 1
+    assert "Training was stopped at step 2</strong>, and the model of step 0 was kept." in page
+    assert "&lt;b&gt;hacked" in page

@@ -48,6 +48,9 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "kilter",
 }
 
+PANELS = 5
+"""Training curves side by side: more are too narrow to read."""
+
 MARK: dict[str, Any] = {"markeredgecolor": "white", "linestyle": "none"}
 """A single point that stands out from its curve."""
 
@@ -119,49 +122,45 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> str:
         return svg(figure, "forest plot of differences to the baseline")
 
 
-def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[tuple[str, str]]) -> str:
-    """Small multiples: a row per stage, a panel per metric. The thin line is raw, the thick one smoothed."""
-    rows = [
-        (name, [(k, t) for k, t in keys if any(k in r for r in records)][:5], records)
-        for name, records in stages.items()
-        if records
-    ]
-    if not rows:
+def curves(records: Sequence[Mapping[str, Any]], keys: Sequence[tuple[str, str]]) -> str:
+    """Small multiples, a panel per metric. The thin line is raw, the thick one smoothed.
+
+    Args:
+        records: lines of metrics.jsonl.
+        keys: metrics and their titles; the first five that the run has are drawn.
+    """
+    found = [(key, title) for key, title in keys if any(key in r for r in records)][:PANELS]
+    if not found:
         return ""
 
-    # Stages have different metrics; what a shorter row lacks stays empty.
-    width = max(len(found) for _, found, _ in rows)
+    # Methods log different numbers: panels keep their size, and what a method lacks stays empty.
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(len(rows), width, figsize=(2.75 * width, 1.95 * len(rows)), squeeze=False)
-        for i, (name, found, records) in enumerate(rows):
-            for j in range(width):
-                axis = axes[i][j]
-                if j >= len(found):
-                    axis.axis("off")
-                    continue
-                key, title = found[j]
-                points = [(r["step"], r[key]) for r in records if key in r]
-                xs, ys = [p[0] for p in points], [p[1] for p in points]
-                colour = SERIES[i % len(SERIES)]
-                axis.plot(xs, ys, color=colour, linewidth=0.9, alpha=0.35)
-                axis.plot(xs, _smooth(ys), color=colour, linewidth=1.8)
-                axis.set_title(f"{name}: {title}", fontsize=9.5, loc="left", color=INK)
-                axis.tick_params(labelsize=8, length=0)
-                axis.margins(x=0.02)
-        figure.tight_layout(h_pad=1.2, w_pad=1.0)
+        figure, axes = plt.subplots(1, PANELS, figsize=(2.75 * PANELS, 1.95))
+        for axis in axes[len(found) :]:
+            axis.axis("off")
+        for axis, (key, title) in zip(axes, found, strict=False):
+            points = [(r["step"], r[key]) for r in records if key in r]
+            xs, ys = [p[0] for p in points], [p[1] for p in points]
+            axis.plot(xs, ys, color=SERIES[0], linewidth=0.9, alpha=0.35)
+            axis.plot(xs, _smooth(ys), color=SERIES[0], linewidth=1.8)
+            axis.set_title(title, fontsize=9.5, loc="left", color=INK)
+            axis.tick_params(labelsize=8, length=0)
+            axis.margins(x=0.02)
+        figure.tight_layout(w_pad=1.0)
         return svg(figure, "training curves")
 
 
 def proxy_against_gold(
-    stages: Mapping[str, Sequence[Mapping[str, Any]]], stops: Mapping[str, int], kept: Mapping[str, int]
+    name: str, entries: Sequence[Mapping[str, Any]], stopped: int | None, kept: int | None
 ) -> str:
     """Two panels over steps: what training paid for, and what was wanted.
 
     Each is the change since step 0 on the same held-out prompts, with bands of 95 % intervals.
 
     Args:
-        stages: gold evaluations by stage (entries of gold.jsonl).
-        stops: step at which the monitors ended a stage.
+        name: of the stage.
+        entries: its gold evaluations (lines of gold.jsonl).
+        stopped: step at which the monitors ended it.
         kept: step whose model was kept.
     """
     with plt.rc_context(STYLE):
@@ -170,30 +169,25 @@ def proxy_against_gold(
             (axes[0], "proxy", "reward that trains (change)"),
             (axes[1], "gold", f"{titles()['gold'].lower()} (change)"),
         ):
-            for i, (name, entries) in enumerate(stages.items()):
-                colour = SERIES[i % len(SERIES)]
+            # The first evaluation is what the others are changes of, so it has no change itself.
+            found = [
+                (e["step"], e.get(f"{key}_change") or {"value": 0.0, "ci_low": 0.0, "ci_high": 0.0})
+                for e in entries
+            ]
+            xs, ys = [s for s, _ in found], [c["value"] for _, c in found]
+            low, high = (
+                [c[b] if c[b] is not None else c["value"] for _, c in found] for b in ("ci_low", "ci_high")
+            )
+            axis.fill_between(xs, low, high, color=SERIES[0], alpha=0.13, linewidth=0)
+            axis.plot(xs, ys, color=SERIES[0], linewidth=2, marker="o", markersize=3.5, label=name)
 
-                # The first evaluation is what the others are changes of, so it has no change itself.
-                found = [
-                    (e["step"], e.get(f"{key}_change") or {"value": 0.0, "ci_low": 0.0, "ci_high": 0.0})
-                    for e in entries
-                ]
-                xs, ys = [s for s, _ in found], [c["value"] for _, c in found]
-                low, high = (
-                    [c[b] if c[b] is not None else c["value"] for _, c in found]
-                    for b in ("ci_low", "ci_high")
-                )
-                axis.fill_between(xs, low, high, color=colour, alpha=0.13, linewidth=0)
-                axis.plot(xs, ys, color=colour, linewidth=2, marker="o", markersize=3.5, label=name)
-
-                # Both panels show where a run ended; only the gold curve says what was worth keeping.
-                if name in stops:
-                    label = f"{name}: stopped" if key == "gold" else None
-                    axis.plot(xs[-1], ys[-1], marker="X", color=BAD, markersize=10, label=label, **MARK)
-                if key == "gold" and name in kept and kept[name] in xs:
-                    best = ys[xs.index(kept[name])]
-                    label = f"{name}: kept"
-                    axis.plot(kept[name], best, marker="*", color=GOOD, markersize=13, label=label, **MARK)
+            # Both panels show where a run ended; only the gold curve says what was worth keeping.
+            if stopped is not None:
+                label = "stopped" if key == "gold" else None
+                axis.plot(xs[-1], ys[-1], marker="X", color=BAD, markersize=10, label=label, **MARK)
+            if key == "gold" and kept in xs:
+                best = ys[xs.index(kept)]
+                axis.plot(kept, best, marker="*", color=GOOD, markersize=13, label="kept", **MARK)
             axis.axhline(0, color=INK, linewidth=0.8)
             axis.set_title(title, fontsize=10, loc="left", color=INK)
             axis.set_xlabel("step", fontsize=9)

@@ -12,27 +12,13 @@ import jinja2
 import yaml
 
 from kilter import manifest as manifests
-from kilter.artifacts import read_lines, write_text
+from kilter.artifacts import write_text
 from kilter.data import store
 from kilter.evaluation import classifiers
 from kilter.evaluation.metrics import titles
 from kilter.progress import clock
-from kilter.release.section import Section
+from kilter.release.section import PARTS, Section
 from kilter.types import Group
-
-CURVES = (
-    ("reward", "reward"),
-    ("kl/sequence", "KL, nats"),
-    ("entropy", "entropy, nats"),
-    ("completions/mean_length", "tokens"),
-    ("frac_reward_zero_std", "zero-variance groups"),
-    ("loss", "loss"),
-    ("rewards/accuracies", "accuracy"),
-    ("rewards/margins", "margin"),
-    ("logps/chosen", "log-prob of chosen"),
-    ("nll", "nll per token"),
-    ("grad_norm", "gradient norm"),
-)
 
 
 def write(run: Path, sections: Mapping[str, Section | None] = MappingProxyType({})) -> Path:
@@ -56,7 +42,6 @@ def render(run: Path, sections: Mapping[str, Section | None] = MappingProxyType(
     folders = {s["name"]: s["folder"] for s in stages}
     gate = _last(list(folders.values()), "gate.json")
     evaluated, evaluation = _evaluation(list(folders.values()), gate)
-    training = {n: rows for n, f in folders.items() if (rows := list(read_lines(f / "metrics.jsonl")))}
     recipe = (run / "recipe.yaml").read_text(encoding="utf-8") if (run / "recipe.yaml").exists() else ""
     names = list(evaluation["models"]) if evaluation else []
     others = [n for n in names if evaluation and n != evaluation["baseline"]]
@@ -64,51 +49,35 @@ def render(run: Path, sections: Mapping[str, Section | None] = MappingProxyType(
     candidate = compared[0] if compared else None
     parsed = (yaml.safe_load(recipe) or {}) if recipe else {}
 
-    # Answers of models are shown, so everything is escaped.
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("kilter.release"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "interval": interval, "clock": clock}
-    return environment.get_template("report.html.j2").render(
+    # Stages stand in the order of the run, and parts of the page in their own.
+    written = [(name, found) for name in folders if (found := sections.get(name)) is not None]
+    return fill(
+        "report.html.j2",
         name=run.resolve().name,
         stages=stages,
         evaluation=evaluation,
         gate=gate,
-        sections=[(name, found) for name in folders if (found := sections.get(name)) is not None],
+        sections=sorted(written, key=lambda pair: PARTS.index(pair[1].part)),
         candidate=candidate,
         titles=titles(evaluation),
         compared=compared,
         undecided=not gate
         and any(s.get("gate") for s in parsed.get("stages", {}).values() if isinstance(s, dict)),
         forest=figures.forest(rows) if (rows := _forest_rows(evaluation, compared)) else "",
-        curves=figures.curves(training, CURVES),
-        training=training,
-        watched=_watched(stages),
-        table=_table(evaluation),
         samples=[] if evaluated is None else _samples(evaluated, candidate),
         recipe=recipe,
         model=parsed.get("model", ""),
     )
 
 
-def _watched(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Gold evaluations and monitor events of the online stages."""
-    from kilter.release import figures
-
-    gold = {
-        s["name"]: found for s in stages if len(found := list(read_lines(s["folder"] / "gold.jsonl"))) > 1
-    }
-    facts = {s["name"]: s["entry"].facts for s in stages}
-    stops = {n: gold[n][-1]["step"] for n in gold if facts[n].get("stopped")}
-    kept = {n: facts[n]["best_step"] for n in gold if facts[n].get("best_step") is not None}
-    events = [{"stage": s["name"], **e} for s in stages for e in read_lines(s["folder"] / "events.jsonl")]
-    return {
-        "figure": figures.proxy_against_gold(gold, stops, kept) if gold else "",
-        "events": events,
-        "stops": stops,
-        "kept": kept,
-        "online": sorted({*gold, *(e["stage"] for e in events)}),
-    }
+def fill(template: str, **values: Any) -> str:
+    """A file of templates/ with these values in it."""
+    # Answers of models are shown, so everything is escaped.
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("kilter.release"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": number, "interval": interval, "clock": clock}
+    return environment.get_template(template).render(**values)
 
 
 def stage_folders(run: Path) -> list[Path]:
@@ -183,33 +152,6 @@ def _forest_rows(evaluation: Mapping[str, Any] | None, models: Sequence[str]) ->
                     **metric,
                 }
             )
-    return rows
-
-
-def _table(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Rows of the metrics table: a metric, its unit, and one cell per model."""
-    if not evaluation:
-        return []
-    keys: list[str] = []
-    for model in evaluation["models"].values():
-        keys += [k for k in model["metrics"] if k not in keys]
-    named = titles(evaluation)
-    order = {key: i for i, key in enumerate(named)}
-    keys.sort(key=lambda k: order.get(k, len(order)))
-    rows = []
-    for key in keys:
-        cells = [m["metrics"].get(key) for m in evaluation["models"].values()]
-        known = next(c for c in cells if c)
-        rows.append(
-            {
-                "key": key,
-                "title": named.get(key, key),
-                "unit": known["unit"],
-                "better": known["higher_is_better"],
-                "judge": known["judge"],
-                "cells": cells,
-            }
-        )
     return rows
 
 

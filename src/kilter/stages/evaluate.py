@@ -11,6 +11,7 @@ from kilter.data.dataset import Dataset
 from kilter.errors import UserError, nearest
 from kilter.evaluation.config import EvaluateSpec
 from kilter.refs import Found
+from kilter.release.section import Section
 from kilter.sampling.config import idle_fields
 from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.outcome import Outcome, StagePlan
@@ -127,6 +128,12 @@ class Evaluate(StageKind[EvaluateSpec]):
         digest = hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
         facts = {"prompts": result["n_prompts"], "baseline": result["baseline"]}
         return Outcome(facts, {"evaluation": digest})
+
+    def section(self, folder: Path) -> Section | None:
+        """The metrics of every model."""
+        from kilter.release.metrics_section import metrics_section
+
+        return metrics_section(folder)
 
 
 def _named(models: str | list[str] | dict[str, str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kilter.refs import Found
+from kilter.release.section import Section
 from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.outcome import Outcome, StagePlan
 from kilter.stages.refs import references
@@ -111,6 +112,12 @@ class Train(StageKind[TrainSpec]):
             "seconds": result.seconds,
         }
         return Outcome(facts, {"model": model_hash(result.model)})
+
+    def section(self, folder: Path) -> Section | None:
+        """Curves, and what the monitors saw."""
+        from kilter.release.training_section import training_section
+
+        return training_section(folder)
 
     def plan(self, spec: TrainSpec, work: Workspace) -> StagePlan:
         """Rows, tokens, steps, memory and time, from the data and the tokenizer; never loads weights."""

@@ -1,0 +1,57 @@
+"""The report's part of one training: its curves, and whether its reward was hacked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kilter import manifest as manifests
+from kilter.artifacts import read_lines
+from kilter.release.report import fill
+from kilter.release.section import Section
+
+CURVES = (
+    ("reward", "reward"),
+    ("kl/sequence", "KL, nats"),
+    ("entropy", "entropy, nats"),
+    ("completions/mean_length", "tokens"),
+    ("frac_reward_zero_std", "zero-variance groups"),
+    ("loss", "loss"),
+    ("rewards/accuracies", "accuracy"),
+    ("rewards/margins", "margin"),
+    ("logps/chosen", "log-prob of chosen"),
+    ("nll", "nll per token"),
+    ("grad_norm", "gradient norm"),
+)
+
+
+def training_section(folder: Path) -> Section | None:
+    """Curves from metrics.jsonl; of a watched run also the gold evidence and the events.
+
+    Args:
+        folder: of the stage that trained.
+
+    Returns:
+        None where no step has been taken and nothing has been seen.
+    """
+    from kilter.release import figures
+
+    rows, events = list(read_lines(folder / "metrics.jsonl")), list(read_lines(folder / "events.jsonl"))
+    if not rows and not events:
+        return None
+
+    # One gold evaluation is the start's: there is no change to draw yet.
+    name, entry = folder.resolve().name, manifests.read(folder)
+    gold = list(read_lines(folder / "gold.jsonl"))
+    facts = {} if entry is None else entry.facts
+    stopped = gold[-1]["step"] if len(gold) > 1 and facts.get("stopped") else None
+    kept = facts.get("best_step") if len(gold) > 1 else None
+    page = fill(
+        "training.html.j2",
+        curves=figures.curves(rows, CURVES),
+        gold=figures.proxy_against_gold(name, gold, stopped, kept) if len(gold) > 1 else "",
+        events=events,
+        stopped=stopped,
+        kept=kept,
+    )
+    lead = "Thin: every optimizer step. Thick: a running mean." if rows else ""
+    return Section("Training", lead, html=page, part="training")
