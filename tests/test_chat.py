@@ -95,3 +95,23 @@ def test_choosing_leaves_a_training_model_in_training(chat, scorer):
     scorer.train()
     chat.choose(ASKS, ("A", "B"))
     assert scorer.training
+
+
+def test_the_page_on_samplers_says_what_works(tmp_path, tiny, monkeypatch, capsys):
+    """Its sampler of one's own answers, and its conversation is had; with the tests' model in place of the page's."""
+    import re
+    from pathlib import Path
+
+    from kilter.sampling.build import SamplerContext, build
+    from kilter.sampling.collect import answers
+    from kilter.sampling.config import SamplerKind
+    from kilter.types import Prompt
+
+    page = (Path(__file__).resolve().parents[1] / "docs" / "samplers.md").read_text()
+    own, talk = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_file.py").write_text(own)
+    spec = SamplerKind(name=f"{tmp_path}/my_file.py:Parrot", options={"mark": "?"})
+    parrot = build(SamplerContext(spec, lambda: (None, None)))
+    assert answers(parrot, [Prompt(ASKS[0].messages)], 1, SamplingParams())[0][0].text == "IS IT SO??"
+    exec(talk.replace("builtin:smollm2-135m", str(tiny)), {})
+    assert "Choice(options=('Yes', 'No')" in capsys.readouterr().out

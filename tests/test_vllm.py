@@ -100,12 +100,34 @@ def test_weights_are_pushed_and_the_prefix_cache_is_reset(parts):
     assert gap(*parts) < 1e-3
 
 
+def test_a_prefix_is_gone_on_from_and_a_prompt_that_does_not_fit_ends_no_other(parts):
+    from kilter.roles.chat import SamplerChat
+    from kilter.sampling.collect import collect
+    from kilter.types import Ask, Prompt, Request, SamplingParams
+
+    _, encoder, sampler = parts
+    prompt = Prompt(messages=({"role": "user", "content": "What is the time?"},))
+    greedy = SamplingParams(max_new_tokens=10, temperature=0.0)
+    ((whole,),) = collect(sampler, [Request("a", prompt, 1, greedy)]).made
+    long = Prompt(text="x" * (sampler.facts.context + 1))
+    rest = SamplingParams(max_new_tokens=6, temperature=0.0)
+    wanted = [Request("a", prompt, 2, rest, whole.token_ids[:4]), Request("b", long, 1, rest)]
+    found = collect(sampler, wanted)
+    assert [c.token_ids for c in found.made[0]] == [whole.token_ids] * 2
+    assert found.made[0][0].mask == (0,) * 4 + (1,) * (len(whole.token_ids) - 4)
+    assert found.made[0][0].text == whole.text
+    assert found.made[1] == []
+    assert "fills the" in found.problems[0]
+    choice = SamplerChat(sampler).choose([Ask(prompt.messages)], ("A", "B"))[0]
+    assert sum(choice.probabilities) == pytest.approx(1)
+
+
 def test_merged_weights_of_an_adapter(model):
     """What vLLM gets is base plus adapter; the trained model keeps both apart, bit for bit."""
     from kilter.models import adapters
     from kilter.models.config import AdapterSpec
     from kilter.models.load import load_causal
-    from kilter.sampling.vllm import merged_state
+    from kilter.sampling.vllm_weights import merged_state
 
     adapted = adapters.attach(load_causal(model), AdapterSpec(r=4), False)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Talking to a model, whatever answers: judges, critics and revisers need no more than this."""
+"""Talking to a model, whatever answers: all that judges, critics, revisers and persuaded users need."""
 
 from __future__ import annotations
 

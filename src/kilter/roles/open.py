@@ -44,8 +44,8 @@ class OpenSpec:
     Args:
         model: folder as it is, or a reference for `models.load.resolve`.
         head: "policy" predicts tokens; "reward" scores an answer and must have been trained to;
-            "fresh_reward" may
-            begin from a policy, its head at zero; "steps" classifies tokens (process rewards).
+            "fresh_reward" may begin from a policy, its head at zero; "steps" classifies tokens (process
+            rewards).
         device: None follows `choose_device`.
         dtype: of the products. Weights stay float32, but for the frozen base of a qlora adapter.
         template: "auto", "model", or a jinja file.
@@ -83,10 +83,7 @@ class OpenSpec:
 
 @dataclass(eq=False)
 class Ready:
-    """An opened model.
-
-    `model` is the transformers module, adapters included; `amp` asks for bfloat16 products.
-    """
+    """An opened model. model: the transformers module, adapters included. amp: products in bfloat16."""
 
     model: Any
     encoder: Encoder
@@ -121,10 +118,7 @@ def choose_device(wanted: str | torch.device | None = None) -> torch.device:
 
 
 def open_encoder(spec: OpenSpec) -> Encoder:
-    """The tokenizer alone, with the stop ids, template and lengths that `open_model` gives it.
-
-    Loads no weights.
-    """
+    """The tokenizer alone, with stop ids, template and lengths as in `open_model`. Loads no weights."""
     tokenizer = load_tokenizer(spec.folder)
     return Encoder(
         tokenizer,

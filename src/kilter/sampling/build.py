@@ -1,7 +1,7 @@
-"""From settings to a sampler. One of your own: `sampler: {name: my_file.py:MySampler, options: {...}}`.
+"""From settings to a sampler.
 
-What the name leads to is called with the options as keywords, and with `context` where it takes one of that
-name.
+One of your own: `sampler: {name: my_file.py:MySampler, options: {...}}`. It is called with the options as
+keywords, and with `context` where it takes one of that name.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class SamplerContext:
 
 def check_sampler(spec: SamplerKind, where: str = "sampler") -> None:
     """Raises UserError where a sampler of the user's own cannot be read or does not take its options."""
+    # The built-in ones have fields of their own, which the configuration has checked.
     if ":" in spec.name:
         _options(spec, where)
 
@@ -59,6 +60,7 @@ def _options(spec: SamplerKind, where: str) -> tuple[Callable[..., Sampler], dic
             "Name a class with run, sync and close, as kilter.seams.Sampler has them.",
         )
     taken = {n: p for n, p in inspect.signature(factory).parameters.items() if n != "context"}
+    # A word too many or too few is found now, and not when the model is loaded.
     for name, value in spec.options.items():
         if name not in taken:
             fix = nearest(name, taken) if taken else "leave it out: the sampler takes no options"

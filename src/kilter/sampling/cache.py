@@ -24,10 +24,18 @@ from kilter.models.packing import Segment
 class Plan:
     """Who attends to what in one decode step.
 
-    index_NK: rows of each prompt, padded with row 0. back_R: where row r stands in the flattened index.
-    ages_R: own tokens already stored, and `age` when that is one number; lengths_R: tokens of the row's
-    prompt. bias_RS: 0 or -inf over a prompt's p tokens and then the row's own t (the new one included), None
-    when nothing needs hiding.
+    Args:
+        rows: rows in flight.
+        prompts: prompts in flight.
+        index_NK: rows of each prompt, padded with row 0.
+        back_R: where row r stands in the flattened index.
+        ages_R: own tokens already stored.
+        lengths_R: tokens of the row's prompt.
+        age: all ages, where they are one number.
+        bias_RS: 0 or -inf over a prompt's p tokens and then the row's own t, the new one included; None
+            where nothing needs hiding.
+        p: tokens of the longest prompt.
+        t: own tokens of the longest row, the new one included.
     """
 
     rows: int
@@ -94,6 +102,7 @@ class DecodeCache:
     def _allocate(
         self, where: list[tuple[Tensor, Tensor] | None], layer: int, like: Tensor, slots: int, length: int
     ) -> tuple[Tensor, Tensor]:
+        # A CPU multiplies bfloat16 more slowly than float32, unless it has instructions for it.
         dtype = torch.promote_types(like.dtype, torch.float32) if like.device.type == "cpu" else like.dtype
         shape = slots, like.shape[1], length, like.shape[3]
         pair = (
@@ -107,7 +116,8 @@ class DecodeCache:
         """q [1, H, r, d], k and v [1, G, r, d] of the newest token of each live row -> [1, H, r, d]."""
         plan = self._plan
         assert plan is not None
-        with torch.autocast(q.device.type, enabled=False):  # it would cast the whole cache at every step
+        # Autocast would cast the whole cache at every step.
+        with torch.autocast(q.device.type, enabled=False):
             return self._attend(plan, layer, q, k, v, scale, window)
 
     def _attend(
@@ -117,6 +127,8 @@ class DecodeCache:
         own_k, own_v = self._own[layer] or self._allocate(self._own, layer, k, self.size[1], self.size[3])
         prompts = self._prompt[layer]
         assert prompts is not None
+
+        # The new token is stored before it is attended to: a row sees itself.
         new_k, new_v = k[0].transpose(0, 1), v[0].transpose(0, 1)
         if plan.age is not None and not self.fixed:
             own_k[:r, :, plan.age] = new_k
@@ -125,6 +137,8 @@ class DecodeCache:
             where = torch.arange(r, device=q.device)
             own_k[where, :, plan.ages_R] = new_k.to(own_k.dtype)
             own_v[where, :, plan.ages_R] = new_v.to(own_v.dtype)
+
+        # Live rows are the first ones and live prompts too, so that slices, not gathers, pick what is needed.
         wide = own_k.dtype
         query = q[0].transpose(0, 1).to(wide).mul(scale).reshape(r * heads, -1, d)  # [r * G, h, d]
         h = query.shape[1]
@@ -144,6 +158,7 @@ class DecodeCache:
             """Undoes `by_prompt`: from prompts back to rows."""
             return x.reshape(len(to_prompts), -1).index_select(0, to_rows).view(r * heads, h, -1)
 
+        # One product per prompt for all its rows: that is what sharing it saves.
         own_s = torch.bmm(query, own_k.transpose(1, 2))
         scores = torch.cat([by_row(torch.bmm(by_prompt(query), prompt_k.transpose(1, 2))), own_s], -1)
         of_row = scores.view(r, heads * h, -1)
@@ -151,6 +166,7 @@ class DecodeCache:
             of_row += plan.bias_RS[:, None]
         if window is not None and window < plan.p + plan.t:
             of_row += self._window(plan, window, q.device)[:, None]
+        # One softmax over prompt and own tokens, then the two parts of the sum.
         weights = torch.softmax(scores, -1)
         out = by_row(torch.bmm(by_prompt(weights)[..., : plan.p], prompt_v)) + torch.bmm(
             weights[..., plan.p :], own_v
@@ -159,6 +175,7 @@ class DecodeCache:
 
     def _orders(self, plan: Plan, heads: int) -> tuple[Tensor, Tensor]:
         """Index from rows and heads [r, G] to prompts [N, G, K], and its inverse; made once per step."""
+        # The same for all layers of a step.
         found = self._order.get(heads)
         if found is None:
             head = torch.arange(heads, device=plan.back_R.device)
@@ -203,11 +220,17 @@ def make_plan(
     size: tuple[int, int, int, int] | None = None,
     k: int = 0,
 ) -> Plan:
-    """A Plan from the rows of each prompt slot, the own tokens of each row, and the tokens of each prompt.
+    """The Plan of one step.
 
-    `size` (prompts, rows, max_prompt, max_new) and `k` give the plan the shapes of a full cache, whatever is
-    in flight; ages beyond the rows in `groups` are those of padding rows, which read prompt 0 and whose
-    output nobody uses.
+    Args:
+        groups: the rows of each prompt's slot.
+        ages: own tokens of each row. Those beyond the rows in `groups` are of padding rows, which read
+            prompt 0 and whose output nobody uses.
+        lengths: tokens of each prompt.
+        device: where the plan is read.
+        size: (prompts, rows, max_prompt, max_new) gives the plan the shapes of a full cache, whatever is in
+            flight.
+        k: rows per prompt of such a plan.
     """
     rows = len(ages)
     wide = max(map(len, groups)) if size is None else k
@@ -217,6 +240,8 @@ def make_plan(
     for n, own in enumerate(groups):
         for j, row in enumerate(own):
             index[n, j], back[row] = row, n * wide + j
+
+    # Where all ages and lengths are equal nothing needs hiding, and a whole tensor is saved per step.
     ages_R = torch.tensor(ages)
     same_age = ages[0] if len(set(ages)) == 1 else None
     p = max(lengths) if size is None else size[2]
@@ -228,6 +253,7 @@ def make_plan(
             [torch.arange(p)[None] >= mine[:, None], torch.arange(t)[None] > ages_R[:, None]], 1
         )
         bias = torch.zeros(rows, p + t).masked_fill_(hidden, float("-inf")).to(device)
+    # Built on the CPU, in small pieces, then moved whole.
     return Plan(
         rows,
         count,

@@ -28,6 +28,7 @@ def from_first_tokens(options: Sequence[str], logps: Mapping[str, float]) -> Cho
     A token counts for the option that it is, else for the only option that it begins. A token that
     begins several options counts for none, because it does not tell them apart.
     """
+    # Tokenizers put a space before a word or not; to a reader both are the same answer.
     masses = [0.0] * len(options)
     for token, logp in logps.items():
         text = token.strip()
@@ -62,12 +63,16 @@ def from_scorer(
     ids = [encoder.text_ids(o) for o in options]
     if len(set(ids)) < len(ids) or not all(ids):
         raise UserError("options", list(options), "are empty or alike", "give options that differ")
+
+    # The options of a prompt are one Group, so that the prompt is read once for all of them.
     found: list[Choice | None] = [None] * len(prompts)
     encoded = {n: e for n, p in enumerate(prompts) if (e := _group(encoder, p, ids)) is not None}
     if not encoded:
         return found
     batch = collate(list(encoded.values()))
     places = {id(p): n for p, n in zip(batch.prompts_N, encoded, strict=True)}
+
+    # A judge may be the policy in training: it goes back to its mode.
     training = scorer.training
     scorer.eval()
     try:
@@ -94,6 +99,7 @@ def _group(encoder: Encoder, prompt: Prompt, ids: Sequence[tuple[int, ...]]) -> 
 
 def _without_longer(ids: Sequence[tuple[int, ...]], masses: Sequence[float]) -> list[float]:
     """Each option's probability less that of the options which begin with it and go on."""
+    # From the longest on: what is taken from an option has itself lost what belongs to longer ones.
     longest_first = sorted(range(len(ids)), key=lambda n: -len(ids[n]))
     out = list(masses)
     for place, n in enumerate(longest_first):

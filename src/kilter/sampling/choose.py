@@ -14,6 +14,10 @@ from torch import Tensor
 from kilter.types import SamplingParams
 
 BLOCK = 256
+"""Tokens of a block; about the square root of a usual vocabulary."""
+
+CANDIDATES = 1024
+"""Most probable tokens that are looked at first for a nucleus."""
 
 
 def choose(
@@ -30,6 +34,7 @@ def choose(
     """
     if isinstance(params, SamplingParams):
         return _choose(logits_RV, draws_R, params)
+    # Rows that are sampled alike are drawn together; in training that is all of them.
     kinds: dict[tuple[float, float, int], list[int]] = {}
     for row, p in enumerate(params):
         kinds.setdefault((p.temperature, p.top_p, p.top_k), []).append(row)
@@ -52,6 +57,8 @@ def _choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams) -> tuple
         return picked, top - logits_RV.logsumexp(-1), torch.zeros_like(top)
     if params.temperature != 1:
         logits_RV = logits_RV / params.temperature
+
+    # Masses are float32, their sums float64: a cumulative sum in float32 would miss rare tokens at its end.
     top = logits_RV.amax(-1, keepdim=True)
     below_RV = logits_RV - top
     mass_RV = below_RV.exp()
@@ -65,20 +72,21 @@ def _choose(logits_RV: Tensor, draws_R: Tensor, params: SamplingParams) -> tuple
         picked = _filtered(mass_RV, total, draws_R, params)
     else:
         picked = _in_blocks(mass_RV, blocks, draws_R)
+
+    # H = log Z - E[log mass]. In bfloat16 the product would be off by a tenth of a nat.
     log_total = total.log().float()
     logps = below_RV.gather(1, picked[:, None])[:, 0] - log_total
-    with torch.autocast(
-        logits_RV.device.type, enabled=False
-    ):  # in bfloat16 the product would be off by a tenth of a nat
+    with torch.autocast(logits_RV.device.type, enabled=False):
         mean = torch.linalg.vecdot(mass_RV, below_RV)
-        if mean.isnan().any():  # 0 times -inf: a token of probability 0 counts 0
+        # 0 times -inf: a token of probability 0 counts 0.
+        if mean.isnan().any():
             mean = torch.linalg.vecdot(mass_RV, below_RV.clamp_min(torch.finfo(torch.float32).min))
         mean = mean / total.float()
     return picked, logps, (log_total - mean).clamp_min(0.0)
 
 
 def _in_blocks(mass_RV: Tensor, blocks: Tensor, draws_R: Tensor) -> Tensor:
-    """The token where the cumulative mass passes draw x total: its block first, then its place in it."""
+    """The token where the cumulative mass passes draw x total: first its block, then its place there."""
     vocabulary = mass_RV.shape[1]
     edges = blocks.cumsum(-1)
     target = draws_R.double() * edges[:, -1]
@@ -87,19 +95,17 @@ def _in_blocks(mass_RV: Tensor, blocks: Tensor, draws_R: Tensor) -> Tensor:
     index = block * BLOCK + torch.arange(BLOCK, device=mass_RV.device)
     inside = torch.where(index < vocabulary, mass_RV.gather(1, index.clamp_max(vocabulary - 1)), 0.0).double()
     place = torch.searchsorted(inside.cumsum(-1), (target - before)[:, None], right=True)
-    last = (inside > 0).long().mul(torch.arange(1, BLOCK + 1, device=mass_RV.device)).amax(
-        -1, keepdim=True
-    ) - 1
+    # A draw at the very end may round past the block's last token with any mass.
+    number = torch.arange(1, BLOCK + 1, device=mass_RV.device)
+    last = (inside > 0).long().mul(number).amax(-1, keepdim=True) - 1
     return (block * BLOCK + torch.minimum(place, last.clamp_min(0)))[:, 0]
 
 
 def _filtered(mass_RV: Tensor, total: Tensor, draws_R: Tensor, params: SamplingParams) -> Tensor:
-    """top-k, then the smallest set of tokens with mass >= top_p.
-
-    Without top-k, the candidates grow until they hold the nucleus.
-    """
+    """top-k, then the smallest set of tokens with mass >= top_p."""
+    # Without top-k the candidates grow until they hold the nucleus: a full sort would cost far more.
     vocabulary = mass_RV.shape[1]
-    width = min(params.top_k or 1024, vocabulary)
+    width = min(params.top_k or CANDIDATES, vocabulary)
     while True:
         top, index = mass_RV.topk(width, dim=-1)
         p = top.double()
@@ -107,6 +113,8 @@ def _filtered(mass_RV: Tensor, total: Tensor, draws_R: Tensor, params: SamplingP
         if params.top_k or width == vocabulary or bool((p.sum(-1) >= params.top_p * total).all()):
             break
         width = min(8 * width, vocabulary)
+
+    # The token that crosses top_p is still in.
     p = p / scale
     before = p.cumsum(-1) - p
     p = torch.where(before < params.top_p, p, 0.0)

@@ -39,6 +39,7 @@ class Collected:
     @property
     def problems(self) -> list[str]:
         """One line per sample that failed."""
+        # In the order of the requests, not of arrival: the same failures read the same in every run.
         return [p for row in self.problems_by_request() for p in row if p]
 
     def problems_by_request(self) -> list[list[str]]:
@@ -64,6 +65,7 @@ def requests(
         params: for all, or one per prompt.
         ids: tokens of the prompts, where an earlier call has brought them (`Collected.prompt_ids`).
     """
+    # Numbers rather than the prompts' own ids: two rows of a data set may share one.
     own = [params] * len(prompts) if isinstance(params, SamplingParams) else params
     known = ids or [()] * len(prompts)
     return [
@@ -74,6 +76,7 @@ def requests(
 
 def collect(sampler: Sampler, wanted: Sequence[Request], listener: Listener = NOBODY) -> Collected:
     """Runs the requests to their end. Ids must be distinct."""
+    # Samples arrive as they finish; the id alone says which request each belongs to.
     rows: dict[str, list[Sample | None]] = {r.id: [None] * r.k for r in wanted}
     assert len(rows) == len(wanted), "two requests share an id"
     found = Collected(wanted, [rows[r.id] for r in wanted])
@@ -102,6 +105,7 @@ def answers(
 
 
 def _problem(sample: Sample | None) -> str:
+    # A sampler of the user's own may forget a sample, or fail one without a reason.
     if sample is None:
         return NO_ANSWER
     return sample.problem or NO_ANSWER if sample.completion is None else ""

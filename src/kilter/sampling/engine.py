@@ -56,10 +56,7 @@ class Engine(Protocol):
 
 
 class SharedEngine:
-    """Each prompt prefilled once, packed with others; its rows attend to the one copy.
-
-    See sampling/cache.py.
-    """
+    """Each prompt prefilled once, packed with others; its rows attend to one copy. See sampling/cache.py."""
 
     midway = True
 
@@ -84,37 +81,41 @@ class SharedEngine:
         self._row_prompt: list[int] = []
         self._age: list[int] = []
 
-    def free_prompts(self) -> int:
-        """Prompt slots that nothing uses."""
-        return self.cache.size[0] - len(self._slot)
-
     def prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[list[int], Tensor]:
         """Packs prompts end to end, without padding, `PREFILL_TOKENS` at a time."""
-        handles, logits = [], []
-        at = 0
-        while at < len(prompts):
-            part: list[tuple[int, ...]] = []
-            used = 0
-            while at < len(prompts) and (not part or used + len(prompts[at]) <= PREFILL_TOKENS):
-                part.append(prompts[at])
-                used += len(prompts[at])
-                at += 1
-            segments, start = [], 0
-            own = []
-            for p in part:
-                segments.append(Segment(start, len(p), ()))
-                start += len(p)
-                handle, self._next = self._next, self._next + 1
-                self._slot[handle] = len(self._slot)
-                self._open.add(handle)
-                own.append(handle)
-            self.cache.fill(tuple(segments), [self._slot[h] for h in own])
-            ids = torch.tensor([t for p in part for t in p], device=self.device)
-            positions = torch.cat([torch.arange(len(p), device=self.device) for p in part])
-            last = torch.tensor([s.start + s.prompt - 1 for s in segments], device=self.device)
-            logits.append(self._forward(ids, positions, last))
-            handles += own
+        handles: list[int] = []
+        logits: list[Tensor] = []
+        part: list[tuple[int, ...]] = []
+        for prompt in prompts:
+            # A prompt longer than the limit goes through alone.
+            if part and sum(map(len, part)) + len(prompt) > PREFILL_TOKENS:
+                logits.append(self._prefill(part, handles))
+                part = []
+            part.append(prompt)
+        logits.append(self._prefill(part, handles))
         return handles, torch.cat(logits)
+
+    def _prefill(self, prompts: Sequence[tuple[int, ...]], handles: list[int]) -> Tensor:
+        """One forward over prompts end to end; adds their handles and returns their next-token logits."""
+        segments: list[Segment] = []
+        slots: list[int] = []
+        start = 0
+        for prompt in prompts:
+            segments.append(Segment(start, len(prompt), ()))
+            start += len(prompt)
+            # Handles are never used again; slots are, so that the cache stays dense.
+            handle, self._next = self._next, self._next + 1
+            slots.append(len(self._slot))
+            self._slot[handle] = slots[-1]
+            self._open.add(handle)
+            handles.append(handle)
+
+        # Only the last token of each prompt is asked for logits: the head is the dearest product of all.
+        self.cache.fill(tuple(segments), slots)
+        ids = torch.tensor([t for p in prompts for t in p], device=self.device)
+        positions = torch.cat([torch.arange(len(p), device=self.device) for p in prompts])
+        last = torch.tensor([s.start + s.prompt - 1 for s in segments], device=self.device)
+        return self._forward(ids, positions, last)
 
     def attach(self, handles: Sequence[int]) -> None:
         """New rows start with no own token."""
@@ -132,38 +133,26 @@ class SharedEngine:
         if not self.fixed:
             self.cache.plan(make_plan(groups, ages, self.cache.prompt_length[: len(groups)], self.device))
             return self._forward(tokens_R.to(self.device), positions, None)
+        # Graphs are captured for powers of two: few of them serve all numbers of rows.
         size, rows = self.cache.size, len(ages)
         padding = min(size[1], 1 << (rows - 1).bit_length()) - rows
         groups += [[] for _ in range(size[0] - len(groups))]
         plan = make_plan(groups, ages + [0] * padding, self.cache.prompt_length, self.device, size, self.k)
         pad = torch.zeros(padding, dtype=torch.long, device=self.device)
-        return self._replay(torch.cat([tokens_R.to(self.device), pad]), torch.cat([positions, pad]), plan)[
-            :rows
-        ]
+        ids_R = torch.cat([tokens_R.to(self.device), pad])
+        return self._replay(ids_R, torch.cat([positions, pad]), plan)[:rows]
 
     def _replay(self, ids: Tensor, positions: Tensor, plan: Plan) -> Tensor:
         """One decode step of fixed shape: on a GPU a CUDA graph for each number of rows, elsewhere eager."""
+        # Elsewhere the same step runs eagerly, which tests use.
         if self.device.type != "cuda":
             self.cache.plan(plan)
             return self._forward(ids, positions, None)
         names = [f.name for f in fields(Plan) if isinstance(getattr(plan, f.name), Tensor)]
         if plan.rows not in self._graphs:
-            still = replace(plan, **{n: getattr(plan, n).clone() for n in names})
-            static_ids, static_positions = ids.clone(), positions.clone()
-            self.cache.plan(still)
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(
-                stream
-            ):  # warm-up: kernels are chosen and the cache is allocated outside the capture
-                for _ in range(2):
-                    self._forward(static_ids, static_positions, None)
-            torch.cuda.current_stream().wait_stream(stream)
-            self.cache.plan(still)  # forgets what the warm-up derived from it: a replay must make that itself
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                out = self._forward(static_ids, static_positions, None)
-            self._graphs[plan.rows] = (graph, static_ids, static_positions, still, out)
+            self._graphs[plan.rows] = self._capture(ids, positions, plan, names)
+
+        # A graph reads and writes the very tensors that it was captured with.
         graph, static_ids, static_positions, still, out = self._graphs[plan.rows]
         static_ids.copy_(ids)
         static_positions.copy_(positions)
@@ -172,6 +161,27 @@ class SharedEngine:
         graph.replay()
         result: Tensor = out.clone()
         return result
+
+    def _capture(self, ids: Tensor, positions: Tensor, plan: Plan, names: Sequence[str]) -> Any:
+        """(graph, its ids, its positions, its plan, its output) for steps of this many rows."""
+        still = replace(plan, **{n: getattr(plan, n).clone() for n in names})
+        static_ids, static_positions = ids.clone(), positions.clone()
+        self.cache.plan(still)
+
+        # Warm-up: kernels are chosen and the cache is allocated outside the capture.
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                self._forward(static_ids, static_positions, None)
+        torch.cuda.current_stream().wait_stream(stream)
+
+        # The plan is set anew, to forget what the warm-up derived from it: a replay must make that itself.
+        self.cache.plan(still)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = self._forward(static_ids, static_positions, None)
+        return graph, static_ids, static_positions, still, out
 
     def keep(self, order: Sequence[int]) -> None:
         """Copies only the rows that change place; prompts without rows and without claim leave."""
@@ -188,6 +198,7 @@ class SharedEngine:
         self._collect()
 
     def _collect(self) -> None:
+        """Prompts that nobody needs any more leave, and the last ones take their slots."""
         used = set(self._row_prompt) | self._open
         for handle in [h for h in self._slot if h not in used]:
             hole, last = self._slot.pop(handle), len(self._slot)
@@ -197,10 +208,9 @@ class SharedEngine:
                 self._slot[mover] = hole
 
     def _forward(self, ids: Tensor, positions: Tensor, last: Tensor | None) -> Tensor:
+        # A mask of four dimensions passes through transformers untouched, and nothing of Kilter reads it.
         base = self.scorer._base()
-        mask = torch.ones(
-            1, 1, 1, 1, dtype=torch.bool, device=self.device
-        )  # 4-D: passes through transformers untouched, and unread
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)
         out = base.get_decoder()(
             input_ids=ids[None],
             attention_mask=mask,
@@ -223,6 +233,7 @@ class StandardEngine:
 
     def prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[list[int], Tensor]:
         """Prefills all prompts in one left-padded forward."""
+        # Padded on the left, so that the next token stands at the same place in all rows.
         width = max(map(len, prompts))
         tokens = torch.zeros(len(prompts), width, dtype=torch.long)
         mask = torch.zeros_like(tokens)
@@ -238,6 +249,8 @@ class StandardEngine:
             use_cache=True,
             logits_to_keep=1,
         )
+
+        # State-space models and their hybrids keep caches from which rows cannot be taken.
         self._cache = out.get(CACHE)
         if not hasattr(self._cache, "batch_select_indices"):
             raise UserError(
@@ -271,6 +284,7 @@ class StandardEngine:
     def keep(self, order: Sequence[int]) -> None:
         """Selects these rows of the model's own cache."""
         index = torch.tensor(list(order), dtype=torch.long, device=self.device)
+        # When the last row leaves, the cache goes with its engine.
         if len(order):
             self._cache.batch_select_indices(index)
         self._mask = self._mask.index_select(0, index)
@@ -315,6 +329,7 @@ class MixtureEngine:
             part.release(handle)
 
     def _mix(self, own: Tensor, other: Tensor) -> Tensor:
+        # Whoever draws takes a softmax, which normalises the mixture.
         return (1 - self.share) * own.float().log_softmax(-1) + self.share * other.float().log_softmax(-1)
 
 
@@ -336,12 +351,14 @@ def supports_shared_decoding(scorer: Scorer, tolerance: float = 2e-3) -> bool:
     """
     if scorer.decodes_shared is not None:
         return scorer.decodes_shared
+    # A model without shared attention has none for this cache either.
     reason = "" if scorer.shared else "the model does not share prompts"
     if not reason:
         g = torch.Generator().manual_seed(1)
         vocab = min(1000, scorer._base().config.get_text_config().vocab_size)
         prompts = [tuple(torch.randint(5, vocab, (n,), generator=g).tolist()) for n in (7, 4)]
 
+        # Two rows of one prompt and one of another: whatever mixes up rows or prompts shows.
         def run(engine: Engine) -> Tensor:
             handles, logits = engine.prefill(prompts)
             rows = [handles[0], handles[0], handles[1]]

@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -28,13 +29,14 @@ from kilter.sampling.engine import (
     StandardEngine,
     supports_shared_decoding,
 )
+from kilter.sampling.items import Item, admitted, made
 from kilter.sampling.packed import packed_linears
 from kilter.sampling.params import check_params
 from kilter.sampling.registry import samplers
-from kilter.sampling.rollout import Item, Rollout, Row, Throughput, as_items
-from kilter.sampling.text import Stream, answer_text, stop_cut
+from kilter.sampling.rollout import Rollout, Row, Throughput
+from kilter.sampling.text import Stream, stop_cut
 from kilter.seams import Listener
-from kilter.types import Choice, Completion, Prompt, Request, Sample, SamplerFacts, Usage, Weights
+from kilter.types import Choice, Prompt, Request, Sample, SamplerFacts, Weights
 
 
 class LocalSampler:
@@ -61,7 +63,8 @@ class LocalSampler:
     @property
     def facts(self) -> SamplerFacts:
         """The learner's own weights, read in place."""
-        context = getattr(self._config(self.scorer), "max_position_embeddings", None)
+        # Models with relative positions alone declare no limit.
+        context = getattr(_config(self.scorer), "max_position_embeddings", None)
         return SamplerFacts(True, self.version, context=context, continues=True, chooses=True)
 
     def sync(self, weights: Weights) -> int:
@@ -78,35 +81,27 @@ class LocalSampler:
 
     def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
         """Samples from the weights in memory. The model is in evaluation mode until the iterator ends."""
+        # Rollouts share one object for all their requests, and one look at it is enough.
         for params in {id(r.params): r.params for r in requests}.values():
             check_params(params)
         begin = time.perf_counter()
         self.last = Throughput(began=begin)
-        ready: list[Request] = []
-        ids: list[tuple[int, ...]] = []
-        for request in requests:
-            try:
-                own = self._ids(request)
-            except UserError as error:  # this prompt cannot be answered; the others can
-                yield from (Sample(request, i, None, _reason(error)) for i in range(request.k))
-            else:
-                ready.append(request)
-                ids.append(own)
-        if ready:
+        items, failed = admitted(requests, self._ids)
+        yield from failed
+        if items:
             with self._evaluating():
-                yield from self._samples(as_items(ready, ids), listener)
-        self.last.prompt_tokens = sum(map(len, ids))
+                for rows in self._decode(items, listener):
+                    yield from map(self._sample, rows)
+        self.last.prompt_tokens = sum(len(i.ids) for i in items)
         self.last.seconds = time.perf_counter() - begin
 
     def _ids(self, request: Request) -> tuple[int, ...]:
-        """Prompt and prefix as tokens.
-
-        Raises UserError where the model cannot read them, or cannot go on for long enough.
-        """
+        """Prompt and prefix as tokens. Raises UserError where there is no room for an answer."""
         ids = (request.prompt_ids or self.encoder.prompt(request.prompt)) + request.prefix_ids
+        # A row beyond these positions would change the numbers of all rows that share its batch.
         for scorer in self._scorers():
             length = len(ids) + request.params.max_new_tokens
-            require_steady(self._config(scorer), length, "prompt + max_new_tokens")
+            require_steady(_config(scorer), length, "prompt + max_new_tokens")
         context = self.facts.context
         if context is not None and len(ids) >= context:
             raise UserError(
@@ -121,10 +116,6 @@ class LocalSampler:
         """The policy and, in a mixture, the reference."""
         return [self.scorer, *([self.mixture[0]] if self.mixture else ())]
 
-    @staticmethod
-    def _config(scorer: Scorer) -> object:
-        return scorer._base().config.get_text_config()
-
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
         """Every model in evaluation mode, and afterwards as it was."""
@@ -137,50 +128,39 @@ class LocalSampler:
             for s, was in zip(self._scorers(), training, strict=True):
                 s.train(was)
 
-    def _samples(self, items: list[Item], listener: Listener) -> Iterator[Sample]:
-        for rows in self._decode(items, listener):
-            yield from map(self._sample, rows)
-
     def _sample(self, row: Row) -> Sample:
-        request, prefix = row.item.request, row.item.request.prefix_ids
-        completion = Completion(
-            text=self._text(row).strip(),
-            token_ids=(*prefix, *row.tokens),
-            mask=(0,) * len(prefix) + (1,) * len(row.tokens),
-            sampling_logps=(0.0,) * len(prefix) + tuple(row.logps),
-            finish_reason=row.finish,
-            policy_version=self.version,
-            entropy=row.entropy / max(1, len(row.tokens)),
-            prompt_ids=row.item.ids[: len(row.item.ids) - len(prefix)],
+        entropy = row.entropy / max(1, len(row.tokens))
+        return made(
+            row.item,
+            row.sample,
+            self.encoder,
+            row.tokens,
+            row.logps,
+            row.finish,
+            self.version,
+            row.text,
+            entropy,
         )
-        usage = Usage(len(row.item.ids), len(row.tokens))
-        return Sample(request, row.sample, completion, usage=usage)
-
-    def _text(self, row: Row) -> str:
-        """What the row says, the prefix included, without what a stop string cut off."""
-        return answer_text(self.encoder, row.item.request.prefix_ids, row.tokens, row.text)
 
     # A decoding step is many small operations, each a little cheaper than under no_grad.
     @torch.inference_mode()
     def _decode(self, items: list[Item], listener: Listener) -> Iterator[list[Row]]:
-        """All items to their end, the finished rows as they come.
-
-        Late-comers fit the slots that longer prompts leave.
-        """
+        """All items to their end, the finished rows as they come."""
+        # Longest prompts first: late-comers then fit the slots that the first ones leave.
         order = sorted(items, key=lambda i: -len(i.ids))
         widest, longest = len(order[0].ids), max(i.request.params.max_new_tokens for i in items)
         k = max(i.request.k for i in items)
         groups, capacity = self._sizes(len(items), widest, longest, k)
         shared = all(supports_shared_decoding(s) for s in self._scorers())
-        device = self.scorer.device
+        device, done = self.scorer.device, 0
         streams: dict[tuple[str, int], Stream] = {}
-        done = 0
         with (
             torch.autocast(device.type, torch.bfloat16, enabled=self.amp),
             packed_linears(self.scorer, self.amp, capacity),
         ):
             waiting = deque(order)
-            while waiting:  # an engine that cannot take rows midway does one wave after the other
+            while waiting:
+                # An engine that cannot take rows midway does one wave after the other.
                 engine = self._engine(shared, groups, capacity, widest, longest, k)
                 wave, rows = waiting, capacity
                 if not engine.midway:
@@ -202,22 +182,20 @@ class LocalSampler:
         groups = max(1, min(prompts, self.tokens_per_batch // (widest + k * longest)))
         if groups > 1:
             return groups, groups * k
+        # Not even all samples of one prompt fit: some of them wait for the others.
         return groups, min(k, max(1, (self.tokens_per_batch - widest) // longest))
 
     def _engine(self, shared: bool, groups: int, capacity: int, widest: int, longest: int, k: int) -> Engine:
         def make(scorer: Scorer) -> Engine:
-            graphs = scorer.device.type == "cuda"
-            return (
-                SharedEngine(scorer, groups, capacity, widest, longest, k, fixed=graphs)
-                if shared
-                else StandardEngine(scorer)
-            )
+            if not shared:
+                return StandardEngine(scorer)
+            # CUDA graphs replay steps of one shape; a CPU is faster with shapes that shrink.
+            fixed = scorer.device.type == "cuda"
+            return SharedEngine(scorer, groups, capacity, widest, longest, k, fixed)
 
-        return (
-            make(self.scorer)
-            if self.mixture is None
-            else MixtureEngine(make(self.scorer), make(self.mixture[0]), self.mixture[1])
-        )
+        if self.mixture is None:
+            return make(self.scorer)
+        return MixtureEngine(make(self.scorer), make(self.mixture[0]), self.mixture[1])
 
     def _settle(self, row: Row) -> None:
         """Sets `finish` (and the text before a stop string)."""
@@ -226,6 +204,7 @@ class LocalSampler:
         elif row.params.stop:
             row.text = stop_cut(self.encoder.tokenizer, row.tokens, row.params.stop)
             row.finish = "stop" if row.text is not None else None
+        # An answer that ends with its last token has ended by itself.
         if row.finish is None and len(row.tokens) >= row.params.max_new_tokens:
             row.finish = "length"
 
@@ -247,6 +226,5 @@ def open_local(context: SamplerContext) -> LocalSampler:
     return LocalSampler(scorer, encoder, context.spec.tokens_per_batch, amp=amp)
 
 
-def _reason(error: UserError) -> str:
-    """A UserError as the problem of one sample."""
-    return f"{error.field} = {error.value}: {error.problem}"
+def _config(scorer: Scorer) -> Any:
+    return scorer._base().config.get_text_config()

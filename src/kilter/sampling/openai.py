@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 OPTIONAL = frozenset({"logprobs", "top_logprobs", "seed", "stream_options"})
-"""Parameters without which an answer is the same kind of answer: an endpoint that refuses one is asked
-without it.
-"""
+"""Parameters that change no answer's distribution: an endpoint that refuses one is asked without it."""
 
 RENAMED = {"max_tokens": "max_completion_tokens"}
 """Newer models refuse the old name; most other servers know no other."""
@@ -94,6 +92,8 @@ class OpenAISampler:
         """
         for params in {r.params for r in requests}:
             check_params(params)
+
+        # Samples come as they finish, so that a slow one holds up no other.
         begin, done, tokens = time.perf_counter(), 0, 0
         pool = ThreadPoolExecutor(self.concurrency)
         try:
@@ -104,7 +104,8 @@ class OpenAISampler:
                 done, tokens = done + 1, tokens + sample.usage.tokens
                 listener.finished(done, tokens / max(time.perf_counter() - begin, 1e-9))
                 yield sample
-        finally:  # after a failure, or when nobody wants the rest
+        finally:
+            # After a failure, or when nobody wants the rest, what has not begun never begins.
             pool.shutdown(wait=False, cancel_futures=True)
 
     def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice | None]:
@@ -113,6 +114,7 @@ class OpenAISampler:
         None if the endpoint reports no alternatives of that token.
         """
 
+        # A failure is unknown, not undecided: it gives no Choice either.
         def ask(prompt: Prompt) -> Choice | None:
             found = self._guarded(lambda: self._first_tokens(prompt))
             return None if isinstance(found, str) else from_first_tokens(options, found)
@@ -145,7 +147,8 @@ class OpenAISampler:
         try:
             found = ask()
         except (openai.AuthenticationError, openai.NotFoundError) as error:
-            raise self._refusal(error) from None  # the cause would show the key's beginning
+            # Without its cause, which would show the key's beginning.
+            raise self._refusal(error) from None
         except openai.APIConnectionError as error:
             self._count_loss(error)
             return self._hidden(f"no answer from {self._client.base_url} ({_reason(error)})")
@@ -154,6 +157,7 @@ class OpenAISampler:
         except (openai.OpenAIError, ValueError) as error:
             return self._hidden(f"the endpoint's answer cannot be read ({_reason(error)})")
         except (AttributeError, IndexError, KeyError, TypeError):
+            # The client hands on whatever comes with status 200: a page of HTML, an object without choices.
             return f"{self._client.base_url} answered, but not with a completion"
         self._lost = 0
         return found
@@ -167,7 +171,8 @@ class OpenAISampler:
         return UserError("sampler.model", self.model, problem, "check the model's name and sampler.url")
 
     def _count_loss(self, error: Exception) -> None:
-        """Ends the run when twice as many requests as are under way went unanswered: nobody is there."""
+        """Ends the run when nobody is there."""
+        # Twice as many losses in a row as requests are under way: by then every connection has failed anew.
         with self._lock:
             self._lost += 1
             if self._lost > 2 * self.concurrency:
@@ -192,6 +197,7 @@ class OpenAISampler:
             try:
                 return create(model=self.model, **sent)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                # The message names the parameter; whatever else is refused is this request's own problem.
                 known = OPTIONAL | RENAMED.keys()
                 named = {k for k in known & sent.keys() if k in str(error)}
                 if not named:
@@ -199,6 +205,7 @@ class OpenAISampler:
                 self._refused |= named
 
     def _parameters(self, request: Request, index: int) -> dict[str, Any]:
+        # top_k is not part of the API, but most servers that know it read it from the body.
         params = request.params
         extra = {"top_k": params.top_k} if params.top_k else {}
         return {
@@ -237,11 +244,13 @@ class OpenAISampler:
         with contextlib.closing(stream):
             for chunk in stream:
                 usage = _usage(chunk) if chunk.usage is not None else usage
-                for chosen in chunk.choices[:1]:  # the last chunk has usage alone
+                # The last chunk has usage alone.
+                for chosen in chunk.choices[:1]:
                     piece = chosen.delta.content or ""
                     text, reason = text + piece, chosen.finish_reason or reason
                     if piece:
                         listener.text(request, index, piece)
+        # A connection that closes early looks like an end: only a reason makes it one.
         if reason is None:
             raise ValueError("the stream broke off")
         return _made(request, index, text, reason, usage)
@@ -279,6 +288,7 @@ class OpenAISampler:
 @samplers.register("openai")
 def open_openai(context: SamplerContext) -> OpenAISampler:
     """Opens the endpoint at the address of the settings, or of the environment."""
+    # `kilter chat NAME --sampler openai` names the model where other samplers name their weights.
     s = context.spec
     model = s.model or context.model
     if not model:
@@ -296,10 +306,8 @@ def _made(
     usage: Usage,
     tokens: Sequence[tuple[str, float]] = (),
 ) -> Sample:
-    """A sample from what the endpoint said.
-
-    Its log-probs stand beside the completion: without ids they fit no tokens here.
-    """
+    """A sample from what the endpoint said."""
+    # Its log-probs stand beside the completion, not in it: without token ids they fit no tokens of ours.
     if text is None:
         return Sample(request, index, None, f"the endpoint sent no text (finish_reason {reason})", usage)
     finish: Literal["stop", "length"] = "length" if reason == "length" else "stop"

@@ -1,9 +1,9 @@
 """Linear layers in the layout that oneDNN wants, for the length of one rollout on a CPU.
 
-A decode step multiplies a few dozen rows by every weight matrix; with weights in their ordinary layout the
-library re-arranges them at each call. Doing that once per rollout is 1.3 to 1.8 times as fast on the machines
-measured (docs/LOG.md), costs one pass over the weights, and is undone when the rollout ends. Projections of
-one input (query, key and value; gate and up) become one product, which takes less time than its parts
+A decode step multiplies a few dozen rows by every weight matrix, and the library re-arranges weights in
+their ordinary layout at each call. Doing that once per rollout is 1.3 to 1.8 times as fast on the machines
+measured (docs/LOG.md). It costs one pass over the weights, and is undone when the rollout ends. Projections
+of one input (query, key and value; gate and up) become one product, which takes less time than its parts
 (docs/LOG.md).
 """
 
@@ -29,6 +29,7 @@ def packed_linears(module: nn.Module, amp: bool, rows: int) -> Iterator[None]:
     The weights are float32, or bfloat16 when `amp`. No gradient flows. Off the CPU, for sharded weights
     and where oneDNN lacks the type, nothing changes.
     """
+    # The layers stay where they are and only their `forward` is replaced: hooks and names see no difference.
     dtype = torch.bfloat16 if amp else torch.float32
     done: list[nn.Linear] = []
     available = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
@@ -55,6 +56,7 @@ def _groups(module: nn.Module) -> list[list[nn.Linear]]:
         and type(x.weight.data) is Tensor
         and x.weight.device.type == "cpu"
     }
+    # Layers join only where they read the same tensor and either all have a bias or none has.
     groups: list[list[nn.Linear]] = []
     for parent in module.modules():
         for names in SIBLINGS:
@@ -89,6 +91,7 @@ class _Packed:
         self._shares: tuple[Tensor, ...] = ()
 
     def __call__(self, place: int, x: Tensor) -> Tensor:
+        # The same tensor may have been written to in between; an inference tensor does not count its writes.
         version = -1 if x.is_inference() else x._version
         if self._input is None or x is not self._input[0] or version != self._input[1]:
             self._input = x, version
@@ -96,6 +99,7 @@ class _Packed:
                 x.to(self._dtype), self._weight, self._bias, "none", [], ""
             )
             self._shares = torch.split(out, self._sizes, -1)
+        # The last layer lets the input go, or it would live until the next step.
         share = self._shares[place]
         if place == len(self._sizes) - 1:
             self._input, self._shares = None, ()

@@ -27,5 +27,6 @@ def check_params(params: SamplingParams) -> None:
 
 def request_seed(params: SamplingParams, prompt: Sequence[int], sample: int) -> int:
     """56 bits from (seed, prompt tokens, sample index) alone: the rest of the batch does not matter."""
+    # A hash rather than a sum: neighbouring seeds and indices must not share their numbers.
     digest = hashlib.sha256(f"{params.seed}|{sample}|{tuple(prompt)}".encode()).digest()
     return int.from_bytes(digest[:7], "big")

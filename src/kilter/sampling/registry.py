@@ -1,4 +1,4 @@
-"""Samplers by name: the built-in ones are declared here and read on demand: names cost no torch."""
+"""Samplers by name. The built-in ones are declared here and read on demand: their names cost no torch."""
 
 from __future__ import annotations
 

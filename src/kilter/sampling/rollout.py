@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,33 +13,9 @@ from torch import Tensor
 
 from kilter.sampling.choose import choose
 from kilter.sampling.engine import Engine
+from kilter.sampling.items import Item
 from kilter.sampling.params import request_seed
-from kilter.types import Request, SamplingParams
-
-
-@dataclass(frozen=True)
-class Item:
-    """One request as tokens: `ids` are the prompt's and then the prefix's.
-
-    first: samples of the same ids before its own.
-    """
-
-    request: Request
-    ids: tuple[int, ...]
-    first: int = 0
-
-
-def as_items(requests: Sequence[Request], ids: Sequence[tuple[int, ...]]) -> list[Item]:
-    """Requests with their tokens.
-
-    Ids that stand there twice go on counting their samples, so that no two are alike.
-    """
-    before: Counter[tuple[int, ...]] = Counter()
-    items = []
-    for request, own in zip(requests, ids, strict=True):
-        items.append(Item(request, own, before[own]))
-        before[own] += request.k
-    return items
+from kilter.types import SamplingParams
 
 
 @dataclass
@@ -116,15 +92,13 @@ class Rollout:
         self._logits: Tensor | None = None
 
     def steps(self) -> Iterator[list[Row]]:
-        """Decodes to the end.
-
-        After every step: the rows that it finished, in the order in which they stood.
-        """
+        """Decodes to the end. After every step: the rows that it finished, in the order of the batch."""
         while self.waiting or self._started or self.rows:
             room = self.capacity - len(self.rows)
             self._prefill(room)
             self._attach(room)
             picked, finished, alive = self._choose()
+            # Finished rows are handed on before the others decode: nobody waits a step longer than needed.
             yield finished
             self._advance(picked, alive)
 
@@ -132,6 +106,7 @@ class Rollout:
         """Takes waiting prompts in while there is a slot for them and, counting all their samples, room."""
         started = len({id(r.item) for r in self.rows} | {id(s.item) for s in self._started})
         claimed = sum(s.item.request.k - s.sample for s in self._started)
+        # A prompt comes in with room for its first sample, even if its last ones must wait.
         fresh: list[Item] = []
         while self.waiting and started + len(fresh) < self.slots and claimed < room:
             claimed += self.waiting[0].request.k
@@ -157,6 +132,7 @@ class Rollout:
         if not joined:
             return
         self.engine.attach(joined)
+        # A prompt whose samples have all begun gives its slot up when the last of them ends.
         for handle in {h for h in joined if h not in {s.handle for s in self._started}}:
             self.engine.release(handle)
         self._logits = torch.cat([*([] if self._logits is None else [self._logits]), torch.stack(logits)])
@@ -166,7 +142,7 @@ class Rollout:
         assert self._logits is not None
         draws_R = torch.stack([r.draws[len(r.tokens)] for r in self.rows]).to(self.device)
         picked_R, logps_R, entropy_R = choose(self._logits, draws_R, [r.params for r in self.rows])
-        # One transfer for all rows: asking the device row by row would wait for it each time.
+        # One transfer for all rows: to ask the device row by row would be to wait for it each time.
         chosen = zip(self.rows, picked_R.tolist(), logps_R.tolist(), entropy_R.tolist(), strict=True)
         finished, alive = [], []
         for place, (row, token, logp, entropy) in enumerate(chosen):
@@ -188,14 +164,16 @@ class Rollout:
             alive = fill_holes(alive)
             self.engine.keep(alive)
             self.rows = [self.rows[i] for i in alive]
-        self._logits = (
-            self.engine.decode(picked_R[torch.tensor(alive, device=self.device)]) if self.rows else None
-        )
+        # Without rows there is nothing to decode; the next prompts bring logits of their own.
+        self._logits = None
+        if self.rows:
+            self._logits = self.engine.decode(picked_R[torch.tensor(alive, device=self.device)])
         self.told.steps += 1
 
 
 def fill_holes(alive: list[int]) -> list[int]:
     """The order in which the fewest rows move: survivors stay, the last ones fill the holes."""
+    # Each move copies a row of the cache, so that a plain shift to the left would copy nearly all of them.
     order: list[Any] = [None] * len(alive)
     movers = [i for i in alive if i >= len(alive)]
     for i in alive:
@@ -209,6 +187,7 @@ def draws(item: Item, sample: int) -> Tensor:
 
     The rest of the batch does not matter.
     """
+    # A function of (seed, ids, sample index) alone, so that the rest of the batch does not matter.
     params = item.request.params
     generator = torch.Generator().manual_seed(request_seed(params, item.ids, item.first + sample))
     return torch.rand(params.max_new_tokens, generator=generator)

@@ -33,10 +33,8 @@ class ScriptedSampler:
     """Answers from a script.
 
     Args:
-        script: answers by what is asked (one, or a list with one per sample), answers in order, or a
-            function.
-        choices: probabilities of options by what is asked; without them an option is certain that begins the
-            answer.
+        script: answers by what is asked (one, or one per sample), answers in order, or a function.
+        choices: probabilities of options by what is asked; else the option that begins the answer is certain.
     """
 
     def __init__(
@@ -55,6 +53,7 @@ class ScriptedSampler:
         for request in requests:
             for index in range(request.k):
                 sample = self._sample(request, index)
+                # In words, so that a rehearsal looks like the performance.
                 if listener.wants_text and sample.completion is not None:
                     for piece in _words(sample.completion.text):
                         listener.text(request, index, piece)
@@ -63,11 +62,13 @@ class ScriptedSampler:
                 yield sample
 
     def _sample(self, request: Request, index: int) -> Sample:
+        # Text alone stands in a script.
         if request.prefix_ids:
             return Sample(request, index, None, "a script has no tokens to go on from")
         try:
             text = self._script(request.prompt, index)
-        except Exception as error:  # the script may be anybody's
+        except Exception as error:
+            # The script may be anybody's, and one bad answer ends no other.
             return Sample(request, index, None, f"the script failed: {type(error).__name__}: {error}")
         if text is None:
             return Sample(request, index, None, f"the script has no answer to {asked(request.prompt)!r}")
@@ -79,6 +80,7 @@ class ScriptedSampler:
         return [self._choose(p, options) for p in prompts]
 
     def _choose(self, prompt: Prompt, options: Sequence[str]) -> Choice | None:
+        # What was told stands first; without it the written answer is read like one that a model gave.
         told = self._choices.get(asked(prompt))
         if told is not None:
             return choice(options, [told.get(o, 0.0) for o in options])
@@ -96,6 +98,7 @@ class ScriptedSampler:
 
 def _reader(script: Mapping[str, str | Sequence[str]] | Sequence[str]) -> Script:
     """The script as a function of prompt and index, whichever way it was given."""
+    # By what is asked, so that neither order nor other prompts matter; else in the order of the questions.
     if isinstance(script, Mapping):
         table = script
 
@@ -126,6 +129,7 @@ def read_script(path: Path, field: str = "sampler.script") -> ScriptedSampler:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row: dict[str, Any] = json.loads(line)
+            # A line may script a choice, an answer, or both.
             if "choices" in row:
                 choices[row["prompt"]] = row["choices"]
             if "choices" not in row or "answer" in row or "answers" in row:

@@ -8,12 +8,12 @@ from typing import Any
 from kilter.data.encode import Encoder
 
 TAIL = 24
-"""Tokens whose text is searched for stop strings after each new token, beyond the stop string's own length.
-"""
+"""Tokens at the end that are searched for stop strings, beyond the stop string's own length."""
 
 
 def stop_cut(tokenizer: Any, tokens: Sequence[int], stop: Sequence[str]) -> str | None:
     """The text before the first stop string; None while there is none among the last tokens."""
+    # Most steps look at the end alone: to decode everything each time would cost the square of the length.
     tail = tokenizer.decode(tokens[-(TAIL + max(map(len, stop))) :])
     if not any(s in tail for s in stop):
         return None
@@ -30,11 +30,12 @@ def first_cut(text: str, stop: Sequence[str]) -> str:
 def answer_text(
     encoder: Encoder, prefix: Sequence[int], tokens: Sequence[int], cut: str | None = None
 ) -> str:
-    """The text of prefix and new tokens, decoded together so that no character is split between them.
+    """The text of prefix and new tokens.
 
     cut: what a stop string left of the new tokens. Stop strings count among new tokens only: the steps of a
     search end with one, and the next step goes on after it.
     """
+    # Prefix and new tokens in one go: a character may be split between them.
     decode = encoder.tokenizer.decode
     new = [t for t in tokens if t not in encoder.stop_ids]
     whole: str = decode([*prefix, *new])
@@ -42,9 +43,10 @@ def answer_text(
 
 
 class Stream:
-    """The text of one completion in pieces.
+    """The text of one completion in pieces. What may still change waits.
 
-    What may still change waits: half a character, the beginning of a stop string.
+    That is half a character, the beginning of a stop string, and space at the end, which the answer will
+    lose.
     """
 
     def __init__(self, encoder: Encoder, stop: Sequence[str] = ()) -> None:

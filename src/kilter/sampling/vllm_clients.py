@@ -1,0 +1,351 @@
+"""vLLM's engine, in a child of this process or behind a server: tokens in, tokens and log-probs out."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from kilter.errors import RunFailed, UserError
+from kilter.sampling.config import SamplerKind
+from kilter.sampling.items import Item
+from kilter.sampling.params import request_seed
+
+Answer = tuple[list[int], list[float], Literal["stop", "length"]]
+"""Token ids, their log-probs, why they ended."""
+
+Answered = Iterator[tuple[Item, list[Answer] | str]]
+"""Each item as it finishes, with its answers (one for all, if greedy) or with what is wrong with it."""
+
+AGAIN = "run the same command again to resume"
+
+REFUSALS = (400, 413, 422)
+"""HTTP statuses that concern one request: malformed, too large, not to be processed."""
+
+
+class Client(Protocol):
+    """An engine, wherever it runs. context: tokens of prompt and answer; None where it does not say."""
+
+    context: int | None
+
+    def generate(self, items: Sequence[Item], stop_ids: Sequence[int]) -> Answered:
+        """Yields each item when it is done, with its answers or with its problem."""
+        ...
+
+    def reload(self, folder: Path, timeout: float) -> None:
+        """Takes the weights in `folder`, then forgets cached prefixes."""
+        ...
+
+
+class InProcess:
+    """vLLM's LLM, its engine in a child process of this one."""
+
+    def __init__(self, folder: Path, dtype: str, spec: SamplerKind) -> None:
+        # vLLM reads these when it is imported; what the user has set stays.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        gpu, extra = torch.cuda.is_available(), {}
+        if gpu:
+            extra["gpu_memory_utilization"] = spec.memory or 0.3
+        else:
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(spec.memory or 2))))
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise UserError(
+                "sampler.name",
+                "vllm",
+                f"is not installed ({error})",
+                "run: make setup-vllm, or use sampler: {name: local}",
+            ) from error
+
+        # The engine's processes are those that come while it starts; their life is watched from here on.
+        self.timeout = spec.timeout
+        before = set(multiprocessing.active_children())
+        try:
+            self.llm = LLM(
+                model=str(folder),
+                dtype=dtype,
+                enforce_eager=not gpu,
+                # At the sampling temperature, which is what the learner recomputes.
+                logprobs_mode="processed_logprobs",
+                enable_prefix_caching=True,
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+                **extra,
+            )
+        except Exception as error:
+            raise RunFailed(
+                f"vLLM did not start ({last_line(error)})",
+                "free memory, or use sampler: {name: local}",
+            ) from error
+        self._engine = set(multiprocessing.active_children()) - before
+        self.context: int | None = self.llm.llm_engine.model_config.max_model_len
+
+    def _guarded(self, call: Callable[[], Any], limit: float, what: str) -> Any:
+        """Runs `call` aside and watches the engine: vLLM's own wait for a killed engine has no end."""
+        box: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
+
+        def run() -> None:
+            try:
+                box.put((call(), None))
+            except BaseException as error:
+                box.put((None, error))
+
+        # A daemon, so that a call which never returns does not keep the process alive.
+        threading.Thread(target=run, daemon=True).start()
+        begin = time.monotonic()
+        while True:
+            try:
+                value, error = box.get(timeout=0.5)
+                break
+            except queue.Empty:
+                self._require_life(what)
+                if time.monotonic() - begin > limit:
+                    raise RunFailed(
+                        f"vLLM took longer than {limit:g} s {what}", f"raise sampler.timeout, or {AGAIN}"
+                    ) from None
+        if error is not None:
+            raise RunFailed(f"vLLM failed while {what} ({last_line(error)})", AGAIN) from error
+        return value
+
+    def _require_life(self, what: str) -> None:
+        """Raises RunFailed where a process of the engine has ended."""
+        for process in self._engine:
+            if not process.is_alive():
+                raise RunFailed(f"The vLLM engine ended with code {process.exitcode} while {what}", AGAIN)
+
+    def generate(self, items: Sequence[Item], stop_ids: Sequence[int]) -> Answered:
+        """Yields all answers at the end: vLLM's offline engine gives none before."""
+        from vllm import SamplingParams as Params
+
+        if not items:
+            return
+        # One set of parameters per item, for each has its own seed.
+        params = [Params(**_parameters(i, stop_ids), seed=_seed(i)) for i in items]
+        prompts = [{"prompt_token_ids": list(item.ids)} for item in items]
+        outputs = self._guarded(
+            lambda: self.llm.generate(prompts, params, use_tqdm=False), self.timeout * len(items), "sampling"
+        )
+        for item, output in zip(items, outputs, strict=True):
+            yield item, [_answer(o) for o in output.outputs]
+
+    def reload(self, folder: Path, timeout: float) -> None:
+        """Reloads the weights inside the engine's workers."""
+
+        def push() -> None:
+            self.llm.collective_rpc("reload_weights", timeout=timeout, kwargs={"weights_path": str(folder)})
+            # Cached prefixes were computed with the old weights.
+            if self.llm.reset_prefix_cache() is False:
+                raise RuntimeError("the prefix cache could not be reset")
+
+        self._guarded(push, timeout, "taking new weights")
+
+
+class Server:
+    """A running `vllm serve` on the same file system.
+
+    It needs VLLM_SERVER_DEV_MODE=1 and --logprobs-mode processed_logprobs.
+    """
+
+    def __init__(self, url: str, timeout: float, shared_head: bool = False) -> None:
+        """shared_head: the policy's head is its embedding, which a server on a CPU must hold apart."""
+        try:
+            import httpx
+        except ImportError as error:
+            raise UserError(
+                "sampler.url",
+                url,
+                "needs httpx to talk to a server",
+                "run: pip install 'kilter[vllm]', or pip install httpx",
+            ) from error
+
+        self.url, self.timeout = url.rstrip("/").removesuffix("/v1"), timeout
+        self.http = httpx.Client(timeout=timeout)
+        try:
+            self.model, self.context = self._served(url)
+            self.on_cpu = self._inspect(shared_head)
+        except BaseException:
+            # Nobody else knows of the connection yet.
+            self.http.close()
+            raise
+
+    def _served(self, url: str) -> tuple[str, int | None]:
+        """(name, context) of the model that the server offers."""
+        import httpx
+
+        try:
+            found = self.http.get(f"{self.url}/v1/models")
+            found.raise_for_status()
+            card = found.json()["data"][0]
+            return str(card["id"]), card.get("max_model_len")
+        except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
+            raise UserError(
+                "sampler.url",
+                url,
+                f"is not answered by a vLLM server ({last_line(error)})",
+                "start `vllm serve MODEL`, or leave url out to run it in process",
+            ) from error
+
+    def _inspect(self, shared_head: bool) -> bool:
+        """Whether the server computes on a CPU.
+
+        Raises:
+            UserError: a setting of the server would make log-probs or weights silently wrong.
+        """
+        mode, model, worker = self._settings()
+        on_cpu = "cpu" in worker.lower()
+        if mode != "processed_logprobs":
+            raise UserError(
+                "sampler.url",
+                self.url,
+                f"reports {mode}",
+                "start the server with --logprobs-mode processed_logprobs",
+            )
+
+        # See untie: on a CPU a head that is the embedding would keep its first weights for ever.
+        served = Path(model) / "config.json"
+        separate = served.is_file() and json.loads(served.read_text()).get("tie_word_embeddings") is False
+        if on_cpu and shared_head and not separate:
+            raise UserError(
+                "sampler.url",
+                self.url,
+                "serves on a CPU a model whose head is its embedding, and would miss new weights of it",
+                "serve a copy made by `kilter merge MODEL FOLDER --untie`",
+            )
+        return on_cpu
+
+    def _settings(self) -> tuple[str, str, str]:
+        """(mode of log-probs, model, class of worker) from vLLM's own configuration."""
+        import httpx
+
+        try:
+            reply = self.http.get(f"{self.url}/server_info", params={"config_format": "json"})
+            config = reply.raise_for_status().json()["vllm_config"]
+            model = config["model_config"]
+            return model["logprobs_mode"], model["model"], config["parallel_config"]["worker_cls"]
+        except (httpx.HTTPError, KeyError, TypeError, ValueError) as error:
+            problem, fix = f"does not say what it is ({last_line(error)})", "use vLLM 0.11 or later"
+            # The page is there only where weights may be changed too.
+            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 404:
+                problem, fix = "takes no weights", "start the server with VLLM_SERVER_DEV_MODE=1 set"
+            raise UserError("sampler.url", self.url, problem, fix) from error
+
+    def generate(self, items: Sequence[Item], stop_ids: Sequence[int]) -> Answered:
+        """Sends one HTTP request per item, because a request has one seed. The server batches them."""
+        with ThreadPoolExecutor(min(64, max(1, len(items)))) as pool:
+            asked = {pool.submit(self._ask, item, stop_ids): item for item in items}
+            try:
+                for future in as_completed(asked):
+                    yield asked[future], future.result()
+            finally:
+                # After a failure, or when nobody wants the rest, what has not begun never begins.
+                pool.shutdown(cancel_futures=True)
+
+    def _ask(self, item: Item, stop_ids: Sequence[int]) -> list[Answer] | str:
+        """The answers to one item, or why the server refuses it."""
+        # Token ids in, token ids out: text would be tokenised a second time, and not always alike.
+        body = _parameters(item, stop_ids) | {
+            "model": self.model,
+            "prompt": list(item.ids),
+            "seed": _seed(item),
+            "return_token_ids": True,
+        }
+        try:
+            reply = self._post("/v1/completions", body, refusable=True)
+        except _RefusedItem as refusal:
+            return refusal.problem
+        return [
+            (c["token_ids"], c["logprobs"]["token_logprobs"], _reason(c["finish_reason"]))
+            for c in sorted(reply["choices"], key=lambda c: c["index"])
+        ]
+
+    def reload(self, folder: Path, timeout: float) -> None:
+        """Tells the server to reload its weights from `folder`."""
+        self._post(
+            "/collective_rpc",
+            {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}, "timeout": timeout},
+        )
+        # Cached prefixes were computed with the old weights.
+        self._post("/reset_prefix_cache", None)
+
+    def close(self) -> None:
+        """Closes the connection to the server."""
+        self.http.close()
+
+    def _post(self, path: str, body: Any, refusable: bool = False) -> Any:
+        """What the server answers.
+
+        Raises:
+            _RefusedItem: it refuses this request, and `refusable` says that the others can go on.
+            RunFailed: it does not answer, or with an error.
+        """
+        import httpx
+
+        begin = time.monotonic()
+        try:
+            reply = self.http.post(f"{self.url}{path}", json=body)
+            # One bad request must not end a rollout. A server that fails must: the run would learn from less.
+            if refusable and reply.status_code in REFUSALS:
+                raise _RefusedItem(f"The server refuses it ({reply.text[:200]})", "correct this prompt")
+            reply.raise_for_status()
+            return reply.json() if reply.content else None
+        except (httpx.HTTPError, ValueError) as error:
+            answered = isinstance(error, httpx.HTTPStatusError)
+            detail = reply.text[:200] if answered else last_line(error)
+            seconds = time.monotonic() - begin
+            raise RunFailed(
+                f"The vLLM server at {self.url} failed at {path} after {seconds:.0f} s ({detail})",
+                f"check the server, then {AGAIN}",
+            ) from error
+
+
+class _RefusedItem(RunFailed):
+    """The server will not answer one request (too long, malformed); it goes on with the others."""
+
+
+def _parameters(item: Item, stop_ids: Sequence[int]) -> dict[str, Any]:
+    """How an item is sampled, in the words that vLLM's engine and its server share."""
+    params = item.request.params
+    return {
+        # Greedy answers are all the same, and vLLM refuses to make several.
+        "n": 1 if params.temperature == 0 else item.request.k,
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "top_k": params.top_k or -1,
+        "max_tokens": params.max_new_tokens,
+        "stop": list(params.stop),
+        "stop_token_ids": list(stop_ids),
+        # 0 alternatives: the drawn token's own log-prob and no other.
+        "logprobs": 0,
+        "include_stop_str_in_output": True,
+    }
+
+
+def _seed(item: Item) -> int:
+    """Of the 31 bits that vLLM takes."""
+    return request_seed(item.request.params, item.ids, item.first) % (1 << 31)
+
+
+def _reason(reason: str | None) -> Literal["stop", "length"]:
+    return "length" if reason == "length" else "stop"
+
+
+def _answer(output: Any) -> Answer:
+    """One completion of the offline engine."""
+    logps = [step[t].logprob for step, t in zip(output.logprobs, output.token_ids, strict=True)]
+    return list(output.token_ids), logps, _reason(output.finish_reason)
+
+
+def last_line(error: BaseException) -> str:
+    """What an error says in the end, and its type."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[-1][:200]}" if text else type(error).__name__
