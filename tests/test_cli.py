@@ -18,6 +18,7 @@ from kilter.evaluation.config import EvaluateSpec
 from kilter.options import GROUPS, OPTIMISATION
 from kilter.refs import ModelRef
 from kilter.stages import kinds
+from kilter.stages.generate import GenerateSpec
 from kilter.training.config import TrainSpec
 
 
@@ -106,6 +107,14 @@ def test_a_kind_with_a_door_has_every_field_of_its_spec(monkeypatch, capsys, nam
     wanted = (fields(kinds.get(name).Spec) - refused) | fields(DataSpec, "data") | {"--out"}
     assert wanted - page == set()
     assert not refused & page
+
+
+def test_sample_has_every_field_of_a_generate_stage_and_of_its_data(monkeypatch, capsys):
+    page = flags(monkeypatch, capsys, "sample")
+    wanted = (fields(GenerateSpec) - {"--model"}) | fields(DataSpec, "data") | {"--prompt", "--out"}
+    assert wanted - page == set()
+    text = shown(monkeypatch, capsys, "sample")
+    assert all(f"{short} " in text for short in ("-k", "--temperature", "--top-p", "--top-k", "--stop"))
 
 
 def test_answers_are_generated_and_labelled(monkeypatch, capsys, tiny, pairs_file, tmp_path):

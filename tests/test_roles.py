@@ -45,9 +45,9 @@ def test_a_gpu_is_taken_where_there_is_one_and_a_wish_comes_first(monkeypatch):
 
 
 def test_every_role_lands_on_the_chosen_device(elsewhere, tiny, tmp_path, encoder, scorer):
-    from kilter.cli.sample import opened
+    from kilter.cli.chat import opened
 
-    with opened(str(tiny), {}) as sampler:  # kilter sample and chat
+    with opened(str(tiny), {}) as sampler:  # kilter chat
         assert sampler.scorer.device.type == "meta"
     steps = make_steps(tmp_path / "steps")
     source = feedback.build({"process_reward": str(steps)}, feedback.Context(policy=(scorer, encoder)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import tempfile
 
 import pytest
 
@@ -91,6 +92,56 @@ def test_sample_asks_a_script_and_names_what_failed(kilter, script, tmp_path):
     assert (code, "2 groups appended" in told) == (0, True)
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [r["completions"][0]["text"] for r in rows] == ["Good day", "More of it"]
+
+
+def test_sample_is_a_stage_of_its_own_and_leaves_no_folder(kilter, script, tmp_path, monkeypatch):
+    """Every field of the stage works from the command line, and a row says who answered."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    data, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    data.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in ("Hello", "And?", "And?", "Unheard")))
+    options = ("sample", script, "--sampler", "scripted", "--data", data)
+    code, said, told = kilter(*options)
+    assert (code, said.split("\n")[0::2][:2]) == (0, ["Good day", "More of it"])  # "And?" is asked once
+    assert "sample: answers 3/3" in told
+    assert "1 of 3 answers failed: the script has no answer" in told
+    code, said, _ = kilter(*options, "--part", "2/3", "--k", 2)
+    assert (code, "Good day" in said, "And more" in said) == (0, False, True)
+    assert kilter(*options, "--limit", 1, "--out", out)[0] == 0
+    (row,) = map(json.loads, out.read_text().splitlines())
+    (entry,) = row["prompt"]["metadata"]["kilter.lineage"]
+    assert (entry["stage"], entry["kind"], entry["model"]) == ("sample", "generate", "scripted")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *("out.jsonl", "prompts.jsonl", "script.jsonl", "temporary"),
+    ]
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert kilter(*options, "--split", "heldout")[0] == 2
+
+
+def test_a_prompt_is_data_like_any_other_and_long_ones_are_not_cut(kilter, own):
+    args = ("sample", "nothing", "--sampler", own, "--prompt")
+    assert kilter(*args, "hi", "--data.system", "be brief")[1] == "2:hi.\n"
+    assert kilter(*args, "[bold]hi[/]")[1] == "1:[bold]hi[/].\n"
+    code, _, told = kilter(*args, "hi", "--sampler.temperature", 0, "-k", 2)
+    assert (code, "gives the same greedy answer" in told) == (2, True)
+
+
+def test_sample_says_what_the_model_says(kilter, tiny):
+    """The answer on the screen is the sampler's, also to a prompt that `generate` would cut."""
+    from kilter.roles.open import OpenSpec
+    from kilter.roles.sampler import open_sampler
+    from kilter.sampling.collect import answers
+    from kilter.sampling.config import SamplerKind
+    from kilter.types import Prompt, SamplingParams
+
+    sampler = open_sampler(SamplerKind(), OpenSpec(str(tiny)))
+    for text in ("Hi", "go on " * 200):
+        prompt = Prompt(messages=({"role": "user", "content": text},))
+        params = SamplingParams(max_new_tokens=6, temperature=0.0)
+        ((want,),) = answers(sampler, [prompt], 1, params)
+        code, said, told = kilter("sample", tiny, "--prompt", text, "--max-new-tokens", 6, "--temperature", 0)
+        assert (code, said, told) == (0, want.text + "\n", "")
 
 
 def test_a_sampler_of_ones_own_takes_options_from_the_command_line(kilter, own):

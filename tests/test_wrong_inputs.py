@@ -309,7 +309,7 @@ def test_recipe(home, monkeypatch, capsys, breaks):
             "is not a known tracker",
         ),
         (["sample", "model"], "needs exactly one of itself"),
-        (["sample", "model", "--prompt", "x", "--temperature", "-1"], "sampling.temperature"),
+        (["sample", "model", "--prompt", "x", "--temperature", "-1"], "sampler.temperature"),
         (["gate", "nowhere", "--policy", "p.yaml"], "names no file"),
         (["report", "nowhere"], "is not a run folder"),
         (["data", "peek", "pairs.jsonl", "--shape", "pair"], "Did you mean 'pairs'?"),

@@ -181,11 +181,16 @@ def made(
     data: str | DataSpec | dict[str, Any],
     out: str | Path,
     console: Console | None = None,
+    name: str = "",
 ) -> Made:
-    """What `generate` and `label` share: a stage of this kind, which makes data from `$data`."""
+    """What `generate` and `label` share: a stage of this kind, which makes data from `$data`.
+
+    name: what the stage is called; default: its kind.
+    """
     source = make_data_spec({"path": data, "heldout": 0.0} if isinstance(data, str) else data)
     folder = Path(out)
-    facts = run_alone(workspace(stages.make(kind, settings), folder, kind, model, source, console))
+    stage = stages.make(kind, settings)
+    facts = run_alone(workspace(stage, folder, name or kind, model, source, console))
     return Made(folder / "groups.jsonl", facts)
 
 

@@ -15,7 +15,20 @@ from typing import Any
 import typer
 from rich.logging import RichHandler
 
-from kilter.cli import advise, compare, data, evaluate, made, merge, methods, monitor, run, sample, train
+from kilter.cli import (
+    advise,
+    chat,
+    compare,
+    data,
+    evaluate,
+    made,
+    merge,
+    methods,
+    monitor,
+    run,
+    sample,
+    train,
+)
 from kilter.cli.app import app, err, out
 from kilter.errors import Exit, KilterError
 from kilter.registry import user_file, user_line
@@ -23,6 +36,7 @@ from kilter.registry import user_file, user_line
 __all__ = [
     "advise",
     "app",
+    "chat",
     "compare",
     "data",
     "err",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import typer
 from pydantic import BaseModel, Field
@@ -17,6 +18,15 @@ class Source(BaseModel):
     """The data set of a stage that has no recipe."""
 
     data: DataSpec = Field(json_schema_extra={"group": "data"})
+
+
+ANSWERER: Any = typer.Argument(
+    help="builtin:NAME, a folder, a .gguf file, or a Hub id; the endpoint's name of a model with "
+    "--sampler openai; a script's file with --sampler scripted",
+    metavar="MODEL",
+    autocompletion=complete.models,
+)
+"""Who answers: the model, or what another sampler knows it by."""
 
 
 def source_options(*skip: str) -> list[Option]:

@@ -46,6 +46,7 @@ class SamplerKind(BaseModel):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
+        # One's own is read later, with the other settings checked: importing it runs the user's code.
         if ":" not in name and name not in samplers.names():
             raise ValueError(f"{name!r} is not a sampler; {nearest(name, samplers.names())}")
         return name
@@ -77,14 +78,19 @@ READS: dict[str, frozenset[str]] = {
 FOLLOWS = frozenset({"local", "vllm"})
 """The built-in samplers whose weights follow a policy in training."""
 
+NAMES_MODEL = {"openai": "model", "scripted": "script"}
+"""Of the samplers that open no weights, the field that says who answers."""
+
 FILTERS_BIAS = frozenset({"vllm"})
 """Those whose log-probs are of what top_k and top_p left, which a correction must not read."""
 
 
 def idle_fields(spec: SamplerKind) -> list[tuple[str, str, str]]:
     """(field, why, fix) of every field that this sampler does not read, for validation.refuse_idle."""
+    # A sampler of one's own reads what it likes.
     if spec.name not in READS:
         return []
+    # Fields of SamplerSpec, such as the temperature, are read by all.
     unread = [n for n in SamplerKind.model_fields if n != "name" and n not in READS[spec.name]]
     return [
         (

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
+from rich.markup import escape
 
 from kilter.artifacts import append_lines, read_lines
 from kilter.data.lineage import row_id, with_entry
@@ -46,9 +47,14 @@ class AnswerSpec(SamplerKind):
     stop: list[str] = Field(default_factory=list, description="strings that end an answer")
 
     @property
+    def own(self) -> bool:
+        """Whether it is the user's; nobody but itself knows if it wants a model."""
+        return self.name not in READS
+
+    @property
     def opens(self) -> bool:
         """Whether it samples from weights that are opened here; an endpoint or a script has none."""
-        return self.name in FOLLOWS or self.name not in READS
+        return self.name in FOLLOWS or self.own
 
 
 class GenerateSpec(StageSpec):
@@ -72,8 +78,10 @@ class GenerateSpec(StageSpec):
         default_factory=lambda: AnswerSpec(), description="who samples, and how"
     )
     seed: Annotated[int, SAMPLING] = Field(0, description="same seed, same answers")
-    max_length: Annotated[int, DATA] = Field(
-        1024, ge=8, description="tokens of prompt plus answer; prompts lose their beginning"
+    max_length: Annotated[int | None, DATA] = Field(
+        1024,
+        ge=8,
+        description="tokens of prompt plus answer; prompts lose their beginning; null: none is cut",
     )
     template: Annotated[TemplateRef, DATA] = Field(
         "auto", description="chat template: auto, model, or a .jinja file"
@@ -106,8 +114,13 @@ class Generate(StageKind[GenerateSpec]):
     )
 
     def reads(self, spec: GenerateSpec) -> list[Found]:
-        """An endpoint or a script opens no model."""
-        return [f for f in references(spec) if f.field != "model" or spec.sampler.opens]
+        """An endpoint or a script opens no model, and a sampler of one's own perhaps not the recipe's."""
+        reads = spec.sampler.opens and not _unsure(spec)
+        return [f for f in references(spec) if f.field != "model" or reads]
+
+    def inputs(self, spec: GenerateSpec, work: Workspace) -> dict[str, str]:
+        """The recipe's model where a sampler of one's own may open it."""
+        return {f"model:{work.base}": _weights(spec, work)[1]} if _unsure(spec) else {}
 
     def check(self, spec: GenerateSpec, work: Workspace) -> None:
         """Every setting has an effect, and there is room for a prompt."""
@@ -119,9 +132,9 @@ class Generate(StageKind[GenerateSpec]):
                 "gives the same greedy answer each time",
                 "set k: 1, or a temperature",
             )
-        room = spec.max_length - spec.sampler.max_new_tokens
-        if room < 16:
-            new = spec.sampler.max_new_tokens
+        new = spec.sampler.max_new_tokens
+        room = None if spec.max_length is None else spec.max_length - new
+        if room is not None and room < 16:
             raise UserError(
                 work.where("max_length"),
                 spec.max_length,
@@ -170,17 +183,14 @@ class Generate(StageKind[GenerateSpec]):
         (folder / FAILURES).unlink(missing_ok=True)
         append_lines(folder / FAILURES, failures)
         groups = list(store.read(path))
-        if failures:
-            first = f"{failures[0]['row']}: {failures[0]['problem']}"
-            work.console.print(
-                f"  [yellow]{len(failures)} answers failed[/], the first: {first}", highlight=False
-            )
+        facts = _facts(groups, failures)
         if not groups:
-            raise RunFailed(
-                f"Not one answer could be made ({failures[0]['problem']})",
-                "correct the request or the sampler that this reason names",
-            )
-        return Outcome(_facts(groups, failures))
+            raise RunFailed(_failed(facts), "correct the request or the sampler that this reason names")
+        return Outcome(facts)
+
+    def summary(self, facts: Mapping[str, Any]) -> list[str]:
+        """How many answers failed and why; failures.jsonl has every one."""
+        return [f"[yellow]{escape(_failed(facts))}[/]"] if facts["failed"] else []
 
     def section(self, folder: Path) -> Section | None:
         """Counts, and the answers to the first prompts."""
@@ -215,25 +225,24 @@ def _answer(
 ) -> list[dict[str, Any]]:
     """Asks the prompts in chunks and appends what came back; returns what did not."""
     from kilter.data import store
-    from kilter.models.load import model_hash
     from kilter.progress import Display, OnDisplay
     from kilter.roles.open import OpenSpec
     from kilter.roles.sampler import open_sampler
     from kilter.sampling.collect import collect, requests
 
-    opens = spec.sampler.opens
+    model, content = _weights(spec, work)
     opening = OpenSpec(
-        work.model(spec.model) if opens else spec.sampler.model or "",
+        model,
         dtype=spec.dtype,
         template=spec.template,
         max_length=spec.max_length,
-        max_prompt=spec.max_length - spec.sampler.max_new_tokens,
+        max_prompt=None if spec.max_length is None else spec.max_length - spec.sampler.max_new_tokens,
     )
     entry = {
         "stage": work.name,
         "kind": "generate",
         "model": _who(spec, work),
-        "model_hash": model_hash(opening.folder)[:16] if opens else "",
+        "model_hash": content[:16],
         "sampling": asdict(spec.params()) | {"sampler": spec.sampler.name},
     }
     failures: list[dict[str, Any]] = []
@@ -251,6 +260,27 @@ def _answer(
             store.append(path, [_group(p, answers, entry) for p, answers in rows if answers])
             failures += _failures(part, found)
     return failures
+
+
+def _unsure(spec: GenerateSpec) -> bool:
+    """Whether nobody named a model and the sampler is the user's, which may do without one."""
+    return spec.sampler.own and spec.model is None
+
+
+def _weights(spec: GenerateSpec, work: Workspace) -> tuple[Path | str, str]:
+    """(the model that the sampler may open, its hash), the hash empty where there are no weights."""
+    from kilter.models.load import model_hash
+
+    if not spec.sampler.opens:
+        return spec.sampler.model or "", ""
+    try:
+        folder = work.model(spec.model)
+    except UserError:
+        # A sampler that does open it gets this very error then.
+        if _unsure(spec):
+            return work.base, ""
+        raise
+    return folder, model_hash(folder)
 
 
 def _group(prompt: Prompt, answers: Sequence[Completion], entry: dict[str, Any]) -> Group:
@@ -286,6 +316,12 @@ def _facts(groups: Sequence[Group], failures: Sequence[Mapping[str, Any]]) -> di
         "failed": len(failures),
         "problems": dict(Counter(f["problem"] for f in failures).most_common(5)),
     }
+
+
+def _failed(facts: Mapping[str, Any]) -> str:
+    """How many answers failed, and the most frequent reason."""
+    total = facts["answers"] + facts["failed"]
+    return f"{facts['failed']} of {total} answers failed: {next(iter(facts['problems']))}"
 
 
 def _prompts(spec: GenerateSpec, work: Workspace) -> list[Prompt]:
