@@ -68,7 +68,7 @@ def test_code_and_comments_are_counted_as_a_reader_counts_them():
     assert code_and_comments(text + "    return (  # why\n        x\n    )\n") == (7, 2)
 
 
-@pytest.mark.parametrize("room", ["training", "models"])
+@pytest.mark.parametrize("room", ["training", "sampling", "models"])
 def test_a_room_says_why_at_least_once_in_25_lines(room):
     counts = [code_and_comments(p.read_text()) for p in sorted((ROOT / room).rglob("*.py"))]
     code, comments = (sum(column) for column in zip(*counts, strict=True))
