@@ -1,9 +1,15 @@
 """How long the way is from the command line to the first optimizer step: python -m bench.path dpo grpo
 
-A run is followed from `kilter train` to its first `optimizer.step`, in one process and one thread. Every function of
-Kilter that is entered on the way counts once, whole, nested functions with the one that holds them. Docstrings and
-comments are left out. `statements` does not depend on how wide the lines are; `lines` does.
-`--source PATH` counts another checkout (its src folder), so that two commits can be compared.
+A run is followed from `kilter train` to its first `optimizer.step`, in one process and one thread, with an empty
+cache. Every function of Kilter that is entered on the way counts once, whole, nested functions with the one that
+holds them. Docstrings and comments are left out. `statements` does not depend on how wide the lines are; `lines` does.
+
+What runs only because a module is read does not count: decorators that register, fields that declare themselves.
+A command line that imports everything before it begins does the same work where no count can see it. `--imports`
+counts it all the same.
+
+`--functions` lists what was passed, the longest first in each file. `--source PATH` counts another checkout (its src
+folder), so that two commits can be compared.
 """
 
 from __future__ import annotations
@@ -15,9 +21,10 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,51 +63,80 @@ def write_inputs(folder: Path) -> None:
     )
 
 
-def walk(method: str) -> set[CodeType]:
+def being_imported(frame: FrameType | None) -> bool:
+    """Whether a module that is being read called this function."""
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
+
+
+def follow(run: Callable[[], object], imports: bool = False) -> set[CodeType]:
+    """Code of Kilter's functions that are entered while this runs, up to its end or to `Arrived`."""
+    passed: set[CodeType] = set()
+
+    def enter(frame: FrameType, event: str, _: Any) -> None:
+        code = frame.f_code
+        if event != "call" or code in passed or f"{os.sep}kilter{os.sep}" not in code.co_filename:
+            return
+        if imports or not being_imported(frame):
+            passed.add(code)
+
+    sys.setprofile(enter)
+    try:
+        run()
+    except Arrived:
+        return passed
+    finally:
+        sys.setprofile(None)
+    return passed
+
+
+def walk(method: str, imports: bool = False) -> set[CodeType]:
     """Code of Kilter's functions that are entered before the first optimizer step."""
     import torch
 
     from kilter import cli
-
-    passed: set[CodeType] = set()
-
-    def enter(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call" and f"{os.sep}kilter{os.sep}" in frame.f_code.co_filename:
-            passed.add(frame.f_code)
 
     def arrive(*_: Any, **__: Any) -> None:
         raise Arrived
 
     torch.optim.AdamW.step = arrive  # type: ignore[method-assign]
     sys.argv = ["kilter", "train", *ARGUMENTS[method], *COMMON, *(ONLINE if method == "grpo" else [])]
-    sys.setprofile(enter)
     try:
-        cli.main()
-    except Arrived:
-        return passed
-    finally:
-        sys.setprofile(None)
-    raise SystemExit("the run ended without an optimizer step")
+        return follow(cli.main, imports)
+    except SystemExit as end:
+        raise SystemExit("the run ended without an optimizer step") from end
 
 
-def weigh(passed: set[CodeType]) -> dict[str, int]:
-    """Functions, statements and lines of code of what was passed."""
-    functions = statements = lines = 0
-    for file in {code.co_filename for code in passed}:
+class Passed(NamedTuple):
+    """A function on the way."""
+
+    file: str
+    line: int
+    name: str
+    statements: int
+    lines: int
+
+
+def weigh(passed: set[CodeType]) -> list[Passed]:
+    """What was passed, with its statements and its lines of code."""
+    found = []
+    for file in sorted({code.co_filename for code in passed}):
         if not Path(file).is_file():  # methods that dataclasses write themselves
             continue
         text = Path(file).read_text()
         first_lines = {code.co_firstlineno for code in passed if code.co_filename == file}
+        place = file.rpartition(f"{os.sep}kilter{os.sep}")[2]
         for node in outermost(ast.parse(text), first_lines):
-            functions += 1
-            statements += sum(isinstance(n, ast.stmt) and not is_docstring(n) for n in ast.walk(node))
-            lines += code_lines(node, text.splitlines())
-    return {"functions": functions, "statements": statements, "lines": lines}
+            statements = sum(isinstance(n, ast.stmt) and not is_docstring(n) for n in ast.walk(node))
+            lines = code_lines(node, text.splitlines())
+            found.append(Passed(place, node.lineno, node.name, statements, lines))
+    return found
 
 
-def outermost(tree: ast.AST, first_lines: set[int]) -> list[ast.AST]:
+def outermost(tree: ast.AST, first_lines: set[int]) -> list[ast.FunctionDef]:
     """Functions that start on these lines, without those inside another one of them."""
-    found: list[ast.AST] = []
+    found: list[ast.FunctionDef] = []
     for node in ast.iter_child_nodes(tree):
         starts = {getattr(node, "lineno", 0), *(d.lineno for d in getattr(node, "decorator_list", []))}
         if isinstance(node, ast.FunctionDef) and starts & first_lines:
@@ -119,9 +155,9 @@ def is_docstring(node: ast.stmt) -> bool:
     )
 
 
-def code_lines(node: ast.AST, text: list[str]) -> int:
+def code_lines(node: ast.FunctionDef, text: list[str]) -> int:
     """Lines of a function that hold code."""
-    taken = set(range(node.lineno, node.end_lineno + 1))  # type: ignore[attr-defined]
+    taken = set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     for inner in ast.walk(node):
         if isinstance(inner, ast.stmt) and is_docstring(inner):
             taken -= set(range(inner.lineno, (inner.end_lineno or inner.lineno) + 1))
@@ -137,27 +173,44 @@ def main() -> None:
     parser.add_argument(
         "--source", type=Path, default=ROOT / "src", help="src folder of the checkout to count"
     )
+    parser.add_argument("--functions", action="store_true", help="list every function that was passed")
+    parser.add_argument("--imports", action="store_true", help="count what runs while modules are read, too")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:
-        print(json.dumps(weigh(walk(arguments.inside))))
+        print(json.dumps(weigh(walk(arguments.inside, arguments.imports))))
         return
+    command = [sys.executable, "-m", "bench.path", *(["--imports"] if arguments.imports else [])]
     for method in arguments.methods or ARGUMENTS:
         with tempfile.TemporaryDirectory() as folder:
             write_inputs(Path(folder))
             paths = os.pathsep.join([str(arguments.source.resolve()), str(ROOT)])
             done = subprocess.run(
-                [sys.executable, "-m", "bench.path", "--inside", method],
+                [*command, "--inside", method],
                 cwd=folder,
-                env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+                env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "KILTER_CACHE": "cache"},
                 capture_output=True,
                 text=True,
                 check=False,
             )
         if done.returncode:
             raise SystemExit(f"{method}: {done.stderr[-2000:]}")
-        found = json.loads(done.stdout.splitlines()[-1])
-        print(f"{method}: " + ", ".join(f"{value} {name}" for name, value in found.items()))
+        found = [Passed(*item) for item in json.loads(done.stdout.splitlines()[-1])]
+        statements, lines = sum(p.statements for p in found), sum(p.lines for p in found)
+        print(f"{method}: {len(found)} functions, {statements} statements, {lines} lines")
+        if arguments.functions:
+            show(found)
+
+
+def show(found: Sequence[Passed]) -> None:
+    """Every file with its statements, the longest first, and below it its functions."""
+    files: dict[str, list[Passed]] = {}
+    for p in found:
+        files.setdefault(p.file, []).append(p)
+    for file, own in sorted(files.items(), key=lambda item: -sum(p.statements for p in item[1])):
+        print(f"{sum(p.statements for p in own):5} {file}")
+        for p in sorted(own, key=lambda p: -p.statements):
+            print(f"{p.statements:10} {p.name}:{p.line}")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def kilter(a, prompts):
     from kilter.training import assemble, scorers
     from kilter.training import trainer as trainers
     from kilter.training.config import TrainSpec
-    from kilter.training.hooks.metrics_log import MetricsFile
+    from kilter.training.hooks.metrics_log import MetricsLog
     from kilter.types import Feedback, Group, Prompt
 
     monitors = {"enabled": False}
@@ -82,10 +82,10 @@ def kilter(a, prompts):
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         marks = []
-        write = MetricsFile.write
-        MetricsFile.write = lambda self, record: (
+        after_step = MetricsLog.after_step
+        MetricsLog.after_step = lambda self, step, batch, record: (
             marks.append((time.perf_counter(), record)),
-            write(self, record),
+            after_step(self, step, batch, record),
         )[1]
         trainers.save_model = lambda *args, **kwargs: None
         trainers.Trainer(spec, Path(a.model), groups, [], out).run()

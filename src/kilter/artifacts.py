@@ -313,13 +313,14 @@ def cut_lines(path: Path, keep: Callable[[Any], bool]) -> None:
 
     Done in place, without a second copy: a full disk may be the very reason for a resumption.
     """
+    if not path.exists():
+        return
     for number, (start, line) in enumerate(_lines(path), 1):
         if not keep(_row(path, number, line)):
             os.truncate(path, start)
             return
-    if path.exists():
-        with path.open("rb+") as file:
-            file.truncate(_whole_lines(file))
+    with path.open("rb+") as file:
+        file.truncate(_whole_lines(file))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

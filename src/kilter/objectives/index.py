@@ -12,15 +12,13 @@ from __future__ import annotations
 import functools
 import importlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kilter.artifacts import write_text
-from kilter.errors import UserError
 from kilter.objectives.describe import Description, describe
 from kilter.objectives.knobs import Knob, check_options, check_value
-from kilter.objectives.registry import METHOD_FIX, mixture_parts, objectives
+from kilter.objectives.registry import mixture_parts, objectives, settings
 
 ROOT = Path(__file__).parent
 INDEX = ROOT / "index.json"
@@ -80,16 +78,12 @@ def write() -> None:
 
 def check(config: Any) -> None:
     """Raises UserError for a wrong name, field or value of a shipped method; users' own are not read yet."""
-    if not isinstance(config, str | Mapping):
-        raise UserError("method", config, "is not a method", METHOD_FIX)
-    options = {"name": config} if isinstance(config, str) else dict(config)
+    options = settings(config)
     if "mix" in options:
         for _, part in mixture_parts(options):
             check(part)
         return
-    name = options.pop("name", None)
-    if not isinstance(name, str):
-        raise UserError("method", config, "has no name", METHOD_FIX)
+    name = options.pop("name")
     found = known(name)
     if found is None:
         objectives.require(name)

@@ -38,20 +38,26 @@ def method_name(config: str | Mapping[str, Any]) -> str:
     return "+".join(map(str, config["mix"])) if "mix" in config else str(config.get("name"))
 
 
+def settings(config: Any) -> dict[str, Any]:
+    """What a recipe says of a method, as a mapping with its `name` or its `mix`. Raises UserError."""
+    if not isinstance(config, str | Mapping):
+        raise UserError("method", config, "is not a method", METHOD_FIX)
+    found = {"name": config} if isinstance(config, str) else dict(config)
+    if "mix" not in found and not isinstance(found.get("name"), str):
+        raise UserError("method", config, "has no name", METHOD_FIX)
+    return found
+
+
 def build_objective(config: str | Mapping[str, Any]) -> Objective:
     """`"dpo"`, `{"name": "dpo", "beta": 0.1}` or `{"mix": {"dpo": 1, "sft": 0.1}}` to an objective.
 
     An unknown field is an error naming the nearest. In a mixture a part may also be
     `{"weight": 0.1, "name": ..., ...}`.
     """
-    if not isinstance(config, str | Mapping):
-        raise UserError("method", config, "is not a method", METHOD_FIX)
-    options = {"name": config} if isinstance(config, str) else dict(config)
+    options = settings(config)
     if "mix" in options:
         return _mixture(options)
-    name = options.pop("name", None)
-    if not isinstance(name, str):
-        raise UserError("method", config, "has no name", METHOD_FIX)
+    name = options.pop("name")
     factory = objectives.get(name)
     if not callable(factory):
         raise UserError(

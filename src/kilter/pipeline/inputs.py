@@ -15,20 +15,17 @@ from kilter.stages import Workspace
 from kilter.version import __version__
 
 
-def config_of(work: Workspace) -> dict[str, Any]:
-    """The stage's settings as plain data."""
-    settings: dict[str, Any] = work.here.spec.model_dump(mode="json", by_alias=True)
-    return settings
+def inputs_of(work: Workspace, config: dict[str, Any]) -> dict[str, str]:
+    """Content hash of everything that the stage reads, by what it is and its name.
 
-
-def inputs_of(work: Workspace) -> dict[str, str]:
-    """Content hash of everything that the stage reads, by what it is and its name."""
+    `config`: the stage's settings as plain data; files of the user's own that it names are read too.
+    """
     found = {"kilter": __version__} | work.here.maker.inputs(work.here.spec, work)
     for item in work.inputs():
         if item.ref.to != "file" or item.value not in item.ref.words:
             name = work.base if item.value is None else str(item.value)
             found[f"{item.ref.to}:{name.removeprefix('$')}"] = _hash(item, work)
-    for path in user_files({work.here.kind: config_of(work)}):
+    for path in user_files({work.here.kind: config}):
         found[f"file:{path}"] = sha256_file(path)
     return found
 

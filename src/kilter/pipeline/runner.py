@@ -16,7 +16,7 @@ from kilter import recipe as recipes
 from kilter.artifacts import lock, set_aside, sha256_file, write_text
 from kilter.errors import Exit, UserError
 from kilter.manifest import Manifest
-from kilter.pipeline.inputs import check_inputs, config_of, inputs_of
+from kilter.pipeline.inputs import check_inputs, inputs_of
 from kilter.pipeline.report import write_report
 from kilter.progress import clock
 from kilter.recipe import Recipe
@@ -112,7 +112,8 @@ def run_stage(
 
 def new_and_old(work: Workspace) -> tuple[Manifest, Manifest | None]:
     """The manifest of a run that begins now, and the one that an earlier run left."""
-    entry = manifests.new(work.name, work.here.kind, config_of(work), inputs_of(work))
+    config = work.here.spec.model_dump(mode="json", by_alias=True)
+    entry = manifests.new(work.name, work.here.kind, config, inputs_of(work, config))
     return entry, manifests.read(work.stage(work.name))
 
 

@@ -24,7 +24,6 @@ from kilter.training.checkpoint import read_state
 from kilter.training.checks import check_rollouts
 from kilter.training.config import TrainSpec
 from kilter.training.export import save_model
-from kilter.training.hooks.metrics_log import check_trackers
 from kilter.training.identity import reward_files
 from kilter.training.job import Job
 from kilter.training.loop import loop
@@ -112,7 +111,6 @@ class Trainer:
         spec, objective, note = self.spec, build_objective(self.spec.method), ""
         if spec.prompts is None:
             objective, note = fitted(objective, self.train[: spec.limit])
-        check_trackers(spec.trackers)
         if spec.prompts is not None:
             check_rollouts(spec, objective.needs)
         engine = make_engine(spec.engine, spec.fsdp, spec.zero, spec.max_grad_norm)

@@ -13,22 +13,6 @@ from kilter.seams import Hook, Step
 from kilter.training.checkpoint import Checkpoints
 
 
-class MetricsFile:
-    """One JSON object per optimizer step.
-
-    On resume, lines after the checkpoint are cut, for they will be written again.
-    """
-
-    def __init__(self, path: Path, resume_step: int) -> None:
-        self.path = path
-        # They will be written again, identically: a run that was killed leaves one line per step.
-        cut_lines(path, lambda row: row["step"] <= resume_step)
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Appends, so that a kill loses nothing already logged."""
-        append_lines(self.path, [record])
-
-
 def check_trackers(names: list[str]) -> dict[str, Any]:
     """Tracker classes by name.
 
@@ -106,20 +90,21 @@ class MetricsLog(Hook):
     ) -> None:
         self.run, self.path, self.checkpoints = run, path, checkpoints
         self._names, self._folder, self._config = list(trackers), folder, config
-        self._file: MetricsFile | None = None
         self._trackers: Trackers | None = None
 
     def before_run(self, done: int | None) -> None:
         """Lines after the checkpoint are cut, for they will be written again."""
-        # Files are opened at the start of the run and not before: a run that is refused leaves none.
-        self._file = None if self.path is None else MetricsFile(self.path, done or 0)
-        self._trackers = Trackers(self._names, self._folder, self._config)
+        # They will be written identically: a run that was killed leaves one line per step.
+        if self.path is not None:
+            cut_lines(self.path, lambda row: row["step"] <= (done or 0))
+        if self._names:
+            self._trackers = Trackers(self._names, self._folder, self._config)
 
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
         """The record as the hooks before this one have completed it."""
         try:
-            if self._file is not None:
-                self._file.write(record)
+            if self.path is not None:
+                append_lines(self.path, [record])
             if self._trackers is not None:
                 self._trackers.write(record)
         except OSError as error:
