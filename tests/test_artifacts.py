@@ -256,7 +256,7 @@ def test_a_folder_steps_aside(tmp_path):
 
 
 IDIOMS = re.compile(r"os\.replace|os\.rename|shutil\.move|\.rename\(|\.write_text\(|\.open\(\"[wax]")
-CODECS = {"artifacts.py": "all of them", "vllm.py": "a folder in memory, which goes with the process"}
+CODECS = {"artifacts.py": "all of them", "vllm_weights.py": "a folder in memory, which goes with the process"}
 
 
 def test_nothing_else_writes_or_renames_files():

@@ -12,7 +12,7 @@ import kilter
 from conftest import REAL
 from kilter import manifest as manifests
 from kilter import recipe as recipes
-from kilter.errors import Exit, UserError
+from kilter.errors import Exit, RunFailed, UserError
 
 
 @pytest.fixture
@@ -113,6 +113,42 @@ def test_a_changed_stage_and_what_follows_run_again_and_the_old_result_is_kept(r
     assert text.count("unchanged") == 3
     kept = [p.name.rsplit("-", 3)[0] for p in (tmp_path / "runs" / "small" / ".superseded").iterdir()]
     assert sorted(kept) == ["dpo", "eval", "gate"]
+
+
+def test_settings_that_change_no_number_leave_results_as_they_are(recipe_file, tmp_path, capsys):
+    kilter.run(recipe_file)
+    capsys.readouterr()
+    kilter.run(recipe_file, ["stages.dpo.train.save_every=3", "stages.dpo.train.eval_every=5"])
+    assert capsys.readouterr().out.count("unchanged") == 6
+
+
+def test_an_unfinished_stage_goes_on_with_a_mended_reward(tiny, tmp_path, monkeypatch):
+    """As `kilter train` does; its checkpoint stays where it is."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"Say {i}."} for i in range(8)]
+    Path("prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    score = "    return float(len(completion.text))\n"
+    Path("mine.py").write_text("def reward(prompt, completion):\n    raise KeyError('x')\n")
+    train = {
+        "method": "grpo",
+        "prompts": "$data",
+        "feedback": "mine.py:reward",
+        "batch_size": 2,
+        "max_steps": 4,
+    }
+    sampler = {"samples": 2, "max_new_tokens": 4}
+    extra = {"sampler": sampler, "save_every": 1, "monitors": {"enabled": False, "allow_truncation": True}}
+    raw = {
+        "model": str(tiny),
+        "data": {"path": "prompts.jsonl", "heldout": 0},
+        "stages": {"rl": {"train": train | extra}},
+    }
+    Path("r.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(RunFailed):
+        kilter.run("r.yaml")
+    Path("mine.py").write_text(f"def reward(prompt, completion):\n{score}")
+    assert kilter.run("r.yaml", ["stages.rl.train.save_every=2"]) == Exit.OK
+    assert not Path("runs/r/.superseded").exists()
 
 
 def test_an_interrupted_run_keeps_finished_stages(recipe_file, tmp_path, monkeypatch, capsys):

@@ -60,12 +60,19 @@ class Manifest:
         write_json(folder / "manifest.json", asdict(self), indent=1)
 
 
-def new(stage: str, kind: str, config: dict[str, Any], inputs: dict[str, str]) -> Manifest:
-    """The manifest of a stage that begins now, here, with these libraries."""
+def new(
+    stage: str,
+    kind: str,
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    free: frozenset[str] = frozenset(),
+) -> Manifest:
+    """The manifest of a stage that begins now, here. Settings in `free` change no number, nor the key."""
+    counted = {name: value for name, value in config.items() if name not in free}
     return Manifest(
         stage,
         kind,
-        stage_key(kind, config, inputs),
+        stage_key(kind, counted, inputs),
         config,
         inputs,
         started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),

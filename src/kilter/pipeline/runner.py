@@ -92,7 +92,7 @@ def run_stage(
         work.console.print(text, highlight=False)
         _summarise(work, old.facts)
         return old
-    if old is not None and old.key != entry.key and any(folder.iterdir()):
+    if old is not None and not _goes_on(work, entry, old) and any(folder.iterdir()):
         (changed or _set_aside)(work, old)
 
     if title:
@@ -113,7 +113,8 @@ def run_stage(
 def new_and_old(work: Workspace) -> tuple[Manifest, Manifest | None]:
     """The manifest of a run that begins now, and the one that an earlier run left."""
     config = work.here.spec.model_dump(mode="json", by_alias=True)
-    entry = manifests.new(work.name, work.here.kind, config, inputs_of(work, config))
+    inputs = inputs_of(work, config)
+    entry = manifests.new(work.name, work.here.kind, config, inputs, work.here.maker.free)
     return entry, manifests.read(work.stage(work.name))
 
 
@@ -122,6 +123,22 @@ def stands(work: Workspace, entry: Manifest, old: Manifest) -> bool:
     artifact = ARTIFACT.get(work.here.maker.makes)
     whole = artifact is None or (work.stage(work.name) / artifact).exists()
     return old.status == "done" and old.key == entry.key and whole
+
+
+def _goes_on(work: Workspace, entry: Manifest, old: Manifest) -> bool:
+    """Whether what lies there is of this very stage: the same key, or unfinished with a file mended since."""
+    if old.status == "done":
+        return old.key == entry.key
+    maker = work.here.maker
+    mended = {f"file:{path}" for path in maker.mendable(work.here.spec)}
+    now, then = (_key(e, mended, maker.free) for e in (entry, old))
+    return now == then
+
+
+def _key(entry: Manifest, mended: set[str], free: frozenset[str]) -> str:
+    """The key of a stage without the files that may be mended."""
+    inputs = {name: value for name, value in entry.inputs.items() if name not in mended}
+    return manifests.new(entry.stage, entry.kind, entry.config, inputs, free).key
 
 
 def _summarise(work: Workspace, facts: Mapping[str, Any]) -> None:

@@ -45,6 +45,8 @@ class StageKind(Generic[S]):
     Spec: type[S]
     makes: Makes = "report"
     door: Door | None = None
+    free: frozenset[str] = frozenset()
+    """Settings that change no number: a result stands whatever they are."""
 
     def reads(self, spec: S) -> list[Found]:
         """The references that count; a kind leaves out those that its other settings switch off."""
@@ -57,6 +59,10 @@ class StageKind(Generic[S]):
     def inputs(self, spec: S, work: Workspace) -> dict[str, str]:
         """What else determines the result, beside settings and references."""
         return {}
+
+    def mendable(self, spec: S) -> list[Path]:
+        """A user's files that may change while the stage is unfinished: the next run goes on from there."""
+        return []
 
     def names(self, spec: S) -> list[str]:
         """Names of the models that an evaluation reports on."""

@@ -15,7 +15,7 @@ from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.outcome import Outcome, StagePlan
 from kilter.stages.refs import references
 from kilter.stages.registry import stage
-from kilter.training.config import TrainSpec
+from kilter.training.config import FREE, TrainSpec
 from kilter.types import Group, Shape
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Train(StageKind[TrainSpec]):
 
     Spec = TrainSpec
     makes = "model"
+    free = FREE
 
     def reads(self, spec: TrainSpec) -> list[Found]:
         """Online, the prompts are the data."""
@@ -48,6 +49,12 @@ class Train(StageKind[TrainSpec]):
 
         files = user_files(sorted(build_objective(spec.method).needs.annotations))
         return {f"file:{path}": sha256_file(path) for path in files}
+
+    def mendable(self, spec: TrainSpec) -> list[Path]:
+        """Reward functions: one that failed may be mended, and the run goes on."""
+        from kilter.training.identity import feedback_files
+
+        return feedback_files(spec)
 
     def check_names(self, spec: TrainSpec, work: Workspace) -> None:
         """The method and the sources of feedback are known."""

@@ -14,6 +14,9 @@ from kilter.options import DATA, METHOD, MODEL, MONITORING, OPTIMISATION, OUTPUT
 from kilter.refs import BaseRef, DataRef, FeedbackRef, ModelRef, ReferenceRef, TemplateRef
 from kilter.sampling.config import SamplerSpec
 
+FREE = frozenset({"save_every", "trackers", "engine", "processes", "fsdp", "zero", "eval_every"})
+"""Settings that may differ between a stop and its resumption: they change no number of the run."""
+
 
 class CriticSpec(BaseModel):
     """The value model of methods that have one."""

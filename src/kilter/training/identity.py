@@ -12,17 +12,14 @@ from kilter.errors import UserError
 from kilter.models.load import model_hash
 from kilter.registry import user_files
 from kilter.training.checkpoint import CHECKPOINT_FORMAT, Checkpoints
-from kilter.training.config import TrainSpec
+from kilter.training.config import FREE, TrainSpec
 from kilter.types import Encoded, Prompt
-
-FREE = {"save_every", "trackers", "engine", "processes", "fsdp", "zero", "eval_every"}
-"""Settings that may differ between a stop and its resumption: they change no number of the run."""
 
 
 def identity(spec: TrainSpec, start: Path, groups: Sequence[Encoded], prompts: Sequence[Prompt]) -> str:
     """Hash of settings, start weights and data: tokens if they are fixed, prompts if they are answered."""
     # Only what changes a number: a run may go on with other trackers or on other machines.
-    digest = hashlib.sha256(spec.model_dump_json(exclude=FREE).encode())
+    digest = hashlib.sha256(spec.model_dump_json(exclude=set(FREE)).encode())
     digest.update(f"{CHECKPOINT_FORMAT}|{model_hash(start)}".encode())
     # The file of a reward is no part of it: one that failed may be mended, and the run goes on.
     for path in _files(spec, "method"):
@@ -52,7 +49,12 @@ def reward_files(spec: TrainSpec) -> dict[str, str]:
 
     They may change between a stop and its resumption.
     """
-    return {str(path): sha256_file(path) for path in _files(spec, "feedback")}
+    return {str(path): sha256_file(path) for path in feedback_files(spec)}
+
+
+def feedback_files(spec: TrainSpec) -> list[Path]:
+    """The user's own files that score answers."""
+    return _files(spec, "feedback")
 
 
 def _files(spec: TrainSpec, field: str) -> list[Path]:
