@@ -117,8 +117,7 @@ class PolicyGradient(ABC):
     def prepare(self, batch: Batch) -> Batch:
         """Writes advantage_BT and active_N."""
         score_B = self.scores(batch)
-        # One score per answer, for credit that compares answers. PPO's credit is by token: it takes
-        # `token_rewards`, which has the same KL token by token, and leaves this sum aside.
+        # For credit that compares answers; PPO takes `token_rewards`, where the KL stands by token.
         if self.beta > 0 and self.kl_in == "reward":
             score_B = score_B - self.coefficient(batch) * self.token_kl(batch).sum(-1)
         credit = self.credit(score_B, batch)
