@@ -66,7 +66,10 @@ def imports_of(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names if alias.name.startswith("kilter"))
 
 
-EDGES = {name: sorted(set(imports_of(path))) for name, path in FILES.items() if name != "kilter"}
+DOORS = {"kilter", "kilter.__main__"}
+"""Above all rooms: the package's lazy doors, and `python -m kilter`."""
+
+EDGES = {name: sorted(set(imports_of(path))) for name, path in FILES.items() if name not in DOORS}
 
 
 def room(module: str) -> str:

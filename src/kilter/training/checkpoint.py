@@ -133,7 +133,7 @@ def _link(source: str, target: str) -> None:
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
-    """Writes a run's state without a pickle: what holds tensors to state.pt, the rest to state.json."""
+    """Writes a run's state so that reading it runs no code: tensors to state.pt, the rest to state.json."""
     # torch reads a file of tensors without running code; JSON cannot hold any.
     tensors = {name: value for name, value in state.items() if _holds_tensors(value)}
     torch.save(tensors, folder / "state.pt")

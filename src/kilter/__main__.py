@@ -1,0 +1,6 @@
+"""`python -m kilter` is the command `kilter`."""
+
+from kilter.cli import main
+
+if __name__ == "__main__":
+    main()
