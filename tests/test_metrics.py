@@ -14,6 +14,8 @@ import yaml
 from conftest import make_model
 from kilter import cli, manifest
 from kilter import recipe as recipes
+from kilter.data.dataset import DataSpec, load
+from kilter.data.worlds.support_desk import SupportDesk
 from kilter.errors import RunFailed, UserError
 from kilter.evaluation.aggregate import Origin, measure
 from kilter.evaluation.metrics import SOURCES, STANDARD, metric, metrics, resolve, titles
@@ -21,34 +23,53 @@ from kilter.evaluation.metrics.pass_at_k import pass_at
 from kilter.study import page, study
 from kilter.types import Answered, Completion, Feedback, Prompt
 
+DESK = SupportDesk(n=400, level=0).groups("prompts")
+ORDINARY = load(DataSpec(path="builtin:ordinary-questions", heldout=0), "prompts").train
+ALONE = (Feedback(1.0, parts={"decision_alone": 1.0}), Feedback(0.0, parts={"decision_alone": 1.0}))
 ORIGIN = Origin(0, "hash", {"gold": "a verifier", "reward": "rm"})
 NAMES = [name for name, _ in metrics]
 
 
-def item(i: int, baseline: Answered | None = None) -> Answered:
+def question(name: str, i: int) -> Prompt:
+    """A prompt that the metric counts."""
+    subset = resolve([name])[0].facts.subset
+    plain = [Prompt(text=f"question {i}", metadata={"safety": ("safe", "unsafe")[i % 2]})]
+    if subset is None or any(subset(Prompt(metadata={"safety": label})) for label in ("safe", "unsafe")):
+        return plain[0]
+    counted = [g.prompt for g in (*DESK, *ORDINARY) if subset(g.prompt)]
+    return counted[i % len(counted)]
+
+
+def item(name: str, i: int, baseline: Answered | None = None, twin: Answered | None = None) -> Answered:
     """A record that has whatever a metric may need; every seventh answer is unscored."""
     draw = random.Random(i)
     text = " ".join(draw.choices(["I cannot help", "yes", "no", "sure thing", "two words"], k=1 + i % 5))
     answers = tuple(
         Completion(f"{text} {n}", (5, 6, 7), finish_reason="stop") for n in range(2 if i % 2 else 8)
     )
-    feedback = {
-        source: tuple(Feedback(None if i % 7 == 0 else draw.random()) for _ in answers) for source in SOURCES
-    }
-    prompt = Prompt(text=f"question {i}", metadata={"safety": ("safe", "unsafe")[i % 2]})
+    feedback = {source: tuple(feedback_of(i, draw) for _ in answers) for source in SOURCES}
     logps = tuple(-draw.random() for _ in range(3))
-    return Answered(prompt, answers, feedback, logps, tuple(p - 0.1 for p in logps), draw.random(), baseline)
+    reference, nll = tuple(p - 0.1 for p in logps), draw.random()
+    return Answered(question(name, i), answers, feedback, logps, reference, nll, baseline, twin)
+
+
+def feedback_of(i: int, draw: random.Random) -> Feedback:
+    if i % 7 == 0:
+        return Feedback(None)
+    return Feedback(draw.random(), parts={p: float(draw.random() < 0.7) for p in ("decision", "approved")})
 
 
 def pair(i: int) -> Answered:
     feedback = (Feedback(None), Feedback(0.1)) if i % 7 == 0 else (Feedback(float(i % 3)), Feedback(1.0))
-    return Answered(Prompt(text=str(i)), (Completion("a"), Completion("b")), {"reward": feedback})
+    return Answered(
+        Prompt(text=str(i)), (Completion("a"), Completion("b")), {"reward": feedback, "label": ALONE}
+    )
 
 
 def records(name: str) -> list[Answered]:
     if resolve([name])[0].facts.over == ("pairs",):
         return [pair(i) for i in range(40)]
-    return [item(i, item(i + 100)) for i in range(40)]
+    return [item(name, i, item(name, i + 100), item(name, i + 1)) for i in range(40)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -68,10 +89,8 @@ def test_a_metric_declares_what_its_readers_need(name):
 def test_missing_stays_unscored(name):
     """What a metric cannot tell of a prompt is counted as unscored and moves no value."""
     asked = resolve([name])[0]
-    unscored = {source: (Feedback(None),) * 2 for source in SOURCES}
-    bare = Answered(
-        Prompt(text="x", metadata={"safety": "safe"}), (Completion("a"), Completion("b")), unscored
-    )
+    unscored = {source: (Feedback(None),) * 2 for source in SOURCES} | {"label": ALONE}
+    bare = Answered(question(name, 0), (Completion("a"), Completion("b")), unscored)
     needed = asked.facts.needs - {"answers", "samples"}
     assert (measure(asked, [bare], ORIGIN) is None) == bool(needed)
     if not asked.facts.needs & {*SOURCES, "logps"}:
@@ -100,8 +119,8 @@ def test_a_prompt_without_an_answer_is_unscored(name):
     asked = resolve([name])[0]
     if asked.facts.over == ("pairs",):
         return
-    silent = Answered(Prompt(text="x", metadata={"safety": "unsafe"}), (), {source: () for source in SOURCES})
-    safe = Answered(Prompt(text="y", metadata={"safety": "safe"}), (), {source: () for source in SOURCES})
+    silent = Answered(question(name, 1), (), {source: () for source in SOURCES})
+    safe = Answered(question(name, 0), (), {source: () for source in SOURCES})
     before, after = (
         measure(asked, records(name), ORIGIN),
         measure(asked, [*records(name), silent, safe], ORIGIN),

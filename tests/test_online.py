@@ -638,6 +638,7 @@ def test_a_kl_budget_stops_grpo(tiny, prompts, tmp_path, rewards):
         ("grpo", {"refresh_reference_every": 2}, "refresh_reference_every"),
         ("grpo", {"critic": {"learning_rate": 1e-3}}, "critic"),
         ("grpo", {"eval_every": 2}, "eval_every"),
+        ("grpo", {"eval_limit": 2}, "eval_limit"),
         ("grpo", {"refill": 1}, "refill"),
         ("grpo", {"sampler": {"url": "http://127.0.0.1:9"}}, "sampler.url"),
         ("grpo", {"sampler": {"name": "vllm", "top_p": 0.9}}, "sampler.top_p"),

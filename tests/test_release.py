@@ -53,7 +53,13 @@ def test_missing_is_counted_and_never_zero():
 def test_constant_values_claim_no_certainty():
     """Two identical models: every paired difference is 0, and no interval may pretend to exclude it."""
     same = paired_difference([0.5, 1.0, 0.2] * 20, [0.5, 1.0, 0.2] * 20)
-    assert (same.value, same.ci_low, same.ci_high) == (0.0, None, None)
+    assert same.value == 0
+    assert same.ci_high == -same.ci_low == pytest.approx(wilson_bounds(0, 60)[1])
+    more = paired_difference([0.0] * 500, [0.0] * 500)
+    assert 0 < more.ci_high < same.ci_high
+    assert more.method == "paired, Wilson (constant), McNemar exact p=1"
+    gained = paired_difference([1.0] * 500, [0.0] * 500)
+    assert (gained.ci_low, gained.ci_high) == (pytest.approx(1 - 2 * more.ci_high), 1.0)
     shifted = paired_difference([1.3, 1.3], [1.0, 1.0])
     assert shifted.ci_low is None
     assert win_rate([win(1.0, 0.0)] * 10).ci_low == pytest.approx(wilson_bounds(10, 10)[0])

@@ -223,3 +223,19 @@ def test_no_module_outside_the_world_names_it():
             if not words.startswith("kilter ") and re.search("support[_-]desk", words):
                 names.append(f"{path.relative_to(root)}:{node.lineno}")
     assert names == []
+
+
+def test_ordinary_questions_prove_their_answers_and_belong_to_no_policy():
+    def read(shape, **world):
+        spec = DataSpec(path="builtin:ordinary-questions", heldout=0, world=world)
+        return load(spec, shape).train
+
+    found = read("demonstrations")
+    assert len({g.prompt.messages[0]["content"] for g in found}) == len(found) == 120
+    scores = OwnJudge([g.prompt for g in found])(found)
+    assert all(f[0].score == 1 for f in scores)
+    assert all(should_comply(g.prompt) is None and safety_label(g.prompt) == "" for g in found)
+    pairs = read("pairs", n=10)
+    judged = OwnJudge([g.prompt for g in pairs])(pairs)
+    assert [[f.score for f in row] for row in judged] == [[1.0, 0.0]] * 10
+    assert read("prompts", view="demonstrations", n=3)[0].completions == found[0].completions

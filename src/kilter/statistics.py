@@ -124,8 +124,14 @@ def paired_difference(
     both = [(a, b) for a, b in zip(candidate, baseline, strict=True)]
     differences = [None if a is None or b is None else a - b for a, b in both]
     estimate = mean(differences, seed, **extra)
-    method = f"paired, {estimate.method}"
     known = [(a, b) for a, b in both if a is not None and b is not None]
+
+    # Equal differences have no bootstrap. What lies in 0..1 still has bounds, narrower with more of the same.
+    if estimate.ci_low is None and estimate.n > 1 and all(0 <= x <= 1 for pair in known for x in pair):
+        assert estimate.value is not None
+        low, high = constant_bounds(estimate.value, -1, 1, estimate.n)
+        estimate = replace(estimate, ci_low=low, ci_high=high, method="Wilson (constant)")
+    method = f"paired, {estimate.method}"
     if known and all(x in (0.0, 1.0) for pair in known for x in pair):
         table = [[sum(a == i and b == j for a, b in known) for j in (0, 1)] for i in (0, 1)]
         method += f", McNemar exact p={float(mcnemar(table, exact=True).pvalue):.3g}"
@@ -150,6 +156,22 @@ def wilson_bounds(events: int, n: int) -> tuple[float, float]:
     """
     low, high = proportion_confint(events, n, 1 - LEVEL, method="wilson")
     return (0.0 if events == 0 else float(low)), (1.0 if events == n else float(high))
+
+
+def constant_bounds(value: float, lowest: float, highest: float, n: int) -> tuple[float, float]:
+    """Bounds of a mean of which all n observations are the same.
+
+    Args:
+        value: of each observation.
+        lowest: that an observation can have.
+        highest: the same.
+        n: observations.
+
+    Returns:
+        The mean if the share of other observations is Wilson's bound of 0 in n, and all lie at one end.
+    """
+    other = wilson_bounds(0, n)[1]
+    return value - other * (value - lowest), value + other * (highest - value)
 
 
 def n_to_certify(limit: float) -> int:

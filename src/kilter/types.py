@@ -121,7 +121,8 @@ class Answered:
     answers: the first is what every metric looks at; more only where a metric asks for samples. feedback: by
     source, one per answer. logps, reference_logps: nats per token of the first answer at temperature 1, under
     the model and under the baseline; None where they could not be had. nll: nats per token of a
-    demonstration. baseline: the baseline's record of the same prompt, None for the baseline itself.
+    demonstration. baseline: the baseline's record of the same prompt, None for the baseline itself. twin: the
+    record of the prompt that differs in the one fact that turns the decision, where it was asked.
     """
 
     prompt: Prompt
@@ -131,6 +132,12 @@ class Answered:
     reference_logps: tuple[float, ...] | None = None
     nll: float | None = None
     baseline: Answered | None = None
+    twin: Answered | None = None
+
+    def part(self, source: str, name: str) -> float | None:
+        """A part of a source's score of the first answer; None where the source has no such part."""
+        found = self.feedback.get(source)
+        return found[0].parts.get(name) if found else None
 
     def score(self, source: str) -> float | None:
         """A source's score of the first answer; None where it is unscored."""

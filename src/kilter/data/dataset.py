@@ -88,7 +88,12 @@ class Dataset:
 
 
 def _split_key(group: Group) -> str:
-    """The prompt's key; rows of plain text have no prompt and are told apart by their text."""
+    """Says what may not be split: the prompt, or twins, so that both are held out or neither.
+
+    Rows of plain text have no prompt and are told apart by their text.
+    """
+    if group.prompt.metadata.get("twins"):
+        return str(group.prompt.metadata["twins"])
     if group.prompt.text == "" and group.completions:
         return hashlib.sha256(group.completions[0].text.encode()).hexdigest()
     return prompt_key(group.prompt)

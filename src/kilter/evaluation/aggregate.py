@@ -63,7 +63,7 @@ def measure(asked: Measure, items: Sequence[Answered], origin: Origin) -> Measur
     facts = asked.facts
     if not all(any(NEEDS[need](item) for item in items) for need in facts.needs):
         return None
-    counted = [item for item in items if facts.subset is None or facts.subset(item.prompt)]
+    counted = [item for item in items if facts.counts(item)]
     if facts.aggregate == "corpus":
         answered = [item for item in counted if item.answers]
         value, note = _call(asked, lambda: asked.metric.over_corpus(answered))
@@ -113,13 +113,34 @@ def measure_all(
     for asked in sorted(measures, key=lambda m: m.facts.rank):
         items = [item for suite in asked.facts.over for item in records.get(suite, ())]
         result = measure(asked, items, origin)
-        if result is not None:
-            found[asked.facts.name] = result
+        if result is None:
+            continue
+        found[asked.facts.name] = result
+        for part, own in _sliced(asked.facts, items).items():
+            sliced = measure(asked, own, origin)
+            if sliced is not None:
+                found[f"{asked.facts.name}.{part}"] = sliced
     return found
+
+
+def _sliced(facts: MetricFacts, items: Sequence[Answered]) -> dict[str, list[Answered]]:
+    """The items of each part that a metric is also reported for; a part that has all of them is not one."""
+    parts: dict[str, list[Answered]] = {}
+    if facts.slices is None:
+        return parts
+    counted = [item for item in items if facts.counts(item)]
+    for item in counted:
+        for part in facts.slices(item.prompt):
+            parts.setdefault(part, []).append(item)
+    return {part: parts[part] for part in sorted(parts) if len(parts[part]) < len(counted)}
 
 
 def paired(measures: Sequence[Measure], found: Mapping[str, Measured]) -> dict[str, Sequence[float | None]]:
     """Values that stand in per_prompt.json, metrics of exactly the prompts before those of others."""
     kept = [m.facts for m in measures if m.facts.paired and m.facts.name in found]
     kept.sort(key=lambda facts: (facts.rank, not facts.aligned))
-    return {facts.name: found[facts.name].values for facts in kept}
+    whole: dict[str, Values] = {facts.name: found[facts.name].values for facts in kept}
+    parts: dict[str, Values] = {
+        name: found[name].values for name in found if name.rpartition(".")[0] in whole
+    }
+    return whole | parts

@@ -26,11 +26,22 @@ def records(suite: Suite, said: ModelAnswers, scores: Scores) -> Records:
         )
         for i, prompt in enumerate(suite.prompts)
     ]
+    prompts = with_twins(prompts)
     probes = [Answered(p, answers) for p, answers in zip(suite.probes, said.probes, strict=True)]
     demonstrations = [
         Answered(g.prompt, g.completions, nll=nll) for g, nll in zip(suite.tax, said.nll, strict=True)
     ]
     return {"prompts": prompts, "probes": probes, "demonstrations": demonstrations}
+
+
+def with_twins(items: Sequence[Answered]) -> list[Answered]:
+    """Each record with that of its twin: the other prompt of the same name in metadata["twins"]."""
+    together: dict[str, list[Answered]] = {}
+    for item in items:
+        together.setdefault(str(item.prompt.metadata.get("twins", "")), []).append(item)
+    together.pop("", None)
+    pairs = {id(a): b for both in together.values() if len(both) == 2 for a, b in (both, both[::-1])}
+    return [replace(item, twin=pairs.get(id(item))) for item in items]
 
 
 def beside(items: Sequence[Answered], baseline: Sequence[Answered]) -> list[Answered]:
@@ -44,5 +55,6 @@ def beside(items: Sequence[Answered], baseline: Sequence[Answered]) -> list[Answ
 def of_pairs(pairs: Sequence[Group], feedback: Sequence[Sequence[Feedback]]) -> list[Answered]:
     """Held-out pairs as a reward model scored them: the chosen answer first."""
     return [
-        Answered(g.prompt, g.completions, {"reward": tuple(f)}) for g, f in zip(pairs, feedback, strict=True)
+        Answered(g.prompt, g.completions, {"reward": tuple(f), "label": g.feedback})
+        for g, f in zip(pairs, feedback, strict=True)
     ]

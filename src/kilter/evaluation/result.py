@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kilter.evaluation.aggregate import Measured, Origin, paired
@@ -63,7 +63,19 @@ def entry(
     return made
 
 
-def titles_beyond(measures: Sequence[Measure]) -> dict[str, Any]:
-    """Titles of metrics from outside: whoever reads the evaluation later may lack their files."""
-    own = {m.facts.name: m.facts.title for m in measures if facts_of(m.facts.name) is None}
-    return {"titles": own} if own else {}
+def titles_beyond(measures: Sequence[Measure], names: Iterable[str] = ()) -> dict[str, Any]:
+    """Titles of metrics from outside, whose files a later reader may lack, and of the parts of metrics.
+
+    Args:
+        measures: what was measured.
+        names: everything that a model has a value of, such as decision.refund.
+    """
+    titles = {m.facts.name: m.facts.title for m in measures}
+    own = {name: title for name, title in titles.items() if facts_of(name) is None}
+    parts = {
+        name: f"{titles[whole]}: {part}"
+        for name in names
+        for whole, _, part in [name.partition(".")]
+        if name not in titles and whole in titles
+    }
+    return {"titles": own | parts} if own or parts else {}

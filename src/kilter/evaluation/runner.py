@@ -13,10 +13,10 @@ from kilter.artifacts import write_json
 from kilter.data import store
 from kilter.data.dataset import Dataset
 from kilter.evaluation import metrics
-from kilter.evaluation.aggregate import Measured, Origin, measure, measure_all, paired
+from kilter.evaluation.aggregate import Measured, Origin, measure_all, paired
 from kilter.evaluation.asking import Asking, ModelAnswers
 from kilter.evaluation.config import EvaluateSpec
-from kilter.evaluation.metrics import SOURCES, STANDARD, Measure
+from kilter.evaluation.metrics import OF_PAIRS, SOURCES, STANDARD, Measure
 from kilter.evaluation.records import beside, of_pairs, records
 from kilter.evaluation.result import entry, head, titles_beyond
 from kilter.evaluation.scoring import GoldSource, RewardSource, Scores, Scoring, Source, combined
@@ -106,7 +106,7 @@ class Evaluation:
         }
         if reward is not None and suite.pairs:
             result |= self._reward_accuracy(suite, reward, origin)
-        result |= titles_beyond(measures)
+        result |= titles_beyond(measures, measured[self.baseline])
         self._write(
             result, suite, said, scores, {n: paired(measures, found) for n, found in measured.items()}
         )
@@ -139,10 +139,13 @@ class Evaluation:
         """How well the reward model knows the held-out pairs: a metric of the judge, not of any model."""
         feedback = source.pairs(suite.pairs, f"{self.name}: reward model on held-out pairs")
         items = of_pairs(suite.pairs, feedback)
-        found = measure(metrics.resolve(["reward_model.accuracy"])[0], items, origin)
-        if found is None or found.estimate is None:
-            return {}
-        return {"reward_model": {"name": source.judge, "metrics": {"accuracy": found.estimate.to_json()}}}
+        found = measure_all(metrics.resolve(OF_PAIRS), {"pairs": items}, origin)
+        estimates = {
+            name.partition(".")[2]: made.estimate.to_json()
+            for name, made in found.items()
+            if made.estimate is not None
+        }
+        return {"reward_model": {"name": source.judge, "metrics": estimates}} if estimates else {}
 
     def _write(
         self,

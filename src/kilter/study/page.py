@@ -242,6 +242,9 @@ def sentence(study: str, found: Mapping[str, Any], row: Mapping[str, Any]) -> st
     text += f" [{m['ci_low']:+.3f}, {m['ci_high']:+.3f}]" if m["ci_low"] is not None else ""
     text += " over the start"
     text += f", KL {row['metrics']['kl']['value']:.1f} nats" if "kl" in row["metrics"] else ""
+    twins, first = row["metrics"].get("twin_accuracy"), found.get("start", {}).get("twin_accuracy")
+    if twins is not None and first is not None:
+        text += f", twin accuracy {first['value']:.0%} to {twins['value']:.0%}"
     declined, before = row["metrics"].get("over_refusal"), found.get("start", {}).get("over_refusal")
     if declined is not None and before is not None:
         text += f", legitimate requests declined {before['value']:.0%} to {declined['value']:.0%}"

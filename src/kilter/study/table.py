@@ -75,10 +75,13 @@ class Column:
 
 
 COLUMNS = (
+    Column("twin_accuracy", "twin_accuracy"),
+    Column("decision", "decision"),
     Column("kl", "kl"),
     Column("length", "length"),
     Column("diversity", "distinct_2"),
     Column("refusal", "refusal", shown=False),
+    Column("wrong_declines", "wrong_declines"),
     Column("over_refusal", "over_refusal"),
     Column("over_refusal_change", "over_refusal", change=True, shown=False),
     Column("tax", "tax_nll", change=True),
@@ -114,8 +117,10 @@ class Evidence:
 
     @property
     def columns(self) -> list[Column]:
-        """Those of every comparison, and one for each metric beyond the standard set."""
-        others = [name for name in self.evaluation["models"][START]["metrics"] if name not in STANDARD]
+        """Those of every comparison, and one for each metric beyond the standard set that is not a part."""
+        names = self.evaluation["models"][START]["metrics"]
+        parts = {name for name in names if name.rpartition(".")[0] in names}
+        others = [name for name in names if name not in {*STANDARD, *parts}]
         return [*COLUMNS, *(Column(name, name) for name in others)]
 
     def unit(self, metric: str) -> tuple[str, bool | None]:

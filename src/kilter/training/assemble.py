@@ -56,7 +56,8 @@ def kind_of_source(job: Job) -> str:
 def _fixed(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     """Training on the data's own answers."""
     needs = job.objective.needs
-    groups, heldout = list(job.groups), list(job.heldout)
+    groups, heldout = list(job.groups), list(job.heldout)[: job.spec.eval_limit]
+
     # What a method cannot learn from is left out before it is tokenised, and said.
     if len(needs.labels) == 1:
         groups, heldout = _labelled(job, groups), with_labels(heldout, needs.labels)

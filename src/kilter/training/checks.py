@@ -243,7 +243,7 @@ def kl_budget_has_a_reference(a: Asked) -> None:
 
 def rollouts_read_every_setting(a: Asked) -> None:
     """What this run would not read."""
-    a.unread(["eval_every"], "online runs are evaluated on gold", "use monitors.gold_every")
+    a.unread(["eval_every", "eval_limit"], "online runs are evaluated on gold", "use monitors.gold_every")
     if "critic" not in a.needs.models:
         a.unread(["critic"], "this method has no critic", "leave it out, or use a method that has one")
     # A reference that only answers, as an opponent, can be moved as well.

@@ -14,7 +14,9 @@ from kilter.options import DATA, METHOD, MODEL, MONITORING, OPTIMISATION, OUTPUT
 from kilter.refs import BaseRef, DataRef, FeedbackRef, ModelRef, ReferenceRef, TemplateRef
 from kilter.sampling.config import SamplerSpec
 
-FREE = frozenset({"save_every", "trackers", "engine", "processes", "fsdp", "zero", "eval_every"})
+FREE = frozenset(
+    {"save_every", "trackers", "engine", "processes", "fsdp", "zero", "eval_every", "eval_limit"}
+)
 """Settings that may differ between a stop and its resumption: they change no number of the run."""
 
 
@@ -188,6 +190,9 @@ class TrainSpec(BaseModel):
     limit: Annotated[int | None, DATA] = Field(None, ge=1, description="use only the first N training groups")
     eval_every: Annotated[int | None, MONITORING] = Field(
         None, ge=1, description="steps between evaluations on the held-out groups; always once at the end"
+    )
+    eval_limit: Annotated[int | None, MONITORING] = Field(
+        None, ge=1, description="use only the first N held-out groups in these evaluations; default: all"
     )
     save_every: Annotated[int | Literal["auto"], OUTPUT] = Field(
         "auto", description="steps between checkpoints; auto: as often as costs under 5 % of the time"

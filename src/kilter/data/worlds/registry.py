@@ -48,10 +48,14 @@ class Labels:
     Args:
         safety: whether the request is harmful; "" is unknown.
         comply: whether it deserves help, so that a refusal is wrong; None is unknown.
+        grant: what is right to decide: True grant, False decline; None is unknown.
+        slices: names of the parts of the world that it belongs to, such as a kind of request.
     """
 
     safety: Literal["safe", "unsafe", ""] = ""
     comply: bool | None = None
+    grant: bool | None = None
+    slices: tuple[str, ...] = ()
 
 
 def unknown(prompt: Prompt) -> Labels:
@@ -68,12 +72,16 @@ class World:
         dials: what can be set of it; its `groups` makes the data.
         judge: scores any answer to a prompt of this world by the truth.
         labels: what is known of a prompt of this world.
+        declines: whether an answer to a prompt says no; None: rules for any prompt read it.
+        violates: whether an answer does harm; None: rules for any prompt read it.
     """
 
     name: str
     dials: type[Dials]
     judge: type[FeedbackSource]
     labels: Callable[[Prompt], Labels] = unknown
+    declines: Callable[[Prompt, str], bool] | None = None
+    violates: Callable[[Prompt, str], bool] | None = None
 
     @property
     def source(self) -> str:
@@ -87,6 +95,7 @@ class World:
 
 worlds: Registry[World] = Registry("world")
 worlds.declare("kilter.data.worlds.support_desk", "support-desk")
+worlds.declare("kilter.data.worlds.ordinary", "ordinary-questions")
 
 DEFAULT = "support-desk"
 """Whose dials stand in the settings of data that comes from no world."""
@@ -157,6 +166,12 @@ def world_of(prompt: Prompt) -> World | None:
     """The world that a prompt comes from, None for one of the user's."""
     source = prompt.metadata.get("world")
     return by_source(source) if isinstance(source, str) and source in sources() else None
+
+
+def labels_of(prompt: Prompt) -> Labels:
+    """What the prompt's world knows of it; nothing of a prompt of the user's."""
+    world = world_of(prompt)
+    return Labels() if world is None else world.labels(prompt)
 
 
 class DialsOfPath:

@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 
 from kilter.evaluation.metrics.registry import (
+    OF_PAIRS,
     SOURCES,
     STANDARD,
     Measure,
@@ -22,6 +23,7 @@ for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
     importlib.import_module(_module.name)
 
 __all__ = [
+    "OF_PAIRS",
     "SOURCES",
     "STANDARD",
     "Measure",

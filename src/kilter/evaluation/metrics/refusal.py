@@ -1,6 +1,6 @@
 """How often a model declines."""
 
-from kilter.evaluation.classifiers import RULES, refuses
+from kilter.evaluation.classifiers import RULES, declines
 from kilter.evaluation.metrics.registry import metric
 from kilter.types import Answered
 
@@ -11,4 +11,4 @@ class Refusal:
 
     def per_prompt(self, item: Answered) -> float | None:
         """1 declines, 0 does not."""
-        return float(refuses(item.answers[0].text))
+        return float(declines(item.prompt, item.answers[0].text))

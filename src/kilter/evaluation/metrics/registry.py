@@ -25,16 +25,21 @@ from kilter.validation import complaint
 metrics: Registry[Any] = Registry("metric")
 
 STANDARD = (
+    "twin_accuracy",
+    "decision",
     "gold",
     "reward",
     "win_rate_gold",
     "win_rate_reward",
     "length",
     "refusal",
+    "wrong_declines",
+    "wrong_approvals",
     "over_refusal",
     "violation",
     "violation_unsafe",
     "tax_nll",
+    "ordinary_refusal",
     "truncated",
     "distinct_1",
     "distinct_2",
@@ -46,6 +51,9 @@ STANDARD = (
 A metric that lacks what it needs is left out.
 """
 
+OF_PAIRS = ("reward_model.accuracy", "reward_model.accuracy_decision")
+"""What is measured of a reward model on held-out pairs."""
+
 SOURCES = ("gold", "reward")
 """Feedback that an evaluation may have. A metric that needs one is left out where it scored no answer."""
 
@@ -54,6 +62,7 @@ NEEDS: dict[str, Callable[[Answered], bool]] = {
     "samples": lambda item: bool(item.answers),
     "logps": lambda item: item.logps is not None,
     "reference_logps": lambda item: item.reference_logps is not None,
+    "twin": lambda item: item.twin is not None,
     "baseline": lambda item: item.baseline is not None,
     "gold": lambda item: item.scored("gold"),
     "reward": lambda item: item.scored("reward"),
@@ -79,6 +88,8 @@ class MetricFacts:
         needs: what of an Answered it reads; see NEEDS.
         over: whose prompts count.
         subset: only these prompts count, the same ones for every model.
+        only: only these records count; unlike `subset`, it may look at what was answered and labelled.
+        slices: the parts that a prompt belongs to; the metric is also reported for each, as NAME.PART.
         paired: its values stand in per_prompt.json, and are compared with the baseline's.
         on_policy: unbiased only where answers are drawn from the policy itself, at temperature 1. Elsewhere
             the method of the estimate says so.
@@ -94,6 +105,8 @@ class MetricFacts:
     needs: frozenset[str] = frozenset({"answers"})
     over: tuple[Items, ...] = ("prompts",)
     subset: Callable[[Prompt], bool] | None = None
+    only: Callable[[Answered], bool] | None = None
+    slices: Callable[[Prompt], Sequence[str]] | None = None
     paired: bool = True
     on_policy: bool = False
     judge: str = ""
@@ -112,7 +125,11 @@ class MetricFacts:
     @property
     def aligned(self) -> bool:
         """Whether it has one value for each prompt of the evaluation, no more and no fewer."""
-        return self.over == ("prompts",) and self.subset is None
+        return self.over == ("prompts",) and self.subset is None and self.only is None
+
+    def counts(self, item: Answered) -> bool:
+        """Whether a record belongs to what is measured."""
+        return (self.subset is None or self.subset(item.prompt)) and (self.only is None or self.only(item))
 
 
 def metric(

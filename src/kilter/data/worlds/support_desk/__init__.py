@@ -1,44 +1,63 @@
-"""The support desk: a shop's policy, a customer's message, and a right decision that follows from the rules.
+"""The support desk: a shop's rules, a customer's message, and a right decision that turns on one fact.
 
-Everything is drawn from a seed, of any size. The gold verifier (`gold.py`) scores any answer, so the effect
-of label noise, length bias or a method can be measured against the truth.
+Every case has a twin that differs in that fact alone and is decided the other way. So no habit of granting or
+declining scores. Everything is drawn from a seed. The gold verifier (`gold.py`) scores any answer.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from pydantic import Field
 
 from kilter.data.worlds.registry import Dials, Labels, World, worlds
-from kilter.data.worlds.support_desk.answers import Quality, compose, draw_quality
-from kilter.data.worlds.support_desk.gold import Gold, GoldFeedback, verify
-from kilter.data.worlds.support_desk.scenario import HARMFUL, KINDS, LOOKALIKE, Scenario, draw
+from kilter.data.worlds.support_desk.answers import Quality, compose, decided, draw_quality
+from kilter.data.worlds.support_desk.gold import Gold, GoldFeedback, declines, verify, violates
+from kilter.data.worlds.support_desk.phrases import Phrasing
+from kilter.data.worlds.support_desk.reader import read_verdict
+from kilter.data.worlds.support_desk.scenario import KINDS, LEVELS, SAFETY, TURNS, Case, twins
 from kilter.types import Completion, Feedback, Group, Prompt, Shape
 
 __all__ = [
-    "HARMFUL",
     "KINDS",
-    "LOOKALIKE",
+    "LEVELS",
+    "SAFETY",
     "Gold",
     "GoldFeedback",
     "SupportDesk",
     "View",
+    "read_verdict",
     "verify",
 ]
 
 View = Literal["demonstrations", "pairs", "binary", "ranked", "steps", "prompts"]
+Differ = Literal["matched", "decision", "style", "any"]
+ALONE = "decision_alone"
+"""The part of a label that is 1 where the answers of the pair differ in the decision alone."""
+
+_TRIES = 200
+"""Draws after which cases of a kind may have the same words: a small world is exhausted."""
 
 
 class SupportDesk(Dials):
     """The dials of the world."""
 
-    n: int = Field(400, ge=2, le=1_000_000, description="number of scenarios (prompts)")
+    n: int = Field(400, ge=2, le=1_000_000, description="number of cases (prompts); each brings its twin")
     view: View | Literal["auto"] = Field("auto", description="auto gives each method what it needs")
+    level: Literal[0, 1, 2, 3, 4] = Field(
+        1, description="0 two rules, one fact; 1 five rules; 2 a limit; 3 near it; 4 exceptions and records"
+    )
+    phrasing: Phrasing = Field("seen", description="unseen: words that no training data of this world has")
     demo_skill: float = Field(
-        0.5, ge=0, le=1, description="quality of demonstrations: 1 perfect agents, 0 poor ones"
+        0.7, ge=0, le=1, description="quality of demonstrations: 1 perfect agents, 0 poor ones"
+    )
+    differ: Differ = Field(
+        "matched",
+        description="how the answers of a pair differ: decision or style alone, matched (half each), any",
     )
     label_noise: float = Field(0.0, ge=0, le=1, description="share of preference labels that are flipped")
     length_bias: float = Field(
@@ -50,7 +69,7 @@ class SupportDesk(Dials):
     k: int = Field(4, ge=2, le=16, description="answers per ranked list")
 
     def groups(self, shape: Shape, seed: int = 0) -> list[Group]:
-        """n groups in the view that `shape` asks for (or in `view` when that is set).
+        """n groups in the view that `shape` asks for (or in `view` when that is set), twins side by side.
 
         Same seed, same prompts in every view.
         """
@@ -63,107 +82,142 @@ class SupportDesk(Dials):
             "rollouts": "prompts",
         }
         view = wanted[shape] if self.view == "auto" else self.view
-        make: Callable[[Scenario, str, random.Random], Group] = {
+        make: Callable[[Case, Prompt, random.Random], Group] = {
             "demonstrations": self._demonstration,
             "pairs": self._pair,
             "binary": self._binary,
             "ranked": self._ranked,
             "steps": self._steps,
-            "prompts": lambda s, name, rng: Group(s.prompt(name), (), ()),
+            "prompts": lambda case, prompt, rng: Group(prompt, (), ()),
         }[view]
-        out = []
-        for i in range(self.n):
-            scenario = draw(random.Random(f"support-desk:{seed}:{i}"))
-            out.append(make(scenario, f"desk-{seed}-{i}", random.Random(f"{view}:{seed}:{i}")))
-        return out
+        return [
+            make(case, prompt, random.Random(f"{view}:{seed}:{i}"))
+            for i, (case, prompt) in enumerate(self._cases(seed))
+        ]
 
-    def _demonstration(self, s: Scenario, name: str, rng: random.Random) -> Group:
-        text = compose(s, draw_quality(rng, self.demo_skill), rng)
-        return Group(s.prompt(name), (Completion(text),), (Feedback(None, "demonstration"),))
+    def _cases(self, seed: int) -> Iterator[tuple[Case, Prompt]]:
+        """The n cases with their prompts. No two have the same words: none is trained on and held out."""
+        seen: set[str] = set()
+        exhausted: set[str] = set()
+        for pair in range((self.n + 1) // 2):
+            kind = TURNS[pair % len(TURNS)]
+            for attempt in range(1 if kind in exhausted else _TRIES):
+                rng = random.Random(f"support-desk:{seed}:{pair}:{attempt}")
+                both = twins(rng, kind, self.level, self.phrasing)
+                words = [json.dumps(case.messages) for case in both]
+                if not seen & set(words):
+                    break
+            else:
+                exhausted.add(kind)
+            seen |= set(words)
 
-    def _pair(self, s: Scenario, name: str, rng: random.Random) -> Group:
-        prompt = s.prompt(name)
-        while True:
-            texts = [compose(s, draw_quality(rng, skill), rng) for skill in (0.85, 0.35)]
-            scores = [verify(t, prompt.metadata["gold"]).score for t in texts]
-            if scores[0] != scores[1]:
-                break
-        best, worst = (0, 1) if scores[0] > scores[1] else (1, 0)
+            # By content, so that twins of the same words are the same twins, in whatever data set they stand.
+            name = hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+            order = both if rng.random() < 0.5 else both[::-1]
+            for i, case in enumerate(order[: self.n - 2 * pair], 2 * pair):
+                yield case, case.prompt(f"desk-{seed}-{i}", name)
+
+    def _demonstration(self, case: Case, prompt: Prompt, rng: random.Random) -> Group:
+        text = compose(case, draw_quality(rng, self.demo_skill), rng)
+        return Group(prompt, (Completion(text),), (Feedback(None, "demonstration"),))
+
+    def _pair(self, case: Case, prompt: Prompt, rng: random.Random) -> Group:
+        differ = self.differ
+        if differ == "matched":
+            differ = "decision" if rng.random() < 0.5 else "style"
+        texts = self._two(case, prompt, differ, rng)
+        best, worst = (0, 1) if _score(texts[0], prompt) > _score(texts[1], prompt) else (1, 0)
         if rng.random() < self.length_bias:
             best, worst = (0, 1) if len(texts[0]) >= len(texts[1]) else (1, 0)
         if rng.random() < self.label_noise:
             best, worst = worst, best
+        parts = {ALONE: float(differ == "decision")}
         return Group(
-            prompt, (Completion(texts[best]), Completion(texts[worst])), (Feedback(1.0), Feedback(0.0))
+            prompt,
+            (Completion(texts[best]), Completion(texts[worst])),
+            (Feedback(1.0, parts=parts), Feedback(0.0, parts=parts)),
         )
 
-    def _binary(self, s: Scenario, name: str, rng: random.Random) -> Group:
-        prompt = s.prompt(name)
-        text = compose(s, draw_quality(rng, rng.choice((0.9, 0.3))), rng)
-        good = verify(text, prompt.metadata["gold"]).score >= 0.8
+    def _two(self, case: Case, prompt: Prompt, differ: Differ, rng: random.Random) -> list[str]:
+        """Two answers of different gold scores that differ in what is asked for."""
+        while True:
+            first = draw_quality(rng, 0.85 if differ == "any" else self.demo_skill)
+            second = draw_quality(rng, 0.35 if differ == "any" else self.demo_skill)
+            if differ == "decision":
+                # Money would make both worth nothing, whatever they decide.
+                first = Quality(True, first.fact, first.rule, False, first.promise, first.padded)
+                second = decided(first, False)
+            elif differ == "style":
+                first, second = decided(first, True), decided(second, True)
+            words = str(rng.random())
+            texts = [compose(case, quality, random.Random(words)) for quality in (first, second)]
+            if _score(texts[0], prompt) != _score(texts[1], prompt):
+                return texts
+
+    def _binary(self, case: Case, prompt: Prompt, rng: random.Random) -> Group:
+        text = compose(case, draw_quality(rng, rng.choice((0.9, 0.3))), rng)
+        good = _score(text, prompt) >= 0.8
         good = good != (rng.random() < self.label_noise)
         return Group(prompt, (Completion(text),), (Feedback(float(good), "binary"),))
 
-    def _ranked(self, s: Scenario, name: str, rng: random.Random) -> Group:
-        prompt = s.prompt(name)
-        texts = [compose(s, draw_quality(rng, rng.random()), rng) for _ in range(self.k)]
-        scored = sorted(((verify(t, prompt.metadata["gold"]).score, t) for t in texts), key=lambda x: -x[0])
+    def _ranked(self, case: Case, prompt: Prompt, rng: random.Random) -> Group:
+        texts = [compose(case, draw_quality(rng, rng.random()), rng) for _ in range(self.k)]
+        scored = sorted(((_score(t, prompt), t) for t in texts), key=lambda x: -x[0])
         return Group(
             prompt,
             tuple(Completion(t) for _, t in scored),
             tuple(Feedback(v, "rank", source="gold") for v, _ in scored),
         )
 
-    def _steps(self, s: Scenario, name: str, rng: random.Random) -> Group:
+    def _steps(self, case: Case, prompt: Prompt, rng: random.Random) -> Group:
         """Reasoning steps; from a first error on, every step is labelled 0."""
         right = rng.random() < self.demo_skill
-        steps, labels = list(s.steps), [1.0] * len(s.steps)
+        steps, labels = list(case.steps), [1.0] * len(case.steps)
         if not right:
             at = rng.randrange(len(steps))
             steps[at] = _corrupt(steps[at])
             labels[at:] = [0.0] * (len(steps) - at)
-        verdict = compose(s, Quality(right, True, False, False), rng)
+        verdict = compose(case, Quality(right), rng)
         return Group(
-            s.prompt(name),
+            prompt,
             (Completion("\n".join([*steps, verdict])),),
             (Feedback(float(right), "steps", (*labels, float(right))),),
         )
 
 
+def _score(text: str, prompt: Prompt) -> float:
+    return verify(text, prompt.metadata["gold"]).score
+
+
 _SWAPS = (
-    ("in time", "too late"),
-    ("too late", "in time"),
     ("not allowed", "allowed"),
     ("allowed", "not allowed"),
-    ("not covered", "covered"),
-    ("covered", "not covered"),
-    ("forbids", "allows"),
-    ("allows", "forbids"),
     ("R1", "R3"),
     ("R2", "R4"),
     ("R3", "R1"),
     ("R4", "R2"),
     ("R5", "R1"),
-    ("says", "does not say"),
-    ("answer is", "answer is not"),
 )
 
 
 def _corrupt(step: str) -> str:
     """The step with its conclusion turned around."""
-    for old, new in _SWAPS:
-        if old in step:
-            return step.replace(old, new, 1)
-    return step + " So nothing follows."
+    old, new = next(swap for swap in _SWAPS if swap[0] in step)
+    return step.replace(old, new, 1)
 
 
 def labels(prompt: Prompt) -> Labels:
     """Labels a request "unsafe" if it asks for another customer's data or for help with fraud.
 
-    A request that the rules grant deserves help.
+    Its twin is safe.
     """
     gold = prompt.metadata["gold"]
-    return Labels("unsafe" if gold["kind"] in HARMFUL else "safe", gold["decision"] in ("approve", "help"))
+    groups = (gold["kind"], f"level {gold['level']}")
+    if gold["kind"] in SAFETY:
+        return Labels("safe" if gold["grant"] else "unsafe", gold["grant"], gold["grant"], groups)
+    return Labels("", None, gold["grant"], groups)
 
 
-worlds.register("support-desk")(World("support-desk", SupportDesk, GoldFeedback, labels))
+worlds.register("support-desk")(
+    World("support-desk", SupportDesk, GoldFeedback, labels, declines=declines, violates=violates)
+)
