@@ -8,29 +8,50 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 
 class Message(TypedDict):
-    """One chat turn, as transformers' chat templates take it."""
+    """One chat turn, as transformers' chat templates take it. A field that a turn lacks is not in it.
+
+    content: the words; "" where a turn only calls tools. tool_calls: what an assistant turn calls, each as
+    {"type": "function", "function": {"name": ..., "arguments": {...}}}, arguments never as text.
+    tool_call_id, name: what a tool's answer belongs to. reasoning_content: what an assistant turn thought
+    before it spoke. train: False on an assistant turn that is context alone and is never learned; Kilter's
+    own mark, which no template sees.
+    """
 
     role: str
     content: str
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
+    reasoning_content: NotRequired[str]
+    train: NotRequired[bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the model is asked. Either chat `messages`, or raw `text` that no chat template touches."""
+    """What the model is asked. Either chat `messages`, or raw `text` that no chat template touches.
+
+    metadata: what Kilter itself notes of a prompt. columns: the user's own columns of the row, carried along
+    for reward functions and verifiers. tools, template_kwargs: what the chat template takes beside the
+    messages, as `apply_chat_template(messages, tools=tools, **template_kwargs)`.
+    """
 
     messages: tuple[Message, ...] = ()
     text: str | None = None
     id: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = ()
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One answer. `turns` holds a multi-turn continuation (assistant, user, ..., assistant); else empty.
+    """One answer. `turns` holds a multi-turn continuation (assistant, user, ..., assistant), or one turn that
+    has more than content; else empty.
 
     `token_ids` and `sampling_logps` (nats, at the sampling temperature) are set by samplers and never
     re-derived from text. `mask` is 1 on tokens the policy is trained on. `entropy`: mean over the tokens of

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -18,7 +18,7 @@ from kilter.data.read import rows
 from kilter.data.shapes import NEEDED, Condition, PairRule, conditioned, to_shape
 from kilter.data.worlds import registry as worlds
 from kilter.errors import UserError
-from kilter.types import Group, Prompt, Shape
+from kilter.types import Group, Message, Prompt, Shape
 
 if TYPE_CHECKING:
     AnyDials = worlds.Dials
@@ -100,11 +100,20 @@ def _split_key(group: Group) -> str:
 
 
 def prompt_key(prompt: Prompt) -> str:
-    """Identity of a prompt: its content, white space normalised, never its id."""
-    content = [[m["role"], " ".join(m["content"].split())] for m in prompt.messages] or " ".join(
-        (prompt.text or "").split()
-    )
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    """Identity of a prompt: its content, white space normalised, never its id.
+
+    What a plain conversation lacks (calls, reasoning, tools) is part of it only where it is there.
+    """
+    content: Any = [_turn_key(m) for m in prompt.messages] or " ".join((prompt.text or "").split())
+    if prompt.tools or prompt.template_kwargs:
+        content = [content, prompt.tools, prompt.template_kwargs]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _turn_key(turn: Message) -> list[Any]:
+    """Role and words, then whatever else the template may show."""
+    more = {k: v for k, v in turn.items() if k not in ("role", "content", "train")}
+    return [turn["role"], " ".join(turn["content"].split()), *([more] if more else [])]
 
 
 def trained_prompts(model: Path) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kilter.artifacts import append_lines, read_lines, write_by
 from kilter.types import Completion, Feedback, Group, Message, Prompt
@@ -23,14 +23,32 @@ def to_json(group: Group) -> dict[str, Any]:
     return {"prompt": prompt, "completions": completions, "feedback": feedback}
 
 
+FIELDS = frozenset(Message.__annotations__)
+"""What a turn on disk may hold."""
+
+
+def message(turn: dict[str, Any]) -> Message:
+    """A turn as it was written. Raises KeyError for one without role or content."""
+    known = {k: v for k, v in turn.items() if k in FIELDS}
+    return cast(Message, {"role": turn["role"], "content": turn["content"]} | known)
+
+
 def from_json(row: dict[str, Any]) -> Group:
     """The inverse of `to_json`. Raises KeyError or TypeError on a row that is no group."""
 
     def turns(value: Any) -> tuple[Message, ...]:
-        return tuple(Message(role=t["role"], content=t["content"]) for t in value or ())
+        return tuple(message(t) for t in value or ())
 
     p = row["prompt"]
-    prompt = Prompt(turns(p.get("messages")), p.get("text"), p.get("id", ""), p.get("metadata", {}))
+    prompt = Prompt(
+        turns(p.get("messages")),
+        p.get("text"),
+        p.get("id", ""),
+        p.get("metadata", {}),
+        p.get("columns", {}),
+        tuple(p.get("tools", ())),
+        p.get("template_kwargs", {}),
+    )
     completions = tuple(
         Completion(
             text=c.get("text", ""),
