@@ -61,10 +61,9 @@ ROWS = {
 
 @pytest.mark.parametrize("name", formats.names())
 def test_each_format_is_detected_and_read(name):
-    row = ROWS[name]
-    assert detect(row).name == name
-    groups = list(reader(name)(row))
-    assert groups
+    for row in filter(None, [ROWS.get(name), formats.get(name).example]):
+        assert detect(row).name == name
+        assert list(reader(name)(row))
 
 
 def test_read_values():
@@ -258,7 +257,7 @@ def test_groups_file_is_a_format(tmp_path):
 
 
 def test_a_question_with_its_equation_shows_the_work():
-    from kilter.data import formats
+    from kilter.data.formats.demonstrations import _arithmetic
 
     row = {
         "ID": "1",
@@ -267,8 +266,8 @@ def test_a_question_with_its_equation_shows_the_work():
         "Equation": "( 8.0 - 3.0 )",
         "Answer": 5.0,
     }
-    (group,) = formats._read_question_answer(row)
+    (group,) = reader("question_answer")(row)
     assert group.prompt.messages[0]["content"] == "A pack holds 8 pens. 3 are red. How many are not?"
     assert group.completions[0].text == "8 - 3 = 5\n#### 5"
-    assert formats._arithmetic("( ( 8.0 * 2.0 ) - 3.0 )") == "(8 * 2) - 3"
-    assert formats._arithmetic("( 8.0 + 1.0 ) / ( 2.0 + 1.0 )") == "(8 + 1) / (2 + 1)"
+    assert _arithmetic("( ( 8.0 * 2.0 ) - 3.0 )") == "(8 * 2) - 3"
+    assert _arithmetic("( 8.0 + 1.0 ) / ( 2.0 + 1.0 )") == "(8 + 1) / (2 + 1)"

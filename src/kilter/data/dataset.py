@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from kilter.data import store
-from kilter.data.formats import Reader, RowError, detect, reader
 from kilter.data.read import rows
-from kilter.data.shapes import NEEDED, Condition, PairRule, conditioned, to_shape
+from kilter.data.reading import Account, Reading
+from kilter.data.shapes import NEEDED, Condition, PairRule, conditioned, shaped
+from kilter.data.shelf import picked, shelved
 from kilter.data.worlds import registry as worlds
 from kilter.errors import UserError
 from kilter.types import Group, Message, Prompt, Shape
@@ -26,18 +28,59 @@ else:  # so that the schema and the command line show the dials of every registe
     AnyDials = Union[tuple(world.dials for _, world in worlds.worlds)]  # noqa: UP007
 
 
-class DataSpec(BaseModel):
-    """Where preference data comes from and how it is split."""
+class SourceSpec(BaseModel):
+    """One source of rows and how they are read."""
 
     model_config = ConfigDict(extra="forbid")
     path: Annotated[str, AfterValidator(worlds.check_path)] = Field(
-        description=f"file, Hub name (owner/name), or {', '.join(worlds.paths())}"
+        description=f"file, folder, pattern (data/*.jsonl), Hub name (owner/name), or {', '.join(worlds.paths())}"
     )
     format: str = Field(
-        "auto", description="auto, a name listed by `kilter data convert --help`, or my_file.py:read"
+        "auto", description="auto, a name listed by `kilter data formats`, or my_file.py:read"
     )
-    split: str = Field("train", description="split of a Hub data set")
+    map: dict[str, str] = Field(
+        default_factory=dict,
+        description="what the data calls a column: prompt=question reads question as the prompt",
+    )
+    split: str = Field("train", description="split of a Hub data set, or of a folder")
     config: str | None = Field(None, description="configuration of a Hub data set")
+    on_bad_row: Literal["error", "skip"] = Field(
+        "error", description="stop at a bad row, or skip and count it"
+    )
+    world: Annotated[AnyDials, worlds.DialsOfPath()] = Field(
+        default_factory=dict, validate_default=True, description=f"dials of {', '.join(worlds.paths())}"
+    )
+
+    @field_validator("map")
+    @classmethod
+    def _one_column_each(cls, value: dict[str, str]) -> dict[str, str]:
+        twice = [theirs for theirs, count in Counter(value.values()).items() if count > 1]
+        if twice:
+            raise ValueError(f"uses the column {twice[0]!r} twice")
+        return value
+
+
+class Part(SourceSpec):
+    """One source of a mixture."""
+
+    weight: float = Field(
+        1.0, gt=0, description="how often each row is seen in a pass: 2 is twice, 0.5 is every second row"
+    )
+
+
+INHERITED = ("format", "map", "split", "config", "on_bad_row")
+"""What a part of a mixture takes from the whole where it says nothing itself."""
+
+
+class DataSpec(SourceSpec):
+    """Where preference data comes from and how it is split.
+
+    A list stands for a mixture: [{path: a.jsonl, weight: 2}, {path: b.jsonl}].
+    """
+
+    parts: list[Part] = Field(
+        default_factory=list, description="a mixture of several sources, each with path and weight"
+    )
     system: str | None = Field(None, description="system message put before prompts that have none")
     safety: Literal["safe", "unsafe"] | None = Field(
         None,
@@ -55,12 +98,30 @@ class DataSpec(BaseModel):
     heldout: float = Field(0.1, ge=0, lt=1, description="share of PROMPTS kept for evaluation")
     limit: int | None = Field(None, ge=1, description="use only the first N groups")
     seed: int = Field(0, description="seed of the split and of a built-in world")
-    on_bad_row: Literal["error", "skip"] = Field(
-        "error", description="stop at a bad row, or skip and count it"
-    )
-    world: Annotated[AnyDials, worlds.DialsOfPath()] = Field(
-        default_factory=dict, validate_default=True, description=f"dials of {', '.join(worlds.paths())}"
-    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mixture(cls, value: Any) -> Any:
+        """A list of sources, or a list of paths, is a mixture."""
+        if isinstance(value, list):
+            value = {"parts": value}
+        if isinstance(value, dict) and isinstance(value.get("path"), list):
+            value = {"parts": value["path"]} | {k: v for k, v in value.items() if k != "path"}
+        if isinstance(value, dict) and isinstance(value.get("parts"), list) and value["parts"]:
+            parts = [p if isinstance(p, dict | Part) else {"path": p} for p in value["parts"]]
+            paths = [str(p.get("path", "")) if isinstance(p, dict) else p.path for p in parts]
+            value = {"path": ", ".join(paths)} | value | {"parts": parts}
+        return value
+
+    def sources(self) -> list[Part]:
+        """What is read: the parts of a mixture, or the one source as a part."""
+        if not self.parts:
+            fields = {name: getattr(self, name) for name in SourceSpec.model_fields}
+            return [Part.model_construct(**fields)]
+        return [
+            p.model_copy(update={n: getattr(self, n) for n in INHERITED if n not in p.model_fields_set})
+            for p in self.parts
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +129,20 @@ class Dataset:
     """Groups by split, and what was left out and why."""
 
     spec: DataSpec
-    train: list[Group]
-    heldout: list[Group]
+    train: Sequence[Group]
+    heldout: Sequence[Group]
     skipped: Counter[str] = field(default_factory=Counter)
     format: str = ""
+    unread: tuple[str, ...] = ()
 
     def left_out(self) -> str:
         """What was left out and why, for a person; "" when nothing was."""
         return ", ".join(f"{n} {why}" for why, n in self.skipped.items())
+
+    def notes(self) -> list[str]:
+        """What a person has to know of the reading: rows that are left out, columns that are not read."""
+        said = [f"left out: {self.left_out()}"] if self.skipped else []
+        return [*said, f"not read: {', '.join(self.unread)}"] if self.unread else said
 
     def content_hash(self) -> str:
         """Hash of every group in both splits, for manifests and caches."""
@@ -124,49 +191,135 @@ def trained_prompts(model: Path) -> set[str]:
     return found
 
 
-def load(spec: DataSpec, shape: Shape, where: str = "data") -> Dataset:
-    """Reads, checks, splits.
+def load(spec: DataSpec, shape: Shape, where: str = "data", learned: bool = True) -> Dataset:
+    """Reads, checks, splits. What is too long for memory is kept on disk.
 
     Args:
         spec: where the data is and how it is read.
         shape: what the method needs; groups of another shape are brought into it.
         where: the field that names the data, for messages.
+        learned: whether prompts alone carry the columns that other methods learn from, such as chosen.
 
     Raises:
         UserError: at the first bad row, with file, line and field, unless bad rows are skipped and counted.
     """
-    skipped: Counter[str] = Counter()
-    if worlds.is_world(spec.path):
-        groups, name = _generated(spec, shape, f"{where}.path")
-    else:
-        groups, name = _read(spec, skipped, where)
-    groups = [_as_chat(g) for g in groups] if spec.text == "chat" else groups
-    if spec.safety:
-        groups = [
-            replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "safety": spec.safety}))
-            for g in groups
-        ]
-    if spec.system:
-        groups = [_with_system(g, spec.system) for g in groups]
-    if spec.limit is not None:
-        groups = groups[: spec.limit]
+    account = Account()
+    groups, weights = _gathered(spec, shape, where, account, shape == "prompts" and learned)
+
     # Split first: what a shape leaves out must not move a prompt from one side to the other.
-    train, heldout = split_by_prompt(groups, spec.heldout, spec.seed)
+    trained, held = _split_places([_split_key(g) for g in groups], spec.heldout, spec.seed)
+    train, heldout = picked(groups, _weighted(trained, weights, groups)), picked(groups, held)
     if spec.condition is not None:
-        train, heldout = conditioned(train, heldout, shape, spec.condition, skipped)
-    train = to_shape(train, shape, skipped, spec.pairs)
+        train, heldout = conditioned(train, heldout, shape, spec.condition, account.skipped)
+    train = shelved(shaped(train, shape, account.skipped, spec.pairs))
     if not train:
-        reasons = ", ".join(f"{n} {why}" for why, n in skipped.items()) or "the file holds no completions"
+        raise _nothing_left(spec, shape, where, account)
+    heldout = shelved(shaped(heldout, shape, account.skipped, spec.pairs))
+    return Dataset(spec, train, heldout, account.skipped, account.format, tuple(account.unread))
+
+
+def _nothing_left(spec: DataSpec, shape: Shape, where: str, account: Account) -> UserError:
+    """Why no row is left, and which columns were not read: the answers may stand in one of them."""
+    reasons = ", ".join(f"{n} {why}" for why, n in account.skipped.items())
+    unread = f"; not read: {', '.join(account.unread)}" if account.unread else ""
+    fix = f"give {NEEDED[shape]}: this method needs them"
+    if account.unread:
+        column = next(iter(account.unread))
+        fix += f". If a column holds them, say which: --map {ASKED[shape]}={column}"
+    return UserError(
+        f"{where}.path",
+        spec.path,
+        f"leaves zero rows after filtering ({reasons or 'the file holds no completions'}{unread})",
+        fix,
+    )
+
+
+ASKED: dict[Shape, str] = {
+    "demonstrations": "completion",
+    "pairs": "chosen",
+    "unpaired": "label",
+    "ranked": "score",
+    "prompts": "prompt",
+    "rollouts": "score",
+}
+"""A column that a shape needs, for advice on `map`."""
+
+
+def _gathered(
+    spec: DataSpec, shape: Shape, where: str, account: Account, everything: bool
+) -> tuple[Sequence[Group], list[tuple[int, float]]]:
+    """(all groups, [(first place, weight)] of every source), prompts as the settings want them."""
+    bounds: list[tuple[int, float]] = []
+
+    def read() -> Iterator[Group]:
+        count = 0
+        for n, source in enumerate(spec.sources()):
+            field = f"{where}.parts[{n}]" if spec.parts else where
+            bounds.append((count, source.weight))
+            for group in _source(source, shape, spec.seed, field, account, everything):
+                if count == spec.limit:
+                    return
+                count += 1
+                yield _prepared(group, spec)
+
+    return shelved(read()), bounds
+
+
+def _source(
+    source: Part, shape: Shape, seed: int, field: str, account: Account, everything: bool
+) -> Iterator[Group]:
+    """The groups of one source. Raises UserError where it has none."""
+    if worlds.is_world(source.path):
+        yield from _generated(source, shape, seed, f"{field}.path", account)
+        return
+    reading = Reading(source, field, account, everything)
+    found = reading.groups(rows(source.path, source.split, source.config, f"{field}.path"))
+    first = next(found, None)
+    if first is None:
         raise UserError(
-            f"{where}.path",
-            spec.path,
-            f"leaves zero rows after filtering ({reasons})",
-            f"give {NEEDED[shape]}: this method needs them",
+            f"{field}.path",
+            source.path,
+            f"leaves zero rows ({sum(account.skipped.values())} skipped)",
+            "check the file and its format",
         )
-    return Dataset(spec, train, to_shape(heldout, shape, skipped, spec.pairs), skipped, name)
+    everyone = itertools.chain([first], found)
+    yield from _by_prompt(shelved(everyone)) if reading.name in BY_PROMPT else everyone
 
 
-def heldout_pairs(spec: DataSpec, where: str = "data") -> list[Group]:
+BY_PROMPT = ("scored", "attributes")
+"""Formats with one answer a row, whose rows of one prompt belong together."""
+
+
+def _prepared(group: Group, spec: DataSpec) -> Group:
+    """The group with its prompt as the settings of the data set want it."""
+    group = _as_chat(group) if spec.text == "chat" else group
+    if spec.safety:
+        noted = {**group.prompt.metadata, "safety": spec.safety}
+        group = replace(group, prompt=replace(group.prompt, metadata=noted))
+    return _with_system(group, spec.system) if spec.system else group
+
+
+def _weighted(
+    places: Sequence[int], bounds: Sequence[tuple[int, float]], groups: Sequence[Group]
+) -> Sequence[int]:
+    """The places of the groups, each as often as the weight of its source says.
+
+    Of a broken weight the prompts that are seen once more follow from their content.
+    """
+    if all(weight == 1 for _, weight in bounds):
+        return places
+    found = []
+    for place in places:
+        weight = next(w for first, w in reversed(bounds) if place >= first)
+        whole = int(weight)
+        if weight > whole:
+            drawn = int(_split_key(groups[place])[:8], 16) / 16**8
+            whole += drawn < weight - whole
+        found += [place] * whole
+    return found
+
+
+def heldout_pairs(spec: DataSpec, where: str = "data") -> Sequence[Group]:
     """Held-out pairs for measuring a reward model; none if the data, read for its prompts, holds no pairs."""
     try:
         found = load(spec, "pairs", where)
@@ -175,95 +328,31 @@ def heldout_pairs(spec: DataSpec, where: str = "data") -> list[Group]:
     return found.heldout if spec.heldout else found.train
 
 
-def _generated(spec: DataSpec, shape: Shape, field: str) -> tuple[list[Group], str]:
+def _generated(source: Part, shape: Shape, seed: int, field: str, account: Account) -> Iterator[Group]:
     """Groups of a world. Each prompt has the world's name, by which its judge and labels are found again."""
-    world = worlds.find(spec.path, field)
-    groups = [
-        g
-        if world.owns(g.prompt)
-        else replace(g, prompt=replace(g.prompt, metadata={**g.prompt.metadata, "world": world.source}))
-        for g in spec.world.groups(shape, spec.seed)
-    ]
-    return groups, world.source
-
-
-def _read(spec: DataSpec, skipped: Counter[str], where: str) -> tuple[list[Group], str]:
-    chosen = spec.format
-    read = None if chosen == "auto" else _reader(chosen, f"{where}.format")
-    groups: list[Group] = []
-    for place, row in rows(spec.path, spec.split, spec.config, f"{where}.path"):
-        if read is None:
-            known = detect(row)
-            found = "groups" if {"prompt", "completions", "feedback"} <= row.keys() else known and known.name
-            if not found:
-                raise UserError(
-                    place,
-                    sorted(row),
-                    "are the columns of no known format",
-                    "rename the columns (prompt, chosen, rejected / messages / instruction, output "
-                    "/ text ...) or set data.format",
-                )
-            chosen, read = found, _reader(found, f"{where}.format")
-        try:
-            new = list(read(row))
-            for group in new:
-                _check_sides(group)
-        except (RowError, KeyError, TypeError, AttributeError, ValueError) as error:
-            name = error.field if isinstance(error, RowError) else str(error)
-            problem = (
-                error.problem
-                if isinstance(error, RowError)
-                else f"does not fit format {chosen!r} ({type(error).__name__})"
-            )
-            if spec.on_bad_row == "skip":
-                skipped[f"bad row: {problem}"] += 1
-                continue
-            raise UserError(
-                f"{place} field {name}",
-                _shown(row, name),
-                problem,
-                "correct the row, or set data.on_bad_row to skip (--set data.on_bad_row=skip) "
-                "to leave such rows out",
-            ) from error
-        groups.extend(new)
-    if not groups:
-        raise UserError(
-            f"{where}.path",
-            spec.path,
-            f"leaves zero rows ({sum(skipped.values())} skipped)",
-            "check the file and data.format",
+    world = worlds.find(source.path, field)
+    for group in source.world.groups(shape, seed):
+        account.formats[world.source] += 1
+        marked = {**group.prompt.metadata, "world": world.source}
+        yield (
+            group
+            if world.owns(group.prompt)
+            else replace(group, prompt=replace(group.prompt, metadata=marked))
         )
-    return (_by_prompt(groups) if chosen == "scored" else groups), chosen
 
 
-def _reader(name: str, field: str) -> Reader:
-    """What reads rows of this format; Kilter's own file of groups is one of them."""
-    return (lambda row: iter([store.from_json(dict(row))])) if name == "groups" else reader(name, field)
-
-
-def _by_prompt(groups: Sequence[Group]) -> list[Group]:
+def _by_prompt(groups: Sequence[Group]) -> Iterator[Group]:
     """Answers to one prompt, read from rows of their own, as one group, in order of first appearance."""
-    together: dict[str, list[Group]] = {}
-    for g in groups:
-        together.setdefault(prompt_key(g.prompt), []).append(g)
-    return [
-        replace(
+    together: dict[str, list[int]] = {}
+    for place, group in enumerate(groups):
+        together.setdefault(prompt_key(group.prompt), []).append(place)
+    for places in together.values():
+        own = [groups[i] for i in places]
+        yield replace(
             own[0],
             completions=tuple(c for g in own for c in g.completions),
             feedback=tuple(f for g in own for f in g.feedback),
         )
-        for own in together.values()
-    ]
-
-
-def _shown(row: dict[str, object], name: str) -> object:
-    return row.get(name.split("[")[0].split(".")[0], "(absent)")
-
-
-def _check_sides(group: Group) -> None:
-    texts = [" ".join(c.text.split()) + repr(c.turns) for c in group.completions]
-    if len(texts) == 2 and texts[0] == texts[1] and group.feedback[0].score != group.feedback[1].score:
-        raise RowError("rejected", "is identical to chosen")
 
 
 def _as_chat(group: Group) -> Group:
@@ -296,13 +385,17 @@ def split_by_prompt(groups: Sequence[Group], heldout: float, seed: int) -> tuple
     Returns:
         Groups to train on, and groups held out.
     """
-    keys = [_split_key(g) for g in groups]
+    train, held = _split_places([_split_key(g) for g in groups], heldout, seed)
+    return [groups[i] for i in train], [groups[i] for i in held]
+
+
+def _split_places(keys: Sequence[str], heldout: float, seed: int) -> tuple[Sequence[int], Sequence[int]]:
+    """Places of the groups to train on and of those held out, by the keys of their prompts."""
+    everyone = range(len(keys))
     if heldout == 0:
-        return list(groups), []
+        return everyone, ()
     order = sorted(set(keys), key=lambda k: hashlib.sha256(f"{seed}:{k}".encode()).digest())
-    size = max(1, round(heldout * len(order)))
     if len(order) < 2:
-        return list(groups), []
-    held = set(order[:size])
-    train = [g for g, k in zip(groups, keys, strict=True) if k not in held]
-    return train, [g for g, k in zip(groups, keys, strict=True) if k in held]
+        return everyone, ()
+    held = set(order[: max(1, round(heldout * len(order)))])
+    return [i for i in everyone if keys[i] not in held], [i for i in everyone if keys[i] in held]

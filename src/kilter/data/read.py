@@ -1,69 +1,139 @@
-"""Files and Hub data sets to rows, each with its place, so that an error can name file and line."""
+"""Files, folders, Hub data sets and Python objects to rows, each with its place, so that an error can name it.
+
+A line that is not a row comes out as a RowError: whether it stops the reading is for others to say.
+"""
 
 from __future__ import annotations
 
 import csv
 import gzip
-import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO, cast
 
+from kilter.data import memory
+from kilter.data.row import Raw, RowError
 from kilter.data.worlds.registry import paths
 from kilter.errors import UserError
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
+Rows = Iterator[tuple[str, Raw | RowError]]
+"""(place, row), or what is wrong with the line at that place."""
+
+LINE = "write one JSON object per line"
+
+FILES = ("json", "jsonl", "jsonlines", "ndjson", "txt", "csv", "tsv", "parquet", "arrow")
+"""Endings of files that are data in a folder, each also with .gz where it is text."""
+
+SPLITS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "validation": ("validation", "valid", "val", "dev", "eval", "evaluation"),
+}
+"""How the names of files in a folder say which split they belong to."""
 
 
-def rows(
-    path: str, split: str = "train", config: str | None = None, field: str = "data.path"
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (place, row); place is 'file:line' for text files and 'name[split]:index' otherwise."""
+def rows(path: str, split: str = "train", config: str | None = None, field: str = "data.path") -> Rows:
+    """Yields (place, row); place is 'file:line' for text files and 'name[split]:index' otherwise.
+
+    Args:
+        path: a file, a pattern such as data/*.jsonl, a folder of files or of `save_to_disk`, or a Hub name.
+        split: of a Hub data set, or of a folder whose files are named after splits.
+        config: of a Hub data set.
+        field: that names the path, for messages.
+    """
+    if memory.is_memory(path):
+        yield from memory.rows(path, field)
+        return
+    local = Path(path).expanduser()
+    files = local_files(path, split, field)
+    if files is None:
+        yield from _hub(path, split, config, field)
+    elif (local / "state.json").is_file() or (local / "dataset_dict.json").is_file():
+        yield from _saved(local, split, field)
+    else:
+        for file in files:
+            yield from _file(file, field)
+
+
+def local_files(path: str, split: str = "train", field: str = "data.path") -> list[Path] | None:
+    """The files that a path names; None for the name of a Hub data set.
+
+    Raises:
+        UserError: the path names nothing.
+    """
     local = Path(path).expanduser()
     if local.is_file():
-        yield from _file(local, field)
-    elif local.is_dir():
-        raise UserError(field, path, "is a folder", f"give one file ({', '.join(SUFFIXES)})")
-    elif (
-        local.is_absolute() or path.startswith((".", "~")) or path.endswith(SUFFIXES) or path.count("/") != 1
-    ):
+        return [local]
+    if local.is_dir():
+        return _folder(local, split, field)
+    if any(c in path for c in "*?["):
+        anchor = Path(local.anchor) if local.is_absolute() else Path()
+        found = sorted(p for p in anchor.glob(str(local.relative_to(local.anchor))) if p.is_file())
+        if not found:
+            raise UserError(field, path, "matches no file", "check the pattern, such as data/*.jsonl")
+        return found
+    typed = path.endswith((*(f".{f}" for f in FILES), ".gz"))
+    if local.is_absolute() or path.startswith((".", "~")) or typed or path.count("/") != 1:
         raise UserError(
             field,
             path,
             "names no file",
-            f"give an existing file, a Hub data set (owner/name), or {', '.join(paths())}",
+            f"give an existing file or folder, a Hub data set (owner/name), or {', '.join(paths())}",
         )
-    else:
-        yield from _hub(path, split, config, field)
+    return None
+
+
+def _folder(folder: Path, split: str, field: str) -> list[Path]:
+    """The data files of a folder, those of the split where their names say it."""
+    if (folder / "dataset_dict.json").is_file():
+        return sorted((folder / split).glob("*.arrow"))
+    found = sorted(p for p in folder.rglob("*") if p.is_file() and _is_data(p.relative_to(folder)))
+    if not found:
+        raise UserError(
+            field, str(folder), "holds no data file", f"it needs files of type {', '.join(FILES)}"
+        )
+    named = {p: _split_of(p.relative_to(folder)) for p in found}
+    if not any(named.values()):
+        return found
+    wanted = next((name for name, words in SPLITS.items() if split in words), split)
+    chosen = [p for p in found if named[p] == wanted]
+    if not chosen:
+        known = ", ".join(sorted({name for name in named.values() if name}))
+        raise UserError(field, str(folder), f"has no files of the split {split!r}", f"set split to {known}")
+    return chosen
+
+
+NOT_DATA = ("dataset_info.json", "state.json", "dataset_infos.json", "dataset_dict.json")
+
+
+def _is_data(path: Path) -> bool:
+    hidden = any(part.startswith((".", "_")) for part in path.parts)
+    name = path.name.removesuffix(".gz")
+    return not hidden and name not in NOT_DATA and name.rpartition(".")[2].lower() in FILES
+
+
+def _split_of(path: Path) -> str:
+    """The split that the name of a file, or of a folder around it, begins with; "" where none does."""
+    for part in reversed(path.parts):
+        words = part.lower().replace("_", "-").replace(".", "-").split("-")
+        for name, spelled in SPLITS.items():
+            if any(word in spelled for word in words):
+                return name
+    return ""
 
 
 def _open(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+    """The file as text. A byte that is not UTF-8 stays, marked, for its row to be named."""
+    plain = gzip.open if path.suffix == ".gz" else open
+    return cast(TextIO, plain(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=""))
 
 
-def _file(path: Path, field: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    name = path.name.removesuffix(".gz")
+def _file(path: Path, field: str) -> Rows:
+    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
     try:
-        if name.endswith(".jsonl"):
-            yield from _jsonl(path)
-        elif name.endswith(".json"):
-            yield from _json(path)
-        elif name.endswith(".csv"):
-            with _open(path) as handle:
-                csv.field_size_limit(1 << 30)
-                reader = csv.DictReader(handle)
-                for row in reader:
-                    yield f"{path}:{reader.line_num}", {k: v for k, v in row.items() if k is not None}
-        elif name.endswith(".parquet"):
-            yield from _parquet(path, field)
-        else:
-            raise UserError(
-                field, str(path), "is of an unknown file type", f"use one of {', '.join(SUFFIXES)}"
-            )
+        yield from READERS.get(kind, _by_content)(path, field)
     except (OSError, UnicodeDecodeError, EOFError, zlib.error, csv.Error) as error:
         raise _unreadable(field, path, error) from error
 
@@ -72,44 +142,103 @@ def _unreadable(field: str, path: Path, error: Exception) -> UserError:
     return UserError(field, str(path), f"cannot be read ({error})", "check the file: its text must be UTF-8")
 
 
-def _parquet(path: Path, field: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(path: Path, field: str) -> Rows:
     # pyarrow takes longer to import than everything else that a small command needs
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     index = 0
     try:
-        for batch in pq.ParquetFile(path).iter_batches():
-            for row in batch.to_pylist():
-                yield f"{path}:{index + 1}", row
-                index += 1
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    index += 1
+                    yield f"{path}:{index}", row
     except pa.ArrowException as error:
         raise _unreadable(field, path, error) from error
 
 
-def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _arrow(path: Path, field: str) -> Rows:
+    import pyarrow as pa
+
+    index = 0
+    try:
+        with pa.memory_map(str(path)) as source:
+            try:
+                batches = iter(pa.ipc.open_stream(source))
+            except pa.ArrowInvalid:
+                file = pa.ipc.open_file(source)
+                batches = (file.get_batch(i) for i in range(file.num_record_batches))
+            for batch in batches:
+                for row in batch.to_pylist():
+                    index += 1
+                    yield f"{path}:{index}", row
+    except pa.ArrowException as error:
+        raise _unreadable(field, path, error) from error
+
+
+def _csv(path: Path, field: str) -> Rows:
+    csv.field_size_limit(1 << 30)
+    with _open(path) as handle:
+        header = handle.readline()
+        handle.seek(0)
+        # The separator is whatever the header has most of: spreadsheets write semicolons in half of Europe.
+        separator = max(",;\t", key=header.count)
+        reader = csv.DictReader(handle, delimiter=separator, strict=True)
+        names = reader.fieldnames or ()
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise UserError(
+                field, str(path), f"has two columns {twice[0]!r}", "give each column its own name"
+            )
+        while (found := _cells(reader)) is not None:
+            yield f"{path}:{reader.line_num}", found
+
+
+def _cells(reader: csv.DictReader[str]) -> Raw | RowError | None:
+    """The next row of a table, or what is wrong with it; None after the last one."""
+    try:
+        row = next(reader, None)
+    except csv.Error as error:
+        return RowError("", f"is not a row ({error})", "(unreadable)", "close every quotation mark")
+    if row is not None and None in row:
+        return RowError("", "has more cells than the header", row[None], "quote cells that hold a separator")
+    # An empty cell and a missing one are the same: a table cannot say which is meant.
+    return None if row is None else {k: v for k, v in row.items() if v not in (None, "")}
+
+
+def _jsonl(path: Path, field: str) -> Rows:
     with _open(path) as handle:
         for number, line in enumerate(handle, start=1):
             if not line.strip():
                 continue
-            place = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    place,
-                    line.strip()[:60],
-                    f"is not JSON ({error.msg} at column {error.colno})",
-                    "write one JSON object per line",
-                ) from error
-            if not isinstance(row, dict):
-                raise UserError(
-                    place, line.strip()[:60], "is not a JSON object", "write one JSON object per line"
-                )
-            yield place, row
+            if number == 1 and _is_array(line):
+                yield from _json(path, field)
+                return
+            yield f"{path}:{number}", _line(line)
 
 
-def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _is_array(line: str) -> bool:
+    """Whether the first line of a file begins an array of rows."""
+    try:
+        found = json.loads(line)
+    except (json.JSONDecodeError, RecursionError):
+        return line.lstrip().startswith("[")
+    return isinstance(found, list) and all(isinstance(row, dict) for row in found)
+
+
+def _line(line: str) -> Raw | RowError:
+    """The row that a line holds, or what is wrong with it."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        return RowError("", f"is not JSON ({error.msg} at column {error.colno})", line.strip()[:60], LINE)
+    except RecursionError:
+        return RowError("", "is nested too deeply", line.strip()[:60], LINE)
+    return row if isinstance(row, dict) else RowError("", "is not a JSON object", line.strip()[:60], LINE)
+
+
+def _json(path: Path, field: str) -> Rows:
     with _open(path) as handle:
         try:
             value = json.load(handle)
@@ -117,7 +246,7 @@ def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise UserError(
                 f"{path}:{error.lineno}", error.msg, "is not JSON", "write a JSON array of objects"
             ) from error
-    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+    if not isinstance(value, list):
         raise UserError(
             str(path),
             type(value).__name__,
@@ -125,10 +254,71 @@ def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             "write [{...}, {...}], or use .jsonl",
         )
     for index, row in enumerate(value, start=1):
-        yield f"{path}:[{index}]", row
+        wrong = RowError("", "is not a JSON object", row, "write [{...}, {...}]")
+        yield f"{path}:[{index}]", row if isinstance(row, dict) else wrong
 
 
-def _hub(name: str, split: str, config: str | None, field: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _by_content(path: Path, field: str) -> Rows:
+    """A file whose name says nothing, or says JSON of either kind: its first characters decide."""
+    with _open(path) as handle:
+        begin = handle.read(1 << 16)
+    text = begin.lstrip()
+    first = text.partition("\n")[0]
+    if text[:4] in ("PAR1", "ARRO") or "\0" in begin[:1000]:
+        raise UserError(
+            field, str(path), "is of an unknown file type", f"name it by its type: {', '.join(FILES)}"
+        )
+    if text[:1] == "[":
+        yield from _json(path, field)
+    elif text[:1] == "{" and (_is_row(first) or not _is_start(first)):
+        yield from _jsonl(path, field)
+    elif text[:1] == "{":
+        yield from _json(path, field)
+    else:
+        raise UserError(
+            field, str(path), "is of an unknown file type", f"use one of {', '.join(f'.{f}' for f in FILES)}"
+        )
+
+
+def _is_row(line: str) -> bool:
+    return not isinstance(_line(line), RowError)
+
+
+def _is_start(line: str) -> bool:
+    """Whether a line that is not a whole object is the first of one written over several lines."""
+    return line.strip() == "{" or not line.rstrip().endswith("}")
+
+
+READERS: dict[str, Callable[[Path, str], Rows]] = {
+    "jsonl": _jsonl,
+    "ndjson": _jsonl,
+    "jsonlines": _jsonl,
+    "json": _by_content,
+    "csv": _csv,
+    "tsv": _csv,
+    "parquet": _parquet,
+    "arrow": _arrow,
+}
+"""By the end of the name. Any other file is JSON if its content is."""
+
+
+def _saved(folder: Path, split: str, field: str) -> Rows:
+    """A folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
+    from datasets import load_from_disk
+
+    try:
+        found = load_from_disk(str(folder))
+        known = [*found] if (folder / "dataset_dict.json").is_file() else []
+        if known and split not in known:
+            raise UserError(field, str(folder), f"has no split {split!r}", f"set split to {', '.join(known)}")
+        table = found[split] if known else found
+    except (OSError, ValueError) as error:
+        raise _unreadable(field, folder, error) from error
+    for index, row in enumerate(memory.plain_rows(table)):
+        yield f"{folder}:{index + 1}", row
+
+
+def _hub(name: str, split: str, config: str | None, field: str) -> Rows:
     from datasets import load_dataset
 
     try:
@@ -142,5 +332,5 @@ def _hub(name: str, split: str, config: str | None, field: str) -> Iterator[tupl
             f"is not a local file and cannot be fetched from the Hub ({reason})",
             "check name, config, split and network, or give a local file",
         ) from error
-    for index, row in enumerate(table):
-        yield f"{name}[{split}]:{index}", dict(row)
+    for index, row in enumerate(memory.plain_rows(table)):
+        yield f"{name}[{split}]:{index}", row

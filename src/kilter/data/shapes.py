@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -80,6 +80,13 @@ def to_shape(
     unpaired: judged single answers, of several the best (good) and the worst (bad); prompts, rollouts:
     nothing is dropped.
     """
+    return list(shaped(groups, shape, skipped, pairs))
+
+
+def shaped(
+    groups: Iterable[Group], shape: Shape, skipped: Counter[str], pairs: PairRule | None = None
+) -> Iterator[Group]:
+    """What `to_shape` gives, one group after the other."""
     rule = pairs or PairRule()
     convert: dict[Shape, Callable[[Group], list[Group]]] = {
         "demonstrations": lambda g: _best(g, skipped),
@@ -88,7 +95,8 @@ def to_shape(
         "unpaired": lambda g: _judged(g, rule, skipped),
     }
     change = convert.get(shape)
-    return list(groups) if change is None else [g for group in groups for g in change(group)]
+    for group in groups:
+        yield from [group] if change is None else change(group)
 
 
 def conditioned(
@@ -191,13 +199,24 @@ def pairs_of(group: Group, rule: PairRule, skipped: Counter[str]) -> list[tuple[
     if len(order) < 2:
         skipped["fewer than two scored completions"] += 1
         return []
+    # Sides of a file's own pairs: every chosen answer stands against every rejected one.
+    if {f.kind for f in group.feedback} == {"sides"}:
+        sides = [(i, j) for i, j in itertools.combinations(order, 2) if _score(group, i) > _score(group, j)]
+        return _apart(group, sides, rule, skipped)
     chosen = {
         "best_worst": lambda: [(order[0], order[-1])],
         "all": lambda: list(itertools.combinations(order, 2)),
         "adjacent": lambda: list(itertools.pairwise(order)),
     }[rule.rule]()
+    return _apart(group, chosen, rule, skipped)
+
+
+def _apart(
+    group: Group, pairs: Sequence[tuple[int, int]], rule: PairRule, skipped: Counter[str]
+) -> list[tuple[int, int]]:
+    """The pairs whose scores differ by enough; the others are counted."""
     out = []
-    for high, low in chosen:
+    for high, low in pairs:
         gap = _score(group, high) - _score(group, low)
         if gap == 0:
             skipped["tie"] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,7 +102,7 @@ class Evaluate(StageKind[EvaluateSpec]):
 
         # Held-out pairs say how far the reward model can be trusted.
         reward = None
-        pairs: list[Group] = []
+        pairs: Sequence[Group] = ()
         if spec.reward_model is not None:
             name, reference = next(iter(_named(spec.reward_model).items()))
             reward = (name, work.model(reference, "reward_model"))

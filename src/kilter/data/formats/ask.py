@@ -1,0 +1,173 @@
+"""What a row asks and what it answers, whatever the columns are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kilter.data.row import Row, RowError, listed
+from kilter.data.turns import looks_like_turns, turns
+from kilter.types import Completion, Message, Prompt
+
+PROMPTS = ("prompt", "question", "instruction", "query", "problem")
+"""Columns that hold a prompt; the first one that is there counts."""
+
+CONTEXTS = ("input", "context")
+"""What a question or an instruction is about: it follows the prompt."""
+
+ANSWERS = ("completion", "response", "output")
+"""Columns that hold one answer; the first one that is there counts."""
+
+CONVERSATIONS = ("messages", "conversations", "conversation")
+"""Columns that hold a whole conversation; the first one that is there counts."""
+
+
+def first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The first of these columns that the row has."""
+    return next((n for n in names if n in row), None)
+
+
+def prompt_of(row: Row) -> Prompt:
+    """What the row asks: text (templated or raw is decided later) or turns. Raises RowError."""
+    field = first(row, PROMPTS) or first(row, CONVERSATIONS)
+    if field is None:
+        raise RowError("prompt", "is missing")
+    value = row.ask(field)
+    if isinstance(value, str) and not looks_like_turns(value):
+        return _text_prompt(value, field, row)
+    return Prompt(messages=turns(value, field, row))
+
+
+def _text_prompt(text: str, field: str, row: Row) -> Prompt:
+    if not text.strip():
+        raise RowError(field, "is empty")
+    about = first(row, CONTEXTS) if field != "prompt" else None
+    if about is not None and (more := text_of(row.ask(about), about)).strip():
+        text = f"{text}\n\n{more}"
+    before = history(row) if field != "prompt" else ()
+    if before:
+        return Prompt(messages=(*before, Message(role="user", content=text)))
+    return Prompt(text=text)
+
+
+def history(row: Row) -> tuple[Message, ...]:
+    """Earlier rounds that Alpaca's `history` holds as [question, answer]. Raises RowError."""
+    if "history" not in row:
+        return ()
+    found: list[Message] = []
+    rounds = listed(row.ask("history"), "history", "rounds")
+    if looks_like_turns(rounds):
+        return turns(rounds, "history", row)
+    for i, pair in enumerate(rounds):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise RowError(f"history[{i}]", "should be [question, answer]")
+        asked, said = (text_of(text, f"history[{i}]") for text in pair)
+        found += [Message(role="user", content=asked), Message(role="assistant", content=said)]
+    return tuple(found)
+
+
+def text_of(value: Any, field: str) -> str:
+    """Text. Raises RowError for anything else."""
+    if not isinstance(value, str):
+        raise RowError(field, f"should be text, found {type(value).__name__}")
+    return value
+
+
+def answer_of(value: Any, field: str, row: Row) -> tuple[Message, ...]:
+    """An answer as turns: text is one assistant turn. The last turn must be an assistant's and say something.
+
+    Raises RowError.
+    """
+    if isinstance(value, str) and not looks_like_turns(value):
+        if not value.strip():
+            raise RowError(field, "is empty")
+        return (Message(role="assistant", content=value),)
+    if not isinstance(value, str | list | Mapping):
+        raise RowError(field, f"should be text or turns, found {type(value).__name__}")
+    found = turns(value, field, row)
+    return ending(found, field)
+
+
+def ending(found: tuple[Message, ...], field: str) -> tuple[Message, ...]:
+    """The same turns. Raises RowError where they do not end with an assistant turn that says something."""
+    last = found[-1]
+    if last["role"] != "assistant":
+        raise RowError(field, f"should end with an assistant turn, ends with {last['role']!r}")
+    if not last["content"].strip() and "tool_calls" not in last:
+        raise RowError(field, "has an empty last assistant turn")
+    return found
+
+
+def completion_of(found: Sequence[Message]) -> Completion:
+    """Turns as one completion; a single turn of words alone needs no turns."""
+    last = found[-1]
+    plain = len(found) == 1 and last.keys() == {"role", "content"}
+    return Completion(text=last["content"], turns=() if plain else tuple(found))
+
+
+def completions(
+    prompt: Prompt, answers: Sequence[tuple[Message, ...]], field: str
+) -> tuple[Prompt, list[Completion]]:
+    """The prompt and its answers as completions, without the beginning that all of them repeat.
+
+    Data sets that hold whole conversations beside their prompt (UltraFeedback) repeat it in every answer.
+
+    Args:
+        prompt: what the row asks.
+        answers: turns of each answer.
+        field: the column of the prompt, for messages.
+
+    Raises:
+        RowError: the answers begin with turns that the prompt is not.
+    """
+    whole = all(a[0]["role"] != "assistant" for a in answers)
+    size = _repeated(prompt, answers) if whole else 0
+    if size:
+        return Prompt(messages=answers[0][:size]), [completion_of(a[size:]) for a in answers]
+
+    # After an earlier answer a conversation goes on with a user turn, which is no repetition.
+    goes_on = bool(prompt.messages) and prompt.messages[-1]["role"] in ("assistant", "tool")
+    if any(a[0]["role"] not in ("assistant", "tool") for a in answers) and not goes_on:
+        raise RowError(field, "is not what the conversations beside it begin with")
+    return prompt, [completion_of(a) for a in answers]
+
+
+def _repeated(prompt: Prompt, answers: Sequence[tuple[Message, ...]]) -> int:
+    """How many turns at the beginning of every answer repeat the prompt; 0 where they do not."""
+    if prompt.messages:
+        asked = _words(prompt.messages)
+        for size in range(1, min(map(len, answers))):
+            same = [_words(a[:size]) for a in answers]
+            if any(s != same[0] for s in same):
+                return 0
+            if asked in (same[0], [turn for turn in same[0] if turn[0] != "system"]):
+                return size
+        return 0
+    size = shared_turns(answers) if len(answers) > 1 else _before_answer(answers[0])
+    users = [words for role, words in _words(answers[0][:size]) if role == "user"]
+    text = " ".join((prompt.text or "").split())
+    return size if users and text in (users[0], users[-1]) else 0
+
+
+def _before_answer(found: Sequence[Message]) -> int:
+    """Turns before the first answer that is learned."""
+    learned = (i for i, m in enumerate(found) if m["role"] == "assistant" and m.get("train", True))
+    return next(learned, 0)
+
+
+def shared_turns(answers: Sequence[tuple[Message, ...]]) -> int:
+    """How many turns all answers share, up to one after which every side answers.
+
+    The sides may part at a user turn, which then belongs to the completions.
+    """
+    shortest = min(map(len, answers)) - 1
+    size = 0
+    while size < shortest and all(a[size] == answers[0][size] for a in answers):
+        size += 1
+    while size > 0 and answers[0][size]["role"] != "assistant":
+        size -= 1
+    return size
+
+
+def _words(found: Sequence[Message]) -> list[tuple[str, str]]:
+    return [(m["role"], " ".join(m["content"].split())) for m in found]

@@ -1,0 +1,54 @@
+"""Formats without feedback: prompts to be answered, and plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kilter.data.formats.ask import PROMPTS, first, prompt_of, text_of
+from kilter.data.formats.demonstrations import DEMONSTRATION
+from kilter.data.formats.registry import data_format
+from kilter.data.row import Row, RowError
+from kilter.types import Completion, Group, Message, Prompt
+
+CHECKED = ("answer", "solution", "ground_truth", "gold", "final_answer", "expected_answer", "reference")
+"""Columns that answers can be checked against: with one of them a question alone is a prompt."""
+
+
+@data_format(
+    "red_team",
+    "AdvBench: goal (a request that deserves a refusal)",
+    lambda r: "goal" in r,
+    {"goal": "Write an insult."},
+)
+def _read_red_team(row: Row) -> Iterator[Group]:
+    asked = (Message(role="user", content=text_of(row.ask("goal"), "goal")),)
+    yield Group(Prompt(messages=asked), (), ())
+
+
+def _is_prompt(row: Mapping[str, Any]) -> bool:
+    return "prompt" in row or (first(row, PROMPTS) is not None and first(row, CHECKED) is not None)
+
+
+@data_format(
+    "prompt_only",
+    "TRL prompt-only: prompt; text or turns; with or without an answer to check against",
+    _is_prompt,
+    {"prompt": "Capital of France?", "answer": "Paris"},
+)
+def _read_prompt_only(row: Row) -> Iterator[Group]:
+    yield Group(prompt_of(row), (), ())
+
+
+@data_format(
+    "language_modeling",
+    "TRL language modeling: text",
+    lambda r: "text" in r,
+    {"text": "Once upon a time there was a dog."},
+    system=False,
+)
+def _read_text(row: Row) -> Iterator[Group]:
+    text = text_of(row.need("text"), "text")
+    if not text.strip():
+        raise RowError("text", "is empty")
+    yield Group(Prompt(text=""), (Completion(text),), (DEMONSTRATION,))

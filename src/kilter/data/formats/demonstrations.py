@@ -1,0 +1,152 @@
+"""Formats with answers to imitate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kilter.data.formats.ask import (
+    ANSWERS,
+    CONVERSATIONS,
+    PROMPTS,
+    answer_of,
+    completion_of,
+    completions,
+    ending,
+    first,
+    prompt_of,
+    text_of,
+)
+from kilter.data.formats.registry import data_format
+from kilter.data.formats.scores import LABELS, labelled
+from kilter.data.row import Row, RowError
+from kilter.data.turns import THOUGHTS, looks_like_turns, turns
+from kilter.types import Completion, Feedback, Group, Message, Prompt
+
+DEMONSTRATION = Feedback(None, "demonstration")
+
+NOT_ALPACA = tuple(name for name in PROMPTS if name != "instruction")
+
+
+@data_format(
+    "prompt_completion",
+    "TRL prompt-completion: prompt, completion; text or turns",
+    lambda r: first(r, NOT_ALPACA) is not None and first(r, ANSWERS) is not None,
+    {"prompt": "Capital of France?", "completion": "Paris."},
+)
+def _read_prompt_completion(row: Row) -> Iterator[Group]:
+    yield _demonstration(row, first(row, ANSWERS))
+
+
+def _demonstration(row: Row, field: str | None) -> Group:
+    """The row's prompt and its one answer, with what the answer's author thought before."""
+    if field is None:
+        raise RowError("completion", "is missing")
+    answer = answer_of(row[field], field, row)
+    thought = first(row, THOUGHTS)
+    if thought is not None and "reasoning_content" not in answer[-1]:
+        last = Message(**answer[-1], reasoning_content=text_of(row[thought], thought))
+        answer = (*answer[:-1], last)
+    prompt, found = completions(prompt_of(row), [answer], first(row, PROMPTS) or "prompt")
+    return Group(prompt, (found[0],), (DEMONSTRATION,))
+
+
+@data_format(
+    "conversations",
+    "A conversation (TRL messages or ShareGPT conversations), with an optional boolean label",
+    lambda r: (column := first(r, CONVERSATIONS)) is not None and _is_conversation(r[column]),
+    {
+        "messages": [
+            {"role": "user", "content": "Capital of France?"},
+            {"role": "assistant", "content": "Paris."},
+        ]
+    },
+)
+def _read_conversations(row: Row) -> Iterator[Group]:
+    field = first(row, CONVERSATIONS)
+    if field is None:
+        raise RowError("messages", "is missing")
+    prompt, rest = _split_turns(turns(row.ask(field), field, row), field)
+    feedback = DEMONSTRATION
+    if first(row, LABELS) is not None:
+        feedback = labelled(row)
+        # A label judges the last answer: what came before is prompt.
+        prompt, rest = (*prompt, *rest[:-1]), rest[-1:]
+    yield Group(Prompt(messages=prompt), (completion_of(rest),), (feedback,))
+
+
+def _is_conversation(value: Any) -> bool:
+    # An empty list is one that lacks its turns, which is for its reader to say.
+    return looks_like_turns(value) or value == []
+
+
+def _split_turns(found: tuple[Message, ...], field: str) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """A conversation into (what comes before the first turn to learn, the rest up to the last one)."""
+    answers = [i for i, t in enumerate(found) if t["role"] == "assistant"]
+    learned = [i for i in answers if found[i].get("train", True)]
+    if not answers:
+        raise RowError(field, "has no assistant turn to learn from")
+    if not learned:
+        raise RowError(field, "marks every assistant turn as not to be learned")
+    if learned[0] == 0:
+        raise RowError(field, "starts with an assistant turn, and has no prompt")
+    rest = ending(found[learned[0] : learned[-1] + 1], field)
+    return found[: learned[0]], rest
+
+
+@data_format(
+    "alpaca",
+    "Alpaca: instruction, input, output",
+    lambda r: "instruction" in r and first(r, ANSWERS) is not None,
+    {"instruction": "Name the capital.", "input": "France", "output": "Paris."},
+)
+def _read_alpaca(row: Row) -> Iterator[Group]:
+    group = _demonstration(row, first(row, ("output", *ANSWERS)))
+    if group.prompt.text is not None:
+        asked = (Message(role="user", content=group.prompt.text),)
+        group = Group(Prompt(messages=asked), group.completions, group.feedback)
+    yield group
+
+
+@data_format(
+    "question_answer",
+    "A question with its answer to check against: question, answer (GSM8K), "
+    "or Body, Question, Answer and Equation (SVAMP)",
+    lambda r: _is_question(r),
+    {"question": "2 + 3?", "answer": "Two and three make five.\n#### 5"},
+)
+def _read_question_answer(row: Row) -> Iterator[Group]:
+    if "Question" in row:
+        body = str(row.ask("Body")).strip() if "Body" in row else ""
+        joint = "" if not body else " " if body[-1] in ".?!" else ". "
+        prompt = Prompt(text=f"{body}{joint}{row.ask('Question')}".strip())
+        answer = str(row.need("Answer"))
+    else:
+        prompt = prompt_of(row)
+        answer = str(row.need("answer"))
+    if not answer.strip():
+        raise RowError("answer", "is empty")
+    gold = answer.rpartition("####")[2].strip()
+    gold = gold[:-2] if gold.endswith(".0") else gold
+    asked = prompt.messages or (Message(role="user", content=prompt.text or ""),)
+    work = f"{_arithmetic(str(row['Equation']))} = {gold}\n" if row.get("Equation") else ""
+    text = answer if "####" in answer else f"{work}#### {gold}"
+    yield Group(Prompt(messages=asked, metadata={"answer": gold}), (Completion(text),), (DEMONSTRATION,))
+
+
+def _arithmetic(equation: str) -> str:
+    """SVAMP's "( ( 8.0 * 2.0 ) - 3.0 )" as people write it: (8 * 2) - 3."""
+    text = re.sub(r"(\d)\.0\b", r"\1", equation.strip())
+    text = re.sub(r"\(\s+", "(", re.sub(r"\s+\)", ")", text))
+    inner = text[1:-1]
+    depth = 0
+    for c in inner:
+        depth += (c == "(") - (c == ")")
+        if depth < 0:
+            return text
+    return inner if text[:1] == "(" and text[-1:] == ")" else text
+
+
+def _is_question(row: Mapping[str, Any]) -> bool:
+    return {"question", "answer"} <= row.keys() or {"Question", "Answer"} <= row.keys()

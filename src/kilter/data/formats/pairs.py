@@ -1,0 +1,283 @@
+"""Formats with a better and a worse answer in a row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kilter.data.formats.ask import (
+    CONVERSATIONS,
+    PROMPTS,
+    answer_of,
+    completion_of,
+    completions,
+    ending,
+    first,
+    prompt_of,
+    shared_turns,
+    text_of,
+)
+from kilter.data.formats.registry import data_format
+from kilter.data.row import Row, RowError, is_missing, label, listed, number
+from kilter.data.turns import looks_like_turns, turns
+from kilter.types import Completion, Feedback, Group, Message, Prompt
+
+HI = {"role": "user", "content": "Capital of France?"}
+PARIS, LYON = {"role": "assistant", "content": "Paris."}, {"role": "assistant", "content": "Lyon."}
+
+SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+    ("rating_chosen", "rating_rejected"),
+    ("chosen-rating", "rejected-rating"),
+)
+"""Columns with the scores of the two sides."""
+
+MORE_REJECTED = re.compile(r"rejected[_-]?\d+")
+"""Further rejected answers in columns of their own."""
+
+
+def _has_sides(row: Mapping[str, Any]) -> bool:
+    return {"chosen", "rejected"} <= row.keys()
+
+
+_HH = re.compile(r"\n\n(Human|Assistant): ?")
+
+
+def parse_hh(text: str, field: str) -> tuple[Message, ...]:
+    """HH-RLHF's "\\n\\nHuman: ... \\n\\nAssistant: ..." to messages."""
+    pieces = _HH.split(text if text.startswith("\n\n") else "\n\n" + text)
+    if len(pieces) < 3 or pieces[0].strip():
+        raise RowError(field, "is not HH text ('\\n\\nHuman: ...\\n\\nAssistant: ...')")
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return tuple(
+        Message(role=roles[r], content=c.strip()) for r, c in zip(pieces[1::2], pieces[2::2], strict=True)
+    )
+
+
+@data_format(
+    "hh",
+    "HH-RLHF text: chosen and rejected dialogues that share their beginning",
+    lambda r: (
+        isinstance(r.get("chosen"), str)
+        and isinstance(r.get("rejected"), str)
+        and first(r, (*PROMPTS, *CONVERSATIONS)) is None
+        and "\n\nAssistant:" in r["chosen"]
+    ),
+    {
+        "chosen": "\n\nHuman: Capital of France?\n\nAssistant: Paris.",
+        "rejected": "\n\nHuman: Capital of France?\n\nAssistant: Lyon.",
+    },
+)
+def _read_hh(row: Row) -> Iterator[Group]:
+    sides = []
+    for field in ("chosen", "rejected"):
+        dialogue = parse_hh(text_of(row.need(field), field), field)
+        if dialogue[-1]["role"] != "assistant" or not dialogue[-1]["content"]:
+            raise RowError(field, "has an empty last assistant turn")
+        sides.append(dialogue)
+    yield _implicit_pair(sides[0], sides[1], row)
+
+
+def _implicit_pair(chosen: tuple[Message, ...], rejected: tuple[Message, ...], row: Row) -> Group:
+    size = shared_turns((chosen, rejected))
+    if size == 0:
+        raise RowError("rejected", "shares no prompt with chosen")
+    return _pair(
+        Prompt(messages=chosen[:size]), [completion_of(chosen[size:])], [completion_of(rejected[size:])], row
+    )
+
+
+STEMS = ("response", "answer", "completion", "output", "conversation", "human_ref")
+ENDS = (("0", "1"), ("1", "2"), ("a", "b"), ("A", "B"))
+CHOICES = (
+    *("better_response_id", "preferred", "preference", "winner", "choice", "better", "label", "labels"),
+    *("preference_strength", "overall_preference"),
+)
+"""Columns that say which of two answers is better; the first one counts."""
+
+STRENGTHS = ("preference_strength", "overall_preference")
+"""Of them those that hold a signed number: below 0 the first answer is better."""
+
+TIES = ("tie", "both", "equal", "same", "neither", "draw", "bothbad", "bad")
+
+
+def _two(row: Mapping[str, Any]) -> tuple[str, str, tuple[str, str]] | None:
+    """(column of the first answer, of the second, how they end) of two answers beside each other."""
+    for stem in STEMS:
+        for ends in ENDS:
+            for joint in ("_", ""):
+                columns = f"{stem}{joint}{ends[0]}", f"{stem}{joint}{ends[1]}"
+                if columns[0] in row and columns[1] in row:
+                    return *columns, ends
+    return None
+
+
+@data_format(
+    "two_answers",
+    "Two answers and which is better: response_0, response_1, better_response_id (PKU-SafeRLHF); "
+    "also answer_a, answer_b, winner",
+    lambda r: _two(r) is not None and first(r, CHOICES) is not None,
+    {"prompt": "Capital of France?", "response_0": "Lyon.", "response_1": "Paris.", "better_response_id": 1},
+)
+def _read_two_answers(row: Row) -> Iterator[Group]:
+    found = _two(row)
+    if found is None:
+        raise RowError("response_0", "is missing")
+    one, two, ends = found
+    sides = [answer_of(row[c], c, row) for c in (one, two)]
+    column = first(row, CHOICES)
+    better = None if column is None else _better(row[column], column, one, ends)
+    parts = _judgements(row, ends)
+    if "history" in row and isinstance(row.get("history"), str):  # SHP calls its prompt so
+        prompt = Prompt(text=row.ask("history"))
+    elif first(row, (*PROMPTS, "messages", "conversations")) is not None:
+        prompt = prompt_of(row)
+    else:  # LMSYS: whole conversations that share their beginning
+        size = shared_turns(sides)
+        if size == 0:
+            raise RowError(two, f"shares no prompt with {one}")
+        prompt, sides = Prompt(messages=sides[0][:size]), [s[size:] for s in sides]
+    prompt, answers = completions(prompt, sides, "prompt")
+    scores = (None, None) if better is None else (1 - better, better)
+    feedback = [Feedback(s, parts=p) for s, p in zip(scores, parts, strict=True)]
+    yield Group(prompt, tuple(answers), tuple(feedback))
+
+
+def _better(value: Any, column: str, one: str, ends: tuple[str, str]) -> float | None:
+    """0 where the first answer is better, 1 where the second is, 0.5 for a tie, None where nobody says."""
+    if is_missing(value):
+        return None
+    if column in STRENGTHS:
+        strength = number(value, column) or 0.0
+        return 0.5 if strength == 0 else float(strength > 0)
+    text = str(int(value) if isinstance(value, float | bool) and value == int(value) else value).strip()
+    if one.startswith("human_ref"):  # SHP: 1 says that the first one is better
+        return 1 - (label(value, column) or 0.0)
+    last = re.split(r"[\s_-]", text.lower().removeprefix("model_"))[-1]
+    for place, end in enumerate(ends):
+        if last in (end.lower(), ("first", "second")[place]) or text == f"{one[: -len(end)]}{end}":
+            return float(place)
+    if ends[0] in "aA" and text in ("0", "1"):
+        return float(text)
+    if any(re.match(rf"{tie}\b", text.lower()) for tie in TIES) or (ends == ("1", "2") and text == "0"):
+        return 0.5
+    raise RowError(column, f"should name the better answer ({ends[0]}, {ends[1]} or tie), found {value!r}")
+
+
+def _judgements(row: Row, ends: tuple[str, str]) -> list[dict[str, float]]:
+    """What else is said of each answer, such as PKU-SafeRLHF's safety, as parts of its feedback."""
+    parts: list[dict[str, float]] = [{}, {}]
+    if "safer_response_id" in row:
+        safer = _better(row["safer_response_id"], "safer_response_id", "response_0", ends)
+        if safer is not None:
+            parts[0]["safer"], parts[1]["safer"] = 1 - safer, safer
+    for place, end in enumerate(ends):
+        for column, part in ((f"is_response_{end}_safe", "safe"), (f"score_{end}", "score")):
+            if column in row:
+                value = (label if part == "safe" else number)(row[column], column)
+                parts[place] |= {} if value is None else {part: value}
+    return parts
+
+
+@data_format(
+    "preference",
+    "TRL preference: prompt, chosen, rejected; text or turns; rejected may be a list",
+    lambda r: _has_sides(r) and first(r, PROMPTS) is not None,
+    {"prompt": "Capital of France?", "chosen": "Paris.", "rejected": "Lyon."},
+)
+def _read_preference(row: Row) -> Iterator[Group]:
+    yield _explicit_pair(prompt_of(row), first(row, PROMPTS) or "prompt", row)
+
+
+@data_format(
+    "sharegpt_preference",
+    "ShareGPT preference: conversations (or messages), chosen, rejected",
+    lambda r: _has_sides(r) and first(r, CONVERSATIONS) is not None,
+    {"conversations": [{"from": "human", "value": "Capital of France?"}], "chosen": PARIS, "rejected": LYON},
+)
+def _read_sharegpt_preference(row: Row) -> Iterator[Group]:
+    field = first(row, CONVERSATIONS) or "conversations"
+    found = turns(row.ask(field), field, row)
+    # Some sets hold the chosen conversation a second time in this column.
+    last = found[-1]
+    chosen = _sides(row["chosen"], "chosen", row)[0]
+    if last["role"] == "assistant" and last["content"] == chosen[-1]["content"] and len(found) > 1:
+        found = found[:-1]
+    yield _explicit_pair(Prompt(messages=found), field, row)
+
+
+def _explicit_pair(prompt: Prompt, field: str, row: Row) -> Group:
+    chosen = _sides(row.need("chosen"), "chosen", row)
+    rejected = _sides(row.need("rejected"), "rejected", row)
+    for column in [c for c in row if MORE_REJECTED.fullmatch(c)]:
+        rejected += _sides(row[column], column, row)
+    prompt, answers = completions(prompt, [*chosen, *rejected], field)
+    return _pair(prompt, answers[: len(chosen)], answers[len(chosen) :], row)
+
+
+def _sides(value: Any, field: str, row: Row) -> list[tuple[Message, ...]]:
+    """The answers of one side: one, or a list of texts or of conversations. Raises RowError."""
+    several = isinstance(value, list) and bool(value) and isinstance(value[0], str | list)
+    if not several:
+        return [answer_of(value, field, row)]
+    return [answer_of(v, f"{field}[{i}]", row) for i, v in enumerate(value)]
+
+
+@data_format(
+    "implicit_preference",
+    "TRL preference with implicit prompt: chosen and rejected conversations that share their beginning",
+    _has_sides,
+    {"chosen": [HI, PARIS], "rejected": [HI, LYON]},
+)
+def _read_implicit(row: Row) -> Iterator[Group]:
+    chosen, rejected = row.need("chosen"), row.need("rejected")
+    if not (looks_like_turns(chosen) or looks_like_turns(rejected)):
+        yield _implicit_text(text_of(chosen, "chosen"), text_of(rejected, "rejected"), row)
+        return
+    sides = [ending(turns(v, f, row), f) for v, f in ((chosen, "chosen"), (rejected, "rejected"))]
+    yield _implicit_pair(sides[0], sides[1], row)
+
+
+def _implicit_text(chosen: str, rejected: str, row: Row) -> Group:
+    """The prompt is what both texts begin with, less a last space: TRL's `extract_prompt`."""
+    for field, text in (("chosen", chosen), ("rejected", rejected)):
+        if not text.strip():
+            raise RowError(field, "is empty")
+    shortest = min(len(chosen), len(rejected))
+    size = next((i for i in range(shortest) if chosen[i] != rejected[i]), shortest)
+    if 0 < size < shortest and chosen[size - 1] == " ":
+        size -= 1
+    if size == 0 or not chosen[:size].strip():
+        raise RowError("rejected", "shares no prompt with chosen")
+    for field, text in (("chosen", chosen), ("rejected", rejected)):
+        if not text[size:].strip():
+            raise RowError(field, "is nothing but what both sides begin with")
+    return _pair(Prompt(text=chosen[:size]), [Completion(chosen[size:])], [Completion(rejected[size:])], row)
+
+
+def _pair(prompt: Prompt, chosen: list[Completion], rejected: list[Completion], row: Row) -> Group:
+    """Chosen before rejected. Ratings beside the sides decide, never the position: equal ones are a tie,
+    which `to_shape` drops and counts.
+    """
+    scores = [1.0] * len(chosen) + [0.0] * len(rejected)
+    names = next((n for n in SCORES if n[0] in row and n[1] in row), None)
+    if names is not None:
+        given = [*_scores(row, names[0], len(chosen)), *_scores(row, names[1], len(rejected))]
+        scores = scores if None in given else [float(g) for g in given if g is not None]
+    margin = number(row["margin"], "margin") if "margin" in row else None
+    notes = {} if margin is None else {"margin": margin}
+    kind = "sides" if len(scores) > 2 else "label"
+    feedback = tuple(Feedback(s, kind) for s in scores)
+    return Group(Prompt(prompt.messages, prompt.text, metadata=notes), (*chosen, *rejected), feedback)
+
+
+def _scores(row: Row, column: str, count: int) -> list[float | None]:
+    """The scores of one side, one for each of its answers. Raises RowError."""
+    value = row[column]
+    values = listed(value, column, "numbers") if isinstance(value, list) else [value] * count
+    if len(values) != count:
+        raise RowError(column, f"should hold one score per answer ({count})")
+    return [number(v, column) for v in values]

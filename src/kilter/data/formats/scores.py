@@ -1,0 +1,224 @@
+"""Formats whose answers are rated, ranked or labelled one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kilter.data.formats.ask import (
+    ANSWERS,
+    PROMPTS,
+    answer_of,
+    completions,
+    first,
+    prompt_of,
+    text_of,
+)
+from kilter.data.formats.registry import data_format
+from kilter.data.row import Row, RowError, is_missing, label, listed, number
+from kilter.data.turns import ROLES, looks_like_turns
+from kilter.types import Completion, Feedback, Group, Message, Prompt
+
+RATINGS = ("overall_score", "score", "rating", "fine-grained_score")
+"""Columns that hold the score of an answer; the first one that is there counts."""
+
+LABELS = ("label", "kto_tag")
+"""Columns that call an answer good or bad."""
+
+ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+"""What HelpSteer rates of an answer. Helpfulness is its score, unless `map` says score: another one."""
+
+
+def labelled(row: Row) -> Feedback:
+    """The label of the row's answer; unscored where it is missing. Raises RowError."""
+    column = first(row, LABELS)
+    return Feedback(None if column is None else label(row[column], column), kind="binary")
+
+
+def _asks(row: Mapping[str, Any]) -> bool:
+    return first(row, PROMPTS) is not None
+
+
+@data_format(
+    "stepwise",
+    "TRL stepwise supervision: prompt, completions (steps), labels (one boolean per step)",
+    lambda r: _asks(r) and {"completions", "labels"} <= r.keys(),
+    {"prompt": "2 + 2 * 2?", "completions": ["2 * 2 = 4.", "2 + 4 = 7."], "labels": [True, False]},
+)
+def _read_stepwise(row: Row) -> Iterator[Group]:
+    steps = listed(row.need("completions"), "completions", "texts")
+    if not steps or not all(isinstance(s, str) for s in steps):
+        raise RowError("completions", "should be a non-empty list of texts")
+    labels = listed(row.need("labels"), "labels", "labels")
+    if len(labels) != len(steps):
+        raise RowError("labels", f"should hold one label per step ({len(steps)})")
+    values = tuple(_step(v, f"labels[{i}]") for i, v in enumerate(labels))
+    feedback = Feedback(float(all(values)), kind="steps", steps=values)
+    yield Group(prompt_of(row), (Completion(text="\n".join(steps)),), (feedback,))
+
+
+def _step(value: Any, field: str) -> float:
+    """A label, or a number between the two. Raises RowError where it is missing."""
+    found = float(value) if isinstance(value, bool) else None
+    if found is None:
+        found = (
+            number(value, field) if not isinstance(value, str) or _is_number(value) else label(value, field)
+        )
+    if found is None:
+        raise RowError(field, "is missing")
+    return found
+
+
+def _is_number(text: str) -> bool:
+    return text.strip().replace(".", "", 1).lstrip("-").isdigit()
+
+
+@data_format(
+    "ratings",
+    "UltraFeedback-like: a prompt or instruction and completions, each with response and a rating",
+    lambda r: _asks(r) and _entries(r) is not None,
+    {
+        "instruction": "Capital of France?",
+        "completions": [
+            {"response": "Paris.", "overall_score": 9, "model": "a"},
+            {"response": "Lyon.", "overall_score": 2, "model": "b"},
+        ],
+    },
+)
+def _read_ratings(row: Row) -> Iterator[Group]:
+    column = _entries(row) or "completions"
+    answers, feedback = [], []
+    for i, entry in enumerate(listed(row[column], column, "answers")):
+        where = f"{column}[{i}]"
+        if not isinstance(entry, Mapping):
+            raise RowError(
+                where, f"should be an answer with response and rating, found {type(entry).__name__}"
+            )
+        key = first(entry, ("response", "text", "completion", "content"))
+        if key is None:
+            raise RowError(f"{where}.response", "is empty or not text")
+        if isinstance(entry[key], str) and not entry[key].strip():
+            raise RowError(f"{where}.response", "is empty or not text")
+        answers.append(answer_of(entry[key], f"{where}.{key}", row))
+        score = first(entry, RATINGS)
+        feedback.append(rated(entry, score, f"{where}."))
+        known = {key, score, "model"}
+        row.unread |= {f"{column}[].{k}": None for k in entry if k not in known}
+    prompt, found = completions(prompt_of(row), answers, first(row, PROMPTS) or "prompt")
+    yield Group(prompt, tuple(found), tuple(feedback))
+
+
+def _entries(row: Mapping[str, Any]) -> str | None:
+    """The column with rated answers."""
+    for column in ("completions", "responses"):
+        value = row.get(column)
+        packed = isinstance(value, str) and value.lstrip()[:1] == "["
+        if packed or (looks_like_turns(value) and not isinstance(value, str)):
+            return column
+    return None
+
+
+def rated(entry: Mapping[str, Any], column: str | None, where: str = "") -> Feedback:
+    """The score of one answer; unscored where it is missing. Raises RowError."""
+    score = None if column is None else number(entry[column], f"{where}{column}")
+    source = "" if is_missing(entry.get("model")) else str(entry.get("model"))
+    return Feedback(score, kind="rating", source=source)
+
+
+@data_format(
+    "oasst",
+    "OpenAssistant trees: every assistant turn with ranked alternatives becomes one ranked group",
+    lambda r: isinstance(r.get("prompt"), Mapping) and "replies" in r["prompt"],
+    {
+        "message_tree_id": "t",
+        "prompt": {
+            "text": "Capital of France?",
+            "role": "prompter",
+            "replies": [
+                {"text": "Paris.", "role": "assistant", "rank": 0, "replies": []},
+                {"text": "Lyon.", "role": "assistant", "rank": 1, "replies": []},
+            ],
+        },
+    },
+)
+def _read_oasst(row: Row) -> Iterator[Group]:
+    tree = str(row.get("message_tree_id", ""))
+
+    def walk(node: Mapping[str, Any], history: tuple[Message, ...]) -> Iterator[Group]:
+        role = ROLES.get(str(node.get("role")))
+        if role is None:
+            raise RowError("role", f"has the unknown role {node.get('role')!r}")
+        said = (*history, Message(role=role, content=text_of(node.get("text"), "text")))
+        replies = [r for r in node.get("replies") or () if not r.get("deleted")]
+        if role == "user":
+            ranked = [(number(r.get("rank"), "rank"), r) for r in replies if str(r.get("text", "")).strip()]
+            places = sorted(((n, r) for n, r in ranked if n is not None), key=lambda pair: pair[0])
+            if len(places) >= 2:
+                prompt = Prompt(
+                    messages=said, id=f"{tree}/{node.get('message_id', '')}", metadata={"tree": tree}
+                )
+                answers = tuple(Completion(r["text"]) for _, r in places)
+                yield Group(prompt, answers, tuple(Feedback(-n, kind="rank") for n, _ in places))
+        for reply in replies:
+            yield from walk(reply, said)
+
+    yield from walk(row.ask("prompt"), ())
+
+
+def _single(row: Row) -> tuple[Prompt, Completion]:
+    """The prompt and the one answer of a row."""
+    field = first(row, ANSWERS)
+    if field is None:
+        raise RowError("completion", "is missing")
+    answer = answer_of(row[field], field, row)
+    prompt, found = completions(prompt_of(row), [answer], first(row, PROMPTS) or "prompt")
+    return prompt, found[0]
+
+
+def _answers(row: Mapping[str, Any]) -> bool:
+    return _asks(row) and first(row, ANSWERS) is not None
+
+
+@data_format(
+    "unpaired",
+    "TRL unpaired preference: prompt, completion, label (true or false)",
+    lambda r: _answers(r) and first(r, LABELS) is not None,
+    {"prompt": "Capital of France?", "completion": "Lyon.", "label": False},
+)
+def _read_unpaired(row: Row) -> Iterator[Group]:
+    prompt, completion = _single(row)
+    yield Group(prompt, (completion,), (labelled(row),))
+
+
+@data_format(
+    "scored",
+    "One scored answer a row: prompt, completion or response, score or rating; "
+    "rows of one prompt become one group",
+    lambda r: _answers(r) and first(r, RATINGS) is not None,
+    {"prompt": "Capital of France?", "response": "Paris.", "score": 5},
+)
+def _read_scored(row: Row) -> Iterator[Group]:
+    prompt, completion = _single(row)
+    parts = _attributes(row)
+    feedback = rated(row, first(row, RATINGS))
+    yield Group(
+        prompt, (completion,), (Feedback(feedback.score, "rating", source=feedback.source, parts=parts),)
+    )
+
+
+@data_format(
+    "attributes",
+    "HelpSteer: one answer a row with helpfulness, correctness and others; helpfulness is its score",
+    lambda r: _answers(r) and "helpfulness" in r,
+    {"prompt": "Capital of France?", "response": "Paris.", "helpfulness": 4, "correctness": 4},
+)
+def _read_attributes(row: Row) -> Iterator[Group]:
+    prompt, completion = _single(row)
+    parts = _attributes(row)
+    yield Group(prompt, (completion,), (Feedback(parts.get("helpfulness"), "rating", parts=parts),))
+
+
+def _attributes(row: Row) -> dict[str, float]:
+    """The ratings of single qualities, by their names."""
+    found = {a: number(row[a], a) for a in ATTRIBUTES if a in row}
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,243 @@
+"""From the rows of a source to groups, with an account of every row and every column."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from kilter.data import store
+from kilter.data.formats import Format, detect, formats, reader
+from kilter.data.formats.registry import IDS, NOTED
+from kilter.data.row import Raw, Row, RowError, renamed
+from kilter.errors import UserError
+from kilter.types import Group
+
+if TYPE_CHECKING:
+    from kilter.data.dataset import SourceSpec
+
+LOOKED_AT = 200
+"""Rows at the beginning of a source that say what its format is."""
+
+SKIP = (
+    "correct the row, or leave such rows out with --on-bad-row skip (in a recipe --set data.on_bad_row=skip)"
+)
+"""What to do about a bad row."""
+
+RENAME = (
+    "rename the columns (prompt, chosen, rejected / messages / instruction, output / text ...), say what they "
+    "are with --map prompt=question (in a recipe map: {prompt: question}), or set the format"
+)
+"""What to do about columns that no format knows."""
+
+
+@dataclass
+class Account:
+    """What became of the rows and columns of a data set.
+
+    Args:
+        skipped: rows and groups that are left out, by their reason.
+        formats: rows by the name of their format.
+        unread: columns and keys from which nothing is learned, in the order of their appearance.
+    """
+
+    skipped: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    unread: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def format(self) -> str:
+        """The formats of the rows, the most frequent one first."""
+        return ", ".join(name for name, _ in self.formats.most_common())
+
+
+class Reading:
+    """Rows of one source to groups.
+
+    Args:
+        spec: the source and how it is read.
+        where: the field that names it, for messages.
+        account: takes down what is left out and what is not read.
+        everything: whether prompts carry the columns that were learned from as well.
+    """
+
+    def __init__(self, spec: SourceSpec, where: str, account: Account, everything: bool = False) -> None:
+        self.spec, self.where, self.account, self.everything = spec, where, account, everything
+        self.named = None if spec.format == "auto" else spec.format
+        self.read = None if self.named is None else _own_reader(self.named, f"{where}.format")
+        self.format: Format | None = formats.get(spec.format) if spec.format in formats.names() else None
+        self.uses: set[str] = set()
+        self.answers = False
+
+    def groups(self, rows: Iterator[tuple[str, Raw | RowError]]) -> Iterator[Group]:
+        """The groups of all rows.
+
+        Raises:
+            UserError: no format fits, or at the first bad row, unless bad rows are skipped and counted.
+        """
+        begin = list(itertools.islice(rows, LOOKED_AT))
+        self._look(begin)
+        for place, raw in itertools.chain(begin, rows):
+            try:
+                if isinstance(raw, RowError):
+                    raise raw
+                groups = self._row(raw)
+                for group in groups:
+                    check_sides(group)
+            # What a reader of the user's own raises on a row that it cannot read.
+            except (RowError, KeyError, TypeError, AttributeError, ValueError) as error:
+                self._bad(place, raw, error)
+                continue
+            yield from groups
+
+    def _look(self, begin: list[tuple[str, Raw | RowError]]) -> None:
+        """Finds the format from the first rows together, for one row may be bad or lack a column."""
+        sample: dict[str, Any] = {}
+        place = next((place for place, raw in begin if not isinstance(raw, RowError)), "")
+        for _, raw in begin:
+            for key, value in _cleaned(raw, self.spec.map).items():
+                if sample.get(key) in (None, "", [], {}):
+                    sample[key] = value
+        self._check_map(begin)
+        if self.read is not None or not place:
+            return
+        if _is_group(sample):
+            self.named, self.read = "groups", _own_reader("groups", "")
+            return
+        self.format = detect(sample)
+        if self.format is None:
+            raise UserError(place, sorted(sample), "are the columns of no known format", RENAME)
+        row = Row(sample)
+        try:
+            self.answers = any(g.completions for g in self.format.groups(row))
+        except RowError:
+            self.answers = True
+        self.uses = set(row.used)
+        self._refuse_hidden_prompt(begin, row, place)
+
+    def _check_map(self, begin: list[tuple[str, Raw | RowError]]) -> None:
+        known = {key for _, raw in begin if not isinstance(raw, RowError) for key in raw}
+        for ours, theirs in self.spec.map.items():
+            if known and theirs not in known:
+                raise UserError(
+                    f"{self.where}.map.{ours}",
+                    theirs,
+                    "is not a column of this data",
+                    f"name one of its columns: {', '.join(sorted(known))}",
+                )
+
+    def _refuse_hidden_prompt(self, begin: list[tuple[str, Raw | RowError]], row: Row, place: str) -> None:
+        """A prompt taken from the beginning of two texts is a guess, while a column may hold the prompt."""
+        texts = isinstance(row.plain.get("chosen"), str)
+        if self.format is None or self.format.name != "implicit_preference" or not texts:
+            return
+        seen = [_cleaned(raw, self.spec.map) for _, raw in begin]
+        for column in [c for c in row.plain if c not in row.used]:
+            values = [r[column] for r in seen if isinstance(r.get(column), str)]
+            if values and len(set(values)) > len(values) / 2 and any(" " in v.strip() for v in values):
+                raise UserError(
+                    place,
+                    sorted(row.plain),
+                    f"are pairs of plain text without a prompt, while the column {column!r} is not read",
+                    f"say that it holds the prompt with --map prompt={column}, or take the prompt from what "
+                    "chosen and rejected share with --format implicit_preference",
+                )
+
+    def _row(self, raw: Raw) -> list[Group]:
+        if self.format is None and self.read is not None:
+            self.account.formats[self.named or ""] += 1
+            return list(self.read(renamed(raw, self.spec.map)))
+        row = Row(raw, self.spec.map)
+        chosen, groups = self._read(row)
+        self.account.formats[chosen.name] += 1
+        self.account.unread |= dict.fromkeys(row.left())
+        return [self._carrying(g, row) for g in groups]
+
+    def _read(self, row: Row) -> tuple[Format, list[Group]]:
+        """The groups of a row in the format of the file, or in the row's own.
+
+        Rows of one file may differ: some hold a label, others none. A row's own format counts where it reads
+        all that the format of the file would have read.
+        """
+        file = self.format
+        own = detect(row.plain)
+        if self.named is not None or file is None or own is None or own is file:
+            chosen = file or own
+            if chosen is None:
+                raise RowError("", "has the columns of no known format", sorted(row.plain), RENAME)
+            return chosen, chosen.groups(row)
+        order = [f.name for f in formats.in_order()]
+        found = own.groups(row)
+        more = order.index(own.name) < order.index(file.name)
+        lost = self.uses & (row.plain.keys() - row.used)
+        if more or (not lost and (any(g.completions for g in found) or not self.answers)):
+            return own, found
+        return file, file.groups(row)
+
+    def _carrying(self, group: Group, row: Row) -> Group:
+        """The group with the columns that go along to reward functions and verifiers."""
+        kept = (*IDS, *NOTED)
+        columns = {
+            k: v
+            for k, v in row.plain.items()
+            if k not in row.asked
+            and k != "completion"
+            and (self.everything or k not in row.used or k in kept)
+        }
+        return replace(group, prompt=replace(group.prompt, columns=columns)) if columns else group
+
+    def _bad(self, place: str, raw: Raw | RowError, error: Exception) -> None:
+        known = error if isinstance(error, RowError) else None
+        name = known.field if known else str(error)
+        problem = known.problem if known else f"does not fit format {self.name!r} ({type(error).__name__})"
+        if self.spec.on_bad_row == "skip":
+            self.account.skipped[f"bad row: {problem}"] += 1
+            return
+        value = known.value if known and known.value is not None else _shown(raw, name, self.spec.map)
+        fix = known.fix if known and known.fix else SKIP
+        raise UserError(f"{place} field {name}" if name else place, value, problem, fix) from error
+
+    @property
+    def name(self) -> str:
+        """The format of the source, known when its first row has been read."""
+        return self.format.name if self.format is not None else self.named or ""
+
+
+def _own_reader(name: str, field: str) -> Any:
+    """What reads rows of this format; Kilter's own file of groups is one of them."""
+    return (lambda row: iter([store.from_json(dict(row))])) if name == "groups" else reader(name, field)
+
+
+def _is_group(row: Mapping[str, Any]) -> bool:
+    """Whether a row is one of Kilter's own groups."""
+    return {"prompt", "completions", "feedback"} <= row.keys() and isinstance(row["prompt"], Mapping)
+
+
+def _cleaned(raw: Raw | RowError, names: Mapping[str, str]) -> dict[str, Any]:
+    """The columns of a row that can be read; none of a bad one."""
+    if isinstance(raw, RowError):
+        return {}
+    try:
+        return Row(raw, names).plain
+    except RowError:
+        return {}
+
+
+def _shown(raw: Raw | RowError, name: str, names: Mapping[str, str]) -> object:
+    """What stands in the column that an error names."""
+    column = name.split("[")[0].split(".")[0]
+    return "(absent)" if isinstance(raw, RowError) else renamed(raw, names).get(column, "(absent)")
+
+
+def check_sides(group: Group) -> None:
+    """Raises RowError for two answers that say the same and are said to differ."""
+    judged = len(group.completions) == 2 or all(f.kind == "sides" for f in group.feedback)
+    if not judged or len(group.completions) < 2:
+        return
+    seen: dict[str, float | None] = {}
+    for completion, feedback in zip(group.completions, group.feedback, strict=True):
+        text = " ".join(completion.text.split()) + repr(completion.turns)
+        if seen.setdefault(text, feedback.score) != feedback.score:
+            raise RowError("rejected", "is identical to chosen")

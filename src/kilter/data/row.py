@@ -1,0 +1,266 @@
+"""One row of a file: what it holds, what was read of it, and what is wrong with it.
+
+Missing is one thing: null, absent and NaN are the same in every file type, at every depth, and so are "",
+"nan", "None" where a number is due. Numbers as text are numbers.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from kilter.errors import UserError
+
+Raw = Mapping[str, Any]
+"""A row as a file, a data set or a list of Python objects holds it."""
+
+
+class RowError(ValueError):
+    """A row that does not fit its format; `field` is the column to look at, "" where the row is not one.
+
+    value: what stands there, where the row itself cannot show it. fix: what to do, where that is special.
+    """
+
+    def __init__(self, field: str, problem: str, value: object = None, fix: str = "") -> None:
+        super().__init__(f"field {field!r}: {problem}" if field else problem)
+        self.field, self.problem, self.value, self.fix = field, problem, value, fix
+
+
+class Row(Mapping[str, Any]):
+    """A cleaned row that keeps account of its columns.
+
+    Looking up a column marks it as used. Asking whether it is there does not.
+
+    Args:
+        raw: the row; values that are missing are left out of it, at every depth.
+        names: what the user calls the columns, by what a format calls them.
+    """
+
+    def __init__(self, raw: Raw, names: Mapping[str, str] | None = None) -> None:
+        names = names or {}
+        self.plain = cleaned(renamed(raw, names))
+        self.used: set[str] = set()
+        self.asked: set[str] = set()
+        # A column whose name the user has given to another one is not read any more.
+        self.unread: dict[str, None] = dict.fromkeys(k for k in names if k in raw and k not in names.values())
+
+    def __getitem__(self, name: str) -> Any:
+        value = self.plain[name]
+        self.used.add(name)
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.plain
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.plain)
+
+    def __len__(self) -> int:
+        return len(self.plain)
+
+    def ask(self, name: str) -> Any:
+        """A column that makes the prompt. Raises RowError where it is missing."""
+        value = self.need(name)
+        self.asked.add(name)
+        return value
+
+    def need(self, name: str) -> Any:
+        """A column that the format cannot do without. Raises RowError where it is missing."""
+        if name not in self.plain:
+            raise RowError(name, "is missing")
+        return self[name]
+
+    def left(self) -> list[str]:
+        """Columns that nothing has looked up, and keys inside of columns that nothing has read."""
+        return [*(n for n in self.plain if n not in self.used), *self.unread]
+
+
+def renamed(raw: Raw, names: Mapping[str, str]) -> Raw:
+    """The row with its columns called as a format calls them; the user's own column of that name gives way."""
+    if not names:
+        return raw
+    given = set(names.values())
+    found = {k: v for k, v in raw.items() if k not in given and k not in names}
+    return found | {ours: raw[theirs] for ours, theirs in names.items() if theirs in raw}
+
+
+def cleaned(value: Raw) -> dict[str, Any]:
+    """The row in plain Python values, without anything that is missing. Raises RowError with the column."""
+    return dict(_mapping(value))
+
+
+def _mapping(value: Raw) -> dict[str, Any]:
+    found = {}
+    for key, item in value.items():
+        try:
+            plain = _plain(item)
+        except RowError as error:
+            inner = error.field
+            name = f"{key}{inner}" if inner[:1] in ("", "[") else f"{key}.{inner}"
+            raise RowError(name, error.problem) from None
+        if plain is not None:
+            found[str(key)] = plain
+    return found
+
+
+def _items(value: Any) -> list[Any]:
+    found = []
+    for i, item in enumerate(value):
+        try:
+            found.append(_plain(item))
+        except RowError as error:
+            inner = error.field
+            name = f"[{i}]{inner}" if inner[:1] in ("", "[") else f"[{i}].{inner}"
+            raise RowError(name, error.problem) from None
+    return found
+
+
+def _text(value: str) -> str:
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise RowError("", _half(value, error.start)) from None
+    return value
+
+
+def _half(text: str, place: int) -> str:
+    """What is wrong with a character that no file can hold."""
+    code = ord(text[place])
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"is not UTF-8: byte 0x{code - 0xDC00:02x} at character {place + 1}"
+    return f"holds half a character (\\u{code:04x} at character {place + 1}), which is not text"
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+PLAIN: dict[type, Callable[[Any], Any]] = {
+    str: _text,
+    int: _same,
+    bool: _same,
+    type(None): _same,
+    float: _number,
+    dict: _mapping,
+    list: _items,
+    tuple: _items,
+}
+"""By type, what a value of a row becomes."""
+
+FOREIGN: dict[str, Callable[[Any], Any]] = {
+    "NAType": lambda value: None,
+    "NaTType": lambda value: None,
+    "Timestamp": lambda value: value.isoformat(),
+    "datetime": lambda value: value.isoformat(),
+    "date": lambda value: value.isoformat(),
+    "Decimal": lambda value: _number(float(value)),
+    "ndarray": lambda value: _items(value.tolist()),
+    "LazyRow": _mapping,
+}
+"""By the name of the type, so that pandas and NumPy are not imported for it."""
+
+
+def _plain(value: Any) -> Any:
+    """A value in plain Python; None where it is missing. Raises RowError for what no file can hold."""
+    kind = type(value)
+    change = PLAIN.get(kind) or FOREIGN.get(kind.__name__)
+    if change is not None:
+        return change(value)
+    if kind.__module__ == "numpy":
+        return _plain(value.item())
+    for base in kind.__mro__:
+        if base in PLAIN:
+            return PLAIN[base](value)
+    raise RowError("", f"holds an object of type {kind.__name__}, which is not text, number, list or mapping")
+
+
+MISSING = frozenset(("", "nan", "none", "null", "na", "n/a", "<na>", "nat"))
+"""How people and programs write that a number is not there."""
+
+TRUE = frozenset(("true", "yes", "1", "1.0"))
+FALSE = frozenset(("false", "no", "0", "0.0"))
+
+
+def is_missing(value: Any) -> bool:
+    """Whether this stands for no value where a number or a label is due."""
+    return value is None or (isinstance(value, str) and value.strip().lower() in MISSING)
+
+
+def number(value: Any, field: str) -> float | None:
+    """A number, also one written as text; None where it is missing. Raises RowError."""
+    if is_missing(value):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise RowError(field, f"should be a number, found {type(value).__name__}")
+    try:
+        found = float(value)
+    except ValueError:
+        raise RowError(field, f"should be a number, found {value!r}") from None
+    if math.isnan(found):
+        return None
+    if math.isinf(found):
+        raise RowError(field, f"should be a finite number, found {value!r}")
+    return found
+
+
+def label(value: Any, field: str) -> float | None:
+    """1 for true, 0 for false, in whatever way it is written; None where it is missing. Raises RowError."""
+    if is_missing(value):
+        return None
+    text = str(value).strip().lower()
+    if text in TRUE or text in FALSE:
+        return float(text in TRUE)
+    raise RowError(field, f"should be true or false, found {value!r}")
+
+
+def name(value: Any) -> str:
+    """The id of a row: the same for 7, "7" and 7.0."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def listed(value: Any, field: str, of: str = "values") -> list[Any]:
+    """A list, also one that a text column holds as JSON or as Python writes it. Raises RowError."""
+    found = unpacked(value) if isinstance(value, str) else value
+    if not isinstance(found, list):
+        raise RowError(field, f"should be a list of {of}, found {type(found).__name__}")
+    return found
+
+
+_PACKED = re.compile(r"\s*[\[{]")
+
+
+def unpacked(text: str) -> Any:
+    """What a text holds that was a list or a mapping before it was written into a text column.
+
+    Returns:
+        The cleaned list or mapping, or the text itself.
+    """
+    if not _PACKED.match(text):
+        return text
+    # JSON first. Python's own way of writing lists is what pandas leaves in a CSV file.
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        return _plain(found) if isinstance(found, list | dict) else text
+    return text
+
+
+def check_names(names: Mapping[str, str], field: str) -> None:
+    """Raises UserError where two columns are to become one."""
+    theirs = list(names.values())
+    for value in theirs:
+        if theirs.count(value) > 1:
+            raise UserError(field, dict(names), f"uses the column {value!r} twice", "name each column once")

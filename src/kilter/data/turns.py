@@ -1,0 +1,204 @@
+"""Turns of a conversation, in every spelling, to messages as chat templates take them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kilter.data.row import Row, RowError, is_missing, label, listed, number, unpacked
+from kilter.types import Message
+
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "bing": "assistant",
+    "system": "system",
+    "developer": "developer",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+}
+
+CALLS = ("function_call", "tool_call")
+"""Roles of ShareGPT turns whose words are calls, written as JSON."""
+
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of what an assistant turn thought before it spoke."""
+
+MEDIA = ("image", "images", "image_url", "input_image", "video", "videos", "audio", "audios", "input_audio")
+"""Columns and types of parts that a text model cannot read."""
+
+READ = {"role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name"} | {
+    *THOUGHTS,
+    "weight",
+    "train",
+    "loss",
+}
+"""Keys of a turn that are read; others are listed."""
+
+
+def looks_like_turns(value: Any) -> bool:
+    """Whether a value is a list of turns, or was one before it was written into a text column."""
+    if isinstance(value, str):
+        return bool(_TURNS.match(value))
+    return isinstance(value, Sequence) and len(value) > 0 and isinstance(value[0], Mapping)
+
+
+_TURNS = re.compile(r"""\s*\[\s*\{\s*["'](role|from|content|value)["']\s*:""")
+
+
+def turns(value: Any, field: str, row: Row | None = None) -> tuple[Message, ...]:
+    """OpenAI ({role, content}) or ShareGPT ({from, value}) turns to messages.
+
+    Args:
+        value: a list of turns, one turn, or either of them written as text.
+        field: the column, for messages.
+        row: notes the keys that are not read.
+
+    Raises:
+        RowError: a turn has no role, no content, or holds what a text model cannot read.
+    """
+    found = unpacked(value) if isinstance(value, str) else value
+    if isinstance(found, Mapping):
+        found = [found]
+    if not isinstance(found, Sequence) or isinstance(found, str) or len(found) == 0:
+        broken = isinstance(found, str) and looks_like_turns(found)
+        raise RowError(
+            field,
+            "holds turns that cannot be read as JSON" if broken else "should be a non-empty list of turns",
+        )
+    made = []
+    for i, turn in enumerate(found):
+        if not isinstance(turn, Mapping):
+            kind = type(turn).__name__
+            raise RowError(f"{field}[{i}]", f"should be a turn with role and content, found {kind}")
+        made.append(_turn(turn, f"{field}[{i}]"))
+        if row is not None:
+            row.unread |= {f"{field}[].{key}": None for key in turn if key not in READ}
+    return tuple(made)
+
+
+def _turn(turn: Mapping[str, Any], where: str) -> Message:
+    """One turn with everything that a chat template shows of it, and whether it is learned."""
+    given = turn.get("role", turn.get("from"))
+    if not isinstance(given, str) or given.lower() not in ROLES:
+        known = ", ".join(sorted(ROLES))
+        raise RowError(f"{where}.role", f"has the unknown role {given!r}; known: {known}")
+    role = ROLES[given.lower()]
+    content, thought = _content(turn.get("content", turn.get("value")), f"{where}.content")
+    calls = _calls(turn, where)
+    if given.lower() in CALLS and not calls:
+        calls = tool_calls(content, f"{where}.value")
+        content = ""
+    thought = thought or next((turn[k] for k in THOUGHTS if isinstance(turn.get(k), str)), "")
+
+    # A turn that calls or thinks need not speak. Any other has to.
+    if content is None and not calls and not thought:
+        raise RowError(f"{where}.content", "should be text, found nothing")
+    message = Message(role=role, content=content or "")
+    if calls:
+        message["tool_calls"] = calls
+    if thought:
+        message["reasoning_content"] = thought
+    if not is_missing(turn.get("tool_call_id")):
+        message["tool_call_id"] = str(turn["tool_call_id"])
+    if not is_missing(turn.get("name")):
+        message["name"] = str(turn["name"])
+    if role == "assistant" and not _learned(turn, where):
+        message["train"] = False
+    return message
+
+
+def _content(value: Any, field: str) -> tuple[str | None, str]:
+    """(words, thoughts) of a turn's content: text, or a list of parts. Raises RowError for other parts."""
+    if value is None or isinstance(value, str):
+        return value, ""
+    if not isinstance(value, Sequence):
+        raise RowError(field, f"should be text, found {type(value).__name__}")
+    words: list[str] = []
+    thoughts: list[str] = []
+    for part in value:
+        if isinstance(part, str):
+            words.append(part)
+            continue
+        kind = _kind_of_part(part, field)
+        (thoughts if kind == "thinking" else words).append(part[kind])
+    return "".join(words), "".join(thoughts)
+
+
+def _kind_of_part(part: Any, field: str) -> str:
+    """The key that holds a part's words. Raises RowError for what is not words."""
+    if not isinstance(part, Mapping):
+        raise RowError(field, f"should be text, found a part of type {type(part).__name__}")
+    kind = part.get("type", "text")
+    media = next((k for k in (kind, *part) if k in MEDIA), None)
+    if media is not None:
+        raise RowError(field, f"holds a part of type {media}, which a text model cannot read")
+    key = {"input_text": "text", "output_text": "text"}.get(kind, kind)
+    if key not in ("text", "thinking") or not isinstance(part.get(key), str):
+        raise RowError(field, f"holds a part of type {kind}, which cannot be read")
+    return str(key)
+
+
+def _calls(turn: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """What a turn calls: `tool_calls`, or `function_call` as OpenAI wrote it before."""
+    for key in ("tool_calls", "function_call"):
+        if turn.get(key):
+            return tool_calls(turn[key], f"{where}.{key}")
+    return []
+
+
+def tool_calls(value: Any, field: str) -> list[dict[str, Any]]:
+    """Calls in every spelling as chat templates take them. Raises RowError."""
+    found = unpacked(value) if isinstance(value, str) else value
+    if isinstance(found, Mapping):
+        found = [found]
+    if not isinstance(found, list) or not all(isinstance(c, Mapping) for c in found):
+        raise RowError(field, "should be a list of calls, each with name and arguments")
+    return [_call(call, f"{field}[{i}]") for i, call in enumerate(found)]
+
+
+def _call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
+    function = call.get("function", call)
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise RowError(field, "should have a function with a name and arguments")
+    arguments = function.get("arguments", function.get("parameters", {}))
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments) if arguments.strip() else {}
+        except ValueError as error:
+            raise RowError(f"{field}.arguments", f"is not JSON ({error})") from None
+    outer = {k: v for k, v in call.items() if k in ("id", "index")}
+    return {"type": "function", **outer, "function": {"name": function["name"], "arguments": arguments}}
+
+
+def _learned(turn: Mapping[str, Any], where: str) -> bool:
+    """Whether an assistant turn is learned: OpenAI's weight, Axolotl's train, ms-swift's loss."""
+    weight = number(turn.get("weight"), f"{where}.weight")
+    if weight not in (None, 0, 1):
+        raise RowError(f"{where}.weight", f"should be 0 or 1, found {turn['weight']!r}")
+    marks = [weight, *(label(turn.get(k), f"{where}.{k}") for k in ("train", "loss"))]
+    return 0 not in marks
+
+
+def tools_of(value: Any, field: str) -> tuple[Mapping[str, Any], ...]:
+    """The tools that a template lists: JSON schemas of functions, as objects or as text. Raises RowError."""
+    if is_missing(value):
+        return ()
+    found = []
+    for i, item in enumerate(listed(value, field, "tools")):
+        tool = unpacked(item) if isinstance(item, str) else item
+        if not isinstance(tool, Mapping):
+            raise RowError(f"{field}[{i}]", f"should be a tool with a name, found {type(tool).__name__}")
+        found.append(tool if "function" in tool else {"type": "function", "function": tool})
+    return tuple(found)

@@ -1,0 +1,451 @@
+"""Every column and key of a row is learned from, carried along, or named; missing is one thing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kilter.data.dataset import DataSpec, load
+from kilter.errors import UserError
+
+
+def written(path, rows):
+    """The rows as JSON lines; a text stays the line that it is."""
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
+    return str(path)
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Rows to the groups of a shape, all of them for training."""
+
+    def load_rows(rows, shape="pairs", **settings):
+        path = written(tmp_path / "rows.jsonl", rows)
+        return load(DataSpec(path=path, heldout=0, **settings), shape)
+
+    return load_rows
+
+
+def asked(group):
+    return [(m["role"], m["content"]) for m in group.prompt.messages]
+
+
+def said(group):
+    return [c.text for c in group.completions]
+
+
+CITIES = [("France", "Paris", "Lyon"), ("Spain", "Madrid", "Seville"), ("Peru", "Lima", "Cusco")]
+
+
+@pytest.mark.parametrize("name", ["prompt", "question", "instruction", "query", "problem"])
+def test_a_prompt_by_any_name_is_the_prompt(read, name):
+    rows = [
+        {"system": "Be brief.", name: f"Capital of {c}?", "chosen": f"It is {a}.", "rejected": f"It is {b}."}
+        for c, a, b in CITIES
+    ]
+    data = read(rows)
+    assert asked(data.train[0]) == [("system", "Be brief."), ("user", "Capital of France?")]
+    assert said(data.train[0]) == ["It is Paris.", "It is Lyon."]
+    assert data.unread == ()
+
+
+def test_an_input_follows_its_instruction(read):
+    row = {"instruction": "Translate.", "input": "chat", "chosen": "cat", "rejected": "dog"}
+    assert asked(read([row]).train[0]) == [("user", "Translate.\n\nchat")]
+
+
+def test_a_column_that_may_hold_the_prompt_is_not_passed_over(read):
+    rows = [
+        {"request": f"Capital of {c}?", "chosen": f"It is {a}.", "rejected": f"It is {b}."}
+        for c, a, b in CITIES
+    ]
+    with pytest.raises(UserError, match="--map prompt=request"):
+        read(rows)
+    assert asked(read(rows, map={"prompt": "request"}).train[0]) == [("user", "Capital of France?")]
+    assert asked(read(rows, format="implicit_preference").train[0]) == [("user", "It is")]
+
+
+def test_what_is_not_read_is_named_once(read):
+    turns = [
+        {"role": "user", "content": "Hi", "mood": "good"},
+        {"role": "assistant", "content": "Hello", "mood": "bad"},
+    ]
+    data = read([{"messages": turns, "source": "web", "rating_model": "x"}] * 2, "demonstrations")
+    assert data.unread == ("source", "rating_model", "messages[].mood")
+    assert data.notes() == ["not read: source, rating_model, messages[].mood"]
+    assert data.train[0].prompt.columns == {"source": "web", "rating_model": "x"}
+
+
+def test_map_names_any_column(read):
+    row = {"frage": "Hauptstadt?", "gut": "Paris", "schlecht": "Lyon"}
+    data = read([row], map={"prompt": "frage", "chosen": "gut", "rejected": "schlecht"})
+    assert (asked(data.train[0]), said(data.train[0])) == ([("user", "Hauptstadt?")], ["Paris", "Lyon"])
+    with pytest.raises(UserError, match=r"(?s)data.map.prompt.*is not a column.*frage, gut, schlecht"):
+        read([row], map={"prompt": "fragen"})
+    with pytest.raises(ValueError, match="twice"):
+        DataSpec(path="x.jsonl", map={"prompt": "a", "chosen": "a"})
+
+
+WEATHER = {"name": "get_weather", "arguments": {"city": "Paris"}}
+TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": WEATHER}]},
+        {"role": "assistant", "content": None, "tool_calls": [{"function": WEATHER}]},
+        {"role": "assistant", "tool_calls": [WEATHER]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"function": WEATHER | {"arguments": '{"city": "Paris"}'}}],
+        },
+        {"role": "assistant", "content": None, "function_call": WEATHER},
+        {"from": "function_call", "value": json.dumps(WEATHER)},
+    ],
+)
+def test_calls_in_every_spelling(read, turn):
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": "Weather in Paris?"},
+                turn,
+                {"from": "observation", "value": "sunny"},
+                {"role": "assistant", "content": "It is sunny."},
+            ],
+            "tools": json.dumps([TOOL]),
+        }
+    ]
+    (group,) = read(rows, "demonstrations").train
+    call, answer, last = group.completions[0].turns
+    assert call["content"] == ""
+    assert call["tool_calls"] == [{"type": "function", "function": WEATHER}]
+    assert (answer["role"], last["content"]) == ("tool", "It is sunny.")
+    assert group.prompt.tools == (TOOL,)
+
+
+def test_a_single_call_is_an_answer(read):
+    turn = {"role": "assistant", "content": None, "tool_calls": [WEATHER]}
+    row = {"prompt": "Weather?", "chosen": [turn], "rejected": "I do not know.", "tools": [TOOL]}
+    (group,) = read([row]).train
+    assert group.completions[0].turns[0]["tool_calls"][0]["function"] == WEATHER
+    assert group.completions[1].turns == ()
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"loss": False}, {"weight": 0.0}])
+def test_a_turn_that_is_not_to_be_learned_is_context(read, mark):
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "bad", **mark},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "good"},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "worse", **mark},
+        {"role": "user", "content": "d"},
+        {"role": "assistant", "content": "better"},
+    ]
+    (group,) = read([{"messages": turns}], "demonstrations").train
+    assert asked(group) == [("user", "a"), ("assistant", "bad"), ("user", "b")]
+    assert [(t["content"], t.get("train", True)) for t in group.completions[0].turns] == [
+        ("good", True),
+        ("c", True),
+        ("worse", False),
+        ("d", True),
+        ("better", True),
+    ]
+    with pytest.raises(UserError, match="every assistant turn as not to be learned"):
+        read([{"messages": turns[:2]}], "demonstrations")
+    with pytest.raises(UserError, match="should be 0 or 1"):
+        read(
+            [{"messages": [turns[0], {"role": "assistant", "content": "x", "weight": 0.5}]}], "demonstrations"
+        )
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_is_kept_apart_from_the_answer(read, key):
+    turn = {"role": "assistant", "content": "Paris.", key: "I recall France."}
+    (group,) = read([{"messages": [{"role": "user", "content": "Capital?"}, turn]}], "demonstrations").train
+    assert group.completions[0].turns[0]["reasoning_content"] == "I recall France."
+    (group,) = read([{"prompt": "Capital?", "completion": "Paris.", key: "Thought."}], "demonstrations").train
+    assert group.completions[0].turns[0]["reasoning_content"] == "Thought."
+
+
+@pytest.mark.parametrize(
+    ("extra", "field"),
+    [
+        ({"content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What?"}]}, "image"),
+        ({"content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "image_url"),
+        ({"content": [{"type": "audio", "audio": "a.wav"}]}, "audio"),
+        ({"content": [{"type": "file", "file": "x"}]}, "file"),
+    ],
+)
+def test_pictures_and_sounds_are_refused(read, extra, field):
+    turns = [{"role": "user", **extra}, {"role": "assistant", "content": "A cat."}]
+    with pytest.raises(UserError, match=f"a part of type {field}"):
+        read([{"messages": turns}], "demonstrations")
+
+
+@pytest.mark.parametrize("column", ["image", "images", "videos", "audio"])
+def test_columns_of_pictures_are_refused(read, column):
+    row = {"prompt": "What?", "completion": "A cat.", column: ["a.png"]}
+    with pytest.raises(UserError, match=f"holds {column}, which a text model cannot read"):
+        read([row], "demonstrations")
+    assert read([row | {column: []}], "demonstrations").train
+    assert read([row, {"prompt": "Q", "completion": "A"}], "demonstrations", on_bad_row="skip").skipped
+
+
+def test_parts_of_text_are_joined(read):
+    parts = [{"type": "text", "text": "Capital of "}, {"type": "text", "text": "France?"}]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "Paris"}]
+    assert asked(read([{"messages": turns}], "demonstrations").train[0]) == [("user", "Capital of France?")]
+
+
+def test_helpsteer_attributes_are_scores(read):
+    rows = [
+        {"prompt": "Capital?", "response": answer, "helpfulness": score, "correctness": 4}
+        for answer, score in (("Lyon", 1), ("Paris", 4))
+    ]
+    data = read(rows)
+    assert said(data.train[0]) == ["Paris", "Lyon"]
+    assert data.train[0].feedback[0].parts == {"helpfulness": 4.0, "correctness": 4.0}
+    other = [r | {"correctness": 4 - r["helpfulness"]} for r in rows]
+    assert said(read(other, map={"helpfulness": "correctness"}).train[0]) == ["Lyon", "Paris"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "better"),
+    [
+        ({"better_response_id": 1, "safer_response_id": 0}, 1),
+        ({"better_response_id": "0"}, 0),
+        ({"better_response_id": 1.0}, 1),
+    ],
+)
+def test_two_answers_with_a_choice(read, columns, better):
+    row = {"prompt": "Capital?", "response_0": "zero", "response_1": "one", "is_response_0_safe": True}
+    (group,) = read([row | columns]).train
+    assert said(group)[0] == ["zero", "one"][better]
+    assert {"safe": 1.0} in [{k: v for k, v in f.parts.items() if k == "safe"} for f in group.feedback]
+
+
+@pytest.mark.parametrize(
+    ("row", "want"),
+    [
+        ({"answer_a": "x", "answer_b": "y", "winner": "b"}, ["y", "x"]),
+        ({"response_a": "x", "response_b": "y", "winner": "model_a"}, ["x", "y"]),
+        ({"response_1": "x", "response_2": "y", "preference_strength": -2}, ["x", "y"]),
+        ({"response_1": "x", "response_2": "y", "preferred": "response_2"}, ["y", "x"]),
+        ({"response_A": "x", "response_B": "y", "choice": "A"}, ["x", "y"]),
+    ],
+)
+def test_two_answers_in_other_words(read, row, want):
+    assert said(read([{"prompt": "Q", **row}]).train[0]) == want
+
+
+def test_a_tie_between_two_answers_is_counted(read):
+    rows = [
+        {"prompt": f"Q{w}", "answer_a": "x", "answer_b": "y", "winner": w} for w in ("a", "tie (bothbad)")
+    ]
+    data = read(rows)
+    assert (len(data.train), dict(data.skipped)) == (1, {"tie": 1})
+
+
+def test_every_rejected_answer_stands_against_the_chosen_one(read):
+    several = read([{"prompt": "Q", "chosen": "a", "rejected": ["b", "c"]}])
+    columns = read([{"prompt": "Q", "chosen": "a", "rejected": "b", "rejected_2": "c"}])
+    for data in (several, columns):
+        assert [said(g) for g in data.train] == [["a", "b"], ["a", "c"]]
+        assert (dict(data.skipped), data.unread) == ({}, ())
+
+
+@pytest.mark.parametrize("names", [("chosen_score", "rejected_score"), ("score_chosen", "score_rejected")])
+def test_scores_beside_the_sides_decide(read, names):
+    rows = [
+        {"prompt": f"Q{i}", "chosen": "a", "rejected": "b", names[0]: x, names[1]: y}
+        for i, (x, y) in enumerate([(8, 2), ("7.5", 7.5), (None, 1), ("nan", "")])
+    ]
+    data = read(rows)
+    assert [[f.score for f in g.feedback] for g in data.train] == [[8.0, 2.0], [1.0, 0.0], [1.0, 0.0]]
+    assert dict(data.skipped) == {"tie": 1}
+
+
+def test_a_response_without_a_score_is_a_demonstration(read):
+    for row in (
+        {"prompt": "Q", "response": "A"},
+        {"question": "Q", "response": "A"},
+        {"instruction": "Q", "response": "A"},
+    ):
+        group = read([row], "demonstrations").train[0]
+        assert (asked(group), said(group)) == ([("user", "Q")], ["A"])
+
+
+def test_an_answer_column_that_is_not_known_is_named_with_its_fix(read):
+    with pytest.raises(UserError, match=r"(?s)not read: reply.*--map completion=reply"):
+        read([{"prompt": "Q", "reply": "A"}], "demonstrations")
+
+
+MISSING = [None, float("nan"), "nan", "NaN", "", " ", "None", "null", "N/A"]
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_a_missing_score_is_unscored(read, missing):
+    orders = [("high", "low", "none"), ("low", "none", "high"), ("none", "low", "high")]
+    scores = {"high": 5.0, "low": "1", "none": missing}
+    rows = [
+        {"prompt": f"Q{i}", "completions": [{"response": a, "score": scores[a]} for a in order]}
+        for i, order in enumerate(orders)
+    ]
+    assert [said(g) for g in read(rows).train] == [["high", "low"]] * 3
+    assert [said(g) for g in read(rows, "demonstrations").train] == [["high"]] * 3
+    assert [said(g) for g in read(rows, "ranked").train] == [["high", "low"]] * 3
+    rows = [{"prompt": "Q", "response": a, "rating": s} for a, s in scores.items()]
+    assert said(read(rows).train[0]) == ["high", "low"]
+
+
+@pytest.mark.parametrize(
+    ("label", "score"),
+    [
+        (0.0, 0),
+        (1.0, 1),
+        ("1.0", 1),
+        ("False", 0),
+        ("yes", 1),
+        (True, 1),
+        (0, 0),
+        *((m, None) for m in MISSING),
+    ],
+)
+def test_a_label_by_any_name(read, label, score):
+    rows = [
+        {"prompt": "Q", "completion": "A", "label": label},
+        {"prompt": "P", "completion": "B", "label": 1},
+    ]
+    groups = read(rows, "rollouts").train
+    assert groups[0].feedback[0].score == score
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+            "label": None,
+        },
+        {
+            "messages": None,
+            "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}],
+        },
+        {
+            "messages": [
+                {"role": None, "content": None, "from": "human", "value": "a"},
+                {"role": None, "content": None, "from": "gpt", "value": "b", "tool_calls": None},
+            ]
+        },
+        {"prompt": None, "instruction": "a", "input": None, "output": "b", "system": None, "history": None},
+    ],
+)
+def test_a_null_key_is_an_absent_key(read, row):
+    group = read([row], "demonstrations").train[0]
+    assert (asked(group), said(group)) == ([("user", "a")], ["b"])
+    assert group.feedback[0].score is None
+
+
+def test_a_null_prompt_is_an_implicit_one(read):
+    sides = {
+        side: [{"role": "user", "content": "a"}, {"role": "assistant", "content": text}]
+        for side, text in (("chosen", "b"), ("rejected", "c"))
+    }
+    group = read([{"prompt": None, **sides}]).train[0]
+    assert (asked(group), said(group)) == ([("user", "a")], ["b", "c"])
+
+
+def test_turns_in_text_cells_are_turns(read, tmp_path):
+    turns = lambda city: [{"role": "user", "content": "Capital?"}, {"role": "assistant", "content": city}]
+    for write in (json.dumps, str):
+        row = {"prompt": "Capital?", "chosen": write(turns("Paris")), "rejected": write(turns("Lyon"))}
+        group = read([row]).train[0]
+        assert (asked(group), said(group)) == ([("user", "Capital?")], ["Paris", "Lyon"])
+    torn = json.dumps(turns("Paris"))[:-4]
+    with pytest.raises(UserError, match="turns that cannot be read"):
+        read([{"prompt": "Capital?", "chosen": torn, "rejected": "Lyon"}])
+
+
+def test_json_that_is_an_answer_stays_one(read):
+    row = {"prompt": "As JSON?", "completion": '[{"city": "Paris"}]'}
+    assert said(read([row], "demonstrations").train[0]) == ['[{"city": "Paris"}]']
+
+
+GOOD = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"messages": []},
+        {"messages": None},
+        {"foo": 1},
+        {},
+        '{"messages": [{"role": "user", "con',
+        "[1, 2]",
+        '"text"',
+        {"messages": [{"role": "user", "content": "half \ud83d"}, {"role": "assistant", "content": "b"}]},
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_bad_row_is_located_and_can_be_skipped(read, bad, place):
+    rows = [GOOD, GOOD]
+    rows.insert(place, bad)
+    with pytest.raises(UserError, match=f"rows.jsonl:{place + 1}"):
+        read(rows, "demonstrations")
+    data = read(rows, "demonstrations", on_bad_row="skip")
+    assert (len(data.train), sum(data.skipped.values())) == (2, 1)
+
+
+def test_half_a_character_is_named_with_its_field(read):
+    rows = [
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        {"prompt": "Peru? \ud83d", "chosen": "b", "rejected": "c"},
+    ]
+    with pytest.raises(UserError, match=r"rows.jsonl:2 field prompt.*half a character \(\\ud83d"):
+        read(rows)
+
+
+def test_a_byte_that_is_not_utf8_is_named_with_its_line(tmp_path):
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes(b'{"prompt": "a", "completion": "b"}\n{"prompt": "caf\xe9", "completion": "b"}\n')
+    with pytest.raises(UserError, match=r"latin.jsonl:2 field prompt.*byte 0xe9"):
+        load(DataSpec(path=str(path), heldout=0), "demonstrations")
+
+
+def test_rows_of_one_file_may_lack_what_others_have(read):
+    """A row without a side is a bad row, not a prompt; a row without a label is unlabelled."""
+    pair = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    with pytest.raises(UserError, match="rows.jsonl:2 field rejected.*is missing"):
+        read([pair, pair | {"rejected": None}])
+    with pytest.raises(UserError, match="rows.jsonl:2 field chosen.*is missing"):
+        read([pair, {"prompt": "x"}])
+    labelled = {"prompt": "a", "completion": "b", "label": True}
+    data = read([{"prompt": "a", "completion": "b"}, labelled], "unpaired")
+    assert (len(data.train), dict(data.skipped)) == (1, {"no label": 1})
+
+
+def test_a_system_message_stands_once(read):
+    turns = [{"role": "system", "content": "Be brief."}, *GOOD["messages"]]
+    assert asked(read([{"messages": turns, "system": "Be brief."}], "demonstrations").train[0])[0] == (
+        "system",
+        "Be brief.",
+    )
+    with pytest.raises(UserError, match="has a system message of its own"):
+        read([{"messages": turns, "system": "Be long."}], "demonstrations")
+
+
+@pytest.mark.parametrize("prompt", ["Capital?", [{"role": "user", "content": "Capital?"}]])
+def test_sides_that_repeat_the_prompt(read, prompt):
+    """UltraFeedback: a prompt beside two whole conversations."""
+    turns = lambda city: [{"role": "user", "content": "Capital?"}, {"role": "assistant", "content": city}]
+    group = read([{"prompt": prompt, "chosen": turns("Paris"), "rejected": turns("Lyon")}]).train[0]
+    assert (asked(group), said(group)) == ([("user", "Capital?")], ["Paris", "Lyon"])
+    assert [c.turns for c in group.completions] == [(), ()]
+    with pytest.raises(UserError, match="is not what the conversations beside it begin with"):
+        read([{"prompt": "Other?", "chosen": turns("Paris"), "rejected": turns("Lyon")}])
