@@ -155,7 +155,7 @@ def test_a_turn_that_is_not_to_be_learned_is_context(read, mark):
         ("d", True),
         ("better", True),
     ]
-    with pytest.raises(UserError, match="every assistant turn as not to be learned"):
+    with pytest.raises(UserError, match="no assistant turn that is to be learned"):
         read([{"messages": turns[:2]}], "demonstrations")
     with pytest.raises(UserError, match="should be 0 or 1"):
         read(

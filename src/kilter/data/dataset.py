@@ -9,67 +9,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from kilter.data import store
 from kilter.data.read import rows
 from kilter.data.reading import Account, Reading
 from kilter.data.shapes import NEEDED, Condition, PairRule, conditioned, shaped
 from kilter.data.shelf import picked, shelved
+from kilter.data.source import INHERITED, Part, SourceSpec
 from kilter.data.worlds import registry as worlds
 from kilter.errors import UserError
 from kilter.types import Group, Message, Prompt, Shape
-
-if TYPE_CHECKING:
-    AnyDials = worlds.Dials
-else:  # so that the schema and the command line show the dials of every registered world
-    AnyDials = Union[tuple(world.dials for _, world in worlds.worlds)]  # noqa: UP007
-
-
-class SourceSpec(BaseModel):
-    """One source of rows and how they are read."""
-
-    model_config = ConfigDict(extra="forbid")
-    path: Annotated[str, AfterValidator(worlds.check_path)] = Field(
-        description=f"file, folder, pattern (data/*.jsonl), Hub name (owner/name), or {', '.join(worlds.paths())}"
-    )
-    format: str = Field(
-        "auto", description="auto, a name listed by `kilter data formats`, or my_file.py:read"
-    )
-    map: dict[str, str] = Field(
-        default_factory=dict,
-        description="what the data calls a column: prompt=question reads question as the prompt",
-    )
-    split: str = Field("train", description="split of a Hub data set, or of a folder")
-    config: str | None = Field(None, description="configuration of a Hub data set")
-    on_bad_row: Literal["error", "skip"] = Field(
-        "error", description="stop at a bad row, or skip and count it"
-    )
-    world: Annotated[AnyDials, worlds.DialsOfPath()] = Field(
-        default_factory=dict, validate_default=True, description=f"dials of {', '.join(worlds.paths())}"
-    )
-
-    @field_validator("map")
-    @classmethod
-    def _one_column_each(cls, value: dict[str, str]) -> dict[str, str]:
-        twice = [theirs for theirs, count in Counter(value.values()).items() if count > 1]
-        if twice:
-            raise ValueError(f"uses the column {twice[0]!r} twice")
-        return value
-
-
-class Part(SourceSpec):
-    """One source of a mixture."""
-
-    weight: float = Field(
-        1.0, gt=0, description="how often each row is seen in a pass: 2 is twice, 0.5 is every second row"
-    )
-
-
-INHERITED = ("format", "map", "split", "config", "on_bad_row")
-"""What a part of a mixture takes from the whole where it says nothing itself."""
 
 
 class DataSpec(SourceSpec):

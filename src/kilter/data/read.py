@@ -1,4 +1,4 @@
-"""Files, folders, Hub data sets and Python objects to rows, each with its place, so that an error can name it.
+"""Files, folders, Hub data sets and Python objects to rows, each with its place.
 
 A line that is not a row comes out as a RowError: whether it stops the reading is for others to say.
 """
@@ -72,7 +72,7 @@ def local_files(path: str, split: str = "train", field: str = "data.path") -> li
         anchor = Path(local.anchor) if local.is_absolute() else Path()
         found = sorted(p for p in anchor.glob(str(local.relative_to(local.anchor))) if p.is_file())
         if not found:
-            raise UserError(field, path, "matches no file", "check the pattern, such as data/*.jsonl")
+            raise UserError(field, path, "names no file", "check the pattern, such as data/*.jsonl")
         return found
     typed = path.endswith((*(f".{f}" for f in FILES), ".gz"))
     if local.is_absolute() or path.startswith((".", "~")) or typed or path.count("/") != 1:
@@ -92,7 +92,7 @@ def _folder(folder: Path, split: str, field: str) -> list[Path]:
     found = sorted(p for p in folder.rglob("*") if p.is_file() and _is_data(p.relative_to(folder)))
     if not found:
         raise UserError(
-            field, str(folder), "holds no data file", f"it needs files of type {', '.join(FILES)}"
+            field, str(folder), "holds no data file", f"give one with files of type {', '.join(FILES)}"
         )
     named = {p: _split_of(p.relative_to(folder)) for p in found}
     if not any(named.values()):

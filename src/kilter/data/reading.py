@@ -6,17 +6,15 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kilter.data import store
 from kilter.data.formats import Format, detect, formats, reader
 from kilter.data.formats.registry import IDS, NOTED
 from kilter.data.row import Raw, Row, RowError, renamed
+from kilter.data.source import SourceSpec
 from kilter.errors import UserError
 from kilter.types import Group
-
-if TYPE_CHECKING:
-    from kilter.data.dataset import SourceSpec
 
 LOOKED_AT = 200
 """Rows at the beginning of a source that say what its format is."""
@@ -27,8 +25,8 @@ SKIP = (
 """What to do about a bad row."""
 
 RENAME = (
-    "rename the columns (prompt, chosen, rejected / messages / instruction, output / text ...), say what they "
-    "are with --map prompt=question (in a recipe map: {prompt: question}), or set the format"
+    "rename the columns (prompt, chosen, rejected / messages / instruction, output / text ...), "
+    "say what they are with --map prompt=question (in a recipe map: {prompt: question}), or set the format"
 )
 """What to do about columns that no format knows."""
 
@@ -141,7 +139,7 @@ class Reading:
                     place,
                     sorted(row.plain),
                     f"are pairs of plain text without a prompt, while the column {column!r} is not read",
-                    f"say that it holds the prompt with --map prompt={column}, or take the prompt from what "
+                    f"read it as the prompt with --map prompt={column}, or take the prompt from what "
                     "chosen and rejected share with --format implicit_preference",
                 )
 

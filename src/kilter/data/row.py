@@ -46,7 +46,8 @@ class Row(Mapping[str, Any]):
         self.used: set[str] = set()
         self.asked: set[str] = set()
         # A column whose name the user has given to another one is not read any more.
-        self.unread: dict[str, None] = dict.fromkeys(k for k in names if k in raw and k not in names.values())
+        taken = [k for k in names if k in raw and k not in names.values()]
+        self.unread: dict[str, None] = dict.fromkeys(taken)
 
     def __getitem__(self, name: str) -> Any:
         value = self.plain[name]

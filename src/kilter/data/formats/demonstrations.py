@@ -88,7 +88,7 @@ def _split_turns(found: tuple[Message, ...], field: str) -> tuple[tuple[Message,
     if not answers:
         raise RowError(field, "has no assistant turn to learn from")
     if not learned:
-        raise RowError(field, "marks every assistant turn as not to be learned")
+        raise RowError(field, "has no assistant turn that is to be learned")
     if learned[0] == 0:
         raise RowError(field, "starts with an assistant turn, and has no prompt")
     rest = ending(found[learned[0] : learned[-1] + 1], field)
