@@ -212,7 +212,7 @@ def reward_feedback(factors, known=(), gather=lambda value: [value], **options):
     from unittest import mock
 
     from kilter.feedback import reward_model
-    from kilter.feedback.registry import Context
+    from kilter.feedback.context import Context
 
     with mock.patch.object(
         reward_model, "RewardModel", lambda folder, *a, **k: FixedScores(float(str(folder)))

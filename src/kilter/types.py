@@ -30,6 +30,10 @@ class Message(TypedDict):
     train: NotRequired[bool]
 
 
+PLAIN = "kilter.plain"
+"""In Prompt.metadata: the user wrote the prompt as text, and its one user turn is Kilter's doing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """What the model is asked. Either chat `messages`, or raw `text` that no chat template touches.

@@ -53,7 +53,9 @@ def measure(spec: DataSpec) -> Facts:
     groups = whole.train
     kinds = Counter(_kind(len(g.completions), {f.kind for f in g.feedback}) for g in groups)
     kind: Kind = kinds.most_common(1)[0][0]  # type: ignore[assignment]
-    verifiable = sum("answer" in g.prompt.metadata or world_of(g.prompt) is not None for g in groups)
+    verifiable = sum(
+        "answer" in (*g.prompt.metadata, *g.prompt.columns) or world_of(g.prompt) is not None for g in groups
+    )
     if kind in ("prompts", "demonstrations") and verifiable > len(groups) / 2:
         kind = "verifiable"
     lengths = [len(c.text) for g in groups for c in g.completions]

@@ -21,7 +21,7 @@ from kilter.data.shelf import picked, shelved
 from kilter.data.source import INHERITED, Part, SourceSpec
 from kilter.data.worlds import registry as worlds
 from kilter.errors import UserError
-from kilter.types import Group, Message, Prompt, Shape
+from kilter.types import PLAIN, Group, Message, Prompt, Shape
 
 
 class DataSpec(SourceSpec):
@@ -212,7 +212,7 @@ def _gathered(
                 if count == spec.limit:
                     return
                 count += 1
-                yield _prepared(group, spec)
+                yield _prepared(group, spec, shape)
 
     return shelved(read()), bounds
 
@@ -242,9 +242,14 @@ BY_PROMPT = ("scored", "attributes")
 """Formats with one answer a row, whose rows of one prompt belong together."""
 
 
-def _prepared(group: Group, spec: DataSpec) -> Group:
+def _prepared(group: Group, spec: DataSpec, shape: Shape) -> Group:
     """The group with its prompt as the settings of the data set want it."""
-    group = _as_chat(group) if spec.text == "chat" else group
+    if spec.text == "chat" and group.prompt.text:
+        group = _as_chat(group)
+        # A reward function gets the prompt as the user wrote it.
+        if shape == "prompts":
+            noted = {**group.prompt.metadata, PLAIN: True}
+            group = replace(group, prompt=replace(group.prompt, metadata=noted))
     if spec.safety:
         noted = {**group.prompt.metadata, "safety": spec.safety}
         group = replace(group, prompt=replace(group.prompt, metadata=noted))

@@ -139,7 +139,7 @@ class Reading:
                     place,
                     sorted(row.plain),
                     f"are pairs of plain text without a prompt, while the column {column!r} is not read",
-                    f"read it as the prompt with --map prompt={column}, or take the prompt from what "
+                    f"set --map prompt={column} to read it as the prompt, or take the prompt from what "
                     "chosen and rejected share with --format implicit_preference",
                 )
 

@@ -81,7 +81,7 @@ class Row(Mapping[str, Any]):
 
 
 def renamed(raw: Raw, names: Mapping[str, str]) -> Raw:
-    """The row with its columns called as a format calls them; the user's own column of that name gives way."""
+    """The row with its columns called as a format calls them. The user's own column of a name gives way."""
     if not names:
         return raw
     given = set(names.values())

@@ -17,7 +17,7 @@ from kilter import feedback as feedbacks
 from kilter.data import store
 from kilter.evaluation.answers import Answers
 from kilter.evaluation.config import EvaluateSpec
-from kilter.feedback.registry import Context
+from kilter.feedback.context import Context
 from kilter.feedback.reward_model import RewardModel
 from kilter.feedback.worlds import OwnJudge, judged
 from kilter.models.load import model_hash

@@ -4,8 +4,8 @@ Feedback sources: whoever scores completions. A source's file is read when a rec
 """
 
 from kilter.feedback import worlds
+from kilter.feedback.context import Context
 from kilter.feedback.registry import (
-    Context,
     Weighted,
     build,
     check,

@@ -1,7 +1,7 @@
 """A user's Python function as a feedback source, with a time limit.
 
     def reward(prompt, completion): ...                 -> float or None, of a Prompt and a Completion
-    def reward(prompts, completions, **columns): ...    -> list; prompts and texts are lists, as in TRL
+    def reward(prompts, completions, **columns): ...    -> list; as TRL calls it
     async def reward(prompt, completion): ...           -> all completions at once
 
 An exception, a time-out, NaN or a list of the wrong length leaves the completions concerned unscored,
@@ -13,14 +13,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kilter.errors import UserError
+from kilter.feedback.context import Context
 from kilter.feedback.isolation import Target, limited, limited_here, load, too_slow
 from kilter.seams import FeedbackSource
-from kilter.types import Completion, Feedback, Group, Prompt
+from kilter.types import PLAIN, Completion, Feedback, Group, Prompt
 
 LARGEST = 1e18
 """Beyond it the square of a score, and so the spread of a group, overflows float32."""
@@ -65,13 +68,80 @@ def call_one(target: Target, prompt: Prompt, completion: Completion) -> Score:
     return read(target.resolve()(prompt, completion))
 
 
-def call_batch(
-    target: Target, prompts: list[Any], completions: list[str], columns: dict[str, Any]
-) -> tuple[list[Score], str]:
+@dataclass(frozen=True)
+class Call:
+    """What a function of a batch is given, as TRL gives it.
+
+    Args:
+        prompts: texts, or lists of turns where the user's prompts are conversations.
+        completions: texts, or lists of turns beside such prompts.
+        ids: tokens of each completion.
+        columns: the user's other columns, a value per completion.
+    """
+
+    prompts: list[Any]
+    completions: list[Any]
+    ids: list[list[int]]
+    columns: dict[str, list[Any]]
+
+    @classmethod
+    def of(cls, flat: Sequence[tuple[Prompt, Completion]]) -> Call:
+        """The call for these answers."""
+        names = list(dict.fromkeys(name for p, _ in flat for name in columns_of(p)))
+        every = [columns_of(p) for p, _ in flat]
+        return cls(
+            [_prompt_form(p) for p, _ in flat],
+            [_completion_form(p, c) for p, c in flat],
+            [list(c.token_ids or ()) for _, c in flat],
+            {name: [own.get(name) for own in every] for name in names},
+        )
+
+    def arguments(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """What the function takes of it."""
+        given = {"prompts": self.prompts, "completions": self.completions, "completion_ids": self.ids}
+        known = inspect.signature(function).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+            return {k: v for k, v in (self.columns | given).items() if k in known}
+        return self.columns | given
+
+
+GIVEN = ("prompts", "completions", "completion_ids")
+"""What every function of a batch can take beside the columns."""
+
+LOOKED_AT = 100
+"""Prompts that say which columns the data has."""
+
+OWN = ("prompt", "prompts", "completion", "completions", "completion_ids")
+"""Names that are no columns: TRL gives something else under them, or nothing."""
+
+
+def columns_of(prompt: Prompt) -> dict[str, Any]:
+    """The user's columns of a row, and what Kilter knows of its prompt under a name that can be a parameter."""
+    known = {k: v for k, v in prompt.metadata.items() if k.isidentifier()}
+    return {k: v for k, v in {**prompt.columns, **known}.items() if k not in OWN}
+
+
+def _is_plain(prompt: Prompt) -> bool:
+    """Whether the user's prompt is text and not a conversation."""
+    return prompt.text is not None or bool(prompt.metadata.get(PLAIN))
+
+
+def _prompt_form(prompt: Prompt) -> Any:
+    if not _is_plain(prompt):
+        return [dict(m) for m in prompt.messages]
+    return prompt.text if prompt.text is not None else prompt.messages[-1]["content"]
+
+
+def _completion_form(prompt: Prompt, completion: Completion) -> Any:
+    if _is_plain(prompt):
+        return completion.text
+    return [dict(m) for m in completion.turns] or [{"role": "assistant", "content": completion.text}]
+
+
+def call_batch(target: Target, call: Call) -> tuple[list[Score], str]:
     """In the worker: the function on a whole batch, awaited where it is asynchronous."""
-    return read_all(
-        _awaited(target.resolve()(prompts=prompts, completions=completions, **columns)), len(completions)
-    )
+    function = target.resolve()
+    return read_all(_awaited(function(**call.arguments(function))), len(call.completions))
 
 
 def call_all(target: Target, flat: list[tuple[Prompt, Completion]], timeout: float) -> list[Score]:
@@ -108,7 +178,13 @@ class FunctionFeedback(FeedbackSource):
     The function runs in a worker process, which is killed when the time is up; its module is imported there.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str, timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        timeout: float = 30.0,
+        context: Context | None = None,
+    ) -> None:
         if not callable(function):
             raise UserError("feedback", name, "is not a function", "give file.py:function")
         if not timeout > 0:
@@ -119,6 +195,22 @@ class FunctionFeedback(FeedbackSource):
         self.target = Target.of(function)
         self.batched = "completions" in inspect.signature(function).parameters
         self.asynchronous = inspect.iscoroutinefunction(function)
+        if self.batched and context is not None and context.known:
+            self._check_columns([g.prompt for g in itertools.islice(context.known, LOOKED_AT)])
+
+    def _check_columns(self, prompts: Sequence[Prompt]) -> None:
+        """Raises UserError where the function needs a column that the data does not have."""
+        known = {name for p in prompts for name in columns_of(p)}
+        for name, p in inspect.signature(self.function).parameters.items():
+            needed = p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            if needed and name not in known and name not in GIVEN:
+                columns = ", ".join(sorted(known)) or "none beside the prompt"
+                raise UserError(
+                    f"feedback.{self.name}",
+                    name,
+                    f"is a parameter of the function and not a column of the data (it has {columns})",
+                    f"name a column, map one to it with --map {name}=COLUMN, or give it a default",
+                )
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion."""
@@ -180,22 +272,15 @@ class FunctionFeedback(FeedbackSource):
         return [self._feedback((None, problem) if problem else found[i]) for i in range(len(flat))]
 
     def _batch(self, flat: Sequence[tuple[Prompt, Completion]]) -> list[Feedback]:
-        keys = {k for p, _ in flat for k in p.metadata if k.isidentifier()}
-        columns: dict[str, Any] = {k: [p.metadata.get(k) for p, _ in flat] for k in keys}
-        prompts = [[dict(m) for m in p.messages] or p.text for p, _ in flat]
-        texts = [c.text for _, c in flat]
+        call = Call.of(flat)
         if self.target is None:
-            call = lambda: read_all(
-                _awaited(self.function(prompts=prompts, completions=texts, **columns)), len(texts)
-            )
-            answer, problem = limited_here(call, self.timeout)
+            here = lambda: read_all(_awaited(self.function(**call.arguments(self.function))), len(flat))
+            answer, problem = limited_here(here, self.timeout)
         else:
             answer, problem = limited(
                 call_batch,
                 self.target,
-                prompts,
-                texts,
-                columns,
+                call,
                 timeout=self.timeout,
                 prepare=functools.partial(load, self.target),
             )

@@ -12,7 +12,8 @@ import torch
 from kilter.data.arrange import in_one_row
 from kilter.data.collate import collate
 from kilter.errors import UserError
-from kilter.feedback.registry import Context, feedback_sources
+from kilter.feedback.context import Context
+from kilter.feedback.registry import feedback_sources
 from kilter.models.load import reads_pairs
 from kilter.models.microbatch import split
 from kilter.refs import ModelRef

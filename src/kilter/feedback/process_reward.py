@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 
 from kilter.errors import UserError
-from kilter.feedback.registry import Context, feedback_sources
+from kilter.feedback.context import Context
+from kilter.feedback.registry import feedback_sources
 from kilter.refs import ModelRef
 from kilter.roles.open import OpenSpec, open_encoder, open_model
 from kilter.seams import FeedbackSource, Wants

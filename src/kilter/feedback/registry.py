@@ -14,13 +14,12 @@ import inspect
 import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kilter.errors import UserError, nearest
+from kilter.feedback.context import Context
 from kilter.refs import Change, Found, walk
 from kilter.registry import Registry
 from kilter.seams import FeedbackSource, Wants
@@ -28,22 +27,6 @@ from kilter.types import Feedback, Group
 from kilter.validation import complaint
 
 feedback_sources: Registry[Callable[..., Any]] = Registry("feedback")
-
-
-@dataclass(frozen=True)
-class Context:
-    """The resources of a run that a source may need.
-
-    model: resolves a stage or model name to a folder. policy: (Scorer, Encoder) or None. known: answers
-    of the training data, on which rewards are normalised. gather: one value of every rank, in order.
-    """
-
-    model: Callable[[str], Path] = Path
-    policy: Any = None
-    max_length: int = 1024
-    template: str = "auto"
-    known: Sequence[Group] = ()
-    gather: Callable[[Any], list[Any]] = lambda value: [value]
 
 
 Part = tuple[str, float, dict[str, Any]]

@@ -9,7 +9,8 @@ import torch
 
 from kilter.data.collate import collate
 from kilter.errors import UserError
-from kilter.feedback.registry import Context, feedback_sources
+from kilter.feedback.context import Context
+from kilter.feedback.registry import feedback_sources
 from kilter.seams import FeedbackSource, Wants
 from kilter.types import Completion, Feedback, Group, Prompt
 

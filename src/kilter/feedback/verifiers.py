@@ -13,6 +13,8 @@ from typing import Any
 
 import jsonschema
 
+from kilter.data.row import is_missing, unpacked
+from kilter.data.row import name as name_of
 from kilter.errors import UserError, nearest
 from kilter.feedback.isolation import limited
 from kilter.feedback.registry import feedback_sources
@@ -58,9 +60,26 @@ class _PerCompletion(FeedbackSource):
 
 
 def gold_answer(prompt: Prompt, key: str) -> str | None:
-    """The reference answer in the prompt's metadata; of "... #### 42" the part after the mark."""
-    value = prompt.metadata.get(key)
-    return None if value is None else str(value).rpartition("####")[2].strip()
+    """The reference answer of the prompt: what Kilter noted under this name, else the user's own column.
+
+    Of "... #### 42" the part after the mark, of "... \\boxed{42} ..." what stands in the last box.
+    """
+    value = prompt.metadata.get(key, prompt.columns.get(key))
+    if is_missing(value):
+        return None
+    text = name_of(value).rpartition("####")[2].strip()
+    return boxed(text) or text
+
+
+def boxed(text: str) -> str:
+    """What stands in the last \\boxed{...} of a solution, "" where there is none."""
+    start = text.rfind("\\boxed{")
+    depth = 0
+    for place in range(start + 6, len(text)) if start >= 0 else ():
+        depth += (text[place] == "{") - (text[place] == "}")
+        if depth == 0:
+            return text[start + 7 : place].strip()
+    return ""
 
 
 class _AgainstAnswer(_PerCompletion):
@@ -97,7 +116,7 @@ class _AgainstAnswer(_PerCompletion):
 class MathAnswer(_AgainstAnswer):
     """1 when the final answer equals the reference as mathematics (math-verify): 0.5 = 1/2 = \\frac{1}{2}.
 
-    key: metadata column of the reference. mark: when given, only what follows the last mark counts, and an
+    key: column of the reference. mark: when given, only what follows the last mark counts, and an
     answer without it is wrong; without a mark the last number or formula of the text counts.
     """
 
@@ -134,7 +153,7 @@ class MathAnswer(_AgainstAnswer):
 class ExactMatch(_AgainstAnswer):
     """1 when the answer is the reference, white space and case aside.
 
-    key: metadata column; mark: as in math.
+    key: column of the reference; mark: as in math.
     """
 
     def equal(self, gold: str, text: str) -> bool:
@@ -254,7 +273,7 @@ def _is_json(text: str) -> bool:
 class Instructions(_PerCompletion):
     """Share of verifiable instructions that the answer follows (in the manner of IFEval, Zhou et al. 2023).
 
-    checks: {name: value} for all prompts; a prompt's own metadata column `instructions` is added to them.
+    checks: {name: value} for all prompts; a prompt's own column `instructions` is added to them.
     strict: 1 only when all are followed.
     """
 
@@ -279,9 +298,19 @@ class Instructions(_PerCompletion):
                     f"feedback.instructions.{name}", value, "is of the wrong kind", f"give a {kind.__name__}"
                 )
 
+    def _own(self, prompt: Prompt) -> dict[str, Any]:
+        """The checks of the prompt's own column, which a text column holds as JSON."""
+        given = prompt.metadata.get("instructions", prompt.columns.get("instructions"))
+        found = unpacked(given) if isinstance(given, str) else given
+        if is_missing(found):
+            return {}
+        if not isinstance(found, Mapping):
+            raise ValueError("the column 'instructions' is not a mapping from check to value")
+        return dict(found)
+
     def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
         """Runs every check."""
-        checks = self.checks | dict(prompt.metadata.get("instructions") or {})
+        checks = self.checks | self._own(prompt)
         self._known(checks)
         if not checks:
             return None, "the prompt has no 'instructions'"

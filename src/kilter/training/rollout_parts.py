@@ -8,7 +8,8 @@ from kilter import feedback as feedbacks
 from kilter.data.encode import Encoder
 from kilter.data.worlds.registry import world_of
 from kilter.errors import UserError
-from kilter.feedback.registry import Context, Weighted
+from kilter.feedback.context import Context
+from kilter.feedback.registry import Weighted
 from kilter.feedback.worlds import OwnJudge
 from kilter.models.forward import Scorer
 from kilter.sampling.build import SamplerContext, build

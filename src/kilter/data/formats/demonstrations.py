@@ -127,6 +127,8 @@ def _read_question_answer(row: Row) -> Iterator[Group]:
         answer = str(row.need("answer"))
     if not answer.strip():
         raise RowError("answer", "is empty")
+    # What stands after the mark goes along as `answer`, in place of the whole text.
+    row.asked |= {"answer", "Answer"}
     gold = answer.rpartition("####")[2].strip()
     gold = gold[:-2] if gold.endswith(".0") else gold
     asked = prompt.messages or (Message(role="user", content=prompt.text or ""),)
