@@ -42,12 +42,12 @@ class Facts:
 
 
 def measure(spec: DataSpec) -> Facts:
-    """Reads the data once as it is, bad rows left out and counted.
+    """Reads the data once as it is.
 
     Raises UserError when nothing can be read.
     """
     whole = load(
-        spec.model_copy(update={"heldout": 0.0, "on_bad_row": "skip"}),
+        spec.model_copy(update={"heldout": 0.0}),
         "pairs" if is_world(spec.path) and spec.world.view == "auto" else "prompts",
     )
     groups = whole.train

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -44,6 +45,7 @@ def make(
     suggestions: list[Suggestion],
     fields: dict[str, Any],
     target: str = "advice.yaml",
+    read: Mapping[str, Any] | None = None,
 ) -> str:
     """The recipe as YAML.
 
@@ -53,6 +55,7 @@ def make(
         suggestions: methods to compare; each becomes a stage.
         fields: of every train stage, from `fitting`.
         target: file that the recipe goes to, for its first lines.
+        read: how the file is read, as fields of a data set.
     """
     # In a recipe a bare word is a stage.
     if looks_like_stage(model):
@@ -60,9 +63,9 @@ def make(
     stages: dict[str, Any] = {}
     has_answers = facts.kind not in ("prompts",)
     start: str | None = None
-    data: dict[str, Any] = {
-        "data": {"path": facts.path, "heldout": 0.1} | ({"on_bad_row": "skip"} if facts.left_out else {})
-    }
+    skip = {"on_bad_row": "skip"} if facts.left_out else {}
+    source = {"path": facts.path, "heldout": 0.1} | skip | dict(read or {})
+    data: dict[str, Any] = {"data": source}
     # Where there are answers to imitate, all methods start from their imitation.
     if has_answers and facts.kind not in ("thumbs", "scored"):
         stages["sft"] = {"train": {"method": "sft", "data": "$data"} | fields}
@@ -71,7 +74,7 @@ def make(
         if s.method == "sft" and "sft" in stages:
             continue
         if s.data:
-            data[f"for_{s.method}"] = {"path": facts.path, "heldout": 0.1} | s.data
+            data[f"for_{s.method}"] = source | s.data
         stages[s.method] = {"train": ({"from": start} if start else {}) | _train(s, facts) | fields}
 
     trained = [name for name in stages if name != start]

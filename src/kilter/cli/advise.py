@@ -13,7 +13,7 @@ from rich.table import Table
 
 from kilter.artifacts import require_file, write_text
 from kilter.cli import complete
-from kilter.cli.app import DataArg, command, out
+from kilter.cli.app import BadRowOption, DataArg, FormatOption, MapOption, command, out, reading
 from kilter.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ def advise(
         typer.Option(min=0.1, help="GB that training may use; default: what this machine has free"),
     ] = None,
     out_: Annotated[Path | None, typer.Option("--out", help="write the recipe here")] = None,
+    format_: FormatOption = "auto",
+    map_: MapOption = None,
+    on_bad_row: BadRowOption = "skip",
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
     """Measure a data set, and name two or three methods worth trying. Each sentence has its evidence.
@@ -57,11 +60,13 @@ def advise(
         if out_.exists():
             raise UserError("--out", str(out_), "exists already", "choose another name, or remove it")
         require_file(out_, "--out")
-    facts = measure(make_data_spec({"path": data}))
+    read = reading(format_, map_, on_bad_row)
+    facts = measure(make_data_spec({"path": data} | read))
     machine = here() if memory is None else Machine(memory, "as given")
     suggestions, warned, size = suggest(facts), cautions(facts), sizes(resolve(model))
     fields = fitting(size, machine)
-    recipe = make(model, facts, suggestions, fields, str(out_ or "advice.yaml"))
+    said = {k: v for k, v in read.items() if v and k != "on_bad_row" and v != "auto"}
+    recipe = make(model, facts, suggestions, fields, str(out_ or "advice.yaml"), said)
     if out_ is not None:
         write_text(out_, recipe)
     if as_json:

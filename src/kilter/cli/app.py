@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from kilter.cli import complete
 from kilter.cli.help import Command, Group
-from kilter.cli.options import name_types
+from kilter.cli.options import name_types, pairs_of
 from kilter.data.worlds.registry import paths
 from kilter.version import __version__
 
@@ -33,10 +33,40 @@ DataArg = Annotated[
         help=f"file, Hub name (owner/name), or {', '.join(paths())}", autocompletion=complete.data
     ),
 ]
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="auto, a name listed by kilter data formats, or my_file.py:read",
+        rich_help_panel="data",
+    ),
+]
+MapOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        help="what the data calls a column, e.g. prompt=question; repeatable",
+        metavar="NAME=COLUMN",
+        rich_help_panel="data",
+    ),
+]
+BadRowOption = Annotated[
+    str,
+    typer.Option(
+        "--on-bad-row",
+        help="stop at a bad row (error), or skip and count it (skip)",
+        rich_help_panel="data",
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="override a field, e.g. stages.dpo.train.epochs=2", metavar="KEY=VALUE"),
 ]
+
+
+def reading(format_: str, map_: list[str] | None, on_bad_row: str) -> dict[str, Any]:
+    """How a file is read, as fields of a data set."""
+    return {"format": format_, "map": pairs_of(map_ or (), "--map"), "on_bad_row": on_bad_row}
 
 
 def command(

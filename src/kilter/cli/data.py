@@ -1,22 +1,41 @@
-"""kilter data peek and convert."""
+"""kilter data: peek, convert, audit, formats."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kilter.artifacts import require_file
-from kilter.cli.app import DataArg, command, commands, out
+from kilter.artifacts import append_lines, require_file
+from kilter.cli.app import (
+    BadRowOption,
+    DataArg,
+    FormatOption,
+    MapOption,
+    command,
+    commands,
+    err,
+    out,
+    reading,
+)
 from kilter.data.worlds.registry import is_world, paths
-from kilter.errors import UserError
+from kilter.errors import Exit, UserError, nearest
+
+if TYPE_CHECKING:
+    from kilter.data.dataset import Dataset
+    from kilter.types import Group, Message
+
+SHAPES = ("demonstrations", "pairs", "unpaired", "ranked", "prompts")
 
 data_app = commands(
     "data",
-    help="Look at preference data, convert it.",
+    help="Look at preference data, check it, convert it.",
     examples=[
         "kilter data peek pairs.jsonl",
+        "kilter data formats",
         "kilter data convert hh.jsonl.gz groups.jsonl --shape pairs",
     ],
 )
@@ -24,7 +43,11 @@ data_app = commands(
 
 @command(
     to=data_app,
-    examples=["kilter data peek pairs.jsonl", "kilter data peek builtin:support-desk --shape pairs -n 2"],
+    examples=[
+        "kilter data peek pairs.jsonl",
+        "kilter data peek pairs.jsonl --map prompt=question --shape pairs",
+        "kilter data peek builtin:support-desk --shape pairs -n 2",
+    ],
 )
 def peek(
     path: DataArg,
@@ -32,61 +55,84 @@ def peek(
         str, typer.Option(help="demonstrations, pairs, unpaired, ranked or prompts")
     ] = "prompts",
     n: Annotated[int, typer.Option("-n", min=1, help="groups to show")] = 3,
-    format_: Annotated[str, typer.Option("--format", help="auto, or a format by name")] = "auto",
+    format_: FormatOption = "auto",
+    map_: MapOption = None,
+    on_bad_row: BadRowOption = "error",
 ) -> None:
     """Show what Kilter reads from a file: detected format, counts, the first groups."""
-    data = _load(path, shape, format_)
-    groups = [*data.train, *data.heldout]
-    out.print(
-        f"[bold]{path}[/]: format {data.format}, {len(groups)} groups"
-        + (f", left out: {data.left_out()}" if data.skipped else ""),
-        highlight=False,
-    )
+    data = _load(path, shape, reading(format_, map_, on_bad_row))
+    groups = [*data.train[:n], *data.heldout[:n]]
+    _say(path, data)
     for group in groups[:n]:
         out.rule(group.prompt.id or "", style="dim")
-        for m in group.prompt.messages:
-            out.print(f"[bold]{m['role']}[/]: ", end="")
-            out.print(m["content"], markup=False, highlight=False)
-        if group.prompt.text:
-            out.print(group.prompt.text, markup=False, highlight=False)
-        for c, f in zip(group.completions, group.feedback, strict=True):
-            score = "unscored" if f.score is None else f"{f.kind} {f.score:g}"
-            out.print(f"[cyan]→ {score}[/] ", end="")
+        _show(group)
+
+
+def _say(path: str, data: Dataset) -> None:
+    """What was read, and what was not."""
+    count = len(data.train) + len(data.heldout)
+    out.print(f"{path}: format {data.format}, {count} groups", markup=False, highlight=False, soft_wrap=True)
+    for note in data.notes():
+        out.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show(group: Group) -> None:
+    """One group as a person reads it."""
+    if group.prompt.tools:
+        names = ", ".join(str(t.get("function", t).get("name", "?")) for t in group.prompt.tools)
+        out.print(f"tools: {names}", style="dim", markup=False, highlight=False)
+    for turn in group.prompt.messages:
+        _show_turn(turn)
+    if group.prompt.text:
+        out.print(group.prompt.text, markup=False, highlight=False)
+    for c, f in zip(group.completions, group.feedback, strict=True):
+        score = "unscored" if f.score is None else f"{f.kind} {f.score:g}"
+        out.print(f"[cyan]→ {score}[/] ", end="")
+        if not c.turns:
             out.print(c.text, markup=False, highlight=False)
+        for turn in c.turns:
+            _show_turn(turn)
 
 
-def _load(path: str, shape: str, format_: str, world: dict[str, Any] | None = None) -> Any:
+def _show_turn(turn: Message) -> None:
+    """A turn with what it calls and thinks, and whether it is learned."""
+    mark = "" if turn.get("train", True) else " (not learned)"
+    out.print(f"[bold]{turn['role']}[/]{mark}: ", end="")
+    if "reasoning_content" in turn:
+        out.print(f"({turn['reasoning_content']}) ", end="", style="dim", markup=False, highlight=False)
+    calls = [json.dumps(c["function"], ensure_ascii=False) for c in turn.get("tool_calls", ())]
+    said = " ".join(filter(None, [turn["content"], *(f"calls {c}" for c in calls)]))
+    out.print(said, markup=False, highlight=False)
+
+
+def _load(path: str, shape: str, fields: dict[str, Any], heldout: float = 0.0) -> Dataset:
     from kilter.api import make_data_spec
     from kilter.data.dataset import load
-    from kilter.errors import nearest
 
-    shapes = ("demonstrations", "pairs", "unpaired", "ranked", "prompts")
-    if shape not in shapes:
-        raise UserError("--shape", shape, "is not a shape", nearest(shape, shapes))
-    source = make_data_spec({"path": path, "format": format_, "heldout": 0, "world": world or {}})
-    return load(source, shape)  # type: ignore[arg-type]
+    if shape not in SHAPES:
+        raise UserError("--shape", shape, "is not a shape", nearest(shape, SHAPES))
+    source = make_data_spec({"path": path, "heldout": heldout} | fields)
+    return load(source, shape, learned=False)  # type: ignore[arg-type]
 
 
 @command(
     to=data_app,
     examples=[
         "kilter data convert hh.jsonl.gz groups.jsonl --shape pairs",
+        "kilter data convert pairs.csv trl.jsonl --shape pairs --to trl",
         "kilter data convert builtin:support-desk steps.jsonl --view steps --size 1000",
     ],
 )
 def convert(
     path: DataArg,
-    target: Annotated[Path, typer.Argument(help="groups.jsonl to write")],
+    target: Annotated[Path, typer.Argument(help="file of JSON lines to write")],
     shape: Annotated[
         str, typer.Option(help="demonstrations, pairs, unpaired, ranked, or prompts (keeps every completion)")
     ] = "prompts",
-    format_: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            help="auto, hh, preference, unpaired, conversations, alpaca, ratings, oasst, stepwise, ...",
-        ),
-    ] = "auto",
+    to: Annotated[str, typer.Option(help="kilter (groups), trl, or sharegpt (LLaMA-Factory)")] = "kilter",
+    format_: FormatOption = "auto",
+    map_: MapOption = None,
+    on_bad_row: BadRowOption = "error",
     view: Annotated[
         str | None,
         typer.Option(
@@ -97,9 +143,11 @@ def convert(
         int | None, typer.Option(help=f"{', '.join(paths())}: number of prompts; default: the world's own")
     ] = None,
 ) -> None:
-    """Convert any known format to groups.jsonl."""
-    from kilter.data import store
+    """Convert any known format to groups.jsonl, or to rows that other tools read."""
+    from kilter.data.export import EXPORTS
 
+    if to not in EXPORTS:
+        raise UserError("--to", to, "is not a format to convert to", nearest(to, list(EXPORTS)))
     if target.exists():
         raise UserError("target", str(target), "exists already", "choose another name, or remove it")
     if target.suffix != ".jsonl":
@@ -112,10 +160,84 @@ def convert(
     require_file(target, "target")
     dials = {"view": view, "n": size} if is_world(path) else {}
     world = {name: value for name, value in dials.items() if value is not None}
-    data = _load(path, shape, format_, world)
-    store.append(target, data.train)
+    data = _load(path, shape, reading(format_, map_, on_bad_row) | ({"world": world} if world else {}))
+    rows = map(EXPORTS[to], data.train)
+    append_lines(target, rows, flush=True, escape=False)
+    out.print(f"{len(data.train)} groups written to {target}", markup=False, highlight=False)
+    for note in data.notes():
+        out.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+@command(
+    to=data_app,
+    examples=["kilter data audit pairs.jsonl", "kilter data audit hh.jsonl --shape pairs --on-bad-row skip"],
+)
+def audit(
+    path: DataArg,
+    shape: Annotated[str, typer.Option(help="demonstrations, pairs, unpaired, ranked or prompts")] = "pairs",
+    heldout: Annotated[
+        float, typer.Option(min=0, max=0.99, help="share of prompts that is compared with the rest")
+    ] = 0.1,
+    format_: FormatOption = "auto",
+    map_: MapOption = None,
+    on_bad_row: BadRowOption = "error",
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
+    """Check a data set before anything is trained on it: duplicates, contradictions, shortcuts, lengths."""
+    from kilter.data.audit.run import audit as check
+
+    data = _load(path, shape, reading(format_, map_, on_bad_row), heldout)
+    result = check(data, None, lambda name: err.print(f"checking {name}", style="dim", highlight=False))
+    if as_json:
+        out.print(json.dumps(result, indent=1), markup=False, highlight=False, soft_wrap=True)
+    else:
+        _say(path, data)
+        for finding in result["findings"]:
+            out.print(f"{finding['level']:<6} {finding['check']}: {finding['value']}", markup=False)
+    if result["verdict"] == "error":
+        raise typer.Exit(int(Exit.BAD_INPUT))
+
+
+@command(to=data_app, name="formats", examples=["kilter data formats", "kilter data formats preference"])
+def list_formats(
+    name: Annotated[str | None, typer.Argument(help="one format by name; default: all of them")] = None,
+) -> None:
+    """List the formats that Kilter reads, each with an example row."""
+    from kilter.data.formats import formats
+
+    known = formats.in_order()
+    if name is not None:
+        known = [f for f in known if f.name == name]
+        if not known:
+            raise UserError("name", name, "is not a known format", nearest(name, formats.names()))
+    for found in known:
+        out.print(f"[bold]{found.name}[/]  {found.description}", highlight=False)
+        row = json.dumps(dict(found.example), ensure_ascii=False)
+        out.print(f"  {row}", style="dim", markup=False, highlight=False, soft_wrap=True)
+    if name is None:
+        _print_beside()
+
+
+BESIDE: Sequence[tuple[str, str]] = (
+    ("system", "a system message before the prompt"),
+    ("tools", "functions that the chat template lists"),
+    ("chat_template_kwargs", "further settings of the chat template"),
+    ("id, prompt_id", "the name of the row"),
+    ("margin", "how far the sides of a pair are apart"),
+    ("chosen_score, rejected_score", "scores of the sides, which decide over their positions"),
+    ("turns: tool_calls, reasoning_content", "what an assistant turn calls and thinks"),
+    ("turns: weight 0, train false", "an assistant turn that is context and not learned"),
+)
+"""Columns and keys that are read beside every format."""
+
+
+def _print_beside() -> None:
+    out.print("\n[bold]Beside any format[/]")
+    for column, meaning in BESIDE:
+        out.print(f"  {column}: {meaning}", markup=False, highlight=False)
     out.print(
-        f"{len(data.train)} groups written to {target}"
-        + (f"; left out: {data.left_out()}" if data.skipped else ""),
+        "\nOther columns go along to reward functions and verifiers. --map prompt=question says what a column "
+        "is; --format my_file.py:read reads rows of your own.",
+        markup=False,
         highlight=False,
     )

@@ -34,6 +34,14 @@ def source_options(*skip: str) -> list[Option]:
     return [o for o in options_of(Source) if o.path[1:2] not in [(name,) for name in skip]]
 
 
+READING = {
+    "data__format": ("--format",),
+    "data__map": ("--map",),
+    "data__on_bad_row": ("--on-bad-row",),
+}
+"""Short forms of the options that say how a file is read, the same in every command."""
+
+
 def out_option(default: Path | None, text: str) -> inspect.Parameter:
     """`--out`: where the result goes."""
     info = typer.Option("--out", metavar="FOLDER", help=text, rich_help_panel="output")

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from kilter.cli import complete
 from kilter.cli.app import command, err, out
-from kilter.cli.doors import out_option, source_options
+from kilter.cli.doors import READING, out_option, source_options
 from kilter.cli.options import collect, options_of, parameter, parameters, takes
 from kilter.errors import UserError
 from kilter.evaluation.config import EvaluateSpec
@@ -72,7 +72,7 @@ OWN = [
         "kilter eval --model A --baseline B --data pairs.jsonl --metric my_file.py:MyMetric",
     ],
 )
-@takes(*parameters(OPTIONS, own=OWN, first=OFTEN, defaults={"max_new_tokens": 128}))
+@takes(*parameters(OPTIONS, own=OWN, first=OFTEN, aliases=READING, defaults={"max_new_tokens": 128}))
 def evaluate(**values: Any) -> None:
     """Evaluate models on the same prompts. Metrics have confidence intervals, and differences are paired.
 

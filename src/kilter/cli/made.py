@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kilter.cli.app import command, err, out
-from kilter.cli.doors import model_option, out_option, source_options
+from kilter.cli.doors import READING, model_option, out_option, source_options
 from kilter.cli.options import collect, options_of, parameters, reference, takes
 from kilter.stages import StageKind, kinds
 from kilter.stages.door import Door
@@ -34,7 +34,7 @@ def make(kind: str, maker: type[StageKind[Any]], door: Door) -> Callable[..., No
     ]
     first = ("model", "data", "limit", *door.often, "out_")
 
-    @takes(*parameters(options, own=own, first=first, defaults={"data__heldout": 0.0}))
+    @takes(*parameters(options, own=own, first=first, aliases=READING, defaults={"data__heldout": 0.0}))
     def run(**values: Any) -> None:
         settings = collect(options, values)
         source = settings.pop("data")

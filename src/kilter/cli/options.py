@@ -22,10 +22,11 @@ from pydantic.fields import FieldInfo
 from typer.models import OptionInfo
 
 from kilter.cli import complete
+from kilter.errors import UserError
 from kilter.options import group_of
 from kilter.refs import Ref
 
-Kind = Literal["switch", "integer", "number", "text", "list", "model", "yaml"]
+Kind = Literal["switch", "integer", "number", "text", "list", "pairs", "model", "yaml"]
 
 TYPES: dict[Kind, Any] = {
     "switch": bool,
@@ -33,6 +34,7 @@ TYPES: dict[Kind, Any] = {
     "number": float,
     "text": str,
     "list": list[str],
+    "pairs": list[str],
     "model": str,
     "yaml": str,
 }
@@ -208,12 +210,32 @@ def _read(option: Option, value: Any) -> Any:
 
     if option.kind == "yaml":
         return scalar(value)
+    if option.kind == "pairs":
+        return pairs_of(value, option.flag)
     if option.kind == "list":
         return value if words(option.field.annotation) == "TEXT" else [scalar(item) for item in value]
     if option.model is None:
         return value
-    found = scalar(value)
+    # A name or a path is text, whatever YAML makes of its characters (*.jsonl).
+    plain = option.shown.annotation is str and value.lstrip()[:1] not in ("{", "[")
+    found = value if plain else scalar(value)
     return found if isinstance(found, dict) else {first_field(option.model)[0]: found}
+
+
+def pairs_of(values: Sequence[str], flag: str) -> dict[str, str]:
+    """NAME=COLUMN, repeatable, or a mapping in YAML. Raises UserError for anything else."""
+    from kilter.recipe import scalar
+
+    found: dict[str, str] = {}
+    for item in values:
+        if item.lstrip().startswith("{"):
+            found |= {str(k): str(v) for k, v in dict(scalar(item)).items()}
+            continue
+        name, sign, column = item.partition("=")
+        if not sign or not name or not column:
+            raise UserError(flag, item, "is not NAME=COLUMN", "write --map prompt=question")
+        found[name] = column
+    return found
 
 
 def _info(option: Option, aliases: Sequence[str], default: Any) -> Any:
@@ -238,7 +260,7 @@ def _help(option: Option, default: Any = None) -> str:
     many = len("|".join(option.choices)) > CHOICES_SHOWN
     if many and not all(choice in text for choice in option.choices):
         text += f"; one of {', '.join(option.choices)}"
-    if option.kind == "list":
+    if option.kind in ("list", "pairs"):
         text += "; repeatable"
     if default is None:
         default = option.shown.get_default(call_default_factory=False)
@@ -252,6 +274,8 @@ def _help(option: Option, default: Any = None) -> str:
 
 def _metavar(option: Option) -> str | None:
     """What stands for the value: choices, what it refers to, its type; both names of a switch that is on."""
+    if option.kind == "pairs":
+        return "NAME=COLUMN"
     if option.kind == "switch":
         both = ".".join((*option.path[:-1], f"[no-]{option.path[-1]}")).replace("_", "-")
         return f"--{both}" if option.field.default is True else None
@@ -318,6 +342,8 @@ def _kind(annotation: Any) -> Kind:
     only = kinds[0]
     if typing.get_origin(only) is list:
         return "list"
+    if typing.get_origin(only) is dict and typing.get_args(only) == (str, str):
+        return "pairs"
     if isinstance(only, type) and issubclass(only, BaseModel):
         return "model"
     return PLAIN.get(only, "yaml")

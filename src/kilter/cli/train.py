@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from kilter.cli.app import command, err, out
-from kilter.cli.doors import model_option, out_option, source_options
+from kilter.cli.doors import READING, model_option, out_option, source_options
 from kilter.cli.options import collect, options_of, parameter, parameters, takes
 from kilter.errors import Exit, UserError
 from kilter.progress import clock
@@ -59,7 +59,7 @@ OWN = [
         "kilter train --method grpo --data builtin:support-desk --feedback support_desk --set beta=0.05",
     ],
 )
-@takes(*parameters(OPTIONS, own=OWN, first=OFTEN, aliases={"method": ("--algorithm",)}))
+@takes(*parameters(OPTIONS, own=OWN, first=OFTEN, aliases=READING | {"method": ("--algorithm",)}))
 def train(**values: Any) -> None:
     """Train a model with any method, without a recipe. Run it again to resume."""
     fields, source, method = _stage(values)

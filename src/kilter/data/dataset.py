@@ -86,6 +86,7 @@ class Dataset:
     skipped: Counter[str] = field(default_factory=Counter)
     format: str = ""
     unread: tuple[str, ...] = ()
+    carried: tuple[str, ...] = ()
 
     def left_out(self) -> str:
         """What was left out and why, for a person; "" when nothing was."""
@@ -93,8 +94,12 @@ class Dataset:
 
     def notes(self) -> list[str]:
         """What a person has to know of the reading: rows that are left out, columns that are not read."""
-        said = [f"left out: {self.left_out()}"] if self.skipped else []
-        return [*said, f"not read: {', '.join(self.unread)}"] if self.unread else said
+        said = {
+            "left out": self.left_out(),
+            "carried along for rewards and verifiers": ", ".join(self.carried),
+            "not read": ", ".join(self.unread),
+        }
+        return [f"{what}: {which}" for what, which in said.items() if which]
 
     def content_hash(self) -> str:
         """Hash of every group in both splits, for manifests and caches."""
@@ -167,7 +172,10 @@ def load(spec: DataSpec, shape: Shape, where: str = "data", learned: bool = True
     if not train:
         raise _nothing_left(spec, shape, where, account)
     heldout = shelved(shaped(heldout, shape, account.skipped, spec.pairs))
-    return Dataset(spec, train, heldout, account.skipped, account.format, tuple(account.unread))
+    # Whoever answers the prompts anew learns nothing from a row: its columns are for those who judge.
+    carried = tuple(n for n in account.unread if "[]" not in n) if shape in ("prompts", "rollouts") else ()
+    unread = tuple(n for n in account.unread if n not in carried)
+    return Dataset(spec, train, heldout, account.skipped, account.format, unread, carried)
 
 
 def _nothing_left(spec: DataSpec, shape: Shape, where: str, account: Account) -> UserError:

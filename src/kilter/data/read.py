@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from kilter.data import memory
+from kilter.data.formats import detect
 from kilter.data.row import Raw, RowError
 from kilter.data.worlds.registry import paths
 from kilter.errors import UserError
@@ -230,7 +231,7 @@ def _is_array(line: str) -> bool:
 def _line(line: str) -> Raw | RowError:
     """The row that a line holds, or what is wrong with it."""
     try:
-        row = json.loads(line)
+        row = json.loads(line.strip())
     except json.JSONDecodeError as error:
         return RowError("", f"is not JSON ({error.msg} at column {error.colno})", line.strip()[:60], LINE)
     except RecursionError:
@@ -247,15 +248,15 @@ def _json(path: Path, field: str) -> Rows:
                 f"{path}:{error.lineno}", error.msg, "is not JSON", "write a JSON array of objects"
             ) from error
     if not isinstance(value, list):
-        raise UserError(
-            str(path),
-            type(value).__name__,
-            "is not an array of objects",
-            "write [{...}, {...}], or use .jsonl",
-        )
+        raise _no_array(path, value)
     for index, row in enumerate(value, start=1):
         wrong = RowError("", "is not a JSON object", row, "write [{...}, {...}]")
         yield f"{path}:[{index}]", row if isinstance(row, dict) else wrong
+
+
+def _no_array(path: Path, value: object) -> UserError:
+    fix = "write [{...}, {...}], or use .jsonl"
+    return UserError(str(path), type(value).__name__, "is not an array of objects", fix)
 
 
 def _by_content(path: Path, field: str) -> Rows:
@@ -271,6 +272,9 @@ def _by_content(path: Path, field: str) -> Rows:
     if text[:1] == "[":
         yield from _json(path, field)
     elif text[:1] == "{" and (_is_row(first) or not _is_start(first)):
+        only = _line(first)
+        if isinstance(only, dict) and text.strip() == first.strip() and detect(only) is None:
+            raise _no_array(path, only)
         yield from _jsonl(path, field)
     elif text[:1] == "{":
         yield from _json(path, field)

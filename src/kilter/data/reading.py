@@ -167,12 +167,17 @@ class Reading:
                 raise RowError("", "has the columns of no known format", sorted(row.plain), RENAME)
             return chosen, chosen.groups(row)
         order = [f.name for f in formats.in_order()]
-        found = own.groups(row)
-        more = order.index(own.name) < order.index(file.name)
-        lost = self.uses & (row.plain.keys() - row.used)
-        if more or (not lost and (any(g.completions for g in found) or not self.answers)):
+        if order.index(own.name) < order.index(file.name):
+            return own, own.groups(row)
+        try:
+            return file, file.groups(row)
+        except RowError:
+            row.forget()
+            found = own.groups(row)
+            lost = self.uses & (row.plain.keys() - row.used)
+            if lost or (self.answers and not any(g.completions for g in found)):
+                raise
             return own, found
-        return file, file.groups(row)
 
     def _carrying(self, group: Group, row: Row) -> Group:
         """The group with the columns that go along to reward functions and verifiers."""

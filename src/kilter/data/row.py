@@ -75,6 +75,10 @@ class Row(Mapping[str, Any]):
             raise RowError(name, "is missing")
         return self[name]
 
+    def forget(self) -> None:
+        """Takes back what was marked as used: another format reads the row."""
+        self.used, self.asked = set(), set()
+
     def left(self) -> list[str]:
         """Columns that nothing has looked up, and keys inside of columns that nothing has read."""
         return [*(n for n in self.plain if n not in self.used), *self.unread]

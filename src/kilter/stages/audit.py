@@ -59,6 +59,7 @@ class Audit(StageKind[AuditSpec]):
         from kilter.roles.open import OpenSpec, open_encoder
 
         data = work.load(spec.data, _shape(spec, work))
+        work.announce(spec.data, data)
         encoder = open_encoder(OpenSpec(work.model(spec.model), max_length=spec.max_length))
         result = audit(
             data, encoder, lambda check: work.console.print(f"  checking {check}", highlight=False)

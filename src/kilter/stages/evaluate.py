@@ -146,6 +146,7 @@ def _named(models: str | list[str] | dict[str, str]) -> dict[str, str]:
 def _asked(spec: EvaluateSpec, work: Workspace) -> Dataset:
     """The data set with the prompts that are asked on its held-out side."""
     found = work.load(spec.data, "prompts")
+    work.announce(spec.data, found)
     if spec.split == "heldout":
         return found
     return replace(found, train=[], heldout=[*found.train, *found.heldout])

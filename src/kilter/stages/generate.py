@@ -329,6 +329,7 @@ def _prompts(spec: GenerateSpec, work: Workspace) -> list[Prompt]:
     from kilter.data.dataset import prompt_key
 
     data = work.load(spec.data, "prompts")
+    work.announce(spec.data, data)
     groups = {"train": data.train, "heldout": data.heldout, "all": [*data.train, *data.heldout]}[spec.split]
     prompts = list({prompt_key(g.prompt): g.prompt for g in reversed(groups)}.values())[::-1]
     if spec.part is not None:

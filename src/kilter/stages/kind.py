@@ -6,7 +6,7 @@ Neither knows recipe or pipeline: a stage is handed a Workspace, and the pipelin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -111,6 +111,7 @@ class Workspace:
     isolated: each training in a process of its own, so that its peak memory is its own.
     alone: one stage without a recipe, whose folder is the run's.
     loaded: data sets read so far, kept while a run is checked; None: they are not kept.
+    said: what the run has said of its data, so that it says it once.
     """
 
     folder: Path
@@ -122,6 +123,7 @@ class Workspace:
     isolated: bool = False
     alone: bool = False
     loaded: dict[tuple[str, Shape], Dataset] | None = None
+    said: set[str] = field(default_factory=set)
 
     def at(self, name: str) -> Workspace:
         """The same run seen from another stage."""
@@ -210,6 +212,15 @@ class Workspace:
         if self.loaded is not None:
             self.loaded[name, shape] = found
         return found
+
+    def announce(self, reference: str, data: Dataset) -> None:
+        """Says once what was left out of a data set, what is carried along, and what is not read."""
+        name = reference.removeprefix("$")
+        for note in data.notes():
+            line = f"  {name}: {note}"
+            if line not in self.said:
+                self.said.add(line)
+                self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def shapes(self, reference: str) -> set[Shape]:
         """The shapes in which the run's stages read a data set."""

@@ -118,7 +118,9 @@ class Label(StageKind[LabelSpec]):
         """Writes scored.jsonl and groups.jsonl."""
         from kilter.data import store
 
-        groups = work.load(spec.data, "rollouts").train[: spec.limit]
+        data = work.load(spec.data, "rollouts")
+        work.announce(spec.data, data)
+        groups = data.train[: spec.limit]
         _score(spec, work, groups, folder)
         scored = list(store.read(folder / SCORED))
         dropped: Counter[str] = Counter()

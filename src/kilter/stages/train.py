@@ -89,8 +89,7 @@ class Train(StageKind[TrainSpec]):
         data = work.load(spec.prompts or spec.data, self.shape(spec, "data") or "prompts")
         start = work.model(spec.start, "from")
         reference = work.model(spec.reference, "reference") if spec.reference else None
-        if data.skipped:
-            work.console.print(f"  data: left out: {data.left_out()}", highlight=False)
+        work.announce(spec.prompts or spec.data, data)
 
         # An evaluation has to know every prompt that this model or its ancestors learned from.
         if int(os.environ.get("RANK", "0")) == 0:

@@ -1,0 +1,132 @@
+"""Groups to rows of other tools: TRL's data set formats, ShareGPT's, and Kilter's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from kilter.data import store
+from kilter.errors import UserError
+from kilter.types import PLAIN, Completion, Feedback, Group, Message, Prompt
+
+Export = Callable[[Group], dict[str, Any]]
+"""From a group to a row. Raises UserError for a group that the format cannot hold."""
+
+FROM = {"user": "human", "assistant": "gpt", "tool": "observation"}
+"""ShareGPT's names of roles."""
+
+
+def to_trl(group: Group) -> dict[str, Any]:
+    """A row as TRL's trainers read it: prompt-only, prompt-completion, unpaired, preference, stepwise."""
+    plain = _is_plain(group.prompt) and all(not c.turns for c in group.completions)
+    asked: Any = _text(group.prompt) if plain else _turns(group.prompt.messages)
+    said = [c.text if plain else _turns(turns_of(c)) for c in group.completions]
+    row = {"prompt": asked} | SIDES[_kind(group)](said, group.feedback, "completion")
+    return row | _beside(group.prompt, ("tools", list(group.prompt.tools)))
+
+
+def to_sharegpt(group: Group) -> dict[str, Any]:
+    """A row as LLaMA-Factory reads it: conversations, and chosen and rejected beside them."""
+    messages = group.prompt.messages or (Message(role="user", content=group.prompt.text or ""),)
+    system = messages[0]["content"] if messages[0]["role"] == "system" else ""
+    asked = [_share(m) for m in messages[bool(system) :]]
+    kind = _kind(group)
+    said = [[_share(m) for m in turns_of(c)] for c in group.completions]
+    if kind in ("demonstration", "label", "score"):
+        row = {"conversations": [*asked, *said[0]]} | SIDES[kind](said, group.feedback, "")
+        row.pop("", None)
+    else:
+        row = {"conversations": asked} | SIDES[kind](
+            [s[0] if len(s) == 1 else s for s in said], group.feedback, ""
+        )
+    head = {"system": system} if system else {}
+    return row | head | _beside(group.prompt, ("tools", json.dumps(list(group.prompt.tools))))
+
+
+EXPORTS: dict[str, Export] = {"kilter": store.to_json, "trl": to_trl, "sharegpt": to_sharegpt}
+"""By the name that `kilter data convert --to` takes."""
+
+
+def turns_of(completion: Completion) -> tuple[Message, ...]:
+    """The turns of an answer; of a plain one its single turn."""
+    return completion.turns or (Message(role="assistant", content=completion.text),)
+
+
+def _kind(group: Group) -> str:
+    """What a group is to tools that have a format per kind."""
+    kinds = {f.kind for f in group.feedback}
+    if not group.completions:
+        return "prompt"
+    if kinds == {"steps"}:
+        return "steps"
+    if len(group.completions) == 1:
+        scored = group.feedback[0].score is not None
+        return "label" if kinds == {"binary"} and scored else "score" if scored else "demonstration"
+    scores = [f.score for f in group.feedback]
+    if len(scores) == 2 and None not in scores and scores[0] > scores[1]:  # type: ignore[operator]
+        return "pair"
+    raise UserError(
+        "--to",
+        f"{len(scores)} answers to a prompt",
+        "have no format in that tool",
+        "set --shape pairs, ranked answers become pairs then",
+    )
+
+
+def _pair(said: Sequence[Any], feedback: Sequence[Feedback], name: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"chosen": said[0], "rejected": said[1]}
+    if [f.score for f in feedback] != [1.0, 0.0]:
+        row |= {"score_chosen": feedback[0].score, "score_rejected": feedback[1].score}
+    return row
+
+
+def _steps(said: Sequence[Any], feedback: Sequence[Feedback], name: str) -> dict[str, Any]:
+    text = said[0] if isinstance(said[0], str) else said[0][-1]["content"]
+    steps = text.split("\n")
+    if len(steps) != len(feedback[0].steps):
+        raise UserError(
+            "--to", text[:40], "has steps of several lines", "keep such rows in Kilter's format: --to kilter"
+        )
+    return {"completions": steps, "labels": [bool(s) for s in feedback[0].steps]}
+
+
+SIDES: Mapping[str, Callable[[Sequence[Any], Sequence[Feedback], str], dict[str, Any]]] = {
+    "prompt": lambda said, feedback, name: {},
+    "demonstration": lambda said, feedback, name: {name: said[0]},
+    "label": lambda said, feedback, name: {name: said[0], "label": bool(feedback[0].score)},
+    "score": lambda said, feedback, name: {name: said[0], "score": feedback[0].score},
+    "pair": _pair,
+    "steps": _steps,
+}
+"""The columns of the answers, by the kind of a group."""
+
+
+def _is_plain(prompt: Prompt) -> bool:
+    return prompt.text is not None or bool(prompt.metadata.get(PLAIN))
+
+
+def _text(prompt: Prompt) -> str:
+    return prompt.text if prompt.text is not None else prompt.messages[-1]["content"]
+
+
+def _turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    return [dict(m) for m in messages]
+
+
+def _share(message: Message) -> dict[str, Any]:
+    """A turn in ShareGPT's words; what has no word there keeps its own name."""
+    more = {k: v for k, v in message.items() if k not in ("role", "content")}
+    return {"from": FROM.get(message["role"], message["role"]), "value": message["content"], **more}
+
+
+def _beside(prompt: Prompt, tools: tuple[str, Any]) -> dict[str, Any]:
+    """What stands beside the answers: tools, template settings, the margin, and the user's own columns."""
+    row: dict[str, Any] = {} if not prompt.tools else {tools[0]: tools[1]}
+    if prompt.template_kwargs:
+        row["chat_template_kwargs"] = dict(prompt.template_kwargs)
+    if "margin" in prompt.metadata:
+        row["margin"] = prompt.metadata["margin"]
+    if prompt.id:
+        row["id"] = prompt.id
+    return row | {k: v for k, v in prompt.columns.items() if k not in row}
