@@ -17,6 +17,7 @@ from rich.console import Console
 from kilter import recipe as recipes
 from kilter import stages
 from kilter.artifacts import whole_folder
+from kilter.data import memory
 from kilter.data.dataset import DataSpec
 from kilter.errors import Exit, UserError
 from kilter.objectives import method_name
@@ -29,21 +30,47 @@ BASE = "builtin:smollm2-135m"
 """The model of a stage that names none."""
 
 
-def make_data_spec(data: str | DataSpec | dict[str, Any]) -> DataSpec:
-    """A DataSpec from a path, a Hub name or the fields of one."""
+Data = str | Path | DataSpec | Mapping[str, Any] | Sequence[Any] | Any
+"""What the doors take as data: see `make_data_spec`."""
+
+
+def make_data_spec(data: Data, heldout: float | None = None) -> DataSpec:
+    """A DataSpec from whatever a caller has.
+
+    Args:
+        data: a path, a Hub name, the fields of a DataSpec, a mixture (a list of those), or the rows
+            themselves: a list of mappings without `path`, a datasets.Dataset, a pandas.DataFrame.
+        heldout: share of the prompts that is held out where the data does not say it itself.
+    """
     from pydantic import ValidationError
 
     if isinstance(data, DataSpec):
         return data
+    fields = {} if heldout is None else {"heldout": heldout}
+    if isinstance(data, str | Path):
+        given: Any = {"path": str(data)} | fields
+    elif isinstance(data, Mapping):
+        given = dict(data)
+    elif isinstance(data, list) and data and all(_is_source(item) for item in data):
+        given = {"parts": data} | fields
+    else:
+        given = {"path": memory.keep(data)} | fields
+    if isinstance(given.get("path"), list):
+        given = {"parts": given.pop("path")} | given
     try:
-        return DataSpec.model_validate({"path": data} if isinstance(data, str) else data)
+        return DataSpec.model_validate(given)
     except ValidationError as error:
         raise as_user_error(error, "data", DataSpec) from error
 
 
+def _is_source(item: Any) -> bool:
+    """Whether an item of a list names a source, and is not a row."""
+    return isinstance(item, str | Path) or (isinstance(item, Mapping) and "path" in item)
+
+
 def train(
     model: str,
-    data: str | DataSpec | dict[str, Any],
+    data: Data,
     method: str | dict[str, Any],
     out: str | Path | None = None,
     console: Console | None = None,
@@ -86,7 +113,7 @@ def train(
 
 def evaluate(
     models: str | Sequence[str] | Mapping[str, str],
-    data: str | DataSpec | dict[str, Any],
+    data: Data,
     out: str | Path = "runs/eval",
     console: Console | None = None,
     **options: Any,
@@ -107,7 +134,7 @@ def evaluate(
     Raises:
         UserError: on bad input, before any work.
     """
-    source = make_data_spec({"path": data, "heldout": 0.0} if isinstance(data, str) else data)
+    source = make_data_spec(data, heldout=0.0)
     listed = [models] if isinstance(models, str) else models
     if (baseline := options.get("baseline")) is not None and not isinstance(listed, Mapping):
         listed = [baseline, *(m for m in listed if m != baseline)]
@@ -132,7 +159,7 @@ class Made:
 
 def generate(
     model: str,
-    data: str | DataSpec | dict[str, Any],
+    data: Data,
     out: str | Path = "runs/generate",
     console: Console | None = None,
     **options: Any,
@@ -153,7 +180,7 @@ def generate(
 
 
 def label(
-    data: str | DataSpec | dict[str, Any],
+    data: Data,
     feedback: Any,
     out: str | Path = "runs/label",
     console: Console | None = None,
@@ -178,7 +205,7 @@ def made(
     kind: str,
     settings: dict[str, Any],
     model: str,
-    data: str | DataSpec | dict[str, Any],
+    data: Data,
     out: str | Path,
     console: Console | None = None,
     name: str = "",
@@ -187,7 +214,7 @@ def made(
 
     name: what the stage is called; default: its kind.
     """
-    source = make_data_spec({"path": data, "heldout": 0.0} if isinstance(data, str) else data)
+    source = make_data_spec(data, heldout=0.0)
     folder = Path(out)
     stage = stages.make(kind, settings)
     facts = run_alone(workspace(stage, folder, name or kind, model, source, console))

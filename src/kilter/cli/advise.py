@@ -57,9 +57,7 @@ def advise(
     from kilter.training.estimate import sizes
 
     if out_ is not None:
-        if out_.exists():
-            raise UserError("--out", str(out_), "exists already", "choose another name, or remove it")
-        require_file(out_, "--out")
+        _refuse_taken(out_)
     read = reading(format_, map_, on_bad_row)
     facts = measure(make_data_spec({"path": data} | read))
     machine = here() if memory is None else Machine(memory, "as given")
@@ -91,6 +89,13 @@ def advise(
         out.print(f"\nrecipe written to {out_}; run it with: kilter run {out_}", highlight=False)
     else:
         out.print("\n--out advice.yaml writes the recipe that tries them side by side", highlight=False)
+
+
+def _refuse_taken(target: Path) -> None:
+    """Raises UserError for a file that is there already, or that cannot be written."""
+    if target.exists():
+        raise UserError("--out", str(target), "exists already", "choose another name, or remove it")
+    require_file(target, "--out")
 
 
 def _print_facts(data: str, facts: Facts) -> None:

@@ -236,8 +236,8 @@ def _print_beside() -> None:
     for column, meaning in BESIDE:
         out.print(f"  {column}: {meaning}", markup=False, highlight=False)
     out.print(
-        "\nOther columns go along to reward functions and verifiers. --map prompt=question says what a column "
-        "is; --format my_file.py:read reads rows of your own.",
+        "\nOther columns go along to reward functions and verifiers. --map prompt=question says what "
+        "a column is; --format my_file.py:read reads rows of your own.",
         markup=False,
         highlight=False,
     )

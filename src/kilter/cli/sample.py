@@ -12,7 +12,7 @@ from rich.console import Console
 
 from kilter.artifacts import require_file
 from kilter.cli.app import command, err, out
-from kilter.cli.doors import ANSWERER, source_options
+from kilter.cli.doors import ANSWERER, READING, source_options
 from kilter.cli.options import collect, options_of, parameter, parameters, takes
 from kilter.errors import UserError
 from kilter.sampling.config import NAMES_MODEL
@@ -86,7 +86,7 @@ OWN = [
         "kilter sample some-model --sampler openai --sampler.url http://localhost:8000/v1 --data p.jsonl",
     ],
 )
-@takes(*parameters(OPTIONS, own=OWN, first=OFTEN, aliases=SHORT, defaults=DEFAULTS))
+@takes(*parameters(OPTIONS, own=OWN, first=OFTEN, aliases=READING | SHORT, defaults=DEFAULTS))
 def sample(**values: Any) -> None:
     """Sample answers, with token ids and log-probs in groups.jsonl.
 

@@ -22,7 +22,11 @@ from kilter.errors import UserError
 Rows = Iterator[tuple[str, Raw | RowError]]
 """(place, row), or what is wrong with the line at that place."""
 
-LINE = "write one JSON object per line"
+LINE = (
+    "write one JSON object per line, or leave such lines out with --on-bad-row skip "
+    "(in a recipe --set data.on_bad_row=skip)"
+)
+"""What to do about a line that is not a row."""
 
 FILES = ("json", "jsonl", "jsonlines", "ndjson", "txt", "csv", "tsv", "parquet", "arrow")
 """Endings of files that are data in a folder, each also with .gz where it is text."""
@@ -233,10 +237,14 @@ def _line(line: str) -> Raw | RowError:
     try:
         row = json.loads(line.strip())
     except json.JSONDecodeError as error:
-        return RowError("", f"is not JSON ({error.msg} at column {error.colno})", line.strip()[:60], LINE)
+        return RowError("", f"is not JSON ({_said(error)})", line.strip()[:60], LINE)
     except RecursionError:
         return RowError("", "is nested too deeply", line.strip()[:60], LINE)
     return row if isinstance(row, dict) else RowError("", "is not a JSON object", line.strip()[:60], LINE)
+
+
+def _said(error: json.JSONDecodeError) -> str:
+    return f"{error.msg.removesuffix(' at')} at column {error.colno}"
 
 
 def _json(path: Path, field: str) -> Rows:

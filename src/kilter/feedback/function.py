@@ -116,9 +116,12 @@ OWN = ("prompt", "prompts", "completion", "completions", "completion_ids")
 
 
 def columns_of(prompt: Prompt) -> dict[str, Any]:
-    """The user's columns of a row, and what Kilter knows of its prompt under a name that can be a parameter."""
+    """The user's columns of a row, and what Kilter knows of its prompt under a name that can be a parameter.
+
+    A column of the user's own stands before a note of the same name.
+    """
     known = {k: v for k, v in prompt.metadata.items() if k.isidentifier()}
-    return {k: v for k, v in {**prompt.columns, **known}.items() if k not in OWN}
+    return {k: v for k, v in {**known, **prompt.columns}.items() if k not in OWN}
 
 
 def _is_plain(prompt: Prompt) -> bool:
