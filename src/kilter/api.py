@@ -68,33 +68,52 @@ def _is_source(item: Any) -> bool:
     return isinstance(item, str | Path) or (isinstance(item, Mapping) and "path" in item)
 
 
+def _named(feedback: Any) -> Any:
+    """Feedback with every function of the caller's as a name."""
+    from kilter.feedback.named import named
+
+    return named(feedback)
+
+
+def _model(model: Any, tokenizer: Any = None) -> str:
+    """A model by its name or folder; one that is an object is written down first."""
+    if isinstance(model, str | Path):
+        return str(model)
+    from kilter.models.object import as_folder
+
+    return str(as_folder(model, tokenizer))
+
+
 def train(
-    model: str,
+    model: Any,
     data: Data,
     method: str | dict[str, Any],
     out: str | Path | None = None,
     console: Console | None = None,
+    tokenizer: Any = None,
     **options: Any,
 ) -> TrainResult:
     """Trains one stage: kilter.train(model="builtin:smollm2-135m", data="pairs.jsonl", method="dpo").
 
     Args:
-        model: builtin:NAME, a folder, a .gguf file or a Hub id.
-        data: a file, a Hub name, or fields of DataSpec. With feedback=, the policy answers its prompts.
+        model: builtin:NAME, a folder, a .gguf file, a Hub id, or a transformers model.
+        data: a file, a Hub name, rows, or whatever else `make_data_spec` takes. With feedback=, which may be
+            a function, the policy answers its prompts.
         method: a name, or {"name": "dpo", "beta": 0.05}.
         out: folder of the result; default: runs/<method>. The same call resumes, or returns what is there.
         console: where progress goes; default: stderr.
+        tokenizer: of a model that is an object; default: that of the name it was loaded from.
         options: any field of a train stage, such as learning_rate, epochs or adapter.
 
     Raises:
         UserError: on bad input, before any work.
     """
     if options.get("feedback") is not None:
-        options = {"prompts": "$data"} | options
+        options = {"prompts": "$data"} | options | {"feedback": _named(options["feedback"])}
     stage = stages.make("train", {"method": method} | options)
     name = method_name(stage.spec.method)
     folder = Path(out) if out is not None else Path("runs") / re.sub(r"[^\w+.-]", "-", name)
-    work = workspace(stage, folder, name, model, make_data_spec(data), console)
+    work = workspace(stage, folder, name, _model(model, tokenizer), make_data_spec(data), console)
     facts = run_alone(work)
     return TrainResult(
         folder / "model",
@@ -158,7 +177,7 @@ class Made:
 
 
 def generate(
-    model: str,
+    model: Any,
     data: Data,
     out: str | Path = "runs/generate",
     console: Console | None = None,
@@ -176,7 +195,7 @@ def generate(
     Raises:
         UserError: on bad input, before any work.
     """
-    return made("generate", options, model, data, out, console)
+    return made("generate", options, _model(model), data, out, console)
 
 
 def label(
@@ -198,7 +217,7 @@ def label(
     Raises:
         UserError: on bad input, before any work.
     """
-    return made("label", {"feedback": feedback} | options, BASE, data, out, console)
+    return made("label", {"feedback": _named(feedback)} | options, BASE, data, out, console)
 
 
 def made(

@@ -40,11 +40,18 @@ class Head(BaseModel):
     def _one_data_set(cls, value: Any) -> Any:
         if (
             isinstance(value, dict)
-            and isinstance(value.get("data"), dict)
-            and not all(isinstance(v, dict) for k, v in value["data"].items() if k != "world")
+            and isinstance(value.get("data"), dict | list)
+            and _is_one_data_set(value["data"])
         ):
             value = value | {"data": {"data": value["data"]}}
         return value
+
+
+def _is_one_data_set(data: Any) -> bool:
+    """Whether `data` is one data set, a mixture included, and not several by name."""
+    if isinstance(data, list) or "path" in data or "parts" in data:
+        return True
+    return not all(isinstance(v, dict | list) for k, v in data.items() if k != "world")
 
 
 @dataclass(frozen=True)
@@ -159,8 +166,8 @@ def _check_top(raw: dict[str, Any]) -> None:
     for key in raw:
         if key not in KEYS:
             raise UserError(key, raw[key], "is not a known key", nearest(key, KEYS))
-    for key in ("data", "stages"):
-        if not isinstance(raw.get(key), dict):
+    for key, kinds in (("data", dict | list), ("stages", dict)):
+        if not isinstance(raw.get(key), kinds):
             raise UserError(
                 key,
                 raw.get(key, "(absent)"),
@@ -321,6 +328,7 @@ def schema() -> dict[str, Any]:
         "description": Head.model_fields["data"].description,
         "anyOf": [
             {"$ref": "#/$defs/DataSpec"},
+            {"type": "array", "items": {"$ref": "#/$defs/Part"}},
             {"type": "object", "additionalProperties": {"$ref": "#/$defs/DataSpec"}},
         ],
     }

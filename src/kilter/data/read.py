@@ -16,7 +16,8 @@ from typing import TextIO, cast
 from kilter.data import memory
 from kilter.data.formats import detect
 from kilter.data.row import Raw, RowError
-from kilter.data.worlds.registry import paths
+from kilter.data.source import SourceSpec
+from kilter.data.worlds.registry import is_world, paths
 from kilter.errors import UserError
 
 Rows = Iterator[tuple[str, Raw | RowError]]
@@ -88,6 +89,13 @@ def local_files(path: str, split: str = "train", field: str = "data.path") -> li
             f"give an existing file or folder, a Hub data set (owner/name), or {', '.join(paths())}",
         )
     return None
+
+
+def content_of(source: SourceSpec) -> list[Path]:
+    """The local files that a source reads, for its hash; none of a Hub name, a world or a Python object."""
+    if memory.is_memory(source.path) or is_world(source.path):
+        return []
+    return local_files(source.path, source.split) or []
 
 
 def _folder(folder: Path, split: str, field: str) -> list[Path]:

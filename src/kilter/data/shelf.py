@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import operator
 import os
 import pickle
 import tempfile
 import weakref
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any, Generic, TypeVar, overload
+
+from kilter.types import Completion, Encoded, Feedback, Group, Prompt
 
 T = TypeVar("T")
 
@@ -18,20 +23,20 @@ IN_MEMORY = 20_000
 
 
 class Shelf(Sequence[T], Generic[T]):
-    """Items in a temporary file, which goes when nobody holds the shelf any more.
+    """Items in a temporary file that has no name: it goes with its process, however that ends.
 
     Args:
         items: written one after the other, never held together.
     """
 
     def __init__(self, items: Iterable[T]) -> None:
-        descriptor, self.path = tempfile.mkstemp(prefix="kilter-", suffix=".shelf")
-        weakref.finalize(self, _remove, self.path, os.getpid())
+        self._descriptor, path = tempfile.mkstemp(prefix="kilter-", suffix=".shelf")
+        os.unlink(path)
+        weakref.finalize(self, os.close, self._descriptor)
         self.starts = array("q", [0])
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(self._descriptor, "wb", closefd=False) as file:
             for item in items:
-                self.starts.append(self.starts[-1] + file.write(pickle.dumps(item, pickle.HIGHEST_PROTOCOL)))
-        self._file = open(self.path, "rb")  # noqa: SIM115 - open as long as the shelf is
+                self.starts.append(self.starts[-1] + file.write(_packed(item)))
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -49,22 +54,31 @@ class Shelf(Sequence[T], Generic[T]):
         if not 0 <= index < len(self):
             raise IndexError(place)
         start, end = self.starts[index], self.starts[index + 1]
-        item: T = pickle.loads(os.pread(self._file.fileno(), end - start, start))
+        item: T = pickle.loads(os.pread(self._descriptor, end - start, start))
         return item
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Another process opens the same file."""
-        return {"path": self.path, "starts": self.starts}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.path, self.starts = state["path"], state["starts"]
-        self._file = open(self.path, "rb")  # noqa: SIM115 - open as long as the shelf is
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process gets the items themselves."""
+        return list, (list(self),)
 
 
-def _remove(path: str, owner: int) -> None:
-    """Removes the file; a process that was forked off leaves it to its maker."""
-    if os.getpid() == owner and os.path.exists(path):
-        os.unlink(path)
+def _packed(item: Any) -> bytes:
+    """The item as bytes. The nouns go as their fields in order, which is three times as fast."""
+    buffer = io.BytesIO()
+    pickler = pickle.Pickler(buffer, pickle.HIGHEST_PROTOCOL)
+    pickler.dispatch_table = REDUCED
+    pickler.dump(item)
+    return buffer.getvalue()
+
+
+def _reduced(noun: type) -> Callable[[Any], tuple[type, tuple[Any, ...]]]:
+    """How an object of this class is made again: the class called with its fields."""
+    values = operator.attrgetter(*(f.name for f in fields(noun)))
+    return lambda item: (noun, values(item))
+
+
+REDUCED: dict[type, Any] = {noun: _reduced(noun) for noun in (Group, Prompt, Completion, Feedback, Encoded)}
+"""By class, for all that is put on a shelf by the thousand."""
 
 
 class View(Sequence[T], Generic[T]):

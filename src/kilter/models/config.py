@@ -6,9 +6,9 @@ Without torch, so that the command line starts at once.
 from __future__ import annotations
 
 import importlib.util
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kilter.errors import UserError
 
@@ -39,6 +39,12 @@ class AdapterSpec(BaseModel):
     merge: bool = Field(
         False, description="save full weights with the adapter folded in, instead of the adapter alone"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        """`adapter: lora` names the kind alone."""
+        return {"kind": value} if isinstance(value, str) else value
 
 
 def check_adapter(spec: AdapterSpec, where: str = "adapter") -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kilter import manifest as manifests
 from kilter.artifacts import sha256_file
+from kilter.data.read import content_of
 from kilter.errors import UserError
 from kilter.refs import Found
 from kilter.registry import user_files
@@ -46,13 +47,12 @@ def _data_hash(reference: str, work: Workspace) -> str:
         return output_hash(work, source)
     assert spec is not None, reference
     digest = hashlib.sha256(spec.model_dump_json().encode())
-    path = Path(spec.path).expanduser()
     if source is not None:
         digest.update(output_hash(work, source).encode())
-    elif path.is_file():
-        digest.update(path.read_bytes())
-    for path in user_files([spec.path, spec.format]):
-        digest.update(path.read_bytes())
+        return digest.hexdigest()
+    for part in spec.sources():
+        for path in (*content_of(part), *user_files([part.path, part.format])):
+            digest.update(sha256_file(path).encode())
     return digest.hexdigest()
 
 

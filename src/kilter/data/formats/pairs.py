@@ -104,14 +104,24 @@ STRENGTHS = ("preference_strength", "overall_preference")
 TIES = ("tie", "both", "equal", "same", "neither", "draw", "bothbad", "bad")
 
 
+def _columns_of_two() -> dict[str, tuple[str, tuple[str, str]]]:
+    """Every column that a first answer may have, with the column of the second and how the two end."""
+    found: dict[str, tuple[str, tuple[str, str]]] = {}
+    for stem in STEMS:
+        for one, two in ENDS:
+            for joint in ("_", ""):
+                found[f"{stem}{joint}{one}"] = (f"{stem}{joint}{two}", (one, two))
+    return found
+
+
+SECOND = _columns_of_two()
+
+
 def _two(row: Mapping[str, Any]) -> tuple[str, str, tuple[str, str]] | None:
     """(column of the first answer, of the second, how they end) of two answers beside each other."""
-    for stem in STEMS:
-        for ends in ENDS:
-            for joint in ("_", ""):
-                columns = f"{stem}{joint}{ends[0]}", f"{stem}{joint}{ends[1]}"
-                if columns[0] in row and columns[1] in row:
-                    return *columns, ends
+    for column in row:
+        if column in SECOND and SECOND[column][0] in row:
+            return column, *SECOND[column]
     return None
 
 
