@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kilter.artifacts import append_lines, require_file
+from kilter.artifacts import append_lines, require_file, write_by
 from kilter.cli.app import (
     BadRowOption,
     DataArg,
@@ -162,7 +162,7 @@ def convert(
     world = {name: value for name, value in dials.items() if value is not None}
     data = _load(path, shape, reading(format_, map_, on_bad_row) | ({"world": world} if world else {}))
     rows = map(EXPORTS[to], data.train)
-    append_lines(target, rows, flush=True, escape=False)
+    write_by(target, lambda partial: append_lines(partial, rows, flush=True, escape=False))
     out.print(f"{len(data.train)} groups written to {target}", markup=False, highlight=False)
     for note in data.notes():
         out.print(note, markup=False, highlight=False, soft_wrap=True)

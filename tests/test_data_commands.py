@@ -1,0 +1,154 @@
+"""The commands that read data: the same options everywhere, and files that other tools read."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from kilter.cli import main
+from kilter.data.dataset import DataSpec, load
+from kilter.data.export import EXPORTS
+from kilter.data.formats import formats
+
+CALL = {"type": "function", "function": {"name": "look", "arguments": {"at": "it"}}}
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+HI = {"role": "user", "content": "Hi"}
+TURNS = [
+    {"role": "system", "content": "Be brief."},
+    HI,
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "seen"},
+    {"role": "assistant", "content": "Yes.", "reasoning_content": "I saw it."},
+    HI,
+    {"role": "assistant", "content": "no", "train": False},
+    HI,
+    {"role": "assistant", "content": "Bye."},
+]
+ROWS = {
+    "pairs": [
+        {"prompt": "Q", "chosen": "a", "rejected": "b", "margin": 2.0, "topic": "x", "id": "7"},
+        {"prompt": "P", "chosen": "a", "rejected": "b", "chosen_score": 4, "rejected_score": 1},
+        {"prompt": TURNS[:2], "chosen": TURNS[2:5], "rejected": "b", "tools": [TOOL]},
+    ],
+    "demonstrations": [
+        {"messages": TURNS, "tools": [TOOL], "topic": "x"},
+        {"prompt": "Q", "completion": "A"},
+    ],
+    "unpaired": [{"prompt": f"Q{i}", "completion": "A", "label": bool(i)} for i in range(2)],
+    "prompts": [{"prompt": "Q", "answer": "1"}, {"prompt": [HI], "answer": "2"}],
+}
+
+
+@pytest.fixture
+def kilter(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["kilter", *map(str, args)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        shown = capsys.readouterr()
+        return stop.value.code or 0, shown.out + shown.err
+
+    return run
+
+
+def written(path, rows):
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
+    return path
+
+
+def same(groups):
+    """What a format of other tools can hold of a group; a lone answer is its last turn there as well."""
+    found = []
+    for g in groups:
+        turns = [list(c.turns) or [{"role": "assistant", "content": c.text}] for c in g.completions]
+        columns = {k: v for k, v in g.prompt.columns.items() if k != "id"}
+        found.append(
+            (
+                list(g.prompt.messages),
+                g.prompt.tools,
+                turns,
+                [f.score for f in g.feedback],
+                columns,
+                g.prompt.id,
+            )
+        )
+    return found
+
+
+@pytest.mark.parametrize("to", EXPORTS)
+@pytest.mark.parametrize("shape", ROWS)
+def test_what_is_converted_is_read_as_it_was(kilter, tmp_path, shape, to):
+    source = written(tmp_path / "rows.jsonl", ROWS[shape])
+    code, text = kilter("data", "convert", source, "made.jsonl", "--shape", shape, "--to", to)
+    assert code == 0, text
+    if shape == "prompts" and to == "sharegpt":
+        return  # a ShareGPT row without an answer is for prediction: Kilter learns from conversations
+    before, after = (
+        load(DataSpec(path=str(tmp_path / name), heldout=0), shape).train
+        for name in ("rows.jsonl", "made.jsonl")
+    )
+    assert same(after) == same(before)
+
+
+def test_ranked_answers_have_no_format_elsewhere(kilter, tmp_path):
+    rows = [{"prompt": "Q", "completions": [{"response": a, "score": i} for i, a in enumerate("abc")]}]
+    source = written(tmp_path / "rows.jsonl", rows)
+    code, text = kilter("data", "convert", source, "made.jsonl", "--to", "trl")
+    assert code == 2
+    assert "--shape pairs" in text
+    assert not (tmp_path / "made.jsonl").exists()
+
+
+@pytest.mark.parametrize("command", [["data", "peek"], ["data", "audit"], ["advise"], ["data", "convert"]])
+def test_reading_is_said_the_same_way_everywhere(kilter, tmp_path, tiny, command):
+    rows = [{"q": f"Q{i}", "yes": f"good {i}", "no": f"bad {i}"} for i in range(6)]
+    source = written(tmp_path / "rows.jsonl", [*rows, '{"q": "torn'])
+    more = ["made.jsonl"] if command[-1] == "convert" else ["--model", tiny] if command == ["advise"] else []
+    options = ["--format", "preference"]
+    for name, column in (("prompt", "q"), ("chosen", "yes"), ("rejected", "no")):
+        options += ["--map", f"{name}={column}"]
+    code, text = kilter(*command, source, *more, *options, "--on-bad-row", "error")
+    assert code == 2
+    assert "rows.jsonl:7" in text
+    assert "--on-bad-row skip" in text
+    code, text = kilter(*command, source, *more, *options, "--on-bad-row", "skip")
+    assert code == 0, text
+    code, text = kilter(
+        *command, source, *[m.replace("made", "other") for m in map(str, more)], "--map", "prompt"
+    )
+    assert code == 2
+    assert "--map prompt=question" in text
+
+
+def test_options_of_reading_stand_in_every_command(kilter):
+    for command in (
+        ["data", "peek"],
+        ["data", "convert"],
+        ["data", "audit"],
+        *(["advise"], ["train"], ["eval"], ["sample"], ["generate"], ["label"]),
+    ):
+        _, text = kilter(*command, "--help")
+        assert all(option in text for option in ("--map", "--format", "--on-bad-row")), command
+
+
+def test_formats_are_listed_with_an_example(kilter):
+    code, text = kilter("data", "formats")
+    assert code == 0
+    for found in formats.in_order():
+        assert f"{found.name}  " in text
+        assert json.dumps(dict(found.example), ensure_ascii=False) in text
+    assert kilter("data", "formats", "preferences")[1].count("preference") > 1
+
+
+def test_a_peek_shows_calls_thoughts_and_what_is_not_learned(kilter, tmp_path):
+    source = written(tmp_path / "rows.jsonl", ROWS["demonstrations"])
+    code, text = kilter("data", "peek", source, "--shape", "demonstrations")
+    assert code == 0
+    for part in ('calls {"name": "look"', "(I saw it.)", "assistant (not learned): no", "tools: look"):
+        assert part in text
+    assert "not read: topic" in text
