@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from conftest import REAL
 from kilter.data.dataset import DataSpec, load
 from kilter.errors import UserError
 
@@ -449,3 +450,41 @@ def test_sides_that_repeat_the_prompt(read, prompt):
     assert [c.turns for c in group.completions] == [(), ()]
     with pytest.raises(UserError, match="is not what the conversations beside it begin with"):
         read([{"prompt": "Other?", "chosen": turns("Paris"), "rejected": turns("Lyon")}])
+
+
+def test_the_fix_names_the_data_set_of_a_recipe(tmp_path):
+    path = written(tmp_path / "rows.jsonl", ["{torn"])
+    with pytest.raises(UserError, match=r"--set data.mine.on_bad_row=skip"):
+        load(DataSpec(path=path), "pairs", "mine")
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("name", "shape", "format_", "count"),
+    [
+        ("llama_factory/dpo_en_demo.jsonl.gz", "pairs", "sharegpt_preference", 300),
+        ("llama_factory/kto_en_demo.jsonl.gz", "unpaired", "conversations", 300),
+        ("llama_factory/alpaca_en_demo.jsonl.gz", "demonstrations", "alpaca", 999),
+        ("hh_harmless/pairs.jsonl.gz", "pairs", "hh", 1700),
+        ("coconot/preference.jsonl.gz", "pairs", "preference", 927),
+        ("gsm8k/train.jsonl.gz", "prompts", "question_answer", 7473),
+        ("oasst/en_100_tree.jsonl.gz", "ranked", "oasst", 200),
+        ("ifbench/test.jsonl.gz", "prompts", "prompt_only", 300),
+    ],
+)
+def test_real_data_is_read_whole(name, shape, format_, count):
+    path = REAL / name
+    if not path.is_file():
+        pytest.skip("the real data is not here")
+    data = load(DataSpec(path=str(path), heldout=0, on_bad_row="skip"), shape)
+    assert data.format == format_
+    assert len(data.train) >= count
+
+
+@pytest.mark.realdata
+def test_real_chats_about_pictures_are_refused():
+    path = REAL / "llama_factory" / "mllm_demo.json"
+    if not path.is_file():
+        pytest.skip("the real data is not here")
+    with pytest.raises(UserError, match="holds images"):
+        load(DataSpec(path=str(path), heldout=0), "demonstrations")

@@ -23,10 +23,7 @@ from kilter.errors import UserError
 Rows = Iterator[tuple[str, Raw | RowError]]
 """(place, row), or what is wrong with the line at that place."""
 
-LINE = (
-    "write one JSON object per line, or leave such lines out with --on-bad-row skip "
-    "(in a recipe --set data.on_bad_row=skip)"
-)
+LINE = "write one JSON object per line"
 """What to do about a line that is not a row."""
 
 FILES = ("json", "jsonl", "jsonlines", "ndjson", "txt", "csv", "tsv", "parquet", "arrow")

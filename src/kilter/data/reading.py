@@ -19,11 +19,6 @@ from kilter.types import Group
 LOOKED_AT = 200
 """Rows at the beginning of a source that say what its format is."""
 
-SKIP = (
-    "correct the row, or leave such rows out with --on-bad-row skip (in a recipe --set data.on_bad_row=skip)"
-)
-"""What to do about a bad row."""
-
 RENAME = (
     "rename the columns (prompt, chosen, rejected / messages / instruction, output / text ...), "
     "say what they are with --map prompt=question (in a recipe map: {prompt: question}), or set the format"
@@ -199,8 +194,14 @@ class Reading:
             self.account.skipped[f"bad row: {problem}"] += 1
             return
         value = known.value if known and known.value is not None else _shown(raw, name, self.spec.map)
-        fix = known.fix if known and known.fix else SKIP
+        fix = f"{(known.fix if known else '') or 'correct the row'}, or {self._skip()}"
         raise UserError(f"{place} field {name}" if name else place, value, problem, fix) from error
+
+    def _skip(self) -> str:
+        """How bad rows are left out, on the command line and in a recipe."""
+        name = self.where.partition(".")[0]
+        path = "data" if name == "data" else f"data.{name}"
+        return f"leave such rows out with --on-bad-row skip (in a recipe --set {path}.on_bad_row=skip)"
 
     @property
     def name(self) -> str:
