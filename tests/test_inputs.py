@@ -167,9 +167,9 @@ def test_a_recipe_takes_a_mixture_and_hashes_every_file(tmp_path, monkeypatch):
     from rich.console import Console
 
     work = built.workspace(tmp_path, Console(quiet=True)).at("sft")
-    before = inputs_of(work)["data:data"]
+    before = inputs_of(work, {})["data:data"]
     (tmp_path / "b.jsonl").write_text(lines(pair_rows(5)))
-    assert inputs_of(work)["data:data"] != before
+    assert inputs_of(work, {})["data:data"] != before
     named = recipe | {
         "data": {"mine": recipe["data"]},
         "stages": {"sft": {"train": {"method": "sft", "data": "$mine"}}},

@@ -194,14 +194,15 @@ class Reading:
             self.account.skipped[f"bad row: {problem}"] += 1
             return
         value = known.value if known and known.value is not None else _shown(raw, name, self.spec.map)
-        fix = f"{(known.fix if known else '') or 'correct the row'}, or {self._skip()}"
-        raise UserError(f"{place} field {name}" if name else place, value, problem, fix) from error
+        where = f"{place} field {name}" if name else place
+        raise UserError(where, value, problem, self._fix(known.fix if known else "")) from error
 
-    def _skip(self) -> str:
-        """How bad rows are left out, on the command line and in a recipe."""
+    def _fix(self, mend: str) -> str:
+        """What to do about a bad row: mend it, or leave it out, here and in a recipe."""
         name = self.where.partition(".")[0]
         path = "data" if name == "data" else f"data.{name}"
-        return f"leave such rows out with --on-bad-row skip (in a recipe --set {path}.on_bad_row=skip)"
+        skip = f"leave such rows out with --on-bad-row skip (in a recipe --set {path}.on_bad_row=skip)"
+        return f"{mend or 'correct the row'}, or {skip}"
 
     @property
     def name(self) -> str:
