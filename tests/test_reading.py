@@ -244,6 +244,21 @@ def test_two_answers_in_other_words(read, row, want):
     assert said(read([{"prompt": "Q", **row}]).train[0]) == want
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"completions": [{"response": "low", "rank": 2}, {"response": "high", "rank": 1}]},
+        {"responses": ["low", "none", "high"], "scores": [1, None, "5"]},
+        {"completions": ["low", "high"], "ratings": [2, 4]},
+        {"completions": ["low", "high"], "ranks": [2, 1]},
+    ],
+)
+def test_numbers_beside_several_answers(read, columns):
+    data = read([{"prompt": "Q", **columns}])
+    assert said(data.train[0]) == ["high", "low"]
+    assert data.unread == ()
+
+
 def test_a_tie_between_two_answers_is_counted(read):
     rows = [
         {"prompt": f"Q{w}", "answer_a": "x", "answer_b": "y", "winner": w} for w in ("a", "tie (bothbad)")

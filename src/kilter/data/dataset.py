@@ -183,8 +183,8 @@ def _nothing_left(spec: DataSpec, shape: Shape, where: str, account: Account) ->
     reasons = ", ".join(f"{n} {why}" for why, n in account.skipped.items())
     unread = f"; not read: {', '.join(account.unread)}" if account.unread else ""
     fix = f"give {NEEDED[shape]}: this method needs them"
-    if account.unread:
-        column = next(iter(account.unread))
+    column = next((n for n in account.unread if "[]" not in n), None)
+    if column is not None and not account.skipped.keys() & {"tie"}:
         fix += f". If a column holds them, say which: --map {ASKED[shape]}={column}"
     return UserError(
         f"{where}.path",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -191,7 +192,8 @@ class Reading:
         name = known.field if known else str(error)
         problem = known.problem if known else f"does not fit format {self.name!r} ({type(error).__name__})"
         if self.spec.on_bad_row == "skip":
-            self.account.skipped[f"bad row: {problem}"] += 1
+            column = re.sub(r"\[\d+\]", "[]", name)
+            self.account.skipped[f"bad row: {column} {problem}" if column else f"bad row: {problem}"] += 1
             return
         value = known.value if known and known.value is not None else _shown(raw, name, self.spec.map)
         where = f"{place} field {name}" if name else place

@@ -15,7 +15,7 @@ from kilter.data.formats.ask import (
     text_of,
 )
 from kilter.data.formats.registry import data_format
-from kilter.data.row import Row, RowError, is_missing, label, listed, number
+from kilter.data.row import Row, RowError, is_missing, label, listed, number, unpacked
 from kilter.data.turns import ROLES, looks_like_turns
 from kilter.types import Completion, Feedback, Group, Message, Prompt
 
@@ -87,6 +87,9 @@ def _is_number(text: str) -> bool:
 )
 def _read_ratings(row: Row) -> Iterator[Group]:
     column = _entries(row) or "completions"
+    if (beside := _parallel(row, column)) is not None:
+        yield _rated_beside(row, column, beside)
+        return
     answers, feedback = [], []
     for i, entry in enumerate(listed(row[column], column, "answers")):
         where = f"{column}[{i}]"
@@ -101,16 +104,45 @@ def _read_ratings(row: Row) -> Iterator[Group]:
             raise RowError(f"{where}.response", "is empty or not text")
         answers.append(answer_of(entry[key], f"{where}.{key}", row))
         score = first(entry, RATINGS)
-        feedback.append(rated(entry, score, f"{where}."))
-        known = {key, score, "model"}
+        place = number(entry["rank"], f"{where}.rank") if score is None and "rank" in entry else None
+        feedback.append(rated(entry, score, f"{where}.") if place is None else Feedback(-place, kind="rank"))
+        known = {key, score, "model", *(() if place is None else ("rank",))}
         row.unread |= {f"{column}[].{k}": None for k in entry if k not in known}
     prompt, found = completions(prompt_of(row), answers, first(row, PROMPTS) or "prompt")
     yield Group(prompt, tuple(found), tuple(feedback))
 
 
+BESIDE = ("scores", "ratings", "overall_scores", "ranks", "rank")
+"""Columns with a number for each of several answers; the first one counts."""
+
+
+def _parallel(row: Mapping[str, Any], column: str) -> str | None:
+    """The column of numbers beside a list of plain answers."""
+    name = first(row, BESIDE)
+    value = row[column] if column in row and name is not None else None
+    found = unpacked(value) if isinstance(value, str) else value
+    return name if isinstance(found, list) and found and isinstance(found[0], str) else None
+
+
+def _rated_beside(row: Row, column: str, beside: str) -> Group:
+    """Several answers, and a score or a rank for each of them in a list of its own."""
+    texts = listed(row[column], column, "answers")
+    numbers = listed(row[beside], beside, "numbers")
+    if len(texts) != len(numbers):
+        raise RowError(beside, f"should hold one number per answer ({len(texts)})")
+    answers = [answer_of(t, f"{column}[{i}]", row) for i, t in enumerate(texts)]
+    values = [number(v, f"{beside}[{i}]") for i, v in enumerate(numbers)]
+    kind, sign = ("rank", -1) if beside.startswith("rank") else ("rating", 1)
+    feedback = tuple(Feedback(None if v is None else sign * v, kind=kind) for v in values)
+    prompt, found = completions(prompt_of(row), answers, first(row, PROMPTS) or "prompt")
+    return Group(prompt, tuple(found), feedback)
+
+
 def _entries(row: Mapping[str, Any]) -> str | None:
     """The column with rated answers."""
     for column in ("completions", "responses"):
+        if _parallel(row, column) is not None:
+            return column
         value = row.get(column)
         packed = isinstance(value, str) and value.lstrip()[:1] == "["
         if packed or (looks_like_turns(value) and not isinstance(value, str)):
