@@ -31,7 +31,6 @@ def peak_mb() -> float:
 
 def kilter(a, prompts):
     """The Trainer of a train stage, with the clock around its loop."""
-    from kilter.data import encode
     from kilter.feedback.registry import Weighted
     from kilter.training import assemble, scorers
     from kilter.training import trainer as trainers
@@ -66,7 +65,8 @@ def kilter(a, prompts):
 
     def without_stops(*args):
         encoder = make_encoder(*args)
-        return encode.Encoder(encoder.tokenizer, frozenset(), 1024)
+        encoder.stop_ids, encoder.max_prompt = frozenset(), None
+        return encoder
 
     class Fixed(Weighted):
         def __call__(self, groups):

@@ -8,9 +8,10 @@ import pytest
 from conftest import make_model, pair_rows
 from kilter.data import store
 from kilter.data.dataset import DataSpec, load, prompt_key, split_by_prompt
-from kilter.data.encode import DEFAULT_TEMPLATE, Encoder
+from kilter.data.encode import Encoder
 from kilter.data.formats import detect, formats, reader
 from kilter.data.read import rows
+from kilter.data.templates import DEFAULT_TEMPLATE
 from kilter.errors import UserError
 from kilter.models.load import load_tokenizer, stop_ids
 from kilter.types import Completion, Feedback, Group, Prompt

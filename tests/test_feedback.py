@@ -185,8 +185,9 @@ def test_process_rewards_stand_on_the_last_token_of_each_step(tiny, tmp_path, en
     encoder.tokenizer.save_pretrained(folder)
     source = feedback.build({"process_reward": str(folder)}, feedback.Context(policy=(scorer, encoder)))
     prompt = Prompt(messages=({"role": "user", "content": "?"},))
-    found = source([Group(prompt, (Completion("ab\ncd"),), (Feedback(None),))])[0][0]
-    ids, _ = encoder.completion(prompt, Completion("ab\ncd"))
+    group = Group(prompt, (Completion("ab\ncd"),), (Feedback(None),))
+    found = source([group])[0][0]
+    (ids,) = encoder.tokens(group).completion_ids
     with torch.no_grad():
         right = (
             model.eval()(torch.tensor([[*encoder.prompt(prompt), *ids]]))

@@ -33,7 +33,7 @@ class Ref:
     from; last:
         the last earlier stage that makes `makes`.
     makes: what the named stage must make.
-    words: values that name no file.
+    words: values that name no file. named: whether any other bare word is a name that the model knows.
     fix: what an error about this reference advises.
     """
 
@@ -41,7 +41,14 @@ class Ref:
     default: Literal["", "base", "start", "last"] = ""
     makes: str = ""
     words: tuple[str, ...] = ()
+    named: bool = False
     fix: str = ""
+
+    def is_file(self, value: Any) -> bool:
+        """Whether this value names a file, and so has to exist and to be hashed."""
+        if self.to != "file" or value in self.words:
+            return False
+        return not (self.named and looks_like_stage(str(value)))
 
 
 ModelRef = Annotated[str, Ref("model")]
@@ -65,10 +72,19 @@ EvaluationRef = Annotated[str | None, Ref("stage", default="last", makes="evalua
 FileRef = Annotated[str, Ref("file", fix="give the path of a file that exists")]
 """A file whose content is part of the configuration."""
 
+TEMPLATE_WORDS = ("auto", "model", "chatml", "llama3", "gemma", "mistral", "zephyr", "plain")
+"""Chat templates that are no file: the model's own, and those of data/templates.py."""
+
 TemplateRef = Annotated[
-    str, Ref("file", words=("auto", "model"), fix="use auto, model, or the path of a .jinja file")
+    str,
+    Ref(
+        "file",
+        words=TEMPLATE_WORDS,
+        named=True,
+        fix="use auto, model, a name such as chatml, or the path of a .jinja file",
+    ),
 ]
-"""auto, model, or a file with a chat template."""
+"""auto, model, the name of a chat template (the model may have several of its own), or a file with one."""
 
 FeedbackRef = Annotated[Any, Ref("feedback")]
 """Who scores answers, as a recipe writes it; the sources' own parameters say which of them are references."""

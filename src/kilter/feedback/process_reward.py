@@ -66,11 +66,11 @@ class ProcessReward(FeedbackSource):
     @torch.no_grad()
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion."""
-        return [[self._score(g, i) for i in range(len(g.completions))] for g in groups]
+        # The tokens of a group are those that train on it, so that every step finds its own.
+        encoded = [self.encoder.tokens(g) for g in groups]
+        return [[self._score(e.prompt_ids, ids) for ids in e.completion_ids] for e in encoded]
 
-    def _score(self, group: Group, index: int) -> Feedback:
-        prompt = self.encoder.prompt(group.prompt)
-        ids, _ = self.encoder.completion(group.prompt, group.completions[index])
+    def _score(self, prompt: tuple[int, ...], ids: tuple[int, ...]) -> Feedback:
         row = torch.tensor([[*prompt, *ids]], device=self.device)
         logits = self.model(input_ids=row).logits[0, len(prompt) :]
         right = logits.softmax(-1)[:, -1].tolist()

@@ -12,7 +12,7 @@ from kilter.errors import UserError
 from kilter.feedback.context import Context
 from kilter.feedback.registry import feedback_sources
 from kilter.seams import FeedbackSource, Wants
-from kilter.types import Completion, Feedback, Group, Prompt
+from kilter.types import Feedback, Group, Prompt
 
 QUESTION = (
     "Review the reply below.\n\nRequest:\n{prompt}\n\nReply:\n{answer}\n\n"
@@ -51,18 +51,13 @@ class SelfReward(FeedbackSource):
             asked = "\n".join(m["content"] for m in g.prompt.messages) or g.prompt.text or ""
             for c in g.completions:
                 text = FIELD.sub(lambda m: {"prompt": asked, "answer": c.text}[m[1]], self.question)
-                questions.append(
-                    Group(
-                        Prompt(messages=({"role": "user", "content": text},)),
-                        (Completion("Yes"), Completion("No")),
-                        (Feedback(None),) * 2,
-                    )
-                )
+                questions.append(Prompt(messages=({"role": "user", "content": text},)))
         training = self.scorer.training
         self.scorer.eval()
         scores: list[float | None] = []
         for first in range(0, len(questions), 16):
-            encoded = [self.encoder.encode(q) for q in questions[first : first + 16]]
+            asked_now = [self.encoder.beginnings(q, ("Yes", "No")) for q in questions[first : first + 16]]
+            encoded = [self.encoder.fitted(e) for e in asked_now]
             kept = [e for e in encoded if e is not None]
             values: Iterator[float] = iter(())
             if kept:

@@ -23,7 +23,7 @@ def inputs_of(work: Workspace, config: dict[str, Any]) -> dict[str, str]:
     """
     found = {"kilter": __version__} | work.here.maker.inputs(work.here.spec, work)
     for item in work.inputs():
-        if item.ref.to != "file" or item.value not in item.ref.words:
+        if item.ref.to != "file" or item.ref.is_file(item.value):
             name = work.base if item.value is None else str(item.value)
             found[f"{item.ref.to}:{name.removeprefix('$')}"] = _hash(item, work)
     for path in user_files({work.here.kind: config}):
@@ -83,7 +83,7 @@ def check_inputs(work: Workspace) -> None:
     for item in found:
         if item.ref.to == "model" and not work.is_stage(item.value):
             work.model(item.value, item.field)
-        elif item.ref.to == "file" and item.value not in item.ref.words and not Path(item.value).is_file():
+        elif item.ref.is_file(item.value) and not Path(item.value).is_file():
             raise UserError(work.where(item.field), item.value, "names no file", item.ref.fix)
     for item in found:
         if item.ref.to == "data" and work.ready(item.value):

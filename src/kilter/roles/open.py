@@ -48,7 +48,7 @@ class OpenSpec:
             rewards).
         device: None follows `choose_device`.
         dtype: of the products. Weights stay float32, but for the frozen base of a qlora adapter.
-        template: "auto", "model", or a jinja file.
+        template: "auto", "model", a name, or a jinja file; see data/templates.py.
         max_length: tokens of prompt plus answer; None cuts nothing.
         max_prompt: tokens of a prompt; None leaves that to max_length.
         long_rows: what happens when max_length passes the positions that mean the same in every batch.

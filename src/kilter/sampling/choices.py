@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from kilter.errors import UserError
-from kilter.types import Choice, Completion, Encoded, Feedback, Group, Prompt
+from kilter.types import Choice, Encoded, Prompt
 
 if TYPE_CHECKING:  # endpoints and scripts choose without torch
     from kilter.data.encode import Encoder
@@ -60,13 +60,12 @@ def from_scorer(
     from kilter.data.collate import collate
     from kilter.models.microbatch import split
 
-    ids = [encoder.text_ids(o) for o in options]
-    if len(set(ids)) < len(ids) or not all(ids):
-        raise UserError("options", list(options), "are empty or alike", "give options that differ")
+    if not all(options) or len(set(options)) < len(options):
+        raise _alike(options)
 
     # The options of a prompt are one Group, so that the prompt is read once for all of them.
     found: list[Choice | None] = [None] * len(prompts)
-    encoded = {n: e for n, p in enumerate(prompts) if (e := _group(encoder, p, ids)) is not None}
+    encoded = {n: e for n, p in enumerate(prompts) if (e := _group(encoder, p, options)) is not None}
     if not encoded:
         return found
     batch = collate(list(encoded.values()))
@@ -81,20 +80,26 @@ def from_scorer(
                 logps_BT = scorer(part, amp=amp).logps_BT * part.mask_BT.to(scorer.device)
                 sums = logps_BT.double().sum(-1).exp().view(-1, len(options)).tolist()
                 for prompt, masses in zip(part.prompts_N, sums, strict=True):
-                    found[places[id(prompt)]] = choice(options, _without_longer(ids, masses))
+                    n = places[id(prompt)]
+                    found[n] = choice(options, _without_longer(encoded[n].completion_ids, masses))
     finally:
         scorer.train(training)
     return found
 
 
-def _group(encoder: Encoder, prompt: Prompt, ids: Sequence[tuple[int, ...]]) -> Encoded | None:
+def _alike(options: Sequence[str]) -> UserError:
+    return UserError("options", list(options), "are empty or alike", "give options that differ")
+
+
+def _group(encoder: Encoder, prompt: Prompt, options: Sequence[str]) -> Encoded | None:
     """One prompt with every option behind it; None where the template refuses the prompt."""
     try:
-        prompt_ids = encoder.prompt(prompt)
+        encoded = encoder.beginnings(prompt, options)
     except UserError:
         return None
-    group = Group(prompt, tuple(Completion("", token_ids=i) for i in ids), (Feedback(None),) * len(ids))
-    return Encoded(group, prompt_ids, tuple(ids), tuple((1,) * len(i) for i in ids))
+    if len(set(encoded.completion_ids)) < len(options):
+        raise _alike(options)
+    return encoded
 
 
 def _without_longer(ids: Sequence[tuple[int, ...]], masses: Sequence[float]) -> list[float]:

@@ -67,7 +67,7 @@ class LabelSpec(StageSpec):
         1024, ge=8, description="tokens of prompt plus answer that a model reads"
     )
     template: Annotated[TemplateRef, DATA] = Field(
-        "auto", description="chat template of a model that scores: auto, model, or a .jinja file"
+        "auto", description="chat template of a model that scores: auto, model, a name, or a .jinja file"
     )
 
 

@@ -63,7 +63,7 @@ def _fixed(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
         groups, heldout = _labelled(job, groups), with_labels(heldout, needs.labels)
     # Data without a single usable row is an error here, not an empty run.
     encoded = encoder.encode_all(groups, "data", f"{len(groups)} groups")
-    held = [e for e in map(encoder.encode, heldout) if e is not None]
+    held = encoder.encode_rows(heldout)
     arrange, length = arrangements.get(needs.rows), job.spec.max_length
     arranged = arrange(encoded, length, ())
     return _on_data(job, scorer, encoder, arranged, arrange(held, length, arranged))

@@ -62,7 +62,7 @@ def audit(
 
 def _truncation(data: Dataset, encoder: Encoder) -> Finding:
     before = Counter(encoder.counts)
-    encoded = [e for e in map(encoder.encode, data.train) if e is not None]
+    encoded = encoder.encode_rows(data.train)
     cut = encoder.counts - before
     if not encoded:
         return Finding(

@@ -245,12 +245,9 @@ class RolloutSource:
 
         None where an answer trains no token.
         """
-        prompt = group.completions[0].prompt_ids or self.encoder.prompt(group.prompt)
         # Tokens that were sampled pass through as they are.
-        pieces = [self.encoder.completion(group.prompt, c) for c in group.completions]
-        if not all(any(mask) for _, mask in pieces):
-            return None
-        return Encoded(group, prompt, tuple(p[0] for p in pieces), tuple(p[1] for p in pieces))
+        encoded = self.encoder.tokens(group)
+        return encoded if all(map(any, encoded.masks)) else None
 
     def after_update(self, weights: Weights) -> None:
         """The samplers take the new weights."""

@@ -1,0 +1,385 @@
+"""Conversations to text: ONE rendering of the whole by the model's own template, and what of it is learned.
+
+    prompt              what the model reads before it answers: a prefix of the whole
+    opening of a turn   the prompt of that turn, all turns before it included
+    closing of a turn   the conversation up to its end; the turn's text lies between the two
+
+Nothing is ever rendered alone and put together, with one exception. Where the generation prompt is no prefix of
+what the template writes for the finished conversation, as in DeepSeek-R1's, the answer stands behind the
+generation prompt, because that is where the model will write it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, cast
+
+import jinja2
+
+from kilter.errors import UserError
+from kilter.types import Completion, Group, Message, Prompt
+
+PROBE = "Kilter0probe"
+"""An answer whose surroundings show how the template ends a turn."""
+
+OPENED = re.compile(r"(<(?P<angle>\w+)>|\[(?P<square>\w+)\])\s*\Z")
+"""A block that a generation prompt opens and leaves open, such as <think> or [THINK]."""
+
+FOLDED = "system turns folded into the user turn: the chat template has none"
+CONTEXT = "earlier answers are context only: the chat template rewrites them"
+SPLIT = "answers are rows of their own: the chat template rewrites earlier turns"
+CLOSED = "answers close the block that the generation prompt opens: they bring no reasoning"
+NO_TOOLS = "prompts with tools that the chat template does not write"
+NO_REASONING = "answers with reasoning that the chat template does not write"
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """One conversation as text, cut behind the last character that is learned.
+
+    border: characters from the beginning that belong to the prompt, if a token ends there. learned: spans of
+    characters, each an answer with its end of turn. unended: the template writes no end of turn, so that EOS
+    follows. raw: text that no template touches, to which the tokenizer adds its own marks. rewritten: earlier
+    answers that the template shows otherwise than the model would have written them.
+    """
+
+    text: str
+    border: int
+    learned: tuple[tuple[int, int], ...]
+    unended: bool = False
+    raw: bool = False
+    rewritten: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the template ends an answer.
+
+    tail: all that it writes after the last answer; None is unknown. kept: characters of the tail that the
+    model writes itself. stop: the token that ends the turn; None: the template has no such token.
+    """
+
+    tail: str | None
+    kept: int = 0
+    stop: int | None = None
+
+
+class Renderer:
+    """The conversations of one model.
+
+    Args:
+        tokenizer: with the chat template that counts.
+        stop_ids: tokens that end an answer as far as the model's files say so.
+        counts: is told what the template does to a conversation.
+    """
+
+    def __init__(self, tokenizer: Any, stop_ids: frozenset[int], counts: Counter[str]) -> None:
+        self.tokenizer, self.stop_ids, self.counts = tokenizer, stop_ids, counts
+
+    def render(
+        self, turns: Sequence[Message], prompt: Prompt, generation: bool = False, continued: bool = False
+    ) -> str:
+        """The template's text of these turns.
+
+        Args:
+            turns: the conversation.
+            prompt: brings tools and whatever else the template takes.
+            generation: whether the header of the next answer follows.
+            continued: whether the last turn is left open.
+
+        Raises:
+            UserError: the template refuses the turns.
+        """
+        shown: list[dict[str, Any]] = [{k: v for k, v in t.items() if k != "train"} for t in turns]
+        if shown and shown[0]["role"] == "system" and self._folds:
+            shown = _folded(shown)
+            self.counts[FOLDED] = 1
+        options = {
+            **prompt.template_kwargs,
+            "tools": [dict(t) for t in prompt.tools] or None,
+            "tokenize": False,
+            "add_generation_prompt": generation,
+            "continue_final_message": continued,
+        }
+        try:
+            return self._written(shown, options)
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise UserError(
+                "messages",
+                [m["role"] for m in turns],
+                f"are turns that the chat template refuses ({' '.join(str(error).split())[:200]})",
+                "merge or drop turns, or give another template",
+            ) from error
+
+    def _written(self, turns: list[dict[str, Any]], options: Mapping[str, Any]) -> str:
+        try:
+            text: str = self.tokenizer.apply_chat_template(turns, **options)
+        except TypeError:  # some templates join the arguments of a call as text, as OpenAI sends them
+            if not any(t.get("tool_calls") for t in turns):
+                raise
+            text = self.tokenizer.apply_chat_template([_with_text_arguments(t) for t in turns], **options)
+        return text
+
+    def prompt(self, prompt: Prompt) -> str:
+        """The text that the model reads before it answers. An assistant turn at its end is gone on from."""
+        if prompt.text is not None:
+            return prompt.text
+        if _is_begun(prompt):
+            return self.render(prompt.messages, prompt, continued=True)
+        return self.render(prompt.messages, prompt, generation=True)
+
+    def begun(self, prompt: Prompt, texts: Sequence[str]) -> list[Rendered]:
+        """Each text as the beginning of an answer, behind the prompt as at generation."""
+        before = self.prompt(prompt)
+        end = len(before)
+        raw = prompt.text is not None
+        return [Rendered(before + t, end, ((end, end + len(t)),), raw=raw) for t in texts]
+
+    def rows(self, group: Group) -> list[Rendered | None]:
+        """Every completion behind its prompt; None for one whose tokens are known."""
+        before = self.prompt(group.prompt)
+        if group.prompt.text is None:
+            if group.prompt.tools and _name(group.prompt.tools[0]) not in before:
+                self.counts[NO_TOOLS] += 1
+            return [
+                self._row(group.prompt, before, c) if c.token_ids is None else None for c in group.completions
+            ]
+        end = len(before)
+        return [
+            Rendered(before + c.text, end, ((end, end + len(c.text)),), unended=True, raw=True)
+            if c.token_ids is None
+            else None
+            for c in group.completions
+        ]
+
+    def _row(self, prompt: Prompt, before: str, completion: Completion) -> Rendered:
+        """One completion of a chat, several turns included."""
+        turns, first = _conversation(prompt, completion)
+        answers = [n for n in range(first, len(turns)) if turns[n]["role"] == "assistant"]
+        learned = [n for n in answers if turns[n].get("train", True)] or answers[-1:]
+        text, start, unended = self._last(prompt, turns[: learned[-1] + 1], before, learned[-1] == first)
+        if turns[learned[-1]].get("reasoning_content", "").strip() not in text:
+            self.counts[NO_REASONING] += 1
+
+        # An earlier answer is learned as it stands, if the model would have written it like that.
+        spans, rewritten = [], 0
+        for n in learned[:-1]:
+            opening = before if n == first else self.render(turns[:n], prompt, generation=True)
+            closing = self.render(turns[: n + 1], prompt)
+            end, _ = self._end(closing, len(opening))
+            if closing.startswith(opening) and text.startswith(closing[:end]):
+                spans.append((len(opening), end))
+            else:
+                rewritten += 1
+        if turns[learned[-1]].get("train", True):
+            spans.append((start, len(text)))
+        return Rendered(text, _shared(before, text), tuple(spans), unended, rewritten=rewritten)
+
+    def _last(
+        self, prompt: Prompt, turns: Sequence[Message], before: str, is_first: bool
+    ) -> tuple[str, int, bool]:
+        """(text up to the end of the last turn, where that turn begins, whether it lacks an end of turn)."""
+        opening = before if is_first else self.render(turns[:-1], prompt, generation=True)
+        whole = self.render(turns, prompt)
+        if whole.startswith(opening):
+            self._require_calls(turns[-1], whole[len(opening) :])
+            end, ended = self._end(whole, len(opening))
+            return whole[:end], len(opening), not ended
+
+        # The template shows a finished answer in another way than it asks for one.
+        begun = is_first and _is_begun(prompt)
+        probe = cast(Message, {**turns[-1], "content": PROBE})
+        header = "" if begun else self.render([*turns[:-1], probe], prompt)
+        header = header[: max(0, header.rfind(PROBE))]
+        if not header or not whole.startswith(header):
+            header = whole[: _shared(opening, whole)]
+        end, ended = self._end(whole, len(header))
+        written = whole[len(header) : end]
+        self._require_calls(turns[-1], written)
+        if begun:
+            said = turns[-1]["content"][len(prompt.messages[-1]["content"]) :]
+            return opening + said + whole[self._content_end(whole) : end], len(opening), not ended
+        return opening + self._continued(opening, turns[-1], written), len(opening), not ended
+
+    def _continued(self, opening: str, turn: Message, written: str) -> str:
+        """An answer as the model writes it behind a generation prompt that the template does not repeat.
+
+        Args:
+            opening: the generation prompt.
+            turn: the answer.
+            written: what the template makes of it, after the turn's header and up to the end of turn.
+        """
+        block = OPENED.search(opening)
+        if block is None:
+            return written
+        tag = block.group().strip()
+        close = f"</{block['angle']}>" if block["angle"] else f"[/{block['square']}]"
+        content, reasoning = turn["content"], turn.get("reasoning_content", "")
+
+        # Reasoning that the template left out or moved stands in the block that is open already.
+        if reasoning and reasoning.strip() not in written:
+            return f"{reasoning.strip()}\n{close}\n\n{written.lstrip()}"
+        if close in written:
+            return _without(block.group(), tag, written)
+        if close in content:
+            thought, said = content.split(close, 1)
+            gap = said[: len(said) - len(said.lstrip())]
+            rest = written if written.startswith(gap) else gap + written.lstrip()
+            return _without(block.group(), tag, thought) + close + rest
+        if content.lstrip().startswith(tag):
+            return _without(block.group(), tag, written)
+        self.counts[CLOSED] += 1
+        return f"\n{close}\n\n{written.lstrip()}"
+
+    def split(self, group: Group) -> list[Group]:
+        """One group per answer of its only completion: each as the model is asked for it."""
+        (completion,), prompt = group.completions, group.prompt
+        turns, first = _conversation(prompt, completion)
+        answers = [
+            n
+            for n in range(first, len(turns))
+            if turns[n]["role"] == "assistant" and turns[n].get("train", True)
+        ]
+        self.counts[SPLIT] += len(answers)
+        rows = []
+        for n in answers:
+            own, asked = turns[n], replace(prompt, messages=tuple(turns[:n]))
+            if n == first and _is_begun(prompt):
+                asked, said = prompt, own["content"][len(prompt.messages[-1]["content"]) :]
+                own = cast(Message, {**own, "content": said})
+            plain = own.keys() <= {"role", "content", "train"}
+            answer = replace(completion, text=own["content"], turns=() if plain else (own,))
+            rows.append(replace(group, prompt=asked, completions=(answer,)))
+        return rows
+
+    def _end(self, closing: str, start: int) -> tuple[int, bool]:
+        """(where an answer ends in its closing, whether a token of the template ends it).
+
+        start: where the answer begins.
+        """
+        tail = self.ending.tail
+        if tail is not None and closing.endswith(tail) and len(closing) - len(tail) >= start:
+            return len(closing) - len(tail) + self.ending.kept, self.ending.stop is not None
+
+        # A call of a tool may end otherwise than an answer does: then the last token that the template writes.
+        shown = closing.rstrip()
+        if len(shown) > start and any(shown.endswith(mark) for mark in self._marks):
+            return len(shown), True
+        return max(start, len(shown)), False
+
+    def _content_end(self, whole: str) -> int:
+        tail = self.ending.tail
+        return len(whole) - len(tail) if tail is not None and whole.endswith(tail) else len(whole.rstrip())
+
+    def _require_calls(self, turn: Message, written: str) -> None:
+        """A call that the template leaves out would be learned as an empty answer."""
+        for call in turn.get("tool_calls", ()):
+            name = _name(call)
+            if name not in written:
+                raise UserError(
+                    "tool_calls",
+                    name,
+                    "is a call that the chat template does not write",
+                    "give a template that writes tool calls, or leave such rows out",
+                )
+
+    @cached_property
+    def _marks(self) -> dict[str, int]:
+        """The tokens that are not ordinary text, by their text."""
+        tokenizer = self.tokenizer
+        special = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+        return {str(t): int(n) for t, n in [*tokenizer.get_added_vocab().items(), *special] if t}
+
+    @cached_property
+    def _folds(self) -> bool:
+        """Whether the template refuses a system turn, or drops it."""
+        turns = [{"role": "system", "content": PROBE}, {"role": "user", "content": "x"}]
+        try:
+            text: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        except (jinja2.TemplateError, TypeError, ValueError):
+            return True
+        return PROBE not in text
+
+    @cached_property
+    def ending(self) -> Ending:
+        """How the template ends the last answer of a conversation."""
+        turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": PROBE}]
+        try:
+            text: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        except (jinja2.TemplateError, TypeError, ValueError):
+            return Ending(None)
+        if PROBE not in text:
+            return Ending(None)
+        tail = text[text.rindex(PROBE) + len(PROBE) :]
+
+        # Of several marks the first one at which generation stops; else the first that is special.
+        special = set(self.tokenizer.all_special_ids)
+        marks = [m for m in self._marks if m in tail]
+        stops = [m for m in marks if self._marks[m] in self.stop_ids]
+        known = stops or [m for m in marks if self._marks[m] in special] or marks
+        if not known:
+            return Ending(tail, len(tail.rstrip()))
+        mark = min(known, key=lambda m: (tail.find(m), -len(m)))
+        return Ending(tail, tail.find(mark) + len(mark), self._marks[mark])
+
+
+def _shared(a: str, b: str) -> int:
+    """Characters that two texts begin with alike."""
+    if b.startswith(a):
+        return len(a)
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _name(function: Mapping[str, Any]) -> str:
+    """The name of a tool, or of the tool that a call calls."""
+    return str(function.get("function", function).get("name", ""))
+
+
+def _is_begun(prompt: Prompt) -> bool:
+    """Whether the prompt ends in an answer that is gone on from, and not in one that calls a tool."""
+    last = prompt.messages[-1] if prompt.messages else None
+    return last is not None and last["role"] == "assistant" and not last.get("tool_calls")
+
+
+def _conversation(prompt: Prompt, completion: Completion) -> tuple[list[Message], int]:
+    """All turns, and which one the completion begins with. A begun answer is one turn with its continuation."""
+    turns = completion.turns or (Message(role="assistant", content=completion.text),)
+    if _is_begun(prompt) and turns[0]["role"] == "assistant":
+        begun = prompt.messages[-1]
+        whole = cast(Message, {**begun, **turns[0], "content": begun["content"] + turns[0]["content"]})
+        return [*prompt.messages[:-1], whole, *turns[1:]], len(prompt.messages) - 1
+    return [*prompt.messages, *turns], len(prompt.messages)
+
+
+def _folded(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first user turn begins with the system turn's text."""
+    system, rest = turns[0], turns[1:]
+    if rest and rest[0]["role"] == "user":
+        return [{**rest[0], "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
+    return [{**system, "role": "user"}, *rest]
+
+
+def _with_text_arguments(turn: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of calls as JSON text."""
+
+    def written(call: Mapping[str, Any]) -> dict[str, Any]:
+        function = call.get("function")
+        if not isinstance(function, Mapping) or isinstance(function.get("arguments"), str):
+            return dict(call)
+        text = json.dumps(function.get("arguments"), ensure_ascii=False)
+        return {**call, "function": {**function, "arguments": text}}
+
+    return {**turn, "tool_calls": [written(c) for c in turn["tool_calls"]]} if "tool_calls" in turn else turn
+
+
+def _without(opened: str, tag: str, text: str) -> str:
+    """The text without the opening of a block that stands there already."""
+    if text.startswith(opened):
+        return text[len(opened) :]
+    bare = text.lstrip()
+    return bare[len(tag) :].lstrip("\n") if bare.startswith(tag) else text
