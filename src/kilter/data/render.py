@@ -308,24 +308,31 @@ class Renderer:
     @cached_property
     def ending(self) -> Ending:
         """How the template ends the last answer of a conversation."""
-        turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": PROBE}]
+        tail, history = self._after_probe(), self._after_probe({"role": "user", "content": "x"})
+        if tail is None:
+            return Ending(None)
+
+        # What ends an earlier answer too ends the turn; what follows it ends the text, as in Phi-3's template.
+        common = tail if history is None else tail[: _shared(tail, history)]
+        pool = [m for m in self._marks if m in common] or [m for m in self._marks if m in tail]
+        special = set(self.tokenizer.all_special_ids)
+        stops = [m for m in pool if self._marks[m] in self.stop_ids]
+        if stops:
+            mark = min(stops, key=lambda m: (tail.find(m), -len(m)))
+        elif known := [m for m in pool if self._marks[m] in special] or pool:
+            mark = max(known, key=lambda m: (tail.find(m), len(m)))
+        else:
+            return Ending(tail, len(tail.rstrip()))
+        return Ending(tail, tail.find(mark) + len(mark), self._marks[mark])
+
+    def _after_probe(self, *more: dict[str, str]) -> str | None:
+        """What the template writes behind an answer; None where it refuses or drops it."""
+        turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": PROBE}, *more]
         try:
             text: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
         except (jinja2.TemplateError, TypeError, ValueError):
-            return Ending(None)
-        if PROBE not in text:
-            return Ending(None)
-        tail = text[text.rindex(PROBE) + len(PROBE) :]
-
-        # Of several marks the first one at which generation stops; else the first that is special.
-        special = set(self.tokenizer.all_special_ids)
-        marks = [m for m in self._marks if m in tail]
-        stops = [m for m in marks if self._marks[m] in self.stop_ids]
-        known = stops or [m for m in marks if self._marks[m] in special] or marks
-        if not known:
-            return Ending(tail, len(tail.rstrip()))
-        mark = min(known, key=lambda m: (tail.find(m), -len(m)))
-        return Ending(tail, tail.find(mark) + len(mark), self._marks[mark])
+            return None
+        return text[text.rindex(PROBE) + len(PROBE) :] if PROBE in text else None
 
 
 def _shared(a: str, b: str) -> int:

@@ -1,0 +1,527 @@
+"""One rendering, one tokenisation: prompt, answer and end of turn, token by token against transformers and TRL."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import borders
+from borders import APPENDING, DEEPSEEK_R1, REWRITING, TOKENIZERS
+from kilter.data import templates
+from kilter.data.encode import ACROSS, STOPS, Encoder
+from kilter.data.render import CLOSED, CONTEXT, FOLDED, NO_REASONING, NO_TOOLS, SPLIT
+from kilter.errors import UserError
+from kilter.refs import TEMPLATE_WORDS
+from kilter.types import Completion, Feedback, Group, Prompt
+
+cheap = settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+PIECES = [
+    *("Yes", "No", "can", "you", "it is", "[INST]", "assistant", "### User:", "Why?", "<think>", "caf\u00e9"),
+    *(
+        "\u95ee\u9898",
+        "\U0001f600",
+        " ",
+        "  ",
+        "\n",
+        "\n\n",
+        "\t",
+        ".",
+        ",",
+        ":",
+        "<|im_end|>",
+        "</s>",
+        "<0x41>",
+        "\u2581",
+    ),
+]
+texts = st.lists(st.sampled_from(PIECES), min_size=1, max_size=6).map("".join)
+spoken = texts.filter(lambda t: bool(t.strip()))
+names = st.sampled_from(sorted(TOKENIZERS))
+
+
+@functools.cache
+def tokenizer_of(name):
+    return (TOKENIZERS | {"slow": borders.slow})[name]()
+
+
+def encoder_of(name: str, template: str, **changes) -> Encoder:
+    tokenizer = tokenizer_of(name)
+    tokenizer.chat_template = template
+    return Encoder(tokenizer, frozenset({tokenizer.eos_token_id}), 1 << 20, **changes)
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def bot(text, **more):
+    return {"role": "assistant", "content": text, **more}
+
+
+def group_of(messages, *answers, **prompt) -> Group:
+    """Answers are texts or lists of turns."""
+    completions = tuple(
+        Completion(a) if isinstance(a, str) else Completion(a[-1]["content"], turns=tuple(a)) for a in answers
+    )
+    prompt = Prompt(messages=tuple(messages), **prompt)
+    return Group(prompt, completions, (Feedback(None),) * len(answers))
+
+
+def reference(tokenizer, turns, **options):
+    """(ids, mask of the assistant's tokens) as transformers has them."""
+    found = tokenizer.apply_chat_template(
+        turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, **options
+    )
+    return list(found["input_ids"]), list(found["assistant_masks"])
+
+
+def prompt_ids(tokenizer, turns, **options):
+    options = {"add_generation_prompt": True} | options
+    return list(tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, **options)["input_ids"])
+
+
+def compare(encoder, encoded, prompt, answers, **options):
+    """Every row is the one tokenisation up to its last learned token, and the mask is transformers' own."""
+    alone = prompt_ids(encoder.tokenizer, prompt, **options)
+    size, whole = len(encoded.prompt_ids), []
+    for ids, mask, answer in zip(encoded.completion_ids, encoded.masks, answers, strict=True):
+        want, learned = reference(encoder.tokenizer, [*prompt, *answer], **options)
+        whole.append(want)
+        ended = encoder.renderer.ending.stop is not None
+        row = [*encoded.prompt_ids, *ids]
+        if not ended:
+            assert row.pop() == encoder.eos
+            mask = mask[:-1]
+        assert row == want[: len(row)]
+        assert list(mask) == learned[size : len(row)]
+        assert not any(learned[len(row) :])
+
+    # The prompt is what the model reads at generation, unless a token lies across its end.
+    if all(ids[: len(alone)] == alone for ids in whole):
+        assert list(encoded.prompt_ids) == alone
+    assert list(encoded.prompt_ids) == whole[0][:size]
+    assert size <= len(alone)
+
+
+@cheap
+@given(
+    names,
+    st.sampled_from(sorted(APPENDING)),
+    st.lists(spoken, min_size=1, max_size=3),
+    st.lists(texts, max_size=2),
+)
+def test_single_answers_are_the_reference(name, template, answers, history):
+    encoder = encoder_of(name, APPENDING[template])
+    prompt = [t for n, text in enumerate(history) for t in (user(text), bot(f"{n}" + text))] + [user("Why? ")]
+    answers = list(dict.fromkeys(answers))
+    (encoded,) = encoder.encode_rows([group_of(prompt, *answers)])
+    compare(encoder, encoded, prompt, [[bot(a)] for a in answers])
+    assert encoder.encode(group_of(prompt, *answers)) == encoded
+
+
+@cheap
+@given(
+    names,
+    st.sampled_from(sorted(APPENDING)),
+    st.lists(st.tuples(texts, spoken, st.booleans()), min_size=1, max_size=3),
+    spoken,
+)
+def test_conversations_are_the_reference(name, template, rounds, last):
+    encoder = encoder_of(name, APPENDING[template])
+    turns = [t for asked, said, _ in rounds for t in (bot(said), user(asked))] + [bot(last)]
+    encoded = encoder.encode(group_of([user("Hi")], turns))
+    compare(encoder, encoded, [user("Hi")], [turns])
+
+    # A turn that is not to be learned is context: nothing else changes.
+    marked = [bot(said, train=keep) for _, said, keep in rounds]
+    quiet = [t for own, (asked, _, _) in zip(marked, rounds) for t in (own, user(asked))] + [bot(last)]
+    other = encoder.encode(group_of([user("Hi")], quiet))
+    assert other.completion_ids == encoded.completion_ids
+    spans = _runs(encoded.masks[0])
+    if len(spans) == len(rounds) + 1:  # two answers may share a token, and then are one run
+        want = [0] * len(encoded.masks[0])
+        for (start, end), keep in zip(spans, [*(k for _, _, k in rounds), True]):
+            want[start:end] = [int(keep)] * (end - start)
+        assert list(other.masks[0]) == want
+
+
+def _runs(mask):
+    edges = [
+        n for n in range(len(mask) + 1) if (mask[n - 1] if n else 0) != (mask[n] if n < len(mask) else 0)
+    ]
+    return list(zip(edges[::2], edges[1::2]))
+
+
+@cheap
+@given(names, st.sampled_from(sorted(REWRITING)), st.lists(spoken, min_size=1, max_size=3), st.booleans())
+def test_templates_that_rewrite_history_give_a_row_per_answer(name, template, answers, reason):
+    encoder = encoder_of(name, REWRITING[template])
+    more = {"reasoning_content": "I see."} if reason else {}
+    turns = [t for a in answers for t in (bot(a, **more), user("Sure?"))][:-1]
+    rows = encoder.encode_rows([group_of([user("Hi")], turns)])
+    assert len(rows) == len(answers)
+    assert encoder.counts[SPLIT] == (len(answers) if len(answers) > 1 else 0)
+    for n, row in enumerate(rows):
+        before = [user("Hi"), *turns[: 2 * n]]
+        compare(encoder, row, before, [[turns[2 * n]]])
+
+
+@cheap
+@given(names, spoken, spoken, st.sampled_from(["", "\n", " "]))
+def test_a_block_that_the_generation_prompt_opens_is_gone_on_with(name, thought, said, gap):
+    encoder = encoder_of(name, DEEPSEEK_R1)
+    tokenizer, asked = encoder.tokenizer, [user("Why?")]
+    answer = f"<think>\n{thought}</think>{gap}{said}"
+    (row,) = encoder.encode_rows([group_of(asked, answer)])
+    opening = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    if "</think>" not in thought and "<think>" not in said:
+        text = f"{opening}{thought}</think>{gap}{said}</s>"
+        want = tokenizer(text, add_special_tokens=False)
+        assert [*row.prompt_ids, *row.completion_ids[0]] == want["input_ids"]
+        assert all(row.masks[0])
+    alone = prompt_ids(tokenizer, asked)
+    assert list(row.prompt_ids) == alone[: len(row.prompt_ids)]
+
+
+@cheap
+@given(names, st.sampled_from(["chatml", "llama3", "mistral", "zephyr", "plain"]), spoken, spoken)
+def test_a_begun_answer_is_gone_on_with(name, template, begun, rest):
+    encoder = encoder_of(name, APPENDING[template])
+    prompt = [user("Hi"), bot(begun)]
+    row = encoder.encode(group_of(prompt, rest))
+    text = encoder.tokenizer.apply_chat_template(prompt, tokenize=False, continue_final_message=True)
+    whole = encoder.tokenizer.apply_chat_template([user("Hi"), bot(begun + rest)], tokenize=False)
+    read = encoder.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+    ids = [*row.prompt_ids, *row.completion_ids[0]]
+    ids = ids if encoder.renderer.ending.stop is not None else ids[:-1]
+    assert ids == read["input_ids"][: len(ids)]
+    if whole.startswith(text):
+        learned = [n for n, (_, end) in enumerate(read["offset_mapping"]) if end > len(text)]
+        assert len(row.prompt_ids) == learned[0]
+    assert all(row.masks[0])
+
+
+@cheap
+@given(st.lists(spoken, min_size=1, max_size=3), st.sampled_from(["chatml", "llama3", "mistral", "zephyr"]))
+def test_a_tokenizer_without_offsets_has_the_same_tokens(answers, template):
+    encoder = encoder_of("slow", APPENDING[template])
+    assert not encoder.tokenizer.is_fast
+    answers, tokenizer = list(dict.fromkeys(answers)), encoder.tokenizer
+    row = encoder.encode(group_of([user("Hi")], *answers))
+    alone = prompt_ids(tokenizer, [user("Hi")])
+    for ids, mask, answer in zip(row.completion_ids, row.masks, answers):
+        want = prompt_ids(tokenizer, [user("Hi"), bot(answer)], add_generation_prompt=False)
+        got = [*row.prompt_ids, *ids]
+        assert got == want[: len(got)]
+        assert ids[-1] == encoder.renderer.ending.stop
+        same = next((n for n, (a, b) in enumerate(zip(alone, want)) if a != b), min(len(alone), len(want)))
+        learned = [n for n, m in enumerate(mask, len(row.prompt_ids)) if m]
+        assert learned == list(range(same, len(got)))
+
+
+@cheap
+@given(names, spoken, spoken, st.booleans())
+def test_raw_text_is_one_tokenisation(name, prompt, answer, special):
+    encoder = encoder_of(name, APPENDING["chatml"])
+    tokenizer = encoder.tokenizer
+    answer = answer.replace("</s>", "")
+    row = encoder.encode(Group(Prompt(text=prompt), (Completion(answer),), (Feedback(1.0),)))
+    read = tokenizer(prompt + answer, return_offsets_mapping=True)
+    whole, ends = read["input_ids"], [end for _, end in read["offset_mapping"]]
+    size = sum(end <= len(prompt) for end in ends)
+    assert row.completion_ids[0][-1] == encoder.eos
+    if size:
+        assert list(row.prompt_ids) == whole[:size]
+        assert list(row.completion_ids[0][:-1]) == whole[size:]
+    else:
+        assert row.prompt_ids == (tokenizer.bos_token_id,)
+        assert list(row.completion_ids[0][:-1]) == whole
+
+
+def test_a_token_across_the_border_is_learned_and_said():
+    encoder = encoder_of("byte_level_across", APPENDING["chatml"])
+    tokenizer = encoder.tokenizer
+    row = encoder.encode(group_of([user("Hi")], "Yes", "Maybe"))
+    pieces = [tokenizer.convert_ids_to_tokens(list(ids)) for ids in row.completion_ids]
+    assert tokenizer.decode(row.prompt_ids).endswith("assistant") or pieces[0][0].startswith("\u010a")
+    assert pieces[0][0] == "\u010aYes", "the corpus has this merge"
+    assert pieces[1][0] == "\u010a" or pieces[1][0].startswith("\u010a")
+    assert row.masks[0][0] == 1
+    assert encoder.counts[ACROSS] == 1
+
+
+def test_sampled_tokens_stay_and_what_a_text_does_not_share_is_context():
+    encoder = encoder_of("byte_level_across", APPENDING["chatml"])
+    group = group_of([user("Hi")], "Yes", "No")
+    prompt = encoder.prompt(group.prompt)
+    sampled = replace(group, completions=(Completion("", token_ids=(40, 41), mask=(0, 1)), Completion("Yes")))
+    row = encoder.tokens(sampled)
+    assert [*row.prompt_ids, *row.completion_ids[0]] == [*prompt, 40, 41]
+    assert row.masks[0] == (*(0,) * (len(prompt) - len(row.prompt_ids)), 0, 1)
+    assert row.completion_ids[1] == encoder.tokens(group).completion_ids[0]
+    only = encoder.tokens(replace(group, completions=sampled.completions[:1], feedback=group.feedback[:1]))
+    assert (only.prompt_ids, only.completion_ids) == (prompt, ((40, 41),))
+
+
+def test_sides_of_several_turns_keep_one_prompt_where_history_is_rewritten():
+    encoder = encoder_of("byte_level", REWRITING["qwen3"])
+    sides = [[bot(a), user("Sure?"), bot(b)] for a, b in (("Paris", "Yes"), ("Lyon", "No"))]
+    row = encoder.encode(group_of([user("Capital?")], *sides))
+    for ids, mask, side in zip(row.completion_ids, row.masks, sides):
+        whole = encoder.tokenizer.apply_chat_template([user("Capital?"), *side], tokenize=True)["input_ids"]
+        got = [*row.prompt_ids, *ids]
+        assert got == whole[: len(got)]
+        learned = encoder.tokenizer.decode([t for t, m in zip(ids, mask) if m])
+        assert learned == f"<think>\n\n</think>\n\n{side[-1]['content']}<|im_end|>"
+    assert encoder.counts[CONTEXT] == 2
+
+
+def test_a_plain_answer_closes_the_block_that_is_open():
+    encoder = encoder_of("byte_level", DEEPSEEK_R1)
+    row = encoder.encode(group_of([user("Capital?")], "Paris.", "Lyon."))
+    assert encoder.tokenizer.decode(row.prompt_ids) == "<s><|User|>Capital?<|Assistant|><think>\n"
+    answers = [encoder.tokenizer.decode(ids) for ids in row.completion_ids]
+    assert answers == [f"\n</think>\n\n{a}</s>" for a in ("Paris.", "Lyon.")]
+    assert encoder.counts[CLOSED] == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "more"),
+    [
+        ("<think>\nI recall.\n</think>\n\nParis", {}),
+        ("I recall.\n</think>\n\nParis", {}),
+        ("Paris", {"reasoning_content": "I recall."}),
+    ],
+)
+def test_reasoning_stands_in_the_block_in_every_spelling(answer, more):
+    encoder = encoder_of("byte_level", DEEPSEEK_R1)
+    row = encoder.encode(group_of([user("Capital?")], [bot(answer, **more)]))
+    assert encoder.tokenizer.decode(row.completion_ids[0]) == "I recall.\n</think>\n\nParis</s>"
+    assert not encoder.counts
+
+
+def test_calls_and_tools_are_written_by_the_template():
+    encoder = encoder_of("byte_level", APPENDING["tools"])
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    turns = [bot("", tool_calls=[call]), {"role": "tool", "content": "sunny"}, bot("It is sunny.")]
+    row = encoder.encode(group_of([user("Weather?")], turns, tools=(tool,)))
+    compare(encoder, row, [user("Weather?")], [turns], tools=[tool])
+    learned = encoder.tokenizer.decode([t for t, m in zip(row.completion_ids[0], row.masks[0]) if m])
+    assert learned == f"<tool_call>{json.dumps(call['function'])}</tool_call><|im_end|>It is sunny.<|im_end|>"
+    assert "Tools: " in encoder.tokenizer.decode(row.prompt_ids)
+    assert encoder.prompt(group_of([user("Weather?")], tools=(tool,)).prompt) == row.prompt_ids
+
+    # What a template does not write is refused where it is an answer, and said where it is a context.
+    plain = encoder_of("byte_level", APPENDING["chatml"])
+    with pytest.raises(UserError, match="weather.*is a call that the chat template does not write"):
+        plain.encode(group_of([user("Weather?")], turns))
+    plain.encode(group_of([user("Weather?")], [bot("Sunny.", reasoning_content="I looked.")], tools=(tool,)))
+    assert plain.counts == {NO_TOOLS: 1, NO_REASONING: 1}
+
+
+def test_arguments_are_text_where_the_template_joins_them():
+    template = borders.TOOLS.replace(
+        "t['function']|tojson", "t['function']['name'] + t['function']['arguments']"
+    )
+    encoder = encoder_of("byte_level", template)
+    call = {"type": "function", "function": {"name": "f", "arguments": {"city": "Paris"}}}
+    row = encoder.encode(group_of([user("?")], [bot("", tool_calls=[call])]))
+    want = '<tool_call>f{"city": "Paris"}</tool_call><|im_end|>'
+    assert encoder.tokenizer.decode(row.completion_ids[0]) == want
+
+
+@pytest.mark.parametrize("template", ["gemma", "mistral", "dropping"])
+def test_a_system_turn_is_folded_where_the_template_has_none(template):
+    dropping = borders.CHATML.replace("for m in messages", "for m in messages if m['role'] != 'system'")
+    encoder = encoder_of("byte_level", (APPENDING | {"dropping": dropping})[template])
+    system = {"role": "system", "content": "Be brief."}
+    row = encoder.encode(group_of([system, user("Hi")], "Yes"))
+    compare(encoder, row, [user("Be brief.\n\nHi")], [[bot("Yes")]])
+    assert encoder.counts == {FOLDED: 1}
+
+
+def test_the_template_says_what_ends_a_turn_and_a_stop_token_in_an_answer_does_not():
+    encoder = encoder_of("byte_level", APPENDING["chatml"])
+    end = encoder.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert encoder.stop_ids == {encoder.eos, end}
+    row = encoder.encode(group_of([user("x")], "write </s> at the end"))
+    assert encoder.tokenizer.decode(row.completion_ids[0]) == "write </s> at the end<|im_end|>"
+    assert all(row.masks[0])
+    assert encoder.counts == {STOPS: 1}
+    assert encoder_of("byte_level", REWRITING["gpt_oss"]).renderer.ending.tail == "<|return|>"
+    phi = encoder_of("byte_level", APPENDING["phi3"])
+    assert phi.tokenizer.convert_tokens_to_ids("<|end|>") in phi.stop_ids
+    row = phi.encode(group_of([user("x")], [bot("Yes"), user("y"), bot("No")]))
+    assert phi.tokenizer.decode(row.completion_ids[0]).endswith("No<|end|>")
+    assert "</s>" not in phi.tokenizer.decode(row.completion_ids[0])
+
+
+def test_no_end_of_text_stands_inside_a_history():
+    encoder = encoder_of("byte_level", APPENDING["plain"])
+    turns = [bot("Yes"), user("Sure?"), bot("No")]
+    row = encoder.encode(group_of([user("x")], turns))
+    assert (
+        encoder.tokenizer.decode(row.completion_ids[0]) == "Yes\n\n### User:\nSure?\n\n### Assistant:\nNo</s>"
+    )
+    assert row.completion_ids[0].count(encoder.eos) == 1
+
+
+def test_a_special_token_that_swallows_white_space_stays_in_the_prompt():
+    from tokenizers import AddedToken
+
+    tokenizer = borders.byte_level()
+    tokenizer.add_tokens([AddedToken("<|assistant|>", rstrip=True, special=True)], special_tokens=True)
+    tokenizer.chat_template = APPENDING["phi3"]
+    encoder = Encoder(tokenizer, frozenset(tokenizer.convert_tokens_to_ids(["</s>", "<|end|>"])))
+    row = encoder.encode(group_of([user("x")], "\n Yes", "No"))
+    assert row.prompt_ids == encoder.prompt(group_of([user("x")]).prompt)
+    assert [tokenizer.decode(ids) for ids in row.completion_ids] == ["Yes<|end|>", "No<|end|>"]
+
+
+def test_options_are_read_behind_the_prompt():
+    encoder = encoder_of("sentencepiece", APPENDING["chatml"])
+    tokenizer = encoder.tokenizer
+    found = encoder.beginnings(Prompt(messages=(user("1 or 2?"),)), ("Yes", "No"))
+    text = tokenizer.apply_chat_template([user("1 or 2?")], tokenize=False, add_generation_prompt=True)
+    for option, ids in zip(("Yes", "No"), found.completion_ids):
+        assert [*found.prompt_ids, *ids] == tokenizer(text + option, add_special_tokens=False)["input_ids"]
+        assert not tokenizer.convert_ids_to_tokens(ids[0]).startswith("\u2581")
+
+
+def test_templates_have_names():
+    assert ("auto", "model", *templates.TEMPLATES) == TEMPLATE_WORDS
+    want = {
+        "chatml": ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "Yes<|im_end|>"),
+        "llama3": ("<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+                   "<|start_header_id|>assistant<|end_header_id|>\n\n", "Yes<|eot_id|>"),
+        "gemma": ("<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n", "Yes<end_of_turn>"),
+        "mistral": ("[INST] Hi [/INST]", " Yes</s>"),
+        "zephyr": ("<|user|>\nHi</s>\n<|assistant|>\n", "Yes</s>"),
+        "plain": ("### User:\nHi\n\n### Assistant:\n", "Yes</s>"),
+    }  # fmt: off
+    for name, (prompt, answer) in want.items():
+        encoder = Encoder(borders.byte_level(), frozenset(), template=name)
+        row = encoder.encode(group_of([user("Hi")], "Yes"))
+        decoded = [encoder.tokenizer.decode(ids) for ids in (row.prompt_ids, row.completion_ids[0])]
+        assert decoded == [prompt, answer]
+    several = borders.byte_level()
+    several.chat_template = {"default": APPENDING["chatml"], "rag": APPENDING["zephyr"]}
+    assert Encoder(several, frozenset(), template="rag").tokenizer.chat_template == APPENDING["zephyr"]
+    with pytest.raises(UserError, match=r"names no file.*\n.*chatml"):
+        Encoder(borders.byte_level(), frozenset(), template="chatlm")
+    several.chat_template = {"a": APPENDING["chatml"], "b": APPENDING["zephyr"]}
+    with pytest.raises(UserError, match="does not say which"):
+        Encoder(several, frozenset())
+
+
+def test_a_template_of_ours_begins_with_the_mark_that_the_tokenizer_puts_before_texts():
+    from tokenizers import processors
+
+    tokenizer = borders.byte_level()
+    raw = tokenizer.backend_tokenizer
+    raw.post_processor = processors.Sequence(
+        [
+            raw.post_processor,
+            processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]),
+        ]
+    )
+    encoder = Encoder(tokenizer, frozenset({3}))
+    row = encoder.encode(group_of([user("Hi")], "Yes"))
+    assert tokenizer.decode(row.prompt_ids) == "<s>### User:\nHi\n\n### Assistant:\n"
+    raw_row = encoder.encode(Group(Prompt(text="Once"), (Completion(" upon"),), (Feedback(1.0),)))
+    assert tokenizer.decode([*raw_row.prompt_ids, *raw_row.completion_ids[0]]) == "<s>Once upon</s>"
+    free = encoder.encode(Group(Prompt(text=""), (Completion("Once"),), (Feedback(1.0),)))
+    assert (free.prompt_ids, tokenizer.decode(free.completion_ids[0])) == ((2,), "Once</s>")
+
+
+def dialogues(count=24):
+    """Rows with prompts of several turns, white space and characters of all kinds."""
+    draw = lambda n, *words: " ".join(words[(n * k) % len(words)] for k in (3, 5, 7))
+    for n in range(count):
+        words = ("Yes", "caf\u00e9", "\n\nNo", "\u95ee\u9898", "it is", "\tcan", "Why?")
+        history = (
+            [user(f"Q{n} " + draw(n, *words)), bot("It is. " + draw(n + 1, *words))] if n % 3 == 0 else []
+        )
+        yield (
+            [*history, user(draw(n + 2, *words))],
+            f"{draw(n + 3, *words)} a{n}",
+            f"{draw(n + 4, *words)} b{n}",
+        )
+
+
+TRL_TEMPLATES = ["chatml", "llama3", "gemma", "mistral", "zephyr", "phi3", "qwen3", "gpt_oss"]
+
+
+@pytest.mark.parametrize("template", TRL_TEMPLATES)
+def test_dpo_rows_are_those_of_trl(template):
+    """TRL also learns what the template writes after the end of turn; all else is the same."""
+    pytest.importorskip("trl")
+    from types import SimpleNamespace
+
+    from datasets import Dataset, disable_progress_bars
+    from trl import DPOTrainer
+
+    disable_progress_bars()
+    for name in ("byte_level_across", "sentencepiece"):
+        encoder = encoder_of(name, (APPENDING | REWRITING)[template])
+        rows = list(dialogues())
+        data = Dataset.from_list(
+            [{"prompt": p, "chosen": [bot(a)], "rejected": [bot(b)]} for p, a, b in rows]
+        )
+        theirs = DPOTrainer._prepare_dataset(
+            SimpleNamespace(), data, encoder.tokenizer, SimpleNamespace(dataset_num_proc=None), "train"
+        )
+        ours = encoder.encode_rows([group_of(p, a, b) for p, a, b in rows])
+        for want, got in zip(theirs, ours, strict=True):
+            assert list(got.prompt_ids) == want["prompt_ids"]
+            for ids, side in zip(got.completion_ids, ("chosen_ids", "rejected_ids")):
+                assert list(ids) == want[side][: len(ids)]
+                rest = encoder.tokenizer.decode(want[side][len(ids) :])
+                assert rest.replace("</s>", "").strip() == ""
+            assert all(map(all, got.masks))
+
+
+@pytest.mark.parametrize("template", ["chatml", "llama3", "mistral", "zephyr", "tools", "qwen3"])
+def test_sft_rows_are_those_of_trl(template):
+    """With assistant_only_loss, on the same template."""
+    pytest.importorskip("trl")
+    from types import SimpleNamespace
+
+    from datasets import Dataset, disable_progress_bars
+    from trl import SFTTrainer
+
+    disable_progress_bars()
+    encoder = encoder_of("byte_level", (APPENDING | REWRITING)[template])
+    turns = [[*p, bot(a)] for p, a, _ in dialogues()]
+    if template != "qwen3":
+        turns = [[*t, user("More?"), bot("No.")] for t in turns]
+    trainer = SimpleNamespace(_tokenizer=encoder.tokenizer, chat_template=None, completion_only_loss=False)
+    args = SimpleNamespace(
+        dataset_num_proc=None, dataset_text_field="text", assistant_only_loss=True, max_length=None,
+        truncation_mode="keep_start", eos_token=None, shuffle_dataset=False, pad_to_multiple_of=None,
+    )  # fmt: off
+    data = Dataset.from_list([{"messages": t} for t in turns])
+    theirs = SFTTrainer._prepare_dataset(trainer, data, encoder.tokenizer, args, False, None, "train")
+    for want, own in zip(theirs, turns, strict=True):
+        first = next(n for n, t in enumerate(own) if t["role"] == "assistant")
+        if template == "qwen3":
+            first = len(own) - 1
+        got = encoder.encode(group_of(own[:first], own[first:]))
+        ids = [*got.prompt_ids, *got.completion_ids[0]]
+        assert ids == want["input_ids"][: len(ids)]
+        learned = [label != -100 for label in want["labels"]]
+        assert list(map(bool, got.masks[0])) == learned[len(got.prompt_ids) : len(ids)]
+        assert not any(learned[len(ids) :])
