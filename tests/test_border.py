@@ -351,6 +351,8 @@ def test_a_system_turn_is_folded_where_the_template_has_none(template):
     row = encoder.encode(group_of([system, user("Hi")], "Yes"))
     compare(encoder, row, [user("Be brief.\n\nHi")], [[bot("Yes")]])
     assert encoder.counts == {FOLDED: 1}
+    developer = {"role": "developer", "content": "Be brief."}
+    assert encoder.encode(group_of([developer, user("Hi")], "Yes")).prompt_ids == row.prompt_ids
 
 
 def test_the_template_says_what_ends_a_turn_and_a_stop_token_in_an_answer_does_not():

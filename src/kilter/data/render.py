@@ -80,6 +80,7 @@ class Renderer:
 
     def __init__(self, tokenizer: Any, stop_ids: frozenset[int], counts: Counter[str]) -> None:
         self.tokenizer, self.stop_ids, self.counts = tokenizer, stop_ids, counts
+        self._written_roles: dict[str, bool] = {}
 
     def render(
         self, turns: Sequence[Message], prompt: Prompt, generation: bool = False, continued: bool = False
@@ -96,9 +97,8 @@ class Renderer:
             UserError: the template refuses the turns.
         """
         shown: list[dict[str, Any]] = [{k: v for k, v in t.items() if k != "train"} for t in turns]
-        if shown and shown[0]["role"] == "system" and self._folds:
-            shown = _folded(shown)
-            self.counts[FOLDED] = 1
+        if shown and shown[0]["role"] in ("system", "developer") and not self._writes(shown[0]["role"]):
+            shown = self._folded(shown)
         options = {
             **prompt.template_kwargs,
             "tools": [dict(t) for t in prompt.tools] or None,
@@ -295,15 +295,26 @@ class Renderer:
         special = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
         return {str(t): int(n) for t, n in [*tokenizer.get_added_vocab().items(), *special] if t}
 
-    @cached_property
-    def _folds(self) -> bool:
-        """Whether the template refuses a system turn, or drops it."""
-        turns = [{"role": "system", "content": PROBE}, {"role": "user", "content": "x"}]
-        try:
-            text: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
-        except (jinja2.TemplateError, TypeError, ValueError):
-            return True
-        return PROBE not in text
+    def _writes(self, role: str) -> bool:
+        """Whether the template writes a first turn of this role, and neither refuses nor drops it."""
+        if role not in self._written_roles:
+            turns = [{"role": role, "content": PROBE}, {"role": "user", "content": "x"}]
+            try:
+                text: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
+            except (jinja2.TemplateError, TypeError, ValueError):
+                text = ""
+            self._written_roles[role] = PROBE in text
+        return self._written_roles[role]
+
+    def _folded(self, turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The first user turn begins with the system turn's text, where the template knows no such turn."""
+        first, rest = turns[0], turns[1:]
+        if self._writes("system"):
+            return [{**first, "role": "system"}, *rest]
+        self.counts[FOLDED] = 1
+        if rest and rest[0]["role"] == "user":
+            return [{**rest[0], "content": f"{first['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
+        return [{**first, "role": "user"}, *rest]
 
     @cached_property
     def ending(self) -> Ending:
@@ -361,14 +372,6 @@ def _conversation(prompt: Prompt, completion: Completion) -> tuple[list[Message]
         whole = cast(Message, {**begun, **turns[0], "content": begun["content"] + turns[0]["content"]})
         return [*prompt.messages[:-1], whole, *turns[1:]], len(prompt.messages) - 1
     return [*prompt.messages, *turns], len(prompt.messages)
-
-
-def _folded(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first user turn begins with the system turn's text."""
-    system, rest = turns[0], turns[1:]
-    if rest and rest[0]["role"] == "user":
-        return [{**rest[0], "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
-    return [{**system, "role": "user"}, *rest]
 
 
 def _with_text_arguments(turn: dict[str, Any]) -> dict[str, Any]:
