@@ -76,6 +76,9 @@ PLAIN = """
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '### Assistant:\n' }}{%- endif -%}"""
 
+PLAIN_CUT = PLAIN.replace("{{ '\n\n' }}", "{% if not loop.last %}{{ '\n\n' }}{% endif %}")
+"""The same up to the end of the last answer."""
+
 TOOLS = """
 {%- if tools -%}{{ '<|im_start|>system\nTools: ' + tools|tojson + '<|im_end|>\n' }}{%- endif -%}
 {%- for m in messages -%}

@@ -58,7 +58,7 @@ class Encoder:
         stop = self.renderer.ending.stop
         if stop is not None:
             self.stop_ids |= {stop}
-        self.added = frozenset(self.tokenizer.added_tokens_decoder)
+        self.added = {n: str(token) for n, token in self.tokenizer.added_tokens_decoder.items()}
 
     def prompt(self, prompt: Prompt) -> Ids:
         """Ids of the prompt as at generation; never empty."""
@@ -251,13 +251,15 @@ class Marked:
     def before(self, place: int) -> int:
         """Tokens that end at this character or before it.
 
-        A special token counts by its beginning: some swallow the white space that follows them.
+        Of a special token its own text counts: some swallow the white space that follows them.
         """
         if self.offsets is None:
             return len(self.ids) if place >= len(self.row.text) else _alike([self.ids, self._up_to(place)])
         n = bisect_right(self.offsets, place, key=lambda o: o[1])
-        special = n < len(self.ids) and self.ids[n] in self.encoder.added
-        return n + 1 if special and self.offsets[n][0] < place else n
+        special = self.encoder.added.get(self.ids[n]) if n < len(self.ids) else None
+        if special is None or self.row.text.find(special, self.offsets[n][0], place) < 0:
+            return n
+        return n + 1
 
     def until(self, place: int) -> int:
         """Tokens that begin before this character."""

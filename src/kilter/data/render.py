@@ -35,6 +35,7 @@ CONTEXT = "earlier answers are context only: the chat template rewrites them"
 SPLIT = "answers are rows of their own: the chat template rewrites earlier turns"
 CLOSED = "answers close the block that the generation prompt opens: they bring no reasoning"
 NO_TOOLS = "prompts with tools that the chat template does not write"
+NO_CALLS = "prompts with calls that the chat template does not write"
 NO_REASONING = "answers with reasoning that the chat template does not write"
 
 
@@ -144,8 +145,7 @@ class Renderer:
         """Every completion behind its prompt; None for one whose tokens are known."""
         before = self.prompt(group.prompt)
         if group.prompt.text is None:
-            if group.prompt.tools and _name(group.prompt.tools[0]) not in before:
-                self.counts[NO_TOOLS] += 1
+            self._name_unwritten(group.prompt, before)
             return [
                 self._row(group.prompt, before, c) if c.token_ids is None else None for c in group.completions
             ]
@@ -156,6 +156,14 @@ class Renderer:
             else None
             for c in group.completions
         ]
+
+    def _name_unwritten(self, prompt: Prompt, text: str) -> None:
+        """Counts what the prompt brings and the template leaves out."""
+        if prompt.tools and _name(prompt.tools[0]) not in text:
+            self.counts[NO_TOOLS] += 1
+        calls = [c for t in prompt.messages for c in t.get("tool_calls", ())]
+        if any(_name(c) not in text for c in calls):
+            self.counts[NO_CALLS] += 1
 
     def _row(self, prompt: Prompt, before: str, completion: Completion) -> Rendered:
         """One completion of a chat, several turns included."""
@@ -172,6 +180,7 @@ class Renderer:
             opening = before if n == first else self.render(turns[:n], prompt, generation=True)
             closing = self.render(turns[: n + 1], prompt)
             end, _ = self._end(closing, len(opening))
+            self._require_calls(turns[n], closing[len(opening) :])
             if closing.startswith(opening) and text.startswith(closing[:end]):
                 spans.append((len(opening), end))
             else:
