@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import borders
 from borders import APPENDING, DEEPSEEK_R1, REWRITING, TOKENIZERS
 from kilter.data import templates
+from kilter.data.dataset import DataSpec, load
 from kilter.data.encode import ACROSS, STOPS, Encoder
 from kilter.data.render import CLOSED, CONTEXT, FOLDED, NO_REASONING, NO_TOOLS, SPLIT
 from kilter.errors import UserError
@@ -457,6 +458,65 @@ def test_a_template_of_ours_begins_with_the_mark_that_the_tokenizer_puts_before_
     assert tokenizer.decode([*raw_row.prompt_ids, *raw_row.completion_ids[0]]) == "<s>Once upon</s>"
     free = encoder.encode(Group(Prompt(text=""), (Completion("Once"),), (Feedback(1.0),)))
     assert (free.prompt_ids, tokenizer.decode(free.completion_ids[0])) == ((2,), "Once</s>")
+
+
+def learned_of(encoder, row, tmp_path, shape="demonstrations"):
+    """(prompt, what is learned of each answer) as text, from a row of a file to its tokens."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (encoded,) = encoder.encode_rows(load(DataSpec(path=str(path), heldout=0), shape).train)
+    decode = encoder.tokenizer.decode
+    rows = zip(encoded.completion_ids, encoded.masks, strict=True)
+    return decode(encoded.prompt_ids), [decode([t for t, m in zip(*r) if m]) for r in rows]
+
+
+def test_rows_of_files_reach_their_tokens(tmp_path):
+    encoder = encoder_of("byte_level", APPENDING["tools"])
+    asked = "<|im_start|>user\nCapital?<|im_end|>\n<|im_start|>assistant\n"
+    sides = {
+        side: [user("Capital?"), bot(text)] for side, text in (("chosen", "Rome."), ("rejected", "Lyon?"))
+    }
+    for prompt in ("Capital?", [user("Capital?")]):
+        found = learned_of(encoder, {"prompt": prompt, **sides, "score_chosen": 8.0}, tmp_path, "pairs")
+        assert found == (asked, ["Rome.<|im_end|>", "Lyon?<|im_end|>"])
+
+    # Marks of a turn say what is context alone.
+    for mark in ({"weight": 0}, {"train": False}):
+        turns = [user("Capital?"), bot("bad", **mark), user("b"), bot("good")]
+        prompt, learned = learned_of(encoder, {"messages": turns}, tmp_path)
+        assert prompt.startswith(f"{asked}bad" if len(prompt) > len(asked) else asked)
+        assert learned == ["good<|im_end|>"]
+
+    # Calls, with the content that OpenAI leaves out and the arguments that it writes as text.
+    call = {"type": "function", "function": {"name": "look", "arguments": '{"at": "map"}'}}
+    turns = [
+        user("Capital?"),
+        bot(None, tool_calls=[call]),
+        {"role": "tool", "content": "Rome"},
+        bot("Rome."),
+    ]
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    prompt, learned = learned_of(encoder, {"messages": turns, "tools": tools}, tmp_path)
+    assert learned == [
+        '<tool_call>{"name": "look", "arguments": {"at": "map"}}</tool_call><|im_end|>Rome.<|im_end|>'
+    ]
+    assert prompt == f"<|im_start|>system\nTools: {json.dumps(tools)}<|im_end|>\n{asked}"
+
+    # A begun answer, and tokens of the vocabulary inside an answer.
+    begun = [user("Capital?"), bot("It is")]
+    pair = {"prompt": begun, "chosen": [bot(" Rome.")], "rejected": [bot(" Lyon.")]}
+    assert learned_of(encoder, pair, tmp_path, "pairs") == (
+        f"{asked}It is",
+        [" Rome.<|im_end|>", " Lyon.<|im_end|>"],
+    )
+    tagged = borders.byte_level()
+    tagged.add_tokens(["<city>", "</city>"])
+    tagged.chat_template = APPENDING["chatml"]
+    encoder = Encoder(tagged, frozenset({tagged.eos_token_id}))
+    row = {"prompt": "Capital?", "completion": "<city>Rome</city>"}
+    assert learned_of(encoder, row, tmp_path) == (asked, ["<city>Rome</city><|im_end|>"])
+    (encoded,) = encoder.encode_rows([group_of([user("Capital?")], "<city>Rome</city>")])
+    assert encoded.completion_ids[0][0] == tagged.convert_tokens_to_ids("<city>")
 
 
 def dialogues(count=24):

@@ -129,6 +129,42 @@ def test_a_good_answer_carries_text_usage_and_what_the_endpoint_says_of_its_toke
     assert not sampler.facts.exact
 
 
+def test_tools_calls_and_a_begun_answer_reach_the_endpoint_and_calls_come_back(endpoint, sampler):
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "map"}}}
+    tool = {"type": "function", "function": {"name": "look"}}
+    told = {"type": "function", "id": "c1", "function": {"name": "look", "arguments": '{"at": "map"}'}}
+
+    def called(body):
+        reply = chat_reply(None, reason="tool_calls")
+        reply["choices"][0]["message"]["tool_calls"] = [told]
+        return reply
+
+    endpoint.plan["which"] = [called]
+    turns = (
+        {"role": "user", "content": "Capital?"},
+        {"role": "assistant", "content": "", "tool_calls": [call], "train": False},
+        {"role": "tool", "content": "Rome"},
+        {"role": "user", "content": "which"},
+    )
+    asked = Prompt(messages=turns, tools=(tool,), template_kwargs={"enable_thinking": False})
+    found = collect(sampler, requests([asked], 1, PARAMS)).made[0][0]
+    body = endpoint.seen[-1][2]
+    assert body["tools"] == [tool]
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    written = {"role": "assistant", "content": "", "tool_calls": [json.loads(json.dumps(call))]}
+    written["tool_calls"][0]["function"]["arguments"] = '{"at": "map"}'
+    assert body["messages"][1] == written
+    assert found.turns[0]["tool_calls"] == [{**call, "id": "c1"}]
+
+    begun = Prompt(
+        messages=({"role": "user", "content": "Capital?"}, {"role": "assistant", "content": "It is"})
+    )
+    endpoint.plan["It is"] = [chat_reply(" Rome. ")]
+    assert collect(sampler, requests([begun], 1, PARAMS)).made[0][0].text == " Rome."
+    assert endpoint.seen[-1][2]["continue_final_message"] is True
+    assert endpoint.seen[-1][2]["add_generation_prompt"] is False
+
+
 def test_samples_of_one_prompt_have_seeds_of_their_own_that_stay(endpoint, sampler):
     answers(sampler, [prompt("Hello")], 3, PARAMS)
     answers(sampler, [prompt("Hello")], 3, PARAMS)

@@ -51,6 +51,12 @@ class Prompt:
     tools: tuple[Mapping[str, Any], ...] = ()
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def begun(self) -> bool:
+        """Whether it ends in an answer that is gone on from, and not in one that calls a tool."""
+        last = self.messages[-1] if self.messages else None
+        return last is not None and last["role"] == "assistant" and not last.get("tool_calls")
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:

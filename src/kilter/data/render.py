@@ -130,7 +130,7 @@ class Renderer:
         """The text that the model reads before it answers. An assistant turn at its end is gone on from."""
         if prompt.text is not None:
             return prompt.text
-        if _is_begun(prompt):
+        if prompt.begun:
             return self.render(prompt.messages, prompt, continued=True)
         return self.render(prompt.messages, prompt, generation=True)
 
@@ -201,7 +201,7 @@ class Renderer:
             return whole[:end], len(opening), not ended
 
         # The template shows a finished answer in another way than it asks for one.
-        begun = is_first and _is_begun(prompt)
+        begun = is_first and prompt.begun
         probe = cast(Message, {**turns[-1], "content": PROBE})
         header = "" if begun else self.render([*turns[:-1], probe], prompt)
         header = header[: max(0, header.rfind(PROBE))]
@@ -258,7 +258,7 @@ class Renderer:
         rows = []
         for n in answers:
             own, asked = turns[n], replace(prompt, messages=tuple(turns[:n]))
-            if n == first and _is_begun(prompt):
+            if n == first and prompt.begun:
                 asked, said = prompt, own["content"][len(prompt.messages[-1]["content"]) :]
                 own = cast(Message, {**own, "content": said})
             plain = own.keys() <= {"role", "content", "train"}
@@ -367,16 +367,10 @@ def _name(function: Mapping[str, Any]) -> str:
     return str(function.get("function", function).get("name", ""))
 
 
-def _is_begun(prompt: Prompt) -> bool:
-    """Whether the prompt ends in an answer that is gone on from, and not in one that calls a tool."""
-    last = prompt.messages[-1] if prompt.messages else None
-    return last is not None and last["role"] == "assistant" and not last.get("tool_calls")
-
-
 def _conversation(prompt: Prompt, completion: Completion) -> tuple[list[Message], int]:
     """All turns, and which one the completion begins with. A begun answer is one turn with its continuation."""
     turns = completion.turns or (Message(role="assistant", content=completion.text),)
-    if _is_begun(prompt) and turns[0]["role"] == "assistant":
+    if prompt.begun and turns[0]["role"] == "assistant":
         begun = prompt.messages[-1]
         whole = cast(Message, {**begun, **turns[0], "content": begun["content"] + turns[0]["content"]})
         return [*prompt.messages[:-1], whole, *turns[1:]], len(prompt.messages) - 1

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from kilter.errors import RunFailed, UserError
 from kilter.progress import NOBODY
@@ -23,7 +24,17 @@ from kilter.sampling.choices import from_first_tokens
 from kilter.sampling.params import check_params
 from kilter.sampling.registry import samplers
 from kilter.seams import Listener
-from kilter.types import Choice, Completion, Prompt, Request, Sample, SamplerFacts, Usage, Weights
+from kilter.types import (
+    Choice,
+    Completion,
+    Message,
+    Prompt,
+    Request,
+    Sample,
+    SamplerFacts,
+    Usage,
+    Weights,
+)
 
 if TYPE_CHECKING:
     import openai
@@ -220,18 +231,19 @@ class OpenAISampler:
     def _ask_chat(self, request: Request, index: int, listener: Listener) -> Sample:
         """One chat completion; in pieces where somebody listens."""
         create = self._client.chat.completions.create
-        parameters = self._parameters(request, index) | {
-            "messages": [dict(m) for m in request.prompt.messages]
-        }
+        parameters = self._parameters(request, index)
+        extra = parameters.pop("extra_body", {})
+        parameters |= _conversation(request.prompt, extra)
         if listener.wants_text:
             return self._stream(request, index, listener, parameters)
         reply = self._call(create, **parameters, logprobs=True)
         chosen = reply.choices[0]
         text = chosen.message.content
         text = chosen.message.refusal if text is None else text
+        calls = [_call(c) for c in getattr(chosen.message, "tool_calls", None) or ()]
         told = chosen.logprobs.content if chosen.logprobs is not None else None
         tokens = tuple((t.token, float(t.logprob)) for t in told or ())
-        return _made(request, index, text, chosen.finish_reason, _usage(reply), tokens)
+        return _made(request, index, text, chosen.finish_reason, _usage(reply), tokens, calls)
 
     def _stream(self, request: Request, index: int, listener: Listener, parameters: dict[str, Any]) -> Sample:
         stream = self._call(
@@ -274,7 +286,7 @@ class OpenAISampler:
             return {} if told is None else dict((told.top_logprobs or [{}])[0])
         reply = self._call(
             self._client.chat.completions.create,
-            messages=[dict(m) for m in prompt.messages],
+            **_conversation(prompt, {}),
             max_tokens=1,
             temperature=1.0,
             logprobs=True,
@@ -305,13 +317,52 @@ def _made(
     reason: str | None,
     usage: Usage,
     tokens: Sequence[tuple[str, float]] = (),
+    calls: Sequence[dict[str, Any]] = (),
 ) -> Sample:
     """A sample from what the endpoint said."""
     # Its log-probs stand beside the completion, not in it: without token ids they fit no tokens of ours.
-    if text is None:
+    if text is None and not calls:
         return Sample(request, index, None, f"the endpoint sent no text (finish_reason {reason})", usage)
+    # The space in front belongs to a begun answer that the text goes on from.
+    text = (text or "").rstrip() if request.prompt.begun else (text or "").strip()
     finish: Literal["stop", "length"] = "length" if reason == "length" else "stop"
-    return Sample(request, index, Completion(text.strip(), finish_reason=finish), "", usage, tuple(tokens))
+    turns = (Message(role="assistant", content=text, tool_calls=list(calls)),) if calls else ()
+    completion = Completion(text, finish_reason=finish, turns=turns)
+    return Sample(request, index, completion, "", usage, tuple(tokens))
+
+
+def _conversation(prompt: Prompt, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """What a chat endpoint is asked: turns, tools, and what the chat template takes beside them.
+
+    extra: further fields outside OpenAI's own. A begun answer is gone on from, as vLLM calls it.
+    """
+    turns = [{k: v for k, v in m.items() if k != "train"} for m in prompt.messages]
+    for turn in turns:
+        if "tool_calls" in turn:
+            turn["tool_calls"] = [_as_text(c) for c in cast(list[dict[str, Any]], turn["tool_calls"])]
+    fields = dict(extra)
+    if prompt.begun:
+        fields |= {"add_generation_prompt": False, "continue_final_message": True}
+    if prompt.template_kwargs:
+        fields["chat_template_kwargs"] = dict(prompt.template_kwargs)
+    return {
+        "messages": turns,
+        **({"tools": [dict(t) for t in prompt.tools]} if prompt.tools else {}),
+        **({"extra_body": fields} if fields else {}),
+    }
+
+
+def _as_text(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A call with its arguments as JSON text, as OpenAI sends and takes them."""
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"])}}
+
+
+def _call(call: Any) -> dict[str, Any]:
+    """A call that an endpoint made, with its arguments read. Raises ValueError for what is not JSON."""
+    arguments = json.loads(call.function.arguments or "{}")
+    made = {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+    return made | ({"id": call.id} if call.id else {})
 
 
 def _usage(reply: Any) -> Usage:
