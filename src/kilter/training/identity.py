@@ -27,8 +27,12 @@ def identity(spec: TrainSpec, start: Path, groups: Sequence[Encoded], prompts: S
     # Tokens rather than text: another template or length is another run.
     for group in groups:
         digest.update(repr((group.prompt_ids, group.completion_ids)).encode())
+        if not all(map(all, group.masks)):
+            digest.update(repr(group.masks).encode())
     for prompt in prompts:
         digest.update(repr((prompt.messages, prompt.text)).encode())
+        if prompt.tools or prompt.template_kwargs:
+            digest.update(repr((prompt.tools, prompt.template_kwargs)).encode())
     return digest.hexdigest()
 
 
