@@ -15,7 +15,7 @@ from borders import APPENDING, DEEPSEEK_R1, REWRITING, TOKENIZERS
 from kilter.data import templates
 from kilter.data.dataset import DataSpec, load
 from kilter.data.encode import ACROSS, STOPS, Encoder
-from kilter.data.render import CLOSED, CONTEXT, FOLDED, NO_REASONING, NO_TOOLS, SPLIT
+from kilter.data.render import CLOSED, CONTEXT, FOLDED, NO_CALLS, NO_REASONING, NO_TOOLS, SPLIT
 from kilter.errors import UserError
 from kilter.refs import TEMPLATE_WORDS
 from kilter.types import Completion, Feedback, Group, Prompt
@@ -321,6 +321,21 @@ def test_reasoning_stands_in_the_block_in_every_spelling(answer, more):
     assert not encoder.counts
 
 
+def test_a_closed_block_of_the_generation_prompt_stays_in_the_prompt():
+    """As in Gemma 4: the prompt ends in an empty thought that the finished conversation leaves out."""
+    opened = "'<|im_start|>assistant\n<think>\n\n</think>\n\n'"
+    template = borders.CHATML.replace("{{ '<|im_start|>assistant\n' }}", "{{ " + opened + " }}")
+    assert template != borders.CHATML
+    encoder = encoder_of("byte_level", template)
+    row = encoder.encode(group_of([user("Capital?")], "<b>Rome</b>", "Lyon"))
+    assert row.prompt_ids == encoder.prompt(row.group.prompt)
+    assert encoder.tokenizer.decode(row.prompt_ids).endswith("assistant\n<think>\n\n</think>\n\n")
+    assert [encoder.tokenizer.decode(ids) for ids in row.completion_ids] == [
+        "<b>Rome</b><|im_end|>",
+        "Lyon<|im_end|>",
+    ]
+
+
 def test_calls_and_tools_are_written_by_the_template():
     encoder = encoder_of("byte_level", APPENDING["tools"])
     call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}
@@ -339,6 +354,8 @@ def test_calls_and_tools_are_written_by_the_template():
         plain.encode(group_of([user("Weather?")], turns))
     plain.encode(group_of([user("Weather?")], [bot("Sunny.", reasoning_content="I looked.")], tools=(tool,)))
     assert plain.counts == {NO_TOOLS: 1, NO_REASONING: 1}
+    plain.prompt(Prompt(messages=(user("Weather?"), *turns[:2])))
+    assert plain.counts[NO_CALLS] == 1
 
 
 def test_arguments_are_text_where_the_template_joins_them():

@@ -7,8 +7,8 @@ answer. Completions of one prompt share the tokens that all of them begin with, 
 
     prompt_ids + completion_ids[k] == tokens of conversation k, up to its last end of turn
 
-holds for every k. What the template writes after the end of turn (a newline) is not learned, because generation
-stops before it. A template without an end of turn, and raw text, get EOS after the last answer.
+holds for every k. What the template writes after the end of turn (a newline) is not learned, because
+generation stops before it. A template without an end of turn, and raw text, get EOS after the last answer.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
     opening of a turn   the prompt of that turn, all turns before it included
     closing of a turn   the conversation up to its end; the turn's text lies between the two
 
-Nothing is ever rendered alone and put together, with one exception. Where the generation prompt is no prefix of
-what the template writes for the finished conversation, as in DeepSeek-R1's, the answer stands behind the
-generation prompt, because that is where the model will write it.
+Nothing is ever rendered alone and put together, with one exception. If what the template writes for the
+finished conversation does not begin with the generation prompt, as in DeepSeek-R1's, the answer stands behind
+the generation prompt, because that is where the model will write it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ PROBE = "Kilter0probe"
 OPENED = re.compile(r"(<(?P<angle>\w+)>|\[(?P<square>\w+)\])\s*\Z")
 """A block that a generation prompt opens and leaves open, such as <think> or [THINK]."""
 
-FOLDED = "system turns folded into the user turn: the chat template has none"
+FOLDED = "chat template without system turns: they begin the first user turn"
 CONTEXT = "earlier answers are context only: the chat template rewrites them"
 SPLIT = "answers are rows of their own: the chat template rewrites earlier turns"
 CLOSED = "answers close the block that the generation prompt opens: they bring no reasoning"
-NO_TOOLS = "prompts with tools that the chat template does not write"
-NO_CALLS = "prompts with calls that the chat template does not write"
+NO_TOOLS = "chat template without tools: the model sees none of them"
+NO_CALLS = "chat template without tool calls: the model sees none of those in a prompt"
 NO_REASONING = "answers with reasoning that the chat template does not write"
 
 
@@ -130,9 +130,10 @@ class Renderer:
         """The text that the model reads before it answers. An assistant turn at its end is gone on from."""
         if prompt.text is not None:
             return prompt.text
-        if prompt.begun:
-            return self.render(prompt.messages, prompt, continued=True)
-        return self.render(prompt.messages, prompt, generation=True)
+        begun = prompt.begun
+        text = self.render(prompt.messages, prompt, generation=not begun, continued=begun)
+        self._name_unwritten(prompt, text)
+        return text
 
     def begun(self, prompt: Prompt, texts: Sequence[str]) -> list[Rendered]:
         """Each text as the beginning of an answer, behind the prompt as at generation."""
@@ -145,7 +146,6 @@ class Renderer:
         """Every completion behind its prompt; None for one whose tokens are known."""
         before = self.prompt(group.prompt)
         if group.prompt.text is None:
-            self._name_unwritten(group.prompt, before)
             return [
                 self._row(group.prompt, before, c) if c.token_ids is None else None for c in group.completions
             ]
@@ -158,12 +158,12 @@ class Renderer:
         ]
 
     def _name_unwritten(self, prompt: Prompt, text: str) -> None:
-        """Counts what the prompt brings and the template leaves out."""
+        """Notes what the prompt brings and the template leaves out."""
         if prompt.tools and _name(prompt.tools[0]) not in text:
-            self.counts[NO_TOOLS] += 1
+            self.counts[NO_TOOLS] = 1
         calls = [c for t in prompt.messages for c in t.get("tool_calls", ())]
         if any(_name(c) not in text for c in calls):
-            self.counts[NO_CALLS] += 1
+            self.counts[NO_CALLS] = 1
 
     def _row(self, prompt: Prompt, before: str, completion: Completion) -> Rendered:
         """One completion of a chat, several turns included."""
@@ -275,7 +275,7 @@ class Renderer:
         if tail is not None and closing.endswith(tail) and len(closing) - len(tail) >= start:
             return len(closing) - len(tail) + self.ending.kept, self.ending.stop is not None
 
-        # A call of a tool may end otherwise than an answer does: then the last token that the template writes.
+        # A call of a tool may end otherwise than an answer does: then the template's last token ends it.
         shown = closing.rstrip()
         if len(shown) > start and any(shown.endswith(mark) for mark in self._marks):
             return len(shown), True
@@ -332,7 +332,7 @@ class Renderer:
         if tail is None:
             return Ending(None)
 
-        # What ends an earlier answer too ends the turn; what follows it ends the text, as in Phi-3's template.
+        # What ends an earlier answer too ends the turn. What follows ends the text, as in Phi-3's template.
         common = tail if history is None else tail[: _shared(tail, history)]
         pool = [m for m in self._marks if m in common] or [m for m in self._marks if m in tail]
         special = set(self.tokenizer.all_special_ids)
@@ -368,7 +368,10 @@ def _name(function: Mapping[str, Any]) -> str:
 
 
 def _conversation(prompt: Prompt, completion: Completion) -> tuple[list[Message], int]:
-    """All turns, and which one the completion begins with. A begun answer is one turn with its continuation."""
+    """All turns, and which one the completion begins with.
+
+    A begun answer is one turn with its continuation.
+    """
     turns = completion.turns or (Message(role="assistant", content=completion.text),)
     if prompt.begun and turns[0]["role"] == "assistant":
         begun = prompt.messages[-1]

@@ -11,7 +11,7 @@ DEFAULT_TEMPLATE = (
     "{% for m in messages %}{{ '### ' + m['role']|capitalize + ':\n' + m['content'] + '\n\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}"
 )
-"""Where a tokenizer has no template: '### User:\\n...\\n\\n### Assistant:\\n', with EOS after the last answer."""
+"""Where a tokenizer has no template: '### User:\\n...\\n\\n### Assistant:\\n'. EOS ends the last answer."""
 
 CHATML = (
     "{% for m in messages %}"

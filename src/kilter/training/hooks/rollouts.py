@@ -26,7 +26,7 @@ class RolloutFile(Hook):
 
 
 class CutPrompts(Hook):
-    """Says at the end how many prompts were too long."""
+    """Says at the end how many prompts were too long, and what the chat template did to them."""
 
     name = "cut_prompts"
 
@@ -34,7 +34,11 @@ class CutPrompts(Hook):
         self.encoder, self.room, self.console, self.quiet = encoder, room, console, quiet
 
     def close(self, error: BaseException | None) -> None:
-        """One line, where any was cut and the run came to its end."""
+        """One line each, where there is something to say and the run came to its end."""
+        for what in (w for w in self.encoder.counts if "chat template" in w):
+            if error is None and not self.quiet:
+                self.console.print(f"  prompts: {what}", highlight=False)
+
         # Counts of what was cut alone; the encoder counts other things too.
         cut = ", ".join(f"{n} {what}" for what, n in self.encoder.counts.items() if "cut" in what)
         if cut and error is None and not self.quiet:
