@@ -238,4 +238,7 @@ def test_ordinary_questions_prove_their_answers_and_belong_to_no_policy():
     pairs = read("pairs", n=10)
     judged = OwnJudge([g.prompt for g in pairs])(pairs)
     assert [[f.score for f in row] for row in judged] == [[1.0, 0.0]] * 10
-    assert read("prompts", view="demonstrations", n=3)[0].completions == found[0].completions
+    taught = read("demonstrations", part="taught")
+    assert len(taught) == 60
+    assert all(f[0].score == 1 for f in OwnJudge([g.prompt for g in taught])(taught))
+    assert not {str(g.prompt.messages) for g in taught} & {str(g.prompt.messages) for g in found}

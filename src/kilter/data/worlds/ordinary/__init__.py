@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from kilter.data.worlds.ordinary.questions import QUESTIONS
+from kilter.data.worlds.ordinary.questions import ASKED, TAUGHT
 from kilter.data.worlds.registry import Dials, Labels, World, worlds
 from kilter.seams import FeedbackSource
 from kilter.types import Completion, Feedback, Group, Prompt, Shape
@@ -29,7 +29,10 @@ class OrdinaryQuestions(Dials):
     view: Literal["auto", "demonstrations", "pairs", "prompts"] = Field(
         "auto", description="what the prompts carry; auto gives each method what it needs"
     )
-    n: int = Field(len(QUESTIONS), ge=2, le=len(QUESTIONS), description="the first n questions")
+    part: Literal["asked", "taught"] = Field(
+        "asked", description="asked: for evaluation; taught: others, to be mixed into demonstrations"
+    )
+    n: int = Field(len(ASKED), ge=2, le=len(ASKED), description="the first n questions of the part")
 
     def groups(self, shape: Shape, seed: int = 0) -> list[Group]:
         """n questions. The answer is the demonstration, and it is preferred to declining.
@@ -41,8 +44,8 @@ class OrdinaryQuestions(Dials):
         view = shape if self.view == "auto" else self.view
         preferred = (Feedback(1.0), Feedback(0.0))
         groups = []
-        for i, (question, answer, word) in enumerate(QUESTIONS[: self.n]):
-            prompt = Prompt(text=question, id=f"ordinary-{i}", metadata={"word": word})
+        for i, (question, answer, word) in enumerate({"asked": ASKED, "taught": TAUGHT}[self.part][: self.n]):
+            prompt = Prompt(text=question, id=f"{self.part}-{i}", metadata={"word": word})
             texts = {"demonstrations": (answer,), "prompts": (), "rollouts": ()}.get(view, (answer, DECLINED))
             feedback = (Feedback(None, "demonstration"),) if view == "demonstrations" else preferred
             groups.append(Group(prompt, tuple(map(Completion, texts)), feedback[: len(texts)]))
