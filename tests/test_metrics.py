@@ -15,13 +15,15 @@ from conftest import make_model
 from kilter import cli, manifest
 from kilter import recipe as recipes
 from kilter.data.dataset import DataSpec, load
-from kilter.data.worlds.support_desk import SupportDesk
+from kilter.data.worlds.support_desk import KINDS, GoldFeedback, SupportDesk
 from kilter.errors import RunFailed, UserError
-from kilter.evaluation.aggregate import Origin, measure
+from kilter.evaluation.aggregate import Origin, measure, measure_all
 from kilter.evaluation.metrics import SOURCES, STANDARD, metric, metrics, resolve, titles
 from kilter.evaluation.metrics.pass_at_k import pass_at
+from kilter.evaluation.records import with_twins
+from kilter.evaluation.result import titles_beyond
 from kilter.study import page, study
-from kilter.types import Answered, Completion, Feedback, Prompt
+from kilter.types import Answered, Completion, Feedback, Group, Prompt
 
 DESK = SupportDesk(n=400, level=0).groups("prompts")
 ORDINARY = load(DataSpec(path="builtin:ordinary-questions", heldout=0), "prompts").train
@@ -128,6 +130,27 @@ def test_a_prompt_without_an_answer_is_unscored(name):
     assert after.estimate.value == before.estimate.value
     assert after.estimate.n == before.estimate.n
     assert after.estimate.n_unscored > before.estimate.n_unscored
+
+
+def test_decisions_are_reported_by_kind_and_twins_are_found_by_name():
+    def answered(group, text):
+        score = GoldFeedback()([Group(group.prompt, (Completion(text),), (Feedback(None),))])[0]
+        return Answered(group.prompt, (Completion(text),), {"gold": tuple(score)})
+
+    items = with_twins([answered(g, "Declined.") for g in DESK])
+    assert all(
+        one.twin.prompt.metadata["gold"]["grant"] != one.prompt.metadata["gold"]["grant"] for one in items
+    )
+    assert with_twins(items[:1])[0].twin is None
+    wanted = resolve(["decision", "twin_accuracy", "wrong_declines", "wrong_approvals", "violation_unsafe"])
+    found = measure_all(wanted, {"prompts": items}, ORIGIN)
+    values = {name: made.estimate.value for name, made in found.items()}
+    assert values.pop("twin_accuracy") == 0
+    assert values.pop("wrong_declines") == 1
+    assert values.pop("wrong_approvals") == values.pop("violation_unsafe") == 0
+    assert set(values) == {"decision", *(f"decision.{kind}" for kind in KINDS)}
+    assert set(values.values()) == {0.5}
+    assert titles_beyond(wanted, found)["titles"]["decision.refund"] == "Right decisions: refund"
 
 
 def test_what_a_metric_raises_names_the_metric_and_its_line(own, tmp_path):

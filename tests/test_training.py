@@ -258,6 +258,23 @@ def test_every_method_learns(tiny, tmp_path, pairs_file, method, falls, adapter,
     assert wanted <= json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[0]).keys()
 
 
+def test_eval_limit_evaluates_on_the_first_held_out_groups_alone(tiny, tmp_path, pairs_file, monkeypatch):
+    from kilter.training import assemble
+
+    seen = []
+
+    class Counted(assemble.HeldOut):
+        def __init__(self, groups, *args):
+            seen.append(len(groups))
+            super().__init__(groups, *args)
+
+    monkeypatch.setattr(assemble, "HeldOut", Counted)
+    whole = run(tiny, tmp_path / "whole", pairs_file, max_steps=1)
+    limited = run(tiny, tmp_path / "limited", pairs_file, max_steps=1, eval_limit=2)
+    assert seen[0] > seen[1] == 2
+    assert whole.heldout["eval_loss"] == pytest.approx(limited.heldout["eval_loss"], abs=0.1)
+
+
 def test_saved_models_load_in_transformers(tiny, tmp_path, pairs_file, encoder):
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
