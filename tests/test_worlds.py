@@ -242,3 +242,14 @@ def test_ordinary_questions_prove_their_answers_and_belong_to_no_policy():
     assert len(taught) == 60
     assert all(f[0].score == 1 for f in OwnJudge([g.prompt for g in taught])(taught))
     assert not {str(g.prompt.messages) for g in taught} & {str(g.prompt.messages) for g in found}
+
+
+def test_a_mixture_of_worlds_holds_out_what_one_of_them_alone_holds_out():
+    desk = {"path": "builtin:support-desk", "world": {"n": 120, "level": 0}}
+    parts = [desk, {"path": "builtin:ordinary-questions", "world": {"part": "taught"}, "weight": 2}]
+    alone = load(DataSpec(heldout=0.5, seed=7, **desk), "prompts")
+    mixed = load(DataSpec(parts=parts, heldout=0.7, seed=7), "demonstrations")
+    held = {g.prompt.id for g in mixed.heldout}
+    assert {g.prompt.id for g in alone.heldout} <= held
+    assert {g.prompt.metadata["world"] for g in mixed.train} == {"support_desk", "ordinary_questions"}
+    assert not {g.prompt.id for g in mixed.train} & held

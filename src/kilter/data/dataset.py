@@ -62,7 +62,9 @@ class DataSpec(SourceSpec):
         if isinstance(value, dict) and isinstance(value.get("parts"), list) and value["parts"]:
             parts = [p if isinstance(p, dict | Part) else {"path": p} for p in value["parts"]]
             paths = [str(p.get("path", "")) if isinstance(p, dict) else p.path for p in parts]
-            value = {"path": ", ".join(paths)} | value | {"parts": parts}
+            # The words stand for people; of several worlds they must not be taken for one.
+            shown = f"{'mixture of ' * worlds.is_world(paths[0])}{', '.join(paths)}"
+            value = {"path": shown} | value | {"parts": parts}
         return value
 
     def sources(self) -> list[Part]:
