@@ -113,7 +113,7 @@ def _quickstart() -> Case:
     """The real recipe and the built-in model, with few rows, few steps and short answers."""
     sizes = {"max_steps": 2, "batch_size": 4}
     overrides = [f"stages.{s}.train.{k}={v}" for s in ("sft", "rm", "dpo") for k, v in sizes.items()]
-    overrides += ["data.world.n=32", "stages.eval.evaluate.max_new_tokens=12"]
+    overrides += ["data.desk.world.n=32", "data.unseen.world.n=8", "stages.eval.evaluate.max_new_tokens=12"]
     return Case(yaml.safe_load(QUICKSTART.read_text(encoding="utf-8")), tuple(overrides))
 
 

@@ -257,9 +257,11 @@ def _help(option: Option, default: Any = None) -> str:
     """What a value means: the description of its field, its choices where they are many, and its default."""
     said = option.field.description
     text = ": ".join(filter(None, [said, option.shown.description if option.model is not None else ""]))
-    many = len("|".join(option.choices)) > CHOICES_SHOWN
-    if many and not all(choice in text for choice in option.choices):
-        text += f"; one of {', '.join(option.choices)}"
+    ref = reference(option.shown)
+    choices = option.choices or (() if ref is None else ref.words)
+    many = len("|".join(choices)) > CHOICES_SHOWN
+    if many and not all(choice in text for choice in choices):
+        text += f"; one of {', '.join(choices)}{', or a file' if ref is not None else ''}"
     if option.kind in ("list", "pairs"):
         text += "; repeatable"
     if default is None:
@@ -283,7 +285,8 @@ def _metavar(option: Option) -> str | None:
     if listed:
         return listed if len(listed) <= CHOICES_SHOWN else "NAME"
     if (ref := reference(option.shown)) is not None:
-        return "|".join((*ref.words, NAMED[ref.to]))
+        listed = "|".join((*ref.words, NAMED[ref.to]))
+        return listed if len(listed) <= CHOICES_SHOWN else f"NAME|{NAMED[ref.to]}"
     return NAMED.get(option.name) or words(option.shown.annotation)
 
 

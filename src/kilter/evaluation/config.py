@@ -68,7 +68,7 @@ class EvaluateSpec(BaseModel):
     seed: Annotated[int, SAMPLING] = Field(0, description="seed of sampling and of the bootstrap")
     max_length: Annotated[int, DATA] = Field(1024, ge=8, description="tokens of prompt plus answer")
     template: Annotated[TemplateRef, DATA] = Field(
-        "auto", description="chat template: auto, model, a name (chatml, llama3, ...), or a .jinja file"
+        "auto", description="chat template, a .jinja file among them"
     )
     dtype: Annotated[Literal["float32", "bfloat16"], MODEL] = Field(
         "float32", description="precision of sampling"

@@ -84,7 +84,7 @@ class GenerateSpec(StageSpec):
         description="tokens of prompt plus answer; prompts lose their beginning; null: none is cut",
     )
     template: Annotated[TemplateRef, DATA] = Field(
-        "auto", description="chat template: auto, model, a name (chatml, llama3, ...), or a .jinja file"
+        "auto", description="chat template, a .jinja file among them"
     )
     dtype: Annotated[Literal["float32", "bfloat16"], MODEL] = Field(
         "float32", description="precision of sampling"

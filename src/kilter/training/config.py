@@ -170,7 +170,7 @@ class TrainSpec(BaseModel):
         description="tokens of prompt plus completion; completions lose their end, prompts their beginning",
     )
     template: Annotated[TemplateRef, DATA] = Field(
-        "auto", description="chat template: auto, model, a name (chatml, llama3, ...), or a .jinja file"
+        "auto", description="chat template, a .jinja file among them"
     )
     dtype: Annotated[Literal["float32", "bfloat16"], MODEL] = Field(
         "float32", description="bfloat16: autocast over float32 weights"
