@@ -182,7 +182,7 @@ def _head_error(error: ValidationError, raw: dict[str, Any]) -> UserError:
     location = error.errors()[0]["loc"]
 
     # The short form: the data set has a name, which the user did not give and the message leaves out.
-    if location and location[0] == "data" and "path" in raw.get("data", {}):
+    if location and location[0] == "data" and _is_one_data_set(raw.get("data", {})):
         return as_user_error(error, "data", DataSpec, skip=2)
     return as_user_error(error, "", Head)
 
