@@ -152,3 +152,12 @@ def test_a_peek_shows_calls_thoughts_and_what_is_not_learned(kilter, tmp_path):
     for part in ('calls {"name": "look"', "(I saw it.)", "assistant (not learned): no", "tools: look"):
         assert part in text
     assert "not read: topic" in text
+
+
+def test_text_from_outside_is_neither_markup_nor_a_control_sequence(kilter, tmp_path):
+    row = {"prompt": "[/red] \x1b]0;title\x07", "completion": "[bold]a\x1b[2J", "id": "[/x]", "[/y]": 1}
+    code, text = kilter("data", "peek", written(tmp_path / "rows.jsonl", [row]), "--shape", "demonstrations")
+    assert code == 0
+    assert "\x1b" not in text
+    for shown in ("[/red] \\x1b]0;title\\x07", "[bold]a\\x1b[2J", "[/x]", "not read: [/y]"):
+        assert shown in text

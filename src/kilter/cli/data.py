@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from kilter.artifacts import append_lines, require_file, write_by
 from kilter.cli.app import (
@@ -64,32 +66,46 @@ def peek(
     groups = [*data.train[:n], *data.heldout[:n]]
     _say(path, data)
     for group in groups[:n]:
-        out.rule(group.prompt.id or "", style="dim")
+        out.rule(escape(visible(group.prompt.id)), style="dim")
         _show(group)
+
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters by which a text can move the cursor, set the title or fill the clipboard of a terminal."""
+
+
+def visible(text: str) -> str:
+    """A text from outside as a terminal may show it: control characters are written out."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def _print(text: str, **options: Any) -> None:
+    """A text from outside: never markup, never a control sequence."""
+    out.print(visible(text), markup=False, highlight=False, **options)
 
 
 def _say(path: str, data: Dataset) -> None:
     """What was read, and what was not."""
     count = len(data.train) + len(data.heldout)
-    out.print(f"{path}: format {data.format}, {count} groups", markup=False, highlight=False, soft_wrap=True)
+    _print(f"{path}: format {data.format}, {count} groups", soft_wrap=True)
     for note in data.notes():
-        out.print(note, markup=False, highlight=False, soft_wrap=True)
+        _print(note, soft_wrap=True)
 
 
 def _show(group: Group) -> None:
     """One group as a person reads it."""
     if group.prompt.tools:
         names = ", ".join(str(t.get("function", t).get("name", "?")) for t in group.prompt.tools)
-        out.print(f"tools: {names}", style="dim", markup=False, highlight=False)
+        _print(f"tools: {names}", style="dim")
     for turn in group.prompt.messages:
         _show_turn(turn)
     if group.prompt.text:
-        out.print(group.prompt.text, markup=False, highlight=False)
+        _print(group.prompt.text)
     for c, f in zip(group.completions, group.feedback, strict=True):
         score = "unscored" if f.score is None else f"{f.kind} {f.score:g}"
         out.print(f"[cyan]→ {score}[/] ", end="")
         if not c.turns:
-            out.print(c.text, markup=False, highlight=False)
+            _print(c.text)
         for turn in c.turns:
             _show_turn(turn)
 
@@ -97,12 +113,12 @@ def _show(group: Group) -> None:
 def _show_turn(turn: Message) -> None:
     """A turn with what it calls and thinks, and whether it is learned."""
     mark = "" if turn.get("train", True) else " (not learned)"
-    out.print(f"[bold]{turn['role']}[/]{mark}: ", end="")
+    out.print(f"[bold]{escape(visible(turn['role']))}[/]{mark}: ", end="")
     if "reasoning_content" in turn:
-        out.print(f"({turn['reasoning_content']}) ", end="", style="dim", markup=False, highlight=False)
+        _print(f"({turn['reasoning_content']}) ", end="", style="dim")
     calls = [json.dumps(c["function"], ensure_ascii=False) for c in turn.get("tool_calls", ())]
     said = " ".join(filter(None, [turn["content"], *(f"calls {c}" for c in calls)]))
-    out.print(said, markup=False, highlight=False)
+    _print(said)
 
 
 def _load(path: str, shape: str, fields: dict[str, Any], heldout: float = 0.0) -> Dataset:
@@ -163,9 +179,9 @@ def convert(
     data = _load(path, shape, reading(format_, map_, on_bad_row) | ({"world": world} if world else {}))
     rows = map(EXPORTS[to], data.train)
     write_by(target, lambda partial: append_lines(partial, rows, flush=True, escape=False))
-    out.print(f"{len(data.train)} groups written to {target}", markup=False, highlight=False)
+    _print(f"{len(data.train)} groups written to {target}")
     for note in data.notes():
-        out.print(note, markup=False, highlight=False, soft_wrap=True)
+        _print(note, soft_wrap=True)
 
 
 @command(
@@ -193,7 +209,7 @@ def audit(
     else:
         _say(path, data)
         for finding in result["findings"]:
-            out.print(f"{finding['level']:<6} {finding['check']}: {finding['value']}", markup=False)
+            _print(f"{finding['level']:<6} {finding['check']}: {finding['value']}")
     if result["verdict"] == "error":
         raise typer.Exit(int(Exit.BAD_INPUT))
 
