@@ -238,3 +238,22 @@ def test_a_function_is_a_reward(tiny, place):
     )
     assert result.steps == 1
     assert {f"What is {s}?" for _, s in seen} == {p for p, _ in seen}
+
+
+def test_training_from_disk_is_training_from_memory(tiny, place, monkeypatch):
+    """DPO with a reference and held-out pairs: the same metrics, whatever holds the rows."""
+    train = lambda out: kilter.train(
+        str(tiny),
+        {"path": "rows.jsonl", "heldout": 0.25},
+        "dpo",
+        out,
+        max_steps=3,
+        batch_size=4,
+        learning_rate=1e-3,
+    )
+    (place / "rows.jsonl").write_text(lines(ROWS))
+    want = train("memory")
+    monkeypatch.setattr(shelf, "IN_MEMORY", 2)
+    found = train("disk")
+    assert found.metrics["loss"] == want.metrics["loss"]
+    assert found.heldout == want.heldout

@@ -22,6 +22,7 @@ from typing import Any
 
 from kilter.data import templates
 from kilter.data.render import CONTEXT, Rendered, Renderer
+from kilter.data.shelf import shelved
 from kilter.errors import UserError
 from kilter.types import Completion, Encoded, Feedback, Group, Prompt
 
@@ -85,20 +86,24 @@ class Encoder:
         """
         return self.fitted(self.tokens(group))
 
-    def encode_rows(self, groups: Iterable[Group]) -> list[Encoded]:
-        """Every group that survives, tokenised many at a time.
+    def encode_rows(self, groups: Iterable[Group]) -> Sequence[Encoded]:
+        """Every group that survives, tokenised many at a time; very many of them lie on disk.
 
         Where the template rewrites earlier turns, several answers of a conversation become a row each.
         """
-        out: list[Encoded | None] = []
+        return shelved(e for e in self._rows(groups) if e is not None)
+
+    def _rows(self, groups: Iterable[Group]) -> Iterator[Encoded | None]:
+        """What becomes of every group, one after the other."""
         asked = self._as_asked(groups)
         while some := list(islice(asked, TOGETHER)):
             marked = iter(self._tokenised([row for _, rows in some for row in rows]))
             for group, rows in some:
-                out.append(self.fitted(self._joined(group, [next(marked) for _ in rows])))
-        return [e for e in out if e is not None]
+                yield self.fitted(self._joined(group, [next(marked) for _ in rows]))
 
-    def encode_all(self, groups: Iterable[Group], field: str = "data", value: object = "") -> list[Encoded]:
+    def encode_all(
+        self, groups: Iterable[Group], field: str = "data", value: object = ""
+    ) -> Sequence[Encoded]:
         """Every group that survives; raises UserError when none does."""
         out = self.encode_rows(groups)
         if not out:

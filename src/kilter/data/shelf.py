@@ -102,6 +102,33 @@ class View(Sequence[T], Generic[T]):
         return self.items[self.places[place]]
 
 
+class Joined(Sequence[T], Generic[T]):
+    """One sequence after another, neither of them copied."""
+
+    def __init__(self, first: Sequence[T], second: Sequence[T]) -> None:
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[T]: ...
+
+    def __getitem__(self, place: int | slice) -> T | Sequence[T]:
+        if isinstance(place, slice):
+            return View(self, array("q", range(*place.indices(len(self)))))
+        index = place + len(self) if place < 0 else place
+        return self.first[index] if index < len(self.first) else self.second[index - len(self.first)]
+
+
+def joined(first: Sequence[T], second: Sequence[T]) -> Sequence[T]:
+    """Both sequences as one."""
+    return Joined(first, second)
+
+
 def shelved(items: Iterable[T]) -> Sequence[T]:
     """The items as a list, or on disk where they are many."""
     source: Iterator[T] = iter(items)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from kilter.data.arrange import arrangements, with_labels
 from kilter.data.encode import Encoder
+from kilter.data.shelf import joined
 from kilter.errors import UserError
 from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer
@@ -56,7 +58,7 @@ def kind_of_source(job: Job) -> str:
 def _fixed(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     """Training on the data's own answers."""
     needs = job.objective.needs
-    groups, heldout = list(job.groups), list(job.heldout)[: job.spec.eval_limit]
+    groups, heldout = job.groups, job.heldout[: job.spec.eval_limit]
 
     # What a method cannot learn from is left out before it is tokenised, and said.
     if len(needs.labels) == 1:
@@ -108,12 +110,12 @@ def _on_data(
     )
 
     # Another run's checkpoint is refused before the reference is computed, which may take long.
-    mine = identity(spec, job.start, [*encoded, *held], ())
+    mine = identity(spec, job.start, chain(encoded, held), ())
     refuse_another_run(job.checkpoints, job.out, mine)
     cache = None
     if "ref_logps" in needs.annotations:
         cache = scorers.fill_reference_cache(
-            job, scorer.policy, encoder, [*source.visited(), *held], temperature
+            job, scorer.policy, encoder, joined(source.visited(), held), temperature
         )
     # The schedule decays over optimizer steps, of which a batch may have several.
     steps = source.total_steps * job.optimizer_steps
@@ -265,7 +267,7 @@ def _screen(job: Job, total: int, log: EventLog | None = None) -> Hook:
     return ShowProgress(job.console if job.engine.is_main else None, title, total)
 
 
-def _labelled(job: Job, groups: list[Group]) -> list[Group]:
+def _labelled(job: Job, groups: Sequence[Group]) -> Sequence[Group]:
     """The judged answers that the method learns from, the others counted."""
     (label,) = job.objective.needs.labels
     kept = with_labels(groups, job.objective.needs.labels)

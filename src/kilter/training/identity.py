@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kilter.artifacts import sha256_file
@@ -16,7 +16,7 @@ from kilter.training.config import FREE, TrainSpec
 from kilter.types import Encoded, Prompt
 
 
-def identity(spec: TrainSpec, start: Path, groups: Sequence[Encoded], prompts: Sequence[Prompt]) -> str:
+def identity(spec: TrainSpec, start: Path, groups: Iterable[Encoded], prompts: Sequence[Prompt]) -> str:
     """Hash of settings, start weights and data: tokens if they are fixed, prompts if they are answered."""
     # Only what changes a number: a run may go on with other trackers or on other machines.
     digest = hashlib.sha256(spec.model_dump_json(exclude=set(FREE)).encode())

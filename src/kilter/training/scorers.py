@@ -12,6 +12,7 @@ import torch
 from kilter import feedback as feedbacks
 from kilter.data.collate import collate
 from kilter.data.encode import Encoder
+from kilter.data.shelf import picked
 from kilter.errors import UserError
 from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer
@@ -90,7 +91,7 @@ def fill_reference_cache(
     )
     # Each process fills its share of one file, which all read afterwards.
     mine = groups[job.engine.rank :: job.engine.world]
-    missing = [g for g in mine if cache.lookup(collate([g])) is None]
+    missing = picked(mine, [i for i, g in enumerate(mine) if cache.lookup(collate([g])) is None])
     if missing:
         model = policy if own_reference else _frozen(job, folder, policy, encoder)
         _compute(job, model, missing, cache, temperature)
@@ -183,7 +184,7 @@ def _compute(
     with off, torch.no_grad(), contextlib.closing(display):
         done = 0
         for first in range(0, len(groups), LOOKED_UP):
-            chunk = collate(groups[first : first + LOOKED_UP])
+            chunk = collate(list(groups[first : first + LOOKED_UP]))
             # Written micro-batch by micro-batch: a kill loses one of them.
             for part in split(chunk, job.spec.tokens_per_microbatch, model.shared):
                 out = model(part, temperature=temperature, amp=job.spec.dtype == "bfloat16")

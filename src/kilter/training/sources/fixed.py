@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kilter.data.shelf import picked
 from kilter.seams import Step
 from kilter.types import Encoded, Weights
 
@@ -69,13 +70,11 @@ class FixedSource:
         first, last = self._bounds[place]
         return self._order[first:last]
 
-    def visited(self) -> list[Encoded]:
+    def visited(self) -> Sequence[Encoded]:
         """The groups that the run reads, in the data's order: all, unless it ends within the first pass."""
         if self.total_steps >= self.steps_per_epoch:
-            return list(self.groups)
-        return [
-            self.groups[i] for i in sorted({i for n in range(self.total_steps) for i in self._indices(n)})
-        ]
+            return self.groups
+        return picked(self.groups, sorted({i for n in range(self.total_steps) for i in self._indices(n)}))
 
     def next(self) -> Step | None:
         """The next step, None after the last one."""
