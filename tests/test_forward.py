@@ -7,10 +7,16 @@ import torch
 
 from conftest import make_model
 from kilter.models import attention
-from kilter.models.forward import Scorer, supports_shared_prefix
+from kilter.models.forward import Scorer
 from kilter.models.load import load_causal, load_reward
 from kilter.models.microbatch import split
 from kilter.models.packing import Segment, pack
+from kilter.models.proof import observe, prove, tell
+
+
+def proven(scorer, max_length=None):
+    """The proof of a scorer's own model."""
+    return prove(scorer, observe(scorer._base(), max_length))
 
 
 def grads(scorer, batch):
@@ -98,14 +104,14 @@ def test_large_scores_in_bfloat16_are_not_rounded_before_the_softmax():
 
 
 def test_probe_accepts_llama(scorer):
-    assert supports_shared_prefix(scorer)
+    assert proven(scorer).way.path == "shared"
     assert scorer.shared
 
 
 def test_probe_accepts_reward_models(tiny):
     scorer = Scorer(load_reward(tiny, 0, fresh=True))
     torch.nn.init.normal_(scorer.model.score.weight)
-    assert supports_shared_prefix(scorer)
+    assert proven(scorer).way.path == "shared"
 
 
 def test_sliding_window_is_exact(tmp_path, pair_batch):
@@ -123,7 +129,7 @@ def test_sliding_window_is_exact(tmp_path, pair_batch):
         head_dim=8,
     )
     scorer = Scorer(MistralForCausalLM(config))
-    assert supports_shared_prefix(scorer)
+    assert proven(scorer).way.path == "shared"
     shared = scorer(pair_batch).logps_BT
     scorer.shared = False
     torch.testing.assert_close(shared, scorer(pair_batch).logps_BT, atol=1e-5, rtol=1e-5)
@@ -138,7 +144,7 @@ def test_state_space_model_falls_back_with_a_warning(caplog, pair_batch):
     )
     scorer = Scorer(model, shared=False)
     with caplog.at_level(logging.WARNING, logger="kilter"):
-        assert not supports_shared_prefix(scorer)
+        tell(proven(scorer), "Mamba")
     assert "cannot share prompts" in caplog.text
     assert not scorer.shared
 

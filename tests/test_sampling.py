@@ -5,7 +5,7 @@ import torch
 
 from kilter.data.collate import collate
 from kilter.errors import RunFailed, UserError
-from kilter.models.forward import Scorer
+from kilter.models.forward import Scorer, Way
 from kilter.progress import Nobody
 from kilter.sampling.choose import choose
 from kilter.sampling.collect import answers as answers_of
@@ -473,3 +473,46 @@ def test_one_prompt_that_the_template_refuses_ends_no_other(sampler, encoder):
     assert [len(row) for row in found.made] == [2, 0, 2]
     assert found.summary().startswith("2 of 6 answers failed: messages = ['assistant']")
     assert found.usage.tokens == sum(len(c.token_ids) for row in found.made for c in row)
+
+
+def test_a_cache_with_other_numbers_is_not_used(tiny, encoder, caplog):
+    """A model that forgets its past in decoding is sampled from whole rows, and its log-probs are its own."""
+    from transformers import LlamaForCausalLM
+
+    class Forgetful(LlamaForCausalLM):
+        def forward(self, input_ids=None, attention_mask=None, **kwargs):
+            out = super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+            if kwargs.get("use_cache"):
+                out.logits = out.logits.flip(-1)
+            return out
+
+    scorer = Scorer(Forgetful.from_pretrained(tiny).eval())
+    scorer.follow(Way("rows"))
+    found = answers_of(LocalSampler(scorer, encoder), PROMPTS, 2, SamplingParams(max_new_tokens=5, seed=1))
+    assert not scorer.decodes_cached
+    assert "without a cache" in caplog.text
+    for row in found:
+        for c in row:
+            ids = torch.tensor([*c.prompt_ids, *c.token_ids])
+            log_p = scorer.model(input_ids=ids[None]).logits[0].log_softmax(-1)[len(c.prompt_ids) - 1 : -1]
+            want = log_p.gather(1, ids[len(c.prompt_ids) :, None])[:, 0]
+            torch.testing.assert_close(torch.tensor(c.sampling_logps), want, atol=1e-4, rtol=1e-4)
+
+
+def test_a_state_space_model_is_sampled(encoder):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=264, hidden_size=32, num_hidden_layers=2, state_size=4, time_step_rank=4)
+    scorer = Scorer(MambaForCausalLM(config).eval())
+    scorer.follow(Way("rows"))
+    (found,) = answers_of(LocalSampler(scorer, encoder), PROMPTS[:1], 2, SamplingParams(max_new_tokens=4))
+    assert all(1 <= len(c.token_ids) <= 4 for c in found)
+
+
+def test_a_token_without_an_embedding_fails_its_prompt_alone(sampler):
+    wanted = [Request("a", PROMPTS[0], 1, SamplingParams(max_new_tokens=2))]
+    wanted.append(Request("b", PROMPTS[0], 1, SamplingParams(max_new_tokens=2), prompt_ids=(5, 264)))
+    found = collect(sampler, wanted)
+    assert [row[0] is None for row in found.completions] == [False, True]
+    assert "token 264: has no embedding" in found.problems[0]

@@ -205,6 +205,7 @@ class Outputs:
     collision_BT: Tensor | None = None
     divergence_BT: Tensor | None = None
     embeddings_BLD: Tensor | None = None
+    aux_loss: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

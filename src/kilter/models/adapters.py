@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kilter.errors import UserError
 from kilter.models.config import AdapterSpec
@@ -53,20 +57,37 @@ def attach(model: Any, spec: AdapterSpec, classifier: bool) -> Any:
         use_dora=spec.kind == "dora",
         task_type=TaskType.SEQ_CLS if classifier else TaskType.CAUSAL_LM,
     )
+    linear = sorted(
+        {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    )
     try:
-        with old_names_allowed():
-            return get_peft_model(model, config)
+        with old_names_allowed(), _tied_allowed():
+            adapted = get_peft_model(model, config)
     except ValueError as error:
         # peft says only that nothing matched. Show what could have.
-        linear = sorted(
-            {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-        )
+        reason = " ".join(str(error).split())
+        unknown = "not found in the base model" in reason
         raise UserError(
             "adapter.target",
             spec.target,
-            "names no layer of the model",
-            f"use all-linear, or some of {', '.join(linear)}",
+            "names no layer of the model" if unknown else f"cannot be adapted ({reason[:200]})",
+            f"use {'all-linear, or ' if unknown else ''}some of {', '.join(linear)}",
         ) from error
+    if spec.kind == "dora":
+        _refuse_rows_of_zeros(adapted)
+    return adapted
+
+
+def _refuse_rows_of_zeros(model: Any) -> None:
+    """Dora divides by the length of each row of a weight. That of padding may be 0."""
+    for name, module in model.named_modules():
+        if is_adapted(module) and module.get_base_layer().weight.detach().abs().amax(-1).eq(0).any():
+            raise UserError(
+                "adapter.kind",
+                "dora",
+                f"divides by the length of weight rows, and {name.rpartition('.')[2]} has a row of zeros",
+                "use lora or rslora, or leave this layer out of adapter.target",
+            )
 
 
 def adapted_modules(model: Any) -> str:
@@ -98,5 +119,86 @@ def load_merged(base: Any, folder: Path) -> Any:
 
     from kilter.models.transformers_names import old_names_allowed
 
-    with old_names_allowed():
-        return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+    with old_names_allowed(), _tied_allowed(), warnings.catch_warnings(record=True) as noted:
+        warnings.filterwarnings("always", r"Found missing adapter keys")
+        adapted = PeftModel.from_pretrained(base, str(folder))
+    # peft only warns, and leaves the adapters that it found nothing for at their random start.
+    lost = [str(w.message) for w in noted if "missing adapter keys" in str(w.message)]
+    if lost:
+        raise UserError(
+            "model",
+            str(folder),
+            f"is an adapter of another model: its files lack weights for this base ({lost[0][:160]})",
+            "correct base_model_name_or_path in its adapter_config.json",
+        )
+    return fold(adapted)
+
+
+def fold(model: Any) -> Any:
+    """A peft model's adapters folded into its weights: a plain transformers model that computes the same."""
+    base = model.get_base_model()
+    head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
+    # Folded into a weight that both ends share, an adapter of one of them would change the other.
+    if head is not None and any(is_adapted(end) or _replaced(end) for end in (head, embedding)):
+        untie(base)
+    return model.merge_and_unload()
+
+
+def untie(base: Any) -> None:
+    """Gives the output projection a weight of its own, where it was the input embedding."""
+    head, embedding = (_beneath(m) for m in (base.get_output_embeddings(), base.get_input_embeddings()))
+    if head.weight is embedding.weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), head.weight.requires_grad)
+    base.config.get_text_config().tie_word_embeddings = base.config.tie_word_embeddings = False
+
+
+@contextlib.contextmanager
+def _tied_allowed() -> Iterator[None]:
+    """Silences peft's advice on tied weights: `fold` unties them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Model (has|with) `tie_word_embeddings=True`")
+        yield
+
+
+def is_adapted(module: Any) -> bool:
+    """Whether an adapter sits on this layer."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return isinstance(module, BaseTunerLayer)
+
+
+def _replaced(module: Any) -> bool:
+    """Whether an adapter brings this layer as a whole."""
+    from peft.utils.other import ModulesToSaveWrapper
+
+    return isinstance(module, ModulesToSaveWrapper)
+
+
+def _beneath(module: Any) -> Any:
+    """The base model's own layer."""
+    if _replaced(module):
+        return module.original_module
+    return module.get_base_layer() if is_adapted(module) else module
+
+
+def projection_weights(projection: Any) -> tuple[Tensor, Tensor | None]:
+    """(weight [V, D], bias [V] or None) of an output projection, with what its adapters add to the weight."""
+    if not is_adapted(projection):
+        return projection.weight, getattr(projection, "bias", None)
+    layer = projection.get_base_layer()
+    weight = layer.weight
+    active = () if projection.disable_adapters or projection.merged else projection.active_adapters
+    for name in active:
+        change = projection.lora_B[name].weight @ projection.lora_A[name].weight
+        weight = weight + change * projection.scaling[name]
+    return weight, getattr(layer, "bias", None)
+
+
+def reads_own_logits(model: Any) -> str:
+    """Why the logits of an adapted model cannot come from one weight matrix; "" where they can."""
+    head = model.get_base_model().get_output_embeddings()
+    if head is None or not is_adapted(head):
+        return ""
+    if any(module.p > 0 for module in head.lora_dropout.values() if isinstance(module, torch.nn.Dropout)):
+        return "the adapter on the output projection has a dropout"
+    return "the adapter on the output projection is dora" if any(head.lora_variant.values()) else ""

@@ -63,7 +63,9 @@ def _causal_table(size: int, window: int | None, dtype: torch.dtype) -> Tensor:
 
 
 class _SegmentAttention(torch.autograd.Function):
-    """Attention over exactly the keys that each segment may see; q [L, H, d], k and v [L, G, d], G divides H.
+    """Attention over exactly the keys that each segment may see.
+
+    q [L, H, d], k [L, G, d], v [L, G, e], where G divides H.
 
     S = scale q k^T + mask, P = softmax(S) in float32, out = P v, for a run of completions at once. The keys
     of their common prompt stand in one product, their own keys in a batch of products. The backward
@@ -86,7 +88,8 @@ class _SegmentAttention(torch.autograd.Function):
         scale: float,
         window: int | None,
     ) -> Tensor:
-        out = torch.empty_like(q, dtype=v.dtype)
+        # Latent attention has values of another width than its keys.
+        out = v.new_empty(*q.shape[:2], v.shape[2])
         for run in _runs(segments, q.shape[1]):
             p, _, _ = _probabilities(q, k, run, scale, window)
             _put(out, run, _times(p.to(v.dtype), v, run))

@@ -63,4 +63,5 @@ class ActorCritic(nn.Module):
             entropy_BT=made.entropy_BT,
             scores_B=made.scores_B,
             values_BT=values_BT,
+            aux_loss=made.aux_loss,
         )

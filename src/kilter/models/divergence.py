@@ -10,13 +10,12 @@ flat in their number.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from kilter.models.logprobs import CHUNK_ELEMENTS, Head, logits
+from kilter.models.logprobs import CHUNK_ELEMENTS, Head, cast, logits
 
 
 def divergence(student_SV: Tensor, teacher_SV: Tensor, beta: float) -> Tensor:
@@ -68,15 +67,16 @@ def token_divergence(
     Returns:
         [S], in nats, float32 (float64 in, float64 out).
     """
-    size, vocabulary = student_SD.shape[0], head.weight.shape[0]
+    size = student_SD.shape[0]
+    vocabulary = student_SD.shape[1] if head.weight is None else head.weight.shape[0]
     # About four matrices of logits are alive at once: two models' and their log-softmax.
     chunk = max(16, CHUNK_ELEMENTS // (4 * vocabulary))
 
-    def one(s: Tensor, t: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        student = Head(weight.to(s.dtype), bias, head.scale, head.softcap)
+    def one(s: Tensor, t: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        student = cast(Head(weight, bias, head.scale, head.softcap), s.dtype)
         z_s = logits(s, student) / temperature
         with torch.no_grad():
-            z_t = logits(t, replace(teacher_head, weight=teacher_head.weight.to(t.dtype))) / temperature
+            z_t = logits(t, cast(teacher_head, t.dtype)) / temperature
         return divergence(z_s, z_t, beta)
 
     # Autocast would round the logits to bfloat16, and the divergence of two near models is a small difference

@@ -1,20 +1,28 @@
 """The model as the loop sees it: a Layout in, log-probs (or scores) of the completions out.
 
-A group's prompt is encoded once for all its completions. `supports_shared_prefix` proves at start-up, on the
-loaded model itself, that this gives the numbers of plain rows. Where it does not, the model runs plain rows
-and says so: state-space layers, or attention with features that the shared form lacks.
+There are three ways to the same numbers, which proof.py compares with the model's own:
+
+    shared   a group's prompt is encoded once for all its completions
+    rows     one row per completion, its states through Kilter's head
+    own      one row at a time through the whole model, whose logits are taken as they are
 """
 
 from __future__ import annotations
 
-import logging
-from typing import Any
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from inspect import Parameter, signature
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from kilter.batch import Batch, Outputs
 from kilter.models import attention
+from kilter.models.adapters import projection_weights
 from kilter.models.divergence import token_divergence
 from kilter.models.logprobs import Head, plain_token_logps, token_logps
 from kilter.models.packing import Layout, pack
@@ -24,7 +32,34 @@ from kilter.runtime import keep_freed_memory
 
 keep_freed_memory()
 
-log = logging.getLogger("kilter")
+Path = Literal["shared", "rows", "own"]
+Still = Literal["nothing", "inner", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a model is run so that its numbers are its own."""
+
+    path: Path = "shared"
+    attention: str | None = None
+    """transformers' name of the attention of plain rows; None: the one that the model was loaded with."""
+    scale: float | None = None
+    """Factor of the logits; None: what the configuration declares."""
+    softcap: float | None = None
+    """Bound of the logits, beside a `scale` that is not None."""
+    still: Still = "nothing"
+    """Modules that stay in evaluation mode while the model trains, for they draw random numbers or change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """What the routers of a mixture of experts said of some tokens.
+
+    logits: of each layer, [tokens, experts]. times_1L: how often each token is read, 0 for padding.
+    """
+
+    logits: tuple[Tensor, ...]
+    times_1L: Tensor
 
 
 class Scorer(nn.Module):
@@ -38,13 +73,33 @@ class Scorer(nn.Module):
         super().__init__()
         self.model = model
         self.shared = shared
+        self.way = Way("shared" if shared else "rows")
         self.decodes_shared: bool | None = None
-        # In a list, so that its weights are not among this module's parameters.
+        self.decodes_cached = True
+        # In lists, so that their weights are not among this module's parameters.
         self._teacher: list[tuple[Scorer, float]] = []
+        self._still: list[nn.Module] = []
+        self.loaded_attention: str = self._base().config._attn_implementation
         if shared:
             self._base().set_attn_implementation(attention.NAME)
         slim(self._base())
         take_over(self._base())
+
+    def follow(self, way: Way) -> None:
+        """Runs the model this way from now on."""
+        self.way, self.shared = way, way.path == "shared"
+        name = attention.NAME if self.shared else way.attention or self.loaded_attention
+        if self._base().config._attn_implementation != name:
+            self._base().set_attn_implementation(name)
+        self._still = list(_kept_still(self._base(), way.still))
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Scorer:
+        """As of any module, but for those that have to stay as they are in evaluation."""
+        super().train(mode)
+        for module in self._still:
+            module.training = False
+        return self
 
     def _base(self) -> Any:
         """The transformers model under a peft wrapper, if there is one."""
@@ -66,23 +121,33 @@ class Scorer(nn.Module):
         device: torch.device = next(self.model.parameters()).device
         return device
 
-    def head(self) -> Head:
-        """The output projection with the model's own scale and soft cap."""
+    @property
+    def classifies(self) -> bool:
+        """Whether the model scores a row instead of predicting tokens."""
         base = self._base()
-        projection, config = base.get_output_embeddings(), base.config.get_text_config()
-        scale = getattr(config, "logit_scale", None) or 1.0
-        scale /= getattr(config, "logits_scaling", None) or 1.0
-        return Head(
-            projection.weight,
-            getattr(projection, "bias", None),
-            scale,
-            getattr(config, "final_logit_softcapping", None),
-        )
+        return base.get_output_embeddings() is None and hasattr(base, "score")
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids that have an embedding; a tokenizer may have more."""
+        base = self._base()
+        weight = getattr(base.get_input_embeddings(), "weight", None)
+        return int(base.config.get_text_config().vocab_size if weight is None else weight.shape[0])
+
+    def head(self) -> Head:
+        """The output projection with the model's own scale and soft cap; adapters on it included."""
+        if self.way.path == "own":
+            return Head(None)
+        base = self._base()
+        projection = base.get_output_embeddings()
+        weight, bias = projection_weights(projection)
+        if self.way.scale is not None:
+            return Head(weight, bias, self.way.scale, self.way.softcap)
+        scale, softcap = declared_head(base.config.get_text_config())
+        return Head(weight, bias, scale, softcap)
 
     def teach(self, teacher: Scorer, beta: float) -> None:
         """Makes "divergence" an output: from `teacher`, with share beta of it in the mixture."""
-        # One layout serves both models, so both must be able to read it.
-        teacher.shared = self.shared = teacher.shared and self.shared
         self._teacher = [(teacher.requires_grad_(False).eval(), beta)]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -91,29 +156,87 @@ class Scorer(nn.Module):
             teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
-    def hidden(self, layout: Layout, embeddings: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, layout: Layout, embeddings: Tensor | None = None, routed: list[Routed] | None = None
+    ) -> Tensor:
         """Last hidden states of the decoder, flattened to [positions, D].
 
         Args:
             layout: tokens, positions and who attends to whom.
             embeddings: [rows, width, D], which take the place of the token ids.
+            routed: takes what the routers of a mixture of experts said; None: they are not asked.
         """
-        base = self._base()
-        # A classifier has no output embeddings, and transformers gives it no get_decoder.
-        causal = base.get_output_embeddings() is not None
-        decoder = base.get_decoder() if causal else getattr(base, base.base_model_prefix)
-
+        decoder = decoder_of(self._base(), self.classifies)
         extra: dict[str, Any] = {}
         mask = layout.attention_mask
         if layout.segments is not None:
             # A 4-D mask passes through transformers untouched, and the shared attention ignores it.
             extra["kilter_segments"] = layout.segments
             mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.input_ids.device)
+
+        # Plain rows count from 0, which is what a model without this argument does by itself.
+        if layout.segments is not None or takes(decoder, "position_ids"):
+            extra["position_ids"] = layout.position_ids
         source = {"input_ids": layout.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
-        out = decoder(
-            **source, attention_mask=mask, position_ids=layout.position_ids, use_cache=False, **extra
-        ).last_hidden_state
-        return out.reshape(-1, out.shape[-1])  # type: ignore[no-any-return]
+        if routed is not None:
+            extra["output_router_logits"] = True
+        out = decoder(**source, attention_mask=mask, use_cache=False, **extra)
+        if routed is not None:
+            routed.append(Routed(out.router_logits, times_read(layout)))
+        states = out.last_hidden_state
+        return states.reshape(-1, states.shape[-1])  # type: ignore[no-any-return]
+
+    def own_logits(
+        self, layout: Layout, embeddings: Tensor | None = None, routed: list[Routed] | None = None
+    ) -> Tensor:
+        """What the model itself makes of each row, read alone and without padding: [S, V] logits.
+
+        Args:
+            layout: plain rows.
+            embeddings: [rows, width, D], which take the place of the token ids.
+            routed: takes what the routers of a mixture of experts said; None: they are not asked.
+        """
+        base, width = self._base(), layout.input_ids.shape[1]
+        assert layout.attention_mask is not None
+        lengths, row_S = layout.attention_mask.sum(1).tolist(), layout.predict_S // width
+        keeps = takes(base, "logits_to_keep")
+        found = []
+        for row, length in enumerate(lengths):
+            place_S = layout.predict_S[row_S == row] - row * width
+            if not len(place_S):
+                continue
+            # Logits of the prompt are not needed. They would be most of the memory.
+            first = int(place_S.min()) if keeps else 0
+            extra: dict[str, Any] = {"logits_to_keep": length - first} if first else {}
+            extra |= {} if routed is None else {"output_router_logits": True}
+            source = (
+                {"input_ids": layout.input_ids[row : row + 1, :length]}
+                if embeddings is None
+                else {"inputs_embeds": embeddings[row : row + 1, :length]}
+            )
+            out = base(**source, use_cache=False, **extra)
+            found.append(out.logits[0].index_select(0, place_S - first))
+            if routed is not None:
+                ones = torch.ones(1, length, device=layout.input_ids.device)
+                routed.append(Routed(out.router_logits, ones))
+        return torch.cat(found)
+
+    def predicting(self, batch: Batch, amp: bool = False) -> Tensor:
+        """The states that predict the trained tokens, [S, D]; on the model's own path its logits [S, V].
+
+        Their order is that of rows and tokens, whatever the path.
+        """
+        return self._read(pack(batch, self.shared).to(self.device), amp)[0]
+
+    def _read(self, layout: Layout, amp: bool, routed: list[Routed] | None = None) -> tuple[Tensor, Tensor]:
+        """(what predicts the trained tokens [S, D], all states [positions, D]); see `predicting`."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
+            if self.way.path == "own":
+                logits_SV = self.own_logits(layout, routed=routed)
+                return logits_SV, logits_SV
+            states = self.hidden(layout, routed=routed)
+        picked_SD = states.index_select(0, layout.predict_S)
+        return picked_SD.to(torch.bfloat16) if amp else picked_SD, states
 
     def forward(
         self,
@@ -138,14 +261,14 @@ class Scorer(nn.Module):
             return self._twice_differentiable(batch, temperature, amp)
 
         layout = pack(batch, self.shared).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
-            states = self.hidden(layout)
+        routed: list[Routed] | None = [] if "aux_loss" in outputs else None
+        picked_SD, states = self._read(layout, amp, routed)
 
         # All that the language-model head gives comes from the states that predict a trained token.
         made: dict[str, Tensor | None] = {}
+        if routed is not None:
+            made["aux_loss"] = balance(self._base(), routed)
         if outputs & {"logps", "entropy", "collision", "divergence"}:
-            picked_SD = states.index_select(0, layout.predict_S)
-            picked_SD = picked_SD.to(torch.bfloat16) if amp else picked_SD
             entropy, collision = "entropy" in outputs, "collision" in outputs
             logps_S, entropy_S, collision_S = token_logps(
                 picked_SD, self.head(), layout.targets_S, temperature, entropy, collision
@@ -154,7 +277,7 @@ class Scorer(nn.Module):
             made["entropy_BT"] = None if entropy_S is None else _spread(entropy_S, layout)
             made["collision_BT"] = None if collision_S is None else _spread(collision_S, layout)
             if "divergence" in outputs:
-                made["divergence_BT"] = self._divergence(layout, picked_SD, temperature, amp)
+                made["divergence_BT"] = self._divergence(batch, layout, picked_SD, temperature, amp)
 
         # A reward model's head gives one number: of a whole answer at its last token, or of the state before
         # each token.
@@ -170,11 +293,13 @@ class Scorer(nn.Module):
         scores_S: Tensor = score(states_SD.to(next(score.parameters()).dtype))[:, 0].float()
         return scores_S
 
-    def _divergence(self, layout: Layout, picked_SD: Tensor, temperature: float, amp: bool) -> Tensor:
+    def _divergence(
+        self, batch: Batch, layout: Layout, picked_SD: Tensor, temperature: float, amp: bool
+    ) -> Tensor:
         """Divergence from the teacher at each trained token, [B, T]."""
         teacher, beta = self._teacher[0]
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
-            theirs_SE = teacher.hidden(layout).index_select(0, layout.predict_S).to(picked_SD.dtype)
+        with torch.no_grad():
+            theirs_SE = teacher.predicting(batch, amp).to(picked_SD.dtype)
         found_S = token_divergence(picked_SD, self.head(), theirs_SE, teacher.head(), beta, temperature)
         return _spread(found_S, layout)
 
@@ -193,11 +318,12 @@ class Scorer(nn.Module):
                 # Where the embedding is frozen they would not be a part of the graph.
                 if torch.is_grad_enabled() and not embeddings_BLD.requires_grad:
                     embeddings_BLD.requires_grad_()
-                states = self.hidden(layout, embeddings_BLD)
+                own = self.way.path == "own"
+                states = (self.own_logits if own else self.hidden)(layout, embeddings_BLD)
         finally:
             base.set_attn_implementation(before)
 
-        picked_SD = states.index_select(0, layout.predict_S)
+        picked_SD = states if own else states.index_select(0, layout.predict_S)
         picked_SD = picked_SD.to(torch.bfloat16) if amp else picked_SD
         logps_S = plain_token_logps(picked_SD, self.head(), layout.targets_S, temperature)
         return Outputs(logps_BT=_spread(logps_S, layout), embeddings_BLD=embeddings_BLD)
@@ -208,59 +334,69 @@ def _spread(values_S: Tensor, layout: Layout) -> Tensor:
     return values_S.new_zeros(layout.shape_BT).index_put((layout.row_S, layout.column_S), values_S)
 
 
-def _probe(vocab: int) -> Batch:
-    """Two groups of unequal shape with random tokens: every kind of boundary occurs once."""
-    g = torch.Generator().manual_seed(0)
-    prompts = tuple(torch.randint(5, vocab, (n,), generator=g) for n in (7, 4))
-    lengths = torch.tensor([5, 3, 2, 6])
-    tokens = torch.randint(5, vocab, (4, 6), generator=g)
-    mask = (torch.arange(6)[None] < lengths[:, None]).float()
-    one = torch.tensor(1.0)
-    group = torch.tensor([0, 0, 1, 1])
-    return Batch(
-        prompts, tokens, mask, lengths, group, torch.zeros(4), torch.zeros(2), mask.sum(), one * 4, one * 2
-    )
+def takes(module: Any, name: str) -> bool:
+    """Whether a module's forward has this argument, or passes on what it does not know."""
+    parameters = signature(module.forward).parameters
+    return name in parameters or any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
 
 
-@torch.no_grad()
-def supports_shared_prefix(scorer: Scorer, tolerance: float = 2e-3) -> bool:
-    """Whether shared-prefix and plain rows agree on a probe batch.
+def decoder_of(base: Any, classifies: bool) -> Any:
+    """The part of a model that ends in hidden states: all of it but the head."""
+    # A classifier has no output embeddings, and transformers gives it no get_decoder.
+    if classifies:
+        return getattr(base, base.base_model_prefix)
+    found = base.get_decoder()
+    if found is not base:
+        return found
 
-    If they do not, or the attention is not supported, the scorer is switched to plain rows and a warning says
-    why.
+    # Some models name another prefix than the attribute that holds their decoder.
+    return next((m for m in base.children() if isinstance(m, PreTrainedModel)), found)
 
-    Args:
-        scorer: the loaded model; its `shared` becomes the answer.
-        tolerance: largest difference, relative to the largest value.
+
+def times_read(layout: Layout) -> Tensor:
+    """How often plain rows would read each position of a layout, [1, positions]: 0 for padding."""
+    if layout.segments is None:
+        assert layout.attention_mask is not None
+        return layout.attention_mask.reshape(1, -1).float()
+    times = torch.ones(layout.input_ids.shape, device=layout.input_ids.device)
+    for segment in layout.segments:
+        times[0, segment.start : segment.start + segment.prompt] = len(segment.completions)
+    return times
+
+
+def balance(base: Any, routed: Sequence[Routed]) -> Tensor:
+    """The load-balancing loss of a mixture of experts, by the function of its own module in transformers.
+
+    A shared prompt counts as often as plain rows would hold it, so that the loss is theirs.
     """
-    was_training = scorer.training
-    scorer.eval()
-    base = scorer._base()
-    wanted = frozenset({"logps"} if base.get_output_embeddings() is not None else {"scores"})
-    batch = _probe(min(1000, base.config.get_text_config().vocab_size))
+    function = vars(sys.modules[type(base).__module__])["load_balancing_loss_func"]
+    layers = zip(*(r.logits for r in routed), strict=True)
+    logits = tuple(torch.cat([x.reshape(-1, x.shape[-1]) for x in layer]) for layer in layers)
+    times_1L = torch.cat([r.times_1L for r in routed], 1)
+    found: Tensor = function(logits, base.num_experts, base.num_experts_per_tok, times_1L)
+    return found
 
-    def run(shared: bool) -> Tensor:
-        scorer.shared = shared
-        out = scorer(batch, wanted)
-        value: Tensor | None = out.logps_BT if out.logps_BT is not None else out.scores_B
-        assert value is not None
-        return value
 
-    # Any model may come here, so what its code raises is an answer too.
-    reason = ""
-    plain = run(False)
-    try:
-        gap = float((run(True) - plain).abs().max() / plain.abs().max().clamp_min(1e-6))
-        if not gap <= tolerance:
-            reason = f"outputs differ by {gap:.1e}"
-    except (attention.UnsupportedAttention, TypeError, RuntimeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}"
-    scorer.shared = not reason
-    scorer.train(was_training)
-    if reason:
-        log.warning(
-            "%s cannot share prompts (%s); using plain rows, which cost one prompt per completion",
-            type(base).__name__,
-            reason,
-        )
-    return scorer.shared
+def balances(base: Any) -> bool:
+    """Whether a model is a mixture of experts whose load-balancing loss can be taken."""
+    known = "load_balancing_loss_func" in vars(sys.modules[type(base).__module__])
+    return known and hasattr(base, "num_experts") and hasattr(base, "num_experts_per_tok")
+
+
+def declared_head(config: Any) -> tuple[float, float | None]:
+    """(scale, soft cap) of the logits in the words of most configurations."""
+    scale = getattr(config, "logit_scale", None) or 1.0
+    scale /= getattr(config, "logits_scaling", None) or 1.0
+    return scale, getattr(config, "final_logit_softcapping", None)
+
+
+def _kept_still(base: Any, still: Still) -> Iterator[nn.Module]:
+    """Modules that do not follow into training; adapters came later and are not among them."""
+    if still == "nothing":
+        return
+    for module in base.modules():
+        # A dropout that is left has been asked for: those of the model are at 0. Of the others,
+        # a layer that checkpoints its activations looks at its own mode to do so.
+        checkpoints = isinstance(module, GradientCheckpointingLayer | PreTrainedModel)
+        if not isinstance(module, nn.Dropout) and not (still == "inner" and checkpoints):
+            yield module

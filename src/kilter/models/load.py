@@ -11,15 +11,15 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from kilter.artifacts import sha256_file, whole_folder
-from kilter.errors import UserError, nearest
+from kilter.artifacts import sha256_file, whole_folder, write_text
+from kilter.errors import RunFailed, UserError, nearest
 from kilter.models.adapters import is_adapter, load_merged
 from kilter.models.builtin import BUILTIN
 
@@ -43,12 +43,92 @@ def model_hash(folder: Path) -> str:
     )
     if not files:
         raise UserError("model", str(folder), "holds no model files", "give a Hugging Face model folder")
-    lines = [f"{p.name} {sha256_file(p)}" for p in files]
+    lines = [f"{p.name} {file_hash(p)}" for p in files]
     # The same adapter over another base is another model.
     base, adapter = base_of(folder)
     if adapter is not None:
         lines.append(f"base {model_hash(base)}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def numbers_hash(folder: Path) -> str:
+    """Hash of what decides a model's numbers: weights, architecture, tokenizer, tokens that end an answer.
+
+    Other settings of generation, notes and the version that wrote the files are no part of it, so that they
+    may be mended in the middle of a run.
+    """
+    lines = []
+    for path in sorted(
+        p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".jinja", ".model")
+    ):
+        lines.append(f"{path.name} {file_hash(path)}")
+    for path in sorted(folder.glob("*.json")):
+        read = READ_KEYS.get(path.name)
+        values = _json(path) if read is None else read(_json(path))
+        if values is not None:
+            lines.append(f"{path.name} {json.dumps(values, sort_keys=True)}")
+    base, adapter = base_of(folder)
+    if adapter is not None:
+        lines.append(f"base {numbers_hash(base)}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _without(values: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what names, versions and precisions it was written with."""
+    unread = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache")
+    return {k: _without(v) if isinstance(v, dict) else v for k, v in values.items() if k not in unread}
+
+
+READ_KEYS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "config.json": _without,
+    "generation_config.json": lambda values: values.get("eos_token_id"),
+    "adapter_config.json": lambda values: {
+        k: v for k, v in values.items() if k not in ("base_model_name_or_path", "revision", "peft_version")
+    },
+    "kilter.json": lambda values: values.get("reads"),
+    "tokenizer_config.json": lambda values: {k: values[k] for k in TOKENIZER_KEYS if k in values},
+    "model.safetensors.index.json": lambda values: None,
+    "special_tokens_map.json": lambda values: None,
+}
+"""File of a model folder to what of it decides a number; other JSON files count whole."""
+
+
+TOKENIZER_KEYS = (
+    "tokenizer_class",
+    "chat_template",
+    "added_tokens_decoder",
+    "extra_special_tokens",
+    "additional_special_tokens",
+    "bos_token",
+    "eos_token",
+    "pad_token",
+    "unk_token",
+    "add_bos_token",
+    "add_eos_token",
+    "add_prefix_space",
+    "legacy",
+)
+"""What of a tokenizer's settings decides tokens."""
+
+BIG = 1 << 20
+"""Bytes from which on a file's hash is remembered."""
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file. That of a big one is remembered until its size or its time changes."""
+    facts = path.stat()
+    if facts.st_size < BIG:
+        return sha256_file(path)
+    stamp = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}|{facts.st_ino}"
+    note = cache_root() / "hashes" / hashlib.sha256(stamp.encode()).hexdigest()[:40]
+    try:
+        return note.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        found = sha256_file(path)
+    # A cache that cannot be written costs time and nothing else.
+    with contextlib.suppress(RunFailed):
+        write_text(note, found)
+    return found
 
 
 def resolve(reference: str, field: str = "model") -> Path:
@@ -207,7 +287,7 @@ def _readable(folder: Path) -> Iterator[None]:
             yield
     except UserError:
         raise
-    except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
+    except (ValueError, OSError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             "model",
@@ -221,8 +301,13 @@ def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder, with a pad token other than EOS if the vocabulary offers one."""
     from transformers import AutoTokenizer
 
+    base, adapter = base_of(folder)
+    own = adapter is None or any((folder / name).is_file() for name in TOKENIZER_FILES)
     with _readable(folder):
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder if own else base))
+        # An adapter that was saved without a template speaks as its base does.
+        if own and adapter is not None and not getattr(tokenizer, "chat_template", None):
+            tokenizer.chat_template = getattr(load_tokenizer(base), "chat_template", None)
     if tokenizer.eos_token_id is None:
         raise UserError(
             "model",
@@ -238,14 +323,43 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+"""One of them stands in every folder that has a tokenizer of its own."""
+
+
 def stop_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
-    """Every token that ends an answer: the tokenizer's EOS and those of generation_config.json."""
+    """Every token that ends an answer: the tokenizer's EOS, and what base and adapter declare.
+
+    As transformers has it: generation_config.json says it, and config.json where there is no such file.
+    """
+    base, adapter = base_of(folder)
     ids = {int(tokenizer.eos_token_id)}
-    path = folder / "generation_config.json"
-    if path.is_file():
-        declared = json.loads(path.read_text()).get("eos_token_id") or []
-        ids.update([declared] if isinstance(declared, int) else declared)
+    for place in (base, adapter):
+        ids.update(_declared_stops(place) if place is not None else ())
     return frozenset(ids)
+
+
+def _declared_stops(folder: Path) -> list[int]:
+    """The `eos_token_id` of a folder: one, several or none."""
+    for name in ("generation_config.json", "config.json"):
+        found = _json(folder / name)
+        if found:
+            declared = found.get("eos_token_id", (found.get("text_config") or {}).get("eos_token_id"))
+            return [declared] if isinstance(declared, int) else list(declared or [])
+    return []
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON file's object; empty where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "model", str(path), f"cannot be read ({error})", f"copy {path.name} from the original model"
+        ) from error
+    return found if isinstance(found, dict) else {}
 
 
 def load_causal(folder: Path, quantization: Any = None) -> Any:
@@ -268,6 +382,7 @@ def load_causal(folder: Path, quantization: Any = None) -> Any:
             "is a reward model: it has no language-model head",
             "start from the policy it was made from",
         )
+    refuse_unfit(base_folder, str(folder))
     extra: dict[str, Any] = {"dtype": torch.float32}
     if quantization is not None:
         # Weights are quantised while they are loaded, and only the GPU has the kernels for it.
@@ -278,14 +393,68 @@ def load_causal(folder: Path, quantization: Any = None) -> Any:
             str(base_folder), output_loading_info=True, **extra
         )
     _refuse_missing(folder, info, set())
-    return load_merged(model, adapter) if adapter is not None else model
+    return model if adapter is None else _with_adapter(model, adapter, folder)
 
 
-def separate_head(model: Any) -> None:
-    """Gives the output projection a weight of its own, where it was the input embedding."""
-    head = model.get_output_embeddings()
-    head.weight = torch.nn.Parameter(head.weight.detach().clone())
-    model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
+def _with_adapter(model: Any, adapter: Path, folder: Path) -> Any:
+    """The base with its adapter folded in, and the generation settings that the adapter brings."""
+    from transformers import GenerationConfig
+
+    with _readable(folder):
+        if (adapter / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(str(adapter))
+        return load_merged(model, adapter)
+
+
+def refuse_unfit(folder: Path, value: str, field: str = "model") -> None:
+    """Raises UserError for a model that no setting can train, from its config.json alone.
+
+    Args:
+        folder: full weights.
+        value: what named the model.
+        field: the setting.
+    """
+    config = _json(folder / "config.json")
+    architecture = str((config.get("architectures") or [""])[0])
+    if architecture.endswith("ForMaskedLM"):
+        raise UserError(
+            field,
+            value,
+            f"is a masked-language model ({architecture}), which reads the tokens that it should predict",
+            "use a causal language model, whose architecture ends in ForCausalLM",
+        )
+    quantised = config.get("quantization_config")
+    if isinstance(quantised, dict):
+        _refuse_unreadable_weights(quantised, field, value)
+
+
+LOADS = {
+    "gptq": "optimum gptqmodel",
+    "awq": "gptqmodel",
+    "bitsandbytes": "bitsandbytes",
+    "quanto": "optimum-quanto",
+    "auto-round": "auto-round",
+}
+"""Method of quantisation to the packages that load its weights, where their names differ from its own."""
+
+
+def _refuse_unreadable_weights(quantised: dict[str, Any], field: str, value: str) -> None:
+    """Quantised weights need libraries that come with neither transformers nor Kilter."""
+    from transformers.quantizers import AutoHfQuantizer
+
+    method = quantised.get("quant_method", "an unknown method")
+    try:
+        with quiet_transformers():
+            quantizer = AutoHfQuantizer.from_config(dict(quantised), pre_quantized=True)
+            quantizer.validate_environment(device_map=None, weights_only=True)
+    except (ImportError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")[:200]
+        raise UserError(
+            field,
+            value,
+            f"has weights quantised by {method}, which cannot be loaded here ({reason})",
+            f"run: pip install {LOADS.get(method, method)}. Or give the model's full-precision weights",
+        ) from error
 
 
 def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bool = False) -> Any:
@@ -396,7 +565,14 @@ def base_of(folder: Path) -> tuple[Path, Path | None]:
     """(folder of full weights, adapter folder or None)."""
     if not is_adapter(folder):
         return folder, None
-    base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    base = _json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not isinstance(base, str):
+        raise UserError(
+            "model",
+            str(folder),
+            "is an adapter that does not name its base",
+            "set base_model_name_or_path in its adapter_config.json",
+        )
     return resolve(base, f"{folder}/adapter_config.json base_model_name_or_path"), folder
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from kilter.models.products import matmul
 
@@ -31,17 +32,26 @@ KEPT_BYTES = 1 << 28
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The output projection: weight [V, D], bias [V] or None. Logits are softcap tanh(scale z / softcap)."""
+    """The output projection: weight [V, D], bias [V] or None. Logits are softcap tanh(scale z / softcap).
 
-    weight: Tensor
+    Without a weight the states are the logits: of a model whose own are read.
+    """
+
+    weight: Tensor | None
     bias: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
 
 
+def cast(head: Head, dtype: torch.dtype) -> Head:
+    """The head in the type of the states that it reads."""
+    return head if head.weight is None else replace(head, weight=head.weight.to(dtype))
+
+
 def logits(hidden_SD: Tensor, head: Head) -> Tensor:
     """softcap tanh(scale (W h + b) / softcap), [S, V], float32 or wider."""
-    z = matmul(hidden_SD, head.weight.T)
+    # The model's own logits belong to its graph, and must not be changed in place.
+    z = hidden_SD.clone() if head.weight is None else matmul(hidden_SD, head.weight.T)
     z = z if z.dtype == torch.float64 else z.float()
 
     # In place where possible: this is the largest tensor of a training step.
@@ -210,6 +220,8 @@ def token_logps(
         Log-probs [S] (nats), entropy [S] (nats) or None, collision [S] or None. They are float32, or float64
         if the states are. All but the collision are differentiable.
     """
+    if head.weight is None:
+        return _from_logits(hidden_SD, targets_S, temperature, entropy, collision)
     scale, softcap = head.scale, head.softcap
     if temperature != 1.0:
         # f(z)/t = (c/t) tanh(s z / c): fold the temperature into scale and cap so that one formula serves
@@ -227,11 +239,40 @@ def token_logps(
     return logps_S, entropy_S if entropy else None, collision_S if collision else None
 
 
+def _from_logits(
+    logits_SV: Tensor, targets_S: Tensor, temperature: float, entropy: bool, collision: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """`token_logps` of logits that exist already, in chunks whose softmax the backward computes again."""
+
+    def one(z_SV: Tensor, targets_S: Tensor) -> tuple[Tensor, Tensor]:
+        log_p_SV = (z_SV.to(torch.promote_types(z_SV.dtype, torch.float32)) / temperature).log_softmax(-1)
+        own_S = log_p_SV.gather(1, targets_S[:, None])[:, 0]
+        return own_S, -(log_p_SV.exp() * log_p_SV).sum(-1) if entropy else own_S.new_empty(0)
+
+    def squares(z_SV: Tensor) -> Tensor:
+        log_p_SV = (z_SV.float() / temperature).log_softmax(-1)
+        return (2 * log_p_SV).logsumexp(-1)
+
+    # Autocast would round the logits again.
+    chunk = max(16, CHUNK_ELEMENTS // max(1, logits_SV.shape[1]))
+    starts = range(0, logits_SV.shape[0], chunk)
+    with torch.autocast(logits_SV.device.type, enabled=False):
+        parts = [
+            checkpoint(one, logits_SV[i : i + chunk], targets_S[i : i + chunk], use_reentrant=False)
+            for i in starts
+        ]
+        with torch.no_grad():
+            found = [squares(logits_SV[i : i + chunk]) for i in starts] if collision else []
+    logps_S = torch.cat([own for own, _ in parts])
+    entropy_S = torch.cat([h for _, h in parts]) if entropy else None
+    return logps_S, entropy_S, torch.cat(found) if collision else None
+
+
 def plain_token_logps(hidden_SD: Tensor, head: Head, targets_S: Tensor, temperature: float = 1.0) -> Tensor:
     """The same log-probs through ordinary operations, which can be differentiated twice.
 
     All logits exist at once, so this is for short batches.
     """
     with torch.autocast(hidden_SD.device.type, enabled=False):
-        z = logits(hidden_SD, replace(head, weight=head.weight.to(hidden_SD.dtype))) / temperature
+        z = logits(hidden_SD, cast(head, hidden_SD.dtype)) / temperature
         return z.log_softmax(-1).gather(1, targets_S[:, None])[:, 0]

@@ -8,15 +8,15 @@ from pathlib import Path
 from kilter.artifacts import whole_folder
 from kilter.errors import UserError
 from kilter.models.adapters import is_adapter
+from kilter.models.adapters import untie as separate_head
 from kilter.models.load import (
     MADE_BY,
     adapter_has_head,
     load_causal,
     load_reward,
     load_tokenizer,
-    quiet_transformers,
-    separate_head,
 )
+from kilter.models.save import save
 
 
 def check_merge(folder: Path, untie: bool, field: str = "model") -> None:
@@ -51,8 +51,6 @@ def merge(folder: Path, target: Path, untie: bool = False) -> None:
     if untie:
         separate_head(merged)
     with whole_folder(target, what="the merged model", fix="free disk space, then run again") as partial:
-        with quiet_transformers():
-            merged.save_pretrained(str(partial))
-            tokenizer.save_pretrained(str(partial))
+        save(merged, tokenizer, partial)
         if (folder / MADE_BY).is_file():
             shutil.copy(folder / MADE_BY, partial / MADE_BY)

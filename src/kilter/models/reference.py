@@ -23,6 +23,9 @@ from kilter.batch import Batch
 from kilter.errors import UserError
 from kilter.models.forward import Scorer
 
+FORWARD = 2
+"""Counts up when a forward pass changes its numbers. 2: it is proven against the model itself."""
+
 
 class ReferenceCache:
     """Row key -> float32 log-probs (nats) of its completion tokens."""
@@ -44,7 +47,7 @@ class ReferenceCache:
                 f"cannot be opened as the reference cache ({error})",
                 "set KILTER_CACHE to a folder you may write to",
             ) from error
-        self._salt = f"{reference_hash}|{precision}|{temperature}".encode()
+        self._salt = f"{reference_hash}|{precision}|{temperature}|{FORWARD}".encode()
 
     def keys(self, batch: Batch) -> list[bytes]:
         """One key per row of the batch."""

@@ -57,14 +57,14 @@ def _data_hash(reference: str, work: Workspace) -> str:
 
 
 def model_hash(reference: str) -> str:
-    """Hash of a model's weights; of a built-in one without unpacking it."""
+    """Hash of what decides a model's numbers; of a built-in one without unpacking it."""
     from kilter.models import load
     from kilter.models.builtin import BUILTIN
 
     name = reference.removeprefix("builtin:")
     if reference.startswith("builtin:") and name in BUILTIN:
         return BUILTIN[name].sha256
-    return load.model_hash(load.resolve(reference))
+    return load.numbers_hash(load.resolve(reference))
 
 
 def output_hash(work: Workspace, stage: str) -> str:

@@ -8,7 +8,7 @@ oversight.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +17,11 @@ import torch
 
 from kilter.data.encode import Encoder
 from kilter.errors import UserError
-from kilter.models import adapters
+from kilter.models import adapters, proof
 from kilter.models.config import AdapterSpec
-from kilter.models.forward import Scorer, supports_shared_prefix
+from kilter.models.forward import Scorer
 from kilter.models.load import (
+    cache_root,
     load_causal,
     load_reward,
     load_steps,
@@ -29,7 +30,8 @@ from kilter.models.load import (
     resolve,
     stop_ids,
 )
-from kilter.models.positions import require_steady, steady_positions
+from kilter.models.noise import switch_off_dropout
+from kilter.models.positions import require_steady, steady_positions, windows
 from kilter.models.transformers_names import checkpoint_activations
 
 Head = Literal["policy", "reward", "fresh_reward", "steps"]
@@ -55,7 +57,6 @@ class OpenSpec:
         adapter: fresh adapters to attach; only where `trains`.
         gradient_checkpointing: activations are computed again in the backward pass.
         trains: the weights will change, so that they keep their gradients and the model its training mode.
-        shared: whether prompts are shared; None proves it on the model.
         seed: of a fresh head.
         field: the setting that named the model, for messages.
     """
@@ -71,7 +72,6 @@ class OpenSpec:
     adapter: AdapterSpec | None = None
     gradient_checkpointing: bool = False
     trains: bool = False
-    shared: bool | None = None
     seed: int = 0
     field: str = "model"
 
@@ -92,6 +92,8 @@ class Ready:
     amp: bool
 
     scorer_or_none: Scorer | None = None
+    finding: proof.Finding | None = None
+    """How the forward pass was proven; a token classifier has none."""
 
     @property
     def scorer(self) -> Scorer:
@@ -142,8 +144,16 @@ def open_model(spec: OpenSpec, encoder: Encoder | None = None) -> Ready:
     _refuse_rounded_start(spec)
     encoder = encoder or open_encoder(spec)
     model = LOADERS[spec.head](spec, encoder)
+    _refuse_whole_training_of_rounded_weights(spec, model)
     _limit_positions(spec, model.config.get_text_config(), encoder)
-    # Log-probs of policy and reference must be those of one function; adapters have a dropout of their own.
+    device, amp = choose_device(spec.device), spec.dtype == "bfloat16"
+    model = model.to(device)
+    if spec.head == "steps":
+        return Ready(model.eval(), encoder, spec.folder, device, amp)
+    known = look(spec, model)
+
+    # Log-probs of policy and reference must be those of one function. Adapters have a dropout of their own,
+    # and a fresh one changes no number of what was seen.
     switch_off_dropout(model)
     if spec.adapter is not None:
         model = adapters.attach(model, spec.adapter, spec.head != "policy")
@@ -151,39 +161,55 @@ def open_model(spec: OpenSpec, encoder: Encoder | None = None) -> Ready:
         checkpoint_activations(model)
         if spec.adapter is not None:
             model.enable_input_require_grads()
-
-    device, amp = choose_device(spec.device), spec.dtype == "bfloat16"
-    if spec.head == "steps":
-        return Ready(model.to(device).eval(), encoder, spec.folder, device, amp)
-    scorer = Scorer(model, spec.shared is not False).to(device)
+    scorer = Scorer(model).to(device)
+    finding = prove(spec, scorer, known)
     if not spec.trains:
         scorer.requires_grad_(False).eval()
-    if spec.shared is None:
-        supports_shared_prefix(scorer)
-    return Ready(model, encoder, spec.folder, device, amp, scorer)
+    return Ready(model, encoder, spec.folder, device, amp, scorer, finding)
 
 
-def switch_off_dropout(model: Any) -> None:
-    """Sets every dropout rate of the model to 0, in its modules and in its configuration."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        for name in DROPOUTS:
-            for holder in (module, getattr(module, "config", None)):
-                if isinstance(getattr(holder, name, None), float):
-                    setattr(holder, name, 0.0)
+def look(spec: OpenSpec, model: Any) -> tuple[Path, proof.Finding | proof.Seen]:
+    """Where the proof of this model is kept, and what it found earlier, or what the bare model says now."""
+    reach = [w for w in windows(model.config) if w <= (spec.max_length or proof.LONGEST)]
+    key = proof.proof_key(
+        model_hash(spec.folder),
+        head=spec.head,
+        longest=max(reach, default=0),
+        device=choose_device(spec.device).type,
+        weights=next(model.parameters()).dtype,
+    )
+    path = cache_root() / "proofs" / f"{key}.json"
+    return path, proof.recall(path) or proof.observe(model, spec.max_length)
 
 
-DROPOUTS = (
-    "dropout",
-    "attention_dropout",
-    "activation_dropout",
-    "hidden_dropout",
-    "attn_pdrop",
-    "resid_pdrop",
-    "embd_pdrop",
-)
-"""What transformers' models call their dropout rates."""
+def prove(spec: OpenSpec, scorer: Scorer, known: tuple[Path, proof.Finding | proof.Seen]) -> proof.Finding:
+    """Sets the scorer on the fastest way whose numbers are the model's own, and says it if that is slow.
+
+    Raises:
+        UserError: there is none, or what keeps the model's numbers forbids what the spec asks for.
+    """
+    path, found = known
+    if isinstance(found, proof.Seen):
+        finding = proof.prove(scorer, found, spec.field, spec.model)
+        proof.keep(path, finding)
+    else:
+        finding = found
+        scorer.follow(finding.way)
+
+    # An adapter on the head may need the whole model, whatever the base does.
+    reason = adapters.reads_own_logits(scorer.model) if spec.adapter is not None else ""
+    if reason:
+        finding = replace(finding, way=replace(finding.way, path="own"), reason=reason)
+        scorer.follow(finding.way)
+    if finding.way.still == "all" and spec.gradient_checkpointing and spec.trains:
+        raise UserError(
+            "gradient_checkpointing",
+            True,
+            "needs layers in training mode, in which this model computes other numbers",
+            "leave gradient_checkpointing out",
+        )
+    proof.tell(finding, type(scorer._base()).__name__)
+    return finding
 
 
 def _pad(encoder: Encoder) -> int | None:
@@ -211,6 +237,17 @@ def _refuse_rounded_start(spec: OpenSpec) -> None:
             "qlora",
             "trains policies that start from full weights",
             "use lora here, or merge the start model first",
+        )
+
+
+def _refuse_whole_training_of_rounded_weights(spec: OpenSpec, model: Any) -> None:
+    """Weights that were quantised on disk take no gradient."""
+    if spec.trains and spec.adapter is None and getattr(model, "is_quantized", False):
+        raise UserError(
+            "adapter",
+            "(absent)",
+            f"is needed: the weights of {spec.folder.name} are quantised and take no gradient",
+            "train an adapter (--adapter lora), or start from the full-precision weights",
         )
 
 

@@ -8,7 +8,7 @@ transformers cache. It is slower and works in waves, but it serves any causal la
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any, Protocol
 
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from kilter.errors import UserError
-from kilter.models import attention
 from kilter.models.forward import Scorer
 from kilter.models.packing import Segment
+from kilter.models.positions import windows
+from kilter.models.proof import FAULTS, TOLERANCE
 from kilter.models.transformers_names import CACHE
 from kilter.sampling.cache import DecodeCache, Plan, make_plan
 
@@ -257,7 +258,7 @@ class StandardEngine:
                 "model",
                 type(model).__name__,
                 "has no standard key-value cache to sample with",
-                "use an attention model; state-space models can be trained and scored",
+                "use an attention model",
             )
         self._mask = mask.to(self.device)
         self._handles = list(range(len(prompts)))
@@ -342,54 +343,104 @@ def _logits(scorer: Scorer, hidden_RD: Tensor) -> Tensor:
     return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
 
 
-@torch.no_grad()
-def supports_shared_decoding(scorer: Scorer, tolerance: float = 2e-3) -> bool:
-    """Whether the shared engine gives the standard engine's logits on a probe of two prompts and two steps.
+class RecomputingEngine:
+    """Every row as a whole at every step: no cache, no padding, for models whose cache does not give their
+    own numbers, or that have none.
+    """
 
-    Proved once per Scorer, on the loaded model. A model that fails is sampled through its own cache,
-    and the reason is logged.
+    midway = False
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer, self.device = scorer, scorer.device
+        self._prompts: list[tuple[int, ...]] = []
+        self._rows: list[tuple[int, ...]] = []
+
+    def prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[list[int], Tensor]:
+        """One forward per length."""
+        self._prompts = list(prompts)
+        return list(range(len(prompts))), self._logits(self._prompts)
+
+    def attach(self, handles: Sequence[int]) -> None:
+        """Rows begin as their prompts."""
+        self._rows = [self._prompts[h] for h in handles]
+
+    def decode(self, tokens_R: Tensor) -> Tensor:
+        """One token more on every row."""
+        self._rows = [(*row, int(t)) for row, t in zip(self._rows, tokens_R.tolist(), strict=True)]
+        return self._logits(self._rows)
+
+    def keep(self, order: Sequence[int]) -> None:
+        """Selects rows."""
+        self._rows = [self._rows[i] for i in order]
+
+    def release(self, handle: int) -> None:
+        """Nothing is kept of a prompt."""
+
+    def _logits(self, rows: Sequence[tuple[int, ...]]) -> Tensor:
+        """Next-token logits [r, V]. Rows of one length go together, so that nothing is padded."""
+        found: dict[int, Tensor] = {}
+        for length in sorted({len(r) for r in rows}):
+            places = [n for n, r in enumerate(rows) if len(r) == length]
+            ids = torch.tensor([rows[n] for n in places], device=self.device)
+            out = self.scorer.model(input_ids=ids, use_cache=False).logits[:, -1]
+            found |= dict(zip(places, out, strict=True))
+        return torch.stack([found[n] for n in range(len(rows))])
+
+
+@torch.no_grad()
+def supports_shared_decoding(scorer: Scorer) -> bool:
+    """Whether the shared engine gives the model's own logits on a probe: two prompts, three rows, two steps.
+
+    Proved once per Scorer, on the loaded model. A model that fails is sampled through its own cache, or
+    without one where that has other numbers too, and it is said why.
     """
     if scorer.decodes_shared is not None:
         return scorer.decodes_shared
-    # A model without shared attention has none for this cache either.
-    reason = "" if scorer.shared else "the model does not share prompts"
-    if not reason:
+    probe = _Probe(scorer)
+    reason = probe.problem(lambda: SharedEngine(scorer, 2, 3, probe.longest, 3, 2)) if scorer.shared else ""
+    scorer.decodes_shared = scorer.shared and not reason
+    if scorer.decodes_shared:
+        return True
+
+    name = type(scorer._base()).__name__
+    reason = reason or "the model does not share prompts"
+    other = probe.problem(lambda: StandardEngine(scorer))
+    scorer.decodes_cached = not other
+    if other:
+        log.warning("%s is sampled without a cache, one whole row per token (%s)", name, other)
+    else:
+        log.warning("%s is sampled through its own cache, without shared prompts (%s)", name, reason)
+    return False
+
+
+class _Probe:
+    """Random prompts, one of them longer than the model's windows, and what the model itself says of them."""
+
+    def __init__(self, scorer: Scorer) -> None:
         g = torch.Generator().manual_seed(1)
-        vocab = min(1000, scorer._base().config.get_text_config().vocab_size)
-        prompts = [tuple(torch.randint(5, vocab, (n,), generator=g).tolist()) for n in (7, 4)]
+        config = scorer._base().config
+        vocab = min(1000, config.get_text_config().vocab_size)
+        reach = max((w for w in windows(config) if w <= PREFILL_TOKENS), default=0)
+        sizes = (max(7, reach + 2), 4)
+        self.longest = sizes[0]
+        self.prompts = [tuple(torch.randint(5, vocab, (n,), generator=g).tolist()) for n in sizes]
+        self._tokens = [(5, 6, 7), (6, 6, 7)]
+        self._want = self._run(RecomputingEngine(scorer))
+        exact = next(scorer.parameters()).dtype in (torch.float32, torch.float64)
+        self._tolerance = TOLERANCE if exact else TOLERANCE * float(self._want.abs().max())
 
-        # Two rows of one prompt and one of another: whatever mixes up rows or prompts shows.
-        def run(engine: Engine) -> Tensor:
-            handles, logits = engine.prefill(prompts)
-            rows = [handles[0], handles[0], handles[1]]
-            engine.attach(rows)
-            found = [logits.float()]
-            for step in range(2):
-                found.append(engine.decode(torch.tensor([5 + step, 6, 7])).float())
-            return torch.cat(found)
+    def _run(self, engine: Engine) -> Tensor:
+        """Log-probs of every next token, [2 prompts + 2 steps of 3 rows, V]."""
+        handles, logits = engine.prefill(self.prompts)
+        engine.attach([handles[0], handles[0], handles[1]])
+        found = [logits, *(engine.decode(torch.tensor(tokens)) for tokens in self._tokens)]
+        return torch.cat([x.float().log_softmax(-1) for x in found])
 
+    def problem(self, make: Callable[[], Engine]) -> str:
+        """Why an engine cannot be used; "" where its numbers are the model's own."""
         try:
-            plain = run(StandardEngine(scorer))
-            gap = float(
-                (run(SharedEngine(scorer, 2, 3, 7, 3, 2)) - plain).abs().max()
-                / plain.abs().max().clamp_min(1e-6)
-            )
-            if not gap <= tolerance:
-                reason = f"logits differ by {gap:.1e}"
-        except (
-            attention.UnsupportedAttention,
-            TypeError,
-            RuntimeError,
-            ValueError,
-            AssertionError,
-            UserError,
-        ) as error:
-            reason = f"{type(error).__name__}: {error}"
-    scorer.decodes_shared = not reason
-    if reason:
-        log.warning(
-            "%s is sampled through its own cache, without shared prompts (%s)",
-            type(scorer._base()).__name__,
-            reason,
-        )
-    return scorer.decodes_shared
+            gap = float((self._run(make()) - self._want).abs().max())
+            return "" if gap <= self._tolerance else f"log-probs differ by {gap:.1e}"
+        # The code of any model may come here.
+        except FAULTS as error:
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"

@@ -18,13 +18,14 @@ import torch
 from kilter.data.encode import Encoder
 from kilter.errors import UserError
 from kilter.models.forward import Scorer
-from kilter.models.positions import require_steady
+from kilter.models.positions import positions, require_steady
 from kilter.progress import NOBODY
 from kilter.sampling.build import SamplerContext
 from kilter.sampling.choices import from_scorer
 from kilter.sampling.engine import (
     Engine,
     MixtureEngine,
+    RecomputingEngine,
     SharedEngine,
     StandardEngine,
     supports_shared_decoding,
@@ -36,7 +37,7 @@ from kilter.sampling.registry import samplers
 from kilter.sampling.rollout import Rollout, Row, Throughput
 from kilter.sampling.text import Stream, stop_cut
 from kilter.seams import Listener
-from kilter.types import Choice, Prompt, Request, Sample, SamplerFacts, Weights
+from kilter.types import Choice, Prompt, Request, Sample, SamplerFacts, SamplingParams, Weights
 
 
 class LocalSampler:
@@ -64,7 +65,7 @@ class LocalSampler:
     def facts(self) -> SamplerFacts:
         """The learner's own weights, read in place."""
         # Models with relative positions alone declare no limit.
-        context = getattr(_config(self.scorer), "max_position_embeddings", None)
+        context = positions(_config(self.scorer))
         return SamplerFacts(True, self.version, context=context, continues=True, chooses=True)
 
     def sync(self, weights: Weights) -> int:
@@ -84,6 +85,7 @@ class LocalSampler:
         # Rollouts share one object for all their requests, and one look at it is enough.
         for params in {id(r.params): r.params for r in requests}.values():
             check_params(params)
+            self._refuse_endless(params)
         begin = time.perf_counter()
         self.last = Throughput(began=begin)
         items, failed = admitted(requests, self._ids)
@@ -95,6 +97,17 @@ class LocalSampler:
         self.last.prompt_tokens = sum(len(i.ids) for i in items)
         self.last.seconds = time.perf_counter() - begin
 
+    def _refuse_endless(self, params: SamplingParams) -> None:
+        """Raises UserError for answers as long as the model, which leave no room for any prompt."""
+        context = self.facts.context
+        if context is not None and params.max_new_tokens >= context:
+            raise UserError(
+                "sampling.max_new_tokens",
+                params.max_new_tokens,
+                f"leaves no room for a prompt: the model has {context} positions for both",
+                f"use fewer than {context}",
+            )
+
     def _ids(self, request: Request) -> tuple[int, ...]:
         """Prompt and prefix as tokens. Raises UserError where there is no room for an answer."""
         ids = (request.prompt_ids or self.encoder.prompt(request.prompt)) + request.prefix_ids
@@ -102,13 +115,23 @@ class LocalSampler:
         for scorer in self._scorers():
             length = len(ids) + request.params.max_new_tokens
             require_steady(_config(scorer), length, "prompt + max_new_tokens")
-        context = self.facts.context
-        if context is not None and len(ids) >= context:
+        rows = self.scorer.vocabulary
+        if max(ids, default=0) >= rows:
+            raise UserError(
+                "prompt",
+                f"token {max(ids)}",
+                f"has no embedding: the model has {rows} rows of them; resize them, or leave out the token",
+                "give a model with more rows (model.resize_token_embeddings)",
+            )
+        context, wanted = self.facts.context, request.params.max_new_tokens
+        if context is not None and len(ids) + wanted > context:
+            room = context - len(ids)
+            fix = f"lower max_new_tokens to {room}" if room > 0 else "shorten the prompt"
             raise UserError(
                 "prompt",
                 f"{len(ids)} tokens",
-                f"fills the {context} positions of this model, so that no answer fits",
-                "shorten the prompt, or use a model with a longer context",
+                f"does not fit into the {context} positions of this model with an answer of {wanted}; {fix}",
+                f"use a model with a longer context, or {fix}",
             )
         return ids
 
@@ -187,11 +210,11 @@ class LocalSampler:
 
     def _engine(self, shared: bool, groups: int, capacity: int, widest: int, longest: int, k: int) -> Engine:
         def make(scorer: Scorer) -> Engine:
-            if not shared:
-                return StandardEngine(scorer)
-            # CUDA graphs replay steps of one shape; a CPU is faster with shapes that shrink.
-            fixed = scorer.device.type == "cuda"
-            return SharedEngine(scorer, groups, capacity, widest, longest, k, fixed)
+            if shared:
+                # CUDA graphs replay steps of one shape; a CPU is faster with shapes that shrink.
+                fixed = scorer.device.type == "cuda"
+                return SharedEngine(scorer, groups, capacity, widest, longest, k, fixed)
+            return StandardEngine(scorer) if scorer.decodes_cached else RecomputingEngine(scorer)
 
         if self.mixture is None:
             return make(self.scorer)

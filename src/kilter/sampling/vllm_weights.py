@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from kilter.errors import UserError
+
 
 @torch.no_grad()
 def merged_state(model: Any, dtype: torch.dtype) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -21,11 +23,21 @@ def merged_state(model: Any, dtype: torch.dtype) -> tuple[Any, dict[str, torch.T
     from peft.tuners.lora import LoraLayer
 
     base = model.get_base_model()
+    ends = base.get_input_embeddings(), base.get_output_embeddings()
+    if tied(base) and any(isinstance(end, LoraLayer) for end in ends):
+        raise UserError(
+            "sampler.name",
+            "vllm",
+            "has one matrix for both ends of this model, and the adapter changes one of them",
+            "use sampler.name: local, or leave lm_head and embed_tokens out of adapter.target",
+        )
     deltas = {}
     for name, module in base.named_modules():
         if isinstance(module, LoraLayer):
             deltas[f"{name}.weight"] = sum(
-                module.get_delta_weight(a) for a in module.active_adapters if a in module.lora_A
+                module.get_delta_weight(a)
+                for a in module.active_adapters
+                if a in module.lora_A or a in module.lora_embedding_A
             )
 
     # peft keeps the weights that it wraps one level further down.

@@ -73,10 +73,17 @@ class Train(StageKind[TrainSpec]):
         check_train(spec, work.where())
 
     def preflight(self, spec: TrainSpec, work: Workspace) -> None:
-        """Refuses a tracker whose package is not installed."""
+        """Refuses a tracker that is not installed, and a model that is there but that nothing can train."""
+        from kilter.models.load import base_of, refuse_unfit
         from kilter.training.hooks.metrics_log import check_trackers
 
         check_trackers(spec.trackers)
+        # The model of an earlier stage is not there yet, and was made from one that is.
+        for field, name in (("from", spec.start), ("reference", spec.reference), ("teacher", spec.teacher)):
+            if (name is None and field != "from") or work.is_stage(name):
+                continue
+            folder = work.model(name, field)
+            refuse_unfit(base_of(folder)[0], str(folder), "model" if name is None else work.where(field))
 
     def run(self, spec: TrainSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes model/, metrics.jsonl and what the monitors saw."""

@@ -15,6 +15,7 @@ from kilter.models.reference import LiveReference
 from kilter.objectives import method_name
 from kilter.seams import Hook, Origin
 from kilter.training import scorers
+from kilter.training.fit import refuse_unreadable_prompts, refuse_unreadable_rows
 from kilter.training.hooks.account import Account
 from kilter.training.hooks.checkpoints import Pins, SaveCheckpoints
 from kilter.training.hooks.critic import CriticScale
@@ -109,8 +110,9 @@ def _on_data(
         engine.world,
     )
 
-    # Another run's checkpoint is refused before the reference is computed, which may take long.
-    mine = identity(spec, job.start, chain(encoded, held), ())
+    # What cannot be read, and another run's checkpoint, are refused before the reference is computed.
+    refuse_unreadable_rows(job, scorer.policy, encoder, chain(encoded, held))
+    mine = identity(job, chain(encoded, held))
     refuse_another_run(job.checkpoints, job.out, mine)
     cache = None
     if "ref_logps" in needs.annotations:
@@ -148,7 +150,10 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
             f"is less than the {engine.world} processes",
             "give every process a prompt per step",
         )
-    mine = identity(spec, job.start, (), [g.prompt for g in job.train])
+    refuse_unreadable_prompts(job, scorer.policy, encoder, [g.prompt for g in job.heldout])
+    prompts = [g.prompt for g in job.groups]
+    ids = refuse_unreadable_prompts(job, scorer.policy, encoder, prompts)
+    mine = identity(job, (), list(zip(ids, prompts, strict=True)))
     refuse_another_run(job.checkpoints, job.out, mine)
 
     # The reference moves with nothing but `refresh_reference_every`, and answers where the method wants an

@@ -15,7 +15,19 @@ from kilter.refs import BaseRef, DataRef, FeedbackRef, ModelRef, ReferenceRef, T
 from kilter.sampling.config import SamplerSpec
 
 FREE = frozenset(
-    {"save_every", "trackers", "engine", "processes", "fsdp", "zero", "eval_every", "eval_limit"}
+    {
+        "save_every",
+        "trackers",
+        "engine",
+        "processes",
+        "fsdp",
+        "zero",
+        "eval_every",
+        "eval_limit",
+        "tokens_per_microbatch",
+        "gradient_checkpointing",
+        "activation_offloading",
+    }
 )
 """Settings that may differ between a stop and its resumption: they change no number of the run."""
 
@@ -178,6 +190,11 @@ class TrainSpec(BaseModel):
     adapter: Annotated[AdapterSpec | None, MODEL] = Field(
         None, description="train LoRA adapters instead of all weights"
     )
+    router_aux_loss: Annotated[float | Literal["auto"], OPTIMISATION] = Field(
+        0.0,
+        description="weight of the load-balancing loss of a mixture of experts; "
+        "auto: the model's own, as TRL has it",
+    )
     gradient_checkpointing: Annotated[bool, OPTIMISATION] = Field(
         False, description="recompute activations in the backward: less memory, about a third slower"
     )
@@ -232,6 +249,8 @@ class TrainSpec(BaseModel):
     def _save_every_positive(self) -> TrainSpec:
         if isinstance(self.save_every, int) and self.save_every < 1:
             raise ValueError("needs a save_every of at least 1, or auto")
+        if self.router_aux_loss != "auto" and self.router_aux_loss < 0:
+            raise ValueError("needs a router_aux_loss of at least 0, or auto")
         return self
 
 

@@ -4,36 +4,66 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from kilter.artifacts import sha256_file
 from kilter.errors import UserError
-from kilter.models.load import model_hash
+from kilter.models.load import numbers_hash
 from kilter.registry import user_files
 from kilter.training.checkpoint import CHECKPOINT_FORMAT, Checkpoints
 from kilter.training.config import FREE, TrainSpec
+from kilter.training.job import Job
 from kilter.types import Encoded, Prompt
 
+UNCOUNTED: dict[str, Any] = dict.fromkeys(FREE, True) | {
+    # What is left on disk.
+    "adapter": {"merge"},
+    "monitors": {"pin"},
+    # Names: what they lead to is hashed instead.
+    "start": True,
+    "reference": True,
+    "teacher": True,
+    "critic": {"start"},
+    "data": True,
+    "prompts": True,
+}
+"""Settings that are no part of a run's identity."""
 
-def identity(spec: TrainSpec, start: Path, groups: Iterable[Encoded], prompts: Sequence[Prompt]) -> str:
-    """Hash of settings, start weights and data: tokens if they are fixed, prompts if they are answered."""
-    # Only what changes a number: a run may go on with other trackers or on other machines.
-    digest = hashlib.sha256(spec.model_dump_json(exclude=set(FREE)).encode())
-    digest.update(f"{CHECKPOINT_FORMAT}|{model_hash(start)}".encode())
+
+def identity(
+    job: Job, groups: Iterable[Encoded], prompts: Sequence[tuple[tuple[int, ...], Prompt]] = ()
+) -> str:
+    """Hash of everything that changes a number: settings, models, and the data as tokens with its labels.
+
+    Args:
+        job: names settings and models.
+        groups: rows that are learned from, or held out.
+        prompts: those that are answered, each with its tokens.
+    """
+    spec = job.spec
+    digest = hashlib.sha256(spec.model_dump_json(exclude=UNCOUNTED).encode())
+    digest.update(f"{CHECKPOINT_FORMAT}|{spec.prompts is not None}".encode())
+    for field, folder in _models(job):
+        digest.update(f"{field} {numbers_hash(folder)}".encode())
+
     # The file of a reward is no part of it: one that failed may be mended, and the run goes on.
     for path in _files(spec, "method"):
         digest.update(path.read_bytes())
     # Tokens rather than text: another template or length is another run.
     for group in groups:
-        digest.update(repr((group.prompt_ids, group.completion_ids)).encode())
-        if not all(map(all, group.masks)):
-            digest.update(repr(group.masks).encode())
-    for prompt in prompts:
-        digest.update(repr((prompt.messages, prompt.text)).encode())
-        if prompt.tools or prompt.template_kwargs:
-            digest.update(repr((prompt.tools, prompt.template_kwargs)).encode())
     return digest.hexdigest()
+
+
+def _models(job: Job) -> Iterator[tuple[str, Path]]:
+    """Every model that the run's numbers come from, apart from those that score its answers."""
+    yield "start", job.start
+    if job.reference is not None:
+        yield "reference", job.reference
+    for field, name in (("teacher", job.spec.teacher), ("critic", job.spec.critic.start)):
+        if name is not None:
+            yield field, job.resolve(name)
 
 
 def refuse_another_run(checkpoints: Checkpoints, out: Path, mine: str) -> None:

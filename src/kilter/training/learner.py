@@ -7,6 +7,7 @@ import logging
 import math
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from kilter.models.packing import shared_tokens
 from kilter.models.reference import LiveReference, ReferenceCache
 from kilter.seams import Origin
 from kilter.training.annotate import chosen
+from kilter.training.balance import balance_weight
 from kilter.training.config import TrainSpec
 from kilter.training.join import add, in_order_of, join_batches, join_leaves, join_outputs, present
 from kilter.training.optim import make_optimizer, schedule_factor
@@ -78,6 +80,7 @@ class LocalLearner:
         self.length_limit = spec.sampler.max_new_tokens
         self._told_twice = False
         self._updates = 0
+        self.aux_weight = balance_weight(scorer.policy, spec)
         self.running: dict[str, Tensor] = {}
         """What the objective carries from step to step."""
 
@@ -273,7 +276,7 @@ class LocalLearner:
         Returns:
             This rank's share of the loss, and its metrics.
         """
-        outputs = objective.needs.outputs
+        outputs = objective.needs.outputs | ({"aux_loss"} if self.aux_weight else set())
         total, metrics = torch.zeros(()), dict[str, Mean]()
         for i in range(rounds):
             index = min(i, len(parts) - 1)
@@ -281,6 +284,7 @@ class LocalLearner:
                 with self._offloaded():
                     out = self.module(parts[index], outputs, self.temperature, amp=self.amp)
                 loss = self._loss(_on_cpu(out), parts[index], index, objective, surrogate)
+                loss = self._balanced(loss, out, parts[index])
                 self.engine.backward(self.module, loss.value * (self.engine.loss_scale if i < count else 0.0))
             if i < count:
                 total = total + loss.value.detach()
@@ -298,6 +302,15 @@ class LocalLearner:
             assert objective.needs.unit == "batch", "only objectives of unit 'batch' can carry state"
             self._carry(loss)
         return loss
+
+    def _balanced(self, loss: Loss, out: Outputs, part: Batch) -> Loss:
+        """The loss with its share of the load-balancing loss: a micro-batch counts by its rows."""
+        if out.aux_loss is None:
+            return loss
+        value, rows = out.aux_loss.cpu(), torch.tensor(float(part.rows()))
+        metrics = {**loss.metrics, "aux_loss": Mean(value.detach() * rows, rows)}
+        share = self.aux_weight * rows / part.n_rows_total.clamp_min(1)
+        return replace(loss, value=loss.value + share * value, metrics=metrics)
 
     def _carry(self, loss: Loss) -> None:
         """What the next step's batch is given."""

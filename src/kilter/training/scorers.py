@@ -14,6 +14,7 @@ from kilter.data.collate import collate
 from kilter.data.encode import Encoder
 from kilter.data.shelf import picked
 from kilter.errors import UserError
+from kilter.models import proof
 from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer
 from kilter.models.load import cache_root, load_tokenizer, model_hash
@@ -41,7 +42,10 @@ def make_scorer(job: Job, encoder: Encoder) -> Scorer | ActorCritic:
     # A reward model may begin from a policy: its head is new.
     if "reward" in needs.models:
         opening = replace(opening, head="fresh_reward")
-    policy = open_model(opening, encoder).scorer
+    ready = open_model(opening, encoder)
+    policy = ready.scorer
+    if ready.finding is not None:
+        job.say(proof.describe(ready.finding))
     if needs.teacher:
         policy.teach(_teacher(job, encoder), needs.settings["divergence"])
     if "critic" not in needs.models:
@@ -93,7 +97,7 @@ def fill_reference_cache(
     mine = groups[job.engine.rank :: job.engine.world]
     missing = picked(mine, [i for i, g in enumerate(mine) if cache.lookup(collate([g])) is None])
     if missing:
-        model = policy if own_reference else _frozen(job, folder, policy, encoder)
+        model = policy if own_reference else _frozen(job, folder, encoder)
         _compute(job, model, missing, cache, temperature)
     else:
         job.say(f"reference log-probs of all {len(groups)} groups found in the cache")
@@ -105,7 +109,7 @@ def frozen_reference(job: Job, policy: Scorer, encoder: Encoder) -> Scorer | Non
     """A second model for fresh rollouts; None where the policy with its adapters off is the reference."""
     spec, folder = job.spec, job.reference or job.start
     if spec.adapter is None or folder != job.start:
-        return _frozen(job, folder, policy, encoder)
+        return _frozen(job, folder, encoder)
     if spec.refresh_reference_every:
         raise UserError(
             "refresh_reference_every",
@@ -149,11 +153,9 @@ def _teacher(job: Job, encoder: Encoder) -> Scorer:
     return open_model(_opening(job, folder, trains=False), encoder).scorer
 
 
-def _frozen(job: Job, folder: Path, policy: Scorer, encoder: Encoder) -> Scorer:
-    """A frozen model beside the policy, which reads rows in the policy's own layout."""
-    # The same layout as the policy: log-probs of both must be those of the same computation.
-    opening = replace(_opening(job, folder, trains=False), shared=policy.shared)
-    return open_model(opening, encoder).scorer
+def _frozen(job: Job, folder: Path, encoder: Encoder) -> Scorer:
+    """A frozen model beside the policy."""
+    return open_model(_opening(job, folder, trains=False), encoder).scorer
 
 
 def _same_vocabulary(folder: Path, encoder: Encoder) -> bool:

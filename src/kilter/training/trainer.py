@@ -20,10 +20,11 @@ from kilter.runtime import peak_memory_gb
 from kilter.seams import Stop
 from kilter.training import scorers
 from kilter.training.assemble import assemble
+from kilter.training.balance import advice
 from kilter.training.checkpoint import read_state
 from kilter.training.checks import check_rollouts
 from kilter.training.config import TrainSpec
-from kilter.training.export import save_model
+from kilter.training.export import rehearse, save_model
 from kilter.training.identity import reward_files
 from kilter.training.job import Job
 from kilter.training.loop import loop
@@ -73,6 +74,10 @@ class Trainer:
         if spec.adapter is not None:
             job.say(adapters.adapted_modules(scorer.policy.model))
         run = assemble(job, scorer, encoder)
+        merge = spec.adapter is not None and spec.adapter.merge
+        notes = rehearse(run.learner, encoder, job.engine, self.start, self.out, merge)
+        for note in (*notes, *advice(scorer.policy, spec)):
+            job.say(note)
         _describe(job, run)
 
         # From here on the run is one that a kill only interrupts.
@@ -85,7 +90,6 @@ class Trainer:
         # The model that is kept, its held-out numbers, and the folder that others read.
         best = _put_best_back(job, run)
         final = run.heldout.evaluate()
-        merge = spec.adapter is not None and spec.adapter.merge
         save_model(
             run.learner, encoder, job.engine, self.start, self.out, method_name(spec.method), merge=merge
         )

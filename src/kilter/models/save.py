@@ -1,0 +1,74 @@
+"""THE way to write a model: what transformers refuses to save is mended first, and the caller can say so."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from kilter.models.load import quiet_transformers
+
+log = logging.getLogger("kilter")
+
+
+def save(model: Any, tokenizer: Any, folder: Path, **extra: Any) -> None:
+    """Weights with their configuration, or an adapter alone, and the tokenizer, in transformers' layout.
+
+    Args:
+        model: a transformers model, with or without a peft wrapper.
+        tokenizer: written beside it.
+        folder: exists.
+        extra: of transformers' `save_pretrained`.
+    """
+    left_out = mend_generation(model)
+    if left_out:
+        names = ", ".join(left_out)
+        log.warning("generation_config.json: %s would have no effect and is left out", names)
+    with quiet_transformers():
+        if hasattr(model, "peft_config"):
+            # The embeddings beneath an adapter are the base's own, and stay there.
+            model.save_pretrained(str(folder), save_embedding_layers=False, **extra)
+        else:
+            model.save_pretrained(str(folder), **extra)
+        tokenizer.save_pretrained(str(folder))
+
+
+SWITCHES = ("do_sample", "num_beams", "return_dict_in_generate", "use_cache")
+"""Generation settings that decide which others make sense."""
+
+
+def mend_generation(model: Any) -> dict[str, Any]:
+    """Leaves out the generation settings that transformers refuses to write: they have no effect.
+
+    A temperature without `do_sample`, as many published models have it, is the best known of them.
+
+    Returns:
+        The settings that were left out, by name.
+    """
+    from transformers import GenerationConfig
+
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    asked = getattr(base, "generation_config", None)
+    if asked is None or _valid(asked):
+        return {}
+
+    # Those that decide come first. Each of the others has to go with what is there already.
+    values = asked.to_diff_dict()
+    kept, left_out = GenerationConfig(), {}
+    for name in sorted(values, key=lambda n: (n not in SWITCHES, n)):
+        before = getattr(kept, name, None)
+        setattr(kept, name, values[name])
+        if not _valid(kept):
+            setattr(kept, name, before)
+            left_out[name] = values[name]
+    base.generation_config = kept
+    return left_out
+
+
+def _valid(settings: Any) -> bool:
+    try:
+        with quiet_transformers():
+            settings.validate(strict=True)
+    except ValueError:
+        return False
+    return True
