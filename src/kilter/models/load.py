@@ -79,20 +79,6 @@ def _without(values: dict[str, Any]) -> dict[str, Any]:
     return {k: _without(v) if isinstance(v, dict) else v for k, v in values.items() if k not in unread}
 
 
-READ_KEYS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "config.json": _without,
-    "generation_config.json": lambda values: values.get("eos_token_id"),
-    "adapter_config.json": lambda values: {
-        k: v for k, v in values.items() if k not in ("base_model_name_or_path", "revision", "peft_version")
-    },
-    "kilter.json": lambda values: values.get("reads"),
-    "tokenizer_config.json": lambda values: {k: values[k] for k in TOKENIZER_KEYS if k in values},
-    "model.safetensors.index.json": lambda values: None,
-    "special_tokens_map.json": lambda values: None,
-}
-"""File of a model folder to what of it decides a number; other JSON files count whole."""
-
-
 TOKENIZER_KEYS = (
     "tokenizer_class",
     "chat_template",
@@ -109,6 +95,20 @@ TOKENIZER_KEYS = (
     "legacy",
 )
 """What of a tokenizer's settings decides tokens."""
+
+READ_KEYS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "config.json": _without,
+    "generation_config.json": lambda values: values.get("eos_token_id"),
+    "adapter_config.json": lambda values: {
+        k: v for k, v in values.items() if k not in ("base_model_name_or_path", "revision", "peft_version")
+    },
+    "kilter.json": lambda values: values.get("reads"),
+    "tokenizer_config.json": lambda values: {k: values[k] for k in TOKENIZER_KEYS if k in values},
+    "model.safetensors.index.json": lambda values: None,
+    "special_tokens_map.json": lambda values: None,
+}
+"""File of a model folder to what of it decides a number; other JSON files count whole."""
+
 
 BIG = 1 << 20
 """Bytes from which on a file's hash is remembered."""

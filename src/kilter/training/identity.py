@@ -53,6 +53,11 @@ def identity(
         digest.update(path.read_bytes())
     # Tokens rather than text: another template or length is another run.
     for group in groups:
+        scores = [f.score for f in group.group.feedback]
+        digest.update(repr((group.prompt_ids, group.completion_ids, group.masks, scores)).encode())
+    for ids, prompt in prompts:
+        columns = json.dumps(prompt.metadata, sort_keys=True, default=str)
+        digest.update(f"{ids}{columns}".encode())
     return digest.hexdigest()
 
 
