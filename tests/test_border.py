@@ -450,7 +450,7 @@ def test_templates_have_names():
     several = borders.byte_level()
     several.chat_template = {"default": APPENDING["chatml"], "rag": APPENDING["zephyr"]}
     assert Encoder(several, frozenset(), template="rag").tokenizer.chat_template == APPENDING["zephyr"]
-    with pytest.raises(UserError, match=r"names no file.*\n.*chatml"):
+    with pytest.raises(UserError, match=r"names no chat template and no file.*\n.*chatml"):
         Encoder(borders.byte_level(), frozenset(), template="chatlm")
     several.chat_template = {"a": APPENDING["chatml"], "b": APPENDING["zephyr"]}
     with pytest.raises(UserError, match="does not say which"):

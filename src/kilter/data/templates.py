@@ -104,7 +104,12 @@ def install(tokenizer: Any, template: str) -> bool:
 
 def _from_file(path: Path, names: list[str]) -> str:
     if not path.is_file():
-        raise UserError("template", str(path), "names no file", nearest(str(path), ["auto", "model", *names]))
+        raise UserError(
+            "template",
+            str(path),
+            "names no chat template and no file",
+            nearest(str(path), ["auto", "model", *names]),
+        )
     return path.read_text(encoding="utf-8")
 
 
