@@ -13,7 +13,7 @@ import pytest
 from conftest import pair_rows
 from kilter.data.dataset import DataSpec, load
 from kilter.errors import RunFailed
-from kilter.training.checkpoint import CHECKPOINT_FORMAT
+from kilter.training.checkpoint import Checkpoints
 from kilter.training.config import TrainSpec
 from kilter.training.trainer import Trainer
 from kilter.types import Group, Prompt
@@ -230,11 +230,8 @@ def test_zero_without_deepspeed_is_named(tmp_path, tiny, pairs_file, monkeypatch
 def test_a_mistake_in_a_worker_reaches_the_user(tmp_path, tiny, pairs_file):
     from kilter.errors import UserError
 
-    checkpoint = tmp_path / "out" / "checkpoints" / "step-2"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "meta.json").write_text(
-        json.dumps({"format": CHECKPOINT_FORMAT, "step": 2, "identity": "x", "method": "sft"})
-    )
+    checkpoints = Checkpoints(tmp_path / "out" / "checkpoints")
+    checkpoints.save(2, lambda path: path.write_text("state"), {"identity": "x", "method": "sft"})
     with pytest.raises(UserError, match=r"holds a checkpoint of another run") as stop:
         train(tiny, pairs_file, tmp_path / "out", "dpo", 2)
     assert stop.value.code == 2

@@ -347,6 +347,12 @@ def _row(path: Path, number: int, line: bytes) -> Any:
         ) from error
 
 
+def whole_lines(path: Path) -> int:
+    """Bytes of a file up to its last line end."""
+    with path.open("rb") as file:
+        return _whole_lines(file)
+
+
 def _whole_lines(file: IO[bytes]) -> int:
     """Bytes up to the last line end. Read from the back, for the file may be large and its last line long."""
     at = file.seek(0, os.SEEK_END)

@@ -1,72 +1,130 @@
 """Checkpoints that are whole or absent, and the rule for how often to take one.
 
-A checkpoint is a folder that appears by rename. `auto` saves whenever the time since the last save is at
-least 20 times what a save costs, so checkpoints take under 5 % of the time: every step for a small adapter,
-every minute or so for full weights on a slow disk.
+A checkpoint is a folder that appears by rename, sealed: it knows the size and checksum of its own files and
+of the run's logs at that step. A resumption takes the newest one whose seal holds, and names each that is
+damaged. `auto` saves whenever the time since the last save is at least 20 times what a save costs, so
+checkpoints take under 5 % of the time: every step for a small adapter, every minute or so for full weights on
+a slow disk.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import shutil
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from kilter.artifacts import AGAIN, hidden, whole_folder, writing
+from kilter.artifacts import AGAIN, hidden, whole_folder, whole_lines, writing
 from kilter.errors import UserError
 
-CHECKPOINT_FORMAT = 5
+CHECKPOINT_FORMAT = 6
 """Part of a run's identity: raised when a checkpoint of older code would be read wrongly.
 
 5: the learner counts the batches that it has learned from.
+6: sealed by checksums.
 """
+
+META = "meta.json"
+
+KEPT = 2
+"""Whole checkpoints on disk: should the newest be damaged, the one before it is at hand."""
 
 
 @dataclass
 class Checkpoints:
-    """Checkpoints of one run under `folder`; only the newest whole one is kept."""
+    """Checkpoints of one run under `folder`, beside the run's logs; the two newest whole ones are kept."""
 
     folder: Path
     every: int | Literal["auto"] = "auto"
+    damaged: list[str] = field(default_factory=list)
+    """What `find` passed over, a sentence for each."""
+
     _saved_at: float = field(default_factory=lambda: time.monotonic())
     _cost: float = 0.0
+    _found: tuple[Path, dict[str, Any]] | None = None
+    _logs: dict[Path, Seal] = field(default_factory=dict)
+
+    def all(self) -> list[Path]:
+        """Checkpoints by step, the newest last; whether they are damaged is not known."""
+        return sorted(self.folder.glob("step-*"), key=_step)
 
     def latest(self) -> Path | None:
-        """The newest whole checkpoint."""
-        # A hidden folder is one that is not whole yet.
-        found = sorted(self.folder.glob("step-*"), key=lambda p: int(p.name.split("-")[1]))
-        return found[-1] if found else None
+        """The newest checkpoint by name."""
+        return next(reversed(self.all()), None)
 
-    def meta(self) -> dict[str, Any] | None:
-        """What the newest whole checkpoint says of itself: step, method, identity.
+    def find(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest whole checkpoint, and what it says of itself: step, method, identity.
+
+        Reads every file of it once, so that what is found is found before any long work.
 
         Raises:
-            UserError: another version of Kilter wrote it.
+            UserError: there are checkpoints, and all are damaged; or another version of Kilter wrote them.
         """
-        latest = self.latest()
-        if latest is None:
-            return None
-        meta: dict[str, Any] = json.loads((latest / "meta.json").read_text())
-        # An older layout would be read without an error, and wrongly.
-        if meta.get("format") != CHECKPOINT_FORMAT:
+        if self._found is not None:
+            return self._found
+        self.damaged.clear()
+        for folder in reversed(self.all()):
+            try:
+                meta = self._opened(folder)
+            except _DamagedError as error:
+                self.damaged.append(str(error))
+                continue
+            self._found = (folder, meta)
+            return self._found
+        if self.damaged:
             raise UserError(
                 "out",
                 str(self.folder.parent),
-                f"holds a checkpoint of format {meta.get('format', '2 or older')}, "
-                "and this version of Kilter "
+                f"holds no whole checkpoint: {'; '.join(self.damaged)}",
+                f"put the named file back, or remove {self.folder} to begin this run anew",
+            )
+        return None
+
+    def _opened(self, folder: Path) -> dict[str, Any]:
+        """What a checkpoint says of itself, once its files and the logs are what they were when it was taken."""
+        path = folder / META
+        try:
+            body = json.loads(path.read_text())
+            # Older formats had no checksum: they are refused by name, for they are not damaged.
+            meta = body if "step" in body else body["meta"]
+            if meta is not body and body["check"] != _check(meta):
+                raise ValueError("its checksum is another one")
+            found = meta.get("format", "2 or older")
+        except FileNotFoundError as error:
+            raise _DamagedError(f"{path} is missing") from error
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise _DamagedError(f"{path} is damaged ({error})") from error
+        if found != CHECKPOINT_FORMAT:
+            raise UserError(
+                "out",
+                str(self.folder.parent),
+                f"holds a checkpoint of format {found}, and this version of Kilter "
                 f"reads format {CHECKPOINT_FORMAT}",
                 "finish the run with the version that began it, choose another folder, "
                 "or remove its checkpoints/",
             )
-        return meta
+
+        # Files are what they were from end to end; a log may have grown since.
+        for name, seal in meta["files"].items():
+            if list(Seal().over(folder / name)) != seal:
+                raise _DamagedError(f"{folder / name} is damaged or missing")
+        for name, seal in meta["logs"].items():
+            log = self.folder.parent / name
+            if list(Seal().over(log, seal[0])) != seal:
+                raise _DamagedError(
+                    f"{log} is not what it was at step {_step(folder)}: cut, changed or missing"
+                )
+        return dict(meta)
 
     def due(self, step: int) -> bool:
         """Whether to save after this many completed steps."""
@@ -88,14 +146,14 @@ class Checkpoints:
         if not target.exists():
             shutil.copytree(source, target, copy_function=_link)
         # The first shows how it began, the last what became of it.
-        between = sorted(kept.glob("step-*"), key=lambda p: int(p.name.split("-")[1]))[1:-1]
+        between = sorted(kept.glob("step-*"), key=_step)[1:-1]
         for old in between:
             shutil.rmtree(old, ignore_errors=True)
 
     def save(
         self, step: int, write: Callable[[Path], None], meta: dict[str, Any], is_main: bool = True
     ) -> None:
-        """A whole checkpoint, which replaces the older ones.
+        """A whole checkpoint; of the older ones, the newest stays.
 
         A full disk raises RunFailed naming the last good one.
         """
@@ -110,19 +168,65 @@ class Checkpoints:
         if is_main:
             with whole_folder(target, what, fix, note) as partial:
                 write(partial / "state.pt")
-                (partial / "meta.json").write_bytes(
-                    json.dumps({"format": CHECKPOINT_FORMAT, "step": step} | meta).encode()
-                )
-            # Only now: until the new one is whole the old one is the last good one.
-            for old in self.folder.glob("step-*"):
-                if old != target:
-                    shutil.rmtree(old, ignore_errors=True)
+                self._seal(partial, {"format": CHECKPOINT_FORMAT, "step": step} | meta)
+            self._remove_older(target)
         else:  # its shards go to the folder that the main process has made
             with writing(target, what, fix, note):
                 write(hidden(target) / "state.pt")
         # The cost of this save decides how soon the next one is worth it.
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - start
+
+    def _seal(self, folder: Path, meta: dict[str, Any]) -> None:
+        """Writes meta.json: sizes and checksums of the checkpoint's files, and of the logs up to here."""
+        parts = sorted(p for p in folder.rglob("*") if p.is_file())  # shards lie in a folder of their own
+        files = {str(p.relative_to(folder)): list(Seal().over(p)) for p in parts}
+        logs = {}
+        for path in sorted(self.folder.parent.glob("*.jsonl")):
+            # A log grows at its end alone, so that only its new lines are read.
+            self._logs[path] = self._logs.get(path, Seal()).over(path, whole_lines(path))
+            logs[path.name] = list(self._logs[path])
+        meta = meta | {"files": files, "logs": logs}
+        (folder / META).write_bytes(json.dumps({"check": _check(meta), "meta": meta}).encode())
+
+    def _remove_older(self, target: Path) -> None:
+        """Keeps this checkpoint and the whole one before it. What lies ahead of it is damaged, or undone."""
+        before = [p for p in self.all() if _step(p) < _step(target)]
+        keep = {target, *before[-(KEPT - 1) :]}
+        for old in self.all():
+            if old not in keep:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+class _DamagedError(Exception):
+    """A file of a checkpoint, or a log it belongs to, is not what was written."""
+
+
+class Seal(NamedTuple):
+    """Size and CRC-32 of a file's beginning."""
+
+    size: int = 0
+    crc: int = 0
+
+    def over(self, path: Path, size: int | None = None) -> Seal:
+        """The seal of a file's first `size` bytes, of all of it for None.
+
+        Reads what this one does not cover. A file that is shorter, or absent, has the seal of what is there.
+        """
+        done, crc = self
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            file.seek(done)
+            while chunk := file.read(1 << 20 if size is None else min(1 << 20, size - done)):
+                done, crc = done + len(chunk), zlib.crc32(chunk, crc)
+        return Seal(done, crc)
+
+
+def _check(meta: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.split("-")[1])
 
 
 def _link(source: str, target: str) -> None:

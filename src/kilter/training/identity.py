@@ -73,7 +73,8 @@ def _models(job: Job) -> Iterator[tuple[str, Path]]:
 
 def refuse_another_run(checkpoints: Checkpoints, out: Path, mine: str) -> None:
     """Raises UserError if the folder holds a checkpoint of a run with other settings, before long work."""
-    meta = checkpoints.meta()
+    found = checkpoints.find()
+    meta = None if found is None else found[1]
     if meta is not None and meta["identity"] != mine:
         raise UserError(
             "out",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class Job:
         """The training groups, up to `limit`."""
         return self.train[: self.spec.limit]
 
-    @property
+    @functools.cached_property
     def checkpoints(self) -> Checkpoints:
         """The checkpoints in this stage's folder."""
         return Checkpoints(self.out / "checkpoints", self.spec.save_every)

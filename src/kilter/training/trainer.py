@@ -147,10 +147,13 @@ def _describe(job: Job, run: Run) -> None:
 
 
 def _resume(job: Job, run: Run) -> int | None:
-    """Restores the newest checkpoint; returns the steps done, None without one."""
-    latest, meta = job.checkpoints.latest(), job.checkpoints.meta()
-    if latest is None or meta is None:
+    """Restores the newest whole checkpoint; returns the steps done, None without one."""
+    found = job.checkpoints.find()
+    if found is None:
         return None
+    latest, meta = found
+    for damage in job.checkpoints.damaged:
+        job.say(f"{damage}; the run goes on from {latest}")
     # A reward that was mended between stop and resumption is used, and said.
     for path, now in reward_files(job.spec).items():
         if meta["rewards"].get(path, now) != now:

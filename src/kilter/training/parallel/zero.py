@@ -129,6 +129,7 @@ class ZeroEngine(AccelerateEngine):
         """Every process writes its part, in DeepSpeed's format."""
         self.barrier()  # the folder is there
         module.save_checkpoint(str(folder / SHARDS), tag="zero")
+        self.barrier()  # the checkpoint is sealed when every process has written
         return {}
 
     def restore(self, module: Any, optimizer: Any, state: dict[str, Any], folder: Path) -> None:
