@@ -21,6 +21,7 @@ GROUND = {
     "manifest",
     "statistics",
     "progress",
+    "screen",
     "errors",
     "validation",
     "version",

@@ -23,6 +23,7 @@ from kilter.errors import Exit, UserError
 from kilter.objectives import method_name
 from kilter.pipeline.alone import run_alone, workspace
 from kilter.pipeline.runner import Run
+from kilter.screen import screen_of
 from kilter.training.result import TrainResult
 from kilter.validation import as_user_error
 
@@ -292,4 +293,4 @@ def run(
 ) -> Exit:
     """Runs a recipe into runs/<name>/ and returns the exit code: kilter.run("recipes/quickstart.yaml")."""
     loaded = recipes.load(recipe, overrides)
-    return Run(loaded, Path(runs) / loaded.name, console or Console()).execute()
+    return Run(loaded, Path(runs) / loaded.name, screen_of(console, stderr=False)).execute()

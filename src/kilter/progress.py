@@ -98,10 +98,10 @@ class Display:
                 return Text(f"{taken}  {pace.text(int(task.completed))}".strip())
 
         columns = (
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             Clock(),
         )
         bar = Bar(*columns, console=self.console, transient=False)
@@ -118,7 +118,7 @@ class Display:
         if done == self.pace.total or now - self._last >= EVERY:
             self._last = now
             parts = (f"{self.title} {done}/{self.pace.total}", note, self.pace.text(done))
-            self.console.print("  ".join(filter(None, parts)), highlight=False, soft_wrap=True)
+            self.console.print("  ".join(filter(None, parts)), soft_wrap=True)
 
     def close(self) -> None:
         """Stops the bar, and leaves the terminal to others."""

@@ -32,6 +32,7 @@ from kilter.cli import (
 from kilter.cli.app import app, err, out
 from kilter.errors import Exit, KilterError
 from kilter.registry import user_file, user_line
+from kilter.screen import styled
 
 __all__ = [
     "advise",
@@ -102,8 +103,8 @@ def _show_failure(error: Exception) -> None:
     """What stopped a command, in one message with the next step."""
     if isinstance(error, KilterError):
         mistake = error.code == Exit.BAD_INPUT
-        err.print(f"[red bold]{'error' if mistake else 'stopped'}[/]: ", end="")
-        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        err.print(styled("[red bold]{}[/]: ", "error" if mistake else "stopped"), end="")
+        err.print(str(error), soft_wrap=True)
         return
 
     # A full disk is not a defect; neither is an error in a file that the user named. All else is ours.
@@ -117,8 +118,8 @@ def _show_failure(error: Exception) -> None:
     elif (path := user_file(error)) is not None:
         problem = f"{path} line {user_line(error)}: {problem}"
         fix = f"Correct {path}. --debug shows the whole way there."
-    err.print("[red bold]stopped[/]: ", end="")
-    err.print(f"{problem}\nFix: {fix}", markup=False, highlight=False, soft_wrap=True)
+    err.print(styled("[red bold]stopped[/]: "), end="")
+    err.print(f"{problem}\nFix: {fix}", soft_wrap=True)
 
 
 def _show_usage_error(error: Any) -> None:
@@ -132,10 +133,8 @@ def _show_usage_error(error: Any) -> None:
     given = next((f" (found {value!r})" for name, value in itertools.pairwise(sys.argv) if name in names), "")
     meaning = getattr(param, "help", None)
     fix = f"See {command} --help." + (f" {names[0]} means: {meaning}." if meaning else "")
-    err.print("[red bold]error[/]: ", end="")
+    err.print(styled("[red bold]error[/]: "), end="")
     err.print(
         f"{' '.join(error.format_message().split())}{given}\nFix: {fix}",
-        markup=False,
-        highlight=False,
         soft_wrap=True,
     )

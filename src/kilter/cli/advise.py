@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from kilter.artifacts import require_file, write_text
 from kilter.cli import complete
 from kilter.cli.app import BadRowOption, DataArg, FormatOption, MapOption, command, out, reading
 from kilter.errors import UserError
+from kilter.screen import styled
 
 if TYPE_CHECKING:
     from kilter.advice.facts import Facts
@@ -79,16 +81,16 @@ def advise(
                 for s in suggestions
             ],
         }
-        out.print(json.dumps(found, indent=1), markup=False, highlight=False, soft_wrap=True)
+        out.print(json.dumps(found, indent=1), soft_wrap=True)
         return
     _print_facts(data, facts)
     weights = f"{size.parameters / 1e6:.0f} M weights, {machine.memory_gb:.1f} GB ({machine.name})"
-    out.print(f"\n{weights}: {_room(fields, size, machine)}", highlight=False)
+    out.print(styled("\n{}: {}", weights, _room(fields, size, machine)))
     _print_advice(suggestions, warned)
     if out_ is not None:
-        out.print(f"\nrecipe written to {out_}; run it with: kilter run {out_}", highlight=False)
+        out.print(f"\nrecipe written to {out_}; run it with: kilter run {out_}")
     else:
-        out.print("\n--out advice.yaml writes the recipe that tries them side by side", highlight=False)
+        out.print("\n--out advice.yaml writes the recipe that tries them side by side")
 
 
 def _refuse_taken(target: Path) -> None:
@@ -100,28 +102,28 @@ def _refuse_taken(target: Path) -> None:
 
 def _print_facts(data: str, facts: Facts) -> None:
     """What was measured, a line each."""
-    out.print(f"[bold]{data}[/]: {facts.kind}, format {facts.format}", highlight=False)
+    out.print(styled("[bold]{}[/]: {}, format {}", data, facts.kind, facts.format))
     table = Table.grid(padding=(0, 2))
     for key, value in facts.to_json().items():
         if value is not None and key not in ("path", "format", "kind"):
             table.add_row(key.replace("_", " "), f"{value:.3g}" if isinstance(value, float) else str(value))
-    out.print(table, highlight=False)
+    out.print(table)
 
 
 def _print_advice(suggestions: Sequence[Suggestion], warned: Sequence[Reason]) -> None:
     """The methods worth trying and what to beware of, each with its evidence."""
     for i, s in enumerate(suggestions, 1):
         settings = ", ".join(f"{k} {v}" for k, v in s.settings.items())
-        out.print(f"\n[bold]{i}. {s.method}[/]" + (f"  ({settings})" if settings else ""), highlight=False)
+        out.print(styled("\n[bold]{}. {}[/]{}", i, s.method, f"  ({settings})" if settings else ""))
         for r in s.reasons:
             _reason(r)
     if warned:
-        out.print("\n[bold]Beware[/]")
+        out.print(styled("\n[bold]Beware[/]"))
         for r in warned:
             _reason(r)
 
 
-def _room(fields: dict[str, Any], size: Sizes, machine: Machine) -> str:
+def _room(fields: dict[str, Any], size: Sizes, machine: Machine) -> str | Text:
     """What fits, by the estimate that a dry run prints."""
     from kilter.training.config import TrainSpec
     from kilter.training.estimate import train_memory
@@ -134,11 +136,11 @@ def _room(fields: dict[str, Any], size: Sizes, machine: Machine) -> str:
         return f"all weights can be trained, in about {full:.1f} GB (estimated)"
     if need > machine.memory_gb:
         needed = f"adapters need about {need:.1f} GB, all weights {full:.1f} GB (estimated)"
-        return f"[yellow]too little[/]: {needed}; take a smaller model"
+        return styled("[yellow]too little[/]: {}; take a smaller model", needed)
     return f"adapters, in about {need:.1f} GB; all weights would take about {full:.1f} GB (estimated)"
 
 
 def _reason(r: Reason) -> None:
     """Prints a sentence of advice, and its evidence dimmed."""
-    out.print(f"   {r.text}  ", end="", markup=False, highlight=False)
-    out.print(f"({r.evidence})", style="dim", markup=False, highlight=False)
+    out.print(f"   {r.text}  ", end="")
+    out.print(f"({r.evidence})", style="dim")

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from kilter.cli import complete
 from kilter.cli.help import Command, Group
 from kilter.cli.options import name_types, pairs_of
 from kilter.data.worlds.registry import paths
+from kilter.screen import Screen
 from kilter.version import __version__
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     help="Align language models with preferences, and prove it.",
     epilog="kilter run recipes/quickstart.yaml\nkilter advise pairs.jsonl\nkilter train --help",
 )
-out, err = Console(), Console(stderr=True)
+out, err = Screen(), Screen(stderr=True)
 
 ModelArg = Annotated[
     str,

@@ -18,6 +18,7 @@ from kilter.errors import RunFailed
 from kilter.options import MODEL, SAMPLING
 from kilter.refs import TemplateRef
 from kilter.sampling.config import SamplerKind
+from kilter.screen import styled
 
 if TYPE_CHECKING:
     from kilter.roles.chat import SamplerChat
@@ -111,7 +112,7 @@ def _converse(talk: SamplerChat, opening: Sequence[Message], person: bool) -> No
 
     history, failed = list(opening), 0
     if person:
-        err.print("[dim]/reset: start over, /exit: end[/]")
+        err.print(styled("[dim]/reset: start over, /exit: end[/]"))
     for text in _turns(person):
         if text == "/exit":
             return
@@ -124,7 +125,7 @@ def _converse(talk: SamplerChat, opening: Sequence[Message], person: bool) -> No
             # The turn did not take place: the next one stands where it stood.
             failed += 1
             history.pop()
-            err.print(reply.problem, style="yellow", markup=False, highlight=False)
+            err.print(reply.problem, style="yellow")
             continue
         history.append(Message(role="assistant", content=reply.text))
     if failed and not person:
@@ -151,7 +152,7 @@ def _answer(talk: SamplerChat, history: Sequence[Message]) -> Reply:
 
     reply = talk.stream(
         history,
-        lambda piece: out.print(piece, end="", style="cyan", markup=False, highlight=False, soft_wrap=True),
+        lambda piece: out.print(piece, end="", style="cyan", soft_wrap=True),
     )
     out.print()
     talk.params = replace(talk.params, seed=talk.params.seed + 1)

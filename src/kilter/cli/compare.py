@@ -12,6 +12,7 @@ import typer
 from kilter.cli.app import SetOption, command, out
 from kilter.errors import UserError
 from kilter.progress import clock
+from kilter.screen import styled
 
 if TYPE_CHECKING:
     from kilter.recipe import Recipe
@@ -56,7 +57,6 @@ def compare(
         out.print(
             f"\n{len(found)} runs of {len(wanted.methods)} methods, about {clock(seconds)} of training, "
             f"{need:.0f} GB of disk ({free:.0f} free); nothing was run",
-            highlight=False,
         )
         return
     if need > free and not (folder / "compare.json").exists():
@@ -72,10 +72,9 @@ def compare(
         out.print(
             f"{page.publish(wanted, folder)} sentences written into the methods' pages; "
             "now: kilter methods --write docs/methods",
-            highlight=False,
         )
-    out.print((folder / "compare.md").read_text(), markup=False, highlight=False, soft_wrap=True)
-    out.print(f"page: [bold]{path}[/]", highlight=False)
+    out.print((folder / "compare.md").read_text(), soft_wrap=True)
+    out.print(styled("page: [bold]{}[/]", path))
     raise typer.Exit(int(code))
 
 
@@ -96,7 +95,7 @@ def _print_plan(recipe: Recipe) -> float:
 
     plans = {p.name: p for p in plan(recipe)}
     for p in plans.values():
-        out.print(f"{p.name:<44} {p.rows or '':>6} {clock(p.seconds):>8}", highlight=False)
+        out.print(f"{p.name:<44} {p.rows or '':>6} {clock(p.seconds):>8}")
     return sum(p.seconds or 0 for p in plans.values())
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from kilter.artifacts import append_lines, require_file, write_by
 from kilter.cli.app import (
@@ -25,6 +23,7 @@ from kilter.cli.app import (
 )
 from kilter.data.worlds.registry import is_world, paths
 from kilter.errors import Exit, UserError, nearest
+from kilter.screen import styled
 
 if TYPE_CHECKING:
     from kilter.data.dataset import Dataset
@@ -66,46 +65,32 @@ def peek(
     groups = [*data.train[:n], *data.heldout[:n]]
     _say(path, data)
     for group in groups[:n]:
-        out.rule(escape(visible(group.prompt.id)), style="dim")
+        out.rule(group.prompt.id or "", style="dim")
         _show(group)
-
-
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Characters by which a text can move the cursor, set the title or fill the clipboard of a terminal."""
-
-
-def visible(text: str) -> str:
-    """A text from outside as a terminal may show it: control characters are written out."""
-    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-
-
-def _print(text: str, **options: Any) -> None:
-    """A text from outside: never markup, never a control sequence."""
-    out.print(visible(text), markup=False, highlight=False, **options)
 
 
 def _say(path: str, data: Dataset) -> None:
     """What was read, and what was not."""
     count = len(data.train) + len(data.heldout)
-    _print(f"{path}: format {data.format}, {count} groups", soft_wrap=True)
+    out.print(f"{path}: format {data.format}, {count} groups", soft_wrap=True)
     for note in data.notes():
-        _print(note, soft_wrap=True)
+        out.print(note, soft_wrap=True)
 
 
 def _show(group: Group) -> None:
     """One group as a person reads it."""
     if group.prompt.tools:
         names = ", ".join(str(t.get("function", t).get("name", "?")) for t in group.prompt.tools)
-        _print(f"tools: {names}", style="dim")
+        out.print(f"tools: {names}", style="dim")
     for turn in group.prompt.messages:
         _show_turn(turn)
     if group.prompt.text:
-        _print(group.prompt.text)
+        out.print(group.prompt.text)
     for c, f in zip(group.completions, group.feedback, strict=True):
         score = "unscored" if f.score is None else f"{f.kind} {f.score:g}"
-        out.print(f"[cyan]→ {score}[/] ", end="")
+        out.print(styled("[cyan]→ {}[/] ", score), end="")
         if not c.turns:
-            _print(c.text)
+            out.print(c.text)
         for turn in c.turns:
             _show_turn(turn)
 
@@ -113,12 +98,12 @@ def _show(group: Group) -> None:
 def _show_turn(turn: Message) -> None:
     """A turn with what it calls and thinks, and whether it is learned."""
     mark = "" if turn.get("train", True) else " (not learned)"
-    out.print(f"[bold]{escape(visible(turn['role']))}[/]{mark}: ", end="")
+    out.print(styled("[bold]{}[/]{}: ", turn["role"], mark), end="")
     if "reasoning_content" in turn:
-        _print(f"({turn['reasoning_content']}) ", end="", style="dim")
+        out.print(f"({turn['reasoning_content']}) ", end="", style="dim")
     calls = [json.dumps(c["function"], ensure_ascii=False) for c in turn.get("tool_calls", ())]
     said = " ".join(filter(None, [turn["content"], *(f"calls {c}" for c in calls)]))
-    _print(said)
+    out.print(said)
 
 
 def _load(path: str, shape: str, fields: dict[str, Any], heldout: float = 0.0) -> Dataset:
@@ -179,9 +164,9 @@ def convert(
     data = _load(path, shape, reading(format_, map_, on_bad_row) | ({"world": world} if world else {}))
     rows = map(EXPORTS[to], data.train)
     write_by(target, lambda partial: append_lines(partial, rows, flush=True, escape=False))
-    _print(f"{len(data.train)} groups written to {target}")
+    out.print(f"{len(data.train)} groups written to {target}")
     for note in data.notes():
-        _print(note, soft_wrap=True)
+        out.print(note, soft_wrap=True)
 
 
 @command(
@@ -203,13 +188,13 @@ def audit(
     from kilter.data.audit.run import audit as check
 
     data = _load(path, shape, reading(format_, map_, on_bad_row), heldout)
-    result = check(data, None, lambda name: err.print(f"checking {name}", style="dim", highlight=False))
+    result = check(data, None, lambda name: err.print(f"checking {name}", style="dim"))
     if as_json:
-        out.print(json.dumps(result, indent=1), markup=False, highlight=False, soft_wrap=True)
+        out.print(json.dumps(result, indent=1), soft_wrap=True)
     else:
         _say(path, data)
         for finding in result["findings"]:
-            _print(f"{finding['level']:<6} {finding['check']}: {finding['value']}")
+            out.print(f"{finding['level']:<6} {finding['check']}: {finding['value']}")
     if result["verdict"] == "error":
         raise typer.Exit(int(Exit.BAD_INPUT))
 
@@ -227,9 +212,9 @@ def list_formats(
         if not known:
             raise UserError("name", name, "is not a known format", nearest(name, formats.names()))
     for found in known:
-        out.print(f"[bold]{found.name}[/]  {found.description}", highlight=False)
+        out.print(styled("[bold]{}[/]  {}", found.name, found.description))
         row = json.dumps(dict(found.example), ensure_ascii=False)
-        out.print(f"  {row}", style="dim", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"  {row}", style="dim", soft_wrap=True)
     if name is None:
         _print_beside()
 
@@ -248,12 +233,10 @@ BESIDE: Sequence[tuple[str, str]] = (
 
 
 def _print_beside() -> None:
-    out.print("\n[bold]Beside any format[/]")
+    out.print(styled("\n[bold]Beside any format[/]"))
     for column, meaning in BESIDE:
-        out.print(f"  {column}: {meaning}", markup=False, highlight=False)
+        out.print(f"  {column}: {meaning}")
     out.print(
         "\nOther columns go along to reward functions and verifiers. --map prompt=question says what "
         "a column is; --format my_file.py:read reads rows of your own.",
-        markup=False,
-        highlight=False,
     )

@@ -16,6 +16,7 @@ from kilter.cli.options import collect, options_of, parameter, parameters, takes
 from kilter.errors import UserError
 from kilter.evaluation.config import EvaluateSpec
 from kilter.recipe import scalar
+from kilter.screen import styled
 
 OPTIONS = [
     *options_of(EvaluateSpec, skip=("models", "data", "split")),
@@ -89,7 +90,7 @@ def evaluate(**values: Any) -> None:
 
     result = evaluate_(values["model"], source, values["out_"], err, **fields)
     _print_evaluation(result)
-    out.print(f"\nwritten: [bold]{values['out_'] / 'evaluation.json'}[/]", highlight=False)
+    out.print(styled("\nwritten: [bold]{}[/]", values["out_"] / "evaluation.json"))
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:
@@ -157,8 +158,8 @@ def gate(
     result = gates.decide(gates.load_policy(policy, "--policy"), loaded, candidate)
     gates.write(result, out_ or path.parent)
     for c in result["conditions"]:
-        out.print(f"{c['state']:<12} {c['condition']}   {c['why']}", highlight=False, markup=False)
-    out.print(f"verdict: [bold]{result['verdict'].upper()}[/] for {result['candidate']}", highlight=False)
+        out.print(f"{c['state']:<12} {c['condition']}   {c['why']}")
+    out.print(styled("verdict: [bold]{}[/] for {}", result["verdict"].upper(), result["candidate"]))
     raise typer.Exit(int(gates.exit_code(result["verdict"])))
 
 

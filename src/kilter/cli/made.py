@@ -9,6 +9,7 @@ from typing import Any
 from kilter.cli.app import command, err, out
 from kilter.cli.doors import READING, model_option, out_option, source_options
 from kilter.cli.options import collect, options_of, parameters, reference, takes
+from kilter.screen import styled
 from kilter.stages import StageKind, kinds
 from kilter.stages.door import Door
 
@@ -42,7 +43,7 @@ def make(kind: str, maker: type[StageKind[Any]], door: Door) -> Callable[..., No
 
         done = made(kind, settings, values.get("model", BASE), source, values["out_"], err)
         counts = "  ".join(f"{v} {k}" for k, v in done.facts.items() if isinstance(v, int) and v)
-        out.print(f"data: [bold]{done.path}[/]   {counts}", highlight=False)
+        out.print(styled("data: [bold]{}[/]   {}", done.path, counts))
 
     run.__doc__ = door.does
     return command(kind, examples=door.examples)(run)

@@ -44,4 +44,4 @@ def merge(**values: Any) -> None:
     from kilter.api import merge as merge_
 
     merge_(values["model"], values["target"], err, **collect(OPTIONS, values))
-    out.print(f"merged model written to {values['target']}", highlight=False)
+    out.print(f"merged model written to {values['target']}")

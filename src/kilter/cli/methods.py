@@ -16,6 +16,7 @@ from rich.table import Table
 from kilter.cli import complete
 from kilter.cli.app import command, out
 from kilter.errors import Exit
+from kilter.screen import styled
 
 if TYPE_CHECKING:
     from kilter.objectives.describe import Description
@@ -50,11 +51,11 @@ def methods(
         from kilter.objectives.pages import write_pages
 
         count = write_pages(write)
-        out.print(f"{count} pages written to {write}", highlight=False)
+        out.print(f"{count} pages written to {write}")
         return
     if as_json:
         found = lookup(name).to_json() if name else [lookup(n).to_json() for n in objectives.names()]
-        out.print(json.dumps(found, indent=1), markup=False, highlight=False, soft_wrap=True)
+        out.print(json.dumps(found, indent=1), soft_wrap=True)
         return
     if name is not None:
         _page(lookup(name))
@@ -68,9 +69,8 @@ def _list(found: list[Description]) -> None:
     for family, group in itertools.groupby(rows, key=lambda d: d.family):
         members = list(group)
         kinds = sorted({d.data for d in members})
-        out.print(
-            f"\n[bold]{family}[/]" + (f"  [dim]{kinds[0]}[/]" if len(kinds) == 1 else ""), highlight=False
-        )
+        kind = styled("  [dim]{}[/]", kinds[0]) if len(kinds) == 1 else ""
+        out.print(styled("\n[bold]{}[/]{}", family, kind))
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1))
         table.add_column(width=22, no_wrap=True)
         table.add_column(width=3)
@@ -80,13 +80,12 @@ def _list(found: list[Description]) -> None:
         out.print(table)
     own = _own()
     if own:
-        out.print("\n[bold]yours[/]  [dim]named in recipes and runs of this folder[/]", highlight=False)
+        out.print(styled("\n[bold]yours[/]  [dim]named in recipes and runs of this folder[/]"))
         for label, summary in own:
-            out.print(f"  {label}  {summary}", highlight=False, markup=False)
+            out.print(f"  {label}  {summary}")
     out.print(
         f"\n{len(rows)} methods; ref: needs a reference policy. "
         "Formula, settings and advice of one: kilter methods NAME",
-        highlight=False,
     )
 
 
@@ -123,11 +122,11 @@ def _own() -> list[tuple[str, str]]:
 
 def _page(d: Description) -> None:
     """Formula, paper, data, advice and settings of one method."""
-    out.print(f"[bold]{d.name}[/]  {d.family}", highlight=False)
-    out.print(d.summary, markup=False, highlight=False)
+    out.print(styled("[bold]{}[/]  {}", d.name, d.family))
+    out.print(d.summary)
     out.print()
     for line in d.formula.splitlines():
-        out.print(f"    {line}", markup=False, highlight=False, style="cyan", soft_wrap=True)
+        out.print(f"    {line}", style="cyan", soft_wrap=True)
     out.print()
     pairs = (
         ("", d.notation),
@@ -142,11 +141,11 @@ def _page(d: Description) -> None:
     grid = Table.grid(padding=(0, 2))
     for label, text in pairs:
         if text:
-            grid.add_row(f"[bold]{label}[/]", text)
-    out.print(grid, highlight=False)
+            grid.add_row(styled("[bold]{}[/]", label), text)
+    out.print(grid)
     if d.knobs:
         out.print()
-        out.print(_settings(d.knobs), highlight=False)
+        out.print(_settings(d.knobs))
 
 
 def _settings(knobs: Sequence[Knob]) -> Table:
@@ -157,7 +156,7 @@ def _settings(knobs: Sequence[Knob]) -> Table:
     for k in knobs:
         choices = ", ".join(map(str, k.choices)) or ("true, false" if k.kind == "bool" else k.interval)
         default = "null" if k.default is None else str(k.default)
-        table.add_row(k.name, default, choices.replace("[", r"\["), k.usual, k.meaning)
+        table.add_row(k.name, default, choices, k.usual, k.meaning)
     return table
 
 
@@ -177,12 +176,11 @@ def check_method(
     found = run_contract(name)
     for check, problem in found:
         text = (CHECKS[check].__doc__ or check).split("\n")[0]
-        out.print(
-            f"[{'red' if problem else 'green'}]{'fail' if problem else 'ok  '}[/]  {text}", highlight=False
-        )
+        verdict = "[red]fail[/]  {}" if problem else "[green]ok  [/]  {}"
+        out.print(styled(verdict, text))
         if problem:
-            out.print(f"        {problem}", markup=False, highlight=False)
+            out.print(f"        {problem}")
     failed = sum(bool(p) for _, p in found)
-    out.print(f"{len(found) - failed} of {len(found)} checks passed", highlight=False)
+    out.print(f"{len(found) - failed} of {len(found)} checks passed")
     if failed:
         raise typer.Exit(int(Exit.GATE_FAILED))

@@ -9,6 +9,7 @@ import typer
 
 from kilter.cli.app import command, commands, out
 from kilter.errors import UserError
+from kilter.screen import styled
 
 monitor_app = commands(
     "monitor",
@@ -70,8 +71,7 @@ def replay(
 
 def _print(events: list) -> None:  # type: ignore[type-arg]
     if not events:
-        out.print("no events: every signal stayed within its limits", highlight=False)
+        out.print("no events: every signal stayed within its limits")
     for event in events:
-        out.print(
-            f"[{COLOURS[event.level]}]{event.level:<5}[/] {event.line()}", highlight=False, soft_wrap=True
-        )
+        line = styled(f"[{COLOURS[event.level]}]{{}}[/] {{}}", f"{event.level:<5}", event.line())
+        out.print(line, soft_wrap=True)

@@ -12,6 +12,7 @@ from rich.table import Table
 from kilter.cli.app import SetOption, command, out
 from kilter.errors import UserError
 from kilter.progress import clock
+from kilter.screen import styled
 
 
 @command(
@@ -55,9 +56,9 @@ def _print_plan(recipe: Any) -> None:
         table.add_row(
             s.name, s.kind, s.what, *cells, f"{s.memory_gb} GB" if s.memory_gb else "", clock(s.seconds)
         )
-    out.print(recipes.dump(recipe), highlight=False, markup=False)
+    out.print(recipes.dump(recipe))
     out.print(table)
-    out.print(f"\ntraining takes about {clock(total)} on this machine; nothing was run", highlight=False)
+    out.print(f"\ntraining takes about {clock(total)} on this machine; nothing was run")
 
 
 @command(examples=["kilter report runs/quickstart"])
@@ -73,7 +74,7 @@ def report(folder: Annotated[Path, typer.Argument(help="a run folder, or that of
             "is not a run folder: no stage in it has a manifest.json",
             "give a folder that `kilter run` made, such as runs/quickstart",
         )
-    out.print(f"[bold]{write_report(folder)}[/]", highlight=False)
+    out.print(styled("[bold]{}[/]", write_report(folder)))
 
 
 @command(examples=["kilter schema > kilter.schema.json"])

@@ -16,6 +16,7 @@ from kilter.cli.doors import ANSWERER, READING, source_options
 from kilter.cli.options import collect, options_of, parameter, parameters, takes
 from kilter.errors import UserError
 from kilter.sampling.config import NAMES_MODEL
+from kilter.screen import Screen
 from kilter.stages.generate import Generate, GenerateSpec
 
 if TYPE_CHECKING:
@@ -107,12 +108,12 @@ def sample(**values: Any) -> None:
         if prompt is not None:
             source = {"format": "groups"} | source | {"path": _asked(prompt, Path(folder))}
         # One question needs no progress, only what went wrong.
-        console = err if prompt is None else Console(quiet=True, force_terminal=False)
+        console = err if prompt is None else Screen(quiet=True, force_terminal=False)
         work = Path(folder) / "sample"
         groups, facts = _answered(values["model"], source, settings, work, console, values["negatives"])
     if prompt is not None:
         for line in Generate().summary(facts):
-            err.print(line, highlight=False, soft_wrap=True)
+            err.print(line, soft_wrap=True)
 
     # To a file with everything that was sampled, or to a person as text.
     if target is None:
@@ -121,7 +122,7 @@ def sample(**values: Any) -> None:
     from kilter.data import store
 
     store.append(target, groups)
-    err.print(f"{len(groups)} groups appended to {target}", highlight=False)
+    err.print(f"{len(groups)} groups appended to {target}")
 
 
 def _check(prompt: str | None, source: Mapping[str, Any], target: Path | None, negatives: bool) -> None:
@@ -195,6 +196,6 @@ def _show(groups: Sequence[Group], alone: bool) -> None:
     """The answers as text, each with a rule below it where there are several."""
     for group in groups:
         for completion in group.completions:
-            out.print(completion.text, markup=False, highlight=False, soft_wrap=True)
+            out.print(completion.text, soft_wrap=True)
             if not alone:
                 out.rule(style="dim")

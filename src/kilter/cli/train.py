@@ -13,6 +13,7 @@ from kilter.cli.doors import READING, model_option, out_option, source_options
 from kilter.cli.options import collect, options_of, parameter, parameters, takes
 from kilter.errors import Exit, UserError
 from kilter.progress import clock
+from kilter.screen import styled
 from kilter.training.config import TrainSpec
 
 OPTIONS = [*options_of(TrainSpec, skip=("start", "data", "prompts")), *source_options()]
@@ -71,10 +72,7 @@ def train(**values: Any) -> None:
     shown = ("eval_loss", "eval_rewards/accuracies", "eval_nll")
     held = "  ".join(f"{k} {v:.4g}" for k, v in result.heldout.items() if k in shown)
     steps = f"{result.steps} step{'s' * (result.steps != 1)}"
-    out.print(
-        f"model: [bold]{result.model}[/]   {steps} in {clock(result.seconds)}   {held}",
-        highlight=False,
-    )
+    out.print(styled("model: [bold]{}[/]   {} in {}   {}", result.model, steps, clock(result.seconds), held))
     if result.stopped is not None:  # the model is there, and its monitors did not trust the way there
         raise typer.Exit(int(Exit.INCONCLUSIVE))
 

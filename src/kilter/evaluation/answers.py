@@ -84,7 +84,7 @@ class Answering:
         text = f"{len(problems)} of {total} answers of {self.subject.name} failed: {problems[0]}"
         if not any_answer:
             raise RunFailed(text, "mend the sampler and run the same command again")
-        self.console.print(f"  {text}", highlight=False, markup=False)
+        self.console.print(f"  {text}")
 
 
 def finished(

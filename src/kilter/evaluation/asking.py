@@ -107,7 +107,7 @@ class Asking:
         assert self.baseline is not None
         same: bool = model.encoder.tokenizer.get_vocab() == self.baseline.encoder.tokenizer.get_vocab()
         if not same:
-            self.console.print(f"  no KL for {name}: its vocabulary is not the baseline's", highlight=False)
+            self.console.print(f"  no KL for {name}: its vocabulary is not the baseline's")
         return same
 
     def _own_logps(self, model: Ready, answers: Answers, exact: bool) -> Logps:

@@ -126,7 +126,7 @@ class Evaluation:
         for m in measures:
             if m.facts.name not in found and m.facts.name not in STANDARD:
                 needs = ", ".join(sorted(m.facts.needs))
-                self.console.print(f"  no {m.facts.name}: no prompt has all of {needs}", highlight=False)
+                self.console.print(f"  no {m.facts.name}: no prompt has all of {needs}")
 
     def _bias(self) -> str:
         """Sampled otherwise than from the policy itself, an estimate of its own KL is biased, and says so."""

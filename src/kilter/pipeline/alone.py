@@ -16,6 +16,7 @@ from kilter.errors import UserError
 from kilter.manifest import Manifest
 from kilter.pipeline.report import write_report
 from kilter.pipeline.runner import new_and_old, preflight, run_stage, stands
+from kilter.screen import screen_of
 from kilter.stages import Stage, Workspace
 from kilter.stages.outcome import ARTIFACT
 from kilter.stages.refs import references
@@ -45,7 +46,7 @@ def workspace(
     for item in references(stage.spec):
         if item.ref.to == "data" and item.value is not None and not item.value.startswith("$"):
             known[item.value] = DataSpec(path=item.value)
-    console = console or Console(stderr=True)
+    console = screen_of(console)
     return Workspace(folder, console, model, known, {name: stage}, name, alone=True, loaded={})
 
 

@@ -20,6 +20,7 @@ from kilter.pipeline.inputs import check_inputs, inputs_of
 from kilter.pipeline.report import write_report
 from kilter.progress import clock
 from kilter.recipe import Recipe
+from kilter.screen import styled
 from kilter.stages import Outcome, Workspace
 from kilter.stages.outcome import ARTIFACT
 
@@ -58,9 +59,7 @@ class Run:
             entry = run_stage(work, title, lambda: write_report(self.folder))
             code = code or Exit(entry.facts.get("code", Exit.OK))
         path = write_report(self.folder)
-        self.console.print(
-            f"\nreport: [bold]{path}[/]   ({clock(time.monotonic() - begin)})", highlight=False
-        )
+        self.console.print(styled("\nreport: [bold]{}[/]   ({})", path, clock(time.monotonic() - begin)))
         return code
 
 
@@ -88,15 +87,15 @@ def run_stage(
     stage, folder = work.here, work.stage(work.name)
     entry, old = new_and_old(work)
     if old is not None and stands(work, entry, old):
-        text = f"[green]✓[/] {title or work.name}: unchanged, taken from {folder}"
-        work.console.print(text, highlight=False)
+        text = styled("[green]✓[/] {}: unchanged, taken from {}", title or work.name, folder)
+        work.console.print(text)
         _summarise(work, old.facts)
         return old
     if old is not None and not _goes_on(work, entry, old) and any(folder.iterdir()):
         (changed or _set_aside)(work, old)
 
     if title:
-        work.console.print(f"[bold]▶ {title}[/]", highlight=False)
+        work.console.print(styled("[bold]▶ {}[/]", title))
     try:
         with manifests.life(folder, entry):
             outcome = stage.maker.run(stage.spec, work, folder)
@@ -105,7 +104,7 @@ def run_stage(
     finally:
         after()
     if title:
-        work.console.print(f"  done in {clock(entry.seconds)}", highlight=False)
+        work.console.print(f"  done in {clock(entry.seconds)}")
     _summarise(work, entry.facts)
     return entry
 
@@ -143,7 +142,7 @@ def _key(entry: Manifest, mended: set[str], free: frozenset[str]) -> str:
 
 def _summarise(work: Workspace, facts: Mapping[str, Any]) -> None:
     for line in work.here.maker.summary(facts):
-        work.console.print(line, highlight=False)
+        work.console.print(line)
 
 
 def _outputs(outcome: Outcome, makes: str, folder: Path) -> dict[str, str]:
@@ -162,5 +161,4 @@ def _set_aside(work: Workspace, old: Manifest) -> None:
     target = set_aside(folder, work.folder / ".superseded")
     work.console.print(
         f"  {folder.name}: its configuration or inputs changed; the old result is in {target}",
-        highlight=False,
     )

@@ -12,6 +12,7 @@ from kilter.errors import UserError
 from kilter.options import DATA, METHOD, MODEL
 from kilter.refs import BaseRef, DataRef
 from kilter.release.section import Section
+from kilter.screen import styled
 from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.outcome import Outcome, StagePlan, StageSpec
 from kilter.stages.registry import stage
@@ -61,17 +62,15 @@ class Audit(StageKind[AuditSpec]):
         data = work.load(spec.data, _shape(spec, work))
         work.announce(spec.data, data)
         encoder = open_encoder(OpenSpec(work.model(spec.model), max_length=spec.max_length))
-        result = audit(
-            data, encoder, lambda check: work.console.print(f"  checking {check}", highlight=False)
-        )
+        result = audit(data, encoder, lambda check: work.console.print(f"  checking {check}"))
         write(result, folder)
 
         # A warning is for the reader; an error may end the run.
         bad = [f for f in result["findings"] if f["level"] == "error"]
         for finding in result["findings"]:
             if finding["level"] != "ok":
-                text = f"  [yellow]{finding['level']}[/] {finding['check']}: {finding['value']}"
-                work.console.print(text, highlight=False)
+                line = (finding["level"], finding["check"], finding["value"])
+                work.console.print(styled("  [yellow]{}[/] {}: {}", *line))
         if spec.fail_on_error and bad:
             raise UserError(
                 f"{spec.data} {bad[0]['check']}",

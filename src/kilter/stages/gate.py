@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
+from rich.text import Text
 
 from kilter.errors import UserError, nearest
 from kilter.options import METHOD, MODEL
 from kilter.refs import EvaluationRef, FileRef
+from kilter.screen import styled
 from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.outcome import Outcome, StagePlan, StageSpec
 from kilter.stages.registry import stage
@@ -61,7 +63,7 @@ class Gate(StageKind[GateSpec]):
         prompts = work.plan(work.input("evaluation")).rows
         if prompts is not None:
             for line in power_warnings(load_policy(spec.policy), prompts):
-                work.console.print(f"  [yellow]power[/] {line}", highlight=False)
+                work.console.print(styled("  [yellow]power[/] {}", line))
 
     def plan(self, spec: GateSpec, work: Workspace) -> StagePlan:
         """The policy's name or the number of its conditions; a gate takes no time."""
@@ -86,10 +88,8 @@ class Gate(StageKind[GateSpec]):
         digest = hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
         return Outcome(facts, {"verdict": digest}, gates.exit_code(result["verdict"]))
 
-    def summary(self, facts: Mapping[str, Any]) -> list[str]:
+    def summary(self, facts: Mapping[str, Any]) -> Sequence[str | Text]:
         """The verdict, then every condition."""
-        from rich.markup import escape
-
         word, colour = facts["verdict"].upper(), COLOURS[facts["verdict"]]
-        first = f"  verdict: [bold {colour}]{word}[/] for {escape(facts['candidate'])}"
-        return [first, *(f"    {escape(line)}" for line in facts["lines"])]
+        first = styled(f"  verdict: [bold {colour}]{{}}[/] for {{}}", word, facts["candidate"])
+        return [first, *(f"    {line}" for line in facts["lines"])]

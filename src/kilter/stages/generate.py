@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
-from rich.markup import escape
+from rich.text import Text
 
 from kilter.artifacts import append_lines, read_lines
 from kilter.data.lineage import row_id, with_entry
@@ -20,6 +20,7 @@ from kilter.options import DATA, MODEL, SAMPLING
 from kilter.refs import BaseRef, DataRef, Found, TemplateRef
 from kilter.release.section import Section
 from kilter.sampling.config import FOLLOWS, READS, SamplerKind, idle_fields
+from kilter.screen import styled
 from kilter.stages.door import Door
 from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.outcome import ARTIFACT, Outcome, StagePlan, StageSpec
@@ -174,9 +175,7 @@ class Generate(StageKind[GenerateSpec]):
         there = {prompt_key(g.prompt) for g in store.read(path)}
         todo = [p for p in prompts if prompt_key(p) not in there]
         if there and todo:
-            work.console.print(
-                f"  {len(there)} of {len(prompts)} prompts are answered already", highlight=False
-            )
+            work.console.print(f"  {len(there)} of {len(prompts)} prompts are answered already")
 
         # A prompt without any answer has no row: a killed run that goes on asks it again.
         failures = _answer(spec, work, todo, path) if todo else []
@@ -188,9 +187,9 @@ class Generate(StageKind[GenerateSpec]):
             raise RunFailed(_failed(facts), "correct the request or the sampler that this reason names")
         return Outcome(facts)
 
-    def summary(self, facts: Mapping[str, Any]) -> list[str]:
+    def summary(self, facts: Mapping[str, Any]) -> Sequence[str | Text]:
         """How many answers failed and why; failures.jsonl has every one."""
-        return [f"[yellow]{escape(_failed(facts))}[/]"] if facts["failed"] else []
+        return [styled("[yellow]{}[/]", _failed(facts))] if facts["failed"] else []
 
     def section(self, folder: Path) -> Section | None:
         """Counts, and the answers to the first prompts."""

@@ -5,13 +5,14 @@ Neither knows recipe or pipeline: a stage is handed a Workspace, and the pipelin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.text import Text
 
 from kilter.data.dataset import Dataset, DataSpec, load
 from kilter.refs import Found
@@ -85,8 +86,8 @@ class StageKind(Generic[S]):
         """Does the work and leaves its files in `folder`; called again after a kill, it goes on from them."""
         raise NotImplementedError
 
-    def summary(self, facts: Mapping[str, Any]) -> list[str]:
-        """Lines for the console, with markup, whenever the stage is done or taken as it is."""
+    def summary(self, facts: Mapping[str, Any]) -> Sequence[str | Text]:
+        """Lines for the console, whenever the stage is done or taken as it is."""
         return []
 
     def section(self, folder: Path) -> Section | None:
@@ -220,7 +221,7 @@ class Workspace:
             line = f"  {name}: {note}"
             if line not in self.said:
                 self.said.add(line)
-                self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                self.console.print(line, soft_wrap=True)
 
     def shapes(self, reference: str) -> set[Shape]:
         """The shapes in which the run's stages read a data set."""

@@ -135,7 +135,7 @@ class Label(StageKind[LabelSpec]):
         facts = _facts(scored, written, dropped)
         if dropped:
             text = ", ".join(f"{n} {why}" for why, n in dropped.items())
-            work.console.print(f"  {len(written)} rows written; left out: {text}", highlight=False)
+            work.console.print(f"  {len(written)} rows written; left out: {text}")
         return Outcome(facts)
 
     def section(self, folder: Path) -> Section | None:
@@ -174,7 +174,7 @@ def _score(spec: LabelSpec, work: Workspace, groups: Sequence[Group], folder: Pa
     source = _source(spec, work)
     if done:
         # What the first batch fixed, such as a reward's scale, holds for every batch.
-        work.console.print(f"  {done} of {len(groups)} prompts are scored already", highlight=False)
+        work.console.print(f"  {done} of {len(groups)} prompts are scored already")
         source.restore(json.loads(state.read_text()))
     entry = {
         "stage": work.name,

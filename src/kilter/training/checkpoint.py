@@ -91,7 +91,7 @@ class Checkpoints:
         return None
 
     def _opened(self, folder: Path) -> dict[str, Any]:
-        """What a checkpoint says of itself, once its files and the logs are what they were when it was taken."""
+        """What a checkpoint says of itself, once its files and the logs are found to be what they were."""
         path = folder / META
         try:
             body = json.loads(path.read_text())

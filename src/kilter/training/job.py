@@ -65,4 +65,4 @@ class Job:
     def say(self, text: str) -> None:
         """One line, from one process."""
         if self.engine.is_main:
-            self.console.print(f"  {text}", highlight=False)
+            self.console.print(f"  {text}")

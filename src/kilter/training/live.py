@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kilter.progress import Pace, clock
+from kilter.screen import styled
 from kilter.training.monitors.events import Event
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -63,7 +64,7 @@ class LiveDisplay:
         """Draws numbers, curves, events and the last answer as one screen."""
         head = Table.grid(padding=(0, 2), expand=False)
         head.add_row(
-            f"[bold]{self.title}",
+            styled("[bold]{}", self.title),
             ProgressBar(self.pace.total, self.done, width=30),
             f"{self.done}/{self.pace.total}",
             f"{clock(self.pace.elapsed())} gone",
@@ -74,18 +75,18 @@ class LiveDisplay:
             course = self.history.get(key)
             if course:
                 numbers.add_row(
-                    f"[dim]{label}", form.format(course[-1]), Text(sparkline(course), style="cyan")
+                    styled("[dim]{}", label), form.format(course[-1]), Text(sparkline(course), style="cyan")
                 )
         r = self.record
         # Speeds and memory stand apart: they say how it runs, not how it goes.
         speed = Table.grid(padding=(0, 2))
         for label, key in (("sampling", "sampling/tokens_per_second"), ("training", "tokens_per_second")):
             if key in r:
-                speed.add_row(f"[dim]{label}", f"{r[key]:.0f} tok/s")
+                speed.add_row(styled("[dim]{}", label), f"{r[key]:.0f} tok/s")
         if "memory/peak_gb" in r:
-            speed.add_row("[dim]memory", f"{r['memory/peak_gb']:.1f} GB peak")
+            speed.add_row(styled("[dim]memory"), f"{r['memory/peak_gb']:.1f} GB peak")
         if "num_tokens" in r:
-            speed.add_row("[dim]tokens", f"{r['num_tokens']:,}")
+            speed.add_row(styled("[dim]tokens"), f"{r['num_tokens']:,}")
         body = Table.grid(padding=(0, 4))
         body.add_row(numbers, speed)
         parts: list[RenderableType] = [head, body]

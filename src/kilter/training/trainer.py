@@ -17,6 +17,7 @@ from kilter.models import adapters
 from kilter.models.load import resolve as resolve_model
 from kilter.objectives import build_objective, fitted, method_name
 from kilter.runtime import peak_memory_gb
+from kilter.screen import screen_of, styled
 from kilter.seams import Stop
 from kilter.training import scorers
 from kilter.training.assemble import assemble
@@ -126,7 +127,7 @@ class Trainer:
             self.heldout,
             self.out,
             self.reference,
-            self.console or Console(stderr=True),
+            screen_of(self.console),
             self.name,
             self.resolve,
             engine,
@@ -175,7 +176,7 @@ def _say_stop(job: Job, run: Run, stop: Stop) -> None:
     if stop.fails:
         raise failure
     if job.engine.is_main:
-        job.console.print(f"[bold red]{failure}[/]", highlight=False)
+        job.console.print(styled("[bold red]{}[/]", failure))
 
 
 def _put_best_back(job: Job, run: Run) -> int | None:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from kilter.batch import Batch
 from kilter.runtime import peak_memory_gb
+from kilter.screen import styled
 from kilter.seams import Hook, Step, Stop
 from kilter.training.monitors import EnergyProbe, Event, Monitors
 from kilter.training.parallel.engine import Engine
@@ -72,7 +73,7 @@ class Announce(Hook):
             Event(step, 1, "warn", what, f"{what}: {detail}", step, "certain", "noted; the run goes on")
         )
         if not self.console.is_terminal:
-            self.console.print(f"  [yellow]{what}[/]: {detail}", highlight=False)
+            self.console.print(styled("  [yellow]{}[/]: {}", what, detail))
         self._printed = len(self.log.events)
 
     def before_run(self, done: int | None) -> None:
@@ -86,7 +87,7 @@ class Announce(Hook):
             for event in self.log.events[self._printed :]:
                 colour = "red" if event.level == "stop" else "yellow"
                 self.console.print(
-                    f"  [{colour}]{event.level}[/] {event.line()}", highlight=False, soft_wrap=True
+                    styled(f"  [{colour}]{{}}[/] {{}}", event.level, event.line()), soft_wrap=True
                 )
         self._printed = len(self.log.events)
 

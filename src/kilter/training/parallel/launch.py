@@ -21,6 +21,7 @@ from kilter import errors, feedback
 from kilter.artifacts import write_first, write_json
 from kilter.data import store
 from kilter.errors import Interrupted, KilterError, RunFailed
+from kilter.screen import Screen
 
 if TYPE_CHECKING:
     from kilter.training.config import TrainSpec
@@ -106,7 +107,6 @@ def run(trainer: Trainer) -> TrainResult:
 def work(folder: Path) -> None:
     """One worker: trains its share; rank 0 leaves the result, the first to fail leaves the cause."""
     import torch.distributed as dist
-    from rich.console import Console
 
     from kilter.training.config import TrainSpec
     from kilter.training.trainer import Trainer
@@ -125,7 +125,7 @@ def work(folder: Path) -> None:
             groups[1],
             Path(job["out"]),
             reference,
-            Console(stderr=True),
+            Screen(stderr=True),
             job["name"],
             resolve,
         ).run()
