@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from rich.console import Console
 
 from kilter import recipe as recipes
 from kilter import stages
-from kilter.artifacts import whole_folder
+from kilter.artifacts import remove, whole_folder
 from kilter.data import memory
 from kilter.data.dataset import DataSpec
 from kilter.errors import Exit, UserError
@@ -265,7 +264,7 @@ def merge(model: str, out: str | Path, console: Console | None = None, **options
         for path in (*folder.iterdir(), *(folder / "model").iterdir()):
             if path.is_file():
                 os.link(path, partial / path.name)
-        shutil.rmtree(folder)
+        remove(folder)
     return target
 
 

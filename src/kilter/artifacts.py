@@ -59,6 +59,68 @@ def _is_io(error: Exception) -> bool:
     return isinstance(error, OSError) or type(error).__name__ in ("RuntimeError", "SafetensorError")
 
 
+OWN: list[Path] = []
+"""Run folders that this process writes. Nothing under one of them may lead out of it."""
+
+
+@contextlib.contextmanager
+def owning(folder: Path, field: str = "out") -> Iterator[None]:
+    """Nothing under this folder is written or removed where a link leads out of it.
+
+    Args:
+        folder: the run folder; it may itself be a link, for then all of it lies elsewhere.
+        field: what the user called it, for the message.
+
+    Raises:
+        UserError: there is such a link already; also later, if one appears meanwhile.
+    """
+    root = Path(os.path.abspath(folder))
+    for place, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink():
+                _refuse_outside(path, root, field)
+    OWN.append(root)
+    try:
+        yield
+    finally:
+        OWN.remove(root)
+
+
+def _inside(path: Path) -> Path:
+    """The path, which does not lead out of the run folder that it lies in by name."""
+    absolute = Path(os.path.abspath(path))
+    for root in OWN:
+        if root in absolute.parents:
+            _refuse_outside(absolute, root)
+    return path
+
+
+def _refuse_outside(path: Path, root: Path, field: str = "out") -> None:
+    inner, real = os.path.realpath(root), os.path.realpath(path)
+    if real == inner or real.startswith(inner + os.sep):
+        return
+    raise UserError(
+        field,
+        str(path),
+        f"leads to {real}, out of the run's folder, where nothing is written or removed",
+        "remove the link; to keep a run on another disk, make its whole folder a link",
+    )
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with all that is in it; nothing happens where there is none.
+
+    Raises:
+        UserError: a link leads out of the run's folder.
+    """
+    _inside(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def hidden(path: Path) -> Path:
     """Where the content of a file or folder grows until it is whole."""
     return path.with_name(f".{path.name}.partial")
@@ -76,7 +138,7 @@ def write_by(path: Path, write: Callable[[Path], object], what: str = "", fix: s
     Raises:
         RunFailed: the disk is full or the folder refuses the file.
     """
-    partial = hidden(path)
+    partial = hidden(_inside(path))
     with writing(path, what, fix):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -126,6 +188,7 @@ def whole_folder(
         note: one more line for an error message.
         shared: other processes may make the same folder now; the first one's stays.
     """
+    _inside(folder)
     partial = hidden(folder.with_name(f"{folder.name}.{os.getpid()}") if shared else folder)
     old = partial.with_suffix(".old")
     with writing(folder, what, fix, note):
@@ -166,11 +229,16 @@ def lock(folder: Path, field: str = "out") -> Iterator[None]:
         field: what the user called it, for the message.
 
     Raises:
-        UserError: another process holds the folder.
+        UserError: another process holds the folder, or a link in it leads out of it.
     """
-    if int(os.environ.get("RANK", "0")) > 0:
+    with owning(folder, field), contextlib.ExitStack() as held:
+        if int(os.environ.get("RANK", "0")) == 0:
+            held.enter_context(_held_lock(folder, field))
         yield
-        return
+
+
+@contextlib.contextmanager
+def _held_lock(folder: Path, field: str) -> Iterator[None]:
     require_writable(folder, field)
     path = folder / ".lock"
     file = _take(path, field)
@@ -240,6 +308,8 @@ def _held(path: Path, file: IO[bytes], field: str) -> UserError:
 def set_aside(folder: Path, into: Path) -> Path:
     """Moves a folder to `into`/NAME-TIME, so that nothing is ever overwritten; returns the new path."""
     target = into / f"{folder.name}-{dt.datetime.now().strftime('%Y%m%d-%H%M%S-%f')}"
+    _inside(folder)
+    _inside(target)
     with writing(target):
         into.mkdir(parents=True, exist_ok=True)
         os.replace(folder, target)
@@ -272,6 +342,7 @@ def append_lines(path: Path, rows: Iterable[Any], flush: bool = False, escape: b
     Raises:
         RunFailed: the disk is full.
     """
+    _inside(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+", buffering=0) as file:
@@ -313,6 +384,7 @@ def cut_lines(path: Path, keep: Callable[[Any], bool]) -> None:
 
     Done in place, without a second copy: a full disk may be the very reason for a resumption.
     """
+    _inside(path)
     if not path.exists():
         return
     for number, (start, line) in enumerate(_lines(path), 1):

@@ -12,14 +12,13 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kilter.artifacts import write_json
+from kilter.artifacts import remove, write_json
 from kilter.errors import RunFailed
 from kilter.version import __version__
 
@@ -124,9 +123,9 @@ def life(folder: Path, entry: Manifest) -> Iterator[Manifest]:
         return
 
     # The finished artifact is on record now. Pinned checkpoints only answer when a stopped run went wrong.
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    remove(folder / "checkpoints")
     if not entry.facts.get("stopped"):
-        shutil.rmtree(folder / "pinned", ignore_errors=True)
+        remove(folder / "pinned")
 
 
 def stage_key(kind: str, config: dict[str, Any], inputs: dict[str, str]) -> str:

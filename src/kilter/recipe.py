@@ -18,16 +18,14 @@ from kilter.errors import UserError, nearest
 from kilter.refs import Found, looks_like_stage
 from kilter.stages import Stage, Workspace, rounds
 from kilter.stages.refs import replaced
-from kilter.validation import as_user_error, load_yaml
+from kilter.validation import as_user_error, load_yaml, require_name
 
 
 class Head(BaseModel):
     """What a recipe holds beside its stages."""
 
     model_config = ConfigDict(extra="forbid")
-    name: str = Field(
-        "run", pattern=r"^[\w.-]+$", description="folder under runs/; default: the recipe's file name"
-    )
+    name: str = Field("run", description="folder under runs/; default: the recipe's file name")
     model: str = Field(
         "builtin:smollm2-135m", description="base model: builtin:NAME, a folder, a .gguf file, or a Hub id"
     )
@@ -104,6 +102,7 @@ def build(raw: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
         head = Head.model_validate({k: v for k, v in raw.items() if k != "stages"})
     except ValidationError as error:
         raise _head_error(error, raw) from error
+    require_name("name", head.name)
     if not raw["stages"]:
         raise UserError("stages", raw["stages"], "is empty", "add stages: {sft: {train: {method: sft}}}")
     found, names = _stages(raw["stages"], head.model)
@@ -118,6 +117,7 @@ def _stages(raw: Mapping[Any, Any], base: str) -> tuple[dict[str, Stage], dict[s
     found: dict[str, Stage] = {}
     names: dict[str, str] = {}
     for name, value in raw.items():
+        require_name("stages", str(name))
         if isinstance(value, dict) and rounds.KEY in value:
             made, ends = rounds.expand(str(name), _block(value, names), base)
             names |= ends

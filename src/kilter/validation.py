@@ -37,6 +37,50 @@ def load_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_UniqueKeys)
 
 
+NAME = re.compile(r"\w[\w.-]{0,99}")
+
+TAKEN = {
+    *("model", "checkpoints", "pinned", "recipe.yaml", "report.html", "manifest.json", "evaluation.json"),
+    *(
+        "gate.json",
+        "gate.xml",
+        "audit.json",
+        "train.json",
+        "feedback.json",
+        "per_prompt.json",
+        "metrics.jsonl",
+    ),
+    *("events.jsonl", "gold.jsonl", "groups.jsonl", "failures.jsonl", "scored.jsonl", "best.pt"),
+    *("trained_prompts.txt", "reference.sqlite", "compare.json", "compare.md", "compare.html", "compare.csv"),
+}
+"""What Kilter writes into the folder of a run or stage: none of it names a run or a stage."""
+
+
+def require_name(field: str, name: str, value: object = None) -> None:
+    """Raises UserError for a name that could be a path, or that of a file which a run folder holds.
+
+    Args:
+        field: what bears the name.
+        name: becomes a folder.
+        value: what the user wrote, if that is more than the name.
+    """
+    shown = name if value is None else value
+    if NAME.fullmatch(name) is None:
+        raise UserError(
+            field,
+            shown,
+            "is not a name: it becomes a folder",
+            "use at most 100 letters, digits, `_`, `-` and `.`, and begin with a letter or digit",
+        )
+    if name.casefold() in TAKEN:
+        raise UserError(
+            field,
+            shown,
+            "is the name of a file that Kilter writes itself",
+            f"choose another, such as my-{name}",
+        )
+
+
 def with_fix(error: UserError) -> PydanticCustomError:
     """The problem and its fix, raised by a validator that knows more than the model around it."""
     return PydanticCustomError("with_fix", "{problem}", {"problem": error.problem, "fix": error.fix})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 from rich.console import Console
 
 from kilter import feedback as feedbacks
+from kilter.artifacts import remove
 from kilter.data import store
 from kilter.evaluation.answers import Answers
 from kilter.evaluation.config import EvaluateSpec
@@ -137,7 +137,7 @@ class Scoring:
 
     def forget(self) -> None:
         """Takes the scores from disk: the evaluation that they were for is written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
 
     def _score(
         self, source: str, prompts: Sequence[Prompt], rows: Answers, whose: str

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from rich.text import Text
 
-from kilter.artifacts import append_lines, read_lines
+from kilter.artifacts import append_lines, read_lines, remove
 from kilter.data.lineage import row_id, with_entry
 from kilter.errors import RunFailed, UserError
 from kilter.options import DATA, MODEL, SAMPLING
@@ -179,7 +179,7 @@ class Generate(StageKind[GenerateSpec]):
 
         # A prompt without any answer has no row: a killed run that goes on asks it again.
         failures = _answer(spec, work, todo, path) if todo else []
-        (folder / FAILURES).unlink(missing_ok=True)
+        remove(folder / FAILURES)
         append_lines(folder / FAILURES, failures)
         groups = list(store.read(path))
         facts = _facts(groups, failures)

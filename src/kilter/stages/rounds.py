@@ -30,7 +30,7 @@ from kilter.refs import BaseRef, Found
 from kilter.stages.kind import Stage
 from kilter.stages.refs import replaced
 from kilter.stages.registry import make
-from kilter.validation import as_user_error, load_yaml
+from kilter.validation import as_user_error, load_yaml, require_name
 
 KEY = "rounds"
 """What tells a block of rounds from a stage."""
@@ -77,6 +77,8 @@ def expand(name: str, raw: Mapping[str, Any], base: str) -> tuple[dict[str, Stag
         block = Rounds.model_validate(raw)
     except ValidationError as error:
         raise as_user_error(error, where, Rounds) from error
+    for inner in block.stages:
+        require_name(f"{where}.stages", inner)
     stages: dict[str, Stage] = {}
     last = _Round(0, block.start)
     for number in range(1, block.rounds + 1):

@@ -35,9 +35,7 @@ class Study(BaseModel):
     """What `kilter compare` reads."""
 
     model_config = ConfigDict(extra="forbid")
-    name: str = Field(
-        "compare", pattern=r"^[\w.-]+$", description="folder under runs/; default: the recipe's file name"
-    )
+    name: str = Field("compare", description="folder under runs/; default: the recipe's file name")
     model: str = Field("builtin:smollm2-135m", description="base model")
     data: dict[str, dict[str, Any]] = Field(description="data sets by name, used as $name")
     start: dict[str, Any] = Field(

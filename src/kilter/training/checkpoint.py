@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from kilter.artifacts import AGAIN, hidden, whole_folder, whole_lines, writing
+from kilter.artifacts import AGAIN, hidden, remove, whole_folder, whole_lines, writing
 from kilter.errors import UserError
 
 CHECKPOINT_FORMAT = 6
@@ -144,11 +144,12 @@ class Checkpoints:
         target = kept / source.name
         # A step that is done again after a kill is pinned once.
         if not target.exists():
-            shutil.copytree(source, target, copy_function=_link)
+            with whole_folder(target) as partial:
+                shutil.copytree(source, partial, copy_function=_link, dirs_exist_ok=True)
         # The first shows how it began, the last what became of it.
         between = sorted(kept.glob("step-*"), key=_step)[1:-1]
         for old in between:
-            shutil.rmtree(old, ignore_errors=True)
+            remove(old)
 
     def save(
         self, step: int, write: Callable[[Path], None], meta: dict[str, Any], is_main: bool = True
@@ -195,7 +196,7 @@ class Checkpoints:
         keep = {target, *before[-(KEPT - 1) :]}
         for old in self.all():
             if old not in keep:
-                shutil.rmtree(old, ignore_errors=True)
+                remove(old)
 
 
 class _DamagedError(Exception):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from kilter.artifacts import AGAIN, write_by
+from kilter.artifacts import AGAIN, remove, write_by
 from kilter.batch import Batch
 from kilter.seams import Hook, Step
 from kilter.training.checkpoint import read_tensors
@@ -75,7 +75,7 @@ class GoldEvidence(Hook):
         history.entries = self.engine.gather(history.entries)[0]
         # A file from a run that was begun anew would be put back at the end of this one.
         if done is None and self.best is not None:
-            self.best.path.unlink(missing_ok=True)
+            remove(self.best.path)
         if self.gold is not None and not history.entries:
             first = self.gold()
             first.require()

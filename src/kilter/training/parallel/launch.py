@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sys
 from collections import Counter
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kilter import errors, feedback
-from kilter.artifacts import write_first, write_json
+from kilter.artifacts import owning, remove, write_first, write_json
 from kilter.data import store
 from kilter.errors import Interrupted, KilterError, RunFailed
 from kilter.screen import Screen
@@ -55,7 +54,7 @@ def run(trainer: Trainer) -> TrainResult:
 
     spec, folder = trainer.spec, trainer.out / JOB
     # A killed launch left its files: they describe other rows.
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     folder.mkdir(parents=True)
     store.append(folder / "train.jsonl", trainer.train)
     store.append(folder / "heldout.jsonl", trainer.heldout)
@@ -100,7 +99,7 @@ def run(trainer: Trainer) -> TrainResult:
         if threads_before is None:
             os.environ.pop("OMP_NUM_THREADS", None)
     result = json.loads((folder / "result.json").read_text())
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     return TrainResult(**result | {"model": Path(result["model"]), "counts": Counter(result["counts"])})
 
 
@@ -116,19 +115,21 @@ def work(folder: Path) -> None:
     groups = [list(store.read(folder / f"{part}.jsonl")) for part in ("train", "heldout")]
     reference = Path(job["reference"]) if job["reference"] else None
     resolve = lambda name: Path(job["models"][name])
+    # The same Trainer as in one process: it learns from its environment that it is one of several.
+    trainer = Trainer(
+        spec,
+        Path(job["start"]),
+        groups[0],
+        groups[1],
+        Path(job["out"]),
+        reference,
+        Screen(stderr=True),
+        job["name"],
+        resolve,
+    )
     try:
-        # The same Trainer as in one process: it learns from its environment that it is one of several.
-        result = Trainer(
-            spec,
-            Path(job["start"]),
-            groups[0],
-            groups[1],
-            Path(job["out"]),
-            reference,
-            Screen(stderr=True),
-            job["name"],
-            resolve,
-        ).run()
+        with owning(trainer.out):
+            result = trainer.run()
     except KilterError as error:
         _leave(folder, {"kind": type(error).__name__, "arguments": _arguments(error)})
         raise SystemExit(int(error.code)) from error
