@@ -21,17 +21,12 @@ from typing import Any
 
 from kilter.errors import UserError
 from kilter.feedback.context import Context
-from kilter.feedback.isolation import Target, limited, limited_here, load, too_slow
+from kilter.feedback.isolation import Patience, Target, limited, limited_here, load, too_slow
 from kilter.seams import FeedbackSource
 from kilter.types import PLAIN, Completion, Feedback, Group, Prompt
 
 LARGEST = 1e18
 """Beyond it the square of a score, and so the spread of a group, overflows float32."""
-
-PATIENCE = 3
-"""Time-outs in a row after which the rest of a batch is left unscored, so that a function that hangs costs
-minutes a step and not an hour.
-"""
 
 Score = tuple[float | None, str]
 """A score, or None and why there is none."""
@@ -228,35 +223,15 @@ class FunctionFeedback(FeedbackSource):
         return [[next(found) for _ in g.completions] for g in groups]
 
     def _each(self, flat: Sequence[tuple[Prompt, Completion]]) -> list[Feedback]:
-        found: list[Feedback] = []
-        slow = 0
-        for p, c in flat:
-            if slow == PATIENCE:
-                found.append(
-                    self._feedback(
-                        (
-                            None,
-                            f"not called: the {PATIENCE} calls before it took longer "
-                            f"than {self.timeout:g} s each",
-                        )
-                    )
-                )
-                continue
-            if self.target is None:
-                judge = lambda p=p, c=c: read(self.function(p, c))
-                score, problem = limited_here(judge, self.timeout)
-            else:
-                score, problem = limited(
-                    call_one,
-                    self.target,
-                    p,
-                    c,
-                    timeout=self.timeout,
-                    prepare=functools.partial(load, self.target),
-                )
-            slow = slow + 1 if problem == too_slow(self.timeout) else 0
-            found.append(self._feedback((None, problem) if problem else score))
-        return found
+        patience = Patience()
+        calls = (patience.call(functools.partial(self._one, p, c)) for p, c in flat)
+        return [self._feedback((None, problem) if problem else score) for score, problem in calls]
+
+    def _one(self, prompt: Prompt, completion: Completion) -> tuple[Any, str]:
+        if self.target is None:
+            return limited_here(lambda: read(self.function(prompt, completion)), self.timeout)
+        prepare = functools.partial(load, self.target)
+        return limited(call_one, self.target, prompt, completion, timeout=self.timeout, prepare=prepare)
 
     def _together(self, flat: Sequence[tuple[Prompt, Completion]]) -> list[Feedback]:
         # One that blocks the event loop stops all of them: the whole has a limit too.

@@ -2,7 +2,9 @@
 
 A thread cannot do this: a regular expression that backtracks for ever, or 9**9**9, holds the interpreter's
 lock, and nothing else in the process runs. The worker is started once, keeps what it imported, and is
-replaced after a kill; its standard output goes to standard error, so a function may print.
+replaced after a kill. Its standard output goes to standard error, so a function may print. Its standard
+input is empty, so that nothing waits for a person. A guardian between this process and the worker ends all
+that the worker has started, also when this process is killed.
 """
 
 from __future__ import annotations
@@ -35,9 +37,35 @@ START = 180.0
 """Seconds for the worker to start, or to import a user's file."""
 
 
+PATIENCE = 3
+"""Calls in a row that each cost a worker or its whole time; the rest of their batch is left unscored, so that
+a function that hangs costs minutes a step and not an hour.
+"""
+
+SLOW, GONE = "took longer than", "ended its process"
+
+
 def too_slow(timeout: float) -> str:
     """The problem of a call that its time limit ended."""
-    return f"took longer than {timeout:g} s"
+    return f"{SLOW} {timeout:g} s"
+
+
+class Patience:
+    """Counts, within one batch, the calls in a row that were lost; after too many it lets none through.
+
+    An exception is no such call: it costs nothing, and the next answer may be a better one.
+    """
+
+    def __init__(self) -> None:
+        self._lost: list[str] = []
+
+    def call(self, run: Callable[[], tuple[Any, str]]) -> tuple[Any, str]:
+        """(value, problem) of `run`, or why it was not called."""
+        if len(self._lost) == PATIENCE:
+            return None, f"not called: each of the {PATIENCE} calls before it {self._lost[-1]}"
+        value, problem = run()
+        self._lost = [*self._lost, problem] if problem.startswith((SLOW, GONE)) else []
+        return value, problem
 
 
 @dataclass(frozen=True)
@@ -133,7 +161,7 @@ class Worker:
         except (OSError, EOFError):
             code = self._process.wait() if self._process is not None else None
             self.close()
-            return None, f"ended its process (exit code {code})"
+            return None, f"{GONE} (exit code {code})"
         if answer is None:
             self.close()
             return None, too_slow(timeout)
@@ -149,7 +177,11 @@ class Worker:
         }
         env["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", f"from kilter.feedback import isolation; isolation.main({theirs})"],
+            [
+                sys.executable,
+                "-c",
+                f"from kilter.feedback import isolation; isolation.main{theirs, os.getpid()}",
+            ],
             stdin=subprocess.PIPE,
             stdout=2,
             pass_fds=(theirs,),
@@ -190,9 +222,13 @@ class Worker:
                 size, data, header = struct.unpack("<Q", data)[0], b"", False
 
     def close(self) -> None:
-        """Kills the worker."""
+        """Kills the worker, and what it has started."""
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(ASKED)
+            try:
+                self._process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
             with contextlib.suppress(OSError):
                 if self._process.stdin is not None:
                     self._process.stdin.close()
@@ -232,15 +268,97 @@ def limited_here(function: Callable[[], Any], timeout: float) -> tuple[Any, str]
         return None, too_slow(timeout)
 
 
-def main(descriptor: int) -> None:
-    """The worker: reads (function, arguments), answers (value, problem), until its input ends."""
-    out = os.fdopen(descriptor, "wb")
-    if sys.platform == "linux":
-        import ctypes
+ASKED = signal.SIGHUP
+"""Tells the guardian to end the worker."""
 
-        ctypes.CDLL(None).prctl(
-            1, signal.SIGKILL
-        )  # PR_SET_PDEATHSIG: not even a function that hangs outlives the run
+SET_DEATH_SIGNAL, SET_SUBREAPER = 1, 36
+"""Calls of Linux: a signal when the parent dies; children whose parent has died become this process's own."""
+
+
+def main(descriptor: int, parent: int) -> None:
+    """The worker, and on Linux its guardian, which outlives the run for the moment that the killing takes."""
+    if sys.platform != "linux":
+        serve(descriptor)
+        return
+    worker = os.fork()
+    if worker:
+        os.close(descriptor)
+        os._exit(_guard(worker, parent))
+    die_with_parent()
+    serve(descriptor)
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Ends this process by SIGKILL when its parent dies, however it dies and whatever this one does then.
+
+    Linux alone can do it. Where it cannot, a worker ends when it next reads its input.
+
+    Args:
+        parent: its process id, if the parent may be dead already; this process then ends at once.
+    """
+    if sys.platform == "linux":
+        _linux(SET_DEATH_SIGNAL, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
+
+
+def _guard(worker: int, parent: int) -> int:
+    """Waits for the end of the worker or of the run, then ends whatever the worker left; its exit code."""
+    _linux(SET_SUBREAPER, 1)
+    _linux(SET_DEATH_SIGNAL, signal.SIGTERM)
+    waited = {signal.SIGCHLD, signal.SIGTERM, ASKED}
+    signal.pthread_sigmask(signal.SIG_BLOCK, waited)
+    code, asked = None, False
+    # The signal of a parent's death comes from a thread: only a new parent tells of a dead process.
+    while code is None and not asked and os.getppid() == parent:
+        found = signal.sigtimedwait(waited, 1.0)
+        asked = found is not None and found.si_signo == ASKED
+        code = _reaped(worker)
+
+    # Killing a process makes its children this one's, until there are none.
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            for child in _children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            os.waitpid(-1, 0)
+    return 128 if code is None else code if code >= 0 else 128 - code
+
+
+def _reaped(worker: int) -> int | None:
+    """The worker's exit code once it has one; processes that it left are taken on the way."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            if ended[0] == worker:
+                return os.waitstatus_to_exitcode(ended[1])
+    return None
+
+
+def _children() -> list[int]:
+    """Processes whose parent this one is."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # The name of a program may hold spaces and brackets: the fields are counted behind it.
+            if int(path.read_bytes().rpartition(b")")[2].split()[1]) == os.getpid():
+                found.append(int(path.parent.name))
+    return found
+
+
+def _linux(option: int, value: int) -> None:
+    import ctypes
+
+    ctypes.CDLL(None).prctl(option, value)
+
+
+def serve(descriptor: int) -> None:
+    """The worker: reads (function, arguments), answers (value, problem), until its input ends."""
+    os.set_inheritable(descriptor, False)
+    out = os.fdopen(descriptor, "wb")
+    # Messages come by another door, so that a function which reads finds an empty input.
+    messages = os.fdopen(os.dup(0), "rb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.breakpointhook = _nobody_there
     logging.disable(logging.WARNING)  # libraries that note that their own time limits are off
 
     def answer(value: tuple[Any, str]) -> None:
@@ -252,10 +370,14 @@ def main(descriptor: int) -> None:
         out.flush()
 
     answer((None, ""))  # ready
-    while header := sys.stdin.buffer.read(8):
-        message = sys.stdin.buffer.read(struct.unpack("<Q", header)[0])
+    while header := messages.read(8):
+        message = messages.read(struct.unpack("<Q", header)[0])
         try:
             function, arguments = pickle.loads(message)
             answer((function(*arguments), ""))
         except BaseException as error:
             answer((None, f"raised {type(error).__name__}: {error}"))
+
+
+def _nobody_there(*arguments: Any, **options: Any) -> None:
+    raise RuntimeError("breakpoint() was called, and nobody can answer it here")

@@ -16,7 +16,7 @@ import jsonschema
 from kilter.data.row import is_missing, unpacked
 from kilter.data.row import name as name_of
 from kilter.errors import UserError, nearest
-from kilter.feedback.isolation import limited
+from kilter.feedback.isolation import Patience, limited
 from kilter.feedback.registry import feedback_sources
 from kilter.seams import FeedbackSource
 from kilter.types import Completion, Feedback, Group, Prompt
@@ -47,10 +47,12 @@ class _PerCompletion(FeedbackSource):
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion."""
-        return [[self._verdict(g.prompt, c) for c in g.completions] for g in groups]
+        patience = Patience()
+        return [[self._verdict(g.prompt, c, patience) for c in g.completions] for g in groups]
 
-    def _verdict(self, prompt: Prompt, completion: Completion) -> Feedback:
-        found, problem = limited(self.judge, prompt, completion, timeout=TIMEOUT, prepare=self.prepare)
+    def _verdict(self, prompt: Prompt, completion: Completion, patience: Patience) -> Feedback:
+        call = lambda: limited(self.judge, prompt, completion, timeout=TIMEOUT, prepare=self.prepare)
+        found, problem = patience.call(call)
         score, why = (None, problem) if problem else found
         return Feedback(score, "verifier", rationale=why, source=type(self).__name__)
 

@@ -84,7 +84,7 @@ def run(trainer: Trainer) -> TrainResult:
     )
     try:
         elastic_launch(config, entrypoint=sys.executable)(
-            "-m", "kilter.training.parallel.worker", str(folder)
+            "-m", "kilter.training.parallel.worker", str(folder), str(os.getpid())
         )
     except ChildFailedError as error:
         # The result is written when every process has trained to the end: a worker that stumbles over its own
