@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from kilter.errors import UserError, nearest
+from kilter.validation import TookTooLong, ends_within
 
 T = TypeVar("T")
 
@@ -50,6 +53,33 @@ def _user_frames(error: BaseException) -> list[tuple[Path, int]]:
         if str(f.f_globals.get("__name__", "")).startswith(USER_MODULE)
     ]
     return [(Path(name), line) for name, line in reversed(found)]
+
+
+READ_LIMIT = 120.0
+"""Seconds that a user's own file may take to be read, its imports included."""
+
+
+class _LeftError(BaseException):
+    """What a user's file would do to the process or the terminal; not to be caught by the file itself."""
+
+
+@contextlib.contextmanager
+def _contained() -> Iterator[None]:
+    """A user's file that is read neither ends the process in silence, nor waits for a person, nor runs on."""
+
+    def leave(code: int = 0) -> None:
+        raise _LeftError(f"ends the process (os._exit({code}))")
+
+    def pause(*arguments: object, **options: object) -> None:
+        raise _LeftError("calls breakpoint()")
+
+    kept = os._exit, sys.breakpointhook, sys.stdin
+    with open(os.devnull) as empty, ends_within(READ_LIMIT):
+        os._exit, sys.breakpointhook, sys.stdin = leave, pause, empty  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            os._exit, sys.breakpointhook, sys.stdin = kept
 
 
 class Registry(Generic[T]):
@@ -148,9 +178,11 @@ class Registry(Generic[T]):
                     raise ImportError(f"no file {where}")
                 module: Any = importlib.util.module_from_spec(spec)
                 sys.modules[spec.name] = module
-                spec.loader.exec_module(module)
+                with _contained():
+                    spec.loader.exec_module(module)
             else:
-                module = importlib.import_module(where)
+                with _contained():
+                    module = importlib.import_module(where)
             entry: T = getattr(module, attribute)
         except (ImportError, AttributeError) as error:
             raise UserError(
@@ -158,6 +190,16 @@ class Registry(Generic[T]):
                 name,
                 f"cannot be imported ({error})",
                 "give package.module:Name or path/to/file.py:Name",
+            ) from error
+        except (TookTooLong, SystemExit, _LeftError) as error:
+            what = (
+                f"ends the process (exit code {error.code})" if isinstance(error, SystemExit) else str(error)
+            )
+            raise UserError(
+                field,
+                name,
+                f"does not let itself be read: it {what}, in line {user_line(error)}",
+                f"move that out of {where}, or behind `if __name__ == '__main__':`",
             ) from error
         except Exception as error:  # whatever the user's own code raises while it is read
             line = error.lineno if isinstance(error, SyntaxError) else user_line(error)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import yaml
@@ -32,9 +35,67 @@ def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
 _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
+LARGEST = 1_000_000
+"""Values in one file of settings, those behind an anchor counted wherever they are named."""
+
+
 def load_yaml(text: str) -> Any:
-    """Plain data from YAML a person wrote. Raises yaml.YAMLError, also where a key stands twice."""
-    return yaml.load(text, Loader=_UniqueKeys)
+    """Plain data from YAML a person wrote.
+
+    Raises:
+        yaml.YAMLError: also where a key stands twice, a value cannot be read, or anchors make it endless.
+    """
+    try:
+        loader = _UniqueKeys(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        # A few lines of anchors can stand for more values than any computer holds.
+        if _values(node, {}) > LARGEST:
+            raise yaml.YAMLError(f"its anchors stand for more than {LARGEST:,} values")
+        return loader.construct_document(node)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply, or an anchor holds itself") from error
+    except (ValueError, OverflowError) as error:  # a date that does not exist, a number of 5,000 digits
+        raise yaml.YAMLError(str(error)) from error
+
+
+def _values(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node stands for, counted once per mention; infinite for one that holds itself."""
+    if id(node) not in known:
+        known[id(node)] = float("inf")
+        inner = node.value if isinstance(node.value, list) else ()
+        parts = [n for item in inner for n in (item if isinstance(item, tuple) else (item,))]
+        known[id(node)] = 1 + sum(_values(n, known) for n in parts)
+    return known[id(node)]
+
+
+class TookTooLong(BaseException):
+    """Not an Exception, so that code which catches all of those is ended too."""
+
+
+@contextlib.contextmanager
+def ends_within(seconds: float) -> Iterator[None]:
+    """Ends code of a user's own that runs on. One long call into C is waited for; so is another thread.
+
+    Raises:
+        TookTooLong: the time is up.
+    """
+
+    def over(number: int, frame: object) -> None:
+        raise TookTooLong(f"takes longer than {seconds:g} s")
+
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+    handler = signal.signal(signal.SIGALRM, over)
+    # Once more each second: the first one may be lost in a finalizer.
+    before = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *before)
+        signal.signal(signal.SIGALRM, handler)
 
 
 NAME = re.compile(r"\w[\w.-]{0,99}")
@@ -50,7 +111,7 @@ TAKEN = {
         "per_prompt.json",
         "metrics.jsonl",
     ),
-    *("events.jsonl", "gold.jsonl", "groups.jsonl", "failures.jsonl", "scored.jsonl", "best.pt"),
+    *("events.jsonl", "gold.jsonl", "groups.jsonl", "failures.jsonl", "scored.jsonl", "best.pt", "best.json"),
     *("trained_prompts.txt", "reference.sqlite", "compare.json", "compare.md", "compare.html", "compare.csv"),
 }
 """What Kilter writes into the folder of a run or stage: none of it names a run or a stage."""

@@ -10,6 +10,7 @@ import itertools
 import logging
 import os
 import sys
+import traceback
 from typing import Any
 
 import typer
@@ -57,6 +58,10 @@ USAGE_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c._
 """Base of what the parser raises. By its version, typer brings the parser along or takes it from click."""
 
 
+INTERRUPTED = 130
+"""What newer versions of the parser make of Ctrl-C."""
+
+
 NOISY = (
     *("httpx", "urllib3", "filelock", "fsspec", "matplotlib", "datasets", "huggingface_hub", "transformers"),
     *("torch", "asyncio", "PIL", "torchelastic-events-null"),
@@ -66,25 +71,47 @@ NOISY = (
 
 def main() -> None:
     """Entry point. One message for a user's mistake; --debug (anywhere) shows the traceback."""
+    # Python's own code for an exception that nobody caught is 1, which here means that a gate says no.
+    code = int(Exit.RUN_FAILED)
+    try:
+        code = _command()
+    except BaseException:
+        traceback.print_exc()
+    sys.exit(code)
+
+
+def _command() -> int:
+    """The exit code of what was typed."""
     debug = "--debug" in sys.argv or os.environ.get("KILTER_DEBUG") == "1"
     sys.argv = [a for a in sys.argv if a != "--debug"]
     _configure_logging(debug)
     try:
         code = app(prog_name="kilter", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        return code if isinstance(code, int) else 0
     except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        return int(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         err.print("interrupted; run the same command again to resume")
-        sys.exit(int(Exit.RUN_FAILED))
+        return int(Exit.RUN_FAILED)
     except USAGE_ERROR as error:
         _show_usage_error(error)
-        sys.exit(int(Exit.BAD_INPUT))
-    except Exception as error:
+        return int(Exit.BAD_INPUT)
+    except BaseException as error:
+        if isinstance(error, SystemExit) and _is_parsers(error):
+            return int(error.code or 0)
+        # Kilter's own commands end by returning: whoever leaves the process here was called by them.
         if debug:
-            raise
+            traceback.print_exc()
         _show_failure(error)
-        sys.exit(int(error.code if isinstance(error, KilterError) else Exit.RUN_FAILED))
+        return int(error.code if isinstance(error, KilterError) else Exit.RUN_FAILED)
+
+
+def _is_parsers(error: BaseException) -> bool:
+    """Whether the parser raised it, as it does once a shell's completion is installed or answered."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("typer", "click")
 
 
 def _configure_logging(debug: bool) -> None:
@@ -99,7 +126,7 @@ def _configure_logging(debug: bool) -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
-def _show_failure(error: Exception) -> None:
+def _show_failure(error: BaseException) -> None:
     """What stopped a command, in one message with the next step."""
     if isinstance(error, KilterError):
         mistake = error.code == Exit.BAD_INPUT
@@ -112,6 +139,8 @@ def _show_failure(error: Exception) -> None:
         f"{type(error).__name__}: {error}",
         "Report it with what --debug shows: this is a defect in Kilter.",
     )
+    if isinstance(error, SystemExit):
+        problem, fix = f"Something ended the process by sys.exit({error.code!r}).", "See --debug for where."
     if isinstance(error, OSError):
         problem = str(error)
         fix = "Check disk space and permissions, then run the same command again to resume."

@@ -6,6 +6,7 @@ Whatever it was, it becomes an ordinary Hugging Face folder, and is loaded from 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import json
@@ -22,6 +23,7 @@ from kilter.artifacts import sha256_file, whole_folder, write_text
 from kilter.errors import RunFailed, UserError, nearest
 from kilter.models.adapters import is_adapter, load_merged
 from kilter.models.builtin import BUILTIN
+from kilter.validation import TookTooLong, ends_within
 
 log = logging.getLogger("kilter")
 
@@ -141,6 +143,8 @@ def resolve(reference: str, field: str = "model") -> Path:
     Raises:
         UserError: if there is no such model, or it cannot be fetched or converted.
     """
+    if not reference.strip():
+        raise UserError(field, reference, "is empty", "give a folder, a Hub id or builtin:smollm2-135m")
     if reference.startswith("builtin:"):
         return _builtin(reference, field)
     path = Path(reference).expanduser()
@@ -184,6 +188,24 @@ def _check_folder(path: Path, field: str) -> None:
             "has no weights (*.safetensors)",
             "copy the weight files into it, or train the stage that makes it",
         )
+
+
+def check_files(folder: Path, field: str) -> None:
+    """Opens what a model will be loaded from, without loading it: configuration, tokenizer, heads of weights.
+
+    Raises:
+        UserError: one of them is missing or damaged.
+    """
+    from safetensors import safe_open
+    from transformers import AutoConfig
+
+    base, adapter = base_of(folder)
+    with _readable(base, field):
+        AutoConfig.from_pretrained(str(base))
+    load_tokenizer(folder if (folder / "tokenizer_config.json").is_file() else base)
+    for path in sorted(p for part in {base, adapter or base} for p in part.glob("*.safetensors")):
+        with _readable(path, field), safe_open(path, "pt") as weights:
+            weights.keys()
 
 
 def _builtin(reference: str, field: str) -> Path:
@@ -280,7 +302,7 @@ def _hub(reference: str, field: str) -> Path:
 
 
 @contextlib.contextmanager
-def _readable(folder: Path) -> Iterator[None]:
+def _readable(folder: Path, field: str = "model") -> Iterator[None]:
     """Turns what transformers raises on a broken folder into one message."""
     try:
         with quiet_transformers():
@@ -290,7 +312,7 @@ def _readable(folder: Path) -> Iterator[None]:
     except (ValueError, OSError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            "model",
+            field,
             str(folder),
             f"cannot be loaded ({type(error).__name__}: {reason})",
             "check that config.json, tokenizer and weights are whole and belong together",
@@ -320,11 +342,48 @@ def load_tokenizer(folder: Path) -> Any:
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         unknown = tokenizer.unk_token
         tokenizer.pad_token = unknown if unknown and unknown != tokenizer.eos_token else tokenizer.eos_token
+
+    # A chat template is a program of somebody's own: nobody knows that it ends.
+    tokenizer.apply_chat_template = functools.partial(_render, type(tokenizer).apply_chat_template, tokenizer)
     return tokenizer
 
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 """One of them stands in every folder that has a tokenizer of its own."""
+
+
+RENDER_LIMIT = 10.0
+"""Seconds for the chat template to write one conversation."""
+
+
+def _render(render: Callable[..., Any], tokenizer: Any, *arguments: Any, **options: Any) -> Any:
+    """What the tokenizer's own method returns, in bounded time."""
+    template = tokenizer.chat_template
+    problem = _endless(template) if isinstance(template, str) else ""
+    try:
+        if not problem:
+            with ends_within(RENDER_LIMIT):
+                return render(tokenizer, *arguments, **options)
+    except TookTooLong as error:
+        problem = f"it {error} to write one conversation"
+    raise UserError(
+        "template",
+        str(tokenizer.name_or_path),
+        f"does not end: {problem}",
+        "mend the chat template, or give another one",
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _endless(template: str) -> str:
+    """What in a template no time limit could end: powers, whose computation cannot be interrupted."""
+    import jinja2
+
+    try:
+        powers = jinja2.Environment().parse(template).find(jinja2.nodes.Pow)
+    except jinja2.TemplateError:  # transformers knows more tags; what is no template at all, it will say
+        return ""
+    return "" if powers is None else f"it computes a power in line {powers.lineno} of its chat template"
 
 
 def stop_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
@@ -457,6 +516,18 @@ def _refuse_unreadable_weights(quantised: dict[str, Any], field: str, value: str
         ) from error
 
 
+def require_head(folder: Path, field: str) -> None:
+    """Raises UserError for a model without a score head. Reads its configuration alone."""
+    base, adapter = base_of(folder)
+    if not _is_classifier(base) and not (adapter and adapter_has_head(adapter)):
+        raise UserError(
+            field,
+            str(folder),
+            "is not a reward model (it has no score head)",
+            "train one with method bradley_terry",
+        )
+
+
 def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bool = False) -> Any:
     """A sequence classifier with one output, adapters folded in.
 
@@ -474,13 +545,8 @@ def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bo
 
     base_folder, adapter = base_of(folder)
     made = not _is_classifier(base_folder)
-    if made and not fresh and not (adapter and adapter_has_head(adapter)):
-        raise UserError(
-            "reward_model",
-            str(folder),
-            "is not a reward model (it has no score head)",
-            "train one with method bradley_terry",
-        )
+    if not fresh:
+        require_head(folder, "reward_model")
     torch.manual_seed(seed)
     with _readable(folder):
         model, info = AutoModelForSequenceClassification.from_pretrained(
