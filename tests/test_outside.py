@@ -85,7 +85,7 @@ def test_a_link_out_of_the_run_is_refused_before_any_work(place, tmp_path, tiny,
     link.parent.mkdir(parents=True)
     link.symlink_to(other / "log.jsonl" if "." in link.name[1:] else other)
     run = Run(recipe.build(raw(tiny, pairs_file)), tmp_path / "runs" / "r", Screen(quiet=True))
-    with pytest.raises(UserError, match=r"leads to .*other.*\nFix: Remove the link"):
+    with pytest.raises(UserError, match=r"lies outside the run's folder, at .*other.*\nFix: Remove the link"):
         run.execute()
     assert contents(other) == before
 
@@ -118,7 +118,7 @@ def test_a_link_that_appears_meanwhile_is_refused_too(write, tmp_path):
     other, before = outside(tmp_path / "other")
     with artifacts.lock(tmp_path / "run"):
         (tmp_path / "run" / "sft").symlink_to(other)
-        with pytest.raises(UserError, match="out of the run's folder"):
+        with pytest.raises(UserError, match="outside the run's folder"):
             WRITES[write](tmp_path / "run" / "sft")
         assert contents(other) == before
         (tmp_path / "run" / "sft").unlink()

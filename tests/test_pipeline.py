@@ -12,6 +12,7 @@ import kilter
 from conftest import REAL
 from kilter import manifest as manifests
 from kilter import recipe as recipes
+from kilter.artifacts import sha256_file
 from kilter.errors import Exit, RunFailed, UserError
 
 
@@ -179,8 +180,12 @@ def test_evaluation_prompts_in_training_data_fail_the_gate(recipe_file, tmp_path
     from kilter.data.dataset import load, prompt_key
 
     held = load(recipes.load(recipe_file).data["data"], "prompts").heldout
-    with (run / "dpo" / "trained_prompts.txt").open("a") as f:
+    path = run / "dpo" / "trained_prompts.txt"
+    with path.open("a") as f:
         f.write(prompt_key(held[0].prompt)[:16] + "\n")
+    entry = manifests.read(run / "dpo")
+    entry.outputs[path.name] = sha256_file(path)  # as if the training had noted it
+    entry.write(run / "dpo")
     shutil.rmtree(run / "eval")
     assert kilter.run(recipe_file) == Exit.GATE_FAILED
 

@@ -15,7 +15,7 @@ from rich.table import Table
 import kilter
 from kilter.screen import Screen, plain, screen_of, styled
 
-OUTSIDE = st.text() | st.sampled_from(
+OUTSIDE = st.text().filter(lambda text: "\t" not in text or text.isascii()) | st.sampled_from(
     [
         *("[/INST]", "[bold]x[/bold]", "[/]", "\\", "a[", "[link=file:///etc]x[/link]", "\\[/]", ":smile:"),
         *("\x1b]0;title\x07", "\x1b[2J", "\x9b2J", "a\rb", "\u202etxt.exe"),

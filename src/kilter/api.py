@@ -278,6 +278,8 @@ def names_of(models: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:
         if not sign:
             path = Path(text)
             name, model = (path.parent.name if path.name == "model" else path.name) or text, text
+        if not name or not model:
+            raise UserError("models", text, "lacks a name or a model", "write NAME=MODEL, or a folder alone")
         if name in found:
             raise UserError("models", list(models), "names two models alike", "write NAME=MODEL")
         found[name] = model

@@ -17,7 +17,7 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -103,7 +103,7 @@ def _refuse_outside(path: Path, root: Path, field: str = "out") -> None:
     raise UserError(
         field,
         str(path),
-        f"leads to {real}, out of the run's folder, where nothing is written or removed",
+        f"lies outside the run's folder, at {real}, where nothing is written or removed",
         "remove the link; to keep a run on another disk, make its whole folder a link",
     )
 
@@ -119,6 +119,13 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def tidy(folder: Path) -> None:
+    """Removes what writers that were killed left half written in a folder that nobody writes to now."""
+    for pattern in (".*.partial", ".*.old", ".writable.*", ".job"):
+        for path in folder.glob(pattern):
+            remove(path)
 
 
 def hidden(path: Path) -> Path:
@@ -369,6 +376,33 @@ def _put(file: IO[bytes], data: bytes) -> None:
         data = data[file.write(data) :]
 
 
+def read_json(path: Path, fix: str = "", keys: Sequence[str] = ()) -> dict[str, Any]:
+    """The mapping in a JSON file that Kilter wrote.
+
+    Args:
+        path: the file.
+        fix: what to do where it is damaged; default: put it back, or make its stage anew.
+        keys: what must stand in it.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise TypeError("it holds no mapping")
+        if missing := [key for key in keys if key not in found]:
+            raise KeyError(*missing)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(
+            "file",
+            str(path),
+            f"is damaged or missing ({' '.join(str(error).split())[:100]})",
+            fix or f"put it back, or remove {path.parent} to make its content anew",
+        ) from error
+    return found
+
+
 def read_lines(path: Path) -> Iterator[Any]:
     """The rows of a file of JSON lines; a torn last line is left out, and a file that is absent has none.
 
@@ -409,8 +443,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _row(path: Path, number: int, line: bytes) -> Any:
     try:
-        return json.loads(line)
-    except ValueError as error:
+        return json.loads(line.decode())
+    except (ValueError, RecursionError) as error:
         raise UserError(
             "file",
             f"{path}:{number}",

@@ -14,10 +14,11 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from kilter import artifacts
 from kilter.artifacts import remove, write_json
 from kilter.errors import RunFailed
 from kilter.version import __version__
@@ -82,11 +83,17 @@ def new(
 
 
 def read(folder: Path) -> Manifest | None:
-    """The manifest of a stage folder, or None when there is none that can be read."""
-    try:
-        return Manifest(**json.loads((folder / "manifest.json").read_text()))
-    except (OSError, ValueError, TypeError):
+    """The manifest of a stage folder; None where there is none.
+
+    Raises:
+        UserError: it is damaged. What the folder holds is then of unknown origin, and stays as it is.
+    """
+    path = folder / "manifest.json"
+    if not path.exists():
         return None
+    known = [f.name for f in fields(Manifest)]
+    found = artifacts.read_json(path, keys=known)
+    return Manifest(**{name: found[name] for name in known})
 
 
 @contextlib.contextmanager
@@ -119,13 +126,17 @@ def life(folder: Path, entry: Manifest) -> Iterator[Manifest]:
             record("failed")
         raise
     record("done" if entry.status == "running" else entry.status)
-    if entry.status != "done":
-        return
+    if entry.status == "done":
+        tidy(folder, entry)
 
-    # The finished artifact is on record now. Pinned checkpoints only answer when a stopped run went wrong.
+
+def tidy(folder: Path, entry: Manifest) -> None:
+    """Removes what a finished stage needs no more, also where a kill came between its end and this."""
+    # The finished artifact is on record. Pinned checkpoints only answer when a stopped run went wrong.
     remove(folder / "checkpoints")
     if not entry.facts.get("stopped"):
         remove(folder / "pinned")
+    artifacts.tidy(folder)
 
 
 def stage_key(kind: str, config: dict[str, Any], inputs: dict[str, str]) -> str:

@@ -171,7 +171,7 @@ def _check_top(raw: dict[str, Any]) -> None:
             raise UserError(
                 key,
                 raw.get(key, "(absent)"),
-                "is required",
+                "is not a mapping" if key in raw else "is required",
                 {"data": "add data: {path: FILE}", "stages": "add stages: {sft: {train: {method: sft}}}"}[
                     key
                 ],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from kilter import manifest as manifests
+from kilter.artifacts import sha256_file
 from kilter.cli import complete
 from kilter.cli.app import command, err, out
 from kilter.cli.doors import READING, out_option, source_options
@@ -143,19 +144,13 @@ def gate(
         raise UserError(
             "evaluation", str(path), "names no file", "run `kilter eval` first, or give its folder"
         )
-    try:
-        loaded = json.loads(path.read_text())
-        loaded["baseline"], loaded["n_prompts"], loaded["data_hash"]
-        [(m["path"], m["model_hash"], m["metrics"]) for m in loaded["models"].values()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            "evaluation",
-            str(path),
-            f"is not an evaluation.json ({error})",
-            "give the file that `kilter eval` wrote",
-        ) from error
+    loaded = gates.read(path)
     _check_fresh(loaded, path)
-    result = gates.decide(gates.load_policy(policy, "--policy"), loaded, candidate)
+    entry = manifests.read(path.parent)
+    edited = entry is not None and entry.outputs.get("evaluation") != sha256_file(path)
+    result = gates.decide(
+        gates.load_policy(policy, "--policy"), loaded, candidate, broken=[str(path)] * edited
+    )
     gates.write(result, out_ or path.parent)
     for c in result["conditions"]:
         out.print(f"{c['state']:<12} {c['condition']}   {c['why']}")

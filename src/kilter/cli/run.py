@@ -28,14 +28,22 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the plan: rows, tokens, steps, memory, time")
     ] = False,
+    resolved: Annotated[
+        bool,
+        typer.Option("--resolved", help="with --dry-run: print the recipe too, every setting spelled out"),
+    ] = False,
     runs: Annotated[Path, typer.Option(help="folder that holds run folders")] = Path("runs"),
 ) -> None:
     """Run a recipe to its report and verdict. Run it again to resume; unchanged stages are not repeated."""
     from kilter import recipe as recipes
 
     loaded = recipes.load(recipe, set_ or ())
+    if resolved and not dry_run:
+        raise UserError("--resolved", "(alone)", "needs a recipe that is not run", "add --dry-run")
     if dry_run:
         _print_plan(loaded)
+        if resolved:
+            out.print(recipes.dump(loaded))
         return
     from kilter.pipeline.runner import Run
 
@@ -43,7 +51,6 @@ def run(
 
 
 def _print_plan(recipe: Any) -> None:
-    from kilter import recipe as recipes
     from kilter.pipeline.plan import plan
 
     table = Table(
@@ -56,9 +63,8 @@ def _print_plan(recipe: Any) -> None:
         table.add_row(
             s.name, s.kind, s.what, *cells, f"{s.memory_gb} GB" if s.memory_gb else "", clock(s.seconds)
         )
-    out.print(recipes.dump(recipe))
     out.print(table)
-    out.print(f"\ntraining takes about {clock(total)} on this machine; nothing was run")
+    out.print(f"\nit takes about {clock(total)} on this machine; nothing was run")
 
 
 @command(examples=["kilter report runs/quickstart"])

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from kilter import manifest as manifests
+from kilter.artifacts import sha256_file
 from kilter.data import store
 from kilter.data.read import rows
 from kilter.data.reading import Account, Reading
@@ -49,7 +51,7 @@ class DataSpec(SourceSpec):
     )
     heldout: float = Field(0.1, ge=0, lt=1, description="share of PROMPTS kept for evaluation")
     limit: int | None = Field(None, ge=1, description="use only the first N groups")
-    seed: int = Field(0, description="seed of the split and of a built-in world")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the split and of a built-in world")
 
     @model_validator(mode="before")
     @classmethod
@@ -142,10 +144,24 @@ def _turn_key(turn: Message) -> list[Any]:
     return [turn["role"], " ".join(turn["content"].split()), *([more] if more else [])]
 
 
+LINEAGE = "trained_prompts.txt"
+"""Beside a model: keys of all prompts that it and its ancestors learned from."""
+
+
 def trained_prompts(model: Path) -> set[str]:
     """Prompt keys that a model and its ancestors were trained on, from its folder or its stage's."""
     found: set[str] = set()
-    for path in (model / "trained_prompts.txt", model.parent / "trained_prompts.txt"):
+    for folder in (model, model.parent):
+        path = folder / LINEAGE
+        entry = manifests.read(folder) if path.is_file() or folder == model.parent else None
+        noted = None if entry is None else entry.outputs.get(LINEAGE)
+        if noted is not None and (not path.is_file() or sha256_file(path) != noted):
+            raise UserError(
+                "model",
+                str(path),
+                "is damaged or missing: nobody knows which prompts this model was trained on",
+                f"put it back, or remove {folder} to train its model anew",
+            )
         found |= set(path.read_text().split()) if path.is_file() else set()
     return found
 

@@ -260,6 +260,10 @@ def _json(path: Path, field: str) -> Rows:
             raise UserError(
                 f"{path}:{error.lineno}", error.msg, "is not JSON", "write a JSON array of objects"
             ) from error
+        except RecursionError as error:
+            raise UserError(
+                field, str(path), "is nested too deeply", "write a JSON array of objects"
+            ) from error
     if not isinstance(value, list):
         raise _no_array(path, value)
     for index, row in enumerate(value, start=1):

@@ -65,7 +65,9 @@ class EvaluateSpec(BaseModel):
     )
     top_p: Annotated[float, SAMPLING] = Field(1.0, gt=0, le=1, description="nucleus")
     top_k: Annotated[int, SAMPLING] = Field(0, ge=0, description="0: off")
-    seed: Annotated[int, SAMPLING] = Field(0, description="seed of sampling and of the bootstrap")
+    seed: Annotated[int, SAMPLING] = Field(
+        0, ge=0, lt=2**32, description="seed of sampling and of the bootstrap"
+    )
     max_length: Annotated[int, DATA] = Field(1024, ge=8, description="tokens of prompt plus answer")
     template: Annotated[TemplateRef, DATA] = Field(
         "auto", description="chat template, a .jinja file among them"

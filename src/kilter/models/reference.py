@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sqlite3
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,16 +38,20 @@ class ReferenceCache:
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute(
-                "CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID"
+                "CREATE TABLE IF NOT EXISTS sealed (key BLOB PRIMARY KEY, value BLOB, crc INTEGER) "
+                "WITHOUT ROWID"
             )
             self._db.execute("COMMIT")
-        except (OSError, sqlite3.Error) as error:
+        except sqlite3.DatabaseError as error:
+            raise _damaged(path, error) from error
+        except OSError as error:
             raise UserError(
                 "KILTER_CACHE",
                 str(path),
                 f"cannot be opened as the reference cache ({error})",
                 "set KILTER_CACHE to a folder you may write to",
             ) from error
+        self.path = path
         self._salt = f"{reference_hash}|{precision}|{temperature}|{FORWARD}".encode()
 
     def keys(self, batch: Batch) -> list[bytes]:
@@ -63,25 +68,34 @@ class ReferenceCache:
         return keys
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Tensor]:
-        """The stored log-probs of these keys; unknown keys are absent."""
+        """The stored log-probs of these keys; unknown keys are absent, and rows that have changed on disk."""
         found: dict[bytes, Tensor] = {}
         # SQLite limits the number of parameters of one statement.
         for start in range(0, len(keys), 500):
             part = list(keys[start : start + 500])
-            query = f"SELECT key, value FROM logps WHERE key IN ({','.join('?' * len(part))})"
-            for key, value in self._db.execute(query, part):
-                found[key] = torch.from_numpy(np.frombuffer(value, dtype=np.float32).copy())
+            query = f"SELECT key, value, crc FROM sealed WHERE key IN ({','.join('?' * len(part))})"
+            try:
+                rows = self._db.execute(query, part).fetchall()
+            except sqlite3.DatabaseError as error:
+                raise _damaged(self.path, error) from error
+            for key, value, crc in rows:
+                if zlib.crc32(key + value) == crc:
+                    found[key] = torch.from_numpy(np.frombuffer(value, dtype=np.float32).copy())
         return found
 
     def put(self, keys: Sequence[bytes], logps_BT: Tensor, length_B: Tensor) -> None:
         """Stores rows; commits at once."""
-        rows = [
-            (key, logps_BT[i, : int(n)].detach().cpu().float().numpy().tobytes())
-            for i, (key, n) in enumerate(zip(keys, length_B.tolist(), strict=True))
+        values = [
+            logps_BT[i, : int(n)].detach().cpu().float().numpy().tobytes()
+            for i, n in enumerate(length_B.tolist())
         ]
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany("INSERT OR REPLACE INTO logps VALUES (?, ?)", rows)
-        self._db.execute("COMMIT")
+        rows = [(key, value, zlib.crc32(key + value)) for key, value in zip(keys, values, strict=True)]
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("INSERT OR REPLACE INTO sealed VALUES (?, ?, ?)", rows)
+            self._db.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise _damaged(self.path, error) from error
 
     def lookup(self, batch: Batch) -> Tensor | None:
         """ref_logps_BT of the batch, or None when any row is missing."""
@@ -97,6 +111,15 @@ class ReferenceCache:
     def close(self) -> None:
         """Closes the database file."""
         self._db.close()
+
+
+def _damaged(path: Path, error: sqlite3.Error) -> UserError:
+    return UserError(
+        "KILTER_CACHE",
+        str(path),
+        f"cannot be used as the reference cache ({error})",
+        "remove this file, for all in it is computed again; where there is no room, set KILTER_CACHE",
+    )
 
 
 class LiveReference:

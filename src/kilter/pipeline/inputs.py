@@ -78,11 +78,17 @@ def output_hash(work: Workspace, stage: str) -> str:
 
 
 def check_inputs(work: Workspace) -> None:
-    """Models resolve, files exist, data can be read in the shape that is asked for. Raises UserError."""
+    """Models open, files exist, data can be read in the shape that is asked for. Raises UserError."""
+    from kilter.models.load import check_files, require_head
+
     found = work.inputs()
     for item in found:
         if item.ref.to == "model" and not work.is_stage(item.value):
-            work.model(item.value, item.field)
+            # A base model that was left out has the recipe's own field.
+            folder = work.model(item.value, item.field if item.value is not None else "model")
+            check_files(folder, work.where(item.field) if item.value is not None else "model")
+            if "reward_model" in item.field.split("."):
+                require_head(folder, work.where(item.field))
         elif item.ref.is_file(item.value) and not Path(item.value).is_file():
             raise UserError(work.where(item.field), item.value, "names no file", item.ref.fix)
     for item in found:

@@ -7,14 +7,20 @@ from pathlib import Path
 
 from rich.console import Console
 
+from kilter.pipeline.runner import preflight
 from kilter.recipe import Recipe
 from kilter.stages import StagePlan
 
 
 def plan(recipe: Recipe) -> list[StagePlan]:
-    """One line per stage. Loads data and tokenizers, never weights."""
+    """One line per stage. Opens all that a run would open before its first stage; never loads weights.
+
+    Raises:
+        UserError: what a stage will read, also the last one, cannot be opened.
+    """
     run = recipe.workspace(Path("runs") / recipe.name, Console(quiet=True), loaded={})
     run.model(None)
+    preflight(run)
     return [
         replace(stage.maker.plan(stage.spec, run.at(name)), name=name, kind=stage.kind)
         for name, stage in recipe.stages.items()

@@ -21,6 +21,7 @@ def _section(folder: Path) -> Section | None:
     if entry is None:
         return None
     try:
-        return kind_of(entry.kind).section(folder)
+        kind = kind_of(entry.kind)
     except UserError:
         return None
+    return kind.section(folder)

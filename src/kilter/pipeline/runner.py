@@ -13,7 +13,7 @@ from rich.console import Console
 
 from kilter import manifest as manifests
 from kilter import recipe as recipes
-from kilter.artifacts import lock, set_aside, sha256_file, write_text
+from kilter.artifacts import lock, set_aside, tidy, write_text
 from kilter.errors import Exit, UserError
 from kilter.manifest import Manifest
 from kilter.pipeline.inputs import check_inputs, inputs_of
@@ -22,7 +22,8 @@ from kilter.progress import clock
 from kilter.recipe import Recipe
 from kilter.screen import styled
 from kilter.stages import Outcome, Workspace
-from kilter.stages.outcome import ARTIFACT
+from kilter.stages.links import check_links, content_hash
+from kilter.stages.outcome import ARTIFACT, Makes
 
 
 @dataclass
@@ -59,13 +60,16 @@ class Run:
             entry = run_stage(work, title, lambda: write_report(self.folder))
             code = code or Exit(entry.facts.get("code", Exit.OK))
         path = write_report(self.folder)
-        self.console.print(styled("\nreport: [bold]{}[/]   ({})", path, clock(time.monotonic() - begin)))
+        tidy(self.folder)
+        self.console.print(
+            styled("\ndone; report: [bold]{}[/]   ({})", path, clock(time.monotonic() - begin))
+        )
         return code
 
 
 def preflight(run: Workspace) -> None:
     """Everything that can be known to be wrong before anything expensive: models, files, data, settings."""
-    run = run if run.alone else replace(run, loaded={})
+    run = run if run.alone or run.loaded is not None else replace(run, loaded={})
     for name, stage in run.stages.items():
         check_inputs(run.at(name))
         stage.maker.preflight(stage.spec, run.at(name))
@@ -87,13 +91,16 @@ def run_stage(
     stage, folder = work.here, work.stage(work.name)
     entry, old = new_and_old(work)
     if old is not None and stands(work, entry, old):
-        text = styled("[green]✓[/] {}: unchanged, taken from {}", title or work.name, folder)
+        manifests.tidy(folder, old)
+        text = styled("[green]✓[/] {}: done, unchanged, taken from {}", title or work.name, folder)
         work.console.print(text)
         _summarise(work, old.facts)
         return old
     if old is not None and not _goes_on(work, entry, old) and any(folder.iterdir()):
         (changed or _set_aside)(work, old)
 
+    if not stage.maker.judges_links:
+        check_links(work)
     if title:
         work.console.print(styled("[bold]▶ {}[/]", title))
     try:
@@ -145,13 +152,11 @@ def _summarise(work: Workspace, facts: Mapping[str, Any]) -> None:
         work.console.print(line)
 
 
-def _outputs(outcome: Outcome, makes: str, folder: Path) -> dict[str, str]:
+def _outputs(outcome: Outcome, makes: Makes, folder: Path) -> dict[str, str]:
     """The hashes that the stage gave; where it gave none for what it makes, that of the artifact."""
-    found, path = dict(outcome.outputs), folder / ARTIFACT.get(makes, "")
-    if makes in ARTIFACT and makes not in found:
-        from kilter.models.load import model_hash
-
-        found[makes] = model_hash(path) if path.is_dir() else sha256_file(path)
+    found = dict(outcome.outputs)
+    if makes not in found and (digest := content_hash(folder, makes)) is not None:
+        found[makes] = digest
     return found
 
 

@@ -8,6 +8,7 @@ inconclusive beats pass.
 from __future__ import annotations
 
 import datetime as dt
+import json
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +52,7 @@ class Condition(BaseModel):
     metric: str = Field(description="a metric of evaluation.json, or reward_model.accuracy")
     bound: Bound = Field(description="which number is compared")
     op: Literal[">", ">=", "<", "<="] = Field(description="comparison")
-    value: float = Field(description="what it is compared with, in the metric's unit")
+    value: float = Field(allow_inf_nan=False, description="what it is compared with, in the metric's unit")
     min_n: int = Field(1, ge=1, description="with fewer scored prompts the condition is inconclusive")
     max_unscored: float = Field(
         0.02, ge=0, le=1, description="with a larger unscored share the condition is inconclusive"
@@ -215,11 +216,21 @@ def decide(
     candidate: str | None = None,
     today: dt.date | None = None,
     baseline: str | None = None,
+    broken: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The gate's verdict as plain data (gate.json)."""
+    """The gate's verdict as plain data (gate.json).
+
+    Args:
+        policy: what must hold.
+        evaluation: what evaluation.json holds.
+        candidate: model under test; None: the only one that is not the baseline.
+        today: the day that waivers are compared with.
+        baseline: what the candidate must have been compared with.
+        broken: files that are not what their stage wrote.
+    """
     candidate = _candidate(evaluation, candidate, baseline)
     results = [check(c, evaluation, candidate, today or dt.date.today()) for c in policy.conditions]
-    results += _leaks(evaluation)
+    results += [*_leaks(evaluation), *_changed(broken)]
     states = {r["state"] for r in results}
     verdict = "fail" if states & {"fail", "error"} else "inconclusive" if "inconclusive" in states else "pass"
     return {
@@ -278,6 +289,43 @@ def _leaks(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
             "why": f"{leaked} evaluation prompts were trained on",
         }
     ]
+
+
+def _changed(broken: Sequence[str]) -> list[dict[str, Any]]:
+    """A condition that no policy has to name: a verdict is about what the stages wrote, and nothing else."""
+    if not broken:
+        return []
+    names = ", ".join(broken)
+    return [
+        {
+            "condition": "every file is what its stage wrote",
+            "metric": "chain",
+            "bound": "value",
+            "op": "<=",
+            "value": 0,
+            "observed": len(broken),
+            "n": None,
+            "state": "fail",
+            "severity": "fail",
+            "why": f"{names} {'was' if len(broken) == 1 else 'were'} changed since",
+        }
+    ]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What evaluation.json holds. Raises UserError where it is none, or damaged."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found["baseline"], found["n_prompts"], found["data_hash"]
+        [(m["path"], m["model_hash"], m["metrics"]) for m in found["models"].values()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            "evaluation",
+            str(path),
+            f"is not an evaluation.json ({error})",
+            "give the file that `kilter eval` wrote",
+        ) from error
+    return found
 
 
 def exit_code(verdict: str) -> Exit:

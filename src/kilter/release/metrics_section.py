@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kilter.artifacts import read_json
 from kilter.evaluation.metrics import titles
 from kilter.release.report import fill
 from kilter.release.section import Section
@@ -24,7 +24,7 @@ def metrics_section(folder: Path) -> Section | None:
     path = folder / "evaluation.json"
     if not path.is_file():
         return None
-    evaluation = json.loads(path.read_text())
+    evaluation = read_json(path, keys=("models", "baseline"))
     sampling = evaluation["sampling"]
     lead = f"Value, 95 % interval below it. {evaluation['n_prompts']} prompts, sampled at temperature "
     lead += f"{sampling['temperature']}, at most {sampling['max_new_tokens']} tokens."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +11,7 @@ import jinja2
 import yaml
 
 from kilter import manifest as manifests
-from kilter.artifacts import write_text
+from kilter.artifacts import read_json, write_text
 from kilter.data import store
 from kilter.evaluation import classifiers
 from kilter.evaluation.metrics import titles
@@ -103,7 +102,9 @@ def _stages(run: Path) -> list[dict[str, Any]]:
 
 def _last(folders: Sequence[Path], name: str) -> dict[str, Any] | None:
     found = [folder / name for folder in folders if (folder / name).exists()]
-    result: dict[str, Any] | None = json.loads(found[-1].read_text()) if found else None
+    result: dict[str, Any] | None = (
+        read_json(found[-1], keys=("conditions", "verdict", "candidate")) if found else None
+    )
     return result
 
 
@@ -112,7 +113,7 @@ def _evaluation(
 ) -> tuple[Path | None, dict[str, Any] | None]:
     """Folder and evaluation that the gate read, which need not be the last ones; without a gate the last."""
     found: list[tuple[Path, dict[str, Any]]] = [
-        (folder, json.loads(path.read_text()))
+        (folder, read_json(path, keys=("models", "baseline")))
         for folder in folders
         if (path := folder / "evaluation.json").exists()
     ]

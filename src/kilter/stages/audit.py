@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
+from kilter.artifacts import read_json
 from kilter.errors import UserError
 from kilter.options import DATA, METHOD, MODEL
 from kilter.refs import BaseRef, DataRef
@@ -86,7 +86,7 @@ class Audit(StageKind[AuditSpec]):
         path = folder / "audit.json"
         if not path.is_file():
             return None
-        found = json.loads(path.read_text())
+        found = read_json(path)
         counts = f"{found['train']} training and {found['heldout']} held-out groups, split by prompt"
         return Section(
             "Data audit",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +34,10 @@ class Evaluate(StageKind[EvaluateSpec]):
         """The models as they are named in the settings."""
         return list(spec.models)
 
+    def baseline(self, spec: EvaluateSpec) -> str:
+        """The one that is named, else the first."""
+        return spec.baseline or next(iter(spec.models))
+
     def reads(self, spec: EvaluateSpec) -> list[Found]:
         """An endpoint's models are names, not folders."""
         found = super().reads(spec)
@@ -59,6 +61,24 @@ class Evaluate(StageKind[EvaluateSpec]):
         check_sampler(spec.sampler, work.where("sampler"))
         if spec.gold is not None:
             feedback.check(spec.gold, work.where("gold"))
+        if len(set(spec.models)) < len(spec.models):
+            raise UserError(
+                work.where("models"),
+                spec.models,
+                "names a model twice",
+                "name it once, or give {name: model}",
+            )
+        for name in _named(spec.models).values():
+            if work.is_stage(name):
+                work.require_policy(name, "models")
+        for name in _named(spec.reward_model).values() if spec.reward_model is not None else ():
+            if work.is_stage(name) and not work.stages[name].maker.scores(work.stages[name].spec):
+                raise UserError(
+                    work.where("reward_model"),
+                    name,
+                    "is a policy: it has no score head",
+                    "name a stage that trains a reward model, with method bradley_terry",
+                )
         if spec.baseline and spec.baseline not in spec.models:
             raise UserError(
                 work.where("baseline"),
@@ -84,7 +104,18 @@ class Evaluate(StageKind[EvaluateSpec]):
             return StagePlan(what)
         held = _asked(spec, work).heldout
         count = len({g.prompt.id or i for i, g in enumerate(held)})
-        return StagePlan(what, min(count, spec.limit or count))
+        count = min(count, spec.limit or count)
+        if spec.asks_endpoint:
+            return StagePlan(what, count)
+
+        # Every model answers all prompts and probes, and reads its answers, and the tax set, once more.
+        from kilter.training.estimate import answering_seconds
+
+        probes = sum(len(_once(work, name)[: spec.probe_limit]) for name in spec.probes if work.ready(name))
+        answers = (count + probes) * len(spec.models)
+        read = answers + (spec.tax_limit if spec.tax else 0) * len(spec.models)
+        seconds = answering_seconds(work.model(None), answers, spec.max_new_tokens, read, spec.dtype)
+        return StagePlan(what, count, answers * spec.max_new_tokens, seconds=round(seconds))
 
     def run(self, spec: EvaluateSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes evaluation.json and groups.jsonl."""
@@ -126,9 +157,7 @@ class Evaluate(StageKind[EvaluateSpec]):
             tax,
             lambda name: work.model(name, "gold"),
         ).run()
-        digest = hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
-        facts = {"prompts": result["n_prompts"], "baseline": result["baseline"]}
-        return Outcome(facts, {"evaluation": digest})
+        return Outcome({"prompts": result["n_prompts"], "baseline": result["baseline"]})
 
     def section(self, folder: Path) -> Section | None:
         """The metrics of every model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from kilter.options import METHOD, MODEL
 from kilter.refs import EvaluationRef, FileRef
 from kilter.screen import styled
 from kilter.stages.kind import StageKind, Workspace
+from kilter.stages.links import broken
 from kilter.stages.outcome import Outcome, StagePlan, StageSpec
 from kilter.stages.registry import stage
 
@@ -37,12 +39,26 @@ class GateSpec(StageSpec):
     )
 
 
+def _check_metric(name: str, field: str) -> None:
+    """Raises UserError for a misspelt metric: the gate would say so too, after everything has run."""
+    from kilter.evaluation.metrics import metrics
+
+    known = [cls.facts.name for _, cls in metrics]
+    if name not in known and difflib.get_close_matches(name, known, n=1, cutoff=0.8):
+        raise UserError(field, name, "is not a known metric", nearest(name, known))
+
+
 @stage("gate")
 class Gate(StageKind[GateSpec]):
     """Reads evaluation.json, never a model."""
 
     Spec = GateSpec
     makes = "verdict"
+    judges_links = True
+
+    def inputs(self, spec: GateSpec, work: Workspace) -> dict[str, str]:
+        """A link that broke since the last verdict asks for another one."""
+        return {f"changed:{path}": "" for path in broken(work, work.earlier())}
 
     def check(self, spec: GateSpec, work: Workspace) -> None:
         """The policy can be read, and the candidate is evaluated."""
@@ -54,7 +70,16 @@ class Gate(StageKind[GateSpec]):
             raise UserError(
                 work.where("candidate"), spec.candidate, "is not evaluated", nearest(spec.candidate, names)
             )
-        load_policy(spec.policy, work.where("policy"))
+        compared = evaluation.maker.baseline(evaluation.spec)
+        if spec.baseline is not None and compared is not None and spec.baseline != compared:
+            raise UserError(
+                work.where("baseline"),
+                spec.baseline,
+                f"is not the baseline of the evaluation, {compared!r}",
+                f"use {compared!r}, or set baseline of the evaluate stage",
+            )
+        for condition in load_policy(spec.policy, work.where("policy")).conditions:
+            _check_metric(condition.metric, work.where("policy"))
 
     def preflight(self, spec: GateSpec, work: Workspace) -> None:
         """Before any generation: can this many prompts pass the gate at all?"""
@@ -76,9 +101,12 @@ class Gate(StageKind[GateSpec]):
         """Writes gate.json and gate.xml."""
         from kilter.release import gate as gates
 
-        evaluation = json.loads((work.stage(work.input("evaluation")) / "evaluation.json").read_text())
+        evaluation = gates.read(work.stage(work.input("evaluation")) / "evaluation.json")
         policy = gates.load_policy(spec.policy)
-        result = gates.decide(policy, evaluation, spec.candidate, baseline=spec.baseline)
+        changed = broken(work, work.earlier())
+        result = gates.decide(
+            policy, evaluation, spec.candidate, baseline=spec.baseline, broken=list(map(str, changed))
+        )
         gates.write(result, folder)
         facts = {
             "verdict": result["verdict"],

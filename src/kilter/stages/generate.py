@@ -78,7 +78,7 @@ class GenerateSpec(StageSpec):
     sampler: Annotated[AnswerSpec, SAMPLING] = Field(
         default_factory=lambda: AnswerSpec(), description="who samples, and how"
     )
-    seed: Annotated[int, SAMPLING] = Field(0, description="same seed, same answers")
+    seed: Annotated[int, SAMPLING] = Field(0, ge=0, lt=2**32, description="same seed, same answers")
     max_length: Annotated[int | None, DATA] = Field(
         1024,
         ge=8,
@@ -162,8 +162,14 @@ class Generate(StageKind[GenerateSpec]):
         what = f"{_who(spec, work)} answers {spec.data}, {spec.k} each"
         if not work.ready(spec.data):
             return StagePlan(what)
-        count = len(_prompts(spec, work))
-        return StagePlan(what, count, count * spec.k * spec.sampler.max_new_tokens)
+        count, length = len(_prompts(spec, work)), spec.sampler.max_new_tokens
+        if not spec.sampler.opens:
+            return StagePlan(what, count, count * spec.k * length)
+
+        from kilter.training.estimate import answering_seconds
+
+        seconds = answering_seconds(work.model(None), count * spec.k, length, 0, spec.dtype)
+        return StagePlan(what, count, count * spec.k * length, seconds=round(seconds))
 
     def run(self, spec: GenerateSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes groups.jsonl, and failures.jsonl for answers that could not be made."""

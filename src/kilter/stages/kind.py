@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kilter.data.dataset import Dataset, DataSpec, load
+from kilter.errors import UserError
 from kilter.refs import Found
 from kilter.release.section import Section
 from kilter.stages.door import Door
@@ -45,6 +46,9 @@ class StageKind(Generic[S]):
 
     Spec: type[S]
     makes: Makes = "report"
+    judges_links: bool = False
+    """Whether it runs on inputs that have changed since they were written, and says so itself."""
+
     door: Door | None = None
     free: frozenset[str] = frozenset()
     """Settings that change no number: a result stands whatever they are."""
@@ -68,6 +72,14 @@ class StageKind(Generic[S]):
     def names(self, spec: S) -> list[str]:
         """Names of the models that an evaluation reports on."""
         return []
+
+    def scores(self, spec: S) -> bool:
+        """Whether the model that it makes scores answers, and gives none."""
+        return False
+
+    def baseline(self, spec: S) -> str | None:
+        """The model that an evaluation compares the others with."""
+        return None
 
     def check_names(self, spec: S, work: Workspace) -> None:
         """Raises UserError for an unknown name. It is called of all stages before anything heavy is read."""
@@ -147,6 +159,14 @@ class Workspace:
     def stage(self, name: str) -> Path:
         """The folder of a stage; that of the run if it has one stage alone."""
         return self.folder if self.alone else self.folder / name
+
+    def require_policy(self, name: str, field: str) -> None:
+        """Raises UserError where a stage of this name makes a model that answers nothing."""
+        stage = self.stages[name]
+        if stage.maker.scores(stage.spec):
+            raise UserError(
+                self.where(field), name, "is a reward model, which answers nothing", "name a policy here"
+            )
 
     def earlier(self, makes: Makes | str = "") -> list[str]:
         """Stages before this one, all of them or those that make something."""

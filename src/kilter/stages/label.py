@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from kilter.artifacts import read_json
 from kilter.data.lineage import amended, row_id, with_entry
 from kilter.data.shapes import PairRule, pairs_of
 from kilter.data.worlds.registry import sources
-from kilter.errors import RunFailed
+from kilter.errors import RunFailed, UserError
 from kilter.options import DATA, METHOD, MODEL, OUTPUT
 from kilter.refs import DataRef, FeedbackRef, ModelRef, TemplateRef
 from kilter.release.section import Section
@@ -107,6 +107,18 @@ class Label(StageKind[LabelSpec]):
             ],
         )
 
+    def preflight(self, spec: LabelSpec, work: Workspace) -> None:
+        """Refuses data without an answer to score."""
+        if not work.ready(spec.data):
+            return
+        if not any(g.completions for g in work.load(spec.data, "rollouts").train[: spec.limit]):
+            raise UserError(
+                work.where("data"),
+                spec.data,
+                "holds no answers to score",
+                "make some first, with `kilter generate` or a generate stage",
+            )
+
     def plan(self, spec: LabelSpec, work: Workspace) -> StagePlan:
         """How many prompts have answers to score."""
         what = f"{spec.write} of {spec.data}"
@@ -175,7 +187,7 @@ def _score(spec: LabelSpec, work: Workspace, groups: Sequence[Group], folder: Pa
     if done:
         # What the first batch fixed, such as a reward's scale, holds for every batch.
         work.console.print(f"  {done} of {len(groups)} prompts are scored already")
-        source.restore(json.loads(state.read_text()))
+        source.restore(read_json(state))
     entry = {
         "stage": work.name,
         "kind": "label",

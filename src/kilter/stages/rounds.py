@@ -40,7 +40,7 @@ class Rounds(BaseModel):
     """The same stages several times, each round from the model that the one before left."""
 
     model_config = ConfigDict(extra="forbid")
-    rounds: int = Field(ge=1, description="how often the stages are run")
+    rounds: int = Field(ge=1, le=1000, description="how often the stages are run")
     start: BaseRef = Field(None, description="stage or model of the first round; default: the recipe's model")
     reference: Literal["moved", "kept"] = Field(
         "moved",

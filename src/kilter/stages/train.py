@@ -56,6 +56,12 @@ class Train(StageKind[TrainSpec]):
 
         return feedback_files(spec)
 
+    def scores(self, spec: TrainSpec) -> bool:
+        """Reward models do."""
+        from kilter.objectives import build_objective
+
+        return "reward" in build_objective(spec.method).needs.models
+
     def check_names(self, spec: TrainSpec, work: Workspace) -> None:
         """The method and the sources of feedback are known."""
         from kilter.feedback import check_names
@@ -71,6 +77,8 @@ class Train(StageKind[TrainSpec]):
         from kilter.training.checks import check_train
 
         check_train(spec, work.where())
+        if spec.start is not None and work.is_stage(spec.start) and not self.scores(spec):
+            work.require_policy(spec.start, "from")
 
     def preflight(self, spec: TrainSpec, work: Workspace) -> None:
         """Refuses a tracker that is not installed, and a model that is there but that nothing can train."""
@@ -87,8 +95,8 @@ class Train(StageKind[TrainSpec]):
 
     def run(self, spec: TrainSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes model/, metrics.jsonl and what the monitors saw."""
-        from kilter.artifacts import write_text
-        from kilter.data.dataset import prompt_key, trained_prompts
+        from kilter.artifacts import sha256_file, write_text
+        from kilter.data.dataset import LINEAGE, prompt_key, trained_prompts
         from kilter.models.load import model_hash
         from kilter.training.parallel import launch
         from kilter.training.trainer import Trainer
@@ -103,7 +111,7 @@ class Train(StageKind[TrainSpec]):
             seen = {prompt_key(g.prompt)[:16] for g in data.train}
             for parent in (start, reference):
                 seen |= trained_prompts(parent) if parent is not None else set()
-            write_text(folder / "trained_prompts.txt", "\n".join(sorted(seen)) + "\n")
+            write_text(folder / LINEAGE, "\n".join(sorted(seen)) + "\n")
 
         trainer = Trainer(
             spec, start, data.train, data.heldout, folder, reference, work.console, work.name, work.model
@@ -124,7 +132,8 @@ class Train(StageKind[TrainSpec]):
             "cut": dict(result.counts),
             "seconds": result.seconds,
         }
-        return Outcome(facts, {"model": model_hash(result.model)})
+        outputs = {"model": model_hash(result.model), LINEAGE: sha256_file(folder / LINEAGE)}
+        return Outcome(facts, outputs)
 
     def section(self, folder: Path) -> Section | None:
         """Curves, and what the monitors saw."""

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from kilter.artifacts import write_text
+from kilter.artifacts import read_json, write_text
 from kilter.errors import UserError
 from kilter.objectives.pages import RESULTS
 from kilter.progress import clock
@@ -166,7 +166,7 @@ def _columns(found: Mapping[str, Any]) -> list[Mapping[str, str]]:
 
 def _by_seed(study: Study, folder: Path, found: Mapping[str, Any]) -> dict[str, list[float]]:
     """Mean difference of each seed, by method."""
-    values = json.loads((folder / EVAL / "per_prompt.json").read_text())
+    values = read_json(folder / EVAL / "per_prompt.json")
     base = values[START][found["measure"]]
     by_method: dict[str, list[float]] = {}
     for cell in cells(study):
@@ -222,7 +222,7 @@ def publish(study: Study, folder: Path) -> int:
             "varies something, and a method has one sentence",
             "publish a comparison with one value of each",
         )
-    found = json.loads((folder / "compare.json").read_text())
+    found = read_json(folder / "compare.json")
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     for r in found["rows"]:
         text = sentence(study.name, found, r)

@@ -8,7 +8,6 @@ method against the start, and the best method of a setting against every other o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from kilter import manifest as manifests
+from kilter.artifacts import read_json
 from kilter.evaluation.metrics import SOURCES, STANDARD, facts_of, titles
 from kilter.evaluation.metrics.win_rate import win
 from kilter.objectives import build_objective, method_name
@@ -107,8 +107,8 @@ class Evidence:
     @classmethod
     def read(cls, folder: Path) -> Evidence:
         """Reads the evaluation in the folder of a comparison."""
-        evaluation = json.loads((folder / EVAL / "evaluation.json").read_text())
-        return cls(evaluation, json.loads((folder / EVAL / "per_prompt.json").read_text()), folder)
+        evaluation = read_json(folder / EVAL / "evaluation.json")
+        return cls(evaluation, read_json(folder / EVAL / "per_prompt.json"), folder)
 
     @property
     def measure(self) -> str | None:

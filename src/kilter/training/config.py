@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from kilter.data.worlds.registry import sources
 from kilter.errors import UserError
@@ -203,7 +203,9 @@ class TrainSpec(BaseModel):
         description="keep activations in host memory until the backward needs them: less GPU memory, slower",
     )
     shuffle: Annotated[bool, DATA] = Field(True, description="new order each epoch, from the seed")
-    seed: Annotated[int, OPTIMISATION] = Field(0, description="order of the data, initial heads, dropout")
+    seed: Annotated[int, OPTIMISATION] = Field(
+        0, ge=0, lt=2**32, description="order of the data, initial heads, dropout"
+    )
     limit: Annotated[int | None, DATA] = Field(None, ge=1, description="use only the first N training groups")
     eval_every: Annotated[int | None, MONITORING] = Field(
         None, ge=1, description="steps between evaluations on the held-out groups; always once at the end"
@@ -211,7 +213,7 @@ class TrainSpec(BaseModel):
     eval_limit: Annotated[int | None, MONITORING] = Field(
         None, ge=1, description="use only the first N held-out groups in these evaluations; default: all"
     )
-    save_every: Annotated[int | Literal["auto"], OUTPUT] = Field(
+    save_every: Annotated[PositiveInt | Literal["auto"], OUTPUT] = Field(
         "auto", description="steps between checkpoints; auto: as often as costs under 5 % of the time"
     )
     trackers: Annotated[list[str], MONITORING] = Field(
@@ -246,9 +248,7 @@ class TrainSpec(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _save_every_positive(self) -> TrainSpec:
-        if isinstance(self.save_every, int) and self.save_every < 1:
-            raise ValueError("needs a save_every of at least 1, or auto")
+    def _aux_loss_is_a_weight(self) -> TrainSpec:
         if self.router_aux_loss != "auto" and self.router_aux_loss < 0:
             raise ValueError("needs a router_aux_loss of at least 0, or auto")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,30 @@ def flops_per_second(dtype: str) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
     return 2 * 1024**3 / best
+
+
+PROMPT = 100
+"""Tokens of a prompt, where counting them would not change an estimate."""
+
+
+@functools.cache
+def _decoding(folder: Path, dtype: str) -> float:
+    """Seconds for one token through the model."""
+    return 2 * sizes(folder).parameters / (flops_per_second(dtype) * EFFICIENCY)
+
+
+def answering_seconds(folder: Path, answers: int, length: int, read: int, dtype: str) -> float:
+    """Seconds in which a model of this size answers; decoding takes three times as long as reading.
+
+    Args:
+        folder: the model.
+        answers: how many.
+        length: tokens of an answer, at most.
+        read: how many are read once more, by the model itself or by another.
+        dtype: precision.
+    """
+    tokens = answers * (PROMPT + 3 * length) + read * (PROMPT + length)
+    return tokens * _decoding(folder, dtype)
 
 
 def train_memory(spec: TrainSpec, s: Sizes) -> float:

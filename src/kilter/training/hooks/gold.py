@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from kilter.artifacts import AGAIN, remove, write_by
+from kilter.artifacts import AGAIN, read_json, remove, write_by, write_json
 from kilter.batch import Batch
+from kilter.errors import UserError
 from kilter.seams import Hook, Step
-from kilter.training.checkpoint import read_tensors
+from kilter.training.checkpoint import Seal, read_tensors
 from kilter.training.learner import LocalLearner
 from kilter.training.monitors import GoldEvaluator, Monitors
 
@@ -20,6 +21,7 @@ class BestWeights:
 
     def __init__(self, path: Path, learner: LocalLearner) -> None:
         self.path, self.learner = path, learner
+        self._seal = path.with_suffix(".json")
 
     def keep(self, step: int) -> None:
         """Writes the present weights. Every rank must call it."""
@@ -32,9 +34,19 @@ class BestWeights:
                 what=f"the best weights so far, of step {step},",
                 fix=f"free disk space, or set monitors.keep_best: false; then {AGAIN}",
             )
+            write_json(self._seal, Seal().over(self.path)._asdict())
 
     def put_back(self) -> int:
         """Loads the kept weights into the model; returns their step."""
+        # They are put back long after they were written: damage must not pass for the best model.
+        seal = read_json(self._seal, f"remove {self.path.parent} to begin this run anew")
+        if Seal(**seal) != Seal().over(self.path):
+            raise UserError(
+                "out",
+                str(self.path),
+                "is damaged: these are not the weights that were kept for their gold score",
+                f"put the file back, or remove {self.path.parent} to begin this run anew",
+            )
         # Trained weights alone: what is frozen has never changed.
         kept = read_tensors(self.path)
         target = dict(self.learner.scorer.named_parameters())
@@ -104,7 +116,7 @@ class GoldEvidence(Hook):
         """
         best = self.monitors.gold.best()
         # The weights in memory are already the best, or there is no evidence which ones are.
-        if self.best is None or best is None or best == last or not self.best.path.exists():
+        if self.best is None or best is None or best == last:
             return None
         return self.best.put_back()
 

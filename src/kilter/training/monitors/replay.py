@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from kilter.artifacts import read_lines
+from kilter.artifacts import read_json, read_lines
 from kilter.data import store
 from kilter.errors import UserError
 from kilter.training.config import MonitorSpec
@@ -85,7 +84,7 @@ def _step(group: Group) -> int:
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "train.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _failures(folder: Path) -> list[Event]:

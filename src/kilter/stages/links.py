@@ -1,0 +1,60 @@
+"""Whether what a stage made is still what it wrote: the links of the chain from data to verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kilter import manifest as manifests
+from kilter.artifacts import sha256_file
+from kilter.errors import UserError
+from kilter.stages.kind import Workspace
+from kilter.stages.outcome import ARTIFACT, Makes
+
+
+def content_hash(folder: Path, makes: Makes) -> str | None:
+    """Hash of what a stage of this kind leaves for others; None where it leaves nothing, or nothing is there.
+
+    Args:
+        folder: of the stage.
+        makes: what the kind makes.
+    """
+    from kilter.models.load import model_hash
+
+    path = folder / ARTIFACT.get(makes, "")
+    if makes not in ARTIFACT or not path.exists():
+        return None
+    return model_hash(path) if path.is_dir() else sha256_file(path)
+
+
+def broken(work: Workspace, names: Sequence[str]) -> list[Path]:
+    """What has changed, or is gone, since the stage of that name finished.
+
+    Args:
+        work: the run.
+        names: stages; those that have not finished count for nothing.
+    """
+    found = []
+    for name in names:
+        folder, makes = work.stage(name), work.stages[name].maker.makes
+        entry = manifests.read(folder)
+        if entry is None or entry.status != "done" or makes not in ARTIFACT:
+            continue
+        if content_hash(folder, makes) != entry.outputs.get(makes):
+            found.append(folder / ARTIFACT[makes])
+    return found
+
+
+def check_links(work: Workspace) -> None:
+    """Raises UserError if what this stage reads is not what the stage that made it wrote."""
+    for item in work.inputs():
+        name = work.made_by(str(item.value)) if item.ref.to == "data" else item.value
+        if item.ref.to == "file" or not work.is_stage(name):
+            continue
+        for path in broken(work, [str(name)]):
+            raise UserError(
+                work.where(item.field),
+                item.value,
+                f"is not what its stage wrote: {path} was changed or damaged since",
+                f"put it back, or remove {work.stage(str(name))} to make it anew",
+            )
