@@ -1,0 +1,260 @@
+"""A table of wrong inputs: each ends with exit code 2, naming field, value and fix, before any model is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import make_model, pair_rows
+from kilter import cli
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with good and with spoilt files."""
+    home = tmp_path_factory.mktemp("wrong")
+    make_model(home / "model")
+    (home / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pair_rows(24)))
+    (home / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"q{i}"}) + "\n" for i in range(8)))
+    (home / "r.py").write_text("def reward(prompt, completion): return 1.0\nvalue = 3\n")
+    (home / "p.yaml").write_text("conditions: [{metric: length, bound: value, op: '>=', value: 0}]\n")
+    (home / "broken.yaml").write_text("a: [1")
+    (home / "list.json").write_text("[1, 2]")
+    (home / "deep.jsonl").write_text("[" * 100_000 + "\n")
+    (home / "deep.json").write_text("[" * 100_000)
+    (home / "bytes.jsonl").write_bytes(bytes(range(256)))
+    (home / "not.parquet").write_text("no")
+    (home / "not.jsonl.gz").write_bytes(b"nope")
+    (home / "adir").mkdir()
+    for name in ("cut", "config"):
+        shutil.copytree(home / "model", home / name)
+    weights = home / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    (home / "config" / "config.json").write_text("{")
+    return home
+
+
+TRAIN = "train --method dpo --model model --data pairs.jsonl --out o"
+ONLINE = "train --method grpo --model model --data prompts.jsonl --out o --feedback r.py:reward"
+EVAL = "eval --model model --data pairs.jsonl --out e"
+MAKE = "generate --model model --data prompts.jsonl --out g"
+
+COMMANDS = {
+    "train --method dpo --model cut --data pairs.jsonl": "`model` = 'cut/model.safetensors' cannot be loaded",
+    "train --method dpo --model config --data pairs.jsonl": "`model` = 'config' cannot be loaded",
+    "train --method dpo --model pairs.jsonl --data pairs.jsonl": "`model` = 'pairs.jsonl' names no model folder",
+    "train --method dpo --model bad.gguf --data pairs.jsonl": "`model` = 'bad.gguf' names no GGUF file",
+    "train --method dpo --model '' --data pairs.jsonl": "`model` = '' is empty",
+    "train --method dpo --model model --data deep.jsonl": "deep.jsonl",
+    "train --method dpo --model model --data deep.json": "'deep.json' is nested too deeply",
+    "train --method dpo --model model --data bytes.jsonl": "bytes.jsonl",
+    "train --method dpo --model model --data not.parquet": "'not.parquet' cannot be read",
+    "train --method dpo --model model --data not.jsonl.gz": "'not.jsonl.gz' cannot be read",
+    "train --method dpo --model model --data builtin:support-dask": "Did you mean 'builtin:support-desk'?",
+    "train --method dpo --model model --data pairs.jsonl --out pairs.jsonl": "`out` = 'pairs.jsonl'",
+    "train --method dpo --model model --data pairs.jsonl --out pairs.jsonl/x": "`out` = 'pairs.jsonl/x'",
+    "train --method '' --model model --data pairs.jsonl": "has no name",
+    "train --method '{dpo' --model model --data pairs.jsonl": "'{dpo' is not a YAML value",
+    "train --method r.py --model model --data pairs.jsonl": "names a file without its class or function",
+    "train --method r.py:nope --model model --data pairs.jsonl": "'r.py:nope' cannot be imported",
+    f"{TRAIN} --learning-rate nan": "`learning_rate` = nan should be a finite number",
+    f"{TRAIN} --learning-rate inf": "`learning_rate` = inf should be a finite number",
+    f"{TRAIN} --learning-rate 0": "`learning_rate` = 0.0 should be greater than 0",
+    f"{TRAIN} --epochs 0": "`epochs` = 0.0",
+    f"{TRAIN} --epochs inf": "`epochs` = inf",
+    f"{TRAIN} --max-steps 0": "`max_steps` = 0",
+    f"{TRAIN} --seed -1": "`seed` = -1 should be greater than or equal to 0",
+    f"{TRAIN} --seed {2**70}": f"`seed` = {2**70} should be less than {2**32}",
+    f"{TRAIN} --max-length 0": "`max_length` = 0",
+    f"{TRAIN} --save-every 0": "`save_every",
+    f"{TRAIN} --data.heldout 1": "`data.heldout` = 1.0 should be less than 1",
+    f"{TRAIN} --data.heldout nan": "`data.heldout` = nan",
+    f"{TRAIN} --data.heldout -0.1": "`data.heldout` = -0.1",
+    f"{TRAIN} --limit 0": "`limit` = 0",
+    f"{TRAIN} --adapter loraa": "`adapter.kind` = 'loraa'",
+    f"{TRAIN} --set adapter.r=0": "`adapter.r` = 0",
+    f"{TRAIN} --template no.jinja": "`template` = 'no.jinja' names no file",
+    f"{TRAIN} --schedule cosin": "`schedule` = 'cosin'",
+    f"{TRAIN} --engine fdsp": "`engine` = 'fdsp'",
+    f"{TRAIN} --processes 0": "`processes` = 0",
+    f"{TRAIN} --set beta=nan": "`dpo.beta` = nan must lie in (0, inf)",
+    f"{TRAIN} --set beta=[1]": "`dpo.beta` = [1] is not a number",
+    f"{TRAIN} --set beta=true": "`dpo.beta` = True is not a number",
+    f"{TRAIN} --set =1": "is not a field of this method",
+    f"{ONLINE} --feedback nope.py:reward": "'nope.py:reward' cannot be imported",
+    f"{ONLINE} --feedback r.py:reword": "'r.py:reword' cannot be imported",
+    f"{ONLINE} --feedback r.py:value": "'r.py:value' is not a source of feedback",
+    f"{ONLINE} --feedback maths": "Did you mean 'math'?",
+    f"{ONLINE} --feedback 5": "5 is neither a name nor {name: options}",
+    f"{ONLINE} --feedback []": "`feedback` = [] is empty",
+    f"{ONLINE} --feedback '{{math: {{}}, weight: x}}'": "`feedback.weight` = 'x'",
+    f"{ONLINE} --feedback '{{math: {{kee: 1}}}}'": "Did you mean 'key'?",
+    f"{ONLINE} --feedback '{{reward_model: {{model: model}}}}'": "is not a reward model (it has no score head)",
+    f"{ONLINE} --set sampler.samples=1": "`sampler.samples` = 1",
+    f"{ONLINE} --set sampler.max_new_tokens=0": "`sampler.max_new_tokens` = 0",
+    f"{ONLINE} --set sampler.max_new_tokens=5000": "leaves 0 tokens for prompts beside 5000",
+    f"{ONLINE} --set sampler.temperature=nan": "`sampler.temperature` = nan",
+    f"{ONLINE} --set sampler.top_p=2": "`sampler.top_p` = 2",
+    f"{ONLINE} --set monitors.gold=mathh": "`monitors.gold` = 'mathh'",
+    f"{EVAL} --baseline nowhere": "'nowhere' names no model folder",
+    f"{EVAL} --metrics lenght": "Did you mean 'length'?",
+    f"{EVAL} --gold gould": "`gold` = 'gould'",
+    f"{EVAL} --reward-model model": "is not a reward model (it has no score head)",
+    f"{EVAL} --probes nope.jsonl": "'nope.jsonl' names no file",
+    f"{EVAL} --tax nope.jsonl": "'nope.jsonl' names no file",
+    f"{EVAL} --tax prompts.jsonl": "leaves zero rows",
+    f"{EVAL} --seed -1": "`seed` = -1",
+    "eval --model =model --data pairs.jsonl": "'=model' lacks a name or a model",
+    "gate p.yaml --policy p.yaml": "'p.yaml' is not an evaluation.json",
+    "gate list.json --policy p.yaml": "'list.json' is not an evaluation.json",
+    f"{MAKE} --k 0": "`k` = 0",
+    f"{MAKE} --part 3/2": "`part` = '3/2' is beyond the last part",
+    f"{MAKE} --seed {2**40}": f"`seed` = {2**40}",
+    "label --data prompts.jsonl --feedback math --out l": "holds no answers to score",
+    "run adir": "`recipe` = 'adir' names no file",
+    "run broken.yaml": "is not YAML",
+    "run list.json": "'list.json' is not a mapping",
+    "run bytes.jsonl": "'bytes.jsonl' is not YAML",
+    "report pairs.jsonl": "is not a run folder",
+}
+
+
+def kilter(monkeypatch, capsys, *args: str) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["kilter", *args])
+    monkeypatch.setattr(cli.err, "width", 400)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), captured.out + captured.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, home, monkeypatch, capsys):
+    monkeypatch.chdir(home)
+    code, text = kilter(monkeypatch, capsys, *shlex.split(command))
+    assert code == 2, text
+    assert COMMANDS[command] in text
+    assert "Fix: " in text
+    assert "Traceback" not in text
+    assert "answers of" not in text  # nothing has been sampled
+
+
+def stage(name: str, kind: str, **settings):
+    """A change of a good recipe: one more stage."""
+    return lambda r: r["stages"].update({name: {kind: settings}})
+
+
+def judged(**gate):
+    """An evaluation and its gate, which has something wrong."""
+
+    def change(r):
+        stage("e", "evaluate", models=["sft", "dpo"])(r)
+        stage("g", "gate", **{"policy": "p.yaml"} | gate)(r)
+
+    return change
+
+
+def policy(**condition) -> dict:
+    return {"conditions": [{"metric": "length", "bound": "value", "op": ">=", "value": 0} | condition]}
+
+
+def reward_model(r):
+    stage("rm", "train", method="bradley_terry")(r)
+
+
+RECIPES = {
+    "stages of a list": (lambda r: r.update(stages=[1]), "`stages` = [1] is not a mapping"),
+    "stage null": (lambda r: r["stages"].update(x=None), "`stages.x` = None needs exactly one kind"),
+    "two kinds": (
+        lambda r: r["stages"].update(x={"train": {}, "audit": {}}),
+        "needs exactly one kind",
+    ),
+    "data without a path": (lambda r: r.update(data={"heldout": 0.1}), "path` is required"),
+    "data of an unknown stage": (
+        lambda r: stage("e", "train", method="sft", data="$x")(r),
+        "names no data set",
+    ),
+    "a later stage": (lambda r: r["stages"]["sft"]["train"].update({"from": "dpo"}), "comes later"),
+    "the stage itself": (lambda r: r["stages"]["dpo"]["train"].update({"from": "dpo"}), "comes later"),
+    "model a number": (lambda r: r.update(model=5), "`model` = 5"),
+    "model empty": (lambda r: r.update(model=""), "`model` = '' is empty"),
+    "gate alone": (stage("g", "gate", policy="p.yaml"), "`stages.g.gate.evaluation`"),
+    "policy a folder": (judged(policy="adir"), "`stages.g.gate.policy` = 'adir' names no policy file"),
+    "candidate": (judged(candidate="dpoo"), "Did you mean 'dpo'?"),
+    "baseline": (judged(baseline="dpo"), "is not the baseline of the evaluation, 'sft'"),
+    "metric": (judged(policy=policy(metric="lenght")), "Did you mean 'length'?"),
+    "condition of nan": (judged(policy=policy(value=float("nan"))), "conditions.0.value` = nan"),
+    "waiver": (judged(policy=policy(waiver={"owner": "a"})), "waiver.reason` is required"),
+    "no models": (stage("e", "evaluate", models=[]), "`stages.e.evaluate.models` = []"),
+    "a model twice": (stage("e", "evaluate", models=["sft", "sft"]), "names a model twice"),
+    "probe": (
+        lambda r: (
+            r.update(data={"data": r["data"], "pr": {"path": "nope.jsonl"}}),
+            stage("e", "evaluate", models=["sft"], probes=["$pr"])(r),
+        ),
+        "'nope.jsonl' names no file",
+    ),
+    "policy as a reward model": (
+        stage("e", "evaluate", models=["sft"], reward_model="dpo"),
+        "`stages.e.evaluate.reward_model` = 'dpo' is a policy",
+    ),
+    "reward model as a policy": (
+        lambda r: (reward_model(r), stage("e", "evaluate", models=["rm"])(r)),
+        "= 'rm' is a reward model, which answers nothing",
+    ),
+    "start from a reward model": (
+        lambda r: (reward_model(r), stage("d", "train", **{"method": "dpo", "from": "rm"})(r)),
+        "`stages.d.train.from` = 'rm' is a reward model",
+    ),
+    "reference": (
+        lambda r: r["stages"]["dpo"]["train"].update(reference="./nope"),
+        "`stages.dpo.train.reference` = './nope' names no model folder",
+    ),
+    "reference cut": (
+        lambda r: r["stages"]["dpo"]["train"].update(reference="./cut"),
+        "`stages.dpo.train.reference` = 'cut/model.safetensors' cannot be loaded",
+    ),
+    "no rounds": (
+        lambda r: r["stages"].update(l={"rounds": 0, "stages": {"a": {}}}),
+        "`stages.l.rounds` = 0",
+    ),
+    "many rounds": (
+        lambda r: r["stages"].update(l={"rounds": 10**7, "stages": {"a": {"train": {"method": "sft"}}}}),
+        "`stages.l.rounds` = 10000000 should be less than or equal to 1000",
+    ),
+}
+
+
+@pytest.mark.parametrize("dry", [False, True], ids=["run", "dry-run"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe(name, dry, home, monkeypatch, capsys):
+    """Also of a late stage, and by --dry-run: everything is opened before the first stage."""
+    monkeypatch.chdir(home)
+    breaks, where = RECIPES[name]
+    recipe = {
+        "model": "model",
+        "data": {"path": "pairs.jsonl", "heldout": 0.25},
+        "stages": {
+            "sft": {"train": {"method": "sft"}},
+            "dpo": {"train": {"from": "sft", "method": "dpo"}},
+        },
+    }
+    breaks(recipe)
+    Path("r.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    code, text = kilter(monkeypatch, capsys, "run", "r.yaml", *["--dry-run"] * dry)
+    assert code == 2, text
+    assert where in text
+    assert "Fix: " in text
+    assert "Traceback" not in text
+    assert not os.path.exists("runs/r/sft")
+
+
+def test_there_are_enough():
+    assert len(COMMANDS) + len(RECIPES) >= 100
