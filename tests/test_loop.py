@@ -270,7 +270,7 @@ def test_old_rollouts_are_replayed_with_the_kl_in_the_reward(tiny, tmp_path):
     path = tmp_path / "groups.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     data = load(DataSpec(path=str(path), heldout=0), "rollouts")
-    spec = TrainSpec(method={"name": "reinforce", "beta": 0.1}, max_steps=2, batch_size=4)
+    spec = TrainSpec(method={"name": "reinforce", "beta": 0.1}, max_steps=2, batch_size=4, replay=True)
     Trainer(spec, tiny, data.train, [], tmp_path / "run").run()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all("kl" in line and "sampling/importance_sampling_ratio/mean" in line for line in lines)

@@ -245,7 +245,8 @@ def test_replay_of_a_runs_rollouts(tiny, prompts, rewards, tmp_path):
 
     rollouts = {"path": str(tmp_path / "run" / "groups.jsonl"), "heldout": 0}
     for method in ("grpo", "dpo"):
-        found = kilter.train(str(tiny), rollouts, method, tmp_path / method, max_steps=2, learning_rate=1e-3)
+        options = {"max_steps": 2, "learning_rate": 1e-3, "replay": method == "grpo"}
+        found = kilter.train(str(tiny), rollouts, method, tmp_path / method, **options)
         assert found.steps == 2
 
 

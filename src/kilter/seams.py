@@ -316,11 +316,13 @@ class Stop:
         reason: a sentence for a person.
         fix: what the person can do; empty if nothing is needed.
         fails: whether the run counts as failed, because no evidence says that its model is worth keeping.
+        planned: whether the user asked for such an end: the run counts as finished.
     """
 
     reason: str
     fix: str = ""
     fails: bool = False
+    planned: bool = False
 
 
 class Hook(Protocol):

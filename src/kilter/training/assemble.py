@@ -20,6 +20,7 @@ from kilter.training.hooks.account import Account
 from kilter.training.hooks.checkpoints import Pins, SaveCheckpoints
 from kilter.training.hooks.critic import CriticScale
 from kilter.training.hooks.display import ShowLive, ShowProgress
+from kilter.training.hooks.early_stopping import StopEarly
 from kilter.training.hooks.finite import FiniteGuard
 from kilter.training.hooks.gold import BestWeights, GoldEvidence
 from kilter.training.hooks.heldout import HeldOut
@@ -75,10 +76,7 @@ def _fixed(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
 def _replay(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     """Training on the scored rollouts of an earlier run."""
     groups = replayable(job.groups, job.objective.needs)
-    job.say(
-        f"no feedback given: training replays the {len(groups)} scored groups of the data; "
-        "--feedback samples fresh answers"
-    )
+    job.say(f"replay: training on the {len(groups)} scored groups of the data; nothing is sampled")
     encoded = encoder.encode_all(groups, "data", f"{len(groups)} groups")
     # Log-probs have to be taken at the temperature at which the answers were drawn.
     temperature = sampled_at(groups, job.spec.sampler.temperature)
@@ -120,10 +118,11 @@ def _on_data(
             job, scorer.policy, encoder, joined(source.visited(), held), temperature
         )
     # The schedule decays over optimizer steps, of which a batch may have several.
-    steps = source.total_steps * job.optimizer_steps
+    steps = _steps(job, source)
     learner = LocalLearner(scorer, needs, spec, steps, engine, cache, temperature, origin)
 
     run = _run(job, learner, source, held, mine)
+    run.early = _early(job, run)
     saver = _saver(job, run)
     run.hooks = Hooks(
         (
@@ -132,6 +131,7 @@ def _on_data(
             run.heldout,
             _metrics_log(job, saver),
             _screen(job, source.total_steps),
+            *([] if run.early is None else [run.early]),
             Interrupts(run.signals, saver, job.out),
             saver,
         )
@@ -165,7 +165,7 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     origin: Origin = "own" if needs.opponent is None else "mixed"
     if not source.answers.samplers[0].facts.exact:
         origin = "engine"
-    steps = source.total_steps * job.optimizer_steps
+    steps = _steps(job, source)
     temperature = spec.sampler.temperature
     learner = LocalLearner(scorer, needs, spec, steps, engine, None, temperature, origin)
     live = None
@@ -237,6 +237,35 @@ def _run(
     every, total = job.spec.eval_every, source.total_steps
     heldout = HeldOut(held, learner, job.objective, every, total)
     return Run(job.objective, learner, source, Account(learner), heldout, StopRequest(), mine)
+
+
+def _steps(job: Job, source: FixedSource | RolloutSource) -> int:
+    """Optimizer steps of the run, some of which come after the warm-up."""
+    steps, warmup = source.total_steps * job.optimizer_steps, job.spec.warmup_steps
+    if warmup is not None and warmup >= steps > 1:
+        raise UserError(
+            "warmup_steps",
+            warmup,
+            f"is as long as the run of {steps} steps: the peak is never reached",
+            "lower it, or give warmup_ratio instead",
+        )
+    return steps
+
+
+def _early(job: Job, run: Run) -> StopEarly | None:
+    """The hook that ends the run early, if it is asked for."""
+    spec = job.spec.early_stopping
+    if spec is None:
+        return None
+    if not run.heldout.groups:
+        raise UserError(
+            "early_stopping",
+            spec.metric,
+            "has no held-out rows to look at",
+            "set data.heldout above 0, or leave early_stopping out",
+        )
+    best = BestWeights(job.out / "best.pt", run.learner, "leave early_stopping out")
+    return StopEarly(spec, run.heldout, best, run.source.total_steps)
 
 
 def _saver(job: Job, run: Run) -> SaveCheckpoints:

@@ -175,7 +175,57 @@ def feedback_can_be_built(a: Asked) -> None:
             feedbacks.check(source, f"{a.where}{field}")
 
 
+def minimum_has_a_decay(a: Asked) -> None:
+    """A constant rate never comes to its minimum."""
+    if a.spec.schedule == "constant" and a.spec.min_lr_rate:
+        problem = "has no effect: schedule constant does not decay"
+        a.refuse("min_lr_rate", a.spec.min_lr_rate, problem, "leave it out, or set schedule: cosine")
+
+
+def warmup_leaves_steps(a: Asked) -> None:
+    """A warm-up as long as the run never reaches the peak."""
+    warmup, steps = a.spec.warmup_steps, a.spec.max_steps
+    if warmup and steps is not None and warmup >= steps:
+        problem = f"is as long as the run of {steps} steps: the peak is never reached"
+        a.refuse("warmup_steps", warmup, problem, "lower warmup_steps, or raise max_steps")
+
+
 # Rules for fixed data.
+
+
+def rollouts_come_from_somewhere(a: Asked) -> None:
+    """A method of rollouts samples them, unless it is told to take those of an earlier run."""
+    if a.needs.shape == "rollouts" and not a.spec.replay:
+        a.refuse(
+            "feedback",
+            a.spec.feedback,
+            "is missing: this method learns from fresh answers, which something has to score",
+            "write feedback: math, {reward_model: rm} or my_file.py:reward, with prompts: $data in a recipe. "
+            "Set replay: true (--replay) to learn from the scored answers of an earlier run",
+        )
+    if a.spec.replay and a.needs.shape != "rollouts":
+        problem = "is for methods that learn from rollouts, and this one reads any data as it is"
+        a.refuse("replay", True, problem, "leave it out")
+
+
+def early_stopping_can_see(a: Asked) -> None:
+    """It decides by evaluations on held-out groups, which recorded rollouts do not have."""
+    if a.spec.early_stopping is None:
+        return
+    if a.spec.replay:
+        a.refuse(
+            "early_stopping",
+            a.spec.early_stopping.metric,
+            "does not go with replay, which holds no rows out",
+            "leave it out",
+        )
+    for field, value in (("fsdp", a.spec.fsdp), ("zero", a.spec.zero)):
+        if value:
+            problem = "divides the weights over processes, and early_stopping has to put the best ones back"
+            a.refuse(field, value, problem, "leave out one of the two")
+    if a.spec.eval_every is None:
+        problem = "needs evaluations during the run, and eval_every is not set"
+        a.refuse("early_stopping", a.spec.early_stopping.metric, problem, "set eval_every, such as 20")
 
 
 def feedback_has_prompts(a: Asked) -> None:
@@ -243,7 +293,9 @@ def kl_budget_has_a_reference(a: Asked) -> None:
 
 def rollouts_read_every_setting(a: Asked) -> None:
     """What this run would not read."""
-    a.unread(["eval_every", "eval_limit"], "online runs are evaluated on gold", "use monitors.gold_every")
+    fields = ["eval_every", "eval_limit", "early_stopping"]
+    a.unread(fields, "online runs are evaluated on gold", "use monitors.gold_every")
+    a.unread(["replay"], "the prompts are answered anew", "leave out either replay or prompts and feedback")
     if "critic" not in a.needs.models:
         a.unread(["critic"], "this method has no critic", "leave it out, or use a method that has one")
     # A reference that only answers, as an opponent, can be moved as well.
@@ -389,8 +441,15 @@ ALWAYS: tuple[Rule, ...] = (
     local_is_one_process,
     teacher_is_named_where_one_teaches,
     feedback_can_be_built,
+    minimum_has_a_decay,
+    warmup_leaves_steps,
 )
-ON_DATA: tuple[Rule, ...] = (feedback_has_prompts, data_reads_no_setting_of_rollouts)
+ON_DATA: tuple[Rule, ...] = (
+    feedback_has_prompts,
+    rollouts_come_from_somewhere,
+    data_reads_no_setting_of_rollouts,
+    early_stopping_can_see,
+)
 ON_ROLLOUTS: tuple[Rule, ...] = (
     weights_are_whole,
     method_takes_fresh_answers,

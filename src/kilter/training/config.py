@@ -85,6 +85,24 @@ class MonitorSpec(BaseModel):
     )
 
 
+class EarlyStopping(BaseModel):
+    """When a run on fixed data ends before its last step; it keeps the best weights that it saw."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    patience: int = Field(
+        3, ge=1, description="evaluations in a row without an improvement after which the run ends"
+    )
+    metric: str = Field(
+        "loss",
+        min_length=1,
+        description="held-out metric that has to improve, such as loss or rewards/accuracies",
+    )
+    better: Literal["auto", "lower", "higher"] = Field(
+        "auto", description="direction of an improvement; auto: lower for loss and nll, else higher"
+    )
+    threshold: float = Field(0.0, ge=0, description="the least change that counts as an improvement")
+
+
 def _algorithm_too(schema: dict[str, Any]) -> None:
     """In the schema, `algorithm` is another name for `method`, and one of them is required."""
     schema["properties"]["algorithm"] = {
@@ -121,6 +139,11 @@ class TrainSpec(BaseModel):
         None,
         description="who scores sampled completions: "
         f"{', '.join(sources())}, math, {{reward_model: rm}}, my_file.py:reward, or a weighted list",
+    )
+    replay: Annotated[bool, DATA] = Field(
+        False,
+        description="learn from the scored rollouts in `data`, the groups.jsonl of an earlier run, "
+        "and sample nothing (ppo, grpo and relatives)",
     )
     sampler: Annotated[SamplerSpec, SAMPLING] = Field(
         default_factory=lambda: SamplerSpec(), description="how completions are sampled (online)"
@@ -165,10 +188,16 @@ class TrainSpec(BaseModel):
         None, gt=0, description="peak learning rate; default: the method's own, ten times that for adapters"
     )
     schedule: Annotated[Literal["linear", "cosine", "constant"], OPTIMISATION] = Field(
-        "linear", description="decay after the warm-up, to 0"
+        "linear", description="decay after the warm-up, to 0 or to min_lr_rate"
+    )
+    min_lr_rate: Annotated[float, OPTIMISATION] = Field(
+        0.0, ge=0, lt=1, description="where linear and cosine end, as a share of the peak learning rate"
     )
     warmup_ratio: Annotated[float, OPTIMISATION] = Field(
         0.05, ge=0, lt=1, description="share of the steps with rising learning rate"
+    )
+    warmup_steps: Annotated[int | None, OPTIMISATION] = Field(
+        None, ge=0, description="optimizer steps with rising learning rate; overrides warmup_ratio"
     )
     weight_decay: Annotated[float, OPTIMISATION] = Field(
         0.0, ge=0, description="AdamW weight decay; never on norms and biases"
@@ -212,6 +241,14 @@ class TrainSpec(BaseModel):
     )
     eval_limit: Annotated[int | None, MONITORING] = Field(
         None, ge=1, description="use only the first N held-out groups in these evaluations; default: all"
+    )
+    early_stopping: Annotated[EarlyStopping | None, MONITORING] = Field(
+        None,
+        description="end early where a held-out metric stops to improve, and keep the best weights; "
+        "needs eval_every",
+    )
+    export_dtype: Annotated[Literal["float32", "bfloat16"], OUTPUT] = Field(
+        "float32", description="precision of the saved weights; bfloat16 takes half the disk"
     )
     save_every: Annotated[PositiveInt | Literal["auto"], OUTPUT] = Field(
         "auto", description="steps between checkpoints; auto: as often as costs under 5 % of the time"

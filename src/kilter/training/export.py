@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
@@ -32,8 +33,12 @@ def save_model(
     out: Path,
     method: str,
     merge: bool = False,
+    dtype: str = "float32",
 ) -> None:
-    """model/ (and critic/) appear by rename; `merge` folds adapters in. Every rank must call it."""
+    """model/ (and critic/) appear by rename; `merge` folds adapters in. Every rank must call it.
+
+    dtype: of the saved weights.
+    """
     state = engine.state(learner.module) if engine.world > 1 else None
     # Gathering took every rank; the files take one.
     if not engine.is_main:
@@ -49,7 +54,12 @@ def save_model(
             # Asked for, or the base was itself adapted: only full weights describe the result.
             folded = _folds(model, start, merge)
             own = None if folded else _own(state, prefix)
-            _write(adapters.fold(model) if folded else model, encoder, start, partial, own)
+            saved = adapters.fold(model) if folded else model
+            if dtype != "float32":
+                own = rounded(saved.state_dict() if own is None else own, dtype)
+            _write(saved, encoder, start, partial, own)
+            if dtype != "float32":
+                name_dtype(partial / "config.json", dtype)
             (partial / MADE_BY).write_bytes((json.dumps(facts) + "\n").encode())
 
 
@@ -231,3 +241,24 @@ def _unlike(model: Any, encoder: Encoder, folder: Path, bare: bool) -> str:
     if found and not bare and sum(found.values()) < trained:
         return f"its files hold {sum(found.values()):,} of {trained:,} trained weights"
     return ""
+
+
+def rounded(state: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """The weights in another precision. Tied weights stay one tensor, so that they are saved once."""
+    target: torch.dtype = getattr(torch, dtype)
+    known: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    for value in state.values():
+        if value.is_floating_point():
+            known.setdefault((value.data_ptr(), value.shape), value.to(target))
+    return {
+        name: known[value.data_ptr(), value.shape] if value.is_floating_point() else value
+        for name, value in state.items()
+    }
+
+
+def name_dtype(config: Path, dtype: str) -> None:
+    """transformers writes the precision of the model in memory; the file says that of the saved weights."""
+    # An adapter's folder has no such file: its weights are read in the precision of the base.
+    if config.is_file():
+        known = json.loads(config.read_text(encoding="utf-8"))
+        config.write_text(json.dumps(known | {"dtype": dtype}, indent=2) + "\n", encoding="utf-8")

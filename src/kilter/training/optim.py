@@ -33,9 +33,12 @@ def make_optimizer(module: nn.Module, spec: TrainSpec, learning_rate: float) -> 
 
 
 def schedule_factor(spec: TrainSpec, total_steps: int) -> Callable[[int], float]:
-    """Multiplier of the peak learning rate at this 0-based step: linear warm-up, then decay to 0."""
+    """Multiplier of the peak learning rate at this 0-based step: linear warm-up, then decay to its minimum.
+
+    After the warm-up it is that of transformers: linear, cosine, and cosine_with_min_lr with min_lr_rate.
+    """
     # The first step already moves, and the peak is reached after the last step of the warm-up.
-    warmup = math.ceil(spec.warmup_ratio * total_steps)
+    warmup = warmup_steps(spec, total_steps)
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -43,6 +46,12 @@ def schedule_factor(spec: TrainSpec, total_steps: int) -> Callable[[int], float]
         if spec.schedule == "constant":
             return 1.0
         progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
-        return 1.0 - progress if spec.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+        falling = 1.0 - progress if spec.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+        return spec.min_lr_rate + (1.0 - spec.min_lr_rate) * falling if spec.min_lr_rate else falling
 
     return factor
+
+
+def warmup_steps(spec: TrainSpec, total_steps: int) -> int:
+    """Optimizer steps of the warm-up."""
+    return math.ceil(spec.warmup_ratio * total_steps) if spec.warmup_steps is None else spec.warmup_steps

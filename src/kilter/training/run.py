@@ -10,6 +10,7 @@ from kilter.batch import Objective
 from kilter.seams import Source
 from kilter.training.checkpoint import rng_state, set_rng_state
 from kilter.training.hooks.account import Account
+from kilter.training.hooks.early_stopping import StopEarly
 from kilter.training.hooks.gold import GoldEvidence
 from kilter.training.hooks.heldout import HeldOut
 from kilter.training.hooks.interrupts import StopRequest
@@ -24,7 +25,7 @@ HOOK = "hook "
 class Run:
     """What assemble.py makes of a train stage.
 
-    `account`, `heldout` and `gold` stand among the hooks as well.
+    `account`, `heldout`, `gold` and `early` stand among the hooks as well.
     """
 
     objective: Objective
@@ -35,6 +36,7 @@ class Run:
     signals: StopRequest
     identity: str
     gold: GoldEvidence | None = None
+    early: StopEarly | None = None
     hooks: Hooks = field(default_factory=Hooks)
 
     def state(self, folder: Path) -> dict[str, Any]:

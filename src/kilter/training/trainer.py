@@ -92,7 +92,14 @@ class Trainer:
         best = _put_best_back(job, run)
         final = run.heldout.evaluate()
         save_model(
-            run.learner, encoder, job.engine, self.start, self.out, method_name(spec.method), merge=merge
+            run.learner,
+            encoder,
+            job.engine,
+            self.start,
+            self.out,
+            method_name(spec.method),
+            merge=merge,
+            dtype=spec.export_dtype,
         )
         job.engine.barrier()
         run.source.close()
@@ -103,7 +110,7 @@ class Trainer:
             final,
             encoder.counts,
             time.monotonic() - begin,
-            None if stop is None else stop.reason,
+            None if stop is None or stop.planned else stop.reason,
             best,
             run.account.tokens_per_second,
             round(run.account.seconds, 1),
@@ -166,6 +173,9 @@ def _resume(job: Job, run: Run) -> int | None:
 
 def _say_stop(job: Job, run: Run, stop: Stop) -> None:
     """Keeps the model of a stopped run if there is gold evidence; without it, the run fails."""
+    if stop.planned:
+        job.say(f"ended at step {run.source.position} of {run.source.total_steps}: {stop.reason}")
+        return
     failure = RunFailed(
         f"{job.name}: stopped by its monitors at step {run.source.position} of {run.source.total_steps}: "
         f"{stop.reason}",
@@ -180,10 +190,13 @@ def _say_stop(job: Job, run: Run, stop: Stop) -> None:
 
 
 def _put_best_back(job: Job, run: Run) -> int | None:
-    """The step whose weights are kept for their gold score, None where they are the last one's."""
-    # The last model is not the best one where the reward was hacked.
-    best = None if run.gold is None else run.gold.put_best_back(run.source.position)
-    if best is not None:
-        nothing = "" if best else ": that is the start, nothing was learned"
-        job.say(f"the model of step {best} had the best gold score and is kept{nothing}")
-    return best
+    """The step whose weights are kept as the best, None where they are the last one's."""
+    # The last model is not the best one where the reward was hacked, or where held-out rows got worse.
+    keepers = {"gold score": run.gold, run.early.key if run.early is not None else "": run.early}
+    for what, keeper in keepers.items():
+        best = None if keeper is None else keeper.put_best_back(run.source.position)
+        if best is not None:
+            nothing = "" if best else ": that is the start, nothing was learned"
+            job.say(f"the model of step {best} had the best {what} and is kept{nothing}")
+            return best
+    return None

@@ -17,10 +17,18 @@ from kilter.training.monitors import GoldEvaluator, Monitors
 
 
 class BestWeights:
-    """The trained weights of the step with the best gold score, in one file."""
+    """The trained weights of the best step so far, in one file.
 
-    def __init__(self, path: Path, learner: LocalLearner) -> None:
-        self.path, self.learner = path, learner
+    Args:
+        path: of the file.
+        learner: whose weights they are.
+        without: what a person sets to do without them, for messages.
+    """
+
+    def __init__(
+        self, path: Path, learner: LocalLearner, without: str = "set monitors.keep_best: false"
+    ) -> None:
+        self.path, self.learner, self.without = path, learner, without
         self._seal = path.with_suffix(".json")
 
     def keep(self, step: int) -> None:
@@ -32,7 +40,7 @@ class BestWeights:
                 self.path,
                 lambda partial: torch.save({"step": step, "model": weights}, partial),
                 what=f"the best weights so far, of step {step},",
-                fix=f"free disk space, or set monitors.keep_best: false; then {AGAIN}",
+                fix=f"free disk space, or {self.without}; then {AGAIN}",
             )
             write_json(self._seal, Seal().over(self.path)._asdict())
 
