@@ -209,3 +209,42 @@ def test_a_published_sentence_names_the_price_and_the_doubt(tmp_path, monkeypatc
     assert json.loads((tmp_path / "results.json").read_text())["dpo"]["mine"] == text
     with pytest.raises(UserError, match="one value of each"):
         page.publish(SimpleNamespace(name="mine", vary={"pairs.limit": [300, 1000]}), tmp_path)
+
+
+def test_pairs_of_ones_own_are_compared_without_a_judge(tiny, tmp_path, monkeypatch, capsys):
+    """A score without asking: held-out pairs by the policies' own log-probs; and what a judge would add."""
+    rows = [{"prompt": f"Say {i}", "chosen": "aaaa" * (1 + i % 2), "rejected": "zz zz"} for i in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    own = {
+        "model": str(tiny),
+        "data": {"path": str(tmp_path / "pairs.jsonl"), "heldout": 0.3},
+        "start": {"max_steps": 1, "batch_size": 4},
+        "methods": {"dpo": "dpo", "slow": {"method": "dpo", "learning_rate": 1e-9}},
+        "train": {"max_steps": 4, "batch_size": 4, "learning_rate": 1e-3},
+        "seeds": [0],
+        "evaluate": {"max_new_tokens": 4},
+    }
+    code, text = kilter(
+        monkeypatch, capsys, "compare", write(tmp_path, own), "--runs", str(tmp_path / "runs")
+    )
+    assert code == 0, text
+    assert "judge: {data: $pairs}" in text
+    assert "how good new answers are" in text
+    found = json.loads((tmp_path / "runs" / "toy" / "compare.json").read_text())
+    assert found["measure"] == "implicit_accuracy"
+    assert "held-out pairs" in found["compared_on"]
+    best = found["rows"][0]
+    assert best["method"] == "dpo"
+    assert best["metrics"]["score"]["value"] == 1.0
+    assert best["accuracy"] == 1.0  # the method's own reward accuracy agrees
+    assert best["p_holm"] < 0.05
+    assert found["start"]["score"]["value"] == 0.5
+
+
+def test_a_judge_or_a_gold_source_decides_where_there_is_one(tiny, tmp_path):
+    own = spec(tiny)
+    assert study.has_judge(study.Study.model_validate(own | {"name": "x"}))
+    own["data"]["pairs"]["path"] = "mine.jsonl"
+    assert not study.has_judge(study.Study.model_validate(own))
+    assert study.has_judge(study.Study.model_validate(own | {"judge": {}}))
+    assert study.has_judge(study.Study.model_validate(own | {"evaluate": own["evaluate"] | {"gold": "math"}}))

@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,9 +64,13 @@ def feedback_of(i: int, draw: random.Random) -> Feedback:
 
 def pair(i: int) -> Answered:
     feedback = (Feedback(None), Feedback(0.1)) if i % 7 == 0 else (Feedback(float(i % 3)), Feedback(1.0))
-    return Answered(
-        Prompt(text=str(i)), (Completion("a"), Completion("b")), {"reward": feedback, "label": ALONE}
+    one = Answered(
+        Prompt(text=str(i)),
+        (Completion("a"), Completion("b")),
+        {"reward": feedback, "label": ALONE},
+        pair_logps=None if i % 7 == 0 else (-float(i % 3), -1.0),
     )
+    return replace(one, baseline=replace(one, pair_logps=(-1.0, -1.0)))
 
 
 def records(name: str) -> list[Answered]:

@@ -141,6 +141,7 @@ def evaluate(
 
     Args:
         models: models, or {name: model}; NAME=MODEL gives a name as well. A folder is known by its own name.
+            Without any, `reward_model` is tested alone on the data's pairs.
         data: a file, a Hub name, or fields of DataSpec. All its prompts are asked, unless it holds some out.
         out: folder of evaluation.json and groups.jsonl.
         console: where progress goes; default: stderr.
@@ -155,7 +156,7 @@ def evaluate(
     """
     source = make_data_spec(data, heldout=0.0)
     listed = [models] if isinstance(models, str) else models
-    if (baseline := options.get("baseline")) is not None and not isinstance(listed, Mapping):
+    if listed and (baseline := options.get("baseline")) is not None and not isinstance(listed, Mapping):
         listed = [baseline, *(m for m in listed if m != baseline)]
         options |= {"baseline": next(iter(names_of(baseline)))}
     named = names_of(listed)

@@ -154,6 +154,7 @@ class Answered:
     the model and under the baseline; None where they could not be had. nll: nats per token of a
     demonstration. baseline: the baseline's record of the same prompt, None for the baseline itself. twin: the
     record of the prompt that differs in the one fact that turns the decision, where it was asked.
+    pair_logps: nats of a whole chosen and a whole rejected answer.
     """
 
     prompt: Prompt
@@ -164,6 +165,7 @@ class Answered:
     nll: float | None = None
     baseline: Answered | None = None
     twin: Answered | None = None
+    pair_logps: tuple[float, float] | None = None
 
     def part(self, source: str, name: str) -> float | None:
         """A part of a source's score of the first answer; None where the source has no such part."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from kilter import manifest as manifests
@@ -34,14 +36,14 @@ OFTEN = (
 OWN = [
     parameter(
         "model",
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="[NAME=]MODEL",
-            help="model to evaluate, repeatable; NAME= gives it a name, otherwise its folder does",
+            help="model to evaluate, repeatable; NAME= gives it a name, otherwise its folder does; "
+            "none: --reward-model alone, on the data's pairs",
             rich_help_panel="model",
             autocompletion=complete.models,
         ),
-        default=...,
     ),
     parameter(
         "heldout",
@@ -71,6 +73,7 @@ OWN = [
     examples=[
         "kilter eval --model runs/my-dpo --baseline builtin:smollm2-135m --data pairs.jsonl",
         "kilter eval --model A --model B --reward-model RM --data pairs.jsonl --out runs/eval",
+        "kilter eval --reward-model runs/rm --data pairs.jsonl",
         "kilter eval --model A --baseline B --data pairs.jsonl --metric my_file.py:MyMetric",
     ],
 )
@@ -89,32 +92,57 @@ def evaluate(**values: Any) -> None:
         fields["metrics"] = [*fields.get("metrics", ["standard"]), *map(scalar, values["metric"])]
     from kilter.api import evaluate as evaluate_
 
-    result = evaluate_(values["model"], source, values["out_"], err, **fields)
+    result = evaluate_(values["model"] or [], source, values["out_"], err, **fields)
     _print_evaluation(result)
     out.print(styled("\nwritten: [bold]{}[/]", values["out_"] / "evaluation.json"))
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:
+    """Every metric of every model, the paired differences to the baseline, and the reward model's accuracy."""
     from kilter.evaluation.metrics import titles
 
-    named = titles(result)
-    table = Table("metric", *result["models"], box=None, pad_edge=False)
-    keys: list[str] = []
-    for entry in result["models"].values():
-        keys += [k for k in entry["metrics"] if k not in keys]
+    named, models = titles(result), result["models"]
+    if models:
+        _print_table("metric", named, {name: entry["metrics"] for name, entry in models.items()}, "")
+    differences = {name: entry["difference"] for name, entry in models.items() if entry.get("difference")}
+    if differences:
+        base = result["baseline"]
+        out.print(f"\nDifferences to {base}, paired on the same prompts, with 95 % intervals:", markup=False)
+        _print_table("difference", named, differences, "+")
+    if (judge := result.get("reward_model")) is not None:
+        accuracy = judge["metrics"]["accuracy"]
+        out.print(
+            f"\nreward model {judge['name']}: right on {_cell(accuracy, '')} of {accuracy['n']} pairs "
+            "(share, 95 % interval); chance is 0.5",
+            markup=False,
+            highlight=False,
+        )
+        for key, estimate in judge["metrics"].items():
+            if key != "accuracy" and (cell := _cell(estimate, "")):
+                title = named.get(f"reward_model.{key}", key)
+                out.print(f"  {title}: {cell}, n = {estimate['n']}", markup=False, highlight=False)
+    if found := result["prompts_found_in_training_data"]:
+        out.print(f"\nBeware: {found} of these prompts were trained on.", highlight=False)
+
+
+def _print_table(first: str, named: Mapping[str, str], columns: Mapping[str, Any], sign: str) -> None:
+    """A row per metric that any model has, a column per model."""
+    table = Table(first, *map(escape, columns), box=None, pad_edge=False)
+    keys = dict.fromkeys(key for metrics in columns.values() for key in metrics)
     for key in keys:
-        cells = []
-        for entry in result["models"].values():
-            m = entry["metrics"].get(key)
-            if m is None or m["value"] is None:
-                cells.append("")
-            else:
-                cells.append(
-                    f"{m['value']:.3g}"
-                    + (f" [{m['ci_low']:.3g}, {m['ci_high']:.3g}]" if m["ci_low"] is not None else "")
-                )
-        table.add_row(named.get(key, key), *cells)
+        cells = [_cell(metrics.get(key), sign) for metrics in columns.values()]
+        table.add_row(escape(named.get(key, key)), *map(escape, cells))
     out.print(table)
+
+
+def _cell(estimate: Mapping[str, Any] | None, sign: str) -> str:
+    """A value with its interval; empty where there is none."""
+    if estimate is None or estimate["value"] is None:
+        return ""
+    value = f"{estimate['value']:{sign}.3g}"
+    if estimate["ci_low"] is None:
+        return value
+    return f"{value} [{estimate['ci_low']:{sign}.3g}, {estimate['ci_high']:{sign}.3g}]"
 
 
 @command(

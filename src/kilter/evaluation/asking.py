@@ -33,6 +33,7 @@ class ModelAnswers:
     logps: Logps | None = None
     reference_logps: Logps | None = None
     nll: list[float | None] = field(default_factory=list)
+    pair_logps: list[tuple[float, float] | None] | None = None
 
 
 @dataclass
@@ -81,6 +82,8 @@ class Asking:
             said.logps = self._own_logps(model, said.prompts, exact)
         if self.suite.tax:
             said.nll = self._nll(model, name)
+        if "pair_logps" in self.needs and self.suite.pairs:
+            said.pair_logps = self._pair_logps(model, name)
 
         # The baseline comes first and stays open: its log-probs of the others' answers give their KL.
         if self.baseline is None:
@@ -130,6 +133,18 @@ class Asking:
             )
         by_prompt = dict(zip(present, found, strict=True))
         return [by_prompt.get(i, ()) for i in range(len(answers))]
+
+    def _pair_logps(self, model: Ready, name: str) -> list[tuple[float, float] | None]:
+        with Display(
+            self.console, f"{self.title}: held-out pairs of {name}", len(self.suite.pairs)
+        ) as display:
+            return likelihood.pair_logps(
+                model.scorer,
+                model.encoder,
+                self.suite.pairs,
+                self.spec.tokens_per_microbatch,
+                lambda done: display.update(done, "pairs"),
+            )
 
     def _nll(self, model: Ready, name: str) -> list[float | None]:
         with Display(self.console, f"{self.title}: tax of {name}", len(self.suite.tax)) as display:

@@ -16,14 +16,17 @@ class EvaluateSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     models: Annotated[list[ModelRef] | dict[str, ModelRef], MODEL] = Field(
-        min_length=1,
-        description="stages or models to evaluate on the same prompts; {name: model} gives them names",
+        default_factory=list,
+        description="stages or models to evaluate on the same prompts; {name: model} gives them names; "
+        "none: the reward_model alone, on pairs",
     )
     baseline: Annotated[str | None, MODEL] = Field(
         None, description="the one of `models` that the others are compared with; default: the first"
     )
     reward_model: Annotated[ModelRef | dict[str, ModelRef] | None, MODEL] = Field(
-        None, description="stage or model that scores the answers; {name: model} gives it a name"
+        None,
+        description="stage or model that scores the answers, itself tested on held-out pairs; "
+        "{name: model} gives it a name",
     )
     gold: Annotated[FeedbackRef, METHOD] = Field(
         None,

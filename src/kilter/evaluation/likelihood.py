@@ -46,6 +46,37 @@ def token_logps(
     return out
 
 
+def pair_logps(
+    scorer: Scorer,
+    encoder: Encoder,
+    pairs: Sequence[Group],
+    tokens_per_microbatch: int,
+    progress: Callable[[int], None],
+) -> list[tuple[float, float] | None]:
+    """Log-probs of the chosen and of the rejected answer, in nats; None where a pair cannot be encoded."""
+    # Pairs may share one prompt object, and rows are found again by it.
+    full = replace(encoder, max_prompt=None)
+    encoded = [full.encode(replace(pair, prompt=replace(pair.prompt))) for pair in pairs]
+    kept = [(i, e) for i, e in enumerate(encoded) if e is not None]
+    out: list[tuple[float, float] | None] = [None] * len(pairs)
+
+    # A group's rows stay together and in their order: the chosen answer first.
+    for first in range(0, len(kept), CHUNK):
+        chunk = kept[first : first + CHUNK]
+        batch = collate([e for _, e in chunk])
+        where = {id(p): i for p, (i, _) in zip(batch.prompts_N, chunk, strict=True)}
+        for part in split(batch, tokens_per_microbatch, scorer.shared):
+            with torch.no_grad():
+                logps_BT = scorer(part).logps_BT.cpu()
+            sums: list[list[float]] = [[] for _ in range(part.groups())]
+            for row, group in enumerate(part.group_B.tolist()):
+                sums[group].append(float((logps_BT[row] * part.mask_BT[row]).sum()))
+            for prompt, (chosen, rejected) in zip(part.prompts_N, sums, strict=True):
+                out[where[id(prompt)]] = (chosen, rejected)
+        progress(min(first + CHUNK, len(kept)))
+    return out
+
+
 def token_nll(
     scorer: Scorer,
     encoder: Encoder,

@@ -11,7 +11,7 @@ from kilter.evaluation.suites import Suite
 from kilter.types import Answered, Feedback, Group
 
 Records = dict[str, list[Answered]]
-"""prompts, probes, demonstrations -> one record per prompt"""
+"""prompts, probes, demonstrations, pairs -> one record per prompt"""
 
 
 def records(suite: Suite, said: ModelAnswers, scores: Scores) -> Records:
@@ -31,7 +31,12 @@ def records(suite: Suite, said: ModelAnswers, scores: Scores) -> Records:
     demonstrations = [
         Answered(g.prompt, g.completions, nll=nll) for g, nll in zip(suite.tax, said.nll, strict=True)
     ]
-    return {"prompts": prompts, "probes": probes, "demonstrations": demonstrations}
+    known = said.pair_logps or [None] * len(suite.pairs)
+    pairs = [
+        Answered(g.prompt, g.completions, pair_logps=logps)
+        for g, logps in zip(suite.pairs, known, strict=True)
+    ]
+    return {"prompts": prompts, "probes": probes, "demonstrations": demonstrations, "pairs": pairs}
 
 
 def with_twins(items: Sequence[Answered]) -> list[Answered]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from kilter.evaluation.result import entry, head, titles_beyond
 from kilter.evaluation.scoring import GoldSource, RewardSource, Scores, Scoring, Source, combined
 from kilter.evaluation.subject import Subject
 from kilter.evaluation.suites import Suite, unique_prompts
-from kilter.types import Completion, Group, Prompt
+from kilter.types import Completion, Feedback, Group, Prompt
 
 UNANSWERED = Completion("")
 """What stands in groups.jsonl where a sampler gave no answer."""
@@ -80,6 +80,9 @@ class Evaluation:
 
         # Measure: the same metrics for every model, each beside the baseline's record of the same prompt.
         known = {name: records(suite, said[name], scores[name]) for name in said}
+        held = known[self.baseline]["pairs"]
+        for of_model in known.values():  # the baseline too: it stands for no change
+            of_model["pairs"] = beside(of_model["pairs"], held)
         for name in known.keys() - {self.baseline}:
             known[name]["prompts"] = beside(known[name]["prompts"], known[self.baseline]["prompts"])
         origin = Origin(
@@ -138,14 +141,7 @@ class Evaluation:
     def _reward_accuracy(self, suite: Suite, source: RewardSource, origin: Origin) -> dict[str, Any]:
         """How well the reward model knows the held-out pairs: a metric of the judge, not of any model."""
         feedback = source.pairs(suite.pairs, f"{self.name}: reward model on held-out pairs")
-        items = of_pairs(suite.pairs, feedback)
-        found = measure_all(metrics.resolve(OF_PAIRS), {"pairs": items}, origin)
-        estimates = {
-            name.partition(".")[2]: made.estimate.to_json()
-            for name, made in found.items()
-            if made.estimate is not None
-        }
-        return {"reward_model": {"name": source.judge, "metrics": estimates}} if estimates else {}
+        return _accuracy(source.judge, suite.pairs, feedback, origin)
 
     def _write(
         self,
@@ -164,3 +160,50 @@ class Evaluation:
             rows.append(Group(prompt, answers, feedback))
         store.write(self.out / "groups.jsonl", rows)
         write_json(self.out / "evaluation.json", result, indent=1)
+
+
+def _accuracy(
+    judge: str, pairs: Sequence[Group], feedback: Sequence[Sequence[Feedback]], origin: Origin
+) -> dict[str, Any]:
+    """The reward model's part of evaluation.json; empty where it scored no pair."""
+    found = measure_all(metrics.resolve(OF_PAIRS), {"pairs": of_pairs(pairs, feedback)}, origin)
+    estimates = {
+        name.partition(".")[2]: made.estimate.to_json()
+        for name, made in found.items()
+        if made.estimate is not None
+    }
+    return {"reward_model": {"name": judge, "metrics": estimates}} if estimates else {}
+
+
+def evaluate_reward_model(
+    spec: EvaluateSpec,
+    reward_model: tuple[str, Path],
+    pairs: Sequence[Group],
+    data_hash: str,
+    trained: frozenset[str],
+    out: Path,
+    console: Console,
+    name: str,
+) -> dict[str, Any]:
+    """Tests a reward model alone, on pairs; no policy answers anything.
+
+    Args:
+        reward_model: name and folder.
+        trained: keys of prompts that it was trained on.
+        out: folder of evaluation.json, and of groups.jsonl with the scored pairs.
+
+    Returns:
+        What evaluation.json holds: no prompts, no models, and the reward model's accuracy.
+    """
+    source = RewardSource(*reward_model, spec, console)
+    feedback = source.pairs(pairs, f"{name}: {source.judge} on pairs")
+    origin = Origin(spec.seed, data_hash, {"reward": source.judge})
+    result = head(spec, Suite([], pairs=pairs), origin, "", frozenset())
+    result["prompts_found_in_training_data"] = Suite([g.prompt for g in pairs]).found_in(trained)
+    result |= {"baseline": None, "models": {}, **_accuracy(source.judge, pairs, feedback, origin)}
+
+    # evaluation.json last, for it vouches for what lies beside it.
+    rows = [replace(g, feedback=tuple(f)) for g, f in zip(pairs, feedback, strict=True)]
+    store.write(out / "groups.jsonl", rows)
+    write_json(out / "evaluation.json", result, indent=1)
+    return result

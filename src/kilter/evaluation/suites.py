@@ -15,7 +15,7 @@ class Suite:
     """The same for every model.
 
     probes: prompts that count for refusals and violations alone. tax: demonstrations of other skills.
-    pairs: held-out pairs, on which the reward model is tested.
+    pairs: held-out pairs, on which the reward model is tested, and policies by their log-probs.
     """
 
     prompts: Sequence[Prompt]

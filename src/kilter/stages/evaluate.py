@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from kilter.data.dataset import Dataset
 from kilter.errors import UserError, nearest
@@ -57,6 +58,8 @@ class Evaluate(StageKind[EvaluateSpec]):
         from kilter import feedback
         from kilter.sampling.build import check_sampler
 
+        if not spec.models:
+            _check_alone(spec, work)
         refuse_idle(spec.sampler, f"{work.where('sampler')}.", idle_fields(spec.sampler))
         check_sampler(spec.sampler, work.where("sampler"))
         if spec.gold is not None:
@@ -89,7 +92,9 @@ class Evaluate(StageKind[EvaluateSpec]):
 
     def preflight(self, spec: EvaluateSpec, work: Workspace) -> None:
         """Refuses data that has no held-out prompts."""
-        if work.ready(spec.data) and not _asked(spec, work).heldout:
+        if not spec.models:
+            _pairs_alone(spec, work)
+        elif work.ready(spec.data) and not _asked(spec, work).heldout:
             raise UserError(
                 "data.heldout",
                 work.data(spec.data).heldout,
@@ -100,6 +105,8 @@ class Evaluate(StageKind[EvaluateSpec]):
     def plan(self, spec: EvaluateSpec, work: Workspace) -> StagePlan:
         """How many prompts each model answers."""
         what = ", ".join(spec.models)
+        if not spec.models:
+            return StagePlan(", ".join(_named(spec.reward_model or [])))
         if not work.ready(spec.data):
             return StagePlan(what)
         held = _asked(spec, work).heldout
@@ -119,9 +126,12 @@ class Evaluate(StageKind[EvaluateSpec]):
 
     def run(self, spec: EvaluateSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes evaluation.json and groups.jsonl."""
-        from kilter.data.dataset import heldout_pairs, trained_prompts
+        from kilter.data.dataset import trained_prompts
         from kilter.evaluation.runner import Evaluation
         from kilter.evaluation.subject import Subject
+
+        if not spec.models:
+            return _run_alone(spec, work, folder)
 
         # The baseline first: every difference is to it.
         named = _named(spec.models)
@@ -131,15 +141,10 @@ class Evaluate(StageKind[EvaluateSpec]):
         models = [Subject(name, named[name], folders[name]) for name in order]
         trained = frozenset().union(*(trained_prompts(f) for f in folders.values() if f is not None))
 
-        # Held-out pairs say how far the reward model can be trusted.
         reward = None
-        pairs: Sequence[Group] = ()
         if spec.reward_model is not None:
             name, reference = next(iter(_named(spec.reward_model).items()))
             reward = (name, work.model(reference, "reward_model"))
-            source = work.data(spec.data)
-            source = source.model_copy(update={"heldout": 0.0}) if spec.split == "all" else source
-            pairs = heldout_pairs(source, spec.data.removeprefix("$"))
 
         probes = [g.prompt for name in spec.probes for g in _once(work, name)[: spec.probe_limit]]
         tax = _once(work, spec.tax, "demonstrations")[: spec.tax_limit] if spec.tax else []
@@ -148,7 +153,7 @@ class Evaluate(StageKind[EvaluateSpec]):
             models,
             reward,
             _asked(spec, work),
-            pairs,
+            _pairs(spec, work),
             trained,
             folder,
             work.console,
@@ -157,7 +162,7 @@ class Evaluate(StageKind[EvaluateSpec]):
             tax,
             lambda name: work.model(name, "gold"),
         ).run()
-        return Outcome({"prompts": result["n_prompts"], "baseline": result["baseline"]})
+        return _outcome(result)
 
     def section(self, folder: Path) -> Section | None:
         """The metrics of every model."""
@@ -170,6 +175,64 @@ def _named(models: str | list[str] | dict[str, str]) -> dict[str, str]:
     """Models by the names under which they are reported; without a name, a model bears its reference."""
     listed = [models] if isinstance(models, str) else models
     return dict(listed) if isinstance(listed, dict) else {m: m for m in listed}
+
+
+def _outcome(result: dict[str, Any]) -> Outcome:
+    """What the manifest says of an evaluation."""
+    return Outcome({"prompts": result["n_prompts"], "baseline": result["baseline"]})
+
+
+def _pairs(spec: EvaluateSpec, work: Workspace) -> Sequence[Group]:
+    """Held-out pairs: they say how far the reward model can be trusted, and where a policy moved."""
+    from kilter.data.dataset import heldout_pairs
+    from kilter.evaluation import metrics
+
+    wanted = any("pairs" in m.facts.over for m in metrics.resolve(spec.metrics))
+    if spec.reward_model is None and not wanted:
+        return []
+    source = work.data(spec.data)
+    source = source.model_copy(update={"heldout": 0.0}) if spec.split == "all" else source
+    return heldout_pairs(source, spec.data.removeprefix("$"))
+
+
+POLICY_ONLY = ("baseline", "gold", "metrics", "probes", "tax", "sampler", "temperature")
+"""Fields that are about the answers of a policy."""
+
+
+def _check_alone(spec: EvaluateSpec, work: Workspace) -> None:
+    """A reward model alone is tested on pairs, and nobody answers a prompt."""
+    if spec.reward_model is None:
+        fix = "name a model to evaluate, or a reward_model to test it alone on pairs"
+        raise UserError(work.where("models"), [], "is empty", fix)
+    why, fix = "no model answers prompts here", "leave it out, or name models"
+    refuse_idle(spec, f"{work.where()}", [(field, why, fix) for field in POLICY_ONLY])
+
+
+def _pairs_alone(spec: EvaluateSpec, work: Workspace) -> Sequence[Group]:
+    """The pairs on which a reward model is tested alone. Raises UserError where there are none."""
+    if not work.ready(spec.data):
+        return []
+    found = work.load(spec.data, "pairs")
+    pairs = [*found.train, *found.heldout] if spec.split == "all" else found.heldout
+    if not pairs:
+        problem, fix = "leaves no pairs to test on", "set data.heldout above 0 or give more data"
+        raise UserError("data.heldout", work.data(spec.data).heldout, problem, fix)
+    return pairs[: spec.limit]
+
+
+def _run_alone(spec: EvaluateSpec, work: Workspace, folder: Path) -> Outcome:
+    """Tests a reward model on pairs."""
+    from kilter.data.dataset import trained_prompts
+    from kilter.evaluation.runner import evaluate_reward_model
+
+    assert spec.reward_model is not None, "check refuses an evaluation of nothing"
+    name, reference = next(iter(_named(spec.reward_model).items()))
+    model = work.model(reference, "reward_model")
+    pairs, data = _pairs_alone(spec, work), work.load(spec.data, "pairs")
+    digest, trained = data.content_hash()[:16], frozenset(trained_prompts(model))
+    return _outcome(
+        evaluate_reward_model(spec, (name, model), pairs, digest, trained, folder, work.console, work.name)
+    )
 
 
 def _asked(spec: EvaluateSpec, work: Workspace) -> Dataset:

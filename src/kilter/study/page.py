@@ -19,7 +19,7 @@ from kilter.objectives.pages import RESULTS
 from kilter.progress import clock
 from kilter.release.report import interval, number
 from kilter.study import figures
-from kilter.study.study import EVAL, START, Study, cells
+from kilter.study.study import EVAL, IMPLICIT, START, Study, cells
 from kilter.study.table import table
 
 
@@ -67,7 +67,8 @@ def verdict(found: Mapping[str, Any]) -> tuple[str, str, bool]:
     if not rows:
         return (
             "No score to compare by",
-            "The data has no gold verifier and the comparison no judge; add judge: {...} to the recipe.",
+            "The data has no gold verifier, no judge and no held-out pairs. "
+            "Add judge: {...} to the recipe, or set data.heldout above 0.",
             False,
         )
 
@@ -85,8 +86,8 @@ def verdict(found: Mapping[str, Any]) -> tuple[str, str, bool]:
     if not sure:
         return (
             "No method beats the start",
-            f"At {found['prompts']} prompts and {len(found['seeds'])} seeds "
-            "no gain survives Holm's correction.",
+            f"At {found['compared_on']} and {len(found['seeds'])} seeds "
+            f"no gain survives Holm's correction.{_unjudged(found)}",
             False,
         )
 
@@ -97,8 +98,9 @@ def verdict(found: Mapping[str, Any]) -> tuple[str, str, bool]:
     tied = [r for r in rivals if r["behind"]["p_holm"] is None or r["behind"]["p_holm"] >= 0.05]
     text = f"{len(sure)} of {len(rows)} beat the start after Holm's correction"
     text += f", and {len(worse)} are worse" if worse else ""
-    text += f". {name_of(best)} gained {m['value']:+.3f} [{m['ci_low']:+.3f}, {m['ci_high']:+.3f}]"
-    price = _declines(best, found.get("start", {}))
+    bounds = f" [{m['ci_low']:+.3f}, {m['ci_high']:+.3f}]" if m["ci_low"] is not None else ""
+    text += f". {name_of(best)} gained {m['value']:+.3f}{bounds}"
+    price = _declines(best, found.get("start", {})) + _unjudged(found)
     if not rivals:
         return f"{name_of(best)} beats the start", f"{text}.{price}", True
     if not tied:
@@ -123,6 +125,17 @@ def _declines(row: Mapping[str, Any], start: Mapping[str, Any]) -> str:
         return ""
     start_declined = f"where the start declined {before['value']:.0%}"
     return f" Beware: it declines {now['value']:.0%} of the legitimate requests, {start_declined}."
+
+
+def _unjudged(found: Mapping[str, Any]) -> str:
+    """What a score of the policies' own log-probs leaves open."""
+    if found["measure"] != IMPLICIT:
+        return ""
+    return (
+        " The score is the share of held-out pairs whose chosen answer gained more probability than the "
+        "rejected one. It says what was learned of the pairs, not how good new answers are: a judge would "
+        "score those. Add judge: {data: $pairs}, which trains a reward model, or evaluate: {gold: ...}."
+    )
 
 
 def name_of(row: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kilter import recipe as recipes
+from kilter.data.worlds import registry as worlds
 from kilter.errors import UserError, nearest
 from kilter.objectives.registry import build_objective, method_name
 from kilter.recipe import Recipe
@@ -167,11 +168,30 @@ def expand(study: Study) -> Recipe:
         if others:
             train[reads] = _varied(study, data, f"${base}", others)
         stages[cell.stage] = {"train": train}
-    evaluate = {"models": [START, *(c.stage for c in found)], "baseline": START} | study.evaluate
+    stages[EVAL] = {"evaluate": _evaluation(study, found)}
+    return recipes.build({"name": study.name, "model": study.model, "data": data, "stages": stages})
+
+
+def _evaluation(study: Study, found: Sequence[Cell]) -> dict[str, Any]:
+    """One evaluation of all cells; without a judge, on the held-out pairs as well."""
+    evaluate: dict[str, Any] = {"models": [START, *(c.stage for c in found)], "baseline": START}
+    if not has_judge(study):
+        evaluate["metrics"] = ["standard", IMPLICIT]
+    evaluate |= study.evaluate
     if study.judge is not None:
         evaluate["reward_model"] = JUDGE
-    stages[EVAL] = {"evaluate": evaluate}
-    return recipes.build({"name": study.name, "model": study.model, "data": data, "stages": stages})
+    return evaluate
+
+
+IMPLICIT = "implicit_accuracy"
+"""The metric that scores policies on held-out pairs where nobody scores their answers."""
+
+
+def has_judge(study: Study) -> bool:
+    """Whether somebody scores the answers: a gold source, a reward model, or the world of the prompts."""
+    name = str(study.evaluate.get("data", "$data")).removeprefix("$")
+    path = str(study.data.get(name, {}).get("path", ""))
+    return study.judge is not None or study.evaluate.get("gold") is not None or worlds.is_world(path)
 
 
 SPLITTING = ("path", "heldout", "seed", "world.n", "world.seed")
@@ -198,11 +218,8 @@ def _check_method(study: Study, label: str, own: Any) -> None:
             "compare policies. `judge` names a reward model that scores them",
         )
 
-    # Recorded rollouts are data to learn from; without them a method of rollouts needs prompts.
-    replayed = Path(
-        str(study.data.get(str(fields.get("data", "$data")).removeprefix("$"), {}).get("path", ""))
-    ).name.startswith("groups")
-    if needs.shape == "rollouts" and fields.get("prompts") is None and not replayed:
+    # A method of rollouts samples them, or is told to learn from those of an earlier run.
+    if needs.shape == "rollouts" and fields.get("prompts") is None and not fields.get("replay"):
         raise UserError(
             where,
             fields["method"],

@@ -26,7 +26,7 @@ from kilter.objectives import build_objective, method_name
 from kilter.objectives.describe import models_held
 from kilter.release.report import short_unit
 from kilter.statistics import Estimate, mean
-from kilter.study.study import EVAL, START, Cell, Study, cells
+from kilter.study.study import EVAL, IMPLICIT, START, Cell, Study, cells
 
 PERMUTATIONS = 9999
 
@@ -112,15 +112,22 @@ class Evidence:
 
     @property
     def measure(self) -> str | None:
-        """gold where it scored the start's answers, else the reward, else none."""
-        return next((source for source in SOURCES if source in self.values[START]), None)
+        """gold where it scored the start's answers, else the reward, else held-out pairs, else none."""
+        return next((source for source in (*SOURCES, IMPLICIT) if source in self.values[START]), None)
+
+    @property
+    def compared_on(self) -> str:
+        """What the score is of, such as "60 prompts"."""
+        if self.measure == IMPLICIT:
+            return f"{len(self.values[START][IMPLICIT])} held-out pairs"
+        return f"{self.evaluation['n_prompts']} prompts"
 
     @property
     def columns(self) -> list[Column]:
         """Those of every comparison, and one for each metric beyond the standard set that is not a part."""
         names = self.evaluation["models"][START]["metrics"]
         parts = {name for name in names if name.rpartition(".")[0] in names}
-        others = [name for name in names if name not in {*STANDARD, *parts}]
+        others = [name for name in names if name not in {*STANDARD, *parts, self.measure}]
         return [*COLUMNS, *(Column(name, name) for name in others)]
 
     def unit(self, metric: str) -> tuple[str, bool | None]:
@@ -167,6 +174,7 @@ def table(study: Study, folder: Path) -> dict[str, Any]:
         "judge": f"the {named[measure][:1].lower()}{named[measure][1:]}" if measure else "the score",
         "seeds": study.seeds,
         "prompts": evidence.evaluation["n_prompts"],
+        "compared_on": evidence.compared_on,
         "columns": [*SCORED, *(_heading(c, evidence, named) for c in evidence.columns if c.shown)],
         "start": _start(evidence),
         "rows": [asdict(r) for r in rows],

@@ -64,6 +64,7 @@ NEEDS: dict[str, Callable[[Answered], bool]] = {
     "reference_logps": lambda item: item.reference_logps is not None,
     "twin": lambda item: item.twin is not None,
     "baseline": lambda item: item.baseline is not None,
+    "pair_logps": lambda item: item.pair_logps is not None,
     "gold": lambda item: item.scored("gold"),
     "reward": lambda item: item.scored("reward"),
 }

@@ -1,0 +1,128 @@
+"""What `kilter eval` prints, and a reward model evaluated alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+import kilter
+from conftest import pair_rows
+from kilter.cli import main
+from kilter.errors import UserError
+
+
+def run(monkeypatch, capsys, *args) -> tuple[int, str]:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["kilter", *map(str, args)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0), capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def models(tiny, tmp_path_factory):
+    """Pairs, a reward model and a policy trained on them for a step."""
+    folder = tmp_path_factory.mktemp("doors")
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pair_rows(20)))
+    data = {"path": str(folder / "pairs.jsonl"), "heldout": 0.5}
+    for method, name in (("bradley_terry", "rm"), ("dpo", "dpo")):
+        kilter.train(str(tiny), data, method, folder / name, max_steps=2, learning_rate=1e-3)
+    return folder
+
+
+def test_differences_and_the_reward_models_accuracy_are_printed(tiny, models, tmp_path, monkeypatch, capsys):
+    """Paired differences with their intervals, as evaluation.json has them."""
+    out = tmp_path / "eval"
+    args = ("--model", models / "dpo", "--baseline", f"base={tiny}", "--reward-model", models / "rm")
+    more = ("--metrics", "standard", "--metrics", "implicit_accuracy", "--max-new-tokens", 4, "--limit", 8)
+    code, said = run(
+        monkeypatch, capsys, "eval", *args, *more, "--data", models / "pairs.jsonl", "--out", out
+    )
+    found = json.loads((out / "evaluation.json").read_text())
+    assert code == 0
+    assert "Differences to base, paired on the same prompts" in said
+    difference = found["models"]["dpo"]["difference"]["reward"]
+    assert f"{difference['value']:+.3g} [{difference['ci_low']:+.3g}, {difference['ci_high']:+.3g}]" in said
+    accuracy = found["reward_model"]["metrics"]["accuracy"]
+    assert f"reward model rm: right on {accuracy['value']:.3g} [" in said
+    assert f"of {accuracy['n']} pairs" in said
+    assert "Beware: " in said  # the policy was trained on half of these prompts
+
+    # By the pairs, the baseline stands for no change.
+    implicit = {name: m["metrics"]["implicit_accuracy"]["value"] for name, m in found["models"].items()}
+    assert implicit["base"] == 0.5
+    assert implicit["dpo"] > 0.5
+
+
+def test_a_reward_model_is_evaluated_alone(models, tmp_path, monkeypatch, capsys):
+    """Without a policy: its accuracy on every pair of the file, and the scored pairs themselves."""
+    out = tmp_path / "rm"
+    code, said = run(
+        monkeypatch,
+        capsys,
+        *("eval", "--reward-model", models / "rm", "--data", models / "pairs.jsonl", "--out", out),
+    )
+    assert code == 0
+    assert "reward model rm: right on" in said
+    assert "of 20 pairs" in said
+    found = json.loads((out / "evaluation.json").read_text())
+    rows = [json.loads(line) for line in (out / "groups.jsonl").read_text().splitlines()]
+    scores = [[f["score"] for f in row["feedback"]] for row in rows]
+    assert found["reward_model"]["metrics"]["accuracy"]["value"] == sum(c > r for c, r in scores) / 20
+    assert (found["models"], found["prompts_found_in_training_data"]) == ({}, 10)
+    code, _ = run(monkeypatch, capsys, "report", out)
+    assert code == 0
+    assert "Reward model rm" in (out / "report.html").read_text()
+
+
+def test_one_part_of_the_pairs_may_be_held_out(models, tmp_path):
+    data = {"path": str(models / "pairs.jsonl"), "heldout": 0.5}
+    found = kilter.evaluate([], data, tmp_path / "o", reward_model=str(models / "rm"), limit=6)
+    assert found["reward_model"]["metrics"]["accuracy"]["n"] == 6
+    assert found["prompts_found_in_training_data"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({}, "`models`.*is empty"),
+        ({"reward_model": "RM", "baseline": "RM"}, "baseline"),
+        ({"reward_model": "RM", "temperature": 0.5}, "temperature.*no model answers"),
+        ({"reward_model": "RM", "metrics": ["length"]}, "metrics.*no model answers"),
+    ],
+)
+def test_what_only_policies_have_is_refused(models, tmp_path, options, match):
+    options = {k: str(models / "rm") if v == "RM" else v for k, v in options.items()}
+    with pytest.raises(UserError, match=match):
+        kilter.evaluate([], str(models / "pairs.jsonl"), tmp_path / "o", **options)
+
+
+def test_a_reward_model_alone_needs_pairs(models, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hello"}\n')
+    with pytest.raises(UserError):
+        kilter.evaluate([], str(tmp_path / "prompts.jsonl"), tmp_path / "o", reward_model=str(models / "rm"))
+
+
+def test_log_probs_of_pairs_are_those_of_the_model(tiny, encoder, scorer):
+    """Against the model's own logits, row by row; pairs of one prompt object stay apart."""
+    import torch
+
+    from kilter.evaluation.likelihood import pair_logps
+    from kilter.models.load import load_causal
+    from kilter.types import Completion, Feedback, Group, Prompt
+
+    prompt = Prompt(messages=({"role": "user", "content": "Hi"},))
+    pairs = [
+        Group(prompt, (Completion("good " * i), Completion("bad")), (Feedback(None),) * 2) for i in (1, 3)
+    ]
+    found = pair_logps(scorer, encoder, pairs, 64, lambda done: None)
+    model = load_causal(tiny).eval()
+    for pair, sums in zip(pairs, found, strict=True):
+        for answer, ours in zip(pair.completions, sums, strict=True):
+            head, (tail, _) = encoder.prompt(prompt), encoder.completion(prompt, answer)
+            with torch.no_grad():
+                logps = model(torch.tensor([[*head, *tail]])).logits[0].log_softmax(-1)
+            theirs = sum(float(logps[len(head) - 1 + i, token]) for i, token in enumerate(tail))
+            assert ours == pytest.approx(theirs, abs=1e-3)
