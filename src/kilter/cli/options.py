@@ -244,8 +244,8 @@ def _info(option: Option, aliases: Sequence[str], default: Any) -> Any:
     return typer.Option(
         f"{option.flag}/{negative}" if option.kind == "switch" else option.flag,
         *aliases,
-        help=_help(option, default),
-        metavar=_metavar(option),
+        help=describe(option, default),
+        metavar=metavar(option),
         rich_help_panel=option.group,
         show_default=False,
         hidden=option.hidden,
@@ -253,7 +253,7 @@ def _info(option: Option, aliases: Sequence[str], default: Any) -> Any:
     )
 
 
-def _help(option: Option, default: Any = None) -> str:
+def describe(option: Option, default: Any = None) -> str:
     """What a value means: the description of its field, its choices where they are many, and its default."""
     said = option.field.description
     text = ": ".join(filter(None, [said, option.shown.description if option.model is not None else ""]))
@@ -274,7 +274,7 @@ def _help(option: Option, default: Any = None) -> str:
     return text
 
 
-def _metavar(option: Option) -> str | None:
+def metavar(option: Option) -> str | None:
     """What stands for the value: choices, what it refers to, its type; both names of a switch that is on."""
     if option.kind == "pairs":
         return "NAME=COLUMN"

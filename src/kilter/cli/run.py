@@ -83,9 +83,19 @@ def report(folder: Annotated[Path, typer.Argument(help="a run folder, or that of
     out.print(styled("[bold]{}[/]", write_report(folder)))
 
 
-@command(examples=["kilter schema > kilter.schema.json"])
-def schema() -> None:
+@command(examples=["kilter schema > kilter.schema.json", "kilter schema --options > docs/train-options.md"])
+def schema(
+    options: Annotated[
+        bool, typer.Option("--options", help="print all options of `kilter train` by group instead")
+    ] = False,
+) -> None:
     """Print the JSON schema of recipes, for editors."""
     from kilter.recipe import schema as make
 
-    print(json.dumps(make(), indent=1))
+    if not options:
+        print(json.dumps(make(), indent=1))
+        return
+    from kilter.cli.options_page import train_options
+    from kilter.cli.train import OPTIONS
+
+    print(train_options(OPTIONS), end="")
