@@ -12,6 +12,7 @@ from kilter.cli import main
 from kilter.errors import UserError
 from kilter.study import page, study
 from kilter.study.table import sign_flip
+from kilter.training.parallel import launch
 
 
 def spec(tiny, **changes) -> dict:
@@ -224,6 +225,8 @@ def test_pairs_of_ones_own_are_compared_without_a_judge(tiny, tmp_path, monkeypa
         "seeds": [0],
         "evaluate": {"max_new_tokens": 4},
     }
+    # In this process: nobody looks at the memory of each run here.
+    monkeypatch.setattr(launch, "run", launch.train)
     code, text = kilter(
         monkeypatch, capsys, "compare", write(tmp_path, own), "--runs", str(tmp_path / "runs")
     )
