@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from kilter import objectives
 from kilter.cli.options import members
 from kilter.cli.options_page import train_options
 from kilter.cli.train import OPTIONS
+from kilter.objectives import objectives
 from kilter.objectives.index import lookup
 from kilter.training.config import TrainSpec
 
