@@ -72,7 +72,11 @@ def has_field(spec: type[BaseModel], path: str) -> bool:
     head, _, rest = path.partition(".")
     if head not in spec.model_fields:
         return False
-    inner = [m for m in members(spec.model_fields[head].annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
+    inner = [
+        m
+        for m in members(spec.model_fields[head].annotation)
+        if isinstance(m, type) and issubclass(m, BaseModel)
+    ]
     return not rest or (bool(inner) and has_field(inner[0], rest))
 
 
