@@ -120,8 +120,9 @@ def test_log_probs_of_pairs_are_those_of_the_model(tiny, encoder, scorer):
     found = pair_logps(scorer, encoder, pairs, 64, lambda done: None)
     model = load_causal(tiny).eval()
     for pair, sums in zip(pairs, found, strict=True):
-        for answer, ours in zip(pair.completions, sums, strict=True):
-            head, (tail, _) = encoder.prompt(prompt), encoder.completion(prompt, answer)
+        encoded = encoder.encode(pair)
+        for tail, ours in zip(encoded.completion_ids, sums, strict=True):
+            head = encoded.prompt_ids
             with torch.no_grad():
                 logps = model(torch.tensor([[*head, *tail]])).logits[0].log_softmax(-1)
             theirs = sum(float(logps[len(head) - 1 + i, token]) for i, token in enumerate(tail))
