@@ -59,6 +59,19 @@ def online(tiny, out):
     Trainer(spec, tiny, groups, groups[:4], out).run()
 
 
+def sparse(tiny, out, method):
+    """Few prompts have answers that differ in score: one process or both have nothing to learn in most steps."""
+    from test_ranks import PROMPTS, SPARSE, online
+
+    rewards = out.parent / f"{out.name}.py"
+    rewards.write_text(SPARSE)
+    feedback = {f"{rewards}:Sparse": {"solvable": ["Say b", "Say c", "Say g"], "broken": ["Say f"]}}
+    Trainer(online(method, feedback, batch_size=2, max_steps=4), tiny, PROMPTS, (), out).run()
+
+
+SPARSE_METHODS = ("grpo", "dr_grpo", "dpo")
+
+
 def train(tiny, data, out, method, processes, steps=5, **more):
     """kilter.train as a user calls it; the workers are started by it."""
     import kilter
@@ -92,6 +105,8 @@ def every_job(tiny, data, folder):
     pairs(tiny, data, folder / "ddp")
     pairs(tiny, data, folder / "fsdp", fsdp=True)
     online(tiny, folder / "online")
+    for method in SPARSE_METHODS:
+        sparse(tiny, folder / f"sparse-{method}", method)
     for method in METHODS:
         train(tiny, data, folder / method, method, 2, fsdp=True)
 
@@ -249,3 +264,15 @@ def test_online_training_on_two_processes_matches_one(tmp_path, tiny, two):
     assert [a["gold/score"] for a in want if "gold/score" in a] == [
         b["gold/score"] for b in got if "gold/score" in b
     ]
+
+
+@pytest.mark.parametrize("method", SPARSE_METHODS)
+def test_a_process_without_a_lesson_keeps_step_with_the_other(tmp_path, tiny, two, method):
+    """Gradients, metrics and rollouts meet over the network as they do between the threads of test_ranks.py."""
+    from test_ranks import read, same
+
+    sparse(tiny, tmp_path / "one", method)
+    one, several = tmp_path / "one", two / f"sparse-{method}"
+    same(one, several)
+    prompts = lambda folder: [row["prompt"] for row in read(folder, "groups.jsonl")]
+    assert prompts(one) == prompts(several)

@@ -64,6 +64,8 @@ class Batch:
     """Tensors of one optimizer step, or of one micro-batch of it. A row is a completion.
 
     The rows of a group are adjacent. If scores are known, the best row of a group comes first.
+    With several processes the groups of a step are dealt out in turn: group j of rank r is number
+    j * world + r of the step. A process that got none has a batch without rows.
     The `n_*_total` count over the WHOLE optimizer step and all ranks. They are the only denominators that an
     objective may use. `extra` always has two more, n_first_rows_total and n_first_tokens_total: the rows that
     `first_B` picks, and their trained tokens.
@@ -116,10 +118,12 @@ class Batch:
 
     def select_groups(self, index: Sequence[int]) -> Batch:
         """The sub-batch of these groups, in this order, cut to its own longest completion."""
-        keep = torch.cat([(self.group_B == i).nonzero()[:, 0] for i in index])
-        width = int(self.length_B[keep].max())
+        # A process may have no group of a step: its batch has no rows, and keeps its fields.
+        rows = [(self.group_B == i).nonzero()[:, 0] for i in index]
+        keep = torch.cat([torch.zeros(0, dtype=torch.long), *rows])
+        width = int(self.length_B[keep].max()) if len(keep) else 0
         renumber = {old: new for new, old in enumerate(index)}
-        groups_N = torch.tensor(list(index))
+        groups_N = torch.tensor(list(index), dtype=torch.long)
 
         def cut(name: str, value: Any) -> Any:
             if isinstance(value, Tensor) and name.endswith("_BT"):
@@ -132,7 +136,7 @@ class Batch:
 
         values: dict[str, Any] = {f.name: cut(f.name, getattr(self, f.name)) for f in fields(self)}
         values["extra"] = {name: cut(name, value) for name, value in self.extra.items()}
-        values["group_B"] = torch.tensor([renumber[int(g)] for g in values["group_B"]])
+        values["group_B"] = torch.tensor([renumber[int(g)] for g in values["group_B"]], dtype=torch.long)
         values["prompts_N"] = tuple(self.prompts_N[i] for i in index)
         return Batch(**values)
 

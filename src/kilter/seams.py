@@ -261,9 +261,9 @@ class Step:
         number: 1-based number of the optimizer step.
         epoch: passes over the data when this step is done.
         asked: `time.monotonic()` when the loop asked for the step, in seconds.
-        groups: this process's share of the step, as tokens.
+        groups: this process's share of the step, as tokens; maybe none.
         metrics: the source's measurements over all processes.
-        sampled: all answers of the policy in this process, also those that are not trained on.
+        sampled: all answers of the policy, of all processes, also those that are not trained on.
         shown: one answer for the live screen.
     """
 

@@ -12,10 +12,13 @@ from kilter.types import Encoded
 
 
 def collate(groups: Sequence[Encoded]) -> Batch:
-    """One row per completion, completions of a group adjacent and in stored order (chosen first)."""
+    """One row per completion, completions of a group adjacent and in stored order (chosen first).
+
+    No groups give a batch without rows.
+    """
     ids = [c for g in groups for c in g.completion_ids]
     masks = [m for g in groups for m in g.masks]
-    width = max(map(len, ids))
+    width = max(map(len, ids), default=0)
     tokens_BT = torch.zeros(len(ids), width, dtype=torch.long)
     mask_BT = torch.zeros(len(ids), width)
     for row, (own, mask) in enumerate(zip(ids, masks, strict=True)):
@@ -35,8 +38,8 @@ def collate(groups: Sequence[Encoded]) -> Batch:
         prompts_N=tuple(torch.tensor(g.prompt_ids) for g in groups),
         tokens_BT=tokens_BT,
         mask_BT=mask_BT,
-        length_B=torch.tensor([len(c) for c in ids]),
-        group_B=torch.tensor([n for n, g in enumerate(groups) for _ in g.completion_ids]),
+        length_B=torch.tensor([len(c) for c in ids], dtype=torch.long),
+        group_B=torch.tensor([n for n, g in enumerate(groups) for _ in g.completion_ids], dtype=torch.long),
         score_B=torch.tensor(scores),
         margin_N=torch.tensor([float(m) for m in margins]),
         n_tokens_total=mask_BT.sum(),

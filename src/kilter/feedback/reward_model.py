@@ -166,9 +166,10 @@ class RewardFeedback(FeedbackSource):
         """One Feedback per completion."""
         raw = self._raw(groups)
         if self.normalize and self.scales is None:
-            self.scales = [
-                _scale(rows) for rows in (self._raw(self.known) if self.known else self._everywhere(raw))
-            ]
+            measured = self._raw(self.known) if self.known else self._everywhere(raw)
+            # A step without a finite score on any process says nothing of the scale.
+            if any(value is not None for rows in measured for row in rows for value in row):
+                self.scales = [_scale(rows) for rows in measured]
         spreads: list[float] = []
         out = [
             [self._combine([rows[g][i] for rows in raw], spreads) for i in range(len(group.completions))]

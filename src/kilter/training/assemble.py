@@ -94,6 +94,8 @@ def _on_data(
 ) -> Run:
     """What fixed data and recorded rollouts share: one source, and a reference computed beforehand."""
     spec, needs, engine = job.spec, job.objective.needs, job.engine
+    if spec.batch_size < engine.world:
+        job.say(f"batch_size {spec.batch_size}: so many of the {engine.world} processes have work in a step")
     # Nothing is cut or dropped in silence.
     if encoder.counts:
         job.say("data: " + ", ".join(f"{n} {what}" for what, n in encoder.counts.items()))
@@ -187,7 +189,8 @@ def _rollout_hooks(job: Job, run: Run, source: RolloutSource, reference: LiveRef
     monitors = Monitors(spec.monitors, log, history, source.total_steps, spec.monitors.allow_truncation)
     best = BestWeights(job.out / "best.pt", learner) if spec.monitors.keep_best else None
     run.gold = GoldEvidence(make_gold(job, source), monitors, learner, source.total_steps, best)
-    watch = Watch(monitors, EnergyProbe(learner.scorer.policy) if spec.monitors.enabled else None, engine)
+    probe = EnergyProbe(learner.scorer.policy, lambda: learner.standing_in)
+    watch = Watch(monitors, probe if spec.monitors.enabled else None, engine)
     announce = Announce(monitors, job.console, engine)
     source.tell = announce.tell
     saver = _saver(job, run)

@@ -1,8 +1,12 @@
-"""Outputs and batches of several micro-batches, or of several ranks, put together as one."""
+"""Outputs and batches of several micro-batches, or of several ranks, put together as one.
+
+A rank may have fewer rows than others, or none. Whatever it does in common with them follows from what all
+have, never from its own rows alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -10,6 +14,8 @@ import torch
 from torch import Tensor
 
 from kilter.batch import Batch, Mean, Outputs
+from kilter.data.collate import collate
+from kilter.types import Completion, Encoded, Feedback, Group, Prompt
 
 
 def present(out: Outputs) -> dict[str, Tensor]:
@@ -49,6 +55,46 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
     joined = {f.name: join(f.name, [getattr(b, f.name) for b in batches]) for f in fields(Batch)}
     joined["extra"] = {name: join(name, [b.extra[name] for b in batches]) for name in batches[0].extra}
     return Batch(**joined)
+
+
+def level(batch: Batch, gather: Callable[[Any], list[Any]]) -> Batch:
+    """The batch with the tensors that one process would have for the rows of all ranks.
+
+    Some tensors exist only if any answer, or every answer, of the step brings them along.
+
+    Args:
+        gather: one value of every rank, in order.
+    """
+    mine = (
+        batch.token_score_BT is not None,
+        batch.sampling_logps_BT is not None,
+        "greedy_score_N" in batch.extra,
+    )
+    stepwise, sampled, greedy = zip(*gather(mine), strict=True)
+    # One answer with scored steps is enough: the others' tokens score zero.
+    if any(stepwise) and batch.token_score_BT is None:
+        batch = batch.with_(token_score_BT=torch.zeros_like(batch.mask_BT))
+    # One answer without is enough: what only some have cannot be used.
+    if not all(sampled):
+        batch = batch.with_(sampling_logps_BT=None)
+    if not all(greedy):
+        batch = batch.with_(extra={k: v for k, v in batch.extra.items() if k != "greedy_score_N"})
+    return batch
+
+
+def stand_in() -> Batch:
+    """One prompt token and one answer token, which a rank without work of its own forwards.
+
+    The collectives of a forward need every rank. Nothing that comes out of it is used.
+    """
+    group = Group(Prompt(), (Completion(""),), (Feedback(0.0),))
+    return collate([Encoded(group, (0,), ((0,),), ((1,),))])
+
+
+def nothing(out: Outputs) -> Tensor:
+    """Zero, with a graph to everything that a forward gives: back-propagated, it moves nothing."""
+    values = [v for v in present(out).values() if v.requires_grad]
+    return torch.stack([v.nan_to_num().sum().cpu() * 0.0 for v in values]).sum()
 
 
 def in_order_of(parts: Sequence[Batch], batch: Batch) -> Batch:

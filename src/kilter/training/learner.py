@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kilter.batch import Batch, Loss, Mean, Metrics, Needs, Objective, Outputs
+from kilter.data.collate import collate
 from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer
 from kilter.models.microbatch import split
@@ -24,11 +25,21 @@ from kilter.seams import Origin
 from kilter.training.annotate import chosen
 from kilter.training.balance import balance_weight
 from kilter.training.config import TrainSpec
-from kilter.training.join import add, in_order_of, join_batches, join_leaves, join_outputs, present
+from kilter.training.join import (
+    add,
+    in_order_of,
+    join_batches,
+    join_leaves,
+    join_outputs,
+    level,
+    nothing,
+    present,
+    stand_in,
+)
 from kilter.training.optim import make_optimizer, schedule_factor
 from kilter.training.parallel.engine import Engine
 from kilter.training.surrogate import Surrogate
-from kilter.types import Weights
+from kilter.types import Encoded, Weights
 
 log = logging.getLogger("kilter")
 
@@ -83,12 +94,18 @@ class LocalLearner:
         self.aux_weight = balance_weight(scorer.policy, spec)
         self.running: dict[str, Tensor] = {}
         """What the objective carries from step to step."""
+        self._stand_in = stand_in()
+        self.standing_in = False
+        """Whether the present forward is of no row: it only keeps step with other ranks."""
+
+    def collect(self, groups: Sequence[Encoded]) -> Batch:
+        """The groups of this rank, maybe none, as a batch that has the same tensors on every rank."""
+        return level(collate(groups), self.engine.gather)
 
     def score(self, batch: Batch, outputs: frozenset[str]) -> Iterator[tuple[Batch, Any]]:
         """Forward without gradient, micro-batch by micro-batch: (micro-batch, Outputs).
 
-        Every rank must call it; ranks with fewer micro-batches repeat their last one, so that collectives
-        match.
+        Every rank must call it, also one without rows.
         """
         # Scoring is done without dropout, and leaves the module as it was.
         training = self.module.training
@@ -96,13 +113,19 @@ class LocalLearner:
         try:
             with torch.no_grad():
                 parts = self._split(batch, outputs)
-                # Ranks with fewer micro-batches repeat their last one, for collectives must match.
                 for i in range(self.engine.max(len(parts))):
-                    out = self.module(parts[min(i, len(parts) - 1)], outputs, self.temperature, amp=self.amp)
+                    out = self._forward(parts, i, outputs)
                     if i < len(parts):
                         yield parts[i], out
         finally:
             self.module.train(training)
+
+    def _forward(self, parts: Sequence[Batch], i: int, outputs: frozenset[str]) -> Outputs:
+        """Outputs of micro-batch i; a rank with fewer forwards a stand-in, for collectives must match."""
+        self.standing_in = i >= len(parts)
+        part = self._stand_in if self.standing_in else parts[i]
+        out: Outputs = self.module(part, outputs, self.temperature, amp=self.amp)
+        return out
 
     def _split(self, batch: Batch, outputs: frozenset[str]) -> list[Batch]:
         """Micro-batches by the tokens that the forward runs: with input embeddings it runs plain rows."""
@@ -113,6 +136,9 @@ class LocalLearner:
     def annotate(self, batch: Batch, needs: Needs) -> Batch:
         """Counts over all ranks, and what `needs` names; see annotate.py."""
         batch = self.count(batch).with_(state=self.running)
+        # A step without a row on any rank has nothing to be told of.
+        if not batch.n_groups_total:
+            return batch
         for annotate in chosen(needs):
             batch = annotate(batch, self)
         if self.origin == "engine" and batch.sampling_logps_BT is not None:
@@ -139,7 +165,7 @@ class LocalLearner:
         sums = self.engine.sum(
             torch.stack([((gap.exp() - gap - 1) * mask).sum(), gap.abs().sum(), mask.sum()]).float()
         )
-        largest = max(self.engine.gather(float(gap.abs().max())))
+        largest = max(self.engine.gather(float(gap.abs().max()) if gap.numel() else 0.0))
         count = max(float(sums[2]), 1.0)
         self.mismatch = {
             "sampling/mismatch_kl": float(sums[0]) / count,
@@ -150,14 +176,18 @@ class LocalLearner:
     def prepare(self, batch: Batch, objective: Objective) -> Batch:
         """The objective's credit and weights.
 
-        Baselines and whitening span all ranks: each sees the others' rows, and keeps its own.
+        Baselines and whitening span all ranks: each sees the others' rows, and keeps its own. An objective
+        never sees a batch without rows.
         """
         if self.engine.world == 1 or objective.needs.shape != "rollouts":
-            return objective.prepare(batch)
+            return objective.prepare(batch) if batch.groups() else batch
         # Baselines and whitening are over the rollouts of the whole step.
         gathered = self.engine.gather(batch)
+        filled = [b for b in gathered if b.groups()]
+        if not filled:
+            return batch
         before = sum(b.groups() for b in gathered[: self.engine.rank])
-        whole = objective.prepare(join_batches(gathered))
+        whole = objective.prepare(join_batches(filled))
         return whole.select_groups(range(before, before + batch.groups()))
 
     def count(self, batch: Batch) -> Batch:
@@ -203,18 +233,24 @@ class LocalLearner:
         if self.steps_per_batch == 1:
             yield batch
             return
-        # Every pass has an order of its own, which a resumed run finds again.
+        # Every pass has an order of its own, which a resumed run finds again. It is the order of all ranks'
+        # groups, so that any number of processes takes the same steps.
+        rank, world, total = self.engine.rank, self.engine.world, int(batch.n_groups_total)
         for epoch in range(self._epochs):
-            order = list(range(batch.groups()))
+            order = list(range(total))
             random.Random(f"{seed}:{epoch}").shuffle(order)
-            # All ranks take equally many steps: as many as the one with the fewest groups.
-            count = -self.engine.max(-min(self.spec.minibatches, len(order)))
+            count = max(1, min(self.spec.minibatches, total))
             for i in range(count):
                 # The part is an optimizer step of its own: its denominators are counted anew, its
                 # advantages are not.
-                part = self.count(batch.select_groups(sorted(order[i::count])))
-                own = objective.prepare(part)
-                yield part.with_(group_weight_N=own.group_weight_N, weight_BT=own.weight_BT, extra=own.extra)
+                mine = [g // world for g in sorted(order[i::count]) if g % world == rank]
+                part = self.count(batch.select_groups(mine))
+                if mine:
+                    own = objective.prepare(part)
+                    part = part.with_(
+                        group_weight_N=own.group_weight_N, weight_BT=own.weight_BT, extra=own.extra
+                    )
+                yield part
 
     def update(self, batch: Batch, objective: Objective, number: int) -> Metrics:
         """Takes the optimizer steps on a prepared batch. `number` is the step, which seeds their order."""
@@ -239,39 +275,35 @@ class LocalLearner:
         Metrics: loss, grad_norm, learning_rate and the objective's own.
         """
         self.module.train()
-        active, idle = _active(batch)
+        active = _active(batch)
         parts = self._split(active, objective.needs.outputs)
 
-        # A batch that is one micro-batch is the whole batch: its own graph serves, and no second forward is
-        # needed.
-        coupled = objective.needs.unit == "batch" and (len(parts) > 1 or self.engine.world > 1)
-        surrogate = self._surrogate(batch, parts, objective) if coupled else None
-
         # Collectives must match: every rank runs as many micro-batches as the rank with the most.
-        rounds = self.engine.max(0 if idle else len(parts))
-        total, metrics = self._backward(parts, 0 if idle else len(parts), rounds, objective, surrogate)
-        if surrogate is not None:
-            # Every rank computed the loss of all ranks' rows.
-            whole = surrogate.whole
-            total, metrics = whole.value.detach() / self.engine.world, whole.metrics
-            self._carry(whole)
+        rounds = self.engine.max(len(parts))
         if rounds == 0:
             # No group of any rank has a gradient: nothing is learned, and no moment of the optimizer moves.
             self.step_index += 1
             return {"loss": 0.0, "grad_norm": 0.0, "learning_rate": self.learning_rate()}
+
+        # A batch that is one micro-batch is the whole batch: its own graph serves, and no second forward is
+        # needed.
+        coupled = objective.needs.unit == "batch" and (rounds > 1 or self.engine.world > 1)
+        surrogate = self._surrogate(active, parts, rounds, objective) if coupled else None
+        total, metrics = self._backward(parts, rounds, objective, surrogate)
+        if surrogate is not None:
+            # Every rank computed the loss and the metrics of all ranks' rows: one of them reports.
+            whole = surrogate.whole
+            total = whole.value.detach() / self.engine.world
+            metrics = whole.metrics if self.engine.is_main else {}
+            self._carry(whole)
         return self._apply(total, metrics)
 
     def _backward(
-        self,
-        parts: Sequence[Batch],
-        count: int,
-        rounds: int,
-        objective: Objective,
-        surrogate: Surrogate | None,
+        self, parts: Sequence[Batch], rounds: int, objective: Objective, surrogate: Surrogate | None
     ) -> tuple[Tensor, dict[str, Mean]]:
         """Sums the gradients of all micro-batches.
 
-        `count` of them count; the other rounds only keep step with other ranks.
+        Rounds beyond this rank's micro-batches only keep step with other ranks.
 
         Returns:
             This rank's share of the loss, and its metrics.
@@ -279,16 +311,18 @@ class LocalLearner:
         outputs = objective.needs.outputs | ({"aux_loss"} if self.aux_weight else set())
         total, metrics = torch.zeros(()), dict[str, Mean]()
         for i in range(rounds):
-            index = min(i, len(parts) - 1)
             with self.engine.accumulate(self.module, last=i == rounds - 1):
                 with self._offloaded():
-                    out = self.module(parts[index], outputs, self.temperature, amp=self.amp)
-                loss = self._loss(_on_cpu(out), parts[index], index, objective, surrogate)
-                loss = self._balanced(loss, out, parts[index])
-                self.engine.backward(self.module, loss.value * (self.engine.loss_scale if i < count else 0.0))
-            if i < count:
-                total = total + loss.value.detach()
-                add(metrics, loss.metrics)
+                    out = self._forward(parts, i, outputs)
+                # A stand-in has no loss: an objective may not even be defined on it.
+                if self.standing_in:
+                    self.engine.backward(self.module, nothing(_on_cpu(out)))
+                    continue
+                loss = self._loss(_on_cpu(out), parts[i], i, objective, surrogate)
+                loss = self._balanced(loss, out, parts[i])
+                self.engine.backward(self.module, loss.value * self.engine.loss_scale)
+            total = total + loss.value.detach()
+            add(metrics, loss.metrics)
         return total, metrics
 
     def _loss(
@@ -348,7 +382,9 @@ class LocalLearner:
         critic = self.scorer.critic
         return [self.module] if critic is None else [self.scorer.policy, critic]
 
-    def _surrogate(self, batch: Batch, parts: Sequence[Batch], objective: Objective) -> Surrogate:
+    def _surrogate(
+        self, batch: Batch, parts: Sequence[Batch], rounds: int, objective: Objective
+    ) -> Surrogate:
         """The whole batch forward without a graph, and the gradient of its loss on what came out."""
         self._tell_twice(parts)
         outs: list[Outputs] = []
@@ -358,9 +394,8 @@ class LocalLearner:
         if torch.cuda.is_available():
             cuda_state = torch.cuda.get_rng_state_all()
         with torch.no_grad():
-            for i in range(self.engine.max(len(parts))):
-                part = parts[min(i, len(parts) - 1)]
-                out = self.module(part, objective.needs.outputs, self.temperature, amp=self.amp)
+            for i in range(rounds):
+                out = self._forward(parts, i, objective.needs.outputs)
                 outs += [out] if i < len(parts) else []
         torch.set_rng_state(random_state)
         if cuda_state:
@@ -369,7 +404,7 @@ class LocalLearner:
 
     def _tell_twice(self, parts: Sequence[Batch]) -> None:
         """Says once what a second forward costs, and how to be spared it."""
-        if self._told_twice or len(parts) == 1 or not self.engine.is_main:
+        if self._told_twice or len(parts) < 2 or not self.engine.is_main:
             return
         self._told_twice = True
         tokens = sum(shared_tokens(p, g, p.length_B.tolist()) for p in parts for g in range(p.groups()))
@@ -382,45 +417,56 @@ class LocalLearner:
         )
 
     def evaluate(self, batch: Batch, objective: Objective) -> dict[str, Mean]:
-        """Loss and metrics of a prepared batch without gradient, as (sum, weight)."""
+        """Loss and metrics of a prepared batch without gradient, as (sum, weight) of this rank."""
         outs, parts = [], []
         # Nothing keeps a graph here, so that all outputs fit at once.
         for part, out in self.score(batch, objective.needs.outputs):
             outs.append(Outputs(**{name: value.cpu() for name, value in present(out).items()}))
             parts.append(part)
         if objective.needs.unit == "batch":
-            # The loss couples the rows of all ranks; each computes it and reports its share.
-            gathered = self.engine.gather((join_outputs(outs), in_order_of(parts, batch)))
-            whole, _ = join_leaves([o for o, _ in gathered])
-            found = objective.loss(whole, join_batches([b for _, b in gathered]))
-            losses = [Loss(found.value / self.engine.world, found.metrics)]
+            # The loss couples the rows of all ranks; each computes it, and one of them reports.
+            share = (join_outputs(outs), in_order_of(parts, batch)) if outs else None
+            shares = [s for s in self.engine.gather(share) if s is not None]
+            whole, _ = join_leaves([o for o, _ in shares])
+            losses = [objective.loss(whole, join_batches([b for _, b in shares]))] * self.engine.is_main
         else:
             losses = [objective.loss(out, part) for out, part in zip(outs, parts, strict=True)]
         value, metrics = torch.zeros(()), dict[str, Mean]()
         for loss in losses:
             value = value + loss.value.detach()
             add(metrics, loss.metrics)
-        return metrics | {"loss": Mean(value, torch.tensor(1.0))}
+        return metrics | {"loss": self._whole(value)}
 
     def _reduce(self, loss: Tensor, metrics: dict[str, Mean]) -> Metrics:
-        """Sums over ranks in one collective, then one transfer to Python."""
+        """The step's loss and metrics over all ranks."""
+        means = self.means(metrics | {"loss": self._whole(loss)})
+        return {"loss": means.pop("loss")} | means
+
+    def _whole(self, share: Tensor) -> Mean:
+        """A number whose shares of all ranks add up to it, such as a loss: its denominators span them."""
+        return Mean(share, torch.tensor(1.0 / self.engine.world, dtype=torch.float64))
+
+    def means(self, metrics: dict[str, Mean]) -> Metrics:
+        """Means over all ranks, by name. Ranks need not have the same names: an idle one has none.
+
+        A mean over nothing (no undesired answer in this step) is missing, not zero.
+        """
+        # One transfer to Python and one collective; sums are taken in double precision, in order of rank.
         names = sorted(metrics)
-        # Double precision on one device; one float per metric is what travels between several.
-        flat = [
-            loss.double().cpu(),
-            *(x.double().cpu() for n in names for x in (metrics[n].total, metrics[n].weight)),
-        ]
-        values = (
-            self.engine.sum(torch.stack(flat).float()).tolist()
-            if self.engine.world > 1
-            else torch.stack(flat).tolist()
+        flat = [x.double().cpu() for n in names for x in (metrics[n].total, metrics[n].weight)]
+        values = torch.stack(flat).tolist() if flat else []
+        shares = self.engine.gather(
+            dict(zip(names, zip(values[::2], values[1::2], strict=True), strict=True))
         )
-        result = {"loss": values[0]}
-        for i, name in enumerate(names):
-            if (
-                values[2 + 2 * i] > 0
-            ):  # a mean over nothing (no undesired answer in this step) is missing, not zero
-                result[name] = values[1 + 2 * i] / values[2 + 2 * i]
+
+        # The union of the names, each summed over the ranks that have it.
+        result: Metrics = {}
+        for name in sorted({name for share in shares for name in share}):
+            total, weight = (
+                sum(parts) for parts in zip(*(s[name] for s in shares if name in s), strict=True)
+            )
+            if weight > 0:
+                result[name] = total / weight
         return result
 
     def state(self, folder: Path) -> dict[str, Any]:
@@ -448,15 +494,12 @@ def _average(steps: Sequence[Metrics]) -> Metrics:
     }
 
 
-def _active(batch: Batch) -> tuple[Batch, bool]:
-    """The groups that have a gradient, and whether there are none.
-
-    If there are none, one group stands in for them, with weight 0.
-    """
+def _active(batch: Batch) -> Batch:
+    """The groups that have a gradient, maybe none."""
     active_N = batch.active_N
     if active_N is None or bool(active_N.all()):
-        return batch, False
-    return batch.select_groups(active_N.nonzero()[:, 0].tolist() or [0]), not bool(active_N.any())
+        return batch
+    return batch.select_groups(active_N.nonzero()[:, 0].tolist())
 
 
 def _on_cpu(out: Outputs) -> Outputs:

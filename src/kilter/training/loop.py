@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from kilter.batch import Batch, Objective
-from kilter.data.collate import collate
 from kilter.seams import Hook, Source, Step, Stop
 from kilter.training.learner import LocalLearner
 
@@ -38,7 +37,7 @@ def loop(
         while stop is None and (step := source.next()) is not None:
             # What the step learns from: tokens, then the log-probs and values that the method named, then
             # credit.
-            batch = hooks.before_update(collate(step.groups))
+            batch = hooks.before_update(learner.collect(step.groups))
             batch = learner.prepare(learner.annotate(batch, objective.needs), objective)
 
             # The optimizer steps: inner epochs, mini-batches, micro-batches.

@@ -42,7 +42,7 @@ def make_source(job: Job, policy: Scorer, encoder: Encoder, reference: Scorer | 
         encoder,
         job.objective.needs,
         spec.sampler,
-        job.out / ("groups.jsonl" if engine.is_main else f"groups.rank{engine.rank}.jsonl"),
+        job.out / "groups.jsonl" if engine.is_main else None,
         spec.batch_size,
         choose_select(spec.select, job.objective.needs),
         spec.refill,

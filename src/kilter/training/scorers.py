@@ -93,14 +93,22 @@ def fill_reference_cache(
         _precision(job.spec, own_reference),
         temperature,
     )
+
+    def fill(share: Sequence[Encoded]) -> bool:
+        missing = picked(share, [i for i, g in enumerate(share) if cache.lookup(collate([g])) is None])
+        if missing:
+            model = policy if own_reference else _frozen(job, folder, encoder)
+            _compute(job, model, missing, cache, temperature)
+        return bool(missing)
+
     # Each process fills its share of one file, which all read afterwards.
     mine = groups[job.engine.rank :: job.engine.world]
-    missing = picked(mine, [i for i, g in enumerate(mine) if cache.lookup(collate([g])) is None])
-    if missing:
-        model = policy if own_reference else _frozen(job, folder, encoder)
-        _compute(job, model, missing, cache, temperature)
-    else:
+    if not any(job.engine.gather(fill(mine))):
         job.say(f"reference log-probs of all {len(groups)} groups found in the cache")
+    # Unless they do not share a disk: whoever cannot find a row of every other computes what it lacks.
+    first = {key for keys in job.engine.gather(cache.keys(collate(mine[:1]))) for key in keys}
+    if len(cache.get(list(first))) < len(first):
+        fill(groups)
     job.engine.barrier()
     return cache
 

@@ -36,14 +36,15 @@ class Surrogate:
         engine: Engine,
     ) -> None:
         # Batches hold tensors of the same fields on every rank; they are small: token ids and one number per
-        # token.
-        gathered = engine.gather((join_outputs(outs), in_order_of(parts, batch)))
-        joined, leaves = join_leaves([o for o, _ in gathered])
-        self.whole: Loss = objective.loss(joined, join_batches([b for _, b in gathered]))
+        # token. A rank without rows has nothing to add.
+        share = (join_outputs(outs), in_order_of(parts, batch)) if outs else None
+        shares = engine.gather(share)
+        joined, leaves = join_leaves([s[0] for s in shares if s is not None])
+        self.whole: Loss = objective.loss(joined, join_batches([s[1] for s in shares if s is not None]))
         grads = torch.autograd.grad(self.whole.value, list(leaves.values()), allow_unused=True)
 
         # Of the gradient of all ranks' rows each keeps its own.
-        before = sum(b.rows() for _, b in gathered[: engine.rank])
+        before = sum(s[1].rows() for s in shares[: engine.rank] if s is not None)
         mine = slice(before, before + batch.rows())
         self._deltas = {name: g[mine] for name, g in zip(leaves, grads, strict=True) if g is not None}
         self._first = [sum(p.rows() for p in parts[:i]) for i in range(len(parts))]

@@ -88,6 +88,9 @@ class Trainer:
         if stop is not None:
             _say_stop(job, run, stop)
 
+        if skipped := int(record.get("skipped_steps", 0)):
+            job.say(f"{skipped} of {run.source.position} steps taught nothing: their answers scored alike")
+
         # The model that is kept, its held-out numbers, and the folder that others read.
         best = _put_best_back(job, run)
         final = run.heldout.evaluate()

@@ -44,7 +44,8 @@ class Account(Hook):
         record |= {"step_time": round(now - step.asked, 3), "num_tokens": self.tokens}
 
         # Where no group of any process has a gradient nothing was computed, at no rate.
-        if batch.active_N is None or self.engine.max(int(batch.active_N.any())):
+        active = bool(batch.groups()) if batch.active_N is None else bool(batch.active_N.any())
+        if self.engine.max(int(active)):
             record |= {"tokens_per_second": round(tokens / max(seconds, 1e-9), 1)}
         # The source measured these before the step; they stand behind what the step itself gave.
         record |= {**step.metrics, **self.learner.mismatch}

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from kilter.batch import Batch, Metrics, Objective
-from kilter.data.collate import collate
 from kilter.seams import Hook, Step
 from kilter.training.learner import LocalLearner
 from kilter.types import Encoded
@@ -39,20 +36,11 @@ class HeldOut(Hook):
         """eval_* metrics over the held-out groups, shared out over the processes; empty without groups."""
         if not self.groups:
             return {}
-        engine = self.learner.engine
-        # A process without a group of its own evaluates one twice rather than none: collectives must match.
-        own = list(self.groups[engine.rank :: engine.world]) or list(self.groups[:1])
-        batch = self.learner.annotate(collate(own), self.objective.needs)
-        sums = self.learner.evaluate(self.objective.prepare(batch), self.objective)
+        learner, engine = self.learner, self.learner.engine
+        # A process without a group of its own takes part all the same: collectives must match.
+        batch = learner.collect(self.groups[engine.rank :: engine.world])
+        batch = learner.prepare(learner.annotate(batch, self.objective.needs), self.objective)
 
         # Sums and weights are added over the processes before they are divided: never an average of averages.
-        out: Metrics = {}
-        for name in sorted(sums):
-            total, weight = engine.sum(
-                torch.stack([sums[name].total.float(), sums[name].weight.float()])
-            ).tolist()
-            # The loss is a sum whose denominators span all ranks already.
-            weight = 1.0 if name == "loss" else weight
-            if weight > 0:
-                out[f"eval_{name}"] = total / weight
-        return out
+        means = learner.means(learner.evaluate(batch, self.objective))
+        return {f"eval_{name}": value for name, value in means.items()}

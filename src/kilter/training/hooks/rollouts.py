@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -12,17 +13,25 @@ from kilter.seams import Hook
 
 
 class RolloutFile(Hook):
-    """Rollouts of steps that will be done again are cut from groups.jsonl before the run goes on."""
+    """Rollouts of steps that will be done again are cut from groups.jsonl before the run goes on.
+
+    `path`: None in processes that write nothing.
+    """
 
     name = "rollouts"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
 
     def before_run(self, done: int | None) -> None:
         """Keeps the steps of the checkpoint."""
         # A killed run has rollouts of steps that no checkpoint knows.
-        cut_lines(self.path, lambda row: row["prompt"].get("metadata", {}).get("step", 0) <= (done or 0))
+        if self.path is not None:
+            cut_lines(self.path, lambda row: _step_of(row) <= (done or 0))
+
+
+def _step_of(row: dict[str, Any]) -> int:
+    return int(row["prompt"].get("metadata", {}).get("step", 0))
 
 
 class CutPrompts(Hook):

@@ -32,15 +32,14 @@ class Watch(Hook):
 
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
         """Adds memory, energy and the monitors' signals."""
-        record["memory/peak_gb"] = peak_memory_gb()
-        # Nothing is known where no group had a gradient.
-        if self.energy is not None and (energy := self.energy.take()) is not None:
-            record["energy_loss"] = energy
+        record["memory/peak_gb"] = max(self.engine.gather(peak_memory_gb()))
+        # Over the tokens of all processes. Nothing is known where no group of any had a gradient.
+        if self.energy is not None:
+            total, count = (sum(parts) for parts in zip(*self.engine.gather(self.energy.take()), strict=True))
+            record |= {"energy_loss": total / count} if count else {}
         # What the source told of this step is in the log already, and is not the monitors' news.
         self._seen = len(self.monitors.log.events)
-        # Signals are shares over answers: every process must see the answers of all.
-        groups = [group for share in self.engine.gather(step.sampled) for group in share]
-        record |= self.monitors.update(step.number, record, groups)
+        record |= self.monitors.update(step.number, record, step.sampled)
 
     def named(self) -> bool:
         """Whether a cheap signal became an event in this step."""

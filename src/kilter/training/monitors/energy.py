@@ -7,6 +7,7 @@ Miao et al. 2025, "The energy loss phenomenon in RLHF": it grows when a policy s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,10 +17,13 @@ from kilter.models.forward import Scorer
 
 
 class EnergyProbe:
-    """Reads the last decoder layer while it trains; sampling and scoring are not counted."""
+    """Reads the last decoder layer while it trains; sampling and scoring are not counted.
 
-    def __init__(self, scorer: Scorer) -> None:
-        self.total, self.count = 0.0, 0
+    `idle`: whether the present forward is of no row.
+    """
+
+    def __init__(self, scorer: Scorer, idle: Callable[[], bool] = lambda: False) -> None:
+        self.total, self.count, self.idle = 0.0, 0, idle
         layers = [
             child
             for child in scorer._base().get_decoder().modules()
@@ -33,17 +37,15 @@ class EnergyProbe:
         before = args[0] if args else kwargs.get("hidden_states")
         after = output[0] if isinstance(output, tuple) else output
         # Only the forward that trains is looked at, once per token.
-        if not module.training or before is None or not torch.is_grad_enabled():
+        if not module.training or before is None or not torch.is_grad_enabled() or self.idle():
             return
         with torch.no_grad():
             gap = before.float().abs().sum(-1) - after.float().abs().sum(-1)
             self.total += float(gap.sum())
             self.count += gap.numel()
 
-    def take(self) -> float | None:
-        """The mean since the last call, None when nothing trained."""
-        if self.count == 0:
-            return None
-        mean = self.total / self.count
+    def take(self) -> tuple[float, int]:
+        """The sum since the last call, and over how many tokens; none when nothing trained."""
+        found = self.total, self.count
         self.total, self.count = 0.0, 0
-        return mean
+        return found

@@ -16,10 +16,14 @@ OPPONENT_SEED = 13
 
 @dataclass(frozen=True)
 class Sampled:
-    """Unscored groups, and one line per completion that could not be made: it has no place in its group."""
+    """Unscored groups, and one line per completion that could not be made: it has no place in its group.
+
+    `places`: the number of each group's prompt among those asked, for a prompt without answers has no group.
+    """
 
     groups: list[Group]
     problems: list[str]
+    places: list[int]
 
 
 class Answers(Protocol):
@@ -52,7 +56,7 @@ class PolicyAnswers:
     def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> Sampled:
         """Samples `samples` answers to each prompt."""
         found = collect(self.sampler, requests(prompts, self.samples, params))
-        return Sampled(unscored(prompts, found.made), found.problems)
+        return _sampled(prompts, found.made, found.problems)
 
     def usable(self, group: Group) -> bool:
         """Always: the answers are compared with each other, if at all."""
@@ -79,7 +83,7 @@ class OpposedAnswers:
         theirs = collect(self.opponent, requests(prompts, 1, other, mine.prompt_ids))
         # A prompt with one answer alone has nothing to compare, and is left out.
         pairs = [[*a, *b] if a and b else [] for a, b in zip(mine.made, theirs.made, strict=True)]
-        return Sampled(unscored(prompts, pairs), [*mine.problems, *theirs.problems])
+        return _sampled(prompts, pairs, [*mine.problems, *theirs.problems])
 
     def usable(self, group: Group) -> bool:
         """A pair needs both scores."""
@@ -106,13 +110,12 @@ class GreedyBaseline:
         best = replace(params, temperature=0.0)
         greedy = collect(self.sampler, requests(prompts, 1, best, found.prompt_ids))
         scores = iter(self.feedback(unscored(prompts, greedy.made)))
-        groups = []
+        based = []
         # The scores of the greedy answers come back in order, those that failed left out.
-        for prompt, answers, first in zip(prompts, found.made, greedy.made, strict=True):
+        for prompt, first in zip(prompts, greedy.made, strict=True):
             fact = {"greedy_score": next(scores)[0].score, "greedy": first[0].text} if first else {}
-            based = replace(prompt, metadata={**prompt.metadata, **fact})
-            groups += unscored([based], [answers])
-        return Sampled(groups, [*found.problems, *greedy.problems])
+            based.append(replace(prompt, metadata={**prompt.metadata, **fact}))
+        return _sampled(based, found.made, [*found.problems, *greedy.problems])
 
     def usable(self, group: Group) -> bool:
         """Without a score of the greedy answer there is no baseline."""
@@ -122,6 +125,13 @@ class GreedyBaseline:
     def samplers(self) -> Sequence[Sampler]:
         """The policy's sampler alone."""
         return (self.sampler,)
+
+
+def _sampled(
+    prompts: Sequence[Prompt], answers: Sequence[Sequence[Completion]], problems: list[str]
+) -> Sampled:
+    places = [n for n, row in enumerate(answers) if row]
+    return Sampled(unscored(prompts, answers), problems, places)
 
 
 def unscored(prompts: Sequence[Prompt], answers: Sequence[Sequence[Completion]]) -> list[Group]:

@@ -20,8 +20,8 @@ class FixedSource:
 
     The order follows from (seed, epoch) alone, so `position` is its whole state.
 
-    With several processes each takes every world-th group of a step. A tail smaller than `world` joins the
-    step before it, so that no process is ever without work and no group is dropped.
+    With several processes each takes every world-th group of a step, so that a step does not depend on their
+    number. A step of fewer groups than processes leaves some without any.
 
     Args:
         groups: all groups, those of the other processes included.
@@ -41,11 +41,7 @@ class FixedSource:
     position: int = 0
 
     def __post_init__(self) -> None:
-        size = max(self.batch_size, self.world)
-        # A tail with fewer groups than processes would leave one of them without work.
-        starts = list(range(0, len(self.groups), size))
-        if len(starts) > 1 and len(self.groups) - starts[-1] < self.world:
-            starts.pop()
+        starts = list(range(0, len(self.groups), self.batch_size))
         self._bounds = list(zip(starts, [*starts[1:], len(self.groups)], strict=True))
         self._epoch, self._order = -1, list(range(len(self.groups)))
 

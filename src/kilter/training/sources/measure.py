@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ FLAT = 1e-8
 
 
 class Answer(NamedTuple):
-    """What is measured of one completion. It travels between processes, so it holds numbers alone."""
+    """What is measured of one completion."""
 
     score: float | None
     parts: Mapping[str, float]
@@ -25,15 +25,9 @@ class Answer(NamedTuple):
     surprise: float
 
 
-def rollout_metrics(groups: Sequence[Group], gather: Callable[[Any], list[Any]]) -> Metrics:
-    """Lengths, endings, entropy and scores over the completions of all processes; empty without any.
-
-    Args:
-        groups: this process's scored answers of the policy.
-        gather: one value of every process, in order.
-    """
-    # Prompts of all processes, so that every process reports the same numbers.
-    rows = [row for share in gather([_answers(g) for g in groups]) for row in share]
+def rollout_metrics(groups: Sequence[Group]) -> Metrics:
+    """Lengths, endings, entropy and scores over the policy's scored answers; empty without any."""
+    rows = [_answers(g) for g in groups]
     answers = [a for row in rows for a in row]
     if not answers:
         return {}

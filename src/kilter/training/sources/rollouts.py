@@ -1,6 +1,8 @@
 """Fresh rollouts: prompts -> answers -> scores -> the groups that train.
 
-Everything sampled is kept in groups.jsonl.
+Everything sampled is kept in groups.jsonl. With several processes each samples and scores its share of the
+prompts. What they made is then put together in the order of the prompts, and dealt out anew: every process
+knows the whole step, and a step does not depend on how many processes there are.
 """
 
 from __future__ import annotations
@@ -10,8 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from kilter.batch import Metrics, Needs
 from kilter.data import store
@@ -24,13 +25,24 @@ from kilter.training.sources.answers import Answers, own
 from kilter.training.sources.measure import rollout_metrics
 from kilter.training.sources.prompts import PromptOrder
 from kilter.training.sources.select import selected
-from kilter.types import Encoded, Feedback, Group, SamplingParams, Weights
+from kilter.types import Encoded, Group, Prompt, SamplingParams, Weights
 
 EMPTY_STEPS = 3
-"""Steps in a row without a single usable group after which the run fails with the cause."""
+"""Steps in a row without scores to compare after which the run fails with the cause."""
+
+TIES = "all answers to each prompt scored alike"
 
 Tell = Callable[[int, str, str], None]
 """Takes an event of a step: its number, what it is, and the detail."""
+
+
+class Share(NamedTuple):
+    """What one process sampled in a round: groups with the numbers of their prompts, and how long it took."""
+
+    groups: list[tuple[int, Group]]
+    problems: list[str]
+    sampling: float
+    scoring: float
 
 
 @dataclass
@@ -39,7 +51,7 @@ class RolloutSource:
 
     Its state: the steps, the prompts taken, the feedback's own, the version of the weights.
 
-    With several processes each takes every world-th prompt of a step.
+    With several processes each takes every world-th prompt of a step, and every world-th group of it.
 
     Args:
         prompts: all prompts, in the order in which the run takes them.
@@ -48,7 +60,7 @@ class RolloutSource:
         encoder: of the policy; its `max_prompt` leaves room for the answer.
         needs: of the method; says which answers it can use.
         sampling: limits and filters of an answer.
-        path: groups.jsonl of this process.
+        path: groups.jsonl, with the groups of all processes; None in processes that write nothing.
         batch_size: prompts per step, over all processes.
         select: rule for the completions that train.
         refill: further rounds of sampling where the rule leaves too few groups.
@@ -62,7 +74,7 @@ class RolloutSource:
     encoder: Encoder
     needs: Needs
     sampling: SamplerSpec
-    path: Path
+    path: Path | None
     batch_size: int
     select: str = "all"
     refill: int = 3
@@ -75,10 +87,13 @@ class RolloutSource:
     tell: Tell = lambda step, what, detail: None
     position: int = 0
     last: list[Group] = field(default_factory=list)
-    """Everything that this process sampled for the last step."""
+    """Everything that was sampled for the last step, by all processes."""
     problems: list[str] = field(default_factory=list)
-    """One line per completion of the last step that could not be sampled."""
+    """One line per completion of the last step that could not be sampled, by any process."""
+    skipped: int = 0
+    """Steps so far that had scores and no spread among them."""
     _trained: bool = False
+    _scored: int = 0
 
     @property
     def total_steps(self) -> int:
@@ -86,9 +101,12 @@ class RolloutSource:
         return self.max_steps or max(1, math.ceil(self.epochs * len(self.prompts.prompts) / self.batch_size))
 
     def next(self) -> Step | None:
-        """Samples until a step has something to learn from.
+        """Samples until a step has scores to compare.
 
-        Raises RunFailed after three steps in a row without, or none at all.
+        A step in which all of them tie has no groups: it is taken, teaches nothing and is counted.
+
+        Raises:
+            RunFailed: three steps in a row were without scores, or not one step taught anything.
         """
         asked, empty = time.monotonic(), 0
         while self.position < self.total_steps:
@@ -96,17 +114,12 @@ class RolloutSource:
             # An answer without a token to train takes its whole group along: its siblings need it.
             encoded = [e for e in map(self._encode, groups) if e is not None]
             self.position += 1
-            # All processes take the step or none: one without a usable group stands by with a group that
-            # teaches nothing.
-            if self._everywhere(len(encoded)) > 0 and not encoded:
-                encoded = self._placeholder()
-            if encoded:
-                self._trained = True
-                sampled = own(self.last, self.answers.opposed)
-                return Step(
-                    self.position, self.prompts.epoch, asked, encoded, metrics, sampled, shown(self.last)
-                )
-            # A step without a lesson is passed over; several in a row have a cause that somebody must mend.
+            # All processes take the step or none, for they see the same groups.
+            self._trained = self._trained or bool(encoded)
+            if encoded or any(map(self._comparable, self.last)):
+                self.skipped += not encoded
+                return self._step(asked, encoded, metrics)
+            # A step without scores is passed over; several in a row have a cause that somebody must mend.
             empty += 1
             cause = self.cause() or "every group was dropped by select"
             self.tell(self.position, "no usable group", f"step {self.position}: {cause}")
@@ -118,34 +131,36 @@ class RolloutSource:
                 )
         # A model that never learned anything must not be saved as a result.
         if not self._trained:
-            cause = self.cause() or "no group was usable"
             raise RunFailed(
                 "Not one step could be trained",
-                "mend the feedback, then run the same command again",
-                f"Cause: {cause}",
+                "mend the feedback, or give prompts whose answers differ in score, and run it again",
+                f"Cause: {self.cause() or TIES}",
             )
         return None
+
+    def _step(self, asked: float, encoded: Sequence[Encoded], metrics: Metrics) -> Step:
+        """The step with this process's share of its groups, maybe none."""
+        # Only runs that have skipped steps say how many.
+        counted: Metrics = {"skipped_steps": float(self.skipped)} if self.skipped else {}
+        return Step(
+            self.position,
+            self.prompts.epoch,
+            asked,
+            encoded[self.rank :: self.world],
+            metrics | counted,
+            own(self.last, self.answers.opposed),
+            shown(self.last),
+        )
+
+    def _comparable(self, group: Group) -> bool:
+        """Whether a group has the scores that the method compares, alike or not."""
+        scored = sum(f.score is not None for f in group.feedback)
+        return self.answers.usable(group) and scored >= min(2, len(group.completions))
 
     def cause(self) -> str | None:
         """Why an answer of the last step has no score or was not made, None where all have one."""
         reasons = (f.rationale for g in self.last for f in g.feedback if f.score is None)
         return next(reasons, self.problems[0] if self.problems else None)
-
-    def _everywhere(self, count: int) -> int:
-        """Sum over all processes."""
-        return sum(self.gather(count))
-
-    def _placeholder(self) -> list[Encoded]:
-        """A group without a preference among its answers: its gradient is zero."""
-        if self.needs.shape != "rollouts" or not self.last:
-            raise RunFailed(
-                "One process has no scored answer to learn from while others do",
-                "raise batch_size or sampler.samples",
-            )
-        # Equal scores: no advantage, no winner, and so no gradient.
-        group = self.last[0]
-        same = replace(group, feedback=tuple(Feedback(0.0, "placeholder") for _ in group.completions))
-        return [e for e in [self._encode(same)] if e is not None]
 
     def _rollouts(self) -> tuple[list[Group], Metrics]:
         """One step's groups after selection, and metrics over everything sampled."""
@@ -159,35 +174,43 @@ class RolloutSource:
 
     def _rounds(self) -> tuple[list[Group], Metrics]:
         kept: list[Group] = []
-        everything: list[Group] = []
-        self.problems = []
-        begin, feedback_seconds, rounds = time.perf_counter(), 0.0, 0
-        share = -(-self.batch_size // self.world)
+        self.last, self.problems = [], []
+        sampling = scoring = 0.0
+        rounds = 0
 
-        # Every process goes another round when any of them lacks groups: they walk through the prompts
-        # together.
-        while rounds == 0 or (rounds <= self._refills() and self._everywhere(int(len(kept) < share)) > 0):
-            prompts = self.prompts.take(self.batch_size)[self.rank :: self.world]
-            sampled = self.answers.sample(prompts, self._params(rounds))
-            self.problems += sampled.problems
-            clock = time.perf_counter()
-            scored = self._score(sampled.groups)
-            feedback_seconds += time.perf_counter() - clock
-            everything += scored
-            kept += [g for g in map(self._usable, scored) if g is not None]
+        # Every process sees the groups of all: they go another round together, or none does.
+        while rounds == 0 or (rounds <= self._refills() and len(kept) < self.batch_size):
+            shares = self.gather(self._share(self.prompts.take(self.batch_size), rounds))
+            groups = [g for _, g in sorted((pair for s in shares for pair in s.groups), key=lambda p: p[0])]
+            self.problems += [problem for s in shares for problem in s.problems]
+            self.last += groups
+            kept += [g for g in map(self._usable, groups) if g is not None]
             rounds += 1
 
-        # Sampling time is what feedback did not take; scoring and sampling never overlap here.
-        seconds = time.perf_counter() - begin - feedback_seconds
-        tokens = sum(len(c.token_ids or ()) for g in everything for c in g.completions)
-        self.last = everything
-        store.append(self.path, map(self._stamped, everything))
-        return kept[:share], self._measured() | self._failures() | {
-            "sampling/tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
-            "sampling/seconds": round(seconds, 3),
-            "feedback/seconds": round(feedback_seconds, 3),
+            # A round takes as long as its slowest process.
+            sampling += max(s.sampling for s in shares)
+            scoring += max(s.scoring for s in shares)
+
+        tokens = sum(len(c.token_ids or ()) for g in self.last for c in g.completions)
+        if self.path is not None:
+            store.append(self.path, map(self._stamped, self.last))
+        self._tell_unscored()
+        return kept[: self.batch_size], self._measured() | self._failures() | {
+            "sampling/tokens_per_second": round(tokens / max(sampling, 1e-9), 1),
+            "sampling/seconds": round(sampling, 3),
+            "feedback/seconds": round(scoring, 3),
             "sampling/rounds": float(rounds),
         }
+
+    def _share(self, prompts: Sequence[Prompt], rounds: int) -> Share:
+        """Answers this process's share of a round's prompts, and scores them."""
+        begin = time.perf_counter()
+        sampled = self.answers.sample(prompts[self.rank :: self.world], self._params(rounds))
+        clock = time.perf_counter()
+        scored = self._score(sampled.groups)
+        numbers = [self.rank + place * self.world for place in sampled.places]
+        placed = list(zip(numbers, scored, strict=True))
+        return Share(placed, sampled.problems, clock - begin, time.perf_counter() - clock)
 
     def _failures(self) -> Metrics:
         """Completions that could not be sampled: counted and named, never scored.
@@ -214,13 +237,16 @@ class RolloutSource:
     def _score(self, groups: Sequence[Group]) -> list[Group]:
         found = self.feedback(groups)
         scored = [replace(g, feedback=tuple(f)) for g, f in zip(groups, found, strict=True)]
-        # Named at once, while the run goes on: a person may mend the reward.
-        missing = [f for g in scored for f in g.feedback if f.score is None]
+        self._scored = sum(f.score is not None for g in scored for f in g.feedback)
+        return scored
+
+    def _tell_unscored(self) -> None:
+        """Names what has no score at once, while the run goes on: a person may mend the reward."""
+        missing = [f for g in self.last for f in g.feedback if f.score is None]
         if missing:
-            count = sum(len(g.feedback) for g in scored)
+            count = sum(len(g.feedback) for g in self.last)
             cause = missing[0].rationale or "no reason given"
             self.tell(self.position + 1, "unscored completions", f"{len(missing)} of {count}: {cause}")
-        return scored
 
     def _usable(self, group: Group) -> Group | None:
         """The group with the completions that train, None where the method can use none."""
@@ -236,9 +262,11 @@ class RolloutSource:
     def _measured(self) -> Metrics:
         """Metrics of the policy's answers, and how far an ensemble of reward models disagrees."""
         # An opponent says nothing about the policy.
-        found = rollout_metrics(own(self.last, self.answers.opposed), self.gather)
-        gaps = [gap for gap in self.gather(self.feedback.spread()) if gap is not None]
-        return found | ({"rewards/disagreement": fmean(gaps)} if found and gaps else {})
+        found = rollout_metrics(own(self.last, self.answers.opposed))
+        # Each process knows the mean over the answers that it scored.
+        gaps = [(gap, n) for gap, n in self.gather((self.feedback.spread(), self._scored)) if gap is not None]
+        total = sum(n for _, n in gaps)
+        return found | ({"rewards/disagreement": sum(gap * n for gap, n in gaps) / total} if total else {})
 
     def _encode(self, group: Group) -> Encoded | None:
         """Sampled tokens as they are, the prompt as the sampler read it.
@@ -260,13 +288,15 @@ class RolloutSource:
             "position": self.position,
             "cursor": self.prompts.taken,
             "feedback": self.feedback.state(),
+            "skipped": self.skipped,
             "version": self.answers.samplers[0].facts.version,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.position, self.prompts.taken = state["position"], state["cursor"]
-        self._trained = self.position > 0
+        self.skipped = state["skipped"]
+        self._trained = self.position > self.skipped
         self.feedback.restore(state["feedback"])
         # An engine of its own was started with the weights that training began from.
         self.after_update(Weights(state["version"]))
