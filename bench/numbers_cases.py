@@ -197,7 +197,7 @@ def _methods() -> dict[str, Any]:
         "wdpo": _train("wdpo", **short),  # the gradient is differentiated again
         "mix": _train({"mix": {"dpo": 1, "sft": 0.1}}, schedule="cosine", **short),
         "lists": _train("plackett_luce", data="$rated", **short),
-        "replay": _train("grpo", data="$rated", **short),  # old rollouts as data
+        "replay": _train("grpo", data="$rated", replay=True, **short),  # old rollouts as data
         "preference": _train("pairwise_preference", **short),  # both answers in one row
         "distill": _train("distill", teacher="sft", **short),
         "judged": _train("grpo", {"preference_model": "preference"}, **short),

@@ -117,12 +117,24 @@ def test_replay_where_a_method_wants_more_than_the_rollouts(tiny, prompts, rewar
     run(tiny, prompts, tmp_path / "run", "grpo", f"{rewards}:letters", max_steps=3)
     data = {"path": str(tmp_path / "run" / "groups.jsonl"), "heldout": 0}
     kilter.train(
-        str(tiny), data, {"name": "dapo", "beta": 0.05}, tmp_path / "dapo", max_steps=2, batch_size=4
+        str(tiny),
+        data,
+        {"name": "dapo", "beta": 0.05},
+        tmp_path / "dapo",
+        max_steps=2,
+        batch_size=4,
+        replay=True,
     )
     with pytest.raises(UserError, match="greedy"):
-        kilter.train(str(tiny), data, "remax", tmp_path / "remax", max_steps=1, batch_size=4)
+        kilter.train(str(tiny), data, "remax", tmp_path / "remax", max_steps=1, batch_size=4, replay=True)
     kilter.train(
-        str(tiny), data, {"name": "reinforce", "beta": 0.0}, tmp_path / "reinforce", max_steps=2, batch_size=4
+        str(tiny),
+        data,
+        {"name": "reinforce", "beta": 0.0},
+        tmp_path / "reinforce",
+        max_steps=2,
+        batch_size=4,
+        replay=True,
     )
     lines = [json.loads(line) for line in (tmp_path / "reinforce" / "metrics.jsonl").read_text().splitlines()]
     assert all("sampling/importance_sampling_ratio/mean" in line for line in lines)
@@ -170,6 +182,7 @@ def test_old_rollouts_keep_the_log_probs_and_the_temperature_of_their_policy(
         "grpo",
         tmp_path / "again",
         max_steps=5,
+        replay=True,
         batch_size=8,
         learning_rate=1e-2,
         shuffle=False,

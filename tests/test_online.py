@@ -547,7 +547,7 @@ def test_rollout_methods_say_what_they_need(tiny, pairs_file, tmp_path):
     prompts_only = tmp_path / "p.jsonl"
     prompts_only.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
     with pytest.raises(UserError, match="no scored rollouts"):
-        kilter.train(str(tiny), str(prompts_only), "grpo", tmp_path / "run")
+        kilter.train(str(tiny), str(prompts_only), "grpo", tmp_path / "run", replay=True)
 
 
 def test_on_policy_distillation_needs_no_feedback(tiny, prompts, tmp_path):

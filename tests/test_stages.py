@@ -188,7 +188,7 @@ def _stages(**stages) -> dict:
             "stages.e.evaluate.gold.reward_model",
             "earlier stage",
         ),
-        ({"e": {"evaluate": {"models": []}}}, "stages.e.evaluate.models", "at least 1"),
+        ({"e": {"evaluate": {"models": []}}}, "stages.e.evaluate.models", "Name a model to evaluate"),
     ],
 )
 def test_references_that_lead_nowhere(stages, field, problem):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from kilter import manifest as manifests
@@ -98,7 +97,7 @@ def evaluate(**values: Any) -> None:
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:
-    """Every metric of every model, the paired differences to the baseline, and the reward model's accuracy."""
+    """Every metric of every model, paired differences to the baseline, the reward model's accuracy."""
     from kilter.evaluation.metrics import titles
 
     named, models = titles(result), result["models"]
@@ -107,31 +106,29 @@ def _print_evaluation(result: dict[str, Any]) -> None:
     differences = {name: entry["difference"] for name, entry in models.items() if entry.get("difference")}
     if differences:
         base = result["baseline"]
-        out.print(f"\nDifferences to {base}, paired on the same prompts, with 95 % intervals:", markup=False)
+        out.print(f"\nDifferences to {base}, paired on the same prompts, with 95 % intervals:")
         _print_table("difference", named, differences, "+")
     if (judge := result.get("reward_model")) is not None:
         accuracy = judge["metrics"]["accuracy"]
         out.print(
             f"\nreward model {judge['name']}: right on {_cell(accuracy, '')} of {accuracy['n']} pairs "
             "(share, 95 % interval); chance is 0.5",
-            markup=False,
-            highlight=False,
         )
         for key, estimate in judge["metrics"].items():
             if key != "accuracy" and (cell := _cell(estimate, "")):
                 title = named.get(f"reward_model.{key}", key)
-                out.print(f"  {title}: {cell}, n = {estimate['n']}", markup=False, highlight=False)
+                out.print(f"  {title}: {cell}, n = {estimate['n']}")
     if found := result["prompts_found_in_training_data"]:
-        out.print(f"\nBeware: {found} of these prompts were trained on.", highlight=False)
+        out.print(f"\nBeware: {found} of these prompts were trained on.")
 
 
 def _print_table(first: str, named: Mapping[str, str], columns: Mapping[str, Any], sign: str) -> None:
     """A row per metric that any model has, a column per model."""
-    table = Table(first, *map(escape, columns), box=None, pad_edge=False)
+    table = Table(first, *columns, box=None, pad_edge=False)
     keys = dict.fromkeys(key for metrics in columns.values() for key in metrics)
     for key in keys:
         cells = [_cell(metrics.get(key), sign) for metrics in columns.values()]
-        table.add_row(escape(named.get(key, key)), *map(escape, cells))
+        table.add_row(named.get(key, key), *cells)
     out.print(table)
 
 

@@ -9,12 +9,14 @@ from kilter.options import GROUPS
 
 HEAD = """# All options of training
 
-Each field of a train stage is an option of `kilter train`, a key in a recipe, and an argument of `kilter.train`.
+Each field of a train stage is an option of `kilter train`, a key in a recipe, and an argument of
+`kilter.train`.
 `kilter schema --options` writes this page.
 
     kilter train --method dpo --data pairs.jsonl --adapter lora --adapter.r 8 --learning-rate 1e-5
 
-In a recipe, a dot is a nested key: `--adapter.r 8` is `adapter: {r: 8}`. Fields of the data set stand under `data`.
+In a recipe, a dot is a nested key: `--adapter.r 8` is `adapter: {r: 8}`. Fields of the data set stand
+under `data`.
 Settings of a method, such as `beta`, are options of `--set`; `kilter methods NAME` lists them.
 """
 

@@ -101,7 +101,7 @@ def _rates_as_before(path: Path, start: Path) -> None:
     written, before = (json.loads(p.read_text(encoding="utf-8")) for p in (path, base / "config.json"))
     rates = {k: v for k, v in before.items() if is_rate(k, v) and written.get(k) == 0.0}
     if any(rates.values()):
-        path.write_text(json.dumps(written | rates, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(written | rates, indent=2, sort_keys=True) + "\n")
 
 
 REHEARSED_BYTES = 1 << 31
@@ -261,4 +261,4 @@ def name_dtype(config: Path, dtype: str) -> None:
     # An adapter's folder has no such file: its weights are read in the precision of the base.
     if config.is_file():
         known = json.loads(config.read_text(encoding="utf-8"))
-        config.write_text(json.dumps(known | {"dtype": dtype}, indent=2) + "\n", encoding="utf-8")
+        write_text(config, json.dumps(known | {"dtype": dtype}, indent=2) + "\n")

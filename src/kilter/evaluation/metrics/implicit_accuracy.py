@@ -1,4 +1,4 @@
-"""Whether a policy moved towards what people preferred: held-out pairs by its own log-probs, without a judge."""
+"""Whether a policy moved towards what people preferred: held-out pairs by log-probs, without a judge."""
 
 from kilter.evaluation.metrics.registry import metric
 from kilter.types import Answered
