@@ -259,7 +259,7 @@ class Bench:
 
     def kill(self, name: str, number: int, total: int) -> None:
         """One run, killed once or twice, then brought to its end."""
-        case, place = CASES[name], self.place(f"kill-{number}")
+        case, place = CASES[name], self.place(f"kill-{name.replace(' ', '-')}-{number}")
         role = self.draw.choice(case.roles)
         # Every stretch of the run gets its kills.
         at = 1 + int((number % max(1, total) + self.draw.random()) / max(1, total) * self.changes[name][role])
@@ -402,11 +402,11 @@ def first_difference(a: Any, b: Any, where: str = "") -> str:
     return "" if a == b else f"{where}: {str(a)[:60]} and {str(b)[:60]}"
 
 
-def prepare() -> None:
+def prepare(base: Path) -> None:
     """Imports what runs need, so that a fork has it; no run of this process's own may start threads."""
     sys.path.insert(0, str(ROOT / "src"))
-    hook = Path(tempfile.mkdtemp(prefix="kills-hook-"))
-    atexit.register(shutil.rmtree, hook, ignore_errors=True)
+    hook = base / "hook"
+    hook.mkdir()
     # Workers are processes of their own: Python runs this when they start.
     (hook / "sitecustomize.py").write_text(
         "import os\n"
@@ -447,8 +447,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=sorted(CASES), help="one of the cases alone")
     a = parser.parse_args()
-    prepare()
     base = Path(tempfile.mkdtemp(prefix="kills-"))
+    prepare(base)
     if os.fork() == 0:
         write_inputs(base / "inputs", RECIPE)
         os._exit(0)

@@ -132,6 +132,9 @@ class Still:
 
     weights = Weights(0)
 
+    def collect(self, groups):
+        return None
+
     def annotate(self, batch, needs):
         return batch
 
@@ -143,24 +146,22 @@ class Still:
         return {"loss": float(number)}
 
 
-def walk(monkeypatch, *hooks, done=None, source=None):
-    monkeypatch.setattr(loops, "collate", lambda groups: None)
-
+def walk(*hooks, done=None, source=None):
     class Nothing:
         needs = Needs("pairs", "group")
 
     return loops.loop(source or Counting(), Still(), Nothing(), Hooks(hooks), done)
 
 
-def test_the_source_is_handed_the_weights_that_each_update_left(monkeypatch):
+def test_the_source_is_handed_the_weights_that_each_update_left():
     source = Counting()
-    walk(monkeypatch, source=source)
+    walk(source=source)
     assert [weights.version for weights in source.given] == [1, 2, 3]
 
 
-def test_hooks_see_every_step_in_their_order_and_close_in_reverse(monkeypatch):
+def test_hooks_see_every_step_in_their_order_and_close_in_reverse():
     seen = []
-    record, stop = walk(monkeypatch, Note("a", seen), Note("b", seen), done=0)
+    record, stop = walk(Note("a", seen), Note("b", seen), done=0)
     assert stop is None
     assert list(record) == ["step", "epoch", "loss", "a", "b"]
     steps = [(name, "after_step", n) for n in (1, 2, 3) for name in "ab"]
@@ -168,18 +169,18 @@ def test_hooks_see_every_step_in_their_order_and_close_in_reverse(monkeypatch):
     assert seen == [*begin, *steps, ("b", "close", "NoneType"), ("a", "close", "NoneType")]
 
 
-def test_a_stop_ends_the_run_before_later_hooks_see_the_step(monkeypatch):
+def test_a_stop_ends_the_run_before_later_hooks_see_the_step():
     seen = []
-    record, stop = walk(monkeypatch, Note("a", seen, stop_at=2), Note("b", seen))
+    record, stop = walk(Note("a", seen, stop_at=2), Note("b", seen))
     assert stop == Stop("enough")
     assert record["a"] == 2
     assert ("b", "after_step", 2) not in seen
 
 
-def test_what_a_run_failed_with_reaches_every_hook(monkeypatch):
+def test_what_a_run_failed_with_reaches_every_hook():
     seen = []
     with pytest.raises(RunFailed, match="as asked"):
-        walk(monkeypatch, Note("a", seen), Note("b", seen, fails=1))
+        walk(Note("a", seen), Note("b", seen, fails=1))
     assert seen[-2:] == [("b", "close", "RunFailed"), ("a", "close", "RunFailed")]
 
 
