@@ -138,7 +138,8 @@ def test_headlines_say_what_the_numbers_say():
         }
 
     base = {
-        "compared_on": "50 held-out prompts",
+        "compared_on": "50 prompts",
+        "measure": "gold",
         "prompts": 50,
         "seeds": [0, 1],
         "rows": [row("a", 0.1, -0.1, 0.3, 0.4), row("b", 0.0, -0.2, 0.2, 1.0, 0.9)],

@@ -195,7 +195,9 @@ def test_old_rollouts_keep_the_log_probs_and_the_temperature_of_their_policy(
         rollouts.read_text() + rollouts.read_text().replace('"sampled_at": 0.7', '"sampled_at": 1.0')
     )
     with pytest.raises(UserError, match="several temperatures"):
-        kilter.train(str(tiny), {"path": str(mixed), "heldout": 0}, "grpo", tmp_path / "mixed", max_steps=1)
+        kilter.train(
+            str(tiny), {"path": str(mixed), "heldout": 0}, "grpo", tmp_path / "m", max_steps=1, replay=True
+        )
 
 
 def test_a_critic_that_was_the_reward_model_starts_on_the_scale_of_the_rewards(
