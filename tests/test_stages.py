@@ -162,6 +162,12 @@ def test_a_kind_of_ones_own_runs_from_the_command_line(tmp_path, tiny, pairs_fil
     (tmp_path / "mine.py").write_text("class Longest: pass\n")
     with pytest.raises(UserError, match=r"stages.look.mine.py:Longest.*is not a kind of stage"):
         recipes.build(raw)
+    head = "from kilter.stages import StageKind, StageSpec\n\nclass Longest(StageKind):\n    class Spec(StageSpec):\n        at_least: int = 0\n"
+    (tmp_path / "mine.py").write_text(head)
+    with pytest.raises(UserError, match=r"stages.look.mine.py:Longest.*has no method run"):
+        recipes.build(
+            {"data": raw["data"], "model": raw["model"], "stages": {"look": {"mine.py:Longest": {}}}}
+        )
 
 
 def _stages(**stages) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from kilter.data.shelf import joined, shelved
+from kilter.data.shelf import Joined, shelved
 from kilter.errors import UserError
 from kilter.registry import Registry
 from kilter.types import Encoded, Feedback, Group
@@ -48,7 +48,7 @@ def with_mismatched(
     Raises:
         UserError: if all prompts are the same.
     """
-    everyone = joined(groups, pool)
+    everyone = Joined(groups, pool)
     return shelved(_beside(i, group, everyone, len(groups), max_length) for i, group in enumerate(groups))
 
 

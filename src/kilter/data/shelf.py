@@ -9,6 +9,7 @@ import os
 import pickle
 import tempfile
 import weakref
+from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -22,7 +23,29 @@ IN_MEMORY = 20_000
 """Items up to which a sequence stays a list; beyond it is kept in a temporary file."""
 
 
-class Shelf(Sequence[T], Generic[T]):
+class Lazy(Sequence[T], Generic[T]):
+    """A sequence whose items are made when they are asked for; a slice of it is a View."""
+
+    @abstractmethod
+    def at(self, index: int) -> T:
+        """The item at an index that is in range."""
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[T]: ...
+
+    def __getitem__(self, place: int | slice) -> T | Sequence[T]:
+        if isinstance(place, slice):
+            return View(self, array("q", range(*place.indices(len(self)))))
+        index = place + len(self) if place < 0 else place
+        if not 0 <= index < len(self):
+            raise IndexError(place)
+        return self.at(index)
+
+
+class Shelf(Lazy[T]):
     """Items in a temporary file that has no name: it goes with its process, however that ends.
 
     Args:
@@ -41,18 +64,8 @@ class Shelf(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    @overload
-    def __getitem__(self, place: int) -> T: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[T]: ...
-
-    def __getitem__(self, place: int | slice) -> T | Sequence[T]:
-        if isinstance(place, slice):
-            return View(self, array("q", range(*place.indices(len(self)))))
-        index = place + len(self) if place < 0 else place
-        if not 0 <= index < len(self):
-            raise IndexError(place)
+    def at(self, index: int) -> T:
+        """The item, read from the file."""
         start, end = self.starts[index], self.starts[index + 1]
         item: T = pickle.loads(os.pread(self._descriptor, end - start, start))
         return item
@@ -81,7 +94,7 @@ REDUCED: dict[type, Any] = {noun: _reduced(noun) for noun in (Group, Prompt, Com
 """By class, for all that is put on a shelf by the thousand."""
 
 
-class View(Sequence[T], Generic[T]):
+class View(Lazy[T]):
     """Some items of a sequence, in an order of their own, each as often as it is named."""
 
     def __init__(self, items: Sequence[T], places: array[int]) -> None:
@@ -90,19 +103,12 @@ class View(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return len(self.places)
 
-    @overload
-    def __getitem__(self, place: int) -> T: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[T]: ...
-
-    def __getitem__(self, place: int | slice) -> T | Sequence[T]:
-        if isinstance(place, slice):
-            return View(self.items, self.places[place])
-        return self.items[self.places[place]]
+    def at(self, index: int) -> T:
+        """The item that this place names."""
+        return self.items[self.places[index]]
 
 
-class Joined(Sequence[T], Generic[T]):
+class Joined(Lazy[T]):
     """One sequence after another, neither of them copied."""
 
     def __init__(self, first: Sequence[T], second: Sequence[T]) -> None:
@@ -111,22 +117,9 @@ class Joined(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return len(self.first) + len(self.second)
 
-    @overload
-    def __getitem__(self, place: int) -> T: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[T]: ...
-
-    def __getitem__(self, place: int | slice) -> T | Sequence[T]:
-        if isinstance(place, slice):
-            return View(self, array("q", range(*place.indices(len(self)))))
-        index = place + len(self) if place < 0 else place
+    def at(self, index: int) -> T:
+        """The item of whichever sequence holds it."""
         return self.first[index] if index < len(self.first) else self.second[index - len(self.first)]
-
-
-def joined(first: Sequence[T], second: Sequence[T]) -> Sequence[T]:
-    """Both sequences as one."""
-    return Joined(first, second)
 
 
 def shelved(items: Iterable[T]) -> Sequence[T]:

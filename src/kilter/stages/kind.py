@@ -5,6 +5,7 @@ Neither knows recipe or pipeline: a stage is handed a Workspace, and the pipelin
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from kilter.types import Shape
 S = TypeVar("S", bound=BaseModel)
 
 
-class StageKind(Generic[S]):
+class StageKind(ABC, Generic[S]):
     """One kind of stage. A kind of one's own has a Spec, says what it makes, and runs:
 
     class Longest(StageKind):
@@ -94,9 +95,9 @@ class StageKind(Generic[S]):
         """What a run would take."""
         return StagePlan()
 
+    @abstractmethod
     def run(self, spec: S, work: Workspace, folder: Path) -> Outcome:
         """Does the work and leaves its files in `folder`; called again after a kill, it goes on from them."""
-        raise NotImplementedError
 
     def summary(self, facts: Mapping[str, Any]) -> Sequence[str | Text]:
         """Lines for the console, whenever the stage is done or taken as it is."""

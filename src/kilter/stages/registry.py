@@ -36,6 +36,9 @@ def kind_of(name: str, where: str = "") -> StageKind[Any]:
             "is not a kind of stage",
             "derive the class from kilter.stages.StageKind and give it a Spec",
         )
+    # A recipe is refused before any work, and not when the turn of this stage comes.
+    if missing := sorted(found.__abstractmethods__):
+        raise UserError(field, name, f"has no method {missing[0]}", f"write {missing[0]} in the class")
     return found()
 
 

@@ -7,7 +7,7 @@ from itertools import chain
 
 from kilter.data.arrange import arrangements, with_labels
 from kilter.data.encode import Encoder
-from kilter.data.shelf import joined
+from kilter.data.shelf import Joined
 from kilter.errors import UserError
 from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer
@@ -117,7 +117,7 @@ def _on_data(
     cache = None
     if "ref_logps" in needs.annotations:
         cache = scorers.fill_reference_cache(
-            job, scorer.policy, encoder, joined(source.visited(), held), temperature
+            job, scorer.policy, encoder, Joined(source.visited(), held), temperature
         )
     # The schedule decays over optimizer steps, of which a batch may have several.
     steps = _steps(job, source)

@@ -6,6 +6,7 @@ is a folder beside this file that registers its World, and its name in the list 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,16 +30,16 @@ PREFIX = "builtin:"
 """How the path of a world begins."""
 
 
-class Dials(BaseModel):
+class Dials(BaseModel, ABC):
     """What can be set of a world. Derive from it, and add the world's own."""
 
     model_config = ConfigDict(extra="forbid")
     n: int = Field(400, ge=2, description="number of prompts")
     view: str = Field("auto", description="what the prompts carry; auto gives each method what it needs")
 
+    @abstractmethod
     def groups(self, shape: Shape, seed: int = 0) -> list[Group]:
         """n groups in the shape that a method needs. Same seed, same prompts in every shape."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,10 @@ def find(path: str, field: str = "data.path") -> World:
             path,
             "does not name a world",
             "Name an object of kilter.data.worlds.registry.World.",
+        )
+    if missing := sorted(world.dials.__abstractmethods__):
+        raise UserError(
+            field, path, f"names a world whose dials have no method {missing[0]}.", "Write it in the class."
         )
     if ":" not in name:
         return world
