@@ -55,7 +55,7 @@ def refuse_unreadable_prompts(
     _refuse_unknown_tokens(job, scorer, encoder, beyond)
     limit, answer = positions(_config(scorer)), job.spec.sampler.max_new_tokens
     longest = max(map(len, ids), default=0)
-    if limit is None or longest + answer <= limit:
+    if not ids or limit is None or longest + answer <= limit:
         return ids
     room = limit - longest
     fix = f"lower sampler.max_new_tokens to {room}" if room > 0 else f"lower max_length to {limit}"
