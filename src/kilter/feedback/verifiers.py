@@ -16,6 +16,8 @@ import jsonschema
 from kilter.data.row import is_missing, unpacked
 from kilter.data.row import name as name_of
 from kilter.errors import UserError, nearest
+from kilter.feedback import final_answer
+from kilter.feedback.final_answer import boxed
 from kilter.feedback.isolation import Patience, limited
 from kilter.feedback.registry import feedback_sources
 from kilter.seams import FeedbackSource
@@ -73,15 +75,12 @@ def gold_answer(prompt: Prompt, key: str) -> str | None:
     return boxed(text) or text
 
 
-def boxed(text: str) -> str:
-    """What stands in the last \\boxed{...} of a solution, "" where there is none."""
-    start = text.rfind("\\boxed{")
-    depth = 0
-    for place in range(start + 6, len(text)) if start >= 0 else ():
-        depth += (text[place] == "{") - (text[place] == "}")
-        if depth == 0:
-            return text[start + 7 : place].strip()
-    return ""
+def _behind(text: str, mark: str) -> str:
+    """The line behind the last mark; of a tag, what it encloses."""
+    rest = text.rpartition(mark)[2]
+    if mark.startswith("<") and mark.endswith(">"):
+        return rest.partition(f"</{mark[1:]}")[0].strip()
+    return rest.strip().removeprefix(":").strip().split("\n")[0]
 
 
 class _AgainstAnswer(_PerCompletion):
@@ -105,7 +104,7 @@ class _AgainstAnswer(_PerCompletion):
         if self.mark is not None:
             if self.mark not in text:
                 return 0.0, f"no {self.mark}"
-            text = text.rpartition(self.mark)[2].strip().split("\n")[0]
+            text = _behind(text, self.mark)
         right = self.equal(gold, text)
         return float(right), "right" if right else "wrong"
 
@@ -131,6 +130,7 @@ class MathAnswer(_AgainstAnswer):
         """
         from math_verify import parse
 
+        gold = final_answer.reference(gold)
         word = re.fullmatch(r"[^\W\d_]{2,}(?:\s+[^\W\d_]+)*", gold) is not None and gold.lower() not in (
             "pi",
             "infinity",
@@ -142,13 +142,15 @@ class MathAnswer(_AgainstAnswer):
         """After parsing both; its own time limits use signals, which work in the main thread alone."""
         from math_verify import parse, verify
 
-        return bool(
-            verify(
-                parse(f"${gold}$", parsing_timeout=None),
-                parse(text[-LOOK_BACK:], parsing_timeout=None),
-                timeout_seconds=None,
-            )
-        )
+        gold, text = final_answer.reference(gold), text[-LOOK_BACK:]
+        if final_answer.CHOICE.fullmatch(gold):
+            return final_answer.names_choice(gold, text)
+        expected = parse(f"${gold}$", parsing_timeout=None)
+        found = parse(final_answer.last_part(text), parsing_timeout=None)
+        if not verify(expected, found, timeout_seconds=None):
+            return False
+        # math-verify rounds to six decimals: what is small, or differs in the seventh, would be equal.
+        return not final_answer.differ(expected, found)
 
 
 @feedback_sources.register("exact")
