@@ -337,3 +337,25 @@ def test_every_stage_writes_its_own_part_of_the_page(tmp_path):
     assert page.count("Was the reward hacked?") == 1
     assert "Training was stopped at step 2</strong>, and the model of step 0 was kept." in page
     assert "&lt;b&gt;hacked" in page
+
+
+@pytest.mark.parametrize(
+    ("n", "state"), [(2, "inconclusive"), (14, "inconclusive"), (15, "pass"), (40, "pass")]
+)
+def test_tiny_samples_do_not_pass_by_a_bootstrap(n, state):
+    from kilter.statistics import paired_difference
+
+    gains = [0.4 + 0.1 * (i % 3) for i in range(n)]
+    found = paired_difference(gains, [0.0] * n).to_json()
+    measured = {"base": {"metrics": {}}, "new": {"metrics": {}, "difference": {"gold": found}}}
+    facts = {"model_hash": "x", "path": "x"}
+    evaluation = {
+        "models": {name: facts | entry for name, entry in measured.items()},
+        "baseline": "base",
+        "n_prompts": n,
+        "data_hash": "h",
+    }
+    policy = gate.Policy.model_validate(
+        {"conditions": [{"metric": "gold", "bound": "diff_ci_low", "op": ">", "value": 0}]}
+    )
+    assert gate.decide(policy, evaluation)["conditions"][0]["state"] == state

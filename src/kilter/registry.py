@@ -198,7 +198,7 @@ class Registry(Generic[T]):
             raise UserError(
                 field,
                 name,
-                f"does not let itself be read: it {what}, in line {user_line(error)}",
+                f"cannot be imported: it {what}, in line {user_line(error)}",
                 f"move that out of {where}, or behind `if __name__ == '__main__':`",
             ) from error
         except Exception as error:  # whatever the user's own code raises while it is read

@@ -155,6 +155,13 @@ def check(
     }
 
 
+FEWEST = 15
+"""Prompts below which a bootstrap interval is too narrow to decide.
+
+Simulated without any effect, `diff_ci_low > 0` passes in 26 % of draws at n = 2, 6 % at 8, 4 % from 15 on.
+"""
+
+
 def _state(
     condition: Condition, metric: Mapping[str, Any] | None, measured: Mapping[str, Any]
 ) -> tuple[State, str]:
@@ -182,6 +189,11 @@ def _compared(condition: Condition, metric: Mapping[str, Any], bound: str) -> tu
     """The bound against the condition's value. If only the other end would pass, it is inconclusive."""
     holds, number = OPS[condition.op], float(metric[bound])
     if holds(number, condition.value):
+        if bound != "value" and "bootstrap" in metric.get("method", "") and metric["n"] < FEWEST:
+            text = (
+                f"n = {metric['n']} is below {FEWEST}, where a bootstrap interval passes by chance too often"
+            )
+            return "inconclusive", text
         return "pass", f"{bound} = {number:.4g}"
     other = metric.get("ci_high" if bound == "ci_low" else "ci_low")
     if bound == "value" or other is None or not holds(float(other), condition.value):
