@@ -74,11 +74,31 @@ def test_options_must_differ_and_a_refused_prompt_is_unknown(chat, encoder):
     )
     refused = Ask(({"role": "assistant", "content": "Hi"},))
     found = chat.choose([ASKS[0], refused], ("A", "B"))
-    assert found[0] is not None
-    assert found[1] is None
+    assert found[0].probabilities
+    assert not found[1].probabilities
+    assert "chat template refuses" in found[1].problem
     replies = chat.reply([refused, ASKS[0]])
     assert "chat template refuses" in replies[0].problem
     assert (replies[0].text, replies[1].problem) == ("", "")
+
+
+@pytest.mark.parametrize("options", [("A", "B"), ("yes", "because of it")])
+def test_asks_of_one_id_share_their_beginning_and_no_number_changes(chat, options):
+    heads = ("A long beginning that both of them share. " * 4, "Another one, for two others. " * 4)
+    tails = ("First this, then that.", "First that, then this: a longer end.", "")
+    asks = [Ask(({"role": "user", "content": h + t},), str(n)) for n, h in enumerate(heads) for t in tails]
+    alone = [chat.choose([Ask(a.messages)], options)[0] for a in asks]
+    for one, many in zip(alone, chat.choose(asks, options), strict=True):
+        assert many.probabilities == pytest.approx(one.probabilities, abs=1e-5)
+        assert many.mass == pytest.approx(one.mass, rel=1e-4)
+
+
+def test_a_question_longer_than_the_model_reads_is_not_cut(chat, encoder):
+    encoder.max_length = 64
+    long = Ask(({"role": "user", "content": "word " * 100},))
+    found = chat.choose([ASKS[0], long], ("A", "B"))
+    assert found[0].probabilities
+    assert "64 are read" in found[1].problem
 
 
 def test_replies_count_their_tokens_and_stream(chat, encoder):

@@ -299,7 +299,9 @@ def test_choices_are_read_from_the_alternatives_of_the_first_token(endpoint, sam
     a, b = 2.718281828**-1 + 2.718281828**-2, 2.718281828**-2
     assert found[0].mass == pytest.approx(a + b)
     assert found[0].probabilities == pytest.approx((a / (a + b), b / (a + b)))
-    assert (found[0].best, found[1:]) == ("A", [None, None])
+    assert (found[0].best, found[1].probabilities, found[2].probabilities) == ("A", (), ())
+    assert "no alternatives" in found[1].problem
+    assert "status 500" in found[2].problem
     assert endpoint.seen[0][2]["top_logprobs"] == 20
 
 
@@ -308,7 +310,7 @@ def test_a_token_counts_for_the_option_that_it_is_or_alone_begins():
     logps = {"Y": -1.0, " Yes": -1.0, "No": -1.0, "1": -1.0, "": 0.0, "Nope": 0.0}
     found = from_first_tokens(options, logps)
     assert found.probabilities == pytest.approx((0.5, 0.25, 0.0, 0.25))
-    assert from_first_tokens(("Yes", "Yet"), {"Ye": -1.0}) is None
+    assert not from_first_tokens(("Yes", "Yet"), {"Ye": -1.0}).probabilities
 
 
 def test_a_script_answers_by_what_is_asked_in_order_or_by_a_function():
@@ -346,7 +348,7 @@ def test_a_script_chooses_as_it_is_told_else_what_its_answer_begins_with(tmp_pat
     )
     assert told.probabilities == pytest.approx((0.75, 0.25))
     assert told.mass == pytest.approx(0.8)
-    assert (rated.best, rated.mass, none) == ("10", 1.0, None)
+    assert (rated.best, rated.mass, none.probabilities) == ("10", 1.0, ())
     replies = chat.reply([Ask(prompt("rate").messages), Ask(prompt("unheard").messages)])
     assert [(r.text, r.problem) for r in replies] == [
         ("10 of 10", ""),

@@ -125,11 +125,11 @@ class Sampler(Protocol):
 class Chooser(Protocol):
     """The further method of a sampler whose `facts.chooses` is true."""
 
-    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice | None]:
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice]:
         """Measures how probable each option is as the beginning of the answer.
 
         Returns:
-            One Choice per prompt; None if the probabilities are unknown.
+            One Choice per prompt, with its `problem` if the probabilities are unknown.
         """
         ...
 
@@ -141,11 +141,11 @@ class Chat(Protocol):
         """Answers each ask with one reply, in the order of the asks."""
         ...
 
-    def choose(self, asks: Sequence[Ask], options: Sequence[str]) -> list[Choice | None]:
+    def choose(self, asks: Sequence[Ask], options: Sequence[str]) -> list[Choice]:
         """Measures how probable each option is as the beginning of the reply.
 
         Returns:
-            One Choice per ask; None if the probabilities are unknown.
+            One Choice per ask, with its `problem` if the probabilities are unknown.
         """
         ...
 

@@ -257,10 +257,15 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One question to a role that is talked to."""
+    """One question to a role that is talked to.
+
+    id: neighbours with the same id begin alike, and a model in memory reads what they share once. note: what
+    tells the ask from another one of the same words, such as order and repeat; a cache keeps both apart.
+    """
 
     messages: tuple[Message, ...]
     id: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,13 +281,16 @@ class Reply:
 class Choice:
     """How probable each option was as the beginning of the answer.
 
-    probabilities: one per option, summing to 1. mass: what all options had together before that, 0 to 1;
-    where it is small, the model would rather have said something else.
+    probabilities: one per option, summing to 1; none where `problem` says why they are unknown. mass: what
+    all options had together before that, 0 to 1; where it is small, the model would rather have said
+    something else.
     """
 
     options: tuple[str, ...]
-    probabilities: tuple[float, ...]
-    mass: float
+    probabilities: tuple[float, ...] = ()
+    mass: float = 0.0
+    usage: Usage = Usage()
+    problem: str = ""
 
     @property
     def best(self) -> str:

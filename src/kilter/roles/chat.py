@@ -34,7 +34,7 @@ class SamplerChat:
         self.usage += found.usage
         return [_reply(row[0]) for row in found.samples]
 
-    def choose(self, asks: Sequence[Ask], options: Sequence[str]) -> list[Choice | None]:
+    def choose(self, asks: Sequence[Ask], options: Sequence[str]) -> list[Choice]:
         """See seams.Chat.
 
         Raises:
@@ -47,7 +47,7 @@ class SamplerChat:
                 "does not tell how probable an answer is",
                 "use local, vllm, openai or scripted, or give the sampler a `choose`",
             )
-        return cast(Chooser, self.sampler).choose([Prompt(a.messages) for a in asks], options)
+        return cast(Chooser, self.sampler).choose([Prompt(a.messages, id=a.id) for a in asks], options)
 
     def stream(self, messages: Sequence[Message], write: Callable[[str], None]) -> Reply:
         """One reply, handed to `write` in pieces as it comes."""

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from kilter.errors import UserError
-from kilter.types import Choice, Encoded, Prompt
+from kilter.types import Choice, Completion, Encoded, Feedback, Group, Prompt
 
 if TYPE_CHECKING:  # endpoints and scripts choose without torch
+    from torch import Tensor
+
+    from kilter.batch import Batch
     from kilter.data.encode import Encoder
     from kilter.models.forward import Scorer
 
 
-def choice(options: Sequence[str], masses: Sequence[float]) -> Choice | None:
-    """A Choice from the probability of each option; None where none of them has any."""
+NO_MASS = "none of the options is a likely beginning of the answer"
+
+
+def choice(options: Sequence[str], masses: Sequence[float]) -> Choice:
+    """A Choice from the probability of each option; unknown where none of them has any."""
     total = math.fsum(masses)
     if not total > 0:
-        return None
+        return Choice(tuple(options), problem=NO_MASS)
     return Choice(tuple(options), tuple(m / total for m in masses), min(1.0, total))
 
 
-def from_first_tokens(options: Sequence[str], logps: Mapping[str, float]) -> Choice | None:
+def from_first_tokens(options: Sequence[str], logps: Mapping[str, float]) -> Choice:
     """A Choice from the log-probs of an answer's first token, by the token's text.
 
     A token counts for the option that it is, else for the only option that it begins. A token that
@@ -44,46 +51,47 @@ def from_scorer(
     encoder: Encoder,
     prompts: Sequence[Prompt],
     options: Sequence[str],
+    context: int | None = None,
     tokens_per_microbatch: int = 2048,
     amp: bool = False,
-) -> list[Choice | None]:
+) -> list[Choice]:
     """Choices by a model in memory: the summed log-probs of each option's tokens after the prompt.
 
-    The options of a prompt are one Group, so that the prompt is encoded once. If one option begins another,
-    it is counted without the longer one: "1" is the answer that begins with 1 and not with 10.
+    Neighbouring prompts with the same id are one Group, so that what they begin with is read once for all of
+    them and all options. If one option begins another, it is counted without the longer one: "1" is the
+    answer that begins with 1 and not with 10.
+
+    Args:
+        context: tokens that the model can read; None is no limit but the encoder's.
 
     Raises:
         UserError: an option is empty, or two have the same tokens.
     """
-    import torch
-
     from kilter.data.collate import collate
-    from kilter.models.microbatch import split
 
     if not all(options) or len(set(options)) < len(options):
         raise _alike(options)
 
-    # The options of a prompt are one Group, so that the prompt is read once for all of them.
-    found: list[Choice | None] = [None] * len(prompts)
-    encoded = {n: e for n, p in enumerate(prompts) if (e := _group(encoder, p, options)) is not None}
-    if not encoded:
+    # A question that cannot be asked whole is not asked: cut, it would be another question.
+    longest = min(encoder.max_length, context or encoder.max_length)
+    asked = [_asked(encoder, p, options, longest) for p in prompts]
+    known = {n: e for n, e in enumerate(asked) if isinstance(e, Encoded)}
+    found = [Choice(tuple(options), problem=e if isinstance(e, str) else NO_MASS) for e in asked]
+    if not known:
         return found
-    batch = collate(list(encoded.values()))
-    places = {id(p): n for p, n in zip(batch.prompts_N, encoded, strict=True)}
 
-    # A judge may be the policy in training: it goes back to its mode.
-    training = scorer.training
-    scorer.eval()
-    try:
-        with torch.no_grad():
-            for part in split(batch, tokens_per_microbatch, scorer.shared):
-                logps_BT = scorer(part, amp=amp).logps_BT * part.mask_BT.to(scorer.device)
-                sums = logps_BT.double().sum(-1).exp().view(-1, len(options)).tolist()
-                for prompt, masses in zip(part.prompts_N, sums, strict=True):
-                    n = places[id(prompt)]
-                    found[n] = choice(options, _without_longer(encoded[n].completion_ids, masses))
-    finally:
-        scorer.train(training)
+    # Options of one token each are read off a single state, so that a prompt is one row and not several.
+    single = all(len(ids) == 1 for e in known.values() for ids in e.completion_ids)
+    groups, rows = _grouped(prompts, known, 1 if single else len(options))
+    batch = collate(groups)
+    read = _first_states if single else _whole_options
+    masses: dict[tuple[int, int], float] = {}
+    for row, values in read(scorer, batch, [known[n] for n, _ in rows], tokens_per_microbatch, amp):
+        n, first = rows[row]
+        masses |= {(n, first + i): v for i, v in enumerate(values)}
+    for n, e in known.items():
+        of_options = [masses[n, i] for i in range(len(options))]
+        found[n] = choice(options, _without_longer(e.completion_ids, of_options))
     return found
 
 
@@ -91,15 +99,88 @@ def _alike(options: Sequence[str]) -> UserError:
     return UserError("options", list(options), "are empty or alike", "give options that differ")
 
 
-def _group(encoder: Encoder, prompt: Prompt, options: Sequence[str]) -> Encoded | None:
-    """One prompt with every option behind it; None where the template refuses the prompt."""
+def _asked(encoder: Encoder, prompt: Prompt, options: Sequence[str], longest: int) -> Encoded | str:
+    """One prompt with every option behind it, or why it cannot be asked."""
     try:
         encoded = encoder.beginnings(prompt, options)
-    except UserError:
-        return None
+    except UserError as error:
+        return f"the chat template refuses the question ({error.problem})"
     if len(set(encoded.completion_ids)) < len(options):
         raise _alike(options)
-    return encoded
+    length = len(encoded.prompt_ids) + max(map(len, encoded.completion_ids))
+    return f"the question has {length} tokens and {longest} are read" if length > longest else encoded
+
+
+def _grouped(
+    prompts: Sequence[Prompt], known: Mapping[int, Encoded], per_prompt: int
+) -> tuple[list[Encoded], list[tuple[int, int]]]:
+    """Groups with what their prompts share in front, and (prompt, first option) of each row."""
+    groups, rows = [], []
+    together = groupby(known, key=lambda n: (prompts[n].id or n, known[n].prompt_ids[0]))
+    for members in ([*ns] for _, ns in together):
+        # At least one token is left to each row: where prompts are alike, the option itself.
+        shared = _common([known[n].prompt_ids for n in members])
+        ids, masks = [], []
+        for n in members:
+            rest = known[n].prompt_ids[len(shared) :]
+            for i, option in enumerate(known[n].completion_ids[:per_prompt]):
+                ids.append(rest + option)
+                masks.append((0,) * len(rest) + (1,) * len(option))
+                rows.append((n, i))
+        empty = Group(prompts[members[0]], (Completion(""),) * len(ids), (Feedback(None),) * len(ids))
+        groups.append(Encoded(empty, shared, tuple(ids), tuple(masks)))
+    return groups, rows
+
+
+def _common(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """What all rows begin with."""
+    low, high = min(rows), max(rows)
+    size = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+    return low[:size]
+
+
+def _parts(scorer: Scorer, batch: Batch, budget: int) -> Iterator[tuple[Batch, list[int]]]:
+    """Micro-batches in evaluation mode without gradient, and which rows of the batch each holds."""
+    import torch
+
+    from kilter.models.microbatch import split
+
+    # A judge may be the policy in training: it goes back to its mode.
+    training = scorer.training
+    scorer.eval()
+    try:
+        with torch.no_grad():
+            numbered = batch.with_(score_B=torch.arange(batch.rows()))
+            for part in split(numbered, budget, scorer.shared):
+                yield part, part.score_B.tolist()
+    finally:
+        scorer.train(training)
+
+
+def _first_states(
+    scorer: Scorer, batch: Batch, encoded: Sequence[Encoded], budget: int, amp: bool
+) -> Iterator[tuple[int, list[float]]]:
+    """(row, probability of each option) where a row is a prompt, and an option one token."""
+    import torch
+
+    from kilter.models.logprobs import cast, logits
+
+    for part, rows in _parts(scorer, batch, budget):
+        states_SD: Tensor = scorer.predicting(part, amp)
+        logps_SV = logits(states_SD, cast(scorer.head(), states_SD.dtype)).double().log_softmax(-1)
+        tokens = torch.tensor([[ids[0] for ids in encoded[r].completion_ids] for r in rows])
+        picked = logps_SV.gather(1, tokens.to(logps_SV.device)).exp().tolist()
+        yield from zip(rows, picked, strict=True)
+
+
+def _whole_options(
+    scorer: Scorer, batch: Batch, encoded: Sequence[Encoded], budget: int, amp: bool
+) -> Iterator[tuple[int, list[float]]]:
+    """(row, [probability]) where a row is one option of a prompt."""
+    for part, rows in _parts(scorer, batch, budget):
+        logps_BT = scorer(part, amp=amp).logps_BT * part.mask_BT.to(scorer.device)
+        for row, value in zip(rows, logps_BT.double().sum(-1).exp().tolist(), strict=True):
+            yield row, [value]
 
 
 def _without_longer(ids: Sequence[tuple[int, ...]], masses: Sequence[float]) -> list[float]:

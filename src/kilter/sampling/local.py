@@ -76,9 +76,9 @@ class LocalSampler:
     def close(self) -> None:
         """Does nothing: the weights belong to the learner."""
 
-    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice | None]:
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice]:
         """Takes the probabilities from one forward of the model itself."""
-        return from_scorer(self.scorer, self.encoder, prompts, options, amp=self.amp)
+        return from_scorer(self.scorer, self.encoder, prompts, options, self.facts.context, amp=self.amp)
 
     def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
         """Samples from the weights in memory. The model is in evaluation mode until the iterator ends."""

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from kilter.errors import RunFailed, UserError
@@ -119,16 +120,19 @@ class OpenAISampler:
             # After a failure, or when nobody wants the rest, what has not begun never begins.
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice | None]:
-        """Takes the probabilities from the first token of an answer.
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice]:
+        """Takes the probabilities from the first token of an answer."""
 
-        None if the endpoint reports no alternatives of that token.
-        """
-
-        # A failure is unknown, not undecided: it gives no Choice either.
-        def ask(prompt: Prompt) -> Choice | None:
+        # A failure is unknown, not undecided: it gives no probabilities either.
+        def ask(prompt: Prompt) -> Choice:
             found = self._guarded(lambda: self._first_tokens(prompt))
-            return None if isinstance(found, str) else from_first_tokens(options, found)
+            if isinstance(found, str):
+                return Choice(tuple(options), problem=found)
+            logps, usage = found
+            if not logps:
+                problem = f"{self._client.base_url} reports no alternatives of the first token"
+                return Choice(tuple(options), usage=usage, problem=problem)
+            return replace(from_first_tokens(options, logps), usage=usage)
 
         with ThreadPoolExecutor(self.concurrency) as pool:
             return list(pool.map(ask, prompts))
@@ -276,14 +280,14 @@ class OpenAISampler:
         tokens = () if told is None else tuple(zip(told.tokens or (), told.token_logprobs or (), strict=True))
         return _made(request, index, chosen.text, chosen.finish_reason, _usage(reply), tokens)
 
-    def _first_tokens(self, prompt: Prompt) -> dict[str, float]:
-        """The text and log-prob of each likely first token."""
+    def _first_tokens(self, prompt: Prompt) -> tuple[dict[str, float], Usage]:
+        """The text and log-prob of each likely first token, and what they cost."""
         if prompt.text is not None:
             reply = self._call(
                 self._client.completions.create, prompt=prompt.text, max_tokens=1, temperature=1.0, logprobs=5
             )
             told = reply.choices[0].logprobs
-            return {} if told is None else dict((told.top_logprobs or [{}])[0])
+            return ({} if told is None else dict((told.top_logprobs or [{}])[0])), _usage(reply)
         reply = self._call(
             self._client.chat.completions.create,
             **_conversation(prompt, {}),
@@ -294,7 +298,7 @@ class OpenAISampler:
         )
         told = reply.choices[0].logprobs
         first = (told.content or []) if told is not None else []
-        return {t.token: float(t.logprob) for t in first[0].top_logprobs} if first else {}
+        return ({t.token: float(t.logprob) for t in first[0].top_logprobs} if first else {}), _usage(reply)
 
 
 @samplers.register("openai")

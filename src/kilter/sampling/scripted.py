@@ -75,11 +75,11 @@ class ScriptedSampler:
         completion = Completion(text, finish_reason="stop")
         return Sample(request, index, completion, usage=Usage(tokens=len(text.split())))
 
-    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice | None]:
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice]:
         """Takes the script's `choices`; without them, the option that its answer begins with is certain."""
         return [self._choose(p, options) for p in prompts]
 
-    def _choose(self, prompt: Prompt, options: Sequence[str]) -> Choice | None:
+    def _choose(self, prompt: Prompt, options: Sequence[str]) -> Choice:
         # What was told stands first; without it the written answer is read like one that a model gave.
         told = self._choices.get(asked(prompt))
         if told is not None:

@@ -82,9 +82,10 @@ class VllmSampler:
         context = self.client.context
         return SamplerFacts(version=self.version, context=context, continues=True, chooses=True)
 
-    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice | None]:
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice]:
         """Asks the learner's own model: vLLM tells log-probs only of tokens that it drew."""
-        return from_scorer(self.scorer, self.encoder, prompts, options, amp=self._dtype == torch.bfloat16)
+        amp = self._dtype == torch.bfloat16
+        return from_scorer(self.scorer, self.encoder, prompts, options, self.facts.context, amp=amp)
 
     def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
         """Yields samples as vLLM finishes them. Text comes whole, not in pieces."""
