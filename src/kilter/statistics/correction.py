@@ -1,0 +1,170 @@
+"""From what an instrument counts to what is there: Rogan-Gladen, and prediction-powered inference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from kilter.statistics.estimates import LEVEL, Estimate, wilson_bounds
+
+Z = float(stats.norm.ppf((1 + LEVEL) / 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How well an instrument tells events from others, measured on cases whose truth is known.
+
+    Args:
+        sensitivity: share of events that it counts, 0 to 1.
+        specificity: share of other cases that it does not count, 0 to 1.
+        n_positive: events that sensitivity was measured on; None: known without measuring.
+        n_negative: other cases that specificity was measured on; None: known without measuring.
+    """
+
+    sensitivity: float
+    specificity: float
+    n_positive: int | None = None
+    n_negative: int | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether what it counts is what is there."""
+        return self.sensitivity == self.specificity == 1 and self.n_positive is None is self.n_negative
+
+    @property
+    def youden(self) -> float:
+        """Sensitivity + specificity - 1: 0 tells nothing, 1 everything."""
+        return self.sensitivity + self.specificity - 1
+
+    @property
+    def informs(self) -> bool:
+        """Whether it surely counts more of the events than of the other cases: its interval is above 0."""
+        return self.youden - Z * self.deviation() > 0
+
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """Wilson intervals of sensitivity and specificity."""
+        pairs = {
+            "sensitivity": (self.sensitivity, self.n_positive),
+            "specificity": (self.specificity, self.n_negative),
+        }
+        return {k: (v, v) if n is None else wilson_bounds(round(v * n), n) for k, (v, n) in pairs.items()}
+
+    def deviation(self) -> float:
+        """Standard deviation of the measured Youden index, one case added to either side of each share."""
+        shares = ((self.sensitivity, self.n_positive), (self.specificity, self.n_negative))
+        return math.sqrt(sum(_smoothed(share, n)[1] for share, n in shares))
+
+
+EXACT = Accuracy(1.0, 1.0)
+"""Of a reader that is right by construction."""
+
+
+def corrected_rate(rate: Estimate, accuracy: Accuracy) -> Estimate:
+    """A rate as it would be counted without errors (Rogan and Gladen 1978).
+
+        (p + specificity - 1) / (sensitivity + specificity - 1), cut to 0..1
+
+    The interval carries the uncertainty of the rate and of both measured shares (Lang and Reiczigel 2014).
+
+    Args:
+        rate: a counted share of n independent cases.
+        accuracy: of the instrument that counted.
+    """
+    if rate.value is None or rate.n == 0 or accuracy.exact:
+        return rate
+    if not accuracy.informs:
+        return _uninformed(rate)
+    value = (rate.value + accuracy.specificity - 1) / accuracy.youden
+
+    # All three shares are drawn a little towards a half, so that none has a variance of 0.
+    n = rate.n + Z * Z
+    p = (rate.n * rate.value + Z * Z / 2) / n
+    se, var_se = _smoothed(accuracy.sensitivity, accuracy.n_positive)
+    sp, var_sp = _smoothed(accuracy.specificity, accuracy.n_negative)
+    youden = se + sp - 1
+    middle = (p + sp - 1) / youden
+    shift = 2 * Z * Z * (middle * var_se - (1 - middle) * var_sp)
+    half = Z * math.sqrt(p * (1 - p) / n + middle**2 * var_se + (1 - middle) ** 2 * var_sp) / youden
+    return replace(
+        rate,
+        value=_cut(value),
+        ci_low=min(_cut(value), _cut(middle + shift - half)),
+        ci_high=max(_cut(value), _cut(middle + shift + half)),
+        method="Rogan-Gladen, Lang-Reiczigel interval",
+    )
+
+
+def corrected_difference(difference: Estimate, accuracy: Accuracy) -> Estimate:
+    """A difference of two rates that one instrument counted, as it would be without errors.
+
+    False alarms cancel, so it is divided by sensitivity + specificity - 1, whose uncertainty the interval carries.
+    """
+    if difference.value is None or accuracy.exact:
+        return difference
+    if not accuracy.informs:
+        return _uninformed(difference)
+    youden, d = accuracy.youden, difference.value
+    own = Z * abs(d) * accuracy.deviation() / youden**2
+    low, high = difference.ci_low, difference.ci_high
+    return replace(
+        difference,
+        value=d / youden,
+        ci_low=None if low is None else d / youden - math.hypot((d - low) / youden, own),
+        ci_high=None if high is None else d / youden + math.hypot((high - d) / youden, own),
+        method=f"{difference.method}, divided by sensitivity + specificity - 1",
+    )
+
+
+def prediction_powered(
+    judged: npt.ArrayLike,
+    judged_by_both: npt.ArrayLike,
+    people: Sequence[float] | npt.ArrayLike,
+    **extra: Any,
+) -> Estimate:
+    """Mean of what people would say, from many verdicts of a judge and few of people.
+
+        mean(judge, where people said nothing) + mean(people - judge, where both spoke)
+
+    Paper: Angelopoulos et al. 2023, "Prediction-powered inference". NaN is unscored and left out.
+
+    Args:
+        judged: [N] the judge's values of cases that no person saw.
+        judged_by_both: [n] the judge's values of cases that people saw.
+        people: [n] theirs.
+    """
+    alone = np.asarray(judged, dtype=float)
+    both = np.asarray(people, dtype=float) - np.asarray(judged_by_both, dtype=float)
+    lost = int((~np.isfinite(alone)).sum() + (~np.isfinite(both)).sum())
+    alone, both = alone[np.isfinite(alone)], both[np.isfinite(both)]
+    n = len(alone) + len(both)
+    if len(alone) < 2 or len(both) < 2:
+        return Estimate(None, n, lost, n, method="prediction-powered: too few cases", **extra)
+    value = float(alone.mean() + both.mean())
+    half = Z * math.sqrt(alone.var(ddof=1) / len(alone) + both.var(ddof=1) / len(both))
+    return Estimate(
+        value, n, lost, n, value - half, value + half, f"prediction-powered, {len(both)} by people", **extra
+    )
+
+
+def _smoothed(share: float, n: int | None) -> tuple[float, float]:
+    """A measured share with one case added to either side, and its variance; as it is where it is known."""
+    if n is None:
+        return share, 0.0
+    drawn = (n * share + 1) / (n + 2)
+    return drawn, drawn * (1 - drawn) / (n + 2)
+
+
+def _cut(share: float) -> float:
+    return min(1.0, max(0.0, share))
+
+
+def _uninformed(estimate: Estimate) -> Estimate:
+    return replace(
+        estimate, value=None, ci_low=None, ci_high=None, method="the instrument tells no events from others"
+    )
