@@ -84,6 +84,17 @@ def test_one_part_of_the_pairs_may_be_held_out(models, tmp_path):
     assert found["prompts_found_in_training_data"] == 0
 
 
+def test_a_reward_model_that_no_metric_asks_for_reads_pairs_alone(tiny, models, tmp_path, capsys):
+    data = {"path": "builtin:support-desk", "heldout": 0.5, "world": {"n": 12}}
+    settings = {"reward_model": str(models / "rm"), "max_new_tokens": 4}
+    found = kilter.evaluate([str(tiny)], data, tmp_path / "o", metrics=["length"], **settings)
+    assert found["reward_model"]["metrics"]["accuracy"]["n"] > 0
+    said = capsys.readouterr()
+    assert (
+        "reward model on held-out pairs" in said.out + said.err and ": reward of" not in said.out + said.err
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [

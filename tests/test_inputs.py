@@ -145,6 +145,23 @@ def test_a_mixture_weighs_its_parts(tmp_path):
     assert not held.keys() & {g.prompt.messages[0]["content"] for g in data.train}
 
 
+def test_a_part_of_a_mixture_holds_out_what_it_would_hold_out_alone(tmp_path):
+    (tmp_path / "a.jsonl").write_text(lines(ROWS))
+    (tmp_path / "b.jsonl").write_text(lines({**r, "prompt": f"b {i}"} for i, r in enumerate(ROWS[:8])))
+    a, b = str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")
+
+    def held(data):
+        return {g.prompt.messages[0]["content"] for g in load(make_data_spec(data), "pairs").heldout}
+
+    alone = held({"path": a, "heldout": 0.5, "seed": 7})
+    parts = [{"path": a, "weight": 2}, {"path": b, "heldout": 0}]
+    assert held({"parts": parts, "heldout": 0.5, "seed": 7}) == alone
+    # A prompt that stands in two parts is held out of both.
+    twice = {"parts": [{"path": a}, {"path": a, "heldout": 0}], "heldout": 0.5, "seed": 7}
+    train = {g.prompt.messages[0]["content"] for g in load(make_data_spec(twice), "pairs").train}
+    assert held(twice) == alone and not train & alone
+
+
 def test_a_part_reads_its_file_in_its_own_way(tmp_path):
     (tmp_path / "a.jsonl").write_text(lines(ROWS[:2]))
     (tmp_path / "b.jsonl").write_text(lines([{"frage": "q", "chosen": "a", "rejected": "b"}]))

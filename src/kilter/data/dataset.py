@@ -182,7 +182,7 @@ def load(spec: DataSpec, shape: Shape, where: str = "data", learned: bool = True
     groups, weights = _gathered(spec, shape, where, account, shape == "prompts" and learned)
 
     # Split first: what a shape leaves out must not move a prompt from one side to the other.
-    trained, held = _split_places([_split_key(g) for g in groups], spec.heldout, spec.seed)
+    trained, held = _split_parts([_split_key(g) for g in groups], spec, [first for first, _ in weights])
     train, heldout = picked(groups, _weighted(trained, weights, groups)), picked(groups, held)
     if spec.condition is not None:
         train, heldout = conditioned(train, heldout, shape, spec.condition, account.skipped)
@@ -370,6 +370,24 @@ def split_by_prompt(groups: Sequence[Group], heldout: float, seed: int) -> tuple
     """
     train, held = _split_places([_split_key(g) for g in groups], heldout, seed)
     return [groups[i] for i in train], [groups[i] for i in held]
+
+
+def _split_parts(
+    keys: Sequence[str], spec: DataSpec, firsts: Sequence[int]
+) -> tuple[Sequence[int], Sequence[int]]:
+    """As _split_places; parts with a share of their own are split apart, as if each were the whole."""
+    shares = [p.heldout for p in spec.parts]
+    if all(share is None for share in shares):
+        return _split_places(keys, spec.heldout, spec.seed)
+
+    # A prompt that one part holds out is held out in every part, so that nobody trains on it.
+    ends = [*firsts[1:], len(keys)]
+    out: set[str] = set()
+    for first, end, share in zip(firsts, ends, shares, strict=False):
+        own = spec.heldout if share is None else share
+        out |= {keys[first + i] for i in _split_places(keys[first:end], own, spec.seed)[1]}
+    places = range(len(keys))
+    return [i for i in places if keys[i] not in out], [i for i in places if keys[i] in out]
 
 
 def _split_places(keys: Sequence[str], heldout: float, seed: int) -> tuple[Sequence[int], Sequence[int]]:

@@ -54,6 +54,12 @@ class Part(SourceSpec):
     weight: float = Field(
         1.0, gt=0, description="how often each row is seen in a pass: 2 is twice, 0.5 is every second row"
     )
+    heldout: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="this part's share of prompts kept for evaluation; else that of the whole",
+    )
 
 
 INHERITED = ("format", "map", "split", "config", "on_bad_row")

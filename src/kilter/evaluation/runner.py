@@ -70,10 +70,12 @@ class Evaluation:
         said = {model.name: asking.ask(model) for model in self.models}
 
         # Score: what was said, once by each source; further samples only where a metric looks at them.
+        # A reward model that no metric asks for is tested on pairs alone.
         reward = None
         sources: dict[str, Source] = {"gold": GoldSource(self.spec.gold, suite.prompts, self.resolve)}
         if self.reward_model is not None:
-            reward = sources["reward"] = RewardSource(*self.reward_model, self.spec, self.console)
+            reward = RewardSource(*self.reward_model, self.spec, self.console)
+            sources |= {"reward": reward} if "reward" in needs else {}
         scoring = Scoring(sources, self.out / ".scores", self.name)
         sampled = {s for m in measures if m.samples > 1 for s in m.facts.needs if s in SOURCES}
         scores = scoring(suite.prompts, {n: a.prompts for n, a in said.items()}, sampled)
@@ -88,7 +90,7 @@ class Evaluation:
         origin = Origin(
             self.spec.seed,
             self.prompts.content_hash()[:16],
-            {key: source.judge for key, source in sources.items()},
+            {key: source.judge for key, source in (sources | ({"reward": reward} if reward else {})).items()},
             self._bias(),
         )
         measured = {name: measure_all(measures, known[name], origin) for name in known}
