@@ -1,4 +1,4 @@
-"""Agreement beyond chance: Cohen's kappa, Gwet's AC1, Krippendorff's alpha, with a bootstrap over clusters."""
+"""Agreement beyond chance: kappa, AC1 and alpha, with a bootstrap over clusters."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ def clustered(
 ) -> Estimate:
     """Mean of bounded values with Wilson's interval at the effective number of clusters.
 
-    The variance is that of cluster totals, with C / (C - 1). It gives the n at which a plain share would be as
-    uncertain, and Wilson's formula with the quantile of Student's t takes that n (Dean and Pagano 2015).
+    The variance is that of cluster totals, with C / (C - 1). It gives the n at which a plain share would be
+    as uncertain, and Wilson's formula with Student's t takes that n (Dean and Pagano 2015).
     Values that are all the same get the bounds of `constant_bounds`, never an interval of no width.
 
     Args:

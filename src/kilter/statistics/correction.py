@@ -103,7 +103,8 @@ def corrected_rate(rate: Estimate, accuracy: Accuracy) -> Estimate:
 def corrected_difference(difference: Estimate, accuracy: Accuracy) -> Estimate:
     """A difference of two rates that one instrument counted, as it would be without errors.
 
-    False alarms cancel, so it is divided by sensitivity + specificity - 1, whose uncertainty the interval carries.
+    False alarms cancel, so it is divided by sensitivity + specificity - 1, and the interval carries the doubt
+    about both.
     """
     if difference.value is None or accuracy.exact:
         return difference

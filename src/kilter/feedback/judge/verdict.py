@@ -82,7 +82,7 @@ class Judgement:
 
     @property
     def p(self) -> float | None:
-        """Probability that the first answer is better: the mean of both orders, None unless both are scored."""
+        """Chance that the first answer is better: the mean of both orders, None unless both are scored."""
         forward, swapped = self.of("forward"), self.of("swapped")
         return None if forward is None or swapped is None else (forward + swapped) / 2
 
