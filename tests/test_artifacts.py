@@ -37,6 +37,18 @@ def names(folder: Path) -> set[str]:
     return {p.name for p in folder.iterdir()}
 
 
+def test_processes_that_write_one_cache_file_at_once_do_not_disturb_each_other(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from kilter.artifacts import write_json\n"
+        "for n in range(300): write_json(Path(sys.argv[1]), [n] * 500, shared=True)"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "found.json")]
+    started = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [(p.wait(60), p.stderr.read()) for p in started] == [(0, "")] * 3
+    assert json.loads((tmp_path / "found.json").read_text()) == [299] * 500
+    assert names(tmp_path) == {"found.json"}
+
+
 def test_a_write_is_whole_and_leaves_nothing_beside_it(tmp_path):
     path = tmp_path / "new" / "a.json"
     artifacts.write_json(path, {"a": Path("x")}, indent=1)

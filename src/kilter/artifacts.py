@@ -133,7 +133,13 @@ def hidden(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def write_by(path: Path, write: Callable[[Path], object], what: str = "", fix: str = FREE_SPACE) -> None:
+def write_by(
+    path: Path,
+    write: Callable[[Path], object],
+    what: str = "",
+    fix: str = FREE_SPACE,
+    shared: bool = False,
+) -> None:
     """A whole file or none: `write` fills a hidden file beside `path`, which then takes its name.
 
     Args:
@@ -141,11 +147,13 @@ def write_by(path: Path, write: Callable[[Path], object], what: str = "", fix: s
         write: called with the path to write to.
         what: the file's name in an error message.
         fix: the fix in an error message.
+        shared: other processes may write the same file now; the last one's stays.
 
     Raises:
         RunFailed: the disk is full or the folder refuses the file.
     """
-    partial = hidden(_inside(path))
+    _inside(path)
+    partial = hidden(path.with_name(f"{path.name}.{os.getpid()}") if shared else path)
     with writing(path, what, fix):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -159,14 +167,14 @@ def write_by(path: Path, write: Callable[[Path], object], what: str = "", fix: s
         _flush(path.parent)
 
 
-def write_text(path: Path, text: str, fix: str = FREE_SPACE) -> None:
+def write_text(path: Path, text: str, fix: str = FREE_SPACE, shared: bool = False) -> None:
     """A whole text file (UTF-8) or none."""
-    write_by(path, lambda partial: partial.write_bytes(text.encode()), fix=fix)
+    write_by(path, lambda partial: partial.write_bytes(text.encode()), fix=fix, shared=shared)
 
 
-def write_json(path: Path, value: Any, indent: int | None = None) -> None:
+def write_json(path: Path, value: Any, indent: int | None = None, shared: bool = False) -> None:
     """A whole JSON file or none; what JSON does not know is written as its text."""
-    write_text(path, json.dumps(value, indent=indent, default=str))
+    write_text(path, json.dumps(value, indent=indent, default=str), shared=shared)
 
 
 def write_first(path: Path, value: Any) -> bool:

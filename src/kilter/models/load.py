@@ -129,7 +129,7 @@ def file_hash(path: Path) -> str:
         found = sha256_file(path)
     # A cache that cannot be written costs time and nothing else.
     with contextlib.suppress(RunFailed):
-        write_text(note, found)
+        write_text(note, found, shared=True)
     return found
 
 

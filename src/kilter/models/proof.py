@@ -10,6 +10,7 @@ model, if a run's rows can be as long. What was found is kept by the model's con
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from kilter.artifacts import write_json
 from kilter.batch import Batch
-from kilter.errors import UserError
+from kilter.errors import RunFailed, UserError
 from kilter.models import attention
 from kilter.models.forward import Scorer, Still, Way, declared_head
 from kilter.models.logprobs import Head, logits
@@ -395,7 +396,9 @@ def recall(path: Path) -> Finding | None:
 
 def keep(path: Path, finding: Finding) -> None:
     """Leaves a finding for the next time that the model is loaded."""
-    write_json(path, asdict(finding))
+    # The ranks of a run write it at once, and a cache that cannot be written costs time and nothing else.
+    with contextlib.suppress(RunFailed):
+        write_json(path, asdict(finding), shared=True)
 
 
 def proof_key(model_hash: str, **conditions: object) -> str:
