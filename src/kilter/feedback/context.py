@@ -16,6 +16,7 @@ class Context:
 
     model: resolves a stage or model name to a folder. policy: (Scorer, Encoder) or None. known: answers
     of the training data, on which rewards are normalised. gather: one value of every rank, in order.
+    folder: where a source may keep what it paid for; None is nowhere.
     """
 
     model: Callable[[str], Path] = Path
@@ -24,3 +25,4 @@ class Context:
     template: str = "auto"
     known: Sequence[Group] = ()
     gather: Callable[[Any], list[Any]] = lambda value: [value]
+    folder: Path | None = None

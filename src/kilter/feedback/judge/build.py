@@ -1,0 +1,135 @@
+"""From judge.yaml, or the options of a recipe, to a judge. Weights are opened when it is first asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from kilter.errors import UserError
+from kilter.feedback.context import Context
+from kilter.feedback.judge.panel import Panel
+from kilter.feedback.judge.prompts import version
+from kilter.feedback.judge.protocol import ChatJudge, refuse_unusable
+from kilter.feedback.judge.spec import JudgeSpec
+from kilter.feedback.judge.verdict import Judge
+from kilter.registry import Registry
+from kilter.roles.paid import Bill, Rate
+from kilter.roles.talk import Talker
+from kilter.validation import as_user_error, load_yaml
+
+CACHE = "judge.sqlite"
+"""In the folder of a run, where the settings name no file of their own."""
+
+over: Registry[Callable[[JudgeSpec, Context, Judge], Judge]] = Registry("judge mode")
+"""Modes in which a judge is asked by another one, as a constitution asks principle by principle."""
+
+over.declare("kilter.constitution.judge", "constitution")
+
+SETTINGS = ("mode", "read", "criterion", "scale", "clamp", "min_mass", "max_tokens", "max_length")
+"""What decides a verdict beside the model and the wording."""
+
+
+def load_spec(path: str | Path, field: str = "judge") -> JudgeSpec:
+    """Reads judge.yaml. Paths in it are taken from the working directory, as in a recipe.
+
+    Raises:
+        UserError: there is no such file, or a setting in it is unknown or impossible.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(field, str(path), "names no file", "give a judge.yaml; docs/judges.md shows some")
+    try:
+        raw = load_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = f"is not YAML ({' '.join(str(error).split())[:160]})"
+        raise UserError(field, str(path), problem, "check indentation, colons and repeated keys") from error
+    if not isinstance(raw, dict):
+        raise UserError(field, str(path), "is not a mapping", "write model: and mode: at least")
+    return parse_spec(raw, str(path))
+
+
+def parse_spec(raw: dict[str, Any], field: str = "judge") -> JudgeSpec:
+    """Settings from plain data, checked. Raises UserError."""
+    try:
+        spec = JudgeSpec.model_validate(raw)
+    except ValidationError as error:
+        raise as_user_error(error, field, JudgeSpec) from error
+    for member in (spec, *members(spec, field)):
+        refuse_unusable(member, field)
+    return spec
+
+
+def members(spec: JudgeSpec, field: str = "judge") -> list[JudgeSpec]:
+    """The judges of a panel, each with the panel's settings where it has none of its own."""
+    shared = spec.model_dump(exclude_unset=True, exclude={"panel", "model", "sampler"})
+    found = []
+    for n, own in enumerate(spec.panel):
+        where = f"{field}.panel.{n}"
+        if "panel" in own:
+            raise UserError(f"{where}.panel", own["panel"], "stands inside a panel", "list all judges once")
+        try:
+            found.append(JudgeSpec.model_validate(shared | own))
+        except ValidationError as error:
+            raise as_user_error(error, where, JudgeSpec) from error
+    return found
+
+
+def build(spec: JudgeSpec, context: Context, field: str = "judge", bill: Bill | None = None) -> Judge:
+    """The judge that the settings describe.
+
+    Args:
+        spec: the settings.
+        context: finds models; its folder keeps the replies where the settings name no cache.
+        field: where the settings stand, for messages.
+        bill: books what the judge costs; default: one of its own.
+
+    Raises:
+        UserError: the settings contradict each other, or a certificate is required and missing.
+    """
+    bill = Bill(spec.max_cost) if bill is None else bill
+    bill.limit = spec.max_cost
+    own = members(spec, field)
+    for one in (spec, *own):
+        refuse_unusable(one, field)
+    if len(own) == 1:
+        raise UserError(f"{field}.panel", 1, "is one judge", "name two or more, or put it in place of panel")
+    if own:
+        judge: Judge = Panel([_one(m, context, f"{field}.panel.{n}", bill) for n, m in enumerate(own)])
+    else:
+        judge = _one(spec, context, field, bill)
+    if spec.mode in over.names():
+        judge = over.get(spec.mode)(spec, context, judge)
+    return judge
+
+
+def _one(spec: JudgeSpec, context: Context, field: str, bill: Bill) -> ChatJudge:
+    wording = version(spec.mode, spec.read)
+    talker = Talker(
+        sampler=spec.sampler,
+        model=None if spec.model is None else context.model(spec.model),
+        max_tokens=spec.max_tokens,
+        max_length=spec.max_length,
+        template=context.template,
+        version=wording,
+        bill=bill,
+        rate=Rate(spec.price.prompt, spec.price.completion),
+        cache=_cache(spec, context),
+        replay=spec.replay,
+        where=field,
+    )
+    settings = spec.model_dump(mode="json", include=set(SETTINGS))
+    text = json.dumps([talker.identity, wording, settings], sort_keys=True)
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()
+    return ChatJudge(talker.chat, spec, fingerprint, talker.name, lambda ask: talker.length(ask))
+
+
+def _cache(spec: JudgeSpec, context: Context) -> Path | None:
+    if spec.cache is not None:
+        return Path(spec.cache)
+    return None if context.folder is None else context.folder / CACHE

@@ -1,0 +1,93 @@
+"""From a written reply to a verdict: the judge's own last one, never one that was quoted or planted.
+
+A reply that is one JSON object {"mark", "verdict"} counts first. Otherwise the last line of the form
+`VERDICT mark = X` counts. The mark occurs in no material, so that no answer can hold a verdict.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+THOUGHT = re.compile(r"<think(?:ing)?\b[^>]*>.*?(?:</think(?:ing)?>|\Z)", re.S | re.I)
+THOUGHT_END = re.compile(r".*</think(?:ing)?>", re.S | re.I)
+"""Some models' templates begin the thought themselves, so that a reply holds its end alone."""
+FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.S | re.M)
+QUOTED_LINE = re.compile(r"^[ \t]*>.*$", re.M)
+QUOTED = re.compile(r"\"(?:[^\"\n]|\n(?!\s*\n))*\"|“[^”]*(?:”|\Z)|«[^»]*(?:»|\Z)")
+
+MAY_HOLD = frozenset({"mark", "verdict", "reason"})
+"""Fields of a verdict as JSON; an object with others is something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A verdict, or None with the reason why there is none."""
+
+    value: str | None
+    how: Literal["", "schema", "tag"] = ""
+    reason: str = ""
+
+
+def own_words(reply: str) -> str:
+    """The reply without thoughts, code and quotations."""
+    text = THOUGHT_END.sub("", THOUGHT.sub("", reply))
+    for quoted in (FENCE, QUOTED_LINE, QUOTED):
+        text = quoted.sub("", text)
+    return text
+
+
+def read(reply: str, mark: str, allowed: Sequence[str]) -> Parsed:
+    """The verdict of a reply.
+
+    Args:
+        reply: all that the judge wrote.
+        mark: the mark of the question.
+        allowed: what a verdict may be. Nothing else counts, and nothing is rounded or completed to one.
+    """
+    found = _schema(THOUGHT_END.sub("", THOUGHT.sub("", reply)).strip(), mark)
+    if found is not None:
+        return Parsed(found, "schema") if found in allowed else _refused(found, allowed)
+
+    # A verdict stands alone on its line. The last one counts: a judge may change its mind.
+    tag = re.compile(rf"^[ \t]*[*_]{{0,2}}VERDICT {re.escape(mark)} = (\S+?)[*_]{{0,2}}\.?[ \t]*$", re.M)
+    values = tag.findall(own_words(reply))
+    if not values:
+        return Parsed(None, reason="the reply holds no verdict")
+    return Parsed(values[-1], "tag") if values[-1] in allowed else _refused(values[-1], allowed)
+
+
+def _refused(value: str, allowed: Sequence[str]) -> Parsed:
+    return Parsed(None, reason=f"the verdict {value[:20]!r} is not one of {', '.join(allowed)}")
+
+
+def _schema(text: str, mark: str) -> str | None:
+    """The verdict of a reply that is one JSON object and nothing else; None where it is not."""
+    if not text.startswith("{"):
+        return None
+    try:
+        row = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not row.keys() <= MAY_HOLD or row.get("mark") != mark:
+        return None
+    value = row.get("verdict")
+    # True is an int to Python, and 4.0 is not a grade that was offered.
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    return str(value)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ: of two verdicts, which one counts would be the reader's choice."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a key stands twice")
+    return row
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(name)

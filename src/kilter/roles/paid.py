@@ -1,0 +1,228 @@
+"""A Chat that keeps its replies, counts what they cost, and stops before a limit."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from kilter.errors import RunFailed, UserError
+from kilter.roles.replies import Replies, key_of
+from kilter.seams import Chat
+from kilter.types import Ask, Choice, Reply, Usage
+
+BYTES_PER_TOKEN = 3.0
+"""Of a question whose tokens nobody has counted. Rather too many tokens than too few."""
+
+
+def estimated_tokens(ask: Ask) -> int:
+    """Tokens of a question, by its length."""
+    size = sum(len(m["content"].encode("utf-8", "surrogatepass")) + 16 for m in ask.messages)
+    return int(size / BYTES_PER_TOKEN) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Prices of a million tokens read, and of a million written, in any one currency."""
+
+    prompt: float = 0.0
+    completion: float = 0.0
+
+    def of(self, usage: Usage) -> float:
+        """What these tokens cost."""
+        return (usage.prompt_tokens * self.prompt + usage.tokens * self.completion) / 1e6
+
+
+@dataclass
+class Bill:
+    """What replies cost, and how far one may go. Threads and the judges of a panel share it.
+
+    Args:
+        limit: no call is made that could pass it; None is no limit.
+    """
+
+    limit: float | None = None
+    calls: int = 0
+    """Questions that were asked and answered."""
+    kept: int = 0
+    """Questions whose reply was there already."""
+    usage: Usage = Usage()
+    cost: float = 0.0
+    uncounted: int = 0
+    """Calls whose tokens the endpoint did not tell; theirs are estimated."""
+    _under_way: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def begin(self, most: float) -> None:
+        """Books the most that a call can cost. Raises RunFailed where that would pass the limit."""
+        with self._lock:
+            if self.limit is not None and self.cost + self._under_way + most > self.limit:
+                raise RunFailed(
+                    f"The next call could bring the cost from {self.cost:.6g} above max_cost {self.limit:g}",
+                    "raise max_cost and run the same command again: what was paid for is kept",
+                )
+            self._under_way += most
+
+    def end(self, most: float, calls: int, usage: Usage, cost: float, uncounted: int = 0) -> None:
+        """Books what the calls did cost, in place of the most that they could."""
+        with self._lock:
+            self._under_way -= most
+            self.calls += calls
+            self.uncounted += uncounted
+            self.usage += usage
+            self.cost += cost
+
+    def line(self) -> str:
+        """The bill in one line for a person."""
+        words = [f"{self.calls} calls", *([f"{self.kept} kept"] if self.kept else [])]
+        words.append(f"{self.usage.prompt_tokens + self.usage.tokens} tokens")
+        if self.cost or self.limit is not None:
+            words.append(f"cost {self.cost:.4g}" + ("" if self.limit is None else f" of {self.limit:g}"))
+        if self.uncounted:
+            words.append(f"tokens of {self.uncounted} estimated")
+        return ", ".join(words)
+
+    def facts(self) -> dict[str, Any]:
+        """The bill for a manifest."""
+        tokens = {"prompt_tokens": self.usage.prompt_tokens, "tokens": self.usage.tokens}
+        counts = {"calls": self.calls, "kept": self.kept, "uncounted": self.uncounted}
+        return counts | tokens | {"cost": round(self.cost, 6)}
+
+
+R = TypeVar("R", Reply, Choice)
+
+
+@dataclass(frozen=True)
+class _Kind(Generic[R]):
+    """How replies of one kind are asked for and kept. tokens: the most that one of them writes."""
+
+    ask: Callable[[Sequence[Ask]], list[R]]
+    key: Mapping[str, Any]
+    tokens: int
+    loaded: Callable[[Mapping[str, Any]], R]
+
+
+@dataclass
+class PaidChat:
+    """Chat over another one.
+
+    Args:
+        open: gives the other one; it is not called where all replies are kept already.
+        identity: who answers and how it samples, as JSON.
+        max_tokens: the most that a reply may have.
+        bill: what the calls cost.
+        rate: their price.
+        replies: where replies are kept; None keeps none.
+        replay: a reply that is not kept is an error instead of a call.
+        at_once: calls under way at once. From two on, each is a call of its own.
+        chunk: asks that one call of a model in memory takes together.
+    """
+
+    open: Callable[[], Chat]
+    identity: Mapping[str, Any]
+    max_tokens: int = 512
+    bill: Bill = field(default_factory=Bill)
+    rate: Rate = Rate()
+    replies: Replies | None = None
+    replay: bool = False
+    at_once: int = 1
+    chunk: int = 64
+
+    @cached_property
+    def chat(self) -> Chat:
+        """The other one, opened when it is first asked."""
+        return self.open()
+
+    def reply(self, asks: Sequence[Ask]) -> list[Reply]:
+        """See seams.Chat."""
+        kind = _Kind(lambda part: self.chat.reply(part), {"reply": self.max_tokens}, self.max_tokens, _reply)
+        return self._answers(asks, kind)
+
+    def choose(self, asks: Sequence[Ask], options: Sequence[str]) -> list[Choice]:
+        """See seams.Chat."""
+        kind = _Kind(lambda part: self.chat.choose(part, options), {"choose": list(options)}, 1, _choice)
+        return self._answers(asks, kind)
+
+    def _answers(self, asks: Sequence[Ask], kind: _Kind[R]) -> list[R]:
+        keys = [self._key(a, kind) for a in asks]
+        found: dict[str, R] = {}
+        for key in dict.fromkeys(keys):
+            row = None if self.replies is None else self.replies.get(key)
+            if row is not None:
+                found[key] = kind.loaded(row)
+        self.bill.kept += len(found)
+
+        # The same question twice is one call.
+        missing = {k: a for k, a in zip(keys, asks, strict=True) if k not in found}
+        if missing and self.replay:
+            path = "" if self.replies is None else str(self.replies.path)
+            raise UserError(
+                "replay",
+                path,
+                f"holds no reply to {len(missing)} of {len(asks)} questions",
+                "run without replay once, with the same judge and data",
+            )
+        found |= self._paid(list(missing.items()), kind)
+        return [found[k] for k in keys]
+
+    def _key(self, ask: Ask, kind: _Kind[R]) -> str:
+        return key_of(
+            {**self.identity, **kind.key, "messages": [dict(m) for m in ask.messages], "note": ask.note}
+        )
+
+    def _paid(self, missing: Sequence[tuple[str, Ask]], kind: _Kind[R]) -> dict[str, R]:
+        """Asks, in parts that are kept as soon as they are answered."""
+        size = 1 if self.at_once > 1 else self.chunk
+        parts = [missing[n : n + size] for n in range(0, len(missing), size)]
+        if self.at_once == 1:
+            return dict(pair for part in parts for pair in self._part(part, kind))
+        if parts:
+            _ = self.chat  # opened once, before threads ask for it
+
+        # After a failure that concerns all calls, those under way end and are kept; the others never begin.
+        pool = ThreadPoolExecutor(self.at_once)
+        try:
+            jobs = [pool.submit(self._part, part, kind) for part in parts]
+            return dict(pair for job in jobs for pair in job.result())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _part(self, part: Sequence[tuple[str, Ask]], kind: _Kind[R]) -> list[tuple[str, R]]:
+        asks = [a for _, a in part]
+        most = [Usage(estimated_tokens(a), kind.tokens) for a in asks]
+        booked = sum(map(self.rate.of, most))
+        self.bill.begin(booked)
+        answered: list[R] = []
+        try:
+            answered = kind.ask(asks)
+        finally:
+            # What failed costs nothing. What an endpoint does not count is not free: it is estimated.
+            good = [(r.usage, m) for r, m in zip(answered, most, strict=False) if not r.problem]
+            told = [m if usage == Usage() else usage for usage, m in good]
+            spent = sum(told, Usage())
+            unknown = sum(usage == Usage() for usage, _ in good)
+            self.bill.end(booked, len(good), spent, self.rate.of(spent), unknown)
+
+        # A failure may pass, and is asked again in the next run.
+        pairs = [(key, r) for (key, _), r in zip(part, answered, strict=True)]
+        if self.replies is not None:
+            self.replies.put((key, _kept(r)) for key, r in pairs if not r.problem)
+        return pairs
+
+
+def _kept(reply: Reply | Choice) -> dict[str, Any]:
+    row = dataclasses.asdict(reply)
+    del row["problem"]
+    return row
+
+
+def _reply(row: Mapping[str, Any]) -> Reply:
+    return Reply(row["text"], Usage(**row["usage"]))
+
+
+def _choice(row: Mapping[str, Any]) -> Choice:
+    return Choice(tuple(row["options"]), tuple(row["probabilities"]), row["mass"], Usage(**row["usage"]))

@@ -1,0 +1,127 @@
+"""Opening a model that is talked to: its replies kept, counted and limited, whoever answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from kilter.artifacts import sha256_file
+from kilter.data.encode import Encoder
+from kilter.errors import UserError
+from kilter.models.load import model_hash
+from kilter.roles.chat import SamplerChat
+from kilter.roles.open import OpenSpec, open_encoder
+from kilter.roles.paid import Bill, PaidChat, Rate, estimated_tokens
+from kilter.roles.replies import Replies
+from kilter.roles.sampler import open_sampler
+from kilter.sampling.config import NAMES_MODEL, READS, SamplerKind
+from kilter.types import Ask, Prompt, SamplingParams
+
+PUBLIC = "https://api.openai.com/v1"
+"""Where the official client asks if nobody says otherwise."""
+
+
+def public_url(url: str | None) -> str:
+    """An endpoint's address without user, password and query, which may hold a key."""
+    parts = urlsplit(url or os.environ.get("OPENAI_BASE_URL") or PUBLIC)
+    host = parts.hostname or ""
+    return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path}".rstrip("/")
+
+
+@dataclass
+class Talker:
+    """Someone to talk to.
+
+    Args:
+        sampler: who answers.
+        model: folder of the weights; None where the sampler opens none.
+        max_tokens: the most that a reply may have.
+        max_length: tokens of a question; a longer one is not asked.
+        template: chat template of a model in memory.
+        version: of the questions' wording, for the cache.
+        bill: what replies cost.
+        rate: their price.
+        cache: SQLite file of replies; None keeps none.
+        replay: only kept replies count, and no model is opened.
+        where: prefix of field names in errors.
+    """
+
+    sampler: SamplerKind
+    model: Path | None = None
+    max_tokens: int = 512
+    max_length: int = 4096
+    template: str = "auto"
+    version: str = ""
+    bill: Bill = field(default_factory=Bill)
+    rate: Rate = Rate()
+    cache: Path | None = None
+    replay: bool = False
+    where: str = "judge"
+
+    def __post_init__(self) -> None:
+        if self.model is None and self.sampler.name not in NAMES_MODEL and self.sampler.name in READS:
+            fix = "name a stage, a folder or builtin:NAME, or a sampler that is an endpoint"
+            if not self.sampler.options:
+                raise UserError(f"{self.where}.model", "(absent)", "is required by this sampler", fix)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Who answers: the weights by their hash, an endpoint by its address and the model's name."""
+        spec = self.sampler
+        who: dict[str, Any] = {"sampler": spec.name}
+        if self.model is not None:
+            who["model"] = model_hash(self.model)
+        if spec.model is not None:
+            who |= {"model": spec.model, "url": public_url(spec.url)}
+        if spec.script is not None:
+            who["script"] = sha256_file(Path(spec.script))
+        return who | ({"options": spec.options} if spec.options else {})
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return self.sampler.model or (self.model.name if self.model is not None else self.sampler.name)
+
+    @cached_property
+    def chat(self) -> PaidChat:
+        """The one to talk to; weights are opened when it is first asked."""
+        at_once = self.sampler.concurrency if "concurrency" in READS.get(self.sampler.name, ()) else 1
+        replies = None
+        if self.cache is not None:
+            replies = Replies(self.cache, f"{self.where}.cache", self.replay)
+        elif self.replay:
+            raise UserError(
+                f"{self.where}.replay", True, "has no cache to replay", "name one: cache: replies.sqlite"
+            )
+        who = {**self.identity, "temperature": 0.0, "version": self.version}
+        return PaidChat(self._open, who, self.max_tokens, self.bill, self.rate, replies, self.replay, at_once)
+
+    def _open(self) -> SamplerChat:
+        params = SamplingParams(max_new_tokens=self.max_tokens, temperature=0.0)
+        sampler = open_sampler(self.sampler, self._opening, f"{self.where}.sampler")
+        return SamplerChat(sampler, params)
+
+    @property
+    def _opening(self) -> OpenSpec:
+        model: Path | str = self.model if self.model is not None else self.sampler.model or ""
+        return OpenSpec(model, template=self.template, max_length=self.max_length, long_rows="cut")
+
+    @cached_property
+    def length(self) -> Callable[[Ask], int]:
+        """Tokens of a question: counted where the tokenizer is here, else estimated."""
+        if self.model is None:
+            return estimated_tokens
+        encoder: Encoder = open_encoder(self._opening)
+
+        def count(ask: Ask) -> int:
+            try:
+                return len(encoder.prompt(Prompt(ask.messages)))
+            except UserError:
+                return 0  # the template refuses it: so will the model, and says why
+
+        return count
