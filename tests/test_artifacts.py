@@ -40,12 +40,13 @@ def names(folder: Path) -> set[str]:
 def test_processes_that_write_one_cache_file_at_once_do_not_disturb_each_other(tmp_path):
     code = (
         "import sys; from pathlib import Path; from kilter.artifacts import write_json\n"
-        "for n in range(300): write_json(Path(sys.argv[1]), [n] * 500, shared=True)"
+        "for n in range(100): write_json(Path(sys.argv[1]), [n] * 500, shared=True)"
     )
     words = [sys.executable, "-c", code, str(tmp_path / "found.json")]
     started = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [(p.wait(60), p.stderr.read()) for p in started] == [(0, "")] * 3
-    assert json.loads((tmp_path / "found.json").read_text()) == [299] * 500
+    assert [p.communicate(timeout=60)[1] for p in started] == [""] * 3
+    assert [p.returncode for p in started] == [0] * 3
+    assert json.loads((tmp_path / "found.json").read_text()) == [99] * 500
     assert names(tmp_path) == {"found.json"}
 
 
