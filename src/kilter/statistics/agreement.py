@@ -117,7 +117,10 @@ def _agreement(
         return Estimate(value, n, lost, count, low, 1.0, f"{name}, Wilson (constant)", seed)
     if count < 2:
         return Estimate(value, n, lost, count, method=f"{name}: one cluster, no interval")
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=DRAWS)
+    picked = (
+        np.random.default_rng(seed).integers(0, count, (DRAWS, count)) + count * np.arange(DRAWS)[:, None]
+    )
+    weights = np.bincount(picked.ravel(), minlength=DRAWS * count).reshape(DRAWS, count)
     drawn = _coefficient((weights @ tables.reshape(count, k * k)).reshape(DRAWS, k, k), chance)
     low, high = _percentiles(drawn[np.isfinite(drawn)])
     return Estimate(value, n, lost, count, low, high, f"{name}, bootstrap over clusters", seed)

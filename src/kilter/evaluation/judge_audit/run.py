@@ -1,0 +1,230 @@
+"""One audit: asks the judge, keeps every verdict on disk, measures, and writes judge.json."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from kilter.artifacts import append_lines, read_lines
+from kilter.data.dataset import prompt_key
+from kilter.evaluation.judge_audit.probes import ASKS, PROBES, Material, Probe, Sheets
+from kilter.evaluation.judge_audit.report import shown
+from kilter.evaluation.judge_audit.sheet import Asked, sheet
+from kilter.feedback.judge.certificate import DAYS, SCHEMA, Limit, State
+from kilter.feedback.judge.verdict import Judge, Verdict
+from kilter.progress import Display
+from kilter.statistics import Estimate
+
+VERDICTS = "verdicts.jsonl"
+CHUNK = 16
+"""Comparisons that are handed to the judge together; so many verdicts can be lost by a kill."""
+
+Row = list[tuple[float | None, str, int, float | None, str]]
+"""Verdicts on one comparison as they stand on disk: value, order, repeat, mass, reason."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked.
+
+    Args:
+        material: labelled pairs and triples.
+        probes: names in PROBES.
+        probe_limit: pairs of each probe that does not need all of them.
+    """
+
+    material: Material
+    probes: Sequence[str] = tuple(PROBES)
+    probe_limit: int = 100
+
+    @cached_property
+    def asks(self) -> dict[str, list[Asked]]:
+        """Comparisons by what is asked, in the order of ASKS."""
+        wanted = {ask for name in self.probes for ask in PROBES[name].asks}
+        cases, triples = self.material.cases, self.material.triples
+        few = Material(cases[: self.probe_limit], triples[: self.probe_limit], self.material.own)
+        return {
+            name: ask.make(self.material if ask.whole else few)
+            for name, ask in ASKS.items()
+            if name in wanted
+        }
+
+    def calls(self) -> int:
+        """Verdicts that are needed, both orders and all repeats counted."""
+        return sum(2 * ASKS[name].repeats * len(asked) for name, asked in self.asks.items())
+
+    def data_hash(self) -> str:
+        """Of prompts, answers and labels."""
+        m = self.material
+        rows = [(prompt_key(c.prompt), c.better, c.worse, c.writers) for c in m.cases]
+        lists = [(prompt_key(t.prompt), t.answers, t.graded) for t in m.triples]
+        return hashlib.sha256(json.dumps([rows, lists, m.own]).encode()).hexdigest()
+
+
+@dataclass
+class Audit:
+    """Puts a plan to a judge.
+
+    Args:
+        judge: who is asked; it leaves no verdict out for want of mass.
+        fingerprint: of the judge as it is used, which the certificate is bound to.
+        min_mass: below which a verdict of it counts as unscored.
+        folder: of verdicts.jsonl. A killed audit goes on from there.
+    """
+
+    judge: Judge
+    fingerprint: str
+    plan: Plan
+    folder: Path
+    console: Console
+    title: str = "audit of the judge"
+    min_mass: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why verdicts could not be read."""
+
+    def sheets(self) -> Sheets:
+        """All verdicts. Asks for those that are not on disk, a few at a time."""
+        asks, path = self.plan.asks, self.folder / VERDICTS
+        known = {str(row["key"]): row["verdicts"] for row in read_lines(path)}
+        total, done = self.plan.calls(), 0
+        found: dict[str, Any] = {}
+        with Display(self.console, self.title, total) as display:
+            for name, asked in asks.items():
+                repeats = ASKS[name].repeats
+                for first in range(0, len(asked), CHUNK):
+                    chunk = asked[first : first + CHUNK]
+                    self._ask(chunk, repeats, known, path)
+                    done += 2 * repeats * len(chunk)
+                    display.update(done, name)
+                rows = [_verdicts(known[self._key(a, repeats)]) for a in asked]
+                found[name] = sheet(asked, rows, self.min_mass)
+                self.reasons.update(found[name].reasons)
+        return found
+
+    def _ask(self, asked: Sequence[Asked], repeats: int, known: dict[str, Row], path: Path) -> None:
+        """Fills in the verdicts that are missing. One that failed before is asked for again."""
+        missing = {key: a for a in asked if not _whole(known.get(key := self._key(a, repeats)))}
+        if not missing:
+            return
+        judged = self.judge.compare([a.comparison for a in missing.values()], repeats)
+        rows: dict[str, Row] = {
+            key: [(v.value, v.order, v.repeat, v.mass, v.reason) for v in judgement.verdicts]
+            for key, judgement in zip(missing, judged, strict=True)
+        }
+        append_lines(path, ({"key": key, "verdicts": row} for key, row in rows.items()))
+        known |= rows
+
+    def _key(self, asked: Asked, repeats: int) -> str:
+        """Names a comparison by all that decides its verdicts."""
+        c = asked.comparison
+        text = json.dumps([self.judge.fingerprint, prompt_key(c.prompt), c.id, c.first, c.second, repeats])
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _whole(row: Row | None) -> bool:
+    """Whether no verdict of a comparison is missing."""
+    return row is not None and all(value is not None for value, *_ in row)
+
+
+def _verdicts(row: Row) -> list[Verdict]:
+    return [
+        Verdict(value, order, repeat, mass, reason=reason)  # type: ignore[arg-type]
+        for value, order, repeat, mass, reason in row
+    ]
+
+
+def state_of(estimate: Estimate, limit: Limit) -> State:
+    """By the interval, never by the value: inside the limit, outside of it, or neither."""
+    if estimate.value is None:
+        return "not measured"
+    if limit.low is None and limit.high is None:
+        return "reported"
+    if estimate.ci_low is None or estimate.ci_high is None:
+        return "inconclusive"
+    low, high = limit.low or -math.inf, limit.high if limit.high is not None else math.inf
+    if low <= estimate.ci_low and estimate.ci_high <= high:
+        return "pass"
+    return "refused" if estimate.ci_high < low or estimate.ci_low > high else "inconclusive"
+
+
+def measured(probe: Probe, sheets: Sheets) -> dict[str, Any]:
+    """One probe as it stands in judge.json."""
+    empty = any(not len(sheets[name].clusters) for name in probe.asks)
+    estimate = Estimate(None, 0, method="the data has no such rows") if empty else probe.measure(sheets)
+    values = None if empty else probe.values(sheets)
+    count = 0 if empty else max(int(sheets[name].clusters.max()) for name in probe.asks) + 1
+    kept = ("value", "ci_low", "ci_high", "n", "n_unscored", "n_clusters", "method")
+    return {
+        "title": probe.title,
+        **{key: value for key, value in estimate.to_json().items() if key in kept},
+        "limit": probe.limit.model_dump(exclude_none=True),
+        "state": state_of(estimate, probe.limit),
+        "unit": probe.unit,
+        "says": probe.says.format(value=shown(estimate.to_json(), probe.unit)),
+        "parts": {} if empty else probe.parts(sheets),
+        "per_prompt": [] if values is None else values.per_prompt(count),
+    }
+
+
+def verdict_of(metrics: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str], list[str]]:
+    """The verdict, the metrics beyond their limit, and those that leave it open.
+
+    A metric that every certificate needs leaves it open where it was not measured.
+    """
+    failures = [name for name, m in metrics.items() if m["state"] == "refused"]
+    needed = [name for name, probe in PROBES.items() if probe.needed]
+    unknown = [n for n in needed if metrics.get(n, {"state": "not measured"})["state"] == "not measured"]
+    straddling = [name for name, m in metrics.items() if m["state"] == "inconclusive"]
+    verdict = "refused" if failures else "inconclusive" if unknown or straddling else "pass"
+    return verdict, failures, [*unknown, *straddling]
+
+
+def certificate(
+    audit: Audit,
+    judge: Mapping[str, Any],
+    data: str,
+    cost: Mapping[str, Any],
+    days: int = DAYS,
+    today: dt.date | None = None,
+) -> dict[str, Any]:
+    """What judge.json holds.
+
+    Args:
+        audit: with its judge and plan.
+        judge: name and settings.
+        data: the name of the labelled data.
+        cost: filled in by asking: paid, prompt_tokens, tokens; empty where nobody counts.
+        days: how long it holds.
+        today: the day it is made; default: the present one.
+    """
+    begun = time.monotonic()
+    sheets = audit.sheets()
+    metrics = {name: measured(PROBES[name], sheets) for name in audit.plan.probes}
+    verdict, failures, undecided = verdict_of(metrics)
+    made = today or dt.date.today()
+    return {
+        "schema": SCHEMA,
+        "judge": {"fingerprint": audit.fingerprint, **judge},
+        "data": data,
+        "data_hash": audit.plan.data_hash(),
+        "pairs": len(audit.plan.material.cases),
+        "verdict": verdict,
+        "failures": failures,
+        "undecided": undecided,
+        "metrics": metrics,
+        "unscored_because": dict(audit.reasons.most_common(5)),
+        "cost": {"verdicts": audit.plan.calls(), "seconds": round(time.monotonic() - begun, 1), **cost},
+        "made": made.isoformat(),
+        "expires": (made + dt.timedelta(days=days)).isoformat(),
+    }
