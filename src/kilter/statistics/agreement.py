@@ -117,11 +117,10 @@ def _agreement(
         return Estimate(value, n, lost, count, low, 1.0, f"{name}, Wilson (constant)", seed)
     if count < 2:
         return Estimate(value, n, lost, count, method=f"{name}: one cluster, no interval")
-    picked = (
-        np.random.default_rng(seed).integers(0, count, (DRAWS, count)) + count * np.arange(DRAWS)[:, None]
-    )
-    weights = np.bincount(picked.ravel(), minlength=DRAWS * count).reshape(DRAWS, count)
-    drawn = _coefficient((weights @ tables.reshape(count, k * k)).reshape(DRAWS, k, k), chance)
+    # Clusters with the same table are interchangeable: a draw says how many of each kind there are.
+    kinds, often = np.unique(tables.reshape(count, k * k), axis=0, return_counts=True)
+    weights = np.random.default_rng(seed).multinomial(count, often / count, size=DRAWS)
+    drawn = _coefficient((weights @ kinds).reshape(DRAWS, k, k), chance)
     low, high = _percentiles(drawn[np.isfinite(drawn)])
     return Estimate(value, n, lost, count, low, high, f"{name}, bootstrap over clusters", seed)
 

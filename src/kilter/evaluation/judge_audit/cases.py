@@ -42,7 +42,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Triple:
-    """Three answers to a prompt, the best one first. graded: whether their order is known, none being equal."""
+    """Three answers to a prompt, the best one first. graded: whether their order is known."""
 
     prompt: Prompt
     answers: tuple[str, str, str]
@@ -64,7 +64,7 @@ def cases_of(groups: Sequence[Group], limit: int | None = None) -> list[Case]:
 
 
 def triples_of(groups: Sequence[Group], limit: int, seed: int) -> list[Triple]:
-    """A random triple of each prompt that has three answers; the data is in the shape `ranked`, best first."""
+    """A random triple of each prompt with three answers; the data is in the shape `ranked`, best first."""
     clusters: dict[str, int] = {}
     found: list[Triple] = []
     for n, g in enumerate(groups):

@@ -1,4 +1,4 @@
-"""What is measured of a judge. A probe names the comparisons it reads, its measure, its limit, and a sentence.
+"""What is measured of a judge: comparisons, a measure, a limit, and a sentence for a person.
 
 To add one, add an entry to PROBES, and one to ASKS if the judge has to be asked something new.
 """

@@ -1,4 +1,4 @@
-"""Verdicts on comparisons as arrays, so that every measure is a few lines, and thousands of audits are quick."""
+"""Verdicts on comparisons as arrays: every measure is a few lines, and thousands of audits are quick."""
 
 from __future__ import annotations
 

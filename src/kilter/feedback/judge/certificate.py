@@ -91,10 +91,9 @@ class Certificate(BaseModel):
     def problem(self, fingerprint: str, today: dt.date) -> str:
         """Why it does not vouch for a judge; "" where it does."""
         if self.judge.fingerprint != fingerprint:
-            return (
-                f"the certificate is of another judge ({self.judge.name}, {self.judge.fingerprint[:12]}), not "
-                f"of {fingerprint[:12]}: model, wording and mode have to be the same"
-            )
+            other = f"{self.judge.name}, {self.judge.fingerprint[:12]}"
+            same = "model, wording and mode have to be the same"
+            return f"the certificate is of another judge ({other}), not of {fingerprint[:12]}: {same}"
         if self.verdict == "refused":
             return f"the audit of {self.made} refused this judge for {', '.join(self.failures)}"
         if self.verdict == "inconclusive":

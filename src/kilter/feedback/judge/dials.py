@@ -32,7 +32,7 @@ CONSTANT = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a dialled judge sees of n comparisons: -1, 0 or 1 each, 1 where the first answer has more of it."""
+    """What a dialled judge sees of n comparisons: 1 where the first answer has more of it, else 0 or -1."""
 
     quality: Array
     length: Array
