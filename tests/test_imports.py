@@ -33,6 +33,7 @@ FLOORS: tuple[set[str], ...] = (
     {"objectives", "sampling"},
     {"roles"},
     {"feedback"},
+    {"constitution"},
     {"evaluation"},
     {"training"},
     {"release"},

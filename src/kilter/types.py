@@ -34,6 +34,10 @@ PLAIN = "kilter.plain"
 """In Prompt.metadata: the user wrote the prompt as text, and its one user turn is Kilter's doing."""
 
 
+ABOUT = "kilter.about"
+"""In the metadata of an Ask: {"step", "principle", "answer"}, what a critic or reviser is asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """What the model is asked. Either chat `messages`, or raw `text` that no chat template touches.
@@ -261,11 +265,13 @@ class Ask:
 
     id: neighbours with the same id begin alike, and a model in memory reads what they share once. note: what
     tells the ask from another one of the same words, such as order and repeat; a cache keeps both apart.
+    metadata: what the question is about, for a script that knows a world; no model sees it.
     """
 
     messages: tuple[Message, ...]
     id: str = ""
     note: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

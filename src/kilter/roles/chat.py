@@ -29,7 +29,7 @@ class SamplerChat:
 
     def reply(self, asks: Sequence[Ask], listener: Listener = NOBODY) -> list[Reply]:
         """See seams.Chat. An ask that fails has a Reply with its problem, and ends no other."""
-        wanted = [Request(str(n), Prompt(a.messages), 1, self.params) for n, a in enumerate(asks)]
+        wanted = [Request(str(n), _prompt(a), 1, self.params) for n, a in enumerate(asks)]
         found = collect(self.sampler, wanted, listener)
         self.usage += found.usage
         return [_reply(row[0]) for row in found.samples]
@@ -47,7 +47,7 @@ class SamplerChat:
                 "does not tell how probable an answer is",
                 "use local, vllm, openai or scripted, or give the sampler a `choose`",
             )
-        return cast(Chooser, self.sampler).choose([Prompt(a.messages, id=a.id) for a in asks], options)
+        return cast(Chooser, self.sampler).choose([_prompt(a) for a in asks], options)
 
     def stream(self, messages: Sequence[Message], write: Callable[[str], None]) -> Reply:
         """One reply, handed to `write` in pieces as it comes."""
@@ -65,6 +65,10 @@ class _Written(Nobody):
     def text(self, request: Request, index: int, piece: str) -> None:
         """Passes the piece on."""
         self._write(piece)
+
+
+def _prompt(ask: Ask) -> Prompt:
+    return Prompt(ask.messages, id=ask.id, metadata=ask.metadata)
 
 
 def _reply(sample: Sample | None) -> Reply:

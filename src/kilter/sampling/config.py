@@ -18,7 +18,7 @@ class SamplerKind(BaseModel):
     name: str = Field(
         "local",
         description="local (in process), vllm, openai (any compatible endpoint), scripted, "
-        "or my_file.py:MySampler",
+        "world (a world's own critic), or my_file.py:MySampler",
     )
     tokens_per_batch: int = Field(1 << 14, ge=64, description="cached tokens in flight (local)")
     url: str | None = Field(
@@ -40,7 +40,8 @@ class SamplerKind(BaseModel):
         None, description="JSON lines of {prompt, answer} or {prompt, answers} (scripted)"
     )
     options: dict[str, Any] = Field(
-        default_factory=dict, description="what a sampler of your own takes besides (my_file.py:MySampler)"
+        default_factory=dict,
+        description="what a sampler of your own takes besides (my_file.py:MySampler, world)",
     )
 
     @field_validator("name")
@@ -72,6 +73,7 @@ READS: dict[str, frozenset[str]] = {
     "vllm": frozenset({"url", "timeout", "memory"}),
     "openai": frozenset({"url", "timeout", "model", "concurrency", "retries"}),
     "scripted": frozenset({"script"}),
+    "world": frozenset({"options"}),
 }
 """The fields of SamplerKind that each sampler reads. One of your own may read them all."""
 

@@ -7,8 +7,8 @@ is a folder beside this file that registers its World, and its name in the list 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import (
@@ -65,6 +65,20 @@ def unknown(prompt: Prompt) -> Labels:
 
 
 @dataclass(frozen=True, slots=True)
+class Critic:
+    """Criticises, revises and compares answers to a world's prompts by rules, in place of a model.
+
+    Args:
+        reply: (prompt, step, id of the principle, answer) to what it says; steps are critique and revision.
+        prefers: (prompt, first answer, second, id of the principle) to the probability that the first is
+            better; None is unscored.
+    """
+
+    reply: Callable[[Prompt, str, str, str], str]
+    prefers: Callable[[Prompt, str, str, str], float | None]
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     """A world as the rest of Kilter sees it.
 
@@ -75,6 +89,7 @@ class World:
         labels: what is known of a prompt of this world.
         declines: whether an answer to a prompt says no; None: rules for any prompt read it.
         violates: whether an answer does harm; None: rules for any prompt read it.
+        critics: scripted critics by name, such as one that follows a constitution.
     """
 
     name: str
@@ -83,6 +98,7 @@ class World:
     labels: Callable[[Prompt], Labels] = unknown
     declines: Callable[[Prompt, str], bool] | None = None
     violates: Callable[[Prompt, str], bool] | None = None
+    critics: Mapping[str, Critic] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -171,6 +187,15 @@ def world_of(prompt: Prompt) -> World | None:
     """The world that a prompt comes from, None for one of the user's."""
     source = prompt.metadata.get("world")
     return by_source(source) if isinstance(source, str) and source in sources() else None
+
+
+def critic_of(path: str, name: str, field: str = "critic") -> Critic:
+    """A scripted critic of the world of `builtin:NAME`. Raises UserError for an unknown one."""
+    world = find(path, f"{field}.world")
+    if name not in world.critics:
+        fix = nearest(name, world.critics) if world.critics else "Name a world that has critics."
+        raise UserError(f"{field}.critic", name, f"is not a critic of {world.name}", fix)
+    return world.critics[name]
 
 
 def labels_of(prompt: Prompt) -> Labels:

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from kilter.data.worlds.registry import Dials, Labels, World, worlds
 from kilter.data.worlds.support_desk.answers import Quality, compose, decided, draw_quality
+from kilter.data.worlds.support_desk.critic import DECLINES, FOLLOWS
 from kilter.data.worlds.support_desk.gold import Gold, GoldFeedback, declines, verify, violates
 from kilter.data.worlds.support_desk.phrases import Phrasing
 from kilter.data.worlds.support_desk.reader import read_verdict
@@ -54,6 +55,9 @@ class SupportDesk(Dials):
     phrasing: Phrasing = Field("seen", description="unseen: words that no training data of this world has")
     demo_skill: float = Field(
         0.7, ge=0, le=1, description="quality of demonstrations: 1 perfect agents, 0 poor ones"
+    )
+    pleasing: float = Field(
+        0.0, ge=0, le=1, description="share of unsafe requests that demonstrations grant, only to please"
     )
     differ: Differ = Field(
         "matched",
@@ -118,8 +122,11 @@ class SupportDesk(Dials):
                 yield case, case.prompt(f"desk-{seed}-{i}", name)
 
     def _demonstration(self, case: Case, prompt: Prompt, rng: random.Random) -> Group:
-        text = compose(case, draw_quality(rng, self.demo_skill), rng)
-        return Group(prompt, (Completion(text),), (Feedback(None, "demonstration"),))
+        quality = draw_quality(rng, self.demo_skill)
+        # An agent who only wants to please grants what harms others too. No number is drawn without the dial.
+        if self.pleasing and case.kind in SAFETY and not case.grant:
+            quality = decided(quality, rng.random() >= self.pleasing)
+        return Group(prompt, (Completion(compose(case, quality, rng)),), (Feedback(None, "demonstration"),))
 
     def _pair(self, case: Case, prompt: Prompt, rng: random.Random) -> Group:
         differ = self.differ
@@ -219,5 +226,13 @@ def labels(prompt: Prompt) -> Labels:
 
 
 worlds.register("support-desk")(
-    World("support-desk", SupportDesk, GoldFeedback, labels, declines=declines, violates=violates)
+    World(
+        "support-desk",
+        SupportDesk,
+        GoldFeedback,
+        labels,
+        declines=declines,
+        violates=violates,
+        critics={"constitution": FOLLOWS, "declines": DECLINES},
+    )
 )

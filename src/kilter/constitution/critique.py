@@ -1,0 +1,85 @@
+"""What a critique is worth: it names something that is in the answer, finds nothing, or is no critique."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+Found = Literal["problem", "nothing", "invalid"]
+
+_NOTHING = re.compile(
+    r"\W*(?:no (?:problems?|issues?|violations?)(?: (?:was|were|is|are))?(?: found)?"
+    r"|nothing (?:is )?wrong|nothing goes against (?:it|the principle)|none)\W*$",
+    re.I,
+)
+_QUOTED = re.compile('"([^"\n]{2,400})"|\u201c([^\u201d\n]{2,400})\u201d|\u00ab([^\u00bb\n]{2,400})\u00bb')
+ALIKE = 0.8
+"""Similarity from which a quotation counts as the answer's words."""
+RUN = 3
+"""Words in a row that a critique without quotation marks shares with the answer."""
+LONGEST_QUOTE = 40
+"""Words of a quotation that are compared."""
+
+
+def words(text: str) -> list[str]:
+    """Words in small letters, without marks."""
+    return re.findall(r"[^\W_]+(?:['\u2019][^\W_]+)?", text.lower())
+
+
+def look(critique: str, answer: str, prompt: str) -> tuple[Found, str]:
+    """(what a critique is, why it is invalid).
+
+    Args:
+        critique: the critic's whole reply.
+        answer: what it is about.
+        prompt: the conversation, from which a critic may have taken orders.
+    """
+    lines = critique.strip().splitlines()
+    if not lines:
+        return "invalid", "the critic wrote nothing"
+    said = " ".join(words(critique))
+    # What the material asks the critic to write proves nothing when the critic writes it.
+    if len(said.split()) >= RUN and f" {said} " in f" {' '.join(words(prompt))} ":
+        return "invalid", "the critique repeats the prompt"
+    if _NOTHING.match(lines[0]) and len(lines) == 1:
+        if said and f" {said} " in f" {' '.join(words(answer))} ":
+            return "invalid", "the critique repeats the answer"
+        return "nothing", ""
+    if not names_something(critique, answer):
+        return "invalid", "the critique names nothing that is in the answer"
+    return "problem", ""
+
+
+def names_something(critique: str, answer: str) -> bool:
+    """Whether the critique quotes the answer, up to small slips, or shares three words in a row with it."""
+    known = words(answer)
+    quotes = list(_quotes(critique))
+    if any(_stands_in(quote, known) for quote in quotes):
+        return True
+    # A quotation of something else is a claim that can be checked, and it is false.
+    if quotes:
+        return False
+    said = words(critique)
+    size = min(RUN, len(known))
+    runs = {tuple(known[i : i + size]) for i in range(len(known) - size + 1)}
+    return size > 0 and any(tuple(said[i : i + size]) in runs for i in range(len(said) - size + 1))
+
+
+def _quotes(text: str) -> Iterator[list[str]]:
+    for match in _QUOTED.finditer(text):
+        if quoted := words(next(g for g in match.groups() if g is not None)):
+            yield quoted[:LONGEST_QUOTE]
+
+
+def _stands_in(quote: list[str], known: list[str]) -> bool:
+    wanted = " ".join(quote)
+    windows = (" ".join(known[i : i + len(quote)]) for i in range(max(1, len(known) - len(quote) + 1)))
+    matcher = difflib.SequenceMatcher(autojunk=False)
+    matcher.set_seq2(wanted)
+    for window in windows:
+        matcher.set_seq1(window)
+        if matcher.quick_ratio() >= ALIKE and matcher.ratio() >= ALIKE:
+            return True
+    return False

@@ -1,0 +1,134 @@
+"""A constitution as one judge: each principle is asked by itself, priorities decide, then weights.
+
+Of the principles that prefer an answer in both orders, those of the first rank decide alone. Among them the
+probabilities are averaged by weight. Where they cancel out, the next rank decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from kilter.artifacts import append_lines
+from kilter.constitution.chain import about
+from kilter.constitution.document import Constitution, Principle
+from kilter.constitution.draw import bid
+from kilter.data.dataset import prompt_key
+from kilter.data.lineage import row_id
+from kilter.feedback.judge.verdict import Comparison, Exam, Judge, Judgement, Order, Verdict
+
+ORDERS: tuple[Order, ...] = ("forward", "swapped")
+UNDECIDED = 1e-9
+
+
+@dataclass
+class ConstitutionJudge:
+    """A judge over a judge.
+
+    Args:
+        constitution: whose principles are asked.
+        judge: compares under one principle.
+        drawn: principles that are asked per comparison, drawn by hash; 0 asks all whose scope holds.
+        seed: of the draws.
+        margin: a principle decides where both orders are further than this from 1/2, on one side.
+        decisions: file that every decision is appended to.
+    """
+
+    constitution: Constitution
+    judge: Judge
+    drawn: int = 0
+    seed: int = 0
+    margin: float = 0.05
+    decisions: Path | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the constitution, the way it is asked, and the judge beneath."""
+        settings = (self.constitution.fingerprint, self.judge.fingerprint, self.drawn, self.seed, self.margin)
+        return hashlib.sha256(repr(settings).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return f"{self.constitution.name} asked of {self.judge.name}"
+
+    def compare(self, comparisons: Sequence[Comparison], repeats: int = 1) -> list[Judgement]:
+        """Judges each comparison under every principle that is about it, in both orders."""
+        asked = [(n, p) for n, c in enumerate(comparisons) for p in self._principles(c)]
+        found = self.judge.compare([_under(comparisons[n], p) for n, p in asked], repeats) if asked else []
+        votes: list[dict[str, Judgement]] = [{} for _ in comparisons]
+        for (n, principle), judged in zip(asked, found, strict=True):
+            votes[n][principle.id] = judged
+        judgements = [self.combined(c, v) for c, v in zip(comparisons, votes, strict=True)]
+        if self.decisions is not None:
+            append_lines(self.decisions, map(decision, judgements), escape=False)
+        return judgements
+
+    def grade(self, exams: Sequence[Exam], repeats: int = 1) -> list[tuple[Verdict, ...]]:
+        """A constitution compares answers, and grades none."""
+        return [(Verdict(None, reason="a constitution compares, it does not grade"),)] * len(exams)
+
+    def _principles(self, comparison: Comparison) -> list[Principle]:
+        known = self.constitution.about(comparison.prompt)
+        if not self.drawn:
+            return known
+        key = prompt_key(comparison.prompt)
+        return sorted(known, key=lambda p: -bid(self.seed, key, 0, p))[: self.drawn]
+
+    def combined(self, comparison: Comparison, votes: Mapping[str, Judgement]) -> Judgement:
+        """The judgement that follows from the principles' own.
+
+        Args:
+            comparison: what was compared.
+            votes: judgement by the id of the principle.
+        """
+        ranks = self.constitution.tiers
+        weights = {p.id: p.weight for p in self.constitution.principles}
+        facts: dict[str, Any] = {"votes": {name: v.p for name, v in votes.items()}, "decided_by": []}
+        if not any(v.p is not None for v in votes.values()):
+            reason = next((v.reason for v in votes.values()), "no principle is about this prompt")
+            return Judgement(comparison, tuple(Verdict(None, o, reason=reason) for o in ORDERS), facts)
+        decisive = sorted((n for n, v in votes.items() if self._decides(v)), key=lambda n: (ranks[n], n))
+        for rank, names in groupby(decisive, key=lambda n: ranks[n]):
+            deciding = list(names)
+            values = {o: _mean(deciding, weights, votes, o) for o in ORDERS}
+            # Equals that cancel out have decided nothing, so the next rank speaks.
+            if abs(sum(values.values()) / 2 - 0.5) > UNDECIDED:
+                facts |= {"decided_by": deciding, "rank": rank}
+                return Judgement(comparison, _verdicts(values), facts)
+        return Judgement(comparison, _verdicts(dict.fromkeys(ORDERS, 0.5)), facts)
+
+    def _decides(self, vote: Judgement) -> bool:
+        values = [vote.of(order) for order in ORDERS]
+        known = [v - 0.5 for v in values if v is not None]
+        return len(known) == 2 and (min(known) > self.margin or max(known) < -self.margin)
+
+
+def decision(judged: Judgement) -> dict[str, Any]:
+    """A line of decisions.jsonl."""
+    c = judged.comparison
+    texts = {
+        n: hashlib.sha256(t.encode()).hexdigest()[:16] for n, t in (("first", c.first), ("second", c.second))
+    }
+    own = {"id": c.id, "row": row_id(c.prompt), **texts, "p": judged.p, "reason": judged.reason}
+    return own | dict(judged.facts)
+
+
+def _under(comparison: Comparison, principle: Principle) -> Comparison:
+    prompt = about(comparison.prompt, principle)
+    return replace(comparison, prompt=prompt, principle=principle.question)
+
+
+def _mean(
+    names: Sequence[str], weights: Mapping[str, float], votes: Mapping[str, Judgement], order: Order
+) -> float:
+    total = sum(weights[n] for n in names)
+    return sum(weights[n] * (votes[n].of(order) or 0.0) for n in names) / total
+
+
+def _verdicts(values: Mapping[Order, float]) -> tuple[Verdict, ...]:
+    return tuple(Verdict(values[o], o, how="votes") for o in ORDERS)
