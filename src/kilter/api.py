@@ -241,6 +241,15 @@ def made(
     return Made(folder / "groups.jsonl", facts)
 
 
+def planned(kind: str, settings: dict[str, Any], model: str, data: Data, out: str | Path) -> stages.StagePlan:
+    """What `made` would take; checks the settings and reads the data, and runs nothing."""
+    stage = stages.make(kind, settings)
+    work = workspace(stage, Path(out), kind, model, make_data_spec(data, heldout=0.0))
+    stage.maker.check_names(stage.spec, work)
+    stage.maker.check(stage.spec, work)
+    return stage.maker.plan(stage.spec, work)
+
+
 def merge(model: str, out: str | Path, console: Console | None = None, **options: Any) -> Path:
     """Folds an adapter into its base: kilter.merge("runs/my-dpo", "served").
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -24,6 +24,7 @@ from kilter.types import (
 )
 
 if TYPE_CHECKING:  # tensors would bring torch to whoever needs a protocol alone
+    from pydantic import BaseModel
     from torch import Tensor
 
     from kilter.batch import Batch, Metrics, Needs, Objective
@@ -49,6 +50,8 @@ class FeedbackSource(Protocol):
     """
 
     wants: Wants = Wants()
+    Spec: ClassVar[type[BaseModel] | None] = None
+    """Its options as one strict model, which `__init__` gets as `spec`; None: they are its parameters."""
     disagreement: float | None = None
     """Mean deviation among the members of an ensemble in the last call, None without one."""
 
@@ -59,6 +62,24 @@ class FeedbackSource(Protocol):
             One list per group, with one Feedback per completion.
         """
         ...
+
+    def note(self) -> str:
+        """A short line of numbers for whoever waits, such as what was paid; "" for nothing to say."""
+        return ""
+
+    def history(self) -> Mapping[str, Any]:
+        """What stands in the history of the rows that it scored, beside its name and options."""
+        return {}
+
+    @classmethod
+    def uncertified(cls, options: Any, context: Any) -> str:
+        """Why nobody vouches for what it says; "" where somebody does, or where nobody has to."""
+        return ""
+
+    @classmethod
+    def forecast(cls, options: Any, groups: Sequence[Group]) -> str:
+        """What scoring these groups would take, in words; "" for nothing worth a word."""
+        return ""
 
     def scale(self) -> tuple[float, float] | None:
         """The (mean, deviation) that normalises raw scores; None until it is known."""

@@ -6,8 +6,8 @@ Shape suffixes: B rows (completions), T completion tokens, N groups (prompts), K
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NotRequired, TypedDict
 
 
@@ -89,7 +89,8 @@ class Feedback:
     """A judgement of one completion. `score=None` means unscored, which is never zero, a tie, or safe.
 
     steps: one number per step, or per token where tokens are rewarded. parts: the terms that a sum was made
-    of.
+    of. against: by place in the group, the probability of being better than that answer, shown first and
+    shown second; None at its own place and where it is unknown.
     """
 
     score: float | None
@@ -98,6 +99,21 @@ class Feedback:
     rationale: str = ""
     source: str = ""
     parts: Mapping[str, float] = field(default_factory=dict)
+    against: tuple[tuple[float, float] | None, ...] = ()
+
+    def over(self, place: int) -> float | None:
+        """Probability of being better than the answer at a place, over both orders; None if unknown."""
+        both = self.against[place] if place < len(self.against) else None
+        return None if both is None else (both[0] + both[1]) / 2
+
+    def flipped(self, place: int) -> bool:
+        """Whether the order in which the two were shown decided between them."""
+        both = self.against[place] if place < len(self.against) else None
+        return both is not None and (both[0] > 0.5) != (both[1] > 0.5)
+
+    def among(self, places: Sequence[int]) -> Feedback:
+        """The same feedback where only the answers at these places are left, in this order."""
+        return replace(self, against=tuple(self.against[p] for p in places)) if self.against else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +130,14 @@ class Group:
                 f"group {self.prompt.id!r}: {len(self.completions)} completions "
                 f"but {len(self.feedback)} feedbacks"
             )
+
+    def picked(self, places: Sequence[int]) -> Group:
+        """Some of the answers with their feedback, in this order."""
+        return Group(
+            self.prompt,
+            tuple(self.completions[i] for i in places),
+            tuple(self.feedback[i].among(places) for i in places),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from kilter.cli.app import command, err, out
 from kilter.cli.doors import READING, model_option, out_option, source_options
-from kilter.cli.options import collect, options_of, parameters, reference, takes
+from kilter.cli.options import collect, options_of, parameter, parameters, reference, takes
+from kilter.progress import clock
 from kilter.screen import styled
 from kilter.stages import StageKind, kinds
 from kilter.stages.door import Door
+from kilter.stages.outcome import StagePlan
 
 
 def make(kind: str, maker: type[StageKind[Any]], door: Door) -> Callable[..., None]:
@@ -32,6 +36,12 @@ def make(kind: str, maker: type[StageKind[Any]], door: Door) -> Callable[..., No
         out_option(
             Path("runs") / kind, "folder of groups.jsonl; the same command again goes on where it was"
         ),
+        parameter(
+            "dry_run",
+            bool,
+            typer.Option("--dry-run", help="print what it takes; nothing is run", rich_help_panel="output"),
+            default=False,
+        ),
     ]
     first = ("model", "data", "limit", *door.often, "out_")
 
@@ -41,12 +51,25 @@ def make(kind: str, maker: type[StageKind[Any]], door: Door) -> Callable[..., No
         source = settings.pop("data")
         from kilter.api import BASE, made
 
+        if values["dry_run"]:
+            from kilter.api import planned
+
+            _print(planned(kind, settings, values.get("model", BASE), source, values["out_"]))
+            return
         done = made(kind, settings, values.get("model", BASE), source, values["out_"], err)
         counts = "  ".join(f"{v} {k}" for k, v in done.facts.items() if isinstance(v, int) and v)
         out.print(styled("data: [bold]{}[/]   {}", done.path, counts))
 
     run.__doc__ = door.does
     return command(kind, examples=door.examples)(run)
+
+
+def _print(plan: StagePlan) -> None:
+    """What a run would take."""
+    numbers = [f"{v:,} {k}" for k, v in (("prompts", plan.rows), ("tokens", plan.tokens)) if v is not None]
+    numbers += [f"about {clock(plan.seconds)} here"] if plan.seconds else []
+    out.print("  ".join([plan.what, *numbers]), soft_wrap=True)
+    out.print("nothing was run")
 
 
 for _name, _maker in kinds:

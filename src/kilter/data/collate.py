@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kilter.batch import Batch
-from kilter.types import Encoded
+from kilter.types import Encoded, Feedback
 
 
 def collate(groups: Sequence[Encoded]) -> Batch:
@@ -33,6 +33,7 @@ def collate(groups: Sequence[Encoded]) -> Batch:
         sampling = _padded([c.sampling_logps or () for c in completions], width)
     greedy = [g.group.prompt.metadata.get("greedy_score") for g in groups]
     known = [float(score) for score in greedy if score is not None]
+    soft = [p for g in groups for p in _over_next(g.group.feedback)]
     margins = [g.group.prompt.metadata.get("margin", 0.0) for g in groups]
     return Batch(
         prompts_N=tuple(torch.tensor(g.prompt_ids) for g in groups),
@@ -48,8 +49,19 @@ def collate(groups: Sequence[Encoded]) -> Batch:
         token_score_BT=token_score,
         sampling_logps_BT=sampling,
         truncated_B=torch.tensor([float(c.finish_reason == "length") for c in completions]),
-        extra={"greedy_score_N": torch.tensor(known)} if len(known) == len(groups) else {},
+        extra=({"greedy_score_N": torch.tensor(known)} if len(known) == len(groups) else {})
+        | (
+            {"p_B": torch.tensor([1.0 if p is None else p for p in soft])}
+            if any(p is not None for p in soft)
+            else {}
+        ),
     ).counted()
+
+
+def _over_next(feedback: Sequence[Feedback]) -> list[float | None]:
+    """Of each answer of a group, the probability that it is better than the next one; None if unknown."""
+    last = len(feedback) - 1
+    return [f.over(place + 1) if place < last else None for place, f in enumerate(feedback)]
 
 
 def _padded(rows: Sequence[Sequence[float]], width: int) -> Tensor:

@@ -26,6 +26,12 @@ def lineage(prompt: Prompt) -> list[dict[str, Any]]:
     return [dict(entry) for entry in prompt.metadata.get(KEY, ())]
 
 
+def uncertified(prompt: Prompt) -> list[str]:
+    """Judges without a certificate that a row's labels come from."""
+    judges = [j for entry in lineage(prompt) for j in (entry, *entry.get("judges", ()))]
+    return [str(j.get("judge_name", j["judge"])) for j in judges if "uncertified" in j]
+
+
 def with_entry(prompt: Prompt, entry: dict[str, Any]) -> Prompt:
     """The same prompt with one more stage in its history."""
     return replace(prompt, metadata={**prompt.metadata, KEY: [*lineage(prompt), entry]})

@@ -151,12 +151,6 @@ def conditioned(
     return split(train), split(heldout)
 
 
-def _pick(group: Group, rows: Sequence[int]) -> Group:
-    return Group(
-        group.prompt, tuple(group.completions[i] for i in rows), tuple(group.feedback[i] for i in rows)
-    )
-
-
 def _score(group: Group, i: int) -> float:
     score = group.feedback[i].score
     return float("-inf") if score is None else score
@@ -170,7 +164,7 @@ def _best(group: Group, skipped: Counter[str]) -> list[Group]:
     if group.feedback[best].kind in ("binary", "steps") and group.feedback[best].score == 0:
         skipped["rejected by its label"] += 1
         return []
-    return [_pick(group, [best])]
+    return [group.picked([best])]
 
 
 def _ranking(group: Group, skipped: Counter[str]) -> list[Group]:
@@ -184,11 +178,11 @@ def _ranking(group: Group, skipped: Counter[str]) -> list[Group]:
     if len(kept) < 2:
         skipped["fewer than two ranks"] += 1
         return []
-    return [_pick(group, list(kept.values()))]
+    return [group.picked(list(kept.values()))]
 
 
 def _pairs(group: Group, rule: PairRule, skipped: Counter[str]) -> list[Group]:
-    return [_pick(group, pair) for pair in pairs_of(group, rule, skipped)]
+    return [group.picked(pair) for pair in pairs_of(group, rule, skipped)]
 
 
 def pairs_of(group: Group, rule: PairRule, skipped: Counter[str]) -> list[tuple[int, int]]:
@@ -235,7 +229,7 @@ def _judged(group: Group, rule: PairRule, skipped: Counter[str]) -> list[Group]:
         return [group]
     ends = PairRule(rule="best_worst", min_margin=rule.min_margin)
     return [
-        Group(group.prompt, (c,), (replace(f, score=float(i == 0), kind="binary"),))
+        Group(group.prompt, (c,), (replace(f, score=float(i == 0), kind="binary", against=()),))
         for pair in _pairs(group, ends, skipped)
         for i, (c, f) in enumerate(zip(pair.completions, pair.feedback, strict=True))
     ]

@@ -70,6 +70,7 @@ def from_json(row: dict[str, Any]) -> Group:
             f.get("rationale", ""),
             f.get("source", ""),
             f.get("parts", {}),
+            tuple(None if pair is None else (pair[0], pair[1]) for pair in f.get("against", ())),
         )
         for f in row["feedback"]
     )

@@ -11,10 +11,13 @@ from kilter.feedback.registry import (
     check,
     check_names,
     feedback_sources,
+    forecast,
     model_references,
     parse,
+    uncertified,
 )
 
+feedback_sources.declare("kilter.feedback.judge.source", "judge")
 feedback_sources.declare("kilter.feedback.preference_model", "preference_model")
 feedback_sources.declare("kilter.feedback.process_reward", "process_reward")
 feedback_sources.declare("kilter.feedback.reward_model", "reward_model")
@@ -37,7 +40,9 @@ __all__ = [
     "check",
     "check_names",
     "feedback_sources",
+    "forecast",
     "model_references",
     "parse",
+    "uncertified",
     "worlds",
 ]

@@ -14,9 +14,9 @@ import inspect
 import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from kilter.errors import UserError, nearest
 from kilter.feedback.context import Context
@@ -24,7 +24,7 @@ from kilter.refs import Change, Found, walk
 from kilter.registry import Registry
 from kilter.seams import FeedbackSource, Wants
 from kilter.types import Feedback, Group
-from kilter.validation import complaint
+from kilter.validation import as_user_error, complaint
 
 feedback_sources: Registry[Callable[..., Any]] = Registry("feedback")
 
@@ -92,6 +92,9 @@ def _bind(name: str, options: dict[str, Any], field: str) -> tuple[Callable[...,
             f"is not a source of feedback, but {type(factory).__name__}.",
             "Name a function, or a class that derives from kilter.seams.FeedbackSource.",
         )
+    settings = settings_of(factory)
+    if settings is not None:
+        return factory, {"spec": _validated(settings, options, f"{field}.{name}")}
     if ":" not in name or is_source(factory):
         return factory, _named(factory, options, f"{field}.{name}")
 
@@ -105,6 +108,20 @@ def _bind(name: str, options: dict[str, Any], field: str) -> tuple[Callable[...,
 def is_source(factory: Any) -> bool:
     """Whether an object is a class that derives from FeedbackSource."""
     return isinstance(factory, type) and FeedbackSource in factory.__mro__
+
+
+def settings_of(factory: Any) -> type[BaseModel] | None:
+    """The model of a source's options, where they are one."""
+    return factory.Spec if is_source(factory) else None
+
+
+def _validated(settings: type[BaseModel], options: dict[str, Any], field: str) -> BaseModel:
+    """The options as the source's own model. Raises UserError."""
+    first = next(iter(settings.model_fields))
+    try:
+        return settings.model_validate({key or first: value for key, value in options.items()})
+    except ValidationError as error:
+        raise as_user_error(error, field, settings) from error
 
 
 def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -197,16 +214,44 @@ def _options_with_references(name: str, options: Any, change: Change, field: str
     # A user's function takes no models, and an unknown name is for `check` to report.
     if name not in feedback_sources.names():
         return options
-    factory = feedback_sources.get(name)
-    hints = typing.get_type_hints(
-        getattr(factory, "__init__") if isinstance(factory, type) else factory,  # noqa: B009
-        include_extras=True,
-    )
+    hints = _hints(feedback_sources.get(name))
     where = f"{field}.{name}"
     if isinstance(options, Mapping):
         return {k: walk(v, hints.get(k), where, change) for k, v in options.items()}
-    first = next((p for p in _parameters(factory) if p != "context"), "")
+    first = next((p for p in hints if p != "context"), "")
     return walk(options, hints.get(first), where, change)
+
+
+def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    """The type of every option, with what it refers to."""
+    settings = settings_of(factory)
+    if settings is not None:
+        fields = settings.model_fields.items()
+        return {n: Annotated[f.annotation, *f.metadata] if f.metadata else f.annotation for n, f in fields}
+    return typing.get_type_hints(
+        getattr(factory, "__init__") if isinstance(factory, type) else factory,  # noqa: B009
+        include_extras=True,
+    )
+
+
+def forecast(spec: Any, groups: Sequence[Group], field: str = "feedback") -> str:
+    """What scoring these groups would take, in words; no model is opened."""
+    said = []
+    for name, _, options in parse(spec, field):
+        factory, bound = _bind(name, options, field)
+        if is_source(factory):
+            said.append(factory.forecast(bound.get("spec"), groups))  # type: ignore[attr-defined]
+    return "; ".join(filter(None, said))
+
+
+def uncertified(spec: Any, context: Context, field: str = "feedback") -> str:
+    """Why nobody vouches for one of the sources; "" where all are certified, or need not be."""
+    found = []
+    for name, _, options in parse(spec, field):
+        factory, bound = _bind(name, options, field)
+        if is_source(factory):
+            found.append(factory.uncertified(bound.get("spec"), context))  # type: ignore[attr-defined]
+    return "; ".join(filter(None, found))
 
 
 def build(spec: Any, context: Context, field: str = "feedback") -> Weighted:
@@ -259,9 +304,19 @@ class Weighted(FeedbackSource):
         rationale = "; ".join(missing) or "; ".join(f.rationale for _, _, f in parts if f.rationale)
         kind = parts[0][2].kind if len(parts) == 1 else "sum"
         source = parts[0][2].source if len(parts) == 1 else "+".join(values)
-        return Feedback(
-            total, kind, steps, rationale, source, {k: v for k, v in values.items() if v is not None}
-        )
+        # A sum of several sources says nothing of the odds between two answers, and a punished one reverses.
+        against = parts[0][2].against if len(parts) == 1 and parts[0][1] > 0 else ()
+        known = {k: v for k, v in values.items() if v is not None}
+        return Feedback(total, kind, steps, rationale, source, known, against)
+
+    def note(self) -> str:
+        """What the parts have to say of their work."""
+        return "  ".join(filter(None, (source.note() for _, _, source in self.parts)))
+
+    def history(self) -> Mapping[str, Any]:
+        """What the parts say of themselves; of several judges, all are on record."""
+        found = [h for _, _, source in self.parts if (h := source.history())]
+        return {} if not found else found[0] if len(found) == 1 else {"judges": found}
 
     def state(self) -> dict[str, Any]:
         """The states of the parts that have one, by name."""

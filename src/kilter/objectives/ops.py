@@ -70,6 +70,18 @@ def pairs(values_B: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     return both_N2[:, 0], both_N2[:, 1]
 
 
+def expected(loss_N: Tensor, flipped_N: Tensor, batch: Batch) -> Tensor:
+    """p L(w, l) + (1 - p) L(l, w): the expected loss of pairs whose label holds with probability p.
+
+    Args:
+        loss_N: of the pairs as they are labelled.
+        flipped_N: of the same pairs labelled the other way round.
+        batch: has p_B where labels are soft.
+    """
+    p_N = pairs(batch.extra["p_B"], batch)[0].to(loss_N)
+    return p_N * loss_N + (1 - p_N) * flipped_N
+
+
 def chosen_nll(logps_BT: Tensor, batch: Batch) -> Tensor:
     """Negative log-likelihood of the groups' first completions: this batch's share of the step's mean.
 

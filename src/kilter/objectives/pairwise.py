@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 from kilter.batch import Batch, Loss, Needs, Outputs, Unit
 from kilter.objectives.grouped import Grouped
 from kilter.objectives.knobs import knob
-from kilter.objectives.ops import mean, pairs, preference_metrics, sequence_logps
+from kilter.objectives.ops import expected, mean, pairs, preference_metrics, sequence_logps
 
 
 class Side(NamedTuple):
@@ -40,7 +40,8 @@ class Side(NamedTuple):
 class Pairwise(Grouped):
     """Base of the family: L = mean over pairs of pair_loss(w, l), by default -log sigmoid(z).
 
-    `uses_reference` False: no reference is loaded.
+    `uses_reference` False: no reference is loaded. If a pair's label is soft, its loss is the expected one,
+    p pair_loss(w, l) + (1 - p) pair_loss(l, w), where `soft` allows it.
     """
 
     beta: float = knob(0.1, "inverse strength of the pull to the reference", "(0, inf)", "0.01 to 0.5")
@@ -50,6 +51,8 @@ class Pairwise(Grouped):
     computes: ClassVar[frozenset[str]] = frozenset({"logps"})
     unit: ClassVar[Unit] = "group"
     rate: ClassVar[float] = 5e-6
+    soft: ClassVar[bool] = True
+    """False: its loss mixes the pairs of a step, so that no label can be flipped by itself."""
 
     def pair_loss(self, w: Side, l: Side) -> Tensor:  # noqa: E741 - w and l are the papers' names
         """Loss of each pair, [N]: -log sigmoid(z)."""
@@ -104,4 +107,7 @@ class Pairwise(Grouped):
             "logps/chosen": mean(w.logps_N),
             "logps/rejected": mean(l.logps_N),
         }
-        return self.summed(self.pair_loss(w, l), out, batch, metrics)
+        loss_N = self.pair_loss(w, l)
+        if self.soft and "p_B" in batch.extra:
+            loss_N = expected(loss_N, self.pair_loss(l, w), batch)
+        return self.summed(loss_N, out, batch, metrics)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from kilter.artifacts import read_json
-from kilter.data.lineage import amended, row_id, with_entry
+from kilter.data.lineage import amended, lineage, row_id, with_entry
 from kilter.data.shapes import PairRule, pairs_of
 from kilter.data.worlds.registry import sources
 from kilter.errors import RunFailed, UserError
+from kilter.feedback.route import Route, routed
 from kilter.options import DATA, METHOD, MODEL, OUTPUT
 from kilter.refs import DataRef, FeedbackRef, ModelRef, TemplateRef
 from kilter.release.section import Section
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from kilter.feedback import Weighted
 
 SCORED = "scored.jsonl"
+PEOPLE = "people.jsonl"
+"""Pairs that people are asked about."""
 STATE = "feedback.json"
 
 
@@ -41,8 +44,8 @@ class LabelSpec(StageSpec):
         "$data", description="$name of a generate stage, or of a data set with answers"
     )
     feedback: Annotated[FeedbackRef, METHOD] = Field(
-        description=f"who scores: {', '.join(sources())}, math, {{reward_model: rm}}, my_file.py:reward, "
-        "or a weighted list"
+        description=f"who scores: {', '.join(sources())}, math, {{reward_model: rm}}, {{judge: judge.yaml}}, "
+        "my_file.py:reward, or a weighted list"
     )
     write: Annotated[Literal["pairs", "ratings", "rankings", "binary", "groups"], OUTPUT] = Field(
         "pairs", description="what is made of the scores; groups: all answers as they are, scored or not"
@@ -56,6 +59,9 @@ class LabelSpec(StageSpec):
     )
     margin: Annotated[float, OUTPUT] = Field(
         0.0, ge=0, description="scores closer than this to the threshold are left out (binary)"
+    )
+    route: Annotated[Route, OUTPUT] = Field(
+        default_factory=Route, description="labels that a judge was least sure of go to people instead"
     )
     rationale: Annotated[bool, OUTPUT] = Field(True, description="keep the judge's reasons beside the scores")
     judge: Annotated[ModelRef | None, MODEL] = Field(
@@ -83,6 +89,7 @@ class Label(StageKind[LabelSpec]):
             "kilter label --data runs/generate/groups.jsonl --feedback support_desk",
             "kilter label --data answers.jsonl --feedback '{reward_model: runs/rm}' --write rankings",
             "kilter label --data answers.jsonl --feedback my_file.py:reward --write binary --threshold 0.5",
+            "kilter label --data answers.jsonl --feedback '{judge: judge.yaml}' --dry-run",
         ),
         often=("feedback", "write"),
     )
@@ -96,7 +103,7 @@ class Label(StageKind[LabelSpec]):
         from kilter import feedback
 
         feedback.check(spec.feedback, work.where("feedback"))
-        idle = {"pairs": ("pairs",), "binary": ("threshold", "margin")}
+        idle = {"pairs": ("pairs", "route"), "binary": ("threshold", "margin")}
         fields = [(name, kind) for kind, names in idle.items() for name in names if kind != spec.write]
         refuse_idle(
             spec,
@@ -121,10 +128,14 @@ class Label(StageKind[LabelSpec]):
 
     def plan(self, spec: LabelSpec, work: Workspace) -> StagePlan:
         """How many prompts have answers to score."""
+        from kilter import feedback
+
         what = f"{spec.write} of {spec.data}"
         if not work.ready(spec.data):
             return StagePlan(what)
-        return StagePlan(what, len(work.load(spec.data, "rollouts").train[: spec.limit]))
+        groups = work.load(spec.data, "rollouts").train[: spec.limit]
+        takes = feedback.forecast(spec.feedback, groups, work.where("feedback"))
+        return StagePlan(", ".join(filter(None, (what, takes))), len(groups))
 
     def run(self, spec: LabelSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes scored.jsonl and groups.jsonl."""
@@ -137,6 +148,10 @@ class Label(StageKind[LabelSpec]):
         scored = list(store.read(folder / SCORED))
         dropped: Counter[str] = Counter()
         written = [g for group in scored for g in WRITERS[spec.write](group, spec, dropped)]
+        written, people = routed(written, spec.route)
+        if people:
+            store.write(folder / PEOPLE, people)
+            work.console.print(f"  {len(people)} pairs wait for people in {folder / PEOPLE}")
         if not written:
             reasons = ", ".join(f"{n} {why}" for why, n in dropped.items())
             raise RunFailed(
@@ -144,7 +159,7 @@ class Label(StageKind[LabelSpec]):
                 "raise the number or the length of the answers, or lower the margin",
             )
         store.write(folder / ARTIFACT["data"], written)
-        facts = _facts(scored, written, dropped)
+        facts = _facts(scored, written, dropped) | {"people": len(people)}
         if dropped:
             text = ", ".join(f"{n} {why}" for why, n in dropped.items())
             work.console.print(f"  {len(written)} rows written; left out: {text}")
@@ -183,7 +198,7 @@ def _score(spec: LabelSpec, work: Workspace, groups: Sequence[Group], folder: Pa
         return
     from kilter.models.load import model_hash
 
-    source = _source(spec, work)
+    source = _source(spec, work, folder)
     if done:
         # What the first batch fixed, such as a reward's scale, holds for every batch.
         work.console.print(f"  {done} of {len(groups)} prompts are scored already")
@@ -195,7 +210,9 @@ def _score(spec: LabelSpec, work: Workspace, groups: Sequence[Group], folder: Pa
         "models": {
             str(f.value): model_hash(work.model(f.value))[:16] for f in work.inputs() if f.ref.to == "model"
         },
+        **source.history(),
     }
+    _warn_of(entry, groups, work)
     with Display(work.console, f"{work.name}: scores", len(groups), done) as display:
         for first in range(done, len(groups), spec.batch_size):
             part = groups[first : first + spec.batch_size]
@@ -206,10 +223,22 @@ def _score(spec: LabelSpec, work: Workspace, groups: Sequence[Group], folder: Pa
             if first == 0:
                 write_json(state, source.state())
             store.append(path, rows)
-            display.update(first + len(part), "prompts")
+            display.update(first + len(part), "  ".join(filter(None, ("prompts", source.note()))))
 
 
-def _source(spec: LabelSpec, work: Workspace) -> Weighted:
+def _warn_of(entry: Mapping[str, Any], groups: Sequence[Group], work: Workspace) -> None:
+    """Says what makes these labels worth less: a judge without a certificate, or one that judges itself."""
+    if "uncertified" in entry:
+        problem = f"  {entry['judge_name']} is not certified: {entry['uncertified']}"
+        work.console.print(f"{problem}. Training on its labels needs allow_uncertified.", soft_wrap=True)
+    judges = set(entry["models"].values()) | {str(entry.get("judge_model", ""))[:16]}
+    wrote = {str(e.get("model_hash", ""))[:16] for g in groups for e in lineage(g.prompt)} - {""}
+    if judges & wrote:
+        who = entry.get("judge_name", "the judge")
+        work.console.print(f"  {who} judges its own answers: it may prefer them", soft_wrap=True)
+
+
+def _source(spec: LabelSpec, work: Workspace, folder: Path) -> Weighted:
     from kilter import feedback
     from kilter.roles.open import OpenSpec, open_model
 
@@ -220,7 +249,7 @@ def _source(spec: LabelSpec, work: Workspace) -> Weighted:
         )
         policy = (ready.scorer, ready.encoder)
     context = feedback.Context(
-        lambda name: work.model(name, "feedback"), policy, spec.max_length, spec.template
+        lambda name: work.model(name, "feedback"), policy, spec.max_length, spec.template, folder=folder
     )
     return feedback.build(spec.feedback, context, work.where("feedback"))
 
@@ -234,11 +263,9 @@ def _scored(group: Group, feedback: Sequence[Feedback], entry: dict[str, Any], r
 
 def _picked(group: Group, places: Sequence[int], kind: str = "") -> Group:
     """Some of the answers in this order; the history says which of the scored ones they were."""
-    return Group(
-        amended(group.prompt, answers=list(places)),
-        tuple(group.completions[i] for i in places),
-        tuple(replace(group.feedback[i], kind=kind or group.feedback[i].kind) for i in places),
-    )
+    picked = group.picked(places)
+    feedback = tuple(replace(f, kind=kind or f.kind) for f in picked.feedback)
+    return replace(picked, prompt=amended(group.prompt, answers=list(places)), feedback=feedback)
 
 
 def _known(group: Group, dropped: Counter[str]) -> dict[int, float]:

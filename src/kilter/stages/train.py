@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kilter.data.lineage import uncertified
+from kilter.errors import UserError
 from kilter.refs import Found
 from kilter.release.section import Section
 from kilter.stages.kind import StageKind, Workspace
@@ -82,6 +84,7 @@ class Train(StageKind[TrainSpec]):
 
     def preflight(self, spec: TrainSpec, work: Workspace) -> None:
         """Refuses a tracker that is not installed, and a model that is there but that nothing can train."""
+        from kilter.feedback import model_references
         from kilter.models.load import base_of, refuse_unfit
         from kilter.training.hooks.metrics_log import check_trackers
 
@@ -93,6 +96,31 @@ class Train(StageKind[TrainSpec]):
             folder = work.model(name, field)
             refuse_unfit(base_of(folder)[0], str(folder), "model" if name is None else work.where(field))
 
+        stages = [n for n in model_references(spec.feedback) if work.is_stage(n)]
+        if work.ready(spec.prompts or spec.data) and not stages:
+            self._refuse_uncertified(spec, work)
+
+    def _refuse_uncertified(self, spec: TrainSpec, work: Workspace) -> None:
+        """Raises UserError for labels or rewards of a judge that nobody vouches for."""
+        from kilter import feedback
+
+        if spec.allow_uncertified:
+            return
+        where, fix = (
+            work.where("allow_uncertified"),
+            "certify it with `kilter audit-judge`, or set this to true",
+        )
+        data = work.load(spec.prompts or spec.data, self.shape(spec, "data") or "prompts")
+        judges = {name for g in data.train for name in uncertified(g.prompt)}
+        if judges and spec.prompts is None:
+            problem = f"is needed: {min(judges)} made labels of this data and has no certificate"
+            raise UserError(where, "(absent)", problem, fix)
+        if spec.feedback is None:
+            return
+        context = feedback.Context(lambda name: work.model(name, "feedback"))
+        if problem := feedback.uncertified(spec.feedback, context, work.where("feedback")):
+            raise UserError(where, "(absent)", f"is needed: the reward is not certified ({problem})", fix)
+
     def run(self, spec: TrainSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes model/, metrics.jsonl and what the monitors saw."""
         from kilter.artifacts import sha256_file, write_text
@@ -101,6 +129,7 @@ class Train(StageKind[TrainSpec]):
         from kilter.training.parallel import launch
         from kilter.training.trainer import Trainer
 
+        self._refuse_uncertified(spec, work)
         data = work.load(spec.prompts or spec.data, self.shape(spec, "data") or "prompts")
         start = work.model(spec.start, "from")
         reference = work.model(spec.reference, "reference") if spec.reference else None

@@ -16,6 +16,7 @@ from kilter.sampling.config import SamplerSpec
 
 FREE = frozenset(
     {
+        "allow_uncertified",
         "save_every",
         "trackers",
         "engine",
@@ -234,6 +235,9 @@ class TrainSpec(BaseModel):
     shuffle: Annotated[bool, DATA] = Field(True, description="new order each epoch, from the seed")
     seed: Annotated[int, OPTIMISATION] = Field(
         0, ge=0, lt=2**32, description="order of the data, initial heads, dropout"
+    )
+    allow_uncertified: Annotated[bool, DATA] = Field(
+        False, description="learn from labels or rewards of a judge without a valid certificate"
     )
     limit: Annotated[int | None, DATA] = Field(None, ge=1, description="use only the first N training groups")
     eval_every: Annotated[int | None, MONITORING] = Field(

@@ -69,8 +69,9 @@ def level(batch: Batch, gather: Callable[[Any], list[Any]]) -> Batch:
         batch.token_score_BT is not None,
         batch.sampling_logps_BT is not None,
         "greedy_score_N" in batch.extra,
+        "p_B" in batch.extra,
     )
-    stepwise, sampled, greedy = zip(*gather(mine), strict=True)
+    stepwise, sampled, greedy, soft = zip(*gather(mine), strict=True)
     # One answer with scored steps is enough: the others' tokens score zero.
     if any(stepwise) and batch.token_score_BT is None:
         batch = batch.with_(token_score_BT=torch.zeros_like(batch.mask_BT))
@@ -79,6 +80,9 @@ def level(batch: Batch, gather: Callable[[Any], list[Any]]) -> Batch:
         batch = batch.with_(sampling_logps_BT=None)
     if not all(greedy):
         batch = batch.with_(extra={k: v for k, v in batch.extra.items() if k != "greedy_score_N"})
+    # One soft label is enough: all other labels are certain.
+    if any(soft) and "p_B" not in batch.extra:
+        batch = batch.with_extra(p_B=torch.ones(batch.rows()))
     return batch
 
 

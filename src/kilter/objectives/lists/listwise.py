@@ -36,6 +36,19 @@ def plackett_luce_nll(score_NK: Tensor, valid_NK: Tensor) -> Tensor:
     return torch.where(valid_NK, rest_NK - score_NK, 0.0).sum(-1)
 
 
+def soft_plackett_luce_nll(score_NK: Tensor, valid_NK: Tensor, p_NK: Tensor) -> Tensor:
+    """Plackett-Luce where the k-th place goes to k with probability p_k and to the next one with 1 - p_k.
+
+    - sum_k [ p_k log P(k first of the rest) + (1 - p_k) log P(k + 1 first of the rest) ], [N]. For two
+    answers it is the expected logistic loss of dpo.
+    """
+    # The next answer's score, in place of the own one; the last answer has no next one.
+    next_NK = torch.cat([score_NK[:, 1:], score_NK[:, -1:]], -1)
+    has_next_NK = torch.cat([valid_NK[:, 1:], torch.zeros_like(valid_NK[:, :1])], -1)
+    shift_NK = torch.where(has_next_NK, (1 - p_NK) * (score_NK - next_NK), 0.0)
+    return plackett_luce_nll(score_NK, valid_NK) + shift_NK.sum(-1)
+
+
 def gaps(score_NK: Tensor) -> Tensor:
     """[N, K, K]: s_i - s_j."""
     return score_NK[:, :, None] - score_NK[:, None, :]
@@ -66,6 +79,10 @@ class Listwise(Grouped, ABC):
             return mean_logps(out.logps_BT, batch.mask_BT)
         return self.beta * log_ratios(out.logps_BT, batch.ref_logps_BT, batch.mask_BT)
 
+    def soft_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor, p_NK: Tensor) -> Tensor:
+        """Loss of lists with soft labels, [N]. p_NK: probability that an answer is better than the next."""
+        return self.list_loss(score_NK, valid_NK, label_NK)
+
     @abstractmethod
     def list_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor) -> Tensor:
         """Loss of each list, [N]; columns are in ranked order, label_NK the data's own scores."""
@@ -85,4 +102,9 @@ class Listwise(Grouped, ABC):
             "rewards/margins": mean(score_NK[:, 0] - last_N),
             "rewards/accuracies": mean((gap_NKK > 0).float(), above_NKK.float()),
         }
-        return self.summed(self.list_loss(score_NK, valid_NK, label_NK), out, batch, metrics)
+        if "p_B" in batch.extra:
+            p_NK, _ = lists(batch.extra["p_B"].to(score_B.dtype), batch)
+            loss_N = self.soft_loss(score_NK, valid_NK, label_NK, p_NK)
+        else:
+            loss_N = self.list_loss(score_NK, valid_NK, label_NK)
+        return self.summed(loss_N, out, batch, metrics)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kilter.batch import Batch, Needs, Outputs
 from kilter.objectives.knobs import knob
-from kilter.objectives.lists.listwise import Listwise, plackett_luce_nll
+from kilter.objectives.lists.listwise import Listwise, plackett_luce_nll, soft_plackett_luce_nll
 from kilter.objectives.registry import method
 
 
@@ -21,7 +21,8 @@ class PlackettLuce(Listwise):
         L = - sum_k log [ exp(s_k) / sum_{i >= k} exp(s_i) ]
         s = beta (l - l_ref) in nats, or a reward model's score
 
-    For two answers it is dpo, or bradley_terry. Papers: Plackett 1975; Rafailov et al. 2023, appendix A.3;
+    A soft label p_k gives place k to k with probability p_k, else to the next answer. For two answers it is
+    dpo, or bradley_terry. Papers: Plackett 1975; Rafailov et al. 2023, appendix A.3;
     Ouyang et al. 2022.
 
     Use: rankings of three or more answers. Watch: rewards/accuracies over all pairs of a list. Fails: noise
@@ -52,6 +53,10 @@ class PlackettLuce(Listwise):
             return super().scores(out, batch)
         assert out.scores_B is not None
         return out.scores_B
+
+    def soft_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor, p_NK: Tensor) -> Tensor:
+        """Each place goes to its answer with probability p, else to the next one."""
+        return soft_plackett_luce_nll(score_NK, valid_NK, p_NK)
 
     def list_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor) -> Tensor:
         """-log P(ranking)."""

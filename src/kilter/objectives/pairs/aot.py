@@ -19,6 +19,7 @@ class _Transport(Pairwise):
     label_smoothing: float = knob(0.0, "probability e that a label is flipped", "[0, 0.5)", "0 to 0.3")
 
     unit: ClassVar[Unit] = "batch"
+    soft: ClassVar[bool] = False
 
 
 @method("aot")

@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 from kilter.batch import Batch, Loss, Needs, Outputs
 from kilter.objectives.grouped import Grouped
 from kilter.objectives.knobs import knob
-from kilter.objectives.ops import pairs, preference_metrics
+from kilter.objectives.ops import expected, pairs, preference_metrics
 from kilter.objectives.registry import method
 
 
@@ -22,7 +22,8 @@ class BradleyTerry(Grouped):
 
     r is the scalar head on the last token; m the pair's margin (data column `margin`, 0 when absent), c the
     centring coefficient that fixes the free constant of r. Mean over pairs. Papers: Bradley & Terry 1952;
-    Touvron et al. 2023 (margin); Eisenstein et al. 2023 (centring).
+    Touvron et al. 2023 (margin); Eisenstein et al. 2023 (centring). If the label is soft, L is the expected
+    loss p L(w, l) + (1 - p) L(l, w).
 
     Use: the reward of PPO and best-of-n. Watch: eval_rewards/accuracies, and its interval in the evaluation.
     Fails: it learns the length and style of the chosen answers where they differ.
@@ -41,8 +42,9 @@ class BradleyTerry(Grouped):
         """Weighted sum of pair losses."""
         assert out.scores_B is not None
         chosen_N, rejected_N = pairs(out.scores_B, batch)
-        loss_N = (
-            -logsigmoid(chosen_N - rejected_N - batch.margin_N)
-            + self.centring * (chosen_N + rejected_N).square()
-        )
+        gap_N = chosen_N - rejected_N
+        loss_N = -logsigmoid(gap_N - batch.margin_N)
+        if "p_B" in batch.extra:
+            loss_N = expected(loss_N, -logsigmoid(-gap_N - batch.margin_N), batch)
+        loss_N = loss_N + self.centring * (chosen_N + rejected_N).square()
         return self.summed(loss_N, out, batch, preference_metrics(chosen_N, rejected_N))

@@ -1,0 +1,201 @@
+"""A judge as a feedback source: for labels, for rewards in training, and for metrics.
+
+    feedback: {judge: judge.yaml}
+    feedback: {judge: {model: builtin:smollm2-135m, mode: rubric, read: logprob}}
+
+Of K answers each is compared with every other in both orders; its score is the mean probability of being the
+better one. A judge that grades gives its grade. Both are 0 to 1, and a failed verdict leaves unscored what it
+was about.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kilter.artifacts import sha256_file
+from kilter.errors import UserError
+from kilter.feedback.context import Context
+from kilter.feedback.judge import certificate
+from kilter.feedback.judge.build import build, load_spec, members
+from kilter.feedback.judge.prompts import GRADED, Asker
+from kilter.feedback.judge.spec import JudgeSpec
+from kilter.feedback.judge.verdict import Comparison, Exam, Judgement, Verdict
+from kilter.feedback.registry import feedback_sources
+from kilter.models.load import model_hash
+from kilter.refs import FileRef
+from kilter.roles.paid import Bill, Rate, estimated_tokens
+from kilter.seams import FeedbackSource, Wants
+from kilter.types import Feedback, Group, Prompt, Usage
+
+UNCERTIFIED = "uncertified"
+"""In a row's history, in place of the hash of a certificate."""
+
+REFERENCES = ("reference", "answer", "solution", "target")
+"""Columns that hold the right answer, the first one that is there."""
+
+
+class _Named(BaseModel):
+    """The short form: the settings stand in a file of their own."""
+
+    model_config = ConfigDict(extra="forbid")
+    file: FileRef | None = Field(None, description="judge.yaml, in place of all other settings")
+
+
+class JudgeOptions(JudgeSpec, _Named):
+    """What a recipe says of a judge: a file, or the settings themselves."""
+
+    def settled(self, field: str) -> JudgeSpec:
+        """The settings, wherever they stand. Raises UserError where they stand twice."""
+        if self.file is None:
+            return self
+        # A run decides for itself where its replies lie and whether they are replayed.
+        own = self.model_dump(exclude_unset=True, exclude={"file"})
+        if beside := sorted(own.keys() - {"cache", "replay", "max_cost", "certificate"}):
+            fix = f"write {beside[0]} into {self.file}, or leave the file out"
+            raise UserError(f"{field}.{beside[0]}", own[beside[0]], "stands beside a file", fix)
+        return load_spec(self.file, field).model_copy(update=own)
+
+
+@feedback_sources.register("judge")
+class JudgeFeedback(FeedbackSource):
+    """A judge's opinion of the answers.
+
+    file: judge.yaml; or the settings of docs/judges.md in its place. Pairwise judges and constitutions
+    compare the answers of a group, so each group needs two or more.
+    """
+
+    Spec = JudgeOptions
+
+    def __init__(self, spec: JudgeOptions, context: Context) -> None:
+        field = "feedback.judge"
+        self.spec, self.bill = spec.settled(field), Bill()
+        self.judge = build(self.spec, context, field, self.bill)
+        self._model = None if self.spec.model is None else context.model(self.spec.model)
+        self.graded = self.spec.mode in GRADED
+        self.wants = Wants(siblings=not self.graded)
+        self._problem = certificate.valid(self.spec.certificate, self.judge.fingerprint)
+
+    def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
+        """One Feedback per completion."""
+        return self._graded(groups) if self.graded else self._compared(groups)
+
+    def note(self) -> str:
+        """What the judge has cost so far."""
+        return self.bill.line()
+
+    def history(self) -> Mapping[str, Any]:
+        """Who judged, and what vouches for it."""
+        named = self.spec.certificate if not self._problem else None
+        vouches = UNCERTIFIED if named is None else sha256_file(Path(named))
+        return {
+            "judge": self.judge.fingerprint,
+            "judge_name": self.judge.name,
+            **({} if self._model is None else {"judge_model": model_hash(self._model)}),
+            "certificate": vouches,
+            **({"uncertified": self._problem} if self._problem else {}),
+        }
+
+    @classmethod
+    def uncertified(cls, options: Any, context: Any) -> str:
+        """Why no certificate vouches for the judge; "" where one does. Opens no weights."""
+        found = cls(options, context)
+        return found._problem and f"{found.judge.name}: {found._problem}"
+
+    @classmethod
+    def forecast(cls, options: Any, groups: Sequence[Group]) -> str:
+        """How many calls, tokens and how much money the labels of these groups would take."""
+        spec: JudgeSpec = options.settled("feedback.judge")
+        calls, usage, cost = 0, Usage(), 0.0
+        for one in members(spec) or [spec]:
+            asker = Asker(one.mode, one.read, one.criterion, one.scale)
+            asks = [q.ask for g in groups for q in _questions(asker, g, one.repeats)]
+            read = sum(map(estimated_tokens, asks))
+            # Reasons are a reply of their own, and then stand in the question for the verdict.
+            writes = {"logprob": 1, "text": one.max_tokens, "reasoned": one.max_tokens + 1}[one.read]
+            twice = one.read == "reasoned"
+            most = Usage(read * (2 if twice else 1) + len(asks) * one.max_tokens * twice, len(asks) * writes)
+            calls, usage = calls + len(asks) * (2 if twice else 1), usage + most
+            cost += Rate(one.price.prompt, one.price.completion).of(most)
+        words = (
+            f"{calls:,} calls, about {usage.prompt_tokens:,} tokens read and at most {usage.tokens:,} written"
+        )
+        return words + (f", cost at most about {cost:.4g}" if cost else "")
+
+    def _graded(self, groups: Sequence[Group]) -> list[list[Feedback]]:
+        exams = [
+            Exam(g.prompt, c.text, g.prompt.id, reference(g.prompt)) for g in groups for c in g.completions
+        ]
+        found = iter(self.judge.grade(exams, self.spec.repeats))
+        return [[self._feedback_of(next(found)) for _ in g.completions] for g in groups]
+
+    def _feedback_of(self, verdicts: Sequence[Verdict]) -> Feedback:
+        """The mean of the repeats, where all of them are scored."""
+        values = [v.value for v in verdicts if v.value is not None]
+        whole = len(values) == len(verdicts)
+        score = statistics.fmean(values) if values and whole else None
+        reason = next((v.reason for v in verdicts if v.reason), "")
+        rationale = next((v.rationale for v in verdicts if v.rationale), "") if whole else reason
+        return Feedback(score, "judge", rationale=rationale, source=self.judge.name)
+
+    def _compared(self, groups: Sequence[Group]) -> list[list[Feedback]]:
+        pairs = [list(itertools.combinations(range(len(g.completions)), 2)) for g in groups]
+        comparisons = [
+            Comparison(
+                g.prompt, g.completions[a].text, g.completions[b].text, g.prompt.id, reference(g.prompt)
+            )
+            for g, of_group in zip(groups, pairs, strict=True)
+            for a, b in of_group
+        ]
+        found = iter(self.judge.compare(comparisons, self.spec.repeats))
+        return [
+            self._of_group(len(g.completions), {pair: next(found) for pair in of_group})
+            for g, of_group in zip(groups, pairs, strict=True)
+        ]
+
+    def _of_group(self, count: int, judged: Mapping[tuple[int, int], Judgement]) -> list[Feedback]:
+        """An answer that was not compared with all others is unscored: a mean over some is another scale."""
+        out = []
+        for own in range(count):
+            against = tuple(None if other == own else _against(judged, own, other) for other in range(count))
+            reasons = [j.reason for pair, j in judged.items() if own in pair and j.reason]
+            said = [v.rationale for p, j in judged.items() if own in p for v in j.verdicts if v.rationale]
+            wins = [(pair[0] + pair[1]) / 2 for pair in against if pair is not None]
+            score = statistics.fmean(wins) if count > 1 and len(wins) == count - 1 else None
+            why = next(iter(reasons), "needs two answers" if count < 2 else "")
+            rationale = why if score is None else next(iter(said), "")
+            out.append(Feedback(score, "judge", rationale=rationale, source=self.judge.name, against=against))
+        return out
+
+
+def reference(prompt: Prompt) -> str:
+    """The right answer that the data has beside the prompt; "" without one."""
+    return next((str(prompt.columns[name]) for name in REFERENCES if prompt.columns.get(name)), "")
+
+
+def _against(judged: Mapping[tuple[int, int], Judgement], own: int, other: int) -> tuple[float, float] | None:
+    """(shown first, shown second): probabilities that the own answer is better; None if unscored."""
+    judgement = judged[min(own, other), max(own, other)]
+    forward, swapped = judgement.of("forward"), judgement.of("swapped")
+    if forward is None or swapped is None:
+        return None
+    return (forward, swapped) if own < other else (1 - swapped, 1 - forward)
+
+
+def _questions(asker: Asker, group: Group, repeats: int) -> list[Any]:
+    """All that is asked about a group."""
+    texts = [c.text for c in group.completions]
+    right = reference(group.prompt)
+    if asker.mode in GRADED:
+        return [asker.single(Exam(group.prompt, t, "", right), r) for t in texts for r in range(repeats)]
+    return [
+        asker.pair(Comparison(group.prompt, a, b, "", right), order, r)
+        for a, b in itertools.combinations(texts, 2)
+        for r in range(repeats)
+        for order in ("forward", "swapped")
+    ]

@@ -1,0 +1,46 @@
+"""Which labels people are asked for: the least certain ones, and those that their order decided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kilter.types import Group
+
+
+class Route(BaseModel):
+    """What becomes of doubtful labels."""
+
+    model_config = ConfigDict(extra="forbid")
+    human: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the pairs, the least certain ones, that people label instead; "
+        "above 0 the pairs whose order decided go to them too",
+    )
+
+
+def routed(pairs: Sequence[Group], route: Route) -> tuple[list[Group], list[Group]]:
+    """(pairs to learn from, pairs for people), each in the order of the data.
+
+    Args:
+        pairs: the better answer first. Without odds of a judge a pair is certain.
+        route: the share.
+    """
+    if route.human == 0:
+        return list(pairs), []
+    doubt = [_certainty(pair) for pair in pairs]
+    order = sorted(range(len(pairs)), key=lambda n: doubt[n])
+    asked = set(order[: math.ceil(route.human * len(pairs))])
+    asked |= {n for n, pair in enumerate(pairs) if pair.feedback[0].flipped(1)}
+    kept = [p for n, p in enumerate(pairs) if n not in asked]
+    return kept, [p for n, p in enumerate(pairs) if n in asked]
+
+
+def _certainty(pair: Group) -> float:
+    """Distance of the odds from even; infinite where nobody gave any."""
+    p = pair.feedback[0].over(1)
+    return math.inf if p is None else abs(p - 0.5)

@@ -1,0 +1,340 @@
+"""A judge as feedback: scores of K answers, soft labels down to the loss, routing, and who may be trained on."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kilter import feedback
+from kilter.cli import main
+from kilter.data import store
+from kilter.data.collate import collate
+from kilter.data.lineage import lineage
+from kilter.errors import UserError
+from kilter.feedback.context import Context
+from kilter.feedback.judge.prompts import Asker
+from kilter.feedback.judge.source import JudgeFeedback, JudgeOptions
+from kilter.feedback.judge.verdict import Comparison
+from kilter.feedback.route import Route, routed
+from kilter.objectives import build_objective
+from kilter.types import Completion, Feedback, Group, Prompt
+
+OWN = '''
+import re
+from kilter.types import Choice, Completion, Sample, SamplerFacts
+
+class Longer:
+    """Prefers the longer answer, and the first one of two that are alike; grades by length."""
+
+    facts = SamplerFacts(chooses=True)
+
+    def choose(self, prompts, options):
+        return [self._choose(p.messages[-1]["content"], tuple(options)) for p in prompts]
+
+    def _choose(self, text, options):
+        shown = re.findall(r"=== \\w+ answer(?: [AB])? begins ===\\n(.*?)\\n=== \\w+ answer", text, re.S)
+        if len(options) > 2:
+            best = min(len(shown[0]) // 2, len(options) - 1)
+            return Choice(options, tuple(float(n == best) for n in range(len(options))), 1.0)
+        a, b = map(len, shown)
+        p = 0.5 + 0.4 * (a - b) / max(a, b, 1) + 0.05
+        return Choice(options, (p, 1 - p), 0.95)
+
+    def run(self, requests, listener=None):
+        for r in requests:
+            yield Sample(r, 0, Completion("no words"))
+
+    def sync(self, weights):
+        return weights.version
+
+    def close(self):
+        pass
+'''
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "longer.py"
+    path.write_text(OWN)
+    return {"sampler": {"name": f"{path}:Longer"}}
+
+
+@pytest.fixture
+def kilter(monkeypatch, capsys):
+    """Runs a command; gives its exit code and all that it printed, in one line."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["kilter", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), " ".join((shown.out + shown.err).split())
+
+    return run
+
+
+def prompt(text="Say something."):
+    return Prompt(messages=({"role": "user", "content": text},))
+
+
+def group(*texts):
+    return Group(prompt(), tuple(map(Completion, texts)), (Feedback(None),) * len(texts))
+
+
+def build(settings, folder=None):
+    return feedback.build({"judge": settings}, Context(folder=folder))
+
+
+def test_each_of_k_answers_gets_its_mean_odds_against_the_others(own, tmp_path):
+    source = build(own, tmp_path)
+    (row,) = source([group("aaaa", "aa", "aaaaaaaa")])
+    odds = {(4, 2): 0.7, (4, 8): 0.3, (2, 8): 0.2}
+    assert row[0].score == pytest.approx((odds[4, 2] + odds[4, 8]) / 2)
+    assert row[2].score == pytest.approx(1 - (odds[4, 8] + odds[2, 8]) / 2)
+    assert row[0].over(1) == pytest.approx(0.7)
+    assert row[0].against[1] == pytest.approx((0.75, 0.65))
+    assert row[1].against[0] == pytest.approx((0.35, 0.25))
+    assert row[0].against[0] is None
+    assert source.wants.siblings
+    assert source.note().startswith("6 calls")
+    again = build(own, tmp_path)
+    assert again([group("aaaa", "aa", "aaaaaaaa")]) == [row]
+    assert again.note().startswith("0 calls, 6 kept")
+
+
+def test_a_lone_answer_is_unscored_and_a_rubric_grades_it(own):
+    (row,) = build(own)([group("aaaa")])
+    assert (row[0].score, row[0].rationale) == (None, "judge: needs two answers")
+    graded = build(own | {"mode": "rubric"})
+    assert [f.score for f in graded([group("aaaa", "")])[0]] == [0.5, 0.0]
+    assert not graded.wants.siblings
+
+
+def test_options_are_checked_and_a_file_stands_alone(own, tmp_path):
+    with pytest.raises(UserError, match=r"feedback\.judge\.modle"):
+        feedback.check({"judge": {"modle": "x"}})
+    path = tmp_path / "judge.yaml"
+    path.write_text(json.dumps(own))
+    feedback.check({"judge": str(path)})
+    assert feedback.build({"judge": str(path)}, Context())([group("a", "aa")])[0][1].score > 0.5
+    with pytest.raises(UserError, match="stands beside a file"):
+        feedback.build({"judge": {"file": str(path), "mode": "rubric"}}, Context())
+
+
+def test_references_in_the_settings_are_found(own, tmp_path):
+    path = tmp_path / "judge.yaml"
+    found = []
+    for spec in ({"judge": str(path)}, {"judge": {"model": "sft", "sampler": {"name": "local"}}}):
+        feedback.registry.with_references(
+            spec, lambda item: found.append((item.ref.to, item.value)) or item.value
+        )
+    assert ("file", str(path)) in found
+    assert ("model", "sft") in found
+    assert feedback.model_references({"judge": {"model": "sft"}}) == ["sft"]
+
+
+def test_a_forecast_counts_calls_tokens_and_cost_without_opening_anything(own):
+    options = JudgeOptions(**own, price={"prompt": 10.0})
+    text = JudgeFeedback.forecast(options, [group("a", "b", "c"), group("a")])
+    assert text.startswith("6 calls, about ")
+    assert "cost at most about" in text
+
+
+def soft_batch(encoder, *odds):
+    groups = []
+    for n, chain in enumerate(odds):
+        k = len(chain) + 1
+        rows = []
+        for place in range(k):
+            against = [None] * k
+            if place < k - 1 and chain[place] is not None:
+                against[place + 1] = (chain[place], chain[place])
+            rows.append(Feedback(float(k - place), against=tuple(against)))
+        answers = tuple(Completion(f"answer {n} {place} " + "x" * place) for place in range(k))
+        groups.append(Group(prompt(f"q{n}"), answers, tuple(rows)))
+    return collate(encoder.encode_all(groups))
+
+
+def outputs(batch, seed=0):
+    from kilter.batch import Outputs
+
+    generator = torch.Generator().manual_seed(seed)
+    shape = batch.tokens_BT.shape
+    logps = -torch.rand(shape, generator=generator, dtype=torch.float64) * batch.mask_BT
+    reference = -torch.rand(shape, generator=generator, dtype=torch.float64) * batch.mask_BT
+    scores = torch.randn(shape[0], generator=generator, dtype=torch.float64)
+    return Outputs(logps_BT=logps, scores_B=scores), batch.with_(ref_logps_BT=reference)
+
+
+def loss(name, batch):
+    objective = build_objective(name)
+    out, batch = outputs(batch)
+    prepared = objective.prepare(batch)
+    return float(objective.loss(out, prepared).value), out, prepared
+
+
+def ls(z):
+    return -math.log1p(math.exp(-z))
+
+
+@pytest.mark.parametrize(
+    "name", ["dpo", {"name": "dpo", "label_smoothing": 0.1}, "bradley_terry", "plackett_luce"]
+)
+def test_soft_labels_reach_the_loss(encoder, name):
+    """Against the formula in plain Python floats: p L(w, l) + (1 - p) L(l, w)."""
+    odds = (0.83, 0.5, 0.2, None)
+    found, out, batch = loss(name, soft_batch(encoder, *[(p,) for p in odds]))
+    want = 0.0
+    for n, known in enumerate(odds):
+        p = 1.0 if known is None else float(torch.tensor(known))  # a label is stored in single precision
+        w, r = 2 * n, 2 * n + 1
+        if name == "bradley_terry":
+            a, b = float(out.scores_B[w]), float(out.scores_B[r])
+            value = -p * ls(a - b) - (1 - p) * ls(b - a) + 0.01 * (a + b) ** 2
+        else:
+            ratio = [sum(float(x) for x in (out.logps_BT[row] - batch.ref_logps_BT[row])) for row in (w, r)]
+            z, e = 0.1 * (ratio[0] - ratio[1]), 0.1 if isinstance(name, dict) else 0.0
+            flip = (1 - p) * (1 - e) + p * e
+            value = -(1 - flip) * ls(z) - flip * ls(-z)
+        want += value / len(odds)
+    assert found == pytest.approx(want, abs=1e-12 if name != "bradley_terry" else 1e-7)
+
+
+def test_a_soft_ranking_gives_each_place_to_its_answer_or_the_next(encoder):
+    odds = (0.9, 0.4)
+    found, out, batch = loss({"name": "plackett_luce", "model": "reward"}, soft_batch(encoder, odds))
+    s = [float(x) for x in out.scores_B]
+    want = 0.0
+    for k in range(3):
+        rest = math.log(sum(math.exp(x) for x in s[k:]))
+        p = float(torch.tensor(odds[k])) if k < 2 else 1.0
+        want -= p * (s[k] - rest) + (1 - p) * (s[min(k + 1, 2)] - rest)
+    assert found == pytest.approx(want, abs=1e-12)
+
+
+def test_every_method_on_pairs_takes_certain_labels_for_what_they_are(encoder):
+    from kilter.objectives import objectives
+
+    hard, certain = soft_batch(encoder, (None,), (None,)), soft_batch(encoder, (1.0,), (1.0,))
+    assert "p_B" in certain.extra
+    assert "p_B" not in hard.extra
+    for name in objectives.names():
+        objective = build_objective(name)
+        needs = objective.needs
+        if (
+            needs.shape == "pairs"
+            and needs.annotations <= {"ref_logps"}
+            and needs.outputs <= {"logps", "scores"}
+        ):
+            assert loss(name, certain)[0] == pytest.approx(loss(name, hard)[0], nan_ok=True), name
+
+
+def test_odds_survive_the_disk_and_follow_the_answers_that_are_picked(tmp_path):
+    rows = (
+        Feedback(0.9, against=(None, (0.8, 0.6), (1.0, 0.9))),
+        Feedback(0.1, against=((0.4, 0.2), None, None)),
+        Feedback(0.2, against=((0.1, 0.0), None, None)),
+    )
+    one = Group(prompt(), tuple(map(Completion, "abc")), rows)
+    store.write(tmp_path / "g.jsonl", [one])
+    assert next(store.read(tmp_path / "g.jsonl")).feedback == rows
+    picked = one.picked([2, 0])
+    assert picked.feedback[0].over(1) == pytest.approx(0.05)
+    assert picked.feedback[1].against == ((1.0, 0.9), None)
+    assert not rows[0].flipped(1)
+    assert Feedback(0.5, against=(None, (0.9, 0.2))).flipped(1)
+
+
+def test_doubtful_pairs_and_those_that_the_order_decided_go_to_people():
+    def odds(*both):
+        return Group(
+            prompt(), (Completion("a"), Completion("b")), (Feedback(1, against=(None, both)), Feedback(0))
+        )
+
+    pairs = [odds(0.9, 0.9), odds(0.55, 0.55), odds(0.95, 0.4), odds(0.8, 0.7), odds(0.1, 0.1)]
+    kept, people = routed(pairs, Route(human=0.2))
+    assert people == [pairs[1], pairs[2]]
+    assert kept == [pairs[0], pairs[3], pairs[4]]
+    assert routed(pairs, Route()) == (pairs, [])
+
+
+@pytest.fixture
+def answers(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    rows = [
+        Group(prompt(f"q{n}"), tuple(Completion("x" * (k + 1 + n)) for k in range(3)), (Feedback(None),) * 3)
+        for n in range(6)
+    ]
+    store.write(path, rows)
+    return path
+
+
+def test_labels_carry_odds_and_history_and_training_on_them_needs_the_flag(
+    own, answers, tmp_path, tiny, kilter, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    spec = json.dumps({"judge": own})
+    command = ["label", "--data", answers, "--feedback", spec, "--out", "labels"]
+    code, shown = kilter(*command, "--dry-run")
+    assert (code, "36 calls" in shown) == (0, True), shown
+    assert not (tmp_path / "labels").exists()
+    code, shown = kilter(*command)
+    assert code == 0, shown
+    assert "not certified" in shown
+    assert "36 calls" in shown
+    rows = list(store.read(tmp_path / "labels" / "groups.jsonl"))
+    assert len(rows) == 6
+    assert rows[0].feedback[0].over(1) > 0.6
+    entry = lineage(rows[0].prompt)[-1]
+    assert entry["certificate"] == "uncertified"
+    assert len(entry["judge"]) == 64
+
+    train = ["train", "--model", tiny, "--method", "dpo", "--data", "labels/groups.jsonl", "--out", "dpo"]
+    few = ["--max-steps", "1", "--batch-size", "2"]
+    code, shown = kilter(*train, *few)
+    assert (code, "`allow_uncertified` is needed" in shown) == (2, True), shown
+    code, shown = kilter(*train, *few, "--allow-uncertified")
+    assert code == 0, shown
+
+
+def test_online_rewards_of_an_uncertified_judge_need_the_flag_too(own, tmp_path, tiny, kilter, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "prompts.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"question {n}"}) + "\n" for n in range(4)))
+    train = ["train", "--model", tiny, "--method", "grpo", "--data", data, "--out", "rl"]
+    train += ["--feedback", json.dumps({"judge": own}), "--max-steps", "1", "--batch-size", "2"]
+    train += ["--sampler.samples", "2", "--sampler.max-new-tokens", "4"]
+    code, shown = kilter(*train)
+    assert (code, "not certified" in shown) == (2, True), shown
+    code, shown = kilter(*train, "--allow-uncertified")
+    assert code == 0, shown
+
+
+def test_a_policy_that_judges_its_own_answers_is_named(answers, tmp_path, tiny, kilter, monkeypatch):
+    from kilter.data.lineage import with_entry
+    from kilter.models.load import model_hash
+
+    monkeypatch.chdir(tmp_path)
+    made = {"stage": "a", "kind": "generate", "model_hash": model_hash(tiny)[:16]}
+    first = next(store.read(answers))
+    store.write(answers, [replace(first, prompt=with_entry(first.prompt, made))])
+    spec = json.dumps({"judge": {"model": str(tiny), "min_mass": 0.0}})
+    code, shown = kilter("label", "--data", answers, "--feedback", spec, "--out", "own")
+    assert (code, "judges its own answers" in shown) == (0, True), shown
+
+
+def test_all_answers_to_a_request_share_its_beginning():
+    asker = Asker("pairwise", "logprob")
+    texts = ["one", "two", "three"]
+    ids = {
+        asker.pair(Comparison(prompt(), a, b), o, 0).ask.id
+        for a in texts
+        for b in texts
+        for o in ("forward", "swapped")
+    }
+    assert len(ids) == 1
