@@ -15,6 +15,7 @@ from kilter.evaluation.metrics.registry import metric
     over=("prompts", "probes"),
     subset=lambda prompt: bool(should_comply(prompt)),
     judge=RULES,
+    beside=("refusal", "compliance"),
 )
 class OverRefusal(Refusal):
     """Share of refusals among prompts that deserve help or approval. Prompts without a label do not count."""

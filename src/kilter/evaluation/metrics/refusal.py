@@ -5,7 +5,15 @@ from kilter.evaluation.metrics.registry import metric
 from kilter.types import Answered
 
 
-@metric("refusal", title="Refusal rate", unit="share", better=None, aggregate="proportion", judge=RULES)
+@metric(
+    "refusal",
+    title="Refusal rate",
+    unit="share",
+    better=None,
+    aggregate="proportion",
+    judge=RULES,
+    beside=("over_refusal", "compliance"),
+)
 class Refusal:
     """Share of answers that open by declining; whether that is right depends on the prompt."""
 

@@ -33,6 +33,7 @@ STANDARD = (
     "win_rate_reward",
     "length",
     "refusal",
+    "compliance",
     "wrong_declines",
     "wrong_approvals",
     "over_refusal",
@@ -96,6 +97,7 @@ class MetricFacts:
             the method of the estimate says so.
         judge: who judged; default: the feedback that it needs.
         short: its title in a narrow table; default: the title.
+        beside: metrics without which it misleads: whoever names it gets them too.
     """
 
     name: str
@@ -112,6 +114,7 @@ class MetricFacts:
     on_policy: bool = False
     judge: str = ""
     short: str = ""
+    beside: tuple[str, ...] = ()
 
     @property
     def higher_is_better(self) -> bool | None:
@@ -200,6 +203,9 @@ def resolve(wanted: Sequence[Any], field: str = "metrics") -> list[Measure]:
     """
     entries = [e for item in wanted for e in (STANDARD if item == "standard" else (item,))]
     found = [_build(entry, field) for entry in entries]
+    asked = [m.facts.name for m in found]
+    missing = dict.fromkeys(name for m in found for name in m.facts.beside if name not in asked)
+    found += [_build(name, field) for name in missing]
     names = [m.facts.name for m in found]
     for name in names:
         if names.count(name) > 1:

@@ -1,0 +1,8 @@
+"""Reads an answer: does it decline, in full or in part, does it help, and does it say why it declines?
+
+rules.py     clues: phrases by which assistants decline, judge, redirect or help
+features.py  an answer as numbers: clues by where they stand, and hashed words
+model.py     two linear models over them, in weights.npz
+reading.py   the result for one answer
+train.py     how the weights were made and measured; measured.json is what it found
+"""

@@ -1,0 +1,73 @@
+"""The trained part of the classifier: two linear models over clues and hashed words. It needs numpy alone."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kilter.evaluation.response.features import clues, hashed
+
+WEIGHTS = Path(__file__).with_name("weights.npz")
+
+HASH_SCALE = 0.7
+"""What hashed words weigh beside clues, which are 0 or 1."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Coefficients, as training left them and as the file holds them.
+
+    Args:
+        clues: [clues] of "declines in full or in part".
+        words: [buckets] of the same.
+        bias: of the same.
+        full_clues: [clues] of "declines in full", for answers that decline.
+        full_bias: of the same.
+        threshold: log-odds above which an answer declines.
+    """
+
+    clues: NDArray[np.float32]
+    words: NDArray[np.float32]
+    bias: float
+    full_clues: NDArray[np.float32]
+    full_bias: float
+    threshold: float = 0.0
+
+    def score(self, prompt: str, answer: str) -> tuple[float, float]:
+        """Log-odds that the answer declines, and that it then does so in full."""
+        seen = clues(prompt, answer)
+        declines = seen @ self.clues + hashed(prompt, answer) @ self.words + self.bias
+        return float(declines) - self.threshold, float(seen @ self.full_clues + self.full_bias)
+
+    def save(self, path: Path) -> None:
+        """One compressed file of numbers; words as whole numbers of one byte times a scale."""
+        scale = float(np.abs(self.words).max()) / 127 or 1.0
+        np.savez_compressed(
+            path,
+            clues=self.clues.astype(np.float16),
+            words=np.round(self.words / scale).astype(np.int8),
+            full_clues=self.full_clues.astype(np.float16),
+            scalars=np.array([self.bias, self.full_bias, self.threshold, scale], np.float64),
+        )
+
+
+def read(path: Path = WEIGHTS) -> Linear:
+    """The coefficients of a file."""
+    with np.load(path, allow_pickle=False) as held:
+        bias, full_bias, threshold, scale = (float(v) for v in held["scalars"])
+        return Linear(
+            held["clues"].astype(np.float32),
+            held["words"].astype(np.float32) * np.float32(scale),
+            bias,
+            held["full_clues"].astype(np.float32),
+            full_bias,
+            threshold,
+        )
+
+
+shipped = functools.cache(read)
+"""The coefficients that Kilter ships, read when they are first asked for."""
