@@ -8,8 +8,10 @@ import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -383,3 +385,44 @@ def test_commands_that_write_a_run_folder_want_it_for_themselves(command, tmp_pa
     assert done.returncode == 2, done.stderr
     assert f"in use by process {process.pid}" in done.stderr
     assert "Fix: Wait until that run has ended" in done.stderr
+
+
+WAITING_READER = '''
+import time
+from pathlib import Path
+
+from kilter.data.formats import reader
+
+
+def read(row):
+    """The first of two processes reads on when the second is gone."""
+    while not Path("go").exists():
+        time.sleep(0.05)
+    yield from reader("preference")(row)
+'''
+
+
+def test_of_two_runs_that_begin_at_once_one_works_and_one_is_told_who(tiny, pairs_file, tmp_path):
+    (tmp_path / "waiting.py").write_text(WAITING_READER)
+    words = [sys.executable, "-m", "kilter", "train", "--method", "dpo", "--model", str(tiny)]
+    words += ["--data", str(pairs_file), "--format", "waiting.py:read", "--max-steps", "1", "--out", "one"]
+    options = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    both = [subprocess.Popen(words, **options) for _ in range(2)]
+    try:
+        end = time.monotonic() + 60
+        while not (gone := [p for p in both if p.poll() is not None]) and time.monotonic() < end:
+            time.sleep(0.05)
+        (tmp_path / "go").touch()
+        said = {p.pid: p.communicate(timeout=60)[0] for p in both}
+    finally:
+        for process in both:
+            process.kill()
+    (refused,) = gone
+    (works,) = (p for p in both if p is not refused)
+    assert (refused.returncode, works.returncode) == (2, 0), said
+    text = " ".join(said[refused.pid].split())
+    who = rf"in use by process {works.pid} on {re.escape(socket.gethostname())} \(.*train.*\), since 20\d\d-"
+    assert re.search(who, text), text
+    assert "Fix: Wait until that run has ended" in text
+    lines = (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()
+    assert (len(lines), (tmp_path / "one" / "model").is_dir()) == (1, True)

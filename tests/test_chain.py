@@ -319,6 +319,39 @@ def test_text_from_outside_is_never_html(run, monkeypatch, capsys):
     assert not [tag for tag, names in seen if {"onerror", "onload"} & set(names)]
 
 
+def test_the_audit_of_hostile_data_is_shown_as_text(tiny, tmp_path, monkeypatch, capsys):
+    """Rows, ids, categories and the name of the file: on the page, and on the terminal without a control."""
+    rows = [
+        r | {"id": f"{HOSTILE}{i}", "category": HOSTILE, "source": HOSTILE} for i, r in enumerate(pair_rows())
+    ]
+    turned = {"chosen": rows[0]["rejected"], "rejected": rows[0]["chosen"]}
+    rows += [rows[0] | turned, rows[1] | {HOSTILE: "\x1b]0;title\x07[/bold]"}]
+    spoilt = [
+        {k: f"\x1b[31m{v} {HOSTILE}" if k in ("prompt", "chosen", "rejected") else v for k, v in r.items()}
+        for r in rows
+    ]
+    path = tmp_path / "[bold]<script>x.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in spoilt))
+    raw = {
+        "model": str(tiny),
+        "data": {"path": str(path), "heldout": 0.25},
+        "stages": {"audit": {"audit": {}}},
+    }
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(raw))
+    runs = tmp_path / "runs"
+    code, said = kilter(monkeypatch, capsys, "run", tmp_path / "r.yaml", "--runs", runs)
+    assert code == 0, said
+    for command in ("peek", "audit"):
+        code, more = kilter(monkeypatch, capsys, "data", command, path)
+        said += more
+    assert "[bold]<script>x.jsonl" in said
+    assert not [c for c in said if ord(c) < 32 and c not in "\n\t\r"]
+    page = (runs / "r" / "report.html").read_text()
+    assert "&lt;script&gt;x.jsonl" in page
+    seen = Tags(page).seen
+    assert not [tag for tag, names in seen if tag == "script" or {"onerror", "onload"} & set(names)]
+
+
 def test_figures_show_names_as_they_are():
     from kilter.release import figures
 

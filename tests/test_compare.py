@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -123,6 +125,20 @@ def test_a_comparison_runs_reports_and_resumes(tiny, tmp_path, monkeypatch, caps
     code, text = kilter(monkeypatch, capsys, "compare", path, "--runs", runs)  # one cell alone
     assert code == 0
     assert text.count("▶") == 1
+
+    # Labels and values are anybody's: text on the page, and within their cells in Markdown.
+    hostile = "</svg><script>alert(1)</script> | a\nb <img src=x onerror=alert(1)>"
+    shown = json.loads((folder / "compare.json").read_text())
+    shown |= {"name": hostile, "judge": hostile}
+    for row in shown["rows"]:
+        row |= {"title": hostile, "models": [hostile]}
+    loaded = study.load(Path(path))
+    written = page.html(loaded, shown, folder)
+    assert "alert(1)" in written
+    assert not re.search(r"<(script|img)\b", written)
+    table = [line for line in page.markdown(shown).splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+    assert "<script" not in page.markdown(shown)
 
 
 def test_headlines_say_what_the_numbers_say():

@@ -8,6 +8,7 @@ import pickle
 from collections import Counter
 
 import pytest
+import torch
 import yaml
 
 import kilter
@@ -232,6 +233,33 @@ def test_objects_through_the_python_doors(tiny, place):
     assert (place / "out" / "model" / "adapter_config.json").is_file()
     with pytest.raises(UserError, match="is not a model"):
         kilter.train(3, ROWS, "dpo", "other")
+
+
+def test_models_in_memory_are_evaluated_as_their_folders_are(tiny, place):
+    """Alone, in a list, by name, as baseline and as reference."""
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    model, tuned = (AutoModelForCausalLM.from_pretrained(tiny) for _ in range(2))
+    with torch.no_grad():
+        tuned.model.layers[0].mlp.up_proj.weight.mul_(1.5)
+    settings = {"max_new_tokens": 4, "limit": 4, "metrics": ["length", "kl"]}
+    folder = kilter.evaluate(str(tiny), ROWS, "a", **settings)
+    alone = kilter.evaluate(model, ROWS, "b", **settings)
+    assert alone["models"]["tiny"]["metrics"] == folder["models"]["tiny"]["metrics"]
+    both = kilter.evaluate({"new": tuned}, ROWS, "c", **settings)
+    assert list(both["models"]) == ["new"]
+    both = kilter.evaluate([tuned], ROWS, "d", baseline=f"old={tiny}", **settings)
+    assert (both["baseline"], list(both["models"])) == ("old", ["old", "tiny"])
+    with pytest.raises(UserError, match="names two models alike.*\\n.*{name: model}"):
+        kilter.evaluate([model, tuned], ROWS, "e", **settings)
+    with pytest.raises(UserError, match="is not a model"):
+        kilter.evaluate([3], ROWS, "e", **settings)
+
+    # Settings that transformers refuses to write stay with the object, and stop nothing.
+    model.generation_config = GenerationConfig(eos_token_id=1, temperature=0.7, do_sample=False)
+    made = kilter.train(model, ROWS, "dpo", "f", reference=tuned, max_steps=1, batch_size=4)
+    assert made.metrics["rewards/margins"] != 0
+    assert model.generation_config.temperature == 0.7
 
 
 def test_a_function_is_a_reward(tiny, place):

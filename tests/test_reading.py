@@ -503,3 +503,22 @@ def test_real_chats_about_pictures_are_refused():
         pytest.skip("the real data is not here")
     with pytest.raises(UserError, match="holds images"):
         load(DataSpec(path=str(path), heldout=0), "demonstrations")
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "field"),
+    [
+        ({"prompt": "Once", "completion": " upon", "system": "Be brief."}, {}, "text"),
+        ({"instruction": "Name it.", "output": "Paris."}, {}, "text"),
+        ({"question": "2 + 3?", "history": [["Hi", "Hello"]], "response": "5"}, {}, "text"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, {}, "text"),
+        ({"prompt": "Once", "completion": " upon"}, {"system": "Be brief."}, "system"),
+    ],
+)
+def test_what_asks_in_turns_is_not_called_raw(read, row, settings, field):
+    """`text: raw` says that no template is used; nothing is rendered by one in silence."""
+    with pytest.raises(UserError, match="text: chat") as refused:
+        read([row], "demonstrations", text="raw", **settings)
+    assert refused.value.field == f"data.{field}"
+    plain = [{"prompt": "Once", "completion": " upon", "system": ""}, {"text": "All of it."}]
+    assert [g.prompt.text for g in read(plain, "demonstrations", text="raw").train] == ["Once", ""]

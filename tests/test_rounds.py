@@ -264,20 +264,32 @@ def test_a_data_set_may_be_what_a_stage_makes(tiny, pairs_file, tmp_path, monkey
         "data": {
             "asked": {"path": str(pairs_file), "heldout": 0.25},
             "ranked": {"path": "$pairs", "heldout": 0.5},
+            "mixed": {"parts": [{"path": "$pairs", "weight": 2}, {"path": str(pairs_file)}], "heldout": 0},
         },
         "stages": {
             "answers": {"generate": {"data": "$asked", **sampling}},
             "pairs": {"label": {"data": "$answers", "feedback": "rewards.py:letters"}},
             "dpo": {"train": {"method": "dpo", "data": "$ranked", "max_steps": 1, "max_length": 96}},
+            "more": {"train": {"method": "sft", "data": "$mixed", "max_steps": 1, "max_length": 96}},
         },
     }
     (tmp_path / "made.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     assert kilter.run("made.yaml") == 0
     facts = json.loads((tmp_path / "runs/made/dpo/manifest.json").read_text())["facts"]
     assert facts["heldout_groups"] >= facts["groups"] - 1 > 0
+    # A part of a mixture too: what the stage made counts twice, and 24 rows of the file once.
+    made = sum(1 for _ in store.read(tmp_path / "runs/made/pairs/groups.jsonl"))
+    mixed = json.loads((tmp_path / "runs/made/more/manifest.json").read_text())
+    assert mixed["facts"]["groups"] == 2 * made + 24
     capsys.readouterr()
     assert kilter.run("made.yaml", ["data.ranked.heldout=0.25"]) == 0
-    assert capsys.readouterr().out.count("unchanged") == 2
+    assert capsys.readouterr().out.count("unchanged") == 3
+    assert kilter.run("made.yaml", ["stages.answers.generate.seed=1", "data.ranked.heldout=0.25"]) == 0
+    assert json.loads((tmp_path / "runs/made/more/manifest.json").read_text())["key"] != mixed["key"]
+    with pytest.raises(UserError, match="asked.* is a data set itself"):
+        recipes.build(raw | {"data": raw["data"] | {"mixed": ["$asked"]}})
+    with pytest.raises(UserError, match="'.more' comes later"):
+        recipes.build(raw | {"data": raw["data"] | {"ranked": ["$more"]}})
     with pytest.raises(UserError, match="Did you mean 'pairs'"):
         recipes.build(raw | {"data": raw["data"] | {"ranked": {"path": "$pair"}}})
 

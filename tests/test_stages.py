@@ -237,10 +237,41 @@ def test_a_train_door_resumes_returns_and_refuses(tmp_path, tiny, pairs_file):
     first = kilter.train(**settings, max_steps=2)
     again = kilter.train(**settings, max_steps=2)
     assert again == first
-    with pytest.raises(UserError, match="holds a finished model of other settings"):
+    said = r"holds a finished model of other settings \(max_steps: 2 there, 3 here\)"
+    with pytest.raises(UserError, match=said):
         kilter.train(**settings, max_steps=3)
-    manifest = json.loads((tmp_path / "dpo" / "manifest.json").read_text())
+    path = tmp_path / "dpo" / "manifest.json"
+    whole = path.read_text()
+    manifest = json.loads(whole)
     assert (manifest["kind"], manifest["status"]) == ("train", "done")
+    # A damaged record is named, whatever is wrong with it, and what to do.
+    for damaged in (whole + "x", whole + whole, whole[:-9], whole.replace(manifest["key"], "0" * 64)):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match=r"manifest.json' is damaged.*\n.*Put it back, or remove"):
+            kilter.train(**settings, max_steps=2)
+
+
+def test_an_adapter_is_not_trained_without_one(tmp_path, tiny, pairs_file):
+    """Which weights learn would be a guess; a recipe is refused before its first stage."""
+    settings = {"data": str(pairs_file), "method": "sft", "max_steps": 1, "max_length": 96}
+    first = kilter.train(str(tiny), **settings, adapter="lora", out=tmp_path / "lora")
+    with pytest.raises(
+        UserError, match=r"starts from an adapter.*\n.*--adapter lora.*kilter merge"
+    ) as refused:
+        kilter.train(str(first.model), **settings, out=tmp_path / "on")
+    assert refused.value.field == "adapter"
+    assert not (tmp_path / "on" / "metrics.jsonl").exists()
+    stages = {
+        "a": {"train": {"method": "sft", "adapter": "lora"}},
+        "b": {"train": {"method": "dpo", "from": "a", "adapter": "lora"}},
+        "c": {"train": {"method": "dpo", "from": "b"}},
+        "d": {"train": {"method": "bradley_terry", "from": "a"}},
+    }
+    # An adapter on an adapter is written as full weights: c may train them, d may not.
+    with pytest.raises(UserError) as refused:
+        recipes.build(_stages(**stages))
+    assert refused.value.field == "stages.d.train.adapter"
+    recipes.build(_stages(**{n: stages[n] for n in "abc"}))
 
 
 def test_an_evaluate_door_takes_every_field(tmp_path, tiny, pairs_file):

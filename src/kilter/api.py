@@ -103,13 +103,17 @@ def train(
         out: folder of the result; default: runs/<method>. The same call resumes, or returns what is there.
         console: where progress goes; default: stderr.
         tokenizer: of a model that is an object; default: that of the name it was loaded from.
-        options: any field of a train stage, such as learning_rate, epochs or adapter.
+        options: any field of a train stage, such as learning_rate, epochs or adapter; reference and teacher
+            may be models as well.
 
     Raises:
         UserError: on bad input, before any work.
     """
     if options.get("feedback") is not None:
         options = {"prompts": "$data"} | options | {"feedback": _named(options["feedback"])}
+    for role in ("reference", "teacher"):
+        if options.get(role) is not None:
+            options |= {role: _model(options[role], tokenizer)}
     stage = stages.make("train", {"method": method} | options)
     name = method_name(stage.spec.method)
     folder = Path(out) if out is not None else Path("runs") / re.sub(r"[^\w+.-]", "-", name)
@@ -131,20 +135,23 @@ def train(
 
 
 def evaluate(
-    models: str | Sequence[str] | Mapping[str, str],
+    models: Any,
     data: Data,
     out: str | Path = "runs/eval",
     console: Console | None = None,
+    tokenizer: Any = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Evaluates models on the same prompts: kilter.evaluate("runs/dpo", "pairs.jsonl", baseline="runs/sft").
 
     Args:
-        models: models, or {name: model}; NAME=MODEL gives a name as well. A folder is known by its own name.
-            Without any, `reward_model` is tested alone on the data's pairs.
+        models: one model, several, or {name: model}; NAME=MODEL gives a name as well. A folder is known by its
+            own name, a transformers model by that of the place where it was loaded from. Without any,
+            `reward_model` is tested alone on the data's pairs.
         data: a file, a Hub name, or fields of DataSpec. All its prompts are asked, unless it holds some out.
         out: folder of evaluation.json and groups.jsonl.
         console: where progress goes; default: stderr.
+        tokenizer: of models that are objects; default: that of the name they were loaded from.
         options: any field of an evaluate stage, such as baseline, reward_model, metrics or limit. Further
             data sets, such as probes, are given by their paths.
 
@@ -155,13 +162,14 @@ def evaluate(
         UserError: on bad input, before any work.
     """
     source = make_data_spec(data, heldout=0.0)
-    listed = [models] if isinstance(models, str) else models
+    listed = [] if models is None else models
     if listed and (baseline := options.get("baseline")) is not None and not isinstance(listed, Mapping):
-        listed = [baseline, *(m for m in listed if m != baseline)]
-        options |= {"baseline": next(iter(names_of(baseline)))}
-    named = names_of(listed)
+        others = listed if isinstance(listed, list | tuple) else [listed]
+        listed = [baseline, *(m for m in others if m is not baseline and m != baseline)]
+        options |= {"baseline": next(iter(names_of(baseline, tokenizer)))}
+    named = names_of(listed, tokenizer)
     if (judge := options.get("reward_model")) is not None:
-        options |= {"reward_model": names_of(judge)}
+        options |= {"reward_model": names_of(judge, tokenizer)}
     settings = {"models": named, "split": "heldout" if source.heldout else "all"} | options
     work = workspace(stages.make("evaluate", settings), Path(out), "eval", BASE, source, console)
     run_alone(work)
@@ -278,22 +286,37 @@ def merge(model: str, out: str | Path, console: Console | None = None, **options
     return target
 
 
-def names_of(models: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:
-    """Models by name. NAME=MODEL names one; a folder, or the stage's folder around it, bears its own name."""
+def names_of(models: Any, tokenizer: Any = None) -> dict[str, str]:
+    """Models by name. NAME=MODEL names one; a folder, or the stage's folder around it, bears its own name.
+
+    tokenizer: of models that are objects.
+    """
     if isinstance(models, Mapping):
-        return dict(models)
+        return {name: _model(model, tokenizer) for name, model in models.items()}
     found: dict[str, str] = {}
-    for text in [models] if isinstance(models, str) else models:
-        name, sign, model = text.partition("=")
-        if not sign:
-            path = Path(text)
-            name, model = (path.parent.name if path.name == "model" else path.name) or text, text
+    for item in models if isinstance(models, list | tuple) else [models]:
+        name, model = _name_and_model(item, tokenizer)
         if not name or not model:
-            raise UserError("models", text, "lacks a name or a model", "write NAME=MODEL, or a folder alone")
+            raise UserError(
+                "models", str(item), "lacks a name or a model", "write NAME=MODEL, or a folder alone"
+            )
         if name in found:
-            raise UserError("models", list(models), "names two models alike", "write NAME=MODEL")
+            fix = "write NAME=MODEL, or give {name: model}"
+            raise UserError("models", name, "names two models alike", fix)
         found[name] = model
     return found
+
+
+def _name_and_model(item: Any, tokenizer: Any) -> tuple[str, str]:
+    """What a model is called, and its folder or name."""
+    model = _model(item, tokenizer)
+    if isinstance(item, str):
+        name, sign, rest = item.partition("=")
+        if sign:
+            return name, rest
+    # An object is called after the place where it was loaded from.
+    path = Path(item if isinstance(item, str | Path) else item.name_or_path)
+    return (path.parent.name if path.name == "model" else path.name) or model, model
 
 
 def run(

@@ -17,6 +17,7 @@ import shlex
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -304,9 +305,13 @@ def _take(path: Path, field: str) -> IO[bytes]:
 
 def _held(path: Path, file: IO[bytes], field: str) -> UserError:
     """Who holds the lock, in the words that the holder left."""
-    file.seek(0)
     with file:
-        text = file.read()
+        # Between taking the lock and writing the name lies an instant.
+        for _ in range(20):
+            file.seek(0)
+            if text := file.read():
+                break
+            time.sleep(0.05)
     try:
         holder = json.loads(text)
         who = f"process {holder['pid']} on {holder['host']} ({holder['command']}), since {holder['since']}"

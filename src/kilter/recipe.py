@@ -106,7 +106,7 @@ def build(raw: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     if not raw["stages"]:
         raise UserError("stages", raw["stages"], "is empty", "add stages: {sft: {train: {method: sft}}}")
     found, names = _stages(raw["stages"], head.model)
-    data = {n: s.model_copy(update={"path": _meant(s.path, names)}) for n, s in head.data.items()}
+    data = {n: _led(spec, names) for n, spec in head.data.items()}
     recipe = Recipe(head.name, head.model, data, found)
     check(recipe)
     return recipe
@@ -148,6 +148,12 @@ def _meant(value: Any, names: Mapping[str, str]) -> Any:
         return value
     dollar, name = ("$", value[1:]) if value.startswith("$") else ("", value)
     return dollar + names[name] if name in names else value
+
+
+def _led(spec: DataSpec, names: Mapping[str, str]) -> DataSpec:
+    """A data set whose sources may be what the last round of a block made."""
+    parts = [p.model_copy(update={"path": _meant(p.path, names)}) for p in spec.parts]
+    return spec.model_copy(update={"path": _meant(spec.path, names), "parts": parts})
 
 
 def _block(raw: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -266,9 +272,14 @@ def _check_data(item: Found, work: Workspace) -> None:
         return
     spec = work.data_sets.get(item.value.removeprefix("$"))
     if spec is not None:
-        # A data set may be what a stage makes, with a split or a rule for pairs of its own.
-        if spec.path.startswith("$"):
-            _check_stage(replace(item, value=spec.path), work, "data", "no such stage")
+        # A data set may be what stages make, with a split or a rule for pairs of its own.
+        for name in work.made_by(item.value):
+            if name in work.data_sets:
+                fix = f"give the path of {name} there, or name a stage that makes data"
+                raise UserError(
+                    f"data.{item.value.removeprefix('$')}", f"${name}", "is a data set itself", fix
+                )
+            _check_stage(replace(item, value=f"${name}"), work, "data", "no such stage")
         return
     _check_stage(item, work, "data", "names no data set", tuple(work.data_sets))
 

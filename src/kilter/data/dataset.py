@@ -238,9 +238,27 @@ def _gathered(
                 if count == spec.limit:
                     return
                 count += 1
+                if spec.text == "raw" and group.prompt.messages:
+                    raise _not_raw(source, where, account)
                 yield _prepared(group, spec, shape)
 
+    if spec.text == "raw" and spec.system:
+        problem = "has no place with text: raw, which leaves prompts as they are"
+        raise UserError(
+            f"{where}.system", spec.system, problem, "use text: chat, or write it into the prompts"
+        )
     return shelved(read()), bounds
+
+
+def _not_raw(source: Part, where: str, account: Account) -> UserError:
+    """A prompt of turns is always rendered by the chat template, whatever `text` says."""
+    return UserError(
+        f"{where}.text",
+        "raw",
+        f"leaves plain-text prompts as they are, and {source.path} asks in turns: its format is "
+        f"{account.format or 'groups'}, or a column system or history stands beside the prompt",
+        "use text: chat, or leave such columns out of the file",
+    )
 
 
 def _source(

@@ -9,6 +9,7 @@ from typing import Any
 from kilter.artifacts import whole_folder
 from kilter.errors import UserError
 from kilter.models.load import cache_root
+from kilter.models.save import save
 
 FIX = "free disk space, then run again"
 
@@ -46,18 +47,23 @@ def as_folder(model: Any, tokenizer: Any = None, field: str = "model") -> Path:
     folder = cache_root() / "objects" / _name(model, tokenizer)
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with whole_folder(folder, what="the model object", fix=FIX) as partial:
-            model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
+        # What transformers refuses to write is mended in the copy alone.
+        before = model.generation_config
+        try:
+            with whole_folder(folder, what="the model object", fix=FIX) as partial:
+                save(model, tokenizer, partial)
+        finally:
+            model.generation_config = before
     return folder
 
 
 def _name(model: Any, tokenizer: Any) -> str:
-    """Hash of weights, configuration, and the tokenizer's size and template."""
+    """Hash of weights, configurations, and what the tokenizer makes of a text."""
     import torch
 
-    digest = hashlib.sha256(model.config.to_json_string().encode())
-    digest.update(f"{len(tokenizer)} {tokenizer.chat_template}".encode())
+    digest = hashlib.sha256(f"{model.config.to_json_string()} {model.generation_config}".encode())
+    words = sorted(tokenizer.get_vocab().items())
+    digest.update(f"{words} {tokenizer.special_tokens_map} {tokenizer.chat_template}".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +92,36 @@ def refuse_changed(work: Workspace, old: Manifest) -> None:
     """A finished model, or data begun with other settings, is kept; an evaluation is made anew."""
     makes = work.here.maker.makes
     if makes == "data" or (makes == "model" and old.status == "done"):
-        raise _taken(work)
+        raise _taken(work, _differences(work, old))
 
 
-def _taken(work: Workspace) -> UserError:
+def _differences(work: Workspace, old: Manifest) -> list[str]:
+    """What is another than on record. Raises UserError where the record does not fit its own key."""
+    entry, _ = new_and_old(work)
+    settings = [
+        n for n, v in entry.config.items() if n not in work.here.maker.free and v != old.config.get(n)
+    ]
+    inputs = [n for n in entry.inputs | old.inputs if entry.inputs.get(n) != old.inputs.get(n)]
+    found = [f"{n}: {old.config.get(n)} there, {entry.config[n]} here" for n in settings]
+    found += [f"{n} is another" for n in inputs]
+    if not found and entry.kind == old.kind:
+        folder = work.stage(work.name)
+        raise UserError(
+            "file",
+            str(folder / "manifest.json"),
+            "is damaged: its key is not that of the settings and inputs that it lists",
+            f"put it back, or remove {folder} to make its content anew",
+        )
+    return found
+
+
+def _taken(work: Workspace, differences: Sequence[str] = ()) -> UserError:
     noun = {"model": "a finished model", "data": "data"}[work.here.maker.makes]
+    # The first few say it: another version of Kilter may differ in many.
+    named = f" ({'; '.join(differences[:3])})" if differences else ""
     return UserError(
         "out",
         str(work.stage(work.name)),
-        f"holds {noun} of other settings",
+        f"holds {noun} of other settings{named}",
         "choose another folder, or remove it",
     )

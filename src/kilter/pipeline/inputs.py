@@ -41,16 +41,16 @@ def _hash(item: Found, work: Workspace) -> str:
 
 
 def _data_hash(reference: str, work: Workspace) -> str:
-    """Of a data set: its settings, a user's own reader or world, and its file or what a stage left."""
-    source, spec = work.made_by(reference), work.data_sets.get(reference.removeprefix("$"))
-    if spec is None and source is not None:
-        return output_hash(work, source)
-    assert spec is not None, reference
+    """Of a data set: its settings, a user's own reader or world, its files and what stages left."""
+    made, spec = work.made_by(reference), work.data_sets.get(reference.removeprefix("$"))
+    if spec is None:
+        return output_hash(work, made[0])
     digest = hashlib.sha256(spec.model_dump_json().encode())
-    if source is not None:
-        digest.update(output_hash(work, source).encode())
-        return digest.hexdigest()
+    for stage in made:
+        digest.update(output_hash(work, stage).encode())
     for part in spec.sources():
+        if part.path.startswith("$"):
+            continue
         for path in (*content_of(part), *user_files([part.path, part.format])):
             digest.update(sha256_file(path).encode())
     return digest.hexdigest()

@@ -9,6 +9,12 @@ from kilter.errors import UserError
 from kilter.release import report
 from kilter.stages import Section, kind_of
 
+_DRAWN: dict[Path, tuple[frozenset[tuple[str, int, int]], Section | None]] = {}
+"""Stage folder to its files, by name, time and size, and the section that was made of them.
+
+The page is written after every stage: a comparison of many would draw the curves of the first ones each time.
+"""
+
 
 def write_report(run: Path) -> Path:
     """Renders run/report.html from what the stages have left there, and returns its path."""
@@ -24,4 +30,9 @@ def _section(folder: Path) -> Section | None:
         kind = kind_of(entry.kind)
     except UserError:
         return None
-    return kind.section(folder)
+    facts = ((path.name, path.stat()) for path in folder.iterdir() if path.is_file())
+    files = frozenset((name, stat.st_mtime_ns, stat.st_size) for name, stat in facts)
+    place = folder.resolve()
+    if place not in _DRAWN or _DRAWN[place][0] != files:
+        _DRAWN[place] = files, kind.section(folder)
+    return _DRAWN[place][1]

@@ -78,6 +78,10 @@ class StageKind(ABC, Generic[S]):
         """Whether the model that it makes scores answers, and gives none."""
         return False
 
+    def adapts(self, spec: S, work: Workspace) -> bool:
+        """Whether the model that it makes is an adapter, without the weights beneath it."""
+        return False
+
     def baseline(self, spec: S) -> str | None:
         """The model that an evaluation compares the others with."""
         return None
@@ -204,26 +208,34 @@ class Workspace:
             return self.stage(reference) / ARTIFACT["model"]
         return resolve(reference, self.where(field))
 
-    def made_by(self, reference: str) -> str | None:
-        """The stage whose output a data reference leads to; None for data that was there before the run."""
+    def made_by(self, reference: str) -> list[str]:
+        """The stages whose output a data reference leads to; none for data that was there before the run."""
         name = reference.removeprefix("$")
-        if name in self.data_sets:
-            path = self.data_sets[name].path
-            return path[1:] if path.startswith("$") else None
-        return name if self.is_stage(name) else None
+        if name not in self.data_sets:
+            return [name] if self.is_stage(name) else []
+        paths = [part.path for part in self.data_sets[name].sources()]
+        return [path[1:] for path in paths if path.startswith("$")]
 
     def data(self, reference: str) -> DataSpec:
         """The data set that $name stands for; of a stage that makes data, all its rows are for training."""
         spec = self.data_sets.get(reference.removeprefix("$"))
-        stage = self.made_by(reference)
-        if stage is None:
-            return self.data_sets[reference.removeprefix("$")]
-        made = {"path": str(self.stage(stage) / ARTIFACT["data"]), "format": "groups"}
-        return DataSpec(**made, heldout=0.0) if spec is None else spec.model_copy(update=made)
+        if spec is None and (stages := self.made_by(reference)):
+            return DataSpec(**self._made(f"${stages[0]}"), heldout=0.0)
+        spec = self.data_sets[reference.removeprefix("$")]
+        if spec.parts:
+            parts = [p.model_copy(update=self._made(p.path)) for p in spec.parts]
+            return spec.model_copy(update={"parts": parts})
+        return spec.model_copy(update=self._made(spec.path))
+
+    def _made(self, path: str) -> dict[str, str]:
+        """Where the rows of a source lie that a stage makes, and their format; nothing for other sources."""
+        if not path.startswith("$"):
+            return {}
+        return {"path": str(self.stage(path[1:]) / ARTIFACT["data"]), "format": "groups"}
 
     def ready(self, reference: str) -> bool:
-        """Whether the data can be read now: False where the stage that makes it has not run."""
-        return self.made_by(reference) is None or Path(self.data(reference).path).is_file()
+        """Whether the data can be read now: False where a stage that makes some of it has not run."""
+        return all((self.stage(name) / ARTIFACT["data"]).is_file() for name in self.made_by(reference))
 
     def load(self, reference: str, shape: Shape) -> Dataset:
         """Reads a data set in a shape. Raises UserError naming file, line and field."""

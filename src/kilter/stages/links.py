@@ -48,13 +48,13 @@ def broken(work: Workspace, names: Sequence[str]) -> list[Path]:
 def check_links(work: Workspace) -> None:
     """Raises UserError if what this stage reads is not what the stage that made it wrote."""
     for item in work.inputs():
-        name = work.made_by(str(item.value)) if item.ref.to == "data" else item.value
-        if item.ref.to == "file" or not work.is_stage(name):
+        if item.ref.to == "file":
             continue
-        for path in broken(work, [str(name)]):
+        names = work.made_by(str(item.value)) if item.ref.to == "data" else [item.value]
+        for path in broken(work, [str(name) for name in names if work.is_stage(name)]):
             raise UserError(
                 work.where(item.field),
                 item.value,
                 f"is not what its stage wrote: {path} was changed or damaged since",
-                f"put it back, or remove {work.stage(str(name))} to make it anew",
+                f"put it back, or remove {path.parent} to make it anew",
             )

@@ -64,6 +64,10 @@ class Train(StageKind[TrainSpec]):
 
         return "reward" in build_objective(spec.method).needs.models
 
+    def adapts(self, spec: TrainSpec, work: Workspace) -> bool:
+        """With `adapter`; an adapter on an adapter is written as full weights."""
+        return spec.adapter is not None and not spec.adapter.merge and not _on_adapter(spec, work)
+
     def check_names(self, spec: TrainSpec, work: Workspace) -> None:
         """The method and the sources of feedback are known."""
         from kilter.feedback import check_names
@@ -81,10 +85,12 @@ class Train(StageKind[TrainSpec]):
         check_train(spec, work.where())
         if spec.start is not None and work.is_stage(spec.start) and not self.scores(spec):
             work.require_policy(spec.start, "from")
+        _refuse_whole_training_of_adapter(spec, work, _on_adapter(spec, work))
 
     def preflight(self, spec: TrainSpec, work: Workspace) -> None:
         """Refuses a tracker that is not installed, and a model that is there but that nothing can train."""
         from kilter.feedback import model_references
+        from kilter.models.adapters import is_adapter
         from kilter.models.load import base_of, refuse_unfit
         from kilter.training.hooks.metrics_log import check_trackers
 
@@ -94,6 +100,8 @@ class Train(StageKind[TrainSpec]):
             if (name is None and field != "from") or work.is_stage(name):
                 continue
             folder = work.model(name, field)
+            # One from the Hub is known once it is here.
+            _refuse_whole_training_of_adapter(spec, work, field == "from" and is_adapter(folder))
             refuse_unfit(base_of(folder)[0], str(folder), "model" if name is None else work.where(field))
 
         stages = [n for n in model_references(spec.feedback) if work.is_stage(n)]
@@ -184,6 +192,29 @@ class Train(StageKind[TrainSpec]):
         groups = work.load(source, self.shape(spec, "data") or "prompts").train[: spec.limit]
         estimate = _online if spec.prompts is not None else _offline
         return estimate(spec, what, groups, size, work)
+
+
+def _on_adapter(spec: TrainSpec, work: Workspace) -> bool:
+    """Whether training starts from an adapter: that of a stage, or a folder; nothing is fetched to see it."""
+    from kilter.models.adapters import is_adapter
+
+    if spec.start is not None and work.is_stage(spec.start):
+        stage = work.stages[spec.start]
+        return stage.maker.adapts(stage.spec, work.at(spec.start))
+    folder = Path(spec.start or work.base).expanduser()
+    return is_adapter(folder) or is_adapter(folder / "model")
+
+
+def _refuse_whole_training_of_adapter(spec: TrainSpec, work: Workspace, adapted: bool) -> None:
+    """Raises UserError where training without `adapter` starts from one: which weights learn is not said."""
+    if adapted and spec.adapter is None:
+        raise UserError(
+            work.where("adapter"),
+            "(absent)",
+            f"is needed: training starts from an adapter, {spec.start or work.base}",
+            "give adapter (--adapter lora): the old adapter is folded in, a fresh one learns. "
+            "To train all weights, fold it with `kilter merge` first",
+        )
 
 
 @functools.cache

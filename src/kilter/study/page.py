@@ -195,7 +195,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     keys = [(column["key"], column["title"]) for column in _columns(found)]
     lines = [
         "| method | "
-        + " | ".join([*found["vary"], *(t.lower() for _, t in keys)])
+        + " | ".join([*map(_cell, found["vary"]), *(t.lower() for _, t in keys)])
         + " | p (Holm) | accuracy | time | peak GB |"
     ]
     lines.append("|---" * (1 + len(found["vary"]) + len(keys) + 4) + "|")
@@ -219,11 +219,16 @@ def markdown(found: Mapping[str, Any]) -> str:
             clock(r["seconds"]),
             number(r["peak_memory_gb"]),
         ]
-        lines.append(
-            f"| {r['title']} | " + " | ".join([*map(str, r["setting"].values()), *shown, *tail]) + " |"
-        )
+        named = [_cell(r["title"]), *map(_cell, r["setting"].values())]
+        lines.append(f"| {' | '.join([*named, *shown, *tail])} |")
     headline, subline, _ = verdict(found)
-    return "\n".join([*lines, "", f"{headline}. {subline}", ""])
+    return "\n".join([*lines, "", _cell(f"{headline}. {subline}"), ""])
+
+
+def _cell(text: object) -> str:
+    """A text from outside as Markdown shows it: on one line, within its cell, never as a tag."""
+    plain = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return plain.replace("|", "\\|")
 
 
 def publish(study: Study, folder: Path) -> int:
