@@ -145,8 +145,8 @@ def evaluate(
     """Evaluates models on the same prompts: kilter.evaluate("runs/dpo", "pairs.jsonl", baseline="runs/sft").
 
     Args:
-        models: one model, several, or {name: model}; NAME=MODEL gives a name as well. A folder is known by its
-            own name, a transformers model by that of the place where it was loaded from. Without any,
+        models: one model, several, or {name: model}; NAME=MODEL gives a name as well. A folder bears its own
+            name, a transformers model that of the place where it was loaded from. Without any model,
             `reward_model` is tested alone on the data's pairs.
         data: a file, a Hub name, or fields of DataSpec. All its prompts are asked, unless it holds some out.
         out: folder of evaluation.json and groups.jsonl.
