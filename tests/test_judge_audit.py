@@ -52,7 +52,7 @@ def audit(judge, folder, plan=PLAN, **options):
 
 
 def certified(judge, folder, **options):
-    found = audits.certificate(audit(judge, folder, **options), {"name": judge.name}, "pairs", {})
+    found = audits.certificate(audit(judge, folder, **options), {"name": judge.name}, "pairs")
     return certificate.Certificate.model_validate(json.loads(json.dumps(found)))
 
 
@@ -224,7 +224,7 @@ def write(tmp_path, name="judge.json", **changes):
     plan = audits.Plan(Material(CASES, TRIPLES))
     judge = Dialled(changes.pop("kind", "perfect"), changes.pop("strength", 0.0), TRUTH)
     made = audits.certificate(
-        audit(judge, tmp_path / "verdicts" / judge.kind, plan), {"name": judge.name}, "pairs", {}
+        audit(judge, tmp_path / "verdicts" / judge.kind, plan), {"name": judge.name}, "pairs"
     )
     path = tmp_path / name
     path.write_text(json.dumps(made | changes))

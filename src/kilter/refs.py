@@ -69,6 +69,9 @@ StageRef = Annotated[str, Ref("stage")]
 EvaluationRef = Annotated[str | None, Ref("stage", default="last", makes="evaluation")]
 """An earlier stage that evaluates; None is the last one."""
 
+CertificateRef = Annotated[str | None, Ref("stage", makes="certificate")]
+"""An earlier stage that audits a judge; None is none."""
+
 FileRef = Annotated[str, Ref("file", fix="give the path of a file that exists")]
 """A file whose content is part of the configuration."""
 

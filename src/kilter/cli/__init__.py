@@ -18,6 +18,7 @@ from rich.logging import RichHandler
 
 from kilter.cli import (
     advise,
+    audit_judge,
     chat,
     compare,
     constitution,
@@ -39,6 +40,7 @@ from kilter.screen import styled
 __all__ = [
     "advise",
     "app",
+    "audit_judge",
     "chat",
     "compare",
     "constitution",

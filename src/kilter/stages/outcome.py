@@ -12,7 +12,12 @@ from kilter.errors import Exit
 
 Makes = Literal["data", "model", "evaluation", "certificate", "verdict", "report"]
 
-ARTIFACT: Mapping[str, str] = {"data": "groups.jsonl", "model": "model", "evaluation": "evaluation.json"}
+ARTIFACT: Mapping[str, str] = {
+    "data": "groups.jsonl",
+    "model": "model",
+    "evaluation": "evaluation.json",
+    "certificate": "judge.json",
+}
 """Where later stages find what a stage made, inside its folder; other stages leave files for people alone."""
 
 

@@ -10,6 +10,7 @@ from kilter.errors import UserError
 from kilter.feedback.judge.certificate import Certificate, Limit, Metric
 from kilter.statistics import Estimate, paired_difference
 
+CHANGE_HEAD = ("What", "Before", "After", "Change per prompt, 95 % interval", "")
 HEAD = ("State", "What", "Found, 95 % interval", "Has to be", "What it means")
 
 

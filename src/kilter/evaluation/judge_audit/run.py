@@ -194,7 +194,6 @@ def certificate(
     audit: Audit,
     judge: Mapping[str, Any],
     data: str,
-    cost: Mapping[str, Any],
     days: int = DAYS,
     today: dt.date | None = None,
 ) -> dict[str, Any]:
@@ -204,7 +203,6 @@ def certificate(
         audit: with its judge and plan.
         judge: name and settings.
         data: the name of the labelled data.
-        cost: filled in by asking: paid, prompt_tokens, tokens; empty where nobody counts.
         days: how long it holds.
         today: the day it is made; default: the present one.
     """
@@ -224,7 +222,7 @@ def certificate(
         "undecided": undecided,
         "metrics": metrics,
         "unscored_because": dict(audit.reasons.most_common(5)),
-        "cost": {"verdicts": audit.plan.calls(), "seconds": round(time.monotonic() - begun, 1), **cost},
+        "cost": {"verdicts": audit.plan.calls(), "seconds": round(time.monotonic() - begun, 1)},
         "made": made.isoformat(),
         "expires": (made + dt.timedelta(days=days)).isoformat(),
     }
