@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REAL
 
+from conftest import REAL
 from kilter.cli import main
 
 JUDGES = """
