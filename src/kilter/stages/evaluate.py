@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kilter.data.dataset import Dataset
+from kilter.data.dataset import Dataset, prompt_key
 from kilter.errors import UserError, nearest
 from kilter.evaluation.config import EvaluateSpec
 from kilter.refs import Found
@@ -18,6 +18,9 @@ from kilter.stages.outcome import Outcome, StagePlan
 from kilter.stages.registry import stage
 from kilter.types import Group, Shape
 from kilter.validation import refuse_idle
+
+if TYPE_CHECKING:
+    from kilter.training.estimate import Answered
 
 
 @stage("evaluate")
@@ -110,19 +113,16 @@ class Evaluate(StageKind[EvaluateSpec]):
         if not work.ready(spec.data):
             return StagePlan(what)
         held = _asked(spec, work).heldout
-        count = len({g.prompt.id or i for i, g in enumerate(held)})
+        count = len({prompt_key(g.prompt) for g in held})
         count = min(count, spec.limit or count)
         if spec.asks_endpoint:
             return StagePlan(what, count)
 
-        # Every model answers all prompts and probes, and reads its answers, and the tax set, once more.
         from kilter.training.estimate import answering_seconds
 
-        probes = sum(len(_once(work, name)[: spec.probe_limit]) for name in spec.probes if work.ready(name))
-        answers = (count + probes) * len(spec.models)
-        read = answers + (spec.tax_limit if spec.tax else 0) * len(spec.models)
-        seconds = answering_seconds(work.model(None), answers, spec.max_new_tokens, read, spec.dtype)
-        return StagePlan(what, count, answers * spec.max_new_tokens, seconds=round(seconds))
+        tokens = _tokens(spec, work, held)
+        seconds = answering_seconds(work.model(None), tokens, spec.dtype)
+        return StagePlan(what, count, round(tokens.written), seconds=round(seconds))
 
     def run(self, spec: EvaluateSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes evaluation.json and groups.jsonl."""
@@ -169,6 +169,39 @@ class Evaluate(StageKind[EvaluateSpec]):
         from kilter.release.metrics_section import metrics_section
 
         return metrics_section(folder)
+
+
+def _tokens(spec: EvaluateSpec, work: Workspace, held: Sequence[Group]) -> Answered:
+    """What all models read and write: prompts and probes, and whatever the metrics read once more."""
+    from kilter.evaluation import metrics
+    from kilter.roles.open import OpenSpec, open_encoder
+    from kilter.training.estimate import Answered, lengths
+
+    measures = metrics.resolve(spec.metrics)
+    needs = frozenset().union(*(m.facts.needs for m in measures))
+    encoder = open_encoder(OpenSpec(work.model(None), template=spec.template, max_length=spec.max_length))
+    models = len(spec.models)
+
+    # Answers to one prompt share it.
+    prompts = list({prompt_key(g.prompt): g.prompt for g in held}.values())[: spec.limit]
+    prompt, answer = lengths(encoder, prompts, work.answered(spec.data), spec.max_new_tokens)
+    read = len(prompts) * prompt * models
+    written = len(prompts) * answer * models * max(m.samples for m in measures)
+    probes = [g for n in spec.probes if work.ready(n) for g in _once(work, n)[: spec.probe_limit]]
+    asked, said = lengths(encoder, [g.prompt for g in probes], [], spec.max_new_tokens)
+    read, written = read + len(probes) * asked * models, written + len(probes) * said * models
+
+    # A sampler knows the log-probs of its own answers at temperature 1.
+    own = "logps" in needs and (spec.temperature != 1 or spec.dtype != "float32")
+    others = ("reference_logps" in needs) * (models - 1) + ("reward" in needs) * models
+    read += len(prompts) * (prompt + answer) * (own * models + others)
+    if spec.tax and work.ready(spec.tax):
+        tax = _once(work, spec.tax, "demonstrations")[: spec.tax_limit]
+        read += len(tax) * sum(lengths(encoder, [g.prompt for g in tax], tax, spec.max_length)) * models
+    readers = (spec.reward_model is not None) + ("pair_logps" in needs) * models
+    if readers:
+        read += len(_pairs(spec, work)) * (prompt + 2 * answer) * readers
+    return Answered(read, written, models + (spec.reward_model is not None))
 
 
 def _named(models: str | list[str] | dict[str, str]) -> dict[str, str]:
@@ -246,7 +279,5 @@ def _asked(spec: EvaluateSpec, work: Workspace) -> Dataset:
 
 def _once(work: Workspace, name: str, shape: Shape = "prompts") -> list[Group]:
     """All rows of a probe set, each prompt once. Nothing trains on them, so no row is held out."""
-    from kilter.data.dataset import prompt_key
-
     data = work.load(name, shape)
     return list({prompt_key(g.prompt): g for g in (*data.heldout, *data.train)}.values())

@@ -158,18 +158,23 @@ class Generate(StageKind[GenerateSpec]):
             )
 
     def plan(self, spec: GenerateSpec, work: Workspace) -> StagePlan:
-        """Prompts, and the tokens of answers as long as they may be."""
+        """Prompts, and the tokens of answers: as long as the data's own, else half as long as they may be."""
         what = f"{_who(spec, work)} answers {spec.data}, {spec.k} each"
         if not work.ready(spec.data):
             return StagePlan(what)
-        count, length = len(_prompts(spec, work)), spec.sampler.max_new_tokens
+        prompts, most = _prompts(spec, work), spec.sampler.max_new_tokens
         if not spec.sampler.opens:
-            return StagePlan(what, count, count * spec.k * length)
+            return StagePlan(what, len(prompts), len(prompts) * spec.k * most)
 
-        from kilter.training.estimate import answering_seconds
+        from kilter.roles.open import OpenSpec, open_encoder
+        from kilter.training.estimate import Answered, answering_seconds, lengths
 
-        seconds = answering_seconds(work.model(None), count * spec.k, length, 0, spec.dtype)
-        return StagePlan(what, count, count * spec.k * length, seconds=round(seconds))
+        # Answers to one prompt share it.
+        encoder = open_encoder(OpenSpec(work.model(None), template=spec.template, max_length=spec.max_length))
+        prompt, answer = lengths(encoder, prompts, work.answered(spec.data), most)
+        tokens = Answered(len(prompts) * prompt, len(prompts) * spec.k * answer)
+        seconds = answering_seconds(work.model(None), tokens, spec.dtype)
+        return StagePlan(what, len(prompts), round(tokens.written), seconds=round(seconds))
 
     def run(self, spec: GenerateSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes groups.jsonl, and failures.jsonl for answers that could not be made."""

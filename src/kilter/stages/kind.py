@@ -22,7 +22,7 @@ from kilter.release.section import Section
 from kilter.stages.door import Door
 from kilter.stages.outcome import ARTIFACT, Makes, Outcome, StagePlan
 from kilter.stages.refs import references
-from kilter.types import Shape
+from kilter.types import Group, Shape
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -246,6 +246,14 @@ class Workspace:
         if self.loaded is not None:
             self.loaded[name, shape] = found
         return found
+
+    def answered(self, reference: str) -> Sequence[Group]:
+        """Groups of a data set with its own answers; none where it has none."""
+        try:
+            found = self.load(reference, "demonstrations")
+        except UserError:
+            return []
+        return found.heldout or found.train
 
     def announce(self, reference: str, data: Dataset) -> None:
         """Says once what was left out of a data set, what is carried along, and what is not read."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from kilter.data.encode import Encoder
 from kilter.models.load import base_of
 from kilter.models.logprobs import CHUNK_ELEMENTS, KEPT_BYTES
 from kilter.roles.open import choose_device
 from kilter.training.config import TrainSpec
+from kilter.types import Group, Prompt
 
 EFFICIENCY = 0.5
 """Share of the machine's matrix-product speed that a training step of a small model reaches.
@@ -69,28 +72,66 @@ def flops_per_second(dtype: str) -> float:
     return 2 * 1024**3 / best
 
 
-PROMPT = 100
-"""Tokens of a prompt, where counting them would not change an estimate."""
+READING = 0.75
+"""Share of the machine's matrix-product speed that many tokens at once reach."""
+
+WRITING = 0.25
+"""The same for answers that are written token by token, many of them side by side."""
+
+OPENING = 2.0
+"""Seconds in which a small model is loaded and proven."""
+
+LOOKED_AT = 64
+"""Prompts and answers whose lengths stand for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What models do who answer prompts. read: tokens that pass through at once. written: one by one."""
+
+    read: float
+    written: float
+    models: int = 1
 
 
 @functools.cache
-def _decoding(folder: Path, dtype: str) -> float:
-    """Seconds for one token through the model."""
-    return 2 * sizes(folder).parameters / (flops_per_second(dtype) * EFFICIENCY)
+def _known(folder: Path, dtype: str) -> tuple[Sizes, float]:
+    """A model's sizes, and the machine's speed."""
+    return sizes(folder), flops_per_second(dtype)
 
 
-def answering_seconds(folder: Path, answers: int, length: int, read: int, dtype: str) -> float:
-    """Seconds in which a model of this size answers; decoding takes three times as long as reading.
+def answering_seconds(folder: Path, tokens: Answered, dtype: str) -> float:
+    """Seconds in which models of this size answer.
 
     Args:
         folder: the model.
-        answers: how many.
-        length: tokens of an answer, at most.
-        read: how many are read once more, by the model itself or by another.
+        tokens: what is read and written, by all models together.
         dtype: precision.
     """
-    tokens = answers * (PROMPT + 3 * length) + read * (PROMPT + length)
-    return tokens * _decoding(folder, dtype)
+    size, speed = _known(folder, dtype)
+    # The head is needed for the last token of a prompt alone, and looking a token up costs nothing.
+    body = size.parameters - size.vocabulary * size.hidden
+    reading = 2 * body * tokens.read / (speed * READING)
+    writing = 2 * size.parameters * tokens.written / (speed * WRITING)
+    return reading + writing + OPENING * tokens.models
+
+
+def lengths(
+    encoder: Encoder, prompts: Sequence[Prompt], answered: Sequence[Group], most: int
+) -> tuple[float, float]:
+    """Mean tokens of a prompt and of an answer, from the first of each.
+
+    Args:
+        encoder: of the model.
+        prompts: what is asked.
+        answered: groups with the data's own answers; without any, an answer is half as long as it may be.
+        most: tokens of the longest answer.
+    """
+    asked = [len(encoder.prompt(p)) for p in prompts[:LOOKED_AT]]
+    texts = [c.text for g in answered[:LOOKED_AT] for c in g.completions]
+    said: list[float] = [min(most, 1 + len(encoder.tokenizer(t)["input_ids"])) for t in texts]
+    said = said or [most / 2]
+    return sum(asked) / max(1, len(asked)), sum(said) / len(said)
 
 
 def train_memory(spec: TrainSpec, s: Sizes) -> float:
