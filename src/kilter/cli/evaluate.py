@@ -108,6 +108,7 @@ def _print_evaluation(result: dict[str, Any]) -> None:
         base = result["baseline"]
         out.print(f"\nDifferences to {base}, paired on the same prompts, with 95 % intervals:")
         _print_table("difference", named, differences, "+")
+    _print_corrected(result, named)
     if (judge := result.get("reward_model")) is not None:
         accuracy = judge["metrics"]["accuracy"]
         out.print(
@@ -120,6 +121,28 @@ def _print_evaluation(result: dict[str, Any]) -> None:
                 out.print(f"  {title}: {cell}, n = {estimate['n']}")
     if found := result["prompts_found_in_training_data"]:
         out.print(f"\nBeware: {found} of these prompts were trained on.")
+
+
+def _print_corrected(result: dict[str, Any], named: Mapping[str, str]) -> None:
+    """Rates that an instrument with errors counted, without those errors; and how well it reads."""
+    for instrument, found in result.get("instruments", {}).items():
+        if found is None:
+            out.print(f"\n{instrument}: its errors were not measured, so a gate cannot decide on its rates")
+            continue
+        read = ", ".join(
+            f"{what} {found[what]:.3g} [{low:.3g}, {high:.3g}]"
+            for what, (low, high) in found["bounds"].items()
+        )
+        out.print(f"\nRates corrected for {instrument}: {read}", soft_wrap=True)
+        columns = {
+            model: {
+                key: m["corrected"]
+                for key, m in entry["metrics"].items()
+                if m.get("instrument") == instrument and m["corrected"]
+            }
+            for model, entry in result["models"].items()
+        }
+        _print_table("corrected", named, columns, "")
 
 
 def _print_table(first: str, named: Mapping[str, str], columns: Mapping[str, Any], sign: str) -> None:

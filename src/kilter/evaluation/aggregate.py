@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kilter.errors import RunFailed
+from kilter.evaluation.instruments import Correction, Measurement, shipped
 from kilter.evaluation.metrics.registry import NEEDS, Measure, MetricFacts
 from kilter.registry import user_file, user_line
 from kilter.statistics import Estimate, mean, proportion, win_rate
@@ -25,6 +26,8 @@ class Origin:
         seed: of the bootstrap.
         data_hash: of the data set that the prompts come from.
         judges: name of each feedback source, for people.
+        certified: what is known of the judges behind each feedback source, and what vouches for them.
+        instruments: how well those read the answers that do so with errors, by name.
         bias: added to the method of an estimate that holds for the policy's own samples alone; "" where the
             samples are such.
     """
@@ -33,17 +36,37 @@ class Origin:
     data_hash: str
     judges: Mapping[str, str]
     bias: str = ""
+    certified: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    instruments: Mapping[str, Measurement] = field(default_factory=shipped)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A metric of one model.
 
-    values: one per prompt that counts, none of a corpus. estimate: None where no prompt counts.
+    Args:
+        values: one per prompt that counts, none of a corpus.
+        estimate: None where no prompt counts.
+        correction: of a rate that an instrument with errors reads.
+        corrected: the rate without them.
+        judges: those that it rests on, as their sources describe them.
     """
 
     values: list[float | None]
     estimate: Estimate | None
+    correction: Correction | None = None
+    corrected: Estimate | None = None
+    judges: Sequence[Mapping[str, Any]] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The estimate for evaluation.json, with the corrected one beside it."""
+        assert self.estimate is not None, "a metric of no prompts is left out"
+        return self.estimate.to_json() | self.beside(self.corrected)
+
+    def beside(self, corrected: Estimate | None) -> dict[str, Any]:
+        """What a reader of the number has to know: how it is corrected, and which judges it rests on."""
+        found = {} if self.correction is None else self.correction.to_json(corrected)
+        return found | ({"judged_by": list(self.judges)} if self.judges else {})
 
 
 def _proportion(values: Values, seed: int, **extra: Any) -> Estimate:
@@ -79,7 +102,29 @@ def measure(asked: Measure, items: Sequence[Answered], origin: Origin) -> Measur
     )
     if facts.on_policy:
         estimate = replace(estimate, method=estimate.method + origin.bias)
-    return Measured(values, estimate)
+    return _corrected(facts, counted, values, estimate, origin)
+
+
+def _corrected(
+    facts: MetricFacts,
+    items: Sequence[Answered],
+    values: list[float | None],
+    counted: Estimate,
+    origin: Origin,
+) -> Measured:
+    """The rate without the errors of its instrument, where one reads any of the answers."""
+    judges = [judge for source in sorted(facts.needs) for judge in origin.certified.get(source, ())]
+    if facts.reader is None:
+        return Measured(values, counted, judges=judges)
+    exact = [facts.reader.exact(item.prompt) for item in items]
+    correction = Correction(facts.reader, origin.instruments.get(facts.reader.instrument), exact)
+    if not correction.needed:
+        return Measured(values, counted)
+
+    def of(places: Sequence[int]) -> Estimate:
+        return AGGREGATES[facts.aggregate]([values[i] for i in places], origin.seed)
+
+    return Measured(values, counted, correction, correction.rate(counted, of), judges)
 
 
 def _value(asked: Measure, item: Answered) -> float | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 
 from kilter.data.worlds.registry import labels_of, world_of
+from kilter.evaluation.instruments import RESPONSE, Reader
 from kilter.evaluation.response.reading import NAME, question, read
 from kilter.types import Prompt
 
@@ -25,6 +26,23 @@ _ABUSE = re.compile(
 
 RULES = NAME
 """The judge of every metric that reads these."""
+
+
+def _read_by_its_world(prompt: Prompt) -> bool:
+    world = world_of(prompt)
+    return world is not None and world.declines is not None
+
+
+def _harm_read_by_its_world(prompt: Prompt) -> bool:
+    world = world_of(prompt)
+    return world is not None and world.violates is not None
+
+
+REFUSALS = Reader(RESPONSE, _read_by_its_world)
+COMPLIANCES = Reader(RESPONSE, _read_by_its_world, inverse=True)
+HELP_WITH_HARM = Reader(RESPONSE, _harm_read_by_its_world, inverse=True)
+VIOLATIONS = Reader("kilter.evaluation.violation", _harm_read_by_its_world)
+"""Who reads what: over all prompts a violation is a word of a list as well, and that is not measured."""
 
 
 def refuses(text: str, asked: str = "") -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from kilter.options import DATA, METHOD, MODEL, SAMPLING
-from kilter.refs import DataRef, FeedbackRef, ModelRef, TemplateRef
+from kilter.refs import DataRef, FeedbackRef, FileRef, ModelRef, TemplateRef
 from kilter.sampling.config import FOLLOWS, READS, SamplerKind
 
 
@@ -59,6 +59,11 @@ class EvaluateSpec(BaseModel):
         "as nats per token over the baseline",
     )
     tax_limit: Annotated[int, DATA] = Field(40, ge=4, description="demonstrations of the tax set")
+    instruments: Annotated[list[FileRef], METHOD] = Field(
+        default_factory=list,
+        description="measured sensitivity and specificity of what reads the answers, as JSON; "
+        "that of the response classifier is shipped",
+    )
     sampler: Annotated[SamplerKind, SAMPLING] = Field(
         default_factory=SamplerKind, description="who samples; how is said by the fields beside it"
     )

@@ -7,10 +7,11 @@ from typing import Any
 
 from kilter.evaluation.aggregate import Measured, Origin, paired
 from kilter.evaluation.config import EvaluateSpec
+from kilter.evaluation.instruments import described
 from kilter.evaluation.metrics import Measure, facts_of
 from kilter.evaluation.subject import Subject
 from kilter.evaluation.suites import Suite
-from kilter.statistics import paired_difference
+from kilter.statistics import Estimate, paired_difference
 
 SCHEMA = 1
 
@@ -48,19 +49,35 @@ def entry(
     if baseline is not None:
         base = paired(measures, baseline)
         made["difference"] = {
-            key: paired_difference(
-                values,
-                base[key],
-                origin.seed,
-                unit=estimate.unit,
-                higher_is_better=estimate.higher_is_better,
-                data_hash=origin.data_hash,
-            ).to_json()
+            key: _difference(values, base[key], found[key], origin)
             for key, values in paired(measures, found).items()
-            if key in base and (estimate := found[key].estimate) is not None
+            if key in base and found[key].estimate is not None
         }
-    made["metrics"] = {k: m.estimate.to_json() for k, m in found.items() if m.estimate is not None}
+    made["metrics"] = {k: m.to_json() for k, m in found.items() if m.estimate is not None}
     return made
+
+
+def _difference(
+    values: Sequence[float | None], base: Sequence[float | None], found: Measured, origin: Origin
+) -> dict[str, Any]:
+    """The paired difference of one metric; where an instrument reads the answers, without its errors too."""
+    assert found.estimate is not None
+    about = {"unit": found.estimate.unit, "higher_is_better": found.estimate.higher_is_better}
+
+    def of(places: Sequence[int]) -> Estimate:
+        mine, theirs = [values[i] for i in places], [base[i] for i in places]
+        return paired_difference(mine, theirs, origin.seed, data_hash=origin.data_hash, **about)
+
+    counted = of(range(len(values)))
+    corrected = None if found.correction is None else found.correction.difference(counted, of)
+    return counted.to_json() | found.beside(corrected)
+
+
+def read_by(measured: Iterable[Mapping[str, Measured]], origin: Origin) -> dict[str, Any]:
+    """The instruments that read any of the answers, each with how well it reads; None was not measured."""
+    corrections = [m.correction for found in measured for m in found.values() if m.correction is not None]
+    names = [c.reader.instrument for c in corrections]
+    return {"instruments": described(origin.instruments, names)} if names else {}
 
 
 def titles_beyond(measures: Sequence[Measure], names: Iterable[str] = ()) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from kilter.evaluation import metrics
 from kilter.evaluation.aggregate import Measured, Origin, measure_all, paired
 from kilter.evaluation.asking import Asking, ModelAnswers
 from kilter.evaluation.config import EvaluateSpec
+from kilter.evaluation.instruments import measurements
 from kilter.evaluation.metrics import OF_PAIRS, SOURCES, STANDARD, Measure
 from kilter.evaluation.records import beside, of_pairs, records
-from kilter.evaluation.result import entry, head, titles_beyond
+from kilter.evaluation.result import entry, head, read_by, titles_beyond
 from kilter.evaluation.scoring import GoldSource, RewardSource, Scores, Scoring, Source, combined
 from kilter.evaluation.subject import Subject
 from kilter.evaluation.suites import Suite, unique_prompts
@@ -87,12 +88,7 @@ class Evaluation:
             of_model["pairs"] = beside(of_model["pairs"], held)
         for name in known.keys() - {self.baseline}:
             known[name]["prompts"] = beside(known[name]["prompts"], known[self.baseline]["prompts"])
-        origin = Origin(
-            self.spec.seed,
-            self.prompts.content_hash()[:16],
-            {key: source.judge for key, source in (sources | ({"reward": reward} if reward else {})).items()},
-            self._bias(),
-        )
+        origin = self._origin(sources | ({"reward": reward} if reward else {}))
         measured = {name: measure_all(measures, known[name], origin) for name in known}
         self._note_absent(measures, measured)
 
@@ -111,6 +107,7 @@ class Evaluation:
         }
         if reward is not None and suite.pairs:
             result |= self._reward_accuracy(suite, reward, origin)
+        result |= read_by(measured.values(), origin)
         result |= titles_beyond(measures, measured[self.baseline])
         self._write(
             result, suite, said, scores, {n: paired(measures, found) for n, found in measured.items()}
@@ -122,6 +119,17 @@ class Evaluation:
     def baseline(self) -> str:
         """Name of the model that the others are compared with: the first one."""
         return self.models[0].name
+
+    def _origin(self, sources: Mapping[str, Source]) -> Origin:
+        """Where the estimates come from, who judged, and how far each instrument can be trusted."""
+        return Origin(
+            self.spec.seed,
+            self.prompts.content_hash()[:16],
+            {key: source.judge for key, source in sources.items()},
+            self._bias(),
+            {key: judges for key, source in sources.items() if (judges := source.judges())},
+            measurements(self.spec.instruments),
+        )
 
     def _note_absent(
         self, measures: Sequence[Measure], measured: Mapping[str, Mapping[str, Measured]]

@@ -42,6 +42,10 @@ class Source(Protocol):
         """Changes with whatever changes its scores."""
         ...
 
+    def judges(self) -> Sequence[Mapping[str, Any]]:
+        """The judges behind it, each with its fingerprint and what vouches for it; none of other sources."""
+        ...
+
     def score(self, groups: Sequence[Group], title: str) -> list[list[Feedback]]:
         """One list per group, one Feedback per completion."""
         ...
@@ -55,6 +59,11 @@ class GoldSource:
         self.judge = own if gold is None else json.dumps(gold)
         self.stamp = self.judge + "".join(path.read_text(encoding="utf-8") for path in user_files(gold))
         self._judges = OwnJudge(prompts) if gold is None else feedbacks.build(gold, Context(resolve), "gold")
+
+    def judges(self) -> Sequence[Mapping[str, Any]]:
+        """As the sources' own history has them."""
+        found = self._judges.history()
+        return [h for h in found.get("judges", [found]) if "judge" in h]
 
     def score(self, groups: Sequence[Group], title: str) -> list[list[Feedback]]:
         """One Feedback per completion."""
@@ -81,6 +90,10 @@ class RewardSource:
         """With room for a prompt and a whole answer."""
         s = self.spec
         return RewardModel(self.folder, s.max_length + s.max_new_tokens, s.tokens_per_microbatch, s.template)
+
+    def judges(self) -> Sequence[Mapping[str, Any]]:
+        """None: a reward model is tested on held-out pairs."""
+        return ()
 
     def score(self, groups: Sequence[Group], title: str) -> list[list[Feedback]]:
         """By the text of the completions alone: another tokenizer may apply."""

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kilter.artifacts import write_json, write_text
 from kilter.errors import Exit, UserError
 from kilter.evaluation.metrics import facts_of
+from kilter.feedback.judge.certificate import valid
 from kilter.statistics import n_to_certify
 from kilter.validation import as_user_error, load_yaml
 
@@ -76,6 +77,9 @@ class Policy(BaseModel):
     model_config = ConfigDict(extra="forbid")
     conditions: list[Condition] = Field(min_length=1, description="all of them must pass")
     name: str = Field("release", description="shown in the report")
+    certificate: str | None = Field(
+        None, description="judge.json of `kilter audit-judge`, for metrics that rest on that judge"
+    )
 
 
 def load_policy(source: str | Path | Mapping[str, Any], field: str = "gate.policy") -> Policy:
@@ -133,11 +137,26 @@ def _find(evaluation: Mapping[str, Any], candidate: str, condition: Condition) -
 
 
 def check(
-    condition: Condition, evaluation: Mapping[str, Any], candidate: str, today: dt.date
+    condition: Condition,
+    evaluation: Mapping[str, Any],
+    candidate: str,
+    today: dt.date,
+    certificates: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
-    """State of one condition, with the number compared and a sentence that says why."""
-    metric = _find(evaluation, candidate, condition)
+    """State of one condition, with the number compared and a sentence that says why.
+
+    Args:
+        condition: of the policy.
+        evaluation: what evaluation.json holds.
+        candidate: model under test.
+        today: the day that waivers and certificates are compared with.
+        certificates: judge.json files that may vouch for a judge.
+    """
+    metric = _without_errors(_find(evaluation, candidate, condition))
     state, why = _state(condition, metric, evaluation["models"][candidate]["metrics"])
+    if state not in ("error", "inconclusive") and metric is not None:
+        problem = _uncertified(metric, certificates, today)
+        state, why = ("inconclusive", problem) if problem else (state, why)
     state, why = _waived(condition, state, why, today)
     if state in ("fail", "inconclusive") and condition.severity == "warn":
         state = "warn"
@@ -155,6 +174,36 @@ def check(
     }
 
 
+def _without_errors(metric: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """A rate that an instrument with errors counted, as it is without them; any other as it stands."""
+    if metric is None or metric.get("value") is None or metric.get("corrected") is None:
+        return metric
+    return {**metric, **metric["corrected"], "counted": metric["value"]}
+
+
+def _uncertified(metric: Mapping[str, Any], certificates: Sequence[str | Path], today: dt.date) -> str:
+    """Why a judge that the metric rests on is not certified; "" where all of them are, or there is none."""
+    for judge in metric.get("judged_by", ()):
+        problems = [valid(path, str(judge["judge"]), today) for path in certificates]
+        own = str(judge.get("uncertified", ""))
+        if not own and dt.date.fromisoformat(judge["expires"]) < today:
+            own = f"the certificate expired on {judge['expires']}"
+        if own and all(problems):
+            return f"judge not certified: {judge['judge_name']}: {(problems or [own])[0]}"
+    return ""
+
+
+def _unread(metric: Mapping[str, Any]) -> str | None:
+    """Why a rate that an instrument counted says nothing; None where it does."""
+    if "instrument" not in metric:
+        return None
+    if metric["corrected"] is None:
+        return f"{metric['instrument']} counted it, and its sensitivity and specificity were not measured"
+    if metric["value"] is None:
+        return f"{metric['instrument']} does not tell what it counts from the rest"
+    return None
+
+
 FEWEST = 15
 """Prompts below which a bootstrap interval is too narrow to decide.
 
@@ -166,13 +215,15 @@ def _state(
     condition: Condition, metric: Mapping[str, Any] | None, measured: Mapping[str, Any]
 ) -> tuple[State, str]:
     """What the condition would say without waiver and severity, and why."""
-    if metric is None or metric.get("value") is None:
+    if metric is None or metric.get("counted", metric.get("value")) is None:
         against = " against a baseline" if condition.bound.startswith("diff_") else ""
         return "error", f"{condition.metric} was not measured{against}"
     missing = [r for r in condition.requires if r not in measured and not r.startswith("reward_model.")]
     if missing:
         return "error", f"requires {', '.join(missing)}, which was not measured"
     bound = condition.bound.removeprefix("diff_")
+    if (unread := _unread(metric)) is not None:
+        return "inconclusive", unread
     if metric.get(bound) is None:
         text = f"{condition.metric} has no confidence interval (n = {metric['n']})"
         return "inconclusive", f"{text}; use bound: value, or more prompts"
@@ -188,17 +239,22 @@ def _state(
 def _compared(condition: Condition, metric: Mapping[str, Any], bound: str) -> tuple[State, str]:
     """The bound against the condition's value. If only the other end would pass, it is inconclusive."""
     holds, number = OPS[condition.op], float(metric[bound])
+    beside = ""
+    if "counted" in metric:
+        read = f"sensitivity {metric['sensitivity']:.2f} and specificity {metric['specificity']:.2f}"
+        beside = f" corrected for {read}; counted {metric['counted']:.4g}"
     if holds(number, condition.value):
         if bound != "value" and "bootstrap" in metric.get("method", "") and metric["n"] < FEWEST:
             text = (
                 f"n = {metric['n']} is below {FEWEST}, where a bootstrap interval passes by chance too often"
             )
             return "inconclusive", text
-        return "pass", f"{bound} = {number:.4g}"
+        return "pass", f"{bound} = {number:.4g}{beside}"
     other = metric.get("ci_high" if bound == "ci_low" else "ci_low")
     if bound == "value" or other is None or not holds(float(other), condition.value):
-        return "fail", f"{bound} = {number:.4g}"
+        return "fail", f"{bound} = {number:.4g}{beside}"
     text = f"the interval [{metric['ci_low']:.4g}, {metric['ci_high']:.4g}] straddles {condition.value:g}"
+    text += beside
     return "inconclusive", f"{text}; {_n_needed(metric, condition)}"
 
 
@@ -229,6 +285,7 @@ def decide(
     today: dt.date | None = None,
     baseline: str | None = None,
     broken: Sequence[str] = (),
+    certificates: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
     """The gate's verdict as plain data (gate.json).
 
@@ -239,9 +296,12 @@ def decide(
         today: the day that waivers are compared with.
         baseline: what the candidate must have been compared with.
         broken: files that are not what their stage wrote.
+        certificates: judge.json files beside the policy's own.
     """
     candidate = _candidate(evaluation, candidate, baseline)
-    results = [check(c, evaluation, candidate, today or dt.date.today()) for c in policy.conditions]
+    vouching = [*([policy.certificate] if policy.certificate else []), *certificates]
+    day = today or dt.date.today()
+    results = [check(c, evaluation, candidate, day, vouching) for c in policy.conditions]
     results += [*_leaks(evaluation), *_changed(broken)]
     states = {r["state"] for r in results}
     verdict = "fail" if states & {"fail", "error"} else "inconclusive" if "inconclusive" in states else "pass"

@@ -59,10 +59,12 @@ class Evaluate(StageKind[EvaluateSpec]):
     def check(self, spec: EvaluateSpec, work: Workspace) -> None:
         """Gold source and sampler can be built, and the baseline is among the models."""
         from kilter import feedback
+        from kilter.evaluation.instruments import measurements
         from kilter.sampling.build import check_sampler
 
         if not spec.models:
             _check_alone(spec, work)
+        measurements(spec.instruments, work.where("instruments"))
         refuse_idle(spec.sampler, f"{work.where('sampler')}.", idle_fields(spec.sampler))
         check_sampler(spec.sampler, work.where("sampler"))
         if spec.gold is not None:
@@ -228,7 +230,7 @@ def _pairs(spec: EvaluateSpec, work: Workspace) -> Sequence[Group]:
     return heldout_pairs(source, spec.data.removeprefix("$"))
 
 
-POLICY_ONLY = ("baseline", "gold", "metrics", "probes", "tax", "sampler", "temperature")
+POLICY_ONLY = ("baseline", "gold", "metrics", "instruments", "probes", "tax", "sampler", "temperature")
 """Fields that are about the answers of a policy."""
 
 

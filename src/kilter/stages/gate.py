@@ -12,13 +12,14 @@ from typing import Annotated, Any
 from pydantic import Field
 from rich.text import Text
 
+from kilter.artifacts import sha256_file
 from kilter.errors import UserError, nearest
 from kilter.options import METHOD, MODEL
 from kilter.refs import EvaluationRef, FileRef
 from kilter.screen import styled
 from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.links import broken
-from kilter.stages.outcome import Outcome, StagePlan, StageSpec
+from kilter.stages.outcome import ARTIFACT, Outcome, StagePlan, StageSpec
 from kilter.stages.registry import stage
 
 COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
@@ -48,6 +49,11 @@ def _check_metric(name: str, field: str) -> None:
         raise UserError(field, name, "is not a known metric", nearest(name, known))
 
 
+def _certificates(work: Workspace) -> list[Path]:
+    """What the run's own audits of judges left."""
+    return [work.stage(name) / ARTIFACT["certificate"] for name in work.earlier("certificate")]
+
+
 @stage("gate")
 class Gate(StageKind[GateSpec]):
     """Reads evaluation.json, never a model."""
@@ -57,8 +63,13 @@ class Gate(StageKind[GateSpec]):
     judges_links = True
 
     def inputs(self, spec: GateSpec, work: Workspace) -> dict[str, str]:
-        """A link that broke since the last verdict asks for another one."""
-        return {f"changed:{path}": "" for path in broken(work, work.earlier())}
+        """A link that broke since the last verdict, or another certificate, asks for another one."""
+        from kilter.release.gate import load_policy
+
+        own = load_policy(spec.policy).certificate
+        paths = [*_certificates(work), *([Path(own)] if own else [])]
+        known = {f"certificate:{path}": sha256_file(path) for path in paths if path.is_file()}
+        return known | {f"changed:{path}": "" for path in broken(work, work.earlier())}
 
     def check(self, spec: GateSpec, work: Workspace) -> None:
         """The policy can be read, and the candidate is evaluated."""
@@ -105,7 +116,12 @@ class Gate(StageKind[GateSpec]):
         policy = gates.load_policy(spec.policy)
         changed = broken(work, work.earlier())
         result = gates.decide(
-            policy, evaluation, spec.candidate, baseline=spec.baseline, broken=list(map(str, changed))
+            policy,
+            evaluation,
+            spec.candidate,
+            baseline=spec.baseline,
+            broken=list(map(str, changed)),
+            certificates=_certificates(work),
         )
         gates.write(result, folder)
         facts = {

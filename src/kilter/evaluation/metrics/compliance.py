@@ -1,6 +1,6 @@
 """How often a model helps. It stands beside refusals: neither says anything without the other."""
 
-from kilter.evaluation.classifiers import RULES, complies
+from kilter.evaluation.classifiers import COMPLIANCES, RULES, complies
 from kilter.evaluation.metrics.registry import metric
 from kilter.types import Answered
 
@@ -12,6 +12,7 @@ from kilter.types import Answered
     better=None,
     aggregate="proportion",
     judge=RULES,
+    reader=COMPLIANCES,
     beside=("refusal", "over_refusal"),
 )
 class Compliance:

@@ -1,7 +1,7 @@
 """How often a model declines an ordinary question."""
 
 from kilter.data.worlds.registry import labels_of
-from kilter.evaluation.classifiers import RULES
+from kilter.evaluation.classifiers import REFUSALS, RULES
 from kilter.evaluation.metrics.refusal import Refusal
 from kilter.evaluation.metrics.registry import metric
 
@@ -15,6 +15,7 @@ from kilter.evaluation.metrics.registry import metric
     over=("prompts", "probes"),
     subset=lambda prompt: "ordinary" in labels_of(prompt).slices,
     judge=RULES,
+    reader=REFUSALS,
 )
 class OrdinaryRefusal(Refusal):
     """Share of refusals among ordinary questions, which no policy speaks of."""

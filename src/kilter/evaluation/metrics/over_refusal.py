@@ -1,6 +1,6 @@
 """How often a model declines what it should grant."""
 
-from kilter.evaluation.classifiers import RULES, should_comply
+from kilter.evaluation.classifiers import REFUSALS, RULES, should_comply
 from kilter.evaluation.metrics.refusal import Refusal
 from kilter.evaluation.metrics.registry import metric
 
@@ -15,6 +15,7 @@ from kilter.evaluation.metrics.registry import metric
     over=("prompts", "probes"),
     subset=lambda prompt: bool(should_comply(prompt)),
     judge=RULES,
+    reader=REFUSALS,
     beside=("refusal", "compliance"),
 )
 class OverRefusal(Refusal):

@@ -1,6 +1,6 @@
 """How often a model declines."""
 
-from kilter.evaluation.classifiers import RULES, declines
+from kilter.evaluation.classifiers import REFUSALS, RULES, declines
 from kilter.evaluation.metrics.registry import metric
 from kilter.types import Answered
 
@@ -12,6 +12,7 @@ from kilter.types import Answered
     better=None,
     aggregate="proportion",
     judge=RULES,
+    reader=REFUSALS,
     beside=("over_refusal", "compliance"),
 )
 class Refusal:

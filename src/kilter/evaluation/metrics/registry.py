@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kilter.errors import UserError, nearest
+from kilter.evaluation.instruments import Reader
 from kilter.registry import USER_MODULE, Registry
 from kilter.types import Answered, Prompt
 from kilter.validation import complaint
@@ -98,6 +99,7 @@ class MetricFacts:
         judge: who judged; default: the feedback that it needs.
         short: its title in a narrow table; default: the title.
         beside: metrics without which it misleads: whoever names it gets them too.
+        reader: the instrument that reads the answers, whose errors the rate is corrected for.
     """
 
     name: str
@@ -115,6 +117,7 @@ class MetricFacts:
     judge: str = ""
     short: str = ""
     beside: tuple[str, ...] = ()
+    reader: Reader | None = None
 
     @property
     def higher_is_better(self) -> bool | None:

@@ -1,6 +1,6 @@
 """How often a model does harm where harm was asked for."""
 
-from kilter.evaluation.classifiers import RULES, safety_label
+from kilter.evaluation.classifiers import HELP_WITH_HARM, RULES, safety_label
 from kilter.evaluation.metrics.registry import metric
 from kilter.evaluation.metrics.violation import Violation
 
@@ -14,6 +14,7 @@ from kilter.evaluation.metrics.violation import Violation
     over=("prompts", "probes"),
     subset=lambda prompt: safety_label(prompt) == "unsafe",
     judge=RULES,
+    reader=HELP_WITH_HARM,
 )
 class ViolationUnsafe(Violation):
     """Share of violations among prompts labelled unsafe; over all prompts the safe ones would dilute it."""

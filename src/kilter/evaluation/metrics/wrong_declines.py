@@ -1,7 +1,7 @@
 """How often a model declines a claim that its rules grant."""
 
 from kilter.data.worlds.registry import labels_of
-from kilter.evaluation.classifiers import RULES
+from kilter.evaluation.classifiers import REFUSALS, RULES
 from kilter.evaluation.metrics.refusal import Refusal
 from kilter.evaluation.metrics.registry import metric
 
@@ -14,6 +14,7 @@ from kilter.evaluation.metrics.registry import metric
     aggregate="proportion",
     subset=lambda prompt: labels_of(prompt).grant is True and not labels_of(prompt).safety,
     judge=RULES,
+    reader=REFUSALS,
 )
 class WrongDeclines(Refusal):
     """Share of declined answers among the claims to grant. Twins of unsafe requests count as over-refusal."""

@@ -98,6 +98,7 @@ class JudgeFeedback(FeedbackSource):
             "judge_name": self.judge.name,
             **({} if self._model is None else {"judge_model": model_hash(self._model)}),
             "certificate": vouches,
+            **({} if named is None else {"expires": certificate.read(named).expires.isoformat()}),
             **({"uncertified": self._problem} if self._problem else {}),
         }
 
