@@ -338,3 +338,38 @@ def test_all_answers_to_a_request_share_its_beginning():
         for o in ("forward", "swapped")
     }
     assert len(ids) == 1
+
+
+def test_an_evaluation_asks_a_judge_about_model_and_baseline(own, tmp_path, tiny, kilter, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "prompts.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"question {n}"}) + "\n" for n in range(6)))
+    (tmp_path / "pairs.yaml").write_text(json.dumps(own))
+    (tmp_path / "grades.yaml").write_text(json.dumps(own | {"mode": "rubric"}))
+    command = ["eval", "--model", f"new={tiny}", "--baseline", f"old={tiny}", "--data", data]
+    command += ["--max-new-tokens", "4", "--temperature", "0", "--metrics", "[judge_win_rate, judge_score]"]
+    found = {}
+    for name in ("pairs", "grades"):
+        code, shown = kilter(*command, "--judge", f"{name}.yaml", "--out", name)
+        assert code == 0, shown
+        found[name] = json.loads((tmp_path / name / "evaluation.json").read_text())["models"]["new"][
+            "metrics"
+        ]
+    # Both models say the same, and a taste for the first place cancels over both orders.
+    assert found["pairs"]["judge_win_rate"]["value"] == pytest.approx(0.5)
+    assert "judge_score" not in found["pairs"]
+    assert found["grades"]["judge_win_rate"]["value"] == 0.5
+    assert 0 < found["grades"]["judge_score"]["value"] <= 1
+
+
+def test_a_constitution_is_a_mode_of_judges(own, tmp_path):
+    path = tmp_path / "constitution.yaml"
+    path.write_text("version: 1\nname: short\nprinciples:\n- {id: long, text: Longer answers are better.}\n")
+    source = build(own | {"mode": "constitution", "constitution": str(path)}, tmp_path)
+    (row,) = source([group("aaaa", "aaaaaaaa")])
+    assert row[1].score == pytest.approx(0.7)
+    decided = json.loads((tmp_path / "decisions.jsonl").read_text())
+    assert decided["decided_by"] == ["long"]
+    assert "for each principle" in feedback.forecast(
+        {"judge": own | {"mode": "constitution", "constitution": str(path)}}, [group("a", "b")]
+    )

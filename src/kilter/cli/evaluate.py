@@ -27,7 +27,8 @@ OPTIONS = [
 """Every field of an evaluate stage and its data; `--model` and `--heldout` replace those left out."""
 
 OFTEN = (
-    *("model", "baseline", "reward_model", "data", "heldout", "limit", "metric", "metrics", "gold", "out_"),
+    *("model", "baseline", "reward_model", "data", "heldout", "limit", "metric", "metrics", "gold", "judge"),
+    "out_",
     *("max_new_tokens", "temperature", "seed"),
 )
 """What people set most: it comes first under its heading."""

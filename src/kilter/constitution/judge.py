@@ -17,8 +17,12 @@ from kilter.artifacts import append_lines
 from kilter.constitution.chain import about
 from kilter.constitution.document import Constitution, Principle
 from kilter.constitution.draw import bid
+from kilter.constitution.read import load
 from kilter.data.dataset import prompt_key
 from kilter.data.lineage import row_id
+from kilter.feedback.context import Context
+from kilter.feedback.judge.build import over
+from kilter.feedback.judge.spec import JudgeSpec
 from kilter.feedback.judge.verdict import Comparison, Exam, Judge, Judgement, Order, Verdict
 
 ORDERS: tuple[Order, ...] = ("forward", "swapped")
@@ -132,3 +136,17 @@ def _mean(
 
 def _verdicts(values: Mapping[Order, float]) -> tuple[Verdict, ...]:
     return tuple(Verdict(values[o], o, how="votes") for o in ORDERS)
+
+
+GENERAL = "general"
+"""The shipped constitution that a judge's settings mean where they name none."""
+
+DECISIONS = "decisions.jsonl"
+
+
+@over.register("constitution")
+def asked_of(spec: JudgeSpec, context: Context, judge: Judge) -> Judge:
+    """A judge that asks another one, principle by principle, as `mode: constitution` says."""
+    constitution = load(spec.constitution or GENERAL, "judge.constitution")
+    decisions = None if context.folder is None else context.folder / DECISIONS
+    return ConstitutionJudge(constitution, judge, decisions=decisions)

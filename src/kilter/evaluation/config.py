@@ -33,6 +33,10 @@ class EvaluateSpec(BaseModel):
         description="feedback that judges the answers, such as {math: {}}; default: the judge of the world "
         "that the data comes from",
     )
+    judge: Annotated[FileRef | None, METHOD] = Field(
+        None,
+        description="judge.yaml of a judge that compares each answer with the baseline's, or grades it",
+    )
     metrics: Annotated[list[Any], METHOD] = Field(
         default_factory=lambda: ["standard"],
         min_length=1,

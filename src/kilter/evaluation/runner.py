@@ -20,9 +20,10 @@ from kilter.evaluation.instruments import measurements
 from kilter.evaluation.metrics import OF_PAIRS, SOURCES, STANDARD, Measure
 from kilter.evaluation.records import beside, of_pairs, records
 from kilter.evaluation.result import entry, head, read_by, titles_beyond
-from kilter.evaluation.scoring import GoldSource, RewardSource, Scores, Scoring, Source, combined
+from kilter.evaluation.scoring import GoldSource, JudgeSource, RewardSource, Scores, Scoring, Source, combined
 from kilter.evaluation.subject import Subject
 from kilter.evaluation.suites import Suite, unique_prompts
+from kilter.feedback.context import Context
 from kilter.types import Completion, Feedback, Group, Prompt
 
 UNANSWERED = Completion("")
@@ -73,10 +74,9 @@ class Evaluation:
         # Score: what was said, once by each source; further samples only where a metric looks at them.
         # A reward model that no metric asks for is tested on pairs alone.
         reward = None
-        sources: dict[str, Source] = {"gold": GoldSource(self.spec.gold, suite.prompts, self.resolve)}
         if self.reward_model is not None:
             reward = RewardSource(*self.reward_model, self.spec, self.console)
-            sources |= {"reward": reward} if "reward" in needs else {}
+        sources = self._sources(suite, needs, reward)
         scoring = Scoring(sources, self.out / ".scores", self.name)
         sampled = {s for m in measures if m.samples > 1 for s in m.facts.needs if s in SOURCES}
         scores = scoring(suite.prompts, {n: a.prompts for n, a in said.items()}, sampled)
@@ -114,6 +114,16 @@ class Evaluation:
         )
         scoring.forget()
         return result
+
+    def _sources(self, suite: Suite, needs: frozenset[str], reward: RewardSource | None) -> dict[str, Source]:
+        """Who scores the answers: the gold source, and of reward model and judge those that a metric asks."""
+        sources: dict[str, Source] = {"gold": GoldSource(self.spec.gold, suite.prompts, self.resolve)}
+        if reward is not None and "reward" in needs:
+            sources["reward"] = reward
+        if self.spec.judge is not None and "judge" in needs:
+            context = Context(self.resolve, folder=self.out)
+            sources["judge"] = JudgeSource(self.spec.judge, context, self.console)
+        return sources
 
     @property
     def baseline(self) -> str:

@@ -18,6 +18,7 @@ from kilter.data import store
 from kilter.evaluation.answers import Answers
 from kilter.evaluation.config import EvaluateSpec
 from kilter.feedback.context import Context
+from kilter.feedback.judge.source import JudgeFeedback, JudgeOptions
 from kilter.feedback.reward_model import RewardModel
 from kilter.feedback.worlds import OwnJudge, judged
 from kilter.models.load import model_hash
@@ -27,6 +28,10 @@ from kilter.types import Completion, Feedback, Group, Prompt
 
 Scores = dict[str, list[tuple[Feedback, ...]]]
 """source -> [prompt][sample]"""
+
+
+TOGETHER = 16
+"""Prompts that a judge is asked about between two words on its progress."""
 
 
 class Source(Protocol):
@@ -68,6 +73,30 @@ class GoldSource:
     def score(self, groups: Sequence[Group], title: str) -> list[list[Feedback]]:
         """One Feedback per completion."""
         return self._judges(groups)
+
+
+class JudgeSource:
+    """A judge. It compares the answers of all models to a prompt, the baseline's first, or grades each.
+
+    Args:
+        judge: judge.yaml.
+        context: finds models, and keeps replies in its folder.
+        console: shows how far it is and what it costs.
+    """
+
+    def __init__(self, judge: str, context: Context, console: Console) -> None:
+        self._source = JudgeFeedback(JudgeOptions(file=judge), context)
+        self._console = console
+        self.judge, self.stamp = self._source.judge.name, self._source.judge.fingerprint
+
+    def score(self, groups: Sequence[Group], title: str) -> list[list[Feedback]]:
+        """One Feedback per completion."""
+        found: list[list[Feedback]] = []
+        with Display(self._console, title, len(groups)) as display:
+            for first in range(0, len(groups), TOGETHER):
+                found += self._source(groups[first : first + TOGETHER])
+                display.update(len(found), f"prompts  {self._source.note()}")
+        return found
 
 
 @dataclass

@@ -118,8 +118,8 @@ class PaidChat:
         rate: their price.
         replies: where replies are kept; None keeps none.
         replay: a reply that is not kept is an error instead of a call.
-        at_once: calls under way at once. From two on, each is a call of its own.
-        chunk: asks that one call of a model in memory takes together.
+        at_once: calls under way at once.
+        chunk: asks that one call takes together. They are kept together too.
     """
 
     open: Callable[[], Chat]
@@ -130,7 +130,7 @@ class PaidChat:
     replies: Replies | None = None
     replay: bool = False
     at_once: int = 1
-    chunk: int = 64
+    chunk: int = 32
 
     @cached_property
     def chat(self) -> Chat:
@@ -176,8 +176,7 @@ class PaidChat:
 
     def _paid(self, missing: Sequence[tuple[str, Ask]], kind: _Kind[R]) -> dict[str, R]:
         """Asks, in parts that are kept as soon as they are answered."""
-        size = 1 if self.at_once > 1 else self.chunk
-        parts = [missing[n : n + size] for n in range(0, len(missing), size)]
+        parts = [missing[n : n + self.chunk] for n in range(0, len(missing), self.chunk)]
         if self.at_once == 1:
             return dict(pair for part in parts for pair in self._part(part, kind))
         if parts:

@@ -7,20 +7,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from kilter.artifacts import sha256_file
-from kilter.data.encode import Encoder
 from kilter.errors import UserError
-from kilter.models.load import model_hash
 from kilter.roles.chat import SamplerChat
-from kilter.roles.open import OpenSpec, open_encoder
 from kilter.roles.paid import Bill, PaidChat, Rate, estimated_tokens
 from kilter.roles.replies import Replies
-from kilter.roles.sampler import open_sampler
+from kilter.sampling.build import SamplerContext, build
 from kilter.sampling.config import NAMES_MODEL, READS, SamplerKind
 from kilter.types import Ask, Prompt, SamplingParams
+
+if TYPE_CHECKING:  # an endpoint is talked to without torch
+    from kilter.roles.open import OpenSpec
+
+TOGETHER = 32
+"""Questions that a model in memory is asked in one call, and that a kill may cost."""
 
 PUBLIC = "https://api.openai.com/v1"
 """Where the official client asks if nobody says otherwise."""
@@ -75,6 +78,8 @@ class Talker:
         spec = self.sampler
         who: dict[str, Any] = {"sampler": spec.name}
         if self.model is not None:
+            from kilter.models.load import model_hash
+
             who["model"] = model_hash(self.model)
         if spec.model is not None:
             who |= {"model": spec.model, "url": public_url(spec.url)}
@@ -90,7 +95,9 @@ class Talker:
     @cached_property
     def chat(self) -> PaidChat:
         """The one to talk to; weights are opened when it is first asked."""
-        at_once = self.sampler.concurrency if "concurrency" in READS.get(self.sampler.name, ()) else 1
+        # What is paid for is kept one by one; a model in memory reads many questions at once.
+        paid = "concurrency" in READS.get(self.sampler.name, ())
+        at_once, chunk = (self.sampler.concurrency, 1) if paid else (1, TOGETHER)
         replies = None
         if self.cache is not None:
             replies = Replies(self.cache, f"{self.where}.cache", self.replay)
@@ -99,24 +106,43 @@ class Talker:
                 f"{self.where}.replay", True, "has no cache to replay", "name one: cache: replies.sqlite"
             )
         who = {**self.identity, "temperature": 0.0, "version": self.version}
-        return PaidChat(self._open, who, self.max_tokens, self.bill, self.rate, replies, self.replay, at_once)
+        return PaidChat(
+            self._open,
+            who,
+            self.max_tokens,
+            self.bill,
+            self.rate,
+            replies,
+            self.replay,
+            at_once,
+            chunk,
+        )
 
     def _open(self) -> SamplerChat:
         params = SamplingParams(max_new_tokens=self.max_tokens, temperature=0.0)
-        sampler = open_sampler(self.sampler, self._opening, f"{self.where}.sampler")
-        return SamplerChat(sampler, params)
+        context = SamplerContext(self.sampler, self._weights, str(self.model or ""))
+        return SamplerChat(build(context, f"{self.where}.sampler"), params)
+
+    def _weights(self) -> tuple[Any, Any]:
+        from kilter.roles.open import open_model
+
+        ready = open_model(self._opening)
+        return ready.scorer, ready.encoder
 
     @property
     def _opening(self) -> OpenSpec:
-        model: Path | str = self.model if self.model is not None else self.sampler.model or ""
-        return OpenSpec(model, template=self.template, max_length=self.max_length, long_rows="cut")
+        from kilter.roles.open import OpenSpec
+
+        return OpenSpec(self.model or "", template=self.template, max_length=self.max_length, long_rows="cut")
 
     @cached_property
     def length(self) -> Callable[[Ask], int]:
         """Tokens of a question: counted where the tokenizer is here, else estimated."""
         if self.model is None:
             return estimated_tokens
-        encoder: Encoder = open_encoder(self._opening)
+        from kilter.roles.open import open_encoder
+
+        encoder = open_encoder(self._opening)
 
         def count(ask: Ask) -> int:
             try:

@@ -230,7 +230,10 @@ def _pairs(spec: EvaluateSpec, work: Workspace) -> Sequence[Group]:
     return heldout_pairs(source, spec.data.removeprefix("$"))
 
 
-POLICY_ONLY = ("baseline", "gold", "metrics", "instruments", "probes", "tax", "sampler", "temperature")
+POLICY_ONLY = (
+    *("baseline", "gold", "judge", "metrics", "instruments", "probes", "tax", "sampler"),
+    "temperature",
+)
 """Fields that are about the answers of a policy."""
 
 

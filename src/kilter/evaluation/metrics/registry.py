@@ -32,6 +32,8 @@ STANDARD = (
     "reward",
     "win_rate_gold",
     "win_rate_reward",
+    "judge_win_rate",
+    "judge_score",
     "length",
     "refusal",
     "compliance",
@@ -56,7 +58,7 @@ A metric that lacks what it needs is left out.
 OF_PAIRS = ("reward_model.accuracy", "reward_model.accuracy_decision")
 """What is measured of a reward model on held-out pairs."""
 
-SOURCES = ("gold", "reward")
+SOURCES = ("gold", "reward", "judge")
 """Feedback that an evaluation may have. A metric that needs one is left out where it scored no answer."""
 
 NEEDS: dict[str, Callable[[Answered], bool]] = {
@@ -69,6 +71,7 @@ NEEDS: dict[str, Callable[[Answered], bool]] = {
     "pair_logps": lambda item: item.pair_logps is not None,
     "gold": lambda item: item.scored("gold"),
     "reward": lambda item: item.scored("reward"),
+    "judge": lambda item: item.scored("judge"),
 }
 """What a metric may need, and whether a prompt's record has it."""
 

@@ -22,7 +22,7 @@ from kilter.artifacts import sha256_file
 from kilter.errors import UserError
 from kilter.feedback.context import Context
 from kilter.feedback.judge import certificate
-from kilter.feedback.judge.build import build, load_spec, members
+from kilter.feedback.judge.build import build, load_spec, members, over
 from kilter.feedback.judge.prompts import GRADED, Asker
 from kilter.feedback.judge.spec import JudgeSpec
 from kilter.feedback.judge.verdict import Comparison, Exam, Judgement, Verdict
@@ -123,9 +123,9 @@ class JudgeFeedback(FeedbackSource):
             most = Usage(read * (2 if twice else 1) + len(asks) * one.max_tokens * twice, len(asks) * writes)
             calls, usage = calls + len(asks) * (2 if twice else 1), usage + most
             cost += Rate(one.price.prompt, one.price.completion).of(most)
-        words = (
-            f"{calls:,} calls, about {usage.prompt_tokens:,} tokens read and at most {usage.tokens:,} written"
-        )
+        each = " for each principle" if spec.mode in over.names() else ""
+        words = f"{calls:,} calls{each}, about {usage.prompt_tokens:,} tokens read"
+        words += f" and at most {usage.tokens:,} written"
         return words + (f", cost at most about {cost:.4g}" if cost else "")
 
     def _graded(self, groups: Sequence[Group]) -> list[list[Feedback]]:

@@ -108,10 +108,15 @@ class Judgement:
 class Judge(Protocol):
     """Whoever compares and grades. Everything that uses a judge, the audit included, sees only this."""
 
-    fingerprint: str
-    """Hash of model or endpoint, wording, mode and sampling: what a certificate is bound to."""
-    name: str
-    """What a person calls it."""
+    @property
+    def fingerprint(self) -> str:
+        """Hash of model or endpoint, wording, mode and sampling: what a certificate is bound to."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        ...
 
     def compare(self, comparisons: Sequence[Comparison], repeats: int = 1) -> list[Judgement]:
         """Judges each comparison in both orders, `repeats` times, in the order given.

@@ -1,0 +1,350 @@
+"""Judges over a real endpoint on loopback: failures, kills, replays, cost, and where the key does not go."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from kilter import feedback
+from kilter.errors import RunFailed, UserError
+from kilter.feedback.context import Context
+from kilter.feedback.judge.build import CACHE, build, parse_spec
+from kilter.feedback.judge.verdict import Comparison
+from kilter.roles.paid import Bill
+from kilter.roles.replies import Replies
+from kilter.roles.talk import public_url
+from kilter.types import Completion, Feedback, Group, Prompt
+
+KEY = "sk-kilter-judge-secret-98765"
+NOW = {"Retry-After": "0", "retry-after-ms": "1"}
+
+
+def completion(content, alternatives=None, usage=True, **more):
+    told = None
+    if alternatives is not None:
+        top = [{"token": t, "logprob": p, "bytes": None} for t, p in alternatives.items()]
+        told = {"content": [{"token": "A", "logprob": -0.1, "bytes": None, "top_logprobs": top}]}
+    message = {"role": "assistant", "content": content}
+    row = {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": told}],
+    }
+    if usage:
+        row["usage"] = {"prompt_tokens": 200, "completion_tokens": 1, "total_tokens": 201}
+    return row | more
+
+
+def longer_wins(body, n):
+    """By log-probs where they are asked for, else in words."""
+    text = body["messages"][0]["content"]
+    shown = re.findall(r"=== \w+ answer [AB] begins ===\n(.*?)\n=== \w+ answer", text, re.S)
+    best = "A" if len(shown[0]) > len(shown[1]) else "B"
+    if body.get("logprobs"):
+        other = "B" if best == "A" else "A"
+        if body.get("top_logprobs"):
+            return completion(best, {best: -0.1, other: -2.5})
+    mark = re.search(r"=== ([a-z]{8}) request", text)[1]
+    return completion(f"VERDICT {mark} = {best}")
+
+
+class Endpoint:
+    """answer(body, number of the request) gives a reply, (status, text, headers), or an action on the socket."""
+
+    def __init__(self, answer=longer_wins):
+        self.answer, self.bodies, self.answered = answer, [], 0
+        lock, endpoint = threading.Lock(), self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    endpoint.bodies.append(body)
+                    number = len(endpoint.bodies)
+                step = endpoint.answer(body, number)
+                if callable(step):
+                    step(self)
+                    return
+                status, text, headers = step if isinstance(step, tuple) else (200, json.dumps(step), {})
+                data = text.encode()
+                with lock:
+                    endpoint.answered += status == 200
+                self.send_response(status)
+                for name, value in ({"Content-Type": "application/json"} | headers).items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_):
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request, address):
+                """A client that was killed is expected here."""
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def endpoint(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    made = Endpoint()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def judge(endpoint, tmp_path, bill=None, **more):
+    sampler = {
+        "name": "openai",
+        "model": "m",
+        "url": endpoint.url,
+        "timeout": 10,
+        "retries": 3,
+        "concurrency": 4,
+    }
+    sampler |= more.pop("sampler", {})
+    return build(parse_spec({"sampler": sampler} | more), Context(folder=tmp_path), bill=bill)
+
+
+def pairs(n):
+    ask = Prompt(messages=({"role": "user", "content": "Which is the longest?"},))
+    return [Comparison(ask, f"answer {k}", f"a longer answer {k}") for k in range(n)]
+
+
+def kept(folder):
+    return sqlite3.connect(folder / CACHE).execute("SELECT COUNT(*) FROM replies").fetchone()[0]
+
+
+def half_closed(handler):
+    """A promise of a body, half of it, and no more."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"id": ')
+    handler.wfile.flush()
+    handler.connection.shutdown(socket.SHUT_WR)
+    handler.close_connection = True
+
+
+HTML = (200, "<html><body>It works!</body></html>", {"Content-Type": "text/html"})
+FAILURES = {
+    "500": (500, '{"error": {"message": "out of order"}}', NOW),
+    "half-closed": half_closed,
+    "html": HTML,
+    "truncated": (200, '{"id": "x", "choices": [{"index"', {}),
+    "empty": (200, '{"id": "x", "object": "chat.completion", "choices": []}', {}),
+}
+
+
+def test_a_storm_of_429_passes(endpoint, tmp_path):
+    storm = (429, '{"error": {"message": "slow down"}}', NOW)
+    endpoint.answer = lambda body, n: storm if n % 3 else longer_wins(body, n)
+    found = judge(endpoint, tmp_path, sampler={"retries": 20}).compare(pairs(6))
+    assert [round(j.p, 3) for j in found] == [round(1 - 1 / (1 + 2.718281828**-2.4), 3)] * 6
+    assert kept(tmp_path) == endpoint.answered == 12
+
+
+@pytest.mark.parametrize("read", ["logprob", "text", "reasoned"])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failure_leaves_its_verdict_unscored_and_is_asked_again(endpoint, tmp_path, failure, read):
+    endpoint.answer = lambda body, n: FAILURES[failure]
+    broken = judge(endpoint, tmp_path, read=read, sampler={"retries": 0}).compare(pairs(1))
+    assert broken[0].p is None
+    assert broken[0].reason
+    assert kept(tmp_path) == 0
+    endpoint.answer = longer_wins
+    assert judge(endpoint, tmp_path, read=read).compare(pairs(1))[0].p < 0.5
+
+
+def test_a_refused_key_and_a_wrong_model_end_the_run_and_show_no_key(endpoint, tmp_path):
+    message = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}"}})
+    endpoint.answer = lambda body, n: (401, message, NOW)
+    with pytest.raises(UserError, match="OPENAI_API_KEY") as refused:
+        judge(endpoint, tmp_path).compare(pairs(3))
+    assert KEY not in str(refused.value)
+    endpoint.answer = lambda body, n: (404, '{"error": {"message": "The model `m` does not exist"}}', NOW)
+    with pytest.raises(UserError, match=r"sampler\.model"):
+        judge(endpoint, tmp_path).compare(pairs(3))
+    assert kept(tmp_path) == 0
+
+
+def test_missing_usage_is_estimated_and_never_free(endpoint, tmp_path):
+    endpoint.answer = lambda body, n: longer_wins(body, n) | {"usage": None}
+    bill = Bill()
+    mine = judge(endpoint, tmp_path, bill, price={"prompt": 1.0}, max_cost=1.0)
+    mine.compare(pairs(2))
+    assert bill.uncounted == 4
+    assert bill.cost > 0
+    assert "tokens of 4 estimated" in bill.line()
+
+
+def test_max_cost_stops_before_it_is_passed_and_what_was_paid_is_kept(endpoint, tmp_path):
+    price = {"prompt": 1e4, "completion": 1e4}  # 2.01 a call by its usage
+    bill = Bill()
+    mine = judge(endpoint, tmp_path, bill, price=price, max_cost=12.0, sampler={"concurrency": 1})
+    with pytest.raises(RunFailed, match="max_cost 12"):
+        mine.compare(pairs(10))
+    assert bill.cost <= 12.0
+    assert kept(tmp_path) == endpoint.answered == bill.calls > 0
+    paid = endpoint.answered
+    judge(endpoint, tmp_path, price=price, max_cost=100.0).compare(pairs(10))
+    assert endpoint.answered == 20
+    assert paid < 20
+
+
+def test_a_replay_is_offline_and_fails_on_a_miss(endpoint, tmp_path):
+    first = judge(endpoint, tmp_path).compare(pairs(3))
+    asked = len(endpoint.bodies)
+    again = judge(endpoint, tmp_path, replay=True).compare(pairs(3))
+    assert again == first
+    assert len(endpoint.bodies) == asked
+    with pytest.raises(UserError, match="holds no reply to 2 of 8 questions"):
+        judge(endpoint, tmp_path, replay=True).compare(pairs(4))
+    with pytest.raises(UserError, match="holds no reply"):
+        judge(endpoint, tmp_path, replay=True, criterion="Only brevity counts.", mode="pairwise").compare(
+            pairs(1)
+        )
+    with pytest.raises(UserError, match="names no file to replay"):
+        judge(endpoint, tmp_path / "elsewhere", replay=True).compare(pairs(1))
+    assert len(endpoint.bodies) == asked
+
+
+def test_repeats_and_orders_are_calls_of_their_own(endpoint, tmp_path):
+    same = [Comparison(pairs(1)[0].prompt, "alike", "alike")]
+    found = judge(endpoint, tmp_path).compare(same, repeats=3)
+    assert found[0].p == pytest.approx(0.5)
+    assert kept(tmp_path) == len(endpoint.bodies) == 6
+
+
+def test_a_damaged_cache_is_named(endpoint, tmp_path):
+    (tmp_path / CACHE).write_bytes(b"not a database at all, but a text of some length" * 40)
+    with pytest.raises(UserError, match="not a cache of replies"):
+        judge(endpoint, tmp_path).compare(pairs(1))
+
+
+def test_several_processes_may_share_a_cache(tmp_path):
+    one, other = (Replies(tmp_path / "r.sqlite") for _ in range(2))
+    threads = [
+        threading.Thread(target=lambda r=r, n=n: [r.put([(f"{k}", {"by": n})]) for k in range(50)])
+        for n, r in enumerate((one, other))
+    ]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(one) == len(other) == 50
+    assert all(one.get(f"{k}") == other.get(f"{k}") for k in range(50))
+
+
+WORKER = """
+import os, sys
+from kilter.feedback.context import Context
+from kilter.feedback.judge.build import build, parse_spec
+from kilter.feedback.judge.verdict import Comparison
+from kilter.types import Prompt
+from pathlib import Path
+
+url, folder = sys.argv[1], Path(sys.argv[2])
+ask = Prompt(messages=({"role": "user", "content": "Which is the longest?"},))
+pairs = [Comparison(ask, f"answer {k}", f"a longer answer {k}") for k in range(250)]
+sampler = {"name": "openai", "model": "m", "url": url, "concurrency": 1, "retries": 0}
+
+# One process imports, and its children are killed: five of them by the server, the last one ends.
+for attempt in range(6):
+    child = os.fork()
+    if child == 0:
+        (folder / "pid").write_text(str(os.getpid()))
+        found = build(parse_spec({"sampler": sampler}), Context(folder=folder)).compare(pairs)
+        (folder / "done").write_text(str(sum(j.p is not None for j in found)))
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def test_five_hundred_labels_killed_five_times_pay_no_verdict_twice(endpoint, tmp_path):
+    kills = {3, 100, 101, 350, 499}
+
+    def answer(body, n):
+        if n in kills:  # before it is answered, so that this call was made by nobody
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+            return half_closed
+        return longer_wins(body, n)
+
+    endpoint.answer = answer
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OPENAI_API_KEY": KEY}
+    arguments = [sys.executable, "-c", WORKER, endpoint.url, str(tmp_path)]
+    subprocess.run(arguments, env=environment, check=True, timeout=120)
+    assert (tmp_path / "done").read_text() == "250"
+    assert endpoint.answered == kept(tmp_path) == 500
+    assert len(endpoint.bodies) == 500 + len(kills)
+
+
+def test_the_key_is_in_no_file_and_no_word(endpoint, tmp_path, capsys, monkeypatch):
+    from kilter.cli import main
+    from kilter.data import store
+
+    monkeypatch.chdir(tmp_path)
+    message = json.dumps({"error": {"message": f"bad request by {KEY}"}})
+    endpoint.answer = lambda body, n: (400, message, NOW) if n % 4 == 0 else longer_wins(body, n)
+    ask = pairs(1)[0].prompt
+    rows = [
+        Group(ask, tuple(Completion("x" * (k + 1 + n)) for k in range(2)), (Feedback(None),) * 2)
+        for n in range(6)
+    ]
+    store.write(tmp_path / "answers.jsonl", rows)
+    sampler = {
+        "name": "openai",
+        "model": "m",
+        "url": endpoint.url.replace("//", f"//user:{KEY}@"),
+        "concurrency": 1,
+    }
+    (tmp_path / "judge.yaml").write_text(json.dumps({"sampler": sampler | {"url": endpoint.url}}))
+    command = [
+        "kilter",
+        "label",
+        "--data",
+        "answers.jsonl",
+        "--feedback",
+        "{judge: judge.yaml}",
+        "--out",
+        "labels",
+    ]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    shown = capsys.readouterr()
+    assert (ended.value.code or 0) == 0, shown.err
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert any(p.name == CACHE for p in files)
+    assert not [p for p in files if KEY.encode() in p.read_bytes()]
+    assert KEY not in shown.out + shown.err
+    assert public_url(sampler["url"]) == endpoint.url
+
+
+def test_a_judge_over_an_endpoint_is_a_source_of_rewards(endpoint, tmp_path):
+    sampler = {"name": "openai", "model": "m", "url": endpoint.url}
+    source = feedback.build({"judge": {"sampler": sampler, "read": "text"}}, Context(folder=tmp_path))
+    ask = pairs(1)[0].prompt
+    group = Group(ask, (Completion("short"), Completion("much longer")), (Feedback(None),) * 2)
+    assert [f.score for f in source([group])[0]] == [0.0, 1.0]
