@@ -154,6 +154,7 @@ def place(tiny, tmp_path_factory):
         text = (ROOT / page).read_text()
         for name, body in re.findall(r"^```python\n# (my_\w+\.py)\n(.*?)^```", text, re.M | re.S):
             shown[name] = shown.get(name, "") + body
+        shown |= dict(re.findall(r"^```yaml\n# (\w+\.yaml)\n(.*?)^```", text, re.M | re.S))
         for body in re.findall(r"^```yaml\n(name: my-gate.*?)^```", text, re.M | re.S):
             shown["gate.yaml"] = body
     for name, body in shown.items():

@@ -347,7 +347,7 @@ def test_an_evaluation_asks_a_judge_about_model_and_baseline(own, tmp_path, tiny
     (tmp_path / "pairs.yaml").write_text(json.dumps(own))
     (tmp_path / "grades.yaml").write_text(json.dumps(own | {"mode": "rubric"}))
     command = ["eval", "--model", f"new={tiny}", "--baseline", f"old={tiny}", "--data", data]
-    command += ["--max-new-tokens", "4", "--temperature", "0", "--metrics", "[judge_win_rate, judge_score]"]
+    command += ["--max-new-tokens", "4", "--temperature", "0"]
     found = {}
     for name in ("pairs", "grades"):
         code, shown = kilter(*command, "--judge", f"{name}.yaml", "--out", name)
