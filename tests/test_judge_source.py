@@ -126,6 +126,15 @@ def test_options_are_checked_and_a_file_stands_alone(own, tmp_path):
         feedback.build({"judge": {"file": str(path), "mode": "rubric"}}, Context())
 
 
+def test_a_required_certificate_that_is_missing_or_of_another_judge_is_refused(own, tmp_path):
+    with pytest.raises(UserError, match="there is no certificate"):
+        build(own | {"require_certificate": True})
+    path = tmp_path / "judge.json"
+    path.write_text("{}")
+    with pytest.raises(UserError, match="damaged"):
+        build(own | {"require_certificate": True, "certificate": str(path)})
+
+
 def test_references_in_the_settings_are_found(own, tmp_path):
     path = tmp_path / "judge.yaml"
     found = []

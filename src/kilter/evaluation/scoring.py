@@ -89,6 +89,10 @@ class JudgeSource:
         self._console = console
         self.judge, self.stamp = self._source.judge.name, self._source.judge.fingerprint
 
+    def judges(self) -> Sequence[Mapping[str, Any]]:
+        """The judge, and what vouches for it."""
+        return [self._source.history()]
+
     def score(self, groups: Sequence[Group], title: str) -> list[list[Feedback]]:
         """One Feedback per completion."""
         found: list[list[Feedback]] = []

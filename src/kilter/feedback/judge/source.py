@@ -80,6 +80,13 @@ class JudgeFeedback(FeedbackSource):
         self.graded = self.spec.mode in GRADED
         self.wants = Wants(siblings=not self.graded)
         self._problem = certificate.valid(self.spec.certificate, self.judge.fingerprint)
+        if self.spec.require_certificate and self._problem:
+            raise UserError(
+                f"{field}.require_certificate",
+                True,
+                f"is not met: {self._problem}",
+                "certify the judge with `kilter audit-judge`, and name its judge.json as certificate",
+            )
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion."""
