@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
+from rich.text import Text
 
 from kilter.artifacts import read_json
 from kilter.data.lineage import amended, lineage, row_id, with_entry
 from kilter.data.shapes import PairRule, pairs_of
 from kilter.data.worlds.registry import sources
 from kilter.errors import RunFailed, UserError
+from kilter.feedback.agreement import Agreement, agreement, in_words
 from kilter.feedback.route import Route, routed
 from kilter.options import DATA, METHOD, MODEL, OUTPUT
 from kilter.refs import DataRef, FeedbackRef, ModelRef, TemplateRef
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 SCORED = "scored.jsonl"
 PEOPLE = "people.jsonl"
 """Pairs that people are asked about."""
+JUDGED = "judged.jsonl"
+"""Scores of pairs that people have labelled, by which agreement is measured."""
 STATE = "feedback.json"
 
 
@@ -62,6 +66,9 @@ class LabelSpec(StageSpec):
     )
     route: Annotated[Route, OUTPUT] = Field(
         default_factory=Route, description="labels that a judge was least sure of go to people instead"
+    )
+    agreement: Annotated[Agreement, METHOD] = Field(
+        default_factory=Agreement, description="how far the labels agree with those of people"
     )
     rationale: Annotated[bool, OUTPUT] = Field(True, description="keep the judge's reasons beside the scores")
     judge: Annotated[ModelRef | None, MODEL] = Field(
@@ -95,8 +102,8 @@ class Label(StageKind[LabelSpec]):
     )
 
     def shape(self, spec: LabelSpec, field: str) -> Shape | None:
-        """Answers as they are: nothing is dropped before it is scored."""
-        return "rollouts"
+        """Answers as they are: nothing is dropped before it is scored. People's labels are pairs."""
+        return "pairs" if field == "agreement.data" else "rollouts"
 
     def check(self, spec: LabelSpec, work: Workspace) -> None:
         """The feedback can be built, and every setting has an effect."""
@@ -144,26 +151,40 @@ class Label(StageKind[LabelSpec]):
         data = work.load(spec.data, "rollouts")
         work.announce(spec.data, data)
         groups = data.train[: spec.limit]
-        _score(spec, work, groups, folder)
+        people = _people(spec, work)
+        _score(spec, work, {SCORED: groups, JUDGED: people}, folder)
         scored = list(store.read(folder / SCORED))
         dropped: Counter[str] = Counter()
         written = [g for group in scored for g in WRITERS[spec.write](group, spec, dropped)]
-        written, people = routed(written, spec.route)
-        if people:
-            store.write(folder / PEOPLE, people)
-            work.console.print(f"  {len(people)} pairs wait for people in {folder / PEOPLE}")
+        written, asked = routed(written, spec.route)
+        if asked:
+            store.write(folder / PEOPLE, asked)
+            work.console.print(f"  {len(asked)} pairs wait for people in {folder / PEOPLE}")
         if not written:
-            reasons = ", ".join(f"{n} {why}" for why, n in dropped.items())
+            dropped["pairs that wait for people"] = len(asked)
+            reasons = ", ".join(f"{n} {why}" for why, n in (+dropped).items())
             raise RunFailed(
                 f"The stage has no rows to write ({reasons})",
                 "raise the number or the length of the answers, or lower the margin",
             )
         store.write(folder / ARTIFACT["data"], written)
-        facts = _facts(scored, written, dropped) | {"people": len(people)}
+        agrees = [
+            {"data": name, **found}
+            for name, before, after in (
+                (spec.data, groups[: spec.agreement.limit], scored[: spec.agreement.limit]),
+                (spec.agreement.data, people, list(store.read(folder / JUDGED))),
+            )
+            if (found := agreement(before, after)) is not None
+        ]
+        facts = _facts(scored, written, dropped) | {"people": len(asked), "agreement": agrees}
         if dropped:
             text = ", ".join(f"{n} {why}" for why, n in dropped.items())
             work.console.print(f"  {len(written)} rows written; left out: {text}")
         return Outcome(facts)
+
+    def summary(self, facts: Mapping[str, Any]) -> Sequence[str | Text]:
+        """How far the labels agree with people's, before anybody learns from them."""
+        return [Text(f"  {line}") for line in _agrees(facts)]
 
     def section(self, folder: Path) -> Section | None:
         """Counts, and the first rows with their scores and reasons."""
@@ -177,6 +198,8 @@ class Label(StageKind[LabelSpec]):
         left = "".join(f" {n} {why};" for why, n in facts["dropped"].items())
         lead = f"{facts['rows']} rows from {facts['answers']} answers to {facts['prompts']} prompts."
         lead += f" Left out:{left.rstrip(';')}." if left else ""
+        lead += f" {facts['people']} pairs wait for people in {PEOPLE}." if facts["people"] else ""
+        lead += "".join(f" {line[0].upper()}{line[1:]}." for line in _agrees(facts))
         rows = [
             (shown(g.prompt), c.text[:600], "" if f.score is None else f"{f.score:.3g}", f.rationale[:300])
             for g, _ in zip(store.read(folder / ARTIFACT["data"]), range(3), strict=False)
@@ -186,23 +209,39 @@ class Label(StageKind[LabelSpec]):
         return Section("Labels", lead, "warn" if facts["unscored"] else "", head, rows)
 
 
-def _score(spec: LabelSpec, work: Workspace, groups: Sequence[Group], folder: Path) -> None:
-    """Appends scored groups in the order of the data, after those that an earlier process scored."""
-    from kilter.artifacts import write_json
-    from kilter.data import store
-    from kilter.progress import Display
+def _people(spec: LabelSpec, work: Workspace) -> list[Group]:
+    """The pairs with labels of people on which the labels are checked besides."""
+    if spec.agreement.data is None:
+        return []
+    data = work.load(spec.agreement.data, "pairs")
+    work.announce(spec.agreement.data, data)
+    return [*data.train, *data.heldout][: spec.agreement.limit]
 
-    path, state = folder / SCORED, folder / STATE
-    done = sum(1 for _ in store.read(path))
-    if done == len(groups):
-        return
+
+def _agrees(facts: Mapping[str, Any]) -> list[str]:
+    """A line for each data set whose labels were compared; a judge that was compared with nobody is named."""
+    if facts["agreement"]:
+        return [f"{found['data']}: {in_words(found)}" for found in facts["agreement"]]
+    missing = "nobody's labels are known of these answers, so agreement with people is not measured"
+    return [f"{missing}; agreement.data may name pairs that people labelled"] if facts["judged"] else []
+
+
+def _score(spec: LabelSpec, work: Workspace, parts: Mapping[str, Sequence[Group]], folder: Path) -> None:
+    """Appends scored groups in the order of the data, after those that an earlier process scored.
+
+    `parts`: rows by the file that their scores go to.
+    """
+    from kilter.data import store
     from kilter.models.load import model_hash
 
+    done = {name: sum(1 for _ in store.read(folder / name)) for name in parts}
+    if all(done[name] == len(groups) for name, groups in parts.items()):
+        return
     source = _source(spec, work, folder)
-    if done:
+    if done[SCORED]:
         # What the first batch fixed, such as a reward's scale, holds for every batch.
-        work.console.print(f"  {done} of {len(groups)} prompts are scored already")
-        source.restore(read_json(state))
+        work.console.print(f"  {done[SCORED]} of {len(parts[SCORED])} prompts are scored already")
+        source.restore(read_json(folder / STATE))
     entry = {
         "stage": work.name,
         "kind": "label",
@@ -212,18 +251,38 @@ def _score(spec: LabelSpec, work: Workspace, groups: Sequence[Group], folder: Pa
         },
         **source.history(),
     }
-    _warn_of(entry, groups, work)
-    with Display(work.console, f"{work.name}: scores", len(groups), done) as display:
-        for first in range(done, len(groups), spec.batch_size):
+    _warn_of(entry, parts[SCORED], work)
+    for name, groups in parts.items():
+        if done[name] == len(groups):
+            continue
+        _append(spec, work, source, entry, groups[done[name] :], folder / name)
+
+
+def _append(
+    spec: LabelSpec,
+    work: Workspace,
+    source: Weighted,
+    entry: dict[str, Any],
+    groups: Sequence[Group],
+    path: Path,
+) -> None:
+    """Scores these groups in batches, and keeps each batch as it is done."""
+    from kilter.artifacts import write_json
+    from kilter.data import store
+    from kilter.progress import Display
+
+    done = sum(1 for _ in store.read(path))
+    with Display(work.console, f"{work.name}: scores", done + len(groups), done) as display:
+        for first in range(0, len(groups), spec.batch_size):
             part = groups[first : first + spec.batch_size]
             rows = [
                 _scored(group, feedback, entry, spec.rationale)
                 for group, feedback in zip(part, source(part), strict=True)
             ]
-            if first == 0:
-                write_json(state, source.state())
+            if not done and not first and path.name == SCORED:
+                write_json(path.with_name(STATE), source.state())
             store.append(path, rows)
-            display.update(first + len(part), "  ".join(filter(None, ("prompts", source.note()))))
+            display.update(done + first + len(part), "  ".join(filter(None, ("prompts", source.note()))))
 
 
 def _warn_of(entry: Mapping[str, Any], groups: Sequence[Group], work: Workspace) -> None:
@@ -348,4 +407,5 @@ def _facts(scored: Sequence[Group], written: Sequence[Group], dropped: Counter[s
         "problems": dict(reasons.most_common(5)),
         "mean_score": round(statistics.fmean(scores), 4) if scores else None,
         "dropped": dict(+dropped),
+        "judged": any({"judge", "judges"} & e.keys() for g in scored[:1] for e in lineage(g.prompt)[-1:]),
     }
