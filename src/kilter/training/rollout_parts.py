@@ -65,7 +65,9 @@ def _feedback(job: Job, policy: Scorer, encoder: Encoder) -> Weighted:
         return Weighted([("teacher", 0.0, Unjudged())])
     # A judge reads prompt and answer, which may be longer than what trains.
     length = max(spec.max_length, JUDGED_LENGTH)
-    context = Context(job.resolve, (policy, encoder), length, spec.template, job.groups, job.engine.gather)
+    context = Context(
+        job.resolve, (policy, encoder), length, spec.template, job.groups, job.engine.gather, job.out
+    )
     return feedbacks.build(spec.feedback, context)
 
 
@@ -146,7 +148,9 @@ def make_gold(job: Job, source: RolloutSource) -> GoldEvaluator | None:
     # A source that the recipe names stands before the data's own; it may have a scale that belongs into a
     # checkpoint.
     if spec.monitors.gold is not None:
-        context = Context(job.resolve, None, max(spec.max_length, JUDGED_LENGTH), spec.template)
+        context = Context(
+            job.resolve, None, max(spec.max_length, JUDGED_LENGTH), spec.template, folder=job.out
+        )
         judge = feedbacks.build(spec.monitors.gold, context, "monitors.gold")
         return GoldEvaluator(prompts, sampler, judge, proxy, params)
     if prompts and all(map(world_of, prompts)):
