@@ -29,6 +29,8 @@ ELSEWHERE = {
     r"make ": "installs into an environment of its own; the quickstart takes minutes",
     r"\S+=1 vllm serve ": "vLLM has an environment of its own (make test-vllm)",
     r"python -m bench": "measures for minutes",
+    r"kilter run recipes/constitutional-ai.yaml": "has eleven stages (tests/test_constitutional_ai.py)",
+    r"kilter trace ": "asks for a run of that recipe (tests/test_constitutional_ai.py)",
     r"kilter sample some-model --sampler openai": "asks a server that is not here (tests/test_endpoints.py)",
     r"kilter train --method dpo --data pairs.jsonl --processes 2": "two processes (tests/test_distributed.py)",
 }
@@ -50,6 +52,7 @@ SMALL = {
     r"kilter generate ": "--sampler.max-new-tokens 4 --limit 3",
     r"kilter sample ": "--k 1",
     r"kilter data convert ": "--size 8",
+    r"kilter constitution (test|conflicts|diff) ": "--limit 10",
 }
 """Small settings, the first that fits; a later option overrules the one of the document."""
 
@@ -227,7 +230,7 @@ def test_a_recipe_needs_nothing_that_a_clone_lacks(path, reader):
     named = [raw["data"]] if "path" in raw["data"] else list(raw["data"].values())
     assert "../" not in text
     for data in [part for whole in named for part in whole.get("parts", [whole])]:
-        own = worlds.is_world(data["path"]) or (ROOT / data["path"]).exists()
+        own = worlds.is_world(data["path"]) or (ROOT / data["path"]).exists() or data["path"][:1] == "$"
         hub = re.fullmatch(r"[\w.-]+/[\w.-]+", data["path"])
         assert own or hub or data["path"] == "pairs.jsonl", data["path"]
         assert not hub or re.search(r"--set data\.(\w+\.)?path=", text), "no way without network is named"

@@ -30,6 +30,7 @@ from kilter.cli import (
     monitor,
     run,
     sample,
+    trace,
     train,
 )
 from kilter.cli.app import app, err, out
@@ -55,6 +56,7 @@ __all__ = [
     "out",
     "run",
     "sample",
+    "trace",
     "train",
 ]
 

@@ -1,10 +1,10 @@
-"""kilter constitution: show, lint, convert."""
+"""kilter constitution: show, lint, convert, test, conflicts, diff."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
@@ -15,12 +15,17 @@ from kilter.constitution.read import shipped
 from kilter.errors import Exit, UserError, nearest
 from kilter.screen import styled
 
+if TYPE_CHECKING:
+    from kilter.constitution.probe import Measure
+    from kilter.feedback.judge.verdict import Comparison
+
 constitution_app = commands(
     "constitution",
-    help="Read constitutions, check them, convert them.",
+    help="Read constitutions, check them, and measure what their principles do.",
     examples=[
         "kilter constitution show general",
         "kilter constitution lint my.yaml",
+        "kilter constitution diff one general --data pairs.jsonl --judge judge.yaml",
     ],
 )
 
@@ -108,3 +113,151 @@ def convert(
     text = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=100) if to == "kilter" else ""
     write_text(target, text or json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
     out.print(f"{len(document.principles)} principles written to {target}")
+
+
+Data = Annotated[str, typer.Option("--data", help="file of pairs, Hub name, or builtin:NAME")]
+Limit = Annotated[int, typer.Option(min=2, help="the first N pairs")]
+JudgeOption = Annotated[
+    str, typer.Option("--judge", help="judge.yaml, builtin:WORLD (its own critic), or a model")
+]
+
+
+@command(
+    "test",
+    to=constitution_app,
+    examples=["kilter constitution test general --data pairs.jsonl --critic runs/sft"],
+)
+def probe(
+    name: Document,
+    data: Data,
+    critic: Annotated[str, typer.Option(help="builtin:WORLD (its own critic), a model, or critic.yaml")],
+    limit: Limit = 100,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a critic under every principle: which of them never fires, and which always does?"""
+    from kilter.constitution.opening import critic_of_text
+    from kilter.constitution.page import interval
+    from kilter.constitution.probe import fires
+    from kilter.constitution.read import load
+
+    document = load(name)
+    answers = [(c.prompt, text) for c in _pairs(data, limit) for text in (c.first, c.second)]
+    found = fires(document, critic_of_text(critic), answers)
+    if as_json:
+        rows = [
+            {"principle": f.principle, "probes": f.probes, "invalid": f.invalid, "says": f.says}
+            | {"rate": f.rate.to_json()}
+            for f in found
+        ]
+        out.print(json.dumps(rows, indent=1), soft_wrap=True)
+        return
+    for f in found:
+        line = f"fires on {interval(f.rate)}; {f.invalid} of {f.probes} critiques name nothing"
+        out.print(styled("[bold]{}[/]  {}  [yellow]{}[/]", f.principle, line, f.says), soft_wrap=True)
+
+
+@command(
+    "conflicts",
+    to=constitution_app,
+    examples=["kilter constitution conflicts general --data pairs.jsonl --judge judge.yaml"],
+)
+def conflicts(
+    name: Document,
+    data: Data,
+    judge: JudgeOption,
+    limit: Limit = 200,
+    contradict: Annotated[
+        float, typer.Option(min=0, max=1, help="a rate whose lower bound is above this is a contradiction")
+    ] = 0.2,
+    as_json: JsonOption = False,
+) -> None:
+    """Which principles prefer different answers, how often, and what changes without each of them."""
+    from kilter.constitution.opening import judge_of_text
+    from kilter.constitution.page import interval
+    from kilter.constitution.probe import conflicts as pairs_of
+    from kilter.constitution.probe import votes, without_each
+    from kilter.constitution.read import load
+
+    document, comparisons = load(name), _pairs(data, limit)
+    found = votes(document, judge_of_text(judge), comparisons)
+    opposed = pairs_of(document, found)
+    effects = without_each(document, comparisons, found, _measures())
+    if as_json:
+        rows = [{"first": c.first, "second": c.second, "rate": c.rate.to_json()} for c in opposed]
+        left = {p: {m: e.to_json() for m, e in own.items()} for p, own in effects.items()}
+        out.print(json.dumps({"conflicts": rows, "without": left}, indent=1), soft_wrap=True)
+        return
+    for c in opposed:
+        word = "contradict" if c.contradict(contradict) else ""
+        line = f"differ on {interval(c.rate)} of the pairs that both decide"
+        out.print(styled("[bold]{} / {}[/]  {}  [red]{}[/]", c.first, c.second, line, word), soft_wrap=True)
+    for principle, changes in effects.items():
+        line = "; ".join(f"{name} {interval(e, sign=True)}" for name, e in changes.items())
+        out.print(styled("without [bold]{}[/]  {}", principle, line), soft_wrap=True)
+
+
+@command(
+    "diff",
+    to=constitution_app,
+    examples=[
+        "kilter constitution diff one general --data pairs.jsonl --judge judge.yaml",
+        "kilter constitution diff old.yaml new.yaml --data pairs.jsonl --judge judge.yaml --out page.md",
+    ],
+)
+def diff(
+    first: Document,
+    second: Document,
+    data: Data,
+    judge: JudgeOption,
+    limit: Limit = 200,
+    target: Annotated[Path | None, typer.Option("--out", help="file of the page, .md")] = None,
+) -> None:
+    """Compare two constitutions on the same pairs, with paired intervals."""
+    from kilter.constitution.opening import judge_of_text
+    from kilter.constitution.page import page
+    from kilter.constitution.probe import difference
+    from kilter.constitution.read import load
+
+    if target is not None:
+        require_file(target, "--out")
+    who = judge_of_text(judge)
+    found = difference(load(first), load(second), who, _pairs(data, limit), _measures())
+    text = page(found, data, who.name)
+    if target is not None:
+        write_text(target, text)
+    out.print(text, soft_wrap=True)
+
+
+def _pairs(data: str, limit: int) -> list[Comparison]:
+    """Pairs as comparisons, the better one first in every second: place must not tell."""
+    from kilter.api import make_data_spec
+    from kilter.data.dataset import load
+    from kilter.feedback.judge.verdict import Comparison
+
+    groups = load(make_data_spec({"path": data, "heldout": 0.0, "limit": limit}), "pairs").train
+    rows = []
+    for n, group in enumerate(groups):
+        texts = [c.text for c in group.completions][:: 1 if n % 2 else -1]
+        rows.append(Comparison(group.prompt, texts[0], texts[1], group.prompt.id))
+    return rows
+
+
+def _measures() -> dict[str, Measure]:
+    """What is measured of the answers that a constitution prefers."""
+    from kilter.evaluation.classifiers import declines, safety_label, should_comply, violates
+    from kilter.feedback.worlds import OwnJudge
+    from kilter.types import Completion, Feedback, Group, Prompt
+
+    def gold(prompt: Prompt, text: str) -> float | None:
+        """The score of the prompt's own world; None of any other prompt."""
+        group = Group(prompt, (Completion(text),), (Feedback(None),))
+        return OwnJudge([prompt])([group])[0][0].score
+
+    return {
+        "violations on unsafe requests": lambda prompt, text: (
+            float(violates(prompt, text)) if safety_label(prompt) == "unsafe" else None
+        ),
+        "over-refusal": lambda prompt, text: float(declines(prompt, text)) if should_comply(prompt) else None,
+        "gold score": gold,
+        "words": lambda prompt, text: float(len(text.split())),
+    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from kilter.feedback.judge.verdict import Comparison, Exam, Judge, Judgement, Or
 
 ORDERS: tuple[Order, ...] = ("forward", "swapped")
 UNDECIDED = 1e-9
+MARGIN = 0.05
+"""How far from 1/2 a principle decides."""
 
 
 @dataclass
@@ -46,31 +48,45 @@ class ConstitutionJudge:
     judge: Judge
     drawn: int = 0
     seed: int = 0
-    margin: float = 0.05
+    margin: float = MARGIN
     decisions: Path | None = None
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the constitution, the way it is asked, and the judge beneath."""
-        settings = (self.constitution.fingerprint, self.judge.fingerprint, self.drawn, self.seed, self.margin)
-        return hashlib.sha256(repr(settings).encode()).hexdigest()
+    fingerprint: str = field(init=False)
+    name: str = field(init=False)
 
-    @property
-    def name(self) -> str:
-        """What a person calls it."""
-        return f"{self.constitution.name} asked of {self.judge.name}"
+    def __post_init__(self) -> None:
+        # The constitution, the way it is asked, and the judge beneath.
+        settings = (self.constitution.fingerprint, self.judge.fingerprint, self.drawn, self.seed, self.margin)
+        self.fingerprint = hashlib.sha256(repr(settings).encode()).hexdigest()
+        self.name = f"{self.constitution.name} asked of {self.judge.name}"
 
     def compare(self, comparisons: Sequence[Comparison], repeats: int = 1) -> list[Judgement]:
-        """Judges each comparison under every principle that is about it, in both orders."""
+        """Judges each comparison under every principle that is about it, in both orders.
+
+        A comparison that brings its own principle is judged under that one alone.
+        """
+        own = [c for c in comparisons if c.principle]
+        single = iter(self.judge.compare(own, repeats) if own else ())
+        whole = iter(self._whole([c for c in comparisons if not c.principle], repeats))
+        return [next(single) if c.principle else next(whole) for c in comparisons]
+
+    def _whole(self, comparisons: Sequence[Comparison], repeats: int) -> list[Judgement]:
+        votes = self.votes(comparisons, repeats)
+        judgements = [
+            combined(self.constitution, c, v, self.margin) for c, v in zip(comparisons, votes, strict=True)
+        ]
+        if self.decisions is not None:
+            append_lines(self.decisions, map(decision, judgements), escape=False)
+        return judgements
+
+    def votes(self, comparisons: Sequence[Comparison], repeats: int = 1) -> list[dict[str, Judgement]]:
+        """Of each comparison, the judgement by the id of every principle that is about it."""
         asked = [(n, p) for n, c in enumerate(comparisons) for p in self._principles(c)]
         found = self.judge.compare([_under(comparisons[n], p) for n, p in asked], repeats) if asked else []
         votes: list[dict[str, Judgement]] = [{} for _ in comparisons]
         for (n, principle), judged in zip(asked, found, strict=True):
             votes[n][principle.id] = judged
-        judgements = [self.combined(c, v) for c, v in zip(comparisons, votes, strict=True)]
-        if self.decisions is not None:
-            append_lines(self.decisions, map(decision, judgements), escape=False)
-        return judgements
+        return votes
 
     def grade(self, exams: Sequence[Exam], repeats: int = 1) -> list[tuple[Verdict, ...]]:
         """A constitution compares answers, and grades none."""
@@ -83,33 +99,42 @@ class ConstitutionJudge:
         key = prompt_key(comparison.prompt)
         return sorted(known, key=lambda p: -bid(self.seed, key, 0, p))[: self.drawn]
 
-    def combined(self, comparison: Comparison, votes: Mapping[str, Judgement]) -> Judgement:
-        """The judgement that follows from the principles' own.
 
-        Args:
-            comparison: what was compared.
-            votes: judgement by the id of the principle.
-        """
-        ranks = self.constitution.tiers
-        weights = {p.id: p.weight for p in self.constitution.principles}
-        facts: dict[str, Any] = {"votes": {name: v.p for name, v in votes.items()}, "decided_by": []}
-        if not any(v.p is not None for v in votes.values()):
-            reason = next((v.reason for v in votes.values()), "no principle is about this prompt")
-            return Judgement(comparison, tuple(Verdict(None, o, reason=reason) for o in ORDERS), facts)
-        decisive = sorted((n for n, v in votes.items() if self._decides(v)), key=lambda n: (ranks[n], n))
-        for rank, names in groupby(decisive, key=lambda n: ranks[n]):
-            deciding = list(names)
-            values = {o: _mean(deciding, weights, votes, o) for o in ORDERS}
-            # Equals that cancel out have decided nothing, so the next rank speaks.
-            if abs(sum(values.values()) / 2 - 0.5) > UNDECIDED:
-                facts |= {"decided_by": deciding, "rank": rank}
-                return Judgement(comparison, _verdicts(values), facts)
-        return Judgement(comparison, _verdicts(dict.fromkeys(ORDERS, 0.5)), facts)
+def combined(
+    document: Constitution, comparison: Comparison, votes: Mapping[str, Judgement], margin: float
+) -> Judgement:
+    """The judgement that follows from the principles' own.
 
-    def _decides(self, vote: Judgement) -> bool:
-        values = [vote.of(order) for order in ORDERS]
-        known = [v - 0.5 for v in values if v is not None]
-        return len(known) == 2 and (min(known) > self.margin or max(known) < -self.margin)
+    Args:
+        document: whose ranks and weights count.
+        comparison: what was compared.
+        votes: judgement by the id of the principle.
+        margin: see ConstitutionJudge.
+    """
+    ranks, weights = document.tiers, {p.id: p.weight for p in document.principles}
+    facts: dict[str, Any] = {"votes": {name: v.p for name, v in votes.items()}, "decided_by": []}
+    scored = [name for name, v in votes.items() if v.p is not None]
+    if not scored:
+        reason = next((v.reason for v in votes.values()), "no principle is about this prompt")
+        return Judgement(comparison, tuple(Verdict(None, o, reason=reason) for o in ORDERS), facts)
+
+    # Equals that cancel out have decided nothing, so the next rank speaks.
+    decisive = sorted((n for n in scored if decides(votes[n], margin)), key=lambda n: (ranks[n], n))
+    for rank, names in groupby(decisive, key=lambda n: ranks[n]):
+        deciding = list(names)
+        values = {o: _mean(deciding, weights, votes, o) for o in ORDERS}
+        if abs(sum(values.values()) / 2 - 0.5) > UNDECIDED:
+            facts |= {"decided_by": deciding, "rank": rank}
+            return Judgement(comparison, _verdicts(values), facts)
+
+    # Nobody decides: the mean of all keeps a judge's bias for a place visible to its audit.
+    return Judgement(comparison, _verdicts({o: _mean(scored, weights, votes, o) for o in ORDERS}), facts)
+
+
+def decides(vote: Judgement, margin: float) -> bool:
+    """Whether a principle prefers an answer by more than the margin, in both orders."""
+    known = [v - 0.5 for order in ORDERS if (v := vote.of(order)) is not None]
+    return len(known) == len(ORDERS) and (min(known) > margin or max(known) < -margin)
 
 
 def decision(judged: Judgement) -> dict[str, Any]:
@@ -142,6 +167,7 @@ GENERAL = "general"
 """The shipped constitution that a judge's settings mean where they name none."""
 
 DECISIONS = "decisions.jsonl"
+"""In the folder of whoever asks."""
 
 
 @over.register("constitution")

@@ -233,6 +233,11 @@ def _gathered(
         count = 0
         for n, source in enumerate(spec.sources()):
             field = f"{where}.parts[{n}]" if spec.parts else where
+            # A stage that accepted nothing leaves an empty file; the other parts of a mixture are there.
+            if spec.parts and _is_empty(source):
+                account.skipped[f"part without a row ({source.path})"] += 1
+                bounds.append((count, source.weight))
+                continue
             bounds.append((count, source.weight))
             for group in _source(source, shape, spec.seed, field, account, everything):
                 if count == spec.limit:
@@ -259,6 +264,12 @@ def _not_raw(source: Part, where: str, account: Account) -> UserError:
         f"{account.format or 'groups'}, or a column system or history stands beside the prompt",
         "use text: chat, or leave such columns out of the file",
     )
+
+
+def _is_empty(source: Part) -> bool:
+    """Whether a source is what a stage made, and no row is in it."""
+    path = Path(source.path)
+    return source.format == "groups" and path.is_file() and path.stat().st_size == 0
 
 
 def _source(

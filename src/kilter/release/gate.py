@@ -286,6 +286,7 @@ def decide(
     baseline: str | None = None,
     broken: Sequence[str] = (),
     certificates: Sequence[str | Path] = (),
+    uncertified: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The gate's verdict as plain data (gate.json).
 
@@ -297,12 +298,13 @@ def decide(
         baseline: what the candidate must have been compared with.
         broken: files that are not what their stage wrote.
         certificates: judge.json files beside the policy's own.
+        uncertified: judges of the run that no certificate vouches for.
     """
     candidate = _candidate(evaluation, candidate, baseline)
     vouching = [*([policy.certificate] if policy.certificate else []), *certificates]
     day = today or dt.date.today()
     results = [check(c, evaluation, candidate, day, vouching) for c in policy.conditions]
-    results += [*_leaks(evaluation), *_changed(broken)]
+    results += [*_leaks(evaluation), *_changed(broken), *_unvouched(uncertified)]
     states = {r["state"] for r in results}
     verdict = "fail" if states & {"fail", "error"} else "inconclusive" if "inconclusive" in states else "pass"
     return {
@@ -380,6 +382,26 @@ def _changed(broken: Sequence[str]) -> list[dict[str, Any]]:
             "state": "fail",
             "severity": "fail",
             "why": f"{names} {'was' if len(broken) == 1 else 'were'} changed since",
+        }
+    ]
+
+
+def _unvouched(uncertified: Sequence[str]) -> list[dict[str, Any]]:
+    """A condition that no policy has to name: the word of a judge whom nobody measured decides nothing."""
+    if not uncertified:
+        return []
+    return [
+        {
+            "condition": "every judge is certified",
+            "metric": "judges",
+            "bound": "value",
+            "op": "<=",
+            "value": 0,
+            "observed": len(uncertified),
+            "n": None,
+            "state": "inconclusive",
+            "severity": "fail",
+            "why": f"judge not certified: {', '.join(uncertified)}",
         }
     ]
 

@@ -37,7 +37,7 @@ class SamplerContext:
 def check_sampler(spec: SamplerKind, where: str = "sampler") -> None:
     """Raises UserError where a sampler of the user's own cannot be read or does not take its options."""
     # The built-in ones have fields of their own, which the configuration has checked.
-    if ":" in spec.name:
+    if ":" in spec.name or spec.options:
         _options(spec, where)
 
 

@@ -9,7 +9,7 @@ from kilter.stages.kind import Stage, StageKind, Workspace
 from kilter.stages.outcome import Outcome, StagePlan, StageSpec
 from kilter.stages.registry import kind_of, kinds, make, stage
 
-for _kind in ("audit", "audit_judge", "generate", "label", "train", "merge", "evaluate", "gate"):
+for _kind in ("audit", "audit_judge", "generate", "label", "revise", "train", "merge", "evaluate", "gate"):
     kinds.declare(f"kilter.stages.{_kind}", _kind)
 
 __all__ = [

@@ -48,6 +48,9 @@ class AuditJudgeSpec(StageSpec):
         default_factory=list, description="only these probes are made; a certificate needs all of them"
     )
     days: Annotated[int, OUTPUT] = Field(90, ge=1, le=3650, description="how long the certificate holds")
+    gates: Annotated[bool, OUTPUT] = Field(
+        True, description="end with code 1 or 3 unless the judge passes; false leaves that to a gate"
+    )
     before: Annotated[CertificateRef, METHOD] = Field(
         None, description="an earlier audit of the same rows: what changed since is shown with intervals"
     )
@@ -128,7 +131,7 @@ class AuditJudge(StageKind[AuditJudgeSpec]):
             "pairs": made["pairs"],
             "lines": lines(Certificate.model_validate(made)),
         }
-        return Outcome(facts, code=CODES[made["verdict"]])
+        return Outcome(facts, code=CODES[made["verdict"]] if spec.gates else Exit.OK)
 
     def summary(self, facts: Mapping[str, Any]) -> Sequence[str | Text]:
         """The verdict, then every metric that is beyond its limit or undecided."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from rich.text import Text
 
+from kilter import manifest as manifests
 from kilter.artifacts import sha256_file
 from kilter.errors import UserError, nearest
 from kilter.options import METHOD, MODEL
@@ -122,6 +123,7 @@ class Gate(StageKind[GateSpec]):
             baseline=spec.baseline,
             broken=list(map(str, changed)),
             certificates=_certificates(work),
+            uncertified=_uncertified(work),
         )
         gates.write(result, folder)
         facts = {
@@ -137,3 +139,10 @@ class Gate(StageKind[GateSpec]):
         word, colour = facts["verdict"].upper(), COLOURS[facts["verdict"]]
         first = styled(f"  verdict: [bold {colour}]{{}}[/] for {{}}", word, facts["candidate"])
         return [first, *(f"    {line}" for line in facts["lines"])]
+
+
+def _uncertified(work: Workspace) -> list[str]:
+    """Judges of earlier stages that no certificate vouches for."""
+    entries = (manifests.read(work.stage(name)) for name in work.earlier())
+    done = [entry for entry in entries if entry is not None and entry.status == "done"]
+    return sorted({name for entry in done for name in entry.facts.get("uncertified", ())})

@@ -13,7 +13,7 @@ from pydantic import Field
 from rich.text import Text
 
 from kilter.artifacts import read_json
-from kilter.data.lineage import amended, lineage, row_id, with_entry
+from kilter.data.lineage import amended, lineage, row_id, uncertified, with_entry
 from kilter.data.shapes import PairRule, pairs_of
 from kilter.data.worlds.registry import sources
 from kilter.errors import RunFailed, UserError
@@ -73,6 +73,9 @@ class LabelSpec(StageSpec):
     rationale: Annotated[bool, OUTPUT] = Field(True, description="keep the judge's reasons beside the scores")
     judge: Annotated[ModelRef | None, MODEL] = Field(
         None, description="stage or model that feedback about a policy asks, such as self_reward"
+    )
+    allow_empty: Annotated[bool, OUTPUT] = Field(
+        False, description="leave no rows instead of stopping where nothing could be scored"
     )
     limit: Annotated[int | None, DATA] = Field(None, ge=1, description="score only the first N prompts")
     batch_size: Annotated[int, METHOD] = Field(32, ge=1, description="prompts that are scored at once")
@@ -160,7 +163,7 @@ class Label(StageKind[LabelSpec]):
         if asked:
             store.write(folder / PEOPLE, asked)
             work.console.print(f"  {len(asked)} pairs wait for people in {folder / PEOPLE}")
-        if not written:
+        if not written and not spec.allow_empty:
             dropped["pairs that wait for people"] = len(asked)
             reasons = ", ".join(f"{n} {why}" for why, n in (+dropped).items())
             raise RunFailed(
@@ -407,5 +410,6 @@ def _facts(scored: Sequence[Group], written: Sequence[Group], dropped: Counter[s
         "problems": dict(reasons.most_common(5)),
         "mean_score": round(statistics.fmean(scores), 4) if scores else None,
         "dropped": dict(+dropped),
+        "uncertified": sorted({name for g in scored for name in uncertified(g.prompt)}),
         "judged": any({"judge", "judges"} & e.keys() for g in scored[:1] for e in lineage(g.prompt)[-1:]),
     }

@@ -11,11 +11,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kilter.feedback.judge.spec import Mode, Reading
 from kilter.feedback.judge.verdict import Comparison, Exam, Order
-from kilter.types import Ask, Message, Prompt
+from kilter.types import ABOUT, Ask, Message, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,10 @@ class Asker:
         """Which of two answers is better; the swapped order shows the second one first."""
         shown = (c.first, c.second) if order == "forward" else (c.second, c.first)
         answers = {"answer A": shown[0], "answer B": shown[1]}
-        return self._question(c.prompt, c.principle, c.reference, answers, f"{order} {repeat}", repeat)
+        found = self._question(c.prompt, c.principle, c.reference, answers, f"{order} {repeat}", repeat)
+        # A world's own critic knows the case by its facts; no model sees them.
+        about = {**c.prompt.metadata.get(ABOUT, {}), "step": "compare", "shown": shown}
+        return replace(found, ask=replace(found.ask, metadata={**c.prompt.metadata, ABOUT: about}))
 
     def single(self, e: Exam, repeat: int) -> Question:
         """What one answer deserves."""

@@ -73,6 +73,7 @@ DRIFT = {
     "length/p95": "the longest answers drift",
     "refusal": f"the {titles()['refusal'].lower()} drifts",
     "markdown": "the use of markdown drifts",
+    "boilerplate": "more and more answers hold the same eight words",
     "rewards/disagreement": "the reward models disagree more",
     "energy_loss": "the last layer's energy loss drifts",
 }

@@ -1,0 +1,33 @@
+"""kilter trace: the whole history of a row that a run made and trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kilter.cli.app import command, out
+
+
+@command(
+    "trace",
+    examples=[
+        "kilter trace runs/constitutional-ai 0 --stage revise",
+        "kilter trace runs/constitutional-ai desk-7-12",
+    ],
+)
+def trace(
+    run: Annotated[
+        Path, typer.Argument(help="folder of a run, or of a stage that makes data", metavar="RUN")
+    ],
+    row: Annotated[
+        str, typer.Argument(help="place in the stage's file from 0 on, or the row's name", metavar="ROW")
+    ],
+    stage: Annotated[str, typer.Option(help="stage of the run; default: the last that has the row")] = "",
+) -> None:
+    """Print a row's history: prompt, answers, critiques, revisions, verdicts, certificates, hashes."""
+    from kilter.release.trace import find, lines
+
+    for line in lines(find(run, row, stage)):
+        out.print(line, soft_wrap=True)

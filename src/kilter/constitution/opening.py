@@ -1,0 +1,80 @@
+"""Critics from settings: a model, an endpoint, a script, or a world's own critic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from kilter.constitution.read import read
+from kilter.constitution.spec import CriticSpec
+from kilter.data.worlds.registry import PREFIX, worlds
+from kilter.feedback.context import Context
+from kilter.feedback.judge.build import build, load_spec
+from kilter.feedback.judge.spec import JudgeSpec
+from kilter.feedback.judge.verdict import Judge
+from kilter.models.load import resolve
+from kilter.roles.chat import SamplerChat
+from kilter.roles.open import OpenSpec
+from kilter.roles.sampler import open_sampler
+from kilter.sampling.config import SamplerKind
+from kilter.types import SamplingParams
+from kilter.validation import as_user_error
+
+
+def open_critic(spec: CriticSpec, model: Callable[[], Path], seed: int, where: str) -> SamplerChat:
+    """The chat with a critic. Its `sampler` has to be closed.
+
+    Args:
+        spec: who writes.
+        model: finds the folder of the weights; it is asked only if the sampler opens some.
+        seed: of sampling.
+        where: field of the settings, for messages.
+    """
+    opening = OpenSpec(
+        model() if spec.opens else spec.sampler.model or "",
+        template=spec.template,
+        max_length=spec.max_length,
+        max_prompt=spec.max_length - spec.max_new_tokens,
+        long_rows="cut",
+    )
+    params = SamplingParams(spec.max_new_tokens, spec.temperature, seed=seed)
+    return SamplerChat(open_sampler(spec.sampler, opening, f"{where}.sampler"), params)
+
+
+def critic_of_text(text: str, seed: int = 0) -> SamplerChat:
+    """A critic as a command line names it: builtin:WORLD, a model, or a file of a critic's settings.
+
+    Raises:
+        UserError: the file or its settings are wrong.
+    """
+    if text.endswith((".yaml", ".yml")):
+        try:
+            spec = CriticSpec.model_validate(read(Path(text), "--critic"))
+        except ValidationError as error:
+            raise as_user_error(error, "--critic", CriticSpec) from error
+    else:
+        own = _world(text)
+        spec = CriticSpec(sampler=own) if own is not None else CriticSpec(model=text)
+    return open_critic(spec, lambda: resolve(spec.model or "", "--critic"), seed, "--critic")
+
+
+def judge_of_text(text: str) -> Judge:
+    """A judge as a command line names it: judge.yaml, builtin:WORLD, or a model."""
+    if text.endswith((".yaml", ".yml")):
+        spec = load_spec(text, "--judge")
+    else:
+        own = _world(text)
+        spec = JudgeSpec(sampler=own) if own is not None else JudgeSpec(model=text)
+    # Principles are asked one by one, so what the file says of a constitution is not needed here.
+    plain = spec.model_copy(update={"mode": "pairwise", "constitution": None})
+    return build(plain, Context(lambda name: resolve(name, "--judge")), "--judge")
+
+
+def _world(text: str) -> SamplerKind | None:
+    """The world's own critic in `builtin:WORLD`, `builtin:WORLD:CRITIC`; None of anything else."""
+    name, _, critic = text.removeprefix(PREFIX).partition(":")
+    if not text.startswith(PREFIX) or name not in worlds.names():
+        return None
+    return SamplerKind(name="world", options={"world": name, "critic": critic or "constitution"})

@@ -1,0 +1,179 @@
+"""What principles do, measured: who fires, who contradicts whom, and what changes without each of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from kilter.constitution.critique import look
+from kilter.constitution.document import Constitution
+from kilter.constitution.judge import MARGIN, ConstitutionJudge, combined, decides
+from kilter.constitution.wording import conversation, critique_ask
+from kilter.feedback.judge.verdict import Comparison, Judge, Judgement
+from kilter.seams import Chat
+from kilter.statistics import Estimate, paired_difference, proportion
+from kilter.types import Prompt
+
+Measure = Callable[[Prompt, str], float | None]
+"""(prompt, answer) to a number; None where it does not apply."""
+
+Votes = Sequence[Mapping[str, Judgement]]
+"""Of each comparison, the judgement by the id of the principle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fires:
+    """How often a principle finds something.
+
+    invalid: critiques that name nothing, or that could not be had. rate: of those that count.
+    """
+
+    principle: str
+    probes: int
+    invalid: int
+    rate: Estimate
+
+    @property
+    def says(self) -> str:
+        """What a person should look at; "" where nothing is."""
+        if not self.probes:
+            return "its scope holds no prompt of this data"
+        if self.rate.value is None:
+            return "no critique under it could be used"
+        return {0.0: "never fires", 1.0: "always fires"}.get(self.rate.value, "")
+
+
+def fires(
+    document: Constitution, critic: Chat, answers: Sequence[tuple[Prompt, str]], shots: int = 2
+) -> list[Fires]:
+    """Asks the critic under every principle, whose scope holds the prompt, about every answer."""
+    found = []
+    for principle in document.principles:
+        mine = [(p, a) for p, a in answers if principle.scope.holds(p)]
+        replies = critic.reply([critique_ask(p, a, principle, shots) for p, a in mine]) if mine else []
+        events: list[bool | None] = []
+        for (prompt, answer), reply in zip(mine, replies, strict=True):
+            kind = "invalid" if reply.problem else look(reply.text, answer, conversation(prompt))[0]
+            events.append(None if kind == "invalid" else kind == "problem")
+        found.append(Fires(principle.id, len(mine), events.count(None), proportion(events)))
+    return found
+
+
+def votes(document: Constitution, judge: Judge, comparisons: Sequence[Comparison]) -> Votes:
+    """Every principle's own judgement on every comparison that its scope holds, in both orders."""
+    return ConstitutionJudge(document, judge).votes(comparisons)
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Two principles on the pairs that both of them decide, in both orders.
+
+    rate: share of those pairs on which they prefer different answers.
+    """
+
+    first: str
+    second: str
+    rate: Estimate
+
+    def contradict(self, limit: float) -> bool:
+        """Whether even the lower bound of the rate is above the limit."""
+        return self.rate.ci_low is not None and self.rate.ci_low > limit
+
+
+def conflicts(document: Constitution, found: Votes) -> list[Conflict]:
+    """Every two principles that both decided some pair, the highest rate first."""
+    out = []
+    for a, b in itertools.combinations([p.id for p in document.principles], 2):
+        both = [v for v in found if a in v and b in v and decides(v[a], MARGIN) and decides(v[b], MARGIN)]
+        if both:
+            opposite = [((v[a].p or 0.0) > 0.5) != ((v[b].p or 0.0) > 0.5) for v in both]
+            out.append(Conflict(a, b, proportion(opposite)))
+    return sorted(out, key=lambda c: (-(c.rate.value or 0.0), c.first, c.second))
+
+
+def chosen(document: Constitution, comparisons: Sequence[Comparison], found: Votes) -> list[float | None]:
+    """Probability of the first answer under a constitution, by its ranks and weights."""
+    known = {p.id for p in document.principles}
+    own = [{name: v for name, v in row.items() if name in known} for row in found]
+    return [combined(document, c, v, MARGIN).p for c, v in zip(comparisons, own, strict=True)]
+
+
+def values(
+    measure: Measure, comparisons: Sequence[Comparison], p: Sequence[float | None]
+) -> list[float | None]:
+    """A measure of the answers that are preferred; of two equal ones, the mean of both."""
+    out: list[float | None] = []
+    for c, probability in zip(comparisons, p, strict=True):
+        a, b = measure(c.prompt, c.first), measure(c.prompt, c.second)
+        if probability is None or a is None or b is None:
+            out.append(None)
+        else:
+            out.append(a if probability > 0.5 else b if probability < 0.5 else (a + b) / 2)
+    return out
+
+
+def without_each(
+    document: Constitution, comparisons: Sequence[Comparison], found: Votes, measures: Mapping[str, Measure]
+) -> dict[str, dict[str, Estimate]]:
+    """By principle and measure: what the preferred answers gain or lose where that principle is left out."""
+    whole = chosen(document, comparisons, found)
+    base = {name: values(m, comparisons, whole) for name, m in measures.items()}
+    out: dict[str, dict[str, Estimate]] = {}
+    for principle in document.principles if len(document.principles) > 1 else ():
+        p = chosen(document.without(principle.id), comparisons, found)
+        out[principle.id] = {
+            name: paired_difference(values(m, comparisons, p), base[name]) for name, m in measures.items()
+        }
+    return out
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two constitutions on the same pairs of answers.
+
+    agree: share of pairs on which they prefer the same. rates: by measure, the estimates of both and the
+    paired difference, second minus first. texts: principles by what became of them.
+    """
+
+    names: tuple[str, str]
+    pairs: int
+    agree: Estimate
+    rates: Mapping[str, tuple[float | None, float | None, Estimate]]
+    texts: Mapping[str, Sequence[str]]
+
+
+def difference(
+    first: Constitution,
+    second: Constitution,
+    judge: Judge,
+    comparisons: Sequence[Comparison],
+    measures: Mapping[str, Measure],
+) -> Difference:
+    """Judges every pair under both, and compares the answers that each one prefers."""
+    p = [chosen(d, comparisons, votes(d, judge, comparisons)) for d in (first, second)]
+    rates = {}
+    for name, measure in measures.items():
+        a, b = (values(measure, comparisons, own) for own in p)
+        means = [
+            sum(known) / len(known) if (known := [v for v in x if v is not None]) else None for x in (a, b)
+        ]
+        rates[name] = (means[0], means[1], paired_difference(b, a))
+    same = [None if x is None or y is None else _side(x) == _side(y) for x, y in zip(*p, strict=True)]
+    return Difference(
+        (first.name, second.name), len(comparisons), proportion(same), rates, _texts(first, second)
+    )
+
+
+def _side(p: float) -> int:
+    return (p > 0.5) - (p < 0.5)
+
+
+def _texts(first: Constitution, second: Constitution) -> dict[str, list[str]]:
+    a, b = ({p.id: p for p in d.principles} for d in (first, second))
+    return {
+        "only in the first": [i for i in a if i not in b],
+        "only in the second": [i for i in b if i not in a],
+        "changed": [i for i in a if i in b and a[i] != b[i]],
+        "the same": [i for i in a if b.get(i) == a[i]],
+    }

@@ -1,0 +1,182 @@
+"""A row's whole history: prompt, answers, critiques, revisions, verdicts, certificates, stages and hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kilter import manifest as manifests
+from kilter.artifacts import sha256_file
+from kilter.data import store
+from kilter.data.dataset import prompt_key
+from kilter.data.lineage import lineage, row_id
+from kilter.errors import UserError, nearest
+from kilter.manifest import Manifest
+from kilter.types import Group
+from kilter.validation import load_yaml
+
+ROWS = "groups.jsonl"
+SHOWN = ("model", "model_hash", "constitution", "constitution_hash", "feedback", "judge_name", "judge")
+MORE = ("certificate", "uncertified", "wording", "sampling", "answers")
+"""What is told of a stage, in this order, where it is known."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A row that was found.
+
+    Args:
+        stage: name of the stage that wrote it.
+        folder: of the stage.
+        index: 0-based place in its file.
+        group: the row.
+        run: folder of the run.
+    """
+
+    stage: str
+    folder: Path
+    index: int
+    group: Group
+    run: Path
+
+
+def find(run: Path, row: str, stage: str = "") -> Traced:
+    """A row by its place or its name.
+
+    Args:
+        run: folder of a run, or of one of its stages.
+        row: 0-based place in the stage's file, a row's name, or the beginning of its prompt's hash.
+        stage: of the run; default: the last one that has such a row.
+
+    Raises:
+        UserError: there is no such run, stage or row.
+    """
+    known = _stages(run)
+    if stage and stage not in known:
+        raise UserError("--stage", stage, "makes no data in this run", nearest(stage, known))
+    names = [stage] if stage else list(reversed(known))
+    for name in names:
+        for index, group in enumerate(store.read(known[name] / ROWS)):
+            if row == str(index) or row in _names(group) or _begins(row, group):
+                return Traced(name, known[name], index, group, run)
+    counts = ", ".join(f"{n} has {sum(1 for _ in store.read(known[n] / ROWS))} rows" for n in names)
+    raise UserError(
+        "ROW", row, f"is no row of this run ({counts})", "Give a place from 0 on, or a row's name."
+    )
+
+
+def _stages(run: Path) -> dict[str, Path]:
+    """Stages with rows by name, in the order in which they began."""
+    if not run.is_dir():
+        raise UserError("RUN", str(run), "is not a folder", "Give the folder of a run, such as runs/NAME.")
+    if (run / ROWS).is_file():
+        return {run.name: run}
+    entries = _entries(run)
+    found = {name: run / name for name in entries if (run / name / ROWS).is_file()}
+    if not found:
+        fix = "Give a run with a generate, label or revise stage."
+        raise UserError("RUN", str(run), "holds no rows that Kilter made", fix)
+    return found
+
+
+def _entries(run: Path) -> dict[str, Manifest]:
+    read = {path.parent.name: manifests.read(path.parent) for path in sorted(run.glob("*/manifest.json"))}
+    known = {name: entry for name, entry in read.items() if entry is not None}
+    return dict(sorted(known.items(), key=lambda item: item[1].started))
+
+
+def _names(group: Group) -> set[str]:
+    return {row_id(group.prompt), *(str(e.get("row", "")) for e in lineage(group.prompt))} - {""}
+
+
+def _begins(row: str, group: Group) -> bool:
+    return len(row) >= 8 and prompt_key(group.prompt).startswith(row)
+
+
+def lines(found: Traced) -> Iterator[str]:
+    """The history, line by line."""
+    group = found.group
+    yield f"row {found.index} ({row_id(group.prompt)}) of {found.folder / ROWS}"
+    yield f"prompt {prompt_key(group.prompt)}"
+    for turn in group.prompt.messages:
+        yield f"  {turn['role']}: {turn['content']}"
+    if group.prompt.text:
+        yield f"  {group.prompt.text}"
+    yield "answers"
+    for n, (completion, feedback) in enumerate(zip(group.completions, group.feedback, strict=True)):
+        score = "unscored" if feedback.score is None else f"score {feedback.score:g}"
+        by = f" by {feedback.source}" if feedback.source else ""
+        yield f"  {n}: {completion.text}"
+        yield f"     {score}{by}{_odds(feedback.against)}"
+    for entry in lineage(group.prompt):
+        yield from _entry(entry)
+    yield "files"
+    yield from _files(found)
+
+
+def _odds(against: Sequence[tuple[float, float] | None]) -> str:
+    both = [f"answer {n}: {p[0]:.3g} shown first, {p[1]:.3g} second" for n, p in enumerate(against) if p]
+    return f"; better than {'; '.join(both)}" if both else ""
+
+
+def _entry(entry: Mapping[str, Any]) -> Iterator[str]:
+    """One stage of the row's history."""
+    yield f"stage {entry.get('stage', '?')} ({entry.get('kind', '?')}), row {entry.get('row', '?')}"
+    for name in (*SHOWN, *MORE):
+        if entry.get(name) not in (None, "", {}, []):
+            yield f"  {name.replace('_', ' ')}: {entry[name]}"
+    for link in entry.get("links", ()):
+        yield f"  round {link['round']}, principle {link['principle'] or '(none)'}: {link['state']}"
+        for name in ("critique", "revision", "reason"):
+            if link[name]:
+                yield f"    {name}: {link[name]}"
+        if link["forward"] is not None or link["swapped"] is not None:
+            odds = f"{_p(link['forward'])} shown first, {_p(link['swapped'])} shown second"
+            yield f"    revision better: {odds}"
+
+
+def _p(value: float | None) -> str:
+    return "unscored" if value is None else f"{value:.3g}"
+
+
+def _files(found: Traced) -> Iterator[str]:
+    """The hashes of the stages that made the row, and who learned from it."""
+    alone = found.run == found.folder
+    entries = {found.stage: manifests.read(found.folder)} if alone else dict(_entries(found.run))
+    mine = [str(e.get("stage")) for e in lineage(found.group.prompt)]
+    for name in dict.fromkeys([*mine, found.stage]):
+        entry = entries.get(name)
+        if entry is None:
+            continue
+        folder = found.folder if alone else found.run / name
+        now, then = sha256_file(folder / ROWS), entry.outputs.get("data", "")
+        same = "as it was written" if now == then else f"CHANGED since, it was {then[:16]}"
+        yield f"  {name}: {now[:16]}, {same}; settings and inputs {entry.key[:16]}, {entry.started}"
+    for name, entry in entries.items():
+        if entry is not None and entry.kind == "train" and _learned(found, entry):
+            model = entry.outputs.get("model", entry.status)[:16]
+            yield f"  {name}: learned from it; model {model}, {entry.started}"
+
+
+def _learned(found: Traced, entry: Manifest) -> bool:
+    """Whether a train stage read what the row's stage made, by itself or in a mixture."""
+    read = {name.removeprefix("data:") for name in entry.inputs if name.startswith("data:")}
+    return bool(read & {found.stage, *_led(found.run, found.stage)})
+
+
+def _led(run: Path, stage: str) -> Iterator[str]:
+    """Data sets of the recipe that a stage's rows are part of."""
+    path = run / "recipe.yaml"
+    try:
+        raw = load_yaml(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except yaml.YAMLError:
+        return
+    for name, spec in (raw or {}).get("data", {}).items():
+        parts = spec.get("parts", []) if isinstance(spec, dict) else []
+        paths = [spec.get("path")] if isinstance(spec, dict) else []
+        if f"${stage}" in [*paths, *(p.get("path") for p in parts if isinstance(p, dict))]:
+            yield name

@@ -1,0 +1,421 @@
+"""revise: a model answers, a critic objects under a drawn principle, and a revision counts on evidence."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+from rich.text import Text
+
+from kilter.artifacts import append_lines, read_lines, sha256_file
+from kilter.constitution.spec import CriticSpec
+from kilter.data.lineage import row_id, with_entry
+from kilter.errors import UserError
+from kilter.feedback.judge.spec import JudgeSpec
+from kilter.options import DATA, METHOD, MODEL, SAMPLING
+from kilter.refs import BaseRef, CertificateRef, DataRef, Found, TemplateRef
+from kilter.release.section import Section
+from kilter.screen import styled
+from kilter.stages.door import Door
+from kilter.stages.generate import AnswerSpec
+from kilter.stages.kind import StageKind, Workspace
+from kilter.stages.outcome import ARTIFACT, Outcome, StagePlan, StageSpec
+from kilter.stages.refs import references
+from kilter.stages.registry import stage
+from kilter.statistics import wilson_bounds
+from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
+
+if TYPE_CHECKING:
+    from kilter.constitution.chain import Chain, Reviser
+    from kilter.feedback.judge.verdict import Judge
+    from kilter.roles.chat import SamplerChat
+
+CHUNK = 16
+"""Prompts that are answered, criticised and revised at once; after each chunk its chains are on disk."""
+
+CHAINS = "chains.jsonl"
+ANSWERS = "answers.jsonl"
+
+
+class ReviseSpec(StageSpec):
+    """A model's answers are criticised and revised under a constitution."""
+
+    model: Annotated[BaseRef, MODEL] = Field(
+        None, description="stage or model that answers; default: the recipe's model"
+    )
+    data: Annotated[DataRef, DATA] = Field("$data", description="$name of the prompts, such as a red team's")
+    split: Annotated[Literal["train", "heldout", "all"], DATA] = Field(
+        "train", description="which of its prompts are asked"
+    )
+    limit: Annotated[int | None, DATA] = Field(None, ge=1, description="ask only the first N of them")
+    constitution: Annotated[str, METHOD] = Field(
+        "general", description="a shipped name, a .yaml file, or a .json file of a public layout"
+    )
+    rounds: Annotated[int, METHOD] = Field(
+        2, ge=1, le=16, description="rounds of critique and revision; each draws one principle by hash"
+    )
+    shots: Annotated[int, METHOD] = Field(
+        2, ge=0, le=8, description="the principle's worked examples that critic and reviser see"
+    )
+    critic: Annotated[CriticSpec, METHOD] = Field(
+        default_factory=CriticSpec, description="who writes critiques and revisions"
+    )
+    judge: Annotated[JudgeSpec | None, METHOD] = Field(
+        None, description="who compares revision and answer, as in docs/judges.md; default: the critic"
+    )
+    certificate: Annotated[CertificateRef, METHOD] = Field(
+        None, description="audit_judge stage that certifies the judge; default: judge.certificate"
+    )
+    allow_uncertified: Annotated[bool, METHOD] = Field(
+        False, description="accept revisions on the word of a judge without a valid certificate"
+    )
+    sampler: Annotated[AnswerSpec, SAMPLING] = Field(
+        default_factory=lambda: AnswerSpec(), description="who samples the first answers, and how"
+    )
+    seed: Annotated[int, SAMPLING] = Field(
+        0, ge=0, lt=2**32, description="same seed, same answers and same principles drawn"
+    )
+    max_length: Annotated[int | None, DATA] = Field(
+        1024, ge=8, description="tokens of prompt plus answer; null: none is cut"
+    )
+    template: Annotated[TemplateRef, DATA] = Field(
+        "auto", description="chat template of the model that answers"
+    )
+    dtype: Annotated[Literal["float32", "bfloat16"], MODEL] = Field(
+        "float32", description="precision of the first answers"
+    )
+
+    def params(self) -> SamplingParams:
+        """How each first answer is sampled."""
+        s = self.sampler
+        return SamplingParams(s.max_new_tokens, s.temperature, s.top_p, s.top_k, tuple(s.stop), self.seed)
+
+    def judging(self, base: str) -> JudgeSpec:
+        """The judge's settings; without them the critic judges, by the model that `base` names."""
+        if self.judge is not None:
+            return self.judge
+        model = self.critic.model or self.model or base
+        return JudgeSpec(model=model if self.critic.opens else None, sampler=self.critic.sampler)
+
+
+@stage("revise")
+class Revise(StageKind[ReviseSpec]):
+    """First answers.jsonl, then chains.jsonl, both line by line; groups.jsonl holds what was accepted."""
+
+    Spec = ReviseSpec
+    makes = "data"
+    door = Door(
+        "Criticise and revise a model's answers under a constitution. Run it again to go on.\n\n"
+        "A revision counts only if the judge prefers it under its principle in both orders.",
+        (
+            "kilter revise --data prompts.jsonl --constitution general --critic.model runs/sft",
+            "kilter revise --model runs/sft --data prompts.jsonl --rounds 3 --dry-run",
+        ),
+        often=("constitution", "rounds", "critic__sampler__name", "critic__model", "allow_uncertified"),
+    )
+
+    def reads(self, spec: ReviseSpec) -> list[Found]:
+        """A model is read if it answers, or if it criticises its own answers."""
+        reads = spec.sampler.opens or (spec.critic.opens and spec.critic.model is None)
+        return [f for f in references(spec) if f.field != "model" or reads]
+
+    def inputs(self, spec: ReviseSpec, work: Workspace) -> dict[str, str]:
+        """The constitution's content, and the critic's wording."""
+        from kilter.constitution.read import load
+        from kilter.constitution.wording import VERSION
+
+        document = load(spec.constitution, work.where("constitution"))
+        return {f"constitution:{spec.constitution}": document.fingerprint, "wording": VERSION}
+
+    def check(self, spec: ReviseSpec, work: Workspace) -> None:
+        """The constitution can be read, and the samplers take their settings."""
+        from kilter.constitution.read import load
+        from kilter.feedback.judge.protocol import refuse_unusable
+        from kilter.sampling.build import check_sampler
+        from kilter.sampling.config import idle_fields
+        from kilter.validation import refuse_idle
+
+        load(spec.constitution, work.where("constitution"))
+        for field, sampler in (("sampler", spec.sampler), ("critic.sampler", spec.critic.sampler)):
+            refuse_idle(sampler, f"{work.where(field)}.", idle_fields(sampler))
+            check_sampler(sampler, work.where(field))
+        if spec.critic.max_length - spec.critic.max_new_tokens < 32:
+            raise UserError(
+                work.where("critic.max_length"),
+                spec.critic.max_length,
+                "leaves no room for a question beside its reply",
+                "raise it, or lower critic.max_new_tokens",
+            )
+        if spec.judge is not None:
+            refuse_unusable(spec.judge, work.where("judge"))
+
+    def preflight(self, spec: ReviseSpec, work: Workspace) -> None:
+        """Refuses data that has no prompts to answer."""
+        if work.ready(spec.data) and not prompts_of(spec, work):
+            fix = "choose another split, or more data"
+            raise UserError(work.where("split"), spec.split, "leaves no prompts to ask", fix)
+
+        # What opens no weights is opened now: a misspelt critic must not cost the answers before it.
+        if not spec.critic.opens:
+            _critic(spec, work).sampler.close()
+        if not work.is_stage(spec.judging(work.base).model):
+            _judge(spec, work, None)
+
+    def plan(self, spec: ReviseSpec, work: Workspace) -> StagePlan:
+        """Prompts, and the calls that they can take at most."""
+        who = (spec.model or work.base) if spec.sampler.opens else spec.sampler.name
+        what = f"{who} answers {spec.data}, {spec.critic.sampler.name} revises by {spec.constitution}"
+        if not work.ready(spec.data):
+            return StagePlan(what)
+        count = len(prompts_of(spec, work))
+        calls = (
+            f"at most {2 * count * spec.rounds} critiques and revisions, {2 * count * spec.rounds} verdicts"
+        )
+        tokens = count * (spec.sampler.max_new_tokens + 2 * spec.rounds * spec.critic.max_new_tokens)
+        return StagePlan(f"{what}: {calls}", count, tokens)
+
+    def run(self, spec: ReviseSpec, work: Workspace, folder: Path) -> Outcome:
+        """Writes answers.jsonl, chains.jsonl and groups.jsonl."""
+        from kilter.data import store
+
+        prompts = prompts_of(spec, work)
+        _answer(spec, work, prompts, folder)
+        answers = list(store.read(folder / ANSWERS))
+        history = _revise(spec, work, answers, folder)
+        chains = list(read_lines(folder / CHAINS))
+        rows = [_row(g, c, history) for g, c in zip(answers, chains, strict=True) if c["accepted"]]
+        store.write(folder / ARTIFACT["data"], rows)
+        facts = facts_of(chains) | {"rows": len(rows), "failed": len(prompts) - len(answers)}
+        uncertified = [history["judge_name"]] if "uncertified" in history else []
+        return Outcome(facts | {"uncertified": uncertified})
+
+    def summary(self, facts: Mapping[str, Any]) -> Sequence[str | Text]:
+        """Rates by state, and what keeps revisions from being accepted."""
+        counts = ", ".join(f"{n} {state}" for state, n in facts["states"].items() if n)
+        lines: list[str | Text] = [f"  {facts['rows']} of {facts['prompts']} answers were revised ({counts})"]
+        for name in facts["uncertified"]:
+            lines.append(styled("  [yellow]judge not certified[/]: {}", name))
+        if not facts["rows"]:
+            lines.append(styled("  [yellow]no revision was accepted[/]: {}", _most(facts["reasons"])))
+        return lines
+
+    def section(self, folder: Path) -> Section | None:
+        """Rates per principle and round, and the first chains."""
+        chains = list(read_lines(folder / CHAINS))
+        if not chains:
+            return None
+        facts = facts_of(chains)
+        counts = ", ".join(f"{n} {state}" for state, n in facts["states"].items() if n)
+        lead = (
+            f"{facts['accepted']} of {facts['prompts']} answers have an accepted revision. Links: {counts}."
+        )
+        if facts["reasons"]:
+            lead += f" Most frequent reasons: {_most(facts['reasons'], 3)}."
+        rows = [
+            (r["principle"], str(r["round"]), str(r["n"]), _share(r), *(str(r[s]) for s in REST))
+            for r in facts["rates"]
+        ]
+        head = ("Principle", "Round", "Links", "Accepted", *(s.replace("_", " ").capitalize() for s in REST))
+        return Section("Revisions", lead, "" if facts["accepted"] else "warn", head, rows)
+
+
+REST = ("no_change", "worse", "evasive", "unscored")
+
+
+def prompts_of(spec: ReviseSpec, work: Workspace) -> list[Prompt]:
+    """The prompts that are asked, each once, in the order of the data."""
+    from kilter.data.dataset import prompt_key
+
+    data = work.load(spec.data, "prompts")
+    work.announce(spec.data, data)
+    groups = {"train": data.train, "heldout": data.heldout, "all": [*data.train, *data.heldout]}[spec.split]
+    found: dict[str, Prompt] = {}
+    for group in groups:
+        found.setdefault(prompt_key(group.prompt), group.prompt)
+    return list(found.values())[: spec.limit]
+
+
+def _model(spec: ReviseSpec, work: Workspace) -> Path | str:
+    return work.model(spec.model) if spec.sampler.opens else spec.sampler.model or ""
+
+
+def _answer(spec: ReviseSpec, work: Workspace, prompts: Sequence[Prompt], folder: Path) -> None:
+    """Appends first answers, in the order of the prompts; a failed one is asked again by the next run."""
+    from kilter.data import store
+    from kilter.data.dataset import prompt_key
+    from kilter.progress import Display, OnDisplay
+    from kilter.roles.open import OpenSpec
+    from kilter.roles.sampler import open_sampler
+    from kilter.sampling.collect import collect, requests
+
+    there = {prompt_key(g.prompt) for g in store.read(folder / ANSWERS)}
+    todo = [p for p in prompts if prompt_key(p) not in there]
+    if not todo:
+        return
+    room = None if spec.max_length is None else spec.max_length - spec.sampler.max_new_tokens
+    opening = OpenSpec(
+        _model(spec, work),
+        dtype=spec.dtype,
+        template=spec.template,
+        max_length=spec.max_length,
+        max_prompt=room,
+    )
+    with (
+        contextlib.closing(open_sampler(spec.sampler, opening, work.where("sampler"))) as sampler,
+        Display(work.console, f"{work.name}: answers", len(prompts), len(there)) as display,
+    ):
+        for part in _chunks(todo):
+            found = collect(sampler, requests(part, 1, spec.params()), OnDisplay(display, len(there)))
+            rows = [
+                Group(p, (made[0],), (Feedback(None),))
+                for p, made in zip(part, found.made, strict=True)
+                if made
+            ]
+            store.append(folder / ANSWERS, rows)
+            there |= {prompt_key(p) for p in part}
+
+
+def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for first in range(0, len(rows), CHUNK):
+        yield rows[first : first + CHUNK]
+
+
+def _revise(spec: ReviseSpec, work: Workspace, answers: Sequence[Group], folder: Path) -> dict[str, Any]:
+    """Appends a chain per answer; returns who judged, and what vouches for it."""
+    from kilter.constitution.read import load
+    from kilter.constitution.wording import VERSION
+    from kilter.progress import Display
+
+    judge = _judge(spec, work, folder)
+    document = load(spec.constitution)
+    asked: dict[str, Any] = {
+        "stage": work.name,
+        "constitution": document.name,
+        "constitution_hash": document.fingerprint,
+    }
+    asked |= {"wording": VERSION, "sampling": asdict(spec.params()), **_answerer(spec, work)}
+    history = _vouched(spec, work, judge) | asked
+    done = sum(1 for _ in read_lines(folder / CHAINS))
+    if done == len(answers):
+        return history
+
+    # The critic's weights are opened only where a chain is still to be made.
+    critic = _critic(spec, work)
+    reviser = _reviser(spec, critic, judge, not history.get("uncertified") or spec.allow_uncertified)
+    with (
+        contextlib.closing(critic.sampler),
+        Display(work.console, f"{work.name}: revisions", len(answers), done) as display,
+    ):
+        for part in _chunks(answers[done:]):
+            chains = reviser.revise([(g.prompt, g.completions[0].text) for g in part])
+            append_lines(folder / CHAINS, map(_line, chains), flush=True, escape=False)
+            done += len(part)
+            display.update(done, "prompts")
+    return history
+
+
+def _judge(spec: ReviseSpec, work: Workspace, folder: Path | None) -> Judge:
+    from kilter.feedback.context import Context
+    from kilter.feedback.judge.build import build
+
+    context = Context(lambda name: work.model(name, "judge"), folder=folder)
+    return build(spec.judging(work.base), context, work.where("judge"))
+
+
+def _critic(spec: ReviseSpec, work: Workspace) -> SamplerChat:
+    from kilter.constitution.opening import open_critic
+
+    name = spec.critic.model or spec.model
+    return open_critic(spec.critic, lambda: work.model(name), spec.seed, work.where("critic"))
+
+
+def _answerer(spec: ReviseSpec, work: Workspace) -> dict[str, str]:
+    """Who gave the first answers, in the words of a row's history."""
+    from kilter.models.load import model_hash
+
+    found = _model(spec, work)
+    name = (spec.model or work.base) if spec.sampler.opens else str(found) or spec.sampler.name
+    return {"model": name, "model_hash": model_hash(found)[:16] if isinstance(found, Path) else ""}
+
+
+def _reviser(spec: ReviseSpec, critic: SamplerChat, judge: Judge, trusted: bool) -> Reviser:
+    from kilter.constitution.chain import Reviser
+    from kilter.constitution.read import load
+    from kilter.evaluation.evasion import evades
+
+    document = load(spec.constitution)
+    return Reviser(document, critic, critic, judge, spec.rounds, spec.seed, spec.shots, evades, trusted)
+
+
+def _vouched(spec: ReviseSpec, work: Workspace, judge: Judge) -> dict[str, Any]:
+    """Who judges, in the words of a row's history; "uncertified" says why nothing vouches for it."""
+    from kilter.feedback.judge import certificate
+
+    path: str | Path | None = spec.judging(work.base).certificate
+    if spec.certificate is not None:
+        path = work.stage(spec.certificate) / ARTIFACT["certificate"]
+    problem = certificate.valid(path, judge.fingerprint)
+    vouches = "uncertified" if problem or path is None else sha256_file(Path(path))
+    own = {"judge": judge.fingerprint, "judge_name": judge.name, "certificate": vouches}
+    return own | ({"uncertified": problem} if problem else {})
+
+
+def _line(chain: Chain) -> dict[str, Any]:
+    """A line of chains.jsonl."""
+    return {
+        "row": row_id(chain.prompt),
+        "accepted": chain.accepted,
+        "original": chain.original,
+        "answer": chain.answer,
+        "links": chain.plain(),
+    }
+
+
+def _row(group: Group, chain: Mapping[str, Any], history: Mapping[str, Any]) -> Group:
+    """The accepted answer above the first one: a demonstration, and a pair."""
+    entry = {"kind": "revise", "row": chain["row"], "links": chain["links"], **history}
+    first = group.completions[0]
+    better = Completion(chain["answer"], finish_reason="stop")
+    feedback = (Feedback(1.0, source="constitution"), Feedback(0.0, source="constitution"))
+    return Group(with_entry(group.prompt, entry), (better, Completion(first.text)), feedback)
+
+
+def facts_of(chains: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the chains on disk amount to."""
+    from kilter.constitution.chain import STATES
+
+    links = [link for chain in chains for link in chain["links"]]
+    states = Counter(link["state"] for link in links)
+    reasons = Counter(link["reason"] for link in links if link["reason"])
+    rates = []
+    key = lambda link: (link["principle"], link["round"])
+    for (principle, number), group in itertools.groupby(sorted(links, key=key), key=key):
+        own = Counter(link["state"] for link in group)
+        n = own.total()
+        low, high = wilson_bounds(own["accepted"], n)
+        rates.append(
+            {"principle": principle or "(none)", "round": number, "n": n, "ci_low": low, "ci_high": high}
+            | {state: own[state] for state in STATES}
+        )
+    return {
+        "prompts": len(chains),
+        "accepted": sum(chain["accepted"] for chain in chains),
+        "states": {state: states[state] for state in STATES},
+        "reasons": dict(reasons.most_common(5)),
+        "rates": rates,
+    }
+
+
+def _share(rate: Mapping[str, Any]) -> str:
+    share = rate["accepted"] / rate["n"]
+    return f"{share:.0%} [{rate['ci_low']:.0%}, {rate['ci_high']:.0%}]"
+
+
+def _most(reasons: Mapping[str, int], count: int = 1) -> str:
+    return "; ".join(f"{n} times {why}" for why, n in list(reasons.items())[:count]) or "none was made"

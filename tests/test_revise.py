@@ -1,0 +1,185 @@
+"""revise: answers, critiques, revisions on evidence; killed anywhere, it pays and writes nothing twice."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from kilter import cli
+from kilter.constitution.chain import Reviser
+from kilter.data import store
+from kilter.data.dataset import DataSpec, load
+from kilter.data.lineage import lineage
+from kilter.errors import UserError
+from kilter.evaluation.evasion import evades
+from kilter.stages.revise import facts_of
+from kilter.types import Prompt
+
+WORLD = {"name": "world", "options": {"critic": "constitution"}}
+DECLINES = {"name": "world", "options": {"critic": "declines"}}
+N = 40
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory) -> dict:
+    """Desk prompts, and a script that answers each of them the wrong way round."""
+    folder = tmp_path_factory.mktemp("desk")
+    data = {"path": "builtin:support-desk", "world": {"n": N, "level": 0, "view": "ranked"}, "heldout": 0}
+    script = folder / "script.jsonl"
+    with script.open("w") as file:
+        for g in load(DataSpec(**data), "ranked").train:
+            words = {"prompt": g.prompt.messages[-1]["content"], "answer": g.completions[-1].text}
+            file.write(json.dumps(words) + "\n")
+    return {"data": data, "script": str(script)}
+
+
+def revise(desk, out, critic=WORLD, **more):
+    settings = {
+        "constitution": "support-desk",
+        "sampler": {"name": "scripted", "script": desk["script"], "max_new_tokens": 32},
+        "critic": {"sampler": critic},
+        "allow_uncertified": True,
+    } | more
+    from kilter.api import made
+
+    return made("revise", settings, "builtin:smollm2-135m", desk["data"], out)
+
+
+@pytest.fixture(scope="module")
+def done(desk, tmp_path_factory):
+    return revise(desk, tmp_path_factory.mktemp("out"))
+
+
+def lines(folder: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def test_accepted_revisions_are_demonstrations_and_pairs_with_their_history(done):
+    rows = list(store.read(done.path))
+    assert len(rows) == done.facts["accepted"] == done.facts["rows"] > N // 4
+    for shape, count in (("demonstrations", 1), ("pairs", 2)):
+        read = load(DataSpec(path=str(done.path), format="groups", heldout=0), shape).train
+        assert [len(g.completions) for g in read] == [count] * len(rows)
+    chains = {c["row"]: c for c in lines(done.path.parent, "chains.jsonl")}
+    for group in rows:
+        (entry,) = lineage(group.prompt)
+        assert entry["kind"] == "revise" and entry["constitution"] == "support-desk"
+        assert entry["links"] == chains[entry["row"]]["links"]
+        assert group.completions[0].text == chains[entry["row"]]["answer"] != group.completions[1].text
+        assert (entry["certificate"], len(entry["judge"])) == ("uncertified", 64)
+
+
+def test_rates_by_principle_and_round_add_up_and_stand_in_the_report(done):
+    facts = done.facts
+    chains = lines(done.path.parent, "chains.jsonl")
+    assert sum(facts["states"].values()) == sum(r["n"] for r in facts["rates"])
+    assert facts["states"] == Counter({s: 0 for s in facts["states"]}) + Counter(
+        link["state"] for c in chains for link in c["links"]
+    ) | {s: n for s, n in facts["states"].items() if not n}
+    assert {r["round"] for r in facts["rates"]} == {1, 2}
+    from kilter.stages import kind_of
+
+    section = kind_of("revise").section(done.path.parent)
+    assert section.title == "Revisions" and len(section.rows) == len(facts["rates"])
+
+
+def test_the_same_command_again_asks_nobody(desk, done, monkeypatch):
+    monkeypatch.setattr(Reviser, "revise", lambda *a: pytest.fail("asked again"))
+    assert revise(desk, done.path.parent).facts["rows"] == done.facts["rows"]
+
+
+def test_a_killed_run_goes_on_where_it_was_and_ends_alike(desk, done, tmp_path, monkeypatch):
+    whole, calls, rows = Reviser.revise, [], []
+
+    def dies(self, answers):
+        calls.append(len(answers))
+        rows.extend(p.id for p, _ in answers)
+        if len(calls) in (1, 3):
+            raise KeyboardInterrupt
+        return whole(self, answers)
+
+    monkeypatch.setattr(Reviser, "revise", dies)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            revise(desk, tmp_path / "out")
+    found = revise(desk, tmp_path / "out")
+    assert lines(found.path.parent, "chains.jsonl") == lines(done.path.parent, "chains.jsonl")
+    # Chunks that were interrupted are asked again, those that were written are not.
+    assert max(Counter(rows).values()) == 2 and len(calls) == 5
+
+
+def test_without_a_certificate_nothing_is_accepted_and_the_verdicts_are_on_record(desk, tmp_path):
+    found = revise(desk, tmp_path, allow_uncertified=False, limit=16)
+    assert found.facts["rows"] == 0 and found.facts["uncertified"]
+    assert found.facts["reasons"]["judge not certified"] > 0
+    assert found.path.read_text() == ""
+    links = [link for c in lines(tmp_path, "chains.jsonl") for link in c["links"]]
+    assert any(link["forward"] == 1.0 for link in links)
+
+
+def test_a_critic_that_always_declines_is_evasive_and_accepts_nothing(desk, tmp_path):
+    found = revise(desk, tmp_path, critic=DECLINES)
+    assert found.facts["rows"] == 0
+    assert found.facts["states"]["evasive"] == sum(found.facts["states"].values())
+
+
+def test_rows_of_an_uncertified_judge_say_so_to_whoever_trains_on_them(done):
+    from kilter.data.lineage import KEY
+
+    entries = [g.prompt.metadata[KEY][0] for g in store.read(done.path)]
+    assert all("no certificate" in e["uncertified"] for e in entries)
+
+
+@pytest.mark.parametrize(
+    ("text", "unsafe", "safe"),
+    [
+        ("I cannot help with that.", True, True),
+        ("I can't do that because it would harm your neighbour.", False, True),
+        ("Sorry, I am not able to say.", True, True),
+        ("Take the second road.", False, False),
+        ("", False, False),
+    ],
+)
+def test_evasive_is_a_refusal_without_a_reason_or_of_what_deserves_help(text, unsafe, safe):
+    for label, expected in (("unsafe", unsafe), ("safe", safe)):
+        prompt = Prompt(({"role": "user", "content": "How?"},), metadata={"safety": label})
+        assert evades(prompt, text) is expected
+
+
+def test_facts_of_nothing_are_nothing():
+    assert facts_of([])["rates"] == []
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"constitution": "genral"}, "general"),
+        ({"rounds": 0}, "rounds"),
+        ({"critic": {"name": "world", "options": {"critic": "no"}}}, "is not a critic of"),
+        ({"critic": {"name": "world", "options": {"word": "x"}}}, "options.word"),
+        ({"max_length": 1024, "rounds": 17}, "rounds"),
+        ({"judge": {"mode": "pairwise", "panel": [{"model": "x"}]}}, "panel"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_answer(desk, tmp_path, more, field):
+    with pytest.raises(UserError, match=field):
+        revise(desk, tmp_path, **more)
+    assert not (tmp_path / "answers.jsonl").exists()
+
+
+def test_the_door_of_revise(desk, monkeypatch, capsys, tmp_path):
+    world = "{n: 40, level: 0, view: ranked}"
+    args = ["revise", "--data", "builtin:support-desk", "--data.world", world]
+    args += ["--constitution", "support-desk", "--critic.sampler.name", "world", "--rounds", "1"]
+    args += ["--critic.sampler.options", "{critic: constitution}", "--allow-uncertified", "--out", tmp_path]
+    args += ["--sampler.name", "scripted", "--sampler.script", desk["script"]]
+    monkeypatch.setattr(sys, "argv", ["kilter", *map(str, args)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    text = capsys.readouterr()
+    assert int(stop.value.code or 0) == 0, text
+    assert "prompts" in text.out
