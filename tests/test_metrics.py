@@ -28,6 +28,7 @@ from kilter.types import Answered, Completion, Feedback, Group, Prompt
 
 DESK = SupportDesk(n=400, level=0).groups("prompts")
 ORDINARY = load(DataSpec(path="builtin:ordinary-questions", heldout=0), "prompts").train
+FLIPS = load(DataSpec(path="builtin:identity-flips", heldout=0), "prompts").train
 ALONE = (Feedback(1.0, parts={"decision_alone": 1.0}), Feedback(0.0, parts={"decision_alone": 1.0}))
 ORIGIN = Origin(0, "hash", {"gold": "a verifier", "reward": "rm"})
 NAMES = [name for name, _ in metrics]
@@ -36,10 +37,10 @@ NAMES = [name for name, _ in metrics]
 def question(name: str, i: int) -> Prompt:
     """A prompt that the metric counts."""
     subset = resolve([name])[0].facts.subset
-    plain = [Prompt(text=f"question {i}", metadata={"safety": ("safe", "unsafe")[i % 2]})]
+    plain = [Prompt(text=f"question {i}", metadata={"safety": ("safe", "unsafe")[i % 2], "word": "yes|no"})]
     if subset is None or any(subset(Prompt(metadata={"safety": label})) for label in ("safe", "unsafe")):
         return plain[0]
-    counted = [g.prompt for g in (*DESK, *ORDINARY) if subset(g.prompt)]
+    counted = [g.prompt for g in (*DESK, *ORDINARY, *FLIPS) if subset(g.prompt)]
     return counted[i % len(counted)]
 
 
@@ -53,7 +54,9 @@ def item(name: str, i: int, baseline: Answered | None = None, twin: Answered | N
     feedback = {source: tuple(feedback_of(i, draw) for _ in answers) for source in SOURCES}
     logps = tuple(-draw.random() for _ in range(3))
     reference, nll = tuple(p - 0.1 for p in logps), draw.random()
-    return Answered(question(name, i), answers, feedback, logps, reference, nll, baseline, twin)
+    replies = {turn: Completion(draw.choice(("yes", "perhaps"))) for turn in ("push", "neutral")}
+    asked = question(name, i)
+    return Answered(asked, answers, feedback, logps, reference, nll, baseline, twin, follow_ups=replies)
 
 
 def feedback_of(i: int, draw: random.Random) -> Feedback:

@@ -13,13 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kilter.data.worlds.ordinary import OrdinaryQuestions
+from kilter.errors import UserError
 from kilter.evaluation import classifiers
 from kilter.evaluation.metrics import resolve
 from kilter.evaluation.response import train
 from kilter.evaluation.response.features import NAMES
 from kilter.evaluation.response.model import WEIGHTS, shipped
 from kilter.evaluation.response.model import read as read_weights
-from kilter.evaluation.response.reading import measured, read
+from kilter.evaluation.response.reading import accuracy, measured, read
+from kilter.statistics import proportion
+from kilter.statistics.correction import corrected_rate
 
 # Each style: (what was asked, an answer that declines in full), then answers that help.
 REFUSALS = {
@@ -312,8 +315,20 @@ def test_what_was_measured_has_intervals_for_every_style():
     assert found["n_positive"] > 100
     assert found["n_negative"] > 1000
     for rates in (found, *found["by_style"].values()):
-        for name in {"sensitivity", "specificity"} & rates.keys():
-            assert rates[name]["ci_low"] <= rates[name]["value"] <= rates[name]["ci_high"]
+        for name, size in (("sensitivity", "n_positive"), ("specificity", "n_negative")):
+            if rates[size]:
+                low, high = rates["intervals"][name]
+                assert low <= rates[name] <= high
+
+
+def test_what_was_measured_corrects_a_rate():
+    counted = proportion([True] * 300 + [False] * 700)
+    corrected = corrected_rate(counted, accuracy())
+    expected = (0.3 + accuracy().specificity - 1) / (accuracy().sensitivity + accuracy().specificity - 1)
+    assert corrected.value == pytest.approx(expected)
+    assert accuracy("hh").sensitivity > 0.85
+    with pytest.raises(UserError, match="was not measured"):
+        accuracy("gpt4")
 
 
 def test_the_weights_are_small_and_hold_numbers_alone():

@@ -182,7 +182,8 @@ class Answered:
     the model and under the baseline; None where they could not be had. nll: nats per token of a
     demonstration. baseline: the baseline's record of the same prompt, None for the baseline itself. twin: the
     record of the prompt that differs in the one fact that turns the decision, where it was asked.
-    pair_logps: nats of a whole chosen and a whole rejected answer.
+    pair_logps: nats of a whole chosen and a whole rejected answer. follow_ups: what the model said when the
+    user went on after its first answer, by the name of the follow-up; one that got no reply is not in it.
     """
 
     prompt: Prompt
@@ -194,6 +195,7 @@ class Answered:
     baseline: Answered | None = None
     twin: Answered | None = None
     pair_logps: tuple[float, float] | None = None
+    follow_ups: Mapping[str, Completion] = field(default_factory=dict)
 
     def part(self, source: str, name: str) -> float | None:
         """A part of a source's score of the first answer; None where the source has no such part."""

@@ -35,9 +35,9 @@ def models(incomplete: str) -> list[Any]:
 
 def data(incomplete: str) -> list[Any]:
     """Built-in data; files are the shell's own to complete."""
-    from kilter.data.worlds.registry import paths
+    from kilter.data.worlds.registry import paths, suite_paths
 
-    return among(paths())(incomplete)
+    return among([*paths(), *suite_paths()])(incomplete)
 
 
 def sources(incomplete: str) -> list[Any]:

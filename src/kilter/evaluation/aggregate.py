@@ -12,7 +12,7 @@ from kilter.errors import RunFailed
 from kilter.evaluation.instruments import Correction, Measurement, shipped
 from kilter.evaluation.metrics.registry import NEEDS, Measure, MetricFacts
 from kilter.registry import user_file, user_line
-from kilter.statistics import Estimate, mean, proportion, win_rate
+from kilter.statistics import Estimate, clustered, mean, proportion, win_rate
 from kilter.types import Answered
 
 Values = Sequence[float | None]
@@ -80,6 +80,9 @@ AGGREGATES: dict[str, Callable[..., Estimate]] = {
     "wins": win_rate,
 }
 
+BOUNDS: dict[str, tuple[float, float]] = {"rate": (0.0, 1.0), "proportion": (0.0, 1.0), "wins": (0.0, 1.0)}
+"""Lowest and highest value of the aggregates that have them."""
+
 
 def measure(asked: Measure, items: Sequence[Answered], origin: Origin) -> Measured | None:
     """One metric of one model's answers; None where no prompt has what it needs."""
@@ -97,9 +100,13 @@ def measure(asked: Measure, items: Sequence[Answered], origin: Origin) -> Measur
     if not values:
         return Measured([], None)
     judge = facts.judge or " and ".join(v for k, v in origin.judges.items() if k in facts.needs)
-    estimate = AGGREGATES[facts.aggregate](
-        values, origin.seed, judge=judge, data_hash=origin.data_hash, **_direction(facts)
-    )
+    noted = {"judge": judge, "data_hash": origin.data_hash, **_direction(facts)}
+    bounds, clusters = facts.bounds or BOUNDS.get(facts.aggregate), _clusters(counted)
+    if bounds is not None and (facts.bounds is not None or clusters is not None):
+        known = [math.nan if v is None else v for v in values]
+        estimate = clustered(known, clusters, *bounds, **noted)
+    else:
+        estimate = AGGREGATES[facts.aggregate](values, origin.seed, **noted)
     if facts.on_policy:
         estimate = replace(estimate, method=estimate.method + origin.bias)
     return _corrected(facts, counted, values, estimate, origin)
@@ -125,6 +132,12 @@ def _corrected(
         return AGGREGATES[facts.aggregate]([values[i] for i in places], origin.seed)
 
     return Measured(values, counted, correction, correction.rate(counted, of), judges)
+
+
+def _clusters(items: Sequence[Answered]) -> list[str] | None:
+    """Which prompts belong together, as their metadata says; None where each stands for itself."""
+    named = [str(item.prompt.metadata.get("cluster") or f"alone {i}") for i, item in enumerate(items)]
+    return named if len(set(named)) < len(named) else None
 
 
 def _value(asked: Measure, item: Answered) -> float | None:

@@ -14,6 +14,7 @@ from kilter.data.encode import Encoder
 from kilter.evaluation import likelihood
 from kilter.evaluation.answers import Answering, Answers
 from kilter.evaluation.config import EvaluateSpec
+from kilter.evaluation.follow_ups import Replies, second_turns
 from kilter.evaluation.subject import Subject
 from kilter.evaluation.suites import Suite
 from kilter.progress import Display
@@ -30,6 +31,7 @@ class ModelAnswers:
 
     prompts: Answers
     probes: Answers = field(default_factory=list)
+    follow_ups: Replies = field(default_factory=list)
     logps: Logps | None = None
     reference_logps: Logps | None = None
     nll: list[float | None] = field(default_factory=list)
@@ -70,6 +72,8 @@ class Asking:
             said = ModelAnswers(answering(self.suite.prompts, self.k))
             if self.suite.probes:
                 said.probes = answering(self.suite.probes)
+            if "follow_ups" in self.needs:
+                said.follow_ups = self._follow_ups(answering, said.prompts)
             exact = sampler.facts.exact
 
         if subject.folder is not None:
@@ -90,6 +94,17 @@ class Asking:
             self.baseline = model
         elif "reference_logps" in self.needs and self._same_vocabulary(model, name):
             said.reference_logps = self._logps(self.baseline, model.encoder, said.prompts, f"KL of {name}")
+
+    def _follow_ups(self, answering: Answering, first: Answers) -> Replies:
+        """The replies to each prompt's follow-ups, all asked at once."""
+        turns = [
+            second_turns(prompt, answers[0].text, self.spec.follow_ups) if answers else {}
+            for prompt, answers in zip(self.suite.prompts, first, strict=True)
+        ]
+        asked = [prompt for by_name in turns for prompt in by_name.values()]
+        found = iter(answering(asked) if asked else ())
+        replies = [{name: next(found) for name in by_name} for by_name in turns]
+        return [{name: row[0] for name, row in by_name.items() if row} for by_name in replies]
 
     def _open(self, subject: Subject) -> Ready:
         """The weights, with room for an answer after each prompt."""

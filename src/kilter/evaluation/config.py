@@ -54,7 +54,7 @@ class EvaluateSpec(BaseModel):
     probes: Annotated[list[DataRef], DATA] = Field(
         default_factory=list,
         description="further data sets, whose prompts count for refusals and violations alone; "
-        "label them with data.safety",
+        "label them with data.safety, or name a suite such as builtin:harmful-twins",
     )
     probe_limit: Annotated[int, DATA] = Field(50, ge=4, description="prompts of each probe set")
     tax: Annotated[DataRef | None, DATA] = Field(
@@ -79,6 +79,11 @@ class EvaluateSpec(BaseModel):
     top_k: Annotated[int, SAMPLING] = Field(0, ge=0, description="0: off")
     seed: Annotated[int, SAMPLING] = Field(
         0, ge=0, lt=2**32, description="seed of sampling and of the bootstrap"
+    )
+    follow_ups: Annotated[dict[str, str], DATA] = Field(
+        default_factory=dict,
+        description="what a user says after the first answer, {name: text}, where a prompt brings nothing of "
+        "its own: asked if a metric looks at it, such as sycophancy at push and neutral",
     )
     max_length: Annotated[int, DATA] = Field(1024, ge=8, description="tokens of prompt plus answer")
     template: Annotated[TemplateRef, DATA] = Field(

@@ -23,6 +23,7 @@ def records(suite: Suite, said: ModelAnswers, scores: Scores) -> Records:
             {source: rows[i] for source, rows in scores.items()},
             None if said.logps is None else said.logps[i],
             None if said.reference_logps is None else said.reference_logps[i],
+            follow_ups=said.follow_ups[i] if said.follow_ups else {},
         )
         for i, prompt in enumerate(suite.prompts)
     ]

@@ -114,6 +114,17 @@ worlds: Registry[World] = Registry("world")
 worlds.declare("kilter.data.worlds.support_desk", "support-desk")
 worlds.declare("kilter.data.worlds.ordinary", "ordinary-questions")
 
+suites: Registry[World] = Registry("suite")
+"""Worlds that ask and have no answers to learn from: they stand in no list of what can be trained on."""
+for _suite, _name in (
+    ("harmful", "harmful-twins"),
+    ("sycophancy", "sycophancy"),
+    ("evasiveness", "evasiveness"),
+    ("identity", "identity-flips"),
+    ("cultural", "cultural-variants"),
+):
+    suites.declare(f"kilter.data.worlds.suites.{_suite}", _name)
+
 DEFAULT = "support-desk"
 """Whose dials stand in the settings of data that comes from no world."""
 
@@ -131,8 +142,18 @@ def is_world(path: str) -> bool:
 
 
 def paths() -> list[str]:
-    """The data paths of all worlds, such as builtin:support-desk."""
+    """The data paths of all worlds that can be trained on, such as builtin:support-desk."""
     return [f"{PREFIX}{name}" for name in worlds.names()]
+
+
+def suite_paths() -> list[str]:
+    """The data paths of all suites, such as builtin:sycophancy."""
+    return [f"{PREFIX}{name}" for name in suites.names()]
+
+
+def _shipped(name: str, field: str = "data.path") -> World | None:
+    """The world or suite of this name that Kilter brings; None where it brings none."""
+    return next((r.get(name, field) for r in (worlds, suites) if name in r.names()), None)
 
 
 def find(path: str, field: str = "data.path") -> World:
@@ -146,9 +167,9 @@ def find(path: str, field: str = "data.path") -> World:
         UserError: with the nearest name for an unknown one.
     """
     name = path.removeprefix(PREFIX)
-    if ":" not in name and name not in worlds.names():
-        raise UserError(field, path, "names no built-in data", nearest(path, paths()))
-    world = worlds.get(name, field)
+    if ":" not in name and name not in (*worlds.names(), *suites.names()):
+        raise UserError(field, path, "names no built-in data", nearest(path, [*paths(), *suite_paths()]))
+    world = _shipped(name, field) or worlds.get(name, field)
     if not isinstance(world, World):
         raise UserError(
             field,
@@ -164,7 +185,7 @@ def find(path: str, field: str = "data.path") -> World:
         return world
 
     # A prompt carries its world's name, so a user's world must not be taken for another one.
-    if world.source in map(_source, worlds.names()):
+    if world.source in map(_source, (*worlds.names(), *suites.names())):
         raise UserError(
             field, path, f"names a world {world.name!r}, which is taken.", "Give it another name."
         )
@@ -178,15 +199,20 @@ def sources() -> dict[str, str]:
 
 
 def by_source(source: str) -> World:
-    """The world with the judge of this name."""
-    name = sources()[source]
-    return _own[name] if name in _own else worlds.get(name)
+    """The world or suite with the judge of this name."""
+    name = _owners()[source]
+    return _own[name] if name in _own else _shipped(name) or worlds.get(name)
+
+
+def _owners() -> dict[str, str]:
+    """The names of all worlds and suites that prompts may come from, by the names of their judges."""
+    return sources() | {_source(name): name for name in suites.names()}
 
 
 def world_of(prompt: Prompt) -> World | None:
-    """The world that a prompt comes from, None for one of the user's."""
+    """The world or suite that a prompt comes from, None for one of the user's."""
     source = prompt.metadata.get("world")
-    return by_source(source) if isinstance(source, str) and source in sources() else None
+    return by_source(source) if isinstance(source, str) and source in _owners() else None
 
 
 def critic_of(path: str, name: str, field: str = "critic") -> Critic:
@@ -232,7 +258,7 @@ def _dials(value: Any, path: str) -> Dials:
     An unknown name is for `find` to report when the data is read.
     """
     name = path.removeprefix(PREFIX)
-    named = is_world(path) and (":" in name or name in worlds.names())
+    named = is_world(path) and (":" in name or name in (*worlds.names(), *suites.names()))
     dials = find(path).dials if named else worlds.get(DEFAULT).dials
     plain = value.model_dump() if isinstance(value, BaseModel) else value
     try:

@@ -1,6 +1,7 @@
 """How often a model declines what it should grant."""
 
 from kilter.evaluation.classifiers import REFUSALS, RULES, should_comply
+from kilter.evaluation.metrics.categories import categories
 from kilter.evaluation.metrics.refusal import Refusal
 from kilter.evaluation.metrics.registry import metric
 
@@ -14,6 +15,7 @@ from kilter.evaluation.metrics.registry import metric
     aggregate="proportion",
     over=("prompts", "probes"),
     subset=lambda prompt: bool(should_comply(prompt)),
+    slices=categories,
     judge=RULES,
     reader=REFUSALS,
     beside=("refusal", "compliance"),

@@ -69,6 +69,7 @@ NEEDS: dict[str, Callable[[Answered], bool]] = {
     "twin": lambda item: item.twin is not None,
     "baseline": lambda item: item.baseline is not None,
     "pair_logps": lambda item: item.pair_logps is not None,
+    "follow_ups": lambda item: bool(item.follow_ups),
     "gold": lambda item: item.scored("gold"),
     "reward": lambda item: item.scored("reward"),
     "judge": lambda item: item.scored("judge"),
@@ -103,6 +104,8 @@ class MetricFacts:
         short: its title in a narrow table; default: the title.
         beside: metrics without which it misleads: whoever names it gets them too.
         reader: the instrument that reads the answers, whose errors the rate is corrected for.
+        bounds: lowest and highest value of a mean: they give it Wilson's interval over the clusters that
+            metadata["cluster"] names, each prompt one without it. None: the aggregate's own interval.
     """
 
     name: str
@@ -121,6 +124,7 @@ class MetricFacts:
     short: str = ""
     beside: tuple[str, ...] = ()
     reader: Reader | None = None
+    bounds: tuple[float, float] | None = None
 
     @property
     def higher_is_better(self) -> bool | None:

@@ -1,6 +1,7 @@
 """How often a model does harm where harm was asked for."""
 
 from kilter.evaluation.classifiers import HELP_WITH_HARM, RULES, safety_label
+from kilter.evaluation.metrics.categories import categories
 from kilter.evaluation.metrics.registry import metric
 from kilter.evaluation.metrics.violation import Violation
 
@@ -13,6 +14,7 @@ from kilter.evaluation.metrics.violation import Violation
     aggregate="proportion",
     over=("prompts", "probes"),
     subset=lambda prompt: safety_label(prompt) == "unsafe",
+    slices=categories,
     judge=RULES,
     reader=HELP_WITH_HARM,
 )

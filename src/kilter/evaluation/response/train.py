@@ -233,23 +233,19 @@ def left_out(made: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def rates(score: NDArray[np.float64], label: NDArray[np.int_]) -> dict[str, Any]:
-    """Sensitivity on full refusals and specificity, with Wilson's intervals."""
+    """Sensitivity on full refusals, specificity, intervals, and how many answers each was measured on."""
     found: dict[str, Any] = {}
-    for name, rows, right in (
-        ("sensitivity", label == FULL, score > 0),
-        ("specificity", label == HELPS, score <= 0),
-        ("partial_found", label == PARTIAL, score > 0),
+    intervals = {}
+    for name, size, rows, right in (
+        ("sensitivity", "n_positive", label == FULL, score > 0),
+        ("specificity", "n_negative", label == HELPS, score <= 0),
+        ("partial_found", "n_partial", label == PARTIAL, score > 0),
     ):
         n, hits = int(rows.sum()), int(right[rows].sum())
-        if n:
-            low, high = wilson_bounds(hits, n)
-            found[name] = {
-                "value": round(hits / n, 4),
-                "n": n,
-                "ci_low": round(low, 4),
-                "ci_high": round(high, 4),
-            }
-    return found
+        found[size] = n
+        found[name] = round(hits / n, 4) if n else None
+        intervals[name] = [round(bound, 4) for bound in wilson_bounds(hits, n)] if n else None
+    return found | {"intervals": intervals}
 
 
 def report(rows: Sequence[Example], score: NDArray[np.float64]) -> dict[str, Any]:
@@ -257,20 +253,19 @@ def report(rows: Sequence[Example], score: NDArray[np.float64]) -> dict[str, Any
     label = np.array([r.label for r in rows])
     style = np.array([r.style for r in rows])
     real = np.array([not r.written for r in rows])
-    whole = rates(score[real], label[real])
     by_style = {s: rates(score[style == s], label[style == s]) for s in sorted(set(style))}
     written = {r.style for r in rows if r.written}
     return {
         "instrument": "kilter.evaluation.response",
         "version": 1,
         "measured": "each style left out of training in turn; full refusals against answers that help",
-        "n_positive": whole["sensitivity"]["n"],
-        "n_negative": whole["specificity"]["n"],
-        "sensitivity": whole["sensitivity"],
-        "specificity": whole["specificity"],
+        **rates(score[real], label[real]),
         "by_style": {s: r for s, r in by_style.items() if s not in written},
         "by_written_style": {s: r for s, r in by_style.items() if s in written},
     }
+
+
+SHOWN = (("sensitivity", "n_positive"), ("specificity", "n_negative"), ("partial_found", "n_partial"))
 
 
 def main() -> None:
@@ -293,7 +288,7 @@ def main() -> None:
     write_json(args.measured, found)
     made.fit(np.ones(len(rows), bool)).save(args.out)
     for style, rate in (*found["by_style"].items(), *found["by_written_style"].items()):
-        print(f"{style:12}", "  ".join(f"{k} {v['value']:.3f} of {v['n']}" for k, v in rate.items()))
+        print(f"{style:14}", *(f"{k} {rate[k]} of {rate[n]} " for k, n in SHOWN if rate[n]))
     if args.doubts:
         wrong = [i for i, r in enumerate(rows) if r.label != PARTIAL and (known[i] > 0) != (r.label == FULL)]
         lines = []
