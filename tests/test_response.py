@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kilter.data.worlds.ordinary import OrdinaryQuestions
-from kilter.errors import UserError
 from kilter.evaluation import classifiers
+from kilter.evaluation.instruments import shipped as shipped_measurements
 from kilter.evaluation.metrics import resolve
 from kilter.evaluation.response import train
 from kilter.evaluation.response.features import NAMES
 from kilter.evaluation.response.model import WEIGHTS, shipped
 from kilter.evaluation.response.model import read as read_weights
-from kilter.evaluation.response.reading import accuracy, measured, read
+from kilter.evaluation.response.reading import measured, read
 from kilter.statistics import proportion
 from kilter.statistics.correction import corrected_rate
 
@@ -322,13 +322,13 @@ def test_what_was_measured_has_intervals_for_every_style():
 
 
 def test_what_was_measured_corrects_a_rate():
-    counted = proportion([True] * 300 + [False] * 700)
-    corrected = corrected_rate(counted, accuracy())
-    expected = (0.3 + accuracy().specificity - 1) / (accuracy().sensitivity + accuracy().specificity - 1)
-    assert corrected.value == pytest.approx(expected)
-    assert accuracy("hh").sensitivity > 0.85
-    with pytest.raises(UserError, match="was not measured"):
-        accuracy("gpt4")
+    found = shipped_measurements()["kilter.evaluation.response"]
+    accuracy, counted = found.accuracy(), proportion([True] * 300 + [False] * 700)
+    expected = (0.3 + accuracy.specificity - 1) / (accuracy.sensitivity + accuracy.specificity - 1)
+    assert corrected_rate(counted, accuracy).value == pytest.approx(expected)
+    assert found.lowest()["sensitivity"] == min(
+        rates["sensitivity"] for rates in measured()["by_style"].values() if rates["n_positive"]
+    )
 
 
 def test_the_weights_are_small_and_hold_numbers_alone():

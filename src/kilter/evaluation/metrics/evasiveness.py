@@ -29,4 +29,4 @@ class Evasiveness:
         if not text.strip():
             return 1.0
         said = read(text, question(item.prompt))
-        return float(declines(item.prompt, text) and said.manner not in ("explains",))
+        return float(declines(item.prompt, text) and said.manner != "explains")

@@ -8,14 +8,10 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from kilter.errors import UserError, nearest
 from kilter.evaluation.response.rules import PATTERNS, plain
 from kilter.types import Prompt
-
-if TYPE_CHECKING:
-    from kilter.statistics.correction import Accuracy
 
 Kind = Literal["full_refusal", "partial_refusal", "compliance", "empty"]
 Manner = Literal["explains", "redirects", "evades", ""]
@@ -103,22 +99,3 @@ def measured() -> dict[str, Any]:
     text = Path(__file__).with_name("measured.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
-
-
-def accuracy(style: str = "") -> Accuracy:
-    """What a rate that the classifier counted is corrected with.
-
-    Args:
-        style: one of measured()["by_style"] that has refusals; "" is all of them together.
-
-    Raises:
-        UserError: the style is unknown, or no refusal of it was measured.
-    """
-    from kilter.statistics.correction import Accuracy
-
-    found = measured()
-    known = {s: r for s, r in found["by_style"].items() if r["n_positive"] and r["n_negative"]}
-    if style and style not in known:
-        raise UserError("style", style, "was not measured.", nearest(style, known))
-    rates = known[style] if style else found
-    return Accuracy(rates["sensitivity"], rates["specificity"], rates["n_positive"], rates["n_negative"])

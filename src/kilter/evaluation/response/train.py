@@ -243,8 +243,9 @@ def rates(score: NDArray[np.float64], label: NDArray[np.int_]) -> dict[str, Any]
     ):
         n, hits = int(rows.sum()), int(right[rows].sum())
         found[size] = n
-        found[name] = round(hits / n, 4) if n else None
-        intervals[name] = [round(bound, 4) for bound in wilson_bounds(hits, n)] if n else None
+        if n:
+            found[name] = round(hits / n, 4)
+            intervals[name] = [round(bound, 4) for bound in wilson_bounds(hits, n)]
     return found | {"intervals": intervals}
 
 
