@@ -25,6 +25,7 @@ SMALL = {
     "stages.judge.audit_judge.probe_limit": 12,
     "stages.revise.revise.limit": 16,
     "stages.revise.revise.allow_uncertified": "true",
+    "stages.sl.train.allow_uncertified": "true",
     "stages.revise.revise.max_length": 1500,
     "stages.revise.revise.sampler.max_new_tokens": 8,
     "stages.helpful.label.limit": 16,
