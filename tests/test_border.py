@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 import borders
 from borders import APPENDING, DEEPSEEK_R1, REWRITING, TOKENIZERS
+from conftest import make_model
 from kilter.data import templates
 from kilter.data.dataset import DataSpec, load
 from kilter.data.encode import ACROSS, STOPS, Encoder
 from kilter.data.render import CLOSED, CONTEXT, FOLDED, NO_CALLS, NO_REASONING, NO_TOOLS, SPLIT
 from kilter.errors import UserError
 from kilter.refs import TEMPLATE_WORDS
+from kilter.roles.open import OpenSpec, open_encoder
 from kilter.types import Completion, Feedback, Group, Prompt
 
 cheap = settings(
@@ -620,3 +622,38 @@ def test_sft_rows_are_those_of_trl(template):
         learned = [label != -100 for label in want["labels"]]
         assert list(map(bool, got.masks[0])) == learned[len(got.prompt_ids) : len(ids)]
         assert not any(learned[len(ids) :])
+
+
+@pytest.mark.parametrize(
+    ("template", "field", "problem"),
+    [
+        # It asks and never shows what was answered; it looks under another key; it is cut.
+        (
+            "{% for m in messages if m.role != 'assistant' %}<|user|>{{ m.content }}<|end|>{% endfor %}"
+            "<|assistant|>",
+            "template",
+            "does not write",
+        ),
+        (
+            "{% for m in messages %}<|{{ m.role }}|>{{ m.content if m.role == 'user' else m.value }}<|end|>"
+            "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
+            "template",
+            "does not write",
+        ),
+        ("{% for m in messages %}{{ m.content }", "template", "is not Jinja"),
+    ],
+)
+def test_a_template_that_loses_the_answer_is_refused(tmp_path, template, field, problem):
+    """The model would learn to say nothing."""
+    folder = make_model(tmp_path / "m", template=template)
+    encoder = open_encoder(OpenSpec(folder, max_length=99))
+    group = Group(
+        Prompt(messages=({"role": "user", "content": "Capital?"},)), (Completion("Paris."),), (Feedback(1.0),)
+    )
+    with pytest.raises(UserError, match=problem) as refused:
+        encoder.encode(group)
+    assert refused.value.field == field
+    loud = template.replace("m.value", "m.content | upper")
+    if loud != template:
+        upper = open_encoder(OpenSpec(make_model(tmp_path / "upper", template=loud), max_length=99))
+        assert "PARIS." in upper.tokenizer.decode(upper.encode(group).completion_ids[0])

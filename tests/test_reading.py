@@ -522,3 +522,80 @@ def test_what_asks_in_turns_is_not_called_raw(read, row, settings, field):
     assert refused.value.field == f"data.{field}"
     plain = [{"prompt": "Once", "completion": " upon", "system": ""}, {"text": "All of it."}]
     assert [g.prompt.text for g in read(plain, "demonstrations", text="raw").train] == ["Once", ""]
+
+
+HELLO = [{"role": "user", "content": "Hi?"}]
+YES, NO = ({"role": "assistant", "content": text} for text in ("Yes.", "No."))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Hi?", "chosen_response": "Yes.", "rejected_response": "No."},
+        {"prompt": "Hi?", "better": "Yes.", "worse": "No."},
+        {"question": "Hi?", "preferred": "Yes.", "dispreferred": "No."},
+        {"prompt": HELLO, "preferred_output": [YES], "non_preferred_output": [NO]},
+        {"input": {"messages": HELLO, "tools": []}, "preferred_output": [YES], "non_preferred_output": [NO]},
+        {"preferred": [*HELLO, YES], "dispreferred": [*HELLO, NO]},
+        {"context": HELLO, "response1": "No.", "response2": "Yes.", "overall_preference": 2},
+        {"context": HELLO, "response1": "Yes.", "response2": "No.", "overall_preference": "-1"},
+        {"messages": HELLO, "response_a": "No.", "response_b": "Yes.", "winner": "model_b"},
+        {"prompt": "Hi?", "completions": ["No.", "Yes."], "ranks": ["2", "1"]},
+    ],
+)
+def test_the_better_and_the_worse_answer_by_any_name(read, row):
+    data = read([row])
+    (group,) = data.train
+    best = max(range(2), key=lambda i: group.feedback[i].score)
+    assert asked(group) == [("user", "Hi?")]
+    assert (said(group)[best], sorted(said(group))) == ("Yes.", ["No.", "Yes."])
+    assert data.unread == ()
+
+
+@pytest.mark.parametrize("role", ["tool", "ipython", "tool_response", "tool_result", "observation"])
+def test_what_a_tool_says_by_any_name_is_context(read, role):
+    turns = [*HELLO, NO, {"role": role, "content": "42"}, YES]
+    (group,) = read([{"messages": turns}], "demonstrations").train
+    assert [t["role"] for t in group.completions[0].turns] == ["assistant", "tool", "assistant"]
+
+
+@pytest.mark.parametrize("key", ["weight", "train", "training", "trainable", "loss", "loss_mask"])
+@pytest.mark.parametrize("no", [0, "0", False, "false"])
+def test_a_turn_that_is_not_to_be_learned_by_any_name(read, key, no):
+    if key == "weight" and no in (False, "false"):
+        return
+    turns = [*HELLO, NO | {key: no}, *HELLO, YES]
+    (group,) = read([{"messages": turns}], "demonstrations").train
+    assert (said(group), group.prompt.messages[1].get("train")) == (["Yes."], False)
+
+
+def test_a_refusal_in_its_own_key_is_an_answer(read):
+    turns = [*HELLO, {"role": "assistant", "content": None, "refusal": "I cannot."}]
+    assert said(read([{"messages": turns}], "demonstrations").train[0]) == ["I cannot."]
+
+
+@pytest.mark.parametrize(("yes", "no"), [("good", "bad"), ("T", "F"), ("Yes", "No"), ("chosen", "rejected")])
+def test_labels_in_words(read, yes, no):
+    rows = [{"prompt": f"q{i}", "completion": "a", "label": label} for i, label in enumerate((yes, no))]
+    assert [g.feedback[0].score for g in read(rows, "unpaired").train] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.jsonl", json.dumps({"text": "x"}).encode("utf-16"), "UTF-16.*save it as UTF-8"),
+        ("a.csv", "text\nx\n".encode("utf-16"), "UTF-16.*save it as UTF-8"),
+        ("a.jsonl", '{"text": "caf\xe9"}\n'.encode("latin-1"), "not UTF-8: byte 0xe9 at character 4"),
+        (
+            "a.json",
+            b'{"prompt": {"0": "q", "1": "r"}, "completion": {"0": "a", "1": "b"}}',
+            "rows, not columns",
+        ),
+        ("a.json", b'{"prompt": ["q", "r"], "completion": ["a", "b"]}', "rows, not columns"),
+        ("a.jsonl", b'{"prompt": 5, "completion": "a"}\n', "field prompt.*text or turns, found int"),
+    ],
+)
+def test_a_file_that_is_no_data_says_what_it_is(tmp_path, name, content, problem):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"(?is){problem}"):
+        load(DataSpec(path=str(tmp_path / name), heldout=0), "demonstrations")

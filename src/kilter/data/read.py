@@ -5,13 +5,14 @@ A line that is not a row comes out as a RowError: whether it stops the reading i
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from kilter.data import memory
 from kilter.data.formats import detect
@@ -137,6 +138,9 @@ def _split_of(path: Path) -> str:
 def _open(path: Path) -> TextIO:
     """The file as text. A byte that is not UTF-8 stays, marked, for its row to be named."""
     plain = gzip.open if path.suffix == ".gz" else open
+    with plain(path, "rb") as handle:
+        if handle.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise UserError(str(path), "UTF-16", "is not the encoding of data files", "save it as UTF-8")
     return cast(TextIO, plain(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=""))
 
 
@@ -271,8 +275,19 @@ def _json(path: Path, field: str) -> Rows:
         yield f"{path}:[{index}]", row if isinstance(row, dict) else wrong
 
 
+def _is_table(value: object) -> bool:
+    """Whether a mapping holds columns, as pandas writes a table, and not a row."""
+    if not isinstance(value, dict) or len(value) < 2:
+        return False
+    if all(isinstance(v, list) and v and isinstance(v[0], str) for v in value.values()):
+        return True
+    return all(isinstance(v, dict) and "0" in v for v in value.values())
+
+
 def _no_array(path: Path, value: object) -> UserError:
     fix = "write [{...}, {...}], or use .jsonl"
+    if _is_table(value):
+        fix = 'write rows, not columns: in pandas df.to_json(path, orient="records", lines=True)'
     return UserError(str(path), type(value).__name__, "is not an array of objects", fix)
 
 
@@ -290,7 +305,8 @@ def _by_content(path: Path, field: str) -> Rows:
         yield from _json(path, field)
     elif text[:1] == "{" and (_is_row(first) or not _is_start(first)):
         only = _line(first)
-        if isinstance(only, dict) and text.strip() == first.strip() and detect(only) is None:
+        alone = isinstance(only, dict) and text.strip() == first.strip()
+        if alone and (_is_table(only) or detect(cast(Mapping[str, Any], only)) is None):
             raise _no_array(path, only)
         yield from _jsonl(path, field)
     elif text[:1] == "{":

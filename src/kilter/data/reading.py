@@ -95,7 +95,8 @@ class Reading:
                 if sample.get(key) in (None, "", [], {}):
                     sample[key] = value
         self._check_map(begin)
-        if self.read is not None or not place:
+        # Where no row can be read, the first bad one is what has to be said.
+        if self.read is not None or not place or not sample:
             return
         if _is_group(sample):
             self.named, self.read = "groups", _own_reader("groups", "")

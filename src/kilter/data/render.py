@@ -109,6 +109,13 @@ class Renderer:
         }
         try:
             return self._written(shown, options)
+        except jinja2.TemplateSyntaxError as error:
+            raise UserError(
+                "template",
+                f"line {error.lineno}",
+                f"is not Jinja ({' '.join(str(error).split())[:200]})",
+                "mend the chat template, or give another one (--template chatml)",
+            ) from error
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise UserError(
                 "messages",
@@ -180,7 +187,7 @@ class Renderer:
             opening = before if n == first else self.render(turns[:n], prompt, generation=True)
             closing = self.render(turns[: n + 1], prompt)
             end, _ = self._end(closing, len(opening))
-            self._require_calls(turns[n], closing[len(opening) :])
+            self._require_written(turns[n], closing[len(opening) :])
             if closing.startswith(opening) and text.startswith(closing[:end]):
                 spans.append((len(opening), end))
             else:
@@ -196,7 +203,7 @@ class Renderer:
         opening = before if is_first else self.render(turns[:-1], prompt, generation=True)
         whole = self.render(turns, prompt)
         if whole.startswith(opening):
-            self._require_calls(turns[-1], whole[len(opening) :])
+            self._require_written(turns[-1], whole[len(opening) :])
             end, ended = self._end(whole, len(opening))
             return whole[:end], len(opening), not ended
 
@@ -209,7 +216,7 @@ class Renderer:
             header = whole[: _shared(opening, whole)]
         end, ended = self._end(whole, len(header))
         written = whole[len(header) : end]
-        self._require_calls(turns[-1], written)
+        self._require_written(turns[-1], written)
         if begun:
             said = turns[-1]["content"][len(prompt.messages[-1]["content"]) :]
             return opening + said + whole[self._content_end(whole) : end], len(opening), not ended
@@ -285,8 +292,15 @@ class Renderer:
         tail = self.ending.tail
         return len(whole) - len(tail) if tail is not None and whole.endswith(tail) else len(whole.rstrip())
 
-    def _require_calls(self, turn: Message, written: str) -> None:
-        """A call that the template leaves out would be learned as an empty answer."""
+    def _require_written(self, turn: Message, written: str) -> None:
+        """What the template leaves out of an answer would be learned as an empty one."""
+        if not self._says(turn["content"], written):
+            raise UserError(
+                "template",
+                " ".join(turn["content"].split())[:60],
+                "is an answer that the chat template does not write: an empty one would be learned",
+                "give another template (--template chatml), or mend the model's own",
+            )
         for call in turn.get("tool_calls", ()):
             name = _name(call)
             if name not in written:
@@ -296,6 +310,16 @@ class Renderer:
                     "is a call that the chat template does not write",
                     "give a template that writes tool calls, or leave such rows out",
                 )
+
+    def _says(self, content: str, written: str) -> bool:
+        """Whether anything of a turn's words is in what the template writes for it."""
+        words = content.split()
+        if not words or words[0] in written or words[-1] in written:
+            return True
+        # Some templates write another case or form. Tokens of the template alone are no words.
+        for mark in self._marks:
+            written = written.replace(mark, "")
+        return bool(written.strip())
 
     @cached_property
     def _marks(self) -> dict[str, int]:

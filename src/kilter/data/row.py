@@ -191,8 +191,8 @@ def _plain(value: Any) -> Any:
 MISSING = frozenset(("", "nan", "none", "null", "na", "n/a", "<na>", "nat"))
 """How people and programs write that a number is not there."""
 
-TRUE = frozenset(("true", "yes", "1", "1.0"))
-FALSE = frozenset(("false", "no", "0", "0.0"))
+TRUE = frozenset(("true", "yes", "1", "1.0", "t", "y", "good", "chosen", "accepted", "desirable"))
+FALSE = frozenset(("false", "no", "0", "0.0", "f", "n", "bad", "rejected", "undesirable"))
 
 
 def is_missing(value: Any) -> bool:

@@ -20,11 +20,15 @@ ROLES = {
     "model": "assistant",
     "bot": "assistant",
     "bing": "assistant",
+    "ai": "assistant",
     "system": "system",
     "developer": "developer",
     "tool": "tool",
     "function": "tool",
     "observation": "tool",
+    "ipython": "tool",
+    "tool_response": "tool",
+    "tool_result": "tool",
     "function_call": "assistant",
     "tool_call": "assistant",
 }
@@ -38,11 +42,23 @@ THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 MEDIA = ("image", "images", "image_url", "input_image", "video", "videos", "audio", "audios", "input_audio")
 """Columns and types of parts that a text model cannot read."""
 
-READ = {"role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name"} | {
+MARKS = ("train", "training", "trainable", "loss", "loss_mask")
+"""Keys of an assistant turn that say whether it is learned."""
+
+READ = {
+    "role",
+    "from",
+    "content",
+    "value",
+    "refusal",
+    "tool_calls",
+    "function_call",
+    "tool_call_id",
+    "name",
+} | {
     *THOUGHTS,
     "weight",
-    "train",
-    "loss",
+    *MARKS,
 }
 """Keys of a turn that are read; others are listed."""
 
@@ -71,7 +87,9 @@ def turns(value: Any, field: str, row: Row | None = None) -> tuple[Message, ...]
     found = unpacked(value) if isinstance(value, str) else value
     if isinstance(found, Mapping):
         found = [found]
-    if not isinstance(found, Sequence) or isinstance(found, str) or len(found) == 0:
+    if not isinstance(found, Sequence | str):
+        raise RowError(field, f"should be text or turns, found {type(found).__name__}")
+    if isinstance(found, str) or len(found) == 0:
         broken = isinstance(found, str) and looks_like_turns(found)
         raise RowError(
             field,
@@ -95,7 +113,9 @@ def _turn(turn: Mapping[str, Any], where: str) -> Message:
         known = ", ".join(sorted(ROLES))
         raise RowError(f"{where}.role", f"has the unknown role {given!r}; known: {known}")
     role = ROLES[given.lower()]
-    content, thought = _content(turn.get("content", turn.get("value")), f"{where}.content")
+    # OpenAI writes a refusal in a key of its own, beside a content that is null.
+    words = turn.get("content", turn.get("value", turn.get("refusal")))
+    content, thought = _content(words, f"{where}.content")
     calls = _calls(turn, where)
     if given.lower() in CALLS and not calls:
         calls = tool_calls(content, f"{where}.value")
@@ -183,11 +203,11 @@ def _call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
 
 
 def _learned(turn: Mapping[str, Any], where: str) -> bool:
-    """Whether an assistant turn is learned: OpenAI's weight, Axolotl's train, ms-swift's loss."""
+    """Whether an assistant turn is learned, as OpenAI, Axolotl and ms-swift mark it."""
     weight = number(turn.get("weight"), f"{where}.weight")
     if weight not in (None, 0, 1):
         raise RowError(f"{where}.weight", f"should be 0 or 1, found {turn['weight']!r}")
-    marks = [weight, *(label(turn.get(k), f"{where}.{k}") for k in ("train", "loss"))]
+    marks = [weight, *(label(turn.get(k), f"{where}.{k}") for k in MARKS)]
     return 0 not in marks
 
 

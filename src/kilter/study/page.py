@@ -10,14 +10,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import jinja2
 import yaml
 
 from kilter.artifacts import read_json, write_text
 from kilter.errors import UserError
 from kilter.objectives.pages import RESULTS
 from kilter.progress import clock
-from kilter.release.report import interval, number
+from kilter.release.report import fill, interval, number
 from kilter.study import figures
 from kilter.study.study import EVAL, IMPLICIT, START, Study, cells
 from kilter.study.table import table
@@ -150,11 +149,8 @@ def html(study: Study, found: Mapping[str, Any], folder: Path) -> str:
     scored = [r for r in rows if "difference" in r["metrics"]]
     plain = not found["vary"]
     headline, subline, better = verdict(found)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("kilter.release"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "interval": interval, "clock": clock}
-    return environment.get_template("compare.html.j2").render(
+    return fill(
+        "compare.html.j2",
         table=found,
         methods=len(study.methods),
         headline=headline,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from kilter.data.formats.ask import (
@@ -20,7 +21,7 @@ from kilter.data.formats.ask import (
 )
 from kilter.data.formats.registry import data_format
 from kilter.data.row import Row, RowError, is_missing, label, listed, number
-from kilter.data.turns import looks_like_turns, turns
+from kilter.data.turns import looks_like_turns, tools_of, turns
 from kilter.types import Completion, Feedback, Group, Message, Prompt
 
 HI = {"role": "user", "content": "Capital of France?"}
@@ -39,8 +40,24 @@ MORE_REJECTED = re.compile(r"rejected[_-]?\d+")
 """Further rejected answers in columns of their own."""
 
 
+SIDES = (
+    ("chosen", "rejected"),
+    ("chosen_response", "rejected_response"),
+    ("preferred_output", "non_preferred_output"),
+    ("preferred", "dispreferred"),
+    ("better", "worse"),
+    ("winning", "losing"),
+)
+"""Columns with the better and the worse answer; the first two that are there count."""
+
+
+def _sides_of(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The columns of the two sides; chosen and rejected where the row has none."""
+    return next((pair for pair in SIDES if pair[0] in row and pair[1] in row), SIDES[0])
+
+
 def _has_sides(row: Mapping[str, Any]) -> bool:
-    return {"chosen", "rejected"} <= row.keys()
+    return set(_sides_of(row)) <= row.keys()
 
 
 _HH = re.compile(r"\n\n(Human|Assistant): ?")
@@ -143,8 +160,10 @@ def _read_two_answers(row: Row) -> Iterator[Group]:
     parts = _judgements(row, ends)
     if "history" in row and isinstance(row.get("history"), str):  # SHP calls its prompt so
         prompt = Prompt(text=row.ask("history"))
-    elif first(row, (*PROMPTS, "messages", "conversations")) is not None:
+    elif first(row, (*PROMPTS, *CONVERSATIONS)) is not None:
         prompt = prompt_of(row)
+    elif looks_like_turns(row.plain.get("context")):  # HelpSteer3 too
+        prompt = Prompt(messages=turns(row.ask("context"), "context", row))
     else:  # LMSYS: whole conversations that share their beginning
         size = shared_turns(sides)
         if size == 0:
@@ -194,7 +213,8 @@ def _judgements(row: Row, ends: tuple[str, str]) -> list[dict[str, float]]:
 
 @data_format(
     "preference",
-    "TRL preference: prompt, chosen, rejected; text or turns; rejected may be a list",
+    "TRL preference: prompt, chosen, rejected; text or turns; rejected may be a list; "
+    "also chosen_response and rejected_response, preferred and dispreferred, better and worse",
     lambda r: _has_sides(r) and first(r, PROMPTS) is not None,
     {"prompt": "Capital of France?", "chosen": "Paris.", "rejected": "Lyon."},
 )
@@ -213,15 +233,32 @@ def _read_sharegpt_preference(row: Row) -> Iterator[Group]:
     found = turns(row.ask(field), field, row)
     # Some sets hold the chosen conversation a second time in this column.
     last = found[-1]
-    chosen = _sides(row["chosen"], "chosen", row)[0]
+    better = _sides_of(row)[0]
+    chosen = _sides(row[better], better, row)[0]
     if last["role"] == "assistant" and last["content"] == chosen[-1]["content"] and len(found) > 1:
         found = found[:-1]
     yield _explicit_pair(Prompt(messages=found), field, row)
 
 
+@data_format(
+    "openai_preference",
+    "OpenAI preference: input with messages (and tools), preferred_output, non_preferred_output",
+    lambda r: isinstance(r.get("input"), Mapping) and "messages" in r["input"] and _has_sides(r),
+    {"input": {"messages": [HI]}, "preferred_output": [PARIS], "non_preferred_output": [LYON]},
+)
+def _read_openai_preference(row: Row) -> Iterator[Group]:
+    asked = row.ask("input")
+    row.unread |= {f"input.{k}": None for k in asked if k not in ("messages", "tools")}
+    prompt = Prompt(messages=turns(asked["messages"], "input.messages", row))
+    group = _explicit_pair(prompt, "input", row)
+    tools = tools_of(asked.get("tools"), "input.tools")
+    yield replace(group, prompt=replace(group.prompt, tools=tools))
+
+
 def _explicit_pair(prompt: Prompt, field: str, row: Row) -> Group:
-    chosen = _sides(row.need("chosen"), "chosen", row)
-    rejected = _sides(row.need("rejected"), "rejected", row)
+    better, worse = _sides_of(row)
+    chosen = _sides(row.need(better), better, row)
+    rejected = _sides(row.need(worse), worse, row)
     for column in [c for c in row if MORE_REJECTED.fullmatch(c)]:
         rejected += _sides(row[column], column, row)
     prompt, answers = completions(prompt, [*chosen, *rejected], field)
@@ -243,11 +280,12 @@ def _sides(value: Any, field: str, row: Row) -> list[tuple[Message, ...]]:
     {"chosen": [HI, PARIS], "rejected": [HI, LYON]},
 )
 def _read_implicit(row: Row) -> Iterator[Group]:
-    chosen, rejected = row.need("chosen"), row.need("rejected")
+    fields = _sides_of(row)
+    chosen, rejected = (row.need(f) for f in fields)
     if not (looks_like_turns(chosen) or looks_like_turns(rejected)):
-        yield _implicit_text(text_of(chosen, "chosen"), text_of(rejected, "rejected"), row)
+        yield _implicit_text(text_of(chosen, fields[0]), text_of(rejected, fields[1]), row)
         return
-    sides = [ending(turns(v, f, row), f) for v, f in ((chosen, "chosen"), (rejected, "rejected"))]
+    sides = [ending(turns(v, f, row), f) for f, v in zip(fields, (chosen, rejected), strict=True)]
     yield _implicit_pair(sides[0], sides[1], row)
 
 
