@@ -218,6 +218,8 @@ def test_the_commands_of_a_page_run(page, reader):
             made = re.search(r"--out (\S+)", command)
             shutil.rmtree(made[1] if made else f"runs/{method[1]}", ignore_errors=True)
         code, said = reader(arguments(command))
+        if method and made and code == 0:
+            assert Path(made[1], "model").is_dir(), f"{command} leaves no model"
         verdict = re.match(r"kilter (gate|run|compare)", command)
         assert code in ((0, 1, 3) if verdict else (0,)), f"{command}\nexit code {code}\n{said[-3000:]}"
 

@@ -60,7 +60,7 @@ BadRowOption = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="override a field, e.g. stages.dpo.train.epochs=2", metavar="KEY=VALUE"),
+    typer.Option("--set", help="override a field, e.g. data.limit=200", metavar="KEY=VALUE"),
 ]
 
 

@@ -21,9 +21,9 @@ Row = tuple[str, str]
 
 SECTIONS = (
     ("first steps", ("advise", "run", "methods", "data")),
-    ("one stage", ("train", "eval", "sample", "generate", "label", "merge")),
-    ("what came out", ("chat", "audit-judge", "gate", "report", "compare", "monitor")),
-    ("tools", ("schema", "check-method")),
+    ("one stage", ("train", "eval", "sample", "generate", "label", "revise", "merge")),
+    ("what came out", ("chat", "audit-judge", "gate", "report", "compare", "monitor", "trace")),
+    ("tools", ("constitution", "schema", "check-method")),
 )
 """Headings of `kilter --help`, and the commands below each, in order; commands not named here come last."""
 
