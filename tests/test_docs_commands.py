@@ -144,6 +144,9 @@ def place(tiny, tmp_path_factory):
         "prompts.jsonl": [{"prompt": row["prompt"]} for row in rows[:12]],
         "gsm8k.jsonl": questions,
         "answers.jsonl": [{"prompt": "Hello", "answer": "Hi"}],
+        "facts.jsonl": [
+            {"prompt": f"Is {i} even?", "answer": "yes" if i % 2 == 0 else "no"} for i in range(8)
+        ],
         "demonstrations.jsonl": [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows],
     }
     for name, content in files.items():

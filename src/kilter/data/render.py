@@ -202,13 +202,13 @@ class Renderer:
         """(text up to the end of the last turn, where that turn begins, whether it lacks an end of turn)."""
         opening = before if is_first else self.render(turns[:-1], prompt, generation=True)
         whole = self.render(turns, prompt)
+        begun = is_first and prompt.begun
         if whole.startswith(opening):
-            self._require_written(turns[-1], whole[len(opening) :])
+            self._require_written(turns[-1], whole[len(opening) :], begun)
             end, ended = self._end(whole, len(opening))
             return whole[:end], len(opening), not ended
 
         # The template shows a finished answer in another way than it asks for one.
-        begun = is_first and prompt.begun
         probe = cast(Message, {**turns[-1], "content": PROBE})
         header = "" if begun else self.render([*turns[:-1], probe], prompt)
         header = header[: max(0, header.rfind(PROBE))]
@@ -216,7 +216,7 @@ class Renderer:
             header = whole[: _shared(opening, whole)]
         end, ended = self._end(whole, len(header))
         written = whole[len(header) : end]
-        self._require_written(turns[-1], written)
+        self._require_written(turns[-1], written, begun)
         if begun:
             said = turns[-1]["content"][len(prompt.messages[-1]["content"]) :]
             return opening + said + whole[self._content_end(whole) : end], len(opening), not ended
@@ -292,9 +292,12 @@ class Renderer:
         tail = self.ending.tail
         return len(whole) - len(tail) if tail is not None and whole.endswith(tail) else len(whole.rstrip())
 
-    def _require_written(self, turn: Message, written: str) -> None:
-        """What the template leaves out of an answer would be learned as an empty one."""
-        if not self._says(turn["content"], written):
+    def _require_written(self, turn: Message, written: str, begun: bool = False) -> None:
+        """What the template leaves out of an answer would be learned as an empty one.
+
+        begun: the answer's beginning is in the prompt, so that what is written may be its end of turn alone.
+        """
+        if not begun and not self._says(turn["content"], written):
             raise UserError(
                 "template",
                 " ".join(turn["content"].split())[:60],
@@ -318,8 +321,8 @@ class Renderer:
             return True
         # Some templates write another case or form. Tokens of the template alone are no words.
         for mark in self._marks:
-            written = written.replace(mark, "")
-        return bool(written.strip())
+            written, content = written.replace(mark, ""), content.replace(mark, "")
+        return bool(written.strip()) or not content.strip()
 
     @cached_property
     def _marks(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Agreement of labels with people's, measured on the answers that carry both, before anybody trains on them."""
+"""Agreement of labels with people, measured on answers that carry both, before anybody trains on them."""
 
 from __future__ import annotations
 
