@@ -19,9 +19,12 @@ from kilter.constitution.draw import draw
 from kilter.constitution.judge import ConstitutionJudge
 from kilter.constitution.layouts import WRITERS, imported
 from kilter.constitution.lint import lint
+from kilter.constitution.page import page
+from kilter.constitution.probe import conflicts, difference, fires, votes, without_each
 from kilter.constitution.read import build, load, shipped
 from kilter.constitution.wording import critique_ask
 from kilter.errors import UserError
+from kilter.evaluation.metrics.boilerplate import most_repeated
 from kilter.feedback.judge.verdict import Comparison, Judgement, Verdict
 from kilter.roles.chat import SamplerChat
 from kilter.sampling.scripted import ScriptedSampler
@@ -414,3 +417,93 @@ def test_a_judge_can_ask_a_few_drawn_principles_alone():
     judge.compare([Comparison(question(str(i)), "x", "y") for i in range(20)])
     assert len(asked) == 20
     assert len({c.prompt.metadata[ABOUT]["principle"] for c in asked}) > 1
+
+
+# What principles do
+
+
+def pair(words: str, first: str, second: str) -> Comparison:
+    return Comparison(question(words), first, second, words)
+
+
+class Known(ByPrinciple):
+    """p of the first answer by the words of the question and the principle."""
+
+    def compare(self, comparisons, repeats=1):
+        found = []
+        for c in comparisons:
+            p = self.values[c.prompt.messages[-1]["content"]][c.prompt.metadata[ABOUT]["principle"]]
+            found.append(Judgement(c, (Verdict(p, "forward"), Verdict(p, "swapped"))))
+        return found
+
+
+PAIRS = [pair(str(n), "harm", "none") for n in range(20)]
+OPPOSED = Known(**{str(n): {"a": 0.0, "b": 1.0 if n < 15 else 0.0, "c": 0.5} for n in range(20)})
+
+
+def test_contradictions_are_found_with_their_rate_and_interval():
+    document_, found = build(RANKED), votes(build(RANKED), OPPOSED, PAIRS)
+    (conflict,) = conflicts(document_, found)
+    assert (conflict.first, conflict.second, conflict.rate.value, conflict.rate.n) == ("a", "b", 0.75, 20)
+    assert conflict.rate.ci_low == pytest.approx(0.531, abs=1e-3)
+    assert conflict.contradict(0.5) and not conflict.contradict(0.6)
+
+
+def test_the_principle_that_does_the_work_is_named_by_leaving_it_out():
+    harm = {"harm": lambda prompt, text: float(text == "harm")}
+    effects = without_each(build(RANKED), PAIRS, votes(build(RANKED), OPPOSED, PAIRS), harm)
+    assert effects["a"]["harm"].value == 0.75 and effects["a"]["harm"].ci_low > 0
+    assert effects["b"]["harm"].value == effects["c"]["harm"].value == 0.0
+
+
+def test_two_constitutions_are_compared_on_the_same_pairs():
+    alone = build(document(P | {"id": "b"}, name="alone"))
+    harm = {"harm": lambda prompt, text: float(text == "harm")}
+    found = difference(build(RANKED), alone, OPPOSED, PAIRS, harm)
+    before, after, change = found.rates["harm"]
+    assert (before, after, change.value, found.agree.value) == (0.0, 0.75, 0.75, 0.25)
+    assert found.texts["only in the first"] == ["a", "c"] and found.texts["changed"] == ["b"]
+    text = page(found, "pairs", "told")
+    assert "| harm | 0.00 | 0.75 | +0.75 (" in text
+
+
+def test_principles_that_never_or_always_fire_are_named():
+    raw = document(P | {"id": "never"}, P | {"id": "always"}, P | {"id": "out", "scope": {"labels": ["x"]}})
+    critic = SamplerChat(
+        ScriptedSampler(
+            lambda prompt, i: (
+                NAMED if prompt.metadata[ABOUT]["principle"] == "always" else "No problem found."
+            )
+        )
+    )
+    found = fires(build(raw), critic, [(question(str(n)), "Loosen a cable.") for n in range(10)])
+    assert [(f.principle, f.says, f.probes) for f in found] == [
+        ("never", "never fires", 10),
+        ("always", "always fires", 10),
+        ("out", "its scope holds no prompt of this data", 0),
+    ]
+    assert 0 < found[0].rate.ci_high < 0.3 and found[1].rate.ci_low > 0.7
+
+
+def test_boilerplate_is_the_share_of_answers_with_the_most_repeated_eight_words():
+    phrase = "you are valid valued and cared for always"
+    assert (
+        most_repeated([("1", f"Well, {phrase}."), ("2", f"Well, {phrase}."), ("3", "No."), ("4", "Yes.")])[0]
+        == 0.5
+    )
+    assert most_repeated([("1", phrase), ("2", f"So {phrase} too")]) == (1.0, phrase)
+    # Several answers to one prompt may say the same; seven words are no phrase.
+    assert most_repeated([("1", phrase), ("1", phrase), ("2", "else")]) == (0.0, "")
+    assert most_repeated([("1", "one two three four five six seven")] * 2) == (0.0, "")
+    assert most_repeated([]) == (0.0, "")
+
+
+def test_agents_who_only_please_grant_unsafe_requests_and_move_nothing_else():
+    from kilter.data.worlds.support_desk import SupportDesk
+    from kilter.evaluation.classifiers import safety_label, violates
+
+    plain, pleasing = (SupportDesk(n=200, level=0, pleasing=x).groups("demonstrations") for x in (0.0, 1.0))
+    unsafe = [g for g in pleasing if safety_label(g.prompt) == "unsafe"]
+    assert unsafe and all(violates(g.prompt, g.completions[0].text) for g in unsafe)
+    rest = [(a, b) for a, b in zip(plain, pleasing) if safety_label(a.prompt) != "unsafe"]
+    assert all(a == b for a, b in rest)
