@@ -53,6 +53,8 @@ SMALL = {
     r"kilter sample ": "--k 1",
     r"kilter data convert ": "--size 8",
     r"kilter constitution (test|conflicts|diff) ": "--limit 10",
+    r"kilter audit-judge --compare": "",
+    r"kilter audit-judge ": "--limit 4 --probe-limit 2",
 }
 """Small settings, the first that fits; a later option overrules the one of the document."""
 
@@ -223,7 +225,7 @@ def test_the_commands_of_a_page_run(page, reader):
         code, said = reader(arguments(command))
         if method and made and code == 0:
             assert Path(made[1], "model").is_dir(), f"{command} leaves no model"
-        verdict = re.match(r"kilter (gate|run|compare)", command)
+        verdict = re.match(r"kilter (gate|run|compare|audit-judge)", command)
         assert code in ((0, 1, 3) if verdict else (0,)), f"{command}\nexit code {code}\n{said[-3000:]}"
 
 

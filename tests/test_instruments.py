@@ -8,7 +8,7 @@ import pytest
 
 from kilter.data.worlds.support_desk import SupportDesk
 from kilter.errors import UserError
-from kilter.evaluation import instruments
+from kilter.evaluation import instruments, people
 from kilter.evaluation.aggregate import Origin, measure_all
 from kilter.evaluation.metrics import resolve
 from kilter.evaluation.result import entry, read_by
@@ -112,7 +112,7 @@ def test_the_gate_decides_on_the_corrected_rate():
     assert state(good, "over_refusal", value=0.3)["state"] == "pass"
     said = state(bad, "over_refusal", value=0.3)
     assert said["state"] == "fail"
-    assert "corrected for sensitivity 0.50 and specificity 0.99; counted 0.23" in said["why"]
+    assert "corrected for sensitivity 0.5 and specificity 0.99; counted 0.23" in said["why"]
 
 
 @pytest.mark.parametrize(
@@ -253,3 +253,56 @@ def test_a_certificate_that_held_at_the_evaluation_may_have_expired_since():
     state_, why = decided(judged(JUDGE | {"expires": "2026-01-01"}))
     assert (state_, "expired on 2026-01-01" in why) == ("inconclusive", True)
     assert decided(judged())[0] == "pass", "a source that is no judge needs none"
+
+
+def said(path, items, metric, value):
+    rows = [
+        {"metric": metric, "prompt": i.prompt.text, "answer": i.answers[0].text, "value": value(i)}
+        for i in items
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_small_sample_of_people_corrects_a_rate(tmp_path):
+    """Of 80 refusals that were counted, people call a quarter none."""
+    items, old = asked(400, 80), asked(400, 20)
+    wrong = {i.prompt.text for i in items[:80:4]}
+    path = said(
+        tmp_path / "people.jsonl",
+        items[::2],
+        "over_refusal",
+        lambda i: float(i.answers[0].text == REFUSAL and i.prompt.text not in wrong),
+    )
+    origin = Origin(0, "hash", {}, people=people.read_people([path]))
+    made = evaluation(items, old, origin=origin)["models"]["new"]["metrics"]["over_refusal"]
+    assert made["value"] == 0.2
+    assert made["corrected"]["people"] == 200
+    assert made["corrected"]["value"] == pytest.approx(0.1)
+    assert made["corrected"]["ci_low"] < 0.15 < made["corrected"]["ci_high"] + 0.05
+    few = Origin(0, "hash", {}, people=dict(list(people.read_people([path]).items())[:10]))
+    assert (
+        "sensitivity"
+        in evaluation(items, old, origin=few)["models"]["new"]["metrics"]["over_refusal"]["corrected"]
+    )
+
+
+def test_people_stand_in_for_a_measurement_at_the_gate(tmp_path):
+    items = asked(200, 0, "unsafe")
+    path = said(tmp_path / "people.jsonl", items[:100], "violation", lambda i: 1.0)
+    origin = Origin(0, "hash", {}, people=people.read_people([path]))
+    made = evaluation(items, items, ["violation"], origin)
+    said_ = state(made, "violation", "value", ">=", 0.9)
+    assert (said_["state"], "people said of 100 answers" in said_["why"]) == ("pass", True)
+
+
+@pytest.mark.parametrize(
+    "row", ['{"metric": "refusal"}', '{"metric": "r", "prompt": "", "answer": "", "value": 7}']
+)
+def test_a_wrong_row_of_people_is_named(tmp_path, row):
+    path = tmp_path / "people.jsonl"
+    path.write_text(row + "\n")
+    with pytest.raises(UserError, match=r"people.jsonl:1"):
+        people.read_people([path])
+    with pytest.raises(UserError, match="names no file"):
+        people.read_people([tmp_path / "none.jsonl"])

@@ -83,15 +83,28 @@ def report(folder: Annotated[Path, typer.Argument(help="a run folder, or that of
     out.print(styled("[bold]{}[/]", write_report(folder)))
 
 
-@command(examples=["kilter schema > kilter.schema.json", "kilter schema --options > docs/train-options.md"])
+@command(
+    examples=[
+        "kilter schema > kilter.schema.json",
+        "kilter schema --options > docs/train-options.md",
+        "kilter schema --certificate > judge.schema.json",
+    ]
+)
 def schema(
     options: Annotated[
         bool, typer.Option("--options", help="print all options of `kilter train` by group instead")
     ] = False,
+    certificate: Annotated[
+        bool, typer.Option("--certificate", help="print the schema of judge.json instead")
+    ] = False,
 ) -> None:
     """Print the JSON schema of recipes, for editors."""
+    from kilter.feedback.judge.certificate import Certificate
     from kilter.recipe import schema as make
 
+    if certificate:
+        print(json.dumps(Certificate.model_json_schema(), indent=1))
+        return
     if not options:
         print(json.dumps(make(), indent=1))
         return

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kilter.errors import RunFailed
-from kilter.evaluation.instruments import Correction, Measurement, shipped
+from kilter.evaluation.instruments import Correction, Measurement, plain, shipped
 from kilter.evaluation.metrics.registry import NEEDS, Measure, MetricFacts
+from kilter.evaluation.people import Key, labels, powered
 from kilter.registry import user_file, user_line
 from kilter.statistics import Estimate, clustered, mean, proportion, win_rate
 from kilter.types import Answered
@@ -27,6 +28,7 @@ class Origin:
         data_hash: of the data set that the prompts come from.
         judges: name of each feedback source, for people.
         certified: what is known of the judges behind each feedback source, and what vouches for them.
+        people: what people said of some answers.
         instruments: how well those read the answers that do so with errors, by name.
         bias: added to the method of an estimate that holds for the policy's own samples alone; "" where the
             samples are such.
@@ -37,6 +39,7 @@ class Origin:
     judges: Mapping[str, str]
     bias: str = ""
     certified: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    people: Mapping[Key, float] = field(default_factory=dict)
     instruments: Mapping[str, Measurement] = field(default_factory=shipped)
 
 
@@ -50,6 +53,7 @@ class Measured:
         correction: of a rate that an instrument with errors reads.
         corrected: the rate without them.
         judges: those that it rests on, as their sources describe them.
+        people: what people said of each prompt's answer; empty where they said too little.
     """
 
     values: list[float | None]
@@ -57,6 +61,7 @@ class Measured:
     correction: Correction | None = None
     corrected: Estimate | None = None
     judges: Sequence[Mapping[str, Any]] = ()
+    people: Sequence[float | None] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The estimate for evaluation.json, with the corrected one beside it."""
@@ -65,7 +70,13 @@ class Measured:
 
     def beside(self, corrected: Estimate | None) -> dict[str, Any]:
         """What a reader of the number has to know: how it is corrected, and which judges it rests on."""
-        found = {} if self.correction is None else self.correction.to_json(corrected)
+        found: dict[str, Any] = {}
+        if self.correction is not None:
+            found["instrument"] = self.correction.reader.instrument
+            found["corrected"] = None if corrected is None else self.correction.to_json(corrected)
+        if self.people and corrected is not None:
+            said = sum(label is not None for label in self.people)
+            found["corrected"] = {**plain(corrected), "people": said}
         return found | ({"judged_by": list(self.judges)} if self.judges else {})
 
 
@@ -119,19 +130,26 @@ def _corrected(
     counted: Estimate,
     origin: Origin,
 ) -> Measured:
-    """The rate without the errors of its instrument, where one reads any of the answers."""
+    """The number without the errors of its instrument or its judge, as far as they are known."""
     judges = [judge for source in sorted(facts.needs) for judge in origin.certified.get(source, ())]
-    if facts.reader is None:
-        return Measured(values, counted, judges=judges)
-    exact = [facts.reader.exact(item.prompt) for item in items]
-    correction = Correction(facts.reader, origin.instruments.get(facts.reader.instrument), exact)
-    if not correction.needed:
+    correction = None
+    if facts.reader is not None:
+        exact = [facts.reader.exact(item.prompt) for item in items]
+        correction = Correction(facts.reader, origin.instruments.get(facts.reader.instrument), exact)
+    correction = correction if correction is not None and correction.needed else None
+    if correction is None and not judges:
         return Measured(values, counted)
+
+    # What people said of these very answers is better evidence than a measurement made elsewhere.
+    people = labels(facts.name, items, origin.people)
+    if people:
+        return Measured(values, counted, correction, powered(values, people), judges, people)
 
     def of(places: Sequence[int]) -> Estimate:
         return AGGREGATES[facts.aggregate]([values[i] for i in places], origin.seed)
 
-    return Measured(values, counted, correction, correction.rate(counted, of), judges)
+    corrected = None if correction is None else correction.rate(counted, of)
+    return Measured(values, counted, correction, corrected, judges)
 
 
 def _clusters(items: Sequence[Answered]) -> list[str] | None:

@@ -68,6 +68,10 @@ class EvaluateSpec(BaseModel):
         description="measured sensitivity and specificity of what reads the answers, as JSON; "
         "that of the response classifier is shipped",
     )
+    people: Annotated[list[FileRef], METHOD] = Field(
+        default_factory=list,
+        description="what people said of some of the answers, as JSON lines: metric, prompt, answer, value",
+    )
     sampler: Annotated[SamplerKind, SAMPLING] = Field(
         default_factory=SamplerKind, description="who samples; how is said by the fields beside it"
     )

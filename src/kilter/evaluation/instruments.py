@@ -168,20 +168,21 @@ class Correction:
         read = correct(of([i for i, e in enumerate(self.exact) if not e]), accuracy)
         return _together(counted, exact, read)
 
-    def to_json(self, corrected: Estimate | None) -> dict[str, Any]:
-        """What stands beside the counted rate in evaluation.json."""
-        found: dict[str, Any] = {"instrument": self.reader.instrument, "corrected": None}
-        if corrected is None or self.measurement is None:
-            return found
+    def to_json(self, corrected: Estimate) -> dict[str, Any]:
+        """The corrected rate for evaluation.json, with what it was corrected for."""
+        assert self.measurement is not None, "without a measurement nothing is corrected"
         accuracy = self.measurement.accuracy(self.reader.inverse)
-        return found | {
-            "corrected": {
-                **{k: getattr(corrected, k) for k in ("value", "ci_low", "ci_high", "method")},
-                "sensitivity": accuracy.sensitivity,
-                "specificity": accuracy.specificity,
-                "exact_prompts": sum(self.exact),
-            }
+        return {
+            **plain(corrected),
+            "sensitivity": accuracy.sensitivity,
+            "specificity": accuracy.specificity,
+            "exact_prompts": sum(self.exact),
         }
+
+
+def plain(corrected: Estimate) -> dict[str, Any]:
+    """What of a corrected estimate stands beside the counted one."""
+    return {name: getattr(corrected, name) for name in ("value", "ci_low", "ci_high", "method")}
 
 
 def _together(whole: Estimate, a: Estimate, b: Estimate) -> Estimate:

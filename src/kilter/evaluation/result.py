@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kilter.evaluation.aggregate import Measured, Origin, paired
 from kilter.evaluation.config import EvaluateSpec
 from kilter.evaluation.instruments import described
 from kilter.evaluation.metrics import Measure, facts_of
+from kilter.evaluation.people import powered
 from kilter.evaluation.subject import Subject
 from kilter.evaluation.suites import Suite
 from kilter.statistics import Estimate, paired_difference
@@ -49,7 +51,7 @@ def entry(
     if baseline is not None:
         base = paired(measures, baseline)
         made["difference"] = {
-            key: _difference(values, base[key], found[key], origin)
+            key: _difference(values, base[key], found[key], baseline[key], origin)
             for key, values in paired(measures, found).items()
             if key in base and found[key].estimate is not None
         }
@@ -58,7 +60,11 @@ def entry(
 
 
 def _difference(
-    values: Sequence[float | None], base: Sequence[float | None], found: Measured, origin: Origin
+    values: Sequence[float | None],
+    base: Sequence[float | None],
+    found: Measured,
+    compared: Measured,
+    origin: Origin,
 ) -> dict[str, Any]:
     """The paired difference of one metric; where an instrument reads the answers, without its errors too."""
     assert found.estimate is not None
@@ -70,7 +76,15 @@ def _difference(
 
     counted = of(range(len(values)))
     corrected = None if found.correction is None else found.correction.difference(counted, of)
-    return counted.to_json() | found.beside(corrected)
+    if found.people and compared.people:
+        said = _minus(found.people, compared.people)
+        corrected = powered(_minus(values, base), said)
+        return counted.to_json() | replace(found, people=said).beside(corrected)
+    return counted.to_json() | replace(found, people=()).beside(corrected)
+
+
+def _minus(values: Sequence[float | None], base: Sequence[float | None]) -> list[float | None]:
+    return [None if a is None or b is None else a - b for a, b in zip(values, base, strict=True)]
 
 
 def read_by(measured: Iterable[Mapping[str, Measured]], origin: Origin) -> dict[str, Any]:

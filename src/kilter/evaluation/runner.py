@@ -18,6 +18,7 @@ from kilter.evaluation.asking import Asking, ModelAnswers
 from kilter.evaluation.config import EvaluateSpec
 from kilter.evaluation.instruments import measurements
 from kilter.evaluation.metrics import OF_PAIRS, SOURCES, STANDARD, Measure
+from kilter.evaluation.people import read_people
 from kilter.evaluation.records import beside, of_pairs, records
 from kilter.evaluation.result import entry, head, read_by, titles_beyond
 from kilter.evaluation.scoring import GoldSource, JudgeSource, RewardSource, Scores, Scoring, Source, combined
@@ -138,6 +139,7 @@ class Evaluation:
             {key: source.judge for key, source in sources.items()},
             self._bias(),
             {key: judges for key, source in sources.items() if (judges := source.judges())},
+            read_people(self.spec.people),
             measurements(self.spec.instruments),
         )
 

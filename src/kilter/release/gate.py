@@ -241,8 +241,9 @@ def _compared(condition: Condition, metric: Mapping[str, Any], bound: str) -> tu
     holds, number = OPS[condition.op], float(metric[bound])
     beside = ""
     if "counted" in metric:
-        read = f"sensitivity {metric['sensitivity']:.2f} and specificity {metric['specificity']:.2f}"
-        beside = f" corrected for {read}; counted {metric['counted']:.4g}"
+        people = f"by what people said of {metric.get('people')} answers"
+        read = f"for sensitivity {metric.get('sensitivity')} and specificity {metric.get('specificity')}"
+        beside = f" corrected {people if 'people' in metric else read}; counted {metric['counted']:.4g}"
     if holds(number, condition.value):
         if bound != "value" and "bootstrap" in metric.get("method", "") and metric["n"] < FEWEST:
             text = (

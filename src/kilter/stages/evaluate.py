@@ -60,11 +60,13 @@ class Evaluate(StageKind[EvaluateSpec]):
         """Gold source and sampler can be built, and the baseline is among the models."""
         from kilter import feedback
         from kilter.evaluation.instruments import measurements
+        from kilter.evaluation.people import read_people
         from kilter.sampling.build import check_sampler
 
         if not spec.models:
             _check_alone(spec, work)
         measurements(spec.instruments, work.where("instruments"))
+        read_people(spec.people, work.where("people"))
         refuse_idle(spec.sampler, f"{work.where('sampler')}.", idle_fields(spec.sampler))
         check_sampler(spec.sampler, work.where("sampler"))
         if spec.gold is not None:
@@ -231,7 +233,7 @@ def _pairs(spec: EvaluateSpec, work: Workspace) -> Sequence[Group]:
 
 
 POLICY_ONLY = (
-    *("baseline", "gold", "judge", "metrics", "instruments", "probes", "tax", "sampler"),
+    *("baseline", "gold", "judge", "metrics", "instruments", "people", "probes", "tax", "sampler"),
     "temperature",
 )
 """Fields that are about the answers of a policy."""
