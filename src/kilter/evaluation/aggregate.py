@@ -72,11 +72,12 @@ class Measured:
         """What a reader of the number has to know: how it is corrected, and which judges it rests on."""
         found: dict[str, Any] = {}
         if self.correction is not None:
-            found["instrument"] = self.correction.reader.instrument
-            found["corrected"] = None if corrected is None else self.correction.to_json(corrected)
+            found = {"instrument": self.correction.reader.instrument, "corrected": None}
         if self.people and corrected is not None:
             said = sum(label is not None for label in self.people)
             found["corrected"] = {**plain(corrected), "people": said}
+        elif self.correction is not None and corrected is not None:
+            found["corrected"] = self.correction.to_json(corrected)
         return found | ({"judged_by": list(self.judges)} if self.judges else {})
 
 
