@@ -306,3 +306,17 @@ def test_a_wrong_row_of_people_is_named(tmp_path, row):
         people.read_people([path])
     with pytest.raises(UserError, match="names no file"):
         people.read_people([tmp_path / "none.jsonl"])
+
+
+def test_an_evaluation_knows_the_judge_behind_its_gold_scores(tiny, tmp_path):
+    """No weights are opened for it; a source that is no judge has none."""
+    from kilter.evaluation.scoring import GoldSource
+
+    prompts = [Prompt(text="Q")]
+    (judge,) = GoldSource({"judge": {"model": str(tiny)}}, prompts).judges()
+    assert judge["uncertified"] == "there is no certificate of this judge"
+    assert GoldSource("math", prompts).judges() == []
+    assert GoldSource(None, [g.prompt for g in SupportDesk(n=2).groups("prompts")]).judges() == []
+    path = vouching(tmp_path / "judge.json", judge={"name": "a", "fingerprint": judge["judge"]})
+    (judge,) = GoldSource({"judge": {"model": str(tiny), "certificate": path}}, prompts).judges()
+    assert (judge["expires"], "uncertified" in judge) == ("2999-01-01", False)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kilter.feedback.judge.dials import ORDERS
+from kilter.feedback.judge.protocol import ORDERS
 from kilter.feedback.judge.verdict import Comparison, Verdict
 
 Array = npt.NDArray[np.float64]

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kilter.feedback.judge.protocol import ORDERS
 from kilter.feedback.judge.verdict import Comparison, Exam, Judgement, Order, Verdict
 
 Array = npt.NDArray[np.float64]
 Truth = Callable[[str, str], float]
 """(id of the comparison, text of an answer) to how good it is; what is not known is worst."""
 
-ORDERS: tuple[Order, Order] = ("forward", "swapped")
 BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.M)
 COMMAND = re.compile(r"\b(?:ignore|disregard|verdict|choose this|better (?:one|answer))\b", re.I)
 WORST = -1e9
