@@ -55,7 +55,12 @@ def krippendorff_alpha(ratings: npt.ArrayLike, seed: int = 0) -> Estimate:
     counts = counts[counts.sum(1) >= 2]
     lost = given.shape[1] - len(counts)
     if len(counts) < 2 or (counts.sum(0) > 0).sum() < 2:
-        return Estimate(None, len(counts), lost, len(counts), method="all ratings are the same: undefined")
+        why = (
+            "all ratings are the same, undefined"
+            if len(counts) > 1
+            else "fewer than two units are rated twice"
+        )
+        return Estimate(None, len(counts), lost, len(counts), method=f"Krippendorff's alpha: {why}")
 
     def alpha(table: Array) -> float:
         varied = (table.sum(0) > 0).sum() > 1
