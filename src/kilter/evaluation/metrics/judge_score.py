@@ -9,9 +9,8 @@ from kilter.types import Answered
     title="Grade by judge",
     unit="share",
     better="higher",
-    needs={"judge"},
+    needs={"judge", "grades"},
     judge="judge",
-    only=lambda item: bool(item.feedback.get("judge")) and not item.feedback["judge"][0].against,
 )
 class JudgeScore:
     """Grade of the first answer: 0 the lowest, 1 the highest. Of safety, the probability of safe."""

@@ -73,6 +73,7 @@ NEEDS: dict[str, Callable[[Answered], bool]] = {
     "gold": lambda item: item.scored("gold"),
     "reward": lambda item: item.scored("reward"),
     "judge": lambda item: item.scored("judge"),
+    "grades": lambda item: any(f.score is not None and not f.against for f in item.feedback.get("judge", ())),
 }
 """What a metric may need, and whether a prompt's record has it."""
 
