@@ -28,7 +28,6 @@ from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.outcome import ARTIFACT, Outcome, StagePlan, StageSpec
 from kilter.stages.refs import references
 from kilter.stages.registry import stage
-from kilter.statistics import wilson_bounds
 from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
 
 if TYPE_CHECKING:
@@ -389,6 +388,7 @@ def _row(group: Group, chain: Mapping[str, Any], history: Mapping[str, Any]) -> 
 def facts_of(chains: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the chains on disk amount to."""
     from kilter.constitution.chain import STATES
+    from kilter.statistics import wilson_bounds
 
     links = [link for chain in chains for link in chain["links"]]
     states = Counter(link["state"] for link in links)
