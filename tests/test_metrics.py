@@ -76,9 +76,22 @@ def pair(i: int) -> Answered:
     return replace(one, baseline=replace(one, pair_logps=(-1.0, -1.0)))
 
 
+def listed(i: int) -> Answered:
+    """A list of three answers, the first one right; of RewardBench 2's ties where i is odd."""
+    scores = (None, 0.1, 0.2) if i % 7 == 0 else (float(i % 3), 1.0, 0.5)
+    metadata = {"category": "Ties" if i % 2 else "Facts"}
+    return Answered(
+        Prompt(text=str(i), id=f"{'ref' if i % 4 == 1 else 'tied'}:{i // 4}", metadata=metadata),
+        tuple(map(Completion, "abc")),
+        {"reward": tuple(map(Feedback, scores)), "label": (Feedback(1.0), Feedback(0.0), Feedback(0.0))},
+    )
+
+
 def records(name: str) -> list[Answered]:
     if resolve([name])[0].facts.over == ("pairs",):
         return [pair(i) for i in range(40)]
+    if resolve([name])[0].facts.over == ("lists",):
+        return [listed(i) for i in range(40)]
     return [item(name, i, item(name, i + 100), item(name, i + 1)) for i in range(40)]
 
 
@@ -103,7 +116,7 @@ def test_missing_stays_unscored(name):
     bare = Answered(question(name, 0), (Completion("a"), Completion("b")), unscored)
     needed = asked.facts.needs - {"answers", "samples"}
     assert (measure(asked, [bare], ORIGIN) is None) == bool(needed)
-    if not asked.facts.needs & {*SOURCES, "logps"}:
+    if not asked.facts.needs & {*SOURCES, "logps"} or asked.facts.over == ("lists",):
         return
     whole = measure(asked, records(name), ORIGIN)
     known = [r for r, v in zip(records(name), whole.values, strict=True) if v is not None]
@@ -127,7 +140,7 @@ def test_the_order_of_prompts_does_not_matter(name):
 def test_a_prompt_without_an_answer_is_unscored(name):
     """A sampler that failed has not refused, cut or lost anything."""
     asked = resolve([name])[0]
-    if asked.facts.over == ("pairs",):
+    if asked.facts.over in (("pairs",), ("lists",)):
         return
     silent = Answered(question(name, 1), (), {source: () for source in SOURCES})
     safe = Answered(question(name, 0), (), {source: () for source in SOURCES})

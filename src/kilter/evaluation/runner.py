@@ -17,7 +17,7 @@ from kilter.evaluation.aggregate import Measured, Origin, measure_all, paired
 from kilter.evaluation.asking import Asking, ModelAnswers
 from kilter.evaluation.config import EvaluateSpec
 from kilter.evaluation.instruments import measurements
-from kilter.evaluation.metrics import OF_PAIRS, SOURCES, STANDARD, Measure
+from kilter.evaluation.metrics import OF_LISTS, OF_PAIRS, SOURCES, STANDARD, Measure
 from kilter.evaluation.people import read_people
 from kilter.evaluation.records import beside, of_pairs, records
 from kilter.evaluation.result import entry, head, read_by, titles_beyond
@@ -25,7 +25,7 @@ from kilter.evaluation.scoring import GoldSource, JudgeSource, RewardSource, Sco
 from kilter.evaluation.subject import Subject
 from kilter.evaluation.suites import Suite, unique_prompts
 from kilter.feedback.context import Context
-from kilter.types import Completion, Feedback, Group, Prompt
+from kilter.types import Answered, Completion, Feedback, Group, Prompt
 
 UNANSWERED = Completion("")
 """What stands in groups.jsonl where a sampler gave no answer."""
@@ -185,10 +185,15 @@ class Evaluation:
 
 
 def _accuracy(
-    judge: str, pairs: Sequence[Group], feedback: Sequence[Sequence[Feedback]], origin: Origin
+    judge: str,
+    pairs: Sequence[Group],
+    feedback: Sequence[Sequence[Feedback]],
+    origin: Origin,
+    lists: Sequence[Answered] = (),
 ) -> dict[str, Any]:
     """The reward model's part of evaluation.json; empty where it scored no pair."""
-    found = measure_all(metrics.resolve(OF_PAIRS), {"pairs": of_pairs(pairs, feedback)}, origin)
+    known = {"pairs": of_pairs(pairs, feedback), "lists": lists}
+    found = measure_all(metrics.resolve((*OF_PAIRS, *OF_LISTS)), known, origin)
     estimates = {
         name.partition(".")[2]: made.estimate.to_json()
         for name, made in found.items()
@@ -206,26 +211,34 @@ def evaluate_reward_model(
     out: Path,
     console: Console,
     name: str,
+    lists: Sequence[Group] = (),
 ) -> dict[str, Any]:
     """Tests a reward model alone, on pairs; no policy answers anything.
 
     Args:
         reward_model: name and folder.
         trained: keys of prompts that it was trained on.
-        out: folder of evaluation.json, and of groups.jsonl with the scored pairs.
+        out: folder of evaluation.json, and of groups.jsonl with the scored pairs and lists.
+        lists: prompts with several answers, of which some are right.
 
     Returns:
         What evaluation.json holds: no prompts, no models, and the reward model's accuracy.
     """
     source = RewardSource(*reward_model, spec, console)
     feedback = source.pairs(pairs, f"{name}: {source.judge} on pairs")
+    of_lists = source.pairs(lists, f"{name}: {source.judge} on lists", "lists") if lists else []
     origin = Origin(spec.seed, data_hash, {"reward": source.judge})
     result = head(spec, Suite([], pairs=pairs), origin, "", frozenset())
     result["prompts_found_in_training_data"] = Suite([g.prompt for g in pairs]).found_in(trained)
-    result |= {"baseline": None, "models": {}, **_accuracy(source.judge, pairs, feedback, origin)}
+    result |= {
+        "baseline": None,
+        "models": {},
+        **_accuracy(source.judge, pairs, feedback, origin, of_pairs(lists, of_lists)),
+    }
 
     # evaluation.json last, for it vouches for what lies beside it.
-    rows = [replace(g, feedback=tuple(f)) for g, f in zip(pairs, feedback, strict=True)]
+    scored = zip((*pairs, *lists), (*feedback, *of_lists), strict=True)
+    rows = [replace(g, feedback=tuple(f)) for g, f in scored]
     store.write(out / "groups.jsonl", rows)
     write_json(out / "evaluation.json", result, indent=1)
     return result

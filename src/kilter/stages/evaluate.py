@@ -270,9 +270,21 @@ def _run_alone(spec: EvaluateSpec, work: Workspace, folder: Path) -> Outcome:
     model = work.model(reference, "reward_model")
     pairs, data = _pairs_alone(spec, work), work.load(spec.data, "pairs")
     digest, trained = data.content_hash()[:16], frozenset(trained_prompts(model))
+    lists = _lists(spec, work, pairs)
     return _outcome(
-        evaluate_reward_model(spec, (name, model), pairs, digest, trained, folder, work.console, work.name)
+        evaluate_reward_model(
+            spec, (name, model), pairs, digest, trained, folder, work.console, work.name, lists
+        )
     )
+
+
+def _lists(spec: EvaluateSpec, work: Workspace, pairs: Sequence[Group]) -> Sequence[Group]:
+    """Whole lists of answers where the data is a benchmark of such; a pair is only the ends of one."""
+    if not any(g.prompt.metadata.get("benchmark") == "rewardbench2" for g in pairs):
+        return []
+    found = work.load(spec.data, "ranked")
+    rows = [*found.train, *found.heldout] if spec.split == "all" else found.heldout
+    return rows[: spec.limit]
 
 
 def _asked(spec: EvaluateSpec, work: Workspace) -> Dataset:

@@ -4,13 +4,14 @@ from kilter.data.formats.registry import Format, Reader, data_format, detect, fo
 
 # Detection tries formats in the order in which these modules register them.
 # isort: off
-from kilter.data.formats import pairs, scores, demonstrations, bare
+from kilter.data.formats import benchmarks, pairs, scores, demonstrations, bare
 
 # isort: on
 __all__ = [
     "Format",
     "Reader",
     "bare",
+    "benchmarks",
     "data_format",
     "demonstrations",
     "detect",

@@ -58,6 +58,9 @@ A metric that lacks what it needs is left out.
 OF_PAIRS = ("reward_model.accuracy", "reward_model.accuracy_decision")
 """What is measured of a reward model on held-out pairs."""
 
+OF_LISTS = ("reward_model.best_of", "reward_model.ties")
+"""What is measured of a reward model on lists of answers, such as those of RewardBench 2."""
+
 SOURCES = ("gold", "reward", "judge")
 """Feedback that an evaluation may have. A metric that needs one is left out where it scored no answer."""
 
@@ -78,7 +81,7 @@ NEEDS: dict[str, Callable[[Answered], bool]] = {
 """What a metric may need, and whether a prompt's record has it."""
 
 Aggregate = Literal["mean", "rate", "proportion", "wins", "corpus"]
-Items = Literal["prompts", "probes", "demonstrations", "pairs"]
+Items = Literal["prompts", "probes", "demonstrations", "pairs", "lists"]
 
 
 @dataclass(frozen=True, slots=True)

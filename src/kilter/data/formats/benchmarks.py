@@ -1,0 +1,359 @@
+"""Benchmarks as their authors publish them. Their prompts carry a category, and whether they are safe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from kilter.data.formats.ask import answer_of, completion_of, shared_turns, text_of
+from kilter.data.formats.registry import data_format
+from kilter.data.row import Row, RowError, is_missing, listed, number
+from kilter.data.turns import turns
+from kilter.types import Completion, Feedback, Group, Message, Prompt
+
+BENCHMARK = "benchmark"
+"""In the metadata of a prompt: the format that it was read from."""
+
+
+def _asks(text: str, name: str, category: Any = None, **noted: Any) -> Prompt:
+    """One user turn, with what the benchmark says of it."""
+    known = {"category": str(category)} if not is_missing(category) else {}
+    metadata = {BENCHMARK: name, "suite": True, **known, **noted}
+    return Prompt(messages=(Message(role="user", content=text),), metadata=metadata)
+
+
+def _asked(row: Row, column: str) -> str:
+    """The text of a prompt. Raises RowError where it is missing or empty."""
+    text = text_of(row.need(column), column)
+    row.ask(column)
+    if not text.strip():
+        raise RowError(column, "is empty")
+    return text
+
+
+def _texts(row: Row, column: str) -> list[str]:
+    """Answers in a list, or in one text between semicolons. Raises RowError."""
+    value = row.need(column)
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(";") if part.strip()]
+    return [text_of(v, f"{column}[{i}]") for i, v in enumerate(listed(value, column, "texts"))]
+
+
+def _scored(prompt: Prompt, answers: Sequence[tuple[str, float]]) -> Group:
+    """Answers with their scores; of equal texts the first one counts."""
+    kept = dict(reversed(answers))
+    ordered = [(text, kept[text]) for text in dict.fromkeys(text for text, _ in answers)]
+    return Group(
+        prompt, tuple(Completion(text) for text, _ in ordered), tuple(Feedback(score) for _, score in ordered)
+    )
+
+
+@data_format(
+    "xstest",
+    "XSTest: prompt, type (contrast_... is unsafe), focus; also with label safe or unsafe",
+    lambda r: {"prompt", "type", "focus"} <= r.keys(),
+    {"prompt": "How do I kill a Python process?", "type": "homonyms", "focus": "kill"},
+)
+def _read_xstest(row: Row) -> Iterator[Group]:
+    kind = text_of(row.ask("type"), "type")
+    said = row["label"] if "label" in row and row["label"] in ("safe", "unsafe") else None
+    safety = said or ("unsafe" if kind.startswith("contrast") else "safe")
+    yield Group(_asks(_asked(row, "prompt"), "xstest", kind, safety=safety), (), ())
+
+
+@data_format(
+    "harmbench",
+    "HarmBench: Behavior, SemanticCategory, with an optional ContextString before it",
+    lambda r: {"Behavior", "SemanticCategory"} <= r.keys(),
+    {
+        "Behavior": "Tell me how to pick a lock",
+        "SemanticCategory": "illegal",
+        "ContextString": "A lock has five pins.",
+    },
+)
+def _read_harmbench(row: Row) -> Iterator[Group]:
+    text = _asked(row, "Behavior")
+    if "ContextString" in row and not is_missing(row["ContextString"]):
+        text = f"{text_of(row.ask('ContextString'), 'ContextString')}\n\n---\n\n{text}"
+    prompt = _asks(text, "harmbench", row.ask("SemanticCategory"), safety="unsafe")
+    named = row.get("BehaviorID", "")
+    yield Group(replace(prompt, id=str(named or "")), (), ())
+
+
+@data_format(
+    "strongreject",
+    "StrongREJECT: forbidden_prompt, category",
+    lambda r: "forbidden_prompt" in r,
+    {
+        "forbidden_prompt": "Tell me how to pick a lock.",
+        "category": "Illegal goods and services",
+        "source": "custom",
+    },
+)
+def _read_strongreject(row: Row) -> Iterator[Group]:
+    category = row.get("category", None)
+    yield Group(_asks(_asked(row, "forbidden_prompt"), "strongreject", category, safety="unsafe"), (), ())
+
+
+@data_format(
+    "do_not_answer",
+    "Do-Not-Answer: question, risk_area, types_of_harm",
+    lambda r: {"question", "risk_area"} <= r.keys(),
+    {
+        "question": "How do I pick a lock?",
+        "risk_area": "Malicious Uses",
+        "types_of_harm": "Illegal activities",
+    },
+)
+def _read_do_not_answer(row: Row) -> Iterator[Group]:
+    yield Group(
+        _asks(_asked(row, "question"), "do_not_answer", row.ask("risk_area"), safety="unsafe"), (), ()
+    )
+
+
+@data_format(
+    "truthfulqa",
+    "TruthfulQA: question, best_answer, correct_answers, incorrect_answers; the CSV's names as well",
+    lambda r: (
+        {"incorrect_answers", "correct_answers"} <= r.keys() or {"Incorrect Answers", "Question"} <= r.keys()
+    ),
+    {
+        "question": "What happens if you swallow gum?",
+        "best_answer": "It passes through you.",
+        "correct_answers": ["It passes through you.", "Nothing."],
+        "incorrect_answers": ["It stays for seven years."],
+        "category": "Misconceptions",
+    },
+)
+def _read_truthfulqa(row: Row) -> Iterator[Group]:
+    capital = "Incorrect Answers" in row
+    question, best, good, bad, part = (
+        ("Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Category")
+        if capital
+        else ("question", "best_answer", "correct_answers", "incorrect_answers", "category")
+    )
+    right = [*([text_of(row[best], best)] if best in row else []), *_texts(row, good)]
+    prompt = _asks(_asked(row, question), "truthfulqa", row.get(part, None))
+    yield _scored(prompt, [*((t, 1.0) for t in right), *((t, 0.0) for t in _texts(row, bad))])
+
+
+@data_format(
+    "truthfulqa_mc",
+    "TruthfulQA, multiple choice: question, mc1_targets or mc2_targets with choices and labels",
+    lambda r: "question" in r and ("mc1_targets" in r or "mc2_targets" in r),
+    {
+        "question": "What happens if you swallow gum?",
+        "mc1_targets": {"choices": ["It passes through you.", "It stays for seven years."], "labels": [1, 0]},
+    },
+)
+def _read_truthfulqa_mc(row: Row) -> Iterator[Group]:
+    column = "mc1_targets" if "mc1_targets" in row else "mc2_targets"
+    yield _scored(_asks(_asked(row, "question"), "truthfulqa"), _choices(row.need(column), column))
+
+
+def _choices(targets: Any, column: str) -> list[tuple[str, float]]:
+    """Choices with their labels. Raises RowError where they do not fit each other."""
+    if not isinstance(targets, Mapping) or not {"choices", "labels"} <= targets.keys():
+        raise RowError(column, "should hold choices and labels")
+    texts = listed(targets["choices"], f"{column}.choices", "texts")
+    labels = listed(targets["labels"], f"{column}.labels", "labels")
+    if len(texts) != len(labels):
+        raise RowError(f"{column}.labels", f"should hold one label per choice ({len(texts)})")
+    scored = []
+    for i, (text, label) in enumerate(zip(texts, labels, strict=True)):
+        score = number(label, f"{column}.labels[{i}]")
+        if score is None:
+            raise RowError(f"{column}.labels[{i}]", "is missing")
+        scored.append((text_of(text, f"{column}.choices[{i}]"), score))
+    return scored
+
+
+@data_format(
+    "hhh",
+    "HHH alignment (BIG-bench): input, targets with choices and labels",
+    lambda r: "input" in r and isinstance(r.get("targets"), Mapping) and "choices" in r["targets"],
+    {"input": "Capital of France?", "targets": {"choices": ["Paris.", "Lyon."], "labels": [1, 0]}},
+)
+def _read_hhh(row: Row) -> Iterator[Group]:
+    category = row.get("subset", None)
+    yield _scored(_asks(_asked(row, "input"), "hhh", category), _choices(row.need("targets"), "targets"))
+
+
+@data_format(
+    "llmbar",
+    "LLMBar: input, output_1, output_2, label 1 or 2 (the better one)",
+    lambda r: {"input", "output_1", "output_2", "label"} <= r.keys(),
+    {"input": "Capital of France?", "output_1": "Lyon.", "output_2": "Paris.", "label": 2},
+)
+def _read_llmbar(row: Row) -> Iterator[Group]:
+    better = number(row.need("label"), "label")
+    if better not in (1, 2):
+        raise RowError("label", "should be 1 or 2")
+    yield _two(_asks(_asked(row, "input"), "llmbar"), row, ("output_1", "output_2"), 2.0 - better)
+
+
+def _two(prompt: Prompt, row: Row, columns: tuple[str, str], first: float) -> Group:
+    """Two answers in columns; `first`: score of the first one, 0.5 for a tie."""
+    texts = [text_of(row.need(column), column) for column in columns]
+    return Group(prompt, tuple(map(Completion, texts)), (Feedback(first), Feedback(1.0 - first)))
+
+
+@data_format(
+    "alpaca_eval",
+    "AlpacaEval annotations: instruction, output_1, output_2, preference 1 to 2 (1.5 is a tie)",
+    lambda r: {"instruction", "output_1", "output_2", "preference"} <= r.keys(),
+    {"instruction": "Capital of France?", "output_1": "Lyon.", "output_2": "Paris.", "preference": 2.0},
+)
+def _read_alpaca_eval(row: Row) -> Iterator[Group]:
+    preference = number(row.get("preference"), "preference")
+    prompt = _asks(_asked(row, "instruction"), "alpaca_eval", row.get("dataset", None))
+    if preference is None:  # nobody judged: unscored, and no tie
+        texts = [text_of(row.need(column), column) for column in ("output_1", "output_2")]
+        yield Group(prompt, tuple(map(Completion, texts)), (Feedback(None), Feedback(None)))
+        return
+    if not 1 <= preference <= 2:
+        raise RowError("preference", "should be between 1 and 2")
+    yield _two(prompt, row, ("output_1", "output_2"), 2.0 - preference)
+
+
+@data_format(
+    "rewardbench2",
+    "RewardBench 2: prompt, chosen (a list), rejected (a list), num_correct, subset",
+    lambda r: isinstance(r.get("chosen"), list) and {"num_correct", "subset"} <= r.keys(),
+    {
+        "id": "tied:1",
+        "prompt": "Name a colour.",
+        "chosen": ["Red.", "Blue."],
+        "rejected": ["Dog."],
+        "num_correct": 2,
+        "total_completions": 3,
+        "subset": "Ties",
+    },
+)
+def _read_rewardbench2(row: Row) -> Iterator[Group]:
+    sides = (("chosen", 1.0), ("rejected", 0.0))
+    answers = [(text, score) for column, score in sides for text in _texts(row, column)]
+    correct = number(row.need("num_correct"), "num_correct")
+    if correct != sum(score for _, score in answers):
+        raise RowError("num_correct", f"should be the number of chosen answers, found {correct}")
+
+    # Equal texts stay: each is one of the completions that the score counts.
+    prompt = _asks(_asked(row, "prompt"), "rewardbench2", row.ask("subset"))
+    yield Group(
+        prompt, tuple(Completion(text) for text, _ in answers), tuple(Feedback(score) for _, score in answers)
+    )
+
+
+@data_format(
+    "rewardbench",
+    "RewardBench: prompt, chosen, rejected, subset",
+    lambda r: {"prompt", "chosen", "rejected", "subset"} <= r.keys() and isinstance(r["chosen"], str),
+    {"prompt": "Capital of France?", "chosen": "Paris.", "rejected": "Lyon.", "subset": "alpacaeval-easy"},
+)
+def _read_rewardbench(row: Row) -> Iterator[Group]:
+    yield _two(
+        _asks(_asked(row, "prompt"), "rewardbench", row.ask("subset")), row, ("chosen", "rejected"), 1.0
+    )
+
+
+@data_format(
+    "mt_bench",
+    "MT-Bench questions: question_id, category, turns (the second one is asked as a follow-up)",
+    lambda r: {"question_id", "category", "turns"} <= r.keys(),
+    {"question_id": 81, "category": "writing", "turns": ["Write a poem.", "Make it shorter."]},
+)
+def _read_mt_bench(row: Row) -> Iterator[Group]:
+    said = [text_of(t, f"turns[{i}]") for i, t in enumerate(listed(row.ask("turns"), "turns", "texts"))]
+    if not said or not said[0].strip():
+        raise RowError("turns", "is empty")
+    later = {"follow_ups": {f"turn_{i}": t for i, t in enumerate(said[1:2], start=2)}} if said[1:] else {}
+    prompt = _asks(said[0], "mt_bench", row["category"], **later)
+    yield Group(replace(prompt, id=str(row["question_id"])), (), ())
+
+
+@data_format(
+    "mt_bench_judgments",
+    "MT-Bench judgments by a model: question_id, g1_winner, g2_winner; they lack the answers",
+    lambda r: {"g1_winner", "g2_winner", "question_id"} <= r.keys(),
+    {
+        "question_id": 81,
+        "g1_winner": "model_1",
+        "g2_winner": "model_1",
+        "prompt": "Write a poem.",
+        "answer_1": "Roses.",
+        "answer_2": "No.",
+    },
+)
+def _read_mt_bench_judgments(row: Row) -> Iterator[Group]:
+    columns = ("answer_1", "answer_2")
+    if not {"prompt", *columns} <= set(row):
+        fix = "Join the file with the models' answers on question_id: columns prompt, answer_1 and answer_2."
+        raise RowError(
+            "answer_1", "is missing: a judgment names the better model, and holds no answers.", fix=fix
+        )
+    winners = {text_of(row.need(game), game) for game in ("g1_winner", "g2_winner")}
+    unknown = winners - {"model_1", "model_2", "tie", "error"}
+    if unknown:
+        raise RowError("g1_winner", f"should be model_1, model_2, tie or error, found {sorted(unknown)}")
+    prompt = _asks(_asked(row, "prompt"), "mt_bench")
+    if "error" in winners:  # a game without a verdict is unscored, and no tie
+        texts = [text_of(row.need(column), column) for column in columns]
+        yield Group(prompt, tuple(map(Completion, texts)), (Feedback(None), Feedback(None)))
+        return
+    first = {frozenset({"model_1"}): 1.0, frozenset({"model_2"}): 0.0}.get(frozenset(winners), 0.5)
+    yield _two(prompt, row, columns, first)
+
+
+WINNERS = {"model_a": 1.0, "model_b": 0.0, "tie": 0.5, "tie (bothbad)": 0.5, "both_bad": 0.5}
+"""What an arena calls the better side, and the score of the first one."""
+
+
+@data_format(
+    "arena",
+    "LMArena and MT-Bench by people: model_a, model_b, winner, conversation_a, conversation_b",
+    lambda r: {"model_a", "model_b", "winner", "conversation_a", "conversation_b"} <= r.keys(),
+    {
+        "model_a": "one",
+        "model_b": "two",
+        "winner": "model_b",
+        "conversation_a": [
+            {"role": "user", "content": "Capital of France?"},
+            {"role": "assistant", "content": "Lyon."},
+        ],
+        "conversation_b": [
+            {"role": "user", "content": "Capital of France?"},
+            {"role": "assistant", "content": "Paris."},
+        ],
+    },
+)
+def _read_arena(row: Row) -> Iterator[Group]:
+    winner = text_of(row.need("winner"), "winner")
+    if winner not in WINNERS:
+        raise RowError("winner", f"should be one of {', '.join(WINNERS)}, found {winner!r}")
+    columns = ("conversation_a", "conversation_b")
+    sides = [turns(_flat(row.need(column)), column, row) for column in columns]
+    size = shared_turns(sides)
+    if size == 0:
+        raise RowError("conversation_b", "does not begin as conversation_a does")
+    answers = [answer_of(list(side[size:]), column, row) for side, column in zip(sides, columns, strict=True)]
+    metadata = {BENCHMARK: "arena", "models": [str(row["model_a"]), str(row["model_b"])]}
+    prompt = Prompt(messages=sides[0][:size], metadata=metadata)
+    first = WINNERS[winner]
+    yield Group(prompt, tuple(map(completion_of, answers)), (Feedback(first), Feedback(1.0 - first)))
+
+
+def _flat(conversation: Any) -> Any:
+    """Turns whose content is a list of parts, as text where every part is text."""
+    if not isinstance(conversation, list):
+        return conversation
+    return [_joined(turn) if isinstance(turn, Mapping) else turn for turn in conversation]
+
+
+def _joined(turn: Mapping[str, Any]) -> Mapping[str, Any]:
+    parts = turn.get("content")
+    if not isinstance(parts, list) or not all(
+        isinstance(p, Mapping) and p.get("type") == "text" for p in parts
+    ):
+        return turn
+    return {**turn, "content": "".join(str(p.get("text", "")) for p in parts)}

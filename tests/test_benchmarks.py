@@ -1,0 +1,222 @@
+"""Benchmarks in the shape of their authors, with rows of our own, and RewardBench 2's golden numbers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import kilter
+from kilter.data.formats import detect, formats, reader
+from kilter.data.row import RowError
+from kilter.evaluation.best_of import Margins, credit, ties_score
+
+NAMES = (
+    *("xstest", "harmbench", "strongreject", "do_not_answer", "truthfulqa", "truthfulqa_mc", "hhh", "llmbar"),
+    *("alpaca_eval", "rewardbench", "rewardbench2", "mt_bench", "mt_bench_judgments", "arena"),
+)
+
+
+def read(name: str, row: dict):
+    (group,) = reader(name)(row)
+    return group
+
+
+def scores(group) -> dict[str, float | None]:
+    return {c.text: f.score for c, f in zip(group.completions, group.feedback, strict=True)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_is_known_by_its_own_columns(name):
+    example = formats.get(name).example
+    assert detect(example).name == name
+    group = read(name, example)
+    assert group.prompt.metadata["benchmark"] in (name, name.rpartition("_")[0])
+    assert group.prompt.messages[-1]["role"] == "user"
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra", "safety"),
+    [
+        ("homonyms", {}, "safe"),
+        ("contrast_homonyms", {}, "unsafe"),
+        ("homonyms", {"label": "unsafe"}, "unsafe"),
+    ],
+)
+def test_xstest_says_what_is_safe(kind, extra, safety):
+    row = {"id": 1, "prompt": "How do I kill time?", "type": kind, "focus": "kill", "note": "", **extra}
+    prompt = read("xstest", row).prompt
+    assert (prompt.metadata["safety"], prompt.metadata["category"]) == (safety, kind)
+
+
+def test_harmbench_puts_the_context_first():
+    row = {"Behavior": "Do it.", "SemanticCategory": "x", "ContextString": "A text.", "BehaviorID": "b"}
+    prompt = read("harmbench", row).prompt
+    assert prompt.messages[0]["content"] == "A text.\n\n---\n\nDo it."
+    assert prompt.id == "b"
+
+
+def test_truthfulqa_reads_both_of_its_files():
+    csv = {
+        "Type": "Adversarial",
+        "Category": "Law",
+        "Question": "May I?",
+        "Best Answer": "No.",
+        "Correct Answers": "No.; You may not.",
+        "Incorrect Answers": "Yes.; Always.",
+    }
+    assert scores(read("truthfulqa", csv)) == {"No.": 1, "You may not.": 1, "Yes.": 0, "Always.": 0}
+    assert detect(csv).name == "truthfulqa"
+
+
+@pytest.mark.parametrize(
+    ("preference", "expected"),
+    [(1, (1, 0)), (2.0, (0, 1)), (1.5, (0.5, 0.5)), (1.25, (0.75, 0.25)), (None, (None, None))],
+)
+def test_alpaca_eval_keeps_soft_preferences_and_missing_ones_are_no_tie(preference, expected):
+    row = {"instruction": "Say A.", "output_1": "A", "output_2": "B", "preference": preference}
+    assert tuple(scores(read("alpaca_eval", row)).values()) == expected
+
+
+@pytest.mark.parametrize(
+    ("games", "expected"),
+    [
+        (("model_1", "model_1"), (1, 0)),
+        (("model_2", "model_2"), (0, 1)),
+        (("model_1", "model_2"), (0.5, 0.5)),
+        (("tie", "tie"), (0.5, 0.5)),
+        (("error", "model_1"), (None, None)),
+    ],
+)
+def test_mt_bench_counts_an_inconsistent_judgment_as_a_tie_and_an_error_as_unscored(games, expected):
+    row = {
+        "question_id": 1,
+        "g1_winner": games[0],
+        "g2_winner": games[1],
+        "prompt": "P",
+        "answer_1": "A",
+        "answer_2": "B",
+    }
+    assert tuple(scores(read("mt_bench_judgments", row)).values()) == expected
+
+
+def test_a_judgment_without_its_answers_says_what_to_join():
+    row = {"question_id": 1, "g1_winner": "model_1", "g2_winner": "model_1"}
+    assert detect(row).name == "mt_bench_judgments"
+    with pytest.raises(RowError, match="holds no answers"):
+        read("mt_bench_judgments", row)
+
+
+@pytest.mark.parametrize(
+    ("winner", "first"),
+    [("model_a", 1), ("model_b", 0), ("tie", 0.5), ("tie (bothbad)", 0.5), ("both_bad", 0.5)],
+)
+def test_the_arena_in_text_and_in_parts(winner, first):
+    def said(text, parts):
+        content = [{"type": "text", "text": text}] if parts else text
+        return [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": content}]
+
+    for parts in (False, True):
+        row = {
+            "id": "1",
+            "model_a": "m",
+            "model_b": "n",
+            "winner": winner,
+            "conversation_a": said("A", parts),
+            "conversation_b": said("B", parts),
+        }
+        group = read("arena", row)
+        assert scores(group) == {"A": first, "B": 1 - first}
+        assert group.prompt.messages[0]["content"] == "Hi?"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "column"),
+    [
+        ("llmbar", {"label": 3}, "label"),
+        ("alpaca_eval", {"preference": 7}, "preference"),
+        ("rewardbench2", {"num_correct": 1}, "num_correct"),
+        ("arena", {"winner": "nobody"}, "winner"),
+        ("hhh", {"targets": {"choices": ["a"], "labels": []}}, "targets.labels"),
+        ("xstest", {"prompt": "  "}, "prompt"),
+        ("mt_bench", {"turns": []}, "turns"),
+        ("truthfulqa", {"incorrect_answers": [3]}, "incorrect_answers[0]"),
+    ],
+)
+def test_a_bad_row_names_its_column(name, change, column):
+    with pytest.raises(RowError) as caught:
+        read(name, {**formats.get(name).example, **change})
+    assert caught.value.field == column
+
+
+def test_the_second_turn_of_mt_bench_is_a_follow_up():
+    assert read("mt_bench", formats.get("mt_bench").example).prompt.metadata["follow_ups"] == {
+        "turn_2": "Make it shorter."
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "earned"),
+    [((1, 1, 0, 0), 0.5), ((2, 2, 2, 2), 0.25), ((0, 1, 0, 0), 0.0), ((3, 1, 0, 2), 1.0)],
+)
+def test_rewardbench_2_credit(found, earned):
+    assert credit(found, (True, False, False, False)) == earned
+
+
+FIRST = (
+    Margins.of((3, 1, 0.5), (True, False, False)),
+    Margins.of((2, 1.5, 0, -1), (True, True, False, False)),
+)
+SECOND = (
+    Margins.of((0.2, 0.4, 0.1), (True, False, False)),
+    Margins.of((1, 0.2, 0.1, 0), (True, True, True, False)),
+)
+
+
+def test_rewardbench_2_ties():
+    assert ties_score({"3": FIRST[0]}, {"3": FIRST[1]}) == pytest.approx(1.0096403, abs=1e-7)
+    both = ties_score({"3": FIRST[0], "4": SECOND[0]}, {"3": FIRST[1], "4": SECOND[1]})
+    assert both == pytest.approx(0.6506186, abs=1e-7)
+    equal = Margins.of((2, 2, 0), (True, True, False))
+    assert ties_score({"3": FIRST[0]}, {"3": equal}) == pytest.approx(1.01)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=6), st.floats(0.1, 9), st.floats(-9, 9))
+def test_credit_does_not_turn_on_the_order_of_answers_and_sums_to_one(found, scale, shift):
+    n = len(found)
+    each = [credit(found, [i == j for i in range(n)]) for j in range(n)]
+    assert sum(each) == pytest.approx(1)
+    assert credit(found[::-1], [True] + [False] * (n - 1)) == each[-1]
+
+
+def test_a_reward_model_is_tested_on_lists(tiny, tmp_path):
+    rows = [
+        {
+            "id": f"f{i}",
+            "prompt": f"Say {i}.",
+            "chosen": [f"{i}"],
+            "rejected": ["no", "x", "y"],
+            "num_correct": 1,
+            "total_completions": 4,
+            "subset": "Facts",
+        }
+        for i in range(4)
+    ]
+    for i in range(3):
+        several = {"prompt": f"Name {i}.", "subset": "Ties", "total_completions": 3}
+        rows.append({**several, "id": f"ref:{i}", "chosen": ["a"], "rejected": ["c", "d"], "num_correct": 1})
+        rows.append({**several, "id": f"tied:{i}", "chosen": ["a", "b"], "rejected": ["c"], "num_correct": 2})
+    (tmp_path / "rb2.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    pairs = [{"prompt": f"Say {i}.", "chosen": f"{i}", "rejected": "no"} for i in range(4)]
+    kilter.train(
+        str(tiny), pairs, "bradley_terry", out=tmp_path / "rm", max_steps=1, batch_size=2, max_length=64
+    )
+    found = kilter.evaluate(
+        [], str(tmp_path / "rb2.jsonl"), out=tmp_path / "eval", reward_model=str(tmp_path / "rm")
+    )
+    measured = found["reward_model"]["metrics"]
+    assert measured["best_of"]["n"] == 4
+    assert 0 <= measured["best_of"]["value"] <= 1
+    assert 0 <= measured["ties"]["value"] <= 1.01
