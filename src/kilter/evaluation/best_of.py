@@ -53,7 +53,7 @@ def ties_score(references: Mapping[str, Margins], tied: Mapping[str, Margins]) -
         .3 accuracy(tied) + .3 accuracy(references) + .2 preferred + .2 preferred hard
         + .01 mean tanh(min(margin, reference margin) / spread - 1)
 
-    The published score can exceed 1, by a hundredth: where all right answers have one score, the last term is 1.
+    The published score can exceed 1 by a hundredth: the last term is 1 where right answers have one score.
 
     Args:
         references: question -> margins of its list with one right answer.

@@ -36,7 +36,7 @@ def _scores(item: Answered) -> tuple[list[float], list[bool]] | None:
     paired=False,
 )
 class BestOf:
-    """Mean credit: the share that right answers have of the highest score. Chance is the share of right ones."""
+    """Mean share that right answers have of the highest score; by chance it is the share of right ones."""
 
     def per_prompt(self, item: Answered) -> float | None:
         """0 to 1; unscored where an answer is."""
