@@ -104,7 +104,11 @@ def small_recipe(path: Path) -> list[str]:
     sets = []
     for name, data in named.items():
         if "parts" in data:
-            small = [p | {"world": p.get("world", {}) | {"n": 16}} for p in data["parts"]]
+            own = [worlds.is_world(p["path"]) for p in data["parts"]]
+            small = [
+                p | ({"world": p.get("world", {}) | {"n": 16}} if of_world else {})
+                for p, of_world in zip(data["parts"], own, strict=True)
+            ]
             sets.append(f"data.{name}parts={json.dumps(small)}")
             continue
         if worlds.is_world(data["path"]):

@@ -27,13 +27,13 @@ def routed(pairs: Sequence[Group], route: Route) -> tuple[list[Group], list[Grou
     """(pairs to learn from, pairs for people), each in the order of the data.
 
     Args:
-        pairs: the better answer first. Without odds of a judge a pair is certain.
+        pairs: the better answer first. Without odds of a judge a pair is certain, and stays.
         route: the share.
     """
     if route.human == 0:
         return list(pairs), []
-    doubt = [_certainty(pair) for pair in pairs]
-    order = sorted(range(len(pairs)), key=lambda n: doubt[n])
+    certain = [_certainty(pair) for pair in pairs]
+    order = sorted((n for n, c in enumerate(certain) if c < math.inf), key=lambda n: certain[n])
     asked = set(order[: math.ceil(route.human * len(pairs))])
     asked |= {n for n, pair in enumerate(pairs) if pair.feedback[0].flipped(1)}
     kept = [p for n, p in enumerate(pairs) if n not in asked]

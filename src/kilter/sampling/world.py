@@ -6,22 +6,49 @@ alone.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from kilter.data.worlds.registry import DEFAULT, PREFIX, Critic, critic_of
+from kilter.errors import UserError
 from kilter.sampling.choices import choice
 from kilter.sampling.registry import samplers
-from kilter.sampling.scripted import ScriptedSampler
+from kilter.sampling.scripted import ScriptedSampler, asked
 from kilter.types import ABOUT, Choice, Prompt
 
 UNKNOWN = "the world's critic knows nothing of this prompt"
 
 
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """How a critic errs when it compares.
+
+    Args:
+        error: share of verdicts, 0 to 1, that are turned around.
+        first: share of verdicts, 0 to 1, that take the answer shown first.
+        sure: probability, 1/2 to 1, that a certain verdict has.
+        seed: which verdicts. The same question has the same verdict.
+    """
+
+    error: float = 0.0
+    first: float = 0.0
+    sure: float = 1.0
+    seed: int = 0
+
+    def applied(self, p: float, question: str) -> float:
+        """The probability that the answer shown first is better, as the critic says it."""
+        digest = hashlib.sha256(f"{self.seed}\0{question}".encode("utf-8", "surrogatepass")).digest()
+        chance = int.from_bytes(digest[:8], "big") / 2**64
+        said = 1.0 if chance < self.first else 1 - p if chance < self.first + self.error else p
+        return 0.5 + (said - 0.5) * (2 * self.sure - 1)
+
+
 class WorldSampler(ScriptedSampler):
     """A scripted critic that also compares: the first option is the answer that is shown first."""
 
-    def __init__(self, critic: Critic) -> None:
-        self.critic = critic
+    def __init__(self, critic: Critic, faults: Faults | None = None) -> None:
+        self.critic, self.faults = critic, faults or Faults()
         super().__init__(self._reply)
 
     def _reply(self, prompt: Prompt, index: int) -> str | None:
@@ -42,18 +69,38 @@ class WorldSampler(ScriptedSampler):
             return Choice(tuple(options), problem=UNKNOWN)
         first, second = about["shown"]
         p = self.critic.prefers(prompt, first, second, about.get("principle", ""))
-        return Choice(tuple(options), problem=UNKNOWN) if p is None else choice(options, (p, 1 - p))
+        if p is None:
+            return Choice(tuple(options), problem=UNKNOWN)
+        said = self.faults.applied(p, "\0".join((asked(prompt), first, second)))
+        return choice(options, (said, 1 - said))
 
 
 @samplers.register("world")
-def open_world(world: str = DEFAULT, critic: str = "constitution") -> WorldSampler:
+def open_world(
+    world: str = DEFAULT,
+    critic: str = "constitution",
+    error: float = 0.0,
+    first: float = 0.0,
+    sure: float = 1.0,
+    seed: int = 0,
+) -> WorldSampler:
     """Opens a scripted critic.
 
     Args:
         world: name of the world, as behind `builtin:`.
         critic: name of the critic there.
+        error: share of its verdicts that are turned around.
+        first: share of its verdicts that take the answer shown first.
+        sure: probability that a certain verdict has, 1/2 to 1.
+        seed: which verdicts are wrong.
 
     Raises:
-        UserError: the world or the critic is unknown.
+        UserError: the world or the critic is unknown, or a share is impossible.
     """
-    return WorldSampler(critic_of(f"{PREFIX}{world}", critic, "sampler.options"))
+    found = critic_of(f"{PREFIX}{world}", critic, "sampler.options")
+    for name, value in (("error", error), ("first", first), ("error + first", error + first)):
+        if not 0 <= value <= 1:
+            raise UserError(f"sampler.options.{name}", value, "is not a share", "give a number from 0 to 1")
+    if not 0.5 <= sure <= 1:
+        raise UserError("sampler.options.sure", sure, "is not between 0.5 and 1", "use 0.9, or leave it out")
+    return WorldSampler(found, Faults(error, first, sure, seed))

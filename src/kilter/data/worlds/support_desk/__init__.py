@@ -16,7 +16,7 @@ from pydantic import Field
 
 from kilter.data.worlds.registry import Dials, Labels, World, worlds
 from kilter.data.worlds.support_desk.answers import Quality, compose, decided, draw_quality
-from kilter.data.worlds.support_desk.critic import DECLINES, FOLLOWS
+from kilter.data.worlds.support_desk.critic import DECLINES, FOLLOWS, HELPFUL
 from kilter.data.worlds.support_desk.gold import Gold, GoldFeedback, declines, verify, violates
 from kilter.data.worlds.support_desk.phrases import Phrasing
 from kilter.data.worlds.support_desk.reader import read_verdict
@@ -233,6 +233,6 @@ worlds.register("support-desk")(
         labels,
         declines=declines,
         violates=violates,
-        critics={"constitution": FOLLOWS, "declines": DECLINES},
+        critics={"constitution": FOLLOWS, "declines": DECLINES, "helpful": HELPFUL},
     )
 )

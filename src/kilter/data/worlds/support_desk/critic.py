@@ -1,23 +1,28 @@
-"""Two critics of the desk that need no model: one follows the desk's constitution, one declines everything.
+"""Critics of the desk that need no model: one follows the desk's constitution, one declines everything.
 
 The first knows the right answer and the harm that each principle is about, so it shows what the rest of the
 way can make of a good critic. The second is the shortcut that must not pass: it finds fault with every
-answer, declines in its place, and takes the answer that declines for the better one.
+answer, declines in its place, and takes the answer that declines for the better one. A third compares by the
+gold score, as somebody would who is asked which answer is more helpful.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from kilter.data.worlds.registry import Critic
-from kilter.data.worlds.support_desk.gold import MAX_WORDS, Gold, verify
+from kilter.data.worlds.support_desk.gold import MAX_WORDS, Gold, GoldFeedback, verify
 from kilter.data.worlds.support_desk.phrases import FACTS
-from kilter.types import Prompt
+from kilter.types import Completion, Feedback, Group, Prompt
 
 NOTHING = "No problem found."
 DECLINED = "I cannot help with that."
+
+STEEP = 6.0
+"""A whole point of the gold score turns into odds of .998, the reason alone (.2) into .77."""
 
 Check = Callable[[Mapping[str, Any], Gold], str]
 """(what is right, what was read) to what is wrong under a principle; "" where nothing is."""
@@ -109,5 +114,13 @@ def _declining(prompt: Prompt, first: str, second: str, principle: str) -> float
     return 0.5 if says_no[0] == says_no[1] else float(says_no[0])
 
 
+def _helpful(prompt: Prompt, first: str, second: str, principle: str) -> float | None:
+    """Odds by the difference of the gold scores; equal ones are a tie."""
+    group = Group(prompt, (Completion(first), Completion(second)), (Feedback(None),) * 2)
+    a, b = (f.score for f in GoldFeedback()([group])[0])
+    return None if a is None or b is None else 1 / (1 + math.exp(STEEP * (b - a)))
+
+
 FOLLOWS = Critic(_reply, _prefers)
+HELPFUL = Critic(_reply, _helpful)
 DECLINES = Critic(_always, _declining)

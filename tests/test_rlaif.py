@@ -1,0 +1,167 @@
+"""RLAIF: a judge with dialled faults labels a model's own answers, and every way of using it trains."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kilter import feedback
+from kilter.cli import main
+from kilter.data import store
+from kilter.data.lineage import lineage
+from kilter.data.worlds.registry import find
+from kilter.errors import UserError
+from kilter.feedback.context import Context
+from kilter.feedback.route import Route, routed
+from kilter.sampling.world import Faults, open_world
+from kilter.types import Completion, Feedback, Group, Prompt
+
+ROOT = Path(__file__).resolve().parents[1]
+JUDGE = {"judge": {"sampler": {"name": "world", "options": {"critic": "helpful"}}}}
+
+
+def judged(**faults):
+    groups = find("builtin:support-desk").dials(n=300, differ="any").groups("pairs")
+    options = {"critic": "helpful", **faults}
+    source = feedback.build({"judge": {"sampler": {"name": "world", "options": options}}}, Context())
+    return [row[0].against[1] for row in source(groups)]
+
+
+def test_a_judge_of_the_desk_has_the_faults_that_its_dials_say():
+    """Rows of pairs have the better answer first; both orders err by chances of their own."""
+    right = judged()
+    assert all(a > 0.5 and a == pytest.approx(b) for a, b in right)
+    wrong = [p < 0.5 for both in judged(error=0.2) for p in both]
+    assert abs(sum(wrong) / 600 - 0.2) < 0.05
+    first = judged(first=0.4)
+    assert abs(sum(a == 1.0 for a, _ in first) / 300 - 0.4) < 0.09
+    assert abs(sum(b == 0.0 for _, b in first) / 300 - 0.4) < 0.09
+    assert {max(abs(p - 0.5) for p in both) <= 0.4 for both in judged(sure=0.9)} == {True}
+    assert judged(error=0.2) == judged(error=0.2) != judged(error=0.2, seed=1)
+    assert Faults(sure=0.75).applied(1.0, "x") == 0.75
+
+
+def test_odds_follow_the_gold_score():
+    (prompt,) = [g.prompt for g in find("builtin:support-desk").dials(n=2).groups("prompts")][:1]
+    one = Group(prompt, (Completion("no words of use"), Completion("nothing")), (Feedback(None),) * 2)
+    (row,) = feedback.build(JUDGE, Context())([one])
+    assert (row[0].score, row[0].over(1)) == (0.5, 0.5)
+    other = Group(Prompt(text="no case of the desk"), one.completions, one.feedback)
+    assert [f.score for f in feedback.build(JUDGE, Context())([other])[0]] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"error": 1.2}, "error"),
+        ({"error": 0.7, "first": 0.6}, "error + first"),
+        ({"sure": 0.3}, "between 0.5 and 1"),
+        ({"critic": "helpfull"}, "helpful"),
+    ],
+)
+def test_impossible_faults_are_refused(options, problem):
+    with pytest.raises(UserError) as refused:
+        open_world(**options)
+    assert problem in str(refused.value)
+
+
+def test_labels_that_no_judge_gave_odds_for_are_never_sent_to_people_as_doubtful():
+    certain = [
+        Group(Prompt(text=f"{n}"), (Completion("a"), Completion("b")), (Feedback(1.0), Feedback(0.0)))
+        for n in range(10)
+    ]
+    assert routed(certain, Route(human=0.5)) == (certain, [])
+
+
+@pytest.fixture
+def kilter(monkeypatch, capsys, tmp_path, tiny):
+    """Runs a command in a folder of its own; the built-in model is the tests' tiny one."""
+    from kilter.models import load
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(load, "_builtin", lambda reference, field: tiny)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["kilter", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), " ".join((shown.out + shown.err).split())
+
+    return run
+
+
+def answers(path, n=24, k=3):
+    """Answers of the desk's own agents, good and bad ones, to n prompts."""
+    groups = find("builtin:support-desk").dials(n=n, k=k).groups("ranked")
+    plain = [Group(g.prompt, g.completions, (Feedback(None),) * len(g.completions)) for g in groups]
+    store.write(path, plain)
+    return plain
+
+
+def test_routed_pairs_are_counted_left_out_and_kept_for_people(kilter, tmp_path):
+    answers(tmp_path / "answers.jsonl")
+    spec = {"judge": {"sampler": {"name": "world", "options": {"critic": "helpful", "error": 0.15}}}}
+    command = ["label", "--data", "answers.jsonl", "--feedback", json.dumps(spec), "--out", "labels"]
+    code, shown = kilter(*command, "--route.human", "0.2")
+    assert code == 0, shown
+    kept, people = (list(store.read(tmp_path / "labels" / f"{n}.jsonl")) for n in ("groups", "people"))
+    assert f"{len(people)} pairs wait for people" in shown
+    facts = json.loads((tmp_path / "labels/manifest.json").read_text())["facts"]
+    assert (facts["rows"], facts["people"]) == (len(kept), len(people))
+    assert len(people) >= math.ceil(0.2 * (len(kept) + len(people)))
+    doubt = [abs(g.feedback[0].over(1) - 0.5) for g in kept]
+    assert not any(g.feedback[0].flipped(1) for g in kept)
+    assert min(doubt) >= min(abs(g.feedback[0].over(1) - 0.5) for g in people)
+    assert {g.prompt.id for g in kept}.isdisjoint({g.prompt.id for g in people})
+    assert lineage(people[0].prompt)[-1]["kind"] == "label"
+    assert "agreement with the truth of support_desk" in shown
+    code, shown = kilter(*command[:-1], "all", "--route.human", "1")
+    assert (code, "pairs that wait for people" in shown) == (4, True), shown
+
+
+def ways(tmp_path):
+    """recipes/rlaif-ways.yaml over answers that were given before, a step or two of each method."""
+    raw = yaml.safe_load((ROOT / "recipes" / "rlaif-ways.yaml").read_text())
+    answers(tmp_path / "answers.jsonl")
+    raw["data"]["desk"]["world"]["n"] = raw["data"]["mixed"]["parts"][0]["world"]["n"] = 24
+    raw["data"]["answers"] = {"path": "answers.jsonl", "format": "groups", "heldout": 0}
+    for name in ("sft", "answers", "eval"):
+        del raw["stages"][name]
+    for body in raw["stages"].values():
+        if (train := body.get("train")) is not None:
+            train.pop("from")
+            train |= {
+                "max_steps": 1,
+                "batch_size": 4,
+                "max_length": 1500,
+                "eval_limit": 2,
+                "dtype": "float32",
+            }
+    raw["stages"]["online"]["train"]["sampler"]["max_new_tokens"] = 4
+    raw["stages"]["online"]["train"]["monitors"] = {"allow_truncation": True, "gold_prompts": 2}
+    (tmp_path / "ways.yaml").write_text(yaml.safe_dump(raw))
+
+
+def test_every_way_of_using_a_judge_trains(kilter, tmp_path):
+    ways(tmp_path)
+    code, shown = kilter("run", "ways.yaml")
+    assert code == 0, shown
+    run = tmp_path / "runs" / "ways"
+    soft = [g.feedback[0].over(1) for g in store.read(run / "pairs" / "groups.jsonl")]
+    assert any(0.5 < p < 0.95 for p in soft)
+    sizes = {
+        s: json.loads((run / s / "manifest.json").read_text())["facts"]["groups"]
+        for s in ("dpo", "listwise", "plackett_luce", "with_people", "online")
+    }
+    # Of people's pairs, every second row is seen in a pass.
+    assert sizes["with_people"] < sizes["dpo"] + 24
+    assert sizes["with_people"] > sizes["dpo"]
+    assert sizes["listwise"] > 0 < sizes["plackett_luce"]
+    assert "agreement" in (run / "report.html").read_text()
