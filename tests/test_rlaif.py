@@ -145,7 +145,7 @@ def ways(tmp_path):
                 "dtype": "float32",
             }
     raw["stages"]["online"]["train"]["sampler"]["max_new_tokens"] = 4
-    raw["stages"]["online"]["train"]["monitors"] = {"allow_truncation": True, "gold_prompts": 2}
+    raw["stages"]["online"]["train"]["monitors"] = {"allow_truncation": True, "gold_prompts": 4}
     (tmp_path / "ways.yaml").write_text(yaml.safe_dump(raw))
 
 
