@@ -146,7 +146,7 @@ def ways(tmp_path):
             }
     raw["stages"]["online"]["train"]["sampler"]["max_new_tokens"] = 4
     raw["stages"]["online"]["train"]["monitors"] = {"allow_truncation": True, "gold_prompts": 4}
-    (tmp_path / "ways.yaml").write_text(yaml.safe_dump(raw))
+    (tmp_path / "ways.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
 
 
 def test_every_way_of_using_a_judge_trains(kilter, tmp_path):
