@@ -12,15 +12,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kilter.artifacts import read_json
 from kilter.errors import UserError
 from kilter.evaluation.response.reading import measured as measured_response
-from kilter.statistics import Accuracy, Estimate, corrected_difference, corrected_rate
 from kilter.types import Prompt
+
+if TYPE_CHECKING:  # a command that measures nothing must not wait for scipy
+    from kilter.statistics import Accuracy, Estimate
 
 RESPONSE = "kilter.evaluation.response"
 """The response classifier, whose measurement is shipped."""
@@ -68,6 +70,8 @@ class Measurement(BaseModel):
 
     def accuracy(self, inverse: bool = False) -> Accuracy:
         """As statistics need it; of the opposite event where `inverse`."""
+        from kilter.statistics import Accuracy
+
         found = Accuracy(_value(self.sensitivity), _value(self.specificity), self.n_positive, self.n_negative)
         if not inverse:
             return found
@@ -145,10 +149,14 @@ class Correction:
             counted: the rate as it was counted, of all prompts.
             of: the same of some prompts, by their places.
         """
+        from kilter.statistics import corrected_rate
+
         return self._correct(counted, of, corrected_rate)
 
     def difference(self, counted: Estimate, of: Callable[[Sequence[int]], Estimate]) -> Estimate | None:
         """The corrected difference of two rates; see `rate`."""
+        from kilter.statistics import corrected_difference
+
         return self._correct(counted, of, corrected_difference)
 
     def _correct(
