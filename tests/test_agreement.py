@@ -76,6 +76,11 @@ def test_kappa_leaves_the_unscored_out_and_says_how_many():
     assert found.ci_low < 1, "perfect agreement on two items is no certainty"
 
 
+def test_kappa_whose_draws_are_all_alike_still_has_a_width():
+    found = cohen_kappa([1, 1, 1], [1, 0, 1])
+    assert found.value == 0.0 and found.ci_low < -0.5 and found.ci_high > 0.5
+
+
 def test_kappa_of_clusters_is_less_sure_than_that_of_single_items():
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, 100)

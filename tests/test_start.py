@@ -185,7 +185,7 @@ def test_what_needs_torch_is_seen_to_read_it(kilter):
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        ("kilter tr", "train"),
+        ("kilter trai", "train"),
         ("kilter train --learning", "--learning-rate"),
         ("kilter train --sampler.temp", "--sampler.temperature"),
         ("kilter train --method dp", "dpo"),

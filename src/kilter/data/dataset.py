@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from kilter import manifest as manifests
 from kilter.artifacts import sha256_file
@@ -26,12 +26,19 @@ from kilter.errors import UserError
 from kilter.types import PLAIN, Group, Message, Prompt, Shape
 
 
+def _path_or_parts(schema: dict[str, Any]) -> None:
+    """Tells editors that a mixture needs no path of its own."""
+    schema["required"] = [name for name in schema.get("required", []) if name != "path"]
+    schema["anyOf"] = [{"required": ["path"]}, {"required": ["parts"]}]
+
+
 class DataSpec(SourceSpec):
     """Where preference data comes from and how it is split.
 
     A list stands for a mixture: [{path: a.jsonl, weight: 2}, {path: b.jsonl}].
     """
 
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_path_or_parts)
     parts: list[Part] = Field(
         default_factory=list, description="a mixture of several sources, each with path and weight"
     )

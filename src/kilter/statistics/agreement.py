@@ -127,7 +127,14 @@ def _agreement(
     weights = np.random.default_rng(seed).multinomial(count, often / count, size=DRAWS)
     drawn = _coefficient((weights @ kinds).reshape(DRAWS, k, k), chance)
     low, high = _percentiles(drawn[np.isfinite(drawn)])
-    return Estimate(value, n, lost, count, low, high, f"{name}, bootstrap over clusters", seed)
+    if low < high:
+        return Estimate(value, n, lost, count, low, high, f"{name}, bootstrap over clusters", seed)
+
+    # Draws that are all alike have no spread: the bounds are those of the share of agreements.
+    expected = float(chance(tables.sum(0) / n))
+    agreed = round(float(np.trace(tables.sum(0))) / n * count)
+    bounds = (max(-1.0, (bound - expected) / (1 - expected)) for bound in wilson_bounds(agreed, count))
+    return Estimate(value, n, lost, count, *bounds, f"{name}, Wilson (constant)", seed)
 
 
 def _coefficient(tables: Array, chance: Callable[[Array], Array]) -> Any:
