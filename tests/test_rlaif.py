@@ -132,7 +132,8 @@ def ways(tmp_path):
     answers(tmp_path / "answers.jsonl")
     raw["data"]["desk"]["world"]["n"] = raw["data"]["mixed"]["parts"][0]["world"]["n"] = 24
     raw["data"]["answers"] = {"path": "answers.jsonl", "format": "groups", "heldout": 0}
-    for name in ("sft", "answers", "eval"):
+    # A model that decides nothing yet has no two answers that the judge tells apart: nothing to learn online.
+    for name in ("sft", "answers", "eval", "online"):
         del raw["stages"][name]
     for body in raw["stages"].values():
         if (train := body.get("train")) is not None:
@@ -144,8 +145,6 @@ def ways(tmp_path):
                 "eval_limit": 2,
                 "dtype": "float32",
             }
-    raw["stages"]["online"]["train"]["sampler"]["max_new_tokens"] = 4
-    raw["stages"]["online"]["train"]["monitors"] = {"allow_truncation": True, "gold_prompts": 4}
     (tmp_path / "ways.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
 
 
@@ -158,7 +157,7 @@ def test_every_way_of_using_a_judge_trains(kilter, tmp_path):
     assert any(0.5 < p < 0.95 for p in soft)
     sizes = {
         s: json.loads((run / s / "manifest.json").read_text())["facts"]["groups"]
-        for s in ("dpo", "listwise", "plackett_luce", "with_people", "online")
+        for s in ("dpo", "listwise", "plackett_luce", "with_people")
     }
     # Of people's pairs, every second row is seen in a pass.
     assert sizes["with_people"] < sizes["dpo"] + 24
