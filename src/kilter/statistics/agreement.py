@@ -133,8 +133,8 @@ def _agreement(
     # Draws that are all alike have no spread: the bounds are those of the share of agreements.
     expected = float(chance(tables.sum(0) / n))
     agreed = round(float(np.trace(tables.sum(0))) / n * count)
-    bounds = (max(-1.0, (bound - expected) / (1 - expected)) for bound in wilson_bounds(agreed, count))
-    return Estimate(value, n, lost, count, *bounds, f"{name}, Wilson (constant)", seed)
+    low, high = (max(-1.0, (b - expected) / (1 - expected)) for b in wilson_bounds(agreed, count))
+    return Estimate(value, n, lost, count, low, high, f"{name}, Wilson (constant)", seed)
 
 
 def _coefficient(tables: Array, chance: Callable[[Array], Array]) -> Any:
