@@ -23,6 +23,7 @@ from kilter.feedback.judge.verdict import Comparison
 from kilter.roles.paid import Bill
 from kilter.roles.replies import Replies
 from kilter.roles.talk import public_url
+from kilter.sampling.openai import OpenAISampler
 from kilter.types import Completion, Feedback, Group, Prompt
 
 KEY = "sk-kilter-judge-secret-98765"
@@ -108,8 +109,19 @@ class Endpoint:
 @pytest.fixture
 def endpoint(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    opened = []
+    first = OpenAISampler.__init__
+
+    def noted(self, *args, **more):
+        opened.append(self)
+        first(self, *args, **more)
+
+    monkeypatch.setattr(OpenAISampler, "__init__", noted)
     made = Endpoint()
     yield made
+    # Connections that stay open would disturb whichever test runs when they are collected.
+    for sampler in opened:
+        sampler.close()
     made.server.shutdown()
     made.server.server_close()
 

@@ -313,7 +313,7 @@ def test_recipe(home, monkeypatch, capsys, breaks):
         (["gate", "nowhere", "--policy", "p.yaml"], "names no file"),
         (["report", "nowhere"], "is not a run folder"),
         (["data", "peek", "pairs.jsonl", "--shape", "pair"], "Did you mean 'pairs'?"),
-        (["data", "peek", "pairs.jsonl", "--format", "hhh"], "Did you mean 'hh'?"),
+        (["data", "peek", "pairs.jsonl", "--format", "alpac"], "Did you mean 'alpaca'?"),
         (["data", "convert", "pairs.jsonl", "pairs.jsonl"], "exists already"),
         (["eval", "--model", "model", "--model", "model", "--data", "pairs.jsonl"], "names two models alike"),
         (
@@ -321,7 +321,7 @@ def test_recipe(home, monkeypatch, capsys, breaks):
             "'dpo' stands there twice",
         ),
         (["train"], "'--data'"),
-        (["trian"], "Did you mean 'train'?"),
+        (["trian"], "Did you mean 'train'"),
         (["train", "--max-steps", "x"], "'--max-steps'"),
         (["train", "--data", "pairs.jsonl", "--max-steps", "x"], "(found 'x')"),
         (["train", "--data", "pairs.jsonl", "--modell", "x"], "--model"),

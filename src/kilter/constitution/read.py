@@ -35,7 +35,9 @@ def find(name: str, field: str = "constitution") -> Path:
     if path.is_file():
         return path
     fix = nearest(name, shipped())
-    raise UserError(field, name, "names no constitution", f"{fix.rstrip('?')}, or give a .yaml or .json file")
+    raise UserError(
+        field, name, "names no constitution", f"give a .yaml or .json file, or a shipped name. {fix}"
+    )
 
 
 def load(name: str, field: str = "constitution") -> Constitution:

@@ -57,7 +57,7 @@ class Linear:
 
 def read(path: Path = WEIGHTS) -> Linear:
     """The coefficients of a file."""
-    with np.load(path, allow_pickle=False) as held:
+    with np.load(path) as held:
         bias, full_bias, threshold, scale = (float(v) for v in held["scalars"])
         return Linear(
             held["clues"].astype(np.float32),

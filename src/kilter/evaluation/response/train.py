@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kilter.artifacts import write_json
+from kilter.artifacts import write_json, write_text
 from kilter.evaluation.response import phrases
 from kilter.evaluation.response.features import clues, hashed
 from kilter.evaluation.response.model import HASH_SCALE, WEIGHTS, Linear
@@ -41,7 +41,7 @@ SHARE = {
     "hh": 400,
     "gpt-4": 500,
     "alpaca": 250,
-    "dpo": 200,
+    "dpo_en": 200,
     "oasst": 200,
     "hedged": 300,
     "helpful-a": 250,
@@ -108,7 +108,7 @@ def _helpful(data: Path) -> Iterator[Example]:
         yield Example("alpaca", f"{row['instruction']} {row['input']}", row["output"], HELPS)
     for row in _lines(data / "llama_factory/dpo_en_demo.jsonl.gz"):
         for side in ("chosen", "rejected"):
-            yield Example("dpo", row["conversations"][-1]["value"], row[side]["value"], HELPS)
+            yield Example("dpo_en", row["conversations"][-1]["value"], row[side]["value"], HELPS)
     for tree in _lines(data / "oasst/en_100_tree.jsonl.gz"):
         yield from (Example("oasst", asked, said, HELPS) for asked, said in _replies(tree["prompt"]))
 
@@ -216,7 +216,7 @@ class Features:
         return np.asarray(held @ np.concatenate([model.clues, model.words / HASH_SCALE]) + model.bias)
 
 
-TOGETHER = (("alpaca", "dpo", "oasst"), ("hedged", "partial"))
+TOGETHER = (("alpaca", "dpo_en", "oasst"), ("hedged", "partial"))
 """Styles that are left out together: one is made of the other, or they teach the same."""
 
 
@@ -296,7 +296,7 @@ def main() -> None:
         for i in wrong:
             row = rows[i]
             lines.append(f"{row.style}\t{row.label}\t{known[i]:.2f}\t<{row.prompt[-90:]}> {row.answer[:260]}")
-        args.doubts.write_text("\n".join(" ".join(line.split("\n")) for line in lines), encoding="utf-8")
+        write_text(args.doubts, "\n".join(" ".join(line.split("\n")) for line in lines))
 
 
 if __name__ == "__main__":
