@@ -23,9 +23,8 @@ from kilter.data.lineage import row_id
 from kilter.feedback.context import Context
 from kilter.feedback.judge.build import over
 from kilter.feedback.judge.spec import JudgeSpec
-from kilter.feedback.judge.verdict import Comparison, Exam, Judge, Judgement, Order, Verdict
+from kilter.feedback.judge.verdict import ORDERS, Comparison, Exam, Judge, Judgement, Order, Verdict
 
-ORDERS: tuple[Order, ...] = ("forward", "swapped")
 UNDECIDED = 1e-9
 MARGIN = 0.05
 """How far from 1/2 a principle decides."""

@@ -1,8 +1,6 @@
 """The two public JSON layouts of constitutions, read and written.
 
 revisions   {id: {"prompt": [critique, ...], "edit_request": revision}}; the published lists of principles
-pairs       {"constitutions": [{"critic": critique, "revision": revision}], "system_chat": [[turn, ...]]}
-
 pairs       {"constitutions": [{"critic": critique, "revision": revision}], "system_chat": [[turn]]}
 """
 

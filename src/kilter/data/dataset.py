@@ -240,12 +240,11 @@ def _gathered(
         count = 0
         for n, source in enumerate(spec.sources()):
             field = f"{where}.parts[{n}]" if spec.parts else where
+            bounds.append((count, source.weight))
             # A stage that accepted nothing leaves an empty file; the other parts of a mixture are there.
             if spec.parts and _is_empty(source):
                 account.skipped[f"part without a row ({source.path})"] += 1
-                bounds.append((count, source.weight))
                 continue
-            bounds.append((count, source.weight))
             for group in _source(source, shape, spec.seed, field, account, everything):
                 if count == spec.limit:
                     return

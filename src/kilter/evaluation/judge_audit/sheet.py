@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kilter.feedback.judge.protocol import ORDERS
-from kilter.feedback.judge.verdict import Comparison, Verdict
+from kilter.feedback.judge.verdict import ORDERS, Comparison, Verdict
 
 Array = npt.NDArray[np.float64]
 NEAR = 1e-6

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kilter.feedback.judge.protocol import ORDERS
-from kilter.feedback.judge.verdict import Comparison, Exam, Judgement, Order, Verdict
+from kilter.feedback.judge.verdict import ORDERS, Comparison, Exam, Judgement, Order, Verdict
 
 Array = npt.NDArray[np.float64]
 Truth = Callable[[str, str], float]

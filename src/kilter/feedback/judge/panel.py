@@ -6,8 +6,7 @@ import hashlib
 import statistics
 from collections.abc import Sequence
 
-from kilter.feedback.judge.protocol import ORDERS
-from kilter.feedback.judge.verdict import Comparison, Exam, Judge, Judgement, Order, Verdict
+from kilter.feedback.judge.verdict import ORDERS, Comparison, Exam, Judge, Judgement, Order, Verdict
 
 
 class Panel:

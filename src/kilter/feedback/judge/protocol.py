@@ -13,11 +13,9 @@ from kilter.errors import UserError
 from kilter.feedback.judge import parse
 from kilter.feedback.judge.prompts import GRADED, TIE, Asker, Question, follow
 from kilter.feedback.judge.spec import JudgeSpec, Mode, Reading
-from kilter.feedback.judge.verdict import Comparison, Exam, Judgement, Order, Verdict
+from kilter.feedback.judge.verdict import ORDERS, Comparison, Exam, Judgement, Order, Verdict
 from kilter.seams import Chat
 from kilter.types import Ask, Choice
-
-ORDERS: tuple[Order, Order] = ("forward", "swapped")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 
-from kilter.feedback.judge.protocol import ORDERS
-from kilter.feedback.judge.verdict import Comparison, Exam, Judgement, Order, Verdict
+from kilter.feedback.judge.verdict import ORDERS, Comparison, Exam, Judgement, Order, Verdict
 
 Preference = Callable[[Comparison, Order, int], float | None]
 """(comparison, order, repeat) to the probability that the comparison's first answer is better."""

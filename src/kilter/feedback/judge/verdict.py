@@ -12,6 +12,9 @@ from kilter.types import Prompt
 Order = Literal["forward", "swapped"]
 """forward: the first answer of the comparison is shown first. swapped: it is shown second."""
 
+ORDERS: tuple[Order, Order] = ("forward", "swapped")
+"""Both, in the order in which verdicts stand."""
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
