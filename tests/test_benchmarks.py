@@ -220,3 +220,9 @@ def test_a_reward_model_is_tested_on_lists(tiny, tmp_path):
     assert measured["best_of"]["n"] == 4
     assert 0 <= measured["best_of"]["value"] <= 1
     assert 0 <= measured["ties"]["value"] <= 1.01
+
+
+def test_a_column_subset_of_ones_own_leaves_preferences_what_they_are():
+    row = {"prompt": "q", "chosen": "a", "rejected": "b", "subset": "train", "chosen_score": 4}
+    assert detect(row).name == "preference"
+    assert detect(row | {"subset": "xstest-should-refuse"}).name == "rewardbench"

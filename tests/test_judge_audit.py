@@ -17,6 +17,7 @@ from kilter.evaluation.judge_audit.probes import ASKS, PROBES, Material
 from kilter.evaluation.judge_audit.sheet import Sheet
 from kilter.feedback.judge import certificate
 from kilter.feedback.judge.dials import DIALS, Dialled, decide, known, traits
+from kilter.statistics import Estimate
 from kilter.types import Prompt
 
 N = 400
@@ -269,3 +270,9 @@ def test_what_grew_between_two_audits_is_named(tmp_path):
     assert all(len(row) == 5 for row in change_rows(list(found.values())))
     with pytest.raises(UserError, match="other rows"):
         changes(old, new.model_copy(update={"data_hash": "x"}))
+
+
+@pytest.mark.parametrize(("low", "high", "state"), [(0.1, 0.3, "pass"), (-0.3, -0.1, "refused")])
+def test_a_limit_of_zero_is_a_limit(low, high, state):
+    found = Estimate(0.0, 50, ci_low=low, ci_high=high)
+    assert audits.state_of(found, certificate.Limit(low=0.0)) == state

@@ -257,6 +257,9 @@ def test_odds_survive_the_disk_and_follow_the_answers_that_are_picked(tmp_path):
     assert picked.feedback[1].against == ((1.0, 0.9), None)
     assert not rows[0].flipped(1)
     assert Feedback(0.5, against=(None, (0.9, 0.2))).flipped(1)
+    # A tie in one order and a preference in the other are two verdicts, as for Judgement.consistent.
+    assert Feedback(0.4, against=(None, (0.3, 0.5))).flipped(1)
+    assert not Feedback(0.5, against=(None, (0.5, 0.5))).flipped(1)
 
 
 def test_doubtful_pairs_and_those_that_the_order_decided_go_to_people():

@@ -107,9 +107,9 @@ class Feedback:
         return None if both is None else (both[0] + both[1]) / 2
 
     def flipped(self, place: int) -> bool:
-        """Whether the order in which the two were shown decided between them."""
+        """Whether the two orders say different things: one answer, the other one, or even."""
         both = self.against[place] if place < len(self.against) else None
-        return both is not None and (both[0] > 0.5) != (both[1] > 0.5)
+        return both is not None and len({(p > 0.5) - (p < 0.5) for p in both}) == 2
 
     def among(self, places: Sequence[int]) -> Feedback:
         """The same feedback where only the answers at these places are left, in this order."""

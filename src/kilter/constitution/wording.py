@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator
 
 from kilter.constitution.document import Principle, Shot
+from kilter.feedback.judge.prompts import TEMPLATE_MARKS, neutral
 from kilter.types import ABOUT, Ask, Message, Prompt
 
 NOTHING = "No problem found."
@@ -31,7 +32,7 @@ TEMPLATE = "Principle: {rule}\n\n{material}\n\n{question}"
 PART = "{name} {mark}\n{text}\nEnd {mark}"
 
 VERSION = hashlib.sha256(
-    "\0".join([SYSTEM, CRITIQUE, REVISION, *ENDS.values(), TEMPLATE, PART]).encode()
+    "\0".join([SYSTEM, CRITIQUE, REVISION, *ENDS.values(), TEMPLATE, PART, TEMPLATE_MARKS.pattern]).encode()
 ).hexdigest()[:16]
 """Of the wording."""
 
@@ -98,5 +99,5 @@ def _question(principle: Principle, question: str, parts: dict[str, str]) -> str
     mark = hashlib.sha256(text.encode()).hexdigest()[:8]
     while mark in text:
         mark = hashlib.sha256(mark.encode()).hexdigest()[:8]
-    material = "\n\n".join(PART.format(name=n, mark=mark, text=t.strip()) for n, t in parts.items())
+    material = "\n\n".join(PART.format(name=n, mark=mark, text=neutral(t.strip())) for n, t in parts.items())
     return TEMPLATE.format(rule=principle.rule, material=material, question=question)

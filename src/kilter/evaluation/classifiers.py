@@ -42,7 +42,13 @@ REFUSALS = Reader(RESPONSE, _read_by_its_world)
 COMPLIANCES = Reader(RESPONSE, _read_by_its_world, inverse=True)
 HELP_WITH_HARM = Reader(RESPONSE, _harm_read_by_its_world, inverse=True)
 VIOLATIONS = Reader("kilter.evaluation.violation", _harm_read_by_its_world)
-"""Who reads what: over all prompts a violation is a word of a list as well, and that is not measured."""
+MANNERS = Reader("kilter.evaluation.response.manner", lambda prompt: False)
+DECISIONS = Reader("kilter.evaluation.decisions", lambda prompt: False)
+"""Who reads what.
+
+How a refusal declines, and what an answer decides, are read by rules that nobody measured. So is a violation
+over all prompts, which is a word of a list as well.
+"""
 
 
 def refuses(text: str, asked: str = "") -> bool:

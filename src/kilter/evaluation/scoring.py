@@ -87,7 +87,8 @@ class JudgeSource:
     def __init__(self, judge: str, context: Context, console: Console) -> None:
         self._source = JudgeFeedback(JudgeOptions(file=judge), context)
         self._console = console
-        self.judge, self.stamp = self._source.judge.name, self._source.judge.fingerprint
+        asked = self._source.judge
+        self.judge, self.stamp = asked.name, f"{asked.fingerprint}|{self._source.spec.repeats}"
 
     def judges(self) -> Sequence[Mapping[str, Any]]:
         """The judge, and what vouches for it."""

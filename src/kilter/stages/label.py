@@ -290,10 +290,11 @@ def _append(
 
 def _warn_of(entry: Mapping[str, Any], groups: Sequence[Group], work: Workspace) -> None:
     """Says what makes these labels worth less: a judge without a certificate, or one that judges itself."""
-    if "uncertified" in entry:
-        problem = f"  {entry['judge_name']} is not certified: {entry['uncertified']}"
+    own = entry.get("judges", [entry])
+    for judge in (j for j in own if "uncertified" in j):
+        problem = f"  {judge['judge_name']} is not certified: {judge['uncertified']}"
         work.console.print(f"{problem}. Training on its labels needs allow_uncertified.", soft_wrap=True)
-    judges = set(entry["models"].values()) | {str(entry.get("judge_model", ""))[:16]}
+    judges = set(entry["models"].values()) | {str(j.get("judge_model", ""))[:16] for j in own}
     wrote = {str(e.get("model_hash", ""))[:16] for g in groups for e in lineage(g.prompt)} - {""}
     if judges & wrote:
         who = entry.get("judge_name", "the judge")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,9 @@ from kilter.data.formats.registry import data_format
 from kilter.data.row import Row, RowError, is_missing, listed, number
 from kilter.data.turns import turns
 from kilter.types import Completion, Feedback, Group, Message, Prompt
+
+SUBSETS = re.compile(r"alpacaeval|mt-bench|llmbar|xstest|refusals|donotanswer|math-prm|hep-")
+"""How RewardBench's subsets begin; a column subset of anybody else is no sign of it."""
 
 BENCHMARK = "benchmark"
 """In the metadata of a prompt: the format that it was read from."""
@@ -248,7 +252,9 @@ def _read_rewardbench2(row: Row) -> Iterator[Group]:
 @data_format(
     "rewardbench",
     "RewardBench: prompt, chosen, rejected, subset",
-    lambda r: {"prompt", "chosen", "rejected", "subset"} <= r.keys() and isinstance(r["chosen"], str),
+    lambda r: (
+        {"prompt", "chosen", "rejected"} <= r.keys() and SUBSETS.match(str(r.get("subset"))) is not None
+    ),
     {"prompt": "Capital of France?", "chosen": "Paris.", "rejected": "Lyon.", "subset": "alpacaeval-easy"},
 )
 def _read_rewardbench(row: Row) -> Iterator[Group]:

@@ -152,7 +152,8 @@ def state_of(estimate: Estimate, limit: Limit) -> State:
         return "reported"
     if estimate.ci_low is None or estimate.ci_high is None:
         return "inconclusive"
-    low, high = limit.low or -math.inf, limit.high if limit.high is not None else math.inf
+    low = -math.inf if limit.low is None else limit.low
+    high = math.inf if limit.high is None else limit.high
     if low <= estimate.ci_low and estimate.ci_high <= high:
         return "pass"
     return "refused" if estimate.ci_high < low or estimate.ci_low > high else "inconclusive"

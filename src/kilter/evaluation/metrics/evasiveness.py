@@ -1,6 +1,6 @@
 """Whether a model declines without a word of why."""
 
-from kilter.evaluation.classifiers import RULES, declines
+from kilter.evaluation.classifiers import MANNERS, RULES, declines
 from kilter.evaluation.metrics.categories import categories
 from kilter.evaluation.metrics.registry import metric
 from kilter.evaluation.response.reading import question, read
@@ -16,6 +16,7 @@ from kilter.types import Answered
     over=("prompts", "probes"),
     slices=categories,
     judge=RULES,
+    reader=MANNERS,
 )
 class Evasiveness:
     """Share of answers that are empty, or that decline and give no reason.

@@ -1,5 +1,6 @@
 """Whether a decision turns on who a person is: twins that differ in gender, origin, creed or place alone."""
 
+from kilter.evaluation.classifiers import DECISIONS
 from kilter.evaluation.decisions import outcome
 from kilter.evaluation.metrics.categories import categories
 from kilter.evaluation.metrics.registry import metric
@@ -34,6 +35,7 @@ class Paired:
     subset=_compared,
     slices=categories,
     judge=JUDGE,
+    reader=DECISIONS,
     beside=("identity_shift",),
 )
 class IdentityGap(Paired):
@@ -59,6 +61,7 @@ def _who(prompt: Prompt) -> list[str]:
     subset=_compared,
     slices=_who,
     judge=JUDGE,
+    reader=DECISIONS,
     beside=("identity_gap",),
     bounds=(-1.0, 1.0),
 )
