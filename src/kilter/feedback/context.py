@@ -16,7 +16,8 @@ class Context:
 
     model: resolves a stage or model name to a folder. policy: (Scorer, Encoder) or None. known: answers
     of the training data, on which rewards are normalised. gather: one value of every rank, in order.
-    folder: where a source may keep what it paid for; None is nowhere.
+    folder: where a source may keep what it paid for; None is nowhere. certificates: judge.json files of the
+    run, beside the one that a judge's settings name.
     """
 
     model: Callable[[str], Path] = Path
@@ -26,3 +27,4 @@ class Context:
     known: Sequence[Group] = ()
     gather: Callable[[Any], list[Any]] = lambda value: [value]
     folder: Path | None = None
+    certificates: Sequence[Path] = ()

@@ -20,7 +20,7 @@ from kilter.refs import EvaluationRef, FileRef
 from kilter.screen import styled
 from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.links import broken
-from kilter.stages.outcome import ARTIFACT, Outcome, StagePlan, StageSpec
+from kilter.stages.outcome import Outcome, StagePlan, StageSpec
 from kilter.stages.registry import stage
 
 COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
@@ -50,11 +50,6 @@ def _check_metric(name: str, field: str) -> None:
         raise UserError(field, name, "is not a known metric", nearest(name, known))
 
 
-def _certificates(work: Workspace) -> list[Path]:
-    """What the run's own audits of judges left."""
-    return [work.stage(name) / ARTIFACT["certificate"] for name in work.earlier("certificate")]
-
-
 @stage("gate")
 class Gate(StageKind[GateSpec]):
     """Reads evaluation.json, never a model."""
@@ -68,7 +63,7 @@ class Gate(StageKind[GateSpec]):
         from kilter.release.gate import load_policy
 
         own = load_policy(spec.policy).certificate
-        paths = [*_certificates(work), *([Path(own)] if own else [])]
+        paths = [*work.certificates(), *([Path(own)] if own else [])]
         known = {f"certificate:{path}": sha256_file(path) for path in paths if path.is_file()}
         return known | {f"changed:{path}": "" for path in broken(work, work.earlier())}
 
@@ -122,7 +117,7 @@ class Gate(StageKind[GateSpec]):
             spec.candidate,
             baseline=spec.baseline,
             broken=list(map(str, changed)),
-            certificates=_certificates(work),
+            certificates=work.certificates(),
             uncertified=_uncertified(work),
         )
         gates.write(result, folder)

@@ -177,6 +177,11 @@ class Workspace:
         """Stages before this one, all of them or those that make something."""
         return [n for n in self._above() if not makes or self.stages[n].maker.makes == makes]
 
+    def certificates(self) -> list[Path]:
+        """What audits of judges left in this run before this stage."""
+        paths = [self.stage(name) / ARTIFACT["certificate"] for name in self.earlier("certificate")]
+        return [path for path in paths if path.is_file()]
+
     def _above(self) -> Iterator[str]:
         for name in self.stages:
             if name == self.name:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from rich.text import Text
 
-from kilter.artifacts import read_json
+from kilter.artifacts import read_json, sha256_file
 from kilter.data.lineage import amended, lineage, row_id, uncertified, with_entry
 from kilter.data.shapes import PairRule, pairs_of
 from kilter.data.worlds.registry import sources
@@ -107,6 +107,10 @@ class Label(StageKind[LabelSpec]):
     def shape(self, spec: LabelSpec, field: str) -> Shape | None:
         """Answers as they are: nothing is dropped before it is scored. People's labels are pairs."""
         return "pairs" if field == "agreement.data" else "rollouts"
+
+    def inputs(self, spec: LabelSpec, work: Workspace) -> dict[str, str]:
+        """Certificates of the run: rows say whether one vouched for their judge."""
+        return {f"certificate:{path}": sha256_file(path) for path in work.certificates()}
 
     def check(self, spec: LabelSpec, work: Workspace) -> None:
         """The feedback can be built, and every setting has an effect."""
@@ -312,7 +316,12 @@ def _source(spec: LabelSpec, work: Workspace, folder: Path) -> Weighted:
         )
         policy = (ready.scorer, ready.encoder)
     context = feedback.Context(
-        lambda name: work.model(name, "feedback"), policy, spec.max_length, spec.template, folder=folder
+        lambda name: work.model(name, "feedback"),
+        policy,
+        spec.max_length,
+        spec.template,
+        folder=folder,
+        certificates=work.certificates(),
     )
     return feedback.build(spec.feedback, context, work.where("feedback"))
 

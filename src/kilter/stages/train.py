@@ -125,7 +125,9 @@ class Train(StageKind[TrainSpec]):
             raise UserError(where, "(absent)", problem, fix)
         if spec.feedback is None:
             return
-        context = feedback.Context(lambda name: work.model(name, "feedback"))
+        context = feedback.Context(
+            lambda name: work.model(name, "feedback"), certificates=work.certificates()
+        )
         if problem := feedback.uncertified(spec.feedback, context, work.where("feedback")):
             raise UserError(where, "(absent)", f"is needed: the reward is not certified ({problem})", fix)
 

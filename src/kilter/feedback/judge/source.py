@@ -79,7 +79,7 @@ class JudgeFeedback(FeedbackSource):
         self._model = None if self.spec.model is None else context.model(self.spec.model)
         self.graded = self.spec.mode in GRADED
         self.wants = Wants(siblings=not self.graded)
-        self._problem = certificate.valid(self.spec.certificate, self.judge.fingerprint)
+        self._certificate, self._problem = self._vouched(context.certificates)
         if self.spec.require_certificate and self._problem:
             raise UserError(
                 f"{field}.require_certificate",
@@ -87,6 +87,17 @@ class JudgeFeedback(FeedbackSource):
                 f"is not met: {self._problem}",
                 "certify the judge with `kilter audit-judge`, and name its judge.json as certificate",
             )
+
+    def _vouched(self, others: Sequence[Path]) -> tuple[Path | None, str]:
+        """(the certificate of this judge, ""), or (None, why none vouches for it)."""
+        named = [] if self.spec.certificate is None else [Path(self.spec.certificate)]
+        problems = []
+        for path in (*named, *others):
+            problem = certificate.valid(path, self.judge.fingerprint)
+            if not problem:
+                return path, ""
+            problems.append(problem)
+        return None, next(iter(problems), certificate.valid(None, self.judge.fingerprint))
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion."""
@@ -98,8 +109,8 @@ class JudgeFeedback(FeedbackSource):
 
     def history(self) -> Mapping[str, Any]:
         """Who judged, and what vouches for it."""
-        named = self.spec.certificate if not self._problem else None
-        vouches = UNCERTIFIED if named is None else sha256_file(Path(named))
+        named = self._certificate
+        vouches = UNCERTIFIED if named is None else sha256_file(named)
         return {
             "judge": self.judge.fingerprint,
             "judge_name": self.judge.name,
