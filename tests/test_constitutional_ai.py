@@ -97,3 +97,5 @@ def test_the_gate_of_a_run_with_an_unmeasured_judge_is_inconclusive_and_a_failur
         found = decide(policy, evaluation, "b", uncertified=["builtin"])
         assert found["verdict"] == ("fail" if alone == "fail" else "inconclusive")
         assert "judge not certified: builtin" in found["conditions"][-1]["why"]
+        found = decide(policy, evaluation, "b", uncertified=["x"], refused=["audit refused it for ties"])
+        assert found["verdict"] == "fail"

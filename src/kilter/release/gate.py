@@ -288,6 +288,7 @@ def decide(
     broken: Sequence[str] = (),
     certificates: Sequence[str | Path] = (),
     uncertified: Sequence[str] = (),
+    refused: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The gate's verdict as plain data (gate.json).
 
@@ -300,12 +301,13 @@ def decide(
         broken: files that are not what their stage wrote.
         certificates: judge.json files beside the policy's own.
         uncertified: judges of the run that no certificate vouches for.
+        refused: audits of the run that refused their judge, with what it failed.
     """
     candidate = _candidate(evaluation, candidate, baseline)
     vouching = [*([policy.certificate] if policy.certificate else []), *certificates]
     day = today or dt.date.today()
     results = [check(c, evaluation, candidate, day, vouching) for c in policy.conditions]
-    results += [*_leaks(evaluation), *_changed(broken), *_unvouched(uncertified)]
+    results += [*_leaks(evaluation), *_changed(broken), *_unvouched(uncertified, refused)]
     states = {r["state"] for r in results}
     verdict = "fail" if states & {"fail", "error"} else "inconclusive" if "inconclusive" in states else "pass"
     return {
@@ -387,10 +389,14 @@ def _changed(broken: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _unvouched(uncertified: Sequence[str]) -> list[dict[str, Any]]:
-    """A condition that no policy has to name: the word of a judge whom nobody measured decides nothing."""
+def _unvouched(uncertified: Sequence[str], refused: Sequence[str]) -> list[dict[str, Any]]:
+    """A condition that no policy has to name: the word of a judge whom nobody measured decides nothing.
+
+    A judge that was measured, was refused, and was listened to all the same fails the run.
+    """
     if not uncertified:
         return []
+    why = f"; {'; '.join(refused)}" if refused else ""
     return [
         {
             "condition": "every judge is certified",
@@ -400,9 +406,9 @@ def _unvouched(uncertified: Sequence[str]) -> list[dict[str, Any]]:
             "value": 0,
             "observed": len(uncertified),
             "n": None,
-            "state": "inconclusive",
+            "state": "fail" if refused else "inconclusive",
             "severity": "fail",
-            "why": f"judge not certified: {', '.join(uncertified)}",
+            "why": f"judge not certified: {', '.join(uncertified)}{why}",
         }
     ]
 

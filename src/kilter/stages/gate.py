@@ -119,6 +119,7 @@ class Gate(StageKind[GateSpec]):
             broken=list(map(str, changed)),
             certificates=work.certificates(),
             uncertified=_uncertified(work),
+            refused=_refused(work),
         )
         gates.write(result, folder)
         facts = {
@@ -141,3 +142,17 @@ def _uncertified(work: Workspace) -> list[str]:
     entries = (manifests.read(work.stage(name)) for name in work.earlier())
     done = [entry for entry in entries if entry is not None and entry.status == "done"]
     return sorted({name for entry in done for name in entry.facts.get("uncertified", ())})
+
+
+def _refused(work: Workspace) -> list[str]:
+    """Audits of the run that refused their judge, if any row was made on an uncertified judge's word."""
+    entries = {name: manifests.read(work.stage(name)) for name in work.earlier()}
+    done = {n: e for n, e in entries.items() if e is not None and e.status == "done"}
+    # A judge that decided nothing has done no harm: the run shows nothing, and fails at nothing.
+    if not any(e.facts.get("uncertified") and e.facts.get("rows") for e in done.values()):
+        return []
+    return [
+        f"{name} refused it for {', '.join(entry.facts.get('failures', ()))}"
+        for name, entry in done.items()
+        if entry.facts.get("verdict") == "refused"
+    ]
