@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from kilter.constitution.document import Constitution
 from kilter.constitution.layouts import imported
-from kilter.errors import UserError, nearest
+from kilter.errors import UserError
 from kilter.validation import as_user_error, load_yaml
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -34,10 +34,8 @@ def find(name: str, field: str = "constitution") -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    fix = nearest(name, shipped())
-    raise UserError(
-        field, name, "names no constitution", f"give a .yaml or .json file, or a shipped name. {fix}"
-    )
+    fix = f"give a .yaml or .json file, or one of {', '.join(shipped())}"
+    raise UserError(field, name, "names no constitution", fix)
 
 
 def load(name: str, field: str = "constitution") -> Constitution:
