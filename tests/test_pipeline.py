@@ -203,6 +203,9 @@ def test_dry_run_prints_rows_tokens_steps_memory_and_time(recipe_file, monkeypat
     row = next(line for line in text.splitlines() if line.startswith("dpo") and "train" in line)
     assert "28" in row.split()
     assert "GB" in row
+    # What cannot be timed before it runs is named, and the sum does not pretend to hold it.
+    assert "it takes at least" in text
+    assert "audit not counted; nothing was run" in text.replace("\n", " ")
 
 
 def test_shipped_recipes_are_valid_and_match_the_schema():

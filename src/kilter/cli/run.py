@@ -56,15 +56,18 @@ def _print_plan(recipe: Any) -> None:
     table = Table(
         "stage", "kind", "what", "rows", "tokens", "steps", "memory", "time", box=None, pad_edge=False
     )
-    total = 0.0
+    total, unknown = 0.0, []
     for s in plan(recipe):
         total += s.seconds or 0
+        unknown += [s.name] if s.seconds is None else []
         cells = [f"{v:,}" if v is not None else "" for v in (s.rows, s.tokens, s.steps)]
         table.add_row(
             s.name, s.kind, s.what, *cells, f"{s.memory_gb} GB" if s.memory_gb else "", clock(s.seconds)
         )
     out.print(table)
-    out.print(f"\nit takes about {clock(total)} on this machine; nothing was run")
+    # A judge's answers, or data that an earlier stage makes, cannot be timed before that stage has run.
+    about, beside = ("at least", f", {', '.join(unknown)} not counted") if unknown else ("about", "")
+    out.print(f"\nit takes {about} {clock(total)} on this machine{beside}; nothing was run")
 
 
 @command(examples=["kilter report runs/quickstart"])

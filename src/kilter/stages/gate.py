@@ -100,9 +100,9 @@ class Gate(StageKind[GateSpec]):
     def plan(self, spec: GateSpec, work: Workspace) -> StagePlan:
         """The policy's name or the number of its conditions; a gate takes no time."""
         if isinstance(spec.policy, str):
-            return StagePlan(spec.policy)
+            return StagePlan(spec.policy, seconds=0)
         n = len(spec.policy["conditions"])
-        return StagePlan(f"{n} condition" + "s" * (n != 1))
+        return StagePlan(f"{n} condition" + "s" * (n != 1), seconds=0)
 
     def run(self, spec: GateSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes gate.json and gate.xml."""
