@@ -11,7 +11,7 @@ from kilter import feedback
 from kilter.data.dataset import DataSpec, load
 from kilter.errors import UserError
 from kilter.feedback.function import Call, FunctionFeedback
-from kilter.types import Completion, Feedback, Group
+from kilter.types import Completion, Feedback, Group, Prompt
 
 TEXTS = [
     {"prompt": f"What is {i} + 1?", "solution": str(i + 1), "answer": i + 1, "id": i, "chosen": "x"}
@@ -164,3 +164,51 @@ def test_a_missing_reference_leaves_the_answer_unscored(tmp_path, missing):
     rows = [{"prompt": "Q?", "answer": missing}, {"prompt": "P?", "answer": "1"}]
     found = feedback.build("math", feedback.Context())(answered(prompts_of(tmp_path, rows), ["1"]))
     assert [f.score for (f,) in found] == [None, 1.0]
+
+
+REACHED = [
+    "def reward(prompt, completion): return 1.0",
+    "def reward(a, b): return 1.0",
+    "def reward(*both): return 1.0",
+    "def reward(prompt, completion, limit=3): return 1.0",
+    "async def reward(prompt, completion): return 1.0",
+    "class Asked:\n    async def __call__(self, prompt, completion): return 1.0\nreward = Asked()",
+    "def reward(completions): return [1.0] * len(completions)",
+    "def reward(completion_ids, **columns): return [1.0] * len(completion_ids)",
+    "def reward(**given): return [1.0] * len(given['completions'])",
+    "def reward(prompts, **columns): return [1.0] * len(columns['completions'])",
+    "def reward(prompts, completions, prompt=None): return [1.0] * len(prompts)",
+]
+
+
+@pytest.mark.parametrize("code", REACHED)
+def test_a_function_of_any_form_that_can_be_called_is_called(code):
+    space = {"__name__": "__main__"}
+    exec(code, space)
+    group = Group(Prompt(text="x"), (Completion("a"), Completion("b")), (Feedback(None),) * 2)
+    (found,) = FunctionFeedback(space["reward"], "reward")([group])
+    assert [f.score for f in found] == [1.0, 1.0], found[0].rationale
+
+
+UNREACHED = {
+    "def reward(completion): return 1.0": "cannot be called with a prompt and a completion",
+    "def reward(): return 1.0": "cannot be called with a prompt and a completion",
+    "def reward(prompt, completion, answer): return 1.0": "missing a required argument: 'answer'",
+    "def reward(prompt, completion, *, answer): return 1.0": "missing a required argument: 'answer'",
+    "def reward(completion, prompt): return 1.0": "takes the completion first",
+    "def reward(prompts, completions, /): return [1.0]": "takes prompts by its place alone",
+    "def reward(prompts, completion): return [1.0]": "takes completion for one answer",
+    "def reward(completions):\n    yield 1.0": "yields its scores",
+    "def reward(prompt, completion):\n    yield 1.0": "yields its score",
+    "async def reward(prompt, completion):\n    yield 1.0": "yields its score",
+}
+
+
+@pytest.mark.parametrize("code", UNREACHED)
+def test_a_function_that_no_call_can_reach_is_refused_before_any_work(tmp_path, code):
+    path = tmp_path / "odd.py"
+    path.write_text(code + "\n")
+    with pytest.raises(UserError) as caught:
+        feedback.check(f"{path}:reward")
+    assert UNREACHED[code] in caught.value.problem
+    assert "def reward(prompt, completion)" in caught.value.fix

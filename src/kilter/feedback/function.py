@@ -94,7 +94,7 @@ class Call:
     def arguments(self, function: Callable[..., Any]) -> dict[str, Any]:
         """What the function takes of it."""
         given = {"prompts": self.prompts, "completions": self.completions, "completion_ids": self.ids}
-        known = inspect.signature(function).parameters
+        known = _signature(function).parameters
         if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
             return {k: v for k, v in (self.columns | given).items() if k in known}
         return self.columns | given
@@ -168,6 +168,62 @@ def _all(
     return asyncio.run(gather())
 
 
+def takes_batch(function: Callable[..., Any]) -> bool:
+    """Whether a function takes whole batches by name, as TRL calls it, and not one answer after the other."""
+    known = _signature(function).parameters.values()
+    by_name = any(p.kind is p.VAR_KEYWORD for p in known)
+    positional = any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in known)
+    return any(p.name in GIVEN for p in known) or (by_name and not positional)
+
+
+def check_form(function: Callable[..., Any], name: str) -> None:
+    """Raises UserError for a function that no call of Kilter's can reach.
+
+    Which columns there are is not known yet, so a parameter of another name may be one of them.
+    """
+    problem = _batch_problem(function) if takes_batch(function) else _single_problem(function)
+    if problem:
+        raise UserError(
+            f"feedback.{name}",
+            f"def {getattr(function, '__name__', name)}{_signature(function)}",
+            problem,
+            "write `def reward(prompt, completion)` for one answer, "
+            "or `def reward(prompts, completions, **columns)` for all of a step",
+        )
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    """The parameters; functions written in C that do not tell theirs count as taking anything in order."""
+    try:
+        return inspect.signature(function)
+    except ValueError:
+        return inspect.Signature([inspect.Parameter("arguments", inspect.Parameter.VAR_POSITIONAL)])
+
+
+def _batch_problem(function: Callable[..., Any]) -> str:
+    if inspect.isgeneratorfunction(function):
+        return "yields its scores, and a list of them is needed"
+    for p in _signature(function).parameters.values():
+        if p.kind is p.POSITIONAL_ONLY:
+            return f"takes {p.name} by its place alone, and a batch is given by name"
+        if p.name in OWN and p.name not in GIVEN and p.default is p.empty:
+            return f"takes {p.name} for one answer beside names for all of them"
+    return ""
+
+
+def _single_problem(function: Callable[..., Any]) -> str:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        return "yields its score, and has to return it"
+    signature = _signature(function)
+    try:
+        taken = signature.bind("prompt", "completion").arguments
+    except TypeError as error:
+        return f"cannot be called with a prompt and a completion: {error}"
+    if taken.get("completion") == "prompt" or taken.get("prompt") == "completion":
+        return "takes the completion first, and is given the prompt first"
+    return ""
+
+
 class FunctionFeedback(FeedbackSource):
     """FeedbackSource around `function`.
 
@@ -191,8 +247,10 @@ class FunctionFeedback(FeedbackSource):
             )
         self.function, self.name, self.timeout = function, name, timeout
         self.target = Target.of(function)
-        self.batched = "completions" in inspect.signature(function).parameters
-        self.asynchronous = inspect.iscoroutinefunction(function)
+        check_form(function, name)
+        self.batched = takes_batch(function)
+        # An object is asynchronous by its method.
+        self.asynchronous = any(inspect.iscoroutinefunction(f) for f in (function, function.__call__))
         if self.batched and context is not None and context.known:
             self._check_columns([g.prompt for g in itertools.islice(context.known, LOOKED_AT)])
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kilter.feedback.context import Context
-from kilter.feedback.function import FunctionFeedback
+from kilter.feedback.function import FunctionFeedback, check_form
 from kilter.feedback.isolation import Target
 from kilter.feedback.registry import feedback_sources
 
@@ -42,6 +42,7 @@ def _register(function: Callable[..., Any]) -> str:
     while name in feedback_sources.names():
         count += 1
         name = f"{plain}-{count}"
+    check_form(function, name)
 
     def build(timeout: float = 30.0, context: Context | None = None) -> FunctionFeedback:
         return FunctionFeedback(function, name, timeout, context)

@@ -99,8 +99,9 @@ def _bind(name: str, options: dict[str, Any], field: str) -> tuple[Callable[...,
         return factory, _named(factory, options, f"{field}.{name}")
 
     # A plain function of a user's own becomes a source that runs it in a process of its own.
-    from kilter.feedback.function import FunctionFeedback
+    from kilter.feedback.function import FunctionFeedback, check_form
 
+    check_form(factory, name.rpartition(":")[2])
     bound = _named(FunctionFeedback, options, f"{field}.{name}", taken=("function", "name"))
     return FunctionFeedback, bound | {"function": factory, "name": name.rpartition(":")[2]}
 
