@@ -599,3 +599,65 @@ def test_a_file_that_is_no_data_says_what_it_is(tmp_path, name, content, problem
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"(?is){problem}"):
         load(DataSpec(path=str(tmp_path / name), heldout=0), "demonstrations")
+
+
+ASK, BEST, WORSE, WORST = (
+    {"role": role, "content": text}
+    for role, text in (("user", "p"), ("assistant", "a"), ("assistant", "b"), ("assistant", "c"))
+)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p", "chosen": "a", "rejected_1": "b", "rejected_2": "c"},
+        {"chosen": [ASK, BEST], "rejected_1": [ASK, WORSE], "rejected_2": [ASK, WORST]},
+        {"chosen": [ASK, BEST], "rejected": [ASK, WORSE], "rejected_2": [ASK, WORST]},
+        {"chosen": [ASK, BEST], "rejected": [[ASK, WORSE], [ASK, WORST]]},
+        {"prompt": [ASK], "chosen": [BEST], "rejected": [[WORSE], [WORST]]},
+        {"messages": [ASK], "chosen": BEST, "rejected-1": WORSE, "rejected-2": WORST},
+    ],
+)
+def test_several_rejected_answers_in_every_form_of_a_pair(read, row):
+    data = read([row])
+    assert [asked(g) for g in data.train] == [[("user", "p")]] * 2
+    assert [said(g) for g in data.train] == [["a", "b"], ["a", "c"]]
+    assert data.unread == ()
+
+
+def test_a_pair_that_its_scores_turn_round_is_named(read):
+    rows = [
+        {"prompt": f"p{i}", "chosen": "a", "rejected": "b", "score_chosen": i, "score_rejected": 3}
+        for i in (1, 2, 5)
+    ]
+    data = read(rows)
+    assert [said(g) for g in data.train] == [["b", "a"], ["b", "a"], ["a", "b"]]
+    assert data.notes() == ["turned round because score_chosen is below score_rejected: 2 rows"]
+
+
+def test_turns_after_the_last_answer_are_named(read):
+    rows = [{"messages": [ASK, BEST, ASK]}, {"messages": [ASK, WORSE]}]
+    assert read(rows, "demonstrations").notes() == [
+        "turns after the last answer that is learned are left out: 1 row"
+    ]
+
+
+def test_an_empty_answer_within_a_conversation_is_not_taught(read):
+    empty = {"role": "assistant", "content": " "}
+    rows = [{"messages": [ASK, empty, ASK, BEST]}]
+    with pytest.raises(UserError, match="teach to answer nothing"):
+        read(rows, "demonstrations")
+    marked = read([{"messages": [ASK, empty | {"weight": 0}, ASK, BEST]}], "demonstrations")
+    assert said(marked.train[0]) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("row", "fix"),
+    [
+        ({"id": 1, "prompt": "p", "chosen": "a", "bad": "b"}, "--map rejected=bad"),
+        ({"message_id": "1", "prompt": "p", "good": "a", "bad": "b"}, "--map chosen=good"),
+    ],
+)
+def test_the_fix_names_what_is_lacking_and_a_column_that_may_hold_it(read, row, fix):
+    with pytest.raises(UserError, match=fix):
+        read([row])

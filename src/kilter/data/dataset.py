@@ -98,6 +98,7 @@ class Dataset:
     format: str = ""
     unread: tuple[str, ...] = ()
     carried: tuple[str, ...] = ()
+    said: Counter[str] = field(default_factory=Counter)
 
     def left_out(self) -> str:
         """What was left out and why, for a person; "" when nothing was."""
@@ -110,6 +111,7 @@ class Dataset:
             "carried along for rewards and verifiers": ", ".join(self.carried),
             "not read": ", ".join(self.unread),
         }
+        said |= {what: f"{n} row{'s' * (n > 1)}" for what, n in self.said.items()}
         return [f"{what}: {which}" for what, which in said.items() if which]
 
     def content_hash(self) -> str:
@@ -200,7 +202,7 @@ def load(spec: DataSpec, shape: Shape, where: str = "data", learned: bool = True
     # Whoever answers the prompts anew learns nothing from a row: its columns are for those who judge.
     carried = tuple(n for n in account.unread if "[]" not in n) if shape in ("prompts", "rollouts") else ()
     unread = tuple(n for n in account.unread if n not in carried)
-    return Dataset(spec, train, heldout, account.skipped, account.format, unread, carried)
+    return Dataset(spec, train, heldout, account.skipped, account.format, unread, carried, account.said)
 
 
 def _nothing_left(spec: DataSpec, shape: Shape, where: str, account: Account) -> UserError:
@@ -208,9 +210,11 @@ def _nothing_left(spec: DataSpec, shape: Shape, where: str, account: Account) ->
     reasons = ", ".join(f"{n} {why}" for why, n in account.skipped.items())
     unread = f"; not read: {', '.join(account.unread)}" if account.unread else ""
     fix = f"give {NEEDED[shape]}: this method needs them"
-    column = next((n for n in account.unread if "[]" not in n), None)
-    if column is not None and not account.skipped.keys() & {"tie"}:
-        fix += f". If a column holds them, say which: --map {ASKED[shape]}={column}"
+    # What the method needs may be there, and its counterpart under another name.
+    asked = next((n for n in ASKED[shape] if n not in account.unread), ASKED[shape][0])
+    named = [n for n in account.unread if "[]" not in n and n not in ASKED[shape] and not n.endswith("id")]
+    if named and not account.skipped.keys() & {"tie"}:
+        fix += f". If a column holds them, say which: --map {asked}={named[0]}"
     return UserError(
         f"{where}.path",
         spec.path,
@@ -219,15 +223,15 @@ def _nothing_left(spec: DataSpec, shape: Shape, where: str, account: Account) ->
     )
 
 
-ASKED: dict[Shape, str] = {
-    "demonstrations": "completion",
-    "pairs": "chosen",
-    "unpaired": "label",
-    "ranked": "score",
-    "prompts": "prompt",
-    "rollouts": "score",
+ASKED: dict[Shape, tuple[str, ...]] = {
+    "demonstrations": ("completion",),
+    "pairs": ("chosen", "rejected"),
+    "unpaired": ("label",),
+    "ranked": ("score",),
+    "prompts": ("prompt",),
+    "rollouts": ("score",),
 }
-"""A column that a shape needs, for advice on `map`."""
+"""Columns that a shape needs, for advice on `map`."""
 
 
 def _gathered(

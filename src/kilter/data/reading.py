@@ -35,11 +35,13 @@ class Account:
         skipped: rows and groups that are left out, by their reason.
         formats: rows by the name of their format.
         unread: columns and keys from which nothing is learned, in the order of their appearance.
+        said: rows by what their format made of them that nobody may expect.
     """
 
     skipped: Counter[str] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
     unread: dict[str, None] = field(default_factory=dict)
+    said: Counter[str] = field(default_factory=Counter)
 
     @property
     def format(self) -> str:
@@ -148,6 +150,7 @@ class Reading:
         chosen, groups = self._read(row)
         self.account.formats[chosen.name] += 1
         self.account.unread |= dict.fromkeys(row.left())
+        self.account.said.update(row.said)
         return [self._carrying(g, row) for g in groups]
 
     def _read(self, row: Row) -> tuple[Format, list[Group]]:

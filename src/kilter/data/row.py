@@ -33,7 +33,8 @@ class RowError(ValueError):
 class Row(Mapping[str, Any]):
     """A cleaned row that keeps account of its columns.
 
-    Looking up a column marks it as used. Asking whether it is there does not.
+    Looking up a column marks it as used. Asking whether it is there does not. `said` holds what its format
+    made of it that nobody may expect.
 
     Args:
         raw: the row; values that are missing are left out of it, at every depth.
@@ -48,6 +49,7 @@ class Row(Mapping[str, Any]):
         # A column whose name the user has given to another one is not read any more.
         taken = [k for k in names if k in raw and k not in names.values()]
         self.unread: dict[str, None] = dict.fromkeys(taken)
+        self.said: set[str] = set()
 
     def __getitem__(self, name: str) -> Any:
         value = self.plain[name]
@@ -77,7 +79,7 @@ class Row(Mapping[str, Any]):
 
     def forget(self) -> None:
         """Takes back what was marked as used: another format reads the row."""
-        self.used, self.asked = set(), set()
+        self.used, self.asked, self.said = set(), set(), set()
 
     def left(self) -> list[str]:
         """Columns that nothing has looked up, and keys inside of columns that nothing has read."""

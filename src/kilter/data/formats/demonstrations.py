@@ -67,7 +67,10 @@ def _read_conversations(row: Row) -> Iterator[Group]:
     field = first(row, CONVERSATIONS)
     if field is None:
         raise RowError("messages", "is missing")
-    prompt, rest = _split_turns(turns(row.ask(field), field, row), field)
+    found = turns(row.ask(field), field, row)
+    prompt, rest = _split_turns(found, field)
+    if len(prompt) + len(rest) < len(found):
+        row.said.add("turns after the last answer that is learned are left out")
     feedback = DEMONSTRATION
     if first(row, LABELS) is not None:
         feedback = labelled(row)
@@ -92,7 +95,13 @@ def _split_turns(found: tuple[Message, ...], field: str) -> tuple[tuple[Message,
     if learned[0] == 0:
         raise RowError(field, "starts with an assistant turn, and has no prompt")
     rest = ending(found[learned[0] : learned[-1] + 1], field)
+    if not all(_says(found[i]) for i in learned):
+        raise RowError(field, "has an empty assistant turn, which would teach to answer nothing")
     return found[: learned[0]], rest
+
+
+def _says(turn: Message) -> bool:
+    return bool(turn["content"].strip() or {"tool_calls", "reasoning_content"} & turn.keys())
 
 
 @data_format(

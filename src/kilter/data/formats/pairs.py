@@ -13,7 +13,6 @@ from kilter.data.formats.ask import (
     answer_of,
     completion_of,
     completions,
-    ending,
     first,
     prompt_of,
     shared_turns,
@@ -53,7 +52,9 @@ SIDES = (
 
 def _sides_of(row: Mapping[str, Any]) -> tuple[str, str]:
     """The columns of the two sides; chosen and rejected where the row has none."""
-    return next((pair for pair in SIDES if pair[0] in row and pair[1] in row), SIDES[0])
+    # Several rejected answers may stand in numbered columns alone.
+    more = [("chosen", c) for c in row if MORE_REJECTED.fullmatch(c)]
+    return next((pair for pair in (*SIDES, *more) if pair[0] in row and pair[1] in row), SIDES[0])
 
 
 def _has_sides(row: Mapping[str, Any]) -> bool:
@@ -95,16 +96,15 @@ def _read_hh(row: Row) -> Iterator[Group]:
         if dialogue[-1]["role"] != "assistant" or not dialogue[-1]["content"]:
             raise RowError(field, "has an empty last assistant turn")
         sides.append(dialogue)
-    yield _implicit_pair(sides[0], sides[1], row)
+    yield _implicit_pair(sides[:1], sides[1:], row)
 
 
-def _implicit_pair(chosen: tuple[Message, ...], rejected: tuple[Message, ...], row: Row) -> Group:
-    size = shared_turns((chosen, rejected))
+def _implicit_pair(chosen: list[tuple[Message, ...]], rejected: list[tuple[Message, ...]], row: Row) -> Group:
+    size = shared_turns([*chosen, *rejected])
     if size == 0:
         raise RowError("rejected", "shares no prompt with chosen")
-    return _pair(
-        Prompt(messages=chosen[:size]), [completion_of(chosen[size:])], [completion_of(rejected[size:])], row
-    )
+    better, worse = ([completion_of(side[size:]) for side in sides] for sides in (chosen, rejected))
+    return _pair(Prompt(messages=chosen[0][:size]), better, worse, row)
 
 
 STEMS = ("response", "answer", "completion", "output", "conversation", "human_ref")
@@ -258,11 +258,15 @@ def _read_openai_preference(row: Row) -> Iterator[Group]:
 def _explicit_pair(prompt: Prompt, field: str, row: Row) -> Group:
     better, worse = _sides_of(row)
     chosen = _sides(row.need(better), better, row)
-    rejected = _sides(row.need(worse), worse, row)
-    for column in [c for c in row if MORE_REJECTED.fullmatch(c)]:
-        rejected += _sides(row[column], column, row)
+    rejected = _rejected(row, worse)
     prompt, answers = completions(prompt, [*chosen, *rejected], field)
     return _pair(prompt, answers[: len(chosen)], answers[len(chosen) :], row)
+
+
+def _rejected(row: Row, worse: str) -> list[tuple[Message, ...]]:
+    """The rejected answers of this column and of the numbered ones beside it. Raises RowError."""
+    more = [c for c in row if MORE_REJECTED.fullmatch(c) and c != worse]
+    return [answer for c in (worse, *more) for answer in _sides(row.need(c), c, row)]
 
 
 def _sides(value: Any, field: str, row: Row) -> list[tuple[Message, ...]]:
@@ -282,11 +286,10 @@ def _sides(value: Any, field: str, row: Row) -> list[tuple[Message, ...]]:
 def _read_implicit(row: Row) -> Iterator[Group]:
     fields = _sides_of(row)
     chosen, rejected = (row.need(f) for f in fields)
-    if not (looks_like_turns(chosen) or looks_like_turns(rejected)):
+    if isinstance(chosen, str) and not looks_like_turns(chosen) and not looks_like_turns(rejected):
         yield _implicit_text(text_of(chosen, fields[0]), text_of(rejected, fields[1]), row)
         return
-    sides = [ending(turns(v, f, row), f) for f, v in zip(fields, (chosen, rejected), strict=True)]
-    yield _implicit_pair(sides[0], sides[1], row)
+    yield _implicit_pair(_sides(chosen, fields[0], row), _rejected(row, fields[1]), row)
 
 
 def _implicit_text(chosen: str, rejected: str, row: Row) -> Group:
@@ -315,6 +318,8 @@ def _pair(prompt: Prompt, chosen: list[Completion], rejected: list[Completion], 
     if names is not None:
         given = [*_scores(row, names[0], len(chosen)), *_scores(row, names[1], len(rejected))]
         scores = scores if None in given else [float(g) for g in given if g is not None]
+        if max(scores[: len(chosen)]) < min(scores[len(chosen) :]):
+            row.said.add(f"turned round because {names[0]} is below {names[1]}")
     margin = number(row["margin"], "margin") if "margin" in row else None
     notes = {} if margin is None else {"margin": margin}
     kind = "sides" if len(scores) > 2 else "label"
