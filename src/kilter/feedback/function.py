@@ -250,7 +250,8 @@ class FunctionFeedback(FeedbackSource):
         check_form(function, name)
         self.batched = takes_batch(function)
         # An object is asynchronous by its method.
-        self.asynchronous = any(inspect.iscoroutinefunction(f) for f in (function, function.__call__))
+        called: Any = type(function).__call__
+        self.asynchronous = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
         if self.batched and context is not None and context.known:
             self._check_columns([g.prompt for g in itertools.islice(context.known, LOOKED_AT)])
 
