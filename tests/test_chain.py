@@ -107,7 +107,8 @@ def test_a_kill_before_the_end_was_noted_is_made_good(run, stage, monkeypatch, c
     assert code == 0, said
     after = json.loads(path.read_text())
     assert after["status"] == "done"
-    assert after["outputs"] == entry["outputs"]
+    clock = {"metrics.jsonl": "holds seconds"}
+    assert after["outputs"] | clock == entry["outputs"] | clock
     assert not (run / ".superseded").exists()
 
 
@@ -123,7 +124,7 @@ def replace_weights(run: Path, stage: str = "dpo") -> str:
     weights = load_file(path)
     next(iter(weights.values())).add_(1e-3)
     save_file(weights, path, {"format": "pt"})
-    return str(run / stage / "model")
+    return str(path)
 
 
 def replace_sft(run: Path) -> str:
@@ -131,8 +132,9 @@ def replace_sft(run: Path) -> str:
 
 
 def remove_tokenizer(run: Path) -> str:
-    (run / "dpo" / "model" / "tokenizer_config.json").unlink()
-    return str(run / "dpo" / "model")
+    path = run / "dpo" / "model" / "tokenizer_config.json"
+    path.unlink()
+    return str(path)
 
 
 @pytest.mark.parametrize("spoil", [edit_evaluation, replace_weights, replace_sft, remove_tokenizer])
@@ -173,6 +175,32 @@ def test_no_stage_reads_what_another_did_not_write(run, spoil, later, monkeypatc
     assert code == 2, said
     assert f"is not what its stage wrote: {name} was changed or damaged since" in said
     assert "Fix: Put it back, or remove " in said
+
+
+def test_every_damaged_file_of_a_finished_run_is_named(run, monkeypatch, capsys):
+    written = [p for p in files(run) if (run / p).is_file() and len(Path(p).parts) > 1]
+    damaged = sorted(run / p for p in written if Path(p).name != "manifest.json")
+    assert len(damaged) > 20
+    for number, path in enumerate(damaged):
+        # The gate still reads the evaluation: it fails for the models.
+        spoilt = path.read_bytes() + b" " if path.name == "evaluation.json" else b"\xfa"
+        path.unlink() if number % 3 == 0 and path.name != "evaluation.json" else path.write_bytes(spoilt)
+    code, said = again(run, monkeypatch, capsys)
+    assert code == 1, said
+    for path in damaged:
+        assert f"warn {path} is not what the stage wrote" in said or path.parts[-2] == "gate"
+        assert ("model" not in path.parts) or f"{path}" in said.split("verdict: FAIL")[1]
+
+
+def test_a_record_of_an_earlier_version_lists_no_files_and_stands(run, monkeypatch, capsys):
+    path = run / "dpo" / "manifest.json"
+    entry = json.loads(path.read_text())
+    outputs = {k: v for k, v in entry["outputs"].items() if k in ("model", "trained_prompts.txt")}
+    path.write_text(json.dumps(entry | {"outputs": outputs}))
+    code, said = again(run, monkeypatch, capsys)
+    assert (code, "is not what" in said) == (0, False), said
+    replace_weights(run)
+    assert f"{run / 'dpo' / 'model'} was changed since" in again(run, monkeypatch, capsys)[1]
 
 
 DAMAGE = {

@@ -22,7 +22,7 @@ from kilter.progress import clock
 from kilter.recipe import Recipe
 from kilter.screen import styled
 from kilter.stages import Outcome, Workspace
-from kilter.stages.links import check_links, content_hash
+from kilter.stages.links import altered, check_links, content_hash, file_hashes
 from kilter.stages.outcome import ARTIFACT, Makes
 
 
@@ -94,6 +94,10 @@ def run_stage(
         manifests.tidy(folder, old)
         text = styled("[green]✓[/] {}: done, unchanged, taken from {}", title or work.name, folder)
         work.console.print(text)
+        # The result stands, for nothing asks for another one; whoever reads the file should know.
+        for path in altered(folder, stage.maker.makes, old):
+            advice = f"put it back, or remove {folder} to make it anew"
+            work.console.print(styled("  [yellow]warn[/] {} is not what the stage wrote: {}", path, advice))
         _summarise(work, old.facts)
         return old
     if old is not None and not _goes_on(work, entry, old) and any(folder.iterdir()):
@@ -153,8 +157,8 @@ def _summarise(work: Workspace, facts: Mapping[str, Any]) -> None:
 
 
 def _outputs(outcome: Outcome, makes: Makes, folder: Path) -> dict[str, str]:
-    """The hashes that the stage gave; where it gave none for what it makes, that of the artifact."""
-    found = dict(outcome.outputs)
+    """The hashes of its files, those that the stage gave, and where it gave none, that of its artifact."""
+    found = {**file_hashes(folder, makes), **outcome.outputs}
     if makes not in found and (digest := content_hash(folder, makes)) is not None:
         found[makes] = digest
     return found
