@@ -98,7 +98,8 @@ def test_a_comparison_runs_reports_and_resumes(tiny, tmp_path, monkeypatch, caps
     runs = str(tmp_path / "runs")
     code, text = kilter(monkeypatch, capsys, "compare", path, "--dry-run", "--runs", runs)
     assert code == 0
-    assert "4 runs of 2 methods" in text
+    assert "4 runs of 2 methods, about" in text
+    assert text.split()[:3] == ["stage", "rows", "time"]
     assert not (tmp_path / "runs").exists()
     code, text = kilter(monkeypatch, capsys, "compare", path, "--runs", runs)
     assert code == 0, text

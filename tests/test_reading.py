@@ -661,3 +661,17 @@ def test_an_empty_answer_within_a_conversation_is_not_taught(read):
 def test_the_fix_names_what_is_lacking_and_a_column_that_may_hold_it(read, row, fix):
     with pytest.raises(UserError, match=fix):
         read([row])
+
+
+@pytest.mark.parametrize("path", ["rows.jsonl", "no-such-owner/no-such-data"])
+@pytest.mark.parametrize(("name", "key"), [("data", "data.path"), ("mine", "data.mine.path")])
+def test_the_fix_of_a_missing_file_names_the_setting_of_a_recipe(monkeypatch, path, name, key):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=rf"--set {key}=FILE"):
+        load(DataSpec(path=path), "pairs", name)
+
+
+def test_the_fix_of_a_part_of_a_mixture_names_no_setting(tmp_path):
+    with pytest.raises(UserError) as caught:
+        load(DataSpec.model_validate([{"path": str(tmp_path / "rows.jsonl")}]), "pairs")
+    assert "--set" not in caught.value.fix

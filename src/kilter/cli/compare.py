@@ -55,7 +55,7 @@ def compare(
     if dry_run:
         seconds = _print_plan(expanded)
         out.print(
-            f"\n{len(found)} runs of {len(wanted.methods)} methods, about {clock(seconds)} of training, "
+            f"\n{len(found)} runs of {len(wanted.methods)} methods, about {clock(seconds)} in all, "
             f"{need:.0f} GB of disk ({free:.0f} free); nothing was run",
         )
         return
@@ -94,8 +94,10 @@ def _print_plan(recipe: Recipe) -> float:
     from kilter.pipeline.plan import plan
 
     plans = {p.name: p for p in plan(recipe)}
+    width = max(len(name) for name in plans)
+    out.print(f"{'stage':<{width}} {'rows':>6} {'time':>8}")
     for p in plans.values():
-        out.print(f"{p.name:<44} {p.rows or '':>6} {clock(p.seconds):>8}")
+        out.print(f"{p.name:<{width}} {p.rows or '':>6} {clock(p.seconds):>8}")
     return sum(p.seconds or 0 for p in plans.values())
 
 

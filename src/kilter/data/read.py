@@ -84,7 +84,8 @@ def local_files(path: str, split: str = "train", field: str = "data.path") -> li
             field,
             path,
             "names no file",
-            f"give an existing file or folder, a Hub data set (owner/name), or {', '.join(paths())}",
+            f"give an existing file or folder{_by_recipe(field)}, a Hub data set (owner/name), "
+            f"or {', '.join(paths())}",
         )
     return None
 
@@ -355,6 +356,17 @@ def _saved(folder: Path, split: str, field: str) -> Rows:
         yield f"{folder}:{index + 1}", row
 
 
+def setting(field: str, key: str) -> str:
+    """What a recipe calls this key of the data set that a field belongs to: data.path, or data.mine.path."""
+    name = field.partition(".")[0]
+    return f"data.{key}" if name == "data" else f"data.{name}.{key}"
+
+
+def _by_recipe(field: str) -> str:
+    """How a recipe is given another path; one part of a mixture has no setting of its own."""
+    return "" if "parts[" in field else f" (in a recipe --set {setting(field, 'path')}=FILE)"
+
+
 def _hub(name: str, split: str, config: str | None, field: str) -> Rows:
     from datasets import load_dataset
 
@@ -367,7 +379,7 @@ def _hub(name: str, split: str, config: str | None, field: str) -> Rows:
             field,
             name,
             f"is not a local file and cannot be fetched from the Hub ({reason})",
-            "check name, config, split and network, or give a local file",
+            f"check name, config, split and network, or give a local file{_by_recipe(field)}",
         ) from error
     for index, row in enumerate(memory.plain_rows(table)):
         yield f"{name}[{split}]:{index}", row

@@ -12,6 +12,7 @@ from typing import Any
 from kilter.data import store
 from kilter.data.formats import Format, detect, formats, reader
 from kilter.data.formats.registry import IDS, NOTED
+from kilter.data.read import setting
 from kilter.data.row import Raw, Row, RowError, renamed
 from kilter.data.source import SourceSpec
 from kilter.errors import UserError
@@ -205,9 +206,8 @@ class Reading:
 
     def _fix(self, mend: str) -> str:
         """What to do about a bad row: mend it, or leave it out, here and in a recipe."""
-        name = self.where.partition(".")[0]
-        path = "data" if name == "data" else f"data.{name}"
-        skip = f"leave such rows out with --on-bad-row skip (in a recipe --set {path}.on_bad_row=skip)"
+        recipe = f"--set {setting(self.where, 'on_bad_row')}=skip"
+        skip = f"leave such rows out with --on-bad-row skip (in a recipe {recipe})"
         return f"{mend or 'correct the row'}, or {skip}"
 
     @property
