@@ -338,6 +338,29 @@ def test_a_closed_block_of_the_generation_prompt_stays_in_the_prompt():
     ]
 
 
+def test_answers_behind_a_closed_block_are_rows_of_their_own():
+    """The finished conversation shows neither answer as it was asked for."""
+    opened = "'<|im_start|>assistant\n<think>\n\n</think>\n\n'"
+    template = borders.CHATML.replace("{{ '<|im_start|>assistant\n' }}", "{{ " + opened + " }}")
+    encoder = encoder_of("byte_level", template)
+    rows = encoder.encode_rows([group_of([user("Capital?")], [bot("Rome."), user("Sure?"), bot("Yes.")])])
+    said = [encoder.tokenizer.decode(r.completion_ids[0]) for r in rows]
+    assert said == ["Rome.<|im_end|>", "Yes.<|im_end|>"]
+    assert all(m for r in rows for m in r.masks[0])
+
+
+def test_a_template_that_asks_unasked_ends_a_turn_where_others_do():
+    """It writes the header of the next answer whatever it is told, and that header is not learned."""
+    asking = "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
+    template = borders.CHATML.replace(asking, asking.partition("-%}")[2].removesuffix("{%- endif -%}"))
+    assert template != borders.CHATML
+    encoder = encoder_of("byte_level", template)
+    row = encoder.encode(group_of([user("Capital?")], [bot("Rome."), user("Sure?"), bot("Yes.")]))
+    learned = [t for t, m in zip(row.completion_ids[0], row.masks[0]) if m]
+    assert encoder.tokenizer.decode(learned) == "Rome.<|im_end|>Yes.<|im_end|>"
+    assert encoder.renderer.ending.stop == encoder.tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
 def test_calls_and_tools_are_written_by_the_template():
     encoder = encoder_of("byte_level", APPENDING["tools"])
     call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}

@@ -186,9 +186,12 @@ class Renderer:
         for n in learned[:-1]:
             opening = before if n == first else self.render(turns[:n], prompt, generation=True)
             closing = self.render(turns[: n + 1], prompt)
+            if not closing.startswith(opening):
+                rewritten += 1
+                continue
             end, _ = self._end(closing, len(opening))
             self._require_written(turns[n], closing[len(opening) :])
-            if closing.startswith(opening) and text.startswith(closing[:end]):
+            if text.startswith(closing[:end]):
                 spans.append((len(opening), end))
             else:
                 rewritten += 1
@@ -355,7 +358,8 @@ class Renderer:
     @cached_property
     def ending(self) -> Ending:
         """How the template ends the last answer of a conversation."""
-        tail, history = self._after_probe(), self._after_probe({"role": "user", "content": "x"})
+        asked, answered = {"role": "user", "content": "x"}, {"role": "assistant", "content": PROBE}
+        tail, history = self._after_probe(asked, answered), self._after_probe(asked, answered, asked)
         if tail is None:
             return Ending(None)
 
@@ -367,16 +371,18 @@ class Renderer:
         if stops:
             mark = min(stops, key=lambda m: (tail.find(m), -len(m)))
         elif known := [m for m in pool if self._marks[m] in special] or pool:
-            mark = max(known, key=lambda m: (tail.find(m), len(m)))
+            # A template that asks for the next answer unasked ends with the header of that one.
+            probe, said = {"role": "user", "content": PROBE}, {"role": "assistant", "content": "x"}
+            asks = self._after_probe(probe, said) == f"{tail}x{tail}"
+            mark = (min if asks else max)(known, key=lambda m: (tail.find(m), len(m)))
         else:
             return Ending(tail, len(tail.rstrip()))
         return Ending(tail, tail.find(mark) + len(mark), self._marks[mark])
 
-    def _after_probe(self, *more: dict[str, str]) -> str | None:
-        """What the template writes behind an answer; None where it refuses or drops it."""
-        turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": PROBE}, *more]
+    def _after_probe(self, *turns: dict[str, str]) -> str | None:
+        """What the template writes behind the probe; None where it refuses or drops it."""
         try:
-            text: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
+            text: str = self.tokenizer.apply_chat_template(list(turns), tokenize=False)
         except (jinja2.TemplateError, TypeError, ValueError):
             return None
         return text[text.rindex(PROBE) + len(PROBE) :] if PROBE in text else None
