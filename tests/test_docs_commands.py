@@ -30,6 +30,7 @@ ELSEWHERE = {
     r"\S+=1 vllm serve ": "vLLM has an environment of its own (make test-vllm)",
     r"python -m bench": "measures for minutes",
     r"kilter run recipes/constitutional-ai.yaml": "has eleven stages (tests/test_constitutional_ai.py)",
+    r"kilter watch ": "serves until it is interrupted (tests/test_watch.py)",
     r"kilter trace ": "asks for a run of that recipe (tests/test_constitutional_ai.py)",
     r"kilter sample some-model --sampler openai": "asks a server that is not here (tests/test_endpoints.py)",
     r"kilter train --method dpo --data pairs.jsonl --processes 2": "two processes (tests/test_distributed.py)",

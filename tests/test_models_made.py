@@ -98,7 +98,7 @@ def test_settings_that_cannot_work_are_refused_before_any_work(tiny, pairs_file,
         kilter.train(str(tiny), str(pairs_file), options.pop("method"), tmp_path / "out", **options)
 
 
-def test_merge(tiny, pairs_file, tmp_path, monkeypatch, capsys):
+def test_an_adapter_is_merged_on_its_way_out(tiny, pairs_file, tmp_path, monkeypatch, capsys):
     kilter.train(
         str(tiny),
         str(pairs_file),
@@ -109,24 +109,26 @@ def test_merge(tiny, pairs_file, tmp_path, monkeypatch, capsys):
         learning_rate=1e-2,
         adapter={"r": 4},
     )
-    target = tmp_path / "merged"
-    for want in (0, 2):  # the second time the folder is there, and nothing is overwritten
-        monkeypatch.setattr(sys, "argv", ["kilter", "merge", str(tmp_path / "out" / "model"), str(target)])
+
+    def export(model, target, *more):
+        monkeypatch.setattr(sys, "argv", ["kilter", "export", str(model), "--to", str(target), *more])
         with pytest.raises(SystemExit) as stop:
             main()
-        assert stop.value.code == want
+        return int(stop.value.code or 0)
+
+    target = tmp_path / "merged"
+    for want in (0, 2):  # the second time the folder is there, and nothing is overwritten
+        assert export(tmp_path / "out" / "model", target, "--merge") == want
     merged, own = load_causal(target).state_dict(), load_causal(tmp_path / "out" / "model").state_dict()
     assert not (target / "adapter_config.json").exists()
-    assert json.loads((target / "manifest.json").read_text())["kind"] == "merge"
+    assert json.loads((target / "evidence" / "export.json").read_text())["merged"] is True
     assert (target / "trained_prompts.txt").read_text() == (
         tmp_path / "out" / "trained_prompts.txt"
     ).read_text()
     for name, value in own.items():
         torch.testing.assert_close(merged[name], value)
     apart = tmp_path / "apart"
-    monkeypatch.setattr(sys, "argv", ["kilter", "merge", str(tiny), str(apart), "--untie"])
-    with pytest.raises(SystemExit):
-        main()
+    assert export(tiny, apart, "--untie") == 0
     tied, untied = load_causal(tiny), load_causal(apart)
     assert untied.get_output_embeddings().weight.data_ptr() != untied.get_input_embeddings().weight.data_ptr()
     ids = torch.arange(5, 25)[None]
@@ -135,14 +137,9 @@ def test_merge(tiny, pairs_file, tmp_path, monkeypatch, capsys):
         untied.get_output_embeddings().weight.mul_(2.0)  # a head of its own stays what it is
     louder = shutil.copytree(apart, tmp_path / "louder")
     untied.save_pretrained(louder)
-    monkeypatch.setattr(sys, "argv", ["kilter", "merge", str(louder), str(tmp_path / "twice"), "--untie"])
-    with pytest.raises(SystemExit):
-        main()
+    assert export(louder, tmp_path / "twice", "--untie") == 0
     assert torch.equal(untied(ids).logits, load_causal(tmp_path / "twice")(ids).logits)
-    monkeypatch.setattr(sys, "argv", ["kilter", "merge", str(tiny), str(tmp_path / "again")])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
+    assert export(tiny, tmp_path / "again", "--merge") == 2
     assert "is not an adapter" in capsys.readouterr().err
 
 

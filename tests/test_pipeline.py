@@ -63,9 +63,9 @@ def test_a_recipe_runs_to_a_verdict_and_resumes(recipe_file, tmp_path, capsys):
     page = (run / "report.html").read_text()
     for part in (
         "May ship",
-        "forest plot",
+        'class="forest"',
         "Answers side by side",
-        "training curves",
+        'class="curves"',
         "Data audit",
         "Provenance",
     ):

@@ -256,7 +256,7 @@ def test_an_adapter_is_not_trained_without_one(tmp_path, tiny, pairs_file):
     settings = {"data": str(pairs_file), "method": "sft", "max_steps": 1, "max_length": 96}
     first = kilter.train(str(tiny), **settings, adapter="lora", out=tmp_path / "lora")
     with pytest.raises(
-        UserError, match=r"starts from an adapter.*\n.*--adapter lora.*kilter merge"
+        UserError, match=r"starts from an adapter.*\n.*--adapter lora.*kilter export --merge"
     ) as refused:
         kilter.train(str(first.model), **settings, out=tmp_path / "on")
     assert refused.value.field == "adapter"

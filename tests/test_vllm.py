@@ -145,6 +145,36 @@ def test_merged_weights_of_an_adapter(model):
         torch.testing.assert_close(plain(ids).logits, adapted(ids).logits, atol=1e-4, rtol=1e-4)
 
 
+def test_an_exported_folder_answers(model, tmp_path):
+    """The folder alone is enough: the engine's greedy answer is that of transformers from the same folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from vllm import LLM, SamplingParams
+
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    out = tmp_path / "exported"
+    export = [
+        sys.executable,
+        "-m",
+        "kilter.cli",
+        "export",
+        str(model),
+        "--to",
+        str(out),
+        "--dtype",
+        "float32",
+    ]
+    subprocess.run(export, check=True, capture_output=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    turns = [{"role": "user", "content": "What is the time?"}]
+    ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    with torch.no_grad():
+        plain = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+        want = plain.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :].tolist()
+    engine = LLM(str(out), dtype="float32", enforce_eager=True, max_model_len=256, max_num_seqs=4)
+    said = engine.generate([{"prompt_token_ids": ids}], SamplingParams(temperature=0.0, max_tokens=8))
+    assert list(said[0].outputs[0].token_ids) == want
+
+
 def command(model, out, steps):
     prompts = out.parent / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Question {i}"}) + "\n" for i in range(12)))
@@ -291,8 +321,8 @@ def test_a_server_takes_weights_and_its_death_is_named(model, tmp_path, serve):
     from kilter.types import Weights
 
     served = tmp_path / "served"
-    merge = [sys.executable, "-m", "kilter.cli", "merge", str(model), str(served), "--untie"]
-    subprocess.run(merge, check=True, capture_output=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    export = [sys.executable, "-m", "kilter.cli", "export", str(model), "--to", str(served), "--untie"]
+    subprocess.run(export, check=True, capture_output=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     url, process = serve(served, "--logprobs-mode", "processed_logprobs")
     tokenizer = load_tokenizer(model)
     encoder = Encoder(tokenizer, stop_ids(model, tokenizer), max_length=256)

@@ -18,16 +18,16 @@ __all__ = [
     "TrainSpec",
     "__version__",
     "evaluate",
+    "export",
     "generate",
     "label",
     "load_data",
-    "merge",
     "run",
     "train",
 ]
 
 if TYPE_CHECKING:
-    from kilter.api import evaluate, generate, label, merge, run, train
+    from kilter.api import evaluate, export, generate, label, run, train
     from kilter.data.dataset import DataSpec
     from kilter.data.dataset import load as load_data
     from kilter.training.config import TrainSpec
@@ -38,7 +38,7 @@ _WHERE = {
     "evaluate": ("kilter.api", "evaluate"),
     "generate": ("kilter.api", "generate"),
     "label": ("kilter.api", "label"),
-    "merge": ("kilter.api", "merge"),
+    "export": ("kilter.api", "export"),
     "run": ("kilter.api", "run"),
     "DataSpec": ("kilter.data.dataset", "DataSpec"),
     "load_data": ("kilter.data.dataset", "load"),

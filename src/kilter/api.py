@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from kilter import recipe as recipes
 from kilter import stages
-from kilter.artifacts import remove, whole_folder
 from kilter.data import memory
 from kilter.data.dataset import DataSpec
 from kilter.errors import Exit, UserError
@@ -25,6 +23,9 @@ from kilter.pipeline.runner import Run
 from kilter.screen import screen_of
 from kilter.training.result import TrainResult
 from kilter.validation import as_user_error
+
+if TYPE_CHECKING:
+    from kilter.release.export import Exported
 
 BASE = "builtin:smollm2-135m"
 """The model of a stage that names none."""
@@ -258,32 +259,40 @@ def planned(kind: str, settings: dict[str, Any], model: str, data: Data, out: st
     return stage.maker.plan(stage.spec, work)
 
 
-def merge(model: str, out: str | Path, console: Console | None = None, **options: Any) -> Path:
-    """Folds an adapter into its base: kilter.merge("runs/my-dpo", "served").
+def export(
+    model: str | Path,
+    to: str | Path,
+    stage: str = "",
+    merge: bool = False,
+    untie: bool = False,
+    dtype: str | None = None,
+    push: str | None = None,
+    public: bool = False,
+) -> Exported:
+    """A folder for transformers, vLLM and TRL: kilter.export("runs/my-dpo", "served", merge=True).
 
     Args:
-        model: an adapter's folder; with untie=True any model.
-        out: folder that becomes an ordinary Hugging Face model, with Kilter's manifest beside the weights.
-        console: where progress goes; default: stderr.
-        options: any field of a merge stage.
+        model: a run's folder, an adapter's, or any model.
+        to: folder that becomes an ordinary Hugging Face model with card and gate verdict; must not exist.
+        stage: of the run; default: the gate's candidate, else the last stage that made a model.
+        merge: folds an adapter into its base.
+        untie: gives the output head weights of its own.
+        dtype: float32, bfloat16 or float16; default: as the weights are.
+        push: OWNER/NAME on the Hub.
+        public: whether a new repository on the Hub can be read by everybody.
 
     Raises:
         UserError: on bad input, before any work.
     """
-    target = Path(out)
-    if target.exists():
-        raise UserError("out", str(target), "exists already", "choose another folder, or remove it")
+    from kilter.release import export as exports
+    from kilter.release.source import find
 
-    with whole_folder(target, what="the merged model", fix="free disk space, then run again") as partial:
-        folder = partial / ".stage"
-        stage = stages.make("merge", {"model": model} | options)
-        run_alone(workspace(stage, folder, "merge", BASE, None, console))
-        # Engines look for weights in the folder itself. A link costs nothing, however large they are.
-        for path in (*folder.iterdir(), *(folder / "model").iterdir()):
-            if path.is_file():
-                os.link(path, partial / path.name)
-        remove(folder)
-    return target
+    options = exports.Options(merge, untie, exports.known_dtype(dtype), push)
+    source, target = find(str(model), stage), Path(to)
+    exports.check(source, target, options)
+    exports.write(source, target, options)
+    address = exports.push(target, push, public) if push is not None else ""
+    return exports.Exported(target, source, options, address)
 
 
 def names_of(models: Any, tokenizer: Any = None) -> dict[str, str]:

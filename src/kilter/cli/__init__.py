@@ -24,14 +24,16 @@ from kilter.cli import (
     constitution,
     data,
     evaluate,
+    export,
     made,
-    merge,
     methods,
     monitor,
+    report,
     run,
     sample,
     trace,
     train,
+    watch,
 )
 from kilter.cli.app import app, err, out
 from kilter.errors import Exit, KilterError
@@ -48,16 +50,18 @@ __all__ = [
     "data",
     "err",
     "evaluate",
+    "export",
     "made",
     "main",
-    "merge",
     "methods",
     "monitor",
     "out",
+    "report",
     "run",
     "sample",
     "trace",
     "train",
+    "watch",
 ]
 
 USAGE_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")

@@ -21,8 +21,11 @@ Row = tuple[str, str]
 
 SECTIONS = (
     ("first steps", ("advise", "run", "methods", "data")),
-    ("one stage", ("train", "eval", "sample", "generate", "label", "revise", "merge")),
-    ("what came out", ("chat", "audit-judge", "gate", "report", "compare", "monitor", "trace")),
+    ("one stage", ("train", "eval", "sample", "generate", "label", "revise")),
+    (
+        "what came out",
+        ("chat", "audit-judge", "gate", "report", "watch", "compare", "monitor", "trace", "export"),
+    ),
     ("tools", ("constitution", "schema", "check-method")),
 )
 """Headings of `kilter --help`, and the commands below each, in order; commands not named here come last."""

@@ -1,4 +1,4 @@
-"""kilter run, report, schema: recipes."""
+"""kilter run, schema: recipes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from rich.table import Table
 from kilter.cli.app import SetOption, command, out
 from kilter.errors import UserError
 from kilter.progress import clock
-from kilter.screen import styled
 
 
 @command(
@@ -68,22 +67,6 @@ def _print_plan(recipe: Any) -> None:
     # A judge's answers, or data that an earlier stage makes, cannot be timed before that stage has run.
     about, beside = ("at least", f", {', '.join(unknown)} not counted") if unknown else ("about", "")
     out.print(f"\nit takes {about} {clock(total)} on this machine{beside}; nothing was run")
-
-
-@command(examples=["kilter report runs/quickstart"])
-def report(folder: Annotated[Path, typer.Argument(help="a run folder, or that of one stage")]) -> None:
-    """Write report.html of a run folder from what its stages have left there."""
-    from kilter.pipeline.report import write_report
-    from kilter.release.report import stage_folders
-
-    if not folder.is_dir() or not stage_folders(folder):
-        raise UserError(
-            "folder",
-            str(folder),
-            "is not a run folder: no stage in it has a manifest.json",
-            "give a folder that `kilter run` made, such as runs/quickstart",
-        )
-    out.print(styled("[bold]{}[/]", write_report(folder)))
 
 
 @command(

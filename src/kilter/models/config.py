@@ -67,5 +67,5 @@ def check_adapter(spec: AdapterSpec, where: str = "adapter") -> None:
             f"{where}.merge",
             True,
             "would fold the adapter into rounded 4-bit weights",
-            "leave merge out; `kilter merge` folds it into the full base",
+            "leave merge out; `kilter export --merge` folds it into the full base",
         )

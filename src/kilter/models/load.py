@@ -434,7 +434,7 @@ def load_causal(folder: Path, quantization: Any = None) -> Any:
     from transformers import AutoModelForCausalLM
 
     base_folder, adapter = base_of(folder)
-    if _is_classifier(base_folder):
+    if is_classifier(base_folder):
         raise UserError(
             "model",
             str(folder),
@@ -519,7 +519,7 @@ def _refuse_unreadable_weights(quantised: dict[str, Any], field: str, value: str
 def require_head(folder: Path, field: str) -> None:
     """Raises UserError for a model without a score head. Reads its configuration alone."""
     base, adapter = base_of(folder)
-    if not _is_classifier(base) and not (adapter and adapter_has_head(adapter)):
+    if not is_classifier(base) and not (adapter and adapter_has_head(adapter)):
         raise UserError(
             field,
             str(folder),
@@ -544,7 +544,7 @@ def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bo
     from transformers import AutoModelForSequenceClassification
 
     base_folder, adapter = base_of(folder)
-    made = not _is_classifier(base_folder)
+    made = not is_classifier(base_folder)
     if not fresh:
         require_head(folder, "reward_model")
     torch.manual_seed(seed)
@@ -596,7 +596,8 @@ def reads_pairs(folder: Path) -> bool:
     return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("reads") == "pairs"
 
 
-def _is_classifier(folder: Path) -> bool:
+def is_classifier(folder: Path) -> bool:
+    """Whether full weights have a score head, as config.json says."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architectures = config.get("architectures") or [""]

@@ -12,11 +12,12 @@ from kilter.models.adapters import untie as separate_head
 from kilter.models.load import (
     MADE_BY,
     adapter_has_head,
+    is_classifier,
     load_causal,
     load_reward,
     load_tokenizer,
 )
-from kilter.models.save import save
+from kilter.models.save import name_dtype, rounded, save
 
 
 def check_merge(folder: Path, untie: bool, field: str = "model") -> None:
@@ -45,12 +46,36 @@ def merge(folder: Path, target: Path, untie: bool = False) -> None:
         target: appears whole, or not at all.
         untie: gives the output head weights of its own.
     """
-    tokenizer = load_tokenizer(folder)
-    scores = is_adapter(folder) and adapter_has_head(folder)
-    merged = load_reward(folder, tokenizer.pad_token_id) if scores else load_causal(folder)
-    if untie:
-        separate_head(merged)
     with whole_folder(target, what="the merged model", fix="free disk space, then run again") as partial:
-        save(merged, tokenizer, partial)
-        if (folder / MADE_BY).is_file():
-            shutil.copy(folder / MADE_BY, partial / MADE_BY)
+        rewrite(folder, partial, untie)
+
+
+def rewrite(folder: Path, target: Path, untie: bool = False, dtype: str | None = None) -> None:
+    """Loads a model, folds its adapter in if it has one, and saves it as safetensors.
+
+    Args:
+        folder: a policy or a reward model.
+        target: a folder that exists.
+        untie: gives the output head weights of its own.
+        dtype: of the saved weights; default: as they are loaded.
+    """
+    tokenizer = load_tokenizer(folder)
+    model = load_reward(folder, tokenizer.pad_token_id) if scores(folder) else load_causal(folder)
+    if untie:
+        separate_head(model)
+    # Rounding comes last: an adapter is folded in full precision.
+    save(
+        model,
+        tokenizer,
+        target,
+        **({} if dtype is None else {"state_dict": rounded(model.state_dict(), dtype)}),
+    )
+    if dtype is not None:
+        name_dtype(target / "config.json", dtype)
+    if (folder / MADE_BY).is_file():
+        shutil.copy(folder / MADE_BY, target / MADE_BY)
+
+
+def scores(folder: Path) -> bool:
+    """Whether a folder holds a reward model, whole or as an adapter."""
+    return adapter_has_head(folder) if is_adapter(folder) else is_classifier(folder)

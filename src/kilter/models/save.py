@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from kilter.artifacts import write_text
 from kilter.models.load import quiet_transformers
 
 log = logging.getLogger("kilter")
@@ -72,3 +76,24 @@ def _valid(settings: Any) -> bool:
     except ValueError:
         return False
     return True
+
+
+def rounded(state: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """The weights in another precision. Tied weights stay one tensor, so that they are saved once."""
+    target: torch.dtype = getattr(torch, dtype)
+    known: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    for value in state.values():
+        if value.is_floating_point():
+            known.setdefault((value.data_ptr(), value.shape), value.to(target))
+    return {
+        name: known[value.data_ptr(), value.shape] if value.is_floating_point() else value
+        for name, value in state.items()
+    }
+
+
+def name_dtype(config: Path, dtype: str) -> None:
+    """transformers writes the precision of the model in memory; the file says that of the saved weights."""
+    # An adapter's folder has no such file: its weights are read in the precision of the base.
+    if config.is_file():
+        known = json.loads(config.read_text(encoding="utf-8"))
+        write_text(config, json.dumps(known | {"dtype": dtype}, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The report's figures as inline SVG, drawn by matplotlib: forest plot of metrics, training curves."""
+"""The report's figures as inline SVG, drawn by matplotlib: training curves and gold scores."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import html
 import io
 import re
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import matplotlib
@@ -50,8 +51,24 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "kilter",
 }
 
-PANELS = 5
-"""Training curves side by side: more are too narrow to read."""
+PANELS = 6
+"""Training curves of a stage: more would hide those that matter."""
+
+EVENTS = {"stop": BAD, "warn": "#d9822b"}
+"""Colours of events by level."""
+
+THEME = {
+    INK: "var(--ink,#1f2933)",
+    MUTED: "var(--muted,#7b8794)",
+    GRID: "var(--line,#e4e7eb)",
+    GOOD: "var(--good,#1a7f4b)",
+    BAD: "var(--bad,#c0392b)",
+    NEUTRAL: "var(--neutral,#52606d)",
+    "#2f6fde": "var(--series,#2f6fde)",
+    "#d9822b": "var(--series2,#d9822b)",
+    "#ffffff": "var(--card,#fff)",
+}
+"""Colours of the page in place of those that were drawn: it may be light or dark, or paper."""
 
 MARK: dict[str, Any] = {"markeredgecolor": "white", "linestyle": "none"}
 """A single point that stands out from its curve."""
@@ -73,85 +90,64 @@ def svg(figure: Figure, label: str) -> str:
         svg,
         count=1,
     )
-    return re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r' id="[a-zA-Z0-9.]+_\d+"', "", svg)  # several figures stand on a page
+    return re.sub(r"#[0-9a-f]{6}\b", lambda found: THEME.get(found[0], found[0]), svg)
 
 
-def forest(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Paired differences to the baseline with 95 % intervals; the numbers stand at the right.
-
-    A row holds label, text, value, ci_low, ci_high, higher_is_better and reach, or a title alone: a heading.
-    reach is the number that fills the width: units differ between metrics, and all share the line at zero.
-    """
-    with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(8.4, (0.46 if len(rows) < 10 else 0.32) * len(rows) + 0.7))
-        for i, row in enumerate(rows):
-            y = len(rows) - 1 - i
-
-            # A heading has no point of its own.
-            if "title" in row:
-                axis.text(
-                    -1.08,
-                    y - 0.1,
-                    row["title"],
-                    va="center",
-                    ha="left",
-                    color=INK,
-                    fontsize=9.5,
-                    fontweight="bold",
-                )
-                continue
-
-            # Units differ between metrics, so each row is drawn in units of its own reach.
-            reach = max(row["reach"], 1e-12)
-            low, mid, high = (row[k] / reach for k in ("ci_low", "value", "ci_high"))
-            colour = NEUTRAL
-            if row.get("higher_is_better") is not None and (low > 0 or high < 0):
-                colour = GOOD if (low > 0) == row["higher_is_better"] else BAD
-            axis.plot([low, high], [y, y], color=colour, linewidth=2.4, solid_capstyle="round")
-            axis.plot(
-                [mid], [y], "o", color=colour, markersize=7, markeredgecolor="white", markeredgewidth=1.2
-            )
-            axis.text(1.12, y, row["text"], va="center", ha="left", color=INK, fontsize=9.5)
-
-        # Headings take a place, but no tick.
-        axis.axvline(0, color=INK, linewidth=1)
-        places = [(i, r["label"]) for i, r in enumerate(reversed(rows)) if "label" in r]
-        axis.set_yticks([i for i, _ in places], [label for _, label in places])
-        axis.set_xlim(-1.08, 1.08)
-        axis.set_ylim(-0.6, len(rows) - 0.4)
-        axis.set_xticks([-0.55, 0, 0.55], ["lower than baseline", "0", "higher than baseline"])
-        axis.tick_params(length=0)
-        axis.spines[["left", "bottom"]].set_visible(False)
-        axis.grid(axis="x", visible=False)
-        return svg(figure, "forest plot of differences to the baseline")
-
-
-def curves(records: Sequence[Mapping[str, Any]], keys: Sequence[tuple[str, str]]) -> str:
-    """Small multiples, a panel per metric. The thin line is raw, the thick one smoothed.
+def curves(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+    keys: Sequence[tuple[str, str]],
+    events: Sequence[Mapping[str, Any]] = (),
+) -> list[str]:
+    """A figure per metric. The thin line is raw, the thick one smoothed; events stand on both.
 
     Args:
-        records: lines of metrics.jsonl.
-        keys: metrics and their titles; the first five that the run has are drawn.
+        runs: lines of metrics.jsonl, by run.
+        keys: metrics and their titles; the first six that any run has are drawn.
+        events: what the monitors saw, with step, level and number; each is a line across the curve.
     """
-    found = [(key, title) for key, title in keys if any(key in r for r in records)][:PANELS]
-    if not found:
-        return ""
+    found = [(k, title) for k, title in keys if any(k in r for rows in runs.values() for r in rows)]
+    return [_curve(runs, key, title, events) for key, title in found[:PANELS]]
 
-    # Methods log different numbers: panels keep their size, and what a method lacks stays empty.
+
+def _curve(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+    key: str,
+    title: str,
+    events: Sequence[Mapping[str, Any]],
+) -> str:
+    """One panel. Steps of a long run are drawn in means, so that a page of many runs stays small."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, PANELS, figsize=(2.75 * PANELS, 1.95))
-        for axis in axes[len(found) :]:
-            axis.axis("off")
-        for axis, (key, title) in zip(axes, found, strict=False):
-            points = [(r["step"], r[key]) for r in records if key in r]
+        figure, axis = plt.subplots(figsize=(2.9, 2.0))
+        for colour, (name, rows) in zip(SERIES, runs.items(), strict=False):
+            points = _thinned([(r["step"], r[key]) for r in rows if r.get(key) is not None])
             xs, ys = [p[0] for p in points], [p[1] for p in points]
-            axis.plot(xs, ys, color=SERIES[0], linewidth=0.9, alpha=0.35)
-            axis.plot(xs, _smooth(ys), color=SERIES[0], linewidth=1.8)
-            axis.set_title(title, fontsize=9.5, loc="left", color=INK)
-            axis.tick_params(labelsize=8, length=0)
-            axis.margins(x=0.02)
-        figure.tight_layout(w_pad=1.0)
-        return svg(figure, "training curves")
+            axis.plot(xs, ys, color=colour, linewidth=0.9, alpha=0.35)
+            axis.plot(xs, _smooth(ys), color=colour, linewidth=1.8, label=name)
+
+        # An event is found again in the table by its number.
+        for event in events:
+            colour = EVENTS.get(event["level"], MUTED)
+            axis.axvline(event["step"], color=colour, linewidth=1, linestyle="--")
+            place = axis.get_xaxis_transform()
+            axis.text(event["step"], 1.0, str(event["number"]), color=colour, fontsize=8, transform=place)
+        if len(runs) > 1:
+            axis.legend(frameon=False, fontsize=8, loc="best")
+        axis.set_title(title, fontsize=9.5, loc="left", color=INK, pad=10 if events else 6)
+        axis.tick_params(labelsize=8, length=0)
+        axis.margins(x=0.02)
+        seen = f", with {len(events)} events of the monitors" if events else ""
+        return svg(figure, f"{title} over training steps{seen}")
+
+
+def _thinned(points: Sequence[tuple[float, float]], most: int = 300) -> Sequence[tuple[float, float]]:
+    """At most so many points: means of neighbours."""
+    if len(points) <= most:
+        return points
+    size = -(-len(points) // most)
+    parts = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(part[-1][0], fmean(p[1] for p in part)) for part in parts]
 
 
 def proxy_against_gold(

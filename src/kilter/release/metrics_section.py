@@ -28,7 +28,8 @@ def metrics_section(folder: Path) -> Section | None:
     sampling = evaluation["sampling"]
     lead = f"Value, 95 % interval below it. {evaluation['n_prompts']} prompts, sampled at temperature "
     lead += f"{sampling['temperature']}, at most {sampling['max_new_tokens']} tokens."
-    page = fill("metrics.html.j2", evaluation=evaluation, table=_table(evaluation))
+    name = folder.resolve().name
+    page = fill("metrics.html.j2", evaluation=evaluation, table=_table(evaluation), name=name)
     return Section("Metrics", lead, html=page, part="evaluation")
 
 

@@ -23,6 +23,9 @@ CURVES = (
     ("grad_norm", "gradient norm"),
 )
 
+MARKED = 12
+"""Events that stand on the curves, the first ones; all stand in the table."""
+
 
 def training_section(folder: Path) -> Section | None:
     """Curves from metrics.jsonl; of a watched run also the gold evidence and the events.
@@ -45,13 +48,16 @@ def training_section(folder: Path) -> Section | None:
     facts = {} if entry is None else entry.facts
     stopped = gold[-1]["step"] if len(gold) > 1 and facts.get("stopped") else None
     kept = facts.get("best_step") if len(gold) > 1 else None
+    numbered = [event | {"number": number} for number, event in enumerate(events, start=1)]
     page = fill(
         "training.html.j2",
-        curves=figures.curves(rows, CURVES),
+        curves=figures.curves({name: rows}, CURVES, numbered[:MARKED]),
         gold=figures.proxy_against_gold(name, gold, stopped, kept) if len(gold) > 1 else "",
-        events=events,
+        events=numbered,
+        name=name,
         stopped=stopped,
         kept=kept,
     )
     lead = "Thin: every optimizer step. Thick: a running mean." if rows else ""
+    lead += " Dashed lines are events of the monitors, by their numbers below." if rows and events else ""
     return Section("Training", lead, html=page, part="training")

@@ -219,7 +219,7 @@ class Server:
                 "sampler.url",
                 self.url,
                 "serves on a CPU a model whose head is its embedding, and would miss new weights of it",
-                "serve a copy made by `kilter merge MODEL FOLDER --untie`",
+                "serve a copy made by `kilter export MODEL --to FOLDER --untie`",
             )
         return on_cpu
 

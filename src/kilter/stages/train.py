@@ -215,7 +215,7 @@ def _refuse_whole_training_of_adapter(spec: TrainSpec, work: Workspace, adapted:
             "(absent)",
             f"is needed: training starts from an adapter, {spec.start or work.base}",
             "give adapter (--adapter lora): the old adapter is folded in, a fresh one learns. "
-            "To train all weights, fold it with `kilter merge` first",
+            "To train all weights, fold it with `kilter export --merge` first",
         )
 
 

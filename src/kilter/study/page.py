@@ -16,7 +16,8 @@ from kilter.artifacts import read_json, write_text
 from kilter.errors import UserError
 from kilter.objectives.pages import RESULTS
 from kilter.progress import clock
-from kilter.release.report import fill, interval, number
+from kilter.release.report import fill, interval
+from kilter.release.words import cell, number
 from kilter.study import figures
 from kilter.study.study import EVAL, IMPLICIT, START, Study, cells
 from kilter.study.table import table
@@ -178,9 +179,9 @@ def _by_seed(study: Study, folder: Path, found: Mapping[str, Any]) -> dict[str, 
     values = read_json(folder / EVAL / "per_prompt.json")
     base = values[START][found["measure"]]
     by_method: dict[str, list[float]] = {}
-    for cell in cells(study):
-        both = zip(values[cell.stage][found["measure"]], base, strict=True)
-        by_method.setdefault(cell.method, []).append(
+    for run in cells(study):
+        both = zip(values[run.stage][found["measure"]], base, strict=True)
+        by_method.setdefault(run.method, []).append(
             fmean(a - b for a, b in both if a is not None and b is not None)
         )
     return by_method
@@ -191,7 +192,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     keys = [(column["key"], column["title"]) for column in _columns(found)]
     lines = [
         "| method | "
-        + " | ".join([*map(_cell, found["vary"]), *(t.lower() for _, t in keys)])
+        + " | ".join([*map(cell, found["vary"]), *(t.lower() for _, t in keys)])
         + " | p (Holm) | accuracy | time | peak GB |"
     ]
     lines.append("|---" * (1 + len(found["vary"]) + len(keys) + 4) + "|")
@@ -215,16 +216,10 @@ def markdown(found: Mapping[str, Any]) -> str:
             clock(r["seconds"]),
             number(r["peak_memory_gb"]),
         ]
-        named = [_cell(r["title"]), *map(_cell, r["setting"].values())]
+        named = [cell(r["title"]), *map(cell, r["setting"].values())]
         lines.append(f"| {' | '.join([*named, *shown, *tail])} |")
     headline, subline, _ = verdict(found)
-    return "\n".join([*lines, "", _cell(f"{headline}. {subline}"), ""])
-
-
-def _cell(text: object) -> str:
-    """A text from outside as Markdown shows it: on one line, within its cell, never as a tag."""
-    plain = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
-    return plain.replace("|", "\\|")
+    return "\n".join([*lines, "", cell(f"{headline}. {subline}"), ""])
 
 
 def publish(study: Study, folder: Path) -> int:

@@ -24,7 +24,7 @@ from kilter.evaluation.metrics import SOURCES, STANDARD, facts_of, titles
 from kilter.evaluation.metrics.win_rate import win
 from kilter.objectives import build_objective, method_name
 from kilter.objectives.describe import models_held
-from kilter.release.report import short_unit
+from kilter.release.forest import short_unit
 from kilter.statistics import Estimate, mean
 from kilter.study.study import EVAL, IMPLICIT, START, Cell, Study, cells
 

@@ -9,7 +9,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
@@ -20,7 +19,7 @@ from kilter.errors import UserError
 from kilter.models import adapters
 from kilter.models.load import MADE_BY, base_of, cache_root, quiet_transformers
 from kilter.models.noise import is_rate
-from kilter.models.save import mend_generation, save
+from kilter.models.save import mend_generation, name_dtype, rounded, save
 from kilter.training.learner import LocalLearner
 from kilter.training.parallel.engine import Engine
 
@@ -241,24 +240,3 @@ def _unlike(model: Any, encoder: Encoder, folder: Path, bare: bool) -> str:
     if found and not bare and sum(found.values()) < trained:
         return f"its files hold {sum(found.values()):,} of {trained:,} trained weights"
     return ""
-
-
-def rounded(state: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """The weights in another precision. Tied weights stay one tensor, so that they are saved once."""
-    target: torch.dtype = getattr(torch, dtype)
-    known: dict[tuple[int, torch.Size], torch.Tensor] = {}
-    for value in state.values():
-        if value.is_floating_point():
-            known.setdefault((value.data_ptr(), value.shape), value.to(target))
-    return {
-        name: known[value.data_ptr(), value.shape] if value.is_floating_point() else value
-        for name, value in state.items()
-    }
-
-
-def name_dtype(config: Path, dtype: str) -> None:
-    """transformers writes the precision of the model in memory; the file says that of the saved weights."""
-    # An adapter's folder has no such file: its weights are read in the precision of the base.
-    if config.is_file():
-        known = json.loads(config.read_text(encoding="utf-8"))
-        write_text(config, json.dumps(known | {"dtype": dtype}, indent=2) + "\n")
