@@ -164,6 +164,15 @@ def test_a_turn_that_is_not_to_be_learned_is_context(read, mark):
         )
 
 
+def test_questions_alone_are_prompts_when_they_are_called_so(read):
+    rows = [{"messages": [{"role": "user", "content": f"Capital of {c}?"}]} for c, _, _ in CITIES]
+    with pytest.raises(UserError, match="no assistant turn to learn from") as error:
+        read(rows, "prompts")
+    assert "--map prompt=messages" in error.value.fix
+    groups = read(rows, "prompts", map={"prompt": "messages"}).train
+    assert sorted(asked(g) for g in groups) == sorted([("user", f"Capital of {c}?")] for c, _, _ in CITIES)
+
+
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
 def test_reasoning_is_kept_apart_from_the_answer(read, key):
     turn = {"role": "assistant", "content": "Paris.", key: "I recall France."}

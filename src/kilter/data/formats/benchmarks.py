@@ -294,7 +294,7 @@ def _read_mt_bench(row: Row) -> Iterator[Group]:
 def _read_mt_bench_judgments(row: Row) -> Iterator[Group]:
     columns = ("answer_1", "answer_2")
     if not {"prompt", *columns} <= set(row):
-        fix = "Join the file with the models' answers on question_id: columns prompt, answer_1 and answer_2."
+        fix = "Join the file with the models' answers on question_id: columns prompt, answer_1 and answer_2"
         raise RowError(
             "answer_1", "is missing: a judgment names the better model, and holds no answers.", fix=fix
         )

@@ -89,7 +89,9 @@ def _split_turns(found: tuple[Message, ...], field: str) -> tuple[tuple[Message,
     answers = [i for i, t in enumerate(found) if t["role"] == "assistant"]
     learned = [i for i in answers if found[i].get("train", True)]
     if not answers:
-        raise RowError(field, "has no assistant turn to learn from")
+        # A whole log of questions, to be answered anew, stands under `messages` as well.
+        fix = f"add the answer, read it as a prompt with --map prompt={field}"
+        raise RowError(field, "has no assistant turn to learn from", fix=fix)
     if not learned:
         raise RowError(field, "has no assistant turn that is to be learned")
     if learned[0] == 0:
