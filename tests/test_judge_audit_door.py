@@ -123,7 +123,7 @@ def test_a_stage_shows_the_audit_and_what_changed_in_the_report(kilter, tiny):
     Path("r.yaml").write_text(recipe)
     assert kilter("run", "r.yaml")[0] == 1
     page = Path("runs/r/report.html").read_text()
-    assert page.count("Audit of the judge") == 2
+    assert page.count(">Audit of the judge <small>") == 2
     assert "Since the earlier audit" in page
     assert "The same answer wins" in page
     Path("r.yaml").write_text(recipe.replace("before: early", "before: pairs"))
