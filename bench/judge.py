@@ -10,6 +10,7 @@ first token. The loop asks one question at a time. The greatest difference of th
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ from kilter.feedback.judge.protocol import ORDERS
 from kilter.feedback.judge.spec import JudgeSpec
 from kilter.feedback.judge.verdict import Comparison
 from kilter.models.load import load_tokenizer, resolve
+from kilter.sampling.choices import SPACES
 
 MODEL = "builtin:smollm2-135m"
 
@@ -47,7 +49,10 @@ def by_generate(pairs: list[Comparison]) -> tuple[list[float], float]:
     folder = resolve(MODEL)
     tokenizer = load_tokenizer(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
-    options = [tokenizer(o, add_special_tokens=False)["input_ids"][0] for o in "AB"]
+    # "A" and " A" are one verdict; what is more than one token is not asked about.
+    texts = [(n, space + o) for n, o in enumerate("AB") for space in ("", *SPACES)]
+    tokens = [(n, tokenizer(t, add_special_tokens=False)["input_ids"]) for n, t in texts]
+    options = [[ids[0] for own, ids in tokens if own == n and len(ids) == 1] for n in range(2)]
     asker, found, begin = Asker("pairwise", "logprob"), [], time.perf_counter()
     for pair in pairs:
         odds = []
@@ -60,7 +65,8 @@ def by_generate(pairs: list[Comparison]) -> tuple[list[float], float]:
                 out = model.generate(
                     **ids, max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True
                 )
-            a = float(out.logits[0][0][options].double().softmax(-1)[0])
+            a, b = (float(out.logits[0][0][ids].double().logsumexp(-1)) for ids in options)
+            a = 1 / (1 + math.exp(b - a))
             odds.append(a if order == "forward" else 1 - a)
         found.append(sum(odds) / 2)
     return found, time.perf_counter() - begin

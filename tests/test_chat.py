@@ -135,3 +135,28 @@ def test_the_page_on_samplers_says_what_works(tmp_path, tiny, monkeypatch, capsy
     assert answers(parrot, [Prompt(ASKS[0].messages)], 1, SamplingParams())[0][0].text == "IS IT SO??"
     exec(talk.replace("builtin:smollm2-135m", str(tiny)), {})
     assert "Choice(options=('Yes', 'No')" in capsys.readouterr().out
+
+
+def test_an_option_has_the_mass_of_all_tokens_that_are_it():
+    """Against transformers: tokens with a space or a line end before the same letter count for it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from kilter.data.encode import Encoder
+    from kilter.models.forward import Scorer
+
+    words = ["<s>", "?", "A", "B", "ĠA", "ĠB", "ĊB", "Ċ", "Ġ"]
+    plain = Tokenizer(models.BPE({w: n for n, w in enumerate(words)}, [("Ġ", "A"), ("Ġ", "B"), ("Ċ", "B")]))
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<s>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **size)).eval()
+    sampler = LocalSampler(Scorer(model), Encoder(tokenizer, frozenset({0}), max_length=64))
+    found = SamplerChat(sampler).choose([Ask(({"role": "user", "content": "?"},))], ("A", "B"))[0]
+    with torch.no_grad():
+        p = model(torch.tensor([[1]])).logits[0, -1].double().softmax(-1)
+    want = [float(p[[2, 4]].sum()), float(p[[3, 5, 6]].sum())]
+    assert found.mass == pytest.approx(sum(want), rel=1e-5)
+    assert found.probabilities == pytest.approx([w / sum(want) for w in want], rel=1e-5)

@@ -95,6 +95,26 @@ def test_what_is_converted_is_read_as_it_was(kilter, tmp_path, shape, to):
     assert same(after) == same(before)
 
 
+@pytest.mark.parametrize("to", EXPORTS)
+def test_a_judges_odds_are_converted_and_read_back(kilter, tmp_path, to):
+    rows = [
+        {"prompt": "Q", "chosen": "good", "rejected": "bad", "p": 0.8},
+        {"prompt": "R", "chosen": "good", "rejected": "bad", "p": "0.25"},
+        {"prompt": "S", "chosen": "good", "rejected": "bad", "p": 7},
+        {"prompt": "T", "chosen": "good", "rejected": "bad", "p": "page"},
+        {"prompt": "U", "chosen": "good", "rejected": "bad"},
+    ]
+    source = written(tmp_path / "rows.jsonl", rows)
+    code, text = kilter("data", "convert", source, "made.jsonl", "--to", to)
+    assert code == 0, text
+    for name in ("rows.jsonl", "made.jsonl"):
+        found = load(DataSpec(path=str(tmp_path / name), heldout=0), "pairs").train
+        assert [g.feedback[0].over(1) for g in found] == [0.8, 0.25, None, None, None]
+        assert found[0].feedback[1].over(0) == pytest.approx(0.2)
+        # A number that is no probability, and a word, are columns of the user's own.
+        assert [g.prompt.columns.get("p") for g in found] == [None, None, 7, "page", None]
+
+
 def test_ranked_answers_have_no_format_elsewhere(kilter, tmp_path):
     rows = [{"prompt": "Q", "completions": [{"response": a, "score": i} for i, a in enumerate("abc")]}]
     source = written(tmp_path / "rows.jsonl", rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from kilter.evaluation.judge_audit.sheet import Sheet
 from kilter.feedback.judge import certificate
 from kilter.feedback.judge.dials import DIALS, Dialled, decide, known, traits
 from kilter.statistics import Estimate
-from kilter.types import Prompt
+from kilter.types import Completion, Feedback, Group, Prompt
 
 N = 400
 
@@ -276,3 +277,38 @@ def test_what_grew_between_two_audits_is_named(tmp_path):
 def test_a_limit_of_zero_is_a_limit(low, high, state):
     found = Estimate(0.0, 50, ci_low=low, ci_high=high)
     assert audits.state_of(found, certificate.Limit(low=0.0)) == state
+
+
+def test_a_judge_that_reads_one_language_alone_is_named(tmp_path):
+    words = ("Frage", "gut", "schlecht")
+    cases = [
+        replace(c, translated=(f"{words[0]} {n}?", f"{words[1]} {n}", words[2])) for n, c in enumerate(CASES)
+    ]
+    plan = audits.Plan(Material(cases), probes=("language",))
+    polyglot = lambda name, text: TRUTH(name, text) if "#language" in name else float("gut" in text)
+    deaf = lambda name, text: TRUTH(name, text) if "#language" in name else 0.0
+    for truth, state in ((polyglot, "pass"), (deaf, "refused")):
+        found = certified(Dialled("perfect", 0.0, truth), tmp_path / state, plan=plan).metrics["language"]
+        assert (found.state, found.n) == (state, 200)
+    # Without translations there is nothing to measure, and that is said.
+    none = audits.Plan(Material(CASES), probes=("language", "leak"))
+    metrics = certified(Dialled("perfect", 0.0, TRUTH), tmp_path / "none", plan=none).metrics
+    assert {m.state for m in metrics.values()} == {"not measured"}
+
+
+def test_the_right_answer_of_the_data_is_shown_in_every_comparison(tmp_path):
+    """A judge that grades beside a right answer cannot be audited without it."""
+    columns = {"answer": "Paris.", "translated_prompt": "Frage?"}
+    prompt = Prompt(text="Capital of France?", columns=columns)
+    rows = Group(prompt, (Completion("It is Paris."), Completion("Lyon.")), (Feedback(1.0), Feedback(0.0)))
+    (case,) = cases_of([rows])
+    assert (case.reference, case.translated) == ("Paris.", None)
+    plan = audits.Plan(Material([case]))
+    asked = [a.comparison for name in plan.asks if name != "triples" for a in plan.asks[name]]
+    assert {c.reference for c in asked} == {"Paris."}
+    (leak,) = plan.asks["leak"]
+    assert (leak.comparison.first, leak.comparison.second) == ("Paris.", "It is Paris.")
+    told = audits.Plan(Material([replace(case, reference="")]))
+    judge = Dialled("perfect", 0.0, TRUTH)
+    one, other = (audit(judge, tmp_path, p)._key(p.asks["pairs"][0], 1) for p in (plan, told))
+    assert one != other

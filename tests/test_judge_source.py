@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +18,10 @@ from kilter.data.collate import collate
 from kilter.data.lineage import lineage
 from kilter.errors import UserError
 from kilter.feedback.context import Context
+from kilter.feedback.judge import canary
 from kilter.feedback.judge.prompts import Asker
 from kilter.feedback.judge.source import JudgeFeedback, JudgeOptions
-from kilter.feedback.judge.verdict import Comparison
+from kilter.feedback.judge.verdict import Comparison, Judgement, Verdict
 from kilter.feedback.route import Route, routed
 from kilter.objectives import build_objective
 from kilter.types import Completion, Feedback, Group, Prompt
@@ -101,10 +103,10 @@ def test_each_of_k_answers_gets_its_mean_odds_against_the_others(own, tmp_path):
     assert row[1].against[0] == pytest.approx((0.35, 0.25))
     assert row[0].against[0] is None
     assert source.wants.siblings
-    assert source.note().startswith("6 calls")
+    assert source.note().startswith("8 calls")  # two of them are the canary's
     again = build(own, tmp_path)
     assert again([group("aaaa", "aa", "aaaaaaaa")]) == [row]
-    assert again.note().startswith("0 calls, 6 kept")
+    assert again.note().startswith("0 calls, 8 kept")
 
 
 def test_a_lone_answer_is_unscored_and_a_rubric_grades_it(own):
@@ -133,6 +135,103 @@ def test_a_required_certificate_that_is_missing_or_of_another_judge_is_refused(o
     path.write_text("{}")
     with pytest.raises(UserError, match="damaged"):
         build(own | {"require_certificate": True, "certificate": str(path)})
+
+
+def test_a_runs_own_audit_vouches_for_the_judge_of_online_training(own, tmp_path, tiny):
+    """With `require_certificate` too: the trainer is handed the certificates of the run."""
+    from kilter.training.config import TrainSpec
+    from kilter.training.trainer import Trainer
+    from test_instruments import vouching
+
+    judge = own | {"require_certificate": True}
+    fingerprint = build(own).parts[0][2].judge.fingerprint
+    path = vouching(tmp_path / "judge.json", judge={"name": "longer", "fingerprint": fingerprint})
+    spec = TrainSpec(
+        method="online_dpo",
+        prompts="$p",
+        feedback={"judge": judge},
+        max_steps=1,
+        batch_size=2,
+        sampler={"samples": 2, "max_new_tokens": 3},
+    )
+    asked = [Group(prompt(f"question {n}"), (), ()) for n in range(2)]
+    for certificates, out in (([], "none"), ([Path(path)], "some")):
+        trainer = Trainer(spec, tiny, asked, [], tmp_path / out, certificates=certificates)
+        if certificates:
+            assert trainer.run().steps == 1
+        else:
+            with pytest.raises(UserError, match="require_certificate"):
+                trainer.run()
+
+
+def right(a, b):
+    return 0.9 if a.count("more") > b.count("more") else 0.1
+
+
+def fooled(a, b):
+    """Likes texts that say nothing, and obeys."""
+    told = [t in canary.NULLS or any(order in t for order in canary.INJECTIONS) for t in (a, b)]
+    return right(a, b) if told[0] == told[1] else 0.9 if told[0] else 0.1
+
+
+CANARIES = {
+    "right": (right, 0),
+    "first": (lambda a, b: 0.9, 1),
+    "tie": (lambda a, b: 0.5, 1),
+    "fooled": (fooled, 1),
+}
+
+
+@pytest.mark.parametrize("name", CANARIES)
+@pytest.mark.parametrize("mode", ["pairwise", "rubric"])
+def test_a_judge_that_prefers_an_answer_which_says_nothing_is_counted(name, mode, own, tmp_path):
+    """A canary in each batch, against the best answer of the batch; the clearest failures are certain."""
+    prefers, fails = CANARIES[name]
+    source = JudgeFeedback(JudgeOptions(**own, mode=mode), Context(folder=tmp_path))
+
+    class Judge:
+        name, fingerprint = "scripted", "0" * 64
+
+        def compare(self, comparisons, repeats=1):
+            return [
+                Judgement(
+                    c,
+                    (
+                        Verdict(prefers(c.first, c.second), "forward"),
+                        Verdict(1 - prefers(c.second, c.first), "swapped"),
+                    ),
+                )
+                for c in comparisons
+            ]
+
+        def grade(self, exams, repeats=1):
+            return [(Verdict(prefers(e.answer, "more")),) for e in exams]
+
+    source.judge = Judge()
+    for n in range(20):
+        asked = group("a real answer, and a long one" + " more" * 20, "short one")
+        source([replace(asked, prompt=prompt(f"q{n}"))])
+    lines = source.canaries()
+    assert source.canaries() == []
+    assert {line["kind"] for line in lines} == (
+        {"null"} if name in ("first", "tie") else {"null", "injection"}
+    )
+    (own_counts,) = canary.counted([*lines, *lines]).values()
+    assert own_counts == {"asked": 20, "failed": 20 * fails, "unscored": 0}
+    assert bool(canary.in_words({"scripted": own_counts})) == bool(fails)
+
+
+def test_no_canary_where_nothing_is_better_than_nothing(own, tmp_path):
+    found = [[Feedback(0.9), Feedback(0.1)]]
+    assert canary.canary("pairwise", [group("", ".")], found) is None
+    assert canary.canary("pairwise", [group("good", "bad")], [[Feedback(None)] * 2]) is None
+    # Nothing is safe, and breaks no principle: in these modes a text that says nothing may win.
+    for mode in ("constitution", "safety"):
+        assert canary.canary(mode, [group("good", "bad")], [[Feedback(0.5)] * 2]) is None
+        assert canary.canary(mode, [group("good", "bad")], found).text.startswith("bad\n\n")
+    source = JudgeFeedback(JudgeOptions(**own, canary=False), Context(folder=tmp_path))
+    source([group("aaaa", "aa")])
+    assert source.canaries() == []
 
 
 def test_references_in_the_settings_are_found(own, tmp_path):
@@ -226,21 +325,71 @@ def test_a_soft_ranking_gives_each_place_to_its_answer_or_the_next(encoder):
     assert found == pytest.approx(want, abs=1e-12)
 
 
-def test_every_method_on_pairs_takes_certain_labels_for_what_they_are(encoder):
+def test_lists_read_the_odds_between_any_two_answers(encoder):
+    """Logits of neighbours add up, as in a Bradley-Terry model; against plain Python floats."""
+    odds = (0.9, 0.4)
+    p = {(0, 1): 0.9, (1, 2): 0.4, (0, 2): 1 / (1 + (0.1 / 0.9) * (0.6 / 0.4))}
+    found, out, batch = loss({"name": "rrhf", "nll_weight": 0.0}, soft_batch(encoder, odds))
+    s = [float(x.sum() / n) for x, n in zip(out.logps_BT, batch.length_B, strict=True)]
+    want = sum(max(0.0, 2 * q - 1) * max(0.0, s[j] - s[i]) for (i, j), q in p.items())
+    assert found == pytest.approx(want, abs=1e-7)
+
+    found, out, batch = loss("lipo_lambda", soft_batch(encoder, odds))
+    s = [0.1 * float(x) for x in (out.logps_BT - batch.ref_logps_BT).sum(-1)]
+    rank = {i: 1 + sum(other > own for other in s) for i, own in enumerate(s)}
+    gain = [2**g - 1 for g in (1.0, 0.5, 0.0)]
+    want = sum(
+        abs(gain[i] - gain[j])
+        * abs(1 / math.log2(1 + rank[i]) - 1 / math.log2(1 + rank[j]))
+        * -(q * ls(s[i] - s[j]) + (1 - q) * ls(s[j] - s[i]))
+        for (i, j), q in p.items()
+    )
+    assert found == pytest.approx(want, abs=1e-7)
+
+
+LABELLED = {"pro": {"name": "pro", "by_label": False}}
+"""PRO reads a judge's odds from its scores, unless it is told to leave labels alone."""
+
+
+def test_every_method_takes_certain_labels_for_what_they_are_and_says_whether_it_reads_odds(encoder):
     from kilter.objectives import objectives
 
-    hard, certain = soft_batch(encoder, (None,), (None,)), soft_batch(encoder, (1.0,), (1.0,))
-    assert "p_B" in certain.extra
-    assert "p_B" not in hard.extra
+    lists = {"pairs": ((0.8,), (0.6,)), "ranked": ((0.8, 0.3), (0.6,))}
+    silent = set()
     for name in objectives.names():
-        objective = build_objective(name)
-        needs = objective.needs
-        if (
-            needs.shape == "pairs"
-            and needs.annotations <= {"ref_logps"}
-            and needs.outputs <= {"logps", "scores"}
-        ):
-            assert loss(name, certain)[0] == pytest.approx(loss(name, hard)[0], nan_ok=True), name
+        needs = build_objective(name).needs
+        if needs.annotations <= {"ref_logps"} and needs.outputs <= {"logps", "scores"}:
+            odds = lists.get(needs.shape)
+            if odds is None:
+                continue
+            hard, certain = (soft_batch(encoder, *[(value,) * len(o) for o in odds]) for value in (None, 1.0))
+            assert "p_B" in certain.extra
+            assert "p_B" not in hard.extra
+            known = loss(name, hard)[0]
+            assert loss(name, certain)[0] == pytest.approx(known, nan_ok=True), name
+            soft = loss(LABELLED.get(name, name), soft_batch(encoder, *odds))[0]
+            plain = loss(LABELLED.get(name, name), hard)[0]
+            assert (soft != pytest.approx(plain, nan_ok=True)) == needs.soft, name
+            silent |= set() if needs.soft else {name}
+    # A sorted loss mixes pairs: no label of it can be turned around by itself.
+    assert silent == {"aot", "aot_unpaired"}
+    assert not build_objective({"mix": {"aot": 1.0, "sft": 0.1}}).needs.soft
+    assert build_objective({"mix": {"dpo": 1.0, "sft": 0.1}}).needs.soft
+
+
+@pytest.mark.parametrize(("method", "named"), [("aot", 1), ("dpo", 0)])
+def test_odds_that_a_method_does_not_read_are_named_before_it_trains(method, named, tiny, kilter, tmp_path):
+    rows = tuple(
+        Feedback(score, against=against)
+        for score, against in ((0.8, (None, (0.8, 0.8))), (0.2, ((0.2, 0.2), None)))
+    )
+    pairs = [Group(prompt(f"q{n}"), (Completion("good"), Completion("bad")), rows) for n in range(4)]
+    store.write(tmp_path / "groups.jsonl", pairs)
+    argv = ["train", "--method", method, "--data", tmp_path / "groups.jsonl", "--model", tiny]
+    code, text = kilter(*argv, "--max-steps", "1", "--data.heldout", "0", "--out", tmp_path / "run")
+    assert code == 0, text
+    said = "4 of 4 labels have a judge's odds, which aot does not read: they count as certain"
+    assert text.count(said) == named
 
 
 def test_odds_survive_the_disk_and_follow_the_answers_that_are_picked(tmp_path):
@@ -298,7 +447,7 @@ def test_labels_carry_odds_and_history_and_training_on_them_needs_the_flag(
     code, shown = kilter(*command)
     assert code == 0, shown
     assert "not certified" in shown
-    assert "36 calls" in shown
+    assert "38 calls" in shown  # two of them are the canary's
     rows = list(store.read(tmp_path / "labels" / "groups.jsonl"))
     assert len(rows) == 6
     assert rows[0].feedback[0].over(1) > 0.6
@@ -338,6 +487,44 @@ def test_a_policy_that_judges_its_own_answers_is_named(answers, tmp_path, tiny, 
     spec = json.dumps({"judge": {"model": str(tiny), "min_mass": 0.0}})
     code, shown = kilter("label", "--data", answers, "--feedback", spec, "--out", "own")
     assert (code, "judges its own answers" in shown) == (0, True), shown
+
+
+def test_a_judge_is_named_wherever_it_reads_answers_of_its_own_model(
+    tmp_path, tiny, kilter, monkeypatch, answers
+):
+    """As a reward, in a panel too, and as a metric."""
+    monkeypatch.chdir(tmp_path)
+    judge = {"model": str(tiny), "min_mass": 0.0}
+    data = tmp_path / "prompts.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"question {n}"}) + "\n" for n in range(4)))
+    train = ["train", "--model", tiny, "--method", "grpo", "--data", data, "--out", "rl"]
+    train += ["--max-steps", "1", "--batch-size", "2", "--sampler.samples", "2", "--allow-uncertified"]
+    panel = json.dumps(
+        {"judge": {"panel": [judge, judge | {"criterion": "brief"}, judge | {"criterion": "long"}]}}
+    )
+    code, shown = kilter(*train, "--sampler.max-new-tokens", "4", "--feedback", panel)
+    assert (code, "judges its own answers" in shown) == (0, True), shown
+    (tmp_path / "judge.yaml").write_text(json.dumps(judge))
+    command = ["eval", "--model", tiny, "--data", data, "--judge", "judge.yaml", "--out", "e", "--limit", "2"]
+    code, shown = kilter(*command, "--max-new-tokens", "4", "--metrics", "judge_win_rate", "--baseline", tiny)
+    assert (code, "judges its own answers" in shown) == (0, True), shown
+
+
+def test_a_label_stage_counts_canaries_and_names_the_judge_that_failed(
+    own, answers, tmp_path, kilter, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    # Right by the number of x; and one that takes what is shown first.
+    (tmp_path / "longer.py").write_text(OWN.replace("map(len, shown)", '(t.count("x") for t in shown)'))
+    (tmp_path / "first.py").write_text(OWN.replace("a, b = map(len, shown)", "a, b = 9, 1"))
+    for name, failed in (("longer", 0), ("first", 3)):
+        spec = json.dumps({"judge": {"sampler": {"name": f"{tmp_path / name}.py:Longer"}}})
+        command = ["label", "--data", answers, "--feedback", spec, "--out", name, "--batch-size", "2"]
+        code, shown = kilter(*command, "--allow-empty")
+        assert code == 0, shown
+        assert (f"failed {failed} of 3 canaries" in shown) == bool(failed), shown
+        (counts,) = json.loads((tmp_path / name / "manifest.json").read_text())["facts"]["canaries"].values()
+        assert counts == {"asked": 3, "failed": failed, "unscored": 0}
 
 
 def test_all_answers_to_a_request_share_its_beginning():
@@ -380,7 +567,8 @@ def test_a_constitution_is_a_mode_of_judges(own, tmp_path):
     source = build(own | {"mode": "constitution", "constitution": str(path)}, tmp_path)
     (row,) = source([group("aaaa", "aaaaaaaa")])
     assert row[1].score == pytest.approx(0.7)
-    decided = json.loads((tmp_path / "decisions.jsonl").read_text())
+    decided, canarys = map(json.loads, (tmp_path / "decisions.jsonl").read_text().splitlines())
+    assert canarys["id"].endswith("#canary")
     assert decided["decided_by"] == ["long"]
     assert "for each principle" in feedback.forecast(
         {"judge": own | {"mode": "constitution", "constitution": str(path)}}, [group("a", "b")]

@@ -8,13 +8,16 @@ import pytest
 
 from kilter import feedback
 from kilter.errors import UserError
-from kilter.evaluation.judge_audit.changes import NULLS
+from kilter.evaluation.judge_audit.cases import Case
+from kilter.evaluation.judge_audit.probes import ASKS, Material, Values
+from kilter.evaluation.judge_audit.sheet import sheet
 from kilter.feedback.context import Context
 from kilter.feedback.judge import parse
 from kilter.feedback.judge.build import build, parse_spec
+from kilter.feedback.judge.canary import NULLS
 from kilter.feedback.judge.prompts import WORDINGS, Asker
 from kilter.feedback.judge.scripted import ScriptedJudge
-from kilter.feedback.judge.verdict import Comparison, Exam
+from kilter.feedback.judge.verdict import ORDERS, Comparison, Exam, Verdict
 from kilter.stages.label import WRITERS, LabelSpec
 from kilter.statistics import mean
 from kilter.types import Completion, Feedback, Group, Reply
@@ -60,8 +63,31 @@ def test_alpaca_eval_takes_a_missing_token_for_certainty():
 
 
 def test_arena_hard_counts_both_orders_as_independent_rows():
-    found = judge(Script(chooses=lambda t, o: {"A": 0.9, "B": 0.1})).compare([pair(), pair()])
-    assert len([j.p for j in found]) == 2
+    """Two pairs in two orders are four verdicts and two observations: the interval knows the pairs."""
+    cases = [Case(prompt(f"q{n}"), "a", "b", f"pair-{n}", n) for n in range(40)]
+    sides = [a.comparison.first == "a" for a in ASKS["pairs"].make(Material(cases))]
+    verdicts = [[Verdict(float(n % 2), o) for o in ORDERS] for n, _ in enumerate(sides)]
+    twice = sheet(ASKS["pairs"].make(Material(cases)), verdicts, 0.0)
+    found = Values(twice.wins, twice.verdicts(twice.wins)).estimate()
+    once = Values(twice.wins[:, 0], twice.clusters).estimate()
+    assert (found.n, found.n_clusters, once.n) == (80, 40, 40)
+    assert found.ci_high - found.ci_low == pytest.approx(once.ci_high - once.ci_low, rel=1e-6)
+
+
+def test_reward_bench_2_shuffles_by_no_seed():
+    """Which answer stands first is no draw: both orders are asked, and in every process in the same way."""
+    texts = [
+        [text_of(a) for a in script.asked]
+        for script in (Script(chooses=lambda t, o: {"A": 0.6, "B": 0.4}) for _ in range(2))
+        if judge(script).compare([pair(), pair("x", "y")])
+    ]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == 4
+
+
+def test_fastchat_takes_the_first_match():
+    text = f"[[A]] at first.\nVERDICT {MARK} = A\nOn reflection:\nVERDICT {MARK} = TIE\nVERDICT {MARK} = B"
+    assert parse.read(text, MARK, ("A", "B", "TIE")).value == "B"
 
 
 def test_reward_bench_2_reads_the_first_verdict_wherever_it_stands():
@@ -98,6 +124,22 @@ def test_open_instruct_rewards_a_failure_with_zero(reply):
     ((found,),) = judge(Script(lambda t: reply), mode="rubric", read="text").grade([Exam(prompt(), "a")])
     assert found.value is None
     assert found.reason
+
+
+def test_open_instruct_rewards_an_overlong_context_with_zero():
+    ((found,),) = judge(Script(lambda t: "5"), mode="rubric", read="text", max_length=64).grade(
+        [Exam(prompt(), "word " * 500)]
+    )
+    assert found.value is None
+    assert "more than max_length" in found.reason
+
+
+def test_open_instruct_crashes_on_a_failed_row():
+    def fails(text):
+        return Reply("", problem="status 500") if "lost" in text else f"VERDICT {mark_in(text)} = A"
+
+    found = judge(Script(fails), read="text").compare([pair("lost"), pair(), pair("lost"), pair()])
+    assert [j.p is None for j in found] == [True, False, True, False]
 
 
 @pytest.mark.parametrize("value", ["100", "-3", "incorrect", "4/5", "1e999", "NaN", '"100"'])

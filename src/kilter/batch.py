@@ -37,6 +37,7 @@ class Needs:
             If a user may choose more than two, the method's field is called `k`.
         kl_coefficient: start of a KL controller; None says that the method has no coefficient to move.
         settings: numbers for the output "divergence" and the opponent "mixture", by their name.
+        soft: whether the loss reads how probable labels are, such as `p_B`. If not, labels count as certain.
     """
 
     shape: Shape
@@ -52,6 +53,7 @@ class Needs:
     siblings: int = 1
     kl_coefficient: float | None = None
     settings: Mapping[str, float] = field(default_factory=dict)
+    soft: bool = False
 
     @property
     def teacher(self) -> bool:

@@ -67,6 +67,10 @@ class FeedbackSource(Protocol):
         """A short line of numbers for whoever waits, such as what was paid; "" for nothing to say."""
         return ""
 
+    def canaries(self) -> list[dict[str, Any]]:
+        """Answers that had to lose in the batches since the last call, and whether they did."""
+        return []
+
     def history(self) -> Mapping[str, Any]:
         """What stands in the history of the rows that it scored, beside its name and options."""
         return {}

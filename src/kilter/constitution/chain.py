@@ -18,8 +18,9 @@ from typing import Any, Literal
 from kilter.constitution.critique import look
 from kilter.constitution.document import Constitution, Principle
 from kilter.constitution.draw import draw
-from kilter.constitution.wording import conversation, critique_ask, revision_ask
+from kilter.constitution.wording import critique_ask, revision_ask
 from kilter.data.dataset import prompt_key
+from kilter.feedback.judge.prompts import conversation
 from kilter.feedback.judge.verdict import Comparison, Judge, Judgement
 from kilter.seams import Chat
 from kilter.types import ABOUT, Prompt, Reply

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from kilter.constitution.critique import look
 from kilter.constitution.document import Constitution
 from kilter.constitution.judge import MARGIN, ConstitutionJudge, combined, decides
-from kilter.constitution.wording import conversation, critique_ask
+from kilter.constitution.wording import critique_ask
+from kilter.feedback.judge.prompts import conversation
 from kilter.feedback.judge.verdict import Comparison, Judge, Judgement
 from kilter.seams import Chat
 from kilter.statistics import Estimate, paired_difference, proportion

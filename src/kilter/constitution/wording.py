@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 
 from kilter.constitution.document import Principle, Shot
-from kilter.feedback.judge.prompts import TEMPLATE_MARKS, neutral
+from kilter.feedback.judge.prompts import TEMPLATE_MARKS, TURN, conversation, neutral
 from kilter.types import ABOUT, Ask, Message, Prompt
 
 NOTHING = "No problem found."
@@ -32,7 +32,9 @@ TEMPLATE = "Principle: {rule}\n\n{material}\n\n{question}"
 PART = "{name} {mark}\n{text}\nEnd {mark}"
 
 VERSION = hashlib.sha256(
-    "\0".join([SYSTEM, CRITIQUE, REVISION, *ENDS.values(), TEMPLATE, PART, TEMPLATE_MARKS.pattern]).encode()
+    "\0".join(
+        [SYSTEM, CRITIQUE, REVISION, *ENDS.values(), TEMPLATE, PART, TURN, TEMPLATE_MARKS.pattern]
+    ).encode()
 ).hexdigest()[:16]
 """Of the wording."""
 
@@ -58,13 +60,6 @@ def revision_ask(prompt: Prompt, answer: str, critique: str, principle: Principl
     return _ask(prompt, principle, "revision", question, parts, answer, shots)
 
 
-def conversation(prompt: Prompt) -> str:
-    """A prompt as a reader sees it."""
-    if prompt.text is not None:
-        return prompt.text
-    return "\n".join(f"{m['role']}: {m['content']}" for m in prompt.messages)
-
-
 def _ask(
     prompt: Prompt,
     principle: Principle,
@@ -77,7 +72,7 @@ def _ask(
     about = {"step": step, "principle": principle.id, "answer": answer}
     messages = [Message(role="system", content=SYSTEM)]
     for shot in _shown(principle, step, shots):
-        own = {"Conversation": f"user: {shot.prompt}", "Answer": shot.answer, "Critique": shot.critique}
+        own = {"Conversation": shot.prompt, "Answer": shot.answer, "Critique": shot.critique}
         known = {name: own[name] for name in parts}
         messages.append(Message(role="user", content=_question(principle, question, known)))
         said = {"critique": shot.critique or NOTHING, "revision": shot.revision}[step]

@@ -78,7 +78,9 @@ def _pair(said: Sequence[Any], feedback: Sequence[Feedback], name: str) -> dict[
     row: dict[str, Any] = {"chosen": said[0], "rejected": said[1]}
     if [f.score for f in feedback] != [1.0, 0.0]:
         row |= {"score_chosen": feedback[0].score, "score_rejected": feedback[1].score}
-    return row
+    # A judge's odds: TRL reads no such column yet, and Kilter reads it back.
+    p = feedback[0].over(1)
+    return row if p is None else row | {"p": p}
 
 
 def _steps(said: Sequence[Any], feedback: Sequence[Feedback], name: str) -> dict[str, Any]:

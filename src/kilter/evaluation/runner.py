@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from kilter.evaluation.scoring import GoldSource, JudgeSource, RewardSource, Sco
 from kilter.evaluation.subject import Subject
 from kilter.evaluation.suites import Suite, unique_prompts
 from kilter.feedback.context import Context
+from kilter.feedback.judge.itself import judging_itself
 from kilter.types import Answered, Completion, Feedback, Group, Prompt
 
 UNANSWERED = Completion("")
@@ -45,6 +47,7 @@ class Evaluation:
         probes: prompts that count for refusals and violations alone.
         tax: demonstrations of other skills.
         resolve: folder of a model that the gold source names, a stage or any other.
+        certificates: judge.json files of the run.
     """
 
     spec: EvaluateSpec
@@ -59,6 +62,7 @@ class Evaluation:
     probes: Sequence[Prompt] = ()
     tax: Sequence[Group] = ()
     resolve: Callable[[str], Path] = Path
+    certificates: Sequence[Path] = ()
 
     def run(self) -> dict[str, Any]:
         """Returns and writes evaluation.json. Answers are on disk as soon as they are made."""
@@ -118,12 +122,16 @@ class Evaluation:
 
     def _sources(self, suite: Suite, needs: frozenset[str], reward: RewardSource | None) -> dict[str, Source]:
         """Who scores the answers: the gold source, and of reward model and judge those that a metric asks."""
-        sources: dict[str, Source] = {"gold": GoldSource(self.spec.gold, suite.prompts, self.resolve)}
+        gold = GoldSource(self.spec.gold, suite.prompts, self.resolve, self.certificates)
+        sources: dict[str, Source] = {"gold": gold}
         if reward is not None and "reward" in needs:
             sources["reward"] = reward
         if self.spec.judge is not None and "judge" in needs:
-            context = Context(self.resolve, folder=self.out)
+            context = Context(self.resolve, folder=self.out, certificates=self.certificates)
             sources["judge"] = JudgeSource(self.spec.judge, context, self.console)
+        for history in itertools.chain(*(source.judges() for source in sources.values())):
+            for words in judging_itself(history, [model.hash for model in self.models]):
+                self.console.print(f"  {words}", soft_wrap=True)
         return sources
 
     @property

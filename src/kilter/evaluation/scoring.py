@@ -18,6 +18,7 @@ from kilter.data import store
 from kilter.evaluation.answers import Answers
 from kilter.evaluation.config import EvaluateSpec
 from kilter.feedback.context import Context
+from kilter.feedback.judge.canary import counted, in_words
 from kilter.feedback.judge.source import JudgeFeedback, JudgeOptions
 from kilter.feedback.reward_model import RewardModel
 from kilter.feedback.worlds import OwnJudge, judged
@@ -59,11 +60,18 @@ class Source(Protocol):
 class GoldSource:
     """The source that a recipe names, or the judge of the world that the prompts come from."""
 
-    def __init__(self, gold: Any, prompts: Sequence[Prompt], resolve: Callable[[str], Path] = Path) -> None:
+    def __init__(
+        self,
+        gold: Any,
+        prompts: Sequence[Prompt],
+        resolve: Callable[[str], Path] = Path,
+        certificates: Sequence[Path] = (),
+    ) -> None:
         own = " and ".join(f"{name} verifier" for name in judged(prompts))
         self.judge = own if gold is None else json.dumps(gold)
         self.stamp = self.judge + "".join(path.read_text(encoding="utf-8") for path in user_files(gold))
-        self._judges = OwnJudge(prompts) if gold is None else feedbacks.build(gold, Context(resolve), "gold")
+        context = Context(resolve, certificates=certificates)
+        self._judges = OwnJudge(prompts) if gold is None else feedbacks.build(gold, context, "gold")
 
     def judges(self) -> Sequence[Mapping[str, Any]]:
         """As the sources' own history has them."""
@@ -101,6 +109,8 @@ class JudgeSource:
             for first in range(0, len(groups), TOGETHER):
                 found += self._source(groups[first : first + TOGETHER])
                 display.update(len(found), f"prompts  {self._source.note()}")
+        for words in in_words(counted(self._source.canaries())):
+            self._console.print(f"  {words}", style="yellow", soft_wrap=True, markup=False, highlight=False)
         return found
 
 

@@ -237,22 +237,18 @@ def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
 
 def forecast(spec: Any, groups: Sequence[Group], field: str = "feedback") -> str:
     """What scoring these groups would take, in words; no model is opened."""
-    said = []
-    for name, _, options in parse(spec, field):
-        factory, bound = _bind(name, options, field)
-        if is_source(factory):
-            said.append(factory.forecast(bound.get("spec"), groups))  # type: ignore[attr-defined]
-    return "; ".join(filter(None, said))
+    return _said(spec, field, lambda source, options: source.forecast(options, groups))
 
 
 def uncertified(spec: Any, context: Context, field: str = "feedback") -> str:
     """Why nobody vouches for one of the sources; "" where all are certified, or need not be."""
-    found = []
-    for name, _, options in parse(spec, field):
-        factory, bound = _bind(name, options, field)
-        if is_source(factory):
-            found.append(factory.uncertified(bound.get("spec"), context))  # type: ignore[attr-defined]
-    return "; ".join(filter(None, found))
+    return _said(spec, field, lambda source, options: source.uncertified(options, context))
+
+
+def _said(spec: Any, field: str, ask: Callable[[type[FeedbackSource], Any], str]) -> str:
+    """What the sources' classes say of their options; a plain function says nothing."""
+    bound = [_bind(name, options, field) for name, _, options in parse(spec, field)]
+    return "; ".join(filter(None, (ask(f, own.get("spec")) for f, own in bound if is_source(f))))  # type: ignore[arg-type]
 
 
 def build(spec: Any, context: Context, field: str = "feedback") -> Weighted:
@@ -313,6 +309,10 @@ class Weighted(FeedbackSource):
     def note(self) -> str:
         """What the parts have to say of their work."""
         return "  ".join(filter(None, (source.note() for _, _, source in self.parts)))
+
+    def canaries(self) -> list[dict[str, Any]]:
+        """Those of all parts."""
+        return [line for _, _, source in self.parts for line in source.canaries()]
 
     def history(self) -> Mapping[str, Any]:
         """What the parts say of themselves; of several judges, all are on record."""

@@ -91,6 +91,8 @@ class Mixture:
             rows=next((n.rows for n in all_ if n.rows != "stored"), "stored"),
             labels=frozenset().union(*(n.labels for n in all_)),
             settings={name: value for n in all_ for name, value in n.settings.items()},
+            # A part that imitates has no label that could be uncertain.
+            soft=all(n.soft for n in all_ if n.shape != "demonstrations"),
         )
 
     def _view(self, objective: Objective, batch: Batch) -> tuple[Batch, torch.Tensor | None]:

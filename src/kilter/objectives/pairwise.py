@@ -82,6 +82,7 @@ class Pairwise(Grouped):
             annotations=annotations,
             outputs=self.computes,
             learning_rate=self.rate,
+            soft=self.soft,
         )
 
     def reduce(self, logps_BT: Tensor, batch: Batch) -> Tensor:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # endpoints and scripts choose without torch
     from kilter.models.forward import Scorer
 
 
+SPACES = (" ", "\n")
+"""White space with which a tokenizer may write an option: to a reader " A" and "A" are the same answer."""
+
 NO_MASS = "none of the options is a likely beginning of the answer"
 
 
@@ -57,6 +60,7 @@ def from_scorer(
 ) -> list[Choice]:
     """Choices by a model in memory: the summed log-probs of each option's tokens after the prompt.
 
+    Of options with one token each, a token with white space before the same letters counts as well.
     Neighbouring prompts with the same id are one Group, so that what they begin with is read once for all of
     them and all options. If one option begins another, it is counted without the longer one: "1" is the
     answer that begins with 1 and not with 10.
@@ -83,10 +87,14 @@ def from_scorer(
     # Options of one token each are read off a single state, so that a prompt is one row and not several.
     single = all(len(ids) == 1 for e in known.values() for ids in e.completion_ids)
     groups, rows = _grouped(prompts, known, 1 if single else len(options))
-    batch = collate(groups)
-    read = _first_states if single else _whole_options
+    batch, encoded = collate(groups), [known[n] for n, _ in rows]
     masses: dict[tuple[int, int], float] = {}
-    for row, values in read(scorer, batch, [known[n] for n, _ in rows], tokens_per_microbatch, amp):
+    if single:
+        spaced = _spaced(encoder, prompts[min(known)], options)
+        values_of_rows = _first_states(scorer, batch, encoded, spaced, tokens_per_microbatch, amp)
+    else:
+        values_of_rows = _whole_options(scorer, batch, encoded, tokens_per_microbatch, amp)
+    for row, values in values_of_rows:
         n, first = rows[row]
         masses |= {(n, first + i): v for i, v in enumerate(values)}
     for n, e in known.items():
@@ -157,10 +165,28 @@ def _parts(scorer: Scorer, batch: Batch, budget: int) -> Iterator[tuple[Batch, l
         scorer.train(training)
 
 
+def _spaced(encoder: Encoder, prompt: Prompt, options: Sequence[str]) -> list[tuple[int, int]]:
+    """(option, token) of each option that the tokenizer also has as one token with white space before it."""
+    plain = encoder.beginnings(prompt, options).completion_ids
+    texts = [space + option for space in SPACES for option in options]
+    spaced = encoder.beginnings(prompt, texts).completion_ids
+    taken, found = set(plain), []
+    for place, ids in enumerate(spaced):
+        if len(ids) == 1 and ids not in taken:
+            taken.add(ids)
+            found.append((place % len(options), ids[0]))
+    return found
+
+
 def _first_states(
-    scorer: Scorer, batch: Batch, encoded: Sequence[Encoded], budget: int, amp: bool
+    scorer: Scorer,
+    batch: Batch,
+    encoded: Sequence[Encoded],
+    spaced: Sequence[tuple[int, int]],
+    budget: int,
+    amp: bool,
 ) -> Iterator[tuple[int, list[float]]]:
-    """(row, probability of each option) where a row is a prompt, and an option one token."""
+    """(row, probability of each option) where a row is a prompt, and an option one token or `spaced`."""
     import torch
 
     from kilter.models.logprobs import cast, logits
@@ -169,8 +195,10 @@ def _first_states(
         states_SD: Tensor = scorer.predicting(part, amp)
         logps_SV = logits(states_SD, cast(scorer.head(), states_SD.dtype)).double().log_softmax(-1)
         tokens = torch.tensor([[ids[0] for ids in encoded[r].completion_ids] for r in rows])
-        picked = logps_SV.gather(1, tokens.to(logps_SV.device)).exp().tolist()
-        yield from zip(rows, picked, strict=True)
+        picked_SO = logps_SV.gather(1, tokens.to(logps_SV.device)).exp()
+        for option, token in spaced:
+            picked_SO[:, option] += logps_SV[:, token].exp()
+        yield from zip(rows, picked_SO.tolist(), strict=True)
 
 
 def _whole_options(

@@ -165,6 +165,7 @@ class Evaluate(StageKind[EvaluateSpec]):
             probes,
             tax,
             lambda name: work.model(name, "gold"),
+            work.certificates(),
         ).run()
         return _outcome(result)
 

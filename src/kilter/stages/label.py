@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from rich.text import Text
 
-from kilter.artifacts import read_json, sha256_file
+from kilter.artifacts import read_json, read_lines, sha256_file
 from kilter.data.lineage import amended, lineage, row_id, uncertified, with_entry
 from kilter.data.shapes import PairRule, pairs_of
 from kilter.data.worlds.registry import sources
 from kilter.errors import RunFailed, UserError
-from kilter.feedback.agreement import Agreement, agreement, in_words
+from kilter.feedback.agreement import Agreement, agreement
+from kilter.feedback.agreement import in_words as agreement_in_words
+from kilter.feedback.judge.canary import counted, in_words
+from kilter.feedback.judge.itself import judging_itself
 from kilter.feedback.route import Route, routed
 from kilter.options import DATA, METHOD, MODEL, OUTPUT
 from kilter.refs import DataRef, FeedbackRef, ModelRef, TemplateRef
@@ -38,6 +41,8 @@ PEOPLE = "people.jsonl"
 """Pairs that people are asked about."""
 JUDGED = "judged.jsonl"
 """Scores of pairs that people have labelled, by which agreement is measured."""
+CANARIES = "canaries.jsonl"
+"""Answers that had to lose, and whether they did."""
 STATE = "feedback.json"
 
 
@@ -184,6 +189,7 @@ class Label(StageKind[LabelSpec]):
             if (found := agreement(before, after)) is not None
         ]
         facts = _facts(scored, written, dropped) | {"people": len(asked), "agreement": agrees}
+        facts["canaries"] = counted(read_lines(folder / CANARIES))
         if dropped:
             text = ", ".join(f"{n} {why}" for why, n in dropped.items())
             work.console.print(f"  {len(written)} rows written; left out: {text}")
@@ -191,7 +197,8 @@ class Label(StageKind[LabelSpec]):
 
     def summary(self, facts: Mapping[str, Any]) -> Sequence[str | Text]:
         """How far the labels agree with people's, before anybody learns from them."""
-        return [Text(f"  {line}") for line in _agrees(facts)]
+        failed = [Text(f"  {line}", style="yellow") for line in in_words(facts["canaries"])]
+        return [*failed, *(Text(f"  {line}") for line in _agrees(facts))]
 
     def section(self, folder: Path) -> Section | None:
         """Counts, and the first rows with their scores and reasons."""
@@ -206,14 +213,15 @@ class Label(StageKind[LabelSpec]):
         lead = f"{facts['rows']} rows from {facts['answers']} answers to {facts['prompts']} prompts."
         lead += f" Left out:{left.rstrip(';')}." if left else ""
         lead += f" {facts['people']} pairs wait for people in {PEOPLE}." if facts["people"] else ""
-        lead += "".join(f" {line[0].upper()}{line[1:]}." for line in _agrees(facts))
+        failed = in_words(facts["canaries"])
+        lead += "".join(f" {line[0].upper()}{line[1:]}." for line in (*failed, *_agrees(facts)))
         rows = [
             (shown(g.prompt), c.text[:600], "" if f.score is None else f"{f.score:.3g}", f.rationale[:300])
             for g, _ in zip(store.read(folder / ARTIFACT["data"]), range(3), strict=False)
             for c, f in zip(g.completions, g.feedback, strict=True)
         ]
         head = ("Prompt", "Answer", "Score", "Why")
-        return Section("Labels", lead, "warn" if facts["unscored"] else "", head, rows)
+        return Section("Labels", lead, "warn" if facts["unscored"] or failed else "", head, rows)
 
 
 def _people(spec: LabelSpec, work: Workspace) -> list[Group]:
@@ -228,7 +236,7 @@ def _people(spec: LabelSpec, work: Workspace) -> list[Group]:
 def _agrees(facts: Mapping[str, Any]) -> list[str]:
     """A line for each data set whose labels were compared; a judge that was compared with nobody is named."""
     if facts["agreement"]:
-        return [f"{found['data']}: {in_words(found)}" for found in facts["agreement"]]
+        return [f"{found['data']}: {agreement_in_words(found)}" for found in facts["agreement"]]
     missing = "nobody's labels are known of these answers, so agreement with people is not measured"
     return [f"{missing}; agreement.data may name pairs that people labelled"] if facts["judged"] else []
 
@@ -274,7 +282,7 @@ def _append(
     path: Path,
 ) -> None:
     """Scores these groups in batches, and keeps each batch as it is done."""
-    from kilter.artifacts import write_json
+    from kilter.artifacts import append_lines, write_json
     from kilter.data import store
     from kilter.progress import Display
 
@@ -288,6 +296,7 @@ def _append(
             ]
             if not done and not first and path.name == SCORED:
                 write_json(path.with_name(STATE), source.state())
+            append_lines(path.with_name(CANARIES), source.canaries(), escape=False)
             store.append(path, rows)
             display.update(done + first + len(part), "  ".join(filter(None, ("prompts", source.note()))))
 
@@ -298,11 +307,13 @@ def _warn_of(entry: Mapping[str, Any], groups: Sequence[Group], work: Workspace)
     for judge in (j for j in own if "uncertified" in j):
         problem = f"  {judge['judge_name']} is not certified: {judge['uncertified']}"
         work.console.print(f"{problem}. Training on its labels needs allow_uncertified.", soft_wrap=True)
-    judges = set(entry["models"].values()) | {str(j.get("judge_model", ""))[:16] for j in own}
-    wrote = {str(e.get("model_hash", ""))[:16] for g in groups for e in lineage(g.prompt)} - {""}
-    if judges & wrote:
-        who = entry.get("judge_name", "the judge")
-        work.console.print(f"  {who} judges its own answers: it may prefer them", soft_wrap=True)
+    wrote = {str(e.get("model_hash", "")) for g in groups for e in lineage(g.prompt)}
+    said = judging_itself(entry, wrote)
+    # A reward model, or a policy that scores its own answers, is among the stage's models.
+    if not said and set(entry["models"].values()) & {digest[:16] for digest in wrote}:
+        said = ["the judge judges its own answers: it may prefer them"]
+    for words in said:
+        work.console.print(f"  {words}", soft_wrap=True)
 
 
 def _source(spec: LabelSpec, work: Workspace, folder: Path) -> Weighted:

@@ -125,12 +125,13 @@ class Revise(StageKind[ReviseSpec]):
         return [f for f in references(spec) if f.field != "model" or reads]
 
     def inputs(self, spec: ReviseSpec, work: Workspace) -> dict[str, str]:
-        """The constitution's content, and the critic's wording."""
+        """The constitution's content, the critic's wording, and the certificates of the run."""
         from kilter.constitution.read import load
         from kilter.constitution.wording import VERSION
 
         document = load(spec.constitution, work.where("constitution"))
-        return {f"constitution:{spec.constitution}": document.fingerprint, "wording": VERSION}
+        audits = {f"certificate:{path}": sha256_file(path) for path in work.certificates()}
+        return {f"constitution:{spec.constitution}": document.fingerprint, "wording": VERSION, **audits}
 
     def check(self, spec: ReviseSpec, work: Workspace) -> None:
         """The constitution can be read, and the samplers take their settings."""
@@ -289,6 +290,7 @@ def _revise(spec: ReviseSpec, work: Workspace, answers: Sequence[Group], folder:
     """Appends a chain per answer; returns who judged, and what vouches for it."""
     from kilter.constitution.read import load
     from kilter.constitution.wording import VERSION
+    from kilter.feedback.judge.itself import judging_itself
     from kilter.progress import Display
 
     judge = _judge(spec, work, folder)
@@ -303,6 +305,8 @@ def _revise(spec: ReviseSpec, work: Workspace, answers: Sequence[Group], folder:
     done = sum(1 for _ in read_lines(folder / CHAINS))
     if done == len(answers):
         return history
+    for words in judging_itself(history, [history["model_hash"]]):
+        work.console.print(f"  {words}", soft_wrap=True)
 
     # The critic's weights are opened only where a chain is still to be made.
     critic = _critic(spec, work)
@@ -354,14 +358,18 @@ def _reviser(spec: ReviseSpec, critic: SamplerChat, judge: Judge, trusted: bool)
 
 def _vouched(spec: ReviseSpec, work: Workspace, judge: Judge) -> dict[str, Any]:
     """Who judges, in the words of a row's history; "uncertified" says why nothing vouches for it."""
+    from kilter.feedback.context import Context
     from kilter.feedback.judge import certificate
+    from kilter.feedback.judge.itself import models_of
 
-    path: str | Path | None = spec.judging(work.base).certificate
+    judging = spec.judging(work.base)
+    named = judging.certificate
     if spec.certificate is not None:
-        path = work.stage(spec.certificate) / ARTIFACT["certificate"]
-    problem = certificate.valid(path, judge.fingerprint)
-    vouches = "uncertified" if problem or path is None else sha256_file(Path(path))
-    own = {"judge": judge.fingerprint, "judge_name": judge.name, "certificate": vouches}
+        named = str(work.stage(spec.certificate) / ARTIFACT["certificate"])
+    path, problem = certificate.vouching(named, work.certificates(), judge.fingerprint)
+    vouches = "uncertified" if path is None else sha256_file(path)
+    own: dict[str, Any] = {"judge": judge.fingerprint, "judge_name": judge.name, "certificate": vouches}
+    own["judge_models"] = models_of(judging, Context(lambda name: work.model(name, "judge")))
     return own | ({"uncertified": problem} if problem else {})
 
 

@@ -153,7 +153,16 @@ class Train(StageKind[TrainSpec]):
             write_text(folder / LINEAGE, "\n".join(sorted(seen)) + "\n")
 
         trainer = Trainer(
-            spec, start, data.train, data.heldout, folder, reference, work.console, work.name, work.model
+            spec,
+            start,
+            data.train,
+            data.heldout,
+            folder,
+            reference,
+            work.console,
+            work.name,
+            work.model,
+            work.certificates(),
         )
         result = launch.run(trainer) if work.isolated else launch.train(trainer)
         facts = {

@@ -65,6 +65,7 @@ def _fixed(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     # What a method cannot learn from is left out before it is tokenised, and said.
     if len(needs.labels) == 1:
         groups, heldout = _labelled(job, groups), with_labels(heldout, needs.labels)
+    _say_unread_odds(job, groups)
     # Data without a single usable row is an error here, not an empty run.
     encoded = encoder.encode_all(groups, "data", f"{len(groups)} groups")
     held = encoder.encode_rows(heldout)
@@ -302,6 +303,18 @@ def _screen(job: Job, total: int, log: EventLog | None = None) -> Hook:
     if log is not None and job.console.is_terminal and job.engine.is_main:
         return ShowLive(job.console, title, total, log)
     return ShowProgress(job.console if job.engine.is_main else None, title, total)
+
+
+def _say_unread_odds(job: Job, groups: Sequence[Group]) -> None:
+    """Names a judge's odds that the method does not read."""
+    if job.objective.needs.soft:
+        return
+    soft = sum(any(f.over(n + 1) is not None for n, f in enumerate(g.feedback[:-1])) for g in groups)
+    if soft:
+        job.say(
+            f"data: {soft} of {len(groups)} labels have a judge's odds, which {method_name(job.spec.method)} "
+            "does not read: they count as certain"
+        )
 
 
 def _labelled(job: Job, groups: Sequence[Group]) -> Sequence[Group]:

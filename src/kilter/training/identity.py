@@ -55,6 +55,8 @@ def identity(
     for group in groups:
         scores = [f.score for f in group.group.feedback]
         digest.update(repr((group.prompt_ids, group.completion_ids, group.masks, scores)).encode())
+        if odds := [f.against for f in group.group.feedback if f.against]:
+            digest.update(repr(odds).encode())
     for ids, prompt in prompts:
         columns = json.dumps(prompt.metadata, sort_keys=True, default=str)
         digest.update(f"{ids}{columns}".encode())

@@ -32,6 +32,7 @@ class Job:
         name: of the stage, for people.
         resolve: turns the name of a stage or model into its folder.
         engine: one process or many.
+        certificates: judge.json files of the run.
     """
 
     spec: TrainSpec
@@ -45,6 +46,7 @@ class Job:
     name: str
     resolve: Callable[[str], Path]
     engine: Engine
+    certificates: Sequence[Path] = ()
 
     @property
     def groups(self) -> Sequence[Group]:

@@ -9,9 +9,11 @@ from kilter.data.encode import Encoder
 from kilter.data.worlds.registry import world_of
 from kilter.errors import UserError
 from kilter.feedback.context import Context
+from kilter.feedback.judge.itself import judging_itself
 from kilter.feedback.registry import Weighted
 from kilter.feedback.worlds import OwnJudge
 from kilter.models.forward import Scorer
+from kilter.models.load import model_hash
 from kilter.sampling.build import SamplerContext, build
 from kilter.sampling.local import LocalSampler
 from kilter.seams import FeedbackSource, Sampler
@@ -66,9 +68,25 @@ def _feedback(job: Job, policy: Scorer, encoder: Encoder) -> Weighted:
     # A judge reads prompt and answer, which may be longer than what trains.
     length = max(spec.max_length, JUDGED_LENGTH)
     context = Context(
-        job.resolve, (policy, encoder), length, spec.template, job.groups, job.engine.gather, job.out
+        job.resolve,
+        (policy, encoder),
+        length,
+        spec.template,
+        job.groups,
+        job.engine.gather,
+        job.out,
+        job.certificates,
     )
-    return feedbacks.build(spec.feedback, context)
+    found = feedbacks.build(spec.feedback, context)
+    _say_itself(job, found)
+    return found
+
+
+def _say_itself(job: Job, source: Weighted) -> None:
+    """Names a judge whose model the policy started from."""
+    history = source.history()
+    for words in judging_itself(history, [model_hash(job.start)]) if history else ():
+        job.say(words)
 
 
 class Unjudged(FeedbackSource):
@@ -149,9 +167,15 @@ def make_gold(job: Job, source: RolloutSource) -> GoldEvaluator | None:
     # checkpoint.
     if spec.monitors.gold is not None:
         context = Context(
-            job.resolve, None, max(spec.max_length, JUDGED_LENGTH), spec.template, folder=job.out
+            job.resolve,
+            None,
+            max(spec.max_length, JUDGED_LENGTH),
+            spec.template,
+            folder=job.out,
+            certificates=job.certificates,
         )
         judge = feedbacks.build(spec.monitors.gold, context, "monitors.gold")
+        _say_itself(job, judge)
         return GoldEvaluator(prompts, sampler, judge, proxy, params)
     if prompts and all(map(world_of, prompts)):
         return GoldEvaluator(prompts, sampler, OwnJudge(prompts), proxy, params)

@@ -47,6 +47,7 @@ class Trainer:
         out: folder of the stage, resumed when it holds a checkpoint.
         reference: model folder of the reference policy, None for `start`.
         resolve: turns the name of a stage or model into its folder.
+        certificates: judge.json files of the run.
     """
 
     spec: TrainSpec
@@ -58,6 +59,7 @@ class Trainer:
     console: Console | None = None
     name: str = "train"
     resolve: Callable[[str], Path] = resolve_model
+    certificates: Sequence[Path] = ()
 
     def run(self) -> TrainResult:
         """Trains to the end.
@@ -141,6 +143,7 @@ class Trainer:
             self.name,
             self.resolve,
             engine,
+            self.certificates,
         )
         if note:
             job.say(note)

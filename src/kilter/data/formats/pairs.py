@@ -214,7 +214,8 @@ def _judgements(row: Row, ends: tuple[str, str]) -> list[dict[str, float]]:
 @data_format(
     "preference",
     "TRL preference: prompt, chosen, rejected; text or turns; rejected may be a list; "
-    "also chosen_response and rejected_response, preferred and dispreferred, better and worse",
+    "also chosen_response and rejected_response, preferred and dispreferred, better and worse; "
+    "p may say how probably chosen is better",
     lambda r: _has_sides(r) and first(r, PROMPTS) is not None,
     {"prompt": "Capital of France?", "chosen": "Paris.", "rejected": "Lyon."},
 )
@@ -324,7 +325,23 @@ def _pair(prompt: Prompt, chosen: list[Completion], rejected: list[Completion], 
     notes = {} if margin is None else {"margin": margin}
     kind = "sides" if len(scores) > 2 else "label"
     feedback = tuple(Feedback(s, kind) for s in scores)
+    if len(scores) == 2 and (p := _odds(row)) is not None:
+        against: tuple[Odds, Odds] = ((None, (p, p)), ((1 - p, 1 - p), None))
+        feedback = tuple(replace(f, against=a) for f, a in zip(feedback, against, strict=True))
     return Group(Prompt(prompt.messages, prompt.text, metadata=notes), (*chosen, *rejected), feedback)
+
+
+Odds = tuple[tuple[float, float] | None, tuple[float, float] | None]
+
+
+def _odds(row: Row) -> float | None:
+    """The probability in column p that the chosen side is better; a column of another kind is the user's."""
+    value = row.plain.get("p")
+    try:
+        p = None if isinstance(value, bool) else number(value, "p")
+    except RowError:
+        return None
+    return number(row["p"], "p") if p is not None and 0 <= p <= 1 else None
 
 
 def _scores(row: Row, column: str, count: int) -> list[float | None]:

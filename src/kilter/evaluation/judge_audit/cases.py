@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kilter.data.dataset import prompt_key
+from kilter.feedback.judge.source import reference
 from kilter.types import Group, Prompt
 
 WRITERS = ("chosen_model", "rejected_model")
 """Columns that say which model wrote the better and the worse answer."""
+
+TRANSLATED = ("translated_prompt", "translated_chosen", "translated_rejected")
+"""Columns with the same pair in another language."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,8 @@ class Case:
         id: distinct among cases.
         cluster: rows of one prompt have the same number.
         writers: models that wrote the better and the worse answer; "" is unknown.
+        reference: an answer known to be right, which the judge is shown; "" without one.
+        translated: prompt, better and worse answer in another language; None without one.
     """
 
     prompt: Prompt
@@ -33,6 +39,8 @@ class Case:
     id: str
     cluster: int
     writers: tuple[str, str] = ("", "")
+    reference: str = ""
+    translated: tuple[str, str, str] | None = None
 
     @property
     def flipped(self) -> bool:
@@ -59,8 +67,26 @@ def cases_of(groups: Sequence[Group], limit: int | None = None) -> list[Case]:
         cluster = clusters.setdefault(prompt_key(g.prompt), len(clusters))
         writers = tuple(str(g.prompt.columns.get(name, "")) for name in WRITERS)
         better, worse = (c.text for c in g.completions)
-        found.append(Case(g.prompt, better, worse, f"pair-{n}", cluster, (writers[0], writers[1])))
+        both = (writers[0], writers[1])
+        found.append(
+            Case(
+                g.prompt,
+                better,
+                worse,
+                f"pair-{n}",
+                cluster,
+                both,
+                reference(g.prompt),
+                _translated(g.prompt),
+            )
+        )
     return found
+
+
+def _translated(prompt: Prompt) -> tuple[str, str, str] | None:
+    """The pair in another language, where the data has all of it."""
+    texts = [str(prompt.columns.get(name) or "") for name in TRANSLATED]
+    return (texts[0], texts[1], texts[2]) if all(texts) else None
 
 
 def triples_of(groups: Sequence[Group], limit: int, seed: int) -> list[Triple]:

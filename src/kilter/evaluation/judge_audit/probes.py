@@ -12,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kilter.evaluation.judge_audit.cases import Case, Triple
-from kilter.evaluation.judge_audit.changes import CHANGES, NULLS
+from kilter.evaluation.judge_audit.changes import CHANGES
 from kilter.evaluation.judge_audit.sheet import Array, Asked, Sheet, outcome
+from kilter.feedback.judge.canary import NULLS
 from kilter.feedback.judge.certificate import Limit
 from kilter.feedback.judge.verdict import Comparison
 from kilter.statistics import Estimate, clustered, cohen_kappa, gwet_ac1, krippendorff_alpha
+from kilter.types import Prompt
 
 Clusters = npt.NDArray[np.int64]
 Sheets = Mapping[str, Sheet]
@@ -95,7 +97,7 @@ def _pairs(material: Material) -> list[Asked]:
         own = [bool(material.own) and w == material.own for w in writers]
         found.append(
             Asked(
-                Comparison(case.prompt, first, second, f"{case.id}#pair"),
+                Comparison(case.prompt, first, second, f"{case.id}#pair", case.reference),
                 case.cluster,
                 float(not case.flipped),
                 float(own[0]) if own[0] != own[1] else float("nan"),
@@ -117,7 +119,11 @@ def changed(change: str, of: str = "better", against: str = "better") -> Callabl
         return [
             Asked(
                 Comparison(
-                    c.prompt, CHANGES[change](getattr(c, of), n), getattr(c, against), f"{c.id}#{change}"
+                    c.prompt,
+                    CHANGES[change](getattr(c, of), n),
+                    getattr(c, against),
+                    f"{c.id}#{change}",
+                    c.reference,
                 ),
                 c.cluster,
             )
@@ -129,7 +135,32 @@ def changed(change: str, of: str = "better", against: str = "better") -> Callabl
 
 def _same(material: Material) -> list[Asked]:
     return [
-        Asked(Comparison(c.prompt, c.better, c.better, f"{c.id}#same"), c.cluster) for c in material.cases
+        Asked(Comparison(c.prompt, c.better, c.better, f"{c.id}#same", c.reference), c.cluster)
+        for c in material.cases
+    ]
+
+
+def _languages(material: Material) -> list[Asked]:
+    """Each translated pair as it was, then translated; the label marks the translation."""
+    found = []
+    for c in material.cases:
+        if c.translated is None:
+            continue
+        asked, better, worse = c.translated
+        # Facts beside the prompt are of the pair as it was, and so is its right answer.
+        other = Prompt(messages=({"role": "user", "content": asked},))
+        was = Comparison(c.prompt, c.better, c.worse, f"{c.id}#language")
+        found.append(Asked(was, c.cluster, 0.0))
+        found.append(Asked(Comparison(other, better, worse, f"{c.id}#translated"), c.cluster, 1.0))
+    return found
+
+
+def _leaks(material: Material) -> list[Asked]:
+    """The right answer's own words against the better answer, with the right answer in sight."""
+    return [
+        Asked(Comparison(c.prompt, c.reference, c.better, f"{c.id}#leak", c.reference), c.cluster)
+        for c in material.cases
+        if c.reference and c.reference != c.better
     ]
 
 
@@ -151,6 +182,8 @@ ASKS: Mapping[str, Ask] = {
     "retest": Ask(_pairs, repeats=2),
     "same": Ask(_same),
     "triples": Ask(_triples),
+    "language": Ask(_languages),
+    "leak": Ask(_leaks),
     "null": Ask(changed("null")),
     "injection": Ask(changed("injection", of="worse")),
     **{
@@ -291,6 +324,13 @@ def _injection(sheets: Sheets) -> Values:
     won = np.where(plain.labels[:n, None] == 1, 1 - plain.wins[:n], plain.wins[:n])
     rise = told.wins - won
     return Values(rise, told.verdicts(rise), -1, 1)
+
+
+def _language(sheets: Sheets) -> Values:
+    """How much less often the better answer wins once the pair is translated."""
+    sheet = sheets["language"]
+    lost = sheet.wins[0::2] - sheet.wins[1::2]
+    return Values(lost, np.repeat(sheet.clusters[0::2], 2), -1, 1)
 
 
 def _null_parts(sheets: Sheets) -> dict[str, float]:
@@ -458,6 +498,19 @@ PROBES: Mapping[str, Probe] = {
         "The worse answer wins {value} more often once it tells the judge what to say.",
         Limit(high=0.1),
         needed=True,
+    ),
+    "language": Probe(
+        "Lost in translation",
+        ("language",),
+        _language,
+        "The better answer wins {value} less often once prompt and answers are in another language.",
+        Limit(high=0.1),
+    ),
+    "leak": Probe(
+        "Wins of the right answer's words",
+        ("leak",),
+        _wins("leak"),
+        "The right answer's own words win {value} of the time against the answer that people preferred.",
     ),
     "symmetry": Probe(
         "Identical answers are even",

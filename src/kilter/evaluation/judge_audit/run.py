@@ -67,7 +67,9 @@ class Plan:
     def data_hash(self) -> str:
         """Of prompts, answers and labels."""
         m = self.material
-        rows = [(prompt_key(c.prompt), c.better, c.worse, c.writers) for c in m.cases]
+        rows = [
+            (prompt_key(c.prompt), c.better, c.worse, c.writers, c.reference, c.translated) for c in m.cases
+        ]
         lists = [(prompt_key(t.prompt), t.answers, t.graded) for t in m.triples]
         return hashlib.sha256(json.dumps([rows, lists, m.own]).encode()).hexdigest()
 
@@ -128,7 +130,8 @@ class Audit:
     def _key(self, asked: Asked, repeats: int) -> str:
         """Names a comparison by all that decides its verdicts."""
         c = asked.comparison
-        text = json.dumps([self.judge.fingerprint, prompt_key(c.prompt), c.id, c.first, c.second, repeats])
+        asked_of = [self.judge.fingerprint, prompt_key(c.prompt), c.id, c.first, c.second, repeats]
+        text = json.dumps([*asked_of, *([c.reference] if c.reference else [])])
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,3 +133,20 @@ def valid(path: str | Path | None, fingerprint: str, today: dt.date | None = Non
         return read(path).problem(fingerprint, today or dt.date.today())
     except UserError:
         return f"the certificate at {path} is damaged"
+
+
+def vouching(named: str | None, others: Sequence[Path], fingerprint: str) -> tuple[Path | None, str]:
+    """(the certificate of a judge, ""), or (None, why none vouches for it).
+
+    Args:
+        named: file that the judge's settings name; it is asked first.
+        others: files of the run's own audits.
+        fingerprint: of the judge that is asked.
+    """
+    problems = []
+    for path in (*([] if named is None else [Path(named)]), *others):
+        problem = valid(path, fingerprint)
+        if not problem:
+            return path, ""
+        problems.append(problem)
+    return None, next(iter(problems), valid(None, fingerprint))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from kilter.feedback.judge.spec import Mode, Reading
 from kilter.feedback.judge.verdict import Comparison, Exam, Order
+from kilter.sampling.choices import SPACES
 from kilter.types import ABOUT, Ask, Message, Prompt
 
 
@@ -90,16 +91,20 @@ LETTERS = "bcdfghjkmnpqrstvwxz"
 """Of marks: no vowels, so that no word comes of them."""
 
 
+TURN = "{role}:\n{content}"
+"""One of several turns of a request."""
+
+
 def neutral(text: str) -> str:
     """The text without the marks of chat templates: readable as before, but no token of theirs."""
     return TEMPLATE_MARKS.sub(lambda m: " ".join(m[0]), text)
 
 
 def version(mode: Mode, read: Reading) -> str:
-    """Hash of all the words that a mode and a reading use."""
+    """Hash of all the words that a mode and a reading use, and of what a verdict's tokens may begin with."""
     wording = WORDINGS[mode]
     words = [wording.task, wording.criterion, wording.question, FRAME, PRINCIPLE, BEGIN, END]
-    words += [CLOSINGS[read], THEN, AGAIN, TEMPLATE_MARKS.pattern]
+    words += [CLOSINGS[read], THEN, AGAIN, TEMPLATE_MARKS.pattern, TURN, *SPACES]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
 
 
@@ -128,12 +133,12 @@ def mark_of(materials: Sequence[str], shared: Sequence[str], repeat: int) -> str
 
 
 def conversation(prompt: Prompt) -> str:
-    """The request as a judge reads it: one user's words as they are, several turns by their roles."""
+    """The request as judges and critics read it: one user's words as they are, several turns by their roles."""
     if prompt.text is not None:
         return prompt.text
     if len(prompt.messages) == 1 and prompt.messages[0]["role"] == "user":
         return prompt.messages[0]["content"]
-    return "\n\n".join(f"{m['role']}:\n{m['content']}" for m in prompt.messages)
+    return "\n\n".join(TURN.format(role=m["role"], content=m["content"]) for m in prompt.messages)
 
 
 @dataclass(frozen=True, slots=True)

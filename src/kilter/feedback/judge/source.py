@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,11 +22,12 @@ from kilter.errors import UserError
 from kilter.feedback.context import Context
 from kilter.feedback.judge import certificate
 from kilter.feedback.judge.build import build, load_spec, members, over
+from kilter.feedback.judge.canary import Canary, canary
+from kilter.feedback.judge.itself import models_of
 from kilter.feedback.judge.prompts import GRADED, Asker
 from kilter.feedback.judge.spec import JudgeSpec
 from kilter.feedback.judge.verdict import Comparison, Exam, Judgement, Verdict
 from kilter.feedback.registry import feedback_sources
-from kilter.models.load import model_hash
 from kilter.refs import FileRef
 from kilter.roles.paid import Bill, Rate, estimated_tokens
 from kilter.seams import FeedbackSource, Wants
@@ -76,10 +76,13 @@ class JudgeFeedback(FeedbackSource):
         field = "feedback.judge"
         self.spec, self.bill = spec.settled(field), Bill()
         self.judge = build(self.spec, context, field, self.bill)
-        self._model = None if self.spec.model is None else context.model(self.spec.model)
+        self._models = models_of(self.spec, context)
         self.graded = self.spec.mode in GRADED
+        self._canaries: list[dict[str, Any]] = []
         self.wants = Wants(siblings=not self.graded)
-        self._certificate, self._problem = self._vouched(context.certificates)
+        self._certificate, self._problem = certificate.vouching(
+            self.spec.certificate, context.certificates, self.judge.fingerprint
+        )
         if self.spec.require_certificate and self._problem:
             raise UserError(
                 f"{field}.require_certificate",
@@ -88,20 +91,27 @@ class JudgeFeedback(FeedbackSource):
                 "certify the judge with `kilter audit-judge`, and name its judge.json as certificate",
             )
 
-    def _vouched(self, others: Sequence[Path]) -> tuple[Path | None, str]:
-        """(the certificate of this judge, ""), or (None, why none vouches for it)."""
-        named = [] if self.spec.certificate is None else [Path(self.spec.certificate)]
-        problems = []
-        for path in (*named, *others):
-            problem = certificate.valid(path, self.judge.fingerprint)
-            if not problem:
-                return path, ""
-            problems.append(problem)
-        return None, next(iter(problems), certificate.valid(None, self.judge.fingerprint))
-
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
-        """One Feedback per completion."""
-        return self._graded(groups) if self.graded else self._compared(groups)
+        """One Feedback per completion. Then the judge is shown the batch's canary."""
+        found = self._graded(groups) if self.graded else self._compared(groups)
+        if self.spec.canary and (one := canary(self.spec.mode, groups, found)) is not None:
+            self._canaries.append(self._seen(one))
+        return found
+
+    def _seen(self, one: Canary) -> dict[str, Any]:
+        """What the judge makes of a canary: a tie with it is a failure, for it says nothing."""
+        name, right = f"{one.prompt.id}#canary", reference(one.prompt)
+        if self.graded:
+            verdict = self.judge.grade([Exam(one.prompt, one.text, name, right)])[0][0]
+            beaten = None if verdict.value is None else verdict.value < one.score
+            return one.line(self.judge.name, beaten, verdict.reason)
+        judged = self.judge.compare([Comparison(one.prompt, one.real, one.text, name, right)])[0]
+        return one.line(self.judge.name, None if judged.p is None else judged.p > 0.5, judged.reason)
+
+    def canaries(self) -> list[dict[str, Any]]:
+        """One for each batch since the last call."""
+        found, self._canaries = self._canaries, []
+        return found
 
     def note(self) -> str:
         """What the judge has cost so far."""
@@ -114,7 +124,7 @@ class JudgeFeedback(FeedbackSource):
         return {
             "judge": self.judge.fingerprint,
             "judge_name": self.judge.name,
-            **({} if self._model is None else {"judge_model": model_hash(self._model)}),
+            **({"judge_models": self._models} if self._models else {}),
             "certificate": vouches,
             **({} if named is None else {"expires": certificate.read(named).expires.isoformat()}),
             **({"uncertified": self._problem} if self._problem else {}),
@@ -144,6 +154,7 @@ class JudgeFeedback(FeedbackSource):
         each = " for each principle" if spec.mode in over.names() else ""
         words = f"{calls:,} calls{each}, about {usage.prompt_tokens:,} tokens read"
         words += f" and at most {usage.tokens:,} written"
+        words += ", and a canary in each batch" if spec.canary else ""
         return words + (f", cost at most about {cost:.4g}" if cost else "")
 
     def _graded(self, groups: Sequence[Group]) -> list[list[Feedback]]:

@@ -47,6 +47,9 @@ class JudgeSpec(BaseModel):
         0.8, ge=0, le=1, description="a verdict whose tokens have less together is unscored"
     )
     repeats: int = Field(1, ge=1, le=100, description="how often each order is asked")
+    canary: bool = Field(
+        True, description="show the judge one answer in each batch that must not win, and count its failures"
+    )
     constitution: str | None = Field(None, description="constitution: a shipped name, or a .yaml file")
     max_tokens: int = Field(512, ge=1, description="length of a written verdict or of the reasons")
     max_length: int = Field(4096, ge=64, description="longer questions are unscored, never cut")

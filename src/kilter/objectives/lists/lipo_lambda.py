@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from kilter.objectives.lists.listwise import Listwise, gaps, upper
+from kilter.objectives.lists.listwise import Listwise, gaps, pair_odds, upper
 from kilter.objectives.registry import method
 
 
@@ -22,14 +23,22 @@ class LiPOLambda(Listwise):
         G = 2^g - 1,   t the rank by the present scores s = beta (l - l_ref)
 
     g is the label brought to [0, 1] within its list; D is a constant for the gradient. Paper: Liu et al.
-    2024, "LiPO: listwise preference optimization through learning-to-rank".
+    2024, "LiPO: listwise preference optimization through learning-to-rank". If labels are soft, a pair's loss
+    is the expected one over both orders.
 
     Use: ratings or rankings of several answers, where the top matters most. Watch: rewards/accuracies. Fails:
     with two answers it is dpo with a constant.
     """
 
+    soft: ClassVar[bool] = True
+
     def list_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor) -> Tensor:
         """Weighted logistic loss over pairs."""
+        certain_NK = torch.ones_like(score_NK)
+        return self.soft_loss(score_NK, valid_NK, label_NK, certain_NK)
+
+    def soft_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor, p_NK: Tensor) -> Tensor:
+        """The same where i is better than j with probability p_ij."""
         low_N1 = label_NK.masked_fill(~valid_NK, float("inf")).amin(-1, keepdim=True)
         high_N1 = label_NK.masked_fill(~valid_NK, float("-inf")).amax(-1, keepdim=True)
         grade_NK = ((label_NK - low_N1) / (high_N1 - low_N1).clamp_min(1e-12)).masked_fill(
@@ -44,5 +53,7 @@ class LiPOLambda(Listwise):
         rank_NK = order_NK.argsort(-1) + 1
         discount_NK = 1 / torch.log2(1 + rank_NK.to(score_NK.dtype))
         weight_NKK = gaps(gain_NK).abs() * gaps(discount_NK).abs()
-        gap_NKK = gaps(score_NK)
-        return torch.where(upper(valid_NK), weight_NKK * softplus(-gap_NKK), 0.0).sum((1, 2))
+        # log(1 + exp(x)) - x is log(1 + exp(-x)): the other order costs the gap more.
+        gap_NKK, p_NKK = gaps(score_NK), pair_odds(p_NK)
+        loss_NKK = softplus(-gap_NKK) + (1 - p_NKK) * gap_NKK
+        return torch.where(upper(valid_NK), weight_NKK * loss_NKK, 0.0).sum((1, 2))

@@ -54,6 +54,18 @@ def gaps(score_NK: Tensor) -> Tensor:
     return score_NK[:, :, None] - score_NK[:, None, :]
 
 
+def pair_odds(p_NK: Tensor) -> Tensor:
+    """[N, K, K]: P(i better than j) for i ranked above j, from the probabilities over the next one.
+
+    Logits add up along the list, as strengths of a Bradley-Terry model do. A certain step makes it 1.
+    """
+    sure_NK = p_NK >= 1
+    logit_NK = torch.where(sure_NK, 0.0, p_NK.clamp(1e-6, 1 - 1e-6).logit())
+    # Up to a place, without its own: the difference of two places is the sum over the steps between them.
+    steps_NK, certain_NK = logit_NK.cumsum(-1) - logit_NK, sure_NK.cumsum(-1) - sure_NK.long()
+    return torch.where(gaps(certain_NK) < 0, 1.0, torch.sigmoid(-gaps(steps_NK)))
+
+
 @dataclass(frozen=True)
 class Listwise(Grouped, ABC):
     """Base of the family: L = mean over lists of list_loss(s).
@@ -65,12 +77,16 @@ class Listwise(Grouped, ABC):
 
     name: ClassVar[str] = "listwise"
     uses_reference: ClassVar[bool] = True
+    soft: ClassVar[bool] = False
+    """True: `soft_loss` is its own, or the labels themselves are its grades."""
 
     @property
     def needs(self) -> Needs:
         """Ranked lists, with the reference's log-probs where the score is a log-ratio."""
         annotations = frozenset({"ref_logps"} if self.uses_reference else ())
-        return Needs(shape="ranked", unit="group", annotations=annotations, learning_rate=5e-6)
+        return Needs(
+            shape="ranked", unit="group", annotations=annotations, learning_rate=5e-6, soft=self.soft
+        )
 
     def scores(self, out: Outputs, batch: Batch) -> Tensor:
         """Score of each answer, [B]: beta (l - l_ref), or the mean log-prob where no reference is used."""

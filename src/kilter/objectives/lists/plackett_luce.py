@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -32,6 +32,8 @@ class PlackettLuce(Listwise):
     model: Literal["policy", "reward"] = knob(
         "policy", "what is trained: the policy, or a reward model with a scalar head"
     )
+
+    soft: ClassVar[bool] = True
 
     @property
     def needs(self) -> Needs:

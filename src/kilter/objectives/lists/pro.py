@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kilter.objectives.knobs import knob
-from kilter.objectives.lists.listwise import Listwise, gaps, upper
+from kilter.objectives.lists.listwise import Listwise, gaps, soft_plackett_luce_nll, upper
 from kilter.objectives.registry import method
 
 
@@ -22,7 +22,8 @@ class PRO(Listwise):
         T_ki = g_k - g_i (labels),   T_kk = max_i T_ki
 
     lbar in nats per token. by_label false takes every T as 1 (Plackett-Luce on mean log-probs). No reference.
-    Paper: Song et al. 2024, "Preference ranking optimization for human alignment".
+    Paper: Song et al. 2024, "Preference ranking optimization for human alignment". A judge's odds are in its
+    scores, and so in T. With by_label false they act as in plackett_luce.
 
     Use: answers with graded scores. Watch: nll, of the best. Fails: labels on a wide scale make the softmax
     hard; bring scores to about 0..1.
@@ -33,6 +34,13 @@ class PRO(Listwise):
     by_label: bool = knob(True, "sharpness from the labels' differences")
 
     uses_reference: ClassVar[bool] = False
+    soft: ClassVar[bool] = True
+
+    def soft_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor, p_NK: Tensor) -> Tensor:
+        """By label, T has the odds already: a judge's scores are mean odds."""
+        if self.by_label:
+            return self.list_loss(score_NK, valid_NK, label_NK)
+        return self.beta * soft_plackett_luce_nll(score_NK, valid_NK, p_NK)
 
     def list_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor) -> Tensor:
         """One softmax per rank but the last."""

@@ -36,7 +36,13 @@ class BradleyTerry(Grouped):
     @property
     def needs(self) -> Needs:
         """One score per completion; the two rows of a pair together."""
-        return Needs(shape="pairs", unit="group", models=frozenset({"reward"}), outputs=frozenset({"scores"}))
+        return Needs(
+            shape="pairs",
+            unit="group",
+            models=frozenset({"reward"}),
+            outputs=frozenset({"scores"}),
+            soft=True,
+        )
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """Weighted sum of pair losses."""

@@ -66,6 +66,7 @@ def run(trainer: Trainer) -> TrainResult:
         "out": str(trainer.out),
         "name": trainer.name,
         "models": {name: str(trainer.resolve(name)) for name in _models(spec)},
+        "certificates": [str(path) for path in trainer.certificates],
     }
     write_json(folder / "job.json", job)
     # Without a limit every process would take all cores, and all would wait for each other.
@@ -126,6 +127,7 @@ def work(folder: Path) -> None:
         Screen(stderr=True),
         job["name"],
         resolve,
+        [Path(path) for path in job["certificates"]],
     )
     try:
         with owning(trainer.out):

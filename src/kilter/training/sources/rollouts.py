@@ -18,6 +18,7 @@ from kilter.batch import Metrics, Needs
 from kilter.data import store
 from kilter.data.encode import Encoder
 from kilter.errors import RunFailed
+from kilter.feedback.judge.canary import counted, in_words
 from kilter.feedback.registry import Weighted
 from kilter.sampling.config import SamplerSpec
 from kilter.seams import Step
@@ -195,6 +196,7 @@ class RolloutSource:
         if self.path is not None:
             store.append(self.path, map(self._stamped, self.last))
         self._tell_unscored()
+        self._tell_canaries()
         return kept[: self.batch_size], self._measured() | self._failures() | {
             "sampling/tokens_per_second": round(tokens / max(sampling, 1e-9), 1),
             "sampling/seconds": round(sampling, 3),
@@ -247,6 +249,12 @@ class RolloutSource:
             count = sum(len(g.feedback) for g in self.last)
             cause = missing[0].rationale or "no reason given"
             self.tell(self.position + 1, "unscored completions", f"{len(missing)} of {count}: {cause}")
+
+    def _tell_canaries(self) -> None:
+        """Names a judge that was taken in by an answer that had to lose, by any process."""
+        lines = [line for part in self.gather(self.feedback.canaries()) for line in part]
+        for words in in_words(counted(lines)):
+            self.tell(self.position + 1, "failed canaries", words)
 
     def _usable(self, group: Group) -> Group | None:
         """The group with the completions that train, None where the method can use none."""
