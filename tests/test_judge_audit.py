@@ -67,7 +67,7 @@ def test_a_perfect_judge_passes_everything(tmp_path):
         "sensitivity": 1,
     }
     states = {n: m.state for n, m in metrics.items()}
-    assert {n for n, s in states.items() if s not in ("pass", "reported")} == {"self"}
+    assert {n for n, s in states.items() if s not in ("pass", "reported")} == {"self", "language", "leak"}
     assert (found.verdict, found.failures, found.undecided) == ("pass", [], [])
 
 

@@ -52,7 +52,7 @@ def test_exit_codes_tell_what_became_of_a_judge(kilter):
     code, said = kilter("audit-judge", "judges.py:perfect", "--data", "pairs.jsonl", "--out", "good.json")
     assert (code, json.loads(Path("good.json").read_text())["verdict"]) == (0, "pass")
     assert "certified until" in said
-    assert "not measured cycles, order, self" in said
+    assert "not measured language, leak, cycles, order, self" in said
 
     code, said = kilter("audit-judge", "judges.py:first", "--data", "pairs.jsonl", "--out", "first.json")
     assert code == 1

@@ -351,6 +351,8 @@ def test_the_key_is_in_no_file_and_no_word(endpoint, tmp_path, capsys, monkeypat
     assert any(p.name == CACHE for p in files)
     assert not [p for p in files if KEY.encode() in p.read_bytes()]
     assert KEY not in shown.out + shown.err
+    # The client's own log has a line per call, with the address in it.
+    assert "HTTP Request" not in shown.out + shown.err
     assert public_url(sampler["url"]) == endpoint.url
 
 

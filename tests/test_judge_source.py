@@ -462,6 +462,14 @@ def test_labels_carry_odds_and_history_and_training_on_them_needs_the_flag(
     code, shown = kilter(*train, *few, "--allow-uncertified")
     assert code == 0, shown
 
+    # Another tool's format keeps no history of a row, and launders no label.
+    for to in ("trl", "sharegpt"):
+        convert = ["data", "convert", "labels/groups.jsonl", f"{to}.jsonl", "--shape", "pairs", "--to", to]
+        assert kilter(*convert)[0] == 0
+        train[train.index("--data") + 1] = f"{to}.jsonl"
+        code, shown = kilter(*train[:-1], to, *few)
+        assert (code, "`allow_uncertified` is needed" in shown) == (2, True), shown
+
 
 def test_online_rewards_of_an_uncertified_judge_need_the_flag_too(own, tmp_path, tiny, kilter, monkeypatch):
     monkeypatch.chdir(tmp_path)

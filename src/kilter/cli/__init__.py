@@ -73,7 +73,18 @@ INTERRUPTED = 130
 
 
 NOISY = (
-    *("httpx", "urllib3", "filelock", "fsspec", "matplotlib", "datasets", "huggingface_hub", "transformers"),
+    *(
+        "httpx",
+        "httpx2",
+        "openai",
+        "urllib3",
+        "filelock",
+        "fsspec",
+        "matplotlib",
+        "datasets",
+        "huggingface_hub",
+        "transformers",
+    ),
     *("torch", "asyncio", "PIL", "torchelastic-events-null"),
 )
 """Libraries whose log is kept to errors."""

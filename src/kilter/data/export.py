@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kilter.data import store
+from kilter.data.lineage import UNCERTIFIED, uncertified
 from kilter.errors import UserError
 from kilter.types import PLAIN, Completion, Feedback, Group, Message, Prompt
 
@@ -131,4 +132,7 @@ def _beside(prompt: Prompt, tools: tuple[str, Any]) -> dict[str, Any]:
         row["margin"] = prompt.metadata["margin"]
     if prompt.id:
         row["id"] = prompt.id
+    # The format keeps no history, and labels of an uncertified judge stay what they are.
+    if judges := uncertified(prompt):
+        row[UNCERTIFIED] = judges
     return row | {k: v for k, v in prompt.columns.items() if k not in row}

@@ -20,6 +20,9 @@ from kilter.types import Prompt
 KEY = "kilter.lineage"
 """In Prompt.metadata; no identifier, so that no reward function receives it as a column."""
 
+UNCERTIFIED = "uncertified_judges"
+"""Column that names them in rows of other formats, which keep no history."""
+
 
 def lineage(prompt: Prompt) -> list[dict[str, Any]]:
     """Every stage's entry, the first one first; empty for a row that was read from a file."""
@@ -29,7 +32,9 @@ def lineage(prompt: Prompt) -> list[dict[str, Any]]:
 def uncertified(prompt: Prompt) -> list[str]:
     """Judges without a certificate that a row's labels come from."""
     judges = [j for entry in lineage(prompt) for j in (entry, *entry.get("judges", ()))]
-    return [str(j.get("judge_name", j["judge"])) for j in judges if "uncertified" in j]
+    named = [str(j.get("judge_name", j["judge"])) for j in judges if "uncertified" in j]
+    beside = prompt.columns.get(UNCERTIFIED, ())
+    return [*named, *([beside] if isinstance(beside, str) else map(str, beside))]
 
 
 def with_entry(prompt: Prompt, entry: dict[str, Any]) -> Prompt:

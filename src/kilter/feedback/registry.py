@@ -14,7 +14,7 @@ import inspect
 import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -106,7 +106,7 @@ def _bind(name: str, options: dict[str, Any], field: str) -> tuple[Callable[...,
     return FunctionFeedback, bound | {"function": factory, "name": name.rpartition(":")[2]}
 
 
-def is_source(factory: Any) -> bool:
+def is_source(factory: Any) -> TypeGuard[type[FeedbackSource]]:
     """Whether an object is a class that derives from FeedbackSource."""
     return isinstance(factory, type) and FeedbackSource in factory.__mro__
 
@@ -248,7 +248,8 @@ def uncertified(spec: Any, context: Context, field: str = "feedback") -> str:
 def _said(spec: Any, field: str, ask: Callable[[type[FeedbackSource], Any], str]) -> str:
     """What the sources' classes say of their options; a plain function says nothing."""
     bound = [_bind(name, options, field) for name, _, options in parse(spec, field)]
-    return "; ".join(filter(None, (ask(f, own.get("spec")) for f, own in bound if is_source(f))))  # type: ignore[arg-type]
+    said = [ask(source, own.get("spec")) for source, own in bound if is_source(source)]
+    return "; ".join(filter(None, said))
 
 
 def build(spec: Any, context: Context, field: str = "feedback") -> Weighted:
@@ -256,7 +257,7 @@ def build(spec: Any, context: Context, field: str = "feedback") -> Weighted:
     parts = []
     for name, weight, options in parse(spec, field):
         factory, bound = _bind(name, options, field)
-        wants = factory.wants if is_source(factory) else Wants()  # type: ignore[attr-defined]
+        wants = factory.wants if is_source(factory) else Wants()
         if wants.policy and context.policy is None:
             raise UserError(
                 f"{field}.{name}",

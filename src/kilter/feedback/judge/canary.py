@@ -109,8 +109,8 @@ def counted(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
 def in_words(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     """A sentence for each judge that failed."""
     return [
-        f"{judge} failed {n['failed']} of {n['asked']} canaries: it does not prefer a real answer to one that "
-        "says nothing, or that tells it what to say"
+        f"{judge} failed {n['failed']} of {n['asked']} canaries: it does not prefer a real answer to one "
+        "that says nothing, or that tells it what to say"
         for judge, n in counts.items()
         if n["failed"]
     ]

@@ -1,4 +1,4 @@
-"""Judges that read answers of their own model: they may prefer them, so they are named wherever they judge."""
+"""Judges that read answers of their own model: they may prefer them, so they are named everywhere."""
 
 from __future__ import annotations
 

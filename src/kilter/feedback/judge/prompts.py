@@ -133,7 +133,7 @@ def mark_of(materials: Sequence[str], shared: Sequence[str], repeat: int) -> str
 
 
 def conversation(prompt: Prompt) -> str:
-    """The request as judges and critics read it: one user's words as they are, several turns by their roles."""
+    """The request as judges and critics read it: one user's words as they are, more turns by their roles."""
     if prompt.text is not None:
         return prompt.text
     if len(prompt.messages) == 1 and prompt.messages[0]["role"] == "user":

@@ -53,22 +53,7 @@ def run(trainer: Trainer) -> TrainResult:
     from kilter.training.result import TrainResult
 
     spec, folder = trainer.spec, trainer.out / JOB
-    # A killed launch left its files: they describe other rows.
-    remove(folder)
-    folder.mkdir(parents=True)
-    store.append(folder / "train.jsonl", trainer.train)
-    store.append(folder / "heldout.jsonl", trainer.heldout)
-    # Whatever needs a name resolved is resolved here: workers know no recipe.
-    job = {
-        "spec": spec.model_dump(mode="json", by_alias=True),
-        "start": str(trainer.start),
-        "reference": None if trainer.reference is None else str(trainer.reference),
-        "out": str(trainer.out),
-        "name": trainer.name,
-        "models": {name: str(trainer.resolve(name)) for name in _models(spec)},
-        "certificates": [str(path) for path in trainer.certificates],
-    }
-    write_json(folder / "job.json", job)
+    _hand_over(trainer, folder)
     # Without a limit every process would take all cores, and all would wait for each other.
     threads = max(1, (os.cpu_count() or 1) // spec.processes)
     threads_before = os.environ.get("OMP_NUM_THREADS")
@@ -102,6 +87,26 @@ def run(trainer: Trainer) -> TrainResult:
     result = json.loads((folder / "result.json").read_text())
     remove(folder)
     return TrainResult(**result | {"model": Path(result["model"]), "counts": Counter(result["counts"])})
+
+
+def _hand_over(trainer: Trainer, folder: Path) -> None:
+    """Writes what every worker reads."""
+    # A killed launch left its files: they describe other rows.
+    remove(folder)
+    folder.mkdir(parents=True)
+    store.append(folder / "train.jsonl", trainer.train)
+    store.append(folder / "heldout.jsonl", trainer.heldout)
+    # Whatever needs a name resolved is resolved here: workers know no recipe.
+    job = {
+        "spec": trainer.spec.model_dump(mode="json", by_alias=True),
+        "start": str(trainer.start),
+        "reference": None if trainer.reference is None else str(trainer.reference),
+        "out": str(trainer.out),
+        "name": trainer.name,
+        "models": {name: str(trainer.resolve(name)) for name in _models(trainer.spec)},
+        "certificates": [str(path) for path in trainer.certificates],
+    }
+    write_json(folder / "job.json", job)
 
 
 def work(folder: Path) -> None:
