@@ -483,6 +483,12 @@ def test_online_rewards_of_an_uncertified_judge_need_the_flag_too(own, tmp_path,
     code, shown = kilter(*train, "--allow-uncertified")
     assert code == 0, shown
 
+    # What it scored is kept, and its scores are no better when they are learned from again.
+    again = ["train", "--model", tiny, "--method", "grpo", "--data", "rl/groups.jsonl", "--out", "again"]
+    again += ["--replay", "--max-steps", "1", "--batch-size", "2"]
+    code, shown = kilter(*again)
+    assert (code, "`allow_uncertified` is needed" in shown) == (2, True), shown
+
 
 def test_a_policy_that_judges_its_own_answers_is_named(answers, tmp_path, tiny, kilter, monkeypatch):
     from kilter.data.lineage import with_entry

@@ -38,7 +38,7 @@ def labels_of_people(groups: Sequence[Group]) -> list[tuple[str, tuple[Feedback,
     truth = OwnJudge([g.prompt for g in groups])(groups)
     found = []
     for group, known in zip(groups, truth, strict=True):
-        made = any(entry["kind"] == "label" for entry in lineage(group.prompt))
+        made = any(entry["kind"] in ("label", "rollouts") for entry in lineage(group.prompt))
         own = {f.score for f in group.feedback} - {None}
         if len(own) > 1 and not made:
             found.append((PEOPLE, group.feedback))

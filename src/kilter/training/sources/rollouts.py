@@ -11,12 +11,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kilter.batch import Metrics, Needs
 from kilter.data import store
 from kilter.data.encode import Encoder
+from kilter.data.lineage import row_id, with_entry
 from kilter.errors import RunFailed
 from kilter.feedback.judge.canary import counted, in_words
 from kilter.feedback.registry import Weighted
@@ -265,7 +267,17 @@ class RolloutSource:
     def _stamped(self, group: Group) -> Group:
         """With the step and the temperature, which a later replay needs."""
         extra = {"step": self.position + 1, "sampled_at": self.sampling.temperature}
-        return replace(group, prompt=replace(group.prompt, metadata={**group.prompt.metadata, **extra}))
+        prompt = replace(group.prompt, metadata={**group.prompt.metadata, **extra})
+        # Who replays the scores of a judge has to know whether a certificate vouched for it.
+        if self._judges:
+            prompt = with_entry(prompt, {"kind": "rollouts", "row": row_id(prompt), **self._judges})
+        return replace(group, prompt=prompt)
+
+    @cached_property
+    def _judges(self) -> dict[str, Any]:
+        """Who scores, in the words of a row's history; empty where no judge does."""
+        found = dict(self.feedback.history())
+        return found and {"stage": "rollouts" if self.path is None else self.path.parent.name, **found}
 
     def _measured(self) -> Metrics:
         """Metrics of the policy's answers, and how far an ensemble of reward models disagrees."""
