@@ -127,9 +127,10 @@ def test_open_instruct_rewards_a_failure_with_zero(reply):
 
 
 def test_open_instruct_rewards_an_overlong_context_with_zero():
-    ((found,),) = judge(Script(lambda t: "5"), mode="rubric", read="text", max_length=64).grade(
-        [Exam(prompt(), "word " * 500)]
+    mine = judge(
+        Script(lambda t: "5"), lambda ask: len(text_of(ask)), mode="rubric", read="text", max_length=64
     )
+    ((found,),) = mine.grade([Exam(prompt(), "word " * 500)])
     assert found.value is None
     assert "more than max_length" in found.reason
 
