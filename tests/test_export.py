@@ -106,12 +106,13 @@ def test_a_verdict_about_other_weights_is_not_taken_along(run, tmp_path):
 def test_names_from_outside_stay_text_in_the_card(run, tmp_path):
     hostile = "<script>x</script> | y\n# z"
     gate = json.loads((run / "gate" / "gate.json").read_text())
-    gate["policy"], gate["conditions"][0]["metric"] = hostile, hostile
+    gate["policy"], gate["conditions"][0]["metric"], gate["notes"] = hostile, hostile, [hostile]
     (run / "gate" / "gate.json").write_text(json.dumps(gate))
     kilter.export(run, tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     assert "<script" not in text
     assert "\n# z" not in text
+    assert "- **note**: &lt;script>x&lt;/script> \\| y # z" in text
 
 
 def test_an_adapter_stays_one_or_becomes_the_whole(adapter, tiny, tmp_path, capsys):

@@ -54,6 +54,14 @@ def test_the_verdict_stands_first_and_in_words(tmp_path, verdict, word, summary)
     assert states == sorted(states, key=words.ORDER.index)
 
 
+def test_what_the_policy_does_not_ask_stands_with_the_verdict_once(run):
+    path = run / "gate" / "gate.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"notes": ["No condition on <length>."]}))
+    page = write_report(run).read_text()
+    assert page.count("No condition on &lt;length&gt;.") == 1
+    assert page.index("No condition on &lt;") < page.index("The numbers behind it")
+
+
 NUMBER = st.floats(-2, 2, allow_nan=False).map(lambda x: round(x, 3))
 
 

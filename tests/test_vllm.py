@@ -172,6 +172,7 @@ def test_an_exported_folder_answers(model, tmp_path):
         want = plain.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :].tolist()
     engine = LLM(str(out), dtype="float32", enforce_eager=True, max_model_len=256, max_num_seqs=4)
     said = engine.generate([{"prompt_token_ids": ids}], SamplingParams(temperature=0.0, max_tokens=8))
+    engine.llm_engine.engine_core.shutdown()  # its process would outlive the test
     assert list(said[0].outputs[0].token_ids) == want
 
 

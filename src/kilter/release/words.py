@@ -93,8 +93,6 @@ def limits(evaluation: Mapping[str, Any], gate: Mapping[str, Any] | None) -> lis
     ]
     if gate is None:
         found.append("No release gate has judged this model.")
-    else:
-        found += [str(line) for line in gate.get("notes", ())]
     candidate = _candidate(evaluation, gate)
     if candidate:
         measured = evaluation["models"][candidate]["metrics"]
