@@ -33,6 +33,7 @@ ELSEWHERE = {
     r"kilter watch ": "serves until it is interrupted (tests/test_watch.py)",
     r"kilter trace ": "asks for a run of that recipe (tests/test_constitutional_ai.py)",
     r"kilter sample some-model --sampler openai": "asks a server that is not here (tests/test_endpoints.py)",
+    r"kilter (sign|verify \S+ --key)": "asks for a key (tests/test_verify.py)",
     r"kilter train --method dpo --data pairs.jsonl --processes 2": "two processes (tests/test_distributed.py)",
 }
 """Commands that cannot run here, and why."""

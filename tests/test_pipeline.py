@@ -10,6 +10,7 @@ import yaml
 
 import kilter
 from conftest import REAL
+from kilter import chain
 from kilter import manifest as manifests
 from kilter import recipe as recipes
 from kilter.artifacts import sha256_file
@@ -184,8 +185,9 @@ def test_evaluation_prompts_in_training_data_fail_the_gate(recipe_file, tmp_path
     with path.open("a") as f:
         f.write(prompt_key(held[0].prompt)[:16] + "\n")
     entry = manifests.read(run / "dpo")
-    entry.outputs[path.name] = sha256_file(path)  # as if the training had noted it
+    entry.outputs[path.name] = entry.files[path.name] = sha256_file(path)  # as if the training had noted it
     entry.write(run / "dpo")
+    chain.record(run, "dpo")
     shutil.rmtree(run / "eval")
     assert kilter.run(recipe_file) == Exit.GATE_FAILED
 

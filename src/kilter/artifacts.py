@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from kilter.errors import RunFailed, UserError
+from kilter.redaction import redact
 
 CHUNK = 1 << 20
 """Bytes of lines that are written at once."""
@@ -294,7 +295,7 @@ def _take(path: Path, field: str) -> IO[bytes]:
     holder = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": redact(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "since": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
     file.truncate(0)

@@ -10,6 +10,8 @@ import difflib
 from collections.abc import Iterable
 from enum import IntEnum
 
+from kilter.redaction import redact
+
 
 class Exit(IntEnum):
     """Process exit codes shared by every command."""
@@ -47,7 +49,7 @@ class UserError(KilterError, ValueError):
         subject = f"`{field}`" if _stands_for_none(value) else f"`{field}` = {_shorten(repr(value))}"
         # A sentence of pydantic's brings its own subject.
         joint = ": " if problem[:1].isupper() else " "
-        super().__init__(f"{subject}{joint}{_end(problem)}\n{_advice(fix)}")
+        super().__init__(redact(f"{subject}{joint}{_end(problem)}\n{_advice(fix)}"))
 
 
 class RunFailed(KilterError):  # noqa: N818
@@ -62,7 +64,7 @@ class RunFailed(KilterError):  # noqa: N818
     def __init__(self, problem: str, fix: str, note: str = "") -> None:
         self.problem, self.fix, self.note = problem, fix, note
         lines = [_end(problem), *([note] if note else []), _advice(fix)]
-        super().__init__("\n".join(lines))
+        super().__init__(redact("\n".join(lines)))
 
 
 class Interrupted(KilterError):  # noqa: N818

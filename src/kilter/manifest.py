@@ -18,9 +18,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from kilter import artifacts
+from kilter import artifacts, chain
 from kilter.artifacts import remove, write_json
 from kilter.errors import RunFailed
+from kilter.redaction import redact, redacted
 from kilter.version import __version__
 
 PACKAGES = (
@@ -34,6 +35,10 @@ PACKAGES = (
     "statsmodels",
     "scikit-learn",
 )
+
+
+LATER = ("files", "sources")
+"""Fields that manifests of schema 1 lack."""
 
 
 @dataclass
@@ -53,7 +58,12 @@ class Manifest:
     seed: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     machine: str = ""
-    schema: int = 1
+    schema: int = 2
+    files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of every file that the stage left, by its path in the stage's folder."""
+
+    sources: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of everything outside the run that the stage read: `file:PATH`, `model:NAME`, `code`."""
 
     def write(self, folder: Path) -> None:
         """Atomically writes folder/manifest.json."""
@@ -68,6 +78,8 @@ def new(
     free: frozenset[str] = frozenset(),
 ) -> Manifest:
     """The manifest of a stage that begins now, here. Settings in `free` change no number, nor the key."""
+    # A password that was changed changes no number, and is nobody's business.
+    config, inputs = redacted(config), {redact(name): value for name, value in inputs.items()}
     counted = {name: value for name, value in config.items() if name not in free}
     return Manifest(
         stage,
@@ -92,8 +104,8 @@ def read(folder: Path) -> Manifest | None:
     if not path.exists():
         return None
     known = [f.name for f in fields(Manifest)]
-    found = artifacts.read_json(path, keys=known)
-    return Manifest(**{name: found[name] for name in known})
+    found = artifacts.read_json(path, keys=[name for name in known if name not in LATER])
+    return Manifest(**{name: found[name] for name in known if name in found})
 
 
 @contextlib.contextmanager
@@ -125,6 +137,8 @@ def life(folder: Path, entry: Manifest) -> Iterator[Manifest]:
         with contextlib.suppress(RunFailed):
             record("failed")
         raise
+    if entry.status == "running":
+        entry.files = chain.files_of(folder, pinned=bool(entry.facts.get("stopped")))
     record("done" if entry.status == "running" else entry.status)
     if entry.status == "done":
         tidy(folder, entry)

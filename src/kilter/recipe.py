@@ -15,6 +15,7 @@ from rich.console import Console
 from kilter import stages
 from kilter.data.dataset import DataSpec
 from kilter.errors import UserError, nearest
+from kilter.redaction import redacted
 from kilter.refs import Found, looks_like_stage
 from kilter.stages import Stage, Workspace, rounds
 from kilter.stages.refs import replaced
@@ -395,5 +396,5 @@ def plain(recipe: Recipe) -> dict[str, Any]:
 
 
 def dump(recipe: Recipe) -> str:
-    """The resolved recipe as YAML."""
-    return yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True)
+    """The resolved recipe as YAML, without the secrets in it."""
+    return yaml.safe_dump(redacted(plain(recipe)), sort_keys=False, allow_unicode=True)

@@ -39,12 +39,18 @@ LARGEST = 1_000_000
 """Values in one file of settings, those behind an anchor counted wherever they are named."""
 
 
+LONGEST = 1 << 24
+"""Characters in one file of settings."""
+
+
 def load_yaml(text: str) -> Any:
     """Plain data from YAML a person wrote.
 
     Raises:
         yaml.YAMLError: also where a key stands twice, a value cannot be read, or anchors make it endless.
     """
+    if len(text) > LONGEST:
+        raise yaml.YAMLError(f"it is longer than {LONGEST:,} characters")
     try:
         loader = _UniqueKeys(text)
         node = loader.get_single_node()
@@ -101,6 +107,7 @@ def ends_within(seconds: float) -> Iterator[None]:
 NAME = re.compile(r"\w[\w.-]{0,99}")
 
 TAKEN = {
+    *("chain.json", "chain.sig.json"),
     *("model", "checkpoints", "pinned", "recipe.yaml", "report.html", "manifest.json", "evaluation.json"),
     *(
         "gate.json",

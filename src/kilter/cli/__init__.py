@@ -33,10 +33,13 @@ from kilter.cli import (
     sample,
     trace,
     train,
+    verify,
     watch,
 )
 from kilter.cli.app import app, err, out
 from kilter.errors import Exit, KilterError
+from kilter.models.remote_code import FLAG, VARIABLE
+from kilter.redaction import redact
 from kilter.registry import user_file, user_line
 from kilter.screen import styled
 
@@ -61,6 +64,7 @@ __all__ = [
     "sample",
     "trace",
     "train",
+    "verify",
     "watch",
 ]
 
@@ -104,7 +108,9 @@ def main() -> None:
 def _command() -> int:
     """The exit code of what was typed."""
     debug = "--debug" in sys.argv or os.environ.get("KILTER_DEBUG") == "1"
-    sys.argv = [a for a in sys.argv if a != "--debug"]
+    if FLAG in sys.argv:
+        os.environ[VARIABLE] = "1"
+    sys.argv = [a for a in sys.argv if a not in ("--debug", FLAG)]
     _configure_logging(debug)
     try:
         code = app(prog_name="kilter", standalone_mode=False)
@@ -143,8 +149,15 @@ def _configure_logging(debug: bool) -> None:
         handlers=[RichHandler(console=err, show_time=False, show_path=False, show_level=False)],
         force=True,
     )
+    logging.getLogger().handlers[0].addFilter(_without_secrets)
     for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    """Every message passes, what is secret in it does not."""
+    record.msg, record.args = redact(record.getMessage()), None
+    return True
 
 
 def _show_failure(error: BaseException) -> None:
@@ -169,7 +182,7 @@ def _show_failure(error: BaseException) -> None:
         problem = f"{path} line {user_line(error)}: {problem}"
         fix = f"Correct {path}. --debug shows the whole way there."
     err.print(styled("[red bold]stopped[/]: "), end="")
-    err.print(f"{problem}\nFix: {fix}", soft_wrap=True)
+    err.print(redact(f"{problem}\nFix: {fix}"), soft_wrap=True)
 
 
 def _show_usage_error(error: Any) -> None:
@@ -185,6 +198,6 @@ def _show_usage_error(error: Any) -> None:
     fix = f"See {command} --help." + (f" {names[0]} means: {meaning}." if meaning else "")
     err.print(styled("[red bold]error[/]: "), end="")
     err.print(
-        f"{' '.join(error.format_message().split())}{given}\nFix: {fix}",
+        redact(f"{' '.join(error.format_message().split())}{given}\nFix: {fix}"),
         soft_wrap=True,
     )

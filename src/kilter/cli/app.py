@@ -11,6 +11,7 @@ from kilter.cli import complete
 from kilter.cli.help import Command, Group
 from kilter.cli.options import name_types, pairs_of
 from kilter.data.worlds.registry import paths
+from kilter.models.remote_code import FLAG
 from kilter.screen import Screen
 from kilter.version import __version__
 
@@ -98,6 +99,10 @@ def _version(asked: bool) -> None:
 def common(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="print the version")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(FLAG, help="let models run Python code of their own; it may stand anywhere"),
     ] = False,
 ) -> None:
     """What stands before every command."""

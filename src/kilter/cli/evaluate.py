@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from kilter import manifest as manifests
-from kilter.artifacts import sha256_file
+from kilter import chain
 from kilter.cli import complete
 from kilter.cli.app import command, err, out
 from kilter.cli.doors import READING, out_option, source_options
 from kilter.cli.options import collect, options_of, parameter, parameters, takes
 from kilter.errors import UserError
 from kilter.evaluation.config import EvaluateSpec
+from kilter.hashes import file_hash
 from kilter.recipe import scalar
 from kilter.screen import styled
 
@@ -194,17 +194,29 @@ def gate(
             "evaluation", str(path), "names no file", "run `kilter eval` first, or give its folder"
         )
     loaded = gates.read(path)
-    _check_fresh(loaded, path)
-    entry = manifests.read(path.parent)
-    edited = entry is not None and entry.outputs.get("evaluation") != sha256_file(path)
-    result = gates.decide(
-        gates.load_policy(policy, "--policy"), loaded, candidate, broken=[str(path)] * edited
-    )
-    gates.write(result, out_ or path.parent)
+    links = _broken(path)
+    if not links:
+        _check_fresh(loaded, path)
+    result = gates.decide(gates.load_policy(policy, "--policy"), loaded, candidate, broken=links)
+    folder = out_ or path.parent
+    gates.write(result, folder)
+    if (run := chain.root_of(folder)) is not None:
+        chain.note(run, folder / "gate.json", folder / "gate.xml")
     for c in result["conditions"]:
         out.print(f"{c['state']:<12} {c['condition']}   {c['why']}")
     out.print(styled("verdict: [bold]{}[/] for {}", result["verdict"].upper(), result["candidate"]))
     raise typer.Exit(int(gates.exit_code(result["verdict"])))
+
+
+def _broken(evaluation: Path) -> list[str]:
+    """Links of the evaluation's run that do not hold; the evaluation itself where it lies in no run."""
+    from kilter.release import signature
+
+    run = chain.root_of(evaluation.parent)
+    if run is not None:
+        _, problems = signature.check(run, None)
+        return [str(link) for link in [*chain.breaks(run, file_hash), *problems]]
+    return [f"{evaluation} lies in no run with a {chain.CHAIN}, so that nothing says that it was measured"]
 
 
 def _check_fresh(evaluation: dict[str, Any], path: Path) -> None:

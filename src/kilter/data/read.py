@@ -8,11 +8,12 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from kilter.data import memory
 from kilter.data.formats import detect
@@ -136,13 +137,57 @@ def _split_of(path: Path) -> str:
     return ""
 
 
+LONGEST_ROW = 1 << 26
+"""Characters of one row. A file without a line end must not fill the memory."""
+
+LARGEST_ARRAY = 1 << 31
+"""Characters of a JSON array, which is read as a whole."""
+
+PACKED, RATIO = 1 << 28, 200
+"""A file is a bomb that unpacks to more bytes than the first, and to more than the second times its own."""
+
+
+class _Unpacked(gzip.GzipFile):
+    """A packed file that is read no further than data of its size can reach."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "rb")
+        self.path, self.packed = path, path.stat().st_size
+
+    def read1(self, size: int = -1) -> bytes:
+        """Some bytes. Raises UserError where they have become too many."""
+        found = super().read1(size)
+        if self.tell() > max(PACKED, RATIO * self.packed):
+            problem = f"takes more than {RATIO} times its size when it is unpacked"
+            raise UserError("file", str(self.path), problem, "give the unpacked file, if you trust it")
+        return found
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Some bytes, or all of them."""
+        if size is not None and size >= 0:
+            return self.read1(size)
+        return b"".join(iter(lambda: self.read1(1 << 20), b""))
+
+
+def _bytes_of(path: Path) -> BinaryIO:
+    return cast(BinaryIO, _Unpacked(path) if path.suffix == ".gz" else path.open("rb"))
+
+
 def _open(path: Path) -> TextIO:
     """The file as text. A byte that is not UTF-8 stays, marked, for its row to be named."""
-    plain = gzip.open if path.suffix == ".gz" else open
-    with plain(path, "rb") as handle:
+    with _bytes_of(path) as handle:
         if handle.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             raise UserError(str(path), "UTF-16", "is not the encoding of data files", "save it as UTF-8")
-    return cast(TextIO, plain(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=""))
+    return io.TextIOWrapper(_bytes_of(path), encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _lines(handle: TextIO, path: Path) -> Iterator[str]:
+    """The lines of a file, none of them longer than a row can be."""
+    while line := handle.readline(LONGEST_ROW + 1):
+        if len(line) > LONGEST_ROW:
+            problem = f"holds a row of more than {LONGEST_ROW:,} characters"
+            raise UserError("file", str(path), problem, "write each row on a line of its own")
+        yield line
 
 
 def _file(path: Path, field: str) -> Rows:
@@ -193,13 +238,13 @@ def _arrow(path: Path, field: str) -> Rows:
 
 
 def _csv(path: Path, field: str) -> Rows:
-    csv.field_size_limit(1 << 30)
+    csv.field_size_limit(LONGEST_ROW)
     with _open(path) as handle:
-        header = handle.readline()
+        header = next(_lines(handle, path), "")
         handle.seek(0)
         # The separator is whatever the header has most of: spreadsheets write semicolons in half of Europe.
         separator = max(",;\t", key=header.count)
-        reader = csv.DictReader(handle, delimiter=separator, strict=True)
+        reader = csv.DictReader(_lines(handle, path), delimiter=separator, strict=True)
         names = reader.fieldnames or ()
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
@@ -224,7 +269,7 @@ def _cells(reader: csv.DictReader[str]) -> Raw | RowError | None:
 
 def _jsonl(path: Path, field: str) -> Rows:
     with _open(path) as handle:
-        for number, line in enumerate(handle, start=1):
+        for number, line in enumerate(_lines(handle, path), start=1):
             if not line.strip():
                 continue
             if number == 1 and _is_array(line):
@@ -237,7 +282,7 @@ def _is_array(line: str) -> bool:
     """Whether the first line of a file begins an array of rows."""
     try:
         found = json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return line.lstrip().startswith("[")
     return isinstance(found, list) and all(isinstance(row, dict) for row in found)
 
@@ -250,6 +295,8 @@ def _line(line: str) -> Raw | RowError:
         return RowError("", f"is not JSON ({_said(error)})", line.strip()[:60], LINE)
     except RecursionError:
         return RowError("", "is nested too deeply", line.strip()[:60], LINE)
+    except ValueError as error:  # a number of thousands of digits
+        return RowError("", f"cannot be read ({error})", line.strip()[:60], LINE)
     return row if isinstance(row, dict) else RowError("", "is not a JSON object", line.strip()[:60], LINE)
 
 
@@ -259,16 +306,22 @@ def _said(error: json.JSONDecodeError) -> str:
 
 def _json(path: Path, field: str) -> Rows:
     with _open(path) as handle:
-        try:
-            value = json.load(handle)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{path}:{error.lineno}", error.msg, "is not JSON", "write a JSON array of objects"
-            ) from error
-        except RecursionError as error:
-            raise UserError(
-                field, str(path), "is nested too deeply", "write a JSON array of objects"
-            ) from error
+        text = handle.read(LARGEST_ARRAY + 1)
+    if len(text) > LARGEST_ARRAY:
+        problem = f"is an array of more than {LARGEST_ARRAY:,} characters, which is read as a whole"
+        raise UserError(field, str(path), problem, "write it as JSON lines (.jsonl)")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}", error.msg, "is not JSON", "write a JSON array of objects"
+        ) from error
+    except RecursionError as error:
+        raise UserError(field, str(path), "is nested too deeply", "write a JSON array of objects") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(
+            field, str(path), f"cannot be read ({error})", "write such numbers as text"
+        ) from error
     if not isinstance(value, list):
         raise _no_array(path, value)
     for index, row in enumerate(value, start=1):

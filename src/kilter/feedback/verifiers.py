@@ -12,6 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jsonschema
+from jsonschema_specifications import REGISTRY as KNOWN
+from referencing import Resource
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
 from kilter.data.row import is_missing, unpacked
 from kilter.data.row import name as name_of
@@ -186,6 +190,16 @@ class Regex(_PerCompletion):
         return float(find(completion.text) is not None), ""
 
 
+def _resolve_all(part: Resource[Any], resolver: Any) -> None:
+    """Looks up every reference of a schema and of those in it. Raises Unresolvable."""
+    if isinstance(part.contents, Mapping):
+        for key in ("$ref", "$dynamicRef"):
+            if isinstance(reference := part.contents.get(key), str):
+                resolver.lookup(reference)
+    for inner in part.subresources():
+        _resolve_all(inner, resolver.in_subresource(inner))
+
+
 @feedback_sources.register("json_schema")
 class JsonSchema(_PerCompletion):
     """1 when the answer is JSON that fits the schema, 0.5 when it is JSON that does not, 0 otherwise.
@@ -204,6 +218,20 @@ class JsonSchema(_PerCompletion):
                 "see json-schema.org for its rules",
             ) from error
         self.schema = dict(schema)
+        self._check_references()
+
+    def _check_references(self) -> None:
+        """A schema stands for itself: nothing that it refers to is fetched, neither now nor later."""
+        whole = Resource.from_contents(self.schema, default_specification=DRAFT202012)
+        try:
+            _resolve_all(whole, KNOWN.with_resource("", whole).resolver(whole.id() or ""))
+        except Unresolvable as error:
+            raise UserError(
+                "feedback.json_schema.schema",
+                f"$ref: {error.ref}",
+                "names a schema that does not stand in this one, and none is fetched",
+                "copy it below $defs, and refer to it there: {$ref: '#/$defs/NAME'}",
+            ) from error
 
     def judge(self, prompt: Prompt, completion: Completion) -> tuple[float | None, str]:
         """1 if the answer is JSON and satisfies the schema; a fence around it is removed."""
@@ -212,7 +240,8 @@ class JsonSchema(_PerCompletion):
             value = json.loads(text, parse_constant=_no_constant)
         except ValueError as error:
             return 0.0, f"not JSON ({error})"
-        problem = next(iter(jsonschema.Draft202012Validator(self.schema).iter_errors(value)), None)
+        validator = jsonschema.Draft202012Validator(self.schema, registry=KNOWN)
+        problem = next(iter(validator.iter_errors(value)), None)
         return (1.0, "") if problem is None else (0.5, problem.message)
 
 

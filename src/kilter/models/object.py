@@ -8,7 +8,8 @@ from typing import Any
 
 from kilter.artifacts import whole_folder
 from kilter.errors import UserError
-from kilter.models.load import cache_root
+from kilter.hashes import cache_root, discard, seal, sealed
+from kilter.models.remote_code import trusted
 from kilter.models.save import save
 
 FIX = "free disk space, then run again"
@@ -36,7 +37,7 @@ def as_folder(model: Any, tokenizer: Any = None, field: str = "model") -> Path:
         )
     if tokenizer is None:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(model.name_or_path)
+            tokenizer = AutoTokenizer.from_pretrained(model.name_or_path, trust_remote_code=trusted())
         except (OSError, ValueError) as error:
             raise UserError(
                 field,
@@ -45,13 +46,15 @@ def as_folder(model: Any, tokenizer: Any = None, field: str = "model") -> Path:
                 "give its tokenizer as well: tokenizer=...",
             ) from error
     folder = cache_root() / "objects" / _name(model, tokenizer)
-    if not folder.is_dir():
+    if not sealed(folder):
+        discard(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         # What transformers refuses to write is mended in the copy alone.
         before = model.generation_config
         try:
             with whole_folder(folder, what="the model object", fix=FIX) as partial:
                 save(model, tokenizer, partial)
+                seal(partial)
         finally:
             model.generation_config = before
     return folder

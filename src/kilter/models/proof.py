@@ -10,10 +10,8 @@ model, if a run's rows can be as long. What was found is kept by the model's con
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -23,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kilter.artifacts import write_json
 from kilter.batch import Batch
-from kilter.errors import RunFailed, UserError
+from kilter.errors import UserError
+from kilter.hashes import remember, remembered
 from kilter.models import attention
 from kilter.models.forward import Scorer, Still, Way, declared_head
 from kilter.models.logprobs import Head, logits
@@ -388,17 +386,15 @@ def _fitted(z: Tensor, own: Tensor, config: Any) -> float:
 def recall(path: Path) -> Finding | None:
     """What an earlier proof found; None where it left nothing that can be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = remembered(path)
         return Finding(Way(**found["way"]), float(found["gap"]), str(found["reason"]))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError):
         return None
 
 
 def keep(path: Path, finding: Finding) -> None:
     """Leaves a finding for the next time that the model is loaded."""
-    # The ranks of a run write it at once, and a cache that cannot be written costs time and nothing else.
-    with contextlib.suppress(RunFailed):
-        write_json(path, asdict(finding), shared=True)
+    remember(path, asdict(finding))
 
 
 def proof_key(model_hash: str, **conditions: object) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from kilter.batch import Batch
 from kilter.errors import UserError
+from kilter.hashes import ours
 from kilter.models.forward import Scorer
 
 FORWARD = 2
@@ -32,8 +33,16 @@ class ReferenceCache:
     """Row key -> float32 log-probs (nats) of its completion tokens."""
 
     def __init__(self, path: Path, reference_hash: str, precision: str, temperature: float = 1.0) -> None:
+        if path.exists() and not ours(path):
+            raise UserError(
+                "KILTER_CACHE",
+                str(path),
+                "can be written by another user, so that its log-probs may be anybody's",
+                "set KILTER_CACHE to a folder of your own, or remove this file",
+            )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(0o644)
             # Several ranks open and fill one file. IMMEDIATE waits for the write lock instead of failing.
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
             self._db.execute("BEGIN IMMEDIATE")

@@ -10,6 +10,8 @@ from kilter import manifest as manifests
 from kilter.artifacts import sha256_file
 from kilter.data.read import content_of
 from kilter.errors import UserError
+from kilter.hashes import code_hash, file_hash
+from kilter.models.remote_code import trusted
 from kilter.refs import Found
 from kilter.registry import user_files
 from kilter.stages import Workspace
@@ -29,6 +31,23 @@ def inputs_of(work: Workspace, config: dict[str, Any]) -> dict[str, str]:
     for path in user_files({work.here.kind: config}):
         found[f"file:{path}"] = sha256_file(path)
     return found
+
+
+def sources_of(work: Workspace, config: dict[str, Any]) -> dict[str, str]:
+    """SHA-256 of everything outside the run that the stage reads, by itself, and of Kilter's own code.
+
+    `inputs_of` joins the files of a data set into one hash. These can be computed again without the recipe.
+    """
+    found = {"code": code_hash()} | ({"remote_code": "trusted"} if trusted() else {})
+    for item in work.inputs():
+        if item.ref.is_file(item.value):
+            found[f"file:{item.value}"] = file_hash(Path(item.value))
+        elif item.ref.to == "model" and not work.is_stage(item.value):
+            found[f"model:{item.value or work.base}"] = model_hash(item.value or work.base)
+        elif item.ref.to == "data":
+            paths = [p for part in work.sources(item.value) for p in content_of(part)]
+            found |= {f"file:{path}": file_hash(path) for path in paths}
+    return found | {f"file:{path}": file_hash(path) for path in user_files({work.here.kind: config})}
 
 
 def _hash(item: Found, work: Workspace) -> str:
@@ -57,14 +76,10 @@ def _data_hash(reference: str, work: Workspace) -> str:
 
 
 def model_hash(reference: str) -> str:
-    """Hash of what decides a model's numbers; of a built-in one without unpacking it."""
-    from kilter.models import load
-    from kilter.models.builtin import BUILTIN
+    """Hash of what decides a model's numbers."""
+    from kilter.models.load import reference_hash
 
-    name = reference.removeprefix("builtin:")
-    if reference.startswith("builtin:") and name in BUILTIN:
-        return BUILTIN[name].sha256
-    return load.numbers_hash(load.resolve(reference))
+    return reference_hash(reference)
 
 
 def output_hash(work: Workspace, stage: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kilter import chain
 from kilter import manifest as manifests
 from kilter.artifacts import write_text
 from kilter.errors import UserError
@@ -20,7 +21,9 @@ The page is written after every stage: a comparison of many would draw the curve
 
 def write_report(run: Path) -> Path:
     """Renders run/report.html from what the stages have left there, and returns its path."""
-    return report.write(run, sections(run))
+    path = report.write(run, sections(run))
+    chain.note(chain.root_of(run) or run, path)
+    return path
 
 
 def write_comparison(first: Path, second: Path, out: Path | None = None) -> Path:

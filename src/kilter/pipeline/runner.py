@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from kilter import chain
 from kilter import manifest as manifests
 from kilter import recipe as recipes
 from kilter.artifacts import lock, set_aside, tidy, write_text
 from kilter.errors import Exit, UserError
 from kilter.manifest import Manifest
-from kilter.pipeline.inputs import check_inputs, inputs_of
+from kilter.pipeline.inputs import check_inputs, inputs_of, sources_of
 from kilter.pipeline.report import write_report
 from kilter.progress import clock
 from kilter.recipe import Recipe
+from kilter.redaction import redact, redacted
 from kilter.screen import styled
 from kilter.stages import Outcome, Workspace
-from kilter.stages.links import altered, check_links, content_hash, file_hashes
+from kilter.stages.links import broken, check_links, content_hash
 from kilter.stages.outcome import ARTIFACT, Makes
 
 
@@ -48,8 +50,15 @@ class Run:
         with lock(self.folder):
             return self._execute()
 
-    def _execute(self) -> Exit:
+    def _write_recipe(self) -> None:
+        """The resolved recipe. What the run's own pages were is said if anybody has changed them since."""
+        for link in chain.note_breaks(self.folder):
+            self.console.print(styled("[yellow]changed[/] {}: it is written anew", link))
         write_text(self.folder / "recipe.yaml", recipes.dump(self.recipe))
+        chain.note(self.folder, self.folder / "recipe.yaml")
+
+    def _execute(self) -> Exit:
+        self._write_recipe()
         run = self.recipe.workspace(self.folder, self.console, isolated=self.isolated)
         run.model(None)
         preflight(run)
@@ -91,15 +100,9 @@ def run_stage(
     stage, folder = work.here, work.stage(work.name)
     entry, old = new_and_old(work)
     if old is not None and stands(work, entry, old):
-        manifests.tidy(folder, old)
-        text = styled("[green]✓[/] {}: done, unchanged, taken from {}", title or work.name, folder)
-        work.console.print(text)
-        # The result stands, for nothing asks for another one; whoever reads the file should know.
-        for path in altered(folder, stage.maker.makes, old):
-            advice = f"put it back, or remove {folder} to make it anew"
-            work.console.print(styled("  [yellow]warn[/] {} is not what the stage wrote: {}", path, advice))
-        _summarise(work, old.facts)
-        return old
+        if (taken := _standing(work, old, title or work.name)) is not None:
+            return taken
+        old = None
     if old is not None and not _goes_on(work, entry, old) and any(folder.iterdir()):
         (changed or _set_aside)(work, old)
 
@@ -107,17 +110,62 @@ def run_stage(
         check_links(work)
     if title:
         work.console.print(styled("[bold]▶ {}[/]", title))
+    entry.sources = {redact(name): digest for name, digest in sources_of(work, entry.config).items()}
+    chain.forget(work.folder, work.link(work.name))
     try:
         with manifests.life(folder, entry):
             outcome = stage.maker.run(stage.spec, work, folder)
             entry.outputs = _outputs(outcome, stage.maker.makes, folder)
-            entry.facts = {**outcome.facts, **({"code": int(outcome.code)} if outcome.code else {})}
+            code = {"code": int(outcome.code)} if outcome.code else {}
+            entry.facts = {**redacted(outcome.facts), **code}
+        if entry.status == "done":
+            chain.record(work.folder, work.link(work.name))
     finally:
         after()
     if title:
         work.console.print(f"  done in {clock(entry.seconds)}")
     _summarise(work, entry.facts)
     return entry
+
+
+def _standing(work: Workspace, old: Manifest, title: str) -> Manifest | None:
+    """A finished stage as it is, if its files still are what it wrote. None: it has to be made anew."""
+    folder = work.stage(work.name)
+    manifests.tidy(folder, old)
+    links = broken(work, [work.name])
+    if links and not work.here.maker.judges_links:
+        return _broken(work, old, links, title)
+
+    # A verdict costs nothing: one that was edited is given once more.
+    if links:
+        work.console.print(
+            styled("[yellow]changed[/] {}: {}; it is made anew", title, links[0]), soft_wrap=True
+        )
+        work.console.print(
+            f"  the old one is in {set_aside(folder, work.folder / '.superseded')}", soft_wrap=True
+        )
+        return None
+    work.console.print(styled("[green]✓[/] {}: done, unchanged, taken from {}", title, folder))
+    _summarise(work, old.facts)
+    return old
+
+
+def _broken(work: Workspace, old: Manifest, links: Sequence[chain.Break], title: str) -> Manifest:
+    """A finished stage whose files are no longer what it wrote: nobody reads them, and a gate below says no.
+
+    Raises:
+        UserError: no gate stands below, which could say it.
+    """
+    fix = f"put it back, or remove {work.stage(work.name)} to make it anew"
+    later = list(work.stages)[list(work.stages).index(work.name) + 1 :]
+    if not any(work.stages[name].maker.judges_links for name in later):
+        more = f", and {len(links) - 1} more files are broken" if len(links) > 1 else ""
+        raise UserError(work.where(), "(finished)", f"is not what its stage wrote: {links[0]}{more}", fix)
+    work.console.print(styled("[red]✗[/] {}: done, but it is not what its stage wrote:", title))
+    for link in links:
+        work.console.print(f"  {link}", soft_wrap=True)
+    work.console.print(f"  {fix[0].upper()}{fix[1:]}.", soft_wrap=True)
+    return old
 
 
 def new_and_old(work: Workspace) -> tuple[Manifest, Manifest | None]:
@@ -157,8 +205,8 @@ def _summarise(work: Workspace, facts: Mapping[str, Any]) -> None:
 
 
 def _outputs(outcome: Outcome, makes: Makes, folder: Path) -> dict[str, str]:
-    """The hashes of its files, those that the stage gave, and where it gave none, that of its artifact."""
-    found = {**file_hashes(folder, makes), **outcome.outputs}
+    """The hashes that the stage gave; where it gave none for what it makes, that of the artifact."""
+    found = dict(outcome.outputs)
     if makes not in found and (digest := content_hash(folder, makes)) is not None:
         found[makes] = digest
     return found

@@ -13,6 +13,7 @@ from kilter import manifest as manifests
 from kilter.artifacts import read_json, read_lines
 from kilter.manifest import Manifest
 from kilter.progress import clock
+from kilter.redaction import redact
 from kilter.validation import load_yaml
 
 
@@ -86,7 +87,7 @@ class Evidence:
 def gather(run: Path) -> Evidence:
     """Reads a run folder, or the folder of one stage."""
     path = run / "recipe.yaml"
-    recipe = path.read_text(encoding="utf-8") if path.is_file() else ""
+    recipe = redact(path.read_text(encoding="utf-8")) if path.is_file() else ""
     settings = _settings(recipe)
     stages = _stages(run, settings)
     folders = [stage.folder for stage in stages]

@@ -23,6 +23,7 @@ from kilter.artifacts import write_json, write_text
 from kilter.errors import Exit, UserError
 from kilter.evaluation.metrics import facts_of
 from kilter.feedback.judge.certificate import valid
+from kilter.screen import plain
 from kilter.statistics import n_to_certify
 from kilter.validation import as_user_error, load_yaml
 
@@ -298,7 +299,7 @@ def decide(
         candidate: model under test; None: the only one that is not the baseline.
         today: the day that waivers are compared with.
         baseline: what the candidate must have been compared with.
-        broken: files that are not what their stage wrote.
+        broken: links of the run's chain that do not hold, a sentence each.
         certificates: judge.json files beside the policy's own.
         uncertified: judges of the run that no certificate vouches for.
         refused: audits of the run that refused their judge, with what it failed.
@@ -372,7 +373,6 @@ def _changed(broken: Sequence[str]) -> list[dict[str, Any]]:
     """A condition that no policy has to name: a verdict is about what the stages wrote, and nothing else."""
     if not broken:
         return []
-    names = ", ".join(broken)
     return [
         {
             "condition": "every file is what its stage wrote",
@@ -384,7 +384,7 @@ def _changed(broken: Sequence[str]) -> list[dict[str, Any]]:
             "n": None,
             "state": "fail",
             "severity": "fail",
-            "why": f"{names} {'was' if len(broken) == 1 else 'were'} changed since",
+            "why": "; ".join(broken),
         }
     ]
 
@@ -417,7 +417,7 @@ def read(path: Path) -> dict[str, Any]:
     """What evaluation.json holds. Raises UserError where it is none, or damaged."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found["baseline"], found["n_prompts"], found["data_hash"]
+        found["baseline"], found["n_prompts"], found["data_hash"], found["prompts_found_in_training_data"]
         [(m["path"], m["model_hash"], m["metrics"]) for m in found["models"].values()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -453,6 +453,9 @@ def junit(gate: Mapping[str, Any]) -> str:
             ElementTree.SubElement(case, "failure", message=str(row["why"]))
         elif row["state"] != "pass":
             ElementTree.SubElement(case, "skipped", message=f"{row['state']}: {row['why']}")
+    # A name may hold what XML cannot: control characters are written out.
+    for element in suite.iter():
+        element.attrib.update({name: plain(value) for name, value in element.attrib.items()})
     return ElementTree.tostring(suite, encoding="unicode")
 
 

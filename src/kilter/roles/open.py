@@ -17,11 +17,11 @@ import torch
 
 from kilter.data.encode import Encoder
 from kilter.errors import UserError
+from kilter.hashes import cache_root
 from kilter.models import adapters, proof
 from kilter.models.config import AdapterSpec
 from kilter.models.forward import Scorer
 from kilter.models.load import (
-    cache_root,
     load_causal,
     load_reward,
     load_steps,

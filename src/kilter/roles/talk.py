@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from kilter.artifacts import sha256_file
 from kilter.errors import UserError
+from kilter.redaction import redacted
 from kilter.roles.chat import SamplerChat
 from kilter.roles.paid import Bill, PaidChat, Rate, estimated_tokens
 from kilter.roles.replies import Replies
@@ -85,7 +86,7 @@ class Talker:
             who |= {"model": spec.model, "url": public_url(spec.url)}
         if spec.script is not None:
             who["script"] = sha256_file(Path(spec.script))
-        return who | ({"options": spec.options} if spec.options else {})
+        return who | ({"options": redacted(spec.options)} if spec.options else {})
 
     @property
     def name(self) -> str:

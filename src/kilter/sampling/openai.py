@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from kilter.errors import RunFailed, UserError
 from kilter.progress import NOBODY
+from kilter.redaction import HIDDEN, redact
 from kilter.sampling.build import SamplerContext
 from kilter.sampling.choices import from_first_tokens
 from kilter.sampling.params import check_params
@@ -130,7 +131,7 @@ class OpenAISampler:
                 return Choice(tuple(options), problem=found)
             logps, usage = found
             if not logps:
-                problem = f"{self._client.base_url} reports no alternatives of the first token"
+                problem = self._hidden(f"{self._client.base_url} reports no alternatives of the first token")
                 return Choice(tuple(options), usage=usage, problem=problem)
             return replace(from_first_tokens(options, logps), usage=usage)
 
@@ -173,7 +174,7 @@ class OpenAISampler:
             return self._hidden(f"the endpoint's answer cannot be read ({_reason(error)})")
         except (AttributeError, IndexError, KeyError, TypeError):
             # The client hands on whatever comes with status 200: a page of HTML, an object without choices.
-            return f"{self._client.base_url} answered, but not with a completion"
+            return self._hidden(f"{self._client.base_url} answered, but not with a completion")
         self._lost = 0
         return found
 
@@ -197,8 +198,8 @@ class OpenAISampler:
                 )
 
     def _hidden(self, text: str) -> str:
-        """The text without the key."""
-        return text.replace(self._key, "***") if self._key else text
+        """The text without the key, and without what else of an address or a header is secret."""
+        return redact(text.replace(self._key, HIDDEN) if self._key else text)
 
     def _call(self, create: Callable[..., Any], **parameters: Any) -> Any:
         """Calls the endpoint; parameters that it refused before are left out or have their other name."""

@@ -65,7 +65,7 @@ class Gate(StageKind[GateSpec]):
         own = load_policy(spec.policy).certificate
         paths = [*work.certificates(), *([Path(own)] if own else [])]
         known = {f"certificate:{path}": sha256_file(path) for path in paths if path.is_file()}
-        return known | {f"changed:{path}": "" for path in broken(work, work.earlier())}
+        return known | {f"changed:{link.path}": "" for link in broken(work, work.earlier())}
 
     def check(self, spec: GateSpec, work: Workspace) -> None:
         """The policy can be read, and the candidate is evaluated."""

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kilter.data.dataset import Dataset, DataSpec, load
+from kilter.data.source import Part
 from kilter.errors import UserError
 from kilter.refs import Found
 from kilter.release.section import Section
@@ -165,6 +166,10 @@ class Workspace:
         """The folder of a stage; that of the run if it has one stage alone."""
         return self.folder if self.alone else self.folder / name
 
+    def link(self, name: str) -> str:
+        """What the run's chain calls a stage: its folder below the run's."""
+        return "." if self.alone else name
+
     def require_policy(self, name: str, field: str) -> None:
         """Raises UserError where a stage of this name makes a model that answers nothing."""
         stage = self.stages[name]
@@ -237,6 +242,11 @@ class Workspace:
         if not path.startswith("$"):
             return {}
         return {"path": str(self.stage(path[1:]) / ARTIFACT["data"]), "format": "groups"}
+
+    def sources(self, reference: str) -> list[Part]:
+        """What a data set is read from, but for what stages of the run make."""
+        spec = self.data_sets.get(reference.removeprefix("$"))
+        return [] if spec is None else [part for part in spec.sources() if not part.path.startswith("$")]
 
     def ready(self, reference: str) -> bool:
         """Whether the data can be read now: False where a stage that makes some of it has not run."""

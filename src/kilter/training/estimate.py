@@ -13,6 +13,7 @@ import torch
 from kilter.data.encode import Encoder
 from kilter.models.load import base_of
 from kilter.models.logprobs import CHUNK_ELEMENTS, KEPT_BYTES
+from kilter.models.remote_code import trusted
 from kilter.roles.open import choose_device
 from kilter.training.config import TrainSpec
 from kilter.types import Group, Prompt
@@ -39,10 +40,12 @@ def sizes(folder: Path) -> Sizes:
     """From config.json, without loading weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(str(base_of(folder)[0])).get_text_config()
+    config = AutoConfig.from_pretrained(
+        str(base_of(folder)[0]), trust_remote_code=trusted()
+    ).get_text_config()
     # Counting parameters needs their shapes alone.
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted())
     count = sum(p.numel() for p in model.parameters())
     return Sizes(
         count,

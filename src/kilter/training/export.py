@@ -16,9 +16,11 @@ from kilter.artifacts import whole_folder, write_text
 from kilter.data.arrange import READS
 from kilter.data.encode import Encoder
 from kilter.errors import UserError
+from kilter.hashes import cache_root, remember, remembered
 from kilter.models import adapters
-from kilter.models.load import MADE_BY, base_of, cache_root, quiet_transformers
+from kilter.models.load import MADE_BY, base_of, quiet_transformers
 from kilter.models.noise import is_rate
+from kilter.models.remote_code import trusted
 from kilter.models.save import mend_generation, name_dtype, rounded, save
 from kilter.training.learner import LocalLearner
 from kilter.training.parallel.engine import Engine
@@ -126,7 +128,7 @@ def rehearse(
     for name, model, _ in _models(learner):
         notes += _left_out(model, start)
         done = cache_root() / "exports" / _form(model, encoder, merge)
-        if done.is_file():
+        if remembered(done):
             continue
         folder = out / f".{name}.rehearsal"
         shutil.rmtree(folder, ignore_errors=True)
@@ -137,7 +139,7 @@ def rehearse(
             _write_and_read(model, encoder, start, folder, bare)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        write_text(done, "")
+        remember(done, True)
     return list(dict.fromkeys(notes))
 
 
@@ -215,7 +217,7 @@ def _unlike(model: Any, encoder: Encoder, folder: Path, bare: bool) -> str:
 
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     if (folder / "config.json").is_file():
-        config = AutoConfig.from_pretrained(str(folder))
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trusted())
         if config.model_type != base.config.model_type:
             return f"config.json says {config.model_type}, and the model is {base.config.model_type}"
     if (folder / "generation_config.json").is_file():
@@ -223,7 +225,7 @@ def _unlike(model: Any, encoder: Encoder, folder: Path, bare: bool) -> str:
 
     # The same text has to become the same tokens.
     with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trusted())
     text = "A text, <|tags|> & 3 numbers: 12, 13."
     if tokenizer(text)["input_ids"] != encoder.tokenizer(text)["input_ids"]:
         return "the tokenizer encodes a text otherwise once it is saved"

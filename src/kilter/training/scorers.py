@@ -14,10 +14,11 @@ from kilter.data.collate import collate
 from kilter.data.encode import Encoder
 from kilter.data.shelf import picked
 from kilter.errors import UserError
+from kilter.hashes import cache_root
 from kilter.models import proof
 from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer
-from kilter.models.load import cache_root, load_tokenizer, model_hash
+from kilter.models.load import load_tokenizer, model_hash
 from kilter.models.microbatch import split
 from kilter.models.reference import ReferenceCache
 from kilter.progress import SILENT, Display, Progress

@@ -1,0 +1,75 @@
+"""Secrets are taken out of everything that is kept or shown: manifests, recipes, reports, errors and logs.
+
+A secret is known by where it stands (the user part of an address, a query `?key=`, a header, a setting named
+`api_key`), by its shape (the keys of well-known services), or because an environment variable such as
+OPENAI_API_KEY holds it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+HIDDEN = "***"
+
+_WORDS = "api[_-]?key|access[_-]?key|secret|passw(?:or)?d|credentials?|authorization|signature|[a-z_-]*auth"
+_TOKENS = "(?:access|api|auth|bearer|hf|id|refresh|session|github|wandb)[_-]?token"
+
+NAMED = re.compile(rf"token|(?:[a-z0-9_-]*[_-])?(?:{_WORDS}|{_TOKENS})", re.IGNORECASE)
+"""Settings whose value is a secret. `max_tokens` and `pad_token` are none."""
+
+PLACES = (
+    # scheme://user:password@host: the last @ before the path ends the user part.
+    (re.compile(r"(?<=://)[^\s/?#'\"<>]+@"), f"{HIDDEN}@"),
+    (
+        re.compile(rf"([?&;](?:[\w.-]*(?:{_WORDS}|token|key|sig))=)[^&;#\s'\"<>]+", re.IGNORECASE),
+        rf"\1{HIDDEN}",
+    ),
+    (re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1 {HIDDEN}"),
+    (re.compile(r"\b(?:sk|pk|rk)-[\w-]{16,}|\bhf_\w{16,}|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}"), HIDDEN),
+    (
+        re.compile(
+            r"\bxox[abeprs]-[\w-]{10,}|\bA(?:KIA|SIA)[0-9A-Z]{16}\b|\bAIza[\w-]{30,}|\bglpat-[\w-]{16,}"
+        ),
+        HIDDEN,
+    ),
+    (re.compile(r"\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,}"), HIDDEN),
+)
+"""What is taken out of a text, and what stands there instead."""
+
+ENVIRONMENT = re.compile(r".*(?:_|^)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS)", re.IGNORECASE)
+SHORTEST = 8
+"""Characters of an environment variable below which it may be any word."""
+
+
+def redact(text: str) -> str:
+    """The text without secrets; a text without any comes back as it is."""
+    for value in _held():
+        text = text.replace(value, HIDDEN)
+    for pattern, instead in PLACES:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def _held() -> list[str]:
+    """Values of the environment that are secrets, the longest first."""
+    found = {v for n, v in os.environ.items() if ENVIRONMENT.fullmatch(n) and len(v) >= SHORTEST}
+    return sorted(found, key=len, reverse=True)
+
+
+def redacted(value: Any) -> Any:
+    """Plain data without secrets, in texts and under the names that secrets have."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {k: _named(str(k), v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(v) for v in value]
+    return value
+
+
+def _named(name: str, value: Any) -> Any:
+    secret = isinstance(value, str) and value and NAMED.fullmatch(name) is not None
+    return HIDDEN if secret else redacted(value)

@@ -1,0 +1,221 @@
+"""The chain of a run: one changed byte of any file is named by `kilter verify` and fails the gate."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conftest import pair_rows
+from kilter import chain, recipe
+from kilter.errors import Exit
+from kilter.hashes import file_hash
+from kilter.pipeline.runner import Run
+from kilter.release import signature
+from kilter.release.verify import verify
+from kilter.screen import Screen
+from test_chain import kilter
+
+POLICY = "conditions: [{metric: length, bound: value, op: '>=', value: 0}]"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, tiny) -> Path:
+    """A run of data, model, evaluation and verdict, and a signature over all of it."""
+    folder = tmp_path_factory.mktemp("verify")
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pair_rows(16)))
+    small = {"max_steps": 1, "batch_size": 2, "max_length": 64}
+    evaluate = {"models": {"base": str(tiny), "dpo": "dpo"}, "baseline": "base", "max_new_tokens": 2}
+    raw = {
+        "model": str(tiny),
+        "data": {"path": str(folder / "pairs.jsonl"), "heldout": 0.25},
+        "stages": {
+            "audit": {"audit": {}},
+            "dpo": {"train": {"method": "dpo"} | small},
+            "eval": {"evaluate": evaluate | {"metrics": ["length"]}},
+            "gate": {"gate": {"policy": json.loads(json.dumps({"conditions": [CONDITION]}))}},
+        },
+    }
+    (folder / "p.yaml").write_text(POLICY)
+    (folder / "r.json").write_text(json.dumps(raw))
+    assert Run(recipe.build(raw), folder / "run", Screen(quiet=True)).execute() == Exit.OK
+    for arguments in (["genpkey", "-algorithm", "ed25519", "-out", "key"], ["pkey", "-in", "key", "-pubout"]):
+        more = [] if "key" in arguments[-1:] and "-out" in arguments else ["-out", "pub"]
+        subprocess.run(["openssl", *arguments, *more], cwd=folder, check=True, capture_output=True)
+    signature.sign(folder / "run", folder / "key")
+    return folder
+
+
+CONDITION = {"metric": "length", "bound": "value", "op": ">=", "value": 0}
+
+
+def files(run: Path) -> list[Path]:
+    return sorted(p for p in run.rglob("*") if p.is_file())
+
+
+@pytest.fixture
+def run(home, tmp_path) -> Path:
+    shutil.copytree(home / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_whole_run_is_whole(home, monkeypatch, capsys):
+    found = verify(home / "run", home / "pub")
+    assert (found.broken, found.unseen) == ([], [])
+    assert found.stages == 4
+    # Every file is read but the chain and its signature, which are checked by themselves.
+    assert found.files == len(files(home / "run")) - 2
+    code, said = kilter(monkeypatch, capsys, "verify", home / "run", "--key", home / "pub")
+    assert (code, "the chain holds from data to verdict" in said) == (0, True), said
+    assert "signed by key" in said
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_one_changed_byte_of_any_file_is_named(home, data):
+    """Any file, any byte, any other value, with the file's times set back."""
+    run = home / "run"
+    path = data.draw(st.sampled_from(files(run)))
+    before, times = path.read_bytes(), path.stat()
+    at = data.draw(st.integers(0, max(0, len(before) - 1)))
+    new = data.draw(st.integers(0, 255).filter(lambda b: not before or b != before[at]))
+    path.write_bytes(before[:at] + bytes([new]) + before[at + 1 :])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    try:
+        broken = verify(run).broken
+        assert path in {link.path for link in broken}, (path, broken)
+        quick = {link.path for link in chain.breaks(run, file_hash)}
+        assert path in quick or path.name == chain.SIGNATURE
+    finally:
+        path.write_bytes(before)
+    assert not verify(run).broken
+
+
+def test_every_file_fails_the_gate_by_name(home, run, monkeypatch, capsys):
+    arguments = ("gate", run / "eval", "--policy", home / "p.yaml", "--out", run.parent / "out")
+    assert kilter(monkeypatch, capsys, *arguments)[0] == 0
+    for path in files(run):
+        before = path.read_bytes()
+        path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]) if before else b"x")
+        code, said = kilter(monkeypatch, capsys, *arguments)
+        assert code in (1, 2), (path, said)
+        assert str(path) in said, (path, said)
+        path.write_bytes(before)
+    assert kilter(monkeypatch, capsys, *arguments)[0] == 0
+
+
+def test_what_is_removed_or_added_is_named(run):
+    for path in files(run):
+        if path.name == chain.SIGNATURE:
+            continue
+        held = path.read_bytes()
+        path.unlink()
+        assert path in {link.path for link in verify(run).broken}, path
+        path.write_bytes(held)
+    for place in ("dpo/model/adapter_config.json", "eval/answers/x.jsonl", "gate/.hidden"):
+        (run / place).write_text("{}")
+        assert [str(link) for link in verify(run).broken] == [
+            f"{run / place} was added since its stage ended"
+        ]
+        (run / place).unlink()
+
+
+def test_a_manifest_that_is_rewritten_with_its_files_is_named(run):
+    """Whoever knows how a manifest is made still has not changed the chain."""
+    path = run / "eval" / "evaluation.json"
+    path.write_text(path.read_text() + " ")
+    manifest = run / "eval" / "manifest.json"
+    entry = json.loads(manifest.read_text())
+    entry["files"]["evaluation.json"] = entry["outputs"]["evaluation"] = chain.sha256_file(path)
+    manifest.write_text(json.dumps(entry, indent=1))
+    assert {link.path for link in verify(run).broken} >= {manifest, run / "gate" / "manifest.json"}
+
+
+def test_a_chain_that_is_rewritten_as_a_whole_needs_the_key(home, run):
+    path = run / "eval" / "evaluation.json"
+    path.write_text(path.read_text() + " ")
+    manifest, gate = run / "eval" / "manifest.json", run / "gate" / "manifest.json"
+    entry = json.loads(manifest.read_text())
+    entry["files"]["evaluation.json"] = entry["outputs"]["evaluation"] = chain.sha256_file(path)
+    manifest.write_text(json.dumps(entry, indent=1))
+    verdict = json.loads(gate.read_text())
+    verdict["inputs"]["stage:eval"] = entry["outputs"]["evaluation"]
+    gate.write_text(json.dumps(verdict, indent=1))
+    for stage in ("eval", "gate"):
+        chain.record(run, stage)
+    assert [link.path.name for link in verify(run, home / "pub").broken] == [chain.SIGNATURE]
+    # Signing with another key, or not at all, is no way out.
+    other = run.parent / "other"
+    subprocess.run(
+        ["openssl", "genpkey", "-algorithm", "ed25519", "-out", other], check=True, capture_output=True
+    )
+    signature.sign(run, other)
+    assert not verify(run).broken
+    assert "of another key" in str(verify(run, home / "pub").broken[0])
+    (run / chain.SIGNATURE).unlink()
+    assert "nobody has signed" in str(verify(run, home / "pub").broken[0])
+
+
+def test_data_and_base_model_are_read_again(home, monkeypatch, capsys):
+    path = home / "pairs.jsonl"
+    before = path.read_bytes()
+    path.write_bytes(before.replace(b"a", b"b", 1))
+    code, said = kilter(monkeypatch, capsys, "verify", home / "run")
+    assert (code, f"{path} was changed since it was read" in said) == (1, True), said
+    path.unlink()
+    code, said = kilter(monkeypatch, capsys, "verify", home / "run", "--json")
+    found = json.loads(said)
+    path.write_bytes(before)
+    assert (code, found["state"], len(found["unseen"])) == (3, "unseen", 1)
+
+
+def test_no_record_leads_out_of_the_run(run):
+    secret = run.parent / "secret"
+    secret.write_text("x")
+    held = json.loads((run / chain.CHAIN).read_text())
+    for name in ("../secret", str(secret)):
+        held.pop("seal", None)
+        held["files"][name] = chain.sha256_file(secret)
+        chain._write(run, held)
+        assert any("lies outside the run" in str(link) for link in verify(run).broken)
+
+
+def test_the_gate_asks_for_a_chain(home, run, monkeypatch, capsys):
+    """An evaluation that was taken out of its run proves nothing."""
+    alone = run.parent / "alone"
+    alone.mkdir()
+    shutil.copy(run / "eval" / "evaluation.json", alone)
+    code, said = kilter(monkeypatch, capsys, "gate", alone, "--policy", home / "p.yaml")
+    assert (code, "lies in no run with a chain.json" in said) == (1, True), said
+
+
+def test_an_edited_stage_is_not_believed_without_a_gate_either(home, run, monkeypatch, capsys):
+    raw = json.loads((home / "r.json").read_text())
+    del raw["stages"]["gate"]
+    (run.parent / "r.yaml").write_text(json.dumps(raw))
+    path = run / "dpo" / "metrics.jsonl"
+    path.write_text(path.read_text().replace("1", "2", 1))
+    again = ("run", run.parent / "r.yaml", "--runs", run.parent, "--set", "name=run")
+    code, said = kilter(monkeypatch, capsys, *again)
+    assert code == 2, said
+    assert f"is not what its stage wrote: {path} was changed since" in said
+    assert f"Fix: Put it back, or remove {run / 'dpo'}" in said
+
+
+def test_a_verdict_that_was_edited_is_given_anew(home, run, monkeypatch, capsys):
+    path = run / "gate" / "gate.json"
+    path.write_text(path.read_text().replace('"pass"', '"fail"', 1))
+    (run / "recipe.yaml").write_text("name: other")
+    again = ("run", home / "r.json", "--runs", run.parent, "--set", "name=run")
+    code, said = kilter(monkeypatch, capsys, *again)
+    assert code == 0, said
+    assert f"{path} was changed since; it is made anew" in said
+    assert f"{run / 'recipe.yaml'} was changed since: it is written anew" in said
+    assert '"verdict": "pass"' in path.read_text()
+    assert not [link for link in verify(run).broken if link.path.name != chain.SIGNATURE]
