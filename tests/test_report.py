@@ -49,7 +49,11 @@ def test_the_verdict_stands_first_and_in_words(tmp_path, verdict, word, summary)
     page = write_report(make_run(tmp_path / "run", verdict=verdict)).read_text()
     body = page[page.index("<main") :]
     assert body.index(word) < body.index(summary) < body.index("Gold score") < body.index("Provenance")
-    assert "May be higher than base by up to 30 percentage points. Asked for: a change of at most 5 " in page
+    if verdict == "pass":
+        assert "May be higher than base by up to 30 percentage points. Asked for: a change of at most" in page
+    else:
+        both = "A change against base of between +10 percentage points and +30 percentage points."
+        assert f"{both} Asked for: a change of at most 5 percentage points." in page
     states = re.findall(r'<li><span class="chip (\w+)">', body)
     assert states == sorted(states, key=words.ORDER.index)
 
@@ -76,7 +80,8 @@ def test_a_reason_says_which_side_is_sure(observed, value, op, bound, change):
     """A lower bound above zero is a sure gain; below zero it is only what may be lost."""
     row = condition("gold", f"diff_{bound}" if change else bound, op, value, observed)
     gate = {"baseline": "base", "candidate": "dpo", "conditions": [row]}
-    evaluation = {"models": {"dpo": {"metrics": {"gold": metric(0.5)}}}}
+    measured = {"gold": metric(0.5)}
+    evaluation = {"models": {"dpo": {"metrics": measured, "difference": measured}}}
     (reason,) = words.reasons(gate, evaluation, {"gold": "Gold score"})
     assert words.OPS[op] in reason.text
     if change and observed and bound != "value":

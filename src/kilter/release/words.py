@@ -143,9 +143,16 @@ def _sentence(row: Mapping[str, Any], gate: Mapping[str, Any], evaluation: Mappi
     """What was seen and what was asked for; the gate's own words where no number was had."""
     if row["observed"] is None or row["metric"] in BEYOND or row["state"] == "error":
         return _whole(row["why"])
-    unit = _unit(row, gate, evaluation)
-    change = str(row["bound"]).startswith("diff_")
-    seen = _change(row, unit, gate["baseline"]) if change else _level(row, unit)
+    metric = _metric(row, gate, evaluation)
+    unit, change = str(metric.get("unit", "")), str(row["bound"]).startswith("diff_")
+
+    # One bound says why a condition holds. Why it does not, only both of them say.
+    bounds = [metric.get(end) for end in ("ci_low", "ci_high")]
+    same = _end(row) != "value" and metric.get(_end(row)) == row["observed"]
+    if row["state"] != "pass" and same and None not in bounds:
+        seen = _between(metric, unit, gate["baseline"] if change else "")
+    else:
+        seen = _change(row, unit, gate["baseline"]) if change else _level(row, unit)
     asked = f"{'a change of ' if change else ''}{OPS[row['op']]} {_asked(row['value'], unit, change)}"
     text = f"{seen}. Asked for: {asked}."
     return text if row["state"] in ("pass", "fail") else f"{text} {_whole(row['why'])}"
@@ -174,15 +181,30 @@ def _change(row: Mapping[str, Any], unit: str, baseline: str) -> str:
     return f"May be {side} than {baseline} by up to {size}"
 
 
-def _unit(row: Mapping[str, Any], gate: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
-    """Of the metric; "" where the evaluation at hand does not know it."""
+def _end(row: Mapping[str, Any]) -> str:
+    """Which number of the estimate a condition reads."""
+    return str(row["bound"]).removeprefix("diff_")
+
+
+def _between(metric: Mapping[str, Any], unit: str, baseline: str) -> str:
+    """Both ends of an interval; against a baseline with their signs."""
+    low, high = metric["ci_low"], metric["ci_high"]
+    if not baseline:
+        return f"Between {quantity(low, unit)} and {quantity(high, unit)}"
+    first, last = (f"{'+' if v > 0 else ''}{quantity(v, unit, change=True)}" for v in (low, high))
+    return f"A change against {baseline} of between {first} and {last}"
+
+
+def _metric(row: Mapping[str, Any], gate: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """The estimate that a condition read, without its instrument's errors; empty where it is not at hand."""
     whole, _, part = str(row["metric"]).partition(".")
     if whole == "reward_model":
-        judged = evaluation.get("reward_model") or {}
-        return str(judged.get("metrics", {}).get(part, {}).get("unit", ""))
-    model = evaluation["models"].get(gate["candidate"], {})
-    known = [model.get(part, {}).get(row["metric"], {}) for part in ("metrics", "difference")]
-    return next((str(m["unit"]) for m in known if m.get("unit")), "")
+        found = (evaluation.get("reward_model") or {}).get("metrics", {}).get(part, {})
+    else:
+        change = str(row["bound"]).startswith("diff_")
+        model = evaluation["models"].get(gate["candidate"], {})
+        found = model.get("difference" if change else "metrics", {}).get(row["metric"], {})
+    return dict(found) | dict(found.get("corrected") or {})
 
 
 def _whole(why: object) -> str:
