@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 
 import kilter
 from conftest import pair_rows
-from evidence_runs import make_run
+from evidence_runs import make_run, seal
 from kilter.cli import main
 from kilter.errors import UserError
 from kilter.models.load import model_hash
@@ -26,7 +26,7 @@ def run(tiny, tmp_path):
     folder = make_run(tmp_path / "desk", model_hash=model_hash(tiny)[:16])
     shutil.copytree(tiny, folder / "dpo" / "model")
     (folder / "dpo" / "trained_prompts.txt").write_text("a" * 64 + "\n")
-    return folder
+    return seal(folder)
 
 
 @pytest.fixture
@@ -103,12 +103,20 @@ def test_a_verdict_about_other_weights_is_not_taken_along(run, tmp_path):
     assert "May ship" not in text
 
 
+@pytest.mark.parametrize("name", ["gate/gate.json", "eval/per_prompt.json", "dpo/manifest.json"])
+def test_a_verdict_of_a_run_that_was_changed_is_not_exported(run, tmp_path, name):
+    (run / name).write_bytes((run / name).read_bytes() + b" ")
+    with pytest.raises(UserError, match=f"is not what its stages wrote.*{name}"):
+        kilter.export(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_names_from_outside_stay_text_in_the_card(run, tmp_path):
     hostile = "<script>x</script> | y\n# z"
     gate = json.loads((run / "gate" / "gate.json").read_text())
     gate["policy"], gate["conditions"][0]["metric"], gate["notes"] = hostile, hostile, [hostile]
     (run / "gate" / "gate.json").write_text(json.dumps(gate))
-    kilter.export(run, tmp_path / "out")
+    kilter.export(seal(run), tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     assert "<script" not in text
     assert "\n# z" not in text
@@ -162,10 +170,12 @@ def test_what_the_gate_refuses_is_not_published(run, tmp_path, monkeypatch):
     gate = json.loads((run / "gate" / "gate.json").read_text())
     for verdict in ("fail", "inconclusive"):
         (run / "gate" / "gate.json").write_text(json.dumps(gate | {"verdict": verdict}))
+        seal(run)
         with pytest.raises(UserError, match=f"whose gate says {verdict}"):
             kilter.export(run, tmp_path / "out", push="me/model")
         assert not (tmp_path / "out").exists()
     (run / "gate" / "gate.json").write_text(json.dumps(gate))
+    seal(run)
     assert kilter.export(run, tmp_path / "out", push="me/model").address == "address"
     assert sent == [(tmp_path / "out", "me/model", False)]
 

@@ -80,6 +80,10 @@ def check(source: Source, target: Path, options: Options) -> None:
     """Raises UserError for what cannot be exported, before any work."""
     if target.exists():
         raise UserError("--to", str(target), "exists already", "choose another folder, or remove it")
+    if source.verdict is not None and source.broken:
+        fix = "put the file back, or run the recipe again; `kilter verify` names every broken link"
+        problem = f"is not what its stages wrote, so that its verdict proves nothing: {source.broken[0]}"
+        raise UserError("RUN", source.reference, problem, fix)
     if options.merge or options.untie:
         check_merge(source.folder, options.untie, "--untie" if options.untie else "--merge")
     elif is_adapter(source.folder) and options.dtype:

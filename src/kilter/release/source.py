@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kilter import chain
 from kilter.errors import UserError, nearest
+from kilter.hashes import file_hash
 from kilter.models.load import model_hash, resolve
 from kilter.release.evidence import Evidence, StageFacts, gather, stage_folders
 
@@ -26,6 +28,7 @@ class Source:
         run: the run that made it; None for a model from elsewhere.
         stage: of that run.
         verdict: what gate.json holds, if the gate judged these very weights.
+        broken: links of the run's chain that do not hold.
     """
 
     folder: Path
@@ -33,6 +36,7 @@ class Source:
     run: Evidence | None = None
     stage: StageFacts | None = None
     verdict: Mapping[str, Any] | None = None
+    broken: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -70,7 +74,8 @@ def find(reference: str, stage: str = "") -> Source:
         found = next(s for s in facts.stages if s.folder.resolve() == stage_folder)
     folder = found.folder / "model"
     source = Source(folder, reference, facts, found)
-    return replace(source, verdict=_verdict(facts, folder))
+    broken = [str(link) for link in chain.breaks(chain.root_of(facts.run) or facts.run, file_hash)]
+    return replace(source, verdict=_verdict(facts, folder), broken=broken)
 
 
 def _of_run(place: Path, stage: str) -> tuple[Evidence, StageFacts]:
