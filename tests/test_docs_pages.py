@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -35,6 +36,14 @@ TABLES = {title: rows for title, rows in TRL.items() if "Config" in title and "L
 def test_the_page_of_train_options_is_current():
     """`kilter schema --options > docs/train-options.md` writes it."""
     assert (DOCS / "train-options.md").read_text() == train_options(OPTIONS)
+
+
+def test_the_table_of_metrics_is_what_the_registry_has():
+    """`python docs/list_metrics.py` writes it."""
+    spec = importlib.util.spec_from_file_location("list_metrics", DOCS / "list_metrics.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.PAGE.read_text() == script.page(script.PAGE.read_text())
 
 
 def test_the_page_of_train_options_has_every_option():

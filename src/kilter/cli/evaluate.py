@@ -93,11 +93,11 @@ def evaluate(**values: Any) -> None:
     from kilter.api import evaluate as evaluate_
 
     result = evaluate_(values["model"] or [], source, values["out_"], err, **fields)
-    _print_evaluation(result)
+    print_evaluation(result)
     out.print(styled("\nwritten: [bold]{}[/]", values["out_"] / "evaluation.json"))
 
 
-def _print_evaluation(result: dict[str, Any]) -> None:
+def print_evaluation(result: dict[str, Any]) -> None:
     """Every metric of every model, paired differences to the baseline, the reward model's accuracy."""
     from kilter.evaluation.metrics import titles
 
@@ -120,7 +120,7 @@ def _print_evaluation(result: dict[str, Any]) -> None:
             if key != "accuracy" and (cell := _cell(estimate, "")):
                 title = named.get(f"reward_model.{key}", key)
                 out.print(f"  {title}: {cell}, n = {estimate['n']}")
-    if found := result["prompts_found_in_training_data"]:
+    if found := result.get("prompts_found_in_training_data"):
         out.print(f"\nBeware: {found} of these prompts were trained on.")
 
 

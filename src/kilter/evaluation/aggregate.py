@@ -13,7 +13,7 @@ from kilter.evaluation.instruments import Correction, Measurement, plain, shippe
 from kilter.evaluation.metrics.registry import NEEDS, Measure, MetricFacts
 from kilter.evaluation.people import Key, labels, powered
 from kilter.registry import user_file, user_line
-from kilter.statistics import Estimate, clustered, mean, proportion, win_rate
+from kilter.statistics import Estimate, clustered, deviation, mean, proportion, win_rate
 from kilter.types import Answered
 
 Values = Sequence[float | None]
@@ -90,6 +90,7 @@ AGGREGATES: dict[str, Callable[..., Estimate]] = {
     "rate": functools.partial(mean, binary=True),
     "proportion": _proportion,
     "wins": win_rate,
+    "deviation": deviation,
 }
 
 BOUNDS: dict[str, tuple[float, float]] = {"rate": (0.0, 1.0), "proportion": (0.0, 1.0), "wins": (0.0, 1.0)}
@@ -104,14 +105,11 @@ def measure(asked: Measure, items: Sequence[Answered], origin: Origin) -> Measur
     counted = [item for item in items if facts.counts(item)]
     if facts.aggregate == "corpus":
         answered = [item for item in counted if item.answers]
-        value, note = _call(asked, lambda: asked.metric.over_corpus(answered))
-        lost = len(counted) - len(answered)
-        whole = Estimate(value, len(answered), lost, method=note, judge=facts.judge, **_direction(facts))
-        return Measured([], whole)
+        return Measured([], _of_corpus(asked, answered, len(counted) - len(answered), origin))
     values = [_value(asked, item) for item in counted]
     if not values:
         return Measured([], None)
-    judge = facts.judge or " and ".join(v for k, v in origin.judges.items() if k in facts.needs)
+    judge = facts.judge or _judges(facts, origin)
     noted = {"judge": judge, "data_hash": origin.data_hash, **_direction(facts)}
     bounds, clusters = facts.bounds or BOUNDS.get(facts.aggregate), _clusters(counted)
     if bounds is not None and (facts.bounds is not None or clusters is not None):
@@ -122,6 +120,26 @@ def measure(asked: Measure, items: Sequence[Answered], origin: Origin) -> Measur
     if facts.on_policy:
         estimate = replace(estimate, method=estimate.method + origin.bias)
     return _corrected(facts, counted, values, estimate, origin)
+
+
+def _of_corpus(asked: Measure, answered: Sequence[Answered], lost: int, origin: Origin) -> Estimate:
+    """One number of all answers; a metric that knows its interval gives a whole Estimate."""
+    found = _call(asked, lambda: asked.metric.over_corpus(answered))
+    facts = asked.facts
+    judge = facts.judge or _judges(facts, origin)
+    about = {"judge": judge, "data_hash": origin.data_hash, **_direction(facts)}
+    return _AS_ESTIMATE[type(found)](found, len(answered), lost, about)
+
+
+_AS_ESTIMATE: Mapping[type, Callable[[Any, int, int, dict[str, Any]], Estimate]] = {
+    Estimate: lambda found, n, lost, about: replace(found, n_unscored=found.n_unscored + lost, **about),
+    tuple: lambda found, n, lost, about: Estimate(found[0], n, lost, method=found[1], **about),
+}
+"""By what `over_corpus` returns: an Estimate, or a value and a note on its method."""
+
+
+def _judges(facts: MetricFacts, origin: Origin) -> str:
+    return " and ".join(v for k, v in origin.judges.items() if k in facts.needs)
 
 
 def _corrected(

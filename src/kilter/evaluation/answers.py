@@ -1,15 +1,21 @@
-"""Answers of one model, kept on disk as they are made, so that a killed evaluation goes on where it was."""
+"""Answers of one model, kept on disk as they are made: no model says the same thing twice.
+
+A killed evaluation goes on where it was. Another evaluation beside it takes what the same model said under
+the same settings, and a metric of one answer takes the first of the several that another metric asked for.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from kilter import manifest as manifests
+from kilter.artifacts import sha256_file
 from kilter.data import store
 from kilter.data.dataset import prompt_key
 from kilter.errors import RunFailed
@@ -19,6 +25,9 @@ from kilter.progress import Display, OnDisplay
 from kilter.sampling.collect import requests
 from kilter.seams import Listener, Sampler
 from kilter.types import Completion, Feedback, Group, Prompt, Request, Sample, SamplingParams
+
+FOLDER = "answers"
+"""In the folder of an evaluation."""
 
 CHUNK = 128
 """Prompts that are handed to the sampler together."""
@@ -45,13 +54,14 @@ class Answering:
         s = self.spec
         return SamplingParams(s.max_new_tokens, s.temperature, s.top_p, s.top_k, seed=s.seed)
 
-    def path(self, k: int) -> Path:
-        """Where the answers lie. Another model, sampler, setting or number of samples has another file."""
+    @property
+    def path(self) -> Path:
+        """Where the answers lie. Another model, sampler or setting has another file."""
         settings = f"{self.subject.hash}|{self.params}|{self.spec.dtype}|{self.spec.max_length}"
-        settings += f"|{self.template}|{self.spec.sampler.model_dump_json(exclude_defaults=True)}|{k}"
+        settings += f"|{self.template}|{self.spec.sampler.model_dump_json(exclude_defaults=True)}"
         stamp = hashlib.sha256(settings.encode()).hexdigest()[:16]
         name = re.sub(r"[^A-Za-z0-9-]+", "_", self.subject.name)[-60:]
-        return self.out / "answers" / f"{name}-{stamp}.jsonl"
+        return self.out / FOLDER / f"{name}-{stamp}.jsonl"
 
     def __call__(self, prompts: Sequence[Prompt], k: int = 1) -> Answers:
         """k answers to each prompt. Those on disk are taken from there, the others sampled and written.
@@ -59,9 +69,13 @@ class Answering:
         Raises:
             RunFailed: no prompt has an answer.
         """
-        path = self.path(k)
-        known = {g.prompt.metadata["key"]: g.completions for g in store.read(path)}
-        todo = list({prompt_key(p): p for p in prompts if prompt_key(p) not in known}.values())
+        path = self.path
+        wanted_keys = {prompt_key(p): p for p in prompts}
+        known = {key: row[:k] for key, row in _kept(path).items() if len(row) >= k}
+        taken = self._taken(wanted_keys.keys() - known.keys(), k)
+        known |= taken
+        store.append(path, [_line(wanted_keys[key], row) for key, row in taken.items()])
+        todo = [p for key, p in wanted_keys.items() if key not in known]
         problems: list[str] = []
         with Display(self.console, f"{self.title}: answers of {self.subject.name}", len(todo)) as display:
             for first in range(0, len(todo), CHUNK):
@@ -77,6 +91,18 @@ class Answering:
         self._report(problems, len(todo) * k, any(known.values()))
         return [known.get(prompt_key(p), ()) for p in prompts]
 
+    def _taken(self, keys: Collection[str], k: int) -> dict[str, tuple[Completion, ...]]:
+        """k answers to each prompt that an evaluation in a folder beside this one has, word for word."""
+        found: dict[str, tuple[Completion, ...]] = {}
+        for path in sorted(self.out.resolve().parent.glob(f"*/{FOLDER}/{self.path.name}")):
+            rows = _kept(path) if path != self.path.resolve() and _unaltered(path) else {}
+            fresh = {key: row[:k] for key, row in rows.items() if key in keys and len(row) >= k}
+            if fresh.keys() - found.keys():
+                where = path.parent.parent.name
+                self.console.print(f"  {len(fresh)} answers of {self.subject.name} are those of {where}")
+            found = fresh | found
+        return found
+
     def _report(self, problems: Sequence[str], total: int, any_answer: bool) -> None:
         """Says how many answers could not be made, and why the first could not."""
         if not problems:
@@ -85,6 +111,23 @@ class Answering:
         if not any_answer:
             raise RunFailed(text, "mend the sampler and run the same command again")
         self.console.print(f"  {text}")
+
+
+def _kept(path: Path) -> dict[str, tuple[Completion, ...]]:
+    """The answers in a file by the keys of their prompts; of two lines the one with more answers counts."""
+    found: dict[str, tuple[Completion, ...]] = {}
+    for group in store.read(path):
+        key = group.prompt.metadata["key"]
+        if len(group.completions) > len(found.get(key, ())):
+            found[key] = group.completions
+    return found
+
+
+def _unaltered(path: Path) -> bool:
+    """Whether a finished evaluation vouches for a file of answers by its hash."""
+    entry = manifests.read(path.parent.parent)
+    noted = None if entry is None or entry.status != "done" else entry.files.get(f"{FOLDER}/{path.name}")
+    return noted is not None and noted == sha256_file(path)
 
 
 def finished(

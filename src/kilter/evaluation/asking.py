@@ -31,9 +31,11 @@ class ModelAnswers:
 
     prompts: Answers
     probes: Answers = field(default_factory=list)
+    tasks: Answers = field(default_factory=list)
     follow_ups: Replies = field(default_factory=list)
     logps: Logps | None = None
     reference_logps: Logps | None = None
+    entropy: list[float | None] | None = None
     nll: list[float | None] = field(default_factory=list)
     pair_logps: list[tuple[float, float] | None] | None = None
 
@@ -42,7 +44,8 @@ class ModelAnswers:
 class Asking:
     """Asks one model after the other, and computes what needs its weights.
 
-    needs: those of the metrics; what no metric needs is not computed. k: answers per prompt.
+    needs: those of the metrics; what no metric needs is not computed. k: answers per prompt. probe_k: answers
+    per probe.
     """
 
     spec: EvaluateSpec
@@ -52,6 +55,7 @@ class Asking:
     out: Path
     console: Console
     title: str
+    probe_k: int = 1
     baseline: Ready | None = None
 
     def ask(self, subject: Subject) -> ModelAnswers:
@@ -71,7 +75,9 @@ class Asking:
             )
             said = ModelAnswers(answering(self.suite.prompts, self.k))
             if self.suite.probes:
-                said.probes = answering(self.suite.probes)
+                said.probes = answering(self.suite.probes, self.probe_k)
+            if self.suite.tasks:
+                said.tasks = answering(self.suite.tasks)
             if "follow_ups" in self.needs:
                 said.follow_ups = self._follow_ups(answering, said.prompts)
             exact = sampler.facts.exact
@@ -84,6 +90,8 @@ class Asking:
         """Log-probs of the first answers under the model and the baseline, and of the tax set."""
         if "logps" in self.needs:
             said.logps = self._own_logps(model, said.prompts, exact)
+        if "entropy" in self.needs:
+            said.entropy = self._entropy(model, said.prompts, exact)
         if self.suite.tax:
             said.nll = self._nll(model, name)
         if "pair_logps" in self.needs and self.suite.pairs:
@@ -133,6 +141,23 @@ class Asking:
         if exact and self.spec.temperature == 1.0 and self.spec.dtype == "float32":
             return [row[0].sampling_logps or () if row else () for row in answers]
         return self._logps(model, model.encoder, answers, "log-probs")
+
+    def _entropy(self, model: Ready, answers: Answers, exact: bool) -> list[float | None]:
+        """Of the policy at temperature 1: the sampler's own if it is just that, else computed."""
+        if exact and self.spec.temperature == 1.0 and self.spec.dtype == "float32":
+            return [row[0].entropy if row else None for row in answers]
+        present = [i for i, row in enumerate(answers) if row]
+        with Display(self.console, f"{self.title}: entropy", len(present)) as display:
+            found = likelihood.token_entropy(
+                model.scorer,
+                model.encoder,
+                [self.suite.prompts[i] for i in present],
+                [answers[i][0] for i in present],
+                self.spec.tokens_per_microbatch,
+                lambda done: display.update(done, "answers"),
+            )
+        by_prompt = dict(zip(present, found, strict=True))
+        return [by_prompt.get(i) for i in range(len(answers))]
 
     def _logps(self, model: Ready, encoder: Encoder, answers: Answers, what: str) -> Logps:
         """Of the first answer to each prompt, under a model; nothing where there is no answer."""

@@ -1,5 +1,6 @@
 """Scores of a reward model on lists of answers, some of them right: RewardBench 2 (Malik et al. 2025).
 
+best_of        what choosing the highest score among n answers is worth
 credit         one right answer among k: the share that it has of the highest score
 ties_score     several right answers: all above all wrong ones, and closer to each other than to those
 """
@@ -45,6 +46,26 @@ class Margins:
         if not good or not bad:
             raise ValueError("a list needs a right answer and a wrong one")
         return cls(max(good) - min(good), min(good) - max(bad))
+
+
+def best_of(n: int, scores: Sequence[float], worth: Sequence[float]) -> float:
+    """Expected worth of the answer with the highest score among n of k answers drawn at random.
+
+    Every subset of n counts, so that one sample of k gives all of them; equal scores share.
+
+    Args:
+        n: answers that are drawn, at most k.
+        scores: [k], by which one is chosen.
+        worth: [k], what the chosen one is worth, such as 1 for a right answer.
+    """
+    total, below, found = math.comb(len(scores), n), 0, 0.0
+    for level in sorted(set(scores)):
+        own = [w for s, w in zip(scores, worth, strict=True) if s == level]
+        up_to = below + len(own)
+        chance = (math.comb(up_to, n) - math.comb(below, n)) / total
+        found += chance * statistics.fmean(own)
+        below = up_to
+    return found
 
 
 def ties_score(references: Mapping[str, Margins], tied: Mapping[str, Margins]) -> float:

@@ -57,6 +57,12 @@ class EvaluateSpec(BaseModel):
         "label them with data.safety, or name a suite such as builtin:harmful-twins",
     )
     probe_limit: Annotated[int, DATA] = Field(50, ge=4, description="prompts of each probe set")
+    tasks: Annotated[list[DataRef], DATA] = Field(
+        default_factory=list,
+        description="task suites with a right answer in the column answer, for exact_match, f1, rouge and "
+        "math_verify; none: the prompts themselves. Their difference to the baseline is the alignment tax",
+    )
+    task_limit: Annotated[int, DATA] = Field(200, ge=4, description="prompts of each task suite")
     tax: Annotated[DataRef | None, DATA] = Field(
         None,
         description="demonstrations of other skills: what the models unlearned, "
@@ -71,6 +77,11 @@ class EvaluateSpec(BaseModel):
     people: Annotated[list[FileRef], METHOD] = Field(
         default_factory=list,
         description="what people said of some of the answers, as JSON lines: metric, prompt, answer, value",
+    )
+    preferred: Annotated[list[FileRef], METHOD] = Field(
+        default_factory=list,
+        description="what people preferred, as JSON lines with prompt, answer_a, answer_b and winner "
+        "(a, b or tie), or with prompt, chosen and rejected; for human_win_rate",
     )
     sampler: Annotated[SamplerKind, SAMPLING] = Field(
         default_factory=SamplerKind, description="who samples; how is said by the fields beside it"

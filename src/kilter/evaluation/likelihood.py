@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
+from kilter.batch import Batch
 from kilter.data.collate import collate
 from kilter.data.encode import Encoder
 from kilter.models.forward import Scorer
@@ -29,6 +32,34 @@ def token_logps(
 
     progress: hears how many answers are done.
     """
+    logps = lambda part: scorer(part).logps_BT
+    return _of_tokens(logps, scorer, encoder, prompts, answers, tokens_per_microbatch, progress)
+
+
+def token_entropy(
+    scorer: Scorer,
+    encoder: Encoder,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Completion],
+    tokens_per_microbatch: int,
+    progress: Callable[[int], None],
+) -> list[float | None]:
+    """Mean entropy over each answer's tokens, in nats at temperature 1; None of an answer without tokens."""
+    entropy = lambda part: scorer(part, frozenset({"entropy"})).entropy_BT
+    rows = _of_tokens(entropy, scorer, encoder, prompts, answers, tokens_per_microbatch, progress)
+    return [math.fsum(row) / len(row) if row else None for row in rows]
+
+
+def _of_tokens(
+    compute: Callable[[Batch], Tensor | None],
+    scorer: Scorer,
+    encoder: Encoder,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Completion],
+    tokens_per_microbatch: int,
+    progress: Callable[[int], None],
+) -> list[tuple[float, ...]]:
+    """What `compute` gives [B, T] of a batch, for the tokens of each answer."""
     groups = [Group(p, (a,), (Feedback(None),)) for p, a in zip(prompts, answers, strict=True)]
     uncut = replace(encoder, max_length=1 << 30)  # the answers are as long as they are
     out: list[tuple[float, ...]] = [()] * len(groups)
@@ -38,9 +69,11 @@ def token_logps(
         where = {id(p): first + i for i, p in enumerate(batch.prompts_N)}
         for part in split(batch, tokens_per_microbatch, scorer.shared):
             with torch.no_grad():
-                logps = scorer(part).logps_BT.cpu()
+                found = compute(part)
+            assert found is not None, "the scorer makes what it is asked for"
+            values_BT = found.cpu()
             for n, prompt in enumerate(part.prompts_N):
-                out[where[id(prompt)]] = tuple(logps[n, : int(part.length_B[n])].tolist())
+                out[where[id(prompt)]] = tuple(values_BT[n, : int(part.length_B[n])].tolist())
             done += part.groups()
             progress(done)
     return out

@@ -1,24 +1,25 @@
-"""What people said of some answers: a small sample that takes the errors of an instrument out of a rate."""
+"""What people said: of some answers, which takes the errors of an instrument out of a rate; and of pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kilter.artifacts import read_lines
+from kilter.artifacts import sha256_file
 from kilter.errors import UserError
 from kilter.evaluation.response.reading import question
 from kilter.statistics import Estimate, prediction_powered
-from kilter.types import Answered
+from kilter.types import Answered, Feedback, Group
 
 FEWEST = 15
 """Answers that people labelled, below which a rate is not corrected by them."""
 
 Key = tuple[str, str, str]
-"""Metric, question and answer, white space normalised."""
+"""Metric, question and answer, or question and two answers; white space normalised."""
 
 
 class Said(BaseModel):
@@ -38,19 +39,91 @@ def read_people(files: Sequence[str | Path], where: str = "people") -> dict[Key,
         UserError: a file is missing, or a row lacks a field.
     """
     found: dict[Key, list[float]] = {}
+    fix = 'write {"metric": "refusal", "prompt": ..., "answer": ..., "value": 1} in each line'
+    for said in _rows(files, Said, where, fix):
+        found.setdefault(_key(said.metric, said.prompt, said.answer), []).append(said.value)
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+Row = TypeVar("Row", bound=BaseModel)
+
+
+def _rows(files: Sequence[str | Path], model: type[Row], where: str, fix: str) -> Iterator[Row]:
+    """The rows of all files. Raises UserError where a file is missing, or a row is not as the model says."""
     for path in files:
         if not Path(path).is_file():
             raise UserError(where, str(path), "names no file", "give a file of JSON lines")
-        for number, row in enumerate(read_lines(Path(path)), start=1):
+        # A file of the user's: its last line counts, with or without an end.
+        for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), start=1):
+            if not line.strip():
+                continue
             try:
-                said = Said.model_validate(row)
+                yield model.model_validate_json(line)
             except ValidationError as error:
                 first = error.errors()[0]
                 problem = f"lacks a usable {'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}"
-                fix = 'write {"metric": "refusal", "prompt": ..., "answer": ..., "value": 1} in each line'
                 raise UserError(where, f"{path}:{number}", problem, fix) from error
-            found.setdefault(_key(said.metric, said.prompt, said.answer), []).append(said.value)
-    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+class Preferred(BaseModel):
+    """One comparison by a person, as a labelling page writes it or as a row of pairs."""
+
+    model_config = ConfigDict(extra="ignore")
+    prompt: str = Field(description="what was asked: the last user turn")
+    answer_a: str = Field(validation_alias=AliasChoices("answer_a", "chosen"))
+    answer_b: str = Field(validation_alias=AliasChoices("answer_b", "rejected"))
+    winner: Literal["a", "b", "tie"] = Field("a", description="of answer_a and answer_b; of pairs the chosen")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _labelled(cls, row: Any) -> Any:
+        """A missing winner is not a win of the answer that stands first."""
+        if isinstance(row, Mapping) and "answer_a" in row and "winner" not in row:
+            raise ValueError("answer_a and answer_b need a winner")
+        return row
+
+
+WINS = {"a": 1.0, "tie": 0.5, "b": 0.0}
+
+
+class PeopleSource:
+    """People's comparisons from files, as feedback on the answers that they compared.
+
+    An answer that nobody compared stays unscored.
+
+    Raises:
+        UserError: a file is missing, or a row lacks a field.
+    """
+
+    def __init__(self, files: Sequence[str | Path], where: str = "preferred") -> None:
+        fix = 'write {"prompt": ..., "answer_a": ..., "answer_b": ..., "winner": "a"} in each line'
+        said: dict[Key, list[float]] = {}
+        for row in _rows(files, Preferred, where, fix):
+            value = WINS[row.winner]
+            said.setdefault(_key(row.prompt, row.answer_a, row.answer_b), []).append(value)
+            said.setdefault(_key(row.prompt, row.answer_b, row.answer_a), []).append(1 - value)
+        self._said = {key: float(np.mean(values)) for key, values in said.items()}
+        self.judge = f"people ({', '.join(Path(f).name for f in files)})"
+        self.stamp = "".join(sha256_file(Path(f)) for f in files)
+
+    def judges(self) -> Sequence[Mapping[str, Any]]:
+        """None: people are not certified."""
+        return ()
+
+    def score(self, groups: Sequence[Group], title: str) -> list[list[Feedback]]:
+        """One Feedback per completion: how often it was preferred to each of the others."""
+        return [[self._against(g, i) for i in range(len(g.completions))] for g in groups]
+
+    def _against(self, group: Group, own: int) -> Feedback:
+        texts = [c.text for c in group.completions]
+        asked = question(group.prompt)
+        shares = [
+            None if place == own else self._said.get(_key(asked, texts[own], other))
+            for place, other in enumerate(texts)
+        ]
+        if all(share is None for share in shares):
+            return Feedback(None, "people")
+        return Feedback(None, "people", against=tuple(None if s is None else (s, s) for s in shares))
 
 
 def labels(metric: str, items: Sequence[Answered], known: Mapping[Key, float]) -> list[float | None]:
@@ -72,5 +145,6 @@ def powered(counted: Sequence[float | None], people: Sequence[float | None]) -> 
     return prediction_powered(values[~both], values[both], said[both])
 
 
-def _key(metric: str, prompt: str, answer: str) -> Key:
-    return metric, " ".join(prompt.split()), " ".join(answer.split())
+def _key(*texts: str) -> Key:
+    first, second, third = (" ".join(text.split()) for text in texts)
+    return first, second, third

@@ -11,7 +11,7 @@ from kilter.evaluation.suites import Suite
 from kilter.types import Answered, Feedback, Group
 
 Records = dict[str, list[Answered]]
-"""prompts, probes, demonstrations, pairs -> one record per prompt"""
+"""prompts, probes, tasks, demonstrations, pairs -> one record per prompt"""
 
 
 def records(suite: Suite, said: ModelAnswers, scores: Scores) -> Records:
@@ -24,11 +24,13 @@ def records(suite: Suite, said: ModelAnswers, scores: Scores) -> Records:
             None if said.logps is None else said.logps[i],
             None if said.reference_logps is None else said.reference_logps[i],
             follow_ups=said.follow_ups[i] if said.follow_ups else {},
+            entropy=None if said.entropy is None else said.entropy[i],
         )
         for i, prompt in enumerate(suite.prompts)
     ]
     prompts = with_twins(prompts)
     probes = [Answered(p, answers) for p, answers in zip(suite.probes, said.probes, strict=True)]
+    tasks = [Answered(p, answers) for p, answers in zip(suite.tasks, said.tasks, strict=True)]
     demonstrations = [
         Answered(g.prompt, g.completions, nll=nll) for g, nll in zip(suite.tax, said.nll, strict=True)
     ]
@@ -37,7 +39,13 @@ def records(suite: Suite, said: ModelAnswers, scores: Scores) -> Records:
         Answered(g.prompt, g.completions, pair_logps=logps)
         for g, logps in zip(suite.pairs, known, strict=True)
     ]
-    return {"prompts": prompts, "probes": probes, "demonstrations": demonstrations, "pairs": pairs}
+    return {
+        "prompts": prompts,
+        "probes": probes,
+        "tasks": tasks or prompts,
+        "demonstrations": demonstrations,
+        "pairs": pairs,
+    }
 
 
 def with_twins(items: Sequence[Answered]) -> list[Answered]:

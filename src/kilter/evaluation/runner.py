@@ -16,10 +16,12 @@ from kilter.data.dataset import Dataset
 from kilter.evaluation import metrics
 from kilter.evaluation.aggregate import Measured, Origin, measure_all, paired
 from kilter.evaluation.asking import Asking, ModelAnswers
+from kilter.evaluation.changes import changed, of_changes
 from kilter.evaluation.config import EvaluateSpec
 from kilter.evaluation.instruments import measurements
-from kilter.evaluation.metrics import OF_LISTS, OF_PAIRS, SOURCES, STANDARD, Measure
-from kilter.evaluation.people import read_people
+from kilter.evaluation.metrics import OF_CHANGES, OF_LISTS, OF_PAIRS, SOURCES, STANDARD, Measure
+from kilter.evaluation.metrics.registry import Items
+from kilter.evaluation.people import PeopleSource, read_people
 from kilter.evaluation.records import beside, of_pairs, records
 from kilter.evaluation.result import entry, head, read_by, titles_beyond
 from kilter.evaluation.scoring import GoldSource, JudgeSource, RewardSource, Scores, Scoring, Source, combined
@@ -28,6 +30,9 @@ from kilter.evaluation.suites import Suite, unique_prompts
 from kilter.feedback.context import Context
 from kilter.feedback.judge.itself import judging_itself
 from kilter.types import Answered, Completion, Feedback, Group, Prompt
+
+PARTS: tuple[Items, Items] = ("prompts", "probes")
+"""What may be answered several times."""
 
 UNANSWERED = Completion("")
 """What stands in groups.jsonl where a sampler gave no answer."""
@@ -46,6 +51,7 @@ class Evaluation:
         out: folder of evaluation.json.
         probes: prompts that count for refusals and violations alone.
         tax: demonstrations of other skills.
+        tasks: prompts with a known right answer; none: the prompts themselves.
         resolve: folder of a model that the gold source names, a stage or any other.
         certificates: judge.json files of the run.
     """
@@ -63,17 +69,18 @@ class Evaluation:
     tax: Sequence[Group] = ()
     resolve: Callable[[str], Path] = Path
     certificates: Sequence[Path] = ()
+    tasks: Sequence[Prompt] = ()
 
     def run(self) -> dict[str, Any]:
         """Returns and writes evaluation.json. Answers are on disk as soon as they are made."""
         measures = metrics.resolve(self.spec.metrics)
-        suite = Suite(unique_prompts(self.prompts, self.spec.limit), self.probes, self.tax, self.pairs)
+        prompts = unique_prompts(self.prompts, self.spec.limit)
+        suite = Suite(prompts, self.probes, self.tax, self.pairs, self.tasks)
         needs = frozenset().union(*(m.facts.needs for m in measures))
 
         # Ask: everything that needs a policy's weights, one model after the other, the baseline first.
-        asking = Asking(
-            self.spec, suite, needs, max(m.samples for m in measures), self.out, self.console, self.name
-        )
+        k, probe_k = (_samples(measures, part) for part in PARTS)
+        asking = Asking(self.spec, suite, needs, k, self.out, self.console, self.name, probe_k)
         said = {model.name: asking.ask(model) for model in self.models}
 
         # Score: what was said, once by each source; further samples only where a metric looks at them.
@@ -132,6 +139,8 @@ class Evaluation:
         for history in itertools.chain(*(source.judges() for source in sources.values())):
             for words in judging_itself(history, [model.hash for model in self.models]):
                 self.console.print(f"  {words}", soft_wrap=True)
+        if self.spec.preferred and "preferred" in needs:
+            sources["preferred"] = PeopleSource(self.spec.preferred)
         return sources
 
     @property
@@ -155,11 +164,14 @@ class Evaluation:
         self, measures: Sequence[Measure], measured: Mapping[str, Mapping[str, Measured]]
     ) -> None:
         """Says which metrics could not be had, of those that were asked for by name."""
-        found = {name for of_model in measured.values() for name in of_model}
+        known = [(name, m.estimate is not None) for of in measured.values() for name, m in of.items()]
+        found, counted = {name for name, _ in known}, {name for name, has in known if has}
         for m in measures:
             if m.facts.name not in found and m.facts.name not in STANDARD:
                 needs = ", ".join(sorted(m.facts.needs))
                 self.console.print(f"  no {m.facts.name}: no prompt has all of {needs}")
+            elif m.facts.name not in counted and m.facts.name not in STANDARD:
+                self.console.print(f"  no {m.facts.name}: none of the prompts is one that it counts")
 
     def _bias(self) -> str:
         """Sampled otherwise than from the policy itself, an estimate of its own KL is biased, and says so."""
@@ -171,7 +183,8 @@ class Evaluation:
     def _reward_accuracy(self, suite: Suite, source: RewardSource, origin: Origin) -> dict[str, Any]:
         """How well the reward model knows the held-out pairs: a metric of the judge, not of any model."""
         feedback = source.pairs(suite.pairs, f"{self.name}: reward model on held-out pairs")
-        return _accuracy(source.judge, suite.pairs, feedback, origin)
+        tried = _tried(source, suite.pairs[: self.spec.probe_limit], self.name)
+        return _accuracy(source.judge, suite.pairs, feedback, origin, changes=tried)
 
     def _write(
         self,
@@ -192,16 +205,28 @@ class Evaluation:
         write_json(self.out / "evaluation.json", result, indent=1)
 
 
+def _samples(measures: Sequence[Measure], part: Items) -> int:
+    """Answers that the metrics of one part of the suite want to each of its prompts."""
+    return max((m.samples for m in measures if part in m.facts.over), default=1)
+
+
+def _tried(source: RewardSource, pairs: Sequence[Group], name: str) -> list[Answered]:
+    """The chosen answers of some pairs under changes of form, as the reward model scores them."""
+    groups = changed(pairs)
+    return of_changes(groups, source.pairs(groups, f"{name}: {source.judge} on changed answers", "answers"))
+
+
 def _accuracy(
     judge: str,
     pairs: Sequence[Group],
     feedback: Sequence[Sequence[Feedback]],
     origin: Origin,
     lists: Sequence[Answered] = (),
+    changes: Sequence[Answered] = (),
 ) -> dict[str, Any]:
     """The reward model's part of evaluation.json; empty where it scored no pair."""
-    known = {"pairs": of_pairs(pairs, feedback), "lists": lists}
-    found = measure_all(metrics.resolve((*OF_PAIRS, *OF_LISTS)), known, origin)
+    known = {"pairs": of_pairs(pairs, feedback), "lists": lists, "changes": changes}
+    found = measure_all(metrics.resolve((*OF_PAIRS, *OF_LISTS, *OF_CHANGES)), known, origin)
     estimates = {
         name.partition(".")[2]: made.estimate.to_json()
         for name, made in found.items()
@@ -235,13 +260,14 @@ def evaluate_reward_model(
     source = RewardSource(*reward_model, spec, console)
     feedback = source.pairs(pairs, f"{name}: {source.judge} on pairs")
     of_lists = source.pairs(lists, f"{name}: {source.judge} on lists", "lists") if lists else []
+    tried = _tried(source, pairs[: spec.probe_limit], name)
     origin = Origin(spec.seed, data_hash, {"reward": source.judge})
     result = head(spec, Suite([], pairs=pairs), origin, "", frozenset())
     result["prompts_found_in_training_data"] = Suite([g.prompt for g in pairs]).found_in(trained)
     result |= {
         "baseline": None,
         "models": {},
-        **_accuracy(source.judge, pairs, feedback, origin, of_pairs(lists, of_lists)),
+        **_accuracy(source.judge, pairs, feedback, origin, of_pairs(lists, of_lists), tried),
     }
 
     # evaluation.json last, for it vouches for what lies beside it.

@@ -20,11 +20,13 @@ from kilter.evaluation.config import EvaluateSpec
 from kilter.feedback.context import Context
 from kilter.feedback.judge.canary import counted, in_words
 from kilter.feedback.judge.source import JudgeFeedback, JudgeOptions
+from kilter.feedback.process_reward import ProcessReward
 from kilter.feedback.reward_model import RewardModel
 from kilter.feedback.worlds import OwnJudge, judged
-from kilter.models.load import model_hash
+from kilter.models.load import model_hash, scores_steps
 from kilter.progress import Display
 from kilter.registry import user_files
+from kilter.roles.open import OpenSpec, open_encoder
 from kilter.types import Completion, Feedback, Group, Prompt
 
 Scores = dict[str, list[tuple[Feedback, ...]]]
@@ -114,6 +116,22 @@ class JudgeSource:
         return found
 
 
+class _Steps:
+    """A process reward model as a scorer of whole answers: its least probable step counts."""
+
+    def __init__(self, folder: Path, max_length: int, template: str) -> None:
+        encoder = open_encoder(OpenSpec(folder, "steps", template=template, max_length=max_length))
+        self._source = ProcessReward(str(folder), Context(Path, (None, encoder)))
+
+    def __call__(self, groups: Sequence[Group], progress: Callable[[int], None]) -> list[list[Feedback]]:
+        """One Feedback per completion; each group is read by itself."""
+        found: list[list[Feedback]] = []
+        for group in groups:
+            found += self._source([group])
+            progress(len(found))
+        return found
+
+
 @dataclass
 class RewardSource:
     """A reward model, opened when it is first asked."""
@@ -130,10 +148,13 @@ class RewardSource:
         return f"{model_hash(self.folder)}|{s.max_length + s.max_new_tokens}|{s.template}"
 
     @cached_property
-    def model(self) -> RewardModel:
-        """With room for a prompt and a whole answer."""
+    def model(self) -> RewardModel | _Steps:
+        """With room for a prompt and a whole answer. A process reward model's score is that of its steps."""
         s = self.spec
-        return RewardModel(self.folder, s.max_length + s.max_new_tokens, s.tokens_per_microbatch, s.template)
+        room = s.max_length + s.max_new_tokens
+        if scores_steps(self.folder):
+            return _Steps(self.folder, room, s.template)
+        return RewardModel(self.folder, room, s.tokens_per_microbatch, s.template)
 
     def judges(self) -> Sequence[Mapping[str, Any]]:
         """None: a reward model is tested on held-out pairs."""

@@ -9,6 +9,9 @@ from kilter.data.dataset import Dataset, prompt_key
 from kilter.errors import UserError
 from kilter.types import Group, Prompt
 
+TASK = "task"
+"""In the metadata of a prompt: the task suite that it belongs to."""
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -16,16 +19,18 @@ class Suite:
 
     probes: prompts that count for refusals and violations alone. tax: demonstrations of other skills.
     pairs: held-out pairs, on which the reward model is tested, and policies by their log-probs.
+    tasks: prompts with a known right answer; none: the prompts themselves are the tasks.
     """
 
     prompts: Sequence[Prompt]
     probes: Sequence[Prompt] = ()
     tax: Sequence[Group] = ()
     pairs: Sequence[Group] = ()
+    tasks: Sequence[Prompt] = ()
 
     def found_in(self, trained: frozenset[str]) -> int:
-        """How many of the prompts were trained on."""
-        return sum(prompt_key(p)[:16] in trained for p in self.prompts)
+        """How many of the prompts and tasks were trained on."""
+        return sum(prompt_key(p)[:16] in trained for p in (*self.prompts, *self.tasks))
 
 
 def unique_prompts(data: Dataset, limit: int | None) -> list[Prompt]:

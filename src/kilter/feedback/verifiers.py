@@ -54,9 +54,10 @@ class _PerCompletion(FeedbackSource):
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion."""
         patience = Patience()
-        return [[self._verdict(g.prompt, c, patience) for c in g.completions] for g in groups]
+        return [[self.verdict(g.prompt, c, patience) for c in g.completions] for g in groups]
 
-    def _verdict(self, prompt: Prompt, completion: Completion, patience: Patience) -> Feedback:
+    def verdict(self, prompt: Prompt, completion: Completion, patience: Patience) -> Feedback:
+        """One judgement, in a process of its own; `patience` counts those that took too long."""
         call = lambda: limited(self.judge, prompt, completion, timeout=TIMEOUT, prepare=self.prepare)
         found, problem = patience.call(call)
         score, why = (None, problem) if problem else found
@@ -79,7 +80,7 @@ def gold_answer(prompt: Prompt, key: str) -> str | None:
     return boxed(text) or text
 
 
-def _behind(text: str, mark: str) -> str:
+def behind(text: str, mark: str) -> str:
     """The line behind the last mark; of a tag, what it encloses."""
     rest = text.rpartition(mark)[2]
     if mark.startswith("<") and mark.endswith(">"):
@@ -108,7 +109,7 @@ class _AgainstAnswer(_PerCompletion):
         if self.mark is not None:
             if self.mark not in text:
                 return 0.0, f"no {self.mark}"
-            text = _behind(text, self.mark)
+            text = behind(text, self.mark)
         right = self.equal(gold, text)
         return float(right), "right" if right else "wrong"
 
@@ -151,7 +152,8 @@ class MathAnswer(_AgainstAnswer):
             return final_answer.names_choice(gold, text)
         expected = parse(f"${gold}$", parsing_timeout=None)
         found = parse(final_answer.last_part(text), parsing_timeout=None)
-        if not verify(expected, found, timeout_seconds=None):
+        # (-oo, 3] and x <= 3 say the same, whichever of them is the reference.
+        if not verify(expected, found, timeout_seconds=None, allow_set_relation_comp=True):
             return False
         # math-verify rounds to six decimals: what is small, or differs in the seventh, would be equal.
         return not final_answer.differ(expected, found)

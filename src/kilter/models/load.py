@@ -614,8 +614,18 @@ def reads_pairs(folder: Path) -> bool:
     return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("reads") == "pairs"
 
 
+def scores_steps(folder: Path) -> bool:
+    """Whether a model of this folder classifies tokens: a process reward model."""
+    return not is_adapter(folder) and _architecture(folder).endswith("ForTokenClassification")
+
+
 def is_classifier(folder: Path) -> bool:
     """Whether full weights have a score head, as config.json says."""
+    return _architecture(folder).endswith("ForSequenceClassification")
+
+
+def _architecture(folder: Path) -> str:
+    """The class of full weights, as config.json says; "" where it names none."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architectures = config.get("architectures") or [""]
@@ -626,7 +636,7 @@ def is_classifier(folder: Path) -> bool:
             f"has a config.json that cannot be read ({error})",
             "copy config.json from the original model",
         ) from error
-    return str(architectures[0]).endswith("ForSequenceClassification")
+    return str(architectures[0])
 
 
 def adapter_has_head(folder: Path) -> bool:

@@ -94,7 +94,7 @@ def output_hash(work: Workspace, stage: str) -> str:
 
 def check_inputs(work: Workspace) -> None:
     """Models open, files exist, data can be read in the shape that is asked for. Raises UserError."""
-    from kilter.models.load import check_files, require_head
+    from kilter.models.load import check_files, require_head, scores_steps
 
     found = work.inputs()
     for item in found:
@@ -102,7 +102,9 @@ def check_inputs(work: Workspace) -> None:
             # A base model that was left out has the recipe's own field.
             folder = work.model(item.value, item.field if item.value is not None else "model")
             check_files(folder, work.where(item.field) if item.value is not None else "model")
-            if "reward_model" in item.field.split("."):
+            # An evaluation also takes a process reward model, whose head is one of tokens.
+            evaluated = item.field.partition(".")[0] == "reward_model"
+            if "reward_model" in item.field.split(".") and not (evaluated and scores_steps(folder)):
                 require_head(folder, work.where(item.field))
         elif item.ref.is_file(item.value) and not Path(item.value).is_file():
             raise UserError(work.where(item.field), item.value, "names no file", item.ref.fix)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from kilter.data.dataset import Dataset, prompt_key
 from kilter.errors import UserError, nearest
 from kilter.evaluation.config import EvaluateSpec
+from kilter.evaluation.suites import TASK
 from kilter.refs import Found
 from kilter.release.section import Section
 from kilter.sampling.config import idle_fields
 from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.outcome import Outcome, StagePlan
 from kilter.stages.registry import stage
-from kilter.types import Group, Shape
+from kilter.types import Group, Prompt, Shape
 from kilter.validation import refuse_idle
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ class Evaluate(StageKind[EvaluateSpec]):
             reward = (name, work.model(reference, "reward_model"))
 
         probes = [g.prompt for name in spec.probes for g in _once(work, name)[: spec.probe_limit]]
+        tasks = _tasks(spec, work)
         tax = _once(work, spec.tax, "demonstrations")[: spec.tax_limit] if spec.tax else []
         result = Evaluation(
             spec,
@@ -166,6 +168,7 @@ class Evaluate(StageKind[EvaluateSpec]):
             tax,
             lambda name: work.model(name, "gold"),
             work.certificates(),
+            tasks,
         ).run()
         return _outcome(result)
 
@@ -195,6 +198,9 @@ def _tokens(spec: EvaluateSpec, work: Workspace, held: Sequence[Group]) -> Answe
     probes = [g for n in spec.probes if work.ready(n) for g in _once(work, n)[: spec.probe_limit]]
     asked, said = lengths(encoder, [g.prompt for g in probes], [], spec.max_new_tokens)
     read, written = read + len(probes) * asked * models, written + len(probes) * said * models
+    tasks = _tasks(spec, work)
+    asked, said = lengths(encoder, tasks, [], spec.max_new_tokens)
+    read, written = read + len(tasks) * asked * models, written + len(tasks) * said * models
 
     # A sampler knows the log-probs of its own answers at temperature 1.
     own = "logps" in needs and (spec.temperature != 1 or spec.dtype != "float32")
@@ -207,6 +213,21 @@ def _tokens(spec: EvaluateSpec, work: Workspace, held: Sequence[Group]) -> Answe
     if readers:
         read += len(_pairs(spec, work)) * (prompt + 2 * answer) * readers
     return Answered(read, written, models + (spec.reward_model is not None))
+
+
+def _tasks(spec: EvaluateSpec, work: Workspace) -> list[Prompt]:
+    """Prompts of the task suites, each with the name of its suite, by which it is reported."""
+    return [
+        replace(g.prompt, metadata={**g.prompt.metadata, TASK: _suite_name(name)})
+        for name in spec.tasks
+        if work.ready(name)
+        for g in _once(work, name)[: spec.task_limit]
+    ]
+
+
+def _suite_name(reference: str) -> str:
+    """A suite as its part of a metric is called: neither a folder nor an ending, and no dot."""
+    return Path(reference.removeprefix("$").rpartition(":")[2]).stem.replace(".", "_")
 
 
 def _named(models: str | list[str] | dict[str, str]) -> dict[str, str]:
@@ -234,7 +255,19 @@ def _pairs(spec: EvaluateSpec, work: Workspace) -> Sequence[Group]:
 
 
 POLICY_ONLY = (
-    *("baseline", "gold", "judge", "metrics", "instruments", "people", "probes", "tax", "sampler"),
+    *(
+        "baseline",
+        "gold",
+        "judge",
+        "metrics",
+        "instruments",
+        "people",
+        "preferred",
+        "probes",
+        "tasks",
+        "tax",
+        "sampler",
+    ),
     "temperature",
 )
 """Fields that are about the answers of a policy."""
@@ -280,12 +313,14 @@ def _run_alone(spec: EvaluateSpec, work: Workspace, folder: Path) -> Outcome:
 
 
 def _lists(spec: EvaluateSpec, work: Workspace, pairs: Sequence[Group]) -> Sequence[Group]:
-    """Whole lists of answers where the data is a benchmark of such; a pair is only the ends of one."""
-    if not any(g.prompt.metadata.get("benchmark") == "rewardbench2" for g in pairs):
+    """Whole lists of answers, right and wrong ones; a pair is only the ends of one."""
+    if not pairs:
         return []
-    found = work.load(spec.data, "ranked")
+    found = work.load(spec.data, "rollouts")
     rows = [*found.train, *found.heldout] if spec.split == "all" else found.heldout
-    return rows[: spec.limit]
+    return [g for g in rows if len(g.completions) > 2 and {f.score for f in g.feedback} == {0, 1}][
+        : spec.limit
+    ]
 
 
 def _asked(spec: EvaluateSpec, work: Workspace) -> Dataset:

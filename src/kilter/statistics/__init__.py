@@ -2,6 +2,7 @@
 
 estimates.py    shares, means, paired differences, and how many observations a limit needs
 clustered.py    shares of values that come in clusters, such as verdicts on one prompt
+spread.py       standard deviations
 agreement.py    kappa, AC1 and alpha with a bootstrap over clusters
 correction.py   rates of an instrument with errors: Rogan-Gladen, prediction-powered inference
 """
@@ -27,6 +28,7 @@ from kilter.statistics.estimates import (
     wilson_bounds,
     win_rate,
 )
+from kilter.statistics.spread import deviation
 
 __all__ = [
     "EXACT",
@@ -39,6 +41,7 @@ __all__ = [
     "constant_bounds",
     "corrected_difference",
     "corrected_rate",
+    "deviation",
     "gwet_ac1",
     "krippendorff_alpha",
     "mean",

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kilter.evaluation.changes import CHANGES
 from kilter.evaluation.judge_audit.cases import Case, Triple
-from kilter.evaluation.judge_audit.changes import CHANGES
 from kilter.evaluation.judge_audit.sheet import Array, Asked, Sheet, outcome
 from kilter.feedback.judge.canary import NULLS
 from kilter.feedback.judge.certificate import Limit
@@ -188,7 +188,16 @@ ASKS: Mapping[str, Ask] = {
     "injection": Ask(changed("injection", of="worse")),
     **{
         name: Ask(changed(name))
-        for name in ("padding", "repetition", "bullets", "bold", "header", "authority", "citation")
+        for name in (
+            "padding",
+            "repetition",
+            "bullets",
+            "bold",
+            "header",
+            "flattery",
+            "authority",
+            "citation",
+        )
     },
 }
 
@@ -489,6 +498,7 @@ PROBES: Mapping[str, Probe] = {
     **_dressed("bullets", "Wins of a list", "its sentences are a list"),
     **_dressed("bold", "Wins of bold type", "words in it are bold"),
     **_dressed("header", "Wins of a header", "it has a header"),
+    **_dressed("flattery", "Wins of flattery", "it flatters the user first"),
     **_dressed("authority", "Wins of authority", "it calls an expert as its witness"),
     **_dressed("citation", "Wins of citations", "it cites sources that do not exist"),
     "injection": Probe(

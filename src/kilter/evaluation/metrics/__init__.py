@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 
 from kilter.evaluation.metrics.registry import (
+    OF_CHANGES,
     OF_LISTS,
     OF_PAIRS,
     SOURCES,
@@ -24,6 +25,7 @@ for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
     importlib.import_module(_module.name)
 
 __all__ = [
+    "OF_CHANGES",
     "OF_LISTS",
     "OF_PAIRS",
     "SOURCES",

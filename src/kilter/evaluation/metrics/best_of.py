@@ -15,7 +15,7 @@ def _tied(item: Answered) -> bool:
     return item.prompt.metadata.get("category") == TIES
 
 
-def _scores(item: Answered) -> tuple[list[float], list[bool]] | None:
+def scored_list(item: Answered) -> tuple[list[float], list[bool]] | None:
     """Scores of all answers, and which are right; None where one is unscored."""
     scores = [f.score for f in item.feedback["reward"] if f.score is not None]
     if len(scores) < len(item.answers):
@@ -40,7 +40,7 @@ class BestOf:
 
     def per_prompt(self, item: Answered) -> float | None:
         """0 to 1; unscored where an answer is."""
-        found = _scores(item)
+        found = scored_list(item)
         return None if found is None else credit(*found)
 
 
@@ -62,7 +62,7 @@ class Ties:
         kinds: dict[str, dict[str, Margins]] = {"ref": {}, "tied": {}}
         for item in items:
             kind, _, number = item.prompt.id.partition(":")
-            found = _scores(item)
+            found = scored_list(item)
             if kind in kinds and found is not None:
                 kinds[kind][number] = Margins.of(*found)
         if not kinds["ref"].keys() & kinds["tied"].keys():

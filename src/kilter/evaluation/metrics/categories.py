@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from kilter.evaluation.suites import TASK
 from kilter.types import Prompt
 
 
@@ -11,3 +12,9 @@ def categories(prompt: Prompt) -> Sequence[str]:
         return ()
     named = (prompt.metadata.get(key) for key in ("category", "push"))
     return [str(name) for name in named if name]
+
+
+def task(prompt: Prompt) -> Sequence[str]:
+    """The task suite of a prompt, where an evaluation has several, and its category."""
+    own = prompt.metadata.get(TASK)
+    return [*([str(own)] if own else []), *categories(prompt)]

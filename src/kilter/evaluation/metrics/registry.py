@@ -58,10 +58,13 @@ A metric that lacks what it needs is left out.
 OF_PAIRS = ("reward_model.accuracy", "reward_model.accuracy_decision")
 """What is measured of a reward model on held-out pairs."""
 
-OF_LISTS = ("reward_model.best_of", "reward_model.ties")
+OF_LISTS = ("reward_model.best_of", "reward_model.ties", "reward_model.best_of_n")
 """What is measured of a reward model on lists of answers, such as those of RewardBench 2."""
 
-SOURCES = ("gold", "reward", "judge")
+OF_CHANGES = ("reward_model.exploit", "reward_model.exploit_wins", "reward_model.null_wins")
+"""What is measured of a reward model on answers that were changed without being made better."""
+
+SOURCES = ("gold", "reward", "judge", "preferred")
 """Feedback that an evaluation may have. A metric that needs one is left out where it scored no answer."""
 
 NEEDS: dict[str, Callable[[Answered], bool]] = {
@@ -76,12 +79,14 @@ NEEDS: dict[str, Callable[[Answered], bool]] = {
     "gold": lambda item: item.scored("gold"),
     "reward": lambda item: item.scored("reward"),
     "judge": lambda item: item.scored("judge"),
+    "preferred": lambda item: any(f.against for f in item.feedback.get("preferred", ())),
+    "entropy": lambda item: item.entropy is not None,
     "grades": lambda item: any(f.score is not None and not f.against for f in item.feedback.get("judge", ())),
 }
 """What a metric may need, and whether a prompt's record has it."""
 
-Aggregate = Literal["mean", "rate", "proportion", "wins", "corpus"]
-Items = Literal["prompts", "probes", "demonstrations", "pairs", "lists"]
+Aggregate = Literal["mean", "rate", "proportion", "wins", "deviation", "corpus"]
+Items = Literal["prompts", "probes", "tasks", "demonstrations", "pairs", "lists", "changes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +99,8 @@ class MetricFacts:
         unit: of a value, such as "share" or "nats / answer".
         better: which direction is better; None where neither is.
         aggregate: mean (BCa bootstrap), rate (the same of values in [0, 1]; Wilson if all are 0 or all 1),
-            proportion (of 0 and 1; Wilson), wins (win rate, a tie is half), or corpus: one number of all
-            answers, without values per prompt.
+            proportion (of 0 and 1; Wilson), wins (win rate, a tie is half), deviation (standard deviation),
+            or corpus: one number of all answers, without values per prompt.
         needs: what of an Answered it reads; see NEEDS.
         over: whose prompts count.
         subset: only these prompts count, the same ones for every model.

@@ -1,5 +1,6 @@
 """Whether the reward model agrees with people: how often it prefers the chosen answer of a held-out pair."""
 
+from kilter.evaluation.metrics.categories import categories
 from kilter.evaluation.metrics.registry import metric
 from kilter.types import Answered
 
@@ -12,6 +13,7 @@ from kilter.types import Answered
     aggregate="proportion",
     needs={"reward"},
     over=("pairs",),
+    slices=categories,
     paired=False,
 )
 class RewardAccuracy:

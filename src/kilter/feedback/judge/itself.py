@@ -8,7 +8,6 @@ from typing import Any
 from kilter.feedback.context import Context
 from kilter.feedback.judge.build import members
 from kilter.feedback.judge.spec import JudgeSpec
-from kilter.models.load import model_hash
 
 DIGITS = 16
 """Of a model's hash in histories."""
@@ -16,6 +15,9 @@ DIGITS = 16
 
 def models_of(spec: JudgeSpec, context: Context) -> list[str]:
     """Hashes of the models in memory that judge, those of a panel included."""
+    # Hashing a model needs torch, for which a command that only prints must not wait.
+    from kilter.models.load import model_hash
+
     names = [one.model for one in members(spec) or [spec] if one.model is not None]
     return [model_hash(context.model(name))[:DIGITS] for name in dict.fromkeys(names)]
 

@@ -1,0 +1,241 @@
+"""Results in the formats of inspect_ai and lm-eval: what is written is read by us and by their readers."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kilter.errors import UserError
+from kilter.evaluation.exchange import exchanges
+from kilter.evaluation.exchange import inspect as inspect_logs
+from kilter.evaluation.exchange import lm_eval as lm_eval_results
+from kilter.evaluation.exchange.kilter import outcomes_of, write_evaluation
+from kilter.evaluation.exchange.outcome import Asked, Number, Outcome
+
+FORMATS = ("inspect", "lm-eval")
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=20)
+VALUE = st.none() | st.sampled_from([0.0, 0.5, 1.0])
+
+
+def outcome(model: str = "dpo", values=(1.0, 0.0, None), task: str = "sums") -> Outcome:
+    known = [v for v in values if v is not None]
+    number = Number(
+        sum(known) / len(known) if known else None,
+        len(known),
+        len(values) - len(known),
+        None,
+        (0.1, 0.9),
+        "higher",
+        "Wilson",
+    )
+    asked = [Asked(str(i), f"question {i}", f"answer {i}", "42") for i in range(len(values))]
+    return Outcome(
+        model, task, {"exact_match": number}, asked, {"exact_match": list(values)}, {"path": model}
+    )
+
+
+def again(name: str, made: Outcome, folder) -> Outcome:
+    exchange = exchanges.get(name, "--to")
+    files = [f for f in exchange.write([made], folder) if f.suffix == ".json"]
+    assert all(exchange.fits(f) for f in files)
+    assert not any(other.fits(files[0]) for key, other in exchanges if key != name)
+    return exchange.read(files[0])[0]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(TEXT, TEXT, VALUE), min_size=1, max_size=5))
+def test_what_is_written_is_read_again(name, tmp_path_factory, rows):
+    made = Outcome(
+        "a/b c",
+        "sums",
+        outcome().numbers,
+        [Asked(str(i), prompt, answer) for i, (prompt, answer, _) in enumerate(rows)],
+        {"exact_match": [v for _, _, v in rows]},
+        {"path": "x"},
+    )
+    found = again(name, made, tmp_path_factory.mktemp("out"))
+    assert (found.model, found.task) == (made.model, made.task)
+    assert list(found.values["exact_match"]) == made.values["exact_match"]
+    assert [(a.prompt, a.answer) for a in found.asked] == [(a.prompt, a.answer) for a in made.asked]
+    assert found.numbers["exact_match"].value == 0.5
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_imported_evaluation_pairs_its_models_and_keeps_what_is_unscored(name, tmp_path):
+    base = outcome("base", [0.0] * 20 + [None])
+    better = outcome("dpo", [1.0] * 20 + [1.0])
+    read = [again(name, o, tmp_path / o.model) for o in (base, better)]
+    made = write_evaluation(read, tmp_path / "made", [])
+    metric = made["models"]["base"]["metrics"]["sums/exact_match"]
+    assert (metric["value"], metric["n"], metric["n_unscored"]) == (0, 20, 1)
+    difference = made["models"]["dpo"]["difference"]["sums/exact_match"]
+    assert (difference["value"], difference["n"]) == (1, 20)
+    assert difference["ci_low"] > 0.5
+    assert "prompts_found_in_training_data" not in made  # the files do not say it, and unknown is not none
+    exported = outcomes_of(tmp_path / "made")
+    assert [o.model for o in exported] == ["base", "dpo"]
+    assert exported[1].asked[0].answer == "answer 0"
+
+
+def test_two_results_of_one_name_are_refused(tmp_path):
+    with pytest.raises(UserError, match="has two results on sums"):
+        write_evaluation([outcome(), outcome()], tmp_path, [])
+
+
+def test_a_log_of_inspect_with_epochs_grades_parts_and_nan(tmp_path):
+    def sample(name, epoch, value):
+        message = {"role": "assistant", "content": [{"type": "text", "text": "yes"}]}
+        given = [{"role": "system", "content": "s"}, {"role": "user", "content": "q?"}]
+        scores = {"match": {"value": value}, "judge": {"value": {"tone": 0.5, "fact": "C"}}}
+        output = {"choices": [{"message": message}]}
+        return {
+            "id": name,
+            "epoch": epoch,
+            "input": given,
+            "target": ["a", "b"],
+            "output": output,
+            "scores": scores,
+        }
+
+    log = {
+        "version": 2,
+        "status": "success",
+        "eval": {"model": "m", "task": "t", "model_generate_config": {"temperature": 0}},
+        "results": {
+            "scores": [{"name": "match", "metrics": {"accuracy": {"value": 0.25}, "stderr": {"value": 0.1}}}]
+        },
+        "samples": [sample(1, 1, "C"), sample(1, 2, "I"), sample(2, 1, math.nan), sample(2, 2, math.nan)],
+    }
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps(log))
+    with zipfile.ZipFile(tmp_path / "log.eval", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("header.json", json.dumps({k: v for k, v in log.items() if k != "samples"}))
+        for one in log["samples"]:
+            archive.writestr(f"samples/{one['id']}_epoch_{one['epoch']}.json", json.dumps(one))
+    for file in (path, tmp_path / "log.eval"):
+        assert inspect_logs.fits(file)
+        (found,) = inspect_logs.read(file)
+        assert found.values == {"match": [0.5, None], "judge/tone": [0.5, 0.5], "judge/fact": [1.0, 1.0]}
+        assert found.asked[0] == Asked("1", "q?", "yes", "a, b")
+        assert (found.numbers["match"].value, found.numbers["match"].stderr) == (0.25, 0.1)
+
+
+def test_a_result_of_lm_eval_with_groups_filters_and_no_samples(tmp_path):
+    found = {
+        "results": {
+            "group": {"alias": "group", "acc,none": 0.5},
+            "gsm": {
+                "alias": "gsm",
+                "sample_len": 4,
+                "exact_match,strict": 0.25,
+                "exact_match_stderr,strict": 0.2,
+                "exact_match,loose": 0.5,
+                "exact_match_stderr,loose": "N/A",
+            },
+        },
+        "group_subtasks": {"group": ["gsm"], "gsm": []},
+        "versions": {"gsm": 3},
+        "n-samples": {"gsm": {"original": 9, "effective": 4}},
+        "higher_is_better": {"gsm": {"exact_match": True}},
+        "model_name": "my/model",
+        "configs": {"gsm": {}},
+    }
+    path = tmp_path / "results_2026.json"
+    path.write_text(json.dumps(found))
+    (made,) = lm_eval_results.read(path)
+    assert made.numbers["exact_match,strict"] == Number(0.25, 4, 0, 0.2, None, "higher", "lm-eval")
+    assert made.numbers["exact_match,loose"].stderr is None
+    written = write_evaluation([made], tmp_path / "made", [path])["models"]["my/model"]["metrics"]
+    strict = written["gsm/exact_match,strict"]
+    assert (strict["n"], round(strict["ci_low"], 3), round(strict["ci_high"], 3)) == (4, -0.142, 0.642)
+    assert strict["method"].startswith("as reported")
+    assert written["gsm/exact_match,loose"]["ci_low"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("log.json", '{"eval": {}, "status": "success"}'),
+        ("log.json", '{"eval": null, "status": "success"}'),
+        ("results_1.json", '{"results": {"a": null}, "versions": {}}'),
+        ("log.eval", "no archive"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_its_name(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    exchange = next(e for _, e in exchanges if e.fits(tmp_path / name))
+    with pytest.raises(UserError, match=rf"(?s){name}.*cannot be read.*Fix:"):
+        exchange.read(tmp_path / name)
+
+
+def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(inspect_logs, "LARGEST", 1000)
+    with zipfile.ZipFile(tmp_path / "log.eval", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("header.json", "0" * 5000)
+    with pytest.raises(UserError, match="unpacks to more than"):
+        inspect_logs.read(tmp_path / "log.eval")
+
+
+def test_inspect_itself_reads_what_is_written(tmp_path):
+    log = pytest.importorskip("inspect_ai.log")
+    (path,) = inspect_logs.write([outcome()], tmp_path)
+    found = log.read_eval_log(str(path))
+    assert (found.status, found.eval.model, found.eval.task) == ("success", "dpo", "sums")
+    assert found.results.scores[0].metrics["mean"].value == 0.5
+    assert [s.output.completion for s in found.samples] == ["answer 0", "answer 1", "answer 2"]
+    assert math.isnan(found.samples[2].scores["exact_match"].value)
+    log.write_eval_log(found, str(tmp_path / "packed.eval"))
+    (again_read,) = inspect_logs.read(tmp_path / "packed.eval")
+    assert again_read.values == {"exact_match": [1.0, 0.0, None]}
+    assert again_read.asked == inspect_logs.read(path)[0].asked
+
+
+def test_lm_eval_itself_reads_what_is_written(tmp_path):
+    utils = pytest.importorskip("lm_eval.utils")
+    results = next(f for f in lm_eval_results.write([outcome()], tmp_path) if f.suffix == ".json")
+    assert "exact_match|↑" in utils.make_table(json.loads(results.read_text())).replace(" ", "")
+
+
+TASK = """task: kilter_sums
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{prompt}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {max_gen_toks: 4, until: ["\\n"], do_sample: false}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+metadata: {version: 1.0}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_task_of_lm_eval_runs_on_models_of_kilter(tiny, tmp_path):
+    pytest.importorskip("lm_eval")
+    from kilter.evaluation.exchange.harness import Harness
+    from kilter.screen import Screen
+
+    rows = [{"prompt": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(6)]
+    (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "sums.yaml").write_text(TASK.replace("DATA", str(tmp_path / "sums.jsonl")))
+    harness = Harness([str(tmp_path / "sums.yaml")], limit=4)
+    made = harness.run({"old": str(tiny), "new": str(tiny)}, tmp_path / "out", Screen(stderr=True))
+    estimate = made["models"]["new"]["metrics"]["kilter_sums/exact_match"]
+    assert (estimate["n"], estimate["higher_is_better"]) == (4, True)
+    assert made["models"]["new"]["difference"]["kilter_sums/exact_match"]["value"] == 0
+
+
+def test_without_lm_eval_the_command_says_what_to_install(monkeypatch, tmp_path):
+    from kilter.evaluation.exchange.harness import Harness
+    from kilter.screen import Screen
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"(?s)not installed.*kilter\[lm-eval\]"):
+        Harness(["arc_easy"]).run({"a": "nowhere"}, tmp_path, Screen(stderr=True))
