@@ -506,7 +506,7 @@ def test_a_policy_that_judges_its_own_answers_is_named(answers, tmp_path, tiny, 
 def test_a_judge_is_named_wherever_it_reads_answers_of_its_own_model(
     tmp_path, tiny, kilter, monkeypatch, answers
 ):
-    """As a reward, in a panel too, and as a metric."""
+    """As a reward, in a panel too, and as a metric; revisions have a test of their own."""
     monkeypatch.chdir(tmp_path)
     judge = {"model": str(tiny), "min_mass": 0.0}
     data = tmp_path / "prompts.jsonl"
@@ -521,6 +521,15 @@ def test_a_judge_is_named_wherever_it_reads_answers_of_its_own_model(
     (tmp_path / "judge.yaml").write_text(json.dumps(judge))
     command = ["eval", "--model", tiny, "--data", data, "--judge", "judge.yaml", "--out", "e", "--limit", "2"]
     code, shown = kilter(*command, "--max-new-tokens", "4", "--metrics", "judge_win_rate", "--baseline", tiny)
+    assert (code, "judges its own answers" in shown) == (0, True), shown
+
+
+def test_a_model_that_criticises_and_judges_its_own_revisions_is_named(tmp_path, tiny, kilter, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": "a question"}) + "\n")
+    command = ["revise", "--model", tiny, "--data", "prompts.jsonl", "--rounds", "1", "--out", "r"]
+    command += ["--data.heldout", "0", "--sampler.max-new-tokens", "4", "--critic.max-new-tokens", "8"]
+    code, shown = kilter(*command)
     assert (code, "judges its own answers" in shown) == (0, True), shown
 
 
