@@ -112,6 +112,39 @@ def test_a_kill_before_the_end_was_noted_is_made_good(run, stage, monkeypatch, c
     assert not (run / ".superseded").exists()
 
 
+@pytest.mark.parametrize("stage", ["sft", "dpo", "eval", "gate"])
+def test_a_kill_between_record_and_manifest_is_made_good(run, stage, monkeypatch, capsys):
+    """No order of the two may leave a finished stage that nobody believes."""
+    from kilter import chain
+    from kilter.manifest import Manifest
+
+    class Killed(BaseException):
+        pass
+
+    def killed(entry, folder):
+        raise Killed
+
+    write = Manifest.write
+    real = chain.record
+
+    def record(folder, name, *rest):
+        real(folder, name, *rest)
+        if name == stage:
+            monkeypatch.setattr(Manifest, "write", killed)
+
+    manifest = run / stage / "manifest.json"
+    entry = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(entry | {"status": "running", "outputs": {}, "facts": {}}))
+    with monkeypatch.context() as once:
+        once.setattr(chain, "record", record)
+        assert again(run, once, capsys)[0] == Exit.RUN_FAILED
+    monkeypatch.setattr(Manifest, "write", write)
+    assert json.loads(manifest.read_text())["status"] == "running"
+    code, said = again(run, monkeypatch, capsys)
+    assert (code, "not what its stage wrote" in said) == (0, False), said
+    assert json.loads(manifest.read_text())["status"] == "done"
+
+
 def edit_evaluation(run: Path) -> str:
     path = run / "eval" / "evaluation.json"
     text = path.read_text()

@@ -148,7 +148,8 @@ def test_a_chain_that_is_rewritten_as_a_whole_needs_the_key(home, run):
     verdict["inputs"]["stage:eval"] = entry["outputs"]["evaluation"]
     gate.write_text(json.dumps(verdict, indent=1))
     for stage in ("eval", "gate"):
-        chain.record(run, stage)
+        text = (run / stage / "manifest.json").read_text()
+        chain.record(run, stage, text, json.loads(text)["files"])
     assert [link.path.name for link in verify(run, home / "pub").broken] == [chain.SIGNATURE]
     # Signing with another key, or not at all, is no way out.
     other = run.parent / "other"

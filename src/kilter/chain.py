@@ -9,8 +9,9 @@ checksum of itself. Whoever can rewrite a whole run can rewrite its chain: that 
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,17 +73,21 @@ def root_of(path: Path) -> Path | None:
     return next((folder for folder in known if (folder / CHAIN).is_file()), None)
 
 
-def record(run: Path, stage: str) -> None:
-    """A stage has ended: its manifest is a link from now on, and its files are no longer anybody's else.
+def record(run: Path, stage: str, manifest: str, listed: Iterable[str]) -> None:
+    """A stage ends: its manifest is a link from now on, and its files are nobody else's.
+
+    It comes before the manifest is written. After a kill in between, the stage goes on and ends once more;
+    the other way round a finished stage would be nobody's, and never believed.
 
     Args:
         run: the run's folder.
         stage: its folder's name in the run; "." for a run that is one stage alone.
+        manifest: the text of its manifest.json.
+        listed: its files, by their path in its folder.
     """
     held = _held(run)
-    held["stages"][stage] = sha256_file(run / stage / MANIFEST)
+    held["stages"][stage] = hashlib.sha256(manifest.encode()).hexdigest()
     inside = "" if stage == "." else f"{stage}/"
-    listed = _listed(run / stage)
     own = {inside + name for name in listed}
     held["files"] = {name: digest for name, digest in held["files"].items() if name not in own}
     _write(run, held)
@@ -185,6 +190,9 @@ def stage_breaks(run: Path, stage: str, hash_of: Hash = file_hash) -> Iterator[B
         return
     if not path.is_file():
         yield Break(path, "is missing")
+        return
+    # A kill between the record and the manifest's last writing: the stage has not finished.
+    if _status(path) == "running":
         return
     if digest is not None and hash_of(path) != digest:
         yield Break(path, "was changed since its stage ended")

@@ -13,13 +13,13 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from kilter import artifacts, chain
-from kilter.artifacts import remove, write_json
+from kilter.artifacts import remove, write_text
 from kilter.errors import RunFailed
 from kilter.redaction import redact, redacted
 from kilter.version import __version__
@@ -67,7 +67,11 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Atomically writes folder/manifest.json."""
-        write_json(folder / "manifest.json", asdict(self), indent=1)
+        write_text(folder / "manifest.json", self.text())
+
+    def text(self) -> str:
+        """What manifest.json holds."""
+        return json.dumps(asdict(self), indent=1, default=str)
 
 
 def new(
@@ -109,7 +113,9 @@ def read(folder: Path) -> Manifest | None:
 
 
 @contextlib.contextmanager
-def life(folder: Path, entry: Manifest) -> Iterator[Manifest]:
+def life(
+    folder: Path, entry: Manifest, ends: Callable[[Manifest], object] = lambda entry: None
+) -> Iterator[Manifest]:
     """A stage from its beginning to its end, as manifest.json in `folder` tells it at every moment.
 
     The body does the work and fills in `outputs` and `facts`. A stage that waits for people sets the status
@@ -119,6 +125,7 @@ def life(folder: Path, entry: Manifest) -> Iterator[Manifest]:
     Args:
         folder: the stage's folder.
         entry: what `new` made.
+        ends: told of the manifest of a stage that is done just before it is written.
     """
     before = read(folder)
     if before is not None and before.key == entry.key:
@@ -128,6 +135,8 @@ def life(folder: Path, entry: Manifest) -> Iterator[Manifest]:
 
     def record(status: Literal["running", "waiting", "done", "failed"]) -> None:
         entry.status, entry.seconds = status, round(spent + time.monotonic() - since, 1)
+        if status == "done":
+            ends(entry)
         entry.write(folder)
 
     try:

@@ -113,19 +113,22 @@ def run_stage(
     entry.sources = {redact(name): digest for name, digest in sources_of(work, entry.config).items()}
     chain.forget(work.folder, work.link(work.name))
     try:
-        with manifests.life(folder, entry):
+        with manifests.life(folder, entry, lambda done: _record(work, done)):
             outcome = stage.maker.run(stage.spec, work, folder)
             entry.outputs = _outputs(outcome, stage.maker.makes, folder)
             code = {"code": int(outcome.code)} if outcome.code else {}
             entry.facts = {**redacted(outcome.facts), **code}
-        if entry.status == "done":
-            chain.record(work.folder, work.link(work.name))
     finally:
         after()
     if title:
         work.console.print(f"  done in {clock(entry.seconds)}")
     _summarise(work, entry.facts)
     return entry
+
+
+def _record(work: Workspace, done: Manifest) -> None:
+    """A stage that ends becomes a link of the run's chain."""
+    chain.record(work.folder, work.link(work.name), done.text(), done.files)
 
 
 def _standing(work: Workspace, old: Manifest, title: str) -> Manifest | None:
