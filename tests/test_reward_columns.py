@@ -122,9 +122,7 @@ def test_columns_travel_from_the_file_to_the_function(tmp_path, name, rows, scor
 def test_a_parameter_that_is_no_column_is_named_before_any_work(tmp_path):
     (tmp_path / "reward.py").write_text(REWARDS)
     groups = answered(prompts_of(tmp_path, TEXTS), ["x"])
-    with pytest.raises(
-        UserError, match=r"(?s)gold.*is a parameter.*answer, chosen, id, solution.*--map gold"
-    ):
+    with pytest.raises(UserError, match=r"(?s)gold.*is needed.*answer, chosen, id, solution.*--map gold"):
         feedback.build(f"{tmp_path}/reward.py:needs", feedback.Context(known=groups))
 
 

@@ -23,7 +23,16 @@ def home(tmp_path_factory) -> Path:
     make_model(home / "model")
     (home / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pair_rows(24)))
     (home / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"q{i}"}) + "\n" for i in range(8)))
-    (home / "r.py").write_text("def reward(prompt, completion): return 1.0\nvalue = 3\n")
+    (home / "r.py").write_text(
+        "def reward(prompt, completion): return 1.0\nvalue = 3\n"
+        "def one(completion): return 1.0\n"
+        "def rows(prompts, completions, solution): return [1.0] * len(prompts)\n"
+    )
+    (home / "huge.jsonl").write_text(
+        json.dumps(
+            {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 10**400, "score_rejected": 1}
+        )
+    )
     (home / "p.yaml").write_text("conditions: [{metric: length, bound: value, op: '>=', value: 0}]\n")
     (home / "broken.yaml").write_text("a: [1")
     (home / "list.json").write_text("[1, 2]")
@@ -55,6 +64,7 @@ COMMANDS = {
     "train --method dpo --model model --data deep.jsonl": "deep.jsonl",
     "train --method dpo --model model --data deep.json": "'deep.json' is nested too deeply",
     "train --method dpo --model model --data bytes.jsonl": "bytes.jsonl",
+    "train --method dpo --model model --data huge.jsonl": "huge.jsonl:1 field score_chosen",
     "train --method dpo --model model --data not.parquet": "'not.parquet' cannot be read",
     "train --method dpo --model model --data not.jsonl.gz": "'not.jsonl.gz' cannot be read",
     "train --method dpo --model model --data builtin:support-dask": "Did you mean 'builtin:support-desk'?",
@@ -91,6 +101,10 @@ COMMANDS = {
     f"{ONLINE} --feedback nope.py:reward": "'nope.py:reward' cannot be imported",
     f"{ONLINE} --feedback r.py:reword": "'r.py:reword' cannot be imported",
     f"{ONLINE} --feedback r.py:value": "'r.py:value' is not a source of feedback",
+    f"{ONLINE} --feedback r.py:one": "= 'def one(completion)' cannot be called with a prompt and a completion",
+    f"{ONLINE} --feedback r.py:rows": "`feedback.rows` = 'solution' is needed and is not a column of the data",
+    f"{ONLINE} --feedback '{{math: {{key: gold}}}}'": "`feedback.math` = 'gold' is needed and is not a column",
+    f"{ONLINE} --feedback instructions": "`feedback.instructions` = 'instructions' is needed",
     f"{ONLINE} --feedback maths": "Did you mean 'math'?",
     f"{ONLINE} --feedback 5": "5 is neither a name nor {name: options}",
     f"{ONLINE} --feedback []": "`feedback` = [] is empty",
@@ -220,6 +234,28 @@ RECIPES = {
     "reference cut": (
         lambda r: r["stages"]["dpo"]["train"].update(reference="./cut"),
         "`stages.dpo.train.reference` = 'cut/model.safetensors' cannot be loaded",
+    ),
+    "a column that a late reward needs": (
+        stage("g", "train", method="grpo", prompts="$data", feedback="r.py:rows"),
+        "`stages.g.train.feedback.rows` = 'solution' is needed and is not a column of the data",
+    ),
+    "a reference that a late verifier needs": (
+        stage("g", "train", method="grpo", prompts="$data", feedback=["r.py:reward", "math"]),
+        "`stages.g.train.feedback.math` = 'answer' is needed",
+    ),
+    "a reference that a monitor needs": (
+        stage(
+            "g", "train", method="grpo", prompts="$data", feedback="r.py:reward", monitors={"gold": "math"}
+        ),
+        "`stages.g.train.monitors.gold.math` = 'answer' is needed",
+    ),
+    "a reference that the gold score needs": (
+        stage("e", "evaluate", models=["sft"], gold={"exact": "gold"}),
+        "`stages.e.evaluate.gold.exact` = 'gold' is needed",
+    ),
+    "a reference that a label needs": (
+        stage("l", "label", data="$data", feedback="math"),
+        "`stages.l.label.feedback.math` = 'answer' is needed",
     ),
     "no rounds": (
         lambda r: r["stages"].update(l={"rounds": 0, "stages": {"a": {}}}),

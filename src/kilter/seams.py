@@ -81,6 +81,15 @@ class FeedbackSource(Protocol):
         return ""
 
     @classmethod
+    def needs(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        """Columns of the data without which it can score nothing.
+
+        Args:
+            options: its settings by name.
+        """
+        return ()
+
+    @classmethod
     def forecast(cls, options: Any, groups: Sequence[Group]) -> str:
         """What scoring these groups would take, in words; "" for nothing worth a word."""
         return ""

@@ -212,6 +212,8 @@ def number(value: Any, field: str) -> float | None:
         found = float(value)
     except ValueError:
         raise RowError(field, f"should be a number, found {value!r}") from None
+    except OverflowError:
+        raise RowError(field, "should be a number below 1e308, and is beyond it") from None
     if math.isnan(found):
         return None
     if math.isinf(found):

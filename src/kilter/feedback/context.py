@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kilter.types import Group
+from kilter.errors import UserError
+from kilter.types import Group, Prompt
 
 
 @dataclass(frozen=True)
@@ -28,3 +29,28 @@ class Context:
     gather: Callable[[Any], list[Any]] = lambda value: [value]
     folder: Path | None = None
     certificates: Sequence[Path] = ()
+
+
+def require_columns(needed: Sequence[str], prompts: Iterable[Prompt], field: str) -> None:
+    """Raises UserError where not one prompt brings a column that a source needs.
+
+    Args:
+        needed: names of columns.
+        prompts: all that it will be asked to score; none says nothing.
+        field: the source, for messages.
+    """
+    lacking, known, seen = list(needed), set[str](), False
+    for prompt in prompts:
+        own = prompt.metadata.keys() | prompt.columns.keys()
+        lacking, seen = [n for n in lacking if n not in own], True
+        if not lacking:
+            return
+        known |= {n for n in own if n.isidentifier()}
+    if lacking and seen:
+        name = lacking[0]
+        raise UserError(
+            field,
+            name,
+            f"is needed and is not a column of the data (it has {', '.join(sorted(known)) or 'none'})",
+            f"name a column that the data has, or say which one it is: --map {name}=COLUMN",
+        )

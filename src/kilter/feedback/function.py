@@ -13,14 +13,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kilter.errors import UserError
-from kilter.feedback.context import Context
+from kilter.feedback.context import Context, require_columns
 from kilter.feedback.isolation import Patience, Target, limited, limited_here, load, too_slow
 from kilter.seams import FeedbackSource
 from kilter.types import PLAIN, Completion, Feedback, Group, Prompt
@@ -102,9 +101,6 @@ class Call:
 
 GIVEN = ("prompts", "completions", "completion_ids")
 """What every function of a batch can take beside the columns."""
-
-LOOKED_AT = 100
-"""Prompts that say which columns the data has."""
 
 OWN = ("prompt", "prompts", "completion", "completions", "completion_ids")
 """Names that are no columns: TRL gives something else under them, or nothing."""
@@ -252,22 +248,17 @@ class FunctionFeedback(FeedbackSource):
         # An object is asynchronous by its method.
         called: Any = type(function).__call__
         self.asynchronous = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
-        if self.batched and context is not None and context.known:
-            self._check_columns([g.prompt for g in itertools.islice(context.known, LOOKED_AT)])
+        if context is not None:
+            needed = self.needs({"function": function})
+            require_columns(needed, (g.prompt for g in context.known), f"feedback.{name}")
 
-    def _check_columns(self, prompts: Sequence[Prompt]) -> None:
-        """Raises UserError where the function needs a column that the data does not have."""
-        known = {name for p in prompts for name in columns_of(p)}
-        for name, p in inspect.signature(self.function).parameters.items():
-            needed = p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-            if needed and name not in known and name not in GIVEN:
-                columns = ", ".join(sorted(known)) or "none beside the prompt"
-                raise UserError(
-                    f"feedback.{self.name}",
-                    name,
-                    f"is a parameter of the function and not a column of the data (it has {columns})",
-                    f"name a column, map one to it with --map {name}=COLUMN, or give it a default",
-                )
+    @classmethod
+    def needs(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        """Parameters without a default that are no part of every call."""
+        function = options["function"]
+        known = _signature(function).parameters.values() if takes_batch(function) else ()
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        return [p.name for p in known if p.default is p.empty and p.kind in kinds and p.name not in GIVEN]
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion."""

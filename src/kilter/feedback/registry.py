@@ -19,7 +19,7 @@ from typing import Annotated, Any, TypeGuard
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from kilter.errors import UserError, nearest
-from kilter.feedback.context import Context
+from kilter.feedback.context import Context, require_columns
 from kilter.refs import Change, Found, walk
 from kilter.registry import Registry
 from kilter.seams import FeedbackSource, Wants
@@ -233,6 +233,16 @@ def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
         getattr(factory, "__init__") if isinstance(factory, type) else factory,  # noqa: B009
         include_extras=True,
     )
+
+
+def check_columns(spec: Any, groups: Sequence[Group], field: str = "feedback") -> None:
+    """Raises UserError for a source that needs a column which none of these prompts brings."""
+    for name, _, options in parse(spec, field):
+        factory, bound = _bind(name, options, field)
+        if is_source(factory):
+            needed = factory.needs(bound)  # type: ignore[attr-defined]
+            prompts = (g.prompt for g in groups) if needed else ()
+            require_columns(needed, prompts, f"{field}.{name.rpartition(':')[2]}")
 
 
 def forecast(spec: Any, groups: Sequence[Group], field: str = "feedback") -> str:

@@ -94,6 +94,11 @@ class _AgainstAnswer(_PerCompletion):
     def __init__(self, key: str = "answer", mark: str | None = None) -> None:
         self.key, self.mark = key, mark
 
+    @classmethod
+    def needs(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        """The column of the reference."""
+        return (str(options.get("key", "answer")),)
+
     def readable(self, gold: str) -> bool:
         """Whether the reference is one that answers can be compared with."""
         return bool(gold)
@@ -315,6 +320,11 @@ class Instructions(_PerCompletion):
     def __init__(self, checks: Mapping[str, Any] | None = None, strict: bool = False) -> None:
         self.checks, self.strict = dict(checks or {}), strict
         self._known(self.checks)
+
+    @classmethod
+    def needs(cls, options: Mapping[str, Any]) -> Sequence[str]:
+        """The prompts' own checks, where there are none for all of them."""
+        return () if options.get("checks") else ("instructions",)
 
     def _known(self, checks: Mapping[str, Any]) -> None:
         for name in checks:

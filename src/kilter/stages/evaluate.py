@@ -99,10 +99,16 @@ class Evaluate(StageKind[EvaluateSpec]):
             )
 
     def preflight(self, spec: EvaluateSpec, work: Workspace) -> None:
-        """Refuses data that has no held-out prompts."""
+        """Refuses data that has no held-out prompts, or not the column that the gold score needs."""
+        from kilter import feedback
+
         if not spec.models:
             _pairs_alone(spec, work)
-        elif work.ready(spec.data) and not _asked(spec, work).heldout:
+            return
+        held = _asked(spec, work).heldout if work.ready(spec.data) else []
+        if spec.gold is not None:
+            feedback.check_columns(spec.gold, held, work.where("gold"))
+        if work.ready(spec.data) and not held:
             raise UserError(
                 "data.heldout",
                 work.data(spec.data).heldout,

@@ -134,16 +134,20 @@ class Label(StageKind[LabelSpec]):
         )
 
     def preflight(self, spec: LabelSpec, work: Workspace) -> None:
-        """Refuses data without an answer to score."""
+        """Refuses data without an answer to score, or without a column that the feedback needs."""
+        from kilter import feedback
+
         if not work.ready(spec.data):
             return
-        if not any(g.completions for g in work.load(spec.data, "rollouts").train[: spec.limit]):
+        groups = work.load(spec.data, "rollouts").train[: spec.limit]
+        if not any(g.completions for g in groups):
             raise UserError(
                 work.where("data"),
                 spec.data,
                 "holds no answers to score",
                 "make some first, with `kilter generate` or a generate stage",
             )
+        feedback.check_columns(spec.feedback, groups, work.where("feedback"))
 
     def plan(self, spec: LabelSpec, work: Workspace) -> StagePlan:
         """How many prompts have answers to score."""

@@ -89,7 +89,7 @@ class Train(StageKind[TrainSpec]):
 
     def preflight(self, spec: TrainSpec, work: Workspace) -> None:
         """Refuses a tracker that is not installed, and a model that is there but that nothing can train."""
-        from kilter.feedback import model_references
+        from kilter.feedback import check_columns, model_references
         from kilter.models.adapters import is_adapter
         from kilter.models.load import base_of, refuse_unfit
         from kilter.training.hooks.metrics_log import check_trackers
@@ -104,9 +104,14 @@ class Train(StageKind[TrainSpec]):
             _refuse_whole_training_of_adapter(spec, work, field == "from" and is_adapter(folder))
             refuse_unfit(base_of(folder)[0], str(folder), "model" if name is None else work.where(field))
 
-        stages = [n for n in model_references(spec.feedback) if work.is_stage(n)]
-        if work.ready(spec.prompts or spec.data) and not stages:
+        ready = work.ready(spec.prompts or spec.data)
+        if ready and not any(work.is_stage(n) for n in model_references(spec.feedback)):
             self._refuse_uncertified(spec, work)
+        scored = {"feedback": spec.feedback, "monitors.gold": spec.monitors.gold}
+        for field, source in scored.items() if ready else ():
+            if source is not None:
+                data = work.load(spec.prompts or spec.data, self.shape(spec, "data") or "prompts")
+                check_columns(source, data.train, work.where(field))
 
     def _refuse_uncertified(self, spec: TrainSpec, work: Workspace) -> None:
         """Raises UserError for labels or rewards of a judge that nobody vouches for."""
