@@ -240,7 +240,7 @@ def check_columns(spec: Any, groups: Sequence[Group], field: str = "feedback") -
     for name, _, options in parse(spec, field):
         factory, bound = _bind(name, options, field)
         if is_source(factory):
-            needed = factory.needs(bound)  # type: ignore[attr-defined]
+            needed = factory.needs(bound)
             prompts = (g.prompt for g in groups) if needed else ()
             require_columns(needed, prompts, f"{field}.{name.rpartition(':')[2]}")
 
