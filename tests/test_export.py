@@ -152,7 +152,7 @@ def test_a_pickle_becomes_safetensors_and_code_stays_behind(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stage": "ppo"}, "names no stage of this run that made a model"),
+        ({"stage": "ppo"}, "names no stage that made a model"),
         ({"dtype": "int4"}, "is not a precision of weights"),
         ({"merge": True}, "is not an adapter"),
         ({"push": "nowhere"}, "is not OWNER/NAME"),

@@ -90,7 +90,7 @@ def _of_run(place: Path, stage: str) -> tuple[Evidence, StageFacts]:
     if not makers:
         raise UserError("RUN", str(place), "holds no model", "give a run with a train stage that has ended")
     if wanted not in makers:
-        raise UserError("--stage", wanted, "names no stage of this run that made a model", nearest(str(wanted), makers))
+        raise UserError("--stage", wanted, "names no stage that made a model", nearest(str(wanted), makers))
     return facts, makers[str(wanted)]
 
 
