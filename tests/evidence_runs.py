@@ -193,5 +193,5 @@ def seal(run: Path) -> Path:
         entry = manifest.read(path.parent)
         entry.files = chain.files_of(path.parent)
         entry.write(path.parent)
-        chain.record(run, path.parent.name)
+        chain.record(run, path.parent.name, entry.text(), entry.files)
     return run
