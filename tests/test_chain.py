@@ -399,15 +399,19 @@ def test_the_audit_of_hostile_data_is_shown_as_text(tiny, tmp_path, monkeypatch,
     raw = {
         "model": str(tiny),
         "data": {"path": str(path), "heldout": 0.25},
-        "stages": {"audit": {"audit": {}}},
+        "stages": {"audit": {"audit": {"waive": {"grouped_split": HOSTILE}}}},
     }
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(raw))
     runs = tmp_path / "runs"
     code, said = kilter(monkeypatch, capsys, "run", tmp_path / "r.yaml", "--runs", runs)
     assert code == 0, said
-    for command in ("peek", "audit"):
-        code, more = kilter(monkeypatch, capsys, "data", command, path)
+    for command in (("data", "peek"), ("audit", "--out", tmp_path / "audit")):
+        code, more = kilter(monkeypatch, capsys, *command, path)
         said += more
+    page = (tmp_path / "audit" / "audit.html").read_text()
+    assert not [
+        tag for tag, names in Tags(page).seen if tag == "script" or {"onerror", "onload"} & set(names)
+    ]
     assert "[bold]<script>x.jsonl" in said
     assert not [c for c in said if ord(c) < 32 and c not in "\n\t\r"]
     page = (runs / "r" / "report.html").read_text()

@@ -124,7 +124,7 @@ def test_ranked_answers_have_no_format_elsewhere(kilter, tmp_path):
     assert not (tmp_path / "made.jsonl").exists()
 
 
-@pytest.mark.parametrize("command", [["data", "peek"], ["data", "audit"], ["advise"], ["data", "convert"]])
+@pytest.mark.parametrize("command", [["data", "peek"], ["audit"], ["advise"], ["data", "convert"]])
 def test_reading_is_said_the_same_way_everywhere(kilter, tmp_path, tiny, command):
     rows = [{"q": f"Q{i}", "yes": f"good {i}", "no": f"bad {i}"} for i in range(6)]
     source = written(tmp_path / "rows.jsonl", [*rows, '{"q": "torn'])
@@ -149,7 +149,7 @@ def test_options_of_reading_stand_in_every_command(kilter):
     for command in (
         ["data", "peek"],
         ["data", "convert"],
-        ["data", "audit"],
+        ["audit"],
         *(["advise"], ["train"], ["eval"], ["sample"], ["generate"], ["label"]),
     ):
         _, text = kilter(*command, "--help")

@@ -25,7 +25,7 @@ def recipe_file(tmp_path, tiny, monkeypatch):
         "model": str(tmp_path / "model"),
         "data": {"path": "builtin:support-desk", "heldout": 0.3, "world": {"n": 40}},
         "stages": {
-            "audit": {"audit": {"max_length": 900}},
+            "audit": {"audit": {"max_length": 900, "waive": {"grouped_split": "the desk asks alike"}}},
             "sft": {"train": {"method": "sft", "learning_rate": 1e-3, "batch_size": 8}},
             "rm": {
                 "train": {"from": "sft", "method": "bradley_terry", "learning_rate": 1e-3, "batch_size": 8}

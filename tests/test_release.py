@@ -224,52 +224,6 @@ def test_wrong_candidate_names_the_right_ones():
         gate.decide(policy, evaluation(), "ppo")
 
 
-def test_audit_finds_what_was_planted(tmp_path):
-    from kilter.data.audit.run import audit
-    from kilter.data.dataset import DataSpec, load
-
-    rows = [
-        {
-            "prompt": f"question number {i} about topic {i * 7919 % 1009}",
-            "chosen": "indeed this is a long and friendly answer " + "so " * (i % 9),
-            "rejected": f"no {i}",
-        }
-        for i in range(80)
-    ]
-    rows += [
-        {"prompt": "same", "chosen": "a b", "rejected": "c d"},
-        {"prompt": "same", "chosen": "c d", "rejected": "a b"},
-    ]
-    path = tmp_path / "d.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    found = {
-        f["check"]: f for f in audit(load(DataSpec(path=str(path), heldout=0), "pairs"), None)["findings"]
-    }
-    assert found["length bias"]["level"] == "warn"
-    assert found["shortcut probe"]["level"] == "warn"
-    assert found["shortcut probe"]["numbers"]["auc"] > 0.95
-    assert found["contradictions"]["value"].startswith("1 pairs")
-    assert found["identical sides"]["level"] == "ok"
-
-
-def test_audit_is_quiet_on_even_data(tmp_path):
-    from kilter.data.audit.run import audit
-    from kilter.data.dataset import DataSpec, load
-
-    rng = np.random.default_rng(1)
-    words = [f"w{i}" for i in range(300)]
-    text = lambda: " ".join(rng.choice(words, 12))
-    path = tmp_path / "d.jsonl"
-    path.write_text(
-        "\n".join(json.dumps({"prompt": text(), "chosen": text(), "rejected": text()}) for _ in range(120))
-    )
-    found = {
-        f["check"]: f["level"]
-        for f in audit(load(DataSpec(path=str(path), heldout=0.2), "pairs"), None)["findings"]
-    }
-    assert set(found.values()) == {"ok"}
-
-
 # The page
 
 
@@ -303,7 +257,7 @@ def evaluated(prompts):
 def test_every_stage_writes_its_own_part_of_the_page(tmp_path):
     """Results first, then how they were learned, then the data; two stages of a kind have a part each."""
     run = tmp_path / "run"
-    finding = {"level": "ok", "check": "duplicates", "value": 0, "meaning": "None."}
+    finding = {"level": "ok", "title": "Duplicates", "value": 0, "meaning": "None.", "waived": ""}
     audit = {"data": "d", "format": "pairs", "train": 1, "heldout": 1, "data_hash": "h", "verdict": "ok"}
     event = {
         "step": 2,

@@ -113,6 +113,8 @@ TAKEN = {
         "gate.json",
         "gate.xml",
         "audit.json",
+        "audit.html",
+        "flags.jsonl",
         "train.json",
         "feedback.json",
         "per_prompt.json",

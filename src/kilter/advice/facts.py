@@ -6,9 +6,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from kilter.data.audit import checks
 from kilter.data.dataset import DataSpec, load
 from kilter.data.worlds.registry import is_world, world_of
+
+MEASURED = ("contradictions", "length_bias", "style_probe", "shortcut_probe")
+"""Checks of the audit that tell methods apart."""
 
 Kind = Literal["pairs", "thumbs", "rankings", "ratings", "scored", "demonstrations", "verifiable", "prompts"]
 
@@ -78,19 +80,14 @@ def measure(spec: DataSpec) -> Facts:
 
         skipped: Counter[str] = Counter()
         pairs = to_shape(groups, "pairs", skipped)
-        found = {
-            f.check: f.numbers
-            for f in (
-                checks.contradictions(pairs),
-                *checks.length_bias(pairs),
-                *filter(None, [checks.shortcut_probe(pairs)]),
-            )
-        }
-        length, style, words = (found.get(n, {}) for n in ("length bias", "style probe", "shortcut probe"))
+        from kilter.data.audit.run import examine
+
+        found = {name: f.numbers for name, f in examine(pairs, MEASURED).items()}
+        length, style, words = (found[n] for n in ("length_bias", "style_probe", "shortcut_probe"))
         return Facts(
             **common,
             ties=skipped["tie"],
-            contradictions=found["contradictions"]["share"],
+            contradictions=found["contradictions"].get("share"),
             longer_chosen=length.get("share"),
             longer_low=length.get("ci_low"),
             longer_high=length.get("ci_high"),

@@ -18,6 +18,7 @@ from rich.logging import RichHandler
 
 from kilter.cli import (
     advise,
+    audit,
     audit_judge,
     chat,
     compare,
@@ -47,6 +48,7 @@ from kilter.screen import styled
 __all__ = [
     "advise",
     "app",
+    "audit",
     "audit_judge",
     "chat",
     "compare",

@@ -1,4 +1,4 @@
-"""kilter data: peek, convert, audit, formats."""
+"""kilter data: peek, convert, formats."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from kilter.cli.app import (
     MapOption,
     command,
     commands,
-    err,
     out,
     reading,
 )
 from kilter.data.worlds.registry import is_world, paths
-from kilter.errors import Exit, UserError, nearest
+from kilter.errors import UserError, nearest
 from kilter.screen import styled
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ SHAPES = ("demonstrations", "pairs", "unpaired", "ranked", "prompts")
 
 data_app = commands(
     "data",
-    help="Look at preference data, check it, convert it.",
+    help="Look at preference data, convert it, filter it.",
     examples=[
         "kilter data peek pairs.jsonl",
         "kilter data formats",
@@ -106,13 +105,13 @@ def _show_turn(turn: Message) -> None:
     out.print(said)
 
 
-def _load(path: str, shape: str, fields: dict[str, Any], heldout: float = 0.0) -> Dataset:
+def _load(path: str, shape: str, fields: dict[str, Any]) -> Dataset:
     from kilter.api import make_data_spec
     from kilter.data.dataset import load
 
     if shape not in SHAPES:
         raise UserError("--shape", shape, "is not a shape", nearest(shape, SHAPES))
-    source = make_data_spec({"path": path, "heldout": heldout} | fields)
+    source = make_data_spec({"path": path, "heldout": 0.0} | fields)
     return load(source, shape, learned=False)  # type: ignore[arg-type]
 
 
@@ -167,36 +166,6 @@ def convert(
     out.print(f"{len(data.train)} groups written to {target}")
     for note in data.notes():
         out.print(note, soft_wrap=True)
-
-
-@command(
-    to=data_app,
-    examples=["kilter data audit pairs.jsonl", "kilter data audit hh.jsonl --shape pairs --on-bad-row skip"],
-)
-def audit(
-    path: DataArg,
-    shape: Annotated[str, typer.Option(help="demonstrations, pairs, unpaired, ranked or prompts")] = "pairs",
-    heldout: Annotated[
-        float, typer.Option(min=0, max=0.99, help="share of prompts that is compared with the rest")
-    ] = 0.1,
-    format_: FormatOption = "auto",
-    map_: MapOption = None,
-    on_bad_row: BadRowOption = "error",
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
-) -> None:
-    """Check a data set before anything is trained on it: duplicates, contradictions, shortcuts, lengths."""
-    from kilter.data.audit.run import audit as check
-
-    data = _load(path, shape, reading(format_, map_, on_bad_row), heldout)
-    result = check(data, None, lambda name: err.print(f"checking {name}", style="dim"))
-    if as_json:
-        out.print(json.dumps(result, indent=1), soft_wrap=True)
-    else:
-        _say(path, data)
-        for finding in result["findings"]:
-            out.print(f"{finding['level']:<6} {finding['check']}: {finding['value']}")
-    if result["verdict"] == "error":
-        raise typer.Exit(int(Exit.BAD_INPUT))
 
 
 @command(to=data_app, name="formats", examples=["kilter data formats", "kilter data formats preference"])

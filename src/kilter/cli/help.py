@@ -20,7 +20,7 @@ Row = tuple[str, str]
 """What is typed, and what it means."""
 
 SECTIONS = (
-    ("first steps", ("advise", "run", "methods", "data")),
+    ("first steps", ("audit", "advise", "run", "methods", "data")),
     ("one stage", ("train", "eval", "sample", "generate", "label", "revise")),
     (
         "what came out",

@@ -57,6 +57,11 @@ class DataSpec(SourceSpec):
         None, description="conditional SFT: answers of every quality, each with its level in the prompt"
     )
     heldout: float = Field(0.1, ge=0, lt=1, description="share of PROMPTS kept for evaluation")
+    split_by: Literal["prompt", "near_duplicates"] = Field(
+        "prompt",
+        description="what is never split between training and evaluation: a prompt, or prompts that are "
+        "nearly the same (Jaccard of character 5-grams of at least 0.8)",
+    )
     limit: int | None = Field(None, ge=1, description="use only the first N groups")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the split and of a built-in world")
 
@@ -188,10 +193,10 @@ def load(spec: DataSpec, shape: Shape, where: str = "data", learned: bool = True
         UserError: at the first bad row, with file, line and field, unless bad rows are skipped and counted.
     """
     account = Account()
-    groups, weights = _gathered(spec, shape, where, account, shape == "prompts" and learned)
+    groups, weights = gathered(spec, shape, where, account, shape == "prompts" and learned)
 
     # Split first: what a shape leaves out must not move a prompt from one side to the other.
-    trained, held = _split_parts([_split_key(g) for g in groups], spec, [first for first, _ in weights])
+    trained, held = divided(groups, spec, weights)
     train, heldout = picked(groups, _weighted(trained, weights, groups)), picked(groups, held)
     if spec.condition is not None:
         train, heldout = conditioned(train, heldout, shape, spec.condition, account.skipped)
@@ -234,7 +239,49 @@ ASKED: dict[Shape, tuple[str, ...]] = {
 """Columns that a shape needs, for advice on `map`."""
 
 
-def _gathered(
+def divided(
+    groups: Sequence[Group], spec: DataSpec, bounds: Sequence[tuple[int, float]]
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Places of the groups to train on and of those held out, as the settings split them."""
+    keys = [_split_key(g) for g in groups]
+    if spec.split_by == "near_duplicates" and _holds_out(spec):
+        keys = _joined_keys(keys, groups)
+    return _split_parts(keys, spec, [first for first, _ in bounds])
+
+
+def _holds_out(spec: DataSpec) -> bool:
+    return bool(spec.heldout) or any(p.heldout for p in spec.parts)
+
+
+def _joined_keys(keys: Sequence[str], groups: Sequence[Group]) -> list[str]:
+    """The same key for prompts that are nearly the same, and for all that shares a key with one of them."""
+    from kilter.data import near
+
+    # A distinct prompt is sketched once; its words are read again only where a hit has to be verified.
+    first: dict[str, int] = {}
+    texts = [first.setdefault(near.normal(prompt_words(g.prompt)), len(first)) for g in groups]
+    roots = near.clusters(list(first))
+    numbers: dict[str, int] = {}
+    codes = [numbers.setdefault(key, len(numbers)) for key in keys]
+    union = near.Union(len(numbers) + len(first))
+    for code, text in zip(codes, texts, strict=True):
+        union.join(code, len(numbers) + roots[text])
+
+    # The smallest key of a cluster names it, so that the order of the rows does not count.
+    least: dict[int, str] = {}
+    for key, code in numbers.items():
+        root = union.root(code)
+        least[root] = min(key, least.get(root, key))
+    return [least[union.root(code)] for code in codes]
+
+
+def prompt_words(prompt: Prompt) -> str:
+    """What a prompt says in all its turns, the system message left out."""
+    turns = [m["content"] for m in prompt.messages if m["role"] != "system"]
+    return "\n".join(turns) if turns else prompt.text or ""
+
+
+def gathered(
     spec: DataSpec, shape: Shape, where: str, account: Account, everything: bool
 ) -> tuple[Sequence[Group], list[tuple[int, float]]]:
     """(all groups, [(first place, weight)] of every source), prompts as the settings want them."""

@@ -28,6 +28,28 @@ RENAME = (
 """What to do about columns that no format knows."""
 
 
+QUOTED = re.compile(r"""(?<!\w)(['"]).*?\1(?!\w)""", re.DOTALL)
+"""A value of the data in a message."""
+
+ROW = "kilter.row"
+"""In Prompt.metadata while a data set is audited: (place of the row, name of its format)."""
+
+
+@dataclass
+class BadRows:
+    """Rows that an audit cannot read: how many, and where the first ones are with what is wrong."""
+
+    count: int = 0
+    first: list[tuple[str, str]] = field(default_factory=list)
+    kept: int = 50
+
+    def add(self, place: str, problem: str) -> None:
+        """Takes down one more."""
+        self.count += 1
+        if len(self.first) < self.kept:
+            self.first.append((place, problem))
+
+
 @dataclass
 class Account:
     """What became of the rows and columns of a data set.
@@ -37,12 +59,15 @@ class Account:
         formats: rows by the name of their format.
         unread: columns and keys from which nothing is learned, in the order of their appearance.
         said: rows by what their format made of them that nobody may expect.
+        bad: of an audit, which reads on after a bad row, judges the sides itself, and notes where a row
+            stands. None: a bad row ends the reading, or is skipped and counted.
     """
 
     skipped: Counter[str] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
     unread: dict[str, None] = field(default_factory=dict)
     said: Counter[str] = field(default_factory=Counter)
+    bad: BadRows | None = None
 
     @property
     def format(self) -> str:
@@ -67,6 +92,7 @@ class Reading:
         self.format: Format | None = formats.get(spec.format) if spec.format in formats.names() else None
         self.uses: set[str] = set()
         self.answers = False
+        self.row_format = ""
 
     def groups(self, rows: Iterator[tuple[str, Raw | RowError]]) -> Iterator[Group]:
         """The groups of all rows.
@@ -81,8 +107,11 @@ class Reading:
                 if isinstance(raw, RowError):
                     raise raw
                 groups = self._row(raw)
-                for group in groups:
-                    check_sides(group)
+                if self.account.bad is None:
+                    for group in groups:
+                        check_sides(group)
+                else:
+                    groups = [placed(group, place, self.row_format) for group in groups]
             # What a reader of the user's own raises on a row that it cannot read.
             except (RowError, KeyError, TypeError, AttributeError, ValueError) as error:
                 self._bad(place, raw, error)
@@ -145,10 +174,12 @@ class Reading:
 
     def _row(self, raw: Raw) -> list[Group]:
         if self.format is None and self.read is not None:
-            self.account.formats[self.named or ""] += 1
+            self.row_format = self.named or ""
+            self.account.formats[self.row_format] += 1
             return list(self.read(renamed(raw, self.spec.map)))
         row = Row(raw, self.spec.map)
         chosen, groups = self._read(row)
+        self.row_format = chosen.name
         self.account.formats[chosen.name] += 1
         self.account.unread |= dict.fromkeys(row.left())
         self.account.said.update(row.said)
@@ -196,6 +227,11 @@ class Reading:
         known = error if isinstance(error, RowError) else None
         name = known.field if known else str(error)
         problem = known.problem if known else f"does not fit format {self.name!r} ({type(error).__name__})"
+        if self.account.bad is not None:
+            # What was found is text of the data, which an audit never shows.
+            said = QUOTED.sub("(value)", problem.partition(", found")[0])
+            self.account.bad.add(place, f"{name if known else ''} {said}".strip())
+            return
         if self.spec.on_bad_row == "skip":
             column = re.sub(r"\[\d+\]", "[]", name)
             self.account.skipped[f"bad row: {column} {problem}" if column else f"bad row: {problem}"] += 1
@@ -240,6 +276,12 @@ def _shown(raw: Raw | RowError, name: str, names: Mapping[str, str]) -> object:
     """What stands in the column that an error names."""
     column = name.split("[")[0].split(".")[0]
     return "(absent)" if isinstance(raw, RowError) else renamed(raw, names).get(column, "(absent)")
+
+
+def placed(group: Group, place: str, format_: str) -> Group:
+    """The group with the place and the format of its row."""
+    noted = {**group.prompt.metadata, ROW: (place, format_)}
+    return replace(group, prompt=replace(group.prompt, metadata=noted))
 
 
 def check_sides(group: Group) -> None:
