@@ -10,12 +10,16 @@ from bench.plants import DEFECTS, SUITE_SEED, clean_rows, suite_of, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kilter.data import near
+import kilter
+from kilter.artifacts import sha256_file
+from kilter.data import near, store
 from kilter.data.audit import extras
 from kilter.data.audit.checks import annotators, leakage, schema
+from kilter.data.audit.files import filtered
 from kilter.data.audit.row import number
 from kilter.data.audit.run import Settings, audit, rules
 from kilter.data.dataset import DataSpec, load
+from kilter.data.lineage import lineage
 from kilter.errors import UserError
 from kilter.roles.open import OpenSpec, open_encoder
 
@@ -299,3 +303,39 @@ def test_sensitive_rows_are_counted_by_whatever_finds_them(tmp_path, monkeypatch
     assert found["personal_data"].table == (("MAIL", "1"),)
     assert found["toxicity"].ids == ("r3",)
     assert found["toxicity"].numbers["worse"] == 1
+
+
+def test_a_filter_leaves_out_what_it_names_and_says_so(tmp_path):
+    rows = clean_rows(30)
+    rows[3]["rejected"] = rows[3]["chosen"]
+    rows[5]["chosen"] += " caf\ufffd"
+    found = look(tmp_path, [*rows, rows[7]])
+    target = tmp_path / "clean.jsonl"
+    done = filtered(found, ["identity", "exact_duplicates"], target)
+    groups = {g.prompt.id: g for g in store.read(target)}
+    assert done.kept == len(groups) == 29
+    assert done.dropped == {"identity": 1, "exact_duplicates": 1}
+    assert [g.prompt.columns.get("flags") for g in groups.values()].count(["encoding"]) == 1
+    (entry,) = lineage(groups["r4"].prompt)
+    assert (entry["kind"], entry["row"], entry["data_hash"]) == ("filter", "r4", found.data_hash)
+    note = json.loads((tmp_path / "clean.jsonl.filter.json").read_text())
+    assert note["sha256"] == sha256_file(target)
+    assert [row[1] for row in note["rows"]] == ["r3", "r7"]
+    with pytest.raises(UserError, match="was not checked"):
+        filtered(found, ["truncation"], tmp_path / "none.jsonl")
+
+
+def test_an_error_ends_the_run_and_names_the_waiver(tmp_path, tiny, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = clean_rows(30)
+    rows[3]["rejected"] = rows[3]["chosen"]
+    path = write_lines(tmp_path / "rows.jsonl", rows)
+    data = {"path": str(path), "on_bad_row": "skip", "heldout": 0}
+    recipe = {"model": str(tiny), "data": data, "stages": {"audit": {"audit": {}}}}
+    (tmp_path / "r.yaml").write_text(json.dumps(recipe))
+    with pytest.raises(UserError, match=r"fails the audit[^$]*waive: {identity: the reason}"):
+        kilter.run(tmp_path / "r.yaml")
+    recipe["stages"]["audit"]["audit"] = {"waive": {"identity": "known"}}
+    (tmp_path / "r.yaml").write_text(json.dumps(recipe))
+    assert kilter.run(tmp_path / "r.yaml") == 0
+    assert (tmp_path / "runs" / "r" / "audit" / "audit.html").is_file()

@@ -40,12 +40,14 @@ class Truncation(Check):
         self.lengths = array("q")
         self.equal, self.cut, self.prompts = array("q"), array("q"), array("q")
         self.sides = [0, 0]
+        self.seen = 0
 
     def see(self, row: Row) -> None:
         """Puts a row aside until there are enough for one call of the tokenizer."""
         encoder = self.context.encoder
         if encoder is None or row.held:
             return
+        self.seen += 1
         size = len(row.prompt.encode("utf-8", "replace"))
         size += max((len(t.encode("utf-8", "replace")) for t in row.texts), default=0)
         system = row.group.prompt.messages[:1]
@@ -91,7 +93,7 @@ class Truncation(Check):
             yield self.unchecked("truncation", "no model says how texts become tokens (--model)")
             return
         self._measure()
-        n = len(self.context.groups)
+        n = max(1, self.seen)
         p50, p95, p99 = (int(np.percentile(self.lengths or [0], q)) for q in (50, 95, 99))
         sampled = f" (of a sample of {len(self.lengths)})" if len(self.lengths) < n else ""
         value = (
