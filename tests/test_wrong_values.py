@@ -97,6 +97,8 @@ COMMANDS = {
     f"{TRAIN} --set beta=nan": "`dpo.beta` = nan must lie in (0, inf)",
     f"{TRAIN} --set beta=[1]": "`dpo.beta` = [1] is not a number",
     f"{TRAIN} --set beta=true": "`dpo.beta` = True is not a number",
+    f"{TRAIN} --set learning_rate=1e-3": "Fix: Write --learning-rate 1e-3",
+    f"{TRAIN} --set 'early_stopping=eval_loss'": "`--set` = 'early_stopping=eval_loss' is no setting of dpo",
     f"{TRAIN} --set =1": "is not a field of this method",
     f"{ONLINE} --feedback nope.py:reward": "'nope.py:reward' cannot be imported",
     f"{ONLINE} --feedback r.py:reword": "'r.py:reword' cannot be imported",
@@ -185,6 +187,7 @@ def reward_model(r):
 
 RECIPES = {
     "stages of a list": (lambda r: r.update(stages=[1]), "`stages` = [1] is not a mapping"),
+    "stage named yes": (lambda r: r["stages"].update({True: {"train": {}}}), "`stages` = True is not a name"),
     "stage null": (lambda r: r["stages"].update(x=None), "`stages.x` = None needs exactly one kind"),
     "two kinds": (
         lambda r: r["stages"].update(x={"train": {}, "audit": {}}),

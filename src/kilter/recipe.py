@@ -118,6 +118,9 @@ def _stages(raw: Mapping[Any, Any], base: str) -> tuple[dict[str, Stage], dict[s
     found: dict[str, Stage] = {}
     names: dict[str, str] = {}
     for name, value in raw.items():
+        # YAML reads the bare words yes, no, on and off as truth values, and ~ as nothing.
+        if name is None or isinstance(name, bool):
+            raise UserError("stages", name, "is not a name but a value of YAML's own", "put it in quotes")
         require_name("stages", str(name))
         if isinstance(value, dict) and rounds.KEY in value:
             made, ends = rounds.expand(str(name), _block(value, names), base)

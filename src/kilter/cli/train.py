@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
@@ -95,6 +95,17 @@ def _stage(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict
     return fields, source, method
 
 
+def _refuse_option(key: str, text: str, method: Mapping[str, Any]) -> None:
+    """Raises UserError where --set names what is an option of its own, and no setting of the method."""
+    from kilter.objectives import index
+
+    flag = next((o.flag for o in OPTIONS if o.path == (key,)), None)
+    shipped = index.known(str(method.get("name")))
+    if flag is not None and shipped is not None and key not in [k.name for k in shipped.knobs]:
+        problem = f"is no setting of {shipped.name}, but an option of its own"
+        raise UserError("--set", f"{key}={text}", problem, f"write {flag} {text}")
+
+
 def _apply(
     sets: Sequence[str], fields: dict[str, Any], source: dict[str, Any], method: dict[str, Any]
 ) -> None:
@@ -107,6 +118,8 @@ def _apply(
         if not sign:
             raise UserError("--set", item, "is not KEY=VALUE", "write --set beta=0.05")
         head, _, rest = key.partition(".")
+        if not rest:
+            _refuse_option(key, text, method)
         target, leaf = method, key
         if rest and head == "data":
             target, leaf = source, rest
