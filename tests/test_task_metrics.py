@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+import string
 import sys
 import types
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 from sacrebleu import sentence_bleu
 
+from kilter.data import store
 from kilter.errors import UserError
 from kilter.evaluation.aggregate import Origin, measure, measure_all
 from kilter.evaluation.best_of import best_of
@@ -218,7 +220,7 @@ def test_a_process_reward_that_knows_the_steps_beats_an_outcome_reward_that_gues
 
 def tried(score) -> dict:
     """What is measured of a reward model that is a function of the text."""
-    texts = [f"It is {word}. That is all there is to say of it." for word in "abcdefghijklmnop"]
+    texts = [f"It is {word}. That is all there is to say of it." for word in string.ascii_letters]
     pairs = [
         Group(Prompt(text=t), (Completion(t), Completion("No.")), (Feedback(1.0), Feedback(0.0)))
         for t in texts
@@ -290,22 +292,24 @@ def test_answers_are_stored_once_and_shared_by_metrics_and_evaluations(tiny, tmp
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
     common = {"max_new_tokens": 5, "seed": 3}
 
-    def evaluate(name: str, *metrics) -> tuple[str, list]:
+    def evaluate(name: str, *metrics) -> tuple[str, dict]:
         made = ({"m": str(tiny)}, tmp_path / "prompts.jsonl", tmp_path / name)
         api.evaluate(*made, metrics=list(metrics), **common)
         (path,) = (tmp_path / name / "answers").glob("*.jsonl")
-        return capsys.readouterr().err, [json.loads(line) for line in path.read_text().splitlines()]
+        said = {g.prompt.metadata["key"]: [c.text for c in g.completions] for g in store.read(path)}
+        return capsys.readouterr().err, said
 
     _, several = evaluate("first", {"self_bleu": {"samples": 3}}, "length")
     said, one = evaluate("second", "length")
     assert "4 answers of m are those of first" in said
-    assert [r["completions"][0]["text"] for r in one] == [r["completions"][0]["text"] for r in several]
+    assert one == {key: texts[:1] for key, texts in several.items()}
+    assert [len(texts) for texts in several.values()] == [3] * 4
     (path,) = (tmp_path / "first" / "answers").glob("*.jsonl")
-    path.write_text(path.read_text().replace('"text"', '"text" ', 1))
+    path.write_text(path.read_text().replace("{", "{ ", 1))
     (tmp_path / "second" / "manifest.json").unlink()
     said, again = evaluate("third", "length")
     assert "are those of" not in said  # nobody vouches for either file
-    assert [r["completions"] for r in again] == [r["completions"] for r in one]
+    assert again == one
 
 
 def test_a_process_reward_model_is_tested_on_lists_as_an_outcome_reward_model_is(tiny, tmp_path, encoder):
