@@ -60,6 +60,10 @@ def test_code_in_a_checkpoint_is_refused(mark, tmp_path, how):
     (tmp_path / "state.json").write_text("{}")
     with pytest.raises(UserError, match=r"state\.pt' cannot be read as tensors"):
         checkpoint.read_state(tmp_path)
+    # The best weights so far are read by the same door.
+    path.rename(tmp_path / "best.pt")
+    with pytest.raises(UserError, match=r"best\.pt' cannot be read as tensors"):
+        checkpoint.read_tensors(tmp_path / "best.pt")
     assert not mark.exists()
 
 

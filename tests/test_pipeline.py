@@ -187,7 +187,7 @@ def test_evaluation_prompts_in_training_data_fail_the_gate(recipe_file, tmp_path
     entry = manifests.read(run / "dpo")
     entry.outputs[path.name] = entry.files[path.name] = sha256_file(path)  # as if the training had noted it
     entry.write(run / "dpo")
-    chain.record(run, "dpo")
+    chain.record(run, "dpo", entry.text(), entry.files)
     shutil.rmtree(run / "eval")
     assert kilter.run(recipe_file) == Exit.GATE_FAILED
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -219,4 +220,34 @@ def test_a_verdict_that_was_edited_is_given_anew(home, run, monkeypatch, capsys)
     assert f"{path} was changed since; it is made anew" in said
     assert f"{run / 'recipe.yaml'} was changed since: it is written anew" in said
     assert '"verdict": "pass"' in path.read_text()
+    assert not [link for link in verify(run).broken if link.path.name != chain.SIGNATURE]
+
+
+def test_a_kill_between_the_record_and_the_end_of_a_stage_is_made_good(home, run, monkeypatch, capsys):
+    """The chain has the last manifest of the stage, and the folder the one before it."""
+    manifest = run / "eval" / "manifest.json"
+    entry = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(entry | {"status": "running", "outputs": {}, "facts": {}, "files": {}}))
+    again = ("run", home / "r.json", "--runs", run.parent, "--set", "name=run")
+    code, said = kilter(monkeypatch, capsys, *again)
+    assert (code, "was changed since" in said, "not what" in said) == (0, False, False), said
+    assert not [link for link in verify(run).broken if link.path.name != chain.SIGNATURE]
+
+
+def test_a_kill_while_a_page_is_written_breaks_nothing(run):
+    with contextlib.suppress(KeyboardInterrupt), chain.noting(run, run / "report.html"):
+        (run / "report.html").write_text("new")
+        raise KeyboardInterrupt
+    assert not verify(run).broken
+
+
+def test_the_record_of_a_stage_that_was_removed_goes_with_the_recipe(home, run, monkeypatch, capsys):
+    raw = json.loads((home / "r.json").read_text())
+    del raw["stages"]["audit"]
+    (run.parent / "r.json").write_text(json.dumps(raw))
+    shutil.rmtree(run / "audit")
+    assert "audit/manifest.json is missing" in str(verify(run).broken[0])
+    again = ("run", run.parent / "r.json", "--runs", run.parent, "--set", "name=run")
+    code, said = kilter(monkeypatch, capsys, *again)
+    assert (code, "audit was removed" in said) == (0, True), said
     assert not [link for link in verify(run).broken if link.path.name != chain.SIGNATURE]

@@ -9,9 +9,10 @@ checksum of itself. Whoever can rewrite a whole run can rewrite its chain: that 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,12 +94,27 @@ def record(run: Path, stage: str, manifest: str, listed: Iterable[str]) -> None:
     _write(run, held)
 
 
-def note(run: Path, *paths: Path) -> None:
-    """Files beside the stages, which are written more than once: what they are now is what counts."""
+@contextlib.contextmanager
+def noting(run: Path, *paths: Path) -> Iterator[None]:
+    """Files beside the stages, which are written more than once: what the body writes is what counts."""
+    names = [path.absolute().relative_to(run.absolute()).as_posix() for path in paths]
     held = _held(run)
-    for path in paths:
-        held["files"][path.absolute().relative_to(run.absolute()).as_posix()] = sha256_file(path)
+    # A kill in the body leaves files that nobody vouches for, and none that look changed.
+    if any(held["files"].pop(name, None) for name in names):
+        _write(run, held)
+    yield
+    held = _held(run)
+    held["files"] |= {name: sha256_file(path) for name, path in zip(names, paths, strict=True)}
     _write(run, held)
+
+
+def forget_removed(run: Path, stages: Collection[str]) -> list[str]:
+    """Drops the records of stages whose folders are gone and which the recipe has no more; their names."""
+    known = _held(run)["stages"]
+    gone = [name for name in known if name not in stages and not (run / name).exists()]
+    for name in gone:
+        forget(run, name)
+    return gone
 
 
 def forget(run: Path, stage: str) -> None:
@@ -190,9 +206,6 @@ def stage_breaks(run: Path, stage: str, hash_of: Hash = file_hash) -> Iterator[B
         return
     if not path.is_file():
         yield Break(path, "is missing")
-        return
-    # A kill between the record and the manifest's last writing: the stage has not finished.
-    if _status(path) == "running":
         return
     if digest is not None and hash_of(path) != digest:
         yield Break(path, "was changed since its stage ended")

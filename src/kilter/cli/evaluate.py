@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -199,9 +200,10 @@ def gate(
         _check_fresh(loaded, path)
     result = gates.decide(gates.load_policy(policy, "--policy"), loaded, candidate, broken=links)
     folder = out_ or path.parent
-    gates.write(result, folder)
-    if (run := chain.root_of(folder)) is not None:
-        chain.note(run, folder / "gate.json", folder / "gate.xml")
+    run = chain.root_of(folder)
+    written = (folder / "gate.json", folder / "gate.xml")
+    with contextlib.nullcontext() if run is None else chain.noting(run, *written):
+        gates.write(result, folder)
     for c in result["conditions"]:
         out.print(f"{c['state']:<12} {c['condition']}   {c['why']}")
     out.print(styled("verdict: [bold]{}[/] for {}", result["verdict"].upper(), result["candidate"]))

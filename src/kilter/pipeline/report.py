@@ -21,9 +21,8 @@ The page is written after every stage: a comparison of many would draw the curve
 
 def write_report(run: Path) -> Path:
     """Renders run/report.html from what the stages have left there, and returns its path."""
-    path = report.write(run, sections(run))
-    chain.note(chain.root_of(run) or run, path)
-    return path
+    with chain.noting(chain.root_of(run) or run, run / "report.html"):
+        return report.write(run, sections(run))
 
 
 def write_comparison(first: Path, second: Path, out: Path | None = None) -> Path:

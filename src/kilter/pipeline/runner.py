@@ -54,8 +54,11 @@ class Run:
         """The resolved recipe. What the run's own pages were is said if anybody has changed them since."""
         for link in chain.note_breaks(self.folder):
             self.console.print(styled("[yellow]changed[/] {}: it is written anew", link))
-        write_text(self.folder / "recipe.yaml", recipes.dump(self.recipe))
-        chain.note(self.folder, self.folder / "recipe.yaml")
+        for name in chain.forget_removed(self.folder, self.recipe.stages):
+            self.console.print(f"{name} was removed, and the recipe has it no more: its record goes too")
+        path = self.folder / "recipe.yaml"
+        with chain.noting(self.folder, path):
+            write_text(path, recipes.dump(self.recipe))
 
     def _execute(self) -> Exit:
         self._write_recipe()
