@@ -251,3 +251,23 @@ def test_the_record_of_a_stage_that_was_removed_goes_with_the_recipe(home, run, 
     code, said = kilter(monkeypatch, capsys, *again)
     assert (code, "audit was removed" in said) == (0, True), said
     assert not [link for link in verify(run).broken if link.path.name != chain.SIGNATURE]
+
+
+def test_a_database_that_is_still_open_is_no_broken_link(tmp_path):
+    """The replies of a judge are kept open until the process ends: closing them changes no recorded byte."""
+    from kilter.roles.replies import Replies
+
+    path = tmp_path / "stage" / "judge.sqlite"
+    first, second = Replies(path), Replies(path)
+    for number in range(50):
+        first.put([(str(number), {"text": "x" * 1000})])
+    assert second.get("7") is not None
+    before = chain.files_of(tmp_path / "stage")
+    assert list(before) == ["judge.sqlite"]
+    first.close()
+    second.close()
+    assert chain.files_of(tmp_path / "stage") == before
+    again = Replies(path)
+    assert again.get("7") is not None
+    again.close()
+    assert chain.files_of(tmp_path / "stage") == before

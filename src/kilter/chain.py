@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,8 @@ def files_of(folder: Path, pinned: bool = False) -> dict[str, str]:
         folder: of the stage.
         pinned: whether pinned checkpoints stay.
     """
+    for path in folder.rglob("*.sqlite"):
+        _settle(path)
     passing = PASSING[:1] if pinned else PASSING
     found = {}
     for path in files_below(folder):
@@ -62,9 +65,24 @@ def files_of(folder: Path, pinned: bool = False) -> dict[str, str]:
         half_written = any(
             part.startswith(".") and part.endswith((".partial", ".old")) for part in name.parts
         )
-        if name.parts[0] not in passing and name.name not in UNRECORDED and not half_written:
+        if name.parts[0] not in passing and not _unrecorded(path) and not half_written:
             found[name.as_posix()] = file_hash(path)
     return found
+
+
+def _settle(path: Path) -> None:
+    """Brings what a database keeps beside itself into its file: closing it later then changes nothing."""
+    # A file that is no database is a file like any other.
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path, timeout=10)) as base:
+        base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _unrecorded(path: Path) -> bool:
+    """Files that no manifest lists, an open database's among them as long as they hold nothing of it."""
+    beside = path.name.endswith(".sqlite-shm") or (
+        path.name.endswith(".sqlite-wal") and path.stat().st_size == 0
+    )
+    return path.name in UNRECORDED or beside
 
 
 def root_of(path: Path) -> Path | None:
@@ -225,7 +243,7 @@ def _files(run: Path, stage: str, noted: set[str], hash_of: Hash) -> Iterator[Br
             yield broken
     for path in files_below(folder):
         name = path.relative_to(folder).as_posix()
-        if name not in listed and inside + name not in noted and path.name not in UNRECORDED:
+        if name not in listed and inside + name not in noted and not _unrecorded(path):
             yield Break(path, "was added since its stage ended")
 
 
