@@ -271,3 +271,12 @@ def test_a_database_that_is_still_open_is_no_broken_link(tmp_path):
     assert again.get("7") is not None
     again.close()
     assert chain.files_of(tmp_path / "stage") == before
+
+
+def test_a_stage_that_is_made_to_look_unfinished_hides_nothing(home, run, monkeypatch, capsys):
+    manifest = run / "dpo" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"status": "done"', '"status": "running"'))
+    assert manifest in {link.path for link in verify(run).broken}
+    arguments = ("gate", run / "eval", "--policy", home / "p.yaml", "--out", run.parent / "out")
+    code, said = kilter(monkeypatch, capsys, *arguments)
+    assert (code, f"{manifest} was changed since" in said) == (1, True), said
