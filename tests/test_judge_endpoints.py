@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from kilter.feedback.context import Context
 from kilter.feedback.judge.build import CACHE, build, parse_spec
 from kilter.feedback.judge.verdict import Comparison
 from kilter.roles.paid import Bill
-from kilter.roles.replies import Replies
+from kilter.roles.replies import Replies, finish
 from kilter.roles.talk import public_url
 from kilter.sampling.openai import OpenAISampler
 from kilter.types import Completion, Feedback, Group, Prompt
@@ -253,6 +254,21 @@ def test_a_damaged_cache_is_named(endpoint, tmp_path):
     (tmp_path / CACHE).write_bytes(b"not a database at all, but a text of some length" * 40)
     with pytest.raises(UserError, match="not a cache of replies"):
         judge(endpoint, tmp_path).compare(pairs(1))
+
+
+def test_kept_replies_are_one_file_once_their_stage_ends(tmp_path):
+    """Whoever still holds them changes nothing any more, when they go."""
+    held, elsewhere = Replies(tmp_path / "stage" / "r.sqlite"), Replies(tmp_path / "other" / "r.sqlite")
+    held.put([("key", {"text": "a"})])
+    finish(tmp_path / "stage")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "stage").iterdir()}
+    assert list(before) == ["r.sqlite"]
+    held.close()
+    del held
+    gc.collect()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "stage").iterdir()} == before
+    assert len(Replies(tmp_path / "stage" / "r.sqlite")) == 1
+    elsewhere.put([("key", {"text": "a"})])
 
 
 def test_several_processes_may_share_a_cache(tmp_path):

@@ -22,6 +22,7 @@ from kilter.pipeline.report import write_report
 from kilter.progress import clock
 from kilter.recipe import Recipe
 from kilter.redaction import redact, redacted
+from kilter.roles.replies import finish
 from kilter.screen import styled
 from kilter.stages import Outcome, Workspace
 from kilter.stages.links import broken, check_links, content_hash
@@ -118,6 +119,7 @@ def run_stage(
     try:
         with manifests.life(folder, entry, lambda done: _record(work, done)):
             outcome = stage.maker.run(stage.spec, work, folder)
+            finish(folder)
             entry.outputs = _outputs(outcome, stage.maker.makes, folder)
             code = {"code": int(outcome.code)} if outcome.code else {}
             entry.facts = {**redacted(outcome.facts), **code}

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,21 @@ def key_of(question: Mapping[str, Any]) -> str:
     """SHA-256 of all that a reply depends on."""
     text = json.dumps(question, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+_OPEN: weakref.WeakSet[Replies] = weakref.WeakSet()
+"""Files of this process that may still change when they are closed."""
+
+
+def finish(folder: Path) -> None:
+    """Closes the files below a folder: what SQLite has beside a file goes into it only then.
+
+    Args:
+        folder: of a stage that is about to be recorded, file by file.
+    """
+    for replies in list(_OPEN):
+        if replies.path.resolve().is_relative_to(folder.resolve()):
+            replies.close()
 
 
 class Replies:
@@ -46,6 +62,7 @@ class Replies:
                 self._base.execute("PRAGMA synchronous=NORMAL")
                 self._base.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT)")
             self._base.execute("SELECT key, reply FROM replies LIMIT 1")
+            _OPEN.add(self)
         except sqlite3.DatabaseError as error:
             raise UserError(
                 field, str(path), f"is not a cache of replies ({error})", "name another file, or remove it"
