@@ -351,12 +351,14 @@ def test_builtin_model_with_wrong_checksum_or_without_its_package(home, monkeypa
     monkeypatch.setitem(
         builtin.BUILTIN,
         "fake",
-        builtin.BuiltinModel("fake_model_package", "fake==1", "model.gguf", "0" * 64, "<pad>"),
+        builtin.BuiltinModel("fake_model_package", "fake==1", "model.gguf", "0" * 64, "<pad>", "a/b", "mit"),
     )
     monkeypatch.setitem(
         builtin.BUILTIN,
         "absent",
-        builtin.BuiltinModel("no_such_package", "no-such-package==1", "m.gguf", "1" * 64, "<pad>"),
+        builtin.BuiltinModel(
+            "no_such_package", "no-such-package==1", "m.gguf", "1" * 64, "<pad>", "a/b", "mit"
+        ),
     )
     code, text = kilter(monkeypatch, capsys, "sample", "builtin:fake", "--prompt", "x")
     assert code == 2
