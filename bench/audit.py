@@ -142,7 +142,7 @@ def _planted(
         print(f"not tried   {defect.name}: its extra is not installed")
         return None
     path = write_lines(folder / "rows.jsonl", defect.plant(rows, random.Random(1)))
-    limit = defect.max_length * 8
+    limit = defect.max_length
     encoder = open_encoder(OpenSpec(resolve(MODEL, "model"), max_length=limit)) if limit else None
     settings = Settings(
         encoder,
