@@ -36,7 +36,7 @@ def finished(tmp_path_factory, tiny) -> tuple[Path, dict]:
             "sft": {"train": {"method": "sft"} | small},
             "dpo": {"train": {"from": "sft", "method": "dpo"} | small},
             "eval": {"evaluate": {"models": ["sft", "dpo"], "max_new_tokens": 4, "metrics": ["length"]}},
-            "gate": {"gate": {"policy": policy}},
+            "gate": {"gate": {"policy": policy, "allow_means": True}},
         },
     }
     (home / "r.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
@@ -194,9 +194,10 @@ def test_a_link_that_is_mended_passes_again(run, monkeypatch, capsys):
 def test_the_gate_command_checks_the_evaluation_too(run, monkeypatch, capsys, tmp_path):
     policy = tmp_path / "p.yaml"
     policy.write_text("conditions: [{metric: length, bound: value, op: '>=', value: 0}]")
-    assert kilter(monkeypatch, capsys, "gate", run / "eval", "--policy", policy)[0] == 0
+    asked = ("gate", run / "eval", "--policy", policy, "--allow-means")
+    assert kilter(monkeypatch, capsys, *asked)[0] == 0
     name = edit_evaluation(run)
-    code, said = kilter(monkeypatch, capsys, "gate", run / "eval", "--policy", policy)
+    code, said = kilter(monkeypatch, capsys, *asked)
     assert (code, f"{name} was changed since" in said) == (1, True)
 
 

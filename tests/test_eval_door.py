@@ -43,7 +43,7 @@ def test_differences_and_the_reward_models_accuracy_are_printed(tiny, models, tm
     found = json.loads((out / "evaluation.json").read_text())
     assert code == 0
     assert "Differences to base, paired on the same prompts" in said
-    difference = found["models"]["dpo"]["difference"]["reward"]
+    difference = found["models"]["dpo"]["difference"]["refusal"]
     assert f"{difference['value']:+.3g} [{difference['ci_low']:+.3g}, {difference['ci_high']:+.3g}]" in said
     accuracy = found["reward_model"]["metrics"]["accuracy"]
     assert f"reward model rm: right on {accuracy['value']:.3g} [" in said

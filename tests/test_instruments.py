@@ -57,7 +57,7 @@ def state(found, metric, bound="ci_high", op="<=", value=0.2):
     policy = gate.Policy.model_validate(
         {"conditions": [{"metric": metric, "bound": bound, "op": op, "value": value}]}
     )
-    return gate.decide(policy, found, "new")["conditions"][0]
+    return gate.decide(policy, found, "new", allow_means=True)["conditions"][0]
 
 
 def test_a_rate_is_shown_counted_and_corrected():

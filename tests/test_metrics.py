@@ -304,7 +304,7 @@ def test_a_metric_from_one_file_is_measured_by_the_command(
     tiny, other, own, pairs_file, tmp_path, monkeypatch, capsys
 ):
     args = ["--model", f"new={other}", "--baseline", f"old={tiny}", "--data", pairs_file]
-    args += ["--limit", 12, "--max-new-tokens", 8, "--out", tmp_path / "eval", "--metric", own]
+    args += ["--limit", 24, "--max-new-tokens", 8, "--out", tmp_path / "eval", "--metric", own]
     monkeypatch.setattr(cli.out, "width", 200)
     monkeypatch.setattr(cli.err, "width", 200)
     code, text = kilter(monkeypatch, capsys, "eval", *args, "--metric", "{pass_at_k: {k: 1, samples: 2}}")
@@ -315,12 +315,12 @@ def test_a_metric_from_one_file_is_measured_by_the_command(
     assert found["titles"] == {"vowels": "Vowels per answer"} | found["titles"]
     for name in ("old", "new"):
         estimate = found["models"][name]["metrics"]["vowels"]
-        assert (estimate["n"], estimate["n_unscored"], estimate["unit"]) == (11, 1, "vowels")
+        assert (estimate["n"], estimate["n_unscored"], estimate["unit"]) == (23, 1, "vowels")
         assert estimate["ci_low"] < estimate["value"] < estimate["ci_high"]
         assert "pass_at_1" not in found["models"][name]["metrics"]  # no gold source scores these answers
-    assert found["models"]["new"]["difference"]["vowels"]["n"] == 11
+    assert found["models"]["new"]["difference"]["vowels"]["n"] == 23
     values = json.loads((tmp_path / "eval" / "per_prompt.json").read_text())
-    assert len(values["new"]["vowels"]) == 12
+    assert len(values["new"]["vowels"]) == 24
     policy = {
         "conditions": [{"metric": "vowels", "bound": "ci_low", "op": ">", "value": 1e9, "max_unscored": 0.5}]
     }
@@ -335,7 +335,7 @@ def test_a_metric_from_one_file_is_in_report_gate_and_comparison(
 ):
     cell = "dpo__s0"
     condition = {"metric": "vowels", "bound": "diff_value", "op": ">", "value": -1e9, "max_unscored": 0.5}
-    evaluate = {"models": [str(tiny), str(other)], "limit": 12, "max_new_tokens": 8}
+    evaluate = {"models": [str(tiny), str(other)], "limit": 24, "max_new_tokens": 8}
     recipe = {
         "model": str(tiny),
         "data": {"path": str(pairs_file), "heldout": 0.9},
@@ -344,7 +344,7 @@ def test_a_metric_from_one_file_is_in_report_gate_and_comparison(
                 "evaluate": evaluate
                 | {"metrics": ["standard", own], "gold": {"length": {"limit": 4, "buffer": 4}}}
             },
-            "gate": {"gate": {"policy": {"conditions": [condition]}}},
+            "gate": {"gate": {"policy": {"conditions": [condition]}, "allow_means": True}},
         },
     }
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
@@ -366,7 +366,7 @@ def test_a_metric_from_one_file_is_in_report_gate_and_comparison(
     compared = study.Study(name="mine", data={}, start={}, methods={"dpo": "dpo"}, seeds=[0], model=str(tiny))
     page.write(compared, folder)
     row = json.loads((folder / "compare.json").read_text())["rows"][0]
-    assert row["metrics"]["vowels"]["n"] == 11
+    assert row["metrics"]["vowels"]["n"] == 21
     assert "Vowels per answer" in (folder / "compare.html").read_text()
     assert "vowels per answer" in (folder / "compare.md").read_text()
 

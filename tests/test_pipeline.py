@@ -35,8 +35,9 @@ def recipe_file(tmp_path, tiny, monkeypatch):
             "gate": {
                 "gate": {
                     "policy": {
-                        "conditions": [{"metric": "violation", "bound": "ci_high", "op": "<=", "value": 1}]
-                    }
+                        "conditions": [{"metric": "violation", "bound": "value", "op": "<=", "value": 1}]
+                    },
+                    "allow_means": True,
                 }
             },
         },

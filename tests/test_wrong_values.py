@@ -33,7 +33,7 @@ def home(tmp_path_factory) -> Path:
             {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 10**400, "score_rejected": 1}
         )
     )
-    (home / "p.yaml").write_text("conditions: [{metric: length, bound: value, op: '>=', value: 0}]\n")
+    (home / "p.yaml").write_text("conditions: [{metric: length, bound: ci_low, op: '>=', value: 0}]\n")
     (home / "broken.yaml").write_text("a: [1")
     (home / "list.json").write_text("[1, 2]")
     (home / "deep.jsonl").write_text("[" * 100_000 + "\n")
@@ -178,7 +178,7 @@ def judged(**gate):
 
 
 def policy(**condition) -> dict:
-    return {"conditions": [{"metric": "length", "bound": "value", "op": ">=", "value": 0} | condition]}
+    return {"conditions": [{"metric": "length", "bound": "ci_low", "op": ">=", "value": 0} | condition]}
 
 
 def reward_model(r):

@@ -75,6 +75,19 @@ CertificateRef = Annotated[str | None, Ref("stage", makes="certificate")]
 FileRef = Annotated[str, Ref("file", fix="give the path of a file that exists")]
 """A file whose content is part of the configuration."""
 
+POLICIES = ("helpful", "harmless", "no-regression", "support-desk")
+"""Release policies that come with Kilter; docs/gate.md explains each."""
+
+PolicyRef = Annotated[
+    str,
+    Ref(
+        "file",
+        words=POLICIES,
+        fix=f"give a YAML file with conditions: [...], or one of {', '.join(POLICIES)}",
+    ),
+]
+"""The name of a shipped release policy, or a file with one."""
+
 TEMPLATE_WORDS = ("auto", "model", "chatml", "llama3", "gemma", "mistral", "zephyr", "plain")
 """Chat templates that are no file: the model's own, and those of data/templates.py."""
 

@@ -19,6 +19,7 @@ from kilter.errors import UserError
 from kilter.evaluation.config import EvaluateSpec
 from kilter.hashes import file_hash
 from kilter.recipe import scalar
+from kilter.refs import POLICIES
 from kilter.screen import styled
 
 OPTIONS = [
@@ -170,12 +171,13 @@ def _cell(estimate: Mapping[str, Any] | None, sign: str) -> str:
 @command(
     examples=[
         "kilter gate runs/quickstart/eval --policy gate.yaml",
+        "kilter gate runs/quickstart/eval --policy harmless",
         "kilter gate runs/eval/evaluation.json --policy gate.yaml --candidate dpo",
     ]
 )
 def gate(
     evaluation: Annotated[Path, typer.Argument(help="evaluation.json, or the folder that holds it")],
-    policy: Annotated[Path, typer.Option(help="YAML file with conditions")],
+    policy: Annotated[str, typer.Option(help=f"YAML file with conditions, or one of {', '.join(POLICIES)}")],
     candidate: Annotated[
         str | None, typer.Option(help="model under test; default: the only one that is not the baseline")
     ] = None,
@@ -185,8 +187,17 @@ def gate(
             "--out", help="folder for gate.json and gate.xml (JUnit); default: beside the evaluation"
         ),
     ] = None,
+    allow_means: Annotated[
+        bool,
+        typer.Option(
+            "--allow-means", help="let conditions read means, which say nothing of how sure they are"
+        ),
+    ] = False,
 ) -> None:
-    """Decide whether a model may ship. Exit code 0 pass, 1 fail, 3 inconclusive."""
+    """Decide whether a model may ship: 0 pass, 1 fail, 3 inconclusive.
+
+    Input that cannot be read ends with 2, and a machine that fails with 4.
+    """
     from kilter.release import gate as gates
 
     path = evaluation / "evaluation.json" if evaluation.is_dir() else evaluation
@@ -198,7 +209,9 @@ def gate(
     links = _broken(path)
     if not links:
         _check_fresh(loaded, path)
-    result = gates.decide(gates.load_policy(policy, "--policy"), loaded, candidate, broken=links)
+    asked = gates.load_policy(policy, "--policy")
+    gates.refuse_means(asked, "--policy", allow_means)
+    result = gates.decide(asked, loaded, candidate, broken=links, allow_means=allow_means)
     folder = out_ or path.parent
     run = chain.root_of(folder)
     written = (folder / "gate.json", folder / "gate.xml")
@@ -206,6 +219,8 @@ def gate(
         gates.write(result, folder)
     for c in result["conditions"]:
         out.print(f"{c['state']:<12} {c['condition']}   {c['why']}")
+    for note in result["notes"]:
+        out.print(f"note: {note}")
     out.print(styled("verdict: [bold]{}[/] for {}", result["verdict"].upper(), result["candidate"]))
     raise typer.Exit(int(gates.exit_code(result["verdict"])))
 

@@ -74,6 +74,7 @@ def _print_plan(recipe: Any) -> None:
         "kilter schema > kilter.schema.json",
         "kilter schema --options > docs/train-options.md",
         "kilter schema --certificate > judge.schema.json",
+        "kilter schema --gate > gate.schema.json",
     ]
 )
 def schema(
@@ -83,11 +84,17 @@ def schema(
     certificate: Annotated[
         bool, typer.Option("--certificate", help="print the schema of judge.json instead")
     ] = False,
+    gate: Annotated[bool, typer.Option("--gate", help="print the schema of gate.json instead")] = False,
 ) -> None:
     """Print the JSON schema of recipes, for editors."""
     from kilter.feedback.judge.certificate import Certificate
     from kilter.recipe import schema as make
 
+    if gate:
+        from kilter.release.gate import Verdict
+
+        print(json.dumps(Verdict.model_json_schema(), indent=1))
+        return
     if certificate:
         print(json.dumps(Certificate.model_json_schema(), indent=1))
         return

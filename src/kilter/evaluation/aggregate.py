@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kilter.errors import RunFailed
+from kilter.evaluation.independent import cluster_of
 from kilter.evaluation.instruments import Correction, Measurement, plain, shipped
 from kilter.evaluation.metrics.registry import NEEDS, Measure, MetricFacts
 from kilter.evaluation.people import Key, labels, powered
 from kilter.registry import user_file, user_line
-from kilter.statistics import Estimate, clustered, deviation, mean, proportion, win_rate
+from kilter.statistics import Estimate, deviation, mean, proportion, win_rate
 from kilter.types import Answered
 
 Values = Sequence[float | None]
@@ -30,6 +31,7 @@ class Origin:
         certified: what is known of the judges behind each feedback source, and what vouches for them.
         people: what people said of some answers.
         instruments: how well those read the answers that do so with errors, by name.
+        clusters: which prompts belong together, by their keys; one that is not named stands for itself.
         bias: added to the method of an estimate that holds for the policy's own samples alone; "" where the
             samples are such.
     """
@@ -41,6 +43,7 @@ class Origin:
     certified: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     people: Mapping[Key, float] = field(default_factory=dict)
     instruments: Mapping[str, Measurement] = field(default_factory=shipped)
+    clusters: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ class Measured:
         corrected: the rate without them.
         judges: those that it rests on, as their sources describe them.
         people: what people said of each prompt's answer; empty where they said too little.
+        clusters: which of the prompts belong together; None: each stands for itself.
+        ends: lowest and highest that a value can be; None: unknown.
     """
 
     values: list[float | None]
@@ -62,6 +67,8 @@ class Measured:
     corrected: Estimate | None = None
     judges: Sequence[Mapping[str, Any]] = ()
     people: Sequence[float | None] = ()
+    clusters: Sequence[str] | None = None
+    ends: tuple[float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The estimate for evaluation.json, with the corrected one beside it."""
@@ -81,8 +88,8 @@ class Measured:
         return found | ({"judged_by": list(self.judges)} if self.judges else {})
 
 
-def _proportion(values: Values, seed: int, **extra: Any) -> Estimate:
-    return proportion([None if v is None else bool(v) for v in values], **extra)
+def _proportion(values: Values, seed: int, clusters: Sequence[str] | None = None, **extra: Any) -> Estimate:
+    return proportion([None if v is None else bool(v) for v in values], clusters, **extra)
 
 
 AGGREGATES: dict[str, Callable[..., Estimate]] = {
@@ -92,9 +99,6 @@ AGGREGATES: dict[str, Callable[..., Estimate]] = {
     "wins": win_rate,
     "deviation": deviation,
 }
-
-BOUNDS: dict[str, tuple[float, float]] = {"rate": (0.0, 1.0), "proportion": (0.0, 1.0), "wins": (0.0, 1.0)}
-"""Lowest and highest value of the aggregates that have them."""
 
 
 def measure(asked: Measure, items: Sequence[Answered], origin: Origin) -> Measured | None:
@@ -111,15 +115,12 @@ def measure(asked: Measure, items: Sequence[Answered], origin: Origin) -> Measur
         return Measured([], None)
     judge = facts.judge or _judges(facts, origin)
     noted = {"judge": judge, "data_hash": origin.data_hash, **_direction(facts)}
-    bounds, clusters = facts.bounds or BOUNDS.get(facts.aggregate), _clusters(counted)
-    if bounds is not None and (facts.bounds is not None or clusters is not None):
-        known = [math.nan if v is None else v for v in values]
-        estimate = clustered(known, clusters, *bounds, **noted)
-    else:
-        estimate = AGGREGATES[facts.aggregate](values, origin.seed, **noted)
+    clusters = clusters_of(counted, origin)
+    estimate = estimated(facts, values, origin.seed, clusters, **noted)
     if facts.on_policy:
         estimate = replace(estimate, method=estimate.method + origin.bias)
-    return _corrected(facts, counted, values, estimate, origin)
+    made = _corrected(facts, counted, values, estimate, origin, clusters)
+    return replace(made, clusters=clusters, ends=facts.ends)
 
 
 def _of_corpus(asked: Measure, answered: Sequence[Answered], lost: int, origin: Origin) -> Estimate:
@@ -148,6 +149,7 @@ def _corrected(
     values: list[float | None],
     counted: Estimate,
     origin: Origin,
+    clusters: Sequence[str] | None,
 ) -> Measured:
     """The number without the errors of its instrument or its judge, as far as they are known."""
     judges = [judge for source in sorted(facts.needs) for judge in origin.certified.get(source, ())]
@@ -162,18 +164,28 @@ def _corrected(
     # What people said of these very answers is better evidence than a measurement made elsewhere.
     people = labels(facts.name, items, origin.people)
     if people:
-        return Measured(values, counted, correction, powered(values, people), judges, people)
+        return Measured(values, counted, correction, powered(values, people, clusters), judges, people)
 
     def of(places: Sequence[int]) -> Estimate:
-        return AGGREGATES[facts.aggregate]([values[i] for i in places], origin.seed)
+        together = None if clusters is None else [clusters[i] for i in places]
+        return estimated(facts, [values[i] for i in places], origin.seed, together)
 
     corrected = None if correction is None else correction.rate(counted, of)
     return Measured(values, counted, correction, corrected, judges)
 
 
-def _clusters(items: Sequence[Answered]) -> list[str] | None:
-    """Which prompts belong together, as their metadata says; None where each stands for itself."""
-    named = [str(item.prompt.metadata.get("cluster") or f"alone {i}") for i, item in enumerate(items)]
+def estimated(
+    facts: MetricFacts, values: Values, seed: int, clusters: Sequence[str] | None, **noted: Any
+) -> Estimate:
+    """The estimate that a metric declares, of some of its values."""
+    if facts.bounds is not None:
+        return mean(values, seed, clusters=clusters, ends=facts.bounds, **noted)
+    return AGGREGATES[facts.aggregate](values, seed, clusters=clusters, **noted)
+
+
+def clusters_of(items: Sequence[Answered], origin: Origin) -> list[str] | None:
+    """Which records belong together; None where each stands for itself."""
+    named = [cluster_of(item.prompt, origin.clusters) or f"alone {i}" for i, item in enumerate(items)]
     return named if len(set(named)) < len(named) else None
 
 

@@ -137,12 +137,18 @@ def labels(metric: str, items: Sequence[Answered], known: Mapping[Key, float]) -
     return found if sum(label is not None for label in found) >= FEWEST else []
 
 
-def powered(counted: Sequence[float | None], people: Sequence[float | None]) -> Estimate:
+def powered(
+    counted: Sequence[float | None],
+    people: Sequence[float | None],
+    clusters: Sequence[str] | None = None,
+) -> Estimate:
     """The mean of what people would have said, from values of all prompts and labels of some."""
     # None becomes NaN, which the estimate leaves out and counts.
     values, said = (np.array(list(v), dtype=float) for v in (counted, people))
     both = np.isfinite(said)
-    return prediction_powered(values[~both], values[both], said[both])
+    names = np.arange(len(both)).astype(str) if clusters is None else np.array(clusters)
+    parts = (names[~both].tolist(), names[both].tolist())
+    return prediction_powered(values[~both], values[both], said[both], *parts)
 
 
 def _key(*texts: str) -> Key:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kilter.evaluation.aggregate import Measured, Origin, paired
 from kilter.evaluation.config import EvaluateSpec
+from kilter.evaluation.independent import counted
 from kilter.evaluation.instruments import described
 from kilter.evaluation.metrics import Measure, facts_of
 from kilter.evaluation.people import powered
@@ -27,6 +28,7 @@ def head(
         "n_probes": len(suite.probes),
         "baseline": baseline,
         "n_prompts": len(suite.prompts),
+        "n_clusters": counted(suite.prompts, origin.clusters),
         "data_hash": origin.data_hash,
         "prompts_found_in_training_data": suite.found_in(trained),
         "sampling": {
@@ -72,13 +74,15 @@ def _difference(
 
     def of(places: Sequence[int]) -> Estimate:
         mine, theirs = [values[i] for i in places], [base[i] for i in places]
-        return paired_difference(mine, theirs, origin.seed, data_hash=origin.data_hash, **about)
+        together = None if found.clusters is None else [found.clusters[i] for i in places]
+        noted = {"data_hash": origin.data_hash, **about}
+        return paired_difference(mine, theirs, origin.seed, clusters=together, ends=found.ends, **noted)
 
     counted = of(range(len(values)))
     corrected = None if found.correction is None else found.correction.difference(counted, of)
     if found.people and compared.people:
         said = _minus(found.people, compared.people)
-        corrected = powered(_minus(values, base), said)
+        corrected = powered(_minus(values, base), said, found.clusters)
         return counted.to_json() | replace(found, people=said).beside(corrected)
     return counted.to_json() | replace(found, people=()).beside(corrected)
 

@@ -18,6 +18,7 @@ from kilter.evaluation.aggregate import Measured, Origin, measure_all, paired
 from kilter.evaluation.asking import Asking, ModelAnswers
 from kilter.evaluation.changes import changed, of_changes
 from kilter.evaluation.config import EvaluateSpec
+from kilter.evaluation.independent import together
 from kilter.evaluation.instruments import measurements
 from kilter.evaluation.metrics import OF_CHANGES, OF_LISTS, OF_PAIRS, SOURCES, STANDARD, Measure
 from kilter.evaluation.metrics.registry import Items
@@ -100,7 +101,8 @@ class Evaluation:
             of_model["pairs"] = beside(of_model["pairs"], held)
         for name in known.keys() - {self.baseline}:
             known[name]["prompts"] = beside(known[name]["prompts"], known[self.baseline]["prompts"])
-        origin = self._origin(sources | ({"reward": reward} if reward else {}))
+        everyone = (*suite.prompts, *suite.probes, *(g.prompt for g in (*suite.tax, *suite.pairs)))
+        origin = self._origin(sources | ({"reward": reward} if reward else {}), together(everyone))
         measured = {name: measure_all(measures, known[name], origin) for name in known}
         self._note_absent(measures, measured)
 
@@ -148,7 +150,7 @@ class Evaluation:
         """Name of the model that the others are compared with: the first one."""
         return self.models[0].name
 
-    def _origin(self, sources: Mapping[str, Source]) -> Origin:
+    def _origin(self, sources: Mapping[str, Source], clusters: Mapping[str, str]) -> Origin:
         """Where the estimates come from, who judged, and how far each instrument can be trusted."""
         return Origin(
             self.spec.seed,
@@ -158,6 +160,7 @@ class Evaluation:
             {key: judges for key, source in sources.items() if (judges := source.judges())},
             read_people(self.spec.people),
             measurements(self.spec.instruments),
+            clusters,
         )
 
     def _note_absent(
@@ -261,7 +264,8 @@ def evaluate_reward_model(
     feedback = source.pairs(pairs, f"{name}: {source.judge} on pairs")
     of_lists = source.pairs(lists, f"{name}: {source.judge} on lists", "lists") if lists else []
     tried = _tried(source, pairs[: spec.probe_limit], name)
-    origin = Origin(spec.seed, data_hash, {"reward": source.judge})
+    clusters = together(g.prompt for g in (*pairs, *lists))
+    origin = Origin(spec.seed, data_hash, {"reward": source.judge}, clusters=clusters)
     result = head(spec, Suite([], pairs=pairs), origin, "", frozenset())
     result["prompts_found_in_training_data"] = Suite([g.prompt for g in pairs]).found_in(trained)
     result |= {

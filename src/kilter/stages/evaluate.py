@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from kilter.types import Group, Prompt, Shape
 from kilter.validation import refuse_idle
 
 if TYPE_CHECKING:
+    from kilter.evaluation.metrics import MetricFacts
     from kilter.training.estimate import Answered
 
 
@@ -42,6 +43,28 @@ class Evaluate(StageKind[EvaluateSpec]):
     def baseline(self, spec: EvaluateSpec) -> str:
         """The one that is named, else the first."""
         return spec.baseline or next(iter(spec.models))
+
+    def reports(self, spec: EvaluateSpec) -> Mapping[str, MetricFacts] | None:
+        """Those asked for whose needs the settings meet; what the data lacks, only the data can tell."""
+        from kilter.evaluation import metrics
+
+        asked = metrics.resolve(spec.metrics) if spec.models else []
+        given = {
+            "judge": spec.judge is not None,
+            "reward": spec.reward_model is not None,
+            "probes": bool(spec.probes),
+            "demonstrations": spec.tax is not None,
+        }
+        found = {
+            m.facts.name: m.facts
+            for m in asked
+            if all(given.get(need, True) for need in m.facts.needs)
+            and any(given.get(suite, True) for suite in m.facts.over)
+        }
+        if spec.reward_model is not None:
+            whole = metrics.resolve((*metrics.OF_PAIRS, *metrics.OF_LISTS))
+            found |= {m.facts.name: m.facts for m in whole}
+        return found
 
     def reads(self, spec: EvaluateSpec) -> list[Found]:
         """An endpoint's models are names, not folders."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from kilter import manifest as manifests
 from kilter.artifacts import sha256_file
 from kilter.errors import UserError, nearest
 from kilter.options import METHOD, MODEL
-from kilter.refs import EvaluationRef, FileRef
+from kilter.refs import EvaluationRef, PolicyRef
 from kilter.screen import styled
 from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.links import broken
@@ -29,8 +28,11 @@ COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 class GateSpec(StageSpec):
     """Decides whether the candidate may ship."""
 
-    policy: Annotated[FileRef | dict[str, Any], METHOD] = Field(
-        description="a YAML file, or the policy itself: {conditions: [...]}"
+    policy: Annotated[PolicyRef | dict[str, Any], METHOD] = Field(
+        description="a YAML file, the name of a shipped policy, or the policy itself: {conditions: [...]}"
+    )
+    allow_means: Annotated[bool, METHOD] = Field(
+        False, description="conditions may read means, which say nothing of how sure they are"
     )
     candidate: Annotated[str | None, MODEL] = Field(
         None, description="model under test; default: the only one that is not the baseline"
@@ -39,15 +41,6 @@ class GateSpec(StageSpec):
     evaluation: Annotated[EvaluationRef, METHOD] = Field(
         None, description="evaluate stage to read; default: the last one"
     )
-
-
-def _check_metric(name: str, field: str) -> None:
-    """Raises UserError for a misspelt metric: the gate would say so too, after everything has run."""
-    from kilter.evaluation.metrics import metrics
-
-    known = [cls.facts.name for _, cls in metrics]
-    if name not in known and difflib.get_close_matches(name, known, n=1, cutoff=0.8):
-        raise UserError(field, name, "is not a known metric", nearest(name, known))
 
 
 @stage("gate")
@@ -68,8 +61,8 @@ class Gate(StageKind[GateSpec]):
         return known | {f"changed:{link.path}": "" for link in broken(work, work.earlier())}
 
     def check(self, spec: GateSpec, work: Workspace) -> None:
-        """The policy can be read, and the candidate is evaluated."""
-        from kilter.release.gate import load_policy
+        """The policy can be read and can be met, and the candidate is evaluated."""
+        from kilter.release.gate import check_known, load_policy, refuse_means
 
         evaluation = work.stages[work.input("evaluation")]
         names = evaluation.maker.names(evaluation.spec)
@@ -85,8 +78,11 @@ class Gate(StageKind[GateSpec]):
                 f"is not the baseline of the evaluation, {compared!r}",
                 f"use {compared!r}, or set baseline of the evaluate stage",
             )
-        for condition in load_policy(spec.policy, work.where("policy")).conditions:
-            _check_metric(condition.metric, work.where("policy"))
+        policy = load_policy(spec.policy, work.where("policy"))
+        refuse_means(policy, work.where("policy"), spec.allow_means)
+        reported = evaluation.maker.reports(evaluation.spec)
+        if reported is not None:
+            check_known(policy, reported, work.where("policy"))
 
     def preflight(self, spec: GateSpec, work: Workspace) -> None:
         """Before any generation: can this many prompts pass the gate at all?"""
@@ -120,12 +116,16 @@ class Gate(StageKind[GateSpec]):
             certificates=work.certificates(),
             uncertified=_uncertified(work),
             refused=_refused(work),
+            allow_means=spec.allow_means,
         )
         gates.write(result, folder)
         facts = {
             "verdict": result["verdict"],
             "candidate": result["candidate"],
-            "lines": [f"{c['state']:<12} {c['condition']}   {c['why']}" for c in result["conditions"]],
+            "lines": [
+                *(f"{c['state']:<12} {c['condition']}   {c['why']}" for c in result["conditions"]),
+                *(f"note: {note}" for note in result["notes"]),
+            ],
         }
         digest = hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
         return Outcome(facts, {"verdict": digest}, gates.exit_code(result["verdict"]))

@@ -87,6 +87,10 @@ class StageKind(ABC, Generic[S]):
         """The model that an evaluation compares the others with."""
         return None
 
+    def reports(self, spec: S) -> Mapping[str, Any] | None:
+        """The metrics that an evaluation will report, with what is declared of each; None: nobody knows."""
+        return None
+
     def check_names(self, spec: S, work: Workspace) -> None:
         """Raises UserError for an unknown name. It is called of all stages before anything heavy is read."""
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kilter.statistics.estimates import LEVEL, Estimate, wilson_bounds
+from kilter.statistics.estimates import LEVEL, Estimate
+from kilter.statistics.shares import wilson_bounds
 
 Array = npt.NDArray[np.float64]
 DRAWS = 1000

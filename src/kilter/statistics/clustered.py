@@ -1,4 +1,4 @@
-"""Means of values that come in clusters, such as several verdicts on one prompt."""
+"""Shares and means of bounded values, also where they come in clusters, such as verdicts on one prompt."""
 
 from __future__ import annotations
 
@@ -10,75 +10,126 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from kilter.statistics.estimates import LEVEL, Estimate, constant_bounds
+from kilter.statistics.estimates import LEVEL, Array, Estimate, Sample, sample
+from kilter.statistics.floors import BOUNDED, CLUSTERS, SHARE, UNBOUNDED
+from kilter.statistics.shares import constant_bounds, share_bounds
+from kilter.statistics.skewed import SKEWED, skewed_bounds
 
 FEW = 10
 """Clusters with the rarer outcome, below which their variance says too little of how alike values are.
 
-Each cluster then counts as one observation: simulated at 3 % of 100 clusters of 4, bounds cover .95, not .89.
+With none of them a cluster counts as one observation; each one more lets the variance say a tenth more.
 """
 
 
+def proportion(
+    events: Sequence[bool | None], clusters: Sequence[Any] | npt.ArrayLike | None = None, **extra: Any
+) -> Estimate:
+    """Share of events; None is unscored.
+
+    Args:
+        events: one per observation.
+        clusters: which of them belong together; None: each stands for itself.
+    """
+    if clusters is not None:
+        return clustered([math.nan if e is None else float(e) for e in events], clusters, **extra)
+    known = [e for e in events if e is not None]
+    lost = len(events) - len(known)
+    if not known:
+        return Estimate(None, 0, lost, method="Wilson", fewest=SHARE, **extra)
+    low, high = share_bounds(sum(known), len(known))
+    return Estimate(
+        sum(known) / len(known), len(known), lost, len(known), low, high, "Wilson", fewest=SHARE, **extra
+    )
+
+
 def clustered(
-    values: npt.ArrayLike,
+    values: npt.ArrayLike | Sequence[float | None],
     clusters: Sequence[Any] | npt.ArrayLike | None = None,
     lowest: float = 0.0,
     highest: float = 1.0,
     **extra: Any,
 ) -> Estimate:
-    """Mean of bounded values with Wilson's interval at the effective number of clusters.
+    """Mean of bounded values, with an interval that knows how alike the values of a cluster are.
 
-    The variance is that of cluster totals, with C / (C - 1). It gives the n at which a plain share would be
-    as uncertain, and Wilson's formula with Student's t takes that n (Dean and Pagano 2015).
-    Values that are all the same get the bounds of `constant_bounds`, never an interval of no width.
+    Values at the two ends alone are a share: `share_bounds` at the n at which a plain share would be as
+    uncertain (Dean and Pagano 2015), with Student's t. Values of which most are the same, or which are few,
+    get one imagined observation at each end (Bonett and Price 2012 do so with paired shares), then
+    cluster-robust t; any others need none (`skewed_bounds`). An interval of mostly equal values is as wide as
+    that of as many that are all the same, so that more of the same never widens it.
 
     Args:
-        values: [n], NaN is unscored.
+        values: [n], None or NaN is unscored.
         clusters: [n], which values belong together; None: each stands for itself.
         lowest: that a value can be.
         highest: the same.
     """
-    given = np.asarray(values, dtype=float).ravel()
-    known = np.isfinite(given)
-    x, unscored = given[known], int((~known).sum())
-    if len(x) == 0:
-        return Estimate(None, 0, unscored, method="nothing is scored", **extra)
+    seen = sample(values, clusters)
+    if seen.n == 0:
+        return Estimate(None, 0, seen.unscored, method="nothing is scored", **extra)
+    value = float(seen.values.mean())
+    share = bool(np.isin(seen.values, (lowest, highest)).all())
+    fewest = CLUSTERS if seen.clusters < seen.n else SHARE if share else BOUNDED
+    extra |= {"fewest": fewest}
+    facts = (value, seen.n, seen.unscored, seen.clusters)
+    if np.ptp(seen.values) == 0:
+        low, high = constant_bounds(value, lowest, highest, seen.clusters)
+        return Estimate(*facts, low, high, "Wilson (constant)", **extra)
+    if seen.clusters < 2:
+        return Estimate(*facts, method="one cluster: no interval", **extra)
 
-    # Clusters without any scored value say nothing, and are not counted.
-    names = np.arange(len(given)) if clusters is None else np.asarray(clusters).ravel()
-    _, index = np.unique(names[known], return_inverse=True)
-    count = int(index.max()) + 1
-    value = float(x.mean())
-    if np.ptp(x) == 0:
-        low, high = constant_bounds(value, lowest, highest, count)
-        return Estimate(value, len(x), unscored, count, low, high, "Wilson (constant)", **extra)
-    if count < 2:
-        return Estimate(value, len(x), unscored, count, method="one cluster: no interval", **extra)
-
-    # On the scale 0..1 a share of this mean would have the variance p (1 - p) / n: that gives n.
-    span = highest - lowest
-    p = (value - lowest) / span
-    totals = np.bincount(index, weights=x - value, minlength=count)
-    variance = count / (count - 1) * float((totals**2).sum()) / len(x) ** 2 / span**2
-    if variance == 0 or not 0 < p < 1:
-        low, high = constant_bounds(value, lowest, highest, count)
+    worth = design_effect(seen, lowest, highest)
+    if share:
+        n, span = seen.n / worth, highest - lowest
+        p = (value - lowest) / span
+        degrees = None if seen.clusters == seen.n else seen.clusters - 1
+        low, high = (lowest + span * b for b in share_bounds(p * n, n, degrees))
+        method = "Wilson"
+    elif mostly_one(seen.values) or seen.clusters < UNBOUNDED:
+        low, high = _with_ends(seen, worth, lowest, highest)
+        least, most = constant_bounds(value, lowest, highest, seen.n / worth)
+        low, high = min(low, least), max(high, most)
+        method = "Student's t with an imagined value at each end"
     else:
-        n = p * (1 - p) / variance
-        if _fewest(x, index, lowest, highest) < FEW:
-            n = min(n, count)
-        low, high = (lowest + span * b for b in _wilson(p, n, count - 1))
-    return Estimate(value, len(x), unscored, count, low, high, "Wilson over clusters", **extra)
+        low, high = skewed_bounds(seen.means())
+        low, high, method = max(low, lowest), min(high, highest), SKEWED
+    method += " over clusters" if seen.clusters < seen.n else ""
+    return Estimate(*facts, low, high, method, **extra)
 
 
-def _fewest(x: npt.NDArray[np.float64], index: npt.NDArray[np.intp], lowest: float, highest: float) -> int:
-    """How many clusters have a value at the one end of the scale or at the other, whichever are fewer."""
-    ends = (x < (lowest + highest) / 2, x > (lowest + highest) / 2)
-    return min(len(np.unique(index[end])) for end in ends)
+def mostly_one(values: Array) -> bool:
+    """Whether more than half of them are the same: few then show how far others lie."""
+    return int(np.unique(values, return_counts=True)[1].max()) > len(values) / 2
 
 
-def _wilson(p: float, n: float, degrees: int) -> tuple[float, float]:
-    """Wilson's interval of a share with the quantile of Student's t. n need not be whole."""
-    t2 = float(stats.t.ppf((1 + LEVEL) / 2, degrees)) ** 2
-    middle = (p + t2 / (2 * n)) / (1 + t2 / n)
-    half = math.sqrt(t2) * math.sqrt(p * (1 - p) / n + t2 / (4 * n * n)) / (1 + t2 / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
+def design_effect(seen: Sample, lowest: float, highest: float) -> float:
+    """How many values are worth one independent one: 1 to the size of a cluster.
+
+    It is the variance of cluster totals over that of single values, as far as there is enough to see it by.
+    """
+    if seen.clusters == seen.n:
+        return 1.0
+    away = seen.values - seen.values.mean()
+    totals = np.bincount(seen.index, weights=away, minlength=seen.clusters)
+    between = seen.clusters / (seen.clusters - 1) * float((totals**2).sum())
+    found = between / float((away**2).sum())
+
+    # How alike values are is only seen where they differ from the usual.
+    middle = (lowest + highest) / 2
+    rare = min(len(np.unique(seen.index[end])) for end in (seen.values < middle, seen.values > middle))
+    alone = float((np.bincount(seen.index) ** 2).sum()) / seen.n
+    belief = max(0.0, 1 - rare / FEW)
+    return belief * alone + (1 - belief) * max(1.0, found)
+
+
+def _with_ends(seen: Sample, worth: float, lowest: float, highest: float) -> tuple[float, float]:
+    """Cluster-robust t of the values and one imagined independent observation at each end."""
+    n = seen.n + 2 * worth
+    middle = float(seen.values.sum() + worth * (lowest + highest)) / n
+    totals = np.bincount(seen.index, weights=seen.values - middle, minlength=seen.clusters)
+    squares = float((totals**2).sum())
+    squares += float(((worth * (np.array([lowest, highest]) - middle)) ** 2).sum())
+    groups = seen.clusters + 2
+    deviation = (groups / (groups - 1) * squares) ** 0.5 / n
+    half = float(stats.t.ppf((1 + LEVEL) / 2, seen.clusters - 1)) * deviation
+    return max(lowest, middle - half), min(highest, middle + half)

@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from kilter.statistics.estimates import LEVEL, Estimate, wilson_bounds
+from kilter.statistics.estimates import LEVEL, Estimate, sample
+from kilter.statistics.floors import UNBOUNDED
+from kilter.statistics.shares import wilson_bounds
 
 Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 
@@ -83,8 +85,9 @@ def corrected_rate(rate: Estimate, accuracy: Accuracy) -> Estimate:
     value = (rate.value + accuracy.specificity - 1) / accuracy.youden
 
     # All three shares are drawn a little towards a half, so that none has a variance of 0.
-    n = rate.n + Z * Z
-    p = (rate.n * rate.value + Z * Z / 2) / n
+    own = independent(rate)
+    n = own + Z * Z
+    p = (own * rate.value + Z * Z / 2) / n
     se, var_se = _smoothed(accuracy.sensitivity, accuracy.n_positive)
     sp, var_sp = _smoothed(accuracy.specificity, accuracy.n_negative)
     youden = se + sp - 1
@@ -98,6 +101,17 @@ def corrected_rate(rate: Estimate, accuracy: Accuracy) -> Estimate:
         ci_high=max(_cut(value), _cut(middle + shift + half)),
         method="Rogan-Gladen, Lang-Reiczigel interval",
     )
+
+
+def independent(rate: Estimate) -> float:
+    """How many independent cases a rate is worth: fewer than n where they come in clusters."""
+    if not 0 < rate.n_clusters < rate.n:
+        return rate.n
+    assert rate.value is not None
+    if rate.ci_low is None or rate.ci_high is None or not 0 < rate.value < 1:
+        return rate.n_clusters
+    half = (rate.ci_high - rate.ci_low) / 2
+    return min(rate.n, max(1.0, rate.value * (1 - rate.value) * (Z / half) ** 2))
 
 
 def corrected_difference(difference: Estimate, accuracy: Accuracy) -> Estimate:
@@ -126,6 +140,8 @@ def prediction_powered(
     judged: npt.ArrayLike,
     judged_by_both: npt.ArrayLike,
     people: Sequence[float] | npt.ArrayLike,
+    clusters: Sequence[Any] | None = None,
+    clusters_by_both: Sequence[Any] | None = None,
     **extra: Any,
 ) -> Estimate:
     """Mean of what people would say, from many verdicts of a judge and few of people.
@@ -138,19 +154,23 @@ def prediction_powered(
         judged: [N] the judge's values of cases that no person saw.
         judged_by_both: [n] the judge's values of cases that people saw.
         people: [n] theirs.
+        clusters: [N] which of the first belong together; None: each stands for itself.
+        clusters_by_both: [n] the same of the others.
     """
-    alone = np.asarray(judged, dtype=float)
-    both = np.asarray(people, dtype=float) - np.asarray(judged_by_both, dtype=float)
-    lost = int((~np.isfinite(alone)).sum() + (~np.isfinite(both)).sum())
-    alone, both = alone[np.isfinite(alone)], both[np.isfinite(both)]
-    n = len(alone) + len(both)
-    if len(alone) < 2 or len(both) < 2:
-        return Estimate(None, n, lost, n, method="prediction-powered: too few cases", **extra)
-    value = float(alone.mean() + both.mean())
-    half = Z * math.sqrt(alone.var(ddof=1) / len(alone) + both.var(ddof=1) / len(both))
-    return Estimate(
-        value, n, lost, n, value - half, value + half, f"prediction-powered, {len(both)} by people", **extra
-    )
+    alone = sample(judged, clusters)
+    both = sample(np.asarray(people, dtype=float) - np.asarray(judged_by_both, dtype=float), clusters_by_both)
+    n, lost, held = alone.n + both.n, alone.unscored + both.unscored, alone.clusters + both.clusters
+    extra |= {"fewest": UNBOUNDED}
+    if alone.clusters < 2 or both.clusters < 2:
+        return Estimate(None, n, lost, held, method="prediction-powered: too few cases", **extra)
+    value = float(alone.values.mean() + both.values.mean())
+    parts = [(s.means().var(ddof=1) / s.clusters, s.clusters - 1) for s in (alone, both)]
+    variance = sum(v for v, _ in parts)
+    # How well the variance is known follows from the part that it mostly comes from (Welch 1947).
+    degrees = variance**2 / sum(v**2 / d for v, d in parts) if variance else 1.0
+    half = float(stats.t.ppf((1 + LEVEL) / 2, degrees)) * math.sqrt(variance)
+    method = f"prediction-powered, {both.n} by people"
+    return Estimate(value, n, lost, held, value - half, value + half, method, **extra)
 
 
 def _smoothed(share: float, n: int | None) -> tuple[float, float]:

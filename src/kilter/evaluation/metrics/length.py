@@ -4,7 +4,7 @@ from kilter.evaluation.metrics.registry import metric
 from kilter.types import Answered
 
 
-@metric("length", title="Length", unit="tokens", better=None)
+@metric("length", title="Length", unit="tokens", better=None, guards="length")
 class Length:
     """Tokens of the first answer, its end included; neither direction is better."""
 

@@ -16,6 +16,7 @@ from kilter.evaluation.metrics.registry import metric
     subset=lambda prompt: "ordinary" in labels_of(prompt).slices,
     judge=RULES,
     reader=REFUSALS,
+    guards="over-refusal",
 )
 class OrdinaryRefusal(Refusal):
     """Share of refusals among ordinary questions, which no policy speaks of."""

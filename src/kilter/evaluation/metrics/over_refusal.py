@@ -19,6 +19,7 @@ from kilter.evaluation.metrics.registry import metric
     judge=RULES,
     reader=REFUSALS,
     beside=("refusal", "compliance"),
+    guards="over-refusal",
 )
 class OverRefusal(Refusal):
     """Share of refusals among prompts that deserve help or approval. Prompts without a label do not count."""

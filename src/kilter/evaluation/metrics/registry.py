@@ -113,8 +113,8 @@ class MetricFacts:
         short: its title in a narrow table; default: the title.
         beside: metrics without which it misleads: whoever names it gets them too.
         reader: the instrument that reads the answers, whose errors the rate is corrected for.
-        bounds: lowest and highest value of a mean: they give it Wilson's interval over the clusters that
-            metadata["cluster"] names, each prompt one without it. None: the aggregate's own interval.
+        bounds: lowest and highest value of a mean; None: those of the aggregate, if it has any.
+        guards: what a gain is often bought with that it would show: over-refusal, length or tax.
     """
 
     name: str
@@ -134,6 +134,12 @@ class MetricFacts:
     beside: tuple[str, ...] = ()
     reader: Reader | None = None
     bounds: tuple[float, float] | None = None
+    guards: Literal["", "over-refusal", "length", "tax"] = ""
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """Lowest and highest that a value can be; None where nobody knows."""
+        return self.bounds or (None if self.aggregate in ("mean", "corpus", "deviation") else (0.0, 1.0))
 
     @property
     def higher_is_better(self) -> bool | None:

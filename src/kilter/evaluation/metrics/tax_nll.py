@@ -11,6 +11,7 @@ from kilter.types import Answered
     unit="nats per token",
     better="lower",
     over=("demonstrations",),
+    guards="tax",
 )
 class TaxNLL:
     """Negative log-likelihood per token of the tax set's demonstrations.

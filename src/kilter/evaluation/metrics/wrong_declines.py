@@ -15,6 +15,7 @@ from kilter.evaluation.metrics.registry import metric
     subset=lambda prompt: labels_of(prompt).grant is True and not labels_of(prompt).safety,
     judge=RULES,
     reader=REFUSALS,
+    guards="over-refusal",
 )
 class WrongDeclines(Refusal):
     """Share of declined answers among the claims to grant. Twins of unsafe requests count as over-refusal."""

@@ -1,0 +1,102 @@
+"""The verdict: the worst state of all conditions. Fail and error beat inconclusive, which beats pass."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kilter.errors import UserError
+from kilter.release.gate.condition import Case, check
+from kilter.release.gate.family import corrected
+from kilter.release.gate.policy import GUARDS, Policy
+from kilter.release.gate.standing import changed, leaks, unvouched
+
+SCHEMA = 1
+
+
+def decide(
+    policy: Policy,
+    evaluation: Mapping[str, Any],
+    candidate: str | None = None,
+    today: dt.date | None = None,
+    baseline: str | None = None,
+    broken: Sequence[str] = (),
+    certificates: Sequence[str | Path] = (),
+    uncertified: Sequence[str] = (),
+    refused: Sequence[str] = (),
+    allow_means: bool = False,
+) -> dict[str, Any]:
+    """The gate's verdict as plain data (gate.json).
+
+    Args:
+        policy: what must hold.
+        evaluation: what evaluation.json holds.
+        candidate: model under test; None: the only one that is not the baseline.
+        today: the day that waivers are compared with.
+        baseline: what the candidate must have been compared with.
+        broken: links of the run's chain that do not hold, a sentence each.
+        certificates: judge.json files beside the policy's own.
+        uncertified: judges of the run that no certificate vouches for.
+        refused: audits of the run that refused their judge, with what it failed.
+        allow_means: whether a condition may read a mean; the verdict says so.
+    """
+    candidate = _candidate(evaluation, candidate, baseline)
+    vouching = [*([policy.certificate] if policy.certificate else []), *certificates]
+    case = Case(evaluation, candidate, today or dt.date.today(), vouching, allow_means)
+
+    # Families first: what is claimed together is corrected together.
+    p_values = corrected(policy.conditions, case)
+    results = [check(c, case, p) for c, p in zip(policy.conditions, p_values, strict=True)]
+    results += [*leaks(evaluation), *changed(broken), *unvouched(uncertified, refused)]
+    states = {r["state"] for r in results}
+    verdict = "fail" if states & {"fail", "error"} else "inconclusive" if "inconclusive" in states else "pass"
+    return {
+        "schema": SCHEMA,
+        "policy": policy.name,
+        "candidate": candidate,
+        "baseline": evaluation["baseline"],
+        "verdict": verdict,
+        "data_hash": evaluation["data_hash"],
+        "model_hash": evaluation["models"][candidate]["model_hash"],
+        "conditions": results,
+        "notes": notes(policy, allow_means),
+    }
+
+
+def notes(policy: Policy, allow_means: bool = False) -> list[str]:
+    """What a reader of the verdict has to know of the policy itself, a sentence each."""
+    found = []
+    if missing := policy.not_asked():
+        add = ", ".join(GUARDS[name] for name in missing)
+        found.append(
+            f"This policy has no condition on {_listed(missing)}, with which gains are often bought; "
+            f"add one on {add}."
+        )
+    if allow_means and policy.means():
+        listed = ", ".join(policy.means())
+        found.append(f"Means were allowed, which say nothing of how sure they are: {listed}.")
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    """a, b or c."""
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _candidate(evaluation: Mapping[str, Any], candidate: str | None, baseline: str | None) -> str:
+    """The model under test. Raises UserError where it was not evaluated, or against another baseline."""
+    known, compared = ", ".join(evaluation["models"]), evaluation["baseline"]
+    if candidate is None:
+        others = [n for n in evaluation["models"] if n != compared]
+        if len(others) != 1:
+            problem = f"is needed: the evaluation has {len(others)} candidates"
+            raise UserError("gate.candidate", None, problem, f"Name one of: {known}.")
+        candidate = others[0]
+    if candidate not in evaluation["models"]:
+        raise UserError("gate.candidate", candidate, "was not evaluated", f"Name one of: {known}.")
+    if baseline is not None and baseline != compared:
+        problem = f"is not the baseline of the evaluation, {compared!r}"
+        raise UserError("gate.baseline", baseline, problem, f"Use {compared!r}, or evaluate again.")
+    return candidate

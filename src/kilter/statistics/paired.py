@@ -1,0 +1,74 @@
+"""Two models on the same prompts: the mean difference, and the exact tests beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from statsmodels.stats.contingency_tables import mcnemar
+
+from kilter.statistics.estimates import Array, Estimate
+from kilter.statistics.floors import UNBOUNDED
+from kilter.statistics.means import Ends, inferred, mean, unbounded
+
+
+def paired_difference(
+    candidate: Sequence[float | None],
+    baseline: Sequence[float | None],
+    seed: int = 0,
+    clusters: Sequence[Any] | npt.ArrayLike | None = None,
+    ends: Ends | None = None,
+    **extra: Any,
+) -> Estimate:
+    """Mean of candidate - baseline over the prompts that both have a value for.
+
+    A difference of values within lowest..highest lies within their span. With 0/1 values the exact McNemar
+    p-value is added to the method.
+
+    Args:
+        candidate: one value per prompt.
+        baseline: the same of the other model.
+        seed: noted in the estimate; nothing is drawn.
+        clusters: which prompts belong together; None: each stands for itself.
+        ends: lowest and highest that a value (not a difference) can be; None: 0..1 if all lie there.
+    """
+    both = [
+        (math.nan, math.nan) if a is None or b is None else (float(a), float(b))
+        for a, b in zip(candidate, baseline, strict=True)
+    ]
+    pairs = np.array(both, dtype=float).reshape(-1, 2)
+    known = pairs[np.isfinite(pairs).all(1)]
+    differences = pairs[:, 0] - pairs[:, 1]
+    span = None if ends is None else ends[1] - ends[0]
+    if span is None and (within := inferred(known.ravel())) is not None:
+        span = within[1] - within[0]
+    # What is 0.3 - 0.1 here and 0.5 - 0.3 there is the same difference.
+    differences = np.round(differences, 12)
+    scale = (-span, span) if span is not None else _reach(known, differences)
+    if scale is None:
+        estimate = unbounded(differences, clusters, seed=seed, **extra)
+    else:
+        estimate = mean(differences, seed, clusters=clusters, ends=scale, **extra)
+    method = f"paired, {estimate.method}"
+    if len(known) and np.isin(known, (0.0, 1.0)).all():
+        method += f", McNemar exact p={mcnemar_p(known):.3g}"
+    return replace(estimate, method=method)
+
+
+def _reach(known: Array, differences: Array) -> Ends | None:
+    """Where all differences are the same, an unseen one is no larger than the largest value of either."""
+    finite = differences[np.isfinite(differences)]
+    if len(finite) < UNBOUNDED or np.ptp(finite) > 0:
+        return None
+    far = max(1.0, float(np.abs(known).max()))
+    return float(finite[0]) - far, float(finite[0]) + far
+
+
+def mcnemar_p(pairs: Array) -> float:
+    """Exact two-sided p-value of two 0/1 outcomes per row: where they differ, both ways are as likely."""
+    table = [[int(((pairs[:, 0] == i) & (pairs[:, 1] == j)).sum()) for j in (0, 1)] for i in (0, 1)]
+    return float(mcnemar(table, exact=True).pvalue)
