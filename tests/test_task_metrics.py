@@ -9,6 +9,7 @@ import random
 import string
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -342,3 +343,50 @@ def test_a_process_reward_model_is_tested_on_lists_as_an_outcome_reward_model_is
     assert {"exploit_wins.bullets", "exploit.padding", "null_wins"} <= found.keys()
     groups = (tmp_path / "out" / "groups.jsonl").read_text().splitlines()
     assert sorted({len(json.loads(g)["completions"]) for g in groups}) == [2, 4]  # ties are not dropped
+
+
+def judged_pair(i: int, margin: float | None) -> Answered:
+    scores = (Feedback(margin), Feedback(None if margin is None else 0.0))
+    answers = (Completion(f"good {i}"), Completion(f"bad {i}"))
+    return Answered(Prompt(text=str(i)), answers, {"reward": scores})
+
+
+def calibration(margins) -> dict:
+    items = [judged_pair(i, m) for i, m in enumerate(margins)]
+    found = measure_all(resolve(["reward_model.ece", "reward_model.brier"]), {"pairs": items}, ORIGIN)
+    return {name.partition(".")[2]: m.estimate for name, m in found.items()}
+
+
+def test_a_reward_model_that_means_its_margins_is_calibrated_and_a_loud_one_is_not():
+    """The probability that people choose an answer is the sigmoid of its true margin."""
+    draw = np.random.default_rng(0)
+    true = draw.normal(0, 1.5, 2000)
+    chosen = np.where(draw.random(2000) < 1 / (1 + np.exp(-true)), true, -true)
+    honest, loud, coin = calibration(chosen), calibration(chosen * 4), calibration(np.zeros(2000))
+    assert honest["ece"].value < 0.05 < 0.15 < loud["ece"].value
+    assert honest["brier"].value < loud["brier"].value
+    assert coin["brier"].value == pytest.approx(0.25)
+    assert coin["ece"].value < 0.05  # the sides are drawn: a coin that says a half is calibrated
+    stated = 1 / (1 + np.exp(-chosen))
+    assert honest["brier"].value == pytest.approx(np.mean((1 - stated) ** 2))
+    assert calibration([1.0, None, -1.0])["brier"].n_unscored == 1
+
+
+def test_the_win_rate_at_equal_length_undoes_a_length_bias():
+    """The judge likes length alone; at equal length nobody wins."""
+    draw, items = random.Random(0), []
+    for i in range(400):
+        longer = round(draw.gauss(6, 10))
+        new, old = Completion("a", (0,) * (40 + longer)), Completion("b", (0,) * 40)
+        p = 1 / (1 + math.exp(-longer / 5))
+        score = Feedback(float(draw.random() < p))
+        base = Answered(Prompt(text=str(i)), (old,), {"gold": (Feedback(0.5),)})
+        items.append(Answered(Prompt(text=str(i)), (new,), {"gold": (score,)}, baseline=base))
+    wanted = resolve(["win_rate_gold", "win_rate_gold_lc"])
+    found = {name: m.estimate for name, m in measure_all(wanted, {"prompts": items}, ORIGIN).items()}
+    assert found["win_rate_gold"].ci_low > 0.55
+    assert found["win_rate_gold_lc"].ci_low < 0.5 < found["win_rate_gold_lc"].ci_high
+    always = [replace(i, answers=(Completion("a", (0,) * 90),)) for i in items]
+    lost = measure(wanted[1], always, ORIGIN).estimate
+    assert lost.value is None
+    assert lost.method.startswith("not_identified")

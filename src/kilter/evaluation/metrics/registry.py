@@ -55,7 +55,12 @@ STANDARD = (
 A metric that lacks what it needs is left out.
 """
 
-OF_PAIRS = ("reward_model.accuracy", "reward_model.accuracy_decision")
+OF_PAIRS = (
+    "reward_model.accuracy",
+    "reward_model.accuracy_decision",
+    "reward_model.ece",
+    "reward_model.brier",
+)
 """What is measured of a reward model on held-out pairs."""
 
 OF_LISTS = ("reward_model.best_of", "reward_model.ties", "reward_model.best_of_n")
