@@ -234,7 +234,8 @@ def _files(run: Path, stage: str, noted: set[str], hash_of: Hash) -> Iterator[Br
     """Files of a stage that are others than its manifest says, missing, or added."""
     folder = run / stage
     listed = _listed(folder)
-    if not listed and _status(folder / MANIFEST) == "done":
+    # A stage of a user's own may well write no file: it lists none, and an older Kilter listed nothing at all.
+    if "files" not in _manifest(folder / MANIFEST) and _status(folder / MANIFEST) == "done":
         yield Break(folder / MANIFEST, "lists no hashes of its stage's files: it is of an older Kilter")
         return
     inside = "" if stage == "." else f"{stage}/"

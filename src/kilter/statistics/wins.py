@@ -85,7 +85,7 @@ def style_controlled_win_rate(
     # Where one side always has more, what would be at equality is a guess of the model alone.
     for name, column in zip(differences, x.T, strict=True):
         longer, shorter = float((column > 0).mean()), float((column < 0).mean())
-        if np.ptp(column) > 0 and min(longer, shorter) < OVERLAP:
+        if column.any() and min(longer, shorter) < OVERLAP:
             share = f"the candidate has more {name} in {longer:.0%} of the prompts and less in {shorter:.0%}"
             return Estimate(None, **facts, method=f"not_identified: {share}")
     x = x[:, x.any(0)]

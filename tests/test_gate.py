@@ -1,0 +1,105 @@
+"""The gate's rooms: margins, families, shipped policies, the published schema, more evidence."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from test_release import evaluation
+
+from kilter.release import gate
+from kilter.statistics import proportion
+
+SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "gate.schema.json").read_text())
+
+
+def decided(ev, *conditions, **options):
+    policy = gate.Policy.model_validate({"conditions": list(conditions)})
+    return gate.decide(policy, ev, today=dt.date(2026, 1, 10), **options)
+
+
+def states(ev, *conditions, **options) -> list[str]:
+    return [c["state"] for c in decided(ev, *conditions, **options)["conditions"]]
+
+
+def test_more_evidence_never_takes_a_pass_back():
+    """499 of 500 passes; so must 500 of 500, and none of 500."""
+    at_least = {"metric": "gold", "bound": "ci_low", "op": ">", "value": 0.97}
+    at_most = {"metric": "gold", "bound": "ci_high", "op": "<", "value": 0.03}
+    for good in (499, 500):
+        found = proportion([True] * good + [False] * (500 - good))
+        numbers = {k: getattr(found, k) for k in ("value", "n", "ci_low", "ci_high")}
+        assert states(evaluation(**numbers), at_least) == ["pass"], good
+        found = proportion([False] * good + [True] * (500 - good))
+        numbers = {k: getattr(found, k) for k in ("value", "n", "ci_low", "ci_high")}
+        assert states(evaluation(**numbers), at_most) == ["pass"], good
+
+
+@pytest.mark.parametrize(
+    ("metric", "low", "high", "state"),
+    [
+        ("gold", -0.04, 0.02, "pass"),  # higher is better: the lower bound counts
+        ("gold", -0.06, 0.02, "inconclusive"),
+        ("gold", -0.2, -0.1, "fail"),
+    ],
+)
+def test_a_margin_is_read_at_the_bound_that_could_hurt(metric, low, high, state):
+    ev = evaluation(value=(low + high) / 2, ci_low=low, ci_high=high)
+    assert states(ev, {"metric": metric, "margin": 0.05}) == [state]
+
+
+def test_a_margin_of_a_rate_that_should_be_low_is_an_upper_bound():
+    condition = gate.Policy.model_validate(
+        {"conditions": [{"metric": "over_refusal", "margin": 0.05}]}
+    ).conditions[0]
+    assert (condition.bound, condition.op, condition.value) == ("diff_ci_high", "<=", 0.05)
+
+
+def test_a_family_makes_one_of_many_harder():
+    """p = .02 alone passes; among six claims it is .12, and does not."""
+    claim = {"metric": "gold", "bound": "diff_ci_low", "op": ">", "value": 0.0}
+    ev = evaluation(value=0.1, ci_low=0.004, ci_high=0.196)
+    assert states(ev, claim) == ["pass"]
+    # A claim that was never measured counts as one that does not hold.
+    others = [claim | {"metric": f"absent{i}", "family": "f"} for i in range(5)]
+    found = decided(ev, claim | {"family": "f"}, *others)["conditions"][0]
+    assert found["state"] != "pass"
+    assert found["p_holm"] == pytest.approx(6 * 0.0206, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["helpful", "harmless", "no-regression", "support-desk"])
+def test_shipped_policies_watch_what_a_gain_is_bought_with(name):
+    policy = gate.load_policy(name)
+    assert policy.why
+    watched = {c.metric.partition(".")[0] for c in policy.conditions}
+    assert watched & {"over_refusal", "ordinary_refusal"}
+    assert "length" in watched
+    assert "tax_nll" in watched
+    assert not policy.means()
+
+
+def test_what_a_policy_forgets_stands_in_its_verdict():
+    notes = " ".join(
+        decided(evaluation(), {"metric": "gold", "bound": "diff_ci_low", "op": ">", "value": 0.0})["notes"]
+    )
+    for word in ("over-refusal", "length", "tax"):
+        assert word in notes
+
+
+def test_a_mean_decides_only_where_that_was_allowed():
+    mean = {"metric": "gold", "bound": "value", "op": ">", "value": 0.0}
+    assert states(evaluation(), mean) == ["error"]
+    found = decided(evaluation(), mean, allow_means=True)
+    assert found["verdict"] == "pass"
+    assert "Means were allowed" in " ".join(found["notes"])
+
+
+@pytest.mark.parametrize("numbers", [{}, {"ci_low": -0.1}, {"ci_low": None, "ci_high": None}, {"value": None}])
+def test_every_verdict_fits_the_published_schema(numbers):
+    claim = {"metric": "gold", "bound": "diff_ci_low", "op": ">", "value": 0.0, "family": "f"}
+    waived = claim | {"waiver": {"owner": "Ada", "reason": "known", "expires": "2027-01-01"}}
+    found = decided(evaluation(**numbers), claim, waived, {"metric": "gold", "margin": 0.1})
+    jsonschema.validate(json.loads(json.dumps(found)), SCHEMA)
