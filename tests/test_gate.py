@@ -8,10 +8,10 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from test_release import evaluation
 
 from kilter.release import gate
 from kilter.statistics import proportion
+from test_release import evaluation
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "gate.schema.json").read_text())
 
@@ -97,7 +97,9 @@ def test_a_mean_decides_only_where_that_was_allowed():
     assert "Means were allowed" in " ".join(found["notes"])
 
 
-@pytest.mark.parametrize("numbers", [{}, {"ci_low": -0.1}, {"ci_low": None, "ci_high": None}, {"value": None}])
+@pytest.mark.parametrize(
+    "numbers", [{}, {"ci_low": -0.1}, {"ci_low": None, "ci_high": None}, {"value": None}]
+)
 def test_every_verdict_fits_the_published_schema(numbers):
     claim = {"metric": "gold", "bound": "diff_ci_low", "op": ">", "value": 0.0, "family": "f"}
     waived = claim | {"waiver": {"owner": "Ada", "reason": "known", "expires": "2027-01-01"}}

@@ -85,7 +85,7 @@ def test_wrong_input_ends_with_two_and_says_what_to_do(kilter):
 def test_a_dry_run_counts_and_asks_nobody(kilter):
     code, said = kilter("audit-judge", "judges.py:perfect", "--data", "pairs.jsonl", "--dry-run")
     assert code == 0
-    assert "2,800 verdicts of 200 labelled pairs; none was asked for" in said
+    assert "3,000 verdicts of 200 labelled pairs; none was asked for" in said
     assert not Path("judge.json").exists()
     assert not Path("judge.audit").exists()
 

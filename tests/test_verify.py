@@ -40,7 +40,7 @@ def home(tmp_path_factory, tiny) -> Path:
             "audit": {"audit": {}},
             "dpo": {"train": {"method": "dpo"} | small},
             "eval": {"evaluate": evaluate | {"metrics": ["length"]}},
-            "gate": {"gate": {"policy": json.loads(json.dumps({"conditions": [CONDITION]}))}},
+            "gate": {"gate": {"policy": {"conditions": [dict(CONDITION)]}, "allow_means": True}},
         },
     }
     (folder / "p.yaml").write_text(POLICY)
@@ -99,7 +99,15 @@ def test_one_changed_byte_of_any_file_is_named(home, data):
 
 
 def test_every_file_fails_the_gate_by_name(home, run, monkeypatch, capsys):
-    arguments = ("gate", run / "eval", "--policy", home / "p.yaml", "--out", run.parent / "out")
+    arguments = (
+        "gate",
+        run / "eval",
+        "--policy",
+        home / "p.yaml",
+        "--allow-means",
+        "--out",
+        run.parent / "out",
+    )
     assert kilter(monkeypatch, capsys, *arguments)[0] == 0
     for path in files(run):
         before = path.read_bytes()
@@ -193,7 +201,7 @@ def test_the_gate_asks_for_a_chain(home, run, monkeypatch, capsys):
     alone = run.parent / "alone"
     alone.mkdir()
     shutil.copy(run / "eval" / "evaluation.json", alone)
-    code, said = kilter(monkeypatch, capsys, "gate", alone, "--policy", home / "p.yaml")
+    code, said = kilter(monkeypatch, capsys, "gate", alone, "--policy", home / "p.yaml", "--allow-means")
     assert (code, "lies in no run with a chain.json" in said) == (1, True), said
 
 
@@ -277,6 +285,14 @@ def test_a_stage_that_is_made_to_look_unfinished_hides_nothing(home, run, monkey
     manifest = run / "dpo" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"status": "done"', '"status": "running"'))
     assert manifest in {link.path for link in verify(run).broken}
-    arguments = ("gate", run / "eval", "--policy", home / "p.yaml", "--out", run.parent / "out")
+    arguments = (
+        "gate",
+        run / "eval",
+        "--policy",
+        home / "p.yaml",
+        "--allow-means",
+        "--out",
+        run.parent / "out",
+    )
     code, said = kilter(monkeypatch, capsys, *arguments)
     assert (code, f"{manifest} was changed since" in said) == (1, True), said

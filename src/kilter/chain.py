@@ -234,7 +234,7 @@ def _files(run: Path, stage: str, noted: set[str], hash_of: Hash) -> Iterator[Br
     """Files of a stage that are others than its manifest says, missing, or added."""
     folder = run / stage
     listed = _listed(folder)
-    # A stage of a user's own may well write no file: it lists none, and an older Kilter listed nothing at all.
+    # A stage of a user's own may write no file, and then lists none. An older Kilter had no list at all.
     if "files" not in _manifest(folder / MANIFEST) and _status(folder / MANIFEST) == "done":
         yield Break(folder / MANIFEST, "lists no hashes of its stage's files: it is of an older Kilter")
         return

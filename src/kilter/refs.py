@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel
@@ -75,7 +76,7 @@ CertificateRef = Annotated[str | None, Ref("stage", makes="certificate")]
 FileRef = Annotated[str, Ref("file", fix="give the path of a file that exists")]
 """A file whose content is part of the configuration."""
 
-POLICIES = ("helpful", "harmless", "no-regression", "support-desk")
+POLICIES = tuple(sorted(p.stem for p in (Path(__file__).parent / "release/gate/policies").glob("*.yaml")))
 """Release policies that come with Kilter; docs/gate.md explains each."""
 
 PolicyRef = Annotated[

@@ -27,6 +27,7 @@ from kilter.models.load import model_hash, scores_steps
 from kilter.progress import Display
 from kilter.registry import user_files
 from kilter.roles.open import OpenSpec, open_encoder
+from kilter.screen import styled
 from kilter.types import Completion, Feedback, Group, Prompt
 
 Scores = dict[str, list[tuple[Feedback, ...]]]
@@ -112,7 +113,7 @@ class JudgeSource:
                 found += self._source(groups[first : first + TOGETHER])
                 display.update(len(found), f"prompts  {self._source.note()}")
         for words in in_words(counted(self._source.canaries())):
-            self._console.print(f"  {words}", style="yellow", soft_wrap=True, markup=False, highlight=False)
+            self._console.print(styled("  [yellow]{}[/]", words), soft_wrap=True)
         return found
 
 

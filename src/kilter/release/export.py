@@ -181,6 +181,6 @@ def push(folder: Path, repo: str, public: bool = False) -> str:
         hub.upload_folder(folder_path=folder, repo_id=repo, commit_message="Upload a model made by Kilter")
     except (OSError, ValueError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled) as error:
         reason = " ".join(str(error).split())[:200]
-        fix = f"log in with `hf auth login`, and check the network. The folder {folder} is whole"
+        fix = f"run `hf auth login`, and check the network. The folder {folder} is whole"
         raise UserError("--push", repo, f"could not be uploaded ({reason})", fix) from error
     return address

@@ -33,7 +33,9 @@ def outcomes_of(folder: Path) -> list[Outcome]:
     values = read_json(folder / "per_prompt.json", FIX)
     groups = list(store.read(folder / "groups.jsonl"))
     if not made["models"]:
-        raise UserError("evaluation", str(folder), "holds no answers of a model.", "Export one that does.")
+        raise UserError(
+            "evaluation", str(folder), "holds no answers of a model", "give an evaluation that does"
+        )
     return [
         Outcome(
             name,

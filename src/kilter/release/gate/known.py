@@ -44,7 +44,7 @@ def _known(name: str, reported: Mapping[str, MetricFacts], field: str) -> Metric
         whole = whole if whole is not None and whole.slices is not None else None
     if whole is None:
         problem = "is not a metric that the evaluation will report"
-        fix = f"{nearest(name, reported)} Else add what it needs to the evaluate stage: see docs/gate.md"
+        fix = f"add what it needs to the evaluate stage (docs/gate.md). {nearest(name, reported)}"
         raise UserError(field, name, problem, fix)
     return whole
 

@@ -83,25 +83,25 @@ class Condition(BaseModel):
             return self
         missing = [name for name in ("bound", "op", "value") if name not in given]
         if missing:
-            problem = f"the condition on {self.metric} lacks {', '.join(missing)}"
-            raise with_fix(UserError("", "", problem, "write bound, op and value, or a margin"))
+            problem = f"lacks {', '.join(missing)}"
+            raise with_fix(UserError("", self.metric, problem, "write bound, op and value, or a margin"))
         safe, flatters = CAUTIOUS[self.op[0]]
         if self.bound.removeprefix(PAIRED) == flatters:
-            problem = f"{self.text()} reads the bound that flatters: it holds where the truth may not"
+            problem = "reads the bound that flatters: it holds where the truth may not"
             right = self.bound.replace(flatters, safe)
-            raise with_fix(UserError("", "", problem, f"write bound: {right}"))
+            raise with_fix(UserError("", self.text(), problem, f"write bound: {right}"))
         return self
 
     def _from_margin(self, given: set[str]) -> None:
         """Fills bound, op and value in, as the metric's direction says."""
         facts = facts_of(self.metric.partition(".")[0]) or facts_of(self.metric)
         if given & {"bound", "op", "value"}:
-            problem = f"the condition on {self.metric} has a margin and a bound, op or value"
-            raise with_fix(UserError("", "", problem, "keep one of the two"))
+            problem = "has a margin and a bound, op or value"
+            raise with_fix(UserError("", self.metric, problem, "keep one of the two"))
         if facts is None or facts.better is None or not facts.paired:
-            problem = f"{self.metric} has no direction, or no difference to a baseline, for a margin"
+            problem = "has no direction, or no difference to a baseline, for a margin"
             fix = "write bound, op and value, such as diff_ci_high <= 20"
-            raise with_fix(UserError("", "", problem, fix))
+            raise with_fix(UserError("", self.metric, problem, fix))
         assert self.margin is not None
         higher = facts.better == "higher"
         self.bound = "diff_ci_low" if higher else "diff_ci_high"
