@@ -38,6 +38,9 @@ PARTS: tuple[Items, Items] = ("prompts", "probes")
 UNANSWERED = Completion("")
 """What stands in groups.jsonl where a sampler gave no answer."""
 
+TRIED = 60
+"""Pairs whose chosen answers a reward model also scores under changes of form, each a dozen times."""
+
 
 @dataclass
 class Evaluation:
@@ -186,7 +189,7 @@ class Evaluation:
     def _reward_accuracy(self, suite: Suite, source: RewardSource, origin: Origin) -> dict[str, Any]:
         """How well the reward model knows the held-out pairs: a metric of the judge, not of any model."""
         feedback = source.pairs(suite.pairs, f"{self.name}: reward model on held-out pairs")
-        tried = _tried(source, suite.pairs[: self.spec.probe_limit], self.name)
+        tried = _tried(source, suite.pairs[: self.spec.probe_limit][:TRIED], self.name)
         return _accuracy(source.judge, suite.pairs, feedback, origin, changes=tried)
 
     def _write(
