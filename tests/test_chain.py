@@ -235,6 +235,17 @@ def test_a_record_of_an_earlier_version_lists_no_files_and_vouches_for_none(run,
     assert (code, f"{path} lists no hashes of its stage's files" in said) == (1, True), said
 
 
+def test_a_run_of_an_earlier_version_is_said_to_be_one(run, monkeypatch, capsys):
+    """Neither a chain nor lists of files: that is no tampering, and the message says what it is."""
+    (run / "chain.json").unlink()
+    for path in run.glob("*/manifest.json"):
+        entry = json.loads(path.read_text())
+        path.write_text(json.dumps({k: v for k, v in entry.items() if k not in ("files", "sources")}))
+    code, said = again(run, monkeypatch, capsys)
+    assert (code, "it is of an older Kilter" in said) == (1, True), said
+    assert "nobody recorded" not in said
+
+
 DAMAGE = {
     "cut": lambda data: data[: len(data) // 2],
     "empty": lambda data: b"",

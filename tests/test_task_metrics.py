@@ -390,3 +390,7 @@ def test_the_win_rate_at_equal_length_undoes_a_length_bias():
     lost = measure(wanted[1], always, ORIGIN).estimate
     assert lost.value is None
     assert lost.method.startswith("not_identified")
+    # Prompts of one cluster are one observation: the interval is no narrower for being asked four times.
+    four = [replace(i, prompt=replace(i.prompt, metadata={"cluster": n // 4})) for n, i in enumerate(items)]
+    joined = measure(wanted[1], four, ORIGIN).estimate
+    assert (found["win_rate_gold_lc"].n_clusters, joined.n_clusters) == (400, 100)

@@ -29,6 +29,9 @@ SCHEMA = 1
 UNRECORDED = {CHAIN, MANIFEST, SIGNATURE, ".lock", ".job"}
 """Files that no manifest lists: they are recorded elsewhere, or gone when their process is."""
 
+OLDER = "lists no hashes of its stage's files: it is of an older Kilter"
+"""What is wrong with a manifest from before there was a chain."""
+
 PASSING = ("checkpoints", "pinned")
 """Folders of a stage that end with it, but for what a stopped run has pinned."""
 
@@ -220,7 +223,10 @@ def stage_breaks(run: Path, stage: str, hash_of: Hash = file_hash) -> Iterator[B
     digest = found.get("stages", {}).get(stage)
     if digest is None and not problem:
         if _status(path) == "done":
-            yield Break(path, "is no link of the run's chain: nobody recorded that its stage ended")
+            old = "files" not in _manifest(path)
+            yield Break(
+                path, OLDER if old else "is no link of the run's chain: nobody recorded its stage's end"
+            )
         return
     if not path.is_file():
         yield Break(path, "is missing")
@@ -236,7 +242,7 @@ def _files(run: Path, stage: str, noted: set[str], hash_of: Hash) -> Iterator[Br
     listed = _listed(folder)
     # A stage of a user's own may write no file, and then lists none. An older Kilter had no list at all.
     if "files" not in _manifest(folder / MANIFEST) and _status(folder / MANIFEST) == "done":
-        yield Break(folder / MANIFEST, "lists no hashes of its stage's files: it is of an older Kilter")
+        yield Break(folder / MANIFEST, OLDER)
         return
     inside = "" if stage == "." else f"{stage}/"
     for name, digest in listed.items():

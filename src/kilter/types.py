@@ -184,7 +184,8 @@ class Answered:
     record of the prompt that differs in the one fact that turns the decision, where it was asked.
     pair_logps: nats of a whole chosen and a whole rejected answer. follow_ups: what the model said when the
     user went on after its first answer, by the name of the follow-up; one that got no reply is not in it.
-    entropy: nats per token of the first answer, from the logits at temperature 1.
+    entropy: nats per token of the first answer, from the logits at temperature 1. cluster: prompts of one
+    cluster are one observation; "" stands for itself.
     """
 
     prompt: Prompt
@@ -198,6 +199,7 @@ class Answered:
     pair_logps: tuple[float, float] | None = None
     follow_ups: Mapping[str, Completion] = field(default_factory=dict)
     entropy: float | None = None
+    cluster: str = ""
 
     def part(self, source: str, name: str) -> float | None:
         """A part of a source's score of the first answer; None where the source has no such part."""

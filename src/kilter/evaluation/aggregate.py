@@ -125,7 +125,9 @@ def measure(asked: Measure, items: Sequence[Answered], origin: Origin) -> Measur
 
 def _of_corpus(asked: Measure, answered: Sequence[Answered], lost: int, origin: Origin) -> Estimate:
     """One number of all answers; a metric that knows its interval gives a whole Estimate."""
-    found = _call(asked, lambda: asked.metric.over_corpus(answered))
+    named = clusters_of(answered, origin) or [""] * len(answered)
+    items = [replace(item, cluster=cluster) for item, cluster in zip(answered, named, strict=True)]
+    found = _call(asked, lambda: asked.metric.over_corpus(items))
     facts = asked.facts
     judge = facts.judge or _judges(facts, origin)
     about = {"judge": judge, "data_hash": origin.data_hash, **_direction(facts)}

@@ -201,7 +201,7 @@ class Label(StageKind[LabelSpec]):
 
     def summary(self, facts: Mapping[str, Any]) -> Sequence[str | Text]:
         """How far the labels agree with people's, before anybody learns from them."""
-        failed = [Text(f"  {line}", style="yellow") for line in in_words(facts["canaries"])]
+        failed = [Text(f"  {line}", style="yellow") for line in in_words(facts.get("canaries", {}))]
         return [*failed, *(Text(f"  {line}") for line in _agrees(facts))]
 
     def section(self, folder: Path) -> Section | None:
@@ -217,7 +217,7 @@ class Label(StageKind[LabelSpec]):
         lead = f"{facts['rows']} rows from {facts['answers']} answers to {facts['prompts']} prompts."
         lead += f" Left out:{left.rstrip(';')}." if left else ""
         lead += f" {facts['people']} pairs wait for people in {PEOPLE}." if facts["people"] else ""
-        failed = in_words(facts["canaries"])
+        failed = in_words(facts.get("canaries", {}))
         lead += "".join(f" {line[0].upper()}{line[1:]}." for line in (*failed, *_agrees(facts)))
         rows = [
             (shown(g.prompt), c.text[:600], "" if f.score is None else f"{f.score:.3g}", f.rationale[:300])

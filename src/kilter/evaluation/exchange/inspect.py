@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from kilter.artifacts import write_json
-from kilter.evaluation.exchange.outcome import Asked, Exchange, Number, Outcome, damaged, exchanges, safe
+from kilter.evaluation.exchange.outcome import (
+    Asked,
+    Exchange,
+    Number,
+    Outcome,
+    content,
+    damaged,
+    exchanges,
+    safe,
+)
 from kilter.version import __version__
 
 LARGEST = 1 << 31
@@ -29,15 +38,7 @@ def fits(path: Path) -> bool:
     """An .eval archive, or JSON with the parts of a log."""
     if path.suffix == ".eval":
         return True
-    return path.suffix == ".json" and {"eval", "status"} <= _head(path).keys()
-
-
-def _head(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return path.suffix == ".json" and {"eval", "status"} <= content(path).keys()
 
 
 def read(path: Path) -> list[Outcome]:
@@ -50,7 +51,7 @@ def read(path: Path) -> list[Outcome]:
 
 
 def _json(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    log = _head(path)
+    log = content(path)
     return log, list(log.get("samples") or [])
 
 

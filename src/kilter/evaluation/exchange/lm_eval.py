@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from kilter.artifacts import write_json, write_text
-from kilter.evaluation.exchange.outcome import Asked, Exchange, Number, Outcome, damaged, exchanges, safe
+from kilter.evaluation.exchange.outcome import (
+    Asked,
+    Exchange,
+    Number,
+    Outcome,
+    content,
+    damaged,
+    exchanges,
+    safe,
+)
 
 FILTER = "none"
 """What lm-eval calls the filter that changes nothing."""
@@ -23,20 +32,12 @@ FIXED = ("alias", "name", "sample_len", "sample_count")
 
 def fits(path: Path) -> bool:
     """JSON with the parts of a result."""
-    return path.suffix == ".json" and {"results", "versions"} <= _content(path).keys()
-
-
-def _content(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return path.suffix == ".json" and {"results", "versions"} <= content(path).keys()
 
 
 def read(path: Path) -> list[Outcome]:
     """An outcome per task that is not a group of tasks; samples are read where they lie beside the file."""
-    found = _content(path)
+    found = content(path)
     grouped = {name for name, members in (found.get("group_subtasks") or {}).items() if members}
     date = path.stem.partition("results_")[2]
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,15 @@ from kilter.errors import UserError
 from kilter.registry import Registry
 
 Values = Sequence[float | None]
+
+
+def content(path: Path) -> dict[str, Any]:
+    """What a JSON file holds, for telling formats apart; empty where that is no object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)

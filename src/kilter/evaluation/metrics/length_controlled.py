@@ -36,7 +36,7 @@ class LengthControlled:
         from kilter.statistics import length_controlled_win_rate
 
         outcomes = [self.plain.per_prompt(item) for item in items]
-        clusters = [item.prompt.metadata.get("cluster", f"alone {i}") for i, item in enumerate(items)]
+        clusters = [item.cluster or f"alone {i}" for i, item in enumerate(items)]
         return length_controlled_win_rate(outcomes, [_longer(item) for item in items], clusters)
 
 

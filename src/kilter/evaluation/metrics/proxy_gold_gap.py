@@ -44,4 +44,5 @@ class ProxyGoldGap:
         proxy, gold = _gains(items, "reward"), _gains(items, "gold")
         if proxy is None or gold is None:
             return None, "the baseline's scores are all the same"
-        return mean([None if p is None or g is None else p - g for p, g in zip(proxy, gold, strict=True)])
+        gaps = [None if p is None or g is None else p - g for p, g in zip(proxy, gold, strict=True)]
+        return mean(gaps, clusters=[item.cluster or f"alone {i}" for i, item in enumerate(items)])
