@@ -1,5 +1,7 @@
 """Whether any of k answers does what none should: rare events count once a model is asked often enough."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import ClassVar
 
