@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import string
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from kilter.data.row import is_missing, unpacked
 from kilter.data.row import name as name_of
 from kilter.feedback.verifiers import behind
-from kilter.types import Prompt
+from kilter.types import Answered, Prompt
 
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 PUNCTUATION = frozenset(string.punctuation)
@@ -35,6 +37,30 @@ def stated(text: str, mark: str) -> str | None:
     if not mark:
         return text
     return behind(text, mark) if mark in text else None
+
+
+@dataclass(frozen=True)
+class AgainstReferences(ABC):
+    """A metric of one answer beside its references.
+
+    key: column of the reference, a text or several of them. mark: only what follows the last mark counts, and
+    an answer without it scores 0.
+    """
+
+    key: str = "answer"
+    mark: str = ""
+
+    @abstractmethod
+    def score(self, text: str, right: Sequence[str]) -> float:
+        """0 to 1 for what an answer states."""
+
+    def per_prompt(self, item: Answered) -> float | None:
+        """0 to 1; unscored without a reference."""
+        right = references(item.prompt, self.key)
+        if not right:
+            return None
+        text = stated(item.answers[0].text, self.mark)
+        return 0.0 if text is None else self.score(text, right)
 
 
 def normalised(text: str) -> str:
