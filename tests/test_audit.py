@@ -79,6 +79,14 @@ def test_there_are_forty_kinds_of_defects_and_all_checks_have_one():
     assert {name for d in DEFECTS.values() for name in d.checks} == set(rules())
 
 
+@pytest.mark.parametrize("missing", ["", None, "nan", "None"])
+def test_a_side_without_a_writer_is_no_writer_called_none(tmp_path, missing):
+    rows = [r | {"chosen_model": "large", "rejected_model": missing} for r in clean_rows(40)]
+    found = by_name(look(tmp_path, rows, only=("source_confound",)))["source_confound"]
+    assert found.level == "warn"
+    assert {row[0] for row in found.table} == {"large", "(not named)"}
+
+
 def test_a_check_that_was_not_made_says_why(tmp_path):
     found = by_name(look(tmp_path, clean_rows(60)))
     for name, why in {

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from kilter.data.audit.check import Check, Context, families, warn_if
 from kilter.data.audit.finding import Finding, Rule
 from kilter.data.audit.row import Row
+from kilter.data.row import is_missing
 from kilter.statistics import wilson_bounds
 
 COLUMNS = (
@@ -19,6 +20,7 @@ COLUMNS = (
 """Columns that name who wrote the sides."""
 
 FAR, FEWEST = 0.3, 20
+UNNAMED = "(not named)"
 
 
 @families.register("source_confound")
@@ -46,7 +48,11 @@ class Source(Check):
         names = [row.group.feedback[i].source for i in row.pair]
         if not all(names):
             names = next(
-                ([str(row.column(c)) for c in pair] for pair in COLUMNS if row.column(pair[0]) is not None),
+                (
+                    [_writer(row.column(c)) for c in pair]
+                    for pair in COLUMNS
+                    if row.column(pair[0]) is not None
+                ),
                 [],
             )
         if len(names) == 2 and names[0] != names[1]:
@@ -63,7 +69,7 @@ class Source(Check):
             share, (low, high) = self.wins[name] / n, wilson_bounds(self.wins[name], n)
             if n >= FEWEST and abs(share - 0.5) > FAR and not low <= 0.5 <= high:
                 far.append(name)
-            table.append((name, str(n), f"{share:.2f} [{low:.2f}, {high:.2f}]"))
+            table.append((name, str(n), f"{share:.3f} [{low:.3f}, {high:.3f}]"))
         most = max(self.total, key=lambda name: abs(self.wins[name] / self.total[name] - 0.5))
         share = self.wins[most] / self.total[most]
         value = (
@@ -72,3 +78,8 @@ class Source(Check):
         head = ("writer", "pairs", "better in")
         level = warn_if(far)
         yield self.found("source_confound", level, value, (), head, table[:30], share=share, n=len(table))
+
+
+def _writer(value: object) -> str:
+    """A writer's name; one side may have none, and still tell the sides apart."""
+    return UNNAMED if is_missing(value) else str(value)
