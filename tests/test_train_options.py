@@ -65,6 +65,8 @@ def test_a_minimum_without_a_decay_is_refused(tiny, tmp_path):
 @pytest.mark.parametrize("steps", [{"max_steps": 4}, {"epochs": 1}])
 def test_a_warm_up_without_a_peak_is_refused(tiny, tmp_path, steps):
     data = {"path": write_pairs(tmp_path / "p.jsonl"), "heldout": 0}
+    with pytest.raises(UserError, match="warmup_ratio.*has no effect"):
+        kilter.train(str(tiny), data, "dpo", tmp_path / "o", warmup_steps=2, warmup_ratio=0.5, batch_size=4)
     with pytest.raises(UserError, match="warmup_steps.*never reached"):
         kilter.train(str(tiny), data, "dpo", tmp_path / "o", warmup_steps=4, batch_size=4, **steps)
 

@@ -183,8 +183,10 @@ def minimum_has_a_decay(a: Asked) -> None:
 
 
 def warmup_leaves_steps(a: Asked) -> None:
-    """A warm-up as long as the run never reaches the peak."""
+    """A warm-up as long as the run never reaches the peak, and its length is given once."""
     warmup, steps = a.spec.warmup_steps, a.spec.max_steps
+    if warmup is not None:
+        a.unread(["warmup_ratio"], "warmup_steps says how long the warm-up is", "leave one of the two out")
     if warmup and steps is not None and warmup >= steps:
         problem = f"is as long as the run of {steps} steps: the peak is never reached"
         a.refuse("warmup_steps", warmup, problem, "lower warmup_steps, or raise max_steps")

@@ -198,7 +198,7 @@ class TrainSpec(BaseModel):
         0.05, ge=0, lt=1, description="share of the steps with rising learning rate"
     )
     warmup_steps: Annotated[int | None, OPTIMISATION] = Field(
-        None, ge=0, description="optimizer steps with rising learning rate; overrides warmup_ratio"
+        None, ge=0, description="optimizer steps with rising learning rate, in place of warmup_ratio"
     )
     weight_decay: Annotated[float, OPTIMISATION] = Field(
         0.0, ge=0, description="AdamW weight decay; never on norms and biases"
