@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from conftest import pair_rows
 from kilter import cli, recipe
 from kilter import manifest as manifests
+from kilter.chain import files_of
 from kilter.errors import Exit, UserError
 from kilter.pipeline.runner import Run
 from kilter.screen import Screen
@@ -84,6 +85,7 @@ def test_a_finished_run_says_done_and_tidies(run, monkeypatch, capsys):
         ".model.old/x",
         ".job/job.json",
         "pinned/a",
+        ".writable.4711",
     ):
         path = run / "dpo" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -440,3 +442,12 @@ def test_figures_show_names_as_they_are():
     seen = Tags(drawn).seen
     assert "alert(1)" in drawn
     assert not [tag for tag, names in seen if tag in ("script", "img") or "onload" in names]
+
+
+@pytest.mark.parametrize("name", [".writable.4711", ".job/job.json", ".model.partial/x", ".x.old/y"])
+def test_no_manifest_lists_what_a_killed_writer_left(tmp_path, name):
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    before = files_of(tmp_path)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("x")
+    assert files_of(tmp_path) == before

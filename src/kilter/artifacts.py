@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import fcntl
+import fnmatch
 import hashlib
 import json
 import os
@@ -123,10 +124,19 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+LEFTOVERS = (".*.partial", ".*.old", ".writable.*", ".job")
+"""Names of what a writer that was killed leaves behind. It belongs to nobody and may vanish at any time."""
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of this name is what a killed writer left."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in LEFTOVERS)
+
+
 def tidy(folder: Path) -> None:
     """Removes what writers that were killed left half written in a folder that nobody writes to now."""
-    for pattern in (".*.partial", ".*.old", ".writable.*", ".job"):
-        for path in folder.glob(pattern):
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if is_leftover(path.name):
             remove(path)
 
 

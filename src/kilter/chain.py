@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kilter.artifacts import sha256_file, write_json
+from kilter.artifacts import is_leftover, sha256_file, write_json
 from kilter.hashes import digest_of, file_hash, files_below
 
 CHAIN = "chain.json"
@@ -26,7 +26,7 @@ MANIFEST = "manifest.json"
 SIGNATURE = "chain.sig.json"
 SCHEMA = 1
 
-UNRECORDED = {CHAIN, MANIFEST, SIGNATURE, ".lock", ".job"}
+UNRECORDED = {CHAIN, MANIFEST, SIGNATURE, ".lock"}
 """Files that no manifest lists: they are recorded elsewhere, or gone when their process is."""
 
 OLDER = "lists no hashes of its stage's files: it is of an older Kilter"
@@ -65,10 +65,8 @@ def files_of(folder: Path, pinned: bool = False) -> dict[str, str]:
     found = {}
     for path in files_below(folder):
         name = path.relative_to(folder)
-        half_written = any(
-            part.startswith(".") and part.endswith((".partial", ".old")) for part in name.parts
-        )
-        if name.parts[0] not in passing and not _unrecorded(path) and not half_written:
+        leftover = any(map(is_leftover, name.parts))
+        if name.parts[0] not in passing and not _unrecorded(path) and not leftover:
             found[name.as_posix()] = file_hash(path)
     return found
 
