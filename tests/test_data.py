@@ -249,6 +249,17 @@ def test_store_survives_a_torn_line(tmp_path):
     assert list(store.read(path)) == [group] * 3
 
 
+def test_versions_of_tokens_are_kept_and_the_oldest_names_the_answer(tmp_path):
+    spans = ((0, 2, 7), (2, 3, 6), (3, 5, 9))
+    mixed = Completion("a", token_ids=(1, 2, 3, 4, 5), policy_version=9, versions=spans)
+    plain = Completion("b", token_ids=(1,), policy_version=4)
+    assert (mixed.policy_version, plain.policy_version) == (6, 4)
+    group = Group(Prompt(messages=(USER,)), (mixed, plain), (Feedback(1.0), Feedback(0.0)))
+    store.append(tmp_path / "groups.jsonl", [group])
+    assert list(store.read(tmp_path / "groups.jsonl")) == [group]
+    assert "versions" not in store.to_json(group)["completions"][1]
+
+
 def test_groups_file_is_a_format(tmp_path):
     path = tmp_path / "g.jsonl"
     store.append(path, [next(reader("preference")(r)) for r in pair_rows(4)])

@@ -71,6 +71,9 @@ class Completion:
     re-derived from text. `mask` is 1 on tokens the policy is trained on. `entropy`: mean over the tokens of
     the entropy of the distribution that each was drawn from, before top-k and top-p, nats. `prompt_ids`: the
     prompt as the sampler read it, so that nobody tokenises it again; they are not written to disk.
+
+    `versions`: where the weights may change under way, spans (start, end, version) of `token_ids` with the
+    updates that the weights had seen. `policy_version` is then the oldest of them, and is set from them.
     """
 
     text: str
@@ -82,6 +85,12 @@ class Completion:
     entropy: float | None = None
     turns: tuple[Message, ...] = ()
     prompt_ids: tuple[int, ...] = field(default=(), compare=False)
+    versions: tuple[tuple[int, int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.versions:
+            # The class is frozen for its users, not for what follows from its own fields.
+            object.__setattr__(self, "policy_version", min(version for _, _, version in self.versions))
 
 
 @dataclass(frozen=True, slots=True)

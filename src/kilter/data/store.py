@@ -59,6 +59,7 @@ def from_json(row: dict[str, Any]) -> Group:
             policy_version=c.get("policy_version"),
             entropy=c.get("entropy"),
             turns=turns(c.get("turns")),
+            versions=tuple((start, end, version) for start, end, version in c.get("versions", ())),
         )
         for c in row["completions"]
     )
