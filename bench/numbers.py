@@ -59,6 +59,16 @@ def json_lines(text: str) -> list[Any]:
     return [{k: v for k, v in json.loads(line).items() if k not in WALL_CLOCK} for line in text.splitlines()]
 
 
+def whole_rows(folder: Path) -> str:
+    """groups.jsonl with its tokens in the rows, so that it does not matter where a commit keeps them."""
+    if not (folder / "groups.tokens").is_file():
+        return (folder / "groups.jsonl").read_text(encoding="utf-8")
+    from kilter.data import store
+
+    rows = map(store.to_json, store.read(folder / "groups.jsonl"))
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 def rollouts(text: str) -> list[dict[str, Any]]:
     """Scores and hashes per row of groups.jsonl: a difference shows whether sampling or feedback changed."""
     rows = []
@@ -101,7 +111,9 @@ def read_stage(folder: Path, work: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, read in READERS.items():
         if (folder / name).is_file():
-            found[name] = read((folder / name).read_text(encoding="utf-8").replace(f"{work}/", ""))
+            path = folder / name
+            text = whole_rows(folder) if name == "groups.jsonl" else path.read_text(encoding="utf-8")
+            found[name] = read(text.replace(f"{work}/", ""))
     for part in ("model", "critic"):
         weights = sorted((folder / part).rglob("*.safetensors"))
         if weights:

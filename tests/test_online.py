@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from kilter.cli import main
+from kilter.data import store
 from kilter.data.dataset import DataSpec, load
 from kilter.errors import RunFailed, UserError
 from kilter.training.config import TrainSpec
@@ -142,7 +143,9 @@ def test_reward_rises(tiny, prompts, rewards, tmp_path, name):
     assert all(math.isfinite(r["loss"]) for r in rows)
     groups = [json.loads(line) for line in (tmp_path / "run" / "groups.jsonl").read_text().splitlines()]
     assert groups[0]["prompt"]["metadata"]["step"] == 1
-    assert {"token_ids", "sampling_logps", "policy_version"} <= groups[-1]["completions"][0].keys()
+    last = list(store.read(tmp_path / "run" / "groups.jsonl"))[-1].completions[0]
+    assert len(last.token_ids) == len(last.sampling_logps) == len(last.mask) > 0
+    assert last.policy_version is not None
 
 
 @pytest.mark.parametrize(("method", "select"), [("sft", "best_of"), ("dpo", "best_worst")])
@@ -509,6 +512,7 @@ def test_a_killed_run_continues_exactly(
     ]
     assert read(path) == read(whole / "metrics.jsonl")
     assert (broken / "groups.jsonl").read_text() == (whole / "groups.jsonl").read_text()
+    assert (broken / "groups.tokens").read_bytes() == (whole / "groups.tokens").read_bytes()
     assert (broken / "gold.jsonl").read_text() == (whole / "gold.jsonl").read_text()
     assert (broken / "events.jsonl").exists() == (whole / "events.jsonl").exists()
     if (whole / "events.jsonl").exists():

@@ -394,6 +394,34 @@ def append_lines(path: Path, rows: Iterable[Any], flush: bool = False, escape: b
                 raise
 
 
+def append_bytes(path: Path, data: bytes) -> int:
+    """Appends a block, all of it or none, and waits until it has reached the disk; returns where it begins.
+
+    Raises:
+        RunFailed: the disk is full.
+    """
+    _inside(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                _put(file, data)
+                os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(end)
+                raise
+    return end
+
+
+def cut_bytes(path: Path, end: int) -> None:
+    """Cuts a file in place; one of which nothing is left is removed."""
+    _inside(path)
+    os.truncate(path, end)
+    if end == 0:
+        remove(path)
+
+
 def _put(file: IO[bytes], data: bytes) -> None:
     """Writes all of it: a file without a buffer may take less than it is given."""
     while data:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
 from kilter.data import memory
+from kilter.data.blocks import SUFFIX, Reader
 from kilter.data.formats import detect
 from kilter.data.row import Raw, RowError
 from kilter.data.source import SourceSpec
@@ -95,7 +96,9 @@ def content_of(source: SourceSpec) -> list[Path]:
     """The local files that a source reads, for its hash; none of a Hub name, a world or a Python object."""
     if memory.is_memory(source.path) or is_world(source.path):
         return []
-    return local_files(source.path, source.split) or []
+    files = local_files(source.path, source.split) or []
+    # Rows of a run's rollouts are half of the data: their tokens lie beside them.
+    return [*files, *(f.with_suffix(SUFFIX) for f in files if f.with_suffix(SUFFIX).is_file())]
 
 
 def _folder(folder: Path, split: str, field: str) -> list[Path]:
@@ -268,6 +271,7 @@ def _cells(reader: csv.DictReader[str]) -> Raw | RowError | None:
 
 
 def _jsonl(path: Path, field: str) -> Rows:
+    tokens = Reader(path)
     with _open(path) as handle:
         for number, line in enumerate(_lines(handle, path), start=1):
             if not line.strip():
@@ -275,7 +279,7 @@ def _jsonl(path: Path, field: str) -> Rows:
             if number == 1 and _is_array(line):
                 yield from _json(path, field)
                 return
-            yield f"{path}:{number}", _line(line)
+            yield f"{path}:{number}", tokens.filled(_line(line))
 
 
 def _is_array(line: str) -> bool:
@@ -324,9 +328,10 @@ def _json(path: Path, field: str) -> Rows:
         ) from error
     if not isinstance(value, list):
         raise _no_array(path, value)
+    tokens = Reader(path)
     for index, row in enumerate(value, start=1):
         wrong = RowError("", "is not a JSON object", row, "write [{...}, {...}]")
-        yield f"{path}:[{index}]", row if isinstance(row, dict) else wrong
+        yield f"{path}:[{index}]", tokens.filled(row) if isinstance(row, dict) else wrong
 
 
 def _is_table(value: object) -> bool:

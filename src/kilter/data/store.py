@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
-from kilter.artifacts import append_lines, read_lines, write_by
+from kilter.artifacts import append_lines, cut_lines, read_lines, write_by
+from kilter.data import blocks
 from kilter.types import Completion, Feedback, Group, Message, Prompt
 
 
 def to_json(group: Group) -> dict[str, Any]:
     """Plain data, without fields that hold nothing."""
+    # dataclasses.asdict copies every number of every answer, and takes most of the time.
+    completions = [_lean(c, COMPLETION) for c in group.completions]
+    feedback = [_lean(f, FEEDBACK) | {"score": f.score} for f in group.feedback]
+    return {"prompt": _lean(group.prompt, PROMPT), "completions": completions, "feedback": feedback}
 
-    def lean(value: dict[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in value.items() if v not in (None, (), "", {})}
 
-    prompt = lean(asdict(group.prompt))
-    completions = [lean(asdict(replace(c, prompt_ids=()))) for c in group.completions]
-    feedback = [lean(asdict(f)) | {"score": f.score} for f in group.feedback]
-    return {"prompt": prompt, "completions": completions, "feedback": feedback}
+def _lean(noun: Any, names: Sequence[str]) -> dict[str, Any]:
+    values = ((name, getattr(noun, name)) for name in names)
+    return {name: value for name, value in values if value not in (None, (), "", {})}
 
+
+PROMPT, FEEDBACK = (tuple(f.name for f in fields(noun)) for noun in (Prompt, Feedback))
+COMPLETION = tuple(f.name for f in fields(Completion) if f.name != "prompt_ids")
+"""What a row on disk may hold of each noun."""
 
 FIELDS = frozenset(Message.__annotations__)
 """What a turn on disk may hold."""
@@ -83,11 +89,47 @@ def append(path: Path, groups: Iterable[Group]) -> None:
     append_lines(path, map(to_json, groups), flush=True, escape=False)
 
 
+def append_rollouts(path: Path, groups: Sequence[Group]) -> None:
+    """Appends the groups of a step: their tokens as one block beside the file, all else as lines."""
+    beside = path.with_suffix(blocks.SUFFIX)
+    places = blocks.append(beside, groups)
+    rows = (_placed(g, row, beside.name) for g, row in zip(groups, places, strict=True))
+    append_lines(path, rows, flush=True, escape=False)
+
+
+def _placed(group: Group, places: Sequence[tuple[int, int, int] | None], name: str) -> dict[str, Any]:
+    """The row of a group whose tokens lie in a block."""
+    bare = [
+        c if place is None else replace(c, token_ids=None, mask=None, sampling_logps=None)
+        for c, place in zip(group.completions, places, strict=True)
+    ]
+    row = to_json(replace(group, completions=tuple(bare)))
+    for completion, place in zip(row["completions"], places, strict=True):
+        completion |= {} if place is None else {"tokens": place}
+    return row | ({"tokens": name} if any(places) else {})
+
+
+def cut(path: Path, keep: Callable[[Any], bool]) -> None:
+    """Cuts a file back to the rows before the first one that `keep` refuses, and the tokens beside it."""
+    last: list[int] = []
+
+    def kept(row: Any) -> bool:
+        good = keep(row)
+        if good:
+            last.extend(c["tokens"][0] for c in row["completions"] if "tokens" in c)
+            del last[:-1]
+        return good
+
+    cut_lines(path, kept)
+    # A killed writer leaves a torn block, or a whole one that no row names.
+    blocks.cut(path.with_suffix(blocks.SUFFIX), last[0] if last else None)
+
+
 def write(path: Path, groups: Iterable[Group]) -> None:
     """A whole file of these groups, or the old one."""
     write_by(path, lambda partial: append(partial, groups))
 
 
 def read(path: Path) -> Iterator[Group]:
-    """All whole lines; a torn last line is skipped."""
-    return map(from_json, read_lines(path))
+    """All whole lines with their tokens, wherever they lie; a torn last line is skipped."""
+    return map(from_json, map(blocks.Reader(path).filled, read_lines(path)))

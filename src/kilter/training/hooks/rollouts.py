@@ -7,13 +7,13 @@ from typing import Any
 
 from rich.console import Console
 
-from kilter.artifacts import cut_lines
+from kilter.data import store
 from kilter.data.encode import Encoder
 from kilter.seams import Hook
 
 
 class RolloutFile(Hook):
-    """Rollouts of steps that will be done again are cut from groups.jsonl before the run goes on.
+    """Rollouts of steps that will be done again are cut from groups.jsonl and its tokens before the run goes on.
 
     `path`: None in processes that write nothing.
     """
@@ -27,7 +27,7 @@ class RolloutFile(Hook):
         """Keeps the steps of the checkpoint."""
         # A killed run has rollouts of steps that no checkpoint knows.
         if self.path is not None:
-            cut_lines(self.path, lambda row: _step_of(row) <= (done or 0))
+            store.cut(self.path, lambda row: _step_of(row) <= (done or 0))
 
 
 def _step_of(row: dict[str, Any]) -> int:

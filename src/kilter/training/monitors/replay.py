@@ -35,6 +35,8 @@ def replay(folder: Path, spec: MonitorSpec | None = None, total_steps: int | Non
     records = list(read_lines(paths["metrics"]))
     try:
         rollouts = {step: list(rows) for step, rows in groupby(store.read(paths["groups"]), key=_step)}
+    except UserError:  # it names the file already
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             "folder",

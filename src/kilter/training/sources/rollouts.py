@@ -1,8 +1,8 @@
 """Fresh rollouts: prompts -> answers -> scores -> the groups that train.
 
-Everything sampled is kept in groups.jsonl. With several processes each samples and scores its share of the
-prompts. What they made is then put together in the order of the prompts, and dealt out anew: every process
-knows the whole step, and a step does not depend on how many processes there are.
+Everything sampled is kept in groups.jsonl and groups.tokens. With several processes each samples and scores
+its share of the prompts. What they made is then put together in the order of the prompts, and dealt out anew:
+every process knows the whole step, and a step does not depend on how many processes there are.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ class RolloutSource:
 
         tokens = sum(len(c.token_ids or ()) for g in self.last for c in g.completions)
         if self.path is not None:
-            store.append(self.path, map(self._stamped, self.last))
+            store.append_rollouts(self.path, [self._stamped(g) for g in self.last])
         self._tell_unscored()
         self._tell_canaries()
         return kept[: self.batch_size], self._measured() | self._failures() | {

@@ -1,0 +1,114 @@
+"""Rollouts on disk: tokens per second and bytes per token, the way of before beside it.
+
+    python -m bench.store                       # 4 Mi tokens in answers of 2,048
+    python -m bench.store --tokens 1048576 --length 48
+
+`rows and block` is what a run writes. `rows alone` is the same without blocks: all numbers as JSON. `asdict`
+is how it was before there were blocks. Each is read back, and must be equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kilter.data import store
+from kilter.types import Completion, Feedback, Group, Prompt
+
+PER_GROUP = 16
+
+
+def groups_of(tokens: int, length: int, seed: int = 0) -> list[Group]:
+    """Groups of answers with as many tokens, and a text of four letters a token."""
+    chance = np.random.default_rng(seed)
+    words = ["".join(random.Random(n).choices("abcdefghij ", k=4)) for n in range(997)]
+    answers = []
+    for _ in range(max(1, tokens // length)):
+        ids = tuple(chance.integers(0, 49_152, length).tolist())
+        logps = tuple(chance.gumbel(-2, 1, length).astype(np.float32).tolist())
+        text = "".join(words[i % 997] for i in ids)
+        answers.append(Completion(text, ids, (1,) * length, logps, "length", 3, 1.25))
+    prompt = Prompt(
+        messages=({"role": "user", "content": "How do I return a parcel?"},), metadata={"step": 1}
+    )
+    cut = [answers[i : i + PER_GROUP] for i in range(0, len(answers), PER_GROUP)]
+    return [Group(prompt, tuple(a), (Feedback(0.5, "reward"),) * len(a)) for a in cut]
+
+
+def by_asdict(path: Path, groups: Sequence[Group]) -> None:
+    """The way of before: every noun through dataclasses.asdict, all numbers as JSON."""
+
+    def lean(noun: Any) -> dict[str, Any]:
+        return {k: v for k, v in asdict(noun).items() if v not in (None, (), "", {})}
+
+    with path.open("w") as file:
+        for g in groups:
+            completions = [lean(replace(c, prompt_ids=())) for c in g.completions]
+            feedback = [lean(f) | {"score": f.score} for f in g.feedback]
+            row = {"prompt": lean(g.prompt), "completions": completions, "feedback": feedback}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+WAYS: dict[str, Callable[[Path, Sequence[Group]], object]] = {
+    "rows and block": store.append_rollouts,
+    "rows alone": store.append,
+    "asdict": by_asdict,
+}
+
+
+def measure(name: str, groups: Sequence[Group], folder: Path, repeat: int) -> dict[str, Any]:
+    """The fastest of some writings, and a reading."""
+    count = sum(len(c.token_ids or ()) for g in groups for c in g.completions)
+    letters = sum(len(c.text.encode()) for g in groups for c in g.completions)
+    seconds, path = [], folder / name / "groups.jsonl"
+    for _ in range(repeat):
+        for old in path.parent.glob("*"):
+            old.unlink()
+        path.parent.mkdir(exist_ok=True)
+        begin = time.perf_counter()
+        WAYS[name](path, groups)
+        seconds.append(time.perf_counter() - begin)
+    begin = time.perf_counter()
+    equal = list(store.read(path)) == list(groups)
+    reading = time.perf_counter() - begin
+    size = sum(p.stat().st_size for p in path.parent.glob("*"))
+    return {
+        "way": name,
+        "tokens_per_second": count / min(seconds),
+        "read_per_second": count / reading,
+        "bytes_per_token": (size - letters) / count,
+        "with_text": size / count,
+        "equal": equal,
+    }
+
+
+def main() -> None:
+    """Prints one line per way."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=1 << 22)
+    parser.add_argument("--length", type=int, default=2048, help="tokens of an answer")
+    parser.add_argument("--repeat", type=int, default=3)
+    args = parser.parse_args()
+    groups = groups_of(args.tokens, args.length)
+    print(f"{'way':<16}{'Mi tokens/s':>12}{'read Mi/s':>12}{'B/token':>9}{'with text':>11}  read back")
+    with tempfile.TemporaryDirectory(prefix="kilter-store-") as folder:
+        for name in WAYS:
+            m = measure(name, groups, Path(folder), args.repeat)
+            speeds = (m["tokens_per_second"] / 2**20, m["read_per_second"] / 2**20)
+            numbers = (
+                f"{speeds[0]:>12.2f}{speeds[1]:>12.2f}{m['bytes_per_token']:>9.2f}{m['with_text']:>11.2f}"
+            )
+            print(f"{name:<16}{numbers}  {'equal' if m['equal'] else 'DIFFERENT'}")
+
+
+if __name__ == "__main__":
+    main()
