@@ -24,7 +24,7 @@ from kilter.errors import RunFailed, UserError
 from kilter.models import load, proof
 from kilter.models.reference import ReferenceCache
 from kilter.redaction import redact, redacted
-from kilter.training import checkpoint
+from kilter.training import checkpoint, state_file
 from kilter.types import Completion, Prompt
 from test_chain import kilter
 
@@ -49,21 +49,25 @@ def test_the_attack_itself_works(mark):
     assert mark.exists()
 
 
+@pytest.mark.parametrize("name", ["state.safetensors", "state.pt"])
 @pytest.mark.parametrize("how", ["bare pickle", "in a dictionary", "as a tensor's key", "old format"])
-def test_code_in_a_checkpoint_is_refused(mark, tmp_path, how):
-    path = tmp_path / "state.pt"
+def test_code_in_a_checkpoint_is_refused(mark, tmp_path, how, name):
+    path = tmp_path / "run" / "checkpoints" / "step-1" / name
+    path.parent.mkdir(parents=True)
     if how == "bare pickle":
         path.write_bytes(pickle.dumps(Pwn(mark)))
     else:
         value = {Pwn(mark): torch.ones(1)} if how == "as a tensor's key" else {"learner": [Pwn(mark)]}
         torch.save(value, path, _use_new_zipfile_serialization=how != "old format")
-    (tmp_path / "state.json").write_text("{}")
-    with pytest.raises(UserError, match=r"state\.pt' cannot be read as tensors"):
-        checkpoint.read_state(tmp_path)
+    said = {
+        "state.safetensors": r"state\.safetensors' cannot be read as tensors",
+        "state.pt": r"holds checkpoints/step-1/state\.pt, written by an older Kilter: this version does not",
+    }
+    with pytest.raises(UserError, match=said[name]):
+        checkpoint.read_state(path.parent)
     # The best weights so far are read by the same door.
-    path.rename(tmp_path / "best.pt")
-    with pytest.raises(UserError, match=r"best\.pt' cannot be read as tensors"):
-        checkpoint.read_tensors(tmp_path / "best.pt")
+    with pytest.raises(UserError, match="cannot be read as tensors"):
+        state_file.read_values(path)
     assert not mark.exists()
 
 
@@ -91,10 +95,18 @@ def test_code_in_a_sealed_checkpoint_does_not_run_on_resumption(mark, tmp_path, 
         patch.setattr(checkpoint.Checkpoints, "save", killed)
         assert kilter(monkeypatch, capsys, *train)[0] == 4
     (found,) = out.glob("checkpoints/step-*")
-    torch.save({"learner": Pwn(mark)}, found / "state.pt")
+    torch.save({"learner": Pwn(mark)}, found / "state.safetensors")
     sealed_again(found)
     code, said = kilter(monkeypatch, capsys, *train)
     assert (code, "cannot be read as tensors" in said) == (2, True), said
+    # Nor is it run under the name that an older Kilter gave it.
+    (found / "state.safetensors").rename(found / "state.pt")
+    body = json.loads((found / "meta.json").read_text())
+    body["meta"]["files"]["state.pt"] = body["meta"]["files"].pop("state.safetensors")
+    (found / "meta.json").write_text(json.dumps(body))
+    sealed_again(found)
+    code, said = kilter(monkeypatch, capsys, *train)
+    assert (code, "state.pt, written by an older Kilter" in " ".join(said.split())) == (2, True), said
     assert not mark.exists()
 
 

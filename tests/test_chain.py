@@ -80,7 +80,7 @@ def test_a_finished_run_says_done_and_tidies(run, monkeypatch, capsys):
     before = files(run)
     # What a kill behind the last step leaves: a checkpoint, half a model, half a file, files for workers.
     for name in (
-        "checkpoints/step-1/state.pt",
+        "checkpoints/step-1/state.safetensors",
         ".model.partial/x",
         ".model.old/x",
         ".job/job.json",

@@ -49,7 +49,7 @@ def test_two_whole_checkpoints_are_kept(tmp_path):
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    name=st.sampled_from(["state.pt", "meta.json", "shards/rank-0"]),
+    name=st.sampled_from(["state.safetensors", "meta.json", "shards/rank-0"]),
     at=st.integers(0, 10_000),
     how=st.sampled_from(["bit", "cut", "gone", "longer", "empty"]),
 )
@@ -113,11 +113,11 @@ def test_a_run_goes_on_from_the_older_one_with_the_same_numbers(
         with pytest.raises(Interrupted):
             run(tiny, tmp_path / "a", pairs_file, save_every=2, epochs=3)
     newest = Checkpoints(tmp_path / "a" / "checkpoints").latest()
-    state = newest / "state.pt"
+    state = newest / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-1] + b"x")
     run(tiny, tmp_path / "a", pairs_file, save_every=2, epochs=3)
     said = "".join(capsys.readouterr().err.split())
-    assert f"{newest.name}/state.ptisdamagedormissing;therungoesonfrom" in said
+    assert f"{newest.name}/state.safetensorsisdamagedormissing;therungoesonfrom" in said
     run(tiny, tmp_path / "b", pairs_file, epochs=3)
     assert read_metrics(tmp_path / "a") == read_metrics(tmp_path / "b")
 

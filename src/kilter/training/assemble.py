@@ -22,7 +22,7 @@ from kilter.training.hooks.critic import CriticScale
 from kilter.training.hooks.display import ShowLive, ShowProgress
 from kilter.training.hooks.early_stopping import StopEarly
 from kilter.training.hooks.finite import FiniteGuard
-from kilter.training.hooks.gold import BestWeights, GoldEvidence
+from kilter.training.hooks.gold import BEST, BestWeights, GoldEvidence
 from kilter.training.hooks.heldout import HeldOut
 from kilter.training.hooks.interrupts import Interrupts, StopRequest
 from kilter.training.hooks.kl_control import KLController, KLDistance
@@ -188,7 +188,7 @@ def _rollout_hooks(job: Job, run: Run, source: RolloutSource, reference: LiveRef
     log = EventLog(job.out / "events.jsonl" if engine.is_main else None)
     history = GoldHistory(job.out / "gold.jsonl" if engine.is_main else None)
     monitors = Monitors(spec.monitors, log, history, source.total_steps, spec.monitors.allow_truncation)
-    best = BestWeights(job.out / "best.pt", learner) if spec.monitors.keep_best else None
+    best = BestWeights(job.out / BEST, learner) if spec.monitors.keep_best else None
     run.gold = GoldEvidence(make_gold(job, source), monitors, learner, source.total_steps, best)
     probe = EnergyProbe(learner.scorer.policy, lambda: learner.standing_in)
     watch = Watch(monitors, probe if spec.monitors.enabled else None, engine)
@@ -268,7 +268,7 @@ def _early(job: Job, run: Run) -> StopEarly | None:
             "has no held-out rows to look at",
             "set data.heldout above 0, or leave early_stopping out",
         )
-    best = BestWeights(job.out / "best.pt", run.learner, "leave early_stopping out")
+    best = BestWeights(job.out / BEST, run.learner, "leave early_stopping out")
     return StopEarly(spec, run.heldout, best, run.source.total_steps)
 
 

@@ -26,15 +26,23 @@ import torch
 
 from kilter.artifacts import AGAIN, hidden, remove, whole_folder, whole_lines, writing
 from kilter.errors import UserError
+from kilter.training.state_file import read_values, write_values
 
-CHECKPOINT_FORMAT = 6
+CHECKPOINT_FORMAT = 7
 """Part of a run's identity: raised when a checkpoint of older code would be read wrongly.
 
 5: the learner counts the batches that it has learned from.
 6: sealed by checksums.
+7: a state is one safetensors file; until then torch pickled it.
 """
 
 META = "meta.json"
+
+STATE = "state.safetensors"
+"""The whole run but for shards, in a checkpoint."""
+
+PICKLED = "state.pt"
+"""What an older Kilter called it. It is never opened."""
 
 KEPT = 2
 """Whole checkpoints on disk: should the newest be damaged, the one before it is at hand."""
@@ -105,11 +113,12 @@ class Checkpoints:
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise _DamagedError(f"{path} is damaged ({error})") from error
         if found != CHECKPOINT_FORMAT:
+            age = "a newer" if isinstance(found, int) and found > CHECKPOINT_FORMAT else "an older"
             raise UserError(
                 "out",
                 str(self.folder.parent),
-                f"holds a checkpoint of format {found}, and this version of Kilter "
-                f"reads format {CHECKPOINT_FORMAT}",
+                f"holds a checkpoint of format {found}, written by {age} Kilter: "
+                f"this version reads format {CHECKPOINT_FORMAT}",
                 "finish the run with the version that began it, choose another folder, "
                 "or remove its checkpoints/",
             )
@@ -168,12 +177,12 @@ class Checkpoints:
         # One process makes the folder; the others add their shards to it before it takes its name.
         if is_main:
             with whole_folder(target, what, fix, note) as partial:
-                write(partial / "state.pt")
+                write(partial / STATE)
                 self._seal(partial, {"format": CHECKPOINT_FORMAT, "step": step} | meta)
             self._remove_older(target)
         else:  # its shards go to the folder that the main process has made
             with writing(target, what, fix, note):
-                write(hidden(target) / "state.pt")
+                write(hidden(target) / STATE)
         # The cost of this save decides how soon the next one is worth it.
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - start
@@ -238,42 +247,29 @@ def _link(source: str, target: str) -> None:
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
-    """Writes a run's state so that reading it runs no code: tensors to state.pt, the rest to state.json."""
-    # torch reads a file of tensors without running code; JSON cannot hold any.
-    tensors = {name: value for name, value in state.items() if _holds_tensors(value)}
-    torch.save(tensors, folder / "state.pt")
-    plain = {name: value for name, value in state.items() if name not in tensors}
-    (folder / "state.json").write_bytes(json.dumps(plain).encode())
+    """Writes a run's state into its checkpoint."""
+    write_values(folder / STATE, state)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The inverse of `write_state`, but that tuples come back as lists."""
-    plain: dict[str, Any] = json.loads((folder / "state.json").read_text())
-    return plain | read_tensors(folder / "state.pt")
-
-
-def read_tensors(path: Path) -> dict[str, Any]:
-    """Tensors, numbers and text of a file that torch wrote. Code in it would not be run: it is refused.
+    """The inverse of `write_state`.
 
     Raises:
-        UserError: the file is damaged, or holds anything else.
+        UserError: the file is damaged, or an older Kilter wrote it.
     """
-    try:
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has no one class for it
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(
-            "out",
-            str(path),
-            f"cannot be read as tensors ({type(error).__name__}: {reason})",
-            "remove the file's folder, and begin this run anew",
-        ) from error
+    if (folder / PICKLED).exists():
+        raise _older(folder / PICKLED, folder.parent.parent)
+    found: dict[str, Any] = read_values(folder / STATE)
     return found
 
 
-def _holds_tensors(value: Any) -> bool:
-    values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return isinstance(value, torch.Tensor) or any(map(_holds_tensors, values))
+def _older(written: Path, out: Path) -> UserError:
+    return UserError(
+        "out",
+        str(out),
+        f"holds {written.relative_to(out)}, written by an older Kilter: this version does not open it",
+        "finish the run with the version that began it, choose another folder, or remove its checkpoints/",
+    )
 
 
 def rng_state() -> dict[str, Any]:

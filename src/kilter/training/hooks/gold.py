@@ -11,9 +11,13 @@ from kilter.artifacts import AGAIN, read_json, remove, write_by, write_json
 from kilter.batch import Batch
 from kilter.errors import UserError
 from kilter.seams import Hook, Step
-from kilter.training.checkpoint import Seal, read_tensors
+from kilter.training.checkpoint import Seal
 from kilter.training.learner import LocalLearner
 from kilter.training.monitors import GoldEvaluator, Monitors
+from kilter.training.state_file import read_values, write_values
+
+BEST = "best.safetensors"
+"""The best weights so far, in a stage's folder."""
 
 
 class BestWeights:
@@ -38,7 +42,7 @@ class BestWeights:
         if self.learner.engine.is_main:
             write_by(
                 self.path,
-                lambda partial: torch.save({"step": step, "model": weights}, partial),
+                lambda partial: write_values(partial, {"step": step, "model": weights}),
                 what=f"the best weights so far, of step {step},",
                 fix=f"free disk space, or {self.without}; then {AGAIN}",
             )
@@ -56,7 +60,7 @@ class BestWeights:
                 f"put the file back, or remove {self.path.parent} to begin this run anew",
             )
         # Trained weights alone: what is frozen has never changed.
-        kept = read_tensors(self.path)
+        kept = read_values(self.path)
         target = dict(self.learner.scorer.named_parameters())
         with torch.no_grad():
             for name, value in kept["model"].items():
