@@ -25,6 +25,7 @@ from typing import IO, Any
 
 from kilter.errors import RunFailed, UserError
 from kilter.redaction import redact
+from kilter.validation import unique
 
 CHUNK = 1 << 20
 """Bytes of lines that are written at once."""
@@ -440,7 +441,8 @@ def read_json(path: Path, fix: str = "", keys: Sequence[str] = ()) -> dict[str, 
         UserError: it is missing or damaged.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        found: dict[str, Any] = json.loads(text, object_pairs_hook=unique)
         if not isinstance(found, dict):
             raise TypeError("it holds no mapping")
         if missing := [key for key in keys if key not in found]:

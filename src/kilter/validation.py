@@ -21,18 +21,49 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
-    own = [
-        k for k, _ in node.value if isinstance(k, yaml.ScalarNode)
-    ]  # before <<: *anchor adds its keys, which may be overridden
-    for i, key in enumerate(own):
-        if key.value in {k.value for k in own[:i]}:
+    seen: set[Any] = set()
+    # Before <<: *anchor adds its keys, which may be overridden.
+    for key in (k for k, _ in node.value if isinstance(k, yaml.ScalarNode)):
+        # `yes` and `true` are written differently, and are one key.
+        names: set[Any] = {key.value}
+        if key.tag != "tag:yaml.org,2002:merge":
+            names.add(("value", loader.construct_object(key)))
+        if names & seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"key {key.value!r} stands there twice", key.start_mark
             )
+        seen |= names
     return loader.construct_mapping(node, deep=True)
 
 
 _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+class RepeatedKeyError(ValueError):
+    """A key that one JSON object holds twice.
+
+    Args:
+        key: its name.
+        values: all that it is given.
+    """
+
+    def __init__(self, key: str, values: list[Any]) -> None:
+        super().__init__(f"the key {key!r} stands twice in one object")
+        self.key, self.values = key, values
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object_pairs_hook of `json`, whose own readers keep the last of two values in silence.
+
+    Raises:
+        RepeatedKeyError: an object names a key twice.
+    """
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        key = next(name for name in names if names.count(name) > 1)
+        raise RepeatedKeyError(key, [value for name, value in pairs if name == key])
+    return row
 
 
 LARGEST = 1_000_000

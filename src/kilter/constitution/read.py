@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from kilter.constitution.document import Constitution
 from kilter.constitution.layouts import imported
 from kilter.errors import UserError
-from kilter.validation import as_user_error, load_yaml
+from kilter.validation import as_user_error, load_yaml, unique
 
 SHIPPED = Path(__file__).parent / "shipped"
 
@@ -65,7 +65,9 @@ def read(path: Path, field: str) -> Any:
     """Plain data from a YAML or JSON file. Raises UserError."""
     try:
         text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix == ".json" else load_yaml(text)
+        if path.suffix == ".json":
+            return json.loads(text, object_pairs_hook=unique)
+        return load_yaml(text)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         kind = "JSON" if path.suffix == ".json" else "plain YAML"
         raise UserError(

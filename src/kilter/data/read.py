@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,16 +19,20 @@ from typing import Any, BinaryIO, TextIO, cast
 from kilter.data import memory
 from kilter.data.blocks import SUFFIX, Reader
 from kilter.data.formats import detect
-from kilter.data.row import Raw, RowError
+from kilter.data.row import OBJECT, Raw, RowError, twice
 from kilter.data.source import SourceSpec
 from kilter.data.worlds.registry import is_world, paths
 from kilter.errors import UserError
+from kilter.validation import RepeatedKeyError
 
 Rows = Iterator[tuple[str, Raw | RowError]]
 """(place, row), or what is wrong with the line at that place."""
 
 LINE = "write one JSON object per line"
 """What to do about a line that is not a row."""
+
+_BETWEEN = re.compile(r"[\s,]*")
+"""Between two rows of an array."""
 
 FILES = ("json", "jsonl", "jsonlines", "ndjson", "txt", "csv", "tsv", "parquet", "arrow")
 """Endings of files that are data in a folder, each also with .gz where it is text."""
@@ -294,7 +299,9 @@ def _is_array(line: str) -> bool:
 def _line(line: str) -> Raw | RowError:
     """The row that a line holds, or what is wrong with it."""
     try:
-        row = json.loads(line.strip())
+        row = OBJECT.decode(line.strip())
+    except RepeatedKeyError as error:
+        return twice(error)
     except json.JSONDecodeError as error:
         return RowError("", f"is not JSON ({_said(error)})", line.strip()[:60], LINE)
     except RecursionError:
@@ -315,7 +322,7 @@ def _json(path: Path, field: str) -> Rows:
         problem = f"is an array of more than {LARGEST_ARRAY:,} characters, which is read as a whole"
         raise UserError(field, str(path), problem, "write it as JSON lines (.jsonl)")
     try:
-        value = json.loads(text)
+        value = _parsed(text)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}:{error.lineno}", error.msg, "is not JSON", "write a JSON array of objects"
@@ -331,7 +338,28 @@ def _json(path: Path, field: str) -> Rows:
     tokens = Reader(path)
     for index, row in enumerate(value, start=1):
         wrong = RowError("", "is not a JSON object", row, "write [{...}, {...}]")
-        yield f"{path}:[{index}]", tokens.filled(row) if isinstance(row, dict) else wrong
+        known = tokens.filled(row) if isinstance(row, dict) else row
+        yield f"{path}:[{index}]", known if isinstance(known, dict | RowError) else wrong
+
+
+def _parsed(text: str) -> Any:
+    """What a JSON text holds; a row of an array that names a key twice is the RowError that says so."""
+    try:
+        return OBJECT.decode(text)
+    except RepeatedKeyError:
+        value = json.loads(text)
+    if not isinstance(value, list):
+        return value
+    # Which row it is only shows where each is read alone.
+    alike, at = json.JSONDecoder(), text.index("[") + 1
+    for index in range(len(value)):
+        at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # it also matches nothing
+        try:
+            _, at = OBJECT.raw_decode(text, at)
+        except RepeatedKeyError as error:
+            value[index] = twice(error)
+            _, at = alike.raw_decode(text, at)
+    return value
 
 
 def _is_table(value: object) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kilter.data.row import Row, RowError, is_missing, label, listed, number, unpacked
+from kilter.data.row import OBJECT, Row, RowError, is_missing, label, listed, number, twice, unpacked
 from kilter.types import Message
+from kilter.validation import RepeatedKeyError
 
 ROLES = {
     "human": "user",
@@ -195,7 +195,9 @@ def _call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
     arguments = function.get("arguments", function.get("parameters", {}))
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments) if arguments.strip() else {}
+            arguments = OBJECT.decode(arguments.strip()) if arguments.strip() else {}
+        except RepeatedKeyError as error:
+            raise twice(error) from None
         except ValueError as error:
             raise RowError(f"{field}.arguments", f"is not JSON ({error})") from None
     outer = {k: v for k, v in call.items() if k in ("id", "index")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,6 +15,7 @@ from kilter.errors import UserError
 from kilter.evaluation.response.reading import question
 from kilter.statistics import Estimate, prediction_powered
 from kilter.types import Answered, Feedback, Group
+from kilter.validation import RepeatedKeyError, unique
 
 FEWEST = 15
 """Answers that people labelled, below which a rate is not corrected by them."""
@@ -58,7 +60,10 @@ def _rows(files: Sequence[str | Path], model: type[Row], where: str, fix: str) -
             if not line.strip():
                 continue
             try:
-                yield model.model_validate_json(line)
+                yield model.model_validate(json.loads(line, object_pairs_hook=unique))
+            except (json.JSONDecodeError, RepeatedKeyError, RecursionError) as error:
+                problem = f"is not a row of JSON ({error})"
+                raise UserError(where, f"{path}:{number}", problem, fix) from error
             except ValidationError as error:
                 first = error.errors()[0]
                 problem = f"lacks a usable {'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}"

@@ -14,6 +14,7 @@ from kilter.sampling.choices import choice
 from kilter.sampling.registry import samplers
 from kilter.seams import Listener
 from kilter.types import Choice, Completion, Prompt, Request, Sample, SamplerFacts, Usage, Weights
+from kilter.validation import unique
 
 Script = Callable[[Prompt, int], str | None]
 """(prompt, number of the sample) to the answer; None where the script has none."""
@@ -128,7 +129,7 @@ def read_script(path: Path, field: str = "sampler.script") -> ScriptedSampler:
     choices: dict[str, Mapping[str, float]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            row: dict[str, Any] = json.loads(line)
+            row: dict[str, Any] = json.loads(line, object_pairs_hook=unique)
             # A line may script a choice, an answer, or both.
             if "choices" in row:
                 choices[row["prompt"]] = row["choices"]
