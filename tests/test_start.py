@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kilter import feedback
+from kilter.feedback import named
 from kilter.objectives import index
 from kilter.objectives.describe import describe
 from kilter.version import __version__
@@ -104,7 +105,9 @@ def test_a_feedback_source_is_declared_where_it_is_registered():
     declared = {name: sources.get(name).__module__ for name in sources._places}
     for module in pkgutil.iter_modules(feedback.__path__, "kilter.feedback."):
         importlib.import_module(module.name)
-    ours = {name for name, source in sources.registered() if source.__module__.startswith("kilter.")}
+    made = {name: source.__module__ for name, source in sources.registered()}
+    # A function of a user, which another test may have given as a reward, is registered where it is named.
+    ours = {name for name, file in made.items() if file.startswith("kilter.") and file != named.__name__}
     assert ours == set(declared)
 
 
