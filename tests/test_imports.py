@@ -38,6 +38,7 @@ FLOORS: tuple[set[str], ...] = (
     {"feedback"},
     {"constitution"},
     {"evaluation"},
+    {"cluster"},
     {"training"},
     {"release"},
     {"stages"},

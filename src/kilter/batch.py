@@ -38,6 +38,8 @@ class Needs:
         kl_coefficient: start of a KL controller; None says that the method has no coefficient to move.
         settings: numbers for the output "divergence" and the opponent "mixture", by their name.
         soft: whether the loss reads how probable labels are, such as `p_B`. If not, labels count as certain.
+        corrections: how the loss corrects for answers of older weights. "decoupled": a truncated importance
+            weight beside the loss. "anchored": the ratio of the loss is taken to the policy that sampled.
     """
 
     shape: Shape
@@ -54,6 +56,7 @@ class Needs:
     kl_coefficient: float | None = None
     settings: Mapping[str, float] = field(default_factory=dict)
     soft: bool = False
+    corrections: frozenset[str] = frozenset()
 
     @property
     def teacher(self) -> bool:

@@ -77,20 +77,26 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def read(path: Path, example: str, keys: str) -> dict[str, Any]:
     """The mapping in a YAML file, named after the file where it has no name. Raises UserError."""
+    raw = mapping(path, "recipe", example, keys)
+    raw.setdefault("name", path.stem)
+    return raw
+
+
+def mapping(path: Path, field: str, example: str, keys: str) -> dict[str, Any]:
+    """The mapping in a YAML file that `field` names. Raises UserError."""
     if not path.is_file():
-        raise UserError("recipe", str(path), "names no file", f"give a YAML file, such as {example}")
+        raise UserError(field, str(path), "names no file", f"give a YAML file, such as {example}")
     try:
         raw = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(
-            "recipe",
+            field,
             str(path),
             f"is not YAML ({' '.join(str(error).split())[:160]})",
             "check indentation, colons and repeated keys",
         ) from error
     if not isinstance(raw, dict):
-        raise UserError("recipe", str(path), "is not a mapping", f"write {keys}")
-    raw.setdefault("name", path.stem)
+        raise UserError(field, str(path), "is not a mapping", f"write {keys}")
     return raw
 
 

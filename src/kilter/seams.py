@@ -37,10 +37,12 @@ class Wants:
     Args:
         siblings: the source compares the answers of a group, so each group needs two or more.
         policy: the source scores with the model in training, or with its tokenizer.
+        weights: of the policy, the source reads the weights and not the tokenizer alone.
     """
 
     siblings: bool = False
     policy: bool = False
+    weights: bool = True
 
 
 class FeedbackSource(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -16,8 +17,8 @@ from kilter.progress import clock
 from kilter.screen import styled
 from kilter.training.config import TrainSpec
 
-OPTIONS = [*options_of(TrainSpec, skip=("start", "data", "prompts")), *source_options()]
-"""Every field of a train stage and its data; `--model` and `--online` replace those left out."""
+OPTIONS = [*options_of(TrainSpec, skip=("start", "data", "prompts", "cluster")), *source_options()]
+"""Every field of a train stage and its data; `--model`, `--online` and `--cluster` replace those left out."""
 
 OFTEN = (
     *("model", "adapter", "data", "data__heldout", "method", "set_", "feedback", "out_"),
@@ -48,6 +49,17 @@ OWN = [
             rich_help_panel="sampling",
         ),
         default=False,
+    ),
+    parameter(
+        "cluster",
+        Path | None,
+        typer.Option(
+            "--cluster",
+            metavar="FILE",
+            help="YAML that says which roles run on other processes and machines; "
+            "--set cluster.rollout.engines=2 sets one key",
+            rich_help_panel="optimisation",
+        ),
     ),
 ]
 
@@ -89,6 +101,10 @@ def _stage(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict
     fields = collect(OPTIONS, values)
     source, given = fields.pop("data"), fields.pop("method")
     method = dict(given) if isinstance(given, dict) else {"name": given}
+    if values["cluster"] is not None:
+        from kilter.recipe import mapping
+
+        fields["cluster"] = mapping(values["cluster"], "--cluster", "cluster.yaml", "rollout: {place: apart}")
     _apply(values["set_"] or (), fields, source, method)
     if values["online"]:
         fields["prompts"] = "$data"
@@ -112,7 +128,7 @@ def _apply(
     """--set KEY=VALUE: a setting of the method, or by its path a field of the data or of a nested part."""
     from kilter.recipe import scalar
 
-    nested = {o.path[0] for o in OPTIONS if len(o.path) > 1}
+    nested = {"cluster", *(o.path[0] for o in OPTIONS if len(o.path) > 1)}
     for item in sets:
         key, sign, text = item.partition("=")
         if not sign:

@@ -33,7 +33,7 @@ class ProcessReward(FeedbackSource):
     et al. 2024, Math-Shepherd).
     """
 
-    wants = Wants(policy=True)
+    wants = Wants(policy=True, weights=False)
 
     def __init__(
         self,

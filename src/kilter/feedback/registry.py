@@ -245,6 +245,14 @@ def check_columns(spec: Any, groups: Sequence[Group], field: str = "feedback") -
             require_columns(needed, prompts, f"{field}.{name.rpartition(':')[2]}")
 
 
+def live(spec: Any, field: str = "feedback") -> list[str]:
+    """Names of the sources that score with the weights in training."""
+    found = [(name, _bind(name, options, field)[0]) for name, _, options in parse(spec, field)]
+    return [
+        n for n, factory in found if is_source(factory) and factory.wants.policy and factory.wants.weights
+    ]
+
+
 def forecast(spec: Any, groups: Sequence[Group], field: str = "feedback") -> str:
     """What scoring these groups would take, in words; no model is opened."""
     return _said(spec, field, lambda source, options: source.forecast(options, groups))

@@ -80,6 +80,9 @@ READS: dict[str, frozenset[str]] = {
 FOLLOWS = frozenset({"local", "vllm"})
 """The built-in samplers whose weights follow a policy in training."""
 
+PAUSES = frozenset({"vllm"})
+"""Those that can hold answers under way while their weights change."""
+
 NAMES_MODEL = {"openai": "model", "scripted": "script"}
 """Of the samplers that open no weights, the field that says who answers."""
 

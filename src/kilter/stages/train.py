@@ -6,9 +6,11 @@ import functools
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kilter.cluster.spec import ClusterSpec, check_cluster
 from kilter.data.lineage import uncertified
 from kilter.errors import UserError
 from kilter.refs import Found
@@ -44,13 +46,15 @@ class Train(StageKind[TrainSpec]):
         return "prompts" if spec.prompts is not None else build_objective(spec.method).needs.shape
 
     def inputs(self, spec: TrainSpec, work: Workspace) -> dict[str, str]:
-        """The files of a user's own annotators, which the method names and the recipe does not."""
+        """The files of a user's own annotators, and how old its answers' weights may be."""
         from kilter.artifacts import sha256_file
         from kilter.objectives import build_objective
         from kilter.registry import user_files
 
         files = user_files(sorted(build_objective(spec.method).needs.annotations))
-        return {f"file:{path}": sha256_file(path) for path in files}
+        numbers = spec.cluster.numbers() if spec.cluster is not None else ""
+        ahead = {"cluster": numbers} if numbers else {}
+        return ahead | {f"file:{path}": sha256_file(path) for path in files}
 
     def mendable(self, spec: TrainSpec) -> list[Path]:
         """Reward functions: one that failed may be mended, and the run goes on."""
@@ -95,6 +99,8 @@ class Train(StageKind[TrainSpec]):
         from kilter.training.hooks.metrics_log import check_trackers
 
         check_trackers(spec.trackers)
+        if spec.cluster is not None:
+            _check_cluster(spec, spec.cluster, work)
         # The model of an earlier stage is not there yet, and was made from one that is.
         for field, name in (("from", spec.start), ("reference", spec.reference), ("teacher", spec.teacher)):
             if (name is None and field != "from") or work.is_stage(name):
@@ -208,6 +214,27 @@ class Train(StageKind[TrainSpec]):
         groups = work.load(source, self.shape(spec, "data") or "prompts").train[: spec.limit]
         estimate = _online if spec.prompts is not None else _offline
         return estimate(spec, what, groups, size, work)
+
+
+def _check_cluster(spec: TrainSpec, cluster: ClusterSpec, work: Workspace) -> None:
+    """Raises UserError for a cluster that cannot run this, files that lie elsewhere there included."""
+    from kilter.objectives import build_objective
+    from kilter.training.checks import Asked, cluster_facts
+
+    paths = {"out" if work.alone else "--runs": str(work.folder)}
+    paths |= {"model": work.base} if Path(work.base).exists() else {}
+    for name in work.data_sets:
+        found = (part.path for part in work.sources(name))
+        paths |= {f"data.{name}.path": path for path in found if Path(path).exists()}
+    facts = cluster_facts(Asked(spec, build_objective(spec.method).needs, work.where()))
+    check_cluster(cluster, replace(facts, paths=paths))
+    # The first backend takes this away.
+    raise UserError(
+        work.where("cluster"),
+        "(given)",
+        "is planned only: nothing runs it yet",
+        "run `kilter cluster plan` to see what it would take, or leave it out",
+    )
 
 
 def _on_adapter(spec: TrainSpec, work: Workspace) -> bool:

@@ -14,12 +14,13 @@ from pydantic import BaseModel
 
 from kilter import feedback as feedbacks
 from kilter.batch import Needs
+from kilter.cluster.spec import Facts, check_cluster
 from kilter.errors import UserError
 from kilter.feedback.registry import model_references
 from kilter.models.config import check_adapter
 from kilter.objectives import build_objective
 from kilter.sampling.build import check_sampler
-from kilter.sampling.config import FILTERS_BIAS, FOLLOWS, idle_fields
+from kilter.sampling.config import FILTERS_BIAS, FOLLOWS, PAUSES, idle_fields
 from kilter.training.config import TrainSpec, check_zero
 from kilter.training.sources.select import choose_select
 from kilter.validation import refuse_idle
@@ -173,6 +174,41 @@ def feedback_can_be_built(a: Asked) -> None:
     for field, source in (("feedback", a.spec.feedback), ("monitors.gold", a.spec.monitors.gold)):
         if source is not None:
             feedbacks.check(source, f"{a.where}{field}")
+
+
+def cluster_fits(a: Asked) -> None:
+    """Every role that is placed exists, and nothing that is asked of it excludes something else."""
+    if a.spec.cluster is not None:
+        check_cluster(a.spec.cluster, cluster_facts(a))
+
+
+def cluster_facts(a: Asked) -> Facts:
+    """What the rules of a cluster read of this run."""
+    import torch
+
+    scored = [s for s in (a.spec.feedback, a.spec.monitors.gold) if s is not None]
+    lacks = {
+        "rollout": (a.spec.prompts is None, "the data is fixed, and nothing is sampled"),
+        "reference": (not (a.reference or a.needs.teacher) and a.alone, "this method loads no reference"),
+        "reward": (not any(map(model_references, scored)), "no source of feedback opens a model"),
+        "critic": ("critic" not in a.needs.models, "this method has no critic"),
+    }
+    reads = [] if a.alone else [f"the {a.needs.opponent} that this method samples from"]
+    for source in scored:
+        reads += feedbacks.live(source)
+    local = a.spec.cluster is not None and a.spec.cluster.address == "local"
+    return Facts(
+        {role: why for role, (missing, why) in lacks.items() if missing},
+        a.needs.corrections,
+        a.spec.sampler.name,
+        a.spec.sampler.name in PAUSES,
+        min(reads, default=""),
+        a.spec.refresh_reference_every,
+        a.spec.processes,
+        # Another machine's GPUs are counted when it answers.
+        torch.cuda.device_count() if local else None,
+        where=a.where,
+    )
 
 
 def minimum_has_a_decay(a: Asked) -> None:
@@ -445,6 +481,7 @@ ALWAYS: tuple[Rule, ...] = (
     feedback_can_be_built,
     minimum_has_a_decay,
     warmup_leaves_steps,
+    cluster_fits,
 )
 ON_DATA: tuple[Rule, ...] = (
     feedback_has_prompts,

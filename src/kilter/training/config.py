@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
+from kilter.cluster.spec import ClusterSpec
 from kilter.data.worlds.registry import sources
 from kilter.errors import UserError
 from kilter.models.config import AdapterSpec
@@ -28,6 +29,7 @@ FREE = frozenset(
         "tokens_per_microbatch",
         "gradient_checkpointing",
         "activation_offloading",
+        "cluster",
     }
 )
 """Settings that may differ between a stop and its resumption: they change no number of the run."""
@@ -277,6 +279,9 @@ class TrainSpec(BaseModel):
         None,
         description="DeepSpeed ZeRO stage: 1 shards the optimizer, 2 gradients as well (extra deepspeed); "
         "fsdp shards weights too",
+    )
+    cluster: Annotated[ClusterSpec | None, OPTIMISATION] = Field(
+        None, description="roles on other processes and machines, by Ray; see docs/cluster.md"
     )
 
     @model_validator(mode="before")

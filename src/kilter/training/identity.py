@@ -45,6 +45,9 @@ def identity(
     spec = job.spec
     digest = hashlib.sha256(spec.model_dump_json(exclude=UNCOUNTED).encode())
     digest.update(f"{CHECKPOINT_FORMAT}|{spec.prompts is not None}".encode())
+    # Where a role runs changes no number; answers of older weights do.
+    if spec.cluster is not None:
+        digest.update(spec.cluster.numbers().encode())
     for field, folder in _models(job):
         digest.update(f"{field} {numbers_hash(folder)}".encode())
 

@@ -74,6 +74,7 @@ class PolicyGradient(ABC):
             learning_rate=1e-6,
             siblings=2 if self.compares_siblings else 1,
             kl_coefficient=self.beta,
+            corrections=frozenset({"decoupled", "anchored"} if self.uses_ratio else {"decoupled"}),
         )
 
     # What a member writes.

@@ -1,0 +1,1 @@
+"""Roles of a training on other processes and machines; without `cluster:` only its words are read."""

@@ -1,0 +1,229 @@
+"""Words for where the roles of a training run, and what cannot work, said before anything is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from kilter.errors import UserError
+
+Place = Literal["here", "beside", "apart"]
+ADDRESS = re.compile(r"local|auto|(\[[\da-fA-F:]+\]|[\w.-]+):\d{1,5}")
+
+
+class RoleSpec(BaseModel):
+    """Where one role runs, in how many workers, and what each of them takes."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    place: Place = Field("here", description="here, beside or apart; see docs/cluster.md")
+    workers: int = 1
+    gpus: int | None = Field(None, ge=0, description="GPUs of each worker; default: 1 where there are any")
+    cores: int | None = Field(None, ge=1, description="CPU cores of each worker; default: 1")
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="further Ray resources of each worker, such as {big_memory: 1}"
+    )
+
+
+class Engines(RoleSpec):
+    """Who samples."""
+
+    workers: int = Field(1, ge=1, alias="engines", description="engines; `gpus` of each: tensor parallel")
+
+
+class Copies(RoleSpec):
+    """A model that answers the same, whichever copy is asked."""
+
+    workers: int = Field(1, ge=1, alias="copies", description="copies of each of its models")
+
+
+class Processes(RoleSpec):
+    """A model that trains, in a group of processes."""
+
+    workers: int = Field(1, ge=1, alias="processes", description="ranks, one per GPU or share of the cores")
+
+
+class Ranks(Processes):
+    """The learner. The other places are seen from its own."""
+
+    place: Literal["here"] = Field("here", description="always here")
+    nodes: int = Field(1, ge=1, description="machines that hold the ranks, as many on each")
+
+    @model_validator(mode="after")
+    def _divides(self) -> Ranks:
+        if self.workers % self.nodes:
+            raise ValueError(f"has {self.workers} processes, which {self.nodes} nodes cannot share evenly")
+        return self
+
+
+class ClusterSpec(BaseModel):
+    """Roles on other processes and machines."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    address: str = Field(
+        "local", description="local (starts and ends a Ray of its own), auto (this machine's), or HOST:6379"
+    )
+    learner: Ranks = Field(default_factory=lambda: Ranks(), description="the policy in training")
+    rollout: Engines = Field(default_factory=lambda: Engines(), description="who answers the prompts")
+    reference: Copies = Field(default_factory=lambda: Copies(), description="reference policy and teacher")
+    reward: Copies = Field(default_factory=lambda: Copies(), description="feedback sources with a model")
+    critic: Processes = Field(default_factory=lambda: Processes(), description="the value model (ppo)")
+    lookahead: int = Field(
+        0, ge=0, description="batches sampled before the weights that they train are known; 0: in turn"
+    )
+    in_flight: Literal["auto", "keep", "finish"] = Field(
+        "auto",
+        description="answers under way when weights change: keep goes on with them, finish ends them first; "
+        "auto: keep where the sampler can pause",
+    )
+    correction: Literal["decoupled", "anchored"] = Field(
+        "decoupled",
+        description="decoupled: old log-probs computed anew, and a truncated weight for the sampler; "
+        "anchored: the ratio is taken to the sampler's own log-probs",
+    )
+    weights: Literal["auto", "file", "object", "gloo", "nccl", "ipc"] = Field(
+        "auto", description="how new weights reach the engines"
+    )
+    verify_weights: int = Field(
+        20, ge=0, description="publications from one comparison of checksums to the next; 0: none"
+    )
+    restarts: int = Field(3, ge=0, description="workers replaced in a run; the learner's group counts as one")
+    stall: float = Field(300.0, gt=0, description="seconds without progress until a role counts as lost")
+    wait_for_resources: float = Field(600.0, gt=0, description="seconds that a role waits for its place")
+
+    @field_validator("address")
+    @classmethod
+    def _is_known(cls, address: str) -> str:
+        if ADDRESS.fullmatch(address) is None:
+            raise ValueError("should be local, auto, or HOST:PORT such as 10.0.0.1:6379")
+        return address
+
+    def roles(self) -> dict[str, RoleSpec]:
+        """Every role by its name."""
+        return {
+            "learner": self.learner,
+            "rollout": self.rollout,
+            "reference": self.reference,
+            "reward": self.reward,
+            "critic": self.critic,
+        }
+
+    def keeps(self, pauses: bool) -> bool:
+        """Whether answers under way go on after a weight update, by whether the sampler can pause."""
+        return self.in_flight == "keep" or (self.in_flight == "auto" and pauses)
+
+    def numbers(self) -> str:
+        """What changes a number of the run; "" in turn, which computes what one process computes."""
+        return f"{self.lookahead} {self.in_flight} {self.correction}" if self.lookahead else ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the refusals have to know of a run.
+
+    Args:
+        missing: roles that the method has not, with the reason.
+        corrections: words of `correction` that the method has.
+        sampler: its name.
+        pauses: whether the sampler can hold its answers while weights change.
+        reads_policy: who samples or scores with the learner's own weights; "": nobody.
+        refresh: steps after which the reference becomes the policy.
+        processes: of the train stage itself, beside the cluster's.
+        gpus: of the whole cluster; None where nobody knows yet.
+        paths: fields that name files, with what they hold.
+        where: prefix of fields in messages, such as "stages.ppo.train.".
+    """
+
+    missing: Mapping[str, str] = field(default_factory=dict)
+    corrections: frozenset[str] = frozenset()
+    sampler: str = "local"
+    pauses: bool = False
+    reads_policy: str = ""
+    refresh: int | None = None
+    processes: int = 1
+    gpus: int | None = None
+    paths: Mapping[str, str] = field(default_factory=dict)
+    where: str = ""
+
+    def refuse(self, name: str, value: Any, problem: str, fix: str) -> NoReturn:
+        """Raises UserError with the field's full name."""
+        raise UserError(f"{self.where}cluster.{name}", value, problem, fix)
+
+
+def check_cluster(spec: ClusterSpec, facts: Facts) -> None:
+    """Raises UserError where a cluster cannot run what is asked for. Loads nothing and asks no cluster."""
+    for name, why in facts.missing.items():
+        if spec.roles()[name] != type(spec.roles()[name])():
+            shown = spec.roles()[name].model_dump(by_alias=True, exclude_defaults=True)
+            facts.refuse(name, shown, f"has no effect: {why}", "leave it out")
+    if facts.processes > 1:
+        problem = f"has {spec.learner.workers} processes, and `processes` of the stage says {facts.processes}"
+        facts.refuse("learner", "(both)", problem, "leave `processes` out; the cluster's learner says it")
+    if spec.in_flight == "keep" and not facts.pauses:
+        problem = f"needs a sampler that can pause, which {facts.sampler} cannot"
+        facts.refuse("in_flight", "keep", problem, "set finish or auto, or use sampler.name: vllm")
+    _check_gpus(spec, facts)
+    if spec.lookahead:
+        _check_lookahead(spec, facts)
+    if spec.address != "local":
+        _check_paths(facts)
+
+
+def _check_gpus(spec: ClusterSpec, facts: Facts) -> None:
+    """Engines share a GPU with the learner, or have their own, and there are enough of them."""
+    if facts.gpus is None:
+        return
+    if facts.gpus == 0 and spec.rollout.place == "beside" and facts.sampler == "vllm":
+        problem = "needs a GPU for vllm to share, and there is none: an engine on a CPU cannot sleep"
+        facts.refuse("rollout.place", "beside", problem, "use apart or here")
+    own = min(facts.gpus, 1)
+    wanted = {n: r.workers * (own if r.gpus is None else r.gpus) for n, r in spec.roles().items()}
+    apart = {n: k for n, k in wanted.items() if n == "learner" or spec.roles()[n].place == "apart"}
+    if sum(apart.values()) > facts.gpus:
+        wish = " + ".join(f"{k} {name}" for name, k in apart.items() if k)
+        problem = f"wants {sum(apart.values())} GPUs ({wish}), and the cluster has {facts.gpus}"
+        facts.refuse("address", spec.address, problem, "lower engines, copies, processes or gpus")
+    if spec.rollout.place == "beside" and wanted["rollout"] > wanted["learner"]:
+        problem = (
+            f"takes {wanted['rollout']} GPUs, and the learner it shares them with has {wanted['learner']}"
+        )
+        facts.refuse("rollout", "beside", problem, "lower engines or gpus, or use place: apart")
+
+
+def _check_lookahead(spec: ClusterSpec, facts: Facts) -> None:
+    """Answers of older weights need another place, a correction, and nobody who reads the newest ones."""
+    n = spec.lookahead
+    if "rollout" in facts.missing:
+        facts.refuse("lookahead", n, f"has no effect: {facts.missing['rollout']}", "leave it out")
+    if spec.rollout.place != "apart":
+        problem = f"needs rollouts apart: those {spec.rollout.place} wait for the learner"
+        facts.refuse("lookahead", n, problem, "set rollout.place: apart, or lookahead: 0")
+    if facts.reads_policy:
+        problem = f"does not go with {facts.reads_policy}, which reads the policy as it is trained"
+        facts.refuse("lookahead", n, problem, "set lookahead: 0")
+    if facts.refresh is not None and facts.refresh < n:
+        problem = (
+            f"is above refresh_reference_every = {facts.refresh}: answers would be older than the reference"
+        )
+        facts.refuse("lookahead", n, problem, f"use at most {facts.refresh}, or refresh less often")
+    if not facts.corrections:
+        problem = "needs a method that corrects for answers of older weights, and this one does not"
+        facts.refuse(
+            "lookahead", n, problem, "set lookahead: 0, or use a policy gradient such as grpo or ppo"
+        )
+    if spec.correction not in facts.corrections:
+        problem = "needs a method with a ratio to the policy that sampled, and this one has none"
+        facts.refuse("correction", spec.correction, problem, f"set {min(facts.corrections)}, or lookahead: 0")
+
+
+def _check_paths(facts: Facts) -> None:
+    """A folder that counts from here means another one on another machine."""
+    for name, path in facts.paths.items():
+        if not path.startswith("/"):
+            problem = "is relative, and means another place on the machines of a cluster"
+            raise UserError(
+                name, path, problem, "give an absolute path on a file system that all of them share"
+            )

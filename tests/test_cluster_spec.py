@@ -1,0 +1,264 @@
+"""The words of `cluster:` and what they refuse, before anything is loaded and without Ray."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from kilter.cluster.spec import ClusterSpec, Facts, check_cluster
+from kilter.errors import UserError
+from kilter.objectives import build_objective, objectives
+from kilter.training.checks import Asked, check_train, cluster_facts
+from kilter.training.config import TrainSpec
+
+APART = {"rollout": {"place": "apart"}}
+
+
+def spec(method="grpo", cluster=None, /, **fields):
+    feedback = None if method == "dpo" else "math"
+    prompts = None if method == "dpo" else "$data"
+    return TrainSpec(
+        **{"method": method, "feedback": feedback, "prompts": prompts, "cluster": cluster} | fields
+    )
+
+
+REFUSED = {
+    "a critic that grpo has not": (spec("grpo", {"critic": {"place": "apart"}}), "cluster.critic"),
+    "a reference without a KL": (
+        spec({"name": "grpo", "beta": 0.0}, {"reference": {"copies": 2}}),
+        "cluster.reference.*loads no reference",
+    ),
+    "a reward without a model": (spec("grpo", {"reward": {"place": "apart"}}), "cluster.reward"),
+    "rollouts on fixed data": (spec("dpo", APART), "cluster.rollout.*the data is fixed"),
+    "lookahead on fixed data": (spec("dpo", {"lookahead": 1}), "cluster.lookahead.*the data is fixed"),
+    "lookahead here": (spec("grpo", {"lookahead": 1}), "cluster.lookahead.*rollouts apart"),
+    "lookahead by turns": (
+        spec("grpo", {"lookahead": 2, "rollout": {"place": "beside"}}),
+        "cluster.lookahead.*those beside",
+    ),
+    "an opponent": (spec("nash_md", APART | {"lookahead": 1}), "cluster.lookahead.*mixture"),
+    "a reward that is the policy": (
+        spec("grpo", APART | {"lookahead": 1}, feedback="self_reward"),
+        "cluster.lookahead.*self_reward",
+    ),
+    "a reference younger than the answers": (
+        spec({"name": "grpo", "beta": 0.1}, APART | {"lookahead": 3}, refresh_reference_every=2),
+        "cluster.lookahead.*refresh_reference_every = 2",
+    ),
+    "no correction": (spec("online_dpo", APART | {"lookahead": 1}), "cluster.lookahead.*corrects"),
+    "no ratio to anchor": (
+        spec("reinforce", APART | {"lookahead": 1, "correction": "anchored"}),
+        "cluster.correction.*ratio",
+    ),
+    "a sampler without a pause": (spec("grpo", {"in_flight": "keep"}), "cluster.in_flight.*local cannot"),
+    "two numbers of processes": (spec("grpo", {"learner": {"processes": 2}}, processes=2), "cluster.learner"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_work_is_refused_with_a_fix(name):
+    asked, message = REFUSED[name]
+    with pytest.raises(UserError, match=f"(?s){message}.*Fix: "):
+        check_train(asked)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        spec("grpo", {}),
+        spec("dpo", {"learner": {"processes": 4, "nodes": 2}}),
+        spec("grpo", APART | {"lookahead": 4}),
+        spec("reinforce", APART | {"lookahead": 1}),
+        spec("ppo", APART | {"lookahead": 1, "correction": "anchored", "critic": {"place": "apart"}}),
+        spec(
+            cluster=APART | {"lookahead": 2}, method={"name": "grpo", "beta": 0.1}, refresh_reference_every=2
+        ),
+        spec("nash_md", APART),
+        spec("grpo", APART, feedback="self_reward"),
+    ],
+)
+def test_what_can_work_passes(asked, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    check_train(asked)
+
+
+@pytest.mark.parametrize("name", objectives.names())
+def test_who_corrects_is_who_weighs_old_answers(name):
+    """The rule reads what a method declares. A ratio or weight is what a policy gradient alone has."""
+    from kilter.objectives.rl.policy_gradient import PolicyGradient
+
+    objective = build_objective(name)
+    expected = set()
+    if isinstance(objective, PolicyGradient):
+        expected = {"decoupled", "anchored"} if objective.uses_ratio else {"decoupled"}
+    assert objective.needs.corrections == expected
+
+
+def gpus(cluster, count, sampler="vllm"):
+    check_cluster(ClusterSpec(**cluster), Facts(sampler=sampler, pauses=True, gpus=count))
+
+
+@pytest.mark.parametrize(
+    ("cluster", "count", "message"),
+    [
+        (
+            APART | {"learner": {"processes": 4}},
+            4,
+            "wants 5 GPUs .4 learner . 1 rollout., and the cluster has 4",
+        ),
+        ({"rollout": {"place": "apart", "engines": 2, "gpus": 2}}, 4, "wants 5 GPUs"),
+        ({"rollout": {"place": "apart", "gpus": 1}}, 0, "wants 1 GPUs"),
+        ({"rollout": {"place": "beside"}}, 0, "rollout.place.*needs a GPU"),
+        ({"learner": {"processes": 2}, "rollout": {"place": "beside", "engines": 3}}, 8, "takes 3 GPUs"),
+        ({"critic": {"place": "apart", "processes": 8}}, 8, "wants 9 GPUs"),
+    ],
+)
+def test_more_gpus_than_there_are_are_refused(cluster, count, message):
+    with pytest.raises(UserError, match=f"(?s){message}.*Fix: "):
+        gpus(cluster, count)
+    # Nobody knows another machine's before it answers.
+    gpus(cluster, None)
+
+
+def test_enough_gpus_pass():
+    gpus(APART | {"learner": {"processes": 3}}, 4)
+    gpus({"learner": {"processes": 4}, "rollout": {"place": "beside", "engines": 2, "gpus": 2}}, 4)
+    gpus(APART | {"rollout": {"place": "apart", "engines": 9}}, 0)
+
+
+@pytest.mark.parametrize("address", ["auto", "head:6379"])
+def test_relative_files_are_refused_away_from_here(address):
+    for path, fails in (("runs/x", True), ("/shared/runs/x", False)):
+        facts = Facts(paths={"out": path})
+        check_cluster(ClusterSpec(address="local"), facts)
+        if fails:
+            with pytest.raises(
+                UserError, match="(?s)`out` = 'runs/x' is relative.*Fix: Give an absolute path"
+            ):
+                check_cluster(ClusterSpec(address=address), facts)
+        else:
+            check_cluster(ClusterSpec(address=address), facts)
+
+
+@pytest.mark.parametrize(
+    "cluster",
+    [
+        {"adress": "auto"},
+        {"address": "somewhere"},
+        {"address": "head:port"},
+        {"rollout": {"copies": 2}},
+        {"reward": {"engines": 2}},
+        {"reward": {"workers": 2}},
+        {"rollout": {"engines": 0}},
+        {"rollout": {"place": "away"}},
+        {"learner": {"place": "apart"}},
+        {"learner": {"processes": 3, "nodes": 2}},
+        {"lookahead": -1},
+        {"stall": 0},
+        {"stall": float("inf")},
+    ],
+)
+def test_words_are_strict(cluster):
+    with pytest.raises(ValidationError):
+        ClusterSpec(**cluster)
+
+
+def test_the_page_of_the_design_is_read():
+    text = """
+    address: 10.0.0.1:6379
+    learner:   {processes: 4, nodes: 1}
+    rollout:   {place: apart, engines: 2, gpus: 1}
+    reference: {place: here}
+    reward:    {place: apart, copies: 2}
+    critic:    {place: apart, processes: 2}
+    lookahead: 1
+    in_flight: keep
+    correction: decoupled
+    weights: auto
+    verify_weights: 20
+    restarts: 3
+    stall: 300
+    wait_for_resources: 600
+    """
+    read = ClusterSpec(**yaml.safe_load(text))
+    assert {name: role.workers for name, role in read.roles().items()} == {
+        "learner": 4,
+        "rollout": 2,
+        "reference": 1,
+        "reward": 2,
+        "critic": 2,
+    }
+    again = ClusterSpec(**read.model_dump(mode="json", by_alias=True))
+    assert again == read
+
+
+def test_in_turn_is_the_run_that_it_is_without_a_cluster():
+    """Its numbers are no part of what a run is; those of a lookahead are."""
+    assert ClusterSpec(rollout={"place": "apart"}).numbers() == ""
+    assert ClusterSpec(lookahead=1).numbers() != ClusterSpec(lookahead=2).numbers() != ""
+    assert ClusterSpec().keeps(True)
+    assert not ClusterSpec().keeps(False)
+    assert not ClusterSpec(in_flight="finish").keeps(True)
+
+
+def test_facts_name_who_reads_the_policy():
+    facts = lambda s: cluster_facts(Asked(s, build_objective(s.method).needs))
+    assert facts(spec(feedback={"process_reward": {"model": "rm"}})).reads_policy == ""
+    assert facts(spec(feedback=["math", "self_reward"])).reads_policy == "self_reward"
+    assert "reward" not in facts(spec(feedback={"reward_model": "rm"})).missing
+
+
+def kilter(*arguments, cwd):
+    run = [sys.executable, "-m", "kilter", *arguments]
+    return subprocess.run(run, cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.fixture
+def folder(tmp_path, tiny):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "q", "solution": "1"}\n' * 8)
+    (tmp_path / "cluster.yaml").write_text("rollout: {place: apart, engines: 2}\n")
+    stage = "{train: {method: grpo, prompts: $data, feedback: math, cluster: {address: auto}}}"
+    (tmp_path / "r.yaml").write_text(
+        f"model: {tiny}\ndata: {{path: prompts.jsonl, heldout: 0}}\nstages: {{grpo: {stage}}}\n"
+    )
+    return tmp_path
+
+
+def test_what_is_typed_reaches_the_rules(folder, tiny):
+    """One command each for the file, a key of it, and what is planned only."""
+    train = [
+        "train",
+        "--method",
+        "grpo",
+        "--model",
+        str(tiny),
+        "--data",
+        "prompts.jsonl",
+        "--feedback",
+        "math",
+    ]
+    asked = [*train, "--cluster", "cluster.yaml"]
+    done = kilter(*asked, "--set", "cluster.rollout.place=here", "--set", "cluster.lookahead=1", cwd=folder)
+    assert done.returncode == 2
+    assert "`cluster.lookahead` = 1 needs rollouts apart" in done.stderr
+    done = kilter(*asked, "--set", "cluster.rollout.engine=1", cwd=folder)
+    assert "`cluster.rollout.engine` = 1 is not a known key.\nFix: Did you mean 'engines'?" in done.stderr
+    done = kilter(*asked, cwd=folder)
+    assert done.returncode == 2
+    assert "`cluster` is planned only" in done.stderr
+
+
+def test_a_dry_run_refuses_as_well(folder):
+    done = kilter("run", "r.yaml", "--dry-run", cwd=folder)
+    assert done.returncode == 2
+    assert "`--runs` = 'runs/r' is relative" in done.stderr
+    assert not (folder / "runs").exists()
+
+
+def test_ray_is_not_imported():
+    code = "import sys, kilter, kilter.api, kilter.cli, kilter.training.config; print('ray' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
