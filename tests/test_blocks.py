@@ -1,4 +1,4 @@
-"""Tokens of rollouts in blocks: they come back equal, a block is whole or absent, and whoever reads rows reads them."""
+"""Tokens of rollouts in blocks: they come back equal, and a block is whole or absent."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_block_is_plain_npy_and_rows_keep_no_numbers(tmp_path):
 
 @pytest.mark.parametrize("torn", [b"", b"\x93NUMPY\x01", b"x" * 500], ids=["nothing", "a beginning", "a lot"])
 def test_what_no_row_names_is_cut_when_the_run_goes_on(tmp_path, torn):
-    """After a kill between block and rows, or in the midst of either, and with rows of steps to be done again."""
+    """After a kill between block and rows, or in the midst of either; so are steps that will be done again."""
     whole = written(tmp_path / "whole")
     path = written(tmp_path / "broken", STEPS[:2])
     with (path.parent / "groups.tokens").open("ab") as file:
@@ -163,7 +163,7 @@ def test_lost_or_damaged_tokens_are_named(tmp_path, damage):
     path = written(tmp_path)
     damage(tmp_path / "groups.tokens")
     for reading in (store.read(path), read.rows(str(path))):
-        with pytest.raises(UserError, match=r"groups.tokens .*is missing or damaged"):
+        with pytest.raises(UserError, match=r"groups.tokens' holds the tokens of these rollouts and cannot"):
             list(reading)
 
 

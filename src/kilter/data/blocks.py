@@ -1,7 +1,7 @@
 """Tokens of rollouts beside groups.jsonl: numbers as arrays, where JSON would take four times the room.
 
-    groups.jsonl    {..., "tokens": "groups.tokens", "completions": [{"text": ..., "tokens": [0, 0, 48]}, ...]}
-    groups.tokens   a block per step; each is three arrays in NumPy's npy format, one after the other
+    groups.jsonl    {..., "completions": [{"text": ..., "tokens": [0, 0, 48]}], "tokens": "groups.tokens"}
+    groups.tokens   a block per step: three arrays in NumPy's npy format, one after the other
 
 A completion's place is [byte where its block begins, first token, end]. The arrays are token ids, sampling
 log-probs and the mask, which is packed to bits. A block reaches the disk before the rows that name it: what
@@ -136,10 +136,11 @@ class Reader:
             if not 0 <= start <= end <= len(self._block["token_ids"]):
                 raise ValueError("a row names tokens that its block does not have")
         except (OSError, ValueError, TypeError) as error:
+            said = error.strerror if isinstance(error, OSError) else error
             raise UserError(
                 "file",
                 str(self.folder / name),
-                f"holds the tokens of these rollouts, and is missing or damaged ({error})",
+                f"holds the tokens of these rollouts and cannot be read ({said})",
                 f"put {name} back beside the file of rows: the two belong together",
             ) from error
         kept = {k: v for k, v in completion.items() if k != "tokens"}

@@ -13,7 +13,7 @@ from kilter.seams import Hook
 
 
 class RolloutFile(Hook):
-    """Rollouts of steps that will be done again are cut from groups.jsonl and its tokens before the run goes on.
+    """Rollouts of steps that will be done again are cut from groups.jsonl, with their tokens, on resumption.
 
     `path`: None in processes that write nothing.
     """
