@@ -1,6 +1,6 @@
 """Judging desk pairs in both orders: Kilter's shared beginnings against a plain loop over `generate`.
 
-    python -m bench.judge --pairs 60          # a minute on two cores
+    python -m bench.judge --pairs 60          # three minutes on one core
     python -m bench.judge --pairs 1000
 
 Both ask the same questions of builtin:smollm2-135m in float32, and read the probabilities of A and B off the

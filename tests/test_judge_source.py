@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +25,11 @@ from kilter.feedback.judge.source import JudgeFeedback, JudgeOptions
 from kilter.feedback.judge.verdict import Comparison, Judgement, Verdict
 from kilter.feedback.route import Route, routed
 from kilter.objectives import build_objective
+from kilter.roles.replies import Replies
 from kilter.types import Completion, Feedback, Group, Prompt
 
 OWN = '''
+import os
 import re
 from kilter.types import Choice, Completion, Sample, SamplerFacts
 
@@ -36,6 +39,7 @@ class Longer:
     facts = SamplerFacts(chooses=True)
 
     def choose(self, prompts, options):
+        assert "OFFLINE" not in os.environ, "somebody was asked"
         return [self._choose(p.messages[-1]["content"], tuple(options)) for p in prompts]
 
     def _choose(self, text, options):
@@ -503,6 +507,51 @@ def test_a_policy_that_judges_its_own_answers_is_named(answers, tmp_path, tiny, 
     assert (code, "judges its own answers" in shown) == (0, True), shown
 
 
+def test_a_judge_that_the_policy_started_from_is_named(tmp_path, tiny, kilter, monkeypatch):
+    """Its answers are those of a model that began as the judge: what is trained is another model, of the same taste."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"question {n}", "chosen": "yes", "rejected": "no"} for n in range(4)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    start = tiny
+    for name in ("sft", "dpo"):
+        train = ["train", "--model", start, "--method", name, "--data", "pairs.jsonl", "--out", name]
+        code, shown = kilter(*train, "--max-steps", "1", "--batch-size", "2")
+        assert code == 0, shown
+        start = f"{name}/model"
+    make = ["generate", "--model", start, "--data", "pairs.jsonl", "--k", "2", "--out", "a"]
+    assert kilter(*make, "--sampler.max-new-tokens", "4")[0] == 0
+    for judge, named in ((tiny, True), ("sft/model", True), (start, True)):
+        spec = json.dumps({"judge": {"model": str(judge), "min_mass": 0.0}})
+        label = ["label", "--data", "a/groups.jsonl", "--feedback", spec, "--allow-empty"]
+        code, shown = kilter(*label, "--out", f"by-{Path(judge).parent.name}")
+        assert (code, "judges its own answers" in shown) == (0, named), shown
+    (tmp_path / "judge.yaml").write_text(json.dumps({"model": str(tiny), "min_mass": 0.0}))
+    ask = [
+        "eval",
+        "--model",
+        start,
+        "--baseline",
+        "sft/model",
+        "--data",
+        "pairs.jsonl",
+        "--judge",
+        "judge.yaml",
+    ]
+    code, shown = kilter(*ask, "--out", "e", "--max-new-tokens", "4", "--metrics", "judge_win_rate")
+    assert (code, "judges its own answers" in shown) == (0, True), shown
+
+    # A model of the same name in another folder is none of the family.
+    other = tmp_path / "stranger" / "model"
+    shutil.copytree(tiny, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"stranger": True}))
+    spec = json.dumps({"judge": {"model": str(other), "min_mass": 0.0}})
+    code, shown = kilter(
+        "label", "--data", "a/groups.jsonl", "--feedback", spec, "--allow-empty", "--out", "by-s"
+    )
+    assert (code, "judges its own answers" in shown) == (0, False), shown
+
+
 def test_a_judge_is_named_wherever_it_reads_answers_of_its_own_model(
     tmp_path, tiny, kilter, monkeypatch, answers
 ):
@@ -582,6 +631,99 @@ def test_an_evaluation_asks_a_judge_about_model_and_baseline(own, tmp_path, tiny
     assert "judge_score" not in found["pairs"]
     assert found["grades"]["judge_win_rate"]["value"] == 0.5
     assert 0 < found["grades"]["judge_score"]["value"] <= 1
+
+
+def test_label_replays_offline_and_a_question_without_a_reply_ends_it(
+    own, answers, tmp_path, kilter, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    spec = json.dumps({"judge": own})
+    assert kilter("label", "--data", answers, "--feedback", spec, "--out", "paid")[0] == 0
+    monkeypatch.setenv("OFFLINE", "1")
+    again = ["label", "--feedback", spec, "--replay", "paid/judge.sqlite"]
+    code, shown = kilter(*again, "--data", answers, "--out", "again")
+    assert code == 0, shown
+    scores = [
+        [[f.score for f in g.feedback] for g in store.read(tmp_path / f"{name}/groups.jsonl")]
+        for name in ("paid", "again")
+    ]
+    assert scores[0] == scores[1]
+    assert len(scores[0]) == 6
+    # A folder that is done, or half done, goes on with what was paid for: a replay changes no label.
+    code, shown = kilter(*again, "--data", answers, "--out", "paid")
+    assert code == 0, shown
+
+    more = [
+        *store.read(answers),
+        Group(prompt("Where is north?"), (Completion("a"), Completion("bb")), (Feedback(None),) * 2),
+    ]
+    store.write(tmp_path / "more.jsonl", more)
+    code, shown = kilter(*again, "--data", "more.jsonl", "--out", "more")
+    assert code == 2, shown
+    assert "holds no reply to 2 of 38 questions" in shown
+    assert "the first is 'Where is north?' (forward 0)" in shown
+
+
+def test_a_replay_that_nobody_would_read_is_refused(own, answers, tmp_path, kilter, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    label = ["label", "--data", answers, "--out", "l", "--replay"]
+    code, shown = kilter(*label, "absent.sqlite", "--feedback", json.dumps({"judge": own}))
+    assert (code, "names no file to replay" in shown) == (2, True), shown
+    (tmp_path / "there.sqlite").write_bytes(b"")
+    code, shown = kilter(
+        *label, "there.sqlite", "--feedback", json.dumps({"length": {"limit": 5, "buffer": 2}})
+    )
+    assert (code, "read by no judge" in shown) == (2, True), shown
+    code, shown = kilter(*label, "there.sqlite", "--feedback", json.dumps({"judge": own}))
+    assert (code, "not a cache of replies" in shown) == (2, True), shown
+    (tmp_path / "mine.py").write_text("JUDGE = None\n")
+    audit = ["audit-judge", "mine.py:JUDGE", "--data", answers, "--replay", "there.sqlite"]
+    code, shown = kilter(*audit)
+    assert (code, "read by no judge" in shown) == (2, True), shown
+
+
+def test_evaluations_and_audits_replay_too(own, tmp_path, tiny, kilter, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"question {n}", "chosen": "x" * (n + 3), "rejected": "y"} for n in range(6)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "judge.yaml").write_text(json.dumps(own))
+    ask = [
+        "eval",
+        "--model",
+        f"new={tiny}",
+        "--baseline",
+        f"old={tiny}",
+        "--data",
+        data,
+        "--judge",
+        "judge.yaml",
+    ]
+    ask += ["--max-new-tokens", "4", "--temperature", "0", "--metrics", "judge_win_rate"]
+    audit = ["audit-judge", "judge.yaml", "--data", data]
+    assert kilter(*ask, "--out", "paid")[0] == 0
+    first, _ = kilter(*audit, "--out", "paid.json")
+    monkeypatch.setenv("OFFLINE", "1")
+    code, shown = kilter(*ask, "--out", "again", "--replay", "paid/judge.sqlite")
+    assert code == 0, shown
+    code, shown = kilter(*audit, "--out", "again.json", "--replay", "paid.audit/judge.sqlite")
+    assert code == first, shown
+    made = [json.loads((tmp_path / name).read_text())["metrics"] for name in ("paid.json", "again.json")]
+    assert made[0] == made[1]
+    for command in ([*ask, "--out", "m", "--limit", "3"], [*audit, "--out", "m.json"]):
+        code, shown = kilter(*command, "--replay", "m.sqlite")
+        assert (code, "names no file to replay" in shown) == (2, True), shown
+    Replies(tmp_path / "empty.sqlite").close()
+    for command in ([*ask, "--out", "n"], [*audit, "--out", "n.json"]):
+        code, shown = kilter(*command, "--replay", "empty.sqlite")
+        assert (code, "holds no reply" in shown, "the first is 'question" in shown) == (2, True, True), shown
+
+
+def test_other_code_of_ones_own_is_another_judge(own, tmp_path):
+    before = build(own, tmp_path).parts[0][2].judge.fingerprint
+    path = Path(own["sampler"]["name"].rpartition(":")[0])
+    path.write_text(path.read_text() + "\n# another one\n")
+    assert build(own, tmp_path).parts[0][2].judge.fingerprint != before
 
 
 def test_a_constitution_is_a_mode_of_judges(own, tmp_path):

@@ -56,6 +56,8 @@ class FeedbackSource(Protocol):
     """Its options as one strict model, which `__init__` gets as `spec`; None: they are its parameters."""
     disagreement: float | None = None
     """Mean deviation among the members of an ensemble in the last call, None without one."""
+    replays: ClassVar[bool] = False
+    """Whether its replies are kept, so that they can be read again in place of asking."""
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """Scores each completion.

@@ -304,13 +304,15 @@ class Ask:
 
     id: neighbours with the same id begin alike, and a model in memory reads what they share once. note: what
     tells the ask from another one of the same words, such as order and repeat; a cache keeps both apart.
-    metadata: what the question is about, for a script that knows a world; no model sees it.
+    metadata: what the question is about, for a script that knows a world; no model sees it. title: what a
+    person recognises it by.
     """
 
     messages: tuple[Message, ...]
     id: str = ""
     note: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,11 @@ class EvaluateSpec(BaseModel):
         None,
         description="judge.yaml of a judge that compares each answer with the baseline's, or grades it",
     )
+    replay: Annotated[FileRef | None, METHOD] = Field(
+        None,
+        description="kept replies, judge.sqlite of an earlier run: the judge answers from them alone, "
+        "offline, and a question without a reply ends it",
+    )
     metrics: Annotated[list[Any], METHOD] = Field(
         default_factory=lambda: ["standard"],
         min_length=1,

@@ -134,15 +134,20 @@ class Evaluation:
 
     def _sources(self, suite: Suite, needs: frozenset[str], reward: RewardSource | None) -> dict[str, Source]:
         """Who scores the answers: the gold source, and of reward model and judge those that a metric asks."""
-        gold = GoldSource(self.spec.gold, suite.prompts, self.resolve, self.certificates)
+        context = Context(
+            self.resolve,
+            folder=self.out,
+            certificates=self.certificates,
+            replay=None if self.spec.replay is None else Path(self.spec.replay),
+        )
+        gold = GoldSource(self.spec.gold, suite.prompts, context)
         sources: dict[str, Source] = {"gold": gold}
         if reward is not None and "reward" in needs:
             sources["reward"] = reward
         if self.spec.judge is not None and "judge" in needs:
-            context = Context(self.resolve, folder=self.out, certificates=self.certificates)
             sources["judge"] = JudgeSource(self.spec.judge, context, self.console)
         for history in itertools.chain(*(source.judges() for source in sources.values())):
-            for words in judging_itself(history, [model.hash for model in self.models]):
+            for words in judging_itself(history, [digest for m in self.models for digest in m.descent]):
                 self.console.print(f"  {words}", soft_wrap=True)
         if self.spec.preferred and "preferred" in needs:
             sources["preferred"] = PeopleSource(self.spec.preferred)

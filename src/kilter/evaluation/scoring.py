@@ -63,18 +63,13 @@ class Source(Protocol):
 class GoldSource:
     """The source that a recipe names, or the judge of the world that the prompts come from."""
 
-    def __init__(
-        self,
-        gold: Any,
-        prompts: Sequence[Prompt],
-        resolve: Callable[[str], Path] = Path,
-        certificates: Sequence[Path] = (),
-    ) -> None:
+    def __init__(self, gold: Any, prompts: Sequence[Prompt], context: Context | None = None) -> None:
         own = " and ".join(f"{name} verifier" for name in judged(prompts))
         self.judge = own if gold is None else json.dumps(gold)
         self.stamp = self.judge + "".join(path.read_text(encoding="utf-8") for path in user_files(gold))
-        context = Context(resolve, certificates=certificates)
-        self._judges = OwnJudge(prompts) if gold is None else feedbacks.build(gold, context, "gold")
+        self._judges = (
+            OwnJudge(prompts) if gold is None else feedbacks.build(gold, context or Context(), "gold")
+        )
 
     def judges(self) -> Sequence[Mapping[str, Any]]:
         """As the sources' own history has them."""

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from kilter.models.descent import descent
 from kilter.models.load import model_hash
 
 
@@ -34,3 +35,8 @@ class Subject:
         if self.folder is None:
             return hashlib.sha256(self.reference.encode()).hexdigest()
         return model_hash(self.folder)
+
+    @property
+    def descent(self) -> list[str]:
+        """Hashes of the model and of those that it began as, as far as they are known."""
+        return [] if self.folder is None else descent(self.folder)

@@ -18,7 +18,8 @@ class Context:
     model: resolves a stage or model name to a folder. policy: (Scorer, Encoder) or None. known: answers
     of the training data, on which rewards are normalised. gather: one value of every rank, in order.
     folder: where a source may keep what it paid for; None is nowhere. certificates: judge.json files of the
-    run, beside the one that a judge's settings name.
+    run, beside the one that a judge's settings name. replay: kept replies that answer in place of every
+    judge, whatever cache its settings name; None asks.
     """
 
     model: Callable[[str], Path] = Path
@@ -29,6 +30,7 @@ class Context:
     gather: Callable[[Any], list[Any]] = lambda value: [value]
     folder: Path | None = None
     certificates: Sequence[Path] = ()
+    replay: Path | None = None
 
 
 def require_columns(needed: Sequence[str], prompts: Iterable[Prompt], field: str) -> None:

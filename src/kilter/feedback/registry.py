@@ -14,6 +14,7 @@ import inspect
 import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -256,6 +257,25 @@ def live(spec: Any, field: str = "feedback") -> list[str]:
 def forecast(spec: Any, groups: Sequence[Group], field: str = "feedback") -> str:
     """What scoring these groups would take, in words; no model is opened."""
     return _said(spec, field, lambda source, options: source.forecast(options, groups))
+
+
+def check_replay(path: str | None, spec: Any, where: str, field: str = "feedback") -> None:
+    """Raises UserError for kept replies that are not there, or that none of the sources would read.
+
+    Args:
+        path: the file of replies; None is always right.
+        spec: the feedback as a recipe writes it.
+        where: the setting that names the file, for messages.
+        field: the setting that names the feedback.
+    """
+    if path is None:
+        return
+    if not Path(path).is_file():
+        fix = "give judge.sqlite of an earlier run, or leave it out"
+        raise UserError(where, path, "names no file to replay", fix)
+    sources = [_bind(name, options, field)[0] for name, _, options in parse(spec, field)]
+    if not any(is_source(source) and source.replays for source in sources):
+        raise UserError(where, path, "is read by no judge of this feedback", "leave it out")
 
 
 def uncertified(spec: Any, context: Context, field: str = "feedback") -> str:

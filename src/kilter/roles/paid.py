@@ -19,6 +19,10 @@ BYTES_PER_TOKEN = 3.0
 """Of a question whose tokens nobody has counted. Rather too many tokens than too few."""
 
 
+SHOWN = 120
+"""Characters of a question in a message."""
+
+
 def estimated_tokens(ask: Ask) -> int:
     """Tokens of a question, by its length."""
     size = sum(len(m["content"].encode("utf-8", "surrogatepass")) + 16 for m in ask.messages)
@@ -163,7 +167,7 @@ class PaidChat:
             raise UserError(
                 "replay",
                 path,
-                f"holds no reply to {len(missing)} of {len(asks)} questions",
+                f"holds no reply to {len(missing)} of {len(asks)} questions; the first is {_shown(missing)}",
                 "run without replay once, with the same judge and data",
             )
         found |= self._paid(list(missing.items()), kind)
@@ -211,6 +215,13 @@ class PaidChat:
         if self.replies is not None:
             self.replies.put((key, _kept(r)) for key, r in pairs if not r.problem)
         return pairs
+
+
+def _shown(missing: Mapping[str, Ask]) -> str:
+    """The first question, for a person: its beginning, and its order and repeat."""
+    ask = next(iter(missing.values()))
+    words = " ".join((ask.title or ask.messages[-1]["content"]).split())
+    return f"{words[:SHOWN] + '...' * (len(words) > SHOWN)!r}" + (f" ({ask.note})" if ask.note else "")
 
 
 def _kept(reply: Reply | Choice) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from kilter.artifacts import sha256_file
 from kilter.errors import UserError
 from kilter.redaction import redacted
+from kilter.registry import user_files
 from kilter.roles.chat import SamplerChat
 from kilter.roles.paid import Bill, PaidChat, Rate, estimated_tokens
 from kilter.roles.replies import Replies
@@ -86,6 +87,9 @@ class Talker:
             who |= {"model": spec.model, "url": public_url(spec.url)}
         if spec.script is not None:
             who["script"] = sha256_file(Path(spec.script))
+        # A sampler of the user's own is its code: what other code said is no reply of it.
+        code = {path.name: sha256_file(path) for path in user_files(spec.name)}
+        who |= {"code": code} if code else {}
         return who | ({"options": redacted(spec.options)} if spec.options else {})
 
     @property

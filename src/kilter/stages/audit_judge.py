@@ -13,7 +13,7 @@ from kilter.artifacts import read_json, sha256_file, write_json
 from kilter.errors import Exit, UserError, nearest
 from kilter.feedback.judge.spec import JudgeSpec
 from kilter.options import DATA, METHOD, OUTPUT
-from kilter.refs import CertificateRef, DataRef
+from kilter.refs import CertificateRef, DataRef, FileRef
 from kilter.release.section import Section
 from kilter.screen import styled
 from kilter.stages.kind import StageKind, Workspace
@@ -47,6 +47,11 @@ class AuditJudgeSpec(StageSpec):
     probes: Annotated[list[str], METHOD] = Field(
         default_factory=list, description="only these probes are made; a certificate needs all of them"
     )
+    replay: Annotated[FileRef | None, METHOD] = Field(
+        None,
+        description="kept replies, judge.sqlite of an earlier run: the judge answers from them alone, "
+        "offline, and a question without a reply ends it",
+    )
     days: Annotated[int, OUTPUT] = Field(90, ge=1, le=3650, description="how long the certificate holds")
     gates: Annotated[bool, OUTPUT] = Field(
         True, description="end with code 1 or 3 unless the judge passes; false leaves that to a gate"
@@ -63,6 +68,7 @@ class AuditJudge(StageKind[AuditJudgeSpec]):
 
     Spec = AuditJudgeSpec
     makes = "certificate"
+    free = frozenset({"replay"})
 
     def shape(self, spec: AuditJudgeSpec, field: str) -> Shape | None:
         """Two answers and which one people prefer."""
@@ -80,8 +86,13 @@ class AuditJudge(StageKind[AuditJudgeSpec]):
         """The judge's settings can be read, and the probes are known."""
         from kilter.evaluation.judge_audit.opening import settings_of
         from kilter.evaluation.judge_audit.probes import PROBES
+        from kilter.feedback import check_replay
 
-        settings_of(spec.judge, work.where("judge"))
+        settings = settings_of(spec.judge, work.where("judge"))
+        if spec.replay is not None and settings is None:
+            problem = "is read by no judge of a user's own"
+            raise UserError(work.where("replay"), spec.replay, problem, "leave it out")
+        check_replay(spec.replay, "judge", work.where("replay"))
         for name in spec.probes:
             if name not in PROBES:
                 raise UserError(work.where("probes"), name, "is not a known probe", nearest(name, PROBES))
@@ -101,7 +112,8 @@ class AuditJudge(StageKind[AuditJudgeSpec]):
         from kilter.feedback.context import Context
         from kilter.feedback.judge.certificate import Certificate
 
-        context = Context(lambda name: work.model(name, "judge"), folder=folder)
+        replay = None if spec.replay is None else Path(spec.replay)
+        context = Context(lambda name: work.model(name, "judge"), folder=folder, replay=replay)
         found = opened(spec.judge, context, work.where("judge"))
         audit = Audit(
             found.judge,

@@ -31,6 +31,7 @@ class Evaluate(StageKind[EvaluateSpec]):
 
     Spec = EvaluateSpec
     makes = "evaluation"
+    free = frozenset({"replay"})
 
     def shape(self, spec: EvaluateSpec, field: str) -> Shape | None:
         """The tax set is of demonstrations, everything else of prompts."""
@@ -95,6 +96,7 @@ class Evaluate(StageKind[EvaluateSpec]):
         check_sampler(spec.sampler, work.where("sampler"))
         if spec.gold is not None:
             feedback.check(spec.gold, work.where("gold"))
+        feedback.check_replay(spec.replay, _asks(spec), work.where("replay"), work.where("gold"))
         if len(set(spec.models)) < len(spec.models):
             raise UserError(
                 work.where("models"),
@@ -259,6 +261,12 @@ def _suite_name(reference: str) -> str:
     return Path(reference.removeprefix("$").rpartition(":")[2]).stem.replace(".", "_")
 
 
+def _asks(spec: EvaluateSpec) -> list[Any]:
+    """Every source of feedback of an evaluation, among which may be judges."""
+    gold = spec.gold if isinstance(spec.gold, list) else [spec.gold] * (spec.gold is not None)
+    return [*gold, *([{"judge": spec.judge}] if spec.judge is not None else [])]
+
+
 def _named(models: str | list[str] | dict[str, str]) -> dict[str, str]:
     """Models by the names under which they are reported; without a name, a model bears its reference."""
     listed = [models] if isinstance(models, str) else models
@@ -293,6 +301,7 @@ POLICY_ONLY = (
         "people",
         "preferred",
         "probes",
+        "replay",
         "tasks",
         "tax",
         "sampler",

@@ -253,6 +253,7 @@ def _answer(
         "kind": "generate",
         "model": _who(spec, work),
         "model_hash": content[:16],
+        **({"descent": parents} if (parents := _parents(model, content)) else {}),
         "sampling": asdict(spec.params()) | {"sampler": spec.sampler.name},
     }
     failures: list[dict[str, Any]] = []
@@ -291,6 +292,13 @@ def _weights(spec: GenerateSpec, work: Workspace) -> tuple[Path | str, str]:
             return work.base, ""
         raise
     return folder, model_hash(folder)
+
+
+def _parents(model: Path | str, content: str) -> list[str]:
+    """Hashes of the models that the one which answers began as; none where it opens no weights."""
+    from kilter.models.descent import descent
+
+    return descent(Path(model))[1:] if content else []
 
 
 def _group(prompt: Prompt, answers: Sequence[Completion], entry: dict[str, Any]) -> Group:

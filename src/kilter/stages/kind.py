@@ -57,7 +57,7 @@ class StageKind(ABC, Generic[S]):
 
     def reads(self, spec: S) -> list[Found]:
         """The references that count; a kind leaves out those that its other settings switch off."""
-        return references(spec)
+        return [found for found in references(spec) if found.field not in self.free]
 
     def shape(self, spec: S, field: str) -> Shape | None:
         """The shape in which the data of a field is read; None: nobody has to try before the run."""

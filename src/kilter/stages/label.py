@@ -23,7 +23,7 @@ from kilter.feedback.judge.canary import counted, in_words
 from kilter.feedback.judge.itself import judging_itself
 from kilter.feedback.route import Route, routed
 from kilter.options import DATA, METHOD, MODEL, OUTPUT
-from kilter.refs import DataRef, FeedbackRef, ModelRef, TemplateRef
+from kilter.refs import DataRef, FeedbackRef, FileRef, ModelRef, TemplateRef
 from kilter.release.section import Section
 from kilter.stages.door import Door
 from kilter.stages.generate import shown
@@ -75,6 +75,11 @@ class LabelSpec(StageSpec):
     agreement: Annotated[Agreement, METHOD] = Field(
         default_factory=Agreement, description="how far the labels agree with those of people"
     )
+    replay: Annotated[FileRef | None, METHOD] = Field(
+        None,
+        description="kept replies, judge.sqlite of an earlier run: a judge answers from them alone, "
+        "offline, and a question without a reply ends it",
+    )
     rationale: Annotated[bool, OUTPUT] = Field(True, description="keep the judge's reasons beside the scores")
     judge: Annotated[ModelRef | None, MODEL] = Field(
         None, description="stage or model that feedback about a policy asks, such as self_reward"
@@ -98,6 +103,7 @@ class Label(StageKind[LabelSpec]):
 
     Spec = LabelSpec
     makes = "data"
+    free = frozenset({"replay"})
     door = Door(
         "Score answers, and write pairs, ratings, rankings or binary labels. Run it again to go on.",
         (
@@ -105,6 +111,7 @@ class Label(StageKind[LabelSpec]):
             "kilter label --data answers.jsonl --feedback '{reward_model: runs/rm}' --write rankings",
             "kilter label --data answers.jsonl --feedback my_file.py:reward --write binary --threshold 0.5",
             "kilter label --data answers.jsonl --feedback '{judge: judge.yaml}' --dry-run",
+            "kilter label --data answers.jsonl --feedback '{judge: judge.yaml}' --replay old/judge.sqlite",
         ),
         often=("feedback", "write"),
     )
@@ -122,6 +129,7 @@ class Label(StageKind[LabelSpec]):
         from kilter import feedback
 
         feedback.check(spec.feedback, work.where("feedback"))
+        feedback.check_replay(spec.replay, spec.feedback, work.where("replay"), work.where("feedback"))
         idle = {"pairs": ("pairs", "route"), "binary": ("threshold", "margin")}
         fields = [(name, kind) for kind, names in idle.items() for name in names if kind != spec.write]
         refuse_idle(
@@ -311,7 +319,12 @@ def _warn_of(entry: Mapping[str, Any], groups: Sequence[Group], work: Workspace)
     for judge in (j for j in own if "uncertified" in j):
         problem = f"  {judge['judge_name']} is not certified: {judge['uncertified']}"
         work.console.print(f"{problem}. Training on its labels needs allow_uncertified.", soft_wrap=True)
-    wrote = {str(e.get("model_hash", "")) for g in groups for e in lineage(g.prompt)}
+    wrote = {
+        str(digest)
+        for g in groups
+        for e in lineage(g.prompt)
+        for digest in (e.get("model_hash", ""), *e.get("descent", ()))
+    }
     said = judging_itself(entry, wrote)
     # A reward model, or a policy that scores its own answers, is among the stage's models.
     if not said and set(entry["models"].values()) & {digest[:16] for digest in wrote}:
@@ -337,6 +350,7 @@ def _source(spec: LabelSpec, work: Workspace, folder: Path) -> Weighted:
         spec.template,
         folder=folder,
         certificates=work.certificates(),
+        replay=None if spec.replay is None else Path(spec.replay),
     )
     return feedback.build(spec.feedback, context, work.where("feedback"))
 

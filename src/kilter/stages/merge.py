@@ -47,6 +47,7 @@ class Merge(StageKind[MergeSpec]):
         """Writes model/, and the prompts that the adapter and its ancestors learned from."""
         from kilter.artifacts import write_text
         from kilter.data.dataset import trained_prompts
+        from kilter.models.descent import descent
         from kilter.models.load import model_hash
         from kilter.models.merge import check_merge, merge
 
@@ -55,4 +56,4 @@ class Merge(StageKind[MergeSpec]):
         merge(source, folder / ARTIFACT["model"], spec.untie)
         if seen := trained_prompts(source):
             write_text(folder / "trained_prompts.txt", "\n".join(sorted(seen)) + "\n")
-        return Outcome({}, {"model": model_hash(folder / ARTIFACT["model"])})
+        return Outcome({"descent": descent(source)}, {"model": model_hash(folder / ARTIFACT["model"])})

@@ -305,7 +305,7 @@ def _revise(spec: ReviseSpec, work: Workspace, answers: Sequence[Group], folder:
     done = sum(1 for _ in read_lines(folder / CHAINS))
     if done == len(answers):
         return history
-    for words in judging_itself(history, [history["model_hash"]]):
+    for words in judging_itself(history, [history["model_hash"], *history.get("descent", ())]):
         work.console.print(f"  {words}", soft_wrap=True)
 
     # The critic's weights are opened only where a chain is still to be made.
@@ -338,13 +338,14 @@ def _critic(spec: ReviseSpec, work: Workspace) -> SamplerChat:
     return open_critic(spec.critic, lambda: work.model(name), spec.seed, work.where("critic"))
 
 
-def _answerer(spec: ReviseSpec, work: Workspace) -> dict[str, str]:
+def _answerer(spec: ReviseSpec, work: Workspace) -> dict[str, Any]:
     """Who gave the first answers, in the words of a row's history."""
-    from kilter.models.load import model_hash
+    from kilter.models.descent import descent
 
     found = _model(spec, work)
     name = (spec.model or work.base) if spec.sampler.opens else str(found) or spec.sampler.name
-    return {"model": name, "model_hash": model_hash(found)[:16] if isinstance(found, Path) else ""}
+    own, *parents = descent(found) if isinstance(found, Path) else [""]
+    return {"model": name, "model_hash": own, **({"descent": parents} if parents else {})}
 
 
 def _reviser(spec: ReviseSpec, critic: SamplerChat, judge: Judge, trusted: bool) -> Reviser:

@@ -146,6 +146,7 @@ class Train(StageKind[TrainSpec]):
         """Writes model/, metrics.jsonl and what the monitors saw."""
         from kilter.artifacts import sha256_file, write_text
         from kilter.data.dataset import LINEAGE, prompt_key, trained_prompts
+        from kilter.models.descent import descent
         from kilter.models.load import model_hash
         from kilter.training.parallel import launch
         from kilter.training.trainer import Trainer
@@ -190,6 +191,7 @@ class Train(StageKind[TrainSpec]):
             "peak_memory_gb": result.peak_memory_gb if work.isolated or work.alone else None,
             "cut": dict(result.counts),
             "seconds": result.seconds,
+            "descent": descent(start),
         }
         outputs = {"model": model_hash(result.model), LINEAGE: sha256_file(folder / LINEAGE)}
         return Outcome(facts, outputs)

@@ -12,8 +12,8 @@ from kilter.feedback.context import Context
 from kilter.feedback.judge.itself import judging_itself
 from kilter.feedback.registry import Weighted
 from kilter.feedback.worlds import OwnJudge
+from kilter.models.descent import descent
 from kilter.models.forward import Scorer
-from kilter.models.load import model_hash
 from kilter.sampling.build import SamplerContext, build
 from kilter.sampling.local import LocalSampler
 from kilter.seams import FeedbackSource, Sampler
@@ -85,7 +85,7 @@ def _feedback(job: Job, policy: Scorer, encoder: Encoder) -> Weighted:
 def _say_itself(job: Job, source: Weighted) -> None:
     """Names a judge whose model the policy started from."""
     history = source.history()
-    for words in judging_itself(history, [model_hash(job.start)]) if history else ():
+    for words in judging_itself(history, descent(job.start)) if history else ():
         job.say(words)
 
 

@@ -120,7 +120,7 @@ def _one(spec: JudgeSpec, context: Context, field: str, bill: Bill) -> ChatJudge
         bill=bill,
         rate=Rate(spec.price.prompt, spec.price.completion),
         cache=_cache(spec, context),
-        replay=spec.replay,
+        replay=spec.replay or context.replay is not None,
         where=field,
     )
     settings = spec.model_dump(mode="json", include=set(SETTINGS))
@@ -130,6 +130,8 @@ def _one(spec: JudgeSpec, context: Context, field: str, bill: Bill) -> ChatJudge
 
 
 def _cache(spec: JudgeSpec, context: Context) -> Path | None:
+    if context.replay is not None:
+        return context.replay
     if spec.cache is not None:
         return Path(spec.cache)
     return None if context.folder is None else context.folder / CACHE

@@ -9,13 +9,11 @@ from kilter.feedback.context import Context
 from kilter.feedback.judge.build import members
 from kilter.feedback.judge.spec import JudgeSpec
 
-DIGITS = 16
-"""Of a model's hash in histories."""
-
 
 def models_of(spec: JudgeSpec, context: Context) -> list[str]:
     """Hashes of the models in memory that judge, those of a panel included."""
     # Hashing a model needs torch, for which a command that only prints must not wait.
+    from kilter.models.descent import DIGITS
     from kilter.models.load import model_hash
 
     names = [one.model for one in members(spec) or [spec] if one.model is not None]
@@ -29,6 +27,8 @@ def judging_itself(history: Mapping[str, Any], wrote: Iterable[str]) -> list[str
         history: of a feedback source; of several judges, all are in it.
         wrote: hashes of the models whose answers are judged, and of the models that they began as.
     """
+    from kilter.models.descent import DIGITS
+
     known = {digest[:DIGITS] for digest in wrote if digest}
     return [
         f"{judge['judge_name']} judges its own answers: it may prefer them"

@@ -220,7 +220,13 @@ class Asker:
             "example": choices[0],
         }
         text = head + _blocks(parts, mark) + "\n\n" + CLOSINGS[self.read].format(**words)
-        ask = Ask(({"role": "user", "content": text},), hashlib.sha256(head.encode()).hexdigest()[:16], note)
+        asked = prompt.messages[-1]["content"] if prompt.messages else prompt.text or ""
+        ask = Ask(
+            ({"role": "user", "content": text},),
+            hashlib.sha256(head.encode()).hexdigest()[:16],
+            note,
+            title=asked,
+        )
         return Question(ask, mark, choices, THEN.format(**words), AGAIN.format(**words))
 
 
@@ -230,7 +236,7 @@ def follow(ask: Ask, said: str, then: str, note: str) -> Ask:
         {"role": "assistant", "content": neutral(said) or "(nothing)"},
         {"role": "user", "content": then},
     )
-    return Ask((*ask.messages, *turns), "", f"{ask.note} {note}")
+    return Ask((*ask.messages, *turns), "", f"{ask.note} {note}", title=ask.title)
 
 
 def _blocks(parts: Mapping[str, str], mark: str) -> str:

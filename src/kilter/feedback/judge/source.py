@@ -71,6 +71,7 @@ class JudgeFeedback(FeedbackSource):
     """
 
     Spec = JudgeOptions
+    replays = True
 
     def __init__(self, spec: JudgeOptions, context: Context) -> None:
         field = "feedback.judge"
