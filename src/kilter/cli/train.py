@@ -89,7 +89,7 @@ def train(**values: Any) -> None:
         raise typer.Exit(int(Exit.INCONCLUSIVE))
 
 
-def _stage(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def _stage(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], str | dict[str, Any]]:
     """(fields of the stage, fields of its data, method with its settings) from what was typed."""
     if values["feedback"] is not None and not values["feedback"].strip():
         raise UserError(
@@ -108,7 +108,7 @@ def _stage(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict
     _apply(values["set_"] or (), fields, source, method)
     if values["online"]:
         fields["prompts"] = "$data"
-    return fields, source, method
+    return fields, source, given if len(method) == 1 else method
 
 
 def _refuse_option(key: str, text: str, method: Mapping[str, Any]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kilter.errors import UserError
+from kilter.errors import UserError, nearest
 from kilter.objectives.knobs import check_options
 from kilter.registry import Registry
 from kilter.types import Group
@@ -32,17 +34,51 @@ def method(name: str) -> Callable[[type[Any]], type[Any]]:
 
 
 def method_name(config: str | Mapping[str, Any]) -> str:
-    """A method's name for people and folders; a mixture's is its parts', joined by +."""
-    if isinstance(config, str):
-        return config
-    return "+".join(map(str, config["mix"])) if "mix" in config else str(config.get("name"))
+    """A method's name, as `--method` takes it: a mixture's is dpo+sft:0.1, where a weight of 1 is not said."""
+    found = unfolded({"name": config} if isinstance(config, str) else config)
+    if not isinstance(found.get("mix"), Mapping):
+        return str(found.get("name"))
+    weights = {k: v.get("weight", 1) if isinstance(v, Mapping) else v for k, v in found["mix"].items()}
+    return "+".join(str(k) if w == 1 else f"{k}:{w}".replace("e+", "e") for k, w in weights.items())
+
+
+_WEIGHT = re.compile(r"-?(\d+|\d*\.\d+|\d+\.)(e-?\d+)?")
+"""What stands behind a method's name and a colon, where it is not a class in a file."""
+
+
+def unfolded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A method with its `mix`, where its name is that of a mixture, such as dpo+sft:0.5; else as it is.
+
+    Fields of a part may stand beside the name: {name: dpo+sft, mix: {dpo: {beta: 0.05}}}.
+    """
+    name, mix = config.get("name"), config.get("mix", {})
+    if not isinstance(name, str) or "+" not in name or not isinstance(mix, Mapping):
+        return dict(config)
+    # A path may hold a plus, and so may a name that somebody registered.
+    if name in objectives.names() or Path(name.rpartition(":")[0]).is_file():
+        return dict(config)
+    parts: dict[str, Any] = {}
+    for part in name.split("+"):
+        method, colon, weight = part.rpartition(":")
+        known = bool(colon) and _WEIGHT.fullmatch(weight) is not None
+        key = method if known else part
+        if not key or key in parts:
+            problem = "names a method twice" if key else "lacks a method beside a +"
+            raise UserError("method", name, problem, "write dpo+sft, or dpo:1+sft:0.5 with weights")
+        parts[key] = 1 if not known else int(weight) if weight.isdecimal() else float(weight)
+    for key, fields in mix.items():
+        if key not in parts:
+            raise UserError("method.mix", key, f"is not a part of {name}", nearest(str(key), list(parts)))
+        own = dict(fields) if isinstance(fields, Mapping) else {"weight": fields}
+        parts[key] = {"weight": parts[key]} | own
+    return {k: v for k, v in config.items() if k != "name"} | {"mix": parts}
 
 
 def settings(config: Any) -> dict[str, Any]:
     """What a recipe says of a method, as a mapping with its `name` or its `mix`. Raises UserError."""
     if not isinstance(config, str | Mapping):
         raise UserError("method", config, "is not a method", METHOD_FIX)
-    found = {"name": config} if isinstance(config, str) else dict(config)
+    found = unfolded({"name": config} if isinstance(config, str) else config)
     if "mix" not in found and not isinstance(found.get("name"), str):
         raise UserError("method", config, "has no name", METHOD_FIX)
     return found
@@ -51,7 +87,7 @@ def settings(config: Any) -> dict[str, Any]:
 def build_objective(config: str | Mapping[str, Any]) -> Objective:
     """`"dpo"`, `{"name": "dpo", "beta": 0.1}` or `{"mix": {"dpo": 1, "sft": 0.1}}` to an objective.
 
-    An unknown field is an error naming the nearest. In a mixture a part may also be
+    "dpo+sft:0.1" is the mixture in short. An unknown field is an error naming the nearest. In a mixture a part may also be
     `{"weight": 0.1, "name": ..., ...}`.
     """
     options = settings(config)
@@ -116,7 +152,8 @@ def mixture_parts(options: Mapping[str, Any]) -> list[tuple[float, dict[str, Any
             "method",
             beside,
             "stands beside mix",
-            "put a method's fields into the mixture: {mix: {dpo: {weight: 1, beta: 0.05}}}",
+            "put a method's fields into the mixture: {mix: {dpo: {weight: 1, beta: 0.05}}}, "
+            "or --set mix.dpo.beta=0.05",
         )
     if not isinstance(parts, Mapping) or not parts:
         raise UserError(

@@ -107,10 +107,9 @@ def _class(folder: Path) -> str:
 
 
 def _method(stage: StageFacts) -> str:
-    """'dpo', or 'dpo+sft' of a mixture."""
+    """'dpo', or 'dpo+sft:0.1' of a mixture."""
     method = stage.entry.config.get("method", stage.kind)
-    mix = method.get("mix") if isinstance(method, Mapping) else None
-    return "+".join(mix) if mix else method_name(method) if isinstance(method, str | Mapping) else str(method)
+    return method_name(method) if isinstance(method, str | Mapping) else str(method)
 
 
 def _data(run: Evidence | None, stage: StageFacts) -> list[str]:

@@ -299,7 +299,9 @@ def _metrics_log(job: Job, saver: SaveCheckpoints) -> MetricsLog:
 
 def _screen(job: Job, total: int, log: EventLog | None = None) -> Hook:
     """The live screen where a watched run has a terminal."""
-    title = f"{job.name}: {method_name(job.spec.method)}"
+    method = method_name(job.spec.method)
+    # A run without a recipe is named after its method.
+    title = method if job.name == method else f"{job.name}: {method}"
     if log is not None and job.console.is_terminal and job.engine.is_main:
         return ShowLive(job.console, title, total, log)
     return ShowProgress(job.console if job.engine.is_main else None, title, total)

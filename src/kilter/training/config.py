@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib.util
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from kilter.cluster.spec import ClusterSpec
 from kilter.data.worlds.registry import sources
 from kilter.errors import UserError
 from kilter.models.config import AdapterSpec
+from kilter.objectives.registry import unfolded
 from kilter.options import DATA, METHOD, MODEL, MONITORING, OPTIMISATION, OUTPUT, SAMPLING
 from kilter.refs import BaseRef, DataRef, FeedbackRef, ModelRef, ReferenceRef, TemplateRef
 from kilter.sampling.config import SamplerSpec
+from kilter.validation import with_fix
 
 FREE = frozenset(
     {
@@ -123,7 +125,7 @@ class TrainSpec(BaseModel):
         extra="forbid", populate_by_name=True, allow_inf_nan=False, json_schema_extra=_algorithm_too
     )
     method: Annotated[str | dict[str, Any], METHOD] = Field(
-        description="a method by name, or {name: dpo, beta: 0.1}"
+        description="a method by name, or {name: dpo, beta: 0.1}; dpo+sft:0.5 is a weighted sum of two"
     )
     start: Annotated[BaseRef, MODEL] = Field(
         None, alias="from", description="stage or model to start from; default: the recipe's model"
@@ -292,6 +294,16 @@ class TrainSpec(BaseModel):
                 raise ValueError("has both method and algorithm, which are one setting")
             value = {("method" if k == "algorithm" else k): v for k, v in value.items()}
         return value
+
+    @field_validator("method")
+    @classmethod
+    def _mixture_has_parts(cls, value: Any) -> Any:
+        """One spelling of a mixture, so that a run has one identity."""
+        try:
+            found = unfolded({"name": value} if isinstance(value, str) else value)
+        except UserError as error:
+            raise with_fix(error) from error
+        return found if "mix" in found else value
 
     @model_validator(mode="after")
     def _aux_loss_is_a_weight(self) -> TrainSpec:
