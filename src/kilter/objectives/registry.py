@@ -34,7 +34,7 @@ def method(name: str) -> Callable[[type[Any]], type[Any]]:
 
 
 def method_name(config: str | Mapping[str, Any]) -> str:
-    """A method's name, as `--method` takes it: a mixture's is dpo+sft:0.1, where a weight of 1 is not said."""
+    """A method's name, as `--method` takes it: a mixture's is dpo+sft:0.1. A weight of 1 is not said."""
     found = unfolded({"name": config} if isinstance(config, str) else config)
     if not isinstance(found.get("mix"), Mapping):
         return str(found.get("name"))
@@ -87,8 +87,8 @@ def settings(config: Any) -> dict[str, Any]:
 def build_objective(config: str | Mapping[str, Any]) -> Objective:
     """`"dpo"`, `{"name": "dpo", "beta": 0.1}` or `{"mix": {"dpo": 1, "sft": 0.1}}` to an objective.
 
-    "dpo+sft:0.1" is the mixture in short. An unknown field is an error naming the nearest. In a mixture a part may also be
-    `{"weight": 0.1, "name": ..., ...}`.
+    "dpo+sft:0.1" is the mixture in short. An unknown field is an error naming the nearest. In a mixture
+    a part may also be `{"weight": 0.1, "name": ..., ...}`.
     """
     options = settings(config)
     if "mix" in options:
