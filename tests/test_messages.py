@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from kilter.errors import RunFailed, UserError, nearest
+from kilter.objectives import build_objective
+from kilter.recipe import build
+from kilter.release.gate.verdict import _candidate
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 LONGEST = 200
@@ -188,3 +191,30 @@ def test_printed_form(error: Exception, printed: str) -> None:
 
 def test_no_choice_is_near() -> None:
     assert nearest("zzz", ["dpo", "ipo"]) == "choose one of: dpo, ipo"
+    assert nearest("zzz", [], none="name a stage") == "name a stage"
+    assert nearest("zzz", []) == "leave it out: nothing can be named here"
+
+
+EMPTY = {
+    "a recipe without stages": (
+        lambda: build({"model": "m", "data": {"path": "d"}, "stages": {}}, ["stages.a.train.limit=1"]),
+        r"--set 'stages.a=\{train: \{method: sft\}\}'",
+    ),
+    "a method without fields": (lambda: build_objective({"name": "orm", "x": 1}), "has no fields"),
+    "an evaluation without models": (
+        lambda: _candidate({"models": {}, "baseline": None}, None, None),
+        "0 candidates.*Evaluate models",
+    ),
+    "a candidate of none": (
+        lambda: _candidate({"models": {}, "baseline": None}, "dpo", None),
+        "holds no model",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_where_there_is_no_choice_none_is_offered(name):
+    act, fix = EMPTY[name]
+    with pytest.raises(UserError, match=f"(?s){fix}") as failed:
+        act()
+    assert not re.search(r"[:(]\s*[.)]", str(failed.value))

@@ -71,9 +71,17 @@ class Interrupted(KilterError):  # noqa: N818
     """Ctrl-C or SIGTERM: the state was saved; the message says how to resume. Code 4."""
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """A fix for a word that is not valid: the closest of `choices`, else all of them."""
+def nearest(word: str, choices: Iterable[str], none: str = "leave it out: nothing can be named here") -> str:
+    """A fix for a word that is not valid: the closest of `choices`, else all of them.
+
+    Args:
+        word: what was written.
+        choices: what could have been.
+        none: the fix where there is no choice at all.
+    """
     options = sorted(map(str, choices))
+    if not options:
+        return none
     close = difflib.get_close_matches(str(word), options, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(options)}"
 

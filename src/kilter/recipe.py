@@ -220,7 +220,11 @@ def override(raw: dict[str, Any], item: str) -> None:
                 "--set",
                 item,
                 f"names {key!r}, which is not a stage",
-                nearest(key, [str(k) for k in raw["stages"]]),
+                nearest(
+                    key,
+                    [str(k) for k in raw["stages"]],
+                    none=f"set the stage as a whole first: --set 'stages.{key}={{train: {{method: sft}}}}'",
+                ),
             )
         if key in ("method", "algorithm") and isinstance(node.get(key), str):
             node[key] = {"name": node[key]}  # method: dpo and method: {name: dpo} say the same

@@ -111,7 +111,8 @@ def check_options(name: str, options: Mapping[str, Any], fields: Mapping[str, tu
     """
     for key, value in options.items():
         if key not in fields:
-            raise UserError(f"{name}.{key}", value, "is not a field of this method", nearest(key, fields))
+            fix = nearest(key, fields, none="leave it out: the method has no fields")
+            raise UserError(f"{name}.{key}", value, "is not a field of this method", fix)
         default, nullable = fields[key]
         if value is None and nullable:
             continue

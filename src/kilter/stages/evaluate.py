@@ -120,7 +120,7 @@ class Evaluate(StageKind[EvaluateSpec]):
                 work.where("baseline"),
                 spec.baseline,
                 "is not among models",
-                nearest(spec.baseline, spec.models),
+                nearest(spec.baseline, spec.models, none="name models, the baseline among them"),
             )
 
     def preflight(self, spec: EvaluateSpec, work: Workspace) -> None:

@@ -145,7 +145,7 @@ def expand(study: Study) -> Recipe:
                     f"vary.{key}",
                     value,
                     "names no field of a data set",
-                    f"write NAME.FIELD; data sets: {', '.join(study.data)}",
+                    f"write NAME.FIELD; data sets: {', '.join(study.data) or 'none yet'}",
                 )
             if source != base:
                 raise UserError(

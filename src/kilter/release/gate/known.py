@@ -44,7 +44,7 @@ def _known(name: str, reported: Mapping[str, MetricFacts], field: str) -> Metric
         whole = whole if whole is not None and whole.slices is not None else None
     if whole is None:
         problem = "is not a metric that the evaluation will report"
-        hint = nearest(name, reported)
+        hint = nearest(name, reported, none="As it stands it reports nothing")
         fix = f"add what it needs to the evaluate stage (docs/gate.md). {hint[:1].upper()}{hint[1:]}"
         raise UserError(field, name, problem, fix)
     return whole

@@ -92,10 +92,12 @@ def _candidate(evaluation: Mapping[str, Any], candidate: str | None, baseline: s
         others = [n for n in evaluation["models"] if n != compared]
         if len(others) != 1:
             problem = f"is needed: the evaluation has {len(others)} candidates"
-            raise UserError("gate.candidate", None, problem, f"Name one of: {known}.")
+            fix = f"Name one of: {known}." if known else "Evaluate models, with one of them as baseline."
+            raise UserError("gate.candidate", None, problem, fix)
         candidate = others[0]
     if candidate not in evaluation["models"]:
-        raise UserError("gate.candidate", candidate, "was not evaluated", f"Name one of: {known}.")
+        fix = f"Name one of: {known}." if known else "Evaluate it: the evaluation holds no model."
+        raise UserError("gate.candidate", candidate, "was not evaluated", fix)
     if baseline is not None and baseline != compared:
         problem = f"is not the baseline of the evaluation, {compared!r}"
         raise UserError("gate.baseline", baseline, problem, f"Use {compared!r}, or evaluate again.")

@@ -59,7 +59,7 @@ class StopEarly(Hook):
         """Keeps the weights of this step if they are the best."""
         if self.key not in metrics:
             known = [key.removeprefix("eval_") for key in metrics if key.startswith("eval_")]
-            fix = nearest(self.spec.metric, known)
+            fix = nearest(self.spec.metric, known, none="hold rows out: nothing is measured on held-out data")
             raise UserError(
                 "early_stopping.metric", self.spec.metric, "is not measured on held-out data", fix
             )
