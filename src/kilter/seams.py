@@ -172,6 +172,18 @@ class Chooser(Protocol):
         ...
 
 
+class Begins(Protocol):
+    """The further methods of a sampler whose `facts.begins` is true: it answers while its caller goes on."""
+
+    def begin(self, requests: Sequence[Request]) -> Any:
+        """Sends the requests off, to be answered by the present weights or newer ones. Never waits."""
+        ...
+
+    def finish(self, begun: Any, listener: Listener = NOBODY) -> Iterator[Sample]:
+        """Yields every sample of what `begin` gave, in the order in which they finish."""
+        ...
+
+
 class Chat(Protocol):
     """A conversation with a model, for roles such as judge, critic and reviser."""
 

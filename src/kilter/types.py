@@ -277,6 +277,7 @@ class SamplerFacts:
     exact: its log-probs are the learner's own, up to rounding. version: updates that its weights have seen;
     None for a model that never changes. images: whether prompts may hold them. context: tokens of prompt plus
     completion; None is unknown. continues: whether it takes prefix_ids. chooses: whether it has `choose`.
+    begins: whether it has `begin` and `finish`.
     """
 
     exact: bool = False
@@ -285,6 +286,7 @@ class SamplerFacts:
     context: int | None = None
     continues: bool = False
     chooses: bool = False
+    begins: bool = False
 
 
 @dataclass(frozen=True, slots=True)

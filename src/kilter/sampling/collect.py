@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from kilter.errors import RunFailed
 from kilter.progress import NOBODY
-from kilter.seams import Listener, Sampler
+from kilter.seams import Begins, Listener, Sampler
 from kilter.types import Completion, Prompt, Request, Sample, SamplingParams, Usage
 
 NO_ANSWER = "the sampler ended without an answer"
@@ -74,13 +75,46 @@ def requests(
     ]
 
 
+@dataclass(frozen=True, eq=False)
+class Underway:
+    """Requests that a sampler was given. begun: what its `begin` gave; None if it answers while one waits."""
+
+    sampler: Sampler
+    requests: Sequence[Request]
+    begun: Any = None
+
+    def knowing(self, ids: Sequence[tuple[int, ...]]) -> Underway:
+        """With the tokens of the prompts, so that they are not made again; too late for what is begun."""
+        if self.begun is not None:
+            return self
+        known = [replace(r, prompt_ids=i) for r, i in zip(self.requests, ids, strict=True)]
+        return replace(self, requests=known)
+
+
+def begin(sampler: Sampler, wanted: Sequence[Request]) -> Underway:
+    """Sends the requests off, where the sampler can answer while its caller goes on."""
+    begun = cast(Begins, sampler).begin(wanted) if sampler.facts.begins else None
+    return Underway(sampler, wanted, begun)
+
+
 def collect(sampler: Sampler, wanted: Sequence[Request], listener: Listener = NOBODY) -> Collected:
     """Runs the requests to their end. Ids must be distinct."""
+    return finish(begin(sampler, wanted), listener)
+
+
+def finish(underway: Underway, listener: Listener = NOBODY) -> Collected:
+    """Waits for the end of what was begun. The ids of its requests must be distinct."""
+    wanted, sampler = underway.requests, underway.sampler
     # Samples arrive as they finish; the id alone says which request each belongs to.
     rows: dict[str, list[Sample | None]] = {r.id: [None] * r.k for r in wanted}
     assert len(rows) == len(wanted), "two requests share an id"
     found = Collected(wanted, [rows[r.id] for r in wanted])
-    for sample in sampler.run(wanted, listener):
+    samples = (
+        sampler.run(wanted, listener)
+        if underway.begun is None
+        else cast(Begins, sampler).finish(underway.begun, listener)
+    )
+    for sample in samples:
         rows[sample.request.id][sample.index] = sample
         found.usage += sample.usage
     return found

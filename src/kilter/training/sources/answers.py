@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from kilter.sampling.collect import collect, requests
+from kilter.sampling.collect import Underway, begin, finish, requests
 from kilter.seams import FeedbackSource, Sampler
 from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
 
@@ -26,12 +26,25 @@ class Sampled:
     places: list[int]
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Prompts whose answers are under way: the policy's, and those of whoever answers beside it."""
+
+    prompts: Sequence[Prompt]
+    mine: Underway
+    other: Underway | None = None
+
+
 class Answers(Protocol):
     """Turns prompts into unscored groups. `opposed`: the second answer of a group is not the policy's."""
 
     opposed: bool
 
-    def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> Sampled:
+    def begin(self, prompts: Sequence[Prompt], params: SamplingParams) -> Asked:
+        """Sends the prompts off, where the samplers can answer while their caller goes on."""
+        ...
+
+    def finish(self, asked: Asked) -> Sampled:
         """One group per prompt that got an answer, in order."""
         ...
 
@@ -53,10 +66,14 @@ class PolicyAnswers:
     samples: int
     opposed: bool = False
 
-    def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> Sampled:
-        """Samples `samples` answers to each prompt."""
-        found = collect(self.sampler, requests(prompts, self.samples, params))
-        return _sampled(prompts, found.made, found.problems)
+    def begin(self, prompts: Sequence[Prompt], params: SamplingParams) -> Asked:
+        """Asks for `samples` answers to each prompt."""
+        return Asked(prompts, begin(self.sampler, requests(prompts, self.samples, params)))
+
+    def finish(self, asked: Asked) -> Sampled:
+        """All answers that could be made."""
+        found = finish(asked.mine)
+        return _sampled(asked.prompts, found.made, found.problems)
 
     def usable(self, group: Group) -> bool:
         """Always: the answers are compared with each other, if at all."""
@@ -76,11 +93,17 @@ class OpposedAnswers:
     opponent: Sampler
     opposed: bool = True
 
-    def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> Sampled:
-        """The policy's answer first. A pair needs both."""
-        mine = collect(self.sampler, requests(prompts, 1, params))
+    def begin(self, prompts: Sequence[Prompt], params: SamplingParams) -> Asked:
+        """Asks both."""
         other = replace(params, seed=params.seed + OPPONENT_SEED)
-        theirs = collect(self.opponent, requests(prompts, 1, other, mine.prompt_ids))
+        mine = begin(self.sampler, requests(prompts, 1, params))
+        return Asked(prompts, mine, begin(self.opponent, requests(prompts, 1, other)))
+
+    def finish(self, asked: Asked) -> Sampled:
+        """The policy's answer first. A pair needs both."""
+        assert asked.other is not None, "the opponent was not asked"
+        prompts, mine = asked.prompts, finish(asked.mine)
+        theirs = finish(asked.other.knowing(mine.prompt_ids))
         # A prompt with one answer alone has nothing to compare, and is left out.
         pairs = [[*a, *b] if a and b else [] for a, b in zip(mine.made, theirs.made, strict=True)]
         return _sampled(prompts, pairs, [*mine.problems, *theirs.problems])
@@ -104,11 +127,17 @@ class GreedyBaseline:
     feedback: FeedbackSource
     opposed: bool = False
 
-    def sample(self, prompts: Sequence[Prompt], params: SamplingParams) -> Sampled:
-        """The greedy answer is scored at once and does not train. A prompt without one has no baseline."""
-        found = collect(self.sampler, requests(prompts, self.samples, params))
+    def begin(self, prompts: Sequence[Prompt], params: SamplingParams) -> Asked:
+        """Asks for the answers that train, and for the greedy one."""
         best = replace(params, temperature=0.0)
-        greedy = collect(self.sampler, requests(prompts, 1, best, found.prompt_ids))
+        mine = begin(self.sampler, requests(prompts, self.samples, params))
+        return Asked(prompts, mine, begin(self.sampler, requests(prompts, 1, best)))
+
+    def finish(self, asked: Asked) -> Sampled:
+        """The greedy answer is scored at once and does not train. A prompt without one has no baseline."""
+        assert asked.other is not None, "the greedy answer was not asked for"
+        prompts, found = asked.prompts, finish(asked.mine)
+        greedy = finish(asked.other.knowing(found.prompt_ids))
         scores = iter(self.feedback(unscored(prompts, greedy.made)))
         based = []
         # The scores of the greedy answers come back in order, those that failed left out.

@@ -24,7 +24,8 @@ from kilter.feedback.judge.canary import counted, in_words
 from kilter.feedback.registry import Weighted
 from kilter.sampling.config import SamplerSpec
 from kilter.seams import Step
-from kilter.training.sources.answers import Answers, own
+from kilter.training.sources.ahead import Ahead
+from kilter.training.sources.answers import Answers, Asked, own
 from kilter.training.sources.measure import rollout_metrics
 from kilter.training.sources.prompts import PromptOrder
 from kilter.training.sources.select import selected
@@ -69,6 +70,7 @@ class RolloutSource:
         refill: further rounds of sampling where the rule leaves too few groups.
         gather: one value of every process, in order.
         tell: takes what should be noted of a step.
+        lookahead: batches that are sampled before the weights are known that they train; see ahead.py.
     """
 
     prompts: PromptOrder
@@ -88,6 +90,7 @@ class RolloutSource:
     world: int = 1
     gather: Callable[[Any], list[Any]] = lambda value: [value]
     tell: Tell = lambda step, what, detail: None
+    lookahead: int = 0
     position: int = 0
     last: list[Group] = field(default_factory=list)
     """Everything that was sampled for the last step, by all processes."""
@@ -97,6 +100,14 @@ class RolloutSource:
     """Steps so far that had scores and no spread among them."""
     _trained: bool = False
     _scored: int = 0
+    _epoch: float = 0.0
+    _version: int = 0
+    """Updates that the policy has seen."""
+
+    @cached_property
+    def ahead(self) -> Ahead:
+        """The batches under way."""
+        return Ahead(self.prompts, self.batch_size, self._begin, self.lookahead)
 
     @property
     def total_steps(self) -> int:
@@ -147,7 +158,7 @@ class RolloutSource:
         counted: Metrics = {"skipped_steps": float(self.skipped)} if self.skipped else {}
         return Step(
             self.position,
-            self.prompts.epoch,
+            self._epoch,
             asked,
             encoded[self.rank :: self.world],
             metrics | counted,
@@ -167,23 +178,34 @@ class RolloutSource:
 
     def _rollouts(self) -> tuple[list[Group], Metrics]:
         """One step's groups after selection, and metrics over everything sampled."""
+        # The samplers have the weights of all steps before this one.
+        self.ahead.admit(self.position, self.total_steps)
         taken = self.prompts.taken
         try:
-            return self._rounds()
+            found = self._rounds()
         except BaseException:
             # The step was not done: a checkpoint that is taken now begins with the same prompts.
             self.prompts.taken = taken
             raise
+        self.ahead.done()
+        return found
 
     def _rounds(self) -> tuple[list[Group], Metrics]:
         kept: list[Group] = []
         self.last, self.problems = [], []
         sampling = scoring = 0.0
         rounds = 0
+        admitted = self.ahead.first()
+        self._epoch = admitted.epoch
 
         # Every process sees the groups of all: they go another round together, or none does.
         while rounds == 0 or (rounds <= self._refills() and len(kept) < self.batch_size):
-            shares = self.gather(self._share(self.prompts.take(self.batch_size), rounds))
+            begin, asked = time.perf_counter(), admitted.asked
+            if rounds:
+                # Further prompts are those after all that is under way.
+                asked = self._begin(self.prompts.take(self.batch_size), self.position, rounds)
+                self._epoch = self.prompts.epoch
+            shares = self.gather(self._share(asked, begin))
             groups = [g for _, g in sorted((pair for s in shares for pair in s.groups), key=lambda p: p[0])]
             self.problems += [problem for s in shares for problem in s.problems]
             self.last += groups
@@ -206,10 +228,13 @@ class RolloutSource:
             "sampling/rounds": float(rounds),
         }
 
-    def _share(self, prompts: Sequence[Prompt], rounds: int) -> Share:
-        """Answers this process's share of a round's prompts, and scores them."""
-        begin = time.perf_counter()
-        sampled = self.answers.sample(prompts[self.rank :: self.world], self._params(rounds))
+    def _begin(self, prompts: Sequence[Prompt], step: int, rounds: int = 0) -> Asked:
+        """Sends off this process's share of a round's prompts."""
+        return self.answers.begin(prompts[self.rank :: self.world], self._params(step, rounds))
+
+    def _share(self, asked: Asked, begin: float) -> Share:
+        """Takes the answers to this process's share of a round's prompts, and scores them."""
+        sampled = self.answers.finish(asked)
         clock = time.perf_counter()
         scored = self._score(sampled.groups)
         numbers = [self.rank + place * self.world for place in sampled.places]
@@ -231,11 +256,11 @@ class RolloutSource:
         """Only a rule that drops groups for their scores samples again."""
         return self.refill if self.select == "drop_constant" else -1
 
-    def _params(self, rounds: int) -> SamplingParams:
+    def _params(self, step: int, rounds: int) -> SamplingParams:
         """The seed follows from (seed, step, round), so that a resumed run draws the same answers."""
         # One seed per step and round; each request draws its own from it.
         s = self.sampling
-        seed = (self.seed * 1_000_003 + self.position) * 97 + rounds
+        seed = (self.seed * 1_000_003 + step) * 97 + rounds
         return SamplingParams(s.max_new_tokens, s.temperature, s.top_p, s.top_k, tuple(s.stop), seed)
 
     def _score(self, groups: Sequence[Group]) -> list[Group]:
@@ -299,6 +324,7 @@ class RolloutSource:
 
     def after_update(self, weights: Weights) -> None:
         """The samplers take the new weights."""
+        self._version = weights.version
         for sampler in self.answers.samplers:
             sampler.sync(weights)
 
@@ -306,7 +332,7 @@ class RolloutSource:
         """All that a resumed run needs besides the weights."""
         return {
             "position": self.position,
-            "cursor": self.prompts.taken,
+            **self.ahead.state(),
             "feedback": self.feedback.state(),
             "skipped": self.skipped,
             "version": self.answers.samplers[0].facts.version,
@@ -314,7 +340,8 @@ class RolloutSource:
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
-        self.position, self.prompts.taken = state["position"], state["cursor"]
+        self.position = state["position"]
+        self.ahead.restore(state)
         self.skipped = state["skipped"]
         self._trained = self.position > self.skipped
         self.feedback.restore(state["feedback"])

@@ -1,0 +1,130 @@
+"""Protocols between the pools of a run and whatever starts their workers: this process, or Ray.
+
+A worker is a plain object that some process holds. It does its calls one after the other, in the order in
+which they were sent: what is sent after new weights is answered with them. Control calls go past that queue.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from kilter import errors
+from kilter.errors import KilterError, RunFailed, UserError
+
+Factory = Callable[..., Any]
+"""Makes the object that a worker holds; importable by name, its arguments plain enough to be sent."""
+
+LOST = "lost"
+"""The kind of a report whose worker is gone: the call may run again elsewhere."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The end of a call. Errors travel as data: an exception of four arguments does not survive a pickle.
+
+    Args:
+        value: what the call returned.
+        kind: "" where it returned; LOST; or the name of an error.
+        arguments: of the error.
+        where: role, node and process of the worker.
+    """
+
+    value: Any = None
+    kind: str = ""
+    arguments: tuple[Any, ...] = ()
+    where: str = ""
+
+
+class Call(Protocol):
+    """A call under way on one worker."""
+
+    def done(self) -> bool:
+        """Whether its report is there. Never waits."""
+        ...
+
+    def report(self) -> Report:
+        """How it ended; only after `done`."""
+        ...
+
+
+class Handle(Protocol):
+    """One worker."""
+
+    where: str
+    """Role, node and process, for people."""
+
+    def call(self, method: str, *arguments: Any) -> Call:
+        """Sends a call, which begins when the earlier ones have ended."""
+        ...
+
+    def control(self, method: str, *arguments: Any) -> Call:
+        """Sends a call that does not wait for the others, such as `pulse`."""
+        ...
+
+    def kill(self) -> None:
+        """Ends the worker's process at once, also one that hangs."""
+        ...
+
+
+class Backend(Protocol):
+    """Starts workers and waits for them."""
+
+    def start(self, role: str, number: int, make: Factory, arguments: Mapping[str, Any]) -> Handle:
+        """Starts worker `number` of a role. It may still be loading when this returns.
+
+        Raises:
+            UserError: the resources that the role asks for did not come.
+        """
+        ...
+
+    def share(self, value: Any) -> Any:
+        """Puts a large value where workers can read it; what is returned goes into calls."""
+        ...
+
+    def wait(self, calls: Sequence[Call], seconds: float) -> None:
+        """Returns when one of the calls is done, or when the time has passed."""
+        ...
+
+    def now(self) -> float:
+        """A clock that only goes forward, in seconds."""
+        ...
+
+    def close(self) -> None:
+        """Ends all workers, and what was started for them."""
+        ...
+
+
+def run(target: Any, method: str, arguments: Sequence[Any], where: str) -> Report:
+    """Calls a method of the object that a worker holds. Nothing is raised: what happens is in the report."""
+    try:
+        return Report(getattr(target, method)(*arguments), where=where)
+    except KilterError as error:
+        return Report(kind=type(error).__name__, arguments=_arguments(error), where=where)
+    except Exception as error:
+        # The last lines say where it was; the whole trace stays in the worker's log.
+        last = traceback.format_exception_only(error)[-1].strip()
+        return Report(kind=type(error).__name__, arguments=(last,), where=where)
+
+
+def raised(report: Report) -> KilterError:
+    """The error that a report carries, as it would have been raised here."""
+    kinds = {kind.__name__: kind for kind in (UserError, RunFailed, errors.Interrupted)}
+    if report.kind in kinds:
+        return kinds[report.kind](*report.arguments)
+    cause = " ".join(map(str, report.arguments))
+    return RunFailed(
+        f"{report.where} failed ({cause})", "look at its log, then run the same command again to resume"
+    )
+
+
+def _arguments(error: KilterError) -> tuple[Any, ...]:
+    """What makes the same error once more, in values that any process can read."""
+    if isinstance(error, UserError):
+        plain = isinstance(error.value, int | float | bool | str | None)
+        return (error.field, error.value if plain else repr(error.value), error.problem, error.fix)
+    if isinstance(error, RunFailed):
+        return (error.problem, error.fix, error.note)
+    return (str(error),)

@@ -1,0 +1,265 @@
+"""Interchangeable workers of one role: requests are shared out, sent again when a worker is lost, and counted once.
+
+All of it is logic over a Backend and its clock: nothing here knows processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kilter.cluster.backend import LOST, Backend, Call, Factory, Handle, Report, raised
+from kilter.errors import RunFailed
+
+PULSE = 5.0
+"""Seconds between two questions whether a worker makes progress."""
+
+TURN = 1.0
+"""Seconds after which a wait looks around, at most."""
+
+Tell = Callable[[str, str], None]
+"""Takes an event: what happened, and the detail."""
+
+
+@dataclass(eq=False)
+class Request:
+    """A call that may run twice; its answer counts once."""
+
+    method: str
+    arguments: tuple[Any, ...]
+    report: Report | None = None
+    attempts: int = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether its answer is there."""
+        return self.report is not None
+
+
+@dataclass
+class Restarts:
+    """Replacements of workers that a run may still make, over all its pools."""
+
+    left: int
+
+
+@dataclass(eq=False)
+class Slot:
+    """A place of the pool, and who holds it now.
+
+    Args:
+        number: of the place.
+        handle: the worker.
+        running: its calls under way, in their order, each with its request.
+        pulse: the question whether it makes progress, where one is under way.
+        seen: what it answered last.
+        alive_at: when it last made progress.
+        asked_at: when it was last asked.
+    """
+
+    number: int
+    handle: Handle
+    running: list[tuple[Call, Request]] = field(default_factory=list)
+    pulse: Call | None = None
+    seen: Any = None
+    alive_at: float = 0.0
+    asked_at: float = 0.0
+
+
+class Pool:
+    """Workers that all answer alike.
+
+    Args:
+        backend: starts them.
+        role: their name, for people and for placement.
+        size: how many.
+        make: makes the object that each of them holds.
+        arguments: of `make`, the same for all.
+        stall: seconds without progress after which a worker counts as lost.
+        restarts: shared by all pools of a run.
+        tell: takes what should be noted.
+
+    Raises:
+        RunFailed: no worker is left, with the cause and the place of the last one.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        role: str,
+        size: int,
+        make: Factory,
+        arguments: Mapping[str, Any],
+        stall: float = 300.0,
+        restarts: Restarts | None = None,
+        tell: Tell = lambda what, detail: None,
+    ) -> None:
+        self.backend, self.role, self.stall = backend, role, stall
+        self.restarts, self.tell = restarts or Restarts(0), tell
+        self._make, self._arguments = make, dict(arguments)
+        self._greeting: dict[str, tuple[Any, ...]] = {}
+        self.slots: list[Slot] = []
+        # One after the other: engines that load at once may together need more memory than there is.
+        for number in range(size):
+            slot = Slot(number, self._started(number))
+            self.slots.append(slot)
+            self._touch(slot)
+            self._send(slot, Request("ready", ()))
+            self._until(lambda s=slot: not s.running)  # type: ignore[misc]
+
+    @property
+    def size(self) -> int:
+        """Workers that are there."""
+        return len(self.slots)
+
+    def _started(self, number: int) -> Handle:
+        return self.backend.start(self.role, number, self._make, self._arguments)
+
+    def submit(self, method: str, *arguments: Any) -> Request:
+        """Sends a request to the worker with the fewest calls under way."""
+        request = Request(method, arguments)
+        self._send(self._idlest(), request)
+        return request
+
+    def result(self, request: Request) -> Any:
+        """Waits for an answer.
+
+        Raises:
+            KilterError: what the worker raised.
+        """
+        self._until(lambda: request.done)
+        assert request.report is not None
+        if request.report.kind:
+            raise raised(request.report)
+        return request.report.value
+
+    def every(self, method: str, *arguments: Any) -> list[Request]:
+        """Sends a call to each worker, behind those that it has. A lost worker's is not sent again."""
+        requests = [Request(method, arguments) for _ in self.slots]
+        for slot, request in zip(list(self.slots), requests, strict=True):
+            self._send(slot, request)
+        return requests
+
+    def greet(self, method: str, *arguments: Any) -> None:
+        """What a fresh worker has to do before it serves, such as to take the present weights."""
+        self._greeting[method] = arguments
+
+    def poll(self, seconds: float = 0.0) -> None:
+        """Takes what has come, looks after the workers, and waits for at most so long."""
+        calls = [call for slot in self.slots for call, _ in slot.running]
+        calls += [slot.pulse for slot in self.slots if slot.pulse is not None]
+        if calls:
+            self.backend.wait(calls, min(seconds, self.stall / 4))
+        for slot in list(self.slots):
+            self._collect(slot)
+        for slot in list(self.slots):
+            self._look_after(slot)
+
+    def close(self) -> None:
+        """Ends all workers."""
+        for slot in self.slots:
+            slot.handle.kill()
+        self.slots = []
+
+    def _until(self, done: Callable[[], bool]) -> None:
+        while not done():
+            self.poll(TURN)
+
+    def _idlest(self) -> Slot:
+        if not self.slots:
+            raise self._empty("none was left")
+        return min(self.slots, key=lambda slot: (len(slot.running), slot.number))
+
+    def _send(self, slot: Slot, request: Request) -> None:
+        # A worker that had nothing to do was not idle for want of progress.
+        if not slot.running:
+            self._touch(slot)
+        request.attempts += 1
+        slot.running.append((slot.handle.call(request.method, *request.arguments), request))
+
+    def _touch(self, slot: Slot) -> None:
+        slot.alive_at = self.backend.now()
+
+    def _collect(self, slot: Slot) -> None:
+        """Takes the answers of one worker, in the order in which it gives them."""
+        while slot.running and slot.running[0][0].done():
+            call, request = slot.running[0]
+            report = call.report()
+            if report.kind == LOST:
+                self._lose(slot, " ".join(map(str, report.arguments)))
+                return
+            # A worker that could not take the weights must not answer with the old ones.
+            if report.kind and request.method in self._greeting:
+                self._lose(slot, f"{request.method} failed ({' '.join(map(str, report.arguments))})")
+                return
+            slot.running.pop(0)
+            self._touch(slot)
+            # An answer that came twice counts once.
+            request.report = request.report or report
+
+    def _look_after(self, slot: Slot) -> None:
+        """Asks a busy worker whether it makes progress, and gives up one that makes none for too long."""
+        if slot not in self.slots:
+            return
+        now = self.backend.now()
+        if slot.pulse is not None and slot.pulse.done():
+            report, slot.pulse = slot.pulse.report(), None
+            if report.kind == LOST:
+                self._lose(slot, " ".join(map(str, report.arguments)))
+                return
+            if not report.kind and report.value != slot.seen:
+                slot.seen, slot.alive_at = report.value, now
+        if not slot.running:
+            return
+        if slot.pulse is None and now - slot.asked_at >= min(PULSE, self.stall / 4):
+            slot.pulse, slot.asked_at = slot.handle.control("pulse"), now
+        if now - slot.alive_at > self.stall:
+            self._lose(slot, f"it made no progress for {self.stall:g} s")
+
+    def _lose(self, slot: Slot, cause: str) -> None:
+        """Gives up a worker: its requests go to the others, and another one takes its place."""
+        slot.handle.kill()
+        self.slots.remove(slot)
+        orphans = [request for _, request in slot.running if not request.done]
+        slot.running, slot.pulse = [], None
+        detail = f"{slot.handle.where} is lost: {cause}"
+        self.tell("lost worker", detail)
+
+        # A greeting concerned the lost worker alone: its successor is greeted anew.
+        again = [r for r in orphans if r.method not in self._greeting and r.method != "ready"]
+        for request in orphans:
+            if request not in again:
+                request.report = Report(kind=LOST, arguments=(cause,), where=slot.handle.where)
+        if self.restarts.left > 0:
+            self.restarts.left -= 1
+            self._replace(slot)
+        if not self.slots:
+            raise self._empty(detail)
+        for request in again:
+            self._send(self._idlest(), request)
+
+    def _replace(self, slot: Slot) -> None:
+        fresh = Slot(slot.number, self._started(slot.number), asked_at=self.backend.now())
+        self.slots.append(fresh)
+        self._send(fresh, Request("ready", ()))
+        for method, arguments in self._greeting.items():
+            self._send(fresh, Request(method, arguments))
+
+    def _empty(self, detail: str) -> RunFailed:
+        return RunFailed(
+            f"No {self.role} worker is left ({detail})",
+            "run the same command again to resume, with more `cluster.restarts` if the machines are sound",
+        )
+
+
+def shares(items: Sequence[Any], count: int) -> list[list[Any]]:
+    """Items in order, cut into at most `count` runs of nearly equal length."""
+    count = max(1, min(count, len(items)))
+    size, longer = divmod(len(items), count)
+    found, start = [], 0
+    for n in range(count if items else 0):
+        end = start + size + (n < longer)
+        found.append(list(items[start:end]))
+        start = end
+    return found

@@ -1,0 +1,79 @@
+"""What workers hold, by role. Each is made in its own process from plain arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kilter.cluster.weights import Package, checksums, receive
+from kilter.roles.open import OpenSpec, open_encoder, open_model
+from kilter.sampling.build import SamplerContext, build
+from kilter.sampling.config import SamplerKind
+from kilter.seams import Sampler
+from kilter.types import Request, Sample, SamplerFacts, Weights
+
+
+class Progress:
+    """Counts what a worker has done, so that others see whether it goes on. A Listener that shows nothing."""
+
+    wants_text = False
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def finished(self, samples: int, tokens_per_second: float | None) -> None:
+        """Called with each decoding step."""
+        self.count += 1
+
+    def text(self, request: Request, index: int, piece: str) -> None:
+        """Never called: it wants no text."""
+
+
+class Worker:
+    """What all roles answer."""
+
+    def __init__(self) -> None:
+        self.progress = Progress()
+
+    def ready(self) -> None:
+        """Returns when the worker can serve."""
+
+    def pulse(self) -> int:
+        """A number that grows with the work that was done."""
+        return self.progress.count
+
+
+class RolloutWorker(Worker):
+    """Answers prompts with a copy of the policy, through any sampler that follows weights.
+
+    Args:
+        opening: the policy as the learner opened it, so that its tensors have the same names.
+        sampler: the settings.
+        dtype: of the products.
+    """
+
+    def __init__(self, opening: OpenSpec, sampler: SamplerKind, dtype: str) -> None:
+        super().__init__()
+        encoder = open_encoder(opening)
+        self.scorer = open_model(opening, encoder).scorer
+        self.sampler: Sampler = build(
+            SamplerContext(sampler, lambda: (self.scorer, encoder), dtype=dtype), "cluster.rollout"
+        )
+        self.owned = {n: p for n, p in self.scorer.named_parameters() if p.requires_grad}
+
+    def facts(self) -> SamplerFacts:
+        """What the sampler is."""
+        return self.sampler.facts
+
+    def generate(self, requests: Sequence[Request]) -> list[Sample]:
+        """Every sample of the requests, in the order in which they ended."""
+        self.progress.count += 1
+        return list(self.sampler.run(requests, self.progress))
+
+    def load(self, package: Package) -> int:
+        """Takes new weights, all or none of them."""
+        receive(package, self.owned)
+        return self.sampler.sync(Weights(package.version, self.scorer))
+
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of the tensors that new weights replace."""
+        return checksums(self.owned)

@@ -1,0 +1,172 @@
+"""The policy's weights on their way to those who sample: named tensors, how they travel, and their checksums.
+
+A receiver is on a whole version or dead, never between: tensors are checked before the first one is copied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kilter.artifacts import write_by
+from kilter.cluster.backend import Backend
+from kilter.errors import RunFailed
+
+
+@dataclass(frozen=True)
+class WeightStream:
+    """The weights of one version, one tensor after the other.
+
+    Args:
+        version: updates that they have seen.
+        tensors: by name, whole and on the CPU.
+    """
+
+    version: int
+    tensors: Mapping[str, Tensor]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return iter(self.tensors.items())
+
+    def bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(t.numel() * t.element_size() for t in self.tensors.values())
+
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of each tensor's bytes."""
+        return checksums(self.tensors)
+
+
+@dataclass(frozen=True)
+class Package:
+    """What a control call carries: the version, and where its tensors are.
+
+    Args:
+        version: updates that the weights have seen.
+        way: the name of the transport.
+        place: what that transport's `fetch` reads.
+        names: of all tensors, with their shapes; a receiver that lacks one of them refuses all.
+        bytes: of all tensors.
+    """
+
+    version: int
+    way: str
+    place: Any
+    names: Mapping[str, tuple[int, ...]]
+    bytes: int
+
+
+class Transport(Protocol):
+    """A way for tensors from the learner to its receivers."""
+
+    def send(self, weights: WeightStream) -> Package:
+        """Puts the weights where receivers find them."""
+        ...
+
+
+class ObjectTransport:
+    """Through the backend's own store: on one host its readers copy nothing."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def send(self, weights: WeightStream) -> Package:
+        """Tensors as arrays of bytes with their kinds: numpy knows no bfloat16."""
+        flat = {name: (str(t.dtype).removeprefix("torch."), _bytes_of(t)) for name, t in weights}
+        return _package(weights, "object", self.backend.share(flat))
+
+
+class FileTransport:
+    """Through a folder that all receivers can read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def send(self, weights: WeightStream) -> Package:
+        """One safetensors file per version; the one before the last is removed."""
+        path = self.folder / f"weights-{weights.version}.safetensors"
+        whole = {name: t.contiguous() for name, t in weights}
+        write_by(path, lambda hidden: save_file(whole, hidden), "weights for the samplers")
+        # A worker that was sent the last version may still be reading it.
+        for old in sorted(self.folder.glob("weights-*.safetensors"), key=lambda p: p.stat().st_mtime)[:-2]:
+            old.unlink(missing_ok=True)
+        return _package(weights, "file", str(path))
+
+
+def _package(weights: WeightStream, way: str, place: Any) -> Package:
+    names = {name: tuple(t.shape) for name, t in weights}
+    return Package(weights.version, way, place, names, weights.bytes())
+
+
+def _bytes_of(tensor: Tensor) -> tuple[tuple[int, ...], np.ndarray[Any, Any]]:
+    flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return tuple(tensor.shape), flat.numpy()
+
+
+def fetch_object(place: Any) -> dict[str, Tensor]:
+    """The tensors of an ObjectTransport; they share the store's memory and must not be written to."""
+    return {
+        name: torch.from_numpy(np.array(flat, copy=not flat.flags.writeable))
+        .view(getattr(torch, dtype))
+        .view(shape)
+        for name, (dtype, (shape, flat)) in place.items()
+    }
+
+
+FETCH: dict[str, Callable[[Any], dict[str, Tensor]]] = {"object": fetch_object, "file": load_file}
+"""Name of a transport to what reads its place."""
+
+
+@torch.no_grad()
+def receive(package: Package, owned: Mapping[str, Tensor]) -> None:
+    """Copies a package's tensors into a receiver's own.
+
+    Raises:
+        RunFailed: the names or shapes differ; nothing was copied then.
+    """
+    found = FETCH[package.way](package.place)
+    wrong = sorted(
+        name
+        for name, shape in package.names.items()
+        if name not in owned
+        or tuple(owned[name].shape) != shape
+        or name not in found
+        or tuple(found[name].shape) != shape
+    )
+    if wrong:
+        raise RunFailed(
+            f"The weights of version {package.version} do not fit the sampler's model "
+            f"({len(wrong)} tensors, the first is {wrong[0]})",
+            "use one version of Kilter and transformers on all machines",
+        )
+    for name, value in found.items():
+        owned[name].copy_(value)
+
+
+def checksums(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """SHA-256 of each tensor's bytes, by name."""
+    return {name: hashlib.sha256(_bytes_of(t)[1].tobytes()).hexdigest() for name, t in tensors.items()}
+
+
+def require_same(sent: Mapping[str, str], arrived: Sequence[tuple[str, Mapping[str, str]]]) -> None:
+    """Raises RunFailed where a receiver holds other bytes than were sent.
+
+    Args:
+        sent: checksums of the learner's tensors.
+        arrived: (place of a receiver, its checksums).
+    """
+    for where, sums in arrived:
+        wrong = sorted(name for name, value in sent.items() if sums.get(name) != value)
+        if wrong:
+            raise RunFailed(
+                f"{where} holds other weights than the learner ({len(wrong)} tensors, the first is {wrong[0]})",
+                "run the same command again; set cluster.weights to another way if it happens twice",
+            )

@@ -1,0 +1,206 @@
+"""Pools of workers on a clock of their own: shares, losses, stalls, replacements, and weights that arrive."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from kilter.cluster.backend import run
+from kilter.cluster.inline import InlineBackend
+from kilter.cluster.pool import Pool, Restarts, shares
+from kilter.cluster.weights import (
+    FileTransport,
+    ObjectTransport,
+    WeightStream,
+    checksums,
+    receive,
+    require_same,
+)
+from kilter.errors import RunFailed, UserError
+
+
+class Echo:
+    def __init__(self, log=None):
+        self.weights, self.log = 0, [] if log is None else log
+
+    def ready(self):
+        pass
+
+    def pulse(self):
+        return 0
+
+    def load(self, version):
+        self.weights = version
+
+    def double(self, x):
+        self.log.append(x)
+        return 2 * x, self.weights
+
+    def wrong(self):
+        raise UserError("a", [1, 2], "is wrong", "mend it")
+
+    def broken(self):
+        raise ZeroDivisionError("no")
+
+
+def pool(size=3, latency=lambda *a: 1.0, stall=10.0, restarts=3, log=None, told=None):
+    backend = InlineBackend(latency)
+    tell = (lambda what, detail: told.append((what, detail))) if told is not None else lambda w, d: None
+    return backend, Pool(backend, "echo", size, Echo, {"log": log}, stall, Restarts(restarts), tell)
+
+
+def test_work_is_shared_out_and_goes_on_at_the_same_time():
+    backend, workers = pool()
+    start = backend.now()
+    asked = [workers.submit("double", x) for x in range(6)]
+    assert [workers.result(r)[0] for r in asked] == [0, 2, 4, 6, 8, 10]
+    assert backend.now() - start == 2.0  # three at a time
+
+
+def test_a_call_is_answered_by_the_weights_that_were_sent_before_it():
+    _, workers = pool()
+    before = [workers.submit("double", x) for x in range(3)]
+    workers.greet("load", 7)
+    workers.every("load", 7)
+    after = [workers.submit("double", x) for x in range(3)]
+    assert [workers.result(r)[1] for r in before] == [0, 0, 0]
+    assert [workers.result(r)[1] for r in after] == [7, 7, 7]
+
+
+def test_errors_cross_as_what_they_were():
+    _, workers = pool()
+    with pytest.raises(UserError, match=r"`a` = '\[1, 2\]' is wrong"):
+        workers.result(workers.submit("wrong"))
+    with pytest.raises(RunFailed, match=r"echo \d failed \(ZeroDivisionError: no\)"):
+        workers.result(workers.submit("broken"))
+
+
+@pytest.mark.parametrize("fault", ["killed", "hangs"])
+def test_a_lost_worker_s_calls_go_to_the_others_and_its_successor_is_greeted(fault):
+    told: list[tuple[str, str]] = []
+    backend, workers = pool(told=told)
+    workers.greet("load", 3)
+    workers.every("load", 3)
+    asked = [workers.submit("double", x) for x in range(9)]
+    victim = backend.handles[1]
+    if fault == "killed":
+        backend.at(backend.now() + 1.5, victim.kill)
+    else:
+        victim.hangs = True
+    assert [workers.result(r)[0] for r in asked] == [2 * x for x in range(9)]
+    assert [what for what, _ in told] == ["lost worker"]
+    assert "echo 1 is lost" in told[0][1]
+    # The successor has the weights.
+    assert workers.size == 3
+    assert {workers.result(r)[1] for r in [workers.submit("double", 1) for _ in range(3)]} == {3}
+
+
+def test_without_restarts_the_others_go_on_and_the_last_one_names_the_cause():
+    backend, workers = pool(restarts=0)
+    backend.handles[0].kill()
+    backend.handles[2].kill()
+    asked_all = [workers.submit("double", x) for x in range(4)]
+    assert [workers.result(r)[0] for r in asked_all] == [0, 2, 4, 6]
+    assert workers.size == 1
+    backend.handles[1].hangs = True
+    asked = workers.submit("double", 1)
+    with pytest.raises(RunFailed, match=r"No echo worker is left \(echo 1 is lost: it made no progress"):
+        workers.result(asked)
+
+
+def test_a_slow_worker_that_makes_progress_is_not_lost():
+    class Slow(Echo):
+        ticks = 0
+
+        def pulse(self):
+            Slow.ticks += 1
+            return Slow.ticks
+
+    backend = InlineBackend(lambda *a: 100.0)
+    told: list[str] = []
+    workers = Pool(backend, "slow", 1, Slow, {}, 10.0, Restarts(0), lambda w, d: told.append(d))
+    assert workers.result(workers.submit("double", 4)) == (8, 0)
+    assert not told
+
+
+def test_weights_that_cannot_be_taken_cost_the_worker():
+    class Refuses(Echo):
+        def load(self, version):
+            raise RunFailed("The weights do not fit", "mend it")
+
+    backend = InlineBackend()
+    workers = Pool(backend, "echo", 2, Refuses, {}, 10.0, Restarts(2))
+    workers.greet("load", 1)
+    workers.every("load", 1)
+    with pytest.raises(RunFailed, match="No echo worker is left .*load failed .*do not fit"):
+        workers.result(workers.submit("double", 1))
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_whatever_dies_every_answer_comes_once(seed):
+    draw = random.Random(seed)
+    log: list[int] = []
+    backend, workers = pool(
+        draw.randint(1, 4), lambda *a: draw.choice((0.0, 0.1, 2.0)), restarts=20, log=log
+    )
+    for _ in range(draw.randint(0, 6)):
+        when = draw.uniform(0, 12)
+        backend.at(when, lambda: draw.choice(backend.handles).kill())
+    asked = []
+    for x in range(draw.randint(1, 20)):
+        asked.append((x, workers.submit("double", x)))
+        if draw.random() < 0.3:
+            backend.pass_time(draw.uniform(0, 3))
+        if draw.random() < 0.2:
+            workers.poll(0.5)
+    assert [workers.result(r)[0] for _, r in asked] == [2 * x for x, _ in asked]
+    assert set(log) == {x for x, _ in asked}
+
+
+def test_shares_are_runs_of_nearly_equal_length():
+    assert shares([1, 2, 3, 4, 5], 2) == [[1, 2, 3], [4, 5]]
+    assert shares([1], 4) == [[1]]
+    assert shares([], 3) == []
+
+
+def tensors(seed):
+    torch.manual_seed(seed)
+    return {
+        "a": torch.randn(3, 4),
+        "b.bias": torch.randn(5).to(torch.bfloat16),
+        "scalar": torch.tensor(2.5),
+        "ids": torch.arange(4),
+    }
+
+
+@pytest.mark.parametrize("way", ["object", "file"])
+def test_weights_arrive_as_they_were_sent(way, tmp_path):
+    send = ObjectTransport(InlineBackend()) if way == "object" else FileTransport(tmp_path)
+    owned = tensors(0)
+    for version in range(20):
+        stream = WeightStream(version, tensors(version + 1))
+        receive(send.send(stream), owned)
+        require_same(stream.checksums(), [("rollout 0", checksums(owned))])
+    assert len(list(tmp_path.iterdir())) == (2 if way == "file" else 0)
+    # One changed bit is named.
+    owned["a"].view(torch.int32)[1, 2] ^= 1
+    with pytest.raises(RunFailed, match=r"rollout 0 holds other weights .*1 tensors, the first is a"):
+        require_same(stream.checksums(), [("rollout 0", checksums(owned))])
+
+
+def test_weights_that_do_not_fit_change_nothing():
+    owned, before = tensors(0), tensors(0)
+    other = tensors(1) | {"a": torch.zeros(2, 2)}
+    package = ObjectTransport(InlineBackend()).send(WeightStream(1, other))
+    with pytest.raises(RunFailed, match=r"version 1 do not fit .*the first is a"):
+        receive(package, owned)
+    assert all(torch.equal(owned[n], before[n]) for n in owned)
+
+
+def test_a_report_is_plain():
+    import pickle
+
+    report = run(Echo(), "wrong", (), "echo 0")
+    assert pickle.loads(pickle.dumps(report)) == report
