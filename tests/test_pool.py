@@ -142,9 +142,7 @@ def test_weights_that_cannot_be_taken_cost_the_worker():
 def test_whatever_dies_every_answer_comes_once(seed):
     draw = random.Random(seed)
     log: list[int] = []
-    backend, workers = pool(
-        draw.randint(1, 4), lambda *a: draw.choice((0.0, 0.1, 2.0)), restarts=20, log=log
-    )
+    backend, workers = pool(draw.randint(1, 4), lambda *a: draw.choice((0.0, 0.1, 2.0)), restarts=20, log=log)
     for _ in range(draw.randint(0, 6)):
         when = draw.uniform(0, 12)
         backend.at(when, lambda: draw.choice(backend.handles).kill())

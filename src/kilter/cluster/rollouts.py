@@ -10,13 +10,13 @@ from torch import Tensor
 
 from kilter.cluster import pool as pools
 from kilter.cluster.backend import LOST
-from kilter.cluster.pool import Pool, Tell
+from kilter.cluster.pool import Pool
 from kilter.cluster.weights import Transport, WeightStream, require_same
 from kilter.progress import NOBODY
 from kilter.seams import Listener
 from kilter.types import Choice, Prompt, Request, Sample, SamplerFacts, Weights
 
-Gathered = Callable[[Weights], Mapping[str, Tensor]]
+Gathered = Callable[[], Mapping[str, Tensor]]
 """The trained tensors of the policy, whole. A collective: every rank calls it, and all but one may get none."""
 
 
@@ -60,14 +60,15 @@ class PooledSampler:
         sends: bool = True,
         verify: int = 20,
         ahead: int = 0,
-        tell: Tell = lambda what, detail: None,
     ) -> None:
         self.pool, self.transport, self.gathered = pool, transport, gathered
-        self.sends, self.verify, self.ahead, self.tell = sends, verify, ahead, tell
+        self.sends, self.verify, self.ahead = sends, verify, ahead
         self.published = 0
         self.version = 0
         self._checks: list[Check] = []
         self._facts: SamplerFacts = pool.result(pool.submit("facts"))
+        # Fresh adapters are drawn anew in every process.
+        self.sync(Weights(0))
 
     @property
     def facts(self) -> SamplerFacts:
@@ -105,7 +106,7 @@ class PooledSampler:
 
     def sync(self, weights: Weights) -> int:
         """Publishes the policy's weights; workers take them behind what they are doing."""
-        tensors = self.gathered(weights)
+        tensors = self.gathered()
         self.version = weights.version
         if not self.sends:
             return self.version

@@ -230,13 +230,6 @@ def _check_cluster(spec: TrainSpec, cluster: ClusterSpec, work: Workspace) -> No
         paths |= {f"data.{name}.path": path for path in found if Path(path).exists()}
     facts = cluster_facts(Asked(spec, build_objective(spec.method).needs, work.where()))
     check_cluster(cluster, replace(facts, paths=paths))
-    # The first backend takes this away.
-    raise UserError(
-        work.where("cluster"),
-        "(given)",
-        "is planned only: nothing runs it yet",
-        "run `kilter cluster plan` to see what it would take, or leave it out",
-    )
 
 
 def _on_adapter(spec: TrainSpec, work: Workspace) -> bool:

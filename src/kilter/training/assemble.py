@@ -167,7 +167,8 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     source = make_source(job, policy, encoder, frozen)
     origin: Origin = "own" if needs.opponent is None else "mixed"
     if not source.answers.samplers[0].facts.exact:
-        origin = "engine"
+        anchored = source.lookahead and job.cluster and job.cluster.spec.correction == "anchored"
+        origin = "replay" if anchored else "engine"
     steps = _steps(job, source)
     temperature = spec.sampler.temperature
     learner = LocalLearner(scorer, needs, spec, steps, engine, None, temperature, origin)
@@ -194,6 +195,8 @@ def _rollout_hooks(job: Job, run: Run, source: RolloutSource, reference: LiveRef
     watch = Watch(monitors, probe if spec.monitors.enabled else None, engine)
     announce = Announce(monitors, job.console, engine)
     source.tell = announce.tell
+    if job.cluster is not None:
+        job.cluster.tell = lambda what, detail: announce.tell(source.position + 1, what, detail)
     saver = _saver(job, run)
 
     # A method without a coefficient is watched all the same.

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from kilter.batch import Objective
+from kilter.cluster.placed import Cluster
 from kilter.training.checkpoint import Checkpoints
 from kilter.training.config import TrainSpec
 from kilter.training.parallel.engine import Engine
@@ -33,6 +34,7 @@ class Job:
         resolve: turns the name of a stage or model into its folder.
         engine: one process or many.
         certificates: judge.json files of the run.
+        cluster: the roles that live elsewhere; None: all are here.
     """
 
     spec: TrainSpec
@@ -47,6 +49,11 @@ class Job:
     resolve: Callable[[str], Path]
     engine: Engine
     certificates: Sequence[Path] = ()
+    cluster: Cluster | None = None
+
+    def apart(self, role: str) -> Cluster | None:
+        """The cluster, where a role has workers of its own there."""
+        return self.cluster if self.cluster is not None and self.cluster.apart(role) else None
 
     @property
     def groups(self) -> Sequence[Group]:

@@ -15,8 +15,10 @@ from kilter.feedback.worlds import OwnJudge
 from kilter.models.descent import descent
 from kilter.models.forward import Scorer
 from kilter.sampling.build import SamplerContext, build
+from kilter.sampling.config import SamplerKind
 from kilter.sampling.local import LocalSampler
 from kilter.seams import FeedbackSource, Sampler
+from kilter.training import scorers
 from kilter.training.config import TrainSpec
 from kilter.training.job import Job
 from kilter.training.monitors import GoldEvaluator
@@ -54,6 +56,7 @@ def make_source(job: Job, policy: Scorer, encoder: Encoder, reference: Scorer | 
         engine.rank,
         engine.world,
         engine.gather,
+        lookahead=0 if job.cluster is None else job.cluster.spec.lookahead,
     )
 
 
@@ -102,7 +105,7 @@ def _answers(
 ) -> Answers:
     """Who answers: the policy, and whoever the method wants beside it."""
     needs, samples = job.objective.needs, job.spec.sampler.samples
-    sampler = _sampler(job.spec, policy, encoder)
+    sampler = _sampler(job, policy, encoder)
     if needs.opponent is not None:
         return OpposedAnswers(sampler, _opponent(job, policy, encoder, reference))
     if "greedy_score" in needs.annotations:
@@ -136,8 +139,13 @@ def _local(
     return LocalSampler(scorer, encoder, spec.sampler.tokens_per_batch, amp=amp, mixture=mixture)
 
 
-def _sampler(spec: TrainSpec, policy: Scorer, encoder: Encoder) -> Sampler:
-    """Opens the policy's sampler that the recipe names."""
+def _sampler(job: Job, policy: Scorer, encoder: Encoder) -> Sampler:
+    """Opens the policy's sampler that the recipe names, here or in workers of its own."""
+    spec = job.spec
+    if (cluster := job.apart("rollout")) is not None:
+        kind = SamplerKind(**{n: getattr(spec.sampler, n) for n in SamplerKind.model_fields})
+        gathered = lambda: job.engine.state(policy)
+        return cluster.rollouts(scorers.elsewhere(job), kind, spec.dtype, gathered)
     return build(SamplerContext(spec.sampler, lambda: (policy, encoder), dtype=spec.dtype))
 
 

@@ -33,8 +33,19 @@ LOOKED_UP = 64
 
 def make_encoder(spec: TrainSpec, start: Path) -> Encoder:
     """Tokenizer with the stage's length and template; prompts leave room for the answers to them."""
-    room = max(1, spec.max_length - spec.sampler.max_new_tokens) if spec.prompts is not None else None
-    return open_encoder(OpenSpec(start, template=spec.template, max_length=spec.max_length, max_prompt=room))
+    opening = OpenSpec(start, template=spec.template, max_length=spec.max_length)
+    return open_encoder(replace(opening, max_prompt=_room(spec)))
+
+
+def _room(spec: TrainSpec) -> int | None:
+    """Tokens that an answer leaves for its prompt."""
+    return max(1, spec.max_length - spec.sampler.max_new_tokens) if spec.prompts is not None else None
+
+
+def elsewhere(job: Job) -> OpenSpec:
+    """How another process opens the policy, so that its tensors have the learner's names."""
+    opening = replace(_opening(job, job.start), device=None, gradient_checkpointing=False)
+    return replace(opening, max_prompt=_room(job.spec))
 
 
 def make_scorer(job: Job, encoder: Encoder) -> Scorer | ActorCritic:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from kilter.artifacts import write_json
+from kilter.cluster.placed import Cluster, Connect, connect
+from kilter.cluster.spec import ClusterSpec
 from kilter.errors import RunFailed
 from kilter.models import adapters
 from kilter.models.load import resolve as resolve_model
@@ -48,6 +51,7 @@ class Trainer:
         reference: model folder of the reference policy, None for `start`.
         resolve: turns the name of a stage or model into its folder.
         certificates: judge.json files of the run.
+        connect: opens the backend of a cluster, where the settings name one.
     """
 
     spec: TrainSpec
@@ -60,6 +64,7 @@ class Trainer:
     name: str = "train"
     resolve: Callable[[str], Path] = resolve_model
     certificates: Sequence[Path] = ()
+    connect: Connect = connect
 
     def run(self) -> TrainResult:
         """Trains to the end.
@@ -67,8 +72,14 @@ class Trainer:
         Raises:
             Interrupted, RunFailed: with everything up to the last checkpoint safe.
         """
-        begin, spec = time.monotonic(), self.spec
+        begin = time.monotonic()
         job = self._job()
+        with job.cluster or contextlib.nullcontext():
+            return self._train(job, begin)
+
+    def _train(self, job: Job, begin: float) -> TrainResult:
+        """Assembles the run, takes its steps and exports the model."""
+        spec = self.spec
         # Before any model is opened: a fresh head draws its weights.
         torch.manual_seed(spec.seed)
         self.out.mkdir(parents=True, exist_ok=True)
@@ -145,9 +156,17 @@ class Trainer:
             engine,
             self.certificates,
         )
+        if spec.cluster is not None:
+            job = replace(job, cluster=self._cluster(spec.cluster, job))
         if note:
             job.say(note)
         return job
+
+    def _cluster(self, spec: ClusterSpec, job: Job) -> Cluster | None:
+        """The cluster, if any role lives there. It is not even connected to otherwise."""
+        if all(role.place == "here" for role in spec.roles().values()):
+            return None
+        return Cluster(spec, self.connect(spec), self.out, job.say, job.engine.is_main)
 
 
 def _describe(job: Job, run: Run) -> None:
