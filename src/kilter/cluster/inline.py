@@ -127,7 +127,7 @@ class InlineBackend:
         while self._events and self._events[0][0] <= self._now:
             heapq.heappop(self._events)[2]()
 
-    def wait(self, calls: Sequence[InlineCall], seconds: float) -> None:
+    def wait(self, calls: Sequence[Any], seconds: float) -> None:
         """Moves the clock to the first call that ends, or by so many seconds."""
         end = self._now + seconds
         self.settle()

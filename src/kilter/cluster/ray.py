@@ -113,7 +113,7 @@ class RayBackend:
         """Puts it into Ray's object store."""
         return self.ray.put(value)
 
-    def wait(self, calls: Sequence[RayCall], seconds: float) -> None:
+    def wait(self, calls: Sequence[Any], seconds: float) -> None:
         """Until one of them is done."""
         self.ray.wait([call.reference for call in calls], timeout=seconds)
 

@@ -17,7 +17,7 @@ from kilter.seams import Listener
 from kilter.types import Choice, Prompt, Request, Sample, SamplerFacts, Weights
 
 Gathered = Callable[[], Mapping[str, Tensor]]
-"""The trained tensors of the policy, whole. A collective: every rank calls it, and all but one may get none."""
+"""The trained tensors of the policy, whole. Every rank calls it together; all but one may get none."""
 
 
 @dataclass(eq=False)

@@ -167,6 +167,7 @@ def require_same(sent: Mapping[str, str], arrived: Sequence[tuple[str, Mapping[s
         wrong = sorted(name for name, value in sent.items() if sums.get(name) != value)
         if wrong:
             raise RunFailed(
-                f"{where} holds other weights than the learner ({len(wrong)} tensors, the first is {wrong[0]})",
+                f"{where} holds other weights than the learner "
+                f"({len(wrong)} tensors, the first is {wrong[0]})",
                 "run the same command again; set cluster.weights to another way if it happens twice",
             )
