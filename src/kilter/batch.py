@@ -6,7 +6,7 @@ T never counts prompt tokens, because objectives do not see prompts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -40,6 +40,10 @@ class Needs:
         soft: whether the loss reads how probable labels are, such as `p_B`. If not, labels count as certain.
         corrections: how the loss corrects for answers of older weights. "decoupled": a truncated importance
             weight beside the loss. "anchored": the ratio of the loss is taken to the policy that sampled.
+        moments: of rollouts: what `prepare` reads of other groups, by name. Each is a function from a batch
+            to the values, [any]; `moments_of` has their count, mean and variance over the rows of all ranks.
+            An empty mapping says that `prepare` looks at one group at a time. None: it wants the rows of all
+            ranks, which costs their transfer in every step.
     """
 
     shape: Shape
@@ -57,6 +61,7 @@ class Needs:
     settings: Mapping[str, float] = field(default_factory=dict)
     soft: bool = False
     corrections: frozenset[str] = frozenset()
+    moments: Mapping[str, Values] | None = None
 
     @property
     def teacher(self) -> bool:
@@ -277,3 +282,42 @@ class Fitted(Protocol):
 
 
 Unit = Literal["row", "group", "batch"]
+
+Values = Callable[[Batch], Tensor]
+"""Values of a batch whose moments are taken."""
+
+
+def moments_of(batch: Batch, name: str, values: Tensor) -> Tensor:
+    """Count, mean and variance (by count - 1) of values, [3], float64: over all ranks, where they are known.
+
+    Args:
+        batch: may bring along what all ranks' rows gave.
+        name: under which `Needs.moments` declares them.
+        values: of this batch alone.
+    """
+    known = batch.extra.get(f"moments/{name}")
+    return moments(values) if known is None else known
+
+
+def moments(values: Tensor) -> Tensor:
+    """Count, mean and variance (by count - 1; 0 for less than two) of values but NaN, [3], float64."""
+    wide = values[~values.isnan()].double()
+    count = wide.new_tensor(float(wide.numel()))
+    mean = wide.mean() if wide.numel() else wide.new_zeros(())
+    return torch.stack([count, mean, wide.var() if wide.numel() > 1 else wide.new_zeros(())])
+
+
+def joint_moments(parts: Sequence[Tensor]) -> Tensor:
+    """Moments of several sets of values as one, [3] (Chan et al. 1979).
+
+    Sums of squares would lose the digits of a small variance; equal values keep their mean exactly.
+    """
+    count, mean, squares = parts[0].new_zeros(3).unbind()
+    for n, centre, variance in (part.unbind() for part in parts):
+        if n == 0:
+            continue
+        gap, total = centre - mean, count + n
+        mean = mean + gap * (n / total)
+        squares = squares + variance * (n - 1) + gap.square() * (count * n / total)
+        count = total
+    return torch.stack([count, mean, squares / (count - 1).clamp_min(1)])

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kilter.batch import Batch, Loss, Objective, Outputs
+from kilter.batch import Batch, Loss, Objective, Outputs, joint_moments, moments
 from kilter.errors import UserError
 from kilter.objectives.knobs import Knob, inside, knobs
 from kilter.objectives.registry import build_objective
@@ -33,6 +33,9 @@ FIELDS = {
     "embeddings": "embeddings_BLD",
 }
 """Names in Needs.outputs, and the fields of Outputs that they fill."""
+
+CREDIT = ("advantage_BT", "return_BT", "weight_BT", "group_weight_N", "active_N")
+"""What `prepare` writes."""
 
 GROUPS = 5
 
@@ -240,6 +243,30 @@ def microbatches_add_up(objective: Objective) -> None:
             )
 
 
+def ranks_prepare_alike(objective: Objective) -> None:
+    """Credit of a part equals that of the whole, given the moments of the whole that the method declares."""
+    declared = objective.needs.moments
+    if objective.needs.shape != "rollouts" or declared is None:
+        return
+    batch, _ = example(objective)
+    for part in ([0, 3], [1, 2, 4]):
+        own = batch.select_groups(part)
+        others = batch.select_groups([g for g in range(GROUPS) if g not in part])
+        over = {
+            f"moments/{name}": joint_moments([moments(values(own)), moments(values(others))])
+            for name, values in declared.items()
+        }
+        alone, wanted = objective.prepare(own.with_extra(**over)), batch.select_groups(part)
+        for name in CREDIT:
+            found, whole = getattr(alone, name), getattr(wanted, name)
+            alike = whole is found is None or (found is not None and _same(found, whole, 1e-9))
+            _require(
+                alike,
+                f"{name} of a part of the batch is another than in the whole: "
+                "name in Needs.moments what prepare reads of other groups, or leave it None",
+            )
+
+
 def order_does_not_matter(objective: Objective) -> None:
     """Permuting the groups changes nothing."""
     batch, raw = example(objective)
@@ -354,6 +381,7 @@ CHECKS: dict[str, Callable[[Objective], None]] = {
         same_from_its_fields,
         needs_are_honoured,
         microbatches_add_up,
+        ranks_prepare_alike,
         order_does_not_matter,
         padding_does_not_matter,
         padding_gets_no_gradient,

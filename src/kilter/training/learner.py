@@ -38,6 +38,7 @@ from kilter.training.join import (
 )
 from kilter.training.optim import make_optimizer, schedule_factor
 from kilter.training.parallel.engine import Engine
+from kilter.training.prepare import prepared
 from kilter.training.surrogate import Surrogate
 from kilter.types import Encoded, Weights
 
@@ -174,21 +175,8 @@ class LocalLearner:
         }
 
     def prepare(self, batch: Batch, objective: Objective) -> Batch:
-        """The objective's credit and weights.
-
-        Baselines and whitening span all ranks: each sees the others' rows, and keeps its own. An objective
-        never sees a batch without rows.
-        """
-        if self.engine.world == 1 or objective.needs.shape != "rollouts":
-            return objective.prepare(batch) if batch.groups() else batch
-        # Baselines and whitening are over the rollouts of the whole step.
-        gathered = self.engine.gather(batch)
-        filled = [b for b in gathered if b.groups()]
-        if not filled:
-            return batch
-        before = sum(b.groups() for b in gathered[: self.engine.rank])
-        whole = objective.prepare(join_batches(filled))
-        return whole.select_groups(range(before, before + batch.groups()))
+        """The objective's credit and weights; baselines and whitening span all ranks."""
+        return prepared(batch, objective, self.engine)
 
     def count(self, batch: Batch) -> Batch:
         """The counts of the optimizer step, over all ranks: the only denominators of a loss."""

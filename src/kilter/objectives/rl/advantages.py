@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from kilter.batch import moments
+
 EPSILON = 1e-4
 """Added to standard deviations, as DeepSeekMath's and TRL's code do."""
 
@@ -38,20 +40,28 @@ def group_mean_std(
     return mean_N, (square_N / degrees_N.clamp_min(1)).sqrt(), count_N
 
 
-def grpo(score_B: Tensor, group_B: Tensor, n: int, scale: str = "group", population: bool = False) -> Tensor:
+def grpo(
+    score_B: Tensor,
+    group_B: Tensor,
+    n: int,
+    scale: str = "group",
+    population: bool = False,
+    over: Tensor | None = None,
+) -> Tensor:
     """(R - mean) / (std + 1e-4) within the group, [B].
 
     Args:
         scale: whose deviation divides: "group" (Shao et al. 2024), "batch" (all rows), or "none" (Dr. GRPO).
+        over: moments of the scores of all ranks, for "batch"; None: these scores are all.
     """
     mean_N, std_N, _ = group_mean_std(score_B, group_B, n, population)
     centred_B = score_B.double() - mean_N[group_B]
     if scale == "group":
         centred_B = centred_B / (std_N[group_B] + EPSILON)
     elif scale == "batch":
-        scored = score_B[~score_B.isnan()].double()
-        spread = scored.std(correction=0 if population else 1) if scored.numel() > 1 else scored.new_zeros(())
-        centred_B = centred_B / (spread + EPSILON)
+        count, _, variance = moments(score_B) if over is None else over
+        degrees = (count - 1) / count if population and count > 1 else 1.0
+        centred_B = centred_B / ((variance * degrees).sqrt() + EPSILON)
     return centred_B.nan_to_num(0.0).to(score_B.dtype)
 
 
@@ -144,10 +154,13 @@ def gae(
     return advantage_BT, torch.where(mask_BT > 0, advantage_BT + value_BT, 0.0)
 
 
-def whiten(values_BT: Tensor, mask_BT: Tensor, shift: bool = True) -> Tensor:
-    """Mean 0 (unless `shift` is off) and variance 1 over all action tokens of the rollout; 0 off the mask."""
-    kept = values_BT[mask_BT > 0].double()
-    if kept.numel() < 2:
+def whiten(values_BT: Tensor, mask_BT: Tensor, shift: bool = True, over: Tensor | None = None) -> Tensor:
+    """Mean 0 (unless `shift` is off) and variance 1 over all action tokens of the rollout; 0 off the mask.
+
+    over: moments of the tokens of all ranks; None: these tokens are all.
+    """
+    count, mean, variance = moments(values_BT[mask_BT > 0]) if over is None else over
+    if count < 2:
         return torch.where(mask_BT > 0, values_BT, 0.0)
-    centred = (values_BT.double() - kept.mean()) / (kept.var() + 1e-8).sqrt()
-    return torch.where(mask_BT > 0, centred if shift else centred + kept.mean(), 0.0).to(values_BT.dtype)
+    centred = (values_BT.double() - mean) / (variance + 1e-8).sqrt()
+    return torch.where(mask_BT > 0, centred if shift else centred + mean, 0.0).to(values_BT.dtype)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
-from kilter.batch import Batch
+from kilter.batch import Batch, Needs, moments_of
 from kilter.objectives.knobs import knob
 from kilter.objectives.rl import advantages as adv
 from kilter.objectives.rl.policy_gradient import PolicyGradient
@@ -27,6 +27,16 @@ class GroupRelative(PolicyGradient):
     name = "group_relative"
     compares_siblings = True
 
+    @property
+    def needs(self) -> Needs:
+        """Of other groups the deviation of the scores, where the advantages are divided by it."""
+        return replace(super().needs, moments={"score": self.penalised} if self.scale == "batch" else {})
+
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """R minus the mean of the group, over the deviation that `scale` names."""
-        return adv.grpo(score_B, batch.group_B, batch.groups(), self.scale)
+        return self.relative(score_B, batch)
+
+    def relative(self, score_B: Tensor, batch: Batch, population: bool = False) -> Tensor:
+        """The same; `population` takes the population form of the deviation."""
+        over = moments_of(batch, "score", score_B) if self.scale == "batch" else None
+        return adv.grpo(score_B, batch.group_B, batch.groups(), self.scale, population, over)

@@ -77,7 +77,7 @@ class GRPO(GroupRelative):
             return adv.prm_token(
                 batch.token_score_BT.to(batch.mask_BT.dtype), batch.mask_BT, batch.group_B, n
             )
-        return adv.grpo(score_B, batch.group_B, n, self.scale, self.population)
+        return self.relative(score_B, batch, self.population)
 
     def ratio(self, log_ratio_BT: Tensor, batch: Batch) -> Tensor:
         """pi / pi_old of each token, [B, T]."""

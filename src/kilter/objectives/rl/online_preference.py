@@ -52,7 +52,13 @@ class OnlinePairs:
     @property
     def needs(self) -> Needs:
         """Two fresh answers per prompt and the reference's log-probs."""
-        return Needs(shape="rollouts", unit="group", annotations=frozenset({"ref_logps"}), learning_rate=5e-7)
+        return Needs(
+            shape="rollouts",
+            unit="group",
+            annotations=frozenset({"ref_logps"}),
+            learning_rate=5e-7,
+            moments={},
+        )
 
     def prepare(self, batch: Batch) -> Batch:
         """Weights: 0 for a pair that is unscored, or tied under hard labels, which is then not forwarded."""

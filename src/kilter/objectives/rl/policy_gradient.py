@@ -115,23 +115,26 @@ class PolicyGradient(ABC):
             return reward_BT
         return reward_BT - self.coefficient(batch) * self.token_kl(batch)
 
-    def prepare(self, batch: Batch) -> Batch:
-        """Writes advantage_BT and active_N."""
+    def penalised(self, batch: Batch) -> Tensor:
+        """What `credit` is given: scores, less the KL of the whole answer where the KL is in the reward."""
         score_B = self.scores(batch)
         # For credit that compares answers; PPO takes `token_rewards`, where the KL stands by token.
         if self.beta > 0 and self.kl_in == "reward":
             score_B = score_B - self.coefficient(batch) * self.token_kl(batch).sum(-1)
-        credit = self.credit(score_B, batch)
+        return score_B
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Writes advantage_BT and active_N."""
+        credit = self.credit(self.penalised(batch), batch)
         advantage_BT = masked(
             credit if credit.ndim == 2 else credit[:, None].expand_as(batch.mask_BT), batch.mask_BT
         )
         batch = batch.with_(advantage_BT=advantage_BT)
         idle = self.entropy_coef == 0 and (self.beta == 0 or self.kl_in == "reward")
-        if idle:
-            moving_B = (advantage_BT * batch.mask_BT).abs().sum(-1)
-            active_N = adv.group_sum(moving_B, batch.group_B, batch.groups()) > 0
-            batch = batch.with_(active_N=active_N)
-        return batch
+        if not idle:
+            return batch
+        moving_B = (advantage_BT * batch.mask_BT).abs().sum(-1)
+        return batch.with_(active_N=adv.group_sum(moving_B, batch.group_B, batch.groups()) > 0)
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """The weighted sum above."""
@@ -145,18 +148,14 @@ class PolicyGradient(ABC):
         if batch.sampling_logps_BT is not None:
             gap_BT = masked(old_BT - batch.sampling_logps_BT, batch.mask_BT)
             loss_BT = loss_BT * self.correction(gap_BT, batch)
-            metrics |= {
-                "sampling/importance_sampling_ratio/mean": mean(
-                    gap_BT.exp().clamp_max(self.is_cap), batch.mask_BT
-                ),
-            }
+            weight_BT = gap_BT.exp().clamp_max(self.is_cap)
+            metrics["sampling/importance_sampling_ratio/mean"] = mean(weight_BT, batch.mask_BT)
         if batch.ref_logps_BT is not None and self.beta > 0:
             kl_BT = kl_terms(logps_BT, masked(batch.ref_logps_BT, batch.mask_BT), self.kl_estimator)
             if self.kl_in == "loss":
                 loss_BT = loss_BT + self.coefficient(batch) * kl_BT
-            metrics["kl"] = mean(
-                masked(kl_terms(logps_BT, batch.ref_logps_BT, "k3"), batch.mask_BT), batch.mask_BT
-            )
+            k3_BT = kl_terms(logps_BT, batch.ref_logps_BT, "k3")
+            metrics["kl"] = mean(masked(k3_BT, batch.mask_BT), batch.mask_BT)
         entropy_BT = -logps_BT.detach()
         if self.entropy_coef:
             assert out.entropy_BT is not None

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kilter.batch import Batch, Loss, Mean, Needs, Outputs
+from kilter.batch import Batch, Loss, Mean, Needs, Outputs, moments_of
 from kilter.objectives.knobs import knob
 from kilter.objectives.ops import masked, mean
 from kilter.objectives.registry import method
@@ -61,6 +61,7 @@ class PPO(PolicyGradient):
             annotations=base.annotations | {"old_logps", "old_values"},
             outputs=base.outputs | {"values"},
             inner_epochs=self.epochs,
+            moments={"advantage": self._advantages} if self.whiten else {},
         )
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
@@ -71,15 +72,27 @@ class PPO(PolicyGradient):
 
     def prepare(self, batch: Batch) -> Batch:
         """Writes advantage_BT and return_BT. Unscored rows take no part."""
-        keep_B = (~self.scores(batch).isnan()).to(batch.mask_BT.dtype)
-        batch = super().prepare(batch.with_(mask_BT=batch.mask_BT * keep_B[:, None]))
+        batch = super().prepare(self._kept(batch))
         assert batch.advantage_BT is not None
         assert batch.old_values_BT is not None
-        return_BT = masked(batch.advantage_BT + batch.old_values_BT, batch.mask_BT)
-        advantage_BT = adv.whiten(batch.advantage_BT, batch.mask_BT) if self.whiten else batch.advantage_BT
+        advantage_BT = batch.advantage_BT
+        return_BT = masked(advantage_BT + batch.old_values_BT, batch.mask_BT)
+        if self.whiten:
+            over = moments_of(batch, "advantage", advantage_BT[batch.mask_BT > 0])
+            advantage_BT = adv.whiten(advantage_BT, batch.mask_BT, over=over)
         return batch.with_(
             advantage_BT=advantage_BT, return_BT=return_BT, active_N=None
         )  # the value loss moves every group
+
+    def _kept(self, batch: Batch) -> Batch:
+        """With a mask that leaves unscored rows out."""
+        keep_B = (~self.scores(batch).isnan()).to(batch.mask_BT.dtype)
+        return batch.with_(mask_BT=batch.mask_BT * keep_B[:, None])
+
+    def _advantages(self, batch: Batch) -> Tensor:
+        """Of every action token of scored rows, before whitening, [any]."""
+        kept = self._kept(batch)
+        return self.credit(self.penalised(kept), kept)[kept.mask_BT > 0]
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """-min(ratio A, clip(ratio) A) at every token."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
-from kilter.batch import Batch, Mean, Outputs
+from kilter.batch import Batch, Mean, Needs, Outputs, moments_of
 from kilter.objectives.knobs import knob
 from kilter.objectives.registry import method
 from kilter.objectives.rl.policy_gradient import PolicyGradient
@@ -36,10 +36,17 @@ class Reinforce(PolicyGradient):
         "batch", "what is subtracted from the score: the batch mean, or nothing"
     )
 
+    @property
+    def needs(self) -> Needs:
+        """Of other groups the mean score, where that is the baseline."""
+        return replace(super().needs, moments={"score": self.penalised} if self.baseline == "batch" else {})
+
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """R - b."""
-        centred_B = score_B - score_B.nanmean() if self.baseline == "batch" else score_B
-        return centred_B.nan_to_num(0.0)
+        if self.baseline == "batch":
+            _, mean, _ = moments_of(batch, "score", score_B)
+            score_B = (score_B.double() - mean).to(score_B.dtype)
+        return score_B.nan_to_num(0.0)
 
     uses_ratio = False
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from kilter.batch import Batch, Mean, Outputs
+from kilter.batch import Batch, Mean, Needs, Outputs, moments_of
 from kilter.objectives.knobs import knob
 from kilter.objectives.registry import method
 from kilter.objectives.rl import advantages as adv
@@ -39,8 +39,24 @@ class ReinforcePP(PolicyGradient):
     clip_high: float = knob(0.2, "upper side of the clip", "(0, inf)", "0.2")
     baseline: bool = knob(False, "subtract the group mean first")
 
+    @property
+    def needs(self) -> Needs:
+        """Of other groups the moments of the token returns."""
+
+        def returns(batch: Batch) -> Tensor:
+            returns_BT, mask_BT = self._returns(batch)
+            return returns_BT[mask_BT > 0]
+
+        return replace(super().needs, moments={"return": returns})
+
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """Whitened token returns; unscored rows take no part."""
+        returns_BT, mask_BT = self._returns(batch)
+        over = moments_of(batch, "return", returns_BT[mask_BT > 0])
+        return adv.whiten(returns_BT, mask_BT, over=over)
+
+    def _returns(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Rewards from each token on, and the mask of scored rows."""
         score_B = self.scores(batch)
         if self.baseline:
             mean_N, _, _ = adv.group_mean_std(score_B, batch.group_B, batch.groups())
@@ -49,8 +65,7 @@ class ReinforcePP(PolicyGradient):
         reward_BT = adv.at_last_token(score_B, mask_BT)
         if self.beta > 0 and self.kl_in == "reward":
             reward_BT = reward_BT - self.coefficient(batch) * self.token_kl(batch)
-        returns_BT = adv.token_returns(torch.where(mask_BT > 0, reward_BT, 0.0), mask_BT)
-        return adv.whiten(returns_BT, mask_BT)
+        return adv.token_returns(torch.where(mask_BT > 0, reward_BT, 0.0), mask_BT), mask_BT
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """-min(ratio A, clip(ratio) A) at every token."""

@@ -36,7 +36,7 @@ class ReMax(PolicyGradient):
     def needs(self) -> Needs:
         """Rollouts with the score of a greedy answer beside them."""
         base = super().needs
-        return replace(base, annotations=base.annotations | {"greedy_score"})
+        return replace(base, annotations=base.annotations | {"greedy_score"}, moments={})
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """R - R(greedy)."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
-from kilter.batch import Batch, Mean, Outputs
+from kilter.batch import Batch, Mean, Needs, Outputs, moments_of
 from kilter.objectives.knobs import knob
 from kilter.objectives.ops import masked
 from kilter.objectives.registry import method
@@ -40,12 +40,22 @@ class RLOO(PolicyGradient):
 
     compares_siblings = True
 
+    @property
+    def needs(self) -> Needs:
+        """Of other groups the moments of the advantages, with `normalize`."""
+
+        def advantages(batch: Batch) -> Tensor:
+            return adv.rloo(self.penalised(batch), batch.group_B, batch.groups())
+
+        return replace(super().needs, moments={"advantage": advantages} if self.normalize else {})
+
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
         """R minus the mean of the group's other answers; standardised with `normalize`."""
         advantage_B = adv.rloo(score_B, batch.group_B, batch.groups())
-        if self.normalize:
-            advantage_B = (advantage_B - advantage_B.mean()) / (advantage_B.std() + adv.EPSILON)
-        return advantage_B
+        if not self.normalize:
+            return advantage_B
+        _, mean, variance = moments_of(batch, "advantage", advantage_B).unbind()
+        return ((advantage_B.double() - mean) / (variance.sqrt() + adv.EPSILON)).to(advantage_B.dtype)
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """-min(ratio A, clip(ratio) A), with one ratio per answer."""
