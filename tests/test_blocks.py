@@ -15,6 +15,7 @@ from kilter.data import blocks, read, store
 from kilter.data.dataset import DataSpec, load
 from kilter.data.source import SourceSpec
 from kilter.errors import UserError
+from kilter.training.sources.measure import staleness_metrics
 from kilter.types import Completion, Feedback, Group, Prompt
 
 singles = st.floats(width=32, allow_nan=False)
@@ -178,3 +179,24 @@ def test_a_row_names_no_file_of_another_folder(tmp_path):
 def test_a_users_own_column_named_tokens_is_left_alone():
     row = {"prompt": "a", "completions": ["b"], "tokens": 5}
     assert blocks.Reader(Path("x.jsonl")).filled(row) is row
+
+
+spans_of = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=4)
+
+
+@given(st.lists(st.lists(spans_of, max_size=3), max_size=3))
+def test_staleness_counts_every_token_once(steps):
+    """As a loop over single tokens has it; spans may be empty, and answers may have none."""
+
+    def drawn(lengths):
+        starts = [sum(n for n, _ in lengths[:i]) for i in range(len(lengths))]
+        return tuple((s, s + n, v) for s, (n, v) in zip(starts, lengths, strict=True))
+
+    groups = [group(1, *(Completion("a", versions=drawn(answer)) for answer in rows)) for rows in steps]
+    gaps = [9 - v for rows in steps for answer in rows for n, v in answer for _ in range(n)]
+    found = staleness_metrics(groups, 9)
+    if not gaps:
+        assert found == {}
+        return
+    assert found["async/staleness_mean"] == pytest.approx(sum(gaps) / len(gaps))
+    assert found["async/staleness_max"] == max(gaps)

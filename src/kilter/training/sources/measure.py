@@ -54,6 +54,25 @@ def rollout_metrics(groups: Sequence[Group]) -> Metrics:
     return found | _within_groups(rows) | _by_part(answers)
 
 
+def staleness_metrics(groups: Sequence[Group], version: int) -> Metrics:
+    """How many updates behind the weights were that drew the tokens of a step; empty without spans.
+
+    Args:
+        groups: of the step.
+        version: updates that the learner had taken when the step began.
+    """
+    spans = [span for g in groups for c in g.completions for span in c.versions]
+    tokens = sum(end - start for start, end, _ in spans)
+    if not tokens:
+        return {}
+    # Every token counts once: a long answer is as stale as its tokens are.
+    behind = sum((end - start) * (version - drawn) for start, end, drawn in spans)
+    return {
+        "async/staleness_mean": behind / tokens,
+        "async/staleness_max": float(max(version - drawn for start, end, drawn in spans if end > start)),
+    }
+
+
 def _answers(group: Group) -> list[Answer]:
     return [
         Answer(f.score, f.parts, len(c.token_ids or ()), c.finish_reason, _surprise(c))
