@@ -141,10 +141,17 @@ def test_a_run_that_gets_worse_ends_and_keeps_its_best_weights(tiny, tmp_path, c
 
 
 def test_the_saved_model_is_the_one_of_the_best_evaluation(tiny, tmp_path):
-    """A run that learns, then overfits with a high rate: what is saved has the lowest loss of all."""
+    """A run that learns, then overfits with a high rate: what is saved has the lowest loss on its own rows."""
+    from kilter.models.load import load_causal
+
     result = early(tiny, tmp_path, rate=3e-2, early_stopping={"patience": 12})
-    seen = [r["eval_loss"] for r in lines(tmp_path / "run") if "eval_loss" in r]
-    assert result.heldout["eval_loss"] <= min(seen) + 1e-6
+    seen = {r["step"]: r["eval_loss"] for r in lines(tmp_path / "run") if "eval_loss" in r}
+    assert result.best_step == min(seen, key=seen.__getitem__) < 12
+    # The same run cut off at that step has the same weights, and what is reported is of held-out rows.
+    cut = early(tiny, tmp_path, "cut", rate=3e-2, early_stopping={"patience": 12}, max_steps=result.best_step)
+    torch.testing.assert_close(load_causal(result.model).state_dict(), load_causal(cut.model).state_dict())
+    assert result.heldout["eval_loss"] == pytest.approx(cut.heldout["eval_loss"], abs=1e-6)
+    assert result.heldout["eval_loss"] != pytest.approx(seen[result.best_step])
 
 
 def test_a_run_that_improves_goes_to_its_end(tiny, tmp_path):

@@ -123,7 +123,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
                 title = named.get(f"reward_model.{key}", key)
                 out.print(f"  {title}: {cell}, n = {estimate['n']}")
     if found := result.get("prompts_found_in_training_data"):
-        out.print(f"\nBeware: {found} of these prompts were trained on.")
+        out.print(f"\nBeware: {found} of these prompts were trained on, or chose the weights.")
 
 
 def _print_corrected(result: dict[str, Any], named: Mapping[str, str]) -> None:

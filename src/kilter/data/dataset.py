@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -92,9 +92,16 @@ class DataSpec(SourceSpec):
         ]
 
 
+CHOOSING = 0.25
+"""Share of the training prompts that choosing a model may take at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Groups by split, and what was left out and why."""
+    """Groups by split, and what was left out and why.
+
+    `select`: groups of training prompts that nobody learns from; weights are chosen by them.
+    """
 
     spec: DataSpec
     train: Sequence[Group]
@@ -104,6 +111,39 @@ class Dataset:
     unread: tuple[str, ...] = ()
     carried: tuple[str, ...] = ()
     said: Counter[str] = field(default_factory=Counter)
+    select: Sequence[Group] = ()
+
+    def set_aside(self, prompts: int) -> Dataset:
+        """The same, with training prompts taken out to choose weights by.
+
+        Held-out prompts are for evaluations: by those that chose a model, its numbers would flatter. What the
+        split keeps together, and what a column `cluster` joins, goes to one side. The choice is by hash.
+
+        Args:
+            prompts: how many are wanted; at most a quarter of them all is taken.
+        """
+        keys = [str(g.prompt.metadata.get("cluster") or key) for g, key in self._keyed()]
+        members: dict[str, set[str]] = {}
+        for key, group in zip(keys, self.train, strict=True):
+            members.setdefault(key, set()).add(prompt_key(group.prompt))
+        most = min(prompts, int(CHOOSING * sum(map(len, members.values()))))
+
+        # A cluster that is larger than what is still wanted stays for training.
+        taken: set[str] = set()
+        for key in _by_hash(members, f"{self.spec.seed}:select"):
+            if len(members[key]) <= most:
+                taken.add(key)
+                most -= len(members[key])
+        places = range(len(keys))
+        return replace(
+            self,
+            train=picked(self.train, [i for i in places if keys[i] not in taken]),
+            select=picked(self.train, [i for i in places if keys[i] in taken]),
+        )
+
+    def _keyed(self) -> Iterator[tuple[Group, str]]:
+        """The training groups, each with what may not be split."""
+        return zip(self.train, _keys(self.train, self.spec), strict=True)
 
     def left_out(self) -> str:
         """What was left out and why, for a person; "" when nothing was."""
@@ -122,7 +162,9 @@ class Dataset:
     def content_hash(self) -> str:
         """Hash of every group in both splits, for manifests and caches."""
         digest = hashlib.sha256()
-        for name, groups in (("train", self.train), ("heldout", self.heldout)):
+        for name, groups in (("train", self.train), ("heldout", self.heldout), ("select", self.select)):
+            if name == "select" and not groups:
+                continue
             digest.update(name.encode())
             for group in groups:
                 digest.update(json.dumps(store.to_json(group), sort_keys=True, ensure_ascii=False).encode())
@@ -243,10 +285,14 @@ def divided(
     groups: Sequence[Group], spec: DataSpec, bounds: Sequence[tuple[int, float]]
 ) -> tuple[Sequence[int], Sequence[int]]:
     """Places of the groups to train on and of those held out, as the settings split them."""
-    keys = [_split_key(g) for g in groups]
-    if spec.split_by == "near_duplicates" and _holds_out(spec):
-        keys = _joined_keys(keys, groups)
+    keys = _keys(groups, spec) if _holds_out(spec) else [_split_key(g) for g in groups]
     return _split_parts(keys, spec, [first for first, _ in bounds])
+
+
+def _keys(groups: Sequence[Group], spec: DataSpec) -> list[str]:
+    """What may not be split, for each group."""
+    keys = [_split_key(g) for g in groups]
+    return _joined_keys(keys, groups) if spec.split_by == "near_duplicates" else keys
 
 
 def _holds_out(spec: DataSpec) -> bool:
@@ -476,12 +522,17 @@ def _split_parts(
     return [i for i in places if keys[i] not in out], [i for i in places if keys[i] in out]
 
 
+def _by_hash(keys: Iterable[str], salt: str) -> list[str]:
+    """Keys in an order that is random, and does not depend on that of the rows."""
+    return sorted(keys, key=lambda k: hashlib.sha256(f"{salt}:{k}".encode()).digest())
+
+
 def _split_places(keys: Sequence[str], heldout: float, seed: int) -> tuple[Sequence[int], Sequence[int]]:
     """Places of the groups to train on and of those held out, by the keys of their prompts."""
     everyone = range(len(keys))
     if heldout == 0:
         return everyone, ()
-    order = sorted(set(keys), key=lambda k: hashlib.sha256(f"{seed}:{k}".encode()).digest())
+    order = _by_hash(set(keys), str(seed))
     if len(order) < 2:
         return everyone, ()
     held = set(order[: max(1, round(heldout * len(order)))])

@@ -104,7 +104,9 @@ def limits(evaluation: Mapping[str, Any], gate: Mapping[str, Any] | None) -> lis
             found.append(f"Some answers could not be scored by {_listed(unscored)}. They count for nothing.")
     if evaluation.get("prompts_found_in_training_data"):
         n = evaluation["prompts_found_in_training_data"]
-        found.append(f"{n} of the evaluation prompts were trained on, so that the numbers flatter.")
+        found.append(
+            f"{n} of the evaluation prompts were trained on, or chose the weights: the numbers flatter."
+        )
     return found
 
 

@@ -23,6 +23,7 @@ from kilter.training.config import FREE, TrainSpec
 from kilter.types import Group, Shape
 
 if TYPE_CHECKING:
+    from kilter.data.dataset import Dataset
     from kilter.data.encode import Encoder
     from kilter.training.estimate import Sizes
 
@@ -152,14 +153,20 @@ class Train(StageKind[TrainSpec]):
         from kilter.training.trainer import Trainer
 
         self._refuse_uncertified(spec, work)
-        data = work.load(spec.prompts or spec.data, self.shape(spec, "data") or "prompts")
+        whole = work.load(spec.prompts or spec.data, self.shape(spec, "data") or "prompts")
+        data = whole.set_aside(_choosing(spec, whole))
         start = work.model(spec.start, "from")
         reference = work.model(spec.reference, "reference") if spec.reference else None
         work.announce(spec.prompts or spec.data, data)
+        if data.select:
+            work.console.print(
+                f"  {len(data.select)} of {len(whole.train)} training groups choose the best weights"
+            )
 
-        # An evaluation has to know every prompt that this model or its ancestors learned from.
+        # An evaluation has to know every prompt that this model or its ancestors learned from, and every one
+        # that chose its weights.
         if int(os.environ.get("RANK", "0")) == 0:
-            seen = {prompt_key(g.prompt)[:16] for g in data.train}
+            seen = {prompt_key(g.prompt)[:16] for g in whole.train}
             for parent in (start, reference):
                 seen |= trained_prompts(parent) if parent is not None else set()
             write_text(folder / LINEAGE, "\n".join(sorted(seen)) + "\n")
@@ -175,12 +182,14 @@ class Train(StageKind[TrainSpec]):
             work.name,
             work.model,
             work.certificates(),
+            data.select,
         )
         result = launch.run(trainer) if work.isolated else launch.train(trainer)
         facts = {
             "steps": result.steps,
             "groups": len(data.train),
             "heldout_groups": len(data.heldout),
+            "select_groups": len(data.select),
             "metrics": result.metrics,
             "heldout": result.heldout,
             "left_out": dict(data.skipped + result.counts),
@@ -213,7 +222,8 @@ class Train(StageKind[TrainSpec]):
         size = _sizes(work.model(None))
         if not work.ready(source):
             return StagePlan(what, memory_gb=round(train_memory(spec, size), 1))
-        groups = work.load(source, self.shape(spec, "data") or "prompts").train[: spec.limit]
+        data = work.load(source, self.shape(spec, "data") or "prompts")
+        groups = data.set_aside(_choosing(spec, data)).train[: spec.limit]
         estimate = _online if spec.prompts is not None else _offline
         return estimate(spec, what, groups, size, work)
 
@@ -230,6 +240,20 @@ def _check_cluster(spec: TrainSpec, cluster: ClusterSpec, work: Workspace) -> No
         paths |= {f"data.{name}.path": path for path in found if Path(path).exists()}
     facts = cluster_facts(Asked(spec, build_objective(spec.method).needs, work.where()))
     check_cluster(cluster, replace(facts, paths=paths))
+
+
+def _choosing(spec: TrainSpec, data: Dataset) -> int:
+    """Training prompts that the stage takes to choose its best weights by."""
+    from kilter.data.dataset import prompt_key
+    from kilter.data.worlds.registry import world_of
+
+    watch = spec.monitors
+    if spec.prompts is None:
+        held = len({prompt_key(g.prompt) for g in data.heldout[: spec.eval_limit]})
+        return 0 if spec.early_stopping is None else held
+    # A world that nobody named judges where prompts are held out, as a sign that evidence is wanted.
+    own = bool(data.heldout) and all(world_of(g.prompt) is not None for g in data.heldout)
+    return watch.gold_prompts if watch.enabled and (watch.gold is not None or own) else 0
 
 
 def _on_adapter(spec: TrainSpec, work: Workspace) -> bool:

@@ -61,17 +61,20 @@ def _fixed(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     """Training on the data's own answers."""
     needs = job.objective.needs
     groups, heldout = job.groups, job.heldout[: job.spec.eval_limit]
+    select = job.select[: job.spec.eval_limit] if job.spec.early_stopping is not None else ()
 
     # What a method cannot learn from is left out before it is tokenised, and said.
     if len(needs.labels) == 1:
         groups, heldout = _labelled(job, groups), with_labels(heldout, needs.labels)
+        select = with_labels(select, needs.labels)
     _say_unread_odds(job, groups)
     # Data without a single usable row is an error here, not an empty run.
     encoded = encoder.encode_all(groups, "data", f"{len(groups)} groups")
-    held = encoder.encode_rows(heldout)
+    held, chosen_by = encoder.encode_rows(heldout), encoder.encode_rows(select)
     arrange, length = arrangements.get(needs.rows), job.spec.max_length
     arranged = arrange(encoded, length, ())
-    return _on_data(job, scorer, encoder, arranged, arrange(held, length, arranged))
+    held, chosen_by = arrange(held, length, arranged), arrange(chosen_by, length, arranged)
+    return _on_data(job, scorer, encoder, arranged, held, chosen_by)
 
 
 def _replay(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
@@ -81,7 +84,7 @@ def _replay(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     encoded = encoder.encode_all(groups, "data", f"{len(groups)} groups")
     # Log-probs have to be taken at the temperature at which the answers were drawn.
     temperature = sampled_at(groups, job.spec.sampler.temperature)
-    return _on_data(job, scorer, encoder, encoded, [], temperature, "replay")
+    return _on_data(job, scorer, encoder, encoded, [], [], temperature, "replay")
 
 
 def _on_data(
@@ -90,11 +93,15 @@ def _on_data(
     encoder: Encoder,
     encoded: Sequence[Encoded],
     held: Sequence[Encoded],
+    select: Sequence[Encoded],
     temperature: float = 1.0,
     origin: Origin = "own",
 ) -> Run:
-    """What fixed data and recorded rollouts share: one source, and a reference computed beforehand."""
-    spec, needs, engine = job.spec, job.objective.needs, job.engine
+    """What fixed data and recorded rollouts share: one source, and a reference computed beforehand.
+
+    `held` is what the run reports on; by `select` it chooses the best weights.
+    """
+    spec, needs, engine, evaluated = job.spec, job.objective.needs, job.engine, Joined(held, select)
     if spec.batch_size < engine.world:
         job.say(f"batch_size {spec.batch_size}: so many of the {engine.world} processes have work in a step")
     # Nothing is cut or dropped in silence.
@@ -112,34 +119,40 @@ def _on_data(
     )
 
     # What cannot be read, and another run's checkpoint, are refused before the reference is computed.
-    refuse_unreadable_rows(job, scorer.policy, encoder, chain(encoded, held))
-    mine = identity(job, chain(encoded, held))
+    refuse_unreadable_rows(job, scorer.policy, encoder, chain(encoded, evaluated))
+    mine = identity(job, chain(encoded, evaluated))
     refuse_another_run(job.checkpoints, job.out, mine)
     cache = None
     if "ref_logps" in needs.annotations:
         cache = scorers.fill_reference_cache(
-            job, scorer.policy, encoder, Joined(source.visited(), held), temperature
+            job, scorer.policy, encoder, Joined(source.visited(), evaluated), temperature
         )
     # The schedule decays over optimizer steps, of which a batch may have several.
     steps = _steps(job, source)
     learner = LocalLearner(scorer, needs, spec, steps, engine, cache, temperature, origin)
 
     run = _run(job, learner, source, held, mine)
-    run.early = _early(job, run)
-    saver = _saver(job, run)
-    run.hooks = Hooks(
+    run.early = _early(job, run, select)
+    run.hooks = _hooks_on_data(job, run)
+    return run
+
+
+def _hooks_on_data(job: Job, run: Run) -> Hooks:
+    """The order in which a step on fixed data is looked at."""
+    saver, total = _saver(job, run), run.source.total_steps
+    return Hooks(
         (
             run.account,
             FiniteGuard(job.name, saver.checkpoints),
-            run.heldout,
+            # What decides when to stop is looked at on the way, and what is reported only at the end.
+            run.heldout if run.early is None else run.early.heldout,
             _metrics_log(job, saver),
-            _screen(job, source.total_steps),
+            _screen(job, total),
             *([] if run.early is None else [run.early]),
             Interrupts(run.signals, saver, job.out),
             saver,
         )
     )
-    return run
 
 
 def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
@@ -153,7 +166,7 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
             f"is less than the {engine.world} processes",
             "give every process a prompt per step",
         )
-    refuse_unreadable_prompts(job, scorer.policy, encoder, [g.prompt for g in job.heldout])
+    refuse_unreadable_prompts(job, scorer.policy, encoder, [g.prompt for g in job.select])
     prompts = [g.prompt for g in job.groups]
     ids = refuse_unreadable_prompts(job, scorer.policy, encoder, prompts)
     mine = identity(job, (), list(zip(ids, prompts, strict=True)))
@@ -241,8 +254,7 @@ def _run(
     job: Job, learner: LocalLearner, source: FixedSource | RolloutSource, held: Sequence[Encoded], mine: str
 ) -> Run:
     """The parts that every run has; its hooks are put in when they are known."""
-    every, total = job.spec.eval_every, source.total_steps
-    heldout = HeldOut(held, learner, job.objective, every, total)
+    heldout = HeldOut(held, learner, job.objective, job.spec.eval_every, source.total_steps)
     return Run(job.objective, learner, source, Account(learner), heldout, StopRequest(), mine)
 
 
@@ -259,20 +271,21 @@ def _steps(job: Job, source: FixedSource | RolloutSource) -> int:
     return steps
 
 
-def _early(job: Job, run: Run) -> StopEarly | None:
-    """The hook that ends the run early, if it is asked for."""
+def _early(job: Job, run: Run, select: Sequence[Encoded]) -> StopEarly | None:
+    """The hook that ends the run early by its own rows, if it is asked for."""
     spec = job.spec.early_stopping
     if spec is None:
         return None
-    if not run.heldout.groups:
+    if not select:
         raise UserError(
             "early_stopping",
             spec.metric,
-            "has no held-out rows to look at",
-            "set data.heldout above 0, or leave early_stopping out",
+            "has no held-out rows to look at: as many are set aside for it as data.heldout keeps",
+            "set data.heldout above 0 or give more data, or leave early_stopping out",
         )
+    evaluated = HeldOut(select, run.learner, job.objective, job.spec.eval_every, run.source.total_steps)
     best = BestWeights(job.out / BEST, run.learner, "leave early_stopping out")
-    return StopEarly(spec, run.heldout, best, run.source.total_steps)
+    return StopEarly(spec, evaluated, best, run.source.total_steps)
 
 
 def _saver(job: Job, run: Run) -> SaveCheckpoints:

@@ -73,7 +73,7 @@ class MonitorSpec(BaseModel):
         "a built-in world brings its own",
     )
     gold_every: int = Field(20, ge=1, description="steps between gold evaluations")
-    gold_prompts: int = Field(48, ge=4, description="held-out prompts per gold evaluation")
+    gold_prompts: int = Field(48, ge=4, description="training prompts set aside for gold evaluations")
     stop: bool = Field(
         True, description="stop when the proxy is up and gold is down twice, or a tier-0 limit is passed"
     )
@@ -252,8 +252,8 @@ class TrainSpec(BaseModel):
     )
     early_stopping: Annotated[EarlyStopping | None, MONITORING] = Field(
         None,
-        description="end early where a held-out metric stops to improve, and keep the best weights; "
-        "needs eval_every",
+        description="end early where a metric stops to improve on rows set aside for it, and keep the best "
+        "weights; needs eval_every",
     )
     export_dtype: Annotated[Literal["float32", "bfloat16"], OUTPUT] = Field(
         "float32", description="precision of the saved weights; bfloat16 takes half the disk"

@@ -34,6 +34,7 @@ class Job:
         resolve: turns the name of a stage or model into its folder.
         engine: one process or many.
         certificates: judge.json files of the run.
+        select: groups by which the best weights are chosen.
         cluster: the roles that live elsewhere; None: all are here.
     """
 
@@ -49,6 +50,7 @@ class Job:
     resolve: Callable[[str], Path]
     engine: Engine
     certificates: Sequence[Path] = ()
+    select: Sequence[Group] = ()
     cluster: Cluster | None = None
 
     def apart(self, role: str) -> Cluster | None:

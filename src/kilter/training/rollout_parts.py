@@ -150,21 +150,21 @@ def _sampler(job: Job, policy: Scorer, encoder: Encoder) -> Sampler:
 
 
 def make_gold(job: Job, source: RolloutSource) -> GoldEvaluator | None:
-    """Judges held-out answers: by the source that the recipe names, or by the world they come from.
+    """Judges answers to prompts of their own: by the source that is named, or by the prompts' world.
 
     Returns:
-        None where the run is not watched, or has neither a gold source nor held-out prompts.
+        None where the run is not watched, or has neither a gold source nor such prompts.
     """
     spec = job.spec
-    prompts = _distinct(job.heldout)[: spec.monitors.gold_prompts]
+    prompts = _distinct(job.select)[: spec.monitors.gold_prompts]
     if not spec.monitors.enabled:
         return None
     if not prompts and spec.monitors.gold is not None:
         raise UserError(
             "monitors.gold",
             spec.monitors.gold,
-            "has no held-out prompts to judge",
-            "set data.heldout above 0, or leave it out",
+            "has no prompts to judge: at most a quarter of the training prompts is set aside for it",
+            "give more prompts, or leave it out",
         )
     s = spec.sampler
     seed = GOLD_SEED + spec.seed

@@ -51,6 +51,7 @@ class Trainer:
         reference: model folder of the reference policy, None for `start`.
         resolve: turns the name of a stage or model into its folder.
         certificates: judge.json files of the run.
+        select: groups by which the best weights are chosen; None: the held-out ones.
         connect: opens the backend of a cluster, where the settings name one.
     """
 
@@ -64,6 +65,7 @@ class Trainer:
     name: str = "train"
     resolve: Callable[[str], Path] = resolve_model
     certificates: Sequence[Path] = ()
+    select: Sequence[Group] | None = None
     connect: Connect = connect
 
     def run(self) -> TrainResult:
@@ -155,6 +157,7 @@ class Trainer:
             self.resolve,
             engine,
             self.certificates,
+            self.heldout if self.select is None else self.select,
         )
         if spec.cluster is not None:
             job = replace(job, cluster=self._cluster(spec.cluster, job))

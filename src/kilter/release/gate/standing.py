@@ -7,11 +7,11 @@ from typing import Any
 
 
 def leaks(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What was trained on proves nothing."""
+    """What was trained on, or chose the weights, proves nothing."""
     leaked = int(evaluation.get("prompts_found_in_training_data", 0))
     if not leaked:
         return []
-    why = f"{leaked} evaluation prompts were trained on"
+    why = f"{leaked} evaluation prompts were trained on, or chose the weights that were kept"
     name = "evaluation prompts absent from training data"
     return [_standing(name, "leakage", leaked, "fail", why, evaluation["n_prompts"])]
 

@@ -20,7 +20,7 @@ class StopEarly(Hook):
 
     Args:
         spec: which metric, and how patient.
-        heldout: evaluates; stands before this hook.
+        heldout: evaluates on rows that nothing else reports on; stands before this hook.
         best: keeps the weights of the best evaluation.
         total: steps of the run; the last one is always evaluated.
     """

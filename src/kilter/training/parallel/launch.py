@@ -96,6 +96,8 @@ def _hand_over(trainer: Trainer, folder: Path) -> None:
     folder.mkdir(parents=True)
     store.append(folder / "train.jsonl", trainer.train)
     store.append(folder / "heldout.jsonl", trainer.heldout)
+    if trainer.select is not None:
+        store.append(folder / "select.jsonl", trainer.select)
     # Whatever needs a name resolved is resolved here: workers know no recipe.
     job = {
         "spec": trainer.spec.model_dump(mode="json", by_alias=True),
@@ -118,21 +120,23 @@ def work(folder: Path) -> None:
 
     job = json.loads((folder / "job.json").read_text())
     spec = TrainSpec.model_validate(job["spec"])
-    groups = [list(store.read(folder / f"{part}.jsonl")) for part in ("train", "heldout")]
+    parts = [folder / f"{part}.jsonl" for part in ("train", "heldout", "select")]
+    groups = [list(store.read(path)) if path.is_file() else None for path in parts]
     reference = Path(job["reference"]) if job["reference"] else None
     resolve = lambda name: Path(job["models"][name])
     # The same Trainer as in one process: it learns from its environment that it is one of several.
     trainer = Trainer(
         spec,
         Path(job["start"]),
-        groups[0],
-        groups[1],
+        groups[0] or (),
+        groups[1] or (),
         Path(job["out"]),
         reference,
         Screen(stderr=True),
         job["name"],
         resolve,
         [Path(path) for path in job["certificates"]],
+        groups[2],
     )
     try:
         with owning(trainer.out):
