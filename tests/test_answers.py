@@ -115,3 +115,25 @@ def test_further_samples_change_no_other_metric(tiny, pairs_file, tmp_path):
     assert solved["n"] == one["gold"]["n"]
     assert 0 < solved["value"] < 1
     assert solved["judge"] == one["gold"]["judge"]
+
+
+@pytest.mark.parametrize("lines", [1, 4, 11])
+def test_a_model_in_memory_says_the_same_after_a_kill_to_the_last_bit(tmp_path, scorer, encoder, lines):
+    """Its log-probs depend, in their last bits, on who else is in the batch: a round is asked again as a whole."""
+    from kilter.sampling.local import LocalSampler
+
+    prompts = [Prompt(text="q " + "x" * (i % 5) + str(i)) for i in range(12)]
+    spec = EvaluateSpec(models=["m"], max_new_tokens=8, temperature=1.0)
+
+    def said(folder):
+        sampler = LocalSampler(scorer, encoder)
+        found = Answering(spec, Subject("m", "m", None), sampler, "", folder, Console(quiet=True), "eval")
+        return found(prompts), found.path
+
+    whole, path = said(tmp_path / "whole" / "eval")
+    cut = tmp_path / "cut" / "eval" / "answers" / path.name
+    cut.parent.mkdir(parents=True)
+    cut.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
+    again, _ = said(tmp_path / "cut" / "eval")
+    assert again == whole
+    assert len(cut.read_text().splitlines()) == 12

@@ -1,6 +1,7 @@
 """Interchangeable workers of one role.
 
-Requests are shared out, sent again when a worker is lost, and counted once. All of it is logic over a Backend and its clock: nothing here knows processes.
+Requests are shared out, sent again when a worker is lost, and counted once. All of it is logic over a
+Backend and its clock: nothing here knows processes.
 """
 
 from __future__ import annotations

@@ -69,27 +69,44 @@ class Answering:
         Raises:
             RunFailed: no prompt has an answer.
         """
-        path = self.path
-        wanted_keys = {prompt_key(p): p for p in prompts}
-        known = {key: row[:k] for key, row in _kept(path).items() if len(row) >= k}
-        taken = self._taken(wanted_keys.keys() - known.keys(), k)
-        known |= taken
-        store.append(path, [_line(wanted_keys[key], row) for key, row in taken.items()])
-        todo = [p for key, p in wanted_keys.items() if key not in known]
+        path, by_key = self.path, {prompt_key(p): p for p in prompts}
+        taken = self._taken(by_key, k)
+        kept = {key: row[:k] for key, row in _kept(path).items() if len(row) >= k}
+        store.append(path, [_line(by_key[key], row) for key, row in taken.items() if key not in kept])
+        known = taken | kept
+        rounds = list(self._rounds([key for key in by_key if key not in taken], known))
         problems: list[str] = []
-        with Display(self.console, f"{self.title}: answers of {self.subject.name}", len(todo)) as display:
-            for first in range(0, len(todo), CHUNK):
-                wanted = requests(todo[first : first + CHUNK], k, self.params)
-                for request, samples in finished(self.sampler, wanted, OnDisplay(display, first, k)):
+        total, done = sum(map(len, rounds)), 0
+        with Display(self.console, f"{self.title}: answers of {self.subject.name}", total) as display:
+            for keys in rounds:
+                wanted = requests([by_key[key] for key in keys], k, self.params)
+                for request, samples in finished(self.sampler, wanted, OnDisplay(display, done, k)):
                     made = tuple(s.completion for s in samples if s.completion is not None)
-                    known[prompt_key(request.prompt)] = made
                     problems += [s.problem for s in samples if s.completion is None]
+                    key = prompt_key(request.prompt)
+                    if key in known:
+                        continue
+                    known[key] = made
 
                     # What failed is not written, so that the next attempt asks again.
                     if len(made) == k:
                         store.append(path, [_line(request.prompt, made)])
-        self._report(problems, len(todo) * k, any(known.values()))
+                done += len(keys)
+        self._report(problems, total * k, any(known.values()))
         return [known.get(prompt_key(p), ()) for p in prompts]
+
+    def _rounds(self, keys: Sequence[str], known: Collection[str]) -> Iterator[list[str]]:
+        """Prompts that are handed to the sampler together, where one of them has no answer yet.
+
+        A model in memory is asked a whole round again: its log-probs depend, in their last bits, on who else is
+        in the batch. Elsewhere an answer may cost money, and nothing is asked twice.
+        """
+        again = self.sampler.facts.exact
+        for first in range(0, len(keys), CHUNK):
+            part = keys[first : first + CHUNK]
+            missing = [key for key in part if key not in known]
+            if missing:
+                yield list(part) if again else missing
 
     def _taken(self, keys: Collection[str], k: int) -> dict[str, tuple[Completion, ...]]:
         """k answers to each prompt that an evaluation in a folder beside this one has, word for word."""
