@@ -98,8 +98,8 @@ class Answering:
     def _rounds(self, keys: Sequence[str], known: Collection[str]) -> Iterator[list[str]]:
         """Prompts that are handed to the sampler together, where one of them has no answer yet.
 
-        A model in memory is asked a whole round again: the last bits of its log-probs depend on who else is in
-        the batch. Elsewhere an answer may cost money, and nothing is asked twice.
+        A model in memory is asked a whole round again: the last bits of its log-probs depend on who else is
+        in the batch. Elsewhere an answer may cost money, and nothing is asked twice.
         """
         again = self.sampler.facts.exact
         for first in range(0, len(keys), CHUNK):
