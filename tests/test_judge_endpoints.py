@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import re
@@ -76,6 +77,7 @@ class Endpoint:
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with lock:
+                    body["asked by"] = self.headers.get("OpenAI-Organization")
                     endpoint.bodies.append(body)
                     number = len(endpoint.bodies)
                 step = endpoint.answer(body, number)
@@ -286,46 +288,65 @@ def test_several_processes_may_share_a_cache(tmp_path):
 
 
 WORKER = """
-import os, sys
+import os, sqlite3, sys, time
 from kilter.feedback.context import Context
-from kilter.feedback.judge.build import build, parse_spec
+from kilter.feedback.judge.build import CACHE, build, parse_spec
 from kilter.feedback.judge.verdict import Comparison
 from kilter.types import Prompt
 from pathlib import Path
 
-url, folder = sys.argv[1], Path(sys.argv[2])
+url, folder, concurrency = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 ask = Prompt(messages=({"role": "user", "content": "Which is the longest?"},))
 pairs = [Comparison(ask, f"answer {k}", f"a longer answer {k}") for k in range(250)]
-sampler = {"name": "openai", "model": "m", "url": url, "concurrency": 1, "retries": 0}
+sampler = {"name": "openai", "model": "m", "url": url, "concurrency": concurrency, "retries": 0}
 
 # One process imports, and its children are killed: five of them by the server, the last one ends.
 for attempt in range(6):
     child = os.fork()
     if child == 0:
-        (folder / "pid").write_text(str(os.getpid()))
+        os.environ["OPENAI_ORG_ID"] = f"{attempt} {os.getpid()}"  # in a header: the server knows who asks
         found = build(parse_spec({"sampler": sampler}), Context(folder=folder)).compare(pairs)
         (folder / "done").write_text(str(sum(j.p is not None for j in found)))
         os._exit(0)
     os.waitpid(child, 0)
+    base = sqlite3.connect(folder / CACHE)
+    print(base.execute("SELECT COUNT(*) FROM replies").fetchone()[0])
+    base.close()
 """
 
 
-def test_five_hundred_labels_killed_five_times_pay_no_verdict_twice(endpoint, tmp_path):
-    kills = {3, 100, 101, 350, 499}
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_five_hundred_labels_killed_five_times_pay_no_verdict_twice(concurrency, endpoint, tmp_path):
+    """Calls are verdicts, and the calls under way at a kill: whatever had arrived was written before."""
+    kills, asked, lock = [3, 97, 1, 249, 149], [0] * 6, threading.Lock()
 
     def answer(body, n):
-        if n in kills:  # before it is answered, so that this call was made by nobody
-            os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        attempt, pid = map(int, body["asked by"].split())
+        with lock:
+            asked[attempt] += 1
+            now = attempt < len(kills) and asked[attempt] == kills[attempt]
+        if now:  # before it is answered, so that this call was made by nobody
+            os.kill(pid, signal.SIGKILL)
             return half_closed
         return longer_wins(body, n)
 
     endpoint.answer = answer
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OPENAI_API_KEY": KEY}
-    arguments = [sys.executable, "-c", WORKER, endpoint.url, str(tmp_path)]
-    subprocess.run(arguments, env=environment, check=True, timeout=120)
+    arguments = [sys.executable, "-c", WORKER, endpoint.url, str(tmp_path), str(concurrency)]
+    ran = subprocess.run(arguments, env=environment, check=True, timeout=120, capture_output=True, text=True)
+    written = list(map(int, ran.stdout.split()))
     assert (tmp_path / "done").read_text() == "250"
-    assert endpoint.answered == kept(tmp_path) == 500
-    assert len(endpoint.bodies) == 500 + len(kills)
+    assert written[-1] == kept(tmp_path) == 500
+
+    # Of each attempt: what was asked is what was written, and what was under way when it died.
+    paid = [after - before for before, after in itertools.pairwise([0, *written])]
+    under_way = [a - p for a, p in zip(asked, paid, strict=True)]
+    assert all(1 <= flying <= concurrency for flying in under_way[:-1]), (asked, written)
+    assert under_way[-1] == 0
+    assert len(endpoint.bodies) == 500 + sum(under_way)
+    if concurrency == 1:
+        assert endpoint.answered == 500
+        assert len(endpoint.bodies) == 500 + len(kills)
 
 
 def test_the_key_is_in_no_file_and_no_word(endpoint, tmp_path, capsys, monkeypatch):
