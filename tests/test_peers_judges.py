@@ -160,6 +160,13 @@ def test_open_instruct_always_chooses_the_first_and_ignores_the_verdict(tmp_path
         assert [c.text for c in made.completions] == ["a long one", "a"]
 
 
+@pytest.mark.parametrize("said", ["2", "-1", "C", "0", "AB", "true", "", "both"])
+def test_open_instruct_takes_a_verdict_that_was_never_offered(said):
+    found = judge(Script(lambda t: f"VERDICT {mark_in(t)} = {said}"), read="text").compare([pair()])[0]
+    assert found.p is None
+    assert found.reason
+
+
 def test_nemo_aligner_gives_chosen_and_rejected_one_index():
     scored = Group(prompt(), (Completion("a"), Completion("b")), (Feedback(0.2), Feedback(0.8)))
     (made,) = WRITERS["pairs"](_with_history(scored), LabelSpec(feedback="judge"), Counter())

@@ -58,20 +58,28 @@ def style_controlled_win_rate(
     outcomes: Sequence[float | None],
     differences: Mapping[str, Sequence[float | None]],
     clusters: Sequence[Any] | npt.ArrayLike | None = None,
+    ratios: Mapping[str, Sequence[float | None]] | None = None,
+    prompts: Mapping[str, Sequence[float | None]] | None = None,
     **extra: Any,
 ) -> Estimate:
     """The win rate where both answers have as much of each feature, such as length, lists or bold words.
 
     Args:
         outcomes: as in `length_controlled_win_rate`.
-        differences: feature -> [n] candidate less baseline; a feature in which nothing differs says nothing.
+        differences: feature -> [n] candidate less baseline, read as tanh of standard deviations; a feature in
+            which nothing differs says nothing.
         clusters: [n], which prompts belong together.
+        ratios: feature -> [n] differences that are bounded already, read in standard deviations.
+        prompts: feature -> [n] of the prompts alone, such as their difficulty, read from its mean on.
 
     Returns:
         No value where one side nearly always has more of a feature: the method then begins `not_identified`.
+        The method tells the weight of each feature, as log-odds of a win: they are the biases of who decided.
     """
     y = np.array(outcomes, dtype=float)
-    x = np.array([list(d) for d in differences.values()], dtype=float).reshape(len(differences), -1).T
+    ratios, prompts = ratios or {}, prompts or {}
+    named = {**differences, **ratios, **prompts}
+    x = np.array([list(d) for d in named.values()], dtype=float).reshape(len(named), -1).T
     known = np.isfinite(y) & np.isfinite(x).all(1)
     names = np.arange(len(y)) if clusters is None else np.asarray(clusters)
     _, groups = np.unique(names[known], return_inverse=True)
@@ -83,18 +91,27 @@ def style_controlled_win_rate(
         return Estimate(None, **facts, method=f"{held} prompts are below {UNBOUNDED}: no controlled win rate")
 
     # Where one side always has more, what would be at equality is a guess of the model alone.
-    for name, column in zip(differences, x.T, strict=True):
+    for name, column in zip(named, x.T, strict=True):
         longer, shorter = float((column > 0).mean()), float((column < 0).mean())
-        if column.any() and min(longer, shorter) < OVERLAP:
+        # Answers that are equal in a ratio, as most are in headers, show what is at equality.
+        equal = 1 - longer - shorter if name in ratios else 0.0
+        if name not in prompts and column.any() and min(longer, shorter) + equal < OVERLAP:
             share = f"the candidate has more {name} in {longer:.0%} of the prompts and less in {shorter:.0%}"
             return Estimate(None, **facts, method=f"not_identified: {share}")
-    x = x[:, x.any(0)]
-    low, value, high = _at_equality(y, np.tanh(x / x.std(0)), groups)
-    return Estimate(value, ci_low=low, ci_high=high, method="logistic at equal style, clustered", **facts)
+    x = x - np.where([name in prompts for name in named], x.mean(0), 0.0)
+    kept = [name for name, some in zip(named, x.any(0), strict=True) if some]
+    x = x[:, x.any(0)] / x[:, x.any(0)].std(0)
+    x = np.where([name in differences for name in kept], np.tanh(x), x)
+    (low, value, high), weights = _at_equality(y, x, groups)
+    told = ", ".join(f"{name} {weight:+.2f}" for name, weight in zip(kept, weights, strict=True))
+    method = "logistic at equal style, clustered" + (f"; log-odds: {told}" if told else "")
+    return Estimate(value, ci_low=low, ci_high=high, method=method, **facts)
 
 
-def _at_equality(y: Array, x: Array, groups: npt.NDArray[np.intp]) -> tuple[float, float, float]:
-    """(lower bound, estimate, upper bound) of the share of wins where all features are 0."""
+def _at_equality(
+    y: Array, x: Array, groups: npt.NDArray[np.intp]
+) -> tuple[tuple[float, float, float], Array]:
+    """(lower bound, estimate, upper bound) of the share of wins where all features are 0; their weights."""
     import statsmodels.api as sm
 
     # One imagined win and one loss at either side of each feature keep what separates the data finite.
@@ -113,4 +130,4 @@ def _at_equality(y: Array, x: Array, groups: npt.NDArray[np.intp]) -> tuple[floa
     degrees = max(1, len(np.unique(groups)) - design.shape[1])
     half = float(stats.t.ppf((1 + LEVEL) / 2, degrees)) * error
     low, value, high = (float(special.expit(v)) for v in (middle - half, middle, middle + half))
-    return low, value, high
+    return (low, value, high), np.asarray(fit.params[1:])

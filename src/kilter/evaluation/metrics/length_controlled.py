@@ -1,4 +1,4 @@
-"""Win rates as they would be if both answers were equally long."""
+"""Win rates as they would be if both answers were equally long, or looked alike."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from typing import TYPE_CHECKING
 from kilter.evaluation.metrics.judge_win_rate import JudgeWinRate
 from kilter.evaluation.metrics.registry import metric
 from kilter.evaluation.metrics.win_rate import WinRateGold, WinRateReward
-from kilter.types import Answered, Completion
+from kilter.evaluation.style import length
+from kilter.types import Answered
 
 if TYPE_CHECKING:  # a command that measures nothing must not wait for scipy
     from kilter.statistics import Estimate
-
-
-def _length(answer: Completion) -> int:
-    """Tokens; words where an endpoint gives text alone."""
-    return len(answer.text.split()) if answer.token_ids is None else len(answer.token_ids)
 
 
 def _longer(item: Answered) -> float | None:
     """Length of the answer less that of the baseline's."""
     if item.baseline is None or not item.baseline.answers:
         return None
-    return float(_length(item.answers[0]) - _length(item.baseline.answers[0]))
+    return float(length(item.answers[0]) - length(item.baseline.answers[0]))
 
 
 class LengthControlled:
