@@ -11,7 +11,7 @@ import pytest
 from kilter.cluster.inline import InlineBackend
 from kilter.cluster.pool import Pool, Restarts
 from kilter.cluster.rollouts import PooledSampler
-from kilter.cluster.weights import ObjectTransport, Package
+from kilter.cluster.weights import ObjectTransport, Package, Taken
 from kilter.data.dataset import DataSpec, load
 from kilter.sampling.config import SamplerSpec
 from kilter.seams import FeedbackSource
@@ -40,8 +40,10 @@ class Fake:
 
     def load(self, package: Package):
         self.version = package.version
+        return Taken(self.version)
 
-    def generate(self, requests):
+    def generate(self, requests, version):
+        assert self.version >= version
         answer = Completion("ab", (1, 2), (1, 1), (-0.5, -0.5), "stop", self.version)
         return [Sample(r, i, replace(answer, prompt_ids=(3,))) for r in requests for i in range(r.k)]
 

@@ -7,12 +7,13 @@ import random
 import pytest
 import torch
 
-from kilter.cluster.backend import run
+from kilter.cluster.backend import LostError, run
 from kilter.cluster.inline import InlineBackend
 from kilter.cluster.pool import Pool, Restarts, shares
 from kilter.cluster.weights import (
     FileTransport,
     ObjectTransport,
+    Taken,
     WeightStream,
     checksums,
     receive,
@@ -43,6 +44,12 @@ class Echo:
 
     def broken(self):
         raise ZeroDivisionError("no")
+
+    def once(self):
+        self.log.append("asked")
+        if len(self.log) == 1:
+            raise LostError("its engine has died")
+        return "answered"
 
 
 def pool(size=3, latency=lambda *a: 1.0, stall=10.0, restarts=3, log=None, told=None):
@@ -75,6 +82,24 @@ def test_errors_cross_as_what_they_were():
         workers.result(workers.submit("wrong"))
     with pytest.raises(RunFailed, match=r"echo \d failed \(ZeroDivisionError: no\)"):
         workers.result(workers.submit("broken"))
+
+
+def test_a_worker_that_cannot_go_on_is_replaced_and_its_call_runs_again():
+    told, log = [], []
+    _, workers = pool(told=told, log=log)
+    assert workers.result(workers.submit("once")) == "answered"
+    assert log == ["asked"] * 2
+    assert told == [("lost worker", "echo 0 is lost: its engine has died")]
+    assert workers.size == 3
+
+
+def test_calls_of_a_worker_may_end_in_any_order():
+    _, workers = pool(size=1, latency=lambda role, n, method, a: 0.0)
+    first, second = workers.submit("double", 1), workers.submit("double", 2)
+    late = workers.slots[0].running[0][0]
+    late.end, late.done = None, lambda: False
+    assert workers.result(second) == (4, 0)
+    assert not first.done
 
 
 @pytest.mark.parametrize("fault", ["killed", "hangs"])
@@ -180,12 +205,14 @@ def test_weights_arrive_as_they_were_sent(way, tmp_path):
     for version in range(20):
         stream = WeightStream(version, tensors(version + 1))
         receive(send.send(stream), owned)
-        require_same(stream.checksums(), [("rollout 0", checksums(owned))])
+        require_same(version, stream.checksums(), [("rollout 0", Taken(version, checksums(owned)))])
     assert len(list(tmp_path.iterdir())) == (2 if way == "file" else 0)
     # One changed bit is named.
     owned["a"].view(torch.int32)[1, 2] ^= 1
     with pytest.raises(RunFailed, match=r"rollout 0 holds other weights .*1 tensors, the first is a"):
-        require_same(stream.checksums(), [("rollout 0", checksums(owned))])
+        require_same(version, stream.checksums(), [("rollout 0", Taken(version, checksums(owned)))])
+    with pytest.raises(RunFailed, match=r"rollout 0 has the weights of version 18, not 19"):
+        require_same(version, {}, [("rollout 0", Taken(18))])
 
 
 def test_weights_that_do_not_fit_change_nothing():

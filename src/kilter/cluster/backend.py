@@ -1,7 +1,7 @@
 """Protocols between the pools of a run and whatever starts their workers: this process, or Ray.
 
-A worker is a plain object that some process holds. It does its calls one after the other, in the order in
-which they were sent: what is sent after new weights is answered with them. Control calls go past that queue.
+A worker is a plain object that some process holds. It begins its calls in the order in which they were sent,
+one after the other or a few at once. Control calls go past that queue.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ Factory = Callable[..., Any]
 
 LOST = "lost"
 """The kind of a report whose worker is gone: the call may run again elsewhere."""
+
+
+class LostError(Exception):
+    """A worker cannot go on, such as one whose engine has died. Its calls run again elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,17 @@ class Handle(Protocol):
 class Backend(Protocol):
     """Starts workers and waits for them."""
 
-    def start(self, role: str, number: int, make: Factory, arguments: Mapping[str, Any]) -> Handle:
+    def start(
+        self, role: str, number: int, make: Factory, arguments: Mapping[str, Any], at_once: int = 1
+    ) -> Handle:
         """Starts worker `number` of a role. It may still be loading when this returns.
+
+        Args:
+            role: its settings say what the worker takes.
+            number: of the worker.
+            make: makes the object that it holds.
+            arguments: of `make`.
+            at_once: calls that it does at the same time.
 
         Raises:
             UserError: the resources that the role asks for did not come.
@@ -101,6 +114,8 @@ def run(target: Any, method: str, arguments: Sequence[Any], where: str) -> Repor
     """Calls a method of the object that a worker holds. Nothing is raised: what happens is in the report."""
     try:
         return Report(getattr(target, method)(*arguments), where=where)
+    except LostError as error:
+        return Report(kind=LOST, arguments=(str(error),), where=where)
     except KilterError as error:
         return Report(kind=type(error).__name__, arguments=_arguments(error), where=where)
     except Exception as error:

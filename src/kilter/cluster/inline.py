@@ -97,8 +97,10 @@ class InlineBackend:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
 
-    def start(self, role: str, number: int, make: Factory, arguments: Mapping[str, Any]) -> InlineHandle:
-        """Makes the object here and now."""
+    def start(
+        self, role: str, number: int, make: Factory, arguments: Mapping[str, Any], at_once: int = 1
+    ) -> InlineHandle:
+        """Makes the object here and now. Its calls end one after the other all the same."""
         handle = InlineHandle(self, role, number, make(**arguments), busy_until=self._now)
         self.handles.append(handle)
         return handle

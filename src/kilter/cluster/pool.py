@@ -79,6 +79,7 @@ class Pool:
         arguments: of `make`, the same for all.
         stall: seconds without progress after which a worker counts as lost.
         restarts: shared by all pools of a run.
+        at_once: calls that a worker does at the same time.
         tell: takes what should be noted.
 
     Raises:
@@ -95,10 +96,11 @@ class Pool:
         stall: float = 300.0,
         restarts: Restarts | None = None,
         tell: Tell = lambda what, detail: None,
+        at_once: int = 1,
     ) -> None:
         self.backend, self.role, self.stall = backend, role, stall
         self.restarts, self.tell = restarts or Restarts(0), tell
-        self._make, self._arguments = make, dict(arguments)
+        self._make, self._arguments, self._at_once = make, dict(arguments), at_once
         self._greeting: dict[str, tuple[Any, ...]] = {}
         self.slots: list[Slot] = []
         # One after the other: engines that load at once may together need more memory than there is.
@@ -115,7 +117,7 @@ class Pool:
         return len(self.slots)
 
     def _started(self, number: int) -> Handle:
-        return self.backend.start(self.role, number, self._make, self._arguments)
+        return self.backend.start(self.role, number, self._make, self._arguments, self._at_once)
 
     def submit(self, method: str, *arguments: Any) -> Request:
         """Sends a request to the worker with the fewest calls under way."""
@@ -183,9 +185,8 @@ class Pool:
         slot.alive_at = self.backend.now()
 
     def _collect(self, slot: Slot) -> None:
-        """Takes the answers of one worker, in the order in which it gives them."""
-        while slot.running and slot.running[0][0].done():
-            call, request = slot.running[0]
+        """Takes the answers of one worker that are there."""
+        for call, request in [pair for pair in slot.running if pair[0].done()]:
             report = call.report()
             if report.kind == LOST:
                 self._lose(slot, " ".join(map(str, report.arguments)))
@@ -194,7 +195,7 @@ class Pool:
             if report.kind and request.method in self._greeting:
                 self._lose(slot, f"{request.method} failed ({' '.join(map(str, report.arguments))})")
                 return
-            slot.running.pop(0)
+            slot.running.remove((call, request))
             self._touch(slot)
             # An answer that came twice counts once.
             request.report = request.report or report

@@ -68,7 +68,9 @@ class RayHandle:
 
     def control(self, method: str, *arguments: Any) -> RayCall:
         """Sends a call past the others."""
-        return RayCall(self.actor.control.remote(method, arguments), self.where)
+        return RayCall(
+            self.actor.control.options(concurrency_group="beside").remote(method, arguments), self.where
+        )
 
     def kill(self) -> None:
         """Ends the actor's process."""
@@ -93,7 +95,9 @@ class RayBackend:
             address = None if spec.address == "local" else spec.address
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 
-    def start(self, role: str, number: int, make: Factory, arguments: Mapping[str, Any]) -> RayHandle:
+    def start(
+        self, role: str, number: int, make: Factory, arguments: Mapping[str, Any], at_once: int = 1
+    ) -> RayHandle:
         """Starts an actor that holds what `make` makes."""
         asked = self.spec.roles()[role]
         gpus = min(1, int(self.ray.cluster_resources().get("GPU", 0))) if asked.gpus is None else asked.gpus
@@ -103,6 +107,7 @@ class RayBackend:
                 num_cpus=asked.cores or 1,
                 num_gpus=gpus,
                 resources=asked.resources,
+                max_concurrency=at_once,
                 concurrency_groups={"beside": 1},
             )
             .remote(role, number, make, dict(arguments))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kilter.cluster.weights import Package, checksums, receive
+from kilter.cluster.weights import Package, Taken, checksums, receive
 from kilter.roles.open import OpenSpec, open_encoder, open_model
 from kilter.sampling.build import SamplerContext, build
 from kilter.sampling.config import SamplerKind
@@ -64,16 +64,18 @@ class RolloutWorker(Worker):
         """What the sampler is."""
         return self.sampler.facts
 
-    def generate(self, requests: Sequence[Request]) -> list[Sample]:
-        """Every sample of the requests, in the order in which they ended."""
+    def generate(self, requests: Sequence[Request], version: int) -> list[Sample]:
+        """Every sample of the requests, in the order in which they ended.
+
+        Args:
+            requests: whole prompts.
+            version: that the weights have at least; calls come in order, so that it is there.
+        """
         self.progress.count += 1
         return list(self.sampler.run(requests, self.progress))
 
-    def load(self, package: Package) -> int:
+    def load(self, package: Package) -> Taken:
         """Takes new weights, all or none of them."""
         receive(package, self.owned)
-        return self.sampler.sync(Weights(package.version, self.scorer))
-
-    def checksums(self) -> dict[str, str]:
-        """SHA-256 of the tensors that new weights replace."""
-        return checksums(self.owned)
+        version = self.sampler.sync(Weights(package.version, self.scorer))
+        return Taken(version, checksums(self.owned) if package.verify else {})

@@ -30,9 +30,10 @@ class Begun:
 
 
 @dataclass(eq=False)
-class Check:
-    """A comparison of weights that workers have still to answer."""
+class Publication:
+    """Weights that workers have still to acknowledge. sent: their checksums, where they are compared."""
 
+    version: int
     sent: Mapping[str, str]
     asked: list[pools.Request]
 
@@ -41,7 +42,8 @@ class PooledSampler:
     """Sampler over a pool of rollout workers.
 
     Each worker gets whole prompts, a run of them. A request draws from its own seed, so who answers it does
-    not matter. Its calls are answered in order: what is asked after `sync` is answered by the new weights.
+    not matter. Requests name the version that they want at least: what is asked after `sync` is answered by
+    the new weights, also where a worker does several calls at once.
 
     Args:
         pool: of RolloutWorkers.
@@ -65,7 +67,7 @@ class PooledSampler:
         self.sends, self.verify, self.ahead = sends, verify, ahead
         self.published = 0
         self.version = 0
-        self._checks: list[Check] = []
+        self._publications: list[Publication] = []
         self._facts: SamplerFacts = pool.result(pool.submit("facts"))
         # Fresh adapters are drawn anew in every process.
         self.sync(Weights(0))
@@ -88,7 +90,7 @@ class PooledSampler:
         """Sends the requests off, to be answered by the present weights or newer ones."""
         parts = pools.shares(_whole_prompts(requests), self.pool.size)
         sent = [[r for same in part for r in same] for part in parts]
-        calls = [self.pool.submit("generate", part) for part in sent]
+        calls = [self.pool.submit("generate", part, self.version) for part in sent]
         return Begun(requests, calls, time.perf_counter())
 
     def finish(self, begun: Begun, listener: Listener = NOBODY) -> Iterator[Sample]:
@@ -111,21 +113,22 @@ class PooledSampler:
         if not self.sends:
             return self.version
         stream = WeightStream(weights.version, tensors)
-        package = self.transport.send(stream)
+        verify = bool(self.verify) and self.published % self.verify == 0
+        package = replace(self.transport.send(stream), verify=verify)
         # A worker that comes later is greeted with the newest weights.
         self.pool.greet("load", package)
-        self.pool.every("load", package)
-        if self.verify and self.published % self.verify == 0:
-            self._checks.append(Check(stream.checksums(), self.pool.every("checksums")))
+        asked = self.pool.every("load", package)
+        self._publications.append(Publication(package.version, stream.checksums() if verify else {}, asked))
         self.published += 1
         return self.version
 
     def _compare(self) -> None:
-        """Looks at the checksums that have come. Raises RunFailed where bytes were changed on the way."""
-        for check in [c for c in self._checks if all(r.done for r in c.asked)]:
-            self._checks.remove(check)
-            reports = [r.report for r in check.asked if r.report is not None and r.report.kind != LOST]
-            require_same(check.sent, [(r.where, r.value) for r in reports])
+        """Looks at the acknowledgements that have come. Raises RunFailed where other weights arrived."""
+        for found in [p for p in self._publications if all(r.done for r in p.asked)]:
+            self._publications.remove(found)
+            # A worker that was lost meanwhile has a successor, who was greeted.
+            reports = [r.report for r in found.asked if r.report is not None and r.report.kind != LOST]
+            require_same(found.version, found.sent, [(r.where, r.value) for r in reports])
 
     def settle(self) -> None:
         """Waits until every worker has taken the last weights, and their checksums were compared."""

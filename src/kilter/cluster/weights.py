@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,6 +55,7 @@ class Package:
         place: what that transport's `fetch` reads.
         names: of all tensors, with their shapes; a receiver that lacks one of them refuses all.
         bytes: of all tensors.
+        verify: whether the acknowledgement holds checksums.
     """
 
     version: int
@@ -62,6 +63,20 @@ class Package:
     place: Any
     names: Mapping[str, tuple[int, ...]]
     bytes: int
+    verify: bool = False
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A receiver's acknowledgement.
+
+    Args:
+        version: that it has now.
+        checksums: of the tensors as it holds them, where the package asked for them.
+    """
+
+    version: int
+    checksums: Mapping[str, str] = field(default_factory=dict)
 
 
 class Transport(Protocol):
@@ -156,18 +171,22 @@ def checksums(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: hashlib.sha256(_bytes_of(t)[1].tobytes()).hexdigest() for name, t in tensors.items()}
 
 
-def require_same(sent: Mapping[str, str], arrived: Sequence[tuple[str, Mapping[str, str]]]) -> None:
-    """Raises RunFailed where a receiver holds other bytes than were sent.
+def require_same(version: int, sent: Mapping[str, str], arrived: Sequence[tuple[str, Taken]]) -> None:
+    """Raises RunFailed where a receiver holds other weights than were sent.
 
     Args:
-        sent: checksums of the learner's tensors.
-        arrived: (place of a receiver, its checksums).
+        version: of the weights.
+        sent: checksums of the learner's tensors; none where they are not compared.
+        arrived: (place of a receiver, what it acknowledged).
     """
-    for where, sums in arrived:
-        wrong = sorted(name for name, value in sent.items() if sums.get(name) != value)
+    again = "run the same command again; set cluster.weights to another way if it happens twice"
+    for where, taken in arrived:
+        if taken.version != version:
+            raise RunFailed(f"{where} has the weights of version {taken.version}, not {version}", again)
+        wrong = sorted(name for name, value in sent.items() if taken.checksums.get(name) != value)
         if wrong:
             raise RunFailed(
                 f"{where} holds other weights than the learner "
                 f"({len(wrong)} tensors, the first is {wrong[0]})",
-                "run the same command again; set cluster.weights to another way if it happens twice",
+                again,
             )
