@@ -145,8 +145,8 @@ class Train(StageKind[TrainSpec]):
 
     def run(self, spec: TrainSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes model/, metrics.jsonl and what the monitors saw."""
-        from kilter.artifacts import sha256_file, write_text
-        from kilter.data.dataset import LINEAGE, prompt_key, trained_prompts
+        from kilter.artifacts import sha256_file
+        from kilter.data.dataset import LINEAGE
         from kilter.models.descent import descent
         from kilter.models.load import model_hash
         from kilter.training.parallel import launch
@@ -163,13 +163,8 @@ class Train(StageKind[TrainSpec]):
                 f"  {len(data.select)} of {len(whole.train)} training groups choose the best weights"
             )
 
-        # An evaluation has to know every prompt that this model or its ancestors learned from, and every one
-        # that chose its weights.
         if int(os.environ.get("RANK", "0")) == 0:
-            seen = {prompt_key(g.prompt)[:16] for g in whole.train}
-            for parent in (start, reference):
-                seen |= trained_prompts(parent) if parent is not None else set()
-            write_text(folder / LINEAGE, "\n".join(sorted(seen)) + "\n")
+            _note_prompts(folder, whole.train, [p for p in (start, reference) if p is not None])
 
         trainer = Trainer(
             spec,
@@ -240,6 +235,18 @@ def _check_cluster(spec: TrainSpec, cluster: ClusterSpec, work: Workspace) -> No
         paths |= {f"data.{name}.path": path for path in found if Path(path).exists()}
     facts = cluster_facts(Asked(spec, build_objective(spec.method).needs, work.where()))
     check_cluster(cluster, replace(facts, paths=paths))
+
+
+def _note_prompts(folder: Path, groups: Sequence[Group], parents: Sequence[Path]) -> None:
+    """Writes the prompts that a model learned from, its ancestors included, or that chose its weights.
+
+    An evaluation has to know every one of them.
+    """
+    from kilter.artifacts import write_text
+    from kilter.data.dataset import LINEAGE, prompt_key, trained_prompts
+
+    seen = {prompt_key(g.prompt)[:16] for g in groups}.union(*map(trained_prompts, parents))
+    write_text(folder / LINEAGE, "\n".join(sorted(seen)) + "\n")
 
 
 def _choosing(spec: TrainSpec, data: Dataset) -> int:
