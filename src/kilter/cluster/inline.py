@@ -48,6 +48,7 @@ class InlineHandle:
     number: int
     held: Any
     busy_until: float = 0.0
+    at_once: int = 1
     dead: bool = False
     hangs: bool = False
     calls: list[InlineCall] = field(default_factory=list)
@@ -60,6 +61,8 @@ class InlineHandle:
     def call(self, method: str, *arguments: Any) -> InlineCall:
         """Sends a call behind the earlier ones."""
         latency = self.backend.latency(self.role, self.number, method, arguments)
+        if self.at_once > 1:
+            return self._begin(method, arguments, self.backend.now() + latency)
         self.busy_until = max(self.backend.now(), self.busy_until) + latency
         return self._begin(method, arguments, self.busy_until)
 
@@ -100,8 +103,8 @@ class InlineBackend:
     def start(
         self, role: str, number: int, make: Factory, arguments: Mapping[str, Any], at_once: int = 1
     ) -> InlineHandle:
-        """Makes the object here and now. Its calls end one after the other all the same."""
-        handle = InlineHandle(self, role, number, make(**arguments), busy_until=self._now)
+        """Makes the object here and now."""
+        handle = InlineHandle(self, role, number, make(**arguments), self._now, at_once)
         self.handles.append(handle)
         return handle
 
