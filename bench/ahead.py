@@ -3,8 +3,8 @@
     python -m bench.ahead                       # on a clock of its own: a second, the same numbers on any machine
     python -m bench.ahead --ray                 # the same sleeps for real, the engine in a Ray actor
 
-The engine answers several batches at once, each after 0.1 to 1 s, as one with continuous batching does. The
-learner needs 0.4 s a step. Arithmetic on two cores would show nothing: both sides would fight for them.
+The engine answers several batches at once, each prompt after 0.1 to 1 s, as one with continuous batching does.
+The learner needs 0.4 s a step of 8 prompts. Arithmetic on two cores would show nothing: both sides would fight for them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from kilter.types import Completion, Encoded, Feedback, Group, Prompt, Request, 
 LEARNS = 0.4
 """Seconds of a step."""
 SLOWEST, FASTEST = 1.0, 0.1
-"""Seconds until a batch is answered, drawn evenly between them."""
+"""Seconds until a prompt is answered, drawn evenly between them. A batch waits for its slowest."""
 AT_ONCE = 16
 
 
@@ -69,8 +69,9 @@ class SleepingEngine:
 
 
 def seconds(requests: list[Request]) -> float:
-    """How long these requests take: the same whoever asks."""
-    return random.Random(requests[0].params.seed).uniform(FASTEST, SLOWEST)
+    """How long the slowest of these requests takes: the same whoever asks."""
+    draws = [random.Random(f"{r.params.seed}:{r.prompt.id}") for r in requests]
+    return max(draw.uniform(FASTEST, SLOWEST) for draw in draws)
 
 
 class Even(FeedbackSource):
@@ -107,7 +108,7 @@ def run(
         build_objective("grpo").needs,
         SamplerSpec(samples=2, max_new_tokens=1),
         None,
-        4,
+        8,
         max_steps=steps,
         lookahead=lookahead,
     )

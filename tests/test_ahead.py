@@ -215,3 +215,13 @@ def test_ahead_of_the_weights_a_run_goes_to_its_end(tiny, tmp_path, correction):
     apart = {"rollout": {"place": "apart"}, "correction": correction}
     rows = run(tiny, prompts, tmp_path / "ahead", 2, **apart)
     assert [r["step"] for r in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_bench_s_engine_gains_what_lookahead_promises():
+    from bench.ahead import measure
+
+    in_turn, one, two = measure([0, 1, 2], 25, ray=False)
+    assert one["ratio"] >= 1.6
+    assert two["ratio"] >= 2.1
+    for row in (in_turn, one, two):
+        assert 0 <= row["min"] <= row["max"] <= row["lookahead"]
