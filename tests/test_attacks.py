@@ -466,7 +466,7 @@ def test_the_gates_xml_can_be_read_whatever_the_names(tmp_path):
     assert case.attrib["classname"] == "\\x1b[31m<x>&\\x00\\x07\"'"
 
 
-@pytest.mark.parametrize("key", ["prompts_found_in_training_data", "data_hash", "models"])
+@pytest.mark.parametrize("key", ["n_prompts", "data_hash", "models"])
 def test_an_evaluation_without_what_the_gate_needs_is_refused(tmp_path, key):
     from kilter.release.gate import read as read_evaluation
 
@@ -483,3 +483,13 @@ def test_an_evaluation_without_what_the_gate_needs_is_refused(tmp_path, key):
     path.write_text(json.dumps({k: v for k, v in whole.items() if k != key}))
     with pytest.raises(UserError, match="is not an evaluation"):
         read_evaluation(path)
+
+
+@pytest.mark.parametrize("count", [-1, "0", 0.0, False, [], {}])
+def test_a_count_of_leaks_that_is_no_count_is_refused(tmp_path, count):
+    from kilter.release.gate import read as read_evaluation
+
+    whole = {"baseline": "a", "n_prompts": 1, "data_hash": "x", "models": {}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(whole | {"prompts_found_in_training_data": count}))
+    with pytest.raises(UserError, match="is not an evaluation"):
+        read_evaluation(tmp_path / "evaluation.json")

@@ -78,6 +78,14 @@ def test_an_imported_evaluation_pairs_its_models_and_keeps_what_is_unscored(name
     assert (difference["value"], difference["n"]) == (1, 20)
     assert difference["ci_low"] > 0.5
     assert "prompts_found_in_training_data" not in made  # the files do not say it, and unknown is not none
+    # A gate reads it all the same, and says what nobody knows.
+    from kilter.release import gate
+
+    asked = {"metric": "sums/exact_match", "bound": "diff_ci_low", "op": ">", "value": 0, "max_unscored": 0.1}
+    read_back = gate.read(tmp_path / "made" / "evaluation.json")
+    verdict = gate.decide(gate.load_policy({"conditions": [asked]}), read_back)
+    assert [c["state"] for c in verdict["conditions"]] == ["pass", "inconclusive"]
+    assert verdict["verdict"] == "inconclusive"
     exported = outcomes_of(tmp_path / "made")
     assert [o.model for o in exported] == ["base", "dpo"]
     assert exported[1].asked[0].answer == "answer 0"

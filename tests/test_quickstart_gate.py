@@ -75,6 +75,7 @@ def verdict(prompts, answer, ordinary="The answer is Paris.", worse=0.0):
             "models": models,
             "baseline": "sft",
             "data_hash": "hash",
+            "prompts_found_in_training_data": 0,
             "n_prompts": len(prompts),
             "reward_model": {"metrics": {"accuracy_decision": accuracy}},
         },

@@ -181,6 +181,32 @@ def test_it_fails_closed_on_leaks():
     assert verdict(ev)[1] == "fail"
 
 
+@pytest.mark.parametrize("count", ["absent", None])
+def test_leakage_that_nobody_measured_is_inconclusive_unless_somebody_answers_for_it(count):
+    ev = evaluation()
+    ev.pop("prompts_found_in_training_data")
+    ev |= {} if count == "absent" else {"prompts_found_in_training_data": count}
+    asked = {"conditions": [{"metric": "gold", "bound": "diff_ci_low", "op": ">", "value": 0.0}]}
+    waiver = {"owner": "Ada", "reason": "newer than the data", "expires": "2026-01-10"}
+
+    def decided(leaked=ev, **more):
+        policy = gate.Policy.model_validate(asked | more)
+        found = gate.decide(policy, leaked, today=dt.date(2026, 1, 10))
+        gate.Verdict.model_validate(found)
+        last = found["conditions"][-1]
+        return found["verdict"], last["state"], last["why"]
+
+    assert decided()[:2] == ("inconclusive", "inconclusive")
+    assert "leakage not measured" in decided()[2]
+    assert decided(unmeasured_leakage=waiver)[:2] == ("pass", "waived")
+    late = decided(unmeasured_leakage=waiver | {"expires": "2026-01-09"})
+    assert late[:2] == ("inconclusive", "inconclusive")
+    assert "expired" in late[2]
+    # Nobody answers for prompts that were found.
+    found = decided(ev | {"prompts_found_in_training_data": 1}, unmeasured_leakage=waiver)
+    assert found[:2] == ("fail", "fail")
+
+
 def test_waivers_expire():
     waiver = {"owner": "Ada", "reason": "known", "expires": "2026-01-10"}
     bad = evaluation(ci_low=-0.3, ci_high=-0.1)

@@ -122,7 +122,10 @@ def print_evaluation(result: dict[str, Any]) -> None:
             if key != "accuracy" and (cell := _cell(estimate, "")):
                 title = named.get(f"reward_model.{key}", key)
                 out.print(f"  {title}: {cell}, n = {estimate['n']}")
-    if found := result.get("prompts_found_in_training_data"):
+    found = result.get("prompts_found_in_training_data")
+    if found is None:
+        out.print("\nNobody looked whether these prompts were trained on: a gate calls that inconclusive.")
+    if found:
         out.print(f"\nBeware: {found} of these prompts were trained on, or chose the weights.")
 
 

@@ -84,7 +84,6 @@ def import_(
     result = write_evaluation(outcomes, out_, paths)
     print_evaluation(result)
     out.print(styled("\nwritten: [bold]{}[/]", out_ / "evaluation.json"))
-    err.print("Whether these prompts were trained on is unknown: the files do not say it.")
 
 
 @command(

@@ -102,8 +102,10 @@ def limits(evaluation: Mapping[str, Any], gate: Mapping[str, Any] | None) -> lis
         unscored = [k for k, m in measured.items() if m.get("n_unscored")]
         if unscored:
             found.append(f"Some answers could not be scored by {_listed(unscored)}. They count for nothing.")
-    if evaluation.get("prompts_found_in_training_data"):
-        n = evaluation["prompts_found_in_training_data"]
+    n = evaluation.get("prompts_found_in_training_data")
+    if n is None:
+        found.append("Nobody looked whether the evaluation's prompts were trained on.")
+    if n:
         found.append(
             f"{n} of the evaluation prompts were trained on, or chose the weights: the numbers flatter."
         )

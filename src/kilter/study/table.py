@@ -180,7 +180,7 @@ def table(study: Study, folder: Path) -> dict[str, Any]:
         "rows": [asdict(r) for r in rows],
         "vary": list(study.vary),
         "sampling": evidence.evaluation["sampling"],
-        "leaked": evidence.evaluation["prompts_found_in_training_data"],
+        "leaked": evidence.evaluation.get("prompts_found_in_training_data"),
     }
 
 

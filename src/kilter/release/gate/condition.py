@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kilter.feedback.judge.certificate import valid
-from kilter.release.gate.policy import MEANS, OPS, Condition
+from kilter.release.gate.policy import MEANS, OPS, Condition, Waiver
 from kilter.statistics import LEVEL
 
 State = Literal["pass", "fail", "warn", "inconclusive", "waived", "error"]
@@ -65,7 +65,7 @@ def check(condition: Condition, case: Case, holm: float | None = None) -> dict[s
     if state not in ("error", "inconclusive") and metric is not None:
         problem = _uncertified(metric, case.certificates, case.today)
         state, why = ("inconclusive", problem) if problem else (state, why)
-    state, why = _waived(condition, state, why, case.today)
+    state, why = waived(condition.waiver, state, why, case.today)
     if state in ("fail", "inconclusive") and condition.severity == "warn":
         state = "warn"
     return {
@@ -183,9 +183,8 @@ def _too_few(metric: Metric) -> str:
     )
 
 
-def _waived(condition: Condition, state: State, why: str, today: dt.date) -> tuple[State, str]:
+def waived(waiver: Waiver | None, state: State, why: str, today: dt.date) -> tuple[State, str]:
     """A waiver lets what does not pass count as passed, until the day it expires."""
-    waiver = condition.waiver
     if waiver is None or state not in ("fail", "error", "inconclusive"):
         return state, why
     if waiver.expires < today:

@@ -54,7 +54,11 @@ def read(path: Path) -> dict[str, Any]:
     """What evaluation.json holds. Raises UserError where it is none, or damaged."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found["baseline"], found["n_prompts"], found["data_hash"], found["prompts_found_in_training_data"]
+        found["baseline"], found["n_prompts"], found["data_hash"]
+        # Absent or null: nobody looked, which the gate says. Anything but a count is no evaluation.
+        leaked = found.get("prompts_found_in_training_data")
+        if leaked is not None and (type(leaked) is not int or leaked < 0):
+            raise ValueError(f"prompts_found_in_training_data is {leaked!r}")
         [(m["path"], m["model_hash"], m["metrics"]) for m in found["models"].values()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -135,6 +135,12 @@ class Policy(BaseModel):
         None, description="judge.json of `kilter audit-judge`, for metrics that rest on that judge"
     )
 
+    unmeasured_leakage: Waiver | None = Field(
+        None,
+        description="lets an evaluation pass of which nobody knows whether it was trained on, such as "
+        "an imported one; prompts that were found in training data fail all the same",
+    )
+
     def means(self) -> list[str]:
         """Conditions that read a mean, which says nothing of how sure it is."""
         return [c.text() for c in self.conditions if c.bound in MEANS]

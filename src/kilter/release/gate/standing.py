@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kilter.release.gate.condition import State, waived
+from kilter.release.gate.policy import Waiver
 
-def leaks(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What was trained on, or chose the weights, proves nothing."""
-    leaked = int(evaluation.get("prompts_found_in_training_data", 0))
-    if not leaked:
+
+def leaks(evaluation: Mapping[str, Any], waiver: Waiver | None, today: dt.date) -> list[dict[str, Any]]:
+    """What was trained on, or chose the weights, proves nothing. A waiver is for what nobody could measure.
+
+    Args:
+        evaluation: what evaluation.json holds; of an imported one nobody knows.
+        waiver: the policy's own for such an evaluation.
+        today: the day that it is compared with.
+    """
+    leaked = evaluation.get("prompts_found_in_training_data")
+    name, n = "evaluation prompts absent from training data", evaluation["n_prompts"]
+    if leaked:
+        why = f"{leaked} evaluation prompts were trained on, or chose the weights that were kept"
+        return [_standing(name, "leakage", leaked, "fail", why, n)]
+    if leaked is not None:
         return []
-    why = f"{leaked} evaluation prompts were trained on, or chose the weights that were kept"
-    name = "evaluation prompts absent from training data"
-    return [_standing(name, "leakage", leaked, "fail", why, evaluation["n_prompts"])]
+    why = "leakage not measured: nobody looked whether the evaluation's prompts were trained on"
+    state, why = waived(waiver, "inconclusive", why, today)
+    return [_standing(name, "leakage", None, state, why, n)]
 
 
 def changed(broken: Sequence[str]) -> list[dict[str, Any]]:
@@ -32,12 +46,12 @@ def unvouched(uncertified: Sequence[str], refused: Sequence[str]) -> list[dict[s
     if not uncertified:
         return []
     why = f"judge not certified: {', '.join(uncertified)}" + (f"; {'; '.join(refused)}" if refused else "")
-    state = "fail" if refused else "inconclusive"
+    state: State = "fail" if refused else "inconclusive"
     return [_standing("every judge is certified", "judges", len(uncertified), state, why)]
 
 
 def _standing(
-    name: str, metric: str, observed: int, state: str, why: str, n: int | None = None
+    name: str, metric: str, observed: int | None, state: State, why: str, n: int | None = None
 ) -> dict[str, Any]:
     """A condition that nothing of its kind was found."""
     return {

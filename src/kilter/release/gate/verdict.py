@@ -44,12 +44,17 @@ def decide(
     """
     candidate = _candidate(evaluation, candidate, baseline)
     vouching = [*([policy.certificate] if policy.certificate else []), *certificates]
-    case = Case(evaluation, candidate, today or dt.date.today(), vouching, allow_means)
+    today = today or dt.date.today()
+    case = Case(evaluation, candidate, today, vouching, allow_means)
 
     # Families first: what is claimed together is corrected together.
     p_values = corrected(policy.conditions, case)
     results = [check(c, case, p) for c, p in zip(policy.conditions, p_values, strict=True)]
-    results += [*leaks(evaluation), *changed(broken), *unvouched(uncertified, refused)]
+    results += [
+        *leaks(evaluation, policy.unmeasured_leakage, today),
+        *changed(broken),
+        *unvouched(uncertified, refused),
+    ]
     states = {r["state"] for r in results}
     verdict = "fail" if states & {"fail", "error"} else "inconclusive" if "inconclusive" in states else "pass"
     return {
