@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from kilter.cluster.spec import ClusterSpec, Facts, check_cluster
 from kilter.errors import UserError
 from kilter.objectives import build_objective, objectives
-from kilter.training.checks import Asked, check_train, cluster_facts
+from kilter.training.checks import check_train
 from kilter.training.config import TrainSpec
+from kilter.training.placing import facts
 
 APART = {"rollout": {"place": "apart"}}
 
@@ -81,8 +82,7 @@ def test_what_cannot_work_is_refused_with_a_fix(name):
         spec("grpo", APART, feedback="self_reward"),
     ],
 )
-def test_what_can_work_passes(asked, monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+def test_what_can_work_passes(asked):
     check_train(asked)
 
 
@@ -206,10 +206,10 @@ def test_in_turn_is_the_run_that_it_is_without_a_cluster():
 
 
 def test_facts_name_who_reads_the_policy():
-    facts = lambda s: cluster_facts(Asked(s, build_objective(s.method).needs))
-    assert facts(spec(feedback={"process_reward": {"model": "rm"}})).reads_policy == ""
-    assert facts(spec(feedback=["math", "self_reward"])).reads_policy == "self_reward"
-    assert "reward" not in facts(spec(feedback={"reward_model": "rm"})).missing
+    said = lambda s: facts(s, build_objective(s.method).needs)
+    assert said(spec(feedback={"process_reward": {"model": "rm"}})).reads_policy == ""
+    assert said(spec(feedback=["math", "self_reward"])).reads_policy == "self_reward"
+    assert "reward" not in said(spec(feedback={"reward_model": "rm"})).missing
 
 
 def kilter(*arguments, cwd):

@@ -97,6 +97,9 @@ def shrink(stages: dict, prefix: str) -> list[str]:
             continue
         ((kind, fields),) = body.items()
         changes = STAGE.get(kind, {}) | (ROLLOUTS if kind == "train" and "prompts" in (fields or {}) else {})
+        # A cluster is planned without one (tests/test_cluster_plan.py).
+        if kind == "train" and "cluster" in (fields or {}):
+            changes = changes | {"cluster": "null", "fsdp": "false", "sampler.name": "local"}
         found += [f"{prefix}.{name}.{kind}.{key}={value}" for key, value in changes.items()]
     return found
 
@@ -105,7 +108,7 @@ def small_recipe(path: Path) -> list[str]:
     """--set options for a recipe or a comparison."""
     raw = yaml.safe_load(path.read_text())
     named = {"": raw["data"]} if "path" in raw["data"] else {f"{name}.": d for name, d in raw["data"].items()}
-    sets = []
+    sets = [] if raw.get("model", "builtin:").startswith("builtin:") else ["model=tiny"]
     for name, data in named.items():
         if "parts" in data:
             own = [worlds.is_world(p["path"]) for p in data["parts"]]

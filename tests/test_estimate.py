@@ -8,9 +8,10 @@ import pytest
 
 from conftest import pair_rows
 from kilter import recipe as recipes
+from kilter.models.sizes import Sizes
 from kilter.pipeline.plan import plan
 from kilter.training import estimate
-from kilter.training.estimate import Answered, Sizes, answering_seconds, lengths
+from kilter.training.estimate import Answered, answering_seconds, lengths
 from kilter.types import Completion, Feedback, Group, Prompt
 
 

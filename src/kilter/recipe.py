@@ -102,6 +102,13 @@ def mapping(path: Path, field: str, example: str, keys: str) -> dict[str, Any]:
 
 def build(raw: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """A checked recipe from plain data."""
+    recipe = parse(raw, overrides)
+    check(recipe)
+    return recipe
+
+
+def parse(raw: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from plain data, every value of the right kind; whether they go together is not looked at."""
     for item in overrides:
         override(raw, item)
     _check_top(raw)
@@ -114,9 +121,7 @@ def build(raw: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
         raise UserError("stages", raw["stages"], "is empty", "add stages: {sft: {train: {method: sft}}}")
     found, names = _stages(raw["stages"], head.model)
     data = {n: _led(spec, names) for n, spec in head.data.items()}
-    recipe = Recipe(head.name, head.model, data, found)
-    check(recipe)
-    return recipe
+    return Recipe(head.name, head.model, data, found)
 
 
 def _stages(raw: Mapping[Any, Any], base: str) -> tuple[dict[str, Stage], dict[str, str]]:

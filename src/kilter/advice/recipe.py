@@ -10,10 +10,11 @@ import yaml
 from kilter.advice.facts import Facts
 from kilter.advice.rules import Machine, Suggestion
 from kilter.data.worlds import registry as worlds
+from kilter.models.sizes import Sizes
 from kilter.objectives import build_objective
 from kilter.refs import looks_like_stage
 from kilter.training.config import TrainSpec
-from kilter.training.estimate import Sizes, train_memory
+from kilter.training.estimate import train_memory
 
 HEADER = (
     "# Made by `kilter advise {path}`: the methods worth trying on this data, "

@@ -21,7 +21,7 @@ from kilter.screen import styled
 if TYPE_CHECKING:
     from kilter.advice.facts import Facts
     from kilter.advice.rules import Machine, Reason, Suggestion
-    from kilter.training.estimate import Sizes
+    from kilter.models.sizes import Sizes
 
 
 @command(

@@ -12,16 +12,42 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kilter.artifacts import write_text
 from kilter.objectives.describe import Description, describe
 from kilter.objectives.knobs import Knob, check_options, check_value
-from kilter.objectives.registry import mixture_parts, objectives, settings
+from kilter.objectives.registry import build_objective, mixture_parts, objectives, settings
+
+if TYPE_CHECKING:
+    from kilter.batch import Needs
 
 ROOT = Path(__file__).parent
 INDEX = ROOT / "index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """The part of a method's Needs that plans read; see there."""
+
+    shape: str
+    models: frozenset[str]
+    annotations: frozenset[str]
+    opponent: str | None
+    inner_epochs: int
+    corrections: frozenset[str]
+    teacher: bool
+
+    @classmethod
+    def of(cls, needs: Needs) -> Brief:
+        """The same fields of a Needs."""
+        return cls(**{f.name: getattr(needs, f.name) for f in fields(cls)})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, sets in order."""
+        return {k: sorted(v) if isinstance(v, frozenset) else v for k, v in asdict(self).items()}
 
 
 def modules() -> list[str]:
@@ -32,7 +58,7 @@ def modules() -> list[str]:
 
 @functools.cache
 def _read() -> dict[str, Any]:
-    empty: dict[str, Any] = {"modules": {}, "methods": {}}
+    empty: dict[str, Any] = {"modules": {}, "methods": {}, "needs": {}}
     return empty | (json.loads(INDEX.read_text(encoding="utf-8")) if INDEX.is_file() else {})
 
 
@@ -56,17 +82,28 @@ def lookup(name: str) -> Description:
     return known(name) or describe(name)
 
 
+def brief(config: Any) -> Brief:
+    """What a method needs: from the index, or from the class itself where a setting may change it."""
+    options = settings(config)
+    found = _read()["needs"].get(options.get("name"))
+    if found is None or len(options) > 1:
+        return Brief.of(build_objective(config).needs)
+    fields: dict[str, Any] = {k: frozenset(v) if isinstance(v, list) else v for k, v in found.items()}
+    return Brief(**fields)
+
+
 def live() -> dict[str, Any]:
     """The content that index.json should have, from the classes themselves."""
     places: dict[str, list[str]] = {module: [] for module in modules()}
     for module in places:
         importlib.import_module(module)
-    methods = {}
+    methods, needs = {}, {}
     for name, factory in objectives.registered():
         if factory.__module__ in places:  # whatever else this process registered is not Kilter's
             places[factory.__module__].append(name)
             methods[name] = describe(name).to_json()
-    return {"modules": places, "methods": methods}
+            needs[name] = Brief.of(build_objective(name).needs).to_json()
+    return {"modules": places, "methods": methods, "needs": needs}
 
 
 def write() -> None:

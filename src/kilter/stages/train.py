@@ -25,7 +25,7 @@ from kilter.types import Group, Shape
 if TYPE_CHECKING:
     from kilter.data.dataset import Dataset
     from kilter.data.encode import Encoder
-    from kilter.training.estimate import Sizes
+    from kilter.models.sizes import Sizes
 
 
 @stage("train")
@@ -225,16 +225,20 @@ class Train(StageKind[TrainSpec]):
 
 def _check_cluster(spec: TrainSpec, cluster: ClusterSpec, work: Workspace) -> None:
     """Raises UserError for a cluster that cannot run this, files that lie elsewhere there included."""
-    from kilter.objectives import build_objective
-    from kilter.training.checks import Asked, cluster_facts
+    import torch
+
+    from kilter.objectives import index
+    from kilter.training.placing import facts
 
     paths = {"out" if work.alone else "--runs": str(work.folder)}
     paths |= {"model": work.base} if Path(work.base).exists() else {}
     for name in work.data_sets:
         found = (part.path for part in work.sources(name))
         paths |= {f"data.{name}.path": path for path in found if Path(path).exists()}
-    facts = cluster_facts(Asked(spec, build_objective(spec.method).needs, work.where()))
-    check_cluster(cluster, replace(facts, paths=paths))
+    # Another machine's GPUs are counted when it answers.
+    gpus = torch.cuda.device_count() if cluster.address == "local" else None
+    known = facts(spec, index.brief(spec.method), work.where(), gpus)
+    check_cluster(cluster, replace(known, paths=paths))
 
 
 def _note_prompts(folder: Path, groups: Sequence[Group], parents: Sequence[Path]) -> None:

@@ -14,14 +14,15 @@ from pydantic import BaseModel
 
 from kilter import feedback as feedbacks
 from kilter.batch import Needs
-from kilter.cluster.spec import Facts, check_cluster
+from kilter.cluster.spec import check_cluster
 from kilter.errors import UserError
 from kilter.feedback.registry import model_references
 from kilter.models.config import check_adapter
 from kilter.objectives import build_objective
 from kilter.sampling.build import check_sampler
-from kilter.sampling.config import FILTERS_BIAS, FOLLOWS, PAUSES, idle_fields
+from kilter.sampling.config import FILTERS_BIAS, FOLLOWS, idle_fields
 from kilter.training.config import TrainSpec, check_zero
+from kilter.training.placing import facts
 from kilter.training.sources.select import choose_select
 from kilter.validation import refuse_idle
 
@@ -179,36 +180,7 @@ def feedback_can_be_built(a: Asked) -> None:
 def cluster_fits(a: Asked) -> None:
     """Every role that is placed exists, and nothing that is asked of it excludes something else."""
     if a.spec.cluster is not None:
-        check_cluster(a.spec.cluster, cluster_facts(a))
-
-
-def cluster_facts(a: Asked) -> Facts:
-    """What the rules of a cluster read of this run."""
-    import torch
-
-    scored = [s for s in (a.spec.feedback, a.spec.monitors.gold) if s is not None]
-    lacks = {
-        "rollout": (a.spec.prompts is None, "the data is fixed, and nothing is sampled"),
-        "reference": (not (a.reference or a.needs.teacher) and a.alone, "this method loads no reference"),
-        "reward": (not any(map(model_references, scored)), "no source of feedback opens a model"),
-        "critic": ("critic" not in a.needs.models, "this method has no critic"),
-    }
-    reads = [] if a.alone else [f"the {a.needs.opponent} that this method samples from"]
-    for source in scored:
-        reads += feedbacks.live(source)
-    local = a.spec.cluster is not None and a.spec.cluster.address == "local"
-    return Facts(
-        {role: why for role, (missing, why) in lacks.items() if missing},
-        a.needs.corrections,
-        a.spec.sampler.name,
-        a.spec.sampler.name in PAUSES,
-        min(reads, default=""),
-        a.spec.refresh_reference_every,
-        a.spec.processes,
-        # Another machine's GPUs are counted when it answers.
-        torch.cuda.device_count() if local else None,
-        where=a.where,
-    )
+        check_cluster(a.spec.cluster, facts(a.spec, a.needs, a.where))
 
 
 def minimum_has_a_decay(a: Asked) -> None:
@@ -289,8 +261,9 @@ def data_reads_no_setting_of_rollouts(a: Asked) -> None:
 
 
 def weights_are_whole(a: Asked) -> None:
-    """A sampler needs every weight at every token."""
-    if a.spec.fsdp:
+    """A sampler needs every weight at every token, unless it has weights of its own."""
+    here = a.spec.cluster is None or a.spec.cluster.rollout.place == "here"
+    if a.spec.fsdp and here:
         fix = "leave fsdp out: several processes then train with DDP"
         a.refuse("fsdp", True, "cannot sample from sharded weights", fix)
 

@@ -14,6 +14,7 @@ from kilter.data.encode import Encoder
 from kilter.models.load import base_of
 from kilter.models.logprobs import CHUNK_ELEMENTS, KEPT_BYTES
 from kilter.models.remote_code import trusted
+from kilter.models.sizes import Sizes
 from kilter.roles.open import choose_device
 from kilter.training.config import TrainSpec
 from kilter.types import Group, Prompt
@@ -23,17 +24,6 @@ EFFICIENCY = 0.5
 
 On 2 cores 0.58 was measured in bfloat16 and 0.78 in float32. Loading, saving and short batches take theirs.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """What the estimate needs to know of a model."""
-
-    parameters: int
-    layers: int
-    hidden: int
-    inner: int
-    vocabulary: int
 
 
 def sizes(folder: Path) -> Sizes:
@@ -143,7 +133,7 @@ def lengths(
 def train_memory(spec: TrainSpec, s: Sizes) -> float:
     """GB: float32 weights, gradients and two Adam moments of what is trained, activations of a micro-batch.
 
-    Autocast keeps norms' inputs and rotated queries and keys in float32, and a bfloat16 copy of the weights.
+    Autocast keeps a bfloat16 copy of the weights besides.
     """
     # Adapters: two thin matrices beside about seven of each layer.
     trained = (
@@ -151,11 +141,11 @@ def train_memory(spec: TrainSpec, s: Sizes) -> float:
     )
     # Weights of all; gradient and two moments of what trains.
     state = 4 * s.parameters + 12 * trained
-    adapted = spec.adapter is not None
-    width, wide = (2, 12) if spec.dtype == "bfloat16" else (4, 8)
-    layer = (wide + 3 * adapted) * s.hidden + (3 + adapted) * s.inner
-    state += 2 * s.parameters if spec.dtype == "bfloat16" else 0
-    per_token = width * (s.layers * s.hidden + layer if spec.gradient_checkpointing else s.layers * layer)
+    half = spec.dtype == "bfloat16"
+    state += 2 * s.parameters if half else 0
+    kept = s.activations(
+        spec.tokens_per_microbatch, half, spec.gradient_checkpointing, spec.adapter is not None
+    )
     # The fused head holds a few chunks of logits, never the whole of them.
     head = 3 * 4 * CHUNK_ELEMENTS + KEPT_BYTES
-    return (state + per_token * spec.tokens_per_microbatch + head + 6e8) / 1e9
+    return (state + kept + head + 6e8) / 1e9

@@ -1,0 +1,278 @@
+"""What a training on a cluster takes, by arithmetic: places, memory, bytes and seconds of a step.
+
+A step learns from D tokens with a model of P parameters on n GPUs, in m micro-batches of each GPU.
+Weights, gradients and moments are divided over s GPUs, and there are n / s replicas of them.
+
+    learning    2 P D (3 passes + further forwards) / (n FLOPS)      3: forward, and twice that backward
+    gathers     (s - 1) / s (2 m g P + 4 P) bytes of each GPU        g bytes a weight; gradients in float32
+    replicas    2 (r - 1) / r * 4 P / s bytes of each GPU            r = n / s
+    answers     tokens of the longest * TOKEN, or all tokens * TOKEN / slots, whichever is longer
+    a step      in turn: the sum; k batches ahead: max(learning, answers, (longest + learning) / (k + 1))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kilter.cluster.spec import ClusterSpec
+from kilter.models.sizes import Sizes
+
+FLOPS = 0.4 * 989e12
+"""Operations a second: 40 % of an H100's dense bfloat16 peak (NVIDIA's data sheet), a usual utilisation."""
+BETWEEN, WITHIN = 40e9, 250e9
+"""Bytes a second of a GPU: 400 Gb/s between nodes at 80 %, NVLink in a node as collectives reach it."""
+STATE = 16
+"""Bytes of a trained parameter: float32 weight, gradient and two Adam moments."""
+FROZEN, SERVED = 4, 2
+"""Bytes of a frozen parameter, which is opened in float32, and of one in a sampling engine, in bfloat16."""
+LIBRARIES = 1.5e9
+"""Bytes of a process on a GPU: its context (0.6e9), the head's chunks of logits (0.5e9), fragments."""
+ROOT = 8.25e9
+"""Bytes a second of one rank that broadcasts to all engines, as verl measured it."""
+SECONDS_PER_BYTE = {"file": 1.83e-9, "object": 0.5e-9, "gloo": 0.53e-9, "nccl": 1 / ROOT, "ipc": 1 / WITHIN}
+"""Of new weights. Measured on 2 cores: file, object (538 MB both ways), gloo between network namespaces."""
+TOKEN, SLOTS = 0.02, 256
+"""Seconds of a token in a slot, whatever the load, and slots of an engine (vLLM's default max_num_seqs)."""
+ROLLOUT = 9
+"""Bytes of a sampled token on the wire: id, log-prob, and a share of version spans and masks."""
+AHEAD = range(5)
+"""Lookaheads whose step time is predicted."""
+
+Refusal = tuple[str, str, str]
+"""Field, problem and fix."""
+
+
+@dataclass(frozen=True)
+class Machines:
+    """GPUs of the cluster, None where nobody says; those of a node; bytes of each."""
+
+    gpus: int | None = None
+    per_node: int = 8
+    memory: float = 80e9
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step computes. Lengths are in tokens; models are all of the policy's size.
+
+    Args:
+        size: of the policy.
+        roles: those that the method has.
+        trained: models that train in the learner: the policy, and the critic where it is here.
+        frozen: models of each role that do not, such as {"reward": 2}.
+        forwards: forward passes of the learner beside its training.
+        passes: over a batch.
+        prompts: of a step. samples: answers of each; 0 where nothing is sampled.
+        prompt, answer, longest: mean of a prompt, mean of an answer, and the limit of an answer.
+        adapter: parameters that train; 0: all.
+        shard: GPUs that share weights, gradients and moments; 1: every one has them all.
+        gather: bytes of a gathered weight.
+        microbatch: tokens. activations: bytes of one.
+        pauses: whether the sampler can hold its answers.
+        bears: batches that the method may be ahead.
+    """
+
+    size: Sizes
+    roles: frozenset[str] = frozenset({"learner"})
+    trained: int = 1
+    frozen: Mapping[str, int] = field(default_factory=dict)
+    forwards: float = 0
+    passes: int = 1
+    prompts: int = 1
+    samples: int = 0
+    prompt: float = 0
+    answer: float = 0
+    longest: float = 0
+    adapter: int = 0
+    shard: int = 1
+    gather: int = 2
+    microbatch: int = 1024
+    activations: float = 0
+    pauses: bool = True
+    bears: int = 0
+
+    @property
+    def tokens(self) -> float:
+        """Tokens that go through the model, each prompt once."""
+        return self.prompts * (self.prompt + max(1, self.samples) * self.answer)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage takes.
+
+    Args:
+        roles: place, workers, and GPUs of each worker; 0 where it shares the learner's.
+        memory: bytes of a GPU by what takes them, at each peak.
+        traffic: bytes and seconds of a step by kind, of each GPU or in all to the engines.
+        seconds: of the parts of a step. steps: of a whole one by lookahead.
+        advice: the lookahead that pays, and why.
+        refused: what cannot be placed.
+    """
+
+    roles: dict[str, tuple[str, int, int]]
+    memory: dict[str, dict[str, float]]
+    traffic: dict[str, tuple[float, float]]
+    seconds: dict[str, float]
+    steps: dict[int, float]
+    advice: int
+    why: str
+    refused: list[Refusal]
+
+
+def learning(parameters: float, tokens: float, gpus: int, passes: float) -> float:
+    """Seconds of `passes` forward passes, a backward counting as two."""
+    return 2 * parameters * tokens * passes / (gpus * FLOPS)
+
+
+def gathers(parameters: float, micro: int, width: int, shard: int, trained: float | None = None) -> float:
+    """Bytes of each GPU: weights twice for every micro-batch, gradients once."""
+    return (shard - 1) / shard * (2 * micro * width * parameters + 4 * (trained or parameters))
+
+
+def replicas(parameters: float, shard: int, count: int) -> float:
+    """Bytes of each GPU for the sum of gradients over `count` replicas of `shard` GPUs."""
+    return 2 * (count - 1) / count * 4 * parameters / shard
+
+
+def ahead(k: int, learn: float, busy: float, longest: float, keep: bool, pause: float = 0) -> float:
+    """Seconds of a step, k batches ahead.
+
+    Args:
+        k: batches that may begin before their weights are known.
+        learn: seconds of learning, the new weights' way to the engines included.
+        busy: seconds in which all slots together write a batch.
+        longest: seconds of the longest answer.
+        keep: whether answers go on after an update; else all of them end first.
+        pause: seconds of an update.
+    """
+    # Up to a full house the longest answer decides; behind it the others have gone on in its shadow.
+    sampling = max(longest, busy)
+    if k == 0:
+        return learn + sampling
+    # Batch m begins when batch m - k - 1 has been learned: k + 1 batches share one way round.
+    step = max(learn, busy, (sampling + learn) / (k + 1))
+    return step if keep else max(step, sampling + pause)
+
+
+def make(spec: ClusterSpec, work: Work, machines: Machines) -> Plan:
+    """The plan of a train stage."""
+    ranks, share = spec.learner.workers, min(work.shard, spec.learner.workers)
+    traffic, learn = learner(work, ranks, share, machines.per_node)
+    seconds, steps, advice, why = {"learning": learn}, {0: learn}, 0, ""
+    apart, here = spec.rollout.place == "apart", spec.rollout.place == "here"
+
+    # Answers, and the way of the weights to those who write them.
+    if work.samples:
+        answers = work.prompts * work.samples
+        tokens, longest = answers * work.answer, work.longest * TOKEN
+        busy = tokens * TOKEN / SLOTS / (ranks if here else spec.rollout.workers)
+        sent = 0 if here else SERVED * (work.adapter or work.size.parameters)
+        way = ("nccl" if apart else "ipc") if spec.weights == "auto" else spec.weights
+        pause = sent * (1 / speed(share, machines.per_node) if way == "ipc" else SECONDS_PER_BYTE[way])
+        traffic |= {
+            "weights to engines": (sent, pause),
+            "rollouts": (ROLLOUT * tokens, ROLLOUT * tokens / BETWEEN),
+        }
+        seconds |= {"sampling": max(busy, longest), "weights": pause}
+        keep = spec.keeps(work.pauses)
+        steps = {k: ahead(k, learn + pause, busy, longest, keep, pause) for k in (AHEAD if apart else (0,))}
+        spans = math.ceil(longest / max(learn + pause, busy))
+        advice = min(spans, work.bears) if apart else 0
+        why = f"the longest answer spans {spans} of the learner's steps, and the method bears {work.bears}"
+
+    memory = peaks(spec, work, share)
+    roles: dict[str, tuple[str, int, int]] = {}
+    for name, role in spec.roles().items():
+        own = name == "learner" or role.place == "apart"
+        if name in work.roles:
+            roles[name] = (role.place, role.workers, (1 if role.gpus is None else role.gpus) if own else 0)
+    return Plan(roles, memory, traffic, seconds, steps, advice, why, refusals(spec, work, memory, machines))
+
+
+def speed(gpus: int, per_node: int) -> float:
+    """Bytes a second of each GPU in a group of so many."""
+    return WITHIN if gpus <= per_node else BETWEEN
+
+
+def learner(
+    work: Work, ranks: int, share: int, per_node: int
+) -> tuple[dict[str, tuple[float, float]], float]:
+    """Bytes and seconds of each GPU by kind, and the seconds of learning: traffic hides under arithmetic."""
+    parameters, trained = work.size.parameters, work.adapter or work.size.parameters
+    micro, turns = math.ceil(work.tokens / ranks / work.microbatch), work.passes * work.trained
+    # A frozen base has no gradient of its own, so that its backward is one forward's work.
+    passes = (2 if work.adapter else 3) * turns + work.forwards
+    moved = {
+        "gathers": turns * gathers(parameters, micro, work.gather, share, trained),
+        "gathers of further forwards": (share - 1) / share * work.forwards * micro * work.gather * parameters,
+        "gradients of replicas": turns * replicas(trained, share, ranks // share),
+    }
+    fast, between = speed(share, per_node), speed(ranks, per_node)
+    traffic = {k: (b, b / (between if k == "gradients of replicas" else fast)) for k, b in moved.items() if b}
+    compute = learning(parameters, work.tokens, ranks, passes)
+    return traffic, max(compute, sum(s for _, s in traffic.values()))
+
+
+def peaks(spec: ClusterSpec, work: Work, share: int) -> dict[str, dict[str, float]]:
+    """Bytes of a GPU by what takes them, at the peak of each role that has GPUs."""
+    size, rollout = work.size, spec.rollout
+    whole, roles = size.parameters, spec.roles()
+    state = FROZEN * whole + (STATE - 4) * (work.adapter or whole)
+    beside = sum(n for name, n in work.frozen.items() if roles[name].place != "apart") * FROZEN * whole
+    layers = 2 * work.gather * whole / size.layers if share > 1 else work.gather % 4 * whole
+    common = {"frozen models": beside, "libraries": LIBRARIES}
+    learns = {"weights, gradients, moments": work.trained * state / share, "gathered or cast weights": layers}
+    found = {"learning": learns | {"activations": work.activations} | common}
+
+    # An engine that shares the GPU sleeps while the learner works, whose moments then wait in host memory.
+    if work.samples:
+        gpus = rollout.gpus or 1
+        flying = min(SLOTS, work.prompts * work.samples / rollout.workers) * (work.prompt + work.answer)
+        engine = {
+            "engine's weights": SERVED * whole / gpus,
+            "engine's cache": 2 * size.kv * size.layers * flying / gpus,
+        }
+        kept = {"learner's weights": work.trained * FROZEN * whole / share} | common
+        found["sampling"] = engine | ({"libraries": LIBRARIES} if rollout.place == "apart" else kept)
+    for name, models in work.frozen.items():
+        if roles[name].place == "apart":
+            found[name] = {"frozen models": models * FROZEN * whole, "libraries": LIBRARIES}
+    if spec.critic.place != "here" and "critic" in work.roles:
+        found["critic"] = {"weights, gradients, moments": state / spec.critic.workers} | {
+            "activations": work.activations,
+            "libraries": LIBRARIES,
+        }
+    return found
+
+
+PEAKS = {
+    "learning": (
+        "learner",
+        "raise learner.processes with fsdp: true, train an adapter, or place roles apart",
+    ),
+    "sampling": ("rollout", "raise rollout.gpus, or place it apart"),
+}
+"""The role that a peak belongs to where it has another name, and what makes it smaller."""
+
+
+def refusals(
+    spec: ClusterSpec, work: Work, memory: Mapping[str, Mapping[str, float]], machines: Machines
+) -> list[Refusal]:
+    """What cannot be placed, with what is wanted and what is free."""
+    found: list[Refusal] = []
+    for name, role in spec.roles().items():
+        wanted = spec.learner.workers // spec.learner.nodes if name == "learner" else (role.gpus or 1)
+        if name in work.roles and wanted > machines.per_node:
+            problem = f"wants {wanted} GPUs of one node, where {machines.per_node} are free"
+            found.append((name, problem, "raise learner.nodes" if name == "learner" else "lower gpus"))
+    for peak, parts in memory.items():
+        if (total := sum(parts.values())) > machines.memory:
+            name, fix = PEAKS.get(peak, (peak, "use a smaller model there, or lower tokens_per_microbatch"))
+            most = max(parts, key=lambda part: parts[part])
+            free = f"{machines.memory / 1e9:.1f} GB are free"
+            problem = f"wants {total / 1e9:.1f} GB of a GPU for {peak}, where {free}"
+            found.append((name, f"{problem} ({most}: {parts[most] / 1e9:.1f} GB)", fix))
+    return found

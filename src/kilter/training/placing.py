@@ -1,0 +1,116 @@
+"""What cluster/ has to know of a train stage: its roles, and how much work a step is. Without torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kilter import feedback as feedbacks
+from kilter.cluster.plan import Work
+from kilter.cluster.spec import Facts
+from kilter.feedback.registry import model_references
+from kilter.models.sizes import Sizes
+from kilter.sampling.config import PAUSES
+from kilter.training.config import TrainSpec
+
+if TYPE_CHECKING:
+    from kilter.batch import Needs
+    from kilter.objectives.index import Brief
+
+BEARS = {"": 0, "decoupled": 1, "anchored": 4}
+"""Batches that a method may be ahead: a truncated weight bears one, a clipped ratio four."""
+
+
+def facts(spec: TrainSpec, needs: Needs | Brief, where: str = "", gpus: int | None = None) -> Facts:
+    """What the rules of a cluster read of a stage.
+
+    Args:
+        spec: the stage.
+        needs: of its method.
+        where: prefix of its fields in messages.
+        gpus: of the cluster; None where nobody knows yet.
+    """
+    scored = [s for s in (spec.feedback, spec.monitors.gold) if s is not None]
+    alone = needs.opponent is None
+    lacks = {
+        "rollout": (spec.prompts is None, "the data is fixed, and nothing is sampled"),
+        "reference": (not _reference(needs), "this method loads no reference"),
+        "reward": (not any(map(model_references, scored)), "no source of feedback opens a model"),
+        "critic": ("critic" not in needs.models, "this method has no critic"),
+    }
+    reads = [] if alone else [f"the {needs.opponent} that this method samples from"]
+    for source in scored:
+        reads += feedbacks.live(source)
+    return Facts(
+        {role: why for role, (missing, why) in lacks.items() if missing},
+        needs.corrections,
+        spec.sampler.name,
+        spec.sampler.name in PAUSES,
+        min(reads, default=""),
+        spec.refresh_reference_every,
+        spec.processes,
+        gpus,
+        where=where,
+    )
+
+
+def _reference(needs: Needs | Brief) -> bool:
+    """Whether a second model answers for the reference, the teacher or the opponent."""
+    return "ref_logps" in needs.annotations or needs.teacher or needs.opponent is not None
+
+
+def work(spec: TrainSpec, needs: Needs | Brief, size: Sizes, answer: float | None = None) -> Work:
+    """What a step of a stage computes. Nobody has seen the data: a prompt takes half of its room.
+
+    Args:
+        spec: the stage, whose cluster says where roles are.
+        needs: of its method.
+        size: of the policy; other models are taken to be as large.
+        answer: mean tokens of an answer; None: half of the longest.
+    """
+    assert spec.cluster is not None, "a stage without a cluster is not planned"
+    online, half = spec.prompts is not None, spec.dtype == "bfloat16"
+    longest = spec.sampler.max_new_tokens if online else 0
+    mean = answer or longest / 2
+    room = spec.max_length - longest
+    critic = "critic" in needs.models
+    roles = {"learner", *(["rollout"] if online else []), *(["critic"] if critic else [])}
+
+    # An adapter that is switched off is the reference; offline its log-probs are computed beforehand.
+    frozen = {}
+    if _reference(needs) and (online or needs.teacher):
+        roles.add("reference")
+        if spec.adapter is None or spec.reference is not None or needs.teacher:
+            frozen["reference"] = 1
+    if count := len(model_references(spec.feedback)) if spec.feedback is not None else 0:
+        roles.add("reward")
+        frozen["reward"] = count
+
+    # Old log-probs are computed anew unless the ratio is taken to the sampler's own.
+    trained = 1 + (critic and spec.cluster.critic.place == "here")
+    anew = online and spec.sampler.name != "local" and spec.cluster.correction == "decoupled"
+    forwards = int(anew) + ("old_values" in needs.annotations and trained == 2)
+    forwards += "reference" in roles and spec.cluster.reference.place == "here"
+    adapter = 0 if spec.adapter is None else size.adapter(spec.adapter.r)
+    kept = size.activations(
+        spec.tokens_per_microbatch, half, spec.gradient_checkpointing, spec.adapter is not None
+    )
+    return Work(
+        size,
+        frozenset(roles),
+        trained,
+        frozen,
+        forwards,
+        (spec.inner_epochs or needs.inner_epochs) if online else 1,
+        spec.batch_size,
+        spec.sampler.samples if online else 0,
+        room / 2 if online else 0,
+        mean if online else room,
+        longest,
+        adapter,
+        spec.cluster.learner.workers if spec.fsdp else 1,
+        2 if half else 4,
+        spec.tokens_per_microbatch,
+        kept,
+        spec.sampler.name in PAUSES,
+        max(BEARS[c] for c in ("", *needs.corrections)),
+    )

@@ -1,0 +1,208 @@
+"""What a cluster takes, by arithmetic: sizes of models, the paper's table, memory, and what cannot be placed."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kilter.cluster import plan as plans
+from kilter.cluster.spec import ClusterSpec
+from kilter.models.sizes import counted, guessed, sizes_of
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 131,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "llama"},
+        {"model_type": "llama", "tie_word_embeddings": True, "head_dim": 24},
+        {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
+        {"model_type": "mistral", "num_key_value_heads": 4},
+        {"model_type": "qwen2", "tie_word_embeddings": True},
+        {"model_type": "qwen2"},
+        {"model_type": "qwen3", "head_dim": 32},
+    ],
+    ids=lambda c: "-".join(map(str, c.values())),
+)
+def test_parameters_are_those_that_transformers_makes(config):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    theirs = AutoConfig.for_model(**SMALL | config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(theirs)
+    written = counted(json.loads(theirs.to_json_string(use_diff=True)))
+    assert written is not None
+    assert written.parameters == sum(p.numel() for p in model.parameters())
+    assert written.kv == 2 * theirs.num_key_value_heads * model.model.layers[0].self_attn.head_dim
+
+
+def test_a_whole_adapter_is_what_peft_makes():
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from kilter.models.adapters import attach
+    from kilter.models.config import AdapterSpec
+
+    config = AutoConfig.for_model("llama", **SMALL)
+    model = AutoModelForCausalLM.from_config(config)
+    attach(model, AdapterSpec(r=4), classifier=False)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert counted(json.loads(config.to_json_string())).adapter(4) == trained
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("Qwen/Qwen2.5-7B", 7.62),
+        ("meta-llama/Llama-3.3-70B-Instruct", 70.55),
+        ("someone/Model-13b-chat", 13.0),
+    ],
+)
+def test_a_model_that_is_not_here_is_known_by_its_name(name, billions):
+    assert sizes_of(name)[0].parameters == pytest.approx(billions * 1e9, rel=1e-3)
+
+
+def test_a_name_without_a_size_is_not_guessed():
+    assert sizes_of("someone/model-v2.5") is None
+    # 12 layers * hidden^2 is within a third of every decoder of these sizes.
+    for name in ("Qwen/Qwen2.5-7B", "meta-llama/Llama-3.1-70B"):
+        known = sizes_of(name)[0]
+        made = guessed(known.parameters)
+        assert made.parameters == known.parameters
+        assert 0.66 < made.hidden / known.hidden < 1.5
+        assert 0.66 < made.layers / known.layers < 1.5
+
+
+# A recipe is planned from the command line.
+
+
+def kilter(*words, code=0):
+    """Runs `kilter cluster plan`; returns (what it printed, CPU seconds)."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run = [sys.executable, "-m", "kilter", "cluster", "plan", *words]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_the_70b_recipe_is_the_papers_column():
+    """256 GPUs and 4 million tokens a step: the numbers of docs/scale.md, in less than two seconds."""
+    said, seconds = kilter("recipes/cluster-70b.yaml", "--gpus", "256", "--json")
+    assert seconds < 2
+    plan = json.loads(said)["grpo"]
+    assert plan["seconds"]["learning"] == pytest.approx(22.3, rel=0.01)
+    assert plan["memory"]["learning"]["weights, gradients, moments"] == pytest.approx(4.4e9, rel=0.01)
+    moved, took = plan["traffic"]["gathers"]
+    assert (moved, took) == (pytest.approx(563e9, rel=0.01), pytest.approx(14, rel=0.01))
+    assert plan["traffic"]["weights to engines"][0] == pytest.approx(141e9, rel=0.01)
+    assert plan["roles"] == {"learner": ["here", 256, 1], "rollout": ["beside", 32, 0]}
+    assert plan["refused"] == []
+    # By turns, nothing runs ahead.
+    assert list(plan["steps"]) == ["0"]
+
+
+def test_a_plan_reads_no_torch():
+    code = "import sys; sys.argv = ['kilter', 'cluster', 'plan', 'recipes/cluster-70b.yaml']\n"
+    code += "from kilter.cli import main\ntry: main()\nexcept SystemExit: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False", done.stdout
+
+
+def test_the_7b_recipe_fits_one_node():
+    """Actor, critic, reward and reference together, the engines by turns; adapters alone are sent."""
+    said, _ = kilter("recipes/cluster-7b.yaml", "--gpus", "8", "--json")
+    plan = json.loads(said)["ppo"]
+    assert set(plan["roles"]) == {"learner", "rollout", "reference", "reward", "critic"}
+    assert all(sum(parts.values()) < 80e9 for parts in plan["memory"].values())
+    assert plan["traffic"]["weights to engines"][0] == pytest.approx(80e6, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gpus", "128"], "wants 256 GPUs (256 learner), and the cluster has 128"),
+        (
+            [
+                *("--set", "stages.grpo.train.cluster.learner={processes: 8}"),
+                *("--set", "stages.grpo.train.cluster.rollout.engines=1"),
+            ],
+            "GB of a GPU for learning, where 80.0 GB are free (weights, gradients, moments: 141.1 GB)",
+        ),
+        (["--gpu-memory", "24"], "wants 37.0 GB of a GPU for learning, where 24.0 GB are free"),
+        (["--gpus-per-node", "4"], "wants 8 GPUs of one node, where 4 are free"),
+        (
+            ["--set", "stages.grpo.train.cluster.lookahead=1"],
+            "`stages.grpo.train.cluster.lookahead` = 1 needs rollouts apart",
+        ),
+        (["--config", "recipes/cluster-70b.yaml"], "is of a family that nobody counts"),
+        (["--set", "model=someone/thing"], "has a size that nobody knows here"),
+        (["--set", "stages.grpo.train.cluster=null"], "has no train stage with `cluster`"),
+    ],
+)
+def test_what_cannot_be_placed_ends_with_wanted_and_free(words, message):
+    said, _ = kilter("recipes/cluster-70b.yaml", *words, code=2)
+    assert message in said.replace("\n", " ")
+    assert "Fix: " in said
+
+
+# The arithmetic itself.
+
+SIZES = sizes_of("Qwen/Qwen2.5-7B")[0]
+
+
+def make(cluster, **work):
+    step = plans.Work(
+        SIZES,
+        frozenset({"learner", "rollout"}),
+        prompts=512,
+        samples=16,
+        prompt=64,
+        answer=500,
+        longest=2000,
+        **work,
+    )
+    return plans.make(ClusterSpec(**cluster), step, plans.Machines())
+
+
+APART = {"learner": {"processes": 8}, "rollout": {"place": "apart", "engines": 8}}
+
+
+def test_a_step_is_shorter_the_further_ahead_and_never_shorter_than_its_parts():
+    found = make(APART, shard=8, microbatch=16384, bears=4)
+    times = list(found.steps.values())
+    assert times == sorted(times, reverse=True)
+    assert times[0] == pytest.approx(sum(found.seconds.values()))
+    assert times[-1] >= found.seconds["learning"] + found.seconds["weights"] - 1e-9
+    # To end all answers before an update gains next to nothing.
+    finish = make(APART | {"in_flight": "finish"}, shard=8, microbatch=16384, bears=4)
+    assert finish.steps[4] > found.seconds["sampling"]
+
+
+def test_shards_divide_memory_and_multiply_traffic():
+    whole, shards = (make(APART, shard=n, microbatch=16384) for n in (1, 8))
+    key = "weights, gradients, moments"
+    assert whole.memory["learning"][key] == pytest.approx(8 * shards.memory["learning"][key])
+    assert "gathers" not in whole.traffic
+    assert "gradients of replicas" not in shards.traffic
+    assert [r[0] for r in whole.refused] == ["learner"]
+    assert shards.refused == []
+
+
+def test_smaller_microbatches_gather_more_often():
+    few, many = (make(APART, shard=8, microbatch=n).traffic["gathers"][0] for n in (32768, 1024))
+    assert many > 10 * few
