@@ -67,6 +67,10 @@ class FeedbackSource(Protocol):
         """
         ...
 
+    def begin(self, groups: Sequence[Group]) -> None:
+        """Told of groups that it will be called with, as they arrive; it may begin to score them."""
+        return
+
     def note(self) -> str:
         """A short line of numbers for whoever waits, such as what was paid; "" for nothing to say."""
         return ""
@@ -108,6 +112,21 @@ class FeedbackSource(Protocol):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes the values that `state` gave, before the first call."""
+        return
+
+
+class RawScores(Protocol):
+    """The model behind a source of feedback. What it says of a group follows from that group alone.
+
+    A source opens it by `Context.scores`, which knows where it lives: in this process, or in workers.
+    """
+
+    def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
+        """One Feedback per completion, as the model gives it: neither normalised nor combined."""
+        ...
+
+    def begin(self, groups: Sequence[Group]) -> None:
+        """Told of groups that it will be called with."""
         return
 
 

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from kilter.cluster.backend import Backend, Factory
 from kilter.cluster.pool import Pool, Restarts
-from kilter.cluster.roles import RolloutWorker
-from kilter.cluster.rollouts import PooledSampler
+from kilter.cluster.roles import JudgeWorker, RolloutWorker, ScoreWorker
+from kilter.cluster.rollouts import Answerers, PooledSampler
+from kilter.cluster.scores import PooledScores
 from kilter.cluster.spec import ClusterSpec
 from kilter.cluster.weights import FileTransport, ObjectTransport, Transport
 from kilter.roles.open import OpenSpec
 from kilter.sampling.config import SamplerKind
+from kilter.seams import RawScores
 
 Connect = Callable[[ClusterSpec], Backend]
 
@@ -87,6 +89,15 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         return PooledSampler(
             pool, self._transport(), gathered, self.sends, self.spec.verify_weights, self.spec.lookahead
         )
+
+    def scores(self, make: Callable[..., RawScores], arguments: Mapping[str, Any]) -> PooledScores:
+        """A model that scores, in workers; what a source of feedback opens its model by."""
+        return PooledScores(self.pool("reward", ScoreWorker, {"make": make, "arguments": arguments}))
+
+    def judge(self, sampler: SamplerKind, opening: OpenSpec, where: str) -> Answerers:
+        """A judge's sampler, in workers; what a judge opens its model by."""
+        arguments = {"opening": opening, "sampler": sampler, "where": where}
+        return Answerers(self.pool("reward", JudgeWorker, arguments))
 
     def _transport(self) -> Transport:
         return TRANSPORTS[self.spec.weights](self)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 from kilter.cluster.weights import Package, Taken, checksums, receive
 from kilter.roles.open import OpenSpec, open_encoder, open_model
+from kilter.roles.sampler import open_sampler
 from kilter.sampling.build import SamplerContext, build
 from kilter.sampling.config import SamplerKind
-from kilter.seams import Sampler
-from kilter.types import Request, Sample, SamplerFacts, Weights
+from kilter.seams import Chooser, RawScores, Sampler
+from kilter.types import Choice, Feedback, Group, Prompt, Request, Sample, SamplerFacts, Weights
 
 
 class Progress:
@@ -42,23 +44,10 @@ class Worker:
         return self.progress.count
 
 
-class RolloutWorker(Worker):
-    """Answers prompts with a copy of the policy, through any sampler that follows weights.
+class Answering(Worker):
+    """Answers prompts, through any sampler."""
 
-    Args:
-        opening: the policy as the learner opened it, so that its tensors have the same names.
-        sampler: the settings.
-        dtype: of the products.
-    """
-
-    def __init__(self, opening: OpenSpec, sampler: SamplerKind, dtype: str) -> None:
-        super().__init__()
-        encoder = open_encoder(opening)
-        self.scorer = open_model(opening, encoder).scorer
-        self.sampler: Sampler = build(
-            SamplerContext(sampler, lambda: (self.scorer, encoder), dtype=dtype), "cluster.rollout"
-        )
-        self.owned = {n: p for n, p in self.scorer.named_parameters() if p.requires_grad}
+    sampler: Sampler
 
     def facts(self) -> SamplerFacts:
         """What the sampler is."""
@@ -73,6 +62,56 @@ class RolloutWorker(Worker):
         """
         self.progress.count += 1
         return list(self.sampler.run(requests, self.progress))
+
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice]:
+        """How probable each option is; only where `facts` says that the sampler knows."""
+        self.progress.count += 1
+        return cast(Chooser, self.sampler).choose(prompts, options)
+
+
+class JudgeWorker(Answering):
+    """Answers a judge's questions with a model that does not change."""
+
+    def __init__(self, opening: OpenSpec, sampler: SamplerKind, where: str) -> None:
+        super().__init__()
+        self.sampler = open_sampler(sampler, opening, where)
+
+
+class ScoreWorker(Worker):
+    """Scores answers with a model that does not change.
+
+    Args:
+        make: the model's class.
+        arguments: of it, plain.
+    """
+
+    def __init__(self, make: Callable[..., RawScores], arguments: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.model = make(**arguments)
+
+    def scores(self, groups: Sequence[Group]) -> list[list[Feedback]]:
+        """One Feedback per completion, as the model gives it."""
+        self.progress.count += 1
+        return self.model(groups)
+
+
+class RolloutWorker(Answering):
+    """Answers prompts with a copy of the policy, through any sampler that follows weights.
+
+    Args:
+        opening: the policy as the learner opened it, so that its tensors have the same names.
+        sampler: the settings.
+        dtype: of the products.
+    """
+
+    def __init__(self, opening: OpenSpec, sampler: SamplerKind, dtype: str) -> None:
+        super().__init__()
+        encoder = open_encoder(opening)
+        self.scorer = open_model(opening, encoder).scorer
+        self.sampler = build(
+            SamplerContext(sampler, lambda: (self.scorer, encoder), dtype=dtype), "cluster.rollout"
+        )
+        self.owned = {n: p for n, p in self.scorer.named_parameters() if p.requires_grad}
 
     def load(self, package: Package) -> Taken:
         """Takes new weights, all or none of them."""

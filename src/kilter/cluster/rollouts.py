@@ -38,7 +38,68 @@ class Publication:
     asked: list[pools.Request]
 
 
-class PooledSampler:
+class Answerers:
+    """Sampler over a pool of workers whose model does not change, such as a judge's.
+
+    Each worker gets whole prompts, a run of them. A request draws from its own seed, so who answers it does
+    not matter.
+
+    Args:
+        pool: of workers that answer.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool, self.version = pool, 0
+        self._facts: SamplerFacts = pool.result(pool.submit("facts"))
+
+    @property
+    def facts(self) -> SamplerFacts:
+        """The worker's own."""
+        return replace(self._facts, begins=True)
+
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice]:
+        """Each worker chooses for a run of the prompts; only where `facts` says that it can."""
+        parts = pools.shares(prompts, self.pool.size)
+        calls = [self.pool.submit("choose", part, options) for part in parts]
+        return [choice for call in calls for choice in self.pool.result(call)]
+
+    def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
+        """Yields samples as shares of the requests end."""
+        yield from self.finish(self.begin(requests), listener)
+
+    def begin(self, requests: Sequence[Request]) -> Begun:
+        """Sends the requests off, to be answered by the present weights or newer ones."""
+        parts = pools.shares(_whole_prompts(requests), self.pool.size)
+        sent = [[r for same in part for r in same] for part in parts]
+        calls = [self.pool.submit("generate", part, self.version) for part in sent]
+        return Begun(requests, calls, time.perf_counter())
+
+    def finish(self, begun: Begun, listener: Listener = NOBODY) -> Iterator[Sample]:
+        """Every sample of what was begun."""
+        left, done, tokens = list(begun.calls), 0, 0
+        while left:
+            self.pool.poll(0.0 if any(call.done for call in left) else pools.TURN)
+            self.look()
+            for call in [call for call in left if call.done]:
+                left.remove(call)
+                samples: list[Sample] = self.pool.result(call)
+                done, tokens = done + len(samples), tokens + sum(s.usage.tokens for s in samples)
+                listener.finished(done, tokens / max(time.perf_counter() - begun.since, 1e-9))
+                yield from samples
+
+    def look(self) -> None:
+        """Called between two looks at the pool."""
+
+    def sync(self, weights: Weights) -> int:
+        """The model does not change."""
+        return self.version
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self.pool.close()
+
+
+class PooledSampler(Answerers):
     """Sampler over a pool of rollout workers.
 
     Each worker gets whole prompts, a run of them. A request draws from its own seed, so who answers it does
@@ -63,12 +124,11 @@ class PooledSampler:
         verify: int = 20,
         ahead: int = 0,
     ) -> None:
-        self.pool, self.transport, self.gathered = pool, transport, gathered
+        super().__init__(pool)
+        self.transport, self.gathered = transport, gathered
         self.sends, self.verify, self.ahead = sends, verify, ahead
         self.published = 0
-        self.version = 0
         self._publications: list[Publication] = []
-        self._facts: SamplerFacts = pool.result(pool.submit("facts"))
         # Fresh adapters are drawn anew in every process.
         self.sync(Weights(0))
 
@@ -77,34 +137,6 @@ class PooledSampler:
         """The worker's own. Log-probs of weights that the learner no longer has are not exact."""
         exact = self._facts.exact and not self.ahead
         return replace(self._facts, exact=exact, version=self.version, chooses=False, begins=True)
-
-    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice]:
-        """Never called: `facts` says so."""
-        raise NotImplementedError
-
-    def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
-        """Yields samples as shares of the requests end."""
-        yield from self.finish(self.begin(requests), listener)
-
-    def begin(self, requests: Sequence[Request]) -> Begun:
-        """Sends the requests off, to be answered by the present weights or newer ones."""
-        parts = pools.shares(_whole_prompts(requests), self.pool.size)
-        sent = [[r for same in part for r in same] for part in parts]
-        calls = [self.pool.submit("generate", part, self.version) for part in sent]
-        return Begun(requests, calls, time.perf_counter())
-
-    def finish(self, begun: Begun, listener: Listener = NOBODY) -> Iterator[Sample]:
-        """Every sample of what was begun."""
-        left, done, tokens = list(begun.calls), 0, 0
-        while left:
-            self.pool.poll(0.0 if any(call.done for call in left) else pools.TURN)
-            self._compare()
-            for call in [call for call in left if call.done]:
-                left.remove(call)
-                samples: list[Sample] = self.pool.result(call)
-                done, tokens = done + len(samples), tokens + sum(s.usage.tokens for s in samples)
-                listener.finished(done, tokens / max(time.perf_counter() - begun.since, 1e-9))
-                yield from samples
 
     def sync(self, weights: Weights) -> int:
         """Publishes the policy's weights; workers take them behind what they are doing."""
@@ -122,7 +154,7 @@ class PooledSampler:
         self.published += 1
         return self.version
 
-    def _compare(self) -> None:
+    def look(self) -> None:
         """Looks at the acknowledgements that have come. Raises RunFailed where other weights arrived."""
         for found in [p for p in self._publications if all(r.done for r in p.asked)]:
             self._publications.remove(found)
@@ -134,11 +166,7 @@ class PooledSampler:
         """Waits until every worker has taken the last weights, and their checksums were compared."""
         while any(slot.running for slot in self.pool.slots):
             self.pool.poll(pools.TURN)
-        self._compare()
-
-    def close(self) -> None:
-        """Ends the workers."""
-        self.pool.close()
+        self.look()
 
 
 def _whole_prompts(requests: Sequence[Request]) -> list[list[Request]]:

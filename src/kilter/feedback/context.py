@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kilter.errors import UserError
+from kilter.seams import RawScores, Sampler
 from kilter.types import Group, Prompt
+
+if TYPE_CHECKING:  # an endpoint is asked without torch
+    from kilter.roles.open import OpenSpec
+    from kilter.sampling.config import SamplerKind
+
+OpenScores = Callable[[Callable[..., RawScores], Mapping[str, Any]], RawScores]
+"""Makes a model from a class and plain arguments, wherever it is to live."""
+
+OpenSampler = Callable[["SamplerKind", "OpenSpec", str], Sampler]
+"""Opens a sampler over a model, wherever it is to live; see roles/sampler.py."""
+
+
+def scores_here(make: Callable[..., RawScores], arguments: Mapping[str, Any]) -> RawScores:
+    """The model in this process."""
+    return make(**arguments)
 
 
 @dataclass(frozen=True)
@@ -19,7 +35,8 @@ class Context:
     of the training data, on which rewards are normalised. gather: one value of every rank, in order.
     folder: where a source may keep what it paid for; None is nowhere. certificates: judge.json files of the
     run, beside the one that a judge's settings name. replay: kept replies that answer in place of every
-    judge, whatever cache its settings name; None asks.
+    judge, whatever cache its settings name; None asks. scores: opens a model that scores, here or elsewhere.
+    sampler: opens the model of a judge elsewhere; None opens it here.
     """
 
     model: Callable[[str], Path] = Path
@@ -31,6 +48,8 @@ class Context:
     folder: Path | None = None
     certificates: Sequence[Path] = ()
     replay: Path | None = None
+    scores: OpenScores = scores_here
+    sampler: OpenSampler | None = None
 
 
 def require_columns(needed: Sequence[str], prompts: Iterable[Prompt], field: str) -> None:

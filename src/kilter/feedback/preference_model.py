@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from itertools import permutations
+from pathlib import Path
 
 import torch
 
@@ -18,38 +19,16 @@ from kilter.models.load import reads_pairs
 from kilter.models.microbatch import split
 from kilter.refs import ModelRef
 from kilter.roles.open import OpenSpec, open_model
-from kilter.seams import FeedbackSource, Wants
+from kilter.seams import FeedbackSource, RawScores, Wants
 from kilter.types import Completion, Encoded, Feedback, Group
 
 
-@feedback_sources.register("preference_model")
-class PreferenceModel(FeedbackSource):
-    """The mean over the group's other answers y' of P(y beats y') = sigmoid(s(y, y') - s(y', y)).
+class PairModel(RawScores):
+    """P(an answer beats another one), averaged over the others of its group."""
 
-    model: a stage or folder trained with pairwise_preference. Needs two answers or more; a lone one is
-    unscored. n answers cost n (n - 1) rows.
-    """
-
-    wants = Wants(siblings=True)
-
-    def __init__(self, model: ModelRef, context: Context) -> None:
-        folder = context.model(model)
-        if not reads_pairs(folder):
-            raise UserError(
-                "feedback.preference_model.model",
-                model,
-                "scores single answers",
-                "use reward_model, or train one with method pairwise_preference",
-            )
-        ready = open_model(
-            OpenSpec(
-                folder,
-                "reward",
-                template=context.template,
-                max_length=context.max_length,
-                long_rows="cut",
-            )
-        )
+    def __init__(self, folder: Path, max_length: int, template: str) -> None:
+        opening = OpenSpec(folder, "reward", template=template, max_length=max_length, long_rows="cut")
+        ready = open_model(opening)
         self.encoder, self.scorer = ready.encoder, ready.scorer
 
     @torch.no_grad()
@@ -95,3 +74,34 @@ class PreferenceModel(FeedbackSource):
             for a in range(count)
         ]
         return [Feedback(w, "preference", source="preference_model") for w in wins]
+
+
+@feedback_sources.register("preference_model")
+class PreferenceModel(FeedbackSource):
+    """The mean over the group's other answers y' of P(y beats y') = sigmoid(s(y, y') - s(y', y)).
+
+    model: a stage or folder trained with pairwise_preference. Needs two answers or more; a lone one is
+    unscored. n answers cost n (n - 1) rows.
+    """
+
+    wants = Wants(siblings=True)
+
+    def __init__(self, model: ModelRef, context: Context) -> None:
+        folder = context.model(model)
+        if not reads_pairs(folder):
+            raise UserError(
+                "feedback.preference_model.model",
+                model,
+                "scores single answers",
+                "use reward_model, or train one with method pairwise_preference",
+            )
+        shared = {"max_length": context.max_length, "template": context.template}
+        self.model = context.scores(PairModel, {"folder": folder, **shared})
+
+    def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
+        """One Feedback per completion."""
+        return self.model(groups)
+
+    def begin(self, groups: Sequence[Group]) -> None:
+        """The model may begin."""
+        self.model.begin(groups)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -10,10 +12,11 @@ import torch
 from kilter.errors import UserError
 from kilter.feedback.context import Context
 from kilter.feedback.registry import feedback_sources
+from kilter.models.load import load_tokenizer
 from kilter.refs import ModelRef
 from kilter.roles.open import OpenSpec, open_encoder, open_model
-from kilter.seams import FeedbackSource, Wants
-from kilter.types import Feedback, Group
+from kilter.seams import FeedbackSource, RawScores, Wants
+from kilter.types import Completion, Feedback, Group
 
 AGGREGATE: dict[str, Callable[[list[float]], float]] = {
     "min": min,
@@ -21,6 +24,43 @@ AGGREGATE: dict[str, Callable[[list[float]], float]] = {
     "mean": lambda v: sum(v) / len(v),
     "last": lambda v: v[-1],
 }
+
+
+class StepModel(RawScores):
+    """P(correct) of each step of answers whose tokens are known.
+
+    Args:
+        folder: of a token classifier.
+        separator: text that ends a step.
+        aggregate: rule that makes one score of the steps.
+    """
+
+    def __init__(self, folder: Path, separator: str, aggregate: str) -> None:
+        opening = OpenSpec(folder, "steps")
+        encoder = open_encoder(opening)
+        ready = open_model(opening, encoder)
+        self.tokenizer, self.model, self.device = encoder.tokenizer, ready.model, ready.device
+        self.separator, self.aggregate = separator, AGGREGATE[aggregate]
+
+    @torch.no_grad()
+    def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
+        """One Feedback per completion."""
+        return [[self._score(c) for c in group.completions] for group in groups]
+
+    def _score(self, completion: Completion) -> Feedback:
+        prompt, ids = completion.prompt_ids, completion.token_ids or ()
+        row = torch.tensor([[*prompt, *ids]], device=self.device)
+        logits = self.model(input_ids=row).logits[0, len(prompt) :]
+        right = logits.softmax(-1)[:, -1].tolist()
+        pieces = [self.tokenizer.decode([t]) for t in ids]
+        ends = [i for i, piece in enumerate(pieces) if self.separator in piece]
+        if not ends or ends[-1] != len(ids) - 1:
+            ends.append(len(ids) - 1)
+        steps = [0.0] * len(ids)
+        for i in ends:
+            steps[i] = right[i]
+        score = self.aggregate([right[i] for i in ends])
+        return Feedback(score, "process", tuple(steps), source="process_reward")
 
 
 @feedback_sources.register("process_reward")
@@ -49,9 +89,8 @@ class ProcessReward(FeedbackSource):
                 "is not a rule of aggregation",
                 f"choose one of: {', '.join(AGGREGATE)}",
             )
-        opening = OpenSpec(context.model(model), "steps")
-        self.tokenizer = open_encoder(opening).tokenizer
-        if context.policy[1].tokenizer.get_vocab() != self.tokenizer.get_vocab():
+        folder = context.model(model)
+        if context.policy[1].tokenizer.get_vocab() != load_tokenizer(folder).get_vocab():
             raise UserError(
                 "feedback.process_reward.model",
                 model,
@@ -59,31 +98,20 @@ class ProcessReward(FeedbackSource):
                 "train it from the same base model",
             )
         self.encoder = context.policy[1]
-        ready = open_model(opening, self.encoder)
-        self.model, self.device = ready.model, ready.device
-        self.separator, self.aggregate = separator, aggregate
+        arguments = {"folder": folder, "separator": separator, "aggregate": aggregate}
+        self.model = context.scores(StepModel, arguments)
 
-    @torch.no_grad()
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion."""
-        # The tokens of a group are those that train on it, so that every step finds its own.
-        encoded = [self.encoder.tokens(g) for g in groups]
-        return [[self._score(e.prompt_ids, ids) for ids in e.completion_ids] for e in encoded]
+        return self.model([self._as_read(g) for g in groups])
 
-    def _score(self, prompt: tuple[int, ...], ids: tuple[int, ...]) -> Feedback:
-        row = torch.tensor([[*prompt, *ids]], device=self.device)
-        logits = self.model(input_ids=row).logits[0, len(prompt) :]
-        right = logits.softmax(-1)[:, -1].tolist()
-        pieces = [self.tokenizer.decode([t]) for t in ids]
-        ends = [i for i, piece in enumerate(pieces) if self.separator in piece]
-        if not ends or ends[-1] != len(ids) - 1:
-            ends.append(len(ids) - 1)
-        steps = [0.0] * len(ids)
-        for i in ends:
-            steps[i] = right[i]
-        return Feedback(
-            AGGREGATE[self.aggregate]([right[i] for i in ends]),
-            "process",
-            tuple(steps),
-            source="process_reward",
-        )
+    def begin(self, groups: Sequence[Group]) -> None:
+        """The model may begin."""
+        self.model.begin([self._as_read(g) for g in groups])
+
+    def _as_read(self, group: Group) -> Group:
+        """The group with the tokens that train on it, so that every step finds its own."""
+        encoded = self.encoder.tokens(group)
+        read = zip(group.completions, encoded.completion_ids, strict=True)
+        own = [replace(c, token_ids=ids, prompt_ids=encoded.prompt_ids) for c, ids in read]
+        return replace(group, completions=tuple(own))

@@ -326,11 +326,18 @@ class Weighted(FeedbackSource):
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion."""
+        # What is scored elsewhere goes on while others are asked.
+        self.begin(groups)
         found = [(name, weight, source(groups)) for name, weight, source in self.parts]
         return [
             [self._sum([(n, w, f[g][i]) for n, w, f in found]) for i in range(len(group.completions))]
             for g, group in enumerate(groups)
         ]
+
+    def begin(self, groups: Sequence[Group]) -> None:
+        """Every part may begin."""
+        for _, _, source in self.parts:
+            source.begin(groups)
 
     def _sum(self, parts: Sequence[tuple[str, float, Feedback]]) -> Feedback:
         values = {name: f.score for name, _, f in parts}

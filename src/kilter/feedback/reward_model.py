@@ -15,16 +15,16 @@ from kilter.data.collate import collate
 from kilter.errors import UserError
 from kilter.feedback.context import Context
 from kilter.feedback.registry import feedback_sources
-from kilter.models.load import reads_pairs
+from kilter.models.load import load_tokenizer, reads_pairs
 from kilter.models.microbatch import split
 from kilter.refs import ModelRef
 from kilter.roles.open import OpenSpec, open_model
-from kilter.seams import FeedbackSource
+from kilter.seams import FeedbackSource, RawScores
 from kilter.types import Completion, Feedback, Group
 
 
-class RewardModel:
-    """FeedbackSource.
+class RewardModel(RawScores):
+    """A scalar per completion, as the model gives it.
 
     The prompt is encoded once for all completions of a group; a non-finite score is unscored.
     """
@@ -37,13 +37,7 @@ class RewardModel:
         template: str = "auto",
         amp: bool = False,
     ) -> None:
-        if reads_pairs(folder):
-            raise UserError(
-                "reward_model",
-                str(folder),
-                "reads two answers at once",
-                "use feedback {preference_model: ...}, or train one with method bradley_terry",
-            )
+        require_single(folder)
         ready = open_model(
             OpenSpec(folder, "reward", template=template, max_length=max_length, long_rows="cut")
         )
@@ -87,6 +81,17 @@ class RewardModel:
                 if progress is not None:
                     progress(done)
         return out
+
+
+def require_single(folder: Path) -> None:
+    """Raises UserError for a model of pairs."""
+    if reads_pairs(folder):
+        raise UserError(
+            "reward_model",
+            str(folder),
+            "reads two answers at once",
+            "use feedback {preference_model: ...}, or train one with method bradley_terry",
+        )
 
 
 REFERENCE_ANSWERS = 64
@@ -148,14 +153,15 @@ class RewardFeedback(FeedbackSource):
                 "names no model",
                 "give a stage, a folder or a Hub id, or a list of them",
             )
-        self.members = [
-            RewardModel(
-                context.model(n), context.max_length, template=context.template, amp=dtype == "bfloat16"
-            )
-            for n in names
-        ]
+        folders = [context.model(n) for n in names]
+        shared = {"max_length": context.max_length, "template": context.template, "amp": dtype == "bfloat16"}
+        # A model elsewhere could only refuse once it is there.
+        for folder in folders:
+            require_single(folder)
+        self.members = [context.scores(RewardModel, {"folder": folder, **shared}) for folder in folders]
         self.same = context.policy is not None and all(
-            m.encoder.tokenizer.get_vocab() == context.policy[1].tokenizer.get_vocab() for m in self.members
+            load_tokenizer(folder).get_vocab() == context.policy[1].tokenizer.get_vocab()
+            for folder in folders
         )
         self.combine, self.normalize, self.clip = combine, normalize, clip
         self.known, self.gather = _first_answers(context.known), context.gather
@@ -180,12 +186,21 @@ class RewardFeedback(FeedbackSource):
 
     def _raw(self, groups: Sequence[Group]) -> list[Scores]:
         """Raw scores of all members, indexed [member][group][completion]."""
-        if not self.same:  # another tokenizer reads the text
-            groups = [
-                replace(g, completions=tuple(Completion(c.text or " ") for c in g.completions))
-                for g in groups
-            ]
-        return [[[f.score for f in row] for row in member(groups)] for member in self.members]
+        read = self._as_read(groups)
+        return [[[f.score for f in row] for row in member(read)] for member in self.members]
+
+    def _as_read(self, groups: Sequence[Group]) -> Sequence[Group]:
+        """The sampled tokens where they are the models' own; another tokenizer reads the text."""
+        if self.same:
+            return groups
+        return [
+            replace(g, completions=tuple(Completion(c.text or " ") for c in g.completions)) for g in groups
+        ]
+
+    def begin(self, groups: Sequence[Group]) -> None:
+        """Every member may begin."""
+        for member in self.members:
+            member.begin(self._as_read(groups))
 
     def _everywhere(self, raw: list[Scores]) -> list[Scores]:
         """The scores of all ranks, so that one scale holds for all of them."""

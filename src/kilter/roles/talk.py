@@ -19,6 +19,7 @@ from kilter.roles.paid import Bill, PaidChat, Rate, estimated_tokens
 from kilter.roles.replies import Replies
 from kilter.sampling.build import SamplerContext, build
 from kilter.sampling.config import NAMES_MODEL, READS, SamplerKind
+from kilter.seams import Sampler
 from kilter.types import Ask, Prompt, SamplingParams
 
 if TYPE_CHECKING:  # an endpoint is talked to without torch
@@ -54,6 +55,7 @@ class Talker:
         cache: SQLite file of replies; None keeps none.
         replay: only kept replies count, and no model is opened.
         where: prefix of field names in errors.
+        elsewhere: opens the sampler over a folder of weights; None opens it here.
     """
 
     sampler: SamplerKind
@@ -67,6 +69,7 @@ class Talker:
     cache: Path | None = None
     replay: bool = False
     where: str = "judge"
+    elsewhere: Callable[[SamplerKind, OpenSpec, str], Sampler] | None = None
 
     def __post_init__(self) -> None:
         if self.model is None and self.sampler.name not in NAMES_MODEL and self.sampler.name in READS:
@@ -125,8 +128,11 @@ class Talker:
 
     def _open(self) -> SamplerChat:
         params = SamplingParams(max_new_tokens=self.max_tokens, temperature=0.0)
+        where = f"{self.where}.sampler"
+        if self.model is not None and self.elsewhere is not None:
+            return SamplerChat(self.elsewhere(self.sampler, self._opening, where), params)
         context = SamplerContext(self.sampler, self._weights, str(self.model or ""))
-        return SamplerChat(build(context, f"{self.where}.sampler"), params)
+        return SamplerChat(build(context, where), params)
 
     def _weights(self) -> tuple[Any, Any]:
         from kilter.roles.open import open_model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -102,7 +102,13 @@ def collect(sampler: Sampler, wanted: Sequence[Request], listener: Listener = NO
     return finish(begin(sampler, wanted), listener)
 
 
-def finish(underway: Underway, listener: Listener = NOBODY) -> Collected:
+Arrived = Callable[[int, list[Completion]], None]
+"""Takes the completions of a request by its number, once all of them have ended."""
+
+
+def finish(
+    underway: Underway, listener: Listener = NOBODY, arrived: Arrived = lambda number, made: None
+) -> Collected:
     """Waits for the end of what was begun. The ids of its requests must be distinct."""
     wanted, sampler = underway.requests, underway.sampler
     # Samples arrive as they finish; the id alone says which request each belongs to.
@@ -114,9 +120,13 @@ def finish(underway: Underway, listener: Listener = NOBODY) -> Collected:
         if underway.begun is None
         else cast(Begins, sampler).finish(underway.begun, listener)
     )
+    place = {r.id: n for n, r in enumerate(wanted)}
     for sample in samples:
-        rows[sample.request.id][sample.index] = sample
+        row = rows[sample.request.id]
+        row[sample.index] = sample
         found.usage += sample.usage
+        if all(s is not None for s in row):
+            arrived(place[sample.request.id], [s.completion for s in row if s and s.completion is not None])
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from kilter import feedback as feedbacks
 from kilter.data.encode import Encoder
@@ -80,9 +81,15 @@ def _feedback(job: Job, policy: Scorer, encoder: Encoder) -> Weighted:
         job.out,
         job.certificates,
     )
-    found = feedbacks.build(spec.feedback, context)
+    found = feedbacks.build(spec.feedback, _placed(job, context))
     _say_itself(job, found)
     return found
+
+
+def _placed(job: Job, context: Context) -> Context:
+    """The context whose sources open their models where the run wants them."""
+    cluster = job.apart("reward")
+    return context if cluster is None else replace(context, scores=cluster.scores, sampler=cluster.judge)
 
 
 def _say_itself(job: Job, source: Weighted) -> None:
@@ -182,7 +189,7 @@ def make_gold(job: Job, source: RolloutSource) -> GoldEvaluator | None:
             folder=job.out,
             certificates=job.certificates,
         )
-        judge = feedbacks.build(spec.monitors.gold, context, "monitors.gold")
+        judge = feedbacks.build(spec.monitors.gold, _placed(job, context), "monitors.gold")
         _say_itself(job, judge)
         return GoldEvaluator(prompts, sampler, judge, proxy, params)
     if prompts and all(map(world_of, prompts)):

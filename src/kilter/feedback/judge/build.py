@@ -122,6 +122,7 @@ def _one(spec: JudgeSpec, context: Context, field: str, bill: Bill) -> ChatJudge
         cache=_cache(spec, context),
         replay=spec.replay or context.replay is not None,
         where=field,
+        elsewhere=context.sampler,
     )
     settings = spec.model_dump(mode="json", include=set(SETTINGS))
     text = json.dumps([talker.identity, wording, settings], sort_keys=True)

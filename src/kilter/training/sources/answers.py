@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kilter.sampling.collect import Underway, begin, finish, requests
 from kilter.seams import FeedbackSource, Sampler
 from kilter.types import Completion, Feedback, Group, Prompt, SamplingParams
+
+Arrived = Callable[[Sequence[Group]], None]
+"""Takes unscored groups as their answers end; their scores will be asked for."""
+
+NOBODY_WAITS: Arrived = lambda groups: None
 
 OPPONENT_SEED = 13
 """Added to the seed of an opponent, so that it does not draw what the policy draws."""
@@ -44,8 +49,8 @@ class Answers(Protocol):
         """Sends the prompts off, where the samplers can answer while their caller goes on."""
         ...
 
-    def finish(self, asked: Asked) -> Sampled:
-        """One group per prompt that got an answer, in order."""
+    def finish(self, asked: Asked, arrived: Arrived = NOBODY_WAITS) -> Sampled:
+        """One group per prompt that got an answer, in order. `arrived` is told of each as its answers end."""
         ...
 
     def usable(self, group: Group) -> bool:
@@ -70,9 +75,10 @@ class PolicyAnswers:
         """Asks for `samples` answers to each prompt."""
         return Asked(prompts, begin(self.sampler, requests(prompts, self.samples, params)))
 
-    def finish(self, asked: Asked) -> Sampled:
+    def finish(self, asked: Asked, arrived: Arrived = NOBODY_WAITS) -> Sampled:
         """All answers that could be made."""
-        found = finish(asked.mine)
+        prompts = asked.prompts
+        found = finish(asked.mine, arrived=lambda n, made: arrived(unscored([prompts[n]], [made])))
         return _sampled(asked.prompts, found.made, found.problems)
 
     def usable(self, group: Group) -> bool:
@@ -99,8 +105,8 @@ class OpposedAnswers:
         mine = begin(self.sampler, requests(prompts, 1, params))
         return Asked(prompts, mine, begin(self.opponent, requests(prompts, 1, other)))
 
-    def finish(self, asked: Asked) -> Sampled:
-        """The policy's answer first. A pair needs both."""
+    def finish(self, asked: Asked, arrived: Arrived = NOBODY_WAITS) -> Sampled:
+        """The policy's answer first. A pair needs both, and nobody is told before."""
         assert asked.other is not None, "the opponent was not asked"
         prompts, mine = asked.prompts, finish(asked.mine)
         theirs = finish(asked.other.knowing(mine.prompt_ids))
@@ -133,10 +139,11 @@ class GreedyBaseline:
         mine = begin(self.sampler, requests(prompts, self.samples, params))
         return Asked(prompts, mine, begin(self.sampler, requests(prompts, 1, best)))
 
-    def finish(self, asked: Asked) -> Sampled:
+    def finish(self, asked: Asked, arrived: Arrived = NOBODY_WAITS) -> Sampled:
         """The greedy answer is scored at once and does not train. A prompt without one has no baseline."""
         assert asked.other is not None, "the greedy answer was not asked for"
-        prompts, found = asked.prompts, finish(asked.mine)
+        prompts = asked.prompts
+        found = finish(asked.mine, arrived=lambda n, made: arrived(unscored([prompts[n]], [made])))
         greedy = finish(asked.other.knowing(found.prompt_ids))
         scores = iter(self.feedback(unscored(prompts, greedy.made)))
         based = []

@@ -234,7 +234,7 @@ class RolloutSource:
 
     def _share(self, asked: Asked, begin: float) -> Share:
         """Takes the answers to this process's share of a round's prompts, and scores them."""
-        sampled = self.answers.finish(asked)
+        sampled = self.answers.finish(asked, self.feedback.begin)
         clock = time.perf_counter()
         scored = self._score(sampled.groups)
         numbers = [self.rank + place * self.world for place in sampled.places]

@@ -1,0 +1,185 @@
+"""Roles in workers of their own, in this process: a run apart in turn is the run here, whatever dies on its way."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import torch
+
+from kilter.cluster.inline import InlineBackend
+from kilter.cluster.pool import Pool, Restarts
+from kilter.cluster.roles import ScoreWorker
+from kilter.cluster.scores import PooledScores
+from kilter.data import store
+from kilter.data.dataset import DataSpec, load
+from kilter.errors import RunFailed
+from kilter.training.config import TrainSpec
+from kilter.training.trainer import Trainer
+from kilter.types import Completion, Feedback, Group, Prompt
+
+NUMBERS = ("loss", "grad_norm", "reward")
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory):
+    """Prompts, and models with random heads: a reward model, one of pairs, one of steps."""
+    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+    from kilter.models.load import MADE_BY, load_tokenizer, quiet_transformers
+
+    made = tmp_path_factory.mktemp("apart")
+    rows = [json.dumps({"prompt": f"Say {chr(97 + i)}"}) + "\n" for i in range(16)]
+    (made / "prompts.jsonl").write_text("".join(rows))
+    heads = {
+        "rm": (AutoModelForSequenceClassification, 1),
+        "pm": (AutoModelForSequenceClassification, 1),
+        "prm": (AutoModelForTokenClassification, 2),
+    }
+    for name, (kind, labels) in heads.items():
+        torch.manual_seed(len(name))
+        with quiet_transformers():
+            model = kind.from_pretrained(str(tiny), num_labels=labels)
+            model.score.weight.data.normal_(0, 0.3)
+            model.save_pretrained(made / name)
+        load_tokenizer(tiny).save_pretrained(made / name)
+    (made / "pm" / MADE_BY).write_text(json.dumps({"method": "pairwise_preference", "reads": "pairs"}))
+    return made
+
+
+def run(start, folder, out, method="grpo", feedback=None, cluster=None, backend=None, steps=6, **fields):
+    """(metrics of every step, token ids of every answer)."""
+    spec = TrainSpec.model_validate(
+        {
+            "method": method,
+            "prompts": "$data",
+            "feedback": feedback or {"reward_model": str(folder / "rm")},
+            "sampler": {"samples": 4, "max_new_tokens": 10},
+            "monitors": {"allow_truncation": True, "gold_every": 1000},
+            "batch_size": 4,
+            "max_steps": steps,
+            "learning_rate": 1e-3,
+        }
+        | ({} if cluster is None else {"cluster": cluster})
+        | fields
+    )
+    data = load(DataSpec(path=str(folder / "prompts.jsonl"), heldout=0.0), "prompts")
+    backend = backend or InlineBackend()
+    Trainer(spec, start, data.train, [], out, connect=lambda spec: backend).run()
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    tokens = [c.token_ids for g in store.read(out / "groups.jsonl") for c in g.completions]
+    return metrics, tokens
+
+
+def same(here, there):
+    for name in NUMBERS:
+        assert [r[name] for r in there[0]] == pytest.approx([r[name] for r in here[0]], rel=1e-6, abs=1e-6)
+    assert there[1] == here[1]
+    assert len({r["grad_norm"] for r in here[0]} - {0.0}) == len(here[0]) > 1
+
+
+def apart(*roles, **settings):
+    return {role: {"place": "apart"} for role in roles} | settings
+
+
+def sources(name, tiny, folder):
+    rm, judge = str(folder / "rm"), {"model": str(tiny), "mode": "rubric", "min_mass": 0.0, "canary": False}
+    return {
+        "pairs": {"preference_model": str(folder / "pm")},
+        "several": [
+            {"reward_model": {"model": [rm, rm], "combine": "min"}},
+            {"process_reward": str(folder / "prm"), "weight": 0.5},
+            {"repetition": {}, "weight": 0.1},
+        ],
+        "judge": {"judge": judge | {"require_certificate": False}},
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["pairs", "several", "judge"])
+def test_scores_apart_are_those_of_here(name, tiny, folder, tmp_path):
+    feedback, backend = sources(name, tiny, folder), InlineBackend()
+    here = run(tiny, folder, tmp_path / "here", feedback=feedback, steps=2)
+    two = {"cluster": {"reward": {"place": "apart", "copies": 2}}, "backend": backend}
+    same(here, run(tiny, folder, tmp_path / "there", feedback=feedback, steps=2, **two))
+    assert {h.role for h in backend.handles} == {"reward"}
+    assert len(backend.handles) == {"pairs": 2, "several": 6, "judge": 2}[name]
+
+
+class Length:
+    """Scores by length, and says how often it did."""
+
+    def __init__(self, log=None):
+        self.log = [] if log is None else log
+
+    def __call__(self, groups):
+        self.log += [g.prompt.text for g in groups]
+        return [[Feedback(float(len(c.text))) for c in g.completions] for g in groups]
+
+
+def groups(count):
+    texts = [("a" * n, "b" * (n + 1)) for n in range(count)]
+    return [
+        Group(Prompt(text=str(n)), tuple(map(Completion, t)), (Feedback(None),) * 2)
+        for n, t in enumerate(texts)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_dies_every_group_is_scored(seed):
+    draw = random.Random(seed)
+    backend = InlineBackend(lambda *a: draw.choice((0.0, 0.1, 2.0)))
+    for _ in range(draw.randint(0, 5)):
+        backend.at(draw.uniform(0, 8), lambda: draw.choice(backend.handles).kill())
+    arguments = {"make": Length, "arguments": {}}
+    scores = PooledScores(Pool(backend, "reward", 2, ScoreWorker, arguments, 10.0, Restarts(20)))
+    asked = groups(12)
+    # Some are told of as they arrive, in any order and maybe twice.
+    for group in draw.sample(asked, 7):
+        scores.begin([group])
+        scores.begin([group] * draw.randrange(2))
+        backend.pass_time(draw.uniform(0, 1))
+    assert [[f.score for f in row] for row in scores(asked)] == [[n, n + 1] for n in range(12)]
+    assert not scores._begun
+
+
+def test_what_was_told_of_is_scored_once_and_while_others_are_waited_for():
+    backend, log = InlineBackend(lambda role, n, method, a: 1.0 if method == "scores" else 0.0), []
+    arguments = {"make": Length, "arguments": {"log": log}}
+    scores = PooledScores(Pool(backend, "reward", 1, ScoreWorker, arguments))
+    asked = groups(4)
+    start = backend.now()
+    for group in asked:
+        scores.begin([group])
+        backend.pass_time(1.0)
+    scores(asked)
+    assert backend.now() - start == 4.0
+    assert log == ["0", "1", "2", "3"]
+
+
+def test_scoring_begins_with_the_first_answers_of_a_step(tiny, folder, tmp_path):
+    order = []
+
+    def latency(role, number, method, arguments):
+        order.append((role, method))
+        return 1.0 + number if method == "generate" else 0.0
+
+    cluster = {"rollout": {"place": "apart", "engines": 2}, "reward": {"place": "apart"}}
+    backend = InlineBackend(latency)
+    run(tiny, folder, tmp_path / "run", cluster=cluster, backend=backend, steps=1)
+    ended = [call for call in order if call[1] in ("generate", "scores")]
+    # The first engine's two prompts were scored while the second engine was at work.
+    assert ended == [("rollout", "generate")] * 2 + [("reward", "scores")] * 4
+    assert backend.now() < 2.5
+
+
+def test_scores_that_nobody_can_give_end_the_run_by_name(tiny, folder, tmp_path):
+    backend = InlineBackend(lambda role, n, method, a: 1.0 if method == "scores" else 0.0)
+    backend.at(5.5, lambda: backend.handles[0].kill())
+    cluster = apart("reward", restarts=0)
+    with pytest.raises(RunFailed, match=r"No reward worker is left \(reward 0 is lost: it was killed"):
+        run(tiny, folder, tmp_path / "run", cluster=cluster, backend=backend)
+    # A new run of the same command goes on.
+    metrics, tokens = run(tiny, folder, tmp_path / "run", cluster=cluster)
+    assert [r["step"] for r in metrics] == [1, 2, 3, 4, 5, 6]
+    assert len(tokens) == 96
