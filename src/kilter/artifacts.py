@@ -267,6 +267,7 @@ def lock(folder: Path, field: str = "out") -> Iterator[None]:
 
 @contextlib.contextmanager
 def _held_lock(folder: Path, field: str) -> Iterator[None]:
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     require_writable(folder, field)
     path = folder / ".lock"
     file = _take(path, field)
@@ -277,6 +278,10 @@ def _held_lock(folder: Path, field: str) -> Iterator[None]:
         HELD.remove(file)
         path.unlink(missing_ok=True)  # while it is held, so that nobody else holds a file without a name
         file.close()
+        # A run that was refused leaves no empty folder behind.
+        for place in made:
+            with contextlib.suppress(OSError):
+                place.rmdir()
 
 
 HELD: list[IO[bytes]] = []
@@ -290,6 +295,7 @@ os.register_at_fork(after_in_child=lambda: [file.close() for file in HELD])
 def _take(path: Path, field: str) -> IO[bytes]:
     """The open lock file, with this process named in it."""
     while True:
+        path.parent.mkdir(parents=True, exist_ok=True)  # which its holder before may have removed
         file = path.open("ab+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

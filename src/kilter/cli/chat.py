@@ -129,7 +129,8 @@ def _converse(talk: SamplerChat, opening: Sequence[Message], person: bool) -> No
             continue
         history.append(Message(role="assistant", content=reply.text))
     if failed and not person:
-        raise RunFailed(f"{failed} turns failed to get an answer", "see the messages above")
+        turns = f"{failed} turn{'s' * (failed > 1)}"
+        raise RunFailed(f"{turns} failed to get an answer", "see the messages above")
 
 
 def _turns(person: bool) -> Iterator[str]:

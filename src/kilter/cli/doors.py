@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from kilter.cli import complete
 from kilter.cli.options import Option, options_of, parameter
 from kilter.data.dataset import DataSpec
+from kilter.sampling.config import NAMES_MODEL
 
 
 class Source(BaseModel):
@@ -27,6 +28,17 @@ ANSWERER: Any = typer.Argument(
     autocompletion=complete.models,
 )
 """Who answers: the model, or what another sampler knows it by."""
+
+
+def name_answerer(settings: dict[str, Any], model: str) -> None:
+    """Says who answers where the sampler opens no weights.
+
+    An endpoint has a name for its model and a script is a file. To a person both are who answers.
+    """
+    sampler = settings.get("sampler", {})
+    field = NAMES_MODEL.get(sampler.get("name", ""))
+    if field is not None:
+        sampler.setdefault(field, model)
 
 
 def source_options(*skip: str) -> list[Option]:

@@ -156,15 +156,15 @@ def _print_table(first: str, named: Mapping[str, str], columns: Mapping[str, Any
     table = Table(first, *columns, box=None, pad_edge=False)
     keys = dict.fromkeys(key for metrics in columns.values() for key in metrics)
     for key in keys:
-        cells = [_cell(metrics.get(key), sign) for metrics in columns.values()]
+        cells = [_cell(metrics.get(key), sign, "not scored") for metrics in columns.values()]
         table.add_row(named.get(key, key), *cells)
     out.print(table)
 
 
-def _cell(estimate: Mapping[str, Any] | None, sign: str) -> str:
-    """A value with its interval; empty where there is none."""
+def _cell(estimate: Mapping[str, Any] | None, sign: str, unscored: str = "") -> str:
+    """A value with its interval; empty where nothing was measured, `unscored` where no answer has a value."""
     if estimate is None or estimate["value"] is None:
-        return ""
+        return "" if estimate is None else unscored
     value = f"{estimate['value']:{sign}.3g}"
     if estimate["ci_low"] is None:
         return value

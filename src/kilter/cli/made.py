@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from kilter.cli.app import command, err, out
-from kilter.cli.doors import READING, model_option, out_option, source_options
+from kilter.cli.doors import READING, model_option, name_answerer, out_option, source_options
 from kilter.cli.options import collect, options_of, parameter, parameters, reference, takes
 from kilter.progress import clock
 from kilter.screen import styled
@@ -50,6 +50,10 @@ def make(kind: str, maker: type[StageKind[Any]], door: Door) -> Callable[..., No
         settings = collect(options, values)
         source = settings.pop("data")
         from kilter.api import BASE, made
+
+        # The built-in model that stands there by default is nobody's name at an endpoint.
+        if values.get("model", BASE) != BASE:
+            name_answerer(settings, values["model"])
 
         if values["dry_run"]:
             from kilter.api import planned

@@ -12,10 +12,9 @@ from rich.console import Console
 
 from kilter.artifacts import require_file
 from kilter.cli.app import command, err, out
-from kilter.cli.doors import ANSWERER, READING, source_options
+from kilter.cli.doors import ANSWERER, READING, name_answerer, source_options
 from kilter.cli.options import collect, options_of, parameter, parameters, takes
 from kilter.errors import UserError
-from kilter.sampling.config import NAMES_MODEL
 from kilter.screen import Screen
 from kilter.stages.generate import Generate, GenerateSpec
 
@@ -98,12 +97,7 @@ def sample(**values: Any) -> None:
     source = settings.pop("data")
     _check(prompt, source, target, values["negatives"])
 
-    # An endpoint has a name for its model and a script is a file: to a person both are who answers.
-    sampler = settings["sampler"]
-    field = NAMES_MODEL.get(sampler.get("name", ""))
-    if field is not None:
-        sampler.setdefault(field, values["model"])
-
+    name_answerer(settings, values["model"])
     with tempfile.TemporaryDirectory(prefix="kilter-sample-") as folder:
         if prompt is not None:
             source = {"format": "groups"} | source | {"path": _asked(prompt, Path(folder))}

@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
-from kilter import manifest as manifests
 from kilter.artifacts import lock
 from kilter.data.dataset import DataSpec
 from kilter.errors import UserError
 from kilter.manifest import Manifest
+from kilter.pipeline.foreign import refuse_foreign_stage
 from kilter.pipeline.report import write_report
 from kilter.pipeline.runner import new_and_old, preflight, run_stage, stands
 from kilter.screen import screen_of
@@ -64,7 +64,7 @@ def run_alone(work: Workspace) -> Mapping[str, Any]:
     with lock(folder):
         if int(os.environ.get("RANK", "0")) > 0:
             return _work_along(work)
-        refuse_unknown(work)
+        refuse_foreign_stage(work)
         preflight(work)
         facts = run_stage(work, changed=refuse_changed).facts
         if stage.maker.makes == "evaluation":
@@ -80,18 +80,22 @@ def _work_along(work: Workspace) -> Mapping[str, Any]:
     return work.here.maker.run(work.here.spec, work, work.stage(work.name)).facts
 
 
-def refuse_unknown(work: Workspace) -> None:
-    """A model or data set that no manifest accounts for is not overwritten."""
-    maker, folder = work.here.maker, work.stage(work.name)
-    keeps = maker.makes in ("model", "data") and (folder / ARTIFACT[maker.makes]).exists()
-    if keeps and manifests.read(folder) is None:
-        raise _taken(work)
-
-
 def refuse_changed(work: Workspace, old: Manifest) -> None:
-    """A finished model, or data begun with other settings, is kept; an evaluation is made anew."""
+    """A finished model, or data begun with other settings, is kept; an evaluation is made anew.
+
+    Nothing is written beside what another kind of stage made: one folder has one manifest.
+    """
     makes = work.here.maker.makes
-    if makes == "data" or (makes == "model" and old.status == "done"):
+    if old.kind != work.here.kind:
+        raise UserError(
+            "out",
+            str(work.stage(work.name)),
+            f"holds what a stage of kind {old.kind} made",
+            "choose another folder",
+        )
+    rows = work.stage(work.name) / ARTIFACT["data"]
+    begun = makes == "data" and rows.exists() and rows.stat().st_size > 0
+    if begun or (makes == "model" and old.status == "done"):
         raise _taken(work, _differences(work, old))
 
 

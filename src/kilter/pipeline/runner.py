@@ -17,6 +17,7 @@ from kilter import recipe as recipes
 from kilter.artifacts import lock, set_aside, tidy, write_text
 from kilter.errors import Exit, UserError
 from kilter.manifest import Manifest
+from kilter.pipeline.foreign import refuse_foreign_run, refuse_foreign_stage
 from kilter.pipeline.inputs import check_inputs, inputs_of, sources_of
 from kilter.pipeline.report import write_report
 from kilter.progress import clock
@@ -62,8 +63,11 @@ class Run:
             write_text(path, recipes.dump(self.recipe))
 
     def _execute(self) -> Exit:
-        self._write_recipe()
         run = self.recipe.workspace(self.folder, self.console, isolated=self.isolated)
+        refuse_foreign_run(self.folder)
+        for name in self.recipe.stages:
+            refuse_foreign_stage(run.at(name))
+        self._write_recipe()
         run.model(None)
         preflight(run)
         code, begin = Exit.OK, time.monotonic()

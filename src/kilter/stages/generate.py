@@ -19,7 +19,7 @@ from kilter.errors import RunFailed, UserError
 from kilter.options import DATA, MODEL, SAMPLING
 from kilter.refs import BaseRef, DataRef, Found, TemplateRef
 from kilter.release.section import Section
-from kilter.sampling.config import FOLLOWS, READS, SamplerKind, idle_fields
+from kilter.sampling.config import FOLLOWS, NAMES_MODEL, READS, SamplerKind, idle_fields
 from kilter.screen import styled
 from kilter.stages.door import Door
 from kilter.stages.kind import StageKind, Workspace
@@ -228,6 +228,9 @@ def _check_sampler(spec: GenerateSpec, work: Workspace) -> None:
     if not spec.sampler.opens:
         why = f"sampler {spec.sampler.name} opens no model"
         refuse_idle(spec, work.where(), [("model", why, "set sampler.model, or leave it out")])
+        if NAMES_MODEL.get(spec.sampler.name) == "model" and spec.sampler.model is None:
+            fix = "give the endpoint's name of the model; on the command line --model NAME says it too"
+            raise UserError(work.where("sampler.model"), "(absent)", "is required by an endpoint", fix)
 
 
 def _answer(
