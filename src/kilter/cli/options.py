@@ -84,8 +84,8 @@ class Option:
 
     @property
     def model(self) -> type[BaseModel] | None:
-        """The nested configuration that the option sets; None if its value is plain."""
-        return _model(self.field.annotation)
+        """The nested configuration that the option sets; None if its value is plain, or turns it on."""
+        return None if self.kind == "switch" else _model(self.field.annotation)
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ def options_of(
         prefix: where the configuration stands in a larger one.
         group: heading of all options; None takes each field's own.
     """
-    first = first_field(spec)[0] if prefix else ""
+    first = first_field(spec)[0] if prefix and not _is_switch(spec) else ""
     for name, field in spec.model_fields.items():
         if name in skip:
             continue
@@ -195,7 +195,16 @@ def collect(options: Sequence[Option], values: Mapping[str, Any]) -> dict[str, A
             continue
         node = found
         for key in option.path[:-1]:
-            node = node.setdefault(key, {})
+            # A switch comes before the fields that say more; switched off, it leaves nothing to say.
+            if node.get(key) is False:
+                raise UserError(
+                    option.flag,
+                    value,
+                    f"sets a part of {key}, which is switched off",
+                    "leave out one of both",
+                )
+            node[key] = node[key] if isinstance(node.get(key), dict) else {}
+            node = node[key]
         value = _read(option, value)
         if option.model is not None and isinstance(value, dict):
             node.setdefault(option.path[-1], {}).update(value)
@@ -348,8 +357,14 @@ def _kind(annotation: Any) -> Kind:
     if typing.get_origin(only) is dict and typing.get_args(only) == (str, str):
         return "pairs"
     if isinstance(only, type) and issubclass(only, BaseModel):
-        return "model"
+        return "switch" if _is_switch(only) else "model"
     return PLAIN.get(only, "yaml")
+
+
+def _is_switch(spec: type[BaseModel]) -> bool:
+    """Whether a nested configuration says that it may be turned on as a whole, with its defaults."""
+    extra = spec.model_config.get("json_schema_extra")
+    return isinstance(extra, dict) and bool(extra.get("switch"))
 
 
 def _model(annotation: Any) -> type[BaseModel] | None:

@@ -9,6 +9,7 @@ There are three ways to the same numbers, which proof.py compares with the model
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -149,6 +150,10 @@ class Scorer(nn.Module):
     def teach(self, teacher: Scorer, beta: float) -> None:
         """Makes "divergence" an output: from `teacher`, with share beta of it in the mixture."""
         self._teacher = [(teacher.requires_grad_(False).eval(), beta)]
+
+    def copy(self) -> Scorer:
+        """The same model in memory of its own. A teacher is frozen, and shared."""
+        return copy.deepcopy(self, {id(teacher): teacher for teacher, _ in self._teacher})
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Moves and casts (to, cuda, double) take the teacher along, although it is not a submodule."""

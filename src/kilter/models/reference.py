@@ -174,7 +174,7 @@ class LiveReference:
         assert self.frozen is not None
         with torch.no_grad():
             for own, new in zip(self.frozen.parameters(), self.policy.parameters(), strict=True):
-                own.copy_(new)
+                own.copy_(new.full_tensor() if hasattr(new, "full_tensor") else new)
 
     def state(self) -> dict[str, Tensor] | None:
         """Weights of a reference that has moved."""

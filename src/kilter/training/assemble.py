@@ -40,6 +40,7 @@ from kilter.training.run import Run
 from kilter.training.sources.fixed import FixedSource
 from kilter.training.sources.replay import replayable, sampled_at
 from kilter.training.sources.rollouts import RolloutSource
+from kilter.training.whole import WholeCopy
 from kilter.types import Encoded, Group
 
 Builder = Callable[[Job, "Scorer | ActorCritic", Encoder], Run]
@@ -177,7 +178,10 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     policy = scorer.policy
     wanted = "ref_logps" in needs.annotations or needs.opponent is not None
     frozen = scorers.frozen_reference(job, policy, encoder) if wanted else None
-    source = make_source(job, policy, encoder, frozen)
+    # Sharded weights answer nobody: a copy does, unless other workers do.
+    whole = WholeCopy(policy) if engine.sharded and job.apart("rollout") is None else None
+    answering = policy if whole is None else whole.scorer
+    source = make_source(job, answering, encoder, frozen, whole)
     origin: Origin = "own" if needs.opponent is None else "mixed"
     if not source.answers.samplers[0].facts.exact:
         anchored = source.lookahead and job.cluster and job.cluster.spec.correction == "anchored"
@@ -187,7 +191,7 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     learner = LocalLearner(scorer, needs, spec, steps, engine, None, temperature, origin)
     live = None
     if wanted:
-        live = LiveReference(policy, frozen, learner.amp, temperature, learner.reference_rows)
+        live = LiveReference(answering, frozen, learner.amp, temperature, learner.reference_rows)
         learner.reference = live
 
     run = _run(job, learner, source, (), mine)

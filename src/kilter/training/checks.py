@@ -122,7 +122,8 @@ def second_derivatives_have_a_plain_graph(a: Asked) -> None:
     # Only methods that differentiate their own gradient read embeddings.
     if "embeddings" not in a.needs.outputs:
         return
-    for field, value in (("gradient_checkpointing", a.spec.gradient_checkpointing), ("fsdp", a.spec.fsdp)):
+    divided = a.spec.fsdp is not None
+    for field, value in (("gradient_checkpointing", a.spec.gradient_checkpointing), ("fsdp", divided)):
         if value:
             a.refuse(
                 field,
@@ -130,6 +131,17 @@ def second_derivatives_have_a_plain_graph(a: Asked) -> None:
                 "does not go with this method: its backward is differentiated again",
                 "leave it out",
             )
+
+
+def fsdp_divides(a: Asked) -> None:
+    """Groups of equal size, and a forward that takes weights as they are gathered."""
+    if a.spec.fsdp is None:
+        return
+    if a.spec.processes > 1 and (found := a.spec.fsdp.uneven(a.spec.processes)) is not None:
+        a.refuse("fsdp.shard", a.spec.fsdp.shard, *found)
+    if a.spec.fsdp.gathers == "bfloat16" and a.spec.dtype != "bfloat16":
+        problem = f"cannot be multiplied with activations in {a.spec.dtype}"
+        a.refuse("fsdp.gathers", "bfloat16", problem, "set dtype: bfloat16, or leave gathers out")
 
 
 def zero_fits(a: Asked) -> None:
@@ -229,7 +241,7 @@ def early_stopping_can_see(a: Asked) -> None:
             "does not go with replay, which holds no rows out",
             "leave it out",
         )
-    for field, value in (("fsdp", a.spec.fsdp), ("zero", a.spec.zero)):
+    for field, value in (("fsdp", a.spec.fsdp is not None), ("zero", a.spec.zero)):
         if value:
             problem = "divides the weights over processes, and early_stopping has to put the best ones back"
             a.refuse(field, value, problem, "leave out one of the two")
@@ -258,14 +270,6 @@ def data_reads_no_setting_of_rollouts(a: Asked) -> None:
 
 
 # Rules for fresh rollouts.
-
-
-def weights_are_whole(a: Asked) -> None:
-    """A sampler needs every weight at every token, unless it has weights of its own."""
-    here = a.spec.cluster is None or a.spec.cluster.rollout.place == "here"
-    if a.spec.fsdp and here:
-        fix = "leave fsdp out: several processes then train with DDP"
-        a.refuse("fsdp", True, "cannot sample from sharded weights", fix)
 
 
 def method_takes_fresh_answers(a: Asked) -> None:
@@ -448,6 +452,7 @@ ALWAYS: tuple[Rule, ...] = (
     adapter_is_installed,
     offloading_has_a_gpu,
     second_derivatives_have_a_plain_graph,
+    fsdp_divides,
     zero_fits,
     local_is_one_process,
     teacher_is_named_where_one_teaches,
@@ -463,7 +468,6 @@ ON_DATA: tuple[Rule, ...] = (
     early_stopping_can_see,
 )
 ON_ROLLOUTS: tuple[Rule, ...] = (
-    weights_are_whole,
     method_takes_fresh_answers,
     prompts_have_room,
     kl_budget_has_a_reference,

@@ -37,6 +37,30 @@ FREE = frozenset(
 """Settings that may differ between a stop and its resumption: they change no number of the run."""
 
 
+class FsdpSpec(BaseModel):
+    """How weights, gradients and optimizer are divided over the processes (FSDP2)."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"switch": True})
+    shard: int | None = Field(
+        None,
+        ge=2,
+        description="processes that hold one copy of the weights together, as those of a node do; "
+        "the processes must be a multiple of it; default: all of them",
+    )
+    gathers: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto",
+        description="precision in which weights of layers travel to a forward; auto: as `dtype`. "
+        "Gradients are summed in float32",
+    )
+
+    def uneven(self, processes: int) -> tuple[str, str] | None:
+        """What is wrong with the number of processes, and the fix; None where they divide evenly."""
+        if self.shard is None or processes % self.shard == 0:
+            return None
+        problem = f"does not divide the {processes} processes into groups of equal size"
+        return problem, f"use a number of processes that is a multiple of {self.shard}, or another shard"
+
+
 class CriticSpec(BaseModel):
     """The value model of methods that have one."""
 
@@ -274,8 +298,10 @@ class TrainSpec(BaseModel):
         ge=1,
         description="start this many processes, one per GPU or share of the CPU cores (engine accelerate)",
     )
-    fsdp: Annotated[bool, OPTIMISATION] = Field(
-        False, description="shard weights, gradients and optimizer over the processes (FSDP2)"
+    fsdp: Annotated[FsdpSpec | None, OPTIMISATION] = Field(
+        None,
+        description="shard weights, gradients and optimizer over the processes (FSDP2); "
+        "{shard: 8} within groups of 8, each with a copy",
     )
     zero: Annotated[Literal[1, 2] | None, OPTIMISATION] = Field(
         None,
@@ -294,6 +320,12 @@ class TrainSpec(BaseModel):
                 raise ValueError("has both method and algorithm, which are one setting")
             value = {("method" if k == "algorithm" else k): v for k, v in value.items()}
         return value
+
+    @field_validator("fsdp", mode="before")
+    @classmethod
+    def _fsdp_is_a_switch(cls, value: Any) -> Any:
+        """True has all defaults."""
+        return (FsdpSpec() if value else None) if isinstance(value, bool) else value
 
     @field_validator("method")
     @classmethod

@@ -107,7 +107,7 @@ def work(spec: TrainSpec, needs: Needs | Brief, size: Sizes, answer: float | Non
         mean if online else room,
         longest,
         adapter,
-        spec.cluster.learner.workers if spec.fsdp else 1,
+        (spec.fsdp.shard or spec.cluster.learner.workers) if spec.fsdp else 1,
         2 if half else 4,
         spec.tokens_per_microbatch,
         kept,

@@ -27,6 +27,7 @@ from kilter.training.sources.answers import Answers, GreedyBaseline, OpposedAnsw
 from kilter.training.sources.prompts import PromptOrder
 from kilter.training.sources.rollouts import RolloutSource
 from kilter.training.sources.select import choose_select
+from kilter.training.whole import WholeCopy, WholeSampler
 from kilter.types import Feedback, Group, Prompt, SamplingParams
 
 JUDGED_LENGTH = 2048
@@ -36,13 +37,25 @@ GOLD_SEED = 20_000
 """Added to the run's seed for held-out answers, so that they are not drawn as the rollouts are."""
 
 
-def make_source(job: Job, policy: Scorer, encoder: Encoder, reference: Scorer | None) -> RolloutSource:
-    """The source over the stage's prompts, with its samplers and its feedback."""
+def make_source(
+    job: Job, policy: Scorer, encoder: Encoder, reference: Scorer | None, whole: WholeCopy | None = None
+) -> RolloutSource:
+    """The source over the stage's prompts, with its samplers and its feedback.
+
+    Args:
+        job: settings and engine.
+        policy: answers, and is asked by some feedback; of a policy that will be sharded its copy.
+        encoder: of the policy.
+        reference: frozen, where the method wants one.
+        whole: the copy, where there is one.
+    """
     spec, engine = job.spec, job.engine
     scored_by = _feedback(job, policy, encoder)
+    if engine.sharded and whole is None:
+        _refuse_sharded(job, scored_by)
     return RolloutSource(
         PromptOrder([g.prompt for g in job.groups], spec.shuffle, spec.seed),
-        _answers(job, policy, encoder, reference, scored_by),
+        _answers(job, policy, encoder, reference, scored_by, whole),
         scored_by,
         encoder,
         job.objective.needs,
@@ -107,12 +120,32 @@ class Unjudged(FeedbackSource):
         return [[Feedback(0.0, "unjudged")] * len(g.completions) for g in groups]
 
 
+def _refuse_sharded(job: Job, scored_by: Weighted) -> None:
+    """Where rollouts are apart no process holds the whole policy, which some ask for in their own process."""
+    mixes = job.objective.needs.opponent == "mixture"
+    if mixes or scored_by.wants.policy:
+        who = "the opponent of this method" if mixes else "this feedback"
+        raise UserError(
+            "fsdp",
+            True,
+            f"leaves no process the whole policy, which {who} needs there while rollouts are apart",
+            "leave fsdp out, or set cluster.rollout.place: here",
+        )
+
+
 def _answers(
-    job: Job, policy: Scorer, encoder: Encoder, reference: Scorer | None, scored_by: Weighted
+    job: Job,
+    policy: Scorer,
+    encoder: Encoder,
+    reference: Scorer | None,
+    scored_by: Weighted,
+    whole: WholeCopy | None,
 ) -> Answers:
     """Who answers: the policy, and whoever the method wants beside it."""
     needs, samples = job.objective.needs, job.spec.sampler.samples
     sampler = _sampler(job, policy, encoder)
+    if whole is not None:
+        sampler = WholeSampler(sampler, whole)
     if needs.opponent is not None:
         return OpposedAnswers(sampler, _opponent(job, policy, encoder, reference))
     if "greedy_score" in needs.annotations:

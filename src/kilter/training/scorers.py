@@ -128,7 +128,9 @@ def fill_reference_cache(
 def frozen_reference(job: Job, policy: Scorer, encoder: Encoder) -> Scorer | None:
     """A second model for fresh rollouts; None where the policy with its adapters off is the reference."""
     spec, folder = job.spec, job.reference or job.start
-    if spec.adapter is None or folder != job.start:
+    # Shards of the base cannot answer for this process alone, where no copy of them is whole.
+    divided = job.engine.sharded and job.apart("rollout") is not None
+    if spec.adapter is None or folder != job.start or divided:
         return _frozen(job, folder, encoder)
     if spec.refresh_reference_every:
         raise UserError(

@@ -143,7 +143,7 @@ class Trainer:
             objective, note = fitted(objective, self.train[: spec.limit])
         if spec.prompts is not None:
             check_rollouts(spec, objective.needs)
-        engine = make_engine(spec.engine, spec.fsdp, spec.zero, spec.max_grad_norm)
+        engine = make_engine(spec.engine, spec.fsdp, spec.zero, spec.max_grad_norm, spec.dtype)
         job = Job(
             spec,
             objective,

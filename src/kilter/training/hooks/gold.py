@@ -14,6 +14,7 @@ from kilter.seams import Hook, Step
 from kilter.training.checkpoint import Seal
 from kilter.training.learner import LocalLearner
 from kilter.training.monitors import GoldEvaluator, Monitors
+from kilter.training.parallel.shards import rows_of
 from kilter.training.state_file import read_values, write_values
 
 BEST = "best.safetensors"
@@ -64,7 +65,8 @@ class BestWeights:
         target = dict(self.learner.scorer.named_parameters())
         with torch.no_grad():
             for name, value in kept["model"].items():
-                target[name].copy_(value)
+                rows, first = rows_of(target[name])
+                rows.copy_(value[first : first + len(rows)] if rows.ndim else value)
         return int(kept["step"])
 
 

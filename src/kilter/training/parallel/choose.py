@@ -5,18 +5,26 @@ from __future__ import annotations
 import os
 
 from kilter.errors import UserError
+from kilter.training.config import FsdpSpec
 from kilter.training.parallel.engine import AccelerateEngine, Engine
+from kilter.training.parallel.fsdp import Sharding
 
 
-def make_engine(name: str, fsdp: bool, zero: int | None = None, max_grad_norm: float = 1.0) -> Engine:
+def make_engine(
+    name: str,
+    fsdp: FsdpSpec | None,
+    zero: int | None = None,
+    max_grad_norm: float = 1.0,
+    dtype: str = "float32",
+) -> Engine:
     """ "auto" is accelerate when WORLD_SIZE says that there are several processes."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if zero is not None and several:
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if zero is not None and world > 1:
         from kilter.training.parallel.zero import ZeroEngine
 
         return ZeroEngine(zero, max_grad_norm)
-    if name == "accelerate" or (name == "auto" and several):
-        return AccelerateEngine(fsdp)
+    if name == "accelerate" or (name == "auto" and world > 1):
+        return AccelerateEngine(None if fsdp is None else _sharding(fsdp, dtype, world))
     if zero is not None:
         raise UserError(
             "zero",
@@ -24,7 +32,7 @@ def make_engine(name: str, fsdp: bool, zero: int | None = None, max_grad_norm: f
             "divides the optimizer over several processes, and there is one",
             "give --processes N",
         )
-    if fsdp:
+    if fsdp is not None:
         raise UserError(
             "fsdp",
             True,
@@ -32,3 +40,10 @@ def make_engine(name: str, fsdp: bool, zero: int | None = None, max_grad_norm: f
             "give --processes N, or start with accelerate launch or torchrun",
         )
     return Engine()
+
+
+def _sharding(fsdp: FsdpSpec, dtype: str, world: int) -> Sharding:
+    """Raises UserError where the processes do not divide into groups that share a copy."""
+    if (found := fsdp.uneven(world)) is not None:
+        raise UserError("fsdp.shard", fsdp.shard, *found)
+    return Sharding(fsdp.shard or world, dtype == "bfloat16" and fsdp.gathers != "float32")

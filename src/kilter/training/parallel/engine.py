@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from kilter.errors import UserError
 from kilter.roles.open import choose_device
+from kilter.training.parallel.fsdp import Sharding, divide
 from kilter.training.parallel.shards import read_shards, write_shards
 
 T = TypeVar("T")
@@ -128,7 +129,7 @@ def _leave_group() -> None:
 class AccelerateEngine(Engine):
     """Several processes under `accelerate launch`: DDP, or FSDP2 when `fsdp` is set."""
 
-    def __init__(self, fsdp: bool) -> None:
+    def __init__(self, fsdp: Sharding | None) -> None:
         from accelerate import PartialState
 
         self._state = PartialState(cpu=not torch.cuda.is_available())
@@ -136,7 +137,7 @@ class AccelerateEngine(Engine):
         self.rank, self.world = self._state.process_index, self._state.num_processes
         self.loss_scale = float(self.world)
         self.fsdp = fsdp
-        self.sharded = fsdp and self.world > 1
+        self.sharded = fsdp is not None and self.world > 1
         atexit.register(_leave_group)
 
     def wrap(self, module: nn.Module) -> nn.Module:
@@ -145,22 +146,12 @@ class AccelerateEngine(Engine):
         if self.world == 1:
             return module
         # Every process holds all weights; gradients are averaged by DDP, which `loss_scale` undoes.
-        if not self.fsdp:
+        if self.fsdp is None:
             devices = [self.device.index] if self.device.type == "cuda" else None
             return nn.parallel.DistributedDataParallel(
                 module, device_ids=devices, find_unused_parameters=False
             )
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
-        mesh = init_device_mesh(self.device.type, (self.world,))
-        for child in module.modules():
-            if isinstance(child, nn.ModuleList):
-                for layer in child:
-                    fully_shard(layer, mesh=mesh)
-        # Embeddings, final norm and head belong to the root: gathered once per forward and kept for the fused
-        # head's backward.
-        fully_shard(module, mesh=mesh, reshard_after_forward=False)
+        divide(module, self.fsdp, self.device.type, self.world)
         return module
 
     def sum(self, value: Tensor) -> Tensor:
@@ -193,7 +184,7 @@ class AccelerateEngine(Engine):
         """no_sync for DDP, deferred reduce-scatter for FSDP2."""
         if self.world == 1:
             return contextlib.nullcontext()
-        if self.fsdp:
+        if self.fsdp is not None:
             module.set_requires_gradient_sync(last)  # type: ignore[operator]
             return contextlib.nullcontext()
         return contextlib.nullcontext() if last else module.no_sync()  # type: ignore[operator]

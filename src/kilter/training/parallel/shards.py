@@ -29,9 +29,10 @@ def write_shards(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Pa
     pieces: dict[str, Tensor] = {}
     first_rows: dict[str, int] = {}
     for name, value in _tensors(module, optimizer):
-        rows, first = _rows(value)
-        # What is not divided is the same everywhere. A process may hold no row of a small tensor.
-        if rows.numel() and (isinstance(value, DTensor) or rank == 0):
+        rows, first = rows_of(value)
+        # What is not divided is the same everywhere, and so is each copy of what is. A process may hold no
+        # row of a small tensor.
+        if rows.numel() and (_first_copy(value) if isinstance(value, DTensor) else rank == 0):
             pieces[name], first_rows[name] = rows.detach().cpu().contiguous(), first
     write_by(
         folder / SHARDS / f"rank-{rank}.safetensors",
@@ -75,17 +76,25 @@ def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tu
             yield f"optimizer.{name}.{key}", value
 
 
-def _rows(value: Tensor) -> tuple[Tensor, int]:
+def rows_of(value: Tensor) -> tuple[Tensor, int]:
     """The rows that this process holds, and the number of the first one.
 
     FSDP2 divides as torch.chunk does.
     """
     if not isinstance(value, DTensor):
         return value, 0
-    assert len(value.placements) == 1, "one mesh dimension"
-    assert value.placements[0].is_shard(0), "divided by rows"
-    each = -(-value.shape[0] // value.device_mesh.size())
-    return value.to_local(), each * value.device_mesh.get_local_rank()
+    # The last dimension of the mesh divides; one before it counts the copies.
+    assert value.placements[-1].is_shard(0), "divided by rows"
+    assert all(p.is_replicate() for p in value.placements[:-1]), "divided once"
+    dim = value.device_mesh.ndim - 1
+    each = -(-value.shape[0] // value.device_mesh.size(dim))
+    return value.to_local(), each * value.device_mesh.get_local_rank(dim)
+
+
+def _first_copy(value: DTensor) -> bool:
+    """Whether this process holds rows of the first copy of the model."""
+    coordinate = value.device_mesh.get_coordinate()
+    return coordinate is not None and not any(coordinate[:-1])
 
 
 class _Shards:
@@ -110,7 +119,7 @@ class _Shards:
 
     def fill(self, name: str, target: Tensor) -> None:
         """Copies the rows that `target` holds here."""
-        rows, start = _rows(target)
+        rows, start = rows_of(target)
         if name not in self._pieces or self.shape(name) != target.shape:
             raise UserError(
                 "checkpoint",

@@ -61,7 +61,7 @@ class ZeroEngine(AccelerateEngine):
     """
 
     def __init__(self, stage: int, max_grad_norm: float) -> None:
-        super().__init__(fsdp=False)
+        super().__init__(None)
         self.stage, self.max_grad_norm = stage, max_grad_norm
         # Moments are divided, so that a checkpoint is a folder that every process writes to.
         self.sharded = True
