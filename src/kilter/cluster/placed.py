@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from kilter.cluster.backend import Backend, Factory
+from kilter.cluster.direct import BesideSampler, DirectTransport, Moments
+from kilter.cluster.engine import AT_ONCE, VllmWorker
 from kilter.cluster.pool import Pool, Restarts
 from kilter.cluster.roles import JudgeWorker, RolloutWorker, ScoreWorker
-from kilter.cluster.rollouts import Answerers, PooledSampler
+from kilter.cluster.rollouts import Answerers, Gathered, PooledSampler
 from kilter.cluster.scores import PooledScores
 from kilter.cluster.spec import ClusterSpec
 from kilter.cluster.weights import FileTransport, ObjectTransport, Transport
+from kilter.models.forward import Scorer
 from kilter.roles.open import OpenSpec
+from kilter.sampling import vllm_transfer
 from kilter.sampling.config import SamplerKind
-from kilter.seams import RawScores
+from kilter.sampling.vllm_weights import MergedWeights
+from kilter.seams import RawScores, Sampler
 
 Connect = Callable[[ClusterSpec], Backend]
 
@@ -53,6 +59,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         self.spec, self.backend, self.folder, self.sends = spec, backend, folder, sends
         self.tell: Callable[[str, str], None] = lambda what, detail: say(f"{what}: {detail}")
         self._restarts = Restarts(spec.restarts)
+        self.moments = Moments()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -63,32 +70,50 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         """Whether a role runs in workers of its own."""
         return self.spec.roles()[role].place == "apart"
 
-    def pool(self, role: str, make: Factory, arguments: Mapping[str, Any]) -> Pool:
+    def samples(self, sampler: str) -> bool:
+        """Whether the policy's answers come from workers. Beside, all but engines share its weights."""
+        beside = self.spec.rollout.place == "beside" and sampler in ROLLOUTS
+        return self.apart("rollout") or beside
+
+    def pool(
+        self,
+        role: str,
+        make: Factory,
+        arguments: Mapping[str, Any],
+        at_once: int = 1,
+        restarts: Restarts | None = None,
+    ) -> Pool:
         """Starts the workers of a role, one after the other."""
         size = self.spec.roles()[role].workers
         # Events come when the run has somewhere to put them.
         tell = lambda what, detail: self.tell(what, detail)
-        return Pool(self.backend, role, size, make, arguments, self.spec.stall, self._restarts, tell)
+        left = restarts or self._restarts
+        return Pool(self.backend, role, size, make, arguments, self.spec.stall, left, tell, at_once)
 
     def rollouts(
         self,
         opening: OpenSpec,
         sampler: SamplerKind,
         dtype: str,
-        gathered: Callable[[], Mapping[str, Tensor]],
-    ) -> PooledSampler:
+        policy: Scorer,
+        trained: Gathered,
+    ) -> Sampler:
         """A sampler over rollout workers, with the learner's present weights in them.
 
         Args:
             opening: the policy, as the learner opened it.
             sampler: the settings of each worker's own.
             dtype: of the products.
-            gathered: reads the trained tensors off the learner; every rank calls it.
+            policy: in training.
+            trained: reads the trained tensors off it; every rank calls it.
         """
-        pool = self.pool("rollout", RolloutWorker, {"opening": opening, "sampler": sampler, "dtype": dtype})
-        return PooledSampler(
-            pool, self._transport(), gathered, self.sends, self.spec.verify_weights, self.spec.lookahead
-        )
+        role = ROLLOUTS.get(sampler.name, _local)(self, policy, dtype, trained)
+        arguments = {"opening": opening, "sampler": sampler, "dtype": dtype, **role.arguments}
+        pool = self.pool("rollout", role.make, arguments, role.at_once, role.restarts)
+        verify, ahead = self.spec.verify_weights, self.spec.lookahead
+        transport = role.transport(pool) if role.transport is not None else self._transport()
+        found = PooledSampler(pool, transport, role.gathered, self.sends, verify, ahead)
+        return BesideSampler(found, self.moments) if self.spec.rollout.place == "beside" else found
 
     def scores(self, make: Callable[..., RawScores], arguments: Mapping[str, Any]) -> PooledScores:
         """A model that scores, in workers; what a source of feedback opens its model by."""
@@ -101,6 +126,52 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
 
     def _transport(self) -> Transport:
         return TRANSPORTS[self.spec.weights](self)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Who samples apart.
+
+    Args:
+        make: the worker.
+        gathered: reads off the learner what the worker takes as weights.
+        arguments: of the worker, beside those of all.
+        at_once: calls that it does at the same time.
+        transport: of its own; None follows the settings.
+        restarts: of its own; None shares those of the run.
+    """
+
+    make: Factory
+    gathered: Gathered
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    at_once: int = 1
+    transport: Callable[[Pool], Transport] | None = None
+    restarts: Restarts | None = None
+
+
+def _local(cluster: Cluster, policy: Scorer, dtype: str, trained: Gathered) -> Rollout:
+    """Workers that hold the learner's own model: they take what it trains."""
+    return Rollout(RolloutWorker, trained)
+
+
+def _vllm(cluster: Cluster, policy: Scorer, dtype: str, trained: Gathered) -> Rollout:
+    """Engines that read plain weights of their own precision, and have no place for adapters."""
+    spec, weights = cluster.spec, MergedWeights(policy.model, getattr(torch, dtype))
+    beside = spec.rollout.place == "beside"
+    way = "ipc" if beside else spec.weights
+    arguments: dict[str, Any] = {"keep": spec.keeps(True), "gpus": spec.rollout.gpus}
+    if way not in vllm_transfer.WAYS:
+        return Rollout(VllmWorker, lambda: weights.on_cpu(cluster.sends), arguments, AT_ONCE)
+    # The engines take the tensors from the learner's GPUs: nobody else reads them.
+    rank = 0 if beside or cluster.sends else 1
+    reach = vllm_transfer.Reach(spec.rollout.workers, spec.rollout.gpus or 1, rank)
+    transport = lambda pool: DirectTransport(pool, weights, way, reach, holds=not beside)
+    arguments |= {"way": way, "sleeps": beside}
+    return Rollout(VllmWorker, dict, arguments, AT_ONCE, transport, Restarts(0))
+
+
+ROLLOUTS: dict[str, Callable[[Cluster, Scorer, str, Gathered], Rollout]] = {"vllm": _vllm}
+"""Samplers with workers of their own kind; all others run as they are in a worker."""
 
 
 TRANSPORTS: dict[str, Callable[[Cluster], Transport]] = {

@@ -138,8 +138,12 @@ class Pool:
         return request.report.value
 
     def every(self, method: str, *arguments: Any) -> list[Request]:
-        """Sends a call to each worker, behind those that it has. A lost worker's is not sent again."""
-        requests = [Request(method, arguments) for _ in self.slots]
+        """Sends the same call to each worker; see `each`."""
+        return self.each(method, lambda number: arguments)
+
+    def each(self, method: str, arguments: Callable[[int], tuple[Any, ...]]) -> list[Request]:
+        """Sends a call to each worker, by its number, behind those that it has. None is sent again."""
+        requests = [Request(method, arguments(slot.number)) for slot in self.slots]
         for slot, request in zip(list(self.slots), requests, strict=True):
             self._send(slot, request)
         return requests

@@ -101,6 +101,10 @@ class RayBackend:
         """Starts an actor that holds what `make` makes."""
         asked = self.spec.roles()[role]
         gpus = min(1, int(self.ray.cluster_resources().get("GPU", 0))) if asked.gpus is None else asked.gpus
+        environment = {}
+        if asked.place == "beside":
+            # It shares the learner's GPUs, which Ray has given to nobody, and must see them.
+            gpus, environment = 0, {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
         actor = (
             self.ray.remote(Held)
             .options(
@@ -109,6 +113,7 @@ class RayBackend:
                 resources=asked.resources,
                 max_concurrency=at_once,
                 concurrency_groups={"beside": 1},
+                runtime_env={"env_vars": environment},
             )
             .remote(role, number, make, dict(arguments))
         )

@@ -150,7 +150,9 @@ class PooledSampler(Answerers):
         # A worker that comes later is greeted with the newest weights.
         self.pool.greet("load", package)
         asked = self.pool.every("load", package)
-        self._publications.append(Publication(package.version, stream.checksums() if verify else {}, asked))
+        self._publications.append(
+            Publication(package.version, self.transport.checksums(stream) if verify else {}, asked)
+        )
         self.published += 1
         return self.version
 

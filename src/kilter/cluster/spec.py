@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from kilter.errors import UserError
 
 Place = Literal["here", "beside", "apart"]
+BETWEEN_GPUS: Mapping[str, Place] = {"nccl": "apart", "ipc": "beside"}
+"""Ways of vLLM's own for weights, and the place of the engines that they reach."""
+
 ADDRESS = re.compile(r"local|auto|(\[[\da-fA-F:]+\]|[\w.-]+):\d{1,5}")
 
 
@@ -166,6 +169,7 @@ def check_cluster(spec: ClusterSpec, facts: Facts) -> None:
         problem = f"needs a sampler that can pause, which {facts.sampler} cannot"
         facts.refuse("in_flight", "keep", problem, "set finish or auto, or use sampler.name: vllm")
     _check_gpus(spec, facts)
+    _check_weights(spec, facts)
     if spec.lookahead:
         _check_lookahead(spec, facts)
     if spec.address != "local":
@@ -191,6 +195,22 @@ def _check_gpus(spec: ClusterSpec, facts: Facts) -> None:
             f"takes {wanted['rollout']} GPUs, and the learner it shares them with has {wanted['learner']}"
         )
         facts.refuse("rollout", "beside", problem, "lower engines or gpus, or use place: apart")
+
+
+def _check_weights(spec: ClusterSpec, facts: Facts) -> None:
+    """A way between GPUs needs engines that have some, at the right distance."""
+    if spec.weights not in BETWEEN_GPUS:
+        return
+    place = BETWEEN_GPUS[spec.weights]
+    if facts.sampler != "vllm" or spec.rollout.place != place:
+        problem = (
+            f"takes weights to vllm engines {place}; the rollouts are {facts.sampler}, {spec.rollout.place}"
+        )
+        facts.refuse("weights", spec.weights, problem, "leave it out, and auto finds a way")
+    if facts.gpus == 0:
+        facts.refuse(
+            "weights", spec.weights, "goes between GPUs, and there is none", "use auto, object or file"
+        )
 
 
 def _check_lookahead(spec: ClusterSpec, facts: Facts) -> None:

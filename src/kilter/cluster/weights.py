@@ -86,6 +86,10 @@ class Transport(Protocol):
         """Puts the weights where receivers find them."""
         ...
 
+    def checksums(self, weights: WeightStream) -> Mapping[str, str]:
+        """What receivers acknowledge of these weights, where a package asks them to."""
+        ...
+
 
 class ObjectTransport:
     """Through the backend's own store: on one host its readers copy nothing."""
@@ -97,6 +101,10 @@ class ObjectTransport:
         """Tensors as arrays of bytes with their kinds: numpy knows no bfloat16."""
         flat = {name: (str(t.dtype).removeprefix("torch."), _bytes_of(t)) for name, t in weights}
         return _package(weights, "object", self.backend.share(flat))
+
+    def checksums(self, weights: WeightStream) -> Mapping[str, str]:
+        """Of every tensor as it is sent."""
+        return weights.checksums()
 
 
 class FileTransport:
@@ -114,6 +122,10 @@ class FileTransport:
         for old in sorted(self.folder.glob("weights-*.safetensors"), key=lambda p: p.stat().st_mtime)[:-2]:
             old.unlink(missing_ok=True)
         return _package(weights, "file", str(path))
+
+    def checksums(self, weights: WeightStream) -> Mapping[str, str]:
+        """Of every tensor as it is sent."""
+        return weights.checksums()
 
 
 def _package(weights: WeightStream, way: str, place: Any) -> Package:

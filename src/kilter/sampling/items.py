@@ -64,6 +64,7 @@ def made(
     version: int,
     cut: str | None = None,
     entropy: float | None = None,
+    versions: Sequence[tuple[int, int, int]] = (),
 ) -> Sample:
     """A sample from what was drawn.
 
@@ -77,6 +78,7 @@ def made(
         version: updates that the weights had seen.
         cut: what a stop string left of the new tokens' text.
         entropy: mean over the new tokens, nats.
+        versions: spans (start, end, version) of the new tokens, where weights may change under way.
     """
     request, prefix = item.request, item.request.prefix_ids
     completion = Completion(
@@ -89,5 +91,6 @@ def made(
         policy_version=version,
         entropy=entropy,
         prompt_ids=item.ids[: len(item.ids) - len(prefix)],
+        versions=tuple((start + len(prefix), end + len(prefix), seen) for start, end, seen in versions),
     )
     return Sample(request, index, completion, usage=Usage(len(item.ids), len(tokens)))

@@ -9,12 +9,8 @@ processed ones, at the sampling temperature. They differ a little from the learn
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -31,13 +27,73 @@ from kilter.sampling.items import Item, admitted, made
 from kilter.sampling.params import check_params
 from kilter.sampling.registry import samplers
 from kilter.sampling.text import answer_text, first_cut
-from kilter.sampling.vllm_clients import Answer, Client, InProcess, Server, last_line
-from kilter.sampling.vllm_weights import merged_state, tied, untie
+from kilter.sampling.vllm_clients import Answer, Client, Generates, InProcess, Server, last_line
+from kilter.sampling.vllm_weights import merged_state, shared_folder, tied, untie
 from kilter.seams import Listener
 from kilter.types import Choice, Prompt, Request, Sample, SamplerFacts, Weights
 
-SHARED_MEMORY = Path("/dev/shm")
-"""Where weights are handed over without touching a disk."""
+
+def sampled(
+    client: Generates,
+    encoder: Encoder,
+    requests: Sequence[Request],
+    version: int,
+    listener: Listener = NOBODY,
+) -> Iterator[Sample]:
+    """Samples of the requests, as an engine finishes them.
+
+    Args:
+        client: the engine.
+        encoder: of the policy.
+        requests: what is asked.
+        version: updates that the weights have seen, where the engine does not say it of every token.
+        listener: told what has ended.
+    """
+    for params in {r.params for r in requests}:
+        check_params(params)
+    begin, tokens, done = time.perf_counter(), 0, 0
+    items, failed = admitted(requests, lambda request: _ids(request, encoder, client.context))
+    yield from failed
+    for item, found in client.generate(items, sorted(encoder.stop_ids)):
+        # Either the answers, or one reason for all samples of this item.
+        if isinstance(found, str):
+            samples = [Sample(item.request, i, None, found) for i in range(item.request.k)]
+        else:
+            copies = item.request.k // len(found)
+            samples = [_sample(item, i, encoder, answer, version) for i, answer in enumerate(found * copies)]
+        done, tokens = done + len(samples), tokens + sum(s.usage.tokens for s in samples)
+        listener.finished(done, tokens / max(time.perf_counter() - begin, 1e-9))
+        yield from samples
+
+
+def _ids(request: Request, encoder: Encoder, context: int | None) -> tuple[int, ...]:
+    """Prompt and prefix as tokens. Raises UserError where the engine has no room for them."""
+    ids = (request.prompt_ids or encoder.prompt(request.prompt)) + request.prefix_ids
+    # The engine in process would refuse the whole batch for one of these.
+    if context is not None and len(ids) >= context:
+        raise UserError(
+            "prompt",
+            f"{len(ids)} tokens",
+            f"fills the {context} positions of the engine, so that no answer fits",
+            "shorten the prompt, or serve a longer context",
+        )
+    return ids
+
+
+def _sample(item: Item, index: int, encoder: Encoder, answer: Answer, version: int) -> Sample:
+    # vLLM leaves the stop string in the text, because its tokens were drawn and count.
+    cut = first_cut(answer_text(encoder, (), answer.tokens), item.request.params.stop)
+    return made(
+        item,
+        index,
+        encoder,
+        answer.tokens,
+        answer.logps,
+        answer.reason,
+        version,
+        cut,
+        versions=answer.versions,
+    )
 
 
 class VllmSampler:
@@ -50,10 +106,8 @@ class VllmSampler:
     def __init__(self, scorer: Scorer, encoder: Encoder, spec: SamplerKind, dtype: str) -> None:
         self.scorer, self.encoder, self.spec, self.version = scorer, encoder, spec, 0
         self._dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-        writable = SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK)
-        self._folder = Path(tempfile.mkdtemp(prefix="kilter-vllm-", dir=SHARED_MEMORY if writable else None))
         self._cleanup = contextlib.ExitStack()
-        self._cleanup.callback(shutil.rmtree, self._folder, ignore_errors=True)
+        self._folder = shared_folder(self._cleanup)
         try:
             self.client = self._connect(dtype)
         except BaseException:
@@ -89,41 +143,7 @@ class VllmSampler:
 
     def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
         """Yields samples as vLLM finishes them. Text comes whole, not in pieces."""
-        for params in {r.params for r in requests}:
-            check_params(params)
-        begin, tokens, done = time.perf_counter(), 0, 0
-        items, failed = admitted(requests, self._ids)
-        yield from failed
-        for item, found in self.client.generate(items, sorted(self.encoder.stop_ids)):
-            # Either the answers, or one reason for all samples of this item.
-            if isinstance(found, str):
-                samples = [Sample(item.request, i, None, found) for i in range(item.request.k)]
-            else:
-                copies = item.request.k // len(found)
-                samples = [self._sample(item, i, answer) for i, answer in enumerate(found * copies)]
-            done, tokens = done + len(samples), tokens + sum(s.usage.tokens for s in samples)
-            listener.finished(done, tokens / max(time.perf_counter() - begin, 1e-9))
-            yield from samples
-
-    def _ids(self, request: Request) -> tuple[int, ...]:
-        """Prompt and prefix as tokens. Raises UserError where the engine has no room for them."""
-        ids = (request.prompt_ids or self.encoder.prompt(request.prompt)) + request.prefix_ids
-        context = self.client.context
-        # The engine in process would refuse the whole batch for one of these.
-        if context is not None and len(ids) >= context:
-            raise UserError(
-                "prompt",
-                f"{len(ids)} tokens",
-                f"fills the {context} positions of the engine, so that no answer fits",
-                "shorten the prompt, or serve a longer context",
-            )
-        return ids
-
-    def _sample(self, item: Item, index: int, answer: Answer) -> Sample:
-        tokens, logps, reason = answer
-        # vLLM leaves the stop string in the text, because its tokens were drawn and count.
-        cut = first_cut(answer_text(self.encoder, (), tokens), item.request.params.stop)
-        return made(item, index, self.encoder, tokens, logps, reason, self.version, cut)
+        yield from sampled(self.client, self.encoder, requests, self.version, listener)
 
     def sync(self, weights: Weights) -> int:
         """Pushes the policy's present weights."""
@@ -153,7 +173,7 @@ class VllmSampler:
 
     def __del__(self) -> None:
         # When the interpreter is on its way out, modules are gone before objects.
-        if shutil is not None:
+        if contextlib is not None:
             self.close()
 
 

@@ -6,12 +6,13 @@ import json
 import multiprocessing
 import os
 import queue
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 
@@ -20,8 +21,22 @@ from kilter.sampling.config import SamplerKind
 from kilter.sampling.items import Item
 from kilter.sampling.params import request_seed
 
-Answer = tuple[list[int], list[float], Literal["stop", "length"]]
-"""Token ids, their log-probs, why they ended."""
+
+class Answer(NamedTuple):
+    """One completion of a prompt.
+
+    Args:
+        tokens: ids of the new ones.
+        logps: of these tokens, nats.
+        reason: why they end.
+        versions: spans (start, end, version) of them, where weights may change under way.
+    """
+
+    tokens: list[int]
+    logps: list[float]
+    reason: Literal["stop", "length"]
+    versions: tuple[tuple[int, int, int], ...] = ()
+
 
 Answered = Iterator[tuple[Item, list[Answer] | str]]
 """Each item as it finishes, with its answers (one for all, if greedy) or with what is wrong with it."""
@@ -32,7 +47,7 @@ REFUSALS = (400, 413, 422)
 """HTTP statuses that concern one request: malformed, too large, not to be processed."""
 
 
-class Client(Protocol):
+class Generates(Protocol):
     """An engine, wherever it runs. context: tokens of prompt and answer; None where it does not say."""
 
     context: int | None
@@ -41,53 +56,94 @@ class Client(Protocol):
         """Yields each item when it is done, with its answers or with its problem."""
         ...
 
+
+class Client(Generates, Protocol):
+    """An engine that takes new weights between two calls."""
+
     def reload(self, folder: Path, timeout: float) -> None:
         """Takes the weights in `folder`, then forgets cached prefixes."""
         ...
+
+
+def engine_settings(folder: Path, dtype: str, spec: SamplerKind, share: float = 0.3) -> dict[str, Any]:
+    """Settings of any engine that is started here. To be called before vLLM is imported.
+
+    Args:
+        folder: of the model.
+        dtype: of weights and products.
+        spec: of the sampler.
+        share: of a GPU's memory, where the settings name none.
+
+    Raises:
+        UserError: vLLM is not installed.
+    """
+    # vLLM reads these when it is imported; what the user has set stays.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    gpu, extra = torch.cuda.is_available(), {}
+    if gpu:
+        extra["gpu_memory_utilization"] = spec.memory or share
+    else:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(spec.memory or 2))))
+    try:
+        import vllm  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "sampler.name",
+            "vllm",
+            f"is not installed ({error})",
+            "run: make setup-vllm, or use sampler: {name: local}",
+        ) from error
+    return {
+        "model": str(folder),
+        "dtype": dtype,
+        "enforce_eager": not gpu,
+        # At the sampling temperature, which is what the learner recomputes.
+        "logprobs_mode": "processed_logprobs",
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        **extra,
+    }
+
+
+def start_failed(error: BaseException) -> RunFailed:
+    """What to say of an engine that does not start."""
+    return RunFailed(f"vLLM did not start ({last_line(error)})", "free memory, or use sampler: {name: local}")
+
+
+def end_together(processes: Iterable[Any]) -> subprocess.Popen[bytes]:
+    """Sees to it that an engine's processes end with this one, however it ends: vLLM's own outlive a kill.
+
+    Returns:
+        The process that waits for it; to be killed where the engine is closed.
+    """
+    # Its input ends when this process does. A session of its own: Ctrl-C is not for it.
+    victims = " ".join(str(p.pid) for p in processes)
+    return subprocess.Popen(
+        ["sh", "-c", f"read line; kill -9 {victims}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 class InProcess:
     """vLLM's LLM, its engine in a child process of this one."""
 
     def __init__(self, folder: Path, dtype: str, spec: SamplerKind) -> None:
-        # vLLM reads these when it is imported; what the user has set stays.
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        gpu, extra = torch.cuda.is_available(), {}
-        if gpu:
-            extra["gpu_memory_utilization"] = spec.memory or 0.3
-        else:
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(spec.memory or 2))))
-        try:
-            from vllm import LLM
-        except ImportError as error:
-            raise UserError(
-                "sampler.name",
-                "vllm",
-                f"is not installed ({error})",
-                "run: make setup-vllm, or use sampler: {name: local}",
-            ) from error
+        settings = engine_settings(folder, dtype, spec)
+        from vllm import LLM
 
         # The engine's processes are those that come while it starts; their life is watched from here on.
         self.timeout = spec.timeout
         before = set(multiprocessing.active_children())
         try:
-            self.llm = LLM(
-                model=str(folder),
-                dtype=dtype,
-                enforce_eager=not gpu,
-                # At the sampling temperature, which is what the learner recomputes.
-                logprobs_mode="processed_logprobs",
-                enable_prefix_caching=True,
-                disable_log_stats=True,
-                use_tqdm_on_load=False,
-                **extra,
-            )
+            self.llm = LLM(**settings)
         except Exception as error:
-            raise RunFailed(
-                f"vLLM did not start ({last_line(error)})",
-                "free memory, or use sampler: {name: local}",
-            ) from error
+            raise start_failed(error) from error
         self._engine = set(multiprocessing.active_children()) - before
+        self._guard = end_together(self._engine)
         self.context: int | None = self.llm.llm_engine.model_config.max_model_len
 
     def _guarded(self, call: Callable[[], Any], limit: float, what: str) -> Any:
@@ -130,7 +186,7 @@ class InProcess:
         if not items:
             return
         # One set of parameters per item, for each has its own seed.
-        params = [Params(**_parameters(i, stop_ids), seed=_seed(i)) for i in items]
+        params = [Params(**parameters(i, stop_ids), seed=seed_of(i)) for i in items]
         prompts = [{"prompt_token_ids": list(item.ids)} for item in items]
         outputs = self._guarded(
             lambda: self.llm.generate(prompts, params, use_tqdm=False), self.timeout * len(items), "sampling"
@@ -253,10 +309,10 @@ class Server:
     def _ask(self, item: Item, stop_ids: Sequence[int]) -> list[Answer] | str:
         """The answers to one item, or why the server refuses it."""
         # Token ids in, token ids out: text would be tokenised a second time, and not always alike.
-        body = _parameters(item, stop_ids) | {
+        body = parameters(item, stop_ids) | {
             "model": self.model,
             "prompt": list(item.ids),
-            "seed": _seed(item),
+            "seed": seed_of(item),
             "return_token_ids": True,
         }
         try:
@@ -264,7 +320,7 @@ class Server:
         except _RefusedItem as refusal:
             return refusal.problem
         return [
-            (c["token_ids"], c["logprobs"]["token_logprobs"], _reason(c["finish_reason"]))
+            Answer(c["token_ids"], c["logprobs"]["token_logprobs"], ended(c["finish_reason"]))
             for c in sorted(reply["choices"], key=lambda c: c["index"])
         ]
 
@@ -312,7 +368,7 @@ class _RefusedItem(RunFailed):
     """The server will not answer one request (too long, malformed); it goes on with the others."""
 
 
-def _parameters(item: Item, stop_ids: Sequence[int]) -> dict[str, Any]:
+def parameters(item: Item, stop_ids: Sequence[int]) -> dict[str, Any]:
     """How an item is sampled, in the words that vLLM's engine and its server share."""
     params = item.request.params
     return {
@@ -330,19 +386,24 @@ def _parameters(item: Item, stop_ids: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _seed(item: Item) -> int:
+def seed_of(item: Item) -> int:
     """Of the 31 bits that vLLM takes."""
     return request_seed(item.request.params, item.ids, item.first) % (1 << 31)
 
 
-def _reason(reason: str | None) -> Literal["stop", "length"]:
+def ended(reason: str | None) -> Literal["stop", "length"]:
+    """Why a completion ends, in our words."""
     return "length" if reason == "length" else "stop"
 
 
 def _answer(output: Any) -> Answer:
     """One completion of the offline engine."""
-    logps = [step[t].logprob for step, t in zip(output.logprobs, output.token_ids, strict=True)]
-    return list(output.token_ids), logps, _reason(output.finish_reason)
+    return Answer(list(output.token_ids), drawn_logps(output), ended(output.finish_reason))
+
+
+def drawn_logps(output: Any) -> list[float]:
+    """Log-probs of the tokens that were drawn, of a completion or a piece of one."""
+    return [step[t].logprob for step, t in zip(output.logprobs, output.token_ids, strict=True)]
 
 
 def last_line(error: BaseException) -> str:

@@ -189,6 +189,8 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     steps = _steps(job, source)
     temperature = spec.sampler.temperature
     learner = LocalLearner(scorer, needs, spec, steps, engine, None, temperature, origin)
+    if job.cluster is not None:
+        job.cluster.moments.optimizer = learner.optimizer
     live = None
     if wanted:
         live = LiveReference(answering, frozen, learner.amp, temperature, learner.reference_rows)

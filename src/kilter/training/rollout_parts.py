@@ -182,10 +182,11 @@ def _local(
 def _sampler(job: Job, policy: Scorer, encoder: Encoder) -> Sampler:
     """Opens the policy's sampler that the recipe names, here or in workers of its own."""
     spec = job.spec
-    if (cluster := job.apart("rollout")) is not None:
+    cluster = job.cluster
+    if cluster is not None and cluster.samples(spec.sampler.name):
         kind = SamplerKind(**{n: getattr(spec.sampler, n) for n in SamplerKind.model_fields})
-        gathered = lambda: job.engine.state(policy)
-        return cluster.rollouts(scorers.elsewhere(job), kind, spec.dtype, gathered)
+        trained = lambda: job.engine.state(policy)
+        return cluster.rollouts(scorers.elsewhere(job), kind, spec.dtype, policy, trained)
     return build(SamplerContext(spec.sampler, lambda: (policy, encoder), dtype=spec.dtype))
 
 

@@ -1,0 +1,165 @@
+"""A rollout worker around vLLM: it goes on answering while its weights are replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from kilter.cluster.backend import LostError
+from kilter.cluster.roles import Worker
+from kilter.cluster.weights import FETCH, Package, Taken, checksums
+from kilter.models.load import quiet_transformers
+from kilter.roles.open import OpenSpec, open_encoder, open_model
+from kilter.sampling.config import SamplerKind
+from kilter.sampling.vllm import sampled
+from kilter.sampling.vllm_running import EngineLostError, RunningEngine, own_transfer
+from kilter.sampling.vllm_weights import EngineFolder, Holdings, shared_folder
+from kilter.types import Request, Sample, SamplerFacts
+
+AT_ONCE = 16
+"""Calls that a worker does at once: batches under way, and new weights past them."""
+
+PACE = 20e6
+"""Bytes per second with which new weights are taken at least; slower is lost."""
+
+
+class VllmWorker(Worker):
+    """Answers prompts with an engine that follows the policy.
+
+    Args:
+        opening: the policy as the learner opened it.
+        sampler: the settings.
+        dtype: of weights and products.
+        keep: answers under way go on when the weights change.
+        gpus: that the engine shards the weights over.
+        way: of vLLM's own by which the weights come, "nccl" or "ipc"; "" is none of them.
+        sleeps: whether it gives its memory back between two batches.
+    """
+
+    def __init__(
+        self,
+        opening: OpenSpec,
+        sampler: SamplerKind,
+        dtype: str,
+        keep: bool,
+        gpus: int | None = None,
+        way: str = "",
+        sleeps: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.spec, self.keep = open_encoder(opening), sampler, keep
+        self.version = -1
+        self._arrived, self._loads = threading.Condition(), threading.Lock()
+        self._cleanup = contextlib.ExitStack()
+        path = shared_folder(self._cleanup)
+
+        # The engine begins with the weights that the policy began with, and gets the present ones by `load`.
+        model = open_model(replace(opening, device="cpu"), self.encoder).scorer.model
+        with quiet_transformers():
+            self.folder = EngineFolder(path, model, getattr(torch, dtype), not torch.cuda.is_available())
+        self.encoder.tokenizer.save_pretrained(str(path))
+        del model
+        options = own_transfer(way, sleeps) | {"tensor_parallel_size": max(1, gpus or 1)}
+        self.client = RunningEngine(path, dtype, sampler, self._tick, **options)
+        self._cleanup.callback(self.client.close)
+        self.holdings = Holdings(self.folder.started, self.client.digests(), self.folder.embedding)
+        self.folder.started = {}
+
+    def _tick(self) -> None:
+        self.progress.count += 1
+
+    def facts(self) -> SamplerFacts:
+        """What the sampler is."""
+        return SamplerFacts(version=max(0, self.version), context=self.client.context, continues=True)
+
+    def generate(self, requests: Sequence[Request], version: int) -> list[Sample]:
+        """Every sample of the requests, in the order in which they ended.
+
+        Args:
+            requests: whole prompts.
+            version: that the weights have at least; waits for it.
+        """
+        self._wait_for(version)
+        run = lambda: list(sampled(self.client, self.encoder, requests, self.version))
+        found: list[Sample] = _or_lost(run)
+        return found
+
+    def _wait_for(self, version: int) -> None:
+        with self._arrived:
+            self._arrived.wait_for(lambda: self.version >= version)
+
+    def load(self, package: Package) -> Taken:
+        """Takes new weights. A failure is the end of the engine, for nobody knows what it holds then."""
+        with self._loads:
+            # Several may wait here, and not in their order.
+            if package.version < self.version:
+                return Taken(package.version)
+            version, sums = TAKE.get(package.way, VllmWorker._read)(self, package)
+            with self._arrived:
+                self.version = version
+                self._arrived.notify_all()
+            return Taken(version, sums)
+
+    def _read(self, package: Package) -> tuple[int, dict[str, str]]:
+        """Reads the tensors itself, and lets the engine read them from its folder."""
+        tensors = FETCH[package.way](package.place)
+        self.folder.put(tensors)
+        limit = self.spec.timeout + package.bytes / PACE
+        publish = lambda: self.client.publish(self.folder.path, package.version, self.keep, limit)
+        version: int = _or_lost(publish)
+        # What cannot be compared as the engine holds it is compared as it was read.
+        sums = checksums(tensors) if package.verify else {}
+        if package.verify:
+            for name in self.holdings.differing(tensors, self.digests()):
+                sums[name] = "other bytes in the engine"
+        return version, sums
+
+    def _commit(self, package: Package) -> tuple[int, dict[str, str]]:
+        """The engine has the tensors by vLLM's own transfer, and goes on with them."""
+        version: int = _or_lost(lambda: self.client.commit(package.version))
+        return version, self.digests() if package.verify else {}
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of what the engine holds, by its own names."""
+        found: dict[str, str] = _or_lost(self.client.digests)
+        return found
+
+    def transfer(self, step: str, info: Any) -> None:
+        """A step of vLLM's own transfer, which the learner leads."""
+        _or_lost(lambda: self.client.transfer(step, info))
+
+    def hold(self, version: int) -> None:
+        """Answers nothing until the weights on their way are committed; first waits for a version."""
+        self._wait_for(version)
+        _or_lost(lambda: self.client.hold(self.keep, self.spec.timeout))
+
+    def sleep(self) -> None:
+        """Gives the memory of the GPU back, and drops the weights."""
+        _or_lost(self.client.sleep)
+
+    def wake(self, tag: str) -> None:
+        """Takes memory for "weights" or "kv_cache"."""
+        _or_lost(lambda: self.client.wake(tag))
+
+    def close(self) -> None:
+        """Ends the engine."""
+        self._cleanup.close()
+
+
+def _or_lost(call: Callable[[], Any]) -> Any:
+    """What the call returns; a dead engine is a lost worker."""
+    try:
+        return call()
+    except EngineLostError as error:
+        raise LostError(error.problem) from error
+
+
+TAKE: dict[str, Callable[[VllmWorker, Package], tuple[int, dict[str, str]]]] = dict.fromkeys(
+    ("nccl", "ipc"), VllmWorker._commit
+)
+"""Ways whose tensors an engine takes by itself; those of all others are read by its worker."""

@@ -1,0 +1,362 @@
+"""Weights straight into engines: the order of calls, against a recorded stand-in of vLLM's interface; on a GPU against vLLM itself."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import types
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from kilter.cluster.direct import BesideSampler, DirectTransport, Moments
+from kilter.cluster.engine import AT_ONCE
+from kilter.cluster.inline import InlineBackend
+from kilter.cluster.placed import Cluster
+from kilter.cluster.pool import Pool, Restarts
+from kilter.cluster.rollouts import PooledSampler
+from kilter.cluster.spec import ClusterSpec, Facts, check_cluster
+from kilter.cluster.weights import Taken
+from kilter.errors import RunFailed, UserError
+from kilter.models.load import load_causal
+from kilter.sampling.config import SamplerKind
+from kilter.sampling.vllm_transfer import Reach
+from kilter.sampling.vllm_weights import Holdings, MergedWeights
+from kilter.types import Completion, Prompt, Request, Sample, SamplerFacts, Weights
+
+
+def digest(tensor):
+    return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
+
+
+class Engine:
+    """What VllmWorker answers, with the memory of an engine: asleep it has no weights, awake first none of use."""
+
+    corrupts = False
+
+    def __init__(self, log, start):
+        self.log, self.held, self.cache, self.version = log, dict(start), True, -1
+
+    def ready(self):
+        pass
+
+    def pulse(self):
+        return 0
+
+    def facts(self):
+        return SamplerFacts(context=512, continues=True)
+
+    def digests(self):
+        self.log.append("digests")
+        return {name: digest(t) for name, t in self.held.items()}
+
+    def transfer(self, step, info):
+        self.log.append(step)
+        if step == "init":
+            self.info = info
+        if step == "update":
+            assert self.held is not None
+            self.held = dict(zip(info["names"], info["tensors"], strict=True))
+            if self.corrupts:
+                name = info["names"][0]
+                self.held[name] = self.held[name] + 1
+
+    def hold(self, version):
+        assert self.version >= version
+        self.log.append("hold")
+
+    def load(self, package):
+        self.log.append("commit")
+        self.version = package.version
+        return Taken(package.version, self.digests() if package.verify else {})
+
+    def generate(self, requests, version):
+        assert self.held is not None
+        assert self.cache
+        assert self.version >= version
+        self.log.append("sample")
+        answer = Completion("ab", (1, 2), (1, 1), (-0.5, -0.5), "stop", self.version, prompt_ids=(3,))
+        return [Sample(r, i, answer) for r in requests for i in range(r.k)]
+
+    def sleep(self):
+        self.log.append("sleep")
+        self.held, self.cache = None, False
+
+    def wake(self, tag):
+        self.log.append(f"wake {tag}")
+        if tag == "weights":
+            self.held = {}
+        else:
+            assert self.held, "its cache woke before its weights had come"
+            self.cache = True
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    """vLLM's factory as far as it is used: recorded from 0.32, whose trainer side makes these calls in this order."""
+
+    @dataclass
+    class Meta:
+        name: str
+        dtype: torch.dtype
+        shape: tuple
+
+    @dataclass
+    class Init:
+        master_address: str = ""
+        master_port: int = 0
+        world_size: int = 0
+        packed: bool = False
+        rank: int = 0
+
+    class Trainer:
+        def __init__(self, client, source):
+            self.client, self.source = client, source
+
+        def send_weights(self):
+            meta = self.source.metadata()
+            self.client.start_weight_update()
+            pairs = list(self.source)
+            assert [(m.name, m.dtype, m.shape) for m in meta] == [
+                (n, t.dtype, tuple(t.shape)) for n, t in pairs
+            ]
+            self.client.update_weights(
+                {"names": [n for n, _ in pairs], "tensors": [t.clone() for _, t in pairs]}
+            )
+            self.client.finish_weight_update()
+
+    class Factory:
+        @staticmethod
+        def trainer_init(info, *, client, source):
+            nccl = (
+                {"rank_offset": 1, "world_size": info.world_size}
+                if info.world_size
+                else {"packed": info.packed}
+            )
+            client.init_weight_transfer_engine(nccl)
+            return Trainer(client, source)
+
+    root = "vllm.distributed.weight_transfer"
+    found = {
+        "base": {"ParamMeta": Meta},
+        "factory": {"WeightTransferTrainerFactory": Factory},
+        "ipc_engine": {"IPCTrainerInitInfo": lambda **given: Init(**given)},
+        "nccl_engine": {"NCCLTrainerInitInfo": lambda a, p, w, rank: Init(a, p, w, rank=rank)},
+    }
+    for name in ("vllm", "vllm.distributed", root):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    for name, members in found.items():
+        module = types.ModuleType(f"{root}.{name}")
+        vars(module).update(members)
+        monkeypatch.setitem(sys.modules, f"{root}.{name}", module)
+
+
+class Recorded(Moments):
+    def __init__(self, log):
+        super().__init__()
+        self.log = log
+
+    def offload(self):
+        self.log.append("offload")
+
+    def restore(self):
+        self.log.append("moments back")
+
+
+def parts(tiny, way, size=1, holds=True):
+    log = []
+    model = load_causal(tiny)
+    weights = MergedWeights(model, torch.float32)
+    backend = InlineBackend()
+    start = {n: t.clone() for n, t in weights.on_cpu().items()}
+    pool = Pool(
+        backend, "rollout", size, Engine, {"log": log, "start": start}, 20.0, Restarts(0), at_once=AT_ONCE
+    )
+    transport = DirectTransport(pool, weights, way, Reach(size, gpus=2), holds)
+    return log, model, backend, PooledSampler(pool, transport, dict)
+
+
+def asked():
+    return [Request("a", Prompt(text="Hi"), 2)]
+
+
+def moved(model):
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.1)
+
+
+BATCH = [
+    "offload",
+    "wake weights",
+    "start",
+    "update",
+    "finish",
+    "commit",
+    "wake kv_cache",
+    "sample",
+    "sleep",
+    "moments back",
+]
+
+
+def test_beside_the_learner_an_engine_wakes_for_a_batch(vllm, tiny):
+    log, model, backend, inner = parts(tiny, "ipc", holds=False)
+    sampler = BesideSampler(inner, Recorded(log))
+    assert log == ["digests", "init", "start", "update", "finish", "commit", "digests", "sleep"]
+    engine = backend.handles[0].held
+    assert engine.info == {"packed": True}
+    for step in range(1, 6):
+        moved(model)
+        sampler.sync(Weights(step))
+        assert engine.held is None
+        log.clear()
+        assert [s.completion.policy_version for s in sampler.run(asked())] == [step] * 2
+        # Bytes are compared after the first three wakes, and then as often as the settings ask for.
+        checked = "digests" in log
+        assert checked == (step <= 3)
+        assert [entry for entry in log if entry != "digests"] == BATCH
+    assert sampler.facts.version == 5
+
+
+def test_memory_comes_back_to_the_learner_if_the_batch_is_left_or_fails(vllm, tiny):
+    log, _, backend, inner = parts(tiny, "ipc", holds=False)
+    sampler = BesideSampler(inner, Recorded(log))
+    samples = sampler.run(asked())
+    next(samples)
+    samples.close()
+    assert log[-2:] == ["sleep", "moments back"]
+    Engine.corrupts = True
+    try:
+        with pytest.raises(RunFailed, match=r"rollout 0 holds other weights than the learner \(1 tensors"):
+            list(sampler.run(asked()))
+    finally:
+        Engine.corrupts = False
+    assert log[-1] == "moments back"
+    backend.handles[0].kill()
+    with pytest.raises(RunFailed, match="No rollout worker is left"):
+        list(sampler.run(asked()))
+
+
+def test_apart_engines_hold_their_answers_while_weights_come(vllm, tiny):
+    log, model, backend, sampler = parts(tiny, "nccl", size=2)
+    # Each engine has two GPUs, and ranks of its own in a group with the learner.
+    infos = [h.held.info for h in backend.handles]
+    assert infos == [{"rank_offset": r, "world_size": 5} for r in (1, 3)]
+    sampler.settle()
+    log.clear()
+    moved(model)
+    sampler.sync(Weights(1))
+    sampler.settle()
+    assert log == [x for step in ("hold", "start", "update", "finish", "commit") for x in (step, step)]
+    assert [s.completion.policy_version for s in sampler.run(asked())] == [1, 1]
+
+
+def test_what_an_engine_holds_byte_for_byte_shows_in_what_it_was_started_with(tiny):
+    started = MergedWeights(load_causal(tiny), torch.float32).on_cpu()
+    layer = "model.layers.0.self_attn"
+    fused = torch.cat([started[f"{layer}.{n}_proj.weight"] for n in "qkv"])
+    held = {
+        "model.norm.weight": digest(started["model.norm.weight"]),
+        f"{layer}.qkv_proj.weight": digest(fused),
+        f"{layer}.o_proj.weight": "re-arranged",
+        "lm_head.weight": digest(started["model.embed_tokens.weight"]),
+        "another.weight": "0",
+    }
+    holdings = Holdings(started, held, "model.embed_tokens.weight")
+    assert set(holdings.expected(started)) == set(held) - {f"{layer}.o_proj.weight", "another.weight"}
+    assert holdings.differing(started, held) == []
+    sent = started | {f"{layer}.k_proj.weight": started[f"{layer}.k_proj.weight"] + 1}
+    assert holdings.differing(sent, held) == [f"{layer}.{n}_proj.weight" for n in "kqv"]
+    assert holdings.differing(started, held | {"lm_head.weight": "0"}) == ["model.embed_tokens.weight"]
+
+
+def test_moments_are_moved_to_the_cpu_and_back():
+    class Elsewhere(torch.Tensor):
+        """A tensor of another device, as far as it is asked."""
+
+        home = "cuda:0"
+
+        @property
+        def device(self):
+            return torch.device(self.home)
+
+        def to(self, device):
+            found = self.clone().as_subclass(Elsewhere)
+            found.home = str(device)
+            return found
+
+    p = torch.nn.Parameter(torch.ones(2))
+    moments = Moments()
+    moments.offload()
+    moments.optimizer = torch.optim.AdamW([p])
+    mean, count = torch.ones(2).as_subclass(Elsewhere), torch.tensor(3.0)
+    moments.optimizer.state[p] = {"exp_avg": mean, "step": count}
+    moments.offload()
+    state = moments.optimizer.state[p]
+    assert state["exp_avg"].device.type == "cpu"
+    assert state["step"] is count
+    moments.restore()
+    assert state["exp_avg"].device == torch.device("cuda:0")
+    moments.restore()
+    assert state["exp_avg"].device == torch.device("cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("weights", "place", "sampler", "gpus", "says"),
+    [
+        ("ipc", "apart", "vllm", 2, "takes weights to vllm engines beside; the rollouts are vllm, apart"),
+        ("nccl", "apart", "local", 2, "takes weights to vllm engines apart; the rollouts are local, apart"),
+        ("nccl", "apart", "vllm", 0, "goes between GPUs, and there is none"),
+    ],
+)
+def test_ways_between_gpus_are_refused_where_there_are_none(weights, place, sampler, gpus, says):
+    spec = ClusterSpec(rollout={"place": place}, weights=weights)
+    with pytest.raises(UserError, match=says):
+        check_cluster(spec, Facts(sampler=sampler, pauses=sampler == "vllm", gpus=gpus))
+
+
+@pytest.mark.gpu
+@pytest.mark.vllm
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("place", ["beside", "apart"])
+def test_engines_on_gpus_answer_with_the_learner_s_weights(place, tmp_path):
+    """Beside needs one GPU, apart two. Log-probs agree with the learner's after each update, moments survive."""
+    if torch.cuda.device_count() < (1 if place == "beside" else 2):
+        pytest.skip("there are not enough GPUs")
+    from kilter.data.collate import collate
+    from kilter.roles.open import OpenSpec, open_encoder, open_model
+    from kilter.sampling.collect import answers
+    from kilter.types import Feedback, Group, SamplingParams
+
+    opening = OpenSpec("builtin:smollm2-135m", dtype="bfloat16", max_length=512, max_prompt=256, trains=True)
+    encoder = open_encoder(opening)
+    scorer = open_model(opening, encoder).scorer
+    optimizer = torch.optim.AdamW(scorer.parameters(), lr=1e-4)
+    spec = ClusterSpec(
+        rollout={"place": place, "gpus": 1}, weights="ipc" if place == "beside" else "nccl", verify_weights=1
+    )
+    from kilter.cluster.ray import RayBackend
+
+    with Cluster(spec, RayBackend(spec), tmp_path, print) as cluster:
+        cluster.moments.optimizer = optimizer
+        sampler = cluster.rollouts(opening, SamplerKind(name="vllm"), "bfloat16", scorer, dict)
+        prompts = [Prompt(messages=({"role": "user", "content": t},)) for t in ("Hi", "What is the time?")]
+        for step in range(5):
+            found = answers(sampler, prompts, 4, SamplingParams(max_new_tokens=32, seed=step))
+            groups = [
+                encoder.encode(Group(p, tuple(a), (Feedback(0.0),) * 4))
+                for p, a in zip(prompts, found, strict=True)
+            ]
+            batch = collate(groups).to(next(scorer.parameters()).device)
+            logps = scorer(batch, temperature=1.0, amp=True).logps_BT
+            with torch.no_grad():
+                gap = (logps - batch.sampling_logps_BT)[batch.mask_BT.bool()]
+            assert float((torch.expm1(-gap) + gap).mean()) < 5e-3
+            assert {c.policy_version for a in found for c in a} == {step}
+            (-(logps * batch.mask_BT).mean()).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            sampler.sync(Weights(step + 1))
