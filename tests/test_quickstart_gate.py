@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,13 @@ from kilter.evaluation.records import with_twins
 from kilter.evaluation.result import entry
 from kilter.evaluation.subject import Subject
 from kilter.release.gate import decide, load_policy
+from kilter.release.gate.verdict import notes
 from kilter.types import Answered, Completion, Feedback, Group, Prompt
 
 RECIPE = yaml.safe_load((Path(__file__).parents[1] / "recipes" / "quickstart.yaml").read_text())
 POLICY = load_policy(RECIPE["stages"]["gate"]["gate"]["policy"])
-ASKED = resolve([c.metric for c in POLICY.conditions if not c.metric.startswith(("tax", "reward_model"))])
+METRICS = dict.fromkeys(c.metric for c in POLICY.conditions)
+ASKED = resolve([name for name in METRICS if not name.startswith(("tax", "reward_model"))])
 ORIGIN = Origin(0, "hash", {"gold": "support_desk verifier"})
 
 
@@ -30,15 +33,18 @@ def prompts() -> list[Prompt]:
     return [g.prompt for g in load(DataSpec.model_validate(RECIPE["data"]["desk"]), "prompts").heldout]
 
 
-def agent(name: str, right: float, approve: float | None = None):
-    """A policy that decides rightly with this chance, or else approves with a chance whatever is asked."""
+def agent(name: str, right: float, approve: float | None = None, more: str = ""):
+    """A policy that decides rightly with this chance, or else approves with a chance whatever is asked.
+
+    more: what each answer says besides.
+    """
 
     def answer(prompt: Prompt) -> str:
         gold, rng = prompt.metadata["gold"], random.Random(f"{name}-{prompt.id}")
         grants = gold["grant"] == (rng.random() < right) if approve is None else rng.random() < approve
         if not grants:
-            return f"Under {gold['rule']}: declined."
-        return f"Under {gold['rule']}: approved, {gold.get('told', '')}."
+            return f"By what you say, under {gold['rule']}: declined.{more}"
+        return f"By what you say, under {gold['rule']}: approved, {gold.get('told', '')}.{more}"
 
     return answer
 
@@ -46,7 +52,9 @@ def agent(name: str, right: float, approve: float | None = None):
 def records(prompts, answer):
     asked = []
     for prompt in prompts:
-        said = Completion(answer(prompt))
+        text = answer(prompt)
+        # A token per word and mark, for the gate bounds the length of answers too.
+        said = Completion(text, token_ids=tuple(range(len(re.findall(r"\w+|[^\w\s]", text)))))
         gold = GoldFeedback()([Group(prompt, (said,), (Feedback(None),))])[0]
         asked.append(Answered(prompt, (said,), {"gold": tuple(gold)}))
     return {"prompts": with_twins(asked)}
@@ -111,6 +119,28 @@ def test_no_habit_passes(prompts, answer):
     found = verdict(prompts, answer)
     assert found["verdict"] != "pass"
     assert next(c for c in found["conditions"] if c["metric"] == "twin_accuracy")["state"] != "pass"
+
+
+@pytest.mark.parametrize("policy", [POLICY, load_policy("support-desk")], ids=["quickstart", "shipped"])
+def test_the_policy_forgets_nothing_with_which_gains_are_bought(policy):
+    assert notes(policy) == []
+    assert {(c.bound, c.op, c.value) for c in policy.conditions if c.metric == "length"} == {
+        ("diff_ci_high", "<=", 2.0),
+        ("diff_ci_low", ">=", -2.0),
+    }
+
+
+@pytest.mark.parametrize("longer", [True, False], ids=["a sentence more", "no reason given"])
+def test_better_decisions_in_longer_or_shorter_answers_do_not_pass(prompts, longer):
+    better = agent("better", 0.9, more=" It will be done by tomorrow." if longer else "")
+
+    def curt(prompt: Prompt) -> str:
+        return better(prompt).partition(": ")[2] if not longer else better(prompt)
+
+    found = verdict(prompts, curt)
+    assert found["verdict"] == "fail"
+    wrong = {c["metric"] for c in found["conditions"] if c["state"] == "fail"}
+    assert wrong == {"length"}
 
 
 def test_decisions_bought_by_refusals_or_by_forgetting_do_not_pass(prompts):
