@@ -183,3 +183,66 @@ def test_scores_that_nobody_can_give_end_the_run_by_name(tiny, folder, tmp_path)
     metrics, tokens = run(tiny, folder, tmp_path / "run", cluster=cluster)
     assert [r["step"] for r in metrics] == [1, 2, 3, 4, 5, 6]
     assert len(tokens) == 96
+
+
+KL = {"name": "grpo", "beta": 0.1}
+
+
+@pytest.fixture(scope="module")
+def here(tiny, folder, tmp_path_factory):
+    """A run in one process, by its settings; made once."""
+    made = {}
+
+    def found(**settings):
+        key = json.dumps(settings, sort_keys=True)
+        if key not in made:
+            made[key] = run(tiny, folder, tmp_path_factory.mktemp("here") / "run", **settings)
+        return made[key]
+
+    return found
+
+
+REFERENCES = {
+    "frozen": {"method": KL},
+    "moving": {"method": KL, "refresh_reference_every": 2},
+    "base": {"method": KL, "adapter": {"kind": "lora", "r": 4}, "steps": 3},
+}
+
+
+@pytest.mark.parametrize(("name", "copies"), [("frozen", 2), ("moving", 2), ("base", 1)])
+def test_a_reference_apart_is_that_of_here(name, copies, tiny, folder, here, tmp_path):
+    backend, settings = InlineBackend(), {"feedback": {"regex": "[a-m]"}} | REFERENCES[name]
+    cluster = {"reference": {"place": "apart", "copies": copies}}
+    there = run(tiny, folder, tmp_path / "run", cluster=cluster, backend=backend, **settings)
+    same(here(**settings), there)
+    assert [r["kl"] for r in there[0]] == pytest.approx([r["kl"] for r in here(**settings)[0]], abs=1e-6)
+    assert len(backend.handles) == copies
+
+
+def test_a_reference_that_has_moved_survives_its_workers(tiny, folder, here, tmp_path):
+    settings = {"feedback": {"regex": "[a-m]"}} | REFERENCES["moving"]
+    # After the second move the only worker dies, then the run itself: its successor goes on from the checkpoint.
+    backend = InlineBackend(lambda role, n, method, a: 1.0 if method == "logps" else 0.0)
+    backend.at(2.5, lambda: backend.handles[0].kill())
+    backend.at(4.5, lambda: backend.handles[1].kill())
+    cluster = apart("reference", restarts=1)
+    with pytest.raises(RunFailed, match="No reference worker is left"):
+        run(tiny, folder, tmp_path / "run", cluster=cluster, backend=backend, **settings, save_every=1)
+    same(here(**settings), run(tiny, folder, tmp_path / "run", cluster=cluster, **settings, save_every=1))
+
+
+def test_a_reference_of_fixed_data_is_asked_in_workers(tiny, pairs_file, tmp_path, monkeypatch):
+    data = load(DataSpec(path=str(pairs_file), heldout=0.0), "preference")
+    losses, backend = [], InlineBackend()
+    for name, cluster in (("here", None), ("apart", {"reference": {"place": "apart", "copies": 2}})):
+        monkeypatch.setenv("KILTER_CACHE", str(tmp_path / f"cache-{name}"))
+        fields = {"method": "dpo", "max_steps": 2, "batch_size": 4} | (
+            {"cluster": cluster} if cluster else {}
+        )
+        spec = TrainSpec.model_validate(fields)
+        Trainer(spec, tiny, data.train, [], tmp_path / name, connect=lambda spec: backend).run()
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert [h.role for h in backend.handles] == ["reference"] * 2
+    assert all(h.dead for h in backend.handles)

@@ -34,6 +34,11 @@ REFUSED = {
         "cluster.reference.*loads no reference",
     ),
     "a reward without a model": (spec("grpo", {"reward": {"place": "apart"}}), "cluster.reward"),
+    "a teacher elsewhere": (
+        spec("distill", {"reference": {"place": "apart"}}, teacher="big"),
+        "cluster.reference.*teacher's distributions",
+    ),
+    "an opponent elsewhere": (spec("xpo", {"reference": {"place": "apart"}}), "cluster.reference.*samples"),
     "rollouts on fixed data": (spec("dpo", APART), "cluster.rollout.*the data is fixed"),
     "lookahead on fixed data": (spec("dpo", {"lookahead": 1}), "cluster.lookahead.*the data is fixed"),
     "lookahead here": (spec("grpo", {"lookahead": 1}), "cluster.lookahead.*rollouts apart"),

@@ -130,6 +130,26 @@ class RawScores(Protocol):
         return
 
 
+class LogProbs(Protocol):
+    """A reference policy for fresh rollouts, in this process or in workers."""
+
+    def lookup(self, batch: Batch) -> Tensor:
+        """Its log-probs of the batch's tokens, [B, T], in nats."""
+        ...
+
+    def refresh(self) -> None:
+        """It becomes the present policy. Every rank calls this."""
+        ...
+
+    def state(self) -> dict[str, Tensor] | None:
+        """Its weights by name; None where it is the policy with adapters switched off."""
+        ...
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        ...
+
+
 class Listener(Protocol):
     """Follows a sampler at work, as a display or a chat does."""
 

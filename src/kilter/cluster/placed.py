@@ -14,8 +14,9 @@ import torch
 from kilter.cluster.backend import Backend, Factory
 from kilter.cluster.direct import BesideSampler, DirectTransport, Moments
 from kilter.cluster.engine import AT_ONCE, VllmWorker
+from kilter.cluster.logprobs import PooledReference
 from kilter.cluster.pool import Pool, Restarts
-from kilter.cluster.roles import JudgeWorker, RolloutWorker, ScoreWorker
+from kilter.cluster.roles import JudgeWorker, ReferenceWorker, RolloutWorker, ScoreWorker
 from kilter.cluster.rollouts import Answerers, Gathered, PooledSampler
 from kilter.cluster.scores import PooledScores
 from kilter.cluster.spec import ClusterSpec
@@ -111,7 +112,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         arguments = {"opening": opening, "sampler": sampler, "dtype": dtype, **role.arguments}
         pool = self.pool("rollout", role.make, arguments, role.at_once, role.restarts)
         verify, ahead = self.spec.verify_weights, self.spec.lookahead
-        transport = role.transport(pool) if role.transport is not None else self._transport()
+        transport = role.transport(pool) if role.transport is not None else self._transport("rollout")
         found = PooledSampler(pool, transport, role.gathered, self.sends, verify, ahead)
         return BesideSampler(found, self.moments) if self.spec.rollout.place == "beside" else found
 
@@ -124,8 +125,23 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         arguments = {"opening": opening, "sampler": sampler, "where": where}
         return Answerers(self.pool("reward", JudgeWorker, arguments))
 
-    def _transport(self) -> Transport:
-        return TRANSPORTS[self.spec.weights](self)
+    def reference(
+        self, opening: OpenSpec, temperature: float, budget: int, gathered: Gathered
+    ) -> PooledReference:
+        """A reference policy in workers.
+
+        Args:
+            opening: the model, with adapters where the policy's base is the reference.
+            temperature: of the rollouts.
+            budget: tokens of a micro-batch.
+            gathered: the policy's weights, for a reference that moves.
+        """
+        arguments = {"opening": opening, "temperature": temperature, "budget": budget}
+        pool = self.pool("reference", ReferenceWorker, arguments)
+        return PooledReference(pool, self._transport("reference"), gathered, self.sends)
+
+    def _transport(self, role: str) -> Transport:
+        return TRANSPORTS[self.spec.weights](self, role)
 
 
 @dataclass(frozen=True)
@@ -174,9 +190,9 @@ ROLLOUTS: dict[str, Callable[[Cluster, Scorer, str, Gathered], Rollout]] = {"vll
 """Samplers with workers of their own kind; all others run as they are in a worker."""
 
 
-TRANSPORTS: dict[str, Callable[[Cluster], Transport]] = {
-    "auto": lambda cluster: ObjectTransport(cluster.backend),
-    "object": lambda cluster: ObjectTransport(cluster.backend),
-    "file": lambda cluster: FileTransport(cluster.folder / ".weights"),
+TRANSPORTS: dict[str, Callable[[Cluster, str], Transport]] = {
+    "auto": lambda cluster, role: ObjectTransport(cluster.backend),
+    "object": lambda cluster, role: ObjectTransport(cluster.backend),
+    "file": lambda cluster, role: FileTransport(cluster.folder / ".weights" / role),
 }
 """Ways for weights, by their names in `cluster.weights`."""

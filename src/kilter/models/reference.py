@@ -24,6 +24,8 @@ from kilter.batch import Batch
 from kilter.errors import UserError
 from kilter.hashes import ours
 from kilter.models.forward import Scorer
+from kilter.models.microbatch import split
+from kilter.seams import LogProbs
 
 FORWARD = 2
 """Counts up when a forward pass changes its numbers. 2: it is proven against the model itself."""
@@ -131,7 +133,21 @@ def _damaged(path: Path, error: sqlite3.Error) -> UserError:
     )
 
 
-class LiveReference:
+def logps_by_parts(batch: Batch, scorer: Scorer, temperature: float, amp: bool, budget: int) -> Tensor:
+    """Log-probs of a whole batch under a model, [B, T], micro-batch by micro-batch.
+
+    Args:
+        budget: tokens of a micro-batch.
+    """
+    indexed = batch.with_(score_B=torch.arange(batch.rows()))
+    found = torch.zeros(batch.tokens_BT.shape)
+    for part in split(indexed, budget, scorer.shared):
+        value = scorer(part, frozenset({"logps"}), temperature, amp).logps_BT.cpu()
+        found[part.score_B, : value.shape[1]] = value
+    return found
+
+
+class LiveReference(LogProbs):
     """Reference log-probs of fresh rollouts.
 
     With adapters the reference is the policy with them switched off. Otherwise it is a frozen second model.

@@ -13,7 +13,7 @@ from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer
 from kilter.models.reference import LiveReference
 from kilter.objectives import method_name
-from kilter.seams import Hook, Origin
+from kilter.seams import Hook, LogProbs, Origin
 from kilter.training import scorers
 from kilter.training.fit import refuse_unreadable_prompts, refuse_unreadable_rows
 from kilter.training.hooks.account import Account
@@ -177,7 +177,9 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     # opponent.
     policy = scorer.policy
     wanted = "ref_logps" in needs.annotations or needs.opponent is not None
-    frozen = scorers.frozen_reference(job, policy, encoder) if wanted else None
+    temperature = spec.sampler.temperature
+    elsewhere = scorers.reference_apart(job, policy, temperature) if wanted else None
+    frozen = scorers.frozen_reference(job, policy, encoder) if wanted and elsewhere is None else None
     # Sharded weights answer nobody: a copy does, unless other workers do.
     whole = WholeCopy(policy) if engine.sharded and job.apart("rollout") is None else None
     answering = policy if whole is None else whole.scorer
@@ -187,21 +189,20 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
         anchored = source.lookahead and job.cluster and job.cluster.spec.correction == "anchored"
         origin = "replay" if anchored else "engine"
     steps = _steps(job, source)
-    temperature = spec.sampler.temperature
     learner = LocalLearner(scorer, needs, spec, steps, engine, None, temperature, origin)
     if job.cluster is not None:
         job.cluster.moments.optimizer = learner.optimizer
-    live = None
-    if wanted:
+    live: LogProbs | None = elsewhere
+    if wanted and live is None:
         live = LiveReference(answering, frozen, learner.amp, temperature, learner.reference_rows)
-        learner.reference = live
+    learner.reference = live
 
     run = _run(job, learner, source, (), mine)
     run.hooks = Hooks(_rollout_hooks(job, run, source, live))
     return run
 
 
-def _rollout_hooks(job: Job, run: Run, source: RolloutSource, reference: LiveReference | None) -> list[Hook]:
+def _rollout_hooks(job: Job, run: Run, source: RolloutSource, reference: LogProbs | None) -> list[Hook]:
     """The order in which a step on fresh rollouts is looked at."""
     spec, engine, learner = job.spec, job.engine, run.learner
     # One process writes what all of them see.

@@ -20,8 +20,8 @@ from kilter.models.critic import ActorCritic
 from kilter.models.forward import Scorer
 from kilter.models.microbatch import split
 from kilter.models.packing import shared_tokens
-from kilter.models.reference import LiveReference, ReferenceCache
-from kilter.seams import Origin
+from kilter.models.reference import ReferenceCache, logps_by_parts
+from kilter.seams import LogProbs, Origin
 from kilter.training.annotate import chosen
 from kilter.training.balance import balance_weight
 from kilter.training.config import TrainSpec
@@ -65,7 +65,7 @@ class LocalLearner:
         spec: TrainSpec,
         total_steps: int,
         engine: Engine,
-        reference: ReferenceCache | LiveReference | None = None,
+        reference: ReferenceCache | LogProbs | None = None,
         temperature: float = 1.0,
         origin: Origin = "own",
     ) -> None:
@@ -205,12 +205,7 @@ class LocalLearner:
 
     def reference_rows(self, batch: Batch, scorer: Scorer, temperature: float, amp: bool) -> Tensor:
         """Log-probs of a whole batch under another model; what a LiveReference calls."""
-        indexed = batch.with_(score_B=torch.arange(batch.rows()))
-        found = torch.zeros(batch.tokens_BT.shape)
-        for part in split(indexed, self.spec.tokens_per_microbatch, scorer.shared):
-            value = scorer(part, frozenset({"logps"}), temperature, amp).logps_BT.cpu()
-            found[part.score_B, : value.shape[1]] = value
-        return found
+        return logps_by_parts(batch, scorer, temperature, amp, self.spec.tokens_per_microbatch)
 
     def minibatches(self, batch: Batch, seed: str, objective: Objective) -> Iterator[Batch]:
         """The batch of each optimizer step: the batch itself, or its parts in several shuffled passes.

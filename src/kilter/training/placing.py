@@ -33,7 +33,7 @@ def facts(spec: TrainSpec, needs: Needs | Brief, where: str = "", gpus: int | No
     alone = needs.opponent is None
     lacks = {
         "rollout": (spec.prompts is None, "the data is fixed, and nothing is sampled"),
-        "reference": (not _reference(needs), "this method loads no reference"),
+        "reference": _stays(needs),
         "reward": (not any(map(model_references, scored)), "no source of feedback opens a model"),
         "critic": ("critic" not in needs.models, "this method has no critic"),
     }
@@ -51,6 +51,15 @@ def facts(spec: TrainSpec, needs: Needs | Brief, where: str = "", gpus: int | No
         gpus,
         where=where,
     )
+
+
+def _stays(needs: Needs | Brief) -> tuple[bool, str]:
+    """Whether the reference cannot live elsewhere, and why."""
+    if needs.teacher:
+        return True, "the learner's own forward reads the teacher's distributions over all tokens"
+    if needs.opponent is not None:
+        return True, f"the {needs.opponent} that this method samples from reads it token by token"
+    return not _reference(needs), "this method loads no reference"
 
 
 def _reference(needs: Needs | Brief) -> bool:

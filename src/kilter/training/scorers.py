@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from kilter import feedback as feedbacks
+from kilter.cluster.logprobs import PooledReference
 from kilter.data.collate import collate
 from kilter.data.encode import Encoder
 from kilter.data.shelf import picked
@@ -106,9 +107,13 @@ def fill_reference_cache(
         temperature,
     )
 
+    apart = reference_apart(job, policy, temperature)
+
     def fill(share: Sequence[Encoded]) -> bool:
         missing = picked(share, [i for i, g in enumerate(share) if cache.lookup(collate([g])) is None])
-        if missing:
+        if missing and apart is not None:
+            _ask(apart, missing, cache)
+        elif missing:
             model = policy if own_reference else _frozen(job, folder, encoder)
             _compute(job, model, missing, cache, temperature)
         return bool(missing)
@@ -122,7 +127,36 @@ def fill_reference_cache(
     if len(cache.get(list(first))) < len(first):
         fill(groups)
     job.engine.barrier()
+    if apart is not None:
+        apart.close()
     return cache
+
+
+def _ask(apart: PooledReference, groups: Sequence[Encoded], cache: ReferenceCache) -> None:
+    """Log-probs of these groups from workers into the cache."""
+    for first in range(0, len(groups), LOOKED_UP):
+        chunk = collate(list(groups[first : first + LOOKED_UP]))
+        cache.put(cache.keys(chunk), apart.lookup(chunk), chunk.length_B)
+
+
+def reference_apart(job: Job, policy: Scorer, temperature: float) -> PooledReference | None:
+    """The reference in workers of its own; None where it is here.
+
+    Args:
+        job: names the reference.
+        policy: its weights move the reference.
+        temperature: of the rollouts.
+    """
+    cluster = job.apart("reference")
+    if cluster is None:
+        return None
+    _refuse_moving_base(job)
+    folder = job.reference or job.start
+    # The base under an adapter is opened as the policy is: a rounded one has other log-probs than a full one.
+    opening = _opening(job, folder, trains=job.spec.adapter is not None and folder == job.start)
+    opening = replace(opening, device=None, gradient_checkpointing=False)
+    budget = job.spec.tokens_per_microbatch
+    return cluster.reference(opening, temperature, budget, lambda: job.engine.state(policy))
 
 
 def frozen_reference(job: Job, policy: Scorer, encoder: Encoder) -> Scorer | None:
@@ -132,14 +166,20 @@ def frozen_reference(job: Job, policy: Scorer, encoder: Encoder) -> Scorer | Non
     divided = job.engine.sharded and job.apart("rollout") is not None
     if spec.adapter is None or folder != job.start or divided:
         return _frozen(job, folder, encoder)
-    if spec.refresh_reference_every:
+    _refuse_moving_base(job)
+    return None
+
+
+def _refuse_moving_base(job: Job) -> None:
+    """The base under an adapter is the policy's own, and cannot become the policy."""
+    spec = job.spec
+    if spec.refresh_reference_every and spec.adapter is not None and job.reference in (None, job.start):
         raise UserError(
             "refresh_reference_every",
             spec.refresh_reference_every,
             "cannot move a reference that is the base under an adapter",
             "train all weights, or leave it out",
         )
-    return None
 
 
 def _opening(job: Job, model: Path, trains: bool = True) -> OpenSpec:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kilter.batch import Batch
-from kilter.models.reference import LiveReference
-from kilter.seams import Hook, Step
+from kilter.seams import Hook, LogProbs, Step
 
 
 class RefreshReference(Hook):
@@ -14,7 +13,7 @@ class RefreshReference(Hook):
 
     name = "reference"
 
-    def __init__(self, reference: LiveReference, every: int) -> None:
+    def __init__(self, reference: LogProbs, every: int) -> None:
         self.reference, self.every = reference, every
 
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:

@@ -1,0 +1,78 @@
+"""Log-probs of a reference in workers. A batch is cut into whole groups, a run of them for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from kilter.batch import Batch
+from kilter.cluster import pool as pools
+from kilter.cluster.pool import Pool
+from kilter.cluster.weights import Transport, WeightStream
+from kilter.seams import LogProbs
+
+KEPT = ("prompts_N", "tokens_BT", "mask_BT", "length_B", "group_B", "margin_N")
+"""What a forward reads of a batch."""
+
+
+class PooledReference(LogProbs):
+    """A frozen model in workers.
+
+    Args:
+        pool: of ReferenceWorkers.
+        transport: takes weights to them when the reference moves.
+        gathered: the policy's weights, which every rank reads together.
+        sends: whether this rank publishes.
+    """
+
+    def __init__(
+        self, pool: Pool, transport: Transport, gathered: Callable[[], Mapping[str, Tensor]], sends: bool
+    ) -> None:
+        self.pool, self.transport, self.gathered, self.sends = pool, transport, gathered, sends
+        self.moves = 0
+
+    def lookup(self, batch: Batch) -> Tensor:
+        """ref_logps_BT of the batch."""
+        whole = bare(batch).with_(score_B=torch.arange(batch.rows()))
+        parts = [whole.select_groups(g) for g in pools.shares(range(batch.groups()), self.pool.size)]
+        calls = [self.pool.submit("logps", part) for part in parts]
+        found = torch.zeros(batch.tokens_BT.shape)
+        for part, call in zip(parts, calls, strict=True):
+            value = self.pool.result(call)
+            found[part.score_B, : value.shape[1]] = value
+        return found
+
+    def refresh(self) -> None:
+        """The reference becomes the present policy."""
+        tensors = self.gathered()
+        if self.sends:
+            self._publish(tensors)
+
+    def state(self) -> dict[str, Tensor] | None:
+        """Weights of a reference that has moved, from one of its workers."""
+        found: dict[str, Tensor] = self.pool.result(self.pool.submit("weights"))
+        return found
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        self._publish(state)
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self.pool.close()
+
+    def _publish(self, tensors: Mapping[str, Tensor]) -> None:
+        """Workers take the weights behind what they are doing; one that comes later is greeted with them."""
+        self.moves += 1
+        package = self.transport.send(WeightStream(self.moves, tensors))
+        self.pool.greet("load", package)
+        self.pool.every("load", package)
+
+
+def bare(batch: Batch) -> Batch:
+    """A batch with what a forward reads, and none of its annotations."""
+    empty = {f.name: None for f in fields(Batch) if f.name not in KEPT and f.default is None}
+    return batch.with_(**empty, state={}, extra={})
