@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -292,6 +293,35 @@ def test_a_data_set_may_be_what_a_stage_makes(tiny, pairs_file, tmp_path, monkey
         recipes.build(raw | {"data": raw["data"] | {"ranked": ["$more"]}})
     with pytest.raises(UserError, match="Did you mean 'pairs'"):
         recipes.build(raw | {"data": raw["data"] | {"ranked": {"path": "$pair"}}})
+
+
+def test_a_stage_killed_before_its_first_row_is_not_read(tiny, pairs_file, tmp_path, monkeypatch):
+    """Later stages are checked before the first one runs: a file that holds no row yet is not their data."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rewards.py").write_text(REWARD)
+    sampling = {"k": 2, "sampler": {"max_new_tokens": 6}, "max_length": 96}
+    raw = {
+        "name": "cut",
+        "model": str(tiny),
+        "data": {"path": str(pairs_file), "heldout": 0.25},
+        "stages": {
+            "answers": {"generate": {"data": "$data", **sampling}},
+            "pairs": {"label": {"data": "$answers", "feedback": "rewards.py:letters"}},
+        },
+    }
+    (tmp_path / "cut.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    assert kilter.run("cut.yaml") == 0
+    folder = tmp_path / "runs/cut"
+    whole = (folder / "pairs/groups.jsonl").read_bytes()
+
+    # As a kill leaves it: the first stage under way, with an empty file.
+    manifest = json.loads((folder / "answers/manifest.json").read_text()) | {"status": "running", "files": {}}
+    (folder / "answers/manifest.json").write_text(json.dumps(manifest))
+    (folder / "answers/groups.jsonl").write_text("")
+    (folder / "chain.json").unlink()
+    shutil.rmtree(folder / "pairs")
+    assert kilter.run("cut.yaml") == 0
+    assert (folder / "pairs/groups.jsonl").read_bytes() == whole
 
 
 def test_a_killed_generation_keeps_its_answers_and_asks_the_rest(tiny, pairs_file, tmp_path):

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.text import Text
 
+from kilter import manifest as manifests
 from kilter.data.dataset import Dataset, DataSpec, load
 from kilter.data.source import Part
 from kilter.errors import UserError
@@ -253,8 +254,13 @@ class Workspace:
         return [] if spec is None else [part for part in spec.sources() if not part.path.startswith("$")]
 
     def ready(self, reference: str) -> bool:
-        """Whether the data can be read now: False where a stage that makes some of it has not run."""
-        return all((self.stage(name) / ARTIFACT["data"]).is_file() for name in self.made_by(reference))
+        """Whether the data can be read now: False where a stage that makes some of it has not ended."""
+        # A stage that was killed has left a file too, and it holds a part of its rows.
+        made = [(self.stage(name), manifests.read(self.stage(name))) for name in self.made_by(reference)]
+        return all(
+            entry is not None and entry.status == "done" and (folder / ARTIFACT["data"]).is_file()
+            for folder, entry in made
+        )
 
     def load(self, reference: str, shape: Shape) -> Dataset:
         """Reads a data set in a shape. Raises UserError naming file, line and field."""
