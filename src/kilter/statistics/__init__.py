@@ -39,7 +39,7 @@ from kilter.statistics.power import (
     n_to_show_no_change,
 )
 from kilter.statistics.scores import auc, brier, expected_calibration_error, spearman
-from kilter.statistics.sequential import Bet, level_of_look
+from kilter.statistics.sequential import Rise, level_of_look
 from kilter.statistics.shares import (
     clopper_pearson,
     constant_bounds,
@@ -59,8 +59,8 @@ __all__ = [
     "SHARE",
     "UNBOUNDED",
     "Accuracy",
-    "Bet",
     "Estimate",
+    "Rise",
     "auc",
     "bca_bootstrap",
     "brier",

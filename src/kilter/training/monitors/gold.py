@@ -12,8 +12,11 @@ from kilter.errors import UserError
 from kilter.evaluation.metrics.length import Length
 from kilter.sampling.collect import collect, requests
 from kilter.seams import FeedbackSource, Sampler
-from kilter.statistics import Estimate, paired_difference
+from kilter.statistics import LEVEL, Estimate, level_of_look, one_sided_p, paired_difference
 from kilter.types import Answered, Completion, Feedback, Group, Prompt, SamplingParams
+
+ERROR = 1 - LEVEL
+"""Chance that a run in which gold has not fallen is ever said to lose it."""
 
 MARGIN_STEPS = 2
 """Evaluations in a row that must show proxy up and gold down before the run stops."""
@@ -145,6 +148,7 @@ class GoldHistory:
             entry[f"{name}_change"] = (
                 paired_difference(values[name], first[name]).to_json() if self.entries and known else None
             )
+        entry["gold_error"] = error_level(entry["gold_change"], len(self.entries))
         self.entries.append(entry)
         if self.path is not None:
             append_lines(self.path, [entry])
@@ -162,11 +166,29 @@ class GoldHistory:
 
 
 def diverges(entry: dict[str, Any]) -> bool:
-    """Proxy above its start while the interval of the gold change lies below 0."""
+    """Proxy above its start while gold is shown to lie below its own."""
     gold, proxy = entry.get("gold_change"), entry.get("proxy_change")
     # The first evaluation has nothing to be compared with.
     if not gold or not proxy:
         return False
-    # The interval decides, not the mean: a few prompts may fall by chance.
-    high = Estimate(**gold).ci_high
-    return high is not None and high < 0 and (Estimate(**proxy).value or 0) > 0
+    # Not the mean decides: a few prompts may fall by chance, and each evaluation is another chance.
+    error = entry["gold_error"]
+    return error is not None and error <= ERROR and (Estimate(**proxy).value or 0) > 0
+
+
+def error_level(change: Mapping[str, Any] | None, look: int) -> float | None:
+    """At which error level, over all evaluations of a run, this one shows that gold has fallen.
+
+    Args:
+        change: the paired difference to the first evaluation.
+        look: how many evaluations had such a difference, this one included.
+
+    Returns:
+        The p-value as many times as this look's part fits into the whole; None without an interval.
+    """
+    high = None if change is None else change["ci_high"]
+    if change is None or high is None:
+        return None
+    part = (1 - level_of_look(look)) / (1 - LEVEL)
+    # A change that is not below zero shows no fall, however short its interval.
+    return min(1.0, one_sided_p(change["value"], high, 0.0) / part) if change["value"] < 0 else 1.0

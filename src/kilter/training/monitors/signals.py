@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy import stats
@@ -13,7 +13,11 @@ from scipy import stats
 from kilter.evaluation.classifiers import refuses
 from kilter.evaluation.metrics.boilerplate import most_repeated
 from kilter.feedback.shaping import repeated_share
+from kilter.training.sources.measure import FLAT
 from kilter.types import Group
+
+BY_PROMPT = ("frac_reward_zero_std", "reward/at_maximum", "duplicates", "repetition")
+"""Signals of `shares` that only warn."""
 
 _MARKDOWN = re.compile(r"^\s*(?:[-*] |#+ |\d+\. )|\*\*|```", re.MULTILINE)
 
@@ -59,6 +63,37 @@ def signals(groups: Sequence[Group], seen: tuple[float, float] | None = None) ->
                     stats.spearmanr(reward, [n for _, n in scored]).statistic
                 )
     return found
+
+
+def shares(groups: Sequence[Group], seen: tuple[float, float]) -> dict[str, list[float]]:
+    """Shares of the answers to each prompt, one number per prompt, under the names of the steps' signals.
+
+    A prompt is one observation: its answers are like each other.
+
+    seen: lowest and highest score of the run so far.
+    """
+    groups = [g for g in groups if g.completions]
+    found: dict[str, list[float]] = {
+        "completions/clipped_ratio": [
+            _share(c.finish_reason == "length" for c in g.completions) for g in groups
+        ],
+        "feedback/unscored": [_share(f.score is None for f in g.feedback) for g in groups],
+        "duplicates": [_duplicates([g]) for g in groups],
+        "repetition": [
+            float(np.mean([repeated_share(c.token_ids or c.text.split(), 4) for c in g.completions]))
+            for g in groups
+        ],
+    }
+    # What a score says is known of those that have one.
+    scores = [[f.score for f in g.feedback if f.score is not None] for g in groups]
+    found["frac_reward_zero_std"] = [float(np.std(s) < FLAT) for s in scores if len(s) > 1]
+    if seen[1] > seen[0]:
+        found["reward/at_maximum"] = [_share(s >= seen[1] - 1e-9 for s in own) for own in scores if own]
+    return found
+
+
+def _share(holds: Iterable[bool]) -> float:
+    return float(np.mean(list(holds)))
 
 
 def _asked(group: Group) -> str:

@@ -7,17 +7,18 @@ evaluation: cheap signals never stop a run. Tier 2 is that evidence, and may sto
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from kilter.evaluation.metrics import titles
+from kilter.statistics import Rise
 from kilter.training.config import MonitorSpec
 from kilter.training.monitors.events import Event, EventLog
-from kilter.training.monitors.gold import Evidence, GoldHistory, diverges
-from kilter.training.monitors.signals import signals
+from kilter.training.monitors.gold import ERROR, Evidence, GoldHistory, diverges
+from kilter.training.monitors.signals import BY_PROMPT, shares, signals
 from kilter.types import Group
 
 HITS = 3
@@ -92,6 +93,18 @@ FATAL = (
     ),
 )
 
+SHARES = {name: limit for name, limit, *_ in FATAL} | {
+    limit.signal: limit.above for limit in LIMITS if limit.above is not None and limit.signal in BY_PROMPT
+}
+"""Signals that are tested as the run goes on, with their limits."""
+
+Gather = Callable[[dict[str, list[float]]], Sequence[Mapping[str, Sequence[float]]]]
+
+
+def alone(found: dict[str, list[float]]) -> Sequence[Mapping[str, Sequence[float]]]:
+    """What one process gathers."""
+    return [found]
+
 
 @dataclass
 class Monitors:
@@ -109,6 +122,8 @@ class Monitors:
     fix: str = ""
     wants_gold: bool = False
     recent_kl: list[float] = field(default_factory=list)
+    rises: dict[str, Rise] = field(default_factory=dict)
+    """Signals that are shares of the answers to a prompt: how sure it is that each is beyond its limit."""
     scores: tuple[float, float] = (math.inf, -math.inf)
     """Lowest and highest score so far."""
 
@@ -117,8 +132,13 @@ class Monitors:
         """Steps of the reference window: the first tenth of the run."""
         return max(MIN_REFERENCE, self.total_steps // 10)
 
-    def update(self, step: int, record: Mapping[str, Any], groups: Sequence[Group]) -> dict[str, float]:
-        """Looks at one step. Returns its signals, for the metrics file."""
+    def update(
+        self, step: int, record: Mapping[str, Any], groups: Sequence[Group], gather: Gather = alone
+    ) -> dict[str, float]:
+        """Looks at one step. Returns its signals, for the metrics file.
+
+        `gather`: brings the shares of all processes' prompts together.
+        """
         if not self.spec.enabled:
             return {}
         scores = [f.score for g in groups for f in g.feedback if f.score is not None]
@@ -126,6 +146,7 @@ class Monitors:
         if scores:
             self.scores = (min(self.scores[0], *scores), max(self.scores[1], *scores))
         found = signals(groups, self.scores)
+        self._look(gather(shares(groups, self.scores)))
         # A monitor compares numbers: what is text or not finite has another guard.
         values = {
             k: float(v)
@@ -151,6 +172,26 @@ class Monitors:
             if len(self.reference.setdefault(name, [])) < self.window:
                 self.reference[name].append(value)
         return {f"monitor/{k}": v for k, v in found.items()}
+
+    def _look(self, everyone: Sequence[Mapping[str, Sequence[float]]]) -> None:
+        """Bets on the shares of one step's prompts."""
+        for name, limit in SHARES.items():
+            rise = self.rises.setdefault(name, self._rise(limit))
+            rise.look(value for found in everyone for value in found.get(name, ()))
+
+    def _rise(self, limit: float) -> Rise:
+        # A hundred bets at most, so that a long run's checkpoint stays small.
+        return Rise(limit, max(HITS, self.total_steps // 100))
+
+    def _shown(self, name: str) -> bool:
+        """Whether a signal is beyond its limit by more than chance. Signals without a test always are."""
+        return name not in self.rises or self.rises[name].p <= ERROR
+
+    def _level(self, name: str) -> str:
+        """The error level of a signal's test, in words."""
+        if name not in self.rises:
+            return ""
+        return f"; error level {ERROR:.0%} over the whole run, p = {self.rises[name].p:.1g}"
 
     def _hit(self, key: str, hit: bool) -> int:
         """Length of the streak, 0 when it breaks; a broken streak may be raised again."""
@@ -183,7 +224,7 @@ class Monitors:
             if name == "completions/clipped_ratio" and self.allow_truncation:
                 continue
             value = values.get(name, 0.0)
-            if self._hit(f"fatal:{name}", value > limit) >= HITS:
+            if self._hit(f"fatal:{name}", value > limit) >= HITS and self._shown(name):
                 if self.spec.stop:
                     self.stop, self.fix = message, fix
                 self._raise(
@@ -192,7 +233,7 @@ class Monitors:
                     0,
                     "stop" if self.spec.stop else "warn",
                     message,
-                    f"certain: {value:.0%} in {HITS} steps in a row",
+                    f"{value:.0%} in {HITS} steps in a row or more{self._level(name)}",
                     "run stopped" if self.spec.stop else "noted; stopping is switched off",
                     value,
                     limit,
@@ -225,9 +266,10 @@ class Monitors:
         scale = float(np.median(start)) if limit.relative else 1.0
         value, key = values[limit.signal], f"{limit.signal}:{'above' if limit.above is not None else 'below'}"
         hit = value > limit.above * scale if limit.above is not None else value < (limit.below or 0.0) * scale
-        if self._hit(key, hit) >= HITS:
+        if self._hit(key, hit) >= HITS and self._shown(limit.signal):
             bound = (limit.above if limit.above is not None else limit.below or 0.0) * scale
-            self._warn(key, step, limit.message, f"{HITS} steps in a row beyond {bound:.3g}", value, bound)
+            how = f"{self.streak[key]} steps in a row beyond {bound:.3g}{self._level(limit.signal)}"
+            self._warn(key, step, limit.message, how, value, bound)
 
     def _drift(self, step: int, name: str, message: str, value: float) -> None:
         start = self.reference.get(name, [])
@@ -304,7 +346,8 @@ class Monitors:
         change = entry.get("gold_change") or {}
         if diverges(entry):
             bounds = f"[{change['ci_low']:.3f}, {change['ci_high']:.3f}]"
-            interval = f"gold change {change['value']:+.3f} {bounds} on {change['n']} prompts"
+            level = f"error level {ERROR:.0%} over all evaluations, p = {entry['gold_error']:.1g}"
+            interval = f"gold change {change['value']:+.3f} {bounds} on {change['n']} prompts; {level}"
             message = "reward hacking: the reward rises while the gold score falls"
             # Twice in a row: a single evaluation may be unlucky.
             if self.gold.hacked() and self.spec.stop:
@@ -360,6 +403,7 @@ class Monitors:
             "wants_gold": self.wants_gold,
             "recent_kl": self.recent_kl,
             "scores": self.scores,
+            "rises": {name: rise.state() for name, rise in self.rises.items()},
             "stop": self.stop,
             "fix": self.fix,
         }
@@ -369,6 +413,9 @@ class Monitors:
         self.reference, self.streak = state["reference"], state["streak"]
         self.raised, self.wants_gold = set(state["raised"]), state["wants_gold"]
         self.recent_kl, self.scores = list(state["recent_kl"]), tuple(state["scores"])
+        for name, seen in state["rises"].items():
+            self.rises[name] = self._rise(SHARES[name])
+            self.rises[name].restore(seen)
         if (
             "gold:stop" in self.raised
         ):  # the verdict of the gold source stands; what tier 0 stopped may have been mended

@@ -1,0 +1,152 @@
+"""Monitors look at every step: the chance of any false alarm in a whole run stays below the level that they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kilter.statistics import Rise
+from kilter.training.config import MonitorSpec
+from kilter.training.monitors import EventLog, GoldHistory, Monitors
+from kilter.training.monitors.gold import ERROR, Evidence
+from kilter.types import Completion, Feedback, Group, Prompt
+
+RUNS = 1000
+MOST = ERROR + 2.33 * (ERROR * (1 - ERROR) / RUNS) ** 0.5
+"""What at most one in a hundred such tests would exceed if the level were just kept."""
+
+
+def draws(kind: str, limit: float, shape, rng) -> np.ndarray:
+    """Shares whose mean is the limit itself: the hardest null."""
+    if kind == "all or nothing":
+        return (rng.random(shape) < limit).astype(float)
+    if kind == "spread":
+        return rng.beta(limit * 4, (1 - limit) * 4, shape)
+    return np.full(shape, limit)
+
+
+@pytest.mark.parametrize("limit", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("kind", ["all or nothing", "spread", "constant"])
+def test_a_share_at_its_limit_rarely_counts_as_risen(kind, limit):
+    rng = np.random.default_rng(1)
+    found = 0
+    for _ in range(RUNS // 3):
+        rise = Rise(limit, every=3)
+        values = draws(kind, limit, (20, 4), rng)
+        found += any(rise.look(step) <= ERROR for step in values)
+    assert found / (RUNS // 3) <= MOST
+
+
+def test_a_share_that_moves_below_its_limit_is_no_rise_either():
+    """The mean of each observation depends on what came before: after a high one comes a low one."""
+    rng = np.random.default_rng(2)
+    found = 0
+    for _ in range(RUNS // 3):
+        rise, last = Rise(0.5, every=3), 0.5
+        for _ in range(30):
+            last = float(rng.random() < (0.5 if last < 0.5 else 0.3))
+            rise.look([last])
+        found += rise.p <= ERROR
+    assert found / (RUNS // 3) <= MOST
+
+
+@pytest.mark.parametrize("good", [0, 10, 60, 200])
+def test_a_rise_is_found_within_a_few_steps_however_late_it_comes(good):
+    rng = np.random.default_rng(3)
+    rise = Rise(0.5, every=3)
+    for _ in range(good):
+        rise.look((rng.random(8) < 0.1).astype(float))
+    assert rise.p > ERROR
+    steps = next(n for n in range(1, 20) if rise.look((rng.random(8) < 0.95).astype(float)) <= ERROR)
+    assert steps <= 7
+
+
+def test_what_was_seen_goes_through_a_checkpoint():
+    rng = np.random.default_rng(4)
+    values = rng.random((12, 5))
+    whole, first = Rise(0.3, every=2), Rise(0.3, every=2)
+    for step in values:
+        whole.look(step)
+    for step in values[:7]:
+        first.look(step)
+    again = Rise(0.3, every=2)
+    again.restore(first.state())
+    for step in values[7:]:
+        again.look(step)
+    assert again.state() == whole.state()
+
+
+def group(number: int, cut: list[bool], scored: list[bool]) -> Group:
+    return Group(
+        Prompt(text=f"Question {number}"),
+        tuple(
+            Completion(
+                f"answer {number} {i}", token_ids=(number, i, 7), finish_reason="length" if c else "stop"
+            )
+            for i, c in enumerate(cut)
+        ),
+        tuple(Feedback(float(i) if s else None) for i, s in enumerate(scored)),
+    )
+
+
+def watched(steps: list[list[Group]]) -> list[str]:
+    """The monitors that fired in a run of these steps."""
+    spec = MonitorSpec(stop=True)
+    monitors = Monitors(spec, EventLog(None), GoldHistory(), len(steps))
+    for number, groups in enumerate(steps, 1):
+        record = {
+            "completions/clipped_ratio": np.mean(
+                [c.finish_reason == "length" for g in groups for c in g.completions]
+            ),
+            "feedback/unscored": np.mean([f.score is None for g in groups for f in g.feedback]),
+        }
+        monitors.update(number, record, groups)
+    return [e.monitor for e in monitors.log.events if e.tier == 0]
+
+
+def test_a_run_at_the_limit_is_rarely_stopped():
+    """Half of the answers cut, as the limit allows: three steps in a row above it come by chance, and stop nothing."""
+    rng = np.random.default_rng(5)
+    runs, found, streaks = 40, 0, 0
+    for _ in range(runs):
+        shares = rng.beta(1, 1, (24, 4))
+        cut = rng.random((24, 4, 4)) < shares[..., None]
+        means = cut.mean((1, 2)) > 0.5
+        streaks += bool((means[:-2] & means[1:-1] & means[2:]).any())
+        steps = [[group(n, list(c), [True] * 4) for n, c in enumerate(step)] for step in cut]
+        found += "fatal:completions/clipped_ratio" in watched(steps)
+    assert streaks / runs > 0.5
+    assert found / runs <= 0.1
+
+
+def test_a_run_whose_answers_are_all_cut_stops_at_the_third_step_and_says_how_sure_it_is():
+    spec = MonitorSpec(stop=True)
+    monitors = Monitors(spec, EventLog(None), GoldHistory(), 50)
+    groups = [group(n, [True] * 4, [True] * 4) for n in range(4)]
+    for step in (1, 2, 3):
+        monitors.update(step, {"completions/clipped_ratio": 1.0}, groups)
+        assert (monitors.stop is not None) is (step == 3)
+    (event,) = [e for e in monitors.log.events if e.tier == 0]
+    assert "error level 5% over the whole run, p = " in event.confidence
+
+
+def gold_run(rng, fall: float, looks: int = 4, prompts: int = 48) -> list[bool]:
+    """Whether each evaluation says that gold has fallen."""
+    history = GoldHistory()
+    history.add(0, Evidence({"gold": list(map(float, rng.random(prompts) < 0.6))}))
+    told = []
+    for look in range(1, looks + 1):
+        entry = history.add(look, Evidence({"gold": list(map(float, rng.random(prompts) < 0.6 - fall))}))
+        told.append(entry["gold_error"] is not None and entry["gold_error"] <= ERROR)
+    return told
+
+
+def test_gold_that_has_not_fallen_is_rarely_said_to_however_often_one_looks():
+    rng = np.random.default_rng(6)
+    runs = [gold_run(rng, 0.0) for _ in range(RUNS)]
+    assert sum(map(any, runs)) / RUNS <= MOST
+
+
+def test_gold_that_falls_is_found():
+    rng = np.random.default_rng(7)
+    assert sum(any(gold_run(rng, 0.4)) for _ in range(50)) >= 48
