@@ -258,6 +258,56 @@ def test_a_damaged_cache_is_named(endpoint, tmp_path):
         judge(endpoint, tmp_path).compare(pairs(1))
 
 
+def changed(folder, column: str) -> str:
+    """Changes one letter of a row, as a hand or a bad disk does; returns the row's key."""
+    base = sqlite3.connect(folder / CACHE)
+    (key, reply, digest) = base.execute(
+        "SELECT key, reply, digest FROM replies ORDER BY key LIMIT 1"
+    ).fetchone()
+    new = {"reply": reply.replace("A", "B", 1), "digest": digest[:-1] + chr(ord(digest[-1]) ^ 1)}[column]
+    assert new not in (reply, digest)
+    base.execute(f"UPDATE replies SET {column} = ? WHERE key = ?", (new, key))
+    base.commit()
+    base.close()
+    return key
+
+
+@pytest.mark.parametrize("column", ["reply", "digest"])
+def test_a_reply_that_was_changed_is_named_and_asked_anew(endpoint, tmp_path, column, caplog):
+    first = judge(endpoint, tmp_path).compare(pairs(2))
+    asked, rows = len(endpoint.bodies), kept(tmp_path)
+    key = changed(tmp_path, column)
+    # A replay asks nobody: it says what is wrong.
+    with pytest.raises(UserError, match="1 of its replies were changed since they were kept"):
+        judge(endpoint, tmp_path, replay=True).compare(pairs(2))
+    assert len(endpoint.bodies) == asked
+    caplog.clear()
+    again = judge(endpoint, tmp_path).compare(pairs(2))
+    assert [v.p for v in again] == [v.p for v in first]
+    assert (len(endpoint.bodies), kept(tmp_path)) == (asked + 1, rows)
+    assert f"the reply {key[:12]} was changed since it was kept" in caplog.text
+    judge(endpoint, tmp_path, replay=True).compare(pairs(2))
+
+
+def test_a_reply_under_another_question_is_no_reply(tmp_path):
+    replies = Replies(tmp_path / CACHE)
+    replies.put([("one", {"text": "yes"}), ("two", {"text": "no"})])
+    replies._base.execute(
+        "UPDATE replies SET (reply, digest) = (SELECT reply, digest FROM replies WHERE key = 'two')"
+    )
+    assert replies.get("one") is None
+    assert replies.get("two") == {"text": "no"}
+
+
+def test_a_cache_without_checksums_is_not_read(tmp_path):
+    base = sqlite3.connect(tmp_path / CACHE)
+    base.execute("CREATE TABLE replies (key TEXT PRIMARY KEY, reply TEXT)")
+    base.commit()
+    base.close()
+    with pytest.raises(UserError, match="kept by an older Kilter, without checksums"):
+        Replies(tmp_path / CACHE)
+
+
 def test_kept_replies_are_one_file_once_their_stage_ends(tmp_path):
     """Whoever still holds them changes nothing any more, when they go."""
     held, elsewhere = Replies(tmp_path / "stage" / "r.sqlite"), Replies(tmp_path / "other" / "r.sqlite")

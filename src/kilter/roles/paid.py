@@ -164,10 +164,13 @@ class PaidChat:
         missing = {k: a for k, a in zip(keys, asks, strict=True) if k not in found}
         if missing and self.replay:
             path = "" if self.replies is None else str(self.replies.path)
+            changed = 0 if self.replies is None else self.replies.changed
+            beside = f"; {changed} of its replies were changed since they were kept" if changed else ""
             raise UserError(
                 "replay",
                 path,
-                f"holds no reply to {len(missing)} of {len(asks)} questions; the first is {_shown(missing)}",
+                f"holds no reply to {len(missing)} of {len(asks)} questions; the first is {_shown(missing)}"
+                f"{beside}",
                 "run without replay once, with the same judge and data",
             )
         found |= self._paid(list(missing.items()), kind)

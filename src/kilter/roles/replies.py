@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sqlite3
 import threading
 import weakref
@@ -13,11 +14,18 @@ from typing import Any
 
 from kilter.errors import UserError
 
+log = logging.getLogger("kilter")
+
 
 def key_of(question: Mapping[str, Any]) -> str:
     """SHA-256 of all that a reply depends on."""
     text = json.dumps(question, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def digest_of_row(key: str, reply: str) -> str:
+    """SHA-256 of a row: a reply that stands under another question does not fit either."""
+    return hashlib.sha256(f"{key}\n{reply}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 _OPEN: weakref.WeakSet[Replies] = weakref.WeakSet()
@@ -38,7 +46,8 @@ def finish(folder: Path) -> None:
 class Replies:
     """A file of replies by the hash of their question. Several threads and processes may share it.
 
-    Questions are not kept, and neither are failures.
+    Questions are not kept, and neither are failures. Every row has a checksum, which is looked at when it is
+    read: a row that has changed is named, and is as if it were not there.
 
     Args:
         path: the file; it is made where it is absent, but not for reading alone.
@@ -52,7 +61,9 @@ class Replies:
                 field, str(path), "names no file to replay", "give the cache of an earlier run, or no replay"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self._lock = path, threading.Lock()
+        self.path, self.field, self.reading, self._lock = path, field, reading, threading.Lock()
+        self.changed = 0
+        """Rows that were asked for, and are no longer what was kept."""
         try:
             # Autocommit: a reply that was paid for is on disk before the next one is asked for.
             self._base = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
@@ -60,26 +71,59 @@ class Replies:
                 # A kill loses no commit this way, and no reply waits for the disk to spin.
                 self._base.execute("PRAGMA journal_mode=WAL")
                 self._base.execute("PRAGMA synchronous=NORMAL")
-                self._base.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT)")
-            self._base.execute("SELECT key, reply FROM replies LIMIT 1")
+                self._base.execute(
+                    "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT, digest TEXT)"
+                )
+            self._base.execute("SELECT key, reply, digest FROM replies LIMIT 1")
             _OPEN.add(self)
         except sqlite3.DatabaseError as error:
-            raise UserError(
-                field, str(path), f"is not a cache of replies ({error})", "name another file, or remove it"
-            ) from error
+            # Replies without checksums are nobody's word: an older Kilter kept them so.
+            old = "no such column" in str(error)
+            why = (
+                "was kept by an older Kilter, without checksums"
+                if old
+                else f"is not a cache of replies ({error})"
+            )
+            raise UserError(field, str(path), why, "name another file, or remove it") from error
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The reply to a question; None where it has none yet."""
-        with self._lock:
-            row = self._base.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
-        return None if row is None else dict(json.loads(row[0]))
+        """The reply to a question; None where it has none yet, or one that was changed since it was kept.
+
+        Raises:
+            UserError: the file itself is damaged.
+        """
+        try:
+            with self._lock:
+                row = self._base.execute("SELECT reply, digest FROM replies WHERE key = ?", (key,)).fetchone()
+            if row is None:
+                return None
+            reply, digest = (part if isinstance(part, str) else "" for part in row)
+            if digest == digest_of_row(key, reply):
+                return dict(json.loads(reply))
+            self._forget(key)
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                self.field, str(self.path), f"is damaged ({error})", "put it back, or remove it to ask anew"
+            ) from error
+        return None
+
+    def _forget(self, key: str) -> None:
+        """Names a row that was changed, and makes room for the reply that is asked for anew."""
+        self.changed += 1
+        then = "it counts as absent" if self.reading else "its question is asked anew"
+        log.warning("%s: the reply %s was changed since it was kept: %s", self.path, key[:12], then)
+        if not self.reading:
+            with self._lock:
+                self._base.execute("DELETE FROM replies WHERE key = ?", (key,))
 
     def put(self, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Keeps replies. The first reply to a question stays: two processes then read the same one."""
-        values = [(key, json.dumps(reply)) for key, reply in rows]
+        values = [
+            (key, text, digest_of_row(key, text)) for key, text in ((k, json.dumps(r)) for k, r in rows)
+        ]
         if values:
             with self._lock, self._base:
-                self._base.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?)", values)
+                self._base.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?)", values)
 
     def __len__(self) -> int:
         with self._lock:
