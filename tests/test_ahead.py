@@ -206,6 +206,8 @@ def test_in_turn_workers_change_nothing(tiny, tmp_path, method):
     ]
     assert tokens[0] == tokens[1]
     assert len(tokens[0]) == 96
+    # Nothing is ahead of anything, and no line says so.
+    assert not any(name.startswith("async/") for row in there for name in row)
 
 
 @pytest.mark.parametrize("correction", ["decoupled", "anchored"])
@@ -215,6 +217,9 @@ def test_ahead_of_the_weights_a_run_goes_to_its_end(tiny, tmp_path, correction):
     apart = {"rollout": {"place": "apart"}, "correction": correction}
     rows = run(tiny, prompts, tmp_path / "ahead", 2, **apart)
     assert [r["step"] for r in rows] == [1, 2, 3, 4, 5, 6]
+    # The first step's weights are those that drew it; from the third on every answer is two updates old.
+    assert [r["async/staleness_mean"] for r in rows] == [0, 1, 2, 2, 2, 2]
+    assert [r["async/staleness_max"] for r in rows] == [0, 1, 2, 2, 2, 2]
 
 
 def test_the_bench_s_engine_gains_what_lookahead_promises():

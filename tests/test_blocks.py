@@ -200,3 +200,13 @@ def test_staleness_counts_every_token_once(steps):
         return
     assert found["async/staleness_mean"] == pytest.approx(sum(gaps) / len(gaps))
     assert found["async/staleness_max"] == max(gaps)
+
+
+def test_answers_of_one_version_count_where_batches_are_sampled_ahead():
+    old, new = (Completion("a", token_ids=(1,) * n, policy_version=v) for n, v in ((3, 4), (1, 6)))
+    groups = [group(1, old, new, Completion("b"))]
+    assert staleness_metrics(groups, 6) == {}
+    assert staleness_metrics(groups, 6, ahead=True) == {
+        "async/staleness_mean": 1.5,
+        "async/staleness_max": 2.0,
+    }

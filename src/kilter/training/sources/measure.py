@@ -54,14 +54,16 @@ def rollout_metrics(groups: Sequence[Group]) -> Metrics:
     return found | _within_groups(rows) | _by_part(answers)
 
 
-def staleness_metrics(groups: Sequence[Group], version: int) -> Metrics:
+def staleness_metrics(groups: Sequence[Group], version: int, ahead: bool = False) -> Metrics:
     """How many updates behind the weights were that drew the tokens of a step; empty without spans.
 
     Args:
         groups: of the step.
         version: updates that the learner had taken when the step began.
+        ahead: whether answers without spans count as well, each with the one version that drew all of it.
     """
-    spans = [span for g in groups for c in g.completions for span in c.versions]
+    answers = [c for g in groups for c in g.completions]
+    spans = [span for c in answers for span in (c.versions or (_whole(c) if ahead else ()))]
     tokens = sum(end - start for start, end, _ in spans)
     if not tokens:
         return {}
@@ -71,6 +73,12 @@ def staleness_metrics(groups: Sequence[Group], version: int) -> Metrics:
         "async/staleness_mean": behind / tokens,
         "async/staleness_max": float(max(version - drawn for start, end, drawn in spans if end > start)),
     }
+
+
+def _whole(completion: Completion) -> tuple[tuple[int, int, int], ...]:
+    """One span over all tokens; none where nobody knows whose they are."""
+    version = completion.policy_version
+    return () if version is None else ((0, len(completion.token_ids or ()), version),)
 
 
 def _answers(group: Group) -> list[Answer]:

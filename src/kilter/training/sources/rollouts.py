@@ -26,7 +26,7 @@ from kilter.sampling.config import SamplerSpec
 from kilter.seams import Step
 from kilter.training.sources.ahead import Ahead
 from kilter.training.sources.answers import Answers, Asked, own
-from kilter.training.sources.measure import rollout_metrics
+from kilter.training.sources.measure import rollout_metrics, staleness_metrics
 from kilter.training.sources.prompts import PromptOrder
 from kilter.training.sources.select import selected
 from kilter.types import Encoded, Group, Prompt, SamplingParams, Weights
@@ -307,7 +307,9 @@ class RolloutSource:
     def _measured(self) -> Metrics:
         """Metrics of the policy's answers, and how far an ensemble of reward models disagrees."""
         # An opponent says nothing about the policy.
-        found = rollout_metrics(own(self.last, self.answers.opposed))
+        answers = own(self.last, self.answers.opposed)
+        found = rollout_metrics(answers)
+        found |= staleness_metrics(answers, self._version, self.lookahead > 0)
         # Each process knows the mean over the answers that it scored.
         gaps = [(gap, n) for gap, n in self.gather((self.feedback.spread(), self._scored)) if gap is not None]
         total = sum(n for _, n in gaps)
