@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # `make setup-vllm` and `make test-vllm` are optional.
-.PHONY: setup setup-vllm test-vllm quickstart check format test test-all bench clean
+.PHONY: setup setup-vllm test-vllm test-ray quickstart check format test test-all bench clean
 
 setup: $(STAMP)
 
@@ -41,7 +41,12 @@ $(VLLM)/.installed: pyproject.toml constraints.txt
 OLDER := forward logprobs sampling slim models_made golden
 test-vllm: setup-vllm
 	$(VLLM)/bin/python -m pytest tests/test_vllm.py -m vllm
-	$(VLLM)/bin/python -m pytest $(OLDER:%=tests/test_%.py) -m "not slow and not gpu and not vllm"
+	$(VLLM)/bin/python -m pytest $(OLDER:%=tests/test_%.py) -m "not slow and not gpu and not vllm and not ray"
+
+# Ray on top of the environment of `make setup`: some 35 small packages.
+test-ray: setup
+	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt -e ".[cluster]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_ray.py -m ray
 
 quickstart: setup
 	$(BIN)/kilter run recipes/quickstart.yaml
@@ -57,7 +62,7 @@ format: setup
 
 # Two workers of one thread each: the tests' models are small, and a file's fixtures are made once.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not vllm"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not vllm and not ray"
 
 test-all: setup
 	$(BIN)/python -m pytest

@@ -161,7 +161,7 @@ def test_lookahead_pays_when_sampling_and_learning_take_as_long():
     assert ahead == pytest.approx(21.0)
 
 
-def run(tiny, prompts, out, lookahead=None, method="grpo", **cluster):
+def run(tiny, prompts, out, lookahead=None, method="grpo", connect=lambda spec: InlineBackend(), **cluster):
     rewards = out.parent / "rewards.py"
     rewards.write_text(
         "def letters(prompt, completion):\n"
@@ -182,7 +182,7 @@ def run(tiny, prompts, out, lookahead=None, method="grpo", **cluster):
         | ({} if lookahead is None else {"cluster": {"lookahead": lookahead} | cluster})
     )
     data = load(DataSpec(path=str(prompts), heldout=0.0), "prompts")
-    Trainer(spec, tiny, data.train, [], out, connect=lambda spec: InlineBackend()).run()
+    Trainer(spec, tiny, data.train, [], out, connect=connect).run()
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 

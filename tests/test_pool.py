@@ -150,6 +150,25 @@ def test_a_slow_worker_that_makes_progress_is_not_lost():
     assert not told
 
 
+def test_a_worker_is_not_lost_for_the_time_in_which_nobody_looked():
+    backend = InlineBackend(lambda *a: 30.0 if a[2] == "double" else 0.0)
+    told: list[str] = []
+    workers = Pool(backend, "echo", 1, Echo, {}, 31.0, Restarts(0), lambda w, d: told.append(d))
+    asked = [workers.submit("double", x) for x in range(3)]
+    backend.pass_time(80.0)
+    assert [workers.result(r)[0] for r in asked] == [0, 2, 4]
+    assert not told
+
+
+def test_what_cannot_be_loaded_ends_the_start():
+    class Wrong(Echo):
+        def ready(self):
+            raise UserError("start", "x", "names no model", "give one")
+
+    with pytest.raises(UserError, match="names no model"):
+        Pool(InlineBackend(), "echo", 2, Wrong, {}, 10.0, Restarts(2))
+
+
 def test_weights_that_cannot_be_taken_cost_the_worker():
     class Refuses(Echo):
         def load(self, version):

@@ -59,6 +59,8 @@ class Handle(Protocol):
 
     where: str
     """Role, node and process, for people."""
+    log: str
+    """File on its node that has what it printed; "" where there is none."""
 
     def call(self, method: str, *arguments: Any) -> Call:
         """Sends a call, which begins when the earlier ones have ended."""
@@ -93,8 +95,8 @@ class Backend(Protocol):
         """
         ...
 
-    def share(self, value: Any) -> Any:
-        """Puts a large value where workers can read it; what is returned goes into calls."""
+    def share(self, value: Any) -> Callable[[], Any]:
+        """Puts a large value where workers can read it; what is returned goes into calls and reads it."""
         ...
 
     def wait(self, calls: Sequence[Call], seconds: float) -> None:

@@ -52,6 +52,7 @@ class InlineHandle:
     dead: bool = False
     hangs: bool = False
     calls: list[InlineCall] = field(default_factory=list)
+    log: str = ""
 
     @property
     def where(self) -> str:
@@ -108,9 +109,9 @@ class InlineBackend:
         self.handles.append(handle)
         return handle
 
-    def share(self, value: Any) -> Any:
+    def share(self, value: Any) -> Callable[[], Any]:
         """The value itself: there is one memory."""
-        return value
+        return lambda: value
 
     def at(self, seconds: float, what: Callable[[], None]) -> None:
         """Does something when the clock gets there, such as to kill a worker."""

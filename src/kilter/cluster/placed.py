@@ -21,6 +21,7 @@ from kilter.cluster.rollouts import Answerers, Gathered, PooledSampler
 from kilter.cluster.scores import PooledScores
 from kilter.cluster.spec import ClusterSpec
 from kilter.cluster.weights import FileTransport, ObjectTransport, Transport
+from kilter.errors import UserError
 from kilter.models.forward import Scorer
 from kilter.roles.open import OpenSpec
 from kilter.sampling import vllm_transfer
@@ -32,8 +33,17 @@ Connect = Callable[[ClusterSpec], Backend]
 
 
 def connect(spec: ClusterSpec) -> Backend:
-    """The backend that the settings ask for. Nothing else imports ray."""
-    from kilter.cluster.ray import RayBackend
+    """The backend that the settings ask for. Nothing else imports ray.
+
+    Raises:
+        UserError: Ray is not installed.
+    """
+    try:
+        from kilter.cluster.ray import RayBackend
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "cluster", "(given)", "needs Ray, which is not installed", "run: pip install 'kilter[cluster]'"
+        ) from error
 
     return RayBackend(spec)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kilter.cluster.backend import LOST, Backend, Call, Factory, Handle, Report, raised
-from kilter.errors import RunFailed
+from kilter.errors import KilterError, RunFailed
 
 PULSE = 5.0
 """Seconds between two questions whether a worker makes progress."""
@@ -55,7 +55,7 @@ class Slot:
         running: its calls under way, in their order, each with its request.
         pulse: the question whether it makes progress, where one is under way.
         seen: what it answered last.
-        alive_at: when it last made progress.
+        silent: seconds that somebody waited for it since it last made progress.
         asked_at: when it was last asked.
     """
 
@@ -64,7 +64,7 @@ class Slot:
     running: list[tuple[Call, Request]] = field(default_factory=list)
     pulse: Call | None = None
     seen: Any = None
-    alive_at: float = 0.0
+    silent: float = 0.0
     asked_at: float = 0.0
 
 
@@ -102,14 +102,19 @@ class Pool:
         self.restarts, self.tell = restarts or Restarts(0), tell
         self._make, self._arguments, self._at_once = make, dict(arguments), at_once
         self._greeting: dict[str, tuple[Any, ...]] = {}
+        self._serving = False
         self.slots: list[Slot] = []
         # One after the other: engines that load at once may together need more memory than there is.
         for number in range(size):
             slot = Slot(number, self._started(number))
             self.slots.append(slot)
-            self._touch(slot)
-            self._send(slot, Request("ready", ()))
-            self._until(lambda s=slot: not s.running)  # type: ignore[misc]
+            ready = Request("ready", ())
+            self._send(slot, ready)
+            self._until(lambda r=ready: r.done)  # type: ignore[misc]
+            # What cannot be loaded once cannot be loaded again.
+            if ready.report is not None and ready.report.kind not in ("", LOST):
+                raise raised(ready.report)
+        self._serving = True
 
     @property
     def size(self) -> int:
@@ -157,7 +162,11 @@ class Pool:
         calls = [call for slot in self.slots for call, _ in slot.running]
         calls += [slot.pulse for slot in self.slots if slot.pulse is not None]
         if calls:
+            begin = self.backend.now()
             self.backend.wait(calls, min(seconds, self.stall / 4))
+            # While nobody looks nobody can know: only time of waiting counts.
+            for slot in self.slots:
+                slot.silent += self.backend.now() - begin
         for slot in list(self.slots):
             self._collect(slot)
         for slot in list(self.slots):
@@ -181,12 +190,9 @@ class Pool:
     def _send(self, slot: Slot, request: Request) -> None:
         # A worker that had nothing to do was not idle for want of progress.
         if not slot.running:
-            self._touch(slot)
+            slot.silent = 0.0
         request.attempts += 1
         slot.running.append((slot.handle.call(request.method, *request.arguments), request))
-
-    def _touch(self, slot: Slot) -> None:
-        slot.alive_at = self.backend.now()
 
     def _collect(self, slot: Slot) -> None:
         """Takes the answers of one worker that are there."""
@@ -196,11 +202,12 @@ class Pool:
                 self._lose(slot, " ".join(map(str, report.arguments)))
                 return
             # A worker that could not take the weights must not answer with the old ones.
-            if report.kind and request.method in self._greeting:
+            needed = [*self._greeting, *(["ready"] if self._serving else [])]
+            if report.kind and request.method in needed:
                 self._lose(slot, f"{request.method} failed ({' '.join(map(str, report.arguments))})")
                 return
             slot.running.remove((call, request))
-            self._touch(slot)
+            slot.silent = 0.0
             # An answer that came twice counts once.
             request.report = request.report or report
 
@@ -215,12 +222,12 @@ class Pool:
                 self._lose(slot, " ".join(map(str, report.arguments)))
                 return
             if not report.kind and report.value != slot.seen:
-                slot.seen, slot.alive_at = report.value, now
+                slot.seen, slot.silent = report.value, 0.0
         if not slot.running:
             return
         if slot.pulse is None and now - slot.asked_at >= min(PULSE, self.stall / 4):
             slot.pulse, slot.asked_at = slot.handle.control("pulse"), now
-        if now - slot.alive_at > self.stall:
+        if slot.silent > self.stall:
             self._lose(slot, f"it made no progress for {self.stall:g} s")
 
     def _lose(self, slot: Slot, cause: str) -> None:
@@ -229,7 +236,8 @@ class Pool:
         self.slots.remove(slot)
         orphans = [request for _, request in slot.running if not request.done]
         slot.running, slot.pulse = [], None
-        detail = f"{slot.handle.where} is lost: {cause}"
+        log = f" (its log: {slot.handle.log})" if slot.handle.log else ""
+        detail = f"{slot.handle.where} is lost: {cause}{log}"
         self.tell("lost worker", detail)
 
         # A greeting concerned the lost worker alone: its successor is greeted anew.
@@ -239,7 +247,10 @@ class Pool:
                 request.report = Report(kind=LOST, arguments=(cause,), where=slot.handle.where)
         if self.restarts.left > 0:
             self.restarts.left -= 1
-            self._replace(slot)
+            try:
+                self._replace(slot)
+            except KilterError as error:
+                self.tell("no replacement", str(error))
         if not self.slots:
             raise self._empty(detail)
         for request in again:

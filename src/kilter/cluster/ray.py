@@ -2,138 +2,383 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import pickle
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import metadata
 from typing import Any
 
-from kilter.cluster.backend import LOST, Factory, Report, run
+import psutil
+import ray
+
+from kilter.cluster.backend import LOST, Factory, Report, raised, run
 from kilter.cluster.spec import ClusterSpec
 from kilter.errors import UserError
+from kilter.version import __version__
+
+UNAVAILABLE = 30.0
+"""Seconds for which Ray may not reach a worker before it counts as lost: a node that falls out takes 19."""
+
+REPLACEMENT = 30.0
+"""Seconds that a lost worker's successor waits for its place, while the others go on."""
+
+LOOK = 10.0
+"""Seconds between two lines that say what is waited for."""
+
+SEES_ALL = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
+"""Lets an actor see GPUs that are not its own."""
+
+BESIDE = "beside"
+"""The lane of calls that wait for no other."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of what two machines must have alike, as far as it is installed here."""
+    found = {"kilter": __version__, "python": platform.python_version()}
+    for name in ("torch", "ray", "vllm"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def require_same_versions(here: Mapping[str, str], there: Mapping[str, str], node: str) -> None:
+    """Raises UserError where a node has another version of anything that both have."""
+    wrong = [f"{n} {there[n]} where this machine has {v}" for n, v in here.items() if there.get(n, v) != v]
+    if wrong:
+        raise UserError(
+            "cluster.address",
+            "(given)",
+            f"leads to node {node}, which has {' and '.join(wrong)}",
+            "install the same versions on all machines",
+        )
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a fresh worker says of itself, before it loads anything."""
+
+    where: str
+    node: str
+    address: str
+    process: int
+    log: str
+    versions: Mapping[str, str]
 
 
 class Held:
-    """What an actor runs: the worker's object, made in the actor's own process."""
+    """What an actor runs. The worker's object is made by its first call, after its versions were compared."""
 
-    def __init__(self, role: str, number: int, make: Factory, arguments: Mapping[str, Any]) -> None:
-        import ray
+    def __init__(self, role: str, number: int) -> None:
+        self.node, self.address = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
+        self.where = f"{role} {number} (node {self.address}, process {os.getpid()})"
+        self.object: Any = None
+        self.failed: Report | None = None
+        self.built = threading.Event()
 
-        node = ray.get_runtime_context().get_node_id()[:8]
-        self.where = f"{role} {number} (node {node}, process {os.getpid()})"
+    def hello(self) -> Hello:
+        """Who and where this is. Ray sends a worker's standard error to a file of its node."""
+        log = os.path.realpath("/proc/self/fd/2")
+        return Hello(self.where, self.node, self.address, os.getpid(), log, versions())
+
+    def build(self, packed: bytes) -> None:
+        """Makes the object; what goes wrong is the answer to every later call.
+
+        Args:
+            packed: what makes it and the arguments, still pickled. To read them imports much, and while Ray
+                itself reads them no other lane can.
+        """
+        report = run(self, "_make", (packed,), self.where)
+        self.failed = report if report.kind else None
+        self.built.set()
+
+    def _make(self, packed: bytes) -> None:
+        make, arguments = pickle.loads(packed)
         self.object = make(**arguments)
 
     def call(self, method: str, arguments: Sequence[Any]) -> Report:
         """One call, its errors as data."""
-        return run(self.object, method, arguments, self.where)
+        self.built.wait()
+        return self.failed or run(self.object, method, arguments, self.where)
 
     def control(self, method: str, arguments: Sequence[Any]) -> Report:
-        """The same beside the calls under way."""
-        return run(self.object, method, arguments, self.where)
+        """The same beside the calls under way. Who still loads makes progress as long as it computes."""
+        return self.call(method, arguments) if self.built.is_set() else Report(_cpu_seconds())
+
+
+def _cpu_seconds() -> int:
+    """Seconds of computing by this process and those that it started, such as an engine's."""
+    total = 0.0
+    me = psutil.Process()
+    for process in (me, *me.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            total += sum(process.cpu_times()[:2])
+    return int(total)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A value in Ray's object store. Called, it is read: on the node that holds it nothing is copied."""
+
+    reference: Any
+
+    def __call__(self) -> Any:
+        return ray.get(self.reference)
 
 
 @dataclass(eq=False)
 class RayCall:
-    """A call whose answer is an object of Ray."""
+    """A call under way. again: sends it once more."""
 
+    handle: RayHandle
+    again: Callable[[], Any]
     reference: Any
-    where: str
+    found: Report | None = None
 
     def done(self) -> bool:
         """Whether Ray has its answer, or knows that none will come."""
-        import ray
-
-        return bool(ray.wait([self.reference], timeout=0)[0])
+        if self.found is None and ray.wait([self.reference], timeout=0)[0]:
+            self.handle.take(self)
+        return self.found is not None
 
     def report(self) -> Report:
         """How it ended; LOST where the actor is gone."""
-        import ray
-
-        try:
-            found: Report = ray.get(self.reference)
-            return found
-        except ray.exceptions.RayError as error:
-            return Report(kind=LOST, arguments=(str(error).strip().splitlines()[0],), where=self.where)
+        assert self.found is not None, "the call is still under way"
+        return self.found
 
 
 @dataclass(eq=False)
 class RayHandle:
-    """One actor."""
+    """One actor.
+
+    Args:
+        actor: Ray's handle.
+        place: its placement group.
+        hello: what it said of itself.
+        sent: calls under way, in their order.
+        since: when Ray last ceased to reach it, None while it does.
+    """
 
     actor: Any
-    where: str
+    place: Any
+    hello: Hello
+    sent: list[RayCall] = field(default_factory=list)
+    since: float | None = None
+
+    def __post_init__(self) -> None:
+        self.where, self.log = self.hello.where, self.hello.log
 
     def call(self, method: str, *arguments: Any) -> RayCall:
         """Sends a call behind the earlier ones."""
-        return RayCall(self.actor.call.remote(method, arguments), self.where)
+        again = partial(self.actor.call.remote, method, arguments)
+        self.sent.append(RayCall(self, again, again()))
+        return self.sent[-1]
 
     def control(self, method: str, *arguments: Any) -> RayCall:
-        """Sends a call past the others."""
-        return RayCall(
-            self.actor.control.options(concurrency_group="beside").remote(method, arguments), self.where
-        )
+        """Sends a call past the others. It is not sent again."""
+        lane = self.actor.control.options(concurrency_group=BESIDE)
+        return RayCall(self, lambda: None, lane.remote(method, arguments))
+
+    def take(self, call: RayCall) -> None:
+        """Reads an answer, or sends again what a worker may not have got.
+
+        Raises nothing: errors are in the report.
+        """
+        try:
+            call.found, self.since = ray.get(call.reference), None
+        except ray.exceptions.ActorUnavailableError:
+            self.since = self.since or time.monotonic()
+            if call not in self.sent:
+                call.found = Report(kind="unavailable", where=self.where)
+            elif time.monotonic() - self.since > UNAVAILABLE:
+                call.found = self._lost(f"it could not be reached for {UNAVAILABLE:g} s")
+            else:
+                # All that comes behind it goes again too: its order is what makes weights and answers agree.
+                time.sleep(0.2)
+                for later in self.sent[self.sent.index(call) :]:
+                    later.reference, later.found = later.again(), None
+        except ray.exceptions.RayError as error:
+            call.found = self._lost(_cause(error))
+        if call.found is not None and call in self.sent:
+            self.sent.remove(call)
+
+    def _lost(self, cause: str) -> Report:
+        return Report(kind=LOST, arguments=(cause,), where=self.where)
 
     def kill(self) -> None:
-        """Ends the actor's process."""
-        import ray
+        """Ends the actor's process; a stopped one does not hear Ray, and is ended by the system."""
+        with contextlib.suppress(ray.exceptions.RayError, ValueError):
+            ray.kill(self.actor, no_restart=True)
+        if self.hello.node == ray.get_runtime_context().get_node_id():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.hello.process, signal.SIGKILL)
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.util.remove_placement_group(self.place)
 
-        ray.kill(self.actor, no_restart=True)
+
+def _cause(error: BaseException) -> str:
+    """Ray's reason in a few words: its own text is a page."""
+    text = str(error)
+    if "node" in text and ("dead" in text or "died" in text) and "worker process has died" not in text:
+        return "its node is gone"
+    if isinstance(error, ray.exceptions.ActorDiedError):
+        return "its process ended (it was killed, or it crashed; often out of memory)"
+    return f"{type(error).__name__}: {text.strip().splitlines()[0]}"
 
 
 class RayBackend:
-    """Connects to Ray, or starts one of its own on this machine."""
+    """Connects to Ray, or starts one of its own on this machine.
 
-    def __init__(self, spec: ClusterSpec) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise UserError(
-                "cluster", "(given)", "needs Ray, which is not installed", "run: pip install 'kilter[ray]'"
-            ) from error
-        self.ray, self.spec = ray, spec
+    Args:
+        spec: where the roles run.
+        say: takes a line about what is waited for.
+    """
+
+    def __init__(
+        self, spec: ClusterSpec, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
+    ) -> None:
+        self.spec, self.say = spec, say
+        self.handles: list[RayHandle] = []
+        self._begun: set[tuple[str, int]] = set()
         self._own = not ray.is_initialized()
         if self._own:
-            address = None if spec.address == "local" else spec.address
-            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            self._connect()
+        self.actor = ray.remote(concurrency_groups={BESIDE: 1})(Held)
+
+    def _connect(self) -> None:
+        # Nothing is reported to Ray's makers; workers print to files of their nodes.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray would let everybody else on the machine go first.
+        os.environ.setdefault("RAY_worker_niceness", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray._private.worker._worker_logs_enabled = False
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if self.spec.address == "local":
+            # Roles without a wish share the cores, as the processes of a machine do.
+            free = sum(r.workers for r in self.spec.roles().values() if r.place != "here" and not r.cores)
+            cores = max(os.cpu_count() or 1, free)
+            ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+            return
+        try:
+            ray.init(address=self.spec.address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                "cluster.address",
+                self.spec.address,
+                f"leads to no Ray ({reason})",
+                "start it with `ray start --head`, or use address: local",
+            ) from error
 
     def start(
         self, role: str, number: int, make: Factory, arguments: Mapping[str, Any], at_once: int = 1
     ) -> RayHandle:
-        """Starts an actor that holds what `make` makes."""
-        asked = self.spec.roles()[role]
-        gpus = min(1, int(self.ray.cluster_resources().get("GPU", 0))) if asked.gpus is None else asked.gpus
-        environment = {}
-        if asked.place == "beside":
-            # It shares the learner's GPUs, which Ray has given to nobody, and must see them.
-            gpus, environment = 0, {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
-        actor = (
-            self.ray.remote(Held)
-            .options(
-                num_cpus=asked.cores or 1,
-                num_gpus=gpus,
-                resources=asked.resources,
-                max_concurrency=at_once,
-                concurrency_groups={"beside": 1},
-                runtime_env={"env_vars": environment},
-            )
-            .remote(role, number, make, dict(arguments))
-        )
-        return RayHandle(actor, f"{role} {number}")
+        """Starts an actor that holds what `make` makes, when its place is free."""
+        # A successor must not hold up those who go on.
+        first, seconds = (role, number) not in self._begun, self.spec.wait_for_resources
+        self._begun.add((role, number))
+        wanted = self._wanted(role)
+        place = self._placed(role, wanted, seconds if first else min(seconds, REPLACEMENT))
 
-    def share(self, value: Any) -> Any:
+        # It says who it is before it loads anything.
+        strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(place)
+        cpus, gpus, others = wanted.get("CPU", 0), wanted.get("GPU", 0), dict(wanted)
+        for name in ("CPU", "GPU"):
+            others.pop(name, None)
+        actor = self.actor.options(
+            num_cpus=cpus,
+            num_gpus=gpus,
+            resources=others,
+            scheduling_strategy=strategy,
+            max_concurrency=at_once,
+            runtime_env={"env_vars": SEES_ALL} if self.spec.roles()[role].place == "beside" else None,
+        ).remote(role, number)
+        try:
+            hello = ray.get(actor.hello.remote(), timeout=max(60.0, self.spec.stall))
+        except ray.exceptions.RayError as error:
+            ray.util.remove_placement_group(place)
+            lost = Report(kind=LOST, arguments=(_cause(error),), where=f"{role} {number}")
+            raise raised(lost) from error
+        handle = RayHandle(actor, place, hello)
+        self.handles.append(handle)
+        require_same_versions(versions(), hello.versions, hello.address)
+        actor.build.remote(pickle.dumps((make, dict(arguments))))
+        return handle
+
+    def _wanted(self, role: str) -> dict[str, float]:
+        """What one worker of a role takes."""
+        asked = self.spec.roles()[role]
+        gpus = min(1, int(ray.cluster_resources().get("GPU", 0))) if asked.gpus is None else asked.gpus
+        # Who is beside the learner shares its GPUs, which Ray has given to nobody.
+        gpus = 0 if asked.place == "beside" else gpus
+        return {"CPU": asked.cores or 1} | ({"GPU": gpus} if gpus else {}) | asked.resources
+
+    def _placed(self, role: str, wanted: Mapping[str, float], seconds: float) -> Any:
+        """A placement group for one worker. While it waits it says what is missing.
+
+        Raises:
+            UserError: the time is over, or no node of this process's own Ray is large enough.
+        """
+        group, end = ray.util.placement_group([dict(wanted)]), time.monotonic() + seconds
+        # An own Ray does not grow.
+        hopeless = self._own and self.spec.address == "local" and not _fits(wanted)
+        while not group.wait(0.01 if hopeless else max(0.01, min(LOOK, end - time.monotonic()))):
+            if hopeless or time.monotonic() >= end:
+                ray.util.remove_placement_group(group)
+                raise UserError(
+                    f"cluster.{role}",
+                    "(given)",
+                    f"finds no place: each worker wants {_amounts(wanted)}; {_free(wanted)}",
+                    "ask for less, add machines, or raise cluster.wait_for_resources",
+                )
+            self.say(f"waiting for {role}: each worker wants {_amounts(wanted)}; {_free(wanted)}")
+        return group
+
+    def share(self, value: Any) -> Shared:
         """Puts it into Ray's object store."""
-        return self.ray.put(value)
+        return Shared(ray.put(value))
 
     def wait(self, calls: Sequence[Any], seconds: float) -> None:
         """Until one of them is done."""
-        self.ray.wait([call.reference for call in calls], timeout=seconds)
+        ray.wait([call.reference for call in calls], timeout=seconds)
 
     def now(self) -> float:
         """The machine's clock."""
-        import time
-
         return time.monotonic()
 
     def close(self) -> None:
-        """Ends what was started here."""
+        """Ends the workers, and Ray itself where it was started here. Another's Ray goes on."""
+        for handle in self.handles:
+            handle.kill()
         if self._own:
-            self.ray.shutdown()
+            ray.shutdown()
+
+
+def _amounts(amounts: Mapping[str, float]) -> str:
+    return ", ".join(f"{value:g} {name}" for name, value in amounts.items())
+
+
+def _fits(wanted: Mapping[str, float]) -> bool:
+    """Whether any node could hold it, were all of it free."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return any(all(node.get(name, 0) >= value for name, value in wanted.items()) for node in nodes)
+
+
+def _free(wanted: Mapping[str, float]) -> str:
+    """What each node has free of what is wanted."""
+    free = ray._private.state.available_resources_per_node()
+    lines = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            left, all_ = free.get(node["NodeID"], {}), node["Resources"]
+            parts = [f"{left.get(n, 0):g} of {all_.get(n, 0):g} {n}" for n in wanted]
+            lines.append(f"node {node['NodeManagerAddress']} has {', '.join(parts)} free")
+    return "; ".join(lines) or "no node is there"

@@ -144,7 +144,7 @@ def fetch_object(place: Any) -> dict[str, Tensor]:
         name: torch.from_numpy(np.array(flat, copy=not flat.flags.writeable))
         .view(getattr(torch, dtype))
         .view(shape)
-        for name, (dtype, (shape, flat)) in place.items()
+        for name, (dtype, (shape, flat)) in place().items()
     }
 
 

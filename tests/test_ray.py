@@ -1,0 +1,174 @@
+"""Roles in processes of Ray: the same numbers as in this process, and whatever is killed, an end in time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from ray_workers import Echo
+
+ray = pytest.importorskip("ray", reason="Ray is not installed (make test-ray)")
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
+
+from kilter.cluster.pool import Pool, Restarts  # noqa: E402
+from kilter.cluster.ray import RayBackend, require_same_versions, versions  # noqa: E402
+from kilter.cluster.spec import ClusterSpec  # noqa: E402
+from kilter.errors import RunFailed, UserError  # noqa: E402
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def head():
+    """One Ray for all tests, with more cores than there are: roles wait, they do not compute."""
+    from ray.cluster_utils import Cluster
+
+    paths = [str(TESTS), *(p for p in os.environ.get("PYTHONPATH", "").split(":") if p)]
+    os.environ["PYTHONPATH"] = ":".join(dict.fromkeys(paths))
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 16, "include_dashboard": False})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def spec(**fields):
+    return ClusterSpec.model_validate({"address": "auto", "rollout": {"place": "apart"}} | fields)
+
+
+@pytest.fixture
+def pool(head):
+    """Makes pools of Echo workers: (size, stall, restarts, ...) -> (pool, events)."""
+    made = []
+
+    def make(size=2, stall=10.0, restarts=3, arguments=None, **fields):
+        backend, told = RayBackend(spec(stall=stall, **fields)), []
+        made.append(backend)
+        tell = lambda what, detail: told.append((what, detail))
+        found = Pool(backend, "rollout", size, Echo, arguments or {}, stall, Restarts(restarts), tell)
+        return found, told
+
+    yield make
+    for backend in made:
+        backend.close()
+
+
+def pids(workers):
+    return [slot.handle.hello.process for slot in workers.slots]
+
+
+def alive(pid):
+    try:
+        return "zombie" not in Path(f"/proc/{pid}/status").read_text().lower()
+    except OSError:
+        return False
+
+
+def gone(pid, seconds=5.0):
+    end = time.monotonic() + seconds
+    while alive(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not alive(pid)
+
+
+def test_errors_cross_as_what_they_were(pool):
+    workers, _ = pool(1)
+    with pytest.raises(UserError, match=r"`a` = '\[1, 2\]' is wrong"):
+        workers.result(workers.submit("wrong"))
+    with pytest.raises(RunFailed, match="It failed") as found:
+        workers.result(workers.submit("failed"))
+    assert found.value.note == "note"
+
+
+def test_what_cannot_be_loaded_ends_the_start(pool):
+    with pytest.raises(UserError, match="names no model"):
+        pool(1, arguments={"wrong": True})
+
+
+def test_calls_keep_their_order_and_control_goes_past_them(pool):
+    workers, _ = pool(1)
+    asked = [workers.submit("double", 1, 0.5)]
+    workers.every("load", 7)
+    asked.append(workers.submit("double", 2))
+    begin = time.monotonic()
+    beside = workers.slots[0].handle.control("pulse")
+    while not beside.done():
+        workers.backend.wait([beside], 1.0)
+    assert time.monotonic() - begin < 0.4
+    assert [workers.result(r)[:2] for r in asked] == [(2, 0), (4, 7)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_is_killed_or_stopped_is_replaced_and_really_ends(pool, number):
+    workers, told = pool(2, stall=2.0)
+    workers.greet("load", 3)
+    workers.every("load", 3)
+    victim = pids(workers)[1]
+    asked = [workers.submit("double", x, 0.3) for x in range(6)]
+    os.kill(victim, number)
+    assert [workers.result(r)[0] for r in asked] == [0, 2, 4, 6, 8, 10]
+    assert [what for what, _ in told] == ["lost worker"]
+    assert f"process {victim}" in told[0][1]
+    assert "its log: /" in told[0][1]
+    assert Path(told[0][1].split("its log: ")[1].rstrip(")")).is_file()
+    assert gone(victim)
+    assert {workers.result(r)[1] for r in [workers.submit("double", 1) for _ in range(2)]} == {3}
+
+
+@pytest.mark.parametrize("version", ["raises", "never acknowledged"])
+def test_weights_that_are_not_taken_cost_the_worker(pool, version):
+    workers, told = pool(1, stall=2.0, restarts=1)
+    workers.greet("load", version)
+    workers.every("load", version)
+    begin = time.monotonic()
+    with pytest.raises(RunFailed, match="No rollout worker is left"):
+        workers.result(workers.submit("double", 1))
+    assert time.monotonic() - begin < 30
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize("name", ["torch", "python", "kilter", "ray"])
+def test_a_node_with_another_version_is_named_before_anything_loads(name):
+    here = versions()
+    require_same_versions(here, here | {"vllm": "1.0"}, "10.0.0.2")
+    with pytest.raises(
+        UserError, match=rf"node 10.0.0.2, which has {name} 0.0 where .* {here[name]}"
+    ) as found:
+        require_same_versions(here, here | {name: "0.0"}, "10.0.0.2")
+    assert found.value.code == 2
+
+
+def test_a_place_that_never_comes_names_what_is_wanted_and_free(pool, capsys):
+    with pytest.raises(UserError) as found:
+        pool(1, wait_for_resources=1.0, rollout={"place": "apart", "cores": 2, "resources": {"tpu": 1}})
+    assert "wants 2 CPU, 1 tpu; node" in str(found.value)
+    assert "16 of 16 CPU, 0 of 0 tpu free" in str(found.value)
+    assert found.value.code == 2
+
+
+@pytest.mark.parametrize(("method", "engines"), [("grpo", 2), ("ppo", 1), ("online_dpo", 1), ("remax", 1)])
+def test_in_turn_ray_changes_nothing(head, tiny, tmp_path, method, engines):
+    from kilter.data import store
+    from test_ahead import NUMBERS
+    from test_ahead import run as trained
+
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Say {chr(97 + i)}"}) + "\n" for i in range(16)))
+    here = trained(tiny, prompts, tmp_path / "here", method=method)
+    apart = {"address": "auto", "rollout": {"place": "apart", "engines": engines}, "verify_weights": 1}
+    there = trained(tiny, prompts, tmp_path / "there", 0, method, connect=RayBackend, **apart)
+    for name in NUMBERS:
+        assert [r[name] for r in there] == pytest.approx([r[name] for r in here], rel=1e-6, abs=1e-6)
+    tokens = [
+        [c.token_ids for g in store.read(tmp_path / at / "groups.jsonl") for c in g.completions]
+        for at in ("here", "there")
+    ]
+    assert tokens[0] == tokens[1]
+    assert len(tokens[0]) == 96
