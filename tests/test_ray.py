@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -139,7 +140,7 @@ def test_a_node_with_another_version_is_named_before_anything_loads(name):
     here = versions()
     require_same_versions(here, here | {"vllm": "1.0"}, "10.0.0.2")
     with pytest.raises(
-        UserError, match=rf"node 10.0.0.2, which has {name} 0.0 where .* {here[name]}"
+        UserError, match=rf"node 10.0.0.2, which has {name} 0.0 where .* {re.escape(here[name])}"
     ) as found:
         require_same_versions(here, here | {name: "0.0"}, "10.0.0.2")
     assert found.value.code == 2
