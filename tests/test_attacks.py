@@ -237,6 +237,46 @@ def test_a_packed_bomb_is_not_unpacked(tmp_path, monkeypatch):
     assert sum(1 for _ in read.rows(str(path))) == 30_000
 
 
+def test_a_parquet_bomb_is_refused_by_its_footer(tmp_path, monkeypatch):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(read, "PACKED", 1 << 20)
+    path = tmp_path / "bomb.parquet"
+    rows = [{"prompt": "a", "chosen": " " * (1 << 19) + str(i)} for i in range(32)]
+    pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd", use_dictionary=False)
+    assert path.stat().st_size < 1 << 15
+    with monkeypatch.context() as patch:
+        patch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: pytest.fail("it was unpacked"))
+        with pytest.raises(UserError, match=r"bomb\.parquet' takes more than 200 times its size"):
+            list(read.rows(str(path)))
+    # What is merely packed well is read.
+    monkeypatch.setattr(read, "RATIO", 1 << 20)
+    assert [row["chosen"][-2:].strip() for _, row in read.rows(str(path))] == [str(i) for i in range(32)]
+
+
+def test_a_text_that_many_rows_share_does_not_fill_the_memory(tmp_path, monkeypatch):
+    """It stands in the file once, and would stand in a batch once per row."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "shared.parquet"
+    rows = [{"prompt": str(i), "chosen": "x" * 100_000} for i in range(3000)]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    assert path.stat().st_size < 1 << 17
+    monkeypatch.setattr(read, "AT_ONCE", 1 << 22)
+    original, sizes = pq.ParquetFile.iter_batches, []
+
+    def batches(self, batch_size):
+        for batch in original(self, batch_size=batch_size):
+            sizes.append(batch.nbytes)
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", batches)
+    assert sum(len(row["chosen"]) for _, row in read.rows(str(path))) == 3000 * 100_000
+    assert max(sizes) <= 1 << 22
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.json"])
 def test_a_row_or_an_array_without_end_is_refused(tmp_path, monkeypatch, name):
     monkeypatch.setattr(read, "LONGEST_ROW", 1000)

@@ -155,6 +155,17 @@ PACKED, RATIO = 1 << 28, 200
 """A file is a bomb that unpacks to more bytes than the first, and to more than the second times its own."""
 
 
+AT_ONCE, ROWS = 1 << 31, 1024
+"""Bytes that a batch of a Parquet file can come to at most, and rows of one: texts are stored once each."""
+
+
+def _refuse_bomb(path: Path, packed: int, unpacked: int) -> None:
+    """Raises UserError where a file takes far more room than data of its size can."""
+    if unpacked > max(PACKED, RATIO * packed):
+        problem = f"takes more than {RATIO} times its size when it is unpacked"
+        raise UserError("file", str(path), problem, "give the unpacked file, if you trust it")
+
+
 class _Unpacked(gzip.GzipFile):
     """A packed file that is read no further than data of its size can reach."""
 
@@ -165,9 +176,7 @@ class _Unpacked(gzip.GzipFile):
     def read1(self, size: int = -1) -> bytes:
         """Some bytes. Raises UserError where they have become too many."""
         found = super().read1(size)
-        if self.tell() > max(PACKED, RATIO * self.packed):
-            problem = f"takes more than {RATIO} times its size when it is unpacked"
-            raise UserError("file", str(self.path), problem, "give the unpacked file, if you trust it")
+        _refuse_bomb(self.path, self.packed, self.tell())
         return found
 
     def read(self, size: int | None = -1) -> bytes:
@@ -218,7 +227,14 @@ def _parquet(path: Path, field: str) -> Rows:
     index = 0
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
+            # The footer says what the columns come to, before any of them is unpacked.
+            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+            columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+            _refuse_bomb(path, path.stat().st_size, sum(c.total_uncompressed_size for c in columns))
+
+            # A text that many rows share stands in the file once, and in a batch once per row.
+            shared = max((c.total_uncompressed_size for c in columns if c.has_dictionary_page), default=0)
+            for batch in file.iter_batches(batch_size=max(1, min(ROWS, AT_ONCE // max(1, shared)))):
                 for row in batch.to_pylist():
                     index += 1
                     yield f"{path}:{index}", row
