@@ -11,10 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kilter.chain import files_of
 from kilter.data import blocks, read, store
 from kilter.data.dataset import DataSpec, load
 from kilter.data.source import SourceSpec
 from kilter.errors import UserError
+from kilter.manifest import Manifest
+from kilter.release import trace
 from kilter.training.sources.measure import staleness_metrics
 from kilter.types import Completion, Feedback, Group, Prompt
 
@@ -174,6 +177,19 @@ def test_a_row_names_no_file_of_another_folder(tmp_path):
     path.write_text(path.read_text().replace('"groups.tokens"', '"../groups.tokens"'))
     with pytest.raises(UserError, match="another folder"):
         list(store.read(path))
+
+
+def test_the_history_of_a_rollout_looks_at_its_tokens_too(tmp_path):
+    """A train stage's rollouts are none of its results, and still files that it left."""
+    written(tmp_path)
+    left = Manifest("run", "train", "k" * 16, {}, status="done", outputs={"model": "m"}, inputs={})
+    left.files = files_of(tmp_path)
+    left.write(tmp_path)
+    said = lambda: list(trace.lines(trace.find(tmp_path, "0")))[-1]
+    assert "as it was written" in said()
+    tokens = tmp_path / "groups.tokens"
+    tokens.write_bytes(tokens.read_bytes() + b"x")
+    assert "its tokens in groups.tokens have CHANGED since" in said()
 
 
 def test_a_users_own_column_named_tokens_is_left_alone():

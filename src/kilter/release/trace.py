@@ -12,6 +12,7 @@ import yaml
 from kilter import manifest as manifests
 from kilter.artifacts import sha256_file
 from kilter.data import store
+from kilter.data.blocks import SUFFIX
 from kilter.data.dataset import prompt_key
 from kilter.data.lineage import lineage, row_id
 from kilter.errors import UserError, nearest
@@ -153,13 +154,27 @@ def _files(found: Traced) -> Iterator[str]:
         if entry is None:
             continue
         folder = found.folder if alone else found.run / name
-        now, then = sha256_file(folder / ROWS), entry.outputs.get("data", "")
-        same = "as it was written" if now == then else f"CHANGED since, it was {then[:16]}"
+        now = sha256_file(folder / ROWS)
+        same = _since(folder, entry, now)
         yield f"  {name}: {now[:16]}, {same}; settings and inputs {entry.key[:16]}, {entry.started}"
     for name, entry in entries.items():
         if entry is not None and entry.kind == "train" and _learned(found, entry):
             model = entry.outputs.get("model", entry.status)[:16]
             yield f"  {name}: learned from it; model {model}, {entry.started}"
+
+
+def _since(folder: Path, entry: Manifest, now: str) -> str:
+    """Whether the rows, and their tokens beside them, are what the stage left."""
+    # The rollouts of a train stage are none of its results, but files of it like any other.
+    then = entry.outputs.get("data") or entry.files.get(ROWS)
+    if then is None:
+        return "of a stage that has not ended"
+    if now != then:
+        return f"CHANGED since, it was {then[:16]}"
+    tokens = folder / Path(ROWS).with_suffix(SUFFIX)
+    kept = entry.files.get(tokens.name)
+    same = kept is None or (tokens.is_file() and sha256_file(tokens) == kept)
+    return "as it was written" if same else f"and its tokens in {tokens.name} have CHANGED since"
 
 
 def _learned(found: Traced, entry: Manifest) -> bool:
