@@ -46,6 +46,14 @@ def test_the_table_of_metrics_is_what_the_registry_has():
     assert script.PAGE.read_text() == script.page(script.PAGE.read_text())
 
 
+def test_the_table_of_the_response_classifier_is_what_was_measured():
+    """`python docs/list_styles.py` writes it."""
+    spec = importlib.util.spec_from_file_location("list_styles", DOCS / "list_styles.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.table() in (DOCS / "response-classifier.md").read_text()
+
+
 def test_the_page_of_train_options_has_every_option():
     text = (DOCS / "train-options.md").read_text()
     leaves = [o.path[-1].replace("_", "-") for o in OPTIONS if not o.hidden]

@@ -21,8 +21,18 @@ PARTS = ("first", "opening", "body", "end")
 _COMMON = 3
 """Words up to this length do not tell whether an answer speaks of what was asked."""
 
-LENGTHS = ("log_words", "n_sentences", "steps_found", "log_after")
-PROMPTED = ("prompt_known", "spoken_of_first", "spoken_of_body", *PROMPT_PATTERNS)
+SIGNS = (
+    *("unable", "inability", "nothing_to_help", "decline", "sorry", "as_an_ai", "guidelines", "comfort"),
+    *("stops", "disagrees", "judges", "moral", "never", "no_reason", "advises", "should_not", "everyone"),
+    *("values", "ignorance", "lost", "asks_back", "vague", "no_access", "not_real", "seek", "soft"),
+    "sends_away",
+)
+"""Clues that a refusal may have; an answer that has none of them helps, however short it is."""
+
+LENGTHS = ("log_words", "n_sentences", "steps_found", "log_after", "no_sign", "few_words")
+PROMPTED = ("prompt_known", "spoken_of_first", "spoken_of_body")
+"""What was asked counts beside a clue of the answer alone: "how do I" is no sign that anybody declined."""
+
 CROSSED = (
     *(
         ("first.judges", other)
@@ -39,6 +49,10 @@ CROSSED = (
     *(("first.soft", other) for other in ("any.but_can", "log_after", "steps_found", "any.sends_away")),
     *(("first.comfort", other) for other in ("any.but_can", "steps_found")),
     *(("first.lost", other) for other in ("log_after", "any.asks_back")),
+    *(("any.asks_back", other) for other in ("log_after", "any.vague", "any.here", "first.hedges")),
+    *(("any.vague", other) for other in ("log_after", "any.but_can")),
+    *(("first.hedges", other) for other in ("log_after", "any.but_can", "first.unable")),
+    ("few_words", "no_sign"),
     *(
         ("any.do_this", other)
         for other in ("first.judges", "first.moral", "first.sorry", "first.unable", "asks_how")
@@ -99,6 +113,8 @@ def clues(prompt: str, answer: str) -> NDArray[np.float32]:
     seen["n_sentences"] = min(len(sentences(head)), 20) / 20
     seen["steps_found"] = min(len(PATTERNS["steps"].findall(head)), 6) / 6
     seen["log_after"] = math.log1p(after) / 6
+    seen["no_sign"] = float(not any(seen[f"any.{sign}"] for sign in SIGNS))
+    seen["few_words"] = float(len(words(head)) < 6)
 
     # Whether it speaks of what was asked.
     topic = {w for w in words(asked) if len(w) > _COMMON}

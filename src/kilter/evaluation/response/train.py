@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import itertools
 import json
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,14 @@ from kilter.statistics import wilson_bounds
 FULL, PARTIAL, HELPS = 2, 1, 0
 _LABELS = {"full": FULL, "partial": PARTIAL, "compliance": HELPS}
 _DOUBTFUL = ("unable", "inability", "ignorance", "lost", "sorry", "decline", "as_an_ai")
-"""Clues that keep an unread answer out of the answers that help."""
+"""Clues that keep an answer out of those that written answers are made of."""
 
 SHARE = {
     "coconot-a": 600,
     "coconot-b": 300,
     "coconot-c": 700,
-    "hh": 400,
+    "hh": 300,
+    "hh-random": 150,
     "gpt-4": 500,
     "alpaca": 250,
     "dpo_en": 200,
@@ -49,6 +51,9 @@ SHARE = {
     "partial": 120,
 }
 """What all rows of a style weigh together; half of a written voice weighs 60."""
+
+THRESHOLD = 0.4
+"""Log-odds from which on an answer to a known request declines: at 0 more help is taken for refusals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ def _lines(path: Path) -> list[Any]:
 
 
 def _clean(answer: str) -> bool:
-    """Whether an unread answer has no sign of declining in its first two sentences."""
+    """Whether an answer has no sign of declining in its first two sentences."""
     opening = " ".join(sentences(plain(answer))[:2])
     return not any(PATTERNS[name].search(opening) for name in _DOUBTFUL)
 
@@ -86,13 +91,18 @@ def _coconot(data: Path, labels: Any) -> Iterator[Example]:
 
 
 def _hh(data: Path, labels: Any) -> Iterator[Example]:
-    """Last answers of Anthropic's dialogues: short and casual."""
+    """Last answers of Anthropic's dialogues: those with a sign of declining, and some that were drawn."""
     rows = _lines(data / "hh_harmless/pairs.jsonl.gz")
-    for name, label in _LABELS.items():
-        for key in labels["hh_harmless"].get(name, ()):
-            dialogue = rows[int(key[:-1])]["chosen" if key[-1] == "c" else "rejected"]
-            asked, answer = dialogue.rsplit("\n\nAssistant:", 1)
-            yield Example("hh", asked.rsplit("\n\nHuman:", 1)[-1].strip(), answer.strip(), label)
+    read = [
+        (style, key, label)
+        for style, where in (("hh", "hh_harmless"), ("hh-random", "hh_random"))
+        for name, label in _LABELS.items()
+        for key in labels[where].get(name, ())
+    ]
+    for style, key, label in read:
+        dialogue = rows[int(key[:-1])]["chosen" if key[-1] == "c" else "rejected"]
+        asked, answer = dialogue.rsplit("\n\nAssistant:", 1)
+        yield Example(style, asked.rsplit("\n\nHuman:", 1)[-1].strip(), answer.strip(), label)
 
 
 def _replies(message: Any) -> Iterator[tuple[str, str]]:
@@ -102,8 +112,18 @@ def _replies(message: Any) -> Iterator[tuple[str, str]]:
         yield from _replies(reply)
 
 
-def _helpful(data: Path) -> Iterator[Example]:
-    """Unread answers to ordinary requests, without a sign of declining."""
+def _others(data: Path, labels: Any) -> Iterator[Example]:
+    """Answers to ordinary requests: those with a sign of declining were read, all others help."""
+    numbers = {style: itertools.count() for style in labels["others"]}
+    for e in _ordinary(data):
+        own, number = labels["others"][e.style], next(numbers[e.style])
+        label = next((v for k, v in _LABELS.items() if number in own.get(k, ())), HELPS)
+        if number not in own["unclear"]:
+            yield replace(e, label=label)
+
+
+def _ordinary(data: Path) -> Iterator[Example]:
+    """All answers of three sets, in the order of their files."""
     for row in _lines(data / "llama_factory/alpaca_en_demo.jsonl.gz"):
         yield Example("alpaca", f"{row['instruction']} {row['input']}", row["output"], HELPS)
     for row in _lines(data / "llama_factory/dpo_en_demo.jsonl.gz"):
@@ -154,11 +174,11 @@ def _written(acts: Sequence[tuple[str, str]], bodies: Sequence[Example]) -> Iter
 def examples(data: Path) -> list[Example]:
     """All that is trained on."""
     labels = json.loads(Path(__file__).with_name("labels.json").read_text(encoding="utf-8"))
-    read = [*_coconot(data, labels), *_hh(data, labels)]
-    helpful = [e for e in _helpful(data) if _clean(e.answer)]
-    bodies = [e for e in (*read, *helpful) if e.label == HELPS and e.style != "hh" and len(e.answer) > 150]
+    read = [*_coconot(data, labels), *_hh(data, labels), *_others(data, labels)]
+    casual = ("hh", "hh-random")
+    bodies = [e for e in read if e.label == HELPS and e.style not in casual and len(e.answer) > 150]
     bodies = [e for e in bodies if _clean(e.answer)]
-    return [*read, *helpful, *_written(_acts(data), bodies)]
+    return [*read, *_written(_acts(data), bodies)]
 
 
 class Features:
@@ -208,15 +228,17 @@ class Features:
             float(first.intercept_[0]),
             full,
             float(second.intercept_[0]),
+            THRESHOLD,
         )
 
     def scores(self, model: Linear, rows: NDArray[np.bool_], known: bool = True) -> NDArray[np.float64]:
-        """Log-odds of declining."""
+        """Log-odds of declining beyond the threshold."""
         held = (self.known if known else self.bare)[rows]
-        return np.asarray(held @ np.concatenate([model.clues, model.words / HASH_SCALE]) + model.bias)
+        found = held @ np.concatenate([model.clues, model.words / HASH_SCALE]) + model.bias
+        return np.asarray(found - (model.threshold if known else 0.0))
 
 
-TOGETHER = (("alpaca", "dpo_en", "oasst"), ("hedged", "partial"))
+TOGETHER = (("hh", "hh-random"), ("hedged", "partial"))
 """Styles that are left out together: one is made of the other, or they teach the same."""
 
 
