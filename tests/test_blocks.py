@@ -171,6 +171,14 @@ def test_lost_or_damaged_tokens_are_named(tmp_path, damage):
             list(reading)
 
 
+@pytest.mark.parametrize("damage", [_missing, _short])
+def test_a_run_whose_tokens_are_lost_does_not_go_on_as_if_they_were_there(tmp_path, damage):
+    path = written(tmp_path)
+    damage(tmp_path / "groups.tokens")
+    with pytest.raises(UserError, match="cannot be read"):
+        store.cut(path, lambda row: True)
+
+
 def test_a_row_names_no_file_of_another_folder(tmp_path):
     path = written(tmp_path / "run")
     (tmp_path / "run" / "groups.tokens").rename(tmp_path / "groups.tokens")

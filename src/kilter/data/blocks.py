@@ -136,13 +136,8 @@ class Reader:
             if not 0 <= start <= end <= len(self._block["token_ids"]):
                 raise ValueError("a row names tokens that its block does not have")
         except (OSError, ValueError, TypeError) as error:
-            said = error.strerror if isinstance(error, OSError) else error
-            raise UserError(
-                "file",
-                str(self.folder / name),
-                f"holds the tokens of these rollouts and cannot be read ({said})",
-                f"put {name} back beside the file of rows: the two belong together",
-            ) from error
+            fix = f"put {name} back beside the file of rows: the two belong together"
+            raise _lost(self.folder / name, error, fix) from error
         kept = {k: v for k, v in completion.items() if k != "tokens"}
         return kept | {column: self._block[column][start:end] for column in COLUMNS}
 
@@ -174,14 +169,27 @@ def _array(file: IO[bytes]) -> NDArray[Any]:
 
 
 def cut(path: Path, last: int | None) -> None:
-    """Cuts a file of blocks behind the block that begins at `last`; None: no row names a block any more."""
-    if not path.exists():
+    """Cuts a file of blocks behind the block that begins at `last`; None: no row names a block any more.
+
+    Raises:
+        UserError: that block is missing or damaged, so that rows would name what is not there.
+    """
+    if last is None:
+        if path.exists():
+            cut_bytes(path, 0)
         return
-    end = 0
-    if last is not None:
+    try:
         with path.open("rb") as file:
             file.seek(last)
             for _ in COLUMNS:
                 _array(file)
             end = file.tell()
+    except (OSError, ValueError) as error:
+        raise _lost(path, error, f"put it back, or remove {path.parent} to begin this run anew") from error
     cut_bytes(path, end)
+
+
+def _lost(path: Path, error: Exception, fix: str) -> UserError:
+    said = error.strerror if isinstance(error, OSError) else error
+    problem = f"holds the tokens of these rollouts and cannot be read ({said})"
+    return UserError("file", str(path), problem, fix)
