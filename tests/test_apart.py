@@ -246,3 +246,62 @@ def test_a_reference_of_fixed_data_is_asked_in_workers(tiny, pairs_file, tmp_pat
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
     assert [h.role for h in backend.handles] == ["reference"] * 2
     assert all(h.dead for h in backend.handles)
+
+
+PPO = {
+    "method": {"name": "ppo", "beta": 0.05},
+    "inner_epochs": 2,
+    "minibatches": 2,
+    "tokens_per_microbatch": 80,
+    "critic": {"learning_rate": 3e-3, "warmup_steps": 4},
+    "schedule": "linear",
+    "steps": 5,
+}
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return {
+        f"{name}/{key}": value
+        for name in ("model", "critic")
+        for key, value in load_file(folder / name / "model.safetensors").items()
+    }
+
+
+@pytest.mark.parametrize("feedback", ["reward_model", "regex"])
+def test_a_critic_apart_learns_as_beside_the_policy(feedback, tiny, folder, tmp_path):
+    settings = PPO | {"feedback": {feedback: str(folder / "rm") if feedback == "reward_model" else "[a-m]"}}
+    metrics, found = [], []
+    for name, cluster in (("here", None), ("apart", apart("critic"))):
+        metrics.append(run(tiny, folder, tmp_path / name, cluster=cluster, **settings))
+        found.append(weights(tmp_path / name))
+    same(*metrics)
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        torch.testing.assert_close(
+            found[1][name], value, atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    # The critic has moved, and its scale is not that of its start.
+    start = weights_of_critic(tiny, folder, feedback)
+    assert (found[1]["critic/score.weight"] - start).abs().max() > 1e-3
+
+
+def weights_of_critic(tiny, folder, feedback):
+    from safetensors.torch import load_file
+
+    if feedback == "regex":
+        return torch.zeros(1, 32)
+    return load_file(folder / "rm" / "model.safetensors")["score.weight"]
+
+
+def test_a_critic_that_dies_ends_the_run_and_the_next_one_is_bit_for_bit_the_same(tiny, folder, tmp_path):
+    settings = PPO | {"save_every": 1, "cluster": apart("critic")}
+    whole = run(tiny, folder, tmp_path / "whole", **settings)
+    backend = InlineBackend(lambda role, n, method, a: 1.0 if method == "step" else 0.0)
+    backend.at(9.5, lambda: backend.handles[0].kill())
+    with pytest.raises(RunFailed, match=r"No critic worker is left \(critic 0 is lost: it was killed"):
+        run(tiny, folder, tmp_path / "run", backend=backend, **settings)
+    assert run(tiny, folder, tmp_path / "run", **settings)[1] == whole[1]
+    ours, theirs = weights(tmp_path / "run"), weights(tmp_path / "whole")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

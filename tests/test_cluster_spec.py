@@ -29,6 +29,10 @@ def spec(method="grpo", cluster=None, /, **fields):
 
 REFUSED = {
     "a critic that grpo has not": (spec("grpo", {"critic": {"place": "apart"}}), "cluster.critic"),
+    "a critic in two processes": (
+        spec("ppo", {"critic": {"place": "apart", "processes": 2}}),
+        "cluster.critic.processes.*one process",
+    ),
     "a reference without a KL": (
         spec({"name": "grpo", "beta": 0.0}, {"reference": {"copies": 2}}),
         "cluster.reference.*loads no reference",
@@ -119,7 +123,7 @@ def gpus(cluster, count, sampler="vllm"):
         ({"rollout": {"place": "apart", "gpus": 1}}, 0, "wants 1 GPUs"),
         ({"rollout": {"place": "beside"}}, 0, "rollout.place.*needs a GPU"),
         ({"learner": {"processes": 2}, "rollout": {"place": "beside", "engines": 3}}, 8, "takes 3 GPUs"),
-        ({"critic": {"place": "apart", "processes": 8}}, 8, "wants 9 GPUs"),
+        ({"reward": {"place": "apart", "copies": 8}}, 8, "wants 9 GPUs"),
     ],
 )
 def test_more_gpus_than_there_are_are_refused(cluster, count, message):

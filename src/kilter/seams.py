@@ -150,6 +150,43 @@ class LogProbs(Protocol):
         ...
 
 
+class ValueModel(Protocol):
+    """A critic that trains elsewhere. Every rank calls it, each with its own rows."""
+
+    def values(self, batch: Batch) -> Tensor:
+        """Its values of the batch's tokens, [B, T], without gradient."""
+        ...
+
+    def step(self, batch: Batch, delta_BT: Tensor, rate: float) -> Metrics:
+        """One optimizer step.
+
+        Args:
+            batch: the rows, with the values of which the loss was computed.
+            delta_BT: gradient of the step's loss on those values.
+            rate: learning rate.
+
+        Returns:
+            grad_norm, before clipping.
+        """
+        ...
+
+    def adopt(self, mean: float, deviation: float) -> None:
+        """Its values become (head - mean) / deviation."""
+        ...
+
+    def scorer(self) -> Any:
+        """The model with its present weights, to be exported."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Weights and optimizer."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        ...
+
+
 class Listener(Protocol):
     """Follows a sampler at work, as a display or a chat does."""
 

@@ -170,6 +170,9 @@ def check_cluster(spec: ClusterSpec, facts: Facts) -> None:
         facts.refuse("in_flight", "keep", problem, "set finish or auto, or use sampler.name: vllm")
     _check_gpus(spec, facts)
     _check_weights(spec, facts)
+    if spec.critic.place == "apart" and spec.critic.workers > 1:
+        problem = "is more than the one process that a critic apart trains in"
+        facts.refuse("critic.processes", spec.critic.workers, problem, "set critic.processes: 1")
     if spec.lookahead:
         _check_lookahead(spec, facts)
     if spec.address != "local":

@@ -129,8 +129,8 @@ def _on_data(
             job, scorer.policy, encoder, Joined(source.visited(), evaluated), temperature
         )
     # The schedule decays over optimizer steps, of which a batch may have several.
-    steps = _steps(job, source)
-    learner = LocalLearner(scorer, needs, spec, steps, engine, cache, temperature, origin)
+    steps, critic = _steps(job, source), scorers.critic_apart(job, encoder)
+    learner = LocalLearner(scorer, needs, spec, steps, engine, cache, temperature, origin, critic)
 
     run = _run(job, learner, source, held, mine)
     run.early = _early(job, run, select)
@@ -188,8 +188,8 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     if not source.answers.samplers[0].facts.exact:
         anchored = source.lookahead and job.cluster and job.cluster.spec.correction == "anchored"
         origin = "replay" if anchored else "engine"
-    steps = _steps(job, source)
-    learner = LocalLearner(scorer, needs, spec, steps, engine, None, temperature, origin)
+    steps, critic = _steps(job, source), scorers.critic_apart(job, encoder)
+    learner = LocalLearner(scorer, needs, spec, steps, engine, None, temperature, origin, critic)
     if job.cluster is not None:
         job.cluster.moments.optimizer = learner.optimizer
     live: LogProbs | None = elsewhere
@@ -225,8 +225,9 @@ def _rollout_hooks(job: Job, run: Run, source: RolloutSource, reference: LogProb
     # What has to be in place before anything of the step is computed.
     before: list[Hook] = [RolloutFile(source.path)]
     if "critic" in job.objective.needs.models and scorers.critic_is_the_reward(spec):
-        assert isinstance(learner.scorer, ActorCritic)
-        before.append(CriticScale(learner.scorer, source.feedback))
+        critic = learner.critic or learner.scorer
+        assert not isinstance(critic, Scorer), "the method has a critic"
+        before.append(CriticScale(critic, source.feedback))
     moves: list[Hook] = []
     if spec.refresh_reference_every and reference is not None:
         moves.append(RefreshReference(reference, spec.refresh_reference_every))

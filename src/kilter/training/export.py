@@ -54,7 +54,7 @@ def save_model(
         ) as partial:
             # Asked for, or the base was itself adapted: only full weights describe the result.
             folded = _folds(model, start, merge)
-            own = None if folded else _own(state, prefix)
+            own = None if folded or not prefix else _own(state, prefix)
             saved = adapters.fold(model) if folded else model
             if dtype != "float32":
                 own = rounded(saved.state_dict() if own is None else own, dtype)
@@ -69,7 +69,9 @@ def _models(learner: LocalLearner) -> list[tuple[str, Any, str]]:
     critic = learner.scorer.critic
     policy = learner.scorer.model
     if critic is None:
-        return [("model", policy, "model.")]
+        found: list[tuple[str, Any, str]] = [("model", policy, "model.")]
+        # A critic elsewhere comes whole, and its weights do not stand in the learner's state.
+        return found if learner.critic is None else [*found, ("critic", learner.critic.scorer().model, "")]
     return [("model", policy, "policy.model."), ("critic", critic.model, "critic.model.")]
 
 

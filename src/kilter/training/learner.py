@@ -21,7 +21,7 @@ from kilter.models.forward import Scorer
 from kilter.models.microbatch import split
 from kilter.models.packing import shared_tokens
 from kilter.models.reference import ReferenceCache, logps_by_parts
-from kilter.seams import LogProbs, Origin
+from kilter.seams import LogProbs, Origin, ValueModel
 from kilter.training.annotate import chosen
 from kilter.training.balance import balance_weight
 from kilter.training.config import TrainSpec
@@ -68,10 +68,14 @@ class LocalLearner:
         reference: ReferenceCache | LogProbs | None = None,
         temperature: float = 1.0,
         origin: Origin = "own",
+        critic: ValueModel | None = None,
     ) -> None:
         self.scorer, self.needs, self.spec = scorer, needs, spec
         self.engine, self.reference, self.temperature = engine, reference, temperature
         self.origin: Origin = origin
+        self.critic = critic
+        self._leaves: list[tuple[Batch, Tensor]] = []
+        """Values that a critic elsewhere gave for micro-batches; their gradients are for it."""
         self.mismatch: Metrics = {}
         """Of the last batch: how far the sampling engine's log-probs are from the learner's."""
         self.amp = spec.dtype == "bfloat16"
@@ -85,7 +89,7 @@ class LocalLearner:
         self.module, self.optimizer = engine.prepare(
             self.module, make_optimizer(self.module, spec, self.peak_rate)
         )
-        self._critic_only = 0 if scorer.critic is None else spec.critic.warmup_steps
+        self._critic_only = 0 if scorer.critic is None and critic is None else spec.critic.warmup_steps
         self._factor = schedule_factor(spec, total_steps)
         self._epochs = spec.inner_epochs or needs.inner_epochs
         self.steps_per_batch = self._epochs * spec.minibatches
@@ -125,8 +129,36 @@ class LocalLearner:
         """Outputs of micro-batch i; a rank with fewer forwards a stand-in, for collectives must match."""
         self.standing_in = i >= len(parts)
         part = self._stand_in if self.standing_in else parts[i]
-        out: Outputs = self.module(part, outputs, self.temperature, amp=self.amp)
-        return out
+        elsewhere = {"values"} & outputs if self.critic is not None else frozenset[str]()
+        out: Outputs = self.module(part, outputs - elsewhere, self.temperature, amp=self.amp)
+        return replace(out, values_BT=self._values_of(part)) if elsewhere else out
+
+    def _values_of(self, part: Batch) -> Tensor:
+        """What a critic elsewhere said of a micro-batch, as a leaf of its graph."""
+        if self.standing_in:
+            return torch.zeros(part.tokens_BT.shape)
+        leaf = part.extra["values_BT"].clone().requires_grad_(torch.is_grad_enabled())
+        if leaf.requires_grad:
+            self._leaves.append((part, leaf))
+        return leaf
+
+    def _valued(self, batch: Batch) -> Batch:
+        """The batch with the values of a critic elsewhere, and the numbers of its rows."""
+        if self.critic is None:
+            return batch
+        rows_B = torch.arange(batch.rows())
+        return batch.with_extra(values_BT=self.critic.values(batch), row_B=rows_B)
+
+    def _teach_critic(self, batch: Batch, finite: bool) -> float:
+        """Sends a critic elsewhere the gradient on its values. Returns the norm of its own."""
+        leaves, self._leaves = self._leaves, []
+        if self.critic is None or not finite:
+            return 0.0
+        delta_BT = torch.zeros(batch.tokens_BT.shape)
+        for part, leaf in leaves:
+            if leaf.grad is not None:
+                delta_BT[part.extra["row_B"], : leaf.shape[1]] = leaf.grad / self.engine.loss_scale
+        return float(self.critic.step(batch, delta_BT, self._critic_rate())["grad_norm"])
 
     def _split(self, batch: Batch, outputs: frozenset[str]) -> list[Batch]:
         """Micro-batches by the tokens that the forward runs: with input embeddings it runs plain rows."""
@@ -197,6 +229,9 @@ class LocalLearner:
         """Token outputs of a whole batch by the names in `outputs`, without gradient."""
         indexed = batch.with_(score_B=torch.arange(batch.rows()))
         found = {name: torch.zeros(batch.tokens_BT.shape) for name in outputs}
+        if self.critic is not None and "values" in outputs:
+            found["values"] = self.critic.values(batch)
+            outputs = outputs - {"values"}
         for part, out in self.score(indexed, outputs):
             for name in outputs:
                 value = getattr(out, f"{name}_BT").cpu()
@@ -267,6 +302,9 @@ class LocalLearner:
             # No group of any rank has a gradient: nothing is learned, and no moment of the optimizer moves.
             self.step_index += 1
             return {"loss": 0.0, "grad_norm": 0.0, "learning_rate": self.learning_rate()}
+        # A critic elsewhere is asked once for all micro-batches.
+        active = self._valued(active)
+        parts = self._split(active, objective.needs.outputs)
 
         # A batch that is one micro-batch is the whole batch: its own graph serves, and no second forward is
         # needed.
@@ -279,7 +317,7 @@ class LocalLearner:
             total = whole.value.detach() / self.engine.world
             metrics = whole.metrics if self.engine.is_main else {}
             self._carry(whole)
-        return self._apply(total, metrics)
+        return self._apply(total, metrics, active)
 
     def _backward(
         self, parts: Sequence[Batch], rounds: int, objective: Objective, surrogate: Surrogate | None
@@ -333,23 +371,28 @@ class LocalLearner:
         """What the next step's batch is given."""
         self.running = {name: value.detach() for name, value in (loss.state or {}).items()}
 
-    def _apply(self, total: Tensor, metrics: dict[str, Mean]) -> Metrics:
+    def _apply(self, total: Tensor, metrics: dict[str, Mean], batch: Batch) -> Metrics:
         """Clips, steps and counts the step; the gradients are there."""
         result = self._reduce(total, metrics) | {"learning_rate": self.learning_rate()}
+        finite = math.isfinite(result["loss"])
+        beside = self._teach_critic(batch, finite)
         norm = self.engine.update(
             self._clipped(),
             self.optimizer,
             self.spec.max_grad_norm,
             self._set_rates,
-            math.isfinite(result["loss"]),
+            finite and math.isfinite(beside),
         )
-        result["grad_norm"] = float(norm)
+        result["grad_norm"] = math.hypot(float(norm), beside) if self.critic is not None else float(norm)
         self.step_index += 1
         return result
 
+    def _critic_rate(self) -> float:
+        return self.spec.critic.learning_rate * self._factor(self.step_index)
+
     def _set_rates(self) -> None:
         """The critic has a rate of its own, and learns alone during its warm-up."""
-        critic = self.spec.critic.learning_rate * self._factor(self.step_index)
+        critic = self._critic_rate()
         policy = 0.0 if self.step_index < self._critic_only else self.learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = critic if group.get("role") == "critic" else policy
@@ -458,10 +501,13 @@ class LocalLearner:
         Sharded ones go to `folder`, each rank writing its own part.
         """
         own = {"step": self.step_index, "updates": self._updates, "running": self.running}
+        own |= {} if self.critic is None else {"critic": self.critic.state()}
         return own | self.engine.checkpoint(self.module, self.optimizer, folder)
 
     def restore(self, state: dict[str, Any], folder: Path) -> None:
         """The inverse of `state`, for any number of processes: shards are cut anew for this one's."""
+        if self.critic is not None:
+            self.critic.restore(state["critic"])
         self.engine.restore(self.module, self.optimizer, state, folder)
         self.step_index, self._updates = int(state["step"]), int(state["updates"])
         self.running = dict(state["running"])

@@ -11,6 +11,7 @@ import torch
 
 from kilter import feedback as feedbacks
 from kilter.cluster.logprobs import PooledReference
+from kilter.cluster.pool import Restarts
 from kilter.data.collate import collate
 from kilter.data.encode import Encoder
 from kilter.data.shelf import picked
@@ -25,6 +26,7 @@ from kilter.models.reference import ReferenceCache
 from kilter.progress import SILENT, Display, Progress
 from kilter.roles.open import OpenSpec, open_encoder, open_model
 from kilter.training.config import TrainSpec
+from kilter.training.critic import CriticWorker, PooledCritic
 from kilter.training.job import Job
 from kilter.types import Encoded
 
@@ -61,9 +63,27 @@ def make_scorer(job: Job, encoder: Encoder) -> Scorer | ActorCritic:
         job.say(proof.describe(ready.finding))
     if needs.teacher:
         policy.teach(_teacher(job, encoder), needs.settings["divergence"])
-    if "critic" not in needs.models:
+    if "critic" not in needs.models or job.apart("critic") is not None:
         return policy
+    return ActorCritic(policy, open_model(_critic(job, encoder), encoder).scorer)
 
+
+def critic_apart(job: Job, encoder: Encoder) -> PooledCritic | None:
+    """The critic in a process of its own; None where it is here, or where there is none."""
+    cluster = job.apart("critic")
+    if cluster is None:
+        return None
+    opening = replace(_critic(job, encoder), device=None)
+    # Its weights stand nowhere else: a successor would know nothing of what it learned.
+    arguments = {"opening": opening, "spec": job.spec}
+    pool = None
+    if job.engine.is_main:
+        pool = cluster.pool("critic", CriticWorker, arguments, restarts=Restarts(0))
+    return PooledCritic(pool, job.engine, opening)
+
+
+def _critic(job: Job, encoder: Encoder) -> OpenSpec:
+    """How the critic is opened."""
     # A critic that begins as the reward model knows from the first step what an answer is worth.
     rewards = _reward_models(job.spec)
     named = job.spec.critic.start or (rewards[0] if rewards else None)
@@ -75,8 +95,7 @@ def make_scorer(job: Job, encoder: Encoder) -> Scorer | ActorCritic:
             "has another vocabulary than the policy",
             "name a reward model trained from the policy's family, or the policy",
         )
-    critic = open_model(replace(_opening(job, origin), head="fresh_reward"), encoder)
-    return ActorCritic(policy, critic.scorer)
+    return replace(_opening(job, origin), head="fresh_reward")
 
 
 def critic_is_the_reward(spec: TrainSpec) -> bool:

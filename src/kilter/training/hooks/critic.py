@@ -5,7 +5,7 @@ from __future__ import annotations
 from kilter.batch import Batch
 from kilter.feedback.registry import Weighted
 from kilter.models.critic import ActorCritic
-from kilter.seams import Hook
+from kilter.seams import Hook, ValueModel
 
 
 class CriticScale(Hook):
@@ -13,7 +13,7 @@ class CriticScale(Hook):
 
     name = "critic_scale"
 
-    def __init__(self, critic: ActorCritic, feedback: Weighted) -> None:
+    def __init__(self, critic: ActorCritic | ValueModel, feedback: Weighted) -> None:
         self.critic, self.feedback = critic, feedback
 
     def before_update(self, batch: Batch) -> Batch:
