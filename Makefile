@@ -40,7 +40,7 @@ $(VLLM)/.installed: pyproject.toml constraints.txt
 # vLLM itself, then what depends most on transformers, because vLLM wants an older release of it than constraints.txt.
 OLDER := forward logprobs sampling slim models_made golden
 test-vllm: setup-vllm
-	$(VLLM)/bin/python -m pytest tests/test_vllm.py -m vllm
+	$(VLLM)/bin/python -m pytest tests/test_vllm.py tests/test_vllm_worker.py -m vllm
 	$(VLLM)/bin/python -m pytest $(OLDER:%=tests/test_%.py) -m "not slow and not gpu and not vllm and not ray"
 
 # Ray on top of the environment of `make setup`: some 35 small packages.

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import queue
+import shlex
 import subprocess
 import threading
 import time
@@ -20,6 +21,7 @@ from kilter.errors import RunFailed, UserError
 from kilter.sampling.config import SamplerKind
 from kilter.sampling.items import Item
 from kilter.sampling.params import request_seed
+from kilter.sampling.vllm_weights import PREFIX
 
 
 class Answer(NamedTuple):
@@ -111,16 +113,21 @@ def start_failed(error: BaseException) -> RunFailed:
     return RunFailed(f"vLLM did not start ({last_line(error)})", "free memory, or use sampler: {name: local}")
 
 
-def end_together(processes: Iterable[Any]) -> subprocess.Popen[bytes]:
+def end_together(processes: Iterable[Any], folder: Path) -> subprocess.Popen[bytes]:
     """Sees to it that an engine's processes end with this one, however it ends: vLLM's own outlive a kill.
+
+    Args:
+        processes: of the engine.
+        folder: its weights, in memory; removed with it.
 
     Returns:
         The process that waits for it; to be killed where the engine is closed.
     """
     # Its input ends when this process does. A session of its own: Ctrl-C is not for it.
+    assert folder.name.startswith(PREFIX), "only a folder of Kilter's own may be removed"
     victims = " ".join(str(p.pid) for p in processes)
     return subprocess.Popen(
-        ["sh", "-c", f"read line; kill -9 {victims}"],
+        ["sh", "-c", f"read line; kill -9 {victims}; rm -rf {shlex.quote(str(folder))}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -143,7 +150,7 @@ class InProcess:
         except Exception as error:
             raise start_failed(error) from error
         self._engine = set(multiprocessing.active_children()) - before
-        self._guard = end_together(self._engine)
+        self._guard = end_together(self._engine, folder)
         self.context: int | None = self.llm.llm_engine.model_config.max_model_len
 
     def _guarded(self, call: Callable[[], Any], limit: float, what: str) -> Any:

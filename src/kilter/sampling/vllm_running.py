@@ -86,7 +86,7 @@ class RunningEngine:
         except Exception as error:
             raise start_failed(error) from error
         self._processes = set(multiprocessing.active_children()) - before
-        self._guard = end_together(self._processes)
+        self._guard = end_together(self._processes, folder)
         self.context: int | None = self.engine.model_config.max_model_len
 
     def generate(self, items: Sequence[Item], stop_ids: Sequence[int]) -> Answered:

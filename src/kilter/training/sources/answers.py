@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from kilter.sampling.collect import Underway, begin, finish, requests
@@ -33,11 +34,15 @@ class Sampled:
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """Prompts whose answers are under way: the policy's, and those of whoever answers beside it."""
+    """Prompts whose answers are under way: the policy's, and those of whoever answers beside it.
+
+    since: when they were asked, by time.perf_counter.
+    """
 
     prompts: Sequence[Prompt]
     mine: Underway
     other: Underway | None = None
+    since: float = field(default_factory=time.perf_counter)
 
 
 class Answers(Protocol):

@@ -41,12 +41,16 @@ Tell = Callable[[int, str, str], None]
 
 
 class Share(NamedTuple):
-    """What one process sampled in a round: groups with the numbers of their prompts, and how long it took."""
+    """What one process sampled in a round: groups with the numbers of their prompts, and how long it took.
+
+    sampling, scoring: seconds that the learner waited. answering: seconds since the prompts were asked.
+    """
 
     groups: list[tuple[int, Group]]
     problems: list[str]
     sampling: float
     scoring: float
+    answering: float
 
 
 @dataclass
@@ -193,7 +197,7 @@ class RolloutSource:
     def _rounds(self) -> tuple[list[Group], Metrics]:
         kept: list[Group] = []
         self.last, self.problems = [], []
-        sampling = scoring = 0.0
+        sampling = scoring = answering = 0.0
         rounds = 0
         admitted = self.ahead.first()
         self._epoch = admitted.epoch
@@ -215,6 +219,7 @@ class RolloutSource:
             # A round takes as long as its slowest process.
             sampling += max(s.sampling for s in shares)
             scoring += max(s.scoring for s in shares)
+            answering += max(s.answering for s in shares)
 
         tokens = sum(len(c.token_ids or ()) for g in self.last for c in g.completions)
         if self.path is not None:
@@ -222,7 +227,8 @@ class RolloutSource:
         self._tell_unscored()
         self._tell_canaries()
         return kept[: self.batch_size], self._measured() | self._failures() | {
-            "sampling/tokens_per_second": round(tokens / max(sampling, 1e-9), 1),
+            # Of answers that were under way before this step, the learner waits for the end alone.
+            "sampling/tokens_per_second": round(tokens / max(answering, 1e-9), 1),
             "sampling/seconds": round(sampling, 3),
             "feedback/seconds": round(scoring, 3),
             "sampling/rounds": float(rounds),
@@ -239,7 +245,8 @@ class RolloutSource:
         scored = self._score(sampled.groups)
         numbers = [self.rank + place * self.world for place in sampled.places]
         placed = list(zip(numbers, scored, strict=True))
-        return Share(placed, sampled.problems, clock - begin, time.perf_counter() - clock)
+        scoring = time.perf_counter() - clock
+        return Share(placed, sampled.problems, clock - begin, scoring, clock - asked.since)
 
     def _failures(self) -> Metrics:
         """Completions that could not be sampled: counted and named, never scored.
