@@ -34,12 +34,14 @@ from kilter.cli import (
     results,
     run,
     sample,
+    submit,
     trace,
     train,
     verify,
     watch,
 )
 from kilter.cli.app import app, err, out
+from kilter.cluster import submit as jobs
 from kilter.errors import Exit, KilterError
 from kilter.models.remote_code import FLAG, VARIABLE
 from kilter.redaction import redact
@@ -68,6 +70,7 @@ __all__ = [
     "results",
     "run",
     "sample",
+    "submit",
     "trace",
     "train",
     "verify",
@@ -106,6 +109,7 @@ def main() -> None:
     code = int(Exit.RUN_FAILED)
     try:
         code = _command()
+        jobs.leave(code)
     except BaseException:
         traceback.print_exc()
     sys.exit(code)
@@ -119,6 +123,7 @@ def _command() -> int:
     sys.argv = [a for a in sys.argv if a not in ("--debug", FLAG)]
     _configure_logging(debug)
     try:
+        jobs.arrive()
         code = app(prog_name="kilter", standalone_mode=False)
         if code == INTERRUPTED:
             raise KeyboardInterrupt

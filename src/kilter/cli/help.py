@@ -26,6 +26,7 @@ SECTIONS = (
         "what came out",
         ("chat", "audit-judge", "gate", "report", "watch", "compare", "monitor", "trace", "export"),
     ),
+    ("cluster", ("cluster", "submit")),
     ("tools", ("constitution", "schema", "check-method")),
 )
 """Headings of `kilter --help`, and the commands below each, in order; commands not named here come last."""

@@ -382,3 +382,21 @@ def _free(wanted: Mapping[str, float]) -> str:
             parts = [f"{left.get(n, 0):g} of {all_.get(n, 0):g} {n}" for n in wanted]
             lines.append(f"node {node['NodeManagerAddress']} has {', '.join(parts)} free")
     return "; ".join(lines) or "no node is there"
+
+
+def job_client(address: str) -> Any:
+    """Ray's client of jobs at http://HEAD:8265. Raises UserError."""
+    from ray.job_submission import JobSubmissionClient
+
+    # It tells of every upload and closed socket.
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        return JobSubmissionClient(address)
+    except Exception as error:
+        said = str(error).strip().splitlines()[0][:160]
+        raise UserError(
+            "--address",
+            address,
+            f"has no Ray that takes jobs ({said})",
+            "give the dashboard's address, http://HEAD:8265. Both sides need: pip install 'kilter[cluster]'",
+        ) from error

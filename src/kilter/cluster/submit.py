@@ -1,0 +1,151 @@
+"""A run as a job of Ray: what is sent to the cluster, its log, and the exit code that Ray flattens to 1.
+
+The entry point is `kilter run`, on the head. It compares versions before anything else, and leaves its exit
+code in a file beside the run folders: a run folder holds nothing that its chain does not know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from kilter.artifacts import write_json
+from kilter.errors import Exit, UserError, nearest
+from kilter.version import __version__
+
+SENDER, EXIT = "KILTER_SENDER", "KILTER_EXIT_FILE"
+"""Variables of a job: versions of the sender as JSON, and where the exit code goes."""
+
+STOPPING = 600
+"""Seconds between SIGTERM and SIGKILL: a run ends its step and saves. Ray's own 3 are too few."""
+
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+def versions() -> dict[str, str]:
+    """Of what has to be the same on both sides, as far as it is installed."""
+    found = {"kilter": __version__, "python": ".".join(platform.python_version_tuple()[:2])}
+    for name in ("torch", "ray"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            # 2.8.0+cpu here and 2.8.0+cu128 there are one version.
+            found[name] = metadata.version(name).partition("+")[0]
+    return found
+
+
+def arrive() -> None:
+    """Raises UserError where this is a job whose sender has other versions."""
+    sent: dict[str, str] = json.loads(os.environ.get(SENDER, "{}"))
+    mine = versions()
+    for name in sent.keys() & mine.keys():
+        if sent[name] != mine[name]:
+            raise UserError(
+                "--address",
+                platform.node(),
+                f"has {name} {mine[name]}, and the sender of this job has {sent[name]}",
+                f"install the same {name} on both sides",
+            )
+
+
+def leave(code: int) -> None:
+    """Leaves the exit code where this is a job; the first process speaks for all."""
+    if EXIT in os.environ and int(os.environ.get("RANK", "0")) == 0:
+        write_json(Path(os.environ[EXIT]), {"code": code})
+
+
+def connect(address: str) -> Jobs:
+    """The jobs of the cluster whose dashboard is there. Raises UserError."""
+    # Ray asks for a token wherever one lies, but its client sends none unless told to before its import.
+    if (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    try:
+        from kilter.cluster.ray import job_client
+    except ModuleNotFoundError as error:
+        problem, fix = "needs Ray, which is not installed", "run: pip install 'kilter[cluster]'"
+        raise UserError("--address", address, problem, fix) from error
+    return Jobs(job_client(address))
+
+
+class Jobs:
+    """The jobs of a cluster, by the name that Kilter gave them.
+
+    Args:
+        client: Ray's JobSubmissionClient, or what behaves like it.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    def submit(self, words: Sequence[str], files: Sequence[Path], name: str, runs: Path) -> str:
+        """Sends the files and starts `kilter WORDS` beside them; returns the job's id."""
+        job = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        code = runs / ".jobs" / f"{job}.json"
+        variables = {
+            SENDER: json.dumps(versions()),
+            EXIT: str(code),
+            "RAY_JOB_STOP_WAIT_TIME_S": str(STOPPING),
+        }
+        # The job runs in a copy of this folder, which Ray removes: only what is read goes there.
+        with tempfile.TemporaryDirectory() as folder:
+            for path in files:
+                (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, Path(folder) / path)
+            self.client.submit_job(
+                entrypoint=f"exec python -m kilter {shlex.join(words)}",
+                submission_id=job,
+                runtime_env={"working_dir": folder, "env_vars": variables},
+                metadata={"kilter": name, "exit": str(code)},
+            )
+        return job
+
+    def find(self, name: str) -> str:
+        """The id of the newest job of this name. Raises UserError."""
+        known: dict[str, tuple[float, str]] = {}
+        for job in self.client.list_jobs():
+            if job.submission_id is not None:
+                entry = (float(job.start_time or 0), str(job.submission_id))
+                for word in {job.submission_id, (job.metadata or {}).get("kilter", job.submission_id)}:
+                    known[word] = max(entry, known.get(word, entry))
+        if name not in known:
+            fix = nearest(name, known) if known else "run: kilter submit RECIPE"
+            raise UserError("job", name, "is not known to this cluster", fix)
+        return known[name][1]
+
+    def status(self, job: str) -> str:
+        """One of Ray's words, such as RUNNING."""
+        found = self.client.get_job_status(job)
+        return str(getattr(found, "value", found))
+
+    def follow(self, job: str, say: Callable[[str], None]) -> None:
+        """Says the log as it is written, until the job has ended."""
+        # Every command reads this file, and few follow a job.
+        import asyncio
+
+        async def tail() -> None:
+            async for lines in self.client.tail_job_logs(job):
+                say(lines)
+
+        asyncio.run(tail())
+        while self.status(job) not in ENDED:
+            time.sleep(0.5)
+
+    def code(self, job: str) -> int:
+        """The run's own exit code, from its file where that can be read, else from what Ray saw."""
+        found = self.client.get_job_info(job)
+        said: Mapping[str, str] = found.metadata or {}
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return int(json.loads(Path(said["exit"]).read_text(encoding="utf-8"))["code"])
+        seen = found.driver_exit_code
+        if seen is None:
+            seen = 0 if self.status(job) == "SUCCEEDED" else Exit.RUN_FAILED
+        # A signal ended it, or a shell that found no kilter.
+        return int(seen) if seen in list(Exit) else int(Exit.RUN_FAILED)

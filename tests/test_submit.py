@@ -1,0 +1,237 @@
+"""Jobs of a Ray cluster: what is sent, what is refused before, and the run's own exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from conftest import make_model, pair_rows
+from kilter import cli
+from kilter.cluster import submit as jobs
+from kilter.errors import UserError
+
+
+class Client:
+    """Ray's client of jobs, which runs the entry point here when its log is asked for."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, SimpleNamespace] = {}
+        self.interrupt = False
+
+    def submit_job(self, *, entrypoint, submission_id, runtime_env, metadata):
+        folder = Path(runtime_env["working_dir"])
+        sent = {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+        self.jobs[submission_id] = SimpleNamespace(
+            submission_id=submission_id,
+            metadata=metadata,
+            start_time=len(self.jobs),
+            entrypoint=entrypoint,
+            sent=sent,
+            variables=runtime_env["env_vars"],
+            status=SimpleNamespace(value="RUNNING"),
+            driver_exit_code=None,
+            log="",
+        )
+        return submission_id
+
+    def finish(self, job, code, file=None):
+        found = self.jobs[job]
+        found.status = SimpleNamespace(value="FAILED" if code else "SUCCEEDED")
+        found.driver_exit_code = code
+        if file is not None:
+            path = Path(found.metadata["exit"])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"code": file}))
+
+    def list_jobs(self):
+        return list(self.jobs.values())
+
+    def get_job_status(self, job):
+        return self.jobs[job].status
+
+    def get_job_info(self, job):
+        return self.jobs[job]
+
+    def get_job_logs(self, job):
+        return self.jobs[job].log
+
+    async def tail_job_logs(self, job):
+        yield "step 1\n"
+        if self.interrupt:
+            raise KeyboardInterrupt
+        self.finish(job, 1, 3)
+        yield "step 2\n"
+
+    def stop_job(self, job):
+        self.jobs[job].status = SimpleNamespace(value="STOPPED")
+        return True
+
+
+@pytest.fixture
+def client(monkeypatch):
+    made = Client()
+    monkeypatch.setattr(jobs, "connect", lambda address: jobs.Jobs(made))
+    return made
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with a recipe, a reward of one's own and shared data."""
+    shared = tmp_path / "shared"
+    make_model(shared / "model")
+    rows = [{"prompt": r["prompt"]} for r in pair_rows(8)]
+    (shared / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    home = tmp_path / "home"
+    (home / "rewards").mkdir(parents=True)
+    (home / "rewards" / "mine.py").write_text(
+        "def reward(prompt, completion): return float(len(completion))\n"
+    )
+    (home / "unread.txt").write_text("stays here")
+    (home / "r.yaml").write_text(
+        f"model: {shared}/model\ndata: {{path: {shared}/prompts.jsonl, heldout: 0}}\nstages:\n"
+        "  grpo: {train: {method: grpo, prompts: $data, feedback: rewards/mine.py:reward, max_steps: 1,\n"
+        "    batch_size: 2, max_length: 64, sampler: {samples: 2, max_new_tokens: 4},\n"
+        "    monitors: {enabled: false}, cluster: {rollout: {place: apart}}}}\n"
+    )
+    monkeypatch.chdir(home)
+    return SimpleNamespace(shared=shared, runs=shared / "runs")
+
+
+def kilter(monkeypatch, capsys, *words):
+    monkeypatch.setattr(sys, "argv", ["kilter", *words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capsys.readouterr()
+    return int(stop.value.code or 0), " ".join((said.out + said.err).split())
+
+
+def test_only_what_is_read_is_sent(client, here, monkeypatch, capsys):
+    code, said = kilter(monkeypatch, capsys, "submit", "r.yaml", "--runs", str(here.runs), "--set", "name=x")
+    assert code == 0, said
+    (job,) = client.jobs.values()
+    assert sorted(job.sent) == ["r.yaml", "rewards/mine.py"]
+    assert job.entrypoint == (
+        f"exec python -m kilter run r.yaml --runs {here.runs} --set name=x "
+        "--set stages.grpo.train.cluster.address=auto"
+    )
+    assert job.variables["RAY_JOB_STOP_WAIT_TIME_S"] == "600"
+    assert json.loads(job.variables[jobs.SENDER])["torch"]
+    # Beside the run folders, where no chain looks, and on the file system that all share.
+    assert Path(job.variables[jobs.EXIT]).parent == here.runs / ".jobs"
+    assert job.metadata["kilter"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["r.yaml"], "`--runs` = 'runs' is relative"),
+        (["r.yaml", "--runs", "/shared", "--set", "model=m"], "`model` = 'm' is relative"),
+        (["r.yaml", "--runs", "/shared", "--set", "data.path=p.jsonl"], "= 'p.jsonl' is relative"),
+        (
+            ["r.yaml", "--runs", "/s", "--set", "stages.grpo.train.cluster.lookahead=-1"],
+            "greater than or equal",
+        ),
+        (["r.yaml", "--status", "x"], "cannot be combined"),
+        ([], "`recipe` is missing"),
+        (["--status", "x"], "`job` = 'x' is not known to this cluster"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_sent(
+    client, here, monkeypatch, capsys, words, message
+):
+    Path("m").mkdir()
+    Path("p.jsonl").write_text('{"prompt": "q"}\n')
+    code, said = kilter(monkeypatch, capsys, "submit", *words)
+    assert code == 2
+    assert message in said
+    assert "Fix: " in said
+    assert client.jobs == {}
+
+
+def test_to_follow_shows_the_log_and_ends_with_the_runs_own_code(client, here, monkeypatch, capsys):
+    """Ray says 1 of every failure."""
+    code, said = kilter(monkeypatch, capsys, "submit", "r.yaml", "--runs", str(here.runs), "--follow")
+    assert code == 3
+    assert "step 1 step 2" in said
+
+
+def test_ctrl_c_leaves_the_job_running(client, here, monkeypatch, capsys):
+    client.interrupt = True
+    code, said = kilter(monkeypatch, capsys, "submit", "r.yaml", "--runs", str(here.runs), "--follow")
+    assert code == 0
+    assert "goes on" in said
+    assert next(iter(client.jobs.values())).status.value == "RUNNING"
+
+
+def test_a_job_is_found_by_its_name_the_newest_first(client, here, monkeypatch, capsys):
+    for _ in range(2):
+        submitted = kilter(
+            monkeypatch, capsys, "submit", "r.yaml", "--runs", str(here.runs), "--name", "mine"
+        )
+        assert submitted[0] == 0
+        monkeypatch.setattr(time, "strftime", lambda form: "later")
+    first, second = client.jobs
+    client.finish(first, 1, 4)
+    assert f"{second}: running" in kilter(monkeypatch, capsys, "submit", "--status", "mine")[1]
+    assert f"{first}: failed, exit code 4" in kilter(monkeypatch, capsys, "submit", "--status", first)[1]
+    client.jobs[second].log = "all of it\n"
+    assert kilter(monkeypatch, capsys, "submit", "--logs", "mine") == (0, "all of it")
+    assert "asked to stop" in kilter(monkeypatch, capsys, "submit", "--stop", "mine")[1]
+    assert client.jobs[second].status.value == "STOPPED"
+    code, said = kilter(monkeypatch, capsys, "submit", "--status", "mone")
+    assert code == 2
+    assert "Did you mean 'mine'?" in said
+
+
+@pytest.mark.parametrize(
+    ("seen", "file", "code"), [(0, 0, 0), (1, 3, 3), (2, None, 2), (-9, None, 4), (127, None, 4), (1, 2, 2)]
+)
+def test_the_code_is_the_files_else_what_ray_saw(client, tmp_path, seen, file, code):
+    all_ = jobs.Jobs(client)
+    job = all_.submit(["run", "r.yaml"], [], "r", tmp_path)
+    client.finish(job, seen, file)
+    assert all_.code(job) == code
+
+
+# In the job.
+
+
+def entry(here, tmp_path, *words, **variables):
+    run = [sys.executable, "-m", "kilter", *words]
+    return subprocess.run(run, env=os.environ | variables, capture_output=True, text=True)
+
+
+def test_a_job_leaves_its_code_and_compares_versions_first(here, tmp_path):
+    left = tmp_path / "shared" / ".jobs" / "x.json"
+    good = {jobs.SENDER: json.dumps(jobs.versions()), jobs.EXIT: str(left)}
+    assert entry(here, tmp_path, "run", "nothing.yaml", **good).returncode == 2
+    assert json.loads(left.read_text()) == {"code": 2}
+    left.unlink()
+    other = good | {jobs.SENDER: json.dumps(jobs.versions() | {"torch": "1.0"})}
+    done = entry(here, tmp_path, "methods", **other)
+    assert done.returncode == 2
+    assert "and the sender of this job has 1.0" in " ".join(done.stderr.split())
+    assert json.loads(left.read_text()) == {"code": 2}
+    # What one side has not installed cannot differ.
+    alone = good | {jobs.SENDER: json.dumps({"kilter": jobs.versions()["kilter"], "elsewhere": "1"})}
+    assert entry(here, tmp_path, "methods", "dpo", **alone).returncode == 0
+    assert json.loads(left.read_text()) == {"code": 0}
+
+
+def test_builds_do_not_count_as_versions(monkeypatch):
+    monkeypatch.setattr(
+        jobs.metadata, "version", lambda name: {"torch": "2.9.0+cu128", "ray": "2.60.0"}[name]
+    )
+    assert jobs.versions()["torch"] == "2.9.0"
+    monkeypatch.setenv(jobs.SENDER, json.dumps({"torch": "2.9.0"}))
+    jobs.arrive()
+    monkeypatch.setenv(jobs.SENDER, json.dumps({"torch": "2.8.0"}))
+    with pytest.raises(UserError, match="install the same torch|Install the same torch"):
+        jobs.arrive()
