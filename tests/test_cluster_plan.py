@@ -116,6 +116,16 @@ def test_the_70b_recipe_is_the_papers_column():
     assert list(plan["steps"]) == ["0"]
 
 
+def test_sharded_weights_that_answer_here_take_a_copy_on_every_gpu():
+    """In float32, at both peaks; whole weights answer themselves, and engines have their own."""
+    here = ["--set", "stages.grpo.train.cluster.rollout={place: here}"]
+    shards = [*here, "--set", "stages.grpo.train.sampler={name: local}"]
+    said, _ = kilter("recipes/cluster-70b.yaml", *shards, "--gpus", "256", code=2)
+    assert "(copy to sample from: 282.2 GB)" in " ".join(said.split())
+    engines, _ = kilter("recipes/cluster-70b.yaml", "--gpus", "256", "--json")
+    assert "copy to sample from" not in engines
+
+
 def test_a_plan_reads_no_torch():
     code = "import sys; sys.argv = ['kilter', 'cluster', 'plan', 'recipes/cluster-70b.yaml']\n"
     code += "from kilter.cli import main\ntry: main()\nexcept SystemExit: print('torch' in sys.modules)"

@@ -224,6 +224,10 @@ def peaks(spec: ClusterSpec, work: Work, share: int) -> dict[str, dict[str, floa
     beside = sum(n for name, n in work.frozen.items() if roles[name].place != "apart") * FROZEN * whole
     layers = 2 * work.gather * whole / size.layers if share > 1 else work.gather % 4 * whole
     common = {"frozen models": beside, "libraries": LIBRARIES}
+    here = rollout.place == "here"
+    # Shards answer nobody: each process samples from a whole copy of its own.
+    if work.samples and here and share > 1:
+        common["copy to sample from"] = FROZEN * whole
     learns = {"weights, gradients, moments": work.trained * state / share, "gathered or cast weights": layers}
     found = {"learning": learns | {"activations": work.activations} | common}
 
@@ -232,7 +236,7 @@ def peaks(spec: ClusterSpec, work: Work, share: int) -> dict[str, dict[str, floa
         gpus = rollout.gpus or 1
         flying = min(SLOTS, work.prompts * work.samples / rollout.workers) * (work.prompt + work.answer)
         engine = {
-            "engine's weights": SERVED * whole / gpus,
+            "engine's weights": 0.0 if here else SERVED * whole / gpus,
             "engine's cache": 2 * size.kv * size.layers * flying / gpus,
         }
         kept = {"learner's weights": work.trained * FROZEN * whole / share} | common

@@ -181,7 +181,7 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     elsewhere = scorers.reference_apart(job, policy, temperature) if wanted else None
     frozen = scorers.frozen_reference(job, policy, encoder) if wanted and elsewhere is None else None
     # Sharded weights answer nobody: a copy does, unless other workers do.
-    whole = WholeCopy(policy) if engine.sharded and job.apart("rollout") is None else None
+    whole = WholeCopy(policy) if engine.sharded and not job.divided else None
     answering = policy if whole is None else whole.scorer
     source = make_source(job, answering, encoder, frozen, whole)
     origin: Origin = "own" if needs.opponent is None else "mixed"

@@ -58,6 +58,12 @@ class Job:
         return self.cluster if self.cluster is not None and self.cluster.apart(role) else None
 
     @property
+    def divided(self) -> bool:
+        """Whether no process will hold the whole policy: it is sharded, and workers answer in its place."""
+        elsewhere = self.cluster is not None and self.cluster.samples(self.spec.sampler.name)
+        return self.engine.sharded and elsewhere
+
+    @property
     def groups(self) -> Sequence[Group]:
         """The training groups, up to `limit`."""
         return self.train[: self.spec.limit]

@@ -182,8 +182,7 @@ def frozen_reference(job: Job, policy: Scorer, encoder: Encoder) -> Scorer | Non
     """A second model for fresh rollouts; None where the policy with its adapters off is the reference."""
     spec, folder = job.spec, job.reference or job.start
     # Shards of the base cannot answer for this process alone, where no copy of them is whole.
-    divided = job.engine.sharded and job.apart("rollout") is not None
-    if spec.adapter is None or folder != job.start or divided:
+    if spec.adapter is None or folder != job.start or job.divided:
         return _frozen(job, folder, encoder)
     _refuse_moving_base(job)
     return None
