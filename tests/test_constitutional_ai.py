@@ -90,6 +90,7 @@ def test_the_gate_of_a_run_with_an_unmeasured_judge_is_inconclusive_and_a_failur
     model = {"path": "m", "model_hash": "h", "metrics": {"over_refusal": estimate}}
     model["difference"] = {"over_refusal": estimate}
     evaluation = {"baseline": "a", "n_prompts": 200, "data_hash": "d", "models": {"a": model, "b": model}}
+    evaluation["prompts_found_in_training_data"] = 0
     for limit, alone in ((0.05, "pass"), (-0.05, "fail")):
         condition = {"metric": "over_refusal", "bound": "diff_ci_high", "op": "<=", "value": limit}
         policy = load_policy({"conditions": [condition]})
