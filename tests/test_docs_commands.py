@@ -31,6 +31,7 @@ ELSEWHERE = {
     r"python -m bench": "measures for minutes",
     r"kilter run recipes/constitutional-ai.yaml": "has eleven stages (tests/test_constitutional_ai.py)",
     r"kilter lm-eval ": "needs lm-eval, which is an extra (tests/test_exchange.py)",
+    r"kilter submit ": "asks a cluster that is not here (tests/test_submit.py)",
     r"kilter watch ": "serves until it is interrupted (tests/test_watch.py)",
     r"kilter trace ": "asks for a run of that recipe (tests/test_constitutional_ai.py)",
     r"kilter sample some-model --sampler openai": "asks a server that is not here (tests/test_endpoints.py)",
