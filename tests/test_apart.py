@@ -305,3 +305,74 @@ def test_a_critic_that_dies_ends_the_run_and_the_next_one_is_bit_for_bit_the_sam
     assert run(tiny, folder, tmp_path / "run", **settings)[1] == whole[1]
     ours, theirs = weights(tmp_path / "run"), weights(tmp_path / "whole")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_age_splits_the_mismatch_and_weights_give_the_sample_size():
+    from kilter.training.stale import drawn_by, moved, sums_by_age
+    from kilter.types import Encoded
+
+    answers = (
+        Completion("ab", (1, 2), versions=((0, 1, 3), (1, 2, 5))),
+        Completion("abc", (1, 2, 3), policy_version=4),
+    )
+    encoded = Encoded(Group(Prompt(text="q"), answers, (Feedback(1.0),) * 2), (9,), ((1, 2), (1, 2, 3)), ())
+    version_BT = drawn_by([encoded], 3)
+    assert version_BT[0, :2].tolist() == [3, 5]
+    assert version_BT[1].tolist() == [4, 4, 4]
+    gap_BT = torch.tensor([[0.3, 0.0, 9.0], [-0.2, 1.5, 0.1]])
+    mask_BT = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    kl = lambda g: torch.tensor(g).exp().item() - g - 1
+    total = sums_by_age(gap_BT * mask_BT, mask_BT, 5 - version_BT)
+    # Two ranks with the same rows are one rank with them.
+    for found in (moved(total), moved(total * 2)):
+        assert found["sampling/mismatch_kl/0"] == pytest.approx(0.0, abs=1e-6)
+        assert found["sampling/mismatch_kl/1"] == pytest.approx((kl(-0.2) + kl(1.5) + kl(0.1)) / 3, rel=1e-5)
+        assert found["sampling/mismatch_kl/2+"] == pytest.approx(kl(0.3), rel=1e-5)
+        w = torch.tensor([0.3, 0.0, -0.2, 1.5, 0.1]).exp().clamp_max(2.0)
+        size = float(w.sum() ** 2 / (5 * w.square().sum()))
+        assert found["async/effective_sample_size"] == pytest.approx(size, rel=1e-5)
+    assert moved(torch.zeros(8)) == {}
+
+
+def test_a_run_ahead_says_how_old_its_tokens_are_and_one_in_turn_does_not(tiny, folder, tmp_path):
+    settings = {"feedback": {"regex": "[a-m]"}, "learning_rate": 3e-3, "steps": 5}
+    cluster = apart("rollout", lookahead=2)
+    ahead, _ = run(tiny, folder, tmp_path / "ahead", cluster=cluster, **settings)
+    ages = [max(int(a[0]) for a in ("0", "1", "2+") if f"sampling/mismatch_kl/{a}" in r) for r in ahead]
+    assert ages == [0, 1, 2, 2, 2]
+    assert [r["async/staleness_max"] for r in ahead] == ages
+    assert ahead[0]["async/effective_sample_size"] == pytest.approx(1.0, abs=1e-5)
+    assert all(0 < r["async/effective_sample_size"] < 1 - 1e-6 for r in ahead[1:])
+    in_turn, _ = run(tiny, folder, tmp_path / "turn", cluster=apart("rollout"), **settings)
+    assert not [k for r in in_turn for k in r if k.startswith(("async/", "sampling/mismatch_kl/"))]
+
+
+def monitors():
+    from kilter.training.config import MonitorSpec
+    from kilter.training.monitors import EventLog, GoldHistory, Monitors
+
+    return Monitors(MonitorSpec(), EventLog(None), GoldHistory(None), 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "course", "at"),
+    [
+        ("async/stale_kl", [0.010, 0.012, 0.014, 0.016], 4),
+        ("async/stale_kl", [0.010, 0.012, 0.011, 0.013, 0.015, 0.012], None),
+        ("async/stale_kl", [0.0100, 0.0102, 0.0104, 0.0106, 0.0108], None),
+        ("async/effective_sample_size", [0.9, 0.6, 0.6, 0.6], 4),
+        ("async/effective_sample_size", [0.9, 0.6, 0.75, 0.6, 0.6], None),
+    ],
+)
+def test_staleness_that_hurts_is_named_with_its_remedy(name, course, at):
+    watch = monitors()
+    for step, value in enumerate(course, start=1):
+        # A resumed run counts on.
+        kept, watch = json.loads(json.dumps(watch.state())), watch
+        watch.restore(kept)
+        watch.update(step, {name: value}, [])
+    events = [e for e in watch.log.events if e.monitor.startswith("async/")]
+    assert [e.step for e in events] == ([] if at is None else [at])
+    for event in events:
+        assert (event.tier, event.level) == (1, "warn")
+        assert "lower cluster.lookahead, or set correction: anchored" in event.message

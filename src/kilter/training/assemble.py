@@ -190,6 +190,7 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
         origin = "replay" if anchored else "engine"
     steps, critic = _steps(job, source), scorers.critic_apart(job, encoder)
     learner = LocalLearner(scorer, needs, spec, steps, engine, None, temperature, origin, critic)
+    learner.ahead = source.lookahead > 0
     if job.cluster is not None:
         job.cluster.moments.optimizer = learner.optimizer
     live: LogProbs | None = elsewhere

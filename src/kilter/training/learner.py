@@ -39,6 +39,7 @@ from kilter.training.join import (
 from kilter.training.optim import make_optimizer, schedule_factor
 from kilter.training.parallel.engine import Engine
 from kilter.training.prepare import prepared
+from kilter.training.stale import drawn_by, moved, sums_by_age
 from kilter.training.surrogate import Surrogate
 from kilter.types import Encoded, Weights
 
@@ -74,6 +75,8 @@ class LocalLearner:
         self.engine, self.reference, self.temperature = engine, reference, temperature
         self.origin: Origin = origin
         self.critic = critic
+        self.ahead = False
+        """Whether rollouts may be drawn by older weights than the present ones."""
         self._leaves: list[tuple[Batch, Tensor]] = []
         """Values that a critic elsewhere gave for micro-batches; their gradients are for it."""
         self.mismatch: Metrics = {}
@@ -105,7 +108,10 @@ class LocalLearner:
 
     def collect(self, groups: Sequence[Encoded]) -> Batch:
         """The groups of this rank, maybe none, as a batch that has the same tensors on every rank."""
-        return level(collate(groups), self.engine.gather)
+        batch = level(collate(groups), self.engine.gather)
+        if not self.ahead:
+            return batch
+        return batch.with_extra(version_BT=drawn_by(groups, batch.tokens_BT.shape[1]))
 
     def score(self, batch: Batch, outputs: frozenset[str]) -> Iterator[tuple[Batch, Any]]:
         """Forward without gradient, micro-batch by micro-batch: (micro-batch, Outputs).
@@ -205,6 +211,9 @@ class LocalLearner:
             "sampling/sampling_logp_difference/mean": float(sums[1]) / count,
             "sampling/sampling_logp_difference/max": largest,
         }
+        if self.ahead:
+            age_BT = self._updates - batch.extra["version_BT"]
+            self.mismatch |= moved(self.engine.sum(sums_by_age(gap, mask, age_BT)))
 
     def prepare(self, batch: Batch, objective: Objective) -> Batch:
         """The objective's credit and weights; baselines and whitening span all ranks."""

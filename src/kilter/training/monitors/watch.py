@@ -28,6 +28,9 @@ Z_LIMIT = 4.0
 MIN_REFERENCE = 5
 """Steps that the reference window has at least."""
 
+GROWTH = 1.1
+"""Factor by which the KL of stale tokens has to rise from step to step; less is noise."""
+
 MISSING = 0.2
 """Share of unscored held-out answers above which gold evidence is called thin."""
 
@@ -64,6 +67,11 @@ LIMITS = (
         above=0.5,
     ),
     Limit("reward/at_maximum", "most answers have the maximal reward: the reward is saturated", above=0.9),
+    Limit(
+        "async/effective_sample_size",
+        "answers of older weights count for little: lower cluster.lookahead, or set correction: anchored",
+        below=0.7,
+    ),
     Limit("duplicates", "most answers to a prompt are copies of each other", above=0.5),
     Limit("repetition", "answers repeat themselves", above=0.3),
 )
@@ -122,6 +130,8 @@ class Monitors:
     fix: str = ""
     wants_gold: bool = False
     recent_kl: list[float] = field(default_factory=list)
+    stale_kl: float = math.inf
+    """KL of the last step's stale tokens."""
     rises: dict[str, Rise] = field(default_factory=dict)
     """Signals that are shares of the answers to a prompt: how sure it is that each is beyond its limit."""
     scores: tuple[float, float] = (math.inf, -math.inf)
@@ -167,11 +177,26 @@ class Monitors:
         for name, message in DRIFT.items():
             if name in values:
                 self._drift(step, name, message, values[name])
+        self._stale(step, values)
         # After the checks, so that no step is measured against itself.
         for name, value in values.items():
             if len(self.reference.setdefault(name, [])) < self.window:
                 self.reference[name].append(value)
         return {f"monitor/{k}": v for k, v in found.items()}
+
+    def _stale(self, step: int, values: Mapping[str, float]) -> None:
+        """Warns when the policy runs away from the weights that sample for it."""
+        if "async/stale_kl" not in values:
+            return
+        value, before = values["async/stale_kl"], self.stale_kl
+        self.stale_kl = value
+        if self._hit("async/stale_kl", value > GROWTH * before) >= HITS:
+            message = (
+                "the policy moves away from the older weights that sample for it: "
+                "lower cluster.lookahead, or set correction: anchored"
+            )
+            how = f"their KL grew in {self.streak['async/stale_kl']} steps in a row"
+            self._warn("async/stale_kl", step, message, how, value, before)
 
     def _look(self, everyone: Sequence[Mapping[str, Sequence[float]]]) -> None:
         """Bets on the shares of one step's prompts."""
@@ -402,6 +427,7 @@ class Monitors:
             "raised": sorted(self.raised),
             "wants_gold": self.wants_gold,
             "recent_kl": self.recent_kl,
+            "stale_kl": self.stale_kl,
             "scores": self.scores,
             "rises": {name: rise.state() for name, rise in self.rises.items()},
             "stop": self.stop,
@@ -413,6 +439,7 @@ class Monitors:
         self.reference, self.streak = state["reference"], state["streak"]
         self.raised, self.wants_gold = set(state["raised"]), state["wants_gold"]
         self.recent_kl, self.scores = list(state["recent_kl"]), tuple(state["scores"])
+        self.stale_kl = state["stale_kl"]
         for name, seen in state["rises"].items():
             self.rises[name] = self._rise(SHARES[name])
             self.rises[name].restore(seen)
