@@ -161,13 +161,19 @@ def test_lookahead_pays_when_sampling_and_learning_take_as_long():
     assert ahead == pytest.approx(21.0)
 
 
-def run(tiny, prompts, out, lookahead=None, method="grpo", connect=lambda spec: InlineBackend(), **cluster):
-    rewards = out.parent / "rewards.py"
+def letters(folder):
+    """File of a reward that needs no model."""
+    rewards = folder / "rewards.py"
     rewards.write_text(
         "def letters(prompt, completion):\n"
         "    text = completion.text.lower()\n"
         "    return sum('a' <= c <= 'm' for c in text) / max(1, len(text))\n"
     )
+    return rewards
+
+
+def run(tiny, prompts, out, lookahead=None, method="grpo", connect=lambda spec: InlineBackend(), **cluster):
+    rewards = letters(out.parent)
     spec = TrainSpec.model_validate(
         {
             "method": method,

@@ -6,9 +6,11 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ray_workers import Echo
@@ -152,6 +154,89 @@ def test_a_place_that_never_comes_names_what_is_wanted_and_free(pool, capsys):
     assert "wants 2 CPU, 1 tpu; node" in str(found.value)
     assert "16 of 16 CPU, 0 of 0 tpu free" in str(found.value)
     assert found.value.code == 2
+
+
+def group_run(tiny, prompts, out, **fields):
+    """Metrics of a run whose learner may be a group on Ray."""
+    from kilter.data.dataset import DataSpec, load
+    from kilter.training.config import TrainSpec
+    from kilter.training.parallel import launch
+    from kilter.training.trainer import Trainer
+    from test_ahead import letters
+
+    settings = {
+        "method": "grpo",
+        "batch_size": 4,
+        "max_steps": 4,
+        "learning_rate": 1e-3,
+        "save_every": 1,
+        "prompts": "$data",
+        "feedback": f"{letters(out.parent)}:letters",
+        "sampler": {"samples": 4, "max_new_tokens": 10},
+        "monitors": {"allow_truncation": True, "gold_every": 1000},
+    }
+    spec = TrainSpec.model_validate(settings | fields)
+    data = load(DataSpec(path=str(prompts), heldout=0.0), "prompts")
+    launch.train(Trainer(spec, tiny, data.train, [], out, connect=RayBackend))
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+APART_2 = {"address": "auto", "learner": {"processes": 2}, "rollout": {"place": "apart", "engines": 2}}
+
+
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_a_learner_of_two_ranks_on_ray_equals_one_process(head, tiny, tmp_path, fsdp):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Say {chr(97 + i)}"}) + "\n" for i in range(16)))
+    one = group_run(tiny, prompts, tmp_path / "one")
+    two = group_run(tiny, prompts, tmp_path / "two", fsdp=fsdp, cluster=APART_2)
+    for name in ("loss", "grad_norm", "reward"):
+        assert [r[name] for r in two] == pytest.approx([r[name] for r in one], rel=1e-4, abs=1e-4)
+
+
+def when_step(out, step, act):
+    """Does something in a thread when a run has logged a step."""
+
+    def watch():
+        path = out / "metrics.jsonl"
+        while not path.is_file() or len(path.read_text().splitlines()) < step:
+            time.sleep(0.05)
+        act()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+
+
+def ranks_of(folder):
+    """Process ids of a learner's ranks."""
+    found = [p for p in psutil.process_iter() if str(folder) in " ".join(cmdline(p))]
+    return [p.pid for p in found if "kilter.training.parallel.worker" in " ".join(cmdline(p))]
+
+
+def cmdline(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def test_a_learner_that_loses_a_rank_goes_on_from_its_checkpoint(head, tiny, tmp_path, capfd):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Say {chr(97 + i)}"}) + "\n" for i in range(16)))
+    out, victims = tmp_path / "two", []
+
+    def kill():
+        victims.append(max(ranks_of(out)))
+        os.kill(victims[0], signal.SIGKILL)
+
+    when_step(out, 2, kill)
+    rows = group_run(tiny, prompts, out, cluster=APART_2, max_steps=8)
+    assert [r["step"] for r in rows] == list(range(1, 9))
+    said = capfd.readouterr().err
+    assert "got SIGKILL" in said
+    assert "resuming after step" in said
+    assert victims
+    assert not ranks_of(out)
 
 
 @pytest.mark.parametrize(("method", "engines"), [("grpo", 2), ("ppo", 1), ("online_dpo", 1), ("remax", 1)])

@@ -17,6 +17,9 @@ from kilter.errors import KilterError, RunFailed, UserError
 Factory = Callable[..., Any]
 """Makes the object that a worker holds; importable by name, its arguments plain enough to be sent."""
 
+JOIN = "KILTER_RAY"
+"""Variable by which a rank of the learner finds the Ray that it was started on."""
+
 LOST = "lost"
 """The kind of a report whose worker is gone: the call may run again elsewhere."""
 
@@ -59,6 +62,8 @@ class Handle(Protocol):
 
     where: str
     """Role, node and process, for people."""
+    address: str
+    """Of its node, where other nodes reach it."""
     log: str
     """File on its node that has what it printed; "" where there is none."""
 
@@ -77,6 +82,9 @@ class Handle(Protocol):
 
 class Backend(Protocol):
     """Starts workers and waits for them."""
+
+    address: str
+    """Where other processes join the same backend; "" where they cannot."""
 
     def start(
         self, role: str, number: int, make: Factory, arguments: Mapping[str, Any], at_once: int = 1

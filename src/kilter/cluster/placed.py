@@ -56,7 +56,8 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         backend: starts their workers.
         folder: of the stage, for weights that travel as files.
         say: takes a line for people, before the run has its events.
-        sends: whether this process publishes weights.
+        rank: of this process of the learner. Each has workers of its own, and publishes to them.
+        world: processes of the learner.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         backend: Backend,
         folder: Path,
         say: Callable[[str], None],
-        sends: bool = True,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        self.spec, self.backend, self.folder, self.sends = spec, backend, folder, sends
+        self.spec, self.backend, self.folder = spec, backend, folder
+        self.rank, self.world, self.sends = rank, world, True
         self.tell: Callable[[str, str], None] = lambda what, detail: say(f"{what}: {detail}")
         self._restarts = Restarts(spec.restarts)
         self.moments = Moments()
@@ -94,8 +97,16 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         at_once: int = 1,
         restarts: Restarts | None = None,
     ) -> Pool:
-        """Starts the workers of a role, one after the other."""
-        size = self.spec.roles()[role].workers
+        """Starts the workers of a role that are this process's, one after the other."""
+        workers = self.spec.roles()[role].workers
+        size = len(range(self.rank, workers, self.world))
+        if workers < self.world:
+            raise UserError(
+                f"cluster.{role}",
+                workers,
+                f"are fewer workers than the {self.world} processes of the learner, which share them out",
+                f"give every process of the learner one: at least {self.world}",
+            )
         # Events come when the run has somewhere to put them.
         tell = lambda what, detail: self.tell(what, detail)
         left = restarts or self._restarts

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import ray
 
-from kilter.cluster.backend import LOST, Factory, Report, raised, run
+from kilter.cluster.backend import JOIN, LOST, Factory, Report, raised, run
 from kilter.cluster.spec import ClusterSpec
 from kilter.errors import UserError
 from kilter.version import __version__
@@ -174,7 +174,7 @@ class RayHandle:
     since: float | None = None
 
     def __post_init__(self) -> None:
-        self.where, self.log = self.hello.where, self.hello.log
+        self.where, self.log, self.address = self.hello.where, self.hello.log, self.hello.address
 
     def call(self, method: str, *arguments: Any) -> RayCall:
         """Sends a call behind the earlier ones."""
@@ -250,10 +250,11 @@ class RayBackend:
         self._begun: set[tuple[str, int]] = set()
         self._own = not ray.is_initialized()
         if self._own:
-            self._connect()
+            self._connect(os.environ.get(JOIN, spec.address))
+        self.address = str(ray.get_runtime_context().gcs_address)
         self.actor = ray.remote(concurrency_groups={BESIDE: 1})(Held)
 
-    def _connect(self) -> None:
+    def _connect(self, address: str) -> None:
         # Nothing is reported to Ray's makers; workers print to files of their nodes.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Ray would let everybody else on the machine go first.
@@ -261,14 +262,14 @@ class RayBackend:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         ray._private.worker._worker_logs_enabled = False
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if self.spec.address == "local":
+        if address == "local":
             # Roles without a wish share the cores, as the processes of a machine do.
-            free = sum(r.workers for r in self.spec.roles().values() if r.place != "here" and not r.cores)
-            cores = max(os.cpu_count() or 1, free)
+            elsewhere = [r for n, r in self.spec.roles().items() if r.place != "here" or n == "learner"]
+            cores = max(os.cpu_count() or 1, sum(r.workers for r in elsewhere if not r.cores))
             ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
             return
         try:
-            ray.init(address=self.spec.address, **quiet)
+            ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
@@ -329,7 +330,7 @@ class RayBackend:
         """
         group, end = ray.util.placement_group([dict(wanted)]), time.monotonic() + seconds
         # An own Ray does not grow.
-        hopeless = self._own and self.spec.address == "local" and not _fits(wanted)
+        hopeless = self._own and self.spec.address == "local" and JOIN not in os.environ and not _fits(wanted)
         while not group.wait(0.01 if hopeless else max(0.01, min(LOOK, end - time.monotonic()))):
             if hopeless or time.monotonic() >= end:
                 ray.util.remove_placement_group(group)

@@ -169,7 +169,7 @@ class Trainer:
         """The cluster, if any role lives there. It is not even connected to otherwise."""
         if all(role.place == "here" for role in spec.roles().values()):
             return None
-        return Cluster(spec, self.connect(spec), self.out, job.say, job.engine.is_main)
+        return Cluster(spec, self.connect(spec), self.out, job.say, job.engine.rank, job.engine.world)
 
 
 def _describe(job: Job, run: Run) -> None:

@@ -112,7 +112,7 @@ class Engine:
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf"), foreach=True)
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
-    def state(self, module: nn.Module) -> dict[str, Tensor]:
+    def state(self, module: nn.Module, everywhere: bool = False) -> dict[str, Tensor]:
         """Trained parameters and buffers by name, whole, on the CPU (on rank 0; others may get none)."""
         return {k: v.detach().cpu() for k, v in module.named_parameters() if v.requires_grad}
 
@@ -189,13 +189,13 @@ class AccelerateEngine(Engine):
             return contextlib.nullcontext()
         return contextlib.nullcontext() if last else module.no_sync()  # type: ignore[operator]
 
-    def state(self, module: nn.Module) -> dict[str, Tensor]:
-        """Gathers shards; every rank must call it."""
+    def state(self, module: nn.Module, everywhere: bool = False) -> dict[str, Tensor]:
+        """Gathers shards; every rank must call it. Rank 0 gets them, or all."""
         out = {}
         for name, p in module.named_parameters():
             if p.requires_grad:
                 whole = p.full_tensor() if hasattr(p, "full_tensor") else p
-                if self.is_main:
+                if everywhere or self.is_main:
                     out[name.removeprefix("module.")] = whole.detach().cpu()
         return out
 

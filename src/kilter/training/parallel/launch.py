@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kilter import errors, feedback
 from kilter.artifacts import owning, remove, write_first, write_json
+from kilter.cluster.backend import JOIN
 from kilter.data import store
 from kilter.errors import Interrupted, KilterError, RunFailed
 from kilter.screen import Screen
@@ -27,13 +28,19 @@ if TYPE_CHECKING:
     from kilter.training.result import TrainResult
     from kilter.training.trainer import Trainer
 
+WORKER = ("-m", "kilter.training.parallel.worker")
+
 JOB = ".job"
 """Folder of the handed-over files inside the stage's folder."""
 
 
 def needed(spec: TrainSpec) -> bool:
     """Whether this process should start the workers: several are asked for, and it is not one of them."""
-    return spec.processes > 1 and "WORLD_SIZE" not in os.environ
+    return (spec.processes > 1 or _on_cluster(spec)) and "WORLD_SIZE" not in os.environ
+
+
+def _on_cluster(spec: TrainSpec) -> bool:
+    return spec.cluster is not None and spec.cluster.learner.workers > 1
 
 
 def train(trainer: Trainer) -> TrainResult:
@@ -42,18 +49,64 @@ def train(trainer: Trainer) -> TrainResult:
 
 
 def run(trainer: Trainer) -> TrainResult:
-    """Trains `trainer` in spec.processes workers.
+    """Trains `trainer` in the processes that the spec asks for.
 
     Raises what the first worker to fail raised, or RunFailed with its rank and signal.
     """
+    from kilter.training.result import TrainResult
+
+    folder = trainer.out / JOB
+    _hand_over(trainer, folder)
+    (_run_on_cluster if _on_cluster(trainer.spec) else _run_here)(trainer, folder)
+    result = json.loads((folder / "result.json").read_text())
+    remove(folder)
+    return TrainResult(**result | {"model": Path(result["model"]), "counts": Counter(result["counts"])})
+
+
+def _run_on_cluster(trainer: Trainer, folder: Path) -> None:
+    """The ranks where the cluster has room for them; the group begins anew when it loses one."""
+    from kilter.cluster.launch import Group
+    from kilter.training.hooks.interrupts import StopRequest
+
+    assert trainer.spec.cluster is not None
+    cluster, stop = trainer.spec.cluster, StopRequest()
+    backend = trainer.connect(cluster)
+    environment = {JOIN: backend.address, "OMP_NUM_THREADS": str(cluster.learner.cores or 1)}
+    try:
+        for attempt in range(cluster.restarts + 1):
+            with stop:
+                group = Group(backend, cluster.learner.workers, cluster.stall, lambda: stop.received)
+                try:
+                    ended = group.run([*WORKER, str(folder)], environment, attempt)
+                finally:
+                    group.close()
+            # The result is written when every process has trained to the end.
+            if (folder / "result.json").is_file():
+                return
+            left = attempt < cluster.restarts and not stop.received
+            if not ended.lost or not left:
+                break
+            # What the others say of one that was killed is not the cause.
+            remove(folder / "cause.json")
+            Screen(stderr=True).print(f"{trainer.name}: {ended.lost}; the learner begins anew")
+    finally:
+        backend.close()
+    if (folder / "cause.json").is_file() and not ended.lost:
+        raise _told(folder)
+    raise RunFailed(
+        f"The learner's processes were stopped ({ended.lost or f'exit codes {ended.codes}'})",
+        "look above for its own message, then run the same command again to resume",
+        f"Last good checkpoint: in {trainer.out / 'checkpoints'}",
+    )
+
+
+def _run_here(trainer: Trainer, folder: Path) -> None:
+    """The processes on this machine, by torch's elastic agent."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from kilter.training.result import TrainResult
-
-    spec, folder = trainer.spec, trainer.out / JOB
-    _hand_over(trainer, folder)
+    spec = trainer.spec
     # Without a limit every process would take all cores, and all would wait for each other.
     threads = max(1, (os.cpu_count() or 1) // spec.processes)
     threads_before = os.environ.get("OMP_NUM_THREADS")
@@ -69,9 +122,7 @@ def run(trainer: Trainer) -> TrainResult:
         monitor_interval=0.2,
     )
     try:
-        elastic_launch(config, entrypoint=sys.executable)(
-            "-m", "kilter.training.parallel.worker", str(folder), str(os.getpid())
-        )
+        elastic_launch(config, entrypoint=sys.executable)(*WORKER, str(folder), str(os.getpid()))
     except ChildFailedError as error:
         # The result is written when every process has trained to the end: a worker that stumbles over its own
         # shutdown changes nothing.
@@ -84,9 +135,6 @@ def run(trainer: Trainer) -> TrainResult:
     finally:
         if threads_before is None:
             os.environ.pop("OMP_NUM_THREADS", None)
-    result = json.loads((folder / "result.json").read_text())
-    remove(folder)
-    return TrainResult(**result | {"model": Path(result["model"]), "counts": Counter(result["counts"])})
 
 
 def _hand_over(trainer: Trainer, folder: Path) -> None:
@@ -185,16 +233,21 @@ def _leave(folder: Path, cause: dict[str, Any]) -> None:
         print(*cause["arguments"], sep="\n", file=sys.stderr)
 
 
+def _told(folder: Path) -> KilterError:
+    """What the first worker to fail raised."""
+    cause = json.loads((folder / "cause.json").read_text())
+    kinds: Sequence[type[KilterError]] = (errors.UserError, errors.RunFailed, errors.Interrupted)
+    kind = next(k for k in kinds if k.__name__ == cause["kind"])
+    return kind(*cause["arguments"])
+
+
 def _cause(folder: Path, error: Any, count: int) -> KilterError:
     rank, failure = error.get_first_failure()
     code, path = failure.exitcode, folder / "cause.json"
     # What the others say of a worker that was killed (a broken connection, a checkpoint not written) is not
     # the cause.
     if code >= 0 and path.is_file():
-        cause = json.loads(path.read_text())
-        kinds: Sequence[type[KilterError]] = (errors.UserError, errors.RunFailed, errors.Interrupted)
-        kind = next(k for k in kinds if k.__name__ == cause["kind"])
-        return kind(*cause["arguments"])
+        return _told(folder)
     # A signal leaves no message: the kind of signal is all there is to say.
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     memory = " (often: out of memory)" if code == -signal.SIGKILL else ""
