@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import signal
+import subprocess
 import sys
+import tempfile
+import time
 import types
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +27,7 @@ from kilter.cluster.spec import ClusterSpec, Facts, check_cluster
 from kilter.cluster.weights import Taken
 from kilter.errors import RunFailed, UserError
 from kilter.models.load import load_causal
+from kilter.sampling import vllm_clients, vllm_weights
 from kilter.sampling.config import SamplerKind
 from kilter.sampling.vllm_transfer import Reach
 from kilter.sampling.vllm_weights import Holdings, MergedWeights
@@ -360,3 +368,50 @@ def test_engines_on_gpus_answer_with_the_learner_s_weights(place, tmp_path):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             sampler.sync(Weights(step + 1))
+
+
+def gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_of_a_killed_process_neither_engine_nor_weights_stay(tmp_path, monkeypatch):
+    """The engine is a sleeping shell here; its owner is killed without a chance to clean up."""
+    monkeypatch.setattr(vllm_weights, "SHARED_MEMORY", tmp_path / "none")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    owner = os.fork()
+    if owner == 0:
+        engine = subprocess.Popen(["sleep", "100"])
+        folder = vllm_weights.shared_folder(contextlib.ExitStack())
+        vllm_clients.end_together([engine], folder)
+        (tmp_path / "engine").write_text(str(engine.pid))
+        signal.pause()
+    until(lambda: (tmp_path / "engine").exists() and (tmp_path / "engine").read_text())
+    engine = int((tmp_path / "engine").read_text())
+    # What a living process holds is not taken away.
+    with contextlib.ExitStack() as stack:
+        vllm_weights.shared_folder(stack)
+        assert len(list(tmp_path.glob(f"{vllm_weights.PREFIX}*"))) == 2
+    assert not gone(engine)
+    os.kill(owner, signal.SIGKILL)
+    os.waitpid(owner, 0)
+    until(lambda: gone(engine) and not list(tmp_path.glob(f"{vllm_weights.PREFIX}*")))
+
+
+def test_a_folder_without_an_owner_is_removed_by_the_next_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(vllm_weights, "SHARED_MEMORY", tmp_path)
+    (tmp_path / f"{vllm_weights.PREFIX}old").mkdir()
+    with contextlib.ExitStack() as stack:
+        fresh = vllm_weights.shared_folder(stack)
+        assert list(tmp_path.iterdir()) == [fresh]
+    assert list(tmp_path.iterdir()) == []
+
+
+def until(done):
+    for _ in range(500):
+        if done():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen in 5 s")
