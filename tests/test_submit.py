@@ -200,6 +200,24 @@ def test_the_code_is_the_files_else_what_ray_saw(client, tmp_path, seen, file, c
     assert all_.code(job) == code
 
 
+def test_a_head_that_has_just_begun_is_asked_again(client, tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    asked, real = [], client.submit_job
+
+    def early(**given):
+        asked.append(1)
+        if len(asked) < 3:
+            raise RuntimeError("Request failed with status code 500: No available agent to submit job")
+        return real(**given)
+
+    monkeypatch.setattr(client, "submit_job", early)
+    jobs.Jobs(client).submit(["run", "r.yaml"], [], "r", tmp_path)
+    assert len(asked) == 3
+    monkeypatch.setattr(client, "submit_job", lambda **given: (_ for _ in ()).throw(RuntimeError("no")))
+    with pytest.raises(UserError, match="refuses the job"):
+        jobs.Jobs(client).submit(["run", "r.yaml"], [], "r", tmp_path)
+
+
 # In the job.
 
 

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ SENDER, EXIT = "KILTER_SENDER", "KILTER_EXIT_FILE"
 
 STOPPING = 600
 """Seconds between SIGTERM and SIGKILL: a run ends its step and saves. Ray's own 3 are too few."""
+
+STARTING = 60
+"""Seconds in which a new head may find the agent that starts jobs."""
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
@@ -99,13 +103,29 @@ class Jobs:
             for path in files:
                 (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, Path(folder) / path)
-            self.client.submit_job(
+            send = partial(
+                self.client.submit_job,
                 entrypoint=f"exec python -m kilter {shlex.join(words)}",
                 submission_id=job,
                 runtime_env={"working_dir": folder, "env_vars": variables},
                 metadata={"kilter": name, "exit": str(code)},
             )
+            self._patiently(send)
         return job
+
+    def _patiently(self, send: Callable[[], Any]) -> None:
+        """Sends again while the head has no agent yet, as in its first seconds. Raises UserError."""
+        end = time.monotonic() + STARTING
+        while True:
+            try:
+                send()
+                return
+            except RuntimeError as error:
+                said = str(error).strip().splitlines()[0][:160]
+                if "No available agent" not in said or time.monotonic() > end:
+                    fix = "look at the dashboard there, and at the log of the head"
+                    raise UserError("--address", "(given)", f"refuses the job ({said})", fix) from error
+            time.sleep(1)
 
     def find(self, name: str) -> str:
         """The id of the newest job of this name. Raises UserError."""
