@@ -376,3 +376,55 @@ def test_staleness_that_hurts_is_named_with_its_remedy(name, course, at):
     for event in events:
         assert (event.tier, event.level) == (1, "warn")
         assert "lower cluster.lookahead, or set correction: anchored" in event.message
+
+
+ROLES = ("rollout", "reward", "reference", "critic")
+METHODS = {
+    "grpo": {"method": KL, "steps": 6},
+    "ppo": {"method": {"name": "ppo", "beta": 0.05}, "steps": 6},
+    "online_dpo": {"method": "online_dpo", "steps": 6},
+    "sft": {"method": "sft", "steps": 6},
+}
+PLACEMENTS = [
+    ("grpo", ROLES[:1]),
+    ("grpo", ROLES[:3]),
+    ("ppo", ROLES[2:]),
+    ("ppo", ROLES),
+    ("online_dpo", ROLES[:3]),
+    ("sft", ROLES[:2]),
+]
+"""Beside the tests above, which have one role apart each."""
+
+
+@pytest.mark.parametrize(("method", "roles"), PLACEMENTS)
+def test_in_turn_it_does_not_matter_where_roles_live(method, roles, tiny, folder, here, tmp_path):
+    backend = InlineBackend()
+    cluster = {role: {"place": "apart"} for role in roles} | {"verify_weights": 1}
+    there = run(tiny, folder, tmp_path / "run", cluster=cluster, backend=backend, **METHODS[method])
+    same(here(**METHODS[method]), there)
+    assert {h.role for h in backend.handles} == set(roles)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_dies_a_run_ends_with_the_right_counts_or_names_the_role(seed, tiny, folder, tmp_path):
+    draw = random.Random(seed)
+    two = ({"copies": 2}, {"engines": 2})
+    cluster = {role: {"place": "apart"} | two[role == "rollout"] for role in ROLES[:3]}
+    cluster |= {"critic": {"place": "apart"}, "lookahead": 2 * (seed % 2), "restarts": 6, "stall": 20.0}
+    busy = ("generate", "scores", "logps", "values", "step")
+    backend = InlineBackend(lambda role, n, method, a: draw.uniform(0.1, 1.0) if method in busy else 0.0)
+    # Half of the runs lose a critic as well, which nobody can replace.
+    spared = "critic" if seed < 2 else ""
+    for _ in range(3):
+        alive = lambda: [h for h in backend.handles if not h.dead and h.role != spared]
+        backend.at(draw.uniform(1, 6), lambda: draw.choice(alive()).kill())
+    settings = {"method": {"name": "ppo", "beta": 0.05}, "steps": 3, "cluster": cluster}
+    try:
+        metrics, tokens = run(tiny, folder, tmp_path / "run", backend=backend, **settings)
+    except RunFailed as error:
+        if spared or "No critic worker is left" not in str(error):
+            raise
+        metrics, tokens = run(tiny, folder, tmp_path / "run", **settings)
+    assert [r["step"] for r in metrics] == [1, 2, 3]
+    assert len(tokens) == 48
+    assert any(h.dead for h in backend.handles)
