@@ -28,17 +28,32 @@ POLICY = "conditions: [{metric: length, bound: value, op: '>=', value: 0}]"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, tiny) -> Path:
-    """A run of data, model, evaluation and verdict, and a signature over all of it."""
+    """A run of data, models, answers, labels, evaluation and verdict, and a signature over all of it."""
     folder = tmp_path_factory.mktemp("verify")
     (folder / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pair_rows(16)))
     small = {"max_steps": 1, "batch_size": 2, "max_length": 64}
     evaluate = {"models": {"base": str(tiny), "dpo": "dpo"}, "baseline": "base", "max_new_tokens": 2}
+    evaluate |= {"data": "$data"}
+    # Fresh answers, and the weights with the best of them: kept in a file of their own.
+    best = {
+        "method": "grpo",
+        "from": "merged",
+        "prompts": "$data",
+        "feedback": {"regex": "[a-m]"},
+        "sampler": {"samples": 2, "max_new_tokens": 2},
+        "monitors": {"gold": {"regex": "[n-z]"}, "allow_truncation": True},
+    }
     raw = {
         "model": str(tiny),
-        "data": {"path": str(folder / "pairs.jsonl"), "heldout": 0.25},
+        "data": {"data": {"path": str(folder / "pairs.jsonl"), "heldout": 0.25}},
         "stages": {
             "audit": {"audit": {}},
-            "dpo": {"train": {"method": "dpo"} | small},
+            "sft": {"train": {"method": "sft", "adapter": "lora", "data": "$data"} | small},
+            "merged": {"merge": {"model": "sft"}},
+            "best": {"train": best | small},
+            "answers": {"generate": {"data": "$data", "k": 2, "limit": 2, "sampler": {"max_new_tokens": 2}}},
+            "labels": {"label": {"data": "$answers", "feedback": {"regex": "[a-m]"}, "allow_empty": True}},
+            "dpo": {"train": {"method": "dpo", "data": "$data"} | small},
             "eval": {"evaluate": evaluate | {"metrics": ["length"]}},
             "gate": {"gate": {"policy": {"conditions": [dict(CONDITION)]}, "allow_means": True}},
         },
@@ -69,7 +84,8 @@ def run(home, tmp_path) -> Path:
 def test_a_whole_run_is_whole(home, monkeypatch, capsys):
     found = verify(home / "run", home / "pub")
     assert (found.broken, found.unseen) == ([], [])
-    assert found.stages == 4
+    assert found.stages == 9
+    assert (home / "run" / "best" / "best.safetensors").is_file()
     # Every file is read but the chain and its signature, which are checked by themselves.
     assert found.files == len(files(home / "run")) - 2
     code, said = kilter(monkeypatch, capsys, "verify", home / "run", "--key", home / "pub")
