@@ -23,12 +23,13 @@ WORDS = """
     answers are belongs can cannot comes compares could differs divides does ends exceeds exists fails falls fills gives goes has have
     holds is lacks learns leaves lies limits looks makes measures moves must names needs puts reads refuses reports rewrites scores serves
     sets shards shares should stands starts takes trains uses varies wants was would
+    finds leads
 """
 VERBS = frozenset(WORDS.split())
 """What a problem may begin with; its subject is the field."""
 
 ORDERS = """
-    add audit certify check choose close compare copy correct cut derive did drop evaluate finish free give install keep leave list look
+    ask add audit certify check choose close compare copy correct cut derive did drop evaluate finish free give install keep leave list look
     lower make mend merge mix move name publish put quote raise remove rename report resume run save see serve set share
     shorten start train use vary wait write
 """

@@ -190,7 +190,7 @@ def test_old_rollouts_keep_the_log_probs_and_the_temperature_of_their_policy(
     lines = [json.loads(line) for line in (tmp_path / "again" / "metrics.jsonl").read_text().splitlines()]
     assert found.steps == 5
     assert max(line["clip_ratio/region_mean"] for line in lines) > 0  # one pass only, and still not on policy
-    mixed = tmp_path / "mixed.jsonl"
+    mixed = tmp_path / "run" / "mixed.jsonl"  # beside the tokens of its rows
     mixed.write_text(
         rollouts.read_text() + rollouts.read_text().replace('"sampled_at": 0.7', '"sampled_at": 1.0')
     )
