@@ -251,14 +251,19 @@ def _keys(node: Any, path: str) -> list[str]:
     return found
 
 
-def scalar(text: str) -> Any:
-    """A YAML value; 1e-5 is a number here (YAML 1.1 reads it as text)."""
+def scalar(text: str, field: str = "--set") -> Any:
+    """A YAML value that was typed; 1e-5 is a number here (YAML 1.1 reads it as text).
+
+    Args:
+        text: what was typed.
+        field: the option that it was typed behind, for messages.
+    """
     try:
         value = load_yaml(text)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None)
         raise UserError(
-            "--set",
+            field,
             text,
             f"is not a YAML value{f' ({problem})' if problem else ''}",
             "quote it, close its brackets, name each key once",

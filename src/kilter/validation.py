@@ -188,6 +188,9 @@ def with_fix(error: UserError) -> PydanticCustomError:
     return PydanticCustomError("with_fix", "{problem}", {"problem": error.problem, "fix": error.fix})
 
 
+_MEMBER = re.compile(r"(constrained-)?(str|int|float|bool|none)|(literal|list|dict|function-\w+)\[.*\]")
+
+
 def as_user_error(error: ValidationError, where: str, model: type[BaseModel], skip: int = 0) -> UserError:
     """The first problem of `error`.
 
@@ -198,7 +201,8 @@ def as_user_error(error: ValidationError, where: str, model: type[BaseModel], sk
             replaces.
     """
     first = error.errors()[0]
-    location = [str(part) for part in first["loc"][skip:]]
+    # Of a union pydantic names the member that failed, such as `constrained-int`: no key of the user's.
+    location = [str(part) for part in first["loc"][skip:] if not _MEMBER.fullmatch(str(part))]
     field = ".".join([p for p in (where, *location) if p])
     kind, value = first["type"], first.get("input")
     if kind == "with_fix":

@@ -196,6 +196,11 @@ def _show_failure(error: BaseException) -> None:
     err.print(redact(f"{problem}\nFix: {fix}"), soft_wrap=True)
 
 
+def _takes_model(context: Any) -> bool:
+    """Whether a command has its model as an option, where others have it as an argument."""
+    return context is not None and any("--model" in p.opts for p in context.command.params)
+
+
 def _show_usage_error(error: Any) -> None:
     """A missing, unknown or unreadable argument, in the form of every other mistake."""
     context, param = getattr(error, "ctx", None), getattr(error, "param", None)
@@ -206,6 +211,8 @@ def _show_usage_error(error: Any) -> None:
     names: list[str] = getattr(param, "opts", [])
     given = next((f" (found {value!r})" for name, value in itertools.pairwise(sys.argv) if name in names), "")
     meaning = getattr(param, "help", None)
+    if "unexpected extra argument" in error.format_message() and _takes_model(context):
+        meaning, names = "the model; this command has no argument of its own for it", ["--model"]
     fix = f"See {command} --help." + (f" {names[0]} means: {meaning}." if meaning else "")
     err.print(styled("[red bold]error[/]: "), end="")
     err.print(

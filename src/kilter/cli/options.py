@@ -217,17 +217,23 @@ def _read(option: Option, value: Any) -> Any:
     """What a person typed, as the configuration wants it."""
     from kilter.recipe import scalar
 
+    if isinstance(value, str) and not value.strip():
+        raise UserError(option.flag, value, "is empty", "give it a value, or leave the option out")
     if option.kind == "yaml":
-        return scalar(value)
+        return scalar(value, option.flag)
     if option.kind == "pairs":
         return pairs_of(value, option.flag)
     if option.kind == "list":
-        return value if words(option.field.annotation) == "TEXT" else [scalar(item) for item in value]
+        return (
+            value
+            if words(option.field.annotation) == "TEXT"
+            else [scalar(item, option.flag) for item in value]
+        )
     if option.model is None:
         return value
     # A name or a path is text, whatever YAML makes of its characters (*.jsonl).
     plain = option.shown.annotation is str and value.lstrip()[:1] not in ("{", "[")
-    found = value if plain else scalar(value)
+    found = value if plain else scalar(value, option.flag)
     return found if isinstance(found, dict) else {first_field(option.model)[0]: found}
 
 
@@ -238,12 +244,16 @@ def pairs_of(values: Sequence[str], flag: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for item in values:
         if item.lstrip().startswith("{"):
-            found |= {str(k): str(v) for k, v in dict(scalar(item)).items()}
-            continue
-        name, sign, column = item.partition("=")
-        if not sign or not name or not column:
-            raise UserError(flag, item, "is not NAME=COLUMN", "write --map prompt=question")
-        found[name] = column
+            typed = {str(k): str(v) for k, v in dict(scalar(item, flag)).items()}
+        else:
+            name, sign, column = item.partition("=")
+            if not sign or not name or not column:
+                raise UserError(flag, item, "is not NAME=COLUMN", "write --map prompt=question")
+            typed = {name: column}
+        # The later of two would win in silence.
+        if twice := found.keys() & typed.keys():
+            raise UserError(flag, item, f"names {min(twice)!r} a second time", "name it once")
+        found |= typed
     return found
 
 

@@ -121,6 +121,8 @@ def sample(**values: Any) -> None:
 
 def _check(prompt: str | None, source: Mapping[str, Any], target: Path | None, negatives: bool) -> None:
     """Options that do not go together, before a model is loaded."""
+    if prompt is not None and not prompt.strip():
+        raise UserError("--prompt", prompt, "is empty", "write what to ask")
     if (prompt is None) == ("path" not in source):
         raise UserError(
             "--prompt",

@@ -131,7 +131,7 @@ def _apply(
     nested = {"cluster", *(o.path[0] for o in OPTIONS if len(o.path) > 1)}
     for item in sets:
         key, sign, text = item.partition("=")
-        if not sign:
+        if not sign or not all(key.split(".")):
             raise UserError("--set", item, "is not KEY=VALUE", "write --set beta=0.05")
         head, _, rest = key.partition(".")
         if not rest:

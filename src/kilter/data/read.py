@@ -74,6 +74,9 @@ def local_files(path: str, split: str = "train", field: str = "data.path") -> li
     Raises:
         UserError: the path names nothing.
     """
+    # An empty path is the folder one is in, with whatever lies there.
+    if not path.strip():
+        raise UserError(field, path, "is empty", "give a file, a folder or a Hub name; `.` is this folder")
     local = Path(path).expanduser()
     if local.is_file():
         return [local]

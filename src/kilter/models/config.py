@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from kilter.errors import UserError
 
@@ -39,6 +39,13 @@ class AdapterSpec(BaseModel):
     merge: bool = Field(
         False, description="save full weights with the adapter folded in, instead of the adapter alone"
     )
+
+    @field_validator("target")
+    @classmethod
+    def _some_layers(cls, value: str | list[str]) -> str | list[str]:
+        if not value:
+            raise ValueError("is empty: it names no layer")
+        return value
 
     @model_validator(mode="before")
     @classmethod

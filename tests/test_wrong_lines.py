@@ -1,0 +1,56 @@
+"""Lines that nobody means to type: each is refused with field, value and fix, before any work, and nothing changes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+
+from conftest import pair_rows
+from test_wrong_inputs import kilter
+
+TRAIN = "train --model tiny --data pairs.jsonl --method dpo"
+LINES = {
+    f"{TRAIN} --set '=1'": "`--set` = '=1' is not KEY=VALUE",
+    f"{TRAIN} --set 'beta.=1'": "`--set` = 'beta.=1' is not KEY=VALUE",
+    f"{TRAIN} --template ''": "`--template` = '' is empty",
+    f"{TRAIN} --template ' '": "`--template` = ' ' is empty",
+    f"{TRAIN} --adapter lora --set adapter.target=[]": "`adapter.target` = [] is empty",
+    f"{TRAIN} --adapter lora --set adapter.target=''": "`adapter.target` = None",
+    f"{TRAIN} --map prompt=chosen --map prompt=rejected": "names 'prompt' a second time",
+    f"{TRAIN} --map '{{prompt: chosen}}' --map prompt=chosen": "names 'prompt' a second time",
+    f"{TRAIN} --map '{{prompt: chosen'": "`--data.map` = '{prompt: chosen' is not a YAML value",
+    f"{TRAIN} --save-every 0": "`save_every` = 0 should be greater than 0",
+    f"{TRAIN} --save-every never": "`save_every` = 'never'",
+    f"{TRAIN} --min-lr-rate 2": "`min_lr_rate` = 2.0",
+    f"{TRAIN} --early-stopping nope": "`early_stopping.patience` = 'nope'",
+    f"{TRAIN} --learning-rate inf": "`learning_rate` = inf",
+    f"{TRAIN} --epochs nan": "`epochs` = nan",
+    f"{TRAIN} --data.heldout nan": "`data.heldout` = nan",
+    f"{TRAIN} --max-grad-norm -1": "`max_grad_norm` = -1.0",
+    "train --model tiny --data '' --method dpo": "`--data` = '' is empty",
+    "train --model tiny --data ' ' --method dpo": "`--data` = ' ' is empty",
+    "train --model tiny --data '{path: a' --method dpo": "`--data` = '{path: a' is not a YAML value",
+    "train --model tiny --data '{path: \"\"}' --method dpo": "`data.path` = '' is empty",
+    "train --model tiny --data pairs.jsonl --method ''": "`--method` = '' is empty",
+    "label --data pairs.jsonl --feedback ''": "`--feedback` = '' is empty",
+    "eval --model tiny --data pairs.jsonl --temperature nan": "`temperature` = nan",
+    "eval --model a= --data pairs.jsonl": "`models` = 'a=' lacks a name or a model",
+    "eval tiny --data pairs.jsonl": "--model means: the model",
+    "sample tiny --prompt ''": "`--prompt` = '' is empty",
+    "sample tiny --prompt hi --top-p 0": "`sampler.top_p` = 0.0",
+    "data convert pairs.jsonl pairs.jsonl --to trl": "`target` = 'pairs.jsonl' exists already",
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_wrong_line_is_refused_and_changes_nothing(line, tmp_path, tiny, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").symlink_to(tiny)
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pair_rows(4)))
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    code, text = kilter(monkeypatch, capsys, *shlex.split(line))
+    assert code == 2, text
+    assert LINES[line] in text and "Fix: " in text
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
