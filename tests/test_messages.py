@@ -21,7 +21,7 @@ LONGEST = 200
 
 WORDS = """
     answers are belongs can cannot comes compares could differs divides does ends exceeds exists fails falls fills gives goes has have
-    holds is lacks learns leaves lies limits looks makes measures moves must names needs puts reads refuses reports rewrites scores serves
+    finds holds is lacks leads learns leaves lies limits looks makes measures moves must names needs puts reads refuses reports rewrites scores serves
     sets shards shares should stands starts takes trains uses varies wants was would
     finds leads
 """
