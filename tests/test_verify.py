@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from conftest import pair_rows
 from kilter import chain, recipe
+from kilter import manifest as manifests
 from kilter.errors import Exit
 from kilter.hashes import file_hash
 from kilter.pipeline.runner import Run
@@ -219,6 +220,21 @@ def test_the_gate_asks_for_a_chain(home, run, monkeypatch, capsys):
     shutil.copy(run / "eval" / "evaluation.json", alone)
     code, said = kilter(monkeypatch, capsys, "gate", alone, "--policy", home / "p.yaml", "--allow-means")
     assert (code, "lies in no run with a chain.json" in said) == (1, True), said
+
+
+def test_a_judge_of_the_run_whom_nobody_certified_decides_nothing_on_the_command_line_either(
+    home, run, monkeypatch, capsys
+):
+    """A gate stage asks for certificates of every stage before it; so does the command."""
+    path = run / "labels" / "manifest.json"
+    entry = manifests.read(path.parent)
+    entry.facts["uncertified"] = ["world"]
+    entry.write(path.parent)
+    chain.record(run, "labels", entry.text(), entry.files)
+    (run / chain.SIGNATURE).unlink()
+    policy = ("--policy", home / "p.yaml", "--allow-means", "--out", run.parent / "out")
+    code, said = kilter(monkeypatch, capsys, "gate", run / "eval", *policy)
+    assert (code, "judge not certified: world" in said) == (3, True), said
 
 
 def test_an_edited_stage_is_not_believed_without_a_gate_either(home, run, monkeypatch, capsys):

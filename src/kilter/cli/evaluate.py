@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from kilter import chain
+from kilter import manifest as manifests
 from kilter.cli import complete
 from kilter.cli.app import command, err, out
 from kilter.cli.doors import READING, out_option, source_options
@@ -18,6 +19,7 @@ from kilter.cli.options import collect, options_of, parameter, parameters, takes
 from kilter.errors import UserError
 from kilter.evaluation.config import EvaluateSpec
 from kilter.hashes import file_hash
+from kilter.manifest import Manifest
 from kilter.recipe import scalar
 from kilter.refs import POLICIES
 from kilter.screen import styled
@@ -214,7 +216,16 @@ def gate(
         _check_fresh(loaded, path)
     asked = gates.load_policy(policy, "--policy")
     gates.refuse_means(asked, "--policy", allow_means)
-    result = gates.decide(asked, loaded, candidate, broken=links, allow_means=allow_means)
+    before = _before(path)
+    result = gates.decide(
+        asked,
+        loaded,
+        candidate,
+        broken=links,
+        uncertified=gates.uncertified(before),
+        refused=gates.refused(before),
+        allow_means=allow_means,
+    )
     folder = out_ or path.parent
     run = chain.root_of(folder)
     written = (folder / "gate.json", folder / "gate.xml")
@@ -237,6 +248,17 @@ def _broken(evaluation: Path) -> list[str]:
         _, problems = signature.check(run, None)
         return [str(link) for link in [*chain.breaks(run, file_hash), *problems]]
     return [f"{evaluation} lies in no run with a {chain.CHAIN}, so that nothing says that it was measured"]
+
+
+def _before(evaluation: Path) -> dict[str, Manifest]:
+    """Finished stages of the evaluation's run that had begun when it began, itself among them."""
+    run = chain.root_of(evaluation.parent)
+    own = manifests.read(evaluation.parent)
+    if run is None or own is None:
+        return {}
+    entries = {name: manifests.read(run / name) for name in chain.stages_below(run)}
+    known = {name: entry for name, entry in entries.items() if entry is not None and entry.status == "done"}
+    return {name: entry for name, entry in known.items() if entry.started <= own.started}
 
 
 def _check_fresh(evaluation: dict[str, Any], path: Path) -> None:

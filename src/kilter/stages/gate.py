@@ -14,6 +14,7 @@ from rich.text import Text
 from kilter import manifest as manifests
 from kilter.artifacts import sha256_file
 from kilter.errors import UserError, nearest
+from kilter.manifest import Manifest
 from kilter.options import METHOD, MODEL
 from kilter.refs import EvaluationRef, PolicyRef
 from kilter.screen import styled
@@ -106,7 +107,7 @@ class Gate(StageKind[GateSpec]):
 
         evaluation = gates.read(work.stage(work.input("evaluation")) / "evaluation.json")
         policy = gates.load_policy(spec.policy)
-        changed = broken(work, work.earlier())
+        changed, done = broken(work, work.earlier()), _done(work)
         result = gates.decide(
             policy,
             evaluation,
@@ -114,8 +115,8 @@ class Gate(StageKind[GateSpec]):
             baseline=spec.baseline,
             broken=list(map(str, changed)),
             certificates=work.certificates(),
-            uncertified=_uncertified(work),
-            refused=_refused(work),
+            uncertified=gates.uncertified(done),
+            refused=gates.refused(done),
             allow_means=spec.allow_means,
         )
         gates.write(result, folder)
@@ -137,22 +138,7 @@ class Gate(StageKind[GateSpec]):
         return [first, *(f"    {line}" for line in facts["lines"])]
 
 
-def _uncertified(work: Workspace) -> list[str]:
-    """Judges of earlier stages that no certificate vouches for."""
-    entries = (manifests.read(work.stage(name)) for name in work.earlier())
-    done = [entry for entry in entries if entry is not None and entry.status == "done"]
-    return sorted({name for entry in done for name in entry.facts.get("uncertified", ())})
-
-
-def _refused(work: Workspace) -> list[str]:
-    """Audits of the run that refused their judge, if any row was made on an uncertified judge's word."""
+def _done(work: Workspace) -> dict[str, Manifest]:
+    """Earlier stages that have ended, by name."""
     entries = {name: manifests.read(work.stage(name)) for name in work.earlier()}
-    done = {n: e for n, e in entries.items() if e is not None and e.status == "done"}
-    # A judge that decided nothing has done no harm: the run shows nothing, and fails at nothing.
-    if not any(e.facts.get("uncertified") and e.facts.get("rows") for e in done.values()):
-        return []
-    return [
-        f"{name} refused it for {', '.join(entry.facts.get('failures', ()))}"
-        for name, entry in done.items()
-        if entry.facts.get("verdict") == "refused"
-    ]
+    return {n: e for n, e in entries.items() if e is not None and e.status == "done"}

@@ -14,6 +14,7 @@ from kilter.release.gate.files import Verdict, exit_code, junit, read, write
 from kilter.release.gate.known import check_known
 from kilter.release.gate.policy import Condition, Policy, load_policy, refuse_means, shipped
 from kilter.release.gate.power import power_warnings
+from kilter.release.gate.standing import refused, uncertified
 from kilter.release.gate.verdict import decide
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "power_warnings",
     "read",
     "refuse_means",
+    "refused",
     "shipped",
+    "uncertified",
     "write",
 ]

@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kilter.manifest import Manifest
 from kilter.release.gate.condition import State, waived
 from kilter.release.gate.policy import Waiver
 
@@ -36,6 +37,23 @@ def changed(broken: Sequence[str]) -> list[dict[str, Any]]:
         return []
     name = "every file is what its stage wrote"
     return [_standing(name, "chain", len(broken), "fail", "; ".join(broken))]
+
+
+def uncertified(done: Mapping[str, Manifest]) -> list[str]:
+    """Judges of these stages that no certificate vouches for."""
+    return sorted({name for entry in done.values() for name in entry.facts.get("uncertified", ())})
+
+
+def refused(done: Mapping[str, Manifest]) -> list[str]:
+    """Audits that refused their judge, if any row was made on an uncertified judge's word."""
+    # A judge that decided nothing has done no harm: the run shows nothing, and fails at nothing.
+    if not any(e.facts.get("uncertified") and e.facts.get("rows") for e in done.values()):
+        return []
+    return [
+        f"{name} refused it for {', '.join(entry.facts.get('failures', ()))}"
+        for name, entry in done.items()
+        if entry.facts.get("verdict") == "refused"
+    ]
 
 
 def unvouched(uncertified: Sequence[str], refused: Sequence[str]) -> list[dict[str, Any]]:
