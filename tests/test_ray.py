@@ -156,6 +156,22 @@ def test_a_place_that_never_comes_names_what_is_wanted_and_free(pool, capsys):
     assert found.value.code == 2
 
 
+def test_a_lost_node_s_worker_begins_on_a_spare_one(head, pool):
+    nodes = [head.add_node(num_cpus=1, resources={"rollouts": 1}) for _ in range(2)]
+    place = {"place": "apart", "resources": {"rollouts": 1}}
+    workers, told = pool(1, stall=60.0, rollout=place)
+    (slot,) = workers.slots
+    assert workers.result(workers.submit("double", 2))[0] == 4
+    lost = next(n for n in nodes if n.node_id == slot.handle.hello.node)
+    asked = workers.submit("double", 3, 1.0)
+    begin = time.monotonic()
+    head.remove_node(lost, allow_graceful=False)
+    assert workers.result(asked)[0] == 6
+    assert time.monotonic() - begin <= 60
+    assert [what for what, _ in told] == ["lost worker"]
+    assert workers.slots[0].handle.hello.node != slot.handle.hello.node
+
+
 def group_run(tiny, prompts, out, **fields):
     """Metrics of a run whose learner may be a group on Ray."""
     from kilter.data.dataset import DataSpec, load

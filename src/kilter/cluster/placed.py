@@ -214,6 +214,8 @@ ROLLOUTS: dict[str, Callable[[Cluster, Scorer, str, Gathered], Rollout]] = {"vll
 TRANSPORTS: dict[str, Callable[[Cluster, str], Transport]] = {
     "auto": lambda cluster, role: ObjectTransport(cluster.backend),
     "object": lambda cluster, role: ObjectTransport(cluster.backend),
-    "file": lambda cluster, role: FileTransport(cluster.folder / ".weights" / role),
+    "file": lambda cluster, role: FileTransport(
+        cluster.folder / ".weights" / (role if cluster.world == 1 else f"{role}-{cluster.rank}")
+    ),
 }
 """Ways for weights, by their names in `cluster.weights`."""
