@@ -1,4 +1,4 @@
-"""Lines that nobody means to type: each is refused with field, value and fix, before any work, and nothing changes."""
+"""Lines that nobody means to type: each is refused before any work, and nothing changes."""
 
 from __future__ import annotations
 
