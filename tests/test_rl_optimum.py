@@ -175,6 +175,42 @@ def test_reaches_the_regularised_optimum(world, name):
         torch.testing.assert_close(found, best, rtol=0.05, atol=0)
 
 
+def solve_behind(world, behind, correction):
+    """GRPO whose sampler is some versions behind, in steps so large that it matters; the distribution at the end."""
+    objective, g = build_objective(EXACT["grpo"]), torch.Generator().manual_seed(0)
+    logits = world.reference.clone().requires_grad_()
+    values = torch.zeros(len(world.prefixes), dtype=torch.float64)
+    optimizer = torch.optim.SGD([logits], lr=45.0)
+    held, mean, count = [logits.detach().clone()], 0.0, 0
+    for step in range(150):
+        which, batch = rollouts(world, held[0], values, objective, 64, 8, g)
+        drawn, now = batch.old_logps_BT, world.logps(logits.detach(), which)
+        # What the annotations are under cluster.correction; "none" takes old answers for fresh ones.
+        old = {"anchored": drawn, "decoupled": now, "none": now}[correction]
+        batch = batch.with_(old_logps_BT=old, sampling_logps_BT=drawn if correction == "decoupled" else None)
+        loss = objective.loss(Outputs(logps_BT=world.logps(logits, which)), objective.prepare(batch)).value
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        held = [*held, logits.detach().clone()][-behind - 1 :]
+        if step >= 90:
+            mean, count = mean + world.distribution(logits.detach()), count + 1
+    return mean / count
+
+
+@pytest.mark.parametrize(
+    ("behind", "correction"), [(1, "anchored"), (2, "anchored"), (4, "anchored"), (1, "decoupled")]
+)
+def test_a_sampler_behind_is_corrected_to_the_same_optimum(behind, correction):
+    close(solve_behind(LANGUAGE, behind, correction), LANGUAGE.optimum())
+
+
+@pytest.mark.parametrize("behind", [1, 2, 4])
+def test_a_sampler_behind_misses_it_without_a_correction(behind):
+    found = solve_behind(LANGUAGE, behind, "none")
+    assert not 0.5 * (found - LANGUAGE.optimum()).abs().sum() < 0.05
+
+
 def close(found, best):
     assert 0.5 * (found - best).abs().sum() < 0.05
 
