@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from conftest import pair_rows
+from kilter import manifest as manifests
 from kilter.data.dataset import DataSpec, load
 from kilter.errors import RunFailed
 from kilter.training.checkpoint import Checkpoints
@@ -245,6 +246,8 @@ def test_zero_without_deepspeed_is_named(tmp_path, tiny, pairs_file, monkeypatch
 def test_a_mistake_in_a_worker_reaches_the_user(tmp_path, tiny, pairs_file):
     from kilter.errors import UserError
 
+    # A killed stage of Kilter's own, for another folder is not written to at all.
+    manifests.new("train", "train", {}, {}).write(tmp_path / "out")
     checkpoints = Checkpoints(tmp_path / "out" / "checkpoints")
     checkpoints.save(2, lambda path: path.write_text("state"), {"identity": "x", "method": "sft"})
     with pytest.raises(UserError, match=r"holds a checkpoint of another run") as stop:

@@ -29,6 +29,8 @@ ELSEWHERE = {
     r"make ": "installs into an environment of its own; the quickstart takes minutes",
     r"\S+=1 vllm serve ": "vLLM has an environment of its own (make test-vllm)",
     r"python -m bench": "measures for minutes",
+    r"python -m pytest .*-m gpu": "needs a GPU",
+    r"python -m kilter.evaluation.response.train": "reads labels that are not here, for a minute",
     r"kilter run recipes/constitutional-ai.yaml": "has eleven stages (tests/test_constitutional_ai.py)",
     r"kilter lm-eval ": "needs lm-eval, which is an extra (tests/test_exchange.py)",
     r"kilter submit ": "asks a cluster that is not here (tests/test_submit.py)",

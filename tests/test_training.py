@@ -611,7 +611,10 @@ def test_a_state_holds_tensors_and_json_and_comes_back_the_same(tmp_path):
 
 
 def test_no_file_is_unpickled():
-    """Feedback's worker is spoken to through a pipe, by its own parent; a shelf's file has no name but in its process."""
+    """Feedback's worker is spoken to through a pipe, by its own parent; a shelf's file has no name but in its process.
+
+    A Ray actor gets what makes its worker from the process that started it, as Ray sends all arguments.
+    """
     source = Path(kilter.__file__).parent
     found = {
         str(path.relative_to(source))
@@ -621,7 +624,7 @@ def test_no_file_is_unpickled():
             path.read_text(),
         )
     }
-    assert found == {"feedback/isolation.py", "data/shelf.py"}
+    assert found == {"feedback/isolation.py", "data/shelf.py", "cluster/ray.py"}
 
 
 def test_auto_saving_costs_little(tmp_path, monkeypatch):

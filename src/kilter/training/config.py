@@ -40,7 +40,10 @@ FREE = frozenset(
 class FsdpSpec(BaseModel):
     """How weights, gradients and optimizer are divided over the processes (FSDP2)."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"switch": True})
+    # True stands for all defaults, and False for none.
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"switch": True, "type": ["object", "boolean"]}
+    )
     shard: int | None = Field(
         None,
         ge=2,

@@ -39,7 +39,7 @@ class Watch(Hook):
             record |= {"energy_loss": total / count} if count else {}
         # What the source told of this step is in the log already, and is not the monitors' news.
         self._seen = len(self.monitors.log.events)
-        record |= self.monitors.update(step.number, record, step.sampled, self.engine.gather)
+        record |= self.monitors.update(step.number, record, step.sampled)
 
     def named(self) -> bool:
         """Whether a cheap signal became an event in this step."""

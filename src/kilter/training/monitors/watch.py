@@ -7,7 +7,7 @@ evaluation: cheap signals never stop a run. Tier 2 is that evidence, and may sto
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -106,13 +106,6 @@ SHARES = {name: limit for name, limit, *_ in FATAL} | {
 }
 """Signals that are tested as the run goes on, with their limits."""
 
-Gather = Callable[[dict[str, list[float]]], Sequence[Mapping[str, Sequence[float]]]]
-
-
-def alone(found: dict[str, list[float]]) -> Sequence[Mapping[str, Sequence[float]]]:
-    """What one process gathers."""
-    return [found]
-
 
 @dataclass
 class Monitors:
@@ -142,12 +135,10 @@ class Monitors:
         """Steps of the reference window: the first tenth of the run."""
         return max(MIN_REFERENCE, self.total_steps // 10)
 
-    def update(
-        self, step: int, record: Mapping[str, Any], groups: Sequence[Group], gather: Gather = alone
-    ) -> dict[str, float]:
+    def update(self, step: int, record: Mapping[str, Any], groups: Sequence[Group]) -> dict[str, float]:
         """Looks at one step. Returns its signals, for the metrics file.
 
-        `gather`: brings the shares of all processes' prompts together.
+        `groups`: of all processes, so that each of them comes to the same verdict.
         """
         if not self.spec.enabled:
             return {}
@@ -156,7 +147,7 @@ class Monitors:
         if scores:
             self.scores = (min(self.scores[0], *scores), max(self.scores[1], *scores))
         found = signals(groups, self.scores)
-        self._look(gather(shares(groups, self.scores)))
+        self._look(shares(groups, self.scores))
         # A monitor compares numbers: what is text or not finite has another guard.
         values = {
             k: float(v)
@@ -198,11 +189,11 @@ class Monitors:
             how = f"their KL grew in {self.streak['async/stale_kl']} steps in a row"
             self._warn("async/stale_kl", step, message, how, value, before)
 
-    def _look(self, everyone: Sequence[Mapping[str, Sequence[float]]]) -> None:
+    def _look(self, found: Mapping[str, Sequence[float]]) -> None:
         """Bets on the shares of one step's prompts."""
         for name, limit in SHARES.items():
             rise = self.rises.setdefault(name, self._rise(limit))
-            rise.look(value for found in everyone for value in found.get(name, ()))
+            rise.look(found.get(name, ()))
 
     def _rise(self, limit: float) -> Rise:
         # A hundred bets at most, so that a long run's checkpoint stays small.
