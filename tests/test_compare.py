@@ -270,3 +270,11 @@ def test_a_judge_or_a_gold_source_decides_where_there_is_one(tiny, tmp_path):
     assert not study.has_judge(study.Study.model_validate(own))
     assert study.has_judge(study.Study.model_validate(own | {"judge": {}}))
     assert study.has_judge(study.Study.model_validate(own | {"evaluate": own["evaluate"] | {"gold": "math"}}))
+
+
+def test_a_list_of_methods_names_them_as_they_are(tmp_path, tiny, pairs_file):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"model: {tiny}\ndata: {{path: {pairs_file}, heldout: 0.3}}\nstart: {{method: sft}}\nmethods: [dpo, ipo]\n"
+    )
+    assert study.load(path).methods == {"dpo": "dpo", "ipo": "ipo"}

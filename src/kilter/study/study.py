@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from kilter import recipe as recipes
 from kilter.data.worlds import registry as worlds
@@ -43,7 +43,8 @@ class Study(BaseModel):
         description="the train stage that every method begins from, and is compared with"
     )
     methods: dict[str, Any] = Field(
-        min_length=1, description="label to a method, or to fields of a train stage with `method`"
+        min_length=1,
+        description="names, or label to a method, or to fields of a train stage with `method`",
     )
     train: dict[str, Any] = Field(
         default_factory=dict, description="fields of a train stage, the same for every method"
@@ -62,6 +63,12 @@ class Study(BaseModel):
         default_factory=dict,
         description="fields of an evaluate stage; tax: $name measures what was unlearned",
     )
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _names_are_their_labels(cls, value: Any) -> Any:
+        names = isinstance(value, list) and all(isinstance(name, str) for name in value)
+        return {name: name for name in value} if names else value
 
 
 @dataclass(frozen=True, slots=True)
