@@ -125,7 +125,9 @@ class VllmSampler:
         self._write()
         self.encoder.tokenizer.save_pretrained(str(self._folder))
         if server is None:
-            return InProcess(self._folder, dtype, self.spec)
+            engine = InProcess(self._folder, dtype, self.spec)
+            self._cleanup.callback(engine.close)
+            return engine
         # A server was started with weights of its own.
         server.reload(self._folder, self.spec.timeout)
         return server

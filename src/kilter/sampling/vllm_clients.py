@@ -121,7 +121,7 @@ def end_together(processes: Iterable[Any], folder: Path) -> subprocess.Popen[byt
         folder: its weights, in memory; removed with it.
 
     Returns:
-        The process that waits for it; to be killed where the engine is closed.
+        The process that waits for it; to be dismissed where the engine is closed.
     """
     # Its input ends when this process does. A session of its own: Ctrl-C is not for it.
     assert folder.name.startswith(PREFIX), "only a folder of Kilter's own may be removed"
@@ -133,6 +133,14 @@ def end_together(processes: Iterable[Any], folder: Path) -> subprocess.Popen[byt
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+
+
+def dismiss(guard: subprocess.Popen[bytes]) -> None:
+    """Ends the process that `end_together` started: the engine is closed."""
+    guard.kill()
+    guard.wait()
+    if guard.stdin is not None:
+        guard.stdin.close()
 
 
 class InProcess:
@@ -152,6 +160,10 @@ class InProcess:
         self._engine = set(multiprocessing.active_children()) - before
         self._guard = end_together(self._engine, folder)
         self.context: int | None = self.llm.llm_engine.model_config.max_model_len
+
+    def close(self) -> None:
+        """Lets go of the engine, which ends with the last one who holds it."""
+        dismiss(self._guard)
 
     def _guarded(self, call: Callable[[], Any], limit: float, what: str) -> Any:
         """Runs `call` aside and watches the engine: vLLM's own wait for a killed engine has no end."""

@@ -20,6 +20,7 @@ from kilter.sampling.vllm_clients import (
     AGAIN,
     Answer,
     Answered,
+    dismiss,
     drawn_logps,
     end_together,
     ended,
@@ -235,8 +236,7 @@ class RunningEngine:
         self._loop.call_soon_threadsafe(self.engine.shutdown)
         for process in self._processes:
             process.join(10)
-        self._guard.kill()
-        self._guard.wait()
+        dismiss(self._guard)
 
 
 def _number(version: str) -> int:
