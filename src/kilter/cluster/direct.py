@@ -22,7 +22,7 @@ from kilter.progress import NOBODY
 from kilter.sampling import vllm_transfer
 from kilter.sampling.vllm_weights import Holdings, MergedWeights
 from kilter.seams import Listener
-from kilter.types import Choice, Prompt, Request, Sample, SamplerFacts, Weights
+from kilter.types import Request, Sample, SamplerFacts, Weights
 
 CHECKED = 3
 """Wakes of an engine after which its weights are compared with the learner's."""
@@ -112,10 +112,6 @@ class BesideSampler:
         """An engine with its own arithmetic, and always with the newest weights."""
         context = self.inner.facts.context
         return SamplerFacts(version=self.version, context=context, continues=True)
-
-    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice]:
-        """Never called: `facts` says so."""
-        raise NotImplementedError
 
     def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
         """Wakes the engines with the present weights, yields samples, and puts them to sleep."""
