@@ -17,11 +17,12 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
-from bench.plants import DEFECTS, SUITE_SEED, Defect, Rows, suite_of, write_lines
+from bench.plants import DEFECTS, SUITE_SEED, Defect, Row, Rows, suite_of, write_lines
 from kilter.data.audit import extras
 from kilter.data.audit.run import Audit, Settings, audit
 from kilter.data.dataset import DataSpec
@@ -49,27 +50,23 @@ def read(path: str) -> Rows:
     ]
 
 
-def drawn(rows: Rows, count: int) -> Rows:
-    """Rows of the same lengths with other words."""
+def drawn(rows: Rows, count: int) -> Iterator[Row]:
+    """Rows of the same lengths with other words, one at a time: a million of them must not fill the memory."""
     rng = random.Random(0)
     words = [w for row in rows for w in f"{row['prompt'][-1]['content']} {row['chosen']}".split()]
 
     def text(like: str) -> str:
         return " ".join(rng.choices(words, k=max(1, len(like.split()))))
 
-    made = []
     for index in range(count):
         row = rows[index % len(rows)]
         turns = [{"role": m["role"], "content": text(m["content"])} for m in row["prompt"]]
-        made.append(
-            {
-                "id": f"r{index}",
-                "prompt": turns,
-                "chosen": text(row["chosen"]),
-                "rejected": text(row["rejected"]),
-            }
-        )
-    return made
+        yield {
+            "id": f"r{index}",
+            "prompt": turns,
+            "chosen": text(row["chosen"]),
+            "rejected": text(row["rejected"]),
+        }
 
 
 def measured(path: Path, model: str | None) -> tuple[float, float, float]:
@@ -86,8 +83,9 @@ def measured(path: Path, model: str | None) -> tuple[float, float, float]:
             while not ended.wait(0.2):
                 try:
                     own = psutil.Process(process.pid)
-                    peak = max(peak, own.memory_info().rss)
-                    spent = own.cpu_times().user + own.cpu_times().system
+                    whole = [own, *own.children(recursive=True)]
+                    peak = max(peak, sum(p.memory_info().rss for p in whole))
+                    spent = sum(p.cpu_times().user + p.cpu_times().system for p in whole)
                 except psutil.Error:
                     return
 
@@ -107,7 +105,8 @@ def size(path: str, count: int, model: str | None) -> None:
         found = json.loads(target.with_suffix(".out").read_text())
         megabytes = target.stat().st_size / 1e6
     print(
-        f"{count} rows, {megabytes:.0f} MB: {seconds:.0f} s ({spent:.0f} s of CPU), peak {peak:.2f} GB, verdict {found['verdict']}"
+        f"{count} rows, {megabytes:.0f} MB: {seconds:.0f} s ({spent:.0f} s of CPU), "
+        f"peak {peak:.2f} GB, verdict {found['verdict']}"
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -455,8 +455,10 @@ def clean_rows(count: int, seed: int = 0) -> Rows:
     ]
 
 
-def write_lines(path: Path, rows: Sequence[Row | str]) -> Path:
+def write_lines(path: Path, rows: Iterable[Row | str]) -> Path:
     """One row a line; a text is written as it is."""
-    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with path.open("w", encoding="utf-8") as out:
+        for row in rows:
+            line = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)
+            out.write(line + "\n")
     return path
