@@ -38,6 +38,15 @@ LINES = {
     "eval --model tiny --data pairs.jsonl --temperature nan": "`temperature` = nan",
     "eval --model a= --data pairs.jsonl": "`models` = 'a=' lacks a name or a model",
     "eval tiny --data pairs.jsonl": "--model means: the model",
+    f"{TRAIN} --template open.jinja": "`template` = 'open.jinja' is not Jinja in line 1",
+    f"{TRAIN} --template power.jinja": "`template` = 'power.jinja' does not end",
+    f"{TRAIN} --template chatmll": "Did you mean 'chatml'?",
+    "generate --model tiny --data pairs.jsonl --template open.jinja": "'open.jinja' is not Jinja",
+    "eval --model tiny --data pairs.jsonl --template open.jinja": "'open.jinja' is not Jinja",
+    "eval --model tiny --data pairs.jsonl --max-new-tokens 5000 --max-length 9000": "`max_new_tokens` = 5000 leaves no",
+    "generate --model tiny --data pairs.jsonl --sampler.max-new-tokens 5000 --max-length 9000": "has 2048 positions",
+    "train --model tiny --data pairs.jsonl --method grpo --feedback zeros.py:reward "
+    "--max-length 9000 --sampler.max-new-tokens 5000": "`sampler.max_new_tokens` = 5000",
     "sample tiny --prompt ''": "`--prompt` = '' is empty",
     "sample tiny --prompt hi --top-p 0": "`sampler.top_p` = 0.0",
     "data convert pairs.jsonl pairs.jsonl --to trl": "`target` = 'pairs.jsonl' exists already",
@@ -49,6 +58,9 @@ def test_a_wrong_line_is_refused_and_changes_nothing(line, tmp_path, tiny, monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").symlink_to(tiny)
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pair_rows(4)))
+    (tmp_path / "zeros.py").write_text("def reward(prompt, completion): return 1.0\n")
+    (tmp_path / "open.jinja").write_text("{% if x %}")
+    (tmp_path / "power.jinja").write_text("{{ 9 ** 9 ** 9 }}")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     code, text = kilter(monkeypatch, capsys, *shlex.split(line))
     assert code == 2, text

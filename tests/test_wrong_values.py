@@ -154,8 +154,10 @@ def kilter(monkeypatch, capsys, *args: str) -> tuple[int, str]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(command, home, monkeypatch, capsys):
     monkeypatch.chdir(home)
+    before = sorted(home.rglob("*"))
     code, text = kilter(monkeypatch, capsys, *shlex.split(command))
     assert code == 2, text
+    assert sorted(home.rglob("*")) == before  # nothing was begun
     assert COMMANDS[command] in text
     assert "Fix: " in text
     assert "Traceback" not in text

@@ -35,7 +35,7 @@ class Ref:
         the last earlier stage that makes `makes`.
     makes: what the named stage must make.
     words: values that name no file. named: whether any other bare word is a name that the model knows.
-    fix: what an error about this reference advises.
+    jinja: whether it is a chat template. fix: what an error about this reference advises.
     """
 
     to: Literal["model", "data", "stage", "file", "feedback"]
@@ -43,6 +43,7 @@ class Ref:
     makes: str = ""
     words: tuple[str, ...] = ()
     named: bool = False
+    jinja: bool = False
     fix: str = ""
 
     def is_file(self, value: Any) -> bool:
@@ -98,6 +99,7 @@ TemplateRef = Annotated[
         "file",
         words=TEMPLATE_WORDS,
         named=True,
+        jinja=True,
         fix="use auto, model, a name such as chatml, or the path of a .jinja file",
     ),
 ]

@@ -112,10 +112,12 @@ class Renderer:
         except jinja2.TemplateSyntaxError as error:
             raise UserError(
                 "template",
-                f"line {error.lineno}",
-                f"is not Jinja ({' '.join(str(error).split())[:200]})",
+                "(broken)",
+                f"is not Jinja in line {error.lineno} ({' '.join(str(error).split())[:200]})",
                 "mend the chat template, or give another one (--template chatml)",
             ) from error
+        except UserError:  # a template that does not end says so itself
+            raise
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise UserError(
                 "messages",

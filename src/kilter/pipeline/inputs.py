@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from kilter.models.remote_code import trusted
 from kilter.refs import Found
 from kilter.registry import user_files
 from kilter.stages import Workspace
+from kilter.types import Prompt
 from kilter.version import __version__
 
 
@@ -97,6 +100,7 @@ def check_inputs(work: Workspace) -> None:
     from kilter.models.load import check_files, require_head, scores_steps
 
     found = work.inputs()
+    speakers: list[Path] = []
     for item in found:
         if item.ref.to == "model" and not work.is_stage(item.value):
             # A base model that was left out has the recipe's own field.
@@ -106,10 +110,56 @@ def check_inputs(work: Workspace) -> None:
             evaluated = item.field.partition(".")[0] == "reward_model"
             if "reward_model" in item.field.split(".") and not (evaluated and scores_steps(folder)):
                 require_head(folder, work.where(item.field))
+            speakers.append(folder)
         elif item.ref.is_file(item.value) and not Path(item.value).is_file():
             raise UserError(work.where(item.field), item.value, "names no file", item.ref.fix)
+    _check_speakers(work, found, speakers)
     for item in found:
         if item.ref.to == "data" and work.ready(item.value):
             shape = work.here.maker.shape(work.here.spec, item.field)
             if shape is not None:
                 work.load(item.value, shape)
+
+
+def _check_speakers(work: Workspace, found: Sequence[Found], folders: Sequence[Path]) -> None:
+    """Raises UserError for a template or a length of answers that the models of the stage cannot take."""
+    from kilter.models.load import is_classifier
+
+    templates = [item for item in found if item.ref.jinja and item.value != "auto"]
+    answer = work.here.maker.answers(work.here.spec)
+    for folder in folders:
+        for item in templates:
+            _check_template(folder, item.value, work.where(item.field))
+        # A model with a head for scores writes nothing.
+        if answer is not None and not is_classifier(folder):
+            _leave_room(folder, work.where(answer[0]), answer[1])
+
+
+def _check_template(folder: Path, template: str, field: str) -> None:
+    """Raises UserError for a template that is unknown to the model, or that cannot write a single turn."""
+    from kilter.data.render import Renderer
+    from kilter.data.templates import install
+    from kilter.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(folder)
+    try:
+        install(tokenizer, template)
+        prompt = Prompt(({"role": "user", "content": "Hello"},))
+        Renderer(tokenizer, frozenset(), Counter()).render(prompt.messages, prompt, generation=True)
+    except UserError as error:
+        # What the template makes of one plain turn, it makes of all.
+        raise UserError(field, template, error.problem, error.fix) from error
+
+
+def _leave_room(folder: Path, field: str, tokens: int) -> None:
+    """Raises UserError for answers as long as the model, which leave no room for any prompt."""
+    from transformers import AutoConfig
+
+    from kilter.models.load import base_of
+    from kilter.models.positions import positions
+
+    config = AutoConfig.from_pretrained(str(base_of(folder)[0]), trust_remote_code=trusted())
+    limit = positions(config.get_text_config())
+    if limit is not None and tokens >= limit:
+        problem = f"leaves no room for a prompt: the model has {limit} positions for both"
+        raise UserError(field, tokens, problem, f"use fewer than {limit}")

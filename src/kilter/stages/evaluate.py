@@ -123,6 +123,11 @@ class Evaluate(StageKind[EvaluateSpec]):
                 nearest(spec.baseline, spec.models, none="name models, the baseline among them"),
             )
 
+    def answers(self, spec: EvaluateSpec) -> tuple[str, int] | None:
+        """Those to the held-out prompts."""
+        local = spec.models and not spec.asks_endpoint
+        return ("max_new_tokens", spec.max_new_tokens) if local else None
+
     def preflight(self, spec: EvaluateSpec, work: Workspace) -> None:
         """Refuses data that has no held-out prompts, or not the column that the gold score needs."""
         from kilter import feedback

@@ -147,6 +147,10 @@ class Generate(StageKind[GenerateSpec]):
                 work.where("part"), spec.part, "is beyond the last part", "write 1/3, 2/3 or 3/3, for example"
             )
 
+    def answers(self, spec: GenerateSpec) -> tuple[str, int] | None:
+        """Those of a model that is opened here."""
+        return ("sampler.max_new_tokens", spec.sampler.max_new_tokens) if spec.sampler.opens else None
+
     def preflight(self, spec: GenerateSpec, work: Workspace) -> None:
         """Refuses data that has no prompts to answer."""
         if work.ready(spec.data) and not _prompts(spec, work):

@@ -92,6 +92,10 @@ class StageKind(ABC, Generic[S]):
         """The metrics that an evaluation will report, with what is declared of each; None: nobody knows."""
         return None
 
+    def answers(self, spec: S) -> tuple[str, int] | None:
+        """Field and tokens of the longest answer that its models may write; None: they write none."""
+        return None
+
     def check_names(self, spec: S, work: Workspace) -> None:
         """Raises UserError for an unknown name. It is called of all stages before anything heavy is read."""
 

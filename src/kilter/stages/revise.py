@@ -155,6 +155,10 @@ class Revise(StageKind[ReviseSpec]):
         if spec.judge is not None:
             refuse_unusable(spec.judge, work.where("judge"))
 
+    def answers(self, spec: ReviseSpec) -> tuple[str, int] | None:
+        """Those of a model that is opened here."""
+        return ("sampler.max_new_tokens", spec.sampler.max_new_tokens) if spec.sampler.opens else None
+
     def preflight(self, spec: ReviseSpec, work: Workspace) -> None:
         """Refuses data that has no prompts to answer."""
         if work.ready(spec.data) and not prompts_of(spec, work):

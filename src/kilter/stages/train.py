@@ -73,6 +73,10 @@ class Train(StageKind[TrainSpec]):
         """With `adapter`; an adapter on an adapter is written as full weights."""
         return spec.adapter is not None and not spec.adapter.merge and not _on_adapter(spec, work)
 
+    def answers(self, spec: TrainSpec) -> tuple[str, int] | None:
+        """Those that the policy learns from as it trains."""
+        return None if spec.prompts is None else ("sampler.max_new_tokens", spec.sampler.max_new_tokens)
+
     def check_names(self, spec: TrainSpec, work: Workspace) -> None:
         """The method and the sources of feedback are known."""
         from kilter.feedback import check_names
