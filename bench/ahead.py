@@ -19,12 +19,12 @@ from typing import Any
 from kilter.cluster.backend import Backend
 from kilter.cluster.inline import InlineBackend
 from kilter.cluster.pool import Pool
-from kilter.cluster.rollouts import PooledSampler
-from kilter.cluster.spec import ClusterSpec
 from kilter.cluster.weights import ObjectTransport, Package, Taken
+from kilter.launch.spec import ClusterSpec
 from kilter.objectives import build_objective
 from kilter.sampling.config import SamplerSpec
 from kilter.seams import FeedbackSource
+from kilter.training.apart.rollouts import PooledSampler
 from kilter.training.sources.answers import PolicyAnswers
 from kilter.training.sources.prompts import PromptOrder
 from kilter.training.sources.rollouts import RolloutSource

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kilter.cluster import plan
+from kilter.launch import plan
 from kilter.models.sizes import sizes_of
 
 CASES = {

@@ -10,11 +10,11 @@ import pytest
 
 from kilter.cluster.inline import InlineBackend
 from kilter.cluster.pool import Pool, Restarts
-from kilter.cluster.rollouts import PooledSampler
 from kilter.cluster.weights import ObjectTransport, Package, Taken
 from kilter.data.dataset import DataSpec, load
 from kilter.sampling.config import SamplerSpec
 from kilter.seams import FeedbackSource
+from kilter.training.apart.rollouts import PooledSampler
 from kilter.training.config import TrainSpec
 from kilter.training.sources.answers import PolicyAnswers
 from kilter.training.sources.prompts import PromptOrder

@@ -10,11 +10,11 @@ import torch
 
 from kilter.cluster.inline import InlineBackend
 from kilter.cluster.pool import Pool, Restarts
-from kilter.cluster.roles import ScoreWorker
-from kilter.cluster.scores import PooledScores
 from kilter.data import store
 from kilter.data.dataset import DataSpec, load
 from kilter.errors import RunFailed
+from kilter.training.apart.scores import PooledScores
+from kilter.training.apart.workers import ScoreWorker
 from kilter.training.config import TrainSpec
 from kilter.training.trainer import Trainer
 from kilter.types import Completion, Feedback, Group, Prompt

@@ -13,7 +13,7 @@ import yaml
 
 from kilter import recipe as recipes
 from kilter.cli import app
-from kilter.cluster.spec import ClusterSpec
+from kilter.launch.spec import ClusterSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "examples" / "cluster"

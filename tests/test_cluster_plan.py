@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kilter.cluster import plan as plans
-from kilter.cluster.spec import ClusterSpec
+from kilter.launch import plan as plans
+from kilter.launch.spec import ClusterSpec
 from kilter.models.sizes import counted, guessed, sizes_of
 
 ROOT = Path(__file__).resolve().parents[1]

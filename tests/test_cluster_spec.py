@@ -9,8 +9,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from kilter.cluster.spec import ClusterSpec, Facts, check_cluster
 from kilter.errors import UserError
+from kilter.launch.spec import ClusterSpec, Facts, check_cluster
 from kilter.objectives import build_objective, objectives
 from kilter.training.checks import check_train
 from kilter.training.config import TrainSpec

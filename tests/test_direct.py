@@ -17,20 +17,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from kilter.cluster.direct import BesideSampler, DirectTransport, Moments
-from kilter.cluster.engine import AT_ONCE
 from kilter.cluster.inline import InlineBackend
-from kilter.cluster.placed import Cluster
 from kilter.cluster.pool import Pool, Restarts
-from kilter.cluster.rollouts import PooledSampler
-from kilter.cluster.spec import ClusterSpec, Facts, check_cluster
 from kilter.cluster.weights import Taken
 from kilter.errors import RunFailed, UserError
+from kilter.launch.spec import ClusterSpec, Facts, check_cluster
 from kilter.models.load import load_causal
 from kilter.sampling import vllm_clients, vllm_weights
 from kilter.sampling.config import SamplerKind
 from kilter.sampling.vllm_transfer import Reach
 from kilter.sampling.vllm_weights import Holdings, MergedWeights
+from kilter.training.apart.direct import BesideSampler, DirectTransport, Moments
+from kilter.training.apart.placed import Cluster
+from kilter.training.apart.rollouts import PooledSampler
+from kilter.training.apart.vllm import AT_ONCE
 from kilter.types import Completion, Prompt, Request, Sample, SamplerFacts, Weights
 
 

@@ -37,7 +37,7 @@ FLOORS: tuple[set[str], ...] = (
     {"roles"},
     {"feedback"},
     {"constitution"},
-    {"evaluation"},
+    {"evaluation", "launch"},
     {"cluster"},
     {"training"},
     {"release"},

@@ -14,8 +14,8 @@ import pytest
 
 from conftest import make_model, pair_rows
 from kilter import cli
-from kilter.cluster import submit as jobs
 from kilter.errors import UserError
+from kilter.launch import jobs
 
 
 class Client:
@@ -77,7 +77,7 @@ class Client:
 @pytest.fixture
 def client(monkeypatch):
     made = Client()
-    monkeypatch.setattr(jobs, "connect", lambda address: jobs.Jobs(made))
+    monkeypatch.setattr(cli.submit, "connect", lambda address: jobs.Jobs(made))
     return made
 
 

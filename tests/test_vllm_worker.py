@@ -23,14 +23,14 @@ class Learner:
     """A policy in training, and rollout workers of one engine that follow it."""
 
     def __init__(self, folder):
-        from kilter.cluster.engine import VllmWorker
         from kilter.cluster.inline import InlineBackend
         from kilter.cluster.pool import Pool, Restarts
-        from kilter.cluster.rollouts import PooledSampler
         from kilter.cluster.weights import ObjectTransport
         from kilter.roles.open import OpenSpec, open_encoder, open_model
         from kilter.sampling.config import SamplerKind
         from kilter.sampling.vllm_weights import MergedWeights
+        from kilter.training.apart.rollouts import PooledSampler
+        from kilter.training.apart.vllm import VllmWorker
 
         opening = OpenSpec(folder, max_length=512, max_prompt=100, trains=True)
         self.encoder = open_encoder(opening)

@@ -41,8 +41,8 @@ from kilter.cli import (
     watch,
 )
 from kilter.cli.app import app, err, out
-from kilter.cluster import submit as jobs
 from kilter.errors import Exit, KilterError
+from kilter.launch import jobs
 from kilter.models.remote_code import FLAG, VARIABLE
 from kilter.redaction import redact
 from kilter.registry import user_file, user_line

@@ -14,7 +14,7 @@ from kilter.cli.app import SetOption, command, commands, out
 from kilter.errors import UserError
 
 if TYPE_CHECKING:
-    from kilter.cluster.plan import Machines, Plan
+    from kilter.launch.plan import Machines, Plan
     from kilter.models.sizes import Sizes
     from kilter.recipe import Recipe
     from kilter.training.config import TrainSpec
@@ -55,7 +55,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
     """Print roles, memory, bytes and seconds of a step, and what would be refused. Starts nothing."""
-    from kilter.cluster.plan import Machines
+    from kilter.launch.plan import Machines
     from kilter.recipe import parse, read
 
     loaded = parse(read(recipe, "recipes/cluster-7b.yaml", "model:, data: and stages:"), set_ or ())
@@ -104,8 +104,8 @@ def _plan(
     name: str, spec: TrainSpec, size: Sizes, source: str, machines: Machines, answer: float | None
 ) -> tuple[Plan, list[str]]:
     """The plan of a stage, and what its numbers rest on. Raises UserError."""
-    from kilter.cluster.plan import make
-    from kilter.cluster.spec import check_cluster
+    from kilter.launch.plan import make
+    from kilter.launch.spec import check_cluster
     from kilter.objectives import index
     from kilter.training.placing import facts, work
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from kilter.cli.app import SetOption, command, err, out
 from kilter.errors import UserError
 
 if TYPE_CHECKING:
-    from kilter.cluster.submit import Jobs
+    from kilter.launch.jobs import Jobs
     from kilter.recipe import Recipe
 
 
@@ -44,7 +45,7 @@ def submit(
     ] = None,
 ) -> None:
     """Run a recipe on a Ray cluster, as a job. Submit it again to resume; Ctrl-C leaves it running."""
-    from kilter.cluster.submit import ENDED, connect
+    from kilter.launch.jobs import ENDED
 
     asked = [v for v in (recipe, status, logs, stop) if v is not None]
     if len(asked) != 1:
@@ -72,6 +73,21 @@ def submit(
     else:
         jobs.client.stop_job(job)
         out.print(f"{job} is asked to stop; it saves at the end of its step. Submit it again to resume")
+
+
+def connect(address: str) -> Jobs:
+    """The jobs of the cluster whose dashboard is there. Raises UserError."""
+    from kilter.launch.jobs import Jobs
+
+    # Ray asks for a token wherever one lies, but its client sends none unless told to before its import.
+    if (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    try:
+        from kilter.cluster.ray import job_client
+    except ModuleNotFoundError as error:
+        problem, fix = "needs Ray, which is not installed", "run: pip install 'kilter[cluster]'"
+        raise UserError("--address", address, problem, fix) from error
+    return Jobs(job_client(address))
 
 
 def _prepared(recipe: Path, runs: Path, sets: list[str]) -> tuple[list[str], list[Path], Recipe]:

@@ -1,1 +1,1 @@
-"""Roles of a training on other processes and machines; without `cluster:` only its words are read."""
+"""The run-time of a cluster: workers of Ray or of this process, pools that watch them, weights on the way."""

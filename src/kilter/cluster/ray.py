@@ -21,8 +21,8 @@ import psutil
 import ray
 
 from kilter.cluster.backend import JOIN, LOST, Factory, Report, raised, run
-from kilter.cluster.spec import ClusterSpec
 from kilter.errors import UserError
+from kilter.launch.spec import ClusterSpec
 from kilter.version import __version__
 
 UNAVAILABLE = 30.0

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kilter.cluster.spec import ClusterSpec, check_cluster
 from kilter.data.lineage import uncertified
 from kilter.errors import UserError
+from kilter.launch.spec import ClusterSpec, check_cluster
 from kilter.refs import Found
 from kilter.release.section import Section
 from kilter.stages.kind import StageKind, Workspace

@@ -14,9 +14,9 @@ from pydantic import BaseModel
 
 from kilter import feedback as feedbacks
 from kilter.batch import Needs
-from kilter.cluster.spec import check_cluster
 from kilter.errors import UserError
 from kilter.feedback.registry import model_references
+from kilter.launch.spec import check_cluster
 from kilter.models.config import check_adapter
 from kilter.objectives import build_objective
 from kilter.sampling.build import check_sampler

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-from kilter.cluster.spec import ClusterSpec
 from kilter.data.worlds.registry import sources
 from kilter.errors import UserError
+from kilter.launch.spec import ClusterSpec
 from kilter.models.config import AdapterSpec
 from kilter.objectives.registry import unfolded
 from kilter.options import DATA, METHOD, MODEL, MONITORING, OPTIMISATION, OUTPUT, SAMPLING

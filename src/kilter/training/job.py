@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from kilter.batch import Objective
-from kilter.cluster.placed import Cluster
+from kilter.training.apart.placed import Cluster
 from kilter.training.checkpoint import Checkpoints
 from kilter.training.config import TrainSpec
 from kilter.training.parallel.engine import Engine

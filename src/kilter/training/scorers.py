@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from kilter import feedback as feedbacks
-from kilter.cluster.logprobs import PooledReference
 from kilter.cluster.pool import Restarts
 from kilter.data.collate import collate
 from kilter.data.encode import Encoder
@@ -25,8 +24,9 @@ from kilter.models.microbatch import split
 from kilter.models.reference import ReferenceCache
 from kilter.progress import SILENT, Display, Progress
 from kilter.roles.open import OpenSpec, open_encoder, open_model
+from kilter.training.apart.critic import CriticWorker, PooledCritic
+from kilter.training.apart.reference import PooledReference
 from kilter.training.config import TrainSpec
-from kilter.training.critic import CriticWorker, PooledCritic
 from kilter.training.job import Job
 from kilter.types import Encoded
 

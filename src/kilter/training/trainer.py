@@ -13,9 +13,8 @@ import torch
 from rich.console import Console
 
 from kilter.artifacts import write_json
-from kilter.cluster.placed import Cluster, Connect, connect
-from kilter.cluster.spec import ClusterSpec
 from kilter.errors import RunFailed
+from kilter.launch.spec import ClusterSpec
 from kilter.models import adapters
 from kilter.models.load import resolve as resolve_model
 from kilter.objectives import build_objective, fitted, method_name
@@ -23,6 +22,7 @@ from kilter.runtime import peak_memory_gb
 from kilter.screen import screen_of, styled
 from kilter.seams import Stop
 from kilter.training import scorers
+from kilter.training.apart.placed import Cluster, Connect, connect
 from kilter.training.assemble import assemble
 from kilter.training.balance import advice
 from kilter.training.checkpoint import read_state

@@ -65,8 +65,8 @@ def run(trainer: Trainer) -> TrainResult:
 
 def _run_on_cluster(trainer: Trainer, folder: Path) -> None:
     """The ranks where the cluster has room for them; the group begins anew when it loses one."""
-    from kilter.cluster.launch import Group
     from kilter.training.hooks.interrupts import StopRequest
+    from kilter.training.parallel.ranks import Group
 
     assert trainer.spec.cluster is not None
     cluster, stop = trainer.spec.cluster, StopRequest()

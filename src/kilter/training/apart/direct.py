@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from kilter.cluster.pool import Pool
-from kilter.cluster.rollouts import PooledSampler
 from kilter.cluster.weights import Package, WeightStream
 from kilter.progress import NOBODY
 from kilter.sampling import vllm_transfer
 from kilter.sampling.vllm_weights import Holdings, MergedWeights
 from kilter.seams import Listener
+from kilter.training.apart.rollouts import PooledSampler
 from kilter.types import Request, Sample, SamplerFacts, Weights
 
 CHECKED = 3

@@ -66,19 +66,6 @@ def leave(code: int) -> None:
         write_json(Path(os.environ[EXIT]), {"code": code})
 
 
-def connect(address: str) -> Jobs:
-    """The jobs of the cluster whose dashboard is there. Raises UserError."""
-    # Ray asks for a token wherever one lies, but its client sends none unless told to before its import.
-    if (Path.home() / ".ray" / "auth_token").is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    try:
-        from kilter.cluster.ray import job_client
-    except ModuleNotFoundError as error:
-        problem, fix = "needs Ray, which is not installed", "run: pip install 'kilter[cluster]'"
-        raise UserError("--address", address, problem, fix) from error
-    return Jobs(job_client(address))
-
-
 class Jobs:
     """The jobs of a cluster, by the name that Kilter gave them.
 

@@ -12,22 +12,22 @@ from typing import Any
 import torch
 
 from kilter.cluster.backend import Backend, Factory
-from kilter.cluster.direct import BesideSampler, DirectTransport, Moments
-from kilter.cluster.engine import AT_ONCE, VllmWorker
-from kilter.cluster.logprobs import PooledReference
 from kilter.cluster.pool import Pool, Restarts
-from kilter.cluster.roles import JudgeWorker, ReferenceWorker, RolloutWorker, ScoreWorker
-from kilter.cluster.rollouts import Answerers, Gathered, PooledSampler
-from kilter.cluster.scores import PooledScores
-from kilter.cluster.spec import ClusterSpec
 from kilter.cluster.weights import FileTransport, ObjectTransport, Transport
 from kilter.errors import UserError
+from kilter.launch.spec import ClusterSpec
 from kilter.models.forward import Scorer
 from kilter.roles.open import OpenSpec
 from kilter.sampling import vllm_transfer
 from kilter.sampling.config import SamplerKind
 from kilter.sampling.vllm_weights import MergedWeights
 from kilter.seams import RawScores, Sampler
+from kilter.training.apart.direct import BesideSampler, DirectTransport, Moments
+from kilter.training.apart.reference import PooledReference
+from kilter.training.apart.rollouts import Answerers, Gathered, PooledSampler
+from kilter.training.apart.scores import PooledScores
+from kilter.training.apart.vllm import AT_ONCE, VllmWorker
+from kilter.training.apart.workers import JudgeWorker, ReferenceWorker, RolloutWorker, ScoreWorker
 
 Connect = Callable[[ClusterSpec], Backend]
 

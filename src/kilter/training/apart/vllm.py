@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from kilter.cluster.backend import LostError
-from kilter.cluster.roles import Worker
 from kilter.cluster.weights import FETCH, Package, Taken, checksums
 from kilter.models.load import quiet_transformers
 from kilter.roles.open import OpenSpec, open_encoder, open_model
@@ -19,6 +18,7 @@ from kilter.sampling.config import SamplerKind
 from kilter.sampling.vllm import sampled
 from kilter.sampling.vllm_running import EngineLostError, RunningEngine, own_transfer
 from kilter.sampling.vllm_weights import EngineFolder, Holdings, shared_folder
+from kilter.training.apart.workers import Worker
 from kilter.types import Request, Sample, SamplerFacts
 
 AT_ONCE = 16

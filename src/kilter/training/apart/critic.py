@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from kilter.batch import Batch, Metrics
-from kilter.cluster.logprobs import bare
 from kilter.cluster.pool import Pool
-from kilter.cluster.roles import Worker
 from kilter.models.forward import Scorer
 from kilter.models.microbatch import split
 from kilter.models.noise import switch_off_dropout
 from kilter.roles.open import OpenSpec, open_model
 from kilter.seams import ValueModel
+from kilter.training.apart.reference import bare
+from kilter.training.apart.workers import Worker
 from kilter.training.config import TrainSpec
 from kilter.training.join import join_batches, stack
 from kilter.training.optim import make_optimizer

@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from kilter.cluster.spec import ClusterSpec
+from kilter.launch.spec import ClusterSpec
 from kilter.models.sizes import Sizes
 
 FLOPS = 0.4 * 989e12

@@ -1,0 +1,1 @@
+"""Roles of a training in workers of their own: what a worker holds, and what the learner sees of it."""
