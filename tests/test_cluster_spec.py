@@ -10,7 +10,8 @@ import yaml
 from pydantic import ValidationError
 
 from kilter.errors import UserError
-from kilter.launch.spec import ClusterSpec, Facts, check_cluster
+from kilter.launch.refusals import Facts, check_cluster
+from kilter.launch.spec import ClusterSpec
 from kilter.objectives import build_objective, objectives
 from kilter.training.checks import check_train
 from kilter.training.config import TrainSpec

@@ -21,7 +21,8 @@ from kilter.cluster.inline import InlineBackend
 from kilter.cluster.pool import Pool, Restarts
 from kilter.cluster.weights import Taken
 from kilter.errors import RunFailed, UserError
-from kilter.launch.spec import ClusterSpec, Facts, check_cluster
+from kilter.launch.refusals import Facts, check_cluster
+from kilter.launch.spec import ClusterSpec
 from kilter.models.load import load_causal
 from kilter.sampling import vllm_clients, vllm_weights
 from kilter.sampling.config import SamplerKind

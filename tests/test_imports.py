@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,3 +128,13 @@ def test_the_picture_is_what_the_imports_say():
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     assert (docs / "architecture.svg").read_text() == script.draw(FLOORS, EDGES)
+
+
+def test_the_run_time_of_a_cluster_stays_small():
+    """Peers need 1,833 to 17,000 lines for theirs. One file knows Ray."""
+    files = sorted((ROOT / "cluster").glob("*.py"))
+    assert sum(len(path.read_text().splitlines()) for path in files) <= 1400
+
+    lines = re.compile(r"^ *(?:import|from) ray[ .]", re.MULTILINE)
+    with_ray = [p.relative_to(ROOT).as_posix() for p in FILES.values() if lines.search(p.read_text())]
+    assert with_ray == ["cluster/ray.py"]

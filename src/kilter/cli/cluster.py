@@ -105,7 +105,7 @@ def _plan(
 ) -> tuple[Plan, list[str]]:
     """The plan of a stage, and what its numbers rest on. Raises UserError."""
     from kilter.launch.plan import make
-    from kilter.launch.spec import check_cluster
+    from kilter.launch.refusals import check_cluster
     from kilter.objectives import index
     from kilter.training.placing import facts, work
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from kilter.data.lineage import uncertified
 from kilter.errors import UserError
-from kilter.launch.spec import ClusterSpec, check_cluster
+from kilter.launch.refusals import check_cluster
+from kilter.launch.spec import ClusterSpec
 from kilter.refs import Found
 from kilter.release.section import Section
 from kilter.stages.kind import StageKind, Workspace

@@ -16,7 +16,7 @@ from kilter import feedback as feedbacks
 from kilter.batch import Needs
 from kilter.errors import UserError
 from kilter.feedback.registry import model_references
-from kilter.launch.spec import check_cluster
+from kilter.launch.refusals import check_cluster
 from kilter.models.config import check_adapter
 from kilter.objectives import build_objective
 from kilter.sampling.build import check_sampler

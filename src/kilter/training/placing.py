@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kilter import feedback as feedbacks
 from kilter.feedback.registry import model_references
 from kilter.launch.plan import Work
-from kilter.launch.spec import Facts
+from kilter.launch.refusals import Facts
 from kilter.models.sizes import Sizes
 from kilter.sampling.config import PAUSES
 from kilter.training.config import TrainSpec

@@ -1,0 +1,145 @@
+"""What a cluster cannot run, refused before anything is loaded: roles, GPUs, ways for weights, lookahead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from kilter.errors import UserError
+from kilter.launch.spec import ClusterSpec, Place
+
+BETWEEN_GPUS: Mapping[str, Place] = {"nccl": "apart", "ipc": "beside"}
+"""Ways of vLLM's own for weights, and the place of the engines that they reach."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the refusals have to know of a run.
+
+    Args:
+        missing: roles that the method has not, with the reason.
+        corrections: words of `correction` that the method has.
+        sampler: its name.
+        pauses: whether the sampler can hold its answers while weights change.
+        reads_policy: who samples or scores with the learner's own weights; "": nobody.
+        refresh: steps after which the reference becomes the policy.
+        processes: of the train stage itself, beside the cluster's.
+        gpus: of the whole cluster; None where nobody knows yet.
+        paths: fields that name files, with what they hold.
+        where: prefix of fields in messages, such as "stages.ppo.train.".
+    """
+
+    missing: Mapping[str, str] = field(default_factory=dict)
+    corrections: frozenset[str] = frozenset()
+    sampler: str = "local"
+    pauses: bool = False
+    reads_policy: str = ""
+    refresh: int | None = None
+    processes: int = 1
+    gpus: int | None = None
+    paths: Mapping[str, str] = field(default_factory=dict)
+    where: str = ""
+
+    def refuse(self, name: str, value: Any, problem: str, fix: str) -> NoReturn:
+        """Raises UserError with the field's full name."""
+        raise UserError(f"{self.where}cluster.{name}", value, problem, fix)
+
+
+def check_cluster(spec: ClusterSpec, facts: Facts) -> None:
+    """Raises UserError where a cluster cannot run what is asked for. Loads nothing and asks no cluster."""
+    for name, why in facts.missing.items():
+        if spec.roles()[name] != type(spec.roles()[name])():
+            shown = spec.roles()[name].model_dump(by_alias=True, exclude_defaults=True)
+            facts.refuse(name, shown, f"has no effect: {why}", "leave it out")
+    if facts.processes > 1:
+        problem = f"has {spec.learner.workers} processes, and `processes` of the stage says {facts.processes}"
+        facts.refuse("learner", "(both)", problem, "leave `processes` out; the cluster's learner says it")
+    if spec.in_flight == "keep" and not facts.pauses:
+        problem = f"needs a sampler that can pause, which {facts.sampler} cannot"
+        facts.refuse("in_flight", "keep", problem, "set finish or auto, or use sampler.name: vllm")
+    _check_gpus(spec, facts)
+    _check_weights(spec, facts)
+    if spec.critic.place == "apart" and spec.critic.workers > 1:
+        problem = "is more than the one process that a critic apart trains in"
+        facts.refuse("critic.processes", spec.critic.workers, problem, "set critic.processes: 1")
+    if spec.lookahead:
+        _check_lookahead(spec, facts)
+    if spec.address != "local":
+        _check_paths(facts)
+
+
+def _check_gpus(spec: ClusterSpec, facts: Facts) -> None:
+    """Engines share a GPU with the learner, or have their own, and there are enough of them."""
+    if facts.gpus is None:
+        return
+    if facts.gpus == 0 and spec.rollout.place == "beside" and facts.sampler == "vllm":
+        problem = "needs a GPU for vllm to share, and there is none: an engine on a CPU cannot sleep"
+        facts.refuse("rollout.place", "beside", problem, "use apart or here")
+    own = min(facts.gpus, 1)
+    wanted = {n: r.workers * (own if r.gpus is None else r.gpus) for n, r in spec.roles().items()}
+    apart = {n: k for n, k in wanted.items() if n == "learner" or spec.roles()[n].place == "apart"}
+    if sum(apart.values()) > facts.gpus:
+        wish = " + ".join(f"{k} {name}" for name, k in apart.items() if k)
+        problem = f"wants {sum(apart.values())} GPUs ({wish}), and the cluster has {facts.gpus}"
+        facts.refuse("address", spec.address, problem, "lower engines, copies, processes or gpus")
+    if spec.rollout.place == "beside" and wanted["rollout"] > wanted["learner"]:
+        problem = (
+            f"takes {wanted['rollout']} GPUs, and the learner it shares them with has {wanted['learner']}"
+        )
+        facts.refuse("rollout", "beside", problem, "lower engines or gpus, or use place: apart")
+
+
+def _check_weights(spec: ClusterSpec, facts: Facts) -> None:
+    """A way between GPUs needs engines that have some, at the right distance."""
+    if spec.weights == "gloo":
+        problem = "is not built: Ray's own store takes weights between machines too"
+        facts.refuse("weights", "gloo", problem, "use auto or object")
+    if spec.weights not in BETWEEN_GPUS:
+        return
+    place = BETWEEN_GPUS[spec.weights]
+    if facts.sampler != "vllm" or spec.rollout.place != place:
+        problem = (
+            f"takes weights to vllm engines {place}; the rollouts are {facts.sampler}, {spec.rollout.place}"
+        )
+        facts.refuse("weights", spec.weights, problem, "leave it out, and auto finds a way")
+    if facts.gpus == 0:
+        facts.refuse(
+            "weights", spec.weights, "goes between GPUs, and there is none", "use auto, object or file"
+        )
+
+
+def _check_lookahead(spec: ClusterSpec, facts: Facts) -> None:
+    """Answers of older weights need another place, a correction, and nobody who reads the newest ones."""
+    n = spec.lookahead
+    if "rollout" in facts.missing:
+        facts.refuse("lookahead", n, f"has no effect: {facts.missing['rollout']}", "leave it out")
+    if spec.rollout.place != "apart":
+        problem = f"needs rollouts apart: those {spec.rollout.place} wait for the learner"
+        facts.refuse("lookahead", n, problem, "set rollout.place: apart, or lookahead: 0")
+    if facts.reads_policy:
+        problem = f"does not go with {facts.reads_policy}, which reads the policy as it is trained"
+        facts.refuse("lookahead", n, problem, "set lookahead: 0")
+    if facts.refresh is not None and facts.refresh < n:
+        problem = (
+            f"is above refresh_reference_every = {facts.refresh}: answers would be older than the reference"
+        )
+        facts.refuse("lookahead", n, problem, f"use at most {facts.refresh}, or refresh less often")
+    if not facts.corrections:
+        problem = "needs a method that corrects for answers of older weights, and this one does not"
+        facts.refuse(
+            "lookahead", n, problem, "set lookahead: 0, or use a policy gradient such as grpo or ppo"
+        )
+    if spec.correction not in facts.corrections:
+        problem = "needs a method with a ratio to the policy that sampled, and this one has none"
+        facts.refuse("correction", spec.correction, problem, f"set {min(facts.corrections)}, or lookahead: 0")
+
+
+def _check_paths(facts: Facts) -> None:
+    """A folder that counts from here means another one on another machine."""
+    for name, path in facts.paths.items():
+        if not path.startswith("/"):
+            problem = "is relative, and means another place on the machines of a cluster"
+            raise UserError(
+                name, path, problem, "give an absolute path on a file system that all of them share"
+            )
