@@ -13,8 +13,7 @@ from kilter.cluster.pool import Pool, Restarts
 from kilter.data import store
 from kilter.data.dataset import DataSpec, load
 from kilter.errors import RunFailed
-from kilter.training.apart.scores import PooledScores
-from kilter.training.apart.workers import ScoreWorker
+from kilter.training.apart.scores import PooledScores, ScoreWorker
 from kilter.training.config import TrainSpec
 from kilter.training.trainer import Trainer
 from kilter.types import Completion, Feedback, Group, Prompt

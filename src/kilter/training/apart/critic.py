@@ -23,7 +23,7 @@ from kilter.models.noise import switch_off_dropout
 from kilter.roles.open import OpenSpec, open_model
 from kilter.seams import ValueModel
 from kilter.training.apart.reference import bare
-from kilter.training.apart.workers import Worker
+from kilter.training.apart.worker import Worker
 from kilter.training.config import TrainSpec
 from kilter.training.join import join_batches, stack
 from kilter.training.optim import make_optimizer

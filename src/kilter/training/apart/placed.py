@@ -22,12 +22,12 @@ from kilter.sampling import vllm_transfer
 from kilter.sampling.config import SamplerKind
 from kilter.sampling.vllm_weights import MergedWeights
 from kilter.seams import RawScores, Sampler
+from kilter.training.apart.answers import Answerers, JudgeWorker
 from kilter.training.apart.direct import BesideSampler, DirectTransport, Moments
-from kilter.training.apart.reference import PooledReference
-from kilter.training.apart.rollouts import Answerers, Gathered, PooledSampler
-from kilter.training.apart.scores import PooledScores
+from kilter.training.apart.reference import PooledReference, ReferenceWorker
+from kilter.training.apart.rollouts import Gathered, PooledSampler, RolloutWorker
+from kilter.training.apart.scores import PooledScores, ScoreWorker
 from kilter.training.apart.vllm import AT_ONCE, VllmWorker
-from kilter.training.apart.workers import JudgeWorker, ReferenceWorker, RolloutWorker, ScoreWorker
 
 Connect = Callable[[ClusterSpec], Backend]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 
@@ -11,11 +12,46 @@ from torch import Tensor
 from kilter.batch import Batch
 from kilter.cluster import pool as pools
 from kilter.cluster.pool import Pool
-from kilter.cluster.weights import Transport, WeightStream
+from kilter.cluster.weights import Package, Taken, Transport, WeightStream, receive
+from kilter.models.reference import LiveReference, logps_by_parts
+from kilter.roles.open import OpenSpec, open_model
 from kilter.seams import LogProbs
+from kilter.training.apart.worker import Worker
 
 KEPT = ("prompts_N", "tokens_BT", "mask_BT", "length_B", "group_B", "margin_N")
 """What a forward reads of a batch."""
+
+
+class ReferenceWorker(Worker):
+    """Log-probs of a frozen model, or of the base under adapters that are switched off.
+
+    Args:
+        opening: the model; with adapters where the policy's base is the reference.
+        temperature: of the rollouts.
+        budget: tokens of a micro-batch.
+    """
+
+    def __init__(self, opening: OpenSpec, temperature: float, budget: int) -> None:
+        super().__init__()
+        ready = open_model(opening)
+        self.scorer = ready.scorer.requires_grad_(False)
+        frozen = None if opening.adapter is not None else self.scorer
+        rows = functools.partial(logps_by_parts, budget=budget)
+        self.reference = LiveReference(self.scorer, frozen, ready.amp, temperature, rows)
+
+    def logps(self, batch: Batch) -> Tensor:
+        """Log-probs of the batch's tokens, [B, T], in nats."""
+        self.progress.count += 1
+        return self.reference.lookup(batch)
+
+    def load(self, package: Package) -> Taken:
+        """Takes the weights of a later policy."""
+        receive(package, dict(self.scorer.named_parameters()))
+        return Taken(package.version, {})
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights by name."""
+        return self.reference.state() or {}
 
 
 class PooledReference(LogProbs):

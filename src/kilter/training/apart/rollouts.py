@@ -1,9 +1,8 @@
-"""A Sampler whose answers come from a pool of workers, each with its own copy of the policy."""
+"""Rollouts from workers, each with its own copy of the policy that follows the learner's."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -11,22 +10,40 @@ from torch import Tensor
 from kilter.cluster import pool as pools
 from kilter.cluster.backend import LOST
 from kilter.cluster.pool import Pool
-from kilter.cluster.weights import Transport, WeightStream, require_same
-from kilter.progress import NOBODY
-from kilter.seams import Listener
-from kilter.types import Choice, Prompt, Request, Sample, SamplerFacts, Weights
+from kilter.cluster.weights import Package, Taken, Transport, WeightStream, checksums, receive, require_same
+from kilter.roles.open import OpenSpec, open_encoder, open_model
+from kilter.sampling.build import SamplerContext, build
+from kilter.sampling.config import SamplerKind
+from kilter.training.apart.answers import Answerers, Answering
+from kilter.types import SamplerFacts, Weights
 
 Gathered = Callable[[], Mapping[str, Tensor]]
 """The trained tensors of the policy, whole. Every rank calls it together; all but one may get none."""
 
 
-@dataclass(eq=False)
-class Begun:
-    """Requests under way. calls: of the pool, each with a share of them."""
+class RolloutWorker(Answering):
+    """Answers prompts with a copy of the policy, through any sampler that follows weights.
 
-    requests: Sequence[Request]
-    calls: list[pools.Request]
-    since: float
+    Args:
+        opening: the policy as the learner opened it, so that its tensors have the same names.
+        sampler: the settings.
+        dtype: of the products.
+    """
+
+    def __init__(self, opening: OpenSpec, sampler: SamplerKind, dtype: str) -> None:
+        super().__init__()
+        encoder = open_encoder(opening)
+        self.scorer = open_model(opening, encoder).scorer
+        self.sampler = build(
+            SamplerContext(sampler, lambda: (self.scorer, encoder), dtype=dtype), "cluster.rollout"
+        )
+        self.owned = {n: p for n, p in self.scorer.named_parameters() if p.requires_grad}
+
+    def load(self, package: Package) -> Taken:
+        """Takes new weights, all or none of them."""
+        receive(package, self.owned)
+        version = self.sampler.sync(Weights(package.version, self.scorer))
+        return Taken(version, checksums(self.owned) if package.verify else {})
 
 
 @dataclass(eq=False)
@@ -36,67 +53,6 @@ class Publication:
     version: int
     sent: Mapping[str, str]
     asked: list[pools.Request]
-
-
-class Answerers:
-    """Sampler over a pool of workers whose model does not change, such as a judge's.
-
-    Each worker gets whole prompts, a run of them. A request draws from its own seed, so who answers it does
-    not matter.
-
-    Args:
-        pool: of workers that answer.
-    """
-
-    def __init__(self, pool: Pool) -> None:
-        self.pool, self.version = pool, 0
-        self._facts: SamplerFacts = pool.result(pool.submit("facts"))
-
-    @property
-    def facts(self) -> SamplerFacts:
-        """The worker's own."""
-        return replace(self._facts, begins=True)
-
-    def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice]:
-        """Each worker chooses for a run of the prompts; only where `facts` says that it can."""
-        parts = pools.shares(prompts, self.pool.size)
-        calls = [self.pool.submit("choose", part, options) for part in parts]
-        return [choice for call in calls for choice in self.pool.result(call)]
-
-    def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
-        """Yields samples as shares of the requests end."""
-        yield from self.finish(self.begin(requests), listener)
-
-    def begin(self, requests: Sequence[Request]) -> Begun:
-        """Sends the requests off, to be answered by the present weights or newer ones."""
-        parts = pools.shares(_whole_prompts(requests), self.pool.size)
-        sent = [[r for same in part for r in same] for part in parts]
-        calls = [self.pool.submit("generate", part, self.version) for part in sent]
-        return Begun(requests, calls, time.perf_counter())
-
-    def finish(self, begun: Begun, listener: Listener = NOBODY) -> Iterator[Sample]:
-        """Every sample of what was begun."""
-        left, done, tokens = list(begun.calls), 0, 0
-        while left:
-            self.pool.poll(0.0 if any(call.done for call in left) else pools.TURN)
-            self.look()
-            for call in [call for call in left if call.done]:
-                left.remove(call)
-                samples: list[Sample] = self.pool.result(call)
-                done, tokens = done + len(samples), tokens + sum(s.usage.tokens for s in samples)
-                listener.finished(done, tokens / max(time.perf_counter() - begun.since, 1e-9))
-                yield from samples
-
-    def look(self) -> None:
-        """Called between two looks at the pool."""
-
-    def sync(self, weights: Weights) -> int:
-        """The model does not change."""
-        return self.version
-
-    def close(self) -> None:
-        """Ends the workers."""
-        self.pool.close()
 
 
 class PooledSampler(Answerers):
@@ -169,12 +125,3 @@ class PooledSampler(Answerers):
         while any(slot.running for slot in self.pool.slots):
             self.pool.poll(pools.TURN)
         self.look()
-
-
-def _whole_prompts(requests: Sequence[Request]) -> list[list[Request]]:
-    """Requests by prompt. Those of one prompt count their samples together, so they stay together."""
-    found: dict[str, list[Request]] = {}
-    for r in requests:
-        key = repr((r.prompt.messages, r.prompt.text, r.prompt.tools, r.prompt.template_kwargs, r.prefix_ids))
-        found.setdefault(key, []).append(r)
-    return list(found.values())

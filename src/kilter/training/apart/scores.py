@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from kilter.cluster import pool as pools
 from kilter.cluster.pool import Pool
 from kilter.seams import RawScores
+from kilter.training.apart.worker import Worker
 from kilter.types import Feedback, Group
+
+
+class ScoreWorker(Worker):
+    """Scores answers with a model that does not change.
+
+    Args:
+        make: the model's class.
+        arguments: of it, plain.
+    """
+
+    def __init__(self, make: Callable[..., RawScores], arguments: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.model = make(**arguments)
+
+    def scores(self, groups: Sequence[Group]) -> list[list[Feedback]]:
+        """One Feedback per completion, as the model gives it."""
+        self.progress.count += 1
+        return self.model(groups)
 
 
 class PooledScores(RawScores):

@@ -18,7 +18,7 @@ from kilter.sampling.config import SamplerKind
 from kilter.sampling.vllm import sampled
 from kilter.sampling.vllm_running import EngineLostError, RunningEngine, own_transfer
 from kilter.sampling.vllm_weights import EngineFolder, Holdings, shared_folder
-from kilter.training.apart.workers import Worker
+from kilter.training.apart.worker import Worker
 from kilter.types import Request, Sample, SamplerFacts
 
 AT_ONCE = 16
