@@ -162,8 +162,7 @@ def test_an_answer_must_fit_behind_the_longest_prompt(tmp_path):
     prompts.write_text("".join(json.dumps({"prompt": "x" * n}) + "\n" for n in (3, 9)))
     write_text(tmp_path / "reward.py", "def one(prompt, completion):\n    return 1.0\n")
     online = {"prompts": "$data", "feedback": f"{tmp_path}/reward.py:one"}
-    # An answer that alone fills the model is told of the same prompt: no held-out prompt is asked here.
-    for model, tokens in ((tmp_path / "gpt2", 60), (llama, 60), (llama, 100)):
+    for model, tokens in ((tmp_path / "gpt2", 60), (llama, 60), (llama, 63)):
         sampler = {"samples": 2, "max_new_tokens": tokens}
         with pytest.raises(UserError, match="has 13 tokens, and the model 64 positions") as caught:
             short(model, prompts, tmp_path / model.name / "out", "grpo", sampler=sampler, **online)

@@ -9,6 +9,7 @@ import pytest
 from conftest import REAL
 from kilter.data.dataset import DataSpec, load
 from kilter.errors import UserError
+from test_file_types import as_csv, as_lines
 
 
 def written(path, rows):
@@ -251,6 +252,127 @@ def test_two_answers_with_a_choice(read, columns, better):
 )
 def test_two_answers_in_other_words(read, row, want):
     assert said(read([{"prompt": "Q", **row}]).train[0]) == want
+
+
+@pytest.mark.parametrize(
+    ("row", "want"),
+    [
+        # Kaggle's arena: lists written into text, one item per round
+        (
+            {"response_a": '["x"]', "response_b": '["y"]', "winner_model_a": 0, "winner_model_b": 1},
+            ["y", "x"],
+        ),
+        ({"response_a": "x", "response_b": "y", "winner_model_a": 1, "winner_model_b": 0}, ["x", "y"]),
+        ({"response_0": "x", "response_1": "y", "score_0": "1", "score_1": 3.5}, ["y", "x"]),
+        ({"answer_a": "x", "answer_b": "y", "rating_a": 4, "rating_b": 2}, ["x", "y"]),
+        ({"answer_a": "x", "answer_b": "y", "preference": "nan", "winner": "b"}, ["y", "x"]),
+    ],
+)
+def test_two_answers_that_are_rated(read, row, want):
+    prompt = '["Q"]' if str(row.get("response_a", "")).startswith("[") else "Q"
+    data = read([{"prompt": prompt, "winner_tie": 0, **row}])
+    assert said(data.train[0]) == want
+    assert asked(data.train[0]) == [("user", "Q")] and "winner_tie" not in data.unread
+
+
+def test_the_rounds_of_two_sides_are_conversations(read):
+    row = {"prompt": ["Q", "And?"], "response_a": ["x", "xx"], "response_b": ["y", "yy"]}
+    votes = {"winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0}
+    better = read([row | votes]).train[0].completions[0]
+    assert [(m["role"], m["content"]) for m in better.turns] == [
+        ("assistant", "y"),
+        ("user", "And?"),
+        ("assistant", "yy"),
+    ]
+
+
+@pytest.mark.parametrize("absent", [None, "", "nan", "N/A", "None", "<NA>", float("nan")])
+def test_a_rating_that_is_missing_gives_way_to_the_next(read, absent):
+    entries = [
+        {"response": "low", "overall_score": absent, "fine-grained_score": 1.5},
+        {"response": "high", "overall_score": absent, "fine-grained_score": "4.5"},
+    ]
+    data = read([{"instruction": "Q", "completions": entries}])
+    assert said(data.train[0]) == ["high", "low"] and data.unread == ()
+    row = {"prompt": "Q", "chosen": "x", "rejected": "y", "score_chosen": absent, "score_rejected": 1}
+    (group,) = read([row | {"chosen_rating": 2, "rejected_rating": 4}]).train
+    assert said(group) == ["y", "x"]
+    rows = [{"prompt": "Q", "completion": "x", "label": absent, "kto_tag": "true"}]
+    (group,) = read(rows, "rollouts").train
+    assert [f.score for f in group.feedback] == [1.0]
+
+
+@pytest.mark.parametrize("key", ["images", "image_url", "audio", "videos"])
+def test_a_picture_inside_a_turn_is_refused(read, key):
+    turns = [{"role": "user", "content": "Where?", key: ["a.png"]}, {"role": "assistant", "content": "Here."}]
+    with pytest.raises(UserError, match=f"messages\\[0\\].{key}.*which a text model cannot read"):
+        read([{"messages": turns}], "demonstrations")
+    turns[0][key] = [None]
+    assert len(read([{"messages": turns, "images": [None]}], "demonstrations").train) == 1
+
+
+def test_a_user_turn_that_asks_to_be_learned_is_named(read):
+    turns = [{"role": "user", "content": "Q", "train": True}, {"role": "assistant", "content": "A"}]
+    data = read([{"messages": turns}], "demonstrations")
+    assert any("user turn marked to be learned" in line for line in data.said)
+    turns[0]["train"] = False
+    assert not read([{"messages": turns}], "demonstrations").said
+
+
+def test_a_question_is_answered_in_its_own_words(read):
+    rows = [{"question": "Capital?", "answer": "Paris is it."}, {"question": "2 + 3?", "answer": "5.0"}]
+    data = read(rows, "demonstrations")
+    assert [said(g) for g in data.train] == [["Paris is it."], ["5.0"]]
+    assert [g.prompt.metadata["answer"] for g in data.train] == ["Paris is it.", "5"]
+
+
+def test_a_rejected_answer_that_is_missing_is_none(read):
+    (group,) = read([{"prompt": "Q", "chosen": "x", "rejected": ["y", None, "z"]}], "rollouts").train
+    assert said(group) == ["x", "y", "z"]
+
+
+def test_the_cells_of_a_table_hold_what_the_lines_of_a_file_hold(tmp_path):
+    turn = {"content": "Paris", "role": "assistant"}
+    late = [{"id": "1", "role": "user", "content": "Q"}, {"id": "2", "role": "assistant", "content": "A"}]
+    tree = [
+        {"text": "Paris.", "role": "assistant", "rank": 0, "replies": []},
+        {"text": "Lyon.", "role": "assistant", "rank": 1, "replies": []},
+    ]
+    cases = [
+        ({"prompt": "Q", "chosen": turn, "rejected": "Lyon"}, "rollouts"),
+        ({"prompt": "Q", "chosen": "Paris", "rejected": ["Lyon", "Nice"]}, "rollouts"),
+        (
+            {
+                "prompt": "Q",
+                "chosen": "a",
+                "rejected": ["b", "c"],
+                "score_chosen": 3,
+                "score_rejected": [1, 2],
+            },
+            "rollouts",
+        ),
+        ({"messages": late}, "demonstrations"),
+        ({"prompt": "Q", "completion": late[1:]}, "demonstrations"),
+        ({"prompt": "Q", "completion": "A", "chat_template_kwargs": {"x": 1}}, "demonstrations"),
+        (
+            {"input": {"messages": late[:1]}, "preferred_output": late[1:], "non_preferred_output": [turn]},
+            "rollouts",
+        ),
+        ({"message_tree_id": "t", "prompt": {"text": "Q", "role": "prompter", "replies": tree}}, "rollouts"),
+        # What a model is to write may be JSON.
+        ({"prompt": "Q", "chosen": '["Paris"]', "rejected": '["Lyon", "Nice"]'}, "rollouts"),
+        ({"prompt": "Q", "completion": '{"city": "Paris"}'}, "demonstrations"),
+        ({"prompt": "Q", "completion": '["Lyon", "Nice"]'}, "demonstrations"),
+    ]
+    for i, (row, shape) in enumerate(cases):
+        found = []
+        for name, write in (("rows.jsonl", as_lines), ("rows.csv", as_csv)):
+            (tmp_path / str(i)).mkdir(exist_ok=True)
+            path = tmp_path / str(i) / name
+            write([row], path)
+            found.append(load(DataSpec(path=str(path), heldout=0), shape).train)
+        lines, cells = ([(g.prompt, g.completions, g.feedback) for g in groups] for groups in found)
+        assert lines == cells, row
 
 
 @pytest.mark.parametrize(

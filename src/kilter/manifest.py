@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from kilter import artifacts, chain
 from kilter.artifacts import remove, write_text
-from kilter.errors import RunFailed
+from kilter.errors import RunFailed, UserError
 from kilter.redaction import redact, redacted
 from kilter.version import __version__
 
@@ -141,7 +141,12 @@ def life(
 
     try:
         yield entry
-    except BaseException:
+    except BaseException as error:
+        # What was refused before any work leaves nothing that somebody has to clear away.
+        if before is None and isinstance(error, UserError) and _bare(folder):
+            for name in NOTES:
+                remove(folder / name)
+            raise
         # The cause of the failure must reach the user, even if the disk is too full to record it.
         with contextlib.suppress(RunFailed):
             record("failed")
@@ -151,6 +156,15 @@ def life(
     record("done" if entry.status == "running" else entry.status)
     if entry.status == "done":
         tidy(folder, entry)
+
+
+NOTES = (chain.MANIFEST, "trained_prompts.txt")
+"""What a stage writes down before its work begins."""
+
+
+def _bare(folder: Path) -> bool:
+    """Whether the folder holds nothing that any work has made."""
+    return all(path.name in (*NOTES, ".lock") for path in folder.iterdir())
 
 
 def tidy(folder: Path, entry: Manifest) -> None:

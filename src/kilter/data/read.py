@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, TextIO, cast
 from kilter.data import memory
 from kilter.data.blocks import SUFFIX, Reader
 from kilter.data.formats import detect
-from kilter.data.row import OBJECT, Raw, RowError, twice
+from kilter.data.row import OBJECT, Cells, Raw, RowError, twice
 from kilter.data.source import SourceSpec
 from kilter.data.worlds.registry import is_world, paths
 from kilter.errors import UserError
@@ -291,7 +291,7 @@ def _cells(reader: csv.DictReader[str]) -> Raw | RowError | None:
     if row is not None and None in row:
         return RowError("", "has more cells than the header", row[None], "quote cells that hold a separator")
     # An empty cell and a missing one are the same: a table cannot say which is meant.
-    return None if row is None else {k: v for k, v in row.items() if v not in (None, "")}
+    return None if row is None else Cells({k: v for k, v in row.items() if v not in (None, "")})
 
 
 def _jsonl(path: Path, field: str) -> Rows:

@@ -10,7 +10,7 @@ import ast
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kilter.errors import UserError
@@ -41,6 +41,24 @@ def twice(error: RepeatedKeyError) -> RowError:
     return RowError(error.key, problem, error.values, "keep one of the two")
 
 
+class Cells(dict[str, Any]):
+    """A row of a table whose cells are all text, such as a CSV file: lists and mappings are written out."""
+
+    def unfolded(self) -> dict[str, Any]:
+        """The row with what can be nothing but a mapping or turns read as such."""
+        return {k: _structure(v) if isinstance(v, str) else v for k, v in self.items()}
+
+
+def _structure(cell: str) -> Any:
+    """A mapping that no answer would be, else the text. JSON may well be what a model is to write."""
+    found = unpacked(cell)
+    return found if isinstance(found, dict) and STRUCTURES & found.keys() else cell
+
+
+STRUCTURES = {"messages", "replies", "role", "from"}
+"""Keys of the mappings that data sets nest: OpenAI's input, trees of OpenAssistant, a turn."""
+
+
 class Row(Mapping[str, Any]):
     """A cleaned row that keeps account of its columns.
 
@@ -50,11 +68,15 @@ class Row(Mapping[str, Any]):
     Args:
         raw: the row; values that are missing are left out of it, at every depth.
         names: what the user calls the columns, by what a format calls them.
+
+    Attributes:
+        cells: whether the row is one of text cells, in which a list is written out.
     """
 
     def __init__(self, raw: Raw, names: Mapping[str, str] | None = None) -> None:
         names = names or {}
-        self.plain = cleaned(renamed(raw, names))
+        self.cells = isinstance(raw, Cells)
+        self.plain = cleaned(renamed(raw.unfolded() if isinstance(raw, Cells) else raw, names))
         self.used: set[str] = set()
         self.asked: set[str] = set()
         # A column whose name the user has given to another one is not read any more.
@@ -211,6 +233,20 @@ FALSE = frozenset(("false", "no", "0", "0.0", "f", "n", "bad", "rejected", "unde
 def is_missing(value: Any) -> bool:
     """Whether this stands for no value where a number or a label is due."""
     return value is None or (isinstance(value, str) and value.strip().lower() in MISSING)
+
+
+def given(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The first of these columns with a value; where none has one, the first that is there."""
+    there = [n for n in names if n in row]
+    plain = row.plain if isinstance(row, Row) else row
+    return next((n for n in there if not is_missing(plain[n])), there[0] if there else None)
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a value holds nothing: missing, "", an empty list or mapping, or a list of nothing else."""
+    if isinstance(value, list | tuple):
+        return all(map(is_empty, value))
+    return value is None or value in ("", {})
 
 
 def number(value: Any, field: str) -> float | None:

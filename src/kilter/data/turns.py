@@ -6,7 +6,19 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kilter.data.row import OBJECT, Row, RowError, is_missing, label, listed, number, twice, unpacked
+from kilter.data.row import (
+    OBJECT,
+    TRUE,
+    Row,
+    RowError,
+    is_empty,
+    is_missing,
+    label,
+    listed,
+    number,
+    twice,
+    unpacked,
+)
 from kilter.types import Message
 from kilter.validation import RepeatedKeyError
 
@@ -66,9 +78,19 @@ READ = {
 def looks_like_turns(value: Any) -> bool:
     """Whether a value is a list of turns, or was one before it was written into a text column."""
     if isinstance(value, str):
-        return bool(_TURNS.match(value))
+        return bool(_TURNS.match(value)) or _are_turns(unpacked(value))
     return isinstance(value, Sequence) and len(value) > 0 and isinstance(value[0], Mapping)
 
+
+def _are_turns(found: Any) -> bool:
+    """Whether what a text held is one turn or a list of them, in whatever order their keys stand."""
+    if isinstance(found, Mapping):
+        return bool({"role", "from"} & found.keys() and SAID & found.keys())
+    return isinstance(found, list) and bool(found) and all(map(_are_turns, found))
+
+
+SAID = {"content", "value", "tool_calls", "function_call", "refusal"}
+"""Keys that hold what a turn says."""
 
 _TURNS = re.compile(r"""\s*\[\s*\{\s*["'](role|from|content|value)["']\s*:""")
 
@@ -101,6 +123,8 @@ def turns(value: Any, field: str, row: Row | None = None) -> tuple[Message, ...]
             kind = type(turn).__name__
             raise RowError(f"{field}[{i}]", f"should be a turn with role and content, found {kind}")
         made.append(_turn(turn, f"{field}[{i}]"))
+        if row is not None and made[-1]["role"] != "assistant" and _marked(turn):
+            row.said.add(f"a {made[-1]['role']} turn marked to be learned is not: assistant turns alone are")
         if row is not None:
             row.unread |= {f"{field}[].{key}": None for key in turn if key not in READ}
     return tuple(made)
@@ -113,6 +137,9 @@ def _turn(turn: Mapping[str, Any], where: str) -> Message:
         known = ", ".join(sorted(ROLES))
         raise RowError(f"{where}.role", f"has the unknown role {given!r}; known: {known}")
     role = ROLES[given.lower()]
+    media = next((k for k in MEDIA if k in turn and not is_empty(turn[k])), None)
+    if media is not None:
+        raise RowError(f"{where}.{media}", f"holds {media}, which a text model cannot read")
     # OpenAI writes a refusal in a key of its own, beside a content that is null.
     words = turn.get("content", turn.get("value", turn.get("refusal")))
     content, thought = _content(words, f"{where}.content")
@@ -211,6 +238,11 @@ def _learned(turn: Mapping[str, Any], where: str) -> bool:
         raise RowError(f"{where}.weight", f"should be 0 or 1, found {turn['weight']!r}")
     marks = [weight, *(label(turn.get(k), f"{where}.{k}") for k in MARKS)]
     return 0 not in marks
+
+
+def _marked(turn: Mapping[str, Any]) -> bool:
+    """Whether a turn of somebody else's asks to be learned."""
+    return any(str(turn.get(k)).strip().lower() in TRUE for k in ("weight", *MARKS))
 
 
 def tools_of(value: Any, field: str) -> tuple[Mapping[str, Any], ...]:

@@ -141,11 +141,16 @@ def _read_question_answer(row: Row) -> Iterator[Group]:
     # What stands after the mark goes along as `answer`, in place of the whole text.
     row.asked |= {"answer", "Answer"}
     gold = answer.rpartition("####")[2].strip()
-    gold = gold[:-2] if gold.endswith(".0") else gold
+    gold = gold[:-2] if gold.endswith(".0") and _is_decimal(gold) else gold
     asked = prompt.messages or (Message(role="user", content=prompt.text or ""),)
-    work = f"{_arithmetic(str(row['Equation']))} = {gold}\n" if row.get("Equation") else ""
-    text = answer if "####" in answer else f"{work}#### {gold}"
+    # What the row writes is what is learned. An equation alone is no answer, so that the mark joins the two.
+    work = f"{_arithmetic(str(row['Equation']))} = {gold}\n#### {gold}" if row.get("Equation") else ""
+    text = answer if "####" in answer or not work else work
     yield Group(Prompt(messages=asked, metadata={"answer": gold}), (Completion(text),), (DEMONSTRATION,))
+
+
+def _is_decimal(text: str) -> bool:
+    return text.removesuffix(".0").lstrip("-").isdecimal()
 
 
 def _arithmetic(equation: str) -> str:

@@ -13,13 +13,14 @@ from kilter.data.formats.ask import (
     answer_of,
     completion_of,
     completions,
+    ending,
     first,
     prompt_of,
     shared_turns,
     text_of,
 )
 from kilter.data.formats.registry import data_format
-from kilter.data.row import Row, RowError, is_missing, label, listed, number
+from kilter.data.row import Row, RowError, given, is_missing, label, number, unpacked
 from kilter.data.turns import looks_like_turns, tools_of, turns
 from kilter.types import Completion, Feedback, Group, Message, Prompt
 
@@ -145,8 +146,8 @@ def _two(row: Mapping[str, Any]) -> tuple[str, str, tuple[str, str]] | None:
 @data_format(
     "two_answers",
     "Two answers and which is better: response_0, response_1, better_response_id (PKU-SafeRLHF); "
-    "also answer_a, answer_b, winner",
-    lambda r: _two(r) is not None and first(r, CHOICES) is not None,
+    "also answer_a, answer_b, winner; winner_model_a and winner_model_b (Kaggle's arena); score_0, score_1",
+    lambda r: (two := _two(r)) is not None and (first(r, CHOICES) or _rated_ends(r, two[2])) is not None,
     {"prompt": "Capital of France?", "response_0": "Lyon.", "response_1": "Paris.", "better_response_id": 1},
 )
 def _read_two_answers(row: Row) -> Iterator[Group]:
@@ -154,25 +155,70 @@ def _read_two_answers(row: Row) -> Iterator[Group]:
     if found is None:
         raise RowError("response_0", "is missing")
     one, two, ends = found
-    sides = [answer_of(row[c], c, row) for c in (one, two)]
-    column = first(row, CHOICES)
+    column = given(row, CHOICES)
     better = None if column is None else _better(row[column], column, one, ends)
+    rated = _rated_ends(row, ends) if column is None else None
     parts = _judgements(row, ends)
-    if "history" in row and isinstance(row.get("history"), str):  # SHP calls its prompt so
-        prompt = Prompt(text=row.ask("history"))
-    elif first(row, (*PROMPTS, *CONVERSATIONS)) is not None:
-        prompt = prompt_of(row)
-    elif looks_like_turns(row.plain.get("context")):  # HelpSteer3 too
-        prompt = Prompt(messages=turns(row.ask("context"), "context", row))
-    else:  # LMSYS: whole conversations that share their beginning
-        size = shared_turns(sides)
-        if size == 0:
-            raise RowError(two, f"shares no prompt with {one}")
-        prompt, sides = Prompt(messages=sides[0][:size]), [s[size:] for s in sides]
+    prompt, sides = _rounds(row, one, two) or _asked(row, one, two)
     prompt, answers = completions(prompt, sides, "prompt")
-    scores = (None, None) if better is None else (1 - better, better)
-    feedback = [Feedback(s, parts=p) for s, p in zip(scores, parts, strict=True)]
+    scores: list[float | None] = [None, None] if better is None else [1 - better, better]
+    if rated is not None:
+        scores = [number(row[c], c) for c in rated]
+    if "winner_tie" in row:  # both votes are 0 then
+        row.used.add("winner_tie")
+    kind = "label" if rated is None else "rating"
+    feedback = [Feedback(s, kind, parts=p) for s, p in zip(scores, parts, strict=True)]
     yield Group(prompt, tuple(answers), tuple(feedback))
+
+
+Sides = list[tuple[Message, ...]]
+
+
+def _asked(row: Row, one: str, two: str) -> tuple[Prompt, Sides]:
+    """The prompt and the two answers. Raises RowError."""
+    sides = [answer_of(row[c], c, row) for c in (one, two)]
+    if "history" in row and isinstance(row.get("history"), str):  # SHP calls its prompt so
+        return Prompt(text=row.ask("history")), sides
+    if first(row, (*PROMPTS, *CONVERSATIONS)) is not None:
+        return prompt_of(row), sides
+    if looks_like_turns(row.plain.get("context")):  # HelpSteer3 too
+        return Prompt(messages=turns(row.ask("context"), "context", row)), sides
+    # LMSYS: whole conversations that share their beginning
+    size = shared_turns(sides)
+    if size == 0:
+        raise RowError(two, f"shares no prompt with {one}")
+    return Prompt(messages=sides[0][:size]), [s[size:] for s in sides]
+
+
+def _rounds(row: Row, one: str, two: str) -> tuple[Prompt, Sides] | None:
+    """Kaggle's arena: a list of questions, and of each side's answers; None for rows of another kind."""
+    lists: list[Any] = [
+        unpacked(v) if isinstance(v := row.plain.get(c), str) else v for c in ("prompt", one, two)
+    ]
+    whole = all(isinstance(v, list) and v and all(isinstance(t, str | None) for t in v) for v in lists)
+    if not whole or len({len(v) for v in lists}) > 1:
+        return None
+    asked = [text_of(t, "prompt") for t in lists[0]]
+    sides: Sides = []
+    for column, said in zip((one, two), lists[1:], strict=True):
+        found = [Message(role="assistant", content=text_of(said[0], column))]
+        for question, answer in zip(asked[1:], said[1:], strict=True):
+            found.append(Message(role="user", content=question))
+            found.append(Message(role="assistant", content=text_of(answer, column)))
+        sides.append(ending(tuple(found), column))
+    row.used |= {one, two}
+    row.ask("prompt")
+    return Prompt(text=asked[0]), sides
+
+
+RATED = ("winner_model", "score", "rating")
+"""Stems of the columns that rate two answers beside each other; a vote is 1 for the one that won."""
+
+
+def _rated_ends(row: Mapping[str, Any], ends: tuple[str, str]) -> tuple[str, str] | None:
+    """The columns that rate each of two answers, by how the columns of the answers end."""
+    found = ((f"{stem}_{ends[0]}", f"{stem}_{ends[1]}") for stem in RATED)
+    return next((pair for pair in found if pair[0] in row and pair[1] in row), None)
 
 
 def _better(value: Any, column: str, one: str, ends: tuple[str, str]) -> float | None:
@@ -272,10 +318,27 @@ def _rejected(row: Row, worse: str) -> list[tuple[Message, ...]]:
 
 def _sides(value: Any, field: str, row: Row) -> list[tuple[Message, ...]]:
     """The answers of one side: one, or a list of texts or of conversations. Raises RowError."""
+    if row.cells and isinstance(value, str) and field.startswith(LISTED):
+        value = _unlisted(value, row)
+    if isinstance(value, list):  # a missing answer is none
+        value = [v for v in value if v is not None] or value
     several = isinstance(value, list) and bool(value) and isinstance(value[0], str | list)
     if not several:
         return [answer_of(value, field, row)]
     return [answer_of(v, f"{field}[{i}]", row) for i, v in enumerate(value)]
+
+
+LISTED = tuple(worse for _, worse in SIDES)
+"""Beginnings of the columns that may hold several answers."""
+
+
+def _unlisted(cell: str, row: Row) -> Any:
+    """Several answers that a cell holds as a list. Where the better side is a list too, both are text."""
+    found = unpacked(cell)
+    texts = isinstance(found, list) and bool(found) and all(isinstance(v, str) for v in found)
+    better = row.plain.get(_sides_of(row)[0])
+    packed = isinstance(better, str) and isinstance(unpacked(better), list)
+    return found if texts and not packed else cell
 
 
 @data_format(
@@ -315,7 +378,9 @@ def _pair(prompt: Prompt, chosen: list[Completion], rejected: list[Completion], 
     which `to_shape` drops and counts.
     """
     scores = [1.0] * len(chosen) + [0.0] * len(rejected)
-    names = next((n for n in SCORES if n[0] in row and n[1] in row), None)
+    there = [n for n in SCORES if n[0] in row and n[1] in row]
+    whole = (n for n in there if not any(is_missing(row.plain[c]) for c in n))
+    names = next(whole, there[0] if there else None)
     if names is not None:
         given = [*_scores(row, names[0], len(chosen)), *_scores(row, names[1], len(rejected))]
         scores = scores if None in given else [float(g) for g in given if g is not None]
@@ -347,7 +412,8 @@ def _odds(row: Row) -> float | None:
 def _scores(row: Row, column: str, count: int) -> list[float | None]:
     """The scores of one side, one for each of its answers. Raises RowError."""
     value = row[column]
-    values = listed(value, column, "numbers") if isinstance(value, list) else [value] * count
+    value = unpacked(value) if isinstance(value, str) else value
+    values = value if isinstance(value, list) else [value] * count
     if len(values) != count:
         raise RowError(column, f"should hold one score per answer ({count})")
     return [number(v, column) for v in values]

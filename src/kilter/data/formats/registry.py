@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from kilter.data.row import Raw, Row, RowError, is_missing, name
+from kilter.data.row import Raw, Row, RowError, is_empty, is_missing, name, unpacked
 from kilter.data.turns import MEDIA, tools_of
 from kilter.errors import UserError, nearest
 from kilter.registry import Registry
@@ -104,7 +104,7 @@ def detect(row: Mapping[str, Any]) -> Format | None:
 def refuse_media(row: Row) -> None:
     """Raises RowError for a picture, a video or a sound: the model would learn answers about nothing."""
     for column in MEDIA:
-        if column in row and row[column] not in ([], "", {}):
+        if column in row and not is_empty(row[column]):
             raise RowError(column, f"holds {column}, which a text model cannot read")
 
 
@@ -160,6 +160,7 @@ def with_system(prompt: Prompt, column: str, row: Row) -> Prompt:
 
 
 def _mapping(value: Any, field: str) -> Mapping[str, Any]:
+    value = unpacked(value) if isinstance(value, str) else value
     if not isinstance(value, Mapping):
         raise RowError(field, f"should be a mapping, found {type(value).__name__}")
     return value

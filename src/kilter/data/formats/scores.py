@@ -15,7 +15,7 @@ from kilter.data.formats.ask import (
     text_of,
 )
 from kilter.data.formats.registry import data_format
-from kilter.data.row import Row, RowError, is_missing, label, listed, number, unpacked
+from kilter.data.row import Row, RowError, given, is_missing, label, listed, number, unpacked
 from kilter.data.turns import ROLES, looks_like_turns
 from kilter.types import Completion, Feedback, Group, Message, Prompt
 
@@ -31,7 +31,7 @@ ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosit
 
 def labelled(row: Row) -> Feedback:
     """The label of the row's answer; unscored where it is missing. Raises RowError."""
-    column = first(row, LABELS)
+    column = given(row, LABELS)
     return Feedback(None if column is None else label(row[column], column), kind="binary")
 
 
@@ -103,10 +103,16 @@ def _read_ratings(row: Row) -> Iterator[Group]:
         if isinstance(entry[key], str) and not entry[key].strip():
             raise RowError(f"{where}.response", "is empty or not text")
         answers.append(answer_of(entry[key], f"{where}.{key}", row))
-        score = first(entry, RATINGS)
+        score = given(entry, RATINGS)
         place = number(entry["rank"], f"{where}.rank") if score is None and "rank" in entry else None
         feedback.append(rated(entry, score, f"{where}.") if place is None else Feedback(-place, kind="rank"))
-        known = {key, score, "model", *(() if place is None else ("rank",))}
+        known = {
+            key,
+            *(r for r in RATINGS if r in entry and is_missing(entry[r])),
+            score,
+            "model",
+            *(() if place is None else ("rank",)),
+        }
         row.unread |= {f"{column}[].{k}": None for k in entry if k not in known}
     prompt, found = completions(prompt_of(row), answers, first(row, PROMPTS) or "prompt")
     yield Group(prompt, tuple(found), tuple(feedback))
@@ -232,7 +238,7 @@ def _read_unpaired(row: Row) -> Iterator[Group]:
 def _read_scored(row: Row) -> Iterator[Group]:
     prompt, completion = _single(row)
     parts = _attributes(row)
-    feedback = rated(row, first(row, RATINGS))
+    feedback = rated(row, given(row, RATINGS))
     yield Group(
         prompt, (completion,), (Feedback(feedback.score, "rating", source=feedback.source, parts=parts),)
     )
