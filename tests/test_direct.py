@@ -238,7 +238,9 @@ def test_memory_comes_back_to_the_learner_if_the_batch_is_left_or_fails(vllm, ti
     assert log[-2:] == ["sleep", "moments back"]
     Engine.corrupts = True
     try:
-        with pytest.raises(RunFailed, match=r"rollout 0 holds other weights than the learner \(1 tensors"):
+        with pytest.raises(
+            RunFailed, match=r"rollout 0: it holds other weights than the learner \(1 tensors"
+        ):
             list(sampler.run(asked()))
     finally:
         Engine.corrupts = False

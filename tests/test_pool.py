@@ -16,10 +16,12 @@ from kilter.cluster.weights import (
     Taken,
     WeightStream,
     checksums,
+    difference,
     receive,
-    require_same,
 )
 from kilter.errors import RunFailed, UserError
+from kilter.training.apart.rollouts import PooledSampler
+from kilter.types import Completion, Prompt, Request, Sample, SamplerFacts, SamplingParams, Weights
 
 
 class Echo:
@@ -223,15 +225,16 @@ def test_weights_arrive_as_they_were_sent(way, tmp_path):
     owned = tensors(0)
     for version in range(20):
         stream = WeightStream(version, tensors(version + 1))
-        receive(send.send(stream), owned)
-        require_same(version, stream.checksums(), [("rollout 0", Taken(version, checksums(owned)))])
+        package = send.send(stream)
+        receive(package, owned)
+        assert not difference(package, stream.checksums(), Taken(version, checksums(owned)))
     assert len(list(tmp_path.iterdir())) == (2 if way == "file" else 0)
     # One changed bit is named.
     owned["a"].view(torch.int32)[1, 2] ^= 1
-    with pytest.raises(RunFailed, match=r"rollout 0 holds other weights .*1 tensors, the first is a"):
-        require_same(version, stream.checksums(), [("rollout 0", Taken(version, checksums(owned)))])
-    with pytest.raises(RunFailed, match=r"rollout 0 has the weights of version 18, not 19"):
-        require_same(version, {}, [("rollout 0", Taken(18))])
+    named = difference(package, stream.checksums(), Taken(version, checksums(owned)))
+    assert "1 tensors, the first is a), after" in named
+    assert f"{stream.bytes()} bytes of version 19 were sent by {way}" in named
+    assert difference(package, {}, Taken(18)) == "it has the weights of version 18, not 19"
 
 
 def test_weights_that_do_not_fit_change_nothing():
@@ -248,3 +251,64 @@ def test_a_report_is_plain():
 
     report = run(Echo(), "wrong", (), "echo 0")
     assert pickle.loads(pickle.dumps(report)) == report
+
+
+class Weighing:
+    """Holds weights, and answers with the version that it has. `bad`: workers to be made that change a byte."""
+
+    def __init__(self, owned, bad, at):
+        self.owned, self.version, self.at = owned(), 0, at
+        self.bad = bool(bad) and bad.pop()
+
+    def ready(self):
+        pass
+
+    def pulse(self):
+        return 0
+
+    def facts(self):
+        return SamplerFacts(version=0)
+
+    def load(self, package):
+        receive(package, self.owned)
+        if self.bad and package.version == self.at:
+            self.owned["a"].view(torch.uint8)[0, 5] ^= 1
+        self.version = package.version
+        return Taken(self.version, checksums(self.owned) if package.verify else {})
+
+    def generate(self, requests, version):
+        assert self.version >= version
+        right = torch.equal(self.owned["a"], tensors(self.version + 1)["a"])
+        return [Sample(r, 0, Completion(f"{self.version} {right}", (1,))) for r in requests]
+
+
+@pytest.mark.parametrize("way", ["object", "file"])
+@pytest.mark.parametrize("at", [0, 3])
+def test_who_holds_other_weights_is_replaced_before_it_answers(way, at, tmp_path):
+    told, versions = [], iter(range(1, 99))
+    backend = InlineBackend()
+    # The list is read from its end: the second worker is the bad one.
+    arguments = {"owned": lambda: tensors(0), "bad": [True, False], "at": at}
+    tell = lambda what, detail: told.append(detail)
+    workers = Pool(backend, "rollout", 2, Weighing, arguments, 10.0, Restarts(3), tell)
+    send = ObjectTransport(backend) if way == "object" else FileTransport(tmp_path)
+    sampler = PooledSampler(workers, send, lambda: tensors(next(versions)), verify=1)
+    asked = [Request(str(n), Prompt(text=str(n)), 1, SamplingParams()) for n in range(4)]
+    for version in range(6):
+        if version:
+            sampler.sync(Weights(version))
+        assert {s.completion.text for s in sampler.run(asked)} == {f"{version} True"}
+    assert len(told) == 1
+    assert "rollout 1 is lost: it holds other weights than the learner (1 tensors, the first is a)" in told[0]
+    assert f"bytes of version {at} were sent by {way}" in told[0]
+
+
+@pytest.mark.parametrize(("bad", "restarts"), [([True, True, True, False], 3), ([True, False], 0)])
+def test_weights_that_do_not_arrive_twice_end_the_run(bad, restarts):
+    backend, versions = InlineBackend(), iter(range(1, 99))
+    arguments = {"owned": lambda: tensors(0), "bad": bad, "at": 0}
+    workers = Pool(backend, "rollout", 2, Weighing, arguments, 10.0, Restarts(restarts))
+    sampler = PooledSampler(workers, ObjectTransport(backend), lambda: tensors(next(versions)), verify=1)
+    asked = [Request(str(n), Prompt(text=str(n)), 1, SamplingParams()) for n in range(4)]
+    with pytest.raises(RunFailed, match="failed at rollout 1: it holds other weights than the learner"):
+        list(sampler.run(asked))

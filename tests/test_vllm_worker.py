@@ -207,11 +207,11 @@ def test_a_dead_engine_is_replaced_and_answers_as_the_first_one_did(learner, mon
 
 
 def test_bytes_that_changed_in_the_engine_are_named(learner):
-    from kilter.cluster.weights import ObjectTransport, WeightStream, require_same
+    from kilter.cluster.weights import ObjectTransport, WeightStream, difference
 
     stream = WeightStream(3, learner.gathered())
     package = replace(ObjectTransport(learner.backend).send(stream), verify=True)
-    require_same(3, stream.checksums(), [("rollout 0", learner.worker.load(package))])
+    assert not difference(package, stream.checksums(), learner.worker.load(package))
     # On a CPU, vLLM re-arranges matrices: only vectors are compared as the engine holds them.
     parts = {p for found in learner.worker.holdings._parts.values() for p in found}
     assert {"model.norm.weight", "model.layers.1.input_layernorm.weight"} <= parts

@@ -1,9 +1,10 @@
-"""The process: settings that cost nothing and help every run on a CPU, and its peak memory."""
+"""The process: settings that cost nothing and help every run on a CPU, its peak memory, and what is to end with it."""
 
 from __future__ import annotations
 
 import ctypes
 import resource
+import subprocess
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -33,3 +34,30 @@ def peak_memory_gb() -> float:
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 1e9, 2)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
+
+
+def when_it_ends(command: str) -> subprocess.Popen[bytes]:
+    """Has a shell command run when this process ends, however it ends: also by a kill.
+
+    Args:
+        command: for sh.
+
+    Returns:
+        The shell that waits for the end; to be dismissed where nothing is left to do.
+    """
+    # Its input ends when this process does. A session of its own: Ctrl-C is not for it.
+    return subprocess.Popen(
+        ["sh", "-c", f"read line; {command}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def dismiss(guard: subprocess.Popen[bytes]) -> None:
+    """Ends a shell of `when_it_ends`: its command is not run."""
+    guard.kill()
+    guard.wait()
+    if guard.stdin is not None:
+        guard.stdin.close()

@@ -25,12 +25,13 @@ Tell = Callable[[str, str], None]
 
 @dataclass(eq=False)
 class Request:
-    """A call that may run twice; its answer counts once."""
+    """A call that may run twice; its answer counts once. taken: somebody has read the answer."""
 
     method: str
     arguments: tuple[Any, ...]
     report: Report | None = None
     attempts: int = 0
+    taken: bool = False
 
     @property
     def done(self) -> bool:
@@ -53,6 +54,7 @@ class Slot:
         number: of the place.
         handle: the worker.
         running: its calls under way, in their order, each with its request.
+        answered: requests whose answer nobody has read yet.
         pulse: the question whether it makes progress, where one is under way.
         seen: what it answered last.
         silent: seconds that somebody waited for it since it last made progress.
@@ -62,6 +64,7 @@ class Slot:
     number: int
     handle: Handle
     running: list[tuple[Call, Request]] = field(default_factory=list)
+    answered: list[Request] = field(default_factory=list)
     pulse: Call | None = None
     seen: Any = None
     silent: float = 0.0
@@ -138,6 +141,7 @@ class Pool:
         """
         self._until(lambda: request.done)
         assert request.report is not None
+        request.taken = True
         if request.report.kind:
             raise raised(request.report)
         return request.report.value
@@ -156,6 +160,26 @@ class Pool:
     def greet(self, method: str, *arguments: Any) -> None:
         """What a fresh worker has to do before it serves, such as to take the present weights."""
         self._greeting[method] = arguments
+
+    def replace(self, where: str, cause: str) -> list[Request]:
+        """Gives up a worker that holds something else than it should; what it answered is asked again.
+
+        Args:
+            where: of the worker.
+            cause: for people.
+
+        Returns:
+            What its successor is greeted with; nothing where the worker was lost meanwhile.
+        """
+        slot = next((s for s in self.slots if s.handle.where == where), None)
+        if slot is None:
+            return []
+        for request in slot.answered:
+            if not request.taken:
+                request.report = None
+        self._lose(slot, cause)
+        successors = [s for s in self.slots if s.number == slot.number]
+        return [r for s in successors for _, r in s.running if r.method in self._greeting]
 
     def poll(self, seconds: float = 0.0) -> None:
         """Takes what has come, looks after the workers, and waits for at most so long."""
@@ -210,6 +234,8 @@ class Pool:
             slot.silent = 0.0
             # An answer that came twice counts once.
             request.report = request.report or report
+            if request.method != "ready" and request.method not in self._greeting:
+                slot.answered = [r for r in slot.answered if not r.taken] + [request]
 
     def _look_after(self, slot: Slot) -> None:
         """Asks a busy worker whether it makes progress, and gives up one that makes none for too long."""
@@ -234,8 +260,8 @@ class Pool:
         """Gives up a worker: its requests go to the others, and another one takes its place."""
         slot.handle.kill()
         self.slots.remove(slot)
-        orphans = [request for _, request in slot.running if not request.done]
-        slot.running, slot.pulse = [], None
+        orphans = [r for r in (*slot.answered, *(r for _, r in slot.running)) if not r.done]
+        slot.running, slot.answered, slot.pulse = [], [], None
         log = f" (its log: {slot.handle.log})" if slot.handle.log else ""
         detail = f"{slot.handle.where} is lost: {cause}{log}"
         self.tell("lost worker", detail)

@@ -7,7 +7,9 @@ import logging
 import os
 import pickle
 import platform
+import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -23,6 +25,7 @@ import ray
 from kilter.cluster.backend import JOIN, LOST, Factory, Report, raised, run
 from kilter.errors import UserError
 from kilter.launch.spec import ClusterSpec
+from kilter.runtime import dismiss, when_it_ends
 from kilter.version import __version__
 
 UNAVAILABLE = 30.0
@@ -248,6 +251,7 @@ class RayBackend:
         self.spec, self.say = spec, say
         self.handles: list[RayHandle] = []
         self._begun: set[tuple[str, int]] = set()
+        self._guard: subprocess.Popen[bytes] | None = None
         self._own = not ray.is_initialized()
         if self._own:
             self._connect(os.environ.get(JOIN, spec.address))
@@ -267,6 +271,7 @@ class RayBackend:
             elsewhere = [r for n, r in self.spec.roles().items() if r.place != "here" or n == "learner"]
             cores = max(os.cpu_count() or 1, sum(r.workers for r in elsewhere if not r.cores))
             ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+            self._guard = when_it_ends(_end_of(ray._private.worker._global_node.get_session_dir_path()))
             return
         try:
             ray.init(address=address, **quiet)
@@ -361,6 +366,18 @@ class RayBackend:
             handle.kill()
         if self._own:
             ray.shutdown()
+        if self._guard is not None:
+            dismiss(self._guard)
+
+
+def _end_of(folder: str) -> str:
+    """Shell command that ends all processes of one Ray, by its folder of logs, which each of them has open.
+
+    A killed driver takes most of them with it. Ray's agents outlive it by a minute: they tell of it to one
+    that is dead.
+    """
+    holds = f"ls -l /proc/$p/fd | grep -qF {shlex.quote(folder)}/"
+    return f"sleep 1; for p in $(ls /proc | grep '^[0-9]'); do {holds} && kill -9 $p; done"
 
 
 def _amounts(amounts: Mapping[str, float]) -> str:

@@ -6,7 +6,8 @@ A receiver is on a whole version or dead, never between: tensors are checked bef
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -140,10 +141,10 @@ def _bytes_of(tensor: Tensor) -> tuple[tuple[int, ...], np.ndarray[Any, Any]]:
 
 def fetch_object(place: Any) -> dict[str, Tensor]:
     """The tensors of an ObjectTransport; they share the store's memory and must not be written to."""
+    # Whoever writes all the same is ended by the system: the store maps its memory for reading alone.
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     return {
-        name: torch.from_numpy(np.array(flat, copy=not flat.flags.writeable))
-        .view(getattr(torch, dtype))
-        .view(shape)
+        name: torch.from_numpy(flat).view(getattr(torch, dtype)).view(shape)
         for name, (dtype, (shape, flat)) in place().items()
     }
 
@@ -180,25 +181,23 @@ def receive(package: Package, owned: Mapping[str, Tensor]) -> None:
 
 def checksums(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """SHA-256 of each tensor's bytes, by name."""
-    return {name: hashlib.sha256(_bytes_of(t)[1].tobytes()).hexdigest() for name, t in tensors.items()}
+    return {name: hashlib.sha256(_bytes_of(t)[1].data).hexdigest() for name, t in tensors.items()}
 
 
-def require_same(version: int, sent: Mapping[str, str], arrived: Sequence[tuple[str, Taken]]) -> None:
-    """Raises RunFailed where a receiver holds other weights than were sent.
+def difference(package: Package, sent: Mapping[str, str], taken: Taken) -> str:
+    """What a receiver holds else than was sent; "" where nothing differs.
 
     Args:
-        version: of the weights.
+        package: that the receiver was sent.
         sent: checksums of the learner's tensors; none where they are not compared.
-        arrived: (place of a receiver, what it acknowledged).
+        taken: its acknowledgement.
     """
-    again = "run the same command again; set cluster.weights to another way if it happens twice"
-    for where, taken in arrived:
-        if taken.version != version:
-            raise RunFailed(f"{where} has the weights of version {taken.version}, not {version}", again)
-        wrong = sorted(name for name, value in sent.items() if taken.checksums.get(name) != value)
-        if wrong:
-            raise RunFailed(
-                f"{where} holds other weights than the learner "
-                f"({len(wrong)} tensors, the first is {wrong[0]})",
-                again,
-            )
+    if taken.version != package.version:
+        return f"it has the weights of version {taken.version}, not {package.version}"
+    wrong = sorted(name for name, value in sent.items() if taken.checksums.get(name) != value)
+    if not wrong:
+        return ""
+    return (
+        f"it holds other weights than the learner ({len(wrong)} tensors, the first is {wrong[0]}), after "
+        f"{package.bytes} bytes of version {package.version} were sent by {package.way}"
+    )

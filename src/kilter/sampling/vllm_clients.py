@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 
 from kilter.errors import RunFailed, UserError
+from kilter.runtime import dismiss, when_it_ends
 from kilter.sampling.config import SamplerKind
 from kilter.sampling.items import Item
 from kilter.sampling.params import request_seed
@@ -123,24 +124,9 @@ def end_together(processes: Iterable[Any], folder: Path) -> subprocess.Popen[byt
     Returns:
         The process that waits for it; to be dismissed where the engine is closed.
     """
-    # Its input ends when this process does. A session of its own: Ctrl-C is not for it.
     assert folder.name.startswith(PREFIX), "only a folder of Kilter's own may be removed"
     victims = " ".join(str(p.pid) for p in processes)
-    return subprocess.Popen(
-        ["sh", "-c", f"read line; kill -9 {victims}; rm -rf {shlex.quote(str(folder))}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-
-def dismiss(guard: subprocess.Popen[bytes]) -> None:
-    """Ends the process that `end_together` started: the engine is closed."""
-    guard.kill()
-    guard.wait()
-    if guard.stdin is not None:
-        guard.stdin.close()
+    return when_it_ends(f"kill -9 {victims}; rm -rf {shlex.quote(str(folder))}")
 
 
 class InProcess:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from kilter.errors import RunFailed
+from kilter.runtime import dismiss
 from kilter.sampling.config import SamplerKind
 from kilter.sampling.items import Item
 from kilter.sampling.vllm_clients import (
     AGAIN,
     Answer,
     Answered,
-    dismiss,
     drawn_logps,
     end_together,
     ended,

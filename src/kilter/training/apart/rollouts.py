@@ -10,7 +10,17 @@ from torch import Tensor
 from kilter.cluster import pool as pools
 from kilter.cluster.backend import LOST
 from kilter.cluster.pool import Pool
-from kilter.cluster.weights import Package, Taken, Transport, WeightStream, checksums, receive, require_same
+from kilter.cluster.weights import (
+    FETCH,
+    Package,
+    Taken,
+    Transport,
+    WeightStream,
+    checksums,
+    difference,
+    receive,
+)
+from kilter.errors import RunFailed
 from kilter.roles.open import OpenSpec, open_encoder, open_model
 from kilter.sampling.build import SamplerContext, build
 from kilter.sampling.config import SamplerKind
@@ -50,7 +60,7 @@ class RolloutWorker(Answering):
 class Publication:
     """Weights that workers have still to acknowledge. sent: their checksums, where they are compared."""
 
-    version: int
+    package: Package
     sent: Mapping[str, str]
     asked: list[pools.Request]
 
@@ -83,7 +93,7 @@ class PooledSampler(Answerers):
         super().__init__(pool)
         self.transport, self.gathered = transport, gathered
         self.sends, self.verify, self.ahead = sends, verify, ahead
-        self.published = 0
+        self.published, self._failed = 0, False
         self._publications: list[Publication] = []
         # Fresh adapters are drawn anew in every process.
         self.sync(Weights(0))
@@ -104,21 +114,40 @@ class PooledSampler(Answerers):
         verify = bool(self.verify) and self.published % self.verify == 0
         package = replace(self.transport.send(stream), verify=verify)
         # A worker that comes later is greeted with the newest weights.
-        self.pool.greet("load", package)
-        asked = self.pool.every("load", package)
-        self._publications.append(
-            Publication(package.version, self.transport.checksums(stream) if verify else {}, asked)
-        )
+        self.pool.greet("load", replace(package, verify=bool(self.verify)))
+        sent = self.transport.checksums(stream) if verify else {}
+        self._publications.append(Publication(package, sent, self.pool.every("load", package)))
         self.published += 1
         return self.version
 
     def look(self) -> None:
-        """Looks at the acknowledgements that have come. Raises RunFailed where other weights arrived."""
+        """Looks at the acknowledgements that have come. Who holds other weights is replaced.
+
+        Raises:
+            RunFailed: the next weights that were compared did not arrive either, or nobody can be replaced.
+        """
         for found in [p for p in self._publications if all(r.done for r in p.asked)]:
             self._publications.remove(found)
             # A worker that was lost meanwhile has a successor, who was greeted.
             reports = [r.report for r in found.asked if r.report is not None and r.report.kind != LOST]
-            require_same(found.version, found.sent, [(r.where, r.value) for r in reports])
+            problems = {r.where: difference(found.package, found.sent, r.value) for r in reports}
+            wrong = {where: problem for where, problem in problems.items() if problem}
+            if wrong and (self._failed or not self.pool.restarts.left):
+                where, problem = next(iter(wrong.items()))
+                again = "run the same command again; set cluster.weights to another way if it happens twice"
+                raise RunFailed(f"A publication of weights failed at {where}: {problem}", again)
+            if wrong or found.sent:
+                self._failed = bool(wrong)
+            for where, problem in wrong.items():
+                self._successor(where, problem)
+
+    def _successor(self, where: str, problem: str) -> None:
+        """Another worker takes the place of one with other weights; its own are compared as well."""
+        asked = self.pool.replace(where, problem)
+        for request in asked:
+            (package,) = request.arguments
+            newest = WeightStream(package.version, FETCH[package.way](package.place))
+            self._publications.append(Publication(package, newest.checksums(), [request]))
 
     def settle(self) -> None:
         """Waits until every worker has taken the last weights, and their checksums were compared."""
