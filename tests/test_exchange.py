@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import zipfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kilter import manifest
 from kilter.errors import UserError
 from kilter.evaluation.exchange import exchanges
 from kilter.evaluation.exchange import inspect as inspect_logs
 from kilter.evaluation.exchange import lm_eval as lm_eval_results
+from kilter.evaluation.exchange.imported import Given, import_results
 from kilter.evaluation.exchange.kilter import outcomes_of, write_evaluation
 from kilter.evaluation.exchange.outcome import Asked, Number, Outcome
+from kilter.release.verify import verify
+from test_chain import kilter
 
 FORMATS = ("inspect", "lm-eval")
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=20)
@@ -33,7 +39,9 @@ def outcome(model: str = "dpo", values=(1.0, 0.0, None), task: str = "sums") -> 
         "higher",
         "Wilson",
     )
-    asked = [Asked(str(i), f"question {i}", f"answer {i}", "42") for i in range(len(values))]
+    # Questions that share their words are one observation, here as in an evaluation of Kilter's own.
+    words = [hashlib.sha256(str(i).encode()).hexdigest()[:20] for i in range(len(values))]
+    asked = [Asked(str(i), f"What is {word}?", f"answer {i}", "42") for i, word in enumerate(words)]
     return Outcome(
         model, task, {"exact_match": number}, asked, {"exact_match": list(values)}, {"path": model}
     )
@@ -89,6 +97,96 @@ def test_an_imported_evaluation_pairs_its_models_and_keeps_what_is_unscored(name
     exported = outcomes_of(tmp_path / "made")
     assert [o.model for o in exported] == ["base", "dpo"]
     assert exported[1].asked[0].answer == "answer 0"
+
+
+ASKED = {"metric": "sums/exact_match", "bound": "diff_ci_low", "op": ">", "value": 0, "max_unscored": 0.1}
+LEAKAGE = {"owner": "Ada", "reason": "the suite is newer than the data", "expires": "2999-01-01"}
+
+
+def imported(tmp_path, fmt: str) -> tuple[Path, Path, list[Path]]:
+    """A folder that `kilter results import` made, a policy for it, and the files that it read."""
+    exchange = exchanges.get(fmt, "--to")
+    made = [outcome("base", [0.0] * 40), outcome("dpo", [1.0] * 40)]
+    files = [file for o in made for file in exchange.write([o], tmp_path / "theirs" / o.model)]
+    (tmp_path / "p.yaml").write_text(json.dumps({"conditions": [ASKED], "unmeasured_leakage": LEAKAGE}))
+    results = [Given(f.parent.name, f) for f in files if f.suffix == ".json"]
+    if fmt == "inspect":
+        results = [Given(f.stem, f) for f in files]
+    import_results(results, tmp_path / "made")
+    return tmp_path / "made", tmp_path / "p.yaml", files
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_imported_evaluation_passes_a_gate_that_says_so(name, tmp_path, monkeypatch, capsys):
+    folder, policy, _ = imported(tmp_path, name)
+    assert not verify(folder).broken
+    code, said = kilter(monkeypatch, capsys, "gate", folder, "--policy", policy)
+    assert code == 0, said
+    assert "imported, and not recomputed" in said
+    assert "imported, and not recomputed" in (folder / "gate.json").read_text()
+    # Without somebody who answers for it, nobody knows whether it was trained on.
+    policy.write_text(json.dumps({"conditions": [ASKED]}))
+    code, said = kilter(monkeypatch, capsys, "gate", folder, "--policy", policy)
+    assert (code, "leakage not measured" in said) == (3, True), said
+    # The same command once more replaces what the first one wrote, verdict included.
+    imported(tmp_path, name)
+    assert not (folder / "gate.json").exists() and not verify(folder).broken
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_one_changed_byte_of_an_import_or_of_its_source_is_named(name, tmp_path, monkeypatch, capsys):
+    folder, policy, files = imported(tmp_path, name)
+    own = [p for p in folder.rglob("*") if p.is_file() and p.name != ".lock"]
+    assert {"manifest.json", "chain.json", "evaluation.json", "groups.jsonl"} <= {p.name for p in own}
+    for path in (*own, *files):
+        before = path.read_bytes()
+        middle = len(before) // 2
+        path.write_bytes(before[:middle] + bytes([before[middle] ^ 1]) + before[middle + 1 :])
+        code, said = kilter(
+            monkeypatch, capsys, "gate", folder, "--policy", policy, "--out", tmp_path / "out"
+        )
+        assert code in (1, 2) and str(path) in said, (path, said)
+        assert path in {link.path for link in verify(folder).broken}
+        path.write_bytes(before)
+    files[0].unlink()
+    code, said = kilter(monkeypatch, capsys, "gate", folder, "--policy", policy, "--out", tmp_path / "out")
+    assert (code, f"{files[0]} is not here" in said) == (3, True), said
+
+
+def test_numbers_without_single_values_decide_nothing(tmp_path):
+    """A reported standard error of 0 after two prompts would pass whatever it is compared with."""
+    from kilter.release import gate
+
+    number = Number(1.0, 2, stderr=0.0, better="higher")
+    made = [Outcome(name, "sums", {"exact_match": number}) for name in ("base", "dpo")]
+    write_evaluation(made, tmp_path, [tmp_path / "results_1.json"])
+    above = {"metric": "sums/exact_match", "bound": "ci_low", "op": ">", "value": 0.9}
+    policy = gate.load_policy({"conditions": [above, ASKED]})
+    verdict = gate.decide(policy, gate.read(tmp_path / "evaluation.json"))
+    assert [c["state"] for c in verdict["conditions"][:2]] == ["inconclusive", "error"]
+    assert all("import results with their samples" in c["why"] for c in verdict["conditions"][:2])
+
+
+def test_other_questions_under_one_id_are_no_pair(tmp_path):
+    made = [
+        Outcome(name, "sums", {}, [Asked("1", "q", question=f"{name}?")], {"exact_match": [1.0]})
+        for name in ("base", "dpo")
+    ]
+    with pytest.raises(UserError, match=r"dpo.*asked another question of sums under the id 1"):
+        write_evaluation(made, tmp_path, [])
+
+
+def test_an_import_writes_over_nothing_of_others(tmp_path):
+    folder, _, files = imported(tmp_path, "inspect")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "evaluation.json").write_text("{}")
+    with pytest.raises(UserError, match=r"other.*holds evaluation.json"):
+        import_results([Given("", files[0])], tmp_path / "other")
+    entry = manifest.read(folder)
+    entry.kind = "evaluate"
+    entry.write(folder)
+    with pytest.raises(UserError, match="holds what a stage of kind evaluate made"):
+        import_results([Given("", files[0])], folder)
 
 
 def test_two_results_of_one_name_are_refused(tmp_path):
@@ -162,7 +260,7 @@ def test_a_result_of_lm_eval_with_groups_filters_and_no_samples(tmp_path):
     written = write_evaluation([made], tmp_path / "made", [path])["models"]["my/model"]["metrics"]
     strict = written["gsm/exact_match,strict"]
     assert (strict["n"], round(strict["ci_low"], 3), round(strict["ci_high"], 3)) == (4, -0.142, 0.642)
-    assert strict["method"].startswith("as reported")
+    assert strict["method"].startswith("as reported") and strict["reported"]
     assert written["gsm/exact_match,loose"]["ci_low"] is None
 
 

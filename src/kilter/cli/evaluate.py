@@ -217,6 +217,7 @@ def gate(
     asked = gates.load_policy(policy, "--policy")
     gates.refuse_means(asked, "--policy", allow_means)
     before = _before(path)
+    own = manifests.read(path.parent)
     result = gates.decide(
         asked,
         loaded,
@@ -225,6 +226,7 @@ def gate(
         uncertified=gates.uncertified(before),
         refused=gates.refused(before),
         allow_means=allow_means,
+        sources={} if own is None else own.sources,
     )
     folder = out_ or path.parent
     run = chain.root_of(folder)
@@ -247,7 +249,9 @@ def _broken(evaluation: Path) -> list[str]:
     if run is not None:
         _, problems = signature.check(run, None)
         return [str(link) for link in [*chain.breaks(run, file_hash), *problems]]
-    return [f"{evaluation} lies in no run with a {chain.CHAIN}, so that nothing says that it was measured"]
+    fix = "evaluate again with `kilter eval`, or import its results with `kilter results import`"
+    problem = f"lies in no run with a {chain.CHAIN}, so that nothing says that it was measured"
+    return [f"{evaluation} {problem}; {fix}"]
 
 
 def _before(evaluation: Path) -> dict[str, Manifest]:

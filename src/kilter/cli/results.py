@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,6 @@ import typer
 from kilter.cli import complete
 from kilter.cli.app import command, commands, err, out
 from kilter.cli.evaluate import print_evaluation
-from kilter.errors import UserError
 from kilter.screen import styled
 
 results_app = commands(
@@ -66,22 +64,10 @@ def import_(
     ),
 ) -> None:
     """Read results of inspect_ai or lm-eval. The first model is the baseline; differences are paired."""
-    from kilter.evaluation.exchange import exchanges
-    from kilter.evaluation.exchange.kilter import write_evaluation
+    from kilter.evaluation.exchange.imported import Given, import_results
 
-    outcomes, paths = [], []
-    for given in files:
-        name, _, rest = given.rpartition("=")
-        path = Path(rest)
-        if not path.is_file():
-            raise UserError("results", rest, "names no file", "give a .eval, a .json log or results_*.json")
-        fitting = next((e for _, e in exchanges if e.fits(path)), None)
-        if fitting is None:
-            known = " or ".join(e.title for _, e in exchanges)
-            raise UserError("results", rest, f"is not a result of {known}", "give a log or results_*.json")
-        outcomes += [replace(o, model=name or o.model) for o in fitting.read(path)]
-        paths.append(path)
-    result = write_evaluation(outcomes, out_, paths)
+    parts = [given.rpartition("=") for given in files]
+    result = import_results([Given(name, Path(rest)) for name, _, rest in parts], out_)
     print_evaluation(result)
     out.print(styled("\nwritten: [bold]{}[/]", out_ / "evaluation.json"))
 

@@ -3,6 +3,7 @@
 outcome.py    one model's result as every format can say it
 kilter.py     from and to evaluation.json
 inspect.py    logs of inspect_ai
+imported.py   a folder of results with its manifest, for a gate
 lm_eval.py    results and samples of lm-evaluation-harness
 """
 

@@ -6,16 +6,17 @@ import importlib.util
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kilter.artifacts import require_writable
+from kilter.artifacts import require_writable, sha256_file
 from kilter.errors import RunFailed, UserError
 from kilter.evaluation.exchange import lm_eval as results
+from kilter.evaluation.exchange.imported import recorded
 from kilter.evaluation.exchange.kilter import write_evaluation
 from kilter.evaluation.exchange.outcome import Outcome, safe
-from kilter.models.load import base_of, model_hash, resolve
+from kilter.models.load import base_of, model_hash, reference_hash, resolve
 from kilter.screen import Screen
 
 YAML = (".yaml", ".yml")
@@ -55,16 +56,21 @@ class Harness:
         logging.getLogger("lm_eval").setLevel(logging.WARNING)
         names, manager = self._known()
         folders = {name: resolve(reference) for name, reference in models.items()}
+        sources = {f"model:{reference}": reference_hash(reference) for reference in models.values()}
+        sources |= {f"file:{task}": sha256_file(Path(task)) for task in self.tasks if task.endswith(YAML)}
 
         outcomes: list[Outcome] = []
         files: list[Path] = []
-        for name, folder in folders.items():
-            console.print(f"lm-eval: {name} on {', '.join(names)}")
-            made = self._one(folder, names, manager, out / "lm-eval" / safe(name))
-            found = {"path": str(folder), "model_hash": model_hash(folder)[:16]}
-            outcomes += [replace(o, model=name, about={**o.about, **found}) for o in results.read(made)]
-            files.append(made)
-        return write_evaluation(outcomes, out, files)
+        with recorded(out, {"models": dict(models), **asdict(self)}, sources) as entry:
+            for name, folder in folders.items():
+                console.print(f"lm-eval: {name} on {', '.join(names)}")
+                made = self._one(folder, names, manager, out / "lm-eval" / safe(name))
+                found = {"path": str(folder), "model_hash": model_hash(folder)[:16]}
+                outcomes += [replace(o, model=name, about={**o.about, **found}) for o in results.read(made)]
+                files.append(made)
+            result = write_evaluation(outcomes, out, files)
+            entry.facts = {"prompts": result["n_prompts"], "baseline": result["baseline"]}
+        return result
 
     def _known(self) -> tuple[list[str], Any]:
         """The tasks by name, and lm-eval's manager of them."""

@@ -107,7 +107,8 @@ def _asked(name: str, sample: Mapping[str, Any]) -> Asked:
         (_text(choice["message"]["content"]) for choice in output.get("choices") or []), ""
     )
     right = ", ".join(target) if isinstance(target, list) else str(target)
-    return Asked(name, _question(sample["input"]), answer, right)
+    asked = _question(sample["input"])
+    return Asked(name, asked, answer, right, asked)
 
 
 def _question(given: Any) -> str:

@@ -13,6 +13,7 @@ from kilter.artifacts import read_json, write_json
 from kilter.data import store
 from kilter.errors import UserError
 from kilter.evaluation.exchange.outcome import Asked, Number, Outcome, Values
+from kilter.evaluation.independent import cluster_of, together
 from kilter.evaluation.references import references
 from kilter.evaluation.response.reading import question
 from kilter.evaluation.result import SCHEMA
@@ -72,17 +73,21 @@ def _asked(group: Group, place: int, number: int) -> Asked:
 def write_evaluation(outcomes: Sequence[Outcome], folder: Path, files: Sequence[Path]) -> dict[str, Any]:
     """evaluation.json, per_prompt.json and groups.jsonl of what others measured; the first is the baseline.
 
-    Where single values are known, estimates and differences are Kilter's own. Whether prompts were trained on
-    is unknown, and so that field is left out.
+    Where single values are known, estimates and differences are Kilter's own, and know which prompts belong
+    together. Whether prompts were trained on is unknown, and so that field is left out.
 
     Raises:
-        UserError: two models have one name and one task.
+        UserError: two models have one name and one task, or were asked other questions under one id.
     """
     by_model = _by_model(outcomes)
     tasks = list(dict.fromkeys(o.task for o in outcomes))
     baseline = next(iter(by_model))
     asked = {o.task: o.asked for o in reversed(outcomes)}
+    for model, own in by_model.items():
+        _refuse_unlike(model, own, asked)
     values = {m: _values(own, asked) for m, own in by_model.items()}
+    prompts = [(task, a) for task in tasks for a in asked[task]]
+    belong = _clusters(prompts)
 
     models = {}
     for model, own in by_model.items():
@@ -90,15 +95,14 @@ def write_evaluation(outcomes: Sequence[Outcome], folder: Path, files: Sequence[
         path = str(about.get("path", model))
         entry: dict[str, Any] = {"path": path, "model_hash": about.get("model_hash") or _hash(path)}
         if model != baseline:
-            entry["difference"] = _differences(values[model], values[baseline], own)
+            entry["difference"] = _differences(values[model], values[baseline], own, belong)
         entry["metrics"] = {
-            f"{task}/{key}": _estimate(number, values[model].get(f"{task}/{key}"))
+            f"{task}/{key}": _estimate(number, values[model].get(f"{task}/{key}"), belong.get(task))
             for task, o in own.items()
             for key, number in o.numbers.items()
         }
         models[model] = entry
 
-    prompts = [(task, a) for task in tasks for a in asked[task]]
     first = outcomes[0].about
     result = {
         "schema": SCHEMA,
@@ -128,6 +132,28 @@ def _by_model(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Outcome]]:
     return found
 
 
+def _refuse_unlike(model: str, own: Mapping[str, Outcome], asked: Mapping[str, Sequence[Asked]]) -> None:
+    """Values of two questions are no pair, even where both files give them one id."""
+    for task, outcome in own.items():
+        known = {a.id: a.question for a in asked[task]}
+        for a in outcome.asked:
+            if a.question and known.get(a.id) and a.question != known[a.id]:
+                problem = f"was asked another question of {task} under the id {a.id} than the first model."
+                fix = "Give results of one version of the task, or import each by itself."
+                raise UserError("results", model, problem, fix)
+
+
+def _clusters(prompts: Sequence[tuple[str, Asked]]) -> dict[str, list[str] | None]:
+    """Which prompts of each task belong together; None where each stands for itself."""
+    found: dict[str, list[str] | None] = {}
+    for task in dict.fromkeys(task for task, _ in prompts):
+        own = [Prompt(text=a.question or a.prompt) for t, a in prompts if t == task]
+        known = together(own)
+        named = [cluster_of(p, known) or f"alone {i}" for i, p in enumerate(own)]
+        found[task] = named if len(set(named)) < len(named) else None
+    return found
+
+
 def _values(own: Mapping[str, Outcome], asked: Mapping[str, Sequence[Asked]]) -> dict[str, Values]:
     """task/metric -> values in the order of the first model's prompts, None where another was asked."""
     found: dict[str, Values] = {}
@@ -139,33 +165,40 @@ def _values(own: Mapping[str, Outcome], asked: Mapping[str, Sequence[Asked]]) ->
     return found
 
 
-def _estimate(number: Number, values: Values | None) -> dict[str, Any]:
-    """Kilter's own from single values; without them what the file says, with its standard error."""
+def _estimate(number: Number, values: Values | None, clusters: Sequence[str] | None) -> dict[str, Any]:
+    """Kilter's own from single values; without them what the file says, which it then is marked as."""
     higher = {"higher": True, "lower": False}.get(number.better or "")
     if values is not None and any(v is not None for v in values):
         binary = all(0 <= v <= 1 for v in values if v is not None)
-        return asdict(mean(values, binary=binary, higher_is_better=higher))
+        return asdict(mean(values, binary=binary, clusters=clusters, higher_is_better=higher))
     low, high = number.interval or (None, None)
     if number.stderr is not None and number.value is not None:
         low, high = number.value - Z * number.stderr, number.value + Z * number.stderr
     method = f"as reported: {number.method}"
-    return asdict(
-        Estimate(
-            number.value, number.n, number.unscored, number.n, low, high, method, higher_is_better=higher
-        )
+    estimate = Estimate(
+        number.value, number.n, number.unscored, number.n, low, high, method, higher_is_better=higher
     )
+    return {**asdict(estimate), "reported": True}
 
 
 def _differences(
-    values: Mapping[str, Values], base: Mapping[str, Values], own: Mapping[str, Outcome]
+    values: Mapping[str, Values],
+    base: Mapping[str, Values],
+    own: Mapping[str, Outcome],
+    belong: Mapping[str, Sequence[str] | None],
 ) -> dict[str, Any]:
-    better = {f"{t}/{k}": n.better for t, o in own.items() for k, n in o.numbers.items()}
     higher = {"higher": True, "lower": False}
-    return {
-        key: asdict(paired_difference(given, base[key], higher_is_better=higher.get(better.get(key) or "")))
-        for key, given in values.items()
-        if key in base
-    }
+    found = {}
+    for task, outcome in own.items():
+        for name in outcome.values:
+            key, number = f"{task}/{name}", outcome.numbers.get(name)
+            if key in base:
+                better = higher.get((number.better if number else None) or "")
+                made = paired_difference(
+                    values[key], base[key], clusters=belong[task], higher_is_better=better
+                )
+                found[key] = asdict(made)
+    return found
 
 
 def _groups(

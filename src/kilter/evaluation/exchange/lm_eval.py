@@ -39,15 +39,23 @@ def read(path: Path) -> list[Outcome]:
     """An outcome per task that is not a group of tasks; samples are read where they lie beside the file."""
     found = content(path)
     grouped = {name for name, members in (found.get("group_subtasks") or {}).items() if members}
-    date = path.stem.partition("results_")[2]
     try:
         return [
-            _outcome(found, task, path.with_name(f"samples_{task}_{date}.jsonl"))
-            for task in found["results"]
-            if task not in grouped
+            _outcome(found, task, _samples(path, task)) for task in found["results"] if task not in grouped
         ]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def beside(path: Path) -> list[Path]:
+    """The samples of its tasks, where they lie beside the results."""
+    tasks = content(path).get("results")
+    files = [_samples(path, task) for task in tasks] if isinstance(tasks, dict) else []
+    return [file for file in files if file.is_file()]
+
+
+def _samples(path: Path, task: str) -> Path:
+    return path.with_name(f"samples_{task}_{path.stem.partition('results_')[2]}.jsonl")
 
 
 def _outcome(found: Mapping[str, Any], task: str, samples: Path) -> Outcome:
@@ -92,7 +100,8 @@ def _asked(name: str, row: Mapping[str, Any]) -> Asked:
     answer: Any = row.get("filtered_resps") or row.get("resps") or ""
     while isinstance(answer, list) and answer:
         answer = answer[0]
-    return Asked(name, str(prompt), str(answer), str(row.get("target", "")))
+    told = str(row.get("doc_hash") or "")
+    return Asked(name, str(prompt), str(answer), str(row.get("target", "")), told)
 
 
 def _number(value: Any) -> float | None:
@@ -189,4 +198,4 @@ def _row(outcome: Outcome, place: int) -> dict[str, Any]:
     }
 
 
-exchanges.register("lm-eval")(Exchange("lm-evaluation-harness", fits, read, write))
+exchanges.register("lm-eval")(Exchange("lm-evaluation-harness", fits, read, write, beside))

@@ -33,12 +33,14 @@ class Asked:
         prompt: what was asked, as text.
         answer: what the model said; "" where it said nothing.
         target: what was right, as far as it is known.
+        question: what tells the question whatever template it was asked in; "" where the format has nothing.
     """
 
     id: str
     prompt: str
     answer: str = ""
     target: str = ""
+    question: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +98,14 @@ class Exchange:
         fits: whether a file is of this format.
         read: a file to the outcomes in it. Raises UserError.
         write: outcomes into a folder; the files that were written.
+        beside: files that `read` reads beside the one that it is given.
     """
 
     title: str
     fits: Callable[[Path], bool]
     read: Callable[[Path], list[Outcome]]
     write: Callable[[Sequence[Outcome], Path], list[Path]]
+    beside: Callable[[Path], list[Path]] = lambda path: []
 
 
 exchanges: Registry[Exchange] = Registry("result format")

@@ -20,6 +20,11 @@ FEWEST = 15
 Simulated without any effect, `diff_ci_low > 0` passes in 26 % of draws at n = 2, 6 % at 8, 4 % from 15 on.
 """
 TAIL = (1 - LEVEL) / 2
+UNPAIRED = (
+    "an interval needs the values of single prompts: import results with their samples "
+    "(lm-eval --log_samples, a whole log of inspect_ai)"
+)
+"""What an imported evaluation may lack, and what helps."""
 Metric = Mapping[str, Any]
 
 
@@ -122,13 +127,19 @@ def _state(condition: Condition, metric: Metric | None, case: Case, holm: float 
         against = " against a baseline" if condition.paired else ""
         method = "" if metric is None else str(metric.get("method", ""))
         beside = f" ({method})" if method else ""
-        return "error", f"{condition.metric} was not measured{against}{beside}"
+        lacks = f"; {UNPAIRED}" if condition.paired and case.evaluation.get("imported") else ""
+        return "error", f"{condition.metric} was not measured{against}{beside}{lacks}"
     measured = case.evaluation["models"][case.candidate]["metrics"]
     missing = [r for r in condition.requires if r not in measured and not r.startswith("reward_model.")]
     if missing:
         return "error", f"requires {', '.join(missing)}, which was not measured"
     if (unread := _unread(metric)) is not None:
         return "inconclusive", unread
+    if metric.get("reported"):
+        return (
+            "inconclusive",
+            f"{condition.metric} is what another program reported of all prompts; {UNPAIRED}",
+        )
     if metric.get(condition.field) is None:
         method = f", {metric['method']}" if metric.get("method") else ""
         text = f"{condition.metric} has no confidence interval (n = {metric['n']}{method})"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from kilter.hashes import file_hash
 from kilter.manifest import Manifest
 from kilter.release.gate.condition import State, waived
 from kilter.release.gate.policy import Waiver
@@ -29,6 +31,28 @@ def leaks(evaluation: Mapping[str, Any], waiver: Waiver | None, today: dt.date) 
     why = "leakage not measured: nobody looked whether the evaluation's prompts were trained on"
     state, why = waived(waiver, "inconclusive", why, today)
     return [_standing(name, "leakage", None, state, why, n)]
+
+
+def imported(evaluation: Mapping[str, Any], sources: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Numbers that others measured count as long as the files that they come from are what they were.
+
+    Args:
+        evaluation: what evaluation.json holds.
+        sources: SHA-256 of each `file:PATH` that it was imported from, as its manifest has them.
+    """
+    if not evaluation.get("imported"):
+        return []
+    paths = {Path(name.removeprefix("file:")): h for name, h in sources.items() if name.startswith("file:")}
+    gone = [path for path in paths if not path.is_file()]
+    other = [path for path, digest in paths.items() if path not in gone and file_hash(path) != digest]
+    name = "the files that numbers were imported from are what they were"
+    if other:
+        why = "; ".join(f"{path} was changed since it was imported" for path in other)
+        return [_standing(name, "source", len(other), "fail", f"{why}; import it again")]
+    if gone:
+        why = f"{gone[0]} is not here, so that nobody can say whether it was changed since; put it back"
+        return [_standing(name, "source", len(gone), "inconclusive", why)]
+    return []
 
 
 def changed(broken: Sequence[str]) -> list[dict[str, Any]]:

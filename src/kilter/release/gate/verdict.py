@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from kilter.errors import UserError
 from kilter.release.gate.condition import Case, check
 from kilter.release.gate.family import corrected
 from kilter.release.gate.policy import GUARDS, Policy
-from kilter.release.gate.standing import changed, leaks, unvouched
+from kilter.release.gate.standing import changed, imported, leaks, unvouched
 
 SCHEMA = 1
 
@@ -27,6 +28,7 @@ def decide(
     uncertified: Sequence[str] = (),
     refused: Sequence[str] = (),
     allow_means: bool = False,
+    sources: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The gate's verdict as plain data (gate.json).
 
@@ -41,6 +43,7 @@ def decide(
         uncertified: judges of the run that no certificate vouches for.
         refused: audits of the run that refused their judge, with what it failed.
         allow_means: whether a condition may read a mean; the verdict says so.
+        sources: SHA-256 of what an imported evaluation was read from, as its manifest has it.
     """
     candidate = _candidate(evaluation, candidate, baseline)
     vouching = [*([policy.certificate] if policy.certificate else []), *certificates]
@@ -52,6 +55,7 @@ def decide(
     results = [check(c, case, p) for c, p in zip(policy.conditions, p_values, strict=True)]
     results += [
         *leaks(evaluation, policy.unmeasured_leakage, today),
+        *imported(evaluation, sources),
         *changed(broken),
         *unvouched(uncertified, refused),
     ]
@@ -66,7 +70,7 @@ def decide(
         "data_hash": evaluation["data_hash"],
         "model_hash": evaluation["models"][candidate]["model_hash"],
         "conditions": results,
-        "notes": notes(policy, allow_means),
+        "notes": [*_of_others(evaluation), *notes(policy, allow_means)],
     }
 
 
@@ -83,6 +87,19 @@ def notes(policy: Policy, allow_means: bool = False) -> list[str]:
         listed = ", ".join(policy.means())
         found.append(f"Means were allowed, which say nothing of how sure they are: {listed}.")
     return found
+
+
+def _of_others(evaluation: Mapping[str, Any]) -> list[str]:
+    """Whose numbers an imported evaluation holds."""
+    given = evaluation.get("imported") or []
+    if not given:
+        return []
+    makers = _listed(list(dict.fromkeys(str(g.get("made_by", "another program")).strip() for g in given)))
+    files = ", ".join(str(g["file"]) for g in given)
+    return [
+        f"The numbers are imported, and not recomputed: {makers} asked and scored, and wrote {files}. "
+        "Kilter computed intervals and differences from its values of single prompts."
+    ]
 
 
 def _listed(names: Sequence[str]) -> str:
