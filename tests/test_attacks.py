@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.server
 import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from conftest import pair_rows
 from kilter import hashes, recipe, validation
@@ -275,6 +280,133 @@ def test_a_text_that_many_rows_share_does_not_fill_the_memory(tmp_path, monkeypa
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", batches)
     assert sum(len(row["chosen"]) for _, row in read.rows(str(path))) == 3000 * 100_000
     assert max(sizes) <= 1 << 22
+
+
+BOMBS = """
+import resource, sys
+import numpy as np, pyarrow as pa, pyarrow.parquet as pq
+from kilter.data import read
+from kilter.errors import UserError
+
+def arrow(path, table, packed=None, new=pa.ipc.new_file):
+    with new(path, table.schema, options=pa.ipc.IpcWriteOptions(compression=packed)) as out:
+        out.write_table(table)
+
+# One text of a megabyte, which the list of one row names 300,000 times: 300 GB.
+named = pa.DictionaryArray.from_arrays(pa.array(np.zeros(300_000, np.int32)), pa.array(["x" * 1_000_000]))
+ends = pa.array([0, 300_000], pa.int32())
+lists = pa.table({"prompt": ["a"], "chosen": pa.ListArray.from_arrays(ends, named)})
+pq.write_table(lists, "lists.parquet")
+arrow("lists.arrow", lists)
+nested = pa.StructArray.from_arrays([pa.ListArray.from_arrays(ends, named)], ["k"])
+pq.write_table(pa.table({"prompt": ["a"], "chosen": nested}), "nested.parquet")
+ree = pa.RunEndEncodedArray.from_arrays(pa.array([300_000], pa.int32()), pa.array(["x" * 1_000_000]))
+arrow("run-ends.arrow", pa.table({"prompt": pa.ListArray.from_arrays(ends, ree)}), new=pa.ipc.new_stream)
+packed = pa.table({"prompt": [" " * (1 << 29)]})
+arrow("packed.arrow", packed, "zstd")
+arrow("packed-stream.arrow", packed, "zstd", pa.ipc.new_stream)
+del packed
+prefixes = pa.table({"chosen": [["x" * 200_000 + str(i) for i in range(800)]]})
+pq.write_table(prefixes, "prefixes.parquet", use_dictionary=False, column_encoding="DELTA_BYTE_ARRAY")
+del prefixes
+
+# What follows may take another gigabyte of addresses, and no more.
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + (1 << 30),) * 2)
+read.AT_ONCE = 1 << 27
+for name in sys.argv[1:]:
+    try:
+        print(name, "was read", sum(1 for _ in read.rows(name)))
+    except UserError as error:
+        print(name, error.problem)
+"""
+
+
+def test_columns_that_come_to_more_than_the_memory_are_refused(tmp_path):
+    """Each is small in its file; a limit on the process's memory says that none was made."""
+    expected = {
+        "lists.parquet": "holds a row of more than",
+        "nested.parquet": "holds a row of more than",
+        "lists.arrow": "holds a row of more than",
+        "run-ends.arrow": "holds a row of more than",
+        "packed.arrow": "takes more than 200 times its size",
+        "packed-stream.arrow": "takes more than 200 times its size",
+        "prefixes.parquet": "whose texts may come to more than",
+    }
+    command = [sys.executable, "-c", BOMBS, *expected]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
+    said = dict(line.split(" ", 1) for line in found.stdout.splitlines())
+    assert set(said) == set(expected)
+    for name, problem in expected.items():
+        assert problem in said[name], said
+
+
+LEAF = st.none() | st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=6)
+NESTED = st.lists(
+    st.fixed_dictionaries(
+        {
+            "text": LEAF,
+            "lists": st.none() | st.lists(st.lists(LEAF, max_size=3), max_size=3),
+            "turns": st.lists(st.fixed_dictionaries({"role": LEAF, "n": st.none() | st.just(3)}), max_size=3),
+        }
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def characters(value) -> int:
+    if isinstance(value, str):
+        return len(value.encode())
+    if isinstance(value, dict | list):
+        return sum(map(characters, value.values() if isinstance(value, dict) else value))
+    return 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=NESTED, packed=st.sampled_from([None, "zstd", "lz4"]), stream=st.booleans(), coded=st.booleans())
+def test_rows_of_columns_are_measured_before_they_are_made(tmp_path_factory, rows, packed, stream, coded):
+    """Whatever is nested in what, packed or not, a row is never larger than it was said to be."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from kilter.data.columns import row_sizes
+
+    turns = pa.list_(pa.struct({"role": pa.string(), "n": pa.int32()}))
+    kinds = {"text": pa.string(), "lists": pa.list_(pa.list_(pa.string())), "turns": turns}
+    table = pa.Table.from_pylist(rows, pa.schema(kinds))
+    folder = tmp_path_factory.mktemp("columns")
+    pq.write_table(table, folder / "a.parquet", use_dictionary=coded)
+    options = pa.ipc.IpcWriteOptions(compression=packed)
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(
+        folder / "a.arrow", table.schema, options=options
+    ) as out:
+        out.write_table(table)
+    for name in ("a.parquet", "a.arrow"):
+        assert [row for _, row in read.rows(str(folder / name))] == rows
+    if coded:
+        texts = table["text"].dictionary_encode()
+        table = table.set_column(0, "text", texts)
+    for batch in table.slice(len(rows) // 2).to_batches():
+        for row, size in zip(batch.to_pylist(), row_sizes(batch), strict=True):
+            assert characters(row) <= size <= characters(row) + 60
+
+
+@pytest.mark.parametrize("at", range(0, 400, 9))
+def test_a_damaged_arrow_file_is_refused_and_harms_nobody(tmp_path, at):
+    import pyarrow as pa
+
+    path = tmp_path / "a.arrow"
+    table = pa.table({"prompt": ["a", "b"], "chosen": [["x"], ["y", "z"]]})
+    with pa.ipc.new_stream(path, table.schema) as out:
+        out.write_table(table)
+    data = bytearray(path.read_bytes())
+    data[at % len(data)] ^= 0xFF
+    path.write_bytes(data)
+    # A byte of a text gives another text; any other byte gives a refusal, and never a crash.
+    with contextlib.suppress(UserError):
+        list(read.rows(str(path)))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.json"])

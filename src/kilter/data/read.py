@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
-from kilter.data import memory
+from kilter.data import columns, memory
 from kilter.data.blocks import SUFFIX, Reader
 from kilter.data.formats import detect
 from kilter.data.row import OBJECT, Cells, Raw, RowError, twice
@@ -161,6 +161,9 @@ PACKED, RATIO = 1 << 28, 200
 AT_ONCE, ROWS = 1 << 31, 1024
 """Bytes that a batch of a Parquet file can come to at most, and rows of one: texts are stored once each."""
 
+VALUES = 1 << 26
+"""Values that any file may have in a column; a longer one has to be larger itself."""
+
 
 def _refuse_bomb(path: Path, packed: int, unpacked: int) -> None:
     """Raises UserError where a file takes far more room than data of its size can."""
@@ -232,17 +235,65 @@ def _parquet(path: Path, field: str) -> Rows:
         with pq.ParquetFile(path) as file:
             # The footer says what the columns come to, before any of them is unpacked.
             groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-            columns = [group.column(i) for group in groups for i in range(group.num_columns)]
-            _refuse_bomb(path, path.stat().st_size, sum(c.total_uncompressed_size for c in columns))
+            chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+            _refuse_bomb(path, path.stat().st_size, sum(c.total_uncompressed_size for c in chunks))
+            _refuse_many(path, max((c.num_values for c in chunks), default=0))
+            nested = [file.schema.column(i).max_repetition_level > 0 for i in range(len(file.schema))]
+            repeated = [c for c, deep in zip(chunks, nested * len(groups), strict=True) if deep]
+            for column in repeated:
+                _refuse_prefixes(path, column)
 
             # A text that many rows share stands in the file once, and in a batch once per row.
-            shared = max((c.total_uncompressed_size for c in columns if c.has_dictionary_page), default=0)
+            shared = max((c.total_uncompressed_size for c in chunks if _shares(c)), default=0)
+
+        # A text that a list repeats stays in the dictionary that it stands in.
+        texts = {c.path_in_schema for c in repeated if c.physical_type == "BYTE_ARRAY"}
+        texts -= {c.path_in_schema for c in repeated if not PREFIXES.isdisjoint(c.encodings)}
+        with pq.ParquetFile(path, read_dictionary=sorted(texts)) as file:
             for batch in file.iter_batches(batch_size=max(1, min(ROWS, AT_ONCE // max(1, shared)))):
-                for row in batch.to_pylist():
+                for row in _made(path, batch):
                     index += 1
                     yield f"{path}:{index}", row
     except pa.ArrowException as error:
         raise _unreadable(field, path, error) from error
+
+
+PREFIXES = frozenset({"DELTA_BYTE_ARRAY"})
+"""Encodings in which a text repeats the beginning of the one before it without holding it."""
+
+
+def _shares(column: Any) -> bool:
+    """Whether many values of a column of a Parquet file may be one text of the file."""
+    return column.has_dictionary_page or not PREFIXES.isdisjoint(column.encodings)
+
+
+def _refuse_prefixes(path: Path, column: Any) -> None:
+    """Raises UserError where texts in lists may come to far more than they take in the file."""
+    if PREFIXES.isdisjoint(column.encodings) or column.total_uncompressed_size * column.num_values < AT_ONCE:
+        return
+    problem = f"holds lists ({column.path_in_schema}) whose texts may come to more than {AT_ONCE:,} bytes"
+    raise UserError("file", str(path), problem, "write it without the encoding DELTA_BYTE_ARRAY")
+
+
+def _refuse_many(path: Path, values: int) -> None:
+    """Raises UserError where a file has far more values than its size can hold."""
+    if values > max(VALUES, RATIO * path.stat().st_size):
+        problem = f"holds more than {RATIO} values for each of its bytes"
+        raise UserError("file", str(path), problem, "write it anew, if you trust it")
+
+
+def _made(path: Path, batch: Any) -> Iterator[Raw]:
+    """The rows of a batch as Python values, a few at a time. Raises UserError for one that is too long."""
+    found = columns.row_sizes(batch)
+    _refuse_long(path, found)
+    for start, count in columns.slices(found):
+        yield from batch.slice(start, count).to_pylist()
+
+
+def _refuse_long(path: Path, sizes: columns.Sizes) -> None:
+    if len(sizes) and sizes.max() > LONGEST_ROW:
+        problem = f"holds a row of more than {LONGEST_ROW:,} characters"
+        raise UserError("file", str(path), problem, "leave it out, or split it into several rows")
 
 
 def _arrow(path: Path, field: str) -> Rows:
@@ -250,18 +301,41 @@ def _arrow(path: Path, field: str) -> Rows:
 
     index = 0
     try:
+        _refuse_packed(path)
         with pa.memory_map(str(path)) as source:
-            try:
-                batches = iter(pa.ipc.open_stream(source))
-            except pa.ArrowInvalid:
-                file = pa.ipc.open_file(source)
-                batches = (file.get_batch(i) for i in range(file.num_record_batches))
-            for batch in batches:
-                for row in batch.to_pylist():
+            for batch in pa.ipc.open_stream(_streamed(source)):
+                # What a foreign program wrote may point anywhere.
+                batch.validate(full=True)
+                for row in _made(path, batch):
                     index += 1
                     yield f"{path}:{index}", row
-    except pa.ArrowException as error:
+    except UserError:  # it names the file already
+        raise
+    except (pa.ArrowException, ValueError) as error:
         raise _unreadable(field, path, error) from error
+
+
+def _streamed(source: Any) -> Any:
+    """An Arrow file at the beginning of its stream: a file for random access has one behind its name."""
+    magic = source.read(6)
+    source.seek(8 if magic == b"ARROW1" else 0)
+    return source
+
+
+def _refuse_packed(path: Path) -> None:
+    """Raises UserError where a batch of an Arrow file, or all of them, unpack to far more than the file."""
+    import pyarrow as pa
+
+    total = 0
+    with pa.memory_map(str(path)) as source:
+        for message in pa.ipc.MessageReader.open_stream(_streamed(source)):
+            size, rows = columns.unpacked(message)
+            total += size
+            _refuse_bomb(path, path.stat().st_size, total)
+            _refuse_many(path, rows)
+            if size > AT_ONCE:
+                problem = f"holds a batch of more than {AT_ONCE:,} bytes"
+                raise UserError("file", str(path), problem, "write it in batches of 1,000 rows")
 
 
 def _csv(path: Path, field: str) -> Rows:
@@ -449,12 +523,17 @@ def _saved(folder: Path, split: str, field: str) -> Rows:
     """A folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
     from datasets import load_from_disk
 
+    # The library unpacks a file as a whole.
+    for file in sorted(folder.rglob("*.arrow")):
+        _refuse_packed(file)
     try:
         found = load_from_disk(str(folder))
         known = [*found] if (folder / "dataset_dict.json").is_file() else []
         if known and split not in known:
             raise UserError(field, str(folder), f"has no split {split!r}", f"set split to {', '.join(known)}")
         table = found[split] if known else found
+        for batch in table.data.to_batches():
+            _refuse_long(folder, columns.row_sizes(batch))
     except (OSError, ValueError) as error:
         raise _unreadable(field, folder, error) from error
     for index, row in enumerate(memory.plain_rows(table)):
