@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from conftest import pair_rows
 from kilter import chain, recipe
 from kilter import manifest as manifests
-from kilter.errors import Exit
+from kilter.errors import Exit, UserError
 from kilter.hashes import file_hash
 from kilter.pipeline.runner import Run
-from kilter.release import signature
+from kilter.release import export, exported, signature
+from kilter.release.source import find
 from kilter.release.verify import verify
 from kilter.screen import Screen
 from test_chain import kilter
@@ -113,6 +114,73 @@ def test_one_changed_byte_of_any_file_is_named(home, data):
     finally:
         path.write_bytes(before)
     assert not verify(run).broken
+
+
+@pytest.fixture(scope="module")
+def shipped(home) -> Path:
+    """The run's model, exported."""
+    source = find(str(home / "run"), "dpo")
+    export.write(source, home / "shipped", export.Options())
+    return home / "shipped"
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_one_changed_byte_of_any_exported_file_is_named(shipped, data):
+    path = data.draw(st.sampled_from(files(shipped)))
+    before, times = path.read_bytes(), path.stat()
+    at = data.draw(st.integers(0, len(before) - 1))
+    new = data.draw(st.integers(0, 255).filter(lambda b: b != before[at]))
+    path.write_bytes(before[:at] + bytes([new]) + before[at + 1 :])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    try:
+        assert [link.path for link in verify(shipped).broken] == [path]
+        assert [link.path for link in exported.breaks(shipped)] == [path]
+    finally:
+        path.write_bytes(before)
+    assert not verify(shipped).broken
+
+
+def test_an_exported_folder_is_verified_and_its_edit_fails_the_gate(
+    shipped, home, run, tmp_path, monkeypatch, capsys
+):
+    assert {p.relative_to(shipped).as_posix() for p in files(shipped)} >= {
+        "model.safetensors",
+        "README.md",
+        "evidence/gate.json",
+        "evidence/export.json",
+    }
+    code, said = kilter(monkeypatch, capsys, "verify", shipped)
+    assert (code, "every file is as it was exported" in said) == (0, True), said
+    (shipped / ".gitattributes").write_text("*.safetensors filter=lfs")
+    (shipped / "model.bin").write_bytes(b"x")
+    code, said = kilter(monkeypatch, capsys, "verify", shipped)
+    (shipped / "model.bin").unlink()
+    assert (code, f"{shipped / 'model.bin'} was added" in said) == (1, True), said
+    with pytest.raises(UserError, match="an exported folder, which nobody signs"):
+        verify(shipped, home / "pub")
+
+    # An evaluation of the exported model, in a run whose own chain holds.
+    path = run / "eval" / "evaluation.json"
+    found = json.loads(path.read_text())
+    found["models"]["dpo"]["path"] = str(shipped)
+    path.write_text(json.dumps(found))
+    entry = manifests.read(path.parent)
+    entry.files = chain.files_of(path.parent)
+    entry.outputs["evaluation"] = chain.sha256_file(path)
+    entry.write(path.parent)
+    chain.record(run, "eval", entry.text(), entry.files)
+    (run / chain.SIGNATURE).unlink()
+    shutil.rmtree(run / "gate")
+    chain.forget(run, "gate")
+    policy = ("--policy", home / "p.yaml", "--allow-means", "--out", tmp_path / "out")
+    assert kilter(monkeypatch, capsys, "gate", run / "eval", *policy)[0] == 0
+    card = shipped / "README.md"
+    before = card.read_text()
+    card.write_text(before.replace("pass", "Pass"))
+    code, said = kilter(monkeypatch, capsys, "gate", run / "eval", *policy)
+    card.write_text(before)
+    assert (code, f"{card} was changed since" in said) == (1, True), said
 
 
 def test_every_file_fails_the_gate_by_name(home, run, monkeypatch, capsys):

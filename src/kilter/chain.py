@@ -199,7 +199,7 @@ def note_breaks(run: Path, hash_of: Hash = sha256_file) -> list[Break]:
     found, problem = _read(run)
     if problem:
         return [Break(run / CHAIN, problem)] if stages_below(run) or (run / CHAIN).exists() else []
-    links = (_unlike(run, name, digest, hash_of) for name, digest in found["files"].items())
+    links = (unlike(run, name, digest, hash_of) for name, digest in found["files"].items())
     return [link for link in links if link is not None]
 
 
@@ -244,7 +244,7 @@ def _files(run: Path, stage: str, noted: set[str], hash_of: Hash) -> Iterator[Br
         return
     inside = "" if stage == "." else f"{stage}/"
     for name, digest in listed.items():
-        if inside + name not in noted and (broken := _unlike(folder, name, digest, hash_of)) is not None:
+        if inside + name not in noted and (broken := unlike(folder, name, digest, hash_of)) is not None:
             yield broken
     for path in files_below(folder):
         name = path.relative_to(folder).as_posix()
@@ -252,7 +252,7 @@ def _files(run: Path, stage: str, noted: set[str], hash_of: Hash) -> Iterator[Br
             yield Break(path, "was added since its stage ended")
 
 
-def _unlike(folder: Path, name: str, digest: str, hash_of: Hash) -> Break | None:
+def unlike(folder: Path, name: str, digest: str, hash_of: Hash) -> Break | None:
     """What is wrong with one file; None where it is what it was."""
     path = folder / name
     # A record may come from anywhere: it does not make anybody read a file of another folder.

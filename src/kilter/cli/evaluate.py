@@ -124,8 +124,11 @@ def print_evaluation(result: dict[str, Any]) -> None:
             if key != "accuracy" and (cell := _cell(estimate, "")):
                 title = named.get(f"reward_model.{key}", key)
                 out.print(f"  {title}: {cell}, n = {estimate['n']}")
-    found = result.get("prompts_found_in_training_data")
-    if found is None:
+    found, unknown = result.get("prompts_found_in_training_data"), result.get("training_data_unknown")
+    if unknown:
+        names = ", ".join(unknown)
+        out.print(f"\nNot counted: whether {names} learned from these prompts, for Kilter did not train it.")
+    elif found is None:
         out.print("\nNobody looked whether these prompts were trained on: a gate calls that inconclusive.")
     if found:
         out.print(f"\nBeware: {found} of these prompts were trained on, or chose the weights.")
@@ -211,7 +214,7 @@ def gate(
             "evaluation", str(path), "names no file", "run `kilter eval` first, or give its folder"
         )
     loaded = gates.read(path)
-    links = _broken(path)
+    links = [*_broken(path), *_broken_exports(loaded)]
     if not links:
         _check_fresh(loaded, path)
     asked = gates.load_policy(policy, "--policy")
@@ -252,6 +255,19 @@ def _broken(evaluation: Path) -> list[str]:
     fix = "evaluate again with `kilter eval`, or import its results with `kilter results import`"
     problem = f"lies in no run with a {chain.CHAIN}, so that nothing says that it was measured"
     return [f"{evaluation} {problem}; {fix}"]
+
+
+def _broken_exports(evaluation: Mapping[str, Any]) -> list[str]:
+    """Files of evaluated models that are not what `kilter export` wrote."""
+    from kilter.release import exported
+
+    folders = {Path(entry["path"]) for entry in evaluation["models"].values()}
+    return [
+        str(link)
+        for folder in sorted(folders)
+        if exported.is_export(folder)
+        for link in exported.breaks(folder)
+    ]
 
 
 def _before(evaluation: Path) -> dict[str, Manifest]:

@@ -14,23 +14,26 @@ from kilter.errors import Exit, UserError
 from kilter.screen import styled
 
 RunArg = Annotated[Path, typer.Argument(help="folder of a run, such as runs/NAME", metavar="RUN")]
+VerifiedArg = Annotated[
+    Path, typer.Argument(help="folder of a run, such as runs/NAME, or of an export", metavar="RUN")
+]
 
 
 @command(
     examples=[
         "kilter verify runs/quickstart",
         "kilter verify runs/quickstart --key release.pub",
-        "kilter verify runs/quickstart --json",
+        "kilter verify exported --json",
     ]
 )
 def verify(
-    run: RunArg,
+    run: VerifiedArg,
     key: Annotated[
         Path | None, typer.Option(help="public key (PEM): the run must be signed, and by this key")
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
-    """Read every file of a run again, and what it was made from, and name what is not as it was.
+    """Read every file of a run or an export again, and what it was made from, and name what is not as it was.
 
     Exit code 0 whole, 1 broken, 3 not all seen: data, a base model or your own code is not on this machine.
     """
@@ -52,9 +55,12 @@ def verify(
         out.print(styled("[yellow]?[/] {}", line), soft_wrap=True)
     for line in found.notes:
         out.print(f"  {line}")
-    count = f"{found.files} files, {found.stages} stage" + "s" * (found.stages != 1)
+    stages = f"{found.stages} stage" + "s" * (found.stages != 1) if found.stages else "an exported model"
+    count = f"{found.files} files, {stages}"
     words = {
-        Exit.OK: "the chain holds from data to verdict",
+        Exit.OK: "the chain holds from data to verdict"
+        if found.stages
+        else "every file is as it was exported",
         Exit.GATE_FAILED: f"BROKEN: {len(found.broken)} link" + "s" * (len(found.broken) != 1),
         Exit.INCONCLUSIVE: "the run is as its stages wrote it; what it was made from was not all seen",
     }

@@ -15,15 +15,13 @@ from kilter.models.adapters import is_adapter
 from kilter.models.load import model_hash
 from kilter.models.merge import check_merge, rewrite
 from kilter.release.card import card
+from kilter.release.exported import EVIDENCE, seal
 from kilter.release.source import HUB_ID, Source
 from kilter.version import __version__
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 KEPT = (".safetensors", ".json", ".jinja", ".model", ".txt")
 """Endings of files that a model consists of. Pickles and code are never among them."""
-
-EVIDENCE = "evidence"
-"""Subfolder of what is not the model, so that a copied model keeps its hash."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +127,8 @@ def write(source: Source, target: Path, options: Options) -> None:
         evidence.mkdir()
         if source.verdict is not None:
             write_json(evidence / "gate.json", source.verdict, indent=1)
-        write_json(evidence / "export.json", _record(source, partial, options), indent=1)
         write_text(partial / "README.md", str(card(source, partial)))
+        seal(partial, _record(source, partial, options))
 
 
 def _copy(folder: Path, target: Path) -> None:

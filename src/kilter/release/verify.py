@@ -14,7 +14,7 @@ from kilter.chain import Break
 from kilter.errors import UserError
 from kilter.hashes import code_hash
 from kilter.manifest import Manifest
-from kilter.release import signature
+from kilter.release import exported, signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +46,23 @@ class Verdict:
 
 
 def verify(run: Path, key: Path | None = None) -> Verdict:
-    """Reads every file of a run again: no cache of hashes is asked.
+    """Reads every file of a run, or of an exported folder, again: no cache of hashes is asked.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, or what `kilter export` wrote.
         key: a public key; the signature must be there and be of that key.
 
     Raises:
         UserError: it is not a run's folder, or the key cannot be read.
     """
     known = chain.stages_below(run) if run.is_dir() else []
-    if not known and not (run / chain.CHAIN).is_file():
+    alone = not known and not (run / chain.CHAIN).is_file()
+    if alone and not exported.is_export(run):
         problem = "is not a run folder: no stage in it has a manifest.json"
         raise UserError("RUN", str(run), problem, "give a folder that `kilter run` made, such as runs/NAME")
+    if alone and key is not None:
+        problem = "is of a run, and this is an exported folder, which nobody signs"
+        raise UserError("--key", str(key), problem, "leave --key out, and verify the run that it came from")
 
     # Files first: what a damaged manifest says of its inputs is worth nothing.
     files = 0
@@ -68,6 +72,8 @@ def verify(run: Path, key: Path | None = None) -> Verdict:
         files += 1
         return sha256_file(path)
 
+    if alone:
+        return Verdict(list(exported.breaks(run, hash_of)), [], [], 0, files)
     broken = list(chain.breaks(run, hash_of))
     entries = _entries(run, known)
     broken += _links(run, entries)
