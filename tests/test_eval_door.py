@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -82,6 +83,20 @@ def test_one_part_of_the_pairs_may_be_held_out(models, tmp_path):
     found = kilter.evaluate([], data, tmp_path / "o", reward_model=str(models / "rm"), limit=6)
     assert found["reward_model"]["metrics"]["accuracy"]["n"] == 6
     assert found["prompts_found_in_training_data"] == 0
+
+
+def test_leaks_of_models_that_kilter_did_not_train_are_not_counted(tiny, models, tmp_path, capsys):
+    """0 would say that somebody had looked."""
+    data = {"path": "builtin:support-desk", "heldout": 0.5, "world": {"n": 12}}
+    asked = {"metrics": ["length"], "max_new_tokens": 2, "limit": 2}
+    found = kilter.evaluate({"hub": str(tiny)}, data, tmp_path / "o", **asked)
+    assert found["prompts_found_in_training_data"] is None
+    assert found["training_data_unknown"] == ["hub"]
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(models / "rm" / "model", elsewhere)
+    data = {"path": str(models / "pairs.jsonl"), "heldout": 0.5}
+    found = kilter.evaluate([], data, tmp_path / "r", reward_model=str(elsewhere), limit=6)
+    assert found["prompts_found_in_training_data"] is None
 
 
 def test_a_reward_model_that_no_metric_asks_for_reads_pairs_alone(tiny, models, tmp_path, capsys):

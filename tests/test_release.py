@@ -207,6 +207,16 @@ def test_leakage_that_nobody_measured_is_inconclusive_unless_somebody_answers_fo
     assert found[:2] == ("fail", "fail")
 
 
+def test_of_a_candidate_that_kilter_did_not_train_nothing_is_known():
+    """A model from the Hub or behind an endpoint; the baseline may be one."""
+    ev = evaluation() | {"training_data_unknown": ["base"]}
+    assert verdict(ev)[1] == "pass"
+    candidate = next(name for name in ev["models"] if name != ev["baseline"])
+    ev["training_data_unknown"] = ["base", candidate]
+    assert verdict(ev)[1] == "inconclusive"
+    assert verdict(ev | {"prompts_found_in_training_data": 1})[1] == "fail"
+
+
 def test_waivers_expire():
     waiver = {"owner": "Ada", "reason": "known", "expires": "2026-01-10"}
     bad = evaluation(ci_low=-0.3, ci_high=-0.1)

@@ -222,6 +222,15 @@ def trained_prompts(model: Path) -> set[str]:
     return found
 
 
+def lineage_known(model: Path | None) -> bool:
+    """Whether the prompts are on record that a model was trained on: Kilter trained it, and it lies here.
+
+    Args:
+        model: its folder; None where an endpoint holds it.
+    """
+    return model is not None and any((folder / LINEAGE).is_file() for folder in (model, model.parent))
+
+
 def load(spec: DataSpec, shape: Shape, where: str = "data", learned: bool = True) -> Dataset:
     """Reads, checks, splits. What is too long for memory is kept on disk.
 

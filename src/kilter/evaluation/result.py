@@ -20,9 +20,12 @@ SCHEMA = 1
 
 
 def head(
-    spec: EvaluateSpec, suite: Suite, origin: Origin, baseline: str, trained: frozenset[str]
+    spec: EvaluateSpec, suite: Suite, origin: Origin, baseline: str, trained: frozenset[str] | None
 ) -> dict[str, Any]:
-    """What stands before the models: which prompts, how sampled, how many of them were trained on."""
+    """What stands before the models: which prompts, how sampled, how many of them were trained on.
+
+    trained: None: nobody knows of any of the models what it was trained on, and so nothing is counted.
+    """
     return {
         "schema": SCHEMA,
         "n_probes": len(suite.probes),
@@ -30,7 +33,7 @@ def head(
         "n_prompts": len(suite.prompts),
         "n_clusters": counted(suite.prompts, origin.clusters),
         "data_hash": origin.data_hash,
-        "prompts_found_in_training_data": suite.found_in(trained),
+        "prompts_found_in_training_data": None if trained is None else suite.found_in(trained),
         "sampling": {
             "temperature": spec.temperature,
             "top_p": spec.top_p,

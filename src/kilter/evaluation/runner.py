@@ -51,11 +51,12 @@ class Evaluation:
         reward_model: name and folder.
         prompts: the data set whose held-out prompts are asked.
         pairs: held-out pairs, on which the reward model is tested.
-        trained_prompts: keys of prompts that any of the models was trained on.
+        trained_prompts: keys of prompts that any of the models was trained on; None: nobody knows of any.
         out: folder of evaluation.json.
         probes: prompts that count for refusals and violations alone.
         tax: demonstrations of other skills.
         tasks: prompts with a known right answer; none: the prompts themselves.
+        unknown: names of models of which nobody knows what they were trained on.
         resolve: folder of a model that the gold source names, a stage or any other.
         certificates: judge.json files of the run.
     """
@@ -65,7 +66,7 @@ class Evaluation:
     reward_model: tuple[str, Path] | None
     prompts: Dataset
     pairs: Sequence[Group]
-    trained_prompts: frozenset[str]
+    trained_prompts: frozenset[str] | None
     out: Path
     console: Console
     name: str = "eval"
@@ -74,6 +75,7 @@ class Evaluation:
     resolve: Callable[[str], Path] = Path
     certificates: Sequence[Path] = ()
     tasks: Sequence[Prompt] = ()
+    unknown: Sequence[str] = ()
 
     def run(self) -> dict[str, Any]:
         """Returns and writes evaluation.json. Answers are on disk as soon as they are made."""
@@ -111,6 +113,8 @@ class Evaluation:
 
         # Write: evaluation.json last, for it vouches for what lies beside it.
         result = head(self.spec, suite, origin, self.baseline, self.trained_prompts)
+        if self.unknown:
+            result["training_data_unknown"] = list(self.unknown)
         base = measured[self.baseline]
         result["models"] = {
             model.name: entry(
@@ -251,7 +255,7 @@ def evaluate_reward_model(
     reward_model: tuple[str, Path],
     pairs: Sequence[Group],
     data_hash: str,
-    trained: frozenset[str],
+    trained: frozenset[str] | None,
     out: Path,
     console: Console,
     name: str,
@@ -261,7 +265,7 @@ def evaluate_reward_model(
 
     Args:
         reward_model: name and folder.
-        trained: keys of prompts that it was trained on.
+        trained: keys of prompts that it was trained on; None: nobody knows.
         out: folder of evaluation.json, and of groups.jsonl with the scored pairs and lists.
         lists: prompts with several answers, of which some are right.
 
@@ -274,8 +278,9 @@ def evaluate_reward_model(
     tried = _tried(source, pairs[: spec.probe_limit], name)
     clusters = together(g.prompt for g in (*pairs, *lists))
     origin = Origin(spec.seed, data_hash, {"reward": source.judge}, clusters=clusters)
-    result = head(spec, Suite([], pairs=pairs), origin, "", frozenset())
-    result["prompts_found_in_training_data"] = Suite([g.prompt for g in pairs]).found_in(trained)
+    result = head(spec, Suite([], pairs=pairs), origin, "", None)
+    if trained is not None:
+        result["prompts_found_in_training_data"] = Suite([g.prompt for g in pairs]).found_in(trained)
     result |= {
         "baseline": None,
         "models": {},

@@ -103,7 +103,7 @@ def limits(evaluation: Mapping[str, Any], gate: Mapping[str, Any] | None) -> lis
         if unscored:
             found.append(f"Some answers could not be scored by {_listed(unscored)}. They count for nothing.")
     n = evaluation.get("prompts_found_in_training_data")
-    if n is None:
+    if n is None or candidate in evaluation.get("training_data_unknown", ()):
         found.append("Nobody looked whether the evaluation's prompts were trained on.")
     if n:
         found.append(

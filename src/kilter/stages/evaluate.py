@@ -167,7 +167,7 @@ class Evaluate(StageKind[EvaluateSpec]):
 
     def run(self, spec: EvaluateSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes evaluation.json and groups.jsonl."""
-        from kilter.data.dataset import trained_prompts
+        from kilter.data.dataset import lineage_known, trained_prompts
         from kilter.evaluation.runner import Evaluation
         from kilter.evaluation.subject import Subject
 
@@ -181,6 +181,7 @@ class Evaluate(StageKind[EvaluateSpec]):
         folders = {n: None if spec.asks_endpoint else work.model(named[n], "models") for n in order}
         models = [Subject(name, named[name], folders[name]) for name in order]
         trained = frozenset().union(*(trained_prompts(f) for f in folders.values() if f is not None))
+        unknown = [n for n, f in folders.items() if not lineage_known(f)]
 
         reward = None
         if spec.reward_model is not None:
@@ -196,7 +197,7 @@ class Evaluate(StageKind[EvaluateSpec]):
             reward,
             _asked(spec, work),
             _pairs(spec, work),
-            trained,
+            None if len(unknown) == len(folders) else trained,
             folder,
             work.console,
             work.name,
@@ -205,6 +206,7 @@ class Evaluate(StageKind[EvaluateSpec]):
             lambda name: work.model(name, "gold"),
             work.certificates(),
             tasks,
+            unknown,
         ).run()
         return _outcome(result)
 
@@ -339,14 +341,15 @@ def _pairs_alone(spec: EvaluateSpec, work: Workspace) -> Sequence[Group]:
 
 def _run_alone(spec: EvaluateSpec, work: Workspace, folder: Path) -> Outcome:
     """Tests a reward model on pairs."""
-    from kilter.data.dataset import trained_prompts
+    from kilter.data.dataset import lineage_known, trained_prompts
     from kilter.evaluation.runner import evaluate_reward_model
 
     assert spec.reward_model is not None, "check refuses an evaluation of nothing"
     name, reference = next(iter(_named(spec.reward_model).items()))
     model = work.model(reference, "reward_model")
     pairs, data = _pairs_alone(spec, work), work.load(spec.data, "pairs")
-    digest, trained = data.content_hash()[:16], frozenset(trained_prompts(model))
+    digest = data.content_hash()[:16]
+    trained = frozenset(trained_prompts(model)) if lineage_known(model) else None
     lists = _lists(spec, work, pairs)
     return _outcome(
         evaluate_reward_model(

@@ -137,8 +137,8 @@ class Policy(BaseModel):
 
     unmeasured_leakage: Waiver | None = Field(
         None,
-        description="lets an evaluation pass of which nobody knows whether it was trained on, such as "
-        "an imported one; prompts that were found in training data fail all the same",
+        description="lets an evaluation pass of which nobody knows whether it was trained on: an imported "
+        "one, or that of a model from the Hub; prompts that were found in training data fail all the same",
     )
 
     def means(self) -> list[str]:

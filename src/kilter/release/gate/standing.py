@@ -13,11 +13,14 @@ from kilter.release.gate.condition import State, waived
 from kilter.release.gate.policy import Waiver
 
 
-def leaks(evaluation: Mapping[str, Any], waiver: Waiver | None, today: dt.date) -> list[dict[str, Any]]:
+def leaks(
+    evaluation: Mapping[str, Any], candidate: str, waiver: Waiver | None, today: dt.date
+) -> list[dict[str, Any]]:
     """What was trained on, or chose the weights, proves nothing. A waiver is for what nobody could measure.
 
     Args:
         evaluation: what evaluation.json holds; of an imported one nobody knows.
+        candidate: model under test; of one from the Hub or behind an endpoint nobody knows either.
         waiver: the policy's own for such an evaluation.
         today: the day that it is compared with.
     """
@@ -26,9 +29,14 @@ def leaks(evaluation: Mapping[str, Any], waiver: Waiver | None, today: dt.date) 
     if leaked:
         why = f"{leaked} evaluation prompts were trained on, or chose the weights that were kept"
         return [_standing(name, "leakage", leaked, "fail", why, n)]
-    if leaked is not None:
+    unknown = candidate in evaluation.get("training_data_unknown", ())
+    if leaked is not None and not unknown:
         return []
     why = "leakage not measured: nobody looked whether the evaluation's prompts were trained on"
+    if unknown:
+        why = (
+            f"leakage not measured: Kilter did not train {candidate}, and nobody said on what it was trained"
+        )
     state, why = waived(waiver, "inconclusive", why, today)
     return [_standing(name, "leakage", None, state, why, n)]
 

@@ -54,7 +54,7 @@ def decide(
     p_values = corrected(policy.conditions, case)
     results = [check(c, case, p) for c, p in zip(policy.conditions, p_values, strict=True)]
     results += [
-        *leaks(evaluation, policy.unmeasured_leakage, today),
+        *leaks(evaluation, candidate, policy.unmeasured_leakage, today),
         *imported(evaluation, sources),
         *changed(broken),
         *unvouched(uncertified, refused),
