@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -79,6 +81,47 @@ def gone(pid, seconds=5.0):
     while alive(pid) and time.monotonic() < end:
         time.sleep(0.05)
     return not alive(pid)
+
+
+DRIVER = """
+import sys, time
+from ray_workers import Echo
+from kilter.cluster.pool import Pool
+from kilter.cluster.ray import RayBackend
+from kilter.launch.spec import ClusterSpec
+backend = RayBackend(ClusterSpec.model_validate({"rollout": {"place": "apart"}}))
+Pool(backend, "rollout", 1, Echo, {})
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_killed_driver_leaves_nothing_of_its_own_ray_behind(head):
+    # The head of the other tests is another Ray: it goes on.
+    environment = os.environ | {"RAY_ADDRESS": ""}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER], env=environment, stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert driver.stdout.readline() == b"ready\n"
+    of_it = lambda: [p.pid for p in psutil.process_iter() if session(p.pid) == driver.pid and alive(p.pid)]
+    names = " ".join(" ".join(cmdline(psutil.Process(pid))) for pid in of_it())
+    assert "raylet" in names
+    driver.kill()
+    driver.wait()
+    end = time.monotonic() + 10
+    while of_it() and time.monotonic() < end:
+        time.sleep(0.1)
+    left = of_it()
+    driver.stdout.close()
+    assert not left, [cmdline(psutil.Process(pid)) for pid in left]
+    assert ray.cluster_resources()["CPU"] >= 16
+
+
+def session(pid):
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return 0
 
 
 def test_errors_cross_as_what_they_were(pool):
@@ -252,6 +295,12 @@ def test_a_learner_that_loses_a_rank_goes_on_from_its_checkpoint(head, tiny, tmp
     assert "got SIGKILL" in said
     assert "resuming after step" in said
     assert victims
+    # Both stand in the log of the run, and so in its report.
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    (restart,) = [e for e in events if e["monitor"] == "learner restarted"]
+    assert "got SIGKILL" in restart["message"]
+    assert restart["action"] == f"resumed after step {restart['step']}; the run goes on"
+    assert restart["step"] >= 1
     assert not ranks_of(out)
 
 

@@ -217,7 +217,8 @@ def _rollout_hooks(job: Job, run: Run, source: RolloutSource, reference: LogProb
     announce = Announce(monitors, job.console, engine)
     source.tell = announce.tell
     if job.cluster is not None:
-        job.cluster.tell = lambda what, detail: announce.tell(source.position + 1, what, detail)
+        announce.apart = True
+        job.cluster.tell = lambda what, detail: announce.tell_own(source.position + 1, what, detail)
     saver = _saver(job, run)
 
     # A method without a coefficient is watched all the same.

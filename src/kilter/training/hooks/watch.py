@@ -60,8 +60,18 @@ class Announce(Hook):
     name = "announce"
 
     def __init__(self, monitors: Monitors, console: Console, engine: Engine) -> None:
-        self.log, self.console, self.is_main = monitors.log, console, engine.is_main
+        self.log, self.console, self.engine, self.is_main = monitors.log, console, engine, engine.is_main
         self._printed = 0
+        self.apart = False
+        """Whether processes have workers of their own, of which the others know nothing."""
+        self._own: list[tuple[int, str, str]] = []
+
+    def tell_own(self, step: int, what: str, detail: str) -> None:
+        """Notes what this process alone saw. The one that keeps the log hears of it when the step ends."""
+        if self.is_main:
+            self.tell(step, what, detail)
+        else:
+            self._own.append((step, what, detail))
 
     def tell(self, step: int, what: str, detail: str) -> None:
         """Notes what a source saw while it made a step."""
@@ -81,6 +91,10 @@ class Announce(Hook):
 
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> None:
         """The events that were added since."""
+        if self.apart and self.engine.world > 1:
+            others, self._own = self.engine.gather(self._own), []
+            for noted in (noted for own in others for noted in own):
+                self.tell(*noted)
         # On a terminal the live screen shows them.
         if not self.console.is_terminal and self.is_main:
             for event in self.log.events[self._printed :]:

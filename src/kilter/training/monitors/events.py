@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from kilter.artifacts import append_lines, cut_lines, read_lines
 
+RESTART = "learner restarted"
+"""What an event is called that stands for the steps after a checkpoint, and is not found again by them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -45,7 +48,8 @@ class EventLog:
         """Keeps the events up to the checkpoint; none for a fresh run (None)."""
         if self.path is not None:
             # Steps that will be done again find their events again.
-            cut_lines(self.path, lambda row: done is not None and row["step"] <= done)
+            kept = lambda row: row["monitor"] == RESTART or (done is not None and row["step"] <= done)
+            cut_lines(self.path, kept)
             self.events = [Event(**row) for row in read_lines(self.path)]
 
     def add(self, event: Event) -> None:

@@ -88,7 +88,7 @@ def _run_on_cluster(trainer: Trainer, folder: Path) -> None:
                 break
             # What the others say of one that was killed is not the cause.
             remove(folder / "cause.json")
-            Screen(stderr=True).print(f"{trainer.name}: {ended.lost}; the learner begins anew")
+            _note_restart(trainer, ended.lost)
     finally:
         backend.close()
     if (folder / "cause.json").is_file() and not ended.lost:
@@ -98,6 +98,22 @@ def _run_on_cluster(trainer: Trainer, folder: Path) -> None:
         "look above for its own message, then run the same command again to resume",
         f"Last good checkpoint: in {trainer.out / 'checkpoints'}",
     )
+
+
+def _note_restart(trainer: Trainer, cause: str) -> None:
+    """Says that the learner begins anew, and from where, to whoever watches and to events.jsonl."""
+    from kilter.training.checkpoint import Checkpoints
+    from kilter.training.monitors.events import RESTART, Event, EventLog
+
+    found = Checkpoints(trainer.out / "checkpoints", trainer.spec.save_every).find()
+    step = 0 if found is None else int(found[1]["step"])
+    where = f"resumed after step {step}" if step else "begun anew"
+    line = f"{RESTART}: {cause}"
+    # Steps that will be done again find their events again, behind this one.
+    log = EventLog(trainer.out / "events.jsonl")
+    log.load(step or None)
+    log.add(Event(step, 1, "warn", RESTART, line, step, "certain", f"{where}; the run goes on"))
+    Screen(stderr=True).print(f"{trainer.name}: {line}; {where}")
 
 
 def _run_here(trainer: Trainer, folder: Path) -> None:

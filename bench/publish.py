@@ -1,0 +1,128 @@
+"""Memory of publications: what Ray's store and the driver hold while weights go to two workers, again and again.
+
+    python -m bench.publish                        # 100 publications of 538 MB, and no model
+    python -m bench.publish --megabytes 16 --times 20
+
+The store may hold the newest weights, which a worker that comes later is greeted with, and those on their
+way. Each publication is settled before the next one, as in turn. Exits with 1 where the store held more than
+2.2 copies, or where the driver grew by more than 5 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kilter.cluster.pool import Pool
+from kilter.cluster.ray import RayBackend
+from kilter.cluster.weights import ObjectTransport, Package, Taken, checksums, receive
+from kilter.launch.spec import ClusterSpec
+from kilter.training.apart.rollouts import PooledSampler
+from kilter.types import SamplerFacts, Weights
+
+TENSORS = 64
+"""Of equal size."""
+
+
+def made(megabytes: float) -> dict[str, torch.Tensor]:
+    """The weights, all zero."""
+    size = max(1, round(megabytes * 1e6 / 4 / TENSORS))
+    return {f"layer.{n}": torch.zeros(size) for n in range(TENSORS)}
+
+
+class Holder:
+    """Takes weights, and does nothing with them."""
+
+    def __init__(self, megabytes: float) -> None:
+        self.owned = made(megabytes)
+
+    def ready(self) -> None:
+        """At once."""
+
+    def pulse(self) -> float:
+        """It always makes progress."""
+        return time.monotonic()
+
+    def facts(self) -> SamplerFacts:
+        """A sampler that follows weights."""
+        return SamplerFacts(version=0)
+
+    def load(self, package: Package) -> Taken:
+        """Copies the tensors into its own."""
+        receive(package, self.owned)
+        return Taken(package.version, checksums(self.owned) if package.verify else {})
+
+    def memory(self) -> Mapping[str, float]:
+        """MB of this process."""
+        return memory()
+
+
+def memory() -> dict[str, float]:
+    """MB of this process: its own, and the shared ones of the store that it has touched."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    found = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith("Rss")}
+    return {name: int(found[name]) / 1000 for name in ("RssAnon", "RssShmem")}
+
+
+def stored() -> float:
+    """MB that Ray's store holds on this node."""
+    import ray
+
+    address = ray.nodes()[0]
+    stats = ray._private.internal_api.node_stats(address["NodeManagerAddress"], address["NodeManagerPort"])
+    return float(stats.store_stats.object_store_bytes_used) / 1e6
+
+
+def measure(megabytes: float, times: int, verify: int) -> list[dict[str, Any]]:
+    """One row per publication."""
+    backend = RayBackend(ClusterSpec.model_validate({"rollout": {"place": "apart", "engines": 2}}))
+    workers = Pool(backend, "rollout", 2, Holder, {"megabytes": megabytes})
+    tensors, rows = made(megabytes), []
+    sampler = PooledSampler(workers, ObjectTransport(backend), lambda: tensors, verify=verify)
+    sampler.settle()
+    for version in range(1, times + 1):
+        begin = time.monotonic()
+        tensors["layer.0"][0] = version
+        sampler.sync(Weights(version))
+        sent = time.monotonic() - begin
+        most = stored()
+        sampler.settle()
+        row = {"version": version, "sent": sent, "settled": time.monotonic() - begin, "most": most}
+        rows.append(row | {"after": stored()} | memory())
+    for slot in workers.slots:
+        print("worker:", workers.result(workers.each("memory", lambda n: ())[slot.number]))
+    backend.close()
+    return rows
+
+
+def main() -> None:
+    """Prints the rows; exits with 1 where too much is held."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--megabytes", type=float, default=538.0)
+    parser.add_argument("--times", type=int, default=100)
+    parser.add_argument("--verify", type=int, default=20)
+    options = parser.parse_args()
+    rows = measure(options.megabytes, options.times, options.verify)
+    print("| version | store, most | store, settled | driver's own MB | driver's shared MB | s |")
+    print("|---|---|---|---|---|---|")
+    every = max(1, options.times // 20)
+    for r in rows[::every]:
+        copies = f"{r['most'] / options.megabytes:.2f} | {r['after'] / options.megabytes:.2f}"
+        own = f"{r['RssAnon']:.0f} | {r['RssShmem']:.0f} | {r['settled']:.2f}"
+        print(f"| {r['version']} | {copies} | {own} |", flush=True)
+    most = max(max(r["most"], r["after"]) for r in rows) / options.megabytes
+    totals = [r["RssAnon"] + r["RssShmem"] for r in rows[len(rows) // 4 :]]
+    growth = max(totals) / totals[0] - 1
+    print(f"at most {most:.2f} copies in the store; the driver grew by {growth:.1%} after the first quarter")
+    raise SystemExit(0 if most <= 2.2 and growth <= 0.05 else 1)
+
+
+if __name__ == "__main__":
+    main()
