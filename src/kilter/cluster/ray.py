@@ -377,7 +377,9 @@ def _end_of(folder: str) -> str:
     that is dead.
     """
     holds = f"ls -l /proc/$p/fd | grep -qF {shlex.quote(folder)}/"
-    return f"sleep 1; for p in $(ls /proc | grep '^[0-9]'); do {holds} && kill -9 $p; done"
+    # A driver that has not quite ended does so by itself.
+    others = f"ls /proc | grep '^[0-9]' | grep -vx {os.getpid()}"
+    return f"sleep 1; for p in $({others}); do {holds} && kill -9 $p; done"
 
 
 def _amounts(amounts: Mapping[str, float]) -> str:
