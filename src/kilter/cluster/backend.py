@@ -85,6 +85,8 @@ class Backend(Protocol):
 
     address: str
     """Where other processes join the same backend; "" where they cannot."""
+    host: str
+    """This process's machine, where workers on others reach it."""
 
     def start(
         self, role: str, number: int, make: Factory, arguments: Mapping[str, Any], at_once: int = 1

@@ -97,7 +97,7 @@ class InlineBackend:
     """
 
     def __init__(self, latency: Latency = lambda role, number, method, arguments: 0.0) -> None:
-        self.latency, self._now, self.address = latency, 0.0, ""
+        self.latency, self._now, self.address, self.host = latency, 0.0, "", "127.0.0.1"
         self.handles: list[InlineHandle] = []
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()

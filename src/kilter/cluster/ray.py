@@ -256,6 +256,7 @@ class RayBackend:
         if self._own:
             self._connect(os.environ.get(JOIN, spec.address))
         self.address = str(ray.get_runtime_context().gcs_address)
+        self.host = str(ray.util.get_node_ip_address())
         self.actor = ray.remote(concurrency_groups={BESIDE: 1})(Held)
 
     def _connect(self, address: str) -> None:

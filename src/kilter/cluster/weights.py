@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kilter.artifacts import write_by
+from kilter.cluster import gloo
 from kilter.cluster.backend import Backend
 from kilter.errors import RunFailed
 
@@ -89,10 +90,10 @@ class Transport(Protocol):
 
     def checksums(self, weights: WeightStream) -> Mapping[str, str]:
         """What receivers acknowledge of these weights, where a package asks them to."""
-        ...
+        return weights.checksums()
 
 
-class ObjectTransport:
+class ObjectTransport(Transport):
     """Through the backend's own store: on one host its readers copy nothing."""
 
     def __init__(self, backend: Backend) -> None:
@@ -103,30 +104,55 @@ class ObjectTransport:
         flat = {name: (str(t.dtype).removeprefix("torch."), _bytes_of(t)) for name, t in weights}
         return _package(weights, "object", self.backend.share(flat))
 
-    def checksums(self, weights: WeightStream) -> Mapping[str, str]:
-        """Of every tensor as it is sent."""
-        return weights.checksums()
 
+class FileTransport(Transport):
+    """Through a folder that all receivers can read.
 
-class FileTransport:
-    """Through a folder that all receivers can read."""
+    Args:
+        folder: of the files.
+        kept: versions that a receiver may still have to read.
+    """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, kept: int = 2) -> None:
+        self.folder, self.kept = folder, kept
 
     def send(self, weights: WeightStream) -> Package:
-        """One safetensors file per version; the one before the last is removed."""
+        """One safetensors file per version; older ones are removed."""
         path = self.folder / f"weights-{weights.version}.safetensors"
         whole = {name: t.contiguous() for name, t in weights}
         write_by(path, lambda hidden: save_file(whole, hidden), "weights for the samplers")
-        # A worker that was sent the last version may still be reading it.
-        for old in sorted(self.folder.glob("weights-*.safetensors"), key=lambda p: p.stat().st_mtime)[:-2]:
+        files = sorted(self.folder.glob("weights-*.safetensors"), key=lambda p: p.stat().st_mtime)
+        for old in files[: -self.kept]:
             old.unlink(missing_ok=True)
         return _package(weights, "file", str(path))
 
-    def checksums(self, weights: WeightStream) -> Mapping[str, str]:
-        """Of every tensor as it is sent."""
-        return weights.checksums()
+
+class GlooTransport(Transport):
+    """Over TCP, to receivers that share nothing with the learner.
+
+    Args:
+        host: address of this machine that they can reach.
+        limit: seconds without a bucket after which a receiver, or the learner, gives up.
+        kept: versions that a receiver may still have to fetch.
+    """
+
+    def __init__(self, host: str, limit: float, kept: int = 2) -> None:
+        self.host, self.limit, self.kept = host, limit, kept
+        self._offers: list[gloo.Offer] = []
+
+    def send(self, weights: WeightStream) -> Package:
+        """Copies the tensors: the learner goes on while receivers fetch them."""
+        self._offers.append(gloo.Offer(list(weights), self.host, self.limit))
+        for old in self._offers[: -self.kept]:
+            old.close()
+        del self._offers[: -self.kept]
+        return _package(weights, "gloo", self._offers[-1].meeting)
+
+    def close(self) -> None:
+        """Offers nothing any more."""
+        for offer in self._offers:
+            offer.close()
+        self._offers = []
 
 
 def _package(weights: WeightStream, way: str, place: Any) -> Package:
@@ -149,18 +175,25 @@ def fetch_object(place: Any) -> dict[str, Tensor]:
     }
 
 
-FETCH: dict[str, Callable[[Any], dict[str, Tensor]]] = {"object": fetch_object, "file": load_file}
+Tick = Callable[[], None]
+"""Called as tensors come, so that others see that they do."""
+
+FETCH: dict[str, Callable[[Any, Tick], dict[str, Tensor]]] = {
+    "object": lambda place, tick: fetch_object(place),
+    "file": lambda place, tick: load_file(place),
+    "gloo": gloo.take,
+}
 """Name of a transport to what reads its place."""
 
 
 @torch.no_grad()
-def receive(package: Package, owned: Mapping[str, Tensor]) -> None:
-    """Copies a package's tensors into a receiver's own.
+def receive(package: Package, owned: Mapping[str, Tensor], tick: Tick = lambda: None) -> None:
+    """Copies a package's tensors into a receiver's own, with a tick for each part of them.
 
     Raises:
         RunFailed: the names or shapes differ; nothing was copied then.
     """
-    found = FETCH[package.way](package.place)
+    found = FETCH[package.way](package.place, tick)
     wrong = sorted(
         name
         for name, shape in package.names.items()

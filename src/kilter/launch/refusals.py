@@ -92,9 +92,6 @@ def _check_gpus(spec: ClusterSpec, facts: Facts) -> None:
 
 def _check_weights(spec: ClusterSpec, facts: Facts) -> None:
     """A way between GPUs needs engines that have some, at the right distance."""
-    if spec.weights == "gloo":
-        problem = "is not built: Ray's own store takes weights between machines too"
-        facts.refuse("weights", "gloo", problem, "use auto or object")
     if spec.weights not in BETWEEN_GPUS:
         return
     place = BETWEEN_GPUS[spec.weights]

@@ -13,7 +13,7 @@ import torch
 
 from kilter.cluster.backend import Backend, Factory
 from kilter.cluster.pool import Pool, Restarts
-from kilter.cluster.weights import FileTransport, ObjectTransport, Transport
+from kilter.cluster.weights import FileTransport, GlooTransport, ObjectTransport, Transport
 from kilter.errors import UserError
 from kilter.launch.spec import ClusterSpec
 from kilter.models.forward import Scorer
@@ -74,11 +74,18 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         self.tell: Callable[[str, str], None] = lambda what, detail: say(f"{what}: {detail}")
         self._restarts = Restarts(spec.restarts)
         self.moments = Moments()
+        self.ends = contextlib.ExitStack()
+        self.ends.callback(backend.close)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.backend.close()
+        self.ends.close()
+
+    @property
+    def kept(self) -> int:
+        """Versions of the weights that a worker may still have to take: it may be a lookahead behind."""
+        return self.spec.lookahead + 2
 
     def apart(self, role: str) -> bool:
         """Whether a role runs in workers of its own."""
@@ -133,7 +140,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         arguments = {"opening": opening, "sampler": sampler, "dtype": dtype, **role.arguments}
         pool = self.pool("rollout", role.make, arguments, role.at_once, role.restarts)
         verify, ahead = self.spec.verify_weights, self.spec.lookahead
-        transport = role.transport(pool) if role.transport is not None else self._transport("rollout")
+        transport = role.transport(pool) if role.transport is not None else self._transport(pool)
         found = PooledSampler(pool, transport, role.gathered, self.sends, verify, ahead)
         return BesideSampler(found, self.moments) if self.spec.rollout.place == "beside" else found
 
@@ -159,10 +166,10 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         """
         arguments = {"opening": opening, "temperature": temperature, "budget": budget}
         pool = self.pool("reference", ReferenceWorker, arguments)
-        return PooledReference(pool, self._transport("reference"), gathered, self.sends)
+        return PooledReference(pool, self._transport(pool), gathered, self.sends)
 
-    def _transport(self, role: str) -> Transport:
-        return TRANSPORTS[self.spec.weights](self, role)
+    def _transport(self, pool: Pool) -> Transport:
+        return TRANSPORTS[self.spec.weights](self, pool)
 
 
 @dataclass(frozen=True)
@@ -201,7 +208,7 @@ def _vllm(cluster: Cluster, policy: Scorer, dtype: str, trained: Gathered) -> Ro
         return Rollout(VllmWorker, lambda: weights.on_cpu(cluster.sends), arguments, AT_ONCE)
     # The engines take the tensors from the learner's GPUs: nobody else reads them.
     rank = 0 if beside or cluster.sends else 1
-    reach = vllm_transfer.Reach(spec.rollout.workers, spec.rollout.gpus or 1, rank)
+    reach = vllm_transfer.Reach(spec.rollout.workers, spec.rollout.gpus or 1, rank, cluster.backend.host)
     transport = lambda pool: DirectTransport(pool, weights, way, reach, holds=not beside)
     arguments |= {"way": way, "sleeps": beside}
     return Rollout(VllmWorker, dict, arguments, AT_ONCE, transport, Restarts(0))
@@ -211,11 +218,27 @@ ROLLOUTS: dict[str, Callable[[Cluster, Scorer, str, Gathered], Rollout]] = {"vll
 """Samplers with workers of their own kind; all others run as they are in a worker."""
 
 
-TRANSPORTS: dict[str, Callable[[Cluster, str], Transport]] = {
-    "auto": lambda cluster, role: ObjectTransport(cluster.backend),
-    "object": lambda cluster, role: ObjectTransport(cluster.backend),
-    "file": lambda cluster, role: FileTransport(
-        cluster.folder / ".weights" / (role if cluster.world == 1 else f"{role}-{cluster.rank}")
-    ),
+def _file(cluster: Cluster, pool: Pool) -> Transport:
+    role = pool.role if cluster.world == 1 else f"{pool.role}-{cluster.rank}"
+    return FileTransport(cluster.folder / ".weights" / role, cluster.kept)
+
+
+def _gloo(cluster: Cluster, pool: Pool) -> Transport:
+    # Half of the stall, so that who waits in vain says so before the pool takes it for lost.
+    made = GlooTransport(cluster.backend.host, cluster.spec.stall / 2, cluster.kept)
+    return cluster.ends.enter_context(contextlib.closing(made))
+
+
+def _auto(cluster: Cluster, pool: Pool) -> Transport:
+    """One machine reads Ray's store without a copy; between machines gloo is the faster."""
+    here = {slot.handle.address for slot in pool.slots} <= {cluster.backend.host}
+    return ObjectTransport(cluster.backend) if here else _gloo(cluster, pool)
+
+
+TRANSPORTS: dict[str, Callable[[Cluster, Pool], Transport]] = {
+    "auto": _auto,
+    "object": lambda cluster, pool: ObjectTransport(cluster.backend),
+    "file": _file,
+    "gloo": _gloo,
 }
 """Ways for weights, by their names in `cluster.weights`."""

@@ -46,7 +46,7 @@ class ReferenceWorker(Worker):
 
     def load(self, package: Package) -> Taken:
         """Takes the weights of a later policy."""
-        receive(package, dict(self.scorer.named_parameters()))
+        receive(package, dict(self.scorer.named_parameters()), self.progress.tick)
         return Taken(package.version, {})
 
     def weights(self) -> dict[str, Tensor]:

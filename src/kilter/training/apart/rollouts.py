@@ -51,7 +51,7 @@ class RolloutWorker(Answering):
 
     def load(self, package: Package) -> Taken:
         """Takes new weights, all or none of them."""
-        receive(package, self.owned)
+        receive(package, self.owned, self.progress.tick)
         version = self.sampler.sync(Weights(package.version, self.scorer))
         return Taken(version, checksums(self.owned) if package.verify else {})
 

@@ -107,7 +107,7 @@ class VllmWorker(Worker):
 
     def _read(self, package: Package) -> tuple[int, dict[str, str]]:
         """Reads the tensors itself, and lets the engine read them from its folder."""
-        tensors = FETCH[package.way](package.place)
+        tensors = FETCH[package.way](package.place, self._tick)
         self.folder.put(tensors)
         limit = self.spec.timeout + package.bytes / PACE
         publish = lambda: self.client.publish(self.folder.path, package.version, self.keep, limit)

@@ -13,6 +13,10 @@ class Progress:
     def __init__(self) -> None:
         self.count = 0
 
+    def tick(self) -> None:
+        """Something was done."""
+        self.count += 1
+
     def finished(self, samples: int, tokens_per_second: float | None) -> None:
         """Called with each decoding step."""
         self.count += 1
