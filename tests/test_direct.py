@@ -27,7 +27,7 @@ from kilter.models.load import load_causal
 from kilter.sampling import vllm_clients, vllm_weights
 from kilter.sampling.config import SamplerKind
 from kilter.sampling.vllm_transfer import Reach
-from kilter.sampling.vllm_weights import Holdings, MergedWeights
+from kilter.sampling.vllm_weights import EngineFolder, Holdings, MergedWeights
 from kilter.training.apart.direct import BesideSampler, DirectTransport, Moments
 from kilter.training.apart.placed import Cluster
 from kilter.training.apart.rollouts import PooledSampler
@@ -281,6 +281,16 @@ def test_what_an_engine_holds_byte_for_byte_shows_in_what_it_was_started_with(ti
     sent = started | {f"{layer}.k_proj.weight": started[f"{layer}.k_proj.weight"] + 1}
     assert holdings.differing(sent, held) == [f"{layer}.{n}_proj.weight" for n in "kqv"]
     assert holdings.differing(started, held | {"lm_head.weight": "0"}) == ["model.embed_tokens.weight"]
+
+
+@pytest.mark.parametrize("own_head", [True, False])
+def test_a_tied_head_is_compared_with_the_embedding_that_was_sent(tiny, tmp_path, own_head):
+    model = load_causal(tiny)
+    folder = EngineFolder(tmp_path, model, torch.bfloat16, own_head)
+    sent = MergedWeights(model, torch.bfloat16).on_cpu()
+    assert folder.started.keys() == sent.keys()
+    held = {"lm_head.weight": digest(sent["model.embed_tokens.weight"])}
+    assert Holdings(folder.started, held, folder.embedding).expected(sent) == held
 
 
 def test_moments_are_moved_to_the_cpu_and_back():

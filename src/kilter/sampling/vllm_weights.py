@@ -232,7 +232,8 @@ class EngineFolder:
         self._own_head = own_head and tied(base)
         if self._own_head:
             untie(base, state, path)
-        self.started = state
+        # A head that is the embedding never travels, as in MergedWeights.
+        self.started = {n: v for n, v in state.items() if not (tied(base) and n == self._head)}
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Replaces the weights."""
