@@ -1,8 +1,8 @@
 """GRPO on the support desk with rollouts apart: what is learned at lookahead 0, 1 and 4.
 
     python -m bench.lookahead runs/lookahead                         # workers in this process, three seeds
-    python -m bench.lookahead runs/lookahead --seeds 0 --backend ray # the same through a Ray of its own
-    python -m bench.lookahead runs/lookahead --sampler vllm --backend ray   # from .venv-vllm
+    python -m bench.lookahead runs/lookahead --seeds 0 --backend ray  # the same through a Ray of its own
+    python -m bench.lookahead runs/lookahead --sampler vllm --backend ray  # from .venv-vllm
 
 One SFT start is trained once. Each run begins there, and its model answers the held-out prompts at temperature 1.
 A run that is there already is not made again. The table is over all runs that are there.
