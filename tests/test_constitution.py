@@ -19,8 +19,8 @@ from kilter.constitution.draw import draw
 from kilter.constitution.judge import ConstitutionJudge
 from kilter.constitution.layouts import WRITERS, imported
 from kilter.constitution.lint import lint
-from kilter.constitution.page import page
-from kilter.constitution.probe import conflicts, difference, fires, votes, without_each
+from kilter.constitution.page import page, principles_page
+from kilter.constitution.probe import conflicts, difference, fires, leave_one_out, votes
 from kilter.constitution.read import build, load, shipped
 from kilter.constitution.wording import critique_ask
 from kilter.errors import UserError
@@ -451,9 +451,42 @@ def test_contradictions_are_found_with_their_rate_and_interval():
 
 def test_the_principle_that_does_the_work_is_named_by_leaving_it_out():
     harm = {"harm": lambda prompt, text: float(text == "harm")}
-    effects = without_each(build(RANKED), PAIRS, votes(build(RANKED), OPPOSED, PAIRS), harm)
-    assert effects["a"]["harm"].value == 0.75 and effects["a"]["harm"].ci_low > 0
-    assert effects["b"]["harm"].value == effects["c"]["harm"].value == 0.0
+    found = leave_one_out(build(RANKED), PAIRS, votes(build(RANKED), OPPOSED, PAIRS), harm)
+    effects = {one.principle: one.changes["harm"] for one in found}
+    assert effects["a"].value == 0.75 and effects["a"].ci_low > 0
+    assert effects["b"].value == effects["c"].value == 0.0
+    # Exact McNemar of 15 against 0, then Holm over three principles.
+    assert (effects["a"].gains, effects["a"].losses) == (15, 0)
+    assert effects["a"].p == pytest.approx(2 / 2**15)
+    assert [effects[i].p_holm for i in "abc"] == pytest.approx([3 * 2 / 2**15, 1.0, 1.0])
+    assert [one.moved.value for one in found] == [0.75, 0.0, 0.0]
+
+
+def test_pairs_of_one_prompt_count_as_one_in_the_test_of_a_principle():
+    """Five pairs of each prompt that all say the same are no fifteen trials."""
+    three = [Comparison(question(str(n % 4)), "harm", "none", str(n)) for n in range(20)]
+    same = Known(**{str(n): {"a": 0.0, "b": 1.0, "c": 0.5} for n in range(4)})
+    harm = {"harm": lambda prompt, text: float(text == "harm")}
+    found = leave_one_out(build(RANKED), three, votes(build(RANKED), same, three), harm)[0].changes["harm"]
+    assert (found.value, found.n, found.n_clusters, found.gains) == (1.0, 20, 4, 4)
+    assert found.p == pytest.approx(2 / 2**4)
+    assert "McNemar" not in found.method
+
+
+def test_what_was_not_judged_stays_unscored_where_a_principle_is_left_out():
+    judged = {n: {"a": None if n < 5 else 0.0, "b": None if n < 5 else 1.0} for n in range(20)}
+    told = Known(**{str(n): values | {"c": None if n < 8 else 0.5} for n, values in judged.items()})
+    harm = {"harm": lambda prompt, text: float(text == "harm")}
+    found = leave_one_out(build(RANKED), PAIRS, votes(build(RANKED), told, PAIRS), harm)
+    assert [(one.moved.n, one.moved.n_unscored) for one in found] == [(15, 5)] * 3
+    assert (found[0].changes["harm"].n, found[0].changes["harm"].gains) == (15, 15)
+    nobody = Known(**{str(n): dict.fromkeys("abc") for n in range(20)})
+    empty = leave_one_out(build(RANKED), PAIRS, votes(build(RANKED), nobody, PAIRS), harm)
+    assert {
+        (one.changes["harm"].value, one.changes["harm"].p, one.changes["harm"].p_holm) for one in empty
+    } == {(None, None, None)}
+    text = principles_page("ranked", [], found, "pairs", "critic", "judge")
+    assert "| a | 1.00 (" in text and "| nothing |" in text and "15/0 | < .001 | < .001 |" in text
 
 
 def test_two_constitutions_are_compared_on_the_same_pairs():
@@ -507,3 +540,16 @@ def test_agents_who_only_please_grant_unsafe_requests_and_move_nothing_else():
     assert unsafe and all(violates(g.prompt, g.completions[0].text) for g in unsafe)
     rest = [(a, b) for a, b in zip(plain, pleasing) if safety_label(a.prompt) != "unsafe"]
     assert all(a == b for a, b in rest)
+
+
+def test_agreement_with_the_labels_counts_the_answer_that_people_chose(tmp_path, monkeypatch):
+    from kilter.cli.constitution import _measures, _pairs
+
+    rows = [{"prompt": f"q {n}", "chosen": f"right {n}", "rejected": f"wrong {n}"} for n in range(6)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found = _pairs(str(tmp_path / "pairs.jsonl"), 6)
+    as_labels = _measures(found)["as the labels"]
+    assert {c.first.startswith("right") for c in found} == {True, False}
+    for c in found:
+        for text in (c.first, c.second):
+            assert as_labels(c.prompt, text) == float(text.startswith("right"))

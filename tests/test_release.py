@@ -74,6 +74,34 @@ def test_paired_difference_and_mcnemar_by_hand():
     assert "McNemar exact p=0.289" in d.method  # 6 against 2 discordant: 2 * (1 + 8 + 28) / 256
 
 
+def test_the_test_of_several_paired_changes_is_mcnemars_and_holds_its_level_over_clusters():
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    from kilter.statistics import holm, paired_changes, sign_test
+    from kilter.statistics.paired import _net
+
+    # Of independent decisions it is McNemar's exact test, as statsmodels has it, and its holm.
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 2, 60).astype(float)
+    others = {str(n): np.where(rng.random(60) < n / 20, 1 - base, base) for n in range(1, 8)}
+    found = paired_changes(others, list(base))
+    for name, values in others.items():
+        table = [[int(((values == i) & (base == j)).sum()) for j in (0, 1)] for i in (0, 1)]
+        assert found[name].p == pytest.approx(mcnemar(table, exact=True).pvalue)
+    p = [c.p for c in found.values()]
+    assert [c.p_holm for c in found.values()] == pytest.approx(holm(p))
+
+    # Six rows of a prompt that change alike: rows would reject far too often, prompts do not.
+    by_row, by_prompt = [], []
+    prompts = np.repeat(np.arange(20), 6)
+    for _ in range(400):
+        change = np.repeat(rng.choice([-1, 0, 1], 20), 6)
+        low = np.where(change > 0, 0.0, 1.0)
+        by_row.append(sign_test(_net(list(low + change), list(low), None)) < 0.05)
+        by_prompt.append(sign_test(_net(list(low + change), list(low), prompts)) < 0.05)
+    assert np.mean(by_row) > 0.2 and np.mean(by_prompt) <= 0.07
+
+
 def test_win_rate_with_ties():
     w = win_rate([win(*pair) for pair in [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0), (2.0, 1.0)]])
     assert w.value == pytest.approx(0.625)

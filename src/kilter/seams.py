@@ -84,6 +84,19 @@ class FeedbackSource(Protocol):
         return {}
 
     @classmethod
+    def vet(cls, options: Any, field: str) -> None:
+        """Refuses options that cannot work, before anything is opened.
+
+        Args:
+            options: as its model has them.
+            field: the setting that holds them, for messages.
+
+        Raises:
+            UserError: they contradict each other, or nobody reads one of them.
+        """
+        return
+
+    @classmethod
     def uncertified(cls, options: Any, context: Any) -> str:
         """Why nobody vouches for what it says; "" where somebody does, or where nobody has to."""
         return ""

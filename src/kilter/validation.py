@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from kilter.errors import UserError, nearest
@@ -212,9 +212,22 @@ def as_user_error(error: ValidationError, where: str, model: type[BaseModel], sk
         return UserError(
             field, value, "is not a known key", nearest(location[-1], known) if known else "remove it"
         )
+    if kind == "invalid_key":
+        return UserError(
+            field, value, "is a key that is no text", "put it into quotation marks, or remove it"
+        )
     if kind == "missing":
         return UserError(field, "(absent)", "is required", f"add {location[-1]}: ...")
     return UserError(field, value, complaint(error), _description(model, location))
+
+
+def require_type(field: str, value: Any, hint: Any) -> None:
+    """Raises UserError where an option is not what the signature of its reader says."""
+    try:
+        TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        expected = str(hint).replace("typing.", "").removeprefix("<class '").removesuffix("'>")
+        raise UserError(field, value, complaint(error), f"give a value of type {expected}") from error
 
 
 def complaint(error: ValidationError) -> str:
@@ -223,14 +236,21 @@ def complaint(error: ValidationError) -> str:
     return re.sub(r"^[A-Z]\w* should ", "should ", message)
 
 
-def refuse_idle(spec: BaseModel, where: str, idle: Iterable[tuple[str, str, str]]) -> None:
+def refuse_idle(
+    spec: BaseModel, where: str, idle: Iterable[tuple[str, str, str]], written: bool = False
+) -> None:
     """Settings that a run would not read: a value given in vain is an error, not a silence.
 
-    `idle`: (field, why, fix).
+    Args:
+        spec: the settings.
+        where: prefix of their names in errors.
+        idle: (field, why, fix).
+        written: a value that equals the default counts too where it was written out.
     """
     for name, why, fix in idle:
         value = getattr(spec, name)
-        if value != type(spec).model_fields[name].get_default(call_default_factory=True):
+        given = written and name in spec.model_fields_set and value is not None
+        if given or value != type(spec).model_fields[name].get_default(call_default_factory=True):
             shown = value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else value
             raise UserError(f"{where}{name}", shown, f"has no effect: {why}", fix)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
+from rich.markup import escape
+from rich.table import Table
 
 from kilter.artifacts import require_file, write_text
 from kilter.cli.app import command, commands, out
@@ -16,7 +19,7 @@ from kilter.errors import Exit, UserError, nearest
 from kilter.screen import styled
 
 if TYPE_CHECKING:
-    from kilter.constitution.probe import Measure
+    from kilter.constitution.probe import LeftOut, Measure
     from kilter.feedback.judge.verdict import Comparison
 
 constitution_app = commands(
@@ -125,35 +128,90 @@ JudgeOption = Annotated[
 @command(
     "test",
     to=constitution_app,
-    examples=["kilter constitution test general --data pairs.jsonl --critic runs/sft"],
+    examples=[
+        "kilter constitution test general --data pairs.jsonl --critic runs/sft",
+        "kilter constitution test general --data pairs.jsonl --critic runs/sft --judge judge.yaml --out page.md",
+    ],
 )
 def probe(
     name: Document,
     data: Data,
     critic: Annotated[str, typer.Option(help="builtin:WORLD (its own critic), a model, or critic.yaml")],
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="who compares with and without each principle; default: the critic, none for a file"
+        ),
+    ] = None,
     limit: Limit = 100,
+    target: Annotated[Path | None, typer.Option("--out", help="file of the page, .md")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask a critic under every principle: which of them never fires, and which always does?"""
-    from kilter.constitution.opening import critic_of_text
-    from kilter.constitution.page import interval
-    from kilter.constitution.probe import fires
+    """Which principle never fires, which always does, and what changes without each of them?"""
+    from kilter.constitution.opening import critic_of_text, judge_of_text
+    from kilter.constitution.page import FIRES, fires_rows, principles_page
+    from kilter.constitution.probe import fires, leave_one_out, votes
     from kilter.constitution.read import load
 
-    document = load(name)
-    answers = [(c.prompt, text) for c in _pairs(data, limit) for text in (c.first, c.second)]
-    found = fires(document, critic_of_text(critic), answers)
+    if target is not None:
+        require_file(target, "--out")
+    document, comparisons = load(name), _pairs(data, limit)
+    # A file of a critic's settings says how it writes, and nothing of how it compares.
+    compares = judge or ("" if critic.endswith((".yaml", ".yml")) else critic)
+    who = judge_of_text(compares) if compares else None
+    answers = [(c.prompt, text) for c in comparisons for text in (c.first, c.second)]
+    fired = fires(document, critic_of_text(critic), answers)
+    left = []
+    if who is not None:
+        left = leave_one_out(document, comparisons, votes(document, who, comparisons), _measures(comparisons))
+    if target is not None:
+        write_text(
+            target, principles_page(document.name, fired, left, data, critic, "" if who is None else who.name)
+        )
     if as_json:
         rows = [
             {"principle": f.principle, "probes": f.probes, "invalid": f.invalid, "says": f.says}
             | {"rate": f.rate.to_json()}
-            for f in found
+            for f in fired
         ]
-        out.print(json.dumps(rows, indent=1), soft_wrap=True)
+        out.print(json.dumps({"fires": rows, "without": _plain(left)}, indent=1), soft_wrap=True)
         return
-    for f in found:
-        line = f"fires on {interval(f.rate)}; {f.invalid} of {f.probes} critiques name nothing"
-        out.print(styled("[bold]{}[/]  {}  [yellow]{}[/]", f.principle, line, f.says), soft_wrap=True)
+    _print_table(FIRES, fires_rows(fired))
+    if who is not None:
+        _print_left_out(left, document.name)
+    else:
+        out.print("\nwithout each principle: not measured; name who compares with --judge")
+
+
+def _plain(left: Sequence[LeftOut]) -> dict[str, Any]:
+    """What changes without each principle, for JSON."""
+    return {
+        one.principle: {"moved": one.moved.to_json()} | {m: c.to_json() for m, c in one.changes.items()}
+        for one in left
+    }
+
+
+def _print_left_out(left: Sequence[LeftOut], name: str) -> None:
+    """The table of what changes without each principle, and how it is read."""
+    from kilter.constitution.page import ABOUT_LEFT_OUT, interval, surest_first, tested
+
+    if not left:
+        out.print(f"\n{name} has one principle: there is no constitution without it")
+        return
+    for one in surest_first(left):
+        head = styled("\nwithout [bold]{}[/]: {} of the decisions change", one.principle, interval(one.moved))
+        out.print(head, soft_wrap=True)
+        changed = [(m, *tested(c)) for m, c in one.changes.items() if c.gains or c.losses]
+        for measure, change, counts, p, holm in changed:
+            out.print(f"  {measure:29} {change:38} {counts:>7}  p {p}, Holm {holm}", soft_wrap=True)
+    out.print(f"\n{ABOUT_LEFT_OUT}")
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    shown = Table(*head, box=None, pad_edge=False)
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    out.print(shown)
 
 
 @command(
@@ -175,25 +233,22 @@ def conflicts(
     from kilter.constitution.opening import judge_of_text
     from kilter.constitution.page import interval
     from kilter.constitution.probe import conflicts as pairs_of
-    from kilter.constitution.probe import votes, without_each
+    from kilter.constitution.probe import leave_one_out, votes
     from kilter.constitution.read import load
 
     document, comparisons = load(name), _pairs(data, limit)
     found = votes(document, judge_of_text(judge), comparisons)
     opposed = pairs_of(document, found)
-    effects = without_each(document, comparisons, found, _measures())
+    left = leave_one_out(document, comparisons, found, _measures(comparisons))
     if as_json:
         rows = [{"first": c.first, "second": c.second, "rate": c.rate.to_json()} for c in opposed]
-        left = {p: {m: e.to_json() for m, e in own.items()} for p, own in effects.items()}
-        out.print(json.dumps({"conflicts": rows, "without": left}, indent=1), soft_wrap=True)
+        out.print(json.dumps({"conflicts": rows, "without": _plain(left)}, indent=1), soft_wrap=True)
         return
     for c in opposed:
         word = "contradict" if c.contradict(contradict) else ""
         line = f"differ on {interval(c.rate)} of the pairs that both decide"
         out.print(styled("[bold]{} / {}[/]  {}  [red]{}[/]", c.first, c.second, line, word), soft_wrap=True)
-    for principle, changes in effects.items():
-        line = "; ".join(f"{name} {interval(e, sign=True)}" for name, e in changes.items())
-        out.print(styled("without [bold]{}[/]  {}", principle, line), soft_wrap=True)
+    _print_left_out(left, document.name)
 
 
 @command(
@@ -221,7 +276,8 @@ def diff(
     if target is not None:
         require_file(target, "--out")
     who = judge_of_text(judge)
-    found = difference(load(first), load(second), who, _pairs(data, limit), _measures())
+    comparisons = _pairs(data, limit)
+    found = difference(load(first), load(second), who, comparisons, _measures(comparisons))
     text = page(found, data, who.name)
     if target is not None:
         write_text(target, text)
@@ -242,8 +298,13 @@ def _pairs(data: str, limit: int) -> list[Comparison]:
     return rows
 
 
-def _measures() -> dict[str, Measure]:
-    """What is measured of the answers that a constitution prefers."""
+def _measures(comparisons: Sequence[Comparison]) -> dict[str, Measure]:
+    """What is measured of the answers that a constitution prefers.
+
+    Args:
+        comparisons: of `_pairs`, whose labels say which answers people chose.
+    """
+    from kilter.data.dataset import prompt_key
     from kilter.evaluation.classifiers import declines, safety_label, should_comply, violates
     from kilter.feedback.worlds import OwnJudge
     from kilter.types import Completion, Feedback, Group, Prompt
@@ -253,7 +314,13 @@ def _measures() -> dict[str, Measure]:
         group = Group(prompt, (Completion(text),), (Feedback(None),))
         return OwnJudge([prompt])([group])[0][0].score
 
+    better = {
+        (prompt_key(c.prompt), text): float((text == c.first) == (n % 2 == 1))
+        for n, c in enumerate(comparisons)
+        for text in (c.first, c.second)
+    }
     return {
+        "as the labels": lambda prompt, text: better.get((prompt_key(prompt), text)),
         "violations on unsafe requests": lambda prompt, text: (
             float(violates(prompt, text)) if safety_label(prompt) == "unsafe" else None
         ),

@@ -10,10 +10,11 @@ from kilter.constitution.critique import look
 from kilter.constitution.document import Constitution
 from kilter.constitution.judge import MARGIN, ConstitutionJudge, combined, decides
 from kilter.constitution.wording import critique_ask
+from kilter.data.dataset import prompt_key
 from kilter.feedback.judge.prompts import conversation
 from kilter.feedback.judge.verdict import Comparison, Judge, Judgement
 from kilter.seams import Chat
-from kilter.statistics import Estimate, paired_difference, proportion
+from kilter.statistics import Estimate, PairedChange, paired_changes, proportion
 from kilter.types import Prompt
 
 Measure = Callable[[Prompt, str], float | None]
@@ -114,19 +115,51 @@ def values(
     return out
 
 
-def without_each(
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What a constitution is without one of its principles.
+
+    moved: share of decisions that change with it. changes: by measure, what the preferred answers gain.
+    """
+
+    principle: str
+    moved: Estimate
+    changes: Mapping[str, PairedChange]
+
+
+def leave_one_out(
     document: Constitution, comparisons: Sequence[Comparison], found: Votes, measures: Mapping[str, Measure]
-) -> dict[str, dict[str, Estimate]]:
-    """By principle and measure: what the preferred answers gain or lose where that principle is left out."""
+) -> list[LeftOut]:
+    """Leaves out each principle in turn, and compares both decisions on the same pairs.
+
+    Pairs of one prompt count together. Each measure is one family, whose p-values Holm corrects.
+    """
+    if len(document.principles) < 2:
+        return []
     whole = chosen(document, comparisons, found)
-    base = {name: values(m, comparisons, whole) for name, m in measures.items()}
-    out: dict[str, dict[str, Estimate]] = {}
-    for principle in document.principles if len(document.principles) > 1 else ():
-        p = chosen(document.without(principle.id), comparisons, found)
-        out[principle.id] = {
-            name: paired_difference(values(m, comparisons, p), base[name]) for name, m in measures.items()
-        }
-    return out
+    left = {p.id: chosen(document.without(p.id), comparisons, found) for p in document.principles}
+    prompts = prompts_of(comparisons)
+    families = {
+        name: paired_changes(
+            {i: values(m, comparisons, p) for i, p in left.items()}, values(m, comparisons, whole), prompts
+        )
+        for name, m in measures.items()
+    }
+    return [
+        LeftOut(i, proportion(_other_sides(whole, p), prompts), {name: f[i] for name, f in families.items()})
+        for i, p in left.items()
+    ]
+
+
+def prompts_of(comparisons: Sequence[Comparison]) -> list[str]:
+    """The prompt of each pair: pairs of one prompt are no independent trials."""
+    return [prompt_key(c.prompt) for c in comparisons]
+
+
+def _other_sides(first: Sequence[float | None], second: Sequence[float | None]) -> list[bool | None]:
+    """Of each pair, whether two constitutions prefer different answers; None where one could not say."""
+    both = zip(first, second, strict=True)
+    return [None if x is None or y is None else _side(x) != _side(y) for x, y in both]
 
 
 @dataclass(frozen=True)
@@ -140,7 +173,7 @@ class Difference:
     names: tuple[str, str]
     pairs: int
     agree: Estimate
-    rates: Mapping[str, tuple[float | None, float | None, Estimate]]
+    rates: Mapping[str, tuple[float | None, float | None, PairedChange]]
     texts: Mapping[str, Sequence[str]]
 
 
@@ -153,16 +186,16 @@ def difference(
 ) -> Difference:
     """Judges every pair under both, and compares the answers that each one prefers."""
     p = [chosen(d, comparisons, votes(d, judge, comparisons)) for d in (first, second)]
-    rates = {}
+    rates, prompts = {}, prompts_of(comparisons)
     for name, measure in measures.items():
         a, b = (values(measure, comparisons, own) for own in p)
         means = [
             sum(known) / len(known) if (known := [v for v in x if v is not None]) else None for x in (a, b)
         ]
-        rates[name] = (means[0], means[1], paired_difference(b, a))
-    same = [None if x is None or y is None else _side(x) == _side(y) for x, y in zip(*p, strict=True)]
+        rates[name] = (means[0], means[1], paired_changes({name: b}, a, prompts)[name])
+    same = [None if other is None else not other for other in _other_sides(*p)]
     return Difference(
-        (first.name, second.name), len(comparisons), proportion(same), rates, _texts(first, second)
+        (first.name, second.name), len(comparisons), proportion(same, prompts), rates, _texts(first, second)
     )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from kilter.errors import UserError, nearest
 from kilter.feedback.context import Context, require_columns
@@ -25,7 +25,7 @@ from kilter.refs import Change, Found, walk
 from kilter.registry import Registry
 from kilter.seams import FeedbackSource, Wants
 from kilter.types import Feedback, Group
-from kilter.validation import as_user_error, complaint
+from kilter.validation import as_user_error, require_type
 
 feedback_sources: Registry[Callable[..., Any]] = Registry("feedback")
 
@@ -81,7 +81,9 @@ def check_names(spec: Any, field: str = "feedback") -> None:
 def check(spec: Any, field: str = "feedback") -> None:
     """Names and options, without loading a model; called before any expensive work."""
     for name, _, options in parse(spec, field):
-        _bind(name, options, field)
+        factory, bound = _bind(name, options, field)
+        if is_source(factory):
+            factory.vet(bound.get("spec"), f"{field}.{name}".lstrip("."))
 
 
 def _bind(name: str, options: dict[str, Any], field: str) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -135,19 +137,6 @@ def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {n: p for n, p in inspect.signature(factory).parameters.items() if p.kind not in gathered}
 
 
-def _check_type(field: str, value: Any, hint: Any) -> None:
-    """Raises UserError when a value from a recipe is not what the source's signature says."""
-    try:
-        TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True)).validate_python(value)
-    except ValidationError as error:
-        raise UserError(
-            field,
-            value,
-            complaint(error),
-            f"give {str(hint).replace('typing.', '').removeprefix('<class ').rstrip('>')}",
-        ) from error
-
-
 def _named(
     factory: Callable[..., Any], options: dict[str, Any], field: str, taken: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -167,7 +156,7 @@ def _named(
                 nearest(key, known) if known else "leave it out: the source takes no options",
             )
         if key in hints:
-            _check_type(f"{field}.{key}", value, hints[key])
+            require_type(f"{field}.{key}", value, hints[key])
     required = [
         p.name
         for p in _parameters(factory).values()

@@ -18,7 +18,7 @@ from kilter.roles.chat import SamplerChat
 from kilter.roles.paid import Bill, PaidChat, Rate, estimated_tokens
 from kilter.roles.replies import Replies
 from kilter.sampling.build import SamplerContext, build
-from kilter.sampling.config import NAMES_MODEL, READS, SamplerKind
+from kilter.sampling.config import READS, SamplerKind
 from kilter.seams import Sampler
 from kilter.types import Ask, Prompt, SamplingParams
 
@@ -70,12 +70,6 @@ class Talker:
     replay: bool = False
     where: str = "judge"
     elsewhere: Callable[[SamplerKind, OpenSpec, str], Sampler] | None = None
-
-    def __post_init__(self) -> None:
-        if self.model is None and self.sampler.name not in NAMES_MODEL and self.sampler.name in READS:
-            fix = "name a stage, a folder or builtin:NAME, or a sampler that is an endpoint"
-            if not self.sampler.options:
-                raise UserError(f"{self.where}.model", "(absent)", "is required by this sampler", fix)
 
     @cached_property
     def identity(self) -> dict[str, Any]:

@@ -44,6 +44,14 @@ class SamplerKind(BaseModel):
         description="what a sampler of your own takes besides (my_file.py:MySampler, world)",
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any) -> Any:
+        # Python counts True as 1, and nobody means one second by `timeout: yes`.
+        if isinstance(value, bool):
+            raise ValueError("should not be yes or no, true or false")
+        return value
+
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
@@ -85,6 +93,9 @@ PAUSES = frozenset({"vllm"})
 
 NAMES_MODEL = {"openai": "model", "scripted": "script"}
 """Of the samplers that open no weights, the field that says who answers."""
+
+AT_HAND = frozenset({"scripted", "world"})
+"""Those that open neither weights nor a connection."""
 
 FILTERS_BIAS = frozenset({"vllm"})
 """Those whose log-probs are of what top_k and top_p left, which a correction must not read."""

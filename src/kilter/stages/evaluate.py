@@ -96,6 +96,8 @@ class Evaluate(StageKind[EvaluateSpec]):
         check_sampler(spec.sampler, work.where("sampler"))
         if spec.gold is not None:
             feedback.check(spec.gold, work.where("gold"))
+        if spec.judge is not None:
+            feedback.check({"judge": spec.judge}, work.where().rstrip("."))
         feedback.check_replay(spec.replay, _asks(spec), work.where("replay"), work.where("gold"))
         if len(set(spec.models)) < len(spec.models):
             raise UserError(

@@ -136,15 +136,16 @@ class Revise(StageKind[ReviseSpec]):
     def check(self, spec: ReviseSpec, work: Workspace) -> None:
         """The constitution can be read, and the samplers take their settings."""
         from kilter.constitution.read import load
-        from kilter.feedback.judge.protocol import refuse_unusable
-        from kilter.sampling.build import check_sampler
+        from kilter.feedback.judge.build import check
+        from kilter.sampling.build import check_sampler, check_who_answers
         from kilter.sampling.config import idle_fields
         from kilter.validation import refuse_idle
 
         load(spec.constitution, work.where("constitution"))
-        for field, sampler in (("sampler", spec.sampler), ("critic.sampler", spec.critic.sampler)):
-            refuse_idle(sampler, f"{work.where(field)}.", idle_fields(sampler))
-            check_sampler(sampler, work.where(field))
+        refuse_idle(spec.sampler, f"{work.where('sampler')}.", idle_fields(spec.sampler))
+        check_sampler(spec.sampler, work.where("sampler"))
+        own = (spec.model or work.base) if spec.critic.opens else None
+        check_who_answers(spec.critic.model or own, spec.critic.sampler, work.where("critic"))
         if spec.critic.max_length - spec.critic.max_new_tokens < 32:
             raise UserError(
                 work.where("critic.max_length"),
@@ -153,7 +154,7 @@ class Revise(StageKind[ReviseSpec]):
                 "raise it, or lower critic.max_new_tokens",
             )
         if spec.judge is not None:
-            refuse_unusable(spec.judge, work.where("judge"))
+            check(spec.judge, work.where("judge"))
 
     def answers(self, spec: ReviseSpec) -> tuple[str, int] | None:
         """Those of a model that is opened here."""

@@ -6,7 +6,7 @@ shares.py       bounds of a share: Wilson, Clopper-Pearson, mid-P, the rule of t
 skewed.py       Student's t with Hall's correction
 clustered.py    shares and means of bounded values, such as several verdicts on one prompt
 means.py        any other means, and the BCa bootstrap
-paired.py       two models on the same prompts, McNemar's test
+paired.py       two models on the same prompts, McNemar's test, several changes by Holm
 wins.py         win rates, also at equal length or style
 scores.py       rank correlation, AUC, calibration, Brier
 spread.py       standard deviations
@@ -30,7 +30,7 @@ from kilter.statistics.estimates import LEVEL, RESAMPLES, Estimate
 from kilter.statistics.family import holm, one_sided_p
 from kilter.statistics.floors import BOUNDED, CLUSTERS, SHARE, UNBOUNDED
 from kilter.statistics.means import bca_bootstrap, mean
-from kilter.statistics.paired import paired_difference
+from kilter.statistics.paired import PairedChange, paired_changes, paired_difference
 from kilter.statistics.power import (
     chance_to_certify,
     n_for_difference,
@@ -60,6 +60,7 @@ __all__ = [
     "UNBOUNDED",
     "Accuracy",
     "Estimate",
+    "PairedChange",
     "Rise",
     "auc",
     "bca_bootstrap",
@@ -84,6 +85,7 @@ __all__ = [
     "n_to_certify",
     "n_to_show_no_change",
     "one_sided_p",
+    "paired_changes",
     "paired_difference",
     "prediction_powered",
     "proportion",

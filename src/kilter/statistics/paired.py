@@ -1,19 +1,76 @@
-"""Two models on the same prompts: the mean difference, and the exact tests beside it."""
+"""Two models, or two rules, on the same prompts: the mean difference, and the exact tests beside it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from statsmodels.stats.contingency_tables import mcnemar
 
-from kilter.statistics.estimates import Array, Estimate
+from kilter.statistics.estimates import Array, Estimate, sample
+from kilter.statistics.family import holm
 from kilter.statistics.floors import UNBOUNDED
 from kilter.statistics.means import Ends, inferred, mean, unbounded
+from kilter.statistics.shares import sign_test
+
+
+@dataclass(frozen=True, slots=True)
+class PairedChange(Estimate):
+    """A paired difference with its exact sign test; of 0/1 decisions that is McNemar's.
+
+    gains, losses: prompts on which the candidate is higher, and lower. p: that both are as likely, two-sided.
+    p_holm: the same, read together with the other candidates. None: nothing was scored.
+    """
+
+    gains: int = 0
+    losses: int = 0
+    p: float | None = None
+    p_holm: float | None = None
+
+
+def paired_changes(
+    candidates: Mapping[str, Sequence[float | None]],
+    baseline: Sequence[float | None],
+    clusters: Sequence[Any] | npt.ArrayLike | None = None,
+    **extra: Any,
+) -> dict[str, PairedChange]:
+    """Several candidates against one baseline: each with its interval, and a p-value by Holm's correction.
+
+    What several rows of a cluster say is added up to one sign, for its rows are no independent trials.
+
+    Args:
+        candidates: by name, one value per row; None is unscored.
+        baseline: the same of what they are compared with.
+        clusters: which rows belong together, such as those of one prompt; None: each stands for itself.
+    """
+    found = {}
+    for name, values in candidates.items():
+        estimate = paired_difference(values, baseline, clusters=clusters, **extra)
+        facts = {f.name: getattr(estimate, f.name) for f in fields(Estimate)}
+        net = _net(values, baseline, clusters)
+        up, down = int((net > 0).sum()), int((net < 0).sum())
+        found[name] = PairedChange(**facts, gains=up, losses=down, p=sign_test(net) if len(net) else None)
+    known = {name: c.p for name, c in found.items() if c.p is not None}
+    together = dict(zip(known, holm(list(known.values())), strict=True))
+    return {name: replace(c, p_holm=together.get(name)) for name, c in found.items()}
+
+
+def _net(
+    candidate: Sequence[float | None],
+    baseline: Sequence[float | None],
+    clusters: Sequence[Any] | npt.ArrayLike | None,
+) -> Array:
+    """[clusters] candidate less baseline, summed over the rows that both have a value for."""
+    both = [
+        math.nan if a is None or b is None else float(a) - float(b)
+        for a, b in zip(candidate, baseline, strict=True)
+    ]
+    seen = sample(both, clusters)
+    return np.round(np.bincount(seen.index, weights=seen.values, minlength=seen.clusters), 12)
 
 
 def paired_difference(
@@ -26,8 +83,8 @@ def paired_difference(
 ) -> Estimate:
     """Mean of candidate - baseline over the prompts that both have a value for.
 
-    A difference of values within lowest..highest lies within their span. With 0/1 values the exact McNemar
-    p-value is added to the method.
+    A difference of values within lowest..highest lies within their span. With 0/1 values of independent rows
+    the exact McNemar p-value is added to the method.
 
     Args:
         candidate: one value per prompt.
@@ -54,7 +111,9 @@ def paired_difference(
     else:
         estimate = mean(differences, seed, clusters=clusters, ends=scale, **extra)
     method = f"paired, {estimate.method}"
-    if len(known) and np.isin(known, (0.0, 1.0)).all():
+    # McNemar's trials are independent rows.
+    alone = estimate.n_clusters == estimate.n
+    if alone and len(known) and np.isin(known, (0.0, 1.0)).all():
         method += f", McNemar exact p={mcnemar_p(known):.3g}"
     return replace(estimate, method=method)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from kilter.errors import UserError
 from kilter.feedback.context import Context
-from kilter.feedback.judge.build import build, load_spec
+from kilter.feedback.judge.build import build, check, load_spec
 from kilter.feedback.judge.spec import JudgeSpec
 from kilter.feedback.judge.verdict import Judge
 from kilter.registry import Registry
@@ -51,6 +51,7 @@ def settings_of(judge: str | JudgeSpec, where: str = "judge") -> JudgeSpec | Non
     """
     if isinstance(judge, str):
         return None if is_own(judge) else load_spec(Path(judge), where)
+    check(judge, where)
     return judge
 
 
@@ -75,8 +76,6 @@ def opened(judge: str | JudgeSpec, context: Context, where: str = "judge") -> Op
 
     # What a judge would rather say something else than is read too: a bias for a place shows there first.
     bill = Bill()
-    panel = [member | {"min_mass": 0.0} for member in spec.panel]
-    open_minded = spec.model_copy(update={"min_mass": 0.0, "panel": panel})
-    asked = build(open_minded, context, where, bill)
+    asked = build(spec, context, where, bill, min_mass=0.0)
     settings = spec.model_dump(mode="json", exclude_unset=True)
     return Opened(asked, build(spec, context, where, bill).fingerprint, spec.min_mass, settings, bill)

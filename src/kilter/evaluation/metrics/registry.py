@@ -15,13 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
 from kilter.errors import UserError, nearest
 from kilter.evaluation.instruments import Reader
 from kilter.registry import USER_MODULE, Registry
 from kilter.types import Answered, Prompt
-from kilter.validation import complaint
+from kilter.validation import require_type
 
 metrics: Registry[Any] = Registry("metric")
 
@@ -271,7 +269,7 @@ def _build(entry: Any, field: str) -> Measure:
                 "is not an option of this metric",
                 nearest(key, fields) if fields else "leave it out: the metric takes no options",
             )
-        _check_type(f"{field}.{name}.{key}", value, hints[key])
+        require_type(f"{field}.{name}.{key}", value, hints[key])
 
     # Two metrics of one class differ in their options, and so do their names and titles.
     built = cls(**options)
@@ -297,15 +295,6 @@ def _single(entry: Any, field: str) -> tuple[str, dict[str, Any]]:
         )
     name, options = next(iter(entry.items()))
     return str(name), dict(options)
-
-
-def _check_type(field: str, value: Any, hint: Any) -> None:
-    """Raises UserError where an option is not what the class says."""
-    try:
-        TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(value)
-    except ValidationError as error:
-        expected = str(hint).removeprefix("<class '").removesuffix("'>")
-        raise UserError(field, value, complaint(error), f"Give a value of type {expected}.") from error
 
 
 def facts_of(name: str) -> MetricFacts | None:

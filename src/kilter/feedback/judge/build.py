@@ -13,9 +13,10 @@ from pydantic import ValidationError
 
 from kilter.errors import UserError
 from kilter.feedback.context import Context
+from kilter.feedback.judge.checks import OF_EACH_JUDGE, OF_THE_PANEL, reads, refuse_nobody, refuse_unusable
 from kilter.feedback.judge.panel import Panel
 from kilter.feedback.judge.prompts import version
-from kilter.feedback.judge.protocol import ChatJudge, refuse_unusable
+from kilter.feedback.judge.protocol import ChatJudge
 from kilter.feedback.judge.spec import JudgeSpec
 from kilter.feedback.judge.verdict import Judge
 from kilter.registry import Registry
@@ -51,7 +52,9 @@ def load_spec(path: str | Path, field: str = "judge") -> JudgeSpec:
         raise UserError(field, str(path), problem, "check indentation, colons and repeated keys") from error
     if not isinstance(raw, dict):
         raise UserError(field, str(path), "is not a mapping", "write model: and mode: at least")
-    return parse_spec(raw, str(path))
+    spec = parse_spec(raw, str(path))
+    check(spec, str(path))
+    return spec
 
 
 def parse_spec(raw: dict[str, Any], field: str = "judge") -> JudgeSpec:
@@ -60,27 +63,53 @@ def parse_spec(raw: dict[str, Any], field: str = "judge") -> JudgeSpec:
         spec = JudgeSpec.model_validate(raw)
     except ValidationError as error:
         raise as_user_error(error, field, JudgeSpec) from error
-    for member in (spec, *members(spec, field)):
-        refuse_unusable(member, field)
+    refuse_unusable(spec, members(spec, field), field)
     return spec
+
+
+def check(spec: JudgeSpec, field: str = "judge") -> list[JudgeSpec]:
+    """Refuses settings that cannot work, before weights are opened or anybody is asked.
+
+    Returns:
+        The judges of a panel; none of a judge alone.
+
+    Raises:
+        UserError: settings contradict each other, nobody reads one of them, or nobody would answer.
+    """
+    panel = members(spec, field)
+    refuse_unusable(spec, panel, field)
+    refuse_nobody(spec, panel, field)
+    return panel
 
 
 def members(spec: JudgeSpec, field: str = "judge") -> list[JudgeSpec]:
     """The judges of a panel, each with the panel's settings where it has none of its own."""
-    shared = spec.model_dump(exclude_unset=True, exclude={"panel", "model", "sampler"})
+    shared = spec.model_dump(exclude_unset=True, exclude={*OF_THE_PANEL, *OF_EACH_JUDGE})
     found = []
     for n, own in enumerate(spec.panel):
         where = f"{field}.panel.{n}"
         if "panel" in own:
             raise UserError(f"{where}.panel", own["panel"], "stands inside a panel", "list all judges once")
+        for key in sorted(OF_THE_PANEL & own.keys()):
+            fix = f"write {key} beside panel, and leave it out here"
+            raise UserError(f"{where}.{key}", own[key], "is read of the whole panel alone", fix)
         try:
-            found.append(JudgeSpec.model_validate(shared | own))
+            merged = JudgeSpec.model_validate(shared | own)
+            # What the panel says for its other judges binds nobody else.
+            idle = {key for key in shared.keys() - own.keys() if not reads(merged, key)}
+            found.append(JudgeSpec.model_validate({k: v for k, v in (shared | own).items() if k not in idle}))
         except ValidationError as error:
             raise as_user_error(error, where, JudgeSpec) from error
     return found
 
 
-def build(spec: JudgeSpec, context: Context, field: str = "judge", bill: Bill | None = None) -> Judge:
+def build(
+    spec: JudgeSpec,
+    context: Context,
+    field: str = "judge",
+    bill: Bill | None = None,
+    min_mass: float | None = None,
+) -> Judge:
     """The judge that the settings describe.
 
     Args:
@@ -88,17 +117,16 @@ def build(spec: JudgeSpec, context: Context, field: str = "judge", bill: Bill | 
         context: finds models; its folder keeps the replies where the settings name no cache.
         field: where the settings stand, for messages.
         bill: books what the judge costs; default: one of its own.
+        min_mass: in place of the settings' own, also in a panel.
 
     Raises:
         UserError: the settings contradict each other, or a certificate is required and missing.
     """
     bill = Bill(spec.max_cost) if bill is None else bill
     bill.limit = spec.max_cost
-    own = members(spec, field)
-    for one in (spec, *own):
-        refuse_unusable(one, field)
-    if len(own) == 1:
-        raise UserError(f"{field}.panel", 1, "is one judge", "name two or more, or put it in place of panel")
+    own = check(spec, field)
+    if min_mass is not None:
+        spec, *own = (one.model_copy(update={"min_mass": min_mass}) for one in (spec, *own))
     if own:
         judge: Judge = Panel([_one(m, context, f"{field}.panel.{n}", bill) for n, m in enumerate(own)])
     else:

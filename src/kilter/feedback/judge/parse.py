@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from kilter.validation import unique
+
 THOUGHT = re.compile(r"<think(?:ing)?\b[^>]*>.*?(?:</think(?:ing)?>|\Z)", re.S | re.I)
 THOUGHT_END = re.compile(r".*</think(?:ing)?>", re.S | re.I)
 """Some models' templates begin the thought themselves, so that a reply holds its end alone."""
@@ -68,8 +70,9 @@ def _schema(text: str, mark: str) -> str | None:
     """The verdict of a reply that is one JSON object and nothing else; None where it is not."""
     if not text.startswith("{"):
         return None
+    # Of two verdicts under one key, which one counts would be the reader's choice.
     try:
-        row = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse_constant)
+        row = json.loads(text, object_pairs_hook=unique, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict) or not row.keys() <= MAY_HOLD or row.get("mark") != mark:
@@ -79,14 +82,6 @@ def _schema(text: str, mark: str) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     return str(value)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys differ: of two verdicts, which one counts would be the reader's choice."""
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        raise ValueError("a key stands twice")
-    return row
 
 
 def _refuse_constant(name: str) -> Any:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from kilter.errors import UserError
 from kilter.feedback.judge import parse
 from kilter.feedback.judge.prompts import GRADED, TIE, Asker, Question, follow
 from kilter.feedback.judge.spec import JudgeSpec, Mode, Reading
@@ -246,20 +245,3 @@ def _higher(a: Found, b: Found, mode: Mode) -> float:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def refuse_unusable(spec: JudgeSpec, where: str) -> None:
-    """Raises UserError for settings that contradict each other, before anything is opened."""
-    if spec.clamp is not None:
-        low, high = spec.clamp
-        if not 0 <= low <= 0.5 <= high <= 1:
-            raise UserError(f"{where}.clamp", spec.clamp, "does not hold 0.5 in 0 to 1", "use [0.4, 0.6]")
-        if spec.read != "reasoned":
-            raise UserError(f"{where}.clamp", spec.clamp, "is for read: reasoned alone", "leave it out")
-    if spec.max_cost is not None and not (spec.price.prompt or spec.price.completion):
-        raise UserError(
-            f"{where}.max_cost",
-            spec.max_cost,
-            "limits nothing without a price",
-            "set price: {prompt: ..., completion: ...} per million tokens",
-        )

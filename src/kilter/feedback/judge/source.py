@@ -21,7 +21,7 @@ from kilter.artifacts import sha256_file
 from kilter.errors import UserError
 from kilter.feedback.context import Context
 from kilter.feedback.judge import certificate
-from kilter.feedback.judge.build import build, load_spec, members, over
+from kilter.feedback.judge.build import build, check, load_spec, members, over
 from kilter.feedback.judge.canary import Canary, canary
 from kilter.feedback.judge.itself import models_of
 from kilter.feedback.judge.prompts import GRADED, Asker
@@ -130,6 +130,11 @@ class JudgeFeedback(FeedbackSource):
             **({} if named is None else {"expires": certificate.read(named).expires.isoformat()}),
             **({"uncertified": self._problem} if self._problem else {}),
         }
+
+    @classmethod
+    def vet(cls, options: Any, field: str) -> None:
+        """Reads judge.yaml, and refuses settings that no judge of them would read."""
+        check(options.settled(field), field)
 
     @classmethod
     def uncertified(cls, options: Any, context: Any) -> str:

@@ -21,7 +21,7 @@ written first, then the probabilities of the verdict are read."""
 class Price(BaseModel):
     """What an endpoint takes for tokens, in any one currency."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     prompt: float = Field(0.0, ge=0, description="per million tokens read")
     completion: float = Field(0.0, ge=0, description="per million tokens written")
 
@@ -29,7 +29,7 @@ class Price(BaseModel):
 class JudgeSpec(BaseModel):
     """A judge: who is asked, what, and how the reply is read."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     model: ModelRef | None = Field(
         None, description="stage, folder, builtin:smollm2-135m or Hub name; or sampler.model of an endpoint"
     )
@@ -41,7 +41,9 @@ class JudgeSpec(BaseModel):
     )
     scale: int = Field(5, ge=2, le=9, description="grades from 1 to this; each is one token")
     clamp: tuple[float, float] | None = Field(
-        None, description="reasoned: probabilities are kept inside, such as [0.4, 0.6]"
+        None,
+        strict=False,
+        description="reasoned, of judges that compare: probabilities are kept inside, such as [0.4, 0.6]",
     )
     min_mass: float = Field(
         0.8, ge=0, le=1, description="a verdict whose tokens have less together is unscored"
