@@ -76,10 +76,15 @@ def _idle(spec: JudgeSpec, panel: Sequence[JudgeSpec]) -> Iterator[tuple[str, st
         for key, kinds in table.items():
             # A key for a whole panel needs one judge that reads it.
             asked = [spec] if key in OF_THE_PANEL else list(panel or [spec])
-            if not any(reads(one, key) for one in asked):
+            if not any(getattr(one, kind) in kinds for one in asked):
                 said = " and ".join(sorted({str(getattr(one, kind)) for one in asked}))
                 fix = f"leave {key} out, or use {kind}: {' or '.join(sorted(kinds))}"
                 yield key, f"{kind}: {said} does not read it", fix
+
+    # One judge has the mode for it, and another one the reading.
+    for key in BY_MODE.keys() & BY_READING.keys() if panel else ():
+        if not any(reads(one, key) for one in panel):
+            yield key, "no judge of the panel reads it", f"leave {key} out"
 
 
 def _refuse_member(panel: JudgeSpec, own: JudgeSpec, where: str) -> None:
@@ -118,7 +123,7 @@ def _refuse_silent(spec: JudgeSpec, where: str) -> None:
     who = f"sampler {spec.sampler.name}"
     if spec.mode in GRADED:
         fix = "use mode: pairwise, or another sampler"
-        raise UserError(f"{where}.mode", spec.mode, f"asks for a grade, and {who} compares alone", fix)
+        raise UserError(f"{where}.mode", spec.mode, f"needs a grade, and {who} compares alone", fix)
     if spec.read != "logprob":
         fix = "use read: logprob, or another sampler"
-        raise UserError(f"{where}.read", spec.read, f"asks for words, and {who} writes none", fix)
+        raise UserError(f"{where}.read", spec.read, f"needs words, and {who} writes none", fix)
