@@ -130,7 +130,7 @@ JudgeOption = Annotated[
     to=constitution_app,
     examples=[
         "kilter constitution test general --data pairs.jsonl --critic runs/sft",
-        "kilter constitution test one --data pairs.jsonl --critic runs/sft --judge judge.yaml --out page.md",
+        "kilter constitution test general --data pairs.jsonl --critic runs/sft --judge judge.yaml",
     ],
 )
 def probe(

@@ -63,7 +63,7 @@ def check_who_answers(model: str | None, spec: SamplerKind, where: str) -> None:
         raise UserError(f"{where}.model", "(absent)", "is required by this sampler", fix)
     field = NAMES_MODEL.get(spec.name)
     if spec.name not in FOLLOWS and model is not None:
-        fix = "leave model out" if field is None else f"say who answers as sampler.{field}, and leave it out"
+        fix = "leave model out" if field is None else f"name who answers as sampler.{field}, and leave it out"
         raise UserError(f"{where}.model", model, f"has no effect: sampler {spec.name} opens no model", fix)
     if field is not None and getattr(spec, field) is None:
         fix = f"give {SamplerKind.model_fields[field].description}"
