@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kilter.artifacts import write_by
-from kilter.cluster import gloo
 from kilter.cluster.backend import Backend
 from kilter.errors import RunFailed
 
@@ -102,7 +101,7 @@ class ObjectTransport(Transport):
     def send(self, weights: WeightStream) -> Package:
         """Tensors as arrays of bytes with their kinds: numpy knows no bfloat16."""
         flat = {name: (str(t.dtype).removeprefix("torch."), _bytes_of(t)) for name, t in weights}
-        return _package(weights, "object", self.backend.share(flat))
+        return package_of(weights, "object", self.backend.share(flat))
 
 
 class FileTransport(Transport):
@@ -124,38 +123,11 @@ class FileTransport(Transport):
         files = sorted(self.folder.glob("weights-*.safetensors"), key=lambda p: p.stat().st_mtime)
         for old in files[: -self.kept]:
             old.unlink(missing_ok=True)
-        return _package(weights, "file", str(path))
+        return package_of(weights, "file", str(path))
 
 
-class GlooTransport(Transport):
-    """Over TCP, to receivers that share nothing with the learner.
-
-    Args:
-        host: address of this machine that they can reach.
-        limit: seconds without a bucket after which a receiver, or the learner, gives up.
-        kept: versions that a receiver may still have to fetch.
-    """
-
-    def __init__(self, host: str, limit: float, kept: int = 2) -> None:
-        self.host, self.limit, self.kept = host, limit, kept
-        self._offers: list[gloo.Offer] = []
-
-    def send(self, weights: WeightStream) -> Package:
-        """Copies the tensors: the learner goes on while receivers fetch them."""
-        self._offers.append(gloo.Offer(list(weights), self.host, self.limit))
-        for old in self._offers[: -self.kept]:
-            old.close()
-        del self._offers[: -self.kept]
-        return _package(weights, "gloo", self._offers[-1].meeting)
-
-    def close(self) -> None:
-        """Offers nothing any more."""
-        for offer in self._offers:
-            offer.close()
-        self._offers = []
-
-
-def _package(weights: WeightStream, way: str, place: Any) -> Package:
+def package_of(weights: WeightStream, way: str, place: Any) -> Package:
+    """What tells receivers of weights that were sent."""
     names = {name: tuple(t.shape) for name, t in weights}
     return Package(weights.version, way, place, names, weights.bytes())
 
@@ -181,9 +153,8 @@ Tick = Callable[[], None]
 FETCH: dict[str, Callable[[Any, Tick], dict[str, Tensor]]] = {
     "object": lambda place, tick: fetch_object(place),
     "file": lambda place, tick: load_file(place),
-    "gloo": gloo.take,
 }
-"""Name of a transport to what reads its place."""
+"""Name of a transport to what reads its place; a transport of another room adds its own."""
 
 
 @torch.no_grad()

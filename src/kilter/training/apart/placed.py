@@ -13,7 +13,7 @@ import torch
 
 from kilter.cluster.backend import Backend, Factory
 from kilter.cluster.pool import Pool, Restarts
-from kilter.cluster.weights import FileTransport, GlooTransport, ObjectTransport, Transport
+from kilter.cluster.weights import FileTransport, ObjectTransport, Transport
 from kilter.errors import UserError
 from kilter.launch.spec import ClusterSpec
 from kilter.models.forward import Scorer
@@ -24,6 +24,7 @@ from kilter.sampling.vllm_weights import MergedWeights
 from kilter.seams import RawScores, Sampler
 from kilter.training.apart.answers import Answerers, JudgeWorker
 from kilter.training.apart.direct import BesideSampler, DirectTransport, Moments
+from kilter.training.apart.gloo import GlooTransport
 from kilter.training.apart.reference import PooledReference, ReferenceWorker
 from kilter.training.apart.rollouts import Gathered, PooledSampler, RolloutWorker
 from kilter.training.apart.scores import PooledScores, ScoreWorker

@@ -146,7 +146,7 @@ class PooledSampler(Answerers):
         asked = self.pool.replace(where, problem)
         for request in asked:
             (package,) = request.arguments
-            newest = WeightStream(package.version, FETCH[package.way](package.place))
+            newest = WeightStream(package.version, FETCH[package.way](package.place, lambda: None))
             self._publications.append(Publication(package, newest.checksums(), [request]))
 
     def settle(self) -> None:

@@ -1,4 +1,4 @@
-"""Bytes from a learner to workers on other machines, over TCP by torch's gloo.
+"""Weights from a learner to workers on other machines, over TCP by torch's gloo.
 
 A worker asks for a version and meets the learner in a group of two. So a worker that is lost breaks nobody
 else's group, and its successor asks as all others do. The learner sends from a copy, in threads, while it
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.distributed import PrefixStore, ProcessGroupGloo, TCPStore  # type: ignore[attr-defined]
 
+from kilter.cluster.weights import FETCH, Package, Transport, WeightStream, package_of
 from kilter.errors import RunFailed
 
 BUCKET = 25 << 20
@@ -94,6 +95,34 @@ class Offer:
                 pair.send([bucket], 1, 0).wait()
 
 
+class GlooTransport(Transport):
+    """Over TCP, to receivers that share nothing with the learner.
+
+    Args:
+        host: address of this machine that they can reach.
+        limit: seconds without a bucket after which a receiver, or the learner, gives up.
+        kept: versions that a receiver may still have to fetch.
+    """
+
+    def __init__(self, host: str, limit: float, kept: int = 2) -> None:
+        self.host, self.limit, self.kept = host, limit, kept
+        self._offers: list[Offer] = []
+
+    def send(self, weights: WeightStream) -> Package:
+        """Copies the tensors: the learner goes on while receivers fetch them."""
+        self._offers.append(Offer(list(weights), self.host, self.limit))
+        for old in self._offers[: -self.kept]:
+            old.close()
+        del self._offers[: -self.kept]
+        return package_of(weights, "gloo", self._offers[-1].meeting)
+
+    def close(self) -> None:
+        """Offers nothing any more."""
+        for offer in self._offers:
+            offer.close()
+        self._offers = []
+
+
 def take(meeting: Meeting, tick: Callable[[], None]) -> dict[str, Tensor]:
     """The tensors of an Offer.
 
@@ -120,6 +149,9 @@ def take(meeting: Meeting, tick: Callable[[], None]) -> dict[str, Tensor]:
             "look at the network between the two machines, or set cluster.weights: object",
         ) from error
     return _tensors(meeting.parts, flat)
+
+
+FETCH["gloo"] = take
 
 
 def _tensors(parts: Sequence[Part], flat: Tensor) -> dict[str, Tensor]:
