@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kilter.statistics import Rise
+from kilter.statistics import Rise, Shift
 from kilter.training.config import MonitorSpec
 from kilter.training.monitors import EventLog, GoldHistory, Monitors
 from kilter.training.monitors.gold import ERROR, Evidence
@@ -59,6 +59,71 @@ def test_a_rise_is_found_within_a_few_steps_however_late_it_comes(good):
     assert rise.p > ERROR
     steps = next(n for n in range(1, 20) if rise.look((rng.random(8) < 0.95).astype(float)) <= ERROR)
     assert steps <= 7
+
+
+def stream(kind: str, shape: int, rng) -> np.ndarray:
+    """Values of a run in which nothing changes; those of "one run" share a level, so that they are alike."""
+    if kind == "tails":
+        return rng.standard_t(2, shape)
+    if kind == "shares":
+        return rng.binomial(4, 0.1, shape) / 4
+    if kind == "one run":
+        return rng.normal() + rng.normal(0, 0.3, shape)
+    return np.zeros(shape)
+
+
+@pytest.mark.parametrize("kind", ["tails", "shares", "one run", "constant"])
+def test_a_stream_that_stays_what_it_was_is_rarely_called_another(kind):
+    """The negative control of the drifts, KL, refusals and entropy: whatever is drawn, in whatever unit."""
+    rng, runs = np.random.default_rng(7), RUNS // 2
+    found = 0
+    for _ in range(runs):
+        shift = Shift(5, every=3)
+        found += any(shift.look(value) <= ERROR for value in stream(kind, 40, rng))
+    assert found / runs <= ERROR + 2.33 * (ERROR * (1 - ERROR) / runs) ** 0.5
+
+
+@pytest.mark.parametrize("good", [5, 20, 100])
+@pytest.mark.parametrize("to", [-8.0, 8.0])
+def test_a_stream_that_moves_away_is_found_within_a_few_steps_however_late(good, to):
+    rng = np.random.default_rng(4)
+    shift = Shift(5, every=3)
+    for value in rng.normal(size=good):
+        shift.look(value)
+    assert shift.p > ERROR
+    half = Shift(5, every=3)
+    half.restore(shift.state())
+    steps = next(n for n in range(1, 20) if shift.look(to + rng.normal()) <= ERROR)
+    assert steps <= 6
+    # A checkpoint forgets nothing.
+    rng = np.random.default_rng(4)
+    rng.normal(size=good)
+    assert next(n for n in range(1, 20) if half.look(to + rng.normal()) <= ERROR) == steps
+
+
+@pytest.mark.parametrize("signal", ["kl/sequence", "refusal", "entropy", "energy_loss"])
+def test_a_drift_says_its_error_level_and_a_quiet_run_says_nothing(signal):
+    """Three steps in a row beyond the robust z, or under 30 % of the start: shown to be no chance, or silent."""
+    rng = np.random.default_rng(9)
+    down = 0.05 if signal == "entropy" else 20.0
+    for moved in (False, True):
+        monitors = Monitors(MonitorSpec(), EventLog(None), GoldHistory(), 60)
+        for step in range(1, 61):
+            level = down if moved and step > 30 else 1.0
+            monitors.update(step, {signal: level * (1 + 0.1 * rng.normal())}, [])
+        events = [e for e in monitors.log.events if e.monitor.partition(":")[0] == signal]
+        assert bool(events) is moved
+        for event in events:
+            assert event.step <= 37
+            assert "error level 5% over the whole run, p = " in event.confidence
+
+
+def test_three_wild_steps_after_a_short_start_are_no_drift_yet():
+    """A robust z of five steps is beyond 4 by chance: that alone was an event."""
+    monitors = Monitors(MonitorSpec(), EventLog(None), GoldHistory(), 20)
+    for step, value in enumerate([1.0, 1.0, 1.0, 1.0, 1.0, 3.0, 3.0, 3.0], 1):
+        monitors.update(step, {"kl/sequence": value}, [])
+    assert not monitors.log.events
 
 
 def test_what_was_seen_goes_through_a_checkpoint():

@@ -39,7 +39,7 @@ from kilter.statistics.power import (
     n_to_show_no_change,
 )
 from kilter.statistics.scores import auc, brier, expected_calibration_error, spearman
-from kilter.statistics.sequential import Rise, level_of_look
+from kilter.statistics.sequential import Rise, Shift, level_of_look
 from kilter.statistics.shares import (
     clopper_pearson,
     constant_bounds,
@@ -62,6 +62,7 @@ __all__ = [
     "Estimate",
     "PairedChange",
     "Rise",
+    "Shift",
     "auc",
     "bca_bootstrap",
     "brier",

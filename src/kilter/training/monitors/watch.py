@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kilter.evaluation.metrics import titles
-from kilter.statistics import Rise
+from kilter.statistics import Rise, Shift
 from kilter.training.config import MonitorSpec
 from kilter.training.monitors.events import Event, EventLog
 from kilter.training.monitors.gold import ERROR, Evidence, GoldHistory, diverges
@@ -106,6 +106,12 @@ SHARES = {name: limit for name, limit, *_ in FATAL} | {
 }
 """Signals that are tested as the run goes on, with their limits."""
 
+SHIFTS = {"entropy": 1, **dict.fromkeys(DRIFT, 1), "kl/slope": SLOPE_STEPS}
+"""Signals that are tested for a change since the first tenth of the run, and steps from one look to the next.
+
+Slopes over the same steps are not independent, so that only every fifth one counts.
+"""
+
 
 @dataclass
 class Monitors:
@@ -127,6 +133,8 @@ class Monitors:
     """KL of the last step's stale tokens."""
     rises: dict[str, Rise] = field(default_factory=dict)
     """Signals that are shares of the answers to a prompt: how sure it is that each is beyond its limit."""
+    shifts: dict[str, Shift] = field(default_factory=dict)
+    """Signals of a whole step: how sure it is that each is no longer what it was."""
     scores: tuple[float, float] = (math.inf, -math.inf)
     """Lowest and highest score so far."""
 
@@ -161,6 +169,7 @@ class Monitors:
                 values["kl/slope"] = found["kl/slope"] = float(
                     np.polyfit(range(SLOPE_STEPS), self.recent_kl, 1)[0]
                 )
+        self._compare(step, values)
         # The strictest tier first: what stops a run is the first thing to be read.
         self._fatal(step, values)
         for limit in LIMITS:
@@ -195,19 +204,33 @@ class Monitors:
             rise = self.rises.setdefault(name, self._rise(limit))
             rise.look(found.get(name, ()))
 
+    def _compare(self, step: int, values: Mapping[str, float]) -> None:
+        """Bets on a change of one step's signals."""
+        for name in SHIFTS.keys() & values.keys():
+            if step % SHIFTS[name] == 0:
+                self.shifts.setdefault(name, self._shift(name)).look(values[name])
+
+    def _shift(self, name: str) -> Shift:
+        return Shift(max(1, self.window // SHIFTS[name]), max(HITS, self.total_steps // 100))
+
     def _rise(self, limit: float) -> Rise:
         # A hundred bets at most, so that a long run's checkpoint stays small.
         return Rise(limit, max(HITS, self.total_steps // 100))
 
     def _shown(self, name: str) -> bool:
         """Whether a signal is beyond its limit by more than chance. Signals without a test always are."""
-        return name not in self.rises or self.rises[name].p <= ERROR
+        p = self._p(name)
+        return p is None or p <= ERROR
+
+    def _p(self, name: str) -> float | None:
+        """p-value of a signal's test, valid at any time; None for signals without one."""
+        test = self.rises.get(name) or self.shifts.get(name)
+        return None if test is None else test.p
 
     def _level(self, name: str) -> str:
         """The error level of a signal's test, in words."""
-        if name not in self.rises:
-            return ""
-        return f"; error level {ERROR:.0%} over the whole run, p = {self.rises[name].p:.1g}"
+        p = self._p(name)
+        return "" if p is None else f"; error level {ERROR:.0%} over the whole run, p = {p:.1g}"
 
     def _hit(self, key: str, hit: bool) -> int:
         """Length of the streak, 0 when it breaks; a broken streak may be raised again."""
@@ -295,12 +318,12 @@ class Monitors:
         middle = float(np.median(start))
         spread = max(1.4826 * float(np.median(np.abs(np.array(start) - middle))), 0.02 * abs(middle), 1e-3)
         z = (value - middle) / spread
-        if self._hit(name, abs(z) > Z_LIMIT) >= HITS:
+        if self._hit(name, abs(z) > Z_LIMIT) >= HITS and self._shown(name):
             self._warn(
                 name,
                 step,
                 f"{message}: {value:.3g} against {middle:.3g} at the start",
-                f"robust z {z:+.1f}, {HITS} steps in a row",
+                f"robust z {z:+.1f}, {HITS} steps in a row{self._level(name)}",
                 value,
                 middle,
             )
@@ -421,6 +444,7 @@ class Monitors:
             "stale_kl": self.stale_kl,
             "scores": self.scores,
             "rises": {name: rise.state() for name, rise in self.rises.items()},
+            "shifts": {name: shift.state() for name, shift in self.shifts.items()},
             "stop": self.stop,
             "fix": self.fix,
         }
@@ -434,6 +458,9 @@ class Monitors:
         for name, seen in state["rises"].items():
             self.rises[name] = self._rise(SHARES[name])
             self.rises[name].restore(seen)
+        for name, seen in state["shifts"].items():
+            self.shifts[name] = self._shift(name)
+            self.shifts[name].restore(seen)
         if (
             "gold:stop" in self.raised
         ):  # the verdict of the gold source stands; what tier 0 stopped may have been mended
