@@ -80,3 +80,18 @@ def test_no_other_file_decides_what_is_markup(what):
     }
     quiet = {"Console(": {"recipe.py", "pipeline/plan.py", "cli/help.py"}, "markup=": {"progress.py"}}
     assert files <= {"screen.py"} | quiet.get(what, set())
+
+
+def test_whoever_reads_along_may_stop(tmp_path):
+    import subprocess
+    import sys
+
+    code = "from kilter.screen import Screen; s = Screen(); [s.print('x' * 99) for _ in range(9999)]; print('end')"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0

@@ -47,10 +47,43 @@ LINES = {
     "generate --model tiny --data pairs.jsonl --sampler.max-new-tokens 5000 --max-length 9000": "has 2048 positions",
     "train --model tiny --data pairs.jsonl --method grpo --feedback zeros.py:reward "
     "--max-length 9000 --sampler.max-new-tokens 5000": "`sampler.max_new_tokens` = 5000",
+    f"{TRAIN} --out ''": "`--out` = '' is empty",
+    f"{TRAIN} --out ' '": "`--out` = ' ' is empty",
+    f"{TRAIN} --out=": "`--out` = '' is empty",
+    f"{TRAIN} --out 'a\nb'": "`--out` = 'a\\nb' holds characters that no name should have",
+    f"{TRAIN} --adapter lora --set 'adapter.target=[q_proj, nope]'": "`adapter.target` = 'nope' names no layer",
+    f"{TRAIN} --adapter lora --set 'adapter.target=nope'": "`adapter.target` = 'nope' names no layer",
+    f"{TRAIN} --adapter lora --set 'adapter.target=(q'": "`adapter.target` = '(q' is no pattern",
+    "export tiny --to ''": "`--to` = '' is empty",
+    "merge tiny out": "Use `kilter export MODEL --to FOLDER --merge`",
     "sample tiny --prompt ''": "`--prompt` = '' is empty",
     "sample tiny --prompt hi --top-p 0": "`sampler.top_p` = 0.0",
     "data convert pairs.jsonl pairs.jsonl --to trl": "`target` = 'pairs.jsonl' exists already",
 }
+
+LATE = """
+model: tiny
+data: {path: pairs.jsonl, heldout: 0}
+stages:
+  sft: {train: {method: sft, max_steps: 1}}
+  last:
+    train: {from: sft, method: grpo, prompts: $data, max_steps: 1, sampler: {samples: 2, max_new_tokens: 4}, feedback: "zeros.py:reward"}
+"""
+STAGE = "stages.last.train"
+LINES |= {
+    f"run late.yaml --set {STAGE}.{setting}{dry}": message
+    for dry in ("", " --dry-run")
+    for setting, message in {
+        "feedback=\"{regex: {pattern: '('}}\"": "`feedback.regex.pattern` = '(' is not a regular expression",
+        "feedback='{json_schema: {schema: {type: nonsense}}}'": "is not a JSON schema",
+        "feedback='{length: {limit: -1, buffer: 4}}'": "`feedback.length.buffer` = 4 must lie between",
+        "adapter='{kind: lora, target: [q_proj, nope]}'": f"`{STAGE}.adapter.target` = 'nope' names no layer",
+        "template=open.jinja": f"`{STAGE}.template` = 'open.jinja' is not Jinja in line 1",
+        "max_length=9000 --set stages.last.train.sampler.max_new_tokens=5000": "has 2048 positions for both",
+        "early_stopping.metric=foo": f"`{STAGE}.early_stopping` = ",
+    }.items()
+}
+"""What a second stage could only say when the first is done is said before it."""
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -61,6 +94,7 @@ def test_a_wrong_line_is_refused_and_changes_nothing(line, tmp_path, tiny, monke
     (tmp_path / "zeros.py").write_text("def reward(prompt, completion): return 1.0\n")
     (tmp_path / "open.jinja").write_text("{% if x %}")
     (tmp_path / "power.jinja").write_text("{{ 9 ** 9 ** 9 }}")
+    (tmp_path / "late.yaml").write_text(LATE)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     code, text = kilter(monkeypatch, capsys, *shlex.split(line))
     assert code == 2, text

@@ -5,7 +5,7 @@ From them follow order, hashes, checks, plan and schema.
 A field of a stage, of anything nested in it, or a parameter of a feedback source is annotated with one of
 them:
 
-    start: StartRef | None      model: ModelRef      probes: list[DataRef]      template: TemplateRef
+    start: BaseRef      model: ModelRef      probes: list[DataRef]      template: TemplateRef
         gold: FeedbackRef
 """
 

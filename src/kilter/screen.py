@@ -7,6 +7,7 @@ is made with `styled`, whose template is ours and whose values are not.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -61,6 +62,12 @@ class Screen(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Whoever read along has seen enough, as `head` has: the rest goes nowhere, and the work goes on."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """The string letter by letter."""

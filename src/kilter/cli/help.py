@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
+from kilter.errors import UserError
 from kilter.options import GROUPS
 
 WIDEST = 100
@@ -32,8 +34,25 @@ SECTIONS = (
 """Headings of `kilter --help`, and the commands below each, in order; commands not named here come last."""
 
 
+PATHS = {"--out", "--runs", "--to", "--cluster", "--replay", "--certificate"}
+"""Options that name a file or a folder in every command that has them."""
+
+FORMER = {"merge": "`kilter export MODEL --to FOLDER --merge`, or a merge stage for several models"}
+"""Names that people try, and the command that does the work."""
+
+
 class Command(TyperCommand):
     """A command whose epilog holds its examples, one a line."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuses paths that name nothing: an empty one would be the folder in which one stands."""
+        paths = {flag for p in self.params for flag in p.opts if flag in PATHS}
+        split = (a.split("=", 1) for a in args if a.startswith("--") and "=" in a)
+        for flag, value in [*itertools.pairwise(args), *split]:
+            if flag in paths and (not value.strip() or not value.isprintable()):
+                problem = "holds characters that no name should have" if value.strip() else "is empty"
+                raise UserError(flag, value, problem, "give a path, or leave the option out")
+        return list(super().parse_args(ctx, args))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Examples first: a reader copies one more often than he reads a list of options."""
@@ -46,6 +65,12 @@ class Command(TyperCommand):
 
 class Group(TyperGroup):
     """A command with commands below it, whose help page lists them under headings."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command of that name. Raises UserError for one that was given up, with what does its work."""
+        if args and args[0] in FORMER and self.get_command(ctx, args[0]) is None:
+            raise UserError(args[0], "(gone)", "is no command", f"use {FORMER[args[0]]}")
+        return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """The commands under their headings, each with its first sentence."""

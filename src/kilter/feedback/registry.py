@@ -84,6 +84,9 @@ def check(spec: Any, field: str = "feedback") -> None:
         factory, bound = _bind(name, options, field)
         if is_source(factory):
             factory.vet(bound.get("spec"), f"{field}.{name}".lstrip("."))
+        # What needs nothing of the run is built at once: its options must not fail behind another stage.
+        if ":" not in name and "context" not in _parameters(factory):
+            factory(**bound)
 
 
 def _bind(name: str, options: dict[str, Any], field: str) -> tuple[Callable[..., Any], dict[str, Any]]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kilter.errors import UserError
+from kilter.errors import UserError, nearest
 from kilter.models.config import AdapterSpec
+from kilter.models.remote_code import trusted
 
 
 def quantization(spec: AdapterSpec | None) -> Any:
@@ -47,6 +50,7 @@ def attach(model: Any, spec: AdapterSpec, classifier: bool) -> Any:
 
     if spec.kind == "qlora":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    refuse_unknown_layers(spec, [name for name, _ in model.named_modules()])
     config = LoraConfig(
         r=spec.r,
         # peft declares an integer. Only an alpha that is a fraction is passed as one.
@@ -76,6 +80,45 @@ def attach(model: Any, spec: AdapterSpec, classifier: bool) -> Any:
     if spec.kind == "dora":
         _refuse_rows_of_zeros(adapted)
     return adapted
+
+
+def refuse_unknown_layers(spec: AdapterSpec, layers: Sequence[str], field: str = "adapter") -> None:
+    """Raises UserError where a target names no layer; peft says so only if all of them do.
+
+    Args:
+        spec: its `target` is a pattern over whole names, or a list of names or of their ends.
+        layers: full names of all modules of the model.
+        field: the setting that holds the adapter.
+    """
+    if spec.target == "all-linear":
+        return
+    if isinstance(spec.target, str):
+        try:
+            found = [n for n in layers if re.fullmatch(spec.target, n)]
+        except re.error as error:
+            fix = "mend the pattern, or give a list of names"
+            raise UserError(f"{field}.target", spec.target, f"is no pattern ({error})", fix) from error
+        unknown = [] if found else [spec.target]
+    else:
+        unknown = [t for t in spec.target if not any(n == t or n.endswith(f".{t}") for n in layers)]
+    if unknown:
+        ends = {n.rpartition(".")[2] for n in layers}
+        some = sorted(e for e in ends if e and not e.isdecimal())
+        fix = f"use all-linear, or layers of the model: {nearest(unknown[0], some)}"
+        raise UserError(f"{field}.target", unknown[0], "names no layer of the model", fix)
+
+
+@functools.cache
+def layers_of(folder: Path) -> tuple[str, ...]:
+    """Full names of a model's modules, from its configuration; no weights are read."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from kilter.models.load import quiet_transformers
+
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trusted())
+    with quiet_transformers(), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted())
+    return tuple(name for name, _ in model.named_modules())
 
 
 def _refuse_rows_of_zeros(model: Any) -> None:

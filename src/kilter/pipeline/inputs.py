@@ -111,6 +111,8 @@ def check_inputs(work: Workspace) -> None:
             if "reward_model" in item.field.split(".") and not (evaluated and scores_steps(folder)):
                 require_head(folder, work.where(item.field))
             speakers.append(folder)
+        elif item.ref.to == "model" and (begun := work.origin(item.value)) is not None:
+            speakers.append(begun)  # its tokenizer and its length are those of where the chain begins
         elif item.ref.is_file(item.value) and not Path(item.value).is_file():
             raise UserError(work.where(item.field), item.value, "names no file", item.ref.fix)
     _check_speakers(work, found, speakers)

@@ -67,9 +67,10 @@ class Run:
         refuse_foreign_run(self.folder)
         for name in self.recipe.stages:
             refuse_foreign_stage(run.at(name))
-        self._write_recipe()
+        # Nothing is written before all that can be known to be wrong is known.
         run.model(None)
         preflight(run)
+        self._write_recipe()
         code, begin = Exit.OK, time.monotonic()
         for number, name in enumerate(self.recipe.stages, start=1):
             work = run.at(name)

@@ -171,6 +171,15 @@ class Workspace:
         """Whether a stage bears this name; without a recipe, names are of models and files."""
         return not self.alone and name in self.stages
 
+    def origin(self, name: str | None) -> Path | None:
+        """The model from which the named stage's own begins, at the end of the chain; None: of several."""
+        while name is not None and self.is_stage(name):
+            begun = [f for f in references(self.stages[name].spec) if f.ref.default == "base"]
+            if len(begun) != 1 or self.stages[name].maker.makes != "model":
+                return None
+            name = begun[0].value
+        return self.model(name)
+
     def stage(self, name: str) -> Path:
         """The folder of a stage; that of the run if it has one stage alone."""
         return self.folder if self.alone else self.folder / name

@@ -100,7 +100,7 @@ class Train(StageKind[TrainSpec]):
     def preflight(self, spec: TrainSpec, work: Workspace) -> None:
         """Refuses a tracker that is not installed, and a model that is there but that nothing can train."""
         from kilter.feedback import check_columns, model_references
-        from kilter.models.adapters import is_adapter
+        from kilter.models.adapters import is_adapter, layers_of, refuse_unknown_layers
         from kilter.models.load import base_of, refuse_unfit
         from kilter.training.hooks.metrics_log import check_trackers
 
@@ -116,6 +116,8 @@ class Train(StageKind[TrainSpec]):
             _refuse_whole_training_of_adapter(spec, work, field == "from" and is_adapter(folder))
             refuse_unfit(base_of(folder)[0], str(folder), "model" if name is None else work.where(field))
 
+        if spec.adapter is not None and (begun := work.origin(spec.start)) is not None:
+            refuse_unknown_layers(spec.adapter, layers_of(base_of(begun)[0]), work.where("adapter"))
         ready = work.ready(spec.prompts or spec.data)
         if ready and not any(work.is_stage(n) for n in model_references(spec.feedback)):
             self._refuse_uncertified(spec, work)
