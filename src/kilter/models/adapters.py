@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import re
 import warnings
 from collections import Counter
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from kilter.errors import UserError, nearest
 from kilter.models.config import AdapterSpec
-from kilter.models.remote_code import trusted
 
 
 def quantization(spec: AdapterSpec | None) -> Any:
@@ -106,19 +104,6 @@ def refuse_unknown_layers(spec: AdapterSpec, layers: Sequence[str], field: str =
         some = sorted(e for e in ends if e and not e.isdecimal())
         fix = f"use all-linear, or layers of the model: {nearest(unknown[0], some)}"
         raise UserError(f"{field}.target", unknown[0], "names no layer of the model", fix)
-
-
-@functools.cache
-def layers_of(folder: Path) -> tuple[str, ...]:
-    """Full names of a model's modules, from its configuration; no weights are read."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from kilter.models.load import quiet_transformers
-
-    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trusted())
-    with quiet_transformers(), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted())
-    return tuple(name for name, _ in model.named_modules())
 
 
 def _refuse_rows_of_zeros(model: Any) -> None:

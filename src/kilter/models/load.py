@@ -477,6 +477,18 @@ def _with_adapter(model: Any, adapter: Path, folder: Path) -> Any:
         return load_merged(model, adapter)
 
 
+@functools.cache
+def layers_of(folder: Path) -> tuple[str, ...]:
+    """Full names of a model's modules, from its configuration; no weights are read."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with _readable(folder), torch.device("meta"):
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trusted())
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted())
+    return tuple(name for name, _ in model.named_modules())
+
+
 def refuse_unfit(folder: Path, value: str, field: str = "model") -> None:
     """Raises UserError for a model that no setting can train, from its config.json alone.
 

@@ -100,8 +100,8 @@ class Train(StageKind[TrainSpec]):
     def preflight(self, spec: TrainSpec, work: Workspace) -> None:
         """Refuses a tracker that is not installed, and a model that is there but that nothing can train."""
         from kilter.feedback import check_columns, model_references
-        from kilter.models.adapters import is_adapter, layers_of, refuse_unknown_layers
-        from kilter.models.load import base_of, refuse_unfit
+        from kilter.models.adapters import is_adapter, refuse_unknown_layers
+        from kilter.models.load import base_of, layers_of, refuse_unfit
         from kilter.training.hooks.metrics_log import check_trackers
 
         check_trackers(spec.trackers)
