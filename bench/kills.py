@@ -2,6 +2,7 @@
 
     python -m bench.kills                                     # 200 kills, 60 damaged files
     python -m bench.kills --kills 20 --damages 6 --seed 1 --only online
+    python -m bench.kills --kills 20 --damages 0 --only ahead     # workers of a cluster, in the run's process
 
 A killed run is given the same command again. It must end as the run that nobody killed: the same exit code,
 metrics and weights, byte for byte; no process is left behind, no advice is printed that is not due, and the
@@ -26,6 +27,7 @@ import signal
 import sys
 import tempfile
 import time
+import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -37,6 +39,8 @@ import yaml
 from bench import kills_hook
 from bench.numbers import VERDICTS, read_stage
 from bench.numbers_cases import write_inputs
+from kilter.cluster.inline import InlineBackend
+from kilter.data import store
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 300.0
@@ -54,13 +58,20 @@ DONE = ("unchanged, taken from", "is done", "done:", "finished")
 
 @dataclass(frozen=True)
 class Case:
-    """One run: its command, and the folders of its stages. `share`: how many of a hundred kills it gets."""
+    """One run: its command, and the folders of its stages. `share`: how many of a hundred kills it gets.
+
+    Args:
+        apart: workers of a cluster are in the run's own process, on a clock of their own.
+        ahead: answers may be those of other weights than in the whole run: only the prompts are compared.
+    """
 
     words: tuple[str, ...]
     stages: tuple[str, ...]
     share: int
     roles: tuple[str, ...] = ("main",)
     """The processes that are killed: the one that was started, or one of its workers by rank."""
+    apart: bool = False
+    ahead: bool = False
 
 
 OFFLINE = shlex.split("--max-steps 4 --batch-size 4 --save-every 1 --learning-rate 3e-3")
@@ -69,6 +80,10 @@ ONLINE = shlex.split(
     " --set sampler.samples=3 --set sampler.max_new_tokens=6 --set monitors.stop=false"
     " --set monitors.allow_truncation=true --set monitors.gold='{regex: \"[n-z]\"}'"
     " --set monitors.gold_every=2 --set monitors.gold_prompts=4"
+)
+APART = shlex.split(
+    "--set cluster.rollout.place=apart --set cluster.rollout.engines=2 --set cluster.reference.place=apart"
+    " --set beta=0.1 --set"
 )
 TRAIN = ("train", "--model", "./tiny", "--data", "pairs.jsonl", "--out", "out")
 
@@ -88,7 +103,16 @@ CASES = {
         3,
         ("main", "rank0", "rank1"),
     ),
+    "apart": Case((*TRAIN, "--method", "grpo", *ONLINE, *APART, "cluster.lookahead=0"), ("",), 0, apart=True),
+    "ahead": Case(
+        (*TRAIN, "--method", "grpo", *ONLINE, *APART, "cluster.lookahead=2"),
+        ("",),
+        0,
+        apart=True,
+        ahead=True,
+    ),
 }
+"""Those without a share run when they are asked for by name."""
 
 RECIPE: dict[str, Any] = yaml.safe_load("""
 model: ./tiny
@@ -146,6 +170,8 @@ class Place:
     def results(self, case: Case) -> dict[str, Any]:
         """What the run's stages left, without what depends on the clock or on the folder's name."""
         base = self.work / "out" / "run" if case.words[0] == "run" else self.work / "out"
+        if case.ahead:
+            return {"prompts": [g.prompt.messages for g in store.read(base / "groups.jsonl")]}
         return {name: read_stage(base / name, self.work) for name in case.stages}
 
     @property
@@ -170,6 +196,10 @@ def _be_the_command(case: Case, place: Place, plan: dict[str, Any], log: Path, m
             plan | {"counts": str(place.counts), "inside": str(place.work)}
         )
         sys.argv = ["kilter", *case.words]
+        if case.apart:
+            fake = types.ModuleType("kilter.cluster.ray")
+            fake.RayBackend = lambda spec: InlineBackend()  # type: ignore[attr-defined]
+            sys.modules[fake.__name__] = fake
         kills_hook.arm("main")
         from kilter.cli import main
 
@@ -462,10 +492,10 @@ def main() -> int:
     os.wait()
 
     bench = Bench(base, random.Random(a.seed))
-    names = [a.only] if a.only else list(CASES)
+    names = [a.only] if a.only else [name for name, case in CASES.items() if case.share]
     for name in names:
         bench.reference(name)
-    shares = sum(CASES[name].share for name in names)
+    shares = sum(CASES[name].share for name in names) or 1
     plan = [name for name in names for _ in range(round(a.kills * CASES[name].share / shares))]
     plan = (plan + [names[0]] * a.kills)[: a.kills]
     begin, seen, sizes = time.monotonic(), Counter[str](), Counter(plan)

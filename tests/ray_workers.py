@@ -39,3 +39,39 @@ class Echo:
 
     def failed(self):
         raise RunFailed("It failed", "mend it", "note")
+
+
+class Weighing:
+    """Takes weights. Who finds the marker removes it, and changes one byte of version 7."""
+
+    def __init__(self, marker):
+        import torch
+
+        self.owned, self.version = {"a": torch.zeros(3, 4), "b": torch.zeros(1000, dtype=torch.bfloat16)}, 0
+        try:
+            os.unlink(marker)
+            self.spoils = True
+        except FileNotFoundError:
+            self.spoils = False
+
+    def ready(self):
+        pass
+
+    def pulse(self):
+        return self.version
+
+    def facts(self):
+        from kilter.types import SamplerFacts
+
+        return SamplerFacts(version=0)
+
+    def load(self, package):
+        import torch
+
+        from kilter.cluster.weights import Taken, checksums, receive
+
+        receive(package, self.owned)
+        if self.spoils and package.version == 7:
+            self.owned["b"].view(torch.uint8)[5] ^= 1
+        self.version = package.version
+        return Taken(self.version, checksums(self.owned) if package.verify else {})

@@ -323,3 +323,37 @@ def test_in_turn_ray_changes_nothing(head, tiny, tmp_path, method, engines):
     ]
     assert tokens[0] == tokens[1]
     assert len(tokens[0]) == 96
+
+
+@pytest.mark.parametrize("way", ["object", "file"])
+def test_twenty_publications_arrive_and_a_changed_byte_costs_the_worker(head, tmp_path, way):
+    import torch
+
+    from kilter.cluster.weights import FileTransport, ObjectTransport
+    from kilter.training.apart.rollouts import PooledSampler
+    from kilter.types import Weights
+    from ray_workers import Weighing
+
+    told, compared, backend = [], [], RayBackend(spec())
+    (tmp_path / "marker").touch()
+    tell = lambda what, detail: told.append(detail)
+    arguments = {"marker": str(tmp_path / "marker")}
+    workers = Pool(backend, "rollout", 2, Weighing, arguments, 30.0, Restarts(1), tell)
+    weights = {"a": torch.randn(3, 4), "b": torch.randn(1000).to(torch.bfloat16)}
+    send = ObjectTransport(backend) if way == "object" else FileTransport(tmp_path / "weights")
+    sampler = PooledSampler(workers, send, lambda: weights, verify=1)
+    try:
+        for version in range(1, 21):
+            weights["a"] += 1
+            weights["b"] -= 1
+            sampler.sync(Weights(version))
+            asked = sampler._publications[-1].asked
+            sampler.settle()
+            compared += [r.report.value.checksums for r in asked if r.report.value.version == version]
+    finally:
+        backend.close()
+    assert len(compared) == 40
+    assert len(told) == 1
+    assert "rollout 0 (node " in told[0]
+    assert "other weights than the learner (1 tensors, the first is b), after" in told[0]
+    assert f"of version 7 were sent by {way}" in told[0]

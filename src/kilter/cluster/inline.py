@@ -6,6 +6,7 @@ workers die or hang: a thousand schedules then take a second.
 
 from __future__ import annotations
 
+import copy
 import heapq
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -111,8 +112,9 @@ class InlineBackend:
         return handle
 
     def share(self, value: Any) -> Callable[[], Any]:
-        """The value itself: there is one memory."""
-        return lambda: value
+        """The value as it is now, which its owner may go on to change."""
+        kept = copy.deepcopy(value)
+        return lambda: kept
 
     def at(self, seconds: float, what: Callable[[], None]) -> None:
         """Does something when the clock gets there, such as to kill a worker."""

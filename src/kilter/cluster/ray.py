@@ -264,6 +264,8 @@ class RayBackend:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Ray would let everybody else on the machine go first.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        # Ray frees what nobody holds once a second. Weights of a second may be several copies.
+        os.environ.setdefault("RAY_free_objects_batch_size", "1")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         ray._private.worker._worker_logs_enabled = False
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

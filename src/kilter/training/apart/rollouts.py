@@ -151,6 +151,7 @@ class PooledSampler(Answerers):
 
     def settle(self) -> None:
         """Waits until every worker has taken the last weights, and their checksums were compared."""
-        while any(slot.running for slot in self.pool.slots):
-            self.pool.poll(pools.TURN)
         self.look()
+        while self._publications or any(slot.running for slot in self.pool.slots):
+            self.pool.poll(pools.TURN)
+            self.look()
