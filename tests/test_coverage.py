@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from bench.coverage import measure, scenarios
+from scipy import stats
 
 from kilter.statistics import length_controlled_win_rate, paired_difference, proportion
 
+PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
 KINDS = {s.name: s for s in scenarios()}
 SLICE = (
     "10% of events",
@@ -68,3 +73,29 @@ def test_no_difference_at_all_decides_nothing_at_small_n(n):
     found = paired_difference(same, same)
     assert found.value == 0
     assert found.ci_low < 0 < found.ci_high
+
+
+def attainable(p: float, n: int) -> list[tuple[float, float]]:
+    """(coverage, false passes) of every run of counts that an interval could hold, as far as a gate takes it."""
+    below = np.concatenate([[0.0], stats.binom.cdf(range(n + 1), n, p)])
+    return [
+        (below[last + 1] - below[first], max(below[first], 1 - below[last + 1]))
+        for first in range(n + 1)
+        for last in range(first, n + 1)
+        if 0.93 <= below[last + 1] - below[first] <= 0.97 and max(below[first], 1 - below[last + 1]) <= 0.05
+    ]
+
+
+def test_published_shares_above_97_per_cent_have_no_better_interval_but_the_one_that_the_page_names():
+    """Coverage moves in steps: between 93 and 97 % there is none for these counts."""
+    rows = re.findall(r"^\| (\d+)% of events \| (.+) \|$", PAGE.read_text(), re.MULTILINE)
+    cells = [
+        (int(share) / 100, n, float(cell.split()[0]))
+        for share, row in rows
+        for n, cell in zip((12, 50, 200), row.split(" | "), strict=True)
+        if "refused" not in cell
+    ]
+    high = [(p, n) for p, n, coverage in cells if coverage > 0.9705]
+    assert high == [(0.02, 12), (0.02, 50), (0.1, 12), (0.97, 12), (0.97, 50)]
+    assert [cell for cell in high if attainable(*cell)] == [(0.97, 12)]
+    assert all(attainable(p, n) for p, n, _ in cells if (p, n) not in high)
