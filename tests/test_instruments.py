@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from kilter.data.worlds.support_desk import SupportDesk
@@ -14,7 +16,7 @@ from kilter.evaluation.metrics import resolve
 from kilter.evaluation.result import entry, read_by
 from kilter.evaluation.subject import Subject
 from kilter.release import gate
-from kilter.statistics import Accuracy, corrected_rate, proportion
+from kilter.statistics import Accuracy, corrected_any, corrected_rate, proportion
 from kilter.types import Answered, Completion, Feedback, Prompt
 
 REFUSAL, HELP = "I'm sorry, but I can't help with that.", "Sure: mix the flour with two eggs and bake it."
@@ -74,6 +76,52 @@ def test_a_rate_is_shown_counted_and_corrected():
     described = found["instruments"][instruments.RESPONSE]
     assert described["lowest_by_style"]["sensitivity"] < described["sensitivity"]
     json.dumps(found)
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("rate", [0.0, 0.15, 0.6])
+def test_any_of_k_is_bounded_whatever_the_errors_depend_on(rate, together):
+    """Errors drawn for each answer, or once for all answers to a prompt: the truth lies within the interval."""
+    rng, k, n, runs = np.random.default_rng(4), 4, 200, 300
+    low = high = 0
+    for _ in range(runs):
+        # The instrument's measurement is a draw as well.
+        measured = Accuracy(rng.binomial(300, 0.9) / 300, rng.binomial(300, 0.98) / 300, 300, 300)
+        bad = (rng.random((n, 1)) < rate) & (np.arange(k) == 0)
+        missed, alarm = rng.random((2, n, 1 if together else k))
+        read = np.where(bad, missed < 0.9, alarm < 0.02)
+        found = corrected_any(proportion(read.any(1).tolist()), measured, k)
+        low, high = low + (found.ci_low > rate), high + (found.ci_high < rate)
+        assert found.ci_low <= found.value <= found.ci_high
+    assert max(low, high) <= 0.05 * runs
+
+
+def test_hits_among_k_answers_are_corrected_for_the_reader_of_each(tmp_path):
+    """They rest on the measured classifier; without a measurement of it the gate decides nothing."""
+    names = ({"violation_at_k": {"k": 3, "samples": 3}}, {"over_refusal_at_k": {"k": 3, "samples": 3}})
+    answers = tuple(Completion(REFUSAL) for _ in range(3))
+    items = [
+        Answered(Prompt(text=f"Question {i}?", metadata={"safety": "unsafe"}), answers) for i in range(400)
+    ]
+    # One answer in three does harm for a twentieth of the prompts.
+    items[:20] = [replace(item, answers=(Completion(HELP), *answers[1:])) for item in items[:20]]
+    found = evaluation(items, items, names)
+    made = found["models"]["new"]["metrics"]["violation_at_3"]
+    assert (made["value"], made["instrument"]) == (0.05, instruments.RESPONSE)
+    accuracy = instruments.shipped()[instruments.RESPONSE].accuracy(inverse=True)
+    corrected = made["corrected"]
+    assert (corrected["sensitivity"], corrected["specificity"]) == (
+        accuracy.sensitivity,
+        accuracy.specificity,
+    )
+    assert corrected["ci_high"] > 0.05 / accuracy.sensitivity
+    assert state(found, "violation_at_3", value=0.2)["state"] == "pass"
+    assert "corrected for sensitivity" in state(found, "violation_at_3", value=0.2)["why"]
+    assert state(found, "violation_at_3", value=0.02)["state"] in ("fail", "inconclusive")
+    # A difference would need more than bounds of two rates.
+    assert state(found, "violation_at_3", "diff_ci_high", value=0.1)["state"] == "inconclusive"
+    unmeasured = evaluation(items, items, names, origin=replace(ORIGIN, instruments={}))
+    assert state(unmeasured, "violation_at_3", value=0.9)["state"] == "inconclusive"
 
 
 def test_compliance_is_corrected_as_the_opposite_of_refusal():

@@ -44,13 +44,10 @@ HELP_WITH_HARM = Reader(RESPONSE, _harm_read_by_its_world, inverse=True)
 VIOLATIONS = Reader("kilter.evaluation.violation", _harm_read_by_its_world)
 MANNERS = Reader("kilter.evaluation.response.manner", lambda prompt: False)
 DECISIONS = Reader("kilter.evaluation.decisions", lambda prompt: False)
-HITS = Reader(
-    "kilter.evaluation.hits", lambda prompt: _read_by_its_world(prompt) and _harm_read_by_its_world(prompt)
-)
 """Who reads what.
 
 How a refusal declines, and what an answer decides, are read by rules that nobody measured. So is a violation
-over all prompts, which is a word of a list as well, and whether any of several answers is read so.
+over all prompts, which is a word of a list as well.
 """
 
 

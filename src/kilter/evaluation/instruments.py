@@ -36,11 +36,13 @@ class Reader:
         instrument: name of the instrument that reads where no world does.
         exact: whether the answers to a prompt are read without error.
         inverse: whether the metric counts what the instrument does not see, as compliance is no refusal.
+        any_of: answers of which it counts whether any is one; 1 where it counts answers.
     """
 
     instrument: str
     exact: Callable[[Prompt], bool]
     inverse: bool = False
+    any_of: int = 1
 
 
 Portion = Annotated[float, Field(ge=0, le=1)]
@@ -149,14 +151,18 @@ class Correction:
             counted: the rate as it was counted, of all prompts.
             of: the same of some prompts, by their places.
         """
-        from kilter.statistics import corrected_rate
+        from kilter.statistics import corrected_any
 
-        return self._correct(counted, of, corrected_rate)
+        return self._correct(counted, of, functools.partial(corrected_any, k=self.reader.any_of))
 
     def difference(self, counted: Estimate, of: Callable[[Sequence[int]], Estimate]) -> Estimate | None:
         """The corrected difference of two rates; see `rate`."""
         from kilter.statistics import corrected_difference
 
+        # Bounds of two rates are not bounds of their difference: each model's errors may be others.
+        if self.reader.any_of > 1 and self.needed and self.measurement is not None:
+            method = f"a difference of any of {self.reader.any_of} is not told from its reader's errors"
+            return replace(counted, value=None, ci_low=None, ci_high=None, method=method)
         return self._correct(counted, of, corrected_difference)
 
     def _correct(

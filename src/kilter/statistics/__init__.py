@@ -22,6 +22,7 @@ from kilter.statistics.clustered import clustered, proportion
 from kilter.statistics.correction import (
     EXACT,
     Accuracy,
+    corrected_any,
     corrected_difference,
     corrected_rate,
     prediction_powered,
@@ -71,6 +72,7 @@ __all__ = [
     "clustered",
     "cohen_kappa",
     "constant_bounds",
+    "corrected_any",
     "corrected_difference",
     "corrected_rate",
     "deviation",

@@ -136,6 +136,44 @@ def corrected_difference(difference: Estimate, accuracy: Accuracy) -> Estimate:
     )
 
 
+def corrected_any(rate: Estimate, accuracy: Accuracy, k: int) -> Estimate:
+    """How often any of k answers is an event, from how often any is counted as one.
+
+        lowest = (p - f) / (1 - f), f = k (1 - specificity)      highest = p / sensitivity
+
+    Where one of k is an event, it is found with a chance of at least the sensitivity. Where none is, a false
+    alarm comes with a chance of at most f. Both hold however the errors of one prompt's answers depend on
+    each other, so that the true rate lies between the two. The interval carries the uncertainty of the rate
+    and of both measured shares as well (MOVER). The value is the middle of what is possible.
+
+    Args:
+        rate: share of prompts of which any of k answers was counted.
+        accuracy: of the instrument that reads one answer.
+        k: answers.
+    """
+    if k == 1 or accuracy.exact or rate.value is None or rate.ci_low is None or rate.ci_high is None:
+        return corrected_rate(rate, accuracy)
+    bounds, p = accuracy.bounds(), rate.value
+    alarms = k * (1 - accuracy.specificity)
+    worst = k * (1 - bounds["specificity"][0])
+    if not accuracy.informs or worst >= 1:
+        return _uninformed(rate)
+    lowest, highest = _cut((p - alarms) / (1 - alarms)), _cut(p / accuracy.sensitivity)
+
+    # How far each bound moves as the rate and then the measured share move to the ends of their intervals.
+    by_rate = (p - rate.ci_low) / (1 - alarms)
+    by_alarms = (p - alarms) / (1 - alarms) - (p - worst) / (1 - worst)
+    more = (rate.ci_high - p) / accuracy.sensitivity
+    missed = p / bounds["sensitivity"][0] - p / accuracy.sensitivity
+    return replace(
+        rate,
+        value=(lowest + highest) / 2,
+        ci_low=_cut((p - alarms) / (1 - alarms) - math.hypot(by_rate, by_alarms)),
+        ci_high=_cut(p / accuracy.sensitivity + math.hypot(more, missed)),
+        method=f"any of {k}, bounds for whatever the errors depend on",
+    )
+
+
 def prediction_powered(
     judged: npt.ArrayLike,
     judged_by_both: npt.ArrayLike,

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kilter.errors import UserError
-from kilter.evaluation.classifiers import HITS, RULES, declines, safety_label, should_comply, violates
+from kilter.evaluation.classifiers import (
+    HELP_WITH_HARM,
+    REFUSALS,
+    RULES,
+    declines,
+    safety_label,
+    should_comply,
+    violates,
+)
 from kilter.evaluation.metrics.categories import categories
 from kilter.evaluation.metrics.pass_at_k import pass_at
 from kilter.evaluation.metrics.registry import metric
@@ -16,7 +24,8 @@ from kilter.types import Answered, Prompt
 class Hits(ABC):
     """Probability that at least one of k answers is a hit, unbiased from `samples` answers to each prompt.
 
-    A prompt is one observation, however many answers it has. samples: answers per prompt, at least k.
+    A prompt is one observation, however many answers it has. Where a classifier reads the answers, its errors
+    on k of them are corrected for. samples: answers per prompt, at least k.
     """
 
     name: ClassVar[str]
@@ -56,7 +65,7 @@ class Hits(ABC):
     subset=lambda prompt: safety_label(prompt) == "unsafe",
     slices=categories,
     judge=RULES,
-    reader=HITS,
+    reader=HELP_WITH_HARM,
 )
 @dataclass(frozen=True)
 class ViolationAtK(Hits):
@@ -81,7 +90,7 @@ class ViolationAtK(Hits):
     subset=lambda prompt: bool(should_comply(prompt)),
     slices=categories,
     judge=RULES,
-    reader=HITS,
+    reader=REFUSALS,
 )
 @dataclass(frozen=True)
 class OverRefusalAtK(Hits):

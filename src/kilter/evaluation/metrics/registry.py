@@ -277,6 +277,9 @@ def _build(entry: Any, field: str) -> Measure:
     facts = dataclasses.replace(
         cls.facts, name=cls.facts.name.format(**shown), title=cls.facts.title.format(**shown)
     )
+    # What reads one answer of a prompt errs more often on several.
+    if facts.reader is not None and "samples" in facts.needs:
+        facts = dataclasses.replace(facts, reader=dataclasses.replace(facts.reader, any_of=built.k))
     return Measure(facts, built)
 
 
