@@ -8,8 +8,8 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
-import torch
 
+from gloo_worker import taken, tensors
 from kilter.cluster.inline import InlineBackend
 from kilter.cluster.pool import Pool, Restarts
 from kilter.cluster.weights import (
@@ -27,28 +27,6 @@ from kilter.training.apart.gloo import GlooTransport
 from kilter.training.apart.placed import TRANSPORTS, Cluster
 from kilter.training.apart.rollouts import PooledSampler
 from kilter.types import SamplerFacts, Weights
-
-
-def tensors(seed):
-    """Of several kinds and odd sizes; none is a neighbour's multiple."""
-    generator = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.randn(*shape, generator=generator)
-    return {
-        "a": draw(3, 5),
-        "b.bias": draw(7).to(torch.bfloat16),
-        "flags": draw(9) > 0,
-        "scalar": draw(1)[0],
-        "none": torch.zeros(0, 4),
-        "whole": draw(3, 5).T,
-        "ids": torch.arange(seed, seed + 3),
-    }
-
-
-def taken(package):
-    """What another process holds after it took a package."""
-    owned, ticks = tensors(0), []
-    receive(package, owned, lambda: ticks.append(1))
-    return Taken(package.version, checksums(owned)), len(ticks)
 
 
 @pytest.fixture(scope="module")

@@ -271,6 +271,10 @@ class Pool:
         for request in orphans:
             if request not in again:
                 request.report = Report(kind=LOST, arguments=(cause,), where=slot.handle.where)
+        # At once, where there is somebody: to find a place for a successor may take a while.
+        now, later = (again, []) if self.slots else ([], again)
+        for request in now:
+            self._send(self._idlest(), request)
         if self.restarts.left > 0:
             self.restarts.left -= 1
             try:
@@ -279,7 +283,7 @@ class Pool:
                 self.tell("no replacement", str(error))
         if not self.slots:
             raise self._empty(detail)
-        for request in again:
+        for request in later:
             self._send(self._idlest(), request)
 
     def _replace(self, slot: Slot) -> None:

@@ -31,7 +31,7 @@ from kilter.version import __version__
 UNAVAILABLE = 30.0
 """Seconds for which Ray may not reach a worker before it counts as lost: a node that falls out takes 19."""
 
-REPLACEMENT = 30.0
+REPLACEMENT = 20.0
 """Seconds that a lost worker's successor waits for its place, while the others go on."""
 
 LOOK = 10.0
