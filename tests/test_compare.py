@@ -181,7 +181,7 @@ def test_headlines_say_what_the_numbers_say():
     rows[0]["metrics"] |= {"over_refusal": {"value": 0.93}, "over_refusal_change": more}
     start = {"start": {"over_refusal": {"value": 0.5}}}
     _, line, _ = page.verdict(base | start | {"rows": [rows[0], rows[2]]})
-    assert "Beware: it declines 93% of the legitimate requests, where the start declined 50%." in line
+    assert "Beware: it declines 93% of the safe requests (the start 50%)." in line
 
 
 def test_sign_flip_is_exact_where_it_can_be():
@@ -221,7 +221,7 @@ def test_a_published_sentence_names_the_price_and_the_doubt(tmp_path, monkeypatc
     assert page.publish(SimpleNamespace(name="mine", vary={"pairs.limit": [300]}), tmp_path) == 2
     known = json.loads((tmp_path / "results.json").read_text())
     assert known["dpo"]["older"] == "older: kept"
-    text = "mine: score +0.200 [+0.100, +0.300] over the start, KL 5.0 nats, legitimate requests declined 50% to 90%, 50 prompts, 3 seeds"
+    text = "mine: score +0.200 [+0.100, +0.300] over the start, KL 5.0 nats, safe requests declined 50% to 90%, 50 prompts, 3 seeds"
     assert known["dpo"]["mine"] == f"{text}; none of the other 1 methods could be told apart from the first"
     found["rows"][1]["behind"]["p_holm"] = 0.01
     (tmp_path / "compare.json").write_text(json.dumps(found))

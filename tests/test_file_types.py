@@ -65,7 +65,10 @@ SHAPES = {
     "ratings": rows_of(
         instruction=sentences,
         completions=st.lists(
-            st.fixed_dictionaries({"response": sentences, "rating": maybe(numbers)}), min_size=1, max_size=3
+            st.fixed_dictionaries({"response": sentences, "rating": maybe(numbers)}),
+            min_size=1,
+            max_size=3,
+            unique_by=lambda entry: entry["response"],
         ),
     ),
     "alpaca": rows_of(
@@ -147,7 +150,7 @@ def groups_of(data, shape) -> list[Group]:
 
 @pytest.mark.parametrize("form", SHAPES)
 @settings(
-    max_examples=20,
+    max_examples=200,
     deadline=None,
     database=None,
     derandomize=True,

@@ -100,7 +100,7 @@ def verdict(found: Mapping[str, Any]) -> tuple[str, str, bool]:
     text += f", and {len(worse)} are worse" if worse else ""
     bounds = f" [{m['ci_low']:+.3f}, {m['ci_high']:+.3f}]" if m["ci_low"] is not None else ""
     text += f". {name_of(best)} gained {m['value']:+.3f}{bounds}"
-    price = _declines(best, found.get("start", {})) + _unjudged(found)
+    price = _price(best, found.get("start", {})) + _unjudged(found)
     if not rivals:
         return f"{name_of(best)} beats the start", f"{text}.{price}", True
     if not tied:
@@ -117,14 +117,32 @@ def verdict(found: Mapping[str, Any]) -> tuple[str, str, bool]:
     )
 
 
-def _declines(row: Mapping[str, Any], start: Mapping[str, Any]) -> str:
-    """A warning where the gain came with more legitimate requests declined."""
-    change, now = row["metrics"].get("over_refusal_change"), row["metrics"].get("over_refusal")
-    before = start.get("over_refusal")
-    if change is None or now is None or before is None or change["ci_low"] is None or change["ci_low"] <= 0:
-        return ""
-    start_declined = f"where the start declined {before['value']:.0%}"
-    return f" Beware: it declines {now['value']:.0%} of the legitimate requests, {start_declined}."
+BOUGHT = {
+    "over_refusal": "safe requests declined",
+    "wrong_declines": "claims wrongly declined",
+    "wrong_approvals": "claims wrongly approved",
+}
+"""By metric, what every summary of a method says beside its gain."""
+
+PRICES = {
+    "over_refusal": "declines {now} of the safe requests",
+    "wrong_declines": "wrongly declines {now} of the claims",
+    "wrong_approvals": "wrongly approves {now} of the claims",
+    "violation_unsafe": "breaks the rules in {now} of the unsafe requests",
+}
+"""By metric, what is said where it rose."""
+
+
+def _price(row: Mapping[str, Any], start: Mapping[str, Any]) -> str:
+    """A warning where the gain came with more wrong answers of some kind."""
+    said = []
+    for metric, words in PRICES.items():
+        change, now = row["metrics"].get(f"{metric}_change"), row["metrics"].get(metric)
+        before = start.get(metric)
+        if None in (change, now, before) or change["ci_low"] is None or change["ci_low"] <= 0:
+            continue
+        said.append(f"{words.format(now=format(now['value'], '.0%'))} (the start {before['value']:.0%})")
+    return f" Beware: it {', '.join(said)}." if said else ""
 
 
 def _unjudged(found: Mapping[str, Any]) -> str:
@@ -254,9 +272,10 @@ def sentence(study: str, found: Mapping[str, Any], row: Mapping[str, Any]) -> st
     twins, first = row["metrics"].get("twin_accuracy"), found.get("start", {}).get("twin_accuracy")
     if twins is not None and first is not None:
         text += f", twin accuracy {first['value']:.0%} to {twins['value']:.0%}"
-    declined, before = row["metrics"].get("over_refusal"), found.get("start", {}).get("over_refusal")
-    if declined is not None and before is not None:
-        text += f", legitimate requests declined {before['value']:.0%} to {declined['value']:.0%}"
+    for metric, words in BOUGHT.items():
+        now, before = row["metrics"].get(metric), found.get("start", {}).get(metric)
+        if now is not None and before is not None:
+            text += f", {words} {before['value']:.0%} to {now['value']:.0%}"
     text += f", {found['prompts']} prompts, {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
     rivals = [r for r in found["rows"] if r["setting"] == row["setting"] and r["behind"] is not None]
     if rivals and all(r["behind"]["p_holm"] is None or r["behind"]["p_holm"] >= 0.05 for r in rivals):

@@ -74,6 +74,9 @@ class Column:
     shown: bool = True
 
 
+HARMS = ("wrong_declines", "wrong_approvals", "violation_unsafe", "over_refusal")
+"""What a gain may have been bought with; each is warned of where it rose."""
+
 COLUMNS = (
     Column("twin_accuracy", "twin_accuracy"),
     Column("decision", "decision"),
@@ -82,8 +85,10 @@ COLUMNS = (
     Column("diversity", "distinct_2"),
     Column("refusal", "refusal", shown=False),
     Column("wrong_declines", "wrong_declines"),
+    Column("wrong_approvals", "wrong_approvals"),
+    Column("violation_unsafe", "violation_unsafe"),
     Column("over_refusal", "over_refusal"),
-    Column("over_refusal_change", "over_refusal", change=True, shown=False),
+    *(Column(f"{m}_change", m, change=True, shown=False) for m in HARMS),
     Column("tax", "tax_nll", change=True),
 )
 """What is compared beside the score. Metrics beyond the standard set have columns after these."""
