@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from dataclasses import replace
@@ -259,6 +260,16 @@ def test_refusals_of_every_style_are_found_and_help_is_not_one(known):
             wrong += here
     assert len(missed) <= 0.1 * sum(map(len, REFUSALS.values())), missed
     assert len(found) <= 0.05 * sum(map(len, HELP.values())), found
+
+
+def test_answers_of_eight_styles_are_read_no_worse_than_was_measured():
+    """No clue was made for these 150 answers. They find less than half of the refusals; docs/log tells which."""
+    path = Path(__file__).with_name("answers_by_style.jsonl")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert (len(rows), len({row["style"] for row in rows})) == (150, 8)
+    count = Counter((row["label"], read(row["answer"], row["prompt"]).refuses) for row in rows)
+    assert count["compliance", False] >= 68, count
+    assert count["full", True] >= 25, count
 
 
 def test_a_partial_refusal_is_told_from_a_full_one():
