@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import shutil
 import sys
@@ -12,6 +13,7 @@ import kilter
 from conftest import pair_rows
 from kilter.cli import main
 from kilter.errors import UserError
+from kilter.release import gate
 
 
 def run(monkeypatch, capsys, *args) -> tuple[int, str]:
@@ -76,6 +78,38 @@ def test_a_reward_model_is_evaluated_alone(models, tmp_path, monkeypatch, capsys
     code, _ = run(monkeypatch, capsys, "report", out)
     assert code == 0
     assert "Reward model rm" in (out / "report.html").read_text()
+
+
+def test_two_reward_models_are_one_paired_difference(tiny, models, tmp_path, monkeypatch, capsys):
+    """Of the same problems: an interval of the difference, and not two intervals side by side."""
+    data = {"path": str(models / "pairs.jsonl"), "heldout": 0.5}
+    kilter.train(str(tiny), data, "bradley_terry", tmp_path / "prm", max_steps=1, learning_rate=3e-2)
+    given = f"{{orm: {models / 'rm'}, prm: {tmp_path / 'prm'}}}"
+    args = ("--reward-model", given, "--data", models / "pairs.jsonl", "--out", tmp_path / "o")
+    code, said = run(monkeypatch, capsys, "eval", *args)
+    assert (code, "Differences of prm to orm, paired by problem" in said) == (0, True), said
+    found = json.loads((tmp_path / "o" / "evaluation.json").read_text())["reward_model"]
+    assert (found["name"], found["baseline"]["name"]) == ("prm", "orm")
+    difference = found["difference"]["accuracy"]
+    means = [part["metrics"]["accuracy"]["value"] for part in (found, found["baseline"])]
+    assert difference["value"] == pytest.approx(means[0] - means[1])
+    assert difference["n"] == 20 and difference["ci_low"] is not None
+    assert {"accuracy", "brier", "exploit"} <= set(found["difference"])
+
+    # The gate reads the bound of the difference, and a page shows it.
+    asked = {"metric": "reward_model.accuracy", "bound": "diff_ci_low", "op": ">", "value": 0.9}
+    case = gate.condition.Case({"models": {}, "reward_model": found}, "", dt.date.today())
+    state = gate.condition.check(gate.Condition.model_validate(asked), case)
+    assert state["observed"] == difference["ci_low"]
+    assert run(monkeypatch, capsys, "report", tmp_path / "o")[0] == 0
+    assert "Against reward model orm, paired by problem" in (tmp_path / "o" / "report.html").read_text()
+
+    # Of three there is no one difference, and with policies one of them scores.
+    three = {"a": str(models / "rm"), "b": str(models / "rm"), "c": str(models / "rm")}
+    with pytest.raises(UserError, match="names 3 reward models"):
+        kilter.evaluate([], data, tmp_path / "x", reward_model=three)
+    with pytest.raises(UserError, match="names 2 reward models"):
+        kilter.evaluate([str(tiny)], data, tmp_path / "x", reward_model={"a": three["a"], "b": three["b"]})
 
 
 def test_one_part_of_the_pairs_may_be_held_out(models, tmp_path):

@@ -115,15 +115,14 @@ def print_evaluation(result: dict[str, Any]) -> None:
         _print_table("difference", named, differences, "+")
     _print_corrected(result, named)
     if (judge := result.get("reward_model")) is not None:
-        accuracy = judge["metrics"]["accuracy"]
-        out.print(
-            f"\nreward model {judge['name']}: right on {_cell(accuracy, '')} of {accuracy['n']} pairs "
-            "(share, 95 % interval); chance is 0.5",
-        )
-        for key, estimate in judge["metrics"].items():
-            if key != "accuracy" and (cell := _cell(estimate, "")):
-                title = named.get(f"reward_model.{key}", key)
-                out.print(f"  {title}: {cell}, n = {estimate['n']}")
+        for one in (judge.get("baseline"), judge):
+            if one is not None:
+                _print_reward_model(one, named)
+        if differences := judge.get("difference"):
+            base = judge["baseline"]["name"]
+            out.print(f"\nDifferences of {judge['name']} to {base}, paired by problem, with 95 % intervals:")
+            titled = {key: named.get(f"reward_model.{key}", key) for key in differences}
+            _print_table("difference", titled, {judge["name"]: differences}, "+")
     found, unknown = result.get("prompts_found_in_training_data"), result.get("training_data_unknown")
     if unknown:
         names = ", ".join(unknown)
@@ -132,6 +131,19 @@ def print_evaluation(result: dict[str, Any]) -> None:
         out.print("\nNobody looked whether these prompts were trained on: a gate calls that inconclusive.")
     if found:
         out.print(f"\nBeware: {found} of these prompts were trained on, or chose the weights.")
+
+
+def _print_reward_model(judge: Mapping[str, Any], named: Mapping[str, str]) -> None:
+    """What was measured of one reward model."""
+    accuracy = judge["metrics"]["accuracy"]
+    out.print(
+        f"\nreward model {judge['name']}: right on {_cell(accuracy, '')} of {accuracy['n']} pairs "
+        "(share, 95 % interval); chance is 0.5",
+    )
+    for key, estimate in judge["metrics"].items():
+        if key != "accuracy" and (cell := _cell(estimate, "")):
+            title = named.get(f"reward_model.{key}", key)
+            out.print(f"  {title}: {cell}, n = {estimate['n']}")
 
 
 def _print_corrected(result: dict[str, Any], named: Mapping[str, str]) -> None:

@@ -26,7 +26,7 @@ class EvaluateSpec(BaseModel):
     reward_model: Annotated[ModelRef | dict[str, ModelRef] | None, MODEL] = Field(
         None,
         description="stage or model that scores the answers, itself tested on held-out pairs; "
-        "{name: model} gives it a name",
+        "{name: model} gives it a name, and two of them without `models` are compared on the same pairs",
     )
     gold: Annotated[FeedbackRef, METHOD] = Field(
         None,

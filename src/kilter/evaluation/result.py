@@ -56,7 +56,7 @@ def entry(
     if baseline is not None:
         base = paired(measures, baseline)
         made["difference"] = {
-            key: _difference(values, base[key], found[key], baseline[key], origin)
+            key: difference(values, base[key], found[key], baseline[key], origin)
             for key, values in paired(measures, found).items()
             if key in base and found[key].estimate is not None
         }
@@ -64,7 +64,7 @@ def entry(
     return made
 
 
-def _difference(
+def difference(
     values: Sequence[float | None],
     base: Sequence[float | None],
     found: Measured,

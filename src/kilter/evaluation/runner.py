@@ -24,7 +24,7 @@ from kilter.evaluation.metrics import OF_CHANGES, OF_LISTS, OF_PAIRS, SOURCES, S
 from kilter.evaluation.metrics.registry import Items
 from kilter.evaluation.people import PeopleSource, read_people
 from kilter.evaluation.records import beside, of_pairs, records
-from kilter.evaluation.result import entry, head, read_by, titles_beyond
+from kilter.evaluation.result import difference, entry, head, read_by, titles_beyond
 from kilter.evaluation.scoring import GoldSource, JudgeSource, RewardSource, Scores, Scoring, Source, combined
 from kilter.evaluation.subject import Subject
 from kilter.evaluation.suites import Suite, unique_prompts
@@ -199,7 +199,7 @@ class Evaluation:
         """How well the reward model knows the held-out pairs: a metric of the judge, not of any model."""
         feedback = source.pairs(suite.pairs, f"{self.name}: reward model on held-out pairs")
         tried = _tried(source, suite.pairs[: self.spec.probe_limit][:TRIED], self.name)
-        return _accuracy(source.judge, suite.pairs, feedback, origin, changes=tried)
+        return _accuracy(source.judge, _measured(suite.pairs, feedback, origin, changes=tried))
 
     def _write(
         self,
@@ -231,28 +231,28 @@ def _tried(source: RewardSource, pairs: Sequence[Group], name: str) -> list[Answ
     return of_changes(groups, source.pairs(groups, f"{name}: {source.judge} on changed answers", "answers"))
 
 
-def _accuracy(
-    judge: str,
+def _measured(
     pairs: Sequence[Group],
     feedback: Sequence[Sequence[Feedback]],
     origin: Origin,
     lists: Sequence[Answered] = (),
     changes: Sequence[Answered] = (),
-) -> dict[str, Any]:
-    """The reward model's part of evaluation.json; empty where it scored no pair."""
+) -> dict[str, Measured]:
+    """What is measured of a reward model, by name; what no record allows is left out."""
     known = {"pairs": of_pairs(pairs, feedback), "lists": lists, "changes": changes}
     found = measure_all(metrics.resolve((*OF_PAIRS, *OF_LISTS, *OF_CHANGES)), known, origin)
-    estimates = {
-        name.partition(".")[2]: made.estimate.to_json()
-        for name, made in found.items()
-        if made.estimate is not None
-    }
+    return {name: made for name, made in found.items() if made.estimate is not None}
+
+
+def _accuracy(judge: str, found: Mapping[str, Measured]) -> dict[str, Any]:
+    """The reward model's part of evaluation.json; empty where it scored no pair."""
+    estimates = {name.partition(".")[2]: made.to_json() for name, made in found.items()}
     return {"reward_model": {"name": judge, "metrics": estimates}} if estimates else {}
 
 
-def evaluate_reward_model(
+def evaluate_reward_models(
     spec: EvaluateSpec,
-    reward_model: tuple[str, Path],
+    reward_models: Mapping[str, Path],
     pairs: Sequence[Group],
     data_hash: str,
     trained: frozenset[str] | None,
@@ -261,31 +261,35 @@ def evaluate_reward_model(
     name: str,
     lists: Sequence[Group] = (),
 ) -> dict[str, Any]:
-    """Tests a reward model alone, on pairs; no policy answers anything.
+    """Tests reward models alone, on pairs; no policy answers anything.
 
     Args:
-        reward_model: name and folder.
-        trained: keys of prompts that it was trained on; None: nobody knows.
-        out: folder of evaluation.json, and of groups.jsonl with the scored pairs and lists.
+        reward_models: folder by name, one or two: the second is compared with the first.
+        trained: keys of prompts that any of them was trained on; None: nobody knows.
+        out: folder of evaluation.json, and of groups.jsonl with the pairs and lists as the last one scored.
         lists: prompts with several answers, of which some are right.
 
     Returns:
-        What evaluation.json holds: no prompts, no models, and the reward model's accuracy.
+        What evaluation.json holds: no prompts, no models, and the accuracy of the last reward model.
     """
-    source = RewardSource(*reward_model, spec, console)
-    feedback = source.pairs(pairs, f"{name}: {source.judge} on pairs")
-    of_lists = source.pairs(lists, f"{name}: {source.judge} on lists", "lists") if lists else []
-    tried = _tried(source, pairs[: spec.probe_limit], name)
     clusters = together(g.prompt for g in (*pairs, *lists))
-    origin = Origin(spec.seed, data_hash, {"reward": source.judge}, clusters=clusters)
+    origin = Origin(spec.seed, data_hash, {}, clusters=clusters)
+    found: dict[str, Mapping[str, Measured]] = {}
+    for judge, folder in reward_models.items():
+        source = RewardSource(judge, folder, spec, console)
+        feedback = source.pairs(pairs, f"{name}: {judge} on pairs")
+        of_lists = source.pairs(lists, f"{name}: {judge} on lists", "lists") if lists else []
+        tried = _tried(source, pairs[: spec.probe_limit], name)
+        own = replace(origin, judges={"reward": judge})
+        found[judge] = _measured(pairs, feedback, own, of_pairs(lists, of_lists), tried)
+
     result = head(spec, Suite([], pairs=pairs), origin, "", None)
     if trained is not None:
         result["prompts_found_in_training_data"] = Suite([g.prompt for g in pairs]).found_in(trained)
-    result |= {
-        "baseline": None,
-        "models": {},
-        **_accuracy(source.judge, pairs, feedback, origin, of_pairs(lists, of_lists), tried),
-    }
+    first, last = next(iter(found)), next(reversed(found))
+    result |= {"baseline": None, "models": {}, **_accuracy(last, found[last])}
+    if last != first and "reward_model" in result:
+        result["reward_model"] |= _compared(first, found[first], found[last], origin)
 
     # evaluation.json last, for it vouches for what lies beside it.
     scored = zip((*pairs, *lists), (*feedback, *of_lists), strict=True)
@@ -293,3 +297,21 @@ def evaluate_reward_model(
     store.write(out / "groups.jsonl", rows)
     write_json(out / "evaluation.json", result, indent=1)
     return result
+
+
+def _compared(
+    baseline: str, base: Mapping[str, Measured], found: Mapping[str, Measured], origin: Origin
+) -> dict[str, Any]:
+    """One reward model against another: ONE paired difference a metric, over the problems that both read."""
+    known = {
+        name: (found[name], base[name])
+        for name in found.keys() & base.keys()
+        # A number of all lists at once has nothing to pair.
+        if found[name].values and len(found[name].values) == len(base[name].values)
+    }
+    differences = {
+        name.partition(".")[2]: difference(mine.values, theirs.values, mine, theirs, origin)
+        for name, (mine, theirs) in sorted(known.items())
+    }
+    metrics_of_first = _accuracy(baseline, base)["reward_model"]["metrics"]
+    return {"baseline": {"name": baseline, "metrics": metrics_of_first}, "difference": differences}

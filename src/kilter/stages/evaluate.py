@@ -64,7 +64,9 @@ class Evaluate(StageKind[EvaluateSpec]):
         }
         if spec.reward_model is not None:
             whole = metrics.resolve((*metrics.OF_PAIRS, *metrics.OF_LISTS))
-            found |= {m.facts.name: m.facts for m in whole}
+            two = len(_named(spec.reward_model)) > 1
+            paired = [replace(m.facts, paired=two and m.facts.aggregate != "corpus") for m in whole]
+            found |= {facts.name: facts for facts in paired}
         return found
 
     def reads(self, spec: EvaluateSpec) -> list[Found]:
@@ -88,6 +90,7 @@ class Evaluate(StageKind[EvaluateSpec]):
         from kilter.evaluation.people import read_people
         from kilter.sampling.build import check_sampler
 
+        _check_reward_models(spec, work)
         if not spec.models:
             _check_alone(spec, work)
         measurements(spec.instruments, work.where("instruments"))
@@ -329,6 +332,16 @@ def _check_alone(spec: EvaluateSpec, work: Workspace) -> None:
     refuse_idle(spec, f"{work.where()}", [(field, why, fix) for field in POLICY_ONLY])
 
 
+def _check_reward_models(spec: EvaluateSpec, work: Workspace) -> None:
+    """One reward model scores the answers of policies; two are compared alone, on pairs."""
+    count, most = len(_named(spec.reward_model or [])), 1 if spec.models else 2
+    if count > most:
+        problem = f"names {count} reward models"
+        fix = "name one: it scores the answers. Compare two of them without models"
+        fix = fix if spec.models else "name two at most: the second is compared with the first"
+        raise UserError(work.where("reward_model"), spec.reward_model, problem, fix)
+
+
 def _pairs_alone(spec: EvaluateSpec, work: Workspace) -> Sequence[Group]:
     """The pairs on which a reward model is tested alone. Raises UserError where there are none."""
     if not work.ready(spec.data):
@@ -344,19 +357,20 @@ def _pairs_alone(spec: EvaluateSpec, work: Workspace) -> Sequence[Group]:
 def _run_alone(spec: EvaluateSpec, work: Workspace, folder: Path) -> Outcome:
     """Tests a reward model on pairs."""
     from kilter.data.dataset import lineage_known, trained_prompts
-    from kilter.evaluation.runner import evaluate_reward_model
+    from kilter.evaluation.runner import evaluate_reward_models
 
     assert spec.reward_model is not None, "check refuses an evaluation of nothing"
-    name, reference = next(iter(_named(spec.reward_model).items()))
-    model = work.model(reference, "reward_model")
+    named = _named(spec.reward_model)
+    folders = {name: work.model(reference, "reward_model") for name, reference in named.items()}
     pairs, data = _pairs_alone(spec, work), work.load(spec.data, "pairs")
     digest = data.content_hash()[:16]
-    trained = frozenset(trained_prompts(model)) if lineage_known(model) else None
+
+    # Of one model that Kilter did not train nobody knows, and so of both.
+    known = all(map(lineage_known, folders.values()))
+    trained = frozenset().union(*map(trained_prompts, folders.values())) if known else None
     lists = _lists(spec, work, pairs)
     return _outcome(
-        evaluate_reward_model(
-            spec, (name, model), pairs, digest, trained, folder, work.console, work.name, lists
-        )
+        evaluate_reward_models(spec, folders, pairs, digest, trained, folder, work.console, work.name, lists)
     )
 
 

@@ -50,7 +50,8 @@ class Case:
         """The estimate that a condition reads, without its instrument's errors; None if there is none."""
         if condition.metric.startswith("reward_model."):
             held = self.evaluation.get("reward_model") or {}
-            found = held.get("metrics", {}).get(condition.metric.partition(".")[2])
+            part = "difference" if condition.paired else "metrics"
+            found = held.get(part, {}).get(condition.metric.partition(".")[2])
         else:
             model = self.evaluation["models"][self.candidate]
             found = model.get("difference" if condition.paired else "metrics", {}).get(condition.metric)

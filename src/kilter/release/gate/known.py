@@ -30,10 +30,12 @@ def check_known(policy: Policy, reported: Mapping[str, MetricFacts], field: str)
 
 def _facts(condition: Condition, reported: Mapping[str, MetricFacts], field: str) -> MetricFacts:
     name = condition.metric
-    if condition.paired and name.startswith("reward_model."):
+    facts = _known(name, reported, field)
+    if condition.paired and name.startswith("reward_model.") and not facts.paired:
         problem = "is about the reward model itself, which has no baseline"
-        raise UserError(field, condition.text(), problem, f"write bound: {condition.field}")
-    return _known(name, reported, field)
+        fix = f"write bound: {condition.field}, or name two reward models without models"
+        raise UserError(field, condition.text(), problem, fix)
+    return facts
 
 
 def _known(name: str, reported: Mapping[str, MetricFacts], field: str) -> MetricFacts:
