@@ -124,6 +124,9 @@ def test_an_imported_evaluation_passes_a_gate_that_says_so(name, tmp_path, monke
     assert code == 0, said
     assert "imported, and not recomputed" in said
     assert "imported, and not recomputed" in (folder / "gate.json").read_text()
+    assert kilter(monkeypatch, capsys, "report", folder)[0] == 0
+    assert "imported, and not recomputed" in (folder / "report.html").read_text()
+    assert kilter(monkeypatch, capsys, "verify", folder)[0] == 0
     # Without somebody who answers for it, nobody knows whether it was trained on.
     policy.write_text(json.dumps({"conditions": [ASKED]}))
     code, said = kilter(monkeypatch, capsys, "gate", folder, "--policy", policy)
@@ -187,6 +190,19 @@ def test_an_import_writes_over_nothing_of_others(tmp_path):
     entry.write(folder)
     with pytest.raises(UserError, match="holds what a stage of kind evaluate made"):
         import_results([Given("", files[0])], folder)
+
+
+def test_the_name_of_a_task_leads_to_no_other_folder(tmp_path):
+    secret = tmp_path / "secret_1.jsonl"
+    secret.write_text(json.dumps({"doc_id": 0, "metrics": ["acc"], "acc": 1, "filter": "none"}))
+    path = tmp_path / "theirs" / "results_1.json"
+    path.parent.mkdir()
+    task = "x/../../secret"
+    path.write_text(json.dumps({"results": {task: {"acc,none": 1.0}}, "versions": {}}))
+    assert lm_eval_results.beside(path) == []
+    made = import_results([Given("", path)], tmp_path / "made")
+    (metric,) = next(iter(made["models"].values()))["metrics"].values()
+    assert metric["reported"] and metric["ci_low"] is None
 
 
 def test_two_results_of_one_name_are_refused(tmp_path):

@@ -166,6 +166,7 @@ def test_what_cannot_be_exported_is_refused_before_any_work(run, tmp_path, optio
 
 def test_what_the_gate_refuses_is_not_published(run, tmp_path, monkeypatch):
     sent = []
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
     monkeypatch.setattr(exports, "push", lambda *a: sent.append(a) or "address")
     gate = json.loads((run / "gate" / "gate.json").read_text())
     for verdict in ("fail", "inconclusive"):
@@ -180,6 +181,15 @@ def test_what_the_gate_refuses_is_not_published(run, tmp_path, monkeypatch):
     assert sent == [(tmp_path / "out", "me/model", False)]
 
 
+def test_nobody_publishes_without_a_token_and_nothing_is_written_first(run, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "absent"))
+    with pytest.raises(UserError, match="needs a token of the Hub, and there is none"):
+        kilter.export(run, tmp_path / "out", push="me/model")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_adapter_of_a_local_folder_is_not_published(adapter, tmp_path):
     with pytest.raises(UserError, match="would publish an adapter of a local folder"):
         kilter.export(adapter, tmp_path / "out", push="me/model")
@@ -189,6 +199,7 @@ def test_a_push_is_private_and_its_failure_keeps_the_folder(run, tmp_path, monke
     import huggingface_hub
 
     calls = []
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
 
     class Hub:
         def create_repo(self, repo, private, exist_ok):

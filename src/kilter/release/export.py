@@ -104,6 +104,13 @@ def _check_push(source: Source, options: Options, repo: str) -> None:
         word = source.verdict["verdict"]
         raise UserError("--push", repo, f"would publish a model whose gate says {word}", "leave --push out")
 
+    # A folder of many gigabytes is not written first to find that nobody may upload it.
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        fix = "run `hf auth login`, or give the token by the environment variable HF_TOKEN"
+        raise UserError("--push", repo, "needs a token of the Hub, and there is none", fix)
+
 
 def write(source: Source, target: Path, options: Options) -> None:
     """Writes the folder. It appears whole, or not at all.

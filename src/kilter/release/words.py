@@ -102,6 +102,8 @@ def limits(evaluation: Mapping[str, Any], gate: Mapping[str, Any] | None) -> lis
         unscored = [k for k, m in measured.items() if m.get("n_unscored")]
         if unscored:
             found.append(f"Some answers could not be scored by {_listed(unscored)}. They count for nothing.")
+    if evaluation.get("imported"):
+        found.append("Another program asked and scored: the numbers are imported, and not recomputed.")
     n = evaluation.get("prompts_found_in_training_data")
     if n is None or candidate in evaluation.get("training_data_unknown", ()):
         found.append("Nobody looked whether the evaluation's prompts were trained on.")

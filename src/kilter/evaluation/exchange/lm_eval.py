@@ -55,7 +55,9 @@ def beside(path: Path) -> list[Path]:
 
 
 def _samples(path: Path, task: str) -> Path:
-    return path.with_name(f"samples_{task}_{path.stem.partition('results_')[2]}.jsonl")
+    # A task's name is text from outside, and no path.
+    name = task.replace("/", "_").replace("\\", "_")
+    return path.with_name(f"samples_{name}_{path.stem.partition('results_')[2]}.jsonl")
 
 
 def _outcome(found: Mapping[str, Any], task: str, samples: Path) -> Outcome:
