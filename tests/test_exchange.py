@@ -316,6 +316,10 @@ def test_inspect_itself_reads_what_is_written(tmp_path):
     (again_read,) = inspect_logs.read(tmp_path / "packed.eval")
     assert again_read.values == {"exact_match": [1.0, 0.0, None]}
     assert again_read.asked == inspect_logs.read(path)[0].asked
+    # What inspect_ai itself wrote is a run that can be verified, and its log is among the sources.
+    import_results([Given("", tmp_path / "packed.eval")], tmp_path / "made")
+    assert f"file:{tmp_path / 'packed.eval'}" in manifest.read(tmp_path / "made").sources
+    assert not verify(tmp_path / "made").broken
 
 
 def test_lm_eval_itself_reads_what_is_written(tmp_path):
@@ -352,6 +356,7 @@ def test_a_task_of_lm_eval_runs_on_models_of_kilter(tiny, tmp_path):
     estimate = made["models"]["new"]["metrics"]["kilter_sums/exact_match"]
     assert (estimate["n"], estimate["higher_is_better"]) == (4, True)
     assert made["models"]["new"]["difference"]["kilter_sums/exact_match"]["value"] == 0
+    assert not verify(tmp_path / "out").broken
 
 
 def test_without_lm_eval_the_command_says_what_to_install(monkeypatch, tmp_path):
