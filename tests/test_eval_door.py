@@ -94,13 +94,12 @@ def test_two_reward_models_are_one_paired_difference(tiny, models, tmp_path, mon
     means = [part["metrics"]["accuracy"]["value"] for part in (found, found["baseline"])]
     assert difference["value"] == pytest.approx(means[0] - means[1])
     assert difference["n"] == 20 and difference["ci_low"] is not None
-    assert {"accuracy", "brier", "exploit"} <= set(found["difference"])
+    assert {"accuracy", "brier", "exploit_wins"} <= set(found["difference"])
 
-    # The gate reads the bound of the difference, and a page shows it.
+    # A condition would read the bound of the difference, and a page shows it.
     asked = {"metric": "reward_model.accuracy", "bound": "diff_ci_low", "op": ">", "value": 0.9}
     case = gate.condition.Case({"models": {}, "reward_model": found}, "", dt.date.today())
-    state = gate.condition.check(gate.Condition.model_validate(asked), case)
-    assert state["observed"] == difference["ci_low"]
+    assert case.metric(gate.Condition.model_validate(asked))["ci_low"] == difference["ci_low"]
     assert run(monkeypatch, capsys, "report", tmp_path / "o")[0] == 0
     assert "Against reward model orm, paired by problem" in (tmp_path / "o" / "report.html").read_text()
 
