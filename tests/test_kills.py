@@ -110,3 +110,44 @@ def test_whoever_is_killed_the_run_ends_in_time_with_the_right_counts(
     assert prompts(tmp_path / "run") == order
     if not ahead:
         same(numbers, found)
+
+
+class TwoRanks:
+    """An engine whose other rank has lost a worker of its own."""
+
+    is_main, world = True, 2
+
+    def gather(self, value):
+        return [value, [(3, "lost worker", "rollout 1 is lost")]]
+
+
+def test_what_another_rank_lost_stands_in_the_log_and_a_restart_stays_there(tmp_path):
+    from kilter.screen import Screen
+    from kilter.training.config import MonitorSpec
+    from kilter.training.hooks.watch import Announce
+    from kilter.training.monitors import EventLog, GoldHistory, Monitors
+    from kilter.training.monitors.events import RESTART, Event
+
+    log = EventLog(tmp_path / "events.jsonl")
+    announce = Announce(
+        Monitors(MonitorSpec(), log, GoldHistory(None), 9), Screen(stderr=True, quiet=True), TwoRanks()
+    )
+    announce.after_step(None, None, {})
+    assert not log.events
+    announce.apart = True
+    announce.tell_own(2, "lost worker", "rollout 0 is lost")
+    announce.after_step(None, None, {})
+    assert [(e.step, e.message) for e in log.events] == [
+        (2, "lost worker: rollout 0 is lost"),
+        (3, "lost worker: rollout 1 is lost"),
+    ]
+
+    # A learner that begins anew, twice: from step 2, then from before its first checkpoint.
+    log.load(2)
+    log.add(Event(2, 1, "warn", RESTART, "rank 1 got SIGKILL", 2, "certain", "resumed after step 2"))
+    log.load(2)
+    assert [e.monitor for e in log.events] == ["lost worker", RESTART]
+    first = EventLog(tmp_path / "first.jsonl")
+    first.add(Event(0, 1, "warn", RESTART, "rank 1 got SIGKILL", 0, "certain", "begun anew"))
+    first.load(None)
+    assert [e.monitor for e in first.events] == [RESTART]
