@@ -103,6 +103,18 @@ def endless(monkeypatch):
     )
 
 
+def test_more_prompts_at_once_than_an_engine_reads_in_a_step(learner):
+    """An engine on a CPU that reads a prompt in parts dies of its seed."""
+    from kilter.sampling.collect import answers
+    from kilter.types import SamplingParams
+
+    many = [prompt(f"{n} " + "and so on " * 8) for n in range(120)]
+    found = answers(learner.sampler, many, 1, SamplingParams(max_new_tokens=2, temperature=1.0))
+    assert sum(len(a.token_ids) for group in found for a in group) >= 120
+    assert sum(len(a.prompt_ids) for group in found for a in group) > 6000
+    assert learner.told == []
+
+
 def test_weights_change_under_answers_and_every_token_says_whose_it_is(learner, tmp_path, monkeypatch):
     from kilter.cluster.weights import ObjectTransport, WeightStream
     from kilter.data import store

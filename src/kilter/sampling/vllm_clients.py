@@ -87,6 +87,8 @@ def engine_settings(folder: Path, dtype: str, spec: SamplerKind, share: float = 
         extra["gpu_memory_utilization"] = spec.memory or share
     else:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(spec.memory or 2))))
+        # A prompt that is read in parts takes back a draw of its seed, which vLLM 0.32 can on a GPU alone.
+        extra["enable_chunked_prefill"] = False
     try:
         import vllm  # noqa: F401
     except ImportError as error:
