@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kilter import feedback
+from kilter.feedback import isolation
 from kilter.feedback.isolation import PATIENCE
 from kilter.types import Completion, Feedback, Group, Prompt
 
@@ -28,6 +30,15 @@ def sleeps(prompt, completion): time.sleep(60); return 1.0
 def ends(prompt, completion): note(); os._exit(0)
 def crashes(prompt, completion): note(); os.abort()
 def raises(prompt, completion): note(); raise KeyError("[/INST]")
+
+def forks(prompt, completion):
+    # The child comes back too: at once, late, or with an error.
+    text = completion.text
+    if not os.fork():
+        time.sleep(0.2 * text.count("l"))
+        if "r" in text: raise KeyError("of the child")
+        return -1.0
+    return float(len(text))
 
 def note():
     with open(__file__ + ".calls", "a") as file: file.write("x")
@@ -106,6 +117,26 @@ def test_verifiers_have_patience_too(monkeypatch):
     ]
     assert ["not called" in why for why in found] == [False] * PATIENCE + [True] * 3
     assert all("longer than 0.2 s" in why for why in found)
+
+
+def test_a_child_that_a_function_forked_answers_nothing(rewards):
+    texts = ["a", "lb", "ccc", "rddd", "lreee", "ffffff", "ggggggg"]
+    assert [f.score for f in judged(rewards, "forks", texts)] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_an_answer_to_another_call_is_not_taken():
+    worker = isolation.Worker()
+    inside, outside = os.pipe()
+    answers = [(number, pickle.dumps((number, ""))) for number in (1, 2, 3)]
+    for number, message in answers:
+        os.write(outside, isolation.HEADER.pack(number, len(message)) + message)
+    worker._receive, worker._number = inside, 3
+    assert pickle.loads(worker._read(1.0)) == (3, "")
+    assert worker._read(0.05) is None
+    os.close(outside)
+    with pytest.raises(EOFError):
+        worker._read(1.0)
+    os.close(inside)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")

@@ -34,6 +34,9 @@ from typing import Any, BinaryIO
 from kilter.errors import RunFailed
 from kilter.registry import USER_MODULE
 
+HEADER = struct.Struct("<QQ")
+"""Number and size of a message. An answer bears the number of its call, so that none is taken for another's."""
+
 START = 180.0
 """Seconds for the worker to start, or to import a user's file."""
 
@@ -137,6 +140,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._send: BinaryIO | None = None
         self._receive = -1
+        self._number = 0
         self._prepared: set[bytes] = set()
 
     def call(
@@ -163,8 +167,9 @@ class Worker:
         message = pickle.dumps((function, arguments))
         assert self._process is not None
         assert self._send is not None
+        self._number += 1
         try:
-            self._send.write(struct.pack("<Q", len(message)) + message)
+            self._send.write(HEADER.pack(self._number, len(message)) + message)
             self._send.flush()
             answer = self._read(timeout)
         except (OSError, EOFError):
@@ -203,6 +208,7 @@ class Worker:
         )
         os.close(theirs)
         self._send, self._receive = self._process.stdin, mine  # type: ignore[assignment]
+        self._number = 0
         try:
             started = self._read(START) is not None
         except EOFError:
@@ -215,12 +221,19 @@ class Worker:
             )
 
     def _read(self, timeout: float) -> bytes | None:
-        """One message, or None when the time is up. Raises EOFError when the worker is gone."""
+        """The answer to the last call, or None when the time is up. Raises EOFError when the worker is gone."""
         end = time.monotonic() + timeout
+        while (header := self._bytes(HEADER.size, end)) is not None:
+            number, size = HEADER.unpack(header)
+            message = self._bytes(size, end)
+            if message is None or number == self._number:
+                return message
+        return None
+
+    def _bytes(self, size: int, end: float) -> bytes | None:
+        """So many bytes of the worker's, or None when the clock has passed `end`."""
         data = b""
-        size = 8
-        header = True
-        while True:
+        while len(data) < size:
             left = end - time.monotonic()
             if left <= 0 or not select.select([self._receive], [], [], left)[0]:
                 return None
@@ -228,10 +241,7 @@ class Worker:
             if not part:
                 raise EOFError
             data += part
-            if len(data) == size:
-                if not header:
-                    return data
-                size, data, header = struct.unpack("<Q", data)[0], b"", False
+        return data
 
     def close(self) -> None:
         """Kills the worker, and what it has started."""
@@ -373,22 +383,29 @@ def serve(descriptor: int) -> None:
     sys.breakpointhook = _nobody_there
     logging.disable(logging.WARNING)  # libraries that note that their own time limits are off
 
-    def answer(value: tuple[Any, str]) -> None:
+    own = os.getpid()
+
+    def answer(number: int, value: tuple[Any, str]) -> None:
+        if os.getpid() != own:
+            # A function forked, and its child has come back: one call has one answer, its parent's.
+            os._exit(0)
         try:
             message = pickle.dumps(value)
         except Exception as error:
             message = pickle.dumps((None, f"returned what cannot be sent ({type(error).__name__}: {error})"))
-        out.write(struct.pack("<Q", len(message)) + message)
+        out.write(HEADER.pack(number, len(message)) + message)
         out.flush()
 
-    answer((None, ""))  # ready
-    while header := messages.read(8):
-        message = messages.read(struct.unpack("<Q", header)[0])
+    answer(0, (None, ""))  # ready
+    while header := messages.read(HEADER.size):
+        number, size = HEADER.unpack(header)
+        message = messages.read(size)
         try:
             function, arguments = pickle.loads(message)
-            answer((function(*arguments), ""))
+            found: tuple[Any, str] = (function(*arguments), "")
         except BaseException as error:
-            answer((None, f"raised {type(error).__name__}: {error}"))
+            found = None, f"raised {type(error).__name__}: {error}"
+        answer(number, found)
 
 
 def _nobody_there(*arguments: Any, **options: Any) -> None:
