@@ -83,3 +83,18 @@ def test_a_mark_encloses_or_precedes_the_answer():
 def test_integers_are_equal_if_they_are_the_same(one, other, form):
     assert verdict(str(one), form % one) == 1.0
     assert verdict(str(one), form % other) == float(one == other)
+
+
+MATHS = [r"\infty", r"-\infty", r"+\infty", "3", "-3", "0", "0.5", r"\frac{1}{2}", r"\pi", "x+1"]
+
+
+@pytest.mark.parametrize("gold", MATHS)
+def test_verdicts_are_those_of_math_verify(gold):
+    from math_verify import parse, verify
+
+    # Without its own time limits, which a busy machine exceeds.
+    read = lambda text: parse(text, parsing_timeout=None)
+    for said in MATHS:
+        answer = rf"So \boxed{{{said}}}"
+        want = verify(read(f"${gold}$"), read(answer), timeout_seconds=None, allow_set_relation_comp=True)
+        assert MathAnswer().equal(gold, answer) == want, said

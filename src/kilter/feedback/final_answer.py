@@ -98,4 +98,7 @@ def differ(first: list[Any], second: list[Any]) -> bool:
     # A percentage stays a product with a sign of its own, which math-verify compares in its own way.
     if not (a.is_Number and b.is_Number):
         return False
+    # Infinities have no difference.
+    if not (a.is_finite and b.is_finite):
+        return bool(a != b)
     return bool(abs(a - b) > sympy.Float(str(RELATIVE)) * max(abs(a), abs(b)))
