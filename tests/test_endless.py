@@ -56,6 +56,31 @@ def test_a_file_that_is_read_ends_nothing(text, tmp_path, tiny, pairs_file, monk
     assert not (tmp_path / "o" / "model").exists()
 
 
+READERS = {
+    "while True: pass": "it takes longer than 0.3 s, in line 3",
+    "breakpoint()": "it calls breakpoint(), in line 3",
+    "sys.exit(0)": "it ends the process (exit code 0), in line 3",
+    "os._exit(0)": "it ends the process (os._exit(0)), in line 3",
+    "input('?')": "EOF",
+}
+
+
+@pytest.mark.parametrize("skip", [[], ["--on-bad-row", "skip"]], ids=["", "skip"])
+@pytest.mark.parametrize("text", READERS)
+def test_a_reader_of_rows_ends_nothing(text, skip, tmp_path, pairs_file, monkeypatch, capsys):
+    monkeypatch.setattr(registry, "READ_LIMIT", 0.3)
+    path = tmp_path / "mine.py"
+    path.write_text(f"import os, sys\ndef read(row):\n    {text}\n    yield row\n")
+    code, said = kilter(monkeypatch, capsys, "data", "peek", pairs_file, "--format", f"{path}:read", *skip)
+    assert code == 2, said
+    assert READERS[text] in said or (skip and text.startswith("input"))
+    assert said.count("Fix:") == 1
+
+
+def test_files_of_users_are_bounded_by_default():
+    assert 0 < registry.READ_LIMIT <= 60
+
+
 def bomb(levels: int) -> str:
     rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     return "\n".join([*rows, *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, levels))])

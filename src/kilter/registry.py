@@ -55,8 +55,8 @@ def _user_frames(error: BaseException) -> list[tuple[Path, int]]:
     return [(Path(name), line) for name, line in reversed(found)]
 
 
-READ_LIMIT = 120.0
-"""Seconds that a user's own file may take to be read, its imports included."""
+READ_LIMIT = 60.0
+"""Seconds that a user's own file may take to be read, its imports included, or its reader for one row."""
 
 
 class _LeftError(BaseException):
@@ -64,8 +64,12 @@ class _LeftError(BaseException):
 
 
 @contextlib.contextmanager
-def _contained() -> Iterator[None]:
-    """A user's file that is read neither ends the process in silence, nor waits for a person, nor runs on."""
+def bounded() -> Iterator[None]:
+    """A user's own code neither ends the process in silence, nor waits for a person, nor runs on.
+
+    Raises:
+        One of UNBOUND: it tried to.
+    """
 
     def leave(code: int = 0) -> None:
         raise _LeftError(f"ends the process (os._exit({code}))")
@@ -80,6 +84,16 @@ def _contained() -> Iterator[None]:
             yield
         finally:
             os._exit, sys.breakpointhook, sys.stdin = kept
+
+
+UNBOUND = (TookTooLong, SystemExit, _LeftError)
+"""What ends a user's code within `bounded`."""
+
+
+def left(error: BaseException) -> str:
+    """What a user's code did that `bounded` has ended, and where."""
+    what = f"ends the process (exit code {error.code})" if isinstance(error, SystemExit) else str(error)
+    return f"it {what}, in line {user_line(error)}"
 
 
 class Registry(Generic[T]):
@@ -178,10 +192,10 @@ class Registry(Generic[T]):
                     raise ImportError(f"no file {where}")
                 module: Any = importlib.util.module_from_spec(spec)
                 sys.modules[spec.name] = module
-                with _contained():
+                with bounded():
                     spec.loader.exec_module(module)
             else:
-                with _contained():
+                with bounded():
                     module = importlib.import_module(where)
             entry: T = getattr(module, attribute)
         except (ImportError, AttributeError) as error:
@@ -191,14 +205,11 @@ class Registry(Generic[T]):
                 f"cannot be imported ({error})",
                 "give package.module:Name or path/to/file.py:Name",
             ) from error
-        except (TookTooLong, SystemExit, _LeftError) as error:
-            what = (
-                f"ends the process (exit code {error.code})" if isinstance(error, SystemExit) else str(error)
-            )
+        except UNBOUND as error:
             raise UserError(
                 field,
                 name,
-                f"cannot be imported: it {what}, in line {user_line(error)}",
+                f"cannot be imported: {left(error)}",
                 f"move that out of {where}, or behind `if __name__ == '__main__':`",
             ) from error
         except Exception as error:  # whatever the user's own code raises while it is read

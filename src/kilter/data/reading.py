@@ -16,6 +16,7 @@ from kilter.data.read import setting
 from kilter.data.row import Raw, Row, RowError, renamed
 from kilter.data.source import SourceSpec
 from kilter.errors import UserError
+from kilter.registry import UNBOUND, bounded, left
 from kilter.types import Group
 
 LOOKED_AT = 200
@@ -113,9 +114,16 @@ class Reading:
                 else:
                     groups = [placed(group, place, self.row_format) for group in groups]
             # What a reader of the user's own raises on a row that it cannot read.
-            except (RowError, KeyError, TypeError, AttributeError, ValueError) as error:
+            except (RowError, LookupError, TypeError, AttributeError, ValueError, EOFError) as error:
                 self._bad(place, raw, error)
                 continue
+            except UNBOUND as error:
+                raise UserError(
+                    f"{self.where}.format",
+                    self.named,
+                    f"cannot read {place}: {left(error)}",
+                    "mend the reader, so that it returns the groups of every row",
+                ) from error
             yield from groups
 
     def _look(self, begin: list[tuple[str, Raw | RowError]]) -> None:
@@ -176,7 +184,8 @@ class Reading:
         if self.format is None and self.read is not None:
             self.row_format = self.named or ""
             self.account.formats[self.row_format] += 1
-            return list(self.read(renamed(raw, self.spec.map)))
+            with bounded():
+                return list(self.read(renamed(raw, self.spec.map)))
         row = Row(raw, self.spec.map)
         chosen, groups = self._read(row)
         self.row_format = chosen.name
