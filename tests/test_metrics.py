@@ -336,6 +336,9 @@ def test_a_metric_from_one_file_is_in_report_gate_and_comparison(
     cell = "dpo__s0"
     condition = {"metric": "vowels", "bound": "diff_value", "op": ">", "value": -1e9, "max_unscored": 0.5}
     evaluate = {"models": [str(tiny), str(other)], "limit": 24, "max_new_tokens": 8}
+    # Nobody knows on what these two were trained.
+    waiver = {"owner": "Ada", "reason": "random weights", "expires": "2099-01-01"}
+    waived = {"unmeasured_leakage": waiver}
     recipe = {
         "model": str(tiny),
         "data": {"path": str(pairs_file), "heldout": 0.9},
@@ -344,7 +347,7 @@ def test_a_metric_from_one_file_is_in_report_gate_and_comparison(
                 "evaluate": evaluate
                 | {"metrics": ["standard", own], "gold": {"length": {"limit": 4, "buffer": 4}}}
             },
-            "gate": {"gate": {"policy": {"conditions": [condition]}, "allow_means": True}},
+            "gate": {"gate": {"policy": {"conditions": [condition], **waived}, "allow_means": True}},
         },
     }
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))

@@ -55,6 +55,8 @@ LINES = {
     f"{TRAIN} --adapter lora --set 'adapter.target=nope'": "`adapter.target` = 'nope' names no layer",
     f"{TRAIN} --adapter lora --set 'adapter.target=(q'": "`adapter.target` = '(q' is no pattern",
     "export tiny --to ''": "`--to` = '' is empty",
+    f"{TRAIN} --warmup-steps 40 --batch-size 2": "`warmup_steps` = 40 is as long as the run of",
+    f"{TRAIN} --data.heldout 0.3 --early-stopping 2 --eval-every 500 --batch-size 2": "`eval_every` = 500 leaves early_stopping no evaluation",
     "merge tiny out": "Use `kilter export MODEL --to FOLDER --merge`",
     "sample tiny --prompt ''": "`--prompt` = '' is empty",
     "sample tiny --prompt hi --top-p 0": "`sampler.top_p` = 0.0",
@@ -90,7 +92,7 @@ LINES |= {
 def test_a_wrong_line_is_refused_and_changes_nothing(line, tmp_path, tiny, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").symlink_to(tiny)
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pair_rows(4)))
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pair_rows(16)))
     (tmp_path / "zeros.py").write_text("def reward(prompt, completion): return 1.0\n")
     (tmp_path / "open.jinja").write_text("{% if x %}")
     (tmp_path / "power.jinja").write_text("{{ 9 ** 9 ** 9 }}")

@@ -182,10 +182,15 @@ class Evaluation:
         known = [(name, m.estimate is not None) for of in measured.values() for name, m in of.items()]
         found, counted = {name for name, _ in known}, {name for name, has in known if has}
         for m in measures:
-            if m.facts.name not in found and m.facts.name not in STANDARD:
+            # The standard set takes what there is; a name of its own is a wish.
+            if m.facts.name in STANDARD and m.facts.name not in self.spec.metrics:
+                continue
+            if m.facts.name not in found:
                 needs = ", ".join(sorted(m.facts.needs))
-                self.console.print(f"  no {m.facts.name}: no prompt has all of {needs}")
-            elif m.facts.name not in counted and m.facts.name not in STANDARD:
+                over = " or ".join(m.facts.over).replace("prompts", "prompt")
+                over = "no prompt has all of" if over == "prompt" else f"there are no {over} with"
+                self.console.print(f"  no {m.facts.name}: {over} {needs}")
+            elif m.facts.name not in counted:
                 self.console.print(f"  no {m.facts.name}: none of the prompts is one that it counts")
 
     def _bias(self) -> str:

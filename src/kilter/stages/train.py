@@ -121,6 +121,8 @@ class Train(StageKind[TrainSpec]):
         ready = work.ready(spec.prompts or spec.data)
         if ready and not any(work.is_stage(n) for n in model_references(spec.feedback)):
             self._refuse_uncertified(spec, work)
+        if ready and spec.prompts is None:
+            _refuse_too_few_steps(spec, work, self.shape(spec, "data") or "prompts")
         scored = {"feedback": spec.feedback, "monitors.gold": spec.monitors.gold}
         for field, source in scored.items() if ready else ():
             if source is not None:
@@ -228,6 +230,24 @@ class Train(StageKind[TrainSpec]):
         groups = data.set_aside(_choosing(spec, data)).train[: spec.limit]
         estimate = _online if spec.prompts is not None else _offline
         return estimate(spec, what, groups, size, work)
+
+
+def _refuse_too_few_steps(spec: TrainSpec, work: Workspace, shape: Shape) -> None:
+    """Raises UserError where a warm-up or the first evaluation lies behind the last step.
+
+    Rows that are left out later make a run shorter still.
+    """
+    if spec.warmup_steps is None and spec.early_stopping is None:
+        return
+    data = work.load(spec.data, shape)
+    rows = len(data.set_aside(_choosing(spec, data)).train[: spec.limit])
+    steps = spec.max_steps or max(1, round(math.ceil(rows / spec.batch_size) * spec.epochs))
+    if spec.warmup_steps and 1 < steps <= spec.warmup_steps:
+        problem = f"is as long as the run of {steps} steps: the peak is never reached"
+        raise UserError(work.where("warmup_steps"), spec.warmup_steps, problem, "lower it, or train longer")
+    if spec.early_stopping is not None and spec.eval_every is not None and spec.eval_every >= steps > 1:
+        problem = f"leaves early_stopping no evaluation before the end of {steps} steps"
+        raise UserError(work.where("eval_every"), spec.eval_every, problem, "lower it, or train longer")
 
 
 def _check_cluster(spec: TrainSpec, cluster: ClusterSpec, work: Workspace) -> None:

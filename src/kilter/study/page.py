@@ -139,7 +139,9 @@ def _price(row: Mapping[str, Any], start: Mapping[str, Any]) -> str:
     for metric, words in PRICES.items():
         change, now = row["metrics"].get(f"{metric}_change"), row["metrics"].get(metric)
         before = start.get(metric)
-        if None in (change, now, before) or change["ci_low"] is None or change["ci_low"] <= 0:
+        if change is None or now is None or before is None:
+            continue
+        if change["ci_low"] is None or change["ci_low"] <= 0:
             continue
         said.append(f"{words.format(now=format(now['value'], '.0%'))} (the start {before['value']:.0%})")
     return f" Beware: it {', '.join(said)}." if said else ""
