@@ -259,6 +259,43 @@ def test_what_is_typed_reaches_the_rules(folder, tiny):
     assert "`cluster.rollout.engine` = 1 is not a known key.\nFix: Did you mean 'engines'?" in done.stderr
 
 
+def test_one_file_serves_all_train_stages_of_a_recipe(folder):
+    """Each takes what its method has, and nobody loses keys of its own."""
+    from kilter.cli.cluster import parsed
+
+    online = "prompts: $data, feedback: math"
+    (folder / "several.yaml").write_text(
+        "model: builtin:smollm2-135m\ndata: {path: prompts.jsonl, heldout: 0}\nstages:\n"
+        "  sft: {train: {method: sft}}\n"
+        f"  grpo: {{train: {{method: grpo, {online}}}}}\n"
+        f"  ppo: {{train: {{method: ppo, {online}}}}}\n"
+        f"  own: {{train: {{method: ppo, {online}, cluster: {{critic: {{place: apart}}}}}}}}\n"
+    )
+    file = folder / "cluster.yaml"
+    file.write_text("rollout: {place: apart, engines: 2}\ncritic: {place: apart}\nlookahead: 1\n")
+    found = {name: s.spec.cluster for name, s in parsed(folder / "several.yaml", (), file, "").stages.items()}
+    assert found["sft"] is None
+    assert (found["grpo"].rollout.workers, found["grpo"].critic.place, found["grpo"].lookahead) == (
+        2,
+        "here",
+        1,
+    )
+    assert (found["ppo"].rollout.place, found["ppo"].critic.place) == ("apart", "apart")
+    assert (found["own"].rollout.place, found["own"].critic.place) == ("here", "apart")
+
+    # The command reads it, and what cannot be is refused by its own name.
+    asked = ["several.yaml", "--cluster", "cluster.yaml"]
+    done = kilter("cluster", "plan", *asked, "--parameters", "1e9", cwd=folder)
+    assert (done.returncode, done.stdout.count("2 x {GPU: 1}")) == (0, 2)
+    file.write_text("reward: {place: apart}\n")
+    done = kilter("run", *asked, "--dry-run", cwd=folder)
+    assert done.returncode == 2
+    assert "`--cluster` = 'reward' names a role that no train stage" in done.stderr
+    file.write_text("rolout: {place: apart}\n")
+    with pytest.raises(UserError, match="cluster.rolout.*not a known key"):
+        parsed(folder / "several.yaml", (), file, "")
+
+
 def test_a_dry_run_refuses_as_well(folder):
     done = kilter("run", "r.yaml", "--dry-run", cwd=folder)
     assert done.returncode == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -62,6 +63,16 @@ BadRowOption = Annotated[
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="override a field, e.g. data.limit=200", metavar="KEY=VALUE"),
+]
+
+
+ClusterOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cluster",
+        metavar="FILE",
+        help="YAML that says which roles of train stages run on other processes and machines",
+    ),
 ]
 
 

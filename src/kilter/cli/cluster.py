@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from kilter.cli.app import SetOption, command, commands, out
+from kilter.cli.app import ClusterOption, SetOption, command, commands, out
 from kilter.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ cluster_app = commands(
     examples=[
         "kilter cluster plan recipes/cluster-7b.yaml",
         "kilter cluster plan recipes/cluster-70b.yaml --gpus 256 --json",
+        "kilter cluster plan my.yaml --cluster cluster.yaml",
         "kilter cluster plan my.yaml --parameters 13e9 --set stages.grpo.train.cluster.lookahead=2",
     ],
 )
 def plan(
     recipe: Annotated[Path, typer.Argument(help="a recipe (YAML) whose train stages have `cluster`")],
     set_: SetOption = None,
+    cluster: ClusterOption = None,
     parameters: Annotated[
         float | None, typer.Option(help="parameters of the model, such as 70e9, where it is not on disk")
     ] = None,
@@ -56,14 +59,13 @@ def plan(
 ) -> None:
     """Print roles, memory, bytes and seconds of a step, and what would be refused. Starts nothing."""
     from kilter.launch.plan import Machines
-    from kilter.recipe import parse, read
 
-    loaded = parse(read(recipe, "recipes/cluster-7b.yaml", "model:, data: and stages:"), set_ or ())
+    loaded = parsed(recipe, set_ or (), cluster, "recipes/cluster-7b.yaml")
     machines = Machines(gpus, gpus_per_node, gpu_memory * 1e9)
     planned = {n: s.spec for n, s in loaded.stages.items() if getattr(s.spec, "cluster", None) is not None}
     if not planned:
         problem = "has no train stage with `cluster`, and runs on this machine"
-        fix = "add cluster: {rollout: {place: apart}} to a train stage, or use kilter run --dry-run"
+        fix = "give --cluster FILE, or use kilter run --dry-run"
         raise UserError("recipe", str(recipe), problem, fix)
     made = {}
     for name, spec in planned.items():
@@ -76,6 +78,30 @@ def plan(
             _print(name, found, notes)
         for field, problem, fix in found.refused:
             raise UserError(f"stages.{name}.train.cluster.{field}", "(as it is)", problem, fix)
+
+
+def parsed(recipe: Path, sets: Sequence[str], cluster: Path | None, example: str) -> Recipe:
+    """The recipe, with the keys of `--cluster FILE` in its train stages. Whether they go together is not checked.
+
+    Raises:
+        UserError: one of the files cannot be read, or the roles in it move in no stage.
+    """
+    from pydantic import ValidationError
+
+    from kilter.launch.spec import ClusterSpec
+    from kilter.recipe import mapping, parse, read
+    from kilter.stages.train import on_cluster
+    from kilter.validation import as_user_error
+
+    loaded = parse(read(recipe, example, "model:, data: and stages:"), sets)
+    if cluster is None:
+        return loaded
+    raw = mapping(cluster, "--cluster", "cluster.yaml", "rollout: {place: apart}")
+    try:
+        wanted = ClusterSpec.model_validate(raw)
+    except ValidationError as error:
+        raise as_user_error(error, "cluster", ClusterSpec) from error
+    return replace(loaded, stages=on_cluster(loaded.stages, wanted))
 
 
 def _size(

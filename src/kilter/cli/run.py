@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from kilter.cli.app import SetOption, command, out
+from kilter.cli.app import ClusterOption, SetOption, command, out
+from kilter.cli.cluster import parsed
 from kilter.errors import UserError
 from kilter.progress import clock
 
@@ -19,11 +20,13 @@ from kilter.progress import clock
         "kilter run recipes/quickstart.yaml",
         "kilter run recipes/hh-dpo.yaml --dry-run",
         "kilter run my.yaml --set stages.dpo.train.learning_rate=1e-5",
+        "kilter run my.yaml --cluster cluster.yaml",
     ]
 )
 def run(
     recipe: Annotated[Path, typer.Argument(help="a recipe (YAML)")],
     set_: SetOption = None,
+    cluster: ClusterOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the plan: rows, tokens, steps, memory, time")
     ] = False,
@@ -36,7 +39,8 @@ def run(
     """Run a recipe to its report and verdict. Run it again to resume; unchanged stages are not repeated."""
     from kilter import recipe as recipes
 
-    loaded = recipes.load(recipe, set_ or ())
+    loaded = parsed(recipe, set_ or (), cluster, "recipes/quickstart.yaml")
+    recipes.check(loaded)
     if resolved and not dry_run:
         raise UserError("--resolved", "(alone)", "needs a recipe that is not run", "add --dry-run")
     if dry_run:

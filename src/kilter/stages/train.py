@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from kilter.launch.refusals import check_cluster
 from kilter.launch.spec import ClusterSpec
 from kilter.refs import Found
 from kilter.release.section import Section
-from kilter.stages.kind import StageKind, Workspace
+from kilter.stages.kind import Stage, StageKind, Workspace
 from kilter.stages.outcome import Outcome, StagePlan
 from kilter.stages.refs import references
 from kilter.stages.registry import stage
@@ -266,6 +266,30 @@ def _check_cluster(spec: TrainSpec, cluster: ClusterSpec, work: Workspace) -> No
     gpus = torch.cuda.device_count() if cluster.address == "local" else None
     known = facts(spec, index.brief(spec.method), work.where(), gpus)
     check_cluster(cluster, replace(known, paths=paths))
+
+
+def on_cluster(stages: Mapping[str, Stage], cluster: ClusterSpec) -> dict[str, Stage]:
+    """Stages whose train stages have the keys of one file, each those of the roles that its method has.
+
+    A stage with `cluster` of its own keeps it.
+
+    Raises:
+        UserError: a role of the file moves in no stage.
+    """
+    from kilter.objectives import index
+    from kilter.training.placing import fitting
+
+    found, used = dict(stages), list[ClusterSpec]()
+    for name, one in stages.items():
+        if isinstance(one.spec, TrainSpec) and one.spec.cluster is None:
+            fit = fitting(cluster, one.spec, index.brief(one.spec.method))
+            found[name] = replace(one, spec=one.spec.model_copy(update={"cluster": fit}))
+            used += [] if fit is None else [fit]
+    for role, wanted in cluster.roles().items():
+        if all(fit.roles()[role] != wanted for fit in used):
+            problem = "names a role that no train stage without `cluster` of its own has"
+            raise UserError("--cluster", role, problem, "leave it out of the file")
+    return found
 
 
 def _note_prompts(folder: Path, groups: Sequence[Group], parents: Sequence[Path]) -> None:

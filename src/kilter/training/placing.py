@@ -8,6 +8,7 @@ from kilter import feedback as feedbacks
 from kilter.feedback.registry import model_references
 from kilter.launch.plan import Work
 from kilter.launch.refusals import Facts
+from kilter.launch.spec import ClusterSpec
 from kilter.models.sizes import Sizes
 from kilter.sampling.config import PAUSES
 from kilter.training.config import TrainSpec
@@ -51,6 +52,17 @@ def facts(spec: TrainSpec, needs: Needs | Brief, where: str = "", gpus: int | No
         gpus,
         where=where,
     )
+
+
+def fitting(cluster: ClusterSpec, spec: TrainSpec, needs: Needs | Brief) -> ClusterSpec | None:
+    """What a stage can use of keys that are meant for several; None where all of its roles stay here."""
+    lacks = facts(spec, needs).missing
+    usual: list[str] = [role for role in cluster.roles() if role in lacks]
+    if "rollout" in lacks:
+        usual += ["lookahead", "in_flight", "correction", "weights"]
+    found = cluster.model_copy(update={name: getattr(ClusterSpec(), name) for name in usual})
+    moved = any(role.place != "here" for role in found.roles().values())
+    return found if moved or found.learner.workers > 1 else None
 
 
 def _stays(needs: Needs | Brief) -> tuple[bool, str]:
