@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from enum import IntEnum
+from typing import Any
 
 from kilter.redaction import redact
 
@@ -27,6 +28,11 @@ class KilterError(Exception):
     """Base of every error whose message is meant for a person; `code` is the process exit code."""
 
     code: Exit = Exit.RUN_FAILED
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What makes the same error once more, plain enough for JSON; see `made_again`."""
+        return (str(self),)
 
 
 class UserError(KilterError, ValueError):
@@ -51,6 +57,12 @@ class UserError(KilterError, ValueError):
         joint = ": " if problem[:1].isupper() else " "
         super().__init__(redact(f"{subject}{joint}{_end(problem)}\n{_advice(fix)}"))
 
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """A value that is not plain is carried as its text."""
+        plain = isinstance(self.value, int | float | bool | str | None)
+        return (self.field, self.value if plain else repr(self.value), self.problem, self.fix)
+
 
 class RunFailed(KilterError):  # noqa: N818
     """A run that started well and could not go on (NaN, full disk). Ends the process with code 4.
@@ -66,9 +78,26 @@ class RunFailed(KilterError):  # noqa: N818
         lines = [_end(problem), *([note] if note else []), _advice(fix)]
         super().__init__(redact("\n".join(lines)))
 
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """As they were given."""
+        return (self.problem, self.fix, self.note)
+
 
 class Interrupted(KilterError):  # noqa: N818
     """Ctrl-C or SIGTERM: the state was saved; the message says how to resume. Code 4."""
+
+
+def made_again(kind: str, arguments: Iterable[Any]) -> KilterError | None:
+    """An error that another process raised, from the name of its class and its `arguments`.
+
+    Errors travel as data, for an exception of several arguments does not survive a pickle.
+
+    Returns:
+        None where the class is not one of these.
+    """
+    kinds: dict[str, type[KilterError]] = {c.__name__: c for c in (UserError, RunFailed, Interrupted)}
+    return kinds[kind](*arguments) if kind in kinds else None
 
 
 def nearest(word: str, choices: Iterable[str], none: str = "leave it out: nothing can be named here") -> str:

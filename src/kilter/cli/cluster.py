@@ -81,7 +81,7 @@ def plan(
 
 
 def parsed(recipe: Path, sets: Sequence[str], cluster: Path | None, example: str) -> Recipe:
-    """The recipe, with the keys of `--cluster FILE` in its train stages. Whether they go together is not checked.
+    """The recipe, with the keys of `--cluster FILE` in its train stages, not yet checked as a whole.
 
     Raises:
         UserError: one of the files cannot be read, or the roles in it move in no stage.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kilter import errors
-from kilter.errors import KilterError, RunFailed, UserError
+from kilter.errors import KilterError, RunFailed
 
 Factory = Callable[..., Any]
 """Makes the object that a worker holds; importable by name, its arguments plain enough to be sent."""
@@ -129,7 +129,7 @@ def run(target: Any, method: str, arguments: Sequence[Any], where: str) -> Repor
     except LostError as error:
         return Report(kind=LOST, arguments=(str(error),), where=where)
     except KilterError as error:
-        return Report(kind=type(error).__name__, arguments=_arguments(error), where=where)
+        return Report(kind=type(error).__name__, arguments=error.arguments, where=where)
     except Exception as error:
         # The last lines say where it was; the whole trace stays in the worker's log.
         last = traceback.format_exception_only(error)[-1].strip()
@@ -138,20 +138,7 @@ def run(target: Any, method: str, arguments: Sequence[Any], where: str) -> Repor
 
 def raised(report: Report) -> KilterError:
     """The error that a report carries, as it would have been raised here."""
-    kinds = {kind.__name__: kind for kind in (UserError, RunFailed, errors.Interrupted)}
-    if report.kind in kinds:
-        return kinds[report.kind](*report.arguments)
     cause = " ".join(map(str, report.arguments))
-    return RunFailed(
+    return errors.made_again(report.kind, report.arguments) or RunFailed(
         f"{report.where} failed ({cause})", "look at its log, then run the same command again to resume"
     )
-
-
-def _arguments(error: KilterError) -> tuple[Any, ...]:
-    """What makes the same error once more, in values that any process can read."""
-    if isinstance(error, UserError):
-        plain = isinstance(error.value, int | float | bool | str | None)
-        return (error.field, error.value if plain else repr(error.value), error.problem, error.fix)
-    if isinstance(error, RunFailed):
-        return (error.problem, error.fix, error.note)
-    return (str(error),)

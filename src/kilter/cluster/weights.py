@@ -165,14 +165,9 @@ def receive(package: Package, owned: Mapping[str, Tensor], tick: Tick = lambda: 
         RunFailed: the names or shapes differ; nothing was copied then.
     """
     found = FETCH[package.way](package.place, tick)
-    wrong = sorted(
-        name
-        for name, shape in package.names.items()
-        if name not in owned
-        or tuple(owned[name].shape) != shape
-        or name not in found
-        or tuple(found[name].shape) != shape
-    )
+    fits = lambda name, shape, tensors: name in tensors and tuple(tensors[name].shape) == shape
+    names = package.names.items()
+    wrong = sorted(n for n, shape in names if not (fits(n, shape, owned) and fits(n, shape, found)))
     if wrong:
         raise RunFailed(
             f"The weights of version {package.version} do not fit the sampler's model "

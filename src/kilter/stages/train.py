@@ -286,7 +286,7 @@ def on_cluster(stages: Mapping[str, Stage], cluster: ClusterSpec) -> dict[str, S
             found[name] = replace(one, spec=one.spec.model_copy(update={"cluster": fit}))
             used += [] if fit is None else [fit]
     for role, wanted in cluster.roles().items():
-        if all(fit.roles()[role] != wanted for fit in used):
+        if wanted != ClusterSpec().roles()[role] and all(fit.roles()[role] != wanted for fit in used):
             problem = "names a role that no train stage without `cluster` of its own has"
             raise UserError("--cluster", role, problem, "leave it out of the file")
     return found

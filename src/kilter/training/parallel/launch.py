@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -206,7 +205,7 @@ def work(folder: Path) -> None:
         with owning(trainer.out):
             result = trainer.run()
     except KilterError as error:
-        _leave(folder, {"kind": type(error).__name__, "arguments": _arguments(error)})
+        _leave(folder, {"kind": type(error).__name__, "arguments": error.arguments})
         raise SystemExit(int(error.code)) from error
     if dist.is_initialized():
         dist.barrier()
@@ -228,20 +227,6 @@ def _models(spec: TrainSpec) -> list[str]:
     return [n for n in named if n]
 
 
-def _arguments(error: KilterError) -> list[Any]:
-    if isinstance(error, errors.UserError):
-        return [
-            error.field,
-            # JSON carries plain values; what is more is carried as its text.
-            error.value if isinstance(error.value, int | float | bool | str | None) else repr(error.value),
-            error.problem,
-            error.fix,
-        ]
-    if isinstance(error, errors.RunFailed):
-        return [error.problem, error.fix, error.note]
-    return [str(error)]
-
-
 def _leave(folder: Path, cause: dict[str, Any]) -> None:
     try:
         write_first(folder / "cause.json", cause | {"rank": int(os.environ["RANK"])})
@@ -252,9 +237,9 @@ def _leave(folder: Path, cause: dict[str, Any]) -> None:
 def _told(folder: Path) -> KilterError:
     """What the first worker to fail raised."""
     cause = json.loads((folder / "cause.json").read_text())
-    kinds: Sequence[type[KilterError]] = (errors.UserError, errors.RunFailed, errors.Interrupted)
-    kind = next(k for k in kinds if k.__name__ == cause["kind"])
-    return kind(*cause["arguments"])
+    error = errors.made_again(cause["kind"], cause["arguments"])
+    assert error is not None, "workers leave no other kind of cause"
+    return error
 
 
 def _cause(folder: Path, error: Any, count: int) -> KilterError:
