@@ -245,9 +245,8 @@ def test_a_job_leaves_its_code_and_compares_versions_first(here, tmp_path):
 
 
 def test_builds_do_not_count_as_versions(monkeypatch):
-    monkeypatch.setattr(
-        jobs.metadata, "version", lambda name: {"torch": "2.9.0+cu128", "ray": "2.60.0"}[name]
-    )
+    installed = {"torch": "2.9.0+cu128", "ray": "2.60.0", "vllm": "0.32.0"}
+    monkeypatch.setattr("importlib.metadata.version", installed.__getitem__)
     assert versions()["torch"] == "2.9.0"
     monkeypatch.setenv(jobs.SENDER, json.dumps({"torch": "2.9.0"}))
     jobs.arrive()

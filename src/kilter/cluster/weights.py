@@ -165,9 +165,8 @@ def receive(package: Package, owned: Mapping[str, Tensor], tick: Tick = lambda: 
         RunFailed: the names or shapes differ; nothing was copied then.
     """
     found = FETCH[package.way](package.place, tick)
-    fits = lambda name, shape, tensors: name in tensors and tuple(tensors[name].shape) == shape
-    names = package.names.items()
-    wrong = sorted(n for n, shape in names if not (fits(n, shape, owned) and fits(n, shape, found)))
+    shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (owned, found)]
+    wrong = sorted(n for n, shape in package.names.items() if any(s.get(n) != shape for s in shapes))
     if wrong:
         raise RunFailed(
             f"The weights of version {package.version} do not fit the sampler's model "
