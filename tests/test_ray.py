@@ -21,10 +21,9 @@ ray = pytest.importorskip("ray", reason="Ray is not installed (make test-ray)")
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 
 from kilter.cluster.pool import Pool, Restarts  # noqa: E402
-from kilter.cluster.ray import RayBackend  # noqa: E402
+from kilter.cluster.ray import RayBackend, require_same_versions, versions  # noqa: E402
 from kilter.errors import RunFailed, UserError  # noqa: E402
 from kilter.launch.spec import ClusterSpec  # noqa: E402
-from kilter.launch.versions import require_same_versions, versions  # noqa: E402
 
 TESTS = Path(__file__).parent
 

@@ -16,7 +16,6 @@ from conftest import make_model, pair_rows
 from kilter import cli
 from kilter.errors import UserError
 from kilter.launch import jobs
-from kilter.launch.versions import versions
 
 
 class Client:
@@ -229,25 +228,26 @@ def entry(here, tmp_path, *words, **variables):
 
 def test_a_job_leaves_its_code_and_compares_versions_first(here, tmp_path):
     left = tmp_path / "shared" / ".jobs" / "x.json"
-    good = {jobs.SENDER: json.dumps(versions()), jobs.EXIT: str(left)}
+    good = {jobs.SENDER: json.dumps(jobs.versions()), jobs.EXIT: str(left)}
     assert entry(here, tmp_path, "run", "nothing.yaml", **good).returncode == 2
     assert json.loads(left.read_text()) == {"code": 2}
     left.unlink()
-    other = good | {jobs.SENDER: json.dumps(versions() | {"torch": "1.0"})}
+    other = good | {jobs.SENDER: json.dumps(jobs.versions() | {"torch": "1.0"})}
     done = entry(here, tmp_path, "methods", **other)
     assert done.returncode == 2
     assert "and the sender of this job has 1.0" in " ".join(done.stderr.split())
     assert json.loads(left.read_text()) == {"code": 2}
     # What one side has not installed cannot differ.
-    alone = good | {jobs.SENDER: json.dumps({"kilter": versions()["kilter"], "elsewhere": "1"})}
+    alone = good | {jobs.SENDER: json.dumps({"kilter": jobs.versions()["kilter"], "elsewhere": "1"})}
     assert entry(here, tmp_path, "methods", "dpo", **alone).returncode == 0
     assert json.loads(left.read_text()) == {"code": 0}
 
 
 def test_builds_do_not_count_as_versions(monkeypatch):
-    installed = {"torch": "2.9.0+cu128", "ray": "2.60.0", "vllm": "0.32.0"}
-    monkeypatch.setattr("importlib.metadata.version", installed.__getitem__)
-    assert versions()["torch"] == "2.9.0"
+    monkeypatch.setattr(
+        jobs.metadata, "version", lambda name: {"torch": "2.9.0+cu128", "ray": "2.60.0"}[name]
+    )
+    assert jobs.versions()["torch"] == "2.9.0"
     monkeypatch.setenv(jobs.SENDER, json.dumps({"torch": "2.9.0"}))
     jobs.arrive()
     monkeypatch.setenv(jobs.SENDER, json.dumps({"torch": "2.8.0"}))

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import pickle
+import platform
 import shlex
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import metadata
 from typing import Any
 
 import psutil
@@ -23,8 +25,8 @@ import ray
 from kilter.cluster.backend import JOIN, LOST, Factory, Report, raised, run
 from kilter.errors import UserError
 from kilter.launch.spec import ClusterSpec
-from kilter.launch.versions import require_same_versions, versions
 from kilter.runtime import dismiss, when_it_ends
+from kilter.version import __version__
 
 UNAVAILABLE = 30.0
 """Seconds for which Ray may not reach a worker before it counts as lost: a node that falls out takes 19."""
@@ -40,6 +42,27 @@ SEES_ALL = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
 
 BESIDE = "beside"
 """The lane of calls that wait for no other."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of what two machines must have alike, as far as it is installed here."""
+    found = {"kilter": __version__, "python": platform.python_version()}
+    for name in ("torch", "ray", "vllm"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def require_same_versions(here: Mapping[str, str], there: Mapping[str, str], node: str) -> None:
+    """Raises UserError where a node has another version of anything that both have."""
+    wrong = [f"{n} {there[n]} where this machine has {v}" for n, v in here.items() if there.get(n, v) != v]
+    if wrong:
+        raise UserError(
+            "cluster.address",
+            "(given)",
+            f"leads to node {node}, which has {' and '.join(wrong)}",
+            "install the same versions on all machines",
+        )
 
 
 @dataclass(frozen=True)
@@ -276,10 +299,13 @@ class RayBackend:
 
         # It says who it is before it loads anything.
         strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(place)
+        cpus, gpus, others = wanted.get("CPU", 0), wanted.get("GPU", 0), dict(wanted)
+        for name in ("CPU", "GPU"):
+            others.pop(name, None)
         actor = self.actor.options(
-            num_cpus=wanted.get("CPU", 0),
-            num_gpus=wanted.get("GPU", 0),
-            resources={name: value for name, value in wanted.items() if name not in ("CPU", "GPU")},
+            num_cpus=cpus,
+            num_gpus=gpus,
+            resources=others,
             scheduling_strategy=strategy,
             max_concurrency=at_once,
             runtime_env={"env_vars": SEES_ALL} if self.spec.roles()[role].place == "beside" else None,
