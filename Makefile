@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # `make setup-vllm` and `make test-vllm` are optional.
-.PHONY: setup setup-vllm test-vllm test-ray quickstart check format test test-all bench clean
+.PHONY: setup setup-vllm test-vllm test-ray test-jobs test-netns quickstart check format test test-all bench clean
 
 setup: $(STAMP)
 
@@ -50,6 +50,16 @@ test-vllm: setup-vllm
 test-ray: setup
 	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt -e ".[cluster]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_ray.py -m ray
+
+# Jobs on a head of its own: some two minutes, most of which go by waiting for Ray.
+test-jobs: setup
+	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt -e ".[cluster]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_submit_ray.py -m ray
+
+# Two machines on one: network namespaces, which need root. It skips where they are not permitted.
+test-netns: setup
+	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt -e ".[cluster]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_netns.py -m netns
 
 quickstart: setup
 	$(BIN)/kilter run recipes/quickstart.yaml
