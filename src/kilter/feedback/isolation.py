@@ -35,7 +35,7 @@ from kilter.errors import RunFailed
 from kilter.registry import USER_MODULE
 
 HEADER = struct.Struct("<QQ")
-"""Number and size of a message. An answer bears the number of its call, so that none is taken for another's."""
+"""Number and size of a message. An answer has the number of its call, and is taken for no other's."""
 
 START = 180.0
 """Seconds for the worker to start, or to import a user's file."""
@@ -221,7 +221,7 @@ class Worker:
             )
 
     def _read(self, timeout: float) -> bytes | None:
-        """The answer to the last call, or None when the time is up. Raises EOFError when the worker is gone."""
+        """The answer to the last call, or None when the time is up. Raises EOFError if the worker is gone."""
         end = time.monotonic() + timeout
         while (header := self._bytes(HEADER.size, end)) is not None:
             number, size = HEADER.unpack(header)
