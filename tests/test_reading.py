@@ -302,6 +302,31 @@ def test_a_rating_that_is_missing_gives_way_to_the_next(read, absent):
     assert [f.score for f in group.feedback] == [1.0]
 
 
+@pytest.mark.parametrize(
+    ("empty", "filled"),
+    [
+        ("system", {"system_prompt": "Be brief."}),
+        ("prompt", {"question": "Q"}),
+        ("input", {"context": "About it."}),
+        ("tools", {"functions": [{"name": "f", "parameters": {}}]}),
+    ],
+)
+def test_a_column_that_is_empty_gives_way_to_the_next(read, empty, filled):
+    row = {"question": "Q", "chosen": "x", "rejected": "y"} | filled
+    (want,), (got,) = (read([r]).train for r in (row, row | {empty: ""}))
+    assert (got.prompt.messages, got.prompt.text, got.prompt.tools) == (
+        want.prompt.messages,
+        want.prompt.text,
+        want.prompt.tools,
+    )
+
+
+def test_an_empty_thought_gives_way_to_the_next(read):
+    turn = {"role": "assistant", "content": "A", "reasoning_content": "", "thinking": "Hm."}
+    (group,) = read([{"messages": [{"role": "user", "content": "Q"}, turn]}], "demonstrations").train
+    assert group.completions[0].turns[0]["reasoning_content"] == "Hm."
+
+
 @pytest.mark.parametrize("key", ["images", "image_url", "audio", "videos"])
 def test_a_picture_inside_a_turn_is_refused(read, key):
     turns = [{"role": "user", "content": "Where?", key: ["a.png"]}, {"role": "assistant", "content": "Here."}]

@@ -147,7 +147,7 @@ def _turn(turn: Mapping[str, Any], where: str) -> Message:
     if given.lower() in CALLS and not calls:
         calls = tool_calls(content, f"{where}.value")
         content = ""
-    thought = thought or next((turn[k] for k in THOUGHTS if isinstance(turn.get(k), str)), "")
+    thought = thought or next((turn[k] for k in THOUGHTS if isinstance(turn.get(k), str) and turn[k]), "")
 
     # A turn that calls or thinks need not speak. Any other has to.
     if content is None and not calls and not thought:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kilter.data.row import Row, RowError, listed
+from kilter.data.row import Row, RowError, is_empty, listed
 from kilter.data.turns import looks_like_turns, turns
 from kilter.types import Completion, Message, Prompt
 
@@ -23,8 +23,10 @@ CONVERSATIONS = ("messages", "conversations", "conversation")
 
 
 def first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The first of these columns that the row has."""
-    return next((n for n in names if n in row), None)
+    """The first of these columns that holds something; where none does, the first that is there."""
+    there = [n for n in names if n in row]
+    plain = row.plain if isinstance(row, Row) else row
+    return next((n for n in there if not is_empty(plain[n])), there[0] if there else None)
 
 
 def prompt_of(row: Row) -> Prompt:

@@ -6,7 +6,7 @@ stored as -r, so higher is always better). A row that does not fit raises RowErr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -124,10 +124,10 @@ TOOLS = ("tools", "functions")
 def dressed(group: Group, row: Row, system: bool = True) -> Group:
     """The group with what stands beside every format's own columns: system, tools, id, notes."""
     prompt = group.prompt
-    column = next((c for c in SYSTEMS if c in row), None)
+    column = _filled(row, SYSTEMS)
     if column is not None and system:
         prompt = with_system(prompt, column, row)
-    column = next((c for c in TOOLS if c in row), None)
+    column = _filled(row, TOOLS)
     if column is not None:
         row.asked.add(column)
         prompt = replace(prompt, tools=tools_of(row[column], column))
@@ -141,6 +141,12 @@ def dressed(group: Group, row: Row, system: bool = True) -> Group:
         prompt = replace(prompt, id=name(row[column]))
     notes = {k: row.plain[k] for k in NOTED if k in row}
     return replace(group, prompt=replace(prompt, metadata={**notes, **prompt.metadata}))
+
+
+def _filled(row: Row, names: Sequence[str]) -> str | None:
+    """The first of these columns that holds something. Those that hold nothing are read all the same."""
+    row.used |= {n for n in names if n in row and is_empty(row.plain[n])}
+    return next((n for n in names if n in row and not is_empty(row.plain[n])), None)
 
 
 def with_system(prompt: Prompt, column: str, row: Row) -> Prompt:
