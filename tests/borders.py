@@ -126,6 +126,40 @@ GPT_OSS = """
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|start|>assistant' }}{%- endif -%}"""
 
+QWEN3_SWITCHED = (
+    QWEN3
+    + """
+{%- if add_generation_prompt and enable_thinking is defined and enable_thinking is false -%}
+{{ '<think>\n\n</think>\n\n' }}{%- endif -%}"""
+)
+"""With a switch that closes the block of reasoning before the answer."""
+
+QWEN35 = (
+    QWEN3
+    + """
+{%- if add_generation_prompt -%}
+{{ '<think>\n' if enable_thinking is defined and enable_thinking else '<think>\n\n</think>\n\n' }}{%- endif -%}"""
+)
+"""Without reasoning unless it is asked for."""
+
+GLM4 = """
+{{- '[gMASK]<sop>' -}}
+{%- for m in messages -%}
+{%- if m['role'] == 'assistant' -%}
+{{ '<|assistant|>' }}{% generation %}{{ '\n' + m['content'] }}
+{%- for t in m['tool_calls'] or [] -%}{{ '<tool_call>' + t['function']|tojson + '</tool_call>' }}{%- endfor -%}
+{% endgeneration %}
+{%- elif m['role'] == 'tool' -%}{{ '<|observation|>\n' + m['content'] }}
+{%- else -%}{{ '<|' + m['role'] + '|>\n' + m['content'] }}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"""
+"""Nothing but the header of the next turn ends an answer."""
+
+GLM4_STOPS = ["<|user|>", "<|observation|>"]
+
+CLOCK = "{{ 'Now: ' + strftime_now('%d %b %Y %H:%M:%S.%f') + '\n' }}"
+"""What some templates write in a system turn."""
+
 DEEPSEEK_R1 = """
 {{- bos_token -}}
 {%- for m in messages -%}{%- if m['role'] == 'system' -%}{{ m['content'] }}{%- endif -%}{%- endfor -%}

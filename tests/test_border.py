@@ -16,7 +16,7 @@ from conftest import make_model
 from kilter.data import templates
 from kilter.data.dataset import DataSpec, load
 from kilter.data.encode import ACROSS, STOPS, Encoder
-from kilter.data.render import CLOSED, CONTEXT, FOLDED, NO_CALLS, NO_REASONING, NO_TOOLS, SPLIT
+from kilter.data.render import CLOCK, CLOSED, CONTEXT, FOLDED, NO_CALLS, NO_REASONING, NO_TOOLS, SPLIT
 from kilter.errors import UserError
 from kilter.refs import TEMPLATE_WORDS
 from kilter.roles.open import OpenSpec, open_encoder
@@ -500,6 +500,134 @@ def test_a_template_of_ours_begins_with_the_mark_that_the_tokenizer_puts_before_
     assert tokenizer.decode([*raw_row.prompt_ids, *raw_row.completion_ids[0]]) == "<s>Once upon</s>"
     free = encoder.encode(Group(Prompt(text=""), (Completion("Once"),), (Feedback(1.0),)))
     assert (free.prompt_ids, tokenizer.decode(free.completion_ids[0])) == ((2,), "Once</s>")
+
+
+@cheap
+@given(
+    names,
+    st.sampled_from(["switched", "quiet"]),
+    spoken,
+    spoken,
+    st.sampled_from(["<think>\n{}\n</think>\n\n{}", "{}</think>{}", " <think>{}</think>\n{}", "key"]),
+)
+def test_reasoning_is_left_out_where_the_generation_prompt_has_closed_its_block(
+    name, kind, thought, said, form
+):
+    template, more = {
+        "switched": (borders.QWEN3_SWITCHED, {"enable_thinking": False}),
+        "quiet": (borders.QWEN35, {}),
+    }[kind]
+    encoder = encoder_of(name, template)
+    asked, write = [user("Why?")], encoder.tokenizer.apply_chat_template
+    turn = bot(said, reasoning_content=thought) if form == "key" else bot(form.format(thought, said))
+    (row,) = encoder.encode_rows([group_of(asked, [turn], template_kwargs=more)])
+    opening = write(asked, tokenize=False, add_generation_prompt=True, **more)
+    bare = write([*asked, bot(said.lstrip())], tokenize=False, **more)
+    assert bare.startswith(opening)
+    end = bare.rindex("<|im_end|>") + len("<|im_end|>")
+    ids = encoder.tokenizer(bare[:end], add_special_tokens=False)["input_ids"]
+    if form == "key":  # the white space before an answer stays as it is
+        said = said.lstrip("\n")
+        whole = encoder.tokenizer(opening + said + "<|im_end|>", add_special_tokens=False)["input_ids"]
+        assert [*row.prompt_ids, *row.completion_ids[0]] in (ids, whole)
+    else:
+        assert [*row.prompt_ids, *row.completion_ids[0]] == ids
+    assert encoder.counts[NO_REASONING] == 1 or thought.strip() in bare
+
+
+def test_an_answer_that_stands_behind_no_generation_prompt_is_refused():
+    template = borders.QWEN35.replace("thought.strip('\n')", "'(' + said[:2] + ')'")
+    assert template != borders.QWEN35
+    encoder = encoder_of("byte_level", template)
+    with pytest.raises(UserError, match="does not write behind its own generation prompt"):
+        encoder.encode(group_of([user("Why?")], "Because."))
+
+
+@cheap
+@given(names, st.sampled_from(sorted(APPENDING)), st.lists(spoken, min_size=1, max_size=2), texts)
+def test_a_clock_in_a_template_stands_still(name, template, answers, asked):
+    bare = encoder_of(name, APPENDING[template])
+    turns = [t for a in answers for t in (bot(a), user("Sure?"))][:-1]
+    group = group_of([user(asked)], turns)
+    decode = bare.tokenizer.decode
+    want = decode([t for t, m in zip(bare.encode(group).completion_ids[0], bare.encode(group).masks[0]) if m])
+    encoder = encoder_of(name, borders.CLOCK + APPENDING[template])
+    got = encoder.encode(group)
+    assert decode([t for t, m in zip(got.completion_ids[0], got.masks[0]) if m]).strip() == want.strip()
+    assert "00:00:00.000000" in decode(got.prompt_ids)
+    assert encoder.counts[CLOCK] == 1
+
+
+def test_a_template_that_writes_the_same_turns_in_two_ways_is_refused():
+    for chance in ("{{ range(9999) | random }}", "{{ lipsum() }}"):
+        encoder = encoder_of("byte_level", chance + APPENDING["chatml"])
+        with pytest.raises(UserError, match="written otherwise each time") as refused:
+            encoder.encode(group_of([user("Why?")], "Because."))
+        assert refused.value.field == "template"
+
+
+@functools.cache
+def glm4_encoder(name: str) -> Encoder:
+    tokenizer = TOKENIZERS[name]()
+    tokenizer.add_special_tokens({"additional_special_tokens": [*borders.GLM4_STOPS, "<|assistant|>"]})
+    tokenizer.chat_template = borders.GLM4
+    stops = frozenset(map(tokenizer.convert_tokens_to_ids, [*borders.GLM4_STOPS, "</s>"]))
+    return Encoder(tokenizer, stops, 1 << 20)
+
+
+@cheap
+@given(
+    names,
+    st.lists(st.tuples(spoken, st.booleans()), max_size=3),
+    spoken.filter(lambda t: "</s>" not in t and "<|im_end|>" not in t),
+)
+def test_the_header_of_the_next_turn_ends_an_answer_where_it_is_a_stop_id(name, rounds, last):
+    encoder = glm4_encoder(name)
+    tokenizer = encoder.tokenizer
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": None}}}
+    turns = []
+    for said, calls in rounds:
+        follows = {"role": "tool", "content": "x"} if calls else user("Sure?")
+        turns += [bot(said, tool_calls=[call]) if calls else bot(said), follows]
+    (row,) = encoder.encode_rows([group_of([user("Hi")], [*turns, bot(last)])])
+    ids, mask = reference(tokenizer, [user("Hi"), *turns, bot(last)])
+
+    # The stop id behind each answer is learned beside what the template marks, and EOS at the end.
+    stops = set(map(tokenizer.convert_tokens_to_ids, borders.GLM4_STOPS))
+    for n in range(1, len(ids)):
+        if mask[n - 1] and not mask[n] and ids[n] in stops:
+            mask[n] = 2
+    size = len(row.prompt_ids)
+    assert [*row.prompt_ids, *row.completion_ids[0]] == [*ids, encoder.eos]
+    assert list(map(bool, row.masks[0])) == [*map(bool, mask[size:]), True]
+    assert mask.count(2) == len(rounds)
+
+
+def test_a_null_in_arguments_and_schemas_is_a_value(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    encoder = encoder_of("byte_level", APPENDING["tools"])
+    schema = {"type": "object", "properties": {"a": {"type": "string", "default": None}}}
+    tools = [{"type": "function", "function": {"name": "look", "parameters": schema}}]
+    given = {"a": None, "b": 1, "c": [{"d": None}]}
+    found = []
+    for arguments in (given, json.dumps(given)):
+        call = {"type": "function", "id": None, "function": {"name": "look", "arguments": arguments}}
+        row = {"messages": [user("Where?"), bot("", tool_calls=[call], name=None)], "tools": tools}
+        found.append(learned_of(encoder, row, tmp_path))
+    assert found[0] == found[1]
+    assert json.dumps(given) in found[0][1][0]
+    assert '"default": null' in found[0][0]
+
+    # A table gives every mapping the keys of all rows: there a null says nothing.
+    calls = [{"function": {"name": "look", "arguments": a}} for a in ({"a": "x"}, {"b": "y"})]
+    rows = [{"messages": [user("Where?"), bot("", tool_calls=[c])]} for c in calls]
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    groups = load(DataSpec(path=str(path), heldout=0), "demonstrations").train
+    made = [g.completions[0].turns[0]["tool_calls"][0]["function"]["arguments"] for g in groups]
+    assert sorted(map(str, made)) == ["{'a': 'x'}", "{'b': 'y'}"]
 
 
 def learned_of(encoder, row, tmp_path, shape="demonstrations"):

@@ -295,7 +295,8 @@ class Marked:
         for start, end in self.row.learned:
             first, last = self.before(start), self.until(end)
             mask[first:last] = [1] * (last - first)
-            within = self.ids[first : last - 1] if ended else self.ids[first:last]
+            # An earlier answer may end with the header of the next turn, though nothing ends the last one.
+            within = self.ids[first : last - 1] if ended or end < len(self.row.text) else self.ids[first:last]
             if not stops.isdisjoint(within):
                 self.encoder.counts[STOPS] += 1
         if ended or (self.ids and self.ids[-1] in stops and mask[-1]):

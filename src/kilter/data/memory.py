@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from kilter.data.row import Raw, RowError
+from kilter.data.row import Raw, RowError, absent
 from kilter.errors import UserError
 
 PREFIX = "memory:"
@@ -69,7 +69,7 @@ def plain_rows(table: Any) -> Iterator[Raw]:
     for name, feature in plain.features.items():
         if isinstance(feature, Image | Audio):
             plain = plain.cast_column(name, type(feature)(decode=False))
-    yield from (dict(row) for row in plain)
+    yield from absent((dict(row) for row in plain), plain.features)
 
 
 def _rows_of(data: Any) -> Iterable[Any]:
@@ -80,6 +80,6 @@ def _rows_of(data: Any) -> Iterable[Any]:
 
 SOURCES: dict[str, Callable[[Any], Iterable[Any]]] = {
     "Dataset": plain_rows,
-    "DataFrame": lambda table: table.to_dict("records"),
+    "DataFrame": lambda table: absent(table.to_dict("records")),
 }
 """By the name of the type, so that neither library is imported for it."""

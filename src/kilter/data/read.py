@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, TextIO, cast
 from kilter.data import columns, memory
 from kilter.data.blocks import SUFFIX, Reader
 from kilter.data.formats import detect
-from kilter.data.row import OBJECT, Cells, Raw, RowError, twice
+from kilter.data.row import OBJECT, Cells, Raw, RowError, absent, twice
 from kilter.data.source import SourceSpec
 from kilter.data.worlds.registry import is_world, paths
 from kilter.errors import UserError
@@ -287,7 +287,7 @@ def _made(path: Path, batch: Any) -> Iterator[Raw]:
     found = columns.row_sizes(batch)
     _refuse_long(path, found)
     for start, count in columns.slices(found):
-        yield from batch.slice(start, count).to_pylist()
+        yield from absent(batch.slice(start, count).to_pylist(), batch.schema)
 
 
 def _refuse_long(path: Path, sizes: columns.Sizes) -> None:

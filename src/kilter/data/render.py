@@ -16,7 +16,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from datetime import date, datetime, time
+from functools import cache, cached_property
 from typing import Any, cast
 
 import jinja2
@@ -30,12 +31,30 @@ PROBE = "Kilter0probe"
 OPENED = re.compile(r"(<(?P<angle>\w+)>|\[(?P<square>\w+)\])\s*\Z")
 """A block that a generation prompt opens and leaves open, such as <think> or [THINK]."""
 
+SHUT = re.compile(
+    r"(?P<open><(?P<angle>\w+)>|\[(?P<square>\w+)\])\s*(?P<close></(?P=angle)>|\[/(?P=square)\])\s*\Z"
+)
+"""An empty block that a generation prompt opens and closes, so that the model answers without reasoning."""
+
+MOMENT = datetime.combine(date.today(), time())
+"""What a template reads from the clock: the day is right, and one conversation is written the same each time."""
+
+REPEATS = 6
+"""How often the first conversation is written again, to see that a template writes it the same each time."""
+
+CODES = [f"%{c}" for c in (*"aAbBcdDefFGhHIjklmMpPrRsSTuUVwWxXyYzZ", *(f"-{c}" for c in "dejHIlmMSUVwWy"))]
+"""What a clock's format is made of."""
+
+FINE = re.compile(r"strftime_now\([^)]*%-?[HIMSfpPXcTrRskl]")
+"""A clock that shows more than the day."""
+
 FOLDED = "chat template without system turns: they begin the first user turn"
 CONTEXT = "earlier answers are context only: the chat template rewrites them"
 SPLIT = "answers are rows of their own: the chat template rewrites earlier turns"
 CLOSED = "answers close the block that the generation prompt opens: they bring no reasoning"
 NO_TOOLS = "chat template without tools: the model sees none of them"
 NO_CALLS = "chat template without tool calls: the model sees none of those in a prompt"
+CLOCK = "chat template with the time of day: it is midnight in all rows"
 NO_REASONING = "answers with reasoning that the chat template does not write"
 
 
@@ -82,6 +101,7 @@ class Renderer:
     def __init__(self, tokenizer: Any, stop_ids: frozenset[int], counts: Counter[str]) -> None:
         self.tokenizer, self.stop_ids, self.counts = tokenizer, stop_ids, counts
         self._written_roles: dict[str, bool] = {}
+        self._steady = False
 
     def render(
         self, turns: Sequence[Message], prompt: Prompt, generation: bool = False, continued: bool = False
@@ -103,12 +123,16 @@ class Renderer:
         options = {
             **prompt.template_kwargs,
             "tools": [dict(t) for t in prompt.tools] or None,
-            "tokenize": False,
             "add_generation_prompt": generation,
             "continue_final_message": continued,
         }
         try:
-            return self._written(shown, options)
+            text = self._written(shown, options)
+            if not self._steady:
+                for _ in range(REPEATS):
+                    self._require_same(text, self._written(shown, options))
+                self._steady = True
+            return text
         except jinja2.TemplateSyntaxError as error:
             raise UserError(
                 "template",
@@ -128,12 +152,32 @@ class Renderer:
 
     def _written(self, turns: list[dict[str, Any]], options: Mapping[str, Any]) -> str:
         try:
-            text: str = self.tokenizer.apply_chat_template(turns, **options)
+            return self._templated(turns, **options)
         except TypeError:  # some templates join the arguments of a call as text, as OpenAI sends them
             if not any(t.get("tool_calls") for t in turns):
                 raise
-            text = self.tokenizer.apply_chat_template([_with_text_arguments(t) for t in turns], **options)
+            return self._templated([_with_text_arguments(t) for t in turns], **options)
+
+    def _templated(self, turns: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """What the template writes while its clock stands still."""
+        template = self.tokenizer.chat_template
+        if isinstance(template, str) and "strftime_now" in template:
+            options = {"chat_template": f"{_stopped_clock()}\n{template}", **options}
+            if FINE.search(template):
+                self.counts[CLOCK] = 1
+        text: str = self.tokenizer.apply_chat_template(list(turns), **{**options, "tokenize": False})
         return text
+
+    def _require_same(self, text: str, again: str) -> None:
+        """A template that writes the same turns in two ways has no border between prompt and answer."""
+        if text != again:
+            place = _shared(text, again)
+            raise UserError(
+                "template",
+                text[max(0, place - 20) : place + 20],
+                "is written otherwise each time that the chat template writes the same turns",
+                "take what is random out of the chat template, or give another one (--template chatml)",
+            )
 
     def prompt(self, prompt: Prompt) -> str:
         """The text that the model reads before it answers. An assistant turn at its end is gone on from."""
@@ -191,10 +235,10 @@ class Renderer:
             if not closing.startswith(opening):
                 rewritten += 1
                 continue
-            end, _ = self._end(closing, len(opening))
+            end, ended = self._end(closing, len(opening))
             self._require_written(turns[n], closing[len(opening) :])
             if text.startswith(closing[:end]):
-                spans.append((len(opening), end))
+                spans.append((len(opening), end if ended else self._stopped(text, end)))
             else:
                 rewritten += 1
         if turns[learned[-1]].get("train", True):
@@ -212,12 +256,23 @@ class Renderer:
             self._require_written(turns[-1], whole[len(opening) :], begun)
             end, ended = self._end(whole, len(opening))
             return whole[:end], len(opening), not ended
+        bare = None if begun else _without_thought(opening, turns[-1], whole)
+        if bare is not None:
+            self.counts[NO_REASONING] += 1
+            return self._last(prompt, [*turns[:-1], bare], before, is_first)
 
         # The template shows a finished answer in another way than it asks for one.
         probe = cast(Message, {**turns[-1], "content": PROBE})
         header = "" if begun else self.render([*turns[:-1], probe], prompt)
         header = header[: max(0, header.rfind(PROBE))]
         if not header or not whole.startswith(header):
+            if not begun and OPENED.search(opening) is None:
+                raise UserError(
+                    "template",
+                    " ".join(turns[-1]["content"].split())[:60],
+                    "is an answer that the chat template does not write behind its own generation prompt",
+                    "give its reasoning in reasoning_content, change chat_template_kwargs, or leave the row out",
+                )
             header = whole[: _shared(opening, whole)]
         end, ended = self._end(whole, len(header))
         written = whole[len(header) : end]
@@ -293,6 +348,12 @@ class Renderer:
             return len(shown), True
         return max(start, len(shown)), False
 
+    def _stopped(self, text: str, end: int) -> int:
+        """Where an earlier answer ends that nothing but the header of the next turn ends, as in GLM-4's."""
+        rest = text[end:].lstrip()
+        stop = next((m for m in self._marks if self._marks[m] in self.stop_ids and rest.startswith(m)), "")
+        return len(text) - len(rest) + len(stop) if stop else end
+
     def _content_end(self, whole: str) -> int:
         tail = self.ending.tail
         return len(whole) - len(tail) if tail is not None and whole.endswith(tail) else len(whole.rstrip())
@@ -341,7 +402,7 @@ class Renderer:
         if role not in self._written_roles:
             turns = [{"role": role, "content": PROBE}, {"role": "user", "content": "x"}]
             try:
-                text: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
+                text = self._templated(turns)
             except (jinja2.TemplateError, TypeError, ValueError):
                 text = ""
             self._written_roles[role] = PROBE in text
@@ -384,10 +445,17 @@ class Renderer:
     def _after_probe(self, *turns: dict[str, str]) -> str | None:
         """What the template writes behind the probe; None where it refuses or drops it."""
         try:
-            text: str = self.tokenizer.apply_chat_template(list(turns), tokenize=False)
+            text = self._templated(turns)
         except (jinja2.TemplateError, TypeError, ValueError):
             return None
         return text[text.rindex(PROBE) + len(PROBE) :] if PROBE in text else None
+
+
+@cache
+def _stopped_clock() -> str:
+    """A macro in the clock's place: transformers gives a template no function but its own."""
+    shown = "".join(f" | replace({c!r}, {MOMENT.strftime(c)!r})" for c in CODES)
+    return f"{{% macro strftime_now(form) %}}{{{{ form{shown} }}}}{{% endmacro %}}"
 
 
 def _shared(a: str, b: str) -> int:
@@ -426,6 +494,20 @@ def _with_text_arguments(turn: dict[str, Any]) -> dict[str, Any]:
         return {**call, "function": {**function, "arguments": text}}
 
     return {**turn, "tool_calls": [written(c) for c in turn["tool_calls"]]} if "tool_calls" in turn else turn
+
+
+def _without_thought(opening: str, turn: Message, whole: str) -> Message | None:
+    """The answer without the reasoning that it begins with, where the generation prompt has closed its block.
+
+    None: it has none, or is nothing else. whole: what the template writes, which may move reasoning.
+    """
+    block = SHUT.search(opening)
+    if block is None:
+        return None
+    thought, _, said = turn["content"].partition(block["close"])
+    moved = whole.startswith(opening[: block.end("open")])
+    begins = moved or thought.lstrip().startswith(block["open"])
+    return cast(Message, {**turn, "content": said.lstrip()}) if begins and said.strip() else None
 
 
 def _without(opened: str, tag: str, text: str) -> str:

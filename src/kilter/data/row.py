@@ -10,7 +10,7 @@ import ast
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kilter.errors import UserError
@@ -142,9 +142,40 @@ def _mapping(value: Raw) -> dict[str, Any]:
             inner = error.field
             name = f"{key}{inner}" if inner[:1] in ("", "[") else f"{key}.{inner}"
             raise RowError(name, error.problem) from None
+        if key in VALUES and plain:
+            plain = _valued(item)
         if plain is not None:
             found[str(key)] = plain
     return found
+
+
+VALUES = frozenset(("arguments", "parameters", "input_schema"))
+"""Keys of what a tool is called with, and of its JSON schema. A null in them is a value."""
+
+
+def _valued(value: Any) -> Any:
+    """A value in plain Python, with the nulls in it."""
+    if isinstance(value, Mapping):
+        return {str(k): _valued(v) for k, v in value.items()}
+    return [_valued(v) for v in value] if isinstance(value, list | tuple) else _plain(value)
+
+
+def absent(rows: Iterable[Raw], schema: object = VALUES) -> Iterable[Raw]:
+    """The rows of a table, whose mappings may have the keys of all rows: a null in them is no value.
+
+    schema: of the table; where it names none of VALUES, the rows are as they are.
+    """
+    if not any(key in str(schema) for key in VALUES):
+        return rows
+    return ({k: _without_nulls(v) for k, v in row.items()} for row in rows)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    if type(value).__name__ == "ndarray":
+        value = value.tolist()
+    return [_without_nulls(v) for v in value] if isinstance(value, list) else value
 
 
 def _items(value: Any) -> list[Any]:
