@@ -256,6 +256,8 @@ class Renderer:
             self._require_written(turns[-1], whole[len(opening) :], begun)
             end, ended = self._end(whole, len(opening))
             return whole[:end], len(opening), not ended
+
+        # Behind a block that is closed already, reasoning has no place.
         bare = None if begun else _without_thought(opening, turns[-1], whole)
         if bare is not None:
             self.counts[NO_REASONING] += 1
@@ -267,12 +269,7 @@ class Renderer:
         header = header[: max(0, header.rfind(PROBE))]
         if not header or not whole.startswith(header):
             if not begun and OPENED.search(opening) is None:
-                raise UserError(
-                    "template",
-                    " ".join(turns[-1]["content"].split())[:60],
-                    "is an answer that the chat template does not write behind its own generation prompt",
-                    "give its reasoning in reasoning_content, change chat_template_kwargs, or leave the row out",
-                )
+                raise _misplaced(turns[-1])
             header = whole[: _shared(opening, whole)]
         end, ended = self._end(whole, len(header))
         written = whole[len(header) : end]
@@ -494,6 +491,15 @@ def _with_text_arguments(turn: dict[str, Any]) -> dict[str, Any]:
         return {**call, "function": {**function, "arguments": text}}
 
     return {**turn, "tool_calls": [written(c) for c in turn["tool_calls"]]} if "tool_calls" in turn else turn
+
+
+def _misplaced(turn: Message) -> UserError:
+    return UserError(
+        "template",
+        " ".join(turn["content"].split())[:60],
+        "is an answer that the chat template does not write behind its own generation prompt",
+        "give its reasoning in reasoning_content, change chat_template_kwargs, or leave the row out",
+    )
 
 
 def _without_thought(opening: str, turn: Message, whole: str) -> Message | None:
