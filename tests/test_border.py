@@ -506,7 +506,7 @@ def test_a_template_of_ours_begins_with_the_mark_that_the_tokenizer_puts_before_
 @given(
     names,
     st.sampled_from(["switched", "quiet"]),
-    spoken,
+    spoken.filter(lambda t: "<think>" not in t),
     spoken,
     st.sampled_from(["<think>\n{}\n</think>\n\n{}", "{}</think>{}", " <think>{}</think>\n{}", "key"]),
 )
@@ -522,16 +522,11 @@ def test_reasoning_is_left_out_where_the_generation_prompt_has_closed_its_block(
     turn = bot(said, reasoning_content=thought) if form == "key" else bot(form.format(thought, said))
     (row,) = encoder.encode_rows([group_of(asked, [turn], template_kwargs=more)])
     opening = write(asked, tokenize=False, add_generation_prompt=True, **more)
-    bare = write([*asked, bot(said.lstrip())], tokenize=False, **more)
+    bare = write([*asked, bot(said)], tokenize=False, **more)
     assert bare.startswith(opening)
     end = bare.rindex("<|im_end|>") + len("<|im_end|>")
     ids = encoder.tokenizer(bare[:end], add_special_tokens=False)["input_ids"]
-    if form == "key":  # the white space before an answer stays as it is
-        said = said.lstrip("\n")
-        whole = encoder.tokenizer(opening + said + "<|im_end|>", add_special_tokens=False)["input_ids"]
-        assert [*row.prompt_ids, *row.completion_ids[0]] in (ids, whole)
-    else:
-        assert [*row.prompt_ids, *row.completion_ids[0]] == ids
+    assert [*row.prompt_ids, *row.completion_ids[0]] == ids
     assert encoder.counts[NO_REASONING] == 1 or thought.strip() in bare
 
 
@@ -554,7 +549,7 @@ def test_a_clock_in_a_template_stands_still(name, template, answers, asked):
     encoder = encoder_of(name, borders.CLOCK + APPENDING[template])
     got = encoder.encode(group)
     assert decode([t for t, m in zip(got.completion_ids[0], got.masks[0]) if m]).strip() == want.strip()
-    assert "00:00:00.000000" in decode(got.prompt_ids)
+    assert "00:00:00.000000" in encoder.renderer.prompt(group.prompt)
     assert encoder.counts[CLOCK] == 1
 
 

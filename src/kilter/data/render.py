@@ -37,7 +37,7 @@ SHUT = re.compile(
 """An empty block that a generation prompt opens and closes, so that the model answers without reasoning."""
 
 MOMENT = datetime.combine(date.today(), time())
-"""What a template reads from the clock: the day is right, and one conversation is written the same each time."""
+"""What a template reads from the clock: the day is right, and the same turns are written the same each time."""
 
 REPEATS = 6
 """How often the first conversation is written again, to see that a template writes it the same each time."""
@@ -513,7 +513,7 @@ def _without_thought(opening: str, turn: Message, whole: str) -> Message | None:
     thought, _, said = turn["content"].partition(block["close"])
     moved = whole.startswith(opening[: block.end("open")])
     begins = moved or thought.lstrip().startswith(block["open"])
-    return cast(Message, {**turn, "content": said.lstrip()}) if begins and said.strip() else None
+    return cast(Message, {**turn, "content": said.lstrip("\n")}) if begins and said.strip() else None
 
 
 def _without(opened: str, tag: str, text: str) -> str:
