@@ -37,7 +37,7 @@ SHUT = re.compile(
 """An empty block that a generation prompt opens and closes, so that the model answers without reasoning."""
 
 MOMENT = datetime.combine(date.today(), time())
-"""What a template reads from the clock: the day is right, and the same turns are written the same each time."""
+"""What a template reads from the clock: the day is right, and the same turns are always written alike."""
 
 REPEATS = 6
 """How often the first conversation is written again, to see that a template writes it the same each time."""
