@@ -16,7 +16,7 @@ from conftest import make_model
 from kilter.data import templates
 from kilter.data.dataset import DataSpec, load
 from kilter.data.encode import ACROSS, STOPS, Encoder
-from kilter.data.render import CLOCK, CLOSED, CONTEXT, FOLDED, NO_CALLS, NO_REASONING, NO_TOOLS, SPLIT
+from kilter.data.render import CLOCK, CLOSED, CONTEXT, FOLDED, NO_CALLS, NO_REASONING, NO_TOOLS, SECOND, SPLIT
 from kilter.errors import UserError
 from kilter.refs import TEMPLATE_WORDS
 from kilter.roles.open import OpenSpec, open_encoder
@@ -528,6 +528,25 @@ def test_reasoning_is_left_out_where_the_generation_prompt_has_closed_its_block(
     ids = encoder.tokenizer(bare[:end], add_special_tokens=False)["input_ids"]
     assert [*row.prompt_ids, *row.completion_ids[0]] == ids
     assert encoder.counts[NO_REASONING] == 1 or thought.strip() in bare
+
+
+@pytest.mark.parametrize("opening", ["", "<think>\n", "<think>\n\n</think>\n\n"])
+def test_a_block_behind_an_empty_one_is_counted(opening):
+    """As in templates that read reasoning_content and leave what the words hold as it is."""
+    written = "'<think>\n' + (m['reasoning_content'] or '') + '\n</think>\n\n' + m['content']"
+    template = APPENDING["chatml"].replace(
+        "m['content'] + '<|im_end|>' }}{% endg", f"{written} + '<|im_end|>' }}}}{{% endg"
+    )
+    template += f"{{%- if add_generation_prompt -%}}{{{{ '{opening}' }}}}{{%- endif -%}}"
+    for content, more, count in (
+        ("<think>\nT.\n</think>\n\nYes", {}, 1),
+        ("Yes", {"reasoning_content": "T."}, 0),
+        ("Yes", {}, 0),
+    ):
+        encoder = encoder_of("byte_level", template)
+        encoder.encode(group_of([user("Why?")], [bot(content, **more)]))
+        assert encoder.counts.get(SECOND, 0) == count
+        assert 0 not in encoder.counts.values()
 
 
 def test_an_answer_that_stands_behind_no_generation_prompt_is_refused():

@@ -36,6 +36,9 @@ SHUT = re.compile(
 )
 """An empty block that a generation prompt opens and closes, so that the model answers without reasoning."""
 
+TWICE = re.compile(r"\s*(?:<(\w+)>\s*</\1>\s*<\1>|\[(\w+)\]\s*\[/\2\]\s*\[\2\])")
+"""A block of reasoning behind an empty one."""
+
 MOMENT = datetime.combine(date.today(), time())
 """What a template reads from the clock: the day is right, and the same turns are always written alike."""
 
@@ -55,6 +58,7 @@ CLOSED = "answers close the block that the generation prompt opens: they bring n
 NO_TOOLS = "chat template without tools: the model sees none of them"
 NO_CALLS = "chat template without tool calls: the model sees none of those in a prompt"
 CLOCK = "chat template with the time of day: it is midnight in all rows"
+SECOND = "answers with a block behind an empty one: the chat template reads reasoning_content alone"
 NO_REASONING = "answers with reasoning that the chat template does not write"
 
 
@@ -255,6 +259,9 @@ class Renderer:
         if whole.startswith(opening):
             self._require_written(turns[-1], whole[len(opening) :], begun)
             end, ended = self._end(whole, len(opening))
+            block = SHUT.search(opening) or OPENED.search(opening)
+            if TWICE.match(whole, block.start() if block else len(opening)):
+                self.counts[SECOND] += 1
             return whole[:end], len(opening), not ended
 
         # Behind a block that is closed already, reasoning has no place.
