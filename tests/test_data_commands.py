@@ -181,3 +181,26 @@ def test_text_from_outside_is_neither_markup_nor_a_control_sequence(kilter, tmp_
     assert "\x1b" not in text
     for shown in ("[/red] \\x1b]0;title\\x07", "[bold]a\\x1b[2J", "[/x]", "not read: [/y]"):
         assert shown in text
+
+
+@pytest.mark.parametrize("to", EXPORTS)
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "Hello world."},
+        {"prompt": "2 + 2 * 2?", "completions": ["2 * 2 = 4.", "2 + 4 = 6."], "labels": [True, False]},
+    ],
+)
+def test_texts_and_steps_are_converted_or_refused(kilter, tmp_path, row, to):
+    source = written(tmp_path / "rows.jsonl", [row])
+    code, text = kilter("data", "convert", source, "made.jsonl", "--to", to)
+    if to == "sharegpt":
+        assert code == 2 and "`--to` = 'sharegpt' has no format for" in text
+        return
+    assert code == 0, text
+    before, after = (
+        load(DataSpec(path=str(tmp_path / name), heldout=0), "rollouts").train
+        for name in ("rows.jsonl", "made.jsonl")
+    )
+    assert same(after) == same(before) and after[0].prompt.text == before[0].prompt.text
+    assert [f.steps for f in after[0].feedback] == [f.steps for f in before[0].feedback]

@@ -19,7 +19,9 @@ FROM = {"user": "human", "assistant": "gpt", "tool": "observation"}
 
 
 def to_trl(group: Group) -> dict[str, Any]:
-    """A row as TRL's trainers read it: prompt-only, prompt-completion, unpaired, preference, stepwise."""
+    """A row as TRL's trainers read it: text, prompt alone, with completion, unpaired, preference, stepwise."""
+    if group.prompt.text == "" and _kind(group) == "demonstration" and not group.completions[0].turns:
+        return {"text": group.completions[0].text} | _beside(group.prompt, ("tools", []))
     plain = _is_plain(group.prompt) and all(not c.turns for c in group.completions)
     asked: Any = _text(group.prompt) if plain else _turns(group.prompt.messages)
     said = [c.text if plain else _turns(turns_of(c)) for c in group.completions]
@@ -33,6 +35,10 @@ def to_sharegpt(group: Group) -> dict[str, Any]:
     system = messages[0]["content"] if messages[0]["role"] == "system" else ""
     asked = [_share(m) for m in messages[bool(system) :]]
     kind = _kind(group)
+    if kind == "steps" or not (group.prompt.messages or group.prompt.text):
+        what = "judged steps" if kind == "steps" else "a text without a prompt"
+        fix = "keep such rows in Kilter's or TRL's format: --to kilter, --to trl"
+        raise UserError("--to", "sharegpt", f"has no format for {what}", fix)
     said = [[_share(m) for m in turns_of(c)] for c in group.completions]
     if kind in ("demonstration", "label", "score"):
         row = {"conversations": [*asked, *said[0]]} | SIDES[kind](said, group.feedback, "")

@@ -17,7 +17,9 @@ def to_json(group: Group) -> dict[str, Any]:
     # dataclasses.asdict copies every number of every answer, and takes most of the time.
     completions = [_lean(c, COMPLETION) for c in group.completions]
     feedback = [_lean(f, FEEDBACK) | {"score": f.score} for f in group.feedback]
-    return {"prompt": _lean(group.prompt, PROMPT), "completions": completions, "feedback": feedback}
+    # A text without a prompt is a prompt that says nothing, and no missing one.
+    asked = {"text": ""} if group.prompt.text == "" else {}
+    return {"prompt": asked | _lean(group.prompt, PROMPT), "completions": completions, "feedback": feedback}
 
 
 def _lean(noun: Any, names: Sequence[str]) -> dict[str, Any]:
