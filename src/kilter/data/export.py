@@ -19,7 +19,7 @@ FROM = {"user": "human", "assistant": "gpt", "tool": "observation"}
 
 
 def to_trl(group: Group) -> dict[str, Any]:
-    """A row as TRL's trainers read it: text, prompt alone, with completion, unpaired, preference, stepwise."""
+    """A row as TRL's trainers read it: text, prompt, completion beside it, unpaired, preference, stepwise."""
     if group.prompt.text == "" and _kind(group) == "demonstration" and not group.completions[0].turns:
         return {"text": group.completions[0].text} | _beside(group.prompt, ("tools", []))
     plain = _is_plain(group.prompt) and all(not c.turns for c in group.completions)
