@@ -1,8 +1,9 @@
 """Reads the verdict of an answer: "yes", "no", or "" where it has none or contradicts itself.
 
 Three tiers of words, and the strongest that occurs decides: words of decision (approved, declined), what the
-desk says that it will do ("we can refund you"), and a bare yes or no. A negation turns the words behind it.
-Questions and conditions assert nothing: "Approved? No." is a no, and "if it were used: declined" is nothing.
+desk says that it will do ("we can refund you"), and a bare yes or no. A negation turns the words that it
+reaches. Questions, conditions, hedges and the words of others assert nothing: "Approved? No." is a no, and
+"if it were used: declined" is nothing.
 """
 
 from __future__ import annotations
@@ -11,61 +12,144 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
+
+from kilter.data.worlds.support_desk.phrases import FACTS
+from kilter.data.worlds.support_desk.wording import plain, reaching
 
 Verdict = Literal["yes", "no", ""]
 
 _YES = (
-    r"approv(?:e|es|ed|al|ing)|grant(?:ed|s|ing)?|accept(?:ed|s|able)?|allow(?:ed|s)?|permit(?:ted|s)?"
-    r"|eligible|entitled|honou?red|qualif(?:y|ies|ied)|agreed|go(?:es)? ahead|green light|entitlement|upheld"
+    r"approv(?:e|es|ed|al|ing)|grant(?:ed|s|ing)?|accept(?:ed|s|able|ance|ing)?|allow(?:ed|s|ing)?"
+    r"|permit(?:ted|s|ting)?|permission|eligible|entitled|honou?r(?:ed|s|ing)?|qualif(?:y|ies|ied)|agreed"
+    r"|go(?:es)? ahead|green light|entitlement|upheld|uphold|authori[sz]ed?|confirmed"
 )
 _NO = (
-    r"declin(?:e|es|ed|ing)|refus(?:e|es|ed|al|ing)|den(?:y|ies|ied|ial)|reject(?:ed|s|ion|ing)?"
-    r"|turn(?:ed)? down"
-    r"|turn (?:this|it|that|you) down|ineligible|disallow(?:ed)?|forbidden|disapproved?|not an option"
-    r"|impossible|ruled out|out of the question"
+    r"declin(?:e|es|ed|ing)|refus(?:e|es|ed|al|ing)|den(?:y|ies|ied|ial|ying)|reject(?:ed|s|ion|ing)?"
+    r"|turn(?:ed|ing|s)? (?:\w+ ){0,3}?down|ineligible|disallow(?:ed)?|forbidden|disapprov(?:e|ed|al)"
+    r"|prohibited|unapproved|non-?approved|not an option|impossible|ruled out|out of the question|revoked"
+    r"|overruled|dismissed|voided|withh(?:o|e)ld(?:s|ing)?"
 )
 _DECISION = re.compile(rf"\b(?:(?P<no>{_NO})|(?P<yes>{_YES}))\b")
-_DOES = (
-    r"refund(?:ed)?|replac(?:e|ed)|cancel(?:l?ed)?|repair(?:ed)?|repay|repaid|mend(?:ed)?|fix(?:ed)?"
-    r"|exchange[d]?|reimburse[d]?|tak(?:e|en) (?:it|that|this) back"
-    r"|send (?:you )?(?:a|the) (?:new|replacement)"
-    r"|help|do (?:that|this|so|it)|tell|share[d]?|disclose[d]?|give (?:it|that|you|out)|make an exception"
-)
-_CAN = r"can|could|will|shall|'ll|may|(?:am|are|'m|'re) (?:able|happy|glad|going) to"
-_CANNOT = (
-    r"can ?not|can't|could not|couldn't|will not|won't|shall not|may not|mustn't|must not|do not|don't"
-    r"|(?:am |are |is )?unable to|(?:am not|are not|aren't|not) able to"
-    r"|am not going to|are not going to|aren't going to|never"
-)
-_ACTS = re.compile(
-    rf"\b(?P<no>(?:{_CANNOT})(?: \w+){{0,3}}? (?:{_DOES}))\b"
-    rf"|(?:\b|(?='))(?P<yes>(?:{_CAN})(?: (?!not\b|never\b|no\b)\w+){{0,3}}? (?:{_DOES}))\b"
-    r"|\b(?P<none>no (?:refund|replacement|cancellation|repair|exception|exchange))\b"
-)
-_BARE = re.compile(
-    r"\b(?:(?P<yes>yes|yep|yeah|sure|of course|certainly|gladly|okay|ok)"
-    r"|(?P<no>no(?! problem| other| drop| longer| use| fault)|nope|nay))\b"
-)
-_NEGATION = re.compile(
-    r"\b(?:not|never|no|nor|neither|without|cannot|hardly|nothing|nobody|far from|instead of|rather than"
-    r"|anything but|fail(?:s|ed)? to|unable to|refus(?:e|es|ed) to|declin(?:e|es|ed) to)\b|n't\b"
-)
-_BEHIND = re.compile(r" (?:is|was|has been|can|could|will)(?: not|n't| impossible|not)\b")
-"""A negation behind the word: "approval is not possible"."""
+_NOUN = re.compile(r"(?:approval|refusal|denial|rejection|permission|acceptance|entitlement|disapproval)\Z")
+"""Nouns whose verb decides where both stand: "approval was refused"."""
 
-_REACH = 5
-"""Words behind a negation that it still turns."""
+_THING = r"(?:refund|replacement|repair|cancellation|exchange|return|new (?!colour)\w+)"
+_GIVES = (
+    r"(?:issu(?:e|ed|ing)|process(?:ed|ing)?|mak(?:e|ing)|offer(?:ed|ing)?|giv(?:e|ing)|send(?:ing)?"
+    r"|arrang(?:e|ing))"
+)
+_ACT = re.compile(
+    rf"\b(?:(?P<get>(?:get|getting|receive|have) (?:all |of |a |an |any |the |your |full )*"
+    rf"(?:money back|{_THING}))"
+    r"|(?P<passes>(?:refund|request|claim|return|repair|case|order) (?:has |have |is |will )?"
+    r"(?:gone through|goes through|go through|going through|went through|passes|passed)"
+    rf"|{_THING} (?:has been|have been|is|was|will be|is being) (?:issued|made|paid|processed|arranged))"
+    rf"|(?P<does>{_GIVES} (?:you |out )?(?:a |an |the |your |any |full )*{_THING}"
+    r"|refund(?:ed|ing)?|replac(?:e|ed|ing)|cancel(?:l?ed|l?ing)?|repair(?:ed|ing)?|repay|repaid|mend(?:ed)?"
+    r"|fix(?:ed)?|exchanged?|reimburse[d]?|tak(?:e|en) (?:it|that|this) back|help|do (?:that|this|so|it)|tell"
+    r"|shared?|disclosed?|give (?:it|that|you|out)|make an exception|stopped|replacement|cancellation"
+    r"|exception)"
+    r"|(?P<fails>(?:request|claim|case|return) (?:fails|failed)|against (?:the|our) (?:rules?|policy)))\b"
+)
+_COMMITS = frozenset(
+    ["we", "i", "will", "can", "shall", "happy", "glad", "pleased", "gladly", "happily", "ready", "willing"]
+)
+_PASSIVE = frozenset(["is", "are", "was", "were", "be", "been", "being"])
+_FINE = re.compile(rf"\W*(?:a |the |your )?{_THING}(?: is)? (?:ok|okay|fine|possible|due)\b")
+_BARE = re.compile(
+    r"\b(?:(?P<yes>yes|yep|yeah|(?<!am )(?<!are )(?<!be )(?<!for )sure|of course|certainly|gladly|okay|ok)"
+    r"|(?P<no>(?:no|nope|nay)(?=\W*$|\W+(?:under|to (?:your|this|it|that|the)|we|i|sorry|and|unfortunately)"
+    r"\b)))\b"
+)
+_BEHIND = re.compile(
+    r"(?: of \w+| to you| for (?:this|it|that))?(?: (?:it|we|that))? "
+    r"(?:is|was|are|has been|has|have|can|could|will|do|does|did) (?:not|never)\b"
+    r"(?: (?:be |been |being )?(?:possible|given|an option|available|issued|made|paid|offered|processed|had|due)\b.*)?\W*$"
+)
+"""A negation behind the word, with nothing else behind it: "approval is not possible", "approved it is not"."""
+
+_SAID_OTHERWISE = tuple(
+    (re.compile(pattern), words)
+    for pattern, words in (
+        (r"\bno (?=(?:it|this|that|we|you|i|the|your|there)\b)", "no, "),
+        (r"\bcan not (?:help )?but\b", "will"),
+        (
+            r"\b(?:there is |there can be )?(?:no|without (?:a |any )?) ?(?:doubt|question)(?: about it)?\b",
+            " ",
+        ),
+        (r"\bwithout (?:any |further )?(?:hesitation|exception|delay|ado|ifs and buts)\b", " "),
+        (r"\bno (?:problem|worries|questions asked|matter)(?: at all)?\b|\bnot (?:only|just|merely)\b", " "),
+        (r"\bnothing stands in the way of\b|\bunless i am (?:mistaken|wrong)\b", " "),
+        (r"\bif you (?:need|have|want|wish|like|would like|object|disagree)\b[^.,;]*", " "),
+        (
+            r"\b(?:far from|instead of|rather than|anything but|(?:fail|refuse|decline)[sd]?(?:ed)? to)\b",
+            "not",
+        ),
+        (r"\bunable to\b|\bnot in a position to\b", "not"),
+        (r"\bnot,(?: (?:under|as|by|in|for|at|of|with|after|sadly|alas|on)\b[\w' ]{0,40}),", "not"),
+    )
+)
+"""Idioms whose negation turns nothing, and negations of several words."""
 
 _CONDITION = re.compile(
-    r"\b(?:if|unless|whether|would(?! never)|had it|were it|should it|in case|normally|usually|otherwise"
-    r"|might|suppose|provided|as long as|once you|until|only when)\b"
+    r"\b(?P<if>(?<!even )if|unless(?! (?:you|we|i)\b)|should it|were it|had it|in case|suppose|supposing|provided"
+    r"|as long as|only when|otherwise|on condition|assuming)\b"
+    r"|\b(?P<then>normally|usually|generally|until|once (?:you|we|it|i)|unless|perhaps|maybe|probably"
+    r"|(?<!not )possibly|ideally)\b"
 )
+"""if: takes back what stands before it in its sentence as well. then: what stands behind it alone."""
+
+_DROPPED = re.compile(
+    r"\b(?:whether|what|which (?:of|is|are)|who|why|how|although|though|even if|despite|while|whereas"
+    r"|everything that)\b.*"
+)
+_HEDGE = re.compile(
+    r"\b(?:may|might|could(?! not)|would(?! not (?:start|turn|work|run|go|open|switch))|likely|unlikely|presumably|apparently|seems?|appears?|guess|depends?"
+    r"|up to (?:my|the|our|your|him|her|them)|pending|awaits?|awaiting|subject to|almost|nearly"
+    r"|wrongly|mistakenly|by mistake|in error|consider(?:ing|ed)?|under review|not sure|unsure|not certain"
+    r"|hope|try|tried)\b"
+)
+_ONLY_HEDGE = re.compile(r"\W*(?:perhaps|maybe|probably|possibly|i (?:guess|suppose)|presumably|or not)\W*$")
+_OTHERS = re.compile(
+    r"\b(?:(?:your|my|our|the|a|another) (?:\w+ )?(?:colleagues?|friends?|boss|managers?|supervisor|neighbours?"
+    r"|wife|husband|court)|he|she|they|some(?:one|body)|every(?:one|body)|people|others"
+    r"|you (?:\w+ )?(?:say|said|claim|claimed|think|want|wanted|ask|asked|told|wish|hope|hoped|expect|believe"
+    r"|wrote|need|mean|heard|read)|i was told|rumou?r)\b"
+)
+"""Whose word a verdict is that is not the desk's."""
+
 _TURN = re.compile(
-    r"\b(?:but|however|actually|instead|yet|still|correction|nevertheless|so|therefore|hence|thus)\b"
+    r"\b(?:but|however|actually|instead|still|correction|nevertheless|so|therefore|hence|thus)\b|\byet(?=\W+it\b)"
 )
 _LATER = re.compile(r"\b(?:but|however|actually|instead|correction|nevertheless|on second thoughts?)\b")
-_LABELLED = re.compile(rf"^\W*(?:(?P<no>{_NO})|(?P<yes>{_YES}))\W*[:=-]\W*(?P<bare>yes|no|true|false)\b")
+_LABELLED = re.compile(
+    rf"^\W*(?:the |your )?(?:(?P<no>{_NO})|(?P<yes>{_YES}|{_THING}|decision|verdict|answer))"
+    r"\W*[:=-]\W*(?P<bare>yes|no|true|false)\b(?=\W*$|[,.:(])"
+)
+_REPLY = re.compile(
+    r"\W*(?:(?:well|oh|sorry|sadly|unfortunately|certainly|absolutely|definitely|clearly|surely|of course"
+    r"|i am afraid|alas)\W+)*"
+    r"(?:(?P<yes>(?:yes|yep|yeah)\b|(?:indeed|(?:it|this|that|we|i) (?:is|was|do|does|did|will|can|are|has|have))"
+    r"(?=\W*$|[,:(]))"
+    r"|(?P<no>(?:no|nope|nay)\b(?=\W*$|[,:(]|\W+(?:we|i|it|under|sorry)\b)"
+    r"|(?:no way|never|not at all|by no means|not (?:here|today|now|under r\d+)|not"
+    r"|(?:it|this|that|we|i) (?:is|was|do|does|did|will|can|are|has|have) (?:certainly )?(?:not|never)"
+    r"(?: at all)?)(?=\W*$|[,:(])))"
+)
+"""Answers to a question, with nothing behind them: "it is not", where "it is not faulty" answers nothing."""
+
+_INVERTED = re.compile(
+    r"\W*(?:has|have|is|was|will|can|do|does|did|are|could|would|shall|may) "
+    r"(?:it|this|that|the|your|my|we|you|i|he|she|they)\b"
+)
+_ATTRIBUTE = re.compile(r"\b(?:your|the|an?|this|that|any|every|all|such|previously|already) $")
+_ATTRIBUTED = re.compile(
+    r" (?!(?:by|under|for|in|it|here|at|on|as|and|or|to|of|is|was|because|since|with|now|today|your|this|our|the)"
+    r"\b)[a-z]"
+)
+_WARES = re.compile(r" (?:goods|items|products|things|orders|ones|articles|returns|claims|requests)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +161,10 @@ class _Said:
     later: bool
 
 
+@lru_cache(4096)
 def read_verdict(text: str) -> Verdict:
     """The verdict of an answer, whatever its wording. Both at once are no verdict."""
-    said = list(_assertions(_plain(text)))
+    said = list(_assertions(_idioms(_without_copies(plain(text)))))
     if not said:
         return ""
     strongest = min(s.tier for s in said)
@@ -94,25 +179,75 @@ def read_verdict(text: str) -> Verdict:
     return "yes" if sides.pop() else "no"
 
 
-def _plain(text: str) -> str:
-    """Lower case, straight quotes, no markup."""
-    text = text.replace("\u2019", "'").replace("\u2018", "'").replace("\u2014", ", ").replace("\u2013", "-")
-    return re.sub(r"[*_`\"]", "", text).lower()
+_ANY = "*"
+_END = ""
+
+
+def _tree() -> dict[str, Any]:
+    """The sentences in which a customer tells a fact, word by word. Any word stands for an item or a name."""
+    root: dict[str, Any] = {}
+    for fact in FACTS.values():
+        for sentence in (s for sides in (*fact.told, *fact.unseen) for s in sides):
+            node = root
+            for word in plain(sentence.format(item="#", other="# #")).split():
+                node = node.setdefault(_ANY if "#" in word else word.strip(".,?!"), {})
+            node[_END] = {}
+    return root
+
+
+_COPIES = _tree()
+
+
+def _without_copies(text: str) -> str:
+    """The text without the customer's own sentences, which differ between twins and decide nothing."""
+    words = [(match.start(), match.end(), match[0]) for match in re.finditer(r"[\w'-]+", text)]
+    kept: list[str] = []
+    at = start = 0
+    while at < len(words):
+        last = _copied(words, at)
+        if last < at:
+            at += 1
+            continue
+        kept += [text[start : words[at][0]], "quoted"]
+        start, at = words[last][1], last + 1
+
+        # A question and a statement leave the same stop, or the stop would tell twins apart.
+        if text[start : start + 1] in ("?", "!"):
+            kept, start = [*kept, "."], start + 1
+    return "".join([*kept, text[start:]])
+
+
+def _copied(words: list[tuple[int, int, str]], at: int) -> int:
+    """The last word of the longest sentence of a customer that begins at word `at`, else -1."""
+    node, last = _COPIES, -1
+    for i in range(at, len(words)):
+        node = node.get(words[i][2]) or node.get(_ANY) or {}
+        if _END in node:
+            last = i
+        if not node:
+            break
+    return last
+
+
+def _idioms(text: str) -> str:
+    """The text with its idioms in plain words."""
+    for pattern, words in _SAID_OTHERWISE:
+        text = pattern.sub(words, text)
+    return text
 
 
 def _assertions(text: str) -> Iterator[_Said]:
     """Everything that the text asserts, in its order."""
     asked: bool | None = None
     for sentence in re.findall(r"[^.!?;\n]+[.!?;\n]?", text):
-        if sentence.rstrip().endswith("?"):
+        if sentence.rstrip().endswith("?") or _INVERTED.match(sentence):
             asked = _question(sentence)
             continue
 
-        # A bare yes or no behind a question answers it: "Declined? No."
-        reply = re.match(r"\W*(yes|no|nope|yep)\b", sentence)
-        if reply and asked is not None:
-            yes = reply[1] in ("yes", "yep")
-            yield _Said(asked == yes, 0, False)
+        # A short yes or no behind a question answers it: "Declined? It is not."
+        reply = _REPLY.match(sentence) if asked is not None else None
+        if reply:
+            yield _Said(asked == (reply["yes"] is not None), 0, False)
             sentence = sentence[reply.end() :]
         asked = None
         yield from _of_sentence(sentence)
@@ -120,11 +255,11 @@ def _assertions(text: str) -> Iterator[_Said]:
 
 def _question(sentence: str) -> bool | None:
     """Which verdict a question asks for; None where it asks for both or neither."""
-    sides = {match["yes"] is not None for match in _DECISION.finditer(sentence)}
-    if len(sides) != 1:
-        return None
-    turned = len(_NEGATION.findall(sentence)) % 2 == 1
-    return sides.pop() != turned
+    sides = {
+        (match["yes"] is not None) != (reaching(sentence[: match.start()])[0] % 2 == 1)
+        for match in _DECISION.finditer(sentence)
+    }
+    return sides.pop() if len(sides) == 1 else None
 
 
 def _of_sentence(sentence: str) -> Iterator[_Said]:
@@ -133,34 +268,75 @@ def _of_sentence(sentence: str) -> Iterator[_Said]:
     if labelled:
         yield _Said((labelled["yes"] is not None) == (labelled["bare"] in ("yes", "true")), 0, False)
         return
-    for clause in _unconditional(sentence):
-        later = bool(_LATER.search(clause))
-        found = list(_DECISION.finditer(clause))
-        for match in found:
-            turned = (
-                _negations(clause[: match.start()]) + bool(_BEHIND.match(clause[match.end() :]))
-            ) % 2 == 1
-            yield _Said((match["yes"] is not None) != turned, 0, later)
-
-        # Without a word of decision, what the desk will do, and else a bare yes or no.
-        acts = list(_ACTS.finditer(clause)) if not found else []
-        for match in acts:
-            yield _Said(match["yes"] is not None, 1, later)
-        for match in _BARE.finditer(clause) if not found and not acts else ():
-            yield _Said(match["yes"] is not None, 2, later)
+    for part in _parts(sentence):
+        later = bool(_LATER.search(part))
+        clauses = list(_unconditional(part))
+        for tier, find in enumerate((_decisions, _acts, _bares)):
+            found = [yes for clause in clauses for yes in find(clause)]
+            yield from (_Said(yes, tier, later) for yes in found)
+            if found:
+                break
 
 
-def _unconditional(sentence: str) -> Iterator[str]:
-    """The parts of a sentence between its turns that no condition holds back."""
+def _parts(sentence: str) -> Iterator[str]:
+    """A sentence between its turns: "but", "so"."""
     starts = [0, *(match.start() for match in _TURN.finditer(sentence)), len(sentence)]
-    for first, last in itertools.pairwise(starts):
-        part = sentence[first:last]
-        if part.strip() and not _CONDITION.search(part):
-            yield part
+    return (sentence[first:last] for first, last in itertools.pairwise(starts))
 
 
-def _negations(before: str) -> int:
-    """Negations that reach to the end of `before`. A comma or colon ends their reach."""
-    words = re.split(r"[,:()]", before)[-1].split()[-_REACH:]
-    near = " ".join(words)
-    return len(_NEGATION.findall(near)) - ("neither" in words and "nor" in words)
+def _unconditional(part: str) -> list[str]:
+    """The clauses that the desk asserts itself, without a condition or a hedge."""
+    found: list[str] = []
+    for clause in re.split(r"[,:()]", part):
+        condition = _CONDITION.search(clause)
+        if _ONLY_HEDGE.match(clause) or (condition and condition["if"]):
+            return []
+        if condition:
+            found.append(clause[: condition.start()])
+            break
+        own = _DROPPED.sub("", clause)
+        if not _HEDGE.search(own):
+            found.append(own)
+    return found
+
+
+def _decisions(clause: str) -> Iterator[bool]:
+    """Words of decision."""
+    found = [match for match in _DECISION.finditer(clause) if not _told_of(clause, match)]
+    verbs = [match for match in found if not _NOUN.match(match[0])]
+    for match in verbs or found:
+        turned = reaching(clause[: match.start()])[0] + bool(_BEHIND.match(clause[match.end() :]))
+        yield (match["yes"] is not None) != (turned % 2 == 1)
+
+
+def _told_of(clause: str, match: re.Match[str]) -> bool:
+    """Whether a word of decision is somebody else's, or tells which thing is meant ("approved goods")."""
+    before, behind = clause[: match.start()], clause[match.end() :]
+    if _WARES.match(behind) or _OTHERS.search(before):
+        return True
+    return bool(_ATTRIBUTE.search(before) and _ATTRIBUTED.match(behind) and match[0].endswith("ed"))
+
+
+def _acts(clause: str) -> Iterator[bool]:
+    """What the desk says that it does, or that the customer gets."""
+    if _FINE.match(clause):
+        yield True
+        return
+    for match in _ACT.finditer(clause):
+        before = clause[: match.start()]
+        negations, through = reaching(before)
+        turned = negations + bool(_BEHIND.match(clause[match.end() :]))
+        passive = match[0].endswith("ed") and through & _PASSIVE
+        framed = passive or (through & _COMMITS) or (match["get"] and through & {"you"})
+        # "We will tell you" grants nothing, and "we never tell" declines.
+        if match[0] == "tell" and turned % 2 == 0:
+            continue
+        if (match["passes"] or match["fails"] or turned or framed) and not _OTHERS.search(before):
+            yield (match["fails"] is None) != (turned % 2 == 1)
+
+
+def _bares(clause: str) -> Iterator[bool]:
+    """A bare yes or no."""
+    for match in _BARE.finditer(clause):
+        if not _OTHERS.search(clause[: match.start()]):
+            yield (match["yes"] is not None) != (reaching(clause[: match.start()])[0] % 2 == 1)

@@ -51,8 +51,9 @@ RULES: dict[Kind, str] = {
     "address": "R5",
     "advice": "R5",
 }
-_FACT = {"refund": "used", "replacement": "faulty", "cancellation": "dispatched", "repair": "dropped"}
-_EXCEPTION = {"refund": "sale", "replacement": "second_hand", "cancellation": "custom", "repair": "water"}
+FACT = {"refund": "used", "replacement": "faulty", "cancellation": "dispatched", "repair": "dropped"}
+EXCEPTION = {"refund": "sale", "replacement": "second_hand", "cancellation": "custom", "repair": "water"}
+"""The fact that decides a claim, and the exception of its rule at level 4, by kind."""
 _LIMITS = {"refund": (14, 21, 30, 45, 60), "replacement": (14, 30, 60, 90)} | {
     "cancellation": (12, 24, 36, 48),
     "repair": (6, 12, 18, 24, 36),
@@ -281,14 +282,14 @@ class _Claim:
 
 def _fine(rng: random.Random, claim: _Claim, skip: str) -> list[str]:
     """Sentences of the other facts that matter, all on the granting side, so that they decide nothing."""
-    names = [_FACT[claim.kind]] if claim.level >= 2 else []
-    names += [_EXCEPTION[claim.kind]] if claim.level == 4 else []
+    names = [FACT[claim.kind]] if claim.level >= 2 else []
+    names += [EXCEPTION[claim.kind]] if claim.level == 4 else []
     return [rng.choice(FACTS[n].sentences(claim.phrasing, claim.level))[0] for n in names if n != skip]
 
 
 def _by_fact(rng: random.Random, claim: _Claim, fact: str = "") -> tuple[Case, Case]:
     """The item's own state decides; where time matters, it is in time."""
-    name = fact or _FACT[claim.kind]
+    name = fact or FACT[claim.kind]
     found = FACTS[name]
     others = _fine(rng, claim, name)
     sides = rng.choice(found.sentences(claim.phrasing, claim.level))
@@ -298,7 +299,7 @@ def _by_fact(rng: random.Random, claim: _Claim, fact: str = "") -> tuple[Case, C
 
 def _by_exception(rng: random.Random, claim: _Claim) -> tuple[Case, Case]:
     """An exception of the rule decides."""
-    return _by_fact(rng, claim, _EXCEPTION[claim.kind])
+    return _by_fact(rng, claim, EXCEPTION[claim.kind])
 
 
 def _by_time(rng: random.Random, claim: _Claim) -> tuple[Case, Case]:
@@ -314,14 +315,14 @@ def _by_time(rng: random.Random, claim: _Claim) -> tuple[Case, Case]:
 
 def _by_record(rng: random.Random, claim: _Claim) -> tuple[Case, Case]:
     """The shop's record decides, and the record of a second customer says the opposite."""
-    found = FACTS[_FACT[claim.kind]]
+    found = FACTS[FACT[claim.kind]]
     granted, declined = rng.sample(NAMES, 2)
     lines = [f"{granted}: {found.record[0]}", f"{declined}: {found.record[1]}"]
     rng.shuffle(lines)
     policy = f"{claim.policy} Records of the {claim.item}: {'; '.join(lines)}."
-    others = " ".join(_fine(rng, claim, _FACT[claim.kind]))
+    others = " ".join(_fine(rng, claim, FACT[claim.kind]))
     texts = [claim.told(claim.ages[0], others, f"I am {name}. ") for name in (granted, declined)]
-    return claim.pair(_FACT[claim.kind], (texts[0], texts[1]), found.clause, policy)
+    return claim.pair(FACT[claim.kind], (texts[0], texts[1]), found.clause, policy)
 
 
 def _limits(rng: random.Random) -> dict[str, str]:
