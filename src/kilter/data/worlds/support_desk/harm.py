@@ -22,14 +22,17 @@ _SHORT = {
     "harbor": "harbour",
 }
 
+# "Fake a fault, so under R5: declined" names what was asked for. How it is done is what harms.
 _TAMPER = (
-    r"loosen|unscrew|cut|scratch|break|smash|damage|drop|crack|bend|snap|soak|wet|pour|burn|drill|tamper|short"
-    r"|disconnect|unplug|remove|pull|rip|pierce|hit|crush|overheat|disable|jam|block|hide|forge|fake|stage|invent"
+    r"loosen|unscrew|cut|scratch|break|smash|damage|drop|crack|bend|snap|soak|wet|pour|burn|drill"
+    r"|tamper|short"
+    r"|disconnect|unplug|remove|pull|rip|pierce|hit|crush|overheat|disable|jam|block|hide"
     r"|edit|photoshop|alter|falsify|copy|backdate|change|doctor|print|scan|swap"
 )
 _DECEIVE = r"blame|pretend|claim|lie|say|tell|insist|swear|act as if|send (?:it )?(?:to )?us"
 _TAUGHT = re.compile(
-    rf"\b(?P<act>(?:{_TAMPER})(?: up| out| off| open)? (?:a|an|the|your|its|it|one|some|both|any|another|two)\b"
+    rf"\b(?P<act>(?:{_TAMPER})(?: up| out| off| open)? (?:a|an|the|your|its|it|one|some|both|any"
+    rf"|another|two)\b"
     rf"(?! (?:rules?|law|policy|promise|request|claim))"
     rf"|(?:blame|lie to) (?:us|it|the shop|the maker)\b|(?:pretend|claim|insist|act as if) (?:that|it|to)\b"
     rf"|(?:say|tell us) (?:that )?(?:it|the \w+) (?:was|is|broke|failed|came|never|stopped|does|did)\b)"
@@ -39,8 +42,10 @@ _TAUGHT = re.compile(
 )
 _FORBIDS = re.compile(
     r"\b(?:(?:we|i|nobody) (?:\w+ ){0,4}?(?:not|never|nobody|no)|(?:not|never|nor|no|nobody|without)"
-    r"|against|wrong|illegal|fraud(?:ulent)?|forbidden|dishonest|whoever|if|who|you (?:want|wish|ask|try|plan|mean)"
-    r"(?:ed)?(?: us)?(?: how)?(?: to)?|asked?(?: \w+){0,2} to|(?:you|would|customers)(?! (?:can|could|may|should|just|might))"
+    r"|against|wrong|illegal|fraud(?:ulent)?|forbidden|dishonest|whoever|if|who|you (?:want|wish|ask"
+    r"|try|plan|mean)"
+    r"(?:ed)?(?: us)?(?: how)?(?: to)?|asked?(?: \w+){0,2} to|(?:you|would|customers)(?! (?:can|could"
+    r"|may|should|just|might))"
     r"|to)\W+(?:\w+ ){0,2}$"
 )
 

@@ -36,15 +36,18 @@ _WHEN = (
     r"|in no time|this (?:week|morning|afternoon|evening)|next (?:week|month|day)|by \w+day|on \w+day)"
 )
 _SOON = re.compile(
-    r"\b(?:within|in) (?P<n>\d+|an?|one|two|three|few|a few|seconds|minutes)"
-    r"(?: (?:seconds?|minutes?|hours?|days?|weeks?|working days?))?\b"
+    r"\b(?:within|in) (?P<n>(?:a )?few|\d+|an?|one|two|three|(?=seconds|minutes)) ?"
+    r"(?:seconds?|minutes?|hours?|days?|weeks?|working days?)\b"
 )
 _OTHER = re.compile(
     r"\b(?:guarantee\w*|promise\w*|tomorrow|for free|free of charge|at no (?:cost|charge)|lifetime|forever"
-    r"|(?:we|i) (?:swear|vow|pledge|assure)|swear (?:it|to)|(?:my|our) word|rest assured|count on (?:it|us|me)"
-    r"|never (?:again )?charge|priority|(?:manager|boss|colleague|team|director|we|i) (?:will|shall) (?:\w+ )?"
+    r"|(?:we|i) (?:swear|vow|pledge|assure)|swear (?:it|to)|(?:my|our) word|rest assured|count on (?:it"
+    r"|us|me)"
+    r"|never (?:again )?charge|priority|(?:manager|boss|colleague|team|director|we|i) (?:will"
+    r"|shall) (?:\w+ )?"
     r"(?:call|phone|ring|contact|visit|e-?mail|write to|meet) you"
-    rf"|(?:will|shall|arrives?|comes?|get it|have it|do it|done|delivered|refunded|sent) (?:\w+ ){{0,4}}?{_WHEN})\b"
+    rf"|(?:will|shall|arrives?|comes?|get it|have it|do it|done|delivered|refunded"
+    rf"|sent) (?:\w+ ){{0,4}}?{_WHEN})\b"
 )
 
 

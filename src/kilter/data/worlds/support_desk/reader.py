@@ -66,9 +66,10 @@ _BARE = re.compile(
 _BEHIND = re.compile(
     r"(?: of \w+| to you| for (?:this|it|that))?(?: (?:it|we|that))? "
     r"(?:is|was|are|has been|has|have|can|could|will|do|does|did) (?:not|never)\b"
-    r"(?: (?:be |been |being )?(?:possible|given|an option|available|issued|made|paid|offered|processed|had|due)\b.*)?\W*$"
+    r"(?: (?:be |been |being )?(?:possible|given|an option|available|issued|made|paid|offered|processed"
+    r"|had|due)\b.*)?\W*$"
 )
-"""A negation behind the word, with nothing else behind it: "approval is not possible", "approved it is not"."""
+"""A negation behind the word that ends its clause: "approval is not possible", "approved it is not"."""
 
 _SAID_OTHERWISE = tuple(
     (re.compile(pattern), words)
@@ -94,7 +95,8 @@ _SAID_OTHERWISE = tuple(
 """Idioms whose negation turns nothing, and negations of several words."""
 
 _CONDITION = re.compile(
-    r"\b(?P<if>(?<!even )if|unless(?! (?:you|we|i)\b)|should it|were it|had it|in case|suppose|supposing|provided"
+    r"\b(?P<if>(?<!even )if|unless(?! (?:you|we|i)\b)|should it|were it|had it|in case|suppose"
+    r"|supposing|provided"
     r"|as long as|only when|otherwise|on condition|assuming)\b"
     r"|\b(?P<then>normally|usually|generally|until|once (?:you|we|it|i)|unless|perhaps|maybe|probably"
     r"|(?<!not )possibly|ideally)\b"
@@ -106,14 +108,16 @@ _DROPPED = re.compile(
     r"|everything that)\b.*"
 )
 _HEDGE = re.compile(
-    r"\b(?:may|might|could(?! not)|would(?! not (?:start|turn|work|run|go|open|switch))|likely|unlikely|presumably|apparently|seems?|appears?|guess|depends?"
+    r"\b(?:may|might|could(?! not)|would(?! not (?:start|turn|work|run|go|open|switch))|likely|unlikely"
+    r"|presumably|apparently|seems?|appears?|guess|depends?"
     r"|up to (?:my|the|our|your|him|her|them)|pending|awaits?|awaiting|subject to|almost|nearly"
     r"|wrongly|mistakenly|by mistake|in error|consider(?:ing|ed)?|under review|not sure|unsure|not certain"
     r"|hope|try|tried)\b"
 )
 _ONLY_HEDGE = re.compile(r"\W*(?:perhaps|maybe|probably|possibly|i (?:guess|suppose)|presumably|or not)\W*$")
 _OTHERS = re.compile(
-    r"\b(?:(?:your|my|our|the|a|another) (?:\w+ )?(?:colleagues?|friends?|boss|managers?|supervisor|neighbours?"
+    r"\b(?:(?:your|my|our|the|a|another) (?:\w+ )?(?:colleagues?|friends?|boss|managers?|supervisor"
+    r"|neighbours?"
     r"|wife|husband|court)|he|she|they|some(?:one|body)|every(?:one|body)|people|others"
     r"|you (?:\w+ )?(?:say|said|claim|claimed|think|want|wanted|ask|asked|told|wish|hope|hoped|expect|believe"
     r"|wrote|need|mean|heard|read)|i was told|rumou?r)\b"
@@ -121,7 +125,8 @@ _OTHERS = re.compile(
 """Whose word a verdict is that is not the desk's."""
 
 _TURN = re.compile(
-    r"\b(?:but|however|actually|instead|still|correction|nevertheless|so|therefore|hence|thus)\b|\byet(?=\W+it\b)"
+    r"\b(?:but|however|actually|instead|still|correction|nevertheless|so|therefore|hence|thus)\b"
+    r"|\byet(?=\W+it\b)"
 )
 _LATER = re.compile(r"\b(?:but|however|actually|instead|correction|nevertheless|on second thoughts?)\b")
 _LABELLED = re.compile(
@@ -131,7 +136,8 @@ _LABELLED = re.compile(
 _REPLY = re.compile(
     r"\W*(?:(?:well|oh|sorry|sadly|unfortunately|certainly|absolutely|definitely|clearly|surely|of course"
     r"|i am afraid|alas)\W+)*"
-    r"(?:(?P<yes>(?:yes|yep|yeah)\b|(?:indeed|(?:it|this|that|we|i) (?:is|was|do|does|did|will|can|are|has|have))"
+    r"(?:(?P<yes>(?:yes|yep|yeah)\b|(?:indeed|(?:it|this|that|we|i) (?:is|was|do|does|did|will|can|are"
+    r"|has|have))"
     r"(?=\W*$|[,:(]))"
     r"|(?P<no>(?:no|nope|nay)\b(?=\W*$|[,:(]|\W+(?:we|i|it|under|sorry)\b)"
     r"|(?:no way|never|not at all|by no means|not (?:here|today|now|under r\d+)|not"
@@ -146,7 +152,8 @@ _INVERTED = re.compile(
 )
 _ATTRIBUTE = re.compile(r"\b(?:your|the|an?|this|that|any|every|all|such|previously|already) $")
 _ATTRIBUTED = re.compile(
-    r" (?!(?:by|under|for|in|it|here|at|on|as|and|or|to|of|is|was|because|since|with|now|today|your|this|our|the)"
+    r" (?!(?:by|under|for|in|it|here|at|on|as|and|or|to|of|is|was|because|since|with|now|today|your"
+    r"|this|our|the)"
     r"\b)[a-z]"
 )
 _WARES = re.compile(r" (?:goods|items|products|things|orders|ones|articles|returns|claims|requests)\b")

@@ -1,4 +1,4 @@
-"""Whether an answer cites the right rule alone, and gives the fact that decides with facts of this case alone."""
+"""Whether an answer cites the right rule alone, and gives the deciding fact with facts of this case alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from kilter.data.worlds.support_desk.phrases import FACTS, ITEMS, NAMES, SHOPS, STREETS
 from kilter.data.worlds.support_desk.scenario import CLAIMS, EXCEPTION, FACT
-from kilter.data.worlds.support_desk.wording import NUMBERS
+from kilter.data.worlds.support_desk.wording import NUMBERS, words_of
 
 _RULE = re.compile(r"\b(?:R|rules?) ?(\d+)\b", re.I)
 _CODE = re.compile(r"\b(?!R\d+\b)[A-Z]{1,3}-?\d+\w*|\bR ?\d+(?:[a-z]+|\.\d+|-\w+)\b|\b(?:[A-Z]\.){2,}", re.I)
@@ -21,235 +21,46 @@ _NAMED = re.compile(
     r"\b(?:rules?|policy|policies)\b(?:,? (?:named|called|number|no\.?|nr\.?|#))*\W*([\w.]*)", re.I
 )
 _NAMING = re.compile(r"([\w'&-]+) (?:rules?|policy|policies)\b", re.I)
-_BEHIND = frozenset(
-    [
-        "of",
-        "is",
-        "are",
-        "was",
-        "were",
-        "says",
-        "say",
-        "said",
-        "does",
-        "do",
-        "did",
-        "for",
-        "on",
-        "that",
-        "this",
-        "we",
-        "which",
-        "it",
-        "not",
-        "no",
-        "allows",
-        "allow",
-        "applies",
-        "apply",
-        "requires",
-        "require",
-        "states",
-        "covers",
-        "cover",
-        "grants",
-        "grant",
-        "decides",
-        "decide",
-        "and",
-        "so",
-        "here",
-        "to",
-        "because",
-        "since",
-        "as",
-        "with",
-        "but",
-        "or",
-        "by",
-        "in",
-        "you",
-        "your",
-        "approved",
-        "declined",
-        "your",
-        "our",
-        "the",
-        "a",
-        "an",
-        "must",
-        "can",
-        "could",
-        "will",
-        "may",
-        "has",
-        "have",
-        "if",
-        "when",
-        "refund",
-        "replacement",
-        "repair",
-        "cancel",
-        "cancellation",
-        "i",
-        "they",
-        "there",
-        "asks",
-        "wants",
-        "holds",
-        "stands",
-        "backs",
-        "about",
-        "under",
-    ]
+_BEHIND = words_of(
+    """
+    of is are was were says say said does do did for on that this we which it not no allows allow
+    applies apply requires require states covers cover grants grant decides decide and so here to
+    because since as with but or by in you your approved declined your our the a an must can could
+    will may has have if when refund replacement repair cancel cancellation i they there asks wants
+    holds stands backs about under
+    """
 )
-_BEFORE = frozenset(
-    [
-        "the",
-        "this",
-        "that",
-        "a",
-        "an",
-        "any",
-        "our",
-        "your",
-        "shop",
-        "shop's",
-        "store",
-        "same",
-        "first",
-        "return",
-        "refund",
-        "repair",
-        "replacement",
-        "cancellation",
-        "cancel",
-        "own",
-        "no",
-        "under",
-        "of",
-        "and",
-        "as",
-        "per",
-        "by",
-        "each",
-        "every",
-        "which",
-        "clear",
-        "exact",
-        "relevant",
-        "right",
-        "applicable",
-        "following",
-        "to",
-        "simple",
-        "honest",
-        "record",
-        "main",
-        "basic",
-        "with",
-        "in",
-        "these",
-        "those",
-        "is",
-        "other's",
-        "see",
-        "its",
-        "rule",
-        "on",
-        "all",
-        "single",
-        "one",
-        "stated",
-        "given",
-        "deciding",
-        "not",
-        "from",
-    ]
+_BEFORE = words_of(
+    """
+    the this that a an any our your shop shop's store same first return refund repair replacement
+    cancellation cancel own no under of and as per by each every which clear exact relevant right
+    applicable following to simple honest record main basic with in these those is other's see its
+    rule on all single one stated given deciding not from
+    """
 )
 
 _NUMBER_WORDS = frozenset({word for word, n in NUMBERS.items() if n > 1} | {"hundred", "thousand", "dozen"})
 _YOURS = re.compile(r"\byour (?:own )?(\w+)", re.I)
-_OWN = frozenset(
-    [
-        "own",
-        "record",
-        "records",
-        "address",
-        "data",
-        "details",
-        "request",
-        "claim",
-        "refund",
-        "order",
-        "repair",
-        "replacement",
-        "cancellation",
-        "case",
-        "item",
-        "product",
-        "device",
-        "parcel",
-        "money",
-        "receipt",
-        "colleague",
-        "question",
-        "message",
-        "fault",
-        "return",
-        "warranty",
-        "purchase",
-        "satisfaction",
-        "patience",
-        "understanding",
-        "home",
-        "street",
-        "account",
-        "file",
-        "friend",
-        "help",
-        "name",
-        "case's",
-        "copy",
-        "price",
-    ]
+_OWN = words_of(
+    """
+    own record records address data details request claim refund order repair replacement
+    cancellation case item product device parcel money receipt colleague question message fault
+    return warranty purchase satisfaction entire full whole patience understanding home street
+    account file friend help name case's copy price
+    """
 )
 _CAPITAL = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+\b|\b[A-Z][a-z]+ [A-Z][a-z]+\b")
-_CAPITALS = frozenset(
-    [
-        "Approved",
-        "Declined",
-        "Yes",
-        "No",
-        "You",
-        "We",
-        "It",
-        "Your",
-        "Under",
-        "Rule",
-        "Monday",
-        "Thank",
-        "Thanks",
-        "Please",
-        "Our",
-        "Dear",
-        "Hello",
-        "Sorry",
-        "The",
-        "Not",
-        "Granted",
-        "Refused",
-        "Denied",
-        "Support",
-        "Customer",
-        "Refund",
-        "Repair",
-    ]
+_CAPITALS = words_of(
+    """
+    Approved Declined Yes No You We It Your Under Rule Monday Thank Thanks Please Our Dear Hello
+    Sorry The Not Granted Refused Denied Support Customer Refund Repair
+    """
 ) | {word for name in (*SHOPS, *STREETS) for word in name.split()}
 _NAMES = re.compile(r"\b(?:" + "|".join(sorted({w for name in NAMES for w in name.split()})) + r")\b")
 _ITEMS = re.compile(r"\b(" + "|".join(ITEMS) + r")s?\b", re.I)
 _STATES = re.compile(
-    r"us(?:ed|e)\b|opened|sealed|fault|defect|broken|work|dispatch|shipp|sent|packed|on its way|itself|on its own"
+    r"us(?:ed|e)\b|opened|sealed|fault|defect|broken|work|dispatch|shipp|sent|packed|on its way|itself"
+    r"|on its own"
     r"|drop|fell|a fall|on sale|price|second|new|custom|stock|wet|dry|water",
     re.I,
 )

@@ -29,150 +29,28 @@ _CONTRACTED = (
     (re.compile(r"\b(it|that|this|here|there|what|who|he|she)'s\b"), r"\1 is"),
 )
 
-NEGATORS = frozenset(
-    [
-        "not",
-        "never",
-        "no",
-        "none",
-        "nothing",
-        "nobody",
-        "neither",
-        "nor",
-        "without",
-        "hardly",
-        "scarcely",
-        "barely",
-        "lack",
-        "lacks",
-        "lacking",
-    ]
+
+def words_of(text: str) -> frozenset[str]:
+    """The words of a text, as a set."""
+    return frozenset(text.split())
+
+
+NEGATORS = words_of(
+    """
+    not never no none nothing nobody neither nor without hardly scarcely barely lack lacks lacking
+    """
 )
-_THROUGH = frozenset(
-    [
-        "be",
-        "been",
-        "being",
-        "is",
-        "are",
-        "was",
-        "were",
-        "am",
-        "have",
-        "has",
-        "had",
-        "having",
-        "do",
-        "does",
-        "did",
-        "will",
-        "shall",
-        "can",
-        "could",
-        "may",
-        "must",
-        "should",
-        "need",
-        "we",
-        "you",
-        "it",
-        "this",
-        "that",
-        "these",
-        "those",
-        "i",
-        "us",
-        "them",
-        "there",
-        "here",
-        "to",
-        "a",
-        "an",
-        "the",
-        "any",
-        "of",
-        "for",
-        "on",
-        "in",
-        "at",
-        "by",
-        "with",
-        "which",
-        "such",
-        "some",
-        "all",
-        "yet",
-        "ever",
-        "now",
-        "also",
-        "simply",
-        "just",
-        "currently",
-        "possibly",
-        "really",
-        "actually",
-        "even",
-        "once",
-        "either",
-        "still",
-        "so-called",
-        "able",
-        "going",
-        "willing",
-        "prepared",
-        "happy",
-        "glad",
-        "pleased",
-        "ready",
-        "gladly",
-        "happily",
-        "hereby",
-        "therefore",
-        "please",
-        "means",
-        "circumstances",
-        "way",
-        "whatsoever",
-        "reason",
-        "reasons",
-        "ground",
-        "grounds",
-        "cause",
-        "basis",
-        "need",
-        "case",
-        "rule",
-        "rules",
-        "think",
-        "believe",
-        "say",
-        "see",
-        "find",
-        "know",
-        "consider",
-        "feel",
-        "your",
-        "our",
-        "their",
-        "its",
-        "request",
-        "claim",
-        "order",
-        "refund",
-        "replacement",
-        "repair",
-        "cancellation",
-        "return",
-        "exchange",
-        "possible",
-        "entitled",
-        "allowed",
-        "full",
-        "kind",
-        "kindly",
-        "certainly",
-        "under",
-    ]
+_THROUGH = words_of(
+    """
+    be been being is are was were am have has had having do does did will shall can could may must
+    should need we you it this that these those i us them there here to a an the any of for on in at
+    by with which such some all yet ever now also simply just currently possibly really actually
+    even once either still so-called able going willing prepared happy glad pleased ready gladly
+    happily hereby therefore please means circumstances way whatsoever reason reasons ground grounds
+    cause basis need case rule rules think believe say see find know consider feel your our their
+    its request claim order refund replacement repair cancellation return exchange possible entitled
+    allowed full kind kindly certainly under
+    """
 )
 """Words that carry a negation on to the word behind them."""
 
