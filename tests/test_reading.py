@@ -831,3 +831,13 @@ def test_the_fix_of_a_part_of_a_mixture_names_no_setting(tmp_path):
     with pytest.raises(UserError) as caught:
         load(DataSpec.model_validate([{"path": str(tmp_path / "rows.jsonl")}]), "pairs")
     assert "--set" not in caught.value.fix
+
+
+def test_scored_rows_with_columns_of_their_own_stay_prompts_of_their_own(read):
+    rows = [
+        {"prompt": "Q", "completion": c, "score": i, "tag": t} for i, (c, t) in enumerate(("ax", "by", "cx"))
+    ]
+    prompts = read(rows, "prompts").train
+    assert [g.prompt.columns["tag"] for g in prompts] == ["x", "y", "x"]
+    (group,) = read(rows, "rollouts").train
+    assert said(group) == ["a", "b", "c"]

@@ -222,3 +222,12 @@ def test_replay_and_feedback_are_two_things(tiny, tmp_path):
             replay=True,
             feedback="math",
         )
+
+
+def test_the_dials_of_every_world_are_options():
+    from kilter.cli.train import OPTIONS
+    from kilter.data.worlds import registry as worlds
+
+    flags = {option.flag for option in OPTIONS}
+    wanted = {f"--data.world.{n.replace('_', '-')}" for _, w in worlds.worlds for n in w.dials.model_fields}
+    assert wanted <= flags

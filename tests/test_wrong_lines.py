@@ -57,6 +57,8 @@ LINES = {
     "export tiny --to ''": "`--to` = '' is empty",
     f"{TRAIN} --warmup-steps 40 --batch-size 2": "`warmup_steps` = 40 is as long as the run of",
     f"{TRAIN} --data.heldout 0.3 --early-stopping 2 --eval-every 500 --batch-size 2": "`eval_every` = 500 leaves early_stopping no evaluation",
+    f"{TRAIN} --data.world.level 2": "are dials of a world, and pairs.jsonl is none",
+    f"{TRAIN} --data.world '{{n: 4}}'": "are dials of a world, and pairs.jsonl is none",
     "merge tiny out": "Use `kilter export MODEL --to FOLDER --merge`",
     "sample tiny --prompt ''": "`--prompt` = '' is empty",
     "sample tiny --prompt hi --top-p 0": "`sampler.top_p` = 0.0",

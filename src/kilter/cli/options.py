@@ -118,8 +118,13 @@ def options_of(
         path, heading = (*prefix, field.alias or name), group or group_of(field.json_schema_extra)
         # The first field of a nested configuration is what its short form sets: listed once, accepted twice.
         yield Option(path, field, heading, hidden=(field.alias or name) == first)
-        if (nested := _model(field.annotation)) is not None:
-            yield from options_of(nested, prefix=path, group=heading)
+        # Several configurations may stand there, such as the dials of each world: a name is listed once.
+        known: set[tuple[str, ...]] = set()
+        for nested in _models(field.annotation):
+            for option in options_of(nested, prefix=path, group=heading):
+                if option.path not in known:
+                    known.add(option.path)
+                    yield option
 
 
 def first_field(spec: type[BaseModel]) -> tuple[str, FieldInfo]:
@@ -378,5 +383,10 @@ def _is_switch(spec: type[BaseModel]) -> bool:
 
 
 def _model(annotation: Any) -> type[BaseModel] | None:
-    """The nested configuration that a field holds."""
-    return next((m for m in members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)), None)
+    """The nested configuration that a field holds, the first of several."""
+    return next(iter(_models(annotation)), None)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The nested configurations that a field may hold."""
+    return [m for m in members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]

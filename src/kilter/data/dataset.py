@@ -402,7 +402,8 @@ def _source(
             "check the file and its format",
         )
     everyone = itertools.chain([first], found)
-    yield from _by_prompt(shelved(everyone)) if reading.name in BY_PROMPT else everyone
+    apart = shape == "prompts"
+    yield from _by_prompt(shelved(everyone), apart) if reading.name in BY_PROMPT else everyone
 
 
 BY_PROMPT = ("scored", "attributes")
@@ -465,11 +466,17 @@ def _generated(source: Part, shape: Shape, seed: int, field: str, account: Accou
         )
 
 
-def _by_prompt(groups: Sequence[Group]) -> Iterator[Group]:
-    """Answers to one prompt, read from rows of their own, as one group, in order of first appearance."""
+def _by_prompt(groups: Sequence[Group], apart: bool = False) -> Iterator[Group]:
+    """Answers to one prompt, read from rows of their own, as one group, in order of first appearance.
+
+    apart: rows whose user columns differ stay apart, for each is a question of its own to who rewards.
+    """
     together: dict[str, list[int]] = {}
     for place, group in enumerate(groups):
-        together.setdefault(prompt_key(group.prompt), []).append(place)
+        key = prompt_key(group.prompt)
+        if apart:
+            key += json.dumps(group.prompt.columns, sort_keys=True, default=str)
+        together.setdefault(key, []).append(place)
     for places in together.values():
         own = [groups[i] for i in places]
         yield replace(

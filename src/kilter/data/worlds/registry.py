@@ -262,7 +262,13 @@ def _dials(value: Any, path: str) -> Dials:
     dials = find(path).dials if named else worlds.get(DEFAULT).dials
     plain = value.model_dump() if isinstance(value, BaseModel) else value
     try:
-        return dials.model_validate(plain)
+        found = dials.model_validate(plain)
+        # Settings that were written out hold the dials of no world, as they stand by default.
+        if path and not is_world(path) and found != dials():
+            fix = f"leave them out, or name a world: {', '.join(paths())}"
+            problem = f"are dials of a world, and {path} is none"
+            raise with_fix(UserError("world", plain, problem, fix))
+        return found
     except ValidationError as error:
         # The message is made here, for whoever reads the whole settings does not know this world's dials.
         first = error.errors()[0]
