@@ -346,3 +346,29 @@ def test_a_repeated_key_is_refused_and_a_merged_one_may_be_overridden():
     assert load_yaml("base: &b {x: 1, y: 2}\nown: {<<: *b, y: 3}")["own"] == {"x": 1, "y": 3}
     with pytest.raises(yaml.YAMLError, match="'x' stands there twice"):
         load_yaml("a:\n  x: 1\n  x: 2\n")
+
+
+@pytest.mark.parametrize(
+    ("stopped", "judged", "want"), [("fell", False, 3), ("fell", True, 0), (None, False, 0)]
+)
+def test_a_stopped_training_is_a_doubt_that_a_gate_settles(
+    tmp_path, tiny, monkeypatch, stopped, judged, want
+):
+    from kilter.pipeline import runner
+
+    train = {"train": {"method": "sft", "max_steps": 1}}
+    gate = {
+        "gate": {"policy": {"conditions": [{"metric": "length", "bound": "ci_low", "op": ">", "value": 0}]}}
+    }
+    stages = {"sft": train, "eval": {"evaluate": {"models": ["sft"]}}} | ({"gate": gate} if judged else {})
+    recipe = {"model": str(tiny), "data": {"path": "builtin:support-desk"}, "stages": stages}
+    path = tmp_path / "doubt.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+
+    def ran(work, *args):
+        entry = manifests.new(work.name, work.here.kind, {}, {}, frozenset())
+        entry.facts = {"stopped": stopped} if work.name == "sft" else {}
+        return entry
+
+    monkeypatch.setattr(runner, "run_stage", ran)
+    assert kilter.run(path, runs=tmp_path / "runs") == want

@@ -72,11 +72,15 @@ class Run:
         preflight(run)
         self._write_recipe()
         code, begin = Exit.OK, time.monotonic()
+        judged = any(stage.maker.judges_links for stage in self.recipe.stages.values())
         for number, name in enumerate(self.recipe.stages, start=1):
             work = run.at(name)
             title = f"[{number}/{len(self.recipe.stages)}] {name} ({work.here.kind})"
             entry = run_stage(work, title, lambda: write_report(self.folder))
             code = code or Exit(entry.facts.get("code", Exit.OK))
+            # Monitors that stopped a training leave a doubt, which a gate settles where there is one.
+            if entry.facts.get("stopped") and not judged:
+                code = code or Exit.INCONCLUSIVE
         path = write_report(self.folder)
         tidy(self.folder)
         self.console.print(
