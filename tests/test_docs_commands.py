@@ -198,6 +198,8 @@ def place(tiny, tmp_path_factory):
         kilter.train(
             str(tiny), str(here / "pairs.jsonl"), method, here / "runs" / name, max_steps=1, batch_size=4
         )
+    for name in ("orm", "prm"):
+        shutil.copytree(here / "runs" / "rm", here / "runs" / name)
     options = {"feedback": {"length": {"limit": 2, "buffer": 1}}, "batch_size": 2, "max_steps": 1}
     few = {"samples": 2, "max_new_tokens": 4}
     monitors = {"allow_truncation": True}

@@ -180,7 +180,7 @@ class Renderer:
                 "template",
                 text[max(0, place - 20) : place + 20],
                 "is written otherwise each time that the chat template writes the same turns",
-                "take what is random out of the chat template, or give another one (--template chatml)",
+                "remove what is random from the chat template, or give another one (--template chatml)",
             )
 
     def prompt(self, prompt: Prompt) -> str:
