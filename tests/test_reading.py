@@ -841,3 +841,17 @@ def test_scored_rows_with_columns_of_their_own_stay_prompts_of_their_own(read):
     assert [g.prompt.columns["tag"] for g in prompts] == ["x", "y", "x"]
     (group,) = read(rows, "rollouts").train
     assert said(group) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("names", [["bad", "good"], ["good", "bad"], ["True", "False"]])
+def test_a_class_is_read_by_its_name(names):
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    from kilter.api import make_data_spec
+
+    features = Features(prompt=Value("string"), completion=Value("string"), label=ClassLabel(names=names))
+    rows = {"prompt": ["P", "Q"], "completion": ["x", "y"], "label": names[:2]}
+    data = Dataset.from_dict(rows, features=features)
+    found = load(make_data_spec(data).model_copy(update={"heldout": 0.0}), "rollouts").train
+    want = [float(n.lower() in ("good", "true")) for n in names]
+    assert [g.feedback[0].score for g in found] == want

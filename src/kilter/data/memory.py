@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from kilter.data.row import Raw, RowError, absent
+from kilter.data.row import FALSE, TRUE, Raw, RowError, absent
 from kilter.errors import UserError
 
 PREFIX = "memory:"
@@ -63,13 +63,29 @@ def rows(path: str, field: str) -> Iterator[tuple[str, Raw | RowError]]:
 
 def plain_rows(table: Any) -> Iterator[Raw]:
     """The rows of a datasets.Dataset as Python values; pictures and sounds stay undecoded."""
-    from datasets import Audio, Image
+    from datasets import Audio, ClassLabel, Image
 
     plain = table.with_format(None)
     for name, feature in plain.features.items():
         if isinstance(feature, Image | Audio):
             plain = plain.cast_column(name, type(feature)(decode=False))
-    yield from absent((dict(row) for row in plain), plain.features)
+
+    # A class is stored as its place among the names, and the first of them may be the good one.
+    labels = {
+        name: [int(n.lower() in TRUE) for n in feature.names]
+        for name, feature in plain.features.items()
+        if isinstance(feature, ClassLabel) and {n.lower() for n in feature.names} <= TRUE | FALSE
+    }
+    rows = (dict(row) for row in plain)
+    named = ({k: _named(v, labels.get(k)) for k, v in row.items()} for row in rows) if labels else rows
+    yield from absent(named, plain.features)
+
+
+def _named(value: Any, labels: list[int] | None) -> Any:
+    """What a class says by its name; -1 is a class that nobody gave."""
+    if labels is None or value is None:
+        return value
+    return labels[value] if value >= 0 else None
 
 
 def _rows_of(data: Any) -> Iterable[Any]:
