@@ -199,6 +199,20 @@ def test_a_place_that_never_comes_names_what_is_wanted_and_free(pool, capsys):
     assert found.value.code == 2
 
 
+def test_the_ranks_of_a_learner_lie_on_as_many_machines_as_asked(head):
+    learner = {"processes": 4, "nodes": 2, "cores": 1, "resources": {"ranks": 1}}
+    backend = RayBackend(spec(learner=learner, wait_for_resources=1.0))
+    with pytest.raises(UserError, match="finds no place: each machine wants 2 CPU, 2 ranks"):
+        backend.start("learner", 0, Echo, {})
+    nodes = [head.add_node(num_cpus=2, resources={"ranks": 2}) for _ in range(2)]
+    backend = RayBackend(spec(learner=learner))
+    places = [backend.start("learner", number, Echo, {}).hello.node for number in range(4)]
+    assert places[0] == places[1] != places[2] == places[3]
+    backend.close()
+    for node in nodes:
+        head.remove_node(node)
+
+
 def test_a_lost_node_s_worker_begins_on_a_spare_one(head, pool):
     nodes = [head.add_node(num_cpus=1, resources={"rollouts": 1}) for _ in range(2)]
     place = {"place": "apart", "resources": {"rollouts": 1}}

@@ -251,6 +251,7 @@ class RayBackend:
         self.spec, self.say = spec, say
         self.handles: list[RayHandle] = []
         self._begun: set[tuple[str, int]] = set()
+        self._ranks: Any = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._own = not ray.is_initialized()
         if self._own:
@@ -295,10 +296,20 @@ class RayBackend:
         first, seconds = (role, number) not in self._begun, self.spec.wait_for_resources
         self._begun.add((role, number))
         wanted = self._wanted(role)
-        place = self._placed(role, wanted, seconds if first else min(seconds, REPLACEMENT))
+        seconds = seconds if first else min(seconds, REPLACEMENT)
+        ranks = self.spec.learner
+        if role == "learner":
+            # The ranks of a group share one: as many on each machine. The first of them finds it.
+            each = ranks.workers // ranks.nodes
+            if number == 0:
+                bundle = {name: value * each for name, value in wanted.items()}
+                self._ranks = self._placed(role, bundle, seconds, ranks.nodes)
+            place, part = self._ranks, number // each
+        else:
+            place, part = self._placed(role, wanted, seconds), 0
 
         # It says who it is before it loads anything.
-        strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(place)
+        strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(place, part)
         cpus, gpus, others = wanted.get("CPU", 0), wanted.get("GPU", 0), dict(wanted)
         for name in ("CPU", "GPU"):
             others.pop(name, None)
@@ -330,25 +341,29 @@ class RayBackend:
         gpus = 0 if asked.place == "beside" else gpus
         return {"CPU": asked.cores or 1} | ({"GPU": gpus} if gpus else {}) | asked.resources
 
-    def _placed(self, role: str, wanted: Mapping[str, float], seconds: float) -> Any:
-        """A placement group for one worker. While it waits it says what is missing.
+    def _placed(self, role: str, wanted: Mapping[str, float], seconds: float, nodes: int = 1) -> Any:
+        """A placement group, one bundle on each of so many machines. While it waits it says what is missing.
 
         Raises:
             UserError: the time is over, or no node of this process's own Ray is large enough.
         """
-        group, end = ray.util.placement_group([dict(wanted)]), time.monotonic() + seconds
+        strategy = "STRICT_SPREAD" if nodes > 1 else "PACK"
+        group, end = ray.util.placement_group([dict(wanted)] * nodes, strategy), time.monotonic() + seconds
+        who = "each worker" if role != "learner" else "each machine"
         # An own Ray does not grow.
-        hopeless = self._own and self.spec.address == "local" and JOIN not in os.environ and not _fits(wanted)
+        hopeless = (
+            self._own and self.spec.address == "local" and JOIN not in os.environ and not _fits(wanted, nodes)
+        )
         while not group.wait(0.01 if hopeless else max(0.01, min(LOOK, end - time.monotonic()))):
             if hopeless or time.monotonic() >= end:
                 ray.util.remove_placement_group(group)
                 raise UserError(
                     f"cluster.{role}",
                     "(given)",
-                    f"finds no place: each worker wants {_amounts(wanted)}; {_free(wanted)}",
+                    f"finds no place: {who} wants {_amounts(wanted)}; {_free(wanted)}",
                     "ask for less, add machines, or raise cluster.wait_for_resources",
                 )
-            self.say(f"waiting for {role}: each worker wants {_amounts(wanted)}; {_free(wanted)}")
+            self.say(f"waiting for {role}: {who} wants {_amounts(wanted)}; {_free(wanted)}")
         return group
 
     def share(self, value: Any) -> Shared:
@@ -389,10 +404,10 @@ def _amounts(amounts: Mapping[str, float]) -> str:
     return ", ".join(f"{value:g} {name}" for name, value in amounts.items())
 
 
-def _fits(wanted: Mapping[str, float]) -> bool:
-    """Whether any node could hold it, were all of it free."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return any(all(node.get(name, 0) >= value for name, value in wanted.items()) for node in nodes)
+def _fits(wanted: Mapping[str, float], nodes: int = 1) -> bool:
+    """Whether so many nodes could hold it, were all of them free."""
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(all(node.get(name, 0) >= value for name, value in wanted.items()) for node in there) >= nodes
 
 
 def _free(wanted: Mapping[str, float]) -> str:
