@@ -321,6 +321,13 @@ def test_a_column_that_is_empty_gives_way_to_the_next(read, empty, filled):
     )
 
 
+def test_an_empty_key_of_a_turn_gives_way_to_its_twin(read):
+    asked_ = {"role": "", "from": "human", "content": "", "value": "Q"}
+    answer = {"role": "assistant", "content": None, "value": "A"}
+    (group,) = read([{"messages": [asked_, answer]}], "demonstrations").train
+    assert (asked(group), said(group)) == ([("user", "Q")], ["A"])
+
+
 def test_an_empty_thought_gives_way_to_the_next(read):
     turn = {"role": "assistant", "content": "A", "reasoning_content": "", "thinking": "Hm."}
     (group,) = read([{"messages": [{"role": "user", "content": "Q"}, turn]}], "demonstrations").train
@@ -384,6 +391,15 @@ def test_the_cells_of_a_table_hold_what_the_lines_of_a_file_hold(tmp_path):
             "rollouts",
         ),
         ({"message_tree_id": "t", "prompt": {"text": "Q", "role": "prompter", "replies": tree}}, "rollouts"),
+        ({"prompt": "Q", "chosen": "a", "rejected": ["b", None]}, "rollouts"),
+        (
+            {"prompt": "Q", "chosen": "a", "rejected": "b", "system": [], "images": [], "tools": [None]},
+            "rollouts",
+        ),
+        (
+            {"question": "Q", "best_answer": "a", "correct_answers": ["a"], "incorrect_answers": ["b"]},
+            "rollouts",
+        ),
         # What a model is to write may be JSON.
         ({"prompt": "Q", "chosen": '["Paris"]', "rejected": '["Lyon", "Nice"]'}, "rollouts"),
         ({"prompt": "Q", "completion": '{"city": "Paris"}'}, "demonstrations"),

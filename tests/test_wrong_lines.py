@@ -59,6 +59,10 @@ LINES = {
     f"{TRAIN} --data.heldout 0.3 --early-stopping 2 --eval-every 500 --batch-size 2": "`eval_every` = 500 leaves early_stopping no evaluation",
     f"{TRAIN} --data.world.level 2": "are dials of a world, and pairs.jsonl is none",
     f"{TRAIN} --data.world '{{n: 4}}'": "are dials of a world, and pairs.jsonl is none",
+    f"{TRAIN} --template zero.jinja": "division by zero",
+    f"{TRAIN} --template range.jinja": "Range too big",
+    "train --model tiny --data pairs.jsonl --method simpo --reference tiny": "`reference` = 'tiny' has no effect",
+    "run dollar.yaml --dry-run": "`stages.g.gate.evaluation` = '$e' names no stage",
     "merge tiny out": "Use `kilter export MODEL --to FOLDER --merge`",
     "sample tiny --prompt ''": "`--prompt` = '' is empty",
     "sample tiny --prompt hi --top-p 0": "`sampler.top_p` = 0.0",
@@ -74,6 +78,14 @@ stages:
     train: {from: sft, method: grpo, prompts: $data, max_steps: 1, sampler: {samples: 2, max_new_tokens: 4}, feedback: "zeros.py:reward"}
 """
 STAGE = "stages.last.train"
+DOLLAR = """
+model: tiny
+data: {path: pairs.jsonl, heldout: 0.3}
+stages:
+  s: {train: {method: sft, max_steps: 1}}
+  e: {evaluate: {models: [s]}}
+  g: {gate: {evaluation: $e, policy: {conditions: [{metric: length, bound: ci_low, op: ">", value: 0}]}}}
+"""
 LINES |= {
     f"run late.yaml --set {STAGE}.{setting}{dry}": message
     for dry in ("", " --dry-run")
@@ -97,6 +109,9 @@ def test_a_wrong_line_is_refused_and_changes_nothing(line, tmp_path, tiny, monke
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pair_rows(16)))
     (tmp_path / "zeros.py").write_text("def reward(prompt, completion): return 1.0\n")
     (tmp_path / "open.jinja").write_text("{% if x %}")
+    (tmp_path / "zero.jinja").write_text("{{ 1 / 0 }}")
+    (tmp_path / "range.jinja").write_text("{% for i in range(200000) %}{% endfor %}")
+    (tmp_path / "dollar.yaml").write_text(DOLLAR)
     (tmp_path / "power.jinja").write_text("{{ 9 ** 9 ** 9 }}")
     (tmp_path / "late.yaml").write_text(LATE)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}

@@ -146,7 +146,7 @@ class Renderer:
             ) from error
         except UserError:  # a template that does not end says so itself
             raise
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise UserError(
                 "messages",
                 [m["role"] for m in turns],

@@ -45,13 +45,19 @@ class Cells(dict[str, Any]):
     """A row of a table whose cells are all text, such as a CSV file: lists and mappings are written out."""
 
     def unfolded(self) -> dict[str, Any]:
-        """The row with what can be nothing but a mapping or turns read as such."""
-        return {k: _structure(v) if isinstance(v, str) else v for k, v in self.items()}
+        """The row with what can be nothing but a mapping or turns read as such, without empty lists."""
+        found = {k: _structure(v) if isinstance(v, str) else v for k, v in self.items()}
+        return {k: v for k, v in found.items() if v is not None}
 
 
 def _structure(cell: str) -> Any:
-    """A mapping that no answer would be, else the text. JSON may well be what a model is to write."""
+    """A mapping that no answer would be, else the text. JSON may well be what a model is to write.
+
+    None: a list or a mapping that holds nothing.
+    """
     found = unpacked(cell)
+    if not isinstance(found, str) and is_empty(found):
+        return None
     return found if isinstance(found, dict) and STRUCTURES & found.keys() else cell
 
 

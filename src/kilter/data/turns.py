@@ -132,7 +132,7 @@ def turns(value: Any, field: str, row: Row | None = None) -> tuple[Message, ...]
 
 def _turn(turn: Mapping[str, Any], where: str) -> Message:
     """One turn with everything that a chat template shows of it, and whether it is learned."""
-    given = turn.get("role", turn.get("from"))
+    given = turn.get("role") or turn.get("from")
     if not isinstance(given, str) or given.lower() not in ROLES:
         known = ", ".join(sorted(ROLES))
         raise RowError(f"{where}.role", f"has the unknown role {given!r}; known: {known}")
@@ -141,7 +141,8 @@ def _turn(turn: Mapping[str, Any], where: str) -> Message:
     if media is not None:
         raise RowError(f"{where}.{media}", f"holds {media}, which a text model cannot read")
     # OpenAI writes a refusal in a key of its own, beside a content that is null.
-    words = turn.get("content", turn.get("value", turn.get("refusal")))
+    words = next((turn[k] for k in ("content", "value", "refusal") if turn.get(k)), turn.get("content"))
+    words = turn.get("value") if words is None else words
     content, thought = _content(words, f"{where}.content")
     calls = _calls(turn, where)
     if given.lower() in CALLS and not calls:

@@ -65,7 +65,11 @@ class Gate(StageKind[GateSpec]):
         """The policy can be read and can be met, and the candidate is evaluated."""
         from kilter.release.gate import check_known, load_policy, refuse_means
 
-        evaluation = work.stages[work.input("evaluation")]
+        named = work.input("evaluation")
+        if named not in work.stages:
+            fix = nearest(named.removeprefix("$"), work.stages, none="add an evaluate stage above")
+            raise UserError(work.where("evaluation"), named, "names no stage", fix)
+        evaluation = work.stages[named]
         names = evaluation.maker.names(evaluation.spec)
         if spec.candidate is not None and names and spec.candidate not in names:
             raise UserError(

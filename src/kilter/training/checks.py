@@ -295,6 +295,13 @@ def prompts_have_room(a: Asked) -> None:
         )
 
 
+def reference_is_read(a: Asked) -> None:
+    """A reference that no method and no opponent reads would be opened for nothing."""
+    if a.spec.reference is not None and not a.reference and a.alone:
+        fix = "leave it out, or give the method a beta above 0 where it has one"
+        a.refuse("reference", a.spec.reference, "has no effect: the method reads no reference", fix)
+
+
 def kl_budget_has_a_reference(a: Asked) -> None:
     """A distance needs both ends."""
     if a.spec.monitors.kl_budget is not None and not a.reference:
@@ -459,6 +466,7 @@ ALWAYS: tuple[Rule, ...] = (
     feedback_can_be_built,
     minimum_has_a_decay,
     warmup_leaves_steps,
+    reference_is_read,
     cluster_fits,
 )
 ON_DATA: tuple[Rule, ...] = (

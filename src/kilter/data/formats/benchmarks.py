@@ -9,7 +9,7 @@ from typing import Any
 
 from kilter.data.formats.ask import answer_of, completion_of, shared_turns, text_of
 from kilter.data.formats.registry import data_format
-from kilter.data.row import Row, RowError, is_missing, listed, number
+from kilter.data.row import Row, RowError, is_missing, listed, number, unpacked
 from kilter.data.turns import turns
 from kilter.types import Completion, Feedback, Group, Message, Prompt
 
@@ -37,8 +37,9 @@ def _asked(row: Row, column: str) -> str:
 
 
 def _texts(row: Row, column: str) -> list[str]:
-    """Answers in a list, or in one text between semicolons. Raises RowError."""
+    """Answers in a list, also one written out, or in one text between semicolons. Raises RowError."""
     value = row.need(column)
+    value = unpacked(value) if isinstance(value, str) else value
     if isinstance(value, str):
         return [part.strip() for part in value.split(";") if part.strip()]
     return [text_of(v, f"{column}[{i}]") for i, v in enumerate(listed(value, column, "texts"))]

@@ -335,7 +335,7 @@ LISTED = tuple(worse for _, worse in SIDES)
 def _unlisted(cell: str, row: Row) -> Any:
     """Several answers that a cell holds as a list. Where the better side is a list too, both are text."""
     found = unpacked(cell)
-    texts = isinstance(found, list) and bool(found) and all(isinstance(v, str) for v in found)
+    texts = isinstance(found, list) and all(isinstance(v, str | None) for v in found) and any(found)
     better = row.plain.get(_sides_of(row)[0])
     packed = isinstance(better, str) and isinstance(unpacked(better), list)
     return found if texts and not packed else cell
