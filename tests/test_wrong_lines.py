@@ -94,6 +94,8 @@ LINES |= {
         "feedback='{json_schema: {schema: {type: nonsense}}}'": "is not a JSON schema",
         "feedback='{length: {limit: -1, buffer: 4}}'": "`feedback.length.buffer` = 4 must lie between",
         "adapter='{kind: lora, target: [q_proj, nope]}'": f"`{STAGE}.adapter.target` = 'nope' names no layer",
+        "router_aux_loss=0.1": f"`{STAGE}.router_aux_loss` = 0.1 needs a mixture of experts",
+        "template=hello.jinja": f"`{STAGE}.template` = 'hello.jinja' does not write what the assistant says",
         "template=open.jinja": f"`{STAGE}.template` = 'open.jinja' is not Jinja in line 1",
         "max_length=9000 --set stages.last.train.sampler.max_new_tokens=5000": "has 2048 positions for both",
         "early_stopping.metric=foo": f"`{STAGE}.early_stopping` = ",
@@ -112,6 +114,7 @@ def test_a_wrong_line_is_refused_and_changes_nothing(line, tmp_path, tiny, monke
     (tmp_path / "zero.jinja").write_text("{{ 1 / 0 }}")
     (tmp_path / "range.jinja").write_text("{% for i in range(200000) %}{% endfor %}")
     (tmp_path / "dollar.yaml").write_text(DOLLAR)
+    (tmp_path / "hello.jinja").write_text("hello")
     (tmp_path / "power.jinja").write_text("{{ 9 ** 9 ** 9 }}")
     (tmp_path / "late.yaml").write_text(LATE)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}

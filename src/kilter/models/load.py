@@ -477,16 +477,15 @@ def _with_adapter(model: Any, adapter: Path, folder: Path) -> Any:
         return load_merged(model, adapter)
 
 
-@functools.cache
-def layers_of(folder: Path) -> tuple[str, ...]:
-    """Full names of a model's modules, from its configuration; no weights are read."""
+@functools.lru_cache(maxsize=4)
+def outline(folder: Path) -> Any:
+    """The modules of a model, from its configuration alone; no weights are read."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with _readable(folder), torch.device("meta"):
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trusted())
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted())
-    return tuple(name for name, _ in model.named_modules())
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trusted())
 
 
 def refuse_unfit(folder: Path, value: str, field: str = "model") -> None:

@@ -17,7 +17,7 @@ from kilter.models.remote_code import trusted
 from kilter.refs import Found
 from kilter.registry import user_files
 from kilter.stages import Workspace
-from kilter.types import Prompt
+from kilter.types import Message, Prompt
 from kilter.version import __version__
 
 
@@ -131,15 +131,18 @@ def _check_speakers(work: Workspace, found: Sequence[Found], folders: Sequence[P
     answer = work.here.maker.answers(work.here.spec)
     for folder in folders:
         for item in templates:
-            _check_template(folder, item.value, work.where(item.field))
+            _check_template(folder, item.value, work.where(item.field), work.here.maker.makes == "model")
         # A model with a head for scores writes nothing.
         if answer is not None and not is_classifier(folder):
             _leave_room(folder, work.where(answer[0]), answer[1])
 
 
-def _check_template(folder: Path, template: str, field: str) -> None:
-    """Raises UserError for a template that is unknown to the model, or that cannot write a single turn."""
-    from kilter.data.render import Renderer
+def _check_template(folder: Path, template: str, field: str, learned: bool) -> None:
+    """Raises UserError for a template that is unknown to the model, or that cannot write a single turn.
+
+    learned: whether answers are learned, so that it has to write them.
+    """
+    from kilter.data.render import PROBE, Renderer
     from kilter.data.templates import install
     from kilter.models.load import load_tokenizer
 
@@ -147,7 +150,12 @@ def _check_template(folder: Path, template: str, field: str) -> None:
     try:
         install(tokenizer, template)
         prompt = Prompt(({"role": "user", "content": "Hello"},))
-        Renderer(tokenizer, frozenset(), Counter()).render(prompt.messages, prompt, generation=True)
+        renderer = Renderer(tokenizer, frozenset(), Counter())
+        renderer.render(prompt.messages, prompt, generation=True)
+        answer: Message = {"role": "assistant", "content": PROBE}
+        if learned and PROBE not in renderer.render((*prompt.messages, answer), prompt):
+            fix = "give another template (--template chatml), or mend this one"
+            raise UserError(field, template, "does not write what the assistant says", fix)
     except UserError as error:
         # What the template makes of one plain turn, it makes of all.
         raise UserError(field, template, error.problem, error.fix) from error

@@ -101,7 +101,8 @@ class Train(StageKind[TrainSpec]):
         """Refuses a tracker that is not installed, and a model that is there but that nothing can train."""
         from kilter.feedback import check_columns, model_references
         from kilter.models.adapters import is_adapter, refuse_unknown_layers
-        from kilter.models.load import base_of, layers_of, refuse_unfit
+        from kilter.models.load import base_of, outline, refuse_unfit
+        from kilter.training.balance import refuse_dense
         from kilter.training.hooks.metrics_log import check_trackers
 
         check_trackers(spec.trackers)
@@ -117,7 +118,10 @@ class Train(StageKind[TrainSpec]):
             refuse_unfit(base_of(folder)[0], str(folder), "model" if name is None else work.where(field))
 
         if spec.adapter is not None and (begun := work.origin(spec.start)) is not None:
-            refuse_unknown_layers(spec.adapter, layers_of(base_of(begun)[0]), work.where("adapter"))
+            layers = [name for name, _ in outline(base_of(begun)[0]).named_modules()]
+            refuse_unknown_layers(spec.adapter, layers, work.where("adapter"))
+        if spec.router_aux_loss and (begun := work.origin(spec.start)) is not None:
+            refuse_dense(outline(base_of(begun)[0]), spec, work.where("router_aux_loss"))
         ready = work.ready(spec.prompts or spec.data)
         if ready and not any(work.is_stage(n) for n in model_references(spec.feedback)):
             self._refuse_uncertified(spec, work)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kilter.errors import UserError
 from kilter.models.forward import Scorer, balances
 from kilter.training.config import TrainSpec
@@ -19,17 +21,23 @@ def balance_weight(policy: Scorer, spec: TrainSpec) -> float:
     """
     if spec.router_aux_loss == 0:
         return 0.0
-    base = policy._base()
-    if policy.classifies or not balances(base):
+    refuse_dense(policy._base(), spec, classifies=policy.classifies)
+    if spec.router_aux_loss != "auto":
+        return float(spec.router_aux_loss)
+    return declared_weight(policy)
+
+
+def refuse_dense(
+    base: Any, spec: TrainSpec, field: str = "router_aux_loss", classifies: bool = False
+) -> None:
+    """Raises UserError for a model without a load-balancing loss. classifies: with a head for scores."""
+    if classifies or not balances(base):
         raise UserError(
-            "router_aux_loss",
+            field,
             spec.router_aux_loss,
             f"needs a mixture of experts that tells what its routers say: {type(base).__name__} does not",
             "leave it out",
         )
-    if spec.router_aux_loss != "auto":
-        return float(spec.router_aux_loss)
-    return declared_weight(policy)
 
 
 def declared_weight(policy: Scorer) -> float:
