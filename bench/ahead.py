@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from bench.stand_in import StandIn
 from kilter.cluster.backend import Backend
 from kilter.cluster.inline import InlineBackend
 from kilter.cluster.pool import Pool
@@ -28,7 +29,7 @@ from kilter.training.apart.rollouts import PooledSampler
 from kilter.training.sources.answers import PolicyAnswers
 from kilter.training.sources.prompts import PromptOrder
 from kilter.training.sources.rollouts import RolloutSource
-from kilter.types import Completion, Encoded, Feedback, Group, Prompt, Request, Sample, SamplerFacts, Weights
+from kilter.types import Completion, Encoded, Feedback, Group, Prompt, Request, Sample, Weights
 
 LEARNS = 0.4
 """Seconds of a step."""
@@ -37,22 +38,11 @@ SLOWEST, FASTEST = 1.0, 0.1
 AT_ONCE = 16
 
 
-class SleepingEngine:
+class SleepingEngine(StandIn):
     """Answers after a while. `sleeps`: really, or by the clock of the backend."""
 
     def __init__(self, sleeps: bool) -> None:
         self.sleeps, self.version = sleeps, 0
-
-    def ready(self) -> None:
-        """At once."""
-
-    def pulse(self) -> float:
-        """It always makes progress."""
-        return time.monotonic()
-
-    def facts(self) -> SamplerFacts:
-        """A sampler that follows weights."""
-        return SamplerFacts(version=0)
 
     def load(self, package: Package) -> Taken:
         """Takes new weights at once: answers under way go on with them."""

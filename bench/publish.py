@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
+from bench.stand_in import StandIn
 from kilter.cluster.pool import Pool
 from kilter.cluster.ray import RayBackend
 from kilter.cluster.weights import ObjectTransport, Package, Taken, checksums, receive
 from kilter.launch.spec import ClusterSpec
 from kilter.training.apart.rollouts import PooledSampler
-from kilter.types import SamplerFacts, Weights
+from kilter.types import Weights
 
 TENSORS = 64
 """Of equal size."""
@@ -35,22 +36,11 @@ def made(megabytes: float) -> dict[str, torch.Tensor]:
     return {f"layer.{n}": torch.zeros(size) for n in range(TENSORS)}
 
 
-class Holder:
+class Holder(StandIn):
     """Takes weights, and does nothing with them."""
 
     def __init__(self, megabytes: float) -> None:
         self.owned = made(megabytes)
-
-    def ready(self) -> None:
-        """At once."""
-
-    def pulse(self) -> float:
-        """It always makes progress."""
-        return time.monotonic()
-
-    def facts(self) -> SamplerFacts:
-        """A sampler that follows weights."""
-        return SamplerFacts(version=0)
 
     def load(self, package: Package) -> Taken:
         """Copies the tensors into its own."""
