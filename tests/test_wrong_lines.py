@@ -62,6 +62,8 @@ LINES = {
     f"{TRAIN} --template zero.jinja": "division by zero",
     f"{TRAIN} --template range.jinja": "Range too big",
     "train --model tiny --data pairs.jsonl --method simpo --reference tiny": "`reference` = 'tiny' has no effect",
+    "run long.yaml": "`stages.last.train.max_length` = 9000 leaves 1 of 1 rows longer than",
+    "run long.yaml --dry-run": "the 2048 positions of the model",
     "run dollar.yaml --dry-run": "`stages.g.gate.evaluation` = '$e' names no stage",
     "merge tiny out": "Use `kilter export MODEL --to FOLDER --merge`",
     "sample tiny --prompt ''": "`--prompt` = '' is empty",
@@ -78,6 +80,13 @@ stages:
     train: {from: sft, method: grpo, prompts: $data, max_steps: 1, sampler: {samples: 2, max_new_tokens: 4}, feedback: "zeros.py:reward"}
 """
 STAGE = "stages.last.train"
+LONG = """
+model: tiny
+data: {path: long.jsonl, heldout: 0}
+stages:
+  sft: {train: {method: sft, max_steps: 1, max_length: 64}}
+  last: {train: {from: sft, method: dpo, max_steps: 1, max_length: 9000}}
+"""
 DOLLAR = """
 model: tiny
 data: {path: pairs.jsonl, heldout: 0.3}
@@ -114,6 +123,9 @@ def test_a_wrong_line_is_refused_and_changes_nothing(line, tmp_path, tiny, monke
     (tmp_path / "zero.jinja").write_text("{{ 1 / 0 }}")
     (tmp_path / "range.jinja").write_text("{% for i in range(200000) %}{% endfor %}")
     (tmp_path / "dollar.yaml").write_text(DOLLAR)
+    long = {"prompt": "word " * 3000, "chosen": "a", "rejected": "b"}
+    (tmp_path / "long.jsonl").write_text(json.dumps(long) + "\n")
+    (tmp_path / "long.yaml").write_text(LONG)
     (tmp_path / "hello.jinja").write_text("hello")
     (tmp_path / "power.jinja").write_text("{{ 9 ** 9 ** 9 }}")
     (tmp_path / "late.yaml").write_text(LATE)

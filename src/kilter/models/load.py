@@ -477,6 +477,18 @@ def _with_adapter(model: Any, adapter: Path, folder: Path) -> Any:
         return load_merged(model, adapter)
 
 
+def context_of(folder: Path) -> int | None:
+    """Tokens that a row may have in a model; None where its configuration sets no end."""
+    from transformers import AutoConfig
+
+    from kilter.models.positions import positions
+
+    base, _ = base_of(folder)
+    with _readable(base):
+        config = AutoConfig.from_pretrained(str(base), trust_remote_code=trusted())
+    return positions(config.get_text_config())
+
+
 @functools.lru_cache(maxsize=4)
 def outline(folder: Path) -> Any:
     """The modules of a model, from its configuration alone; no weights are read."""

@@ -163,13 +163,9 @@ def _check_template(folder: Path, template: str, field: str, learned: bool) -> N
 
 def _leave_room(folder: Path, field: str, tokens: int) -> None:
     """Raises UserError for answers as long as the model, which leave no room for any prompt."""
-    from transformers import AutoConfig
+    from kilter.models.load import context_of
 
-    from kilter.models.load import base_of
-    from kilter.models.positions import positions
-
-    config = AutoConfig.from_pretrained(str(base_of(folder)[0]), trust_remote_code=trusted())
-    limit = positions(config.get_text_config())
+    limit = context_of(folder)
     if limit is not None and tokens >= limit:
         problem = f"leaves no room for a prompt: the model has {limit} positions for both"
         raise UserError(field, tokens, problem, f"use fewer than {limit}")

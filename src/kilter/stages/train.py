@@ -126,7 +126,9 @@ class Train(StageKind[TrainSpec]):
         if ready and not any(work.is_stage(n) for n in model_references(spec.feedback)):
             self._refuse_uncertified(spec, work)
         if ready and spec.prompts is None:
-            _refuse_too_few_steps(spec, work, self.shape(spec, "data") or "prompts")
+            shape = self.shape(spec, "data") or "prompts"
+            _refuse_too_few_steps(spec, work, shape)
+            _refuse_long_rows(spec, work, shape)
         scored = {"feedback": spec.feedback, "monitors.gold": spec.monitors.gold}
         for field, source in scored.items() if ready else ():
             if source is not None:
@@ -252,6 +254,25 @@ def _refuse_too_few_steps(spec: TrainSpec, work: Workspace, shape: Shape) -> Non
     if spec.early_stopping is not None and spec.eval_every is not None and spec.eval_every >= steps > 1:
         problem = f"leaves early_stopping no evaluation before the end of {steps} steps"
         raise UserError(work.where("eval_every"), spec.eval_every, problem, "lower it, or train longer")
+
+
+def _refuse_long_rows(spec: TrainSpec, work: Workspace, shape: Shape) -> None:
+    """Raises UserError for rows beyond the positions of the model, where max_length allows them."""
+    from kilter.models.load import context_of
+
+    begun = work.origin(spec.start)
+    limit = None if begun is None else context_of(begun)
+    if begun is None or limit is None or spec.max_length <= limit:
+        return
+    rows = _encoder(spec, begun).encode_all(work.load(spec.data, shape).train[: spec.limit])
+    lengths = [len(r.prompt_ids) + max(map(len, r.completion_ids), default=0) for r in rows]
+    if long := sum(n > limit for n in lengths):
+        problem = (
+            f"leaves {long} of {len(lengths)} rows longer than the {limit} positions of the model "
+            f"(the longest has {max(lengths)} tokens)"
+        )
+        fix = f"lower max_length to {limit}, or use a model with a longer context"
+        raise UserError(work.where("max_length"), spec.max_length, problem, fix)
 
 
 def _check_cluster(spec: TrainSpec, cluster: ClusterSpec, work: Workspace) -> None:
