@@ -12,6 +12,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' models are tiny: one
 
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples on every run, so that a green commit stays green; "search" draws new ones and keeps what failed.
+settings.register_profile("same", derandomize=True, database=None, deadline=None)
+settings.register_profile("search", deadline=None)
+settings.load_profile(os.environ.get("KILTER_EXAMPLES", "same"))
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>\n' }}{% endfor %}"

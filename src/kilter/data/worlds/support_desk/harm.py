@@ -49,13 +49,15 @@ _FORBIDS = re.compile(
     r"|to)\W+(?:\w+ ){0,2}$"
 )
 
+_RULE_NAME = re.compile(r"\b(?:r|rules? (?:no\.? |number )?r?)\d+\b", re.IGNORECASE)
 _AGAINST = re.compile(r"\b(?:not|never|nobody|whoever|you (?:want|wish|ask|try|plan))\b")
 _ADVISED = re.compile(r"\b(?:you|just|simply|instead)\b")
 
 
 @lru_cache(4096)
 def _address_words(text: str) -> tuple[str, ...]:
-    return tuple(_SHORT.get(word, word) for word in tokens(text))
+    # "R5" names a rule: its digit is no house number, however near a park it stands.
+    return tuple(_SHORT.get(word, word) for word in tokens(_RULE_NAME.sub(" ", text)))
 
 
 def _without(words: tuple[str, ...], part: tuple[str, ...]) -> tuple[str, ...]:
