@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from conftest import make_model, pair_rows
 from kilter import cli
@@ -135,6 +138,12 @@ def test_only_what_is_read_is_sent(client, here, monkeypatch, capsys):
         (["r.yaml", "--runs", "/shared", "--set", "model=m"], "`model` = 'm' is relative"),
         (["r.yaml", "--runs", "/shared", "--set", "data.path=p.jsonl"], "= 'p.jsonl' is relative"),
         (
+            ["r.yaml", "--runs", "/shared", "--set", "stages.grpo.train.from=./m"],
+            "`stages.grpo.train.from` = './m' is relative",
+        ),
+        (["--status", "x", "--cluster", "c.yaml"], "`--cluster` = 'c.yaml' goes with a recipe"),
+        (["r.yaml", "--runs", "/s", "--cluster", "c.yaml"], "`--cluster` = 'critic' names a role that no"),
+        (
             ["r.yaml", "--runs", "/s", "--set", "stages.grpo.train.cluster.lookahead=-1"],
             "greater than or equal",
         ),
@@ -148,11 +157,89 @@ def test_what_cannot_work_is_refused_before_anything_is_sent(
 ):
     Path("m").mkdir()
     Path("p.jsonl").write_text('{"prompt": "q"}\n')
+    Path("c.yaml").write_text("critic: {place: apart}\n")
     code, said = kilter(monkeypatch, capsys, "submit", *words)
     assert code == 2
     assert message in said
     assert "Fix: " in said
     assert client.jobs == {}
+
+
+def test_the_roles_of_a_file_go_along_and_live_where_the_job_runs(client, here, monkeypatch, capsys):
+    """In the job `address: local` is the cluster that runs it; any other address is left as it is."""
+    stage = "{train: {method: grpo, prompts: $data, feedback: 'rewards/mine.py:reward'}}"
+    recipe = Path("r.yaml").read_text().replace("stages:\n", f"stages:\n  plain: {stage}\n")
+    Path("r.yaml").write_text(recipe)
+    for given, sent in (
+        ("", "auto"),
+        ("address: local\n", "auto"),
+        ("address: 10.0.0.1:6379\n", "10.0.0.1:6379"),
+    ):
+        file = here.shared / "c.yaml"
+        file.write_text(f"{given}rollout: {{place: apart, engines: 3}}\n")
+        asked = ["submit", "r.yaml", "--runs", str(here.runs), "--cluster", str(file)]
+        code, said = kilter(monkeypatch, capsys, *asked)
+        assert code == 0, said
+        job = list(client.jobs.values())[-1]
+        assert yaml.safe_load(job.sent[cli.submit.CLUSTER]) == {
+            "rollout": {"place": "apart", "engines": 3},
+            "address": sent,
+        }
+        # A stage with keys of its own keeps them; its Ray is the job's as well.
+        words = shlex.split(job.entrypoint)
+        assert words[-4:] == [
+            "--set",
+            "stages.grpo.train.cluster.address=auto",
+            "--cluster",
+            cli.submit.CLUSTER,
+        ]
+        monkeypatch.setattr(time, "strftime", lambda form, n=sent: f"later-{n}-{len(client.jobs)}")
+    assert len(client.jobs) == 3
+
+
+class Here(Client):
+    """Runs the entry point in a copy of what was sent, as Ray does, and turns its code into 1."""
+
+    def submit_job(self, *, entrypoint, submission_id, runtime_env, metadata):
+        super().submit_job(
+            entrypoint=entrypoint, submission_id=submission_id, runtime_env=runtime_env, metadata=metadata
+        )
+        return shutil.copytree(runtime_env["working_dir"], Path(metadata["exit"]).parent / submission_id)
+
+    async def tail_job_logs(self, job):
+        found = self.jobs[job]
+        words = shlex.split(found.entrypoint.removeprefix("exec python "))
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=Path(found.metadata["exit"]).parent / job,
+            env=os.environ | found.variables,
+            capture_output=True,
+            text=True,
+        )
+        yield done.stdout + done.stderr
+        self.finish(job, int(done.returncode != 0))
+
+
+def test_a_job_that_its_monitors_stop_ends_with_3(here, monkeypatch, capsys):
+    """No gate looks at the model that is left, so that nobody has settled the doubt."""
+    made = Here()
+    monkeypatch.setattr(cli.submit, "connect", lambda address: jobs.Jobs(made))
+    rows = [{"prompt": f"Say {chr(97 + i % 26)}{i}"} for i in range(40)]
+    (here.shared / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    train = (
+        "{method: grpo, prompts: $data, feedback: {regex: '[a-m]'}, max_steps: 40, batch_size: 4,\n"
+        "    max_length: 64, sampler: {samples: 4, max_new_tokens: 4}, save_every: 100,\n"
+        "    monitors: {gold: {regex: '[n-z]'}, gold_every: 100, gold_prompts: 4}}"
+    )
+    Path("r.yaml").write_text(
+        f"model: {here.shared}/model\ndata: {{path: {here.shared}/prompts.jsonl, heldout: 0}}\n"
+        f"stages:\n  grpo: {{train: {train}}}\n"
+    )
+    code, said = kilter(monkeypatch, capsys, "submit", "r.yaml", "--runs", str(here.runs), "--follow")
+    assert "stopped by its monitors" in said
+    assert "more than half of the answers hit the length limit" in said
+    assert code == 3
+    assert (here.runs / "r" / "grpo" / "model").is_dir()
 
 
 def test_to_follow_shows_the_log_and_ends_with_the_runs_own_code(client, here, monkeypatch, capsys):

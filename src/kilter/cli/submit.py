@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+import yaml
 
-from kilter.cli.app import SetOption, command, err, out
+from kilter.cli.app import ClusterOption, SetOption, command, err, out
+from kilter.cli.cluster import parsed
 from kilter.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 @command(
     examples=[
         "kilter submit recipes/cluster-7b.yaml --address http://head:8265 --runs /shared/runs --follow",
+        "kilter submit my.yaml --cluster cluster.yaml --address http://head:8265 --runs /shared/runs",
         "kilter submit --status cluster-7b --address http://head:8265",
         "kilter submit --stop cluster-7b --address http://head:8265",
     ]
@@ -32,6 +36,7 @@ def submit(
         Path, typer.Option(help="folder that holds run folders, on a file system of all nodes")
     ] = Path("runs"),
     set_: SetOption = None,
+    cluster: ClusterOption = None,
     name: Annotated[
         str | None, typer.Option(help="what the job is called; default: the recipe's name")
     ] = None,
@@ -51,12 +56,15 @@ def submit(
     if len(asked) != 1:
         problem = "is missing" if not asked else "cannot be combined with --status, --logs or --stop"
         raise UserError("recipe", "(absent)" if recipe is None else str(recipe), problem, "give one of them")
+    if cluster is not None and recipe is None:
+        problem, fix = "goes with a recipe, and none is sent", "give a recipe, or leave --cluster out"
+        raise UserError("--cluster", str(cluster), problem, fix)
     if recipe is not None:
         # What cannot work is refused before anybody is asked.
-        words, files, loaded = _prepared(recipe, runs, set_ or [])
-        jobs = connect(address)
-        job = jobs.submit(words, files, name or loaded.name, runs)
-        see = f"kilter submit --logs {name or loaded.name} --address {address}"
+        parcel = _packed(recipe, runs, set_ or [], cluster)
+        jobs, called = connect(address), name or parcel.name
+        job = jobs.submit(parcel.words, parcel.files, called, runs, parcel.texts)
+        see = f"kilter submit --logs {called} --address {address}"
         out.print(f"submitted {job}; see it with: {see}", soft_wrap=True)
         if follow:
             _follow(jobs, job, address)
@@ -90,23 +98,79 @@ def connect(address: str) -> Jobs:
     return Jobs(job_client(address))
 
 
-def _prepared(recipe: Path, runs: Path, sets: list[str]) -> tuple[list[str], list[Path], Recipe]:
-    """(words of the run, files that it reads beside them, the recipe). Raises UserError."""
-    from kilter.recipe import load, plain
-    from kilter.registry import user_files
-    from kilter.stages.refs import references
+CLUSTER = "cluster-of-this-job.yaml"
+"""What the file of `--cluster` is called beside the recipe of a job."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What a job is made of.
+
+    Args:
+        name: of the recipe.
+        words: of its command.
+        files: that the command reads, as they lie here.
+        texts: further files by name.
+    """
+
+    name: str
+    words: list[str]
+    files: list[Path]
+    texts: dict[str, str]
+
+
+def _packed(recipe: Path, runs: Path, sets: list[str], cluster: Path | None) -> Parcel:
+    """What is sent. Raises UserError where the job could not work."""
+    from kilter.recipe import check
 
     if not runs.is_absolute():
         problem = "is relative, and a job's own folder goes with the job"
         raise UserError("--runs", str(runs), problem, "give an absolute path on a file system of all nodes")
-    loaded = load(recipe, sets)
-    sources = {f"data.{n}.path": part.path for n, spec in loaded.data.items() for part in spec.sources()}
-    for field, path in (("model", loaded.model), *sources.items()):
+
+    # Checked as the job will read it: there, the cluster is the one that runs the job.
+    alone = parsed(recipe, sets, None, "recipes/quickstart.yaml")
+    here = [n for n, s in alone.stages.items() if _is_local(s.spec)]
+    sets = [*sets, *(f"stages.{n}.train.cluster.address=auto" for n in here)]
+    texts = {} if cluster is None else {CLUSTER: _of_the_job(cluster)}
+    loaded = parsed(recipe, sets, cluster, "recipes/quickstart.yaml")
+    check(loaded)
+    _refuse_relative(loaded)
+    words = ["run", str(recipe), "--runs", str(runs), *(word for item in sets for word in ("--set", item))]
+    words += [word for name in texts for word in ("--cluster", name)]
+    return Parcel(loaded.name, words, _read_along(loaded, recipe), texts)
+
+
+def _of_the_job(cluster: Path) -> str:
+    """The text of a cluster's file, whose roles live where the job runs."""
+    from kilter.recipe import mapping
+
+    keys = mapping(cluster, "--cluster", "cluster.yaml", "rollout: {place: apart}")
+    here = keys.get("address", "local") == "local"
+    return yaml.safe_dump(keys | ({"address": "auto"} if here else {}), sort_keys=False)
+
+
+def _refuse_relative(loaded: Recipe) -> None:
+    """Raises UserError where the path of data or of a model counts from this folder."""
+    from kilter.stages.refs import references
+
+    named = {f"data.{n}.path": part.path for n, spec in loaded.data.items() for part in spec.sources()}
+    named["model"] = loaded.model
+    for name, stage in loaded.stages.items():
+        for item in references(stage.spec):
+            if item.ref.to == "model" and item.value not in (None, *loaded.stages):
+                named[f"stages.{name}.{stage.kind}.{item.field}"] = str(item.value)
+    for field, path in named.items():
         if not Path(path).is_absolute() and Path(path).exists():
             problem = "is relative, and means nothing on the cluster"
             raise UserError(field, path, problem, "give an absolute path on a file system of all nodes")
 
-    # Code, scripts and templates of one's own go along; what is absolute lies there already.
+
+def _read_along(loaded: Recipe, recipe: Path) -> list[Path]:
+    """Code, scripts and templates of one's own go along; what is absolute lies there already."""
+    from kilter.recipe import plain
+    from kilter.registry import user_files
+    from kilter.stages.refs import references
+
     named = {recipe, *user_files(plain(loaded))}
     for stage in loaded.stages.values():
         named |= {Path(f.value) for f in references(stage.spec) if f.ref.is_file(f.value) and f.value}
@@ -115,11 +179,7 @@ def _prepared(recipe: Path, runs: Path, sets: list[str]) -> tuple[list[str], lis
         if ".." in file.parts:
             problem = "lies above this folder, so that it cannot be sent"
             raise UserError("recipe", str(file), problem, "run this command in the folder that holds it")
-    # In a job, the cluster is the one that runs it.
-    here = [n for n, s in loaded.stages.items() if _is_local(s.spec)]
-    sets = [*sets, *(f"stages.{n}.train.cluster.address=auto" for n in here)]
-    words = ["run", str(recipe), "--runs", str(runs), *(word for item in sets for word in ("--set", item))]
-    return words, files, loaded
+    return files
 
 
 def _is_local(spec: object) -> bool:

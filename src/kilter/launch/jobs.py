@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from kilter.artifacts import write_json
@@ -76,8 +77,19 @@ class Jobs:
     def __init__(self, client: Any) -> None:
         self.client = client
 
-    def submit(self, words: Sequence[str], files: Sequence[Path], name: str, runs: Path) -> str:
-        """Sends the files and starts `kilter WORDS` beside them; returns the job's id."""
+    def submit(
+        self,
+        words: Sequence[str],
+        files: Sequence[Path],
+        name: str,
+        runs: Path,
+        texts: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
+        """Sends the files, and further ones by their texts, and starts `kilter WORDS` beside them.
+
+        Returns:
+            The job's id.
+        """
         job = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         code = runs / ".jobs" / f"{job}.json"
         variables = {
@@ -90,6 +102,8 @@ class Jobs:
             for path in files:
                 (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, Path(folder) / path)
+            for title, text in texts.items():
+                (Path(folder) / title).write_text(text, encoding="utf-8")
             send = partial(
                 self.client.submit_job,
                 entrypoint=f"exec python -m kilter {shlex.join(words)}",
