@@ -52,6 +52,10 @@ def test_help_fits_and_begins_with_examples(monkeypatch, capsys, words):
     assert "…" not in text  # a name that is cut cannot be typed
 
 
+def test_every_command_stands_under_its_own_heading(monkeypatch, capsys):
+    assert "Commands" not in shown(monkeypatch, capsys).splitlines()
+
+
 @pytest.mark.parametrize("columns", [60, 80, 200])
 def test_help_follows_the_terminal(monkeypatch, capsys, columns):
     text = shown(monkeypatch, capsys, "train", columns=columns)

@@ -26,12 +26,15 @@ SECTIONS = (
     ("one stage", ("train", "eval", "sample", "generate", "label", "revise")),
     (
         "what came out",
-        ("chat", "audit-judge", "gate", "report", "watch", "compare", "monitor", "trace", "export"),
+        (
+            *("chat", "gate", "report", "watch", "compare", "monitor", "trace", "audit-judge"),
+            *("verify", "sign", "export", "results", "lm-eval"),
+        ),
     ),
     ("cluster", ("cluster", "submit")),
     ("tools", ("constitution", "schema", "check-method")),
 )
-"""Headings of `kilter --help`, and the commands below each, in order; commands not named here come last."""
+"""Headings of `kilter --help`, and the commands below each, in order. A test holds that each is named."""
 
 
 PATHS = {"--out", "--runs", "--to", "--cluster", "--replay", "--certificate"}
