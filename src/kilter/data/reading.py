@@ -224,7 +224,7 @@ class Reading:
         """The group with the columns that go along to reward functions and verifiers."""
         kept = (*IDS, *NOTED)
         columns = {
-            k: v
+            k: v if k in row.used or not isinstance(v, dict | list) else row.own(k)
             for k, v in row.plain.items()
             if k not in row.asked
             and k != "completion"

@@ -82,7 +82,8 @@ class Row(Mapping[str, Any]):
     def __init__(self, raw: Raw, names: Mapping[str, str] | None = None) -> None:
         names = names or {}
         self.cells = isinstance(raw, Cells)
-        self.plain = cleaned(renamed(raw.unfolded() if isinstance(raw, Cells) else raw, names))
+        self.written = renamed(raw.unfolded() if isinstance(raw, Cells) else raw, names)
+        self.plain = cleaned(self.written)
         self.used: set[str] = set()
         self.asked: set[str] = set()
         # A column whose name the user has given to another one is not read any more.
@@ -119,6 +120,10 @@ class Row(Mapping[str, Any]):
     def forget(self) -> None:
         """Takes back what was marked as used: another format reads the row."""
         self.used, self.asked, self.said = set(), set(), set()
+
+    def own(self, name: str) -> Any:
+        """A column as its user wrote it: a null inside of it is a value."""
+        return _valued(self.written[name]) if name in self.written else self.plain[name]
 
     def left(self) -> list[str]:
         """Columns that nothing has looked up, and keys inside of columns that nothing has read."""
@@ -163,25 +168,32 @@ def _valued(value: Any) -> Any:
     """A value in plain Python, with the nulls in it."""
     if isinstance(value, Mapping):
         return {str(k): _valued(v) for k, v in value.items()}
+    value = _as_list(value)
     return [_valued(v) for v in value] if isinstance(value, list | tuple) else _plain(value)
 
 
 def absent(rows: Iterable[Raw], schema: object = VALUES) -> Iterable[Raw]:
-    """The rows of a table, whose mappings may have the keys of all rows: a null in them is no value.
+    """The rows of a table, whose calls and schemas may have the keys of all rows: a null in them is no value.
 
     schema: of the table; where it names none of VALUES, the rows are as they are.
     """
     if not any(key in str(schema) for key in VALUES):
         return rows
-    return ({k: _without_nulls(v) for k, v in row.items()} for row in rows)
+    return ({k: _without_nulls(v, False) for k, v in row.items()} for row in rows)
 
 
-def _without_nulls(value: Any) -> Any:
+def _without_nulls(value: Any, inside: bool) -> Any:
+    """The value without the nulls of mappings below VALUES; `inside`: whether it stands below one of them."""
     if isinstance(value, dict):
-        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
-    if type(value).__name__ == "ndarray":
-        value = value.tolist()
-    return [_without_nulls(v) for v in value] if isinstance(value, list) else value
+        kept = ((k, v) for k, v in value.items() if v is not None or not inside)
+        return {k: _without_nulls(v, inside or k in VALUES) for k, v in kept}
+    value = _as_list(value)
+    return [_without_nulls(v, inside) for v in value] if isinstance(value, list) else value
+
+
+def _as_list(value: Any) -> Any:
+    """A list where the value is an array, as pandas holds the lists of a Parquet file."""
+    return value.tolist() if type(value).__name__ == "ndarray" else value
 
 
 def _items(value: Any) -> list[Any]:
@@ -328,6 +340,12 @@ def listed(value: Any, field: str, of: str = "values") -> list[Any]:
     if not isinstance(found, list):
         raise RowError(field, f"should be a list of {of}, found {type(found).__name__}")
     return found
+
+
+def without_missing(texts: Sequence[Any], numbers: Sequence[Any]) -> list[tuple[int, Any, Any]]:
+    """(place, text, number) of two lists that belong together, where the text is there."""
+    both = enumerate(zip(texts, numbers, strict=True))
+    return [(place, text, number) for place, (text, number) in both if text is not None]
 
 
 _PACKED = re.compile(r"\s*[\[{]")

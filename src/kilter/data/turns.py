@@ -51,8 +51,17 @@ CALLS = ("function_call", "tool_call")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Keys of what an assistant turn thought before it spoke."""
 
-MEDIA = ("image", "images", "image_url", "input_image", "video", "videos", "audio", "audios", "input_audio")
+MEDIA = (
+    *("image", "images", "image_url", "image_urls", "input_image", "pixel_values"),
+    *("video", "videos", "video_url", "audio", "audios", "audio_url", "input_audio"),
+)
 """Columns and types of parts that a text model cannot read."""
+
+_MEDIUM = re.compile(
+    r"(input_)?(image|video|audio|picture|photo)s?(_(url|path|file|data|base64)s?)?"
+    r"|(input_)?files?|attachments?|media|pixel_values.*"
+)
+"""Keys of a turn that hold, or name, what a text model cannot read."""
 
 MARKS = ("train", "training", "trainable", "loss", "loss_mask")
 """Keys of an assistant turn that say whether it is learned."""
@@ -79,14 +88,17 @@ def looks_like_turns(value: Any) -> bool:
     """Whether a value is a list of turns, or was one before it was written into a text column."""
     if isinstance(value, str):
         return bool(_TURNS.match(value)) or _are_turns(unpacked(value))
-    return isinstance(value, Sequence) and len(value) > 0 and isinstance(value[0], Mapping)
+    # A list may hold nulls, in front as well: they are no turns.
+    given = (v for v in value if v is not None) if isinstance(value, Sequence) else iter(())
+    return isinstance(next(given, None), Mapping)
 
 
 def _are_turns(found: Any) -> bool:
     """Whether what a text held is one turn or a list of them, in whatever order their keys stand."""
     if isinstance(found, Mapping):
         return bool({"role", "from"} & found.keys() and SAID & found.keys())
-    return isinstance(found, list) and bool(found) and all(map(_are_turns, found))
+    turns = [turn for turn in found if turn is not None] if isinstance(found, list) else []
+    return bool(turns) and all(map(_are_turns, turns))
 
 
 SAID = {"content", "value", "tool_calls", "function_call", "refusal"}
@@ -117,17 +129,35 @@ def turns(value: Any, field: str, row: Row | None = None) -> tuple[Message, ...]
             field,
             "holds turns that cannot be read as JSON" if broken else "should be a non-empty list of turns",
         )
-    made = []
+    made: list[Message] = []
+    gap = -1
     for i, turn in enumerate(found):
+        if turn is None:
+            gap = i
+            continue
         if not isinstance(turn, Mapping):
             kind = type(turn).__name__
             raise RowError(f"{field}[{i}]", f"should be a turn with role and content, found {kind}")
         made.append(_turn(turn, f"{field}[{i}]"))
+        if gap == i - 1:
+            _refuse_gap(made, f"{field}[{gap}]")
         if row is not None and made[-1]["role"] != "assistant" and _marked(turn):
             row.said.add(f"a {made[-1]['role']} turn marked to be learned is not: assistant turns alone are")
         if row is not None:
             row.unread |= {f"{field}[].{key}": None for key in turn if key not in READ}
+    if not made:
+        raise RowError(field, "should be a non-empty list of turns")
     return tuple(made)
+
+
+def _refuse_gap(made: Sequence[Message], where: str) -> None:
+    """Raises RowError for a null between two turns of one side: what the other said is lost.
+
+    Any other null is no turn, such as what pads a list.
+    """
+    role = made[-1]["role"]
+    if role in ("user", "assistant") and len(made) > 1 and made[-2]["role"] == role:
+        raise RowError(where, f"is null between two turns of role {role}, where another turn should stand")
 
 
 def _turn(turn: Mapping[str, Any], where: str) -> Message:
@@ -137,7 +167,7 @@ def _turn(turn: Mapping[str, Any], where: str) -> Message:
         known = ", ".join(sorted(ROLES))
         raise RowError(f"{where}.role", f"has the unknown role {given!r}; known: {known}")
     role = ROLES[given.lower()]
-    media = next((k for k in MEDIA if k in turn and not is_empty(turn[k])), None)
+    media = next((k for k in turn if _MEDIUM.fullmatch(k) and not is_empty(turn[k] or None)), None)
     if media is not None:
         raise RowError(f"{where}.{media}", f"holds {media}, which a text model cannot read")
     # OpenAI writes a refusal in a key of its own, beside a content that is null.
@@ -176,12 +206,16 @@ def _content(value: Any, field: str) -> tuple[str | None, str]:
     words: list[str] = []
     thoughts: list[str] = []
     for part in value:
+        if part is None:
+            continue
         if isinstance(part, str):
             words.append(part)
             continue
         kind = _kind_of_part(part, field)
         (thoughts if kind == "thinking" else words).append(part[kind])
-    return "".join(words), "".join(thoughts)
+    # A list of nothing but nulls says nothing at all.
+    empty = bool(value) and all(part is None for part in value)
+    return None if empty else "".join(words), "".join(thoughts)
 
 
 def _kind_of_part(part: Any, field: str) -> str:
@@ -211,9 +245,9 @@ def tool_calls(value: Any, field: str) -> list[dict[str, Any]]:
     found = unpacked(value) if isinstance(value, str) else value
     if isinstance(found, Mapping):
         found = [found]
-    if not isinstance(found, list) or not all(isinstance(c, Mapping) for c in found):
+    if not isinstance(found, list) or not all(isinstance(c, Mapping | None) for c in found):
         raise RowError(field, "should be a list of calls, each with name and arguments")
-    return [_call(call, f"{field}[{i}]") for i, call in enumerate(found)]
+    return [_call(call, f"{field}[{i}]") for i, call in enumerate(found) if call is not None]
 
 
 def _call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
@@ -253,6 +287,8 @@ def tools_of(value: Any, field: str) -> tuple[Mapping[str, Any], ...]:
     found = []
     for i, item in enumerate(listed(value, field, "tools")):
         tool = unpacked(item) if isinstance(item, str) else item
+        if tool is None:
+            continue
         if not isinstance(tool, Mapping):
             raise RowError(f"{field}[{i}]", f"should be a tool with a name, found {type(tool).__name__}")
         found.append(tool if "function" in tool else {"type": "function", "function": tool})

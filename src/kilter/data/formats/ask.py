@@ -61,6 +61,8 @@ def history(row: Row) -> tuple[Message, ...]:
     if looks_like_turns(rounds):
         return turns(rounds, "history", row)
     for i, pair in enumerate(rounds):
+        if pair is None:
+            continue
         if not isinstance(pair, list) or len(pair) != 2:
             raise RowError(f"history[{i}]", "should be [question, answer]")
         asked, said = (text_of(text, f"history[{i}]") for text in pair)
@@ -70,6 +72,8 @@ def history(row: Row) -> tuple[Message, ...]:
 
 def text_of(value: Any, field: str) -> str:
     """Text. Raises RowError for anything else."""
+    if value is None:
+        raise RowError(field, "is missing")
     if not isinstance(value, str):
         raise RowError(field, f"should be text, found {type(value).__name__}")
     return value

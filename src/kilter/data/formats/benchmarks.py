@@ -9,7 +9,7 @@ from typing import Any
 
 from kilter.data.formats.ask import answer_of, completion_of, shared_turns, text_of
 from kilter.data.formats.registry import data_format
-from kilter.data.row import Row, RowError, is_missing, listed, number, unpacked
+from kilter.data.row import Row, RowError, is_missing, listed, number, unpacked, without_missing
 from kilter.data.turns import turns
 from kilter.types import Completion, Feedback, Group, Message, Prompt
 
@@ -42,7 +42,8 @@ def _texts(row: Row, column: str) -> list[str]:
     value = unpacked(value) if isinstance(value, str) else value
     if isinstance(value, str):
         return [part.strip() for part in value.split(";") if part.strip()]
-    return [text_of(v, f"{column}[{i}]") for i, v in enumerate(listed(value, column, "texts"))]
+    found = enumerate(listed(value, column, "texts"))
+    return [text_of(v, f"{column}[{i}]") for i, v in found if v is not None]
 
 
 def _scored(prompt: Prompt, answers: Sequence[tuple[str, float]]) -> Group:
@@ -166,7 +167,7 @@ def _choices(targets: Any, column: str) -> list[tuple[str, float]]:
     if len(texts) != len(labels):
         raise RowError(f"{column}.labels", f"should hold one label per choice ({len(texts)})")
     scored = []
-    for i, (text, label) in enumerate(zip(texts, labels, strict=True)):
+    for i, text, label in without_missing(texts, labels):
         score = number(label, f"{column}.labels[{i}]")
         if score is None:
             raise RowError(f"{column}.labels[{i}]", "is missing")
@@ -271,7 +272,9 @@ def _read_rewardbench(row: Row) -> Iterator[Group]:
     {"question_id": 81, "category": "writing", "turns": ["Write a poem.", "Make it shorter."]},
 )
 def _read_mt_bench(row: Row) -> Iterator[Group]:
-    said = [text_of(t, f"turns[{i}]") for i, t in enumerate(listed(row.ask("turns"), "turns", "texts"))]
+    asked = listed(row.ask("turns"), "turns", "texts")
+    # Behind the first question a null is a follow-up that nobody asks.
+    said = [text_of(t, f"turns[{i}]") for i, t in enumerate(asked) if i == 0 or t is not None]
     if not said or not said[0].strip():
         raise RowError("turns", "is empty")
     later = {"follow_ups": {f"turn_{i}": t for i, t in enumerate(said[1:2], start=2)}} if said[1:] else {}

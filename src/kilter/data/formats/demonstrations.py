@@ -20,7 +20,7 @@ from kilter.data.formats.ask import (
 )
 from kilter.data.formats.registry import data_format
 from kilter.data.formats.scores import LABELS, labelled
-from kilter.data.row import Row, RowError
+from kilter.data.row import Row, RowError, is_empty
 from kilter.data.turns import THOUGHTS, looks_like_turns, turns
 from kilter.types import Completion, Feedback, Group, Message, Prompt
 
@@ -81,7 +81,7 @@ def _read_conversations(row: Row) -> Iterator[Group]:
 
 def _is_conversation(value: Any) -> bool:
     # An empty list is one that lacks its turns, which is for its reader to say.
-    return looks_like_turns(value) or value == []
+    return looks_like_turns(value) or (isinstance(value, list) and is_empty(value))
 
 
 def _split_turns(found: tuple[Message, ...], field: str) -> tuple[tuple[Message, ...], tuple[Message, ...]]:

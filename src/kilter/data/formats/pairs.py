@@ -20,7 +20,7 @@ from kilter.data.formats.ask import (
     text_of,
 )
 from kilter.data.formats.registry import data_format
-from kilter.data.row import Row, RowError, given, is_missing, label, number, unpacked
+from kilter.data.row import Row, RowError, given, is_missing, label, number, unpacked, without_missing
 from kilter.data.turns import looks_like_turns, tools_of, turns
 from kilter.types import Completion, Feedback, Group, Message, Prompt
 
@@ -198,6 +198,10 @@ def _rounds(row: Row, one: str, two: str) -> tuple[Prompt, Sides] | None:
     whole = all(isinstance(v, list) and v and all(isinstance(t, str | None) for t in v) for v in lists)
     if not whole or len({len(v) for v in lists}) > 1:
         return None
+    # Of a round that is null on all sides there was none.
+    lists = [[*v] for v in zip(*(r for r in zip(*lists, strict=True) if any(t is not None for t in r)))]
+    if not lists:
+        return None
     asked = [text_of(t, "prompt") for t in lists[0]]
     sides: Sides = []
     for column, said in zip((one, two), lists[1:], strict=True):
@@ -318,14 +322,20 @@ def _rejected(row: Row, worse: str) -> list[tuple[Message, ...]]:
 
 def _sides(value: Any, field: str, row: Row) -> list[tuple[Message, ...]]:
     """The answers of one side: one, or a list of texts or of conversations. Raises RowError."""
+    if isinstance(value, list) and value and all(v is None for v in value):
+        raise RowError(field, "is missing")
+    several = _several(value, field, row)
+    if several is None:
+        return [answer_of(value, field, row)]
+    return [answer_of(v, f"{field}[{i}]", row) for i, v in enumerate(several) if v is not None]
+
+
+def _several(value: Any, field: str, row: Row) -> list[Any] | None:
+    """The list of answers that a column holds; a null in it is none. None: the column holds one answer."""
     if row.cells and isinstance(value, str) and field.startswith(LISTED):
         value = _unlisted(value, row)
-    if isinstance(value, list):  # a missing answer is none
-        value = [v for v in value if v is not None] or value
-    several = isinstance(value, list) and bool(value) and isinstance(value[0], str | list)
-    if not several:
-        return [answer_of(value, field, row)]
-    return [answer_of(v, f"{field}[{i}]", row) for i, v in enumerate(value)]
+    given = next((v for v in value if v is not None), None) if isinstance(value, list) else None
+    return value if isinstance(given, str | list) else None
 
 
 LISTED = tuple(worse for _, worse in SIDES)
@@ -382,7 +392,11 @@ def _pair(prompt: Prompt, chosen: list[Completion], rejected: list[Completion], 
     whole = (n for n in there if not any(is_missing(row.plain[c]) for c in n))
     names = next(whole, there[0] if there else None)
     if names is not None:
-        given = [*_scores(row, names[0], len(chosen)), *_scores(row, names[1], len(rejected))]
+        better, worse = _sides_of(row)
+        given = [
+            *_scores(row, names[0], len(chosen), better),
+            *_scores(row, names[1], len(rejected), worse),
+        ]
         scores = scores if None in given else [float(g) for g in given if g is not None]
         if max(scores[: len(chosen)]) < min(scores[len(chosen) :]):
             row.said.add(f"turned round because {names[0]} is below {names[1]}")
@@ -409,11 +423,17 @@ def _odds(row: Row) -> float | None:
     return number(row["p"], "p") if p is not None and 0 <= p <= 1 else None
 
 
-def _scores(row: Row, column: str, count: int) -> list[float | None]:
-    """The scores of one side, one for each of its answers. Raises RowError."""
+def _scores(row: Row, column: str, count: int, side: str) -> list[float | None]:
+    """The scores of one side, one for each of its answers. Raises RowError.
+
+    side: the column of the answers; the score of a missing one belongs to nobody.
+    """
     value = row[column]
     value = unpacked(value) if isinstance(value, str) else value
     values = value if isinstance(value, list) else [value] * count
+    answers = _several(row.plain.get(side), side, row) or ()
+    if len(answers) == len(values):
+        values = [v for _, _, v in without_missing(answers, values)]
     if len(values) != count:
         raise RowError(column, f"should hold one score per answer ({count})")
     return [number(v, column) for v in values]

@@ -15,7 +15,17 @@ from kilter.data.formats.ask import (
     text_of,
 )
 from kilter.data.formats.registry import data_format
-from kilter.data.row import Row, RowError, given, is_missing, label, listed, number, unpacked
+from kilter.data.row import (
+    Row,
+    RowError,
+    given,
+    is_missing,
+    label,
+    listed,
+    number,
+    unpacked,
+    without_missing,
+)
 from kilter.data.turns import ROLES, looks_like_turns
 from kilter.types import Completion, Feedback, Group, Message, Prompt
 
@@ -47,12 +57,16 @@ def _asks(row: Mapping[str, Any]) -> bool:
 )
 def _read_stepwise(row: Row) -> Iterator[Group]:
     steps = listed(row.need("completions"), "completions", "texts")
-    if not steps or not all(isinstance(s, str) for s in steps):
+    if all(s is None for s in steps) or not all(isinstance(s, str | None) for s in steps):
         raise RowError("completions", "should be a non-empty list of texts")
     labels = listed(row.need("labels"), "labels", "labels")
     if len(labels) != len(steps):
         raise RowError("labels", f"should hold one label per step ({len(steps)})")
-    values = tuple(_step(v, f"labels[{i}]") for i, v in enumerate(labels))
+    for i, (step, judged) in enumerate(zip(steps, labels, strict=True)):
+        if step is None and judged is not None:
+            raise RowError(f"completions[{i}]", "is null, and has a label: a step is lost")
+    kept = without_missing(steps, labels)
+    steps, values = [s for _, s, _ in kept], tuple(_step(v, f"labels[{i}]") for i, _, v in kept)
     feedback = Feedback(float(all(values)), kind="steps", steps=values)
     yield Group(prompt_of(row), (Completion(text="\n".join(steps)),), (feedback,))
 
@@ -93,6 +107,8 @@ def _read_ratings(row: Row) -> Iterator[Group]:
     answers, feedback = [], []
     for i, entry in enumerate(listed(row[column], column, "answers")):
         where = f"{column}[{i}]"
+        if entry is None:
+            continue
         if not isinstance(entry, Mapping):
             raise RowError(
                 where, f"should be an answer with response and rating, found {type(entry).__name__}"
@@ -127,7 +143,8 @@ def _parallel(row: Mapping[str, Any], column: str) -> str | None:
     name = first(row, BESIDE)
     value = row[column] if column in row and name is not None else None
     found = unpacked(value) if isinstance(value, str) else value
-    return name if isinstance(found, list) and found and isinstance(found[0], str) else None
+    answers = [v for v in found if v is not None] if isinstance(found, list) else []
+    return name if answers and isinstance(answers[0], str) else None
 
 
 def _rated_beside(row: Row, column: str, beside: str) -> Group:
@@ -136,8 +153,9 @@ def _rated_beside(row: Row, column: str, beside: str) -> Group:
     numbers = listed(row[beside], beside, "numbers")
     if len(texts) != len(numbers):
         raise RowError(beside, f"should hold one number per answer ({len(texts)})")
-    answers = [answer_of(t, f"{column}[{i}]", row) for i, t in enumerate(texts)]
-    values = [number(v, f"{beside}[{i}]") for i, v in enumerate(numbers)]
+    kept = without_missing(texts, numbers)
+    answers = [answer_of(t, f"{column}[{i}]", row) for i, t, _ in kept]
+    values = [number(v, f"{beside}[{i}]") for i, _, v in kept]
     kind, sign = ("rank", -1) if beside.startswith("rank") else ("rating", 1)
     feedback = tuple(Feedback(None if v is None else sign * v, kind=kind) for v in values)
     prompt, found = completions(prompt_of(row), answers, first(row, PROMPTS) or "prompt")
@@ -187,7 +205,7 @@ def _read_oasst(row: Row) -> Iterator[Group]:
         if role is None:
             raise RowError("role", f"has the unknown role {node.get('role')!r}")
         said = (*history, Message(role=role, content=text_of(node.get("text"), "text")))
-        replies = [r for r in node.get("replies") or () if not r.get("deleted")]
+        replies = [r for r in node.get("replies") or () if r is not None and not r.get("deleted")]
         if role == "user":
             ranked = [(number(r.get("rank"), "rank"), r) for r in replies if str(r.get("text", "")).strip()]
             places = sorted(((n, r) for n, r in ranked if n is not None), key=lambda pair: pair[0])
