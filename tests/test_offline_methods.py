@@ -140,3 +140,27 @@ def test_learns_on_real_data_from_the_command_line(
 
 def test_every_offline_method_is_here():
     assert len(OFFLINE) >= 36
+
+
+ROWS = {
+    "pairs": {"prompt": "{n}?", "chosen": "yes {n}", "rejected": "no, not {n}"},
+    "demonstrations": {"prompt": "{n}?", "completion": "yes {n}"},
+    "unpaired": {"prompt": "{n}?", "completion": "yes {n}", "label": True},
+    "ranked": {"prompt": "{n}?", "completions": ["yes {n}", "no {n}", "{n}"], "scores": [3, 2, 1]},
+}
+
+
+@pytest.mark.parametrize("name", [*OFFLINE, "dpo+sft:0.5", "orpo+sft:1", "npo+sft:1"])
+def test_what_is_measured_on_held_out_data_is_what_the_method_names(name, tiny, tmp_path):
+    import kilter
+
+    needs = build_objective(name).needs
+    text = "\n".join(json.dumps(ROWS[needs.shape]).replace("{n}", str(n)) for n in range(12))
+    (tmp_path / "rows.jsonl").write_text(text.replace("true", "false", 6))
+    data = {"path": str(tmp_path / "rows.jsonl"), "heldout": 0.5}
+    options = {"teacher": str(teacher(tiny))} if needs.teacher else {}
+    result = kilter.train(
+        str(tiny), data, name, tmp_path / "out", max_steps=1, batch_size=2, max_length=64, **options
+    )
+    found = {key.removeprefix("eval_") for key in result.heldout}
+    assert found == needs.metrics | {"loss"}

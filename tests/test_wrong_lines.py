@@ -87,6 +87,22 @@ stages:
   sft: {train: {method: sft, max_steps: 1, max_length: 64}}
   last: {train: {from: sft, method: dpo, max_steps: 1, max_length: 9000}}
 """
+EARLY = """
+model: tiny
+data: {path: pairs.jsonl, heldout: 0.3}
+stages:
+  sft: {train: {method: sft, max_steps: 1}}
+  last: {train: {from: sft, method: dpo, max_steps: 2, eval_every: 1}}
+"""
+STUDY = """
+model: tiny
+data: {pairs: {path: pairs.jsonl, heldout: 0.3}}
+start: {data: $pairs, max_steps: 1}
+methods: [dpo, orpo]
+train: {data: $pairs, max_steps: 2, eval_every: 1}
+seeds: [0]
+evaluate: {data: $pairs}
+"""
 DOLLAR = """
 model: tiny
 data: {path: pairs.jsonl, heldout: 0.3}
@@ -110,6 +126,19 @@ LINES |= {
         "early_stopping.metric=foo": f"`{STAGE}.early_stopping` = ",
     }.items()
 }
+LINES |= {
+    f"{line}early_stopping.metric={metric}{dry}": f"{field}` = '{metric}' is not measured on held-out data"
+    for line, field in {
+        f"{TRAIN} --data.heldout 0.3 --eval-every 1 --set ": "`early_stopping.metric",
+        "run early.yaml --set stages.last.train.": f"`{STAGE}.early_stopping.metric",
+    }.items()
+    for metric in ("foo", "nll")
+    for dry in ("", " --dry-run")
+}
+LINES |= {
+    f"compare study.yaml --set train.early_stopping.metric=divergence{dry}": "`stages.dpo__s0.train.early_stopping.metric"
+    for dry in ("", " --dry-run")
+}
 """What a second stage could only say when the first is done is said before it."""
 
 
@@ -126,6 +155,8 @@ def test_a_wrong_line_is_refused_and_changes_nothing(line, tmp_path, tiny, monke
     long = {"prompt": "word " * 3000, "chosen": "a", "rejected": "b"}
     (tmp_path / "long.jsonl").write_text(json.dumps(long) + "\n")
     (tmp_path / "long.yaml").write_text(LONG)
+    (tmp_path / "early.yaml").write_text(EARLY)
+    (tmp_path / "study.yaml").write_text(STUDY)
     (tmp_path / "hello.jinja").write_text("hello")
     (tmp_path / "power.jinja").write_text("{{ 9 ** 9 ** 9 }}")
     (tmp_path / "late.yaml").write_text(LATE)

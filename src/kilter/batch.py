@@ -44,6 +44,7 @@ class Needs:
             to the values, [any]; `moments_of` has their count, mean and variance over the rows of all ranks.
             An empty mapping says that `prepare` looks at one group at a time. None: it wants the rows of all
             ranks, which costs their transfer in every step.
+        metrics: names of what the loss reports beside "loss", by which a run may choose its best weights.
     """
 
     shape: Shape
@@ -62,6 +63,7 @@ class Needs:
     soft: bool = False
     corrections: frozenset[str] = frozenset()
     moments: Mapping[str, Values] | None = None
+    metrics: frozenset[str] = frozenset()
 
     @property
     def teacher(self) -> bool:

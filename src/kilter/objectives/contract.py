@@ -61,7 +61,8 @@ def _answers(objective: Objective, groups: int, g: torch.Generator) -> tuple[Ten
         "rollouts": lambda: torch.randn(rows, generator=g),
         "pairs": lambda: torch.tensor([1.0, 0.0] * groups),
     }
-    score = scores.get(shape, lambda: (torch.arange(rows) % 2).float())()
+    # Single answers are good and bad in turn, where the method learns from both.
+    score = scores.get(shape, lambda: (torch.arange(rows) % 2 * max(objective.needs.labels)).float())()
     return torch.full((groups,), size), score
 
 
@@ -243,6 +244,15 @@ def microbatches_add_up(objective: Objective) -> None:
             )
 
 
+def metrics_are_declared(objective: Objective) -> None:
+    """It reports what it names, so that a run that asks for another name is refused before it begins."""
+    batch, raw = example(objective)
+    found = {name for name, mean in _loss(objective, raw, batch).metrics.items() if float(mean.weight) > 0}
+    named = objective.needs.metrics
+    _require(not found - named, f"reports {sorted(found - named)}: name it in Needs.metrics")
+    _require(not named - found, f"names {sorted(named - found)} in Needs.metrics and does not report it")
+
+
 def ranks_prepare_alike(objective: Objective) -> None:
     """Credit of a part equals that of the whole, given the moments of the whole that the method declares."""
     declared = objective.needs.moments
@@ -381,6 +391,7 @@ CHECKS: dict[str, Callable[[Objective], None]] = {
         same_from_its_fields,
         needs_are_honoured,
         microbatches_add_up,
+        metrics_are_declared,
         ranks_prepare_alike,
         order_does_not_matter,
         padding_does_not_matter,

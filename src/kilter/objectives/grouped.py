@@ -29,6 +29,10 @@ class Grouped:
         """Weight of the negative log-likelihood of each group's first answer, per token of the whole step."""
         return 0.0
 
+    def reported(self, own: frozenset[str]) -> frozenset[str]:
+        """Names of a member's own metrics, and that of the imitation where it has one."""
+        return own | ({"nll"} if self.imitation() > 0 else frozenset())
+
     def total(self, loss_N: Tensor, out: Outputs, batch: Batch) -> Tensor:
         """Group losses to one number: their weighted sum.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,7 +93,15 @@ class Mixture:
             settings={name: value for n in all_ for name, value in n.settings.items()},
             # A part that imitates has no label that could be uncertain.
             soft=all(n.soft for n in all_ if n.shape != "demonstrations"),
+            metrics=self._metrics(),
         )
+
+    def _metrics(self) -> frozenset[str]:
+        """Names of the parts' metrics: a name that an earlier part has already stands behind its part's."""
+        found = frozenset[str]()
+        for _, name, objective in self.parts:
+            found |= {_named(key, name, found) for key in objective.needs.metrics}
+        return found
 
     def _view(self, objective: Objective, batch: Batch) -> tuple[Batch, torch.Tensor | None]:
         own, all_ = objective.needs, self.needs
@@ -150,8 +158,13 @@ class Mixture:
             value = value + weight * loss.value
             state |= loss.state or {}
             for key, metric in loss.metrics.items():
-                metrics[key if key not in metrics else f"{name}/{key}"] = metric
+                metrics[_named(key, name, metrics)] = metric
         return Loss(value, metrics, state or None)
+
+
+def _named(key: str, part: str, taken: Container[str]) -> str:
+    """A part's metric as the mixture reports it."""
+    return f"{part}/{key}" if key in taken else key
 
 
 def _rows(out: Outputs, keep_B: torch.Tensor, width: int) -> Outputs:

@@ -102,6 +102,10 @@ def mean(values: Tensor, weight: Tensor | None = None) -> Mean:
     return Mean((values * weight).sum(), weight.sum())
 
 
+PREFERENCE = frozenset({"rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"})
+"""Names of `preference_metrics`."""
+
+
 def preference_metrics(chosen_N: Tensor, rejected_N: Tensor) -> dict[str, Mean]:
     """Rewards of both sides, their gap, and how often the chosen side is ahead; TRL's names."""
     return {

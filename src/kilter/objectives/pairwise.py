@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 from kilter.batch import Batch, Loss, Needs, Outputs, Unit
 from kilter.objectives.grouped import Grouped
 from kilter.objectives.knobs import knob
-from kilter.objectives.ops import expected, mean, pairs, preference_metrics, sequence_logps
+from kilter.objectives.ops import PREFERENCE, expected, mean, pairs, preference_metrics, sequence_logps
 
 
 class Side(NamedTuple):
@@ -83,6 +83,7 @@ class Pairwise(Grouped):
             outputs=self.computes,
             learning_rate=self.rate,
             soft=self.soft,
+            metrics=self.reported(PREFERENCE | {"logps/chosen", "logps/rejected"}),
         )
 
     def reduce(self, logps_BT: Tensor, batch: Batch) -> Tensor:

@@ -245,6 +245,10 @@ def early_stopping_can_see(a: Asked) -> None:
         if value:
             problem = "divides the weights over processes, and early_stopping has to put the best ones back"
             a.refuse(field, value, problem, "leave out one of the two")
+    metric, known = a.spec.early_stopping.metric, sorted({"loss", *a.needs.metrics})
+    if metric.removeprefix("eval_") not in known:
+        problem = "is not measured on held-out data by this method"
+        a.refuse("early_stopping.metric", metric, problem, f"use one of {', '.join(known)}")
     if a.spec.eval_every is None:
         problem = "needs evaluations during the run, and eval_every is not set"
         a.refuse("early_stopping", a.spec.early_stopping.metric, problem, "set eval_every, such as 20")

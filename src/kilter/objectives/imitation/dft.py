@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from kilter.batch import Batch, Loss, Outputs
+from kilter.batch import Batch, Loss, Needs, Outputs
 from kilter.objectives.imitation.sft import SFT
 from kilter.objectives.ops import masked, mean
 from kilter.objectives.registry import method
@@ -26,6 +26,12 @@ class DFT(SFT):
     """
 
     detaches = True
+
+    @property
+    def needs(self) -> Needs:
+        """The needs of sft; it reports one metric more."""
+        base = super().needs
+        return replace(base, metrics=base.metrics | {"probability"})
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """Weighted sum; the metrics are sft's."""

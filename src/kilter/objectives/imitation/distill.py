@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kilter.batch import Batch, Loss, Needs, Outputs
 from kilter.objectives.imitation.sft import SFT
@@ -35,12 +35,12 @@ class Distill(SFT):
     @property
     def needs(self) -> Needs:
         """The divergence to the teacher at every token, and log-probs for the metrics."""
-        return Needs(
-            shape="demonstrations",
-            unit="row",
+        base = super().needs
+        return replace(
+            base,
             outputs=frozenset({"logps", "divergence"}),
-            learning_rate=2e-5,
             settings={"divergence": self.beta},
+            metrics=base.metrics | {"divergence"},
         )
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:

@@ -34,7 +34,8 @@ class SFT:
     @property
     def needs(self) -> Needs:
         """Policy log-probs, rows independent."""
-        return Needs(shape="demonstrations", unit="row", learning_rate=2e-5)
+        metrics = frozenset({"nll", "logps/completion"})
+        return Needs(shape="demonstrations", unit="row", learning_rate=2e-5, metrics=metrics)
 
     def prepare(self, batch: Batch) -> Batch:
         """Writes weight_BT: mask over the denominator."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from kilter.batch import Batch, Loss, Needs, Outputs
 from kilter.objectives.grouped import Grouped
 from kilter.objectives.knobs import knob
-from kilter.objectives.ops import log_ratios, mean, mean_logps
+from kilter.objectives.ops import PREFERENCE, log_ratios, mean, mean_logps
 
 
 def lists(values_B: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -85,7 +85,12 @@ class Listwise(Grouped, ABC):
         """Ranked lists, with the reference's log-probs where the score is a log-ratio."""
         annotations = frozenset({"ref_logps"} if self.uses_reference else ())
         return Needs(
-            shape="ranked", unit="group", annotations=annotations, learning_rate=5e-6, soft=self.soft
+            shape="ranked",
+            unit="group",
+            annotations=annotations,
+            learning_rate=5e-6,
+            soft=self.soft,
+            metrics=self.reported(PREFERENCE),
         )
 
     def scores(self, out: Outputs, batch: Batch) -> Tensor:

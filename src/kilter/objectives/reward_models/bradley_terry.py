@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 from kilter.batch import Batch, Loss, Needs, Outputs
 from kilter.objectives.grouped import Grouped
 from kilter.objectives.knobs import knob
-from kilter.objectives.ops import expected, pairs, preference_metrics
+from kilter.objectives.ops import PREFERENCE, expected, pairs, preference_metrics
 from kilter.objectives.registry import method
 
 
@@ -42,6 +42,7 @@ class BradleyTerry(Grouped):
             models=frozenset({"reward"}),
             outputs=frozenset({"scores"}),
             soft=True,
+            metrics=self.reported(PREFERENCE),
         )
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:

@@ -31,7 +31,11 @@ class ORM:
     def needs(self) -> Needs:
         """One score per labelled answer."""
         return Needs(
-            shape="unpaired", unit="row", models=frozenset({"reward"}), outputs=frozenset({"scores"})
+            shape="unpaired",
+            unit="row",
+            models=frozenset({"reward"}),
+            outputs=frozenset({"scores"}),
+            metrics=frozenset({"accuracy", "rewards/chosen", "rewards/rejected"}),
         )
 
     def prepare(self, batch: Batch) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -31,6 +32,8 @@ class CISPO(GroupRelative):
 
     cap: float = knob(5.0, "largest ratio that weighs a token", "[1, inf)", "5")
     loss_aggregation: Aggregation = "token"
+
+    token_metrics: ClassVar[frozenset[str]] = frozenset({"cispo_clip_ratio"})
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """-sg(min(rho, cap)) A log pi."""

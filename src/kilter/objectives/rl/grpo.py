@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from kilter.objectives.knobs import knob
 from kilter.objectives.registry import method
 from kilter.objectives.rl import advantages as adv
 from kilter.objectives.rl.group_relative import GroupRelative
-from kilter.objectives.rl.surrogates import clipped_surrogate
+from kilter.objectives.rl.surrogates import CLIPPED, clipped_surrogate
 from kilter.objectives.rl.weights import Aggregation
 
 
@@ -54,6 +54,8 @@ class GRPO(GroupRelative):
                 f"cannot go with advantage {self.advantage}, which reads right or wrong, or rewards of steps",
                 "use kl_in: loss",
             )
+
+    token_metrics: ClassVar[frozenset[str]] = CLIPPED
 
     @property
     def needs(self) -> Needs:

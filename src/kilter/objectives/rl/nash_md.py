@@ -34,7 +34,13 @@ class NashMD(OnlinePairs):
     @property
     def needs(self) -> Needs:
         """The second answer comes from the mixture."""
-        return replace(super().needs, opponent="mixture", settings={"mixture": self.mixture})
+        base = super().needs
+        return replace(
+            base,
+            opponent="mixture",
+            settings={"mixture": self.mixture},
+            metrics=base.metrics | {"win_rate", "kl"},
+        )
 
     def prepare(self, batch: Batch) -> Batch:
         """A tie has a gradient here (the KL), so only unscored pairs are left out."""

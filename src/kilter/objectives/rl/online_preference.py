@@ -11,6 +11,7 @@ from torch import Tensor
 from kilter.batch import Batch, Mean, Needs, Outputs
 from kilter.objectives.knobs import check, knob
 from kilter.objectives.ops import (
+    PREFERENCE,
     log_ratios,
     pairs,
     preference_metrics,
@@ -58,6 +59,7 @@ class OnlinePairs:
             annotations=frozenset({"ref_logps"}),
             learning_rate=5e-7,
             moments={},
+            metrics=PREFERENCE,
         )
 
     def prepare(self, batch: Batch) -> Batch:

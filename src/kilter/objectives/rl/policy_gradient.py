@@ -53,6 +53,9 @@ class PolicyGradient(ABC):
     compares_siblings: ClassVar[bool] = False
     """Whether the baseline comes from the other answers to the prompt, so that one alone teaches nothing."""
 
+    token_metrics: ClassVar[frozenset[str]] = frozenset()
+    """Names of the metrics that `token_loss` returns."""
+
     def __post_init__(self) -> None:
         check(self)
 
@@ -75,9 +78,8 @@ class PolicyGradient(ABC):
             siblings=2 if self.compares_siblings else 1,
             kl_coefficient=self.beta,
             corrections=frozenset({"decoupled", "anchored"} if self.uses_ratio else {"decoupled"}),
+            metrics=self.token_metrics | {"entropy"} | ({"kl"} if self.beta > 0 else frozenset()),
         )
-
-    # What a member writes.
 
     @abstractmethod
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:
@@ -86,8 +88,6 @@ class PolicyGradient(ABC):
     @abstractmethod
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """Loss per token before weighting, and metrics."""
-
-    # What all share.
 
     def coefficient(self, batch: Batch) -> Tensor | float:
         """The controller's KL coefficient, else beta."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from kilter.objectives.ops import masked, mean
 from kilter.objectives.registry import method
 from kilter.objectives.rl import advantages as adv
 from kilter.objectives.rl.policy_gradient import PolicyGradient
-from kilter.objectives.rl.surrogates import clipped_surrogate
+from kilter.objectives.rl.surrogates import CLIPPED, clipped_surrogate
 from kilter.objectives.rl.weights import Aggregation, token_weights
 
 
@@ -51,6 +51,8 @@ class PPO(PolicyGradient):
     whiten: bool = knob(True, "advantages to mean 0 and variance 1 over all tokens of the rollouts")
     epochs: int = knob(4, "passes over one batch of rollouts", "[1, inf)", "1 to 4")
 
+    token_metrics: ClassVar[frozenset[str]] = CLIPPED
+
     @property
     def needs(self) -> Needs:
         """Policy and critic, with the log-probs and values of the policy that sampled."""
@@ -62,6 +64,7 @@ class PPO(PolicyGradient):
             outputs=base.outputs | {"values"},
             inner_epochs=self.epochs,
             moments={"advantage": self._advantages} if self.whiten else {},
+            metrics=base.metrics | {"loss/value", "val/mean", "val/returns", "val/clipfrac"},
         )
 
     def credit(self, score_B: Tensor, batch: Batch) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from kilter.objectives.knobs import knob
 from kilter.objectives.registry import method
 from kilter.objectives.rl import advantages as adv
 from kilter.objectives.rl.policy_gradient import PolicyGradient
-from kilter.objectives.rl.surrogates import clipped_surrogate
+from kilter.objectives.rl.surrogates import CLIPPED, clipped_surrogate
 from kilter.objectives.rl.weights import Aggregation
 
 
@@ -38,6 +38,8 @@ class ReinforcePP(PolicyGradient):
     clip_low: float = knob(0.2, "lower side of the clip", "(0, 1)", "0.2")
     clip_high: float = knob(0.2, "upper side of the clip", "(0, inf)", "0.2")
     baseline: bool = knob(False, "subtract the group mean first")
+
+    token_metrics: ClassVar[frozenset[str]] = CLIPPED
 
     @property
     def needs(self) -> Needs:

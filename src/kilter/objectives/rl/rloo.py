@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from kilter.objectives.ops import masked
 from kilter.objectives.registry import method
 from kilter.objectives.rl import advantages as adv
 from kilter.objectives.rl.policy_gradient import PolicyGradient
-from kilter.objectives.rl.surrogates import clipped_surrogate
+from kilter.objectives.rl.surrogates import CLIPPED, clipped_surrogate
 
 
 @method("rloo")
@@ -39,6 +39,8 @@ class RLOO(PolicyGradient):
     normalize: bool = knob(False, "advantages of the batch divided by their standard deviation")
 
     compares_siblings = True
+
+    token_metrics: ClassVar[frozenset[str]] = CLIPPED
 
     @property
     def needs(self) -> Needs:

@@ -34,6 +34,10 @@ def clipped(ratio: Tensor, advantage: Tensor, low: float, high: float, dual: flo
     return loss if dual is None else torch.where(advantage < 0, torch.min(loss, -dual * advantage), loss)
 
 
+CLIPPED = frozenset({"clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"})
+"""Names of `clip_metrics`."""
+
+
 def clip_metrics(ratio: Tensor, advantage: Tensor, mask: Tensor, low: float, high: float) -> dict[str, Mean]:
     """Shares of tokens (or sequences) on which the clip is in force."""
     below = ((ratio < 1 - low) & (advantage < 0)).float()

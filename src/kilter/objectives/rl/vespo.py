@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ class VESPO(GroupRelative):
     k_neg: float = knob(3.0, "power of the weight where A < 0", "(0, inf)", "3")
     lambda_neg: float = knob(2.0, "decay of the weight where A < 0", "(0, inf)", "2")
     loss_aggregation: Aggregation = "token"
+
+    token_metrics: ClassVar[frozenset[str]] = frozenset({"vespo/phi_seq_mean"})
 
     def token_loss(self, log_ratio_BT: Tensor, out: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Mean]]:
         """-sg(phi(w)) A log pi."""

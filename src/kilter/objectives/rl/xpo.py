@@ -29,7 +29,8 @@ class XPO(OnlinePairs):
     @property
     def needs(self) -> Needs:
         """The second answer comes from the reference."""
-        return replace(super().needs, opponent="reference")
+        base = super().needs
+        return replace(base, opponent="reference", metrics=base.metrics | {"logps/opponent"})
 
     def loss(self, out: Outputs, batch: Batch) -> Loss:
         """Weighted sum of pair losses."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from kilter.batch import Batch, Mean, Unit
+from kilter.batch import Batch, Mean, Needs, Unit
 from kilter.objectives.ops import mean
 from kilter.objectives.registry import method
 from kilter.objectives.unpaired.judged import Judged, desirable
@@ -35,6 +35,12 @@ class BCO(Judged):
     detaches = True
 
     unit: ClassVar[Unit] = "batch"
+
+    @property
+    def needs(self) -> Needs:
+        """The needs of the base; it reports its shift too."""
+        base = super().needs
+        return replace(base, metrics=base.metrics | {"delta"})
 
     def answer_loss(
         self, reward_B: Tensor, batch: Batch

@@ -34,7 +34,11 @@ class Judged(ABC):
     def needs(self) -> Needs:
         """Labelled single answers, with the reference's log-probs."""
         return Needs(
-            shape="unpaired", unit=self.unit, annotations=frozenset({"ref_logps"}), learning_rate=5e-6
+            shape="unpaired",
+            unit=self.unit,
+            annotations=frozenset({"ref_logps"}),
+            learning_rate=5e-6,
+            metrics=frozenset({"rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected"}),
         )
 
     def prepare(self, batch: Batch) -> Batch:
@@ -54,12 +58,14 @@ class Judged(ABC):
         reward_B = self.beta * log_ratios(out.logps_BT, batch.ref_logps_BT, batch.mask_BT)
         loss_B, metrics, state = self.answer_loss(reward_B, batch)
         good_B = desirable(batch).float()
-        metrics |= {
+        by_label = {
             "rewards/chosen": mean(reward_B, good_B),
             "rewards/rejected": mean(reward_B, 1 - good_B),
             "logps/chosen": mean(logps_B, good_B),
             "logps/rejected": mean(logps_B, 1 - good_B),
         }
+        # A method that learns from one label alone has no mean over the other.
+        metrics |= {name: value for name, value in by_label.items() if name in self.needs.metrics}
         return Loss(loss_B.sum() / batch.n_rows_total, metrics, state)
 
 

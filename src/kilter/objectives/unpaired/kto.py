@@ -44,7 +44,12 @@ class KTO(Judged):
     def needs(self) -> Needs:
         """Judged's, and mismatched answers."""
         base = super().needs
-        return replace(base, rows="mismatched", annotations=base.annotations | {"mismatched_kl"})
+        return replace(
+            base,
+            rows="mismatched",
+            annotations=base.annotations | {"mismatched_kl"},
+            metrics=base.metrics | {"kl"},
+        )
 
     def fit(self, groups: Sequence[Group]) -> tuple[Objective, str]:
         """Weights from the counts of both labels, and a line that shows them."""

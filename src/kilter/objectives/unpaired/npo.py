@@ -30,7 +30,9 @@ class NPO(Judged):
     @property
     def needs(self) -> Needs:
         """The needs of the base, with undesired answers alone."""
-        return replace(super().needs, labels=frozenset({0}))
+        return replace(
+            super().needs, labels=frozenset({0}), metrics=frozenset({"rewards/rejected", "logps/rejected"})
+        )
 
     def answer_loss(
         self, reward_B: Tensor, batch: Batch
