@@ -184,7 +184,7 @@ def test_a_stopped_run_resumes_to_the_same_end(tiny, tmp_path, monkeypatch):
         ({"eval_every": None}, "early_stopping.*eval_every is not set"),
         (
             {"early_stopping": {"metric": "rewards/accuracies"}},
-            "metric.*use one of logps/completion, loss, nll",
+            r"(?s)metric.*Use one of logps/completion, loss, nll",
         ),
         ({"early_stopping": {"patience": 0}}, "patience"),
     ],
