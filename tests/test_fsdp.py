@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -18,6 +19,7 @@ from kilter.errors import UserError
 from kilter.models.load import load_causal
 from kilter.training.checks import check_train
 from kilter.training.config import FsdpSpec, TrainSpec
+from kilter.training.hooks.heldout import HeldOut
 from kilter.training.parallel.choose import make_engine
 from kilter.training.trainer import Trainer
 from processes import ranks
@@ -58,7 +60,35 @@ def in_four(tiny, data, folder):
     fixed(tiny, data, folder / "copies", DPO | {"fsdp": True})
 
 
+EARLY = {
+    "method": "sft",
+    "learning_rate": 0.1,
+    "schedule": "constant",
+    "batch_size": 4,
+    "warmup_ratio": 0.0,
+    "eval_every": 1,
+    "max_steps": 8,
+    "early_stopping": {"patience": 2},
+}
+"""Learns, then jumps about: the rate is too high."""
+
+
+def early(tiny, data, out, fsdp=False):
+    """On the second of two processes every evaluation says that it goes on getting better."""
+    groups = load(DataSpec(path=str(data), heldout=0.34, seed=1), "pairs")
+    spec = TrainSpec.model_validate(EARLY | {"fsdp": fsdp})
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("RANK") == "1":
+            evaluate, count = HeldOut.evaluate, itertools.count()
+            wrong = lambda hook: evaluate(hook) | {"eval_loss": 9.0 - next(count)}
+            patch.setattr(HeldOut, "evaluate", wrong)
+        made = Trainer(spec, tiny, groups.train, groups.heldout, out).run()
+    # Which of them writes does not matter: they have to say the same.
+    write_text(out / f"end-{os.environ.get('RANK', '0')}.json", json.dumps([made.steps, made.best_step]))
+
+
 def in_two(tiny, data, folder):
+    early(tiny, data, folder / "early", fsdp=True)
     for gathers in GATHERS:
         fixed(tiny, data, folder / gathers, BFLOAT16 | {"fsdp": {"gathers": gathers}})
     for name, how in SEVERAL:
@@ -131,6 +161,16 @@ def test_weights_travel_in_the_precision_that_is_asked_for(tmp_path, tiny, data,
     assert wide == pytest.approx(want, abs=2e-3)
     assert narrow == pytest.approx(want, abs=5e-3)
     assert narrow != wide
+
+
+def test_the_best_weights_of_shards_are_put_back_and_all_processes_end_together(tmp_path, tiny, data, two):
+    early(tiny, data, tmp_path)
+    want = json.loads((tmp_path / "end-0.json").read_text())
+    assert 0 < want[1] < want[0] < EARLY["max_steps"]
+    assert [json.loads((two / "early" / f"end-{rank}.json").read_text()) for rank in (0, 1)] == [want] * 2
+    weights = [load_causal(folder / "model").state_dict() for folder in (tmp_path, two / "early")]
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], atol=2e-3, rtol=1e-2)
 
 
 def alike(one, several):

@@ -241,10 +241,6 @@ def early_stopping_can_see(a: Asked) -> None:
             "does not go with replay, which holds no rows out",
             "leave it out",
         )
-    for field, value in (("fsdp", a.spec.fsdp is not None), ("zero", a.spec.zero)):
-        if value:
-            problem = "divides the weights over processes, and early_stopping has to put the best ones back"
-            a.refuse(field, value, problem, "leave out one of the two")
     metric, known = a.spec.early_stopping.metric, sorted({"loss", *a.needs.metrics})
     if metric.removeprefix("eval_") not in known:
         problem = "is not measured on held-out data by this method"

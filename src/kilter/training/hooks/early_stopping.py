@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kilter.artifacts import remove
 from kilter.batch import Batch, Metrics
 from kilter.errors import UserError, nearest
 from kilter.seams import Hook, Step, Stop
@@ -39,7 +40,7 @@ class StopEarly(Hook):
     def before_run(self, done: int | None) -> None:
         """The start is the first candidate: a run that only makes it worse gives it back."""
         if done is None:
-            self.best.path.unlink(missing_ok=True)
+            remove(self.best.path)
             self._judge(0, self.heldout.evaluate())
 
     def after_step(self, step: Step, batch: Batch, record: dict[str, Any]) -> Stop | None:
@@ -63,7 +64,8 @@ class StopEarly(Hook):
             raise UserError(
                 "early_stopping.metric", self.spec.metric, "is not measured on held-out data", fix
             )
-        value = self.sign * float(metrics[self.key])
+        # Keeping weights and ending are done by all processes or by none: the first one decides.
+        value = self.heldout.learner.engine.gather(self.sign * float(metrics[self.key]))[0]
         if value > self.value + self.spec.threshold:
             self.value, self.step, self.since = value, step, 0
             self.best.keep(step)
