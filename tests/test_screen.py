@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import kilter
-from kilter.screen import Screen, plain, screen_of, styled
+from kilter.screen import Screen, _patient, plain, screen_of, styled
 
 OUTSIDE = st.text().filter(lambda text: "\t" not in text or text.isascii()) | st.sampled_from(
     [
@@ -95,3 +98,25 @@ def test_whoever_reads_along_may_stop(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("words", [["train", "--help"], ["bogus"]], ids=" ".join)
+def test_a_reader_who_leaves_changes_no_exit_code(words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "kilter", *words]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.returncode == (2 if words == ["bogus"] else 0)
+    assert "Traceback" not in done.stderr and "Broken" not in done.stderr
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_what_nobody_reads_goes_nowhere(at_once):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with io.TextIOWrapper(open(writer, "wb", 0), encoding="ascii", write_through=at_once) as stream:
+        patient = _patient(stream)
+        print("x" * 100_000, file=patient)
+        print("y", file=patient, flush=True)
+        assert (patient.encoding, patient.write_through) == ("ascii", at_once)

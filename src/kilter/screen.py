@@ -7,9 +7,11 @@ is made with `styled`, whose template is ours and whose values are not.
 
 from __future__ import annotations
 
+import io
 import os
 import re
-from typing import Any
+import sys
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -57,6 +59,49 @@ def styled(template: str, *values: object) -> Text:
     return result
 
 
+class _Pipe(io.FileIO):
+    """A pipe, or whatever stands in its place, whose reader may leave."""
+
+    def write(self, data: Any, /) -> int:
+        """Writes; whoever read along has seen enough, as `head` has: the rest goes nowhere."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            _to_nowhere(self.fileno())
+            return len(data)
+
+
+def _to_nowhere(descriptor: int) -> None:
+    """From now on, what is written there is gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def outlive_readers() -> None:
+    """Lets the process go on, and end as it would, after the reader of its output has left.
+
+    The parser ends a process with 1 then, which here means that a gate says no. Python adds a traceback.
+    """
+    if sys.stdout is not None and sys.stdout is sys.__stdout__:
+        sys.stdout = _patient(sys.stdout)
+    if sys.stderr is not None and sys.stderr is sys.__stderr__:
+        sys.stderr = _patient(sys.stderr)
+
+
+def _patient(stream: Any) -> TextIO:
+    """The same stream over a pipe whose reader may leave."""
+    stream.flush()
+    raw = _Pipe(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        raw if stream.write_through else io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
 class Screen(Console):
     """A console whose strings are never markup, neither printed nor in a table."""
 
@@ -64,10 +109,8 @@ class Screen(Console):
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def on_broken_pipe(self) -> None:
-        """Whoever read along has seen enough, as `head` has: the rest goes nowhere, and the work goes on."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.file.fileno())
-        os.close(nowhere)
+        """As `outlive_readers`, for whoever calls Kilter from Python."""
+        _to_nowhere(self.file.fileno())
 
     def render_str(self, text: str, **options: Any) -> Text:
         """The string letter by letter."""

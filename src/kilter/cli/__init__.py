@@ -46,7 +46,7 @@ from kilter.launch import jobs
 from kilter.models.remote_code import FLAG, VARIABLE
 from kilter.redaction import redact
 from kilter.registry import user_file, user_line
-from kilter.screen import styled
+from kilter.screen import outlive_readers, styled
 
 __all__ = [
     "advise",
@@ -107,6 +107,7 @@ def main() -> None:
     """Entry point. One message for a user's mistake; --debug (anywhere) shows the traceback."""
     # Python's own code for an exception that nobody caught is 1, which here means that a gate says no.
     code = int(Exit.RUN_FAILED)
+    outlive_readers()
     try:
         code = _command()
         jobs.leave(code)
