@@ -18,7 +18,7 @@ import pytest
 from ray_workers import Echo
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (make test-ray)")
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]  # twelve processes open models on a busy machine
 
 from kilter.cluster.pool import Pool, Restarts  # noqa: E402
 from kilter.cluster.ray import RayBackend, require_same_versions, versions  # noqa: E402
