@@ -2,10 +2,11 @@
 
 estimates.py    what an estimate is, and which values belong together
 floors.py       how many observations each kind of interval needs, from bench/coverage.py
-shares.py       bounds of a share: Wilson, Clopper-Pearson, mid-P, the rule of three; the sign test
+shares.py       bounds of a share: Wilson, Clopper-Pearson, the rule of three; the sign test
 skewed.py       Student's t with Hall's correction
 clustered.py    shares and means of bounded values, such as several verdicts on one prompt
 means.py        any other means, and the BCa bootstrap
+discordant.py   the difference of two shares of the same prompts: Tango's score interval
 paired.py       two models on the same prompts, McNemar's test, several changes by Holm
 wins.py         win rates, also at equal length or style
 scores.py       rank correlation, AUC, calibration, Brier

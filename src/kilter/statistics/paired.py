@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from statsmodels.stats.contingency_tables import mcnemar
 
+from kilter.statistics.discordant import SCORE, discordant_bounds
 from kilter.statistics.estimates import Array, Estimate, sample
 from kilter.statistics.family import holm
-from kilter.statistics.floors import UNBOUNDED
+from kilter.statistics.floors import BOUNDED, UNBOUNDED
 from kilter.statistics.means import Ends, inferred, mean, unbounded
 from kilter.statistics.shares import sign_test
 
@@ -83,8 +84,8 @@ def paired_difference(
 ) -> Estimate:
     """Mean of candidate - baseline over the prompts that both have a value for.
 
-    A difference of values within lowest..highest lies within their span. With 0/1 values of independent rows
-    the exact McNemar p-value is added to the method.
+    A difference of values within lowest..highest lies within their span. 0/1 values of independent rows have
+    Tango's interval (`discordant_bounds`), and the exact McNemar p-value is added to the method.
 
     Args:
         candidate: one value per prompt.
@@ -110,12 +111,20 @@ def paired_difference(
         estimate = unbounded(differences, clusters, seed=seed, **extra)
     else:
         estimate = mean(differences, seed, clusters=clusters, ends=scale, **extra)
-    method = f"paired, {estimate.method}"
-    # McNemar's trials are independent rows.
-    alone = estimate.n_clusters == estimate.n
+    # Trials of a score test, and McNemar's, are independent rows.
+    alone = estimate.n_clusters == estimate.n and span == 1.0
     if alone and len(known) and np.isin(known, (0.0, 1.0)).all():
-        method += f", McNemar exact p={mcnemar_p(known):.3g}"
-    return replace(estimate, method=method)
+        return _decisions(estimate, known)
+    return replace(estimate, method=f"paired, {estimate.method}")
+
+
+def _decisions(estimate: Estimate, known: Array) -> Estimate:
+    """The estimate of independent 0/1 decisions, with the interval that is made for them."""
+    differences = known[:, 0] - known[:, 1]
+    up, down = int((differences > 0).sum()), int((differences < 0).sum())
+    low, high = discordant_bounds(up, down, len(known))
+    method = f"paired, {SCORE}, McNemar exact p={mcnemar_p(known):.3g}"
+    return replace(estimate, ci_low=low, ci_high=high, method=method, fewest=BOUNDED)
 
 
 def _reach(known: Array, differences: Array) -> Ends | None:

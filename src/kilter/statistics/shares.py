@@ -1,14 +1,12 @@
-"""Bounds of a share: Wilson's, made safe by the exact mid-P ones; the rules for none and for all."""
+"""Bounds of a share: Wilson's, made safe by exact one-sided ones; the rules for none and for all."""
 
 from __future__ import annotations
 
-import functools
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special, stats
+from scipy import special, stats
 from statsmodels.stats.proportion import proportion_confint
 
 from kilter.statistics.estimates import LEVEL
@@ -36,33 +34,18 @@ def rule_of_three(n: int, level: float = LEVEL) -> float:
     return float(1 - (1 - level) ** (1 / n))
 
 
-@functools.lru_cache(maxsize=4096)
-def midp_bounds(events: float, n: float) -> tuple[float, float]:
-    """The exact interval that counts half of what was seen as more extreme. Neither need be whole.
+def one_sided_bounds(events: float, n: float) -> tuple[float, float]:
+    """The exact bounds of which each lies beyond the truth in at most 5 %. Neither argument need be whole.
 
-    Each tail is at most twice its nominal 2.5 %, whatever the share is: a gate that reads one bound passes
-    wrongly in at most 5 %. Wilson's lower bound of one event in many does so in 16 %.
+    A gate reads one of them. Wilson's lower bound of one event in many is wrong in up to 16 %.
     """
-    low = 0.0 if events <= 0 else _root(lambda p: 1 - _below(events, n, p))
-    high = 1.0 if events >= n else _root(lambda p: -_below(events, n, p), -TAIL)
+    low = 0.0 if events <= 0 else float(special.betaincinv(events, n - events + 1, 1 - LEVEL))
+    high = 1.0 if events >= n else float(special.betaincinv(events + 1, n - events, LEVEL))
     return low, high
 
 
-def _root(tail: Any, value: float = TAIL) -> float:
-    """Where a tail that grows with p reaches its nominal share."""
-    return float(optimize.brentq(lambda p: tail(p) - value, 1e-15, 1 - 1e-15, xtol=1e-13))
-
-
-def _below(events: float, n: float, p: float) -> float:
-    """P(fewer) + P(as many) / 2 of a binomial, by beta functions."""
-    fewer = 1.0 - special.betainc(events, n - events + 1, p) if events > 0 else 0.0
-    up_to = 1.0 - special.betainc(events + 1, n - events, p) if events < n else 1.0
-    half: float = float(fewer + up_to) / 2
-    return half
-
-
 def share_bounds(events: float, n: float, degrees: float | None = None) -> tuple[float, float]:
-    """Wilson's interval, as wide as the mid-P one on either side. Neither events nor n need be whole.
+    """Wilson's interval, as wide as `one_sided_bounds`. Neither events nor n need be whole.
 
     Args:
         events: seen, 0 to n.
@@ -73,7 +56,7 @@ def share_bounds(events: float, n: float, degrees: float | None = None) -> tuple
     t2, p = float(quantile) ** 2, events / n
     middle = (p + t2 / (2 * n)) / (1 + t2 / n)
     half = math.sqrt(t2) * math.sqrt(p * (1 - p) / n + t2 / (4 * n * n)) / (1 + t2 / n)
-    low, high = midp_bounds(events, n)
+    low, high = one_sided_bounds(events, n)
     lowest = 0.0 if events <= 0 else max(0.0, min(middle - half, low))
     return lowest, 1.0 if events >= n else min(1.0, max(middle + half, high))
 

@@ -27,7 +27,8 @@ def _why(condition: Condition, n: int) -> Iterator[str]:
     if facts is None:
         return
     ends = facts.ends
-    fewest = UNBOUNDED if ends is None else SHARE if facts.aggregate == "proportion" else BOUNDED
+    alone = facts.aggregate == "proportion" and not condition.paired
+    fewest = UNBOUNDED if ends is None else SHARE if alone else BOUNDED
     if n < fewest:
         yield f"an interval of its kind decides from {fewest} prompts on (there are {n})"
     elif ends is not None:
