@@ -356,11 +356,14 @@ def monitors():
 @pytest.mark.parametrize(
     ("name", "course", "at"),
     [
-        ("async/stale_kl", [0.010, 0.012, 0.014, 0.016], 4),
+        # In its first steps a run has shown no level that it could leave.
+        ("async/stale_kl", [0.010, 0.012, 0.014, 0.016], None),
+        ("async/stale_kl", [0.010, 0.011] * 8 + [0.012, 0.014, 0.016, 0.019, 0.022, 0.026, 0.03], 20),
         ("async/stale_kl", [0.010, 0.012, 0.011, 0.013, 0.015, 0.012], None),
         ("async/stale_kl", [0.0100, 0.0102, 0.0104, 0.0106, 0.0108], None),
-        ("async/effective_sample_size", [0.9, 0.6, 0.6, 0.6], 4),
-        ("async/effective_sample_size", [0.9, 0.6, 0.75, 0.6, 0.6], None),
+        ("async/effective_sample_size", [0.9] + [0.6] * 10, 10),
+        ("async/effective_sample_size", [0.9] + [0.6, 0.75] * 20, None),
+        ("async/effective_sample_size", [0.92, 0.88] * 100, None),
     ],
 )
 def test_staleness_that_hurts_is_named_with_its_remedy(name, course, at):
@@ -375,6 +378,7 @@ def test_staleness_that_hurts_is_named_with_its_remedy(name, course, at):
     for event in events:
         assert (event.tier, event.level) == (1, "warn")
         assert "lower cluster.lookahead, or set correction: anchored" in event.message
+        assert "error level 5% over the whole run, p = " in event.confidence
 
 
 ROLES = ("rollout", "reward", "reference", "critic")

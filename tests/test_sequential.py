@@ -9,6 +9,7 @@ from kilter.statistics import Rise, Shift
 from kilter.training.config import MonitorSpec
 from kilter.training.monitors import EventLog, GoldHistory, Monitors
 from kilter.training.monitors.gold import ERROR, Evidence
+from kilter.training.monitors.signals import shares
 from kilter.types import Completion, Feedback, Group, Prompt
 
 RUNS = 1000
@@ -215,3 +216,24 @@ def test_gold_that_has_not_fallen_is_rarely_said_to_however_often_one_looks():
 def test_gold_that_falls_is_found():
     rng = np.random.default_rng(7)
     assert sum(any(gold_run(rng, 0.4)) for _ in range(50)) >= 48
+
+
+def called_out(rng, answers: int, pays: float) -> bool:
+    """Whether a run of 12 steps shows that length pays; answers to one prompt are alike in length and score."""
+    monitors = Monitors(MonitorSpec(), EventLog(None), GoldHistory(), 40)
+    for _ in range(12):
+        groups = []
+        for _ in range(16 // answers + 4):
+            lengths = 5 + rng.poisson(4, answers) + rng.poisson(8)
+            scores = rng.normal(size=answers) + rng.normal() + pays * lengths
+            made = tuple(Completion("", (1,) * int(n)) for n in lengths)
+            groups.append(Group(Prompt(text="q"), made, tuple(Feedback(float(s)) for s in scores)))
+        monitors._look(shares(groups, (0.0, 1.0)), {})
+    return monitors._shown("reward_length_correlation")
+
+
+@pytest.mark.parametrize("answers", [1, 4])
+def test_length_that_says_nothing_is_rarely_said_to_pay_and_length_that_pays_is(answers):
+    rng = np.random.default_rng(11)
+    assert sum(called_out(rng, answers, 0.0) for _ in range(100)) <= 10
+    assert all(called_out(rng, answers, 8.0) for _ in range(10))

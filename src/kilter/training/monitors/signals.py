@@ -6,6 +6,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 
 import numpy as np
 from scipy import stats
@@ -14,7 +15,7 @@ from kilter.evaluation.classifiers import refuses
 from kilter.evaluation.metrics.boilerplate import most_repeated
 from kilter.feedback.shaping import repeated_share
 from kilter.training.sources.measure import FLAT
-from kilter.types import Group
+from kilter.types import Completion, Group
 
 BY_PROMPT = ("frac_reward_zero_std", "reward/at_maximum", "duplicates", "repetition")
 """Signals of `shares` that only warn."""
@@ -33,14 +34,8 @@ def signals(groups: Sequence[Group], seen: tuple[float, float] | None = None) ->
     completions = [c for g in groups for c in g.completions]
     if not completions:
         return {}
-    # Tokens where they are known; words of an old log that holds text alone.
-    lengths = np.array([float(len(c.token_ids or c.text.split())) for c in completions])
-    # Lengths beside their scores: unscored answers say nothing of what pays.
-    scored = [
-        (f.score, n)
-        for f, n in zip((f for g in groups for f in g.feedback), lengths, strict=True)
-        if f.score is not None
-    ]
+    lengths = np.array([_length(c) for c in completions])
+    scored = [pair for g in groups for pair in _scored(g)]
     found = {
         "length/p50": float(np.quantile(lengths, 0.5)),
         "length/p95": float(np.quantile(lengths, 0.95)),
@@ -87,8 +82,36 @@ def shares(groups: Sequence[Group], seen: tuple[float, float]) -> dict[str, list
     # What a score says is known of those that have one.
     scores = [[f.score for f in g.feedback if f.score is not None] for g in groups]
     found["frac_reward_zero_std"] = [float(np.std(s) < FLAT) for s in scores if len(s) > 1]
+    found["reward_length_correlation"] = _longer_wins(groups)
     if seen[1] > seen[0]:
         found["reward/at_maximum"] = [_share(s >= seen[1] - 1e-9 for s in own) for own in scores if own]
+    return found
+
+
+def _length(completion: Completion) -> float:
+    """Tokens where they are known; words of an old log that holds text alone."""
+    return float(len(completion.token_ids or completion.text.split()))
+
+
+def _scored(group: Group) -> list[tuple[float, float]]:
+    """Scores beside lengths: unscored answers say nothing of what pays."""
+    both = zip(group.feedback, group.completions, strict=True)
+    return [(f.score, _length(c)) for f, c in both if f.score is not None]
+
+
+def _longer_wins(groups: Sequence[Group]) -> list[float]:
+    """How often the longer of two answers scores higher, where both differ: one share for each prompt.
+
+    Prompts with one answer each are compared two by two, so that no answer counts twice.
+    """
+    scored = list(map(_scored, groups))
+    alone = [own[0] for own in scored if len(own) == 1]
+    sets = [own for own in scored if len(own) > 1] + [list(two) for two in zip(alone[::2], alone[1::2])]
+    found = []
+    for own in sets:
+        pairs = [(a, b) for a, b in combinations(own, 2) if a[0] != b[0] and a[1] != b[1]]
+        if pairs:
+            found.append(_share((a[0] > b[0]) == (a[1] > b[1]) for a, b in pairs))
     return found
 
 

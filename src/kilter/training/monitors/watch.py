@@ -101,12 +101,20 @@ FATAL = (
     ),
 )
 
-SHARES = {name: limit for name, limit, *_ in FATAL} | {
-    limit.signal: limit.above for limit in LIMITS if limit.above is not None and limit.signal in BY_PROMPT
-}
-"""Signals that are tested as the run goes on, with their limits."""
+LOST = 0.1
+"""Share of a sample that staleness may cost in the mean; a run that keeps to it is rarely called out."""
 
-SHIFTS = {"entropy": 1, **dict.fromkeys(DRIFT, 1), "kl/slope": SLOPE_STEPS}
+SHARES = (
+    {name: limit for name, limit, *_ in FATAL}
+    | {limit.signal: limit.above for limit in LIMITS if limit.above is not None and limit.signal in BY_PROMPT}
+    | {"reward_length_correlation": 0.5, "async/effective_sample_size": LOST}
+)
+"""Signals that are tested as the run goes on, with the limits of what is bet on.
+
+Of a correlation that is how often the longer answer wins, and of a sample's size the share that is lost.
+"""
+
+SHIFTS = {"entropy": 1, **dict.fromkeys(DRIFT, 1), "kl/slope": SLOPE_STEPS, "async/stale_kl": 1}
 """Signals that are tested for a change since the first tenth of the run, and steps from one look to the next.
 
 Slopes over the same steps are not independent, so that only every fifth one counts.
@@ -155,7 +163,6 @@ class Monitors:
         if scores:
             self.scores = (min(self.scores[0], *scores), max(self.scores[1], *scores))
         found = signals(groups, self.scores)
-        self._look(shares(groups, self.scores))
         # A monitor compares numbers: what is text or not finite has another guard.
         values = {
             k: float(v)
@@ -169,6 +176,7 @@ class Monitors:
                 values["kl/slope"] = found["kl/slope"] = float(
                     np.polyfit(range(SLOPE_STEPS), self.recent_kl, 1)[0]
                 )
+        self._look(shares(groups, self.scores), values)
         self._compare(step, values)
         # The strictest tier first: what stops a run is the first thing to be read.
         self._fatal(step, values)
@@ -190,16 +198,20 @@ class Monitors:
             return
         value, before = values["async/stale_kl"], self.stale_kl
         self.stale_kl = value
-        if self._hit("async/stale_kl", value > GROWTH * before) >= HITS:
+        grew = self._hit("async/stale_kl", value > GROWTH * before) >= HITS
+        if grew and self._shown("async/stale_kl"):
             message = (
                 "the policy moves away from the older weights that sample for it: "
                 "lower cluster.lookahead, or set correction: anchored"
             )
             how = f"their KL grew in {self.streak['async/stale_kl']} steps in a row"
+            how += self._level("async/stale_kl")
             self._warn("async/stale_kl", step, message, how, value, before)
 
-    def _look(self, found: Mapping[str, Sequence[float]]) -> None:
-        """Bets on the shares of one step's prompts."""
+    def _look(self, found: Mapping[str, Sequence[float]], values: Mapping[str, float]) -> None:
+        """Bets on the shares of one step's prompts, and on the share of its sample that is lost."""
+        size = values.get("async/effective_sample_size")
+        found = {**found, "async/effective_sample_size": [] if size is None else [1 - size]}
         for name, limit in SHARES.items():
             rise = self.rises.setdefault(name, self._rise(limit))
             rise.look(found.get(name, ()))
