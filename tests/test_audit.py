@@ -16,11 +16,11 @@ from kilter.data import near, store
 from kilter.data.audit import extras
 from kilter.data.audit.checks import annotators, leakage, schema
 from kilter.data.audit.files import filtered
-from kilter.data.audit.row import number
 from kilter.data.audit.run import Settings, audit, rules
 from kilter.data.dataset import DataSpec, load
 from kilter.data.lineage import lineage
 from kilter.errors import UserError
+from kilter.hashes import number
 from kilter.roles.open import OpenSpec, open_encoder
 
 COUNT = 240

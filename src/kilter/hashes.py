@@ -119,3 +119,9 @@ def code_hash() -> str:
 def discard(folder: Path) -> None:
     """Removes a folder of the cache that cannot be believed, so that it is made anew."""
     remove(folder)
+
+
+def number(text: str) -> int:
+    """63 bits that stand for a text."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

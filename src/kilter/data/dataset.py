@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -313,9 +314,13 @@ def _joined_keys(keys: Sequence[str], groups: Sequence[Group]) -> list[str]:
     from kilter.data import near
 
     # A distinct prompt is sketched once; its words are read again only where a hit has to be verified.
-    first: dict[str, int] = {}
-    texts = [first.setdefault(near.normal(prompt_words(g.prompt)), len(first)) for g in groups]
-    roots = near.clusters(list(first))
+    distinct, texts, first = near.Distinct(), array("q"), array("q")
+    for row, group in enumerate(groups):
+        texts.append(distinct.add(near.normal(prompt_words(group.prompt))))
+        if texts[-1] == len(first):
+            first.append(row)
+    words = lambda place: near.normal(prompt_words(groups[first[place]].prompt))
+    roots = near.joined(distinct.sketches, words)
     numbers: dict[str, int] = {}
     codes = [numbers.setdefault(key, len(numbers)) for key in keys]
     union = near.Union(len(numbers) + len(first))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kilter.data.dataset import prompt_key, prompt_words
 from kilter.data.reading import ROW
+from kilter.hashes import number
 from kilter.types import Completion, Group
 
 
@@ -81,9 +81,3 @@ def best_and_worst(group: Group) -> tuple[int, int] | None:
     best = max(scored, key=lambda pair: (pair[0], -pair[1]))
     worst = min(scored, key=lambda pair: (pair[0], -pair[1]))
     return None if best[0] == worst[0] else (best[1], worst[1])
-
-
-def number(text: str) -> int:
-    """63 bits that stand for a text."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1

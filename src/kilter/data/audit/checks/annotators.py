@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from kilter.data.audit.check import Check, Context, families, warn_if
 from kilter.data.audit.finding import Finding, Rule
-from kilter.data.audit.row import Row, number
+from kilter.data.audit.row import Row
+from kilter.hashes import number
 from kilter.statistics import wilson_bounds
 from kilter.statistics.agreement import krippendorff_alpha
 

@@ -13,7 +13,8 @@ from scipy.sparse.csgraph import connected_components
 
 from kilter.data.audit.check import Check, Context, families, share_of, warn_if
 from kilter.data.audit.finding import Finding, Rule
-from kilter.data.audit.row import Row, number
+from kilter.data.audit.row import Row
+from kilter.hashes import number
 
 Ints = npt.NDArray[np.int64]
 

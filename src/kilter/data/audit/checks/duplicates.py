@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
 from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
 
 from kilter.data.audit.check import Check, Context, error_if, families, share_of, warn_if
 from kilter.data.audit.finding import Finding, Rule
-from kilter.data.audit.row import Row, number
+from kilter.data.audit.row import Row
 from kilter.data.dataset import prompt_words
-from kilter.data.near import Sketches, joined, normal
+from kilter.data.near import Distinct, joined, normal
+from kilter.hashes import number
+
+Ints = npt.NDArray[np.int64]
 
 
 @families.register("exact_duplicates")
@@ -40,48 +45,50 @@ class Duplicates(Check):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.rows: set[int] = set()
-        self.again = array("q")
-        self.units: dict[int, int] = {}
+        self.rows, self.answered = array("q"), array("b")
+        self.prompts = Distinct()
         self.first, self.unit, self.held = array("q"), array("q"), array("b")
-        self.sketches = Sketches()
 
     def see(self, row: Row) -> None:
-        """Sketches a prompt that is new, and notes a row that was there before."""
-        whole = number(repr((row.key, row.plain, [f.score for f in row.group.feedback])))
-        if whole in self.rows and row.texts:
-            self.again.append(row.index)
-        self.rows.add(whole)
-        words = normal(row.prompt)
-        unit = self.units.setdefault(number(words), len(self.first))
+        """Sketches a prompt that is new, and notes what the row says as a number."""
+        self.rows.append(number(repr((row.key, row.plain, [f.score for f in row.group.feedback]))))
+        self.answered.append(bool(row.texts))
+        unit = self.prompts.add(normal(row.prompt))
         if unit == len(self.first):
             self.first.append(row.index)
-            self.sketches.add(words)
         self.unit.append(unit)
         self.held.append(row.held)
 
     def findings(self) -> Iterator[Finding]:
         """One for each rule."""
-        n = len(self.unit)
-        share = len(self.again) / n
-        value = f"{share_of(len(self.again), n)} rows stand in the data before"
-        yield self.found("exact_duplicates", warn_if(share > 0.01), value, self.again, share=share)
-        roots = joined(
-            self.sketches, lambda i: normal(prompt_words(self.context.groups[self.first[i]].prompt))
-        )
+        n, again = len(self.unit), self._again()
+        share = len(again) / n
+        value = f"{share_of(len(again), n)} rows stand in the data before"
+        yield self.found("exact_duplicates", warn_if(share > 0.01), value, again, share=share)
+        words = lambda i: normal(prompt_words(self.context.groups[self.first[i]].prompt))
+        roots = np.array(joined(self.prompts.sketches, words), np.int64)
         yield self._near(roots)
         yield self._split(roots)
 
-    def _near(self, roots: list[int]) -> Finding:
+    def _again(self) -> list[int]:
+        """Places of the rows that say what an earlier one says; a row without an answer says nothing."""
+        _, first = np.unique(np.frombuffer(self.rows, np.int64), return_index=True)
+        later = np.frombuffer(self.answered, np.int8).astype(bool)
+        later[first] = False
+        return np.flatnonzero(later).tolist()
+
+    def _near(self, roots: Ints) -> Finding:
         """All prompts of a cluster but its first are flagged, with every row that asks them."""
-        units, sizes = len(roots), Counter(roots)
+        units = len(roots)
+        sizes = np.unique(roots, return_counts=True)[1]
         extra = units - len(sizes)
-        large = [size for size in sizes.values() if size > 1]
+        large = sizes[sizes > 1]
         share = extra / max(1, units)
         value = f"{share_of(extra, units)} distinct prompts resemble an earlier one"
-        if large:
-            value += f"; {len(large)} clusters, the largest of {max(large)}"
-        rows = [i for i, unit in enumerate(self.unit) if roots[unit] != unit]
+        if len(large):
+            value += f"; {len(large)} clusters, the largest of {large.max()}"
+        unit = np.frombuffer(self.unit, np.int64)
+        rows = np.flatnonzero(roots[unit] != unit).tolist()
         return self.found(
             "near_duplicates",
             warn_if(share > 0.05),
@@ -92,17 +99,15 @@ class Duplicates(Check):
             effective=len(sizes),
         )
 
-    def _split(self, roots: list[int]) -> Finding:
+    def _split(self, roots: Ints) -> Finding:
         """Training rows that give a held-out prompt away."""
-        held = {roots[u] for u, h in zip(self.unit, self.held, strict=True) if h}
-        trained = {roots[u] for u, h in zip(self.unit, self.held, strict=True) if not h}
-        if not held:
+        unit, held = np.frombuffer(self.unit, np.int64), np.frombuffer(self.held, np.int8).astype(bool)
+        if not held.any():
             return self.unchecked("grouped_split", "no row is held out (heldout is 0)")
-        both = held & trained
-        rows = [
-            i for i, (u, h) in enumerate(zip(self.unit, self.held, strict=True)) if not h and roots[u] in both
-        ]
-        asked = [u for u, h in zip(self.unit, self.held, strict=True) if h]
-        leaked = len({u for u in asked if roots[u] in both})
-        value = f"{share_of(leaked, len(set(asked)))} held-out prompts resemble a training prompt"
+        cluster = roots[unit]
+        both = np.intersect1d(cluster[held], cluster[~held])
+        rows = np.flatnonzero(~held & np.isin(cluster, both)).tolist()
+        asked = np.unique(unit[held])
+        leaked = int(np.isin(roots[asked], both).sum())
+        value = f"{share_of(leaked, len(asked))} held-out prompts resemble a training prompt"
         return self.found("grouped_split", error_if(leaked), value, rows, heldout=leaked)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,7 +11,8 @@ import numpy.typing as npt
 
 from kilter.data.audit.check import Check, Context, families, share_of, warn_if
 from kilter.data.audit.finding import Finding, Rule
-from kilter.data.audit.row import Row, number
+from kilter.data.audit.row import Row
+from kilter.hashes import number
 
 WORD = re.compile(r"\w+|[^\w\s]")
 BUCKETS = 1 << 20
@@ -24,7 +24,8 @@ KEPT, HEAD = 4, 6
 LONGEST = 60
 """Words of a prompt that are looked at."""
 
-SLOT = 0
+SLOT, FREE = 0, -1
+"""What stands for a rare word, and for a prompt that is of no template."""
 
 
 @families.register("templates")
@@ -54,11 +55,11 @@ class Templates(Check):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.words, self.starts, self.at = array("L"), array("q", [0]), array("q")
+        self.words, self.starts, self.at = array("I"), array("q", [0]), array("q")
         self.prompts: set[int] = set()
         self.frequency: npt.NDArray[np.int64] = np.zeros(BUCKETS, np.int64)
         self.answers: dict[str, array[int]] = {"answer": array("q"), "prompt": array("q"), "row": array("q")}
-        self.heads: dict[str, Counter[int]] = {"better": Counter(), "worse": Counter()}
+        self.heads = {"better": array("q"), "worse": array("q")}
         self.long = 0
 
     def see(self, row: Row) -> None:
@@ -79,7 +80,7 @@ class Templates(Check):
             for side, place in zip(("better", "worse"), row.pair, strict=True):
                 begin = row.plain[place].lower().split(maxsplit=HEAD)
                 if len(begin) > HEAD:
-                    self.heads[side][number(" ".join(begin[:HEAD]))] += 1
+                    self.heads[side].append(number(" ".join(begin[:HEAD])))
 
     def findings(self) -> Iterator[Finding]:
         """One for each rule."""
@@ -93,15 +94,11 @@ class Templates(Check):
         if n < 50:
             return self.unchecked("templates", f"{n} distinct prompts are too few to tell a template")
         rare = max(3, 0.01 * n)
-        words = np.frombuffer(self.words, np.uint64).astype(np.int64) + 1
-        words[self.frequency[words - 1] < rare] = SLOT
-        found: dict[int, list[int]] = {}
-        for place in range(n):
-            skeleton = words[self.starts[place] : self.starts[place + 1]]
-            kept = np.append(True, (skeleton[1:] != SLOT) | (skeleton[:-1] != SLOT))[: len(skeleton)]
-            if (skeleton != SLOT).sum() >= KEPT:
-                found.setdefault(hash(skeleton[kept].tobytes()), []).append(place)
-        large = sorted((p for p in found.values() if len(p) >= max(10, 0.02 * n)), key=len, reverse=True)
+        forms = np.fromiter((self._form(place, rare) for place in range(n)), np.int64, n)
+        names, counts = np.unique(forms[forms != FREE], return_counts=True)
+        often = names[counts >= max(10, 0.02 * n)]
+        large = [np.flatnonzero(forms == form).tolist() for form in often]
+        large.sort(key=lambda places: (-len(places), places[0]))
         inside = sum(map(len, large))
         value = f"{share_of(inside, n)} distinct prompts come from {len(large)} templates"
         if large:
@@ -113,6 +110,16 @@ class Templates(Check):
         return self.found(
             "templates", level, value, rows, head, table, share=inside / n, templates=len(large)
         )
+
+    def _form(self, place: int, rare: float) -> int:
+        """A number for what a prompt is without its rare words; FREE where little is left."""
+        words = np.frombuffer(self.words, np.uint32)[self.starts[place] : self.starts[place + 1]]
+        skeleton = np.where(self.frequency[words] < rare, SLOT, words.astype(np.int64) + 1)
+        if (skeleton != SLOT).sum() < KEPT:
+            return FREE
+        # Slots beside each other are one.
+        kept = np.append(True, (skeleton[1:] != SLOT) | (skeleton[:-1] != SLOT))
+        return hash(skeleton[kept].tobytes())
 
     def _answers(self) -> Finding:
         """The same answer to at least five different prompts."""
@@ -133,9 +140,19 @@ class Templates(Check):
         """The most frequent beginning of the better answers, and how often worse ones begin so."""
         if self.long < 50:
             return self.unchecked("openings", "fewer than 50 pairs")
-        (key, count), *_ = self.heads["better"].most_common(1) or [(0, 0)]
-        share, other = count / self.long, self.heads["worse"][key] / self.long
+        key, count = _most_common(np.frombuffer(self.heads["better"], np.int64))
+        worse = int((np.frombuffer(self.heads["worse"], np.int64) == key).sum())
+        share, other = count / self.long, worse / self.long
         value = f"{share:.1%} of the better answers begin with the same {HEAD} words"
         value += f", and {other:.1%} of the worse ones"
         level = warn_if(share > 0.1 or share > other + 0.05)
         return self.found("openings", level, value, share=share, worse=other)
+
+
+def _most_common(numbers: npt.NDArray[np.int64]) -> tuple[int, int]:
+    """The number that occurs most often, the first of equals, and how often; (-1, 0) where there is none."""
+    if not len(numbers):
+        return -1, 0
+    names, first, counts = np.unique(numbers, return_index=True, return_counts=True)
+    best = min(np.flatnonzero(counts == counts.max()).tolist(), key=lambda i: int(first[i]))
+    return int(names[best]), int(counts[best])
