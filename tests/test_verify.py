@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -396,3 +397,89 @@ def test_a_stage_that_is_made_to_look_unfinished_hides_nothing(home, run, monkey
     )
     code, said = kilter(monkeypatch, capsys, *arguments)
     assert (code, f"{manifest} was changed since" in said) == (1, True), said
+
+
+def appended(path: Path, other: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+def cut_short(path: Path, other: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def swapped(path: Path, other: Path) -> None:
+    first, second = path.read_bytes(), other.read_bytes()
+    path.write_bytes(second)
+    other.write_bytes(first)
+
+
+def taken_out(path: Path, other: Path) -> None:
+    """The same bytes, read from where nobody watches them."""
+    outside = Path(tempfile.mkdtemp()) / path.name
+    shutil.move(path, outside)
+    path.symlink_to(outside)
+
+
+def replaced(path: Path, other: Path) -> None:
+    """Another file of the same size and time in its place, as one that was downloaded again."""
+    times, size = path.stat(), path.stat().st_size
+    path.unlink()
+    path.write_bytes(b"x" * size)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+WAYS = (appended, cut_short, swapped, taken_out, replaced, lambda path, other: path.unlink())
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_file_that_is_no_longer_what_it_was_is_named_in_whatever_way(home, data):
+    """Longer, shorter, swapped, a link, of the same size and time, or gone: by verify and by the gate's look."""
+    run = home / "run"
+    paths = [p for p in files(run) if p.stat().st_size]
+    path, other = (data.draw(st.sampled_from(paths)) for _ in range(2))
+    way = data.draw(st.sampled_from(WAYS))
+    if way is swapped and path.read_bytes() == other.read_bytes():
+        return
+    before = {p: p.read_bytes() for p in (path, other)}
+    way(path, other)
+    try:
+        broken = {link.path for link in verify(run, home / "pub").broken}
+        quick = {link.path for link in chain.breaks(run, file_hash)} | {
+            link.path for link in signature.check(run, home / "pub")[1]
+        }
+        assert path in broken and path in quick, (way, path, broken)
+        assert way is not swapped or other in broken
+    finally:
+        for p, content in before.items():
+            if p.is_symlink():
+                shutil.rmtree(p.resolve().parent)
+            p.unlink(missing_ok=True)
+            p.write_bytes(content)
+    assert not verify(run, home / "pub").broken
+
+
+def test_what_is_put_into_a_run_is_named(run):
+    """A link to a folder, one that leads nowhere, a pipe, a file under a name that Kilter uses elsewhere."""
+    put = {name: run / name for name in ("eval/more", "dpo/model/gone", "eval/pipe", "eval/chain.json")}
+    put |= {name: run / name for name in ("dpo/model/manifest.json", "best/model/.lock")}
+    put["eval/more"].symlink_to(run.parent)
+    put["dpo/model/gone"].symlink_to("nowhere")
+    os.mkfifo(put["eval/pipe"])
+    for name in ("eval/chain.json", "dpo/model/manifest.json", "best/model/.lock"):
+        put[name].write_text("{}")
+    assert {link.path for link in verify(run).broken} == set(put.values())
+
+
+def test_a_chain_within_a_stage_hides_no_edit_from_the_gate(home, run, monkeypatch, capsys):
+    """The signature is of the run, and not of what somebody calls a run inside of it."""
+    path = run / "eval" / "evaluation.json"
+    path.write_text(path.read_text() + " ")
+    entry = manifests.read(path.parent)
+    entry.files["evaluation.json"] = chain.sha256_file(path)
+    entry.write(path.parent)
+    chain.record(run / "eval", ".", entry.text(), entry.files)
+    assert chain.root_of(path.parent) == run
+    arguments = ("--policy", home / "p.yaml", "--allow-means", "--out", run.parent / "out")
+    code, said = kilter(monkeypatch, capsys, "gate", run / "eval", *arguments)
+    assert (code, str(run / "eval" / "chain.json") in said) == (1, True), said

@@ -66,7 +66,7 @@ def files_of(folder: Path, pinned: bool = False) -> dict[str, str]:
     for path in files_below(folder):
         name = path.relative_to(folder)
         leftover = any(map(is_leftover, name.parts))
-        if name.parts[0] not in passing and not _unrecorded(path) and not leftover:
+        if name.parts[0] not in passing and not _unrecorded(path, folder) and not leftover:
             found[name.as_posix()] = file_hash(path)
     return found
 
@@ -78,19 +78,23 @@ def _settle(path: Path) -> None:
         base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _unrecorded(path: Path) -> bool:
-    """Files that no manifest lists, an open database's among them as long as they hold nothing of it."""
+def _unrecorded(path: Path, folder: Path) -> bool:
+    """Files of a stage's folder that no manifest lists; an open database's are among them while empty."""
     beside = path.name.endswith(".sqlite-shm") or (
         path.name.endswith(".sqlite-wal") and path.stat().st_size == 0
     )
-    return path.name in UNRECORDED or beside
+    return (path.parent == folder and path.name in UNRECORDED) or beside
 
 
 def root_of(path: Path) -> Path | None:
-    """The run that a file or folder lies in: the nearest folder with a chain.json; None without one."""
+    """The run that a file or folder lies in: the nearest folder with a chain.json; None without one.
+
+    A chain.json that was put into the folder of a run's stage begins no run of its own.
+    """
     # Written as the caller wrote it, as far as that reaches.
-    known = [path, *path.parents][:4]
-    return next((folder for folder in known if (folder / CHAIN).is_file()), None)
+    known = [folder for folder in [path, *path.parents][:4] if (folder / CHAIN).is_file()]
+    owners = (f for f in reversed(known[1:]) if known[0].relative_to(f).as_posix() in _held(f)["stages"])
+    return next(owners, known[0] if known else None)
 
 
 def record(run: Path, stage: str, manifest: str, listed: Iterable[str]) -> None:
@@ -229,6 +233,8 @@ def stage_breaks(run: Path, stage: str, hash_of: Hash = file_hash) -> Iterator[B
     if not path.is_file():
         yield Break(path, "is missing")
         return
+    if not _within(folder, run):
+        yield Break(folder, OUTSIDE)
     if digest is not None and hash_of(path) != digest:
         yield Break(path, "was changed since its stage ended")
     yield from _files(run, stage, set(found.get("files", {})), hash_of)
@@ -246,10 +252,25 @@ def _files(run: Path, stage: str, noted: set[str], hash_of: Hash) -> Iterator[Br
     for name, digest in listed.items():
         if inside + name not in noted and (broken := unlike(folder, name, digest, hash_of)) is not None:
             yield broken
-    for path in files_below(folder):
+    for path in things_below(folder):
         name = path.relative_to(folder).as_posix()
-        if name not in listed and inside + name not in noted and not _unrecorded(path):
+        known = name in listed or inside + name in noted or _unrecorded(path, folder)
+        # A stage of a run has no chain of its own.
+        if not known or (inside and name in (CHAIN, SIGNATURE)):
             yield Break(path, "was added since its stage ended")
+
+
+OUTSIDE = "is a link that leads out of its folder"
+
+
+def _within(path: Path, folder: Path) -> bool:
+    """Whether no link leads from a folder to what seems to lie in it."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def things_below(folder: Path) -> Iterator[Path]:
+    """All that lies below a folder and is no folder: files, links to whatever, and what else there may be."""
+    return (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
 
 
 def unlike(folder: Path, name: str, digest: str, hash_of: Hash) -> Break | None:
@@ -260,6 +281,8 @@ def unlike(folder: Path, name: str, digest: str, hash_of: Hash) -> Break | None:
         return Break(path, "lies outside the run, where no link of it leads")
     if not path.is_file():
         return Break(path, "is missing")
+    if not _within(path, folder):
+        return Break(path, OUTSIDE)
     return None if hash_of(path) == digest else Break(path, "was changed since")
 
 

@@ -50,7 +50,7 @@ def breaks(folder: Path, hash_of: chain.Hash = file_hash) -> Iterator[Break]:
         return
     found = (chain.unlike(folder, name, digest, hash_of) for name, digest in files.items())
     yield from (link for link in found if link is not None)
-    for path in files_below(folder):
+    for path in chain.things_below(folder):
         name = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in name.parts)
         if name.as_posix() not in (*files, RECORD) and not hidden:
