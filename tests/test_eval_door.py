@@ -14,6 +14,7 @@ from conftest import pair_rows
 from kilter.cli import main
 from kilter.errors import UserError
 from kilter.release import gate
+from test_chain import kilter as command
 
 
 def run(monkeypatch, capsys, *args) -> tuple[int, str]:
@@ -102,6 +103,29 @@ def test_two_reward_models_are_one_paired_difference(tiny, models, tmp_path, mon
     assert case.metric(gate.Condition.model_validate(asked))["ci_low"] == difference["ci_low"]
     assert run(monkeypatch, capsys, "report", tmp_path / "o")[0] == 0
     assert "Against reward model orm, paired by problem" in (tmp_path / "o" / "report.html").read_text()
+
+    # The gate reads it: the candidate is the last reward model, and nothing asks what it refuses.
+    policy = {"conditions": [asked | {"value": -1.0}, {"metric": "reward_model.brier", "margin": 1.0}]}
+    (tmp_path / "p.yaml").write_text(json.dumps(policy))
+    code, said = run(monkeypatch, capsys, "gate", tmp_path / "o", "--policy", tmp_path / "p.yaml")
+    assert (code, "note:" in said) == (1, False), said
+    verdict = json.loads((tmp_path / "o" / "gate.json").read_text())
+    assert (verdict["candidate"], verdict["baseline"]) == ("prm", "orm")
+    # Half of the pairs were trained on, which no bound makes good.
+    assert [(c["metric"], c["state"]) for c in verdict["conditions"]] == [
+        ("reward_model.accuracy", "pass"),
+        ("reward_model.brier", "pass"),
+        ("leakage", "fail"),
+    ]
+    assert run(monkeypatch, capsys, "report", tmp_path / "o")[0] == 0
+    assert "Must not ship" in (tmp_path / "o" / "report.html").read_text()
+
+    # Another model under that name was not evaluated.
+    kilter.train(str(tiny), data, "bradley_terry", tmp_path / "rm2", max_steps=1, learning_rate=1e-2)
+    shutil.rmtree(tmp_path / "prm" / "model")
+    shutil.copytree(tmp_path / "rm2" / "model", tmp_path / "prm" / "model")
+    code, said = command(monkeypatch, capsys, "gate", tmp_path / "o", "--policy", tmp_path / "p.yaml")
+    assert (code, f"stale: prm ({tmp_path / 'prm' / 'model'}) has changed since" in said) == (2, True), said
 
     # Of three there is no one difference, and with policies one of them scores.
     three = {"a": str(models / "rm"), "b": str(models / "rm"), "c": str(models / "rm")}

@@ -9,6 +9,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from kilter import recipe
+from kilter.errors import UserError
 from kilter.release import gate
 from kilter.statistics import proportion
 from test_release import evaluation
@@ -105,3 +107,31 @@ def test_every_verdict_fits_the_published_schema(numbers):
     waived = claim | {"waiver": {"owner": "Ada", "reason": "known", "expires": "2027-01-01"}}
     found = decided(evaluation(**numbers), claim, waived, {"metric": "gold", "margin": 0.1})
     jsonschema.validate(json.loads(json.dumps(found)), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("models", "condition", "problem"),
+    [
+        (2, {"bound": "diff_ci_low", "op": ">", "value": 0}, ""),
+        (2, {"metric": "reward_model.brier", "margin": 0.1}, ""),
+        (2, {"metric": "reward_model.exploit_wins", "bound": "diff_ci_high", "op": "<", "value": 0.1}, ""),
+        (2, {"metric": "length", "bound": "ci_high", "op": "<", "value": 9}, "is not a metric that"),
+        (2, {"bound": "diff_ci_low", "op": ">", "value": 3}, "lies outside -1 to 1"),
+        (2, {"metric": "reward_model.ece", "margin": 0.1}, "no difference to a baseline"),
+        (1, {"bound": "ci_low", "op": ">", "value": 0.5}, ""),
+        (1, {"bound": "diff_ci_low", "op": ">", "value": 0}, "name two reward models without models"),
+    ],
+)
+def test_a_policy_of_reward_models_is_checked_before_anything_is_read(models, condition, problem):
+    names = {name: "builtin:smollm2-135m" for name in ("first", "second")[:models]}
+    policy = {"conditions": [{"metric": "reward_model.accuracy"} | condition]}
+    raw = {
+        "model": "builtin:smollm2-135m",
+        "data": {"path": "builtin:support-desk"},
+        "stages": {"eval": {"evaluate": {"reward_model": names}}, "gate": {"gate": {"policy": policy}}},
+    }
+    if not problem:
+        assert recipe.build(raw).stages.keys() == {"eval", "gate"}
+        return
+    with pytest.raises(UserError, match=problem):
+        recipe.build(raw)

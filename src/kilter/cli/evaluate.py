@@ -272,8 +272,9 @@ def _broken(evaluation: Path) -> list[str]:
 def _broken_exports(evaluation: Mapping[str, Any]) -> list[str]:
     """Files of evaluated models that are not what `kilter export` wrote."""
     from kilter.release import exported
+    from kilter.release.subjects import subjects
 
-    folders = {Path(entry["path"]) for entry in evaluation["models"].values()}
+    folders = {Path(entry["path"]) for entry in subjects(evaluation).values()}
     return [
         str(link)
         for folder in sorted(folders)
@@ -296,8 +297,9 @@ def _before(evaluation: Path) -> dict[str, Manifest]:
 def _check_fresh(evaluation: dict[str, Any], path: Path) -> None:
     """A model that has changed since it was evaluated has not been evaluated."""
     from kilter.models.load import model_hash
+    from kilter.release.subjects import subjects
 
-    for name, entry in evaluation["models"].items():
+    for name, entry in subjects(evaluation).items():
         folder = Path(entry["path"])
         if folder.is_dir() and model_hash(folder)[:16] != entry["model_hash"]:
             raise UserError(

@@ -30,6 +30,7 @@ from kilter.evaluation.subject import Subject
 from kilter.evaluation.suites import Suite, unique_prompts
 from kilter.feedback.context import Context
 from kilter.feedback.judge.itself import judging_itself
+from kilter.models.load import model_hash
 from kilter.types import Answered, Completion, Feedback, Group, Prompt
 
 PARTS: tuple[Items, Items] = ("prompts", "probes")
@@ -204,7 +205,8 @@ class Evaluation:
         """How well the reward model knows the held-out pairs: a metric of the judge, not of any model."""
         feedback = source.pairs(suite.pairs, f"{self.name}: reward model on held-out pairs")
         tried = _tried(source, suite.pairs[: self.spec.probe_limit][:TRIED], self.name)
-        return _accuracy(source.judge, _measured(suite.pairs, feedback, origin, changes=tried))
+        found = _measured(suite.pairs, feedback, origin, changes=tried)
+        return _accuracy(source.judge, source.folder, found)
 
     def _write(
         self,
@@ -249,10 +251,11 @@ def _measured(
     return {name: made for name, made in found.items() if made.estimate is not None}
 
 
-def _accuracy(judge: str, found: Mapping[str, Measured]) -> dict[str, Any]:
+def _accuracy(judge: str, folder: Path, found: Mapping[str, Measured]) -> dict[str, Any]:
     """The reward model's part of evaluation.json; empty where it scored no pair."""
     estimates = {name.partition(".")[2]: made.to_json() for name, made in found.items()}
-    return {"reward_model": {"name": judge, "metrics": estimates}} if estimates else {}
+    about = {"name": judge, "path": str(folder), "model_hash": model_hash(folder)[:16]}
+    return {"reward_model": about | {"metrics": estimates}} if estimates else {}
 
 
 def evaluate_reward_models(
@@ -292,9 +295,13 @@ def evaluate_reward_models(
     if trained is not None:
         result["prompts_found_in_training_data"] = Suite([g.prompt for g in pairs]).found_in(trained)
     first, last = next(iter(found)), next(reversed(found))
-    result |= {"baseline": None, "models": {}, **_accuracy(last, found[last])}
+    result |= {"baseline": None, "models": {}, **_accuracy(last, reward_models[last], found[last])}
     if last != first and "reward_model" in result:
-        result["reward_model"] |= _compared(first, found[first], found[last], origin)
+        against = _accuracy(first, reward_models[first], found[first])["reward_model"]
+        result["reward_model"] |= {
+            "baseline": against,
+            "difference": _compared(found[first], found[last], origin),
+        }
 
     # evaluation.json last, for it vouches for what lies beside it.
     scored = zip((*pairs, *lists), (*feedback, *of_lists), strict=True)
@@ -304,9 +311,7 @@ def evaluate_reward_models(
     return result
 
 
-def _compared(
-    baseline: str, base: Mapping[str, Measured], found: Mapping[str, Measured], origin: Origin
-) -> dict[str, Any]:
+def _compared(base: Mapping[str, Measured], found: Mapping[str, Measured], origin: Origin) -> dict[str, Any]:
     """One reward model against another: ONE paired difference a metric, over the problems that both read."""
     known = {
         name: (found[name], base[name])
@@ -314,9 +319,7 @@ def _compared(
         # A number of all lists at once has nothing to pair.
         if found[name].values and len(found[name].values) == len(base[name].values)
     }
-    differences = {
+    return {
         name.partition(".")[2]: difference(mine.values, theirs.values, mine, theirs, origin)
         for name, (mine, theirs) in sorted(known.items())
     }
-    metrics_of_first = _accuracy(baseline, base)["reward_model"]["metrics"]
-    return {"baseline": {"name": baseline, "metrics": metrics_of_first}, "difference": differences}

@@ -14,6 +14,7 @@ from kilter.artifacts import read_json, read_lines
 from kilter.manifest import Manifest
 from kilter.progress import clock
 from kilter.redaction import redact
+from kilter.release.subjects import baseline_of, subjects
 from kilter.validation import load_yaml
 
 
@@ -153,6 +154,6 @@ def _evaluation(
 
 def _was_read(gate: Mapping[str, Any], evaluation: Mapping[str, Any]) -> bool:
     """Whether a verdict can be of this evaluation: the same prompts, the same baseline, the same weights."""
-    candidate = evaluation["models"].get(gate["candidate"], {})
-    found = (evaluation["data_hash"], evaluation["baseline"], candidate.get("model_hash"))
+    candidate = subjects(evaluation).get(gate["candidate"], {})
+    found = (evaluation["data_hash"], baseline_of(evaluation), candidate.get("model_hash"))
     return found == (gate["data_hash"], gate["baseline"], gate["model_hash"])

@@ -18,7 +18,7 @@ def rows(evaluation: Mapping[str, Any] | None, models: Sequence[str]) -> list[di
     """
     if not evaluation:
         return []
-    differences = {n: evaluation["models"][n].get("difference", {}) for n in models}
+    differences = {n: evaluation["models"].get(n, {}).get("difference", {}) for n in models}
     named = titles(evaluation)
     found: list[dict[str, Any]] = []
     for key in dict.fromkeys(k for of_model in differences.values() for k in of_model):

@@ -204,12 +204,11 @@ def _between(metric: Mapping[str, Any], unit: str, baseline: str) -> str:
 def _metric(row: Mapping[str, Any], gate: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """The estimate that a condition read, without its instrument's errors; empty where it is not at hand."""
     whole, _, part = str(row["metric"]).partition(".")
+    read = "difference" if str(row["bound"]).startswith("diff_") else "metrics"
     if whole == "reward_model":
-        found = (evaluation.get("reward_model") or {}).get("metrics", {}).get(part, {})
+        found = (evaluation.get("reward_model") or {}).get(read, {}).get(part, {})
     else:
-        change = str(row["bound"]).startswith("diff_")
-        model = evaluation["models"].get(gate["candidate"], {})
-        found = model.get("difference" if change else "metrics", {}).get(row["metric"], {})
+        found = evaluation["models"].get(gate["candidate"], {}).get(read, {}).get(row["metric"], {})
     return dict(found) | dict(found.get("corrected") or {})
 
 

@@ -38,12 +38,13 @@ class Evaluate(StageKind[EvaluateSpec]):
         return "demonstrations" if field == "tax" else "prompts"
 
     def names(self, spec: EvaluateSpec) -> list[str]:
-        """The models as they are named in the settings."""
-        return list(spec.models)
+        """The models as they are named in the settings; reward models where they are tested alone."""
+        return list(spec.models) or list(_named(spec.reward_model or []))
 
-    def baseline(self, spec: EvaluateSpec) -> str:
-        """The one that is named, else the first."""
-        return spec.baseline or next(iter(spec.models))
+    def baseline(self, spec: EvaluateSpec) -> str | None:
+        """The one that is named, else the first; None where a reward model stands alone."""
+        names = self.names(spec)
+        return spec.baseline or (names[0] if spec.models or len(names) > 1 else None)
 
     def reports(self, spec: EvaluateSpec) -> Mapping[str, MetricFacts] | None:
         """Those asked for whose needs the settings meet; what the data lacks, only the data can tell."""
@@ -63,7 +64,7 @@ class Evaluate(StageKind[EvaluateSpec]):
             and any(given.get(suite, True) for suite in m.facts.over)
         }
         if spec.reward_model is not None:
-            whole = metrics.resolve((*metrics.OF_PAIRS, *metrics.OF_LISTS))
+            whole = metrics.resolve((*metrics.OF_PAIRS, *metrics.OF_LISTS, *metrics.OF_CHANGES))
             two = len(_named(spec.reward_model)) > 1
             paired = [replace(m.facts, paired=two and m.facts.aggregate != "corpus") for m in whole]
             found |= {facts.name: facts for facts in paired}
@@ -155,7 +156,8 @@ class Evaluate(StageKind[EvaluateSpec]):
         """How many prompts each model answers."""
         what = ", ".join(spec.models)
         if not spec.models:
-            return StagePlan(", ".join(_named(spec.reward_model or [])))
+            pairs = len(_pairs_alone(spec, work)) if work.ready(spec.data) else None
+            return StagePlan(", ".join(_named(spec.reward_model or [])), pairs)
         if not work.ready(spec.data):
             return StagePlan(what)
         held = _asked(spec, work).heldout

@@ -53,7 +53,7 @@ class Case:
             part = "difference" if condition.paired else "metrics"
             found = held.get(part, {}).get(condition.metric.partition(".")[2])
         else:
-            model = self.evaluation["models"][self.candidate]
+            model = self.evaluation["models"].get(self.candidate, {})
             found = model.get("difference" if condition.paired else "metrics", {}).get(condition.metric)
         return _without_errors(found) if isinstance(found, Mapping) else None
 
@@ -130,7 +130,7 @@ def _state(condition: Condition, metric: Metric | None, case: Case, holm: float 
         beside = f" ({method})" if method else ""
         lacks = f"; {UNPAIRED}" if condition.paired and case.evaluation.get("imported") else ""
         return "error", f"{condition.metric} was not measured{against}{beside}{lacks}"
-    measured = case.evaluation["models"][case.candidate]["metrics"]
+    measured = case.evaluation["models"].get(case.candidate, {}).get("metrics", {})
     missing = [r for r in condition.requires if r not in measured and not r.startswith("reward_model.")]
     if missing:
         return "error", f"requires {', '.join(missing)}, which was not measured"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from kilter.artifacts import write_json, write_text
 from kilter.errors import Exit, UserError
 from kilter.release.gate.condition import State
+from kilter.release.subjects import subjects
 from kilter.screen import plain
 
 
@@ -59,7 +60,7 @@ def read(path: Path) -> dict[str, Any]:
         leaked = found.get("prompts_found_in_training_data")
         if leaked is not None and (type(leaked) is not int or leaked < 0):
             raise ValueError(f"prompts_found_in_training_data is {leaked!r}")
-        [(m["path"], m["model_hash"], m["metrics"]) for m in found["models"].values()]
+        [(m["path"], m["model_hash"], m["metrics"]) for m in subjects(found).values()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             "evaluation",

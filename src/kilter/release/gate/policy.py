@@ -98,7 +98,9 @@ class Condition(BaseModel):
         if given & {"bound", "op", "value"}:
             problem = "has a margin and a bound, op or value"
             raise with_fix(UserError("", self.metric, problem, "keep one of the two"))
-        if facts is None or facts.better is None or not facts.paired:
+        # Two reward models are compared on the pairs that both read.
+        alone = self.metric.startswith("reward_model.") and facts is not None and facts.aggregate != "corpus"
+        if facts is None or facts.better is None or not (facts.paired or alone):
             problem = "has no direction, or no difference to a baseline, for a margin"
             fix = "write bound, op and value, such as diff_ci_high <= 20"
             raise with_fix(UserError("", self.metric, problem, fix))

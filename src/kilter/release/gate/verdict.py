@@ -13,6 +13,7 @@ from kilter.release.gate.condition import Case, check
 from kilter.release.gate.family import corrected
 from kilter.release.gate.policy import GUARDS, Policy
 from kilter.release.gate.standing import changed, imported, leaks, unvouched
+from kilter.release.subjects import baseline_of, subjects
 
 SCHEMA = 1
 
@@ -65,19 +66,25 @@ def decide(
         "schema": SCHEMA,
         "policy": policy.name,
         "candidate": candidate,
-        "baseline": evaluation["baseline"],
+        "baseline": baseline_of(evaluation),
         "verdict": verdict,
         "data_hash": evaluation["data_hash"],
-        "model_hash": evaluation["models"][candidate]["model_hash"],
+        "model_hash": subjects(evaluation)[candidate].get("model_hash", ""),
         "conditions": results,
-        "notes": [*_of_others(evaluation), *notes(policy, allow_means)],
+        "notes": [*_of_others(evaluation), *notes(policy, allow_means, bool(evaluation["models"]))],
     }
 
 
-def notes(policy: Policy, allow_means: bool = False) -> list[str]:
-    """What a reader of the verdict has to know of the policy itself, a sentence each."""
+def notes(policy: Policy, allow_means: bool = False, answers: bool = True) -> list[str]:
+    """What a reader of the verdict has to know of the policy itself, a sentence each.
+
+    Args:
+        policy: what must hold.
+        allow_means: whether a condition may read a mean.
+        answers: whether the verdict is of a model that answers; a reward model refuses nothing.
+    """
     found = []
-    if missing := policy.not_asked():
+    if answers and (missing := policy.not_asked()):
         add = ", ".join(GUARDS[name] for name in missing)
         found.append(
             f"This policy has no condition on {_listed(missing)}, with which gains are often bought; "
@@ -109,15 +116,16 @@ def _listed(names: Sequence[str]) -> str:
 
 def _candidate(evaluation: Mapping[str, Any], candidate: str | None, baseline: str | None) -> str:
     """The model under test. Raises UserError where it was not evaluated, or against another baseline."""
-    known, compared = ", ".join(evaluation["models"]), evaluation["baseline"]
+    models, compared = subjects(evaluation), baseline_of(evaluation)
+    known = ", ".join(models)
     if candidate is None:
-        others = [n for n in evaluation["models"] if n != compared]
+        others = [n for n in models if n != compared]
         if len(others) != 1:
             problem = f"is needed: the evaluation has {len(others)} candidates"
             fix = f"Name one of: {known}." if known else "Evaluate models, with one of them as baseline."
             raise UserError("gate.candidate", None, problem, fix)
         candidate = others[0]
-    if candidate not in evaluation["models"]:
+    if candidate not in models:
         fix = f"Name one of: {known}." if known else "Evaluate it: the evaluation holds no model."
         raise UserError("gate.candidate", candidate, "was not evaluated", fix)
     if baseline is not None and baseline != compared:
