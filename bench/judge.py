@@ -1,10 +1,12 @@
 """Judging desk pairs in both orders: Kilter's shared beginnings against a plain loop over `generate`.
 
-    python -m bench.judge --pairs 60          # three minutes on one core
-    python -m bench.judge --pairs 1000
+    python -m bench.judge --pairs 60                        # three minutes on one core
+    python -m bench.judge --pairs 1000 --plain 0.1 --minutes 40
 
 Both ask the same questions of builtin:smollm2-135m in float32, and read the probabilities of A and B off the
-first token. The loop asks one question at a time. The greatest difference of the two p is printed as well.
+first token. The loop asks one question at a time. The two take turns in blocks of pairs, so that other work
+on the machine slows both. The loop may read a share of each block: the ratio is of the time per pair. The
+greatest difference of the two p is printed as well.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import argparse
 import math
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +36,48 @@ MODEL = "builtin:smollm2-135m"
 
 
 def desk_pairs(count: int) -> list[Comparison]:
-    """Pairs of the support desk, chosen and rejected in turn as the first answer."""
-    data = load(DataSpec(path="builtin:support-desk", heldout=0.0), "pairs", "desk").train
-    rows = [data[n % len(data)] for n in range(count)]
+    """Pairs of a support desk as large as needed, chosen and rejected in turn as the first answer."""
+    # A pair that came twice would be answered from the replies that are kept, for nothing.
+    desk = DataSpec(path="builtin:support-desk", heldout=0.0, world={"n": max(count, 400)})
+    rows = load(desk, "pairs", "desk").train
     found = []
-    for n, g in enumerate(rows):
-        first, second = (c.text for c in (g.completions if n % 2 else g.completions[::-1]))
-        found.append(Comparison(g.prompt, first, second, str(n)))
+    for n in range(count):
+        first, second = (c.text for c in (rows[n].completions if n % 2 else rows[n].completions[::-1]))
+        found.append(Comparison(rows[n].prompt, first, second, str(n)))
     return found
 
 
-def by_generate(pairs: list[Comparison]) -> tuple[list[float], float]:
-    """p of each pair and seconds, one call of `generate` per question."""
+@dataclass
+class Side:
+    """What one side has done.
+
+    Args:
+        compare: p of each pair.
+        p: by the pair's number.
+        wall, cpu: seconds.
+    """
+
+    compare: Callable[[list[Comparison]], list[float]]
+    p: dict[str, float] = field(default_factory=dict)
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    def take(self, pairs: list[Comparison]) -> None:
+        """Judges some more, on the clock."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        found = self.compare(pairs)
+        self.wall += time.perf_counter() - wall
+        self.cpu += time.process_time() - cpu
+        self.p |= {pair.id: p for pair, p in zip(pairs, found, strict=True)}
+
+    def line(self, name: str) -> str:
+        """Pairs, seconds and questions per second."""
+        n, spent = len(self.p), f"{self.wall:8.2f} s, {self.cpu:8.2f} of CPU"
+        return f"{name}  {n:5} pairs  {spent}  {2 * n / self.cpu:6.1f} questions/s"
+
+
+def by_generate() -> Side:
+    """One call of `generate` per question."""
     from transformers import AutoModelForCausalLM
 
     folder = resolve(MODEL)
@@ -53,8 +87,9 @@ def by_generate(pairs: list[Comparison]) -> tuple[list[float], float]:
     texts = [(n, space + o) for n, o in enumerate("AB") for space in ("", *SPACES)]
     tokens = [(n, tokenizer(t, add_special_tokens=False)["input_ids"]) for n, t in texts]
     options = [[ids[0] for own, ids in tokens if own == n and len(ids) == 1] for n in range(2)]
-    asker, found, begin = Asker("pairwise", "logprob"), [], time.perf_counter()
-    for pair in pairs:
+    asker = Asker("pairwise", "logprob")
+
+    def compare(pair: Comparison) -> float:
         odds = []
         for order in ORDERS:
             messages = list(asker.pair(pair, order, 0).ask.messages)
@@ -68,34 +103,49 @@ def by_generate(pairs: list[Comparison]) -> tuple[list[float], float]:
             a, b = (float(out.logits[0][0][ids].double().logsumexp(-1)) for ids in options)
             a = 1 / (1 + math.exp(b - a))
             odds.append(a if order == "forward" else 1 - a)
-        found.append(sum(odds) / 2)
-    return found, time.perf_counter() - begin
+        return sum(odds) / 2
+
+    return Side(lambda pairs: [compare(pair) for pair in pairs])
 
 
-def by_kilter(pairs: list[Comparison]) -> tuple[list[float], float]:
-    """p of each pair and seconds; opening the model is not counted, as it is not in the loop."""
-    with tempfile.TemporaryDirectory() as folder:
-        judge = build(JudgeSpec(model=MODEL, min_mass=0.0), Context(resolve, folder=Path(folder)))
-        judge.compare([Comparison(pairs[0].prompt, "warm", "up")])
-        begin = time.perf_counter()
-        found = [j.p for j in judge.compare(pairs)]
-        seconds = time.perf_counter() - begin
-    return [p for p in found if p is not None], seconds
+def by_kilter(folder: Path) -> Side:
+    """Kilter's own judge. Its model is opened before the clock starts, as the loop's is."""
+    judge = build(JudgeSpec(model=MODEL, min_mass=0.0), Context(resolve, folder=folder))
+    judge.compare([Comparison(desk_pairs(1)[0].prompt, "warm", "up")])
+    return Side(lambda pairs: [j.p for j in judge.compare(pairs) if j.p is not None])
 
 
 def main() -> None:
     """Prints both times, their ratio and the greatest difference."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--pairs", type=int, default=60, help="desk pairs, each judged in both orders")
-    count = parser.parse_args().pairs
-    pairs = desk_pairs(count)
-    plain, slow = by_generate(pairs)
-    shared, fast = by_kilter(pairs)
-    worst = max(abs(a - b) for a, b in zip(plain, shared, strict=True))
-    print(f"{count} pairs in both orders, {torch.get_num_threads()} threads")
-    print(f"loop over generate  {slow:8.2f} s   {2 * count / slow:6.1f} questions/s")
-    print(f"kilter              {fast:8.2f} s   {2 * count / fast:6.1f} questions/s")
-    print(f"ratio {slow / fast:.2f}, greatest difference of p {worst:.1e}")
+    parser.add_argument("--block", type=int, default=60, help="pairs until the other side's turn")
+    parser.add_argument("--plain", type=float, default=1.0, help="share of each block that the loop reads")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no block starts after these")
+    asked = parser.parse_args()
+    pairs, begin = desk_pairs(asked.pairs), time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        shared, plain = by_kilter(Path(folder)), by_generate()
+        for start in range(0, len(pairs), asked.block):
+            if time.perf_counter() - begin > 60 * asked.minutes:
+                break
+            block = pairs[start : start + asked.block]
+            shared.take(block)
+            plain.take(block[: max(1, round(len(block) * asked.plain))])
+            _print(plain, shared)
+
+
+def _print(plain: Side, shared: Side) -> None:
+    """What is known so far; the last of these is the result."""
+    worst = max(abs(p - shared.p[n]) for n, p in plain.p.items())
+    share = len(shared.p) / len(plain.p)
+    print(f"{len(shared.p)} pairs in both orders, {torch.get_num_threads()} threads")
+    print(plain.line("loop over generate"))
+    print(shared.line("kilter            "))
+    ratios = (
+        f"ratio per pair {share * plain.wall / shared.wall:.2f}, of CPU {share * plain.cpu / shared.cpu:.2f}"
+    )
+    print(f"{ratios}, greatest difference of p {worst:.1e}", flush=True)
 
 
 if __name__ == "__main__":

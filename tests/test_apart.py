@@ -13,6 +13,7 @@ from kilter.cluster.pool import Pool, Restarts
 from kilter.data import store
 from kilter.data.dataset import DataSpec, load
 from kilter.errors import RunFailed
+from kilter.feedback.registry import Weighted
 from kilter.training.apart.scores import PooledScores, ScoreWorker
 from kilter.training.config import TrainSpec
 from kilter.training.trainer import Trainer
@@ -170,6 +171,72 @@ def test_scoring_begins_with_the_first_answers_of_a_step(tiny, folder, tmp_path)
     # The first engine's two prompts were scored while the second engine was at work.
     assert ended == [("rollout", "generate")] * 2 + [("reward", "scores")] * 4
     assert backend.now() < 2.5
+
+
+JUDGES = {
+    "pairs": {},
+    "reasoned": {"read": "reasoned", "max_tokens": 4},
+    "principles": {"mode": "constitution", "constitution": "one", "repeats": 2},
+    "panel": {"panel": [{"criterion": "Which is longer?"}, {"criterion": "Which is kinder?"}]},
+}
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_a_judge_apart_judges_while_others_answer_bit_for_bit(name, tiny, folder, tmp_path, monkeypatch):
+    own, model = {"mode": "pairwise", "min_mass": 0.0, "canary": False} | JUDGES[name], {"model": str(tiny)}
+    feedback = own | ({"panel": [model | one for one in own["panel"]]} if "panel" in own else model)
+    fields = {
+        "feedback": {"judge": feedback},
+        "cluster": {"rollout": {"place": "apart", "engines": 2}, "reward": {"place": "apart"}},
+        "sampler": {"samples": 2, "max_new_tokens": 6},
+        "steps": 2,
+    }
+
+    def latency(role, number, method, arguments):
+        # What the first engine answers is judged while the second one is at work.
+        return 1.0 if role == "reward" else 30.0 * (1 + number) * (method == "generate")
+
+    backends = [InlineBackend(latency), InlineBackend(latency)]
+    ahead = run(tiny, folder, tmp_path / "ahead", backend=backends[0], **fields)
+    monkeypatch.setattr(Weighted, "begin", lambda self, groups: None)
+    in_turn = run(tiny, folder, tmp_path / "in-turn", backend=backends[1], **fields)
+    assert ahead[1] == in_turn[1]
+    assert [[r[n] for n in NUMBERS] for r in ahead[0]] == [[r[n] for n in NUMBERS] for r in in_turn[0]]
+    assert any(r["reward"] for r in ahead[0])
+    # Each step saves the verdicts on two groups of four, in each judge's calls.
+    assert backends[1].now() - backends[0].now() >= 2 * 2
+
+
+def test_a_judge_apart_with_a_limit_of_cost_begins_nothing(tiny):
+    from kilter.feedback.context import Context
+    from kilter.feedback.judge.build import build, parse_spec
+    from kilter.feedback.judge.verdict import Comparison
+    from kilter.types import Choice, SamplerFacts, Usage
+
+    class Sampler:
+        facts, asked = SamplerFacts(chooses=True, begins=True), []
+
+        def begin_choice(self, prompts, options):
+            self.asked.append(len(prompts))
+            return lambda: self.choose(prompts, options)
+
+        def choose(self, prompts, options):
+            return [Choice(tuple(options), (0.25, 0.75), 1.0, Usage(9, 1)) for _ in prompts]
+
+    pairs = [Comparison(Prompt(text=f"Say {n}"), "a", "b") for n in range(3)]
+    for limit, begun in ((None, [2, 2]), (1.0, [])):
+        sampler = Sampler()
+        sampler.asked = []
+        settings = {"model": str(tiny), "price": {"prompt": 1.0, "completion": 1.0}, "max_cost": limit}
+        judge = build(parse_spec(settings), Context(sampler=lambda kind, opening, where: sampler))
+        for pair in pairs[:2]:
+            judge.begin_compare([pair])
+            judge.begin_compare([pair])
+        assert sampler.asked == begun
+        assert [j.p for j in judge.compare(pairs)] == [0.5] * 3
+        assert judge.chat.bill.calls == 6
+        assert judge.chat.bill.cost == pytest.approx(6 * 10 / 1e6)
+        assert not judge.chat._begun
 
 
 def test_scores_that_nobody_can_give_end_the_run_by_name(tiny, folder, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -273,6 +273,18 @@ class Begins(Protocol):
         ...
 
 
+class BeginsChoice(Protocol):
+    """The further method of a sampler whose `facts.begins` and `facts.chooses` are both true."""
+
+    def begin_choice(self, prompts: Sequence[Prompt], options: Sequence[str]) -> Callable[[], list[Choice]]:
+        """Sends the prompts off as one call, and never waits.
+
+        Returns:
+            A function that waits, and gives what `choose` would.
+        """
+        ...
+
+
 class Chat(Protocol):
     """A conversation with a model, for roles such as judge, critic and reviser."""
 
@@ -286,6 +298,18 @@ class Chat(Protocol):
         Returns:
             One Choice per ask, with its `problem` if the probabilities are unknown.
         """
+        ...
+
+
+class ChatAhead(Chat, Protocol):
+    """A chat whose model may answer while its caller goes on. What `begin_*` gives waits for the answers."""
+
+    def begin_reply(self, asks: Sequence[Ask]) -> Callable[[], list[Reply]]:
+        """Sends off what `reply` would ask."""
+        ...
+
+    def begin_choose(self, asks: Sequence[Ask], options: Sequence[str]) -> Callable[[], list[Choice]]:
+        """Sends off what `choose` would ask."""
         ...
 
 

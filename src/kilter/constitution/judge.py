@@ -23,7 +23,7 @@ from kilter.data.lineage import row_id
 from kilter.feedback.context import Context
 from kilter.feedback.judge.build import over
 from kilter.feedback.judge.spec import JudgeSpec
-from kilter.feedback.judge.verdict import ORDERS, Comparison, Exam, Judge, Judgement, Order, Verdict
+from kilter.feedback.judge.verdict import ORDERS, Comparison, Exam, Judgement, Order, ToldJudge, Verdict
 
 UNDECIDED = 1e-9
 MARGIN = 0.05
@@ -44,7 +44,7 @@ class ConstitutionJudge:
     """
 
     constitution: Constitution
-    judge: Judge
+    judge: ToldJudge
     drawn: int = 0
     seed: int = 0
     margin: float = MARGIN
@@ -80,7 +80,7 @@ class ConstitutionJudge:
 
     def votes(self, comparisons: Sequence[Comparison], repeats: int = 1) -> list[dict[str, Judgement]]:
         """Of each comparison, the judgement by the id of every principle that is about it."""
-        asked = [(n, p) for n, c in enumerate(comparisons) for p in self._principles(c)]
+        asked = self._asked(comparisons)
         found = self.judge.compare([_under(comparisons[n], p) for n, p in asked], repeats) if asked else []
         votes: list[dict[str, Judgement]] = [{} for _ in comparisons]
         for (n, principle), judged in zip(asked, found, strict=True):
@@ -90,6 +90,20 @@ class ConstitutionJudge:
     def grade(self, exams: Sequence[Exam], repeats: int = 1) -> list[tuple[Verdict, ...]]:
         """A constitution compares answers, and grades none."""
         return [(Verdict(None, reason="a constitution compares, it does not grade"),)] * len(exams)
+
+    def begin_compare(self, comparisons: Sequence[Comparison], repeats: int = 1) -> None:
+        """See verdict.ToldJudge."""
+        own = [c for c in comparisons if c.principle]
+        whole = [c for c in comparisons if not c.principle]
+        asked = [*own, *(_under(whole[n], p) for n, p in self._asked(whole))]
+        self.judge.begin_compare(asked, repeats)
+
+    def begin_grade(self, exams: Sequence[Exam], repeats: int = 1) -> None:
+        """Nothing: a constitution grades none."""
+
+    def _asked(self, comparisons: Sequence[Comparison]) -> list[tuple[int, Principle]]:
+        """Numbers of comparisons, each with every principle that is about it."""
+        return [(n, p) for n, c in enumerate(comparisons) for p in self._principles(c)]
 
     def _principles(self, comparison: Comparison) -> list[Principle]:
         known = self.constitution.about(comparison.prompt)
@@ -170,7 +184,7 @@ DECISIONS = "decisions.jsonl"
 
 
 @over.register("constitution")
-def asked_of(spec: JudgeSpec, context: Context, judge: Judge) -> Judge:
+def asked_of(spec: JudgeSpec, context: Context, judge: ToldJudge) -> ToldJudge:
     """A judge that asks another one, principle by principle, as `mode: constitution` says."""
     constitution = load(spec.constitution or GENERAL, "judge.constitution")
     decisions = None if context.folder is None else context.folder / DECISIONS

@@ -13,7 +13,7 @@ from kilter.data.worlds.registry import PREFIX, worlds
 from kilter.feedback.context import Context
 from kilter.feedback.judge.build import build, load_spec
 from kilter.feedback.judge.spec import JudgeSpec
-from kilter.feedback.judge.verdict import Judge
+from kilter.feedback.judge.verdict import ToldJudge
 from kilter.models.load import resolve
 from kilter.roles.chat import SamplerChat
 from kilter.roles.open import OpenSpec
@@ -60,7 +60,7 @@ def critic_of_text(text: str, seed: int = 0) -> SamplerChat:
     return open_critic(spec, lambda: resolve(spec.model or "", "--critic"), seed, "--critic")
 
 
-def judge_of_text(text: str) -> Judge:
+def judge_of_text(text: str) -> ToldJudge:
     """A judge as a command line names it: judge.yaml, builtin:WORLD, or a model."""
     if text.endswith((".yaml", ".yml")):
         spec = load_spec(text, "--judge")

@@ -12,7 +12,7 @@ from kilter.constitution.judge import MARGIN, ConstitutionJudge, combined, decid
 from kilter.constitution.wording import critique_ask
 from kilter.data.dataset import prompt_key
 from kilter.feedback.judge.prompts import conversation
-from kilter.feedback.judge.verdict import Comparison, Judge, Judgement
+from kilter.feedback.judge.verdict import Comparison, Judgement, ToldJudge
 from kilter.seams import Chat
 from kilter.statistics import Estimate, PairedChange, paired_changes, proportion
 from kilter.types import Prompt
@@ -62,7 +62,7 @@ def fires(
     return found
 
 
-def votes(document: Constitution, judge: Judge, comparisons: Sequence[Comparison]) -> Votes:
+def votes(document: Constitution, judge: ToldJudge, comparisons: Sequence[Comparison]) -> Votes:
     """Every principle's own judgement on every comparison that its scope holds, in both orders."""
     return ConstitutionJudge(document, judge).votes(comparisons)
 
@@ -180,7 +180,7 @@ class Difference:
 def difference(
     first: Constitution,
     second: Constitution,
-    judge: Judge,
+    judge: ToldJudge,
     comparisons: Sequence[Comparison],
     measures: Mapping[str, Measure],
 ) -> Difference:

@@ -8,8 +8,8 @@ from typing import cast
 
 from kilter.errors import UserError
 from kilter.progress import NOBODY, Nobody
-from kilter.sampling.collect import NO_ANSWER, collect
-from kilter.seams import Chooser, Listener, Sampler
+from kilter.sampling.collect import NO_ANSWER, Underway, begin, finish
+from kilter.seams import BeginsChoice, Chooser, Listener, Sampler
 from kilter.types import Ask, Choice, Message, Prompt, Reply, Request, Sample, SamplingParams, Usage
 
 
@@ -29,8 +29,18 @@ class SamplerChat:
 
     def reply(self, asks: Sequence[Ask], listener: Listener = NOBODY) -> list[Reply]:
         """See seams.Chat. An ask that fails has a Reply with its problem, and ends no other."""
-        wanted = [Request(str(n), _prompt(a), 1, self.params) for n, a in enumerate(asks)]
-        found = collect(self.sampler, wanted, listener)
+        return self._replies(begin(self.sampler, self._wanted(asks)), listener)
+
+    def begin_reply(self, asks: Sequence[Ask]) -> Callable[[], list[Reply]]:
+        """See seams.ChatAhead. A sampler that begins nothing is asked when the answers are waited for."""
+        under_way = begin(self.sampler, self._wanted(asks))
+        return lambda: self._replies(under_way)
+
+    def _wanted(self, asks: Sequence[Ask]) -> list[Request]:
+        return [Request(str(n), _prompt(a), 1, self.params) for n, a in enumerate(asks)]
+
+    def _replies(self, under_way: Underway, listener: Listener = NOBODY) -> list[Reply]:
+        found = finish(under_way, listener)
         self.usage += found.usage
         return [_reply(row[0]) for row in found.samples]
 
@@ -48,6 +58,13 @@ class SamplerChat:
                 "use local, vllm, openai or scripted, or give the sampler a `choose`",
             )
         return cast(Chooser, self.sampler).choose([_prompt(a) for a in asks], options)
+
+    def begin_choose(self, asks: Sequence[Ask], options: Sequence[str]) -> Callable[[], list[Choice]]:
+        """See seams.ChatAhead. A sampler that begins nothing is asked when the answers are waited for."""
+        facts = self.sampler.facts
+        if not (facts.begins and facts.chooses):
+            return lambda: self.choose(asks, options)
+        return cast(BeginsChoice, self.sampler).begin_choice([_prompt(a) for a in asks], options)
 
     def stream(self, messages: Sequence[Message], write: Callable[[str], None]) -> Reply:
         """One reply, handed to `write` in pieces as it comes."""

@@ -6,13 +6,13 @@ import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from kilter.errors import RunFailed, UserError
 from kilter.roles.replies import Replies, key_of
-from kilter.seams import Chat
+from kilter.seams import Chat, ChatAhead
 from kilter.types import Ask, Choice, Reply, Usage
 
 BYTES_PER_TOKEN = 3.0
@@ -105,9 +105,18 @@ class _Kind(Generic[R]):
     """How replies of one kind are asked for and kept. tokens: the most that one of them writes."""
 
     ask: Callable[[Sequence[Ask]], list[R]]
+    begin: Callable[[Sequence[Ask]], Callable[[], list[R]]]
     key: Mapping[str, Any]
     tokens: int
     loaded: Callable[[Mapping[str, Any]], R]
+
+
+@dataclass(frozen=True, eq=False)
+class _Begun(Generic[R]):
+    """Questions under way together, by their keys. wait: gives the answers in their order."""
+
+    asks: Mapping[str, Ask]
+    wait: Callable[[], list[R]]
 
 
 @dataclass
@@ -124,6 +133,7 @@ class PaidChat:
         replay: a reply that is not kept is an error instead of a call.
         at_once: calls under way at once.
         chunk: asks that one call takes together. They are kept together too.
+        ahead: the other one is a ChatAhead, so that `begin` sends something off.
     """
 
     open: Callable[[], Chat]
@@ -135,6 +145,8 @@ class PaidChat:
     replay: bool = False
     at_once: int = 1
     chunk: int = 32
+    ahead: bool = False
+    _begun: dict[str, _Begun[Any]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def chat(self) -> Chat:
@@ -143,21 +155,55 @@ class PaidChat:
 
     def reply(self, asks: Sequence[Ask]) -> list[Reply]:
         """See seams.Chat."""
-        kind = _Kind(lambda part: self.chat.reply(part), {"reply": self.max_tokens}, self.max_tokens, _reply)
-        return self._answers(asks, kind)
+        return self._answers(asks, self._replying())
 
     def choose(self, asks: Sequence[Ask], options: Sequence[str]) -> list[Choice]:
         """See seams.Chat."""
-        kind = _Kind(lambda part: self.chat.choose(part, options), {"choose": list(options)}, 1, _choice)
-        return self._answers(asks, kind)
+        return self._answers(asks, self._choosing(options))
+
+    def begin(self, asks: Sequence[Ask], options: Sequence[str] | None = None) -> None:
+        """Sends off what is not kept, as one call, to be taken when it is asked for.
+
+        Beside a limit of cost nothing is sent off: each part has to fit under it before it is asked.
+
+        Args:
+            asks: what will be asked for.
+            options: of `choose`; None is for `reply`.
+        """
+        if self.ahead and not self.replay and self.bill.limit is None:
+            self._begin(asks, self._replying() if options is None else self._choosing(options))
+
+    def _begin(self, asks: Sequence[Ask], kind: _Kind[Any]) -> None:
+        missing = {k: a for k, a in ((self._key(a, kind), a) for a in asks) if self._kept(k, kind) is None}
+        under_way = [self._begun.get(key) for key in missing]
+        if not missing or all(b is not None and b.asks.keys() == missing.keys() for b in under_way):
+            return
+
+        # What a model says depends in its last digits on what it reads beside. Of two calls with one question
+        # the same one has to answer, whichever came first.
+        begun = _Begun(missing, kind.begin(list(missing.values())))
+        for key, other in zip(missing, under_way, strict=True):
+            if other is None or tuple(missing) < tuple(other.asks):
+                self._begun[key] = begun
+
+    def _replying(self) -> _Kind[Reply]:
+        ask: Callable[[Sequence[Ask]], list[Reply]] = lambda part: self.chat.reply(part)
+        begin = lambda part: cast(ChatAhead, self.chat).begin_reply(part)
+        return _Kind(ask, begin, {"reply": self.max_tokens}, self.max_tokens, _reply)
+
+    def _choosing(self, options: Sequence[str]) -> _Kind[Choice]:
+        ask: Callable[[Sequence[Ask]], list[Choice]] = lambda part: self.chat.choose(part, options)
+        begin = lambda part: cast(ChatAhead, self.chat).begin_choose(part, options)
+        return _Kind(ask, begin, {"choose": list(options)}, 1, _choice)
+
+    def _kept(self, key: str, kind: _Kind[R]) -> R | None:
+        row = None if self.replies is None else self.replies.get(key)
+        return None if row is None else kind.loaded(row)
 
     def _answers(self, asks: Sequence[Ask], kind: _Kind[R]) -> list[R]:
         keys = [self._key(a, kind) for a in asks]
-        found: dict[str, R] = {}
-        for key in dict.fromkeys(keys):
-            row = None if self.replies is None else self.replies.get(key)
-            if row is not None:
-                found[key] = kind.loaded(row)
+        kept = {key: self._kept(key, kind) for key in dict.fromkeys(keys)}
+        found = {key: reply for key, reply in kept.items() if reply is not None}
         self.bill.kept += len(found)
 
         # The same question twice is one call.
@@ -173,8 +219,20 @@ class PaidChat:
                 f"{beside}",
                 "run without replay once, with the same judge and data",
             )
-        found |= self._paid(list(missing.items()), kind)
+        found |= self._taken(missing, kind)
+        found |= self._paid([pair for pair in missing.items() if pair[0] not in found], kind)
         return [found[k] for k in keys]
+
+    def _taken(self, missing: Mapping[str, Ask], kind: _Kind[R]) -> dict[str, R]:
+        """Waits for what is under way of these questions. What was begun and is not asked for stays."""
+        calls = dict.fromkeys(call for key in missing if (call := self._begun.get(key)) is not None)
+        found: dict[str, R] = {}
+        for call in calls:
+            own = {key: ask for key, ask in call.asks.items() if self._begun.get(key) is call}
+            answers: dict[str, R] = dict(zip(call.asks, call.wait(), strict=True))
+            found |= self._part(list(own.items()), replace(kind, ask=_given([answers[key] for key in own])))
+        self._begun = {key: call for key, call in self._begun.items() if call not in calls}
+        return found
 
     def _key(self, ask: Ask, kind: _Kind[R]) -> str:
         return key_of(
@@ -216,8 +274,13 @@ class PaidChat:
         # A failure may pass, and is asked again in the next run.
         pairs = [(key, r) for (key, _), r in zip(part, answered, strict=True)]
         if self.replies is not None:
-            self.replies.put((key, _kept(r)) for key, r in pairs if not r.problem)
+            self.replies.put((key, _plain(r)) for key, r in pairs if not r.problem)
         return pairs
+
+
+def _given(answers: list[R]) -> Callable[[Sequence[Ask]], list[R]]:
+    """Asks nobody: the answers are there."""
+    return lambda asks: answers
 
 
 def _shown(missing: Mapping[str, Ask]) -> str:
@@ -227,7 +290,7 @@ def _shown(missing: Mapping[str, Ask]) -> str:
     return f"{words[:SHOWN] + '...' * (len(words) > SHOWN)!r}" + (f" ({ask.note})" if ask.note else "")
 
 
-def _kept(reply: Reply | Choice) -> dict[str, Any]:
+def _plain(reply: Reply | Choice) -> dict[str, Any]:
     row = dataclasses.asdict(reply)
     del row["problem"]
     return row

@@ -94,6 +94,11 @@ class Talker:
         """What a person calls it."""
         return self.sampler.model or (self.model.name if self.model is not None else self.sampler.name)
 
+    @property
+    def apart(self) -> bool:
+        """Whether workers elsewhere answer, while others go on."""
+        return self.model is not None and self.elsewhere is not None
+
     @cached_property
     def chat(self) -> PaidChat:
         """The one to talk to; weights are opened when it is first asked."""
@@ -118,6 +123,7 @@ class Talker:
             self.replay,
             at_once,
             chunk,
+            ahead=self.apart,
         )
 
     def _open(self) -> SamplerChat:

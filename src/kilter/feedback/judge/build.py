@@ -18,7 +18,7 @@ from kilter.feedback.judge.panel import Panel
 from kilter.feedback.judge.prompts import version
 from kilter.feedback.judge.protocol import ChatJudge
 from kilter.feedback.judge.spec import JudgeSpec
-from kilter.feedback.judge.verdict import Judge
+from kilter.feedback.judge.verdict import ToldJudge
 from kilter.registry import Registry
 from kilter.roles.paid import Bill, Rate
 from kilter.roles.talk import Talker
@@ -27,7 +27,7 @@ from kilter.validation import as_user_error, load_yaml
 CACHE = "judge.sqlite"
 """In the folder of a run, where the settings name no file of their own."""
 
-over: Registry[Callable[[JudgeSpec, Context, Judge], Judge]] = Registry("judge mode")
+over: Registry[Callable[[JudgeSpec, Context, ToldJudge], ToldJudge]] = Registry("judge mode")
 """Modes in which a judge is asked by another one, as a constitution asks principle by principle."""
 
 over.declare("kilter.constitution.judge", "constitution")
@@ -109,7 +109,7 @@ def build(
     field: str = "judge",
     bill: Bill | None = None,
     min_mass: float | None = None,
-) -> Judge:
+) -> ToldJudge:
     """The judge that the settings describe.
 
     Args:
@@ -128,7 +128,7 @@ def build(
     if min_mass is not None:
         spec, *own = (one.model_copy(update={"min_mass": min_mass}) for one in (spec, *own))
     if own:
-        judge: Judge = Panel([_one(m, context, f"{field}.panel.{n}", bill) for n, m in enumerate(own)])
+        judge: ToldJudge = Panel([_one(m, context, f"{field}.panel.{n}", bill) for n, m in enumerate(own)])
     else:
         judge = _one(spec, context, field, bill)
     if spec.mode in over.names():
@@ -155,7 +155,8 @@ def _one(spec: JudgeSpec, context: Context, field: str, bill: Bill) -> ChatJudge
     settings = spec.model_dump(mode="json", include=set(SETTINGS))
     text = json.dumps([talker.identity, wording, settings], sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
-    return ChatJudge(talker.chat, spec, fingerprint, talker.name, lambda ask: talker.length(ask))
+    begin = talker.chat.begin if talker.apart else None
+    return ChatJudge(talker.chat, spec, fingerprint, talker.name, lambda ask: talker.length(ask), begin)
 
 
 def _cache(spec: JudgeSpec, context: Context) -> Path | None:

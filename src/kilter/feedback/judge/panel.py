@@ -6,7 +6,7 @@ import hashlib
 import statistics
 from collections.abc import Sequence
 
-from kilter.feedback.judge.verdict import ORDERS, Comparison, Exam, Judge, Judgement, Order, Verdict
+from kilter.feedback.judge.verdict import ORDERS, Comparison, Exam, Judgement, Order, ToldJudge, Verdict
 
 
 class Panel:
@@ -16,7 +16,7 @@ class Panel:
         members: whoever votes; the size of the panel is their number, whether they can be reached or not.
     """
 
-    def __init__(self, members: Sequence[Judge]) -> None:
+    def __init__(self, members: Sequence[ToldJudge]) -> None:
         self.members = tuple(members)
         self.name = f"panel of {', '.join(m.name for m in members)}"
         self.fingerprint = hashlib.sha256("\n".join(m.fingerprint for m in members).encode()).hexdigest()
@@ -33,6 +33,16 @@ class Panel:
             tuple(self._grade([row[n][r] for row in found], r) for r in range(repeats))
             for n in range(len(exams))
         ]
+
+    def begin_compare(self, comparisons: Sequence[Comparison], repeats: int = 1) -> None:
+        """See verdict.ToldJudge."""
+        for member in self.members:
+            member.begin_compare(comparisons, repeats)
+
+    def begin_grade(self, exams: Sequence[Exam], repeats: int = 1) -> None:
+        """See verdict.ToldJudge."""
+        for member in self.members:
+            member.begin_grade(exams, repeats)
 
     def _judgement(self, comparison: Comparison, judged: Sequence[Judgement], repeats: int) -> Judgement:
         verdicts = tuple(self._vote(judged, order, r) for r in range(repeats) for order in ORDERS)

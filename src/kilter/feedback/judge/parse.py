@@ -1,7 +1,7 @@
 """From a written reply to a verdict: the judge's own last one, never one that was quoted or planted.
 
-A reply that is one JSON object {"mark", "verdict"} counts first. Otherwise the last line of the form
-`VERDICT mark = X` counts. The mark occurs in no material, so that no answer can hold a verdict.
+A reply that is one JSON object {"mark", "verdict"} counts first. Otherwise its last line counts, if that has
+the form `VERDICT mark = X`. The mark occurs in no material, so that no answer can hold a verdict.
 """
 
 from __future__ import annotations
@@ -14,12 +14,28 @@ from typing import Any, Literal
 
 from kilter.validation import unique
 
-THOUGHT = re.compile(r"<think(?:ing)?\b[^>]*>.*?(?:</think(?:ing)?>|\Z)", re.S | re.I)
-THOUGHT_END = re.compile(r".*</think(?:ing)?>", re.S | re.I)
-"""Some models' templates begin the thought themselves, so that a reply holds its end alone."""
-FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.S | re.M)
+THOUGHTS = tuple(
+    re.compile(pattern, re.S | re.I | re.M)
+    for pattern in (
+        r"<think(?:ing)?\b[^>]*>.*?(?:</think(?:ing)?>|\Z)",
+        # Some models' templates begin the thought themselves, so that a reply holds its end alone.
+        r"\A.*</think(?:ing)?>",
+        r"\[(THINK|THOUGHTS?|REASONING|ANALYSIS)\].*?(?:\[/\1\]|\Z)",
+        r"◁think▷.*?(?:◁/think▷|\Z)",
+        r"<\|channel\|>(?:analysis|commentary).*?(?:<\|channel\|>final<\|message\|>|\Z)",
+        # Whatever a tag at the head of a line encloses: another name for a thought, or a quotation.
+        r"<!--.*?(?:-->|\Z)",
+        r"^[ \t]*<(?!br\b|hr\b)([a-z][\w:.-]*)(?:\s[^<>\n]*)?>.*?(?:</\1\s*>|\Z)",
+    )
+)
+"""What a reply holds before it speaks. One that broke off goes to the end."""
+FENCE = re.compile(
+    r"^[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)?(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.S | re.M
+)
 QUOTED_LINE = re.compile(r"^[ \t]*>.*$", re.M)
-QUOTED = re.compile(r"\"(?:[^\"\n]|\n(?!\s*\n))*\"|“[^”]*(?:”|\Z)|«[^»]*(?:»|\Z)")
+QUOTED = re.compile(r"\"(?:[^\"\n]|\n(?!\s*\n))*\"|„[^“”]*(?:[“”]|\Z)|“[^”]*(?:”|\Z)|«[^»]*(?:»|\Z)|»[^«]*«")
+BROKEN_OFF = re.compile(r"\"(?:[^\"\n]|\n(?!\s*\n))*\Z")
+"""A quotation of the last paragraph that nothing closes; before a paragraph's end it may be an inch."""
 
 MAY_HOLD = frozenset({"mark", "verdict", "reason"})
 """Fields of a verdict as JSON; an object with others is something else."""
@@ -36,10 +52,16 @@ class Parsed:
 
 def own_words(reply: str) -> str:
     """The reply without thoughts, code and quotations."""
-    text = THOUGHT_END.sub("", THOUGHT.sub("", reply))
+    text = _spoken(reply)
     for quoted in (FENCE, QUOTED_LINE, QUOTED):
         text = quoted.sub("", text)
     return text
+
+
+def _spoken(reply: str) -> str:
+    for thought in THOUGHTS:
+        reply = thought.sub("", reply)
+    return reply
 
 
 def read(reply: str, mark: str, allowed: Sequence[str]) -> Parsed:
@@ -50,16 +72,18 @@ def read(reply: str, mark: str, allowed: Sequence[str]) -> Parsed:
         mark: the mark of the question.
         allowed: what a verdict may be. Nothing else counts, and nothing is rounded or completed to one.
     """
-    found = _schema(THOUGHT_END.sub("", THOUGHT.sub("", reply)).strip(), mark)
+    found = _schema(_spoken(reply).strip(), mark)
     if found is not None:
         return Parsed(found, "schema") if found in allowed else _refused(found, allowed)
 
-    # A verdict stands alone on its line. The last one counts: a judge may change its mind.
-    tag = re.compile(rf"^[ \t]*[*_]{{0,2}}VERDICT {re.escape(mark)} = (\S+?)[*_]{{0,2}}\.?[ \t]*$", re.M)
-    values = tag.findall(own_words(reply))
-    if not values:
-        return Parsed(None, reason="the reply holds no verdict")
-    return Parsed(values[-1], "tag") if values[-1] in allowed else _refused(values[-1], allowed)
+    # A verdict stands alone on the last line, as asked: who goes on closes a quotation, or takes it back.
+    tag = re.compile(rf"^ {{0,3}}[*_]{{0,2}}VERDICT {re.escape(mark)} = (\S+?)[*_]{{0,2}}\.?[ \t]*$", re.M)
+    text = own_words(reply).rstrip()
+    value = None if BROKEN_OFF.search(text) else tag.search(text.rpartition("\n")[2])
+    if value is None:
+        goes_on = tag.search(text) is not None
+        return Parsed(None, reason=f"the reply {'goes on after its' if goes_on else 'holds no'} verdict")
+    return Parsed(value[1], "tag") if value[1] in allowed else _refused(value[1], allowed)
 
 
 def _refused(value: str, allowed: Sequence[str]) -> Parsed:

@@ -56,6 +56,7 @@ class ChatJudge:
         fingerprint: see verdict.Judge.
         name: what a person calls it.
         length: tokens of a question.
+        begin: takes asks and options that will be asked for; see PaidChat.begin. None: nothing is begun.
     """
 
     chat: Chat
@@ -63,15 +64,14 @@ class ChatJudge:
     fingerprint: str
     name: str
     length: Callable[[Ask], int]
+    begin: Callable[[Sequence[Ask], Sequence[str] | None], None] | None = None
 
     def compare(self, comparisons: Sequence[Comparison], repeats: int = 1) -> list[Judgement]:
         """See verdict.Judge. A judge that grades compares the grades of both answers."""
         if self.spec.mode in GRADED:
             return self._compare_grades(comparisons, repeats)
-        # Both orders of a comparison stand side by side, so that their common beginning is read once.
-        calls = [(c, r, o) for c in comparisons for r in range(repeats) for o in ORDERS]
-        asker = self._asker
-        found = self._found([asker.pair(c, order, repeat) for c, repeat, order in calls])
+        calls = _calls(comparisons, repeats)
+        found = self._found([self._asker.pair(c, order, repeat) for c, repeat, order in calls])
         verdicts = [self._preference(f, o, r) for f, (_, r, o) in zip(found, calls, strict=True)]
         size = repeats * len(ORDERS)
         return [Judgement(c, tuple(verdicts[n * size : (n + 1) * size])) for n, c in enumerate(comparisons)]
@@ -83,6 +83,25 @@ class ChatJudge:
             tuple(self._verdict(f, self._value(f), "forward", r) for r, f in enumerate(row)) for row in found
         ]
 
+    def begin_compare(self, comparisons: Sequence[Comparison], repeats: int = 1) -> None:
+        """See verdict.ToldJudge."""
+        if self.spec.mode in GRADED:
+            self.begin_grade(_exams(comparisons), repeats)
+        elif self.begin is not None:
+            self._begin([self._asker.pair(c, o, r) for c, r, o in _calls(comparisons, repeats)])
+
+    def begin_grade(self, exams: Sequence[Exam], repeats: int = 1) -> None:
+        """See verdict.ToldJudge."""
+        if self.begin is not None and self.spec.mode in GRADED:
+            kept = [e for e in exams if self._gradable(e)]
+            self._begin([self._asker.single(e, r) for e in kept for r in range(repeats)])
+
+    def _begin(self, questions: Sequence[Question]) -> None:
+        """Sends off the first call of each question; a second one waits for what it says."""
+        short = [q for q in questions if self.length(q.ask) <= self.spec.max_length]
+        if short and self.begin is not None:
+            self.begin([q.ask for q in short], short[0].options if self.spec.read in CHOOSES_FIRST else None)
+
     @property
     def _asker(self) -> Asker:
         return Asker(self.spec.mode, self.spec.read, self.spec.criterion, self.spec.scale)
@@ -92,20 +111,18 @@ class ChatJudge:
         if self.spec.mode not in GRADED:
             refused = Found(reason=f"a judge of mode {self.spec.mode} compares, and gives no grades")
             return [[refused] * repeats for _ in exams]
-        asker, lacks = self._asker, self.spec.mode == "reference"
-        kept = [e for e in exams if e.reference or not lacks]
-        found = iter(self._found([asker.single(e, r) for e in kept for r in range(repeats)]))
+        kept = [e for e in exams if self._gradable(e)]
+        found = iter(self._found([self._asker.single(e, r) for e in kept for r in range(repeats)]))
         missing = Found(reason="the prompt has no right answer to compare with")
-        return [[next(found) if e.reference or not lacks else missing for _ in range(repeats)] for e in exams]
+        return [[next(found) if self._gradable(e) else missing for _ in range(repeats)] for e in exams]
+
+    def _gradable(self, exam: Exam) -> bool:
+        """Whether an answer can be graded: not beside a right answer that is not there."""
+        return bool(exam.reference) or self.spec.mode != "reference"
 
     def _compare_grades(self, comparisons: Sequence[Comparison], repeats: int) -> list[Judgement]:
         """Grades each answer by itself: P(first better) = P(its grade is higher) + P(equal) / 2."""
-        exams = [
-            Exam(c.prompt, text, c.id, c.reference, c.principle)
-            for c in comparisons
-            for text in (c.first, c.second)
-        ]
-        found = self._graded(exams, repeats)
+        found = self._graded(_exams(comparisons), repeats)
         rows = []
         for n, c in enumerate(comparisons):
             verdicts = []
@@ -217,12 +234,29 @@ READINGS: Mapping[Reading, Callable[[ChatJudge, Sequence[Question]], list[Found]
     "text": ChatJudge._written,
 }
 
+CHOOSES_FIRST: frozenset[Reading] = frozenset({"logprob"})
+"""Readings whose first call asks for probabilities; that of the others asks for words."""
+
 VALUES: Mapping[Mode, Callable[[Sequence[float]], float]] = {
     "rubric": lambda p: (expected_score(p) - 1) / (len(p) - 1),
     "reference": lambda p: (expected_score(p) - 1) / (len(p) - 1),
     "safety": lambda p: p[0],
 }
 """Of one answer, 0 to 1."""
+
+
+def _calls(comparisons: Sequence[Comparison], repeats: int) -> list[tuple[Comparison, int, Order]]:
+    """Both orders of a comparison stand side by side, so that their common beginning is read once."""
+    return [(c, r, o) for c in comparisons for r in range(repeats) for o in ORDERS]
+
+
+def _exams(comparisons: Sequence[Comparison]) -> list[Exam]:
+    """Both answers of each comparison, to be graded by themselves."""
+    return [
+        Exam(c.prompt, text, c.id, c.reference, c.principle)
+        for c in comparisons
+        for text in (c.first, c.second)
+    ]
 
 
 def _certain(value: str | None, options: Sequence[str]) -> tuple[float, ...]:

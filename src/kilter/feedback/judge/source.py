@@ -26,7 +26,7 @@ from kilter.feedback.judge.canary import Canary, canary
 from kilter.feedback.judge.itself import models_of
 from kilter.feedback.judge.prompts import GRADED, Asker
 from kilter.feedback.judge.spec import JudgeSpec
-from kilter.feedback.judge.verdict import Comparison, Exam, Judgement, Verdict
+from kilter.feedback.judge.verdict import Comparison, Exam, Judge, Judgement, Verdict
 from kilter.feedback.registry import feedback_sources
 from kilter.refs import FileRef
 from kilter.roles.paid import Bill, Rate, estimated_tokens
@@ -76,7 +76,8 @@ class JudgeFeedback(FeedbackSource):
     def __init__(self, spec: JudgeOptions, context: Context) -> None:
         field = "feedback.judge"
         self.spec, self.bill = spec.settled(field), Bill()
-        self.judge = build(self.spec, context, field, self.bill)
+        self._told = build(self.spec, context, field, self.bill)
+        self.judge: Judge = self._told
         self._models = models_of(self.spec, context)
         self.graded = self.spec.mode in GRADED
         self._canaries: list[dict[str, Any]] = []
@@ -94,10 +95,19 @@ class JudgeFeedback(FeedbackSource):
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """One Feedback per completion. Then the judge is shown the batch's canary."""
+        self.begin(groups)
         found = self._graded(groups) if self.graded else self._compared(groups)
         if self.spec.canary and (one := canary(self.spec.mode, groups, found)) is not None:
             self._canaries.append(self._seen(one))
         return found
+
+    def begin(self, groups: Sequence[Group]) -> None:
+        """Judges in workers are told of each group by itself, so that nothing follows from its company."""
+        for group in groups:
+            if self.graded:
+                self._told.begin_grade(_exams([group]), self.spec.repeats)
+            else:
+                self._told.begin_compare([c for _, c in _pairs(group)], self.spec.repeats)
 
     def _seen(self, one: Canary) -> dict[str, Any]:
         """What the judge makes of a canary: a tie with it is a failure, for it says nothing."""
@@ -164,10 +174,7 @@ class JudgeFeedback(FeedbackSource):
         return words + (f", cost at most about {cost:.4g}" if cost else "")
 
     def _graded(self, groups: Sequence[Group]) -> list[list[Feedback]]:
-        exams = [
-            Exam(g.prompt, c.text, g.prompt.id, reference(g.prompt)) for g in groups for c in g.completions
-        ]
-        found = iter(self.judge.grade(exams, self.spec.repeats))
+        found = iter(self.judge.grade(_exams(groups), self.spec.repeats))
         return [[self._feedback_of(next(found)) for _ in g.completions] for g in groups]
 
     def _feedback_of(self, verdicts: Sequence[Verdict]) -> Feedback:
@@ -180,17 +187,10 @@ class JudgeFeedback(FeedbackSource):
         return Feedback(score, "judge", rationale=rationale, source=self.judge.name)
 
     def _compared(self, groups: Sequence[Group]) -> list[list[Feedback]]:
-        pairs = [list(itertools.combinations(range(len(g.completions)), 2)) for g in groups]
-        comparisons = [
-            Comparison(
-                g.prompt, g.completions[a].text, g.completions[b].text, g.prompt.id, reference(g.prompt)
-            )
-            for g, of_group in zip(groups, pairs, strict=True)
-            for a, b in of_group
-        ]
-        found = iter(self.judge.compare(comparisons, self.spec.repeats))
+        pairs = [_pairs(g) for g in groups]
+        found = iter(self.judge.compare([c for of_group in pairs for _, c in of_group], self.spec.repeats))
         return [
-            self._of_group(len(g.completions), {pair: next(found) for pair in of_group})
+            self._of_group(len(g.completions), {pair: next(found) for pair, _ in of_group})
             for g, of_group in zip(groups, pairs, strict=True)
         ]
 
@@ -207,6 +207,20 @@ class JudgeFeedback(FeedbackSource):
             rationale = why if score is None else next(iter(said), "")
             out.append(Feedback(score, "judge", rationale=rationale, source=self.judge.name, against=against))
         return out
+
+
+def _exams(groups: Sequence[Group]) -> list[Exam]:
+    """Every answer of the groups, to be graded by itself."""
+    return [Exam(g.prompt, c.text, g.prompt.id, reference(g.prompt)) for g in groups for c in g.completions]
+
+
+def _pairs(group: Group) -> list[tuple[tuple[int, int], Comparison]]:
+    """Every two answers of a group, by their numbers."""
+    texts, right = [c.text for c in group.completions], reference(group.prompt)
+    numbers = itertools.combinations(range(len(texts)), 2)
+    return [
+        ((a, b), Comparison(group.prompt, texts[a], texts[b], group.prompt.id, right)) for a, b in numbers
+    ]
 
 
 def reference(prompt: Prompt) -> str:

@@ -131,3 +131,18 @@ class Judge(Protocol):
     def grade(self, exams: Sequence[Exam], repeats: int = 1) -> list[tuple[Verdict, ...]]:
         """Grades each answer by itself, one verdict per repeat."""
         ...
+
+
+class ToldJudge(Judge, Protocol):
+    """A judge that may be told what it will be asked, so that it thinks while others go on.
+
+    What it is told of together is asked together, and its verdicts are the same as without.
+    """
+
+    def begin_compare(self, comparisons: Sequence[Comparison], repeats: int = 1) -> None:
+        """Told of comparisons that `compare` will be given."""
+        ...
+
+    def begin_grade(self, exams: Sequence[Exam], repeats: int = 1) -> None:
+        """Told of answers that `grade` will be given."""
+        ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -84,6 +84,11 @@ class Answerers:
         parts = pools.shares(prompts, self.pool.size)
         calls = [self.pool.submit("choose", part, options) for part in parts]
         return [choice for call in calls for choice in self.pool.result(call)]
+
+    def begin_choice(self, prompts: Sequence[Prompt], options: Sequence[str]) -> Callable[[], list[Choice]]:
+        """Sends the prompts to one worker, so that they share what they have in common."""
+        call = self.pool.submit("choose", prompts, options)
+        return lambda: cast(list[Choice], self.pool.result(call))
 
     def run(self, requests: Sequence[Request], listener: Listener = NOBODY) -> Iterator[Sample]:
         """Yields samples as shares of the requests end."""
