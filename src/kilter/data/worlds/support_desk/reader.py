@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
+from kilter.data.worlds.support_desk.clauses import turns_of_object
 from kilter.data.worlds.support_desk.phrases import FACTS
-from kilter.data.worlds.support_desk.wording import plain, reaching
+from kilter.data.worlds.support_desk.wording import plain, reaching, words_of
 
 Verdict = Literal["yes", "no", ""]
 
 _YES = (
     r"approv(?:e|es|ed|al|ing)|grant(?:ed|s|ing)?|accept(?:ed|s|able|ance|ing)?|allow(?:ed|s|ing)?"
     r"|permit(?:ted|s|ting)?|permission|eligible|entitled|honou?r(?:ed|s|ing)?|qualif(?:y|ies|ied)|agreed"
-    r"|go(?:es)? ahead|green light|entitlement|upheld|uphold|authori[sz]ed?|confirmed"
+    r"|go(?:es)?[ -]ahead|green light|entitlement|upheld|uphold|authori[sz]ed?|confirmed"
 )
 _NO = (
     r"declin(?:e|es|ed|ing)|refus(?:e|es|ed|al|ing)|den(?:y|ies|ied|ial|ying)|reject(?:ed|s|ion|ing)?"
@@ -45,7 +46,8 @@ _ACT = re.compile(
     rf"(?:money back|{_THING}))"
     r"|(?P<passes>(?:refund|request|claim|return|repair|case|order) (?:has |have |is |will )?"
     r"(?:gone through|goes through|go through|going through|went through|passes|passed)"
-    rf"|{_THING} (?:has been|have been|is|was|will be|is being) (?:issued|made|paid|processed|arranged))"
+    rf"|{_THING} (?:is on (?:its|the) way|(?:has been|have been|is|was|will be|is being)"
+    r" (?:issued|made|paid|processed|arranged|sent)))"
     rf"|(?P<does>{_GIVES} (?:you |out )?(?:a |an |the |your |any |full )*{_THING}"
     r"|refund(?:ed|ing)?|replac(?:e|ed|ing)|cancel(?:l?ed|l?ing)?|repair(?:ed|ing)?|repay|repaid|mend(?:ed)?"
     r"|fix(?:ed)?|exchanged?|reimburse[d]?|tak(?:e|en) (?:it|that|this) back|help|do (?:that|this|so|it)|tell"
@@ -53,15 +55,18 @@ _ACT = re.compile(
     r"|exception)"
     r"|(?P<fails>(?:request|claim|case|return) (?:fails|failed)|against (?:the|our) (?:rules?|policy)))\b"
 )
+_NAMED = re.compile(r"\b(?:your|the|this|that) $")
 _COMMITS = frozenset(
     ["we", "i", "will", "can", "shall", "happy", "glad", "pleased", "gladly", "happily", "ready", "willing"]
 )
 _PASSIVE = frozenset(["is", "are", "was", "were", "be", "been", "being"])
 _FINE = re.compile(rf"\W*(?:a |the |your )?{_THING}(?: is)? (?:ok|okay|fine|possible|due)\b")
 _BARE = re.compile(
-    r"\b(?:(?P<yes>yes|yep|yeah|(?<!am )(?<!are )(?<!be )(?<!for )sure|of course|certainly|gladly|okay|ok)"
-    r"|(?P<no>(?:no|nope|nay)(?=\W*$|\W+(?:under|to (?:your|this|it|that|the)|we|i|sorry|and|unfortunately)"
-    r"\b)))\b"
+    r"\b(?:(?P<no>(?:no|nope|nay)(?=\W*$|\W+(?:under|to (?:your|this|it|that|the)|we|i|sorry|and"
+    r"|unfortunately|from us)\b)|no way(?=\W*$)|no can do|(?:certainly|absolutely|of course|definitely|surely"
+    r"|sure|clearly) not(?=\W*$)|(?:we|i) (?:can|will|do) not(?=\W*$))"
+    r"|(?P<yes>yes|yep|yeah|okay|ok|gladly"
+    r"|(?<!am )(?<!are )(?<!be )(?<!for )(?:sure|of course|certainly)(?! not\b)))\b"
 )
 _BEHIND = re.compile(
     r"(?: of \w+| to you| for (?:this|it|that))?(?: (?:it|we|that))? "
@@ -74,6 +79,28 @@ _BEHIND = re.compile(
 _SAID_OTHERWISE = tuple(
     (re.compile(pattern), words)
     for pattern, words in (
+        (r"\bno one\b", "nobody"),
+        (
+            r"\b(?:no|not (?:a|any|even)(?: single| little)?) (?:part|bit|share|piece|portion)s?(?= of\b)"
+            r"|\bnot (?:a single |even )?one\b(?= of\b)|\bnot even part\b",
+            "none",
+        ),
+        (
+            r"\b(?:at no (?:point|time|stage)|on no account|in no (?:way|case|event|sense)"
+            r"|under no (?:circumstances?|conditions?)|no longer)\b",
+            "never",
+        ),
+        (r"\bit is (?:false|untrue|incorrect|not (?:true|right|correct|the case|so)) that\b", "not"),
+        (r"\b(?:prevents?|keeps?|stops?|bars?) us from\b|\bagainst (?=\w+ing\b)", "not "),
+        (r"\b(?:no (?:other )?(?:choice|option|alternative)|nothing(?: left)?) but to\b", "must"),
+        (r"\b(?:everything|all|what) (?:that )?you (?:asked|wished|wanted)(?: for)?\b", "your request"),
+        (r"\b(?:that|which) is why\b", "so"),
+        (r"\b(?:you (?:may|can) )?consider it done\b", "approved"),
+        (
+            r"\b(?:you (?:may|can) )?consider (it|this|that|(?:your|the) \w+) (?=(?:(?:not|hereby) )?"
+            r"(?:approved|granted|accepted|declined|refused|rejected|denied)\b)",
+            r"\1 is ",
+        ),
         (r"\bno (?=(?:it|this|that|we|you|i|the|your|there)\b)", "no, "),
         (r"\bcan not (?:help )?but\b", "will"),
         (
@@ -94,11 +121,18 @@ _SAID_OTHERWISE = tuple(
 )
 """Idioms whose negation turns nothing, and negations of several words."""
 
+_HINTS = words_of(
+    "no not without nothing far instead rather anything fail fails failed refuse refuses refused decline declined"
+    " declines unable unless if false untrue incorrect us against everything what all why consider nobody"
+)
+"""Some word of every idiom: most answers have none."""
+
 _CONDITION = re.compile(
     r"\b(?P<if>(?<!even )if|unless(?! (?:you|we|i)\b)|should it|were it|had it|in case|suppose"
     r"|supposing|provided"
     r"|as long as|only when|otherwise|on condition|assuming)\b"
-    r"|\b(?P<then>normally|usually|generally|until|once (?:you|we|it|i)|unless|perhaps|maybe|probably"
+    r"|\b(?P<then>sometimes|often|typically|mostly|as a rule|in (?:general|most cases)|whenever"
+    r"|when (?:quoted|(?:it|an?|the \w+) (?:is|are))|before (?:we|it|i|you)|normally|usually|generally|until|once (?:you|we|it|i)|unless|perhaps|maybe|probably"
     r"|(?<!not )possibly|ideally)\b"
 )
 """if: takes back what stands before it in its sentence as well. then: what stands behind it alone."""
@@ -124,8 +158,23 @@ _OTHERS = re.compile(
 )
 """Whose word a verdict is that is not the desk's."""
 
+_THEIR_WORDS = re.compile(
+    r"(?:^|[,:]) ?(?!as\b)(?:and )?(?:you|he|she|they|some(?:one|body)|people) (?:\w+ )?"
+    r"(?:say|says|said|claim|claims|claimed|wrote|write|told|think|thought|believe)(?: us| me| to us)?(?: that)?"
+    r"\W*(?:$|[,:])"
+)
+"""A clause that gives a whole sentence to somebody else: "it is approved, you say"."""
+
+_QUOTED = re.compile(
+    r"((?:\b(?:says?|said|wrote|write|words?|terms?|claims?|asked?|reads?|letter|means?|calls?|called)\b)[^\"“”.]{0,20})"
+    r"[\"“][^\"”]*[\"”]",
+    re.IGNORECASE,
+)
+"""Quoted words that a word of speech brings in."""
+
 _TURN = re.compile(
-    r"\b(?:but|however|actually|instead|still|correction|nevertheless|so|therefore|hence|thus)\b"
+    r"\b(?:but|however|actually|instead|still|correction|nevertheless|so"
+    r"|(?<!is )(?<!be )(?<!been )(?<!are )(?<!was )(?<!we )(?<!will )(?:therefore|hence|thus))\b"
     r"|\byet(?=\W+it\b)"
 )
 _LATER = re.compile(r"\b(?:but|however|actually|instead|correction|nevertheless|on second thoughts?)\b")
@@ -171,6 +220,8 @@ class _Said:
 @lru_cache(4096)
 def read_verdict(text: str) -> Verdict:
     """The verdict of an answer, whatever its wording. Both at once are no verdict."""
+    if '"' in text or "“" in text:
+        text = _QUOTED.sub(r"\1 quoted", text)
     said = list(_assertions(_idioms(_without_copies(plain(text)))))
     if not said:
         return ""
@@ -238,6 +289,8 @@ def _copied(words: list[tuple[int, int, str]], at: int) -> int:
 
 def _idioms(text: str) -> str:
     """The text with its idioms in plain words."""
+    if _HINTS.isdisjoint(text.replace(",", " ").split()):
+        return text
     for pattern, words in _SAID_OTHERWISE:
         text = pattern.sub(words, text)
     return text
@@ -276,6 +329,8 @@ def _of_sentence(sentence: str) -> Iterator[_Said]:
         yield _Said((labelled["yes"] is not None) == (labelled["bare"] in ("yes", "true")), 0, False)
         return
     for part in _parts(sentence):
+        if _THEIR_WORDS.search(part):
+            continue
         later = bool(_LATER.search(part))
         clauses = list(_unconditional(part))
         for tier, find in enumerate((_decisions, _acts, _bares)):
@@ -308,20 +363,27 @@ def _unconditional(part: str) -> list[str]:
 
 
 def _decisions(clause: str) -> Iterator[bool]:
-    """Words of decision."""
-    found = [match for match in _DECISION.finditer(clause) if not _told_of(clause, match)]
-    verbs = [match for match in found if not _NOUN.match(match[0])]
-    for match in verbs or found:
-        turned = reaching(clause[: match.start()])[0] + bool(_BEHIND.match(clause[match.end() :]))
+    """Words of decision that this desk says of this request."""
+    found: list[tuple[re.Match[str], int]] = []
+    for match in _DECISION.finditer(clause):
+        before, behind = clause[: match.start()], clause[match.end() :]
+        turned = (
+            None
+            if _told_of(before, match[0], behind)
+            else turns_of_object(before, match[0].split()[0], behind)
+        )
+        if turned is not None:
+            found.append((match, turned + reaching(before)[0] + bool(_BEHIND.match(behind))))
+    verbs = [one for one in found if not _NOUN.match(one[0][0])]
+    for match, turned in verbs or found:
         yield (match["yes"] is not None) != (turned % 2 == 1)
 
 
-def _told_of(clause: str, match: re.Match[str]) -> bool:
+def _told_of(before: str, word: str, behind: str) -> bool:
     """Whether a word of decision is somebody else's, or tells which thing is meant ("approved goods")."""
-    before, behind = clause[: match.start()], clause[match.end() :]
     if _WARES.match(behind) or _OTHERS.search(before):
         return True
-    return bool(_ATTRIBUTE.search(before) and _ATTRIBUTED.match(behind) and match[0].endswith("ed"))
+    return bool(_ATTRIBUTE.search(before) and _ATTRIBUTED.match(behind) and word.endswith("ed"))
 
 
 def _acts(clause: str) -> Iterator[bool]:
@@ -331,6 +393,9 @@ def _acts(clause: str) -> Iterator[bool]:
         return
     for match in _ACT.finditer(clause):
         before = clause[: match.start()]
+        # "Your refund" names a thing; "we refund it" does it.
+        if match["does"] and _NAMED.search(before):
+            continue
         negations, through = reaching(before)
         turned = negations + bool(_BEHIND.match(clause[match.end() :]))
         passive = match[0].endswith("ed") and through & _PASSIVE

@@ -40,7 +40,7 @@ NEGATORS = words_of(
     not never no none nothing nobody neither nor without hardly scarcely barely lack lacks lacking
     """
 )
-_THROUGH = words_of(
+THROUGH = words_of(
     """
     be been being is are was were am have has had having do does did will shall can could may must
     should need we you it this that these those i us them there here to a an the any of for on in at
@@ -49,7 +49,8 @@ _THROUGH = words_of(
     happily hereby therefore please means circumstances way whatsoever reason reasons ground grounds
     cause basis need case rule rules think believe say see find know consider feel your our their
     its request claim order refund replacement repair cancellation return exchange possible entitled
-    allowed full kind kindly certainly under
+    allowed full kind kindly certainly under get gets got getting thus hence position true correct
+    formally finally going part shop team desk one decided can
     """
 )
 """Words that carry a negation on to the word behind them."""
@@ -118,7 +119,7 @@ def reaching(before: str) -> tuple[int, set[str]]:
     for word in reversed(_WORD.findall(re.split(r"[,:;()]", before)[-1])[-_REACH:]):
         if word in NEGATORS:
             turned += 1
-        elif word in _THROUGH:
+        elif word in THROUGH:
             through.add(word)
         else:
             break
