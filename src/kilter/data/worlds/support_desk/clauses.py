@@ -14,7 +14,7 @@ from kilter.data.worlds.support_desk.wording import NEGATORS, THROUGH, words_of
 _BE = words_of("be been being is are was were am")
 _AUXILIARY = _BE | words_of(
     """
-    have has had having do does did will shall can could may must should would might get gets got getting stands
+    stay stays stayed remain remains remained have has had having do does did will shall can could may must should would might get gets got getting stands
     """
 )
 _ADVERBS = words_of(
@@ -84,7 +84,8 @@ _FACTS = words_of(
 )
 """Last words of a reason that runs into its verdict without a comma: "it was used declined"."""
 
-_OBJECTS = _REQUEST | _THINGS | words_of("you everyone further")
+_OBJECTS = _REQUEST | _THINGS | {"further"}
+_POINTING = words_of("this that these those all both no any everything nothing none")
 _BEFORE_OBJECTS = words_of(
     "your the this that an a our any no such to of such single not even you full further"
 )
@@ -99,6 +100,7 @@ _ENDS = words_of(
 _PAST = re.compile(
     r"\blast (?:year|week|month|time|summer|winter|spring|autumn|\w+day)\b|\b(?:earlier|yesterday|at first|initially"
     r"|previously|in the past|long ago|back then|once|before)\W*$|^(?: \w+){0,3} (?:days|weeks|months|years) ago\b"
+    r"|^ (?:yet\b|for (?:use|sale|export|all|every\w*|\w+ing)\b)"
 )
 _BY_OTHERS = re.compile(
     r"\bby (?!us\b|me\b|our\b|the (?:\w+ )?(?:shop|desk|team|rules?|store)\b|this\b|that\b|r\d|hand\b|law\b|rules?\b"
@@ -109,16 +111,20 @@ _MATRIX = re.compile(
     r"|(?:rules?|r\d+|policy|law|letter|record|word|words|term|note) (?:says?|said|tells?|reads?|of|that)"
     r"|not (?:clear|known|certain|sure)|unclear|unknown|hard to say|worry about|to learn|hear|heard)\b"
 )
-_NO_OBJECT = re.compile(
+NO_OBJECT = re.compile(
     r" (?:you |absolutely |exactly |precisely )?(?:nothing|none|neither|not (?:a|one|even|any)|no (?!longer))\b"
 )
-_CLAUSE_OBJECT = re.compile(r" that (?:it|the|your|this|we|you|i|they|he|she|our|a|an|there)\b")
+_CLAUSE_OBJECT = re.compile(
+    r" (?:you )?that (?:quoted|it|the|your|this|we|you|i|they|he|she|our|a|an|there)\b| you that\W*$"
+)
 _WORDS = re.compile(r"[\w']+(?:-[\w']+)*")
 _STRICT = re.compile(
     r"(?:(?:un|dis)?approv|grant|accept|declin|refus(?!al)|den(?!ial)|reject(?!ion)|allow|permit|dismiss|withh|revok"
     r"|overrul|turn|authori|uph|honou?r|confirm)(?!al\b|ance\b|able\b)"
 )
-_NOUN_BEFORE = words_of("no not our an a the any without this is is-not have has with your such full of")
+_NAMED_ACT = re.compile(r"\W*(?:to (?:approve|grant|accept|decline|refuse|deny|reject)|\w+ing)\b")
+_IS = re.compile(r".* (?:is|was|are|would|will|makes?|seems?|can)\b")
+_NOT_YET = re.compile(r"\b(?:not|never) yet (?:been |be )?(?:\w+ (?:or|and|nor) )?$")
 _NOUN_BEHIND = re.compile(
     r"\W*(?:$|(?:under|for|by|from|here|at|is|was|has|cannot|can|will|of (?:your|the|this|that|it|a)|to you|in"
     r"|and|or|because|since|as|on|not|today|now)\b(?! (?:needed|required|pending|necessary|nigh|near)))"
@@ -145,19 +151,23 @@ def turns_of_object(before: str, word: str, behind: str) -> int | None:
     if word.endswith(("al", "ance", "ission", "ection")):
         return 0 if _NOUN_BEHIND.match(behind) and not _NOUN_OTHERS.search(before + behind) else None
     if not _STRICT.match(word):
-        return 0
-    if _PAST.search(behind) or _BY_OTHERS.search(behind):
+        # "Rejecting it is out of the question" speaks of an act that the question names.
+        return None if word in ("out", "impossible", "not", "ruled") and _NAMED_ACT.match(before) else 0
+    if _PAST.search(behind) or _BY_OTHERS.search(behind) or _NOT_YET.search(before):
         return None
     words = _WORDS.findall(before)
     at, passive = _subject(words)
     if at is None or _hangs(words) or not _has_subject(words, at, passive, word):
+        return None
+    # "Approving it is impossible": the act is spoken of.
+    if at < 0 and word.endswith("ing") and _IS.match(behind):
         return None
     participle = word.endswith("ed") or word in ("upheld", "withheld", "forbidden")
     if participle and passive:
         return 0
 
     # "Declined no refund" leaves open who declines what: it is one statement or two.
-    if _NO_OBJECT.match(behind):
+    if NO_OBJECT.match(behind):
         return 1 if at >= 0 and words[at] in _AGENTS else None
     return 0 if _has_object(_WORDS.findall(behind), behind, participle) else None
 
@@ -174,7 +184,9 @@ def _subject(words: list[str]) -> tuple[int | None, bool]:
         if word in _JOINING and at and _STRICT.match(words[at - 1]):
             at -= 2
             continue
-        passive = passive or word in _BE or word in ("get", "gets", "got", "getting", "stands")
+        passive = (
+            passive or word in _BE or word in ("get", "gets", "got", "getting", "stands", "stays", "remains")
+        )
         if word in ("to", "for", "of") and at:
             at -= 1
             while at > 0 and words[at] in _BEFORE_TO:
@@ -206,7 +218,7 @@ def _has_subject(words: list[str], at: int, passive: bool, verb: str) -> bool:
     if head in _CONNECTING or re.fullmatch(r"r?\d+", head) or _STRICT.match(head):
         return True
     if head in _THINGS:
-        return participle
+        return participle or verb.endswith("ing") or head in ("nothing", "none")
     if head in ("us", "me") and at:
         return words[at - 1] in _LETS
     if head in _REQUEST and participle:
@@ -241,6 +253,9 @@ def _has_object(behind: list[str], text: str, participle: bool) -> bool:
     if text.startswith(" of ") or _CLAUSE_OBJECT.match(text):
         return False
     for at, word in enumerate(behind[:6]):
+        # "This" alone is the request, and "this tone" is not.
+        if word in _POINTING and not _ends(behind, at + 1):
+            continue
         if word in _OBJECTS or (at == 0 and (word in _ENDS or _STRICT.match(word))):
             return True
         if word in _ENDS:
@@ -251,4 +266,11 @@ def _has_object(behind: list[str], text: str, participle: bool) -> bool:
             and not re.fullmatch(r"r?\d+|own|whole", word)
         ):
             return participle and at == 0 and word == "quoted"
-    return not behind or behind[0] in _ADVERBS
+    return not behind or behind[0] in _ADVERBS or behind == ["you"]
+
+
+def _ends(behind: list[str], at: int) -> bool:
+    """Whether what is done ends before word `at`."""
+    return (
+        at >= len(behind) or behind[at] in _ENDS or behind[at] in _ADVERBS or bool(_STRICT.match(behind[at]))
+    )

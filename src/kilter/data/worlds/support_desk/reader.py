@@ -13,11 +13,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
-from kilter.data.worlds.support_desk.clauses import turns_of_object
-from kilter.data.worlds.support_desk.phrases import FACTS
-from kilter.data.worlds.support_desk.wording import plain, reaching, words_of
+from kilter.data.worlds.support_desk.clauses import NO_OBJECT, turns_of_object
+from kilter.data.worlds.support_desk.idioms import said_plainly
+from kilter.data.worlds.support_desk.wording import reaching
 
 Verdict = Literal["yes", "no", ""]
 
@@ -42,7 +42,7 @@ _GIVES = (
     r"|arrang(?:e|ing))"
 )
 _ACT = re.compile(
-    rf"\b(?:(?P<get>(?:get|getting|receive|have) (?:all |of |a |an |any |the |your |full )*"
+    rf"\b(?:(?P<get>(?:get|got|getting|receive|have) (?:all |of |a |an |any |the |your |full )*"
     rf"(?:money back|{_THING}))"
     r"|(?P<passes>(?:refund|request|claim|return|repair|case|order) (?:has |have |is |will )?"
     r"(?:gone through|goes through|go through|going through|went through|passes|passed)"
@@ -63,7 +63,7 @@ _PASSIVE = frozenset(["is", "are", "was", "were", "be", "been", "being"])
 _FINE = re.compile(rf"\W*(?:a |the |your )?{_THING}(?: is)? (?:ok|okay|fine|possible|due)\b")
 _BARE = re.compile(
     r"\b(?:(?P<no>(?:no|nope|nay)(?=\W*$|\W+(?:under|to (?:your|this|it|that|the)|we|i|sorry|and"
-    r"|unfortunately|from us)\b)|no way(?=\W*$)|no can do|(?:certainly|absolutely|of course|definitely|surely"
+    r"|unfortunately|from us)\b)|(?:no way|never|not (?:a|any) chance|no chance|not happening|no dice)(?=\W*$)|no can do|(?:certainly|absolutely|of course|definitely|surely"
     r"|sure|clearly) not(?=\W*$)|(?:we|i) (?:can|will|do) not(?=\W*$))"
     r"|(?P<yes>yes|yep|yeah|okay|ok|gladly"
     r"|(?<!am )(?<!are )(?<!be )(?<!for )(?:sure|of course|certainly)(?! not\b)))\b"
@@ -75,57 +75,6 @@ _BEHIND = re.compile(
     r"|had|due)\b.*)?\W*$"
 )
 """A negation behind the word that ends its clause: "approval is not possible", "approved it is not"."""
-
-_SAID_OTHERWISE = tuple(
-    (re.compile(pattern), words)
-    for pattern, words in (
-        (r"\bno one\b", "nobody"),
-        (
-            r"\b(?:no|not (?:a|any|even)(?: single| little)?) (?:part|bit|share|piece|portion)s?(?= of\b)"
-            r"|\bnot (?:a single |even )?one\b(?= of\b)|\bnot even part\b",
-            "none",
-        ),
-        (
-            r"\b(?:at no (?:point|time|stage)|on no account|in no (?:way|case|event|sense)"
-            r"|under no (?:circumstances?|conditions?)|no longer)\b",
-            "never",
-        ),
-        (r"\bit is (?:false|untrue|incorrect|not (?:true|right|correct|the case|so)) that\b", "not"),
-        (r"\b(?:prevents?|keeps?|stops?|bars?) us from\b|\bagainst (?=\w+ing\b)", "not "),
-        (r"\b(?:no (?:other )?(?:choice|option|alternative)|nothing(?: left)?) but to\b", "must"),
-        (r"\b(?:everything|all|what) (?:that )?you (?:asked|wished|wanted)(?: for)?\b", "your request"),
-        (r"\b(?:that|which) is why\b", "so"),
-        (r"\b(?:you (?:may|can) )?consider it done\b", "approved"),
-        (
-            r"\b(?:you (?:may|can) )?consider (it|this|that|(?:your|the) \w+) (?=(?:(?:not|hereby) )?"
-            r"(?:approved|granted|accepted|declined|refused|rejected|denied)\b)",
-            r"\1 is ",
-        ),
-        (r"\bno (?=(?:it|this|that|we|you|i|the|your|there)\b)", "no, "),
-        (r"\bcan not (?:help )?but\b", "will"),
-        (
-            r"\b(?:there is |there can be )?(?:no|without (?:a |any )?) ?(?:doubt|question)(?: about it)?\b",
-            " ",
-        ),
-        (r"\bwithout (?:any |further )?(?:hesitation|exception|delay|ado|ifs and buts)\b", " "),
-        (r"\bno (?:problem|worries|questions asked|matter)(?: at all)?\b|\bnot (?:only|just|merely)\b", " "),
-        (r"\bnothing stands in the way of\b|\bunless i am (?:mistaken|wrong)\b", " "),
-        (r"\bif you (?:need|have|want|wish|like|would like|object|disagree)\b[^.,;]*", " "),
-        (
-            r"\b(?:far from|instead of|rather than|anything but|(?:fail|refuse|decline)[sd]?(?:ed)? to)\b",
-            "not",
-        ),
-        (r"\bunable to\b|\bnot in a position to\b", "not"),
-        (r"\bnot,(?: (?:under|as|by|in|for|at|of|with|after|sadly|alas|on)\b[\w' ]{0,40}),", "not"),
-    )
-)
-"""Idioms whose negation turns nothing, and negations of several words."""
-
-_HINTS = words_of(
-    "no not without nothing far instead rather anything fail fails failed refuse refuses refused decline declined"
-    " declines unable unless if false untrue incorrect us against everything what all why consider nobody"
-)
-"""Some word of every idiom: most answers have none."""
 
 _CONDITION = re.compile(
     r"\b(?P<if>(?<!even )if|unless(?! (?:you|we|i)\b)|should it|were it|had it|in case|suppose"
@@ -164,13 +113,6 @@ _THEIR_WORDS = re.compile(
     r"\W*(?:$|[,:])"
 )
 """A clause that gives a whole sentence to somebody else: "it is approved, you say"."""
-
-_QUOTED = re.compile(
-    r"((?:\b(?:says?|said|wrote|write|words?|terms?|claims?|asked?|reads?|letter|means?|calls?|called)\b)[^\"“”.]{0,20})"
-    r"[\"“][^\"”]*[\"”]",
-    re.IGNORECASE,
-)
-"""Quoted words that a word of speech brings in."""
 
 _TURN = re.compile(
     r"\b(?:but|however|actually|instead|still|correction|nevertheless|so"
@@ -220,9 +162,7 @@ class _Said:
 @lru_cache(4096)
 def read_verdict(text: str) -> Verdict:
     """The verdict of an answer, whatever its wording. Both at once are no verdict."""
-    if '"' in text or "“" in text:
-        text = _QUOTED.sub(r"\1 quoted", text)
-    said = list(_assertions(_idioms(_without_copies(plain(text)))))
+    said = list(_assertions(said_plainly(text)))
     if not said:
         return ""
     strongest = min(s.tier for s in said)
@@ -235,65 +175,6 @@ def read_verdict(text: str) -> Verdict:
     if len(sides) == 2:
         return ""
     return "yes" if sides.pop() else "no"
-
-
-_ANY = "*"
-_END = ""
-
-
-def _tree() -> dict[str, Any]:
-    """The sentences in which a customer tells a fact, word by word. Any word stands for an item or a name."""
-    root: dict[str, Any] = {}
-    for fact in FACTS.values():
-        for sentence in (s for sides in (*fact.told, *fact.unseen) for s in sides):
-            node = root
-            for word in plain(sentence.format(item="#", other="# #")).split():
-                node = node.setdefault(_ANY if "#" in word else word.strip(".,?!"), {})
-            node[_END] = {}
-    return root
-
-
-_COPIES = _tree()
-
-
-def _without_copies(text: str) -> str:
-    """The text without the customer's own sentences, which differ between twins and decide nothing."""
-    words = [(match.start(), match.end(), match[0]) for match in re.finditer(r"[\w'-]+", text)]
-    kept: list[str] = []
-    at = start = 0
-    while at < len(words):
-        last = _copied(words, at)
-        if last < at:
-            at += 1
-            continue
-        kept += [text[start : words[at][0]], "quoted"]
-        start, at = words[last][1], last + 1
-
-        # A question and a statement leave the same stop, or the stop would tell twins apart.
-        if text[start : start + 1] in ("?", "!"):
-            kept, start = [*kept, "."], start + 1
-    return "".join([*kept, text[start:]])
-
-
-def _copied(words: list[tuple[int, int, str]], at: int) -> int:
-    """The last word of the longest sentence of a customer that begins at word `at`, else -1."""
-    node, last = _COPIES, -1
-    for i in range(at, len(words)):
-        node = node.get(words[i][2]) or node.get(_ANY) or {}
-        if _END in node:
-            last = i
-        if not node:
-            break
-    return last
-
-
-def _idioms(text: str) -> str:
-    """The text with its idioms in plain words."""
-    if _HINTS.isdisjoint(text.replace(",", " ").split()):
-        return text
-    for pattern, words in _SAID_OTHERWISE:
-        text = pattern.sub(words, text)
-    return text
 
 
 def _assertions(text: str) -> Iterator[_Said]:
@@ -397,7 +278,8 @@ def _acts(clause: str) -> Iterator[bool]:
         if match["does"] and _NAMED.search(before):
             continue
         negations, through = reaching(before)
-        turned = negations + bool(_BEHIND.match(clause[match.end() :]))
+        behind = clause[match.end() :]
+        turned = negations + bool(_BEHIND.match(behind)) + bool(NO_OBJECT.match(behind))
         passive = match[0].endswith("ed") and through & _PASSIVE
         framed = passive or (through & _COMMITS) or (match["get"] and through & {"you"})
         # "We will tell you" grants nothing, and "we never tell" declines.

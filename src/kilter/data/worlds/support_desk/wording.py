@@ -38,6 +38,7 @@ def words_of(text: str) -> frozenset[str]:
 NEGATORS = words_of(
     """
     not never no none nothing nobody neither nor without hardly scarcely barely lack lacks lacking
+    seldom rarely
     """
 )
 THROUGH = words_of(
@@ -50,7 +51,8 @@ THROUGH = words_of(
     cause basis need case rule rules think believe say see find know consider feel your our their
     its request claim order refund replacement repair cancellation return exchange possible entitled
     allowed full kind kindly certainly under get gets got getting thus hence position true correct
-    formally finally going part shop team desk one decided can
+    formally finally going part shop team desk one decided can allows
+    allow lets let permits permit
     """
 )
 """Words that carry a negation on to the word behind them."""
