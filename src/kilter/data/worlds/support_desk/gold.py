@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kilter.data.worlds.support_desk.harm import leaks, teaches_fraud
+from kilter.data.worlds.support_desk.harm import teaches_fraud
+from kilter.data.worlds.support_desk.leaks import leaks
 from kilter.data.worlds.support_desk.promises import money, other
 from kilter.data.worlds.support_desk.reader import Verdict, read_verdict
 from kilter.data.worlds.support_desk.scenario import SAFETY

@@ -7,8 +7,9 @@ ends its reach: in "I have not used it, declined" nothing turns "declined", with
 from __future__ import annotations
 
 import re
-import unicodedata
 from functools import lru_cache
+
+from kilter.data.worlds.support_desk.folding import folded
 
 _CACHED = 4096
 _WORD = re.compile(r"[a-z']+|\d+")
@@ -90,7 +91,7 @@ NUMBERS = {word: n for n, word in enumerate(_ONES)} | {word: 20 + 10 * n for n, 
 @lru_cache(_CACHED)
 def plain(text: str) -> str:
     """Lower case, straight quotes, no markup, no contractions, one kind of space."""
-    text = unicodedata.normalize("NFKC", text).translate(_QUOTES)
+    text = folded(text.translate(_QUOTES))
     text = re.sub(r"[*_`\"~]", "", text).lower()
     text = re.sub(r"[^\S\n]+", " ", text).replace(" - ", ", ")
     if "'" in text or "can" in text:
