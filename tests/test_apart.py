@@ -16,6 +16,7 @@ from kilter.errors import RunFailed
 from kilter.feedback.registry import Weighted
 from kilter.training.apart.scores import PooledScores, ScoreWorker
 from kilter.training.config import TrainSpec
+from kilter.training.learner import LocalLearner
 from kilter.training.trainer import Trainer
 from kilter.types import Completion, Feedback, Group, Prompt
 
@@ -48,7 +49,9 @@ def folder(tiny, tmp_path_factory):
     return made
 
 
-def run(start, folder, out, method="grpo", feedback=None, cluster=None, backend=None, steps=6, **fields):
+def run(
+    start, folder, out, method="grpo", feedback=None, cluster=None, backend=None, steps=6, held=0, **fields
+):
     """(metrics of every step, token ids of every answer)."""
     spec = TrainSpec.model_validate(
         {
@@ -66,7 +69,7 @@ def run(start, folder, out, method="grpo", feedback=None, cluster=None, backend=
     )
     data = load(DataSpec(path=str(folder / "prompts.jsonl"), heldout=0.0), "prompts")
     backend = backend or InlineBackend()
-    Trainer(spec, start, data.train, [], out, connect=lambda spec: backend).run()
+    Trainer(spec, start, data.train, data.train[:held], out, connect=lambda spec: backend).run()
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     tokens = [c.token_ids for g in store.read(out / "groups.jsonl") for c in g.completions]
     return metrics, tokens
@@ -371,6 +374,36 @@ def test_a_critic_that_dies_ends_the_run_and_the_next_one_is_bit_for_bit_the_sam
     assert run(tiny, folder, tmp_path / "run", **settings)[1] == whole[1]
     ours, theirs = weights(tmp_path / "run"), weights(tmp_path / "whole")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("first", ["here", "apart"])
+def test_a_run_goes_on_wherever_its_critic_lives_then(first, tiny, folder, tmp_path, monkeypatch):
+    """Checkpoints, and the best weights, have both under the names of one module."""
+    places = {"here": None, "apart": apart("critic")}
+    (second,) = places.keys() - {first}
+    watch = {"gold": {"regex": "[a-m]"}, "gold_every": 1, "gold_prompts": 4, "stop": False, "pin": False}
+    settings = PPO | {"save_every": 1, "feedback": {"regex": "[a-m]"}, "held": 4}
+    settings |= {"monitors": {"allow_truncation": True} | watch, "method": "ppo", "steps": 4}
+    whole = run(tiny, folder, tmp_path / "whole", cluster=places[first], **settings)
+    update = LocalLearner.update
+
+    def ends(learner, batch, objective, number):
+        if number == 3:
+            raise RunFailed("it ends here", "run it again")
+        return update(learner, batch, objective, number)
+
+    monkeypatch.setattr(LocalLearner, "update", ends)
+    with pytest.raises(RunFailed, match="it ends here"):
+        run(tiny, folder, tmp_path / "run", cluster=places[first], **settings)
+    monkeypatch.undo()
+    same(whole, run(tiny, folder, tmp_path / "run", cluster=places[second], **settings))
+
+    # The weights that are left are of step 3, which the move lies before, and step 4 after.
+    golds = [json.loads(line)["gold"] for line in (tmp_path / "run" / "gold.jsonl").read_text().splitlines()]
+    assert max(golds) == golds[3] > golds[4]
+    ours, theirs = weights(tmp_path / "run"), weights(tmp_path / "whole")
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_age_splits_the_mismatch_and_weights_give_the_sample_size():

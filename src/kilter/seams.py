@@ -191,6 +191,10 @@ class ValueModel(Protocol):
         """The model with its present weights, to be exported."""
         ...
 
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes earlier weights, under the names that `state` has them by."""
+        ...
+
     def state(self) -> dict[str, Any]:
         """Weights and optimizer."""
         ...

@@ -30,7 +30,7 @@ from kilter.training.hooks.metrics_log import MetricsLog
 from kilter.training.hooks.reference import RefreshReference
 from kilter.training.hooks.rollouts import CutPrompts, RolloutFile
 from kilter.training.hooks.watch import Announce, Verdict, Watch
-from kilter.training.identity import identity, refuse_another_run, reward_files
+from kilter.training.identity import identity, place_of_critic, refuse_another_run, reward_files
 from kilter.training.job import Job
 from kilter.training.learner import LocalLearner
 from kilter.training.loop import Hooks
@@ -122,7 +122,7 @@ def _on_data(
     # What cannot be read, and another run's checkpoint, are refused before the reference is computed.
     refuse_unreadable_rows(job, scorer.policy, encoder, chain(encoded, evaluated))
     mine = identity(job, chain(encoded, evaluated))
-    refuse_another_run(job.checkpoints, job.out, mine)
+    refuse_another_run(job, mine)
     cache = None
     if "ref_logps" in needs.annotations:
         cache = scorers.fill_reference_cache(
@@ -171,7 +171,7 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     prompts = [g.prompt for g in job.groups]
     ids = refuse_unreadable_prompts(job, scorer.policy, encoder, prompts)
     mine = identity(job, (), list(zip(ids, prompts, strict=True)))
-    refuse_another_run(job.checkpoints, job.out, mine)
+    refuse_another_run(job, mine)
 
     # The reference moves with nothing but `refresh_reference_every`, and answers where the method wants an
     # opponent.
@@ -302,6 +302,9 @@ def _saver(job: Job, run: Run) -> SaveCheckpoints:
     """The hook that writes this stage's checkpoints."""
     # The file of a reward may change while a run is stopped: its hash is taken at each save.
     meta = {"method": method_name(job.spec.method), "identity": run.identity}
+    # Whole weights are put together anew wherever the critic lives then; shards are not.
+    if job.engine.sharded and "critic" in job.objective.needs.models:
+        meta["critic"] = place_of_critic(job)
     return SaveCheckpoints(
         job.checkpoints,
         run.state,

@@ -12,7 +12,7 @@ from kilter.artifacts import sha256_file
 from kilter.errors import UserError
 from kilter.models.load import numbers_hash
 from kilter.registry import user_files
-from kilter.training.checkpoint import CHECKPOINT_FORMAT, Checkpoints
+from kilter.training.checkpoint import CHECKPOINT_FORMAT
 from kilter.training.config import FREE, TrainSpec
 from kilter.training.job import Job
 from kilter.types import Encoded, Prompt
@@ -76,17 +76,36 @@ def _models(job: Job) -> Iterator[tuple[str, Path]]:
             yield field, job.resolve(name)
 
 
-def refuse_another_run(checkpoints: Checkpoints, out: Path, mine: str) -> None:
-    """Raises UserError if the folder holds a checkpoint of a run with other settings, before long work."""
-    found = checkpoints.find()
-    meta = None if found is None else found[1]
-    if meta is not None and meta["identity"] != mine:
+def refuse_another_run(job: Job, mine: str) -> None:
+    """Raises UserError if the folder holds a checkpoint that this run cannot take up, before long work."""
+    found = job.checkpoints.find()
+    if found is None:
+        return
+    meta = found[1]
+    if meta["identity"] != mine:
         raise UserError(
             "out",
-            str(out),
+            str(job.out),
             f"holds a checkpoint of another run (method {meta['method']}, step {meta['step']})",
             "choose another folder, use the same settings to resume it, or remove its checkpoints/",
         )
+    there, here = meta.get("critic"), place_of_critic(job)
+    if there not in (None, here):
+        problem = (
+            f"is not where the checkpoint of step {meta['step']} has the critic ({there}): a critic cannot "
+            "move while its weights are divided over processes"
+        )
+        raise UserError(
+            "cluster.critic.place",
+            here,
+            problem,
+            f"use {there} to resume, or remove the checkpoints/ of this folder",
+        )
+
+
+def place_of_critic(job: Job) -> str:
+    """Where the critic lives: "apart", or "here" beside the policy."""
+    return "apart" if job.apart("critic") is not None else "here"
 
 
 def reward_files(spec: TrainSpec) -> dict[str, str]:

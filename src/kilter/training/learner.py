@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,20 +35,22 @@ from kilter.training.join import (
     present,
     stand_in,
 )
-from kilter.training.optim import make_optimizer, schedule_factor
+from kilter.training.means import means, over_steps, share_of
+from kilter.training.minibatches import Passes
+from kilter.training.mismatch import mismatch
+from kilter.training.optim import Rates, make_optimizer
 from kilter.training.parallel.engine import Engine
+from kilter.training.parallel.shards import rows_of
 from kilter.training.prepare import prepared
-from kilter.training.stale import drawn_by, moved, sums_by_age
+from kilter.training.stale import drawn_by
 from kilter.training.surrogate import Surrogate
+from kilter.training.values import Values
 from kilter.types import Encoded, Weights
 
 log = logging.getLogger("kilter")
 
 COUNTS = ("n_tokens_total", "n_rows_total", "n_groups_total")
 """Fields of a Batch that count over the optimizer step; those in `extra` end in _total as well."""
-
-ADAPTER_RATE = 10.0
-"""Adapters begin at zero and are few: a method's own rate is taken this many times for them."""
 
 
 class LocalLearner:
@@ -75,27 +76,24 @@ class LocalLearner:
         self.engine, self.reference, self.temperature = engine, reference, temperature
         self.origin: Origin = origin
         self.critic = critic
+        """Where a critic elsewhere is asked; one that is here is part of `scorer`."""
+        self._values = None if critic is None else Values(critic, engine)
         self.ahead = False
         """Whether rollouts may be drawn by older weights than the present ones."""
-        self._leaves: list[tuple[Batch, Tensor]] = []
-        """Values that a critic elsewhere gave for micro-batches; their gradients are for it."""
         self.mismatch: Metrics = {}
         """Of the last batch: how far the sampling engine's log-probs are from the learner's."""
         self.amp = spec.dtype == "bfloat16"
         self.step_index = 0
         self.module: nn.Module = engine.wrap(scorer)
-        # Adapters begin at zero and take larger steps than weights that know something.
-        self.peak_rate = spec.learning_rate or needs.learning_rate * (
-            ADAPTER_RATE if spec.adapter is not None else 1
-        )
+        self.rates = Rates(spec, needs, total_steps, scorer.critic is not None or critic is not None)
         # DeepSpeed wraps module and optimizer together.
         self.module, self.optimizer = engine.prepare(
-            self.module, make_optimizer(self.module, spec, self.peak_rate)
+            self.module, make_optimizer(self.module, spec, self.rates.peak)
         )
-        self._critic_only = 0 if scorer.critic is None and critic is None else spec.critic.warmup_steps
-        self._factor = schedule_factor(spec, total_steps)
-        self._epochs = spec.inner_epochs or needs.inner_epochs
-        self.steps_per_batch = self._epochs * spec.minibatches
+        self.minibatches = Passes(
+            spec.inner_epochs or needs.inner_epochs, spec.minibatches, engine, self.count
+        )
+        self.steps_per_batch = self.minibatches.steps
         self.length_limit = spec.sampler.max_new_tokens
         self._told_twice = False
         self._updates = 0
@@ -135,36 +133,12 @@ class LocalLearner:
         """Outputs of micro-batch i; a rank with fewer forwards a stand-in, for collectives must match."""
         self.standing_in = i >= len(parts)
         part = self._stand_in if self.standing_in else parts[i]
-        elsewhere = {"values"} & outputs if self.critic is not None else frozenset[str]()
-        out: Outputs = self.module(part, outputs - elsewhere, self.temperature, amp=self.amp)
-        return replace(out, values_BT=self._values_of(part)) if elsewhere else out
-
-    def _values_of(self, part: Batch) -> Tensor:
-        """What a critic elsewhere said of a micro-batch, as a leaf of its graph."""
-        if self.standing_in:
-            return torch.zeros(part.tokens_BT.shape)
-        leaf = part.extra["values_BT"].clone().requires_grad_(torch.is_grad_enabled())
-        if leaf.requires_grad:
-            self._leaves.append((part, leaf))
-        return leaf
-
-    def _valued(self, batch: Batch) -> Batch:
-        """The batch with the values of a critic elsewhere, and the numbers of its rows."""
-        if self.critic is None:
-            return batch
-        rows_B = torch.arange(batch.rows())
-        return batch.with_extra(values_BT=self.critic.values(batch), row_B=rows_B)
-
-    def _teach_critic(self, batch: Batch, finite: bool) -> float:
-        """Sends a critic elsewhere the gradient on its values. Returns the norm of its own."""
-        leaves, self._leaves = self._leaves, []
-        if self.critic is None or not finite:
-            return 0.0
-        delta_BT = torch.zeros(batch.tokens_BT.shape)
-        for part, leaf in leaves:
-            if leaf.grad is not None:
-                delta_BT[part.extra["row_B"], : leaf.shape[1]] = leaf.grad / self.engine.loss_scale
-        return float(self.critic.step(batch, delta_BT, self._critic_rate())["grad_norm"])
+        asked = outputs if self._values is None else outputs - {"values"}
+        out: Outputs = self.module(part, asked, self.temperature, amp=self.amp)
+        if self._values is None or "values" not in outputs:
+            return out
+        leaf = torch.zeros(part.tokens_BT.shape) if self.standing_in else self._values.leaf(part)
+        return replace(out, values_BT=leaf)
 
     def _split(self, batch: Batch, outputs: frozenset[str]) -> list[Batch]:
         """Micro-batches by the tokens that the forward runs: with input embeddings it runs plain rows."""
@@ -181,7 +155,11 @@ class LocalLearner:
         for annotate in chosen(needs):
             batch = annotate(batch, self)
         if self.origin == "engine" and batch.sampling_logps_BT is not None:
-            self._measure_mismatch(batch, needs.opponent is not None)
+            own_BT = batch.old_logps_BT
+            if own_BT is None:
+                own_BT = self.rows(batch, frozenset({"logps"}))["logps"]
+            updates = self._updates if self.ahead else None
+            self.mismatch = mismatch(batch, own_BT, self.engine, needs.opponent is not None, updates)
         return batch
 
     def reference_logps(self, batch: Batch) -> Tensor:
@@ -190,30 +168,6 @@ class LocalLearner:
         found = self.reference.lookup(batch)
         assert found is not None, "a row of the batch is missing from the reference cache"
         return found
-
-    def _measure_mismatch(self, batch: Batch, opponent: bool) -> None:
-        """KL(sampler || learner) per token (k3) and the largest gap, over all ranks' answers."""
-        own = (
-            batch.old_logps_BT
-            if batch.old_logps_BT is not None
-            else self.rows(batch, frozenset({"logps"}))["logps"]
-        )
-        assert batch.sampling_logps_BT is not None
-        mask = batch.mask_BT * (batch.first_B().float()[:, None] if opponent else 1.0)
-        gap = (own - batch.sampling_logps_BT) * mask
-        sums = self.engine.sum(
-            torch.stack([((gap.exp() - gap - 1) * mask).sum(), gap.abs().sum(), mask.sum()]).float()
-        )
-        largest = max(self.engine.gather(float(gap.abs().max()) if gap.numel() else 0.0))
-        count = max(float(sums[2]), 1.0)
-        self.mismatch = {
-            "sampling/mismatch_kl": float(sums[0]) / count,
-            "sampling/sampling_logp_difference/mean": float(sums[1]) / count,
-            "sampling/sampling_logp_difference/max": largest,
-        }
-        if self.ahead:
-            age_BT = self._updates - batch.extra["version_BT"]
-            self.mismatch |= moved(self.engine.sum(sums_by_age(gap, mask, age_BT)))
 
     def prepare(self, batch: Batch, objective: Objective) -> Batch:
         """The objective's credit and weights; baselines and whitening span all ranks."""
@@ -251,39 +205,11 @@ class LocalLearner:
         """Log-probs of a whole batch under another model; what a LiveReference calls."""
         return logps_by_parts(batch, scorer, temperature, amp, self.spec.tokens_per_microbatch)
 
-    def minibatches(self, batch: Batch, seed: str, objective: Objective) -> Iterator[Batch]:
-        """The batch of each optimizer step: the batch itself, or its parts in several shuffled passes.
-
-        `seed` gives the order. Advantages stay those of the whole batch. Weights are those of the part,
-        which is an optimizer step of its own.
-        """
-        if self.steps_per_batch == 1:
-            yield batch
-            return
-        # Every pass has an order of its own, which a resumed run finds again. It is the order of all ranks'
-        # groups, so that any number of processes takes the same steps.
-        rank, world, total = self.engine.rank, self.engine.world, int(batch.n_groups_total)
-        for epoch in range(self._epochs):
-            order = list(range(total))
-            random.Random(f"{seed}:{epoch}").shuffle(order)
-            count = max(1, min(self.spec.minibatches, total))
-            for i in range(count):
-                # The part is an optimizer step of its own: its denominators are counted anew, its
-                # advantages are not.
-                mine = [g // world for g in sorted(order[i::count]) if g % world == rank]
-                part = self.count(batch.select_groups(mine))
-                if mine:
-                    own = objective.prepare(part)
-                    part = part.with_(
-                        group_weight_N=own.group_weight_N, weight_BT=own.weight_BT, extra=own.extra
-                    )
-                yield part
-
     def update(self, batch: Batch, objective: Objective, number: int) -> Metrics:
         """Takes the optimizer steps on a prepared batch. `number` is the step, which seeds their order."""
         # Each part is stepped on before the next one is cut: later passes see the weights of earlier ones.
         parts = self.minibatches(batch, f"{self.spec.seed}:{number}", objective)
-        metrics = _average([self.step(part, objective) for part in parts])
+        metrics = over_steps([self.step(part, objective) for part in parts])
         self._updates += 1
         return metrics
 
@@ -294,7 +220,7 @@ class LocalLearner:
 
     def learning_rate(self) -> float:
         """The rate of the next step."""
-        return self.peak_rate * self._factor(self.step_index)
+        return self.rates.policy(self.step_index)
 
     def step(self, batch: Batch, objective: Objective) -> Metrics:
         """One optimizer step on a prepared batch.
@@ -311,9 +237,9 @@ class LocalLearner:
             # No group of any rank has a gradient: nothing is learned, and no moment of the optimizer moves.
             self.step_index += 1
             return {"loss": 0.0, "grad_norm": 0.0, "learning_rate": self.learning_rate()}
-        # A critic elsewhere is asked once for all micro-batches.
-        active = self._valued(active)
-        parts = self._split(active, objective.needs.outputs)
+        if self._values is not None:
+            active = self._values.noted(active)
+            parts = self._split(active, objective.needs.outputs)
 
         # A batch that is one micro-batch is the whole batch: its own graph serves, and no second forward is
         # needed.
@@ -382,29 +308,22 @@ class LocalLearner:
 
     def _apply(self, total: Tensor, metrics: dict[str, Mean], batch: Batch) -> Metrics:
         """Clips, steps and counts the step; the gradients are there."""
-        result = self._reduce(total, metrics) | {"learning_rate": self.learning_rate()}
-        finite = math.isfinite(result["loss"])
-        beside = self._teach_critic(batch, finite)
+        found = means(metrics | {"loss": share_of(total, self.engine)}, self.engine)
+        result = {"loss": found.pop("loss")} | found | {"learning_rate": self.learning_rate()}
+        finite, beside = math.isfinite(result["loss"]), 0.0
+        # A critic elsewhere has an optimizer of its own, which steps or stays as this one does.
+        if self._values is not None:
+            beside = self._values.teach(batch, self.rates.critic(self.step_index), finite)
         norm = self.engine.update(
             self._clipped(),
             self.optimizer,
             self.spec.max_grad_norm,
-            self._set_rates,
+            lambda: self.rates.put(self.optimizer, self.step_index),
             finite and math.isfinite(beside),
         )
-        result["grad_norm"] = math.hypot(float(norm), beside) if self.critic is not None else float(norm)
+        result["grad_norm"] = float(norm) if self._values is None else math.hypot(float(norm), beside)
         self.step_index += 1
         return result
-
-    def _critic_rate(self) -> float:
-        return self.spec.critic.learning_rate * self._factor(self.step_index)
-
-    def _set_rates(self) -> None:
-        """The critic has a rate of its own, and learns alone during its warm-up."""
-        critic = self._critic_rate()
-        policy = 0.0 if self.step_index < self._critic_only else self.learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = critic if group.get("role") == "critic" else policy
 
     def _offloaded(self) -> contextlib.AbstractContextManager[Any]:
         """Around a forward: activations wait in host memory for the backward."""
@@ -470,39 +389,28 @@ class LocalLearner:
         for loss in losses:
             value = value + loss.value.detach()
             add(metrics, loss.metrics)
-        return metrics | {"loss": self._whole(value)}
-
-    def _reduce(self, loss: Tensor, metrics: dict[str, Mean]) -> Metrics:
-        """The step's loss and metrics over all ranks."""
-        means = self.means(metrics | {"loss": self._whole(loss)})
-        return {"loss": means.pop("loss")} | means
-
-    def _whole(self, share: Tensor) -> Mean:
-        """A number whose shares of all ranks add up to it, such as a loss: its denominators span them."""
-        return Mean(share, torch.tensor(1.0 / self.engine.world, dtype=torch.float64))
+        return metrics | {"loss": share_of(value, self.engine)}
 
     def means(self, metrics: dict[str, Mean]) -> Metrics:
-        """Means over all ranks, by name. Ranks need not have the same names: an idle one has none.
+        """Means over all ranks, by name."""
+        return means(metrics, self.engine)
 
-        A mean over nothing (no undesired answer in this step) is missing, not zero.
+    def taught(self) -> dict[str, Tensor]:
+        """Trained weights by name, a critic's among them wherever it lives.
+
+        Every rank must call it; the first one gets them.
         """
-        # One transfer to Python and one collective; sums are taken in double precision, in order of rank.
-        names = sorted(metrics)
-        flat = [x.double().cpu() for n in names for x in (metrics[n].total, metrics[n].weight)]
-        values = torch.stack(flat).tolist() if flat else []
-        shares = self.engine.gather(
-            dict(zip(names, zip(values[::2], values[1::2], strict=True), strict=True))
-        )
+        own = self.engine.state(self.module)
+        return own if self._values is None else self._values.weights(own)
 
-        # The union of the names, each summed over the ranks that have it.
-        result: Metrics = {}
-        for name in sorted({name for share in shares for name in share}):
-            total, weight = (
-                sum(parts) for parts in zip(*(s[name] for s in shares if name in s), strict=True)
-            )
-            if weight > 0:
-                result[name] = total / weight
-        return result
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """The inverse of `taught`, each rank with all of them. The optimizer stays as it is."""
+        own = weights if self._values is None else self._values.take(weights)
+        target = dict(self.scorer.named_parameters())
+        with torch.no_grad():
+            for name, value in own.items():
+                rows, first = rows_of(target[name])
+                rows.copy_(value[first : first + len(rows)] if rows.ndim else value)
 
     def state(self, folder: Path) -> dict[str, Any]:
         """Position, and trained weights with optimizer; every rank must call it.
@@ -510,26 +418,15 @@ class LocalLearner:
         Sharded ones go to `folder`, each rank writing its own part.
         """
         own = {"step": self.step_index, "updates": self._updates, "running": self.running}
-        own |= {} if self.critic is None else {"critic": self.critic.state()}
-        return own | self.engine.checkpoint(self.module, self.optimizer, folder)
+        trained = self.engine.checkpoint(self.module, self.optimizer, folder)
+        return own | (trained if self._values is None else self._values.state(trained))
 
     def restore(self, state: dict[str, Any], folder: Path) -> None:
         """The inverse of `state`, for any number of processes: shards are cut anew for this one's."""
-        if self.critic is not None:
-            self.critic.restore(state["critic"])
-        self.engine.restore(self.module, self.optimizer, state, folder)
+        own = state if self._values is None else self._values.restore(state)
+        self.engine.restore(self.module, self.optimizer, own, folder)
         self.step_index, self._updates = int(state["step"]), int(state["updates"])
         self.running = dict(state["running"])
-
-
-def _average(steps: Sequence[Metrics]) -> Metrics:
-    """Metrics of the optimizer steps on one batch; one step is the usual case."""
-    if len(steps) == 1:
-        return steps[0]
-    return {
-        k: sum(m[k] for m in steps if k in m) / sum(k in m for m in steps)
-        for k in dict.fromkeys(k for m in steps for k in m)
-    }
 
 
 def _active(batch: Batch) -> Batch:

@@ -9,7 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from kilter.batch import Needs
 from kilter.training.config import TrainSpec
+
+ADAPTER_RATE = 10.0
+"""Adapters begin at zero and are few: a method's own rate is taken this many times for them."""
 
 
 def make_optimizer(module: nn.Module, spec: TrainSpec, learning_rate: float) -> torch.optim.AdamW:
@@ -55,3 +59,35 @@ def schedule_factor(spec: TrainSpec, total_steps: int) -> Callable[[int], float]
 def warmup_steps(spec: TrainSpec, total_steps: int) -> int:
     """Optimizer steps of the warm-up."""
     return math.ceil(spec.warmup_ratio * total_steps) if spec.warmup_steps is None else spec.warmup_steps
+
+
+class Rates:
+    """Learning rates of policy and critic, by the 0-based number of the optimizer step.
+
+    Args:
+        spec: of the stage.
+        needs: of the method, which has a usual rate.
+        total_steps: of the run.
+        critic: whether the run has one, which learns alone during its warm-up.
+    """
+
+    def __init__(self, spec: TrainSpec, needs: Needs, total_steps: int, critic: bool) -> None:
+        # Adapters begin at zero and take larger steps than weights that know something.
+        usual = needs.learning_rate * (ADAPTER_RATE if spec.adapter is not None else 1)
+        self.peak = spec.learning_rate or usual
+        self._critic, self._factor = spec.critic.learning_rate, schedule_factor(spec, total_steps)
+        self._critic_only = spec.critic.warmup_steps if critic else 0
+
+    def policy(self, step: int) -> float:
+        """As the schedule has it, also where the critic learns alone."""
+        return self.peak * self._factor(step)
+
+    def critic(self, step: int) -> float:
+        """Follows the same schedule, from a peak of its own."""
+        return self._critic * self._factor(step)
+
+    def put(self, optimizer: Any, step: int) -> None:
+        """Gives every group of an optimizer its rate."""
+        policy = 0.0 if step < self._critic_only else self.policy(step)
+        for group in optimizer.param_groups:
+            group["lr"] = self.critic(step) if group.get("role") == "critic" else policy

@@ -9,6 +9,7 @@ What the learner sends is one number per token. The critic runs one forward more
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,13 @@ class CriticWorker(Worker):
             values = (values - self.mean) / self.deviation
         return values
 
+    @torch.no_grad()
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Earlier weights, by their names."""
+        owned = dict(self.module.named_parameters())
+        for name, value in weights.items():
+            owned[name].copy_(value)
+
     def state(self) -> dict[str, Any]:
         """Trained weights and optimizer."""
         return self.engine.checkpoint(self.module, self.optimizer, Path())
@@ -145,6 +153,10 @@ class PooledCritic(ValueModel):
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self._asked("restore", state)
+
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes earlier weights."""
+        self._asked("take", weights)
 
     def scorer(self) -> Scorer:
         """The critic as it is now, in this process, for its export."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kilter.artifacts import AGAIN, read_json, remove, write_by, write_json
 from kilter.batch import Batch
 from kilter.errors import UserError
@@ -14,7 +12,6 @@ from kilter.seams import Hook, Step
 from kilter.training.checkpoint import Seal
 from kilter.training.learner import LocalLearner
 from kilter.training.monitors import GoldEvaluator, Monitors
-from kilter.training.parallel.shards import rows_of
 from kilter.training.state_file import read_values, write_values
 
 BEST = "best.safetensors"
@@ -38,7 +35,7 @@ class BestWeights:
 
     def keep(self, step: int) -> None:
         """Writes the present weights. Every rank must call it."""
-        weights = self.learner.engine.state(self.learner.module)
+        weights = self.learner.taught()
         # Gathering shards took every rank; the file takes one.
         if self.learner.engine.is_main:
             write_by(
@@ -62,11 +59,7 @@ class BestWeights:
             )
         # Trained weights alone: what is frozen has never changed.
         kept = read_values(self.path)
-        target = dict(self.learner.scorer.named_parameters())
-        with torch.no_grad():
-            for name, value in kept["model"].items():
-                rows, first = rows_of(target[name])
-                rows.copy_(value[first : first + len(rows)] if rows.ndim else value)
+        self.learner.take(kept["model"])
         return int(kept["step"])
 
 
