@@ -20,6 +20,7 @@ from kilter.evaluation.exchange import lm_eval as lm_eval_results
 from kilter.evaluation.exchange.imported import Given, import_results
 from kilter.evaluation.exchange.kilter import outcomes_of, write_evaluation
 from kilter.evaluation.exchange.outcome import Asked, Number, Outcome
+from kilter.release import gate as gates
 from kilter.release.verify import verify
 from test_chain import kilter
 
@@ -294,6 +295,24 @@ def test_a_damaged_file_is_refused_with_its_name(name, content, tmp_path):
     exchange = next(e for _, e in exchanges if e.fits(tmp_path / name))
     with pytest.raises(UserError, match=rf"(?s){name}.*cannot be read.*Fix:"):
         exchange.read(tmp_path / name)
+
+
+@pytest.mark.parametrize("nested", ["[" * 100_000, '{"a":' * 100_000])
+def test_what_is_nested_too_deep_is_refused_as_damaged(nested, tmp_path):
+    """An archive, samples beside results, and a file that no format knows."""
+    with zipfile.ZipFile(tmp_path / "log.eval", "w") as archive:
+        archive.writestr("samples/1.json", nested)
+        archive.writestr("header.json", "{}")
+    (tmp_path / "results_1.json").write_text('{"results": {"t": {"acc,none": 1}}, "versions": {}}')
+    (tmp_path / "samples_t_1.jsonl").write_text(nested + "\n")
+    for name in ("log.eval", "results_1.json"):
+        exchange = next(e for _, e in exchanges if e.fits(tmp_path / name))
+        with pytest.raises(UserError, match=rf"(?s){name}.*cannot be read.*Fix:"):
+            exchange.read(tmp_path / name)
+    (tmp_path / "log.json").write_text(nested)
+    assert not any(e.fits(tmp_path / "log.json") for _, e in exchanges)
+    with pytest.raises(UserError, match="is not an evaluation.json"):
+        gates.read(tmp_path / "log.json")
 
 
 def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):

@@ -36,6 +36,8 @@ def score(spec, text, **metadata):
         ),
         ({"json_schema": {"schema": {"type": "object", "required": ["a"]}}}, "{}", {}, 0.5),
         ({"json_schema": {"schema": {}}}, "no", {}, 0.0),
+        ({"json_schema": {"schema": {}}}, "[" * 100_000, {}, 0.0),
+        ({"instructions": {"checks": {"json": True}}}, "[" * 100_000, {}, 0.0),
         ({"format": {}}, "<think>a</think> <answer>b</answer>", {}, 1.0),
         ({"format": {}}, "<think>a</think><think>b</think><answer>c</answer>", {}, 0.0),
         ({"instructions": {"checks": {"max_words": 3, "no_commas": True}}}, "one two, three", {}, 0.5),

@@ -299,7 +299,10 @@ def _check_fresh(evaluation: dict[str, Any], path: Path) -> None:
     from kilter.models.load import model_hash
     from kilter.release.subjects import subjects
 
-    for name, entry in subjects(evaluation).items():
+    # A reward model that scored the answers is behind their numbers too.
+    scored = evaluation.get("reward_model") or {}
+    read = [*subjects(evaluation).items(), *([(scored["name"], scored)] if "model_hash" in scored else [])]
+    for name, entry in read:
         folder = Path(entry["path"])
         if folder.is_dir() and model_hash(folder)[:16] != entry["model_hash"]:
             raise UserError(

@@ -245,7 +245,7 @@ class JsonSchema(_PerCompletion):
         text = re.sub(r"^```(?:json)?\s*|\s*```$", "", completion.text.strip(), flags=re.IGNORECASE)
         try:
             value = json.loads(text, parse_constant=_no_constant)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return 0.0, f"not JSON ({error})"
         validator = jsonschema.Draft202012Validator(self.schema, registry=KNOWN)
         problem = next(iter(validator.iter_errors(value)), None)
@@ -304,7 +304,7 @@ def _no_constant(name: str) -> Any:
 def _is_json(text: str) -> bool:
     try:
         json.loads(text, parse_constant=_no_constant)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 

@@ -135,7 +135,7 @@ def read_script(path: Path, field: str = "sampler.script") -> ScriptedSampler:
                 choices[row["prompt"]] = row["choices"]
             if "choices" not in row or "answer" in row or "answers" in row:
                 answers[row["prompt"]] = row["answer"] if "answer" in row else row["answers"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 field,
                 f"{path}:{number}",

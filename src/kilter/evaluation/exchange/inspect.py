@@ -69,7 +69,7 @@ def _archive(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             return json.loads(archive.read("header.json")), samples
     except NotImplementedError as error:
         return _by_inspect(path, error)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, KeyError, ValueError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
         raise damaged(path, str(error)) from error
 
 

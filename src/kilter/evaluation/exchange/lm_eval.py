@@ -43,7 +43,7 @@ def read(path: Path) -> list[Outcome]:
         return [
             _outcome(found, task, _samples(path, task)) for task in found["results"] if task not in grouped
         ]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
 
 

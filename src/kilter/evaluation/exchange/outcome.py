@@ -19,7 +19,7 @@ def content(path: Path) -> dict[str, Any]:
     """What a JSON file holds, for telling formats apart; empty where that is no object."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -61,7 +61,7 @@ def read(path: Path) -> dict[str, Any]:
         if leaked is not None and (type(leaked) is not int or leaked < 0):
             raise ValueError(f"prompts_found_in_training_data is {leaked!r}")
         [(m["path"], m["model_hash"], m["metrics"]) for m in subjects(found).values()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             "evaluation",
             str(path),
