@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
+import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import jsonschema
 import pytest
 
+from evidence_runs import make_run
 from kilter import recipe
 from kilter.errors import UserError
 from kilter.release import gate
 from kilter.statistics import proportion
+from test_chain import kilter
 from test_release import evaluation
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "gate.schema.json").read_text())
@@ -135,3 +140,22 @@ def test_a_policy_of_reward_models_is_checked_before_anything_is_read(models, co
         return
     with pytest.raises(UserError, match=problem):
         recipe.build(raw)
+
+
+@pytest.mark.parametrize(
+    ("limit", "disk", "code"),
+    [("> 0", "", 0), ("> 0.3", "", 1), ("> 7 apples", "", 2), ("> 0.1", "", 3), ("> 0", "full", 4)],
+)
+def test_the_command_ends_with_five_codes(limit, disk, code, tmp_path, monkeypatch, capsys):
+    """Pass, fail, wrong input, inconclusive, and a machine that fails: a script tells them apart."""
+    run = make_run(tmp_path / "run", gate=False)
+    value = limit.removeprefix("> ")
+    (tmp_path / "p.yaml").write_text(
+        f"conditions: [{{metric: gold, bound: diff_ci_low, op: '>', value: {value}}}]"
+    )
+    if disk:
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        monkeypatch.setattr(gate.files, "write_json", Mock(side_effect=full))
+    found, said = kilter(monkeypatch, capsys, "gate", run / "eval", "--policy", tmp_path / "p.yaml")
+    assert found == code, said
+    assert (tmp_path / "run" / "eval" / "gate.json").is_file() is (code in (0, 1, 3))
