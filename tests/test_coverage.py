@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from kilter.statistics import length_controlled_win_rate, paired_difference, proportion
+from kilter.statistics import length_controlled_win_rate, mean, paired_difference, proportion
 from kilter.statistics.discordant import discordant_bounds
 
 PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
@@ -138,3 +138,21 @@ def test_more_evidence_for_a_candidate_never_takes_its_pass_back(n, data):
     assert discordant_bounds(gains + 1, losses, n + 1)[0] >= low - 1e-9
     assert min(0.0, discordant_bounds(gains, losses, n + 1)[0]) >= min(0.0, low) - 1e-9
     assert discordant_bounds(losses, gains, n) == pytest.approx((-high, -low))
+
+
+@given(st.integers(15, 60), st.sampled_from(["thirds", "skewed", "nearly all"]), st.integers(0, 10_000))
+def test_one_more_perfect_score_never_takes_a_pass_back(n, kind, seed):
+    """Nor do all scores a second time, where one method ends and another begins."""
+    rng = np.random.default_rng(seed)
+    values = np.ones(n)
+    if kind == "thirds":
+        values = rng.choice([0, 0.5, 1], n, p=rng.dirichlet([0.5, 0.5, 2]))
+    elif kind == "skewed":
+        values = np.round(rng.beta(8, 1, n), 2)
+    else:
+        values[: rng.integers(0, 6)] = round(float(rng.random()), 2)
+    before = mean(values, ends=(0.0, 1.0))
+    for more in ([*values, 1.0], [*values, *values]):
+        after = mean(more, ends=(0.0, 1.0))
+        assert after.n_clusters >= after.fewest
+        assert after.ci_low >= before.ci_low - 1e-3, (before, after)

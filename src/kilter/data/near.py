@@ -7,12 +7,12 @@ falls together is the same, and 16 bytes a text are held.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ RECALL = (0.1, 0.9)
 
 HEADS = 16
 """Texts of a bucket that each of its texts is compared with; what resembles none of them stays apart."""
+
+PART = 1 << 16
+"""Sketches that are read from disk at a time."""
 
 SCHEME = "affine32"
 Text = Callable[[int], str]
@@ -83,14 +86,25 @@ class Sketches:
         if not self.count:
             return
         self._file.flush()
-        table: Any = np.memmap(self._file, np.uint32, "r", shape=(self.count, PERMUTATIONS))
         count, rows = _bands()
         for band in range(count):
-            keys = np.zeros(self.count, dtype=np.uint64)
-            for column in range(band * rows, (band + 1) * rows):
-                keys = (keys ^ table[:, column]) * np.uint64(0xD6E8FEB86659FD93)
-                keys ^= keys >> np.uint64(32)
-            yield keys
+            yield np.concatenate([_keys(part[:, band * rows : (band + 1) * rows]) for part in self._parts()])
+
+    def _parts(self) -> Iterator[npt.NDArray[np.uint32]]:
+        """The sketches, so many at a time: a mapped file would come to lie in memory as a whole."""
+        width = 4 * PERMUTATIONS
+        for start in range(0, self.count, PART):
+            part = os.pread(self._file.fileno(), PART * width, start * width)
+            yield np.frombuffer(part, np.uint32).reshape(-1, PERMUTATIONS)
+
+
+def _keys(columns: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
+    """One key for each row of a band."""
+    keys = np.zeros(len(columns), dtype=np.uint64)
+    for column in columns.T:
+        keys = (keys ^ column) * np.uint64(0xD6E8FEB86659FD93)
+        keys ^= keys >> np.uint64(32)
+    return keys
 
 
 def _as_it_is(value: int) -> int:

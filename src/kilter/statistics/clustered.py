@@ -55,7 +55,7 @@ def clustered(
     Values at the two ends alone are a share: `share_bounds` at the n at which a plain share would be as
     uncertain (Dean and Pagano 2015), with Student's t. Values of which most are the same, or which are few,
     get one imagined observation at each end (Bonett and Price 2012 do so with paired shares), then
-    cluster-robust t; any others need none (`skewed_bounds`). An interval of mostly equal values is as wide as
+    cluster-robust t; any others need none (`skewed_bounds`), and between the two lies a mixture. An interval of mostly equal values is as wide as
     that of as many that are all the same, so that more of the same never widens it.
 
     Args:
@@ -85,21 +85,42 @@ def clustered(
         degrees = None if seen.clusters == seen.n else seen.clusters - 1
         low, high = (lowest + span * b for b in share_bounds(p * n, n, degrees))
         method = "Wilson"
-    elif mostly_one(seen.values) or seen.clusters < UNBOUNDED:
-        low, high = _with_ends(seen, worth, lowest, highest)
-        least, most = constant_bounds(value, lowest, highest, seen.n / worth)
-        low, high = min(low, least), max(high, most)
-        method = "Student's t with an imagined value at each end"
     else:
-        low, high = skewed_bounds(seen.means())
-        low, high, method = max(low, lowest), min(high, highest), SKEWED
+        low, high, method = _mean_bounds(seen, worth, lowest, highest)
     method += " over clusters" if seen.clusters < seen.n else ""
     return Estimate(*facts, low, high, method, **extra)
 
 
+def _mean_bounds(seen: Sample, worth: float, lowest: float, highest: float) -> tuple[float, float, str]:
+    """Bounds and method of a mean of values that are no share."""
+    value = float(seen.values.mean())
+    low, high = _with_ends(seen, worth, lowest, highest)
+    least, most = constant_bounds(value, lowest, highest, seen.n / worth)
+    ends = (min(low, least), max(high, most))
+    left, right = skewed_bounds(seen.means())
+    plain = (max(left, lowest), min(right, highest))
+
+    # From one to the other by degrees: a value more must not change the method and take a pass back.
+    trust = min(1.0, max(0.0, (_usual(seen.values) - MIXED[0]) / (MIXED[1] - MIXED[0])))
+    low, high = (trust * a + (1 - trust) * b for a, b in zip(ends, plain, strict=True))
+    if seen.clusters < UNBOUNDED:
+        return min(ends[0], low), max(ends[1], high), IMAGINED
+    return low, high, IMAGINED if trust == 1 else f"{SKEWED}, in part {IMAGINED}" if trust else SKEWED
+
+
+IMAGINED = "Student's t with an imagined value at each end"
+MIXED = (0.5, 0.65)
+"""Share of the most common value up to which the values speak for themselves, and from which they do not."""
+
+
+def _usual(values: Array) -> float:
+    """Share of the most common value."""
+    return float(np.unique(values, return_counts=True)[1].max() / len(values))
+
+
 def mostly_one(values: Array) -> bool:
     """Whether more than half of them are the same: few then show how far others lie."""
-    return int(np.unique(values, return_counts=True)[1].max()) > len(values) / 2
+    return _usual(values) > 0.5
 
 
 def design_effect(seen: Sample, lowest: float, highest: float) -> float:

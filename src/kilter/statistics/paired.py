@@ -123,7 +123,9 @@ def _decisions(estimate: Estimate, known: Array) -> Estimate:
     differences = known[:, 0] - known[:, 1]
     up, down = int((differences > 0).sum()), int((differences < 0).sum())
     low, high = discordant_bounds(up, down, len(known))
-    method = f"paired, {SCORE}, McNemar exact p={mcnemar_p(known):.3g}"
+    # Where nothing differs, the score test gives what constant values have.
+    kind = SCORE if np.ptp(differences) > 0 else estimate.method
+    method = f"paired, {kind}, McNemar exact p={mcnemar_p(known):.3g}"
     return replace(estimate, ci_low=low, ci_high=high, method=method, fewest=BOUNDED)
 
 
