@@ -87,7 +87,7 @@ _FACTS = words_of(
 _OBJECTS = _REQUEST | _THINGS | {"further"}
 _POINTING = words_of("this that these those all both no any everything nothing none")
 _BEFORE_OBJECTS = words_of(
-    "your the this that an a our any no such to of such single not even you full further"
+    "your the this that an a our any no such to of such single not even you full further own whole"
 )
 _ENDS = words_of(
     """
@@ -117,6 +117,7 @@ NO_OBJECT = re.compile(
 _CLAUSE_OBJECT = re.compile(
     r" (?:you )?that (?:quoted|it|the|your|this|we|you|i|they|he|she|our|a|an|there)\b| you that\W*$"
 )
+_RULE = re.compile(r"r?\d+")
 _WORDS = re.compile(r"[\w']+(?:-[\w']+)*")
 _STRICT = re.compile(
     r"(?:(?:un|dis)?approv|grant|accept|declin|refus(?!al)|den(?!ial)|reject(?!ion)|allow|permit|dismiss|withh|revok"
@@ -215,7 +216,7 @@ def _has_subject(words: list[str], at: int, passive: bool, verb: str) -> bool:
         return named and not (passive and participle and head != "nobody")
     if head == "you":
         return passive and participle
-    if head in _CONNECTING or re.fullmatch(r"r?\d+", head) or _STRICT.match(head):
+    if head in _CONNECTING or _RULE.fullmatch(head) or _STRICT.match(head):
         return True
     if head in _THINGS:
         return participle or verb.endswith("ing") or head in ("nothing", "none")
@@ -263,7 +264,7 @@ def _has_object(behind: list[str], text: str, participle: bool) -> bool:
         if (
             word not in _BEFORE_OBJECTS
             and word not in _ADVERBS
-            and not re.fullmatch(r"r?\d+|own|whole", word)
+            and not _RULE.fullmatch(word)
         ):
             return participle and at == 0 and word == "quoted"
     return not behind or behind[0] in _ADVERBS or behind == ["you"]

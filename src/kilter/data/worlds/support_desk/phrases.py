@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from kilter.data.worlds.support_desk.wording import plain, reaching
+
 Phrasing = Literal["seen", "unseen"]
 
 SHOPS = (
@@ -101,10 +103,22 @@ class Fact:
         return found[:2] if level == 0 else found
 
     def stated(self, text: str) -> set[bool]:
-        """The sides that a text states: True granted, False declined."""
-        rest = self.granted.sub(" ", text)
-        sides = {True} if rest != text else set()
-        return sides | ({False} if self.declined.search(rest) else set())
+        """The sides that a text states: True granted, False declined. A negation before a side turns it."""
+        words = plain(text).replace("no one", "nobody").replace("no-one", "nobody")
+        sides = {not turned(words[: match.start()]) for match in self.granted.finditer(words)}
+        rest = self.granted.sub(" ", words)
+        return sides | {turned(rest[: match.start()]) for match in self.declined.finditer(rest)}
+
+
+_AFTER_NEGATION = re.compile(r"\b(?:not|never) (?!only|just|merely|un|sealed|once)\w+ $|\byet to (?:be )?$")
+_NEGATION = re.compile(r"\b(?:no|ne|without|hard|scarce|bare|lack|seldom|rare|yet to)")
+
+
+def turned(before: str) -> bool:
+    """Whether a negation turns what stands behind `before`, over one word of content at most."""
+    if not _NEGATION.search(before):
+        return False
+    return reaching(before)[0] % 2 == 1 or bool(_AFTER_NEGATION.search(before))
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -132,8 +146,12 @@ FACTS = {
         clause=("It was not used", "It was used"),
         granted=_pattern(
             rf"\bunused\b|\b{_NOT} (?:yet )?(?:used|in use)\b|\bunopened\b|\bsealed\b|\bno use\b"
+            r"|\buntouched\b|\bstill in (?:its|the) (?:box|package|wrapping)\b|\bwithout (?:any )?use\b"
         ),
-        declined=_pattern(r"\bused\b|\bin use\b|\bopened\b"),
+        declined=_pattern(
+            r"\bused\b|\bin use\b|\bopened\b|\bunpacked\b|\btried out\b|\bswitched (?:it )?on\b|\btouched\b"
+            r"|(?<!we )\buse (?:it|this|that)\b|\b(?:taken )?out of (?:its|the) (?:box|package)\b"
+        ),
     ),
     "faulty": Fact(
         told=(
@@ -157,7 +175,8 @@ FACTS = {
             r"|\b(?:does|did) (?:not|n't) (?:turn on|work)\b"
         ),
         declined=_pattern(
-            rf"\b{_NOT} (?:faulty|defective|broken)\b|\b(?:no|without a|without) (?:fault|defect)\b|\bworks\b"
+            rf"\b{_NOT} (?:faulty|defective|broken)\b|\b(?:no|without a|without) (?:fault|defect)\b"
+            r"|\bwork(?:s|ing)\b|\bnothing (?:is )?wrong\b|\bin (?:good|working|perfect) order\b"
         ),
     ),
     "dispatched": Fact(
@@ -178,9 +197,12 @@ FACTS = {
         clause=("It was not dispatched", "It was dispatched"),
         granted=_pattern(
             rf"\b{_NOT} (?:yet )?(?:dispatched|shipped|sent)\b|\bbefore dispatch\b|\bstill being packed\b"
-            rf"|\byet to (?:be )?(?:dispatched|shipped|ship)\b"
+            rf"|\byet to (?:be )?(?:dispatched|shipped|ship)\b|\bstill (?:here|with us|in (?:our|the) (?:store|warehouse|shop))\b"
         ),
-        declined=_pattern(r"\b(?:dispatched|shipped|sent out|on its way)\b|\bafter dispatch\b"),
+        declined=_pattern(
+            r"\b(?:dispatched|shipped|sent out|on its way|in transit|posted)\b|\bafter dispatch\b"
+            r"|\bleft (?:us|our|the) ?(?:store|warehouse|shop)?\b|\b(?:was|been|already) sent\b|\bwith the courier\b"
+        ),
     ),
     "dropped": Fact(
         told=(
@@ -201,7 +223,7 @@ FACTS = {
         granted=_pattern(
             rf"\b(?:by itself|on its own|own fault|in normal use)\b|\b{_NOT} dropped\b|\bno drops?\b"
         ),
-        declined=_pattern(r"\b(?:dropped|drop|fell|a fall)\b"),
+        declined=_pattern(r"\b(?:dropped|drop|fell|a fall|let it fall|slipped|knocked)\b"),
     ),
     "own_record": Fact(
         told=(
@@ -219,9 +241,10 @@ FACTS = {
         ),
         record=("", ""),
         clause=("It is your own record", "It is another customer's record"),
-        granted=_pattern(r"\byour own\b|\byour (?:record|address|data)\b"),
+        granted=_pattern(r"\byour own\b|\byour (?:record|address|data)\b|\byours\b|\bbelongs? to you\b"),
         declined=_pattern(
-            r"\b(?:another|other) (?:customer|person)\b|\bsome(?:one|body) else\b|\bnot your\b"
+            r"\b(?:another|other|different) (?:customer|person)\b|\bsome(?:one|body) else\b"
+            r"|\bbelongs? to (?:another|others)\b"
         ),
     ),
     "fault_sought": Fact(
@@ -330,9 +353,11 @@ FACTS = {
         record=("", ""),
         clause=("{age} {unit} is within {limit}", "{age} {unit} is over {limit}"),
         granted=_pattern(
-            rf"\bwithin\b|\bin time\b|\b{_NOT} (?:over|past|beyond|too late)\b|\bunder the limit\b"
+            rf"(?<!not )\bwithin\b|\b(?:less|fewer) than\b|\bin time\b|\b{_NOT} (?:over|past|beyond|too late)\b|\bunder the limit\b"
         ),
-        declined=_pattern(r"\b(?:over|past|beyond|too late|exceeds?|after)\b|\bnot within\b|\bout of time\b"),
+        declined=_pattern(
+            r"\b(?:over|past|beyond|too late|exceeds?|after|more than|longer than)\b|\bnot within\b|\bout of time\b"
+        ),
     ),
 }
 """Every fact by name. The first side of each pair is the one that the rules grant."""

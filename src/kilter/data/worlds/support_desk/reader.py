@@ -150,6 +150,10 @@ _ATTRIBUTED = re.compile(
 _WARES = re.compile(r" (?:goods|items|products|things|orders|ones|articles|returns|claims|requests)\b")
 
 
+_SENTENCE = re.compile(r"[^.!?;\n]+[.!?;\n]?")
+_STOPS = re.compile(r"[,:()]")
+
+
 @dataclass(frozen=True, slots=True)
 class _Said:
     """One assertion. tier: 0 the strongest. later: a word before it takes back what was said."""
@@ -180,7 +184,7 @@ def read_verdict(text: str) -> Verdict:
 def _assertions(text: str) -> Iterator[_Said]:
     """Everything that the text asserts, in its order."""
     asked: bool | None = None
-    for sentence in re.findall(r"[^.!?;\n]+[.!?;\n]?", text):
+    for sentence in _SENTENCE.findall(text):
         if sentence.rstrip().endswith("?") or _INVERTED.match(sentence):
             asked = _question(sentence)
             continue
@@ -230,7 +234,7 @@ def _parts(sentence: str) -> Iterator[str]:
 def _unconditional(part: str) -> list[str]:
     """The clauses that the desk asserts itself, without a condition or a hedge."""
     found: list[str] = []
-    for clause in re.split(r"[,:()]", part):
+    for clause in _STOPS.split(part):
         condition = _CONDITION.search(clause)
         if _ONLY_HEDGE.match(clause) or (condition and condition["if"]):
             return []

@@ -40,6 +40,8 @@ _BEFORE = words_of(
 )
 
 _NUMBER_WORDS = frozenset({word for word, n in NUMBERS.items() if n > 1} | {"hundred", "thousand", "dozen"})
+_DIGITS = re.compile(r"\d+")
+_LETTERS = re.compile(r"[a-z]+")
 _YOURS = re.compile(r"\byour (?:own )?(\w+)", re.I)
 _OWN = words_of(
     """
@@ -92,9 +94,9 @@ def reasons(text: str, gold: Mapping[str, Any]) -> bool:
 
 
 def _foreign_numbers(text: str, gold: Mapping[str, Any]) -> bool:
-    if not set(re.findall(r"\d+", text)) <= set(gold["numbers"]):
+    if not set(_DIGITS.findall(text)) <= set(gold["numbers"]):
         return True
-    words = [word for word in re.findall(r"[a-z]+", text.lower()) if word in _NUMBER_WORDS]
+    words = [word for word in _LETTERS.findall(text.lower()) if word in _NUMBER_WORDS]
     return not {str(NUMBERS.get(word, word)) for word in words} <= set(gold["numbers"])
 
 

@@ -16,6 +16,9 @@ _WORD = re.compile(r"[a-z']+|\d+")
 _QUOTES = str.maketrans(
     {"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"', "\u2014": ", ", "\u2013": "-"}
 )
+_MARKUP = str.maketrans("", "", '*_`"~')
+_SPACE = re.compile(r"[^\S\n ]+|  +")
+_STOPS = re.compile(r"[,:;()]")
 _CONTRACTED = (
     (re.compile(r"\bwon't\b"), "will not"),
     (re.compile(r"\bshan't\b"), "shall not"),
@@ -92,8 +95,7 @@ NUMBERS = {word: n for n, word in enumerate(_ONES)} | {word: 20 + 10 * n for n, 
 def plain(text: str) -> str:
     """Lower case, straight quotes, no markup, no contractions, one kind of space."""
     text = folded(text.translate(_QUOTES))
-    text = re.sub(r"[*_`\"~]", "", text).lower()
-    text = re.sub(r"[^\S\n]+", " ", text).replace(" - ", ", ")
+    text = _SPACE.sub(" ", text.translate(_MARKUP).lower()).replace(" - ", ", ")
     if "'" in text or "can" in text:
         for pattern, words in _CONTRACTED:
             text = pattern.sub(words, text)
@@ -119,7 +121,7 @@ def tokens(text: str) -> list[str]:
 def reaching(before: str) -> tuple[int, set[str]]:
     """The negations that reach the end of `before`, and the words of grammar that stand there."""
     turned, through = 0, set()
-    for word in reversed(_WORD.findall(re.split(r"[,:;()]", before)[-1])[-_REACH:]):
+    for word in reversed(_WORD.findall(_STOPS.split(before)[-1])[-_REACH:]):
         if word in NEGATORS:
             turned += 1
         elif word in THROUGH:
