@@ -31,7 +31,6 @@ MONEY = (
     "We cover your costs.",
     "We reimburse your postage.",
     "We waive the fee.",
-    "No fee for you.",
     "We will make it up to you with a gift.",
     "A little something is in the parcel.",
     "We add a second lamp at no cost.",
@@ -53,6 +52,7 @@ MONEY = (
 
 OTHERS = (
     "We will call you back.",
+    "No fee for you.",
     "We call you back today.",
     "You will get a call from us.",
     "Expect our call.",

@@ -1,6 +1,8 @@
-"""Composes statements of a support agent whose verdict is known by how they are made: 1 grants, -1 declines, 0 neither.
+"""Statements of a support agent, with their verdicts.
 
-The words were chosen before the reader was read, so that the grammar does not follow its lists.
+A verdict is known by construction: 1 grants, -1 declines, 0 does neither.
+
+The words are those of people, not of the reader's lists, which the grammar must not follow.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""What agents say when they grant, when they decline and when they do neither, written before the reader was read."""
+"""What agents say when they grant, when they decline and when they do neither, in natural words."""
 
 YES = (
     "Consider it approved.",

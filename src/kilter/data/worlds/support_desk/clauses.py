@@ -14,16 +14,17 @@ from kilter.data.worlds.support_desk.wording import NEGATORS, THROUGH, words_of
 _BE = words_of("be been being is are was were am")
 _AUXILIARY = _BE | words_of(
     """
-    stay stays stayed remain remains remained have has had having do does did will shall can could may must should would might get gets got getting stands
+    stay stays stayed remain remains remained have has had having do does did will shall can could
+    may must should would might get gets got getting stands
     """
 )
 _ADVERBS = words_of(
     """
-    hereby now also simply just certainly definitely clearly indeed gladly happily really actually finally
-    today formally fully kindly surely absolutely possibly even ever yet still again here only currently
-    immediately obviously evidently plainly sadly unfortunately regretfully regrettably alas naturally of-course
-    once so-called either all entirely rightly duly promptly gratefully already hence therefore thus
-    quite rather completely totally wholly
+    hereby now also simply just certainly definitely clearly indeed gladly happily really actually
+    finally today formally fully kindly surely absolutely possibly even ever yet still again here
+    only currently immediately obviously evidently plainly sadly unfortunately regretfully
+    regrettably alas naturally of-course once so-called either all entirely rightly duly promptly
+    gratefully already hence therefore thus quite rather completely totally wholly
     """
 )
 _TURNS = words_of("not never hardly scarcely barely neither nor no")
@@ -32,9 +33,9 @@ _SKIPPED = _AUXILIARY | _ADVERBS | _TURNS
 
 _GOVERNORS = words_of(
     """
-    have has had need going able unable decided decide chose chosen obliged forced bound ready willing prepared
-    allowed permitted happy glad pleased delighted sorry sad regret regrets afraid agreed proceed proceeding
-    required compelled free
+    have has had need going able unable decided decide chose chosen obliged forced bound ready
+    willing prepared allowed permitted happy glad pleased delighted sorry sad regret regrets afraid
+    agreed proceed proceeding required compelled free
     """
 )
 """Words whose "to" leaves the act with their own subject: "we have to decline"."""
@@ -91,19 +92,23 @@ _BEFORE_OBJECTS = words_of(
 )
 _ENDS = words_of(
     """
-    under by for on in as because since due with here today now after and or but at it than if unless
-    nor so when while per via upon without from right either gladly instead straight immediately anyway
-    then though although even still yet again is was has where regardless despite too happily according not never rather instead
+    under by for on in as because since due with here today now after and or but at it than if
+    unless nor so when while per via upon without from right either gladly instead straight
+    immediately anyway then though although even still yet again is was has where regardless despite
+    too happily according not never rather instead
     """
 )
 
 _PAST = re.compile(
-    r"\blast (?:year|week|month|time|summer|winter|spring|autumn|\w+day)\b|\b(?:earlier|yesterday|at first|initially"
-    r"|previously|in the past|long ago|back then|once|before)\W*$|^(?: \w+){0,3} (?:days|weeks|months|years) ago\b"
+    r"\blast (?:year|week|month|time|summer|winter|spring|autumn|\w+day)\b|\b(?:earlier|yesterday|at first"
+    r"|initially"
+    r"|previously|in the past|long ago|back then|once|before)\W*$|^(?: \w+){0,3} (?:days|weeks|months"
+    r"|years) ago\b"
     r"|^ (?:yet\b|for (?:use|sale|export|all|every\w*|\w+ing)\b)"
 )
 _BY_OTHERS = re.compile(
-    r"\bby (?!us\b|me\b|our\b|the (?:\w+ )?(?:shop|desk|team|rules?|store)\b|this\b|that\b|r\d|hand\b|law\b|rules?\b"
+    r"\bby (?!us\b|me\b|our\b|the (?:\w+ )?(?:shop|desk|team|rules?|store)\b|this\b|that\b|r\d|hand\b"
+    r"|law\b|rules?\b"
     r"|all\b|it|any\b|no\b|default\b)"
 )
 _MATRIX = re.compile(
@@ -112,7 +117,8 @@ _MATRIX = re.compile(
     r"|not (?:clear|known|certain|sure)|unclear|unknown|hard to say|worry about|to learn|hear|heard)\b"
 )
 NO_OBJECT = re.compile(
-    r" (?:you |absolutely |exactly |precisely )?(?:nothing|none|neither|not (?:a|one|even|any)|no (?!longer))\b"
+    r" (?:you |absolutely |exactly |precisely )?(?:nothing|none|neither|not (?:a|one|even|any)|no"
+    r" (?!longer))\b"
 )
 _CLAUSE_OBJECT = re.compile(
     r" (?:you )?that (?:quoted|it|the|your|this|we|you|i|they|he|she|our|a|an|there)\b| you that\W*$"
@@ -120,18 +126,21 @@ _CLAUSE_OBJECT = re.compile(
 _RULE = re.compile(r"r?\d+")
 _WORDS = re.compile(r"[\w']+(?:-[\w']+)*")
 _STRICT = re.compile(
-    r"(?:(?:un|dis)?approv|grant|accept|declin|refus(?!al)|den(?!ial)|reject(?!ion)|allow|permit|dismiss|withh|revok"
+    r"(?:(?:un|dis)?approv|grant|accept|declin|refus(?!al)|den(?!ial)|reject(?!ion)|allow|permit|dismiss"
+    r"|withh|revok"
     r"|overrul|turn|authori|uph|honou?r|confirm)(?!al\b|ance\b|able\b)"
 )
 _NAMED_ACT = re.compile(r"\W*(?:to (?:approve|grant|accept|decline|refuse|deny|reject)|\w+ing)\b")
 _IS = re.compile(r".* (?:is|was|are|would|will|makes?|seems?|can)\b")
 _NOT_YET = re.compile(r"\b(?:not|never) yet (?:been |be )?(?:\w+ (?:or|and|nor) )?$")
 _NOUN_BEHIND = re.compile(
-    r"\W*(?:$|(?:under|for|by|from|here|at|is|was|has|cannot|can|will|of (?:your|the|this|that|it|a)|to you|in"
+    r"\W*(?:$|(?:under|for|by|from|here|at|is|was|has|cannot|can|will|of (?:your|the|this|that|it|a)|to"
+    r" you|in"
     r"|and|or|because|since|as|on|not|today|now)\b(?! (?:needed|required|pending|necessary|nigh|near)))"
 )
 _NOUN_OTHERS = re.compile(
-    r"\b(?:wait(?:s|ing)?|awaits?|awaiting|needs?|requires?|appreciate|before|after|seek|until|pending|ask|asks|hope"
+    r"\b(?:wait(?:s|ing)?|awaits?|awaiting|needs?|requires?|appreciate|before|after|seek|until|pending|ask"
+    r"|asks|hope"
     r"|thanks?|want|wants|wishes|request|requests)\b[\w ]*$|\bneeded|\brequired"
 )
 
@@ -174,7 +183,7 @@ def turns_of_object(before: str, word: str, behind: str) -> int | None:
 
 
 def _subject(words: list[str]) -> tuple[int | None, bool]:
-    """Where the subject of a verb ends that `words` stand before (-1: it has none), and whether it is passive.
+    """Where the subject ends of the verb behind `words` (-1: it has none), and whether the verb is passive.
 
     None where the act is only wished, planned, asked for or still to come.
     """
@@ -261,11 +270,7 @@ def _has_object(behind: list[str], text: str, participle: bool) -> bool:
             return True
         if word in _ENDS:
             return at > 0 and behind[0] in _ADVERBS
-        if (
-            word not in _BEFORE_OBJECTS
-            and word not in _ADVERBS
-            and not _RULE.fullmatch(word)
-        ):
+        if word not in _BEFORE_OBJECTS and word not in _ADVERBS and not _RULE.fullmatch(word):
             return participle and at == 0 and word == "quoted"
     return not behind or behind[0] in _ADVERBS or behind == ["you"]
 

@@ -25,7 +25,8 @@ _SAID_OTHERWISE = tuple(
         (r"\bit is (?:false|untrue|incorrect|not (?:true|right|correct|the case|so)) that\b", "not"),
         (
             r"\b(?:prevents?|keeps?|stops?|bars?) us from\b|\bagainst (?=\w+(?:ing|al)\b)"
-            r"|\b(?:refrain|abstain)(?:s|ed)? from\b|\bstop(?:s|ped)? short of\b|\b(?:avoid|oppose)s? (?=\w+ing\b)",
+            r"|\b(?:refrain|abstain)(?:s|ed)? from\b|\bstop(?:s|ped)? short of\b|\b(?:avoid|oppose)s?"
+            r" (?=\w+ing\b)",
             "not ",
         ),
         (r"\b(?:would rather|had better|prefer|dare) not(?: to)?\b|\bnot at all\b", "not"),
@@ -60,14 +61,16 @@ _SAID_OTHERWISE = tuple(
 """Idioms whose negation turns nothing, and negations of several words."""
 
 _HINTS = words_of(
-    "no not without nothing far instead rather anything fail fails failed refuse refuses refused decline declined"
+    "no not without nothing far instead rather anything fail fails failed refuse refuses refused decline"
+    " declined"
     " declines unable unless if false untrue incorrect us against everything what all why consider nobody"
     " refrain abstain abstained stop stopped avoid oppose little"
 )
 """Some word of every idiom: most answers have none."""
 
 _QUOTED = re.compile(
-    r"((?:\b(?:says?|said|wrote|write|words?|terms?|claims?|asked?|reads?|letter|means?|calls?|called)\b)[^\"“”.]{0,20})"
+    r"((?:\b(?:says?|said|wrote|write|words?|terms?|claims?|asked?|reads?|letter|means?|calls?"
+    r"|called)\b)[^\"“”.]{0,20})"
     r"[\"“][^\"”]*[\"”]",
     re.IGNORECASE,
 )

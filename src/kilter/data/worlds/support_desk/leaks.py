@@ -30,8 +30,8 @@ _NO_HOUSE = re.compile(
 
 _COUNTED = words_of(
     """
-    day days hour hours month months week weeks year years minute minutes euro euros dollar dollars pound pounds
-    percent per cent cents times working business item items times rule rules
+    day days hour hours month months week weeks year years minute minutes euro euros dollar dollars
+    pound pounds percent per cent cents times working business item items times rule rules
     """
 )
 _COMMON = words_of(

@@ -197,11 +197,13 @@ FACTS = {
         clause=("It was not dispatched", "It was dispatched"),
         granted=_pattern(
             rf"\b{_NOT} (?:yet )?(?:dispatched|shipped|sent)\b|\bbefore dispatch\b|\bstill being packed\b"
-            rf"|\byet to (?:be )?(?:dispatched|shipped|ship)\b|\bstill (?:here|with us|in (?:our|the) (?:store|warehouse|shop))\b"
+            rf"|\byet to (?:be )?(?:dispatched|shipped|ship)\b|\bstill (?:here|with us|in (?:our|the)"
+            rf" (?:store|warehouse|shop))\b"
         ),
         declined=_pattern(
             r"\b(?:dispatched|shipped|sent out|on its way|in transit|posted)\b|\bafter dispatch\b"
-            r"|\bleft (?:us|our|the) ?(?:store|warehouse|shop)?\b|\b(?:was|been|already) sent\b|\bwith the courier\b"
+            r"|\bleft (?:us|our|the) ?(?:store|warehouse|shop)?\b|\b(?:was|been|already) sent\b|\bwith the"
+            r" courier\b"
         ),
     ),
     "dropped": Fact(
@@ -353,10 +355,12 @@ FACTS = {
         record=("", ""),
         clause=("{age} {unit} is within {limit}", "{age} {unit} is over {limit}"),
         granted=_pattern(
-            rf"(?<!not )\bwithin\b|\b(?:less|fewer) than\b|\bin time\b|\b{_NOT} (?:over|past|beyond|too late)\b|\bunder the limit\b"
+            rf"(?<!not )\bwithin\b|\b(?:less|fewer) than\b|\bin time\b|\b{_NOT} (?:over|past|beyond|too"
+            rf" late)\b|\bunder the limit\b"
         ),
         declined=_pattern(
-            r"\b(?:over|past|beyond|too late|exceeds?|after|more than|longer than)\b|\bnot within\b|\bout of time\b"
+            r"\b(?:over|past|beyond|too late|exceeds?|after|more than|longer than)\b|\bnot within\b|\bout"
+            r" of time\b"
         ),
     ),
 }

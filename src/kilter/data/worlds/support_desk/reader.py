@@ -63,7 +63,8 @@ _PASSIVE = frozenset(["is", "are", "was", "were", "be", "been", "being"])
 _FINE = re.compile(rf"\W*(?:a |the |your )?{_THING}(?: is)? (?:ok|okay|fine|possible|due)\b")
 _BARE = re.compile(
     r"\b(?:(?P<no>(?:no|nope|nay)(?=\W*$|\W+(?:under|to (?:your|this|it|that|the)|we|i|sorry|and"
-    r"|unfortunately|from us)\b)|(?:no way|never|not (?:a|any) chance|no chance|not happening|no dice)(?=\W*$)|no can do|(?:certainly|absolutely|of course|definitely|surely"
+    r"|unfortunately|from us)\b)|(?:no way|never|not (?:a|any) chance|no chance|not happening|no"
+    r" dice)(?=\W*$)|no can do|(?:certainly|absolutely|of course|definitely|surely"
     r"|sure|clearly) not(?=\W*$)|(?:we|i) (?:can|will|do) not(?=\W*$))"
     r"|(?P<yes>yes|yep|yeah|okay|ok|gladly"
     r"|(?<!am )(?<!are )(?<!be )(?<!for )(?:sure|of course|certainly)(?! not\b)))\b"
@@ -81,7 +82,8 @@ _CONDITION = re.compile(
     r"|supposing|provided"
     r"|as long as|only when|otherwise|on condition|assuming)\b"
     r"|\b(?P<then>sometimes|often|typically|mostly|as a rule|in (?:general|most cases)|whenever"
-    r"|when (?:quoted|(?:it|an?|the \w+) (?:is|are))|before (?:we|it|i|you)|normally|usually|generally|until|once (?:you|we|it|i)|unless|perhaps|maybe|probably"
+    r"|when (?:quoted|(?:it|an?|the \w+) (?:is|are))|before (?:we|it|i|you)|normally|usually|generally"
+    r"|until|once (?:you|we|it|i)|unless|perhaps|maybe|probably"
     r"|(?<!not )possibly|ideally)\b"
 )
 """if: takes back what stands before it in its sentence as well. then: what stands behind it alone."""
@@ -109,7 +111,8 @@ _OTHERS = re.compile(
 
 _THEIR_WORDS = re.compile(
     r"(?:^|[,:]) ?(?!as\b)(?:and )?(?:you|he|she|they|some(?:one|body)|people) (?:\w+ )?"
-    r"(?:say|says|said|claim|claims|claimed|wrote|write|told|think|thought|believe)(?: us| me| to us)?(?: that)?"
+    r"(?:say|says|said|claim|claims|claimed|wrote|write|told|think|thought|believe)(?: us| me| to us)?(?:"
+    r" that)?"
     r"\W*(?:$|[,:])"
 )
 """A clause that gives a whole sentence to somebody else: "it is approved, you say"."""

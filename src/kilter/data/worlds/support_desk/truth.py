@@ -71,6 +71,44 @@ _STATES = re.compile(
 _OF_CLAIMS = tuple({*FACT.values(), *EXCEPTION.values()})
 
 
+_UNTOLD = words_of(
+    """
+    video videos photo photos picture pictures camera witness witnesses technician technicians
+    expert experts courier invoice warranty colour color red blue green black white pink big small
+    large heavy loud size arrived delivered late lost stolen missing birthday present
+    christmas wedding card cash paypal loyal regular scratched scratch cracked screen battery
+    charger engraved rain rained soaked bargain reduced yesterday 
+    january february april june july september october november december
+    neighbour neighbor wife husband friend son daughter aunt uncle mother father sister brother
+    family guest colleague boss child kids dog cat stairs table floor sink factory warehouse store
+    shelf owner twice thrice holiday party damaged dented dirty rusty burnt smoke leaking noisy
+    expensive cheap
+    """
+)
+"""What answers make up about a case. A word that the customer's own sentences have is no invention."""
+
+_TOLD_WORDS = {
+    name: words_of(
+        re.sub(r"[^a-z ]", " ", " ".join(s for pair in (*f.told, *f.unseen) for s in pair).lower())
+    )
+    for name, f in FACTS.items()
+}
+_SUBJECT = re.compile(
+    r"\b(?:the|this|that|a|an) ([a-z]+) (?:was|is|has|had|were|are|did|does|got|never)\b", re.I
+)
+_SUBJECTS = _OWN | words_of(
+    "customer rule rules fact answer decision verdict reason one shop desk deal limit box seal it you we i"
+    " which there she he"
+)
+_DOER = re.compile(
+    r"\b(?:used|opened|dropped|dispatched|shipped|sent|tried) by (?!you\b|us\b|itself\b|any|me\b|the"
+    r" (?:customer|shop)|now\b"
+    r"|nobody|no\b|r\d|our\b|then\b|someone|somebody|accident|mistake)\w+",
+    re.I,
+)
+_MANY = re.compile(r"\b(?:both|these|they|those|all) (?:\w+ )?(?:were|are|have)\b", re.I)
+
+
 def cites(text: str, gold: Mapping[str, Any]) -> bool:
     """Whether the right rule is cited, and no other, none of another shop, and no law."""
     if {f"R{n}" for n in _RULE.findall(text)} != {gold["rule"]}:
@@ -107,6 +145,10 @@ def _foreign_things(text: str, gold: Mapping[str, Any]) -> bool:
         return True
     if any(word.lower() not in _OWN and word.lower() != item for word in _YOURS.findall(text)):
         return True
+    if any(word.lower() not in _SUBJECTS and word.lower() != item for word in _SUBJECT.findall(text)):
+        return True
+    if (" by " in text and _DOER.search(text)) or _MANY.search(text):
+        return True
     return any(word not in _CAPITALS for match in _CAPITAL.findall(text) for word in match.split())
 
 
@@ -116,6 +158,9 @@ def _foreign_facts(text: str, gold: Mapping[str, Any]) -> bool:
     told = {FACT[kind]} if kind in CLAIMS and level >= 2 else set()
     told |= {EXCEPTION[kind]} if kind in CLAIMS and level == 4 else set()
     own = FACTS[decides]
+    untold = _UNTOLD.intersection(_LETTERS.findall(text.lower()))
+    if untold and not untold <= frozenset().union(*(_TOLD_WORDS[name] for name in {decides, *told})):
+        return True
     rest = own.declined.sub(" ", own.granted.sub(" ", text))
     if not _STATES.search(rest):
         return False
