@@ -443,6 +443,29 @@ def test_the_key_is_in_no_file_and_no_word(endpoint, tmp_path, capsys, monkeypat
     assert public_url(sampler["url"]) == endpoint.url
 
 
+def test_a_key_in_an_address_is_in_no_row_and_no_certificate(endpoint, tmp_path, monkeypatch, capsys):
+    from kilter.cli import main
+    from kilter.evaluation.judge_audit import opening
+
+    monkeypatch.chdir(tmp_path)
+    secrets = ("user-part-4242", "query-part-5151")
+    url = f"{endpoint.url.replace('//', f'//me:{secrets[0]}@')}?api_key={secrets[1]}"
+    own = {"sampler": {"name": "openai", "model": "m", "url": url}, "read": "text"}
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "q", "chosen": "long answer", "rejected": "no"}\n')
+    feedback = ["--feedback", json.dumps({"judge": own}), "--write", "groups", "--out", "labels"]
+    monkeypatch.setattr(sys, "argv", ["kilter", "label", "--data", "pairs.jsonl", *feedback])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    shown = capsys.readouterr()
+    assert (ended.value.code or 0) == 0, shown.err
+    written = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert "groups.jsonl" in {p.name for p in written}
+    texts = [shown.out, shown.err, *(p.read_bytes().decode("utf-8", "replace") for p in written)]
+    texts.append(json.dumps(opening.opened(parse_spec(own), Context(folder=tmp_path)).settings))
+    assert not [s for s in secrets for text in texts if s in text]
+    assert "***" in texts[-1]
+
+
 def test_a_judge_over_an_endpoint_is_a_source_of_rewards(endpoint, tmp_path):
     sampler = {"name": "openai", "model": "m", "url": endpoint.url}
     source = feedback.build({"judge": {"sampler": sampler, "read": "text"}}, Context(folder=tmp_path))

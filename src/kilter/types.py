@@ -277,7 +277,7 @@ class SamplerFacts:
     exact: its log-probs are the learner's own, up to rounding. version: updates that its weights have seen;
     None for a model that never changes. images: whether prompts may hold them. context: tokens of prompt plus
     completion; None is unknown. continues: whether it takes prefix_ids. chooses: whether it has `choose`.
-    begins: whether it has `begin` and `finish`.
+    begins: whether it has `begin` and `finish`. needs: metadata of a prompt without which it has no answer.
     """
 
     exact: bool = False
@@ -287,6 +287,7 @@ class SamplerFacts:
     continues: bool = False
     chooses: bool = False
     begins: bool = False
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kilter.data.worlds.registry import DEFAULT, PREFIX, Critic, critic_of
 from kilter.errors import UserError
@@ -50,6 +50,7 @@ class WorldSampler(ScriptedSampler):
     def __init__(self, critic: Critic, faults: Faults | None = None) -> None:
         self.critic, self.faults = critic, faults or Faults()
         super().__init__(self._reply)
+        self.facts = replace(ScriptedSampler.facts, needs=critic.needs)
 
     def _reply(self, prompt: Prompt, index: int) -> str | None:
         about = prompt.metadata.get(ABOUT)

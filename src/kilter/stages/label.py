@@ -23,6 +23,7 @@ from kilter.feedback.judge.canary import counted, in_words
 from kilter.feedback.judge.itself import judging_itself
 from kilter.feedback.route import Route, routed
 from kilter.options import DATA, METHOD, MODEL, OUTPUT
+from kilter.redaction import redacted
 from kilter.refs import DataRef, FeedbackRef, FileRef, ModelRef, TemplateRef
 from kilter.release.section import Section
 from kilter.stages.door import Door
@@ -272,7 +273,8 @@ def _score(spec: LabelSpec, work: Workspace, parts: Mapping[str, Sequence[Group]
     entry = {
         "stage": work.name,
         "kind": "label",
-        "feedback": spec.feedback,
+        # An address may hold a key, and rows go wherever data goes.
+        "feedback": redacted(spec.feedback),
         "models": {
             str(f.value): model_hash(work.model(f.value))[:16] for f in work.inputs() if f.ref.to == "model"
         },

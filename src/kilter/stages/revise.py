@@ -161,14 +161,22 @@ class Revise(StageKind[ReviseSpec]):
         return ("sampler.max_new_tokens", spec.sampler.max_new_tokens) if spec.sampler.opens else None
 
     def preflight(self, spec: ReviseSpec, work: Workspace) -> None:
-        """Refuses data that has no prompts to answer."""
-        if work.ready(spec.data) and not prompts_of(spec, work):
+        """Refuses data that has no prompts to answer, or none that a scripted critic knows."""
+        prompts = prompts_of(spec, work) if work.ready(spec.data) else None
+        if prompts == []:
             fix = "choose another split, or more data"
             raise UserError(work.where("split"), spec.split, "leaves no prompts to ask", fix)
 
         # What opens no weights is opened now: a misspelt critic must not cost the answers before it.
         if not spec.critic.opens:
-            _critic(spec, work).sampler.close()
+            with contextlib.closing(_critic(spec, work).sampler) as critic:
+                lacking = [n for n in critic.facts.needs if not any(n in p.metadata for p in prompts or ())]
+            if prompts and lacking:
+                problem = (
+                    f"knows none of these prompts: they bring no {lacking[0]!r}, as those of its world do"
+                )
+                fix = "name a model or an endpoint as critic, and as judge, for prompts of your own"
+                raise UserError(work.where("critic.sampler"), spec.critic.sampler.name, problem, fix)
         if not work.is_stage(spec.judging(work.base).model):
             _judge(spec, work, None)
 

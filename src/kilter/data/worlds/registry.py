@@ -72,10 +72,12 @@ class Critic:
         reply: (prompt, step, id of the principle, answer) to what it says; steps are critique and revision.
         prefers: (prompt, first answer, second, id of the principle) to the probability that the first is
             better; None is unscored.
+        needs: metadata of a prompt without which it has no reply.
     """
 
     reply: Callable[[Prompt, str, str, str], str]
     prefers: Callable[[Prompt, str, str, str], float | None]
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

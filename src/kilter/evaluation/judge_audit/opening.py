@@ -12,6 +12,7 @@ from kilter.feedback.context import Context
 from kilter.feedback.judge.build import build, check, load_spec
 from kilter.feedback.judge.spec import JudgeSpec
 from kilter.feedback.judge.verdict import Judge
+from kilter.redaction import redacted
 from kilter.registry import Registry
 from kilter.roles.paid import Bill
 
@@ -77,5 +78,5 @@ def opened(judge: str | JudgeSpec, context: Context, where: str = "judge") -> Op
     # What a judge would rather say something else than is read too: a bias for a place shows there first.
     bill = Bill()
     asked = build(spec, context, where, bill, min_mass=0.0)
-    settings = spec.model_dump(mode="json", exclude_unset=True)
+    settings = redacted(spec.model_dump(mode="json", exclude_unset=True))
     return Opened(asked, build(spec, context, where, bill).fingerprint, spec.min_mass, settings, bill)
