@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kilter.cli import main
 from kilter.data.dataset import DataSpec, load
-from kilter.data.export import EXPORTS
+from kilter.data.export import EXPORTS, write
 from kilter.data.formats import formats
+from kilter.errors import UserError
+from test_file_types import SHAPES
 
 CALL = {"type": "function", "function": {"name": "look", "arguments": {"at": "it"}}}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
@@ -85,14 +92,82 @@ def same(groups):
 def test_what_is_converted_is_read_as_it_was(kilter, tmp_path, shape, to):
     source = written(tmp_path / "rows.jsonl", ROWS[shape])
     code, text = kilter("data", "convert", source, "made.jsonl", "--shape", shape, "--to", to)
+    if shape == "prompts" and to == "sharegpt":  # nothing there would say that it is a prompt
+        assert code == 2 and "has no format for a prompt without an answer" in text
+        assert not (tmp_path / "made.jsonl").exists()
+        return
     assert code == 0, text
-    if shape == "prompts" and to == "sharegpt":
-        return  # a ShareGPT row without an answer is for prediction: Kilter learns from conversations
     before, after = (
         load(DataSpec(path=str(tmp_path / name), heldout=0), shape).train
         for name in ("rows.jsonl", "made.jsonl")
     )
     assert same(after) == same(before)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), form=st.sampled_from(sorted(SHAPES)), shape=st.sampled_from([*ROWS, "ranked"]))
+def test_whatever_is_converted_is_read_as_it_was_or_refused(data, form, shape):
+    rows = data.draw(SHAPES[form])
+    with tempfile.TemporaryDirectory() as folder:
+        source = written(Path(folder) / "rows.jsonl", rows)
+        try:
+            before = load(DataSpec(path=str(source), heldout=0), shape, learned=False).train
+        except UserError:
+            return
+        for to in EXPORTS:
+            path = Path(folder) / f"{to}.jsonl"
+            with contextlib.suppress(UserError):
+                write(path, before, to, shape)
+                after = load(DataSpec(path=str(path), heldout=0), shape, learned=False).train
+                assert [columns_of(g) for g in after] == [columns_of(g) for g in before]
+                assert [texts_of(g) for g in after] == [texts_of(g) for g in before]
+                # An answer to imitate is written without its score where answers to one prompt repeat.
+                if shape != "demonstrations":
+                    assert [[f.score for f in g.feedback] for g in after] == [
+                        [f.score for f in g.feedback] for g in before
+                    ]
+
+
+def columns_of(group):
+    return group.prompt.messages, group.prompt.columns, group.prompt.id
+
+
+def texts_of(group):
+    return [c.text for c in group.completions]
+
+
+@pytest.mark.parametrize("to", EXPORTS)
+@pytest.mark.parametrize("name", ["id", "prompt_id"])
+def test_a_number_that_names_a_row_stays_one(kilter, tmp_path, name, to):
+    source = written(tmp_path / "rows.jsonl", [{"prompt": "Q", "completion": "A", name: 7}])
+    assert kilter("data", "convert", source, "made.jsonl", "--to", to)[0] == 0
+    (group,) = load(DataSpec(path=str(tmp_path / "made.jsonl"), heldout=0), "prompts", learned=False).train
+    assert (group.prompt.id, group.prompt.columns) == ("7", {name: 7})
+
+
+def test_answers_to_imitate_stay_rows_of_their_own(kilter, tmp_path):
+    rows = [{"prompt": "Q", "chosen": a, "rejected": "no"} for a in ("a", "b")]
+    source = written(tmp_path / "rows.jsonl", rows)
+    code, text = kilter("data", "convert", source, "made.jsonl", "--shape", "demonstrations", "--to", "trl")
+    assert code == 0, text
+    found = load(DataSpec(path=str(tmp_path / "made.jsonl"), heldout=0), "demonstrations").train
+    assert [texts_of(g) for g in found] == [["a"], ["b"]]
+
+
+def test_an_answer_to_check_against_is_converted(kilter, tmp_path):
+    source = written(tmp_path / "rows.jsonl", [{"question": "2 + 3?", "answer": "Five.\n#### 5"}])
+    assert kilter("data", "convert", source, "made.jsonl", "--to", "trl")[0] == 0
+    row = json.loads((tmp_path / "made.jsonl").read_text())
+    assert row["answer"] == "5" and row["completion"][0]["content"] == "Five.\n#### 5"
+
+
+def test_one_answer_that_two_raters_judge_is_no_pair(tmp_path):
+    rows = [{"prompt": "Q", "response": "A", "score": s} for s in (1, 5)]
+    rows += [{"prompt": "P", "response": a, "score": s} for a, s in (("A", 1), ("B", 5))]
+    source = written(tmp_path / "rows.jsonl", rows)
+    for shape in ("pairs", "ranked"):
+        data = load(DataSpec(path=str(source), heldout=0), shape)
+        assert len(data.train) == 1 and data.skipped["identical answers"] == 1
 
 
 @pytest.mark.parametrize("to", EXPORTS)

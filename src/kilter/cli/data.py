@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kilter.artifacts import append_lines, require_file, write_by
+from kilter.artifacts import require_file
 from kilter.cli.app import (
     BadRowOption,
     DataArg,
@@ -144,7 +144,7 @@ def convert(
     ] = None,
 ) -> None:
     """Convert any known format to groups.jsonl, or to rows that other tools read."""
-    from kilter.data.export import EXPORTS
+    from kilter.data.export import EXPORTS, write
 
     if to not in EXPORTS:
         raise UserError("--to", to, "is not a format to convert to", nearest(to, list(EXPORTS)))
@@ -161,8 +161,7 @@ def convert(
     dials = {"view": view, "n": size} if is_world(path) else {}
     world = {name: value for name, value in dials.items() if value is not None}
     data = _load(path, shape, reading(format_, map_, on_bad_row) | ({"world": world} if world else {}))
-    rows = map(EXPORTS[to], data.train)
-    write_by(target, lambda partial: append_lines(partial, rows, flush=True, escape=False))
+    write(target, data.train, to, shape)  # type: ignore[arg-type]
     out.print(f"{len(data.train)} groups written to {target}")
     for note in data.notes():
         out.print(note, soft_wrap=True)

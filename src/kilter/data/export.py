@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from kilter.artifacts import append_lines, write_by
 from kilter.data import store
+from kilter.data.dataset import DataSpec, load
+from kilter.data.formats.registry import IDS
 from kilter.data.lineage import UNCERTIFIED, uncertified
 from kilter.errors import UserError
-from kilter.types import PLAIN, Completion, Feedback, Group, Message, Prompt
+from kilter.types import PLAIN, Completion, Feedback, Group, Message, Prompt, Shape
 
 Export = Callable[[Group], dict[str, Any]]
 """From a group to a row. Raises UserError for a group that the format cannot hold."""
@@ -25,7 +30,7 @@ def to_trl(group: Group) -> dict[str, Any]:
     plain = _is_plain(group.prompt) and all(not c.turns for c in group.completions)
     asked: Any = _text(group.prompt) if plain else _turns(group.prompt.messages)
     said = [c.text if plain else _turns(turns_of(c)) for c in group.completions]
-    row = {"prompt": asked} | SIDES[_kind(group)](said, group.feedback, "completion")
+    row = {"prompt": asked} | SIDES[_kind(group)](said, group.feedback, "completion") | _margin(group)
     return row | _beside(group.prompt, ("tools", list(group.prompt.tools)))
 
 
@@ -35,10 +40,9 @@ def to_sharegpt(group: Group) -> dict[str, Any]:
     system = messages[0]["content"] if messages[0]["role"] == "system" else ""
     asked = [_share(m) for m in messages[bool(system) :]]
     kind = _kind(group)
-    if kind == "steps" or not (group.prompt.messages or group.prompt.text):
-        what = "judged steps" if kind == "steps" else "a text without a prompt"
-        fix = "keep such rows in Kilter's or TRL's format: --to kilter, --to trl"
-        raise UserError("--to", "sharegpt", f"has no format for {what}", fix)
+    if kind in NOT_SHARED or not (group.prompt.messages or group.prompt.text):
+        what = NOT_SHARED.get(kind, "a text without a prompt")
+        raise UserError("--to", "sharegpt", f"has no format for {what}", f"{KEEP}, or TRL's: --to trl")
     said = [[_share(m) for m in turns_of(c)] for c in group.completions]
     if kind in ("demonstration", "label", "score"):
         row = {"conversations": [*asked, *said[0]]} | SIDES[kind](said, group.feedback, "")
@@ -48,11 +52,83 @@ def to_sharegpt(group: Group) -> dict[str, Any]:
             [s[0] if len(s) == 1 else s for s in said], group.feedback, ""
         )
     head = {"system": system} if system else {}
-    return row | head | _beside(group.prompt, ("tools", json.dumps(list(group.prompt.tools))))
+    return (
+        row | head | _margin(group) | _beside(group.prompt, ("tools", json.dumps(list(group.prompt.tools))))
+    )
 
+
+KEEP = "keep such rows in Kilter's format: --to kilter"
+
+NOT_SHARED = {"steps": "judged steps", "prompt": "a prompt without an answer"}
+"""Kinds of groups that ShareGPT's format cannot hold."""
 
 EXPORTS: dict[str, Export] = {"kilter": store.to_json, "trl": to_trl, "sharegpt": to_sharegpt}
 """By the name that `kilter data convert --to` takes."""
+
+
+def write(path: Path, groups: Sequence[Group], to: str, shape: Shape) -> None:
+    """A file of these groups in a tool's format, which Kilter reads as the same groups.
+
+    Raises:
+        UserError: the format has no place for a group, or what it says would be read as something else.
+    """
+
+    def written(partial: Path, change: Callable[[Group], Group] = lambda group: group) -> None:
+        partial.unlink(missing_ok=True)
+        append_lines(partial, (EXPORTS[to](change(g)) for g in groups), flush=True, escape=False)
+        if _check_read(partial, map(change, groups), len(groups), to, shape):
+            return
+        # Scored answers to one prompt are joined when they are read. An answer to imitate needs no score.
+        if shape != "demonstrations" or change is _unscored:
+            problem = "gives fewer groups when it is read again: scored answers to one prompt are joined"
+            raise UserError("--to", to, problem, KEEP)
+        written(partial, _unscored)
+
+    write_by(path, written)
+
+
+def _unscored(group: Group) -> Group:
+    return replace(group, feedback=tuple(Feedback(None, "demonstration") for _ in group.feedback))
+
+
+def _check_read(path: Path, groups: Iterable[Group], count: int, to: str, shape: Shape) -> bool:
+    """Whether a written file gives as many groups. Raises UserError where they are not the same ones."""
+    try:
+        found = load(DataSpec(path=str(path), heldout=0), shape, learned=False).train
+    except UserError as error:
+        raise UserError("--to", to, f"gives a file that Kilter cannot read: {error.problem}", KEEP) from error
+    if len(found) != count:
+        return False
+    for place, (before, after) in enumerate(zip(groups, found, strict=True), start=1):
+        lost = [n for n, v in meaning(before).items() if v != meaning(after)[n]]
+        if lost:
+            raise UserError("--to", to, f"would change {', '.join(lost)} of group {place}", KEEP)
+    return True
+
+
+def meaning(group: Group) -> dict[str, Any]:
+    """What a group says, in plain values, however its format spells it."""
+    prompt = group.prompt
+    columns = {k: v for k, v in prompt.columns.items() if k not in ("answer", UNCERTIFIED)}
+    answer = prompt.metadata.get("answer", prompt.columns.get("answer"))
+    margin = prompt.metadata.get("margin") if len(group.completions) > 1 else None
+    found = {
+        "the prompt": (prompt.text, prompt.messages),
+        "the tools": prompt.tools,
+        "chat_template_kwargs": prompt.template_kwargs,
+        "the id": prompt.id,
+        "the margin": margin,
+        "the columns": columns,
+        "the column answer": answer,
+        "the judges": uncertified(prompt),
+        "the answers": [turns_of(c) for c in group.completions],
+        "the scores": [f.score for f in group.feedback],
+        "the labels": [f.score is not None and f.kind in ("binary", "steps") for f in group.feedback],
+        "the steps": [f.steps for f in group.feedback],
+        "the odds": [round(p, 9) for f in group.feedback[:1] if (p := f.over(1)) is not None],
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return plain
 
 
 def turns_of(completion: Completion) -> tuple[Message, ...]:
@@ -90,13 +166,17 @@ def _pair(said: Sequence[Any], feedback: Sequence[Feedback], name: str) -> dict[
     return row if p is None else row | {"p": p}
 
 
+def _margin(group: Group) -> dict[str, Any]:
+    """How far the sides of a pair are apart; a single answer has no margin."""
+    margin = group.prompt.metadata.get("margin")
+    return {} if margin is None or len(group.completions) < 2 else {"margin": margin}
+
+
 def _steps(said: Sequence[Any], feedback: Sequence[Feedback], name: str) -> dict[str, Any]:
     text = said[0] if isinstance(said[0], str) else said[0][-1]["content"]
     steps = text.split("\n")
     if len(steps) != len(feedback[0].steps):
-        raise UserError(
-            "--to", text[:40], "has steps of several lines", "keep such rows in Kilter's format: --to kilter"
-        )
+        raise UserError("--to", text[:40], "has steps of several lines", KEEP)
     return {"completions": steps, "labels": [bool(s) for s in feedback[0].steps]}
 
 
@@ -130,14 +210,15 @@ def _share(message: Message) -> dict[str, Any]:
 
 
 def _beside(prompt: Prompt, tools: tuple[str, Any]) -> dict[str, Any]:
-    """What stands beside the answers: tools, template settings, the margin, and the user's own columns."""
+    """What stands beside the answers: tools, template settings, and the user's own columns."""
     row: dict[str, Any] = {} if not prompt.tools else {tools[0]: tools[1]}
     if prompt.template_kwargs:
         row["chat_template_kwargs"] = dict(prompt.template_kwargs)
-    if "margin" in prompt.metadata:
-        row["margin"] = prompt.metadata["margin"]
-    if prompt.id:
+    if prompt.id and not any(name in prompt.columns for name in IDS):
         row["id"] = prompt.id
+    # The answer to check against may have stood in the text of the row's own answer.
+    if "answer" in prompt.metadata:
+        row["answer"] = prompt.metadata["answer"]
     # The format keeps no history, and labels of an uncertified judge stay what they are.
     if judges := uncertified(prompt):
         row[UNCERTIFIED] = judges

@@ -167,11 +167,18 @@ def _best(group: Group, skipped: Counter[str]) -> list[Group]:
     return [group.picked([best])]
 
 
+def _said(group: Group, i: int) -> tuple[str, str]:
+    """What an answer says, white space normalised: two raters may have judged the same one."""
+    return " ".join(group.completions[i].text.split()), repr(group.completions[i].turns)
+
+
 def _ranking(group: Group, skipped: Counter[str]) -> list[Group]:
     scored = [i for i, f in enumerate(group.feedback) if f.score is not None]
     kept: dict[float, int] = {}
     for i in sorted(scored, key=lambda i: -_score(group, i)):
-        if _score(group, i) in kept:
+        if any(_said(group, i) == _said(group, j) for j in kept.values()):
+            skipped["identical answers"] += 1
+        elif _score(group, i) in kept:
             skipped["tied completion"] += 1
         else:
             kept[_score(group, i)] = i
@@ -212,7 +219,9 @@ def _apart(
     out = []
     for high, low in pairs:
         gap = _score(group, high) - _score(group, low)
-        if gap == 0:
+        if gap != 0 and _said(group, high) == _said(group, low):
+            skipped["identical answers"] += 1
+        elif gap == 0:
             skipped["tie"] += 1
         elif gap < rule.min_margin:
             skipped[f"margin below {rule.min_margin:g}"] += 1

@@ -19,8 +19,8 @@ from kilter.data.formats.ask import (
     text_of,
 )
 from kilter.data.formats.registry import data_format
-from kilter.data.formats.scores import LABELS, labelled
-from kilter.data.row import Row, RowError, is_empty
+from kilter.data.formats.scores import LABELS, RATINGS, labelled, rated
+from kilter.data.row import Row, RowError, given, is_empty
 from kilter.data.turns import THOUGHTS, looks_like_turns, turns
 from kilter.types import Completion, Feedback, Group, Message, Prompt
 
@@ -54,7 +54,7 @@ def _demonstration(row: Row, field: str | None) -> Group:
 
 @data_format(
     "conversations",
-    "A conversation (TRL messages or ShareGPT conversations), with an optional boolean label",
+    "A conversation (TRL messages or ShareGPT conversations), with an optional boolean label, or a score",
     lambda r: (column := first(r, CONVERSATIONS)) is not None and _is_conversation(r[column]),
     {
         "messages": [
@@ -76,6 +76,8 @@ def _read_conversations(row: Row) -> Iterator[Group]:
         feedback = labelled(row)
         # A label judges the last answer: what came before is prompt.
         prompt, rest = (*prompt, *rest[:-1]), rest[-1:]
+    elif first(row, RATINGS) is not None:
+        feedback = rated(row, given(row, RATINGS))
     yield Group(Prompt(messages=prompt), (completion_of(rest),), (feedback,))
 
 
