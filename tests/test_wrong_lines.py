@@ -127,13 +127,13 @@ LINES |= {
     }.items()
 }
 LINES |= {
-    f"{line}early_stopping.metric={metric}{dry}": f"{field}` = '{metric}' is not measured on held-out data"
+    f"{line}early_stopping.metric={metric}": f"{field}` = '{metric}' is not measured on held-out data"
     for line, field in {
         f"{TRAIN} --data.heldout 0.3 --eval-every 1 --set ": "`early_stopping.metric",
         "run early.yaml --set stages.last.train.": f"`{STAGE}.early_stopping.metric",
+        "run early.yaml --dry-run --set stages.last.train.": f"`{STAGE}.early_stopping.metric",
     }.items()
     for metric in ("foo", "nll")
-    for dry in ("", " --dry-run")
 }
 LINES |= {
     f"compare study.yaml --set train.early_stopping.metric=divergence{dry}": "`stages.dpo__s0.train.early_stopping.metric"
