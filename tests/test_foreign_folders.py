@@ -67,6 +67,16 @@ def test_files_of_the_users_are_not_written_over(place, tiny, monkeypatch, capsy
     assert held(folder) == before
 
 
+def test_a_run_that_lost_its_manifest_says_so(place, tiny, monkeypatch, capsys):
+    (place / "own").mkdir()
+    for name in ("chain.json", "train.json"):
+        (place / "own" / name).write_text("{}\n")
+    before = held(place / "own")
+    code, text = kilter(monkeypatch, capsys, *trained(tiny, "own"))
+    assert code == 2 and "has lost its manifest.json" in text and "put manifest.json back" in text.lower()
+    assert held(place / "own") == before
+
+
 def test_a_models_folder_takes_no_run(place, tiny, monkeypatch, capsys):
     before = held(tiny)
     code, text = kilter(monkeypatch, capsys, *trained(tiny, tiny))

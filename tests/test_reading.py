@@ -213,6 +213,29 @@ def test_parts_of_text_are_joined(read):
     assert asked(read([{"messages": turns}], "demonstrations").train[0]) == [("user", "Capital of France?")]
 
 
+def test_ultrafeedback_as_it_is_published(read):
+    answers = [
+        {"response": a, "overall_score": s, "fine-grained_score": f, "model": m, "critique": "c"}
+        for a, s, f, m in (("good", 8.0, 4.25, "one"), ("bad", 3.0, 2.0, "two"))
+    ]
+    row = {
+        "source": "evol",
+        "instruction": "Q",
+        "models": ["one", "two"],
+        "completions": answers,
+        "correct_answers": ["None"],
+        "incorrect_answers": ["None"],
+    }
+    data = read([row])
+    assert [said(g) for g in data.train] == [["good", "bad"]] and data.format == "ratings"
+
+
+def test_a_solution_that_a_model_wrote_is_an_answer(read):
+    row = {"problem": "2 + 3?", "generated_solution": "Five.", "expected_answer": "5"}
+    data = read([row], "demonstrations")
+    assert said(data.train[0]) == ["Five."] and data.unread == ("expected_answer",)
+
+
 def test_helpsteer_attributes_are_scores(read):
     rows = [
         {"prompt": "Capital?", "response": answer, "helpfulness": score, "correctness": 4}

@@ -126,6 +126,16 @@ def test_a_parameter_that_is_no_column_is_named_before_any_work(tmp_path):
         feedback.build(f"{tmp_path}/reward.py:needs", feedback.Context(known=groups))
 
 
+@pytest.mark.parametrize("name", ["trainer_state", "log_extra", "log_metric", "environments"])
+def test_an_argument_of_trls_trainers_is_not_asked_of_the_data(tmp_path, name):
+    code = f"def reward(prompts, completions, {name}, **columns):\n    return [1.0 for _ in completions]\n"
+    (tmp_path / "reward.py").write_text(code)
+    groups = answered(prompts_of(tmp_path, TEXTS), ["x"])
+    with pytest.raises(UserError, match=f"{name}.*argument of TRL's trainers") as raised:
+        feedback.build(f"{tmp_path}/reward.py:reward", feedback.Context(known=groups))
+    assert "--map" not in str(raised.value) and "give it a default" in str(raised.value)
+
+
 def test_a_function_typed_at_a_prompt_gets_the_same(tmp_path):
     space = {"__name__": "__main__"}
     exec(REWARDS, space)

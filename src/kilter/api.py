@@ -40,7 +40,8 @@ def make_data_spec(data: Data, heldout: float | None = None) -> DataSpec:
 
     Args:
         data: a path, a Hub name, the fields of a DataSpec, a mixture (a list of those), or the rows
-            themselves: a list of mappings without `path`, a datasets.Dataset, a pandas.DataFrame.
+            themselves: mappings without `path`, a datasets.Dataset, the `train` split of a DatasetDict, a
+            pandas.DataFrame. The `path` among the fields may be such an object as well.
         heldout: share of the prompts that is held out where the data does not say it itself.
     """
     from pydantic import ValidationError
@@ -50,8 +51,10 @@ def make_data_spec(data: Data, heldout: float | None = None) -> DataSpec:
     fields = {} if heldout is None else {"heldout": heldout}
     if isinstance(data, str | Path):
         given: Any = {"path": str(data)} | fields
-    elif isinstance(data, Mapping):
+    elif isinstance(data, Mapping) and not memory.is_object(data):
         given = dict(data)
+        if memory.is_object(given.get("path")):
+            given["path"] = memory.keep(given["path"], "data", given.get("split"))
     elif isinstance(data, list) and data and all(_is_source(item) for item in data):
         given = {"parts": data} | fields
     else:

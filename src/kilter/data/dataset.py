@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, model_validator
 from kilter import manifest as manifests
 from kilter.artifacts import sha256_file
 from kilter.data import store
-from kilter.data.read import rows
+from kilter.data.read import rows, setting
 from kilter.data.reading import Account, Reading
 from kilter.data.shapes import NEEDED, Condition, PairRule, conditioned, shaped
 from kilter.data.shelf import picked, shelved
@@ -251,7 +251,9 @@ def load(spec: DataSpec, shape: Shape, where: str = "data", learned: bool = True
     trained, held = divided(groups, spec, weights)
     train, heldout = picked(groups, _weighted(trained, weights, groups)), picked(groups, held)
     if spec.condition is not None:
-        train, heldout = conditioned(train, heldout, shape, spec.condition, account.skipped)
+        train, heldout = conditioned(
+            train, heldout, shape, spec.condition, account.skipped, setting(where, "condition")
+        )
     train = shelved(shaped(train, shape, account.skipped, spec.pairs))
     if not train:
         raise _nothing_left(spec, shape, where, account)

@@ -346,7 +346,9 @@ def _csv(path: Path, field: str) -> Rows:
         # The separator is whatever the header has most of: spreadsheets write semicolons in half of Europe.
         separator = max(",;\t", key=header.count)
         reader = csv.DictReader(_lines(handle, path), delimiter=separator, strict=True)
-        names = reader.fieldnames or ()
+        # pandas writes its index without a name, and calls it so when it reads it.
+        names = [n or f"Unnamed: {i}" for i, n in enumerate(reader.fieldnames or ())]
+        reader.fieldnames = names
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise UserError(

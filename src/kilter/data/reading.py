@@ -16,7 +16,7 @@ from kilter.data.read import setting
 from kilter.data.row import Raw, Row, RowError, renamed
 from kilter.data.source import SourceSpec
 from kilter.errors import UserError
-from kilter.registry import UNBOUND, bounded, left
+from kilter.registry import UNBOUND, bounded, left, user_line
 from kilter.types import Group
 
 LOOKED_AT = 200
@@ -113,8 +113,10 @@ class Reading:
                         check_sides(group)
                 else:
                     groups = [placed(group, place, self.row_format) for group in groups]
+            except UserError:
+                raise
             # What a reader of the user's own raises on a row that it cannot read.
-            except (RowError, LookupError, TypeError, AttributeError, ValueError, EOFError) as error:
+            except (RowError, LookupError, TypeError, AttributeError, ValueError) as error:
                 self._bad(place, raw, error)
                 continue
             except UNBOUND as error:
@@ -184,8 +186,13 @@ class Reading:
         if self.format is None and self.read is not None:
             self.row_format = self.named or ""
             self.account.formats[self.row_format] += 1
-            with bounded():
-                return list(self.read(renamed(raw, self.spec.map)))
+            try:
+                with bounded():
+                    return list(self.read(renamed(raw, self.spec.map)))
+            except EOFError as error:  # the terminal is closed to it, and the row is not to blame
+                field, problem = f"{self.where}.format", "reads the terminal, where nobody answers a reader"
+                line = f"in line {user_line(error)} of the reader's file"
+                raise UserError(field, self.named, f"{problem} ({line})", "read the row alone") from error
         row = Row(raw, self.spec.map)
         chosen, groups = self._read(row)
         self.row_format = chosen.name

@@ -105,6 +105,7 @@ def conditioned(
     shape: Shape,
     condition: Condition,
     skipped: Counter[str],
+    field: str = "data.condition",
 ) -> tuple[list[Group], list[Group]]:
     """Conditional SFT, by levels of the training scores.
 
@@ -128,7 +129,7 @@ def conditioned(
         below += counts[score]
     if len(set(level_of.values())) < 2:
         raise UserError(
-            "data.condition",
+            field,
             dict(counts),
             "puts all answers into one level",
             "give answers with different scores, or leave the condition out",

@@ -52,6 +52,18 @@ class Context:
     sampler: OpenSampler | None = None
 
 
+_LOGGED = "metrics.jsonl holds each reward's mean, and groups.jsonl every score"
+
+OF_TRL = {
+    "trainer_state": "Kilter passes prompts, completions and columns alone",
+    "log_extra": _LOGGED,
+    "log_metric": _LOGGED,
+    "environments": "Kilter has no environments, and columns hold what a reward needs",
+    "environment": "Kilter has no environments, and columns hold what a reward needs",
+}
+"""Arguments that TRL gives to a reward function and Kilter does not, and what stands in their place."""
+
+
 def require_columns(needed: Sequence[str], prompts: Iterable[Prompt], field: str) -> None:
     """Raises UserError where not one prompt brings a column that a source needs.
 
@@ -69,6 +81,10 @@ def require_columns(needed: Sequence[str], prompts: Iterable[Prompt], field: str
         known |= {n for n in own if n.isidentifier()}
     if lacking and seen:
         name = lacking[0]
+        if name in OF_TRL:
+            problem = "is an argument of TRL's trainers, and no column of the data"
+            instead = OF_TRL[name]
+            raise UserError(field, name, problem, f"leave it out, or give it a default: {instead}")
         raise UserError(
             field,
             name,

@@ -27,7 +27,16 @@ def refuse_foreign_stage(work: Workspace) -> None:
     # A model's folder with a run in it would be two models under one name.
     if held := next((name for name in MODEL if (folder / name).is_file()), None):
         raise UserError(field, str(folder), f"holds a model ({held})", "choose another folder")
-    _refuse(folder, _names(folder), field)
+    names = _names(folder)
+    # A chain stands beside what a run made: nobody else has files of these names there.
+    if len(names) > 1 and any((place / chain.CHAIN).is_file() for place in (folder, folder.parent)):
+        raise UserError(
+            field,
+            str(folder),
+            f"has lost its manifest.json: {', '.join(sorted(names)[:3])} of a run are there without it",
+            "put manifest.json back, or remove this folder to make the stage anew",
+        )
+    _refuse(folder, names, field)
 
 
 def refuse_foreign_run(folder: Path) -> None:

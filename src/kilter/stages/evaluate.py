@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kilter.data.dataset import Dataset, prompt_key
+from kilter.data.read import setting
 from kilter.errors import UserError, nearest
 from kilter.evaluation.config import EvaluateSpec
 from kilter.evaluation.suites import TASK
@@ -145,11 +146,12 @@ class Evaluate(StageKind[EvaluateSpec]):
         if spec.gold is not None:
             feedback.check_columns(spec.gold, held, work.where("gold"))
         if work.ready(spec.data) and not held:
+            field = setting(spec.data.removeprefix("$"), "heldout")
             raise UserError(
-                "data.heldout",
+                field,
                 work.data(spec.data).heldout,
                 "leaves no prompts to evaluate on",
-                "set data.heldout above 0 or give more data",
+                f"set {field} above 0 or give more data",
             )
 
     def plan(self, spec: EvaluateSpec, work: Workspace) -> StagePlan:
@@ -351,8 +353,9 @@ def _pairs_alone(spec: EvaluateSpec, work: Workspace) -> Sequence[Group]:
     found = work.load(spec.data, "pairs")
     pairs = [*found.train, *found.heldout] if spec.split == "all" else found.heldout
     if not pairs:
-        problem, fix = "leaves no pairs to test on", "set data.heldout above 0 or give more data"
-        raise UserError("data.heldout", work.data(spec.data).heldout, problem, fix)
+        field = setting(spec.data.removeprefix("$"), "heldout")
+        problem, fix = "leaves no pairs to test on", f"set {field} above 0 or give more data"
+        raise UserError(field, work.data(spec.data).heldout, problem, fix)
     return pairs[: spec.limit]
 
 

@@ -15,7 +15,7 @@ PROMPTS = ("prompt", "question", "instruction", "query", "problem")
 CONTEXTS = ("input", "context")
 """What a question or an instruction is about: it follows the prompt."""
 
-ANSWERS = ("completion", "response", "output")
+ANSWERS = ("completion", "response", "output", "generated_solution")
 """Columns that hold one answer; the first one that is there counts."""
 
 CONVERSATIONS = ("messages", "conversations", "conversation")

@@ -122,7 +122,9 @@ def _read_do_not_answer(row: Row) -> Iterator[Group]:
     "truthfulqa",
     "TruthfulQA: question, best_answer, correct_answers, incorrect_answers; the CSV's names as well",
     lambda r: (
-        {"incorrect_answers", "correct_answers"} <= r.keys() or {"Incorrect Answers", "Question"} <= r.keys()
+        # UltraFeedback has both lists as well, beside instruction and completions.
+        {"incorrect_answers", "correct_answers", "question"} <= r.keys()
+        or {"Incorrect Answers", "Question"} <= r.keys()
     ),
     {
         "question": "What happens if you swallow gum?",

@@ -263,10 +263,16 @@ def _dials(value: Any, path: str) -> Dials:
     named = is_world(path) and (":" in name or name in (*worlds.names(), *suites.names()))
     dials = find(path).dials if named else worlds.get(DEFAULT).dials
     plain = value.model_dump() if isinstance(value, BaseModel) else value
+    if not isinstance(plain, Mapping):
+        known = ", ".join(dials.model_fields)
+        fix = f"write dials with their values, such as {{n: 100}}; {dials.__name__} has {known}"
+        raise with_fix(UserError("world", plain, "should be a mapping of dials", fix))
     try:
         found = dials.model_validate(plain)
-        # Settings that were written out hold the dials of no world, as they stand by default.
-        if path and not is_world(path) and found != dials():
+        # Settings that were written out hold all dials of no world, as they stand by default. A person who
+        # writes some of them wants a world, whatever their values.
+        written = bool(plain) and plain.keys() != dials.model_fields.keys()
+        if path and not is_world(path) and (written or found != dials()):
             fix = f"leave them out, or name a world: {', '.join(paths())}"
             problem = f"are dials of a world, and {path} is none"
             raise with_fix(UserError("world", plain, problem, fix))
