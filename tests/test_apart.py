@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from kilter.cluster.inline import InlineBackend
 from kilter.cluster.pool import Pool, Restarts
 from kilter.data import store
 from kilter.data.dataset import DataSpec, load
-from kilter.errors import RunFailed
+from kilter.errors import RunFailed, UserError
 from kilter.feedback.registry import Weighted
 from kilter.training.apart.scores import PooledScores, ScoreWorker
 from kilter.training.config import TrainSpec
@@ -404,6 +405,24 @@ def test_a_run_goes_on_wherever_its_critic_lives_then(first, tiny, folder, tmp_p
     ours, theirs = weights(tmp_path / "run"), weights(tmp_path / "whole")
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize(("there", "here"), [("apart", "here"), ("here", "apart")])
+def test_a_critic_does_not_move_while_weights_are_divided(there, here):
+    """Shards name the weights as they were divided; only a checkpoint of shards says where its critic was."""
+    from kilter.training.identity import refuse_another_run
+
+    meta = {"identity": "x", "method": "ppo", "step": 4}
+    for left, wrong in ((meta, False), (meta | {"critic": here}, False), (meta | {"critic": there}, True)):
+        checkpoints = SimpleNamespace(find=lambda meta=left: ("step-4", meta))
+        job = SimpleNamespace(checkpoints=checkpoints, apart=lambda role: here == "apart" or None)
+        if not wrong:
+            refuse_another_run(job, "x")
+            continue
+        with pytest.raises(
+            UserError, match=rf"(?s)`cluster.critic.place` = '{here}'.*Fix: Use {there} to resume"
+        ):
+            refuse_another_run(job, "x")
 
 
 def test_age_splits_the_mismatch_and_weights_give_the_sample_size():

@@ -70,6 +70,8 @@ def test_a_whole_adapter_is_what_peft_makes():
         ("Qwen/Qwen2.5-7B", 7.62),
         ("meta-llama/Llama-3.3-70B-Instruct", 70.55),
         ("someone/Model-13b-chat", 13.0),
+        ("someone/Model-360M-chat", 0.36),
+        ("builtin:smollm2-135m", 0.1345),
     ],
 )
 def test_a_model_that_is_not_here_is_known_by_its_name(name, billions):
@@ -140,6 +142,41 @@ def test_the_7b_recipe_fits_one_node():
     assert set(plan["roles"]) == {"learner", "rollout", "reference", "reward", "critic"}
     assert all(sum(parts.values()) < 80e9 for parts in plan["memory"].values())
     assert plan["traffic"]["weights to engines"][0] == pytest.approx(80e6, rel=0.02)
+
+
+ONE = [
+    *("--set", "stages.ppo.train.cluster.learner.processes=1"),
+    *("--set", "stages.ppo.train.cluster.rollout.engines=1"),
+    *("--set", "stages.ppo.train.fsdp=null"),
+    *("--gpus", "1", "--json"),
+]
+"""The 7B exercise on one GPU."""
+
+
+def test_7b_on_one_gpu_takes_141_gb_and_without_a_critic_80(tmp_path):
+    """Actor, critic, reward, reference and engine by turns; then the policy with its engine alone."""
+    said, _ = kilter("recipes/cluster-7b.yaml", *ONE, "--gpu-memory", "141")
+    peaks = [sum(parts.values()) for parts in json.loads(said)["ppo"]["memory"].values()]
+    assert 80e9 < max(peaks) < 120e9
+    text = (ROOT / "recipes" / "cluster-7b.yaml").read_text()
+    assert "critic: {learning_rate: 3.0e-5, warmup_steps: 10}\n" in text
+    text = text.replace("      critic: {learning_rate: 3.0e-5, warmup_steps: 10}\n", "")
+    text = text.replace("{name: ppo, beta: 0.05}", "{name: grpo, beta: 0.05}")
+    grpo = tmp_path / "grpo.yaml"
+    grpo.write_text(text.replace("{reward_model: rm}", "math"))
+    said, _ = kilter(str(grpo), *ONE)
+    assert max(sum(parts.values()) for parts in json.loads(said)["ppo"]["memory"].values()) < 80e9
+
+
+def test_the_exercise_on_real_preferences_fits_one_gpu(tmp_path):
+    """SFT, reward model, DPO and PPO compared: at its own size, and PPO's engine beside the learner."""
+    file = tmp_path / "one.yaml"
+    file.write_text("rollout: {place: beside}\n")
+    stages = [w for n in ("ppo", "ppo-seed1") for w in ("--set", f"stages.{n}.train.sampler.name=vllm")]
+    asked = ["recipes/hh-rlhf-vs-dpo.yaml", "--cluster", str(file), *stages, "--gpus", "1", "--json"]
+    made = json.loads(kilter(*asked)[0])
+    assert set(made) == {"ppo", "ppo-seed1"}
+    assert all(sum(parts.values()) < 24e9 for plan in made.values() for parts in plan["memory"].values())
 
 
 @pytest.mark.parametrize(

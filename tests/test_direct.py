@@ -28,7 +28,8 @@ from kilter.sampling import vllm_clients, vllm_weights
 from kilter.sampling.config import SamplerKind
 from kilter.sampling.vllm_transfer import Reach
 from kilter.sampling.vllm_weights import EngineFolder, Holdings, MergedWeights
-from kilter.training.apart.direct import BesideSampler, DirectTransport, Moments
+from kilter.training.apart.beside import BesideSampler, Moments
+from kilter.training.apart.direct import DirectTransport
 from kilter.training.apart.placed import Cluster
 from kilter.training.apart.rollouts import PooledSampler
 from kilter.training.apart.vllm import AT_ONCE

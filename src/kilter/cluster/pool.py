@@ -157,6 +157,12 @@ class Pool:
             self._send(slot, request)
         return requests
 
+    def ask_all(
+        self, method: str, arguments: Callable[[int], tuple[Any, ...]] = lambda number: ()
+    ) -> list[Any]:
+        """Sends a call to each worker as `each` does, and waits for all answers."""
+        return [self.result(request) for request in self.each(method, arguments)]
+
     def greet(self, method: str, *arguments: Any) -> None:
         """What a fresh worker has to do before it serves, such as to take the present weights."""
         self._greeting[method] = arguments

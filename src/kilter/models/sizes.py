@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kilter.models.builtin import BUILTIN
+
 KNOWN = Path(__file__).with_suffix(".json")
 """What config.json says of models that are planned where they are not on disk."""
 
 PLAIN = {"llama": "", "mistral": "", "qwen2": "qkv", "qwen3": "norms"}
 """Families with one layout, and what their attention has besides."""
 
-IN_NAME = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[bB](?![\w.])")
+IN_NAME = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([bBmM])(?![\w.])")
+UNIT = {"b": 1e9, "m": 1e6}
+"""What the letter after the number in a name stands for."""
 HEAD = 128
 """Width of a head, and layers are about as many as a large model has heads."""
 
@@ -83,9 +87,12 @@ def sizes_of(model: str) -> tuple[Sizes, str] | None:
     for path in (folder / "config.json", folder / "model" / "config.json"):
         if path.is_file() and (found := counted(json.loads(path.read_text(encoding="utf-8")))) is not None:
             return found, str(path)
+    # A built-in model is one of the Hub under a short name.
+    short = model.removeprefix("builtin:")
+    name = BUILTIN[short].upstream if short != model and short in BUILTIN else model
     known = json.loads(KNOWN.read_text(encoding="utf-8"))
-    if model in known and (found := counted(known[model])) is not None:
+    if name in known and (found := counted(known[name])) is not None:
         return found, "its published config.json"
     if (named := IN_NAME.search(model)) is not None:
-        return guessed(float(named[1]) * 1e9), "the number in its name"
+        return guessed(float(named[1]) * UNIT[named[2].lower()]), "the number in its name"
     return None

@@ -23,7 +23,8 @@ from kilter.sampling.config import SamplerKind
 from kilter.sampling.vllm_weights import MergedWeights
 from kilter.seams import RawScores, Sampler
 from kilter.training.apart.answers import Answerers, JudgeWorker
-from kilter.training.apart.direct import BesideSampler, DirectTransport, Moments
+from kilter.training.apart.beside import BesideSampler, Moments
+from kilter.training.apart.direct import DirectTransport
 from kilter.training.apart.gloo import GlooTransport
 from kilter.training.apart.reference import PooledReference, ReferenceWorker
 from kilter.training.apart.rollouts import Gathered, PooledSampler, RolloutWorker
