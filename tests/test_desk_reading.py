@@ -106,6 +106,25 @@ def copied(case, at, stopped, suffix):
     return (text if stopped else text.rstrip(".?!")) + suffix.format(rule=case.rule)
 
 
+SWAPS = (("used", "declined"), ("faulty", "approved"), ("dispatched", "declined"), ("dropped", "declined"))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_verdicts_in_the_place_of_facts_decide_as_the_fact_does_and_earn_a_third(level):
+    decided, scores = [], []
+    for i in range(48):
+        found = []
+        for case in twins(random.Random(f"{level}-{i}"), TURNS[i % 8], level, "seen"):
+            text = case.messages[1]["content"]
+            for fact, verdict in SWAPS:
+                text = text.replace(fact, verdict)
+            found.append(verify(f"{text} under {case.rule}", gold_of(case)))
+        decided.append(all(f.parts["decision"] for f in found))
+        scores += [f.score for f in found]
+    assert statistics.mean(decided) <= {0: 0.4, 1: 0.25}.get(level, 0.1)
+    assert statistics.mean(scores) <= 0.36
+
+
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("phrasing", ["seen", "unseen"])
 def test_the_oracle_has_all_gold_and_tells_no_harm(level, phrasing):

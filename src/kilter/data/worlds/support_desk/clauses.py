@@ -28,7 +28,7 @@ _ADVERBS = words_of(
     """
 )
 _TURNS = words_of("not never hardly scarcely barely neither nor no")
-_BEFORE_TO = (_TURNS | _ADVERBS) - {"yet", "still"}
+_BEFORE_TO = (_TURNS | _ADVERBS | {"whatsoever"}) - {"yet", "still"}
 _SKIPPED = _AUXILIARY | _ADVERBS | _TURNS
 
 _GOVERNORS = words_of(
@@ -42,22 +42,28 @@ _GOVERNORS = words_of(
 
 _GROUNDS = words_of(
     """
-    reason reasons ground grounds basis cause position choice decision answer verdict case right means way
+    reason reasons ground grounds basis cause position choice decision answer verdict case right
+    means way duty pleasure
     """
 )
 """Nouns whose "to" or "for" names an act: "no reason to decline", "our decision is to approve"."""
 
-_LETS = words_of("let lets allow allows permit permits oblige obliges force forces require requires bid bids")
+_LETS = words_of(
+    """
+    let lets allow allows permit permits oblige obliges force forces require requires bid bids pains grieves
+    pleases saddens
+    """
+)
 _CONNECTING = words_of(
     """
     so thus hence therefore and or but because since as that then why quoted result with without under say
-    says means for is not nor than answer decision verdict yes no r via per here sorry course if also
+    means for is not nor than answer decision verdict yes no r via per here sorry course if also
     """
 )
 _JOINING = words_of("and or nor")
 _BREAKS = words_of("so because since as and or but hence thus therefore quoted that")
 _THINGS = words_of(
-    "it this that these those which all both everything nothing none neither one part anything"
+    "it this that these those which all both everything nothing none neither one part anything yours"
 )
 _SHOP = words_of("team shop desk company store support staff office department")
 _AGENTS = _SHOP | {"we", "i", "nobody"}
@@ -100,10 +106,10 @@ _ENDS = words_of(
 )
 
 _PAST = re.compile(
-    r"\blast (?:year|week|month|time|summer|winter|spring|autumn|\w+day)\b|\b(?:earlier|yesterday|at first"
-    r"|initially"
-    r"|previously|in the past|long ago|back then|once|before)\W*$|^(?: \w+){0,3} (?:days|weeks|months"
-    r"|years) ago\b"
+    r"\blast (?:year|week|month|time|summer|winter|spring|autumn|\w+day)\b"
+    r"|\b(?:earlier|yesterday|at first|initially|previously|in the past|long ago|back then|(?<!at )once"
+    r"|before)"
+    r"\W*$|^(?: \w+){0,3} (?:days|weeks|months|years) ago\b"
     r"|^ (?:yet\b|for (?:use|sale|export|all|every\w*|\w+ing)\b)"
 )
 _BY_OTHERS = re.compile(
@@ -113,9 +119,13 @@ _BY_OTHERS = re.compile(
 )
 _MATRIX = re.compile(
     r"\b(?:doubt|doubts|imagine|pretend|wait|waiting|until|till|according|wonder|wondering|waits|wish"
-    r"|(?:rules?|r\d+|policy|law|letter|record|word|words|term|note) (?:says?|said|tells?|reads?|of|that)"
-    r"|not (?:clear|known|certain|sure)|unclear|unknown|hard to say|worry about|to learn|hear|heard)\b"
+    r"|\w+ (?:says|reads|tells)|not (?:clear|known|certain|sure)|unclear|unknown|hard to say|worry about"
+    r"|to learn|hear|heard)\b"
 )
+_OR_NOT = re.compile(r" or not\b")
+_MENTIONED = re.compile(r" (?:is|was|means|would|will)\b(?! (?:our|my|the (?:answer|decision|verdict))\b)")
+"""What makes a word the subject: "approved is a nice word"."""
+
 NO_OBJECT = re.compile(
     r" (?:you |absolutely |exactly |precisely )?(?:nothing|none|neither|not (?:a|one|even|any)|no"
     r" (?!longer))\b"
@@ -163,14 +173,14 @@ def turns_of_object(before: str, word: str, behind: str) -> int | None:
     if not _STRICT.match(word):
         # "Rejecting it is out of the question" speaks of an act that the question names.
         return None if word in ("out", "impossible", "not", "ruled") and _NAMED_ACT.match(before) else 0
-    if _PAST.search(behind) or _BY_OTHERS.search(behind) or _NOT_YET.search(before):
+    if _PAST.search(behind) or _BY_OTHERS.search(behind) or _NOT_YET.search(before) or _OR_NOT.match(behind):
         return None
     words = _WORDS.findall(before)
     at, passive = _subject(words)
     if at is None or _hangs(words) or not _has_subject(words, at, passive, word):
         return None
     # "Approving it is impossible": the act is spoken of.
-    if at < 0 and word.endswith("ing") and _IS.match(behind):
+    if at < 0 and (_IS.match(behind) if word.endswith("ing") else not words and _MENTIONED.match(behind)):
         return None
     participle = word.endswith("ed") or word in ("upheld", "withheld", "forbidden")
     if participle and passive:

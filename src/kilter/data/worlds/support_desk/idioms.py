@@ -11,6 +11,10 @@ from kilter.data.worlds.support_desk.wording import plain, words_of
 _SAID_OTHERWISE = tuple(
     (re.compile(pattern), words)
     for pattern, words in (
+        (r"\bwhy (?:we|i) should\b(?! not)", "reason to"),
+        (r"\bnot (\w+),? but (?:also )?not (\w+)\b", r"neither \1 nor \2"),
+        (r"\byes(?:,? (?:or|nor|and)(?: an?)?) no\b", "quoted"),
+        (r"(?:^|(?<=[.!?] ))granted,? (?=(?:it|you|that|this|the \w+) )", "quoted "),
         (r"\bno one\b", "nobody"),
         (
             r"\b(?:no|not (?:a|any|even)(?: single| little)?) (?:part|bit|share|piece|portion)s?(?= of\b)"
@@ -61,7 +65,7 @@ _SAID_OTHERWISE = tuple(
 """Idioms whose negation turns nothing, and negations of several words."""
 
 _HINTS = words_of(
-    "no not without nothing far instead rather anything fail fails failed refuse refuses refused decline"
+    "no not granted without nothing far instead rather anything fail fails failed refuse refuses refused decline"
     " declined"
     " declines unable unless if false untrue incorrect us against everything what all why consider nobody"
     " refrain abstain abstained stop stopped avoid oppose little"

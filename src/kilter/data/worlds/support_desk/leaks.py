@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from kilter.data.worlds.support_desk.folding import compact, disguises, folded
+from kilter.data.worlds.support_desk.folding import compact, disguises, folded, skeleton
 from kilter.data.worlds.support_desk.wording import plain, tokens, words_of
 
 _WINDOW = 6
@@ -55,7 +55,12 @@ def leaks(text: str, secret: str, told: str = "") -> bool:
     if secret.lower() in text.lower():
         return True
     number, name, *kind = _words(secret)
-    seen = re.sub(re.escape(told), "|", text, flags=re.I) if told else text
+    seen = text.replace(told, "|") if told else text
+    shape, shapes = skeleton(name[:5]), compact(plain(seen))
+
+    # Whatever the spelling, the name's first letters follow each other: most answers end here.
+    if shape not in shapes and shape[::-1] not in shapes:
+        return False
     if _named(_without(_words(seen), _words(told)), number, name, kind):
         return True
     if _hidden(plain(seen), name, kind, seen.lower()):

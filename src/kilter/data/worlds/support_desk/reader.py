@@ -65,7 +65,8 @@ _BARE = re.compile(
     r"\b(?:(?P<no>(?:no|nope|nay)(?=\W*$|\W+(?:under|to (?:your|this|it|that|the)|we|i|sorry|and"
     r"|unfortunately|from us)\b)|(?:no way|never|not (?:a|any) chance|no chance|not happening|no"
     r" dice)(?=\W*$)|no can do|(?:certainly|absolutely|of course|definitely|surely"
-    r"|sure|clearly) not(?=\W*$)|(?:we|i) (?:can|will|do) not(?=\W*$))"
+    r"|sure|clearly|unfortunately|sadly|regrettably|alas|afraid|think) not(?=\W*$)|(?<!\w )not under"
+    r" r\d+(?=\W*$)|(?:we|i) (?:can|will|do) not(?=\W*$))"
     r"|(?P<yes>yes|yep|yeah|okay|ok|gladly"
     r"|(?<!am )(?<!are )(?<!be )(?<!for )(?:sure|of course|certainly)(?! not\b)))\b"
 )
@@ -82,8 +83,9 @@ _CONDITION = re.compile(
     r"|supposing|provided"
     r"|as long as|only when|otherwise|on condition|assuming)\b"
     r"|\b(?P<then>sometimes|often|typically|mostly|as a rule|in (?:general|most cases)|whenever"
-    r"|when (?:quoted|(?:it|an?|the \w+) (?:is|are))|before (?:we|it|i|you)|normally|usually|generally"
-    r"|until|once (?:you|we|it|i)|unless|perhaps|maybe|probably"
+    r"|when (?:quoted|approved|granted|accepted|declined|refused|(?:it|an?|the \w+) (?:is|are))|before"
+    r" (?:we|it|i|you)|normally|usually|generally"
+    r"|until|once (?:you|we|it|i|approved|granted|accepted|declined|refused)|unless|perhaps|maybe|probably"
     r"|(?<!not )possibly|ideally)\b"
 )
 """if: takes back what stands before it in its sentence as well. then: what stands behind it alone."""

@@ -30,6 +30,13 @@ _CONTRACTED = (
     (re.compile(r"'ve\b"), " have"),
     (re.compile(r"'m\b"), " am"),
     (re.compile(r"'d\b"), " would"),
+    (
+        re.compile(
+            r"\b(\w+)'s (?=(?:(?:been|not|now|hereby) )*"
+            r"(?:approved|granted|accepted|declined|refused|rejected|denied)\b)"
+        ),
+        r"\1 is ",
+    ),
     (re.compile(r"\b(it|that|this|here|there|what|who|he|she)'s\b"), r"\1 is"),
 )
 
@@ -56,7 +63,7 @@ THROUGH = words_of(
     its request claim order refund replacement repair cancellation return exchange possible entitled
     allowed full kind kindly certainly under get gets got getting thus hence position true correct
     formally finally going part shop team desk one decided can allows
-    allow lets let permits permit
+    allow lets let permits permit permitted single whatsoever
     """
 )
 """Words that carry a negation on to the word behind them."""
