@@ -28,7 +28,7 @@ def tally(said):
 
 def test_what_agents_say_is_read_or_missed_and_never_turned():
     found = tally([(t, 1) for t in YES] + [(t, -1) for t in NO] + [(t, 0) for t in NEITHER])
-    assert sum(found.values()) >= 850
+    assert sum(found.values()) >= 1000
     assert (found["inverted"], found["invented"]) == (0, 0)
     assert found["missed"] <= MISSED * sum(found.values())
 

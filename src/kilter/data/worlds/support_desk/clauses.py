@@ -14,7 +14,7 @@ from kilter.data.worlds.support_desk.wording import NEGATORS, THROUGH, words_of
 _BE = words_of("be been being is are was were am")
 _AUXILIARY = _BE | words_of(
     """
-    stay stays stayed remain remains remained have has had having do does did will shall can could
+    stay stays stayed remain remains remained have has having do does did will shall can could
     may must should would might get gets got getting stands
     """
 )
@@ -110,7 +110,7 @@ _PAST = re.compile(
     r"|\b(?:earlier|yesterday|at first|initially|previously|in the past|long ago|back then|(?<!at )once"
     r"|before)"
     r"\W*$|^(?: \w+){0,3} (?:days|weeks|months|years) ago\b"
-    r"|^ (?:yet\b|for (?:use|sale|export|all|every\w*|\w+ing)\b)"
+    r"|^ (?:in part\b|yet\b|for (?:use|sale|export|all|every\w*|\w+ing)\b)"
 )
 _BY_OTHERS = re.compile(
     r"\bby (?!us\b|me\b|our\b|the (?:\w+ )?(?:shop|desk|team|rules?|store)\b|this\b|that\b|r\d|hand\b"
@@ -119,7 +119,9 @@ _BY_OTHERS = re.compile(
 )
 _MATRIX = re.compile(
     r"\b(?:doubt|doubts|imagine|pretend|wait|waiting|until|till|according|wonder|wondering|waits|wish"
-    r"|\w+ (?:says|reads|tells)|not (?:clear|known|certain|sure)|unclear|unknown|hard to say|worry about"
+    r"|\w+ (?:says|reads|tells)|suggest|recommend|propose|luck|fingers|at (?:best|worst)|(?:best|worst) case"
+    r"|(?:half|part|some|most|bits?) of (?:it|this|these|those|them|your|the)|not (?:clear|known|certain"
+    r"|sure)|unclear|unknown|hard to say|worry about"
     r"|to learn|hear|heard)\b"
 )
 _OR_NOT = re.compile(r" or not\b")
@@ -216,6 +218,8 @@ def _subject(words: list[str]) -> tuple[int | None, bool]:
                 return -1, passive
             if governor in ("us", "me") and at and words[at - 1] in _LETS:
                 return -1, passive
+            if governor == "going" and words[at - 1] in ("was", "were"):
+                return None, passive
             if word != "to" or governor not in _GOVERNORS or (passive and governor == "need"):
                 return None, passive
         elif word not in _SKIPPED:

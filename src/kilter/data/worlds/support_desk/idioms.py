@@ -14,8 +14,9 @@ _SAID_OTHERWISE = tuple(
         (r"\bwhy (?:we|i) should\b(?! not)", "reason to"),
         (r"\bnot (\w+),? but (?:also )?not (\w+)\b", r"neither \1 nor \2"),
         (r"\byes(?:,? (?:or|nor|and)(?: an?)?) no\b", "quoted"),
-        (r"(?:^|(?<=[.!?] ))granted,? (?=(?:it|you|that|this|the \w+) )", "quoted "),
+        (r"(?:^|(?<=[.!?] ))granted, (?=(?:it|you|that|this|the \w+) )", "quoted "),
         (r"\bno one\b", "nobody"),
+        (r"\bnothing (?:that )?you ask(?:ed)?(?: for)?\b", "nothing"),
         (
             r"\b(?:no|not (?:a|any|even)(?: single| little)?) (?:part|bit|share|piece|portion)s?(?= of\b)"
             r"|\bnot (?:a single |even )?one\b(?= of\b)|\bnot even part\b",
@@ -65,7 +66,8 @@ _SAID_OTHERWISE = tuple(
 """Idioms whose negation turns nothing, and negations of several words."""
 
 _HINTS = words_of(
-    "no not granted without nothing far instead rather anything fail fails failed refuse refuses refused decline"
+    "no not granted without nothing far instead rather anything fail fails failed refuse refuses refused"
+    " decline"
     " declined"
     " declines unable unless if false untrue incorrect us against everything what all why consider nobody"
     " refrain abstain abstained stop stopped avoid oppose little"

@@ -71,8 +71,8 @@ _BARE = re.compile(
     r"|(?<!am )(?<!are )(?<!be )(?<!for )(?:sure|of course|certainly)(?! not\b)))\b"
 )
 _BEHIND = re.compile(
-    r"(?: of \w+| to you| for (?:this|it|that))?(?: (?:it|we|that))? "
-    r"(?:is|was|are|has been|has|have|can|could|will|do|does|did) (?:not|never)\b"
+    r"(?: of \w+| to you| for (?:this|it|that))?(?: (?:it|this|that|your \w+))?(?: (?:it|we|that|i))? "
+    r"(?:is|was|are|has been|has|have|can|could|will|do|does|did) (?:not|never)\b(?: be(?:en)?(?=\W*$))?"
     r"(?: (?:be |been |being )?(?:possible|given|an option|available|issued|made|paid|offered|processed"
     r"|had|due)\b.*)?\W*$"
 )

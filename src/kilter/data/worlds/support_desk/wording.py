@@ -127,10 +127,12 @@ def tokens(text: str) -> list[str]:
 
 def reaching(before: str) -> tuple[int, set[str]]:
     """The negations that reach the end of `before`, and the words of grammar that stand there."""
-    turned, through = 0, set()
+    turned, through, seen = 0, set(), set()
     for word in reversed(_WORD.findall(_STOPS.split(before)[-1])[-_REACH:]):
         if word in NEGATORS:
-            turned += 1
+            # "Neither it nor that" is one negation.
+            turned += not (word == "neither" and "nor" in seen)
+            seen.add(word)
         elif word in THROUGH:
             through.add(word)
         else:
