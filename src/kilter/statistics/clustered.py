@@ -55,8 +55,9 @@ def clustered(
     Values at the two ends alone are a share: `share_bounds` at the n at which a plain share would be as
     uncertain (Dean and Pagano 2015), with Student's t. Values of which most are the same, or which are few,
     get one imagined observation at each end (Bonett and Price 2012 do so with paired shares), then
-    cluster-robust t; any others need none (`skewed_bounds`), and between the two lies a mixture. An interval of mostly equal values is as wide as
-    that of as many that are all the same, so that more of the same never widens it.
+    cluster-robust t. Any others need none (`skewed_bounds`), and between the two lies a mixture. An interval
+    of mostly equal values is as wide as that of as many that are all the same: more of the same never widens
+    it.
 
     Args:
         values: [n], None or NaN is unscored.
