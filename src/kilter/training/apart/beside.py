@@ -1,8 +1,8 @@
 """Engines beside the learner: one of them has the GPU's memory at a time.
 
-A batch takes these steps. The learner's moments move to the CPU. The engine takes memory for its weights, gets
-the present ones, takes memory for its cache, answers, and gives all of it back. The moments return. An engine
-that sleeps has dropped its weights.
+A batch takes these steps. The learner's moments move to the CPU. The engine takes memory for its weights,
+gets the present ones, takes memory for its cache, answers, and gives all of it back. The moments return. An
+engine that sleeps has dropped its weights.
 """
 
 from __future__ import annotations
