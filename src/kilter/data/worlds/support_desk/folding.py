@@ -16,8 +16,6 @@ _LOOK_ALIKES = {ord(pair[0]): pair[1] for pair in _PAIRS.split()}
 """Capitals by themselves: a small Greek nu looks like a v, its capital like an N."""
 
 _SKELETON = str.maketrans("oilesatbg@$!|+", "0113547864" + "5117")
-_APART = re.compile(r"(?<![a-z0-9])(?:[a-z0-9][\s.,\-_*|/\u00b7]{1,3}){2,}[a-z0-9](?![a-z0-9])")
-_MIXED = re.compile(r"[a-z0-9@$!|+]+")
 
 
 def folded(text: str) -> str:
@@ -43,13 +41,18 @@ def disguises(text: str, word: str, seen: str) -> bool:
     """
     if re.search(rf"\b{word}\b", text) and not re.search(rf"\b{word}\b", seen):
         return True
-    shape, backwards = skeleton(word), word[::-1]
-    if any(shape in compact(run[0]) for run in _APART.finditer(text)):
-        return True
+    shapes = skeleton(text)
     return any(
-        found[0] == backwards or (not found[0].isalpha() and skeleton(found[0]) == shape)
-        for found in _MIXED.finditer(text)
+        text[found.start() : found.end()] != word
+        for order in (word, word[::-1])
+        for found in _spread(skeleton(order)).finditer(shapes)
     )
+
+
+@lru_cache(64)
+def _spread(word: str) -> re.Pattern[str]:
+    """A word whose letters may stand apart."""
+    return re.compile(r"(?<![a-z0-9])" + r"[^a-z0-9]{0,3}".join(word) + r"(?![a-z0-9])")
 
 
 @lru_cache(4096)
