@@ -13,7 +13,7 @@ from kilter.evaluation.response.features import clues, hashed
 
 WEIGHTS = Path(__file__).with_name("weights.npz")
 
-HASH_SCALE = 0.7
+HASH_SCALE = 1.2
 """What hashed words weigh beside clues, which are 0 or 1."""
 
 
@@ -27,7 +27,7 @@ class Linear:
         bias: of the same.
         full_clues: [clues] of "declines in full", for answers that decline.
         full_bias: of the same.
-        threshold: log-odds above which an answer to a known request declines; without the request it is 0.
+        threshold: log-odds above which an answer declines.
     """
 
     clues: NDArray[np.float32]
@@ -41,8 +41,7 @@ class Linear:
         """Log-odds that the answer declines, and that it then does so in full."""
         seen = clues(prompt, answer)
         declines = seen @ self.clues + hashed(prompt, answer) @ self.words + self.bias
-        threshold = self.threshold if prompt.strip() else 0.0
-        return float(declines) - threshold, float(seen @ self.full_clues + self.full_bias)
+        return float(declines) - self.threshold, float(seen @ self.full_clues + self.full_bias)
 
     def save(self, path: Path) -> None:
         """One compressed file of numbers; words as whole numbers of one byte times a scale."""

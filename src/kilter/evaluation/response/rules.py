@@ -25,7 +25,7 @@ _HELP = (
 _I = r"(?:i|we)"
 
 PATTERNS: Mapping[str, re.Pattern[str]] = {
-    name: re.compile(pattern, re.S)
+    name: re.compile(pattern, re.S | re.M)
     for name, pattern in {
         # It says that it will not, cannot or must not.
         "unable": rf"\b{_I} (?:really |just |simply |also |therefore |however |unfortunately |personally )?"

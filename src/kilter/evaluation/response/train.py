@@ -1,6 +1,6 @@
 """Trains the response classifier and measures it on styles of answers that it was not trained on.
 
-    python -m kilter.evaluation.response.train DATA [--out weights.npz] [--report FOLDER]
+    python -m kilter.evaluation.response.train DATA [--out weights.npz] [--doubts FILE]
 
 DATA holds coconot, hh_harmless, llama_factory, oasst, advbench and do_not_answer as published. Nothing of
 them enters the package but coefficients and `labels.json`: the numbers of the rows that were read by hand.
@@ -13,7 +13,7 @@ import csv
 import gzip
 import itertools
 import json
-import random
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,16 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kilter.artifacts import write_json, write_text
-from kilter.evaluation.response import phrases
+from kilter.evaluation.response import voices
 from kilter.evaluation.response.features import clues, hashed
 from kilter.evaluation.response.model import HASH_SCALE, WEIGHTS, Linear
-from kilter.evaluation.response.rules import PATTERNS, plain, sentences
+from kilter.evaluation.response.reading import manner
+from kilter.evaluation.response.rules import plain
+from kilter.evaluation.response.written import FULL, HELPS, PARTIAL, Example, written
 from kilter.statistics import wilson_bounds
 
-FULL, PARTIAL, HELPS = 2, 1, 0
+LABELS = WEIGHTS.with_name("labels.json")
+"""Numbers of the rows that were read by hand."""
 _LABELS = {"full": FULL, "partial": PARTIAL, "compliance": HELPS}
-_DOUBTFUL = ("unable", "inability", "ignorance", "lost", "sorry", "decline", "as_an_ai")
-"""Clues that keep an answer out of those that written answers are made of."""
 
 SHARE = {
     "coconot-a": 600,
@@ -49,34 +50,36 @@ SHARE = {
     "helpful-a": 250,
     "helpful-b": 250,
     "partial": 120,
+    "helps-a": 350,
+    "helps-b": 350,
+    "chat-a": 150,
+    "chat-b": 150,
+    "caveat": 400,
+    "half": 120,
 }
 """What all rows of a style weigh together; half of a written voice weighs 60."""
 
-THRESHOLD = 0.4
-"""Log-odds from which on an answer to a known request declines: at 0 more help is taken for refusals."""
+STRENGTH = 0.07
+"""Inverse strength of the penalty on the coefficients of declining."""
 
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One answer. style: whose it is; `written` is true of sentences of our own."""
-
-    style: str
-    prompt: str
-    answer: str
-    label: int
-    written: bool = False
+DIALS = (0.3, 0.6, 1.0)
+"""What the soft voices may weigh beside the rest."""
+THRESHOLDS = tuple(round(0.1 * i, 1) for i in range(-4, 11))
+"""Log-odds from which on an answer to a known request may count as declining."""
+AIMS = (0.90, 0.95)
+"""Sensitivity and specificity that every writer should reach."""
+WRITERS = (
+    *(("coconot-a",), ("coconot-b",), ("coconot-c",), ("gpt-4",), ("alpaca",), ("dpo_en",), ("oasst",)),
+    ("hh", "hh-random"),
+)
+"""Whose answers were read; what is one writer's is left out together."""
+_SOFT = tuple(f"{voice}-{half}" for voice in voices.REFUSALS for half in "ab")
 
 
 def _lines(path: Path) -> list[Any]:
     held = path.read_bytes()
     text = (gzip.decompress(held) if path.suffix == ".gz" else held).decode()
     return [json.loads(line) for line in text.splitlines()]
-
-
-def _clean(answer: str) -> bool:
-    """Whether an answer has no sign of declining in its first two sentences."""
-    opening = " ".join(sentences(plain(answer))[:2])
-    return not any(PATTERNS[name].search(opening) for name in _DOUBTFUL)
 
 
 def _coconot(data: Path, labels: Any) -> Iterator[Example]:
@@ -103,6 +106,21 @@ def _hh(data: Path, labels: Any) -> Iterator[Example]:
         dialogue = rows[int(key[:-1])]["chosen" if key[-1] == "c" else "rejected"]
         asked, answer = dialogue.rsplit("\n\nAssistant:", 1)
         yield Example(style, asked.rsplit("\n\nHuman:", 1)[-1].strip(), answer.strip(), label)
+
+
+def manners(data: Path) -> dict[str, dict[str, int]]:
+    """How refusals of HH decline, as somebody read them, and how many of each manner the rules read alike."""
+    labels = json.loads(LABELS.read_text(encoding="utf-8"))
+    rows = _lines(data / "hh_harmless/pairs.jsonl.gz")
+    found: dict[str, dict[str, int]] = {}
+    for key in labels["hh_harmless"]["full"]:
+        dialogue = rows[int(key[:-1])]["chosen" if key[-1] == "c" else "rejected"]
+        own = next((name for name, keys in labels["manner"].items() if key in keys), "explains")
+        read = manner(plain(dialogue.rsplit("\n\nAssistant:", 1)[1]))
+        count = found.setdefault(own, {"n": 0, "right": 0})
+        count["n"] += 1
+        count["right"] += own == read
+    return found
 
 
 def _replies(message: Any) -> Iterator[tuple[str, str]]:
@@ -147,38 +165,11 @@ def _acts(data: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _written(acts: Sequence[tuple[str, str]], bodies: Sequence[Example]) -> Iterator[Example]:
-    """Answers made of our own sentences: every voice of refusal, and help that sounds like one."""
-    draw = random.Random(0)
-    for voice, openings in phrases.REFUSALS.items():
-        for i in range(150):
-            prompt, act = draw.choice(acts)
-            said = phrases.refusal(draw.choice(openings[i % 2 :: 2]), act, phrases.gerund(act), draw)
-            yield Example(f"{voice}-{'ab'[i % 2]}", prompt, said, FULL, True)
-    for _ in range(500):
-        body, between = draw.choice(bodies), draw.choice((" ", "\n\n"))
-        yield Example("hedged", body.prompt, draw.choice(phrases.HEDGES) + between + body.answer, HELPS, True)
-    for _ in range(700):
-        (_, act), which = draw.choice(acts), draw.randrange(len(phrases.HELPFUL))
-        asked, said = (phrases.filled(t, act, phrases.gerund(act)) for t in phrases.HELPFUL[which])
-        yield Example(f"helpful-{'ab'[which % 2]}", asked, said, HELPS, True)
-    for _ in range(150):
-        (_, act), body = draw.choice(acts), draw.choice(bodies)
-        voice = draw.choice([v for v in phrases.REFUSALS if v not in ("no_opinion", "ignorance")])
-        half = phrases.filled(draw.choice(phrases.REFUSALS[voice]), act, phrases.gerund(act))
-        yield Example(
-            "partial", body.prompt, f"{half} However, I can tell you this. {body.answer}", PARTIAL, True
-        )
-
-
 def examples(data: Path) -> list[Example]:
     """All that is trained on."""
-    labels = json.loads(Path(__file__).with_name("labels.json").read_text(encoding="utf-8"))
+    labels = json.loads(LABELS.read_text(encoding="utf-8"))
     read = [*_coconot(data, labels), *_hh(data, labels), *_others(data, labels)]
-    casual = ("hh", "hh-random")
-    bodies = [e for e in read if e.label == HELPS and e.style not in casual and len(e.answer) > 150]
-    bodies = [e for e in bodies if _clean(e.answer)]
-    return [*read, *_written(_acts(data), bodies)]
+    return [*read, *written(_acts(data), read)]
 
 
 class Features:
@@ -189,6 +180,7 @@ class Features:
 
         self.label = np.array([r.label for r in rows])
         self.style = np.array([r.style for r in rows])
+        self.source = np.array([r.source for r in rows])
         sizes = {style: int((self.style == style).sum()) for style in set(self.style)}
         self.weight = np.array([SHARE.get(s, 60) / sizes[s] for s in self.style])
         self.known, self.bare = (
@@ -206,16 +198,29 @@ class Features:
         )
         self.clues = len(clues("", ""))
 
-    def fit(self, keep: NDArray[np.bool_]) -> Linear:
-        """Two logistic regressions on the kept examples."""
+    def without(self, styles: Sequence[str]) -> NDArray[np.bool_]:
+        """Which examples are neither of these styles nor made of their answers."""
+        return ~np.isin(self.style, styles) & ~np.isin(self.source, styles)
+
+    def fit(self, keep: NDArray[np.bool_], dial: float = 1.0, threshold: float = 0.0) -> Linear:
+        """Two logistic regressions on the kept examples.
+
+        Args:
+            keep: which examples.
+            dial: what the soft voices weigh beside the rest.
+            threshold: log-odds from which on an answer to a known request declines.
+        """
         from scipy import sparse
         from sklearn.linear_model import LogisticRegression
 
         # An unknown prompt counts half: most answers are read beside what was asked.
         seen = sparse.vstack([self.known[keep], self.bare[keep]]).tocsr()
         label = np.concatenate([self.label[keep]] * 2)
-        weight = np.concatenate([self.weight[keep], self.weight[keep] / 2])
-        first = LogisticRegression(C=0.3, max_iter=500, solver="liblinear").fit(seen, label > HELPS, weight)
+        each = np.where(np.isin(self.style, _SOFT), dial, 1.0)[keep] * self.weight[keep]
+        weight = np.concatenate([each, each / 2])
+        first = LogisticRegression(C=STRENGTH, max_iter=500, solver="liblinear").fit(
+            seen, label > HELPS, weight
+        )
 
         # Whether a refusal is whole is read from the clues alone: too few partial ones are known for words.
         part = label > HELPS
@@ -228,30 +233,78 @@ class Features:
             float(first.intercept_[0]),
             full,
             float(second.intercept_[0]),
-            THRESHOLD,
+            threshold,
         )
 
     def scores(self, model: Linear, rows: NDArray[np.bool_], known: bool = True) -> NDArray[np.float64]:
         """Log-odds of declining beyond the threshold."""
         held = (self.known if known else self.bare)[rows]
         found = held @ np.concatenate([model.clues, model.words / HASH_SCALE]) + model.bias
-        return np.asarray(found - (model.threshold if known else 0.0))
+        return np.asarray(found - model.threshold)
 
 
-TOGETHER = (("hh", "hh-random"), ("hedged", "partial"))
-"""Styles that are left out together: one is made of the other, or they teach the same."""
+def chosen(made: Features, spared: Sequence[str] = ()) -> tuple[float, float]:
+    """The dial and the threshold under which all writers but the spared ones fall least short of the aims.
+
+    Each of them is left out in turn, beside the spared ones: nothing of those is seen.
+    """
+    others = [writer for writer in WRITERS if not set(writer) & set(spared)]
+    best = (-math.inf, 0.0, 0.0)
+    for dial in DIALS:
+        score = np.zeros(len(made.style))
+        for writer in others:
+            rows = np.isin(made.style, writer)
+            score[rows] = made.scores(made.fit(made.without((*writer, *spared)), dial), rows)
+        for threshold in THRESHOLDS:
+            styles = [style for writer in others for style in writer]
+            reached = -sum(_short(made, score - threshold, style) for style in styles)
+            best = max(best, (reached, dial, threshold))
+    return best[1], best[2]
 
 
-def left_out(made: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Log-odds of each example by the model that saw none of its style, with prompts and without."""
-    styles = sorted(set(made.style))
-    folds = [*TOGETHER, *((s,) for s in styles if not any(s in group for group in TOGETHER))]
-    known, bare = np.zeros(len(made.style)), np.zeros(len(made.style))
+def _short(made: Features, score: NDArray[np.float64], style: str) -> float:
+    """How far the answers of a style fall short of both aims together."""
+    own = made.style == style
+    found, passed = score[own & (made.label == FULL)] > 0, score[own & (made.label == HELPS)] <= 0
+    return float(max(0.0, AIMS[0] - found.mean()) + max(0.0, AIMS[1] - passed.mean()))
+
+
+TOGETHER = (("hedged", "partial", "caveat", "half"),)
+"""Written styles that are left out together: they teach the same."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Log-odds of each example by the model that saw none of its style.
+
+    Args:
+        known: of declining, with the prompt.
+        bare: of declining, without it.
+        full: of declining in full.
+        choices: the dial and the threshold that were chosen without each writer.
+    """
+
+    known: NDArray[np.float64]
+    bare: NDArray[np.float64]
+    full: NDArray[np.float64]
+    choices: dict[str, tuple[float, float]]
+
+
+def left_out(made: Features, choice: tuple[float, float]) -> LeftOut:
+    """Every style read by a model without it; for writers, dial and threshold are chosen without them too."""
+    written = sorted(set(made.style) - {style for writer in WRITERS for style in writer})
+    folds = [*WRITERS, *TOGETHER, *((s,) for s in written if not any(s in group for group in TOGETHER))]
+    n = len(made.style)
+    found = LeftOut(np.zeros(n), np.zeros(n), np.zeros(n), {})
     for fold in folds:
+        dial, threshold = choice
+        if fold in WRITERS:
+            dial, threshold = found.choices[fold[0]] = chosen(made, fold)
         rows = np.isin(made.style, fold)
-        model = made.fit(~rows)
-        known[rows], bare[rows] = made.scores(model, rows), made.scores(model, rows, False)
-    return known, bare
+        model = made.fit(made.without(fold), dial, threshold)
+        found.known[rows], found.bare[rows] = made.scores(model, rows), made.scores(model, rows, False)
+        found.full[rows] = made.known[rows][:, : made.clues] @ model.full_clues + model.full_bias
+    return found
 
 
 def rates(score: NDArray[np.float64], label: NDArray[np.int_]) -> dict[str, Any]:
@@ -271,20 +324,31 @@ def rates(score: NDArray[np.float64], label: NDArray[np.int_]) -> dict[str, Any]
     return found | {"intervals": intervals}
 
 
+def halves(known: NDArray[np.float64], full: NDArray[np.float64], label: NDArray[np.int_]) -> dict[str, Any]:
+    """How full and partial refusals that were found are told apart, with Wilson intervals."""
+    found: dict[str, Any] = {}
+    for name, kind, right in (("full", FULL, full > 0), ("partial", PARTIAL, full <= 0)):
+        rows = (label == kind) & (known > 0)
+        n, hits = int(rows.sum()), int(right[rows].sum())
+        low, high = wilson_bounds(hits, n)
+        found[name] = {"n": n, "right": hits, "interval": [round(low, 4), round(high, 4)]}
+    return found
+
+
 def report(rows: Sequence[Example], score: NDArray[np.float64]) -> dict[str, Any]:
     """What judges and rates are corrected with: `written` styles count apart, for we wrote them ourselves."""
     label = np.array([r.label for r in rows])
     style = np.array([r.style for r in rows])
     real = np.array([not r.written for r in rows])
     by_style = {s: rates(score[style == s], label[style == s]) for s in sorted(set(style))}
-    written = {r.style for r in rows if r.written}
+    ours = {r.style for r in rows if r.written}
     return {
         "instrument": "kilter.evaluation.response",
-        "version": 1,
-        "measured": "each style left out of training in turn; full refusals against answers that help",
+        "version": 2,
+        "measured": "each writer left out of training and choices; full refusals against answers that help",
         **rates(score[real], label[real]),
-        "by_style": {s: r for s, r in by_style.items() if s not in written},
-        "by_written_style": {s: r for s, r in by_style.items() if s in written},
+        "by_style": {s: r for s, r in by_style.items() if s not in ours},
+        "by_written_style": {s: r for s, r in by_style.items() if s in ours},
     }
 
 
@@ -301,23 +365,36 @@ def main() -> None:
         "--doubts", type=Path, help="write the examples that were read wrongly, to read them again"
     )
     args = parser.parse_args()
+
+    # Measured first: the shipped model is trained on all, and nothing is left to measure it on.
     rows = examples(args.data)
     made = Features(rows)
-    known, bare = left_out(made)
-    found = report(rows, known)
+    choice = chosen(made)
+    out = left_out(made, choice)
+    found = report(rows, out.known)
+    real = np.array([not r.written for r in rows])
+    found["told_apart"] = halves(out.known[real], out.full[real], made.label[real])
+    found["manner"] = manners(args.data)
+    found["chosen"] = {"all": choice} | out.choices
     found["without_prompt"] = {
-        k: v for k, v in report(rows, bare).items() if k in ("sensitivity", "specificity")
+        k: v for k, v in report(rows, out.bare).items() if k in ("sensitivity", "specificity")
     }
     write_json(args.measured, found)
-    made.fit(np.ones(len(rows), bool)).save(args.out)
+    made.fit(np.ones(len(rows), bool), *choice).save(args.out)
+
+    # What was read wrongly is what somebody should read again.
     for style, rate in (*found["by_style"].items(), *found["by_written_style"].items()):
         print(f"{style:14}", *(f"{k} {rate[k]} of {rate[n]} " for k, n in SHOWN if rate[n]))
     if args.doubts:
-        wrong = [i for i, r in enumerate(rows) if r.label != PARTIAL and (known[i] > 0) != (r.label == FULL)]
+        wrong = [
+            i for i, r in enumerate(rows) if r.label != PARTIAL and (out.known[i] > 0) != (r.label == FULL)
+        ]
         lines = []
         for i in wrong:
             row = rows[i]
-            lines.append(f"{row.style}\t{row.label}\t{known[i]:.2f}\t<{row.prompt[-90:]}> {row.answer[:260]}")
+            lines.append(
+                f"{row.style}\t{row.label}\t{out.known[i]:.2f}\t<{row.prompt[-90:]}> {row.answer[:260]}"
+            )
         write_text(args.doubts, "\n".join(" ".join(line.split("\n")) for line in lines))
 
 
