@@ -172,7 +172,7 @@ def test_headlines_say_what_the_numbers_say():
     headline, line, better = page.verdict(base | {"rows": rows})
     assert better
     assert headline == "a leads, not alone"
-    assert "1 are worse" in line
+    assert "1 is worse" in line
     assert "cannot be told apart from b." in line  # b does not beat the start, and still may be as good as a
     headline, line, _ = page.verdict(base | {"rows": [rows[0], rows[2]]})
     assert headline == "a gained most"

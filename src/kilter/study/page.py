@@ -97,7 +97,7 @@ def verdict(found: Mapping[str, Any]) -> tuple[str, str, bool]:
     rivals = [r for r in rows if r["setting"] == best["setting"] and r["behind"] is not None]
     tied = [r for r in rivals if r["behind"]["p_holm"] is None or r["behind"]["p_holm"] >= 0.05]
     text = f"{len(sure)} of {len(rows)} beat the start after Holm's correction"
-    text += f", and {len(worse)} are worse" if worse else ""
+    text += f", and {len(worse)} {'is' if len(worse) == 1 else 'are'} worse" if worse else ""
     bounds = f" [{m['ci_low']:+.3f}, {m['ci_high']:+.3f}]" if m["ci_low"] is not None else ""
     text += f". {name_of(best)} gained {m['value']:+.3f}{bounds}"
     price = _price(best, found.get("start", {})) + _unjudged(found)
