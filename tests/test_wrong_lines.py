@@ -73,7 +73,9 @@ LINES = {
 
 LATE = """
 model: tiny
-data: {path: pairs.jsonl, heldout: 0}
+data:
+  data: {path: pairs.jsonl, heldout: 0}
+  long: {path: long.jsonl, heldout: 0}
 stages:
   sft: {train: {method: sft, max_steps: 1}}
   last:
@@ -124,6 +126,13 @@ LINES |= {
         "template=open.jinja": f"`{STAGE}.template` = 'open.jinja' is not Jinja in line 1",
         "max_length=9000 --set stages.last.train.sampler.max_new_tokens=5000": "has 2048 positions for both",
         "early_stopping.metric=foo": f"`{STAGE}.early_stopping` = ",
+        "sampler.name=vllm": f"`{STAGE}.sampler.name` = 'vllm' is not installed",
+        "sampler.stop='[\"\"]'": f"`{STAGE}.sampler.stop.0` = '' should have at least 1 character",
+        "feedback='{reward_model: sft}'": f"`{STAGE}.feedback.reward_model` = 'sft' is a policy",
+        "monitors.gold='{preference_model: sft}'": f"`{STAGE}.monitors.gold.preference_model` = 'sft' is a policy",
+        "processes=3 --set stages.last.train.batch_size=2": f"`{STAGE}.batch_size` = 2 is less than the 3 processes",
+        "method=ppo --set stages.last.train.critic.warmup_steps=4": "the policy never learns",
+        "prompts='$long' --set stages.last.train.max_length=3000": "the longest prompt has 2996 tokens",
     }.items()
 }
 LINES |= {
@@ -136,6 +145,17 @@ LINES |= {
     for metric in ("foo", "nll")
 }
 LINES |= {
+    f"run early.yaml --set {setting}{dry}": message
+    for dry in ("", " --dry-run")
+    for setting, message in {
+        "stages.last.train.fsdp=true": f"`{STAGE}.fsdp` = True shards over several processes, and there is one",
+        "data.heldout=0 --set stages.last.train.early_stopping={}": "has no held-out rows to look at",
+        "'stages.last={evaluate: {models: [sft], sampler: {name: scripted}}}'": "`sampler.script` = 'sft' is not a file",
+        "'stages.last={evaluate: {models: [sft], sampler: {name: openai}}}'": "`OPENAI_API_KEY`",
+        "'stages.last={generate: {sampler: {name: vllm}}}'": "`stages.last.generate.sampler.name` = 'vllm'",
+    }.items()
+}
+LINES |= {
     f"compare study.yaml --set train.early_stopping.metric=divergence{dry}": "`stages.dpo__s0.train.early_stopping.metric"
     for dry in ("", " --dry-run")
 }
@@ -145,6 +165,7 @@ LINES |= {
 @pytest.mark.parametrize("line", LINES)
 def test_a_wrong_line_is_refused_and_changes_nothing(line, tmp_path, tiny, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     (tmp_path / "tiny").symlink_to(tiny)
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pair_rows(16)))
     (tmp_path / "zeros.py").write_text("def reward(prompt, completion): return 1.0\n")

@@ -477,16 +477,21 @@ def _with_adapter(model: Any, adapter: Path, folder: Path) -> Any:
         return load_merged(model, adapter)
 
 
-def context_of(folder: Path) -> int | None:
-    """Tokens that a row may have in a model; None where its configuration sets no end."""
+def config_of(folder: Path) -> Any:
+    """The configuration of a model's text part; that of its base where it is an adapter."""
     from transformers import AutoConfig
-
-    from kilter.models.positions import positions
 
     base, _ = base_of(folder)
     with _readable(base):
         config = AutoConfig.from_pretrained(str(base), trust_remote_code=trusted())
-    return positions(config.get_text_config())
+    return config.get_text_config()
+
+
+def context_of(folder: Path) -> int | None:
+    """Tokens that a row may have in a model; None where its configuration sets no end."""
+    from kilter.models.positions import positions
+
+    return positions(config_of(folder))
 
 
 @functools.lru_cache(maxsize=4)

@@ -20,6 +20,9 @@ from kilter.stages import Workspace
 from kilter.types import Message, Prompt
 from kilter.version import __version__
 
+SCORERS = ("reward_model", "preference_model")
+"""Fields of feedback that name a model with a head for scores."""
+
 
 def inputs_of(work: Workspace, config: dict[str, Any]) -> dict[str, str]:
     """Content hash of everything that the stage reads, by what it is and its name.
@@ -102,6 +105,8 @@ def check_inputs(work: Workspace) -> None:
     found = work.inputs()
     speakers: list[Path] = []
     for item in found:
+        if item.field.rpartition(".")[2] in SCORERS and work.is_stage(item.value):
+            work.require_scores(item.value, item.field)
         if item.ref.to == "model" and not work.is_stage(item.value):
             # A base model that was left out has the recipe's own field.
             folder = work.model(item.value, item.field if item.value is not None else "model")

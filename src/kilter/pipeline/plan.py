@@ -20,8 +20,8 @@ def plan(recipe: Recipe) -> list[StagePlan]:
     """
     run = recipe.workspace(Path("runs") / recipe.name, Console(quiet=True), loaded={})
     run.model(None)
-    preflight(run)
+    known = preflight(run)
     return [
-        replace(stage.maker.plan(stage.spec, run.at(name)), name=name, kind=stage.kind)
+        replace(known.get(name) or stage.maker.plan(stage.spec, run.at(name)), name=name, kind=stage.kind)
         for name, stage in recipe.stages.items()
     ]

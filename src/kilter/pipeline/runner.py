@@ -25,7 +25,7 @@ from kilter.recipe import Recipe
 from kilter.redaction import redact, redacted
 from kilter.roles.replies import finish
 from kilter.screen import styled
-from kilter.stages import Outcome, Workspace
+from kilter.stages import Outcome, StagePlan, Workspace
 from kilter.stages.links import broken, check_links, content_hash
 from kilter.stages.outcome import ARTIFACT, Makes
 
@@ -89,12 +89,19 @@ class Run:
         return code
 
 
-def preflight(run: Workspace) -> None:
-    """Everything that can be known to be wrong before anything expensive: models, files, data, settings."""
+def preflight(run: Workspace) -> dict[str, StagePlan]:
+    """Everything that can be known to be wrong before anything expensive: models, files, data, settings.
+
+    Returns:
+        The plans of later stages that were never begun. A plan reads all rows as its stage will, and so
+        refuses what the stage would. The first stage does that itself before it costs anything.
+    """
     run = run if run.alone or run.loaded is not None else replace(run, loaded={})
     for name, stage in run.stages.items():
         check_inputs(run.at(name))
         stage.maker.preflight(stage.spec, run.at(name))
+    later = [name for name in list(run.stages)[1:] if manifests.read(run.stage(name)) is None]
+    return {name: run.stages[name].maker.plan(run.stages[name].spec, run.at(name)) for name in later}
 
 
 def run_stage(

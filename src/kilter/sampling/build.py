@@ -6,14 +6,16 @@ keywords, and with `context` where it takes one of that name.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from kilter.errors import UserError, nearest
-from kilter.sampling.config import AT_HAND, FOLLOWS, NAMES_MODEL, READS, SamplerKind, idle_fields
+from kilter.sampling.config import AT_HAND, FOLLOWS, NAMES_MODEL, PACKAGES, READS, SamplerKind, idle_fields
 from kilter.sampling.registry import samplers
 from kilter.seams import Sampler
 from kilter.validation import refuse_idle, require_type
@@ -72,6 +74,23 @@ def check_who_answers(model: str | None, spec: SamplerKind, where: str) -> None:
     # What costs nothing to open is opened now, for it knows best which values it can use.
     if spec.name in AT_HAND:
         build(SamplerContext(spec, _no_weights), sampler).close()
+
+
+def refuse_unready(spec: SamplerKind, where: str, models: Iterable[str] = ()) -> None:
+    """Raises UserError for a sampler whose library, script or key is not there. It opens no weights.
+
+    Args:
+        spec: the sampler.
+        where: its field, for messages.
+        models: who answers, for samplers that open no weights.
+    """
+    package = PACKAGES.get(spec.name)
+    there = package is None or package in sys.modules or importlib.util.find_spec(package) is not None
+    if not there and spec.url is None:
+        fix = "run: make setup-vllm, or use sampler: {name: local}"
+        raise UserError(f"{where}.name", spec.name, "is not installed", fix)
+    for model in models if spec.name in NAMES_MODEL else ():
+        build(SamplerContext(spec, _no_weights, model), where).close()
 
 
 def _no_weights() -> tuple[Any, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -73,7 +73,9 @@ class SamplerSpec(SamplerKind):
         1.0, gt=0, le=1, description="nucleus; below 1 the log-probs stay those of the full distribution"
     )
     top_k: int = Field(0, ge=0, description="0: off")
-    stop: list[str] = Field(default_factory=list, description="strings that end a completion")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list, description="strings that end a completion"
+    )
 
 
 READS: dict[str, frozenset[str]] = {
@@ -93,6 +95,9 @@ PAUSES = frozenset({"vllm"})
 
 NAMES_MODEL = {"openai": "model", "scripted": "script"}
 """Of the samplers that open no weights, the field that says who answers."""
+
+PACKAGES = {"vllm": "vllm"}
+"""What has to be installed for a sampler that asks no server."""
 
 AT_HAND = frozenset({"scripted", "world"})
 """Those that open neither weights nor a connection."""

@@ -115,13 +115,8 @@ class Evaluate(StageKind[EvaluateSpec]):
             if work.is_stage(name):
                 work.require_policy(name, "models")
         for name in _named(spec.reward_model).values() if spec.reward_model is not None else ():
-            if work.is_stage(name) and not work.stages[name].maker.scores(work.stages[name].spec):
-                raise UserError(
-                    work.where("reward_model"),
-                    name,
-                    "is a policy: it has no score head",
-                    "name a stage that trains a reward model, with method bradley_terry",
-                )
+            if work.is_stage(name):
+                work.require_scores(name, "reward_model")
         if spec.baseline and spec.baseline not in spec.models:
             raise UserError(
                 work.where("baseline"),
@@ -156,7 +151,10 @@ class Evaluate(StageKind[EvaluateSpec]):
 
     def plan(self, spec: EvaluateSpec, work: Workspace) -> StagePlan:
         """How many prompts each model answers."""
+        from kilter.sampling.build import refuse_unready
+
         what = ", ".join(spec.models)
+        refuse_unready(spec.sampler, work.where("sampler"), _named(spec.models).values())
         if not spec.models:
             pairs = len(_pairs_alone(spec, work)) if work.ready(spec.data) else None
             return StagePlan(", ".join(_named(spec.reward_model or [])), pairs)

@@ -45,7 +45,9 @@ class AnswerSpec(SamplerKind):
     temperature: float = Field(1.0, ge=0, description="1: the model itself; 0: greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus")
     top_k: int = Field(0, ge=0, description="0: off")
-    stop: list[str] = Field(default_factory=list, description="strings that end an answer")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list, description="strings that end an answer"
+    )
 
     @property
     def own(self) -> bool:
@@ -163,6 +165,9 @@ class Generate(StageKind[GenerateSpec]):
 
     def plan(self, spec: GenerateSpec, work: Workspace) -> StagePlan:
         """Prompts, and the tokens of answers: as long as the data's own, else half as long as they may be."""
+        from kilter.sampling.build import refuse_unready
+
+        refuse_unready(spec.sampler, work.where("sampler"), [""])
         what = f"{_who(spec, work)} answers {spec.data}, {spec.k} each"
         if not work.ready(spec.data):
             return StagePlan(what)

@@ -196,6 +196,17 @@ class Workspace:
                 self.where(field), name, "is a reward model, which answers nothing", "name a policy here"
             )
 
+    def require_scores(self, name: str, field: str) -> None:
+        """Raises UserError where a stage of this name makes a model that scores nothing."""
+        stage = self.stages[name]
+        if not stage.maker.scores(stage.spec):
+            raise UserError(
+                self.where(field),
+                name,
+                "is a policy: it has no score head",
+                "name a stage that trains a reward model, with method bradley_terry",
+            )
+
     def earlier(self, makes: Makes | str = "") -> list[str]:
         """Stages before this one, all of them or those that make something."""
         return [n for n in self._above() if not makes or self.stages[n].maker.makes == makes]

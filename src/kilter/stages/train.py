@@ -21,11 +21,10 @@ from kilter.stages.outcome import Outcome, StagePlan
 from kilter.stages.refs import references
 from kilter.stages.registry import stage
 from kilter.training.config import FREE, TrainSpec
-from kilter.types import Group, Shape
+from kilter.types import Encoded, Group, Shape
 
 if TYPE_CHECKING:
     from kilter.data.dataset import Dataset
-    from kilter.data.encode import Encoder
     from kilter.models.sizes import Sizes
 
 
@@ -233,9 +232,9 @@ class Train(StageKind[TrainSpec]):
         if not work.ready(source):
             return StagePlan(what, memory_gb=round(train_memory(spec, size), 1))
         data = work.load(source, self.shape(spec, "data") or "prompts")
-        groups = data.set_aside(_choosing(spec, data)).train[: spec.limit]
+        data = data.set_aside(_choosing(spec, data))
         estimate = _online if spec.prompts is not None else _offline
-        return estimate(spec, what, groups, size, work)
+        return estimate(spec, what, data, size, work)
 
 
 def _refuse_too_few_steps(spec: TrainSpec, work: Workspace, shape: Shape) -> None:
@@ -259,20 +258,16 @@ def _refuse_too_few_steps(spec: TrainSpec, work: Workspace, shape: Shape) -> Non
 def _refuse_long_rows(spec: TrainSpec, work: Workspace, shape: Shape) -> None:
     """Raises UserError for rows beyond the positions of the model, where max_length allows them."""
     from kilter.models.load import context_of
+    from kilter.training.fit import Room, refuse_unreadable_rows
+    from kilter.training.scorers import make_encoder
 
     begun = work.origin(spec.start)
     limit = None if begun is None else context_of(begun)
     if begun is None or limit is None or spec.max_length <= limit:
         return
-    rows = _encoder(spec, begun).encode_all(work.load(spec.data, shape).train[: spec.limit])
-    lengths = [len(r.prompt_ids) + max(map(len, r.completion_ids), default=0) for r in rows]
-    if long := sum(n > limit for n in lengths):
-        problem = (
-            f"leaves {long} of {len(lengths)} rows longer than the {limit} positions of the model "
-            f"(the longest has {max(lengths)} tokens)"
-        )
-        fix = f"lower max_length to {limit}, or use a model with a longer context"
-        raise UserError(work.where("max_length"), spec.max_length, problem, fix)
+    encoder, where = make_encoder(spec, begun), work.where()
+    rows = encoder.encode_all(work.load(spec.data, shape).train[: spec.limit], f"{where}data")
+    refuse_unreadable_rows(spec, Room.outlined(begun), encoder, rows, where)
 
 
 def _check_cluster(spec: TrainSpec, cluster: ClusterSpec, work: Workspace) -> None:
@@ -381,19 +376,13 @@ def _speed(dtype: str) -> float:
     return flops_per_second(dtype) * EFFICIENCY
 
 
-def _encoder(spec: TrainSpec, folder: Path) -> Encoder:
-    from kilter.roles.open import OpenSpec, open_encoder
-
-    return open_encoder(OpenSpec(folder, max_length=spec.max_length, template=spec.template))
-
-
-def _offline(spec: TrainSpec, what: str, groups: Sequence[Group], size: Sizes, work: Workspace) -> StagePlan:
+def _offline(spec: TrainSpec, what: str, data: Dataset, size: Sizes, work: Workspace) -> StagePlan:
     """Forward and backward cost 6 operations per weight and token, a reference pass 2."""
     from kilter.objectives import build_objective
     from kilter.training.estimate import train_memory
     from kilter.training.sources.fixed import FixedSource
 
-    encoded = _encoder(spec, work.model(None)).encode_all(groups)
+    encoded = _rows(spec, data, work)
     source = FixedSource(encoded, spec.batch_size, spec.epochs, spec.max_steps)
     tokens = sum(e.tokens() for e in encoded)
     trained = int(tokens * source.total_steps / source.steps_per_epoch)
@@ -404,15 +393,61 @@ def _offline(spec: TrainSpec, what: str, groups: Sequence[Group], size: Sizes, w
     return StagePlan(what, len(encoded), trained, source.total_steps, memory, round(seconds))
 
 
-def _online(spec: TrainSpec, what: str, groups: Sequence[Group], size: Sizes, work: Workspace) -> StagePlan:
+def _rows(spec: TrainSpec, data: Dataset, work: Workspace) -> Sequence[Encoded]:
+    """The training rows as the stage will see them. Raises UserError where it would refuse them."""
+    from kilter.objectives import build_objective
+    from kilter.training.fit import Room, refuse_unreadable_rows
+    from kilter.training.rows import rows_of
+    from kilter.training.scorers import make_encoder
+    from kilter.training.sources.replay import replayable
+
+    begun, needs, where = (
+        work.origin(spec.start) or work.model(None),
+        build_objective(spec.method).needs,
+        work.where(),
+    )
+    encoder, groups = make_encoder(spec, begun), data.train[: spec.limit]
+    if needs.shape == "rollouts":
+        return encoder.encode_all(replayable(groups, needs), f"{where}data")
+    held, select = data.heldout[: spec.eval_limit], data.select[: spec.eval_limit]
+    rows = rows_of(spec, needs, encoder, groups, held, select, where)
+    for part in (rows.train, rows.heldout, rows.select):
+        refuse_unreadable_rows(spec, Room.outlined(begun), encoder, part, where)
+    return rows.train
+
+
+def _prompts(spec: TrainSpec, data: Dataset, work: Workspace) -> Sequence[Sequence[int]]:
+    """The training prompts as tokens. Raises UserError where the stage would refuse one, or its sampler."""
+    from kilter.sampling.build import refuse_unready
+    from kilter.training.fit import Room, refuse_unreadable_prompts
+    from kilter.training.scorers import make_encoder
+
+    begun, where = work.origin(spec.start) or work.model(None), work.where()
+    encoder, room = make_encoder(spec, begun), Room.outlined(begun)
+    refuse_unreadable_prompts(spec, room, encoder, [g.prompt for g in data.select], where)
+    asked = [g.prompt for g in data.train[: spec.limit]]
+    prompts = refuse_unreadable_prompts(spec, room, encoder, asked, where)
+    # On a cluster other machines sample.
+    if spec.cluster is None:
+        refuse_unready(spec.sampler, f"{where}sampler")
+    return prompts
+
+
+def _refuse_idle_policy(spec: TrainSpec, steps: int, work: Workspace) -> None:
+    """Raises UserError where the critic learns alone up to the last of so many optimizer steps."""
+    if spec.critic.warmup_steps >= steps:
+        problem = f"is as long as the run of {steps} optimizer steps: the policy never learns"
+        fix = "lower it, or train longer"
+        raise UserError(work.where("critic.warmup_steps"), spec.critic.warmup_steps, problem, fix)
+
+
+def _online(spec: TrainSpec, what: str, data: Dataset, size: Sizes, work: Workspace) -> StagePlan:
     """An upper estimate: every completion is as long as it may be. Decoding takes three times as long."""
     from kilter.feedback import model_references
     from kilter.objectives import build_objective
     from kilter.training.estimate import train_memory
 
-    needs = build_objective(spec.method).needs
-    encoder = _encoder(spec, work.model(None))
-    prompts = [encoder.prompt(g.prompt) for g in groups]
+    needs, prompts = build_objective(spec.method).needs, _prompts(spec, data, work)
     steps = spec.max_steps or max(1, math.ceil(spec.epochs * len(prompts) / spec.batch_size))
     prompt = sum(map(len, prompts)) / max(1, len(prompts))
     answers = spec.sampler.samples * spec.sampler.max_new_tokens
@@ -420,6 +455,7 @@ def _online(spec: TrainSpec, what: str, groups: Sequence[Group], size: Sizes, wo
 
     # Forward and backward of policy and critic, forward passes for annotations, decoding.
     epochs = spec.inner_epochs or needs.inner_epochs
+    _refuse_idle_policy(spec, steps * spec.minibatches * epochs, work)
     models = 2 if "critic" in needs.models else 1
     extra = (
         ("ref_logps" in needs.annotations)

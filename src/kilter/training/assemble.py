@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import chain
 
-from kilter.data.arrange import arrangements, with_labels
+from kilter.data.arrange import with_labels
 from kilter.data.encode import Encoder
 from kilter.data.shelf import Joined
 from kilter.errors import UserError
@@ -15,7 +15,7 @@ from kilter.models.reference import LiveReference
 from kilter.objectives import method_name
 from kilter.seams import Hook, LogProbs, Origin
 from kilter.training import scorers
-from kilter.training.fit import refuse_unreadable_prompts, refuse_unreadable_rows
+from kilter.training.fit import Room, refuse_unreadable_prompts, refuse_unreadable_rows
 from kilter.training.hooks.account import Account
 from kilter.training.hooks.checkpoints import Pins, SaveCheckpoints
 from kilter.training.hooks.critic import CriticScale
@@ -36,6 +36,7 @@ from kilter.training.learner import LocalLearner
 from kilter.training.loop import Hooks
 from kilter.training.monitors import EnergyProbe, EventLog, GoldHistory, Monitors
 from kilter.training.rollout_parts import make_gold, make_source
+from kilter.training.rows import rows_of
 from kilter.training.run import Run
 from kilter.training.sources.fixed import FixedSource
 from kilter.training.sources.replay import replayable, sampled_at
@@ -64,18 +65,15 @@ def _fixed(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
     groups, heldout = job.groups, job.heldout[: job.spec.eval_limit]
     select = job.select[: job.spec.eval_limit] if job.spec.early_stopping is not None else ()
 
-    # What a method cannot learn from is left out before it is tokenised, and said.
-    if len(needs.labels) == 1:
-        groups, heldout = _labelled(job, groups), with_labels(heldout, needs.labels)
-        select = with_labels(select, needs.labels)
-    _say_unread_odds(job, groups)
-    # Data without a single usable row is an error here, not an empty run.
-    encoded = encoder.encode_all(groups, "data", f"{len(groups)} groups")
-    held, chosen_by = encoder.encode_rows(heldout), encoder.encode_rows(select)
-    arrange, length = arrangements.get(needs.rows), job.spec.max_length
-    arranged = arrange(encoded, length, ())
-    held, chosen_by = arrange(held, length, arranged), arrange(chosen_by, length, arranged)
-    return _on_data(job, scorer, encoder, arranged, held, chosen_by)
+    rows = rows_of(job.spec, needs, encoder, groups, heldout, select)
+    if rows.left_out:
+        (label,) = needs.labels
+        job.say(
+            f"data: {rows.left_out} of {len(groups)} answers left out: "
+            f"this method learns from those labelled {bool(label)} alone"
+        )
+    _say_unread_odds(job, with_labels(groups, needs.labels) if rows.left_out else groups)
+    return _on_data(job, scorer, encoder, rows.train, rows.heldout, rows.select)
 
 
 def _replay(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
@@ -120,7 +118,7 @@ def _on_data(
     )
 
     # What cannot be read, and another run's checkpoint, are refused before the reference is computed.
-    refuse_unreadable_rows(job, scorer.policy, encoder, chain(encoded, evaluated))
+    refuse_unreadable_rows(spec, Room.of(scorer.policy, job.start), encoder, chain(encoded, evaluated))
     mine = identity(job, chain(encoded, evaluated))
     refuse_another_run(job, mine)
     cache = None
@@ -167,9 +165,9 @@ def _rollouts(job: Job, scorer: Scorer | ActorCritic, encoder: Encoder) -> Run:
             f"is less than the {engine.world} processes",
             "give every process a prompt per step",
         )
-    refuse_unreadable_prompts(job, scorer.policy, encoder, [g.prompt for g in job.select])
-    prompts = [g.prompt for g in job.groups]
-    ids = refuse_unreadable_prompts(job, scorer.policy, encoder, prompts)
+    room, prompts = Room.of(scorer.policy, job.start), [g.prompt for g in job.groups]
+    refuse_unreadable_prompts(spec, room, encoder, [g.prompt for g in job.select])
+    ids = refuse_unreadable_prompts(spec, room, encoder, prompts)
     mine = identity(job, (), list(zip(ids, prompts, strict=True)))
     refuse_another_run(job, mine)
 
@@ -286,13 +284,6 @@ def _early(job: Job, run: Run, select: Sequence[Encoded]) -> StopEarly | None:
     spec = job.spec.early_stopping
     if spec is None:
         return None
-    if not select:
-        raise UserError(
-            "early_stopping",
-            spec.metric,
-            "has no held-out rows to look at: as many are set aside for it as data.heldout keeps",
-            "set data.heldout above 0 or give more data, or leave early_stopping out",
-        )
     evaluated = HeldOut(select, run.learner, job.objective, job.spec.eval_every, run.source.total_steps)
     best = BestWeights(job.out / BEST, run.learner, "leave early_stopping out")
     return StopEarly(spec, evaluated, best, run.source.total_steps)
@@ -346,22 +337,3 @@ def _say_unread_odds(job: Job, groups: Sequence[Group]) -> None:
             f"data: {soft} of {len(groups)} labels have a judge's odds, which {method_name(job.spec.method)} "
             "does not read: they count as certain"
         )
-
-
-def _labelled(job: Job, groups: Sequence[Group]) -> Sequence[Group]:
-    """The judged answers that the method learns from, the others counted."""
-    (label,) = job.objective.needs.labels
-    kept = with_labels(groups, job.objective.needs.labels)
-    if len(kept) < len(groups):
-        job.say(
-            f"data: {len(groups) - len(kept)} of {len(groups)} answers left out: "
-            f"this method learns from those labelled {bool(label)} alone"
-        )
-    if not kept:
-        raise UserError(
-            "data",
-            f"{len(job.train)} rows",
-            f"holds no answer labelled {bool(label)}",
-            "choose another method: this one learns from those alone",
-        )
-    return kept

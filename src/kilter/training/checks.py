@@ -6,6 +6,7 @@ change.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -42,6 +43,12 @@ class Asked:
     def reference(self) -> bool:
         """Whether the reference's log-probs are computed."""
         return "ref_logps" in self.needs.annotations
+
+    @property
+    def single(self) -> bool:
+        """Whether one process trains; accelerate and torchrun start others themselves."""
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        return self.spec.processes == 1 and started == 1 and self.spec.cluster is None
 
     @property
     def select(self) -> str:
@@ -172,6 +179,16 @@ def local_is_one_process(a: Asked) -> None:
         a.refuse("engine", "local", problem, "leave engine out")
 
 
+def several_processes_divide(a: Asked) -> None:
+    """What is divided over processes needs more than one."""
+    if a.spec.fsdp is not None and a.single:
+        fix = "give --processes N, or start with accelerate launch or torchrun"
+        a.refuse("fsdp", True, "shards over several processes, and there is one", fix)
+    if a.spec.zero is not None and a.single:
+        problem = "divides the optimizer over several processes, and there is one"
+        a.refuse("zero", a.spec.zero, problem, "give --processes N")
+
+
 def teacher_is_named_where_one_teaches(a: Asked) -> None:
     """A teacher is needed, or would be loaded for nothing."""
     # Found here and not after the policy was loaded.
@@ -281,6 +298,13 @@ def method_takes_fresh_answers(a: Asked) -> None:
             "learns from judged data, not from fresh answers",
             "leave prompts and feedback out, or use a method for rollouts (kilter methods lists them)",
         )
+
+
+def processes_have_prompts(a: Asked) -> None:
+    """A process without a prompt would have nothing to forward, and collectives would wait for it."""
+    if a.spec.processes > a.spec.batch_size:
+        problem = f"is less than the {a.spec.processes} processes"
+        a.refuse("batch_size", a.spec.batch_size, problem, "give every process a prompt per step")
 
 
 def prompts_have_room(a: Asked) -> None:
@@ -474,9 +498,11 @@ ON_DATA: tuple[Rule, ...] = (
     rollouts_come_from_somewhere,
     data_reads_no_setting_of_rollouts,
     early_stopping_can_see,
+    several_processes_divide,
 )
 ON_ROLLOUTS: tuple[Rule, ...] = (
     method_takes_fresh_answers,
+    processes_have_prompts,
     prompts_have_room,
     kl_budget_has_a_reference,
     rollouts_read_every_setting,
@@ -490,5 +516,6 @@ ON_ROLLOUTS: tuple[Rule, ...] = (
     select_gives_the_shape,
     groups_have_two_answers,
     opponent_is_a_second_model,
+    several_processes_divide,
 )
 """The first rule that refuses is what a person reads, so that the plainer causes stand first."""

@@ -7,20 +7,52 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from kilter.data.encode import Encoder
 from kilter.errors import UserError
 from kilter.models.forward import Scorer
+from kilter.models.load import config_of
 from kilter.models.positions import positions
-from kilter.training.job import Job
+from kilter.training.config import TrainSpec
 from kilter.types import Encoded, Prompt
 
 
-def refuse_unreadable_rows(job: Job, scorer: Scorer, encoder: Encoder, rows: Iterable[Encoded]) -> None:
-    """Raises UserError for rows that are too long, or have tokens without an embedding."""
-    limit, size = positions(_config(scorer)), scorer.vocabulary
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a model can read.
+
+    Args:
+        model: what people call it.
+        positions: tokens of a row; None: no end.
+        vocabulary: token ids that have an embedding.
+    """
+
+    model: str
+    positions: int | None
+    vocabulary: int
+
+    @classmethod
+    def of(cls, scorer: Scorer, start: Path) -> Room:
+        """That of a model that is loaded, from the folder `start`."""
+        return cls(str(start), positions(scorer._base().config.get_text_config()), scorer.vocabulary)
+
+    @classmethod
+    def outlined(cls, folder: Path) -> Room:
+        """The same from a folder; no weights are read."""
+        config = config_of(folder)
+        return cls(str(folder), positions(config), int(config.vocab_size))
+
+
+def refuse_unreadable_rows(
+    spec: TrainSpec, room: Room, encoder: Encoder, rows: Iterable[Encoded], where: str = ""
+) -> None:
+    """Raises UserError for rows that are too long, or have tokens without an embedding.
+
+    `where`: prefix of the fields of settings in errors.
+    """
+    limit, size = room.positions, room.vocabulary
     beyond = Counter[int]()
     total = long = longest = 0
     # Once over all rows, which may lie on disk.
@@ -29,11 +61,11 @@ def refuse_unreadable_rows(job: Job, scorer: Scorer, encoder: Encoder, rows: Ite
         length = len(row.prompt_ids) + max(map(len, row.completion_ids), default=0)
         total, longest = total + 1, max(longest, length)
         long += limit is not None and length > limit
-    _refuse_unknown_tokens(job, scorer, encoder, beyond)
+    _refuse_unknown_tokens(room, encoder, beyond)
     if long:
         raise UserError(
-            "max_length",
-            job.spec.max_length,
+            f"{where}max_length",
+            spec.max_length,
             f"leaves {long} of {total} rows longer than the {limit} positions of the model "
             f"(the longest has {longest} tokens)",
             f"lower max_length to {limit}, or use a model with a longer context",
@@ -41,7 +73,7 @@ def refuse_unreadable_rows(job: Job, scorer: Scorer, encoder: Encoder, rows: Ite
 
 
 def refuse_unreadable_prompts(
-    job: Job, scorer: Scorer, encoder: Encoder, prompts: Iterable[Prompt]
+    spec: TrainSpec, room: Room, encoder: Encoder, prompts: Iterable[Prompt], where: str = ""
 ) -> list[tuple[int, ...]]:
     """The prompts as tokens.
 
@@ -51,35 +83,31 @@ def refuse_unreadable_prompts(
     # A copy counts what it cuts for itself: the prompts will be encoded again when their turn comes.
     trial = replace(encoder, counts=Counter())
     ids = [trial.prompt(p) for p in prompts]
-    beyond = Counter(i for row in ids for i in set(row) if i >= scorer.vocabulary)
-    _refuse_unknown_tokens(job, scorer, encoder, beyond)
-    limit, answer = positions(_config(scorer)), job.spec.sampler.max_new_tokens
+    beyond = Counter(i for row in ids for i in set(row) if i >= room.vocabulary)
+    _refuse_unknown_tokens(room, encoder, beyond)
+    limit, answer = room.positions, spec.sampler.max_new_tokens
     longest = max(map(len, ids), default=0)
     if not ids or limit is None or longest + answer <= limit:
         return ids
-    room = limit - longest
-    fix = f"lower sampler.max_new_tokens to {room}" if room > 0 else f"lower max_length to {limit}"
+    left = limit - longest
+    fix = f"lower sampler.max_new_tokens to {left}" if left > 0 else f"lower max_length to {limit}"
     raise UserError(
-        "sampler.max_new_tokens",
+        f"{where}sampler.max_new_tokens",
         answer,
         f"does not fit: the longest prompt has {longest} tokens, and the model {limit} positions for both",
         f"use a model with a longer context, or {fix}",
     )
 
 
-def _config(scorer: Scorer) -> Any:
-    return scorer._base().config.get_text_config()
-
-
-def _refuse_unknown_tokens(job: Job, scorer: Scorer, encoder: Encoder, beyond: Counter[int]) -> None:
+def _refuse_unknown_tokens(room: Room, encoder: Encoder, beyond: Counter[int]) -> None:
     """A tokenizer may have more tokens than the model has rows for, as long as no text needs them."""
     if not beyond:
         return
     names = ", ".join(repr(encoder.tokenizer.decode([i])) for i, _ in beyond.most_common(3))
     raise UserError(
         "model",
-        str(job.start),
-        f"has {scorer.vocabulary} rows of embeddings, and its tokenizer {len(encoder.tokenizer)} tokens: "
+        room.model,
+        f"has {room.vocabulary} rows of embeddings, and its tokenizer {len(encoder.tokenizer)} tokens: "
         f"the data uses {names}",
         f"give a model with {len(encoder.tokenizer)} rows (model.resize_token_embeddings), "
         "or remove the added tokens",
