@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from dataclasses import replace
@@ -604,17 +605,38 @@ def test_the_header_of_the_next_turn_ends_an_answer_where_it_is_a_stop_id(name, 
         follows = {"role": "tool", "content": "x"} if calls else user("Sure?")
         turns += [bot(said, tool_calls=[call]) if calls else bot(said), follows]
     (row,) = encoder.encode_rows([group_of([user("Hi")], [*turns, bot(last)])])
-    ids, mask = reference(tokenizer, [user("Hi"), *turns, bot(last)])
+    ids, mask = reference(tokenizer, [user("Hi"), *turns, bot(last), user("More?")])
 
-    # The stop id behind each answer is learned beside what the template marks, and EOS at the end.
+    # The stop id behind each answer is learned beside what the template marks, behind the last one too.
     stops = set(map(tokenizer.convert_tokens_to_ids, borders.GLM4_STOPS))
     for n in range(1, len(ids)):
         if mask[n - 1] and not mask[n] and ids[n] in stops:
             mask[n] = 2
+    size, end = len(row.prompt_ids), len(mask) - mask[::-1].index(2)
+    assert [*row.prompt_ids, *row.completion_ids[0]] == ids[:end]
+    assert list(map(bool, row.masks[0])) == list(map(bool, mask[size:end]))
+    assert mask.count(2) == len(rounds) + 1
+
+
+@cheap
+@given(st.lists(spoken, min_size=1, max_size=3), st.booleans())
+def test_glm_4_5_learns_what_trl_s_own_training_template_of_it_marks(said, calls):
+    pytest.importorskip("trl")
+    from trl.chat_template_utils import glm4moe_chat_template, glm4moe_training_chat_template
+
+    encoder = glm4_encoder("byte_level")
+    tokenizer = copy.copy(encoder.tokenizer)
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "x"}}}
+    turns = [turn for text in said for turn in (user("Hi"), bot(text.strip() or "a"))]
+    if calls:
+        turns[-1] = bot(turns[-1]["content"], tool_calls=[call])
+    tokenizer.chat_template = glm4moe_chat_template
+    (row,) = Encoder(tokenizer, encoder.stop_ids, 1 << 20).encode_rows([group_of(turns[:1], turns[1:])])
+    tokenizer.chat_template = glm4moe_training_chat_template
+    ids, mask = reference(tokenizer, turns)
     size = len(row.prompt_ids)
-    assert [*row.prompt_ids, *row.completion_ids[0]] == [*ids, encoder.eos]
-    assert list(map(bool, row.masks[0])) == [*map(bool, mask[size:]), True]
-    assert mask.count(2) == len(rounds)
+    assert [*row.prompt_ids, *row.completion_ids[0]] == ids
+    assert list(map(bool, row.masks[0])) == list(map(bool, mask[size:]))
 
 
 def test_a_null_in_arguments_and_schemas_is_a_value(tmp_path):

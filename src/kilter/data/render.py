@@ -228,6 +228,8 @@ class Renderer:
         answers = [n for n in range(first, len(turns)) if turns[n]["role"] == "assistant"]
         learned = [n for n in answers if turns[n].get("train", True)] or answers[-1:]
         text, start, unended = self._last(prompt, turns[: learned[-1] + 1], before, learned[-1] == first)
+        if unended and (stop := self._next_header(prompt, turns[: learned[-1] + 1], text)):
+            text, unended = text + stop, False
         if turns[learned[-1]].get("reasoning_content", "").strip() not in text:
             self.counts[NO_REASONING] += 1
 
@@ -357,6 +359,27 @@ class Renderer:
         rest = text[end:].lstrip()
         stop = next((m for m in self._marks if self._marks[m] in self.stop_ids and rest.startswith(m)), "")
         return len(text) - len(rest) + len(stop) if stop else end
+
+    def _next_header(self, prompt: Prompt, turns: Sequence[Message], text: str) -> str:
+        """The stop id that begins the header of the turn behind the last one; nothing where none does.
+
+        A user's turn follows an answer, and a tool's turn a call.
+        """
+        role = "tool" if turns[-1].get("tool_calls") else "user"
+        try:
+            whole = self.render([*turns, cast(Message, {"role": role, "content": PROBE})], prompt)
+        except UserError:  # a template without such turns
+            return ""
+        before = whole[: max(0, whole.rfind(PROBE))]
+        place, stop = max(
+            ((before.rfind(m), m) for m in self._marks if self._marks[m] in self.stop_ids), default=(-1, "")
+        )
+        # The header stands right behind what the answer ends with, or it is another turn's.
+        said = before[: max(0, place)].rstrip()
+        if place < 0 or not said.endswith(text.rstrip()[-16:]):
+            return ""
+        gap = before[len(said) : place]
+        return stop if text.endswith(gap) else gap + stop
 
     def _content_end(self, whole: str) -> int:
         tail = self.ending.tail
