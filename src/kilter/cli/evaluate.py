@@ -169,12 +169,14 @@ def _print_corrected(result: dict[str, Any], named: Mapping[str, str]) -> None:
 
 
 def _print_table(first: str, named: Mapping[str, str], columns: Mapping[str, Any], sign: str) -> None:
-    """A row per metric that any model has, a column per model."""
-    table = Table(first, *columns, box=None, pad_edge=False)
+    """A row per metric that any model has, a column per model, and the least number of prompts behind it."""
+    table = Table(first, *columns, "n", box=None, pad_edge=False)
     keys = dict.fromkeys(key for metrics in columns.values() for key in metrics)
     for key in keys:
         cells = [_cell(metrics.get(key), sign, "not scored") for metrics in columns.values()]
-        table.add_row(named.get(key, key), *cells)
+        measured = [metrics[key] for metrics in columns.values() if metrics.get(key)]
+        counts = [estimate["n"] for estimate in measured if estimate.get("n") is not None]
+        table.add_row(named.get(key, key), *cells, str(min(counts, default="")))
     out.print(table)
 
 

@@ -11,6 +11,9 @@ from kilter.evaluation.metrics import titles
 from kilter.release.report import fill
 from kilter.release.section import Section
 
+FEW = 100
+"""Prompts below which a figure is a sign and no claim, such as that of one kind of request."""
+
 
 def metrics_section(folder: Path) -> Section | None:
     """A row per metric and a column per model, from evaluation.json.
@@ -29,7 +32,7 @@ def metrics_section(folder: Path) -> Section | None:
     lead = f"Value, 95 % interval below it. {evaluation['n_prompts']} prompts, sampled at temperature "
     lead += f"{sampling['temperature']}, at most {sampling['max_new_tokens']} tokens."
     name = folder.resolve().name
-    page = fill("metrics.html.j2", evaluation=evaluation, table=_table(evaluation), name=name)
+    page = fill("metrics.html.j2", evaluation=evaluation, table=_table(evaluation), name=name, few=FEW)
     return Section("Metrics", lead, html=page, part="evaluation")
 
 
