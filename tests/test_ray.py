@@ -302,9 +302,10 @@ def test_a_learner_that_loses_a_rank_goes_on_from_its_checkpoint(head, tiny, tmp
         victims.append(max(ranks_of(out)))
         os.kill(victims[0], signal.SIGKILL)
 
+    # On a busy machine a kill takes some steps to come in.
     when_step(out, 2, kill)
-    rows = group_run(tiny, prompts, out, cluster=APART_2, max_steps=8)
-    assert [r["step"] for r in rows] == list(range(1, 9))
+    rows = group_run(tiny, prompts, out, cluster=APART_2, max_steps=20)
+    assert [r["step"] for r in rows] == list(range(1, 21))
     said = capfd.readouterr().err
     assert "got SIGKILL" in said
     assert "resuming after step" in said
