@@ -103,6 +103,9 @@ def shrink(stages: dict, prefix: str) -> list[str]:
         # A cluster is planned without one (tests/test_cluster_plan.py).
         if kind == "train" and "cluster" in (fields or {}):
             changes = changes | {"cluster": "null", "fsdp": "false", "sampler.name": "local"}
+        # A few steps are no time for a critic alone.
+        if kind == "train" and "warmup_steps" in (fields or {}).get("critic", {}):
+            changes = changes | {"critic.warmup_steps": 1}
         found += [f"{prefix}.{name}.{kind}.{key}={value}" for key, value in changes.items()]
     return found
 

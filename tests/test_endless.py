@@ -61,7 +61,7 @@ READERS = {
     "breakpoint()": "it calls breakpoint(), in line 3",
     "sys.exit(0)": "it ends the process (exit code 0), in line 3",
     "os._exit(0)": "it ends the process (os._exit(0)), in line 3",
-    "input('?')": "EOF",
+    "input('?')": "reads the terminal",
 }
 
 

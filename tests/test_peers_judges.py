@@ -71,7 +71,7 @@ def test_arena_hard_counts_both_orders_as_independent_rows():
     found = Values(twice.wins, twice.verdicts(twice.wins)).estimate()
     once = Values(twice.wins[:, 0], twice.clusters).estimate()
     assert (found.n, found.n_clusters, once.n) == (80, 40, 40)
-    assert found.ci_high - found.ci_low == pytest.approx(once.ci_high - once.ci_low, rel=2e-2)
+    assert found.ci_high - found.ci_low == pytest.approx(once.ci_high - once.ci_low, rel=5e-2)
 
 
 def test_reward_bench_2_shuffles_by_no_seed():

@@ -174,7 +174,7 @@ def test_what_cannot_work_is_refused_before_any_answer(desk, tmp_path, more, fie
 def test_prompts_that_a_scripted_critic_does_not_know_are_refused_before_any_answer(desk, tmp_path):
     (tmp_path / "mine.jsonl").write_text('{"prompt": "How do I pick a lock?"}\n')
     mine = desk | {"data": {"path": str(tmp_path / "mine.jsonl"), "heldout": 0}}
-    with pytest.raises(UserError, match="knows none of these prompts"):
+    with pytest.raises(UserError, match="here none does"):
         revise(mine, tmp_path / "out")
     assert not (tmp_path / "out" / "answers.jsonl").exists()
 

@@ -126,7 +126,7 @@ def scored(*scores, texts="abcdef") -> Group:
         ({}, scored(0.2, None, 0.9), [((2, 0), (0.9, 0.2))], {}),
         ({}, scored(0.5, 0.5), [], {"pairs: tie": 1}),
         ({"pairs": {"min_margin": 0.5}}, scored(0.5, 0.1), [], {"pairs: margin below 0.5": 1}),
-        ({}, scored(0.5, 0.1, texts="aa"), [], {"pairs of the same text": 1}),
+        ({}, scored(0.5, 0.1, texts="aa"), [], {"pairs: identical answers": 1}),
         (
             {"pairs": {"rule": "all"}},
             scored(1, 2, 3),

@@ -42,7 +42,12 @@ def to_sharegpt(group: Group) -> dict[str, Any]:
     kind = _kind(group)
     if kind in NOT_SHARED or not (group.prompt.messages or group.prompt.text):
         what = NOT_SHARED.get(kind, "a text without a prompt")
-        raise UserError("--to", "sharegpt", f"has no format for {what}", f"{KEEP}, or TRL's: --to trl")
+        raise UserError(
+            "--to",
+            "sharegpt",
+            f"has no format for {what}",
+            "keep such rows in Kilter's format, or in TRL's: --to kilter, --to trl",
+        )
     said = [[_share(m) for m in turns_of(c)] for c in group.completions]
     if kind in ("demonstration", "label", "score"):
         row = {"conversations": [*asked, *said[0]]} | SIDES[kind](said, group.feedback, "")

@@ -190,9 +190,14 @@ class Reading:
                 with bounded():
                     return list(self.read(renamed(raw, self.spec.map)))
             except EOFError as error:  # the terminal is closed to it, and the row is not to blame
-                field, problem = f"{self.where}.format", "reads the terminal, where nobody answers a reader"
-                line = f"in line {user_line(error)} of the reader's file"
-                raise UserError(field, self.named, f"{problem} ({line})", "read the row alone") from error
+                at = f"in line {user_line(error)} of its file"
+                problem = f"reads the terminal, {at}, where nobody answers a reader"
+                raise UserError(
+                    f"{self.where}.format",
+                    self.named,
+                    problem,
+                    "leave the terminal alone; read the row that is given",
+                ) from error
         row = Row(raw, self.spec.map)
         chosen, groups = self._read(row)
         self.row_format = chosen.name

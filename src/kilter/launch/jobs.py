@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from kilter.artifacts import write_json
+from kilter.artifacts import write_json, write_text
 from kilter.errors import Exit, UserError, nearest
 from kilter.version import __version__
 
@@ -103,7 +103,7 @@ class Jobs:
                 (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, Path(folder) / path)
             for title, text in texts.items():
-                (Path(folder) / title).write_text(text, encoding="utf-8")
+                write_text(Path(folder) / title, text)
             send = partial(
                 self.client.submit_job,
                 entrypoint=f"exec python -m kilter {shlex.join(words)}",

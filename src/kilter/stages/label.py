@@ -380,14 +380,8 @@ def _known(group: Group, dropped: Counter[str]) -> dict[int, float]:
 
 
 def _pairs(group: Group, spec: LabelSpec, dropped: Counter[str]) -> list[Group]:
-    rows = []
     left: Counter[str] = Counter()
-    for places in pairs_of(group, spec.pairs, left):
-        chosen, rejected = (" ".join(group.completions[i].text.split()) for i in places)
-        if chosen == rejected:
-            dropped["pairs of the same text"] += 1
-        else:
-            rows.append(_picked(group, places))
+    rows = [_picked(group, places) for places in pairs_of(group, spec.pairs, left)]
     for reason, count in left.items():
         dropped[f"pairs: {reason}"] += count
     return rows

@@ -172,9 +172,7 @@ class Revise(StageKind[ReviseSpec]):
             with contextlib.closing(_critic(spec, work).sampler) as critic:
                 lacking = [n for n in critic.facts.needs if not any(n in p.metadata for p in prompts or ())]
             if prompts and lacking:
-                problem = (
-                    f"knows none of these prompts: they bring no {lacking[0]!r}, as those of its world do"
-                )
+                problem = f"reads {lacking[0]!r} of a prompt, as those of its world bring it: here none does"
                 fix = "name a model or an endpoint as critic, and as judge, for prompts of your own"
                 raise UserError(work.where("critic.sampler"), spec.critic.sampler.name, problem, fix)
         if not work.is_stage(spec.judging(work.base).model):

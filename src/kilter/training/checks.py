@@ -492,13 +492,13 @@ ALWAYS: tuple[Rule, ...] = (
     warmup_leaves_steps,
     reference_is_read,
     cluster_fits,
+    several_processes_divide,
 )
 ON_DATA: tuple[Rule, ...] = (
     feedback_has_prompts,
     rollouts_come_from_somewhere,
     data_reads_no_setting_of_rollouts,
     early_stopping_can_see,
-    several_processes_divide,
 )
 ON_ROLLOUTS: tuple[Rule, ...] = (
     method_takes_fresh_answers,
@@ -516,6 +516,5 @@ ON_ROLLOUTS: tuple[Rule, ...] = (
     select_gives_the_shape,
     groups_have_two_answers,
     opponent_is_a_second_model,
-    several_processes_divide,
 )
 """The first rule that refuses is what a person reads, so that the plainer causes stand first."""
