@@ -93,7 +93,7 @@ def test_a_reader_that_asks_the_terminal_is_named(tmp_path):
     (tmp_path / "mine.py").write_text("def read(row):\n    return input('?')\n")
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n')
     spec = DataSpec(path=str(tmp_path / "rows.jsonl"), format=f"{tmp_path}/mine.py:read", on_bad_row="skip")
-    with pytest.raises(UserError, match=r"data.format.*reads the terminal.*in line 2 of the reader's file"):
+    with pytest.raises(UserError, match=r"data.format.*reads the terminal.*in line 2 of its file"):
         load(spec, "pairs")
 
 
