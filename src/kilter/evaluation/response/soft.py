@@ -258,7 +258,7 @@ ASKED: Mapping[str, re.Pattern[str]] = {
         r"|transform|convert|draft|finish|complete|reply|respond|correct|rephrase|summari[sz]e"
         r"|make (?:this|it|up)|come up|change"
         r"|add|fix|improve|turn|construct|produce|invent|output|identify|classify|extract|find|determine"
-        r"|given|edit)\b",
+        r"|given)\b",
         "asks_harm": r"\b(?:kill\w*|murder\w*|hurt\w*|stab\w*|shoot\w*|poison\w*|bomb\w*|explosives?"
         r"|weapons?|gun|guns|attack\w*|rape\w*"
         r"|assault\w*|steal\w*|rob|robbing|robbery|shoplift\w*|hack\w*|phish\w*|malware|virus|ransomware"
