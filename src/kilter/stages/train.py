@@ -125,9 +125,7 @@ class Train(StageKind[TrainSpec]):
         if ready and not any(work.is_stage(n) for n in model_references(spec.feedback)):
             self._refuse_uncertified(spec, work)
         if ready and spec.prompts is None:
-            shape = self.shape(spec, "data") or "prompts"
-            _refuse_too_few_steps(spec, work, shape)
-            _refuse_long_rows(spec, work, shape)
+            _refuse_too_few_steps(spec, work, self.shape(spec, "data") or "prompts")
         scored = {"feedback": spec.feedback, "monitors.gold": spec.monitors.gold}
         for field, source in scored.items() if ready else ():
             if source is not None:
@@ -253,21 +251,6 @@ def _refuse_too_few_steps(spec: TrainSpec, work: Workspace, shape: Shape) -> Non
     if spec.early_stopping is not None and spec.eval_every is not None and spec.eval_every >= steps > 1:
         problem = f"leaves early_stopping no evaluation before the end of {steps} steps"
         raise UserError(work.where("eval_every"), spec.eval_every, problem, "lower it, or train longer")
-
-
-def _refuse_long_rows(spec: TrainSpec, work: Workspace, shape: Shape) -> None:
-    """Raises UserError for rows beyond the positions of the model, where max_length allows them."""
-    from kilter.models.load import context_of
-    from kilter.training.fit import Room, refuse_unreadable_rows
-    from kilter.training.scorers import make_encoder
-
-    begun = work.origin(spec.start)
-    limit = None if begun is None else context_of(begun)
-    if begun is None or limit is None or spec.max_length <= limit:
-        return
-    encoder, where = make_encoder(spec, begun), work.where()
-    rows = encoder.encode_all(work.load(spec.data, shape).train[: spec.limit], f"{where}data")
-    refuse_unreadable_rows(spec, Room.outlined(begun), encoder, rows, where)
 
 
 def _check_cluster(spec: TrainSpec, cluster: ClusterSpec, work: Workspace) -> None:
