@@ -19,6 +19,7 @@ from conftest import make_model, pair_rows
 from kilter import cli
 from kilter.errors import UserError
 from kilter.launch import jobs
+from kilter.launch import versions as alike
 
 
 class Client:
@@ -331,9 +332,8 @@ def test_a_job_leaves_its_code_and_compares_versions_first(here, tmp_path):
 
 
 def test_builds_do_not_count_as_versions(monkeypatch):
-    monkeypatch.setattr(
-        jobs.metadata, "version", lambda name: {"torch": "2.9.0+cu128", "ray": "2.60.0"}[name]
-    )
+    found = {"torch": "2.9.0+cu128", "ray": "2.60.0", "vllm": "0.32.0"}
+    monkeypatch.setattr(alike.metadata, "version", lambda name: found[name])
     assert jobs.versions()["torch"] == "2.9.0"
     monkeypatch.setenv(jobs.SENDER, json.dumps({"torch": "2.9.0"}))
     jobs.arrive()

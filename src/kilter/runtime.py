@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
+import shlex
 import subprocess
 import sys
 
@@ -61,3 +63,11 @@ def dismiss(guard: subprocess.Popen[bytes]) -> None:
     guard.wait()
     if guard.stdin is not None:
         guard.stdin.close()
+
+
+def kill_users_of(folder: str) -> str:
+    """Shell command for `when_it_ends`: kills all other processes that have a file of the folder open."""
+    holds = f"ls -l /proc/$p/fd | grep -qF {shlex.quote(folder)}/"
+    # This one, if it has not quite ended, does so by itself.
+    others = f"ls /proc | grep '^[0-9]' | grep -vx {os.getpid()}"
+    return f"sleep 1; for p in $({others}); do {holds} && kill -9 $p; done"

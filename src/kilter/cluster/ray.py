@@ -1,4 +1,4 @@
-"""Workers as Ray actors. The only file that imports ray."""
+"""Ray as Kilter needs it: actors that hold workers, their places, and its client of jobs."""
 
 from __future__ import annotations
 
@@ -6,27 +6,24 @@ import contextlib
 import logging
 import os
 import pickle
-import platform
-import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import metadata
 from typing import Any
 
-import psutil
 import ray
 
-from kilter.cluster.backend import JOIN, LOST, Factory, Report, raised, run
+from kilter.cluster import room
+from kilter.cluster.backend import JOIN, LOST, Factory, Report, raised
+from kilter.cluster.held import Held, Hello
 from kilter.errors import UserError
 from kilter.launch.spec import ClusterSpec
-from kilter.runtime import dismiss, when_it_ends
-from kilter.version import __version__
+from kilter.launch.versions import require_same, versions
+from kilter.runtime import dismiss, kill_users_of, when_it_ends
 
 UNAVAILABLE = 30.0
 """Seconds for which Ray may not reach a worker before it counts as lost: a node that falls out takes 19."""
@@ -44,87 +41,13 @@ BESIDE = "beside"
 """The lane of calls that wait for no other."""
 
 
-def versions() -> dict[str, str]:
-    """Versions of what two machines must have alike, as far as it is installed here."""
-    found = {"kilter": __version__, "python": platform.python_version()}
-    for name in ("torch", "ray", "vllm"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def require_same_versions(here: Mapping[str, str], there: Mapping[str, str], node: str) -> None:
-    """Raises UserError where a node has another version of anything that both have."""
-    wrong = [f"{n} {there[n]} where this machine has {v}" for n, v in here.items() if there.get(n, v) != v]
-    if wrong:
-        raise UserError(
-            "cluster.address",
-            "(given)",
-            f"leads to node {node}, which has {' and '.join(wrong)}",
-            "install the same versions on all machines",
-        )
-
-
-@dataclass(frozen=True)
-class Hello:
-    """What a fresh worker says of itself, before it loads anything."""
-
-    where: str
-    node: str
-    address: str
-    process: int
-    log: str
-    versions: Mapping[str, str]
-
-
-class Held:
-    """What an actor runs. The worker's object is made by its first call, after its versions were compared."""
+class Actor(Held):
+    """A worker's object in a process of Ray."""
 
     def __init__(self, role: str, number: int) -> None:
-        self.node, self.address = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
-        self.where = f"{role} {number} (node {self.address}, process {os.getpid()})"
-        self.object: Any = None
-        self.failed: Report | None = None
-        self.built = threading.Event()
-
-    def hello(self) -> Hello:
-        """Who and where this is. Ray sends a worker's standard error to a file of its node."""
-        log = os.path.realpath("/proc/self/fd/2")
-        return Hello(self.where, self.node, self.address, os.getpid(), log, versions())
-
-    def build(self, packed: bytes) -> None:
-        """Makes the object; what goes wrong is the answer to every later call.
-
-        Args:
-            packed: what makes it and the arguments, still pickled. To read them imports much, and while Ray
-                itself reads them no other lane can.
-        """
-        report = run(self, "_make", (packed,), self.where)
-        self.failed = report if report.kind else None
-        self.built.set()
-
-    def _make(self, packed: bytes) -> None:
-        make, arguments = pickle.loads(packed)
-        self.object = make(**arguments)
-
-    def call(self, method: str, arguments: Sequence[Any]) -> Report:
-        """One call, its errors as data."""
-        self.built.wait()
-        return self.failed or run(self.object, method, arguments, self.where)
-
-    def control(self, method: str, arguments: Sequence[Any]) -> Report:
-        """The same beside the calls under way. Who still loads makes progress as long as it computes."""
-        return self.call(method, arguments) if self.built.is_set() else Report(_cpu_seconds())
-
-
-def _cpu_seconds() -> int:
-    """Seconds of computing by this process and those that it started, such as an engine's."""
-    total = 0.0
-    me = psutil.Process()
-    for process in (me, *me.children(recursive=True)):
-        with contextlib.suppress(psutil.Error):
-            total += sum(process.cpu_times()[:2])
-    return int(total)
+        super().__init__(
+            role, number, ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
+        )
 
 
 @dataclass(frozen=True)
@@ -258,7 +181,7 @@ class RayBackend:
             self._connect(os.environ.get(JOIN, spec.address))
         self.address = str(ray.get_runtime_context().gcs_address)
         self.host = str(ray.util.get_node_ip_address())
-        self.actor = ray.remote(concurrency_groups={BESIDE: 1})(Held)
+        self.actor = ray.remote(concurrency_groups={BESIDE: 1})(Actor)
 
     def _connect(self, address: str) -> None:
         # Nothing is reported to Ray's makers; workers print to files of their nodes.
@@ -275,7 +198,9 @@ class RayBackend:
             elsewhere = [r for n, r in self.spec.roles().items() if r.place != "here" or n == "learner"]
             cores = max(os.cpu_count() or 1, sum(r.workers for r in elsewhere if not r.cores))
             ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
-            self._guard = when_it_ends(_end_of(ray._private.worker._global_node.get_session_dir_path()))
+            # A killed driver takes most of them with it. Ray's agents outlive it by a minute: they tell of it
+            # to one that is dead. Each has a log open in the folder of its Ray.
+            self._guard = when_it_ends(kill_users_of(ray._private.worker._global_node.get_session_dir_path()))
             return
         try:
             ray.init(address=address, **quiet)
@@ -329,7 +254,7 @@ class RayBackend:
             raise raised(lost) from error
         handle = RayHandle(actor, place, hello)
         self.handles.append(handle)
-        require_same_versions(versions(), hello.versions, hello.address)
+        require_same(versions(), hello.versions, hello.address)
         actor.build.remote(pickle.dumps((make, dict(arguments))))
         return handle
 
@@ -351,19 +276,19 @@ class RayBackend:
         group, end = ray.util.placement_group([dict(wanted)] * nodes, strategy), time.monotonic() + seconds
         who = "each worker" if role != "learner" else "each machine"
         # An own Ray does not grow.
-        hopeless = (
-            self._own and self.spec.address == "local" and JOIN not in os.environ and not _fits(wanted, nodes)
-        )
+        own = self._own and self.spec.address == "local" and JOIN not in os.environ
+        hopeless = own and not room.fits(_nodes(), wanted, nodes)
         while not group.wait(0.01 if hopeless else max(0.01, min(LOOK, end - time.monotonic()))):
+            missing = f"{who} wants {room.amounts(wanted)}; {room.free(_nodes(), wanted)}"
             if hopeless or time.monotonic() >= end:
                 ray.util.remove_placement_group(group)
                 raise UserError(
                     f"cluster.{role}",
                     "(given)",
-                    f"finds no place: {who} wants {_amounts(wanted)}; {_free(wanted)}",
+                    f"finds no place: {missing}",
                     "ask for less, add machines, or raise cluster.wait_for_resources",
                 )
-            self.say(f"waiting for {role}: {who} wants {_amounts(wanted)}; {_free(wanted)}")
+            self.say(f"waiting for {role}: {missing}")
         return group
 
     def share(self, value: Any) -> Shared:
@@ -388,38 +313,13 @@ class RayBackend:
             dismiss(self._guard)
 
 
-def _end_of(folder: str) -> str:
-    """Shell command that ends all processes of one Ray, by its folder of logs, which each of them has open.
-
-    A killed driver takes most of them with it. Ray's agents outlive it by a minute: they tell of it to one
-    that is dead.
-    """
-    holds = f"ls -l /proc/$p/fd | grep -qF {shlex.quote(folder)}/"
-    # A driver that has not quite ended does so by itself.
-    others = f"ls /proc | grep '^[0-9]' | grep -vx {os.getpid()}"
-    return f"sleep 1; for p in $({others}); do {holds} && kill -9 $p; done"
-
-
-def _amounts(amounts: Mapping[str, float]) -> str:
-    return ", ".join(f"{value:g} {name}" for name, value in amounts.items())
-
-
-def _fits(wanted: Mapping[str, float], nodes: int = 1) -> bool:
-    """Whether so many nodes could hold it, were all of them free."""
-    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return sum(all(node.get(name, 0) >= value for name, value in wanted.items()) for node in there) >= nodes
-
-
-def _free(wanted: Mapping[str, float]) -> str:
-    """What each node has free of what is wanted."""
-    free = ray._private.state.available_resources_per_node()
-    lines = []
-    for node in ray.nodes():
-        if node["Alive"]:
-            left, all_ = free.get(node["NodeID"], {}), node["Resources"]
-            parts = [f"{left.get(n, 0):g} of {all_.get(n, 0):g} {n}" for n in wanted]
-            lines.append(f"node {node['NodeManagerAddress']} has {', '.join(parts)} free")
-    return "; ".join(lines) or "no node is there"
+def _nodes() -> list[room.Node]:
+    left = ray._private.state.available_resources_per_node()
+    return [
+        room.Node(node["NodeManagerAddress"], node["Resources"], left.get(node["NodeID"], {}))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
 def job_client(address: str) -> Any:

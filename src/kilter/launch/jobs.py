@@ -16,14 +16,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from kilter.artifacts import write_json, write_text
 from kilter.errors import Exit, UserError, nearest
-from kilter.version import __version__
+from kilter.launch.versions import different, versions
 
 SENDER, EXIT = "KILTER_SENDER", "KILTER_EXIT_FILE"
 """Variables of a job: versions of the sender as JSON, and where the exit code goes."""
@@ -37,28 +36,16 @@ STARTING = 60
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
-def versions() -> dict[str, str]:
-    """Of what has to be the same on both sides, as far as it is installed."""
-    found = {"kilter": __version__, "python": ".".join(platform.python_version_tuple()[:2])}
-    for name in ("torch", "ray"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            # 2.8.0+cpu here and 2.8.0+cu128 there are one version.
-            found[name] = metadata.version(name).partition("+")[0]
-    return found
-
-
 def arrive() -> None:
     """Raises UserError where this is a job whose sender has other versions."""
     sent: dict[str, str] = json.loads(os.environ.get(SENDER, "{}"))
-    mine = versions()
-    for name in sent.keys() & mine.keys():
-        if sent[name] != mine[name]:
-            raise UserError(
-                "--address",
-                platform.node(),
-                f"has {name} {mine[name]}, and the sender of this job has {sent[name]}",
-                f"install the same {name} on both sides",
-            )
+    for name, (own, other) in different(versions(), sent).items():
+        raise UserError(
+            "--address",
+            platform.node(),
+            f"has {name} {own}, and the sender of this job has {other}",
+            f"install the same {name} on both sides",
+        )
 
 
 def leave(code: int) -> None:

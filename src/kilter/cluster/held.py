@@ -1,0 +1,85 @@
+"""What the process of a worker holds: its object, made where it lives, and what it says before that."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from kilter.cluster.backend import Report, run
+from kilter.launch.versions import versions
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a fresh worker says of itself, before it loads anything."""
+
+    where: str
+    node: str
+    address: str
+    process: int
+    log: str
+    versions: Mapping[str, str]
+
+
+class Held:
+    """Holds a worker's object, which is made by its first call, after its versions were compared.
+
+    Args:
+        role: of the worker.
+        number: of the worker.
+        node: that it runs on.
+        address: of the node, where others reach it.
+    """
+
+    def __init__(self, role: str, number: int, node: str, address: str) -> None:
+        self.node, self.address = node, address
+        self.where = f"{role} {number} (node {self.address}, process {os.getpid()})"
+        self.object: Any = None
+        self.failed: Report | None = None
+        self.built = threading.Event()
+
+    def hello(self) -> Hello:
+        """Who and where this is. A worker's standard error goes to a file of its node."""
+        log = os.path.realpath("/proc/self/fd/2")
+        return Hello(self.where, self.node, self.address, os.getpid(), log, versions())
+
+    def build(self, packed: bytes) -> None:
+        """Makes the object; what goes wrong is the answer to every later call.
+
+        Args:
+            packed: what makes it and the arguments, still pickled. To read them imports much, and while the
+                backend itself reads them no other lane can.
+        """
+        report = run(self, "_make", (packed,), self.where)
+        self.failed = report if report.kind else None
+        self.built.set()
+
+    def _make(self, packed: bytes) -> None:
+        make, arguments = pickle.loads(packed)
+        self.object = make(**arguments)
+
+    def call(self, method: str, arguments: Sequence[Any]) -> Report:
+        """One call, its errors as data."""
+        self.built.wait()
+        return self.failed or run(self.object, method, arguments, self.where)
+
+    def control(self, method: str, arguments: Sequence[Any]) -> Report:
+        """The same beside the calls under way. Who still loads makes progress as long as it computes."""
+        return self.call(method, arguments) if self.built.is_set() else Report(_cpu_seconds())
+
+
+def _cpu_seconds() -> int:
+    """Seconds of computing by this process and those that it started, such as an engine's."""
+    total = 0.0
+    me = psutil.Process()
+    for process in (me, *me.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            total += sum(process.cpu_times()[:2])
+    return int(total)
