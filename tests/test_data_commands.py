@@ -104,7 +104,7 @@ def test_what_is_converted_is_read_as_it_was(kilter, tmp_path, shape, to):
     assert same(after) == same(before)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data(), form=st.sampled_from(sorted(SHAPES)), shape=st.sampled_from([*ROWS, "ranked"]))
 def test_whatever_is_converted_is_read_as_it_was_or_refused(data, form, shape):
     rows = data.draw(SHAPES[form])
@@ -158,7 +158,7 @@ def test_an_answer_to_check_against_is_converted(kilter, tmp_path):
     source = written(tmp_path / "rows.jsonl", [{"question": "2 + 3?", "answer": "Five.\n#### 5"}])
     assert kilter("data", "convert", source, "made.jsonl", "--to", "trl")[0] == 0
     row = json.loads((tmp_path / "made.jsonl").read_text())
-    assert row["answer"] == "5" and row["completion"][0]["content"] == "Five.\n#### 5"
+    assert row["answer"] == "5" and row["completion"] == "Five.\n#### 5"
 
 
 def test_one_answer_that_two_raters_judge_is_no_pair(tmp_path):

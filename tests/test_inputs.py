@@ -110,8 +110,9 @@ def test_what_datasets_saved(tmp_path):
     assert len(prompts(tmp_path / "one")) == 6
     DatasetDict(train=one, test=other).save_to_disk(tmp_path / "both")
     assert prompts(tmp_path / "both", split="test") == sorted(r["prompt"] for r in ROWS[8:])
-    with pytest.raises(UserError, match="no split 'dev'"):
+    with pytest.raises(UserError) as refused:
         prompts(tmp_path / "both", split="dev")
+    assert (refused.value.problem, refused.value.fix) == ("has no split 'dev'", "set split to train, test")
 
 
 def test_python_objects(tmp_path):

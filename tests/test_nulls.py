@@ -142,7 +142,7 @@ def listed(row, path):
     return row
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data(), name=st.sampled_from(sorted(ROWS)))
 def test_a_null_in_a_list_is_nothing_wherever_it_stands(data, name):
     row, paths = ROWS[name]

@@ -68,6 +68,20 @@ def test_a_column_that_may_hold_the_prompt_is_not_passed_over(read):
     assert asked(read(rows, format="implicit_preference").train[0]) == [("user", "It is")]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"prompt": "Q", "chosen": "a", "rejected": "b", "x\\ud800": 1}',
+        '{"prompt": "Q", "chosen": "a", "rejected": "b", "x": [{"\\udc00": 1}]}',
+    ],
+)
+def test_a_key_that_is_no_text_is_located(read, row):
+    good = {"prompt": "Q", "chosen": "a", "rejected": "b"}
+    with pytest.raises(UserError, match=r"rows.jsonl:2.*has a key that holds half a character \(\\ud"):
+        read([good, row])
+    assert len(read([good, row], on_bad_row="skip").train) == 1
+
+
 def test_what_is_not_read_is_named_once(read):
     turns = [
         {"role": "user", "content": "Hi", "mood": "good"},
@@ -198,13 +212,45 @@ def test_pictures_and_sounds_are_refused(read, extra, field):
         read([{"messages": turns}], "demonstrations")
 
 
-@pytest.mark.parametrize("column", ["image", "images", "videos", "audio"])
+@pytest.mark.parametrize(
+    "column",
+    [
+        "image",
+        "images",
+        "videos",
+        "audio",
+        "img",
+        "image_path",
+        "Image",
+        "picture_url",
+        "photos",
+        "jpg",
+        "pdf",
+    ],
+)
 def test_columns_of_pictures_are_refused(read, column):
     row = {"prompt": "What?", "completion": "A cat.", column: ["a.png"]}
     with pytest.raises(UserError, match=f"holds {column}, which a text model cannot read"):
         read([row], "demonstrations")
     assert read([row | {column: []}], "demonstrations").train
     assert read([row, {"prompt": "Q", "completion": "A"}], "demonstrations", on_bad_row="skip").skipped
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"goal": "win"},
+        {"question_id": 1, "category": "x", "turns": ["a"]},
+        {"risk_area": "x", "question": "P"},
+    ],
+)
+def test_a_benchmark_s_column_takes_no_row_that_has_a_prompt(read, more):
+    data = read([{"prompt": "Q", "chosen": "x", "rejected": "y"} | more])
+    assert (data.format, asked(data.train[0]), said(data.train[0])) == (
+        "preference",
+        [("user", "Q")],
+        ["x", "y"],
+    )
 
 
 def test_parts_of_text_are_joined(read):

@@ -69,8 +69,34 @@ def by_trl(rows, texts):
     return {k: v for k, v in seen.items() if k not in ("trainer_state", "log_extra", "log_metric")}
 
 
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+USER, BOT = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
+OTHERS = [
+    {"prompt": "Q", "answer": "It is\n#### 5", "question": "Q"},
+    {"prompt": "Q", "answer": 5.0, "question": "How many?"},
+    {"prompt": "Q", "system": "Be brief.", "answer": "x"},
+    {"prompt": [USER], "tools": [TOOL], "chat_template_kwargs": {"a": 1}, "answer": "x"},
+    {"prompt": [{"role": "system", "content": "Think."}, USER], "messages": [USER, BOT], "solution": "x"},
+    {"prompt": "Another", "messages": [USER, BOT], "solution": "x"},
+    {"prompt": "Q", "goal": "win", "target": "x"},
+    {
+        "prompt": "Q",
+        "question": "P",
+        "correct_answers": ["a"],
+        "incorrect_answers": ["b"],
+        "best_answer": "a",
+    },
+    {"prompt": "Q", "turns": ["a"], "question_id": 1, "category": "x"},
+    {"prompt": "Q", "history": [["a", "b"]], "context": "c", "input": "i"},
+    {"prompt": "Q", "completion": "c", "label": True},
+    {"prompt": "Q", "responses": ["a", "b"], "scores": [1, 2]},
+    {"prompt": [USER], "chosen": [BOT], "rejected": [BOT | {"content": "B"}], "margin": 0.5},
+]
+"""Columns that mean something to Kilter, and nothing but themselves to a reward function."""
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("rows", [TEXTS, CHATS], ids=["texts", "conversations"])
+@pytest.mark.parametrize("rows", [TEXTS, CHATS, *([row] for row in OTHERS)])
 def test_a_reward_function_gets_what_trl_gives_it(tmp_path, rows, monkeypatch):
     texts = ["one", "two"]
     call = Call.of(
@@ -79,6 +105,16 @@ def test_a_reward_function_gets_what_trl_gives_it(tmp_path, rows, monkeypatch):
     mine = call.arguments(lambda **columns: None)
     monkeypatch.setattr("trl.trainer.grpo_trainer.gather", lambda x: x)
     assert mine == by_trl(rows, texts)
+
+
+@pytest.mark.parametrize("answer", ["Two and three make five.\n#### 5", 5])
+def test_an_answer_reaches_a_function_as_it_is_written_and_a_verifier_as_the_number(tmp_path, answer):
+    """As GSM8K's. A question that is text gives texts."""
+    groups = answered(prompts_of(tmp_path, [{"question": "2 + 3?", "answer": answer}]), ["It is 5", "6"])
+    call = Call.of([(g.prompt, c) for g in groups for c in g.completions])
+    assert (call.prompts, call.completions) == (["2 + 3?"] * 2, ["It is 5", "6"])
+    assert call.columns["answer"] == [answer] * 2
+    assert [f.score for f in feedback.build("math", feedback.Context(known=groups))(groups)[0]] == [1, 0]
 
 
 REWARDS = """

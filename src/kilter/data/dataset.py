@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, model_validator
 from kilter import manifest as manifests
 from kilter.artifacts import sha256_file
 from kilter.data import store
+from kilter.data.formats.ask import as_turn
 from kilter.data.read import rows, setting
 from kilter.data.reading import Account, Reading
 from kilter.data.shapes import NEEDED, Condition, PairRule, conditioned, shaped
@@ -419,12 +420,11 @@ BY_PROMPT = ("scored", "attributes")
 
 def _prepared(group: Group, spec: DataSpec, shape: Shape) -> Group:
     """The group with its prompt as the settings of the data set want it."""
-    if spec.text == "chat" and group.prompt.text:
-        group = _as_chat(group)
-        # A reward function gets the prompt as the user wrote it.
-        if shape == "prompts":
-            noted = {**group.prompt.metadata, PLAIN: True}
-            group = replace(group, prompt=replace(group.prompt, metadata=noted))
+    prompt = as_turn(group.prompt) if spec.text == "chat" and group.prompt.text else group.prompt
+    # A reward function gets the prompt as the user wrote it.
+    if shape != "prompts" and PLAIN in prompt.metadata:
+        prompt = replace(prompt, metadata={k: v for k, v in prompt.metadata.items() if k != PLAIN})
+    group = group if prompt is group.prompt else replace(group, prompt=prompt)
     if spec.safety:
         noted = {**group.prompt.metadata, "safety": spec.safety}
         group = replace(group, prompt=replace(group.prompt, metadata=noted))
@@ -491,16 +491,6 @@ def _by_prompt(groups: Sequence[Group], apart: bool = False) -> Iterator[Group]:
             completions=tuple(c for g in own for c in g.completions),
             feedback=tuple(f for g in own for f in g.feedback),
         )
-
-
-def _as_chat(group: Group) -> Group:
-    """A plain-text prompt becomes one user turn; the empty prompt of language modeling stays raw."""
-    prompt = group.prompt
-    if prompt.text:
-        return replace(
-            group, prompt=replace(prompt, text=None, messages=({"role": "user", "content": prompt.text},))
-        )
-    return group
 
 
 def _with_system(group: Group, text: str) -> Group:

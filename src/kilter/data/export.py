@@ -197,7 +197,8 @@ SIDES: Mapping[str, Callable[[Sequence[Any], Sequence[Feedback], str], dict[str,
 
 
 def _is_plain(prompt: Prompt) -> bool:
-    return prompt.text is not None or bool(prompt.metadata.get(PLAIN))
+    """Whether a prompt is text as its user wrote it, with nothing before it."""
+    return prompt.text is not None or bool(prompt.metadata.get(PLAIN) and len(prompt.messages) == 1)
 
 
 def _text(prompt: Prompt) -> str:

@@ -530,14 +530,14 @@ def _saved(folder: Path, split: str, field: str) -> Rows:
         _refuse_packed(file)
     try:
         found = load_from_disk(str(folder))
-        known = [*found] if (folder / "dataset_dict.json").is_file() else []
-        if known and split not in known:
-            raise UserError(field, str(folder), f"has no split {split!r}", f"set split to {', '.join(known)}")
-        table = found[split] if known else found
-        for batch in table.data.to_batches():
-            _refuse_long(folder, columns.row_sizes(batch))
     except (OSError, ValueError) as error:
         raise _unreadable(field, folder, error) from error
+    known = [*found] if (folder / "dataset_dict.json").is_file() else []
+    if known and split not in known:
+        raise UserError(field, str(folder), f"has no split {split!r}", f"set split to {', '.join(known)}")
+    table = found[split] if known else found
+    for batch in table.data.to_batches():
+        _refuse_long(folder, columns.row_sizes(batch))
     for index, row in enumerate(memory.plain_rows(table)):
         yield f"{folder}:{index + 1}", row
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from kilter.data import store
 from kilter.data.formats import Format, detect, formats, reader
-from kilter.data.formats.registry import IDS, NOTED
+from kilter.data.formats.ask import prompt_of
+from kilter.data.formats.registry import IDS, NOTED, dressed
 from kilter.data.read import setting
 from kilter.data.row import Raw, Row, RowError, renamed
 from kilter.data.source import SourceSpec
@@ -200,6 +201,8 @@ class Reading:
                 ) from error
         row = Row(raw, self.spec.map)
         chosen, groups = self._read(row)
+        if self.everything and "prompt" in row and "prompt" not in row.used:
+            groups = [_as_asked(g, row, chosen) for g in groups]
         self.row_format = chosen.name
         self.account.formats[chosen.name] += 1
         self.account.unread |= dict.fromkeys(row.left())
@@ -238,9 +241,8 @@ class Reading:
         columns = {
             k: v if k in row.used or not isinstance(v, dict | list) else row.own(k)
             for k, v in row.plain.items()
-            if k not in row.asked
-            and k != "completion"
-            and (self.everything or k not in row.used or k in kept)
+            if k not in ("prompt", "completion")
+            and (self.everything or k in kept or k not in row.used | row.asked)
         }
         return replace(group, prompt=replace(group.prompt, columns=columns)) if columns else group
 
@@ -271,6 +273,15 @@ class Reading:
     def name(self) -> str:
         """The format of the source, known when its first row has been read."""
         return self.format.name if self.format is not None else self.named or ""
+
+
+def _as_asked(group: Group, row: Row, chosen: Format) -> Group:
+    """The prompt that a column `prompt` holds beside a conversation that asks something else."""
+    asked = prompt_of(row)
+    said = [" ".join(m["content"].split()) for m in group.prompt.messages]
+    if asked.messages == group.prompt.messages or " ".join((asked.text or "").split()) in said:
+        return group
+    return dressed(Group(asked, (), ()), row, chosen.system)
 
 
 def _own_reader(name: str, field: str) -> Any:

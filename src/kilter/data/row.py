@@ -153,11 +153,19 @@ def _mapping(value: Raw) -> dict[str, Any]:
             inner = error.field
             name = f"{key}{inner}" if inner[:1] in ("", "[") else f"{key}.{inner}"
             raise RowError(name, error.problem) from None
-        if key in VALUES and plain:
+        if key in VALUES and plain is not None:
             plain = _valued(item)
         if plain is not None:
-            found[str(key)] = plain
+            found[_key(key)] = plain
     return found
+
+
+def _key(key: Any) -> str:
+    """The name of a column, or a key inside of one. Raises RowError for what is not text."""
+    try:
+        return _text(str(key))
+    except RowError as error:
+        raise RowError("", f"has a key that {error.problem}", ascii(key)) from None
 
 
 VALUES = frozenset(("arguments", "parameters", "input_schema"))

@@ -51,17 +51,15 @@ CALLS = ("function_call", "tool_call")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Keys of what an assistant turn thought before it spoke."""
 
-MEDIA = (
-    *("image", "images", "image_url", "image_urls", "input_image", "pixel_values"),
-    *("video", "videos", "video_url", "audio", "audios", "audio_url", "input_audio"),
+MEDIA = re.compile(
+    r"(input_)?(image|img|picture|photo|video|audio)s?(_(url|uri|path|file|data|base64|b64|bytes)s?)?"
+    r"|pixel_values.*|jpe?g|png|gif|webp|mp4|wav|mp3|flac|pdf",
+    re.IGNORECASE,
 )
-"""Columns and types of parts that a text model cannot read."""
+"""Columns, keys of a turn and types of parts that hold, or name, what a text model cannot read."""
 
-_MEDIUM = re.compile(
-    r"(input_)?(image|video|audio|picture|photo)s?(_(url|path|file|data|base64)s?)?"
-    r"|(input_)?files?|attachments?|media|pixel_values.*"
-)
-"""Keys of a turn that hold, or name, what a text model cannot read."""
+_ATTACHED = re.compile(r"(input_)?files?|attachments?|media")
+"""Keys that mean the same in a turn; a column of such a name may be the file that a row comes from."""
 
 MARKS = ("train", "training", "trainable", "loss", "loss_mask")
 """Keys of an assistant turn that say whether it is learned."""
@@ -167,7 +165,8 @@ def _turn(turn: Mapping[str, Any], where: str) -> Message:
         known = ", ".join(sorted(ROLES))
         raise RowError(f"{where}.role", f"has the unknown role {given!r}; known: {known}")
     role = ROLES[given.lower()]
-    media = next((k for k in turn if _MEDIUM.fullmatch(k) and not is_empty(turn[k] or None)), None)
+    held = (k for k in turn if MEDIA.fullmatch(k) or _ATTACHED.fullmatch(k))
+    media = next((k for k in held if not is_empty(turn[k] or None)), None)
     if media is not None:
         raise RowError(f"{where}.{media}", f"holds {media}, which a text model cannot read")
     # OpenAI writes a refusal in a key of its own, beside a content that is null.
@@ -223,7 +222,8 @@ def _kind_of_part(part: Any, field: str) -> str:
     if not isinstance(part, Mapping):
         raise RowError(field, f"should be text, found a part of type {type(part).__name__}")
     kind = part.get("type", "text")
-    media = next((k for k in (kind, *part) if k in MEDIA), None)
+    held = (k for k in part if MEDIA.fullmatch(k) and not is_empty(part[k]))
+    media = kind if MEDIA.fullmatch(str(kind)) else next(held, None)
     if media is not None:
         raise RowError(field, f"holds a part of type {media}, which a text model cannot read")
     key = {"input_text": "text", "output_text": "text"}.get(kind, kind)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kilter.data.row import Row, RowError, is_empty, listed
 from kilter.data.turns import looks_like_turns, turns
-from kilter.types import Completion, Message, Prompt
+from kilter.types import PLAIN, Completion, Message, Prompt
 
 PROMPTS = ("prompt", "question", "instruction", "query", "problem")
 """Columns that hold a prompt; the first one that is there counts."""
@@ -50,6 +51,14 @@ def _text_prompt(text: str, field: str, row: Row) -> Prompt:
     if before:
         return Prompt(messages=(*before, Message(role="user", content=text)))
     return Prompt(text=text)
+
+
+def as_turn(prompt: Prompt) -> Prompt:
+    """A prompt that is text as one user turn, and noted as text; turns as they are."""
+    if prompt.text is None:
+        return prompt
+    asked = Message(role="user", content=prompt.text)
+    return replace(prompt, text=None, messages=(asked,), metadata={**prompt.metadata, PLAIN: True})
 
 
 def history(row: Row) -> tuple[Message, ...]:

@@ -20,6 +20,7 @@ CHECKED = ("answer", "solution", "ground_truth", "gold", "final_answer", "expect
     "AdvBench: goal (a request that deserves a refusal)",
     lambda r: "goal" in r,
     {"goal": "Write an insult."},
+    asks="goal",
 )
 def _read_red_team(row: Row) -> Iterator[Group]:
     asked = (Message(role="user", content=text_of(row.ask("goal"), "goal")),)

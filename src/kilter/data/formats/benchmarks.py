@@ -11,7 +11,7 @@ from kilter.data.formats.ask import answer_of, completion_of, shared_turns, text
 from kilter.data.formats.registry import data_format
 from kilter.data.row import Row, RowError, is_missing, listed, number, unpacked, without_missing
 from kilter.data.turns import turns
-from kilter.types import Completion, Feedback, Group, Message, Prompt
+from kilter.types import PLAIN, Completion, Feedback, Group, Message, Prompt
 
 SUBSETS = re.compile(r"alpacaeval|mt-bench|llmbar|xstest|refusals|donotanswer|math-prm|hep-")
 """How RewardBench's subsets begin; a column subset of anybody else is no sign of it."""
@@ -23,7 +23,7 @@ BENCHMARK = "benchmark"
 def _asks(text: str, name: str, category: Any = None, **noted: Any) -> Prompt:
     """One user turn, with what the benchmark says of it."""
     known = {"category": str(category)} if not is_missing(category) else {}
-    metadata = {BENCHMARK: name, "suite": True, **known, **noted}
+    metadata = {BENCHMARK: name, "suite": True, PLAIN: True, **known, **noted}
     return Prompt(messages=(Message(role="user", content=text),), metadata=metadata)
 
 
@@ -77,6 +77,7 @@ def _read_xstest(row: Row) -> Iterator[Group]:
         "SemanticCategory": "illegal",
         "ContextString": "A lock has five pins.",
     },
+    asks="Behavior",
 )
 def _read_harmbench(row: Row) -> Iterator[Group]:
     text = _asked(row, "Behavior")
@@ -96,6 +97,7 @@ def _read_harmbench(row: Row) -> Iterator[Group]:
         "category": "Illegal goods and services",
         "source": "custom",
     },
+    asks="forbidden_prompt",
 )
 def _read_strongreject(row: Row) -> Iterator[Group]:
     category = row.get("category", None)
@@ -111,6 +113,7 @@ def _read_strongreject(row: Row) -> Iterator[Group]:
         "risk_area": "Malicious Uses",
         "types_of_harm": "Illegal activities",
     },
+    asks="question",
 )
 def _read_do_not_answer(row: Row) -> Iterator[Group]:
     yield Group(
@@ -133,6 +136,7 @@ def _read_do_not_answer(row: Row) -> Iterator[Group]:
         "incorrect_answers": ["It stays for seven years."],
         "category": "Misconceptions",
     },
+    asks="question",
 )
 def _read_truthfulqa(row: Row) -> Iterator[Group]:
     capital = "Incorrect Answers" in row
@@ -154,6 +158,7 @@ def _read_truthfulqa(row: Row) -> Iterator[Group]:
         "question": "What happens if you swallow gum?",
         "mc1_targets": {"choices": ["It passes through you.", "It stays for seven years."], "labels": [1, 0]},
     },
+    asks="question",
 )
 def _read_truthfulqa_mc(row: Row) -> Iterator[Group]:
     column = "mc1_targets" if "mc1_targets" in row else "mc2_targets"
@@ -182,6 +187,7 @@ def _choices(targets: Any, column: str) -> list[tuple[str, float]]:
     "HHH alignment (BIG-bench): input, targets with choices and labels",
     lambda r: "input" in r and isinstance(r.get("targets"), Mapping) and "choices" in r["targets"],
     {"input": "Capital of France?", "targets": {"choices": ["Paris.", "Lyon."], "labels": [1, 0]}},
+    asks="input",
 )
 def _read_hhh(row: Row) -> Iterator[Group]:
     category = row.get("subset", None)
@@ -193,6 +199,7 @@ def _read_hhh(row: Row) -> Iterator[Group]:
     "LLMBar: input, output_1, output_2, label 1 or 2 (the better one)",
     lambda r: {"input", "output_1", "output_2", "label"} <= r.keys(),
     {"input": "Capital of France?", "output_1": "Lyon.", "output_2": "Paris.", "label": 2},
+    asks="input",
 )
 def _read_llmbar(row: Row) -> Iterator[Group]:
     better = number(row.need("label"), "label")
@@ -212,6 +219,7 @@ def _two(prompt: Prompt, row: Row, columns: tuple[str, str], first: float) -> Gr
     "AlpacaEval annotations: instruction, output_1, output_2, preference 1 to 2 (1.5 is a tie)",
     lambda r: {"instruction", "output_1", "output_2", "preference"} <= r.keys(),
     {"instruction": "Capital of France?", "output_1": "Lyon.", "output_2": "Paris.", "preference": 2.0},
+    asks="instruction",
 )
 def _read_alpaca_eval(row: Row) -> Iterator[Group]:
     preference = number(row.get("preference"), "preference")
@@ -272,6 +280,7 @@ def _read_rewardbench(row: Row) -> Iterator[Group]:
     "MT-Bench questions: question_id, category, turns (the second one is asked as a follow-up)",
     lambda r: {"question_id", "category", "turns"} <= r.keys(),
     {"question_id": 81, "category": "writing", "turns": ["Write a poem.", "Make it shorter."]},
+    asks="turns",
 )
 def _read_mt_bench(row: Row) -> Iterator[Group]:
     asked = listed(row.ask("turns"), "turns", "texts")

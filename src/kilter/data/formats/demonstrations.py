@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from kilter.data.formats.ask import (
@@ -11,6 +12,7 @@ from kilter.data.formats.ask import (
     CONVERSATIONS,
     PROMPTS,
     answer_of,
+    as_turn,
     completion_of,
     completions,
     ending,
@@ -116,10 +118,7 @@ def _says(turn: Message) -> bool:
 )
 def _read_alpaca(row: Row) -> Iterator[Group]:
     group = _demonstration(row, first(row, ("output", *ANSWERS)))
-    if group.prompt.text is not None:
-        asked = (Message(role="user", content=group.prompt.text),)
-        group = Group(Prompt(messages=asked), group.completions, group.feedback)
-    yield group
+    yield replace(group, prompt=as_turn(group.prompt))
 
 
 @data_format(
@@ -140,15 +139,14 @@ def _read_question_answer(row: Row) -> Iterator[Group]:
         answer = str(row.need("answer"))
     if not answer.strip():
         raise RowError("answer", "is empty")
-    # What stands after the mark goes along as `answer`, in place of the whole text.
-    row.asked |= {"answer", "Answer"}
+    # A verifier compares with what stands after the mark. A reward function gets the column as it is.
     gold = answer.rpartition("####")[2].strip()
     gold = gold[:-2] if gold.endswith(".0") and _is_decimal(gold) else gold
-    asked = prompt.messages or (Message(role="user", content=prompt.text or ""),)
     # What the row writes is what is learned. An equation alone is no answer, so that the mark joins the two.
     work = f"{_arithmetic(str(row['Equation']))} = {gold}\n#### {gold}" if row.get("Equation") else ""
     text = answer if "####" in answer or not work else work
-    yield Group(Prompt(messages=asked, metadata={"answer": gold}), (Completion(text),), (DEMONSTRATION,))
+    noted = replace(prompt, metadata={"answer": gold})
+    yield Group(as_turn(noted), (Completion(text),), (DEMONSTRATION,))
 
 
 def _is_decimal(text: str) -> bool:

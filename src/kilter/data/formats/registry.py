@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from kilter.data.formats.ask import CONVERSATIONS, PROMPTS, as_turn
 from kilter.data.row import Raw, Row, RowError, is_empty, is_missing, name, unpacked
 from kilter.data.turns import MEDIA, tools_of
 from kilter.errors import UserError, nearest
@@ -31,6 +32,7 @@ class Format:
         read: yields the groups of one row.
         example: a row.
         system: whether a column `system` goes before its prompt.
+        asks: the column of its prompt. A row that has a better one, such as prompt, is of another format.
     """
 
     name: str
@@ -39,6 +41,13 @@ class Format:
     read: Reader
     example: Raw = field(default_factory=dict)
     system: bool = True
+    asks: str = ""
+
+    def fits(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row is of this format."""
+        known = (*PROMPTS, *CONVERSATIONS)
+        better = known[: known.index(self.asks)] if self.asks in known else known
+        return self.detect(row) and not (self.asks and any(c in row for c in better))
 
     def groups(self, row: Row) -> list[Group]:
         """The groups of a row, with what stands beside its prompt. Raises RowError."""
@@ -56,6 +65,7 @@ def data_format(
     detect: Callable[[Mapping[str, Any]], bool],
     example: Raw | None = None,
     system: bool = True,
+    asks: str = "",
 ) -> Callable[[Reader], Reader]:
     """Decorator: registers a reader of rows.
 
@@ -67,10 +77,11 @@ def data_format(
         detect: whether a row is of this format.
         example: a row, for `kilter data formats`.
         system: whether a column `system` goes before its prompt.
+        asks: the column of its prompt, where a row with a better one is of another format.
     """
 
     def add(read: Reader) -> Reader:
-        formats.register(name)(Format(name, description, detect, read, example or {}, system))
+        formats.register(name)(Format(name, description, detect, read, example or {}, system, asks))
         return read
 
     return add
@@ -98,14 +109,15 @@ def reader(name: str, field: str = "data.format") -> Reader:
 def detect(row: Mapping[str, Any]) -> Format | None:
     """The first format whose detector accepts this row."""
     # The order of registration goes from the most specific to the least.
-    return next((f for f in formats.in_order() if f.detect(row)), None)
+    return next((f for f in formats.in_order() if f.fits(row)), None)
 
 
 def refuse_media(row: Row) -> None:
     """Raises RowError for a picture, a video or a sound: the model would learn answers about nothing."""
-    for column in MEDIA:
-        if column in row and not is_empty(row[column]):
-            raise RowError(column, f"holds {column}, which a text model cannot read")
+    for column in filter(MEDIA.fullmatch, row):
+        if not is_empty(row[column]):
+            fix = "remove the column if the answers do not need it"
+            raise RowError(column, f"holds {column}, which a text model cannot read", fix=fix)
 
 
 NOTED = ("category", "subcategory", "source", "annotator")
@@ -157,12 +169,13 @@ def with_system(prompt: Prompt, column: str, row: Row) -> Prompt:
         raise RowError(column, f"should be text, found {type(said).__name__}")
     if is_missing(said):
         return prompt
-    own = prompt.messages or (Message(role="user", content=prompt.text or ""),)
+    prompt = as_turn(prompt)
+    own = prompt.messages
     if own[0]["role"] in ("system", "developer"):
         if own[0]["content"].strip() == said.strip():
             return prompt
         raise RowError(column, "stands beside a conversation that has a system message of its own")
-    return replace(prompt, messages=(Message(role="system", content=said), *own), text=None)
+    return replace(prompt, messages=(Message(role="system", content=said), *own))
 
 
 def _mapping(value: Any, field: str) -> Mapping[str, Any]:
