@@ -171,6 +171,38 @@ DEEPSEEK_R1 = """
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|Assistant|><think>\n' }}{%- endif -%}"""
 
+CHANNELS = """
+{%- set ns = namespace(final=-1) -%}
+{%- for m in messages -%}{%- if m['role'] == 'assistant' and not m['tool_calls'] -%}{%- set ns.final = loop.index0 -%}{%- endif -%}{%- endfor -%}
+{%- for m in messages -%}
+{%- if m['role'] == 'assistant' and m['tool_calls'] -%}
+{%- if m['reasoning_content'] and ns.final < loop.index0 -%}
+{{ '<|start|>assistant<|channel|>analysis<|message|>' + m['reasoning_content'] + '<|end|>' }}
+{%- endif -%}
+{{ '<|start|>assistant<|channel|>call<|message|>' + m['tool_calls'][0]['function']|tojson + '<|end|>' }}
+{%- elif m['role'] == 'assistant' and loop.last and not add_generation_prompt -%}
+{%- if m['reasoning_content'] -%}
+{{ '<|start|>assistant<|channel|>analysis<|message|>' + m['reasoning_content'] + '<|end|>' }}
+{%- endif -%}
+{{ '<|start|>assistant<|channel|>final<|message|>' + m['content'] + '<|return|>' }}
+{%- elif m['role'] == 'assistant' -%}{{ '<|start|>assistant<|channel|>final<|message|>' + m['content'] + '<|end|>' }}
+{%- elif m['role'] != 'system' -%}{{ '<|start|>' + m['role'] + '<|message|>' + m['content'] + '<|end|>' }}
+{%- elif loop.first -%}{{ '<|start|>developer<|message|>' + m['content'] + '<|end|>' }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|start|>assistant' }}{%- endif -%}"""
+"""As GPT-OSS's with tools: reasoning before a call goes when a final answer follows, and one call is written."""
+
+NEMOTRON = """
+{%- for m in messages -%}
+{%- if m['role'] == 'assistant' -%}
+{{ '<|im_start|>assistant\n<think>' + ('\n' + m['reasoning_content'] if m['reasoning_content'] else '') + '</think>'
+   + m['content'] + '<|im_end|>\n' }}
+{%- else -%}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n<think>\n' }}{%- endif -%}"""
+"""An empty block of reasoning is written otherwise than the one that the generation prompt opens."""
+
 APPENDING = {
     "chatml": CHATML,
     "llama3": LLAMA3,

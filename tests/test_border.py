@@ -17,7 +17,18 @@ from conftest import make_model
 from kilter.data import templates
 from kilter.data.dataset import DataSpec, load
 from kilter.data.encode import ACROSS, STOPS, Encoder
-from kilter.data.render import CLOCK, CLOSED, CONTEXT, FOLDED, NO_CALLS, NO_REASONING, NO_TOOLS, SECOND, SPLIT
+from kilter.data.render import (
+    CLOCK,
+    CLOSED,
+    CONTEXT,
+    FOLDED,
+    NO_CALLS,
+    NO_REASONING,
+    NO_TOOLS,
+    NO_TURNS,
+    SECOND,
+    SPLIT,
+)
 from kilter.errors import UserError
 from kilter.refs import TEMPLATE_WORDS
 from kilter.roles.open import OpenSpec, open_encoder
@@ -324,6 +335,19 @@ def test_reasoning_stands_in_the_block_in_every_spelling(answer, more):
     assert not encoder.counts
 
 
+def test_a_plain_answer_closes_the_block_as_the_template_does():
+    encoder = encoder_of("byte_level", borders.NEMOTRON)
+    for turn, want in (
+        (bot("Yes"), "</think>Yes<|im_end|>"),
+        (bot("Yes", reasoning_content="I see."), "I see.</think>Yes<|im_end|>"),
+    ):
+        row = encoder.encode(group_of([user("Hi")], [turn]))
+        assert encoder.tokenizer.decode(row.prompt_ids).endswith("assistant\n<think>\n")
+        assert encoder.tokenizer.decode(row.completion_ids[0]) == want
+        assert all(row.masks[0])
+    assert encoder.counts == {CLOSED: 1}
+
+
 def test_a_closed_block_of_the_generation_prompt_stays_in_the_prompt():
     """As in Gemma 4: the prompt ends in an empty thought that the finished conversation leaves out."""
     opened = "'<|im_start|>assistant\n<think>\n\n</think>\n\n'"
@@ -382,6 +406,77 @@ def test_calls_and_tools_are_written_by_the_template():
     assert plain.counts == {NO_TOOLS: 1, NO_REASONING: 1}
     plain.prompt(Prompt(messages=(user("Weather?"), *turns[:2])))
     assert plain.counts[NO_CALLS] == 1
+
+
+LOOK = {"type": "function", "function": {"name": "look", "arguments": {"at": "map"}}}
+FOUND = {"role": "tool", "content": "Rome", "name": "look"}
+
+
+@cheap
+@given(names, spoken, st.sampled_from(["", "Look it up.", "No"]), st.sampled_from(["", "It is there.", "No"]))
+def test_a_header_that_the_generation_prompt_only_begins_is_learned(name, said, before, after):
+    """The finished conversation drops the reasoning before the call, which is there when it is answered."""
+    encoder = encoder_of(name, borders.CHANNELS)
+    prompt, turns = [user("Hi")], [bot("", tool_calls=[LOOK]), FOUND, bot(said)]
+    for turn, thought in ((turns[0], before), (turns[2], after)):
+        if thought:
+            turn["reasoning_content"] = thought
+    (row,) = encoder.encode_rows([group_of(prompt, turns)])
+    call = f"<|channel|>call<|message|>{json.dumps(LOOK['function'])}<|end|>"
+    head = lambda thought: (
+        f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant" if thought else ""
+    )
+    want = [head(before) + call, f"{head(after)}<|channel|>final<|message|>{said}<|return|>"]
+    between = "<|start|>tool<|message|>Rome<|end|><|start|>assistant"
+    text = f"<|start|>user<|message|>Hi<|end|><|start|>assistant{want[0]}{between}{want[1]}"
+    ids = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert [*row.prompt_ids, *row.completion_ids[0]] == ids
+    learned = [row.completion_ids[0][a:b] for a, b in _runs(row.masks[0])]
+    joint = encoder.tokenizer(between, add_special_tokens=False)["input_ids"]
+    assert sum(map(len, learned)) == len(row.completion_ids[0]) - len(joint)
+    assert not encoder.counts.keys() - {STOPS, ACROSS}
+
+
+def test_a_call_beside_the_one_that_the_template_writes_is_refused():
+    encoder = encoder_of("byte_level", borders.CHANNELS)
+    other = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
+    with pytest.raises(UserError, match="look.*is a call that the chat template does not write"):
+        encoder.encode(group_of([user("Hi")], [bot("", tool_calls=[LOOK, other])]))
+    encoder.encode(group_of([user("Hi"), bot("", tool_calls=[LOOK, other]), FOUND], "Rome."))
+    assert encoder.counts == {NO_CALLS: 1}
+
+
+@pytest.mark.parametrize("kind", ["prompt", "answer"])
+@pytest.mark.parametrize(
+    ("template", "turns", "role"),
+    [
+        ("channels", [{"role": "system", "content": "Be brief."}, user("And?")], "system"),
+        ("chatml_only", [{"role": "tool", "content": "sunny"}], "tool"),
+        ("calls_only", [{"role": "tool", "content": "sunny"}], "tool"),
+        ("chatml", [{"role": "tool", "content": "sunny"}], None),
+        ("chatml", [{"role": "system", "content": "Be brief."}, user("And?")], None),
+    ],
+)
+def test_a_turn_of_the_context_that_the_template_leaves_out_is_said(kind, template, turns, role):
+    known = "for m in messages if m['role'] in ['user', 'assistant']"
+    loose = "{%- if m['role'] == 'tool' and not loop.previtem['tool_calls'] -%}{%- continue -%}{%- endif -%}"
+    text = {
+        "channels": borders.CHANNELS,
+        "chatml_only": borders.CHATML.replace("for m in messages", known),
+        "calls_only": borders.CHATML.replace(
+            "{{ '<|im_start|>' + m['role']", f"{loose}{{{{ '<|im_start|>' + m['role']"
+        ),
+        "chatml": borders.CHATML,
+    }[template]
+    encoder = encoder_of("byte_level", text)
+    begin, answer = [user("Weather?"), bot("Let me look.")], bot("It is sunny.")
+    group = (
+        group_of([*begin, *turns], [answer])
+        if kind == "prompt"
+        else group_of(begin[:1], [begin[1], *turns, answer])
+    )
+    encoder.encode(group)
+    assert [c for c in encoder.counts if c != CONTEXT] == ([NO_TURNS.format(role=role)] if role else [])
 
 
 def test_arguments_are_text_where_the_template_joins_them():
@@ -619,8 +714,8 @@ def test_the_header_of_the_next_turn_ends_an_answer_where_it_is_a_stop_id(name, 
 
 
 @cheap
-@given(st.lists(spoken, min_size=1, max_size=3), st.booleans())
-def test_glm_4_5_learns_what_trl_s_own_training_template_of_it_marks(said, calls):
+@given(st.lists(spoken, min_size=1, max_size=3), st.booleans(), st.sampled_from(["", "I see.", "No"]))
+def test_glm_4_5_learns_what_trl_s_own_training_template_of_it_marks(said, calls, thought):
     pytest.importorskip("trl")
     from trl.chat_template_utils import glm4moe_chat_template, glm4moe_training_chat_template
 
@@ -630,6 +725,8 @@ def test_glm_4_5_learns_what_trl_s_own_training_template_of_it_marks(said, calls
     turns = [turn for text in said for turn in (user("Hi"), bot(text.strip() or "a"))]
     if calls:
         turns[-1] = bot(turns[-1]["content"], tool_calls=[call])
+    if thought:
+        turns[-1]["reasoning_content"] = thought
     tokenizer.chat_template = glm4moe_chat_template
     (row,) = Encoder(tokenizer, encoder.stop_ids, 1 << 20).encode_rows([group_of(turns[:1], turns[1:])])
     tokenizer.chat_template = glm4moe_training_chat_template
@@ -639,14 +736,16 @@ def test_glm_4_5_learns_what_trl_s_own_training_template_of_it_marks(said, calls
     assert list(map(bool, row.masks[0])) == list(map(bool, mask[size:]))
 
 
-def test_a_null_in_arguments_and_schemas_is_a_value(tmp_path):
+@pytest.mark.parametrize(
+    "given", [{"a": None, "b": 1, "c": [{"d": None}]}, {"a": None}, {"a": {"b": [None]}}]
+)
+def test_a_null_in_arguments_and_schemas_is_a_value(tmp_path, given):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     encoder = encoder_of("byte_level", APPENDING["tools"])
     schema = {"type": "object", "properties": {"a": {"type": "string", "default": None}}}
     tools = [{"type": "function", "function": {"name": "look", "parameters": schema}}]
-    given = {"a": None, "b": 1, "c": [{"d": None}]}
     found = []
     for arguments in (given, json.dumps(given)):
         call = {"type": "function", "id": None, "function": {"name": "look", "arguments": arguments}}

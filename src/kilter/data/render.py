@@ -48,6 +48,9 @@ REPEATS = 6
 CODES = [f"%{c}" for c in (*"aAbBcdDefFGhHIjklmMpPrRsSTuUVwWxXyYzZ", *(f"-{c}" for c in "dejHIlmMSUVwWy"))]
 """What a clock's format is made of."""
 
+NEAR = 64
+"""Characters at the end of a generation prompt by which it is found again: its header, and words before it."""
+
 FINE = re.compile(r"strftime_now\([^)]*%-?[HIMSfpPXcTrRskl]")
 """A clock that shows more than the day."""
 
@@ -59,6 +62,7 @@ NO_TOOLS = "chat template without tools: the model sees none of them"
 NO_CALLS = "chat template without tool calls: the model sees none of those in a prompt"
 CLOCK = "chat template with the time of day: it is midnight in all rows"
 SECOND = "answers with a block behind an empty one: the chat template reads reasoning_content alone"
+NO_TURNS = "chat template without later {role} turns: the model sees none of them"
 NO_REASONING = "answers with reasoning that the chat template does not write"
 
 
@@ -189,7 +193,7 @@ class Renderer:
             return prompt.text
         begun = prompt.begun
         text = self.render(prompt.messages, prompt, generation=not begun, continued=begun)
-        self._name_unwritten(prompt, text)
+        self._name_unwritten(prompt, prompt.messages, text)
         return text
 
     def begun(self, prompt: Prompt, texts: Sequence[str]) -> list[Rendered]:
@@ -214,13 +218,19 @@ class Renderer:
             for c in group.completions
         ]
 
-    def _name_unwritten(self, prompt: Prompt, text: str) -> None:
-        """Notes what the prompt brings and the template leaves out."""
+    def _name_unwritten(self, prompt: Prompt, turns: Sequence[Message], text: str) -> None:
+        """Notes what a context brings and the template leaves out."""
         if prompt.tools and _name(prompt.tools[0]) not in text:
             self.counts[NO_TOOLS] = 1
-        calls = [c for t in prompt.messages for c in t.get("tool_calls", ())]
-        if any(_name(c) not in text for c in calls):
+        calls = Counter(_name(c) for t in turns for c in t.get("tool_calls", ()))
+        if any(text.count(name) < count for name, count in calls.items()):
             self.counts[NO_CALLS] = 1
+        called = False
+        for turn in turns[1:]:
+            if turn["role"] == "assistant":
+                called = bool(turn.get("tool_calls"))
+            elif turn["role"] != "user" and not self._writes_later(turn["role"], called):
+                self.counts[NO_TURNS.format(role=turn["role"])] = 1
 
     def _row(self, prompt: Prompt, before: str, completion: Completion) -> Rendered:
         """One completion of a chat, several turns included."""
@@ -228,6 +238,7 @@ class Renderer:
         answers = [n for n in range(first, len(turns)) if turns[n]["role"] == "assistant"]
         learned = [n for n in answers if turns[n].get("train", True)] or answers[-1:]
         text, start, unended = self._last(prompt, turns[: learned[-1] + 1], before, learned[-1] == first)
+        self._name_unwritten(prompt, turns[: learned[-1]], text)
         if unended and (stop := self._next_header(prompt, turns[: learned[-1] + 1], text)):
             text, unended = text + stop, False
         if turns[learned[-1]].get("reasoning_content", "").strip() not in text:
@@ -276,6 +287,10 @@ class Renderer:
         probe = cast(Message, {**turns[-1], "content": PROBE})
         header = "" if begun else self.render([*turns[:-1], probe], prompt)
         header = header[: max(0, header.rfind(PROBE))]
+        if header and whole.startswith(header) and (start := _asked_at(opening, header)):
+            end, ended = self._end(whole, start)
+            self._require_written(turns[-1], whole[start:end])
+            return opening + whole[start:end], len(opening), not ended
         if not header or not whole.startswith(header):
             if not begun and OPENED.search(opening) is None:
                 raise _misplaced(turns[-1])
@@ -286,14 +301,15 @@ class Renderer:
         if begun:
             said = turns[-1]["content"][len(prompt.messages[-1]["content"]) :]
             return opening + said + whole[self._content_end(whole) : end], len(opening), not ended
-        return opening + self._continued(opening, turns[-1], written), len(opening), not ended
+        return opening + self._continued(prompt, opening, turns, written), len(opening), not ended
 
-    def _continued(self, opening: str, turn: Message, written: str) -> str:
+    def _continued(self, prompt: Prompt, opening: str, turns: Sequence[Message], written: str) -> str:
         """An answer as the model writes it behind a generation prompt that the template does not repeat.
 
         Args:
+            prompt: brings what the template takes beside the turns.
             opening: the generation prompt.
-            turn: the answer.
+            turns: the conversation up to the answer.
             written: what the template makes of it, after the turn's header and up to the end of turn.
         """
         block = OPENED.search(opening)
@@ -301,7 +317,7 @@ class Renderer:
             return written
         tag = block.group().strip()
         close = f"</{block['angle']}>" if block["angle"] else f"[/{block['square']}]"
-        content, reasoning = turn["content"], turn.get("reasoning_content", "")
+        content, reasoning = turns[-1]["content"], turns[-1].get("reasoning_content", "")
 
         # Reasoning that the template left out or moved stands in the block that is open already.
         if reasoning and reasoning.strip() not in written:
@@ -316,6 +332,12 @@ class Renderer:
         if content.lstrip().startswith(tag):
             return _without(block.group(), tag, written)
         self.counts[CLOSED] += 1
+
+        # The template closes the block as it does behind reasoning, if it ever writes any.
+        thoughtful = cast(Message, {**turns[-1], "reasoning_content": PROBE})
+        whole = self.render([*turns[:-1], thoughtful], prompt)
+        if whole.startswith(opening + PROBE):
+            return whole[len(opening + PROBE) : self._end(whole, len(opening))[0]]
         return f"\n{close}\n\n{written.lstrip()}"
 
     def split(self, group: Group) -> list[Group]:
@@ -374,9 +396,11 @@ class Renderer:
         place, stop = max(
             ((before.rfind(m), m) for m in self._marks if self._marks[m] in self.stop_ids), default=(-1, "")
         )
-        # The header stands right behind what the answer ends with, or it is another turn's.
-        said = before[: max(0, place)].rstrip()
-        if place < 0 or not said.endswith(text.rstrip()[-16:]):
+        # The header stands right behind what the answer ends with, or it is another turn's. Of an earlier
+        # answer the template may leave the reasoning out.
+        said, end = before[: max(0, place)].rstrip(), text.rstrip()
+        words = [w for w in turns[-1]["content"].split()[-1:] if end.endswith(w)]
+        if place < 0 or not said.endswith(words[0] if words else end[-16:]):
             return ""
         gap = before[len(said) : place]
         return stop if text.endswith(gap) else gap + stop
@@ -397,9 +421,9 @@ class Renderer:
                 "is an answer that the chat template does not write: an empty one would be learned",
                 "give another template (--template chatml), or mend the model's own",
             )
-        for call in turn.get("tool_calls", ()):
-            name = _name(call)
-            if name not in written:
+        calls = Counter(_name(call) for call in turn.get("tool_calls", ()))
+        for name, count in calls.items():
+            if written.count(name) < count:
                 raise UserError(
                     "tool_calls",
                     name,
@@ -434,6 +458,25 @@ class Renderer:
                 text = ""
             self._written_roles[role] = PROBE in text
         return self._written_roles[role]
+
+    def _writes_later(self, role: str, called: bool) -> bool:
+        """Whether the template shows a turn of this role behind others; one that refuses it does not hide it.
+
+        called: whether the answer before it calls a tool.
+        """
+        name = f"{role} behind {'calls' if called else 'words'}"
+        if name not in self._written_roles:
+            call = {"type": "function", "id": "0", "function": {"name": "f", "arguments": {}}}
+            asked, answered = {"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}
+            calls = {"role": "assistant", "content": "", "tool_calls": [call]}
+            more = {"name": "f", "tool_call_id": "0"} if role == "tool" else {}
+            turns = [asked, calls if called else answered, {"role": role, "content": PROBE, **more}]
+            try:
+                text = self._written(turns if role == "tool" else [*turns, asked], {})
+            except (jinja2.TemplateError, TypeError, ValueError):
+                text = PROBE
+            self._written_roles[name] = PROBE in text
+        return self._written_roles[name]
 
     def _folded(self, turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The first user turn begins with the system turn's text, where the template knows no such turn."""
@@ -490,6 +533,20 @@ def _shared(a: str, b: str) -> int:
     if b.startswith(a):
         return len(a)
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _asked_at(opening: str, header: str) -> int:
+    """Where a finished conversation goes on behind its generation prompt; 0 where it does not repeat it.
+
+    Earlier turns may be written otherwise by now, as in gpt-oss's template, which drops their reasoning.
+
+    Args:
+        opening: the conversation with the generation prompt at its end.
+        header: the finished conversation up to the words of its last answer.
+    """
+    tail = opening[-NEAR:]
+    place = header.rfind(tail)
+    return place + len(tail) if place >= 0 else 0
 
 
 def _name(function: Mapping[str, Any]) -> str:
