@@ -49,7 +49,7 @@ CODES = [f"%{c}" for c in (*"aAbBcdDefFGhHIjklmMpPrRsSTuUVwWxXyYzZ", *(f"-{c}" f
 """What a clock's format is made of."""
 
 NEAR = 64
-"""Characters at the end of a generation prompt by which it is found again: its header, and words before it."""
+"""Characters at the end of a generation prompt by which it is found again: a header, and words before it."""
 
 FINE = re.compile(r"strftime_now\([^)]*%-?[HIMSfpPXcTrRskl]")
 """A clock that shows more than the day."""
@@ -291,9 +291,10 @@ class Renderer:
             end, ended = self._end(whole, start)
             self._require_written(turns[-1], whole[start:end])
             return opening + whole[start:end], len(opening), not ended
+        blocks = OPENED.search(opening) or (SHUT.search(opening) if header else None)
+        if not begun and blocks is None and not (header and opening.startswith(header)):
+            raise _misplaced(turns[-1])
         if not header or not whole.startswith(header):
-            if not begun and OPENED.search(opening) is None:
-                raise _misplaced(turns[-1])
             header = whole[: _shared(opening, whole)]
         end, ended = self._end(whole, len(header))
         written = whole[len(header) : end]
@@ -545,8 +546,9 @@ def _asked_at(opening: str, header: str) -> int:
         header: the finished conversation up to the words of its last answer.
     """
     tail = opening[-NEAR:]
-    place = header.rfind(tail)
-    return place + len(tail) if place >= 0 else 0
+    # If fewer places look like the prompt's end than before, the last answer's is not among them.
+    repeated = header.count(tail) >= opening.count(tail)
+    return header.rfind(tail) + len(tail) if repeated else 0
 
 
 def _name(function: Mapping[str, Any]) -> str:
