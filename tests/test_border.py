@@ -676,6 +676,13 @@ def test_a_template_that_writes_the_same_turns_in_two_ways_is_refused():
         assert refused.value.field == "template"
 
 
+def test_a_stop_token_in_the_words_of_a_turn_is_no_header():
+    encoder = encoder_of("byte_level", APPENDING["plain"])
+    turns = [bot("Yes"), user("\n\n</s> can"), bot("\n### User:")]
+    encoded = encoder.encode(group_of([user("Hi")], turns))
+    compare(encoder, encoded, [user("Hi")], [turns])
+
+
 @functools.cache
 def glm4_encoder(name: str) -> Encoder:
     tokenizer = TOKENIZERS[name]()

@@ -239,7 +239,8 @@ class Renderer:
         learned = [n for n in answers if turns[n].get("train", True)] or answers[-1:]
         text, start, unended = self._last(prompt, turns[: learned[-1] + 1], before, learned[-1] == first)
         self._name_unwritten(prompt, turns[: learned[-1]], text)
-        if unended and (stop := self._next_header(prompt, turns[: learned[-1] + 1], text)):
+        calls = bool(turns[learned[-1]].get("tool_calls"))
+        if unended and (stop := self._next_header(calls, text)):
             text, unended = text + stop, False
         if turns[learned[-1]].get("reasoning_content", "").strip() not in text:
             self.counts[NO_REASONING] += 1
@@ -383,28 +384,40 @@ class Renderer:
         stop = next((m for m in self._marks if self._marks[m] in self.stop_ids and rest.startswith(m)), "")
         return len(text) - len(rest) + len(stop) if stop else end
 
-    def _next_header(self, prompt: Prompt, turns: Sequence[Message], text: str) -> str:
+    def _next_header(self, calls: bool, text: str) -> str:
         """The stop id that begins the header of the turn behind the last one; nothing where none does.
 
         A user's turn follows an answer, and a tool's turn a call.
         """
-        role = "tool" if turns[-1].get("tool_calls") else "user"
-        try:
-            whole = self.render([*turns, cast(Message, {"role": role, "content": PROBE})], prompt)
-        except UserError:  # a template without such turns
-            return ""
-        before = whole[: max(0, whole.rfind(PROBE))]
+        between = self._between[calls]
         place, stop = max(
-            ((before.rfind(m), m) for m in self._marks if self._marks[m] in self.stop_ids), default=(-1, "")
+            ((between.rfind(m), m) for m in self._marks if self._marks[m] in self.stop_ids), default=(-1, "")
         )
-        # The header stands right behind what the answer ends with, or it is another turn's. Of an earlier
-        # answer the template may leave the reasoning out.
-        said, end = before[: max(0, place)].rstrip(), text.rstrip()
-        words = [w for w in turns[-1]["content"].split()[-1:] if end.endswith(w)]
-        if place < 0 or not said.endswith(words[0] if words else end[-16:]):
+        # The header stands right behind what the answer ends with, or it is another turn's.
+        said = between[: max(0, place)].rstrip()
+        if place < 0 or (said and not calls):
             return ""
-        gap = before[len(said) : place]
+        gap = between[len(said) : place]
         return stop if text.endswith(gap) else gap + stop
+
+    @cached_property
+    def _between(self) -> tuple[str, str]:
+        """What the template writes from the words of an answer, or of a call, to those of the turn behind it."""
+        call = {"type": "function", "id": "0", "function": {"name": "f", "arguments": {}}}
+        asked, answered = {"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}
+        found = {"role": "tool", "content": PROBE, "name": "f", "tool_call_id": "0"}
+        return (
+            self._before_probe(asked, answered, asked),
+            self._before_probe(asked, {**answered, "tool_calls": [call]}, found),
+        )
+
+    def _before_probe(self, *turns: dict[str, Any]) -> str:
+        """What stands between the last two probes; nothing where the template refuses or drops one."""
+        try:
+            text = self._written(list(turns), {})
+        except (jinja2.TemplateError, TypeError, ValueError):
+            return ""
+        return text.split(PROBE)[-2] if text.count(PROBE) == len(turns) else ""
 
     def _content_end(self, whole: str) -> int:
         tail = self.ending.tail
