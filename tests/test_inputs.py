@@ -129,6 +129,26 @@ def test_python_objects(tmp_path):
         make_data_spec([3])
 
 
+def test_parts_of_a_mixture_are_objects_too(tmp_path):
+    from datasets import Dataset
+
+    (tmp_path / "a.jsonl").write_text(lines(ROWS[:2]))
+    parts = [
+        str(tmp_path / "a.jsonl"),
+        {"path": Dataset.from_list(ROWS[2:4]), "weight": 2},
+        {"path": ROWS[4:6]},
+    ]
+    want = sorted(r["prompt"] for r in (*ROWS[:6], *ROWS[2:4]))
+    for data in (parts, {"parts": parts}, {"path": parts}):
+        assert prompts(data) == want
+
+
+def test_keys_of_any_type_are_columns():
+    rows = [{**r, 5: "x", (1, 2): "y"} for r in ROWS]
+    assert prompts(rows) == EVERYTHING
+    assert make_data_spec(rows).path == make_data_spec([dict(reversed(r.items())) for r in rows]).path
+
+
 def test_a_mixture_weighs_its_parts(tmp_path):
     (tmp_path / "a.jsonl").write_text(lines(ROWS[:6]))
     (tmp_path / "b.jsonl").write_text(lines({**r, "prompt": f"b {i}"} for i, r in enumerate(pair_rows(400))))

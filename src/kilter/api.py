@@ -41,7 +41,7 @@ def make_data_spec(data: Data, heldout: float | None = None) -> DataSpec:
     Args:
         data: a path, a Hub name, the fields of a DataSpec, a mixture (a list of those), or the rows
             themselves: mappings without `path`, a datasets.Dataset, the `train` split of a DatasetDict, a
-            pandas.DataFrame. The `path` among the fields may be such an object as well.
+            pandas.DataFrame. The `path` among the fields, or of a part, may be such an object as well.
         heldout: share of the prompts that is held out where the data does not say it itself.
     """
     from pydantic import ValidationError
@@ -52,11 +52,9 @@ def make_data_spec(data: Data, heldout: float | None = None) -> DataSpec:
     if isinstance(data, str | Path):
         given: Any = {"path": str(data)} | fields
     elif isinstance(data, Mapping) and not memory.is_object(data):
-        given = dict(data)
-        if memory.is_object(given.get("path")):
-            given["path"] = memory.keep(given["path"], "data", given.get("split"))
+        given = _located(data)
     elif isinstance(data, list) and data and all(_is_source(item) for item in data):
-        given = {"parts": data} | fields
+        given = {"parts": [_located(item) if isinstance(item, Mapping) else item for item in data]} | fields
     else:
         given = {"path": memory.keep(data)} | fields
     if isinstance(given.get("path"), list):
@@ -65,6 +63,18 @@ def make_data_spec(data: Data, heldout: float | None = None) -> DataSpec:
         return DataSpec.model_validate(given)
     except ValidationError as error:
         raise as_user_error(error, "data", DataSpec) from error
+
+
+def _located(source: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a source whose `path`, or whose parts' path, may be rows."""
+    path, parts = source.get("path"), source.get("parts")
+    rows = isinstance(path, list | tuple) and path and not any(_is_source(item) for item in path)
+    if memory.is_object(path) or rows:
+        return {**source, "path": memory.keep(path, "data", source.get("split"))}
+    for name, found in (("path", path), ("parts", parts)):
+        if isinstance(found, list):
+            return {**source, name: [_located(p) if isinstance(p, Mapping) else p for p in found]}
+    return dict(source)
 
 
 def _is_source(item: Any) -> bool:

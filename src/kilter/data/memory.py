@@ -57,10 +57,18 @@ def keep(data: Any, field: str = "data", split: str | None = None) -> str:
     for row in _rows_of(data):
         if not isinstance(row, Mapping):
             raise UserError(field, row, "is not a row", "give a list of mappings such as {'prompt': ...}")
-        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+        digest.update(_written(row).encode())
     path = f"{PREFIX}{digest.hexdigest()[:16]}"
     _known[path] = data
     return path
+
+
+def _written(row: Mapping[Any, Any]) -> str:
+    """A row as text, the same in whatever order its columns stand."""
+    try:
+        return json.dumps(row, sort_keys=True, default=str)
+    except TypeError:  # keys of several types have no order
+        return json.dumps(sorted((str(k), repr(v)) for k, v in row.items()))
 
 
 def _split_of(data: Any, field: str, split: str | None) -> Any:
