@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -122,8 +123,9 @@ def pairs_file(tmp_path) -> Path:
 @pytest.fixture
 def pair_batch(encoder):
     from kilter.data.collate import collate
-    from kilter.data.dataset import _as_chat
     from kilter.data.formats import reader
+    from kilter.data.formats.ask import as_turn
 
-    groups = [_as_chat(next(reader("preference")(r))) for r in pair_rows(7)]
+    groups = [next(reader("preference")(r)) for r in pair_rows(7)]
+    groups = [replace(g, prompt=as_turn(g.prompt)) for g in groups]
     return collate(encoder.encode_all(groups))

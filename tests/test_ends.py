@@ -200,7 +200,7 @@ def test_a_sampler_refuses_what_goes_beyond_the_models_positions(tmp_path):
             "gptqmodel",
         ),
         ({"quant_method": "hqq"}, "hqq"),
-        ({"quant_method": "unheard-of"}, "unheard-of"),
+        ({"load_in_8bit": True, "quant_method": "bitsandbytes"}, "pip install bitsandbytes"),
     ],
 )
 def test_a_quantised_base_names_what_is_missing(settings, package, tmp_path, rows):
@@ -209,6 +209,22 @@ def test_a_quantised_base_names_what_is_missing(settings, package, tmp_path, row
     with pytest.raises(UserError, match=f"quantised by {settings['quant_method']}") as caught:
         short(model, rows, tmp_path / "out", adapter={"kind": "lora"})
     assert package in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("settings", "method", "fix"),
+    [
+        ({"load_in_4bit": True}, "bitsandbytes", "run: pip install bitsandbytes. Or give"),
+        ({"quant_method": "unheard-of"}, "unheard-of", "give the model's full-precision weights"),
+        ({}, "an unknown method", "give the model's full-precision weights"),
+    ],
+)
+def test_a_method_of_quantisation_that_no_package_brings_is_named(settings, method, fix, tmp_path, rows):
+    model = make_model(tmp_path / "m")
+    edit(model / "config.json", quantization_config=settings)
+    with pytest.raises(UserError, match=f"quantised by {method}") as caught:
+        short(model, rows, tmp_path / "out")
+    assert caught.value.fix.startswith(fix)
 
 
 def test_a_later_stage_with_such_a_base_is_refused_before_the_first(tiny, tmp_path, rows):
@@ -279,6 +295,32 @@ def test_an_adapter_on_the_output_projection_trains_and_lowers_the_loss(tmp_path
         json.loads(line)["loss"] for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
     ]
     assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
+def test_what_scores_is_no_policy(tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    base = make_model(tmp_path / "base")
+    with quiet_transformers():
+        scorer = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    adapter = get_peft_model(scorer, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj"]))
+    adapter.save_pretrained(tmp_path / "adapter")
+    steps = make_model(tmp_path / "steps")
+    edit(steps / "config.json", architectures=["LlamaForTokenClassification"])
+    for folder, problem in (("adapter", "is a reward model"), ("steps", "is a process reward model")):
+        with pytest.raises(UserError, match=problem):
+            load_causal(tmp_path / folder)
+
+
+def test_weights_without_a_place_in_the_configuration_are_named(tmp_path, caplog):
+    model = make_model(tmp_path / "m")
+    load_causal(model)
+    assert "has no place for" not in caplog.text
+    edit(model / "config.json", num_hidden_layers=1)
+    load_causal(model)
+    assert "9 weights that its configuration has no place for (model.layers.1." in caplog.text
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path, rows):

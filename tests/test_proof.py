@@ -251,6 +251,16 @@ def test_a_model_that_no_way_reproduces_does_not_train(tiny):
         proof.prove(Scorer(model), seen)
 
 
+def test_weights_that_are_no_numbers_are_named(tiny):
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(tiny)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(UserError, match="logits that are no numbers"):
+        proof.prove(Scorer(model), proof.observe(model))
+
+
 def test_a_proof_is_kept_by_content_and_made_once(tiny, tmp_path, monkeypatch):
     looks = []
     observe = proof.observe

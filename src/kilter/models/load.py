@@ -446,11 +446,12 @@ def load_causal(folder: Path, quantization: Any = None) -> Any:
     from transformers import AutoModelForCausalLM
 
     base_folder, adapter = base_of(folder)
-    if is_classifier(base_folder):
+    rewards = is_classifier(base_folder) or (adapter is not None and adapter_has_head(adapter))
+    if rewards or scores_steps(base_folder):
         raise UserError(
             "model",
             str(folder),
-            "is a reward model: it has no language-model head",
+            f"is a {'' if rewards else 'process '}reward model: it has no language-model head",
             "start from the policy it was made from",
         )
     refuse_unfit(base_folder, str(folder))
@@ -464,6 +465,7 @@ def load_causal(folder: Path, quantization: Any = None) -> Any:
             str(base_folder), output_loading_info=True, trust_remote_code=trusted(), **extra
         )
     _refuse_missing(folder, info, set())
+    _name_unread(folder, info)
     return model if adapter is None else _with_adapter(model, adapter, folder)
 
 
@@ -541,18 +543,22 @@ def _refuse_unreadable_weights(quantised: dict[str, Any], field: str, value: str
     """Quantised weights need libraries that come with neither transformers nor Kilter."""
     from transformers.quantizers import AutoHfQuantizer
 
-    method = quantised.get("quant_method", "an unknown method")
+    # bitsandbytes wrote no name of its own at first.
+    bits = quantised.get("load_in_4bit") or quantised.get("load_in_8bit")
+    method = quantised.get("quant_method") or ("bitsandbytes" if bits else "an unknown method")
     try:
         with quiet_transformers():
             quantizer = AutoHfQuantizer.from_config(dict(quantised), pre_quantized=True)
             quantizer.validate_environment(device_map=None, weights_only=True)
     except (ImportError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split()).rstrip(".")[:200]
+        install = f"run: pip install {LOADS.get(method, method)}. Or "
+        missing = isinstance(error, ImportError)
         raise UserError(
             field,
             value,
             f"has weights quantised by {method}, which cannot be loaded here ({reason})",
-            f"run: pip install {LOADS.get(method, method)}. Or give the model's full-precision weights",
+            f"{install if missing else ''}give the model's full-precision weights",
         ) from error
 
 
@@ -682,6 +688,13 @@ def _refuse_missing(folder: Path, info: dict[str, Any], allowed: set[str]) -> No
             f"lacks {len(missing)} weights in its files ({missing[0]}, ...)",
             "copy all weight files. Random weights are never filled in",
         )
+
+
+def _name_unread(folder: Path, info: dict[str, Any]) -> None:
+    """Says that files hold weights which the configuration has no place for, such as further layers."""
+    if unread := sorted(info.get("unexpected_keys", ())):
+        text = "%s holds %d weights that its configuration has no place for (%s, ...): they are not read"
+        log.warning(text, folder, len(unread), unread[0])
 
 
 def base_of(folder: Path) -> tuple[Path, Path | None]:

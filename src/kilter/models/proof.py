@@ -41,7 +41,7 @@ TIGHT = 2e-4
 """The difference up to which it is rounding. What lies between is used where nothing else is closer."""
 ROUNDING = 4e-6
 """What float32 loses on the way through a model, relative to its largest logit."""
-FORMAT = 1
+FORMAT = 2
 """Counts up when the proof changes, so that what an older one found is not believed."""
 LONGEST = 1 << 13
 """Rows of unknown length are taken to be no longer, in tokens."""
@@ -229,6 +229,12 @@ def prove(scorer: Scorer, seen: Seen, field: str = "model", value: object = "") 
 
 def _refuse_what_is_not_causal(scorer: Scorer, seen: Seen, name: str, field: str, value: object) -> None:
     """A log-prob may depend on what stands before its token, and on nothing else."""
+    # A token that is never to be said may have a logit of minus infinity.
+    if not bool((seen.values_SE < float("inf")).all()):
+        problem = f"gives logits that are no numbers ({name}): its weights hold NaN, or overflow"
+        raise UserError(
+            field, str(value) or name, problem, "copy the weight files anew, or give an older one"
+        )
     if not seen.repeats <= _tolerance(scorer, seen):
         problem = f"answers the same row differently each time ({name}), so that it has no log-probs"
         raise UserError(field, str(value) or name, problem, "use a model without noise in evaluation mode")
@@ -240,7 +246,7 @@ def _refuse_what_is_not_causal(scorer: Scorer, seen: Seen, name: str, field: str
 
 def _tolerance(scorer: Scorer, seen: Seen) -> float:
     """In nats, or in units of a classifier's states."""
-    largest = float(seen.values_SE.abs().max())
+    largest = float(seen.values_SE[seen.values_SE.isfinite()].abs().max())
     exact = next(scorer.parameters()).dtype in (torch.float32, torch.float64)
     if exact and not scorer.classifies:
         # The rows are few, so that others may be further off. A model that has run away has logits whose
