@@ -238,7 +238,6 @@ class Renderer:
         answers = [n for n in range(first, len(turns)) if turns[n]["role"] == "assistant"]
         learned = [n for n in answers if turns[n].get("train", True)] or answers[-1:]
         text, start, unended = self._last(prompt, turns[: learned[-1] + 1], before, learned[-1] == first)
-        self._name_unwritten(prompt, turns[: learned[-1]], text)
         calls = bool(turns[learned[-1]].get("tool_calls"))
         if unended and (stop := self._next_header(calls, text)):
             text, unended = text + stop, False
@@ -261,6 +260,7 @@ class Renderer:
                 rewritten += 1
         if turns[learned[-1]].get("train", True):
             spans.append((start, len(text)))
+        self._name_unwritten(prompt, turns[: learned[-1]], text)
         return Rendered(text, _shared(before, text), tuple(spans), unended, rewritten=rewritten)
 
     def _last(
@@ -288,14 +288,15 @@ class Renderer:
         probe = cast(Message, {**turns[-1], "content": PROBE})
         header = "" if begun else self.render([*turns[:-1], probe], prompt)
         header = header[: max(0, header.rfind(PROBE))]
-        if header and whole.startswith(header) and (start := _asked_at(opening, header)):
+        fits = bool(header) and whole.startswith(header)
+        if fits and (start := _asked_at(opening, header)):
             end, ended = self._end(whole, start)
             self._require_written(turns[-1], whole[start:end])
             return opening + whole[start:end], len(opening), not ended
-        blocks = OPENED.search(opening) or (SHUT.search(opening) if header else None)
-        if not begun and blocks is None and not (header and opening.startswith(header)):
+        shut = fits and (opening.startswith(header) or SHUT.search(opening) is not None)
+        if not begun and not shut and OPENED.search(opening) is None:
             raise _misplaced(turns[-1])
-        if not header or not whole.startswith(header):
+        if not fits:
             header = whole[: _shared(opening, whole)]
         end, ended = self._end(whole, len(header))
         written = whole[len(header) : end]
