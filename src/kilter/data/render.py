@@ -403,7 +403,7 @@ class Renderer:
 
     @cached_property
     def _between(self) -> tuple[str, str]:
-        """What the template writes from the words of an answer, or of a call, to those of the turn behind it."""
+        """What the template writes between an answer's words, or a call's, and those of the next turn."""
         call = {"type": "function", "id": "0", "function": {"name": "f", "arguments": {}}}
         asked, answered = {"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}
         found = {"role": "tool", "content": PROBE, "name": "f", "tool_call_id": "0"}

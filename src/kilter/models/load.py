@@ -552,14 +552,11 @@ def _refuse_unreadable_weights(quantised: dict[str, Any], field: str, value: str
             quantizer.validate_environment(device_map=None, weights_only=True)
     except (ImportError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split()).rstrip(".")[:200]
-        install = f"run: pip install {LOADS.get(method, method)}. Or "
-        missing = isinstance(error, ImportError)
-        raise UserError(
-            field,
-            value,
-            f"has weights quantised by {method}, which cannot be loaded here ({reason})",
-            f"{install if missing else ''}give the model's full-precision weights",
-        ) from error
+        problem = f"has weights quantised by {method}, which cannot be loaded here ({reason})"
+        if not isinstance(error, ImportError):
+            raise UserError(field, value, problem, "give the model's full-precision weights") from error
+        fix = f"run: pip install {LOADS.get(method, method)}. Or give the model's full-precision weights"
+        raise UserError(field, value, problem, fix) from error
 
 
 def require_head(folder: Path, field: str) -> None:
