@@ -28,7 +28,7 @@ from kilter.evaluation.metrics.boilerplate import most_repeated
 from kilter.feedback.judge.verdict import Comparison, Judgement, Verdict
 from kilter.roles.chat import SamplerChat
 from kilter.sampling.scripted import ScriptedSampler
-from kilter.types import ABOUT, Prompt
+from kilter.types import ABOUT, Prompt, Reply
 
 P = {"id": "kind", "text": "The answer is kind to everybody."}
 
@@ -333,6 +333,20 @@ def test_an_identical_revision_is_dropped_and_counted_without_a_verdict():
 def test_an_evasive_revision_is_not_judged():
     chain, judge = revised([NAMED], ["I can't help."], evades=lambda p, t: "can't" in t)
     assert (chain.links[0].state, judge.seen) == ("evasive", [])
+
+
+def test_a_revision_that_was_cut_off_is_unscored_and_not_judged():
+    """Half an answer, taught as a whole one, teaches to break off."""
+
+    class Short:
+        def reply(self, asks):
+            return [Reply("Ask a repair", cut=True) for _ in asks]
+
+    judge = Judge()
+    reviser = Reviser(load("one"), chat(NAMED), Short(), judge, 1, 0, 2, lambda p, t: False)
+    (chain,) = reviser.revise([(question("How?"), "Loosen a cable and blame us.")])
+    assert (chain.links[0].state, chain.accepted, judge.seen) == ("unscored", False, [])
+    assert "cut off" in chain.links[0].reason
 
 
 def test_no_problem_found_ends_the_chain_and_an_invalid_critique_does_not():

@@ -307,7 +307,7 @@ def test_choices_are_read_from_the_alternatives_of_the_first_token(endpoint, sam
 
 def test_a_token_counts_for_the_option_that_it_is_or_alone_begins():
     options = ("Yes", "No", "10", "1")
-    logps = {"Y": -1.0, " Yes": -1.0, "No": -1.0, "1": -1.0, "": 0.0, "Nope": 0.0}
+    logps = {"Y": -2.0, " Yes": -2.0, "No": -2.0, "1": -2.0, "": -1.0, "Nope": -4.0}
     found = from_first_tokens(options, logps)
     assert found.probabilities == pytest.approx((0.5, 0.25, 0.0, 0.25))
     assert not from_first_tokens(("Yes", "Yet"), {"Ye": -1.0}).probabilities

@@ -214,6 +214,80 @@ def test_missing_usage_is_estimated_and_never_free(endpoint, tmp_path):
     assert "tokens of 4 estimated" in bill.line()
 
 
+def without_text(body, n):
+    """All tokens went into thoughts, which an endpoint counts and does not send."""
+    row = longer_wins(body, n) | {"usage": {"prompt_tokens": 200, "completion_tokens": 512}}
+    row["choices"][0] |= {"message": {"role": "assistant", "content": None}, "finish_reason": "length"}
+    return row
+
+
+def test_what_an_endpoint_counts_is_owed_also_where_it_sent_nothing(endpoint, tmp_path):
+    endpoint.answer = without_text
+    bill = Bill()
+    more = {"read": "text", "price": {"prompt": 1e4}, "max_cost": 30.0, "sampler": {"concurrency": 1}}
+    with pytest.raises(RunFailed, match="max_cost 30"):
+        judge(endpoint, tmp_path, bill, **more).compare(pairs(30))
+    assert bill.cost == pytest.approx(2.0 * len(endpoint.bodies))
+    assert bill.cost <= 30.0
+    assert (bill.calls, kept(tmp_path)) == (0, 0)
+
+
+@pytest.mark.parametrize("counts", ["-5", '"many"', "1e999", "null", "1.5"])
+def test_counts_that_are_none_are_estimated_and_never_lower_the_bill(counts, endpoint, tmp_path):
+    row = f'{{"prompt_tokens": {counts}, "completion_tokens": 1}}'
+    told = lambda body, n: json.dumps(longer_wins(body, n) | {"usage": "HERE"}).replace('"HERE"', row)
+    endpoint.answer = lambda body, n: (200, told(body, n), {})
+    bill = Bill()
+    found = judge(endpoint, tmp_path, bill, price={"prompt": 1.0}, max_cost=1.0).compare(pairs(2))
+    assert found[0].p < 0.5
+    assert (bill.uncounted, bill.cost > 0) == (4, True)
+
+
+@pytest.mark.parametrize("number", ["1e999", "1000", "5.0", "0.0", "NaN", '"high"', "null"])
+def test_numbers_that_are_no_log_probs_decide_nothing(number, endpoint, tmp_path):
+    row = completion("A", {"A": -0.1, "B": "HERE"})
+    endpoint.answer = lambda body, n: (200, json.dumps(row).replace('"HERE"', number), {})
+    found = judge(endpoint, tmp_path).compare(pairs(1))[0]
+    assert found.p is None
+    assert found.reason
+    assert kept(tmp_path) == 0
+
+
+def test_a_reply_that_was_cut_off_holds_no_verdict(endpoint, tmp_path):
+    """Its last line may stand in a thought or a quotation whose end was never written."""
+
+    def cut(body, n):
+        row = longer_wins(body, n)
+        row["choices"][0]["finish_reason"] = "length" if "holds no verdict" not in str(body) else "stop"
+        return row
+
+    endpoint.answer = cut
+    found = judge(endpoint, tmp_path, read="text").compare(pairs(1))[0]
+    assert found.p == 0.0
+    assert len(endpoint.bodies) == 4
+    again = judge(endpoint, tmp_path, read="text").compare(pairs(1))[0]
+    assert (again, len(endpoint.bodies)) == (found, 4)
+    endpoint.answer = lambda body, n: cut({"messages": body["messages"][:1]}, n)
+    found = judge(endpoint, tmp_path, read="text").compare([pairs(2)[1]])[0]
+    assert (found.p, found.reason) == (None, "the reply was cut off at max_tokens")
+
+
+@pytest.mark.parametrize("read", ["text", "reasoned"])
+def test_a_key_that_an_endpoint_sends_back_is_kept_nowhere(read, endpoint, tmp_path):
+    def echo(body, n):
+        row = longer_wins(body, n)
+        row["choices"][0]["message"]["content"] = (
+            f"You sent {KEY}.\n{row['choices'][0]['message']['content']}"
+        )
+        return row
+
+    endpoint.answer = echo
+    found = judge(endpoint, tmp_path, read=read).compare(pairs(2))
+    assert all(v.value is not None for j in found for v in j.verdicts)
+    assert not [v for j in found for v in j.verdicts if KEY in v.rationale]
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
+
+
 def test_max_cost_stops_before_it_is_passed_and_what_was_paid_is_kept(endpoint, tmp_path):
     price = {"prompt": 1e4, "completion": 1e4}  # 2.01 a call by its usage
     bill = Bill()

@@ -320,11 +320,15 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to an Ask; text is empty where `problem` says why there is none."""
+    """The answer to an Ask; text is empty where `problem` says why there is none.
+
+    cut: it reached the limit of tokens, so that nobody knows how it would have gone on.
+    """
 
     text: str
     usage: Usage = Usage()
     problem: str = ""
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,9 @@ class Reviser:
         """The link of a revision that needs no judge, None for one that does."""
         if reply.problem or not link.revision:
             return replace(link, reason=reply.problem or "the reviser wrote nothing")
+        # Half an answer, taught as a whole one, teaches to break off.
+        if reply.cut:
+            return replace(link, reason="the revision was cut off at max_new_tokens")
         if " ".join(link.revision.split()) == " ".join(chain.answer.split()):
             return replace(link, state="no_change", reason="the revision is identical to the answer")
         if self.evades(chain.prompt, link.revision):

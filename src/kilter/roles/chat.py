@@ -93,4 +93,4 @@ def _reply(sample: Sample | None) -> Reply:
         return Reply("", problem=NO_ANSWER)
     if sample.completion is None:
         return Reply("", sample.usage, sample.problem or NO_ANSWER)
-    return Reply(sample.completion.text, sample.usage)
+    return Reply(sample.completion.text, sample.usage, cut=sample.completion.finish_reason == "length")

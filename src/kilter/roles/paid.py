@@ -264,12 +264,13 @@ class PaidChat:
         try:
             answered = kind.ask(asks)
         finally:
-            # What failed costs nothing. What an endpoint does not count is not free: it is estimated.
-            good = [(r.usage, m) for r, m in zip(answered, most, strict=False) if not r.problem]
-            told = [m if usage == Usage() else usage for usage, m in good]
-            spent = sum(told, Usage())
-            unknown = sum(usage == Usage() for usage, _ in good)
-            self.bill.end(booked, len(good), spent, self.rate.of(spent), unknown)
+            # What an endpoint counts is owed, also where it sent nothing that can be read. What it does not
+            # count is not free: a good reply is estimated.
+            told = [r.usage for r in answered]
+            uncounted = [not r.problem and r.usage == Usage() for r in answered]
+            spent = sum((m if u else t for t, m, u in zip(told, most, uncounted, strict=False)), Usage())
+            good = sum(not r.problem for r in answered)
+            self.bill.end(booked, good, spent, self.rate.of(spent), sum(uncounted))
 
         # A failure may pass, and is asked again in the next run.
         pairs = [(key, r) for (key, _), r in zip(part, answered, strict=True)]
@@ -297,7 +298,7 @@ def _plain(reply: Reply | Choice) -> dict[str, Any]:
 
 
 def _reply(row: Mapping[str, Any]) -> Reply:
-    return Reply(row["text"], Usage(**row["usage"]))
+    return Reply(row["text"], Usage(**row["usage"]), cut=row.get("cut", False))
 
 
 def _choice(row: Mapping[str, Any]) -> Choice:

@@ -22,6 +22,9 @@ SPACES = (" ", "\n")
 """White space with which a tokenizer may write an option: to a reader " A" and "A" are the same answer."""
 
 NO_MASS = "none of the options is a likely beginning of the answer"
+NO_LOGPS = "the log-probs of the answer's first token are not those of a distribution"
+ROUNDED = 0.01
+"""How far probabilities that were sent in few digits may come to more than 1."""
 
 
 def choice(options: Sequence[str], masses: Sequence[float]) -> Choice:
@@ -36,8 +39,14 @@ def from_first_tokens(options: Sequence[str], logps: Mapping[str, float]) -> Cho
     """A Choice from the log-probs of an answer's first token, by the token's text.
 
     A token counts for the option that it is, else for the only option that it begins. A token that
-    begins several options counts for none, because it does not tell them apart.
+    begins several options counts for none, because it does not tell them apart. Numbers that are no log-probs
+    tell nothing.
     """
+    # NaN fails the comparison too.
+    sane = all(logp <= ROUNDED for logp in logps.values())
+    if not sane or math.fsum(map(math.exp, logps.values())) > 1 + ROUNDED:
+        return Choice(tuple(options), problem=NO_LOGPS)
+
     # Tokenizers put a space before a word or not; to a reader both are the same answer.
     masses = [0.0] * len(options)
     for token, logp in logps.items():

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from kilter.errors import RunFailed, UserError
 from kilter.progress import NOBODY
-from kilter.redaction import HIDDEN, redact
+from kilter.redaction import HIDDEN, SHORTEST, redact
 from kilter.sampling.build import SamplerContext
 from kilter.sampling.choices import from_first_tokens
 from kilter.sampling.params import check_params
@@ -201,6 +201,11 @@ class OpenAISampler:
         """The text without the key, and without what else of an address or a header is secret."""
         return redact(text.replace(self._key, HIDDEN) if self._key else text)
 
+    def _keyless(self, text: str | None) -> str | None:
+        """A reply as it came, but for the key: an endpoint may send back what it was sent."""
+        # A key of a few letters, such as EMPTY, is a word that a reply may rightly hold.
+        return text if text is None or len(self._key) < SHORTEST else text.replace(self._key, HIDDEN)
+
     def _call(self, create: Callable[..., Any], **parameters: Any) -> Any:
         """Calls the endpoint; parameters that it refused before are left out or have their other name."""
         import openai
@@ -245,10 +250,10 @@ class OpenAISampler:
         chosen = reply.choices[0]
         text = chosen.message.content
         text = chosen.message.refusal if text is None else text
-        calls = [_call(c) for c in getattr(chosen.message, "tool_calls", None) or ()]
+        calls = [_call(c, self._keyless) for c in getattr(chosen.message, "tool_calls", None) or ()]
         told = chosen.logprobs.content if chosen.logprobs is not None else None
         tokens = tuple((t.token, float(t.logprob)) for t in told or ())
-        return _made(request, index, text, chosen.finish_reason, _usage(reply), tokens, calls)
+        return _made(request, index, self._keyless(text), chosen.finish_reason, _usage(reply), tokens, calls)
 
     def _stream(self, request: Request, index: int, listener: Listener, parameters: dict[str, Any]) -> Sample:
         stream = self._call(
@@ -270,7 +275,7 @@ class OpenAISampler:
         # A connection that closes early looks like an end: only a reason makes it one.
         if reason is None:
             raise ValueError("the stream broke off")
-        return _made(request, index, text, reason, usage)
+        return _made(request, index, self._keyless(text), reason, usage)
 
     def _ask_text(self, request: Request, index: int, listener: Listener) -> Sample:
         """The continuation of a raw text, which no template touches."""
@@ -279,7 +284,8 @@ class OpenAISampler:
         chosen = reply.choices[0]
         told = chosen.logprobs
         tokens = () if told is None else tuple(zip(told.tokens or (), told.token_logprobs or (), strict=True))
-        return _made(request, index, chosen.text, chosen.finish_reason, _usage(reply), tokens)
+        text = self._keyless(chosen.text)
+        return _made(request, index, text, chosen.finish_reason, _usage(reply), tokens)
 
     def _first_tokens(self, prompt: Prompt) -> tuple[dict[str, float], Usage]:
         """The text and log-prob of each likely first token, and what they cost."""
@@ -288,7 +294,8 @@ class OpenAISampler:
                 self._client.completions.create, prompt=prompt.text, max_tokens=1, temperature=1.0, logprobs=5
             )
             told = reply.choices[0].logprobs
-            return ({} if told is None else dict((told.top_logprobs or [{}])[0])), _usage(reply)
+            top = {} if told is None else (told.top_logprobs or [{}])[0]
+            return {token: float(logp) for token, logp in top.items()}, _usage(reply)
         reply = self._call(
             self._client.chat.completions.create,
             **_conversation(prompt, {}),
@@ -363,17 +370,19 @@ def _as_text(call: Mapping[str, Any]) -> dict[str, Any]:
     return {**call, "function": {**function, "arguments": json.dumps(function["arguments"])}}
 
 
-def _call(call: Any) -> dict[str, Any]:
+def _call(call: Any, keyless: Callable[[str | None], str | None]) -> dict[str, Any]:
     """A call that an endpoint made, with its arguments read. Raises ValueError for what is not JSON."""
-    arguments = json.loads(call.function.arguments or "{}")
+    arguments = json.loads(keyless(call.function.arguments) or "{}")
     made = {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
     return made | ({"id": call.id} if call.id else {})
 
 
 def _usage(reply: Any) -> Usage:
-    """Tokens as the endpoint counts them; 0 where it does not."""
+    """Tokens as the endpoint counts them; 0 where it does not, or not in whole numbers."""
     told = reply.usage
-    return Usage() if told is None else Usage(told.prompt_tokens or 0, told.completion_tokens or 0)
+    counts = () if told is None else (told.prompt_tokens, told.completion_tokens)
+    # A count that is not one would corrupt the bill: the tokens are then as good as not told.
+    return Usage(*counts) if all(isinstance(n, int) and n >= 0 for n in counts) else Usage()
 
 
 def _seed(request: Request, index: int) -> int:

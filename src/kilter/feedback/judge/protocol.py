@@ -222,11 +222,14 @@ class ChatJudge:
                 found.append(Found(reason=reply.problem))
                 continue
             allowed = q.options if self.spec.mode in GRADED else (*q.options, TIE)
-            parsed = parse.read(reply.text, q.mark, allowed)
+            parsed = CUT if reply.cut else parse.read(reply.text, q.mark, allowed)
             raw, text = _sha256(reply.text), reply.text or "(nothing)"
             found.append(Found(_certain(parsed.value, q.options), None, parsed.how, parsed.reason, text, raw))
         return found
 
+
+CUT = parse.Parsed(None, reason="the reply was cut off at max_tokens")
+"""Of a reply that ended at its limit: its last line may be a thought, a quotation, or half a word."""
 
 READINGS: Mapping[Reading, Callable[[ChatJudge, Sequence[Question]], list[Found]]] = {
     "logprob": ChatJudge._by_probability,
