@@ -337,6 +337,26 @@ def test_a_local_judge_reads_both_orders_in_one_group_and_no_number_changes(tiny
     assert "chat" not in vars(again.chat)
 
 
+def test_another_chat_template_is_another_judge_whose_replies_are_its_own(tiny, tmp_path):
+    """The same turns are another question: neither a certificate nor a kept reply of one fits the other."""
+    (tmp_path / "own.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    names = ("auto", "chatml", "zephyr", str(tmp_path / "own.jinja"))
+    found = {}
+    for name in names:
+        mine = build(
+            parse_spec({"model": str(tiny), "min_mass": 0.0, "template": name}), Context(folder=tmp_path)
+        )
+        found[mine.fingerprint] = mine.compare([pair()])[0].p
+        assert mine.chat.bill.kept == 0
+    assert len(found) == len(set(found.values())) == len(names)
+    # A policy's own template is none of its judge's.
+    spec = parse_spec({"model": str(tiny), "min_mass": 0.0})
+    again = build(spec, Context(folder=tmp_path, template="chatml"))
+    assert again.compare([pair()])[0].p == found[again.fingerprint]
+    with pytest.raises(UserError, match=r"judge\.template"):
+        parse_spec({"sampler": {"name": "openai", "model": "m"}, "template": "chatml"})
+
+
 PLANTED, OWN = "B", "A"
 
 

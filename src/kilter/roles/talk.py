@@ -84,6 +84,10 @@ class Talker:
             who |= {"model": spec.model, "url": public_url(spec.url)}
         if spec.script is not None:
             who["script"] = sha256_file(Path(spec.script))
+        # Its own template is part of a model's hash; another one makes other questions of the same turns.
+        if self.model is not None and self.template != "auto":
+            file = Path(self.template)
+            who["template"] = sha256_file(file) if file.is_file() else self.template
         # A sampler of the user's own is its code: what other code said is no reply of it.
         code = {path.name: sha256_file(path) for path in user_files(spec.name)}
         who |= {"code": code} if code else {}

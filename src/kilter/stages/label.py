@@ -94,7 +94,9 @@ class LabelSpec(StageSpec):
         1024, ge=8, description="tokens of prompt plus answer that a model reads"
     )
     template: Annotated[TemplateRef, DATA] = Field(
-        "auto", description="chat template of a model that scores: auto, model, a name, or a .jinja file"
+        "auto",
+        description="chat template of a reward model or policy that scores (a judge names its own): "
+        "auto, model, a name, or a .jinja file",
     )
 
 

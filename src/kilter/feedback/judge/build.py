@@ -143,7 +143,7 @@ def _one(spec: JudgeSpec, context: Context, field: str, bill: Bill) -> ChatJudge
         model=None if spec.model is None else context.model(spec.model),
         max_tokens=spec.max_tokens,
         max_length=spec.max_length,
-        template=context.template,
+        template=spec.template,
         version=wording,
         bill=bill,
         rate=Rate(spec.price.prompt, spec.price.completion),

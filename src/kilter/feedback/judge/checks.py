@@ -8,6 +8,7 @@ from kilter.errors import UserError
 from kilter.feedback.judge.prompts import GRADED
 from kilter.feedback.judge.spec import JudgeSpec
 from kilter.sampling.build import check_who_answers
+from kilter.sampling.config import FOLLOWS, READS
 from kilter.validation import refuse_idle
 
 BY_MODE: Mapping[str, frozenset[str]] = {
@@ -25,6 +26,9 @@ BY_READING: Mapping[str, frozenset[str]] = {
 }
 """The readings that read a key. All readings read a key that is not listed."""
 
+BY_SAMPLER: Mapping[str, frozenset[str]] = {"template": FOLLOWS}
+"""The samplers that read a key. A sampler of the user's own may read all of them."""
+
 OF_THE_PANEL = frozenset(
     {"panel", "repeats", "canary", "constitution", "max_cost", "certificate", "require_certificate"}
 )
@@ -38,8 +42,10 @@ COMPARES_BY_PROBABILITY = frozenset({"world"})
 
 
 def reads(spec: JudgeSpec, key: str) -> bool:
-    """Whether a judge of this mode and reading uses the key."""
-    return spec.mode in BY_MODE.get(key, {spec.mode}) and spec.read in BY_READING.get(key, {spec.read})
+    """Whether a judge of this mode, reading and sampler uses the key."""
+    who = spec.sampler.name
+    asked = spec.mode in BY_MODE.get(key, {spec.mode}) and spec.read in BY_READING.get(key, {spec.read})
+    return asked and (who not in READS or who in BY_SAMPLER.get(key, {who}))
 
 
 def refuse_unusable(spec: JudgeSpec, panel: Sequence[JudgeSpec], where: str) -> None:
@@ -80,6 +86,11 @@ def _idle(spec: JudgeSpec, panel: Sequence[JudgeSpec]) -> Iterator[tuple[str, st
                 said = " and ".join(sorted({str(getattr(one, kind)) for one in asked}))
                 fix = f"leave {key} out, or use {kind}: {' or '.join(sorted(kinds))}"
                 yield key, f"{kind}: {said} does not read it", fix
+
+    for key in BY_SAMPLER:
+        if not any(reads(one, key) for one in panel or [spec]):
+            who = " and ".join(sorted({one.sampler.name for one in panel or [spec]}))
+            yield key, f"sampler {who} opens no model", f"leave {key} out"
 
     # One judge has the mode for it, and another one the reading.
     for key in BY_MODE.keys() & BY_READING.keys() if panel else ():

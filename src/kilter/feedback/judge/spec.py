@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kilter.refs import ModelRef
+from kilter.refs import ModelRef, TemplateRef
 from kilter.sampling.config import SamplerKind
 
 Mode = Literal["pairwise", "rubric", "reference", "constitution", "safety"]
@@ -34,6 +34,9 @@ class JudgeSpec(BaseModel):
         None, description="stage, folder, builtin:smollm2-135m or Hub name; or sampler.model of an endpoint"
     )
     sampler: SamplerKind = Field(default_factory=SamplerKind, description="who answers: local, openai, ...")
+    template: TemplateRef = Field(
+        "auto", description="chat template of a model in memory: auto, model, a name, or a .jinja file"
+    )
     mode: Mode = Field("pairwise", description="what is asked")
     read: Reading = Field("logprob", description="how the verdict is read")
     criterion: str = Field(
