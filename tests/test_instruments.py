@@ -15,6 +15,7 @@ from kilter.evaluation.aggregate import Origin, measure_all
 from kilter.evaluation.metrics import resolve
 from kilter.evaluation.result import entry, read_by
 from kilter.evaluation.subject import Subject
+from kilter.feedback.judge import certificate as certificates
 from kilter.release import gate
 from kilter.statistics import Accuracy, corrected_any, corrected_rate, proportion
 from kilter.types import Answered, Completion, Feedback, Prompt
@@ -269,7 +270,7 @@ def vouching(path, **changes):
         "made": "2026-01-01",
         "expires": "2999-01-01",
     }
-    path.write_text(json.dumps(found | changes))
+    path.write_text(json.dumps(certificates.sealed(found | changes)))
     return str(path)
 
 
@@ -292,6 +293,11 @@ def test_a_gate_asks_for_the_certificate_of_every_judge(tmp_path):
     ):
         state_, why = decided(judged(UNCERTIFIED), vouching(tmp_path / "b.json", **changes))
         assert (state_, words in why) == ("inconclusive", True), why
+    edited = vouching(tmp_path / "d.json", verdict="refused", failures=["position"])
+    row = json.loads((tmp_path / "d.json").read_text()) | {"verdict": "pass", "failures": []}
+    (tmp_path / "d.json").write_text(json.dumps(row))
+    state_, why = decided(judged(UNCERTIFIED), edited)
+    assert (state_, "edited since its audit" in why) == ("inconclusive", True)
     second = JUDGE | {"judge": "a" * 64, "uncertified": "there is no certificate of this judge"}
     assert decided(judged(UNCERTIFIED, second), vouching(tmp_path / "c.json"))[0] == "inconclusive"
 

@@ -229,7 +229,7 @@ def write(tmp_path, name="judge.json", **changes):
         audit(judge, tmp_path / "verdicts" / judge.kind, plan), {"name": judge.name}, "pairs"
     )
     path = tmp_path / name
-    path.write_text(json.dumps(made | changes))
+    path.write_text(json.dumps(certificate.sealed(made | changes)))
     return path, judge.fingerprint
 
 
@@ -254,6 +254,32 @@ def test_a_certificate_vouches_for_one_judge_until_one_day(tmp_path):
     assert len(set(said.values())) == len(said)
     for word, text in (("expired on", "expired"), ("another judge", "foreign"), ("damaged", "damaged")):
         assert word in said[text]
+
+
+@pytest.mark.parametrize("field", ["verdict", "expires", "judge", "failures", "metrics", "data_hash", "seal"])
+def test_a_certificate_that_was_edited_vouches_for_nobody(field, tmp_path):
+    path, theirs = write(tmp_path, kind="random", strength=1.0)
+    row = json.loads(path.read_text())
+    edits = {"verdict": "pass", "expires": "2999-12-31", "failures": [], "data_hash": "", "seal": ""}
+    edits["judge"] = row["judge"] | {"fingerprint": "f" * 64}
+    edits["metrics"] = {n: m | {"state": "pass"} for n, m in row["metrics"].items()}
+    path.write_text(json.dumps(row | {field: edits[field]}))
+    assert "edited since its audit" in certificate.valid(path, theirs)
+    with pytest.raises(UserError, match="edited since its audit"):
+        certificate.read(path)
+    # White space and the order of keys say nothing.
+    path.write_text(json.dumps(dict(sorted(row.items(), reverse=True)), indent=3))
+    assert "refused" in certificate.valid(path, theirs)
+
+
+def test_a_probe_that_was_left_out_leaves_the_verdict_open(tmp_path):
+    """What nobody looked for is not found: a taste for length passes where padding is not tried."""
+    needed = tuple(name for name, probe in PROBES.items() if probe.needed)
+    plan = audits.Plan(Material(CASES, TRIPLES), needed)
+    found = certified(Dialled("perfect", 0.0, TRUTH), tmp_path, plan=plan)
+    assert (found.verdict, found.failures) == ("inconclusive", [])
+    assert set(found.undecided) == set(PROBES) - set(needed)
+    assert "verbosity" in found.problem(found.judge.fingerprint, dt.date.today())
 
 
 def test_what_grew_between_two_audits_is_named(tmp_path):

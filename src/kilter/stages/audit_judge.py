@@ -110,7 +110,7 @@ class AuditJudge(StageKind[AuditJudgeSpec]):
         from kilter.evaluation.judge_audit.opening import opened
         from kilter.evaluation.judge_audit.run import Audit, certificate
         from kilter.feedback.context import Context
-        from kilter.feedback.judge.certificate import Certificate
+        from kilter.feedback.judge.certificate import Certificate, sealed
 
         replay = None if spec.replay is None else Path(spec.replay)
         context = Context(lambda name: work.model(name, "judge"), folder=folder, replay=replay)
@@ -135,7 +135,7 @@ class AuditJudge(StageKind[AuditJudgeSpec]):
         }
         if spec.before is not None:
             _write_changes(work, Certificate.model_validate(made), folder)
-        write_json(folder / ARTIFACT["certificate"], made, indent=1)
+        write_json(folder / ARTIFACT["certificate"], sealed(made), indent=1)
         facts = {
             "verdict": made["verdict"],
             "failures": made["failures"],

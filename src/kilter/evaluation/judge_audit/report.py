@@ -69,7 +69,9 @@ def sentence(certificate: Certificate) -> str:
         return f"{name}: certified until {certificate.expires}."
     if certificate.verdict == "refused":
         return f"{name}: refused for {', '.join(certificate.failures)}."
-    return f"{name}: not decided on {', '.join(certificate.undecided)}; more labelled pairs would tell."
+    left_out = [n for n in certificate.undecided if n not in certificate.metrics]
+    tell = "a certificate needs all probes" if left_out else "more labelled pairs would tell"
+    return f"{name}: not decided on {', '.join(certificate.undecided)}; {tell}."
 
 
 def changes(before: Certificate, after: Certificate) -> list[dict[str, Any]]:

@@ -184,11 +184,13 @@ def measured(probe: Probe, sheets: Sheets) -> dict[str, Any]:
 def verdict_of(metrics: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str], list[str]]:
     """The verdict, the metrics beyond their limit, and those that leave it open.
 
-    A metric that every certificate needs leaves it open where it was not measured.
+    A metric that every certificate needs leaves it open where it was not measured, and so does a probe that
+    was left out: what nobody looked for is not found.
     """
     failures = [name for name, m in metrics.items() if m["state"] == "refused"]
     needed = [name for name, probe in PROBES.items() if probe.needed]
     unknown = [n for n in needed if metrics.get(n, {"state": "not measured"})["state"] == "not measured"]
+    unknown += [name for name in PROBES if name not in metrics and name not in unknown]
     straddling = [name for name, m in metrics.items() if m["state"] == "inconclusive"]
     verdict = "refused" if failures else "inconclusive" if unknown or straddling else "pass"
     return verdict, failures, [*unknown, *straddling]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,6 +90,7 @@ class Certificate(BaseModel):
     cost: Cost
     made: dt.date
     expires: dt.date = Field(description="last day on which it holds")
+    seal: str = Field("", description="SHA-256 of all that stands above")
 
     def problem(self, fingerprint: str, today: dt.date) -> str:
         """Why it does not vouch for a judge; "" where it does."""
@@ -104,17 +107,29 @@ class Certificate(BaseModel):
         return ""
 
 
+def sealed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What judge.json holds, with the hash of it. That shows what was edited; it stops no forger."""
+    rest = {key: value for key, value in row.items() if key != "seal"}
+    text = json.dumps(rest, sort_keys=True)
+    return rest | {"seal": hashlib.sha256(text.encode()).hexdigest()}
+
+
 def read(path: str | Path) -> Certificate:
-    """The certificate in a file. Raises UserError where it is missing or damaged."""
+    """The certificate in a file. Raises UserError where it is missing, damaged or edited."""
+    row = read_json(Path(path), _FIX)
     try:
-        return Certificate.model_validate(read_json(Path(path), _FIX))
+        found = Certificate.model_validate(row)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError("certificate", str(path), f"is damaged: {where}: {first['msg']}", _FIX) from error
+    if found.seal != sealed(row)["seal"]:
+        raise UserError("certificate", str(path), EDITED, _FIX)
+    return found
 
 
 _FIX = "write it anew with `kilter audit-judge`"
+EDITED = "was edited since its audit"
 
 
 def valid(path: str | Path | None, fingerprint: str, today: dt.date | None = None) -> str:
@@ -131,8 +146,8 @@ def valid(path: str | Path | None, fingerprint: str, today: dt.date | None = Non
         return f"there is no certificate at {path}"
     try:
         return read(path).problem(fingerprint, today or dt.date.today())
-    except UserError:
-        return f"the certificate at {path} is damaged"
+    except UserError as error:
+        return f"the certificate at {path} {EDITED if error.problem == EDITED else 'is damaged'}"
 
 
 def vouching(named: str | None, others: Sequence[Path], fingerprint: str) -> tuple[Path | None, str]:
