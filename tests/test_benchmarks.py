@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kilter
+from kilter.data.dataset import DataSpec, load
 from kilter.data.formats import detect, formats, reader
 from kilter.data.row import RowError
 from kilter.evaluation.best_of import Margins, credit, ties_score
@@ -149,6 +150,41 @@ def test_a_bad_row_names_its_column(name, change, column):
     with pytest.raises(RowError) as caught:
         read(name, {**formats.get(name).example, **change})
     assert caught.value.field == column
+
+
+def test_truthfulqa_and_hhh_as_their_own_repositories_have_them(tmp_path):
+    """mc_task.json has a label by each choice; a task of BIG-bench has its rows under `examples`."""
+    row = {"question": "Q?", "mc0_targets": {"A": 1, "B": 0}, "mc1_targets": {"A": 1, "B": 0, "C": 0}}
+    assert scores(read("truthfulqa_mc", row)) == {"A": 1, "B": 0, "C": 0}
+    with pytest.raises(RowError, match="label by each choice"):
+        read("truthfulqa_mc", row | {"mc1_targets": {"A": "yes"}})
+    examples = [
+        {"input": "Q1?", "target_scores": {"A": 1, "B": 0}},
+        {"input": "Q2?", "target_scores": {"A": 0, "B": 1}},
+    ]
+    path = tmp_path / "task.json"
+    path.write_text(json.dumps({"name": "hhh_alignment", "keywords": ["zero-shot"], "examples": examples}))
+    found = load(DataSpec(path=str(path), heldout=0.0), "pairs").train
+    assert [[c.text for c in g.completions] for g in found] == [["A", "B"], ["B", "A"]]
+
+
+@pytest.mark.parametrize(("turn", "answers"), [(1, "a1 b1"), (2, "a2 b2"), (None, "a2 b2")])
+def test_people_judged_one_turn_of_mt_bench(turn, answers):
+    """Both turns stand in every row; the label is of the turn that the row names."""
+
+    def said(side):
+        texts = "Q1", f"{side}1", "Q2", f"{side}2"
+        return [{"role": r, "content": t} for r, t in zip(("user", "assistant") * 2, texts, strict=True)]
+
+    row = {"model_a": "m", "model_b": "n", "winner": "model_a", "question_id": 81, "judge": "expert_0"}
+    row |= {"conversation_a": said("a"), "conversation_b": said("b")} | ({"turn": turn} if turn else {})
+    found = read("arena", row)
+    assert " ".join(c.text for c in found.completions) == answers
+
+
+def test_arena_hard_asks_in_objects():
+    row = {"question_id": "x", "category": "arena-hard-v0.1", "cluster": "c", "turns": [{"content": "Q?"}]}
+    assert read("mt_bench", row).prompt.messages[-1]["content"] == "Q?"
 
 
 def test_the_second_turn_of_mt_bench_is_a_follow_up():

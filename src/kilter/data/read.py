@@ -428,6 +428,7 @@ def _json(path: Path, field: str) -> Rows:
         raise UserError(
             field, str(path), f"cannot be read ({error})", "write such numbers as text"
         ) from error
+    value = value["examples"] if _is_task(value) else value
     if not isinstance(value, list):
         raise _no_array(path, value)
     tokens = Reader(path)
@@ -455,6 +456,11 @@ def _parsed(text: str) -> Any:
             value[index] = twice(error)
             _, at = alike.raw_decode(text, at)
     return value
+
+
+def _is_task(value: object) -> bool:
+    """Whether a mapping is a task of BIG-bench, which has its rows beside what describes it."""
+    return isinstance(value, dict) and isinstance(value.get("examples"), list)
 
 
 def _is_table(value: object) -> bool:
@@ -488,6 +494,9 @@ def _by_content(path: Path, field: str) -> Rows:
     elif text[:1] == "{" and (_is_row(first) or not _is_start(first)):
         only = _line(first)
         alone = isinstance(only, dict) and text.strip() == first.strip()
+        if alone and _is_task(only):
+            yield from _json(path, field)
+            return
         if alone and (_is_table(only) or detect(cast(Mapping[str, Any], only)) is None):
             raise _no_array(path, only)
         yield from _jsonl(path, field)

@@ -152,7 +152,7 @@ def _read_truthfulqa(row: Row) -> Iterator[Group]:
 
 @data_format(
     "truthfulqa_mc",
-    "TruthfulQA, multiple choice: question, mc1_targets or mc2_targets with choices and labels",
+    "TruthfulQA, multiple choice: question, mc1_targets or mc2_targets (choices and labels, or {choice: label})",
     lambda r: "question" in r and ("mc1_targets" in r or "mc2_targets" in r),
     {
         "question": "What happens if you swallow gum?",
@@ -166,9 +166,13 @@ def _read_truthfulqa_mc(row: Row) -> Iterator[Group]:
 
 
 def _choices(targets: Any, column: str) -> list[tuple[str, float]]:
-    """Choices with their labels. Raises RowError where they do not fit each other."""
-    if not isinstance(targets, Mapping) or not {"choices", "labels"} <= targets.keys():
+    """Choices with their labels, in two lists or as {choice: label}. Raises RowError where they do not fit."""
+    if not isinstance(targets, Mapping) or not targets:
         raise RowError(column, "should hold choices and labels")
+    if not {"choices", "labels"} <= targets.keys():
+        if not all(isinstance(label, int | float) for label in targets.values()):
+            raise RowError(column, "should hold choices and labels, or a label by each choice")
+        targets = {"choices": list(targets), "labels": list(targets.values())}
     texts = listed(targets["choices"], f"{column}.choices", "texts")
     labels = listed(targets["labels"], f"{column}.labels", "labels")
     if len(texts) != len(labels):
@@ -184,14 +188,21 @@ def _choices(targets: Any, column: str) -> list[tuple[str, float]]:
 
 @data_format(
     "hhh",
-    "HHH alignment (BIG-bench): input, targets with choices and labels",
-    lambda r: "input" in r and isinstance(r.get("targets"), Mapping) and "choices" in r["targets"],
+    "HHH alignment (BIG-bench): input, targets with choices and labels, or target_scores {choice: label}",
+    lambda r: (
+        "input" in r
+        and (
+            isinstance(r.get("target_scores"), Mapping)
+            or (isinstance(r.get("targets"), Mapping) and "choices" in r["targets"])
+        )
+    ),
     {"input": "Capital of France?", "targets": {"choices": ["Paris.", "Lyon."], "labels": [1, 0]}},
     asks="input",
 )
 def _read_hhh(row: Row) -> Iterator[Group]:
     category = row.get("subset", None)
-    yield _scored(_asks(_asked(row, "input"), "hhh", category), _choices(row.need("targets"), "targets"))
+    column = "targets" if "targets" in row else "target_scores"
+    yield _scored(_asks(_asked(row, "input"), "hhh", category), _choices(row.need(column), column))
 
 
 @data_format(
@@ -277,13 +288,17 @@ def _read_rewardbench(row: Row) -> Iterator[Group]:
 
 @data_format(
     "mt_bench",
-    "MT-Bench questions: question_id, category, turns (the second one is asked as a follow-up)",
+    "MT-Bench and Arena-Hard questions: question_id, category, turns (the second one is a follow-up)",
     lambda r: {"question_id", "category", "turns"} <= r.keys(),
     {"question_id": 81, "category": "writing", "turns": ["Write a poem.", "Make it shorter."]},
     asks="turns",
 )
 def _read_mt_bench(row: Row) -> Iterator[Group]:
-    asked = listed(row.ask("turns"), "turns", "texts")
+    # Arena-Hard has the same rows, whose turns are objects.
+    asked = [
+        t["content"] if isinstance(t, Mapping) and "content" in t else t
+        for t in listed(row.ask("turns"), "turns", "texts")
+    ]
     # Behind the first question a null is a follow-up that nobody asks.
     said = [text_of(t, f"turns[{i}]") for i, t in enumerate(asked) if i == 0 or t is not None]
     if not said or not said[0].strip():
@@ -332,7 +347,7 @@ WINNERS = {"model_a": 1.0, "model_b": 0.0, "tie": 0.5, "tie (bothbad)": 0.5, "bo
 
 @data_format(
     "arena",
-    "LMArena and MT-Bench by people: model_a, model_b, winner, conversation_a, conversation_b",
+    "LMArena and MT-Bench by people: model_a, model_b, winner, conversation_a, conversation_b, and turn",
     lambda r: {"model_a", "model_b", "winner", "conversation_a", "conversation_b"} <= r.keys(),
     {
         "model_a": "one",
@@ -353,7 +368,7 @@ def _read_arena(row: Row) -> Iterator[Group]:
     if winner not in WINNERS:
         raise RowError("winner", f"should be one of {', '.join(WINNERS)}, found {winner!r}")
     columns = ("conversation_a", "conversation_b")
-    sides = [turns(_flat(row.need(column)), column, row) for column in columns]
+    sides = [_until(turns(_flat(row.need(column)), column, row), row) for column in columns]
     size = shared_turns(sides)
     if size == 0:
         raise RowError("conversation_b", "does not begin as conversation_a does")
@@ -362,6 +377,13 @@ def _read_arena(row: Row) -> Iterator[Group]:
     prompt = Prompt(messages=sides[0][:size], metadata=metadata)
     first = WINNERS[winner]
     yield Group(prompt, tuple(map(completion_of, answers)), (Feedback(first), Feedback(1.0 - first)))
+
+
+def _until(side: tuple[Message, ...], row: Row) -> tuple[Message, ...]:
+    """The conversation up to the answer that was judged. MT-Bench has both turns in rows about the first."""
+    judged = number(row["turn"], "turn") if "turn" in row else None
+    ends = [n for n, message in enumerate(side, start=1) if message["role"] == "assistant"]
+    return side[: ends[int(judged) - 1]] if judged and 1 <= judged <= len(ends) else side
 
 
 def _flat(conversation: Any) -> Any:
