@@ -153,6 +153,30 @@ def test_both_public_layouts_are_read_and_written(tmp_path):
     assert load(str(path)).principles[0].examples.bad[0].revision == "Hello!"
 
 
+def test_a_published_dialogue_is_read_from_its_end_and_one_of_no_principle_is_left_out(tmp_path, caplog):
+    """Published files hold a talk of several turns before the critique, and dialogues of other principles."""
+
+    def dialogue(critic, *talk):
+        texts = [*talk, critic, "It says go away.", "Be kind.", "Hello!"]
+        return [{"role": ("user", "assistant")[n % 2], "content": t} for n, t in enumerate(texts)]
+
+    raw = {"constitutions": [{"critic": c, "revision": "Be kind."} for c in ("What is rude?", "Is it true?")]}
+    raw["system_chat"] = [
+        dialogue("Is it true? ", "Hi", "Go away."),
+        dialogue("What is rude?", "Hi", "What?", "Help me", "Go away."),
+        dialogue("How sure is it?", "Hi", "Go away."),
+    ]
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(raw))
+    with caplog.at_level("WARNING", "kilter"):
+        first, second = load(str(path)).principles
+    assert "1 dialogues ask for the critique of no principle" in caplog.text
+    (shot,) = first.examples.bad
+    assert shot.prompt == "user:\nHi\n\nassistant:\nWhat?\n\nuser:\nHelp me"
+    assert (shot.answer, shot.critique, shot.revision) == ("Go away.", "It says go away.", "Hello!")
+    assert [s.prompt for s in second.examples.bad] == ["Hi"]
+
+
 def test_several_critiques_of_one_entry_are_several_principles(tmp_path):
     raw = imported({"harmful 1": {"prompt": ["a?", "b?"], "edit_request": "r"}}, tmp_path / "c.json")
     assert [p["id"] for p in raw["principles"]] == ["harmful-1", "harmful-1-2"]

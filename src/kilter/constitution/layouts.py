@@ -6,6 +6,7 @@ pairs       {"constitutions": [{"critic": critique, "revision": revision}], "sys
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any
 
 from kilter.constitution.document import Constitution
 from kilter.errors import UserError
+from kilter.feedback.judge.prompts import TURN
+
+log = logging.getLogger("kilter")
 
 Raw = dict[str, Any]
 
@@ -23,10 +27,10 @@ def imported(raw: Any, path: Path, field: str = "constitution") -> Raw:
         return raw
     try:
         if isinstance(raw, dict) and "constitutions" in raw:
-            return _document(path, _pairs(raw))
+            return _document(path, _pairs(raw, path))
         if isinstance(raw, dict) and raw and all(_is_revision(v) for v in raw.values()):
             return _document(path, _revisions(raw))
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             field, str(path), f"is damaged ({type(error).__name__}: {error})", "correct that entry"
         ) from error
@@ -58,15 +62,29 @@ def _revisions(raw: Mapping[str, Raw]) -> list[Raw]:
     return found
 
 
-def _pairs(raw: Mapping[str, Any]) -> list[Raw]:
-    """Dialogues belong to the principle whose critique they ask; to the first one where none is theirs."""
+def _pairs(raw: Mapping[str, Any], path: Path) -> list[Raw]:
+    """Dialogues belong to the principle whose critique they ask; published files hold some of none."""
     found = [_principle(f"p{n}", p["critic"], p["revision"]) for n, p in enumerate(raw["constitutions"], 1)]
+    lost = 0
     for dialogue in raw.get("system_chat", ()):
-        turns = [str(t["content"]) for t in dialogue]
-        shot = dict(zip(("prompt", "answer", "critique", "revision"), (*turns[:2], turns[3], turns[5])))
-        owner = next((p for p in found if p["critique"].strip() == turns[2].strip()), found[0])
-        owner["examples"]["bad"].append(shot)
+        asked, shot = _dialogue([(str(t["role"]), str(t["content"])) for t in dialogue])
+        owner = next((p for p in found if p["critique"].strip() == asked.strip()), None)
+        lost += owner is None
+        if owner is not None:
+            owner["examples"]["bad"].append(shot)
+    if lost:
+        log.warning("%s: %d dialogues ask for the critique of no principle here: left out", path, lost)
     return found
+
+
+def _dialogue(turns: Sequence[tuple[str, str]]) -> tuple[str, Raw]:
+    """(what is asked of the critic, the example). Critique and revision stand last, behind any talk."""
+    *conversation, (_, answer), (_, asked), (_, critique), _, (_, revision) = turns
+    if len(conversation) == 1:
+        prompt = conversation[0][1]
+    else:
+        prompt = "\n\n".join(TURN.format(role=role, content=text) for role, text in conversation)
+    return asked, {"prompt": prompt, "answer": answer, "critique": critique, "revision": revision}
 
 
 def _principle(name: str, critique: str, revision: str) -> Raw:

@@ -152,7 +152,7 @@ def _read_truthfulqa(row: Row) -> Iterator[Group]:
 
 @data_format(
     "truthfulqa_mc",
-    "TruthfulQA, multiple choice: question, mc1_targets or mc2_targets (choices and labels, or {choice: label})",
+    "TruthfulQA, multiple choice: question, mc1_targets or mc2_targets, in lists or {choice: label}",
     lambda r: "question" in r and ("mc1_targets" in r or "mc2_targets" in r),
     {
         "question": "What happens if you swallow gum?",
@@ -166,7 +166,7 @@ def _read_truthfulqa_mc(row: Row) -> Iterator[Group]:
 
 
 def _choices(targets: Any, column: str) -> list[tuple[str, float]]:
-    """Choices with their labels, in two lists or as {choice: label}. Raises RowError where they do not fit."""
+    """Choices with their labels, in two lists or {choice: label}. Raises RowError where they do not fit."""
     if not isinstance(targets, Mapping) or not targets:
         raise RowError(column, "should hold choices and labels")
     if not {"choices", "labels"} <= targets.keys():
