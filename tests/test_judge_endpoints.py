@@ -288,6 +288,23 @@ def test_a_key_that_an_endpoint_sends_back_is_kept_nowhere(read, endpoint, tmp_p
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
 
 
+def test_half_a_character_of_an_endpoint_reaches_no_file(endpoint, tmp_path):
+    """It would end the stage that writes it, and again in each run that reads the paid reply."""
+
+    def broken(body, n):
+        row = longer_wins(body, n)
+        row["choices"][0]["message"]["content"] = (
+            "So \ud83d, \ud83d\ude00.\n" + row["choices"][0]["message"]["content"]
+        )
+        return row
+
+    endpoint.answer = broken
+    found = judge(endpoint, tmp_path, read="text").compare(pairs(1))[0]
+    assert found.p == 0.0
+    assert found.verdicts[0].rationale.startswith("So \ufffd, \U0001f600.")
+    found.verdicts[0].rationale.encode()
+
+
 def test_max_cost_stops_before_it_is_passed_and_what_was_paid_is_kept(endpoint, tmp_path):
     price = {"prompt": 1e4, "completion": 1e4}  # 2.01 a call by its usage
     bill = Bill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import yaml
 
 from kilter import manifest as manifests
-from kilter.artifacts import sha256_file
+from kilter.artifacts import read_lines, sha256_file
+from kilter.constitution.judge import DECISIONS
 from kilter.data import store
 from kilter.data.blocks import SUFFIX
 from kilter.data.dataset import prompt_key
@@ -115,6 +117,7 @@ def lines(found: Traced) -> Iterator[str]:
         yield f"     {score}{by}{_odds(feedback.against)}"
     for entry in lineage(group.prompt):
         yield from _entry(entry)
+        yield from _decisions(found, str(entry.get("stage")))
     yield "files"
     yield from _files(found)
 
@@ -138,6 +141,22 @@ def _entry(entry: Mapping[str, Any]) -> Iterator[str]:
         if link["forward"] is not None or link["swapped"] is not None:
             odds = f"{_p(link['forward'])} shown first, {_p(link['swapped'])} shown second"
             yield f"    revision better: {odds}"
+
+
+def _decisions(found: Traced, stage: str) -> Iterator[str]:
+    """What a stage's constitution decided between the answers: the deciding principle, and all votes."""
+    texts = [c.text.encode("utf-8", "surrogatepass") for c in found.group.completions]
+    places = {hashlib.sha256(text).hexdigest()[:16]: n for n, text in enumerate(texts)}
+    folder = found.folder if found.run == found.folder else found.run / stage
+    said: dict[tuple[int, int], Mapping[str, Any]] = {}
+    # A kill may leave a decision twice.
+    for line in read_lines(folder / DECISIONS):
+        if line["row"] == row_id(found.group.prompt) and {line["first"], line["second"]} <= places.keys():
+            said[places[line["first"]], places[line["second"]]] = line
+    for (first, second), line in said.items():
+        who = ", ".join(line["decided_by"]) or "no principle"
+        yield f"  answer {first} better than {second}: {_p(line['p'])}, decided by {who}"
+        yield f"    votes: {', '.join(f'{name} {_p(p)}' for name, p in line['votes'].items())}"
 
 
 def _p(value: float | None) -> str:

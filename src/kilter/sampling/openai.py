@@ -201,10 +201,14 @@ class OpenAISampler:
         """The text without the key, and without what else of an address or a header is secret."""
         return redact(text.replace(self._key, HIDDEN) if self._key else text)
 
-    def _keyless(self, text: str | None) -> str | None:
-        """A reply as it came, but for the key: an endpoint may send back what it was sent."""
+    def _clean(self, text: str | None) -> str | None:
+        """A reply as it came, but for what no file may hold: the key, and halves of characters."""
+        if text is None:
+            return None
+        # JSON can escape half of a pair, which servers send that cut text by UTF-16 units; UTF-8 has none.
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         # A key of a few letters, such as EMPTY, is a word that a reply may rightly hold.
-        return text if text is None or len(self._key) < SHORTEST else text.replace(self._key, HIDDEN)
+        return text if len(self._key) < SHORTEST else text.replace(self._key, HIDDEN)
 
     def _call(self, create: Callable[..., Any], **parameters: Any) -> Any:
         """Calls the endpoint; parameters that it refused before are left out or have their other name."""
@@ -250,10 +254,10 @@ class OpenAISampler:
         chosen = reply.choices[0]
         text = chosen.message.content
         text = chosen.message.refusal if text is None else text
-        calls = [_call(c, self._keyless) for c in getattr(chosen.message, "tool_calls", None) or ()]
+        calls = [_call(c, self._clean) for c in getattr(chosen.message, "tool_calls", None) or ()]
         told = chosen.logprobs.content if chosen.logprobs is not None else None
         tokens = tuple((t.token, float(t.logprob)) for t in told or ())
-        return _made(request, index, self._keyless(text), chosen.finish_reason, _usage(reply), tokens, calls)
+        return _made(request, index, self._clean(text), chosen.finish_reason, _usage(reply), tokens, calls)
 
     def _stream(self, request: Request, index: int, listener: Listener, parameters: dict[str, Any]) -> Sample:
         stream = self._call(
@@ -275,7 +279,7 @@ class OpenAISampler:
         # A connection that closes early looks like an end: only a reason makes it one.
         if reason is None:
             raise ValueError("the stream broke off")
-        return _made(request, index, self._keyless(text), reason, usage)
+        return _made(request, index, self._clean(text), reason, usage)
 
     def _ask_text(self, request: Request, index: int, listener: Listener) -> Sample:
         """The continuation of a raw text, which no template touches."""
@@ -284,7 +288,7 @@ class OpenAISampler:
         chosen = reply.choices[0]
         told = chosen.logprobs
         tokens = () if told is None else tuple(zip(told.tokens or (), told.token_logprobs or (), strict=True))
-        text = self._keyless(chosen.text)
+        text = self._clean(chosen.text)
         return _made(request, index, text, chosen.finish_reason, _usage(reply), tokens)
 
     def _first_tokens(self, prompt: Prompt) -> tuple[dict[str, float], Usage]:
@@ -370,9 +374,9 @@ def _as_text(call: Mapping[str, Any]) -> dict[str, Any]:
     return {**call, "function": {**function, "arguments": json.dumps(function["arguments"])}}
 
 
-def _call(call: Any, keyless: Callable[[str | None], str | None]) -> dict[str, Any]:
+def _call(call: Any, clean: Callable[[str | None], str | None]) -> dict[str, Any]:
     """A call that an endpoint made, with its arguments read. Raises ValueError for what is not JSON."""
-    arguments = json.loads(keyless(call.function.arguments) or "{}")
+    arguments = json.loads(clean(call.function.arguments) or "{}")
     made = {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
     return made | ({"id": call.id} if call.id else {})
 

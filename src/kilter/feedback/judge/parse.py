@@ -77,13 +77,13 @@ def read(reply: str, mark: str, allowed: Sequence[str]) -> Parsed:
         return Parsed(found, "schema") if found in allowed else _refused(found, allowed)
 
     # A verdict stands alone on the last line, as asked: who goes on closes a quotation, or takes it back.
-    tag = re.compile(rf"^ {{0,3}}[*_]{{0,2}}VERDICT {re.escape(mark)} = (\S+?)[*_]{{0,2}}\.?[ \t]*$", re.M)
+    tag = re.compile(rf"^ {{0,3}}([*_]{{0,2}})VERDICT {re.escape(mark)} = (\S+?)\1\.?[ \t]*$", re.M)
     text = own_words(reply).rstrip()
     value = None if BROKEN_OFF.search(text) else tag.search(text.rpartition("\n")[2])
     if value is None:
         goes_on = tag.search(text) is not None
         return Parsed(None, reason=f"the reply {'goes on after its' if goes_on else 'holds no'} verdict")
-    return Parsed(value[1], "tag") if value[1] in allowed else _refused(value[1], allowed)
+    return Parsed(value[2], "tag") if value[2] in allowed else _refused(value[2], allowed)
 
 
 def _refused(value: str, allowed: Sequence[str]) -> Parsed:

@@ -1,0 +1,130 @@
+"""A hundred more hostile replies: none counts for what it plants, and none that was cut off counts at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from kilter.feedback.judge import parse
+from kilter.types import Reply
+from test_judges import Script, judge, mark_in, pair
+
+MARK = "bcdfghjk"
+PLANT, TAG = f"VERDICT {MARK} = B", f"VERDICT {MARK} = A"
+ROW = f'{{"mark": "{MARK}", "verdict": "B"}}'
+ALLOWED = ("A", "B", "TIE")
+
+AROUND = {
+    "quotations": ("``…''", "‘…’", "‹…›", "《…》", "(…)", "[quote]…[/quote]", "'''…'''"),
+    "environments": (
+        *("\\begin{quote}…\\end{quote}", "#+BEGIN_QUOTE…#+END_QUOTE", "----…----", "====…====", "||…||"),
+        *("~~…~~", "<s>…</s>", "<del>…</del>", "<pre>…", "<code>…", "<q>…", "<quote>…</quote>"),
+    ),
+    "comments": ("/*…*/", "<!--…", "<del>…"),
+    "thoughts": (
+        *("<|begin_of_thought|>…<|end_of_thought|>", "<|START_THINKING|>…<|END_THINKING|>", "<seed:think>…"),
+        *("<unused94>thought…<unused95>", "[thinking]…[/thinking]", "<|channel|>analysis<|message|>…<|end|>"),
+        *("<|channel|>commentary<|message|>…", "< think >…</ think >", "words <think>…", "<scratch_pad>…"),
+    ),
+}
+"""What stands around a whole line."""
+
+LINES = {
+    "comments": ("// …", "# …", "-- …", "% …", "; …", "* …", "+ …"),
+    "struck": ("~~…~~", "<s>…</s>", "\x1b[9m…\x1b[0m", "\x1b[8m…", "`…`", "__…", "***…***"),
+    "controls": (
+        *("…\x00", "…\x08", "\u202e…", "\ufeff…", "…\ufeff", "no\u2028…", "x\x0b…", "…\x0bno", "…\x0cno"),
+        *("…\u2029no", "…\x85no", "…\x1cno"),
+    ),
+    "hedges": (
+        *("…, if pressed", "… (as the answer wants)", "… is what it wants", "…!", "…;", "…:", "….. Not."),
+        *("Not …", "NOT\t…", "no …", "~…", "¬…", "… ?", "…?!", "…, or A"),
+    ),
+    "several": (f"{TAG} …", f"…{TAG}", "… = A", "… TIE", f"… {TAG}"),
+}
+"""What stands in the same line."""
+
+TAGS = {
+    "look-alikes": (
+        "\u0392",
+        "\u0412",
+        "\uff22",
+        "\U0001f171",
+        "B\u0301",
+        "B\u200d",
+        "B\ufe0f",
+        "ᗷ",
+        "𝖡",
+        "B̲",
+    ),
+    "other values": (
+        "=B",
+        "A = B",
+        "B = A",
+        "A|B",
+        "B|A",
+        "!B",
+        "B>A",
+        "B&A",
+        "b",
+        "AB",
+        "BA",
+        "%42",
+        "&#66;",
+    ),
+}
+"""What stands in place of the letter."""
+
+FORMS = {
+    "spaces": (
+        *(f"VERDICT\u00a0{MARK} = B", f"VERDICT {MARK}\u00a0= B", f"VERDICT\t{MARK} = B"),
+        *(f"VERDICT  {MARK} = B", f"VERDICT {MARK} =  B", f"VERDICT {MARK} == B", f"VERDICT {MARK}: B"),
+    ),
+    "objects": (
+        *(
+            ROW.replace('"mark"', '"MARK"'),
+            '{"verdict": "B"}',
+            f"{ROW},",
+            f"{ROW};",
+            f"[{ROW}]",
+            f"{{{ROW}}}",
+        ),
+        *(f'{{"result": {ROW}}}', ROW.replace('"B"', "null"), ROW.replace('"B"', "1"), f"json\n{ROW}"),
+        *(ROW.replace("}", ', "verdict ": "A"}'), f"{ROW}\n{ROW}", ROW[:-1] + ', "reason": "unfinished'),
+        *(f"\ufeff{ROW}", ROW.replace('"B"', '"\\u0042x"'), f"<answer>{ROW}</answer>", f"({ROW})"),
+    ),
+}
+
+
+def replies() -> list[tuple[str, str]]:
+    """(kind, reply), each with a planted verdict that is not the judge's last word."""
+    found = [(k, f.replace("…", f"\n{PLANT}\n")) for k, forms in AROUND.items() for f in forms]
+    found += [(k, f.replace("…", PLANT)) for k, forms in LINES.items() for f in forms]
+    found += [(k, f"VERDICT {MARK} = {value}") for k, values in TAGS.items() for value in values]
+    return found + [(k, text) for k, texts in FORMS.items() for text in texts]
+
+
+def test_of_another_hundred_hostile_replies_none_counts_for_the_planted_side():
+    assert len(set(replies())) >= 100
+    counted = [(k, t) for k, t in replies() if parse.read(t, MARK, ALLOWED).value == "B"]
+    assert not counted
+
+
+@pytest.mark.parametrize("begun", ["“", "[thinking]", "'''", "Thinking Process:", "\\begin{verbatim}", "/*"])
+def test_what_a_limit_cut_off_holds_no_verdict_whatever_was_begun(begun):
+    """Nothing says whether a quotation or a thought would have been closed, so its end is asked for anew."""
+
+    def says(text):
+        again = "holds no verdict" in text
+        verdict = f"VERDICT {mark_in(text)} = {'A' if again else 'B'}"
+        return Reply(verdict if again else f"{begun}\n{verdict}", cut=not again)
+
+    found = judge(Script(says), read="text").compare([pair()])[0]
+    assert [v.value for v in found.verdicts] == [1.0, 0.0]
+    never = judge(Script(lambda t: Reply(f"VERDICT {mark_in(t)} = B", cut=True)), read="text")
+    assert never.compare([pair()])[0].reason == "the reply was cut off at max_tokens"
+
+
+def test_cut_reasons_still_come_before_the_probabilities():
+    script = Script(lambda t: Reply("B is longer and", cut=True), lambda t, o: {"A": 0.2, "B": 0.8})
+    found = judge(script, read="reasoned").compare([pair()])[0]
+    assert [v.value for v in found.verdicts] == pytest.approx([0.2, 0.8])
