@@ -298,6 +298,33 @@ def test_an_adapter_on_the_output_projection_trains_and_lowers_the_loss(tmp_path
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
+def test_an_adapter_that_cannot_be_folded_says_why(tmp_path):
+    from peft import LoraConfig, PromptTuningConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = make_model(tmp_path / "base")
+    for name, config in (
+        ("lora", LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"])),
+        ("prompt", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)),
+    ):
+        with quiet_transformers():
+            get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(
+                tmp_path / name
+            )
+    for name in ("outer", "empty"):
+        shutil.copytree(tmp_path / "lora", tmp_path / name)
+    edit(tmp_path / "outer" / "adapter_config.json", base_model_name_or_path=str(tmp_path / "lora"))
+    (tmp_path / "empty" / "adapter_model.safetensors").unlink()
+    for name, problem in (
+        ("prompt", "of the kind PROMPT_TUNING, which cannot be folded"),
+        ("outer", "is an adapter over another adapter"),
+        ("empty", "is an adapter without weights"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            load_causal(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
 def test_what_scores_is_no_policy(tmp_path):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification

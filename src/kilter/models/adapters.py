@@ -147,9 +147,17 @@ def load_merged(base: Any, folder: Path) -> Any:
 
     from kilter.models.transformers_names import old_names_allowed
 
+    if not any((folder / f"adapter_model.{end}").is_file() for end in ("safetensors", "bin")):
+        fix = "copy adapter_model.safetensors into it"
+        raise UserError("model", str(folder), "is an adapter without weights", fix)
     with old_names_allowed(), _tied_allowed(), warnings.catch_warnings(record=True) as noted:
         warnings.filterwarnings("always", r"Found missing adapter keys")
         adapted = PeftModel.from_pretrained(base, str(folder))
+    (config,) = adapted.peft_config.values()
+    if config.is_prompt_learning:
+        kind = str(getattr(config.peft_type, "value", config.peft_type))
+        problem = f"is an adapter of the kind {kind}, which cannot be folded into weights"
+        raise UserError("model", str(folder), problem, "start from its base, or from a LoRA adapter")
     # peft only warns, and leaves the adapters that it found nothing for at their random start.
     lost = [str(w.message) for w in noted if "missing adapter keys" in str(w.message)]
     if lost:

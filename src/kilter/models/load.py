@@ -706,7 +706,12 @@ def base_of(folder: Path) -> tuple[Path, Path | None]:
             "is an adapter that does not name its base",
             "set base_model_name_or_path in its adapter_config.json",
         )
-    return _by_itself(resolve(base, f"{folder}/adapter_config.json base_model_name_or_path")), folder
+    found = resolve(base, f"{folder}/adapter_config.json base_model_name_or_path")
+    if is_adapter(found):
+        problem = f"is an adapter over another adapter ({found})"
+        fix = "merge the inner one with `kilter export --merge`, and name what it makes as the base"
+        raise UserError("model", str(folder), problem, fix)
+    return _by_itself(found), folder
 
 
 def _by_itself(folder: Path) -> Path:
