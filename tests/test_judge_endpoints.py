@@ -557,6 +557,44 @@ def test_a_key_in_an_address_is_in_no_row_and_no_certificate(endpoint, tmp_path,
     assert "***" in texts[-1]
 
 
+def test_labels_that_an_endpoint_failed_are_asked_anew_by_the_same_command(
+    endpoint, tmp_path, monkeypatch, capsys
+):
+    """An error is not an opinion: a storm that takes all verdicts leaves nothing that has to be deleted."""
+    from kilter.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    own = {"sampler": {"name": "openai", "model": "m", "url": endpoint.url, "retries": 0}, "canary": False}
+    rows = [{"prompt": f"Q{n}", "chosen": "long answer", "rejected": "no"} for n in range(6)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def label():
+        command = ["label", "--data", "pairs.jsonl", "--feedback", json.dumps({"judge": own}), "--out", "l"]
+        monkeypatch.setattr(sys, "argv", ["kilter", *command])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), " ".join((shown.out + shown.err).split())
+
+    storm = (429, '{"error": {"message": "slow down"}}', NOW)
+    endpoint.answer = lambda body, n: storm if "Q3" in str(body) or n > 6 else longer_wins(body, n)
+    monkeypatch.setattr("kilter.stages.label.WRITERS", {"pairs": lambda *_: []})
+    code, said = label()
+    assert code == 4
+    assert "status 429" in said
+    assert "run the same command again: they are scored anew" in said
+    monkeypatch.undo()
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.chdir(tmp_path)
+    paid = endpoint.answered
+    endpoint.answer = longer_wins
+    code, said = label()
+    assert (code, "without a score, and are scored anew" in said) == (0, True), said
+    assert endpoint.answered == 12
+    assert 0 < paid < 12
+    assert len((tmp_path / "l" / "groups.jsonl").read_text().splitlines()) == 6
+
+
 def test_a_judge_over_an_endpoint_is_a_source_of_rewards(endpoint, tmp_path):
     sampler = {"name": "openai", "model": "m", "url": endpoint.url}
     source = feedback.build({"judge": {"sampler": sampler, "read": "text"}}, Context(folder=tmp_path))

@@ -187,13 +187,10 @@ class Label(StageKind[LabelSpec]):
         if asked:
             store.write(folder / PEOPLE, asked)
             work.console.print(f"  {len(asked)} pairs wait for people in {folder / PEOPLE}")
+        lost = _unscored(scored)
         if not written and not spec.allow_empty:
             dropped["pairs that wait for people"] = len(asked)
-            reasons = ", ".join(f"{n} {why}" for why, n in (+dropped).items())
-            raise RunFailed(
-                f"The stage has no rows to write ({reasons})",
-                "raise the number or the length of the answers, or lower the margin",
-            )
+            raise _nothing_written(dropped, lost)
         store.write(folder / ARTIFACT["data"], written)
         agrees = [
             {"data": name, **found}
@@ -208,6 +205,8 @@ class Label(StageKind[LabelSpec]):
         if dropped:
             text = ", ".join(f"{n} {why}" for why, n in dropped.items())
             work.console.print(f"  {len(written)} rows written; left out: {text}")
+        if lost:
+            work.console.print(f"  {_why(lost)}", soft_wrap=True)
         return Outcome(facts)
 
     def summary(self, facts: Mapping[str, Any]) -> Sequence[str | Text]:
@@ -265,7 +264,8 @@ def _score(spec: LabelSpec, work: Workspace, parts: Mapping[str, Sequence[Group]
     from kilter.models.load import model_hash
 
     done = {name: sum(1 for _ in store.read(folder / name)) for name in parts}
-    if all(done[name] == len(groups) for name, groups in parts.items()):
+    lost = {name: _without_score(folder / name) for name in parts}
+    if all(done[name] == len(groups) for name, groups in parts.items()) and not any(lost.values()):
         return
     source = _source(spec, work, folder)
     if done[SCORED]:
@@ -284,9 +284,45 @@ def _score(spec: LabelSpec, work: Workspace, parts: Mapping[str, Sequence[Group]
     }
     _warn_of(entry, parts[SCORED], work)
     for name, groups in parts.items():
-        if done[name] == len(groups):
-            continue
-        _append(spec, work, source, entry, groups[done[name] :], folder / name)
+        if lost[name]:
+            work.console.print(
+                f"  {len(lost[name])} of them have an answer without a score, and are scored anew"
+            )
+            _again(spec, source, entry, groups, lost[name], folder / name)
+        if done[name] < len(groups):
+            _append(spec, work, source, entry, groups[done[name] :], folder / name)
+
+
+def _without_score(path: Path) -> list[int]:
+    """Rows of a file of scores in which an answer has none."""
+    from kilter.data import store
+
+    return [n for n, g in enumerate(store.read(path)) if any(f.score is None for f in g.feedback)]
+
+
+def _again(
+    spec: LabelSpec,
+    source: Weighted,
+    entry: dict[str, Any],
+    groups: Sequence[Group],
+    lost: Sequence[int],
+    path: Path,
+) -> None:
+    """Scores rows anew that an earlier process left without a score: an error is not an opinion.
+
+    A judge's verdict that was read, and did not count, is kept; only a call that failed is made again.
+    """
+    from kilter.artifacts import append_lines
+    from kilter.data import store
+
+    rows = list(store.read(path))
+    for first in range(0, len(lost), spec.batch_size):
+        places = lost[first : first + spec.batch_size]
+        part = [groups[n] for n in places]
+        for n, group, feedback in zip(places, part, source(part), strict=True):
+            rows[n] = _scored(group, feedback, entry, spec.rationale)
+    append_lines(path.with_name(CANARIES), source.canaries(), escape=False)
+    store.write(path, rows)
 
 
 def _append(
@@ -434,11 +470,31 @@ WRITERS: Mapping[str, Callable[[Group, LabelSpec, Counter[str]], list[Group]]] =
 """By what is written."""
 
 
+def _unscored(scored: Sequence[Group]) -> Counter[str]:
+    """Why answers have no score."""
+    return Counter(f.rationale or "no reason given" for g in scored for f in g.feedback if f.score is None)
+
+
+def _why(lost: Counter[str]) -> str:
+    """The answers without a score, and the reason of most."""
+    ((reason, _),) = lost.most_common(1)
+    return f"{lost.total()} answers have no score; most often: {reason}"
+
+
+def _nothing_written(dropped: Counter[str], lost: Counter[str]) -> RunFailed:
+    """Why there are no rows, and what to do about it."""
+    reasons = [f"{n} {why}" for why, n in (+dropped).items()] + [_why(lost)] * bool(lost)
+    fix = "raise the number or the length of the answers, or lower the margin"
+    if lost:
+        fix = "mend what keeps answers from a score, then run the same command again: they are scored anew"
+    return RunFailed(f"The stage has no rows to write ({', '.join(reasons)})", fix)
+
+
 def _facts(scored: Sequence[Group], written: Sequence[Group], dropped: Counter[str]) -> dict[str, Any]:
     """What came in, what came out, and why the rest did not."""
     feedback = [f for g in scored for f in g.feedback]
     scores = [f.score for f in feedback if f.score is not None]
-    reasons = Counter(f.rationale or "no reason given" for f in feedback if f.score is None)
+    reasons = _unscored(scored)
     return {
         "rows": len(written),
         "prompts": len(scored),
