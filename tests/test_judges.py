@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
@@ -98,6 +99,19 @@ def test_too_little_mass_is_unscored_whatever_the_options_say():
     assert found.verdicts[0].mass == pytest.approx(0.7)
     assert "0.700 of the probability" in found.reason
     assert judge(Script(chooses=lambda t, o: {"A": 0.6, "B": 0.2})).compare([pair()])[0].p is not None
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "mass"),
+    [((math.nan, math.nan), 1.0), ((0.5, 0.5), math.nan), ((2.0, -1.0), 1.0), ((0.5, 0.5), math.inf)],
+)
+def test_numbers_that_are_no_probabilities_are_unscored(probabilities, mass):
+    class Odd:
+        def choose(self, asks, options):
+            return [Choice(tuple(options), probabilities, mass) for _ in asks]
+
+    found = judge(Odd()).compare([pair()])[0]
+    assert (found.p, "no probabilities" in found.reason) == (None, True)
 
 
 def test_one_failed_order_leaves_the_pair_unscored():

@@ -199,6 +199,9 @@ class ChatJudge:
         raw = _sha256(json.dumps([choice.options, choice.probabilities, choice.mass]))
         if choice.problem:
             return Found(mass=None, reason=choice.problem, raw=raw)
+        # A sampler of the user's own may say anything, and NaN would pass every comparison below.
+        if not all(0 <= p <= 1 for p in (*choice.probabilities, choice.mass)):
+            return Found(reason="the sampler gave numbers that are no probabilities", raw=raw)
         if choice.mass < self.spec.min_mass:
             reason = f"the verdict's tokens have {choice.mass:.3f} of the probability"
             return Found(mass=choice.mass, reason=f"{reason}, less than {self.spec.min_mass}", raw=raw)
