@@ -106,7 +106,7 @@ def wrong_type(folder, recipe):
 
 def unknown_columns(folder, recipe):
     (folder / "pairs.jsonl").write_text(lines({"question": "a", "good": "b"}))
-    return "pairs.jsonl:1", "Rename the columns"
+    return "pairs.jsonl:1", "--map completion=... (in a recipe map"
 
 
 def no_chat_template(folder, recipe):

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from kilter.data.dataset import DataSpec, load
+from kilter.data.shapes import border, to_shape
 from kilter.data.worlds.registry import is_world, world_of
 
 MEASURED = ("contradictions", "length_bias", "style_probe", "shortcut_probe")
@@ -17,7 +18,10 @@ Kind = Literal["pairs", "thumbs", "rankings", "ratings", "scored", "demonstratio
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Counts and shares; None where the data has nothing to measure it on. Lengths in characters."""
+    """Counts and shares; None where the data has nothing to measure it on. Lengths in characters.
+
+    border: a rating above the middle of all, where single answers are rated.
+    """
 
     path: str
     format: str
@@ -37,6 +41,7 @@ class Facts:
     style_auc: float | None = None
     shortcut_auc: float | None = None
     answer_length: float | None = None
+    border: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The facts as a dict of plain values, for JSON."""
@@ -75,9 +80,11 @@ def measure(spec: DataSpec) -> Facts:
     if kind == "thumbs":
         good = sum((g.feedback[0].score or 0) > 0 for g in groups)
         return Facts(**common, desirable=good, undesirable=len(groups) - good)
+    if kind == "scored":
+        return Facts(
+            **common, border=border({f.score for g in groups for f in g.feedback if f.score is not None})
+        )
     if kind in ("pairs", "rankings", "ratings"):
-        from kilter.data.shapes import to_shape
-
         skipped: Counter[str] = Counter()
         pairs = to_shape(groups, "pairs", skipped)
         from kilter.data.audit.run import examine

@@ -202,11 +202,14 @@ def scored(f: Facts) -> list[Suggestion]:
         "conditional SFT: every answer with its level in the prompt, and the best level asked for afterwards",
         f"{shape}; papers: Lu et al. 2022, Dong et al. 2023",
     )
-    border = Reason(
-        "answers above 0 as thumbs up; give labels by a threshold of your own where 0 is not the border",
+    first = "above 0" if f.border is None else f"of {f.border:g} or more"
+    thumbs = Reason(
+        f"answers with a score {first} as thumbs up; data.threshold is the first score that you call good",
         f"{shape}; paper: Ethayarajh et al. 2024",
     )
-    return [replace(_try("sft", levels), data={"condition": {"levels": 3}}), _try("kto", border)]
+    graded = {} if f.border is None else {"threshold": f.border}
+    kto = replace(_try("kto", thumbs), data=graded)
+    return [replace(_try("sft", levels), data={"condition": {"levels": 3}}), kto]
 
 
 def prompts(f: Facts) -> list[Suggestion]:

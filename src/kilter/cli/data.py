@@ -28,6 +28,16 @@ if TYPE_CHECKING:
     from kilter.data.dataset import Dataset
     from kilter.types import Group, Message
 
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        "--data.threshold",
+        help="with --shape unpaired: the first rating of a good answer",
+        rich_help_panel="data",
+    ),
+]
+
 SHAPES = ("demonstrations", "pairs", "unpaired", "ranked", "prompts")
 
 data_app = commands(
@@ -58,9 +68,10 @@ def peek(
     format_: FormatOption = "auto",
     map_: MapOption = None,
     on_bad_row: BadRowOption = "error",
+    threshold: ThresholdOption = None,
 ) -> None:
     """Show what Kilter reads from a file: detected format, counts, the first groups."""
-    data = _load(path, shape, reading(format_, map_, on_bad_row))
+    data = _load(path, shape, reading(format_, map_, on_bad_row) | {"threshold": threshold})
     groups = [*data.train[:n], *data.heldout[:n]]
     _say(path, data)
     for group in groups[:n]:
@@ -111,6 +122,9 @@ def _load(path: str, shape: str, fields: dict[str, Any]) -> Dataset:
 
     if shape not in SHAPES:
         raise UserError("--shape", shape, "is not a shape", nearest(shape, SHAPES))
+    if fields.get("threshold") is not None and shape != "unpaired":
+        problem = f"is read with --shape unpaired alone, and the shape is {shape}"
+        raise UserError("--threshold", fields["threshold"], problem, "leave it out, or add --shape unpaired")
     source = make_data_spec({"path": path, "heldout": 0.0} | fields)
     return load(source, shape, learned=False)  # type: ignore[arg-type]
 
@@ -133,6 +147,7 @@ def convert(
     format_: FormatOption = "auto",
     map_: MapOption = None,
     on_bad_row: BadRowOption = "error",
+    threshold: ThresholdOption = None,
     view: Annotated[
         str | None,
         typer.Option(
@@ -160,7 +175,8 @@ def convert(
     require_file(target, "target")
     dials = {"view": view, "n": size} if is_world(path) else {}
     world = {name: value for name, value in dials.items() if value is not None}
-    data = _load(path, shape, reading(format_, map_, on_bad_row) | ({"world": world} if world else {}))
+    more = {"threshold": threshold} | ({"world": world} if world else {})
+    data = _load(path, shape, reading(format_, map_, on_bad_row) | more)
     write(target, data.train, to, shape)  # type: ignore[arg-type]
     out.print(f"{len(data.train)} groups written to {target}")
     for note in data.notes():

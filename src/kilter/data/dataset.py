@@ -7,7 +7,7 @@ import itertools
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +16,12 @@ from pydantic import ConfigDict, Field, model_validator
 
 from kilter import manifest as manifests
 from kilter.artifacts import sha256_file
-from kilter.data import store
+from kilter.data import hints, store
 from kilter.data.formats.ask import as_turn
 from kilter.data.read import rows, setting
-from kilter.data.reading import Account, Reading
-from kilter.data.shapes import NEEDED, Condition, PairRule, conditioned, shaped
+from kilter.data.reading import LOOKED_AT, Account, Reading
+from kilter.data.row import Raw, RowError
+from kilter.data.shapes import NEEDED, Condition, PairRule, conditioned, refuse_ungraded, shaped
 from kilter.data.shelf import picked, shelved
 from kilter.data.source import INHERITED, Part, SourceSpec
 from kilter.data.worlds import registry as worlds
@@ -54,6 +55,12 @@ class DataSpec(SourceSpec):
     )
     pairs: PairRule = Field(
         default_factory=lambda: PairRule(), description="which pairs rated or ranked answers give"
+    )
+    threshold: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="the first rating of a good answer, where a method learns from good and bad answers "
+        "and the data rates them; each is then judged by itself",
     )
     condition: Condition | None = Field(
         None, description="conditional SFT: answers of every quality, each with its level in the prompt"
@@ -255,12 +262,15 @@ def load(spec: DataSpec, shape: Shape, where: str = "data", learned: bool = True
         train, heldout = conditioned(
             train, heldout, shape, spec.condition, account.skipped, setting(where, "condition")
         )
-    train = shelved(shaped(train, shape, account.skipped, spec.pairs))
+    if shape == "unpaired" and spec.threshold is None:
+        refuse_ungraded(groups, setting(where, "threshold"))
+    train = shelved(shaped(train, shape, account.skipped, spec.pairs, spec.threshold))
     if not train:
         raise _nothing_left(spec, shape, where, account)
-    heldout = shelved(shaped(heldout, shape, account.skipped, spec.pairs))
+    heldout = shelved(shaped(heldout, shape, account.skipped, spec.pairs, spec.threshold))
     # Whoever answers the prompts anew learns nothing from a row: its columns are for those who judge.
-    carried = tuple(n for n in account.unread if "[]" not in n) if shape in ("prompts", "rollouts") else ()
+    travels = shape in ("prompts", "rollouts")
+    carried = tuple(n for n, whole in account.unread.items() if whole and travels)
     unread = tuple(n for n in account.unread if n not in carried)
     return Dataset(spec, train, heldout, account.skipped, account.format, unread, carried, account.said)
 
@@ -270,11 +280,14 @@ def _nothing_left(spec: DataSpec, shape: Shape, where: str, account: Account) ->
     reasons = ", ".join(f"{n} {why}" for why, n in account.skipped.items())
     unread = f"; not read: {', '.join(account.unread)}" if account.unread else ""
     fix = f"give {NEEDED[shape]}: this method needs them"
-    # What the method needs may be there, and its counterpart under another name.
-    asked = next((n for n in ASKED[shape] if n not in account.unread), ASKED[shape][0])
-    named = [n for n in account.unread if "[]" not in n and n not in ASKED[shape] and not n.endswith("id")]
-    if named and not account.skipped.keys() & {"tie"}:
-        fix += f". If a column holds them, say which: --map {asked}={named[0]}"
+    # What the method needs may be there, under another name.
+    columns = [name for name, whole in account.unread.items() if whole]
+    source = spec.sources()[0]
+    if columns and not account.skipped.keys() & {"tie"} and not worlds.is_world(source.path):
+        begin = itertools.islice(rows(source.path, source.split, source.config, f"{where}.path"), LOOKED_AT)
+        given = [raw for _, raw in begin if not isinstance(raw, RowError)]
+        hint = hints.missing(given, shape, columns, lambda names: _gives(source, given, names, shape))
+        fix += f". If a column holds them, say which: {hint}" if hint else ""
     return UserError(
         f"{where}.path",
         spec.path,
@@ -283,15 +296,16 @@ def _nothing_left(spec: DataSpec, shape: Shape, where: str, account: Account) ->
     )
 
 
-ASKED: dict[Shape, tuple[str, ...]] = {
-    "demonstrations": ("completion",),
-    "pairs": ("chosen", "rejected"),
-    "unpaired": ("label",),
-    "ranked": ("score",),
-    "prompts": ("prompt",),
-    "rollouts": ("score",),
-}
-"""Columns that a shape needs, for advice on `map`."""
+def _gives(source: Part, given: Sequence[Raw], names: Mapping[str, str], shape: Shape) -> bool:
+    """Whether rows give what a shape needs, once their columns have these names."""
+    named = source.model_copy(update={"map": {**source.map, **names}, "on_bad_row": "skip"})
+    try:
+        reading = Reading(named, "data", Account())
+        groups = list(reading.groups((source.path, raw) for raw in given))
+        together = _by_prompt(groups) if reading.name in BY_PROMPT else groups
+        return any(True for _ in shaped(together, shape, Counter()))
+    except UserError:
+        return False
 
 
 def divided(
@@ -365,7 +379,7 @@ def gathered(
                 count += 1
                 if spec.text == "raw" and group.prompt.messages:
                     raise _not_raw(source, where, account)
-                yield _prepared(group, spec, shape)
+                yield _prepared(group, spec, shape, account)
 
     if spec.text == "raw" and spec.system:
         problem = "has no place with text: raw, which leaves prompts as they are"
@@ -414,17 +428,18 @@ def _source(
     yield from _by_prompt(shelved(everyone), apart) if reading.name in BY_PROMPT else everyone
 
 
-BY_PROMPT = ("scored", "attributes")
+BY_PROMPT = ("scored", "attributes", "summary_ratings")
 """Formats with one answer a row, whose rows of one prompt belong together."""
 
 
-def _prepared(group: Group, spec: DataSpec, shape: Shape) -> Group:
+def _prepared(group: Group, spec: DataSpec, shape: Shape, account: Account) -> Group:
     """The group with its prompt as the settings of the data set want it."""
-    prompt = as_turn(group.prompt) if spec.text == "chat" and group.prompt.text else group.prompt
+    if spec.text == "chat" and group.prompt.text:
+        group = _as_chat(group, account)
     # A reward function gets the prompt as the user wrote it.
-    if shape != "prompts" and PLAIN in prompt.metadata:
-        prompt = replace(prompt, metadata={k: v for k, v in prompt.metadata.items() if k != PLAIN})
-    group = group if prompt is group.prompt else replace(group, prompt=prompt)
+    if shape != "prompts" and PLAIN in group.prompt.metadata:
+        noted = {k: v for k, v in group.prompt.metadata.items() if k != PLAIN}
+        group = replace(group, prompt=replace(group.prompt, metadata=noted))
     if spec.safety:
         noted = {**group.prompt.metadata, "safety": spec.safety}
         group = replace(group, prompt=replace(group.prompt, metadata=noted))
@@ -491,6 +506,16 @@ def _by_prompt(groups: Sequence[Group], apart: bool = False) -> Iterator[Group]:
             completions=tuple(c for g in own for c in g.completions),
             feedback=tuple(f for g in own for f in g.feedback),
         )
+
+
+def _as_chat(group: Group, account: Account) -> Group:
+    """A plain-text prompt becomes turns; the empty prompt of language modeling stays raw."""
+    said: list[str] = []
+    prompt, answers = as_turn(group.prompt, said.append), group.completions
+    account.said.update(said)
+    if said:  # the space behind the mark of the answer belongs to the mark
+        answers = tuple(c if c.turns else replace(c, text=c.text.strip()) for c in answers)
+    return replace(group, prompt=prompt, completions=answers)
 
 
 def _with_system(group: Group, text: str) -> Group:

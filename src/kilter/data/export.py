@@ -13,6 +13,7 @@ from kilter.data import store
 from kilter.data.dataset import DataSpec, load
 from kilter.data.formats.registry import IDS
 from kilter.data.lineage import UNCERTIFIED, uncertified
+from kilter.data.row import name as name_of
 from kilter.errors import UserError
 from kilter.types import PLAIN, Completion, Feedback, Group, Message, Prompt, Shape
 
@@ -115,6 +116,8 @@ def meaning(group: Group) -> dict[str, Any]:
     """What a group says, in plain values, however its format spells it."""
     prompt = group.prompt
     columns = {k: v for k, v in prompt.columns.items() if k not in ("answer", UNCERTIFIED)}
+    # An id that stood inside of another column gets one of its own.
+    columns = {k: v for k, v in columns.items() if k not in IDS or name_of(v) != prompt.id}
     answer = prompt.metadata.get("answer", prompt.columns.get("answer"))
     margin = prompt.metadata.get("margin") if len(group.completions) > 1 else None
     found = {

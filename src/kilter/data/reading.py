@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kilter.data import store
+from kilter.data import hints, store
 from kilter.data.formats import Format, detect, formats, reader
-from kilter.data.formats.ask import prompt_of
-from kilter.data.formats.registry import IDS, NOTED, dressed
+from kilter.data.formats.ask import asking, prompt_of
+from kilter.data.formats.registry import IDS, NOTED, SYSTEMS, dressed
 from kilter.data.read import setting
 from kilter.data.row import Raw, Row, RowError, renamed
 from kilter.data.source import SourceSpec
@@ -25,7 +25,7 @@ LOOKED_AT = 200
 
 RENAME = (
     "rename the columns (prompt, chosen, rejected / messages / instruction, output / text ...), "
-    "say what they are with --map prompt=question (in a recipe map: {prompt: question}), or set the format"
+    "say what they are with --map (in a recipe map), or set the format (kilter data formats lists them)"
 )
 """What to do about columns that no format knows."""
 
@@ -59,7 +59,8 @@ class Account:
     Args:
         skipped: rows and groups that are left out, by their reason.
         formats: rows by the name of their format.
-        unread: columns and keys from which nothing is learned, in the order of their appearance.
+        unread: columns (True) and keys inside of columns (False) from which nothing is learned, in the order
+            of their appearance.
         said: rows by what their format made of them that nobody may expect.
         bad: of an audit, which reads on after a bad row, judges the sides itself, and notes where a row
             stands. None: a bad row ends the reading, or is skipped and counted.
@@ -67,7 +68,7 @@ class Account:
 
     skipped: Counter[str] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
-    unread: dict[str, None] = field(default_factory=dict)
+    unread: dict[str, bool] = field(default_factory=dict)
     said: Counter[str] = field(default_factory=Counter)
     bad: BadRows | None = None
 
@@ -93,6 +94,7 @@ class Reading:
         self.read = None if self.named is None else _own_reader(self.named, f"{where}.format")
         self.format: Format | None = formats.get(spec.format) if spec.format in formats.names() else None
         self.uses: set[str] = set()
+        self.asks: str | None = None
         self.answers = False
         self.row_format = ""
 
@@ -146,13 +148,20 @@ class Reading:
             return
         self.format = detect(sample)
         if self.format is None:
-            raise UserError(place, sorted(sample), "are the columns of no known format", RENAME)
+            hint = hints.unknown(sample)
+            problem = "are the columns of no known format"
+            if not hint:
+                raise UserError(place, sorted(sample), problem, RENAME)
+            named = (
+                f"set the format (kilter data formats lists them), or say what the columns are with {hint}"
+            )
+            raise UserError(place, sorted(sample), problem, named)
         row = Row(sample)
         try:
             self.answers = any(g.completions for g in self.format.groups(row))
         except RowError:
             self.answers = True
-        self.uses = set(row.used)
+        self.uses, self.asks = set(row.used), asking(sample)
         self._refuse_hidden_prompt(begin, row, place)
 
     def _check_map(self, begin: list[tuple[str, Raw | RowError]]) -> None:
@@ -172,7 +181,7 @@ class Reading:
         if self.format is None or self.format.name != "implicit_preference" or not texts:
             return
         seen = [_cleaned(raw, self.spec.map) for _, raw in begin]
-        for column in [c for c in row.plain if c not in row.used]:
+        for column in [c for c in row.plain if c not in row.used and c not in SYSTEMS]:
             values = [r[column] for r in seen if isinstance(r.get(column), str)]
             if values and len(set(values)) > len(values) / 2 and any(" " in v.strip() for v in values):
                 raise UserError(
@@ -205,7 +214,7 @@ class Reading:
             groups = [_as_asked(g, row, chosen) for g in groups]
         self.row_format = chosen.name
         self.account.formats[chosen.name] += 1
-        self.account.unread |= dict.fromkeys(row.left())
+        self.account.unread |= row.left()
         self.account.said.update(row.said)
         return [self._carrying(g, row) for g in groups]
 
@@ -217,6 +226,8 @@ class Reading:
         """
         file = self.format
         own = detect(row.plain)
+        if self.asks not in (None, "input") and asking(row.plain) == "input":
+            raise RowError(self.asks or "", "is missing")  # what a prompt is about does not ask by itself
         if self.named is not None or file is None or own is None or own is file:
             chosen = file or own
             if chosen is None:
@@ -237,7 +248,8 @@ class Reading:
 
     def _carrying(self, group: Group, row: Row) -> Group:
         """The group with the columns that go along to reward functions and verifiers."""
-        kept = (*IDS, *NOTED)
+        # A solution is learned, and checked against.
+        kept = (*IDS, *NOTED, "solution")
         columns = {
             k: v if k in row.used or not isinstance(v, dict | list) else row.own(k)
             for k, v in row.plain.items()

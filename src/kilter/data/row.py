@@ -46,11 +46,11 @@ class Cells(dict[str, Any]):
 
     def unfolded(self) -> dict[str, Any]:
         """The row with what can be nothing but a mapping or turns read as such, without empty lists."""
-        found = {k: _structure(v) if isinstance(v, str) else v for k, v in self.items()}
+        found = {k: _structure(v, k) if isinstance(v, str) else v for k, v in self.items()}
         return {k: v for k, v in found.items() if v is not None}
 
 
-def _structure(cell: str) -> Any:
+def _structure(cell: str, column: str) -> Any:
     """A mapping that no answer would be, else the text. JSON may well be what a model is to write.
 
     None: a list or a mapping that holds nothing.
@@ -58,11 +58,21 @@ def _structure(cell: str) -> Any:
     found = unpacked(cell)
     if not isinstance(found, str) and is_empty(found):
         return None
-    return found if isinstance(found, dict) and STRUCTURES & found.keys() else cell
+    known = STRUCTURES | NESTED.get(column, frozenset())
+    return found if isinstance(found, dict) and known & found.keys() else cell
 
 
 STRUCTURES = {"messages", "replies", "role", "from"}
 """Keys of the mappings that data sets nest: OpenAI's input, trees of OpenAssistant, a turn."""
+
+
+NESTED: Mapping[str, frozenset[str]] = {
+    "question": frozenset(("full_text", "problem")),
+    "info": frozenset(("post", "article")),
+    "summary": frozenset(("axes",)),
+    "label": frozenset(("steps",)),
+}
+"""By column, further keys of mappings that stand in it, such as WebGPT's question."""
 
 
 class Row(Mapping[str, Any]):
@@ -125,9 +135,9 @@ class Row(Mapping[str, Any]):
         """A column as its user wrote it: a null inside of it is a value."""
         return _valued(self.written[name]) if name in self.written else self.plain[name]
 
-    def left(self) -> list[str]:
-        """Columns that nothing has looked up, and keys inside of columns that nothing has read."""
-        return [*(n for n in self.plain if n not in self.used), *self.unread]
+    def left(self) -> dict[str, bool]:
+        """What nothing has read: True for a column, which travels, False for a key inside of one."""
+        return {n: True for n in self.plain if n not in self.used} | dict.fromkeys(self.unread, False)
 
 
 def renamed(raw: Raw, names: Mapping[str, str]) -> Raw:

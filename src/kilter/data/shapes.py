@@ -8,8 +8,9 @@ What a shape leaves out is counted with its reason, never dropped in silence.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import replace
 from typing import Literal
 
@@ -72,19 +73,27 @@ class Condition(BaseModel):
 
 
 def to_shape(
-    groups: Iterable[Group], shape: Shape, skipped: Counter[str], pairs: PairRule | None = None
+    groups: Iterable[Group],
+    shape: Shape,
+    skipped: Counter[str],
+    pairs: PairRule | None = None,
+    threshold: float | None = None,
 ) -> list[Group]:
     """Groups as a method reads them; what is left out is counted in `skipped`.
 
     demonstrations: the best completion of each group; pairs: by the rule; ranked: best first, ties dropped;
-    unpaired: judged single answers, of several the best (good) and the worst (bad); prompts, rollouts:
-    nothing is dropped.
+    unpaired: judged single answers, of several the best (good) and the worst (bad), or with a threshold each
+    rated answer by itself; prompts, rollouts: nothing is dropped.
     """
-    return list(shaped(groups, shape, skipped, pairs))
+    return list(shaped(groups, shape, skipped, pairs, threshold))
 
 
 def shaped(
-    groups: Iterable[Group], shape: Shape, skipped: Counter[str], pairs: PairRule | None = None
+    groups: Iterable[Group],
+    shape: Shape,
+    skipped: Counter[str],
+    pairs: PairRule | None = None,
+    threshold: float | None = None,
 ) -> Iterator[Group]:
     """What `to_shape` gives, one group after the other."""
     rule = pairs or PairRule()
@@ -92,7 +101,7 @@ def shaped(
         "demonstrations": lambda g: _best(g, skipped),
         "pairs": lambda g: _pairs(g, rule, skipped),
         "ranked": lambda g: _ranking(g, skipped),
-        "unpaired": lambda g: _judged(g, rule, skipped),
+        "unpaired": lambda g: _judged(g, rule, skipped, threshold),
     }
     change = convert.get(shape)
     for group in groups:
@@ -231,7 +240,23 @@ def _apart(
     return out
 
 
-def _judged(group: Group, rule: PairRule, skipped: Counter[str]) -> list[Group]:
+LABELLED = ("binary", "steps")
+"""Kinds of feedback that call an answer good or bad. Others say how good it is."""
+
+
+SIDES = ("label", "sides", "demonstration")
+"""Kinds that only tell the better answer from the worse one, unless their scores are ratings."""
+
+
+def _rates(group: Group) -> bool:
+    """Whether the answers of a group are rated, so that a threshold tells the good ones."""
+    own = (f for f in group.feedback if f.kind not in LABELLED)
+    return any(f.kind not in SIDES or f.score not in (None, 0, 1) for f in own)
+
+
+def _judged(group: Group, rule: PairRule, skipped: Counter[str], threshold: float | None) -> list[Group]:
+    if threshold is not None and _rates(group):
+        return _graded(group, threshold, skipped)
     if len(group.completions) == 1:
         if group.feedback[0].score is None:
             skipped["no label"] += 1
@@ -243,3 +268,52 @@ def _judged(group: Group, rule: PairRule, skipped: Counter[str]) -> list[Group]:
         for pair in _pairs(group, ends, skipped)
         for i, (c, f) in enumerate(zip(pair.completions, pair.feedback, strict=True))
     ]
+
+
+def _graded(group: Group, threshold: float, skipped: Counter[str]) -> list[Group]:
+    """Each rated answer by itself, good from the threshold on."""
+    out = []
+    for c, f in zip(group.completions, group.feedback, strict=True):
+        if f.score is None:
+            skipped["no score"] += 1
+            continue
+        label = replace(f, score=float(f.score >= threshold), kind="binary", against=())
+        out.append(Group(group.prompt, (c,), (label,)))
+    return out
+
+
+TWO_VALUED = ({0.0, 1.0}, {-1.0, 1.0})
+"""Scores that are labels: the higher one is good."""
+
+
+def border(scores: Set[float]) -> float | None:
+    """A threshold above the middle of these scores; None where they are labels already."""
+    if any(scores <= two for two in TWO_VALUED):
+        return None
+    low, high = min(scores), max(scores)
+    middle = (low + high) / 2
+    return math.floor(middle) + 1.0 if high - low >= 2 else round(middle, 2)
+
+
+def refuse_ungraded(groups: Iterable[Group], field: str) -> None:
+    """Raises UserError where single answers are rated, and nothing says from which rating on one is good.
+
+    A rating of 1 to 5 is above 0 throughout. To take the sign would call every answer good.
+
+    Args:
+        groups: as they were read.
+        field: what a recipe calls the threshold.
+    """
+    single = (g.feedback[0] for g in groups if len(g.completions) == 1)
+    scores = {f.score for f in single if f.score is not None and f.kind not in LABELLED}
+    example = border(scores)
+    if example is None:
+        return
+    low, high = min(scores), max(scores)
+    raise UserError(
+        field,
+        None,
+        f"is needed to tell good answers from bad ones: the data rates them from {low:g} to {high:g}",
+        f"name the first good rating, such as --data.threshold {example:g} "
+        f"(in a recipe --set {field}={example:g})",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kilter.data.row import (
@@ -82,6 +82,45 @@ READ = {
 """Keys of a turn that are read; others are listed."""
 
 
+_MARK = re.compile(r"\n\n(Human|Assistant): ?")
+_DIALOGUE = re.compile(r"\s*Human:.*?\n\nAssistant:", re.DOTALL)
+
+BECAME_TURNS = "a prompt of HH's text (Human: ... Assistant:) becomes turns"
+"""Said of rows whose plain-text prompt is a dialogue."""
+
+
+def is_dialogue(value: Any) -> bool:
+    """Whether a text is HH-RLHF's "\\n\\nHuman: ... \\n\\nAssistant: ...", and does not just mention it."""
+    return isinstance(value, str) and _DIALOGUE.match(value) is not None
+
+
+def dialogue(text: str, field: str) -> tuple[Message, ...]:
+    """HH-RLHF's text to turns. Raises RowError for any other text."""
+    pieces = _MARK.split(text if text.startswith("\n\n") else "\n\n" + text)
+    if len(pieces) < 3 or pieces[0].strip():
+        raise RowError(field, "is not HH text ('\\n\\nHuman: ...\\n\\nAssistant: ...')")
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return tuple(
+        Message(role=roles[r], content=c.strip()) for r, c in zip(pieces[1::2], pieces[2::2], strict=True)
+    )
+
+
+def asked(text: str, say: Callable[[str], object] | None = None) -> tuple[Message, ...]:
+    """A plain-text prompt as turns: those of a dialogue that waits for an answer, else one user turn.
+
+    say: is told where the text was a dialogue.
+    """
+    if is_dialogue(text):
+        found = dialogue(text, "prompt")
+        # The mark of the answer that is asked for has nothing behind it.
+        found = found[: len(found) - (not found[-1]["content"])]
+        if found and found[-1]["role"] == "user" and all(m["content"] for m in found):
+            if say is not None:
+                say(BECAME_TURNS)
+            return found
+    return (Message(role="user", content=text),)
+
+
 def looks_like_turns(value: Any) -> bool:
     """Whether a value is a list of turns, or was one before it was written into a text column."""
     if isinstance(value, str):
@@ -89,6 +128,14 @@ def looks_like_turns(value: Any) -> bool:
     # A list may hold nulls, in front as well: they are no turns.
     given = (v for v in value if v is not None) if isinstance(value, Sequence) else iter(())
     return isinstance(next(given, None), Mapping)
+
+
+def only_asks(value: Any) -> bool:
+    """Whether turns hold no answer, so that they are a prompt."""
+    found = unpacked(value) if isinstance(value, str) else value
+    given = [t for t in found if isinstance(t, Mapping)] if isinstance(found, list) else []
+    roles = [ROLES.get(str(t.get("role") or t.get("from")).lower()) for t in given]
+    return "user" in roles and "assistant" not in roles
 
 
 def _are_turns(found: Any) -> bool:
@@ -109,7 +156,7 @@ def turns(value: Any, field: str, row: Row | None = None) -> tuple[Message, ...]
     """OpenAI ({role, content}) or ShareGPT ({from, value}) turns to messages.
 
     Args:
-        value: a list of turns, one turn, or either of them written as text.
+        value: a list of turns, one turn, either of them written as text, or HH-RLHF's text.
         field: the column, for messages.
         row: notes the keys that are not read.
 
@@ -117,6 +164,8 @@ def turns(value: Any, field: str, row: Row | None = None) -> tuple[Message, ...]
         RowError: a turn has no role, no content, or holds what a text model cannot read.
     """
     found = unpacked(value) if isinstance(value, str) else value
+    if is_dialogue(found):
+        return dialogue(found, field)
     if isinstance(found, Mapping):
         found = [found]
     if not isinstance(found, Sequence | str):
@@ -129,7 +178,7 @@ def turns(value: Any, field: str, row: Row | None = None) -> tuple[Message, ...]
         )
     made: list[Message] = []
     gap = -1
-    for i, turn in enumerate(found):
+    for i, turn in enumerate(_unfolded(found, field, row)):
         if turn is None:
             gap = i
             continue
@@ -146,6 +195,48 @@ def turns(value: Any, field: str, row: Row | None = None) -> tuple[Message, ...]
     if not made:
         raise RowError(field, "should be a non-empty list of turns")
     return tuple(made)
+
+
+ROUNDS = (("input", "output"), ("human", "assistant"), ("user", "assistant"), ("prompt", "response"))
+"""Keys of a round of a conversation: what is asked, and what is answered (Capybara)."""
+
+
+def _unfolded(found: Sequence[Any], field: str, row: Row | None) -> Sequence[Any]:
+    """The turns of a list of rounds; a list of turns as it is. Raises RowError for a round between turns."""
+    rounds = [_round(item) for item in found]
+    if not any(rounds):
+        return found
+    made: list[Any] = []
+    for i, (item, keys) in enumerate(zip(found, rounds, strict=True)):
+        if item is None:
+            continue
+        if keys is None:
+            raise RowError(f"{field}[{i}]", "should be a round, as the others are")
+        asks, answers = (
+            {"role": role, "content": item.get(key)} for role, key in zip(SPEAKERS, keys, strict=True)
+        )
+        # A last round without an answer waits for one.
+        made += [asks] if answers["content"] is None and i == len(found) - 1 else [asks, answers]
+        if row is not None:
+            row.unread |= {f"{field}[].{key}": None for key in item if key not in keys}
+    return made
+
+
+SPEAKERS = ("user", "assistant")
+
+
+def are_rounds(value: Any) -> bool:
+    """Whether a value is a list of rounds, or was one before it was written into a text column."""
+    found = unpacked(value) if isinstance(value, str) else value
+    rounds = [item for item in found if item is not None] if isinstance(found, list) else []
+    return bool(rounds) and all(map(_round, rounds))
+
+
+def _round(item: Any) -> tuple[str, str] | None:
+    """The keys of a round; None for anything else."""
+    if not isinstance(item, Mapping) or {"role", "from"} & item.keys():
+        return None
+    return next((keys for keys in ROUNDS if keys[0] in item), None)
 
 
 def _refuse_gap(made: Sequence[Message], where: str) -> None:

@@ -4,7 +4,7 @@ from kilter.data.formats.registry import Format, Reader, data_format, detect, fo
 
 # Detection tries formats in the order in which these modules register them.
 # isort: off
-from kilter.data.formats import benchmarks, pairs, scores, demonstrations, bare
+from kilter.data.formats import benchmarks, published, pairs, scores, demonstrations, bare
 
 # isort: on
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "detect",
     "formats",
     "pairs",
+    "published",
     "reader",
     "scores",
 ]

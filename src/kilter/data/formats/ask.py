@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from kilter.data.row import Row, RowError, is_empty, listed
-from kilter.data.turns import looks_like_turns, turns
-from kilter.types import PLAIN, Completion, Message, Prompt
+from kilter.data.turns import asked, is_dialogue, looks_like_turns, turns
+from kilter.types import PLAIN, Completion, Feedback, Group, Message, Prompt
 
 PROMPTS = ("prompt", "question", "instruction", "query", "problem")
 """Columns that hold a prompt; the first one that is there counts."""
@@ -19,8 +19,11 @@ CONTEXTS = ("input", "context")
 ANSWERS = ("completion", "response", "output", "generated_solution")
 """Columns that hold one answer; the first one that is there counts."""
 
-CONVERSATIONS = ("messages", "conversations", "conversation")
+CONVERSATIONS = ("messages", "conversations", "conversation", "trajectory")
 """Columns that hold a whole conversation; the first one that is there counts."""
+
+CHECKED = ("answer", "solution", "ground_truth", "gold", "final_answer", "expected_answer", "reference")
+"""Columns that answers can be checked against: with one of them a question alone is a prompt."""
 
 
 def first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
@@ -30,9 +33,33 @@ def first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return next((n for n in there if not is_empty(plain[n])), there[0] if there else None)
 
 
+def asking(row: Mapping[str, Any]) -> str | None:
+    """The column that asks.
+
+    Where none is named so, and no conversation stands beside it, `input` does, or turns in `context`.
+    """
+    named = first(row, PROMPTS)
+    plain = row.plain if isinstance(row, Row) else row
+    if named == "prompt" and _is_filled(plain):
+        return "instruction"
+    if named is not None or first(row, CONVERSATIONS) is not None:
+        return named
+    if isinstance(plain.get("input"), str | list):
+        return "input"
+    return "context" if looks_like_turns(plain.get("context")) else None
+
+
+def _is_filled(row: Mapping[str, Any]) -> bool:
+    """Whether `prompt` is a template filled with the other columns, the answer at its end included."""
+    filled, asks, answer = (row.get(c) for c in ("prompt", "instruction", "output"))
+    if not isinstance(filled, str) or not isinstance(asks, str) or not isinstance(answer, str):
+        return False
+    return bool(answer.strip()) and asks in filled and filled.rstrip().endswith(answer.strip())
+
+
 def prompt_of(row: Row) -> Prompt:
     """What the row asks: text (templated or raw is decided later) or turns. Raises RowError."""
-    field = first(row, PROMPTS) or first(row, CONVERSATIONS)
+    field = asking(row) or first(row, CONVERSATIONS)
     if field is None:
         raise RowError("prompt", "is missing")
     value = row.ask(field)
@@ -44,7 +71,7 @@ def prompt_of(row: Row) -> Prompt:
 def _text_prompt(text: str, field: str, row: Row) -> Prompt:
     if not text.strip():
         raise RowError(field, "is empty")
-    about = first(row, CONTEXTS) if field != "prompt" else None
+    about = first(row, [c for c in CONTEXTS if c != field]) if field != "prompt" else None
     if about is not None and (more := text_of(row.ask(about), about)).strip():
         text = f"{text}\n\n{more}"
     before = history(row) if field != "prompt" else ()
@@ -53,12 +80,16 @@ def _text_prompt(text: str, field: str, row: Row) -> Prompt:
     return Prompt(text=text)
 
 
-def as_turn(prompt: Prompt) -> Prompt:
-    """A prompt that is text as one user turn, and noted as text; turns as they are."""
+def as_turn(prompt: Prompt, say: Callable[[str], object] | None = None) -> Prompt:
+    """A prompt that is text as one user turn, and noted as text; turns as they are.
+
+    HH's text becomes its turns. `say` is told so.
+    """
     if prompt.text is None:
         return prompt
-    asked = Message(role="user", content=prompt.text)
-    return replace(prompt, text=None, messages=(asked,), metadata={**prompt.metadata, PLAIN: True})
+    messages = asked(prompt.text, say)
+    plain = {PLAIN: True} if messages[-1]["content"] == prompt.text else {}
+    return replace(prompt, text=None, messages=messages, metadata={**prompt.metadata, **plain})
 
 
 def history(row: Row) -> tuple[Message, ...]:
@@ -93,7 +124,7 @@ def answer_of(value: Any, field: str, row: Row) -> tuple[Message, ...]:
 
     Raises RowError.
     """
-    if isinstance(value, str) and not looks_like_turns(value):
+    if isinstance(value, str) and not looks_like_turns(value) and not is_dialogue(value):
         if not value.strip():
             raise RowError(field, "is empty")
         return (Message(role="assistant", content=value),)
@@ -118,6 +149,21 @@ def completion_of(found: Sequence[Message]) -> Completion:
     last = found[-1]
     plain = len(found) == 1 and last.keys() == {"role", "content"}
     return Completion(text=last["content"], turns=() if plain else tuple(found))
+
+
+def stepped(
+    prompt: Prompt, steps: Sequence[str], labels: Sequence[float], parts: Mapping[str, float]
+) -> Group:
+    """An answer of judged steps, a line each; it is good where all of its steps are.
+
+    Args:
+        prompt: what is asked.
+        steps: texts.
+        labels: one for each step, 0 to 1.
+        parts: what else is known of the whole answer.
+    """
+    feedback = Feedback(float(all(labels)), kind="steps", steps=tuple(labels), parts=parts)
+    return Group(prompt, (Completion(text="\n".join(steps)),), (feedback,))
 
 
 def completions(
@@ -149,13 +195,13 @@ def completions(
 
 def _repeated(prompt: Prompt, answers: Sequence[tuple[Message, ...]]) -> int:
     """How many turns at the beginning of every answer repeat the prompt; 0 where they do not."""
-    if prompt.messages:
-        asked = _words(prompt.messages)
+    if prompt.messages or is_dialogue(prompt.text):
+        wanted = _words(prompt.messages or asked(prompt.text or ""))
         for size in range(1, min(map(len, answers))):
             same = [_words(a[:size]) for a in answers]
             if any(s != same[0] for s in same):
                 return 0
-            if asked in (same[0], [turn for turn in same[0] if turn[0] != "system"]):
+            if wanted in (same[0], [turn for turn in same[0] if turn[0] != "system"]):
                 return size
         return 0
     size = shared_turns(answers) if len(answers) > 1 else _before_answer(answers[0])

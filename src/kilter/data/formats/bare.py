@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kilter.data.formats.ask import PROMPTS, first, prompt_of, text_of
+from kilter.data.formats.ask import CHECKED, CONVERSATIONS, PROMPTS, first, prompt_of, text_of
 from kilter.data.formats.demonstrations import DEMONSTRATION
 from kilter.data.formats.registry import data_format
 from kilter.data.row import Row, RowError
 from kilter.types import Completion, Group, Message, Prompt
-
-CHECKED = ("answer", "solution", "ground_truth", "gold", "final_answer", "expected_answer", "reference")
-"""Columns that answers can be checked against: with one of them a question alone is a prompt."""
 
 
 @data_format(
@@ -28,7 +25,9 @@ def _read_red_team(row: Row) -> Iterator[Group]:
 
 
 def _is_prompt(row: Mapping[str, Any]) -> bool:
-    return "prompt" in row or (first(row, PROMPTS) is not None and first(row, CHECKED) is not None)
+    return "prompt" in row or (
+        first(row, (*PROMPTS, *CONVERSATIONS)) is not None and first(row, CHECKED) is not None
+    )
 
 
 @data_format(
@@ -50,6 +49,11 @@ def _read_prompt_only(row: Row) -> Iterator[Group]:
 )
 def _read_text(row: Row) -> Iterator[Group]:
     text = text_of(row.need("text"), "text")
+    if {"message_id", "message_tree_id"} <= row.keys():  # OpenAssistant, a message in each row
+        fix = "read the trees, which the same release has as *.trees.jsonl.gz"
+        raise RowError(
+            "message_tree_id", "holds together messages of several rows, which are read apart", fix=fix
+        )
     if not text.strip():
         raise RowError("text", "is empty")
     yield Group(Prompt(text=""), (Completion(text),), (DEMONSTRATION,))

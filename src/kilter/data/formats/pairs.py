@@ -9,8 +9,8 @@ from typing import Any
 
 from kilter.data.formats.ask import (
     CONVERSATIONS,
-    PROMPTS,
     answer_of,
+    asking,
     completion_of,
     completions,
     ending,
@@ -21,7 +21,7 @@ from kilter.data.formats.ask import (
 )
 from kilter.data.formats.registry import data_format
 from kilter.data.row import Row, RowError, given, is_missing, label, number, unpacked, without_missing
-from kilter.data.turns import looks_like_turns, tools_of, turns
+from kilter.data.turns import asked, dialogue, looks_like_turns, tools_of, turns
 from kilter.types import Completion, Feedback, Group, Message, Prompt
 
 HI = {"role": "user", "content": "Capital of France?"}
@@ -33,6 +33,7 @@ SCORES = (
     ("chosen_rating", "rejected_rating"),
     ("rating_chosen", "rating_rejected"),
     ("chosen-rating", "rejected-rating"),
+    ("chosen_avg_rating", "rejected_avg_rating"),
 )
 """Columns with the scores of the two sides."""
 
@@ -47,6 +48,8 @@ SIDES = (
     ("preferred", "dispreferred"),
     ("better", "worse"),
     ("winning", "losing"),
+    ("response_j", "response_k"),
+    ("edited_response", "original_response"),
 )
 """Columns with the better and the worse answer; the first two that are there count."""
 
@@ -62,27 +65,13 @@ def _has_sides(row: Mapping[str, Any]) -> bool:
     return set(_sides_of(row)) <= row.keys()
 
 
-_HH = re.compile(r"\n\n(Human|Assistant): ?")
-
-
-def parse_hh(text: str, field: str) -> tuple[Message, ...]:
-    """HH-RLHF's "\\n\\nHuman: ... \\n\\nAssistant: ..." to messages."""
-    pieces = _HH.split(text if text.startswith("\n\n") else "\n\n" + text)
-    if len(pieces) < 3 or pieces[0].strip():
-        raise RowError(field, "is not HH text ('\\n\\nHuman: ...\\n\\nAssistant: ...')")
-    roles = {"Human": "user", "Assistant": "assistant"}
-    return tuple(
-        Message(role=roles[r], content=c.strip()) for r, c in zip(pieces[1::2], pieces[2::2], strict=True)
-    )
-
-
 @data_format(
     "hh",
     "HH-RLHF text: chosen and rejected dialogues that share their beginning",
     lambda r: (
         isinstance(r.get("chosen"), str)
         and isinstance(r.get("rejected"), str)
-        and first(r, (*PROMPTS, *CONVERSATIONS)) is None
+        and (asking(r) or first(r, CONVERSATIONS)) is None
         and "\n\nAssistant:" in r["chosen"]
     ),
     {
@@ -93,10 +82,10 @@ def parse_hh(text: str, field: str) -> tuple[Message, ...]:
 def _read_hh(row: Row) -> Iterator[Group]:
     sides = []
     for field in ("chosen", "rejected"):
-        dialogue = parse_hh(text_of(row.need(field), field), field)
-        if dialogue[-1]["role"] != "assistant" or not dialogue[-1]["content"]:
+        said = dialogue(text_of(row.need(field), field), field)
+        if said[-1]["role"] != "assistant" or not said[-1]["content"]:
             raise RowError(field, "has an empty last assistant turn")
-        sides.append(dialogue)
+        sides.append(said)
     yield _implicit_pair(sides[:1], sides[1:], row)
 
 
@@ -179,10 +168,8 @@ def _asked(row: Row, one: str, two: str) -> tuple[Prompt, Sides]:
     sides = [answer_of(row[c], c, row) for c in (one, two)]
     if "history" in row and isinstance(row.get("history"), str):  # SHP calls its prompt so
         return Prompt(text=row.ask("history")), sides
-    if first(row, (*PROMPTS, *CONVERSATIONS)) is not None:
+    if asking(row) is not None or first(row, CONVERSATIONS) is not None:
         return prompt_of(row), sides
-    if looks_like_turns(row.plain.get("context")):  # HelpSteer3 too
-        return Prompt(messages=turns(row.ask("context"), "context", row)), sides
     # LMSYS: whole conversations that share their beginning
     size = shared_turns(sides)
     if size == 0:
@@ -236,8 +223,14 @@ def _better(value: Any, column: str, one: str, ends: tuple[str, str]) -> float |
     if one.startswith("human_ref"):  # SHP: 1 says that the first one is better
         return 1 - (label(value, column) or 0.0)
     last = re.split(r"[\s_-]", text.lower().removeprefix("model_"))[-1]
+    order = re.fullmatch(r"([ab])\s*([<>=])[<>=]*\s*([ab])", text.lower())
+    if order is not None and order[1] != order[3]:  # JudgeBench: A>B
+        return 0.5 if order[2] == "=" else float(order[1 if order[2] == ">" else 3] == "b")
     for place, end in enumerate(ends):
-        if last in (end.lower(), ("first", "second")[place]) or text == f"{one[: -len(end)]}{end}":
+        if (
+            last in (end.lower(), ("first", "second")[place], "ab"[place])
+            or text == f"{one[: -len(end)]}{end}"
+        ):
             return float(place)
     if ends[0] in "aA" and text in ("0", "1"):
         return float(text)
@@ -265,12 +258,21 @@ def _judgements(row: Row, ends: tuple[str, str]) -> list[dict[str, float]]:
     "preference",
     "TRL preference: prompt, chosen, rejected; text or turns; rejected may be a list; "
     "also chosen_response and rejected_response, preferred and dispreferred, better and worse; "
-    "p may say how probably chosen is better",
-    lambda r: _has_sides(r) and first(r, PROMPTS) is not None,
+    "p may say how probably chosen is better; initial_reason_steps (Step-DPO) begin both answers",
+    lambda r: _has_sides(r) and asking(r) is not None,
     {"prompt": "Capital of France?", "chosen": "Paris.", "rejected": "Lyon."},
 )
 def _read_preference(row: Row) -> Iterator[Group]:
-    yield _explicit_pair(prompt_of(row), first(row, PROMPTS) or "prompt", row)
+    prompt = prompt_of(row)
+    if BEGUN in row:
+        before = prompt.messages or asked(prompt.text or "", row.said.add)
+        begun = Message(role="assistant", content=text_of(row.ask(BEGUN), BEGUN))
+        prompt = replace(prompt, text=None, messages=(*before, begun))
+    yield _explicit_pair(prompt, asking(row) or "prompt", row)
+
+
+BEGUN = "initial_reason_steps"
+"""Column with the beginning that both answers go on from."""
 
 
 @data_format(
@@ -289,6 +291,27 @@ def _read_sharegpt_preference(row: Row) -> Iterator[Group]:
     if last["role"] == "assistant" and last["content"] == chosen[-1]["content"] and len(found) > 1:
         found = found[:-1]
     yield _explicit_pair(Prompt(messages=found), field, row)
+
+
+WORSE = ("rejected_response", "rejected_messages")
+"""Columns that hold the worse answer to a conversation, or the worse conversation."""
+
+
+@data_format(
+    "swift_preference",
+    "ms-swift preference: messages, whose last answer is the better one, and rejected_response "
+    "or rejected_messages",
+    lambda r: first(r, CONVERSATIONS) is not None and first(r, WORSE) is not None and not _has_sides(r),
+    {"messages": [HI, PARIS], "rejected_response": "Lyon."},
+)
+def _read_swift_preference(row: Row) -> Iterator[Group]:
+    field = first(row, CONVERSATIONS) or "messages"
+    better = ending(turns(row.ask(field), field, row), field)
+    column = first(row, WORSE) or WORSE[0]
+    worse = _sides(row.need(column), column, row)
+    # A response alone stands in the place of the last answer.
+    whole = [side if side[0]["role"] != "assistant" else (*better[:-1], *side) for side in worse]
+    yield _implicit_pair([better], whole, row)
 
 
 @data_format(
@@ -310,7 +333,11 @@ def _explicit_pair(prompt: Prompt, field: str, row: Row) -> Group:
     better, worse = _sides_of(row)
     chosen = _sides(row.need(better), better, row)
     rejected = _rejected(row, worse)
-    prompt, answers = completions(prompt, [*chosen, *rejected], field)
+    try:
+        prompt, answers = completions(prompt, [*chosen, *rejected], field)
+    except RowError as error:
+        fix = "correct the row, take the prompt from the conversations with --format implicit_preference"
+        raise RowError(error.field, error.problem, error.value, fix) from None
     return _pair(prompt, answers[: len(chosen)], answers[len(chosen) :], row)
 
 

@@ -169,7 +169,7 @@ def with_system(prompt: Prompt, column: str, row: Row) -> Prompt:
         raise RowError(column, f"should be text, found {type(said).__name__}")
     if is_missing(said):
         return prompt
-    prompt = as_turn(prompt)
+    prompt = as_turn(prompt, row.said.add)
     own = prompt.messages
     if own[0]["role"] in ("system", "developer"):
         if own[0]["content"].strip() == said.strip():

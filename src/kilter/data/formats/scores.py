@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from kilter.data.formats.ask import (
     ANSWERS,
-    PROMPTS,
     answer_of,
+    asking,
     completions,
     first,
     prompt_of,
+    stepped,
     text_of,
 )
 from kilter.data.formats.registry import data_format
@@ -29,7 +31,7 @@ from kilter.data.row import (
 from kilter.data.turns import ROLES, looks_like_turns
 from kilter.types import Completion, Feedback, Group, Message, Prompt
 
-RATINGS = ("overall_score", "score", "rating", "fine-grained_score")
+RATINGS = ("overall_score", "score", "rating", "fine-grained_score", "pm_score")
 """Columns that hold the score of an answer; the first one that is there counts."""
 
 LABELS = ("label", "kto_tag")
@@ -39,14 +41,20 @@ ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosit
 """What HelpSteer rates of an answer. Helpfulness is its score, unless `map` says score: another one."""
 
 
+def label_of(row: Mapping[str, Any]) -> str | None:
+    """The column that calls the answer good or bad; a list or a mapping sorts rows, and judges nothing."""
+    plain = row.plain if isinstance(row, Row) else row
+    return given(row, [c for c in LABELS if not isinstance(plain.get(c), list | dict)])
+
+
 def labelled(row: Row) -> Feedback:
     """The label of the row's answer; unscored where it is missing. Raises RowError."""
-    column = given(row, LABELS)
+    column = label_of(row)
     return Feedback(None if column is None else label(row[column], column), kind="binary")
 
 
 def _asks(row: Mapping[str, Any]) -> bool:
-    return first(row, PROMPTS) is not None
+    return asking(row) is not None
 
 
 @data_format(
@@ -67,8 +75,7 @@ def _read_stepwise(row: Row) -> Iterator[Group]:
             raise RowError(f"completions[{i}]", "is null, and has a label: a step is lost")
     kept = without_missing(steps, labels)
     steps, values = [s for _, s, _ in kept], tuple(_step(v, f"labels[{i}]") for i, _, v in kept)
-    feedback = Feedback(float(all(values)), kind="steps", steps=values)
-    yield Group(prompt_of(row), (Completion(text="\n".join(steps)),), (feedback,))
+    yield stepped(prompt_of(row), steps, values, {})
 
 
 def _step(value: Any, field: str) -> float:
@@ -88,9 +95,21 @@ def _is_number(text: str) -> bool:
 
 
 @data_format(
+    "answers",
+    "Nectar: a prompt and answers, each with answer and rank; also text and pm_score (Stack Exchange)",
+    lambda r: _asks(r) and _entries(r) == "answers",
+    {
+        "prompt": "\n\nHuman: Capital of France?\n\nAssistant: ",
+        "answers": [
+            {"answer": "Paris.", "model": "a", "rank": 1},
+            {"answer": "Lyon.", "model": "b", "rank": 2},
+        ],
+    },
+)
+@data_format(
     "ratings",
     "UltraFeedback-like: a prompt or instruction and completions, each with response and a rating",
-    lambda r: _asks(r) and _entries(r) is not None,
+    lambda r: _asks(r) and _entries(r) in ("completions", "responses"),
     {
         "instruction": "Capital of France?",
         "completions": [
@@ -113,7 +132,7 @@ def _read_ratings(row: Row) -> Iterator[Group]:
             raise RowError(
                 where, f"should be an answer with response and rating, found {type(entry).__name__}"
             )
-        key = first(entry, ("response", "text", "completion", "content"))
+        key = first(entry, ("response", "text", "completion", "content", "answer"))
         if key is None:
             raise RowError(f"{where}.response", "is empty or not text")
         if isinstance(entry[key], str) and not entry[key].strip():
@@ -121,7 +140,8 @@ def _read_ratings(row: Row) -> Iterator[Group]:
         answers.append(answer_of(entry[key], f"{where}.{key}", row))
         score = given(entry, RATINGS)
         place = number(entry["rank"], f"{where}.rank") if score is None and "rank" in entry else None
-        feedback.append(rated(entry, score, f"{where}.") if place is None else Feedback(-place, kind="rank"))
+        judged = rated(entry, score, f"{where}.")
+        feedback.append(judged if place is None else replace(judged, score=-place, kind="rank"))
         known = {
             key,
             *(r for r in RATINGS if r in entry and is_missing(entry[r])),
@@ -130,7 +150,7 @@ def _read_ratings(row: Row) -> Iterator[Group]:
             *(() if place is None else ("rank",)),
         }
         row.unread |= {f"{column}[].{k}": None for k in entry if k not in known}
-    prompt, found = completions(prompt_of(row), answers, first(row, PROMPTS) or "prompt")
+    prompt, found = completions(prompt_of(row), answers, asking(row) or "prompt")
     yield Group(prompt, tuple(found), tuple(feedback))
 
 
@@ -158,20 +178,29 @@ def _rated_beside(row: Row, column: str, beside: str) -> Group:
     values = [number(v, f"{beside}[{i}]") for i, _, v in kept]
     kind, sign = ("rank", -1) if beside.startswith("rank") else ("rating", 1)
     feedback = tuple(Feedback(None if v is None else sign * v, kind=kind) for v in values)
-    prompt, found = completions(prompt_of(row), answers, first(row, PROMPTS) or "prompt")
+    prompt, found = completions(prompt_of(row), answers, asking(row) or "prompt")
     return Group(prompt, tuple(found), feedback)
 
 
 def _entries(row: Mapping[str, Any]) -> str | None:
     """The column with rated answers."""
-    for column in ("completions", "responses"):
+    for column in ("completions", "responses", "answers"):
         if _parallel(row, column) is not None:
             return column
         value = row.get(column)
+        if column == "answers":  # answers that nobody judged are for checking others against
+            return column if value is not None and _are_judged(value) else None
         packed = isinstance(value, str) and value.lstrip()[:1] == "["
         if packed or (looks_like_turns(value) and not isinstance(value, str)):
             return column
     return None
+
+
+def _are_judged(value: Any) -> bool:
+    """Whether a list, or a text that was one, holds answers with a rating or a rank."""
+    found = unpacked(value) if isinstance(value, str) else value
+    held = next((v for v in found if isinstance(v, Mapping)), {}) if isinstance(found, list) else {}
+    return any(name in held for name in (*RATINGS, "rank"))
 
 
 def rated(entry: Mapping[str, Any], column: str | None, where: str = "") -> Feedback:
@@ -227,7 +256,7 @@ def _single(row: Row) -> tuple[Prompt, Completion]:
     if field is None:
         raise RowError("completion", "is missing")
     answer = answer_of(row[field], field, row)
-    prompt, found = completions(prompt_of(row), [answer], first(row, PROMPTS) or "prompt")
+    prompt, found = completions(prompt_of(row), [answer], asking(row) or "prompt")
     return prompt, found[0]
 
 
@@ -238,7 +267,7 @@ def _answers(row: Mapping[str, Any]) -> bool:
 @data_format(
     "unpaired",
     "TRL unpaired preference: prompt, completion, label (true or false)",
-    lambda r: _answers(r) and first(r, LABELS) is not None,
+    lambda r: _answers(r) and label_of(r) is not None,
     {"prompt": "Capital of France?", "completion": "Lyon.", "label": False},
 )
 def _read_unpaired(row: Row) -> Iterator[Group]:

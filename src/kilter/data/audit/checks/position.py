@@ -9,7 +9,7 @@ from kilter.data.audit.finding import Finding, Rule
 from kilter.data.audit.row import Row
 from kilter.statistics import wilson_bounds
 
-PLACED = ("two_answers", "arena", "llmbar", "alpaca_eval", "ratings")
+PLACED = ("two_answers", "arena", "llmbar", "alpaca_eval", "ratings", "webgpt", "summary_comparisons")
 """Formats in which the answers stand as people saw them."""
 
 FAR, FEWEST = 0.1, 30

@@ -16,7 +16,10 @@ from kilter.data.near import jaccard, normal, shingles
 ALIKE = 0.95
 """Jaccard index of character 5-grams from which two sides are nearly the same."""
 
-NAMED_SIDES = ("hh", "preference", "sharegpt_preference", "openai_preference", "implicit_preference")
+NAMED_SIDES = (
+    *("hh", "preference", "sharegpt_preference", "openai_preference", "swift_preference"),
+    "implicit_preference",
+)
 """Formats whose columns say which side is better."""
 
 KINDS = ("binary", "label", "rating", "reward", "rank")
