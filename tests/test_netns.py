@@ -210,5 +210,7 @@ def test_a_cut_cable_ends_or_redispatches_what_is_under_way(machines, place, siz
         driver.stdout.close()
     after = float(re.search(r"after ([\d.]+)", said)[1])
     assert after <= 10 + 30
-    assert f"rollout {size - 1} (node {HOSTS[1]}" in said
+    # Ray may place either of two workers there.
+    assert re.search(rf"lost worker rollout \d \(node {HOSTS[1]}", said)
+    assert len(re.findall("lost worker", said)) == 1
     assert (end_ + " [0, 2]" if end_ == "answers" else "No rollout worker is left") in said
