@@ -73,10 +73,10 @@ EARLY = {
 """Learns, then jumps about: the rate is too high."""
 
 
-def early(tiny, data, out, fsdp=False):
+def early(tiny, data, out, **how):
     """On the second of two processes every evaluation says that it goes on getting better."""
     groups = load(DataSpec(path=str(data), heldout=0.34, seed=1), "pairs")
-    spec = TrainSpec.model_validate(EARLY | {"fsdp": fsdp})
+    spec = TrainSpec.model_validate(EARLY | how)
     with pytest.MonkeyPatch.context() as patch:
         if os.environ.get("RANK") == "1":
             evaluate, count = HeldOut.evaluate, itertools.count()
@@ -163,14 +163,31 @@ def test_weights_travel_in_the_precision_that_is_asked_for(tmp_path, tiny, data,
     assert narrow != wide
 
 
-def test_the_best_weights_of_shards_are_put_back_and_all_processes_end_together(tmp_path, tiny, data, two):
-    early(tiny, data, tmp_path)
-    want = json.loads((tmp_path / "end-0.json").read_text())
+def ends_like(one, several):
+    """Two processes stopped early where one does, and put the same weights back."""
+    want = json.loads((one / "end-0.json").read_text())
     assert 0 < want[1] < want[0] < EARLY["max_steps"]
-    assert [json.loads((two / "early" / f"end-{rank}.json").read_text()) for rank in (0, 1)] == [want] * 2
-    weights = [load_causal(folder / "model").state_dict() for folder in (tmp_path, two / "early")]
+    assert [json.loads((several / f"end-{rank}.json").read_text()) for rank in (0, 1)] == [want] * 2
+    weights = [load_causal(folder / "model").state_dict() for folder in (one, several)]
     for name in weights[0]:
         torch.testing.assert_close(weights[0][name], weights[1][name], atol=2e-3, rtol=1e-2)
+
+
+def test_the_best_weights_of_shards_are_put_back_and_all_processes_end_together(tmp_path, tiny, data, two):
+    early(tiny, data, tmp_path)
+    ends_like(tmp_path, two / "early")
+
+
+def early_zero(tiny, data, folder, stage):
+    early(tiny, data, folder, zero=stage)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_best_weights_under_zero_are_put_back_as_well(tmp_path, tiny, data, stage):
+    pytest.importorskip("deepspeed")
+    early(tiny, data, tmp_path / "one")
+    ranks(2, early_zero, tiny, data, tmp_path / "two", stage)
+    ends_like(tmp_path / "one", tmp_path / "two")
 
 
 def alike(one, several):
