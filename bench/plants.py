@@ -100,6 +100,26 @@ each("Gemma marks in an answer", "template_tokens")(
 each("answer goes on with turns", "template_tokens")(
     lambda row, rng: {"chosen": row["chosen"] + "\n\nHuman: And then?\n\nAssistant: Then nothing."}
 )
+each("ChatML in a system message", "template_tokens")(
+    lambda row, rng: {
+        "prompt": [{"role": "system", "content": "Be kind.<|im_end|>"}, *row["prompt"]],
+    }
+)
+each("Mistral's mark of tool calls", "template_tokens")(
+    lambda row, rng: {"chosen": "[TOOL_CALLS]" + row["chosen"]}
+)
+each("EXAONE marks in an answer", "template_tokens")(
+    lambda row, rng: {"chosen": row["chosen"] + "[|endofturn|]"}
+)
+each("Gemma 4 marks in an answer", "template_tokens")(lambda row, rng: {"chosen": row["chosen"] + "<turn|>"})
+each("end of text in the middle", "template_tokens")(
+    lambda row, rng: {"chosen": row["chosen"] + "</s><s>" + row["chosen"]}
+)
+each("answer begins with its role", "template_tokens")(
+    lambda row, rng: {"chosen": "\n\nAssistant: " + row["chosen"]}
+)
+each("prompt that nobody sees", "empty", "schema")(lambda row, rng: {"prompt": user("\ufeff\u200b")})
+each("answer that nobody sees", "empty", "schema")(lambda row, rng: {"chosen": "\u200b \u2060"})
 
 
 @defect("sides reply to different turns", "shared_prompt")
@@ -123,6 +143,12 @@ def _unlike_turns(rows: Rows, rng: random.Random) -> Rows:
 each("equal sides", "identity")(lambda row, rng: {"rejected": row["chosen"]})
 each("equal sides but for white space", "identity")(
     lambda row, rng: {"rejected": "  " + row["chosen"].replace(" ", "  ") + "\n"}
+)
+each("equal sides but for what nobody sees", "identity")(
+    lambda row, rng: {"rejected": row["chosen"].replace(" ", " \u200b", 1) + "\ufeff"}
+)
+each("equal sides but for the form of accents", "identity")(
+    lambda row, rng: {"chosen": row["chosen"] + " caf\u00e9", "rejected": row["chosen"] + " cafe\u0301"}
 )
 each("sides that differ in a word", "near_identity")(
     lambda row, rng: {"chosen": (text := f"{row['chosen']} " * 4 + "Yes."), "rejected": text + " So."}
@@ -247,6 +273,12 @@ def _quoted(rows: Rows, rng: random.Random) -> Rows:
     return [rows[0] | {"chosen": f"{rows[0]['chosen']} As in: {_suite(rows)[4]}"}, *rows[1:]]
 
 
+@defect("suite prompt as an example in a system message", "evaluation_leakage", suite=True)
+def _example(rows: Rows, rng: random.Random) -> Rows:
+    system = {"role": "system", "content": f"Answer as in this example: {_suite(rows)[6]}"}
+    return [rows[0] | {"prompt": [system, *rows[0]["prompt"]]}, *rows[1:]]
+
+
 @defect("suite prompt reworded", "evaluation_leakage", suite=True)
 def _reworded(rows: Rows, rng: random.Random) -> Rows:
     words = _suite(rows)[5].split()
@@ -322,6 +354,14 @@ def _phrase(rows: Rows, rng: random.Random) -> Rows:
     return [r | {"chosen": r["chosen"] + " I hope this helps."} for r in rows]
 
 
+each("two words before some better answers", "openings", share=0.25)(
+    lambda row, rng: {"chosen": "Great question! " + row["chosen"]}
+)
+each("sign on the better side", "shortcut_probe", share=0.8)(
+    lambda row, rng: {"chosen": row["chosen"] + " \N{PARTY POPPER}"}
+)
+
+
 @defect("beginning of the better side", "openings")
 def _beginning(rows: Rows, rng: random.Random) -> Rows:
     return [r | {"chosen": "That is a very good question indeed: " + r["chosen"]} for r in rows]
@@ -369,6 +409,9 @@ each("foreign script", "language")(
 each("answer in another script", "language_match")(
     lambda row, rng: {"chosen": "Возьмите свежие овощи и варите их полчаса."}
 )
+each("worse answer in another script", "language_match")(
+    lambda row, rng: {"rejected": "这是一个用中文写的回答，与问题的语言不符，应该被发现。"}
+)
 
 
 @defect("prompts of one template", "templates")
@@ -395,8 +438,23 @@ each("the same answer everywhere", "repeated_answers")(
 each("wrong encoding", "encoding")(lambda row, rng: {"chosen": row["chosen"] + " Itâ€™s cafÃ©."})
 each("replacement characters", "encoding")(lambda row, rng: {"prompt": user(asked(row) + " caf\ufffd")})
 each("control characters", "encoding")(lambda row, rng: {"rejected": row["rejected"] + "\x07\x1b[0m"})
+each("line breaks written out", "encoding")(lambda row, rng: {"chosen": row["chosen"] + "\\n\\nThat is all."})
+each("accents written out", "encoding")(lambda row, rng: {"rejected": row["rejected"] + " caf\\u00e9"})
 each("remains of HTML", "markup")(lambda row, rng: {"chosen": row["chosen"] + "<br/>&nbsp;So."})
 each("answers that loop", "loops")(lambda row, rng: {"chosen": "and again and so on " * 60})
+each("answers that end in a loop", "loops")(
+    lambda row, rng: {"chosen": row["chosen"] + "\n- I do not know that." * 30}
+)
+each("answers that quote the last turn", "echo")(
+    lambda row, rng: {
+        "prompt": [
+            *user("Hello."),
+            {"role": "assistant", "content": "Hello!"},
+            *user(text := asked(row) + " Please say it in a few plain words."),
+        ],
+        "chosen": f'You asked: "{text}" {row["chosen"]}',
+    }
+)
 each("answers that repeat the prompt", "echo")(
     lambda row, rng: {
         "prompt": user(text := asked(row) + " Please say it in a few plain words."),

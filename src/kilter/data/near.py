@@ -8,7 +8,9 @@ falls together is the same, and 16 bytes a text are held.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+import unicodedata
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -34,9 +36,23 @@ SCHEME = "affine32"
 Text = Callable[[int], str]
 
 
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0]"
+)
+"""Characters that no reader sees: joiners, marks of direction, byte order marks, empty fillers."""
+
+
+def plain(text: str) -> str:
+    """What a reader sees of a text: white space normalised, accents in one form, nothing invisible."""
+    if not text.isascii():
+        text = INVISIBLE.sub("", unicodedata.normalize("NFC", text))
+    return " ".join(text.split())
+
+
 def normal(text: str) -> str:
-    """The text in lower case with white space normalised."""
-    return " ".join(text.lower().split())
+    """What a reader sees of a text, in lower case."""
+    return plain(text).lower()
 
 
 def shingles(text: str) -> frozenset[str]:

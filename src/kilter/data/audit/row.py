@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kilter.data.dataset import prompt_key, prompt_words
+from kilter.data.near import plain
 from kilter.data.reading import ROW
 from kilter.hashes import number
 from kilter.types import Completion, Group
@@ -23,7 +24,7 @@ class Row:
         prompt: the words of all its turns, the system message left out.
         key: 63 bits of the prompt's identity.
         texts: the words of each answer, all its turns.
-        plain: the same with white space normalised.
+        plain: what a reader sees of them; see kilter.data.near.plain.
         pair: places of the best and the worst answer; None where no two scores differ.
         format: of its row; "" where it was not read from a file.
     """
@@ -37,6 +38,11 @@ class Row:
     plain: tuple[str, ...]
     pair: tuple[int, int] | None
     format: str
+
+    @property
+    def system(self) -> str:
+        """What the system messages of the prompt say."""
+        return "\n".join(m["content"] for m in self.group.prompt.messages if m["role"] == "system")
 
     @property
     def sides(self) -> tuple[str, str] | None:
@@ -62,7 +68,7 @@ def look(index: int, group: Group, held: bool) -> Row:
         prompt_words(group.prompt),
         number(prompt_key(group.prompt)),
         texts,
-        tuple(" ".join(t.split()) for t in texts),
+        tuple(map(plain, texts)),
         best_and_worst(group),
         place[1] if place else "",
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from kilter.data.audit.check import Check, Context, families, share_of, warn_if
 from kilter.data.audit.finding import Finding, Rule
 from kilter.data.audit.row import Row
+from kilter.data.near import plain
 
 BROKEN = re.compile(
     "\ufffd|Ã[\u0080-\u00bf©¨¤¶¼±³¡ª]|â€[\u0090-\u00bf™œ“”˜¦]|Â[\u00a0-\u00bf]"
@@ -19,10 +20,14 @@ BROKEN = re.compile(
 
 HTML = re.compile(r"&(?:amp|lt|gt|quot|nbsp|#\d{2,5});|</?(?:div|span|br|p)\b[^<>]{0,80}>")
 
+ESCAPED = re.compile(r"\\n\\n|\\u[0-9a-fA-F]{4}|(?:\\x[0-9a-fA-F]{2}){2}")
+"""Escapes of JSON or Python that stand in the text as they are written."""
+
 LOOPED = 0.12
 """Compressed size of a text over its own, below which it repeats itself."""
 
-LOOKED_AT, LONG, ECHO = 4000, 400, 40
+LOOKED_AT, LONG, TAIL, ECHO, QUOTED = 4000, 400, 300, 40, 60
+"""Characters: of a beginning, of a long answer, of an end, of a prompt, and of words before an echo."""
 CUT = re.compile(r"[\w,;(]\Z")
 
 
@@ -71,14 +76,14 @@ class Damage(Check):
     def see(self, row: Row) -> None:
         """Looks at the texts of a row, the better answer above all."""
         texts = (row.prompt, *row.texts)
-        if any(not t.isascii() and BROKEN.search(t) for t in texts) or any(map(_controls, texts)):
+        if any(map(_broken, texts)):
             self.rows["encoding"].append(row.index)
         if any(("&" in t or "<" in t) and HTML.search(t) for t in texts):
             self.rows["markup"].append(row.index)
         if any(map(loops, row.texts)):
             self.rows["loops"].append(row.index)
-        asked = " ".join(row.prompt.split())[:LOOKED_AT]
-        if len(asked) >= ECHO and any(t.startswith(asked) for t in row.plain):
+        asked = plain(_last_turn(row))[:LOOKED_AT]
+        if len(asked) >= ECHO and any(t.find(asked, 0, len(asked) + QUOTED) >= 0 for t in row.plain):
             self.rows["echo"].append(row.index)
         better = row.plain[row.pair[0]] if row.pair else row.plain[0] if row.plain else ""
         if len(better) >= LONG:
@@ -93,7 +98,7 @@ class Damage(Check):
             "encoding": "rows hold characters of a wrong encoding, controls or overrides",
             "markup": "rows hold remains of HTML",
             "loops": "rows hold an answer that repeats itself",
-            "echo": "rows hold an answer that begins with its whole prompt",
+            "echo": "rows hold an answer that begins with what was asked",
         }
         for name, what in words.items():
             yield self._finding(name, n, what, 0.01)
@@ -109,13 +114,24 @@ class Damage(Check):
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 
-def _controls(text: str) -> bool:
-    return text.isascii() and _CONTROLS.search(text) is not None
+def _broken(text: str) -> bool:
+    damage = _CONTROLS if text.isascii() else BROKEN
+    return damage.search(text) is not None or ("\\" in text and ESCAPED.search(text) is not None)
+
+
+def _last_turn(row: Row) -> str:
+    """What was asked last: an answer echoes it, whatever was said before."""
+    turns = [m["content"] for m in row.group.prompt.messages if m["role"] == "user"]
+    return turns[-1] if turns else row.prompt
 
 
 def loops(text: str) -> bool:
-    """Whether a long text is little more than one piece of it again and again."""
-    if len(text) < LONG:
-        return False
-    data = text[:LOOKED_AT].encode("utf-8", "replace")
+    """Whether a text, or the end of it, is little more than one piece again and again."""
+    return (len(text) >= LONG and _one_piece(text[:LOOKED_AT])) or (
+        len(text) >= TAIL and _one_piece(text[-TAIL:])
+    )
+
+
+def _one_piece(text: str) -> bool:
+    data = text.encode("utf-8", "replace")
     return len(zlib.compress(data, 1)) < LOOPED * len(data)

@@ -75,20 +75,20 @@ class Language(Check):
         self.unlike = array("q")
 
     def see(self, row: Row) -> None:
-        """The prompt against its better answer."""
-        better = row.texts[row.pair[0] if row.pair else 0] if row.texts else ""
-        asked, said = script(row.prompt), script(better)
-        found = asked or said
+        """The prompt against each of its answers; without a prompt, the first answer says what it is."""
+        asked, said = script(row.prompt), [script(text) for text in row.texts]
+        found = asked or next(iter(said), None)
         if found is not None:
             self.scripts[found] += 1
         if self.tell is not None:
-            asked, said = self._language(row.prompt, asked), self._language(better, said)
-            found = asked or said
+            asked = self._language(row.prompt, asked)
+            said = [self._language(text, written) for text, written in zip(row.texts, said, strict=True)]
+            found = asked or next(iter(said), None)
             if found is not None:
                 self.languages[found] += 1
         if found is not None:
             self.at.setdefault(found, array("q")).append(row.index)
-        if asked is not None and said is not None and asked != said:
+        if asked is not None and any(one is not None and one != asked for one in said):
             self.unlike.append(row.index)
 
     def _language(self, text: str, written: str | None) -> str | None:
@@ -112,7 +112,7 @@ class Language(Check):
         table = [(name, str(count), f"{count / n:.1%}") for name, count in counts.most_common(20)]
         level = warn_if(share > 0.005)
         yield self.found("language", level, value, rest, (what, "rows", "share"), table, share=share)
-        value = f"{share_of(len(self.unlike), n)} answers are in another {what} than their prompt"
+        value = f"{share_of(len(self.unlike), n)} rows have an answer in another {what} than their prompt"
         share = len(self.unlike) / n
         level = warn_if(share > 0.01)
         yield self.found("language_match", level, value, self.unlike, share=share)

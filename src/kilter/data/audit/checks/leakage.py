@@ -72,7 +72,7 @@ class Leakage(Check):
             return
         # A short answer such as "Yes." equals a short prompt by chance.
         long = [text for text in row.texts if len(WORD.findall(text)) >= N]
-        for text in (row.prompt, *long):
+        for text in (row.system, row.prompt, *long):
             found = grams(text)
             places = np.searchsorted(self.table, found)
             places[places == len(self.table)] = 0

@@ -10,21 +10,22 @@ from collections.abc import Iterator, Sequence
 from kilter.data.audit.check import Check, Context, error_if, families, warn_if
 from kilter.data.audit.finding import Finding, Rule
 from kilter.data.audit.row import Row
+from kilter.data.near import plain
 from kilter.types import Completion, Message, Prompt
 
 TOKENS = re.compile(
-    r"<\|[A-Za-z][\w ]{1,30}\|>"
+    r"<\|[A-Za-z][\w ]{1,30}\|>|\[\|[A-Za-z]\w{1,30}\|\]|<\|[a-z_]{3,30}>|<[a-z_]{3,30}\|>"
     r"|<｜[^｜>]{1,40}｜>"
-    r"|\[/?INST\]|<</?SYS>>"
-    r"|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
-    r"|\A\s*<s>|</s>\s*\Z"
-    r"|\A(?:Human|Assistant): "
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK)\]|<</?SYS>>"
+    r"|<(?:start|end)_of_(?:turn|image)>|<(?:bos|eos|pad|unk)>|<(?:extra_id|reserved|unused)_?\d+>"
+    r"|\A\s*<s>|</s>\s*(?:\Z|<s>)"
+    r"|\A\s*(?:Human|Assistant): "
     r"|^### (?:Instruction|Response):\s*$",
     re.MULTILINE,
 )
-"""Marks of chat templates as text: ChatML, Llama, Gemma, DeepSeek, HH, Alpaca."""
+"""Marks of chat templates as text: ChatML, Llama, Mistral, Gemma, DeepSeek, T5, HH, Alpaca."""
 
-GOES_ON = re.compile(r"\n\nHuman:.*\n\nAssistant:", re.DOTALL)
+GOES_ON = re.compile(r"\n\n(?:Human|User|USER):.*\n\n(?:Assistant|ASSISTANT):", re.DOTALL)
 """In an answer, further turns; in a prompt it may be a transcript that the user asks about."""
 
 HINTS = ("<", "[", "Human: ", "Assistant: ", "### ")
@@ -89,12 +90,12 @@ class Schema(Check):
 
     def _marked(self, row: Row) -> bool:
         """Whether a mark of a template, or the tokenizer's own BOS, stands in a text."""
-        for text in (row.prompt, *row.texts):
+        for text in (row.system, row.prompt, *row.texts):
             if self.bos and text.lstrip().startswith(self.bos):
                 return True
             if any(hint in text for hint in HINTS) and TOKENS.search(text):
                 return True
-        return any("\n\nHuman:" in text and GOES_ON.search(text) for text in row.texts)
+        return any(":" in text and GOES_ON.search(text) for text in row.texts)
 
     def findings(self) -> Iterator[Finding]:
         """One for each rule; all are errors where a single row breaks them."""
@@ -167,17 +168,17 @@ def alternates(turns: Sequence[Message]) -> bool:
 def _nothing_asked(prompt: Prompt, row: Row) -> bool:
     """Whether nobody asks anything; plain text for language modelling has no prompt at all."""
     if prompt.text is not None:
-        return prompt.text != "" and not prompt.text.strip()
-    return any(m["role"] == "user" and not m["content"].strip() for m in prompt.messages) or (
-        not row.prompt.strip()
+        return prompt.text != "" and not plain(prompt.text)
+    return any(m["role"] == "user" and not plain(m["content"]) for m in prompt.messages) or (
+        not plain(row.prompt)
     )
 
 
 def _says_nothing(completion: Completion) -> bool:
     last = completion.turns[-1] if completion.turns else None
     if last is None:
-        return not completion.text.strip()
-    return not last["content"].strip() and not last.get("tool_calls")
+        return not plain(completion.text)
+    return not plain(last["content"]) and not last.get("tool_calls")
 
 
 def _said_by_users(completion: Completion) -> tuple[str, ...]:

@@ -15,6 +15,9 @@ from kilter.data.audit.finding import Finding, Rule
 from kilter.data.audit.row import Row
 
 LIMIT = 0.75
+TOKEN = r"(?u)\b\w\w+\b|[^\w\s]"
+"""A word, or a mark such as an emoji: either may stand on one side alone."""
+
 PROBED, FEWEST = 4000, 50
 CHARACTERS = 4000
 """Of a longer answer only its beginning is looked at."""
@@ -63,7 +66,7 @@ class Shortcut(Check):
             why = f"fewer than {FEWEST} better and {FEWEST} worse answers"
             yield self.unchecked("shortcut_probe", why)
             return
-        words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, max_features=20_000)
+        words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, max_features=20_000, token_pattern=TOKEN)
         try:
             words.fit(self.texts)
         except ValueError:

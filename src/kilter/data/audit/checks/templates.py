@@ -13,13 +13,17 @@ from kilter.data.audit.check import Check, Context, families, share_of, warn_if
 from kilter.data.audit.finding import Finding, Rule
 from kilter.data.audit.row import Row
 from kilter.hashes import number
+from kilter.statistics import wilson_bounds
 
 WORD = re.compile(r"\w+|[^\w\s]")
 BUCKETS = 1 << 20
 """Counters of words: two words may share one, which makes a rare word look less rare."""
 
-KEPT, HEAD = 4, 6
-"""Words that a template keeps at least, and words that count as the beginning of an answer."""
+KEPT = 4
+"""Words that a template keeps at least."""
+
+HEADS = (6, 2)
+"""Words that count as the beginning of an answer. Two of them are common, and count by what they tell."""
 
 LONGEST = 60
 """Words of a prompt that are looked at."""
@@ -59,7 +63,7 @@ class Templates(Check):
         self.prompts: set[int] = set()
         self.frequency: npt.NDArray[np.int64] = np.zeros(BUCKETS, np.int64)
         self.answers: dict[str, array[int]] = {"answer": array("q"), "prompt": array("q"), "row": array("q")}
-        self.heads = {"better": array("q"), "worse": array("q")}
+        self.heads = {(side, n): array("q") for side in ("better", "worse") for n in HEADS}
         self.long = 0
 
     def see(self, row: Row) -> None:
@@ -78,9 +82,10 @@ class Templates(Check):
         if row.pair is not None:
             self.long += 1
             for side, place in zip(("better", "worse"), row.pair, strict=True):
-                begin = row.plain[place].lower().split(maxsplit=HEAD)
-                if len(begin) > HEAD:
-                    self.heads[side].append(number(" ".join(begin[:HEAD])))
+                begin = row.plain[place].lower().split(maxsplit=max(HEADS))
+                for n in HEADS:
+                    if len(begin) > n:
+                        self.heads[side, n].append(number(" ".join(begin[:n])))
 
     def findings(self) -> Iterator[Finding]:
         """One for each rule."""
@@ -140,13 +145,23 @@ class Templates(Check):
         """The most frequent beginning of the better answers, and how often worse ones begin so."""
         if self.long < 50:
             return self.unchecked("openings", "fewer than 50 pairs")
-        key, count = _most_common(np.frombuffer(self.heads["better"], np.int64))
-        worse = int((np.frombuffer(self.heads["worse"], np.int64) == key).sum())
-        share, other = count / self.long, worse / self.long
-        value = f"{share:.1%} of the better answers begin with the same {HEAD} words"
+        seen = {n: self._opening(n) for n in HEADS}
+        long, short = HEADS
+        share, other = (count / self.long for count in seen[long])
+        # Of two words only what is beyond chance counts: many answers begin with "I am".
+        low, high = (wilson_bounds(count, self.long) for count in seen[short])
+        told = low[0] > high[1] and seen[short][0] > seen[short][1] + 0.05 * self.long
+        warned = share > 0.1 or share > other + 0.05
+        size = short if told and not warned else long
+        share, other = (count / self.long for count in seen[size])
+        value = f"{share:.1%} of the better answers begin with the same {size} words"
         value += f", and {other:.1%} of the worse ones"
-        level = warn_if(share > 0.1 or share > other + 0.05)
-        return self.found("openings", level, value, share=share, worse=other)
+        return self.found("openings", warn_if(warned or told), value, share=share, worse=other)
+
+    def _opening(self, n: int) -> tuple[int, int]:
+        """How many better, and worse, answers begin with the n words that most better ones begin with."""
+        key, count = _most_common(np.frombuffer(self.heads["better", n], np.int64))
+        return count, int((np.frombuffer(self.heads["worse", n], np.int64) == key).sum())
 
 
 def _most_common(numbers: npt.NDArray[np.int64]) -> tuple[int, int]:
