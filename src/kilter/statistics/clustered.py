@@ -25,7 +25,7 @@ With none of them a cluster counts as one observation; each one more lets the va
 def proportion(
     events: Sequence[bool | None], clusters: Sequence[Any] | npt.ArrayLike | None = None, **extra: Any
 ) -> Estimate:
-    """Share of events; None is unscored.
+    """Share of events; None or NaN is unscored.
 
     Args:
         events: one per observation.
@@ -33,7 +33,7 @@ def proportion(
     """
     if clusters is not None:
         return clustered([math.nan if e is None else float(e) for e in events], clusters, **extra)
-    known = [e for e in events if e is not None]
+    known = [e for e in events if e is not None and math.isfinite(e)]
     lost = len(events) - len(known)
     if not known:
         return Estimate(None, 0, lost, method="Wilson", fewest=SHARE, **extra)

@@ -13,7 +13,9 @@ from scipy import stats
 
 from kilter.statistics.estimates import LEVEL, Estimate, sample
 from kilter.statistics.floors import UNBOUNDED
-from kilter.statistics.shares import wilson_bounds
+from kilter.statistics.means import inferred, mean
+from kilter.statistics.paired import paired_difference
+from kilter.statistics.shares import share_bounds, wilson_bounds
 
 Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 
@@ -73,6 +75,8 @@ def corrected_rate(rate: Estimate, accuracy: Accuracy) -> Estimate:
         (p + specificity - 1) / (sensitivity + specificity - 1), cut to 0..1
 
     The interval carries the uncertainty of the rate and of both measured shares (Lang and Reiczigel 2014).
+    It is as wide as that of no event at all, seen by the same instrument: fewer counts than false alarms are
+    luck, or a specificity that is another here, and neither says more than no event in n cases.
 
     Args:
         rate: a counted share of n independent cases.
@@ -94,11 +98,12 @@ def corrected_rate(rate: Estimate, accuracy: Accuracy) -> Estimate:
     middle = (p + sp - 1) / youden
     shift = 2 * Z * Z * (middle * var_se - (1 - middle) * var_sp)
     half = Z * math.sqrt(p * (1 - p) / n + middle**2 * var_se + (1 - middle) ** 2 * var_sp) / youden
+    unseen = share_bounds(0, own)[1]
     return replace(
         rate,
         value=_cut(value),
-        ci_low=min(_cut(value), _cut(middle + shift - half)),
-        ci_high=max(_cut(value), _cut(middle + shift + half)),
+        ci_low=min(_cut(value), _cut(middle + shift - half), _cut(1 - unseen / accuracy.specificity)),
+        ci_high=max(_cut(value), _cut(middle + shift + half), _cut(unseen / accuracy.sensitivity)),
         method="Rogan-Gladen, Lang-Reiczigel interval",
     )
 
@@ -201,14 +206,33 @@ def prediction_powered(
     extra |= {"fewest": UNBOUNDED}
     if alone.clusters < 2 or both.clusters < 2:
         return Estimate(None, n, lost, held, method="prediction-powered: too few cases", **extra)
+    # Each part has the interval of its kind, which knows that what was not seen may be all the same there.
+    one = mean(judged, clusters=clusters)
+    two = paired_difference(_floats(people), _floats(judged_by_both), clusters=clusters_by_both)
     value = float(alone.values.mean() + both.values.mean())
-    parts = [(s.means().var(ddof=1) / s.clusters, s.clusters - 1) for s in (alone, both)]
-    variance = sum(v for v, _ in parts)
-    # How well the variance is known follows from the part that it mostly comes from (Welch 1947).
-    degrees = variance**2 / sum(v**2 / d for v, d in parts) if variance else 1.0
-    half = float(stats.t.ppf((1 + LEVEL) / 2, degrees)) * math.sqrt(variance)
+    low, high = _sum_bounds((one, two))
+    # A share stays one, whatever the corrections say.
+    if inferred(np.concatenate([alone.values, np.asarray(people, dtype=float)])) and low is not None:
+        assert high is not None
+        value, low, high = map(_cut, (value, low, high))
     method = f"prediction-powered, {both.n} by people"
-    return Estimate(value, n, lost, held, value - half, value + half, method, **extra)
+    return Estimate(value, n, lost, held, low, high, method, **extra)
+
+
+def _floats(values: npt.ArrayLike) -> list[float | None]:
+    return [float(v) for v in np.asarray(values, dtype=float)]
+
+
+def _sum_bounds(parts: Sequence[Estimate]) -> tuple[float | None, float | None]:
+    """Bounds of a sum of independent estimates (MOVER); None where one of them has none."""
+    below, above = [], []
+    for part in parts:
+        if part.value is None or part.ci_low is None or part.ci_high is None:
+            return None, None
+        below.append(part.value - part.ci_low)
+        above.append(part.ci_high - part.value)
+    value = sum(part.value for part in parts if part.value is not None)
+    return value - math.hypot(*below), value + math.hypot(*above)
 
 
 def _smoothed(share: float, n: int | None) -> tuple[float, float]:
