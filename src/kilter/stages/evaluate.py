@@ -149,6 +149,24 @@ class Evaluate(StageKind[EvaluateSpec]):
                 f"set {field} above 0 or give more data",
             )
 
+    def asks(self, spec: EvaluateSpec, work: Workspace) -> Mapping[str, Sequence[Prompt]]:
+        """Prompts, probes, tasks, demonstrations and pairs, of the data that is there already."""
+        if not work.ready(spec.data):
+            return {}
+        if not spec.models:
+            return {"pairs": [g.prompt for g in _pairs_alone(spec, work)]}
+        held = _asked(spec, work).heldout
+        prompts = list({prompt_key(g.prompt): g.prompt for g in held}.values())[: spec.limit]
+        found = {"prompts": prompts, "pairs": [g.prompt for g in _pairs(spec, work)]}
+        if all(map(work.ready, spec.tasks)):
+            found["tasks"] = _tasks(spec, work) or prompts
+        if all(map(work.ready, spec.probes)):
+            found["probes"] = [g.prompt for n in spec.probes for g in _once(work, n)[: spec.probe_limit]]
+        if spec.tax and work.ready(spec.tax):
+            tax = _once(work, spec.tax, "demonstrations")[: spec.tax_limit]
+            found["demonstrations"] = [g.prompt for g in tax]
+        return found
+
     def plan(self, spec: EvaluateSpec, work: Workspace) -> StagePlan:
         """How many prompts each model answers."""
         from kilter.sampling.build import refuse_unready

@@ -90,13 +90,12 @@ class Gate(StageKind[GateSpec]):
             check_known(policy, reported, work.where("policy"))
 
     def preflight(self, spec: GateSpec, work: Workspace) -> None:
-        """Before any generation: can this many prompts pass the gate at all?"""
+        """Before any generation: can these prompts pass the gate at all?"""
         from kilter.release.gate import load_policy, power_warnings
 
-        prompts = work.plan(work.input("evaluation")).rows
-        if prompts is not None:
-            for line in power_warnings(load_policy(spec.policy), prompts):
-                work.console.print(styled("  [yellow]power[/] {}", line))
+        asked = work.asks(work.input("evaluation"))
+        for line in power_warnings(load_policy(spec.policy), asked):
+            work.console.print(styled("  [yellow]power[/] {}", line))
 
     def plan(self, spec: GateSpec, work: Workspace) -> StagePlan:
         """The policy's name or the number of its conditions; a gate takes no time."""

@@ -24,7 +24,7 @@ from kilter.release.section import Section
 from kilter.stages.door import Door
 from kilter.stages.outcome import ARTIFACT, Makes, Outcome, StagePlan
 from kilter.stages.refs import references
-from kilter.types import Group, Shape
+from kilter.types import Group, Prompt, Shape
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -91,6 +91,10 @@ class StageKind(ABC, Generic[S]):
     def reports(self, spec: S) -> Mapping[str, Any] | None:
         """The metrics that an evaluation will report, with what is declared of each; None: nobody knows."""
         return None
+
+    def asks(self, spec: S, work: Workspace) -> Mapping[str, Sequence[Prompt]]:
+        """What an evaluation will ask, by its kind (prompts, probes, ...), as far as it is known now."""
+        return {}
 
     def answers(self, spec: S) -> tuple[str, int] | None:
         """Field and tokens of the longest answer that its models may write; None: they write none."""
@@ -322,6 +326,11 @@ class Workspace:
                 if item.ref.to == "data" and item.value == reference and shape is not None:
                     found.add(shape)
         return found
+
+    def asks(self, name: str) -> Mapping[str, Sequence[Prompt]]:
+        """What another stage will ask, as far as it is known now."""
+        other = self.stages[name]
+        return other.maker.asks(other.spec, self.at(name))
 
     def plan(self, name: str) -> StagePlan:
         """What another stage would take."""

@@ -2,40 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
-from kilter.evaluation.metrics import facts_of
+from kilter.evaluation.independent import counted, together
+from kilter.evaluation.metrics import MetricFacts, facts_of
 from kilter.release.gate.policy import MEANS, Condition, Policy, base_name
-from kilter.statistics import BOUNDED, SHARE, UNBOUNDED, n_to_certify, n_to_show_no_change
+from kilter.statistics import BOUNDED, CLUSTERS, SHARE, UNBOUNDED, n_to_certify, n_to_show_no_change
+from kilter.types import Prompt
+
+Asked = Mapping[str, Sequence[Prompt]]
 
 
-def power_warnings(policy: Policy, n_prompts: int) -> list[str]:
-    """Conditions that cannot pass with this many prompts, whatever the model does.
+def power_warnings(policy: Policy, asked: Asked) -> list[str]:
+    """Conditions that cannot pass on these prompts, whatever the model does.
 
     Run before anything is generated.
+
+    Args:
+        policy: what must hold.
+        asked: what an evaluation will ask: prompts, probes, tasks, demonstrations, pairs. What is not there
+            is not known yet.
     """
-    return [
-        f"{c.text()}: {why}" for c in policy.conditions if c.bound not in MEANS for why in _why(c, n_prompts)
-    ]
+    known = together(p for prompts in asked.values() for p in prompts)
+    found = []
+    for condition in policy.conditions:
+        facts = facts_of(base_name(condition.metric))
+        if condition.bound in MEANS or facts is None:
+            continue
+        prompts = _counting(condition.metric, facts, asked)
+        if prompts is not None:
+            reasons = _why(condition, facts, len(prompts), counted(prompts, known))
+            found += [f"{condition.text()}: {why}" for why in reasons]
+    return found
 
 
-def _why(condition: Condition, n: int) -> Iterator[str]:
-    """Why one condition cannot pass; nothing where it can."""
+def _counting(name: str, facts: MetricFacts, asked: Asked) -> list[Prompt] | None:
+    """The prompts that a metric, or the part of one, counts; None where nobody knows yet."""
+    if not any(part in asked for part in facts.over):
+        return None
+    prompts = [p for part in facts.over for p in asked.get(part, ())]
+    if facts.subset is not None:
+        prompts = [p for p in prompts if facts.subset(p)]
+    part = name.removeprefix(f"{facts.name}.")
+    if part != name and facts.slices is not None:
+        prompts = [p for p in prompts if part in facts.slices(p)]
+    return prompts
+
+
+def _why(condition: Condition, facts: MetricFacts, n: int, alone: int) -> Iterator[str]:
+    """Why one condition cannot pass; nothing where it can.
+
+    Args:
+        condition: of the policy.
+        facts: of its metric.
+        n: prompts that it counts.
+        alone: independent ones among them.
+    """
+    there = f"it counts {n} prompts" + f", of which {alone} are independent" * (alone < n)
     if n < condition.min_n:
-        yield f"min_n is {condition.min_n}, there are {n} prompts"
-    facts = facts_of(base_name(condition.metric))
-    if facts is None:
-        return
+        yield f"min_n is {condition.min_n}, and {there}"
     ends = facts.ends
-    alone = facts.aggregate == "proportion" and not condition.paired
-    fewest = UNBOUNDED if ends is None else SHARE if alone else BOUNDED
-    if n < fewest:
-        yield f"an interval of its kind decides from {fewest} prompts on (there are {n})"
+    share = facts.aggregate == "proportion" and not condition.paired
+    fewest = UNBOUNDED if ends is None else CLUSTERS if alone < n else SHARE if share else BOUNDED
+    if alone < fewest:
+        yield f"an interval of its kind decides from {fewest} on, and {there}"
     elif ends is not None:
         needed = needed_at_best(condition, ends[0], ends[1])
-        if needed is not None and n < needed:
+        if needed is not None and alone < needed:
             best = "with models that never differ" if condition.paired else "with no event at all"
-            yield f"even {best} it needs {needed} prompts (there are {n})"
+            yield f"even {best} it needs {needed}, and {there}"
 
 
 def needed_at_best(condition: Condition, lowest: float, highest: float) -> int | None:
