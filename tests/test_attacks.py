@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import http.server
 import json
+import math
 import os
 import pickle
 import shutil
@@ -29,6 +30,7 @@ from kilter.errors import RunFailed, UserError
 from kilter.models import load, proof
 from kilter.models.reference import ReferenceCache
 from kilter.redaction import redact, redacted
+from kilter.release import gate
 from kilter.training import checkpoint, state_file
 from kilter.types import Completion, Prompt
 from test_chain import kilter
@@ -655,6 +657,27 @@ def test_an_evaluation_without_what_the_gate_needs_is_refused(tmp_path, key):
     path.write_text(json.dumps({k: v for k, v in whole.items() if k != key}))
     with pytest.raises(UserError, match="is not an evaluation"):
         read_evaluation(path)
+
+
+@pytest.mark.parametrize("of", ["metrics", "difference"])
+@pytest.mark.parametrize("field", ["value", "ci_low", "ci_high", "n", "n_unscored", "n_clusters", "fewest"])
+@pytest.mark.parametrize("found", [math.nan, math.inf, "0.9", True, [], {}, -1e9])
+def test_a_gate_reads_numbers_alone(tmp_path, of, field, found):
+    """NaN, infinity, text and lists are no measurement, wherever they stand."""
+    estimate = {"value": 0.5, "n": 40, "n_unscored": 0, "n_clusters": 40, "ci_low": 0.4, "ci_high": 0.6}
+    estimate |= {"method": "Wilson", "fewest": 10}
+    model = {"path": "m", "model_hash": "h", "metrics": {"gold": estimate}, "difference": {"gold": estimate}}
+    whole = {"baseline": "a", "n_prompts": 40, "data_hash": "d", "models": {"a": model, "b": model}}
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps(whole))
+    gate.read(path)
+    # A whole negative number may be a value, and a bound on the right side of the other one.
+    if found == -1e9 and field in ("value", "ci_low"):
+        return
+    broken = model | {of: {"gold": estimate | {field: found}}}
+    path.write_text(json.dumps(whole | {"models": {"a": model, "b": broken}}))
+    with pytest.raises(UserError, match=rf"{of}\.gold"):
+        gate.read(path)
 
 
 @pytest.mark.parametrize("count", [-1, "0", 0.0, False, [], {}])

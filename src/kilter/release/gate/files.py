@@ -8,13 +8,39 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kilter.artifacts import write_json, write_text
 from kilter.errors import Exit, UserError
 from kilter.release.gate.condition import State
 from kilter.release.subjects import subjects
 from kilter.screen import plain
+
+
+class Bounds(BaseModel):
+    """What a gate reads of any estimate: numbers that are numbers, or null."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+    value: float | None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    method: str = ""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Bounds:
+        if self.ci_low is not None and self.ci_high is not None and self.ci_low > self.ci_high:
+            raise ValueError(f"ci_low = {self.ci_low:g} lies above ci_high = {self.ci_high:g}")
+        return self
+
+
+class Measured(Bounds):
+    """An estimate of evaluation.json, as a gate needs it."""
+
+    n: int = Field(ge=0)
+    n_unscored: int = Field(ge=0)
+    n_clusters: int | None = Field(None, ge=0)
+    fewest: int = Field(0, ge=0)
+    corrected: Bounds | None = None
 
 
 class Result(BaseModel):
@@ -60,7 +86,9 @@ def read(path: Path) -> dict[str, Any]:
         leaked = found.get("prompts_found_in_training_data")
         if leaked is not None and (type(leaked) is not int or leaked < 0):
             raise ValueError(f"prompts_found_in_training_data is {leaked!r}")
-        [(m["path"], m["model_hash"], m["metrics"]) for m in subjects(found).values()]
+        models = subjects(found)
+        [(m["path"], m["model_hash"]) for m in models.values()]
+        _check_numbers([*models.values(), found.get("reward_model") or {}])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             "evaluation",
@@ -69,6 +97,18 @@ def read(path: Path) -> dict[str, Any]:
             "give the file that `kilter eval` wrote",
         ) from error
     return found
+
+
+def _check_numbers(subjects: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ValueError for the first estimate that is none: what is no number decides nothing."""
+    for part in ("metrics", "difference"):
+        for name, estimate in ((n, e) for s in subjects for n, e in s.get(part, {}).items()):
+            try:
+                Measured.model_validate(estimate)
+            except ValidationError as error:
+                first = error.errors()[0]
+                place = ".".join(map(str, (part, name, *first["loc"])))
+                raise ValueError(f"{place}: {first['msg']}") from error
 
 
 def exit_code(verdict: str) -> Exit:
