@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import hashlib
 import json
 import re
@@ -13,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evidence_runs import condition, make_run, metric
+from evidence_runs import condition, make_run, metric, seal, stage
 from kilter.cli import main
 from kilter.pipeline.report import write_comparison, write_report
 from kilter.release import answers, words
 from kilter.release.evidence import gather
+from kilter.release.gate import standing
 
 
 @pytest.fixture
@@ -92,6 +94,48 @@ def test_a_reason_says_which_side_is_sure(observed, value, op, bound, change):
     if not change:
         word = {"ci_low": "At least", "ci_high": "At most", "value": "Measured:"}[bound]
         assert reason.text.startswith(word)
+
+
+def test_conditions_that_no_policy_names_speak_in_their_own_words(tmp_path):
+    """What stands in every gate is a count of findings, and no mean of the policy's."""
+    day, evaluation = dt.date(2026, 1, 1), {"n_prompts": 3, "prompts_found_in_training_data": 2}
+    (tmp_path / "source.json").write_text("[]")
+    rows = [
+        *standing.leaks(evaluation, "dpo", None, day),
+        *standing.leaks(evaluation | {"prompts_found_in_training_data": None}, "dpo", None, day),
+        *standing.imported({"imported": [{}]}, {f"file:{tmp_path / 'source.json'}": "other"}),
+        *standing.imported({"imported": [{}]}, {f"file:{tmp_path / 'gone.json'}": "other"}),
+        *standing.changed(["eval/evaluation.json was changed"]),
+        *standing.unvouched(["a judge"], []),
+    ]
+    assert {row["metric"] for row in rows} == set(words.BEYOND)
+    for row in rows:
+        told = {"baseline": "base", "candidate": "dpo", "conditions": [row], "verdict": "fail"}
+        (reason,) = words.reasons(told, {"models": {}}, {})
+        assert reason.title == words.BEYOND[row["metric"]]
+        assert reason.text.rstrip(".").lower() == row["why"].rstrip(".").lower()
+    run = make_run(tmp_path / "run")
+    path = run / "gate" / "gate.json"
+    given = json.loads(path.read_text())
+    path.write_text(json.dumps(given | {"conditions": [*given["conditions"], *rows]}))
+    assert "never at means" in write_report(run).read_text()
+
+
+def test_a_stage_may_bear_the_name_of_any_part_of_the_page(tmp_path):
+    """Each part has an id of its own, and the navigation leads to all of them."""
+    run = make_run(tmp_path / "run")
+    own = ["answers", "verdict", "forest", "limits", "provenance", "my_dpo.v2"]
+    steps = [{"step": s, "loss": 1 / s} for s in range(1, 5)]
+    for name in own:
+        stage(run, name, "train", {"steps": 4}, {"method": "dpo"}, metrics=steps)
+    page = write_report(seal(run)).read_text()
+    ids = re.findall(r'<[^>]+ id="(run-[^"]+)"', page)
+    assert sorted(ids) == sorted(set(ids))
+    linked = re.findall(r'<a href="#(run-[^"]+)"', page)
+    assert set(linked) <= set(ids)
+    headed = {name.removesuffix("-h") for name in ids if name.endswith("-h")}
+    assert headed <= set(linked)
+    assert {f"run-run-stage-{name}" for name in own} <= headed
 
 
 def test_a_condition_without_a_number_speaks_in_the_gates_own_words():

@@ -118,12 +118,13 @@ def fill(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "interval": interval, "clock": clock, "cell": cell}
+    environment.tests["beyond"] = words.BEYOND.__contains__
     return environment.get_template(template).render(**values)
 
 
 def _links(text: str) -> list[tuple[str, str]]:
     """Sections of a body with their headings, for the page's navigation."""
-    found = re.findall(r'<h2 id="([a-z0-9A-Z-]+)-h">(.*?)</h2>', text, re.S)
+    found = re.findall(r'<h2 id="([\w.-]+)-h">(.*?)</h2>', text, re.S)
     named = ((key, heading.replace("<small>", "of ")) for key, heading in found)
     plain = ((key, re.sub(r"<span.*?</span>|<[^>]+>", "", heading)) for key, heading in named)
     return [(key, Markup(" ".join(heading.split()))) for key, heading in plain]

@@ -15,7 +15,12 @@ ORDER: Sequence[str] = ("fail", "error", "inconclusive", "waived", "warn", "pass
 """States of conditions: what a reader must know comes first."""
 
 OPS: Mapping[str, str] = {">": "more than", ">=": "at least", "<": "less than", "<=": "at most"}
-BEYOND: Mapping[str, str] = {"leakage": "Leakage", "chain": "Integrity", "judges": "Judges"}
+BEYOND: Mapping[str, str] = {
+    "leakage": "Leakage",
+    "source": "Imported files",
+    "chain": "Integrity",
+    "judges": "Judges",
+}
 """Conditions that no policy names. Their reason is a sentence already."""
 
 
