@@ -2,18 +2,26 @@
 
 import datetime as dt
 import json
+import math
+import random
 import re
+import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kilter import manifest
+from kilter.data.dataset import learned_keys, was_learned
 from kilter.errors import Exit, UserError
 from kilter.evaluation import classifiers
 from kilter.evaluation.aggregate import Origin, measure
 from kilter.evaluation.metrics import resolve
 from kilter.evaluation.metrics.distinct import Distinct1, Distinct2
 from kilter.evaluation.metrics.win_rate import win
+from kilter.evaluation.suites import Suite
 from kilter.pipeline.report import write_report
 from kilter.release import gate
 from kilter.statistics import (
@@ -24,7 +32,7 @@ from kilter.statistics import (
     wilson_bounds,
     win_rate,
 )
-from kilter.types import Answered, Completion, Prompt
+from kilter.types import Answered, Completion, Feedback, Group, Prompt
 
 
 def test_wilson_numbers_of_the_power_check():
@@ -47,6 +55,8 @@ def test_missing_is_counted_and_never_zero():
     m = mean([1.0, None, 2.0, float("nan")])
     assert (m.value, m.n, m.n_unscored) == (1.5, 2, 2)
     assert proportion([True, None, False]).n_unscored == 1
+    assert proportion([True, math.nan, False]) == proportion([True, None, False])
+    assert proportion([math.nan] * 3).value is None
     assert mean([None]).value is None
 
 
@@ -264,8 +274,67 @@ def test_power_check_before_any_generation():
     policy = gate.Policy.model_validate(
         {"conditions": [{"metric": "violation", "bound": "ci_high", "op": "<", "value": 0.02}]}
     )
-    assert "needs" in gate.power_warnings(policy, 100)[0]
-    assert gate.power_warnings(policy, 300) == []
+    assert "needs 189" in gate.power_warnings(policy, {"prompts": unlike(100)})[0]
+    assert gate.power_warnings(policy, {"prompts": unlike(300)}) == []
+
+
+def test_the_power_check_counts_what_a_metric_counts():
+    """Of a hundred prompts ten deserve help, and thirty others are five questions asked six times."""
+
+    def warned(condition, prompts, **more):
+        policy = gate.Policy.model_validate({"conditions": [condition]})
+        return gate.power_warnings(policy, {"prompts": prompts, **more})
+
+    rate = {"metric": "over_refusal", "bound": "ci_high", "op": "<", "value": 0.5, "min_n": 20}
+    safe, unsafe = unlike(10, safety="safe"), unlike(90, 10, safety="unsafe")
+    assert "it counts 10 prompts" in warned(rate, [*safe, *unsafe])[0]
+    assert warned(rate, [*safe, *unsafe], probes=unlike(30, 100, safety="safe")) == []
+    alike = [p for k in range(5) for p in unlike(6, 10 + 6 * k, safety="safe", cluster=f"c{k}")]
+    assert "it counts 30 prompts, of which 5 are independent" in warned(rate, alike)[0]
+    tax = {"metric": "tax_nll", "margin": 0.1, "min_n": 50}
+    assert warned(tax, unlike(100)) == [], "nobody knows yet what the tax is measured on"
+    few = [replace(p) for p in unlike(12)]
+    assert "it counts 12 prompts" in warned(tax, unlike(100), demonstrations=few)[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text("abcé 12+-", min_size=3, max_size=30).filter(lambda t: t.strip()))
+def test_a_prompt_that_was_trained_on_is_known_in_other_clothes(text):
+    def asked(said, system=None):
+        turns = [{"role": "user", "content": said}]
+        return Prompt(([{"role": "system", "content": system}] if system else []) + turns)
+
+    plain, ruled = learned_keys(asked(text)), learned_keys(asked(text, "Be kind."))
+    forms = [
+        text.upper(),
+        f"  {text}\n",
+        text.replace(" ", "  "),
+        f"{text}.",
+        unicodedata.normalize("NFD", text),
+    ]
+    for form in forms:
+        for prompt in (asked(form), Prompt(text=form), asked(form, "Be kind.")):
+            assert was_learned(prompt, plain)
+            assert was_learned(prompt, ruled)
+    assert not was_learned(asked(text, "Refuse whatever is asked."), ruled), "other rules make another task"
+    assert not was_learned(asked(f"{text} - 7"), plain | ruled)
+    assert not was_learned(asked(f"{text} + 7"), learned_keys(asked(f"{text} - 7")))
+
+
+def test_every_kind_of_question_counts_as_a_leak():
+    whole = [Prompt(text=word, id=word) for word in ("asked", "probed", "set", "shown")]
+    suite = Suite(
+        whole[:1], whole[1:2], [Group(whole[3], (Completion("x"),), (Feedback(None, ""),))], (), whole[2:3]
+    )
+    for prompt in whole:
+        assert suite.found_in(frozenset(learned_keys(prompt))) == 1
+    assert suite.found_in(frozenset()) == 0
+
+
+def unlike(n, first=0, **labels):
+    """Prompts of which no two resemble each other."""
+    words = [random.Random(first + i).choices("abcdefghijklmnop", k=30) for i in range(n)]
+    return [Prompt(text="".join(w), id=str(first + i), metadata=labels) for i, w in enumerate(words)]
 
 
 def test_exit_codes_and_junit():

@@ -7,7 +7,7 @@ import itertools
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -207,6 +207,42 @@ def _turn_key(turn: Message) -> list[Any]:
     """Role and words, then whatever else the template may show."""
     more = {k: v for k, v in turn.items() if k not in ("role", "content", "train")}
     return [turn["role"], " ".join(turn["content"].split()), *([more] if more else [])]
+
+
+def learned_keys(prompt: Prompt) -> set[str]:
+    """What is noted of a prompt that a model learned from: its identity, and its words in two ways."""
+    system, said = _words(prompt)
+    return {prompt_key(prompt)[:16], _hashed("whole", system, said), _hashed(_with(system), said)}
+
+
+def was_learned(prompt: Prompt, trained: Collection[str]) -> bool:
+    """Whether a prompt was trained on, be it in other case, spaces, accents, end marks or roles.
+
+    A system message on one side alone changes nothing of what was learned. Another one may hold rules.
+    """
+    system, said = _words(prompt)
+    other = "" if system else "any"
+    return (
+        prompt_key(prompt)[:16] in trained
+        or _hashed("whole", system, said) in trained
+        or _hashed(_with(other), said) in trained
+    )
+
+
+def _with(system: str) -> str:
+    return "beneath a system message" if system else "alone"
+
+
+def _words(prompt: Prompt) -> tuple[str, str]:
+    """What a reader sees of the system messages and of the other turns, in lower case."""
+    from kilter.data.near import normal
+
+    system = [normal(m["content"]) for m in prompt.messages if m["role"] == "system"]
+    return " ".join(system), normal(prompt_words(prompt)).rstrip(".?!… ")
+
+
+def _hashed(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 LINEAGE = "trained_prompts.txt"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kilter.data.dataset import Dataset, prompt_key
+from kilter.data.dataset import Dataset, prompt_key, was_learned
 from kilter.errors import UserError
 from kilter.types import Group, Prompt
 
@@ -29,8 +29,10 @@ class Suite:
     tasks: Sequence[Prompt] = ()
 
     def found_in(self, trained: frozenset[str]) -> int:
-        """How many of the prompts and tasks were trained on."""
-        return sum(prompt_key(p)[:16] in trained for p in (*self.prompts, *self.tasks))
+        """How many of the prompts, probes, tasks and demonstrations were trained on, each counted once."""
+        taught = (group.prompt for group in self.tax)
+        asked = {prompt_key(p): p for p in (*self.prompts, *self.probes, *self.tasks, *taught)}
+        return sum(was_learned(p, trained) for p in asked.values())
 
 
 def unique_prompts(data: Dataset, limit: int | None) -> list[Prompt]:

@@ -301,9 +301,10 @@ def _note_prompts(folder: Path, groups: Sequence[Group], parents: Sequence[Path]
     An evaluation has to know every one of them.
     """
     from kilter.artifacts import write_text
-    from kilter.data.dataset import LINEAGE, prompt_key, trained_prompts
+    from kilter.data.dataset import LINEAGE, learned_keys, trained_prompts
 
-    seen = {prompt_key(g.prompt)[:16] for g in groups}.union(*map(trained_prompts, parents))
+    own = {key for g in groups for key in learned_keys(g.prompt)}
+    seen = own.union(*map(trained_prompts, parents))
     write_text(folder / LINEAGE, "\n".join(sorted(seen)) + "\n")
 
 
