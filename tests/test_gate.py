@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import jsonschema
 import pytest
+import yaml
 
 from evidence_runs import make_run
 from kilter import recipe
@@ -159,3 +160,21 @@ def test_the_command_ends_with_five_codes(limit, disk, code, tmp_path, monkeypat
     found, said = kilter(monkeypatch, capsys, "gate", run / "eval", "--policy", tmp_path / "p.yaml")
     assert found == code, said
     assert (tmp_path / "run" / "eval" / "gate.json").is_file() is (code in (0, 1, 3))
+
+
+@pytest.mark.parametrize("file", ["github-actions.yml", "gitlab-ci.yml"])
+def test_the_ci_examples_block_a_merge_and_no_other(file):
+    """A required check that never starts would block every change, and one that may fail blocks none."""
+    examples = Path(__file__).parents[1] / "examples" / "ci"
+    text = (examples / file).read_text()
+    made = yaml.safe_load(text)
+    assert "kilter run" in json.dumps(made)
+    assert "continue-on-error" not in text
+    if file.startswith("github"):
+        # YAML 1.1 reads the key `on` as true.
+        assert made[True] == "pull_request", "a filter of paths leaves a required check pending"
+        assert "!cancelled()" in made["jobs"]["release-gate"]["if"]
+    else:
+        jobs = {name: job for name, job in made.items() if isinstance(job, dict)}
+        assert jobs["release-gate"]["allow_failure"] is False
+        assert any("changes" not in rule for job in jobs.values() for rule in job["rules"])
