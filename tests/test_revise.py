@@ -14,10 +14,11 @@ from kilter.constitution.chain import Reviser
 from kilter.data import store
 from kilter.data.dataset import DataSpec, load
 from kilter.data.lineage import lineage
-from kilter.errors import UserError
+from kilter.errors import RunFailed, UserError
 from kilter.evaluation.evasion import evades
+from kilter.roles.chat import SamplerChat
 from kilter.stages.revise import facts_of
-from kilter.types import Prompt
+from kilter.types import Prompt, Reply
 
 WORLD = {"name": "world", "options": {"critic": "constitution"}}
 DECLINES = {"name": "world", "options": {"critic": "declines"}}
@@ -110,6 +111,22 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_alike(desk, done, tmp_path, 
     assert lines(found.path.parent, "chains.jsonl") == lines(done.path.parent, "chains.jsonl")
     # Chunks that were interrupted are asked again, those that were written are not.
     assert max(Counter(rows).values()) == 2 and len(calls) == 5
+
+
+def test_prompts_that_the_critic_failed_are_asked_anew_by_the_same_command(desk, done, tmp_path, monkeypatch):
+    """An error is not an opinion: a storm that takes all critiques leaves nothing that has to be deleted."""
+    whole = SamplerChat.reply
+    storm = lambda self, asks, *more: [
+        Reply("", problem="the endpoint answered with status 429") for _ in asks
+    ]
+    monkeypatch.setattr(SamplerChat, "reply", storm)
+    with pytest.raises(RunFailed, match="failed on 39 of 39 prompts.*status 429") as stopped:
+        revise(desk, tmp_path / "out")
+    assert "asked anew" in stopped.value.fix
+    monkeypatch.setattr(SamplerChat, "reply", whole)
+    found = revise(desk, tmp_path / "out")
+    assert lines(found.path.parent, "chains.jsonl") == lines(done.path.parent, "chains.jsonl")
+    assert found.facts["rows"] == done.facts["rows"]
 
 
 def test_without_a_certificate_nothing_is_accepted_and_the_verdicts_are_on_record(desk, tmp_path):

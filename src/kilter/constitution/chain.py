@@ -34,7 +34,7 @@ class Link:
     """One round of one prompt.
 
     forward, swapped: probabilities that the revision is better, by the order that was shown.
-    ends: whether the chain ends here.
+    ends: whether the chain ends here. failed: whether the critic or the reviser could not be asked.
     """
 
     round: int
@@ -46,6 +46,7 @@ class Link:
     forward: float | None = None
     swapped: float | None = None
     ends: bool = False
+    failed: bool = False
 
 
 @dataclass(slots=True)
@@ -155,7 +156,8 @@ class Reviser:
     def _unjudged(self, chain: Chain, link: Link, reply: Reply) -> Link | None:
         """The link of a revision that needs no judge, None for one that does."""
         if reply.problem or not link.revision:
-            return replace(link, reason=reply.problem or "the reviser wrote nothing")
+            reason = reply.problem or "the reviser wrote nothing"
+            return replace(link, reason=reason, failed=bool(reply.problem))
         # Half an answer, taught as a whole one, teaches to break off.
         if reply.cut:
             return replace(link, reason="the revision was cut off at max_new_tokens")
@@ -188,7 +190,7 @@ def _criticised(number: int, chain: Chain, principle: Principle, reply: Reply) -
     """None where the critique names a problem, else the link without a revision."""
     link = Link(number, principle.id, "unscored", reply.problem, reply.text.strip())
     if reply.problem:
-        return link
+        return replace(link, failed=True)
     found, why = look(reply.text, chain.answer, conversation(chain.prompt))
     if found == "nothing":
         return replace(link, state="no_change", reason="the critic found nothing", ends=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from rich.text import Text
 
-from kilter.artifacts import append_lines, read_lines, sha256_file
+from kilter.artifacts import append_lines, read_lines, sha256_file, write_text
 from kilter.constitution.spec import CriticSpec
 from kilter.data.lineage import row_id, with_entry
-from kilter.errors import UserError
+from kilter.errors import RunFailed, UserError
 from kilter.feedback.judge.spec import JudgeSpec
 from kilter.options import DATA, METHOD, MODEL, SAMPLING
 from kilter.refs import BaseRef, CertificateRef, DataRef, Found, TemplateRef
@@ -200,6 +201,12 @@ class Revise(StageKind[ReviseSpec]):
         answers = list(store.read(folder / ANSWERS))
         history = _revise(spec, work, answers, folder)
         chains = list(read_lines(folder / CHAINS))
+        lost = _lost(chains)
+        if chains and len(lost) == len(chains):
+            fix = "mend what the reason names, then run the same command again: they are asked anew"
+            raise RunFailed(_failed(chains, lost), fix)
+        if lost:
+            work.console.print(f"  {_failed(chains, lost)}", soft_wrap=True)
         rows = [_row(g, c, history) for g, c in zip(answers, chains, strict=True) if c["accepted"]]
         store.write(folder / ARTIFACT["data"], rows)
         facts = facts_of(chains) | {"rows": len(rows), "failed": len(prompts) - len(answers)}
@@ -313,8 +320,9 @@ def _revise(spec: ReviseSpec, work: Workspace, answers: Sequence[Group], folder:
     }
     asked |= {"wording": VERSION, "sampling": asdict(spec.params()), **_answerer(spec, work)}
     history = _vouched(spec, work, judge) | asked
-    done = sum(1 for _ in read_lines(folder / CHAINS))
-    if done == len(answers):
+    chains = list(read_lines(folder / CHAINS))
+    done, lost = len(chains), _lost(chains)
+    if done == len(answers) and not lost:
         return history
     for words in judging_itself(history, [history["model_hash"], *history.get("descent", ())]):
         work.console.print(f"  {words}", soft_wrap=True)
@@ -326,12 +334,31 @@ def _revise(spec: ReviseSpec, work: Workspace, answers: Sequence[Group], folder:
         contextlib.closing(critic.sampler),
         Display(work.console, f"{work.name}: revisions", len(answers), done) as display,
     ):
+        # An error is not an opinion: whoever could not be asked in an earlier process is asked anew.
+        for places in _chunks(lost):
+            made = reviser.revise([(answers[n].prompt, answers[n].completions[0].text) for n in places])
+            for n, chain in zip(places, made, strict=True):
+                chains[n] = _line(chain)
+            lines = (json.dumps(chain, ensure_ascii=False) for chain in chains)
+            write_text(folder / CHAINS, "".join(f"{line}\n" for line in lines))
         for part in _chunks(answers[done:]):
-            chains = reviser.revise([(g.prompt, g.completions[0].text) for g in part])
-            append_lines(folder / CHAINS, map(_line, chains), flush=True, escape=False)
+            made = reviser.revise([(g.prompt, g.completions[0].text) for g in part])
+            append_lines(folder / CHAINS, map(_line, made), flush=True, escape=False)
             done += len(part)
             display.update(done, "prompts")
     return history
+
+
+def _lost(chains: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Chains in which the critic or the reviser could not be asked."""
+    return [n for n, chain in enumerate(chains) if any(link.get("failed") for link in chain["links"])]
+
+
+def _failed(chains: Sequence[Mapping[str, Any]], lost: Sequence[int]) -> str:
+    """How many of them, and the most frequent reason."""
+    reasons = Counter(link["reason"] for n in lost for link in chains[n]["links"] if link.get("failed"))
+    ((why, _),) = reasons.most_common(1)
+    return f"The critic failed on {len(lost)} of {len(chains)} prompts; most often: {why}"
 
 
 def _judge(spec: ReviseSpec, work: Workspace, folder: Path | None) -> Judge:
