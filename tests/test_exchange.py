@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,26 @@ def test_an_imported_evaluation_pairs_its_models_and_keeps_what_is_unscored(name
     exported = outcomes_of(tmp_path / "made")
     assert [o.model for o in exported] == ["base", "dpo"]
     assert exported[1].asked[0].answer == "answer 0"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("alike", ["named", "worded"])
+def test_what_belongs_together_does_so_after_the_journey(name, alike, tmp_path):
+    """Forty answers to twenty questions are twenty observations: a cluster says so, or the words do."""
+    made = outcome("base", [float(i % 2) for i in range(40)])
+    if alike == "named":
+        asked = [replace(a, cluster=f"c{i % 20}") for i, a in enumerate(made.asked)]
+    else:
+        words = [hashlib.sha256(str(i % 20).encode()).hexdigest() for i in range(40)]
+        asked = [replace(a, prompt=f"Say {w} {i}") for i, (a, w) in enumerate(zip(made.asked, words))]
+    written = replace(made, asked=asked)
+    read = [again(name, replace(written, model=model), tmp_path / model) for model in ("base", "dpo")]
+    entry = write_evaluation(read, tmp_path / "made", [])["models"]["dpo"]
+    assert entry["metrics"]["sums/exact_match"]["n_clusters"] == 20
+    assert entry["difference"]["sums/exact_match"]["n_clusters"] == 20
+    once_more = [again(name, o, tmp_path / "more" / o.model) for o in outcomes_of(tmp_path / "made")]
+    entry = write_evaluation(once_more, tmp_path / "again", [])["models"]["dpo"]
+    assert next(iter(entry["metrics"].values()))["n_clusters"] == 20
 
 
 ASKED = {"metric": "sums/exact_match", "bound": "diff_ci_low", "op": ">", "value": 0, "max_unscored": 0.1}

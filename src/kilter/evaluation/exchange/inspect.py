@@ -18,6 +18,7 @@ from kilter.evaluation.exchange.outcome import (
     Exchange,
     Number,
     Outcome,
+    cluster_named,
     content,
     damaged,
     exchanges,
@@ -108,7 +109,7 @@ def _asked(name: str, sample: Mapping[str, Any]) -> Asked:
     )
     right = ", ".join(target) if isinstance(target, list) else str(target)
     asked = _question(sample["input"])
-    return Asked(name, asked, answer, right, asked)
+    return Asked(name, asked, answer, right, asked, cluster_named(sample.get("metadata")))
 
 
 def _question(given: Any) -> str:
@@ -225,6 +226,7 @@ def _sample(outcome: Outcome, place: int) -> dict[str, Any]:
         "epoch": 1,
         "input": asked.prompt,
         "target": asked.target,
+        "metadata": {"cluster": asked.cluster} if asked.cluster else {},
         "messages": [{"role": "user", "content": asked.prompt}, message],
         "output": {
             "model": outcome.model,

@@ -33,6 +33,7 @@ def outcomes_of(folder: Path) -> list[Outcome]:
     made = read_json(folder / "evaluation.json", FIX, ("models", "data_hash"))
     values = read_json(folder / "per_prompt.json", FIX)
     groups = list(store.read(folder / "groups.jsonl"))
+    known = together(g.prompt for g in groups)
     if not made["models"]:
         raise UserError(
             "evaluation", str(folder), "holds no answers of a model", "give an evaluation that does"
@@ -42,7 +43,7 @@ def outcomes_of(folder: Path) -> list[Outcome]:
             name,
             f"kilter-{made['data_hash']}",
             {key: _number(e) for key, e in entry["metrics"].items()},
-            [_asked(g, place, i) for i, g in enumerate(groups)],
+            [_asked(g, place, i, known) for i, g in enumerate(groups)],
             {key: v for key, v in values.get(name, {}).items() if len(v) == len(groups)},
             {"path": entry["path"], "model_hash": entry["model_hash"], "sampling": made["sampling"]},
         )
@@ -64,10 +65,15 @@ def _number(estimate: Mapping[str, Any]) -> Number:
     )
 
 
-def _asked(group: Group, place: int, number: int) -> Asked:
+def _asked(group: Group, place: int, number: int, known: Mapping[str, str]) -> Asked:
     right = references(group.prompt)
-    answer = group.completions[place].text
-    return Asked(group.prompt.id or str(number), question(group.prompt), answer, right[0] if right else "")
+    return Asked(
+        group.prompt.id or str(number),
+        question(group.prompt),
+        group.completions[place].text,
+        right[0] if right else "",
+        cluster=cluster_of(group.prompt, known) or "",
+    )
 
 
 def write_evaluation(outcomes: Sequence[Outcome], folder: Path, files: Sequence[Path]) -> dict[str, Any]:
@@ -143,11 +149,15 @@ def _refuse_unlike(model: str, own: Mapping[str, Outcome], asked: Mapping[str, S
                 raise UserError("results", model, problem, fix)
 
 
+def _cluster(asked: Asked) -> dict[str, str]:
+    return {"cluster": asked.cluster} if asked.cluster else {}
+
+
 def _clusters(prompts: Sequence[tuple[str, Asked]]) -> dict[str, list[str] | None]:
     """Which prompts of each task belong together; None where each stands for itself."""
     found: dict[str, list[str] | None] = {}
     for task in dict.fromkeys(task for task, _ in prompts):
-        own = [Prompt(text=a.question or a.prompt) for t, a in prompts if t == task]
+        own = [Prompt(text=a.prompt, metadata=_cluster(a)) for t, a in prompts if t == task]
         known = together(own)
         named = [cluster_of(p, known) or f"alone {i}" for i, p in enumerate(own)]
         found[task] = named if len(set(named)) < len(named) else None
@@ -210,7 +220,7 @@ def _groups(
     }
     return [
         Group(
-            Prompt(text=a.prompt, id=a.id, metadata={"answer": a.target, "task": task}),
+            Prompt(text=a.prompt, id=a.id, metadata={"answer": a.target, "task": task, **_cluster(a)}),
             tuple(Completion(said[m].get((task, a.id), "")) for m in by_model),
             tuple(Feedback(None, source=m) for m in by_model),
         )

@@ -17,6 +17,7 @@ from kilter.evaluation.exchange.outcome import (
     Exchange,
     Number,
     Outcome,
+    cluster_named,
     content,
     damaged,
     exchanges,
@@ -103,7 +104,8 @@ def _asked(name: str, row: Mapping[str, Any]) -> Asked:
     while isinstance(answer, list) and answer:
         answer = answer[0]
     told = str(row.get("doc_hash") or "")
-    return Asked(name, str(prompt), str(answer), str(row.get("target", "")), told)
+    target, cluster = str(row.get("target", "")), cluster_named(row.get("doc"))
+    return Asked(name, str(prompt), str(answer), target, told, cluster)
 
 
 def _number(value: Any) -> float | None:
@@ -186,7 +188,12 @@ def _row(outcome: Outcome, place: int) -> dict[str, Any]:
     known = {name: v[place] for name, v in outcome.values.items()}
     return {
         "doc_id": place,
-        "doc": {"id": asked.id, "prompt": asked.prompt, "answer": asked.target},
+        "doc": {
+            "id": asked.id,
+            "prompt": asked.prompt,
+            "answer": asked.target,
+            **({"cluster": asked.cluster} if asked.cluster else {}),
+        },
         "target": asked.target,
         "arguments": {"gen_args_0": {"arg_0": asked.prompt, "arg_1": {}}},
         "resps": [[asked.answer]],

@@ -34,6 +34,7 @@ class Asked:
         answer: what the model said; "" where it said nothing.
         target: what was right, as far as it is known.
         question: what tells the question whatever template it was asked in; "" where the format has nothing.
+        cluster: name that prompts which belong together share; "" where nobody says.
     """
 
     id: str
@@ -41,6 +42,13 @@ class Asked:
     answer: str = ""
     target: str = ""
     question: str = field(default="", compare=False)
+    cluster: str = ""
+
+
+def cluster_named(about: Any) -> str:
+    """The `cluster` that the notes on a prompt name; "" where they name none."""
+    name = about.get("cluster") if isinstance(about, Mapping) else None
+    return "" if name is None else str(name)
 
 
 @dataclass(frozen=True, slots=True)
