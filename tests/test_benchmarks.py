@@ -182,6 +182,22 @@ def test_people_judged_one_turn_of_mt_bench(turn, answers):
     assert " ".join(c.text for c in found.completions) == answers
 
 
+def test_distilabel_has_ratings_and_reasons_beside_its_generations(tmp_path):
+    rows = [
+        {"instruction": "Q?", "generations": ["a", "b", "c"], "ratings": [5.0, 1.0, 3.0]}
+        | {"rationales": ["good", "bad", None], "generation_models": ["m", "n", "o"], "model_name": "judge"},
+        {"instruction": "R?", "generations": ["a", "b"], "ratings": [4, None], "rationales": ["fine", None]},
+    ]
+    path = tmp_path / "ultra.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second = load(DataSpec(path=str(path), heldout=0.0), "rollouts").train
+    assert scores(first) == {"a": 5, "b": 1, "c": 3}
+    assert [f.rationale for f in first.feedback] == ["good", "bad", ""]
+    assert scores(second) == {"a": 4, "b": None}
+    (ranked,) = load(DataSpec(path=str(path), heldout=0.0), "ranked").train
+    assert [c.text for c in ranked.completions] == ["a", "c", "b"]
+
+
 def test_arena_hard_asks_in_objects():
     row = {"question_id": "x", "category": "arena-hard-v0.1", "cluster": "c", "turns": [{"content": "Q?"}]}
     assert read("mt_bench", row).prompt.messages[-1]["content"] == "Q?"

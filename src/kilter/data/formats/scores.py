@@ -108,8 +108,9 @@ def _is_number(text: str) -> bool:
 )
 @data_format(
     "ratings",
-    "UltraFeedback-like: a prompt or instruction and completions, each with response and a rating",
-    lambda r: _asks(r) and _entries(r) in ("completions", "responses"),
+    "UltraFeedback-like: a prompt or instruction and completions, each with response and a rating; "
+    "distilabel: generations, and ratings in a list of their own",
+    lambda r: _asks(r) and _entries(r) in ("completions", "responses", "generations"),
     {
         "instruction": "Capital of France?",
         "completions": [
@@ -177,16 +178,23 @@ def _rated_beside(row: Row, column: str, beside: str) -> Group:
     answers = [answer_of(t, f"{column}[{i}]", row) for i, t, _ in kept]
     values = [number(v, f"{beside}[{i}]") for i, _, v in kept]
     kind, sign = ("rank", -1) if beside.startswith("rank") else ("rating", 1)
-    feedback = tuple(Feedback(None if v is None else sign * v, kind=kind) for v in values)
+    said = row["rationales"] if "rationales" in row else None
+    whys = said if isinstance(said, list) and len(said) == len(texts) else [None] * len(texts)
+    feedback = tuple(
+        Feedback(None if v is None else sign * v, kind=kind, rationale=str(whys[i] or ""))
+        for v, (i, _, _) in zip(values, kept, strict=True)
+    )
     prompt, found = completions(prompt_of(row), answers, asking(row) or "prompt")
     return Group(prompt, tuple(found), feedback)
 
 
 def _entries(row: Mapping[str, Any]) -> str | None:
     """The column with rated answers."""
-    for column in ("completions", "responses", "answers"):
+    for column in ("completions", "responses", "generations", "answers"):
         if _parallel(row, column) is not None:
             return column
+        if column == "generations":  # without ratings they are answers that nobody judged
+            continue
         value = row.get(column)
         if column == "answers":  # answers that nobody judged are for checking others against
             return column if value is not None and _are_judged(value) else None
