@@ -178,7 +178,7 @@ def _rated_beside(row: Row, column: str, beside: str) -> Group:
     answers = [answer_of(t, f"{column}[{i}]", row) for i, t, _ in kept]
     values = [number(v, f"{beside}[{i}]") for i, _, v in kept]
     kind, sign = ("rank", -1) if beside.startswith("rank") else ("rating", 1)
-    said = row["rationales"] if "rationales" in row else None
+    said = row.get("rationales", None)
     whys = said if isinstance(said, list) and len(said) == len(texts) else [None] * len(texts)
     feedback = tuple(
         Feedback(None if v is None else sign * v, kind=kind, rationale=str(whys[i] or ""))
