@@ -565,10 +565,44 @@ def test_answers_that_nobody_judged_are_no_ranking(read):
         assert group.completions == ()
 
 
-def test_messages_of_openassistant_in_rows_of_their_own_name_the_trees(read):
-    row = {"message_id": "m", "message_tree_id": "m", "text": "Hi", "role": "prompter", "rank": None}
-    with pytest.raises(UserError, match="trees.jsonl.gz"):
-        read([row], "demonstrations")
+def test_messages_of_openassistant_become_their_trees(read):
+    def message(name, parent, role, text, rank=None, **more):
+        noted = {"message_tree_id": "m", "lang": "en", "deleted": False} | more
+        return {"message_id": name, "parent_id": parent, "role": role, "text": text, "rank": rank} | noted
+
+    rows = [
+        message("m", None, "prompter", "Capital of France?"),
+        message("a", "m", "assistant", "Lyon.", 1),
+        message("b", "m", "assistant", "Paris.", 0.0),
+        message("gone", "m", "assistant", "Rome.", 2, deleted=True),
+        message("c", "b", "prompter", "Sure?"),
+        message("e", "c", "assistant", "Yes.", 0),
+        message("d", "c", "assistant", "No.", 1),
+        message("x", "nobody", "assistant", "Alone.", 0),
+    ]
+    tree = {
+        "message_tree_id": "m",
+        "prompt": {
+            **rows[0],
+            "replies": [
+                {**rows[1]},
+                {**rows[2], "replies": [{**rows[4], "replies": [rows[5], rows[6]]}]},
+                rows[3],
+            ],
+        },
+    }
+    data = read(rows, "ranked")
+    assert data.format == "oasst_messages" and data.unread == ("lang",)
+    assert [said(g) for g in data.train] == [["Paris.", "Lyon."], ["Yes.", "No."]]
+    assert asked(data.train[1])[-2:] == [("assistant", "Paris."), ("user", "Sure?")]
+    for before, after in zip(read([tree], "ranked").train, data.train, strict=True):
+        assert (before.prompt, before.completions, before.feedback) == (
+            after.prompt,
+            after.completions,
+            after.feedback,
+        )
+    with pytest.raises(UserError, match="rows.jsonl:2 field role.*unknown role"):
+        read([rows[0], rows[1] | {"role": "nobody"}], "ranked")
 
 
 def test_a_row_that_lacks_its_instruction_does_not_ask_by_its_input(read):

@@ -7,7 +7,7 @@ import itertools
 import json
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from kilter import manifest as manifests
 from kilter.artifacts import sha256_file
 from kilter.data import hints, store
 from kilter.data.formats.ask import as_turn
+from kilter.data.formats.scores import of_trees
 from kilter.data.read import rows, setting
 from kilter.data.reading import LOOKED_AT, Account, Reading
 from kilter.data.row import Raw, RowError
@@ -338,7 +339,8 @@ def _gives(source: Part, given: Sequence[Raw], names: Mapping[str, str], shape: 
     try:
         reading = Reading(named, "data", Account())
         groups = list(reading.groups((source.path, raw) for raw in given))
-        together = _by_prompt(groups) if reading.name in BY_PROMPT else groups
+        join = JOINS.get(reading.name)
+        together = groups if join is None else join(groups, False)
         return any(True for _ in shaped(together, shape, Counter()))
     except UserError:
         return False
@@ -461,11 +463,8 @@ def _source(
         )
     everyone = itertools.chain([first], found)
     apart = shape == "prompts"
-    yield from _by_prompt(shelved(everyone), apart) if reading.name in BY_PROMPT else everyone
-
-
-BY_PROMPT = ("scored", "attributes", "summary_ratings")
-"""Formats with one answer a row, whose rows of one prompt belong together."""
+    join = JOINS.get(reading.name)
+    yield from everyone if join is None else join(shelved(everyone), apart)
 
 
 def _prepared(group: Group, spec: DataSpec, shape: Shape, account: Account) -> Group:
@@ -524,7 +523,7 @@ def _generated(source: Part, shape: Shape, seed: int, field: str, account: Accou
         )
 
 
-def _by_prompt(groups: Sequence[Group], apart: bool = False) -> Iterator[Group]:
+def _by_prompt(groups: Sequence[Group], apart: bool) -> Iterator[Group]:
     """Answers to one prompt, read from rows of their own, as one group, in order of first appearance.
 
     apart: rows whose user columns differ stay apart, for each is a question of its own to who rewards.
@@ -542,6 +541,15 @@ def _by_prompt(groups: Sequence[Group], apart: bool = False) -> Iterator[Group]:
             completions=tuple(c for g in own for c in g.completions),
             feedback=tuple(f for g in own for f in g.feedback),
         )
+
+
+JOINS: Mapping[str, Callable[[Sequence[Group], bool], Iterator[Group]]] = {
+    "scored": _by_prompt,
+    "attributes": _by_prompt,
+    "summary_ratings": _by_prompt,
+    "oasst_messages": lambda groups, apart: of_trees(groups),
+}
+"""By format, what brings together the groups of rows that belong together."""
 
 
 def _as_chat(group: Group, account: Account) -> Group:

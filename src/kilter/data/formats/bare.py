@@ -49,11 +49,6 @@ def _read_prompt_only(row: Row) -> Iterator[Group]:
 )
 def _read_text(row: Row) -> Iterator[Group]:
     text = text_of(row.need("text"), "text")
-    if {"message_id", "message_tree_id"} <= row.keys():  # OpenAssistant, a message in each row
-        fix = "read the trees, which the same release has as *.trees.jsonl.gz"
-        raise RowError(
-            "message_tree_id", "holds together messages of several rows, which are read apart", fix=fix
-        )
     if not text.strip():
         raise RowError("text", "is empty")
     yield Group(Prompt(text=""), (Completion(text),), (DEMONSTRATION,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -256,6 +256,51 @@ def _read_oasst(row: Row) -> Iterator[Group]:
             yield from walk(reply, said)
 
     yield from walk(row.ask("prompt"), ())
+
+
+MESSAGE = "kilter.message"
+"""In Prompt.metadata until the messages of a file are joined: one message of a tree."""
+
+MESSAGE_KEYS = ("message_id", "parent_id", "message_tree_id", "role", "text", "rank", "deleted")
+
+
+@data_format(
+    "oasst_messages",
+    "OpenAssistant messages, one a row: message_id, parent_id, message_tree_id, role, text, rank; "
+    "the rows of a file become the groups of their trees",
+    lambda r: {"message_id", "message_tree_id", "role", "text"} <= r.keys(),
+    {"message_id": "m", "message_tree_id": "m", "role": "prompter", "text": "Capital of France?"},
+    system=False,
+)
+def _read_oasst_message(row: Row) -> Iterator[Group]:
+    message = {key: row[key] for key in MESSAGE_KEYS if key in row}
+    if str(message["role"]) not in ROLES:
+        raise RowError("role", f"has the unknown role {message['role']!r}")
+    text_of(message["text"], "text")
+    number(message.get("rank"), "rank")
+    yield Group(Prompt(metadata={MESSAGE: message}), (), ())
+
+
+def of_trees(messages: Iterable[Group]) -> Iterator[Group]:
+    """The ranked groups of messages that were read one by one, in the order of their trees."""
+    metadata = {}
+    nodes: dict[str, dict[str, Any]] = {}
+    for group in messages:
+        noted = dict(group.prompt.metadata)
+        node = {**noted.pop(MESSAGE), "replies": []}
+        nodes[str(node["message_id"])] = node
+        metadata[f"{node['message_tree_id']}/{node['message_id']}"] = noted
+    for node in nodes.values():
+        parent = nodes.get(str(node.get("parent_id")))
+        if parent is not None:
+            parent["replies"].append(node)
+
+    # A message whose parent is not in the file says nothing that a model could have been asked.
+    for node in nodes.values():
+        if is_missing(node.get("parent_id")) and ROLES[str(node["role"])] == "user":
+            for group in _read_oasst(Row({"message_tree_id": node["message_tree_id"], "prompt": node})):
+                both = {**metadata[group.prompt.id], **group.prompt.metadata}
+                yield replace(group, prompt=replace(group.prompt, metadata=both))
 
 
 def _single(row: Row) -> tuple[Prompt, Completion]:
