@@ -226,7 +226,7 @@ class Reading:
         """
         file = self.format
         own = detect(row.plain)
-        if self.asks not in (None, "input") and asking(row.plain) == "input":
+        if self.asks not in (None, "input") and "input" in row and asking(row.plain) == "input":
             raise RowError(self.asks or "", "is missing")  # what a prompt is about does not ask by itself
         if self.named is not None or file is None or own is None or own is file:
             chosen = file or own

@@ -39,6 +39,8 @@ def asking(row: Mapping[str, Any]) -> str | None:
     Where none is named so, and no conversation stands beside it, `input` does, or turns in `context`.
     """
     named = first(row, PROMPTS)
+    if named is not None and ("instruction" not in row or "prompt" not in row):
+        return named
     plain = row.plain if isinstance(row, Row) else row
     if named == "prompt" and _is_filled(plain):
         return "instruction"
