@@ -211,6 +211,21 @@ def test_dry_run_prints_rows_tokens_steps_memory_and_time(recipe_file, monkeypat
     assert "audit not counted; nothing was run" in text.replace("\n", " ")
 
 
+def test_a_dry_run_says_what_cannot_pass(recipe_file, monkeypatch, capsys):
+    from kilter import cli
+
+    monkeypatch.setattr(cli.out, "width", 300)
+    given = yaml.safe_load(recipe_file.read_text())
+    gate = {"metric": "length", "bound": "ci_low", "op": ">", "value": 1, "min_n": 5000}
+    given["stages"]["gate"]["gate"]["policy"] = {"conditions": [gate]}
+    recipe_file.write_text(yaml.safe_dump(given, sort_keys=False))
+    monkeypatch.setattr(sys, "argv", ["kilter", "run", str(recipe_file), "--dry-run"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    assert "min_n is 5000, and it counts 12 prompts" in capsys.readouterr().out
+
+
 def test_shipped_recipes_are_valid_and_match_the_schema():
     import jsonschema
 

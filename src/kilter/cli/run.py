@@ -13,6 +13,7 @@ from kilter.cli.app import ClusterOption, SetOption, command, out
 from kilter.cli.cluster import parsed
 from kilter.errors import UserError
 from kilter.progress import clock
+from kilter.screen import styled
 
 
 @command(
@@ -60,7 +61,8 @@ def _print_plan(recipe: Any) -> None:
         "stage", "kind", "what", "rows", "tokens", "steps", "memory", "time", box=None, pad_edge=False
     )
     total, unknown = 0.0, []
-    for s in plan(recipe):
+    stages = plan(recipe)
+    for s in stages:
         total += s.seconds or 0
         unknown += [s.name] if s.seconds is None else []
         cells = [f"{v:,}" if v is not None else "" for v in (s.rows, s.tokens, s.steps)]
@@ -68,6 +70,8 @@ def _print_plan(recipe: Any) -> None:
             s.name, s.kind, s.what, *cells, f"{s.memory_gb} GB" if s.memory_gb else "", clock(s.seconds)
         )
     out.print(table)
+    for line in (w for s in stages for w in s.warnings):
+        out.print(styled("[yellow]power[/] {}", line))
     # A judge's answers, or data that an earlier stage makes, cannot be timed before that stage has run.
     about, beside = ("at least", f", {', '.join(unknown)} not counted") if unknown else ("about", "")
     out.print(f"\nit takes {about} {clock(total)} on this machine{beside}; nothing was run")

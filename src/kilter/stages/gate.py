@@ -91,18 +91,16 @@ class Gate(StageKind[GateSpec]):
 
     def preflight(self, spec: GateSpec, work: Workspace) -> None:
         """Before any generation: can these prompts pass the gate at all?"""
-        from kilter.release.gate import load_policy, power_warnings
-
-        asked = work.asks(work.input("evaluation"))
-        for line in power_warnings(load_policy(spec.policy), asked):
+        for line in _power(spec, work):
             work.console.print(styled("  [yellow]power[/] {}", line))
 
     def plan(self, spec: GateSpec, work: Workspace) -> StagePlan:
-        """The policy's name or the number of its conditions; a gate takes no time."""
+        """The policy's name or the number of its conditions, and what cannot pass; it takes no time."""
+        power = _power(spec, work)
         if isinstance(spec.policy, str):
-            return StagePlan(spec.policy, seconds=0)
+            return StagePlan(spec.policy, seconds=0, warnings=power)
         n = len(spec.policy["conditions"])
-        return StagePlan(f"{n} condition" + "s" * (n != 1), seconds=0)
+        return StagePlan(f"{n} condition" + "s" * (n != 1), seconds=0, warnings=power)
 
     def run(self, spec: GateSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes gate.json and gate.xml."""
@@ -139,6 +137,13 @@ class Gate(StageKind[GateSpec]):
         word, colour = facts["verdict"].upper(), COLOURS[facts["verdict"]]
         first = styled(f"  verdict: [bold {colour}]{{}}[/] for {{}}", word, facts["candidate"])
         return [first, *(f"    {line}" for line in facts["lines"])]
+
+
+def _power(spec: GateSpec, work: Workspace) -> list[str]:
+    """What cannot pass on the prompts of the evaluation, as far as they are there already."""
+    from kilter.release.gate import load_policy, power_warnings
+
+    return power_warnings(load_policy(spec.policy), work.asks(work.input("evaluation")))
 
 
 def _done(work: Workspace) -> dict[str, Manifest]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -47,7 +47,7 @@ class StagePlan:
     """One line of --dry-run; None where nothing can be said before the stages above have run.
 
     rows: prompts or groups. tokens: over all passes. memory_gb, seconds: estimates.
-    name, kind: the pipeline fills them in.
+    warnings: what a run would do, and cannot come to. name, kind: the pipeline fills them in.
     """
 
     what: str = ""
@@ -56,5 +56,6 @@ class StagePlan:
     steps: int | None = None
     memory_gb: float | None = None
     seconds: float | None = None
+    warnings: Sequence[str] = ()
     name: str = ""
     kind: str = ""
