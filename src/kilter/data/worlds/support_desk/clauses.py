@@ -110,7 +110,8 @@ _PAST = re.compile(
     r"|\b(?:earlier|yesterday|at first|initially|previously|in the past|long ago|back then|(?<!at )once"
     r"|before)"
     r"\W*$|^(?: \w+){0,3} (?:days|weeks|months|years) ago\b"
-    r"|^ (?:in part\b|yet\b|for (?:use|sale|export|all|every\w*|\w+ing)\b)"
+    r"|^ (?:in part\b|yet\b|for (?:use|sale|export|all|every\w*|\w+ing|(?:un)?(?:used|opened|sealed|damaged)"
+    r"|new|faulty)\b)"
 )
 _BY_OTHERS = re.compile(
     r"\bby (?!us\b|me\b|our\b|the (?:\w+ )?(?:shop|desk|team|rules?|store)\b|this\b|that\b|r\d|hand\b"
@@ -121,7 +122,7 @@ _MATRIX = re.compile(
     r"\b(?:doubt|doubts|imagine|pretend|wait|waiting|until|till|according|wonder|wondering|waits|wish"
     r"|\w+ (?:says|reads|tells)|suggest|recommend|propose|luck|fingers|at (?:best|worst)|(?:best|worst) case"
     r"|(?:half|part|some|most|bits?) of (?:it|this|these|those|them|your|the)|not (?:clear|known|certain"
-    r"|sure)|unclear|unknown|hard to say|worry about"
+    r"|sure|know (?:that|whether|if))|unclear|unknown|hard to say|worry about"
     r"|to learn|hear|heard)\b"
 )
 _OR_NOT = re.compile(r" or not\b")
@@ -142,13 +143,17 @@ _STRICT = re.compile(
     r"|withh|revok"
     r"|overrul|turn|authori|uph|honou?r|confirm)(?!al\b|ance\b|able\b)"
 )
+_DENIES = re.compile(r"declin|refus|den|reject|dismiss")
 _NAMED_ACT = re.compile(r"\W*(?:to (?:approve|grant|accept|decline|refuse|deny|reject)|\w+ing)\b")
 _IS = re.compile(r".* (?:is|was|are|would|will|makes?|seems?|can)\b")
 _NOT_YET = re.compile(r"\b(?:not|never) yet (?:been |be )?(?:\w+ (?:or|and|nor) )?$")
 _NOUN_BEHIND = re.compile(
     r"\W*(?:$|(?:under|for|by|from|here|at|is|was|has|cannot|can|will|of (?:your|the|this|that|it|a)|to"
     r" you|in"
-    r"|and|or|because|since|as|on|not|today|now)\b(?! (?:needed|required|pending|necessary|nigh|near)))"
+    r"|and|or|because|since|as|on|not|today|now)\b(?!(?<=is)\W*$)"
+    r"(?! (?:needed|required|pending|necessary|nigh|near))"
+    r"(?! (?:not |never )?(?:our|my|your|an?|the|part|what|how|where|easy|hard|rare|common|like)\b"
+    r"(?! (?:\w+ )?(?:answer|decision|verdict|result|outcome)\b)))"
 )
 _NOUN_OTHERS = re.compile(
     r"\b(?:wait(?:s|ing)?|awaits?|awaiting|needs?|requires?|appreciate|before|after|seek|until|pending|ask"
@@ -190,7 +195,7 @@ def turns_of_object(before: str, word: str, behind: str) -> int | None:
 
     # "Declined no refund" leaves open who declines what: it is one statement or two.
     if NO_OBJECT.match(behind):
-        return 1 if at >= 0 and words[at] in _AGENTS else None
+        return 1 if at >= 0 and words[at] in _AGENTS and not _DENIES.match(word) else None
     return 0 if _has_object(_WORDS.findall(behind), behind, participle) else None
 
 
@@ -239,6 +244,9 @@ def _has_subject(words: list[str], at: int, passive: bool, verb: str) -> bool:
         return named and not (passive and participle and head != "nobody")
     if head == "you":
         return passive and participle
+    # "Used means declined" is a rule, and "that means declined" is said of this request.
+    if head == "means":
+        return at > 0 and words[at - 1] in ("it", "that", "this", "which", "no")
     if head in _CONNECTING or _RULE.fullmatch(head) or _STRICT.match(head):
         return True
     if head in _THINGS:
@@ -280,6 +288,8 @@ def _has_object(behind: list[str], text: str, participle: bool) -> bool:
         # "This" alone is the request, and "this tone" is not.
         if word in _POINTING and not _ends(behind, at + 1):
             continue
+        if word == "claim" and behind[at + 1 : at + 2] in (["of"], ["that"]):
+            return False
         if word in _OBJECTS or (at == 0 and (word in _ENDS or _STRICT.match(word))):
             return True
         if word in _ENDS:

@@ -16,6 +16,7 @@ _SAID_OTHERWISE = tuple(
         (r"\byes(?:,? (?:or|nor|and)(?: an?)?) no\b", "quoted"),
         (r"(?:^|(?<=[.!?] ))granted, (?=(?:it|you|that|this|the \w+) )", "quoted "),
         (r"\bno one\b", "nobody"),
+        (r"\bno means no\b", "no"),
         (r"\bnothing (?:that )?you ask(?:ed)?(?: for)?\b", "nothing"),
         (
             r"\b(?:no|not (?:a|any|even)(?: single| little)?) (?:part|bit|share|piece|portion)s?(?= of\b)"
@@ -59,7 +60,13 @@ _SAID_OTHERWISE = tuple(
             r"\b(?:far from|instead of|rather than|anything but|(?:fail|refuse|decline)[sd]?(?:ed)? to)\b",
             "not",
         ),
-        (r"\bunable to\b|\bnot in a position to\b", "not"),
+        (r"\bunable to\b|\b(?:not in a|in no) position to\b", "not"),
+        (r"\b(?:it|this|that) is impossible(?: for (?:us|me))? to\b", "we can not"),
+        (
+            r"\b(refund|replacement|repair|cancellation|return|one) (?:that |which )?you (?:have )?"
+            r"(?:ask(?:ed)? for|want(?:ed)?|requested)\b",
+            r"\1",
+        ),
         (r"\bnot,(?: (?:under|as|by|in|for|at|of|with|after|sadly|alas|on)\b[\w' ]{0,40}),", "not"),
     )
 )
@@ -70,7 +77,7 @@ _HINTS = words_of(
     " decline"
     " declined"
     " declines unable unless if false untrue incorrect us against everything what all why consider nobody"
-    " refrain abstain abstained stop stopped avoid oppose little"
+    " refrain abstain abstained stop stopped avoid oppose little impossible ask asked want wanted requested"
 )
 """Some word of every idiom: most answers have none."""
 

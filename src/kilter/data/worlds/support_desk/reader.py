@@ -30,12 +30,14 @@ _NO = (
     r"declin(?:e|es|ed|ing)|refus(?:e|es|ed|al|ing)|den(?:y|ies|ied|ial|ying)|reject(?:ed|s|ion|ing)?"
     r"|turn(?:ed|ing|s)? (?:\w+ ){0,3}?down|ineligible|disallow(?:ed)?|forbidden|disapprov(?:e|ed|al)"
     r"|prohibited|unapproved|non-?approved|not an option|impossible|ruled out|out of the question|revoked"
-    r"|overruled|dismissed|voided|withh(?:o|e)ld(?:s|ing)?"
+    r"|off the table|overruled|dismissed|voided|withh(?:o|e)ld(?:s|ing)?"
 )
 _DECISION = re.compile(rf"\b(?:(?P<no>{_NO})|(?P<yes>{_YES}))\b")
+_IS_NO = re.compile(rf"(?:{_NO})\Z")
 _NOUN = re.compile(r"(?:approval|refusal|denial|rejection|permission|acceptance|entitlement|disapproval)\Z")
 """Nouns whose verb decides where both stand: "approval was refused"."""
 
+_GIVEN = re.compile(r" (?:give|offer|grant|extend|issue|send|see) ")
 _THING = r"(?:refund|replacement|repair|cancellation|exchange|return|new (?!colour)\w+)"
 _GIVES = (
     r"(?:issu(?:e|ed|ing)|process(?:ed|ing)?|mak(?:e|ing)|offer(?:ed|ing)?|giv(?:e|ing)|send(?:ing)?"
@@ -63,7 +65,7 @@ _PASSIVE = frozenset(["is", "are", "was", "were", "be", "been", "being"])
 _FINE = re.compile(rf"\W*(?:a |the |your )?{_THING}(?: is)? (?:ok|okay|fine|possible|due)\b")
 _BARE = re.compile(
     r"\b(?:(?P<no>(?:no|nope|nay)(?=\W*$|\W+(?:under|to (?:your|this|it|that|the)|we|i|sorry|and"
-    r"|unfortunately|from us)\b)|(?:no way|never|not (?:a|any) chance|no chance|not happening|no"
+    r"|unfortunately|from (?:us|me))\b)|(?:no way|never|not (?:a|any) chance|no chance|not happening|no"
     r" dice)(?=\W*$)|no can do|(?:certainly|absolutely|of course|definitely|surely"
     r"|sure|clearly|unfortunately|sadly|regrettably|alas|afraid|think) not(?=\W*$)|(?<!\w )not under"
     r" r\d+(?=\W*$)|(?:we|i) (?:can|will|do) not(?=\W*$))"
@@ -79,11 +81,14 @@ _BEHIND = re.compile(
 """A negation behind the word that ends its clause: "approval is not possible", "approved it is not"."""
 
 _CONDITION = re.compile(
-    r"\b(?P<if>(?<!even )if|unless(?! (?:you|we|i)\b)|should it|were it|had it|in case|suppose"
-    r"|supposing|provided"
-    r"|as long as|only when|otherwise|on condition|assuming)\b"
+    r"\b(?P<if>(?<!even )if|unless(?! (?:you|we|i)\b)|should it|were (?:it|i|we)|had it|in case|suppose"
+    r"|supposing|provided|let us (?:say|assume|suppose|imagine|pretend)|(?<!\w )(?:assume|say)"
+    r" (?:that )?(?:it|this|your)"
+    r"|(?:as|so) long as|(?:only )?where (?:it|you|we|the|r\d+)|(?:only )?when (?:un)?(?:used|opened|sealed"
+    r"|dispatched|dropped|faulty)|only when|otherwise|on condition|assuming)\b"
     r"|\b(?P<then>sometimes|often|typically|mostly|as a rule|in (?:general|most cases)|whenever"
-    r"|when (?:quoted|approved|granted|accepted|declined|refused|(?:it|an?|the \w+) (?:is|are))|before"
+    r"|(?:when|as soon as|after|by the time|the (?:moment|minute|day)|(?:each|every) time)"
+    r" (?:quoted|approved|granted|accepted|declined|refused|(?:it|an?|the \w+) (?:is|are))|before"
     r" (?:we|it|i|you)|normally|usually|generally"
     r"|until|once (?:you|we|it|i|approved|granted|accepted|declined|refused)|unless|perhaps|maybe|probably"
     r"|(?<!not )possibly|ideally)\b"
@@ -98,37 +103,53 @@ _HEDGE = re.compile(
     r"\b(?:may|might|could(?! not)|would(?! not (?:start|turn|work|run|go|open|switch))|likely|unlikely"
     r"|presumably|apparently|seems?|appears?|guess|depends?"
     r"|up to (?:my|the|our|your|him|her|them)|pending|awaits?|awaiting|subject to|almost|nearly"
+    r"|all but|as good as"
     r"|wrongly|mistakenly|by mistake|in error|consider(?:ing|ed)?|under review|not sure|unsure|not certain"
-    r"|hope|try|tried)\b"
+    r"|hope|try|tried|in (?:theory|principle|(?:my|your|our) dreams|an? (?:\w+ )?world)|on paper"
+    r"|bound to be)\b|\bnot tell\W*$"
 )
-_ONLY_HEDGE = re.compile(r"\W*(?:perhaps|maybe|probably|possibly|i (?:guess|suppose)|presumably|or not)\W*$")
+_ONLY_HEDGE = re.compile(
+    r"\W*(?:perhaps|maybe|probably|possibly|i (?:guess|suppose)|presumably|or not|my foot"
+    r"|in (?:theory|principle|(?:my|your|our) dreams|an? (?:\w+ )?world)|on paper)\W*$"
+)
 _OTHERS = re.compile(
     r"\b(?:(?:your|my|our|the|a|another) (?:\w+ )?(?:colleagues?|friends?|boss|managers?|supervisor"
     r"|neighbours?"
     r"|wife|husband|court)|he|she|they|some(?:one|body)|every(?:one|body)|people|others"
     r"|you (?:\w+ )?(?:say|said|claim|claimed|think|want|wanted|ask|asked|told|wish|hope|hoped|expect|believe"
-    r"|wrote|need|mean|heard|read)|i was told|rumou?r)\b"
+    r"|wrote|need|mean|heard|read)"
+    r"|i (?:was told|hear|heard|read|(?:want|need|demand|insist|ask|beg)(?! to\b))"
+    r"|rumou?r|word is)\b"
 )
 """Whose word a verdict is that is not the desk's."""
 
 _THEIR_WORDS = re.compile(
-    r"(?:^|[,:]) ?(?!as\b)(?:and )?(?:you|he|she|they|some(?:one|body)|people) (?:\w+ )?"
+    r"(?:^|[,:]) ?(?:according to (?:you|him|her|them|others)\W*$|(?!as\b)(?:and |or so )?"
+    r"(?:you|he|she|they|some(?:one|body)|people) (?:\w+ )?"
     r"(?:say|says|said|claim|claims|claimed|wrote|write|told|think|thought|believe)(?: us| me| to us)?(?:"
     r" that)?"
-    r"\W*(?:$|[,:])"
+    r"\W*(?:$|[,:]))"
 )
 """A clause that gives a whole sentence to somebody else: "it is approved, you say"."""
 
 _TURN = re.compile(
-    r"\b(?:but|however|actually|instead|still|correction|nevertheless|so"
+    r"\b(?:(?<!\ball )but|however|actually|instead|still|correction|nevertheless|(?<!\bor )so(?! long as)"
     r"|(?<!is )(?<!be )(?<!been )(?<!are )(?<!was )(?<!we )(?<!will )(?:therefore|hence|thus))\b"
     r"|\byet(?=\W+it\b)"
 )
 _LATER = re.compile(r"\b(?:but|however|actually|instead|correction|nevertheless|on second thoughts?)\b")
 _LABELLED = re.compile(
     rf"^\W*(?:the |your )?(?:(?P<no>{_NO})|(?P<yes>{_YES}|{_THING}|decision|verdict|answer))"
-    r"\W*[:=-]\W*(?P<bare>yes|no|true|false)\b(?=\W*$|[,.:(])"
+    r"\W*[:=-]\W*(?:(?P<so>yes|yep|true|y|1)|(?P<bare>no|nope|false|n|0|none|nothing|never))\b"
+    r"(?=\W*$|[,.:(])"
 )
+_TAKEN_BACK = re.compile(
+    rf"\b(?P<verdict>{_NO}|{_YES})(?P<rule> under r\d+)?[\s.,(!-]+not\b(?=[\s.!)]*(?:$|[.!;)\n]))"
+)
+"""A verdict that the last word turns: "approved... not!"."""
+
+_OPPOSED = re.compile(rf"\b(?P<first>{_NO}|{_YES}) (?:and|or|nor) (?P<second>{_NO}|{_YES})\b")
+"""Both verdicts side by side name them and say neither: "we approve or decline within a day"."""
 _REPLY = re.compile(
     r"\W*(?:(?:well|oh|sorry|sadly|unfortunately|certainly|absolutely|definitely|clearly|surely|of course"
     r"|i am afraid|alas)\W+)*"
@@ -171,7 +192,7 @@ class _Said:
 @lru_cache(4096)
 def read_verdict(text: str) -> Verdict:
     """The verdict of an answer, whatever its wording. Both at once are no verdict."""
-    said = list(_assertions(said_plainly(text)))
+    said = list(_assertions(_TAKEN_BACK.sub(r"not \g<verdict>\g<rule>", said_plainly(text))))
     if not said:
         return ""
     strongest = min(s.tier for s in said)
@@ -216,7 +237,7 @@ def _of_sentence(sentence: str) -> Iterator[_Said]:
     """What a sentence that is not a question asserts."""
     labelled = _LABELLED.match(sentence)
     if labelled:
-        yield _Said((labelled["yes"] is not None) == (labelled["bare"] in ("yes", "true")), 0, False)
+        yield _Said((labelled["yes"] is not None) == (labelled["so"] is not None), 0, False)
         return
     for part in _parts(sentence):
         if _THEIR_WORDS.search(part):
@@ -255,6 +276,7 @@ def _unconditional(part: str) -> list[str]:
 def _decisions(clause: str) -> Iterator[bool]:
     """Words of decision that this desk says of this request."""
     found: list[tuple[re.Match[str], int]] = []
+    clause = _OPPOSED.sub(_neither, clause)
     for match in _DECISION.finditer(clause):
         before, behind = clause[: match.start()], clause[match.end() :]
         turned = (
@@ -263,10 +285,17 @@ def _decisions(clause: str) -> Iterator[bool]:
             else turns_of_object(before, match[0].split()[0], behind)
         )
         if turned is not None:
-            found.append((match, turned + reaching(before)[0] + bool(_BEHIND.match(behind))))
+            # "We can not give you approval": what is not given is not there.
+            governed = _GIVEN.sub(" ", before) if _NOUN.match(match[0]) else before
+            found.append((match, turned + reaching(governed)[0] + bool(_BEHIND.match(behind))))
     verbs = [one for one in found if not _NOUN.match(one[0][0])]
     for match, turned in verbs or found:
         yield (match["yes"] is not None) != (turned % 2 == 1)
+
+
+def _neither(pair: re.Match[str]) -> str:
+    """Two verdicts side by side as they stand, or nothing where they are opposed."""
+    return pair[0] if bool(_IS_NO.match(pair["first"])) == bool(_IS_NO.match(pair["second"])) else ""
 
 
 def _told_of(before: str, word: str, behind: str) -> bool:

@@ -23,6 +23,9 @@ _CONTRACTED = (
     (re.compile(r"\bwon't\b"), "will not"),
     (re.compile(r"\bshan't\b"), "shall not"),
     (re.compile(r"\b(?:cannot|can't|cant)\b"), "can not"),
+    # "Ain't no way" denies once, as its speakers mean it.
+    (re.compile(r"\bain't (?=no|never|nothing|none)"), ""),
+    (re.compile(r"\bain't\b"), "is not"),
     (re.compile(r"n't\b"), " not"),
     (re.compile(r"\blet's\b"), "let us"),
     (re.compile(r"'ll\b"), " will"),
