@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from conftest import make_model
@@ -54,6 +57,28 @@ def test_a_file_that_is_read_ends_nothing(text, tmp_path, tiny, pairs_file, monk
     assert FILES[text] in said
     assert "Traceback" not in said
     assert not (tmp_path / "o" / "model").exists()
+
+
+MOVES = """
+import os, torch
+os.chdir(os.path.dirname(os.path.abspath(__file__)))
+torch.set_grad_enabled(False)
+torch.set_default_dtype(torch.float64)
+def reward(prompt, completion): return 1.0
+"""
+
+
+@pytest.mark.parametrize("ends", ["", "raise KeyError\n"])
+def test_a_file_that_is_read_leaves_folder_and_modes_as_they_were(ends, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "of" / "theirs"
+    place.mkdir(parents=True)
+    (place / "mine.py").write_text(MOVES + ends)
+    with contextlib.suppress(UserError, KeyError):
+        registry.Registry("feedback").get("of/theirs/mine.py:reward", "feedback")
+    assert Path.cwd() == tmp_path
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
 
 
 READERS = {

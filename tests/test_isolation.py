@@ -31,6 +31,11 @@ def ends(prompt, completion): note(); os._exit(0)
 def crashes(prompt, completion): note(); os.abort()
 def raises(prompt, completion): note(); raise KeyError("[/INST]")
 
+class Mute(Exception):
+    def __str__(self): raise ValueError("no message")
+
+def mute(prompt, completion): note(); raise Mute
+
 def forks(prompt, completion):
     # The child comes back too: at once, late, or with an error.
     text = completion.text
@@ -95,7 +100,12 @@ def test_nothing_waits_for_a_person(rewards, name, score, why):
 
 @pytest.mark.parametrize(
     ("name", "why", "calls"),
-    [("ends", "exit code 0", PATIENCE), ("crashes", "exit code 134", PATIENCE), ("raises", "[/INST]", 6)],
+    [
+        ("ends", "exit code 0", PATIENCE),
+        ("crashes", "exit code 134", PATIENCE),
+        ("raises", "[/INST]", 6),
+        ("mute", "raised Mute, whose message cannot be read", 6),
+    ],
 )
 def test_patience_covers_what_costs_a_worker_and_nothing_else(rewards, name, why, calls):
     found = judged(rewards, name, ["a"] * 6)

@@ -67,6 +67,8 @@ class _LeftError(BaseException):
 def bounded() -> Iterator[None]:
     """A user's own code neither ends the process in silence, nor waits for a person, nor runs on.
 
+    It leaves behind neither another folder nor other modes of torch.
+
     Raises:
         One of UNBOUND: it tried to.
     """
@@ -78,12 +80,21 @@ def bounded() -> Iterator[None]:
         raise _LeftError("calls breakpoint()")
 
     kept = os._exit, sys.breakpointhook, sys.stdin
+    torch = sys.modules.get("torch")
+    modes = (torch.is_grad_enabled(), torch.get_default_dtype()) if torch else None
+    folder = os.getcwd()
     with open(os.devnull) as empty, ends_within(READ_LIMIT):
         os._exit, sys.breakpointhook, sys.stdin = leave, pause, empty  # type: ignore[assignment]
         try:
             yield
         finally:
             os._exit, sys.breakpointhook, sys.stdin = kept
+            # A file may move into its own folder, or switch gradients off for a model that it opens.
+            os.chdir(folder)
+            if torch := sys.modules.get("torch"):
+                grad, dtype = modes or (True, torch.float32)
+                torch.set_grad_enabled(grad)
+                torch.set_default_dtype(dtype)
 
 
 UNBOUND = (TookTooLong, SystemExit, _LeftError)

@@ -120,6 +120,14 @@ class Target:
         return found  # type: ignore[no-any-return]
 
 
+def raised(error: BaseException) -> str:
+    """What an exception of a user's code says. Its message is the user's code too, and may fail."""
+    try:
+        return f"raised {type(error).__name__}: {error}"
+    except BaseException:
+        return f"raised {type(error).__name__}, whose message cannot be read"
+
+
 def load(target: Target) -> None:
     """Imports what the target needs, so that its first call is not charged for it."""
     target.resolve()
@@ -281,7 +289,7 @@ def limited_here(function: Callable[[], Any], timeout: float) -> tuple[Any, str]
         try:
             box.put((function(), ""))
         except BaseException as error:
-            box.put((None, f"raised {type(error).__name__}: {error}"))
+            box.put((None, raised(error)))
 
     threading.Thread(target=run, daemon=True).start()
     try:
@@ -404,7 +412,7 @@ def serve(descriptor: int) -> None:
             function, arguments = pickle.loads(message)
             found: tuple[Any, str] = (function(*arguments), "")
         except BaseException as error:
-            found = None, f"raised {type(error).__name__}: {error}"
+            found = None, raised(error)
         answer(number, found)
 
 
