@@ -253,6 +253,39 @@ def test_a_benchmark_s_column_takes_no_row_that_has_a_prompt(read, more):
     )
 
 
+SYSTEM, ASKED = {"role": "system", "content": "S"}, {"role": "user", "content": "Q"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "begin", "want"),
+    [
+        ([SYSTEM, ASKED], [ASKED], ["system", "user"]),
+        ([ASKED], [SYSTEM, ASKED], ["system", "user"]),
+        ([SYSTEM, ASKED], [SYSTEM, ASKED], ["system", "user"]),
+        ([ASKED, {"role": "assistant", "content": "x"}], [ASKED], ["user"]),
+        ("Q", [SYSTEM, ASKED], ["system", "user"]),
+    ],
+)
+def test_sides_that_repeat_their_prompt_lose_it(read, prompt, begin, want):
+    """A system message may stand on one side alone, and the prompt may be the chosen conversation."""
+    sides = {
+        side: [*begin, {"role": "assistant", "content": t}]
+        for side, t in (("chosen", "x"), ("rejected", "y"))
+    }
+    (group,) = read([{"prompt": prompt, **sides}]).train
+    assert ([role for role, _ in asked(group)], said(group)) == (want, ["x", "y"])
+    assert all(c.turns == () for c in group.completions)
+
+
+def test_sides_with_another_system_message_than_the_prompt_are_refused(read):
+    sides = {
+        side: [SYSTEM | {"content": "T"}, ASKED, {"role": "assistant", "content": t}]
+        for side, t in (("chosen", "x"), ("rejected", "y"))
+    }
+    with pytest.raises(UserError, match="is not what the conversations beside it begin with"):
+        read([{"prompt": [SYSTEM, ASKED], **sides}])
+
+
 def test_parts_of_text_are_joined(read):
     parts = [{"type": "text", "text": "Capital of "}, {"type": "text", "text": "France?"}]
     turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "Paris"}]

@@ -184,9 +184,9 @@ def completions(
         RowError: the answers begin with turns that the prompt is not.
     """
     whole = all(a[0]["role"] != "assistant" for a in answers)
-    size = _repeated(prompt, answers) if whole else 0
+    repeated, size = _repeated(prompt, answers) if whole else ((), 0)
     if size:
-        return Prompt(messages=answers[0][:size]), [completion_of(a[size:]) for a in answers]
+        return Prompt(messages=repeated), [completion_of(a[size:]) for a in answers]
 
     # After an earlier answer a conversation goes on with a user turn, which is no repetition.
     goes_on = bool(prompt.messages) and prompt.messages[-1]["role"] in ("assistant", "tool")
@@ -195,21 +195,28 @@ def completions(
     return prompt, [completion_of(a) for a in answers]
 
 
-def _repeated(prompt: Prompt, answers: Sequence[tuple[Message, ...]]) -> int:
-    """How many turns at the beginning of every answer repeat the prompt; 0 where they do not."""
+def _repeated(prompt: Prompt, answers: Sequence[tuple[Message, ...]]) -> tuple[tuple[Message, ...], int]:
+    """(what is asked, how many turns at the beginning of every answer repeat it); 0 turns where none do."""
     if prompt.messages or is_dialogue(prompt.text):
-        wanted = _words(prompt.messages or asked(prompt.text or ""))
+        own = prompt.messages or asked(prompt.text or "")
+        wanted = _words(own)
         for size in range(1, min(map(len, answers))):
             same = [_words(a[:size]) for a in answers]
             if any(s != same[0] for s in same):
-                return 0
-            if wanted in (same[0], [turn for turn in same[0] if turn[0] != "system"]):
-                return size
-        return 0
+                break
+            # A system message may stand on either side.
+            if wanted in (same[0], _spoken(same[0])):
+                return answers[0][:size], size
+            if _spoken(wanted) == same[0]:
+                return own, size
+        # The prompt may be one of the conversations as a whole.
+        size = shared_turns(answers) if len(answers) > 1 and wanted in map(_words, answers) else 0
+        return answers[0][:size], size
     size = shared_turns(answers) if len(answers) > 1 else _before_answer(answers[0])
     users = [words for role, words in _words(answers[0][:size]) if role == "user"]
     text = " ".join((prompt.text or "").split())
-    return size if users and text in (users[0], users[-1]) else 0
+    size = size if users and text in (users[0], users[-1]) else 0
+    return answers[0][:size], size
 
 
 def _before_answer(found: Sequence[Message]) -> int:
@@ -234,3 +241,8 @@ def shared_turns(answers: Sequence[tuple[Message, ...]]) -> int:
 
 def _words(found: Sequence[Message]) -> list[tuple[str, str]]:
     return [(m["role"], " ".join(m["content"].split())) for m in found]
+
+
+def _spoken(words: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The turns without system messages."""
+    return [turn for turn in words if turn[0] != "system"]
