@@ -367,6 +367,9 @@ def test_another_chat_template_is_another_judge_whose_replies_are_its_own(tiny, 
     spec = parse_spec({"model": str(tiny), "min_mass": 0.0})
     again = build(spec, Context(folder=tmp_path, template="chatml"))
     assert again.compare([pair()])[0].p == found[again.fingerprint]
+    (tmp_path / "judge.yaml").write_text(f"model: {tiny}\ntemplate: chatlm\n")
+    with pytest.raises(UserError, match=r"(?s)judge\.yaml\.template.*chatml"):
+        load_spec(tmp_path / "judge.yaml")
     with pytest.raises(UserError, match=r"judge\.template"):
         parse_spec({"sampler": {"name": "openai", "model": "m"}, "template": "chatml"})
 

@@ -157,7 +157,9 @@ class Constitution(_Strict):
     version: Literal[1] = Field(description="of this format")
     name: str = Field(min_length=1, max_length=100, description="what people call it")
     licence: str = Field("", max_length=200, description="under which its words may be used")
-    principles: list[Principle] = Field(description="at least one")
+    principles: list[Principle] = Field(
+        description="at least one; ids are distinct, and priorities run in no circle"
+    )
 
     @field_validator("principles")
     @classmethod

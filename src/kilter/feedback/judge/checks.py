@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
-from kilter.errors import UserError
+from kilter.errors import UserError, nearest
 from kilter.feedback.judge.prompts import GRADED
 from kilter.feedback.judge.spec import JudgeSpec
+from kilter.refs import TEMPLATE_WORDS
 from kilter.sampling.build import check_who_answers
 from kilter.sampling.config import FOLLOWS, READS
 from kilter.validation import refuse_idle
@@ -124,6 +126,9 @@ def refuse_nobody(spec: JudgeSpec, panel: Sequence[JudgeSpec], where: str) -> No
     """
     for own, field in [(own, f"{where}.panel.{n}") for n, own in enumerate(panel)] or [(spec, where)]:
         check_who_answers(own.model, own.sampler, field)
+        if own.template not in TEMPLATE_WORDS and not Path(own.template).is_file():
+            fix = nearest(own.template, TEMPLATE_WORDS)
+            raise UserError(f"{field}.template", own.template, "names no chat template and no file", fix)
         _refuse_silent(own, field)
 
 
