@@ -483,7 +483,7 @@ def _why(lost: Counter[str]) -> str:
 
 def _nothing_written(dropped: Counter[str], lost: Counter[str]) -> RunFailed:
     """Why there are no rows, and what to do about it."""
-    reasons = [f"{n} {why}" for why, n in (+dropped).items()] + [_why(lost)] * bool(lost)
+    reasons = [f"{n} {why}" for why, n in (+dropped).items()] + ([_why(lost)] if lost else [])
     fix = "raise the number or the length of the answers, or lower the margin"
     if lost:
         fix = "mend what keeps answers from a score, then run the same command again: they are scored anew"
