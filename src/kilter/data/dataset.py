@@ -294,6 +294,9 @@ def load(spec: DataSpec, shape: Shape, where: str = "data", learned: bool = True
 
     # Split first: what a shape leaves out must not move a prompt from one side to the other.
     trained, held = divided(groups, spec, weights)
+    if not len(trained):
+        problem = f"holds out every one of {len(groups)} rows, and leaves none to train on"
+        raise UserError(setting(where, "heldout"), spec.heldout, problem, "lower it, or give more prompts")
     train, heldout = picked(groups, _weighted(trained, weights, groups)), picked(groups, held)
     if spec.condition is not None:
         train, heldout = conditioned(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Literal, Union
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from kilter.data.worlds import registry as worlds
+from kilter.errors import UserError
+from kilter.validation import with_fix
 
 if TYPE_CHECKING:
     AnyDials = worlds.Dials
@@ -45,6 +48,25 @@ class SourceSpec(BaseModel):
         twice = [theirs for theirs, count in Counter(value.values()).items() if count > 1]
         if twice:
             raise ValueError(f"uses the column {twice[0]!r} twice")
+        return value
+
+    @field_validator("format", "map", "split")
+    @classmethod
+    def _is_read(cls, value: Any, info: ValidationInfo) -> Any:
+        """A setting that this source does not read would be dropped in silence, and other rows be taken.
+
+        `config` is left alone: a recipe that names a Hub data set is run on a copy by data.path.
+        """
+        path, name = info.data.get("path", ""), str(info.field_name)
+        if value == cls.model_fields[name].get_default(call_default_factory=True):
+            return value
+        idle = ""
+        if worlds.is_world(path):
+            idle = f"{path} is generated, and has rows of one kind"
+        elif name == "split" and (Path(path).expanduser().is_file() or set("*?[") & set(path)):
+            idle = f"{path} names files, and all of their rows are read"
+        if idle:
+            raise with_fix(UserError(name, value, f"has no effect: {idle}", "leave it out"))
         return value
 
 

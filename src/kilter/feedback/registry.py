@@ -19,6 +19,7 @@ from typing import Annotated, Any, TypeGuard
 
 from pydantic import BaseModel, ValidationError
 
+from kilter.data.worlds import registry as worlds
 from kilter.errors import UserError, nearest
 from kilter.feedback.context import Context, require_columns
 from kilter.refs import Change, Found, walk
@@ -229,9 +230,17 @@ def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
 
 
 def check_columns(spec: Any, groups: Sequence[Group], field: str = "feedback") -> None:
-    """Raises UserError for a source that needs a column which none of these prompts brings."""
+    """Raises UserError for a source that needs a column or a world which none of these prompts brings."""
     for name, _, options in parse(spec, field):
         factory, bound = _bind(name, options, field)
+        if (
+            name in worlds.sources()
+            and groups
+            and not any(worlds.by_source(name).owns(g.prompt) for g in groups)
+        ):
+            problem = "is the judge of another world than this data's"
+            fix = f"use it with builtin:{worlds.by_source(name).name}, or name a source that fits this data"
+            raise UserError(field, name, problem, fix)
         if is_source(factory):
             needed = factory.needs(bound)
             prompts = (g.prompt for g in groups) if needed else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
@@ -340,11 +341,13 @@ class TrainSpec(BaseModel):
             raise with_fix(error) from error
         return found if "mix" in found else value
 
-    @model_validator(mode="after")
-    def _aux_loss_is_a_weight(self) -> TrainSpec:
-        if self.router_aux_loss != "auto" and self.router_aux_loss < 0:
-            raise ValueError("needs a router_aux_loss of at least 0, or auto")
-        return self
+    @field_validator("router_aux_loss")
+    @classmethod
+    def _aux_loss_is_a_weight(cls, value: float | str) -> float | str:
+        """A loss is added, never taken away."""
+        if not isinstance(value, str) and not 0 <= value < math.inf:
+            raise ValueError("should be a number of at least 0, or auto")
+        return value
 
 
 def check_zero(stage: int, where: str = "") -> None:
