@@ -89,7 +89,7 @@ class Evaluate(StageKind[EvaluateSpec]):
         """Gold source and sampler can be built, and the baseline is among the models."""
         from kilter import feedback
         from kilter.evaluation.instruments import measurements
-        from kilter.evaluation.people import read_people
+        from kilter.evaluation.people import PeopleSource, read_people
         from kilter.sampling.build import check_sampler
 
         _check_reward_models(spec, work)
@@ -97,6 +97,8 @@ class Evaluate(StageKind[EvaluateSpec]):
             _check_alone(spec, work)
         measurements(spec.instruments, work.where("instruments"))
         read_people(spec.people, work.where("people"))
+        PeopleSource(spec.preferred, work.where("preferred"))
+        _check_all_is_read(spec, work)
         refuse_idle(spec.sampler, f"{work.where('sampler')}.", idle_fields(spec.sampler))
         check_sampler(spec.sampler, work.where("sampler"))
         if spec.gold is not None:
@@ -350,6 +352,20 @@ def _check_alone(spec: EvaluateSpec, work: Workspace) -> None:
         raise UserError(work.where("models"), [], "is empty", fix)
     why, fix = "no model answers prompts here", "leave it out, or name models"
     refuse_idle(spec, f"{work.where()}", [(field, why, fix) for field in POLICY_ONLY])
+
+
+READ_BY = {"preferred": "human_win_rate", "follow_ups": "sycophancy", "tasks": "exact_match"}
+"""Inputs that no standard metric reads, each with one that does."""
+
+
+def _check_all_is_read(spec: EvaluateSpec, work: Workspace) -> None:
+    """What is handed over and no metric looks at would be left out in silence."""
+    from kilter.evaluation import metrics
+
+    read = {name for m in metrics.resolve(spec.metrics) for name in (*m.facts.needs, *m.facts.over)}
+    why = "no metric that is asked for reads it"
+    idle = [(f, why, f"add one that does, such as {m}") for f, m in READ_BY.items() if f not in read]
+    refuse_idle(spec, work.where(), idle)
 
 
 def _check_reward_models(spec: EvaluateSpec, work: Workspace) -> None:
