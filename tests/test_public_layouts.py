@@ -611,6 +611,13 @@ def test_a_row_that_lacks_its_instruction_does_not_ask_by_its_input(read):
         read([good, {"input": "chien", "output": "dog"}], "demonstrations")
 
 
+@pytest.mark.parametrize("column", ["messages", "answers", "conversation"])
+def test_a_text_that_names_a_key_twice_is_a_bad_row_and_no_crash(read, column):
+    twice = '[{"role": "user", "content": "a", "content": "b", "rank": 1}]'
+    with pytest.raises(UserError, match="rows.jsonl:1"):
+        read([{column: twice, "answer": "x"}], "demonstrations")
+
+
 # Hints.
 
 

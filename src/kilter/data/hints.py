@@ -7,7 +7,7 @@ from typing import Any
 
 from kilter.data.formats.ask import CHECKED, PROMPTS, first
 from kilter.data.formats.registry import IDS, NOTED, SYSTEMS, TOOLS
-from kilter.data.row import Raw, RowError, is_missing, label, number, unpacked
+from kilter.data.row import Raw, RowError, is_missing, label, number, opened
 from kilter.data.turns import ROLES, looks_like_turns
 from kilter.types import Shape
 
@@ -93,7 +93,7 @@ def _open(wanted: Sequence[str], columns: Sequence[str]) -> str:
 def _texts(columns: Mapping[str, Sequence[Any]]) -> list[str]:
     """Columns of text, the longest first: an answer says more than a name. Packed lists are none."""
     texts = {c: [v for v in values if isinstance(v, str)] for c, values in columns.items()}
-    said = {c: found for c, found in texts.items() if found and isinstance(unpacked(found[0]), str)}
+    said = {c: found for c, found in texts.items() if found and isinstance(opened(found[0]), str)}
     words = [c for c, found in said.items() if any(" " in v.strip() for v in found)]
     named = [c for c in said if not c.endswith("id")]
     return sorted(words or named, key=lambda c: -sum(map(len, said[c])))
@@ -105,7 +105,7 @@ def _roles(value: Any) -> list[str]:
         return ["user", "assistant"]
     if not looks_like_turns(value):
         return []
-    found = unpacked(value) if isinstance(value, str) else value
+    found = opened(value)
     given = [t for t in ([found] if isinstance(found, Mapping) else found) if isinstance(t, Mapping)]
     roles = [ROLES.get(str(t.get("role") or t.get("from")).lower()) for t in given]
     return [] if None in roles else [str(r) for r in roles]

@@ -392,6 +392,14 @@ def unpacked(text: str) -> Any:
     return text
 
 
+def opened(value: Any) -> Any:
+    """What a text holds, for telling formats apart; one that cannot be read stays text. Others as they are."""
+    try:
+        return unpacked(value) if isinstance(value, str) else value
+    except RowError:
+        return value
+
+
 def check_names(names: Mapping[str, str], field: str) -> None:
     """Raises UserError where two columns are to become one."""
     theirs = list(names.values())

@@ -16,6 +16,7 @@ from kilter.data.row import (
     label,
     listed,
     number,
+    opened,
     twice,
     unpacked,
 )
@@ -132,7 +133,7 @@ def looks_like_turns(value: Any) -> bool:
 
 def only_asks(value: Any) -> bool:
     """Whether turns hold no answer, so that they are a prompt."""
-    found = unpacked(value) if isinstance(value, str) else value
+    found = opened(value)
     given = [t for t in found if isinstance(t, Mapping)] if isinstance(found, list) else []
     roles = [ROLES.get(str(t.get("role") or t.get("from")).lower()) for t in given]
     return "user" in roles and "assistant" not in roles
@@ -227,7 +228,7 @@ SPEAKERS = ("user", "assistant")
 
 def are_rounds(value: Any) -> bool:
     """Whether a value is a list of rounds, or was one before it was written into a text column."""
-    found = unpacked(value) if isinstance(value, str) else value
+    found = opened(value)
     rounds = [item for item in found if item is not None] if isinstance(found, list) else []
     return bool(rounds) and all(map(_round, rounds))
 

@@ -25,6 +25,7 @@ from kilter.data.row import (
     label,
     listed,
     number,
+    opened,
     unpacked,
     without_missing,
 )
@@ -206,7 +207,7 @@ def _entries(row: Mapping[str, Any]) -> str | None:
 
 def _are_judged(value: Any) -> bool:
     """Whether a list, or a text that was one, holds answers with a rating or a rank."""
-    found = unpacked(value) if isinstance(value, str) else value
+    found = opened(value)
     held = next((v for v in found if isinstance(v, Mapping)), {}) if isinstance(found, list) else {}
     return any(name in held for name in (*RATINGS, "rank"))
 
