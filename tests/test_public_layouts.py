@@ -611,6 +611,12 @@ def test_a_row_that_lacks_its_instruction_does_not_ask_by_its_input(read):
         read([good, {"input": "chien", "output": "dog"}], "demonstrations")
 
 
+@pytest.mark.parametrize("context", [[{"title": "a"}], '[{"a": 1, "a": 2}]', "text", {"a": 1}])
+def test_a_context_that_is_no_conversation_does_not_ask(read, context):
+    with pytest.raises(UserError, match="known format"):
+        read([{"context": context, "response": "x"}], "demonstrations")
+
+
 @pytest.mark.parametrize("column", ["messages", "answers", "conversation"])
 def test_a_text_that_names_a_key_twice_is_a_bad_row_and_no_crash(read, column):
     twice = '[{"role": "user", "content": "a", "content": "b", "rank": 1}]'

@@ -103,9 +103,9 @@ def _roles(value: Any) -> list[str]:
     """The roles of turns, or of texts by turns; [] for anything else."""
     if isinstance(value, list) and len(value) > 1 and all(isinstance(v, str) and " " in v for v in value):
         return ["user", "assistant"]
-    if not looks_like_turns(value):
-        return []
     found = opened(value)
+    if isinstance(found, str) or not looks_like_turns([found] if isinstance(found, Mapping) else found):
+        return []
     given = [t for t in ([found] if isinstance(found, Mapping) else found) if isinstance(t, Mapping)]
     roles = [ROLES.get(str(t.get("role") or t.get("from")).lower()) for t in given]
     return [] if None in roles else [str(r) for r in roles]

@@ -125,7 +125,7 @@ def asked(text: str, say: Callable[[str], object] | None = None) -> tuple[Messag
 def looks_like_turns(value: Any) -> bool:
     """Whether a value is a list of turns, or was one before it was written into a text column."""
     if isinstance(value, str):
-        return bool(_TURNS.match(value)) or _are_turns(unpacked(value))
+        return bool(_TURNS.match(value)) or are_turns(unpacked(value))
     # A list may hold nulls, in front as well: they are no turns.
     given = (v for v in value if v is not None) if isinstance(value, Sequence) else iter(())
     return isinstance(next(given, None), Mapping)
@@ -139,12 +139,12 @@ def only_asks(value: Any) -> bool:
     return "user" in roles and "assistant" not in roles
 
 
-def _are_turns(found: Any) -> bool:
+def are_turns(found: Any) -> bool:
     """Whether what a text held is one turn or a list of them, in whatever order their keys stand."""
     if isinstance(found, Mapping):
         return bool({"role", "from"} & found.keys() and SAID & found.keys())
     turns = [turn for turn in found if turn is not None] if isinstance(found, list) else []
-    return bool(turns) and all(map(_are_turns, turns))
+    return bool(turns) and all(map(are_turns, turns))
 
 
 SAID = {"content", "value", "tool_calls", "function_call", "refusal"}

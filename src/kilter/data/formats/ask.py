@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from kilter.data.row import Row, RowError, is_empty, listed
-from kilter.data.turns import asked, is_dialogue, looks_like_turns, turns
+from kilter.data.row import Row, RowError, is_empty, listed, opened
+from kilter.data.turns import are_turns, asked, is_dialogue, looks_like_turns, turns
 from kilter.types import PLAIN, Completion, Feedback, Group, Message, Prompt
 
 PROMPTS = ("prompt", "question", "instruction", "query", "problem")
@@ -48,7 +48,7 @@ def asking(row: Mapping[str, Any]) -> str | None:
         return named
     if isinstance(plain.get("input"), str | list):
         return "input"
-    return "context" if looks_like_turns(plain.get("context")) else None
+    return "context" if are_turns(opened(plain.get("context"))) else None
 
 
 def _is_filled(row: Mapping[str, Any]) -> bool:
