@@ -393,7 +393,7 @@ def unpacked(text: str) -> Any:
 
 
 def opened(value: Any) -> Any:
-    """What a text holds, for telling formats apart; one that cannot be read stays text. Others as they are."""
+    """What a text holds, for telling formats apart; one that cannot be read stays text."""
     try:
         return unpacked(value) if isinstance(value, str) else value
     except RowError:
