@@ -155,6 +155,19 @@ def test_the_page_holds_every_answer_and_marks_what_must_be_found(run):
     assert data["rows"][0]["values"]["gold"] == [0.9, 0.0]
 
 
+def test_what_would_turn_or_hide_text_is_written_out(run):
+    path = run / "eval" / "groups.jsonl"
+    text = path.read_text()
+    assert "Question 4" in text
+    hidden = json.dumps("Question 4\x1b[2J\u202egnihton yas\u2066")[1:-1]
+    path.write_text(text.replace("Question 4", hidden))
+    page = write_report(run).read_text()
+    seen = page + json.dumps(packed(page), ensure_ascii=False)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", seen)
+    assert r"Question 4\x1b[2J\u202egnihton yas\u2066" in page
+    assert r"Question 4\x1b[2J\u202egnihton yas\u2066" in packed(page)["rows"][4]["turns"][0][1]
+
+
 def test_without_a_script_the_largest_changes_stand_and_harm_is_hidden(run):
     page = write_report(run).read_text()
     still = re.sub(r"<script.*?</script>", "", page, flags=re.S)

@@ -15,6 +15,7 @@ from kilter.artifacts import read_json
 from kilter.data import store
 from kilter.evaluation import classifiers
 from kilter.evaluation.metrics import titles
+from kilter.screen import plain
 from kilter.types import Completion, Feedback, Group, Prompt
 
 BUDGET = 3_500_000
@@ -201,5 +202,14 @@ def _gain(row: Mapping[str, Any], measure: str, candidate: int, baseline: int | 
 
 
 def _packed(data: Any) -> str:
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(_seen(data), ensure_ascii=False, separators=(",", ":"))
     return base64.b64encode(zlib.compress(text.encode())).decode()
+
+
+def _seen(value: Any) -> Any:
+    """The value with its texts as they can be seen: what would turn or hide them is written out."""
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, Mapping):
+        return {key: _seen(of) for key, of in value.items()}
+    return [_seen(of) for of in value] if isinstance(value, list | tuple) else value

@@ -20,6 +20,7 @@ from kilter.release import answers, forest, words
 from kilter.release.evidence import Evidence, gather
 from kilter.release.section import PARTS, Section
 from kilter.release.words import cell, number
+from kilter.screen import plain
 
 Sections = Mapping[str, Section | None]
 """What stages have to say themselves, by name."""
@@ -116,18 +117,24 @@ def fill(template: str, **values: Any) -> str:
         autoescape=not template.endswith(".md.j2"),
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_seen,
     )
     environment.filters |= {"number": number, "interval": interval, "clock": clock, "cell": cell}
     environment.tests["beyond"] = words.BEYOND.__contains__
     return environment.get_template(template).render(**values)
 
 
+def _seen(value: Any) -> Any:
+    """Text from outside as it can be seen: escape sequences and marks that turn its direction are written out."""
+    return value if isinstance(value, Markup) or not isinstance(value, str) else plain(value)
+
+
 def _links(text: str) -> list[tuple[str, str]]:
     """Sections of a body with their headings, for the page's navigation."""
     found = re.findall(r'<h2 id="([\w.-]+)-h">(.*?)</h2>', text, re.S)
     named = ((key, heading.replace("<small>", "of ")) for key, heading in found)
-    plain = ((key, re.sub(r"<span.*?</span>|<[^>]+>", "", heading)) for key, heading in named)
-    return [(key, Markup(" ".join(heading.split()))) for key, heading in plain]
+    bare = ((key, re.sub(r"<span.*?</span>|<[^>]+>", "", heading)) for key, heading in named)
+    return [(key, Markup(" ".join(heading.split()))) for key, heading in bare]
 
 
 def _no_verdict(facts: Evidence) -> str:
