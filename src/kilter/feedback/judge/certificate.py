@@ -124,12 +124,13 @@ def read(path: str | Path) -> Certificate:
         where = ".".join(map(str, first["loc"]))
         raise UserError("certificate", str(path), f"is damaged: {where}: {first['msg']}", _FIX) from error
     if found.seal != sealed(row)["seal"]:
-        raise UserError("certificate", str(path), EDITED, _FIX)
+        raise UserError("certificate", str(path), EDITED if found.seal else UNSEALED, _FIX)
     return found
 
 
 _FIX = "write it anew with `kilter audit-judge`"
 EDITED = "was edited since its audit"
+UNSEALED = "has no seal: an older Kilter wrote it, or somebody edited it"
 
 
 def valid(path: str | Path | None, fingerprint: str, today: dt.date | None = None) -> str:
@@ -147,7 +148,8 @@ def valid(path: str | Path | None, fingerprint: str, today: dt.date | None = Non
     try:
         return read(path).problem(fingerprint, today or dt.date.today())
     except UserError as error:
-        return f"the certificate at {path} {EDITED if error.problem == EDITED else 'is damaged'}"
+        known = error.problem in (EDITED, UNSEALED)
+        return f"the certificate at {path} {error.problem if known else 'is damaged'}"
 
 
 def vouching(named: str | None, others: Sequence[Path], fingerprint: str) -> tuple[Path | None, str]:
