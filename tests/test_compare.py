@@ -85,11 +85,21 @@ def _path(text):
         ({"vary": {"pairs.world.n": [10, 20]}}, "vary.pairs.world.n"),
         ({"seeds": [0, 0]}, "seeds"),
         ({"train": {"data": "$pairs", "seed": 3}}, "train.seed"),
-        ({"evaluate": {"data": "$pairs", "tax": "$no"}}, "stages.eval.evaluate.tax"),
+        ({"evaluate": {"data": "$pairs", "tax": "$no"}}, "`evaluate.tax"),
+        ({"evaluate": {"data": "$pairs", "limit": 0}}, "`evaluate.limit"),
+        ({"start": {"data": "$demos", "max_steps": 0}}, "`start.max_steps"),
+        ({"train": {"data": "$pairs", "epochs": 0}}, "`train.epochs"),
+        ({"methods": {"x": {"method": "ipo", "epochs": 0}}}, "`methods.x.epochs"),
+        ({"methods": {"x": {"name": "ipo", "beta": 0}}}, "`methods.x.beta"),
+        ({"vary": {"pairs.limit": []}}, "`vary.pairs.limit` = [] has no value"),
+        ({"vary": {"pairs.limit": [8, 8]}}, "`vary.pairs.limit` = [8, 8] names a value twice"),
+        ({"vary": {"pairs.limit": [8, 0]}}, "`vary.pairs.limit` = 0"),
+        ({"vary": {"pairs.world.label_noise": [0.0, 7]}}, "`vary.pairs.world.label_noise` = 7"),
+        ({"vary": {"pairs.nope": [1]}}, "`vary.pairs.nope` = 1 is not a known key"),
     ],
 )
 def test_wrong_studies_are_refused(tiny, tmp_path, change, field):
-    with pytest.raises(UserError, match=r"(?s)" + field.replace(".", r"\.") + r".*Fix:"):
+    with pytest.raises(UserError, match=r"(?s)" + re.escape(field) + r".*Fix:"):
         study.load(_path(write(tmp_path, spec(tiny, **change))))
 
 
@@ -108,10 +118,18 @@ def test_a_comparison_runs_reports_and_resumes(tiny, tmp_path, monkeypatch, caps
     assert {r["title"] for r in found["rows"]} == {"dpo", "flat (ipo)"}
     for row in found["rows"]:
         assert row["seeds"] == 2
+        seen = row["over_seeds"]["difference"]
+        assert len(seen["means"]) == 2
+        assert sum(seen["means"]) / 2 == pytest.approx(row["metrics"]["difference"]["value"])
+        assert seen["ci_low"] <= min(seen["means"]) <= max(seen["means"]) <= seen["ci_high"]
+        # In the table that is printed, in the file for people, and on the page.
+        for shown in (text, (folder / "compare.md").read_text(), (folder / "compare.html").read_text()):
+            assert page.by_seed(row) in shown
         assert {"score", "difference", "win_rate", "kl", "length", "tax", "diversity"} <= set(row["metrics"])
         assert row["p"] <= row["p_holm"] <= 1
         assert row["peak_memory_gb"] > 0
         assert row["seconds"] > 0
+    assert page.of_seeds(found) in text
     html = (folder / "compare.html").read_text()
     assert "<svg" in html
     assert "src=" not in html
@@ -134,7 +152,7 @@ def test_a_comparison_runs_reports_and_resumes(tiny, tmp_path, monkeypatch, caps
     for row in shown["rows"]:
         row |= {"title": hostile, "models": [hostile]}
     loaded = study.load(Path(path))
-    written = page.html(loaded, shown, folder)
+    written = page.html(loaded, shown)
     assert "alert(1)" in written
     assert not re.search(r"<(script|img)\b", written)
     table = [line for line in page.markdown(shown).splitlines() if line.startswith("|")]
@@ -278,3 +296,82 @@ def test_a_list_of_methods_names_them_as_they_are(tmp_path, tiny, pairs_file):
         f"model: {tiny}\ndata: {{path: {pairs_file}, heldout: 0.3}}\nstart: {{method: sft}}\nmethods: [dpo, ipo]\n"
     )
     assert study.load(path).methods == {"dpo": "dpo", "ipo": "ipo"}
+
+
+def of_seeds(*means):
+    """A row whose seeds gained as much."""
+    from kilter.study.table import between
+
+    return {"title": "m", "setting": {}, "over_seeds": {"difference": between(list(means))}}
+
+
+def test_seeds_are_draws():
+    """By hand: 1, 2, 3 have the mean 2 and the error 1/sqrt(3); Student's t with 2 degrees is 4.303."""
+    from kilter.study.table import between
+
+    found = between([1.0, 2.0, 3.0])
+    assert found["ci_low"] == pytest.approx(2 - 4.302653 / 3**0.5)
+    assert found["ci_high"] == pytest.approx(2 + 4.302653 / 3**0.5)
+    assert between([1.0]) == {"means": [1.0], "ci_low": None, "ci_high": None}
+
+
+def test_seeds_that_disagree_are_said_in_words():
+    split, wide, sure, alone = (
+        of_seeds(0.2, -0.1, 0.1),
+        of_seeds(0.3, 0.1),
+        of_seeds(0.1, 0.1001),
+        of_seeds(0.2),
+    )
+    assert page.disagrees(split)
+    assert not page.disagrees(wide)
+    assert page.undecided(wide)
+    assert not page.undecided(sure)
+    assert "-0.100" in page.by_seed(split)
+    assert page.by_seed(split).endswith("disagree, 0 is inside")
+    assert page.by_seed(wide).endswith("0 is inside")
+    assert page.by_seed(alone) == "+0.200 (one seed)"
+    said = page.of_seeds({"rows": [split | {"title": "a"}, wide | {"title": "b"}, sure], "seeds": [0, 1, 2]})
+    assert "disagree in sign: a. Intervals over seeds that hold 0: a, b." in said
+    assert "one seed" in page.of_seeds({"rows": [alone], "seeds": [0]})
+
+
+def test_the_headline_names_the_doubt_of_its_seeds():
+    metric = {"value": 0.1, "ci_low": 0.05, "ci_high": 0.15}
+    row = of_seeds(0.3, -0.1, 0.1) | {"metrics": {"difference": metric}, "p_holm": 0.001, "behind": None}
+    found = {"rows": [row], "seeds": [4, 5, 6], "compared_on": "60 prompts", "measure": "gold", "start": {}}
+    assert "Its seeds disagree: 5 lost. Over seeds the interval is [" in page.verdict(found)[1]
+    row |= of_seeds(0.3, 0.1, 0.1)
+    assert "and holds 0: another seed may gain nothing." in page.verdict(found)[1]
+    assert (
+        "1 of 1 beat the start after Holm's correction (0 of them over seeds too)" in page.verdict(found)[1]
+    )
+
+
+def test_what_varies_is_run_and_drawn(tiny, tmp_path, monkeypatch, capsys):
+    """Two fields with two values each, as a user would: rows, lines, a page and a sheet."""
+    vary = {"pairs.limit": [4, 8], "pairs.world.label_noise": [0.0, 0.5]}
+    path = write(tmp_path, spec(tiny, vary=vary, seeds=[0], methods={"dpo": "dpo"}))
+    runs = tmp_path / "runs"
+    code, text = kilter(monkeypatch, capsys, "compare", path, "--runs", str(runs))
+    assert code == 0, text
+    found = json.loads((runs / "toy" / "compare.json").read_text())
+    assert [r["setting"] for r in found["rows"]] == [
+        {"pairs.limit": limit, "pairs.world.label_noise": noise} for limit in (4, 8) for noise in (0.0, 0.5)
+    ]
+    lines = [line for line in text.splitlines() if line.startswith("| dpo |")]
+    assert [line.split("|")[2:4] for line in lines] == [
+        [f" {limit} ", f" {noise} "] for limit in (4, 8) for noise in (0.0, 0.5)
+    ]
+    written = (runs / "toy" / "compare.html").read_text()
+    assert "With more data, with worse labels" in written
+    assert "label noise 0.5" in written
+    assert "one seed: nobody knows" in written
+    assert (
+        (runs / "toy" / "compare.csv").read_text().startswith("method,pairs.limit,pairs.world.label_noise,")
+    )
+    # The training side alone is cut: all runs answer the same prompts.
+    manifest = json.loads((runs / "toy" / "dpo__limit-4__label_noise-0_5__s0" / "manifest.json").read_text())
+    assert manifest["config"]["limit"] == 4
+    code, text = kilter(monkeypatch, capsys, "compare", path, "--runs", str(runs), "--publish")
+    assert code == 2
+    assert "`--publish` = 'toy' varies something" in text

@@ -53,7 +53,8 @@ def compare(
     missing = [c.stage for c in found if not (folder / c.stage / "model").exists()]
     need, free = _disk(expanded, missing), shutil.disk_usage(_existing(runs)).free / 1e9
     if dry_run:
-        seconds = _print_plan(expanded)
+        with study.naming(wanted):
+            seconds = _print_plan(expanded)
         out.print(
             f"\n{len(found)} runs of {len(wanted.methods)} methods, about {clock(seconds)} in all, "
             f"{need:.0f} GB of disk ({free:.0f} free); nothing was run",
@@ -66,7 +67,8 @@ def compare(
             f"has {free:.0f} GB free, and {len(missing)} models need about {need:.0f}",
             "free some, choose another folder, or train adapters (train: {adapter: {}})",
         )
-    code = Run(expanded, folder, out, isolated=True).execute()
+    with study.naming(wanted):
+        code = Run(expanded, folder, out, isolated=True).execute()
     path = page.write(wanted, folder)
     if publish:
         out.print(
@@ -93,7 +95,7 @@ def _print_plan(recipe: Recipe) -> float:
     """A line for each stage; returns the seconds of all."""
     from kilter.pipeline.plan import plan
 
-    plans = {p.name: p for p in plan(recipe)}
+    plans = {p.name: p for p in plan(recipe, out)}
     width = max(len(name) for name in plans)
     out.print(f"{'stage':<{width}} {'rows':>6} {'time':>8}")
     for p in plans.values():

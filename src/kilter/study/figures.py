@@ -16,7 +16,7 @@ def _colour(metric: Mapping[str, Any]) -> str:
     return GOOD if metric["ci_low"] > 0 else BAD if metric["ci_high"] < 0 else NEUTRAL
 
 
-def gains(rows: Sequence[Mapping[str, Any]], by_seed: Mapping[str, Sequence[float]]) -> str:
+def gains(rows: Sequence[Mapping[str, Any]]) -> str:
     """Forest plot on one common scale, best first; a dot per seed."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(8.4, 0.44 * len(rows) + 0.9))
@@ -29,9 +29,10 @@ def gains(rows: Sequence[Mapping[str, Any]], by_seed: Mapping[str, Sequence[floa
                 )
 
             # Seeds stand beside the interval, which does not contain their spread.
+            seeds = row["over_seeds"]["difference"]["means"]
             axis.plot(
-                by_seed[row["method"]],
-                [y] * len(by_seed[row["method"]]),
+                seeds,
+                [y] * len(seeds),
                 "o",
                 color=colour,
                 markersize=3.5,

@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import yaml
@@ -19,7 +18,7 @@ from kilter.progress import clock
 from kilter.release.report import fill, interval
 from kilter.release.words import cell, number
 from kilter.study import figures
-from kilter.study.study import EVAL, IMPLICIT, START, Study, cells
+from kilter.study.study import IMPLICIT, Study
 from kilter.study.table import table
 
 
@@ -29,7 +28,7 @@ def write(study: Study, folder: Path) -> Path:
     for name, text in (
         ("compare.json", json.dumps(found, indent=1)),
         ("compare.md", markdown(found)),
-        ("compare.html", html(study, found, folder)),
+        ("compare.html", html(study, found)),
     ):
         write_text(folder / name, text)
     write_text(folder / "compare.csv", spreadsheet(found))
@@ -47,6 +46,9 @@ def spreadsheet(found: Mapping[str, Any]) -> str:
             "method",
             *found["vary"],
             *bounds,
+            "difference_by_seed",
+            "difference_seeds_ci_low",
+            "difference_seeds_ci_high",
             "p_holm",
             "accuracy",
             "seconds",
@@ -57,7 +59,9 @@ def spreadsheet(found: Mapping[str, Any]) -> str:
     for r in found["rows"]:
         cells_ = [r["metrics"].get(k, {}).get(b) for k in keys for b in ("value", "ci_low", "ci_high")]
         rest = [r[k] for k in ("p_holm", "accuracy", "seconds", "tokens_per_second", "peak_memory_gb")]
-        writer.writerow([r["method"], *r["setting"].values(), *cells_, *rest])
+        seen = r["over_seeds"].get("difference", {"means": [], "ci_low": None, "ci_high": None})
+        seeds = [" ".join(map(str, seen["means"])), seen["ci_low"], seen["ci_high"]]
+        writer.writerow([r["method"], *r["setting"].values(), *cells_, *seeds, *rest])
     return out.getvalue()
 
 
@@ -97,10 +101,13 @@ def verdict(found: Mapping[str, Any]) -> tuple[str, str, bool]:
     rivals = [r for r in rows if r["setting"] == best["setting"] and r["behind"] is not None]
     tied = [r for r in rivals if r["behind"]["p_holm"] is None or r["behind"]["p_holm"] >= 0.05]
     text = f"{len(sure)} of {len(rows)} beat the start after Holm's correction"
+    if doubtful := sum(map(undecided, sure)):
+        text += f" ({len(sure) - doubtful} of them over seeds too)"
     text += f", and {len(worse)} {'is' if len(worse) == 1 else 'are'} worse" if worse else ""
     bounds = f" [{m['ci_low']:+.3f}, {m['ci_high']:+.3f}]" if m["ci_low"] is not None else ""
     text += f". {name_of(best)} gained {m['value']:+.3f}{bounds}"
     price = _price(best, found.get("start", {})) + _unjudged(found)
+    price += f" {said}" if (said := _doubt(best, found["seeds"])) else ""
     if not rivals:
         return f"{name_of(best)} beats the start", f"{text}.{price}", True
     if not tied:
@@ -147,6 +154,62 @@ def _price(row: Mapping[str, Any], start: Mapping[str, Any]) -> str:
     return f" Beware: it {', '.join(said)}." if said else ""
 
 
+def disagrees(row: Mapping[str, Any]) -> bool:
+    """Whether some seeds gained over the start and others lost."""
+    means = row.get("over_seeds", {}).get("difference", {}).get("means", [])
+    return bool(means) and min(means) < 0 < max(means)
+
+
+def undecided(row: Mapping[str, Any]) -> bool:
+    """Whether the interval that takes seeds as draws holds 0."""
+    low, high = (row.get("over_seeds", {}).get("difference", {}).get(b) for b in ("ci_low", "ci_high"))
+    return low is not None and high is not None and low <= 0 <= high
+
+
+def by_seed(row: Mapping[str, Any]) -> str:
+    """The gain of each seed, their interval, and what they leave open; "" without a gain."""
+    seen = row.get("over_seeds", {}).get("difference")
+    if not seen:
+        return ""
+    text = ", ".join(f"{mean:+.3f}" for mean in seen["means"])
+    if seen["ci_low"] is None:
+        return f"{text} (one seed)"
+    text += f" [{seen['ci_low']:+.3f}, {seen['ci_high']:+.3f}]"
+    words = [w for w, true in (("disagree", disagrees(row)), ("0 is inside", undecided(row))) if true]
+    return f"{text} {', '.join(words)}".strip()
+
+
+def _doubt(row: Mapping[str, Any], seeds: Sequence[int]) -> str:
+    """What the seeds of the best method leave open, in a sentence; "" where they leave nothing."""
+    seen = row.get("over_seeds", {}).get("difference")
+    if not seen:
+        return ""
+    if seen["ci_low"] is None:
+        return "One seed says nothing of another: give several seeds."
+    bounds = f"[{seen['ci_low']:+.3f}, {seen['ci_high']:+.3f}]"
+    if disagrees(row):
+        lost = [str(s) for s, mean in zip(seeds, seen["means"], strict=False) if mean < 0]
+        return f"Its seeds disagree: {', '.join(lost)} lost. Over seeds the interval is {bounds}."
+    if undecided(row):
+        return f"Over seeds the interval is {bounds} and holds 0: another seed may gain nothing."
+    return f"Over seeds the interval is {bounds}."
+
+
+def of_seeds(found: Mapping[str, Any]) -> str:
+    """Which methods' seeds disagree in sign, and whose interval holds 0; for the page and the table."""
+    rows = [r for r in found["rows"] if r.get("over_seeds", {}).get("difference")]
+    if not rows:
+        return ""
+    if len(found["seeds"]) < 2:
+        return "Each method was trained with one seed: nobody knows what another seed would give."
+    signs = ", ".join(name_of(r) for r in rows if disagrees(r)) or "none"
+    zero = ", ".join(name_of(r) for r in rows if undecided(r)) or "none"
+    return (
+        "The interval over seeds takes the seeds as draws (Student's t over their means), on these prompts. "
+        f"Seeds that disagree in sign: {signs}. Intervals over seeds that hold 0: {zero}."
+    )
+
+
 def _unjudged(found: Mapping[str, Any]) -> str:
     """What a score of the policies' own log-probs leaves open."""
     if found["measure"] != IMPLICIT:
@@ -164,7 +227,7 @@ def name_of(row: Mapping[str, Any]) -> str:
     return f"{row['title']} ({setting})" if setting else str(row["title"])
 
 
-def html(study: Study, found: Mapping[str, Any], folder: Path) -> str:
+def html(study: Study, found: Mapping[str, Any]) -> str:
     """The comparison as one self-contained HTML page."""
     rows: Sequence[Mapping[str, Any]] = found["rows"]
     scored = [r for r in rows if "difference" in r["metrics"]]
@@ -180,7 +243,9 @@ def html(study: Study, found: Mapping[str, Any], folder: Path) -> str:
         judge=found["judge"],
         columns=_columns(found),
         seen=[],
-        forest=figures.gains(scored, _by_seed(study, folder, found)) if scored and plain else "",
+        by_seed=by_seed,
+        of_seeds=of_seeds(found),
+        forest=figures.gains(scored) if scored and plain else "",
         scatter=figures.wins_over_kl([r for r in scored if "kl" in r["metrics"]])
         if plain and any("kl" in r["metrics"] for r in scored)
         else "",
@@ -194,28 +259,15 @@ def _columns(found: Mapping[str, Any]) -> list[Mapping[str, str]]:
     return [c for c in found["columns"] if any(c["key"] in r["metrics"] for r in found["rows"])]
 
 
-def _by_seed(study: Study, folder: Path, found: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Mean difference of each seed, by method."""
-    values = read_json(folder / EVAL / "per_prompt.json")
-    base = values[START][found["measure"]]
-    by_method: dict[str, list[float]] = {}
-    for run in cells(study):
-        both = zip(values[run.stage][found["measure"]], base, strict=True)
-        by_method.setdefault(run.method, []).append(
-            fmean(a - b for a, b in both if a is not None and b is not None)
-        )
-    return by_method
-
-
 def markdown(found: Mapping[str, Any]) -> str:
     """The table for a log or a pull request."""
     keys = [(column["key"], column["title"]) for column in _columns(found)]
     lines = [
         "| method | "
         + " | ".join([*map(cell, found["vary"]), *(t.lower() for _, t in keys)])
-        + " | p (Holm) | accuracy | time | peak GB |"
+        + " | gain by seed | p (Holm) | accuracy | time | peak GB |"
     ]
-    lines.append("|---" * (1 + len(found["vary"]) + len(keys) + 4) + "|")
+    lines.append("|---" * (1 + len(found["vary"]) + len(keys) + 5) + "|")
 
     # Intervals stand where they decide; beside every number they would hide the numbers.
     for r in found["rows"]:
@@ -231,6 +283,7 @@ def markdown(found: Mapping[str, Any]) -> str:
             for k, _ in keys
         ]
         tail = [
+            by_seed(r) or "–",
             number(r["p_holm"]),
             number(None if r["accuracy"] is None else 100 * r["accuracy"]),
             clock(r["seconds"]),
@@ -239,7 +292,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         named = [cell(r["title"]), *map(cell, r["setting"].values())]
         lines.append(f"| {' | '.join([*named, *shown, *tail])} |")
     headline, subline, _ = verdict(found)
-    return "\n".join([*lines, "", cell(f"{headline}. {subline}"), ""])
+    return "\n".join([*lines, "", cell(f"{headline}. {subline}"), "", cell(of_seeds(found)), ""])
 
 
 def publish(study: Study, folder: Path) -> int:
@@ -279,6 +332,7 @@ def sentence(study: str, found: Mapping[str, Any], row: Mapping[str, Any]) -> st
         if now is not None and before is not None:
             text += f", {words} {before['value']:.0%} to {now['value']:.0%}"
     text += f", {found['prompts']} prompts, {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
+    text += ", which disagree in sign" if disagrees(row) else ""
     rivals = [r for r in found["rows"] if r["setting"] == row["setting"] and r["behind"] is not None]
     if rivals and all(r["behind"]["p_holm"] is None or r["behind"]["p_holm"] >= 0.05 for r in rivals):
         text += f"; none of the other {len(rivals)} methods could be told apart from the first"

@@ -14,9 +14,10 @@ evaluate: {data: $pairs, limit: 60, max_new_tokens: 64}
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from kilter.validation import as_user_error
 class Study(BaseModel):
     """What `kilter compare` reads."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     name: str = Field("compare", description="folder under runs/; default: the recipe's file name")
     model: str = Field("builtin:smollm2-135m", description="base model")
     data: dict[str, dict[str, Any]] = Field(description="data sets by name, used as $name")
@@ -116,6 +117,10 @@ def cells(study: Study) -> list[Cell]:
     for setting, (method, seed) in itertools.product(settings, itertools.product(study.methods, study.seeds)):
         parts = [method, *(f"{k.rpartition('.')[2]}-{v}" for k, v in setting), f"s{seed}"]
         out.append(Cell(re.sub(r"[^\w-]", "_", "__".join(parts)), method, setting, seed))
+    for key, values in study.vary.items():
+        if not values or any(value in values[:i] for i, value in enumerate(values)):
+            problem = "has no value" if not values else "names a value twice"
+            raise UserError(f"vary.{key}", values, problem, "give each value once, such as [100, 400]")
     names = [c.stage for c in out]
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
@@ -176,7 +181,52 @@ def expand(study: Study) -> Recipe:
             train[reads] = _varied(study, data, f"${base}", others)
         stages[cell.stage] = {"train": train}
     stages[EVAL] = {"evaluate": _evaluation(study, found)}
-    return recipes.build({"name": study.name, "model": study.model, "data": data, "stages": stages})
+    with naming(study):
+        return recipes.build({"name": study.name, "model": study.model, "data": data, "stages": stages})
+
+
+@contextlib.contextmanager
+def naming(study: Study) -> Iterator[None]:
+    """Gives errors of the recipe that a comparison stands for the names of the comparison's own fields."""
+    try:
+        yield
+    except UserError as error:
+        field = _own_name(study, error.field)
+        if field == error.field:
+            raise
+        raise UserError(field, error.value, error.problem, error.fix) from error
+
+
+def _own_name(study: Study, field: str) -> str:
+    """The field of a comparison that a field of its recipe came from."""
+    for stage, kind, name in (
+        (START, "train", "start"),
+        (JUDGE, "train", "judge"),
+        (EVAL, "evaluate", "evaluate"),
+    ):
+        if field.startswith(f"stages.{stage}.{kind}."):
+            return f"{name}.{field.removeprefix(f'stages.{stage}.{kind}.')}"
+    for cell in cells(study):
+        if field.startswith(f"stages.{cell.stage}.train."):
+            return _of_cell(study, cell, field.removeprefix(f"stages.{cell.stage}.train."))
+    # A data set of one setting bears its values in its name.
+    name, _, rest = field.removeprefix("data.").partition(".")
+    base = name.partition("__")[0]
+    if not field.startswith("data.") or name in study.data or base not in study.data:
+        return field
+    return f"vary.{base}.{rest}" if f"{base}.{rest}" in study.vary else f"data.{base}.{rest}"
+
+
+def _of_cell(study: Study, cell: Cell, rest: str) -> str:
+    """Where a setting of a run stands: at its method, at all methods, or among what varies."""
+    head, own = rest.partition(".")[0], study.methods[cell.method]
+    if isinstance(own, dict) and "method" in own:
+        if head in own:
+            return f"methods.{cell.method}.{rest}"
+    elif head == "method":
+        return f"methods.{cell.method}{rest.removeprefix('method')}"
+    varied = next((key for key, _ in cell.setting if key.endswith(f".{rest}")), None)
+    return f"vary.{varied}" if varied is not None else f"train.{rest}"
 
 
 def _evaluation(study: Study, found: Sequence[Cell]) -> dict[str, Any]:
@@ -216,7 +266,15 @@ def _check_method(study: Study, label: str, own: Any) -> None:
             "is set by `seeds`",
             "leave it out",
         )
-    needs = build_objective(fields["method"]).needs
+    try:
+        needs = build_objective(fields["method"]).needs
+    except UserError as error:
+        # A setting of a method bears the method's name, which a label may replace.
+        head, _, rest = error.field.partition(".")
+        if rest and head == method_name(fields["method"]):
+            own = f"{where}.method" if isinstance(own, dict) and "method" in own else where
+            raise UserError(f"{own}.{rest}", error.value, error.problem, error.fix) from error
+        raise
     if "reward" in needs.models:
         raise UserError(
             where,

@@ -1,9 +1,10 @@
 """From finished cells to one row per method: what it gained over the start, what it cost, how sure that is.
 
-A prompt's value is its mean over the seeds. Intervals are bootstrapped over prompts (BCa), so they speak of
-new prompts for these trained models. The spread between seeds (sample standard deviation) stands beside them
-and is not in them. Two families of sign-flip permutation tests over prompts are each corrected by Holm: every
-method against the start, and the best method of a setting against every other one, paired on the prompts.
+A prompt's value is its mean over the seeds. Intervals are over prompts, so they speak of new prompts for
+these trained models. Beside them stand the mean of each seed and an interval that takes the seeds as draws
+(Student's t), which speaks of new seeds on these prompts. Two families of sign-flip permutation tests over
+prompts are each corrected by Holm: every method against the start, and the best method of a setting against
+every other one, paired on the prompts.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from kilter.evaluation.metrics.win_rate import win
 from kilter.objectives import build_objective, method_name
 from kilter.objectives.describe import models_held
 from kilter.release.forest import short_unit
-from kilter.statistics import Estimate, mean
+from kilter.statistics import LEVEL, Estimate, mean
 from kilter.study.study import EVAL, IMPLICIT, START, Cell, Study, cells
 
 PERMUTATIONS = 9999
@@ -36,6 +37,7 @@ class Row:
     """One method under one setting. Differences are to the start, on the same prompts.
 
     method: its label in the recipe. name: its registered name. title: both, for a reader. metrics: estimates.
+    over_seeds: of a metric its mean for each seed, and the interval that takes seeds as draws.
     behind: what the best method of the setting has over this one, paired on the prompts; None for the best.
     """
 
@@ -45,7 +47,7 @@ class Row:
     setting: dict[str, Any]
     seeds: int
     metrics: dict[str, dict[str, Any]]
-    spread: dict[str, float]
+    over_seeds: dict[str, dict[str, Any]]
     p: float | None
     p_holm: float | None
     accuracy: float | None
@@ -270,10 +272,10 @@ def _over_seeds(parts: Sequence[Sequence[float | None]]) -> list[float | None]:
 
 @dataclass
 class _Means:
-    """Metrics of one row: per prompt the mean over seeds, estimated over prompts, and the spread of seeds."""
+    """Metrics of one row: per prompt the mean over seeds, estimated over prompts; and over seeds."""
 
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
-    spread: dict[str, float] = field(default_factory=dict)
+    over_seeds: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, name: str, parts: Sequence[Sequence[float | None]], **extra: Any) -> None:
         """parts: the values per prompt of each seed."""
@@ -281,7 +283,17 @@ class _Means:
         means = [
             fmean(v for v in part if v is not None) for part in parts if any(v is not None for v in part)
         ]
-        self.spread[name] = stdev(means) if len(means) > 1 else 0.0
+        self.over_seeds[name] = between(means)
+
+
+def between(means: Sequence[float]) -> dict[str, Any]:
+    """One mean per seed, and where those of other seeds have their mean: Student's t, from two seeds on."""
+    low = high = None
+    if len(means) > 1:
+        middle, error = fmean(means), stdev(means) / len(means) ** 0.5
+        half = float(stats.t.ppf((1 + LEVEL) / 2, len(means) - 1)) * error
+        low, high = middle - half, middle + half
+    return {"means": list(means), "ci_low": low, "ci_high": high}
 
 
 def _scored(means: _Means, evidence: Evidence, found: Sequence[Cell]) -> float | None:
@@ -334,7 +346,7 @@ def _row(
         setting=dict(setting),
         seeds=len(found),
         metrics=means.metrics,
-        spread=means.spread,
+        over_seeds=means.over_seeds,
         p=p,
         p_holm=None,
         accuracy=fmean(heldout) if heldout and all(h is not None for h in heldout) else None,
