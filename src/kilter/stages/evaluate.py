@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from kilter.data.dataset import Dataset, prompt_key
-from kilter.data.read import setting
 from kilter.errors import UserError, nearest
 from kilter.evaluation.config import EvaluateSpec
 from kilter.evaluation.suites import TASK
@@ -88,6 +89,7 @@ class Evaluate(StageKind[EvaluateSpec]):
     def check(self, spec: EvaluateSpec, work: Workspace) -> None:
         """Gold source and sampler can be built, and the baseline is among the models."""
         from kilter import feedback
+        from kilter.evaluation import lacks
         from kilter.evaluation.instruments import measurements
         from kilter.evaluation.people import PeopleSource, read_people
         from kilter.sampling.build import check_sampler
@@ -95,6 +97,8 @@ class Evaluate(StageKind[EvaluateSpec]):
         _check_reward_models(spec, work)
         if not spec.models:
             _check_alone(spec, work)
+        else:
+            _refuse_lacking(lacks.in_settings(spec), work)
         measurements(spec.instruments, work.where("instruments"))
         read_people(spec.people, work.where("people"))
         PeopleSource(spec.preferred, work.where("preferred"))
@@ -143,13 +147,25 @@ class Evaluate(StageKind[EvaluateSpec]):
         if spec.gold is not None:
             feedback.check_columns(spec.gold, held, work.where("gold"))
         if work.ready(spec.data) and not held:
-            field = setting(spec.data.removeprefix("$"), "heldout")
+            field = work.data_field(spec.data, "heldout")
             raise UserError(
                 field,
                 work.data(spec.data).heldout,
                 "leaves no prompts to evaluate on",
                 f"set {field} above 0 or give more data",
             )
+        self._refuse_lacking_data(spec, work, held)
+
+    def _refuse_lacking_data(self, spec: EvaluateSpec, work: Workspace, held: Sequence[Group]) -> None:
+        """Raises UserError for a metric that no row can give; what a stage makes is not there yet."""
+        from kilter.evaluation import lacks
+
+        if not lacks.named(spec) or not all(map(work.ready, (spec.data, *spec.probes, *spec.tasks))):
+            return
+        prompts = list({prompt_key(g.prompt): g.prompt for g in held}.values())[: spec.limit]
+        probes = [g.prompt for name in spec.probes for g in _once(work, name)[: spec.probe_limit]]
+        found = lacks.in_data(spec, prompts, probes, _tasks(spec, work), _pairs(spec, work))
+        _refuse_lacking(found, work)
 
     def asks(self, spec: EvaluateSpec, work: Workspace) -> Mapping[str, Sequence[Prompt]]:
         """Prompts, probes, tasks, demonstrations and pairs, of the data that is there already."""
@@ -244,6 +260,15 @@ class Evaluate(StageKind[EvaluateSpec]):
         return metrics_section(folder)
 
 
+def _refuse_lacking(found: Iterable[tuple[str, tuple[str, str]]], work: Workspace) -> None:
+    """Raises UserError for the first metric that lacks something."""
+    for name, (field, what) in found:
+        value = getattr(work.here.spec, field)
+        absent = not value or isinstance(value, BaseModel)
+        shown, fix = "(absent)" if absent else value, f"give {what}, or leave {name} out of metrics"
+        raise UserError(work.where(field), shown, f"does not bring what the metric {name} needs: {what}", fix)
+
+
 def _tokens(spec: EvaluateSpec, work: Workspace, held: Sequence[Group]) -> Answered:
     """What all models read and write: prompts and probes, and whatever the metrics read once more."""
     from kilter.evaluation import metrics
@@ -322,7 +347,7 @@ def _pairs(spec: EvaluateSpec, work: Workspace) -> Sequence[Group]:
         return []
     source = work.data(spec.data)
     source = source.model_copy(update={"heldout": 0.0}) if spec.split == "all" else source
-    return heldout_pairs(source, spec.data.removeprefix("$"))
+    return heldout_pairs(source, work.data_field(spec.data))
 
 
 POLICY_ONLY = (
@@ -385,7 +410,7 @@ def _pairs_alone(spec: EvaluateSpec, work: Workspace) -> Sequence[Group]:
     found = work.load(spec.data, "pairs")
     pairs = [*found.train, *found.heldout] if spec.split == "all" else found.heldout
     if not pairs:
-        field = setting(spec.data.removeprefix("$"), "heldout")
+        field = work.data_field(spec.data, "heldout")
         problem, fix = "leaves no pairs to test on", f"set {field} above 0 or give more data"
         raise UserError(field, work.data(spec.data).heldout, problem, fix)
     return pairs[: spec.limit]
