@@ -306,3 +306,26 @@ def test_a_dry_run_refuses_as_well(folder):
 def test_ray_is_not_imported():
     code = "import sys, kilter, kilter.api, kilter.cli, kilter.training.config; print('ray' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "field"),
+    [
+        ({"learner": {"processes": 2, "nodes": 2}}, "cluster.learner.nodes"),
+        ({"learner": {"cores": 64}}, "cluster.learner.cores"),
+        (APART | {"rollout": {"place": "apart", "cores": 8}}, "cluster.rollout.cores"),
+        ({"reward": {"place": "apart", "copies": 2, "cores": 2}}, "cluster.reward.cores"),
+        ({"rollout": {"place": "apart", "resources": {"big": 1}}}, "cluster.rollout.resources"),
+    ],
+)
+def test_a_ray_of_its_own_has_this_machine_alone(cluster, field):
+    facts = Facts(gpus=0, cores=4)
+    with pytest.raises(UserError, match=rf"(?s)`{field}`.*Fix: "):
+        check_cluster(ClusterSpec(**cluster), facts)
+    # Nobody knows another machine's before it answers.
+    check_cluster(ClusterSpec(address="auto", **cluster), facts)
+
+
+def test_roles_without_a_wish_share_the_cores():
+    check_cluster(ClusterSpec(learner={"processes": 8}), Facts(gpus=0, cores=2))
+    check_cluster(ClusterSpec(learner={"cores": 2}, rollout={"place": "apart", "cores": 2}), Facts(cores=4))

@@ -196,7 +196,7 @@ def test_early_stopping_that_cannot_see_is_refused(tiny, tmp_path, changes, matc
 
 def test_early_stopping_needs_rows_held_out(tiny, tmp_path):
     data = {"path": write_pairs(tmp_path / "pairs.jsonl"), "heldout": 0}
-    with pytest.raises(UserError, match="no held-out rows"):
+    with pytest.raises(UserError, match="needs held-out rows"):
         kilter.train(str(tiny), data, "sft", tmp_path / "o", eval_every=1, early_stopping={})
 
 
@@ -234,3 +234,52 @@ def test_the_dials_of_every_world_are_options():
     flags = {option.flag for option in OPTIONS}
     wanted = {f"--data.world.{n.replace('_', '-')}" for _, w in worlds.worlds for n in w.dials.model_fields}
     assert wanted <= flags
+
+
+# Counts beyond what the machine has
+
+
+def test_more_processes_than_gpus_are_refused_and_than_cores_are_noted(tiny, tmp_path, monkeypatch, capsys):
+    """Two processes of NCCL cannot share a GPU; on cores they can, as under torchrun, but slowly."""
+    import torch
+    import yaml
+
+    from kilter import cli, runtime
+
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path / "pairs.jsonl")
+    train = {"method": "dpo", "data": "$data", "processes": 64}
+    recipe = {"model": str(tiny), "data": {"path": "pairs.jsonl"}, "stages": {"dpo": {"train": train}}}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+
+    def dry() -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["kilter", "run", "r.yaml", "--dry-run"])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        said = capsys.readouterr()
+        return int(stop.value.code or 0), " ".join((said.out + said.err).split())
+
+    cores = runtime.core_count()
+    code, said = dry()
+    assert code == 0
+    note = f"64 processes share {cores} cores, and wait for each other; at most {cores} are usual"
+    assert said.count(note) == 1
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    code, said = dry()
+    assert code == 2
+    assert "`stages.dpo.train.processes` = 64 is more than this machine's 8 GPUs" in said
+    assert "Fix: Use at most 8." in said
+    train["processes"] = 8
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    assert "note" not in dry()[1]
+
+
+def test_a_rank_above_some_layers_is_noted(tiny):
+    from kilter.models.adapters import note_on_rank
+    from kilter.models.config import AdapterSpec
+    from kilter.models.load import outline
+
+    assert note_on_rank(AdapterSpec(r=16), outline(tiny)) == ""
+    assert "above the width of k_proj, v_proj" in note_on_rank(AdapterSpec(r=17), outline(tiny))

@@ -1,4 +1,4 @@
-"""The process: settings that help every run on a CPU, its peak memory, and what is to end with it."""
+"""The process: settings that help every run on a CPU, its cores, its peak memory, and what is to end with it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ def keep_freed_memory() -> bool:
         return bool(libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)) and bool(libc.mallopt(M_TRIM_THRESHOLD, -1))
     except (OSError, AttributeError):
         return False
+
+
+def core_count() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def peak_memory_gb() -> float:

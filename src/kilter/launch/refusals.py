@@ -26,6 +26,7 @@ class Facts:
         refresh: steps after which the reference becomes the policy.
         processes: of the train stage itself, beside the cluster's.
         gpus: of the whole cluster; None where nobody knows yet.
+        cores: of the one machine of a Ray of its own; None where nobody knows yet.
         paths: fields that name files, with what they hold.
         where: prefix of fields in messages, such as "stages.ppo.train.".
     """
@@ -38,6 +39,7 @@ class Facts:
     refresh: int | None = None
     processes: int = 1
     gpus: int | None = None
+    cores: int | None = None
     paths: Mapping[str, str] = field(default_factory=dict)
     where: str = ""
 
@@ -59,6 +61,7 @@ def check_cluster(spec: ClusterSpec, facts: Facts) -> None:
         problem = f"needs a sampler that can pause, which {facts.sampler} cannot"
         facts.refuse("in_flight", "keep", problem, "set finish or auto, or use sampler.name: vllm")
     _check_gpus(spec, facts)
+    _check_cores(spec, facts)
     _check_weights(spec, facts)
     if spec.critic.place == "apart" and spec.critic.workers > 1:
         problem = "is more than the one process that a critic apart trains in"
@@ -88,6 +91,29 @@ def _check_gpus(spec: ClusterSpec, facts: Facts) -> None:
             f"takes {wanted['rollout']} GPUs, and the learner it shares them with has {wanted['learner']}"
         )
         facts.refuse("rollout", "beside", problem, "lower engines or gpus, or use place: apart")
+
+
+def _check_cores(spec: ClusterSpec, facts: Facts) -> None:
+    """A Ray of its own is this machine, and never grows; roles without a wish share its cores."""
+    if facts.cores is None or spec.address != "local":
+        return
+    if spec.learner.nodes > 1:
+        problem = "is more than this one machine, which is all that address: local has"
+        facts.refuse(
+            "learner.nodes", spec.learner.nodes, problem, "leave it out, or name a cluster's address"
+        )
+    moved = {n: r for n, r in spec.roles().items() if n == "learner" or r.place != "here"}
+    for name, role in moved.items():
+        if role.resources:
+            problem = "are resources that a Ray of its own does not have"
+            fix = "leave them out, or name a cluster's address"
+            facts.refuse(f"{name}.resources", role.resources, problem, fix)
+    wanted = {n: r.workers * (r.cores or 1) for n, r in moved.items()}
+    room = max(facts.cores, sum(r.workers for r in moved.values() if not r.cores))
+    most = max((n for n, r in moved.items() if r.cores), key=lambda n: wanted[n], default="")
+    if most and sum(wanted.values()) > room:
+        problem = f"makes the roles want {sum(wanted.values())} cores, and this machine has {facts.cores}"
+        facts.refuse(f"{most}.cores", moved[most].cores, problem, "lower it, or the number of workers")
 
 
 def _check_weights(spec: ClusterSpec, facts: Facts) -> None:

@@ -48,7 +48,7 @@ def attach(model: Any, spec: AdapterSpec, classifier: bool) -> Any:
 
     if spec.kind == "qlora":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    refuse_unknown_layers(spec, [name for name, _ in model.named_modules()])
+    refuse_unfit_layers(spec, model)
     config = LoraConfig(
         r=spec.r,
         # peft declares an integer. Only an alpha that is a fraction is passed as one.
@@ -59,51 +59,94 @@ def attach(model: Any, spec: AdapterSpec, classifier: bool) -> Any:
         use_dora=spec.kind == "dora",
         task_type=TaskType.SEQ_CLS if classifier else TaskType.CAUSAL_LM,
     )
-    linear = sorted(
-        {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-    )
     try:
         with old_names_allowed(), _tied_allowed():
             adapted = get_peft_model(model, config)
     except ValueError as error:
-        # peft says only that nothing matched. Show what could have.
-        reason = " ".join(str(error).split())
-        unknown = "not found in the base model" in reason
-        raise UserError(
-            "adapter.target",
-            spec.target,
-            "names no layer of the model" if unknown else f"cannot be adapted ({reason[:200]})",
-            f"use {'all-linear, or ' if unknown else ''}some of {', '.join(linear)}",
-        ) from error
+        reason = f"cannot be adapted ({' '.join(str(error).split())[:200]})"
+        raise UserError("adapter.target", spec.target, reason, "use all-linear") from error
     if spec.kind == "dora":
         _refuse_rows_of_zeros(adapted)
     return adapted
 
 
-def refuse_unknown_layers(spec: AdapterSpec, layers: Sequence[str], field: str = "adapter") -> None:
-    """Raises UserError where a target names no layer; peft says so only if all of them do.
+def refuse_unfit_layers(spec: AdapterSpec, model: Any, field: str = "adapter") -> None:
+    """Raises UserError where a target names no layer that takes an adapter, or the rank is above all widths.
+
+    peft says the first only if no target fits, and the second never.
 
     Args:
         spec: its `target` is a pattern over whole names, or a list of names or of their ends.
-        layers: full names of all modules of the model.
+        model: its modules, with or without weights.
         field: the setting that holds the adapter.
     """
+    widths = _widths(spec, model, field)
+    if widths and spec.r > max(widths.values()):
+        widest = max(widths.values())
+        problem = f"is above the width of every layer that it is for: no update has a rank above {widest}"
+        raise UserError(f"{field}.r", spec.r, problem, f"use at most {widest}; 8 to 64 are usual")
+
+
+def note_on_rank(spec: AdapterSpec, model: Any) -> str:
+    """A sentence on the layers that are narrower than the rank; "" where there are none."""
+    widths = _widths(spec, model, "adapter")
+    narrow = sorted({name.rpartition(".")[2] for name, width in widths.items() if width < spec.r})
+    if not narrow:
+        return ""
+    return (
+        f"adapter.r = {spec.r} is above the width of {', '.join(narrow)}: there it adds weights and no rank"
+    )
+
+
+def _widths(spec: AdapterSpec, model: Any, field: str) -> dict[str, int]:
+    """The highest rank of an update, for each layer that the targets name and whose shape is known."""
+    modules = dict(model.named_modules())
+    layers = [name for name, module in modules.items() if _holds_matrix(module)]
     if spec.target == "all-linear":
-        return
-    if isinstance(spec.target, str):
-        try:
-            found = [n for n in layers if re.fullmatch(spec.target, n)]
-        except re.error as error:
-            fix = "mend the pattern, or give a list of names"
-            raise UserError(f"{field}.target", spec.target, f"is no pattern ({error})", fix) from error
-        unknown = [] if found else [spec.target]
+        named = [name for name in layers if isinstance(modules[name], torch.nn.Linear)]
     else:
-        unknown = [t for t in spec.target if not any(n == t or n.endswith(f".{t}") for n in layers)]
-    if unknown:
-        ends = {n.rpartition(".")[2] for n in layers}
-        some = sorted(e for e in ends if e and not e.isdecimal())
-        fix = f"use all-linear, or layers of the model: {nearest(unknown[0], some)}"
-        raise UserError(f"{field}.target", unknown[0], "names no layer of the model", fix)
+        named = _targeted(spec, list(modules), layers, field)
+    return {name: width for name in named if (width := _width(modules[name])) is not None}
+
+
+def _holds_matrix(module: Any) -> bool:
+    """Whether a module has a matrix of its own, as weights or, quantised, as a buffer."""
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return any(tensor.dim() > 1 for tensor in own)
+
+
+def _width(module: Any) -> int | None:
+    """The smaller side of a layer's matrix; that of 4 bits is packed, and its tensor has another shape."""
+    if isinstance(module, torch.nn.Linear):
+        return min(module.in_features, module.out_features)
+    if isinstance(module, torch.nn.Embedding):
+        return min(module.num_embeddings, module.embedding_dim)
+    return None
+
+
+def _targeted(spec: AdapterSpec, modules: Sequence[str], layers: Sequence[str], field: str) -> list[str]:
+    """The layers that the targets name. Raises UserError for a target without one, and for other modules."""
+    found: list[str] = []
+    for target in [spec.target] if isinstance(spec.target, str) else spec.target:
+        named = _named(target, modules, f"{field}.target", isinstance(spec.target, str))
+        if not named or not set(named) <= set(layers):
+            problem = "names modules that take no adapter" if named else "names no layer of the model"
+            ends = sorted({name.rpartition(".")[2] for name in layers} - {""})
+            fix = f"use all-linear, or layers of the model: {nearest(target, ends)}"
+            raise UserError(f"{field}.target", target, problem, fix)
+        found += named
+    return found
+
+
+def _named(target: str, modules: Sequence[str], field: str, pattern: bool) -> list[str]:
+    """The modules that a target names, as peft reads it. Raises UserError for a pattern that is none."""
+    if not pattern:
+        return [name for name in modules if name == target or name.endswith(f".{target}")]
+    try:
+        return [name for name in modules if re.fullmatch(target, name)]
+    except re.error as error:
+        fix = "mend the pattern, or give a list of names"
+        raise UserError(field, target, f"is no pattern ({error})", fix) from error
 
 
 def _refuse_rows_of_zeros(model: Any) -> None:

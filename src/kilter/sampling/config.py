@@ -14,7 +14,7 @@ from kilter.sampling.registry import samplers
 class SamplerKind(BaseModel):
     """Who samples. The fields that only one sampler reads name it in brackets."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     name: str = Field(
         "local",
         description="local (in process), vllm, openai (any compatible endpoint), scripted, "
@@ -34,7 +34,9 @@ class SamplerKind(BaseModel):
         description="GB of key-value cache on a CPU, share of the GPU's memory (0 to 1) on a GPU (vllm)",
     )
     model: str | None = Field(None, description="the endpoint's name of the model (openai)")
-    concurrency: int = Field(8, ge=1, description="requests under way at once (openai)")
+    concurrency: int = Field(
+        8, ge=1, le=1000, description="requests under way at once, as many as the client opens (openai)"
+    )
     retries: int = Field(4, ge=0, description="further attempts after a failure that may pass (openai)")
     script: FileRef | None = Field(
         None, description="JSON lines of {prompt, answer} or {prompt, answers} (scripted)"

@@ -20,6 +20,7 @@ from kilter.artifacts import owning, remove, write_first, write_json
 from kilter.cluster.backend import JOIN
 from kilter.data import store
 from kilter.errors import Interrupted, KilterError, RunFailed
+from kilter.runtime import core_count
 from kilter.screen import Screen
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _run_here(trainer: Trainer, folder: Path) -> None:
 
     spec = trainer.spec
     # Without a limit every process would take all cores, and all would wait for each other.
-    threads = max(1, (os.cpu_count() or 1) // spec.processes)
+    threads = max(1, core_count() // spec.processes)
     threads_before = os.environ.get("OMP_NUM_THREADS")
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     config = LaunchConfig(
