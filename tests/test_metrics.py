@@ -308,16 +308,17 @@ def test_a_metric_from_one_file_is_measured_by_the_command(
     monkeypatch.setattr(cli.out, "width", 200)
     monkeypatch.setattr(cli.err, "width", 200)
     code, text = kilter(monkeypatch, capsys, "eval", *args, "--metric", "{pass_at_k: {k: 1, samples: 2}}")
+    assert code == 2
+    assert "`gold` does not bring what the metric pass_at_1 needs: a source that judges the answers" in text
+    code, text = kilter(monkeypatch, capsys, "eval", *args)
     assert code == 0, text
     assert "Vowels per answer" in text
-    assert "no pass_at_1: no prompt has all of answers, gold, samples" in text
     found = json.loads((tmp_path / "eval" / "evaluation.json").read_text())
     assert found["titles"] == {"vowels": "Vowels per answer"} | found["titles"]
     for name in ("old", "new"):
         estimate = found["models"][name]["metrics"]["vowels"]
         assert (estimate["n"], estimate["n_unscored"], estimate["unit"]) == (23, 1, "vowels")
         assert estimate["ci_low"] < estimate["value"] < estimate["ci_high"]
-        assert "pass_at_1" not in found["models"][name]["metrics"]  # no gold source scores these answers
     assert found["models"]["new"]["difference"]["vowels"]["n"] == 23
     values = json.loads((tmp_path / "eval" / "per_prompt.json").read_text())
     assert len(values["new"]["vowels"]) == 24

@@ -102,7 +102,7 @@ def test_rounds_are_written_out(tiny, pairs_file, tmp_path, monkeypatch):
             "the first round has none",
         ),
         ({"stages": {"a": {"rounds": 2, "stages": {}}}}, "stages.loop.stages.a", "rounds hold no rounds"),
-        ({"start": "sfft"}, "stages.loop-1.answers.generate.model", "Did you mean 'sft'"),
+        ({"start": "sfft"}, "stages.loop.stages.answers.generate.model", "Did you mean 'sft'"),
     ],
 )
 def test_rounds_that_cannot_be_written_out(tiny, pairs_file, tmp_path, monkeypatch, change, field, problem):

@@ -145,7 +145,7 @@ def empty_file(folder, recipe):
 
 def negative_beta(folder, recipe):
     recipe["stages"]["dpo"]["train"]["method"]["beta"] = -0.1
-    return "dpo.beta` = -0.1", "0.01 to 0.5"
+    return "`stages.dpo.train.method.beta` = -0.1", "0.01 to 0.5"
 
 
 def negative_rate(folder, recipe):

@@ -132,11 +132,11 @@ LINES |= {
     f"run late.yaml --set {STAGE}.{setting}{dry}": message
     for dry in ("", " --dry-run")
     for setting, message in {
-        "feedback=\"{regex: {pattern: '('}}\"": "`feedback.regex.pattern` = '(' is not a regular expression",
+        "feedback=\"{regex: {pattern: '('}}\"": f"`{STAGE}.feedback.regex.pattern` = '(' is not a regular",
         "feedback=support_desk": f"`{STAGE}.feedback` = 'support_desk' is the judge of another world",
         "monitors.gold=support_desk": f"`{STAGE}.monitors.gold` = 'support_desk' is the judge of another world",
         "feedback='{json_schema: {schema: {type: nonsense}}}'": "is not a JSON schema",
-        "feedback='{length: {limit: -1, buffer: 4}}'": "`feedback.length.buffer` = 4 must lie between",
+        "feedback='{length: {limit: -1, buffer: 4}}'": "`stages.last.train.feedback.length.buffer` = 4 must lie between",
         "adapter='{kind: lora, target: [q_proj, nope]}'": f"`{STAGE}.adapter.target` = 'nope' names no layer",
         "router_aux_loss=0.1": f"`{STAGE}.router_aux_loss` = 0.1 needs a mixture of experts",
         "template=hello.jinja": f"`{STAGE}.template` = 'hello.jinja' does not write what the assistant says",
@@ -166,14 +166,14 @@ LINES |= {
     for dry in ("", " --dry-run")
     for setting, message in {
         "stages.last.train.fsdp=true": f"`{STAGE}.fsdp` = True shards over several processes, and there is one",
-        "data.heldout=0 --set stages.last.train.early_stopping={}": "has no held-out rows to look at",
-        "'stages.last={evaluate: {models: [sft], sampler: {name: scripted}}}'": "`sampler.script` = 'sft' is not a file",
+        "data.heldout=0 --set stages.last.train.early_stopping={}": "`stages.last.train.early_stopping` = 'loss' needs held-out",
+        "'stages.last={evaluate: {models: [sft], sampler: {name: scripted}}}'": "`stages.last.evaluate.sampler.script` = 'sft' is",
         "'stages.last={evaluate: {models: [sft], sampler: {name: openai}}}'": "`OPENAI_API_KEY`",
         "'stages.last={generate: {sampler: {name: vllm}}}'": "`stages.last.generate.sampler.name` = 'vllm'",
     }.items()
 }
 LINES |= {
-    f"compare study.yaml --set train.early_stopping.metric=divergence{dry}": "`stages.dpo__s0.train.early_stopping.metric"
+    f"compare study.yaml --set train.early_stopping.metric=divergence{dry}": "`train.early_stopping.metric"
     for dry in ("", " --dry-run")
 }
 """What a second stage could only say when the first is done is said before it."""

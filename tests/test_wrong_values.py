@@ -90,6 +90,22 @@ COMMANDS = {
     f"{TRAIN} --limit 0": "`limit` = 0",
     f"{TRAIN} --adapter loraa": "`adapter.kind` = 'loraa'",
     f"{TRAIN} --set adapter.r=0": "`adapter.r` = 0",
+    f"{TRAIN} --set adapter.r=65": "`adapter.r` = 65 is above the width of every layer",
+    f"{TRAIN} --set adapter.r=33 --set adapter.target=[q_proj]": "`adapter.r` = 33 is above the width of every layer",
+    f"{TRAIN} --set adapter.alpha=.inf": "`adapter.alpha` = inf should be a finite number",
+    f"{TRAIN} --set adapter.alpha=0": "`adapter.alpha` = 0 should be greater than 0",
+    f"{TRAIN} --set adapter.dropout=1": "`adapter.dropout` = 1 should be less than 1",
+    f"{TRAIN} --set adapter.target=[norm]": "`adapter.target` = 'norm' names modules that take no adapter",
+    f"{TRAIN} --set adapter.target=[q_proj,mlp]": "`adapter.target` = 'mlp' names modules that take no adapter",
+    f"{TRAIN} --set 'adapter.target=.*norm'": "`adapter.target` = '.*norm' names modules that take no adapter",
+    f"{TRAIN} --set 'adapter.target=.*layers.7.*proj'": "`adapter.target` = '.*layers.7.*proj' names no layer",
+    f"{TRAIN} --set adapter.layers_to_transform=[99]": "`adapter.layers_to_transform` = [99] is not a known key",
+    f"{TRAIN} --data.heldout 0 --eval-every 1": "`eval_every` = 1 needs held-out rows, and the data has none",
+    f"{TRAIN} --data.heldout 0 --eval-every 1 --early-stopping 2": "`early_stopping` = 'loss' needs held-out",
+    f"{TRAIN} --data.heldout 0.3 --limit 3 --data.limit 3 --eval-every 1 --early-stopping 2": "`early_stopping`",
+    f"{ONLINE} --set monitors.keep_best=true": "`monitors.keep_best` = True has no effect: nothing judges",
+    f"{ONLINE} --set monitors.gold=r.py:reward --data.limit 3": "`monitors.gold` = 'r.py:reward' has no prompts",
+    f"{EVAL} --sampler openai --sampler.concurrency 1001": "concurrency` = 1001 should be less than or equal",
     f"{TRAIN} --template no.jinja": "`template` = 'no.jinja' names no file",
     f"{TRAIN} --schedule cosin": "`schedule` = 'cosin'",
     f"{TRAIN} --engine fdsp": "`engine` = 'fdsp'",
@@ -261,6 +277,28 @@ RECIPES = {
     "a reference that a label needs": (
         stage("l", "label", data="$data", feedback="math"),
         "`stages.l.label.feedback.math` = 'answer' is needed",
+    ),
+    "an evaluation of rows that nobody holds out": (
+        lambda r: (
+            r.update(data={"pr": {"path": "pairs.jsonl", "heldout": 0}}),
+            r["stages"].update(
+                sft={"train": {"method": "sft", "data": "$pr"}},
+                dpo={"train": {"method": "dpo", "data": "$pr", "eval_every": 1}},
+            ),
+        ),
+        "`stages.dpo.train.eval_every` = 1 needs held-out rows, and the data has none.\n"
+        "Fix: Set data.pr.heldout, such as 0.1, or leave eval_every out",
+    ),
+    "an evaluation of rows that a stage will make": (
+        lambda r: (
+            stage("g", "generate", model="sft", data="$data")(r),
+            stage("d", "train", method="sft", data="$g", eval_every=1)(r),
+        ),
+        "`stages.d.train.eval_every` = 1 needs held-out rows",
+    ),
+    "a rank above every layer": (
+        lambda r: r["stages"]["dpo"]["train"].update(adapter={"r": 99}),
+        "`stages.dpo.train.adapter.r` = 99 is above the width of every layer",
     ),
     "no rounds": (
         lambda r: r["stages"].update(l={"rounds": 0, "stages": {"a": {}}}),

@@ -25,7 +25,7 @@ from kilter.validation import as_user_error, load_yaml, require_name
 class Head(BaseModel):
     """What a recipe holds beside its stages."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     name: str = Field("run", description="folder under runs/; default: the recipe's file name")
     model: str = Field(
         "builtin:smollm2-135m", description="base model: builtin:NAME, a folder, a .gguf file, or a Hub id"
@@ -209,18 +209,16 @@ def _head_error(error: ValidationError, raw: dict[str, Any]) -> UserError:
 
 
 def override(raw: dict[str, Any], item: str) -> None:
-    """--set a.b=c; the value is read as YAML."""
+    """--set a.b=c; the value is read as YAML. The path is that of a message; 0 is the first of a list."""
     path, sign, text = item.partition("=")
     if not sign or not path:
         raise UserError("--set", item, "is not KEY=VALUE", "write --set stages.dpo.train.learning_rate=1e-5")
+    if path.startswith("data."):
+        raw["data"], path = _spread(raw.get("data", {}), path)
     node: Any = raw
     keys = _keys(raw, path)
     for key in keys[:-1]:
-        if not isinstance(node, dict):
-            raise UserError(
-                "--set", item, f"sets {key!r} under a value that is not a mapping", "check the path"
-            )
-        if key not in node and node is raw.get("stages"):
+        if isinstance(node, dict) and key not in node and node is raw.get("stages"):
             raise UserError(
                 "--set",
                 item,
@@ -231,12 +229,56 @@ def override(raw: dict[str, Any], item: str) -> None:
                     none=f"set the stage as a whole first: --set 'stages.{key}={{train: {{method: sft}}}}'",
                 ),
             )
-        if key in ("method", "algorithm") and isinstance(node.get(key), str):
-            node[key] = {"name": node[key]}  # method: dpo and method: {name: dpo} say the same
-        node = node.setdefault(key, {})
-    if not isinstance(node, dict):
-        raise UserError("--set", item, "sets a key of a value that is not a mapping", "check the path")
-    node[keys[-1]] = scalar(text)
+        place = _place(node, key, item)
+        if isinstance(node, dict):
+            node.setdefault(key, {})
+        # A name alone stands for a mapping with this name.
+        if key in SHORT and isinstance(node[place], str):
+            node[place] = {SHORT[key]: node[place]}
+        node = node[place]
+    node[_place(node, keys[-1], item)] = scalar(text)
+
+
+SHORT = {"method": "name", "algorithm": "name", "adapter": "kind"}
+"""Settings that may be one word, and the key that the word stands for."""
+
+
+def _place(node: Any, key: str, item: str) -> Any:
+    """Where a key stands in a mapping, or a number in a list. Raises UserError."""
+    if isinstance(node, dict):
+        return key
+    if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
+        return int(key)
+    what = (
+        "a place that the list has not"
+        if isinstance(node, list)
+        else "a key of a value that is not a mapping"
+    )
+    raise UserError("--set", item, f"sets {what}", "check the path")
+
+
+def _spread(data: Any, path: str) -> tuple[Any, str]:
+    """The data of a recipe with every mixture as its parts, and the path of a setting in it."""
+    if not isinstance(data, dict | list):
+        return data, path
+    if isinstance(data, list) or _is_one_data_set(data):
+        return _parts(data), path
+    # One of several that is called `data` has the names of one that stands alone.
+    inner = path.removeprefix("data.").partition(".")[0]
+    if inner in DataSpec.model_fields and inner not in data and "data" in data:
+        path = f"data.{path}"
+    return {name: _parts(one) for name, one in data.items()}, path
+
+
+def _parts(data: Any) -> Any:
+    """A data set that lists its sources, with the list under `parts` and each source as a mapping."""
+    if isinstance(data, list):
+        data = {"parts": data}
+    if isinstance(data, dict) and isinstance(data.get("path"), list):
+        data = {"parts": data["path"]} | {k: v for k, v in data.items() if k != "path"}
+    if isinstance(data, dict) and isinstance(data.get("parts"), list):
+        data = data | {"parts": [{"path": p} if isinstance(p, str) else p for p in data["parts"]]}
+    return data
 
 
 def _keys(node: Any, path: str) -> list[str]:
@@ -245,7 +287,10 @@ def _keys(node: Any, path: str) -> list[str]:
     while path:
         known = [str(k) for k in node if f"{path}.".startswith(f"{k}.")] if isinstance(node, dict) else []
         key = max(known, key=len, default=path.partition(".")[0])
-        node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, list):
+            node = node[int(key)] if key.isdecimal() and int(key) < len(node) else None
+        else:
+            node = node.get(key) if isinstance(node, dict) else None
         found.append(key)
         path = path[len(key) + 1 :]
     return found
@@ -282,13 +327,15 @@ def check(recipe: Recipe) -> None:
 
     # What is misspelt is said before anything heavy is read: names first, then references.
     for name, stage in recipe.stages.items():
-        stage.maker.check_names(stage.spec, run.at(name))
+        with run.at(name).naming():
+            stage.maker.check_names(stage.spec, run.at(name))
     for name, stage in recipe.stages.items():
         work = run.at(name)
         for item in stage.maker.reads(stage.spec):
             _CHECKS[item.ref.to](item, work)
     for name, stage in recipe.stages.items():
-        stage.maker.check(stage.spec, run.at(name))
+        with run.at(name).naming():
+            stage.maker.check(stage.spec, run.at(name))
 
 
 def _check_data(item: Found, work: Workspace) -> None:
@@ -300,9 +347,7 @@ def _check_data(item: Found, work: Workspace) -> None:
         for name in work.made_by(item.value):
             if name in work.data_sets:
                 fix = f"give the path of {name} there, or name a stage that makes data"
-                raise UserError(
-                    f"data.{item.value.removeprefix('$')}", f"${name}", "is a data set itself", fix
-                )
+                raise UserError(work.data_field(item.value), f"${name}", "is a data set itself", fix)
             _check_stage(replace(item, value=f"${name}"), work, "data", "no such stage")
         return
     _check_stage(item, work, "data", "names no data set", tuple(work.data_sets))

@@ -1,4 +1,4 @@
-"""The process: settings that help every run on a CPU, its cores, its peak memory, and what is to end with it."""
+"""The process: settings that help every run on a CPU, cores, peak memory, and what is to end with it."""
 
 from __future__ import annotations
 

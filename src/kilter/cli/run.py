@@ -61,7 +61,7 @@ def _print_plan(recipe: Any) -> None:
         "stage", "kind", "what", "rows", "tokens", "steps", "memory", "time", box=None, pad_edge=False
     )
     total, unknown = 0.0, []
-    stages = plan(recipe)
+    stages = plan(recipe, out)
     for s in stages:
         total += s.seconds or 0
         unknown += [s.name] if s.seconds is None else []

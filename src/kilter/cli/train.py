@@ -137,7 +137,10 @@ def _apply(
         if not rest:
             _refuse_option(key, text, method)
         target, leaf = method, key
-        if rest and head == "data":
+        # A message calls a setting of the method dpo.beta.
+        if rest and head in ("method", method.get("name")):
+            target, leaf = method, rest
+        elif rest and head == "data":
             target, leaf = source, rest
         elif rest and head in nested:
             target, leaf = fields.setdefault(head, {}), rest

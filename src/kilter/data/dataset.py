@@ -19,7 +19,7 @@ from kilter.artifacts import sha256_file
 from kilter.data import hints, store
 from kilter.data.formats.ask import as_turn
 from kilter.data.formats.scores import of_trees
-from kilter.data.read import rows, setting
+from kilter.data.read import rows
 from kilter.data.reading import LOOKED_AT, Account, Reading
 from kilter.data.row import Raw, RowError
 from kilter.data.shapes import NEEDED, Condition, PairRule, conditioned, refuse_ungraded, shaped
@@ -42,7 +42,7 @@ class DataSpec(SourceSpec):
     A list stands for a mixture: [{path: a.jsonl, weight: 2}, {path: b.jsonl}].
     """
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=_path_or_parts)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, json_schema_extra=_path_or_parts)
     parts: list[Part] = Field(
         default_factory=list, description="a mixture of several sources, each with path and weight"
     )
@@ -296,14 +296,14 @@ def load(spec: DataSpec, shape: Shape, where: str = "data", learned: bool = True
     trained, held = divided(groups, spec, weights)
     if not len(trained):
         problem = f"holds out every one of {len(groups)} rows, and leaves none to train on"
-        raise UserError(setting(where, "heldout"), spec.heldout, problem, "lower it, or give more prompts")
+        raise UserError(f"{where}.heldout", spec.heldout, problem, "lower it, or give more prompts")
     train, heldout = picked(groups, _weighted(trained, weights, groups)), picked(groups, held)
     if spec.condition is not None:
         train, heldout = conditioned(
-            train, heldout, shape, spec.condition, account.skipped, setting(where, "condition")
+            train, heldout, shape, spec.condition, account.skipped, f"{where}.condition"
         )
     if shape == "unpaired" and spec.threshold is None:
-        refuse_ungraded(groups, setting(where, "threshold"))
+        refuse_ungraded(groups, f"{where}.threshold")
     train = shelved(shaped(train, shape, account.skipped, spec.pairs, spec.threshold))
     if not train:
         raise _nothing_left(spec, shape, where, account)
@@ -408,7 +408,7 @@ def gathered(
     def read() -> Iterator[Group]:
         count = 0
         for n, source in enumerate(spec.sources()):
-            field = f"{where}.parts[{n}]" if spec.parts else where
+            field = f"{where}.parts.{n}" if spec.parts else where
             bounds.append((count, source.weight))
             # A stage that accepted nothing leaves an empty file; the other parts of a mixture are there.
             if spec.parts and _is_empty(source):

@@ -551,15 +551,9 @@ def _saved(folder: Path, split: str, field: str) -> Rows:
         yield f"{folder}:{index + 1}", row
 
 
-def setting(field: str, key: str) -> str:
-    """What a recipe calls this key of the data set that a field belongs to: data.path, or data.mine.path."""
-    name = field.partition(".")[0]
-    return f"data.{key}" if name == "data" else f"data.{name}.{key}"
-
-
 def _by_recipe(field: str) -> str:
-    """How a recipe is given another path; one part of a mixture has no setting of its own."""
-    return "" if "parts[" in field else f" (in a recipe --set {setting(field, 'path')}=FILE)"
+    """How a recipe is given another path."""
+    return f" (in a recipe --set {field}=FILE)" if field.startswith("data.") else ""
 
 
 def _hub(name: str, split: str, config: str | None, field: str) -> Rows:

@@ -13,7 +13,6 @@ from kilter.data import hints, store
 from kilter.data.formats import Format, detect, formats, reader
 from kilter.data.formats.ask import asking, prompt_of
 from kilter.data.formats.registry import IDS, NOTED, SYSTEMS, dressed
-from kilter.data.read import setting
 from kilter.data.row import Raw, Row, RowError, renamed
 from kilter.data.source import SourceSpec
 from kilter.errors import UserError
@@ -277,7 +276,7 @@ class Reading:
 
     def _fix(self, mend: str) -> str:
         """What to do about a bad row: mend it, or leave it out, here and in a recipe."""
-        recipe = f"--set {setting(self.where, 'on_bad_row')}=skip"
+        recipe = f"--set {self.where}.on_bad_row=skip"
         skip = f"leave such rows out with --on-bad-row skip (in a recipe {recipe})"
         return f"{mend or 'correct the row'}, or {skip}"
 

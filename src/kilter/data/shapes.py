@@ -32,7 +32,7 @@ NEEDED = {
 class PairRule(BaseModel):
     """Which pairs a list of rated or ranked answers gives."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     rule: Literal["best_worst", "all", "adjacent"] = Field(
         "best_worst", description="best against worst; every two unequal ones; neighbours in rank"
     )
@@ -46,7 +46,7 @@ class Condition(BaseModel):
     scores share a level. Papers: Lu et al. 2022 (Quark), Dong et al. 2023 (SteerLM), Korbak et al. 2023.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     levels: int = Field(
         2, ge=2, le=10, description="how many levels; each holds about the same number of answers"
     )

@@ -21,7 +21,7 @@ else:  # so that the schema and the command line show the dials of every registe
 class SourceSpec(BaseModel):
     """One source of rows and how they are read."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     path: Annotated[str, AfterValidator(worlds.check_path)] = Field(
         description="file, folder, pattern (data/*.jsonl), Hub name (owner/name), "
         f"or {', '.join(worlds.paths())}"

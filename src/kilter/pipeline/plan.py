@@ -7,21 +7,24 @@ from pathlib import Path
 
 from rich.console import Console
 
-from kilter.pipeline.runner import preflight
+from kilter.pipeline.runner import plan_of, preflight
 from kilter.recipe import Recipe
 from kilter.stages import StagePlan
 
 
-def plan(recipe: Recipe) -> list[StagePlan]:
+def plan(recipe: Recipe, console: Console | None = None) -> list[StagePlan]:
     """One line per stage. Opens all that a run would open before its first stage; never loads weights.
+
+    Args:
+        console: where the notes of the stages go; default: nowhere.
 
     Raises:
         UserError: what a stage will read, also the last one, cannot be opened.
     """
-    run = recipe.workspace(Path("runs") / recipe.name, Console(quiet=True), loaded={})
+    run = recipe.workspace(Path("runs") / recipe.name, console or Console(quiet=True), loaded={})
     run.model(None)
     known = preflight(run)
     return [
-        replace(known.get(name) or stage.maker.plan(stage.spec, run.at(name)), name=name, kind=stage.kind)
+        replace(known.get(name) or plan_of(run.at(name)), name=name, kind=stage.kind)
         for name, stage in recipe.stages.items()
     ]

@@ -98,10 +98,20 @@ def preflight(run: Workspace) -> dict[str, StagePlan]:
     """
     run = run if run.alone or run.loaded is not None else replace(run, loaded={})
     for name, stage in run.stages.items():
-        check_inputs(run.at(name))
-        stage.maker.preflight(stage.spec, run.at(name))
+        work = run.at(name)
+        with work.naming():
+            check_inputs(work)
+            stage.maker.preflight(stage.spec, work)
+        for note in stage.maker.notes(stage.spec, work):
+            work.console.print(styled("[yellow]note[/] {}: {}", name, note), soft_wrap=True)
     later = [name for name in list(run.stages)[1:] if manifests.read(run.stage(name)) is None]
-    return {name: run.stages[name].maker.plan(run.stages[name].spec, run.at(name)) for name in later}
+    return {name: plan_of(run.at(name)) for name in later}
+
+
+def plan_of(work: Workspace) -> StagePlan:
+    """What a stage would take. Raises UserError where the stage would refuse what it reads."""
+    with work.naming():
+        return work.here.maker.plan(work.here.spec, work)
 
 
 def run_stage(
@@ -134,7 +144,8 @@ def run_stage(
     chain.forget(work.folder, work.link(work.name))
     try:
         with manifests.life(folder, entry, lambda done: _record(work, done)):
-            outcome = stage.maker.run(stage.spec, work, folder)
+            with work.naming():
+                outcome = stage.maker.run(stage.spec, work, folder)
             finish(folder)
             entry.outputs = _outputs(outcome, stage.maker.makes, folder)
             code = {"code": int(outcome.code)} if outcome.code else {}

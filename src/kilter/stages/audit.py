@@ -90,7 +90,7 @@ class Audit(StageKind[AuditSpec]):
             work.data(spec.data),
             settings,
             _shape(spec, work),
-            spec.data.removeprefix("$"),
+            work.data_field(spec.data),
             lambda line: work.console.print(f"  {line}"),
         )
         files.write(found, folder)

@@ -5,6 +5,7 @@ Neither knows recipe or pipeline: a stage is handed a Workspace, and the pipelin
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from kilter import manifest as manifests
 from kilter.data.dataset import Dataset, DataSpec, load
 from kilter.data.source import Part
 from kilter.errors import UserError
+from kilter.objectives.registry import method_name
 from kilter.refs import Found
 from kilter.release.section import Section
 from kilter.stages.door import Door
@@ -27,6 +29,9 @@ from kilter.stages.refs import references
 from kilter.types import Group, Prompt, Shape
 
 S = TypeVar("S", bound=BaseModel)
+
+DATA = "data"
+"""Name of the one data set of a run that has one alone: its settings stand right below `data`."""
 
 
 class StageKind(ABC, Generic[S]):
@@ -109,6 +114,10 @@ class StageKind(ABC, Generic[S]):
     def preflight(self, spec: S, work: Workspace) -> None:
         """Raises UserError for what only the machine and the data can tell, before any stage runs."""
 
+    def notes(self, spec: S, work: Workspace) -> Sequence[str]:
+        """What a person should know before the run, and is no reason to refuse it; said once."""
+        return []
+
     def plan(self, spec: S, work: Workspace) -> StagePlan:
         """What a run would take."""
         return StagePlan()
@@ -128,11 +137,15 @@ class StageKind(ABC, Generic[S]):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage of a recipe: the name of its kind, the kind itself, and the settings."""
+    """A stage of a recipe: the name of its kind, the kind itself, and the settings.
+
+    where: the place of its settings in the recipe, such as stages.dpo.train; "" without a recipe.
+    """
 
     kind: str
     maker: StageKind[Any]
     spec: Any
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,8 +181,31 @@ class Workspace:
 
     def where(self, field: str = "") -> str:
         """A field's full name in an error message."""
-        prefix = "" if self.alone else f"stages.{self.name}.{self.here.kind}"
+        prefix = "" if self.alone else self.here.where
         return f"{prefix}.{field}".strip(".") if field else f"{prefix}.".lstrip(".")
+
+    @contextlib.contextmanager
+    def naming(self) -> Iterator[None]:
+        """Gives errors of the stage's settings their full names: what raises them knows no recipe."""
+        try:
+            yield
+        except UserError as error:
+            field = self._full(error.field)
+            if field == error.field:
+                raise
+            raise UserError(field, error.value, error.problem, error.fix) from error
+
+    def _full(self, field: str) -> str:
+        """The full name of a setting of this stage; any other name as it is."""
+        spec = self.here.spec
+        head, _, rest = field.partition(".")
+        name = next((n for n, f in type(spec).model_fields.items() if head in (n, f.alias)), None)
+        # A setting of the method bears the method's name.
+        if name is None and rest and "method" in type(spec).model_fields and head == method_name(spec.method):
+            return field if self.alone else self.where(f"method.{rest}")
+        # `data.path` is of the data set, and a model that was left out is that of the recipe.
+        outside = name is None or (head == "data" and rest) or (head == "model" and spec.model is None)
+        return field if self.alone or outside else self.where(field)
 
     def is_stage(self, name: str | None) -> bool:
         """Whether a stage bears this name; without a recipe, names are of models and files."""
@@ -276,6 +312,17 @@ class Workspace:
             return {}
         return {"path": str(self.stage(path[1:]) / ARTIFACT["data"]), "format": "groups"}
 
+    def listed(self, reference: str) -> bool:
+        """Whether a reference names a data set of the recipe; else it is what a stage makes."""
+        return reference.removeprefix("$") in self.data_sets
+
+    def data_field(self, reference: str, key: str = "") -> str:
+        """What a recipe calls a data set, or one of its settings: data.desk, data.desk.heldout."""
+        name = reference.removeprefix("$")
+        named = not self.alone and self.listed(reference) and name != DATA
+        field = f"{DATA}.{name}" if named else name
+        return f"{field}.{key}" if key else field
+
     def sources(self, reference: str) -> list[Part]:
         """What a data set is read from, but for what stages of the run make."""
         spec = self.data_sets.get(reference.removeprefix("$"))
@@ -295,7 +342,7 @@ class Workspace:
         name = reference.removeprefix("$")
         if self.loaded is not None and (name, shape) in self.loaded:
             return self.loaded[name, shape]
-        found = load(self.data(reference), shape, name)
+        found = load(self.data(reference), shape, self.data_field(reference))
         if self.loaded is not None:
             self.loaded[name, shape] = found
         return found

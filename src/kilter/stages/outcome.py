@@ -24,7 +24,7 @@ ARTIFACT: Mapping[str, str] = {
 class StageSpec(BaseModel):
     """Base of a user's own settings: an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True)

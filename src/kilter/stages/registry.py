@@ -50,10 +50,10 @@ def make(kind: str, settings: Any, where: str = "") -> Stage:
         settings: fields of the kind's Spec; None stands for none.
         where: the stage's place in a recipe, such as "stages.dpo"; without it, errors name fields alone.
     """
-    maker = kind_of(kind, where)
+    maker, place = kind_of(kind, where), f"{where}.{kind}" if where else ""
     if isinstance(settings, BaseModel):
-        return Stage(kind, maker, settings)
+        return Stage(kind, maker, settings, place)
     try:
-        return Stage(kind, maker, maker.Spec.model_validate({} if settings is None else settings))
+        return Stage(kind, maker, maker.Spec.model_validate({} if settings is None else settings), place)
     except ValidationError as error:
-        raise as_user_error(error, f"{where}.{kind}" if where else "", maker.Spec) from error
+        raise as_user_error(error, place, maker.Spec) from error

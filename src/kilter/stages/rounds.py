@@ -39,7 +39,7 @@ KEY = "rounds"
 class Rounds(BaseModel):
     """The same stages several times, each round from the model that the one before left."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     rounds: int = Field(ge=1, le=1000, description="how often the stages are run")
     start: BaseRef = Field(None, description="stage or model of the first round; default: the recipe's model")
     reference: Literal["moved", "kept"] = Field(

@@ -16,6 +16,7 @@ from kilter.launch.refusals import check_cluster
 from kilter.launch.spec import ClusterSpec
 from kilter.refs import Found
 from kilter.release.section import Section
+from kilter.runtime import core_count
 from kilter.stages.kind import Stage, StageKind, Workspace
 from kilter.stages.outcome import Outcome, StagePlan
 from kilter.stages.refs import references
@@ -99,7 +100,7 @@ class Train(StageKind[TrainSpec]):
     def preflight(self, spec: TrainSpec, work: Workspace) -> None:
         """Refuses a tracker that is not installed, and a model that is there but that nothing can train."""
         from kilter.feedback import check_columns, model_references
-        from kilter.models.adapters import is_adapter, refuse_unknown_layers
+        from kilter.models.adapters import is_adapter, refuse_unfit_layers
         from kilter.models.load import base_of, outline, refuse_unfit
         from kilter.training.balance import refuse_dense
         from kilter.training.hooks.metrics_log import check_trackers
@@ -117,11 +118,12 @@ class Train(StageKind[TrainSpec]):
             refuse_unfit(base_of(folder)[0], str(folder), "model" if name is None else work.where(field))
 
         if spec.adapter is not None and (begun := work.origin(spec.start)) is not None:
-            layers = [name for name, _ in outline(base_of(begun)[0]).named_modules()]
-            refuse_unknown_layers(spec.adapter, layers, work.where("adapter"))
+            refuse_unfit_layers(spec.adapter, outline(base_of(begun)[0]), work.where("adapter"))
         if spec.router_aux_loss and (begun := work.origin(spec.start)) is not None:
             refuse_dense(outline(base_of(begun)[0]), spec, work.where("router_aux_loss"))
+        _refuse_crowd(spec, work)
         ready = work.ready(spec.prompts or spec.data)
+        _refuse_unseen(spec, work, self.shape(spec, "data") or "prompts")
         if ready and not any(work.is_stage(n) for n in model_references(spec.feedback)):
             self._refuse_uncertified(spec, work)
         if ready and spec.prompts is None:
@@ -131,6 +133,16 @@ class Train(StageKind[TrainSpec]):
             if source is not None:
                 data = work.load(spec.prompts or spec.data, self.shape(spec, "data") or "prompts")
                 check_columns(source, data.train, work.where(field))
+
+    def notes(self, spec: TrainSpec, work: Workspace) -> list[str]:
+        """Processes that share cores, and adapters that are larger than their layers."""
+        from kilter.models.adapters import note_on_rank
+        from kilter.models.load import base_of, outline
+
+        found = [crowded(spec)]
+        if spec.adapter is not None and (begun := work.origin(spec.start)) is not None:
+            found.append(note_on_rank(spec.adapter, outline(base_of(begun)[0])))
+        return [note for note in found if note]
 
     def _refuse_uncertified(self, spec: TrainSpec, work: Workspace) -> None:
         """Raises UserError for labels or rewards of a judge that nobody vouches for."""
@@ -253,6 +265,71 @@ def _refuse_too_few_steps(spec: TrainSpec, work: Workspace, shape: Shape) -> Non
         raise UserError(work.where("eval_every"), spec.eval_every, problem, "lower it, or train longer")
 
 
+def _refuse_crowd(spec: TrainSpec, work: Workspace) -> None:
+    """Raises UserError for more processes than GPUs: NCCL refuses two of a group on one, minutes later."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < spec.processes:
+        problem = f"is more than this machine's {gpus} GPUs, and every process takes one"
+        raise UserError(work.where("processes"), spec.processes, problem, f"use at most {gpus}")
+
+
+def crowded(spec: TrainSpec) -> str:
+    """A sentence on processes that share the cores of this machine; "" where each has its own.
+
+    torchrun and accelerate start as many as they are told to as well; each has a copy of the model.
+    """
+    import torch
+
+    cores, here = core_count(), spec.cluster is not None and spec.cluster.address == "local"
+    if torch.cuda.is_available() or (spec.cluster is not None and not here):
+        return ""
+    roles = spec.cluster.roles() if spec.cluster is not None else {}
+    count = sum(r.workers for n, r in roles.items() if n == "learner" or r.place != "here") or spec.processes
+    if count <= cores:
+        return ""
+    return f"{count} processes share {cores} cores, and wait for each other; at most {cores} are usual"
+
+
+def _refuse_unseen(spec: TrainSpec, work: Workspace, shape: Shape) -> None:
+    """Raises UserError for what evaluates on held-out rows where there are none.
+
+    Of data that an earlier stage makes, the settings alone are read.
+    """
+    reference, watch = spec.prompts or spec.data, spec.monitors
+    settings = work.data(reference)
+    mend = f"{work.data_field(reference, 'heldout')}, such as 0.1"
+    if not work.listed(reference):
+        mend = f"data to a data set {{path: {reference}, heldout: 0.1}}"
+    none = not settings.heldout and not any(part.heldout for part in settings.parts)
+    data = None
+    if work.ready(reference):
+        data = work.load(reference, shape)
+        none = not data.heldout
+    early = None if spec.early_stopping is None else spec.early_stopping.metric
+    for name, value in (("early_stopping", early), ("eval_every", spec.eval_every)):
+        if none and value is not None:
+            fix = f"set {mend}, or leave {name} out"
+            raise UserError(work.where(name), value, "needs held-out rows, and the data has none", fix)
+    if data is None:
+        return
+    chosen = bool(data.set_aside(_choosing(spec, data)).select)
+    if early is not None and not chosen:
+        problem = "needs rows set aside to choose by, which is a quarter of the prompts at most"
+        raise UserError(work.where("early_stopping"), early, problem, "give more prompts")
+    if spec.prompts is None or not watch.enabled or chosen:
+        return
+    if watch.gold is not None:
+        problem = "has no prompts to judge: at most a quarter of the training prompts is set aside for it"
+        fix = "give more prompts, or leave it out"
+        raise UserError(work.where("monitors.gold"), watch.gold, problem, fix)
+    if watch.keep_best and "keep_best" in watch.model_fields_set:
+        problem = "has no effect: nothing judges the answers, so that no checkpoint is the best"
+        fix = "name a source in monitors.gold, or leave keep_best out"
+        raise UserError(work.where("monitors.keep_best"), True, problem, fix)
+
+
 def _check_cluster(spec: TrainSpec, cluster: ClusterSpec, work: Workspace) -> None:
     """Raises UserError for a cluster that cannot run this, files that lie elsewhere there included."""
     import torch
@@ -264,11 +341,11 @@ def _check_cluster(spec: TrainSpec, cluster: ClusterSpec, work: Workspace) -> No
     paths |= {"model": work.base} if Path(work.base).exists() else {}
     for name in work.data_sets:
         found = (part.path for part in work.sources(name))
-        paths |= {f"data.{name}.path": path for path in found if Path(path).exists()}
+        paths |= {work.data_field(name, "path"): path for path in found if Path(path).exists()}
     # Another machine's GPUs are counted when it answers.
     gpus = torch.cuda.device_count() if cluster.address == "local" else None
     known = facts(spec, index.brief(spec.method), work.where(), gpus)
-    check_cluster(cluster, replace(known, paths=paths))
+    check_cluster(cluster, replace(known, paths=paths, cores=core_count()))
 
 
 def on_cluster(stages: Mapping[str, Stage], cluster: ClusterSpec) -> dict[str, Stage]:

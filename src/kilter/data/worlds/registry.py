@@ -33,7 +33,7 @@ PREFIX = "builtin:"
 class Dials(BaseModel, ABC):
     """What can be set of a world. Derive from it, and add the world's own."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     n: int = Field(400, ge=2, description="number of prompts")
     view: str = Field("auto", description="what the prompts carry; auto gives each method what it needs")
 
