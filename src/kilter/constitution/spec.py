@@ -11,7 +11,7 @@ from kilter.sampling.config import FOLLOWS, SamplerKind
 class CriticSpec(BaseModel):
     """Who writes critiques and revisions."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     model: ModelRef | None = Field(
         None, description="stage or model that criticises and revises; default: the one that answered"
     )

@@ -14,7 +14,7 @@ from kilter.sampling.config import FOLLOWS, READS, SamplerKind
 class EvaluateSpec(BaseModel):
     """Which models, on which prompts, sampled how, scored by what."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     models: Annotated[list[ModelRef] | dict[str, ModelRef], MODEL] = Field(
         default_factory=list,
         description="stages or models to evaluate on the same prompts; {name: model} gives them names; "

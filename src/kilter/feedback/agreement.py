@@ -21,7 +21,7 @@ PEOPLE = "people"
 class Agreement(BaseModel):
     """Whose labels the new ones are compared with, and on how many rows."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     limit: int = Field(
         400, ge=0, description="rows of either data on which labels are compared with people's; 0: off"
     )

@@ -13,7 +13,7 @@ from kilter.types import Group
 class Route(BaseModel):
     """What becomes of doubtful labels."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     human: float = Field(
         0.0,
         ge=0,

@@ -22,7 +22,7 @@ class AdapterSpec(BaseModel):
     qlora: lora over a base in 4 bits (Dettmers et al. 2023); needs a GPU.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     kind: Literal["lora", "rslora", "dora", "qlora"] = Field(
         "lora", description="lora, rslora, dora, or qlora (4-bit base, needs a GPU)"
     )

@@ -43,7 +43,7 @@ class FsdpSpec(BaseModel):
 
     # True stands for all defaults, and False for none.
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"switch": True, "type": ["object", "boolean"]}
+        extra="forbid", allow_inf_nan=False, json_schema_extra={"switch": True, "type": ["object", "boolean"]}
     )
     shard: int | None = Field(
         None,
@@ -68,7 +68,7 @@ class FsdpSpec(BaseModel):
 class CriticSpec(BaseModel):
     """The value model of methods that have one."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     start: ModelRef | None = Field(
         None,
         alias="from",
@@ -81,7 +81,7 @@ class CriticSpec(BaseModel):
 class KLControl(BaseModel):
     """How the KL coefficient moves."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     mode: Literal["fixed", "adaptive", "budget"] = Field(
         "fixed", description="fixed; adaptive: towards the target (Ziegler 2019); budget: rises only above it"
     )
@@ -93,7 +93,7 @@ class KLControl(BaseModel):
 class MonitorSpec(BaseModel):
     """What watches the run; see docs/monitors.md."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     enabled: bool = Field(True, description="watch for NaN, collapse and reward hacking")
     gold: FeedbackRef = Field(
         None,

@@ -43,7 +43,7 @@ REFERENCES = ("reference", "answer", "solution", "target")
 class _Named(BaseModel):
     """The short form: the settings stand in a file of their own."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     file: FileRef | None = Field(None, description="judge.yaml, in place of all other settings")
 
 

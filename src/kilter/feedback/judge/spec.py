@@ -21,7 +21,7 @@ written first, then the probabilities of the verdict are read."""
 class Price(BaseModel):
     """What an endpoint takes for tokens, in any one currency."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     prompt: float = Field(0.0, ge=0, description="per million tokens read")
     completion: float = Field(0.0, ge=0, description="per million tokens written")
 
@@ -29,7 +29,7 @@ class Price(BaseModel):
 class JudgeSpec(BaseModel):
     """A judge: who is asked, what, and how the reply is read."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     model: ModelRef | None = Field(
         None, description="stage, folder, builtin:smollm2-135m or Hub name; or sampler.model of an endpoint"
     )

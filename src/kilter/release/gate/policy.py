@@ -34,7 +34,7 @@ CAUTIOUS: dict[str, tuple[str, str]] = {">": ("ci_low", "ci_high"), "<": ("ci_hi
 class Waiver(BaseModel):
     """Who lets a failing condition pass, why, and until when."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     owner: str = Field(min_length=1, description="person who answers for it")
     reason: str = Field(min_length=1, description="why it may pass")
     expires: dt.date = Field(description="last day on which it holds, YYYY-MM-DD")
@@ -46,17 +46,14 @@ class Condition(BaseModel):
     diff_* bounds are those of the paired difference to the baseline.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     metric: str = Field(description="a metric of evaluation.json, or reward_model.accuracy")
     bound: Bound = Field("value", description="which number is compared")
     op: Op = Field(">=", description="comparison")
-    value: float = Field(
-        0.0, allow_inf_nan=False, description="what it is compared with, in the metric's unit"
-    )
+    value: float = Field(0.0, description="what it is compared with, in the metric's unit")
     margin: float | None = Field(
         None,
         ge=0,
-        allow_inf_nan=False,
         description="how much worse than the baseline it may be, in place of bound, op and value",
     )
     min_n: int = Field(1, ge=1, description="with fewer scored prompts the condition is inconclusive")
@@ -129,7 +126,7 @@ class Condition(BaseModel):
 class Policy(BaseModel):
     """What must hold for a release."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     conditions: list[Condition] = Field(min_length=1, description="all of them must pass")
     name: str = Field("release", description="shown in the report")
     why: str = Field("", description="what the policy is for, in a sentence")
