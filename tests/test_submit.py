@@ -221,21 +221,26 @@ class Here(Client):
         self.finish(job, int(done.returncode != 0))
 
 
-def test_a_job_that_its_monitors_stop_ends_with_3(here, monkeypatch, capsys):
-    """No gate looks at the model that is left, so that nobody has settled the doubt."""
-    made = Here()
-    monkeypatch.setattr(cli.submit, "connect", lambda address: jobs.Jobs(made))
+def truncated(shared):
+    """A recipe whose answers all hit the length limit; its prompts are written to a folder that all share."""
     rows = [{"prompt": f"Say {chr(97 + i % 26)}{i}"} for i in range(40)]
-    (here.shared / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (shared / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     train = (
         "{method: grpo, prompts: $data, feedback: {regex: '[a-m]'}, max_steps: 40, batch_size: 4,\n"
         "    max_length: 64, sampler: {samples: 4, max_new_tokens: 4}, save_every: 100,\n"
         "    monitors: {gold: {regex: '[n-z]'}, gold_every: 100, gold_prompts: 4}}"
     )
-    Path("r.yaml").write_text(
-        f"model: {here.shared}/model\ndata: {{path: {here.shared}/prompts.jsonl, heldout: 0}}\n"
+    return (
+        f"model: {shared}/model\ndata: {{path: {shared}/prompts.jsonl, heldout: 0}}\n"
         f"stages:\n  grpo: {{train: {train}}}\n"
     )
+
+
+def test_a_job_that_its_monitors_stop_ends_with_3(here, monkeypatch, capsys):
+    """No gate looks at the model that is left, so that nobody has settled the doubt."""
+    made = Here()
+    monkeypatch.setattr(cli.submit, "connect", lambda address: jobs.Jobs(made))
+    Path("r.yaml").write_text(truncated(here.shared))
     code, said = kilter(monkeypatch, capsys, "submit", "r.yaml", "--runs", str(here.runs), "--follow")
     assert "stopped by its monitors" in said
     assert "more than half of the answers hit the length limit" in said

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from conftest import make_model, pair_rows
+from test_submit import truncated
 
 pytest.importorskip("ray", reason="Ray is not installed (make test-ray)")
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -69,6 +70,7 @@ def home(tmp_path_factory):
         f"model: {shared}/model\ndata: {{path: {shared}/pairs.jsonl, heldout: 0}}\n"
         f"stages: {{dpo: {{train: {train}}}}}\n"
     )
+    (home / "stopped.yaml").write_text(truncated(shared))
     return home
 
 
@@ -113,6 +115,10 @@ def test_a_job_ends_with_the_code_of_its_run(kilter, home):
     code, said = ended(good)
     assert code == 0, said
     assert (home / "shared" / "runs" / "good" / "report.html").is_file()
+    stopped = kilter("stopped.yaml", *recipe(home, "--follow")[1:])
+    code, said = ended(stopped)
+    assert code == 3, said
+    assert "stopped by its monitors" in said
 
 
 def test_ctrl_c_detaches_a_stop_saves_and_the_next_one_resumes(kilter, home):

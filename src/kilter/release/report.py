@@ -125,7 +125,7 @@ def fill(template: str, **values: Any) -> str:
 
 
 def _seen(value: Any) -> Any:
-    """Text from outside as it can be seen: escape sequences and marks that turn its direction are written out."""
+    """Text from outside as it can be seen: what a terminal obeys, or turns its direction, is written out."""
     return value if isinstance(value, Markup) or not isinstance(value, str) else plain(value)
 
 
