@@ -568,8 +568,9 @@ def test_a_judge_is_named_wherever_it_reads_answers_of_its_own_model(
     code, shown = kilter(*train, "--sampler.max-new-tokens", "4", "--feedback", panel)
     assert (code, "judges its own answers" in shown) == (0, True), shown
     (tmp_path / "judge.yaml").write_text(json.dumps(judge))
-    command = ["eval", "--model", tiny, "--data", data, "--judge", "judge.yaml", "--out", "e", "--limit", "2"]
-    code, shown = kilter(*command, "--max-new-tokens", "4", "--metrics", "judge_win_rate", "--baseline", tiny)
+    command = ["eval", "--model", f"a={tiny}", "--model", f"b={tiny}", "--baseline", "a", "--data", data]
+    command += ["--judge", "judge.yaml", "--out", "e", "--limit", "2", "--max-new-tokens", "4"]
+    code, shown = kilter(*command, "--metrics", "judge_win_rate")
     assert (code, "judges its own answers" in shown) == (0, True), shown
 
 

@@ -107,6 +107,6 @@ def test_a_setting_of_a_named_data_set_is_called_by_its_name(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(f'{{"prompt": "Q{i}", "completion": "A", "score": 1}}\n' for i in range(3)))
     spec = DataSpec(path=str(path), heldout=0, condition={"levels": 2})
-    for where, field in (("data", "data.condition"), ("desk", "data.desk.condition")):
+    for where, field in (("data", "data.condition"), ("data.desk", "data.desk.condition")):
         with pytest.raises(UserError, match=f"`{field}`"):
             load(spec, "demonstrations", where)

@@ -624,7 +624,7 @@ def test_no_file_is_unpickled():
             path.read_text(),
         )
     }
-    assert found == {"feedback/isolation.py", "data/shelf.py", "cluster/ray.py"}
+    assert found == {"feedback/isolation.py", "data/shelf.py", "cluster/ray.py", "cluster/held.py"}
 
 
 def test_auto_saving_costs_little(tmp_path, monkeypatch):

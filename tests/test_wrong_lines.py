@@ -77,7 +77,7 @@ LINES = {
     "eval --model tiny --data pairs.jsonl --gold support_desk": "`gold` = 'support_desk' is the judge of another world",
     "eval --model tiny --data pairs.jsonl --tasks pairs.jsonl": "has no effect: no metric that is asked for reads it",
     "eval --model tiny --data pairs.jsonl --preferred pairs.jsonl": "such as human_win_rate",
-    "eval --model tiny --data pairs.jsonl --preferred late.yaml --metric human_win_rate": "`preferred` = 'late.yaml:2'",
+    "eval --model a=tiny --model b=tiny --data pairs.jsonl --preferred late.yaml --metric human_win_rate": "`preferred` = 'late.yaml:2'",
     "eval --model tiny --data pairs.jsonl --follow-ups push=Sure?": "`follow_ups` = {'push': 'Sure?'} has no effect",
     "label --data pairs.jsonl --feedback ordinary_questions": "`feedback` = 'ordinary_questions' is the judge of another world",
     "merge tiny out": "Use `kilter export MODEL --to FOLDER --merge`",

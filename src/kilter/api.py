@@ -179,8 +179,12 @@ def evaluate(
     listed = [] if models is None else models
     if listed and (baseline := options.get("baseline")) is not None and not isinstance(listed, Mapping):
         others = listed if isinstance(listed, list | tuple) else [listed]
-        listed = [baseline, *(m for m in others if m is not baseline and m != baseline)]
-        options |= {"baseline": next(iter(names_of(baseline, tokenizer)))}
+        known = names_of(others, tokenizer)
+        if isinstance(baseline, str) and baseline in known:
+            listed = {baseline: known[baseline]} | known
+        else:
+            listed = [baseline, *(m for m in others if m is not baseline and m != baseline)]
+            options |= {"baseline": next(iter(names_of(baseline, tokenizer)))}
     named = names_of(listed, tokenizer)
     if (judge := options.get("reward_model")) is not None:
         options |= {"reward_model": names_of(judge, tokenizer)}

@@ -162,8 +162,9 @@ class Evaluate(StageKind[EvaluateSpec]):
 
         if not lacks.named(spec) or not all(map(work.ready, (spec.data, *spec.probes, *spec.tasks))):
             return
-        prompts = list({prompt_key(g.prompt): g.prompt for g in held}.values())[: spec.limit]
-        probes = [g.prompt for name in spec.probes for g in _once(work, name)[: spec.probe_limit]]
+        # All rows, not those within the limits: a look at the first few may count nothing.
+        prompts = list({prompt_key(g.prompt): g.prompt for g in held}.values())
+        probes = [g.prompt for name in spec.probes for g in _once(work, name)]
         found = lacks.in_data(spec, prompts, probes, _tasks(spec, work), _pairs(spec, work))
         _refuse_lacking(found, work)
 
