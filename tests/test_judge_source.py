@@ -572,6 +572,9 @@ def test_a_judge_is_named_wherever_it_reads_answers_of_its_own_model(
     command += ["--judge", "judge.yaml", "--out", "e", "--limit", "2", "--max-new-tokens", "4"]
     code, shown = kilter(*command, "--metrics", "judge_win_rate")
     assert (code, "judges its own answers" in shown) == (0, True), shown
+    (tmp_path / "a").mkdir()  # another model of the baseline's name
+    code, shown = kilter(*command, "--metrics", "judge_win_rate")
+    assert (code, "names two models alike" in shown) == (2, True), shown
 
 
 def test_a_model_that_criticises_and_judges_its_own_revisions_is_named(tmp_path, tiny, kilter, monkeypatch):

@@ -180,7 +180,8 @@ def evaluate(
     if listed and (baseline := options.get("baseline")) is not None and not isinstance(listed, Mapping):
         others = listed if isinstance(listed, list | tuple) else [listed]
         known = names_of(others, tokenizer)
-        if isinstance(baseline, str) and baseline in known:
+        # A folder of that name would be another model: it is taken, and refused if the names are alike.
+        if isinstance(baseline, str) and baseline in known and not Path(baseline).exists():
             listed = {baseline: known[baseline]} | known
         else:
             listed = [baseline, *(m for m in others if m is not baseline and m != baseline)]
