@@ -18,15 +18,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.side_kilter import peak_mb
+
 
 def score(text: str) -> float:
     """A reward without meaning that differs between texts."""
     return int(hashlib.sha256(text.encode()).hexdigest()[:4], 16) / 65535
-
-
-def peak_mb() -> float:
-    """Highest resident memory of this process."""
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 def kilter(a, prompts):

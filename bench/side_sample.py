@@ -15,6 +15,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from bench.side_kilter import peak_mb
+
 
 def kilter(a, prompts):
     """LocalSampler over a Scorer."""
@@ -128,15 +130,13 @@ def main() -> None:
         begin = time.perf_counter()
         tokens = run(seed)
         rates.append(tokens / (time.perf_counter() - begin))
-    status = Path("/proc/self/status").read_text()
-    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
     json.dump(
         {
             "engine": a.engine,
             "tokens": tokens,
             "tokens_per_s": statistics.median(rates),
             "all": rates,
-            "peak_mb": peak,
+            "peak_mb": peak_mb(),
         },
         out,
     )

@@ -118,7 +118,6 @@ def main() -> None:
             "pairs_per_s": pairs / (train_s + reference_s),
             "train_pairs_per_s": pairs / train_s,
             "peak_mb": peak_mb(),
-            "gpu_peak_mb": torch.cuda.max_memory_allocated() / 2**20 if gpu else None,
         },
         out,
     )
