@@ -104,6 +104,8 @@ COMMANDS = {
     f"{TRAIN} --data.heldout 0 --eval-every 1 --early-stopping 2": "`early_stopping` = 'loss' needs held-out",
     f"{TRAIN} --data.heldout 0.3 --limit 3 --data.limit 3 --eval-every 1 --early-stopping 2": "`early_stopping`",
     f"{ONLINE} --set monitors.keep_best=true": "`monitors.keep_best` = True has no effect: nothing judges",
+    f"{ONLINE} --set monitors.gold_every=5": "`monitors.gold_every` = 5 has no effect: nothing judges the answers",
+    f"{ONLINE} --set monitors.gold_prompts=9": "`monitors.gold_prompts` = 9 has no effect: nothing judges",
     f"{ONLINE} --set monitors.gold=r.py:reward --data.limit 3": "`monitors.gold` = 'r.py:reward' has no prompts",
     f"{EVAL} --sampler openai --sampler.concurrency 1001": "concurrency` = 1001 should be less than or equal",
     f"{TRAIN} --template no.jinja": "`template` = 'no.jinja' names no file",
@@ -174,10 +176,15 @@ def test_command(command, home, monkeypatch, capsys):
     code, text = kilter(monkeypatch, capsys, *shlex.split(command))
     assert code == 2, text
     assert sorted(home.rglob("*")) == before  # nothing was begun
-    assert COMMANDS[command] in text
+    assert COMMANDS[command.removesuffix(" --dry-run")] in text
     assert "Fix: " in text
     assert "Traceback" not in text
     assert "answers of" not in text  # nothing has been sampled
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(("train", "generate", "label"))])
+def test_a_dry_run_refuses_what_a_run_refuses(command, home, monkeypatch, capsys):
+    test_command(f"{command} --dry-run", home, monkeypatch, capsys)
 
 
 def stage(name: str, kind: str, **settings):

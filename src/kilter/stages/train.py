@@ -23,6 +23,7 @@ from kilter.stages.refs import references
 from kilter.stages.registry import stage
 from kilter.training.config import FREE, TrainSpec
 from kilter.types import Encoded, Group, Shape
+from kilter.validation import refuse_idle
 
 if TYPE_CHECKING:
     from kilter.data.dataset import Dataset
@@ -135,11 +136,11 @@ class Train(StageKind[TrainSpec]):
                 check_columns(source, data.train, work.where(field))
 
     def notes(self, spec: TrainSpec, work: Workspace) -> list[str]:
-        """Processes that share cores, and adapters that are larger than their layers."""
+        """Processes that share cores, adapters larger than their layers, settings of monitors switched off."""
         from kilter.models.adapters import note_on_rank
         from kilter.models.load import base_of, outline
 
-        found = [crowded(spec)]
+        found = [crowded(spec), _unwatched(spec)]
         if spec.adapter is not None and (begun := work.origin(spec.start)) is not None:
             found.append(note_on_rank(spec.adapter, outline(base_of(begun)[0])))
         return [note for note in found if note]
@@ -292,6 +293,16 @@ def crowded(spec: TrainSpec) -> str:
     return f"{count} processes share {cores} cores, and wait for each other; at most {cores} are usual"
 
 
+def _unwatched(spec: TrainSpec) -> str:
+    """A sentence on settings of monitors that are switched off; "" where nobody set any."""
+    # A switch is for trying without them, so that the settings beside it may stay.
+    if spec.monitors.enabled:
+        return ""
+    given = spec.monitors.model_dump(exclude_defaults=True, exclude={"enabled"})
+    names = ", ".join(f"monitors.{name}" for name in given)
+    return f"monitors.enabled is false, so that nothing reads {names}" if names else ""
+
+
 def _refuse_unseen(spec: TrainSpec, work: Workspace, shape: Shape) -> None:
     """Raises UserError for what evaluates on held-out rows where there are none.
 
@@ -324,10 +335,9 @@ def _refuse_unseen(spec: TrainSpec, work: Workspace, shape: Shape) -> None:
         problem = "has no prompts to judge: at most a quarter of the training prompts is set aside for it"
         fix = "give more prompts, or leave it out"
         raise UserError(work.where("monitors.gold"), watch.gold, problem, fix)
-    if watch.keep_best and "keep_best" in watch.model_fields_set:
-        problem = "has no effect: nothing judges the answers, so that no checkpoint is the best"
-        fix = "name a source in monitors.gold, or leave keep_best out"
-        raise UserError(work.where("monitors.keep_best"), True, problem, fix)
+    why, fix = "nothing judges the answers", "name a source in monitors.gold, or leave it out"
+    idle = [(name, why, fix) for name in ("keep_best", "gold_every", "gold_prompts")]
+    refuse_idle(watch, f"{work.where('monitors')}.", idle)
 
 
 def _check_cluster(spec: TrainSpec, cluster: ClusterSpec, work: Workspace) -> None:

@@ -208,7 +208,7 @@ def _rollout_hooks(job: Job, run: Run, source: RolloutSource, reference: LogProb
     log = EventLog(job.out / "events.jsonl" if engine.is_main else None)
     history = GoldHistory(job.out / "gold.jsonl" if engine.is_main else None)
     monitors = Monitors(spec.monitors, log, history, source.total_steps, spec.monitors.allow_truncation)
-    best = BestWeights(job.out / BEST, learner) if spec.monitors.keep_best else None
+    best = BestWeights(job.out / BEST, learner) if spec.monitors.keep_best is not False else None
     run.gold = GoldEvidence(make_gold(job, source), monitors, learner, source.total_steps, best)
     probe = EnergyProbe(learner.scorer.policy, lambda: learner.standing_in)
     watch = Watch(monitors, probe if spec.monitors.enabled else None, engine)

@@ -105,7 +105,11 @@ class MonitorSpec(BaseModel):
     stop: bool = Field(
         True, description="stop when the proxy is up and gold is down twice, or a tier-0 limit is passed"
     )
-    keep_best: bool = Field(True, description="the finished model is the checkpoint with the best gold score")
+    keep_best: bool | None = Field(
+        None,
+        description="the finished model is the checkpoint with the best gold score; "
+        "default: where something judges the answers",
+    )
     pin: bool = Field(
         True,
         description="keep the checkpoints of the first and the last step that a signal named, under pinned/",

@@ -414,7 +414,7 @@ class Monitors:
                     message,
                     f"{interval}, twice",
                     "run stopped; the best-gold model is kept"
-                    if self.spec.keep_best
+                    if self.spec.keep_best is not False
                     else "run stopped; keep_best is switched off",
                     entry["gold"],
                     self.gold.entries[0]["gold"],
