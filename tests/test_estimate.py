@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
 from conftest import pair_rows
+from kilter import cli
 from kilter import recipe as recipes
 from kilter.models.sizes import Sizes
 from kilter.pipeline.plan import plan
@@ -50,3 +52,26 @@ def test_an_evaluation_is_planned_as_it_is_run(tiny, tmp_path):
     assert tokens() == 12 * 2 * 8
     assert tokens(limit=5) == 5 * 2 * 8
     assert tokens(metrics=["pass_at_k"], gold={"length": {"limit": 2, "buffer": 1}}) == 12 * 2 * 8 * 8
+
+
+def test_train_takes_a_dry_run(tiny, tmp_path, monkeypatch, capsys):
+    """The row is that of the same stage in a recipe, and nothing is left behind."""
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pair_rows(24)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli.out, "width", 200)
+    typed = ["train", "--method", "dpo", "--model", str(tiny), "--data", "pairs.jsonl", "--dry-run"]
+    monkeypatch.setattr(sys, "argv", ["kilter", *typed])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    said = capsys.readouterr().out
+    assert "nothing was run" in said
+    raw = {
+        "model": str(tiny),
+        "data": {"path": "pairs.jsonl"},
+        "stages": {"dpo": {"train": {"method": "dpo"}}},
+    }
+    (line,) = plan(recipes.build(raw))
+    row = next(text for text in said.splitlines() if text.startswith("dpo")).split()
+    assert {f"{line.rows:,}", f"{line.tokens:,}", f"{line.steps:,}", str(line.memory_gb)} <= set(row)
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.jsonl"]

@@ -15,6 +15,7 @@ from kilter import manifest as manifests
 from kilter import recipe as recipes
 from kilter.artifacts import sha256_file
 from kilter.errors import Exit, RunFailed, UserError
+from kilter.pipeline.plan import plan
 
 
 @pytest.fixture
@@ -209,6 +210,17 @@ def test_dry_run_prints_rows_tokens_steps_memory_and_time(recipe_file, monkeypat
     # What cannot be timed before it runs is named, and the sum does not pretend to hold it.
     assert "it takes at least" in text
     assert "audit not counted; nothing was run" in text.replace("\n", " ")
+
+
+@pytest.mark.parametrize("method", ["dpo", "sft", "kto", "grpo"])
+def test_a_resolved_recipe_is_taken_as_it_is(method, recipe_file, tmp_path):
+    """A run's own recipe.yaml spells every setting out, defaults too: none of them counts as asked for."""
+    raw = yaml.safe_load(recipe_file.read_text())
+    (tmp_path / "r.py").write_text("def reward(prompt, completion): return 1.0\n")
+    online = {"prompts": "$data", "feedback": "r.py:reward"} if method == "grpo" else {}
+    raw["data"]["heldout"] = 0
+    raw["stages"] = {"t": {"train": {"method": method, "max_length": 1100} | online}}
+    plan(recipes.build(yaml.safe_load(recipes.dump(recipes.build(raw)))))
 
 
 def test_a_dry_run_says_what_cannot_pass(recipe_file, monkeypatch, capsys):

@@ -19,6 +19,7 @@ from kilter.data.dataset import DataSpec
 from kilter.errors import Exit, UserError
 from kilter.objectives import method_name
 from kilter.pipeline.alone import run_alone, workspace
+from kilter.pipeline.plan import plan_alone
 from kilter.pipeline.runner import Run
 from kilter.screen import screen_of
 from kilter.training.result import TrainResult
@@ -123,16 +124,8 @@ def train(
     Raises:
         UserError: on bad input, before any work.
     """
-    if options.get("feedback") is not None:
-        options = {"prompts": "$data"} | options | {"feedback": _named(options["feedback"])}
-    for role in ("reference", "teacher"):
-        if options.get(role) is not None:
-            options |= {role: _model(options[role], tokenizer)}
-    stage = stages.make("train", {"method": method} | options)
-    name = method_name(stage.spec.method)
-    folder = Path(out) if out is not None else Path("runs") / re.sub(r"[^\w+.-]", "-", name)
-    work = workspace(stage, folder, name, _model(model, tokenizer), make_data_spec(data), console)
-    facts = run_alone(work)
+    work = training(model, data, method, out, console, tokenizer, **options)
+    folder, facts = work.folder, run_alone(work)
     return TrainResult(
         folder / "model",
         facts["steps"],
@@ -146,6 +139,27 @@ def train(
         facts["step_seconds"],
         facts["peak_memory_gb"],
     )
+
+
+def training(
+    model: Any,
+    data: Data,
+    method: str | dict[str, Any],
+    out: str | Path | None = None,
+    console: Console | None = None,
+    tokenizer: Any = None,
+    **options: Any,
+) -> stages.Workspace:
+    """The stage that `train` runs, before anything of it is checked or begun; it takes the same."""
+    if options.get("feedback") is not None:
+        options = {"prompts": "$data"} | options | {"feedback": _named(options["feedback"])}
+    for role in ("reference", "teacher"):
+        if options.get(role) is not None:
+            options |= {role: _model(options[role], tokenizer)}
+    stage = stages.make("train", {"method": method} | options)
+    name = method_name(stage.spec.method)
+    folder = Path(out) if out is not None else Path("runs") / re.sub(r"[^\w+.-]", "-", name)
+    return workspace(stage, folder, name, _model(model, tokenizer), make_data_spec(data), console)
 
 
 def evaluate(
@@ -269,12 +283,10 @@ def made(
 
 
 def planned(kind: str, settings: dict[str, Any], model: str, data: Data, out: str | Path) -> stages.StagePlan:
-    """What `made` would take; checks the settings and reads the data, and runs nothing."""
+    """What `made` would take; checks the settings and opens what they name, and runs nothing."""
     stage = stages.make(kind, settings)
-    work = workspace(stage, Path(out), kind, model, make_data_spec(data, heldout=0.0))
-    stage.maker.check_names(stage.spec, work)
-    stage.maker.check(stage.spec, work)
-    return stage.maker.plan(stage.spec, work)
+    (found,) = plan_alone(workspace(stage, Path(out), kind, model, make_data_spec(data, heldout=0.0)))
+    return found
 
 
 def export(

@@ -60,6 +60,11 @@ def out_option(default: Path | None, text: str) -> inspect.Parameter:
     return parameter("out_", Path | None if default is None else Path, info, default)
 
 
+def dry_run_option(text: str) -> inspect.Parameter:
+    """`--dry-run`: what a run would take."""
+    return parameter("dry_run", bool, typer.Option("--dry-run", help=text, rich_help_panel="output"), False)
+
+
 def model_option() -> inspect.Parameter:
     """`--model`: where the stage starts."""
     info = typer.Option(

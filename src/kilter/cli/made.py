@@ -6,11 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from kilter.cli.app import command, err, out
-from kilter.cli.doors import READING, model_option, name_answerer, out_option, source_options
-from kilter.cli.options import collect, options_of, parameter, parameters, reference, takes
+from kilter.cli.doors import READING, dry_run_option, model_option, name_answerer, out_option, source_options
+from kilter.cli.options import collect, options_of, parameters, reference, takes
 from kilter.progress import clock
 from kilter.screen import styled
 from kilter.stages import StageKind, kinds
@@ -36,12 +34,7 @@ def make(kind: str, maker: type[StageKind[Any]], door: Door) -> Callable[..., No
         out_option(
             Path("runs") / kind, "folder of groups.jsonl; the same command again goes on where it was"
         ),
-        parameter(
-            "dry_run",
-            bool,
-            typer.Option("--dry-run", help="print what it takes; nothing is run", rich_help_panel="output"),
-            default=False,
-        ),
+        dry_run_option("print what it takes; nothing is run"),
     ]
     first = ("model", "data", "limit", *door.often, "out_")
 

@@ -18,6 +18,8 @@ Each field of a train stage is an option of `kilter train`, a key in a recipe, a
 In a recipe, a dot is a nested key: `--adapter.r 8` is `adapter: {r: 8}`. Fields of the data set stand
 under `data`.
 Settings of a method, such as `beta`, are options of `--set`; `kilter methods NAME` lists them.
+With `--dry-run` the command checks and opens everything, prints rows, tokens, steps, memory and time, and
+runs nothing.
 """
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from kilter.cli.app import ClusterOption, SetOption, command, out
 from kilter.cli.cluster import parsed
+from kilter.cli.plan import print_plan
 from kilter.errors import UserError
-from kilter.progress import clock
-from kilter.screen import styled
 
 
 @command(
@@ -45,36 +43,15 @@ def run(
     if resolved and not dry_run:
         raise UserError("--resolved", "(alone)", "needs a recipe that is not run", "add --dry-run")
     if dry_run:
-        _print_plan(loaded)
+        from kilter.pipeline.plan import plan
+
+        print_plan(plan(loaded, out))
         if resolved:
             out.print(recipes.dump(loaded))
         return
     from kilter.pipeline.runner import Run
 
     raise typer.Exit(int(Run(loaded, runs / loaded.name, out).execute()))
-
-
-def _print_plan(recipe: Any) -> None:
-    from kilter.pipeline.plan import plan
-
-    table = Table(
-        "stage", "kind", "what", "rows", "tokens", "steps", "memory", "time", box=None, pad_edge=False
-    )
-    total, unknown = 0.0, []
-    stages = plan(recipe, out)
-    for s in stages:
-        total += s.seconds or 0
-        unknown += [s.name] if s.seconds is None else []
-        cells = [f"{v:,}" if v is not None else "" for v in (s.rows, s.tokens, s.steps)]
-        table.add_row(
-            s.name, s.kind, s.what, *cells, f"{s.memory_gb} GB" if s.memory_gb else "", clock(s.seconds)
-        )
-    out.print(table)
-    for line in (w for s in stages for w in s.warnings):
-        out.print(styled("[yellow]power[/] {}", line))
-    # A judge's answers, or data that an earlier stage makes, cannot be timed before that stage has run.
-    about, beside = ("at least", f", {', '.join(unknown)} not counted") if unknown else ("about", "")
-    out.print(f"\nit takes {about} {clock(total)} on this machine{beside}; nothing was run")
 
 
 @command(

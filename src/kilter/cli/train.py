@@ -10,8 +10,9 @@ from typing import Any
 import typer
 
 from kilter.cli.app import command, err, out
-from kilter.cli.doors import READING, model_option, out_option, source_options
+from kilter.cli.doors import READING, dry_run_option, model_option, out_option, source_options
 from kilter.cli.options import collect, options_of, parameter, parameters, takes
+from kilter.cli.plan import print_plan
 from kilter.errors import Exit, UserError
 from kilter.progress import clock
 from kilter.screen import styled
@@ -50,6 +51,7 @@ OWN = [
         ),
         default=False,
     ),
+    dry_run_option("print the plan: rows, tokens, steps, memory, time; nothing is run"),
     parameter(
         "cluster",
         Path | None,
@@ -68,7 +70,7 @@ OWN = [
     "train",
     examples=[
         "kilter train --method dpo --data pairs.jsonl --out runs/my-dpo",
-        "kilter train --method sft --data builtin:support-desk --max-steps 5 --adapter lora",
+        "kilter train --method sft --data builtin:support-desk --max-steps 5 --adapter lora --dry-run",
         "kilter train --method grpo --data builtin:support-desk --feedback support_desk --set beta=0.05",
     ],
 )
@@ -77,7 +79,14 @@ def train(**values: Any) -> None:
     """Train a model with any method, without a recipe. Run it again to resume."""
     fields, source, method = _stage(values)
     from kilter.api import train as train_
+    from kilter.api import training
 
+    if values["dry_run"]:
+        from kilter.pipeline.plan import plan_alone
+
+        work = training(values["model"], source, method, values["out_"], err, **fields)
+        print_plan(plan_alone(work))
+        return
     result = train_(values["model"], source, method, values["out_"], err, **fields)
     if int(os.environ.get("RANK", "0")) > 0:
         return  # one process speaks for all

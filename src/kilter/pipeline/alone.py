@@ -58,9 +58,8 @@ def run_alone(work: Workspace) -> Mapping[str, Any]:
     Raises:
         UserError: the settings are wrong, or the folder holds a result of other settings.
     """
+    check_alone(work)
     stage, folder = work.here, work.stage(work.name)
-    stage.maker.check_names(stage.spec, work)
-    stage.maker.check(stage.spec, work)
     with lock(folder):
         if int(os.environ.get("RANK", "0")) > 0:
             return _work_along(work)
@@ -70,6 +69,13 @@ def run_alone(work: Workspace) -> Mapping[str, Any]:
         if stage.maker.makes == "evaluation":
             write_report(folder)
         return facts
+
+
+def check_alone(work: Workspace) -> None:
+    """Raises UserError for settings that are unknown, or that do not go together."""
+    stage = work.here
+    stage.maker.check_names(stage.spec, work)
+    stage.maker.check(stage.spec, work)
 
 
 def _work_along(work: Workspace) -> Mapping[str, Any]:
