@@ -14,8 +14,7 @@ from pathlib import Path
 
 import torch
 
-from bench.rows import HH
-from kilter.data.dataset import DataSpec, load
+from bench.rows import rows_of
 from kilter.manifest import versions
 from kilter.models.load import resolve
 from kilter.roles.open import OpenSpec, open_encoder
@@ -25,12 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def write_prompts(model: Path, data: str | None, count: int, path: Path) -> tuple[str, float]:
     """Chat prompts that start with a user turn and fit 256 tokens; returns (source, mean tokens)."""
-    source = data or (str(HH) if HH.is_file() else "builtin:support-desk")
+    source, groups = rows_of(data, 4 * count, "prompts")
     encoder = open_encoder(OpenSpec(model, max_length=1024))
     found, sizes = [], []
-    for group in load(
-        DataSpec(path=source, heldout=0, on_bad_row="skip", world={"n": 4 * count}), "prompts"
-    ).train:
+    for group in groups:
         size = len(encoder.prompt(group.prompt))
         if size <= 256 and group.prompt.messages:
             found.append([dict(m) for m in group.prompt.messages])

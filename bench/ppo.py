@@ -6,9 +6,12 @@ reference and the second pass cost.
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
 from pathlib import Path
+
+import torch
 
 from bench.grpo import run_side, write_prompts
 from kilter.models.load import resolve
@@ -16,14 +19,27 @@ from kilter.models.load import resolve
 
 def main() -> None:
     """Prints a Markdown table."""
-    model = resolve("builtin:smollm2-135m")
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--model", default="builtin:smollm2-135m")
+    p.add_argument("--data", help="prompts; default HH-RLHF beside the checkout, else the support desk")
+    p.add_argument("--dtype", choices=["float32", "bfloat16", "both"], default="both")
+    p.add_argument("--k", type=int, default=8)
+    p.add_argument("--tokens", type=int, default=64)
+    p.add_argument("--batch-size", type=int, default=4)
+    p.add_argument("--steps", type=int, default=2)
+    p.add_argument("--microbatch", type=int, default=1024)
+    args = p.parse_args()
+    model = resolve(args.model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    sizes = ("--k", args.k, "--tokens", args.tokens, "--batch-size", args.batch_size, "--steps", args.steps)
+    common = (*map(str, sizes), "--microbatch", str(args.microbatch), "--device", device)
     print("| precision | method | completions/s | of grpo's | peak memory |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         prompts = Path(folder) / "prompts.json"
-        write_prompts(model, None, 12, prompts)
-        for dtype in ("float32", "bfloat16"):
+        write_prompts(model, args.data, args.batch_size * (args.steps + 1), prompts)
+        for dtype in ("float32", "bfloat16") if args.dtype == "both" else (args.dtype,):
             found = {
-                m: run_side("kilter", prompts, model, "--method", m, "--dtype", dtype, "--beta", b)
+                m: run_side("kilter", prompts, model, "--method", m, "--dtype", dtype, "--beta", b, *common)
                 for m, b in (("grpo", "0"), ("ppo", "0.05"))
             }
             for m, r in found.items():

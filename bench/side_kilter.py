@@ -35,6 +35,7 @@ def main() -> None:
     import torch
 
     from kilter.data.collate import collate
+    from kilter.models.forward import Way
     from kilter.models.load import model_hash
     from kilter.models.microbatch import split
     from kilter.models.reference import ReferenceCache
@@ -66,8 +67,9 @@ def main() -> None:
         tokens_per_microbatch=a.microbatch,
     )
     objective = DPO(beta=0.1)
-    scorer, engine = open_model(OpenSpec(folder, trains=True, shared=True)).scorer, Engine()
-    scorer.shared = not a.plain_rows
+    scorer, engine = open_model(OpenSpec(folder, dtype=a.dtype, trains=True)).scorer, Engine()
+    if a.plain_rows:
+        scorer.follow(Way("rows"))
     with tempfile.TemporaryDirectory() as cache:
         begin = time.perf_counter()
         reference = ReferenceCache(Path(cache) / "r.sqlite", model_hash(folder), a.dtype)

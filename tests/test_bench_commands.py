@@ -1,0 +1,56 @@
+"""The benchmarks against peers run from end to end: small models, few steps. What they measure is not read here."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import sys
+
+import pytest
+
+from conftest import make_model
+
+CHAT = [
+    {
+        "chosen": [
+            {"role": "user", "content": f"Question {i}?"},
+            {"role": "assistant", "content": "good" * (1 + i % 3)},
+        ],
+        "rejected": [
+            {"role": "user", "content": f"Question {i}?"},
+            {"role": "assistant", "content": "bad" * (1 + i % 2)},
+        ],
+    }
+    for i in range(24)
+]
+ONE = ("--dtype", "float32")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("parity", ("--steps", "2")),
+        ("dpo", ("--steps", "2", "--rounds", "1", *ONE)),
+        (
+            "grpo",
+            ("--steps", "1", "--tokens", "4", "--k", "2", "--batch-size", "2", "--accumulate", "2", *ONE),
+        ),
+        ("ppo", ("--steps", "1", "--tokens", "4", "--k", "2", "--batch-size", "2", *ONE)),
+        ("sample", ("--peer", "hf", "--rounds", "1", "--tokens", "8", "--prompts", "2", "--k", "2", *ONE)),
+        ("methods", ("--rounds", "1", "--methods", "ipo,orpo,aot")),
+        ("scaling", ("--rounds", "1")),
+    ],
+)
+def test_it_runs(name, options, model, tmp_path, monkeypatch, capsys):
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(r) + "\n" for r in CHAT))
+    monkeypatch.setattr(sys, "argv", [name, "--model", str(model), "--data", str(data), *options])
+    with contextlib.suppress(SystemExit):  # some end so; without a table they have failed
+        importlib.import_module(f"bench.{name}").main()
+    assert "\n| " in capsys.readouterr().out
