@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
+from kilter import recipe as recipes
 from kilter import stages
+from kilter.errors import UserError
 from kilter.pipeline.alone import workspace
 
 
@@ -17,3 +21,20 @@ def test_settings_of_monitors_that_are_off_are_named(tmp_path, tiny):
     assert notes(enabled=False, stop=False, kl_budget=2) == [
         "monitors.enabled is false, so that nothing reads monitors.stop, monitors.kl_budget"
     ]
+
+
+def test_a_setting_of_data_counts_where_one_stage_reads_it():
+    """One data set is often read by several methods, of which one alone looks at its margins."""
+    rated = {"path": "rated.jsonl", "pairs": {"min_margin": 1}, "threshold": 3}
+    chain = {name: {"train": {"method": name}} for name in ("sft", "dpo", "kto")}
+    recipes.build({"data": rated, "stages": chain})
+    del chain["kto"]
+    with pytest.raises(
+        UserError, match=r"`data.threshold` = 3.0 has no effect: nothing here learns from lab"
+    ):
+        recipes.build({"data": rated, "stages": chain})
+    named = {"one": rated | {"threshold": None}, "two": {"path": "pairs.jsonl"}}
+    chain = {"sft": {"train": {"method": "sft", "data": "$one"}}, "dpo": {"train": {"method": "dpo"}}}
+    chain["dpo"]["train"]["data"] = "$two"
+    with pytest.raises(UserError, match=r"`data.one.pairs.min_margin` = 1.0 has no effect"):
+        recipes.build({"data": named, "stages": chain})

@@ -382,16 +382,28 @@ def test_ratings_of_two_values_are_labels(read, pair):
 
 
 def test_a_threshold_judges_every_answer_of_a_prompt(read):
-    """Without one the best and the worst are taken, and labels stay what they are."""
+    """Without one the best and the worst are taken, and labels beside ratings stay what they are."""
     rows = [rating(s) for s in (1, 4, 5)]
     assert [scores(g)[0] for g in read(rows, "unpaired").train] == [1.0, 0.0]
     assert [scores(g)[0] for g in read(rows, "unpaired", threshold=4).train] == [0.0, 1.0, 1.0]
-    labels = [{"prompt": "a", "completion": "b", "label": True}]
-    assert [scores(g)[0] for g in read(labels, "unpaired", threshold=4).train] == [1.0]
     sides = {"prompt": "a", "chosen": "b", "rejected": "c"}
-    assert [scores(g)[0] for g in read([sides], "unpaired", threshold=4).train] == [1.0, 0.0]
-    sides |= {"score_chosen": 8, "score_rejected": 6}
-    assert [scores(g)[0] for g in read([sides], "unpaired", threshold=5).train] == [1.0, 1.0]
+    graded = sides | {"prompt": "d", "score_chosen": 8, "score_rejected": 6}
+    assert [scores(g)[0] for g in read([graded], "unpaired", threshold=5).train] == [1.0, 1.0]
+    assert [scores(g)[0] for g in read([sides, graded], "unpaired", threshold=7).train] == [1.0, 0.0] * 2
+    # Nothing that it could judge: it is refused.
+    for rows in ([{"prompt": "a", "completion": "b", "label": True}], [sides]):
+        with pytest.raises(UserError, match="`data.threshold` = 4.0 has no effect: the data tells"):
+            read(rows, "unpaired", threshold=4)
+
+
+@pytest.mark.parametrize("shape", ["pairs", "unpaired"])
+def test_a_margin_needs_ratings(read, shape):
+    """One between sides without a rating would be 0 or 1 throughout."""
+    sides = [{"prompt": f"q{n}", "chosen": "b", "rejected": "c"} for n in range(4)]
+    with pytest.raises(UserError, match=r"`data.pairs.min_margin` = 0.5 has no effect: the data tells"):
+        read(sides, shape, pairs={"min_margin": 0.5})
+    graded = [row | {"score_chosen": 8, "score_rejected": 6 + n} for n, row in enumerate(sides)]
+    assert len(read(graded, shape, pairs={"min_margin": 2}).train) == (1 if shape == "pairs" else 2)
 
 
 def test_the_threshold_is_an_option_where_it_is_asked_for(kilter, tmp_path):

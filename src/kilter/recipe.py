@@ -18,6 +18,7 @@ from kilter.errors import UserError, nearest
 from kilter.redaction import redacted
 from kilter.refs import Found, looks_like_stage
 from kilter.stages import Stage, Workspace, rounds
+from kilter.stages.idle import refuse_idle_data
 from kilter.stages.refs import replaced
 from kilter.validation import as_user_error, load_yaml, require_name
 
@@ -336,6 +337,7 @@ def check(recipe: Recipe) -> None:
     for name, stage in recipe.stages.items():
         with run.at(name).naming():
             stage.maker.check(stage.spec, run.at(name))
+    refuse_idle_data(run)
 
 
 def _check_data(item: Found, work: Workspace) -> None:

@@ -22,7 +22,15 @@ from kilter.data.formats.scores import of_trees
 from kilter.data.read import rows
 from kilter.data.reading import LOOKED_AT, Account, Reading
 from kilter.data.row import Raw, RowError
-from kilter.data.shapes import NEEDED, Condition, PairRule, conditioned, refuse_ungraded, shaped
+from kilter.data.shapes import (
+    NEEDED,
+    Condition,
+    PairRule,
+    conditioned,
+    refuse_ungraded,
+    refuse_unrated,
+    shaped,
+)
 from kilter.data.shelf import picked, shelved
 from kilter.data.source import INHERITED, Part, SourceSpec
 from kilter.data.worlds import registry as worlds
@@ -302,6 +310,7 @@ def load(spec: DataSpec, shape: Shape, where: str = "data", learned: bool = True
         train, heldout = conditioned(
             train, heldout, shape, spec.condition, account.skipped, f"{where}.condition"
         )
+    refuse_unrated(groups, shape, spec.pairs, spec.threshold, where)
     if shape == "unpaired" and spec.threshold is None:
         refuse_ungraded(groups, f"{where}.threshold")
     train = shelved(shaped(train, shape, account.skipped, spec.pairs, spec.threshold))

@@ -295,6 +295,29 @@ def border(scores: Set[float]) -> float | None:
     return math.floor(middle) + 1.0 if high - low >= 2 else round(middle, 2)
 
 
+def refuse_unrated(
+    groups: Iterable[Group], shape: Shape, pairs: PairRule, threshold: float | None, where: str
+) -> None:
+    """Raises UserError for settings about ratings where nothing rates an answer.
+
+    Args:
+        groups: as they were read.
+        shape: what they are brought into.
+        pairs: read for pairs and for labels.
+        threshold: read for labels alone.
+        where: what a recipe calls the data set.
+    """
+    given: dict[str, float] = {}
+    if shape in ("pairs", "unpaired") and pairs.min_margin:
+        given["pairs.min_margin"] = pairs.min_margin
+    if shape == "unpaired" and threshold is not None:
+        given["threshold"] = threshold
+    for field, value in given.items():
+        if not any(map(_rates, groups)):
+            problem = "has no effect: the data tells better answers from worse ones, and rates none"
+            raise UserError(f"{where}.{field}", value, problem, "leave it out, or give data with ratings")
+
+
 def refuse_ungraded(groups: Iterable[Group], field: str) -> None:
     """Raises UserError where single answers are rated, and nothing says from which rating on one is good.
 

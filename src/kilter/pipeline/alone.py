@@ -18,6 +18,7 @@ from kilter.pipeline.report import write_report
 from kilter.pipeline.runner import new_and_old, preflight, run_stage, stands
 from kilter.screen import screen_of
 from kilter.stages import Stage, Workspace
+from kilter.stages.idle import refuse_idle_data
 from kilter.stages.outcome import ARTIFACT
 from kilter.stages.refs import references
 
@@ -76,6 +77,7 @@ def check_alone(work: Workspace) -> None:
     stage = work.here
     stage.maker.check_names(stage.spec, work)
     stage.maker.check(stage.spec, work)
+    refuse_idle_data(work)
 
 
 def _work_along(work: Workspace) -> Mapping[str, Any]:

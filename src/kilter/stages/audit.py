@@ -51,6 +51,10 @@ class Audit(StageKind[AuditSpec]):
         """It takes the shape that others read."""
         return None
 
+    def one_shape(self, spec: AuditSpec) -> bool:
+        """It looks at the rows as others read them."""
+        return True
+
     def inputs(self, spec: AuditSpec, work: Workspace) -> dict[str, str]:
         """The shape and the evaluations depend on the stages around it."""
         suites = {f"against:{name}": _content(suite) for name, suite in _suites(spec, work).items()}

@@ -86,6 +86,10 @@ class Evaluate(StageKind[EvaluateSpec]):
         if spec.gold is not None:
             check_names(spec.gold, work.where("gold"))
 
+    def one_shape(self, spec: EvaluateSpec) -> bool:
+        """A reward model is tested on pairs besides."""
+        return spec.reward_model is None
+
     def check(self, spec: EvaluateSpec, work: Workspace) -> None:
         """Gold source and sampler can be built, and the baseline is among the models."""
         from kilter import feedback

@@ -121,6 +121,10 @@ class Generate(StageKind[GenerateSpec]):
         reads = spec.sampler.opens and not _unsure(spec)
         return [f for f in references(spec) if f.field != "model" or reads]
 
+    def one_shape(self, spec: GenerateSpec) -> bool:
+        """Nothing else is read."""
+        return True
+
     def inputs(self, spec: GenerateSpec, work: Workspace) -> dict[str, str]:
         """The recipe's model where a sampler of one's own may open it."""
         return {f"model:{work.base}": _weights(spec, work)[1]} if _unsure(spec) else {}

@@ -69,6 +69,10 @@ class StageKind(ABC, Generic[S]):
         """The shape in which the data of a field is read; None: nobody has to try before the run."""
         return "prompts"
 
+    def one_shape(self, spec: S) -> bool:
+        """Whether `shape` is all that it reads data in; a kind that says so lets idle settings be refused."""
+        return False
+
     def inputs(self, spec: S, work: Workspace) -> dict[str, str]:
         """What else determines the result, beside settings and references."""
         return {}

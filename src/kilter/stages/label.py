@@ -123,6 +123,10 @@ class Label(StageKind[LabelSpec]):
         """Answers as they are: nothing is dropped before it is scored. People's labels are pairs."""
         return "pairs" if field == "agreement.data" else "rollouts"
 
+    def one_shape(self, spec: LabelSpec) -> bool:
+        """Nothing else is read."""
+        return True
+
     def inputs(self, spec: LabelSpec, work: Workspace) -> dict[str, str]:
         """Certificates of the run: rows say whether one vouched for their judge."""
         return {f"certificate:{path}": sha256_file(path) for path in work.certificates()}

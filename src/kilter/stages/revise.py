@@ -125,6 +125,10 @@ class Revise(StageKind[ReviseSpec]):
         reads = spec.sampler.opens or (spec.critic.opens and spec.critic.model is None)
         return [f for f in references(spec) if f.field != "model" or reads]
 
+    def one_shape(self, spec: ReviseSpec) -> bool:
+        """Nothing else is read."""
+        return True
+
     def inputs(self, spec: ReviseSpec, work: Workspace) -> dict[str, str]:
         """The constitution's content, the critic's wording, and the certificates of the run."""
         from kilter.constitution.read import load

@@ -48,6 +48,10 @@ class Train(StageKind[TrainSpec]):
 
         return "prompts" if spec.prompts is not None else build_objective(spec.method).needs.shape
 
+    def one_shape(self, spec: TrainSpec) -> bool:
+        """Nothing else is read."""
+        return True
+
     def inputs(self, spec: TrainSpec, work: Workspace) -> dict[str, str]:
         """The files of a user's own annotators, and how old its answers' weights may be."""
         from kilter.artifacts import sha256_file
@@ -136,7 +140,7 @@ class Train(StageKind[TrainSpec]):
                 check_columns(source, data.train, work.where(field))
 
     def notes(self, spec: TrainSpec, work: Workspace) -> list[str]:
-        """Processes that share cores, adapters larger than their layers, settings of monitors switched off."""
+        """Processes that share cores, adapters larger than their layers, monitors that are off."""
         from kilter.models.adapters import note_on_rank
         from kilter.models.load import base_of, outline
 
