@@ -372,13 +372,14 @@ def test_engines_on_gpus_answer_with_the_learner_s_weights(place, tmp_path):
                 encoder.encode(Group(p, tuple(a), (Feedback(0.0),) * 4))
                 for p, a in zip(prompts, found, strict=True)
             ]
-            batch = collate(groups).to(next(scorer.parameters()).device)
+            batch = collate(groups)
             logps = scorer(batch, temperature=1.0, amp=True).logps_BT
+            mask, sampled = (x.to(logps.device) for x in (batch.mask_BT, batch.sampling_logps_BT))
             with torch.no_grad():
-                gap = (logps - batch.sampling_logps_BT)[batch.mask_BT.bool()]
+                gap = (logps - sampled)[mask.bool()]
             assert float((torch.expm1(-gap) + gap).mean()) < 5e-3
             assert {c.policy_version for a in found for c in a} == {step}
-            (-(logps * batch.mask_BT).mean()).backward()
+            (-(logps * mask).mean()).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             sampler.sync(Weights(step + 1))

@@ -48,8 +48,10 @@ def test_matches_transformers_logits(scorer, pair_batch):
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_flex_attention_form_equals_the_segment_form():
-    """The GPU path's mask, run eagerly on CPU."""
+@pytest.mark.parametrize("dense", [4096, 0])
+def test_both_forms_for_a_gpu_equal_the_segment_form(dense, monkeypatch):
+    """All scores at once and flex attention, run on a CPU."""
+    monkeypatch.setattr(attention, "DENSE", dense)
     torch.manual_seed(0)
     segments = (Segment(0, 7, (5, 3)), Segment(15, 4, (2, 6, 1)))
     q, k, v = torch.randn(1, 4, 28, 8), torch.randn(1, 2, 28, 8), torch.randn(1, 2, 28, 8)

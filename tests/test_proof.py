@@ -105,7 +105,7 @@ def test_log_probs_are_the_models_own_while_it_trains(name, tmp_path, pair_batch
     want = own_logps(folder, pair_batch)
     for training in (False, True):
         found = ready.scorer.train(training)(pair_batch).logps_BT
-        torch.testing.assert_close(found.detach(), want, atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(found.detach().cpu(), want, atol=2e-4, rtol=1e-4)
 
 
 def test_a_factor_of_the_logits_is_found_whatever_its_name(tiny, pair_batch, monkeypatch):

@@ -291,36 +291,68 @@ def _segments_cpu(
     return out.transpose(0, 1)[None]
 
 
+DENSE = 4096
+"""Tokens up to which a GPU computes all scores and masks most. Beyond, flex attention leaves masked blocks out.
+
+It has to be compiled first, for ten seconds and more.
+"""
 _flex: Callable[..., Any] | None = None
-_blocks: dict[tuple[tuple[Segment, ...], int | None, str], Any] = {}
+_masks: dict[tuple[tuple[Segment, ...], int | None, str, bool], Any] = {}
 
 
 def _segments_gpu(
     q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segment, ...], scale: float | None, window: int | None
 ) -> Tensor:
-    """The same by flex attention, [1, H, L, d]."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    """The same by one masked product of all tokens, or by flex attention, [1, H, L, d]."""
+    device = q.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else q.dtype
+    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+
+    # Flex attention is compiled anew wherever autocast was switched.
+    with torch.autocast(device, enabled=False):
+        if q.shape[2] <= DENSE:
+            # The kernels that take a mask know no shared heads.
+            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+            mask = _mask(segments, window, q, blocks=False)
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+        return _flexed(q, k, v, _mask(segments, window, q, blocks=True), scale)
+
+
+def _flexed(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float | None) -> Tensor:
+    from torch.nn.attention.flex_attention import flex_attention
 
     global _flex
     if _flex is None:
         _flex = torch.compile(flex_attention, dynamic=True) if q.is_cuda else flex_attention
-
-    # The mask is built once per layout and reused by every layer. The next batch has another layout.
-    key = (segments, window, str(q.device))
-    if key not in _blocks:
-        _blocks.clear()
-        length = q.shape[2]
-        group, part, position = (x.to(q.device) for x in _places(segments, length))
-        reach = length if window is None else window
-
-        def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-            own = (part[j] == 0) | (part[i] == part[j])
-            back = position[i] - position[j]
-            return (group[i] == group[j]) & own & (back >= 0) & (back < reach)
-
-        _blocks[key] = create_block_mask(allowed, None, None, length, length, device=str(q.device))
-    out: Tensor = _flex(q, k, v, block_mask=_blocks[key], scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    out: Tensor = _flex(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     return out
+
+
+def _mask(segments: tuple[Segment, ...], window: int | None, q: Tensor, blocks: bool) -> Any:
+    """Who sees whom, as booleans [1, 1, L, L] or in blocks. Kept for all layers of one layout."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    key = (segments, window, str(q.device), blocks)
+    if key in _masks:
+        return _masks[key]
+    # The next batch has another layout. Layers of one model may have different windows.
+    if any(k[0] != segments for k in _masks):
+        _masks.clear()
+    length = q.shape[2]
+    group, part, position = (x.to(q.device) for x in _places(segments, length))
+    reach = length if window is None else window
+
+    def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        own = (part[j] == 0) | (part[i] == part[j])
+        back = position[i] - position[j]
+        return (group[i] == group[j]) & own & (back >= 0) & (back < reach)
+
+    if blocks:
+        _masks[key] = create_block_mask(allowed, None, None, length, length, device=str(q.device))
+    else:
+        every = torch.arange(length, device=q.device)
+        _masks[key] = allowed(every, every, every[:, None], every[None, :])[None, None]
+    return _masks[key]
 
 
 def _places(segments: tuple[Segment, ...], length: int) -> tuple[Tensor, Tensor, Tensor]:
