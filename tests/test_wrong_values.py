@@ -53,6 +53,7 @@ def home(tmp_path_factory) -> Path:
 TRAIN = "train --method dpo --model model --data pairs.jsonl --out o"
 ONLINE = "train --method grpo --model model --data prompts.jsonl --out o --feedback r.py:reward"
 EVAL = "eval --model model --data pairs.jsonl --out e"
+LABEL = "label --data pairs.jsonl --feedback r.py:reward --out l"
 MAKE = "generate --model model --data prompts.jsonl --out g"
 
 COMMANDS = {
@@ -104,6 +105,18 @@ COMMANDS = {
     f"{TRAIN} --data.heldout 0 --eval-every 1 --early-stopping 2": "`early_stopping` = 'loss' needs held-out",
     f"{TRAIN} --data.heldout 0.3 --limit 3 --data.limit 3 --eval-every 1 --early-stopping 2": "`early_stopping`",
     f"{ONLINE} --set monitors.keep_best=true": "`monitors.keep_best` = True has no effect: nothing judges",
+    f"{LABEL} --judge model": "`judge` = 'model' has no effect: no source of this feedback scores with a policy",
+    f"{LABEL} --max-length 64": "`max_length` = 64 has no effect: no source of this feedback reads answers",
+    f"{LABEL} --template chatml": "`template` = 'chatml' has no effect: no source of this feedback reads answers",
+    f"{LABEL} --route.human 0.5": "`route` = {'human': 0.5} has no effect: this feedback gives no odds",
+    "label --data pairs.jsonl --out l --feedback self_reward": "`feedback.self_reward` = '(no policy)' needs",
+    f"{ONLINE} --set monitors.gold=self_reward": "`monitors.gold.self_reward` = '(no policy)' needs the policy",
+    f"{EVAL} --gold self_reward": "`gold.self_reward` = '(no policy)' needs the policy",
+    "sample model --prompt hi --limit 3": "`--limit` = 3 has no effect: --prompt asks one prompt",
+    "sample model --prompt hi --part 1/2": "`--part` = '1/2' has no effect: --prompt asks one prompt",
+    "sample model --prompt hi --split all": "`--split` = 'all' has no effect: --prompt asks one prompt",
+    "sample model --prompt hi --data.limit 3": "`--data.limit` = 3 has no effect: --prompt asks one prompt",
+    "sample model --prompt hi --map prompt=q": "`--data.map` = ['prompt=q'] has no effect: --prompt asks",
     f"{TRAIN} --data.threshold 3": "`data.threshold` = 3.0 has no effect: nothing here learns from labels",
     f"{TRAIN} --data.pairs.min-margin 0.5": "`data.pairs.min_margin` = 0.5 has no effect: the data tells",
     "train --method sft --model model --data pairs.jsonl --data.pairs.rule all": "`data.pairs.rule` = 'all' has no",

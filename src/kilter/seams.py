@@ -58,6 +58,8 @@ class FeedbackSource(Protocol):
     """Mean deviation among the members of an ensemble in the last call, None without one."""
     replays: ClassVar[bool] = False
     """Whether its replies are kept, so that they can be read again in place of asking."""
+    fits: ClassVar[bool] = True
+    """Whether it cuts and renders answers as its context says, where it takes one."""
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Feedback]]:
         """Scores each completion.

@@ -96,6 +96,8 @@ def sample(**values: Any) -> None:
     settings: dict[str, Any] = {"max_length": values["max_length"]} | collect(OPTIONS, values)
     source = settings.pop("data")
     _check(prompt, source, target, values["negatives"])
+    if prompt is not None:
+        _refuse_idle(values)
 
     name_answerer(settings, values["model"])
     with tempfile.TemporaryDirectory(prefix="kilter-sample-") as folder:
@@ -139,6 +141,23 @@ def _check(prompt: str | None, source: Mapping[str, Any], target: Path | None, n
             "needs demonstrations and a file to write",
             "give --data FILE and --out pairs.jsonl",
         )
+
+
+ASKED = ("system", "text", "condition")
+"""Fields of a data set that change how one prompt is asked."""
+
+CHOOSING = (("limit",), ("part",), ("split",))
+"""Fields of a generate stage that say which of the prompts are asked."""
+
+
+def _refuse_idle(values: Mapping[str, Any]) -> None:
+    """Raises UserError for an option that chooses or reads prompts, where the one prompt is typed."""
+    for option in OPTIONS:
+        of_data = len(option.path) > 1 and option.path[0] == "data" and option.path[1] not in ASKED
+        value, usual = values.get(option.name), DEFAULTS.get(option.name)
+        if (of_data or option.path in CHOOSING) and value not in (None, [], usual):
+            problem = "has no effect: --prompt asks one prompt"
+            raise UserError(option.flag, value, problem, "leave it out, or give --data FILE")
 
 
 def _asked(prompt: str, folder: Path) -> str:

@@ -14,10 +14,13 @@ from kilter.feedback.registry import (
     check_replay,
     feedback_sources,
     forecast,
+    gives_odds,
     live,
     model_references,
     parse,
+    reads_length,
     uncertified,
+    wants_policy,
 )
 
 feedback_sources.declare("kilter.feedback.judge.source", "judge")
@@ -46,9 +49,12 @@ __all__ = [
     "check_replay",
     "feedback_sources",
     "forecast",
+    "gives_odds",
     "live",
     "model_references",
     "parse",
+    "reads_length",
     "uncertified",
+    "wants_policy",
     "worlds",
 ]

@@ -228,6 +228,8 @@ class FunctionFeedback(FeedbackSource):
     The function runs in a worker process, which is killed when the time is up; its module is imported there.
     """
 
+    fits = False
+
     def __init__(
         self,
         function: Callable[..., Any],

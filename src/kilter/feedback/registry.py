@@ -79,10 +79,15 @@ def check_names(spec: Any, field: str = "feedback") -> None:
         feedback_sources.require(name, field)
 
 
-def check(spec: Any, field: str = "feedback") -> None:
-    """Names and options, without loading a model; called before any expensive work."""
+def check(spec: Any, field: str = "feedback", policy: bool = True) -> None:
+    """Names and options, without loading a model; called before any expensive work.
+
+    policy: whether the caller will have a policy for sources that score with one.
+    """
     for name, _, options in parse(spec, field):
         factory, bound = _bind(name, options, field)
+        if not policy:
+            _refuse_policy(factory, f"{field}.{name}")
         if is_source(factory):
             factory.vet(bound.get("spec"), f"{field}.{name}".lstrip("."))
         # What needs nothing of the run is built at once: its options must not fail behind another stage.
@@ -274,8 +279,7 @@ def check_replay(path: str | None, spec: Any, where: str, field: str = "feedback
     if not Path(path).is_file():
         fix = "give judge.sqlite of an earlier run, or leave it out"
         raise UserError(where, path, "names no file to replay", fix)
-    sources = [_bind(name, options, field)[0] for name, _, options in parse(spec, field)]
-    if not any(is_source(source) and source.replays for source in sources):
+    if not any(is_source(source) and source.replays for source in _factories(spec, field)):
         raise UserError(where, path, "is read by no judge of this feedback", "leave it out")
 
 
@@ -291,19 +295,53 @@ def _said(spec: Any, field: str, ask: Callable[[type[FeedbackSource], Any], str]
     return "; ".join(filter(None, said))
 
 
+def wants_policy(spec: Any, field: str = "feedback") -> bool:
+    """Whether a source scores with a policy, or with its tokenizer."""
+    return any(is_source(factory) and factory.wants.policy for factory in _factories(spec, field))
+
+
+def reads_length(spec: Any, field: str = "feedback") -> bool:
+    """Whether a source cuts and renders answers as the run says; a judge has settings of its own."""
+    return any(
+        is_source(factory) and factory.fits and "context" in _parameters(factory)
+        for factory in _factories(spec, field)
+    )
+
+
+def gives_odds(spec: Any, field: str = "feedback") -> bool:
+    """Whether a source may say how sure it is of a pair; a sum of several says nothing of that."""
+    from kilter.feedback.function import FunctionFeedback
+
+    (name, _, _), *others = parse(spec, field)
+    factory = _factories(spec, field)[0]
+    if others or not is_source(factory) or factory is FunctionFeedback:
+        return False
+    # Of a source of the user's own nobody knows.
+    return ":" in name or factory.replays or factory.wants.siblings
+
+
+def _factories(spec: Any, field: str) -> list[Callable[..., Any]]:
+    return [_bind(name, options, field)[0] for name, _, options in parse(spec, field)]
+
+
+def _refuse_policy(factory: Callable[..., Any], field: str) -> None:
+    """Raises UserError for a source that scores with a policy, where there is none."""
+    if is_source(factory) and factory.wants.policy:
+        raise UserError(
+            field,
+            "(no policy)",
+            "needs the policy in training",
+            "use it as the feedback of a train stage with prompts, or of a label stage with judge",
+        )
+
+
 def build(spec: Any, context: Context, field: str = "feedback") -> Weighted:
     """The sources with their weights."""
     parts = []
     for name, weight, options in parse(spec, field):
         factory, bound = _bind(name, options, field)
-        wants = factory.wants if is_source(factory) else Wants()
-        if wants.policy and context.policy is None:
-            raise UserError(
-                f"{field}.{name}",
-                "(no policy)",
-                "needs the policy in training",
-                "use it as the feedback of a train stage with prompts",
-            )
+        if context.policy is None:
+            _refuse_policy(factory, f"{field}.{name}")
         if "context" in _parameters(factory):
             bound = bound | {"context": context}
         parts.append((name.rpartition(":")[2], weight, factory(**bound)))

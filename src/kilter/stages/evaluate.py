@@ -110,7 +110,7 @@ class Evaluate(StageKind[EvaluateSpec]):
         refuse_idle(spec.sampler, f"{work.where('sampler')}.", idle_fields(spec.sampler))
         check_sampler(spec.sampler, work.where("sampler"))
         if spec.gold is not None:
-            feedback.check(spec.gold, work.where("gold"))
+            feedback.check(spec.gold, work.where("gold"), policy=False)
         if spec.judge is not None:
             feedback.check({"judge": spec.judge}, work.where().rstrip("."))
         feedback.check_replay(spec.replay, _asks(spec), work.where("replay"), work.where("gold"))

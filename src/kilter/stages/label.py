@@ -135,7 +135,7 @@ class Label(StageKind[LabelSpec]):
         """The feedback can be built, and every setting has an effect."""
         from kilter import feedback
 
-        feedback.check(spec.feedback, work.where("feedback"))
+        feedback.check(spec.feedback, work.where("feedback"), policy=spec.judge is not None)
         feedback.check_replay(spec.replay, spec.feedback, work.where("replay"), work.where("feedback"))
         idle = {"pairs": ("pairs", "route"), "binary": ("threshold", "margin")}
         fields = [(name, kind) for kind, names in idle.items() for name in names if kind != spec.write]
@@ -147,6 +147,8 @@ class Label(StageKind[LabelSpec]):
                 for name, kind in fields
             ],
         )
+
+        _refuse_unread(spec, work)
 
     def preflight(self, spec: LabelSpec, work: Workspace) -> None:
         """Refuses data without an answer to score, or without a column that the feedback needs."""
@@ -240,6 +242,22 @@ class Label(StageKind[LabelSpec]):
         ]
         head = ("Prompt", "Answer", "Score", "Why")
         return Section("Labels", lead, "warn" if facts["unscored"] or failed else "", head, rows)
+
+
+def _refuse_unread(spec: LabelSpec, work: Workspace) -> None:
+    """Raises UserError for settings that no source of this feedback reads."""
+    from kilter import feedback
+
+    idle, fix = [], "leave it out"
+    if not feedback.wants_policy(spec.feedback):
+        why = "no source of this feedback scores with a policy"
+        idle += [("judge", why, "leave it out; a judge is feedback itself: {judge: judge.yaml}")]
+    if not feedback.reads_length(spec.feedback):
+        why = "no source of this feedback reads answers as tokens of a model"
+        idle += [("max_length", why, fix), ("template", why, fix)]
+    if not feedback.gives_odds(spec.feedback):
+        idle += [("route", "this feedback gives no odds, so that no label is doubtful", fix)]
+    refuse_idle(spec, work.where(), idle)
 
 
 def _people(spec: LabelSpec, work: Workspace) -> list[Group]:

@@ -203,7 +203,7 @@ def feedback_can_be_built(a: Asked) -> None:
     """Refuses a feedback source with an unknown name or option."""
     for field, source in (("feedback", a.spec.feedback), ("monitors.gold", a.spec.monitors.gold)):
         if source is not None:
-            feedbacks.check(source, f"{a.where}{field}")
+            feedbacks.check(source, f"{a.where}{field}", policy=field == "feedback")
 
 
 def cluster_fits(a: Asked) -> None:

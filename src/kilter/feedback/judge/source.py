@@ -72,6 +72,7 @@ class JudgeFeedback(FeedbackSource):
 
     Spec = JudgeOptions
     replays = True
+    fits = False
 
     def __init__(self, spec: JudgeOptions, context: Context) -> None:
         field = "feedback.judge"
