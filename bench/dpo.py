@@ -42,9 +42,10 @@ def compare(rows: Path, model: Path, dtype: str, pure: bool, args: argparse.Name
     for _ in range(args.rounds):
         runs["kilter"].append(run_side("kilter", rows, model, *common, "--microbatch", str(args.microbatch)))
         runs[args.peer].append(run_side(args.peer, rows, model, *common, *(("--pure",) if pure else ())))
-        gap = abs(runs["kilter"][-1]["steps"][0]["loss"] - runs[args.peer][-1]["steps"][0]["loss"])
-        if gap > 1e-3:
-            sys.exit(f"the two sides do not compute the same loss (first step differs by {gap:.2e})")
+        mine, theirs = (runs[side][-1]["steps"][0]["loss"] for side in ("kilter", args.peer))
+        # In bfloat16 a GPU rounds differently for every shape of a product.
+        if abs(mine - theirs) > (1e-3 if dtype == "float32" else 2e-2):
+            sys.exit(f"the two sides do not compute the same loss (first step: {mine:.5f} and {theirs:.5f})")
     median = {
         side: {
             k: statistics.median(r[k] for r in found) for k in ("pairs_per_s", "train_pairs_per_s", "peak_mb")
