@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 from conftest import pair_rows
-from kilter import cli, stages
+from kilter import cli, feedback, stages
 from kilter.data.dataset import DataSpec
 from kilter.errors import UserError
 from kilter.launch.spec import ClusterSpec
@@ -199,6 +199,58 @@ def test_what_is_refused_late_has_its_full_name(field, dry, tiny, tmp_path, monk
     assert f"`{field}`" in captured.out + captured.err
     # The field takes a value as it is printed.
     override(recipe, f"{field}=x")
+
+
+FEEDBACK = {
+    "feedback": ("maths", "math"),
+    "feedback.math.kee": ({"math": {"kee": "x"}}, None),
+    "feedback.regex.pattern": ({"regex": "["}, "a+"),
+    "feedback.length.buffer": ({"length": {"limit": 5, "buffer": 0}}, "3"),
+    "feedback.weight": ({"math": {}, "weight": "x"}, "2"),
+    "feedback.1": (["math", "maths"], "format"),
+    "feedback.1.regex.pattern": (["math", {"regex": "["}], "a+"),
+    "feedback.0.weight": ([{"math": None, "weight": "x"}, "format"], "2"),
+    "feedback.2.length.buffer": (["math", "format", {"length": {"limit": 5, "buffer": 0}}], "3"),
+    "feedback.1.r.py:reward.timeout": (["math", {"r.py:reward": {"timeout": -1}}], "3"),
+}
+"""Fields of wrong feedback: what is wrong, and what mends it; None where nothing in that place would."""
+
+
+def check_feedback(recipe: dict) -> None:
+    spec = parse(recipe).stages["t"].spec
+    feedback.check(spec.feedback, "stages.t.train.feedback")
+
+
+@pytest.mark.parametrize("field", FEEDBACK)
+def test_an_entry_of_feedback_has_the_name_that_mends_it(field, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("r.py").write_text("def reward(prompt, completion): return 1.0\n")
+    wrong, right = FEEDBACK[field]
+    train = {"method": "grpo", "prompts": "$data", "feedback": wrong}
+    raw = {"data": {"path": "a"}, "stages": {"t": {"train": train}}}
+    with pytest.raises(UserError) as refused:
+        check_feedback(copy.deepcopy(raw))
+    assert refused.value.field.removeprefix("stages.t.train.") == field
+    if right is not None:
+        override(raw, f"stages.t.train.{field}={right}")
+        check_feedback(raw)
+
+
+@pytest.mark.parametrize(
+    ("wrote", "item", "reads"),
+    [
+        ("math", "math.key=x", {"math": {"key": "x"}}),
+        (["format", "math"], "1.math.key=x", ["format", {"math": {"key": "x"}}]),
+        ({"reward_model": "rm"}, "reward_model.dtype=bfloat16", None),
+        ({"reward_model": "rm"}, "reward_model.model=other", {"reward_model": {"model": "other"}}),
+    ],
+)
+def test_short_forms_of_feedback_have_the_places_of_the_long_ones(wrote, item, reads):
+    train = {"method": "grpo", "prompts": "$data", "feedback": wrote}
+    raw = {"data": {"path": "a"}, "stages": {"t": {"train": train}}}
+    override(raw, f"stages.t.train.feedback.{item}")
+    found = parse(raw).stages["t"].spec.feedback
+    assert found == (reads or {"reward_model": {"model": "rm", "dtype": "bfloat16"}})
 
 
 def test_no_setting_takes_infinity():

@@ -62,9 +62,9 @@ def test_references_are_found_wherever_they_are_nested_and_nothing_else():
         ("inner.others", "model", "y"),
         ("rows", "data", "$data"),
         ("policy", "file", "gate.yaml"),
-        ("gold.reward_model", "model", "rm"),
-        ("gold.reward_model", "model", "a"),
-        ("gold.reward_model", "model", "b"),
+        ("gold.0.reward_model", "model", "rm"),
+        ("gold.1.reward_model", "model", "a"),
+        ("gold.1.reward_model", "model", "b"),
     ]
     changed = replaced(spec, lambda f: f"{f.value}-2" if f.ref.to == "model" else f.value)
     assert changed.model_dump() == {

@@ -141,8 +141,10 @@ COMMANDS = {
     f"{ONLINE} --feedback r.py:reword": "'r.py:reword' cannot be imported",
     f"{ONLINE} --feedback r.py:value": "'r.py:value' is not a source of feedback",
     f"{ONLINE} --feedback r.py:one": "= 'def one(completion)' cannot be called with a prompt and a completion",
-    f"{ONLINE} --feedback r.py:rows": "`feedback.rows` = 'solution' is needed and is not a column of the data",
+    f"{ONLINE} --feedback r.py:rows": "`feedback.r.py:rows` = 'solution' is needed and is not a column of the data",
     f"{ONLINE} --feedback '{{math: {{key: gold}}}}'": "`feedback.math` = 'gold' is needed and is not a column",
+    f"{ONLINE} --set feedback.r.py:reward.timeout=-1": "`feedback.r.py:reward.timeout` = -1",
+    f"{ONLINE} --feedback '[format, {{math: {{kee: 1}}}}]'": "`feedback.1.math.kee` = 1 is not a",
     f"{ONLINE} --feedback instructions": "`feedback.instructions` = 'instructions' is needed",
     f"{ONLINE} --feedback maths": "Did you mean 'math'?",
     f"{ONLINE} --feedback 5": "5 is neither a name nor {name: options}",
@@ -284,11 +286,11 @@ RECIPES = {
     ),
     "a column that a late reward needs": (
         stage("g", "train", method="grpo", prompts="$data", feedback="r.py:rows"),
-        "`stages.g.train.feedback.rows` = 'solution' is needed and is not a column of the data",
+        "`stages.g.train.feedback.r.py:rows` = 'solution' is needed and is not a column of the data",
     ),
     "a reference that a late verifier needs": (
         stage("g", "train", method="grpo", prompts="$data", feedback=["r.py:reward", "math"]),
-        "`stages.g.train.feedback.math` = 'answer' is needed",
+        "`stages.g.train.feedback.1.math` = 'answer' is needed",
     ),
     "a reference that a monitor needs": (
         stage(

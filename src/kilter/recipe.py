@@ -218,7 +218,7 @@ def override(raw: dict[str, Any], item: str) -> None:
         raw["data"], path = _spread(raw.get("data", {}), path)
     node: Any = raw
     keys = _keys(raw, path)
-    for key in keys[:-1]:
+    for number, key in enumerate(keys[:-1]):
         if isinstance(node, dict) and key not in node and node is raw.get("stages"):
             raise UserError(
                 "--set",
@@ -233,15 +233,33 @@ def override(raw: dict[str, Any], item: str) -> None:
         place = _place(node, key, item)
         if isinstance(node, dict):
             node.setdefault(key, {})
-        # A name alone stands for a mapping with this name.
-        if key in SHORT and isinstance(node[place], str):
-            node[place] = {SHORT[key]: node[place]}
+        if isinstance(node[place], str):
+            node[place] = _spelt_out(node[place], keys[: number + 1], keys[number + 1])
+        # An option that is off, as a resolved recipe writes it.
+        node[place] = {} if node[place] is None else node[place]
         node = node[place]
     node[_place(node, keys[-1], item)] = scalar(text)
 
 
 SHORT = {"method": "name", "algorithm": "name", "adapter": "kind"}
 """Settings that may be one word, and the key that the word stands for."""
+
+
+def _spelt_out(word: str, keys: Sequence[str], below: str) -> Any:
+    """A setting that is one word as the mapping that the word stands for, where it stands for one.
+
+    Args:
+        word: what the setting is.
+        keys: the path to it.
+        below: the key that is asked for in it.
+    """
+    if keys[-1] in SHORT:
+        return {SHORT[keys[-1]]: word}
+    # A source of feedback without options, or with its first one alone: math, {reward_model: rm}.
+    sources = [n for n, key in enumerate(keys) if key in ("feedback", "gold")]
+    if not sources:
+        return word
+    return {word: {}} if word == below else {"": word} if sources[0] < len(keys) - 1 else word
 
 
 def _place(node: Any, key: str, item: str) -> Any:
@@ -286,7 +304,8 @@ def _keys(node: Any, path: str) -> list[str]:
     """The path cut at its dots. A key that holds dots, such as my_file.py:MyStage, stays whole."""
     found = []
     while path:
-        known = [str(k) for k in node if f"{path}.".startswith(f"{k}.")] if isinstance(node, dict) else []
+        inner = node if isinstance(node, dict) else [node] if isinstance(node, str) else []
+        known = [str(k) for k in inner if f"{path}.".startswith(f"{k}.")]
         key = max(known, key=len, default=path.partition(".")[0])
         if isinstance(node, list):
             node = node[int(key)] if key.isdecimal() and int(key) < len(node) else None

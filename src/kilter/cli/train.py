@@ -135,7 +135,7 @@ def _apply(
     sets: Sequence[str], fields: dict[str, Any], source: dict[str, Any], method: dict[str, Any]
 ) -> None:
     """--set KEY=VALUE: a setting of the method, or by its path a field of the data or of a nested part."""
-    from kilter.recipe import scalar
+    from kilter.recipe import override, scalar
 
     nested = {"cluster", *(o.path[0] for o in OPTIONS if len(o.path) > 1)}
     for item in sets:
@@ -143,6 +143,9 @@ def _apply(
         if not sign or not all(key.split(".")):
             raise UserError("--set", item, "is not KEY=VALUE", "write --set beta=0.05")
         head, _, rest = key.partition(".")
+        if rest and head == "feedback" and "feedback" in fields:
+            override(fields, item)
+            continue
         if not rest:
             _refuse_option(key, text, method)
         target, leaf = method, key

@@ -220,6 +220,12 @@ def _single_problem(function: Callable[..., Any]) -> str:
     return ""
 
 
+def check_timeout(seconds: float, field: str) -> None:
+    """Raises UserError for a time that no call could take. `field`: the source, for messages."""
+    if not 0 < seconds < math.inf:
+        raise UserError(f"{field}.timeout", seconds, "must be above 0 and finite", "give seconds, such as 30")
+
+
 class FunctionFeedback(FeedbackSource):
     """FeedbackSource around `function`.
 
@@ -239,10 +245,7 @@ class FunctionFeedback(FeedbackSource):
     ) -> None:
         if not callable(function):
             raise UserError("feedback", name, "is not a function", "give file.py:function")
-        if not timeout > 0:
-            raise UserError(
-                f"feedback.{name}.timeout", timeout, "must be above 0", "give seconds, such as 30"
-            )
+        check_timeout(timeout, f"feedback.{name}")
         self.function, self.name, self.timeout = function, name, timeout
         self.target = Target.of(function)
         check_form(function, name)

@@ -15,7 +15,7 @@ import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeGuard
+from typing import Annotated, Any, NamedTuple, TypeGuard
 
 from pydantic import BaseModel, ValidationError
 
@@ -31,22 +31,42 @@ from kilter.validation import as_user_error, require_type
 feedback_sources: Registry[Callable[..., Any]] = Registry("feedback")
 
 
-Part = tuple[str, float, dict[str, Any]]
+class Part(NamedTuple):
+    """One source of a feedback.
+
+    Args:
+        name: of the source.
+        weight: of its scores in the sum.
+        options: as a person wrote them; the first one may lack its name.
+        at: the entry that names the source, as `--set` takes it: feedback, or feedback.0 in a list.
+    """
+
+    name: str
+    weight: float
+    options: dict[str, Any]
+    at: str
+
+    @property
+    def field(self) -> str:
+        """The setting that holds the options."""
+        return f"{self.at}.{self.name}"
 
 
 def parse(spec: Any, field: str = "feedback") -> list[Part]:
-    """(name, weight, options) of every part. Raises UserError for a shape that is none of those above."""
-    items = list(spec) if isinstance(spec, list | tuple) else [spec]
+    """Every source. Raises UserError for a shape that is none of those above."""
+    listed = isinstance(spec, list | tuple)
+    items = list(spec) if listed else [spec]
     if not items:
         raise UserError(field, spec, "is empty", "name a source, such as math or {reward_model: rm}")
     parts: list[Part] = []
-    for item in items:
+    for n, item in enumerate(items):
+        at = f"{field}.{n}" if listed else field
         if isinstance(item, str):
-            parts.append((item, 1.0, {}))
+            parts.append(Part(item, 1.0, {}, at))
             continue
         if not isinstance(item, Mapping):
             raise UserError(
-                field,
+                at,
                 item,
                 "is neither a name nor {name: options}",
                 "write math, or {reward_model: rm, weight: 1.0}",
@@ -55,11 +75,11 @@ def parse(spec: Any, field: str = "feedback") -> list[Part]:
         weight = rest.pop("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
             raise UserError(
-                f"{field}.weight", weight, "is not a finite number", "give a number, below 0 to punish"
+                f"{at}.weight", weight, "is not a finite number", "give a number, below 0 to punish"
             )
         if len(rest) != 1:
             raise UserError(
-                field,
+                at,
                 item,
                 "needs exactly one source per entry",
                 "write a list: [{math: {}}, {length: {limit: 200}}]",
@@ -69,14 +89,14 @@ def parse(spec: Any, field: str = "feedback") -> list[Part]:
             options = {}
         if not isinstance(options, Mapping):
             options = {"": options}  # the short form {reward_model: rm}: the first parameter
-        parts.append((str(name), float(weight), dict(options)))
+        parts.append(Part(str(name), float(weight), dict(options), at))
     return parts
 
 
 def check_names(spec: Any, field: str = "feedback") -> None:
     """Names alone: no source's file is read."""
-    for name, _, _ in parse(spec, field):
-        feedback_sources.require(name, field)
+    for part in parse(spec, field):
+        feedback_sources.require(part.name, part.at)
 
 
 def check(spec: Any, field: str = "feedback", policy: bool = True) -> None:
@@ -84,37 +104,52 @@ def check(spec: Any, field: str = "feedback", policy: bool = True) -> None:
 
     policy: whether the caller will have a policy for sources that score with one.
     """
-    for name, _, options in parse(spec, field):
-        factory, bound = _bind(name, options, field)
+    for part in parse(spec, field):
+        factory, bound = _bind(part)
         if not policy:
-            _refuse_policy(factory, f"{field}.{name}")
+            _refuse_policy(factory, part.field)
         if is_source(factory):
-            factory.vet(bound.get("spec"), f"{field}.{name}".lstrip("."))
+            factory.vet(bound.get("spec"), part.field.lstrip("."))
         # What needs nothing of the run is built at once: its options must not fail behind another stage.
-        if ":" not in name and "context" not in _parameters(factory):
-            factory(**bound)
+        if ":" not in part.name and "context" not in _parameters(factory):
+            _made(part, factory, bound)
 
 
-def _bind(name: str, options: dict[str, Any], field: str) -> tuple[Callable[..., Any], dict[str, Any]]:
-    factory = feedback_sources.get(name, field)
+def _made(part: Part, factory: Callable[..., Any], bound: Mapping[str, Any]) -> Any:
+    """The source. What it says of its own options bears their full names."""
+    try:
+        return factory(**bound)
+    except UserError as error:
+        own = f"feedback.{part.name.rpartition(':')[2]}"
+        if error.field != own and not error.field.startswith(f"{own}."):
+            raise
+        full = part.field + error.field.removeprefix(own)
+        raise UserError(full, error.value, error.problem, error.fix) from error
+
+
+def _bind(part: Part) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """What makes the source, and its options by name."""
+    name, options = part.name, part.options
+    factory = feedback_sources.get(name, part.at)
     if not callable(factory):
         raise UserError(
-            field,
+            part.at,
             name,
             f"is not a source of feedback, but {type(factory).__name__}.",
             "Name a function, or a class that derives from kilter.seams.FeedbackSource.",
         )
     settings = settings_of(factory)
     if settings is not None:
-        return factory, {"spec": _validated(settings, options, f"{field}.{name}")}
+        return factory, {"spec": _validated(settings, options, part.field)}
     if ":" not in name or is_source(factory):
-        return factory, _named(factory, options, f"{field}.{name}")
+        return factory, _named(factory, options, part.field)
 
     # A plain function of a user's own becomes a source that runs it in a process of its own.
-    from kilter.feedback.function import FunctionFeedback, check_form
+    from kilter.feedback.function import FunctionFeedback, check_form, check_timeout
 
     check_form(factory, name.rpartition(":")[2])
-    bound = _named(FunctionFeedback, options, f"{field}.{name}", taken=("function", "name"))
+    bound = _named(FunctionFeedback, options, part.field, taken=("function", "name"))
+    check_timeout(bound.get("timeout", 1.0), part.field)
     return FunctionFeedback, bound | {"function": factory, "name": name.rpartition(":")[2]}
 
 
@@ -153,7 +188,7 @@ def _named(
     if "" in options:
         if not known:
             raise UserError(field, options[""], "takes no options", f"write {field.rpartition('.')[2]}: {{}}")
-        options = {known[0]: options[""]}
+        options = {key or known[0]: value for key, value in options.items()}
     signature = getattr(factory, "__init__") if isinstance(factory, type) else factory  # noqa: B009
     hints = typing.get_type_hints(signature)
     for key, value in options.items():
@@ -201,7 +236,7 @@ def with_references(spec: Any, change: Change, field: str = "feedback") -> Any:
     A source's parameters declare which of them are references.
     """
     if isinstance(spec, list | tuple):
-        return [with_references(item, change, field) for item in spec]
+        return [with_references(item, change, f"{field}.{n}") for n, item in enumerate(spec)]
     if not isinstance(spec, Mapping):
         return spec
     return {
@@ -216,9 +251,10 @@ def _options_with_references(name: str, options: Any, change: Change, field: str
         return options
     hints = _hints(feedback_sources.get(name))
     where = f"{field}.{name}"
-    if isinstance(options, Mapping):
-        return {k: walk(v, hints.get(k), where, change) for k, v in options.items()}
     first = next((p for p in hints if p != "context"), "")
+    if isinstance(options, Mapping):
+        named = {key or first: value for key, value in options.items()}
+        return {key: walk(value, hints.get(key), where, change) for key, value in named.items()}
     return walk(options, hints.get(first), where, change)
 
 
@@ -236,25 +272,22 @@ def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
 
 def check_columns(spec: Any, groups: Sequence[Group], field: str = "feedback") -> None:
     """Raises UserError for a source that needs a column or a world which none of these prompts brings."""
-    for name, _, options in parse(spec, field):
-        factory, bound = _bind(name, options, field)
-        if (
-            name in worlds.sources()
-            and groups
-            and not any(worlds.by_source(name).owns(g.prompt) for g in groups)
-        ):
+    for part in parse(spec, field):
+        factory, bound = _bind(part)
+        world = worlds.by_source(part.name) if part.name in worlds.sources() else None
+        if world is not None and groups and not any(world.owns(g.prompt) for g in groups):
             problem = "is the judge of another world than this data's"
-            fix = f"use it with builtin:{worlds.by_source(name).name}, or name a source that fits this data"
-            raise UserError(field, name, problem, fix)
+            fix = f"use it with builtin:{world.name}, or name a source that fits this data"
+            raise UserError(part.at, part.name, problem, fix)
         if is_source(factory):
             needed = factory.needs(bound)
             prompts = (g.prompt for g in groups) if needed else ()
-            require_columns(needed, prompts, f"{field}.{name.rpartition(':')[2]}")
+            require_columns(needed, prompts, part.field)
 
 
 def live(spec: Any, field: str = "feedback") -> list[str]:
     """Names of the sources that score with the weights in training."""
-    found = [(name, _bind(name, options, field)[0]) for name, _, options in parse(spec, field)]
+    found = [(part.name, _bind(part)[0]) for part in parse(spec, field)]
     return [
         n for n, factory in found if is_source(factory) and factory.wants.policy and factory.wants.weights
     ]
@@ -290,7 +323,7 @@ def uncertified(spec: Any, context: Context, field: str = "feedback") -> str:
 
 def _said(spec: Any, field: str, ask: Callable[[type[FeedbackSource], Any], str]) -> str:
     """What the sources' classes say of their options; a plain function says nothing."""
-    bound = [_bind(name, options, field) for name, _, options in parse(spec, field)]
+    bound = [_bind(part) for part in parse(spec, field)]
     said = [ask(source, own.get("spec")) for source, own in bound if is_source(source)]
     return "; ".join(filter(None, said))
 
@@ -312,16 +345,16 @@ def gives_odds(spec: Any, field: str = "feedback") -> bool:
     """Whether a source may say how sure it is of a pair; a sum of several says nothing of that."""
     from kilter.feedback.function import FunctionFeedback
 
-    (name, _, _), *others = parse(spec, field)
+    part, *others = parse(spec, field)
     factory = _factories(spec, field)[0]
     if others or not is_source(factory) or factory is FunctionFeedback:
         return False
     # Of a source of the user's own nobody knows.
-    return ":" in name or factory.replays or factory.wants.siblings
+    return ":" in part.name or factory.replays or factory.wants.siblings
 
 
 def _factories(spec: Any, field: str) -> list[Callable[..., Any]]:
-    return [_bind(name, options, field)[0] for name, _, options in parse(spec, field)]
+    return [_bind(part)[0] for part in parse(spec, field)]
 
 
 def _refuse_policy(factory: Callable[..., Any], field: str) -> None:
@@ -338,13 +371,13 @@ def _refuse_policy(factory: Callable[..., Any], field: str) -> None:
 def build(spec: Any, context: Context, field: str = "feedback") -> Weighted:
     """The sources with their weights."""
     parts = []
-    for name, weight, options in parse(spec, field):
-        factory, bound = _bind(name, options, field)
+    for part in parse(spec, field):
+        factory, bound = _bind(part)
         if context.policy is None:
-            _refuse_policy(factory, f"{field}.{name}")
+            _refuse_policy(factory, part.field)
         if "context" in _parameters(factory):
             bound = bound | {"context": context}
-        parts.append((name.rpartition(":")[2], weight, factory(**bound)))
+        parts.append((part.name.rpartition(":")[2], part.weight, _made(part, factory, bound)))
     return Weighted(parts)
 
 
