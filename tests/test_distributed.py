@@ -197,6 +197,46 @@ def kill_a_worker(metrics, count):
     found[1].kill()
 
 
+def test_a_killed_rank_is_named_and_nobody_else_is_heard(tmp_path, tiny, pairs_file, capfd):
+    """The other one loses its connection: what it says of that is no news, and hides what happened."""
+    out = tmp_path / "run"
+    killer = threading.Thread(target=kill_a_worker, args=(out / "metrics.jsonl", 3))
+    killer.start()
+    with pytest.raises(RunFailed) as failed:
+        train(tiny, pairs_file, out, "dpo", 2, steps=400, save_every=2)
+    killer.join()
+    kept = Checkpoints(out / "checkpoints", "auto").latest()
+    assert kept is not None
+    assert str(failed.value) == (
+        "Process 1 of 2 was killed by SIGKILL (often: out of memory); the others were stopped.\n"
+        f"Last good checkpoint: {kept}\nFix: Run the same command again to resume."
+    )
+    said = capfd.readouterr()
+    assert "Traceback" not in said.out + said.err
+    assert "exitcode" not in said.out + said.err
+
+
+def test_what_nobody_expected_of_a_worker_is_shown(tmp_path, capsys):
+    """The traceback of the one that failed, and not of those that lost it."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    from kilter.training.parallel import launch
+
+    folder = tmp_path / ".job"
+    folder.mkdir()
+    for rank in (0, 1):
+        (folder / f"trace-{rank}.txt").write_text(f"ValueError of {rank}\n")
+
+    def cause(**codes) -> str:
+        failures = {int(r[1:]): ProcessFailure(int(r[1:]), 10, code, "") for r, code in codes.items()}
+        return str(launch._cause(folder, ChildFailedError("x", failures), 2))
+
+    assert cause(r0=1, r1=-9).startswith("Process 1 of 2 was killed by SIGKILL")
+    assert capsys.readouterr().err == ""
+    assert cause(r0=-15, r1=1).startswith("Process 1 of 2 ended with code 1; the others were stopped.")
+    assert capsys.readouterr().err == "ValueError of 1\n"
+
+
 @pytest.mark.parametrize("mode", ["fsdp", "zero"])
 def test_a_sharded_run_resumes_with_another_number_of_processes(tmp_path, tiny, pairs_file, mode):
     """(ZeRO: with the same number.) Killed after its checkpoint of step 4 with two processes; one process goes on, and the losses are those of a run that was never stopped."""

@@ -7,16 +7,19 @@ folder, so that every worker reads the same rows without reading the data set ag
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
+import traceback
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kilter import errors, feedback
-from kilter.artifacts import owning, remove, write_first, write_json
+from kilter.artifacts import AGAIN, owning, remove, write_first, write_json
 from kilter.cluster.backend import JOIN
 from kilter.data import store
 from kilter.errors import Interrupted, KilterError, RunFailed
@@ -24,6 +27,8 @@ from kilter.runtime import core_count
 from kilter.screen import Screen
 
 if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
     from kilter.training.config import TrainSpec
     from kilter.training.result import TrainResult
     from kilter.training.trainer import Trainer
@@ -87,17 +92,17 @@ def _run_on_cluster(trainer: Trainer, folder: Path) -> None:
             if not ended.lost or not left:
                 break
             # What the others say of one that was killed is not the cause.
-            remove(folder / "cause.json")
+            for left_behind in (folder / "cause.json", *folder.glob(_trace(folder, "*").name)):
+                remove(left_behind)
             _note_restart(trainer, ended.lost)
     finally:
         backend.close()
     if (folder / "cause.json").is_file() and not ended.lost:
         raise _told(folder)
-    raise RunFailed(
-        f"The learner's processes were stopped ({ended.lost or f'exit codes {ended.codes}'})",
-        "look above for its own message, then run the same command again to resume",
-        f"Last good checkpoint: in {trainer.out / 'checkpoints'}",
-    )
+    if not ended.lost:
+        _show_trace(folder, range(len(ended.codes)))
+    how = ended.lost or f"exit codes {ended.codes}; their own message stands above"
+    raise RunFailed(f"The learner's processes were stopped ({how})", AGAIN, _kept(trainer.out))
 
 
 def _note_restart(trainer: Trainer, cause: str) -> None:
@@ -137,6 +142,10 @@ def _run_here(trainer: Trainer, folder: Path) -> None:
         max_restarts=0,
         monitor_interval=0.2,
     )
+    # What the agent says of a worker that ended, `_cause` says in words.
+    agent = logging.getLogger("torch.distributed.elastic")
+    level = agent.level
+    agent.setLevel(logging.CRITICAL)
     try:
         elastic_launch(config, entrypoint=sys.executable)(*WORKER, str(folder), str(os.getpid()))
     except ChildFailedError as error:
@@ -149,6 +158,7 @@ def _run_here(trainer: Trainer, folder: Path) -> None:
             f"Stopped; the finished steps are saved in {trainer.out}.\nTo resume: run the same command again."
         ) from error
     finally:
+        agent.setLevel(level)
         if threads_before is None:
             os.environ.pop("OMP_NUM_THREADS", None)
 
@@ -205,11 +215,15 @@ def work(folder: Path) -> None:
     try:
         with owning(trainer.out):
             result = trainer.run()
+        if dist.is_initialized():
+            dist.barrier()
     except KilterError as error:
         _leave(folder, {"kind": type(error).__name__, "arguments": error.arguments})
         raise SystemExit(int(error.code)) from error
-    if dist.is_initialized():
-        dist.barrier()
+    except Exception as error:
+        # One whose neighbour died loses its connection. The launcher alone knows which of both this is.
+        _trace(folder, os.environ["RANK"]).write_text(traceback.format_exc(), encoding="utf-8")
+        raise SystemExit(1) from error
     # Everybody has trained to the end: from here on no failure counts.
     if os.environ["RANK"] == "0":
         write_json(
@@ -235,6 +249,25 @@ def _leave(folder: Path, cause: dict[str, Any]) -> None:
         print(*cause["arguments"], sep="\n", file=sys.stderr)
 
 
+def _trace(folder: Path, rank: object) -> Path:
+    """Where a worker leaves the traceback of what nobody expected."""
+    return folder / f"trace-{rank}.txt"
+
+
+def _show_trace(folder: Path, ranks: Sequence[int]) -> None:
+    """Prints the traceback of the first of these workers that left one."""
+    found = [path for rank in ranks if (path := _trace(folder, rank)).is_file()]
+    for path in found[:1]:
+        print(path.read_text(encoding="utf-8"), end="", file=sys.stderr)
+
+
+def _kept(out: Path) -> str:
+    """What a stopped run goes on from, for a person."""
+    from kilter.training.checkpoint import Checkpoints
+
+    return f"Last good checkpoint: {Checkpoints(out / 'checkpoints', 'auto').latest() or 'none yet'}"
+
+
 def _told(folder: Path) -> KilterError:
     """What the first worker to fail raised."""
     cause = json.loads((folder / "cause.json").read_text())
@@ -243,18 +276,22 @@ def _told(folder: Path) -> KilterError:
     return error
 
 
-def _cause(folder: Path, error: Any, count: int) -> KilterError:
-    rank, failure = error.get_first_failure()
-    code, path = failure.exitcode, folder / "cause.json"
+def _cause(folder: Path, error: ChildFailedError, count: int) -> KilterError:
+    # The launcher itself ends the others with SIGTERM, and one that lost its neighbour fails as well.
+    blame = {-signal.SIGTERM: 2}
+    order = lambda item: (blame.get(item[1].exitcode, item[1].exitcode > 0), item[1].timestamp, item[0])
+    rank, failure = min(error.failures.items(), key=order)
+    killed = failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
     # What the others say of a worker that was killed (a broken connection, a checkpoint not written) is not
     # the cause.
-    if code >= 0 and path.is_file():
+    if not killed and (folder / "cause.json").is_file():
         return _told(folder)
-    # A signal leaves no message: the kind of signal is all there is to say.
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    memory = " (often: out of memory)" if code == -signal.SIGKILL else ""
-    return RunFailed(
-        f"Process {rank} of {count} {how}{memory}; the others were stopped",
-        "look above for its own message, then run the same command again to resume",
-        f"Last good checkpoint: in {folder.parent / 'checkpoints'}",
-    )
+    code, kept = failure.exitcode, _kept(folder.parent)
+    if code < 0:
+        # A signal leaves no message: the kind of signal is all there is to say.
+        memory = " (often: out of memory)" if code == -signal.SIGKILL else ""
+        how = f"was killed by {signal.Signals(-code).name}{memory}"
+        return RunFailed(f"Process {rank} of {count} {how}; the others were stopped", AGAIN, kept)
+    _show_trace(folder, [rank, *error.failures])
+    fix = f"mend what it says above, then {AGAIN}"
+    return RunFailed(f"Process {rank} of {count} ended with code {code}; the others were stopped", fix, kept)
