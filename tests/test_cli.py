@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 import pytest
 import typer
 from pydantic import BaseModel, Field
+from typer.models import OptionInfo
 
 from kilter import cli
 from kilter.cli.options import collect, options_of, parameters
@@ -54,6 +56,23 @@ def test_help_fits_and_begins_with_examples(monkeypatch, capsys, words):
 
 def test_every_command_stands_under_its_own_heading(monkeypatch, capsys):
     assert "Commands" not in shown(monkeypatch, capsys).splitlines()
+
+
+def declared(found: typer.Typer) -> Iterator[tuple[str, OptionInfo]]:
+    """Every parameter that a command declares as an option, by its name."""
+    for group in found.registered_groups:
+        yield from declared(group.typer_instance)
+    for command in found.registered_commands:
+        for name, parameter in inspect.signature(command.callback).parameters.items():
+            given = getattr(parameter.annotation, "__metadata__", ())
+            yield from ((name, info) for info in given if isinstance(info, OptionInfo))
+
+
+def test_every_option_with_a_metavar_names_its_flag():
+    """typer's releases do not agree on the flag of a parameter that names none: 0.27 may take the metavar."""
+    options = [(name, info) for name, info in declared(cli.app) if info.metavar is not None]
+    assert len(options) > 100
+    assert [name for name, info in options if info.default is ... and not info.param_decls] == []
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])

@@ -78,7 +78,7 @@ __all__ = [
 ]
 
 USAGE_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
-"""Base of what the parser raises. By its version, typer brings the parser along or takes it from click."""
+"""Base of what the parser raises. typer has no public name for it."""
 
 
 INTERRUPTED = 130
@@ -150,7 +150,7 @@ def _command() -> int:
 def _is_parsers(error: BaseException) -> bool:
     """Whether the parser raised it, as it does once a shell's completion is installed or answered."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("typer", "click")
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == "typer"
 
 
 def _configure_logging(debug: bool) -> None:

@@ -180,14 +180,17 @@ def takes(*given: inspect.Parameter) -> Callable[[Callable[..., None]], Callable
 
 
 def name_types(function: Callable[..., None]) -> None:
-    """Gives every option of a command that takes a value, and says nothing else, a metavar for its type."""
+    """Gives every option of a command that takes a value, and says nothing else, its flag and a metavar."""
     # Annotations are text until somebody reads them. typer has to find the very objects that change here.
     signature = inspect.signature(function, eval_str=True)
     function.__signature__ = signature  # type: ignore[attr-defined]
-    for declared in signature.parameters.values():
+    for name, declared in signature.parameters.items():
         for info in getattr(declared.annotation, "__metadata__", ()):
-            switch = members(declared.annotation) == [bool]
-            if isinstance(info, OptionInfo) and info.metavar is None and not switch:
+            if not isinstance(info, OptionInfo) or members(declared.annotation) == [bool]:
+                continue
+            if info.default is ...:  # no flag was named, and typer 0.27 may take the metavar for one
+                info.param_decls = (f"--{name.replace('_', '-')}",)
+            if info.metavar is None:
                 info.metavar = words(declared.annotation)
 
 
