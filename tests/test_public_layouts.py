@@ -683,6 +683,21 @@ def test_a_hint_that_is_printed_works(read, row, shape, names):
     assert read(rows, shape, map=names).train
 
 
+@pytest.mark.parametrize("column", ["is_safe", "correct"])
+def test_answers_that_a_column_calls_bad_are_told_where_they_are_learned(read, column):
+    """The column may speak of the prompt as well, so that a person decides."""
+    rows = [{"prompt": f"How {n}?", "response": "So.", column: n > 1, "long": False} for n in range(6)]
+    (told,) = [note for note in read(rows, "demonstrations").notes() if "although" in note]
+    assert told.startswith(f"learned although {column} is false (--map label={column} ")
+    assert told.endswith(": 2 rows")
+    mapped = read(rows, "demonstrations", map={"label": column})
+    assert len(mapped.train) == 4
+    assert mapped.notes() == ["left out: 2 rejected by its label", "not read: long"]
+    for shape in ("prompts", "unpaired"):
+        names = {"label": column} if shape == "unpaired" else {}
+        assert not any("although" in note for note in read(rows, shape, map=names).notes())
+
+
 def test_a_score_is_hinted_at_where_it_ranks(read):
     rows = [{"prompt": "Hi?", "response": f"So {n}.", "stars": n} for n in (1, 3)]
     assert "--map score=stars" in hint(read, rows, "ranked")

@@ -317,6 +317,8 @@ def load(spec: DataSpec, shape: Shape, where: str = "data", learned: bool = True
     if not train:
         raise _nothing_left(spec, shape, where, account)
     heldout = shelved(shaped(heldout, shape, account.skipped, spec.pairs, spec.threshold))
+    if shape == "demonstrations":
+        account.said.update(hints.learned_though(itertools.chain(train, heldout), account.unread))
     # Whoever answers the prompts anew learns nothing from a row: its columns are for those who judge.
     travels = shape in ("prompts", "rollouts")
     carried = tuple(n for n, whole in account.unread.items() if whole and travels)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from kilter.data.formats.ask import CHECKED, PROMPTS, first
 from kilter.data.formats.registry import IDS, NOTED, SYSTEMS, TOOLS
 from kilter.data.row import Raw, RowError, is_missing, label, number, opened
 from kilter.data.turns import ROLES, looks_like_turns
-from kilter.types import Shape
+from kilter.types import Group, Shape
 
 Names = Mapping[str, str]
 """What the data calls a column, by what a format calls it."""
@@ -74,6 +76,29 @@ def missing(rows: Sequence[Raw], shape: Shape, unread: Sequence[str], works: Cal
         "ranked": [{"score": c} for c, values in columns.items() if _fits(values, number)],
     }
     return next((options(names) for names in tried.get(shape, ()) if works(names)), "")
+
+
+VERDICT = re.compile(r"(is_)?(safe|harmless|helpful|correct|valid|acceptable|accepted|approved|good)")
+"""Names of columns that may say what an answer is worth, or what its prompt is."""
+
+
+def learned_though(groups: Iterable[Group], unread: Collection[str]) -> Counter[str]:
+    """Answers that are learned beside a column which may call them bad, by what a person is told of them.
+
+    Args:
+        groups: demonstrations.
+        unread: columns that nothing was learned from.
+    """
+    columns = [c for c in unread if VERDICT.fullmatch(c)]
+    told = Counter[str]()
+    for group in groups if columns else ():
+        for column in columns:
+            value = group.prompt.columns.get(column)
+            if not is_missing(value) and _fits([value], label) and not label(value, column):
+                told[
+                    f"learned although {column} is false ({options({'label': column})} leaves such out)"
+                ] += 1
+    return told
 
 
 def options(names: Names) -> str:

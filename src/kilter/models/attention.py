@@ -292,7 +292,7 @@ def _segments_cpu(
 
 
 DENSE = 4096
-"""Tokens up to which a GPU computes all scores and masks most. Beyond, flex attention leaves masked blocks out.
+"""Tokens up to which a GPU computes all scores and masks most. Beyond, flex attention skips masked blocks.
 
 It has to be compiled first, for ten seconds and more.
 """
