@@ -75,7 +75,6 @@ ROLLOUTS = {
     "sampler.samples": 2,
     "sampler.max_new_tokens": 4,
     "monitors.allow_truncation": "true",
-    "monitors.gold_prompts": 4,
 }
 
 
