@@ -48,7 +48,7 @@ WORDS = {"RUN": "runs/watched", "MODEL": "runs/sft", "FOLDER": "untied", "some-b
 TRAIN = "--max-steps 2 --batch-size 2 --limit 4 --max-length 1500"
 ONLINE = (
     "--max-steps 1 --batch-size 2 --limit 4 --max-length 1500 --sampler.samples 2 --sampler.max-new-tokens 4 "
-    "--monitors.allow-truncation --monitors.gold-prompts 4 --data.world {n: 16}"
+    "--monitors.allow-truncation --data.world {n: 16}"
 )
 SMALL = {
     r"kilter train .*(--feedback|--online)": ONLINE,
