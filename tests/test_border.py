@@ -8,8 +8,11 @@ import json
 from dataclasses import replace
 
 import pytest
+import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
+from transformers.utils.chat_template_utils import render_jinja_template
 
 import borders
 from borders import APPENDING, DEEPSEEK_R1, REWRITING, TOKENIZERS
@@ -95,15 +98,26 @@ def group_of(messages, *answers, **prompt) -> Group:
 
 
 def reference(tokenizer, turns, **options):
-    """(ids, mask of the assistant's tokens) as transformers has them. EOS stands for what follows the last turn,
-    where the template has no end of turn.
+    """(ids, mask of the assistant's tokens) as transformers has them: every token that overlaps what it said.
+    The template PLAIN, which has no end of turn, is read up to the last answer's end.
     """
     if tokenizer.chat_template == borders.PLAIN:
         options["chat_template"] = borders.PLAIN_CUT
     found = tokenizer.apply_chat_template(
         turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, **options
     )
-    return list(found["input_ids"]), list(found["assistant_masks"])
+    mask = list(found["assistant_masks"])
+    if Version(transformers.__version__) < Version("5.24"):
+        # Of a last character that several tokens share, it marked the first token alone.
+        template = options.pop("chat_template", tokenizer.chat_template)
+        options |= tokenizer.special_tokens_map
+        (text,), (spans,) = render_jinja_template(
+            [turns], chat_template=template, return_assistant_tokens_mask=True, **options
+        )
+        read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        overlaps = [[a < end and start < b for start, end in spans] for a, b in read["offset_mapping"]]
+        mask = [int(any(own)) for own in overlaps]
+    return list(found["input_ids"]), mask
 
 
 def prompt_ids(tokenizer, turns, **options):

@@ -238,7 +238,7 @@ UNREACHED = {
     "def reward(completion): return 1.0": "cannot be called with a prompt and a completion",
     "def reward(): return 1.0": "cannot be called with a prompt and a completion",
     "def reward(prompt, completion, answer): return 1.0": "missing a required argument: 'answer'",
-    "def reward(prompt, completion, *, answer): return 1.0": "missing a required argument: 'answer'",
+    "def reward(prompt, completion, *, answer): return 1.0": "argument: 'answer'",
     "def reward(completion, prompt): return 1.0": "takes the completion first",
     "def reward(prompts, completions, /): return [1.0]": "takes prompts by its place alone",
     "def reward(prompts, completion): return [1.0]": "takes completion for one answer",
