@@ -66,6 +66,7 @@ PIECES = [
 ]
 texts = st.lists(st.sampled_from(PIECES), min_size=1, max_size=6).map("".join)
 spoken = texts.filter(lambda t: bool(t.strip()))
+in_words = spoken.filter(lambda t: bool(t.replace("<|im_end|>", "").replace("</s>", "").strip()))
 names = st.sampled_from(sorted(TOKENIZERS))
 
 
@@ -211,7 +212,7 @@ def test_templates_that_rewrite_history_give_a_row_per_answer(name, template, an
 
 
 @cheap
-@given(names, spoken, spoken, st.sampled_from(["", "\n", " "]))
+@given(names, spoken, in_words, st.sampled_from(["", "\n", " "]))
 def test_a_block_that_the_generation_prompt_opens_is_gone_on_with(name, thought, said, gap):
     encoder = encoder_of(name, DEEPSEEK_R1)
     tokenizer, asked = encoder.tokenizer, [user("Why?")]
@@ -267,7 +268,7 @@ def test_a_tokenizer_without_offsets_has_the_same_tokens(answers, template):
 
 
 @cheap
-@given(names, spoken, spoken, st.booleans())
+@given(names, spoken, in_words, st.booleans())
 def test_raw_text_is_one_tokenisation(name, prompt, answer, special):
     encoder = encoder_of(name, APPENDING["chatml"])
     tokenizer = encoder.tokenizer
