@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+import io
+import json
 
+import pytest
+from rich.console import Console
+
+from conftest import pair_rows
 from kilter import recipe as recipes
 from kilter import stages
 from kilter.errors import UserError
 from kilter.pipeline.alone import workspace
+from kilter.pipeline.plan import plan
 
 
 def test_settings_of_monitors_that_are_off_are_named(tmp_path, tiny):
@@ -38,3 +44,17 @@ def test_a_setting_of_data_counts_where_one_stage_reads_it():
     chain["dpo"]["train"]["data"] = "$two"
     with pytest.raises(UserError, match=r"`data.one.pairs.min_margin` = 1.0 has no effect"):
         recipes.build({"data": named, "stages": chain})
+
+
+def test_a_data_set_that_no_stage_reads_is_named(tmp_path, tiny):
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pair_rows(24)))
+    sets = {name: {"path": str(tmp_path / "pairs.jsonl")} for name in ("one", "two", "three")}
+    sets["four"] = {"parts": [{"path": "$made"}], "heldout": 0}
+    chain = {
+        "dpo": {"train": {"method": "dpo", "data": "$one"}},
+        "made": {"generate": {"data": "$two"}},
+        "last": {"label": {"data": "$four", "feedback": "math"}},
+    }
+    said = io.StringIO()
+    plan(recipes.build({"model": str(tiny), "data": sets, "stages": chain}), Console(file=said, width=200))
+    assert said.getvalue() == "note data.three: no stage reads this data set\n"

@@ -212,6 +212,18 @@ def test_dry_run_prints_rows_tokens_steps_memory_and_time(recipe_file, monkeypat
     assert "audit not counted; nothing was run" in text.replace("\n", " ")
 
 
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in RECIPES if "stages" in yaml.safe_load(p.read_text())], ids=lambda p: p.stem
+)
+def test_every_recipe_is_taken_when_it_is_resolved(path, monkeypatch):
+    monkeypatch.chdir(path.parents[1])
+    first = recipes.load(path)
+    assert recipes.dump(recipes.build(yaml.safe_load(recipes.dump(first)))) == recipes.dump(first)
+
+
 @pytest.mark.parametrize("method", ["dpo", "sft", "kto", "grpo"])
 def test_a_resolved_recipe_is_taken_as_it_is(method, recipe_file, tmp_path):
     """A run's own recipe.yaml spells every setting out, defaults too: none of them counts as asked for."""

@@ -142,7 +142,6 @@ def ways(tmp_path):
                 "max_steps": 1,
                 "batch_size": 4,
                 "max_length": 1500,
-                "eval_limit": 2,
                 "dtype": "float32",
             }
     (tmp_path / "ways.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))

@@ -29,6 +29,7 @@ ModelOption = Annotated[
     str | None,
     typer.Option(help="count the tokens of this model for truncation", autocompletion=complete.models),
 ]
+LENGTH = 1024
 LengthOption = Annotated[int, typer.Option(min=8, help="tokens at which rows are cut")]
 AgainstOption = Annotated[
     list[str] | None,
@@ -56,7 +57,7 @@ def audit(
     heldout: HeldoutOption = 0.0,
     split_by: SplitOption = "prompt",
     model: ModelOption = None,
-    max_length: LengthOption = 1024,
+    max_length: LengthOption = LENGTH,
     against: AgainstOption = None,
     look_for: LookOption = None,
     only: Annotated[list[str] | None, typer.Option(help="make this check alone; repeatable")] = None,
@@ -78,6 +79,7 @@ def audit(
     from kilter.release import audit_page
 
     spec = _spec(path, reading(format_, map_, on_bad_row), heldout, split_by)
+    _refuse_unmade(only or (), against, waive)
     settings = _settings(model, max_length, against, look_for, only, _reasons(waive or ()))
     found = _audited(spec, settings)
     if out_ is not None:
@@ -111,7 +113,7 @@ def filter_(
     heldout: HeldoutOption = 0.0,
     split_by: SplitOption = "prompt",
     model: ModelOption = None,
-    max_length: LengthOption = 1024,
+    max_length: LengthOption = LENGTH,
     against: AgainstOption = None,
     look_for: LookOption = None,
     format_: FormatOption = "auto",
@@ -158,10 +160,28 @@ def _reasons(waive: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def _refuse_unmade(only: Sequence[str], against: Sequence[str] | None, waive: Sequence[str] | None) -> None:
+    """Raises UserError for what is given to checks that --only leaves out."""
+    if not only:
+        return
+    if against and "evaluation_leakage" not in only:
+        problem = f"has no effect: --only {only[0]} leaves out the check that reads it"
+        raise UserError("--against", against[0], problem, "leave it out, or add --only evaluation_leakage")
+    for item in waive or ():
+        name = item.partition("=")[0].strip()
+        if name not in only:
+            problem = f"has no effect: --only leaves out the check {name}"
+            raise UserError("--waive", item, problem, f"leave it out, or add --only {name}")
+
+
 def _spec(path: str, fields: dict[str, Any], heldout: float, split_by: str) -> DataSpec:
     from kilter.api import make_data_spec
 
-    return make_data_spec({"path": path, "heldout": heldout, "split_by": split_by} | fields)
+    spec = make_data_spec({"path": path, "heldout": heldout, "split_by": split_by} | fields)
+    if split_by != "prompt" and not heldout:
+        problem = "has no effect: no prompt is held out"
+        raise UserError("--split-by", split_by, problem, "leave it out, or give --heldout 0.1")
+    return spec
 
 
 def _settings(
@@ -184,6 +204,9 @@ def _settings(
     extras.require(look_for or (), "--look-for")
     suites = {name: make_data_spec({"path": name, "heldout": 0}) for name in against or ()}
     encoder = None
+    if model is None and max_length != LENGTH:
+        problem = "has no effect: no model says how texts become tokens"
+        raise UserError("--max-length", max_length, problem, "leave it out, or give --model MODEL")
     if model is not None:
         encoder = open_encoder(OpenSpec(resolve(model, "--model"), max_length=max_length))
     return Settings(encoder, suites, frozenset(look_for or ()), frozenset(only or ()), waive)

@@ -173,8 +173,11 @@ def convert(
             "name it something.jsonl: groups are written as plain JSON lines",
         )
     require_file(target, "target")
-    dials = {"view": view, "n": size} if is_world(path) else {}
-    world = {name: value for name, value in dials.items() if value is not None}
+    world = {name: value for name, value in (("view", view), ("n", size)) if value is not None}
+    if world and not is_world(path):
+        flag, value = ("--view", view) if view is not None else ("--size", size)
+        problem = f"has no effect: it is a dial of a world, and {path} is none"
+        raise UserError(flag, value, problem, f"leave it out, or convert {' or '.join(paths())}")
     more = {"threshold": threshold} | ({"world": world} if world else {})
     data = _load(path, shape, reading(format_, map_, on_bad_row) | more)
     write(target, data.train, to, shape)  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ from kilter.redaction import redact, redacted
 from kilter.roles.replies import finish
 from kilter.screen import styled
 from kilter.stages import Outcome, StagePlan, Workspace
+from kilter.stages.idle import unread
 from kilter.stages.links import broken, check_links, content_hash
 from kilter.stages.outcome import ARTIFACT, Makes
 
@@ -104,6 +105,8 @@ def preflight(run: Workspace) -> dict[str, StagePlan]:
             stage.maker.preflight(stage.spec, work)
         for note in stage.maker.notes(stage.spec, work):
             work.console.print(styled("[yellow]note[/] {}: {}", name, note), soft_wrap=True)
+    for field in () if run.alone else unread(run):
+        run.console.print(styled("[yellow]note[/] {}: no stage reads this data set", field), soft_wrap=True)
     later = [name for name in list(run.stages)[1:] if manifests.read(run.stage(name)) is None]
     return {name: plan_of(run.at(name)) for name in later}
 

@@ -123,3 +123,13 @@ def idle_fields(spec: SamplerKind) -> list[tuple[str, str, str]]:
         )
         for name in unread
     ]
+
+
+def greedy(temperature: float) -> list[tuple[str, str, str]]:
+    """(field, why, fix) of what changes no answer at this temperature."""
+    fix = "leave it out, or set a temperature"
+    return [
+        (n, "at temperature 0 the likeliest token is taken", fix)
+        for n in ("top_p", "top_k")
+        if not temperature
+    ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_serializer
 from rich.text import Text
 
 from kilter.artifacts import read_json, sha256_file, write_json
@@ -60,6 +60,10 @@ class AuditJudgeSpec(StageSpec):
         None, description="an earlier audit of the same rows: what changed since is shown with intervals"
     )
     seed: Annotated[int, DATA] = Field(0, ge=0, lt=2**32, description="which triples of answers are asked")
+
+    @field_serializer("judge")
+    def _judge_as_written(self, value: str | JudgeSpec) -> Any:
+        return value.as_written() if isinstance(value, JudgeSpec) else value
 
 
 @stage("audit_judge")

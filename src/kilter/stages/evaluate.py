@@ -15,7 +15,7 @@ from kilter.evaluation.config import EvaluateSpec
 from kilter.evaluation.suites import TASK
 from kilter.refs import Found
 from kilter.release.section import Section
-from kilter.sampling.config import idle_fields
+from kilter.sampling.config import greedy, idle_fields
 from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.outcome import Outcome, StagePlan
 from kilter.stages.registry import stage
@@ -384,8 +384,19 @@ def _check_alone(spec: EvaluateSpec, work: Workspace) -> None:
     refuse_idle(spec, f"{work.where()}", [(field, why, fix) for field in POLICY_ONLY])
 
 
-READ_BY = {"preferred": "human_win_rate", "follow_ups": "sycophancy", "tasks": "exact_match"}
-"""Inputs that no standard metric reads, each with one that does."""
+READ_BY = {
+    "gold": ("gold", "gold"),
+    "judge": ("judge", "judge_win_rate"),
+    "preferred": ("preferred", "human_win_rate"),
+    "follow_ups": ("follow_ups", "sycophancy"),
+    "probes": ("probes", "over_refusal"),
+    "tasks": ("tasks", "exact_match"),
+    "tax": ("demonstrations", "tax_nll"),
+}
+"""Inputs: what a metric that reads each declares, and one such metric."""
+
+LIMITS = {"probe_limit": "probes", "task_limit": "tasks", "tax_limit": "tax"}
+"""Numbers of rows, and what each is taken of."""
 
 
 def _check_all_is_read(spec: EvaluateSpec, work: Workspace) -> None:
@@ -394,7 +405,10 @@ def _check_all_is_read(spec: EvaluateSpec, work: Workspace) -> None:
 
     read = {name for m in metrics.resolve(spec.metrics) for name in (*m.facts.needs, *m.facts.over)}
     why = "no metric that is asked for reads it"
-    idle = [(f, why, f"add one that does, such as {m}") for f, m in READ_BY.items() if f not in read]
+    idle = [(f, why, f"add one that does, such as {m}") for f, (n, m) in READ_BY.items() if n not in read]
+    none = [(limit, field) for limit, field in LIMITS.items() if not getattr(spec, field)]
+    idle += [(limit, f"there are no {field}", f"leave it out, or give {field}") for limit, field in none]
+    idle += greedy(spec.temperature)
     refuse_idle(spec, work.where(), idle)
 
 

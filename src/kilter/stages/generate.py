@@ -19,7 +19,7 @@ from kilter.errors import RunFailed, UserError
 from kilter.options import DATA, MODEL, SAMPLING
 from kilter.refs import BaseRef, DataRef, Found, TemplateRef
 from kilter.release.section import Section
-from kilter.sampling.config import FOLLOWS, NAMES_MODEL, READS, SamplerKind, idle_fields
+from kilter.sampling.config import FOLLOWS, NAMES_MODEL, READS, SamplerKind, greedy, idle_fields
 from kilter.screen import styled
 from kilter.stages.door import Door
 from kilter.stages.kind import StageKind, Workspace
@@ -236,7 +236,8 @@ def _check_sampler(spec: GenerateSpec, work: Workspace) -> None:
     """The sampler reads all that is set for it; one that opens no model is not given one."""
     from kilter.sampling.build import check_sampler
 
-    refuse_idle(spec.sampler, f"{work.where('sampler')}.", idle_fields(spec.sampler))
+    idle = [*idle_fields(spec.sampler), *greedy(spec.sampler.temperature)]
+    refuse_idle(spec.sampler, f"{work.where('sampler')}.", idle)
     check_sampler(spec.sampler, work.where("sampler"))
     if not spec.sampler.opens:
         why = f"sampler {spec.sampler.name} opens no model"

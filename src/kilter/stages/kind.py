@@ -73,6 +73,10 @@ class StageKind(ABC, Generic[S]):
         """Whether `shape` is all that it reads data in; a kind that says so lets idle settings be refused."""
         return False
 
+    def sets_aside(self, spec: S) -> bool:
+        """Whether it splits the training rows of its data once more."""
+        return False
+
     def inputs(self, spec: S, work: Workspace) -> dict[str, str]:
         """What else determines the result, beside settings and references."""
         return {}

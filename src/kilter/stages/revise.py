@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_serializer
 from rich.text import Text
 
 from kilter.artifacts import append_lines, read_lines, sha256_file, write_text
@@ -96,6 +96,10 @@ class ReviseSpec(StageSpec):
         s = self.sampler
         return SamplingParams(s.max_new_tokens, s.temperature, s.top_p, s.top_k, tuple(s.stop), self.seed)
 
+    @field_serializer("judge")
+    def _judge_as_written(self, value: JudgeSpec | None) -> Any:
+        return None if value is None else value.as_written()
+
     def judging(self, base: str) -> JudgeSpec:
         """The judge's settings; without them the critic judges, by the model that `base` names."""
         if self.judge is not None:
@@ -143,11 +147,15 @@ class Revise(StageKind[ReviseSpec]):
         from kilter.constitution.read import load
         from kilter.feedback.judge.build import check
         from kilter.sampling.build import check_sampler, check_who_answers
-        from kilter.sampling.config import idle_fields
+        from kilter.sampling.config import greedy, idle_fields
         from kilter.validation import refuse_idle
 
         load(spec.constitution, work.where("constitution"))
-        refuse_idle(spec.sampler, f"{work.where('sampler')}.", idle_fields(spec.sampler))
+        refuse_idle(
+            spec.sampler,
+            f"{work.where('sampler')}.",
+            [*idle_fields(spec.sampler), *greedy(spec.sampler.temperature)],
+        )
         check_sampler(spec.sampler, work.where("sampler"))
         own = (spec.model or work.base) if spec.critic.opens else None
         check_who_answers(spec.critic.model or own, spec.critic.sampler, work.where("critic"))

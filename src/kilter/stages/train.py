@@ -48,6 +48,10 @@ class Train(StageKind[TrainSpec]):
 
         return "prompts" if spec.prompts is not None else build_objective(spec.method).needs.shape
 
+    def sets_aside(self, spec: TrainSpec) -> bool:
+        """Rows that choose the best weights."""
+        return spec.early_stopping is not None or spec.prompts is not None
+
     def one_shape(self, spec: TrainSpec) -> bool:
         """Nothing else is read."""
         return True
@@ -323,7 +327,8 @@ def _refuse_unseen(spec: TrainSpec, work: Workspace, shape: Shape) -> None:
         data = work.load(reference, shape)
         none = not data.heldout
     early = None if spec.early_stopping is None else spec.early_stopping.metric
-    for name, value in (("early_stopping", early), ("eval_every", spec.eval_every)):
+    asked = (("early_stopping", early), ("eval_every", spec.eval_every), ("eval_limit", spec.eval_limit))
+    for name, value in asked:
         if none and value is not None:
             fix = f"set {mend}, or leave {name} out"
             raise UserError(work.where(name), value, "needs held-out rows, and the data has none", fix)

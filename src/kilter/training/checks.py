@@ -387,8 +387,23 @@ def reported_logps_are_of_the_policy(a: Asked) -> None:
             )
 
 
+def prompts_are_the_data(a: Asked) -> None:
+    """Online, nothing reads `data`. A resolved recipe has its default there."""
+    if a.spec.data not in ("$data", a.spec.prompts):
+        problem = f"has no effect: the prompts are {a.spec.prompts}, and nothing else is read"
+        a.refuse("data", a.spec.data, problem, "leave out either data or prompts")
+
+
 def controller_has_a_coefficient(a: Asked) -> None:
-    """A controller moves the weight of a KL."""
+    """A controller moves the weight of a KL, up to its limit."""
+    control, start = a.spec.kl_control, a.needs.kl_coefficient
+    if control.mode == "fixed":
+        why, fix = "kl_control.mode fixed moves no coefficient", "leave it out, or set a mode"
+        names = ("target", "horizon", "max_coef")
+        refuse_idle(control, f"{a.where}kl_control.", [(name, why, fix) for name in names])
+    elif start is not None and start > control.max_coef:
+        problem = f"is below the coefficient of {start:g} that the run begins with"
+        a.refuse("kl_control.max_coef", control.max_coef, problem, "raise it, or lower the method's beta")
     if a.spec.kl_control.mode != "fixed" and (not a.reference or a.needs.kl_coefficient is None):
         a.refuse(
             "kl_control.mode",
@@ -502,6 +517,7 @@ ON_DATA: tuple[Rule, ...] = (
 )
 ON_ROLLOUTS: tuple[Rule, ...] = (
     method_takes_fresh_answers,
+    prompts_are_the_data,
     processes_have_prompts,
     prompts_have_room,
     kl_budget_has_a_reference,

@@ -69,3 +69,7 @@ class JudgeSpec(BaseModel):
     require_certificate: bool = Field(
         False, description="refuse to judge without a valid certificate that names this judge"
     )
+
+    def as_written(self) -> dict[str, Any]:
+        """What was set. A judge refuses a key that it does not read, so that no default is spelled out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
