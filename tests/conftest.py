@@ -85,6 +85,18 @@ def _isolated_cache(tmp_path_factory, monkeypatch):
         monkeypatch.setenv("KILTER_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture(autouse=True)
+def _pretended_gpu(request, monkeypatch):
+    """KILTER_PRETEND_GPU=1 runs any test on a GPU that is none: what lies on the wrong device fails."""
+    if not os.environ.get("KILTER_PRETEND_GPU"):
+        yield
+        return
+    from pretend_gpu import pretended
+
+    with pretended(monkeypatch):
+        yield
+
+
 @pytest.fixture
 def encoder(tiny):
     from kilter.data.encode import Encoder
