@@ -57,7 +57,7 @@ SMALL = {
     r"kilter eval ": "--max-new-tokens 4 --limit 4",
     r"kilter generate ": "--sampler.max-new-tokens 4 --limit 3",
     r"kilter sample ": "--k 1",
-    r"kilter data convert ": "--size 8",
+    r"kilter data convert builtin:": "--size 8",
     r"kilter constitution (test|conflicts|diff) ": "--limit 10",
     r"kilter audit .*--heldout": "--waive 'grouped_split=the rows of the tests are alike'",
     r"kilter audit-judge --compare": "",

@@ -63,8 +63,8 @@ def test_references_are_found_wherever_they_are_nested_and_nothing_else():
         ("rows", "data", "$data"),
         ("policy", "file", "gate.yaml"),
         ("gold.0.reward_model", "model", "rm"),
-        ("gold.1.reward_model", "model", "a"),
-        ("gold.1.reward_model", "model", "b"),
+        ("gold.1.reward_model.model", "model", "a"),
+        ("gold.1.reward_model.model", "model", "b"),
     ]
     changed = replaced(spec, lambda f: f"{f.value}-2" if f.ref.to == "model" else f.value)
     assert changed.model_dump() == {

@@ -28,6 +28,7 @@ def home(tmp_path_factory) -> Path:
         "def one(completion): return 1.0\n"
         "def rows(prompts, completions, solution): return [1.0] * len(prompts)\n"
     )
+    (home / "demo.jsonl").write_text('{"prompt": "q", "completion": "a"}\n' * 3)
     (home / "huge.jsonl").write_text(
         json.dumps(
             {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 10**400, "score_rejected": 1}
@@ -125,6 +126,19 @@ COMMANDS = {
     "data filter pairs.jsonl t.jsonl --drop ties --max-length 64": "`--max-length` = 64 has no effect: no model",
     "data convert pairs.jsonl t.jsonl --size 4": "`--size` = 4 has no effect: it is a dial of a world",
     "data convert pairs.jsonl t.jsonl --view pairs": "`--view` = 'pairs' has no effect: it is a dial of a world",
+    f"{TRAIN} --set feedback.math.key=x": "`--set` = 'feedback.math.key=x' sets an option of feedback, and there is",
+    "train --method dpo+sft:x --model model --data pairs.jsonl": "'dpo+sft:x' gives sft the weight 'x', which is",
+    f"{EVAL} --replay r.py": "`replay` = 'r.py' is read by no judge of this feedback",
+    f"{EVAL} --instruments r.py": "`instruments` = 'r.py' is damaged or missing",
+    "sample model --prompt hi --out r.py": "`--out` = 'r.py' is not a .jsonl file",
+    f"{MAKE} --sampler openai --sampler.url x": "`sampler.url` = 'x' should begin with http:// or https://",
+    f"{LABEL} --agreement.data nope.jsonl": "`agreement.data` = 'nope.jsonl' names no file",
+    f"{EVAL} --probes nope.jsonl --seed 1": "`probes` = 'nope.jsonl' names no file",
+    "audit pairs.jsonl --against nope.jsonl": "`--against` = 'nope.jsonl' names no file",
+    "audit pairs.jsonl --waive ties=x --waive ties=y": "`--waive` = 'ties=y' gives a second reason for one check",
+    "audit pairs.jsonl --out r.py": "`--out` = 'r.py' is a file, and a folder is written",
+    "label --data demo.jsonl --feedback r.py:reward": "`write` = 'pairs' compares answers to a prompt, and",
+    "label --data pairs.jsonl --feedback '{judge: {model: nope}}'": "`feedback.judge.model` = 'nope' names no",
     f"{LABEL} --judge model": "`judge` = 'model' has no effect: no source of this feedback scores with a policy",
     f"{LABEL} --max-length 64": "`max_length` = 64 has no effect: no source of this feedback reads answers",
     f"{LABEL} --template chatml": "`template` = 'chatml' has no effect: no source of this feedback reads answers",

@@ -78,6 +78,8 @@ def audit(
     from kilter.data.audit import files
     from kilter.release import audit_page
 
+    if out_ is not None and out_.exists() and not out_.is_dir():
+        raise UserError("--out", str(out_), "is a file, and a folder is written", "choose another name")
     spec = _spec(path, reading(format_, map_, on_bad_row), heldout, split_by)
     _refuse_unmade(only or (), against, waive)
     settings = _settings(model, max_length, against, look_for, only, _reasons(waive or ()))
@@ -156,6 +158,9 @@ def _reasons(waive: Sequence[str]) -> dict[str, str]:
         name, _, reason = item.partition("=")
         if not reason.strip():
             raise UserError("--waive", item, "gives no reason", "write --waive 'roles=why it may pass'")
+        if name.strip() in found:
+            problem = "gives a second reason for one check"
+            raise UserError("--waive", item, problem, "give each check once")
         found[name.strip()] = reason.strip()
     return found
 
@@ -215,7 +220,12 @@ def _settings(
 def _audited(spec: DataSpec, settings: Settings) -> Audit:
     from kilter.data.audit.run import audit as run
 
-    return run(spec, settings, said=lambda line: err.print(line, style="dim"))
+    try:
+        return run(spec, settings, said=lambda line: err.print(line, style="dim"))
+    except UserError as error:
+        if error.field.removesuffix(".path") not in settings.suites:
+            raise
+        raise UserError("--against", error.value, error.problem, error.fix) from error
 
 
 def _print(path: str, found: Audit) -> None:

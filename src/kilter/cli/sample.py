@@ -133,6 +133,8 @@ def _check(prompt: str | None, source: Mapping[str, Any], target: Path | None, n
             "write --prompt 'text' or --data FILE",
         )
     if target is not None:
+        if target.suffix != ".jsonl":
+            raise UserError("--out", str(target), "is not a .jsonl file", "name it something.jsonl")
         require_file(target, "--out")
     if negatives and (prompt is not None or target is None):
         raise UserError(

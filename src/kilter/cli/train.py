@@ -143,7 +143,11 @@ def _apply(
         if not sign or not all(key.split(".")):
             raise UserError("--set", item, "is not KEY=VALUE", "write --set beta=0.05")
         head, _, rest = key.partition(".")
-        if rest and head == "feedback" and "feedback" in fields:
+        if rest and head == "feedback":
+            if "feedback" not in fields:
+                raise UserError(
+                    "--set", item, "sets an option of feedback, and there is none", "give --feedback"
+                )
             override(fields, item)
             continue
         if not rest:

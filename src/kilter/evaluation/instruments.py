@@ -113,6 +113,8 @@ def measurements(files: Sequence[str | Path] = (), where: str = "instruments") -
             made = Measurement.model_validate(
                 read_json(Path(path), "give a file as docs/judge-audit.md shows")
             )
+        except UserError as error:
+            raise UserError(where, str(path), error.problem, error.fix) from error
         except ValidationError as error:
             first = error.errors()[0]
             problem = f"is not a measurement: {'.'.join(map(str, first['loc']))}: {first['msg']}"

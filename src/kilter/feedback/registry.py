@@ -222,7 +222,7 @@ def model_references(spec: Any, sources: Sequence[str] = ()) -> list[str]:
     found: list[str] = []
 
     def note(item: Found) -> Any:
-        if item.ref.to == "model" and (not sources or item.field.rpartition(".")[2] in sources):
+        if item.ref.to == "model" and (not sources or set(sources) & set(item.field.split("."))):
             found.append(item.value)
         return item.value
 
@@ -254,7 +254,7 @@ def _options_with_references(name: str, options: Any, change: Change, field: str
     first = next((p for p in hints if p != "context"), "")
     if isinstance(options, Mapping):
         named = {key or first: value for key, value in options.items()}
-        return {key: walk(value, hints.get(key), where, change) for key, value in named.items()}
+        return {key: walk(value, hints.get(key), f"{where}.{key}", change) for key, value in named.items()}
     return walk(options, hints.get(first), where, change)
 
 
@@ -312,7 +312,8 @@ def check_replay(path: str | None, spec: Any, where: str, field: str = "feedback
     if not Path(path).is_file():
         fix = "give judge.sqlite of an earlier run, or leave it out"
         raise UserError(where, path, "names no file to replay", fix)
-    if not any(is_source(source) and source.replays for source in _factories(spec, field)):
+    sources = _factories(spec, field) if spec else []
+    if not any(is_source(source) and source.replays for source in sources):
         raise UserError(where, path, "is read by no judge of this feedback", "leave it out")
 
 

@@ -61,6 +61,9 @@ def unfolded(config: Mapping[str, Any]) -> dict[str, Any]:
     for part in name.split("+"):
         method, colon, weight = part.rpartition(":")
         known = bool(colon) and _WEIGHT.fullmatch(weight) is not None
+        if not known and method in objectives.names():
+            problem = f"gives {method} the weight {weight!r}, which is not a number"
+            raise UserError("method", name, problem, "write dpo:1+sft:0.5")
         key = method if known else part
         if not key or key in parts:
             problem = "names a method twice" if key else "lacks a method beside a +"

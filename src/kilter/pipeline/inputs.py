@@ -105,7 +105,7 @@ def check_inputs(work: Workspace) -> None:
     found = work.inputs()
     speakers: list[Path] = []
     for item in found:
-        if item.field.rpartition(".")[2] in SCORERS and work.is_stage(item.value):
+        if set(SCORERS) & set(item.field.split(".")) and work.is_stage(item.value):
             work.require_scores(item.value, item.field)
         if item.ref.to == "model" and not work.is_stage(item.value):
             # A base model that was left out has the recipe's own field.

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from kilter.errors import nearest
 from kilter.refs import FileRef
 from kilter.sampling.registry import samplers
+
+
+def _address(url: str | None) -> str | None:
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise ValueError("should begin with http:// or https://")
+    return url
 
 
 class SamplerKind(BaseModel):
@@ -21,7 +27,7 @@ class SamplerKind(BaseModel):
         "world (a world's own critic), or my_file.py:MySampler",
     )
     tokens_per_batch: int = Field(1 << 14, ge=64, description="cached tokens in flight (local)")
-    url: str | None = Field(
+    url: Annotated[str | None, AfterValidator(_address)] = Field(
         None,
         description="address of a running server; default: in process (vllm), $OPENAI_BASE_URL (openai)",
     )

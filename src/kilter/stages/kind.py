@@ -327,6 +327,9 @@ class Workspace:
     def data_field(self, reference: str, key: str = "") -> str:
         """What a recipe calls a data set, or one of its settings: data.desk, data.desk.heldout."""
         name = reference.removeprefix("$")
+        if self.alone and name != DATA:
+            # A data set that an option of the command names by its path.
+            return next((f.field for f in references(self.here.spec) if f.value == reference), name)
         named = not self.alone and self.listed(reference) and name != DATA
         field = f"{DATA}.{name}" if named else name
         return f"{field}.{key}" if key else field
@@ -350,7 +353,14 @@ class Workspace:
         name = reference.removeprefix("$")
         if self.loaded is not None and (name, shape) in self.loaded:
             return self.loaded[name, shape]
-        found = load(self.data(reference), shape, self.data_field(reference))
+        field = self.data_field(reference)
+        try:
+            found = load(self.data(reference), shape, field)
+        except UserError as error:
+            # Without a recipe an option is the path itself.
+            if not self.alone or name == DATA or error.field != f"{field}.path":
+                raise
+            raise UserError(field, error.value, error.problem, error.fix) from error
         if self.loaded is not None:
             self.loaded[name, shape] = found
         return found

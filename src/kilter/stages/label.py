@@ -164,6 +164,10 @@ class Label(StageKind[LabelSpec]):
                 "holds no answers to score",
                 "make some first, with `kilter generate` or a generate stage",
             )
+        if spec.write in ("pairs", "rankings") and all(len(g.completions) < 2 for g in groups):
+            problem = "compares answers to a prompt, and the data has one for each"
+            fix = "use write: ratings or binary, or sample more answers with k"
+            raise UserError(work.where("write"), spec.write, problem, fix)
         feedback.check_columns(spec.feedback, groups, work.where("feedback"))
 
     def plan(self, spec: LabelSpec, work: Workspace) -> StagePlan:
