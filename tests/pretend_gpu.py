@@ -150,8 +150,11 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # A graph is kernels of a GPU.
     monkeypatch.setattr(SharedEngine, "_replay", eager)
     torch._C._set_only_lift_cpu_tensors(True)
+    # A tied weight stays one weight when it moves.
+    torch.__future__.set_swap_module_params_on_conversion(True)
     try:
         with Pretend(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
         torch._C._set_only_lift_cpu_tensors(False)
