@@ -133,7 +133,8 @@ def small_recipe(path: Path) -> list[str]:
         return [*sets, *shrink(raw["stages"], "stages")]
     both = [f"{part}.{k}={v}" for part in ("start", "train") for k, v in STAGE["train"].items()]
     evaluate = [f"evaluate.{k}={v}" for k, v in STAGE["evaluate"].items()]
-    return [*sets, *both, *evaluate, "methods={dpo: dpo, kto: kto}", "seeds=[0]", "evaluate.tax_limit=4"]
+    evaluate += ["evaluate.tax_limit=4"] if "tax" in raw["evaluate"] else []
+    return [*sets, *both, *evaluate, "methods={dpo: dpo, kto: kto}", "seeds=[0]"]
 
 
 def arguments(command: str) -> list[str]:

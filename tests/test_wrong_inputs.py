@@ -155,7 +155,7 @@ def negative_rate(folder, recipe):
 
 def unwritable_output(folder, recipe):
     (folder / "runs").write_text("a file where the folder should be")
-    return "cannot be written", "Choose a folder you may write to"
+    return "is a file, and holds no run folders", "Choose a folder"
 
 
 def too_short(folder, recipe):

@@ -139,6 +139,8 @@ COMMANDS = {
     "audit pairs.jsonl --out r.py": "`--out` = 'r.py' is a file, and a folder is written",
     "label --data demo.jsonl --feedback r.py:reward": "`write` = 'pairs' compares answers to a prompt, and",
     "label --data pairs.jsonl --feedback '{judge: {model: nope}}'": "`feedback.judge.model` = 'nope' names no",
+    "train --method grpo --replay --model model --data pairs.jsonl --sampler.samples 3": "`sampler.samples` = 3 has no",
+    "train --method grpo --replay --model model --data pairs.jsonl --eval-every 8": "`eval_every` = 8 has no effect",
     f"{LABEL} --judge model": "`judge` = 'model' has no effect: no source of this feedback scores with a policy",
     f"{LABEL} --max-length 64": "`max_length` = 64 has no effect: no source of this feedback reads answers",
     f"{LABEL} --template chatml": "`template` = 'chatml' has no effect: no source of this feedback reads answers",
@@ -266,6 +268,18 @@ def reward_model(r):
 
 
 RECIPES = {
+    "a number that is a switch": (
+        lambda r: r["stages"]["dpo"]["train"].update(seed=True),
+        "`stages.dpo.train.seed` = True should be a number, not yes or no",
+    ),
+    "a limit that is a switch": (
+        lambda r: r["data"].update(limit=True),
+        "`data.limit` = True should be a number, not yes or no",
+    ),
+    "a threshold that is a switch": (
+        stage("l", "label", feedback="r.py:reward", write="binary", threshold=True),
+        "`stages.l.label.threshold` = True should be a number, not yes or no",
+    ),
     "data beside prompts": (
         lambda r: (
             r.update(data={"data": r["data"], "b": {"path": "prompts.jsonl"}}),

@@ -6,11 +6,12 @@ import contextlib
 import re
 import signal
 import threading
+import typing
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from kilter.errors import UserError, nearest
@@ -186,6 +187,24 @@ def require_name(field: str, name: str, value: object = None) -> None:
 def with_fix(error: UserError) -> PydanticCustomError:
     """The problem and its fix, raised by a validator that knows more than the model around it."""
     return PydanticCustomError("with_fix", "{problem}", {"problem": error.problem, "fix": error.fix})
+
+
+class Settings(BaseModel):
+    """Settings that a person writes: a number is not given as yes or no, which Python counts as 1 and 0."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and _is_number(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError("should be a number, not yes or no, true or false")
+        return value
+
+
+def _is_number(annotation: Any) -> bool:
+    """Whether a setting is a number, or one of several, and never a switch."""
+    members = typing.get_args(annotation) or (annotation,)
+    kinds = [m if isinstance(m, type) else type(m) for m in members if m is not type(None)]
+    return bool(kinds) and bool not in kinds and any(kind in (int, float) for kind in kinds)
 
 
 _MEMBER = re.compile(r"(constrained-)?(str|int|float|bool|none)|(literal|list|dict|function-\w+)\[.*\]")

@@ -40,6 +40,8 @@ def run(
 
     loaded = parsed(recipe, set_ or (), cluster, "recipes/quickstart.yaml")
     recipes.check(loaded)
+    if runs.exists() and not runs.is_dir():
+        raise UserError("--runs", str(runs), "is a file, and holds no run folders", "choose a folder")
     if resolved and not dry_run:
         raise UserError("--resolved", "(alone)", "needs a recipe that is not run", "add --dry-run")
     if dry_run:

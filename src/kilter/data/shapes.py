@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import replace
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from kilter.errors import UserError
 from kilter.types import Group, Message, Prompt, Shape
+from kilter.validation import Settings
 
 NEEDED = {
     "pairs": "two completions per prompt with unequal scores",
@@ -29,7 +30,7 @@ NEEDED = {
 }
 
 
-class PairRule(BaseModel):
+class PairRule(Settings):
     """Which pairs a list of rated or ranked answers gives."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -39,7 +40,7 @@ class PairRule(BaseModel):
     min_margin: float = Field(0.0, ge=0, description="pairs whose scores differ by less are left out")
 
 
-class Condition(BaseModel):
+class Condition(Settings):
     """Conditional SFT: every scored answer is a demonstration of its own level, written before the prompt.
 
     Afterwards the model is asked for the best level. Levels are quantiles of the training scores, and equal

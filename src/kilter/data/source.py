@@ -6,11 +6,11 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from kilter.data.worlds import registry as worlds
 from kilter.errors import UserError
-from kilter.validation import with_fix
+from kilter.validation import Settings, with_fix
 
 if TYPE_CHECKING:
     AnyDials = worlds.Dials
@@ -18,7 +18,7 @@ else:  # so that the schema and the command line show the dials of every registe
     AnyDials = Union[tuple(world.dials for _, world in worlds.worlds)]  # noqa: UP007
 
 
-class SourceSpec(BaseModel):
+class SourceSpec(Settings):
     """One source of rows and how they are read."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)

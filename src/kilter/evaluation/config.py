@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from kilter.options import DATA, METHOD, MODEL, SAMPLING
 from kilter.refs import DataRef, FeedbackRef, FileRef, ModelRef, TemplateRef
 from kilter.sampling.config import FOLLOWS, READS, SamplerKind
+from kilter.validation import Settings
 
 
-class EvaluateSpec(BaseModel):
+class EvaluateSpec(Settings):
     """Which models, on which prompts, sampled how, scored by what."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)

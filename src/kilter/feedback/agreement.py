@@ -7,18 +7,19 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from kilter.data.dataset import prompt_key
 from kilter.data.lineage import lineage
 from kilter.feedback.worlds import OwnJudge
 from kilter.refs import DataRef
 from kilter.types import Feedback, Group
+from kilter.validation import Settings
 
 PEOPLE = "people"
 
 
-class Agreement(BaseModel):
+class Agreement(Settings):
     """Whose labels the new ones are compared with, and on how many rows."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)

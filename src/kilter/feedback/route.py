@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from kilter.types import Group
+from kilter.validation import Settings
 
 
-class Route(BaseModel):
+class Route(Settings):
     """What becomes of doubtful labels."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)

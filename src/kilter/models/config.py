@@ -8,12 +8,13 @@ from __future__ import annotations
 import importlib.util
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from kilter.errors import UserError
+from kilter.validation import Settings
 
 
-class AdapterSpec(BaseModel):
+class AdapterSpec(Settings):
     """Low-rank adapters: h = W x + scale B A x, only A and B (and a reward model's head) are trained.
 
     lora: scale alpha / r (Hu et al. 2021).

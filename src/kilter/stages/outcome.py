@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from kilter.errors import Exit
+from kilter.validation import Settings
 
 Makes = Literal["data", "model", "evaluation", "certificate", "verdict", "report"]
 
@@ -21,7 +22,7 @@ ARTIFACT: Mapping[str, str] = {
 """Where later stages find what a stage made, inside its folder; other stages leave files for people alone."""
 
 
-class StageSpec(BaseModel):
+class StageSpec(Settings):
     """Base of a user's own settings: an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)

@@ -286,6 +286,17 @@ def data_reads_no_setting_of_rollouts(a: Asked) -> None:
     a.unread(fields, "the data is fixed", fix)
 
 
+def replay_samples_nothing(a: Asked) -> None:
+    """Recorded answers were sampled elsewhere, and none of them is held out."""
+    if not a.spec.replay:
+        return
+    fix = "leave it out, or add prompts: $data to train on fresh answers"
+    a.unread(["eval_every", "eval_limit"], "replay holds no rows out", "leave it out")
+    read = ("temperature", "max_new_tokens")
+    names = [name for name in type(a.spec.sampler).model_fields if name not in read]
+    a.unread(names, "replay samples nothing", fix, "sampler.")
+
+
 # Rules for fresh rollouts.
 
 
@@ -513,6 +524,7 @@ ON_DATA: tuple[Rule, ...] = (
     feedback_has_prompts,
     rollouts_come_from_somewhere,
     data_reads_no_setting_of_rollouts,
+    replay_samples_nothing,
     early_stopping_can_see,
 )
 ON_ROLLOUTS: tuple[Rule, ...] = (

@@ -6,7 +6,7 @@ import importlib.util
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from kilter.data.worlds.registry import sources
 from kilter.errors import UserError
@@ -16,7 +16,7 @@ from kilter.objectives.registry import unfolded
 from kilter.options import DATA, METHOD, MODEL, MONITORING, OPTIMISATION, OUTPUT, SAMPLING
 from kilter.refs import BaseRef, DataRef, FeedbackRef, ModelRef, ReferenceRef, TemplateRef
 from kilter.sampling.config import SamplerSpec
-from kilter.validation import with_fix
+from kilter.validation import Settings, with_fix
 
 FREE = frozenset(
     {
@@ -38,7 +38,7 @@ FREE = frozenset(
 """Settings that may differ between a stop and its resumption: they change no number of the run."""
 
 
-class FsdpSpec(BaseModel):
+class FsdpSpec(Settings):
     """How weights, gradients and optimizer are divided over the processes (FSDP2)."""
 
     # True stands for all defaults, and False for none.
@@ -65,7 +65,7 @@ class FsdpSpec(BaseModel):
         return problem, f"use a number of processes that is a multiple of {self.shard}, or another shard"
 
 
-class CriticSpec(BaseModel):
+class CriticSpec(Settings):
     """The value model of methods that have one."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -78,7 +78,7 @@ class CriticSpec(BaseModel):
     warmup_steps: int = Field(0, ge=0, description="first steps in which the critic alone learns")
 
 
-class KLControl(BaseModel):
+class KLControl(Settings):
     """How the KL coefficient moves."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -90,7 +90,7 @@ class KLControl(BaseModel):
     max_coef: float = Field(10.0, gt=0, description="the coefficient never exceeds this")
 
 
-class MonitorSpec(BaseModel):
+class MonitorSpec(Settings):
     """What watches the run; see docs/monitors.md."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -122,7 +122,7 @@ class MonitorSpec(BaseModel):
     )
 
 
-class EarlyStopping(BaseModel):
+class EarlyStopping(Settings):
     """When a run on fixed data ends before its last step; it keeps the best weights that it saw."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -150,7 +150,7 @@ def _algorithm_too(schema: dict[str, Any]) -> None:
     schema["required"] = [name for name in schema.get("required", []) if name != "method"]
 
 
-class TrainSpec(BaseModel):
+class TrainSpec(Settings):
     """What to train, on what, how long and how."""
 
     model_config = ConfigDict(
