@@ -91,7 +91,7 @@ def test_what_is_kept_for_the_backward_shrinks(llama):
         del hidden
         return sum(n for at, n in sizes.items() if at not in weights)
 
-    assert kept(ours) < 0.8 * kept(llama)
+    assert kept(ours) < 0.85 * kept(llama)
 
 
 def test_a_norm_of_another_formula_and_another_gate_stay_as_they_are():
