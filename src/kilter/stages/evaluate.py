@@ -407,7 +407,7 @@ def _check_all_is_read(spec: EvaluateSpec, work: Workspace) -> None:
     why = "no metric that is asked for reads it"
     idle = [(f, why, f"add one that does, such as {m}") for f, (n, m) in READ_BY.items() if n not in read]
     none = [(limit, field) for limit, field in LIMITS.items() if not getattr(spec, field)]
-    idle += [(limit, f"there are no {field}", f"leave it out, or give {field}") for limit, field in none]
+    idle += [(limit, f"{field} is not given", f"leave it out, or give {field}") for limit, field in none]
     idle += greedy(spec.temperature)
     refuse_idle(spec, work.where(), idle)
 
