@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kilter import errors, feedback
-from kilter.artifacts import AGAIN, owning, remove, write_first, write_json
+from kilter.artifacts import AGAIN, owning, remove, write_first, write_json, write_text
 from kilter.cluster.backend import JOIN
 from kilter.data import store
 from kilter.errors import Interrupted, KilterError, RunFailed
@@ -222,7 +222,7 @@ def work(folder: Path) -> None:
         raise SystemExit(int(error.code)) from error
     except Exception as error:
         # One whose neighbour died loses its connection. The launcher alone knows which of both this is.
-        _trace(folder, os.environ["RANK"]).write_text(traceback.format_exc(), encoding="utf-8")
+        write_text(_trace(folder, os.environ["RANK"]), traceback.format_exc())
         raise SystemExit(1) from error
     # Everybody has trained to the end: from here on no failure counts.
     if os.environ["RANK"] == "0":
