@@ -53,11 +53,8 @@ def run_side(side: str, prompts: Path, model: Path, *options: str) -> dict:
     return json.loads(done.stdout[done.stdout.index("{") :])
 
 
-def main(method: str = "grpo", peers: tuple[str, ...] = ("trl",)) -> None:
-    """Prints a Markdown table and writes JSON."""
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--method", default=method, help="grpo or rloo against TRL")
-    p.add_argument("--peer", default=",".join(peers))
+def add_sizes(p: argparse.ArgumentParser) -> None:
+    """Options of every bench that answers prompts and learns from the answers."""
     p.add_argument("--model", default="builtin:smollm2-135m")
     p.add_argument("--data", help="prompts; default HH-RLHF beside the checkout, else the support desk")
     p.add_argument("--dtype", choices=["float32", "bfloat16", "both"], default="both")
@@ -65,6 +62,14 @@ def main(method: str = "grpo", peers: tuple[str, ...] = ("trl",)) -> None:
     p.add_argument("--tokens", type=int, default=64)
     p.add_argument("--batch-size", type=int, default=4)
     p.add_argument("--steps", type=int, default=2)
+
+
+def main(method: str = "grpo", peers: tuple[str, ...] = ("trl",)) -> None:
+    """Prints a Markdown table and writes JSON."""
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--method", default=method, help="grpo or rloo against TRL")
+    p.add_argument("--peer", default=",".join(peers))
+    add_sizes(p)
     p.add_argument("--rounds", type=int, default=1)
     p.add_argument("--beta", type=float, default=0.0)
     p.add_argument(

@@ -13,20 +13,14 @@ from pathlib import Path
 
 import torch
 
-from bench.grpo import run_side, write_prompts
+from bench.grpo import add_sizes, run_side, write_prompts
 from kilter.models.load import resolve
 
 
 def main() -> None:
     """Prints a Markdown table."""
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--model", default="builtin:smollm2-135m")
-    p.add_argument("--data", help="prompts; default HH-RLHF beside the checkout, else the support desk")
-    p.add_argument("--dtype", choices=["float32", "bfloat16", "both"], default="both")
-    p.add_argument("--k", type=int, default=8)
-    p.add_argument("--tokens", type=int, default=64)
-    p.add_argument("--batch-size", type=int, default=4)
-    p.add_argument("--steps", type=int, default=2)
+    add_sizes(p)
     p.add_argument("--microbatch", type=int, default=1024)
     args = p.parse_args()
     model = resolve(args.model)
