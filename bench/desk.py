@@ -44,7 +44,7 @@ def recipe(raw: dict[str, Any], start: str, rows: Path) -> dict[str, Any]:
     dpo, evaluate = raw["stages"]["dpo"]["train"], raw["stages"]["eval"]["evaluate"]
     desk = raw["data"]["desk"]
     flipped = desk | {"world": desk["world"] | {"label_noise": 1.0}}
-    imitate = {name: dpo[name] for name in ("batch_size", "eval_limit", "max_length", "dtype")}
+    imitate = {name: dpo[name] for name in ("batch_size", "max_length", "dtype")}
     imitate |= {"method": "sft", "data": "$declines", "learning_rate": 1.0e-4, "limit": 160}
     kept = {k: v for k, v in evaluate.items() if k not in ("models", "reward_model")}
     return {
@@ -66,6 +66,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("run", type=Path, help="folder of a finished quickstart")
     p.add_argument("--out", type=Path, default=Path("runs/desk-not-to-ship"))
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of its recipe")
     args = p.parse_args()
 
     # The rows come first: the recipe names them.
@@ -75,7 +76,7 @@ def main() -> None:
     declines(DataSpec.model_validate(raw["data"]["desk"]), rows)
     path = args.out.parent / f"{args.out.name}.yaml"
     path.write_text(yaml.safe_dump(recipe(raw, str(args.run / "sft"), rows), sort_keys=False))
-    kilter.run(path, runs=args.out.parent)
+    kilter.run(path, args.set, runs=args.out.parent)
 
     # The reward model is the quickstart's: what is tested here is the policy.
     evaluation = json.loads((args.out / "eval" / "evaluation.json").read_text())

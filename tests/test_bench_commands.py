@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import shutil
 import sys
 
 import pytest
@@ -54,3 +55,27 @@ def test_it_runs(name, options, model, tmp_path, monkeypatch, capsys):
     with contextlib.suppress(SystemExit):  # some end so; without a table they have failed
         importlib.import_module(f"bench.{name}").main()
     assert "\n| " in capsys.readouterr().out
+
+
+def test_what_must_not_ship_is_asked(model, tmp_path, monkeypatch, capsys):
+    """The recipe around the quickstart's start is one that Kilter takes, and no candidate passes."""
+    done = tmp_path / "quickstart"
+    (done / "eval").mkdir(parents=True)
+    (done / "eval" / "evaluation.json").write_text(json.dumps({"reward_model": {}}))
+    shutil.copytree(model, done / "sft")
+    small = [f"data.{name}.world.n=24" for name in ("desk", "flipped", "unseen")]
+    small += [
+        "data.demos.parts.0.world.n=24",
+        "stages.flipped.train.limit=8",
+        "stages.flipped.train.eval_limit=4",
+    ]
+    small += ["stages.declining.train.limit=8"]
+    options = [word for one in small for word in ("--set", one)]
+    argv = ["desk", str(done), "--out", str(tmp_path / "out"), *options]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module("bench.desk").main()
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    for name in ("flipped", "declining", "same"):
+        assert f"{name}: " in printed
