@@ -1,15 +1,18 @@
 """Adapters on the output projection and the embeddings: they train, count, merge and export as one model."""
 
 import json
+import warnings
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from conftest import make_model
 from kilter.errors import UserError
 from kilter.models import adapters
 from kilter.models.config import AdapterSpec
-from kilter.models.load import load_causal, load_tokenizer
+from kilter.models.load import load_causal, load_reward, load_tokenizer, vocabulary_of
 from kilter.models.merge import merge
 from kilter.roles.open import OpenSpec, open_model
 
@@ -93,25 +96,55 @@ def test_an_adapter_on_either_end_counts_and_survives_its_merge(settings, base, 
         torch.testing.assert_close(again, found, atol=1e-5, rtol=3e-5)
 
 
-@pytest.mark.parametrize("whole", [["lm_head"], ["embed_tokens"]])
-def test_an_adapter_that_brings_a_whole_end_of_a_tied_model_is_loaded_as_it_is(whole, tiny, tmp_path):
-    """As other toolkits save it: peft's modules_to_save."""
+def foreign_adapter(base, folder, new_tokens=0, **settings):
+    """An adapter as peft alone makes and saves it, and its model."""
     from peft import LoraConfig, get_peft_model
 
     from kilter.models.transformers_names import old_names_allowed
 
-    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=whole, task_type="CAUSAL_LM")
-    with old_names_allowed(), adapters._tied_allowed():
-        model = get_peft_model(load_causal(tiny), config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "modules_to_save" in name or "lora_B" in name:
-                parameter.add_(0.05 * torch.randn_like(parameter))
-    with adapters._tied_allowed():
-        model.save_pretrained(tmp_path / "adapter")
-    path = tmp_path / "adapter" / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(tiny)}))
-    ids = torch.arange(20, 40)[None]
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", **settings)
+    model, tokenizer = load_causal(base), load_tokenizer(base)
+    if new_tokens:
+        tokenizer.add_tokens([f"<new{i}>" for i in range(new_tokens)])
+        model.resize_token_embeddings(model.config.vocab_size + new_tokens)
+    with old_names_allowed(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = get_peft_model(model, config).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad and "lora_A" not in name:
+                    parameter.add_(0.05 * torch.randn_like(parameter))
+        model.save_pretrained(folder)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(base)}))
+    tokenizer.save_pretrained(folder)
+    return model
+
+
+BOTH = ["embed_tokens", "lm_head"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"modules_to_save": ["lm_head"]},
+        {"modules_to_save": ["embed_tokens"]},
+        {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+        {"trainable_token_indices": [20, 263]},
+        {"modules_to_save": BOTH, "new_tokens": 3},
+        {"trainable_token_indices": [30, 264, 265], "new_tokens": 2},
+        {"new_tokens": 70},
+    ],
+    ids=lambda s: "-".join(s),
+)
+def test_an_adapter_that_brings_rows_of_the_ends_is_loaded_as_it_is(settings, base, tmp_path):
+    """As other toolkits save it: whole ends, single tokens, tokens that the base has not."""
+    if settings.get("ensure_weight_tying") and not load_causal(base).config.tie_word_embeddings:
+        pytest.skip("the ends of this base are two weights")
+    model = foreign_adapter(base, tmp_path / "adapter", **settings)
+    size = model.get_base_model().get_input_embeddings().weight.shape[0]
+    assert vocabulary_of(tmp_path / "adapter") == size
+    ids = torch.tensor([[*range(20, 40), *range(size - 3, size)]])
     want = model(input_ids=ids).logits
     torch.testing.assert_close(
         load_causal(tmp_path / "adapter")(input_ids=ids).logits, want, atol=1e-5, rtol=1e-5
@@ -120,3 +153,19 @@ def test_an_adapter_that_brings_a_whole_end_of_a_tied_model_is_loaded_as_it_is(w
     torch.testing.assert_close(
         load_causal(tmp_path / "merged")(input_ids=ids).logits, want, atol=1e-5, rtol=1e-5
     )
+    # transformers reads the same from the files alone.
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    torch.testing.assert_close(again(input_ids=ids).logits, want, atol=1e-5, rtol=1e-5)
+    reward = load_reward(tmp_path / "adapter", 0, fresh=True)
+    assert reward.get_input_embeddings().weight.shape[0] == size
+
+
+def test_new_tokens_without_rows_are_refused(base, tmp_path):
+    foreign_adapter(base, tmp_path / "adapter", new_tokens=2, modules_to_save=BOTH)
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    kept = {k: v for k, v in load_file(path).items() if "embed_tokens" not in k}
+    if load_causal(base).config.tie_word_embeddings:
+        pytest.skip("one weight is all that is needed")
+    save_file(kept, path)
+    with pytest.raises(UserError, match=r"has 2 tokens more than its base, and brings no rows of .*embed"):
+        load_causal(tmp_path / "adapter")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import warnings
 from collections import Counter
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from kilter.errors import UserError, nearest
@@ -193,6 +195,7 @@ def load_merged(base: Any, folder: Path) -> Any:
     if not any((folder / f"adapter_model.{end}").is_file() for end in ("safetensors", "bin")):
         fix = "copy adapter_model.safetensors into it"
         raise UserError("model", str(folder), "is an adapter without weights", fix)
+    make_room(base, folder)
     with old_names_allowed(), _tied_allowed(), warnings.catch_warnings(record=True) as noted:
         warnings.filterwarnings("always", r"Found missing adapter keys")
         adapted = PeftModel.from_pretrained(base, str(folder))
@@ -213,14 +216,84 @@ def load_merged(base: Any, folder: Path) -> Any:
     return fold(adapted)
 
 
+def make_room(base: Any, folder: Path) -> None:
+    """Gives a base rows for the further tokens of its adapter, whose files bring what stands in them.
+
+    Raises:
+        UserError: a row would be random.
+    """
+    tokens = tokens_of(folder, base)
+    inner = base.get_input_embeddings()
+    before = int(inner.weight.shape[0])
+    if tokens <= before:
+        return
+    chosen, shapes = _chosen_tokens(folder), _shapes(folder)
+    for name, end in _ends(base):
+        # A bare list is of the input embedding.
+        mine = [ids for key, ids in chosen.items() if (name.endswith(key) if key else end is inner)]
+        single = {i for ids in mine for i in ids}
+        if _rows(shapes, name) < tokens and not single.issuperset(range(before, tokens)):
+            problem = (
+                f"has {tokens - before} tokens more than its base, and brings no rows of {name} for them"
+            )
+            fix = "save it with peft's save_embedding_layers=True, or fold it there into full weights"
+            raise UserError("model", str(folder), problem, fix)
+    base.resize_token_embeddings(tokens, mean_resizing=False)
+
+
+def tokens_of(folder: Path, base: Any) -> int:
+    """Tokens that have an embedding once an adapter is over its base, with or without weights."""
+    shapes = _shapes(folder)
+    held = [_rows(shapes, name) for name, _ in _ends(base)]
+    chosen = [i + 1 for ids in _chosen_tokens(folder).values() for i in ids]
+    return max(int(base.get_input_embeddings().weight.shape[0]), *held, *chosen)
+
+
+def _ends(base: Any) -> list[tuple[str, Any]]:
+    """(name, module) of the input embedding, and of the output projection if its weight is another one."""
+    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    own = head is not None and not base.config.get_text_config().tie_word_embeddings
+    return [(n, m) for n, m in base.named_modules() if m is embedding or (own and m is head)]
+
+
+def _rows(shapes: dict[str, list[int]], name: str) -> int:
+    """Rows of a whole matrix in an adapter's files; 0 where it is not there."""
+    begins = f"base_model.model.{name}."
+    whole = [k for k in shapes if k.startswith(begins) and k.endswith(".weight") and "lora_" not in k]
+    return max((shapes[key][0] for key in whole), default=0)
+
+
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    """Names and shapes of an adapter's weights, which are not read."""
+    path = folder / "adapter_model.safetensors"
+    if path.is_file():
+        with safe_open(str(path), framework="pt") as file:
+            names = list(file.keys())
+            return {name: list(file.get_slice(name).get_shape()) for name in names}
+    found = torch.load(folder / "adapter_model.bin", map_location="meta", weights_only=True)
+    return {name: list(tensor.shape) for name, tensor in found.items()}
+
+
+def _chosen_tokens(folder: Path) -> dict[str, list[int]]:
+    """End of an embedding's name, "" for the input's, to the tokens whose rows an adapter trains."""
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    chosen = config.get("trainable_token_indices") or config.get("token_indices") or []
+    return chosen if isinstance(chosen, dict) else {"": chosen}
+
+
 def fold(model: Any) -> Any:
     """A peft model's adapters folded into its weights: a plain transformers model that computes the same."""
     base = model.get_base_model()
     head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
     # Folded into a weight that both ends share, an adapter of one of them would change the other.
-    if head is not None and any(is_adapted(end) or _replaced(end) for end in (head, embedding)):
+    apart = head is not None and any(is_adapted(end) or _replaced(end) for end in (head, embedding))
+    if apart:
         untie(base)
-    return model.merge_and_unload()
+    folded = model.merge_and_unload()
+    # An adapter may bring one weight for both ends.
+    if apart:
+        _declare_tied(folded)
+    return folded
 
 
 def untie(base: Any) -> None:
@@ -228,7 +301,14 @@ def untie(base: Any) -> None:
     head, embedding = (_beneath(m) for m in (base.get_output_embeddings(), base.get_input_embeddings()))
     if head.weight is embedding.weight:
         head.weight = torch.nn.Parameter(head.weight.detach().clone(), head.weight.requires_grad)
-    base.config.get_text_config().tie_word_embeddings = base.config.tie_word_embeddings = False
+    _declare_tied(base)
+
+
+def _declare_tied(base: Any) -> None:
+    """The configuration says whether both ends share a weight: the files of a model hold it once or twice."""
+    head, embedding = (_beneath(m) for m in (base.get_output_embeddings(), base.get_input_embeddings()))
+    tied = head.weight is embedding.weight
+    base.config.get_text_config().tie_word_embeddings = base.config.tie_word_embeddings = tied
 
 
 @contextlib.contextmanager

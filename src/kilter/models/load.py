@@ -20,7 +20,7 @@ import torch
 from kilter.artifacts import sha256_file, whole_folder
 from kilter.errors import UserError, nearest
 from kilter.hashes import cache_root, discard, file_hash, seal, sealed
-from kilter.models.adapters import is_adapter, load_merged
+from kilter.models.adapters import is_adapter, load_merged, tokens_of
 from kilter.models.builtin import BUILTIN, BuiltinModel
 from kilter.models.remote_code import refusal, trusted
 from kilter.validation import TookTooLong, ends_within
@@ -496,6 +496,15 @@ def context_of(folder: Path) -> int | None:
     return positions(config_of(folder))
 
 
+def vocabulary_of(folder: Path) -> int:
+    """Tokens that have an embedding; an adapter may bring some of its own."""
+    base, adapter = base_of(folder)
+    if adapter is None:
+        return int(config_of(folder).vocab_size)
+    with _readable(folder):
+        return tokens_of(adapter, outline(base))
+
+
 @functools.lru_cache(maxsize=4)
 def outline(folder: Path) -> Any:
     """The modules of a model, from its configuration alone; no weights are read."""
@@ -619,6 +628,7 @@ def load_reward(folder: Path, pad_token_id: int | None, seed: int = 0, fresh: bo
     # An adapted policy becomes the backbone: its adapters fit a causal model, so they are folded in there.
     if adapter is not None:
         policy = load_causal(folder)
+        model.resize_token_embeddings(policy.get_input_embeddings().weight.shape[0], mean_resizing=False)
         getattr(model, model.base_model_prefix).load_state_dict(
             getattr(policy, policy.base_model_prefix).state_dict()
         )

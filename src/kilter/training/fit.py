@@ -13,7 +13,7 @@ from pathlib import Path
 from kilter.data.encode import Encoder
 from kilter.errors import UserError
 from kilter.models.forward import Scorer
-from kilter.models.load import config_of
+from kilter.models.load import config_of, vocabulary_of
 from kilter.models.positions import positions
 from kilter.training.config import TrainSpec
 from kilter.types import Encoded, Prompt
@@ -41,8 +41,7 @@ class Room:
     @classmethod
     def outlined(cls, folder: Path) -> Room:
         """The same from a folder; no weights are read."""
-        config = config_of(folder)
-        return cls(str(folder), positions(config), int(config.vocab_size))
+        return cls(str(folder), positions(config_of(folder)), vocabulary_of(folder))
 
 
 def refuse_unreadable_rows(
