@@ -235,6 +235,97 @@ def test_parameters_that_an_endpoint_refuses_are_left_out_once_and_for_all(endpo
     assert "too long" in collect(sampler, requests([prompt("bad")], 1, PARAMS)).problems[0]
 
 
+EXTRA = {
+    "detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs", "input": "top_p"}]
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "said"),
+    [
+        ("seed", 422, EXTRA),
+        ("seed", 400, {"object": "error", "message": "seed: unknown field"}),
+        ("top_p", 400, refusal("Unsupported parameter: 'top_p' is not supported with this model.")),
+        (
+            "temperature",
+            400,
+            refusal("'temperature' does not support 0 with this model, only the default (1)."),
+        ),
+    ],
+)
+def test_a_refusal_is_read_in_any_servers_layout(name, status, said, endpoint, sampler, caplog):
+    greedy = SamplingParams(max_new_tokens=9, temperature=0.0)
+    endpoint.plan["Hello"] = [lambda b: (status, said, {}) if name in b else chat_reply("hi")]
+    assert answers(sampler, [prompt("Hello")], 1, greedy)[0][0].text == "hi"
+    assert endpoint.seen[-1][2].keys() >= {"seed", "top_p", "temperature"} - {name}
+    assert ("takes no temperature" in caplog.text) == (name == "temperature")
+
+
+def test_a_temperature_that_was_asked_for_is_not_left_out(endpoint, sampler):
+    said = refusal("'temperature' does not support 0.5 with this model.")
+    endpoint.plan["Hello"] = [lambda b: (400, said, {}) if "temperature" in b else chat_reply("hi")]
+    assert "does not support 0.5" in collect(sampler, requests([prompt("Hello")], 1, PARAMS)).problems[0]
+
+
+def test_what_a_server_says_of_a_request_is_shown_in_any_layout_without_the_request(endpoint, sampler):
+    said = {"detail": [{"type": "x", "loc": ["body", "messages"], "msg": "Too many words", "input": "Hello"}]}
+    endpoint.plan["Hello"] = [(422, said, {})]
+    (problem,) = collect(sampler, requests([prompt("Hello")], 1, PARAMS)).problems
+    assert "Too many words" in problem and "Hello" not in problem
+
+
+@pytest.mark.parametrize("most", [5, 0])
+def test_fewer_alternatives_are_asked_for_where_a_server_gives_fewer(most, endpoint, sampler):
+    def few(body):
+        if body.get("top_logprobs", 0) > most:
+            return 400, refusal(f"top_logprobs must be at most {most}"), {}
+        top = [{"token": t, "logprob": p, "bytes": None} for t, p in (("A", -0.1), ("B", -2.4))]
+        told = {"content": [{"token": "A", "logprob": -0.1, "bytes": None, "top_logprobs": top[:most]}]}
+        return chat_reply("A", told)
+
+    endpoint.plan["Which?"] = [few]
+    (found,) = sampler.choose([prompt("Which?")], ["A", "B"])
+    assert [b.get("top_logprobs") for _, _, b in endpoint.seen] == [20, 5, *([None] if most == 0 else [])]
+    assert all(b["logprobs"] for _, _, b in endpoint.seen)
+    assert bool(found.problem) == (most == 0)
+
+
+THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+
+
+@pytest.mark.parametrize("top", [None, [], "absent"])
+def test_a_first_token_without_alternatives_is_named_as_that(top, endpoint, sampler):
+    token = {"token": "A", "logprob": -0.1} | ({} if top == "absent" else {"top_logprobs": top})
+    endpoint.plan["Which?"] = [chat_reply("A", {"content": [token]})]
+    assert "no alternatives of the first token" in sampler.choose([prompt("Which?")], ["A", "B"])[0].problem
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([THOUGHT, {"type": "text", "text": "Yes."}], "Yes."),
+        ([{"type": "text", "text": "Ye"}, {"type": "text", "text": "s."}], "Yes."),
+        ([THOUGHT], ""),
+    ],
+)
+def test_an_answer_in_parts_is_its_texts(content, text, endpoint, sampler):
+    endpoint.plan["Hello"] = [chat_reply(content)]
+    assert answers(sampler, [prompt("Hello")], 1, PARAMS)[0][0].text == text
+
+
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "model_length", "content_filter"])
+def test_an_answer_that_was_cut_is_cut_by_whatever_name(reason, endpoint, sampler):
+    endpoint.plan["Hello"] = [chat_reply("Yes, but", reason=reason)]
+    assert answers(sampler, [prompt("Hello")], 1, PARAMS)[0][0].finish_reason == "length"
+
+
+@pytest.mark.parametrize("usage", ["n/a", [], {}, {"total_tokens": 9}, None])
+def test_usage_that_is_none_costs_no_answer(usage, endpoint, sampler):
+    endpoint.plan["Hello"] = [chat_reply("Yes.") | {"usage": usage}]
+    found = collect(sampler, requests([prompt("Hello")], 1, PARAMS))
+    assert (found.samples[0][0].completion.text, found.usage) == ("Yes.", Usage())
+
+
 def test_no_more_requests_are_under_way_than_allowed_and_samples_come_as_they_finish(endpoint, sampler):
     def slow(body):
         time.sleep(0.3 if body["messages"][-1]["content"] == "0" else 0.02)

@@ -121,7 +121,7 @@ def test_what_a_limit_cut_off_holds_no_verdict_whatever_was_begun(begun):
     found = judge(Script(says), read="text").compare([pair()])[0]
     assert [v.value for v in found.verdicts] == [1.0, 0.0]
     never = judge(Script(lambda t: Reply(f"VERDICT {mark_in(t)} = B", cut=True)), read="text")
-    assert never.compare([pair()])[0].reason == "the reply was cut off at max_tokens"
+    assert never.compare([pair()])[0].reason == "the reply was cut off, at max_tokens or by the endpoint"
 
 
 def test_cut_reasons_still_come_before_the_probabilities():

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,14 +45,25 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = logging.getLogger("kilter")
+
 OPTIONAL = frozenset({"logprobs", "top_logprobs", "seed", "stream_options"})
 """Parameters that change no answer's distribution: an endpoint that refuses one is asked without it."""
 
 RENAMED = {"max_tokens": "max_completion_tokens"}
 """Newer models refuse the old name; most other servers know no other."""
 
-TOP = 20
-"""Alternatives of a first token that endpoints give at most."""
+USUAL = {"temperature": 1.0, "top_p": 1.0}
+"""Values that an endpoint takes where nobody names one."""
+
+TOP, FEW = 20, 5
+"""Alternatives of a first token that endpoints give at most, and that those give which refuse so many."""
+
+CUT = frozenset({"length", "max_tokens", "model_length", "content_filter"})
+"""Reasons for which an answer ends before its end."""
+
+ECHOES = frozenset({"input", "ctx"})
+"""Keys of an error under which a server sends back what it was asked."""
 
 
 class OpenAISampler:
@@ -91,7 +104,7 @@ class OpenAISampler:
             api_key=self._key or "none", base_url=url, timeout=timeout, max_retries=retries
         )
         self._lock = threading.Lock()
-        self._refused: set[str] = set()
+        self._refused: set[str | tuple[str, Any]] = set()
         self._lost = 0
 
     facts = SamplerFacts(chooses=True)
@@ -215,19 +228,36 @@ class OpenAISampler:
         import openai
 
         while True:
-            sent = {
-                RENAMED[k] if k in self._refused and k in RENAMED else k: v for k, v in parameters.items()
-            }
-            sent = {k: v for k, v in sent.items() if not (k in self._refused and k in OPTIONAL)}
+            sent = dict(pair for k, v in parameters.items() for pair in self._sent(k, v))
             try:
                 return create(model=self.model, **sent)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 # The message names the parameter; whatever else is refused is this request's own problem.
-                known = OPTIONAL | RENAMED.keys()
-                named = {k for k in known & sent.keys() if k in str(error)}
+                said = _said(error)
+                named = {k for k, v in sent.items() if _yields(k, v) and re.search(rf"\b{k}\b", said)}
                 if not named:
                     raise
-                self._refused |= named
+                self._refuse(named, sent)
+
+    def _refuse(self, named: set[str], sent: Mapping[str, Any]) -> None:
+        """Notes what an endpoint refuses."""
+        with self._lock:
+            drawn = "temperature" in named - self._refused and sent["temperature"] == 0
+            self._refused |= named
+            if sent.get("top_logprobs") == FEW:
+                self._refused |= {(name, FEW) for name in named & {"top_logprobs"}}
+        if drawn:
+            what = "its replies are drawn, where the most likely ones are asked for"
+            log.warning("%s takes no temperature: %s", self.model, what)
+
+    def _sent(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        """A parameter as the endpoint takes it, after what it refused before."""
+        if name not in self._refused or not _yields(name, value):
+            yield name, value
+        elif name in RENAMED:
+            yield RENAMED[name], value
+        elif name == "top_logprobs" and (name, FEW) not in self._refused:
+            yield name, FEW
 
     def _parameters(self, request: Request, index: int) -> dict[str, Any]:
         # top_k is not part of the API, but most servers that know it read it from the body.
@@ -252,7 +282,7 @@ class OpenAISampler:
             return self._stream(request, index, listener, parameters)
         reply = self._call(create, **parameters, logprobs=True)
         chosen = reply.choices[0]
-        text = chosen.message.content
+        text = _written(chosen.message.content)
         text = chosen.message.refusal if text is None else text
         calls = [_call(c, self._clean) for c in getattr(chosen.message, "tool_calls", None) or ()]
         told = chosen.logprobs.content if chosen.logprobs is not None else None
@@ -310,7 +340,8 @@ class OpenAISampler:
         )
         told = reply.choices[0].logprobs
         first = (told.content or []) if told is not None else []
-        return ({t.token: float(t.logprob) for t in first[0].top_logprobs} if first else {}), _usage(reply)
+        top = (first[0].top_logprobs or ()) if first else ()
+        return {t.token: float(t.logprob) for t in top}, _usage(reply)
 
 
 @samplers.register("openai")
@@ -341,7 +372,7 @@ def _made(
         return Sample(request, index, None, f"the endpoint sent no text (finish_reason {reason})", usage)
     # The space in front belongs to a begun answer that the text goes on from.
     text = (text or "").rstrip() if request.prompt.begun else (text or "").strip()
-    finish: Literal["stop", "length"] = "length" if reason == "length" else "stop"
+    finish: Literal["stop", "length"] = "length" if reason in CUT else "stop"
     turns = (Message(role="assistant", content=text, tool_calls=list(calls)),) if calls else ()
     completion = Completion(text, finish_reason=finish, turns=turns)
     return Sample(request, index, completion, "", usage, tuple(tokens))
@@ -384,9 +415,10 @@ def _call(call: Any, clean: Callable[[str | None], str | None]) -> dict[str, Any
 def _usage(reply: Any) -> Usage:
     """Tokens as the endpoint counts them; 0 where it does not, or not in whole numbers."""
     told = reply.usage
-    counts = () if told is None else (told.prompt_tokens, told.completion_tokens)
+    counts = (getattr(told, "prompt_tokens", None), getattr(told, "completion_tokens", None))
     # A count that is not one would corrupt the bill: the tokens are then as good as not told.
-    return Usage(*counts) if all(isinstance(n, int) and n >= 0 for n in counts) else Usage()
+    read, written = (n if isinstance(n, int) and n >= 0 else None for n in counts)
+    return Usage() if read is None or written is None else Usage(read, written)
 
 
 def _seed(request: Request, index: int) -> int:
@@ -395,6 +427,41 @@ def _seed(request: Request, index: int) -> int:
     return int.from_bytes(hashlib.sha256(what.encode()).digest()[:4], "big") >> 1
 
 
+def _yields(name: str, value: Any) -> bool:
+    """Whether an endpoint that refuses a parameter may be asked without it, or by another name or number."""
+    # Temperature 0 asks for the most likely answer, which no endpoint promises.
+    return (
+        name in OPTIONAL or name in RENAMED or value == USUAL.get(name) or (name, value) == ("temperature", 0)
+    )
+
+
+def _written(content: Any) -> str | None:
+    """The text of an answer; of one in parts, such as a thought and a text, the texts."""
+    if not isinstance(content, list):
+        return cast("str | None", content)
+    texts = [part["text"] for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
+    return "".join(texts)
+
+
+def _said(error: openai.APIStatusError) -> str:
+    """What an endpoint says of a request that it refuses, without what it was asked."""
+
+    def words(value: Any) -> Iterator[str]:
+        if isinstance(value, Mapping):
+            for key, part in value.items():
+                yield from () if key in ECHOES else words(part)
+        elif isinstance(value, list):
+            for part in value:
+                yield from words(part)
+        elif isinstance(value, str):
+            yield value
+
+    return " ".join([str(error), *words(error.body)])
+
+
 def _reason(error: Exception) -> str:
     """What an error says, in one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    # The client shows the messages of OpenAI's own layout alone.
+    silent = isinstance(getattr(error, "body", None), Mapping) and " - " not in str(error)
+    said = " ".join((_said(cast("openai.APIStatusError", error)) if silent else str(error)).split())
+    return said[:200] or type(error).__name__

@@ -231,8 +231,8 @@ class ChatJudge:
         return found
 
 
-CUT = parse.Parsed(None, reason="the reply was cut off at max_tokens")
-"""Of a reply that ended at its limit: its last line may be a thought, a quotation, or half a word."""
+CUT = parse.Parsed(None, reason="the reply was cut off, at max_tokens or by the endpoint")
+"""Of a reply that ended at its limit, or was withheld: its last line may be a thought, a quotation, or half a word."""
 
 READINGS: Mapping[Reading, Callable[[ChatJudge, Sequence[Question]], list[Found]]] = {
     "logprob": ChatJudge._by_probability,
