@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kilter import feedback
+from kilter import feedback, manifest
 from kilter.cli import main
 from kilter.data import store
 from kilter.data.collate import collate
@@ -492,6 +492,62 @@ def test_online_rewards_of_an_uncertified_judge_need_the_flag_too(own, tmp_path,
     again += ["--replay", "--max-steps", "1", "--batch-size", "2"]
     code, shown = kilter(*again)
     assert (code, "`allow_uncertified` is needed" in shown) == (2, True), shown
+
+
+def test_a_reward_model_passes_on_whose_labels_it_learned(own, answers, tmp_path, tiny, kilter, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ("--max-steps", "1", "--batch-size", "2")
+    needed = "`allow_uncertified` is needed"
+    spec = json.dumps({"judge": own})
+    assert kilter("label", "--data", answers, "--feedback", spec, "--out", "labels")[0] == 0
+    train = ["train", "--model", tiny, "--method", "bradley_terry", "--data", "labels/groups.jsonl", *few]
+    code, shown = kilter(*train, "--out", "rm", "--allow-uncertified")
+    assert code == 0, shown
+
+    # Its scores are those labels once more: as labels, as rewards, and from a copy of it.
+    assert kilter("export", "rm", "--to", "copy")[0] == 0
+    for name in ("rm", "copy"):
+        model = json.dumps({"reward_model": name})
+        code, shown = kilter("label", "--data", answers, "--feedback", model, "--out", f"by-{name}")
+        assert (code, "learned labels of" in shown) == (0, True), shown
+        dpo = ["train", "--model", tiny, "--method", "dpo", "--data", f"by-{name}/groups.jsonl", *few]
+        code, shown = kilter(*dpo, "--out", "dpo")
+        assert (code, needed in shown) == (2, True), shown
+        online = ["train", "--model", tiny, "--method", "grpo", "--data", answers, "--feedback", model, *few]
+        online += ["--sampler.samples", "2", "--sampler.max-new-tokens", "4", "--out", f"rl-{name}"]
+        code, shown = kilter(*online)
+        assert (code, needed in shown, f"{name} learned its labels" in shown) == (2, True, True), shown
+        code, shown = kilter(*online, "--allow-uncertified")
+        assert code == 0, shown
+        assert manifest.read(tmp_path / f"rl-{name}").facts["uncertified"]
+
+    # And whoever decides about what learned from it is told, wherever that was trained.
+    (tmp_path / "ask.jsonl").write_text("".join(json.dumps({"prompt": f"ask {n}"}) + "\n" for n in range(20)))
+    asked = ["--data", "ask.jsonl", "--metrics", "length"]
+    models = ["--model", "rl-copy", "--baseline", tiny, "--max-new-tokens", "4"]
+    code, shown = kilter("eval", *models, *asked, "--out", "measured")
+    assert code == 0, shown
+    policy = {"conditions": [{"metric": "length", "bound": "ci_low", "op": ">=", "value": 0, "min_n": 1}]}
+    (tmp_path / "policy.yaml").write_text(json.dumps({"name": "p", **policy}))
+    code, shown = kilter("gate", "measured", "--policy", "policy.yaml")
+    assert (code, "judge not certified" in shown) == (3, True), shown
+
+
+def test_a_model_of_certified_labels_alone_needs_no_flag(own, answers, tmp_path, tiny, kilter, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    groups = [
+        Group(g.prompt, g.completions, (Feedback(1.0), Feedback(0.5), Feedback(0.0)))
+        for g in store.read(answers)
+    ]
+    store.write(tmp_path / "people.jsonl", groups)
+    few = ("--max-steps", "1", "--batch-size", "2")
+    train = ["train", "--model", tiny, "--method", "bradley_terry", "--data", "people.jsonl", *few]
+    assert kilter(*train, "--out", "rm")[0] == 0
+    assert not (tmp_path / "rm" / "uncertified_judges.txt").exists()
+    model = json.dumps({"reward_model": "rm"})
+    online = ["train", "--model", tiny, "--method", "grpo", "--data", answers, "--feedback", model, *few]
+    code, shown = kilter(*online, "--sampler.samples", "2", "--sampler.max-new-tokens", "4", "--out", "rl")
+    assert code == 0, shown
 
 
 def test_a_policy_that_judges_its_own_answers_is_named(answers, tmp_path, tiny, kilter, monkeypatch):

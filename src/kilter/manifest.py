@@ -158,7 +158,7 @@ def life(
         tidy(folder, entry)
 
 
-NOTES = (chain.MANIFEST, "trained_prompts.txt")
+NOTES = (chain.MANIFEST, "trained_prompts.txt", "uncertified_judges.txt")
 """What a stage writes down before its work begins."""
 
 

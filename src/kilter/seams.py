@@ -99,9 +99,9 @@ class FeedbackSource(Protocol):
         return
 
     @classmethod
-    def uncertified(cls, options: Any, context: Any) -> str:
-        """Why nobody vouches for what it says; "" where somebody does, or where nobody has to."""
-        return ""
+    def uncertified(cls, options: Any, context: Any) -> Mapping[str, str]:
+        """Why nobody vouches for a judge, by its name; none where somebody does, or where nobody has to."""
+        return {}
 
     @classmethod
     def needs(cls, options: Mapping[str, Any]) -> Sequence[str]:

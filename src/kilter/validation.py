@@ -154,7 +154,8 @@ TAKEN = {
     ),
     *("events.jsonl", "gold.jsonl", "groups.jsonl", "groups.tokens", "failures.jsonl", "scored.jsonl"),
     *("best.safetensors", "best.json"),
-    *("trained_prompts.txt", "reference.sqlite", "compare.json", "compare.md", "compare.html", "compare.csv"),
+    *("trained_prompts.txt", "uncertified_judges.txt", "reference.sqlite"),
+    *("compare.json", "compare.md", "compare.html", "compare.csv"),
 }
 """What Kilter writes into the folder of a run or stage: none of it names a run or a stage."""
 

@@ -14,8 +14,6 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from kilter import manifest as manifests
-from kilter.artifacts import sha256_file
 from kilter.data import hints, store
 from kilter.data.formats.ask import as_turn
 from kilter.data.formats.scores import of_trees
@@ -252,37 +250,6 @@ def _words(prompt: Prompt) -> tuple[str, str]:
 
 def _hashed(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-LINEAGE = "trained_prompts.txt"
-"""Beside a model: keys of all prompts that it and its ancestors learned from."""
-
-
-def trained_prompts(model: Path) -> set[str]:
-    """Prompt keys that a model and its ancestors were trained on, from its folder or its stage's."""
-    found: set[str] = set()
-    for folder in (model, model.parent):
-        path = folder / LINEAGE
-        entry = manifests.read(folder) if path.is_file() or folder == model.parent else None
-        noted = None if entry is None else entry.outputs.get(LINEAGE)
-        if noted is not None and (not path.is_file() or sha256_file(path) != noted):
-            raise UserError(
-                "model",
-                str(path),
-                "is damaged or missing: nobody knows which prompts this model was trained on",
-                f"put it back, or remove {folder} to train its model anew",
-            )
-        found |= set(path.read_text().split()) if path.is_file() else set()
-    return found
-
-
-def lineage_known(model: Path | None) -> bool:
-    """Whether the prompts are on record that a model was trained on: Kilter trained it, and it lies here.
-
-    Args:
-        model: its folder; None where an endpoint holds it.
-    """
-    return model is not None and any((folder / LINEAGE).is_file() for folder in (model, model.parent))
 
 
 def load(spec: DataSpec, shape: Shape, where: str = "data", learned: bool = True) -> Dataset:

@@ -21,7 +21,10 @@ KEY = "kilter.lineage"
 """In Prompt.metadata; no identifier, so that no reward function receives it as a column."""
 
 UNCERTIFIED = "uncertified_judges"
-"""Column that names them in rows of other formats, which keep no history."""
+"""Names them in an entry whose scores are of a model that learned their labels.
+
+It is a column in rows of other formats, which keep no history.
+"""
 
 
 def lineage(prompt: Prompt) -> list[dict[str, Any]]:
@@ -33,6 +36,7 @@ def uncertified(prompt: Prompt) -> list[str]:
     """Judges without a certificate that a row's labels come from."""
     judges = [j for entry in lineage(prompt) for j in (entry, *entry.get("judges", ()))]
     named = [str(j.get("judge_name", j["judge"])) for j in judges if "uncertified" in j]
+    named += [str(name) for entry in lineage(prompt) for name in entry.get(UNCERTIFIED, ())]
     beside = prompt.columns.get(UNCERTIFIED, ())
     return [*named, *([beside] if isinstance(beside, str) else map(str, beside))]
 

@@ -19,6 +19,7 @@ from typing import Annotated, Any, NamedTuple, TypeGuard
 
 from pydantic import BaseModel, ValidationError
 
+from kilter.data.lineage import UNCERTIFIED
 from kilter.data.worlds import registry as worlds
 from kilter.errors import UserError, nearest
 from kilter.feedback.context import Context, require_columns
@@ -317,9 +318,32 @@ def check_replay(path: str | None, spec: Any, where: str, field: str = "feedback
         raise UserError(where, path, "is read by no judge of this feedback", "leave it out")
 
 
-def uncertified(spec: Any, context: Context, field: str = "feedback") -> str:
-    """Why nobody vouches for one of the sources; "" where all are certified, or need not be."""
-    return _said(spec, field, lambda source, options: source.uncertified(options, context))
+def uncertified(spec: Any, context: Context, field: str = "feedback") -> dict[str, str]:
+    """Why nobody vouches for judges behind these sources, by their names; none where all are certified."""
+    found = dict(_learned(spec, context))
+    for part in parse(spec, field):
+        source, own = _bind(part)
+        if is_source(source):
+            found |= source.uncertified(own.get("spec"), context)
+    return found
+
+
+def _learned(spec: Any, context: Context) -> dict[str, str]:
+    """Judges without a certificate whose labels a reward model has learned, and so passes on.
+
+    A judge's own model is measured by the judge's audit, whatever it learned.
+    """
+    from kilter.models.noted import uncertified_judges
+
+    found: dict[str, str] = {}
+    for part in parse(spec):
+        factory = feedback_sources.get(part.name, part.at)
+        if is_source(factory) and factory.replays:
+            continue
+        for model in model_references({part.name: part.options}):
+            why = f"{model} learned its labels, and it has no certificate"
+            found |= dict.fromkeys(uncertified_judges(context.model(model)), why)
+    return found
 
 
 def _said(spec: Any, field: str, ask: Callable[[type[FeedbackSource], Any], str]) -> str:
@@ -379,7 +403,7 @@ def build(spec: Any, context: Context, field: str = "feedback") -> Weighted:
         if "context" in _parameters(factory):
             bound = bound | {"context": context}
         parts.append((part.name.rpartition(":")[2], part.weight, _made(part, factory, bound)))
-    return Weighted(parts)
+    return Weighted(parts, sorted(_learned(spec, context)))
 
 
 class Weighted(FeedbackSource):
@@ -388,8 +412,11 @@ class Weighted(FeedbackSource):
     A completion that any part leaves unscored is unscored; every part is on record.
     """
 
-    def __init__(self, parts: Sequence[tuple[str, float, FeedbackSource]]) -> None:
+    def __init__(
+        self, parts: Sequence[tuple[str, float, FeedbackSource]], learned: Sequence[str] = ()
+    ) -> None:
         seen: dict[str, int] = {}
+        self._learned = {UNCERTIFIED: list(learned)} if learned else {}
         self.parts: list[tuple[str, float, FeedbackSource]] = []
         for name, weight, source in parts:  # two reward models are two parts, in the log and in a checkpoint
             seen[name] = seen.get(name, 0) + 1
@@ -434,9 +461,13 @@ class Weighted(FeedbackSource):
         return [line for _, _, source in self.parts for line in source.canaries()]
 
     def history(self) -> Mapping[str, Any]:
-        """What the parts say of themselves; of several judges, all are on record."""
+        """What the parts say of themselves; of several judges, all are on record.
+
+        So are judges without a certificate whose labels a reward model learned.
+        """
         found = [h for _, _, source in self.parts if (h := source.history())]
-        return {} if not found else found[0] if len(found) == 1 else {"judges": found}
+        own = {} if not found else found[0] if len(found) == 1 else {"judges": found}
+        return {**own, **self._learned}
 
     def state(self) -> dict[str, Any]:
         """The states of the parts that have one, by name."""

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kilter.artifacts import read_json, whole_folder, write_json, write_text
-from kilter.data.dataset import LINEAGE, trained_prompts
 from kilter.errors import UserError, nearest
 from kilter.models.adapters import is_adapter
 from kilter.models.load import model_hash
 from kilter.models.merge import check_merge, rewrite
+from kilter.models.noted import NOTES, note
 from kilter.release.card import card
 from kilter.release.exported import EVIDENCE, seal
 from kilter.release.source import HUB_ID, Source
@@ -128,8 +128,7 @@ def write(source: Source, target: Path, options: Options) -> None:
             _copy(folder, partial)
 
         # What the model learned from goes with it: a later evaluation must not ask the same prompts.
-        if seen := trained_prompts(folder):
-            write_text(partial / LINEAGE, "\n".join(sorted(seen)) + "\n")
+        note(partial, {}, [folder])
         evidence = partial / EVIDENCE
         evidence.mkdir()
         if source.verdict is not None:
@@ -141,7 +140,7 @@ def write(source: Source, target: Path, options: Options) -> None:
 def _copy(folder: Path, target: Path) -> None:
     """The model's own files, byte for byte; nothing that could be code."""
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in KEPT and path.name != LINEAGE:
+        if path.is_file() and path.suffix in KEPT and path.name not in NOTES:
             shutil.copyfile(path, target / path.name)
 
 

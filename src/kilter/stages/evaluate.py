@@ -215,9 +215,9 @@ class Evaluate(StageKind[EvaluateSpec]):
 
     def run(self, spec: EvaluateSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes evaluation.json and groups.jsonl."""
-        from kilter.data.dataset import lineage_known, trained_prompts
         from kilter.evaluation.runner import Evaluation
         from kilter.evaluation.subject import Subject
+        from kilter.models.noted import lineage_known, trained_prompts
 
         if not spec.models:
             return _run_alone(spec, work, folder)
@@ -256,7 +256,7 @@ class Evaluate(StageKind[EvaluateSpec]):
             tasks,
             unknown,
         ).run()
-        return _outcome(result)
+        return _outcome(result, folders)
 
     def section(self, folder: Path) -> Section | None:
         """The metrics of every model."""
@@ -337,9 +337,19 @@ def _named(models: str | list[str] | dict[str, str]) -> dict[str, str]:
     return dict(listed) if isinstance(listed, dict) else {m: m for m in listed}
 
 
-def _outcome(result: dict[str, Any]) -> Outcome:
-    """What the manifest says of an evaluation."""
-    return Outcome({"prompts": result["n_prompts"], "baseline": result["baseline"]})
+def _outcome(result: dict[str, Any], folders: Mapping[str, Path | None]) -> Outcome:
+    """What the manifest says of an evaluation.
+
+    A gate has to know of judges that nobody vouches for, wherever the models were trained. What the baseline
+    learned is no claim of a candidate, unless that descends from it.
+    """
+    from kilter.models.noted import uncertified_judges
+
+    first, *others = folders.values()
+    tried = [folder for folder in others or [first] if folder is not None]
+    judges = sorted(set[str]().union(*map(uncertified_judges, tried)))
+    own = {"uncertified": judges} if judges else {}
+    return Outcome({"prompts": result["n_prompts"], "baseline": result["baseline"], **own})
 
 
 def _pairs(spec: EvaluateSpec, work: Workspace) -> Sequence[Group]:
@@ -437,8 +447,8 @@ def _pairs_alone(spec: EvaluateSpec, work: Workspace) -> Sequence[Group]:
 
 def _run_alone(spec: EvaluateSpec, work: Workspace, folder: Path) -> Outcome:
     """Tests a reward model on pairs."""
-    from kilter.data.dataset import lineage_known, trained_prompts
     from kilter.evaluation.runner import evaluate_reward_models
+    from kilter.models.noted import lineage_known, trained_prompts
 
     assert spec.reward_model is not None, "check refuses an evaluation of nothing"
     named = _named(spec.reward_model)
@@ -450,9 +460,10 @@ def _run_alone(spec: EvaluateSpec, work: Workspace, folder: Path) -> Outcome:
     known = all(map(lineage_known, folders.values()))
     trained = frozenset().union(*map(trained_prompts, folders.values())) if known else None
     lists = _lists(spec, work, pairs)
-    return _outcome(
-        evaluate_reward_models(spec, folders, pairs, digest, trained, folder, work.console, work.name, lists)
+    result = evaluate_reward_models(
+        spec, folders, pairs, digest, trained, folder, work.console, work.name, lists
     )
+    return _outcome(result, folders)
 
 
 def _lists(spec: EvaluateSpec, work: Workspace, pairs: Sequence[Group]) -> Sequence[Group]:

@@ -13,7 +13,7 @@ from pydantic import Field
 from rich.text import Text
 
 from kilter.artifacts import read_json, read_lines, sha256_file
-from kilter.data.lineage import amended, lineage, row_id, uncertified, with_entry
+from kilter.data.lineage import UNCERTIFIED, amended, lineage, row_id, uncertified, with_entry
 from kilter.data.shapes import PairRule, pairs_of
 from kilter.data.worlds.registry import sources
 from kilter.errors import RunFailed, UserError
@@ -385,6 +385,9 @@ def _warn_of(entry: Mapping[str, Any], groups: Sequence[Group], work: Workspace)
     for judge in (j for j in own if "uncertified" in j):
         problem = f"  {judge['judge_name']} is not certified: {judge['uncertified']}"
         work.console.print(f"{problem}. Training on its labels needs allow_uncertified.", soft_wrap=True)
+    for name in entry.get(UNCERTIFIED, ()):
+        problem = f"  A reward model learned labels of {name}, which is not certified"
+        work.console.print(f"{problem}. Training on its scores needs allow_uncertified.", soft_wrap=True)
     wrote = {
         str(digest)
         for g in groups

@@ -44,16 +44,15 @@ class Merge(StageKind[MergeSpec]):
         return StagePlan(spec.model)
 
     def run(self, spec: MergeSpec, work: Workspace, folder: Path) -> Outcome:
-        """Writes model/, and the prompts that the adapter and its ancestors learned from."""
-        from kilter.artifacts import write_text
-        from kilter.data.dataset import trained_prompts
+        """Writes model/, and beside it what the adapter and its ancestors learned from."""
         from kilter.models.descent import descent
         from kilter.models.load import model_hash
         from kilter.models.merge import check_merge, merge
+        from kilter.models.noted import hashes, note
 
         source = work.model(spec.model, "model")
         check_merge(source, spec.untie, work.where("model"))
         merge(source, folder / ARTIFACT["model"], spec.untie)
-        if seen := trained_prompts(source):
-            write_text(folder / "trained_prompts.txt", "\n".join(sorted(seen)) + "\n")
-        return Outcome({"descent": descent(source)}, {"model": model_hash(folder / ARTIFACT["model"])})
+        note(folder, {}, [source])
+        outputs = {"model": model_hash(folder / ARTIFACT["model"]), **hashes(folder)}
+        return Outcome({"descent": descent(source)}, outputs)

@@ -153,39 +153,45 @@ class Train(StageKind[TrainSpec]):
             found.append(note_on_rank(spec.adapter, outline(base_of(begun)[0])))
         return [note for note in found if note]
 
-    def _refuse_uncertified(self, spec: TrainSpec, work: Workspace) -> None:
-        """Raises UserError for labels or rewards of a judge that nobody vouches for."""
+    def _refuse_uncertified(self, spec: TrainSpec, work: Workspace) -> list[str]:
+        """Judges that nobody vouches for, and whose labels or rewards are learned from all the same.
+
+        Raises:
+            UserError: there is one, and nobody allowed it.
+        """
         from kilter import feedback
 
-        if spec.allow_uncertified:
-            return
         where, fix = (
             work.where("allow_uncertified"),
             "certify it with `kilter audit-judge`, or set this to true",
         )
-        data = work.load(spec.prompts or spec.data, self.shape(spec, "data") or "prompts")
-        judges = {name for g in data.train for name in uncertified(g.prompt)}
-        if judges and spec.prompts is None:
+        judges: set[str] = set()
+        if spec.prompts is None:
+            data = work.load(spec.data, self.shape(spec, "data") or "prompts")
+            judges = {name for g in data.train for name in uncertified(g.prompt)}
+        if judges and not spec.allow_uncertified:
             problem = f"is needed: {min(judges)} made labels of this data and has no certificate"
             raise UserError(where, "(absent)", problem, fix)
         if spec.feedback is None:
-            return
+            return sorted(judges)
         context = feedback.Context(
             lambda name: work.model(name, "feedback"), certificates=work.certificates()
         )
-        if problem := feedback.uncertified(spec.feedback, context, work.where("feedback")):
+        found = feedback.uncertified(spec.feedback, context, work.where("feedback"))
+        if found and not spec.allow_uncertified:
+            problem = "; ".join(f"{name}: {why}" for name, why in found.items())
             raise UserError(where, "(absent)", f"is needed: the reward is not certified ({problem})", fix)
+        return sorted(judges | found.keys())
 
     def run(self, spec: TrainSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes model/, metrics.jsonl and what the monitors saw."""
-        from kilter.artifacts import sha256_file
-        from kilter.data.dataset import LINEAGE
         from kilter.models.descent import descent
         from kilter.models.load import model_hash
+        from kilter.models.noted import hashes
         from kilter.training.parallel import launch
         from kilter.training.trainer import Trainer
 
-        self._refuse_uncertified(spec, work)
+        judges = self._refuse_uncertified(spec, work)
         whole = work.load(spec.prompts or spec.data, self.shape(spec, "data") or "prompts")
         data = whole.set_aside(_choosing(spec, whole))
         start = work.model(spec.start, "from")
@@ -197,7 +203,7 @@ class Train(StageKind[TrainSpec]):
             )
 
         if int(os.environ.get("RANK", "0")) == 0:
-            _note_prompts(folder, whole.train, [p for p in (start, reference) if p is not None])
+            _note(folder, whole.train, judges, [p for p in (start, reference) if p is not None])
 
         trainer = Trainer(
             spec,
@@ -229,9 +235,9 @@ class Train(StageKind[TrainSpec]):
             "cut": dict(result.counts),
             "seconds": result.seconds,
             "descent": descent(start),
+            "uncertified": judges,
         }
-        outputs = {"model": model_hash(result.model), LINEAGE: sha256_file(folder / LINEAGE)}
-        return Outcome(facts, outputs)
+        return Outcome(facts, {"model": model_hash(result.model), **hashes(folder)})
 
     def section(self, folder: Path) -> Section | None:
         """Curves, and what the monitors saw."""
@@ -391,17 +397,16 @@ def on_cluster(stages: Mapping[str, Stage], cluster: ClusterSpec) -> dict[str, S
     return found
 
 
-def _note_prompts(folder: Path, groups: Sequence[Group], parents: Sequence[Path]) -> None:
-    """Writes the prompts that a model learned from, its ancestors included, or that chose its weights.
+def _note(folder: Path, groups: Sequence[Group], judges: Sequence[str], parents: Sequence[Path]) -> None:
+    """Writes the prompts that a model learned from, or that chose its weights, and whose word it took.
 
-    An evaluation has to know every one of them.
+    An evaluation has to know every one of them, those of its ancestors included.
     """
-    from kilter.artifacts import write_text
-    from kilter.data.dataset import LINEAGE, learned_keys, trained_prompts
+    from kilter.data.dataset import learned_keys
+    from kilter.models.noted import JUDGES, LINEAGE, note
 
     own = {key for g in groups for key in learned_keys(g.prompt)}
-    seen = own.union(*map(trained_prompts, parents))
-    write_text(folder / LINEAGE, "\n".join(sorted(seen)) + "\n")
+    note(folder, {LINEAGE: own, JUDGES: judges}, parents)
 
 
 def _choosing(spec: TrainSpec, data: Dataset) -> int:

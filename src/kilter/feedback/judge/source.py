@@ -148,10 +148,10 @@ class JudgeFeedback(FeedbackSource):
         check(options.settled(field), field)
 
     @classmethod
-    def uncertified(cls, options: Any, context: Any) -> str:
-        """Why no certificate vouches for the judge; "" where one does. Opens no weights."""
+    def uncertified(cls, options: Any, context: Any) -> Mapping[str, str]:
+        """Why no certificate vouches for the judge; none where one does. Opens no weights."""
         found = cls(options, context)
-        return found._problem and f"{found.judge.name}: {found._problem}"
+        return {found.judge.name: found._problem} if found._problem else {}
 
     @classmethod
     def forecast(cls, options: Any, groups: Sequence[Group]) -> str:

@@ -77,9 +77,10 @@ def uncertified(done: Mapping[str, Manifest]) -> list[str]:
 
 
 def refused(done: Mapping[str, Manifest]) -> list[str]:
-    """Audits that refused their judge, if any row was made on an uncertified judge's word."""
+    """Audits that refused their judge, if a row was made, or a step taken, on an uncertified judge's word."""
     # A judge that decided nothing has done no harm: the run shows nothing, and fails at nothing.
-    if not any(e.facts.get("uncertified") and e.facts.get("rows") for e in done.values()):
+    heard = (e for e in done.values() if e.facts.get("uncertified"))
+    if not any(e.facts.get("rows") or e.facts.get("steps") for e in heard):
         return []
     return [
         f"{name} refused it for {', '.join(entry.facts.get('failures', ()))}"
