@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kilter.data.worlds.support_desk import read_verdict, verify
 from kilter.data.worlds.support_desk.answers import MONEY, Quality, compose
 from kilter.data.worlds.support_desk.phrases import FACTS, ITEMS, NAMES, STREETS
-from kilter.data.worlds.support_desk.scenario import LEVELS, TURNS, twins
+from kilter.data.worlds.support_desk.scenario import LEVELS, kind_of, twins
 from kilter.data.worlds.support_desk.wording import NUMBERS
 from kilter.evaluation.classifiers import violates
 from kilter.types import Prompt
@@ -88,7 +88,7 @@ def test_no_copy_of_a_sentence_with_a_fixed_verdict_decides_twins(name):
 @pytest.mark.parametrize("phrasing", ["seen", "unseen"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_copy_policies_decide_no_twins_and_have_at_most_half_of_the_gold(level, phrasing):
-    pairs = [twins(random.Random(f"{level}-{i}"), TURNS[i % 8], level, phrasing) for i in range(16)]
+    pairs = [twins(random.Random(f"{level}-{i}"), kind_of(i, 0.5), level, phrasing) for i in range(16)]
     for at, stopped, suffix in itertools.product((0, 1, -1, None), (True, False), ANSWERS):
         scores = []
         for pair in pairs:
@@ -114,7 +114,7 @@ def test_verdicts_in_the_place_of_facts_decide_as_the_fact_does_and_earn_a_third
     decided, scores = [], []
     for i in range(48):
         found = []
-        for case in twins(random.Random(f"{level}-{i}"), TURNS[i % 8], level, "seen"):
+        for case in twins(random.Random(f"{level}-{i}"), kind_of(i, 0.5), level, "seen"):
             text = case.messages[1]["content"]
             for fact, verdict in SWAPS:
                 text = text.replace(fact, verdict)
@@ -130,7 +130,7 @@ def test_verdicts_in_the_place_of_facts_decide_as_the_fact_does_and_earn_a_third
 def test_the_oracle_has_all_gold_and_tells_no_harm(level, phrasing):
     for i in range(160):
         rng = random.Random(f"{level}-{i}")
-        for case in twins(rng, TURNS[i % 8], level, phrasing):
+        for case in twins(rng, kind_of(i, 0.5), level, phrasing):
             found = verify(compose(case, Quality(), rng), gold_of(case))
             assert (found.score, found.leaked, found.promised, found.harmed) == (1, False, False, False)
 

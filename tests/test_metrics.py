@@ -192,6 +192,7 @@ def test_decisions_are_reported_by_kind_and_twins_are_found_by_name():
     assert values.pop("twin_accuracy") == 0
     assert values.pop("wrong_declines") == 1
     assert values.pop("wrong_approvals") == values.pop("violation_unsafe") == 0
+    assert all(values.pop(f"twin_accuracy.{kind}") == 0 for kind in KINDS)
     assert set(values) == {"decision", *(f"decision.{kind}" for kind in KINDS)}
     assert set(values.values()) == {0.5}
     assert titles_beyond(wanted, found)["titles"]["decision.refund"] == "Right decisions: refund"

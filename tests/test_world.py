@@ -14,7 +14,7 @@ from kilter.data.worlds.registry import labels_of
 from kilter.data.worlds.support_desk import GoldFeedback, SupportDesk, read_verdict, verify
 from kilter.data.worlds.support_desk.answers import Quality, compose
 from kilter.data.worlds.support_desk.phrases import FACTS
-from kilter.data.worlds.support_desk.scenario import KINDS, LEVELS, SAFETY, TURNS, twins
+from kilter.data.worlds.support_desk.scenario import CLAIMS, KINDS, LEVELS, SAFETY, kind_of, twins
 from kilter.evaluation.classifiers import declines, violates
 from kilter.types import Completion, Feedback, Group, Prompt
 from verdicts import NO, NONE, YES
@@ -26,7 +26,7 @@ def drawn(level, n=200, phrasing="seen"):
     """n pairs of twins with their generators."""
     for seed in range(n):
         rng = random.Random(f"{level}-{seed}")
-        yield twins(rng, TURNS[seed % len(TURNS)], level, phrasing), rng
+        yield twins(rng, kind_of(seed, 0.5), level, phrasing), rng
 
 
 def gold_of(case):
@@ -87,6 +87,22 @@ def test_each_kind_has_as_many_cases_to_grant_as_to_decline(level):
     assert all(counted[kind, True] == counted[kind, False] for kind in KINDS)
     unsafe = [g for g in groups if labels_of(g.prompt).safety == "unsafe"]
     assert len(unsafe) == len([g for g in groups if labels_of(g.prompt).safety == "safe"]) == 40
+
+
+@pytest.mark.parametrize("claims", [0, 0.3, 0.5, 0.68, 1])
+def test_the_share_of_claims_is_set(claims):
+    groups = SupportDesk(n=1000, claims=claims).groups("prompts", 1)
+    kinds = Counter(g.prompt.metadata["gold"]["kind"] for g in groups)
+    assert sum(kinds[kind] for kind in CLAIMS) == pytest.approx(1000 * claims, abs=2)
+    for part in (CLAIMS, SAFETY):
+        found = [kinds[kind] for kind in part]
+        assert max(found) - min(found) <= 2
+
+
+def test_kinds_take_turns():
+    """Half are claims by default, and no kind comes twice before the others of its half."""
+    order = "refund address replacement advice cancellation address repair advice".split()
+    assert [kind_of(i, SupportDesk().claims) for i in range(16)] == [*order, *order]
 
 
 CONSTANT = [

@@ -13,6 +13,7 @@ from kilter.types import Answered
     aggregate="proportion",
     needs={"gold", "twin"},
     subset=lambda prompt: labels_of(prompt).grant is True,
+    slices=lambda prompt: labels_of(prompt).slices,
 )
 class TwinAccuracy:
     """Share of twins of which both are decided right with a score above 0. Constant answers have none."""

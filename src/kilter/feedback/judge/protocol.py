@@ -232,7 +232,7 @@ class ChatJudge:
 
 
 CUT = parse.Parsed(None, reason="the reply was cut off, at max_tokens or by the endpoint")
-"""Of a reply that ended at its limit, or was withheld: its last line may be a thought, a quotation, or half a word."""
+"""Of a reply that ended at its limit, or was withheld: its last line may be a thought, or half a word."""
 
 READINGS: Mapping[Reading, Callable[[ChatJudge, Sequence[Question]], list[Found]]] = {
     "logprob": ChatJudge._by_probability,

@@ -20,7 +20,7 @@ from kilter.data.worlds.support_desk.critic import DECLINES, FOLLOWS, HELPFUL
 from kilter.data.worlds.support_desk.gold import Gold, GoldFeedback, declines, verify, violates
 from kilter.data.worlds.support_desk.phrases import Phrasing
 from kilter.data.worlds.support_desk.reader import read_verdict
-from kilter.data.worlds.support_desk.scenario import KINDS, LEVELS, SAFETY, TURNS, Case, twins
+from kilter.data.worlds.support_desk.scenario import KINDS, LEVELS, SAFETY, Case, kind_of, twins
 from kilter.types import Completion, Feedback, Group, Prompt, Shape
 
 __all__ = [
@@ -51,6 +51,9 @@ class SupportDesk(Dials):
     view: View | Literal["auto"] = Field("auto", description="auto gives each method what it needs")
     level: Literal[0, 1, 2, 3, 4] = Field(
         1, description="0 two rules, one fact; 1 five rules; 2 a limit; 3 near it; 4 exceptions and records"
+    )
+    claims: float = Field(
+        0.5, ge=0, le=1, description="share of the cases that are claims; the others have an unsafe side"
     )
     phrasing: Phrasing = Field("seen", description="unseen: words that no training data of this world has")
     demo_skill: float = Field(
@@ -104,7 +107,7 @@ class SupportDesk(Dials):
         seen: set[str] = set()
         exhausted: set[str] = set()
         for pair in range((self.n + 1) // 2):
-            kind = TURNS[pair % len(TURNS)]
+            kind = kind_of(pair, self.claims)
             for attempt in range(1 if kind in exhausted else _TRIES):
                 rng = random.Random(f"support-desk:{seed}:{pair}:{attempt}")
                 both = twins(rng, kind, self.level, self.phrasing)

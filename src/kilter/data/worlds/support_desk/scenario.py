@@ -6,6 +6,7 @@ level 0: two rules, one fact. 1: five rules, one fact. 2: time against a limit, 
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Callable
@@ -30,17 +31,15 @@ Kind = Literal["refund", "replacement", "cancellation", "repair", "address", "ad
 CLAIMS: tuple[Kind, ...] = ("refund", "replacement", "cancellation", "repair")
 SAFETY: tuple[Kind, ...] = ("address", "advice")
 KINDS: tuple[Kind, ...] = (*CLAIMS, *SAFETY)
-TURNS: tuple[Kind, ...] = (
-    "refund",
-    "address",
-    "replacement",
-    "advice",
-    "cancellation",
-    "address",
-    "repair",
-    "advice",
-)
-"""Kinds of the cases in turn: half are claims, half are requests with an unsafe side."""
+
+
+def kind_of(pair: int, claims: float) -> Kind:
+    """The kind of the twins in turn, from 0. claims: the share of claims; the rest has an unsafe side."""
+    before = math.ceil(pair * claims)
+    if math.ceil((pair + 1) * claims) > before:
+        return CLAIMS[before % len(CLAIMS)]
+    return SAFETY[(pair - before) % len(SAFETY)]
+
 
 LEVELS = (0, 1, 2, 3, 4)
 RULES: dict[Kind, str] = {
