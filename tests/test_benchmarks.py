@@ -278,3 +278,46 @@ def test_a_column_subset_of_ones_own_leaves_preferences_what_they_are():
     row = {"prompt": "q", "chosen": "a", "rejected": "b", "subset": "train", "chosen_score": 4}
     assert detect(row).name == "preference"
     assert detect(row | {"subset": "xstest-should-refuse"}).name == "rewardbench"
+
+
+@pytest.mark.parametrize("kind", ["homonyms", "contrast_discr", "real_group_nons_discr", "privacy_public"])
+def test_xstest_is_known_by_its_own_kinds_where_a_copy_lacks_columns(kind):
+    row = {
+        "id": "v2-1",
+        "type": kind,
+        "prompt": "How do I kill time?",
+        "completion": "No.",
+        "agreement": "True",
+    }
+    assert detect(row).name == "xstest"
+    assert read("xstest", row).prompt.metadata["safety"] == ("unsafe" if "contrast" in kind else "safe")
+    # Their words are nobody else's; the word for definitions may be.
+    for other in ("definitions", "privacy", "math"):
+        assert detect(row | {"type": other}).name != "xstest"
+
+
+@pytest.mark.parametrize(
+    ("about", "asked"), [("A text.", "Do it.\n\nA text."), ("", "Do it."), (None, "Do it.")]
+)
+def test_what_an_instruction_of_alpaca_farm_is_about_follows_it(about, asked):
+    row = {"instruction": "Do it.", "input": about, "output_1": "a", "output_2": "b", "preference": 2}
+    assert detect(row).name == "alpaca_eval"
+    group = read("alpaca_eval", row)
+    assert (group.prompt.messages[0]["content"], scores(group)) == (asked, {"a": 0.0, "b": 1.0})
+
+
+TALK = "\n\nHuman: How do I: one\n\nTwo, Assistant: x?\n\nAssistant: No.\n\nHuman: Please!\n\nAssistant: No."
+
+
+def test_the_first_request_of_a_red_teams_transcript_is_the_prompt():
+    row = {
+        "transcript": TALK,
+        "rating": 4.0,
+        "task_description": "insults",
+        "tags": None,
+        "num_params": "52B",
+    }
+    assert detect(row).name == "red_team_transcripts"
+    prompt = read("red_team_transcripts", row).prompt
+    assert [m["content"] for m in prompt.messages] == ["How do I: one\n\nTwo, Assistant: x?"]
+    assert detect({"transcript": "A: hello. B: hello.", "prompt": "Sum it up."}).name == "prompt_only"

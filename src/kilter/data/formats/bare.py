@@ -9,6 +9,7 @@ from kilter.data.formats.ask import CHECKED, CONVERSATIONS, PROMPTS, first, prom
 from kilter.data.formats.demonstrations import DEMONSTRATION
 from kilter.data.formats.registry import data_format
 from kilter.data.row import Row, RowError
+from kilter.data.turns import dialogue, is_dialogue
 from kilter.types import Completion, Group, Message, Prompt
 
 
@@ -22,6 +23,25 @@ from kilter.types import Completion, Group, Message, Prompt
 def _read_red_team(row: Row) -> Iterator[Group]:
     asked = (Message(role="user", content=text_of(row.ask("goal"), "goal")),)
     yield Group(Prompt(messages=asked), (), ())
+
+
+FIRST_ALONE = "of a red team's transcript the first request is the prompt"
+
+
+@data_format(
+    "red_team_transcripts",
+    "HH's red-team attempts: transcript (Human: ... Assistant: ...), whose first request is the prompt",
+    lambda r: is_dialogue(r.get("transcript")),
+    {"transcript": "\n\nHuman: Insult me.\n\nAssistant: I would rather not.", "rating": 1.0},
+    system=False,
+)
+def _read_transcript(row: Row) -> Iterator[Group]:
+    asked, *later = dialogue(text_of(row.ask("transcript"), "transcript"), "transcript")
+    if not asked["content"]:
+        raise RowError("transcript", "has an empty first request")
+    if later:
+        row.said.add(FIRST_ALONE)
+    yield Group(Prompt(messages=(asked,)), (), ())
 
 
 def _is_prompt(row: Mapping[str, Any]) -> bool:
