@@ -146,12 +146,17 @@ def strange_model(tiny):
     return Strange.from_pretrained(tiny)
 
 
-def test_a_head_of_its_own_is_read_through_the_models_own_logits(tiny, pair_batch, caplog):
+@pytest.mark.parametrize("keeps", [True, False], ids=["keeps", "keeps-all"])
+def test_a_head_of_its_own_is_read_through_the_models_own_logits(keeps, tiny, pair_batch, caplog):
     model = strange_model(tiny)
+    if not keeps:
+        # As much code of users' own has it: any argument is taken, and few are read.
+        known = model.forward
+        model.forward = lambda *args, logits_to_keep=0, **kwargs: known(*args, **kwargs)
     scorer = Scorer(model)
     finding = proof.prove(scorer, proof.observe(model))
     assert finding.way.path == "own"
-    proof.tell(finding, "Strange")
+    proof.tell(finding, f"Strange {keeps}")
     assert "read through its own logits" in caplog.text
     outputs = frozenset({"logps", "entropy", "collision"})
     out = scorer(pair_batch, outputs, temperature=0.7)

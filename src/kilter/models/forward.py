@@ -220,7 +220,9 @@ class Scorer(nn.Module):
                 else {"inputs_embeds": embeddings[row : row + 1, :length]}
             )
             out = base(**source, use_cache=False, **extra)
-            found.append(out.logits[0].index_select(0, place_S - first))
+            # A model that takes any argument may not know this one, and keep them all.
+            left_out = length - out.logits.shape[1]
+            found.append(out.logits[0].index_select(0, place_S - left_out))
             if routed is not None:
                 ones = torch.ones(1, length, device=layout.input_ids.device)
                 routed.append(Routed(out.router_logits, ones))
