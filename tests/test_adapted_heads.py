@@ -153,6 +153,8 @@ def test_an_adapter_that_brings_rows_of_the_ends_is_loaded_as_it_is(settings, ba
     torch.testing.assert_close(
         load_causal(tmp_path / "merged")(input_ids=ids).logits, want, atol=1e-5, rtol=1e-5
     )
+    head = load_causal(tmp_path / "adapter").lm_head
+    assert (head.out_features, head.in_features) == head.weight.shape
     # transformers reads the same from the files alone.
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     torch.testing.assert_close(again(input_ids=ids).logits, want, atol=1e-5, rtol=1e-5)

@@ -274,6 +274,22 @@ def test_an_adapter_is_not_trained_without_one(tmp_path, tiny, pairs_file):
     recipes.build(_stages(**{n: stages[n] for n in "abc"}))
 
 
+def test_an_adapter_answers_wherever_a_model_does(tmp_path, tiny, pairs_file):
+    """By its folder, without a stage that made it: generated, evaluated, trained on with fresh answers."""
+    made = kilter.train(str(tiny), str(pairs_file), "sft", tmp_path / "lora", max_steps=1, adapter="lora")
+    adapter, answers = str(made.model), {"max_new_tokens": 4}
+    found = kilter.generate(adapter, str(pairs_file), tmp_path / "made", sampler=answers, limit=2)
+    assert len(found.path.read_text().splitlines()) == 2
+    one = kilter.evaluate(adapter, str(pairs_file), tmp_path / "eval", max_new_tokens=4, limit=2)
+    assert len(one["models"]) == 1
+    (tmp_path / "rewards.py").write_text(
+        "def short(completions, **_):\n    return [-len(c) for c in completions]\n"
+    )
+    online = {"feedback": f"{tmp_path}/rewards.py:short", "adapter": "lora", "batch_size": 2, "max_steps": 1}
+    settings = online | {"sampler": answers | {"samples": 2}, "monitors": {"allow_truncation": True}}
+    kilter.train(adapter, str(pairs_file), "grpo", tmp_path / "grpo", **settings)
+
+
 def test_an_evaluate_door_takes_every_field(tmp_path, tiny, pairs_file):
     from kilter.api import evaluate
 

@@ -290,9 +290,11 @@ def fold(model: Any) -> Any:
     if apart:
         untie(base)
     folded = model.merge_and_unload()
-    # An adapter may bring one weight for both ends.
+    # An adapter may bring one weight for both ends. peft then names the head's sides the wrong way round.
     if apart:
         _declare_tied(folded)
+        projection = folded.get_output_embeddings()
+        projection.out_features, projection.in_features = projection.weight.shape
     return folded
 
 

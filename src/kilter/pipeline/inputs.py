@@ -130,7 +130,7 @@ def check_inputs(work: Workspace) -> None:
 
 def _check_speakers(work: Workspace, found: Sequence[Found], folders: Sequence[Path]) -> None:
     """Raises UserError for a template or a length of answers that the models of the stage cannot take."""
-    from kilter.models.load import is_classifier
+    from kilter.models.merge import scores
 
     templates = [item for item in found if item.ref.jinja and item.value != "auto"]
     answer = work.here.maker.answers(work.here.spec)
@@ -138,7 +138,7 @@ def _check_speakers(work: Workspace, found: Sequence[Found], folders: Sequence[P
         for item in templates:
             _check_template(folder, item.value, work.where(item.field), work.here.maker.makes == "model")
         # A model with a head for scores writes nothing.
-        if answer is not None and not is_classifier(folder):
+        if answer is not None and not scores(folder):
             _leave_room(folder, work.where(answer[0]), answer[1])
 
 
