@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 
@@ -190,6 +191,39 @@ def test_another_layout_is_refused(tmp_path, raw):
     path.write_text(json.dumps(raw))
     with pytest.raises(UserError):
         load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        ({"a": {"prompt": [], "edit_request": "r"}, "b": {"prompt": ["q"], "edit_request": "r"}}, "a.prompt"),
+        ({"a": {"prompt": ["q"]}}, "a.edit_request"),
+        ({"a": {"prompt": ["q"], "edit_request": ["r"]}}, "a.edit_request"),
+        ({"constitutions": ["be kind"]}, "constitutions.0"),
+        ({"constitutions": []}, "constitutions"),
+        (
+            {"constitutions": [{"critic": "c", "revision": "r"}], "system_chat": [{"role": "user"}]},
+            "system_chat.0",
+        ),
+        ({"constitutions": [{"critic": "c", "revision": "r"}], "system_chat": [[]]}, "system_chat.0"),
+    ],
+)
+def test_what_is_wrong_in_a_public_layout_is_named_and_nothing_is_lost(tmp_path, raw, field):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(raw))
+    with pytest.raises(UserError, match=rf"`constitution c\.json\.{re.escape(field)}`"):
+        load(str(path))
+
+
+@pytest.mark.parametrize(
+    "names", [("Harm 1", "harm-1"), ("\u5371", "\u7121"), ("a" * 60 + "1", "a" * 60 + "2"), ("a", "a-2")]
+)
+def test_names_of_a_public_layout_become_ids_of_their_own(tmp_path, names):
+    raw = {name: {"prompt": [f"{n}?", f"{n}!"], "edit_request": "r"} for n, name in enumerate(names)}
+    for name, mark in (("c.json", ""), ("C.JSON", "\ufeff")):
+        path = tmp_path / name
+        path.write_text(mark + json.dumps(raw), encoding="utf-8")
+        assert [p.text for p in load(str(path)).principles] == ["0?", "0!", "1?", "1!"]
 
 
 def test_convert_writes_what_is_read_again(monkeypatch, capsys, tmp_path):

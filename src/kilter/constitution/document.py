@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
 
 from kilter.data.worlds.registry import labels_of
 from kilter.types import Prompt
@@ -106,7 +106,7 @@ class Principle(_Strict):
     critique: str = Field("", max_length=LONGEST, description="what the critic is asked; default: from text")
     revision: str = Field("", max_length=LONGEST, description="what the reviser is asked; default: from text")
     compare: str = Field("", max_length=LONGEST, description="what a judge is asked; default: from text")
-    priority: int | Above = Field(
+    priority: StrictInt | Above = Field(
         1, description="1 decides before 2, and so on; or {above: [ids]}. Equal ones are weighed"
     )
     weight: float = Field(

@@ -6,34 +6,77 @@ pairs       {"constitutions": [{"critic": critique, "revision": revision}], "sys
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, Field, RootModel, ValidationError, field_validator
 
 from kilter.constitution.document import Constitution
 from kilter.errors import UserError
 from kilter.feedback.judge.prompts import TURN
+from kilter.validation import as_user_error
 
 log = logging.getLogger("kilter")
 
 Raw = dict[str, Any]
 
 
+class Entry(BaseModel):
+    """A published principle. Its critiques are alternatives."""
+
+    prompt: str | list[str] = Field(description="what the critic is asked, or a list of such questions")
+    edit_request: str = Field(min_length=1, description="what the reviser is asked")
+
+    @field_validator("prompt")
+    @classmethod
+    def _asks(cls, value: str | list[str]) -> list[str]:
+        found = [value] if isinstance(value, str) else value
+        if not found or not all(v.strip() for v in found):
+            raise ValueError("asks nothing: it needs a text, or a list of texts")
+        return found
+
+
+class Revisions(RootModel[dict[str, Entry]]):
+    """The layout of revisions."""
+
+
+class Pair(BaseModel):
+    """A principle of the layout of pairs."""
+
+    critic: str = Field(min_length=1, description="what the critic is asked")
+    revision: str = Field(min_length=1, description="what the reviser is asked")
+
+
+class Turn(BaseModel):
+    """A turn of a dialogue."""
+
+    role: str = Field(description="user, assistant or system")
+    content: str = Field(description="its words")
+
+
+class Pairs(BaseModel):
+    """The layout of pairs."""
+
+    constitutions: list[Pair] = Field(min_length=1, description="a list of {critic: ..., revision: ...}")
+    system_chat: list[Annotated[list[Turn], Field(min_length=6)]] = Field(
+        default_factory=list,
+        description="a list of dialogues: any talk, answer, critic, critique, revision, answer",
+    )
+
+
 def imported(raw: Any, path: Path, field: str = "constitution") -> Raw:
     """Fields of a Constitution from either layout, told by its keys. Raises UserError."""
-    if isinstance(raw, dict) and "principles" in raw:
-        return raw
-    try:
-        if isinstance(raw, dict) and "constitutions" in raw:
-            return _document(path, _pairs(raw, path))
-        if isinstance(raw, dict) and raw and all(_is_revision(v) for v in raw.values()):
-            return _document(path, _revisions(raw))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            field, str(path), f"is damaged ({type(error).__name__}: {error})", "correct that entry"
-        ) from error
+    keys: Raw = raw if isinstance(raw, dict) else {}
+    if "principles" in keys:
+        return keys
+    if "constitutions" in keys:
+        return _document(path, _pairs(_checked(Pairs, raw, f"{field} {path.name}"), path))
+    if any(isinstance(v, dict) and {"prompt", "edit_request"} & v.keys() for v in keys.values()):
+        return _document(path, _revisions(_checked(Revisions, raw, f"{field} {path.name}").root))
     raise UserError(
         field,
         str(path),
@@ -43,31 +86,43 @@ def imported(raw: Any, path: Path, field: str = "constitution") -> Raw:
     )
 
 
-def _is_revision(value: Any) -> bool:
-    return isinstance(value, dict) and "prompt" in value and "edit_request" in value
+M = TypeVar("M", bound=BaseModel)
+
+
+def _checked(layout: type[M], raw: Raw, where: str) -> M:
+    try:
+        return layout.model_validate(raw)
+    except ValidationError as error:
+        raise as_user_error(error, where, layout) from error
 
 
 def _document(path: Path, principles: list[Raw]) -> Raw:
     return {"version": 1, "name": path.stem, "principles": principles}
 
 
-def _revisions(raw: Mapping[str, Raw]) -> list[Raw]:
+def _revisions(raw: Mapping[str, Entry]) -> list[Raw]:
     """Several critiques of one entry are alternatives: each becomes a principle of its own."""
-    found: list[Raw] = []
+    found: dict[str, Raw] = {}
     for name, entry in raw.items():
-        critiques = [entry["prompt"]] if isinstance(entry["prompt"], str) else entry["prompt"]
-        for n, critique in enumerate(critiques):
-            own = _id(name) if n == 0 else f"{_id(name)}-{n + 1}"
-            found.append(_principle(own, critique, entry["edit_request"]))
-    return found
+        for critique in entry.prompt:
+            own = _free(name, found)
+            found[own] = _principle(own, critique, entry.edit_request)
+    return list(found.values())
 
 
-def _pairs(raw: Mapping[str, Any], path: Path) -> list[Raw]:
+def _free(name: str, taken: Collection[str]) -> str:
+    """A principle's id from the name of its entry, with a number where it is taken."""
+    first = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:50] or "p"
+    numbered = (f"{first}-{k}" for k in itertools.count(2))
+    return next(n for n in itertools.chain([first], numbered) if n not in taken)
+
+
+def _pairs(raw: Pairs, path: Path) -> list[Raw]:
     """Dialogues belong to the principle whose critique they ask; published files hold some of none."""
-    found = [_principle(f"p{n}", p["critic"], p["revision"]) for n, p in enumerate(raw["constitutions"], 1)]
+    found = [_principle(f"p{n}", p.critic, p.revision) for n, p in enumerate(raw.constitutions, 1)]
     lost = 0
-    for dialogue in raw.get("system_chat", ()):
-        asked, shot = _dialogue([(str(t["role"]), str(t["content"])) for t in dialogue])
+    for dialogue in raw.system_chat:
+        asked, shot = _dialogue([(t.role, t.content) for t in dialogue])
         owner = next((p for p in found if p["critique"].strip() == asked.strip()), None)
         lost += owner is None
         if owner is not None:
@@ -91,10 +146,6 @@ def _principle(name: str, critique: str, revision: str) -> Raw:
     # The layouts have no rule apart from its question, so the question stands for it.
     own = {"id": name, "text": critique, "critique": critique, "revision": revision}
     return own | {"source": "imported", "examples": {"bad": []}}
-
-
-def _id(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", str(name).lower()).strip("-")[:50] or "p"
 
 
 def to_revisions(document: Constitution) -> Raw:

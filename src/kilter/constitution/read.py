@@ -46,7 +46,7 @@ def load(name: str, field: str = "constitution") -> Constitution:
     """
     path = find(name, field)
     raw = read(path, field)
-    if path.suffix == ".json":
+    if _is_json(path):
         raw = imported(raw, path, field)
     if not isinstance(raw, dict):
         raise UserError(field, str(path), "is not a mapping", "write version:, name: and principles:")
@@ -61,15 +61,19 @@ def build(raw: Mapping[str, Any], where: str = "constitution") -> Constitution:
         raise as_user_error(error, where, Constitution) from error
 
 
+def _is_json(path: Path) -> bool:
+    return path.suffix.lower() == ".json"
+
+
 def read(path: Path, field: str) -> Any:
     """Plain data from a YAML or JSON file. Raises UserError."""
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
+        text = path.read_text(encoding="utf-8-sig")
+        if _is_json(path):
             return json.loads(text, object_pairs_hook=unique)
         return load_yaml(text)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        kind = "JSON" if path.suffix == ".json" else "plain YAML"
+        kind = "JSON" if _is_json(path) else "plain YAML"
         raise UserError(
             field,
             str(path),
