@@ -323,6 +323,7 @@ NO = (
     "We approve nothing here.",
     "We can approve nothing of the kind.",
     "It is anything but approved.",
+    "It is everything but approved.",
     "It is far from approved.",
     "It is by no means approved.",
     "In no way is this approved.",

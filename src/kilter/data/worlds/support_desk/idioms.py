@@ -57,7 +57,8 @@ _SAID_OTHERWISE = tuple(
         (r"\bnothing stands in the way of\b|\bunless i am (?:mistaken|wrong)\b", " "),
         (r"\bif you (?:need|have|want|wish|like|would like|object|disagree)\b[^.,;]*", " "),
         (
-            r"\b(?:far from|instead of|rather than|anything but|(?:fail|refuse|decline)[sd]?(?:ed)? to)\b",
+            r"\b(?:far from|instead of|rather than|(?:any|every)thing but|"
+            r"(?:fail|refuse|decline)[sd]?(?:ed)? to)\b",
             "not",
         ),
         (r"\bunable to\b|\b(?:not in a|in no) position to\b", "not"),
