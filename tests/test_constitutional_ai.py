@@ -74,6 +74,9 @@ def test_the_recipe_runs_to_its_gate_and_every_row_can_be_traced(tiny, tmp_path,
     # By name as by place; a file that was changed is said to be.
     name = find(run, "0", "revise").group.prompt.id
     assert find(run, name, "revise").index == 0
+    # What a model was asked at the end is no row that anybody learned from.
+    assert find(run, "0").stage in ("harmless", "tone-pairs", "helpful", "answers", "revise")
+    assert find(run, "0", "eval").stage == "eval"
     with (run / "revise" / "groups.jsonl").open("a") as file:
         file.write("\n")
     assert "CHANGED" in "\n".join(lines(find(run, "0", "revise")))

@@ -804,7 +804,7 @@ def test_a_traced_label_names_the_principle_that_decided_and_all_votes(own, tmp_
     monkeypatch.chdir(tmp_path)
     principles = "- {id: long, text: Longer is better.}\n- {id: late, text: So it is., priority: 2}\n"
     Path("c.yaml").write_text(f"version: 1\nname: two\nprinciples:\n{principles}")
-    store.write(Path("answers.jsonl"), [group("aaaa", "aaaaaaaa"), group("b", "bbb")])
+    store.write(Path("answers.jsonl"), [group("aaaa", "aaaaaaaa", "aaaa"), group("b", "bbb")])
     spec = {"judge": own | {"mode": "constitution", "constitution": "c.yaml"}}
     arguments = ("label", "--data", "answers.jsonl", "--feedback", json.dumps(spec), "--out", "labels")
     code, said = kilter(*arguments)
@@ -814,3 +814,4 @@ def test_a_traced_label_names_the_principle_that_decided_and_all_votes(own, tmp_
     # The better answer stands first in the row; the judge was asked about them the other way round.
     assert "answer 1 better than 0: 0.3, decided by long" in said
     assert "votes: long 0.3, late 0.3" in said
+    assert "answer 1 better than 1" not in said

@@ -24,7 +24,9 @@ def trace(
     row: Annotated[
         str, typer.Argument(help="place in the stage's file from 0 on, or the row's name", metavar="ROW")
     ],
-    stage: Annotated[str, typer.Option(help="stage of the run; default: the last that has the row")] = "",
+    stage: Annotated[
+        str, typer.Option(help="stage of the run; default: the last that has the row and does not evaluate")
+    ] = "",
 ) -> None:
     """Print a row's history: prompt, answers, critiques, revisions, verdicts, certificates, hashes."""
     from kilter.release.trace import find, lines

@@ -53,7 +53,7 @@ def find(run: Path, row: str, stage: str = "") -> Traced:
     Args:
         run: folder of a run, or of one of its stages.
         row: 0-based place in the stage's file, a row's name, or the beginning of its prompt's hash.
-        stage: of the run; default: the last one that has such a row.
+        stage: of the run; default: the last one that has such a row, an evaluation if no other has.
 
     Raises:
         UserError: there is no such run, stage or row.
@@ -61,7 +61,8 @@ def find(run: Path, row: str, stage: str = "") -> Traced:
     known = _stages(run)
     if stage and stage not in known:
         raise UserError("--stage", stage, "makes no data in this run", nearest(stage, known))
-    names = [stage] if stage else list(reversed(known))
+    latest = list(known)[::-1]
+    names = [stage] if stage else sorted(latest, key=lambda name: _asks(known[name]))
     for name in names:
         for index, group in enumerate(store.read(known[name] / ROWS)):
             if row == str(index) or row in _names(group) or _begins(row, group):
@@ -84,6 +85,12 @@ def _stages(run: Path) -> dict[str, Path]:
         fix = "Give a run with a generate, label or revise stage."
         raise UserError("RUN", str(run), "holds no rows that Kilter made", fix)
     return found
+
+
+def _asks(folder: Path) -> bool:
+    """Whether a stage evaluated: nobody learns from its rows."""
+    entry = manifests.read(folder)
+    return entry is not None and entry.kind == "evaluate"
 
 
 def _entries(run: Path) -> dict[str, Manifest]:
@@ -148,11 +155,13 @@ def _decisions(found: Traced, stage: str) -> Iterator[str]:
     texts = [c.text.encode("utf-8", "surrogatepass") for c in found.group.completions]
     places = {hashlib.sha256(text).hexdigest()[:16]: n for n, text in enumerate(texts)}
     folder = found.folder if found.run == found.folder else found.run / stage
-    said: dict[tuple[int, int], Mapping[str, Any]] = {}
+    said: dict[tuple[int | None, int | None], Mapping[str, Any]] = {}
     # A kill may leave a decision twice.
     for line in read_lines(folder / DECISIONS):
-        if line["row"] == row_id(found.group.prompt) and {line["first"], line["second"]} <= places.keys():
-            said[places[line["first"]], places[line["second"]]] = line
+        pair = places.get(line["first"]), places.get(line["second"])
+        # Of two answers with one text none is better, and only one of them may be in the row.
+        if line["row"] == row_id(found.group.prompt) and None not in pair and pair[0] != pair[1]:
+            said[pair] = line
     for (first, second), line in said.items():
         who = ", ".join(line["decided_by"]) or "no principle"
         yield f"  answer {first} better than {second}: {_p(line['p'])}, decided by {who}"
