@@ -388,6 +388,28 @@ def test_an_identical_revision_is_dropped_and_counted_without_a_verdict():
     assert "identical" in chain.links[0].reason
 
 
+@pytest.mark.parametrize(
+    "thought",
+    [
+        '<think>\nIt says "no cable". Hm.\n</think>\n\n',
+        "The user wants a cable.\n</think>\n",
+        "[THINK]Hm.[/THINK]",
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>",
+    ],
+)
+def test_what_critic_and_reviser_thought_is_neither_a_critique_nor_learned(thought):
+    chain, _ = revised([thought + NAMED], [thought + "Ask a <b>repair</b> shop."])
+    assert (chain.links[0].critique, chain.answer) == (NAMED, "Ask a <b>repair</b> shop.")
+    chain, _ = revised([thought + "No problem found."], [])
+    assert (chain.links[0].state, chain.links[0].ends) == ("no_change", True)
+    chain, judge = revised([NAMED], ["<think>A thought that broke off"])
+    assert (chain.links[0].state, chain.links[0].reason, judge.seen) == (
+        "unscored",
+        "the reviser wrote nothing",
+        [],
+    )
+
+
 def test_an_evasive_revision_is_not_judged():
     chain, judge = revised([NAMED], ["I can't help."], evades=lambda p, t: "can't" in t)
     assert (chain.links[0].state, judge.seen) == ("evasive", [])

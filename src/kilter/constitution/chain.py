@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from kilter.constitution.critique import look
+from kilter.constitution.critique import look, said_by
 from kilter.constitution.document import Constitution, Principle
 from kilter.constitution.draw import draw
 from kilter.constitution.wording import critique_ask, revision_ask
@@ -115,10 +115,10 @@ class Reviser:
         principles = {n: self._principle(number, chains[n]) for n in open_}
         asks = [critique_ask(chains[n].prompt, chains[n].answer, principles[n], self.shots) for n in open_]
         criticised = {}
-        for n, reply in zip(open_, self.critic.reply(asks), strict=True):
+        for n, reply in zip(open_, said_by(self.critic, asks), strict=True):
             links[n] = _criticised(number, chains[n], principles[n], reply)
             if links[n] is None:
-                criticised[n] = reply.text.strip()
+                criticised[n] = reply.text
 
         # Only what was criticised is revised, and only a revision that says something else is judged.
         asks = [
@@ -126,8 +126,8 @@ class Reviser:
             for n, text in criticised.items()
         ]
         revised: dict[int, Link] = {}
-        for n, reply in zip(criticised, self.reviser.reply(asks) if asks else (), strict=True):
-            link = Link(number, principles[n].id, "unscored", "", criticised[n], reply.text.strip())
+        for n, reply in zip(criticised, said_by(self.reviser, asks), strict=True):
+            link = Link(number, principles[n].id, "unscored", "", criticised[n], reply.text)
             links[n] = self._unjudged(chains[n], link, reply)
             if links[n] is None:
                 revised[n] = link
@@ -188,7 +188,7 @@ class Reviser:
 
 def _criticised(number: int, chain: Chain, principle: Principle, reply: Reply) -> Link | None:
     """None where the critique names a problem, else the link without a revision."""
-    link = Link(number, principle.id, "unscored", reply.problem, reply.text.strip())
+    link = Link(number, principle.id, "unscored", reply.problem, reply.text)
     if reply.problem:
         return replace(link, failed=True)
     found, why = look(reply.text, chain.answer, conversation(chain.prompt))

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
+
+from kilter.feedback.judge.parse import without_thoughts
+from kilter.seams import Chat
+from kilter.types import Ask, Reply
 
 Found = Literal["problem", "nothing", "invalid"]
 
@@ -21,6 +26,11 @@ RUN = 3
 """Words in a row that a critique without quotation marks shares with the answer."""
 LONGEST_QUOTE = 40
 """Words of a quotation that are compared."""
+
+
+def said_by(chat: Chat, asks: Sequence[Ask]) -> list[Reply]:
+    """What a critic or a reviser says. What it thought before is no critique, and nothing to learn."""
+    return [replace(r, text=without_thoughts(r.text).strip()) for r in (chat.reply(asks) if asks else ())]
 
 
 def words(text: str) -> list[str]:

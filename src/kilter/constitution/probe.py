@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kilter.constitution.critique import look
+from kilter.constitution.critique import look, said_by
 from kilter.constitution.document import Constitution
 from kilter.constitution.judge import MARGIN, ConstitutionJudge, combined, decides
 from kilter.constitution.wording import critique_ask
@@ -53,7 +53,7 @@ def fires(
     found = []
     for principle in document.principles:
         mine = [(p, a) for p, a in answers if principle.scope.holds(p)]
-        replies = critic.reply([critique_ask(p, a, principle, shots) for p, a in mine]) if mine else []
+        replies = said_by(critic, [critique_ask(p, a, principle, shots) for p, a in mine])
         events: list[bool | None] = []
         for (prompt, answer), reply in zip(mine, replies, strict=True):
             kind = "invalid" if reply.problem else look(reply.text, answer, conversation(prompt))[0]

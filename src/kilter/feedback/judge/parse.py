@@ -23,12 +23,18 @@ THOUGHTS = tuple(
         r"\[(THINK|THOUGHTS?|REASONING|ANALYSIS)\].*?(?:\[/\1\]|\Z)",
         r"◁think▷.*?(?:◁/think▷|\Z)",
         r"<\|channel\|>(?:analysis|commentary).*?(?:<\|channel\|>final<\|message\|>|\Z)",
+    )
+)
+"""What a reply holds before it speaks. One that broke off goes to the end."""
+ENCLOSED = tuple(
+    re.compile(pattern, re.S | re.I | re.M)
+    for pattern in (
         # Whatever a tag at the head of a line encloses: another name for a thought, or a quotation.
         r"<!--.*?(?:-->|\Z)",
         r"^[ \t]*<(?!br\b|hr\b)([a-z][\w:.-]*)(?:\s[^<>\n]*)?>.*?(?:</\1\s*>|\Z)",
     )
 )
-"""What a reply holds before it speaks. One that broke off goes to the end."""
+"""What may be quoted or thought in a reply that should be a verdict. One that broke off goes to the end."""
 FENCE = re.compile(
     r"^[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)?(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.S | re.M
 )
@@ -58,9 +64,17 @@ def own_words(reply: str) -> str:
     return text
 
 
-def _spoken(reply: str) -> str:
+def without_thoughts(reply: str) -> str:
+    """What a model says, without what it thought before, where its server does not part the two."""
     for thought in THOUGHTS:
         reply = thought.sub("", reply)
+    return reply
+
+
+def _spoken(reply: str) -> str:
+    reply = without_thoughts(reply)
+    for enclosed in ENCLOSED:
+        reply = enclosed.sub("", reply)
     return reply
 
 
