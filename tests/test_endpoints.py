@@ -483,6 +483,9 @@ def test_a_sampler_of_ones_own_from_one_file(tmp_path):
     spec = SamplerKind(name=f"{path}:Parrot", options={"mark": "?"})
     sampler = open_sampler(spec, OpenSpec("nothing"))
     assert [c.text for c in answers(sampler, [prompt("hi")], 2, PARAMS)[0]] == ["HI?", "HI??"]
+    # Nobody has to name what a sampler takes beside its options.
+    path.write_text(OWN.replace('context, mark="!"', 'context, mark="!", *others, **more'))
+    assert open_sampler(spec, OpenSpec("nothing")).mark == "?"
     with pytest.raises(UserError, match="not an option"):
         open_sampler(spec.model_copy(update={"options": {"marks": "?"}}), OpenSpec("nothing"))
     with pytest.raises(UserError, match="does not tell how probable"):

@@ -54,7 +54,8 @@ def make(kind: str, maker: type[StageKind[Any]], door: Door) -> Callable[..., No
             _print(planned(kind, settings, values.get("model", BASE), source, values["out_"]))
             return
         done = made(kind, settings, values.get("model", BASE), source, values["out_"], err)
-        counts = "  ".join(f"{v} {k}" for k, v in done.facts.items() if isinstance(v, int) and v)
+        # True is an int to Python.
+        counts = "  ".join(f"{v} {k}" for k, v in done.facts.items() if type(v) is int and v)
         out.print(styled("data: [bold]{}[/]   {}", done.path, counts))
 
     run.__doc__ = door.does

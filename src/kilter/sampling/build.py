@@ -117,7 +117,8 @@ def _options(spec: SamplerKind, where: str) -> tuple[Callable[..., Sampler], dic
         )
     signature = getattr(factory, "__init__") if isinstance(factory, type) else factory  # noqa: B009
     hints = typing.get_type_hints(signature) if inspect.isroutine(signature) else {}
-    taken = {n: p for n, p in inspect.signature(factory).parameters.items() if n != "context"}
+    known = inspect.signature(factory).parameters.items()
+    taken = {n: p for n, p in known if n != "context" and p.kind is not p.VAR_POSITIONAL}
     # A word too many or too few is found now, and not when the model is loaded.
     for name, value in spec.options.items():
         if name not in taken:
