@@ -362,6 +362,15 @@ def test_text_streams_in_pieces(endpoint, sampler):
     assert "broke off" in SamplerChat(sampler, PARAMS).stream(prompt("Count").messages, pieces.append).problem
 
 
+@pytest.mark.parametrize("said", [None, "stream: not supported", "Streaming is not supported by this model"])
+def test_an_endpoint_that_does_not_stream_is_asked_for_the_whole(said, endpoint, sampler):
+    refused = (400, refusal(said), {}) if said else chat_reply("One, two")
+    endpoint.plan["Count"] = [lambda b: refused if b.get("stream") else chat_reply("One, two")]
+    pieces = []
+    reply = SamplerChat(sampler, PARAMS).stream(prompt("Count").messages, pieces.append)
+    assert (reply.text, reply.problem, pieces) == ("One, two", "", ["One, two"])
+
+
 def test_a_raw_text_is_continued_and_a_prefix_is_refused(endpoint, sampler):
     logprobs = {"tokens": [" upon"], "token_logprobs": [-0.5], "top_logprobs": None, "text_offset": [0]}
     choice = {"index": 0, "text": " upon a time", "finish_reason": "stop", "logprobs": logprobs}

@@ -278,8 +278,8 @@ class OpenAISampler:
         parameters = self._parameters(request, index)
         extra = parameters.pop("extra_body", {})
         parameters |= _conversation(request.prompt, extra)
-        if listener.wants_text:
-            return self._stream(request, index, listener, parameters)
+        if listener.wants_text and (found := self._stream(request, index, listener, parameters)) is not None:
+            return found
         reply = self._call(create, **parameters, logprobs=True)
         chosen = reply.choices[0]
         text = _written(chosen.message.content)
@@ -287,18 +287,32 @@ class OpenAISampler:
         calls = [_call(c, self._clean) for c in getattr(chosen.message, "tool_calls", None) or ()]
         told = chosen.logprobs.content if chosen.logprobs is not None else None
         tokens = tuple((t.token, float(t.logprob)) for t in told or ())
-        return _made(request, index, self._clean(text), chosen.finish_reason, _usage(reply), tokens, calls)
+        found = _made(request, index, self._clean(text), chosen.finish_reason, _usage(reply), tokens, calls)
+        if listener.wants_text and found.completion is not None:
+            listener.text(request, index, found.completion.text)
+        return found
 
-    def _stream(self, request: Request, index: int, listener: Listener, parameters: dict[str, Any]) -> Sample:
-        stream = self._call(
-            self._client.chat.completions.create,
-            **parameters,
-            stream=True,
-            stream_options={"include_usage": True},
-        )
-        text, reason, usage = "", None, Usage()
+    def _stream(
+        self, request: Request, index: int, listener: Listener, parameters: dict[str, Any]
+    ) -> Sample | None:
+        """The answer in pieces; None from an endpoint that gives no pieces."""
+        import openai
+
+        try:
+            stream = self._call(
+                self._client.chat.completions.create,
+                **parameters,
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            if re.search(r"\bstream(?:ing)?\b", _said(error), re.I):
+                return None
+            raise
+        text, reason, usage, pieces = "", None, Usage(), 0
         with contextlib.closing(stream):
             for chunk in stream:
+                pieces += 1
                 usage = _usage(chunk) if chunk.usage is not None else usage
                 # The last chunk has usage alone.
                 for chosen in chunk.choices[:1]:
@@ -307,6 +321,8 @@ class OpenAISampler:
                     if piece:
                         listener.text(request, index, piece)
         # A connection that closes early looks like an end: only a reason makes it one.
+        if not pieces:
+            return None
         if reason is None:
             raise ValueError("the stream broke off")
         return _made(request, index, self._clean(text), reason, usage)
