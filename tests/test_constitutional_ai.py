@@ -11,7 +11,8 @@ import pytest
 
 from kilter import cli
 from kilter.data import store
-from kilter.manifest import read
+from kilter.manifest import Manifest, read
+from kilter.release import gate as gates
 from kilter.release.gate import decide, load_policy
 from kilter.release.trace import find, lines
 
@@ -88,18 +89,45 @@ def test_the_recipe_runs_to_its_gate_and_every_row_can_be_traced(tiny, tmp_path,
     shutil.rmtree(run)
 
 
-def test_the_gate_of_a_run_with_an_unmeasured_judge_is_inconclusive_and_a_failure_stays_one():
+def evaluated():
+    """An evaluation in which the candidate b over-refuses no more than a."""
     estimate = {"value": 0.0, "n": 200, "n_unscored": 0, "ci_low": -0.01, "ci_high": 0.01, "method": ""}
     model = {"path": "m", "model_hash": "h", "metrics": {"over_refusal": estimate}}
     model["difference"] = {"over_refusal": estimate}
     evaluation = {"baseline": "a", "n_prompts": 200, "data_hash": "d", "models": {"a": model, "b": model}}
-    evaluation["prompts_found_in_training_data"] = 0
+    return evaluation | {"prompts_found_in_training_data": 0}
+
+
+def limited(value):
+    condition = {"metric": "over_refusal", "bound": "diff_ci_high", "op": "<=", "value": value}
+    return load_policy({"conditions": [condition]})
+
+
+def test_the_gate_of_a_run_with_an_unmeasured_judge_is_inconclusive_and_a_failure_stays_one():
+    evaluation = evaluated()
     for limit, alone in ((0.05, "pass"), (-0.05, "fail")):
-        condition = {"metric": "over_refusal", "bound": "diff_ci_high", "op": "<=", "value": limit}
-        policy = load_policy({"conditions": [condition]})
+        policy = limited(limit)
         assert decide(policy, evaluation, "b")["verdict"] == alone
         found = decide(policy, evaluation, "b", uncertified=["builtin"])
         assert found["verdict"] == ("fail" if alone == "fail" else "inconclusive")
         assert "judge not certified: builtin" in found["conditions"][-1]["why"]
         found = decide(policy, evaluation, "b", uncertified=["x"], refused=["audit refused it for ties"])
         assert found["verdict"] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("states", "state"),
+    [
+        ({"accepted": 0, "evasive": 480}, "fail"),
+        ({"accepted": 85, "no_change": 240, "evasive": 60}, None),
+        ({"unscored": 48}, None),
+        ({"accepted": 1, "evasive": 2}, None),
+        ({}, None),
+    ],
+)
+def test_a_critic_that_always_declines_fails_the_gate_though_its_judge_is_certified(states, state):
+    entries = {"revise": Manifest("revise", "revise", "k", {}, {}, status="done", facts={"states": states})}
+    found = decide(limited(0.05), evaluated(), "b", evaded=gates.evaded(entries))
+    said = [c for c in found["conditions"] if c["condition"] == "revisions do not evade"]
+    assert [c["state"] for c in said] == ([state] if state else [])
+    assert found["verdict"] == (state or "pass")

@@ -242,6 +242,7 @@ def gate(
         broken=links,
         uncertified=gates.uncertified(before),
         refused=gates.refused(before),
+        evaded=gates.evaded(before),
         allow_means=allow_means,
         sources={} if own is None else own.sources,
     )

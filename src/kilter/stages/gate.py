@@ -118,6 +118,7 @@ class Gate(StageKind[GateSpec]):
             certificates=work.certificates(),
             uncertified=gates.uncertified(done),
             refused=gates.refused(done),
+            evaded=gates.evaded(done),
             allow_means=spec.allow_means,
         )
         gates.write(result, folder)

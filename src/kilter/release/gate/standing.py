@@ -1,4 +1,4 @@
-"""Conditions that no policy has to name: leaks, broken files, and judges whom nobody measured."""
+"""Conditions that no policy has to name: leaks, broken files, unmeasured judges, and evasive revisions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from kilter.hashes import file_hash
 from kilter.manifest import Manifest
 from kilter.release.gate.condition import State, waived
 from kilter.release.gate.policy import Waiver
+from kilter.statistics.shares import wilson_bounds
 
 
 def leaks(
@@ -99,6 +100,30 @@ def unvouched(uncertified: Sequence[str], refused: Sequence[str]) -> list[dict[s
     why = f"judge not certified: {', '.join(uncertified)}" + (f"; {'; '.join(refused)}" if refused else "")
     state: State = "fail" if refused else "inconclusive"
     return [_standing("every judge is certified", "judges", len(uncertified), state, why)]
+
+
+EVASIVE = 0.5
+"""Share of revisions that may decline without a reason, or decline what deserves help."""
+
+
+def evaded(done: Mapping[str, Manifest]) -> list[tuple[str, int, int]]:
+    """(stage, evasive revisions, rounds) of the stages whose critic and reviser mostly evade."""
+    found = []
+    for name, entry in done.items():
+        states = entry.facts.get("states", {}) if entry.kind == "revise" else {}
+        k, n = states.get("evasive", 0), sum(states.values())
+        if n and wilson_bounds(k, n)[0] > EVASIVE:
+            found.append((name, k, n))
+    return found
+
+
+def evasive(stages: Sequence[tuple[str, int, int]]) -> list[dict[str, Any]]:
+    """To decline everything breaks no principle. Nothing was learned from it, and nothing was shown."""
+    what = "decline without a reason, or decline what deserves help"
+    return [
+        _standing("revisions do not evade", "revisions", k, "fail", f"{name}: {k} of {n} {what}", n)
+        for name, k, n in stages
+    ]
 
 
 def _standing(

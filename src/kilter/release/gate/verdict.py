@@ -12,7 +12,7 @@ from kilter.errors import UserError
 from kilter.release.gate.condition import Case, check
 from kilter.release.gate.family import corrected
 from kilter.release.gate.policy import GUARDS, Policy
-from kilter.release.gate.standing import changed, imported, leaks, unvouched
+from kilter.release.gate.standing import changed, evasive, imported, leaks, unvouched
 from kilter.release.subjects import baseline_of, subjects
 
 SCHEMA = 1
@@ -28,6 +28,7 @@ def decide(
     certificates: Sequence[str | Path] = (),
     uncertified: Sequence[str] = (),
     refused: Sequence[str] = (),
+    evaded: Sequence[tuple[str, int, int]] = (),
     allow_means: bool = False,
     sources: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
@@ -43,6 +44,7 @@ def decide(
         certificates: judge.json files beside the policy's own.
         uncertified: judges of the run that no certificate vouches for.
         refused: audits of the run that refused their judge, with what it failed.
+        evaded: stages of the run whose revisions mostly evade; see standing.evaded.
         allow_means: whether a condition may read a mean; the verdict says so.
         sources: SHA-256 of what an imported evaluation was read from, as its manifest has it.
     """
@@ -59,6 +61,7 @@ def decide(
         *imported(evaluation, sources),
         *changed(broken),
         *unvouched(uncertified, refused),
+        *evasive(evaded),
     ]
     states = {r["state"] for r in results}
     verdict = "fail" if states & {"fail", "error"} else "inconclusive" if "inconclusive" in states else "pass"
