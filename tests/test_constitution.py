@@ -25,6 +25,7 @@ from kilter.constitution.probe import conflicts, difference, fires, leave_one_ou
 from kilter.constitution.read import build, load, shipped
 from kilter.constitution.wording import critique_ask
 from kilter.errors import UserError
+from kilter.evaluation.evasion import evades
 from kilter.evaluation.metrics.boilerplate import most_repeated
 from kilter.feedback.judge.verdict import Comparison, Judgement, Verdict
 from kilter.roles.chat import SamplerChat
@@ -413,6 +414,18 @@ def test_what_critic_and_reviser_thought_is_neither_a_critique_nor_learned(thoug
 def test_an_evasive_revision_is_not_judged():
     chain, judge = revised([NAMED], ["I can't help."], evades=lambda p, t: "can't" in t)
     assert (chain.links[0].state, judge.seen) == ("evasive", [])
+
+
+@pytest.mark.parametrize(
+    "said", ["I can't help with that.", "I'm sorry, but I cannot assist with that request."]
+)
+def test_a_critic_that_declines_is_evasive_and_one_that_rambles_is_unscored(said):
+    chain, judge = revised([said], [], evades=evades)
+    assert (chain.links[0].state, chain.links[0].reason, judge.seen) == ("evasive", "the critic declines", [])
+    chain, _ = revised(["The weather is fine in spring."], [], evades=evades)
+    assert chain.links[0].state == "unscored"
+    chain, _ = revised(["No problem found."], [], evades=evades)
+    assert chain.links[0].state == "no_change"
 
 
 def test_a_revision_that_was_cut_off_is_unscored_and_not_judged():

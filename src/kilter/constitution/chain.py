@@ -116,7 +116,7 @@ class Reviser:
         asks = [critique_ask(chains[n].prompt, chains[n].answer, principles[n], self.shots) for n in open_]
         criticised = {}
         for n, reply in zip(open_, said_by(self.critic, asks), strict=True):
-            links[n] = _criticised(number, chains[n], principles[n], reply)
+            links[n] = self._criticised(number, chains[n], principles[n], reply)
             if links[n] is None:
                 criticised[n] = reply.text
 
@@ -153,6 +153,19 @@ class Reviser:
             return None
         return Link(number, "", "no_change", "no principle is about this prompt", ends=True)
 
+    def _criticised(self, number: int, chain: Chain, principle: Principle, reply: Reply) -> Link | None:
+        """None where the critique names a problem, else the link without a revision."""
+        link = Link(number, principle.id, "unscored", reply.problem, reply.text)
+        if reply.problem:
+            return replace(link, failed=True)
+        found, why = look(reply.text, chain.answer, conversation(chain.prompt))
+        if found == "nothing":
+            return replace(link, state="no_change", reason="the critic found nothing", ends=True)
+        # To find fault is no harm, whatever the prompt asks for.
+        if found == "invalid" and self.evades(Prompt(text=""), reply.text):
+            return replace(link, state="evasive", reason="the critic declines")
+        return replace(link, reason=why) if found == "invalid" else None
+
     def _unjudged(self, chain: Chain, link: Link, reply: Reply) -> Link | None:
         """The link of a revision that needs no judge, None for one that does."""
         if reply.problem or not link.revision:
@@ -184,17 +197,6 @@ class Reviser:
         if max(forward, swapped) < 0.5:
             return replace(link, state="worse")
         return replace(link, reason="the judge's two orders disagree")
-
-
-def _criticised(number: int, chain: Chain, principle: Principle, reply: Reply) -> Link | None:
-    """None where the critique names a problem, else the link without a revision."""
-    link = Link(number, principle.id, "unscored", reply.problem, reply.text)
-    if reply.problem:
-        return replace(link, failed=True)
-    found, why = look(reply.text, chain.answer, conversation(chain.prompt))
-    if found == "nothing":
-        return replace(link, state="no_change", reason="the critic found nothing", ends=True)
-    return replace(link, reason=why) if found == "invalid" else None
 
 
 def _comparison(chain: Chain, link: Link, principle: Principle) -> Comparison:
