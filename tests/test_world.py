@@ -101,7 +101,7 @@ def test_the_share_of_claims_is_set(claims):
 
 def test_kinds_take_turns():
     """Half are claims by default, and no kind comes twice before the others of its half."""
-    order = "refund address replacement advice cancellation address repair advice".split()
+    order = ["refund", "address", "replacement", "advice", "cancellation", "address", "repair", "advice"]
     assert [kind_of(i, SupportDesk().claims) for i in range(16)] == [*order, *order]
 
 
