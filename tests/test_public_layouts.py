@@ -712,3 +712,71 @@ def test_a_hint_that_would_be_a_guess_names_the_columns(read):
         read, [{"problem": "2 + 2?", "answer": "4", "positive": "It is 4.", "negative": "It is 5."}], "pairs"
     )
     assert "--map chosen=... --map rejected=..." in text and "positive, negative" in text
+
+
+@pytest.mark.parametrize("end", ["", "\n<extra_id_1>Assistant\n", "\n<extra_id_1>Assistant"])
+@pytest.mark.parametrize("begin", ["", "<extra_id_1>User\n"])
+@pytest.mark.parametrize(
+    "beside",
+    [{"response": "Paris."}, {"response_1": "Paris.", "response_2": "Lyon.", "preference_strength": -2}],
+)
+def test_several_turns_of_helpsteer_are_turns(read, begin, beside, end):
+    prompt = f"{begin}Hi\n<extra_id_1>Assistant\nHello.\n<extra_id_1>User\nCapital of France?{end}"
+    found = read([{"prompt": prompt, "helpfulness": 4, **beside}], "rollouts")
+    assert asked(found.train[0]) == TURNS
+    assert any("HelpSteer" in note for note in found.notes())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["What is <extra_id_1>User\n?", "Hi\n<extra_id_1>Assistant\nHello.", "A\n<extra_id_1>User\nB"],
+)
+def test_text_that_mentions_the_marks_of_helpsteer_stays_text(read, text):
+    (group,) = read([{"prompt": text, "response": "Paris.", "helpfulness": 4}], "rollouts").train
+    assert asked(group) == [("user", text)]
+
+
+def test_rounds_of_xtuner_have_a_system_message_and_answers_that_are_not_learned(read):
+    rounds = [
+        {"system": "Be brief.", "input": "Hi", "output": "Hello.", "output_with_loss": False},
+        {"input": "Capital of France?", "output": "Paris.", "output_with_loss": True},
+    ]
+    found = read([{"conversation": rounds}], "demonstrations")
+    (group,) = found.train
+    assert asked(group) == [("system", "Be brief."), *TURNS]
+    assert group.prompt.messages[2]["train"] is False
+    assert said(group) == ["Paris."]
+    assert found.unread == ()
+
+
+@pytest.mark.parametrize("key", ["train_detail", "training_detail"])
+def test_a_turn_of_which_a_part_is_learned_is_refused(read, key):
+    detail = [{"begin_offset": 0, "end_offset": 3, "train": False}]
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "No. Hello.", key: detail}]
+    with pytest.raises(UserError, match=rf"messages\[1\].{key}.*learned as a whole"):
+        read([{"messages": turns}], "demonstrations")
+    turns[1][key] = []
+    assert said(read([{"messages": turns}], "demonstrations").train[0]) == ["No. Hello."]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Capital of France?", "solutions": '["print(1)"]', "input_output": "{}", "url": "u"},
+        {"question": "Capital of France?", "tests": ["assert f() == 1"]},
+        {"text": "Capital of France?", "code": "print(1)", "test_list": ["assert f() == 1"]},
+        {"messages": [{"role": "user", "content": "Capital of France?"}], "reference_answer": "Paris"},
+        {"context_messages": [{"role": "user", "content": "Capital of France?"}], "answer": "Paris"},
+    ],
+)
+def test_questions_with_tests_or_a_reference_are_prompts(read, row):
+    (group,) = read([row], "prompts").train
+    assert asked(group) == TURNS[-1:]
+    assert group.prompt.columns.keys() >= row.keys() - {"question", "text", "messages", "context_messages"}
+
+
+def test_the_context_of_a_pair_by_openrlhf_s_name_is_its_prompt(read):
+    chosen, rejected = ([{"role": "assistant", "content": city}] for city in ("Paris.", "Lyon."))
+    row = {"context_messages": [{"role": "user", "content": "Capital of France?"}]}
+    (group,) = read([{**row, "chosen": chosen, "rejected": rejected}]).train
+    assert (asked(group), said(group)) == (TURNS[-1:], ["Paris.", "Lyon."])

@@ -31,7 +31,14 @@ SORTS = (
 )
 """Columns that sort rows."""
 
-BESIDE = (*IDS, *NOTED, *SYSTEMS, *TOOLS, *SORTS, *(c for c in CHECKED if c not in ("answer", "solution")))
+BESIDE = (
+    *IDS,
+    *NOTED,
+    *SYSTEMS,
+    *TOOLS,
+    *SORTS,
+    *(c for c in CHECKED if c not in ("answer", "solution", "solutions")),
+)
 """Columns that hold no answer to learn, by their names."""
 
 

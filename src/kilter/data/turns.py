@@ -32,6 +32,7 @@ ROLES = {
     "chatgpt": "assistant",
     "model": "assistant",
     "bot": "assistant",
+    "chatbot": "assistant",
     "bing": "assistant",
     "ai": "assistant",
     "system": "system",
@@ -65,6 +66,9 @@ _ATTACHED = re.compile(r"(input_)?files?|attachments?|media")
 MARKS = ("train", "training", "trainable", "loss", "loss_mask")
 """Keys of an assistant turn that say whether it is learned."""
 
+DETAILS = ("train_detail", "training_detail")
+"""Keys of a turn that say which of its characters are learned (Axolotl)."""
+
 READ = {
     "role",
     "from",
@@ -79,6 +83,7 @@ READ = {
     *THOUGHTS,
     "weight",
     *MARKS,
+    *DETAILS,
 }
 """Keys of a turn that are read; others are listed."""
 
@@ -88,6 +93,30 @@ _DIALOGUE = re.compile(r"\s*Human:.*?\n\nAssistant:", re.DOTALL)
 
 BECAME_TURNS = "a prompt of HH's text (Human: ... Assistant:) becomes turns"
 """Said of rows whose plain-text prompt is a dialogue."""
+
+
+_STEERED = re.compile(r"(?:^|\n)<extra_id_1>(User|Assistant)\n")
+
+STEERED = "a prompt of HelpSteer's text (<extra_id_1>User, <extra_id_1>Assistant) becomes turns"
+"""Said of rows whose plain-text prompt holds several turns as HelpSteer and NeMo write them."""
+
+
+def _steered(text: str) -> tuple[Message, ...]:
+    """The turns of HelpSteer's text, which wait for an answer; () for any other text.
+
+    The first turn is the user's and may lack its mark. The mark of the answer may stand at the end.
+    """
+    begin, *pieces = _STEERED.split(text + "\n" if text.endswith("<extra_id_1>Assistant") else text)
+    pairs = [*zip(pieces[::2], pieces[1::2], strict=True)]
+    if begin.strip():
+        pairs = [("User", begin), *pairs]
+    if pairs and pairs[-1][0] == "Assistant" and not pairs[-1][1].strip():
+        pairs = pairs[:-1]
+    roles = [role for role, _ in pairs]
+    in_turn = roles == ["User", "Assistant"] * (len(roles) // 2) + ["User"]
+    if not pieces or not in_turn or not all(said.strip() for _, said in pairs):
+        return ()
+    return tuple(Message(role=role.lower(), content=said.strip()) for role, said in pairs)
 
 
 def is_dialogue(value: Any) -> bool:
@@ -119,6 +148,10 @@ def asked(text: str, say: Callable[[str], object] | None = None) -> tuple[Messag
             if say is not None:
                 say(BECAME_TURNS)
             return found
+    if steered := _steered(text):
+        if say is not None:
+            say(STEERED)
+        return steered
     return (Message(role="user", content=text),)
 
 
@@ -216,14 +249,21 @@ def _unfolded(found: Sequence[Any], field: str, row: Row | None) -> Sequence[Any
         asks, answers = (
             {"role": role, "content": item.get(key)} for role, key in zip(SPEAKERS, keys, strict=True)
         )
+        answers |= {"train": item.get(WITH_LOSS)}
+        if i == 0 and (system := item.get("system")):
+            made.append({"role": "system", "content": system})
         # A last round without an answer waits for one.
         made += [asks] if answers["content"] is None and i == len(found) - 1 else [asks, answers]
         if row is not None:
-            row.unread |= {f"{field}[].{key}": None for key in item if key not in keys}
+            read = {*keys, WITH_LOSS, *(["system"] if i == 0 else [])}
+            row.unread |= {f"{field}[].{key}": None for key in item if key not in read}
     return made
 
 
 SPEAKERS = ("user", "assistant")
+
+WITH_LOSS = "output_with_loss"
+"""Key of a round that says whether its answer is learned (XTuner)."""
 
 
 def are_rounds(value: Any) -> bool:
@@ -261,6 +301,12 @@ def _turn(turn: Mapping[str, Any], where: str) -> Message:
     media = next((k for k in held if not is_empty(turn[k] or None)), None)
     if media is not None:
         raise RowError(f"{where}.{media}", f"holds {media}, which a text model cannot read")
+    detail = next((k for k in DETAILS if not is_empty(turn.get(k))), None)
+    if detail is not None:
+        fix = "remove the key, or mark whole turns by train: true or false"
+        raise RowError(
+            f"{where}.{detail}", "has marks for parts of a turn, which is learned as a whole", fix=fix
+        )
     # OpenAI writes a refusal in a key of its own, beside a content that is null.
     words = next((turn[k] for k in ("content", "value", "refusal") if turn.get(k)), turn.get("content"))
     words = turn.get("value") if words is None else words

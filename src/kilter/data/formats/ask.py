@@ -22,7 +22,22 @@ ANSWERS = ("completion", "response", "output", "generated_solution")
 CONVERSATIONS = ("messages", "conversations", "conversation", "trajectory")
 """Columns that hold a whole conversation; the first one that is there counts."""
 
-CHECKED = ("answer", "solution", "ground_truth", "gold", "final_answer", "expected_answer", "reference")
+TESTS = ("test_list", "tests", "test_cases", "input_output")
+"""Columns that hold tests of a program; beside them a text alone is a prompt (MBPP)."""
+
+CHECKED = (
+    "answer",
+    "solution",
+    "ground_truth",
+    "gold",
+    "final_answer",
+    "expected_answer",
+    "reference",
+    "reference_answer",
+    "reward_model",
+    "solutions",
+    *TESTS,
+)
 """Columns that answers can be checked against: with one of them a question alone is a prompt."""
 
 
@@ -36,7 +51,8 @@ def first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
 def asking(row: Mapping[str, Any]) -> str | None:
     """The column that asks.
 
-    Where none is named so, and no conversation stands beside it, `input` does, or turns in `context`.
+    Where none is named so, and no conversation stands beside it, `input` does, `text` beside tests, or turns
+    in `context` or `context_messages`.
     """
     named = first(row, PROMPTS)
     if named is not None and ("instruction" not in row or "prompt" not in row):
@@ -48,7 +64,9 @@ def asking(row: Mapping[str, Any]) -> str | None:
         return named
     if isinstance(plain.get("input"), str | list):
         return "input"
-    return "context" if are_turns(opened(plain.get("context"))) else None
+    if "text" in row and first(row, TESTS) is not None:
+        return "text"
+    return next((c for c in ("context", "context_messages") if are_turns(opened(plain.get(c)))), None)
 
 
 def _is_filled(row: Mapping[str, Any]) -> bool:

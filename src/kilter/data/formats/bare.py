@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kilter.data.formats.ask import CHECKED, CONVERSATIONS, PROMPTS, first, prompt_of, text_of
+from kilter.data.formats.ask import CHECKED, CONVERSATIONS, asking, first, prompt_of, text_of
 from kilter.data.formats.demonstrations import DEMONSTRATION
 from kilter.data.formats.registry import data_format
 from kilter.data.row import Row, RowError
@@ -46,7 +46,7 @@ def _read_transcript(row: Row) -> Iterator[Group]:
 
 def _is_prompt(row: Mapping[str, Any]) -> bool:
     return "prompt" in row or (
-        first(row, (*PROMPTS, *CONVERSATIONS)) is not None and first(row, CHECKED) is not None
+        (asking(row) or first(row, CONVERSATIONS)) is not None and first(row, CHECKED) is not None
     )
 
 
