@@ -385,6 +385,39 @@ def test_engines_on_gpus_answer_with_the_learner_s_weights(place, tmp_path):
             sampler.sync(Weights(step + 1))
 
 
+FAILS = """
+import multiprocessing, sys
+from kilter.sampling.vllm_clients import log_length, start_failed
+
+def core():
+    if sys.argv[1]:
+        raise ValueError(sys.argv[1])
+
+if __name__ == "__main__":
+    print("RuntimeError: of an earlier engine", file=sys.stderr, flush=True)
+    before = log_length()
+    process = multiprocessing.get_context("fork").Process(target=core, name="EngineCore")
+    process.start()
+    process.join()
+    print("(EngineCore pid=7) a line that is no error", file=sys.stderr, flush=True)
+    seen = RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {}")
+    print(start_failed(seen, before))
+"""
+
+
+@pytest.mark.parametrize("in_file", [True, False], ids=["a worker's log", "a pipe"])
+@pytest.mark.parametrize("cause", ["No memory is left for the cache", ""], ids=["raised", "killed"])
+def test_an_engine_that_does_not_start_says_why(tmp_path, in_file, cause):
+    """Its process writes the cause to standard error, which of a worker is a file on another machine."""
+    (tmp_path / "fails.py").write_text(FAILS)
+    with (tmp_path / "log").open("wb") as log:
+        command = [sys.executable, tmp_path / "fails.py", cause]
+        end = subprocess.run(command, stdout=subprocess.PIPE, stderr=log if in_file else subprocess.PIPE)
+    named = f"ValueError: {cause}" if cause and in_file else "Failed core proc(s): {}"
+    said = end.stdout.decode()
+    assert "vLLM did not start" in said and named in said and "earlier" not in said
+
+
 def gone(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"

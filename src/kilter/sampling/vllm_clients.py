@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import queue
+import re
 import shlex
+import stat
 import subprocess
 import threading
 import time
@@ -48,6 +51,15 @@ AGAIN = "run the same command again to resume"
 
 REFUSALS = (400, 413, 422)
 """HTTP statuses that concern one request: malformed, too large, not to be processed."""
+
+
+LOG_END = 1 << 16
+"""Bytes at the end of a log in which an error is looked for."""
+
+RAISED = re.compile(
+    r"^(?:\([^)]* pid=\d+\) )?((?:\w+\.)*\w+(?:Error|Exception): (?!.*root cause above).+)$", re.MULTILINE
+)
+"""The line with which Python ends what it says of an error; vLLM puts the name of its process before it."""
 
 
 class Generates(Protocol):
@@ -111,9 +123,35 @@ def engine_settings(folder: Path, dtype: str, spec: SamplerKind, share: float = 
     }
 
 
-def start_failed(error: BaseException) -> RunFailed:
-    """What to say of an engine that does not start."""
-    return RunFailed(f"vLLM did not start ({last_line(error)})", "free memory, or use sampler: {name: local}")
+def start_failed(error: BaseException, before: int) -> RunFailed:
+    """What to say of an engine that does not start.
+
+    Args:
+        error: vLLM's, which says of an engine's process only that it ended.
+        before: length of the log when the engine began.
+    """
+    cause = _raised_below(before) or last_line(error)
+    return RunFailed(f"vLLM did not start ({cause})", "free memory, or use sampler: {name: local}")
+
+
+def log_length() -> int:
+    """Bytes in the file that standard error goes to, as in a worker; 0 where people read it."""
+    with contextlib.suppress(OSError):
+        found = os.fstat(2)
+        return found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return 0
+
+
+def _raised_below(before: int) -> str:
+    """The last error that a process wrote to the log since it had this length."""
+    end = log_length()
+    if end <= before:
+        return ""
+    with contextlib.suppress(OSError), open("/proc/self/fd/2", "rb") as log:
+        log.seek(max(before, end - LOG_END))
+        found = RAISED.findall(log.read().decode(errors="replace"))
+        return found[-1][:200] if found else ""
+    return ""
 
 
 def end_together(processes: Iterable[Any], folder: Path) -> subprocess.Popen[bytes]:
@@ -140,11 +178,11 @@ class InProcess:
 
         # The engine's processes are those that come while it starts; their life is watched from here on.
         self.timeout = spec.timeout
-        before = set(multiprocessing.active_children())
+        before, log = set(multiprocessing.active_children()), log_length()
         try:
             self.llm = LLM(**settings)
         except Exception as error:
-            raise start_failed(error) from error
+            raise start_failed(error, log) from error
         self._engine = set(multiprocessing.active_children()) - before
         self._guard = end_together(self._engine, folder)
         self.context: int | None = self.llm.llm_engine.model_config.max_model_len

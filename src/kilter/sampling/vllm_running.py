@@ -26,6 +26,7 @@ from kilter.sampling.vllm_clients import (
     ended,
     engine_settings,
     last_line,
+    log_length,
     parameters,
     seed_of,
     start_failed,
@@ -81,11 +82,11 @@ class RunningEngine:
         async def start() -> Any:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
 
-        before = set(multiprocessing.active_children())
+        before, log = set(multiprocessing.active_children()), log_length()
         try:
             self.engine = asyncio.run_coroutine_threadsafe(start(), self._loop).result()
         except Exception as error:
-            raise start_failed(error) from error
+            raise start_failed(error, log) from error
         self._processes = set(multiprocessing.active_children()) - before
         self._guard = end_together(self._processes, folder)
         self.context: int | None = self.engine.model_config.max_model_len
