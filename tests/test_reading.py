@@ -52,6 +52,13 @@ def test_a_prompt_by_any_name_is_the_prompt(read, name):
     assert data.unread == ()
 
 
+@pytest.mark.parametrize("nothing", ["", " ", "<noinput>", "<noInput>"])
+def test_no_input_follows_an_instruction(read, nothing):
+    row = {"instruction": "Name a capital.", "input": nothing, "output": "Paris."}
+    (group,) = read([row], "demonstrations").train
+    assert asked(group) == [("user", "Name a capital.")]
+
+
 def test_an_input_follows_its_instruction(read):
     row = {"instruction": "Translate.", "input": "chat", "chosen": "cat", "rejected": "dog"}
     assert asked(read([row]).train[0]) == [("user", "Translate.\n\nchat")]
@@ -524,6 +531,7 @@ def test_the_cells_of_a_table_hold_what_the_lines_of_a_file_hold(tmp_path):
         {"completions": [{"response": "low", "rank": 2}, {"response": "high", "rank": 1}]},
         {"responses": ["low", "none", "high"], "scores": [1, None, "5"]},
         {"completions": ["low", "high"], "ratings": [2, 4]},
+        {"responses": ["low", "high"], "rewards": [-0.5, 1.5]},
         {"completions": ["low", "high"], "ranks": [2, 1]},
     ],
 )

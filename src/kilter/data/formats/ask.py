@@ -16,6 +16,9 @@ PROMPTS = ("prompt", "question", "instruction", "query", "problem")
 CONTEXTS = ("input", "context")
 """What a question or an instruction is about: it follows the prompt."""
 
+NO_INPUT = "<noinput>"
+"""How Self-Instruct and Alpaca write that an instruction is about nothing."""
+
 ANSWERS = ("completion", "response", "output", "generated_solution")
 """Columns that hold one answer; the first one that is there counts."""
 
@@ -92,7 +95,8 @@ def _text_prompt(text: str, field: str, row: Row) -> Prompt:
     if not text.strip():
         raise RowError(field, "is empty")
     about = first(row, [c for c in CONTEXTS if c != field]) if field != "prompt" else None
-    if about is not None and (more := text_of(row.ask(about), about)).strip():
+    more = "" if about is None else text_of(row.ask(about), about)
+    if more.strip().lower() not in ("", NO_INPUT):
         text = f"{text}\n\n{more}"
     before = history(row) if field != "prompt" else ()
     if before:

@@ -156,7 +156,7 @@ def _read_ratings(row: Row) -> Iterator[Group]:
     yield Group(prompt, tuple(found), tuple(feedback))
 
 
-BESIDE = ("scores", "ratings", "overall_scores", "ranks", "rank")
+BESIDE = ("scores", "ratings", "overall_scores", "rewards", "ranks", "rank")
 """Columns with a number for each of several answers; the first one counts."""
 
 
