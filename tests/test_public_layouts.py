@@ -704,6 +704,12 @@ def test_a_score_is_hinted_at_where_it_ranks(read):
     assert scores(read(rows, "ranked", map={"score": "stars"}).train[0]) == [3.0, 1.0]
 
 
+def test_a_score_of_single_answers_is_hinted_at_where_it_makes_pairs(read):
+    rows = [{"prompt": "Hi?", "response": f"So {n}.", "reward": n} for n in (1, 3)]
+    assert "--map score=reward" in hint(read, rows, "pairs")
+    assert said(read(rows, map={"score": "reward"}).train[0]) == ["So 3.", "So 1."]
+
+
 def test_a_hint_that_would_be_a_guess_names_the_columns(read):
     text = hint(read, [{"user_input": "Say hi to me", "model_output": "Hi to you", "lang": "en"}], "prompts")
     assert "--map prompt=... --map completion=... (in a recipe map: {...})" in text

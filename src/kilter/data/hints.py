@@ -75,6 +75,9 @@ def missing(rows: Sequence[Raw], shape: Shape, unread: Sequence[str], works: Cal
     # Of a pair one side may be there, under its own name.
     lacking = [side for side in ("chosen", "rejected") if side not in columns]
     if shape == "pairs" and len(lacking) == 2:
+        rates = (c for c, values in columns.items() if RATES.fullmatch(c) and _fits(values, number))
+        if scored := next((c for c in rates if works({"score": c})), None):
+            return options({"score": scored})
         return _open(lacking, texts) if len(texts) > 1 else ""
     tried: dict[str, list[Names]] = {
         "pairs": [{side: c} for side in lacking for c in texts if c not in ("chosen", "rejected")],
@@ -84,6 +87,9 @@ def missing(rows: Sequence[Raw], shape: Shape, unread: Sequence[str], works: Cal
     }
     return next((options(names) for names in tried.get(shape, ()) if works(names)), "")
 
+
+RATES = re.compile(r".*(score|reward|rating).*", re.IGNORECASE)
+"""Names of columns that may say how good an answer is, where several rows answer one prompt."""
 
 VERDICT = re.compile(r"(is_)?(safe|harmless|helpful|correct|valid|acceptable|accepted|approved|good)")
 """Names of columns that may say what an answer is worth, or what its prompt is."""
