@@ -296,6 +296,23 @@ def test_one_file_serves_all_train_stages_of_a_recipe(folder):
         parsed(folder / "several.yaml", (), file, "")
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["own keys", "none"])
+@pytest.mark.parametrize("line", ["lookahead: 1", "address: 'head:6379'", "stall: 10"])
+def test_a_file_that_changes_no_stage_is_refused(folder, own, line):
+    """Else a run that was meant for another machine would go on here, without a word."""
+    from kilter.cli.cluster import parsed
+
+    keys = ", cluster: {rollout: {place: apart}}" if own else ""
+    (folder / "one.yaml").write_text(
+        "model: builtin:smollm2-135m\ndata: {path: prompts.jsonl, heldout: 0}\nstages:\n"
+        f"  grpo: {{train: {{method: grpo, prompts: $data, feedback: math{keys}}}}}\n"
+    )
+    (folder / "keys.yaml").write_text(line + "\n")
+    fix = "stages.grpo.train.cluster.lookahead" if own else "Name a role, such as rollout"
+    with pytest.raises(UserError, match="(?s)--cluster.*" + fix):
+        parsed(folder / "one.yaml", (), folder / "keys.yaml", "")
+
+
 def test_a_dry_run_refuses_as_well(folder):
     done = kilter("run", "r.yaml", "--dry-run", cwd=folder)
     assert done.returncode == 2

@@ -379,7 +379,7 @@ def on_cluster(stages: Mapping[str, Stage], cluster: ClusterSpec) -> dict[str, S
     A stage with `cluster` of its own keeps it.
 
     Raises:
-        UserError: a role of the file moves in no stage.
+        UserError: a role of the file moves in no stage, or no stage takes any of it.
     """
     from kilter.objectives import index
     from kilter.training.placing import fitting
@@ -394,6 +394,14 @@ def on_cluster(stages: Mapping[str, Stage], cluster: ClusterSpec) -> dict[str, S
         if wanted != ClusterSpec().roles()[role] and all(fit.roles()[role] != wanted for fit in used):
             problem = "names a role that no train stage without `cluster` of its own has"
             raise UserError("--cluster", role, problem, "leave it out of the file")
+    if not used:
+        own = [n for n, one in stages.items() if getattr(one.spec, "cluster", None) is not None]
+        problem = "moves no role out of a train stage"
+        fix = "name a role, such as rollout: {place: apart}, or leave the file out"
+        if own:
+            problem = "has no train stage to change: each keeps a `cluster` of its own"
+            fix = f"give its keys one by one, such as --set stages.{own[0]}.train.cluster.lookahead=1"
+        raise UserError("--cluster", "(given)", problem, fix)
     return found
 
 
