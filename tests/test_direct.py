@@ -387,15 +387,17 @@ def test_engines_on_gpus_answer_with_the_learner_s_weights(place, tmp_path):
 
 FAILS = """
 import multiprocessing, sys
-from kilter.sampling.vllm_clients import log_length, start_failed
+from kilter.sampling.vllm_clients import log_lengths, start_failed
 
 def core():
     if sys.argv[1]:
-        raise ValueError(sys.argv[1])
+        said = "(Worker pid=9) ERROR 11-27 12:12:55 [executor.py:953] ValueError: " + sys.argv[1]
+        print(said, file=sys.stderr, flush=True)
+        raise Exception("initialization failed. See stack trace for root cause.")
 
 if __name__ == "__main__":
     print("RuntimeError: of an earlier engine", file=sys.stderr, flush=True)
-    before = log_length()
+    before = log_lengths()
     process = multiprocessing.get_context("fork").Process(target=core, name="EngineCore")
     process.start()
     process.join()

@@ -53,13 +53,18 @@ REFUSALS = (400, 413, 422)
 """HTTP statuses that concern one request: malformed, too large, not to be processed."""
 
 
+LOGS = (2, 1)
+"""Standard error and output: an engine's processes write there why they end."""
+
 LOG_END = 1 << 16
 """Bytes at the end of a log in which an error is looked for."""
 
 RAISED = re.compile(
-    r"^(?:\([^)]* pid=\d+\) )?((?:\w+\.)*\w+(?:Error|Exception): (?!.*root cause above).+)$", re.MULTILINE
+    r"^(?:\([^)]* pid=\d+\) )?(?:ERROR [^\]\n]*\] )?"
+    r"((?:\w+\.)*\w*(?:Error|Exception): (?!.*root cause).+)$",
+    re.MULTILINE,
 )
-"""The line with which Python ends what it says of an error; vLLM puts the name of its process before it."""
+"""The line with which Python ends what it says of an error, and what vLLM writes before it."""
 
 
 class Generates(Protocol):
@@ -123,35 +128,32 @@ def engine_settings(folder: Path, dtype: str, spec: SamplerKind, share: float = 
     }
 
 
-def start_failed(error: BaseException, before: int) -> RunFailed:
+def start_failed(error: BaseException, before: Sequence[int]) -> RunFailed:
     """What to say of an engine that does not start.
 
     Args:
         error: vLLM's, which says of an engine's process only that it ended.
-        before: length of the log when the engine began.
+        before: lengths of the logs when the engine began.
     """
     cause = _raised_below(before) or last_line(error)
     return RunFailed(f"vLLM did not start ({cause})", "free memory, or use sampler: {name: local}")
 
 
-def log_length() -> int:
-    """Bytes in the file that standard error goes to, as in a worker; 0 where people read it."""
-    with contextlib.suppress(OSError):
-        found = os.fstat(2)
-        return found.st_size if stat.S_ISREG(found.st_mode) else 0
-    return 0
+def log_lengths() -> list[int]:
+    """Bytes in the files that both outputs go to, as in a worker; 0 where people read them."""
+    found = [os.fstat(output) for output in LOGS]
+    return [f.st_size if stat.S_ISREG(f.st_mode) else 0 for f in found]
 
 
-def _raised_below(before: int) -> str:
-    """The last error that a process wrote to the log since it had this length."""
-    end = log_length()
-    if end <= before:
-        return ""
-    with contextlib.suppress(OSError), open("/proc/self/fd/2", "rb") as log:
-        log.seek(max(before, end - LOG_END))
-        found = RAISED.findall(log.read().decode(errors="replace"))
-        return found[-1][:200] if found else ""
-    return ""
+def _raised_below(before: Sequence[int]) -> str:
+    """The last cause that a process wrote to the logs since they had these lengths."""
+    raised: list[str] = []
+    for output, begin, end in zip(LOGS, before, log_lengths(), strict=True):
+        if end > begin:
+            with contextlib.suppress(OSError), open(f"/proc/self/fd/{output}", "rb") as log:
+                log.seek(max(begin, end - LOG_END))
+                raised += RAISED.findall(log.read().decode(errors="replace"))
+    return raised[-1][:200] if raised else ""
 
 
 def end_together(processes: Iterable[Any], folder: Path) -> subprocess.Popen[bytes]:
@@ -178,7 +180,7 @@ class InProcess:
 
         # The engine's processes are those that come while it starts; their life is watched from here on.
         self.timeout = spec.timeout
-        before, log = set(multiprocessing.active_children()), log_length()
+        before, log = set(multiprocessing.active_children()), log_lengths()
         try:
             self.llm = LLM(**settings)
         except Exception as error:

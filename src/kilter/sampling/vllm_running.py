@@ -26,7 +26,7 @@ from kilter.sampling.vllm_clients import (
     ended,
     engine_settings,
     last_line,
-    log_length,
+    log_lengths,
     parameters,
     seed_of,
     start_failed,
@@ -82,7 +82,7 @@ class RunningEngine:
         async def start() -> Any:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
 
-        before, log = set(multiprocessing.active_children()), log_length()
+        before, log = set(multiprocessing.active_children()), log_lengths()
         try:
             self.engine = asyncio.run_coroutine_threadsafe(start(), self._loop).result()
         except Exception as error:
