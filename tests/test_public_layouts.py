@@ -786,3 +786,14 @@ def test_the_context_of_a_pair_by_openrlhf_s_name_is_its_prompt(read):
     row = {"context_messages": [{"role": "user", "content": "Capital of France?"}]}
     (group,) = read([{**row, "chosen": chosen, "rejected": rejected}]).train
     assert (asked(group), said(group)) == (TURNS[-1:], ["Paris.", "Lyon."])
+
+
+def test_a_text_alone_asks_a_model_nothing(tmp_path):
+    """Who samples answers needs prompts: text without one is counted, and refused where nothing else is left."""
+    path = tmp_path / "rows.jsonl"
+    texts = [{"text": f"Paris is the capital of France, no. {i}."} for i in range(4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in texts))
+    with pytest.raises(UserError, match=r"(?s)4 without a prompt.*Fix: Give prompts"):
+        load(DataSpec(path=str(path), heldout=0), "prompts")
+    assert len(load(DataSpec(path=str(path), heldout=0), "prompts", learned=False).train) == 4
+    assert len(load(DataSpec(path=str(path), heldout=0), "demonstrations").train) == 4

@@ -24,6 +24,7 @@ from kilter.data.shapes import (
     NEEDED,
     Condition,
     PairRule,
+    asking,
     conditioned,
     refuse_ungraded,
     refuse_unrated,
@@ -280,6 +281,8 @@ def load(spec: DataSpec, shape: Shape, where: str = "data", learned: bool = True
     refuse_unrated(groups, shape, spec.pairs, spec.threshold, where)
     if shape == "unpaired" and spec.threshold is None:
         refuse_ungraded(groups, f"{where}.threshold")
+    if shape == "prompts" and learned:
+        train, heldout = (shelved(asking(part, account.skipped)) for part in (train, heldout))
     train = shelved(shaped(train, shape, account.skipped, spec.pairs, spec.threshold))
     if not train:
         raise _nothing_left(spec, shape, where, account)

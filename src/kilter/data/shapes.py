@@ -109,6 +109,15 @@ def shaped(
         yield from [group] if change is None else change(group)
 
 
+def asking(groups: Iterable[Group], skipped: Counter[str]) -> Iterator[Group]:
+    """The groups whose prompt says something: a text to be continued by itself asks a model nothing."""
+    for group in groups:
+        if group.prompt.messages or (group.prompt.text or "").strip():
+            yield group
+        else:
+            skipped["without a prompt"] += 1
+
+
 def conditioned(
     train: Sequence[Group],
     heldout: Sequence[Group],
