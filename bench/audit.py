@@ -27,7 +27,7 @@ from kilter.data.audit import extras
 from kilter.data.audit.run import Audit, Settings, audit
 from kilter.data.dataset import DataSpec
 from kilter.errors import UserError
-from kilter.models.load import resolve
+from kilter.models.resolve import resolve
 from kilter.roles.open import OpenSpec, open_encoder
 
 MODEL = "builtin:smollm2-135m"

@@ -16,7 +16,7 @@ import torch
 
 from bench.rows import rows_of
 from kilter.manifest import versions
-from kilter.models.load import resolve
+from kilter.models.resolve import resolve
 from kilter.roles.open import OpenSpec, open_encoder
 
 ROOT = Path(__file__).resolve().parents[1]

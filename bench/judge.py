@@ -29,7 +29,8 @@ from kilter.feedback.judge.prompts import Asker
 from kilter.feedback.judge.protocol import ORDERS
 from kilter.feedback.judge.spec import JudgeSpec
 from kilter.feedback.judge.verdict import Comparison
-from kilter.models.load import load_tokenizer, resolve
+from kilter.models.resolve import resolve
+from kilter.models.tokenizer import load_tokenizer
 from kilter.sampling.choices import SPACES
 
 MODEL = "builtin:smollm2-135m"

@@ -38,7 +38,8 @@ def inputs(folder: Path) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from kilter.models.load import load_tokenizer, quiet_transformers
+    from kilter.models.folder import quiet_transformers
+    from kilter.models.tokenizer import load_tokenizer
 
     write_inputs(folder, {"model": "./tiny"})
     torch.manual_seed(0)

@@ -22,7 +22,7 @@ from bench.rows import write_rows
 from kilter.batch import Batch, Needs
 from kilter.data.collate import collate
 from kilter.manifest import versions
-from kilter.models.load import resolve
+from kilter.models.resolve import resolve
 from kilter.objectives import build_objective, objectives
 from kilter.roles.open import OpenSpec, open_model
 from kilter.training.config import TrainSpec

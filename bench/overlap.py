@@ -22,7 +22,7 @@ import torch
 from bench.lookahead import DATA, Case, Size, spec_of
 from kilter.api import BASE
 from kilter.data.dataset import DataSpec, load
-from kilter.models.load import resolve
+from kilter.models.resolve import resolve
 from kilter.training.apart.placed import connect
 from kilter.training.trainer import Trainer
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.dpo import run_side
 from bench.rows import write_rows
-from kilter.models.load import resolve
+from kilter.models.resolve import resolve
 
 KEYS = ("loss", "logps/chosen", "logps/rejected")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from bench.grpo import add_sizes, run_side, write_prompts
-from kilter.models.load import resolve
+from kilter.models.resolve import resolve
 
 
 def main() -> None:

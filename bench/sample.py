@@ -16,7 +16,7 @@ import torch
 
 from bench.rows import write_rows
 from kilter.manifest import versions
-from kilter.models.load import resolve
+from kilter.models.resolve import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -14,7 +14,7 @@ import torch
 
 from bench.methods import ZeroReference, batches
 from bench.rows import write_rows
-from kilter.models.load import resolve
+from kilter.models.resolve import resolve
 from kilter.objectives import build_objective
 from kilter.roles.open import OpenSpec, open_model
 from kilter.training.config import TrainSpec

@@ -35,8 +35,8 @@ def main() -> None:
     import torch
 
     from kilter.data.collate import collate
+    from kilter.models.fingerprint import model_hash
     from kilter.models.forward import Way
-    from kilter.models.load import model_hash
     from kilter.models.microbatch import split
     from kilter.models.reference import ReferenceCache
     from kilter.objectives import DPO

@@ -20,7 +20,7 @@ from typing import Any
 
 from bench.grpo import write_prompts
 from bench.rows import write_rows
-from kilter.models.load import resolve
+from kilter.models.resolve import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 

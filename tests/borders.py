@@ -12,7 +12,7 @@ import json
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from kilter.models.load import quiet_transformers
+from kilter.models.folder import quiet_transformers
 
 CHATML = """
 {%- for m in messages -%}

@@ -46,7 +46,7 @@ def make_tokenizer(template: str | None = TEMPLATE):
 def make_model(folder: Path, template: str | None = TEMPLATE, **changes) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from kilter.models.load import quiet_transformers
+    from kilter.models.folder import quiet_transformers
 
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -100,7 +100,7 @@ def _pretended_gpu(request, monkeypatch):
 @pytest.fixture
 def encoder(tiny):
     from kilter.data.encode import Encoder
-    from kilter.models.load import load_tokenizer, stop_ids
+    from kilter.models.tokenizer import load_tokenizer, stop_ids
 
     tokenizer = load_tokenizer(tiny)
     return Encoder(tokenizer, stop_ids(tiny, tokenizer), max_length=512)

@@ -12,8 +12,9 @@ from conftest import make_model
 from kilter.errors import UserError
 from kilter.models import adapters
 from kilter.models.config import AdapterSpec
-from kilter.models.load import load_causal, load_reward, load_tokenizer, vocabulary_of
+from kilter.models.load import load_causal, load_reward, vocabulary_of
 from kilter.models.merge import merge
+from kilter.models.tokenizer import load_tokenizer
 from kilter.roles.open import OpenSpec, open_model
 
 

@@ -29,7 +29,9 @@ def folder(tiny, tmp_path_factory):
     """Prompts, and models with random heads: a reward model, one of pairs, one of steps."""
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-    from kilter.models.load import MADE_BY, load_tokenizer, quiet_transformers
+    from kilter.models.folder import quiet_transformers
+    from kilter.models.load import MADE_BY
+    from kilter.models.tokenizer import load_tokenizer
 
     made = tmp_path_factory.mktemp("apart")
     rows = [json.dumps({"prompt": f"Say {chr(97 + i)}"}) + "\n" for i in range(16)]

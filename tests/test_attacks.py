@@ -27,8 +27,9 @@ from kilter import manifest as manifests
 from kilter.data import read
 from kilter.data.row import RowError
 from kilter.errors import RunFailed, UserError
-from kilter.models import load, proof
+from kilter.models import fingerprint, load, proof
 from kilter.models.reference import ReferenceCache
+from kilter.models.tokenizer import load_tokenizer
 from kilter.redaction import redact, redacted
 from kilter.release import gate
 from kilter.training import checkpoint, state_file
@@ -176,13 +177,13 @@ def test_a_models_own_code_runs_if_asked_and_is_hashed(mark, tmp_path, tiny, mon
     held = json.loads((folder / "config.json").read_text())
     names = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}
     (folder / "config.json").write_text(json.dumps(held | {"auto_map": names, "model_type": "unheard"}))
-    before = load.numbers_hash(folder)
+    before = fingerprint.numbers_hash(folder)
     monkeypatch.setenv("KILTER_TRUST_REMOTE_CODE", "1")
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     load.load_causal(folder)
     assert mark.exists()
     (folder / "evil.py").write_text("# another\n")
-    assert load.numbers_hash(folder) != before
+    assert fingerprint.numbers_hash(folder) != before
 
 
 ESCAPES = [
@@ -198,7 +199,7 @@ ESCAPES = [
 def test_a_chat_template_cannot_leave_its_sandbox(template, tiny):
     from kilter.data.encode import Encoder  # noqa: F401
 
-    tokenizer = load.load_tokenizer(tiny)
+    tokenizer = load_tokenizer(tiny)
     tokenizer.chat_template = template
     with pytest.raises(Exception, match="(?i)unsafe|undefined|not allowed|has no attribute"):
         tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)

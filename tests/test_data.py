@@ -13,7 +13,7 @@ from kilter.data.formats import detect, formats, reader
 from kilter.data.read import rows
 from kilter.data.templates import DEFAULT_TEMPLATE
 from kilter.errors import UserError
-from kilter.models.load import load_tokenizer, stop_ids
+from kilter.models.tokenizer import load_tokenizer, stop_ids
 from kilter.types import Completion, Feedback, Group, Prompt
 
 USER, BOT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}

@@ -219,14 +219,14 @@ def place(tiny, tmp_path_factory):
 def reader(place, tiny, tmp_path, monkeypatch, capsys):
     """Runs a command in the reader's folder; the built-in model is the tests' tiny one."""
     from kilter.data.worlds.support_desk.gold import GoldFeedback
-    from kilter.models import load
+    from kilter.models import resolve
     from kilter.training.parallel import launch
     from kilter.types import Feedback
 
     shutil.copytree(place, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(load, "_builtin", lambda reference, field: tiny)
+    monkeypatch.setattr(resolve, "_builtin", lambda reference, field: tiny)
     monkeypatch.setattr(launch, "run", launch.train)
     # Noise is never right: a checksum stands for its score, so that there are better and worse answers.
     monkeypatch.setattr(

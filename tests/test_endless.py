@@ -17,7 +17,7 @@ import yaml
 from conftest import make_model
 from kilter import cli, registry
 from kilter.errors import UserError
-from kilter.models import load
+from kilter.models import tokenizer as tokenizers
 from kilter.validation import load_yaml
 
 
@@ -159,7 +159,7 @@ TEMPLATES = {
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=["loops", "power"])
 def test_a_chat_template_that_does_not_end_is_named(template, tmp_path, pairs_file, monkeypatch, capsys):
-    monkeypatch.setattr(load, "RENDER_LIMIT", 0.3)
+    monkeypatch.setattr(tokenizers, "RENDER_LIMIT", 0.3)
     model = make_model(tmp_path / "model", template)
     arguments = ["--method", "dpo", "--model", model, "--data", pairs_file, "--out", tmp_path / "o"]
     code, said = kilter(monkeypatch, capsys, "train", *arguments)

@@ -10,8 +10,11 @@ from conftest import make_model, make_tokenizer
 from kilter import train
 from kilter.artifacts import write_text
 from kilter.errors import UserError
-from kilter.models.load import load_causal, load_tokenizer, numbers_hash, quiet_transformers, stop_ids
+from kilter.models.fingerprint import numbers_hash
+from kilter.models.folder import quiet_transformers
+from kilter.models.load import load_causal
 from kilter.models.save import mend_generation
+from kilter.models.tokenizer import load_tokenizer, stop_ids
 from kilter.roles.open import OpenSpec, open_encoder, open_model
 from kilter.training import export
 

@@ -16,7 +16,7 @@ from conftest import pair_rows
 from evidence_runs import make_run, seal
 from kilter.cli import main
 from kilter.errors import UserError
-from kilter.models.load import model_hash
+from kilter.models.fingerprint import model_hash
 from kilter.release import export as exports
 
 

@@ -178,7 +178,7 @@ def test_process_rewards_stand_on_the_last_token_of_each_step(tiny, tmp_path, en
     import torch
     from transformers import AutoModelForTokenClassification
 
-    from kilter.models.load import quiet_transformers
+    from kilter.models.folder import quiet_transformers
 
     folder = tmp_path / "prm"
     with quiet_transformers():

@@ -552,7 +552,7 @@ def test_a_model_of_certified_labels_alone_needs_no_flag(own, answers, tmp_path,
 
 def test_a_policy_that_judges_its_own_answers_is_named(answers, tmp_path, tiny, kilter, monkeypatch):
     from kilter.data.lineage import with_entry
-    from kilter.models.load import model_hash
+    from kilter.models.fingerprint import model_hash
 
     monkeypatch.chdir(tmp_path)
     made = {"stage": "a", "kind": "generate", "model_hash": model_hash(tiny)[:16]}

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from conftest import TEMPLATE, make_model, make_tokenizer
 from kilter.errors import UserError
 from kilter.models import proof
+from kilter.models.folder import quiet_transformers
 from kilter.models.forward import Scorer, Way
-from kilter.models.load import quiet_transformers
 from kilter.models.noise import switch_off_dropout
 from kilter.roles.open import OpenSpec, open_model
 

@@ -81,11 +81,11 @@ def test_labels_that_no_judge_gave_odds_for_are_never_sent_to_people_as_doubtful
 @pytest.fixture
 def kilter(monkeypatch, capsys, tmp_path, tiny):
     """Runs a command in a folder of its own; the built-in model is the tests' tiny one."""
-    from kilter.models import load
+    from kilter.models import resolve
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(load, "_builtin", lambda reference, field: tiny)
+    monkeypatch.setattr(resolve, "_builtin", lambda reference, field: tiny)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["kilter", *map(str, arguments)])

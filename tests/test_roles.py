@@ -8,7 +8,9 @@ import torch
 from conftest import make_model, make_tokenizer
 from kilter import feedback
 from kilter.errors import UserError
-from kilter.models.load import load_causal, load_tokenizer, model_hash, stop_ids
+from kilter.models.fingerprint import model_hash
+from kilter.models.load import load_causal
+from kilter.models.tokenizer import load_tokenizer, stop_ids
 from kilter.roles import open as roles
 from kilter.roles.open import OpenSpec, open_encoder, open_model
 

@@ -318,7 +318,7 @@ def test_a_process_reward_model_is_tested_on_lists_as_an_outcome_reward_model_is
     from transformers import AutoModelForTokenClassification
 
     from kilter import api
-    from kilter.models.load import quiet_transformers
+    from kilter.models.folder import quiet_transformers
 
     folder = tmp_path / "prm"
     with quiet_transformers():

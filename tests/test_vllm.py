@@ -53,7 +53,8 @@ def model(tmp_path_factory) -> Path:
 def parts(model):
     from kilter.data.encode import Encoder
     from kilter.models.forward import Scorer
-    from kilter.models.load import load_causal, load_tokenizer, stop_ids
+    from kilter.models.load import load_causal
+    from kilter.models.tokenizer import load_tokenizer, stop_ids
     from kilter.sampling.config import SamplerSpec
     from kilter.sampling.vllm import VllmSampler
 
@@ -316,7 +317,8 @@ def test_a_server_takes_weights_and_its_death_is_named(model, tmp_path, serve):
     from kilter.data.encode import Encoder
     from kilter.errors import UserError
     from kilter.models.forward import Scorer
-    from kilter.models.load import load_causal, load_tokenizer, stop_ids
+    from kilter.models.load import load_causal
+    from kilter.models.tokenizer import load_tokenizer, stop_ids
     from kilter.sampling.config import SamplerSpec
     from kilter.sampling.vllm import VllmSampler
     from kilter.types import Weights

@@ -55,7 +55,7 @@ def advise(
     from kilter.advice.recipe import fitting, make
     from kilter.advice.rules import Machine, cautions, suggest
     from kilter.api import make_data_spec
-    from kilter.models.load import resolve
+    from kilter.models.resolve import resolve
     from kilter.training.estimate import sizes
 
     if out_ is not None:

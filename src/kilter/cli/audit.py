@@ -201,7 +201,7 @@ def _settings(
     from kilter.api import make_data_spec
     from kilter.data.audit import extras
     from kilter.data.audit.run import Settings, check_names
-    from kilter.models.load import resolve
+    from kilter.models.resolve import resolve
     from kilter.roles.open import OpenSpec, open_encoder
 
     check_names(only or (), "--only")

@@ -82,7 +82,7 @@ def compare(
 
 def _disk(recipe: Recipe, missing: Sequence[str]) -> float:
     """GB that the models of these stages take, with room for two more while they are made."""
-    from kilter.models.load import resolve
+    from kilter.models.resolve import resolve
     from kilter.training.estimate import sizes
 
     adapters = [recipe.stages[name].spec.adapter for name in missing]

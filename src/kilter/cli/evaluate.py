@@ -299,7 +299,7 @@ def _before(evaluation: Path) -> dict[str, Manifest]:
 
 def _check_fresh(evaluation: dict[str, Any], path: Path) -> None:
     """A model that has changed since it was evaluated has not been evaluated."""
-    from kilter.models.load import model_hash
+    from kilter.models.fingerprint import model_hash
     from kilter.release.subjects import subjects
 
     # A reward model that scored the answers is behind their numbers too.

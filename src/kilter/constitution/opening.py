@@ -14,7 +14,7 @@ from kilter.feedback.context import Context
 from kilter.feedback.judge.build import build, load_spec
 from kilter.feedback.judge.spec import JudgeSpec
 from kilter.feedback.judge.verdict import ToldJudge
-from kilter.models.load import resolve
+from kilter.models.resolve import resolve
 from kilter.roles.chat import SamplerChat
 from kilter.roles.open import OpenSpec
 from kilter.roles.sampler import open_sampler

@@ -30,7 +30,7 @@ from kilter.evaluation.subject import Subject
 from kilter.evaluation.suites import Suite, unique_prompts
 from kilter.feedback.context import Context
 from kilter.feedback.judge.itself import judging_itself
-from kilter.models.load import model_hash
+from kilter.models.fingerprint import model_hash
 from kilter.types import Answered, Completion, Feedback, Group, Prompt
 
 PARTS: tuple[Items, Items] = ("prompts", "probes")

@@ -23,7 +23,8 @@ from kilter.feedback.judge.source import JudgeFeedback, JudgeOptions
 from kilter.feedback.process_reward import ProcessReward
 from kilter.feedback.reward_model import RewardModel
 from kilter.feedback.worlds import OwnJudge, judged
-from kilter.models.load import model_hash, scores_steps
+from kilter.models.fingerprint import model_hash
+from kilter.models.load import scores_steps
 from kilter.progress import Display
 from kilter.registry import user_files
 from kilter.roles.open import OpenSpec, open_encoder

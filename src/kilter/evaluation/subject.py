@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kilter.models.descent import descent
-from kilter.models.load import model_hash
+from kilter.models.fingerprint import model_hash
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from kilter.errors import UserError
 from kilter.feedback.context import Context
 from kilter.feedback.registry import feedback_sources
-from kilter.models.load import load_tokenizer
+from kilter.models.tokenizer import load_tokenizer
 from kilter.refs import ModelRef
 from kilter.roles.open import OpenSpec, open_encoder, open_model
 from kilter.seams import FeedbackSource, RawScores, Wants

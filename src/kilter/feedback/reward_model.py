@@ -15,8 +15,9 @@ from kilter.data.collate import collate
 from kilter.errors import UserError
 from kilter.feedback.context import Context
 from kilter.feedback.registry import feedback_sources
-from kilter.models.load import load_tokenizer, reads_pairs
+from kilter.models.load import reads_pairs
 from kilter.models.microbatch import split
+from kilter.models.tokenizer import load_tokenizer
 from kilter.refs import ModelRef
 from kilter.roles.open import OpenSpec, open_model
 from kilter.seams import FeedbackSource, RawScores

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from kilter import manifest
 from kilter.errors import UserError
-from kilter.models.load import base_of, model_hash
+from kilter.models.fingerprint import model_hash
+from kilter.models.resolve import base_of
 
 DIGITS = 16
 """Of a model's hash in histories."""

@@ -9,15 +9,9 @@ from kilter.artifacts import whole_folder
 from kilter.errors import UserError
 from kilter.models.adapters import is_adapter
 from kilter.models.adapters import untie as separate_head
-from kilter.models.load import (
-    MADE_BY,
-    adapter_has_head,
-    is_classifier,
-    load_causal,
-    load_reward,
-    load_tokenizer,
-)
+from kilter.models.load import MADE_BY, adapter_has_head, is_classifier, load_causal, load_reward
 from kilter.models.save import name_dtype, rounded, save
+from kilter.models.tokenizer import load_tokenizer
 
 
 def check_merge(folder: Path, untie: bool, field: str = "model") -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from kilter.artifacts import write_text
-from kilter.models.load import quiet_transformers
+from kilter.models.folder import quiet_transformers
 
 log = logging.getLogger("kilter")
 

@@ -83,7 +83,7 @@ def _data_hash(reference: str, work: Workspace) -> str:
 
 def model_hash(reference: str) -> str:
     """Hash of what decides a model's numbers."""
-    from kilter.models.load import reference_hash
+    from kilter.models.fingerprint import reference_hash
 
     return reference_hash(reference)
 
@@ -149,7 +149,7 @@ def _check_template(folder: Path, template: str, field: str, learned: bool) -> N
     """
     from kilter.data.render import PROBE, Renderer
     from kilter.data.templates import install
-    from kilter.models.load import load_tokenizer
+    from kilter.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
     try:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from kilter.artifacts import read_json, whole_folder, write_json, write_text
 from kilter.errors import UserError, nearest
 from kilter.models.adapters import is_adapter
-from kilter.models.load import model_hash
+from kilter.models.fingerprint import model_hash
 from kilter.models.merge import check_merge, rewrite
 from kilter.models.noted import NOTES, note
 from kilter.release.card import card

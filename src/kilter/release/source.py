@@ -11,7 +11,8 @@ from typing import Any
 from kilter import chain
 from kilter.errors import UserError, nearest
 from kilter.hashes import file_hash
-from kilter.models.load import model_hash, resolve
+from kilter.models.fingerprint import model_hash
+from kilter.models.resolve import resolve
 from kilter.release.evidence import Evidence, StageFacts, gather, stage_folders
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -130,7 +130,7 @@ def _source(what: str, where: str) -> str | None:
     if what == "file":
         return sha256_file(Path(where)) if Path(where).is_file() else None
     if what == "model":
-        from kilter.models.load import reference_hash
+        from kilter.models.fingerprint import reference_hash
 
         try:
             return reference_hash(where, here=True)

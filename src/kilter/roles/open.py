@@ -20,18 +20,13 @@ from kilter.errors import UserError
 from kilter.hashes import cache_root
 from kilter.models import adapters, proof
 from kilter.models.config import AdapterSpec
+from kilter.models.fingerprint import model_hash
 from kilter.models.forward import Scorer
-from kilter.models.load import (
-    load_causal,
-    load_reward,
-    load_steps,
-    load_tokenizer,
-    model_hash,
-    resolve,
-    stop_ids,
-)
+from kilter.models.load import load_causal, load_reward, load_steps
 from kilter.models.noise import switch_off_dropout
 from kilter.models.positions import require_steady, steady_positions, windows
+from kilter.models.resolve import resolve
+from kilter.models.tokenizer import load_tokenizer, stop_ids
 from kilter.models.transformers_names import checkpoint_activations
 
 Head = Literal["policy", "reward", "fresh_reward", "steps"]
@@ -44,7 +39,7 @@ class OpenSpec:
     """All that opening a model takes.
 
     Args:
-        model: folder as it is, or a reference for `models.load.resolve`.
+        model: folder as it is, or a reference for `models.resolve.resolve`.
         head: "policy" predicts tokens; "reward" scores an answer and must have been trained to;
             "fresh_reward" may begin from a policy, its head at zero; "steps" classifies tokens (process
             rewards).

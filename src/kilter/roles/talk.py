@@ -77,7 +77,7 @@ class Talker:
         spec = self.sampler
         who: dict[str, Any] = {"sampler": spec.name}
         if self.model is not None:
-            from kilter.models.load import model_hash
+            from kilter.models.fingerprint import model_hash
 
             who["model"] = model_hash(self.model)
         if spec.model is not None:

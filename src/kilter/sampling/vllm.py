@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 
 from kilter.data.encode import Encoder
 from kilter.errors import RunFailed, UserError
+from kilter.models.folder import quiet_transformers
 from kilter.models.forward import Scorer
-from kilter.models.load import quiet_transformers
 from kilter.progress import NOBODY
 from kilter.sampling.build import SamplerContext
 from kilter.sampling.choices import from_scorer

@@ -297,7 +297,7 @@ def _unsure(spec: GenerateSpec) -> bool:
 
 def _weights(spec: GenerateSpec, work: Workspace) -> tuple[Path | str, str]:
     """(the model that the sampler may open, its hash), the hash empty where there are no weights."""
-    from kilter.models.load import model_hash
+    from kilter.models.fingerprint import model_hash
 
     if not spec.sampler.opens:
         return spec.sampler.model or "", ""

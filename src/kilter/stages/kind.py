@@ -287,7 +287,7 @@ class Workspace:
 
     def model(self, reference: str | None, field: str = "model") -> Path:
         """Folder of a stage's model, of a model, or of the base model (None)."""
-        from kilter.models.load import resolve
+        from kilter.models.resolve import resolve
 
         if reference is None:
             return resolve(self.base, "model")

@@ -287,7 +287,7 @@ def _score(spec: LabelSpec, work: Workspace, parts: Mapping[str, Sequence[Group]
     `parts`: rows by the file that their scores go to.
     """
     from kilter.data import store
-    from kilter.models.load import model_hash
+    from kilter.models.fingerprint import model_hash
 
     done = {name: sum(1 for _ in store.read(folder / name)) for name in parts}
     lost = {name: _without_score(folder / name) for name in parts}

@@ -20,7 +20,7 @@ def content_hash(folder: Path, makes: Makes) -> str | None:
         folder: of the stage.
         makes: what the kind makes.
     """
-    from kilter.models.load import model_hash
+    from kilter.models.fingerprint import model_hash
 
     path = folder / ARTIFACT.get(makes, "")
     if makes not in ARTIFACT or not path.exists():

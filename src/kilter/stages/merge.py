@@ -46,7 +46,7 @@ class Merge(StageKind[MergeSpec]):
     def run(self, spec: MergeSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes model/, and beside it what the adapter and its ancestors learned from."""
         from kilter.models.descent import descent
-        from kilter.models.load import model_hash
+        from kilter.models.fingerprint import model_hash
         from kilter.models.merge import check_merge, merge
         from kilter.models.noted import hashes, note
 

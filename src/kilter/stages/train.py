@@ -110,7 +110,8 @@ class Train(StageKind[TrainSpec]):
         """Refuses a tracker that is not installed, and a model that is there but that nothing can train."""
         from kilter.feedback import check_columns, model_references
         from kilter.models.adapters import is_adapter, refuse_unfit_layers
-        from kilter.models.load import base_of, outline, refuse_unfit
+        from kilter.models.load import outline, refuse_unfit
+        from kilter.models.resolve import base_of
         from kilter.training.balance import refuse_dense
         from kilter.training.hooks.metrics_log import check_trackers
 
@@ -146,7 +147,8 @@ class Train(StageKind[TrainSpec]):
     def notes(self, spec: TrainSpec, work: Workspace) -> list[str]:
         """Processes that share cores, adapters larger than their layers, monitors that are off."""
         from kilter.models.adapters import note_on_rank
-        from kilter.models.load import base_of, outline
+        from kilter.models.load import outline
+        from kilter.models.resolve import base_of
 
         found = [crowded(spec), _unwatched(spec)]
         if spec.adapter is not None and (begun := work.origin(spec.start)) is not None:
@@ -186,7 +188,7 @@ class Train(StageKind[TrainSpec]):
     def run(self, spec: TrainSpec, work: Workspace, folder: Path) -> Outcome:
         """Writes model/, metrics.jsonl and what the monitors saw."""
         from kilter.models.descent import descent
-        from kilter.models.load import model_hash
+        from kilter.models.fingerprint import model_hash
         from kilter.models.noted import hashes
         from kilter.training.parallel import launch
         from kilter.training.trainer import Trainer

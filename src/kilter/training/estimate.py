@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from kilter.data.encode import Encoder
-from kilter.models.load import base_of
 from kilter.models.logprobs import CHUNK_ELEMENTS, KEPT_BYTES
 from kilter.models.remote_code import trusted
+from kilter.models.resolve import base_of
 from kilter.models.sizes import Sizes
 from kilter.roles.open import choose_device
 from kilter.training.config import TrainSpec

@@ -18,9 +18,11 @@ from kilter.data.encode import Encoder
 from kilter.errors import UserError
 from kilter.hashes import cache_root, remember, remembered
 from kilter.models import adapters
-from kilter.models.load import MADE_BY, base_of, quiet_transformers
+from kilter.models.folder import quiet_transformers
+from kilter.models.load import MADE_BY
 from kilter.models.noise import is_rate
 from kilter.models.remote_code import trusted
+from kilter.models.resolve import base_of
 from kilter.models.save import mend_generation, name_dtype, rounded, save
 from kilter.training.learner import LocalLearner
 from kilter.training.parallel.engine import Engine

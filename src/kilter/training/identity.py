@@ -10,7 +10,7 @@ from typing import Any
 
 from kilter.artifacts import sha256_file
 from kilter.errors import UserError
-from kilter.models.load import numbers_hash
+from kilter.models.fingerprint import numbers_hash
 from kilter.registry import user_files
 from kilter.training.checkpoint import CHECKPOINT_FORMAT
 from kilter.training.config import FREE, TrainSpec

@@ -18,10 +18,11 @@ from kilter.errors import UserError
 from kilter.hashes import cache_root
 from kilter.models import proof
 from kilter.models.critic import ActorCritic
+from kilter.models.fingerprint import model_hash
 from kilter.models.forward import Scorer
-from kilter.models.load import load_tokenizer, model_hash
 from kilter.models.microbatch import split
 from kilter.models.reference import ReferenceCache
+from kilter.models.tokenizer import load_tokenizer
 from kilter.progress import SILENT, Display, Progress
 from kilter.roles.open import OpenSpec, open_encoder, open_model
 from kilter.training.apart.critic import CriticWorker, PooledCritic

@@ -16,7 +16,7 @@ from kilter.artifacts import write_json
 from kilter.errors import RunFailed
 from kilter.launch.spec import ClusterSpec
 from kilter.models import adapters
-from kilter.models.load import resolve as resolve_model
+from kilter.models.resolve import resolve as resolve_model
 from kilter.objectives import build_objective, fitted, method_name
 from kilter.runtime import peak_memory_gb
 from kilter.screen import screen_of, styled

@@ -16,7 +16,8 @@ from kilter.evaluation.exchange import lm_eval as results
 from kilter.evaluation.exchange.imported import recorded
 from kilter.evaluation.exchange.kilter import write_evaluation
 from kilter.evaluation.exchange.outcome import Outcome, safe
-from kilter.models.load import base_of, model_hash, reference_hash, resolve
+from kilter.models.fingerprint import model_hash, reference_hash
+from kilter.models.resolve import base_of, resolve
 from kilter.screen import Screen
 
 YAML = (".yaml", ".yml")

@@ -14,7 +14,7 @@ def models_of(spec: JudgeSpec, context: Context) -> list[str]:
     """Hashes of the models in memory that judge, those of a panel included."""
     # Hashing a model needs torch, for which a command that only prints must not wait.
     from kilter.models.descent import DIGITS
-    from kilter.models.load import model_hash
+    from kilter.models.fingerprint import model_hash
 
     names = [one.model for one in members(spec) or [spec] if one.model is not None]
     return [model_hash(context.model(name))[:DIGITS] for name in dict.fromkeys(names)]

@@ -12,7 +12,7 @@ import torch
 
 from kilter.cluster.backend import LostError
 from kilter.cluster.weights import FETCH, Package, Taken, checksums
-from kilter.models.load import quiet_transformers
+from kilter.models.folder import quiet_transformers
 from kilter.roles.open import OpenSpec, open_encoder, open_model
 from kilter.sampling.config import SamplerKind
 from kilter.sampling.vllm import sampled
