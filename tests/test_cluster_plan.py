@@ -114,8 +114,10 @@ def test_the_70b_recipe_is_the_papers_column():
     assert plan["traffic"]["weights to engines"][0] == pytest.approx(141e9, rel=0.01)
     assert plan["roles"] == {"learner": ["here", 256, 1], "rollout": ["beside", 32, 0]}
     assert plan["refused"] == []
-    # By turns, nothing runs ahead.
+    # By turns, nothing runs ahead, and the page says so.
     assert list(plan["steps"]) == ["0"]
+    said, _ = kilter("recipes/cluster-70b.yaml", "--gpus", "256")
+    assert "no batch runs ahead: the engines share the learner's GPUs." in " ".join(said.split())
 
 
 def test_sharded_weights_that_answer_here_take_a_copy_on_every_gpu():

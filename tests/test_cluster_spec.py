@@ -96,6 +96,25 @@ def test_what_can_work_passes(asked):
     check_train(asked)
 
 
+@pytest.mark.parametrize(
+    ("cluster", "field", "problem"),
+    [
+        ({"address": "head:99999"}, "address", "should be local, auto, or HOST:PORT"),
+        ({"address": "head:0"}, "address", "should be local, auto, or HOST:PORT"),
+        ({"rollout": {"place": "apart", "resources": {"big": -1}}}, "rollout.resources", "above 0"),
+        ({"reward": {"place": "apart", "resources": {"big": 0}}}, "reward.resources", "above 0"),
+        ({"critic": {"resources": {"GPU": 1}}}, "critic.resources", "`gpus`"),
+        ({"learner": {"resources": {"CPU": 1}}}, "learner.resources", "`cores`"),
+    ],
+)
+def test_values_that_ray_would_refuse_are_refused_at_once(cluster, field, problem):
+    with pytest.raises(ValidationError) as refused:
+        ClusterSpec.model_validate(cluster)
+    (error,) = refused.value.errors()
+    assert ".".join(map(str, error["loc"])) == field
+    assert problem in error["msg"]
+
+
 @pytest.mark.parametrize("name", objectives.names())
 def test_who_corrects_is_who_weighs_old_answers(name):
     """The rule reads what a method declares. A ratio or weight is what a policy gradient alone has."""

@@ -172,6 +172,9 @@ def _print(name: str, plan: Plan, notes: list[str]) -> None:
     parts = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in plan.seconds.items())
     out.print(f"a step: {parts}\n", soft_wrap=True)
     _table(["lookahead", "seconds of a step"], [[str(k), f"{s:.1f}"] for k, s in plan.steps.items()])
+    if "sampling" in plan.seconds and len(plan.steps) == 1:
+        fix = "rollout: {place: apart} gives them GPUs of their own"
+        out.print(f"no batch runs ahead: the engines share the learner's GPUs. {fix}", soft_wrap=True)
     if plan.advice:
         out.print(f"use lookahead {plan.advice}: {plan.why}", soft_wrap=True)
 

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Place = Literal["here", "beside", "apart"]
 ADDRESS = re.compile(r"local|auto|(\[[\da-fA-F:]+\]|[\w.-]+):\d{1,5}")
 
+COUNTED = {"CPU": "cores", "GPU": "gpus"}
+"""Resources of Ray that have a key of their own."""
+
 
 class RoleSpec(BaseModel):
     """Where one role runs, in how many workers, and what each of them takes."""
@@ -22,6 +25,16 @@ class RoleSpec(BaseModel):
     resources: dict[str, float] = Field(
         default_factory=dict, description="further Ray resources of each worker, such as {big_memory: 1}"
     )
+
+    @field_validator("resources")
+    @classmethod
+    def _are_further(cls, resources: dict[str, float]) -> dict[str, float]:
+        for name, amount in resources.items():
+            if name in COUNTED:
+                raise ValueError(f"counts {name}, for which there is a key of its own: use `{COUNTED[name]}`")
+            if amount <= 0:
+                raise ValueError(f"asks for {amount:g} of {name}: give a number above 0, or leave it out")
+        return resources
 
 
 class Engines(RoleSpec):
@@ -93,7 +106,8 @@ class ClusterSpec(BaseModel):
     @field_validator("address")
     @classmethod
     def _is_known(cls, address: str) -> str:
-        if ADDRESS.fullmatch(address) is None:
+        _, named, port = address.rpartition(":")
+        if ADDRESS.fullmatch(address) is None or (named and not 0 < int(port) <= 65535):
             raise ValueError("should be local, auto, or HOST:PORT such as 10.0.0.1:6379")
         return address
 
