@@ -387,3 +387,13 @@ def test_twenty_publications_arrive_and_a_changed_byte_costs_the_worker(head, tm
     assert "rollout 0 (node " in told[0]
     assert "other weights than the learner (1 tensors, the first is b), after" in told[0]
     assert f"of version 7 were sent by {way}" in told[0]
+
+
+def test_twenty_publications_leave_two_copies_and_no_growth():
+    """As bench.publish has it with 100 of 538 MB: what the store holds, and what the driver keeps."""
+    command = [sys.executable, "-m", "bench.publish", "--megabytes", "16", "--times", "20", "--verify", "5"]
+    environment = os.environ | {"RAY_ADDRESS": ""}
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "copies in the store" in done.stdout
