@@ -94,7 +94,7 @@ def test_a_version_that_is_gone_and_a_learner_that_says_nothing_are_named_in_tim
         owned, begin = tensors(0), time.monotonic()
         with pytest.raises(RunFailed, match=r"0 of \d+ bytes came from 127.0.0.1, and nothing more for 1 s"):
             receive(package, owned)
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 60  # and not the minutes that torch waits by itself
         assert checksums(owned) == checksums(tensors(0))
 
 

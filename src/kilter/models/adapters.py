@@ -264,13 +264,15 @@ def _rows(shapes: dict[str, list[int]], name: str) -> int:
 
 
 def _shapes(folder: Path) -> dict[str, list[int]]:
-    """Names and shapes of an adapter's weights, which are not read."""
+    """Names and shapes of an adapter's weights, which are not read where the file says them by itself."""
+    from peft import load_peft_weights
+
     path = folder / "adapter_model.safetensors"
     if path.is_file():
         with safe_open(str(path), framework="pt") as file:
             names = list(file.keys())
             return {name: list(file.get_slice(name).get_shape()) for name in names}
-    found = torch.load(folder / "adapter_model.bin", map_location="meta", weights_only=True)
+    found = load_peft_weights(str(folder), device="cpu")
     return {name: list(tensor.shape) for name, tensor in found.items()}
 
 
