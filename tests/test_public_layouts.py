@@ -797,3 +797,19 @@ def test_a_text_alone_asks_a_model_nothing(tmp_path):
         load(DataSpec(path=str(path), heldout=0), "prompts")
     assert len(load(DataSpec(path=str(path), heldout=0), "prompts", learned=False).train) == 4
     assert len(load(DataSpec(path=str(path), heldout=0), "demonstrations").train) == 4
+
+
+@pytest.mark.parametrize(
+    ("row", "shape"),
+    [
+        ({"Prompt": "Hi there?", "Chosen": "Hi to you.", "Rejected": "Go away."}, "pairs"),
+        ({"INSTRUCTION": "Say hi.", "Input": "to me", "Output": "Hi to you."}, "demonstrations"),
+        ({"Messages": [TOLD, {"role": "assistant", "content": "Paris."}]}, "demonstrations"),
+        ({" prompt": "Hi there?", "completion ": "Hi to you."}, "demonstrations"),
+    ],
+)
+def test_known_names_in_other_spellings_are_hinted_at(read, row, shape):
+    text = hint(read, [row], shape)
+    names = {column.strip().lower(): column for column in row}
+    assert [ours for ours, theirs in names.items() if f"--map {ours}={theirs}" not in text] == [], text
+    assert read([row], shape, map=names).train

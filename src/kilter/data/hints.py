@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from kilter.data.formats.ask import CHECKED, PROMPTS, first
-from kilter.data.formats.registry import IDS, NOTED, SYSTEMS, TOOLS
+from kilter.data.formats.registry import IDS, NOTED, SYSTEMS, TOOLS, formats
 from kilter.data.row import Raw, RowError, is_missing, label, number, opened
 from kilter.data.turns import ROLES, looks_like_turns
 from kilter.types import Group, Shape
@@ -48,6 +48,11 @@ def unknown(sample: Mapping[str, Any]) -> str:
     Args:
         sample: a row, with the first value of each column that is not empty.
     """
+    # Known names in other spellings: Prompt, CHOSEN, Rejected.
+    known = {column for name in formats.names() for column in formats.get(name).example}
+    spelled = {_plain(c): c for c in sample if c not in known and _plain(c) in known - sample.keys()}
+    if spelled:
+        return options(spelled)
     held = {c: v for c, v in sample.items() if c not in BESIDE}
     for column, value in held.items():
         roles = _roles(value)
@@ -59,6 +64,10 @@ def unknown(sample: Mapping[str, Any]) -> str:
         return ""
     wanted = ("completion",) if asks is not None else ("prompt", "completion")
     return _open(wanted, [c for c in held if c in texts])
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\s-]+", "_", column.strip().lower())
 
 
 def missing(rows: Sequence[Raw], shape: Shape, unread: Sequence[str], works: Callable[[Names], bool]) -> str:
