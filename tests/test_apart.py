@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from types import SimpleNamespace
@@ -367,14 +368,26 @@ def weights_of_critic(tiny, folder, feedback):
     return load_file(folder / "rm" / "model.safetensors")["score.weight"]
 
 
-def test_a_critic_that_dies_ends_the_run_and_the_next_one_is_bit_for_bit_the_same(tiny, folder, tmp_path):
-    settings = PPO | {"save_every": 1, "cluster": apart("critic")}
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_a_run_that_loses_its_critic_begins_anew_and_is_bit_for_bit_the_same(
+    restarts, tiny, folder, tmp_path, capsys
+):
+    settings = PPO | {"save_every": 1, "cluster": apart("critic", restarts=restarts)}
     whole = run(tiny, folder, tmp_path / "whole", **settings)
     backend = InlineBackend(lambda role, n, method, a: 1.0 if method == "step" else 0.0)
     backend.at(9.5, lambda: backend.handles[0].kill())
-    with pytest.raises(RunFailed, match=r"No critic worker is left \(critic 0 is lost: it was killed"):
-        run(tiny, folder, tmp_path / "run", backend=backend, **settings)
-    assert run(tiny, folder, tmp_path / "run", **settings)[1] == whole[1]
+    again = functools.partial(run, tiny, folder, tmp_path / "run", **settings)
+    if restarts:
+        assert again(backend=backend)[1] == whole[1]
+        events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+        (event,) = [e for e in events if e["monitor"] == "learner restarted"]
+        assert "critic 0 is lost: it was killed" in event["message"]
+        assert event["action"] == "resumed after step 2; the run goes on"
+        assert "resumed after step 2" in capsys.readouterr().err
+    else:
+        with pytest.raises(RunFailed, match=r"No critic worker is left \(critic 0 is lost: it was killed"):
+            again(backend=backend)
+        assert again()[1] == whole[1]
     ours, theirs = weights(tmp_path / "run"), weights(tmp_path / "whole")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 

@@ -30,9 +30,9 @@ def spec(method="grpo", cluster=None, /, **fields):
 
 REFUSED = {
     "a critic that grpo has not": (spec("grpo", {"critic": {"place": "apart"}}), "cluster.critic"),
-    "a critic in two processes": (
-        spec("ppo", {"critic": {"place": "apart", "processes": 2}}),
-        "cluster.critic.processes.*one process",
+    "engines that stay here": (
+        spec("grpo", {"rollout": {"engines": 4}, "reference": {"place": "apart"}}),
+        "cluster.rollout` = .*stays in the learner's own processes",
     ),
     "a reference without a KL": (
         spec({"name": "grpo", "beta": 0.0}, {"reference": {"copies": 2}}),

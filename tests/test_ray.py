@@ -334,9 +334,32 @@ def test_a_learner_that_loses_a_rank_goes_on_from_its_checkpoint(head, tiny, tmp
     assert not ranks_of(out)
 
 
+def test_a_divided_critic_that_is_killed_costs_the_group_its_steps_and_no_number(head, tiny, tmp_path, capfd):
+    """Two ranks and two processes of the critic, each with its part of the weights; then one is killed."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Say {chr(97 + i)}"}) + "\n" for i in range(16)))
+    method = {"method": {"name": "ppo", "beta": 0.05}, "critic": {"learning_rate": 3e-3, "warmup_steps": 1}}
+    one = group_run(tiny, prompts, tmp_path / "one", **method, max_steps=5)
+    out, victims = tmp_path / "two", []
+
+    def kill():
+        # The other actors hold the ranks, which are their children.
+        actors = [p for p in psutil.process_iter() if "ray::Actor" in " ".join(cmdline(p))]
+        victims.append(max((p for p in actors if not p.children()), key=lambda p: p.pid))
+        victims[0].kill()
+
+    when_step(out, 2, kill)
+    cluster = {"address": "auto", "learner": {"processes": 2}, "critic": {"place": "apart", "processes": 2}}
+    two = group_run(tiny, prompts, out, **method, max_steps=5, fsdp=True, cluster=cluster)
+    assert victims
+    assert "No critic worker is left (critic " in " ".join(capfd.readouterr().err.split())
+    for name in ("loss", "grad_norm", "reward"):
+        assert [r[name] for r in two] == pytest.approx([r[name] for r in one], rel=1e-4, abs=1e-4)
+
+
 PLACED = [
     ("grpo", {"rollout": {"engines": 2}}),
-    ("ppo", {"rollout": {}, "reward": {"copies": 2}, "reference": {}, "critic": {}}),
+    ("ppo", {"rollout": {}, "reward": {"copies": 2}, "reference": {}, "critic": {"processes": 2}}),
     ("online_dpo", {"rollout": {}, "reward": {}, "reference": {"copies": 2}}),
     ("sft", {"rollout": {}, "reward": {}}),
 ]

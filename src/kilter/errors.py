@@ -84,6 +84,10 @@ class RunFailed(KilterError):  # noqa: N818
         return (self.problem, self.fix, self.note)
 
 
+class RoleLost(RunFailed):
+    """What a role alone has learned is gone with it: the run can begin anew, from its last checkpoint."""
+
+
 class Interrupted(KilterError):  # noqa: N818
     """Ctrl-C or SIGTERM: the state was saved; the message says how to resume. Code 4."""
 
@@ -96,7 +100,9 @@ def made_again(kind: str, arguments: Iterable[Any]) -> KilterError | None:
     Returns:
         None where the class is not one of these.
     """
-    kinds: dict[str, type[KilterError]] = {c.__name__: c for c in (UserError, RunFailed, Interrupted)}
+    kinds: dict[str, type[KilterError]] = {
+        c.__name__: c for c in (UserError, RunFailed, RoleLost, Interrupted)
+    }
     return kinds[kind](*arguments) if kind in kinds else None
 
 

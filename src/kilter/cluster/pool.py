@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kilter.cluster.backend import LOST, Backend, Call, Factory, Handle, Report, raised
-from kilter.errors import KilterError, RunFailed
+from kilter.errors import KilterError, RoleLost, RunFailed
 
 PULSE = 5.0
 """Seconds between two questions whether a worker makes progress."""
 
 TURN = 1.0
 """Seconds after which a wait looks around, at most."""
+
+CAUSE = 5.0
+"""Seconds in which a worker's end is noticed after the others who worked with it."""
 
 Tell = Callable[[str, str], None]
 """Takes an event: what happened, and the detail."""
@@ -84,9 +87,11 @@ class Pool:
         restarts: shared by all pools of a run.
         at_once: calls that a worker does at the same time.
         tell: takes what should be noted.
+        together: whether they hold one state together, so that the loss of one is the loss of all.
 
     Raises:
-        RunFailed: no worker is left, with the cause and the place of the last one.
+        RunFailed: no worker is left, with the cause and the place of the last one. RoleLost, where nobody
+            else has what it held.
     """
 
     def __init__(
@@ -100,7 +105,9 @@ class Pool:
         restarts: Restarts | None = None,
         tell: Tell = lambda what, detail: None,
         at_once: int = 1,
+        together: bool = False,
     ) -> None:
+        self.together = together
         self.backend, self.role, self.stall = backend, role, stall
         self.restarts, self.tell = restarts or Restarts(0), tell
         self._make, self._arguments, self._at_once = make, dict(arguments), at_once
@@ -142,6 +149,10 @@ class Pool:
         self._until(lambda: request.done)
         assert request.report is not None
         request.taken = True
+        # What the others say of one that was killed is not the cause, which comes a moment later.
+        end = self.backend.now() + CAUSE
+        while self.together and request.report.kind and self.backend.now() < end and self._busy():
+            self.poll(TURN)
         if request.report.kind:
             raise raised(request.report)
         return request.report.value
@@ -208,6 +219,9 @@ class Pool:
             slot.handle.kill()
         self.slots = []
 
+    def _busy(self) -> bool:
+        return any(slot.running for slot in self.slots)
+
     def _until(self, done: Callable[[], bool]) -> None:
         while not done():
             self.poll(TURN)
@@ -271,6 +285,9 @@ class Pool:
         log = f" (its log: {slot.handle.log})" if slot.handle.log else ""
         detail = f"{slot.handle.where} is lost: {cause}{log}"
         self.tell("lost worker", detail)
+        if self.together:
+            self.close()
+            raise self._empty(detail)
 
         # A greeting concerned the lost worker alone: its successor is greeted anew.
         again = [r for r in orphans if r.method not in self._greeting and r.method != "ready"]
@@ -300,7 +317,8 @@ class Pool:
             self._send(fresh, Request(method, arguments))
 
     def _empty(self, detail: str) -> RunFailed:
-        return RunFailed(
+        kind = RoleLost if self.together else RunFailed
+        return kind(
             f"No {self.role} worker is left ({detail})",
             "run the same command again to resume, with more `cluster.restarts` if the machines are sound",
         )

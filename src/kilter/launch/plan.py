@@ -245,7 +245,9 @@ def peaks(spec: ClusterSpec, work: Work, share: int) -> dict[str, dict[str, floa
         if roles[name].place == "apart":
             found[name] = {"frozen models": models * FROZEN * whole, "libraries": LIBRARIES}
     if spec.critic.place != "here" and "critic" in work.roles:
-        found["critic"] = {"weights, gradients, moments": state / spec.critic.workers} | {
+        # Its processes divide the weights where those of the learner do.
+        parts = spec.critic.workers if share > 1 else 1
+        found["critic"] = {"weights, gradients, moments": state / parts} | {
             "activations": work.activations,
             "libraries": LIBRARIES,
         }

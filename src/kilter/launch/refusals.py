@@ -50,10 +50,14 @@ class Facts:
 
 def check_cluster(spec: ClusterSpec, facts: Facts) -> None:
     """Raises UserError where a cluster cannot run what is asked for. Loads nothing and asks no cluster."""
-    for name, why in facts.missing.items():
-        if spec.roles()[name] != type(spec.roles()[name])():
-            shown = spec.roles()[name].model_dump(by_alias=True, exclude_defaults=True)
-            facts.refuse(name, shown, f"has no effect: {why}", "leave it out")
+    for name, role in spec.roles().items():
+        shown = role.model_dump(by_alias=True, exclude_defaults=True)
+        if shown and name in facts.missing:
+            facts.refuse(name, shown, f"has no effect: {facts.missing[name]}", "leave it out")
+        # Who writes `here` beside them has switched a place off.
+        if shown and name != "learner" and "place" not in role.model_fields_set:
+            problem = "has no effect: the role stays in the learner's own processes"
+            facts.refuse(name, shown, problem, "add place: apart, or leave it out")
     if facts.processes > 1:
         problem = f"has {spec.learner.workers} processes, and `processes` of the stage says {facts.processes}"
         facts.refuse("learner", "(both)", problem, "leave `processes` out; the cluster's learner says it")
@@ -63,9 +67,6 @@ def check_cluster(spec: ClusterSpec, facts: Facts) -> None:
     _check_gpus(spec, facts)
     _check_cores(spec, facts)
     _check_weights(spec, facts)
-    if spec.critic.place == "apart" and spec.critic.workers > 1:
-        problem = "is more than the one process that a critic apart trains in"
-        facts.refuse("critic.processes", spec.critic.workers, problem, "set critic.processes: 1")
     if spec.lookahead:
         _check_lookahead(spec, facts)
     if spec.address != "local":

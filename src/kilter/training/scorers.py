@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from kilter import feedback as feedbacks
-from kilter.cluster.pool import Restarts
 from kilter.data.collate import collate
 from kilter.data.encode import Encoder
 from kilter.data.shelf import picked
@@ -70,16 +69,16 @@ def make_scorer(job: Job, encoder: Encoder) -> Scorer | ActorCritic:
 
 
 def critic_apart(job: Job, encoder: Encoder) -> PooledCritic | None:
-    """The critic in a process of its own; None where it is here, or where there is none."""
+    """The critic in processes of its own; None where it is here, or where there is none."""
     cluster = job.apart("critic")
     if cluster is None:
         return None
     opening = replace(_critic(job, encoder), device=None)
     # Its weights stand nowhere else: a successor would know nothing of what it learned.
-    arguments = {"opening": opening, "spec": job.spec}
+    arguments = {"opening": opening, "spec": job.spec, "world": cluster.spec.critic.workers}
     pool = None
     if job.engine.is_main:
-        pool = cluster.pool("critic", CriticWorker, arguments, restarts=Restarts(0))
+        pool = cluster.pool("critic", CriticWorker, arguments, together=True)
     return PooledCritic(pool, job.engine, opening)
 
 

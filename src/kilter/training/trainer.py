@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from kilter.artifacts import write_json
-from kilter.errors import RunFailed
+from kilter.errors import RoleLost, RunFailed
 from kilter.launch.spec import ClusterSpec
 from kilter.models import adapters
 from kilter.models.resolve import resolve as resolve_model
@@ -21,7 +21,7 @@ from kilter.objectives import build_objective, fitted, method_name
 from kilter.runtime import peak_memory_gb
 from kilter.screen import screen_of, styled
 from kilter.seams import Stop
-from kilter.training import scorers
+from kilter.training import restart, scorers
 from kilter.training.apart.placed import Cluster, Connect, connect
 from kilter.training.assemble import assemble
 from kilter.training.balance import advice
@@ -69,15 +69,25 @@ class Trainer:
     connect: Connect = connect
 
     def run(self) -> TrainResult:
-        """Trains to the end.
+        """Trains to the end. A role that is lost with all it learned costs the steps since the checkpoint.
 
         Raises:
             Interrupted, RunFailed: with everything up to the last checkpoint safe.
         """
-        begin = time.monotonic()
-        job = self._job()
-        with job.cluster or contextlib.nullcontext():
-            return self._train(job, begin)
+        begin, job = time.monotonic(), self._job()
+        # Ranks of a group begin anew together, see parallel/launch.py.
+        left = self.spec.cluster.restarts if self.spec.cluster is not None and job.engine.world == 1 else 0
+        while True:
+            try:
+                with job.cluster or contextlib.nullcontext():
+                    return self._train(job, begin)
+            except RoleLost as error:
+                if not left:
+                    raise
+                lost = error.problem
+            # The models of the attempt are gone with its frames.
+            job, left = self._job(), left - 1
+            restart.note(self.out, self.name, self.spec.save_every, lost)
 
     def _train(self, job: Job, begin: float) -> TrainResult:
         """Assembles the run, takes its steps and exports the model."""

@@ -105,11 +105,21 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         arguments: Mapping[str, Any],
         at_once: int = 1,
         restarts: Restarts | None = None,
+        together: bool = False,
     ) -> Pool:
-        """Starts the workers of a role that are this process's, one after the other."""
+        """Starts the workers of a role that are this process's, one after the other.
+
+        Args:
+            role: their name.
+            make: makes the object that each of them holds.
+            arguments: of `make`.
+            at_once: calls that a worker does at the same time.
+            restarts: of its own; None shares those of the run.
+            together: whether they hold one state, and belong to this process alone.
+        """
         workers = self.spec.roles()[role].workers
-        size = len(range(self.rank, workers, self.world))
-        if workers < self.world:
+        size = workers if together else len(range(self.rank, workers, self.world))
+        if workers < self.world and not together:
             raise UserError(
                 f"cluster.{role}",
                 workers,
@@ -119,7 +129,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         # Events come when the run has somewhere to put them.
         tell = lambda what, detail: self.tell(what, detail)
         left = restarts or self._restarts
-        return Pool(self.backend, role, size, make, arguments, self.spec.stall, left, tell, at_once)
+        return Pool(self.backend, role, size, make, arguments, self.spec.stall, left, tell, at_once, together)
 
     def rollouts(
         self,

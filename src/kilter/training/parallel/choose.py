@@ -42,6 +42,16 @@ def make_engine(
     return Engine()
 
 
+def make_group(fsdp: FsdpSpec | None, dtype: str, world: int) -> Engine:
+    """The engine of a group that this process has been told of, and that is not the learner's.
+
+    With `fsdp` all of its processes share one copy; else each has its own.
+    """
+    if fsdp is None:
+        return AccelerateEngine(None)
+    return AccelerateEngine(Sharding(world, dtype == "bfloat16" and fsdp.gathers != "float32"))
+
+
 def _sharding(fsdp: FsdpSpec, dtype: str, world: int) -> Sharding:
     """Raises UserError where the processes do not divide into groups that share a copy."""
     if (found := fsdp.uneven(world)) is not None:

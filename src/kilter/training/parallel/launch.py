@@ -22,7 +22,7 @@ from kilter import errors, feedback
 from kilter.artifacts import AGAIN, owning, remove, write_first, write_json, write_text
 from kilter.cluster.backend import JOIN
 from kilter.data import store
-from kilter.errors import Interrupted, KilterError, RunFailed
+from kilter.errors import Interrupted, KilterError, RoleLost, RunFailed
 from kilter.runtime import core_count
 from kilter.screen import Screen
 
@@ -70,6 +70,7 @@ def run(trainer: Trainer) -> TrainResult:
 
 def _run_on_cluster(trainer: Trainer, folder: Path) -> None:
     """The ranks where the cluster has room for them; the group begins anew when it loses one."""
+    from kilter.training import restart
     from kilter.training.hooks.interrupts import StopRequest
     from kilter.training.parallel.ranks import Group
 
@@ -89,12 +90,13 @@ def _run_on_cluster(trainer: Trainer, folder: Path) -> None:
             if (folder / "result.json").is_file():
                 return
             left = attempt < cluster.restarts and not stop.received
-            if not ended.lost or not left:
+            lost = ended.lost or _lost_role(folder)
+            if not lost or not left:
                 break
             # What the others say of one that was killed is not the cause.
             for left_behind in (folder / "cause.json", *folder.glob(_trace(folder, "*").name)):
                 remove(left_behind)
-            _note_restart(trainer, ended.lost)
+            restart.note(trainer.out, trainer.name, trainer.spec.save_every, lost)
     finally:
         backend.close()
     if (folder / "cause.json").is_file() and not ended.lost:
@@ -103,22 +105,6 @@ def _run_on_cluster(trainer: Trainer, folder: Path) -> None:
         _show_trace(folder, range(len(ended.codes)))
     how = ended.lost or f"exit codes {ended.codes}; their own message stands above"
     raise RunFailed(f"The learner's processes were stopped ({how})", AGAIN, _kept(trainer.out))
-
-
-def _note_restart(trainer: Trainer, cause: str) -> None:
-    """Says that the learner begins anew, and from where, to whoever watches and to events.jsonl."""
-    from kilter.training.checkpoint import Checkpoints
-    from kilter.training.monitors.events import RESTART, Event, EventLog
-
-    found = Checkpoints(trainer.out / "checkpoints", trainer.spec.save_every).find()
-    step = 0 if found is None else int(found[1]["step"])
-    where = f"resumed after step {step}" if step else "begun anew"
-    line = f"{RESTART}: {cause}"
-    # Steps that will be done again find their events again, behind this one.
-    log = EventLog(trainer.out / "events.jsonl")
-    log.load(step or None)
-    log.add(Event(step, 1, "warn", RESTART, line, step, "certain", f"{where}; the run goes on"))
-    Screen(stderr=True).print(f"{trainer.name}: {line}; {where}")
 
 
 def _run_here(trainer: Trainer, folder: Path) -> None:
@@ -266,6 +252,14 @@ def _kept(out: Path) -> str:
     from kilter.training.checkpoint import Checkpoints
 
     return f"Last good checkpoint: {Checkpoints(out / 'checkpoints', 'auto').latest() or 'none yet'}"
+
+
+def _lost_role(folder: Path) -> str:
+    """What was lost with a role that nobody can replace; "" where it was something else."""
+    if not (folder / "cause.json").is_file():
+        return ""
+    error = _told(folder)
+    return error.problem if isinstance(error, RoleLost) else ""
 
 
 def _told(folder: Path) -> KilterError:

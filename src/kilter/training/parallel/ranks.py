@@ -24,6 +24,25 @@ ASKED = 60.0
 """Seconds in which a host answers; it does nothing but look."""
 
 
+Place = tuple[str, str, str]
+"""(node, its interface, the GPUs that are a rank's)."""
+
+
+def place_of(address: str) -> Place:
+    """Where this process is, on a node that others reach at an address."""
+    own = {a.address: name for name, found in psutil.net_if_addrs().items() for a in found}
+    return address, own.get(address, ""), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
+def store_at(address: str) -> Any:
+    """A store of this process by which the ranks of a group find each other."""
+    # Here, because a host that does not listen needs no torch.
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    limit = timedelta(seconds=ASKED)
+    return TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=limit)
+
+
 class Host:
     """Holds one rank: a process of its own, so that signals reach it and its end is seen."""
 
@@ -32,24 +51,18 @@ class Host:
         self.child: subprocess.Popen[bytes] | None = None
         self._said: list[bytes] = []
 
-    def place(self, address: str) -> tuple[str, str, str]:
-        """(node, its interface, the GPUs that are this rank's), by which ranks are sorted.
+    def place(self, address: str) -> Place:
+        """Where this rank is, by which ranks are sorted.
 
         Args:
             address: of the node, at which others reach it.
         """
         self.address = address
-        own = {a.address: name for name, found in psutil.net_if_addrs().items() for a in found}
-        return self.address, own.get(self.address, ""), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        return place_of(address)
 
     def listen(self) -> int:
         """Opens the store by which the ranks find each other; whoever listens says at which port."""
-        # Here, because a host that does not listen needs no torch.
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-        self.store = TCPStore(
-            self.address, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=ASKED)
-        )
+        self.store = store_at(self.address)
         return int(self.store.port)
 
     def begin(self, arguments: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -106,7 +119,7 @@ class Group:
         self.backend, self.stall, self.stopped = backend, stall, stopped
         self.hosts = [backend.start("learner", n, Host, {}) for n in range(size)]
 
-    def run(self, arguments: Sequence[str], environment: Mapping[str, str], attempt: int) -> Ended:
+    def run(self, arguments: Sequence[str], given: Mapping[str, str], attempt: int) -> Ended:
         """Starts all ranks and waits for their end; one that fails ends all."""
         try:
             places = [self._asked(host, "place", host.address) for host in self.hosts]
@@ -115,8 +128,8 @@ class Group:
             self.hosts, places = [self.hosts[n] for n in order], [places[n] for n in order]
             port = self._asked(self.hosts[0], "listen")
             for rank, host in enumerate(self.hosts):
-                names = _environment(rank, places, port, attempt)
-                self._asked(host, "begin", arguments, {**environment, **names})
+                names = environment(rank, places, port, attempt)
+                self._asked(host, "begin", arguments, {**given, **names})
             return self._watched()
         except _HostLost as error:
             self._signal(signal.SIGKILL)
@@ -188,10 +201,8 @@ def _name(number: int) -> str:
     return signal.Signals(number).name + (" (often: out of memory)" if number == signal.SIGKILL else "")
 
 
-def _environment(
-    rank: int, places: Sequence[tuple[str, str, str]], port: int, attempt: int
-) -> dict[str, str]:
-    """What torch reads to join the group."""
+def environment(rank: int, places: Sequence[Place], port: int, attempt: int = 0) -> dict[str, str]:
+    """What torch reads to join a group, whose first rank holds the store."""
     node, interface, gpus = places[rank]
     mates = [n for n, place in enumerate(places) if place[0] == node]
     # Who sees one GPU alone counts it as the first.

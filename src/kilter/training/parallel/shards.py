@@ -91,6 +91,35 @@ def rows_of(value: Tensor) -> tuple[Tensor, int]:
     return value.to_local(), each * value.device_mesh.get_local_rank(dim)
 
 
+def put(target: Tensor, whole: Tensor) -> None:
+    """Copies a whole tensor into one that may be divided: each process takes the rows that are its own."""
+    rows, first = rows_of(target)
+    rows.copy_(whole[first : first + rows.shape[0]] if rows.ndim else whole)
+
+
+def whole_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's state with whole moments, whoever holds their rows; every rank must call it."""
+    found = optimizer.state_dict()
+    moments = {
+        n: {k: (v.full_tensor() if isinstance(v, DTensor) else v).cpu() for k, v in of_one.items()}
+        for n, of_one in found["state"].items()
+    }
+    return {**found, "state": moments}
+
+
+def take_whole(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """The inverse of `whole_state`: moments are divided as their weights are."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    with torch.no_grad():
+        for n, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+            for key, value in state["state"].get(n, {}).items():
+                like = value.shape == parameter.shape
+                own = torch.zeros_like(parameter) if like else torch.zeros_like(value)
+                put(own, value)
+                moments.setdefault(n, {})[key] = own
+    optimizer.load_state_dict({**state, "state": moments})
+
+
 def _first_copy(value: DTensor) -> bool:
     """Whether this process holds rows of the first copy of the model."""
     coordinate = value.device_mesh.get_coordinate()
