@@ -4,7 +4,8 @@
     python -m bench.store --tokens 1048576 --length 48
 
 `rows and block` is what a run writes. `rows alone` is the same without blocks: all numbers as JSON. `asdict`
-is how it was before there were blocks. Each is read back, and must be equal.
+is how it was before there were blocks. Each is read back, and must be equal. Exits with 1 where it is not, or
+where a run's own way is slower than 4 Mi tokens/s or takes more than 10 bytes a token beside the text.
 """
 
 from __future__ import annotations
@@ -100,14 +101,18 @@ def main() -> None:
     args = parser.parse_args()
     groups = groups_of(args.tokens, args.length)
     print(f"{'way':<16}{'Mi tokens/s':>12}{'read Mi/s':>12}{'B/token':>9}{'with text':>11}  read back")
+    found = {}
     with tempfile.TemporaryDirectory(prefix="kilter-store-") as folder:
         for name in WAYS:
-            m = measure(name, groups, Path(folder), args.repeat)
+            m = found[name] = measure(name, groups, Path(folder), args.repeat)
             speeds = (m["tokens_per_second"] / 2**20, m["read_per_second"] / 2**20)
             numbers = (
                 f"{speeds[0]:>12.2f}{speeds[1]:>12.2f}{m['bytes_per_token']:>9.2f}{m['with_text']:>11.2f}"
             )
             print(f"{name:<16}{numbers}  {'equal' if m['equal'] else 'DIFFERENT'}")
+    own = found["rows and block"]
+    quick = own["tokens_per_second"] >= 4 * 2**20 and own["bytes_per_token"] <= 10
+    raise SystemExit(0 if quick and all(m["equal"] for m in found.values()) else 1)
 
 
 if __name__ == "__main__":

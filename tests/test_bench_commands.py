@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import runpy
 import shutil
 import sys
 
@@ -55,6 +56,17 @@ def test_it_runs(name, options, model, tmp_path, monkeypatch, capsys):
     with contextlib.suppress(SystemExit):  # some end so; without a table they have failed
         importlib.import_module(f"bench.{name}").main()
     assert "\n| " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["ahead", "publish"])
+def test_a_bench_on_ray_gives_workers_what_they_can_import(name, monkeypatch):
+    """Run as a script its classes would be those of __main__, which is another module in a worker."""
+    if name == "publish":
+        pytest.importorskip("ray")
+    module, called = importlib.import_module(f"bench.{name}"), []
+    monkeypatch.setattr(module, "main", lambda: called.append(name))
+    runpy.run_path(module.__file__, run_name="__main__")
+    assert called == [name]
 
 
 def test_what_must_not_ship_is_asked(model, tmp_path, monkeypatch, capsys):
