@@ -201,6 +201,10 @@ def test_the_exercise_on_real_preferences_fits_one_gpu(tmp_path):
         (["--config", "recipes/cluster-70b.yaml"], "is of a family that nobody counts"),
         (["--set", "model=someone/thing"], "has a size that nobody knows here"),
         (["--set", "stages.grpo.train.cluster=null"], "has no train stage with `cluster`"),
+        (["--gpus", "-8"], "greater than or equal to 0"),
+        (["--gpu-memory", "nan"], "`--gpu-memory` = nan is not a number above 0"),
+        (["--answer-tokens", "0"], "`--answer-tokens` = 0.0 is not a number above 0"),
+        (["--answer-tokens", "1e9"], "is more than the longest answer has"),
     ],
 )
 def test_what_cannot_be_placed_ends_with_wanted_and_free(words, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -51,7 +52,7 @@ def plan(
         float | None, typer.Option(help="mean tokens of an answer; default: half of the longest")
     ] = None,
     gpus: Annotated[
-        int | None, typer.Option(help="GPUs of the cluster; default: as many as are wanted")
+        int | None, typer.Option(min=0, help="GPUs of the cluster; default: as many as are wanted")
     ] = None,
     gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs of a node")] = 8,
     gpu_memory: Annotated[float, typer.Option(help="GB of a GPU")] = 80.0,
@@ -60,6 +61,10 @@ def plan(
     """Print roles, memory, bytes and seconds of a step, and what would be refused. Starts nothing."""
     from kilter.launch.plan import Machines
 
+    amounts = {"--parameters": parameters, "--answer-tokens": answer_tokens, "--gpu-memory": gpu_memory}
+    for option, value in amounts.items():
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(option, value, "is not a number above 0", "give one, or leave the option out")
     loaded = parsed(recipe, set_ or (), cluster, "recipes/cluster-7b.yaml")
     machines = Machines(gpus, gpus_per_node, gpu_memory * 1e9)
     planned = {n: s.spec for n, s in loaded.stages.items() if getattr(s.spec, "cluster", None) is not None}
@@ -139,6 +144,9 @@ def _plan(
     assert spec.cluster is not None
     check_cluster(spec.cluster, facts(spec, needs, f"stages.{name}.train.", machines.gpus))
     step = work(spec, needs, size, answer)
+    if answer is not None and step.longest and answer > step.longest:
+        problem = f"is more than the longest answer has, which is sampler.max_new_tokens = {step.longest:g}"
+        raise UserError("--answer-tokens", answer, problem, "give the mean over all answers")
     made = make(spec.cluster, step, machines)
     notes = [
         f"cluster: {sum(n * gpus for _, n, gpus in made.roles.values())} GPUs of "
