@@ -350,6 +350,9 @@ def test_a_critic_apart_learns_as_beside_the_policy(feedback, tiny, folder, tmp_
         metrics.append(run(tiny, folder, tmp_path / name, cluster=cluster, **settings))
         found.append(weights(tmp_path / name))
     same(*metrics)
+    for name in ("val/mean", "loss/value"):
+        values = [[r[name] for r in rows] for rows, _ in metrics]
+        assert values[1] == pytest.approx(values[0], rel=1e-5, abs=1e-5)
     assert found[0].keys() == found[1].keys()
     for name, value in found[0].items():
         torch.testing.assert_close(
@@ -522,15 +525,10 @@ METHODS = {
     "online_dpo": {"method": "online_dpo", "steps": 6},
     "sft": {"method": "sft", "steps": 6},
 }
-PLACEMENTS = [
-    ("grpo", ROLES[:1]),
-    ("grpo", ROLES[:3]),
-    ("ppo", ROLES[2:]),
-    ("ppo", ROLES),
-    ("online_dpo", ROLES[:3]),
-    ("sft", ROLES[:2]),
-]
-"""Beside the tests above, which have one role apart each."""
+HAS = {"grpo": ROLES[:3], "ppo": ROLES, "online_dpo": ROLES[:3], "sft": ROLES[:2]}
+"""Roles of each method that can live apart."""
+PLACEMENTS = [(name, placed) for name, has in HAS.items() for placed in (*((role,) for role in has), has)]
+"""Each role alone, twelve, and then all of a method."""
 
 
 @pytest.mark.parametrize(("method", "roles"), PLACEMENTS)
