@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
+import pickle
 import random
+import threading
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
 
+from kilter.cluster.held import Held
 from kilter.cluster.inline import InlineBackend
 from kilter.cluster.pool import Pool, Restarts
 from kilter.data import store
@@ -17,6 +21,7 @@ from kilter.data.dataset import DataSpec, load
 from kilter.errors import RunFailed, UserError
 from kilter.feedback.registry import Weighted
 from kilter.training.apart.scores import PooledScores, ScoreWorker
+from kilter.training.apart.vllm import VllmWorker
 from kilter.training.config import TrainSpec
 from kilter.training.learner import LocalLearner
 from kilter.training.trainer import Trainer
@@ -563,3 +568,55 @@ def test_whatever_dies_a_run_ends_with_the_right_counts_or_names_the_role(seed, 
     assert [r["step"] for r in metrics] == [1, 2, 3]
     assert len(tokens) == 48
     assert any(h.dead for h in backend.handles)
+
+
+class Kept:
+    """What a worker may hold: says whether it serves the next learner."""
+
+    made: ClassVar[list] = []
+
+    def __init__(self, serves):
+        self.serves, self.closed = serves, False
+        self.made.append(self)
+
+    def again(self):
+        return self.serves
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "stays"), [(True, True, True), (False, False, False), (True, False, False)]
+)
+def test_a_worker_that_is_taken_over_keeps_what_serves_again_and_makes_anew_what_does_not(
+    first, second, stays
+):
+    """(serves, as the next learner builds it, whether the object stays)."""
+    Kept.made.clear()
+    held = Held("rollout", 0, "node", "127.0.0.1")
+    held.build(pickle.dumps((Kept, {"serves": first})))
+    held.build(pickle.dumps((Kept, {"serves": second})))
+    assert len(Kept.made) == (1 if stays else 2)
+    assert Kept.made[0].closed is not stays
+    assert held.call("again", ()).value is second
+
+
+def test_an_engine_that_is_taken_over_forgets_the_learner_that_is_gone():
+    worker = VllmWorker.__new__(VllmWorker)
+    worker.way, worker.version, worker.learners = "", 7, 1
+    worker._arrived, worker._loads, said = threading.Condition(), threading.Lock(), []
+
+    def waits():
+        with pytest.raises(RunFailed, match="that asked is gone") as error:
+            worker._wait_for(8)
+        said.append(error.value)
+
+    thread = threading.Thread(target=waits)
+    thread.start()
+    assert worker.again()
+    thread.join(10)
+    # It answers for no version before the next learner's first weights.
+    assert (worker.version, len(said)) == (-1, 1)
+    worker.way = "nccl"
+    assert not worker.again()

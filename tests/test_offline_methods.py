@@ -102,10 +102,19 @@ def heads(tmp_path_factory) -> Path:
     return folder
 
 
+def _combined() -> list:
+    """Every method by the command line in either precision, one of them with adapters; the rest is slow."""
+    diagonal = (("float32", "bfloat16 lora"), ("bfloat16", "float32 lora"))
+    return [
+        pytest.param(name, c, id=f"{name}-{c}", marks=() if c in diagonal[n % 2] else pytest.mark.slow)
+        for n, name in enumerate(OFFLINE)
+        for c in COMBINATIONS
+    ]
+
+
 @REALDATA
 @pytest.mark.realdata
-@pytest.mark.parametrize("combination", COMBINATIONS)
-@pytest.mark.parametrize("name", OFFLINE)
+@pytest.mark.parametrize(("name", "combination"), _combined())
 def test_learns_on_real_data_from_the_command_line(
     name, combination, tiny, heads, tmp_path, monkeypatch, capsys
 ):

@@ -301,6 +301,12 @@ def ranks_of(folder):
     return [p.pid for p in found if "kilter.training.parallel.worker" in " ".join(cmdline(p))]
 
 
+def childless():
+    """Actors that hold no rank, whose process would be their child."""
+    actors = [p for p in psutil.process_iter() if "ray::Actor" in " ".join(cmdline(p))]
+    return {p.pid for p in actors if not p.children()}
+
+
 def cmdline(process):
     try:
         return process.cmdline()
@@ -311,16 +317,25 @@ def cmdline(process):
 def test_a_learner_that_loses_a_rank_goes_on_from_its_checkpoint(head, tiny, tmp_path, capfd):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Say {chr(97 + i)}"}) + "\n" for i in range(16)))
-    out, victims = tmp_path / "two", []
+    one = group_run(tiny, prompts, tmp_path / "one", max_steps=20)
+    out, victims, workers = tmp_path / "two", [], []
 
     def kill():
+        workers.append(childless())
         victims.append(max(ranks_of(out)))
         os.kill(victims[0], signal.SIGKILL)
 
     # On a busy machine a kill takes some steps to come in.
     when_step(out, 2, kill)
+    when_step(out, 19, lambda: workers.append(childless()))
     rows = group_run(tiny, prompts, out, cluster=APART_2, max_steps=20)
     assert [r["step"] for r in rows] == list(range(1, 21))
+    # The ranks are new. Their workers are the same processes, with the weights of the new learner in them.
+    assert len(workers[0]) == 2
+    assert workers[0] == workers[1]
+    assert all(map(gone, workers[0]))
+    for name in ("loss", "reward"):
+        assert [r[name] for r in rows] == pytest.approx([r[name] for r in one], rel=1e-3, abs=1e-3)
     said = " ".join(capfd.readouterr().err.split())  # a terminal breaks its lines
     assert "got SIGKILL" in said
     assert "resuming after step" in said
@@ -343,10 +358,8 @@ def test_a_divided_critic_that_is_killed_costs_the_group_its_steps_and_no_number
     out, victims = tmp_path / "two", []
 
     def kill():
-        # The other actors hold the ranks, which are their children.
-        actors = [p for p in psutil.process_iter() if "ray::Actor" in " ".join(cmdline(p))]
-        victims.append(max((p for p in actors if not p.children()), key=lambda p: p.pid))
-        victims[0].kill()
+        victims.append(max(childless()))
+        os.kill(victims[0], signal.SIGKILL)
 
     when_step(out, 2, kill)
     cluster = {"address": "auto", "learner": {"processes": 2}, "critic": {"place": "apart", "processes": 2}}

@@ -20,6 +20,9 @@ Factory = Callable[..., Any]
 JOIN = "KILTER_RAY"
 """Variable by which a rank of the learner finds the Ray that it was started on."""
 
+HOST = "KILTER_HOST"
+"""Variable by which a rank of the learner finds the actor that it runs in, and that owns its workers."""
+
 LOST = "lost"
 """The kind of a report whose worker is gone: the call may run again elsewhere."""
 
@@ -66,6 +69,8 @@ class Handle(Protocol):
     """Of its node, where other nodes reach it."""
     log: str
     """File on its node that has what it printed; "" where there is none."""
+    name: str
+    """By which processes that it starts find it; "" where they cannot."""
 
     def call(self, method: str, *arguments: Any) -> Call:
         """Sends a call, which begins when the earlier ones have ended."""
@@ -89,9 +94,18 @@ class Backend(Protocol):
     """This process's machine, where workers on others reach it."""
 
     def start(
-        self, role: str, number: int, make: Factory, arguments: Mapping[str, Any], at_once: int = 1
+        self,
+        role: str,
+        number: int,
+        make: Factory,
+        arguments: Mapping[str, Any],
+        at_once: int = 1,
+        anew: bool = False,
     ) -> Handle:
         """Starts worker `number` of a role. It may still be loading when this returns.
+
+        One that an earlier learner of the run has left is taken over, with what it holds where it says that
+        it serves another one as it is.
 
         Args:
             role: its settings say what the worker takes.
@@ -99,6 +113,7 @@ class Backend(Protocol):
             make: makes the object that it holds.
             arguments: of `make`.
             at_once: calls that it does at the same time.
+            anew: whether no earlier one will do, because it is bound to others that are gone.
 
         Raises:
             UserError: the resources that the role asks for did not come.
@@ -115,6 +130,10 @@ class Backend(Protocol):
 
     def now(self) -> float:
         """A clock that only goes forward, in seconds."""
+        ...
+
+    def release(self) -> None:
+        """The learner is gone. Workers may serve the next one of the run, which `start` gives them to."""
         ...
 
     def close(self) -> None:

@@ -43,7 +43,7 @@ class Held:
         self.where = f"{role} {number} (node {self.address}, process {os.getpid()})"
         self.object: Any = None
         self.failed: Report | None = None
-        self.built = threading.Event()
+        self.built, self._packed = threading.Event(), b""
 
     def hello(self) -> Hello:
         """Who and where this is. A worker's standard error goes to a file of its node."""
@@ -53,10 +53,20 @@ class Held:
     def build(self, packed: bytes) -> None:
         """Makes the object; what goes wrong is the answer to every later call.
 
+        A learner that takes the worker over builds again. Then the object stays, if it is to be the same and
+        says that it can serve `again`; otherwise another one takes its place.
+
         Args:
             packed: what makes it and the arguments, still pickled. To read them imports much, and while the
                 backend itself reads them no other lane can.
         """
+        again = getattr(self.object, "again", None)
+        if packed == self._packed and again is not None and again():
+            return
+        self.built.clear()
+        if (close := getattr(self.object, "close", None)) is not None:
+            close()
+        self.object, self._packed = None, packed
         report = run(self, "_make", (packed,), self.where)
         self.failed = report if report.kind else None
         self.built.set()

@@ -54,6 +54,7 @@ class InlineHandle:
     hangs: bool = False
     calls: list[InlineCall] = field(default_factory=list)
     log: str = ""
+    name: str = ""
     address: str = "127.0.0.1"
 
     @property
@@ -104,7 +105,13 @@ class InlineBackend:
         self._count = itertools.count()
 
     def start(
-        self, role: str, number: int, make: Factory, arguments: Mapping[str, Any], at_once: int = 1
+        self,
+        role: str,
+        number: int,
+        make: Factory,
+        arguments: Mapping[str, Any],
+        at_once: int = 1,
+        anew: bool = False,
     ) -> InlineHandle:
         """Makes the object here and now."""
         handle = InlineHandle(self, role, number, make(**arguments), self._now, at_once)
@@ -157,6 +164,10 @@ class InlineBackend:
     def now(self) -> float:
         """Seconds since the start."""
         return self._now
+
+    def release(self) -> None:
+        """Nobody is kept: another learner makes its own."""
+        self.close()
 
     def close(self) -> None:
         """All workers are dead."""

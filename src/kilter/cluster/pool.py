@@ -132,7 +132,9 @@ class Pool:
         return len(self.slots)
 
     def _started(self, number: int) -> Handle:
-        return self.backend.start(self.role, number, self._make, self._arguments, self._at_once)
+        return self.backend.start(
+            self.role, number, self._make, self._arguments, self._at_once, anew=self.together
+        )
 
     def submit(self, method: str, *arguments: Any) -> Request:
         """Sends a request to the worker with the fewest calls under way."""

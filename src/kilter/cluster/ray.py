@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,10 +18,10 @@ from typing import Any
 
 import ray
 
-from kilter.cluster import room
-from kilter.cluster.backend import JOIN, LOST, Factory, Report, raised
+from kilter.cluster.backend import HOST, JOIN, LOST, Factory, Report, raised
 from kilter.cluster.held import Held, Hello
 from kilter.errors import UserError
+from kilter.launch import room
 from kilter.launch.spec import ClusterSpec
 from kilter.launch.versions import require_same, versions
 from kilter.runtime import dismiss, kill_users_of, when_it_ends
@@ -41,13 +42,53 @@ BESIDE = "beside"
 """The lane of calls that wait for no other."""
 
 
+SPACE = "kilter"
+"""Where actors that others look for have their names."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """An actor and its place."""
+
+    role: str
+    number: int
+    actor: Any
+    place: Any
+
+
+class Owner:
+    """Reserves places and starts actors. They end when the process ends that it is in."""
+
+    def __init__(self) -> None:
+        self.made: list[Made] = []
+
+    def reserve(self, bundles: Sequence[Mapping[str, float]], strategy: str) -> Any:
+        """A placement group, which may still have to wait for its place."""
+        return ray.util.placement_group([dict(bundle) for bundle in bundles], strategy)
+
+    def begin(self, role: str, number: int, place: Any, options: Mapping[str, Any]) -> Made:
+        """An actor that holds nothing yet."""
+        kind = ray.remote(concurrency_groups={BESIDE: 1})(Actor)
+        self.made.append(Made(role, number, kind.options(**options).remote(role, number), place))
+        return self.made[-1]
+
+    def all(self) -> list[Made]:
+        """What was started here, whether it is still there or not."""
+        return self.made
+
+
 class Actor(Held):
-    """A worker's object in a process of Ray."""
+    """A worker's object in a process of Ray. One that holds a rank owns the rank's workers."""
 
     def __init__(self, role: str, number: int) -> None:
         super().__init__(
             role, number, ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
         )
+        self.owner = Owner()
+
+    def own(self, method: str, arguments: Sequence[Any]) -> Any:
+        """A call of its owner."""
+        return getattr(self.owner, method)(*arguments)
 
 
 @dataclass(frozen=True)
@@ -89,6 +130,7 @@ class RayHandle:
         actor: Ray's handle.
         place: its placement group.
         hello: what it said of itself.
+        name: by which other processes find it.
         sent: calls under way, in their order.
         since: when Ray last ceased to reach it, None while it does.
     """
@@ -96,6 +138,7 @@ class RayHandle:
     actor: Any
     place: Any
     hello: Hello
+    name: str = ""
     sent: list[RayCall] = field(default_factory=list)
     since: float | None = None
 
@@ -173,6 +216,7 @@ class RayBackend:
     ) -> None:
         self.spec, self.say = spec, say
         self.handles: list[RayHandle] = []
+        self._owner, self._free = Owner(), list[Made]()
         self._begun: set[tuple[str, int]] = set()
         self._ranks: Any = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -181,7 +225,17 @@ class RayBackend:
             self._connect(os.environ.get(JOIN, spec.address))
         self.address = str(ray.get_runtime_context().gcs_address)
         self.host = str(ray.util.get_node_ip_address())
-        self.actor = ray.remote(concurrency_groups={BESIDE: 1})(Actor)
+        # The actor that a rank runs in, and its workers, outlive the rank.
+        named = os.environ.get(HOST, "")
+        self._host = ray.get_actor(named, SPACE) if named else None
+        if self._host is not None:
+            self._free = self._owned("all")
+
+    def _owned(self, method: str, *arguments: Any) -> Any:
+        """What the owner of this process's workers answers."""
+        if self._host is None:
+            return getattr(self._owner, method)(*arguments)
+        return ray.get(self._host.own.remote(method, arguments))
 
     def _connect(self, address: str) -> None:
         # Nothing is reported to Ray's makers; workers print to files of their nodes.
@@ -214,9 +268,34 @@ class RayBackend:
             ) from error
 
     def start(
-        self, role: str, number: int, make: Factory, arguments: Mapping[str, Any], at_once: int = 1
+        self,
+        role: str,
+        number: int,
+        make: Factory,
+        arguments: Mapping[str, Any],
+        at_once: int = 1,
+        anew: bool = False,
     ) -> RayHandle:
-        """Starts an actor that holds what `make` makes, when its place is free."""
+        """Starts an actor that holds what `make` makes, when its place is free, or takes one over."""
+        handle = self._left(role, number, anew) or self._fresh(role, number, at_once)
+        self.handles.append(handle)
+        require_same(versions(), handle.hello.versions, handle.hello.address)
+        handle.actor.build.remote(pickle.dumps((make, dict(arguments))))
+        return handle
+
+    def _left(self, role: str, number: int, anew: bool) -> RayHandle | None:
+        """A worker that an earlier learner has left, and that is alive."""
+        for made in [m for m in self._free if (m.role, m.number) == (role, number)]:
+            self._free.remove(made)
+            with contextlib.suppress(ray.exceptions.RayError):
+                lane = made.actor.hello.options(concurrency_group=BESIDE)
+                handle = RayHandle(made.actor, made.place, ray.get(lane.remote(), timeout=REPLACEMENT))
+                if not anew:
+                    return handle
+                handle.kill()
+        return None
+
+    def _fresh(self, role: str, number: int, at_once: int) -> RayHandle:
         # A successor must not hold up those who go on.
         first, seconds = (role, number) not in self._begun, self.spec.wait_for_resources
         self._begun.add((role, number))
@@ -238,25 +317,23 @@ class RayBackend:
         cpus, gpus, others = wanted.get("CPU", 0), wanted.get("GPU", 0), dict(wanted)
         for name in ("CPU", "GPU"):
             others.pop(name, None)
-        actor = self.actor.options(
-            num_cpus=cpus,
-            num_gpus=gpus,
-            resources=others,
-            scheduling_strategy=strategy,
-            max_concurrency=at_once,
-            runtime_env={"env_vars": SEES_ALL} if self.spec.roles()[role].place == "beside" else None,
-        ).remote(role, number)
+        name = f"{role}-{number}-{uuid.uuid4().hex}" if role == "learner" else ""
+        options = {
+            "num_cpus": cpus,
+            "num_gpus": gpus,
+            "resources": others,
+            "scheduling_strategy": strategy,
+            "max_concurrency": at_once,
+            "runtime_env": {"env_vars": SEES_ALL} if self.spec.roles()[role].place == "beside" else None,
+        } | ({"name": name, "namespace": SPACE} if name else {})
+        actor = self._owned("begin", role, number, place, options).actor
         try:
             hello = ray.get(actor.hello.remote(), timeout=max(60.0, self.spec.stall))
         except ray.exceptions.RayError as error:
             ray.util.remove_placement_group(place)
             lost = Report(kind=LOST, arguments=(_cause(error),), where=f"{role} {number}")
             raise raised(lost) from error
-        handle = RayHandle(actor, place, hello)
-        self.handles.append(handle)
-        require_same(versions(), hello.versions, hello.address)
-        actor.build.remote(pickle.dumps((make, dict(arguments))))
-        return handle
+        return RayHandle(actor, place, hello, name)
 
     def _wanted(self, role: str) -> dict[str, float]:
         """What one worker of a role takes."""
@@ -273,7 +350,7 @@ class RayBackend:
             UserError: the time is over, or no node of this process's own Ray is large enough.
         """
         strategy = "STRICT_SPREAD" if nodes > 1 else "PACK"
-        group, end = ray.util.placement_group([dict(wanted)] * nodes, strategy), time.monotonic() + seconds
+        group, end = self._owned("reserve", [dict(wanted)] * nodes, strategy), time.monotonic() + seconds
         who = "each worker" if role != "learner" else "each machine"
         # An own Ray does not grow.
         own = self._own and self.spec.address == "local" and JOIN not in os.environ
@@ -303,9 +380,16 @@ class RayBackend:
         """The machine's clock."""
         return time.monotonic()
 
+    def release(self) -> None:
+        """The next learner of the run may take the workers over. Those of a rank wait with its host."""
+        self._free = list(self._owner.made)
+
     def close(self) -> None:
-        """Ends the workers, and Ray itself where it was started here. Another's Ray goes on."""
-        for handle in self.handles:
+        """Ends the workers, and Ray itself where it was started here. Another's Ray goes on.
+
+        Those of a rank end with the actor that it runs in.
+        """
+        for handle in self.handles if self._host is None else ():
             handle.kill()
         if self._own:
             ray.shutdown()

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from kilter.artifacts import write_json
+from kilter.cluster.backend import Backend
 from kilter.errors import RoleLost, RunFailed
 from kilter.launch.spec import ClusterSpec
 from kilter.models import adapters
@@ -77,17 +78,21 @@ class Trainer:
         begin, job = time.monotonic(), self._job()
         # Ranks of a group begin anew together, see parallel/launch.py.
         left = self.spec.cluster.restarts if self.spec.cluster is not None and job.engine.world == 1 else 0
-        while True:
-            try:
-                with job.cluster or contextlib.nullcontext():
-                    return self._train(job, begin)
-            except RoleLost as error:
-                if not left:
-                    raise
-                lost = error.problem
-            # The models of the attempt are gone with its frames.
-            job, left = self._job(), left - 1
-            restart.note(self.out, self.name, self.spec.save_every, lost)
+        with contextlib.ExitStack() as ends:
+            if job.cluster is not None:
+                ends.callback(job.cluster.backend.close)
+            while True:
+                try:
+                    with job.cluster or contextlib.nullcontext():
+                        return self._train(job, begin)
+                except RoleLost as error:
+                    if not left:
+                        raise
+                    lost = error.problem
+                # The models of the attempt are gone with its frames; the others' workers are still there.
+                assert job.cluster is not None, "what is lost was elsewhere"
+                job, left = self._job(job.cluster.backend), left - 1
+                restart.note(self.out, self.name, self.spec.save_every, lost)
 
     def _train(self, job: Job, begin: float) -> TrainResult:
         """Assembles the run, takes its steps and exports the model."""
@@ -145,8 +150,12 @@ class Trainer:
             round(peak_memory_gb(), 2),
         )
 
-    def _job(self) -> Job:
-        """The settings with their objective and engine, checked before any model is loaded."""
+    def _job(self, backend: Backend | None = None) -> Job:
+        """The settings with their objective and engine, checked before any model is loaded.
+
+        Args:
+            backend: of the cluster, where it is there already.
+        """
         # Class weights and the like come from the data, before anything is built on them.
         spec, objective, note = self.spec, build_objective(self.spec.method), ""
         if spec.prompts is None:
@@ -170,16 +179,17 @@ class Trainer:
             self.heldout if self.select is None else self.select,
         )
         if spec.cluster is not None:
-            job = replace(job, cluster=self._cluster(spec.cluster, job))
+            job = replace(job, cluster=self._cluster(spec.cluster, job, backend))
         if note:
             job.say(note)
         return job
 
-    def _cluster(self, spec: ClusterSpec, job: Job) -> Cluster | None:
+    def _cluster(self, spec: ClusterSpec, job: Job, backend: Backend | None) -> Cluster | None:
         """The cluster, if any role lives there. It is not even connected to otherwise."""
         if all(role.place == "here" for role in spec.roles().values()):
             return None
-        return Cluster(spec, self.connect(spec), self.out, job.say, job.engine.rank, job.engine.world)
+        rank, world = job.engine.rank, job.engine.world
+        return Cluster(spec, backend or self.connect(spec), self.out, job.say, rank, world)
 
 
 def _describe(job: Job, run: Run) -> None:

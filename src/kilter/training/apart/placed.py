@@ -51,7 +51,7 @@ def connect(spec: ClusterSpec) -> Backend:
 
 
 class Cluster(contextlib.AbstractContextManager["Cluster"]):
-    """Opens pools by role, and ends them all.
+    """Opens pools by role, for one learner; the next one of the run may take their workers over.
 
     Args:
         spec: where the roles run.
@@ -77,7 +77,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         self._restarts = Restarts(spec.restarts)
         self.moments = Moments()
         self.ends = contextlib.ExitStack()
-        self.ends.callback(backend.close)
+        self.ends.callback(backend.release)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

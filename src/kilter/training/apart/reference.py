@@ -38,6 +38,7 @@ class ReferenceWorker(Worker):
         frozen = None if opening.adapter is not None else self.scorer
         rows = functools.partial(logps_by_parts, budget=budget)
         self.reference = LiveReference(self.scorer, frozen, ready.amp, temperature, rows)
+        self.moved = False
 
     def logps(self, batch: Batch) -> Tensor:
         """Log-probs of the batch's tokens, [B, T], in nats."""
@@ -46,8 +47,13 @@ class ReferenceWorker(Worker):
 
     def load(self, package: Package) -> Taken:
         """Takes the weights of a later policy."""
+        self.moved = True
         receive(package, dict(self.scorer.named_parameters()), self.progress.tick)
         return Taken(package.version, {})
+
+    def again(self) -> bool:
+        """Only where it still is the reference that every learner begins with."""
+        return not self.moved
 
     def weights(self) -> dict[str, Tensor]:
         """All weights by name."""

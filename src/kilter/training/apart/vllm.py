@@ -12,6 +12,7 @@ import torch
 
 from kilter.cluster.backend import LostError
 from kilter.cluster.weights import FETCH, Package, Taken, checksums
+from kilter.errors import RunFailed
 from kilter.models.folder import quiet_transformers
 from kilter.roles.open import OpenSpec, open_encoder, open_model
 from kilter.sampling.config import SamplerKind
@@ -52,8 +53,8 @@ class VllmWorker(Worker):
         sleeps: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder, self.spec, self.keep = open_encoder(opening), sampler, keep
-        self.version = -1
+        self.encoder, self.spec, self.keep, self.way = open_encoder(opening), sampler, keep, way
+        self.version, self.learners = -1, 1
         self._arrived, self._loads = threading.Condition(), threading.Lock()
         self._cleanup = contextlib.ExitStack()
         path = shared_folder(self._cleanup)
@@ -89,15 +90,29 @@ class VllmWorker(Worker):
         found: list[Sample] = _or_lost(run)
         return found
 
+    def again(self) -> bool:
+        """Unless a learner that is gone leads its transfer. It answers nothing before the new one's weights."""
+        if self.way:
+            return False
+        with self._loads, self._arrived:
+            self.version, self.learners = -1, self.learners + 1
+            self._arrived.notify_all()
+        return True
+
     def _wait_for(self, version: int) -> None:
         with self._arrived:
-            self._arrived.wait_for(lambda: self.version >= version)
+            asked = self.learners
+            self._arrived.wait_for(lambda: self.version >= version or self.learners != asked)
+            # Nobody reads what a learner that is gone has asked for.
+            if self.learners != asked:
+                raise RunFailed("The learner that asked is gone", "see the run's log: another has begun")
 
     def load(self, package: Package) -> Taken:
         """Takes new weights. A failure is the end of the engine, for nobody knows what it holds then."""
+        learners = self.learners
         with self._loads:
             # Several may wait here, and not in their order.
-            if package.version < self.version:
+            if package.version < self.version or self.learners != learners:
                 return Taken(package.version)
             version, sums = TAKE.get(package.way, VllmWorker._read)(self, package)
             with self._arrived:

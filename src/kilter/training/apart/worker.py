@@ -34,6 +34,10 @@ class Worker:
     def ready(self) -> None:
         """Returns when the worker can serve."""
 
+    def again(self) -> bool:
+        """Whether it can serve a learner that begins anew as it is, and forgets the one that is gone."""
+        return True
+
     def pulse(self) -> int:
         """A number that grows with the work that was done."""
         return self.progress.count

@@ -76,16 +76,17 @@ def _run_on_cluster(trainer: Trainer, folder: Path) -> None:
 
     assert trainer.spec.cluster is not None
     cluster, stop = trainer.spec.cluster, StopRequest()
-    backend = trainer.connect(cluster)
+    backend, group = trainer.connect(cluster), None
     environment = {JOIN: backend.address, "OMP_NUM_THREADS": str(cluster.learner.cores or 1)}
     try:
         for attempt in range(cluster.restarts + 1):
             with stop:
-                group = Group(backend, cluster.learner.workers, cluster.stall, lambda: stop.received)
-                try:
-                    ended = group.run([*WORKER, str(folder)], environment, attempt)
-                finally:
-                    group.close()
+                # The hosts stay, and with them the workers of the ranks, whose models are loaded.
+                group = group or Group(backend, cluster.learner.workers, cluster.stall, lambda: stop.received)
+                ended = group.run([*WORKER, str(folder)], environment, attempt)
+            if not ended.whole:
+                group.close()
+                group = None
             # The result is written when every process has trained to the end.
             if (folder / "result.json").is_file():
                 return

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from kilter.cluster.backend import LOST, Backend, Call, Handle, Report, raised
+from kilter.cluster.backend import HOST, LOST, Backend, Call, Handle, Report, raised
 
 GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL of ranks whose group has lost one."""
@@ -99,10 +99,17 @@ class Host:
 
 @dataclass(frozen=True)
 class Ended:
-    """How the ranks of a group ended. lost: "" or which rank was killed or lost its machine, and how."""
+    """How the ranks of a group ended.
+
+    Args:
+        codes: exit codes, by rank.
+        lost: "" or which rank was killed or lost its machine, and how.
+        whole: whether all hosts are there, so that the ranks can begin anew in them.
+    """
 
     codes: tuple[int | None, ...]
     lost: str = ""
+    whole: bool = True
 
 
 class Group:
@@ -120,7 +127,7 @@ class Group:
         self.hosts = [backend.start("learner", n, Host, {}) for n in range(size)]
 
     def run(self, arguments: Sequence[str], given: Mapping[str, str], attempt: int) -> Ended:
-        """Starts all ranks and waits for their end; one that fails ends all."""
+        """Starts all ranks and waits for their end; one that fails ends all. May be called again."""
         try:
             places = [self._asked(host, "place", host.address) for host in self.hosts]
             # Neighbours in rank are neighbours in place, whatever order the places came in.
@@ -129,11 +136,11 @@ class Group:
             port = self._asked(self.hosts[0], "listen")
             for rank, host in enumerate(self.hosts):
                 names = environment(rank, places, port, attempt)
-                self._asked(host, "begin", arguments, {**given, **names})
+                self._asked(host, "begin", arguments, {**given, **names, HOST: host.name})
             return self._watched()
         except _HostLost as error:
             self._signal(signal.SIGKILL)
-            return Ended((), str(error))
+            return Ended((), str(error), whole=False)
 
     def close(self) -> None:
         """Ends the hosts, and with them what they hold."""
