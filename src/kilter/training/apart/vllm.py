@@ -91,7 +91,7 @@ class VllmWorker(Worker):
         return found
 
     def again(self) -> bool:
-        """Unless a learner that is gone leads its transfer. It answers nothing before the new one's weights."""
+        """Unless a learner that is gone leads its transfer. It answers nothing before new weights come."""
         if self.way:
             return False
         with self._loads, self._arrived:
