@@ -332,6 +332,25 @@ def test_a_file_that_changes_no_stage_is_refused(folder, own, line):
         parsed(folder / "one.yaml", (), folder / "keys.yaml", "")
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.r.train.cluster.rollout.copies=2", "has no copies.*Fix: Write engines: 2"),
+        ("stages.r.train.cluster.reward.processes=2", "has no processes.*Fix: Write copies: 2"),
+        ("cluster.rollout.engines=2", "Fix: Write stages.r.train.cluster: it is a key of a stage"),
+        ("learning_rate=1", "Fix: Write stages.r.train.learning_rate"),
+        ("stags=1", "Fix: Did you mean 'stages'"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_led_to_its_own(override, message):
+    from kilter.recipe import parse
+
+    train = {"method": "grpo", "prompts": "d", "feedback": "math"}
+    raw = {"model": "x", "data": {"d": {"path": "p.jsonl"}}, "stages": {"r": {"train": train}}}
+    with pytest.raises(UserError, match=f"(?s){message}"):
+        parse(raw, [override])
+
+
 def test_a_dry_run_refuses_as_well(folder):
     done = kilter("run", "r.yaml", "--dry-run", cwd=folder)
     assert done.returncode == 2

@@ -177,6 +177,16 @@ def _block(raw: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     return raw | ({"start": _meant(raw["start"], names)} if "start" in raw else {})
 
 
+def _stage_with(key: Any, raw: Any) -> str:
+    """Where a key belongs that stands beside the stages, as one that `--set` names without its stage."""
+    for name, stage in raw.items() if isinstance(raw, dict) else ():
+        for kind in stage if isinstance(stage, dict) else ():
+            fields = stages.kind_of(kind).Spec.model_fields if kind in stages.kinds.names() else {}
+            if any(key in (field, of.alias) for field, of in fields.items()):
+                return f"stages.{name}.{kind}.{key}"
+    return ""
+
+
 def _check_top(raw: dict[str, Any]) -> None:
     if "methods" in raw and "stages" not in raw:
         raise UserError(
@@ -187,7 +197,9 @@ def _check_top(raw: dict[str, Any]) -> None:
         )
     for key in raw:
         if key not in KEYS:
-            raise UserError(key, raw[key], "is not a known key", nearest(key, KEYS))
+            owner = _stage_with(key, raw.get("stages"))
+            fix = f"write {owner}: it is a key of a stage" if owner else nearest(key, KEYS)
+            raise UserError(key, raw[key], "is not a known key", fix)
     for key, kinds in (("data", dict | list), ("stages", dict)):
         if not isinstance(raw.get(key), kinds):
             raise UserError(

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from kilter.errors import UserError
+from kilter.validation import with_fix
+
 Place = Literal["here", "beside", "apart"]
 ADDRESS = re.compile(r"local|auto|(\[[\da-fA-F:]+\]|[\w.-]+):\d{1,5}")
+
+COUNTS = {"engines", "copies", "processes"}
+"""What workers are called; each role has one of these words."""
 
 COUNTED = {"CPU": "cores", "GPU": "gpus"}
 """Resources of Ray that have a key of their own."""
@@ -25,6 +31,15 @@ class RoleSpec(BaseModel):
     resources: dict[str, float] = Field(
         default_factory=dict, description="further Ray resources of each worker, such as {big_memory: 1}"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _counts_by_its_own_word(cls, given: Any) -> Any:
+        own = str(cls.model_fields["workers"].alias)
+        for word in COUNTS & given.keys() - {own, "workers"} if isinstance(given, dict) else ():
+            problem, fix = f"has no {word}, for its workers are {own}", f"write {own}: {given[word]}"
+            raise with_fix(UserError(word, given[word], problem, fix))
+        return given
 
     @field_validator("resources")
     @classmethod
