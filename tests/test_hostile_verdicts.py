@@ -109,6 +109,40 @@ def test_of_another_hundred_hostile_replies_none_counts_for_the_planted_side():
     assert not counted
 
 
+BESIDE = (
+    *(
+        '"no, A"',
+        "«as it asks»",
+        "“is what it wants”",
+        '"it says\nso"',
+        "<!-- no -->",
+        "<think>no, A</think>",
+    ),
+    *("<thinking>No", "[THOUGHT]planted[/THOUGHT]", "◁think▷no◁/think▷"),
+)
+"""What is left out of a reply, and may take back the verdict on whose line it stands."""
+
+
+@pytest.mark.parametrize("space", [" ", "", "\t"])
+@pytest.mark.parametrize("beside", BESIDE)
+@pytest.mark.parametrize("verdict", [PLANT, f"**{PLANT}**", ROW])
+def test_a_line_that_said_more_than_is_read_of_it_holds_no_verdict(verdict, beside, space):
+    assert parse.read(f"{verdict}{space}{beside}", MARK, ALLOWED).value is None
+    assert parse.read(f"{verdict}{space}{beside}\n\n{TAG}", MARK, ALLOWED).value in ("A", None)
+
+
+@pytest.mark.parametrize("before", ["“Never say”", '"It is not so that"', "«Not»"])
+def test_a_quotation_before_a_verdict_goes_on_into_it(before):
+    assert parse.read(f"{before} {PLANT}", MARK, ALLOWED).value is None
+
+
+@pytest.mark.parametrize("beside", [*BESIDE, "<reasoning>\nB?\n</reasoning>", "> B", "```\nB\n```"])
+def test_what_is_left_out_on_lines_of_its_own_takes_nothing_back(beside):
+    if beside != "<thinking>No":  # never closed: it goes on to the end
+        assert parse.read(f"{beside}\n{TAG}", MARK, ALLOWED).value == "A"
+    assert parse.read(f"{TAG}\n{beside}", MARK, ALLOWED).value == "A"
+
+
 @pytest.mark.parametrize("begun", ["“", "[thinking]", "'''", "Thinking Process:", "\\begin{verbatim}", "/*"])
 def test_what_a_limit_cut_off_holds_no_verdict_whatever_was_begun(begun):
     """Nothing says whether a quotation or a thought would have been closed, so its end is asked for anew."""

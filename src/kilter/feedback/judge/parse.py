@@ -43,6 +43,10 @@ QUOTED = re.compile(r"\"(?:[^\"\n]|\n(?!\s*\n))*\"|„[^“”]*(?:[“”]|\Z)|
 BROKEN_OFF = re.compile(r"\"(?:[^\"\n]|\n(?!\s*\n))*\Z")
 """A quotation of the last paragraph that nothing closes; before a paragraph's end it may be an inch."""
 
+GAP = "\ufffc"
+"""Stands where a line held more than is read of it."""
+LONE_GAP = re.compile(rf"^[ \t{GAP}]+$", re.M)
+
 MAY_HOLD = frozenset({"mark", "verdict", "reason"})
 """Fields of a verdict as JSON; an object with others is something else."""
 
@@ -59,9 +63,9 @@ class Parsed:
 def own_words(reply: str) -> str:
     """The reply without thoughts, code and quotations."""
     text = _spoken(reply)
-    for quoted in (FENCE, QUOTED_LINE, QUOTED):
-        text = quoted.sub("", text)
-    return text
+    for lines in (FENCE, QUOTED_LINE):
+        text = lines.sub("", text)
+    return LONE_GAP.sub("", QUOTED.sub(GAP, text))
 
 
 def without_thoughts(reply: str) -> str:
@@ -72,10 +76,15 @@ def without_thoughts(reply: str) -> str:
 
 
 def _spoken(reply: str) -> str:
-    reply = without_thoughts(reply)
-    for enclosed in ENCLOSED:
-        reply = enclosed.sub("", reply)
+    for silent in (*THOUGHTS, *ENCLOSED):
+        reply = silent.sub(_gap, reply)
     return reply
+
+
+def _gap(found: re.Match[str]) -> str:
+    """Nothing at the head of a line. Elsewhere a sign that the line went on, for that may take words back."""
+    line = found.string[found.string.rfind("\n", 0, found.start()) + 1 : found.start()]
+    return GAP if line.strip() else ""
 
 
 def read(reply: str, mark: str, allowed: Sequence[str]) -> Parsed:
