@@ -47,6 +47,7 @@ BUGS = {
         "a failure to parse or a time-out is reward 0": "test_open_instruct_rewards_a_failure_with_zero",
         "an overlong context is reward 0": "test_open_instruct_rewards_an_overlong_context_with_zero",
         "100 is 10, -3 is 3, incorrect is 1": "test_open_instruct_takes_100_for_10_*",
+        "the template of safety is empty": "test_every_wording_shows_request_and_answer_*",
     },
     "open-instruct, preferences": {
         "the first is always chosen": "test_open_instruct_always_chooses_the_first_and_ignores_the_verdict",
@@ -81,6 +82,19 @@ BUGS = {
         "no log-probs": "test_labels_carry_odds_and_history_and_training_on_them_needs_the_flag",
     },
     "Anthropic's RL-CAI": {"boilerplate of a model trained too long": "test_boilerplate_is_the_share_*"},
+    "metrics of harm alone": {"declining is harmless": "test_a_refusal_is_no_shortcut_to_harmlessness"},
+    "critics": {
+        "a critique obeys what stands in the prompt": "test_a_critique_that_obeys_the_prompt_does_not_count",
+        "an answer ends the question's turn": "test_an_answer_ends_no_turn_of_the_critics_question",
+        "a revision that changes nothing counts": "test_an_identical_revision_is_dropped_*",
+        "markers of a layout stand in the text": "test_dialogues_of_the_layout_are_read_by_their_turns_*",
+    },
+    "what judges are shown": {
+        "a long answer is cut": "test_a_question_that_is_too_long_is_not_asked_and_not_cut",
+        "braces of an answer are filled in, or it is empty": "test_odd_answers_are_shown_as_they_are",
+        "roles and earlier turns are lost": "test_several_turns_and_a_system_prompt_are_shown_*",
+        "the same answer twice is no tie": "test_odd_answers_are_shown_as_they_are",
+    },
     "all of them": {
         "two judges of whom one failed": "test_a_panel_of_two_with_one_failure_has_no_majority",
         "a judge that is the policy": "test_a_judge_is_named_wherever_it_reads_answers_of_its_own_model",
