@@ -108,6 +108,46 @@ def test_a_bad_constitution_is_one_message_and_exit_2(monkeypatch, capsys, tmp_p
     assert "Traceback" not in text
 
 
+@pytest.mark.parametrize("door", ["diff", "test", "conflicts"])
+def test_where_nobody_could_judge_nothing_is_measured_and_the_reason_is_said(
+    monkeypatch, capsys, tmp_path, door
+):
+    path, target = tmp_path / "pairs.jsonl", tmp_path / "page.md"
+    rows = [{"prompt": f"How do I bake {n}?", "chosen": "With flour.", "rejected": "No."} for n in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = ("one", "general") if door == "diff" else ("general",)
+    who = "--critic" if door == "test" else "--judge"
+    page = () if door == "conflicts" else ("--out", target)
+    more = ("--data", path, who, "builtin:support-desk", *page)
+    code, said = command(monkeypatch, capsys, "constitution", door, *names, *more)
+    assert (code, target.exists()) == (4, False)
+    assert "could be used; most often: the world's critic knows nothing of this prompt" in said
+    assert "know the prompts of their world alone" in said
+
+
+def test_principles_that_are_about_no_prompt_say_so(monkeypatch, capsys, tmp_path):
+    path, own = tmp_path / "pairs.jsonl", tmp_path / "c.yaml"
+    path.write_text('{"prompt": "Hi", "chosen": "Hello.", "rejected": "No."}\n' * 2)
+    own.write_text(yaml.safe_dump(document(P | {"scope": {"labels": ["unsafe"]}})))
+    who = ("--data", path, "--judge", "builtin:support-desk")
+    code, said = command(monkeypatch, capsys, "constitution", "conflicts", own, *who)
+    assert code == 4
+    assert "No principle is about any of these prompts" in said
+
+
+@pytest.mark.parametrize("name", ["page.html", "page", "page.json"])
+@pytest.mark.parametrize("door", ["diff", "test"])
+def test_a_page_is_markdown_and_no_other_file(monkeypatch, capsys, tmp_path, door, name):
+    names = ("one", "support-desk") if door == "diff" else ("one",)
+    who = ("--judge", "builtin:support-desk") if door == "diff" else ("--critic", "builtin:support-desk")
+    target = tmp_path / name
+    more = ("--data", "builtin:support-desk", *who, "--out", target)
+    code, said = command(monkeypatch, capsys, "constitution", door, *names, *more)
+    assert (code, target.exists()) == (2, False)
+    assert "is not a .md file" in said
+    assert "page.md" in said
+
+
 @pytest.mark.parametrize(
     "text",
     [

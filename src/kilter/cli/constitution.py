@@ -150,11 +150,10 @@ def probe(
     """Which principle never fires, which always does, and what changes without each of them?"""
     from kilter.constitution.opening import critic_of_text, judge_of_text
     from kilter.constitution.page import FIRES, fires_rows, principles_page
-    from kilter.constitution.probe import fires, leave_one_out, votes
+    from kilter.constitution.probe import fires, leave_one_out, said, votes
     from kilter.constitution.read import load
 
-    if target is not None:
-        require_file(target, "--out")
+    _page_goes_to(target)
     document, comparisons = load(name), _pairs(data, limit)
     # A file of a critic's settings says how it writes, and nothing of how it compares.
     compares = judge or ("" if critic.endswith((".yaml", ".yml")) else critic)
@@ -163,7 +162,8 @@ def probe(
     fired = fires(document, critic_of_text(critic), answers)
     left = []
     if who is not None:
-        left = leave_one_out(document, comparisons, votes(document, who, comparisons), _measures(comparisons))
+        judged = said(votes(document, who, comparisons))
+        left = leave_one_out(document, comparisons, judged, _measures(comparisons))
     if target is not None:
         write_text(
             target, principles_page(document.name, fired, left, data, critic, "" if who is None else who.name)
@@ -233,11 +233,11 @@ def conflicts(
     from kilter.constitution.opening import judge_of_text
     from kilter.constitution.page import interval
     from kilter.constitution.probe import conflicts as pairs_of
-    from kilter.constitution.probe import leave_one_out, votes
+    from kilter.constitution.probe import leave_one_out, said, votes
     from kilter.constitution.read import load
 
     document, comparisons = load(name), _pairs(data, limit)
-    found = votes(document, judge_of_text(judge), comparisons)
+    found = said(votes(document, judge_of_text(judge), comparisons))
     opposed = pairs_of(document, found)
     left = leave_one_out(document, comparisons, found, _measures(comparisons))
     if as_json:
@@ -273,8 +273,7 @@ def diff(
     from kilter.constitution.probe import difference
     from kilter.constitution.read import load
 
-    if target is not None:
-        require_file(target, "--out")
+    _page_goes_to(target)
     who = judge_of_text(judge)
     comparisons = _pairs(data, limit)
     found = difference(load(first), load(second), who, comparisons, _measures(comparisons))
@@ -282,6 +281,15 @@ def diff(
     if target is not None:
         write_text(target, text)
     out.print(text, soft_wrap=True)
+
+
+def _page_goes_to(target: Path | None) -> None:
+    """Refuses a file whose name says that it holds something else than a page in Markdown."""
+    if target is None:
+        return
+    if target.suffix != ".md":
+        raise UserError("--out", str(target), "is not a .md file", f"name it {target.with_suffix('.md')}")
+    require_file(target, "--out")
 
 
 def _pairs(data: str, limit: int) -> list[Comparison]:

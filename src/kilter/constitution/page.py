@@ -122,7 +122,8 @@ def _lines(found: Difference, data: str, judge: str) -> Iterator[str]:
     ]
     yield from table(head, rows)
     yield ""
-    yield "+/- counts prompts on which the second is higher and lower; p is the exact sign test of both."
+    yield "Intervals are 95 %, of the mean over prompts. +/- counts the prompts on which the second is higher"
+    yield "and lower; p is the exact sign test of these counts, which knows nothing of how much higher."
     yield ""
     for what, names in found.texts.items():
         if names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from kilter.constitution.document import Constitution
 from kilter.constitution.judge import MARGIN, ConstitutionJudge, combined, decides
 from kilter.constitution.wording import critique_ask
 from kilter.data.dataset import prompt_key
+from kilter.errors import RunFailed
 from kilter.feedback.judge.prompts import conversation
 from kilter.feedback.judge.verdict import Comparison, Judgement, ToldJudge
 from kilter.seams import Chat
@@ -49,22 +51,53 @@ class Fires:
 def fires(
     document: Constitution, critic: Chat, answers: Sequence[tuple[Prompt, str]], shots: int = 2
 ) -> list[Fires]:
-    """Asks the critic under every principle, whose scope holds the prompt, about every answer."""
-    found = []
+    """Asks the critic under every principle, whose scope holds the prompt, about every answer.
+
+    Raises:
+        RunFailed: no critique could be used.
+    """
+    found, reasons = [], Counter[str]()
     for principle in document.principles:
         mine = [(p, a) for p, a in answers if principle.scope.holds(p)]
         replies = said_by(critic, [critique_ask(p, a, principle, shots) for p, a in mine])
         events: list[bool | None] = []
         for (prompt, answer), reply in zip(mine, replies, strict=True):
-            kind = "invalid" if reply.problem else look(reply.text, answer, conversation(prompt))[0]
+            read = ("invalid", reply.problem) if reply.problem else None
+            kind, reason = read or look(reply.text, answer, conversation(prompt))
             events.append(None if kind == "invalid" else kind == "problem")
+            reasons.update([reason] * (kind == "invalid"))
         found.append(Fires(principle.id, len(mine), events.count(None), proportion(events)))
+    asked = sum(f.probes for f in found)
+    if asked and reasons.total() == asked:
+        raise nothing_said("critique", asked, reasons)
     return found
 
 
 def votes(document: Constitution, judge: ToldJudge, comparisons: Sequence[Comparison]) -> Votes:
     """Every principle's own judgement on every comparison that its scope holds, in both orders."""
     return ConstitutionJudge(document, judge).votes(comparisons)
+
+
+def said(found: Votes) -> Votes:
+    """The same votes.
+
+    Raises:
+        RunFailed: none of them has a verdict, so that nothing could be measured of them.
+    """
+    judged = [v for row in found for v in row.values()]
+    if any(v.p is not None for v in judged):
+        return found
+    if not judged:
+        raise RunFailed("No principle is about any of these prompts", "name other data, or widen the scopes")
+    raise nothing_said("verdict", len(judged), Counter(v.reason for v in judged))
+
+
+def nothing_said(what: str, count: int, reasons: Counter[str]) -> RunFailed:
+    """Of so many verdicts or critiques none could be used."""
+    problem = f"None of {count} {what}s could be used; most often: {reasons.most_common(1)[0][0]}"
+    return RunFailed(
+        problem, "name another judge or critic; builtin: ones know the prompts of their world alone"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +218,7 @@ def difference(
     measures: Mapping[str, Measure],
 ) -> Difference:
     """Judges every pair under both, and compares the answers that each one prefers."""
-    p = [chosen(d, comparisons, votes(d, judge, comparisons)) for d in (first, second)]
+    p = [chosen(d, comparisons, said(votes(d, judge, comparisons))) for d in (first, second)]
     rates, prompts = {}, prompts_of(comparisons)
     for name, measure in measures.items():
         a, b = (values(measure, comparisons, own) for own in p)

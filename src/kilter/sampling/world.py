@@ -15,7 +15,7 @@ from kilter.errors import UserError
 from kilter.sampling.choices import choice
 from kilter.sampling.registry import samplers
 from kilter.sampling.scripted import ScriptedSampler, asked
-from kilter.types import ABOUT, Choice, Prompt
+from kilter.types import ABOUT, Choice, Prompt, Request, Sample
 
 UNKNOWN = "the world's critic knows nothing of this prompt"
 
@@ -58,6 +58,11 @@ class WorldSampler(ScriptedSampler):
         if about is None:
             return None
         return self.critic.reply(prompt, about["step"], about["principle"], about["answer"])
+
+    def _sample(self, request: Request, index: int) -> Sample:
+        if any(name not in request.prompt.metadata for name in self.critic.needs):
+            return Sample(request, index, None, UNKNOWN)
+        return super()._sample(request, index)
 
     def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice]:
         """How probable it is that the answer shown first, or else the second, is better."""
