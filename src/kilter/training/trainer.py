@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -89,7 +90,8 @@ class Trainer:
                     if not left:
                         raise
                     lost = error.problem
-                # The models of the attempt are gone with its frames; the others' workers are still there.
+                # The models of the attempt go, before others are opened. The workers of other roles stay.
+                gc.collect()
                 assert job.cluster is not None, "what is lost was elsewhere"
                 job, left = self._job(job.cluster.backend), left - 1
                 restart.note(self.out, self.name, self.spec.save_every, lost)
