@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -82,14 +83,22 @@ class Host:
 
     def _read(self, child: subprocess.Popen[bytes]) -> None:
         assert child.stdout is not None
-        while part := os.read(child.stdout.fileno(), 65536):
-            self._said.append(part)
+        with child.stdout:
+            while part := os.read(child.stdout.fileno(), 65536):
+                self._said.append(part)
 
-    def look(self) -> tuple[int | None, bytes]:
-        """(exit code, None while it runs; what it has printed since the last look)."""
+    def look(self) -> tuple[int | None, bytes, int]:
+        """(exit code, None while it runs; what it has printed since the last look; turns of its main thread).
+
+        A thread that waits for the other ranks takes no turn, nor does a stopped process. One that asks its
+        workers for answers does, and one that computes.
+        """
         assert self.child is not None
         code, said, self._said = self.child.poll(), self._said, []
-        return code, b"".join(said)
+        turns = 0
+        with contextlib.suppress(psutil.Error):
+            turns = sum(psutil.Process(self.child.pid).num_ctx_switches())
+        return code, b"".join(said), turns
 
     def stop(self, number: int) -> None:
         """Sends the rank a signal."""
@@ -118,7 +127,7 @@ class Group:
     Args:
         backend: places their hosts.
         size: ranks.
-        stall: seconds without an answer after which a host is lost.
+        stall: seconds without an answer after which a host is lost; without a turn of any rank, all are.
         stopped: whether somebody asked the run to stop.
     """
 
@@ -148,9 +157,22 @@ class Group:
             host.kill()
 
     def _watched(self) -> Ended:
-        told, ended_at, codes = False, None, self._look()
+        told, ended_at, stuck = False, None, ""
+        codes, turns = self._look()
+        seen_turns, since = turns, self.backend.now()
         while None in codes:
             now = self.backend.now()
+            # When one hangs the others wait for it, and none can know which one it is.
+            if turns != seen_turns:
+                seen_turns, since = turns, now
+            elif now - since > self.stall and not stuck:
+                stuck = (
+                    f"no rank made progress for {self.stall:g} s: {', '.join(h.where for h in self.hosts)}"
+                )
+                told = self._signal(signal.SIGKILL)
+            # A process that waits for a dead disk does not even hear that.
+            if stuck and now - since > self.stall + GRACE:
+                break
             # Each rank saves at the end of its step, then all end.
             if self.stopped() and not told:
                 told = self._signal(signal.SIGTERM)
@@ -163,21 +185,21 @@ class Group:
             if ended_at is not None and now - ended_at > GRACE and not self.stopped():
                 self._signal(signal.SIGKILL)
             time.sleep(0.2)
-            codes = self._look()
+            codes, turns = self._look()
+        if stuck:
+            return Ended(codes, stuck)
         seen = first if ended_at is not None else codes
         killed = [(rank, code) for rank, code in enumerate(seen) if code is not None and code < 0]
         how = "".join(f"rank {r} on {self.hosts[r].where} got {_name(-c)}" for r, c in killed[:1])
         return Ended(codes, how)
 
-    def _look(self) -> tuple[int | None, ...]:
-        """Exit codes so far; what ranks print is printed here."""
-        found = []
-        for host in self.hosts:
-            code, said = self._asked(host, "look")
+    def _look(self) -> tuple[tuple[int | None, ...], list[int]]:
+        """(exit codes so far, turns of each rank); what ranks print is printed here."""
+        looks = [self._asked(host, "look") for host in self.hosts]
+        for _, said, _ in looks:
             sys.stderr.write(said.decode(errors="replace"))
-            found.append(code)
         sys.stderr.flush()
-        return tuple(found)
+        return tuple(code for code, _, _ in looks), [turns for _, _, turns in looks]
 
     def _signal(self, number: int) -> bool:
         for host in self.hosts:
