@@ -80,7 +80,7 @@ def test_a_call_is_answered_by_the_weights_that_were_sent_before_it():
 
 def test_errors_cross_as_what_they_were():
     _, workers = pool()
-    with pytest.raises(UserError, match=r"`a` = '\[1, 2\]' is wrong"):
+    with pytest.raises(UserError, match=r"`a` = '\[1, 2\]' is wrong, says echo \d\."):
         workers.result(workers.submit("wrong"))
     with pytest.raises(RunFailed, match=r"echo \d failed \(ZeroDivisionError: no\)"):
         workers.result(workers.submit("broken"))

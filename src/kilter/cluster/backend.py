@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kilter import errors
-from kilter.errors import KilterError, RunFailed
+from kilter.errors import KilterError, RunFailed, UserError
 
 Factory = Callable[..., Any]
 """Makes the object that a worker holds; importable by name, its arguments plain enough to be sent."""
@@ -156,8 +156,11 @@ def run(target: Any, method: str, arguments: Sequence[Any], where: str) -> Repor
 
 
 def raised(report: Report) -> KilterError:
-    """The error that a report carries, as it would have been raised here."""
-    cause = " ".join(map(str, report.arguments))
-    return errors.made_again(report.kind, report.arguments) or RunFailed(
+    """The error that a report carries. One of input names the worker: a folder may be here, and not there."""
+    arguments, cause = report.arguments, " ".join(map(str, report.arguments))
+    if report.kind == UserError.__name__ and report.where:
+        field, value, problem, fix = arguments
+        arguments = (field, value, f"{problem}, says {report.where}", fix)
+    return errors.made_again(report.kind, arguments) or RunFailed(
         f"{report.where} failed ({cause})", "look at its log, then run the same command again to resume"
     )
