@@ -128,7 +128,7 @@ def session(pid):
 
 def test_errors_cross_as_what_they_were(pool):
     workers, _ = pool(1)
-    with pytest.raises(UserError, match=r"`a` = '\[1, 2\]' is wrong"):
+    with pytest.raises(UserError, match=r"`a` = '\[1, 2\]' is wrong, says rollout 0 \(node"):
         workers.result(workers.submit("wrong"))
     with pytest.raises(RunFailed, match="It failed") as found:
         workers.result(workers.submit("failed"))
@@ -160,8 +160,10 @@ def test_a_worker_that_is_killed_or_stopped_is_replaced_and_really_ends(pool, nu
     workers.every("load", 3)
     victim = pids(workers)[1]
     asked = [workers.submit("double", x, 0.3) for x in range(6)]
+    begin = time.monotonic()
     os.kill(victim, number)
     assert [workers.result(r)[0] for r in asked] == [0, 2, 4, 6, 8, 10]
+    assert time.monotonic() - begin < 2 + 30
     assert [what for what, _ in told] == ["lost worker"]
     assert f"process {victim}" in told[0][1]
     assert "its log: /" in told[0][1]
@@ -199,6 +201,15 @@ def test_a_place_that_never_comes_names_what_is_wanted_and_free(pool, capsys):
     assert "wants 2 CPU, 1 tpu; node" in str(found.value)
     assert "16 of 16 CPU, 0 of 0 tpu free" in str(found.value)
     assert found.value.code == 2
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "no-such-host.invalid"])
+def test_an_address_without_a_head_is_refused_at_once(monkeypatch, host):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    begin = time.monotonic()
+    with pytest.raises(UserError, match=rf"`cluster.address` = '{re.escape(host)}:1' leads to no Ray"):
+        RayBackend(ClusterSpec.model_validate({"address": f"{host}:1"}))
+    assert time.monotonic() - begin < 20
 
 
 def test_the_ranks_of_a_learner_lie_on_as_many_machines_as_asked(head):

@@ -151,6 +151,8 @@ def test_only_what_is_read_is_sent(client, here, monkeypatch, capsys):
         (["r.yaml", "--status", "x"], "cannot be combined"),
         ([], "`recipe` is missing"),
         (["--status", "x"], "`job` = 'x' is not known to this cluster"),
+        (["r.yaml", "--runs", "/s", "--name", "a/../b"], "`--name` = 'a/../b' is not a name"),
+        (["--status", "x", "--address", "head:8265"], "'head:8265' is not the URL of a dashboard"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_sent(

@@ -13,6 +13,7 @@ import yaml
 from kilter.cli.app import ClusterOption, SetOption, command, err, out
 from kilter.cli.cluster import parsed
 from kilter.errors import UserError
+from kilter.validation import require_name
 
 if TYPE_CHECKING:
     from kilter.launch.jobs import Jobs
@@ -59,6 +60,12 @@ def submit(
     if cluster is not None and recipe is None:
         problem, fix = "goes with a recipe, and none is sent", "give a recipe, or leave --cluster out"
         raise UserError("--cluster", str(cluster), problem, fix)
+    # Ray would take it for the port of the cluster itself, and try for most of a minute.
+    if not address.startswith(("http://", "https://")):
+        problem = "is not the URL of a dashboard"
+        raise UserError("--address", address, problem, "give it as http://HEAD:8265")
+    if name is not None:
+        require_name("--name", name)
     if recipe is not None:
         # What cannot work is refused before anybody is asked.
         parcel = _packed(recipe, runs, set_ or [], cluster)
