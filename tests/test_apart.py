@@ -6,6 +6,7 @@ import functools
 import json
 import pickle
 import random
+import re
 import threading
 from types import SimpleNamespace
 from typing import ClassVar
@@ -620,3 +621,12 @@ def test_an_engine_that_is_taken_over_forgets_the_learner_that_is_gone():
     assert (worker.version, len(said)) == (-1, 1)
     worker.way = "nccl"
     assert not worker.again()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "no-such-host.invalid"])
+def test_an_address_without_a_head_is_refused_at_once(host):
+    from kilter.launch.spec import ClusterSpec
+    from kilter.training.apart.placed import connect
+
+    with pytest.raises(UserError, match=rf"`cluster.address` = '{re.escape(host)}:1' leads to no Ray"):
+        connect(ClusterSpec.model_validate({"address": f"{host}:1"}))

@@ -203,15 +203,6 @@ def test_a_place_that_never_comes_names_what_is_wanted_and_free(pool, capsys):
     assert found.value.code == 2
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "no-such-host.invalid"])
-def test_an_address_without_a_head_is_refused_at_once(monkeypatch, host):
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    begin = time.monotonic()
-    with pytest.raises(UserError, match=rf"`cluster.address` = '{re.escape(host)}:1' leads to no Ray"):
-        RayBackend(ClusterSpec.model_validate({"address": f"{host}:1"}))
-    assert time.monotonic() - begin < 20
-
-
 def test_the_ranks_of_a_learner_lie_on_as_many_machines_as_asked(head):
     learner = {"processes": 4, "nodes": 2, "cores": 1, "resources": {"ranks": 1}}
     backend = RayBackend(spec(learner=learner, wait_for_resources=1.0))

@@ -159,8 +159,7 @@ def raised(report: Report) -> KilterError:
     """The error that a report carries. One of input names the worker: a folder may be here, and not there."""
     arguments, cause = report.arguments, " ".join(map(str, report.arguments))
     if report.kind == UserError.__name__ and report.where:
-        field, value, problem, fix = arguments
-        arguments = (field, value, f"{problem}, says {report.where}", fix)
+        arguments = (*arguments[:2], f"{arguments[2]}, says {report.where}", *arguments[3:])
     return errors.made_again(report.kind, arguments) or RunFailed(
         f"{report.where} failed ({cause})", "look at its log, then run the same command again to resume"
     )

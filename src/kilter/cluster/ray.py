@@ -7,7 +7,6 @@ import logging
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,9 +31,6 @@ UNAVAILABLE = 30.0
 
 REPLACEMENT = 20.0
 """Seconds that a lost worker's successor waits for its place, while the others go on."""
-
-REACHED = 10.0
-"""Seconds in which a head answers its port."""
 
 LOOK = 10.0
 """Seconds between two lines that say what is waited for."""
@@ -261,12 +257,8 @@ class RayBackend:
             self._guard = when_it_ends(kill_users_of(ray._private.worker._global_node.get_session_dir_path()))
             return
         try:
-            # Ray itself tries for two minutes, and prints warnings of its own meanwhile.
-            if address != "auto":
-                host, _, port = address.rpartition(":")
-                socket.create_connection((host.strip("[]"), int(port)), REACHED).close()
             ray.init(address=address, **quiet)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 "cluster.address",

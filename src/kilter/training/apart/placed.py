@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,13 +34,18 @@ from kilter.training.apart.vllm import AT_ONCE, VllmWorker
 
 Connect = Callable[[ClusterSpec], Backend]
 
+REACHED = 10.0
+"""Seconds in which a head answers at its port."""
+
 
 def connect(spec: ClusterSpec) -> Backend:
     """The backend that the settings ask for. Nothing else imports ray.
 
     Raises:
-        UserError: Ray is not installed.
+        UserError: Ray is not installed, or its head is not there.
     """
+    if spec.address not in ("local", "auto"):
+        _reach(spec.address)
     try:
         from kilter.cluster.ray import RayBackend
     except ModuleNotFoundError as error:
@@ -48,6 +54,17 @@ def connect(spec: ClusterSpec) -> Backend:
         ) from error
 
     return RayBackend(spec)
+
+
+def _reach(address: str) -> None:
+    """Raises UserError where nobody listens. Ray would try for two minutes, and warn in its own words."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACHED).close()
+    except OSError as error:
+        problem = f"leads to no Ray ({error})"
+        fix = "start it with `ray start --head`, or use address: local"
+        raise UserError("cluster.address", address, problem, fix) from error
 
 
 class Cluster(contextlib.AbstractContextManager["Cluster"]):

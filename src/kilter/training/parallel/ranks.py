@@ -187,7 +187,7 @@ class Group:
             time.sleep(0.2)
             codes, turns = self._look()
         if stuck:
-            return Ended(codes, stuck)
+            return Ended(codes, stuck, whole=None not in codes)
         seen = first if ended_at is not None else codes
         killed = [(rank, code) for rank, code in enumerate(seen) if code is not None and code < 0]
         how = "".join(f"rank {r} on {self.hosts[r].where} got {_name(-c)}" for r, c in killed[:1])
