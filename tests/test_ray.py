@@ -304,8 +304,8 @@ def ranks_of(folder):
 
 
 def childless():
-    """Actors that hold no rank, whose process would be their child."""
-    actors = [p for p in psutil.process_iter() if "ray::Actor" in " ".join(cmdline(p))]
+    """Actors of this Ray that hold no rank, whose process would be their child. Others may run beside it."""
+    actors = [p for p in psutil.Process().children(recursive=True) if "ray::Actor" in " ".join(cmdline(p))]
     return {p.pid for p in actors if not p.children()}
 
 
