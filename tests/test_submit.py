@@ -347,3 +347,16 @@ def test_builds_do_not_count_as_versions(monkeypatch):
     monkeypatch.setenv(jobs.SENDER, json.dumps({"torch": "2.8.0"}))
     with pytest.raises(UserError, match="install the same torch|Install the same torch"):
         jobs.arrive()
+
+
+@pytest.mark.parametrize("lies", [True, False])
+def test_a_token_is_sent_where_one_lies(tmp_path, monkeypatch, lies):
+    """Ray's heads ask for it from then on. Any Ray of one's own leaves one."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "")
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    if lies:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").touch()
+    jobs.bring_token()
+    assert os.environ.get("RAY_AUTH_MODE") == ("token" if lies else None)

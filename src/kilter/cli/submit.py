@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -92,11 +91,9 @@ def submit(
 
 def connect(address: str) -> Jobs:
     """The jobs of the cluster whose dashboard is there. Raises UserError."""
-    from kilter.launch.jobs import Jobs
+    from kilter.launch.jobs import Jobs, bring_token
 
-    # Ray asks for a token wherever one lies, but its client sends none unless told to before its import.
-    if (Path.home() / ".ray" / "auth_token").is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    bring_token()
     try:
         from kilter.cluster.ray import job_client
     except ModuleNotFoundError as error:

@@ -54,6 +54,12 @@ def leave(code: int) -> None:
         write_json(Path(os.environ[EXIT]), {"code": code})
 
 
+def bring_token() -> None:
+    """Ray asks for a token wherever one lies, but a client sends none unless told to before its import."""
+    if (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 class Jobs:
     """The jobs of a cluster, by the name that Kilter gave them.
 

@@ -16,6 +16,7 @@ from kilter.cluster.backend import Backend, Factory
 from kilter.cluster.pool import Pool, Restarts
 from kilter.cluster.weights import FileTransport, ObjectTransport, Transport
 from kilter.errors import UserError
+from kilter.launch.jobs import bring_token
 from kilter.launch.spec import ClusterSpec
 from kilter.models.forward import Scorer
 from kilter.roles.open import OpenSpec
@@ -46,6 +47,8 @@ def connect(spec: ClusterSpec) -> Backend:
     """
     if spec.address not in ("local", "auto"):
         _reach(spec.address)
+    if spec.address != "local":
+        bring_token()
     try:
         from kilter.cluster.ray import RayBackend
     except ModuleNotFoundError as error:
