@@ -248,3 +248,14 @@ def test_a_wrong_value_names_field_value_and_fix(monkeypatch, capsys, args, mess
     text = " ".join(capsys.readouterr().err.split())
     assert message in text
     assert "Fix: " in text
+
+
+@pytest.mark.parametrize("more", [{}, {"data__world__view": "pairs"}])
+def test_a_plain_value_of_several_configurations_is_their_first_field_whatever_else_is_typed(more):
+    """The first n questions of a world, whichever world it is; it once vanished beside another dial."""
+    from kilter.data.dataset import DataSpec
+
+    options = list(options_of(DataSpec, prefix=("data",)))
+    views = {"view": "pairs"} if more else {}
+    assert collect(options, {"data__world": "16"} | more) == {"data": {"world": {"n": 16} | views}}
+    assert collect(options, {"data__world": "{n: 5}"} | more) == {"data": {"world": {"n": 5} | views}}

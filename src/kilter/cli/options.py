@@ -211,6 +211,13 @@ def collect(options: Sequence[Option], values: Mapping[str, Any]) -> dict[str, A
                     f"sets a part of {key}, which is switched off",
                     "leave out one of both",
                 )
+            if not isinstance(node.get(key, True), dict | bool):
+                raise UserError(
+                    option.flag,
+                    value,
+                    f"sets a part of {key}, which is {node[key]!r}",
+                    "leave out one of both",
+                )
             node[key] = node[key] if isinstance(node.get(key), dict) else {}
             node = node[key]
         value = _read(option, value)
@@ -228,7 +235,12 @@ def _read(option: Option, value: Any) -> Any:
     if isinstance(value, str) and not value.strip():
         raise UserError(option.flag, value, "is empty", "give it a value, or leave the option out")
     if option.kind == "yaml":
-        return scalar(value, option.flag)
+        found = scalar(value, option.flag)
+        # Several configurations may stand there and nothing else: a plain value is their first field.
+        kinds = members(option.field.annotation)
+        if isinstance(found, dict) or option.model is None or _models(option.field.annotation) != kinds:
+            return found
+        return {first_field(option.model)[0]: found}
     if option.kind == "pairs":
         return pairs_of(value, option.flag)
     if option.kind == "list":
