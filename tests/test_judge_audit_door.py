@@ -122,6 +122,9 @@ def test_a_stage_shows_the_audit_and_what_changed_in_the_report(kilter, tiny):
     recipe = RECIPE.replace("TINY", str(tiny))
     Path("r.yaml").write_text(recipe)
     assert kilter("run", "r.yaml")[0] == 1
+    made = json.loads(Path("runs/r/late/manifest.json").read_text())["facts"]["lines"]
+    grew = [line for line in made if line.startswith("worse ")]
+    assert any(" verbosity " in line and "since `early`: +" in line and "[" in line for line in grew)
     page = Path("runs/r/report.html").read_text()
     assert page.count(">Audit of the judge <small>") == 2
     assert "Since the earlier audit" in page

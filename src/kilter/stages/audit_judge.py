@@ -137,15 +137,15 @@ class AuditJudge(StageKind[AuditJudgeSpec]):
             "prompt_tokens": bill.usage.prompt_tokens,
             "tokens": bill.usage.tokens,
         }
-        if spec.before is not None:
-            _write_changes(work, Certificate.model_validate(made), folder)
+        certified = Certificate.model_validate(made)
+        changed = [] if spec.before is None else _write_changes(work, certified, folder)
         write_json(folder / ARTIFACT["certificate"], sealed(made), indent=1)
         facts = {
             "verdict": made["verdict"],
             "failures": made["failures"],
             "undecided": made["undecided"],
             "pairs": made["pairs"],
-            "lines": lines(Certificate.model_validate(made)),
+            "lines": [*lines(certified), *changed],
         }
         return Outcome(facts, code=CODES[made["verdict"]] if spec.gates else Exit.OK)
 
@@ -211,10 +211,12 @@ def _indented(line: str) -> str:
     return f"    {line}"
 
 
-def _write_changes(work: Workspace, made: Certificate, folder: Path) -> None:
-    """Says what changed since the earlier audit, metric by metric."""
-    from kilter.evaluation.judge_audit.report import changes
+def _write_changes(work: Workspace, made: Certificate, folder: Path) -> list[str]:
+    """Keeps what changed since the earlier audit, metric by metric, and says what is worse."""
+    from kilter.evaluation.judge_audit.report import change_lines, changes
     from kilter.feedback.judge.certificate import read
 
-    earlier = read(work.stage(str(work.input("before"))) / ARTIFACT["certificate"])
-    write_json(folder / CHANGES, {"changes": changes(earlier, made)}, indent=1)
+    before = str(work.input("before"))
+    found = changes(read(work.stage(before) / ARTIFACT["certificate"]), made)
+    write_json(folder / CHANGES, {"changes": found}, indent=1)
+    return change_lines(found, before)

@@ -148,3 +148,14 @@ def change_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         )
         for c in found
     ]
+
+
+def change_lines(found: Sequence[Mapping[str, Any]], before: str) -> list[str]:
+    """What is surely worse than in the earlier audit `before`, a line each."""
+    rows = zip(found, change_rows(found), strict=True)
+    worse = [
+        f"{'worse':<12} {c['name']:<12} {title} went from {old} to {new} since `{before}`: {change}."
+        for c, (title, old, new, change, word) in rows
+        if word
+    ]
+    return worse or [f"nothing is surely worse than in `{before}`"]
