@@ -172,6 +172,17 @@ def test_a_worker_that_is_killed_or_stopped_is_replaced_and_really_ends(pool, nu
     assert {workers.result(r)[1] for r in [workers.submit("double", 1) for _ in range(2)]} == {3}
 
 
+def test_the_place_of_one_that_was_killed_when_nobody_looked_goes_to_its_successor(head):
+    """There is no room for two."""
+    backend = RayBackend(spec(rollout={"place": "apart", "cores": 10}, wait_for_resources=5.0))
+    first = backend.start("rollout", 0, Echo, {})
+    os.kill(first.hello.process, signal.SIGKILL)
+    backend.release()
+    second = backend.start("rollout", 0, Echo, {})
+    assert second.hello.process != first.hello.process
+    backend.close()
+
+
 @pytest.mark.parametrize("version", ["raises", "never acknowledged"])
 def test_weights_that_are_not_taken_cost_the_worker(pool, version):
     workers, told = pool(1, stall=2.0, restarts=1)

@@ -41,7 +41,6 @@ SEES_ALL = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
 BESIDE = "beside"
 """The lane of calls that wait for no other."""
 
-
 SPACE = "kilter"
 """Where actors that others look for have their names."""
 
@@ -293,6 +292,8 @@ class RayBackend:
                 if not anew:
                     return handle
                 handle.kill()
+            # One that was killed when nobody looked still has its place.
+            ray.util.remove_placement_group(made.place)
         return None
 
     def _fresh(self, role: str, number: int, at_once: int) -> RayHandle:
