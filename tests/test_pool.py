@@ -86,6 +86,15 @@ def test_errors_cross_as_what_they_were():
         workers.result(workers.submit("broken"))
 
 
+def test_one_that_fails_is_told_of_while_those_who_work_with_it_wait_for_it():
+    """Without it the wait would end with the stall, and the cause would be lost."""
+    backend = InlineBackend(lambda role, n, method, a: 1.0 if n or method == "ready" else 1e9)
+    workers = Pool(backend, "critic", 3, Echo, {}, stall=300.0, restarts=Restarts(1), together=True)
+    with pytest.raises(RunFailed, match="critic 1 failed.*ZeroDivisionError: no"):
+        workers.ask_all("broken", lambda number: ())
+    assert backend.now() < 20
+
+
 def test_a_worker_that_cannot_go_on_is_replaced_and_its_call_runs_again():
     told, log = [], []
     _, workers = pool(told=told, log=log)

@@ -170,11 +170,13 @@ class Pool:
             self._send(slot, request)
         return requests
 
-    def ask_all(
-        self, method: str, arguments: Callable[[int], tuple[Any, ...]] = lambda number: ()
-    ) -> list[Any]:
-        """Sends a call to each worker as `each` does, and waits for all answers."""
-        return [self.result(request) for request in self.each(method, arguments)]
+    def ask_all(self, method: str, arguments: Callable[..., Any] = lambda number: ()) -> list[Any]:
+        """Sends a call to each worker as `each` does, and waits for all; or for one that fails, if together."""
+        requests, failed = self.each(method, arguments), list[Request]()
+        while not failed and not all(request.done for request in requests):
+            self.poll(TURN)
+            failed = [r for r in requests if self.together and r.report is not None and r.report.kind]
+        return [self.result(request) for request in failed or requests]
 
     def greet(self, method: str, *arguments: Any) -> None:
         """What a fresh worker has to do before it serves, such as to take the present weights."""
