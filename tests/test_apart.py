@@ -7,7 +7,9 @@ import json
 import pickle
 import random
 import re
+import signal
 import threading
+import weakref
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -19,7 +21,7 @@ from kilter.cluster.inline import InlineBackend
 from kilter.cluster.pool import Pool, Restarts
 from kilter.data import store
 from kilter.data.dataset import DataSpec, load
-from kilter.errors import RunFailed, UserError
+from kilter.errors import Interrupted, RunFailed, UserError
 from kilter.feedback.registry import Weighted
 from kilter.training.apart.scores import PooledScores, ScoreWorker
 from kilter.training.apart.vllm import VllmWorker
@@ -399,6 +401,40 @@ def test_a_run_that_loses_its_critic_begins_anew_and_is_bit_for_bit_the_same(
         assert again()[1] == whole[1]
     ours, theirs = weights(tmp_path / "run"), weights(tmp_path / "whole")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_begins_anew_when_the_models_of_the_attempt_before_are_gone(
+    tiny, folder, tmp_path, monkeypatch
+):
+    """Two learners would need twice the memory, which a GPU has not."""
+    init, learners, alive = LocalLearner.__init__, [], []
+
+    def seen(learner, *arguments, **fields):
+        alive.append([found for ref in learners if (found := ref()) is not None])
+        init(learner, *arguments, **fields)
+        learners.append(weakref.ref(learner))
+
+    monkeypatch.setattr(LocalLearner, "__init__", seen)
+    backend = InlineBackend(lambda role, n, method, a: 1.0 if method == "step" else 0.0)
+    backend.at(9.5, lambda: backend.handles[0].kill())
+    settings = PPO | {"save_every": 1, "steps": 3, "cluster": apart("critic", restarts=1)}
+    run(tiny, folder, tmp_path / "run", backend=backend, **settings)
+    assert alive == [[], []]
+
+
+def test_a_run_that_was_asked_to_stop_does_not_begin_anew(tiny, folder, tmp_path):
+    backend = InlineBackend(lambda role, n, method, a: 1.0 if method == "step" else 0.0)
+
+    def both():
+        signal.raise_signal(signal.SIGTERM)
+        backend.handles[0].kill()
+
+    backend.at(9.5, both)
+    settings = PPO | {"save_every": 1, "steps": 3, "cluster": apart("critic", restarts=1)}
+    with pytest.raises(Interrupted, match="Stopped; the steps up to the last checkpoint are saved"):
+        run(tiny, folder, tmp_path / "run", backend=backend, **settings)
+    metrics, _ = run(tiny, folder, tmp_path / "run", **settings)
+    assert [r["step"] for r in metrics] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("first", ["here", "apart"])

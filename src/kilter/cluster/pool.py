@@ -171,7 +171,7 @@ class Pool:
         return requests
 
     def ask_all(self, method: str, arguments: Callable[..., Any] = lambda number: ()) -> list[Any]:
-        """Sends a call to each worker as `each` does, and waits for all; or for one that fails, if together."""
+        """Sends a call to each worker as `each` does, and waits for all, or for one that fails if together."""
         requests, failed = self.each(method, arguments), list[Request]()
         while not failed and not all(request.done for request in requests):
             self.poll(TURN)

@@ -315,13 +315,11 @@ class RayBackend:
 
         # It says who it is before it loads anything.
         strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(place, part)
-        cpus, gpus, others = wanted.get("CPU", 0), wanted.get("GPU", 0), dict(wanted)
-        for name in ("CPU", "GPU"):
-            others.pop(name, None)
+        others = {name: amount for name, amount in wanted.items() if name not in ("CPU", "GPU")}
         name = f"{role}-{number}-{uuid.uuid4().hex}" if role == "learner" else ""
         options = {
-            "num_cpus": cpus,
-            "num_gpus": gpus,
+            "num_cpus": wanted.get("CPU", 0),
+            "num_gpus": wanted.get("GPU", 0),
             "resources": others,
             "scheduling_strategy": strategy,
             "max_concurrency": at_once,

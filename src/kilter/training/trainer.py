@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from kilter.artifacts import write_json
 from kilter.cluster.backend import Backend
-from kilter.errors import RoleLost, RunFailed
+from kilter.errors import Interrupted, RoleLost, RunFailed
 from kilter.launch.spec import ClusterSpec
 from kilter.models import adapters
 from kilter.models.resolve import resolve as resolve_model
@@ -90,11 +91,12 @@ class Trainer:
                     if not left:
                         raise
                     lost = error.problem
-                # The models of the attempt go, before others are opened. The workers of other roles stay.
-                gc.collect()
+                # The others' workers are still there.
                 assert job.cluster is not None, "what is lost was elsewhere"
                 job, left = self._job(job.cluster.backend), left - 1
                 restart.note(self.out, self.name, self.spec.save_every, lost)
+                # The attempt refers to itself in circles: its models go before others take their memory.
+                gc.collect()
 
     def _train(self, job: Job, begin: float) -> TrainResult:
         """Assembles the run, takes its steps and exports the model."""
@@ -115,8 +117,7 @@ class Trainer:
 
         # From here on the run is one that a kill only interrupts.
         done = _resume(job, run)
-        with run.signals:
-            record, stop = loop(run.source, run.learner, job.objective, run.hooks, done)
+        record, stop = _steps(job, run, done)
         if stop is not None:
             _say_stop(job, run, stop)
 
@@ -192,6 +193,18 @@ class Trainer:
             return None
         rank, world = job.engine.rank, job.engine.world
         return Cluster(spec, backend or self.connect(spec), self.out, job.say, rank, world)
+
+
+def _steps(job: Job, run: Run, done: int | None) -> tuple[dict[str, Any], Stop | None]:
+    """All steps that are left, see loop. Who asked the run to stop does not want it to begin anew."""
+    try:
+        with run.signals:
+            return loop(run.source, run.learner, job.objective, run.hooks, done)
+    except RoleLost as error:
+        if not run.signals.received:
+            raise
+        said = f"Stopped; the steps up to the last checkpoint are saved in {job.out}."
+        raise Interrupted(f"{said}\nTo resume: run the same command again.") from error
 
 
 def _describe(job: Job, run: Run) -> None:
