@@ -379,6 +379,11 @@ def test_a_divided_critic_that_is_killed_costs_the_group_its_steps_and_no_number
     two = group_run(tiny, prompts, out, **method, max_steps=5, fsdp=True, cluster=cluster)
     assert victims
     assert "No critic worker is left (critic " in " ".join(capfd.readouterr().err.split())
+    # The places of its workers are free again, though the process that launched it lives on.
+    end = time.monotonic() + 10
+    while ray.available_resources()["CPU"] < ray.cluster_resources()["CPU"] and time.monotonic() < end:
+        time.sleep(0.1)
+    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
     for name in ("loss", "grad_norm", "reward"):
         assert [r[name] for r in two] == pytest.approx([r[name] for r in one], rel=1e-4, abs=1e-4)
 

@@ -171,7 +171,7 @@ class Pool:
         return requests
 
     def ask_all(self, method: str, arguments: Callable[..., Any] = lambda number: ()) -> list[Any]:
-        """Sends a call to each worker as `each` does, and waits for all, or for one that fails if together."""
+        """Calls each worker as `each` does, and waits for all; of those together, for one that fails."""
         requests, failed = self.each(method, arguments), list[Request]()
         while not failed and not all(request.done for request in requests):
             self.poll(TURN)
@@ -292,7 +292,6 @@ class Pool:
         if self.together:
             self.close()
             raise self._empty(detail)
-
         # A greeting concerned the lost worker alone: its successor is greeted anew.
         again = [r for r in orphans if r.method not in self._greeting and r.method != "ready"]
         for request in orphans:

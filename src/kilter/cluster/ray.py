@@ -63,7 +63,8 @@ class Owner:
 
     def reserve(self, bundles: Sequence[Mapping[str, float]], strategy: str) -> Any:
         """A placement group, which may still have to wait for its place."""
-        return ray.util.placement_group([dict(bundle) for bundle in bundles], strategy)
+        name = f"{ray.get_runtime_context().get_actor_name()} {uuid.uuid4().hex}"
+        return ray.util.placement_group([dict(bundle) for bundle in bundles], strategy, name)
 
     def begin(self, role: str, number: int, place: Any, options: Mapping[str, Any]) -> Made:
         """An actor that holds nothing yet."""
@@ -190,6 +191,10 @@ class RayHandle:
                 os.kill(self.hello.process, signal.SIGKILL)
         with contextlib.suppress(ray.exceptions.RayError):
             ray.util.remove_placement_group(self.place)
+            # What a host has reserved for its rank outlives it, for as long as the launcher lives.
+            for found in ray.util.placement_group_table().values() if self.name else ():
+                if found["name"].startswith(self.name) and found["state"] != "REMOVED":
+                    ray.util.remove_placement_group(ray.util.get_placement_group(found["name"]))
 
 
 def _cause(error: BaseException) -> str:
@@ -300,9 +305,8 @@ class RayBackend:
         # A successor must not hold up those who go on.
         first, seconds = (role, number) not in self._begun, self.spec.wait_for_resources
         self._begun.add((role, number))
-        wanted = self._wanted(role)
+        wanted, ranks = self._wanted(role), self.spec.learner
         seconds = seconds if first else min(seconds, REPLACEMENT)
-        ranks = self.spec.learner
         if role == "learner":
             # The ranks of a group share one: as many on each machine. The first of them finds it.
             each = ranks.workers // ranks.nodes
@@ -384,10 +388,7 @@ class RayBackend:
         self._free = list(self._owner.made)
 
     def close(self) -> None:
-        """Ends the workers, and Ray itself where it was started here. Another's Ray goes on.
-
-        Those of a rank end with the actor that it runs in.
-        """
+        """Ends the workers (those of a rank end with its host), and Ray itself where it was started here."""
         for handle in self.handles if self._host is None else ():
             handle.kill()
         if self._own:
