@@ -18,7 +18,7 @@ from kilter.errors import RunFailed, UserError
 from kilter.evaluation.evasion import evades
 from kilter.roles.chat import SamplerChat
 from kilter.stages.revise import facts_of
-from kilter.types import Prompt, Reply
+from kilter.types import Choice, Prompt, Reply
 
 WORLD = {"name": "world", "options": {"critic": "constitution"}}
 DECLINES = {"name": "world", "options": {"critic": "declines"}}
@@ -72,6 +72,7 @@ def test_accepted_revisions_are_demonstrations_and_pairs_with_their_history(done
         assert entry["links"] == chains[entry["row"]]["links"]
         assert group.completions[0].text == chains[entry["row"]]["answer"] != group.completions[1].text
         assert (entry["certificate"], len(entry["judge"])) == ("uncertified", 64)
+        assert entry["critic"] == "world"
 
 
 def test_rates_by_principle_and_round_add_up_and_stand_in_the_report(done):
@@ -113,20 +114,30 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_alike(desk, done, tmp_path, 
     assert max(Counter(rows).values()) == 2 and len(calls) == 5
 
 
-def test_prompts_that_the_critic_failed_are_asked_anew_by_the_same_command(desk, done, tmp_path, monkeypatch):
-    """An error is not an opinion: a storm that takes all critiques leaves nothing that has to be deleted."""
-    whole = SamplerChat.reply
-    storm = lambda self, asks, *more: [
-        Reply("", problem="the endpoint answered with status 429") for _ in asks
-    ]
-    monkeypatch.setattr(SamplerChat, "reply", storm)
-    with pytest.raises(RunFailed, match="failed on 39 of 39 prompts.*status 429") as stopped:
+@pytest.mark.parametrize("call", ["reply", "choose"])
+def test_prompts_that_critic_or_judge_failed_are_asked_anew(desk, done, tmp_path, monkeypatch, call):
+    """An error is not an opinion: a storm that takes all critiques, or all verdicts, has to be cleared by nobody."""
+    whole = getattr(SamplerChat, call)
+    problem = "the endpoint answered with status 429"
+    storms = {
+        "reply": lambda self, asks, *more: [Reply("", problem=problem) for _ in asks],
+        "choose": lambda self, asks, options: [Choice(tuple(options), problem=problem) for _ in asks],
+    }
+    monkeypatch.setattr(SamplerChat, call, storms[call])
+    with pytest.raises(RunFailed, match=r"failed on \d+ of 39 prompts.*status 429") as stopped:
         revise(desk, tmp_path / "out")
     assert "asked anew" in stopped.value.fix
-    monkeypatch.setattr(SamplerChat, "reply", whole)
+    monkeypatch.setattr(SamplerChat, call, whole)
     found = revise(desk, tmp_path / "out")
     assert lines(found.path.parent, "chains.jsonl") == lines(done.path.parent, "chains.jsonl")
     assert found.facts["rows"] == done.facts["rows"]
+
+
+def test_chains_of_other_settings_are_never_gone_on_with(desk, tmp_path):
+    """A flag that was added after nothing was accepted would change nothing, in silence."""
+    assert revise(desk, tmp_path, allow_uncertified=False, limit=16).facts["rows"] == 0
+    with pytest.raises(UserError, match="data of other settings .allow_uncertified: False there, True here"):
+        revise(desk, tmp_path, limit=16)
 
 
 def test_without_a_certificate_nothing_is_accepted_and_the_verdicts_are_on_record(desk, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import kilter
+from kilter import progress
 from kilter import recipe as recipes
 from kilter.data import store
 from kilter.data.dataset import DataSpec, load
@@ -46,6 +47,10 @@ REWARD = '''
 def letters(prompt, completion):
     """The share of letters a to m, which any model can raise."""
     return sum("a" <= c <= "m" for c in completion.text.lower()) / max(1, len(completion.text))
+
+
+def capitals(prompt, completion):
+    return float(completion.text.isupper())
 '''
 
 
@@ -365,6 +370,15 @@ def test_generate_and_label_as_doors(tiny, pairs_file, tmp_path, monkeypatch):
     assert kilter.generate(str(tiny), str(pairs_file), out="answers", **settings) == made
     with pytest.raises(UserError, match="holds data of other settings"):
         kilter.generate(str(tiny), str(pairs_file), out="answers", **settings | {"k": 2})
+
+    # What a killed process had scored is of its own reward, and goes into no labels of another one.
+    told = progress.Display.update
+    monkeypatch.setattr(progress.Display, "update", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        kilter.label(str(made.path), "rewards.py:letters", out="killed", batch_size=2)
+    monkeypatch.setattr(progress.Display, "update", told)
+    with pytest.raises(UserError, match="holds data of other settings"):
+        kilter.label(str(made.path), "rewards.py:capitals", out="killed", batch_size=2)
     labelled = kilter.label(str(made.path), "rewards.py:letters", out="pairs", write="rankings")
     assert labelled.facts["answers"] == 15
     rows = list(store.read(labelled.path))

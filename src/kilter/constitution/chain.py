@@ -34,7 +34,7 @@ class Link:
     """One round of one prompt.
 
     forward, swapped: probabilities that the revision is better, by the order that was shown.
-    ends: whether the chain ends here. failed: whether the critic or the reviser could not be asked.
+    ends: whether the chain ends here. failed: whether critic, reviser or judge could not be asked.
     """
 
     round: int
@@ -186,7 +186,8 @@ class Reviser:
         forward, swapped = judged.of("forward"), judged.of("swapped")
         link = replace(link, forward=forward, swapped=swapped)
         if forward is None or swapped is None:
-            return replace(link, reason=f"the judge gave no verdict: {judged.reason}")
+            reason = f"the judge gave no verdict: {judged.reason}"
+            return replace(link, reason=reason, failed=judged.failed)
         # Evidence of a judge whom nobody measured is on record, and accepts nothing.
         if not self.trusted:
             return replace(link, reason="judge not certified")
@@ -195,7 +196,7 @@ class Reviser:
         if min(forward, swapped) > 0.5:
             return replace(link, state="accepted")
         if max(forward, swapped) < 0.5:
-            return replace(link, state="worse")
+            return replace(link, state="worse", reason="the answer that was there is judged better")
         return replace(link, reason="the judge's two orders disagree")
 
 

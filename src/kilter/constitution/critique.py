@@ -53,6 +53,8 @@ def look(critique: str, answer: str, prompt: str) -> tuple[Found, str]:
     # What the material asks the critic to write proves nothing when the critic writes it.
     if len(said.split()) >= RUN and f" {said} " in f" {' '.join(words(prompt))} ":
         return "invalid", "the critique repeats the prompt"
+    if said and said == " ".join(words(answer)):
+        return "invalid", "the critique repeats the answer"
     if _NOTHING.match(lines[0]) and len(lines) == 1:
         if said and f" {said} " in f" {' '.join(words(answer))} ":
             return "invalid", "the critique repeats the answer"

@@ -129,7 +129,9 @@ def combined(
     scored = [name for name, v in votes.items() if v.p is not None]
     if not scored:
         reason = next((v.reason for v in votes.values()), "no principle is about this prompt")
-        return Judgement(comparison, tuple(Verdict(None, o, reason=reason) for o in ORDERS), facts)
+        failed = any(v.failed for v in votes.values())
+        verdicts = tuple(Verdict(None, o, reason=reason, failed=failed) for o in ORDERS)
+        return Judgement(comparison, verdicts, facts)
 
     # Equals that cancel out have decided nothing, so the next rank speaks.
     decisive = sorted((n for n in scored if decides(votes[n], margin)), key=lambda n: (ranks[n], n))

@@ -19,7 +19,6 @@ from kilter.pipeline.runner import new_and_old, preflight, run_stage, stands
 from kilter.screen import screen_of
 from kilter.stages import Stage, Workspace
 from kilter.stages.idle import refuse_idle_data
-from kilter.stages.outcome import ARTIFACT
 from kilter.stages.refs import references
 
 DATA = "data"
@@ -101,8 +100,7 @@ def refuse_changed(work: Workspace, old: Manifest) -> None:
             f"holds what a stage of kind {old.kind} made",
             "choose another folder",
         )
-    rows = work.stage(work.name) / ARTIFACT["data"]
-    begun = makes == "data" and rows.exists() and rows.stat().st_size > 0
+    begun = makes == "data" and work.here.maker.begun(work.stage(work.name))
     if begun or (makes == "model" and old.status == "done"):
         raise _taken(work, _differences(work, old))
 

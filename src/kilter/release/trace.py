@@ -23,7 +23,17 @@ from kilter.types import Group
 from kilter.validation import load_yaml
 
 ROWS = "groups.jsonl"
-SHOWN = ("model", "model_hash", "constitution", "constitution_hash", "feedback", "judge_name", "judge")
+SHOWN = (
+    "model",
+    "model_hash",
+    "critic",
+    "critic_hash",
+    "constitution",
+    "constitution_hash",
+    "feedback",
+    "judge_name",
+    "judge",
+)
 MORE = ("certificate", "uncertified", "wording", "sampling", "answers")
 """What is told of a stage, in this order, where it is known."""
 

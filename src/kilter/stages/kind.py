@@ -85,6 +85,11 @@ class StageKind(ABC, Generic[S]):
         """A user's files that may change while the stage is unfinished: the next run goes on from there."""
         return []
 
+    def begun(self, folder: Path) -> bool:
+        """Whether a folder holds rows that the next run would go on with."""
+        # Paid replies are no rows: they say themselves which question they answer.
+        return any(path.stat().st_size for path in folder.glob("*.jsonl"))
+
     def names(self, spec: S) -> list[str]:
         """Names of the models that an evaluation reports on."""
         return []

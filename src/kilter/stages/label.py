@@ -127,6 +127,13 @@ class Label(StageKind[LabelSpec]):
         """Nothing else is read."""
         return True
 
+    def begun(self, folder: Path) -> bool:
+        """Where no answer has a score, all are scored anew, by whatever mends that."""
+        from kilter.data import store
+
+        names = (SCORED, JUDGED, ARTIFACT["data"])
+        return any(f.score is not None for n in names for g in store.read(folder / n) for f in g.feedback)
+
     def inputs(self, spec: LabelSpec, work: Workspace) -> dict[str, str]:
         """Certificates of the run: rows say whether one vouched for their judge."""
         return {f"certificate:{path}": sha256_file(path) for path in work.certificates()}

@@ -214,7 +214,7 @@ class Revise(StageKind[ReviseSpec]):
         history = _revise(spec, work, answers, folder)
         chains = list(read_lines(folder / CHAINS))
         lost = _lost(chains)
-        if chains and len(lost) == len(chains):
+        if lost and not any(chain["accepted"] for chain in chains):
             fix = "mend what the reason names, then run the same command again: they are asked anew"
             raise RunFailed(_failed(chains, lost), fix)
         if lost:
@@ -228,7 +228,8 @@ class Revise(StageKind[ReviseSpec]):
     def summary(self, facts: Mapping[str, Any]) -> Sequence[str | Text]:
         """Rates by state, and what keeps revisions from being accepted."""
         counts = ", ".join(f"{n} {state}" for state, n in facts["states"].items() if n)
-        lines: list[str | Text] = [f"  {facts['rows']} of {facts['prompts']} answers were revised ({counts})"]
+        revised = f"  {facts['rows']} of {facts['prompts']} answers were revised"
+        lines: list[str | Text] = [f"{revised}; all rounds: {counts}" if counts else revised]
         for name in facts["uncertified"]:
             lines.append(styled("  [yellow]judge not certified[/]: {}", name))
         if not facts["rows"]:
@@ -330,7 +331,12 @@ def _revise(spec: ReviseSpec, work: Workspace, answers: Sequence[Group], folder:
         "constitution": document.name,
         "constitution_hash": document.fingerprint,
     }
-    asked |= {"wording": VERSION, "sampling": asdict(spec.params()), **_answerer(spec, work)}
+    asked |= {
+        "wording": VERSION,
+        "sampling": asdict(spec.params()),
+        **_answerer(spec, work),
+        **_criticises(spec, work),
+    }
     history = _vouched(spec, work, judge) | asked
     chains = list(read_lines(folder / CHAINS))
     done, lost = len(chains), _lost(chains)
@@ -362,7 +368,7 @@ def _revise(spec: ReviseSpec, work: Workspace, answers: Sequence[Group], folder:
 
 
 def _lost(chains: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Chains in which the critic or the reviser could not be asked."""
+    """Chains in which critic, reviser or judge could not be asked."""
     return [n for n, chain in enumerate(chains) if any(link.get("failed") for link in chain["links"])]
 
 
@@ -370,7 +376,7 @@ def _failed(chains: Sequence[Mapping[str, Any]], lost: Sequence[int]) -> str:
     """How many of them, and the most frequent reason."""
     reasons = Counter(link["reason"] for n in lost for link in chains[n]["links"] if link.get("failed"))
     ((why, _),) = reasons.most_common(1)
-    return f"The critic failed on {len(lost)} of {len(chains)} prompts; most often: {why}"
+    return f"Critic or judge failed on {len(lost)} of {len(chains)} prompts; most often: {why}"
 
 
 def _judge(spec: ReviseSpec, work: Workspace, folder: Path | None) -> Judge:
@@ -396,6 +402,16 @@ def _answerer(spec: ReviseSpec, work: Workspace) -> dict[str, Any]:
     name = (spec.model or work.base) if spec.sampler.opens else str(found) or spec.sampler.name
     own, *parents = descent(found) if isinstance(found, Path) else [""]
     return {"model": name, "model_hash": own, **({"descent": parents} if parents else {})}
+
+
+def _criticises(spec: ReviseSpec, work: Workspace) -> dict[str, Any]:
+    """Who wrote critiques and revisions, in the words of a row's history."""
+    from kilter.models.fingerprint import model_hash
+
+    if not spec.critic.opens:
+        return {"critic": spec.critic.sampler.model or spec.critic.sampler.name}
+    name = spec.critic.model or spec.model
+    return {"critic": name or work.base, "critic_hash": model_hash(work.model(name))}
 
 
 def _reviser(spec: ReviseSpec, critic: SamplerChat, judge: Judge, trusted: bool) -> Reviser:

@@ -57,13 +57,18 @@ class Panel:
         if max(first, second) * 2 > len(self.members):
             return Verdict(first / (first + second), order, repeat, how="votes")
         reason = f"{first} votes to {second} are no majority of a panel of {len(self.members)}"
-        problems = [v.reason for v in own if v.reason]
-        return Verdict(None, order, repeat, reason="; ".join([reason, *problems[:1]]))
+        return _unscored(own, order, repeat, reason)
 
     def _grade(self, verdicts: Sequence[Verdict], repeat: int) -> Verdict:
         values = [v.value for v in verdicts if v.value is not None]
         if len(values) * 2 > len(self.members):
             return Verdict(statistics.fmean(values), "forward", repeat, how="votes")
         reason = f"{len(values)} grades are no majority of a panel of {len(self.members)}"
-        problems = [v.reason for v in verdicts if v.reason]
-        return Verdict(None, "forward", repeat, reason="; ".join([reason, *problems[:1]]))
+        return _unscored(verdicts, "forward", repeat, reason)
+
+
+def _unscored(votes: Sequence[Verdict], order: Order, repeat: int, reason: str) -> Verdict:
+    """No verdict of the panel, with the first of its members' reasons."""
+    problems = [v.reason for v in votes if v.reason]
+    failed = any(v.failed for v in votes)
+    return Verdict(None, order, repeat, reason="; ".join([reason, *problems[:1]]), failed=failed)

@@ -27,6 +27,7 @@ class Found:
     reason: str = ""
     rationale: str = ""
     raw: str = ""
+    failed: bool = False
 
 
 def expected_score(probabilities: Sequence[float]) -> float:
@@ -160,6 +161,7 @@ class ChatJudge:
             found.reason if value is None else "",
             found.rationale,
             found.raw,
+            found.failed,
         )
 
     def _found(self, questions: Sequence[Question]) -> list[Found]:
@@ -186,7 +188,8 @@ class ChatJudge:
         asks = [follow(q.ask, r.text, q.then, "verdict") for q, r in pairs]
         found = iter(self._chosen(asks, [q.options for q, _ in pairs]))
         return [
-            Found(reason=r.problem) if r.problem else replace(next(found), rationale=r.text) for r in replies
+            Found(reason=r.problem, failed=True) if r.problem else replace(next(found), rationale=r.text)
+            for r in replies
         ]
 
     def _chosen(self, asks: Sequence[Ask], options: Sequence[tuple[str, ...]]) -> list[Found]:
@@ -198,7 +201,7 @@ class ChatJudge:
         """A verdict without enough mass is unscored: the model would rather have said something else."""
         raw = _sha256(json.dumps([choice.options, choice.probabilities, choice.mass]))
         if choice.problem:
-            return Found(mass=None, reason=choice.problem, raw=raw)
+            return Found(mass=None, reason=choice.problem, raw=raw, failed=True)
         # A sampler of the user's own may say anything, and NaN would pass every comparison below.
         if not all(0 <= p <= 1 for p in (*choice.probabilities, choice.mass)):
             return Found(reason="the sampler gave numbers that are no probabilities", raw=raw)
@@ -222,7 +225,7 @@ class ChatJudge:
         found = []
         for reply, q in zip(replies, questions, strict=True):
             if reply.problem:
-                found.append(Found(reason=reply.problem))
+                found.append(Found(reason=reply.problem, failed=True))
                 continue
             allowed = q.options if self.spec.mode in GRADED else (*q.options, TIE)
             parsed = CUT if reply.cut else parse.read(reply.text, q.mark, allowed)

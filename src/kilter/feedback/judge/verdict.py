@@ -56,6 +56,7 @@ class Verdict:
         reason: why it is unscored; "" where it is scored.
         rationale: what the judge wrote before it.
         raw: SHA-256 of the whole reply.
+        failed: whether nothing was replied: an error is not an opinion, and may pass.
     """
 
     value: float | None
@@ -66,6 +67,7 @@ class Verdict:
     reason: str = ""
     rationale: str = ""
     raw: str = ""
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,11 @@ class Judgement:
         if forward is None or swapped is None:
             return None
         return (forward > 0.5) == (swapped > 0.5) and (forward < 0.5) == (swapped < 0.5)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is unscored because a call failed."""
+        return self.p is None and any(v.failed for v in self.verdicts)
 
     @property
     def reason(self) -> str:
