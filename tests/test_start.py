@@ -17,7 +17,7 @@ from kilter.objectives import index
 from kilter.objectives.describe import describe
 from kilter.version import __version__
 
-HEAVY = ("torch", "transformers", "datasets", "scipy", "sklearn", "matplotlib", "pyarrow")
+HEAVY = ("torch", "transformers", "datasets", "scipy", "sklearn", "matplotlib", "pyarrow", "pandas")
 """Libraries that take longer to import than such a command may take as a whole."""
 
 
@@ -97,6 +97,11 @@ def kilter(server, tmp_path) -> Callable[..., tuple[int, str, list[str]]]:
 )
 def test_a_module_that_only_describes_imports_nothing_heavy(module):
     assert loaded_by(f"import {module}") == []
+
+
+def test_statistics_read_pandas_for_an_interval_and_not_before():
+    """Every process of a training reads them, and most need no interval of a share."""
+    assert loaded_by("import kilter.statistics") == ["scipy"]
 
 
 def test_a_feedback_source_is_declared_where_it_is_registered():

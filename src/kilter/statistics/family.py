@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from kilter.statistics.estimates import LEVEL
 
@@ -17,6 +16,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """p-values that may be read one by one: any false claim among them is as unlikely as each alone."""
     if not p_values:
         return []
+    from statsmodels.stats.multitest import multipletests
+
     return [float(p) for p in multipletests(p_values, method="holm")[1]]
 
 

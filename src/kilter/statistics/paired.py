@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from statsmodels.stats.contingency_tables import mcnemar
 
 from kilter.statistics.discordant import SCORE, discordant_bounds
 from kilter.statistics.estimates import Array, Estimate, sample
@@ -140,5 +139,7 @@ def _reach(known: Array, differences: Array) -> Ends | None:
 
 def mcnemar_p(pairs: Array) -> float:
     """Exact two-sided p-value of two 0/1 outcomes per row: where they differ, both ways are as likely."""
+    from statsmodels.stats.contingency_tables import mcnemar
+
     table = [[int(((pairs[:, 0] == i) & (pairs[:, 1] == j)).sum()) for j in (0, 1)] for i in (0, 1)]
     return float(mcnemar(table, exact=True).pvalue)

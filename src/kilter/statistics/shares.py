@@ -7,7 +7,6 @@ import math
 import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
-from statsmodels.stats.proportion import proportion_confint
 
 from kilter.statistics.estimates import LEVEL
 
@@ -19,14 +18,22 @@ def wilson_bounds(events: int, n: int, level: float = LEVEL) -> tuple[float, flo
 
     It is exactly 0 below no events and 1 above all, where rounding would leave a trace.
     """
-    low, high = proportion_confint(events, n, 1 - level, method="wilson")
+    low, high = _interval(events, n, level, "wilson")
     return (0.0 if events == 0 else float(low)), (1.0 if events == n else float(high))
 
 
 def clopper_pearson(events: int, n: int, level: float = LEVEL) -> tuple[float, float]:
     """The exact interval of events out of n. It covers too often, and never too seldom."""
-    low, high = proportion_confint(events, n, 1 - level, method="beta")
+    low, high = _interval(events, n, level, "beta")
     return (0.0 if events == 0 else float(low)), (1.0 if events == n else float(high))
+
+
+def _interval(events: int, n: int, level: float, method: str) -> tuple[float, float]:
+    # It brings pandas with it, which most trainings never need.
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(events, n, 1 - level, method=method)
+    return low, high
 
 
 def rule_of_three(n: int, level: float = LEVEL) -> float:
