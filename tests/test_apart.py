@@ -633,10 +633,12 @@ def test_a_worker_that_is_taken_over_keeps_what_serves_again_and_makes_anew_what
     Kept.made.clear()
     held = Held("rollout", 0, "node", "127.0.0.1")
     held.build(pickle.dumps((Kept, {"serves": first})))
+    assert not Kept.made
+    assert held.call("again", ()).value is first
     held.build(pickle.dumps((Kept, {"serves": second})))
+    assert held.call("again", ()).value is second
     assert len(Kept.made) == (1 if stays else 2)
     assert Kept.made[0].closed is not stays
-    assert held.call("again", ()).value is second
 
 
 def test_an_engine_that_is_taken_over_forgets_the_learner_that_is_gone():

@@ -171,6 +171,23 @@ def test_a_worker_is_not_lost_for_the_time_in_which_nobody_looked():
     assert not told
 
 
+def test_workers_start_together_and_load_one_by_one():
+    said = []
+
+    class Backend(InlineBackend):
+        def start(self, role, number, *arguments, **settings):
+            said.append(f"start {number}")
+            return super().start(role, number, *arguments, **settings)
+
+    def latency(role, number, method, arguments):
+        said.append(f"{method} {number} at {backend.now():g}")
+        return 5.0
+
+    backend = Backend(latency)
+    Pool(backend, "echo", 3, Echo, {})
+    assert said == [*(f"start {n}" for n in range(3)), *(f"ready {n} at {5 * n}" for n in range(3))]
+
+
 def test_what_cannot_be_loaded_ends_the_start():
     class Wrong(Echo):
         def ready(self):

@@ -102,7 +102,7 @@ class Backend(Protocol):
         at_once: int = 1,
         anew: bool = False,
     ) -> Handle:
-        """Starts worker `number` of a role. It may still be loading when this returns.
+        """Starts worker `number` of a role. Its first call makes what it holds.
 
         One that an earlier learner of the run has left is taken over, with what it holds where it says that
         it serves another one as it is.

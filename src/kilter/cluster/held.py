@@ -29,7 +29,7 @@ class Hello:
 
 
 class Held:
-    """Holds a worker's object, which is made by its first call, after its versions were compared.
+    """Holds a worker's object, which its first call makes, after its versions were compared.
 
     Args:
         role: of the worker.
@@ -42,8 +42,8 @@ class Held:
         self.node, self.address = node, address
         self.where = f"{role} {number} (node {self.address}, process {os.getpid()})"
         self.object: Any = None
-        self.failed: Report | None = None
-        self.built, self._packed = threading.Event(), b""
+        self._made: Report | None = None
+        self.read, self._first, self._packed = threading.Event(), threading.Lock(), b""
 
     def hello(self) -> Hello:
         """Who and where this is. A worker's standard error goes to a file of its node."""
@@ -51,7 +51,7 @@ class Held:
         return Hello(self.where, self.node, self.address, os.getpid(), log, versions())
 
     def build(self, packed: bytes) -> None:
-        """Makes the object; what goes wrong is the answer to every later call.
+        """Reads the object's code, which workers do together. The first call makes the object.
 
         A learner that takes the worker over builds again. Then the object stays, if it is to be the same and
         says that it can serve `again`; otherwise another one takes its place.
@@ -63,26 +63,28 @@ class Held:
         again = getattr(self.object, "again", None)
         if packed == self._packed and again is not None and again():
             return
-        self.built.clear()
+        self.read.clear()
         if (close := getattr(self.object, "close", None)) is not None:
             close()
-        self.object, self._packed = None, packed
-        report = run(self, "_make", (packed,), self.where)
-        self.failed = report if report.kind else None
-        self.built.set()
+        self.object, self._packed, self._made = None, packed, None
+        # What fails here fails again when the object is made.
+        run(pickle, "loads", (packed,), self.where)
+        self.read.set()
 
-    def _make(self, packed: bytes) -> None:
-        make, arguments = pickle.loads(packed)
+    def _make(self) -> None:
+        make, arguments = pickle.loads(self._packed)
         self.object = make(**arguments)
 
     def call(self, method: str, arguments: Sequence[Any]) -> Report:
-        """One call, its errors as data."""
-        self.built.wait()
-        return self.failed or run(self.object, method, arguments, self.where)
+        """One call, its errors as data. What goes wrong in making the object is the answer to every call."""
+        self.read.wait()
+        with self._first:
+            self._made = self._made or run(self, "_make", (), self.where)
+        return self._made if self._made.kind else run(self.object, method, arguments, self.where)
 
     def control(self, method: str, arguments: Sequence[Any]) -> Report:
         """The same beside the calls under way. Who still loads makes progress as long as it computes."""
-        return self.call(method, arguments) if self.built.is_set() else Report(_cpu_seconds())
+        return self.call(method, arguments) if self._made else Report(_cpu_seconds())
 
 
 def _cpu_seconds() -> int:

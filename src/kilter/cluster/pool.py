@@ -113,11 +113,9 @@ class Pool:
         self._make, self._arguments, self._at_once = make, dict(arguments), at_once
         self._greeting: dict[str, tuple[Any, ...]] = {}
         self._serving = False
-        self.slots: list[Slot] = []
-        # One after the other: engines that load at once may together need more memory than there is.
-        for number in range(size):
-            slot = Slot(number, self._started(number))
-            self.slots.append(slot)
+        self.slots = [Slot(number, self._started(number)) for number in range(size)]
+        # They start together. Engines that load at once may together need more memory than there is.
+        for slot in list(self.slots):
             ready = Request("ready", ())
             self._send(slot, ready)
             self._until(lambda r=ready: r.done)  # type: ignore[misc]

@@ -127,7 +127,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         restarts: Restarts | None = None,
         together: bool = False,
     ) -> Pool:
-        """Starts the workers of a role that are this process's, one after the other.
+        """Starts the workers of a role that are this process's; they load one after the other.
 
         Args:
             role: their name.
