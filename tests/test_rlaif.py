@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ import yaml
 from kilter import feedback
 from kilter.cli import main
 from kilter.data import store
+from kilter.data.dataset import DataSpec, load
 from kilter.data.lineage import lineage
 from kilter.data.worlds.registry import find
 from kilter.errors import UserError
+from kilter.feedback.agreement import labels_of_people
 from kilter.feedback.context import Context
 from kilter.feedback.route import Route, routed
 from kilter.sampling.world import Faults, open_world
@@ -116,14 +119,35 @@ def test_routed_pairs_are_counted_left_out_and_kept_for_people(kilter, tmp_path)
     facts = json.loads((tmp_path / "labels/manifest.json").read_text())["facts"]
     assert (facts["rows"], facts["people"]) == (len(kept), len(people))
     assert len(people) >= math.ceil(0.2 * (len(kept) + len(people)))
-    doubt = [abs(g.feedback[0].over(1) - 0.5) for g in kept]
     assert not any(g.feedback[0].flipped(1) for g in kept)
-    assert min(doubt) >= min(abs(g.feedback[0].over(1) - 0.5) for g in people)
     assert {g.prompt.id for g in kept}.isdisjoint({g.prompt.id for g in people})
-    assert lineage(people[0].prompt)[-1]["kind"] == "label"
     assert "agreement with the truth of support_desk" in shown
     code, shown = kilter(*command[:-1], "all", "--route.human", "1")
     assert (code, "pairs that wait for people" in shown) == (4, True), shown
+
+
+def test_what_a_judge_cannot_order_goes_to_people_whose_labels_come_back_as_their_own(kilter, tmp_path):
+    """A judge that takes the answer shown first has odds of one half: the least certain that there are."""
+    known = {g.prompt.id: g for g in answers(tmp_path / "answers.jsonl", n=8, k=2)}
+    judge = {"judge": {"sampler": {"name": "world", "options": {"critic": "helpful", "first": 1.0}}}}
+    command = ["label", "--data", "answers.jsonl", "--feedback", json.dumps(judge), "--out", "labels"]
+    code, shown = kilter(*command, "--route.human", "0.1", "--allow-empty")
+    assert code == 0, shown
+    people = list(store.read(tmp_path / "labels/people.jsonl"))
+    differ = [g for g in known.values() if len({c.text for c in g.completions}) == 2]
+    assert len(people) == len(differ) > 2
+    for pair in people:
+        # Neither a score nor the place tells what the judge preferred.
+        assert [f.score for f in pair.feedback] == [None, None] and not lineage(pair.prompt)
+        assert [c.text for c in pair.completions] == [c.text for c in known[pair.prompt.id].completions]
+
+    mine = tmp_path / "mine.jsonl"
+    scores = [(0.0, 1.0), (1.0, 0.0)]
+    labels = [tuple(replace(f, score=s) for f, s in zip(p.feedback, two)) for p, two in zip(people, scores)]
+    store.write(mine, [*(replace(p, feedback=f) for p, f in zip(people, labels)), *people[2:]])
+    read = load(DataSpec(path=str(mine), heldout=0), "pairs").train
+    assert [g.completions[0] for g in read] == [people[0].completions[1], people[1].completions[0]]
+    assert {who for who, _ in labels_of_people(read)} == {"people"}
 
 
 def ways(tmp_path):

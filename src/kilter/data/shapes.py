@@ -214,6 +214,11 @@ def _pairs(group: Group, rule: PairRule, skipped: Counter[str]) -> list[Group]:
 
 def pairs_of(group: Group, rule: PairRule, skipped: Counter[str]) -> list[tuple[int, int]]:
     """(better, worse) as places in the group, by the rule; what gives no pair is counted in `skipped`."""
+    return apart(group, compared(group, rule, skipped), rule, skipped)
+
+
+def compared(group: Group, rule: PairRule, skipped: Counter[str]) -> list[tuple[int, int]]:
+    """(better, worse) as places in the group, by the rule, however close the scores are."""
     order = sorted(
         (i for i, f in enumerate(group.feedback) if f.score is not None), key=lambda i: -_score(group, i)
     )
@@ -222,17 +227,15 @@ def pairs_of(group: Group, rule: PairRule, skipped: Counter[str]) -> list[tuple[
         return []
     # Sides of a file's own pairs: every chosen answer stands against every rejected one.
     if {f.kind for f in group.feedback} == {"sides"}:
-        sides = [(i, j) for i, j in itertools.combinations(order, 2) if _score(group, i) > _score(group, j)]
-        return _apart(group, sides, rule, skipped)
-    chosen = {
+        return [(i, j) for i, j in itertools.combinations(order, 2) if _score(group, i) > _score(group, j)]
+    return {
         "best_worst": lambda: [(order[0], order[-1])],
         "all": lambda: list(itertools.combinations(order, 2)),
         "adjacent": lambda: list(itertools.pairwise(order)),
     }[rule.rule]()
-    return _apart(group, chosen, rule, skipped)
 
 
-def _apart(
+def apart(
     group: Group, pairs: Sequence[tuple[int, int]], rule: PairRule, skipped: Counter[str]
 ) -> list[tuple[int, int]]:
     """The pairs whose scores differ by enough; the others are counted."""

@@ -14,14 +14,14 @@ from rich.text import Text
 
 from kilter.artifacts import read_json, read_lines, sha256_file
 from kilter.data.lineage import UNCERTIFIED, amended, lineage, row_id, uncertified, with_entry
-from kilter.data.shapes import PairRule, pairs_of
+from kilter.data.shapes import PairRule, apart, compared, pairs_of
 from kilter.data.worlds.registry import sources
 from kilter.errors import RunFailed, UserError
 from kilter.feedback.agreement import Agreement, agreement
 from kilter.feedback.agreement import in_words as agreement_in_words
 from kilter.feedback.judge.canary import counted, in_words
 from kilter.feedback.judge.itself import judging_itself
-from kilter.feedback.route import Route, routed
+from kilter.feedback.route import Route, question, routed
 from kilter.options import DATA, METHOD, MODEL, OUTPUT
 from kilter.redaction import redacted
 from kilter.refs import DataRef, FeedbackRef, FileRef, ModelRef, TemplateRef
@@ -200,14 +200,15 @@ class Label(StageKind[LabelSpec]):
         scored = list(store.read(folder / SCORED))
         dropped: Counter[str] = Counter()
         written = [g for group in scored for g in WRITERS[spec.write](group, spec, dropped)]
-        written, asked = routed(written, spec.route)
-        if asked:
-            store.write(folder / PEOPLE, asked)
+        asked: list[Group] = []
+        if spec.route.human:
+            written, asked, dropped = _routed(scored, spec)
+            store.write(folder / PEOPLE, map(question, asked))
             work.console.print(f"  {len(asked)} pairs wait for people in {folder / PEOPLE}")
         lost = _unscored(scored)
         if not written and not spec.allow_empty:
             dropped["pairs that wait for people"] = len(asked)
-            raise _nothing_written(dropped, lost)
+            raise _nothing_written(dropped, lost, bool(asked))
         store.write(folder / ARTIFACT["data"], written)
         agrees = [
             {"data": name, **found}
@@ -461,6 +462,18 @@ def _pairs(group: Group, spec: LabelSpec, dropped: Counter[str]) -> list[Group]:
     return rows
 
 
+def _routed(scored: Sequence[Group], spec: LabelSpec) -> tuple[list[Group], list[Group], Counter[str]]:
+    """(pairs to learn from, pairs for people, what was left out).
+
+    A tie is no pair to learn from, and what a judge is least certain of.
+    """
+    left: Counter[str] = Counter()
+    pairs = [_picked(g, places) for g in scored for places in compared(g, spec.pairs, left)]
+    kept, asked = routed(pairs, spec.route)
+    written = [p for p in kept if apart(p, [(0, 1)], spec.pairs, left)]
+    return written, asked, Counter({f"pairs: {reason}": count for reason, count in left.items()})
+
+
 def _ratings(group: Group, spec: LabelSpec, dropped: Counter[str]) -> list[Group]:
     known = _known(group, dropped)
     return [_picked(group, list(known), "rating")] if known else []
@@ -517,10 +530,12 @@ def _why(lost: Counter[str]) -> str:
     return f"{lost.total()} answers have no score; most often: {reason}"
 
 
-def _nothing_written(dropped: Counter[str], lost: Counter[str]) -> RunFailed:
+def _nothing_written(dropped: Counter[str], lost: Counter[str], asked: bool) -> RunFailed:
     """Why there are no rows, and what to do about it."""
     reasons = [f"{n} {why}" for why, n in (+dropped).items()] + ([_why(lost)] if lost else [])
     fix = "raise the number or the length of the answers, or lower the margin"
+    if asked:
+        fix = "lower route.human, or set allow_empty: true where people label all of them"
     if lost:
         fix = "mend what keeps answers from a score, then run the same command again: they are scored anew"
     return RunFailed(f"The stage has no rows to write ({', '.join(reasons)})", fix)
