@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from kilter.data.words import is_character, joined, words
 from kilter.feedback.judge.parse import without_thoughts
 from kilter.seams import Chat
 from kilter.types import Ask, Reply
@@ -19,11 +20,14 @@ _NOTHING = re.compile(
     r"|nothing (?:is )?wrong|nothing goes against (?:it|the principle)|none)\W*$",
     re.I,
 )
-_QUOTED = re.compile('"([^"\n]{2,400})"|\u201c([^\u201d\n]{2,400})\u201d|\u00ab([^\u00bb\n]{2,400})\u00bb')
+_QUOTED = re.compile(
+    '"([^"\n]{2,400})"|\u201c([^\u201d\n]{2,400})\u201d|\u00ab([^\u00bb\n]{2,400})\u00bb'
+    "|\u300c([^\u300d\n]{2,400})\u300d|\u300e([^\u300f\n]{2,400})\u300f"
+)
 ALIKE = 0.8
 """Similarity from which a quotation counts as the answer's words."""
 RUN = 3
-"""Words in a row that a critique without quotation marks shares with the answer."""
+"""Words in a row that a critique without quotation marks shares with the answer; twice as many characters."""
 LONGEST_QUOTE = 40
 """Words of a quotation that are compared."""
 
@@ -31,11 +35,6 @@ LONGEST_QUOTE = 40
 def said_by(chat: Chat, asks: Sequence[Ask]) -> list[Reply]:
     """What a critic or a reviser says. What it thought before is no critique, and nothing to learn."""
     return [replace(r, text=without_thoughts(r.text).strip()) for r in (chat.reply(asks) if asks else ())]
-
-
-def words(text: str) -> list[str]:
-    """Words in small letters, without marks."""
-    return re.findall(r"[^\W_]+(?:['\u2019][^\W_]+)?", text.lower())
 
 
 def look(critique: str, answer: str, prompt: str) -> tuple[Found, str]:
@@ -74,9 +73,18 @@ def names_something(critique: str, answer: str) -> bool:
     if quotes:
         return False
     said = words(critique)
-    size = min(RUN, len(known))
-    runs = {tuple(known[i : i + size]) for i in range(len(known) - size + 1)}
-    return size > 0 and any(tuple(said[i : i + size]) in runs for i in range(len(said) - size + 1))
+    return any(not all(map(is_character, run)) for run in _shared(said, known, RUN)) or bool(
+        _shared(said, known, 2 * RUN)
+    )
+
+
+def _shared(said: list[str], known: list[str], size: int) -> set[tuple[str, ...]]:
+    """Words in a row that both hold; of an answer that is shorter than `size`, the whole."""
+    size = min(size, len(known))
+    if not size:
+        return set()
+    one, other = ({tuple(text[i : i + size]) for i in range(len(text) - size + 1)} for text in (said, known))
+    return one & other
 
 
 def _quotes(text: str) -> Iterator[list[str]]:
@@ -86,8 +94,8 @@ def _quotes(text: str) -> Iterator[list[str]]:
 
 
 def _stands_in(quote: list[str], known: list[str]) -> bool:
-    wanted = " ".join(quote)
-    windows = (" ".join(known[i : i + len(quote)]) for i in range(max(1, len(known) - len(quote) + 1)))
+    wanted = joined(quote)
+    windows = (joined(known[i : i + len(quote)]) for i in range(max(1, len(known) - len(quote) + 1)))
     matcher = difflib.SequenceMatcher(autojunk=False)
     matcher.set_seq2(wanted)
     for window in windows:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from kilter.constitution.critique import words
 from kilter.constitution.document import Constitution, Principle, Shot
+from kilter.data.words import words
 
 ALIKE = 0.8
 """Jaccard index of the words from which two principles count as duplicates."""

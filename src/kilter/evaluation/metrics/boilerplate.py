@@ -3,11 +3,12 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
+from kilter.data.words import joined, words
 from kilter.evaluation.metrics.registry import metric
 from kilter.types import Answered
 
 WORDS = 8
-"""Words of a phrase."""
+"""Words of a phrase; of a script without spaces, characters."""
 
 
 def most_repeated(texts: Sequence[tuple[str, str]]) -> tuple[float, str]:
@@ -22,14 +23,14 @@ def most_repeated(texts: Sequence[tuple[str, str]]) -> tuple[float, str]:
     """
     holders: dict[tuple[str, ...], set[int]] = defaultdict(set)
     for n, (_, answer) in enumerate(texts):
-        units = answer.lower().split()
+        units = words(answer)
         for i in range(len(units) - WORDS + 1):
             holders[tuple(units[i : i + WORDS])].add(n)
     shared = {g: own for g, own in holders.items() if len({texts[n][0] for n in own}) > 1}
     if not shared:
         return 0.0, ""
     phrase = min(shared, key=lambda g: (-len(shared[g]), g))
-    return len(shared[phrase]) / len(texts), " ".join(phrase)
+    return len(shared[phrase]) / len(texts), joined(phrase)
 
 
 @metric("boilerplate", title="Boilerplate", unit="share of answers", better="lower", aggregate="corpus")
