@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,9 @@ def stored() -> float:
     import ray
     from ray._private.internal_api import node_stats
 
-    address = ray.nodes()[0]
-    stats = node_stats(address["NodeManagerAddress"], address["NodeManagerPort"])
+    own = ray.get_runtime_context().get_node_id()
+    node = next(n for n in ray.nodes() if n["NodeID"] == own)
+    stats = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"])
     return float(stats.store_stats.object_store_bytes_used) / 1e6
 
 
@@ -91,7 +92,7 @@ def measure(megabytes: float, times: int, verify: int) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Prints the rows; exits with 1 where too much is held."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -99,7 +100,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=538.0)
     parser.add_argument("--times", type=int, default=100)
     parser.add_argument("--verify", type=int, default=20)
-    options = parser.parse_args()
+    options = parser.parse_args(given)
     rows = measure(options.megabytes, options.times, options.verify)
     print("| version | copies when sent | copies when taken | driver's own MB | driver's shared MB | s |")
     print("|---|---|---|---|---|---|")

@@ -35,10 +35,12 @@ def head():
     """One Ray for all tests, with more cores than there are: roles wait, they do not compute."""
     from ray.cluster_utils import Cluster
 
-    paths = [str(TESTS), *(p for p in os.environ.get("PYTHONPATH", "").split(":") if p)]
+    paths = [str(TESTS), str(TESTS.parent), *(p for p in os.environ.get("PYTHONPATH", "").split(":") if p)]
     os.environ["PYTHONPATH"] = ":".join(dict.fromkeys(paths))
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # As a Ray that Kilter starts.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+    os.environ["RAY_free_objects_batch_size"] = "1"  # noqa: SIM112
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 16, "include_dashboard": False})
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     yield cluster
@@ -256,12 +258,11 @@ def group_run(tiny, prompts, out, connect=RayBackend, **fields):
 APART_2 = {"address": "auto", "learner": {"processes": 2}, "rollout": {"place": "apart", "engines": 2}}
 
 
-@pytest.mark.parametrize("fsdp", [False, True])
-def test_a_learner_of_two_ranks_on_ray_equals_one_process(head, tiny, tmp_path, fsdp):
+def test_a_divided_learner_of_two_ranks_on_ray_equals_one_process(head, tiny, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Say {chr(97 + i)}"}) + "\n" for i in range(16)))
     one = group_run(tiny, prompts, tmp_path / "one")
-    two = group_run(tiny, prompts, tmp_path / "two", fsdp=fsdp, cluster=APART_2)
+    two = group_run(tiny, prompts, tmp_path / "two", fsdp=True, cluster=APART_2)
     for name in ("loss", "grad_norm", "reward"):
         assert [r[name] for r in two] == pytest.approx([r[name] for r in one], rel=1e-4, abs=1e-4)
 
@@ -328,6 +329,7 @@ def cmdline(process):
 
 
 def test_a_learner_that_loses_a_rank_goes_on_from_its_checkpoint(head, tiny, tmp_path, capfd):
+    """Two ranks with all weights each equal one process, before and after."""
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Say {chr(97 + i)}"}) + "\n" for i in range(16)))
     one = group_run(tiny, prompts, tmp_path / "one", max_steps=20)
@@ -347,8 +349,8 @@ def test_a_learner_that_loses_a_rank_goes_on_from_its_checkpoint(head, tiny, tmp
     assert len(workers[0]) == 2
     assert workers[0] == workers[1]
     assert all(map(gone, workers[0]))
-    for name in ("loss", "reward"):
-        assert [r[name] for r in rows] == pytest.approx([r[name] for r in one], rel=1e-3, abs=1e-3)
+    for name in ("loss", "grad_norm", "reward"):
+        assert [r[name] for r in rows] == pytest.approx([r[name] for r in one], rel=1e-4, abs=1e-4)
     said = " ".join(capfd.readouterr().err.split())  # a terminal breaks its lines
     assert "got SIGKILL" in said
     assert "resuming after step" in said
@@ -396,17 +398,32 @@ PLACED = [
 ]
 
 
+class Lasting(RayBackend):
+    """Outlives a run, and with it the processes of the run's workers."""
+
+    def close(self):
+        self.release()
+
+
+@pytest.fixture(scope="module")
+def backend(head):
+    """One for all placements: a run takes over the processes that an earlier one has left, whose code is read."""
+    made = Lasting(spec())
+    yield made
+    RayBackend.close(made)
+
+
 @pytest.mark.parametrize(("method", "roles"), PLACED, ids=[name for name, _ in PLACED])
-def test_in_turn_ray_changes_nothing(head, tiny, folder, tmp_path, method, roles):
+def test_in_turn_ray_changes_nothing(backend, tiny, folder, tmp_path, method, roles):
     from test_apart import METHODS, run, same
 
     here = run(tiny, folder, tmp_path / "here", **METHODS[method])
     cluster = {role: {"place": "apart"} | more for role, more in roles.items()}
     cluster |= {"address": "auto", "verify_weights": 1}
-    backend = RayBackend(ClusterSpec.model_validate(cluster))
+    earlier = len(backend.handles)
     there = run(tiny, folder, tmp_path / "there", cluster=cluster, backend=backend, **METHODS[method])
     same(here, there)
-    assert {handle.where.split()[0] for handle in backend.handles} == set(roles)
+    assert {handle.where.split()[0] for handle in backend.handles[earlier:]} == set(roles)
 
 
 @pytest.mark.parametrize("way", ["object", "file"])
@@ -443,11 +460,13 @@ def test_twenty_publications_arrive_and_a_changed_byte_costs_the_worker(head, tm
     assert f"of version 7 were sent by {way}" in told[0]
 
 
-def test_twenty_publications_leave_two_copies_and_no_growth():
+def test_twenty_publications_leave_two_copies_and_no_growth(head, capsys, monkeypatch):
     """As bench.publish has it with 100 of 538 MB: what the store holds, and what the driver keeps."""
-    command = [sys.executable, "-m", "bench.publish", "--megabytes", "16", "--times", "20", "--verify", "5"]
-    environment = os.environ | {"RAY_ADDRESS": ""}
-    root = Path(__file__).parents[1]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "copies in the store" in done.stdout
+    monkeypatch.syspath_prepend(TESTS.parent)
+    from bench import publish
+
+    with pytest.raises(SystemExit) as ended:
+        publish.main(["--megabytes", "32", "--times", "20", "--verify", "5"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0, said
+    assert "copies in the store" in said
