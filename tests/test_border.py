@@ -311,6 +311,7 @@ def test_sampled_tokens_stay_and_what_a_text_does_not_share_is_context():
     assert row.completion_ids[1] == encoder.tokens(group).completion_ids[0]
     only = encoder.tokens(replace(group, completions=sampled.completions[:1], feedback=group.feedback[:1]))
     assert (only.prompt_ids, only.completion_ids) == (prompt, ((40, 41),))
+    assert only.completion_ids[0] is sampled.completions[0].token_ids
 
 
 def test_sides_of_several_turns_keep_one_prompt_where_history_is_rewritten():

@@ -13,6 +13,7 @@ import kilter
 ROOT = Path(kilter.__file__).parent
 GROUND = {
     "types",
+    "arrays",
     "batch",
     "seams",
     "registry",

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NotRequired, TypedDict
 
+from kilter.arrays import IDS, LOGPS, MASK, packed
+
 
 class Message(TypedDict):
     """One chat turn, as transformers' chat templates take it. A field that a turn lacks is not in it.
@@ -68,18 +70,20 @@ class Completion:
     has more than content; else empty.
 
     `token_ids` and `sampling_logps` (nats, at the sampling temperature) are set by samplers and never
-    re-derived from text. `mask` is 1 on tokens the policy is trained on. `entropy`: mean over the tokens of
-    the entropy of the distribution that each was drawn from, before top-k and top-p, nats. `prompt_ids`: the
-    prompt as the sampler read it, so that nobody tokenises it again; they are not written to disk.
+    re-derived from text. `mask` is 1 on tokens the policy is trained on. All three are kept as arrays that
+    read like tuples and equal them. `isinstance` and `json.dumps` see no tuple: `tuple(...)` makes one.
+    `entropy`: mean over the tokens of the entropy of the distribution that each was drawn from, before top-k
+    and top-p, nats. `prompt_ids`: the prompt as the sampler read it, so that nobody tokenises it again. They
+    are not written to disk.
 
     `versions`: where the weights may change under way, spans (start, end, version) of `token_ids` with the
     updates that the weights had seen. `policy_version` is then the oldest of them, and is set from them.
     """
 
     text: str
-    token_ids: tuple[int, ...] | None = None
-    mask: tuple[int, ...] | None = None
-    sampling_logps: tuple[float, ...] | None = None
+    token_ids: Sequence[int] | None = None
+    mask: Sequence[int] | None = None
+    sampling_logps: Sequence[float] | None = None
     finish_reason: Literal["stop", "length"] | None = None
     policy_version: int | None = None
     entropy: float | None = None
@@ -88,8 +92,11 @@ class Completion:
     versions: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
+        # The class is frozen for its users, not for what follows from its own fields.
+        for name, types in (("token_ids", IDS), ("mask", MASK), ("sampling_logps", LOGPS)):
+            if (values := getattr(self, name)) is not None:
+                object.__setattr__(self, name, packed(values, types))
         if self.versions:
-            # The class is frozen for its users, not for what follows from its own fields.
             object.__setattr__(self, "policy_version", min(version for _, _, version in self.versions))
 
 
@@ -155,8 +162,8 @@ class Encoded:
 
     group: Group
     prompt_ids: tuple[int, ...]
-    completion_ids: tuple[tuple[int, ...], ...]
-    masks: tuple[tuple[int, ...], ...]
+    completion_ids: tuple[Sequence[int], ...]
+    masks: tuple[Sequence[int], ...]
 
     def tokens(self) -> int:
         """Tokens of the shared layout: prompt once, plus every completion."""

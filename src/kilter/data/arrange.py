@@ -80,9 +80,8 @@ def _beside(place: int, group: Encoded, everyone: Sequence[Encoded], count: int,
 
 def in_one_row(group: Encoded, first: int, second: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(ids, mask) of two answers one after the other, as a preference model reads them."""
-    return group.completion_ids[first] + group.completion_ids[second], group.masks[first] + group.masks[
-        second
-    ]
+    ids, masks = group.completion_ids, group.masks
+    return (*ids[first], *ids[second]), (*masks[first], *masks[second])
 
 
 @arrangements.register("joint")

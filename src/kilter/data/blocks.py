@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -78,16 +77,15 @@ def _fits(completion: Completion) -> bool:
 def _block(completions: Sequence[Completion]) -> bytes:
     """The arrays of a block, ready to be written."""
     buffer = io.BytesIO()
-    count = sum(len(c.token_ids or ()) for c in completions)
     for name, types in COLUMNS.items():
-        values = _exact(chain.from_iterable(getattr(c, name) for c in completions), count, types)
+        values = _exact([getattr(c, name) for c in completions], types)
         np.lib.format.write_array(buffer, np.packbits(values) if name == "mask" else values, (1, 0), False)
     return buffer.getvalue()
 
 
-def _exact(values: Iterable[Any], count: int, types: Sequence[str]) -> NDArray[Any]:
+def _exact(values: Sequence[Sequence[Any]], types: Sequence[str]) -> NDArray[Any]:
     """The numbers in the first type that gives all of them back; the last one holds whatever comes."""
-    whole = np.fromiter(values, types[-1], count)
+    whole = np.concatenate([np.asarray(v, types[-1]) for v in values])
     for name in types[:-1]:
         # A number beyond a small type's range comes back as another one, which is what is looked for.
         with np.errstate(over="ignore", invalid="ignore"):

@@ -22,7 +22,7 @@ def collate(groups: Sequence[Encoded]) -> Batch:
     tokens_BT = torch.zeros(len(ids), width, dtype=torch.long)
     mask_BT = torch.zeros(len(ids), width)
     for row, (own, mask) in enumerate(zip(ids, masks, strict=True)):
-        tokens_BT[row, : len(own)] = torch.tensor(own)
+        tokens_BT[row, : len(own)] = torch.tensor(own, dtype=torch.long)
         mask_BT[row, : len(own)] = torch.tensor(mask, dtype=torch.float32)
     scores = [f.score if f.score is not None else float("nan") for g in groups for f in g.group.feedback]
     completions = [c for g in groups for c in g.group.completions]
@@ -67,5 +67,5 @@ def _over_next(feedback: Sequence[Feedback]) -> list[float | None]:
 def _padded(rows: Sequence[Sequence[float]], width: int) -> Tensor:
     out = torch.zeros(len(rows), width)
     for i, row in enumerate(rows):
-        out[i, : min(len(row), width)] = torch.tensor(row[:width])
+        out[i, : min(len(row), width)] = torch.tensor(row, dtype=torch.float32)[:width]
     return out

@@ -185,14 +185,18 @@ class Encoder:
         shared, rest = heads[0][:size], sampled[size:]
 
         # A sampled answer goes on where its prompt ended: what the others do not share of it is context.
-        ids, masks = [], []
+        ids, masks = list[Sequence[int]](), list[Sequence[int]]()
         for completion, row in zip(group.completions, rows, strict=True):
+            tokens: Sequence[int]
+            mask: Sequence[int]
             if row is not None:
                 tokens, mask = row.after(size)
             else:
                 tokens = completion.token_ids or ()
-                mask = (0,) * len(rest) + (completion.mask or (1,) * len(tokens))
-                tokens = rest + tokens
+                mask = completion.mask or (1,) * len(tokens)
+                # Without more context the row is the answer's own arrays, and takes no room.
+                if rest:
+                    tokens, mask = (*rest, *tokens), (*(0,) * len(rest), *mask)
             ids.append(tokens)
             masks.append(mask)
 

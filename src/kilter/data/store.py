@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
+from kilter.arrays import Numbers
 from kilter.artifacts import append_lines, cut_lines, read_lines, write_by
 from kilter.data import blocks
 from kilter.types import Completion, Feedback, Group, Message, Prompt
@@ -24,7 +25,8 @@ def to_json(group: Group) -> dict[str, Any]:
 
 def _lean(noun: Any, names: Sequence[str]) -> dict[str, Any]:
     values = ((name, getattr(noun, name)) for name in names)
-    return {name: value for name, value in values if value not in (None, (), "", {})}
+    held = ((name, value) for name, value in values if value not in (None, (), "", {}))
+    return {name: list(value) if isinstance(value, Numbers) else value for name, value in held}
 
 
 PROMPT, FEEDBACK = (tuple(f.name for f in fields(noun)) for noun in (Prompt, Feedback))

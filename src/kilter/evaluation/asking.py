@@ -139,7 +139,7 @@ class Asking:
     def _own_logps(self, model: Ready, answers: Answers, exact: bool) -> Logps:
         """The policy's log-probs at temperature 1: the sampler's own if they are just that, else computed."""
         if exact and self.spec.temperature == 1.0 and self.spec.dtype == "float32":
-            return [row[0].sampling_logps or () if row else () for row in answers]
+            return [tuple(row[0].sampling_logps or ()) if row else () for row in answers]
         return self._logps(model, model.encoder, answers, "log-probs")
 
     def _entropy(self, model: Ready, answers: Answers, exact: bool) -> list[float | None]:

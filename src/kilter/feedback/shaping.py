@@ -66,5 +66,6 @@ class Repetition(FeedbackSource):
 
 def repeated_share(units: Sequence[object], n: int) -> float:
     """1 - distinct n-grams / n-grams; 0 for fewer than n units."""
-    grams = [tuple(units[i : i + n]) for i in range(len(units) - n + 1)]
+    units = tuple(units)
+    grams = [units[i : i + n] for i in range(len(units) - n + 1)]
     return 0.0 if not grams else 1 - len(set(grams)) / len(grams)

@@ -141,7 +141,7 @@ def _grouped(
         for n in members:
             rest = known[n].prompt_ids[len(shared) :]
             for i, option in enumerate(known[n].completion_ids[:per_prompt]):
-                ids.append(rest + option)
+                ids.append((*rest, *option))
                 masks.append((0,) * len(rest) + (1,) * len(option))
                 rows.append((n, i))
         empty = Group(prompts[members[0]], (Completion(""),) * len(ids), (Feedback(None),) * len(ids))
@@ -220,7 +220,7 @@ def _whole_options(
             yield row, [value]
 
 
-def _without_longer(ids: Sequence[tuple[int, ...]], masses: Sequence[float]) -> list[float]:
+def _without_longer(ids: Sequence[Sequence[int]], masses: Sequence[float]) -> list[float]:
     """Each option's probability less that of the options which begin with it and go on."""
     # From the longest on: what is taken from an option has itself lost what belongs to longer ones.
     longest_first = sorted(range(len(ids)), key=lambda n: -len(ids[n]))
