@@ -16,7 +16,15 @@ from kilter.evaluation.best_of import Margins, credit, ties_score
 
 NAMES = (
     *("xstest", "harmbench", "strongreject", "do_not_answer", "truthfulqa", "truthfulqa_mc", "hhh", "llmbar"),
-    *("alpaca_eval", "rewardbench", "rewardbench2", "mt_bench", "mt_bench_judgments", "arena"),
+    *(
+        "alpaca_eval",
+        "rewardbench",
+        "rewardbench2",
+        "mt_bench",
+        "mt_bench_judgments",
+        "arena_hard_judgments",
+        "arena",
+    ),
 )
 
 
@@ -103,11 +111,38 @@ def test_mt_bench_counts_an_inconsistent_judgment_as_a_tie_and_an_error_as_unsco
     assert tuple(scores(read("mt_bench_judgments", row)).values()) == expected
 
 
-def test_a_judgment_without_its_answers_says_what_to_join():
-    row = {"question_id": 1, "g1_winner": "model_1", "g2_winner": "model_1"}
-    assert detect(row).name == "mt_bench_judgments"
+@pytest.mark.parametrize(
+    ("games", "expected"),
+    [
+        (("A>>B", "B>A"), (1, 0)),
+        (("B>A", "A<B"), (0.5, 0.5)),
+        (("A<<B", "A>B"), (0, 1)),
+        (("A=B", "B=A"), (0.5, 0.5)),
+        (("A>B", None), (None, None)),
+    ],
+)
+def test_arena_hard_shows_the_baseline_first_and_then_second(games, expected):
+    row = {"uid": "x", "model": "m", "judge": "j", "games": [{"score": g, "judgment": {}} for g in games]}
+    row |= {"prompt": "P", "answer_1": "of the baseline", "answer_2": "mine"}
+    assert tuple(scores(read("arena_hard_judgments", row)).values()) == expected
+    with pytest.raises(RowError, match="A>>B"):
+        read("arena_hard_judgments", row | {"games": [{"score": "C"}, {"score": "A>B"}]})
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("mt_bench_judgments", {"question_id": 1, "g1_winner": "model_1", "g2_winner": "model_1"}),
+        (
+            "arena_hard_judgments",
+            {"question_id": 1, "model": "m", "judge": "j", "games": [{"score": "A>B"}] * 2},
+        ),
+    ],
+)
+def test_a_judgment_without_its_answers_says_what_to_join(name, row):
+    assert detect(row).name == name
     with pytest.raises(RowError, match="holds no answers"):
-        read("mt_bench_judgments", row)
+        read(name, row)
 
 
 @pytest.mark.parametrize(

@@ -292,6 +292,18 @@ def test_lint_names_duplicates_and_broken_examples(monkeypatch, capsys, tmp_path
     assert (code, "Jaccard" in text) == (2, True)
 
 
+def test_lint_names_a_label_of_a_scope_that_no_prompt_has():
+    """The principle would be about no prompt, and never be drawn."""
+    raw = document(
+        P | {"scope": {"labels": ["unsfe", "advise", "refund"]}},
+        {"id": "b", "text": "Something else altogether.", "scope": {"labels": ["vip"]}},
+    )
+    found = [f.problem for f in lint(build(raw)) if f.principle]
+    meant = ["your own", "'unsafe'?", "'advice'?"]
+    assert [text in problem for text, problem in zip(meant, found, strict=True)] == [True] * 3
+    assert not any(f.principle for name in shipped() for f in lint(load(name)))
+
+
 # Draws
 
 

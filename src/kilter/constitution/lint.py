@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
 from kilter.constitution.document import Constitution, Principle, Shot
 from kilter.data.words import words
+from kilter.data.worlds.registry import known_labels
 
 ALIKE = 0.8
 """Jaccard index of the words from which two principles count as duplicates."""
@@ -33,7 +35,7 @@ class Finding:
 
 def lint(document: Constitution) -> list[Finding]:
     """Every finding, errors first."""
-    found = [*_duplicates(document), *_examples(document), *_ranks(document)]
+    found = [*_duplicates(document), *_examples(document), *_ranks(document), *_scopes(document)]
     if not document.licence:
         found.append(Finding("warn", "", "has no licence: nobody knows whether its words may be used"))
     return sorted(found, key=lambda f: (f.level != "error", f.principle))
@@ -66,6 +68,21 @@ def _problem(principle: Principle, shot: Shot) -> str:
     if words(shot.revision) == words(shot.answer):
         return f"has an example whose revision is its answer: {shot.prompt[:60]!r}"
     return ""
+
+
+def _scopes(document: Constitution) -> Iterator[Finding]:
+    """Labels that no prompt that Kilter brings has: a principle of another label alone is never drawn."""
+    said = {label for principle in document.principles for label in principle.scope.labels}
+    if not said - {"safe", "unsafe"}:
+        return
+    known = known_labels()
+    for principle in document.principles:
+        for label in principle.scope.labels:
+            if label not in known:
+                close = get_close_matches(label, known, n=1)
+                meant = f"did you mean {close[0]!r}?" if close else "a world of your own may have it"
+                problem = f"has a scope with the label {label!r}, which no prompt of Kilter's worlds has"
+                yield Finding("warn", principle.id, f"{problem}: {meant}")
 
 
 def _ranks(document: Constitution) -> Iterator[Finding]:

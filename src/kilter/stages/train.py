@@ -165,7 +165,7 @@ class Train(StageKind[TrainSpec]):
 
         where, fix = (
             work.where("allow_uncertified"),
-            "certify it with `kilter audit-judge`, or set this to true",
+            "certify it with `kilter audit-judge`, or allow it with --allow-uncertified (in a recipe true)",
         )
         judges: set[str] = set()
         if spec.prompts is None:

@@ -344,23 +344,72 @@ def _read_mt_bench(row: Row) -> Iterator[Group]:
     },
 )
 def _read_mt_bench_judgments(row: Row) -> Iterator[Group]:
+    winners = [text_of(row.need(game), game) for game in ("g1_winner", "g2_winner")]
+    known = {"model_1": 1.0, "model_2": 0.0, "tie": 0.5, "error": None}
+    if unknown := set(winners) - known.keys():
+        raise RowError("g1_winner", f"should be model_1, model_2, tie or error, found {sorted(unknown)}")
+    joined = "on question_id: columns prompt, answer_1 and answer_2"
+    yield _judged(row, "mt_bench", joined, [known[w] for w in winners])
+
+
+def _judged(row: Row, name: str, joined: str, games: Sequence[float | None]) -> Group:
+    """A judgment that was joined with its answers; `games`: what each says of the first, None for nothing.
+
+    Raises:
+        RowError: it was not joined.
+    """
     columns = ("answer_1", "answer_2")
     if not {"prompt", *columns} <= set(row):
-        fix = "Join the file with the models' answers on question_id: columns prompt, answer_1 and answer_2"
-        raise RowError(
-            "answer_1", "is missing: a judgment names the better model, and holds no answers.", fix=fix
-        )
-    winners = {text_of(row.need(game), game) for game in ("g1_winner", "g2_winner")}
-    unknown = winners - {"model_1", "model_2", "tie", "error"}
-    if unknown:
-        raise RowError("g1_winner", f"should be model_1, model_2, tie or error, found {sorted(unknown)}")
-    prompt = _asks(_asked(row, "prompt"), "mt_bench")
-    if "error" in winners:  # a game without a verdict is unscored, and no tie
+        problem = "is missing: a judgment names the better model, and holds no answers."
+        raise RowError("answer_1", problem, fix=f"Join the file with the models' answers {joined}")
+    prompt = _asks(_asked(row, "prompt"), name)
+    if None in games:  # a game without a verdict is unscored, and no tie
         texts = [text_of(row.need(column), column) for column in columns]
-        yield Group(prompt, tuple(map(Completion, texts)), (Feedback(None), Feedback(None)))
-        return
-    first = {frozenset({"model_1"}): 1.0, frozenset({"model_2"}): 0.0}.get(frozenset(winners), 0.5)
-    yield _two(prompt, row, columns, first)
+        return Group(prompt, tuple(map(Completion, texts)), (Feedback(None), Feedback(None)))
+    # Two verdicts that contradict each other are a tie.
+    first = games[0] if len(set(games)) == 1 and games[0] is not None else 0.5
+    return _two(prompt, row, columns, first)
+
+
+GRADES = {"A": 1.0, "=": 0.5, "B": 0.0}
+"""Of the answer that was shown first, by who is said to be better."""
+
+
+@data_format(
+    "arena_hard_judgments",
+    "Arena-Hard judgments: games with a score such as A>>B, baseline shown first, then second; "
+    "they lack the answers",
+    lambda r: "games" in r and "judge" in r and "model" in r,
+    {
+        "uid": "x",
+        "model": "mine",
+        "judge": "a-judge",
+        "games": [{"score": "A>B"}, {"score": "B>>A"}],
+        "prompt": "Write a poem.",
+        "answer_1": "Roses.",
+        "answer_2": "No.",
+    },
+)
+def _read_arena_hard_judgments(row: Row) -> Iterator[Group]:
+    games = listed(row.need("games"), "games", "games")
+    joined = "on uid, or question_id: columns prompt, answer_1 (of the baseline) and answer_2"
+    shown = [_grade(game, f"games[{n}]") for n, game in enumerate(games[:2])]
+    if len(shown) < 2:
+        raise RowError("games", "should be two, one for each order")
+    # In the second game the baseline is shown second.
+    first, second = shown
+    yield _judged(row, "arena_hard", joined, [first, None if second is None else 1.0 - second])
+
+
+def _grade(game: Any, where: str) -> float | None:
+    """What a game says of the answer that was shown first; None where it says nothing."""
+    score = game.get("score") if isinstance(game, Mapping) else None
+    if score is None:
+        return None
+    found = re.fullmatch(r"([AB])(>>?|<<?|=)([AB])", str(score))
+    if found is None or found[1] == found[3]:
+        raise RowError(f"{where}.score", f"should be such as A>>B, A=B or B>A, found {score!r}")
+    return GRADES["=" if found[2] == "=" else found[1] if ">" in found[2] else found[3]]
 
 
 WINNERS = {"model_a": 1.0, "model_b": 0.0, "tie": 0.5, "tie (bothbad)": 0.5, "both_bad": 0.5}

@@ -232,6 +232,13 @@ def labels_of(prompt: Prompt) -> Labels:
     return Labels() if world is None else world.labels(prompt)
 
 
+def known_labels() -> set[str]:
+    """What prompts of the worlds and suites that Kilter brings are labelled by, safe and unsafe included."""
+    own = [r.get(name, "data.path") for r in (worlds, suites) for name in r.names()]
+    parts = (w.labels(g.prompt).slices for w in own for g in w.dials().groups("prompts"))
+    return {"safe", "unsafe"}.union(*parts)
+
+
 class DialsOfPath:
     """Marks the field of a data set's settings that holds the dials of the world at its `path`."""
 
