@@ -641,6 +641,33 @@ def test_a_worker_that_is_taken_over_keeps_what_serves_again_and_makes_anew_what
     assert Kept.made[0].closed is not stays
 
 
+@pytest.mark.parametrize("adapter", [None, "lora", "dora"])
+def test_an_engine_begins_with_the_learner_s_weights_and_nothing_is_computed_for_it(
+    adapter, tiny, tmp_path, monkeypatch
+):
+    """The proof of a forward on a worker's CPU took minutes at 7B."""
+    from kilter.models.config import AdapterSpec
+    from kilter.roles import open as roles
+    from kilter.roles.open import OpenSpec, open_model
+    from kilter.sampling.config import SamplerKind
+    from kilter.sampling.vllm_weights import MergedWeights
+    from kilter.training.apart import vllm
+
+    adapter = adapter and AdapterSpec(kind=adapter, r=2)
+    opening = OpenSpec(tiny, device="cpu", max_length=64, adapter=adapter, trains=True)
+    learner = open_model(opening).scorer.model
+    monkeypatch.setattr(roles, "look", None)
+    monkeypatch.setattr(vllm, "shared_folder", lambda cleanup: tmp_path)
+    engine = SimpleNamespace(digests=dict, close=lambda: None)
+    monkeypatch.setattr(vllm, "RunningEngine", lambda *_, **__: engine)
+    began = []
+    monkeypatch.setattr(vllm, "Holdings", lambda started, *_: began.append(dict(started)))
+    VllmWorker(opening, SamplerKind(name="vllm"), "bfloat16", keep=False)
+    sent = MergedWeights(learner, torch.bfloat16).on_cpu()
+    assert began[0].keys() == sent.keys()
+    assert all(torch.equal(began[0][name], sent[name]) for name in sent)
+
+
 def test_an_engine_that_is_taken_over_forgets_the_learner_that_is_gone():
     worker = VllmWorker.__new__(VllmWorker)
     worker.way, worker.version, worker.learners = "", 7, 1

@@ -170,6 +170,12 @@ def test_7b_on_one_gpu_takes_141_gb_and_without_a_critic_80(tmp_path):
     assert max(sum(parts.values()) for parts in json.loads(said)["ppo"]["memory"].values()) < 80e9
 
 
+def test_the_exercise_at_7b_fits_one_gpu_of_141_gb():
+    """SFT, reward model, DPO and PPO with adapters, vLLM beside the learner, and the comparison."""
+    said, _ = kilter("recipes/hh-7b.yaml", "--gpus", "1", "--gpu-memory", "141", "--json")
+    assert 80e9 < max(sum(parts.values()) for parts in json.loads(said)["ppo"]["memory"].values()) < 141e9
+
+
 def test_the_exercise_on_real_preferences_fits_one_gpu(tmp_path):
     """SFT, reward model, DPO and PPO compared: at its own size, and PPO's engine beside the learner."""
     file = tmp_path / "one.yaml"

@@ -126,6 +126,21 @@ def open_encoder(spec: OpenSpec) -> Encoder:
     )
 
 
+def open_weights(spec: OpenSpec, encoder: Encoder) -> Any:
+    """The model as it lies on disk, on the CPU, for who computes nothing with it: no adapter, and no proof.
+
+    Fresh adapters add zero, so these are the numbers that training begins with.
+
+    Raises:
+        UserError: as `open_model`.
+    """
+    _refuse_rounded_start(spec)
+    model = LOADERS[spec.head](spec, encoder)
+    _refuse_whole_training_of_rounded_weights(spec, model)
+    _limit_positions(spec, model.config.get_text_config(), encoder)
+    return model
+
+
 def open_model(spec: OpenSpec, encoder: Encoder | None = None) -> Ready:
     """Loads the weights, attaches what the spec asks for and moves it all to its device.
 
@@ -136,11 +151,8 @@ def open_model(spec: OpenSpec, encoder: Encoder | None = None) -> Ready:
     Raises:
         UserError: the folder lacks the head, the vocabulary or the positions that are asked for.
     """
-    _refuse_rounded_start(spec)
     encoder = encoder or open_encoder(spec)
-    model = LOADERS[spec.head](spec, encoder)
-    _refuse_whole_training_of_rounded_weights(spec, model)
-    _limit_positions(spec, model.config.get_text_config(), encoder)
+    model = open_weights(spec, encoder)
     device, amp = choose_device(spec.device), spec.dtype == "bfloat16"
     model = model.to(device)
     if spec.head == "steps":

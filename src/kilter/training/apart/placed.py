@@ -92,7 +92,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         world: int = 1,
     ) -> None:
         self.spec, self.backend, self.folder = spec, backend, folder
-        self.rank, self.world, self.sends = rank, world, True
+        self.say, self.rank, self.world, self.sends = say, rank, world, True
         self.tell: Callable[[str, str], None] = lambda what, detail: say(f"{what}: {detail}")
         self._restarts = Restarts(spec.restarts)
         self.moments = Moments()
@@ -146,6 +146,8 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
                 f"are fewer workers than the {self.world} processes of the learner, which share them out",
                 f"give every process of the learner one: at least {self.world}",
             )
+        if self.rank == 0:
+            self.say(f"  {role}: {workers} worker{'s' * (workers > 1)} of its own, loading")
         # Events come when the run has somewhere to put them.
         tell = lambda what, detail: self.tell(what, detail)
         left = restarts or self._restarts

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from kilter.cluster.backend import LostError
 from kilter.cluster.weights import FETCH, Package, Taken, checksums
 from kilter.errors import RunFailed
 from kilter.models.folder import quiet_transformers
-from kilter.roles.open import OpenSpec, open_encoder, open_model
+from kilter.roles.open import OpenSpec, open_encoder, open_weights
 from kilter.sampling.config import SamplerKind
 from kilter.sampling.vllm import sampled
 from kilter.sampling.vllm_running import EngineLostError, RunningEngine, own_transfer
@@ -60,7 +59,8 @@ class VllmWorker(Worker):
         path = shared_folder(self._cleanup)
 
         # The engine begins with the weights that the policy began with, and gets the present ones by `load`.
-        model = open_model(replace(opening, device="cpu"), self.encoder).scorer.model
+        # It computes nothing here: a proof of the forward on the CPU takes minutes at 7B.
+        model = open_weights(opening, self.encoder)
         with quiet_transformers():
             self.folder = EngineFolder(path, model, getattr(torch, dtype), not torch.cuda.is_available())
         self.encoder.tokenizer.save_pretrained(str(path))
