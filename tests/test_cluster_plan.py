@@ -130,8 +130,9 @@ def test_sharded_weights_that_answer_here_take_a_copy_on_every_gpu():
     assert "copy to sample from" not in engines
 
 
-def test_a_plan_reads_no_torch():
-    code = "import sys; sys.argv = ['kilter', 'cluster', 'plan', 'recipes/cluster-70b.yaml']\n"
+@pytest.mark.parametrize("recipe", ["cluster-7b", "cluster-70b"])
+def test_a_plan_reads_no_torch(recipe):
+    code = f"import sys; sys.argv = ['kilter', 'cluster', 'plan', 'recipes/{recipe}.yaml']\n"
     code += "from kilter.cli import main\ntry: main()\nexcept SystemExit: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False", done.stdout

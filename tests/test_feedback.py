@@ -214,11 +214,11 @@ class FixedScores:
 def reward_feedback(factors, known=(), gather=lambda value: [value], **options):
     from unittest import mock
 
-    from kilter.feedback import reward_model
+    from kilter.feedback import classifier, reward_model
     from kilter.feedback.context import Context
 
     with mock.patch.object(
-        reward_model, "RewardModel", lambda folder, *a, **k: FixedScores(float(str(folder)))
+        classifier, "RewardModel", lambda folder, *a, **k: FixedScores(float(str(folder)))
     ):
         return reward_model.RewardFeedback(
             [str(f) for f in factors], Context(known=known, gather=gather), **options

@@ -25,12 +25,12 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def _models_are_read_once(monkeypatch, folder):
     """Half of such a run is the opening of its models: each is opened once, and copied."""
-    from kilter.feedback import reward_model
+    from kilter.feedback import classifier
     from kilter.training import scorers
     from kilter.training.apart import critic, reference, rollouts
 
     opened = _opener(str(folder))
-    for module in (reward_model, scorers, critic, reference, rollouts):
+    for module in (classifier, scorers, critic, reference, rollouts):
         monkeypatch.setattr(module, "open_model", opened)
 
 

@@ -12,9 +12,9 @@ import torch
 import kilter
 from kilter.cli import main
 from kilter.errors import UserError
+from kilter.feedback.classifier import RewardModel
 from kilter.feedback.context import Context
 from kilter.feedback.preference_model import PreferenceModel
-from kilter.feedback.reward_model import RewardModel
 from kilter.models.load import load_causal, reads_pairs
 from kilter.types import Completion, Feedback, Group, Prompt
 

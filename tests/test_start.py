@@ -15,6 +15,7 @@ from kilter import feedback
 from kilter.feedback import named
 from kilter.objectives import index
 from kilter.objectives.describe import describe
+from kilter.objectives.registry import build_objective
 from kilter.version import __version__
 
 HEAVY = ("torch", "transformers", "datasets", "scipy", "sklearn", "matplotlib", "pyarrow", "pandas")
@@ -122,6 +123,14 @@ def test_the_index_of_methods_is_what_their_classes_say():
     assert [index.known(name) for name in index.live()["methods"]] == [
         describe(name) for name in index.live()["methods"]
     ]
+
+
+def test_a_setting_that_is_as_usual_changes_no_needs():
+    for name, method in index._read()["methods"].items():
+        for knob in method["knobs"]:
+            config = {"name": name, knob["name"]: knob["default"]}
+            assert index.brief(config) == index.Brief.of(build_objective(config).needs)
+    assert index.brief({"name": "ppo", "epochs": 3}).inner_epochs == 3
 
 
 def test_a_method_added_since_the_index_was_written_is_known():

@@ -286,7 +286,7 @@ def test_saved_models_load_in_transformers(tiny, tmp_path, pairs_file, encoder):
         AutoTokenizer.from_pretrained(reward.model),
     )
     data = load(DataSpec(path=str(pairs_file), heldout=0), "pairs").train[:6]
-    from kilter.feedback.reward_model import RewardModel
+    from kilter.feedback.classifier import RewardModel
 
     mine = [f.score for fs in RewardModel(reward.model)(data) for f in fs]
     encoded = [encoder.encode(g) for g in data]

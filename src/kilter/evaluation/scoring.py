@@ -17,11 +17,11 @@ from kilter.artifacts import remove
 from kilter.data import store
 from kilter.evaluation.answers import Answers
 from kilter.evaluation.config import EvaluateSpec
+from kilter.feedback.classifier import RewardModel
 from kilter.feedback.context import Context
 from kilter.feedback.judge.canary import counted, in_words
 from kilter.feedback.judge.source import JudgeFeedback, JudgeOptions
 from kilter.feedback.process_reward import ProcessReward
-from kilter.feedback.reward_model import RewardModel
 from kilter.feedback.worlds import OwnJudge, judged
 from kilter.models.fingerprint import model_hash
 from kilter.models.load import scores_steps

@@ -85,8 +85,10 @@ def lookup(name: str) -> Description:
 def brief(config: Any) -> Brief:
     """What a method needs: from the index, or from the class itself where a setting may change it."""
     options = settings(config)
-    found = _read()["needs"].get(options.get("name"))
-    if found is None or len(options) > 1:
+    name = options.get("name")
+    found, about = _read()["needs"].get(name), _read()["methods"].get(name, {})
+    usual = {"name": name} | {knob["name"]: knob["default"] for knob in about.get("knobs", ())}
+    if found is None or not options.items() <= usual.items():
         return Brief.of(build_objective(config).needs)
     fields: dict[str, Any] = {k: frozenset(v) if isinstance(v, list) else v for k, v in found.items()}
     return Brief(**fields)
