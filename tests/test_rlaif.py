@@ -21,6 +21,8 @@ from kilter.errors import UserError
 from kilter.feedback.agreement import labels_of_people
 from kilter.feedback.context import Context
 from kilter.feedback.route import Route, routed
+from kilter.release.trace import find as traced_row
+from kilter.release.trace import lines
 from kilter.sampling.world import Faults, open_world
 from kilter.types import Completion, Feedback, Group, Prompt
 
@@ -168,6 +170,8 @@ def ways(tmp_path):
                 "max_length": 1500,
                 "dtype": "float32",
             }
+    raw["data"]["half"] = {"path": "$pairs", "heldout": 0.5}
+    raw["stages"]["half"] = {"train": raw["stages"]["dpo"]["train"] | {"data": "$half"}}
     (tmp_path / "ways.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
 
 
@@ -187,3 +191,9 @@ def test_every_way_of_using_a_judge_trains(kilter, tmp_path):
     assert sizes["with_people"] > sizes["dpo"]
     assert sizes["listwise"] > 0 < sizes["plackett_luce"]
     assert "agreement" in (run / "report.html").read_text()
+
+    # Whoever holds a row out has not learned from it.
+    traced = ["\n".join(lines(traced_row(run, str(n), "pairs"))) for n in range(len(soft))]
+    assert all("dpo: learned from it" in text for text in traced)
+    held = ["half: read its file, and held it out" in text for text in traced]
+    assert 0 < sum(held) < len(soft) and ["half: learned from it" not in text for text in traced] == held

@@ -19,6 +19,7 @@ from kilter.data.dataset import prompt_key
 from kilter.data.lineage import lineage, row_id
 from kilter.errors import UserError, nearest
 from kilter.manifest import Manifest
+from kilter.models.noted import trained_prompts
 from kilter.types import Group
 from kilter.validation import load_yaml
 
@@ -196,9 +197,13 @@ def _files(found: Traced) -> Iterator[str]:
         same = _since(folder, entry, now)
         yield f"  {name}: {now[:16]}, {same}; settings and inputs {entry.key[:16]}, {entry.started}"
     for name, entry in entries.items():
-        if entry is not None and entry.kind == "train" and _learned(found, entry):
+        if entry is not None and entry.kind == "train" and _read(found, entry):
             model = entry.outputs.get("model", entry.status)[:16]
-            yield f"  {name}: learned from it; model {model}, {entry.started}"
+            # The list of a finished model holds the prompts of its training rows, and those of its ancestors.
+            known = trained_prompts(found.run / name)
+            learned = not known or prompt_key(found.group.prompt)[:16] in known
+            said = "learned from it" if learned else "read its file, and held it out"
+            yield f"  {name}: {said}; model {model}, {entry.started}"
 
 
 def _since(folder: Path, entry: Manifest, now: str) -> str:
@@ -215,7 +220,7 @@ def _since(folder: Path, entry: Manifest, now: str) -> str:
     return "as it was written" if same else f"and its tokens in {tokens.name} have CHANGED since"
 
 
-def _learned(found: Traced, entry: Manifest) -> bool:
+def _read(found: Traced, entry: Manifest) -> bool:
     """Whether a train stage read what the row's stage made, by itself or in a mixture."""
     read = {name.removeprefix("data:") for name in entry.inputs if name.startswith("data:")}
     return bool(read & {found.stage, *_led(found.run, found.stage)})
