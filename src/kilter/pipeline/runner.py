@@ -199,7 +199,10 @@ def _broken(work: Workspace, old: Manifest, links: Sequence[chain.Break], title:
     if not any(work.stages[name].maker.judges_links for name in later):
         more = f", and {len(links) - 1} more files are broken" if len(links) > 1 else ""
         raise UserError(
-            work.where() or "out", "(finished)", f"is not what its stage wrote: {links[0]}{more}", fix
+            work.where().rstrip(".") or "out",
+            "(finished)",
+            f"is not what its stage wrote: {links[0]}{more}",
+            fix,
         )
     work.console.print(styled("[red]✗[/] {}: done, but it is not what its stage wrote:", title))
     for link in links:
