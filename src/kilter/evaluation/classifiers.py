@@ -15,7 +15,7 @@ import re
 
 from kilter.data.worlds.registry import labels_of, world_of
 from kilter.evaluation.instruments import RESPONSE, Reader
-from kilter.evaluation.response.reading import NAME, question, read
+from kilter.evaluation.response.reading import NAME, Manner, question, read
 from kilter.types import Prompt
 
 _ABUSE = re.compile(
@@ -62,6 +62,14 @@ def declines(prompt: Prompt, text: str) -> bool:
     if world is None or world.declines is None:
         return refuses(text, question(prompt))
     return world.declines(prompt, text)
+
+
+def manner(prompt: Prompt, text: str) -> Manner:
+    """How an answer declines, by rules; "" where the classifier sees nothing declined.
+
+    Where a world says whether it declines, the clues suffice: no language model is asked once more.
+    """
+    return read(text, question(prompt), not _read_by_its_world(prompt)).manner
 
 
 def complies(prompt: Prompt, text: str) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from kilter.evaluation.classifiers import declines, should_comply
-from kilter.evaluation.response.reading import question, read
+from kilter.evaluation.classifiers import declines, manner, should_comply
 from kilter.types import Prompt
 
 
@@ -11,4 +10,4 @@ def evades(prompt: Prompt, text: str) -> bool:
     """Whether an answer says no, and gives neither reason nor other help, or says it where help is due."""
     if not declines(prompt, text):
         return False
-    return bool(should_comply(prompt)) or read(text, question(prompt)).manner == "evades"
+    return bool(should_comply(prompt)) or manner(prompt, text) == "evades"

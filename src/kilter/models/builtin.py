@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,14 @@ class BuiltinModel:
     pad_token: str
     upstream: str
     license: str
+
+    def file(self) -> Path | None:
+        """Where its file should lie; None without its package.
+
+        The package is found and read as a file, never imported: it holds code of its own that is not needed.
+        """
+        found = importlib.util.find_spec(self.package)
+        return None if found is None or found.origin is None else Path(found.origin).parent / self.filename
 
 
 BUILTIN = {

