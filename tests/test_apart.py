@@ -641,6 +641,27 @@ def test_a_worker_that_is_taken_over_keeps_what_serves_again_and_makes_anew_what
     assert Kept.made[0].closed is not stays
 
 
+def test_a_worker_says_that_it_goes_on_while_it_closes_what_it_held_and_outlives_a_failure_of_that():
+    said = []
+    held = Held("rollout", 0, "node", "127.0.0.1")
+
+    def close(_):
+        asks = threading.Thread(target=lambda: said.append(held.control("again", ()).value), daemon=True)
+        asks.start()
+        asks.join(5)
+        raise OSError("the engine is gone")
+
+    held.build(pickle.dumps((Kept, {"serves": False})))
+    assert held.call("again", ()).value is False
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Kept, "close", close)
+        held.build(pickle.dumps((Kept, {"serves": True})))
+    assert held.read.is_set()
+    assert held.call("again", ()).value is True
+    # Seconds of computing, and not an answer of what is gone.
+    assert [type(value) for value in said] == [int]
+
+
 @pytest.mark.parametrize("adapter", [None, "lora", "dora"])
 def test_an_engine_begins_with_the_learner_s_weights_and_nothing_is_computed_for_it(
     adapter, tiny, tmp_path, monkeypatch

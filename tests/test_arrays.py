@@ -97,3 +97,9 @@ def test_an_answer_is_small_in_memory_between_processes_and_plain_on_disk():
     group = Group(Prompt(text="a"), (answer,), (Feedback(1.0),))
     assert from_json(json.loads(json.dumps(to_json(group)))) == group
     assert hash(answer) == hash(Completion("x", ids, mask, logps, "stop", 3))
+
+
+def test_what_can_be_read_once_is_read_whole():
+    """The first type may be too small for the last of them."""
+    ids = (1, 2, 100_000, 3)
+    assert Completion("", iter(ids), map(int, "1111"), map(float, ids)) == Completion("", ids, (1,) * 4, ids)

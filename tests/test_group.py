@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from kilter.cluster.inline import InlineBackend
+from kilter.errors import Interrupted
+from kilter.launch.spec import ClusterSpec
+from kilter.training.parallel import launch
 from kilter.training.parallel.ranks import Group
 
 # Each waits for the other; or computes, and ends.
@@ -44,3 +48,15 @@ def test_ranks_of_which_none_goes_on_are_lost_together(first, second, lost):
     else:
         assert ended.codes == (0, 0)
         assert not ended.lost
+
+
+def test_a_run_that_is_asked_to_stop_while_its_ranks_open_their_models_says_that_it_was_stopped(
+    tmp_path, monkeypatch
+):
+    """A rank that hears of it before its first step has nothing to save, and just ends."""
+    asks = "import os, signal, sys, time\nif os.environ['RANK'] == '1': os.kill(int(sys.argv[2]), signal.SIGTERM)"
+    monkeypatch.setattr(launch, "WORKER", ("-c", f"{asks}\ntime.sleep(60)"))
+    spec = SimpleNamespace(cluster=ClusterSpec.model_validate({"learner": {"processes": 2}}))
+    trainer = SimpleNamespace(spec=spec, out=tmp_path, name="train", connect=lambda cluster: RealTime())
+    with pytest.raises(Interrupted, match=r"Stopped; .*\nTo resume: run the same command again"):
+        launch._run_on_cluster(trainer, tmp_path)

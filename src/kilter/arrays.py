@@ -75,6 +75,8 @@ def packed(values: Sequence[T], types: str) -> Sequence[T]:
     """The numbers in the first type that gives all of them back; as they are, where none does."""
     if isinstance(values, Numbers):
         return values
+    # What can be read once only would lose what the first type has read.
+    values = values if isinstance(values, Sequence) else list(values)
     for kind in types:
         try:
             held = array(kind, values)

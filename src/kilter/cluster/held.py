@@ -53,23 +53,23 @@ class Held:
     def build(self, packed: bytes) -> None:
         """Reads the object's code, which workers do together. The first call makes the object.
 
-        A learner that takes the worker over builds again. Then the object stays, if it is to be the same and
-        says that it can serve `again`; otherwise another one takes its place.
+        A learner that takes the worker over builds again, after what loads has loaded. Then the object stays,
+        if it is to be the same and says that it can serve `again`; otherwise another one takes its place.
 
         Args:
             packed: what makes it and the arguments, still pickled. To read them imports much, and while the
                 backend itself reads them no other lane can.
         """
-        again = getattr(self.object, "again", None)
-        if packed == self._packed and again is not None and again():
-            return
-        self.read.clear()
-        if (close := getattr(self.object, "close", None)) is not None:
-            close()
-        self.object, self._packed, self._made = None, packed, None
-        # What fails here fails again when the object is made.
-        run(pickle, "loads", (packed,), self.where)
-        self.read.set()
+        with self._first:
+            again = getattr(self.object, "again", None)
+            if packed == self._packed and again is not None and again():
+                return
+            self.read.clear()
+            old, self.object, self._packed, self._made = self.object, None, packed, None
+            # What fails here either is missing, or fails again when the object is made.
+            run(old, "close", (), self.where)
+            run(pickle, "loads", (packed,), self.where)
+            self.read.set()
 
     def _make(self) -> None:
         make, arguments = pickle.loads(self._packed)
@@ -79,12 +79,12 @@ class Held:
         """One call, its errors as data. What goes wrong in making the object is the answer to every call."""
         self.read.wait()
         with self._first:
-            self._made = self._made or run(self, "_make", (), self.where)
-        return self._made if self._made.kind else run(self.object, method, arguments, self.where)
+            made = self._made = self._made or run(self, "_make", (), self.where)
+        return made if made.kind else run(self.object, method, arguments, self.where)
 
     def control(self, method: str, arguments: Sequence[Any]) -> Report:
         """The same beside the calls under way. Who still loads makes progress as long as it computes."""
-        return self.call(method, arguments) if self._made else Report(_cpu_seconds())
+        return run(self.object, method, arguments, self.where) if self._made else Report(_cpu_seconds())
 
 
 def _cpu_seconds() -> int:

@@ -102,6 +102,8 @@ def _run_on_cluster(trainer: Trainer, folder: Path) -> None:
         backend.close()
     if (folder / "cause.json").is_file() and not ended.lost:
         raise _told(folder)
+    if stop.received and not ended.lost:
+        raise _stopped(trainer)
     if not ended.lost:
         _show_trace(folder, range(len(ended.codes)))
     how = ended.lost or f"exit codes {ended.codes}; their own message stands above"
@@ -141,13 +143,18 @@ def _run_here(trainer: Trainer, folder: Path) -> None:
         if not (folder / "result.json").is_file():
             raise _cause(folder, error, spec.processes) from error
     except SignalException as error:  # the agent hands the signal on, and each worker saves at its next step
-        raise Interrupted(
-            f"Stopped; the finished steps are saved in {trainer.out}.\nTo resume: run the same command again."
-        ) from error
+        raise _stopped(trainer) from error
     finally:
         agent.setLevel(level)
         if threads_before is None:
             os.environ.pop("OMP_NUM_THREADS", None)
+
+
+def _stopped(trainer: Trainer) -> Interrupted:
+    """What ends a launch that somebody asked to stop, where no worker said more."""
+    return Interrupted(
+        f"Stopped; the finished steps are saved in {trainer.out}.\nTo resume: run the same command again."
+    )
 
 
 def _hand_over(trainer: Trainer, folder: Path) -> None:

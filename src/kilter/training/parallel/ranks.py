@@ -189,7 +189,9 @@ class Group:
         if stuck:
             return Ended(codes, stuck, whole=None not in codes)
         seen = first if ended_at is not None else codes
-        killed = [(rank, code) for rank, code in enumerate(seen) if code is not None and code < 0]
+        # Who has not begun its steps when it is asked to stop has nothing to save, and ends of it.
+        asked = -signal.SIGTERM if self.stopped() else None
+        killed = [(r, code) for r, code in enumerate(seen) if code is not None and code < 0 and code != asked]
         how = "".join(f"rank {r} on {self.hosts[r].where} got {_name(-c)}" for r, c in killed[:1])
         return Ended(codes, how)
 
