@@ -152,6 +152,27 @@ def test_what_a_judge_cannot_order_goes_to_people_whose_labels_come_back_as_thei
     assert {who for who, _ in labels_of_people(read)} == {"people"}
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_whoever_raises_the_limit_of_cost_goes_on_from_what_was_paid(kilter, tmp_path, named):
+    answers(tmp_path / "answers.jsonl", n=12, k=2)
+    world = {"name": "world", "options": {"critic": "helpful"}}
+
+    def label(limit):
+        judge = {"sampler": world, "price": {"prompt": 1000.0}, "max_cost": limit, "canary": False}
+        (tmp_path / "judge.yaml").write_text(yaml.safe_dump(judge))
+        spec = json.dumps({"judge": "judge.yaml" if named else judge})
+        few = ("--batch-size", "2", "--out", "labels")
+        return kilter("label", "--data", "answers.jsonl", "--feedback", spec, *few)
+
+    code, shown = label(4.0)
+    assert (code, "above max_cost" in shown) == (4, True), shown
+    kept = (tmp_path / "labels/scored.jsonl").read_text()
+    assert 0 < len(kept.splitlines()) < 12
+    code, shown = label(400.0)
+    assert code == 0 and f"{len(kept.splitlines())} of 12 prompts are scored already" in shown, shown
+    assert (tmp_path / "labels/scored.jsonl").read_text().startswith(kept)
+
+
 def ways(tmp_path):
     """recipes/rlaif-ways.yaml over answers that were given before, a step or two of each method."""
     raw = yaml.safe_load((ROOT / "recipes" / "rlaif-ways.yaml").read_text())

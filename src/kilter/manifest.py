@@ -84,7 +84,7 @@ def new(
     """The manifest of a stage that begins now, here. Settings in `free` change no number, nor the key."""
     # A password that was changed changes no number, and is nobody's business.
     config, inputs = redacted(config), {redact(name): value for name, value in inputs.items()}
-    counted = {name: value for name, value in config.items() if name not in free}
+    counted = unlimited({name: value for name, value in config.items() if name not in free})
     return Manifest(
         stage,
         kind,
@@ -96,6 +96,17 @@ def new(
         versions=versions(),
         machine=machine(),
     )
+
+
+LIMITS = frozenset({"max_cost"})
+"""Settings that end a stage early, and change nothing of what it makes: who raises one goes on."""
+
+
+def unlimited(value: Any) -> Any:
+    """Plain data without limits, however deep they stand."""
+    if isinstance(value, dict):
+        return {name: unlimited(one) for name, one in value.items() if name not in LIMITS}
+    return [unlimited(one) for one in value] if isinstance(value, list) else value
 
 
 def read(folder: Path) -> Manifest | None:

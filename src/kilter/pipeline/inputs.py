@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from kilter import manifest as manifests
 from kilter.artifacts import sha256_file
@@ -18,6 +22,7 @@ from kilter.refs import Found
 from kilter.registry import user_files
 from kilter.stages import Workspace
 from kilter.types import Message, Prompt
+from kilter.validation import load_yaml
 from kilter.version import __version__
 
 SCORERS = ("reward_model", "preference_model")
@@ -35,7 +40,7 @@ def inputs_of(work: Workspace, config: dict[str, Any]) -> dict[str, str]:
             name = work.base if item.value is None else str(item.value)
             found[f"{item.ref.to}:{name.removeprefix('$')}"] = _hash(item, work)
     for path in user_files({work.here.kind: config}):
-        found[f"file:{path}"] = sha256_file(path)
+        found[f"file:{path}"] = _content(path)
     return found
 
 
@@ -59,10 +64,20 @@ def sources_of(work: Workspace, config: dict[str, Any]) -> dict[str, str]:
 def _hash(item: Found, work: Workspace) -> str:
     name = item.value
     if item.ref.to == "file":
-        return sha256_file(Path(name))
+        return _content(Path(name))
     if item.ref.to == "data":
         return _data_hash(name, work)
     return output_hash(work, name) if work.is_stage(name) else model_hash(name or work.base)
+
+
+def _content(path: Path) -> str:
+    """Hash of a file; a limit in a file of settings counts for nothing, as it does beside them."""
+    if path.suffix.lower() in (".yaml", ".yml"):
+        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+            raw = load_yaml(path.read_text(encoding="utf-8-sig"))
+            if (rest := manifests.unlimited(raw)) != raw:
+                return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
+    return sha256_file(path)
 
 
 def _data_hash(reference: str, work: Workspace) -> str:
