@@ -173,6 +173,18 @@ def test_whoever_raises_the_limit_of_cost_goes_on_from_what_was_paid(kilter, tmp
     assert (tmp_path / "labels/scored.jsonl").read_text().startswith(kept)
 
 
+def test_what_was_paid_for_is_kept_where_a_recipe_changes_another_setting(kilter, tmp_path):
+    answers(tmp_path / "answers.jsonl", n=6, k=2)
+    stage = {"label": {"data": "$data", "feedback": JUDGE}}
+    for more, calls in (({}, False), ({"write": "ratings"}, True)):
+        stage["label"] |= more
+        data = {"path": "answers.jsonl", "format": "groups", "heldout": 0}
+        raw = {"name": "paid", "model": "builtin:smollm2-135m", "data": data, "stages": {"labels": stage}}
+        (tmp_path / "paid.yaml").write_text(yaml.safe_dump(raw))
+        code, shown = kilter("run", "paid.yaml")
+        assert code == 0 and ("prompts 0 calls" in shown) is calls, shown
+
+
 def ways(tmp_path):
     """recipes/rlaif-ways.yaml over answers that were given before, a step or two of each method."""
     raw = yaml.safe_load((ROOT / "recipes" / "rlaif-ways.yaml").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -121,14 +122,15 @@ def run_stage(
     work: Workspace,
     title: str = "",
     after: Callable[[], object] = lambda: None,
-    changed: Callable[[Workspace, Manifest], None] | None = None,
+    changed: Callable[[Workspace, Manifest], Path | None] | None = None,
 ) -> Manifest:
     """One stage: taken as it is where nothing changed, else run to its end. Returns its manifest.
 
     Args:
         title: the stage in the console's words; without it only progress is shown.
         after: called when the stage has run, whether it succeeded or not.
-        changed: what is done about a result of other settings or inputs; default: it is set aside.
+        changed: what is done about a result of other settings or inputs, and where it lies then; default: it
+            is set aside.
     """
     stage, folder = work.here, work.stage(work.name)
     entry, old = new_and_old(work)
@@ -136,8 +138,9 @@ def run_stage(
         if (taken := _standing(work, old, title or work.name)) is not None:
             return taken
         old = None
+    aside = None
     if old is not None and not _goes_on(work, entry, old) and any(folder.iterdir()):
-        (changed or _set_aside)(work, old)
+        aside = (changed or _set_aside)(work, old)
 
     if not stage.maker.judges_links:
         check_links(work)
@@ -147,6 +150,7 @@ def run_stage(
     chain.forget(work.folder, work.link(work.name))
     try:
         with manifests.life(folder, entry, lambda done: _record(work, done)):
+            _keep_replies(aside, folder)
             with work.naming():
                 outcome = stage.maker.run(stage.spec, work, folder)
             finish(folder)
@@ -255,10 +259,21 @@ def _outputs(outcome: Outcome, makes: Makes, folder: Path) -> dict[str, str]:
     return found
 
 
-def _set_aside(work: Workspace, old: Manifest) -> None:
-    """Config or inputs changed: the old artifact is kept under .superseded/, never overwritten."""
+def _set_aside(work: Workspace, old: Manifest) -> Path:
+    """Config or inputs changed: the old artifact is kept under .superseded/, which is returned."""
     folder = work.stage(work.name)
     target = set_aside(folder, work.folder / ".superseded")
     work.console.print(
         f"  {folder.name}: its configuration or inputs changed; the old result is in {target}",
     )
+    return target
+
+
+def _keep_replies(aside: Path | None, folder: Path) -> None:
+    """Paid replies say themselves what they answer, so that no other setting makes them worthless."""
+    if aside is None:
+        return
+    from kilter.feedback.judge.build import CACHE
+
+    for path in sorted(aside.glob(f"{CACHE}*")):
+        shutil.copy2(path, folder / path.name)
