@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
 import shlex
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
@@ -43,6 +46,18 @@ def peak_memory_gb() -> float:
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 1e9, 2)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
+
+
+@contextlib.contextmanager
+def keeping(number: signal.Signals) -> Iterator[None]:
+    """A signal does afterwards what it did before, whatever a library says to it, also below Python."""
+    before = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        # Only the main thread may; elsewhere a run ends as its host wants.
+        with contextlib.suppress(ValueError):
+            signal.signal(number, before)
 
 
 def when_it_ends(command: str) -> subprocess.Popen[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,10 +53,7 @@ def submit(
     """Run a recipe on a Ray cluster, as a job. Submit it again to resume; Ctrl-C leaves it running."""
     from kilter.launch.jobs import ENDED
 
-    asked = [v for v in (recipe, status, logs, stop) if v is not None]
-    if len(asked) != 1:
-        problem = "is missing" if not asked else "cannot be combined with --status, --logs or --stop"
-        raise UserError("recipe", "(absent)" if recipe is None else str(recipe), problem, "give one of them")
+    asked = _one({"recipe": recipe, "--status": status, "--logs": logs, "--stop": stop})
     if cluster is not None and recipe is None:
         problem, fix = "goes with a recipe, and none is sent", "give a recipe, or leave --cluster out"
         raise UserError("--cluster", str(cluster), problem, fix)
@@ -76,7 +74,7 @@ def submit(
             _follow(jobs, job, address)
         return
     jobs = connect(address)
-    job = jobs.find(str(asked[0]))
+    job = jobs.find(asked)
     if status is not None:
         ended = jobs.status(job) in ENDED
         out.print(f"{job}: {jobs.status(job).lower()}" + (f", exit code {jobs.code(job)}" if ended else ""))
@@ -87,6 +85,18 @@ def submit(
     else:
         jobs.client.stop_job(job)
         out.print(f"{job} is asked to stop; it saves at the end of its step. Submit it again to resume")
+
+
+def _one(doors: Mapping[str, object]) -> str:
+    """What was asked for. Raises UserError unless it is one thing."""
+    asked = {field: str(value) for field, value in doors.items() if value is not None}
+    if not asked:
+        fix = "give a recipe, or the name of a job to --status, --logs or --stop"
+        raise UserError("recipe", "(absent)", "is missing", fix)
+    if len(asked) > 1:
+        first, second = list(asked)[:2]
+        raise UserError(second, asked[second], f"cannot be combined with {first}", "give one of them")
+    return next(iter(asked.values()))
 
 
 def connect(address: str) -> Jobs:

@@ -24,7 +24,7 @@ from kilter.errors import UserError
 from kilter.launch import room
 from kilter.launch.spec import ClusterSpec
 from kilter.launch.versions import require_same, versions
-from kilter.runtime import dismiss, kill_users_of, when_it_ends
+from kilter.runtime import dismiss, keeping, kill_users_of, when_it_ends
 
 UNAVAILABLE = 30.0
 """Seconds for which Ray may not reach a worker before it counts as lost: a node that falls out takes 19."""
@@ -226,7 +226,8 @@ class RayBackend:
         self._guard: subprocess.Popen[bytes] | None = None
         self._own = not ray.is_initialized()
         if self._own:
-            self._connect(os.environ.get(JOIN, spec.address))
+            with keeping(signal.SIGTERM):  # Ray would answer it with a trace of its own and an abort
+                self._connect(os.environ.get(JOIN, spec.address))
         self.address = str(ray.get_runtime_context().gcs_address)
         self.host = str(ray.util.get_node_ip_address())
         # The actor that a rank runs in, and its workers, outlive the rank.
@@ -303,10 +304,9 @@ class RayBackend:
 
     def _fresh(self, role: str, number: int, at_once: int) -> RayHandle:
         # A successor must not hold up those who go on.
-        first, seconds = (role, number) not in self._begun, self.spec.wait_for_resources
+        seconds, wanted, ranks = self.spec.wait_for_resources, self._wanted(role), self.spec.learner
+        seconds = min(seconds, REPLACEMENT if (role, number) in self._begun else seconds)
         self._begun.add((role, number))
-        wanted, ranks = self._wanted(role), self.spec.learner
-        seconds = seconds if first else min(seconds, REPLACEMENT)
         if role == "learner":
             # The ranks of a group share one: as many on each machine. The first of them finds it.
             each = ranks.workers // ranks.nodes

@@ -147,7 +147,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
                 f"give every process of the learner one: at least {self.world}",
             )
         if self.rank == 0:
-            self.say(f"  {role}: {workers} worker{'s' * (workers > 1)} of its own, loading")
+            self.say(f"{role}: {workers} worker{'s' * (workers > 1)} of its own, loading")
         # Events come when the run has somewhere to put them.
         tell = lambda what, detail: self.tell(what, detail)
         left = restarts or self._restarts
