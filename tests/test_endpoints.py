@@ -501,7 +501,8 @@ def test_a_sampler_of_ones_own_from_one_file(tmp_path):
         SamplerChat(sampler).choose([Ask(prompt("hi").messages)], ("A", "B"))
 
 
-def test_settings_name_samplers_that_exist_and_training_takes_those_that_follow(tmp_path):
+def test_settings_name_samplers_that_exist_and_training_takes_those_that_follow(tmp_path, monkeypatch):
+    from kilter.training import checks
     from kilter.training.checks import check_train
     from kilter.training.config import TrainSpec
 
@@ -518,6 +519,10 @@ def test_settings_name_samplers_that_exist_and_training_takes_those_that_follow(
         with pytest.raises(UserError) as caught:
             check_train(TrainSpec.model_validate(base | {"sampler": sampler}))
         assert caught.value.field == field
+    monkeypatch.setattr(checks, "check_adapter", lambda *_: None)
+    rounded = {"sampler": {"name": "vllm"}, "adapter": {"kind": "qlora"}}
+    with pytest.raises(UserError, match="vLLM takes whole ones"):
+        check_train(TrainSpec.model_validate(base | rounded))
 
 
 class Heard(Nobody):

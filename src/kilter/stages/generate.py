@@ -211,6 +211,11 @@ class Generate(StageKind[GenerateSpec]):
             raise RunFailed(_failed(facts), "correct the request or the sampler that this reason names")
         return Outcome(facts)
 
+    def begun(self, folder: Path) -> bool:
+        """Answers alone: what failed is asked anew, by whatever mends it."""
+        rows = folder / ARTIFACT["data"]
+        return rows.exists() and rows.stat().st_size > 0
+
     def summary(self, facts: Mapping[str, Any]) -> Sequence[str | Text]:
         """How many answers failed and why; failures.jsonl has every one."""
         return [styled("[yellow]{}[/]", _failed(facts))] if facts["failed"] else []

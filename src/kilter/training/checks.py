@@ -374,6 +374,13 @@ def sampler_follows_the_policy(a: Asked) -> None:
             "cannot sample rollouts: training does not change the model that it asks",
             f"use one of {', '.join(sorted(FOLLOWS))}",
         )
+    if sampler.name == "vllm" and a.spec.adapter is not None and a.spec.adapter.kind == "qlora":
+        a.refuse(
+            "adapter.kind",
+            "qlora",
+            "has weights of 4 bits, and vLLM takes whole ones",
+            "use adapter.kind: lora, or sampler.name: local",
+        )
     check_sampler(sampler, f"{a.where}sampler")
 
 
