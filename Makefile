@@ -58,6 +58,9 @@ test-vllm: setup-vllm
 	$(VLLM)/bin/python -m pytest $(OLDER:%=tests/test_%.py) -m "not slow and not gpu and not vllm and not ray"
 
 # Ray on top of the environment of `make setup`: some 30 small packages.
+# Some machines forbid to keep compiled modules. Then each of many processes compiles all that it imports, for twice the time.
+test-ray test-vllm: export PYTHONDONTWRITEBYTECODE :=
+
 test-ray: setup
 	$(INSTALL) -c constraints.txt -e ".[cluster]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_ray.py -m ray
