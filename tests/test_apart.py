@@ -666,7 +666,7 @@ def test_a_worker_says_that_it_goes_on_while_it_closes_what_it_held_and_outlives
 def test_an_engine_begins_with_the_learner_s_weights_and_nothing_is_computed_for_it(
     adapter, tiny, tmp_path, monkeypatch
 ):
-    """The proof of a forward on a worker's CPU took minutes at 7B."""
+    """The proof of a forward took more than half of a worker's start."""
     from kilter.models.config import AdapterSpec
     from kilter.roles import open as roles
     from kilter.roles.open import OpenSpec, open_model

@@ -59,7 +59,7 @@ class VllmWorker(Worker):
         path = shared_folder(self._cleanup)
 
         # The engine begins with the weights that the policy began with, and gets the present ones by `load`.
-        # It computes nothing here: a proof of the forward on the CPU takes minutes at 7B.
+        # It computes nothing here: to prove a forward would take longer than to read the weights.
         model = open_weights(opening, self.encoder)
         with quiet_transformers():
             self.folder = EngineFolder(path, model, getattr(torch, dtype), not torch.cuda.is_available())
