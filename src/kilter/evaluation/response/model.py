@@ -17,6 +17,17 @@ HASH_SCALE = 1.2
 """What hashed words weigh beside clues, which are 0 or 1."""
 
 
+def narrow(words: NDArray[np.float32]) -> tuple[NDArray[np.int8], float]:
+    """Weights of words as a file keeps them: whole numbers of one byte, and their scale."""
+    scale = float(np.abs(words).max()) / 127 or 1.0
+    return np.round(words / scale).astype(np.int8), scale
+
+
+def wide(words: NDArray[np.int8], scale: float) -> NDArray[np.float32]:
+    """The weights again."""
+    return words.astype(np.float32) * np.float32(scale)
+
+
 @dataclass(frozen=True)
 class Linear:
     """Coefficients, as training left them and as the file holds them.
@@ -44,12 +55,12 @@ class Linear:
         return float(declines) - self.threshold, float(seen @ self.full_clues + self.full_bias)
 
     def save(self, path: Path) -> None:
-        """One compressed file of numbers; words as whole numbers of one byte times a scale."""
-        scale = float(np.abs(self.words).max()) / 127 or 1.0
+        """One compressed file of numbers."""
+        words, scale = narrow(self.words)
         np.savez_compressed(
             path,
             clues=self.clues.astype(np.float16),
-            words=np.round(self.words / scale).astype(np.int8),
+            words=words,
             full_clues=self.full_clues.astype(np.float16),
             scalars=np.array([self.bias, self.full_bias, self.threshold, scale], np.float64),
         )
@@ -61,7 +72,7 @@ def read(path: Path = WEIGHTS) -> Linear:
         bias, full_bias, threshold, scale = (float(v) for v in held["scalars"])
         return Linear(
             held["clues"].astype(np.float32),
-            held["words"].astype(np.float32) * np.float32(scale),
+            wide(held["words"], scale),
             bias,
             held["full_clues"].astype(np.float32),
             full_bias,

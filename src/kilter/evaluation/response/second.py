@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kilter.evaluation.response.features import clues, hashed
+from kilter.evaluation.response.model import narrow, wide
 
 SECOND = Path(__file__).with_name("second.npz")
 
@@ -45,12 +46,12 @@ class Second:
         return float(seen + held) + self.bias - self.threshold
 
     def save(self, path: Path) -> None:
-        """One compressed file of numbers; words as whole numbers of one byte times a scale."""
-        scale = float(np.abs(self.words).max()) / 127 or 1.0
+        """One compressed file of numbers."""
+        words, scale = narrow(self.words)
         np.savez_compressed(
             path,
             clues=self.clues.astype(np.float16),
-            words=np.round(self.words / scale).astype(np.int8),
+            words=words,
             states=self.states.astype(np.float32),
             scalars=np.array([self.bias, self.threshold, scale], np.float64),
         )
@@ -60,7 +61,7 @@ def read(path: Path = SECOND) -> Second:
     """The coefficients of a file."""
     with np.load(path) as held:
         bias, threshold, scale = (float(v) for v in held["scalars"])
-        words = held["words"].astype(np.float32) * np.float32(scale)
+        words = wide(held["words"], scale)
         return Second(held["clues"].astype(np.float32), words, held["states"], bias, threshold)
 
 
