@@ -219,6 +219,22 @@ def test_events_stand_on_the_curves(run):
     assert "entropy fell" in curves
 
 
+def test_the_phrase_that_a_run_repeats_most_is_named(run):
+    said = {
+        "step": 9,
+        "loss": 0.1,
+        "monitor/boilerplate": 0.25,
+        "monitor/boilerplate_phrase": "we care about you",
+    }
+    with (run / "dpo" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(said) + "\n")
+    page = write_report(run).read_text()
+    assert "At the last step 25 % of the answers hold the phrase that the run repeats most" in page.replace(
+        "25%", "25 %"
+    )
+    assert "we care about you" in page
+
+
 def test_two_runs_are_paired_on_the_prompts_that_both_asked(tmp_path):
     first = make_run(tmp_path / "first", n=30)
     second = make_run(tmp_path / "second", n=40, verdict="fail", seed=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from kilter.statistics import Rise, Shift
 from kilter.training.config import MonitorSpec
 from kilter.training.monitors import EventLog, GoldHistory, Monitors
 from kilter.training.monitors.gold import ERROR, Evidence
+from kilter.training.monitors.phrase import RunPhrase
 from kilter.training.monitors.signals import shares
 from kilter.types import Completion, Feedback, Group, Prompt
 
@@ -153,6 +156,60 @@ def group(number: int, cut: list[bool], scored: list[bool]) -> Group:
         ),
         tuple(Feedback(float(i) if s else None) for i, s in enumerate(scored)),
     )
+
+
+def says(step, texts):
+    """A step in which each prompt has one answer."""
+    return [
+        Group(Prompt(text=f"q {step} {n}"), (Completion(t),), (Feedback(None),)) for n, t in enumerate(texts)
+    ]
+
+
+def test_a_phrase_that_is_rare_in_each_step_is_the_runs_phrase_and_its_event_names_it():
+    """One answer to each prompt, and two prompts to a step: no step by itself repeats anything."""
+    monitors, phrase = Monitors(MonitorSpec(), EventLog(None), GoldHistory(), 60), "你是有价值的值得被"
+    record = {}
+    for step in range(1, 61):
+        other = " ".join(f"w{step}x{i}" for i in range(9))
+        record = monitors.update(
+            step, {}, says(step, [f"{other} {phrase if step > 30 else step}", other[::-1]])
+        )
+    found = [e for e in monitors.log.events if e.monitor == "boilerplate"]
+    assert found and "你是有价值的值得" in found[0].message and found[0].step <= 38
+    assert record["monitor/boilerplate"] == 0.5 and record["monitor/boilerplate_phrase"] in phrase
+
+
+def test_a_new_habit_outgrows_an_old_one():
+    run, old, new = RunPhrase(5), "a b c d e f g h", "i j k l m n o p"
+    for step in range(40):
+        run.look([(f"{step} {n}", old if step < 25 else new) for n in range(4)])
+    assert run.phrase == new
+
+
+@pytest.mark.parametrize("cut", [1, 7])
+def test_the_runs_phrase_goes_through_a_checkpoint_and_its_memory_is_bounded(cut, monkeypatch):
+    monkeypatch.setattr("kilter.training.monitors.phrase.ROOM", 50)
+    rng = np.random.default_rng(cut)
+    steps = [
+        [
+            (f"{n}", " ".join(rng.choice(list("abc"), 30)) + " and so we all say today: be well")
+            for n in range(3)
+        ]
+        for _ in range(15)
+    ]
+    whole, first, again = RunPhrase(5), RunPhrase(5), RunPhrase(5)
+    expected = [whole.look(step) for step in steps]
+    assert [first.look(step) for step in steps[:cut]] == expected[:cut]
+    again.restore(json.loads(json.dumps(first.state())))
+    assert [again.look(step) for step in steps[cut:]] == expected[cut:]
+    assert again.state() == whole.state() and len(whole.counts) <= 50
+    assert expected[0] == (None, "") and expected[-1] == (1.0, "and so we all say today be well")
+
+
+def test_a_phrase_of_one_prompt_alone_is_not_the_runs():
+    run = RunPhrase(5)
+    for _ in range(3):
+        assert run.look([("q", "one two three four five six seven eight")] * 4)[1] == ""
 
 
 def watched(steps: list[list[Group]]) -> list[str]:

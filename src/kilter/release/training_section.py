@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kilter import manifest as manifests
 from kilter.artifacts import read_lines
@@ -22,6 +24,9 @@ CURVES = (
     ("nll", "nll per token"),
     ("grad_norm", "gradient norm"),
 )
+
+PHRASE = "monitor/boilerplate_phrase"
+"""What metrics.jsonl calls the phrase that most answers of a run hold."""
 
 MARKED = 12
 """Events that stand on the curves, the first ones; all stand in the table."""
@@ -60,4 +65,14 @@ def training_section(folder: Path) -> Section | None:
     )
     lead = "Thin: every optimizer step. Thick: a running mean." if rows else ""
     lead += " Dashed lines are events of the monitors, by their numbers below." if rows and events else ""
+    lead += _phrase(rows[-1]) if rows else ""
     return Section("Training", lead, html=page, part="training")
+
+
+def _phrase(row: Mapping[str, Any]) -> str:
+    """The phrase that most of a watched run's answers hold, and how many of the last step's do."""
+    if PHRASE not in row:
+        return ""
+    share = row["monitor/boilerplate"]
+    said = f" At the last step {share:.0%} of the answers hold the phrase that the run repeats most"
+    return f"{said}: {row[PHRASE]!r}."

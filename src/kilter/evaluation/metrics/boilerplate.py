@@ -11,6 +11,17 @@ WORDS = 8
 """Words of a phrase; of a script without spaces, characters."""
 
 
+def phrases(text: str) -> set[str]:
+    """The phrases of a text, their words apart by spaces."""
+    units = words(text)
+    return {" ".join(units[i : i + WORDS]) for i in range(len(units) - WORDS + 1)}
+
+
+def shown(phrase: str) -> str:
+    """A phrase as it is read: characters of a script without spaces stand together."""
+    return joined(phrase.split(" "))
+
+
 def most_repeated(texts: Sequence[tuple[str, str]]) -> tuple[float, str]:
     """The phrase of eight words that most answers hold.
 
@@ -21,21 +32,20 @@ def most_repeated(texts: Sequence[tuple[str, str]]) -> tuple[float, str]:
         The share of answers that hold it, and the phrase; 0 and "" where no phrase is in answers to two
         prompts.
     """
-    holders: dict[tuple[str, ...], set[int]] = defaultdict(set)
+    holders: dict[str, set[int]] = defaultdict(set)
     for n, (_, answer) in enumerate(texts):
-        units = words(answer)
-        for i in range(len(units) - WORDS + 1):
-            holders[tuple(units[i : i + WORDS])].add(n)
+        for phrase in phrases(answer):
+            holders[phrase].add(n)
     shared = {g: own for g, own in holders.items() if len({texts[n][0] for n in own}) > 1}
     if not shared:
         return 0.0, ""
     phrase = min(shared, key=lambda g: (-len(shared[g]), g))
-    return len(shared[phrase]) / len(texts), joined(phrase)
+    return len(shared[phrase]) / len(texts), shown(phrase)
 
 
 @metric("boilerplate", title="Boilerplate", unit="share of answers", better="lower", aggregate="corpus")
 class Boilerplate:
-    """Share of answers that hold the eight words in a row that most answers hold."""
+    """Share of answers that hold the eight words in a row that most answers hold; the report names them."""
 
     def over_corpus(self, items: Sequence[Answered]) -> tuple[float | None, str]:
         """The share, and the phrase."""

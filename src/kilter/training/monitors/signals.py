@@ -12,7 +12,6 @@ import numpy as np
 from scipy import stats
 
 from kilter.evaluation.classifiers import refuses
-from kilter.evaluation.metrics.boilerplate import most_repeated
 from kilter.feedback.shaping import repeated_share
 from kilter.training.sources.measure import FLAT
 from kilter.types import Completion, Group
@@ -27,7 +26,7 @@ def signals(groups: Sequence[Group], seen: tuple[float, float] | None = None) ->
     """The signals of one step's groups.
 
     They are length p50 and p95 (tokens), Spearman(reward, length), and shares: at the reward maximum,
-    duplicates, repeated 4-grams, refusals, one phrase in answers to several prompts, markdown.
+    duplicates, repeated 4-grams, refusals, markdown.
 
     seen: lowest and highest score of the run so far, which give the maximum; default: of these groups.
     """
@@ -42,7 +41,6 @@ def signals(groups: Sequence[Group], seen: tuple[float, float] | None = None) ->
         "repetition": float(np.mean([repeated_share(c.token_ids or c.text.split(), 4) for c in completions])),
         "duplicates": _duplicates(groups),
         "refusal": float(np.mean([refuses(c.text) for c in completions])),
-        "boilerplate": most_repeated([(_asked(g), c.text) for g in groups for c in g.completions])[0],
         "markdown": float(np.mean([bool(_MARKDOWN.search(c.text)) for c in completions])),
     }
     if scored:
@@ -119,9 +117,10 @@ def _share(holds: Iterable[bool]) -> float:
     return float(np.mean(list(holds)))
 
 
-def _asked(group: Group) -> str:
-    """What tells a prompt from another one."""
-    return group.prompt.text or "\n".join(m["content"] for m in group.prompt.messages)
+def answers(groups: Sequence[Group]) -> list[tuple[str, str]]:
+    """(prompt, answer) of each answer; a prompt is what tells it from another one."""
+    asked = [g.prompt.text or "\n".join(m["content"] for m in g.prompt.messages) for g in groups]
+    return [(prompt, c.text) for prompt, g in zip(asked, groups, strict=True) for c in g.completions]
 
 
 def _duplicates(groups: Sequence[Group]) -> float:

@@ -14,12 +14,17 @@ from typing import Any, Literal
 import numpy as np
 
 from kilter.evaluation.metrics import titles
+from kilter.evaluation.metrics.boilerplate import shown
 from kilter.statistics import Rise, Shift
 from kilter.training.config import MonitorSpec
 from kilter.training.monitors.events import Event, EventLog
 from kilter.training.monitors.gold import ERROR, Evidence, GoldHistory, diverges
-from kilter.training.monitors.signals import BY_PROMPT, shares, signals
+from kilter.training.monitors.phrase import RunPhrase
+from kilter.training.monitors.signals import BY_PROMPT, answers, shares, signals
 from kilter.types import Group
+
+PHRASE = "boilerplate_phrase"
+"""What the record calls the phrase that `boilerplate` is the share of."""
 
 HITS = 3
 """Steps in a row before a signal becomes an event."""
@@ -82,7 +87,7 @@ DRIFT = {
     "length/p95": "the longest answers drift",
     "refusal": f"the {titles()['refusal'].lower()} drifts",
     "markdown": "the use of markdown drifts",
-    "boilerplate": "more and more answers hold the same eight words",
+    "boilerplate": "the share of answers that hold {phrase} drifts",
     "rewards/disagreement": "the reward models disagree more",
     "energy_loss": "the last layer's energy loss drifts",
 }
@@ -145,13 +150,18 @@ class Monitors:
     """Signals of a whole step: how sure it is that each is no longer what it was."""
     scores: tuple[float, float] = (math.inf, -math.inf)
     """Lowest and highest score so far."""
+    phrase: RunPhrase = field(init=False)
+    """The phrase that most of the run's answers hold."""
+
+    def __post_init__(self) -> None:
+        self.phrase = RunPhrase(self.window)
 
     @property
     def window(self) -> int:
         """Steps of the reference window: the first tenth of the run."""
         return max(MIN_REFERENCE, self.total_steps // 10)
 
-    def update(self, step: int, record: Mapping[str, Any], groups: Sequence[Group]) -> dict[str, float]:
+    def update(self, step: int, record: Mapping[str, Any], groups: Sequence[Group]) -> dict[str, Any]:
         """Looks at one step. Returns its signals, for the metrics file.
 
         `groups`: of all processes, so that each of them comes to the same verdict.
@@ -162,7 +172,10 @@ class Monitors:
         # Saturation is judged by the highest score that was ever seen.
         if scores:
             self.scores = (min(self.scores[0], *scores), max(self.scores[1], *scores))
-        found = signals(groups, self.scores)
+        found: dict[str, Any] = signals(groups, self.scores)
+        share, phrase = self.phrase.look(answers(groups))
+        if share is not None:
+            found |= {"boilerplate": share} | ({PHRASE: shown(phrase)} if phrase else {})
         # A monitor compares numbers: what is text or not finite has another guard.
         values = {
             k: float(v)
@@ -182,9 +195,10 @@ class Monitors:
         self._fatal(step, values)
         for limit in LIMITS:
             self._limit(step, limit, values)
+        named = repr(found[PHRASE]) if PHRASE in found else "one phrase"
         for name, message in DRIFT.items():
             if name in values:
-                self._drift(step, name, message, values[name])
+                self._drift(step, name, message.format(phrase=named), values[name])
         self._stale(step, values)
         # After the checks, so that no step is measured against itself.
         for name, value in values.items():
@@ -455,6 +469,7 @@ class Monitors:
             "recent_kl": self.recent_kl,
             "stale_kl": self.stale_kl,
             "scores": self.scores,
+            "phrase": self.phrase.state(),
             "rises": {name: rise.state() for name, rise in self.rises.items()},
             "shifts": {name: shift.state() for name, shift in self.shifts.items()},
             "stop": self.stop,
@@ -467,6 +482,9 @@ class Monitors:
         self.raised, self.wants_gold = set(state["raised"]), state["wants_gold"]
         self.recent_kl, self.scores = list(state["recent_kl"]), tuple(state["scores"])
         self.stale_kl = state["stale_kl"]
+        # A checkpoint of an older Kilter knows no phrase: they are counted from here on.
+        if "phrase" in state:
+            self.phrase.restore(state["phrase"])
         for name, seen in state["rises"].items():
             self.rises[name] = self._rise(SHARES[name])
             self.rises[name].restore(seen)
