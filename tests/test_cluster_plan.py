@@ -263,6 +263,23 @@ def test_shards_divide_memory_and_multiply_traffic():
     assert shards.refused == []
 
 
+@pytest.mark.parametrize("place", ["here", "beside", "apart"])
+@pytest.mark.parametrize("shard", [1, 8])
+@pytest.mark.parametrize("adapter", [0, 40_000_000])
+@pytest.mark.parametrize("near", [True, False])
+def test_what_is_advised_is_not_so_already(place, shard, adapter, near):
+    elsewhere = {} if near else {r: {"place": "apart"} for r in ("reward", "reference", "critic")}
+    spec = ClusterSpec(**{"learner": {"processes": 8}, "rollout": {"place": place}, **elsewhere})
+    roles = frozenset({"learner", "rollout", "critic", "reward", "reference"})
+    work = plans.Work(SIZES, roles, frozen={"reward": 1, "reference": 1}, adapter=adapter, shard=shard)
+    fixes = {peak: plans.remedies(spec, work, peak)[1] for peak in ("learning", "sampling")}
+    assert ("with fsdp: true" in fixes["learning"]) is (shard == 1)
+    assert ("train an adapter" in fixes["learning"]) is (adapter == 0)
+    assert ("place: apart for critic and reference and reward" in fixes["learning"]) is near
+    assert ("place it apart" in fixes["sampling"]) is (place != "apart")
+    assert ("rollout.gpus" in fixes["sampling"]) is (place != "here")
+
+
 def test_smaller_microbatches_gather_more_often():
     few, many = (make(APART, shard=8, microbatch=n).traffic["gathers"][0] for n in (32768, 1024))
     assert many > 10 * few

@@ -13,7 +13,7 @@ Weights, gradients and moments are divided over s GPUs, and there are n / s repl
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kilter.launch.spec import ClusterSpec
@@ -254,14 +254,28 @@ def peaks(spec: ClusterSpec, work: Work, share: int) -> dict[str, dict[str, floa
     return found
 
 
-PEAKS = {
-    "learning": (
-        "learner",
-        "raise learner.processes with fsdp: true, train an adapter, or place roles apart",
-    ),
-    "sampling": ("rollout", "raise rollout.gpus, or place it apart"),
-}
-"""The role that a peak belongs to where it has another name, and what makes it smaller."""
+def remedies(spec: ClusterSpec, work: Work, peak: str) -> tuple[str, str]:
+    """The role that a peak belongs to, and what makes it smaller that is not so already."""
+    roles, rollout = spec.roles(), spec.rollout
+    if peak == "learning":
+        trained = {"critic"} & work.roles if spec.critic.place == "here" else set()
+        near = sorted(trained | {name for name in work.frozen if roles[name].place != "apart"})
+        ways = [
+            "raise learner.processes" + (" with fsdp: true" if work.shard == 1 else ""),
+            "" if work.adapter else "train an adapter",
+            f"set place: apart for {' and '.join(near)}" if near else "",
+        ]
+        return "learner", any_of(ways)
+    if peak == "sampling":
+        ways = ["" if rollout.place == "here" else "raise rollout.gpus"]
+        return "rollout", any_of([*ways, "" if rollout.place == "apart" else "place it apart"])
+    return peak, "use a smaller model there, or lower tokens_per_microbatch"
+
+
+def any_of(ways: Sequence[str]) -> str:
+    """Those that there are, as a sentence offers them."""
+    *first, last = [way for way in ways if way]
+    return f"{', '.join(first)}, or {last}" if first else last
 
 
 def refusals(
@@ -276,7 +290,7 @@ def refusals(
             found.append((name, problem, "raise learner.nodes" if name == "learner" else "lower gpus"))
     for peak, parts in memory.items():
         if (total := sum(parts.values())) > machines.memory:
-            name, fix = PEAKS.get(peak, (peak, "use a smaller model there, or lower tokens_per_microbatch"))
+            name, fix = remedies(spec, work, peak)
             most = max(parts, key=lambda part: parts[part])
             free = f"{machines.memory / 1e9:.1f} GB are free"
             problem = f"wants {total / 1e9:.1f} GB of a GPU for {peak}, where {free}"
