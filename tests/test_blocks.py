@@ -12,9 +12,11 @@ from bench.store import groups_of, measure
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kilter.artifacts import append_lines
 from kilter.chain import files_of
 from kilter.data import blocks, read, store
 from kilter.data.dataset import DataSpec, load
+from kilter.data.lineage import REACHED, row_mark
 from kilter.data.source import SourceSpec
 from kilter.errors import UserError
 from kilter.manifest import Manifest
@@ -208,6 +210,42 @@ def test_the_history_of_a_rollout_looks_at_its_tokens_too(tmp_path):
     tokens = tmp_path / "groups.tokens"
     tokens.write_bytes(tokens.read_bytes() + b"x")
     assert "its tokens in groups.tokens have CHANGED since" in said()
+
+
+def test_a_row_was_learned_from_where_a_step_of_the_kept_model_held_it(tmp_path):
+    """Two rows of one prompt differ in their answers; a step after the kept one taught the model nothing."""
+    rows = [
+        Group(
+            Prompt(text=f"q{n // 2}"), (Completion(f"a{n}"), Completion("b")), (Feedback(1.0), Feedback(0.0))
+        )
+        for n in range(6)
+    ]
+    store.write(tmp_path / "pairs" / "groups.jsonl", rows)
+    for name, kind in (("pairs", "label"), ("early", "train"), ("online", "train")):
+        Manifest(
+            name,
+            kind,
+            "k",
+            {},
+            {"data:pairs": "h"},
+            status="done",
+            facts={"best_step": 1} if name == "early" else {},
+        ).write(tmp_path / name)
+    taken = [row_mark(replace(g, completions=g.completions[:1], feedback=g.feedback[:1])) for g in rows]
+    append_lines(tmp_path / "early" / REACHED, [{"step": n + 1, "rows": [taken[n]]} for n in range(2)])
+    append_lines(tmp_path / "early" / "metrics.jsonl", [{"step": 1}, {"step": 2}])
+    asked = Group(Prompt(text="q2", metadata={"step": 7}), (Completion("z"),), (Feedback(1.0),))
+    store.write(tmp_path / "online" / "groups.jsonl", [asked])
+
+    def said(name):
+        found = ["\n".join(trace.lines(trace.find(tmp_path, str(n), "pairs"))) for n in range(6)]
+        return [text.partition(f"  {name}: ")[2].partition(";")[0] for text in found]
+
+    missed = "not reached in its 2 steps"
+    later = "reached it at step 2, and kept the model of step 1"
+    assert said("early") == ["learned from it, first at step 1", later, *[missed] * 4]
+    online = "learned from answers to its prompt, first at step 7"
+    assert said("online") == [*["not reached in its 0 steps"] * 4, online, online]
 
 
 def test_a_users_own_column_named_tokens_is_left_alone():

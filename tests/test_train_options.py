@@ -175,6 +175,8 @@ def test_a_stopped_run_resumes_to_the_same_end(tiny, tmp_path, monkeypatch):
     monkeypatch.undo()
     again = early(tiny, tmp_path, "killed", rate=3e-2, save_every=1)
     assert (again.steps, again.best_step) == (whole.steps, whole.best_step)
+    reached = [(tmp_path / name / "reached.jsonl").read_text() for name in ("whole", "killed")]
+    assert reached[0] == reached[1] and '"step": 1' in reached[0]
     assert again.heldout == pytest.approx(whole.heldout)
 
 

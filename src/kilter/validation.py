@@ -153,7 +153,7 @@ TAKEN = {
         "metrics.jsonl",
     ),
     *("events.jsonl", "gold.jsonl", "groups.jsonl", "groups.tokens", "failures.jsonl", "scored.jsonl"),
-    *("best.safetensors", "best.json"),
+    *("best.safetensors", "best.json", "reached.jsonl"),
     *("trained_prompts.txt", "uncertified_judges.txt", "reference.sqlite"),
     *("compare.json", "compare.md", "compare.html", "compare.csv"),
 }

@@ -11,11 +11,13 @@ Who scored an answer, how high and why stands in its Feedback.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from kilter.data.dataset import prompt_key
-from kilter.types import Prompt
+from kilter.types import Group, Prompt
 
 KEY = "kilter.lineage"
 """In Prompt.metadata; no identifier, so that no reward function receives it as a column."""
@@ -25,6 +27,22 @@ UNCERTIFIED = "uncertified_judges"
 
 It is a column in rows of other formats, which keep no history.
 """
+
+REACHED = "reached.jsonl"
+"""File of a training on fixed data: the marks of the rows of each step, {"step": 3, "rows": [[..], ..]}."""
+
+
+def row_mark(group: Group) -> list[str]:
+    """By what a row is known again after training: hashes of its prompt and of its answers, no partner's."""
+    own = (c.text for c, f in zip(group.completions, group.feedback, strict=True) if f.kind != "mismatched")
+    hashed = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8] for text in own]
+    return [prompt_key(group.prompt)[:16], *hashed]
+
+
+def marks(row: Sequence[str], group: Group) -> bool:
+    """Whether a trained row is of this one: of its prompt, and of no answer that it lacks."""
+    whole = row_mark(group)
+    return row[0] == whole[0] and set(row[1:]) <= set(whole[1:])
 
 
 def lineage(prompt: Prompt) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from kilter.constitution.judge import DECISIONS
 from kilter.data import store
 from kilter.data.blocks import SUFFIX
 from kilter.data.dataset import prompt_key
-from kilter.data.lineage import lineage, row_id
+from kilter.data.lineage import REACHED, lineage, marks, row_id
 from kilter.errors import UserError, nearest
 from kilter.manifest import Manifest
 from kilter.models.noted import trained_prompts
@@ -199,11 +199,35 @@ def _files(found: Traced) -> Iterator[str]:
     for name, entry in entries.items():
         if entry is not None and entry.kind == "train" and _read(found, entry):
             model = entry.outputs.get("model", entry.status)[:16]
-            # The list of a finished model holds the prompts of its training rows, and those of its ancestors.
-            known = trained_prompts(found.run / name)
-            learned = not known or prompt_key(found.group.prompt)[:16] in known
-            said = "learned from it" if learned else "read its file, and held it out"
+            said = _learned(found.group, found.run / name, entry)
             yield f"  {name}: {said}; model {model}, {entry.started}"
+
+
+def _learned(group: Group, folder: Path, entry: Manifest) -> str:
+    """What a train stage that read a row's file did with the row, by the records of its steps."""
+    # The list holds the prompts of all rows that it might learn from, and those of its ancestors.
+    known, key = trained_prompts(folder), prompt_key(group.prompt)[:16]
+    if known and key not in known:
+        return "read its file, and held it out"
+    fixed, asked = folder / REACHED, folder / ROWS
+    if not fixed.is_file() and not asked.is_file():
+        return "read its file; no record tells which rows its steps reached"
+
+    if fixed.is_file():
+        steps = (line["step"] for line in read_lines(fixed) if any(marks(row, group) for row in line["rows"]))
+    else:  # its answers to prompts; of a prompt that was never asked there are none
+        steps = (
+            int(g.prompt.metadata["step"]) for g in store.read(asked) if prompt_key(g.prompt)[:16] == key
+        )
+    first = min(steps, default=None)
+    if first is None:
+        taken = max((line["step"] for line in read_lines(folder / "metrics.jsonl")), default=0)
+        return f"not reached in its {taken} step{'s' * (taken != 1)}"
+    kept = entry.facts.get("best_step")
+    if kept is not None and first > kept:
+        return f"reached it at step {first}, and kept the model of step {kept}"
+    what = "it" if fixed.is_file() else "answers to its prompt"
+    return f"learned from {what}, first at step {first}"
 
 
 def _since(folder: Path, entry: Manifest, now: str) -> str:

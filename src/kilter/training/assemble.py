@@ -27,6 +27,7 @@ from kilter.training.hooks.heldout import HeldOut
 from kilter.training.hooks.interrupts import Interrupts, StopRequest
 from kilter.training.hooks.kl_control import KLController, KLDistance
 from kilter.training.hooks.metrics_log import MetricsLog
+from kilter.training.hooks.reached import Reached
 from kilter.training.hooks.reference import RefreshReference
 from kilter.training.hooks.rollouts import CutPrompts, RolloutFile
 from kilter.training.hooks.watch import Announce, Verdict, Watch
@@ -132,11 +133,11 @@ def _on_data(
 
     run = _run(job, learner, source, held, mine)
     run.early = _early(job, run, select)
-    run.hooks = _hooks_on_data(job, run)
+    run.hooks = _hooks_on_data(job, run, source)
     return run
 
 
-def _hooks_on_data(job: Job, run: Run) -> Hooks:
+def _hooks_on_data(job: Job, run: Run, source: FixedSource) -> Hooks:
     """The order in which a step on fixed data is looked at."""
     saver, total = _saver(job, run), run.source.total_steps
     return Hooks(
@@ -145,6 +146,7 @@ def _hooks_on_data(job: Job, run: Run) -> Hooks:
             FiniteGuard(job.name, saver.checkpoints),
             # What decides when to stop is looked at on the way, and what is reported only at the end.
             run.heldout if run.early is None else run.early.heldout,
+            Reached(job.out if job.engine.is_main else None, source),
             _metrics_log(job, saver),
             _screen(job, total),
             *([] if run.early is None else [run.early]),

@@ -66,6 +66,10 @@ class FixedSource:
         first, last = self._bounds[place]
         return self._order[first:last]
 
+    def rows(self, number: int) -> Sequence[Encoded]:
+        """The groups of the step with this 1-based number, those of all processes."""
+        return [self.groups[i] for i in self._indices(number - 1)]
+
     def visited(self) -> Sequence[Encoded]:
         """The groups that the run reads, in the data's order: all, unless it ends within the first pass."""
         if self.total_steps >= self.steps_per_epoch:
