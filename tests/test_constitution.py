@@ -135,6 +135,22 @@ def test_principles_that_are_about_no_prompt_say_so(monkeypatch, capsys, tmp_pat
     assert "No principle is about any of these prompts" in said
 
 
+def test_what_constitutions_do_can_be_read_by_a_program(monkeypatch, capsys):
+    who = ("--data", "builtin:support-desk", "--judge", "builtin:support-desk", "--limit", 12, "--json")
+    code, text = command(monkeypatch, capsys, "constitution", "diff", "one", "support-desk", *who)
+    found = json.loads(text)
+    assert (code, found["first"], found["second"], found["pairs"]) == (0, "one", "support-desk", 12)
+    assert 0 <= found["agree"]["value"] <= 1 and found["principles"]["only in the second"]
+    assert {"first", "second", "change"} == found["measures"]["over-refusal"].keys()
+
+    code, text = command(
+        monkeypatch, capsys, "constitution", "conflicts", "support-desk", *who, "--contradict", 0
+    )
+    rows = json.loads(text)["conflicts"]
+    assert code == 0 and rows
+    assert all(row["contradict"] == ((row["rate"]["ci_low"] or 0) > 0) for row in rows)
+
+
 @pytest.mark.parametrize("name", ["page.html", "page", "page.json"])
 @pytest.mark.parametrize("door", ["diff", "test"])
 def test_a_page_is_markdown_and_no_other_file(monkeypatch, capsys, tmp_path, door, name):

@@ -148,3 +148,30 @@ def test_a_small_model_is_refused_as_a_judge_of_real_pairs(kilter):
     assert {"position", "mass"} <= set(found["failures"])
     assert found["metrics"]["position"]["value"] > 0.9
     assert found["metrics"]["mass"]["value"] < 0.1
+
+
+def machine(capsys, monkeypatch, *args):
+    """Standard output alone, as a program reads it."""
+    monkeypatch.setattr(sys, "argv", ["kilter", *map(str, args), "--json"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code or 0, json.loads(capsys.readouterr().out)
+
+
+def test_whatever_a_judge_command_finds_a_program_can_read(kilter, capsys, monkeypatch):
+    read = lambda *args: machine(capsys, monkeypatch, *args)
+    pairs = ("--data", "pairs.jsonl")
+    code, plan = read("audit-judge", "judges.py:perfect", *pairs, "--dry-run")
+    assert (code, plan["pairs"], plan["verdicts"]) == (0, 200, 3000)
+    assert sum(ask["verdicts"] for ask in plan["asks"].values()) == 3000
+    for name in ("early", "late"):
+        code, made = read("audit-judge", f"judges.py:{name}", *pairs, "--limit", 60, "--out", f"{name}.json")
+        assert made == json.loads(Path(f"{name}.json").read_text()) and code in (0, 1, 3)
+    code, changes = read("audit-judge", "--compare", "early.json", "late.json")
+    assert code == 0 and {"name", "before", "after", "worse"} <= changes[0].keys()
+
+    Path("scores.py").write_text("def length(prompt, completion):\n    return float(len(completion))\n")
+    label = ("label", *pairs, "--feedback", "scores.py:length", "--limit", 4, "--out", "l")
+    assert read(*label, "--dry-run")[1]["rows"] == 4
+    code, made = read(*label, "--write", "groups")
+    assert (code, made["data"], made["facts"]["rows"]) == (0, "l/groups.jsonl", 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from kilter.artifacts import require_file, write_text
 from kilter.cli.app import command, err, out
-from kilter.cli.doors import READING
+from kilter.cli.doors import READING, json_option
 from kilter.cli.options import collect, options_of, parameter, parameters, takes
 from kilter.data.dataset import DataSpec
 from kilter.errors import UserError
@@ -62,6 +63,7 @@ OWN = [
             help="two certificates of the same rows: what changed, with intervals",
         ),
     ),
+    json_option(),
 ]
 
 
@@ -88,7 +90,8 @@ def audit_judge(**values: Any) -> None:
     """
     if values["compare"] is not None:
         _refuse_beside(values)
-        _print_changes(*values["compare"])
+        before, after = values["compare"]
+        _print_changes(before, after, values["as_json"])
         return
     if values["judge"] is None:
         raise UserError("JUDGE", "(absent)", "is required", "name a judge.yaml; docs/judge-audit.md has one")
@@ -105,12 +108,13 @@ def audit_judge(**values: Any) -> None:
     folder = target.with_suffix(".audit")
     work = workspace(stage, folder, "audit", BASE, make_data_spec(source, heldout=0.0), err)
     if values["dry_run"]:
-        _print_plan(work)
+        _print_plan(work, values["as_json"])
         return
     require_file(target, "--out")
     facts = run_alone(work)
-    write_text(target, (folder / "judge.json").read_text(encoding="utf-8"))
-    out.print(f"written: {target}")
+    certificate = (folder / "judge.json").read_text(encoding="utf-8")
+    write_text(target, certificate)
+    out.print(certificate if values["as_json"] else f"written: {target}", soft_wrap=True)
     raise typer.Exit(int(facts.get("code", 0)))
 
 
@@ -122,7 +126,7 @@ def _refuse_beside(values: dict[str, Any]) -> None:
         raise UserError("--compare", typed[0], "stands beside --compare", "give two certificates alone")
 
 
-def _print_plan(work: Any) -> None:
+def _print_plan(work: Any, as_json: bool) -> None:
     """How many verdicts each part takes."""
     from kilter.evaluation.judge_audit.probes import ASKS
     from kilter.stages.audit_judge import plan_of
@@ -131,23 +135,32 @@ def _print_plan(work: Any) -> None:
     stage.maker.check_names(stage.spec, work)
     stage.maker.check(stage.spec, work)
     plan = plan_of(stage.spec, work)
+    counts = {name: (len(asked), 2 * ASKS[name].repeats * len(asked)) for name, asked in plan.asks.items()}
+    if as_json:
+        asks = {name: {"comparisons": n, "verdicts": calls} for name, (n, calls) in counts.items()}
+        found = {"pairs": len(plan.material.cases), "verdicts": plan.calls(), "asks": asks}
+        out.print(json.dumps(found, indent=1), soft_wrap=True)
+        return
     table = Table("asked", "comparisons", "verdicts", box=None, pad_edge=False)
-    for name, asked in plan.asks.items():
-        table.add_row(name, f"{len(asked):,}", f"{2 * ASKS[name].repeats * len(asked):,}")
+    for name, (n, calls) in counts.items():
+        table.add_row(name, f"{n:,}", f"{calls:,}")
     out.print(table)
     out.print(
         f"\n{plan.calls():,} verdicts of {len(plan.material.cases):,} labelled pairs; none was asked for"
     )
 
 
-def _print_changes(before: Path, after: Path) -> None:
+def _print_changes(before: Path, after: Path, as_json: bool) -> None:
     """What changed from one audit to the other."""
     from kilter.evaluation.judge_audit.report import CHANGE_HEAD, change_rows, changes
     from kilter.feedback.judge.certificate import read
 
     old, new = read(before), read(after)
-    table = Table(*CHANGE_HEAD, box=None, pad_edge=False)
     found = changes(old, new)
+    if as_json:
+        out.print(json.dumps(found, indent=1), soft_wrap=True)
+        return
+    table = Table(*CHANGE_HEAD, box=None, pad_edge=False)
     for row in change_rows(found):
         table.add_row(*row)
     out.print(f"from {old.judge.name} ({old.made}) to {new.judge.name} ({new.made})", soft_wrap=True)

@@ -241,7 +241,11 @@ def conflicts(
     opposed = pairs_of(document, found)
     left = leave_one_out(document, comparisons, found, _measures(comparisons))
     if as_json:
-        rows = [{"first": c.first, "second": c.second, "rate": c.rate.to_json()} for c in opposed]
+        rows = [
+            {"first": c.first, "second": c.second, "rate": c.rate.to_json()}
+            | {"contradict": c.contradict(contradict)}
+            for c in opposed
+        ]
         out.print(json.dumps({"conflicts": rows, "without": _plain(left)}, indent=1), soft_wrap=True)
         return
     for c in opposed:
@@ -266,6 +270,7 @@ def diff(
     judge: JudgeOption,
     limit: Limit = 200,
     target: Annotated[Path | None, typer.Option("--out", help="file of the page, .md")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare two constitutions on the same pairs, with paired intervals."""
     from kilter.constitution.opening import judge_of_text
@@ -280,6 +285,9 @@ def diff(
     text = page(found, data, who.name)
     if target is not None:
         write_text(target, text)
+    if as_json:
+        out.print(json.dumps(found.to_json() | {"judge": who.name}, indent=1), soft_wrap=True)
+        return
     out.print(text, soft_wrap=True)
 
 

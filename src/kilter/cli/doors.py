@@ -65,6 +65,12 @@ def dry_run_option(text: str) -> inspect.Parameter:
     return parameter("dry_run", bool, typer.Option("--dry-run", help=text, rich_help_panel="output"), False)
 
 
+def json_option() -> inspect.Parameter:
+    """`--json`: for programs."""
+    info = typer.Option("--json", help="machine-readable", rich_help_panel="output")
+    return parameter("as_json", bool, info, False)
+
+
 def model_option() -> inspect.Parameter:
     """`--model`: where the stage starts."""
     info = typer.Option(

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from kilter.cli.app import command, err, out
-from kilter.cli.doors import READING, dry_run_option, model_option, name_answerer, out_option, source_options
+from kilter.cli.doors import (
+    READING,
+    dry_run_option,
+    json_option,
+    model_option,
+    name_answerer,
+    out_option,
+    source_options,
+)
 from kilter.cli.options import collect, options_of, parameters, reference, takes
 from kilter.progress import clock
 from kilter.screen import styled
@@ -35,6 +45,7 @@ def make(kind: str, maker: type[StageKind[Any]], door: Door) -> Callable[..., No
             Path("runs") / kind, "folder of groups.jsonl; the same command again goes on where it was"
         ),
         dry_run_option("print what it takes; nothing is run"),
+        json_option(),
     ]
     first = ("model", "data", "limit", *door.often, "out_")
 
@@ -51,9 +62,14 @@ def make(kind: str, maker: type[StageKind[Any]], door: Door) -> Callable[..., No
         if values["dry_run"]:
             from kilter.api import planned
 
-            _print(planned(kind, settings, values.get("model", BASE), source, values["out_"]))
+            plan = planned(kind, settings, values.get("model", BASE), source, values["out_"])
+            _print(plan, values["as_json"])
             return
         done = made(kind, settings, values.get("model", BASE), source, values["out_"], err)
+        if values["as_json"]:
+            found = {"data": str(done.path), "facts": dict(done.facts)}
+            out.print(json.dumps(found, indent=1), soft_wrap=True)
+            return
         # True is an int to Python.
         counts = "  ".join(f"{v} {k}" for k, v in done.facts.items() if type(v) is int and v)
         out.print(styled("data: [bold]{}[/]   {}", done.path, counts))
@@ -62,8 +78,11 @@ def make(kind: str, maker: type[StageKind[Any]], door: Door) -> Callable[..., No
     return command(kind, examples=door.examples)(run)
 
 
-def _print(plan: StagePlan) -> None:
+def _print(plan: StagePlan, as_json: bool) -> None:
     """What a run would take."""
+    if as_json:
+        out.print(json.dumps(asdict(plan), indent=1), soft_wrap=True)
+        return
     numbers = [f"{v:,} {k}" for k, v in (("prompts", plan.rows), ("tokens", plan.tokens)) if v is not None]
     numbers += [f"about {clock(plan.seconds)} here"] if plan.seconds else []
     out.print("  ".join([plan.what, *numbers]), soft_wrap=True)

@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kilter.constitution.critique import look, said_by
 from kilter.constitution.document import Constitution
@@ -208,6 +209,15 @@ class Difference:
     agree: Estimate
     rates: Mapping[str, tuple[float | None, float | None, PairedChange]]
     texts: Mapping[str, Sequence[str]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as a dict of plain values, for JSON."""
+        measures = {
+            name: {"first": a, "second": b, "change": change.to_json()}
+            for name, (a, b, change) in self.rates.items()
+        }
+        head = {"first": self.names[0], "second": self.names[1], "pairs": self.pairs}
+        return head | {"agree": self.agree.to_json(), "measures": measures, "principles": dict(self.texts)}
 
 
 def difference(
