@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import os
 import signal
@@ -23,6 +24,8 @@ from kilter.cluster.weights import Taken
 from kilter.errors import RunFailed, UserError
 from kilter.launch.refusals import Facts, check_cluster
 from kilter.launch.spec import ClusterSpec
+from kilter.models import adapters
+from kilter.models.config import AdapterSpec
 from kilter.models.load import load_causal
 from kilter.sampling import vllm_clients, vllm_weights
 from kilter.sampling.config import SamplerKind
@@ -282,6 +285,18 @@ def test_what_an_engine_holds_byte_for_byte_shows_in_what_it_was_started_with(ti
     sent = started | {f"{layer}.k_proj.weight": started[f"{layer}.k_proj.weight"] + 1}
     assert holdings.differing(sent, held) == [f"{layer}.{n}_proj.weight" for n in "kqv"]
     assert holdings.differing(started, held | {"lm_head.weight": "0"}) == ["model.embed_tokens.weight"]
+
+
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora"])
+def test_an_engine_gets_the_weights_that_the_adapter_computes_with(tiny, kind):
+    model = adapters.attach(load_causal(tiny), AdapterSpec(kind=kind, r=2), False)
+    with torch.no_grad():
+        for p in (p for p in model.parameters() if p.requires_grad):
+            p.add_(0.1 * torch.randn_like(p))
+    sent, before = MergedWeights(model, torch.float32).on_cpu(), copy.deepcopy(model.state_dict())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    folded = adapters.fold(model).state_dict()
+    assert all(torch.equal(value, folded[name]) for name, value in sent.items())
 
 
 @pytest.mark.parametrize("own_head", [True, False])

@@ -11,12 +11,13 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kilter.artifacts import remove, sha256_file, write_text
 from kilter.errors import RunFailed
+from kilter.runtime import in_threads
 
 BIG = 1 << 20
 """Bytes from which on a file's hash is remembered."""
@@ -34,6 +35,25 @@ def cache_root() -> Path:
 def digest_of(value: Any) -> str:
     """SHA-256 of plain data, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def bytes_of(tensor: Any) -> Any:
+    """A tensor's bytes as numpy has them, which knows no bfloat16; a copy only where they lie elsewhere."""
+    import torch
+
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+
+
+def tensor_hashes(parts: Mapping[str, Sequence[Any]]) -> dict[str, str]:
+    """SHA-256 of the bytes of each name's tensors, one after the other. Several names at a time."""
+
+    def one(tensors: Sequence[Any]) -> str:
+        digest = hashlib.sha256()
+        for tensor in tensors:
+            digest.update(bytes_of(tensor).data)
+        return digest.hexdigest()
+
+    return dict(zip(parts, in_threads(one, parts.values()), strict=True))
 
 
 def file_hash(path: Path) -> str:

@@ -10,7 +10,12 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
@@ -37,6 +42,25 @@ def core_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def in_threads(call: Callable[[T], R], items: Iterable[T], most: int = 8) -> list[R]:
+    """What a call that leaves Python alone, such as a hash, gives for each item: several at a time."""
+    with ThreadPoolExecutor(min(most, core_count())) as pool:
+        return list(pool.map(call, items))
+
+
+@contextlib.contextmanager
+def all_cores(most: int = 8) -> Iterator[None]:
+    """torch computes on more cores than its process was given: for work that is done once, and waited for."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(before, min(most, core_count())))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def peak_memory_gb() -> float:

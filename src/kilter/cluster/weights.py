@@ -5,14 +5,12 @@ A receiver is on a whole version or dead, never between: tensors are checked bef
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -20,6 +18,7 @@ from torch import Tensor
 from kilter.artifacts import write_by
 from kilter.cluster.backend import Backend
 from kilter.errors import RunFailed
+from kilter.hashes import bytes_of, tensor_hashes
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,9 @@ class ObjectTransport(Transport):
 
     def send(self, weights: WeightStream) -> Package:
         """Tensors as arrays of bytes with their kinds: numpy knows no bfloat16."""
-        flat = {name: (str(t.dtype).removeprefix("torch."), _bytes_of(t)) for name, t in weights}
+        flat = {
+            name: (str(t.dtype).removeprefix("torch."), (tuple(t.shape), bytes_of(t))) for name, t in weights
+        }
         return package_of(weights, "object", self.backend.share(flat))
 
 
@@ -130,11 +131,6 @@ def package_of(weights: WeightStream, way: str, place: Any) -> Package:
     """What tells receivers of weights that were sent."""
     names = {name: tuple(t.shape) for name, t in weights}
     return Package(weights.version, way, place, names, weights.bytes())
-
-
-def _bytes_of(tensor: Tensor) -> tuple[tuple[int, ...], np.ndarray[Any, Any]]:
-    flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return tuple(tensor.shape), flat.numpy()
 
 
 def fetch_object(place: Any) -> dict[str, Tensor]:
@@ -179,7 +175,7 @@ def receive(package: Package, owned: Mapping[str, Tensor], tick: Tick = lambda: 
 
 def checksums(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """SHA-256 of each tensor's bytes, by name."""
-    return {name: hashlib.sha256(_bytes_of(t)[1].data).hexdigest() for name, t in tensors.items()}
+    return tensor_hashes({name: (t,) for name, t in tensors.items()})
 
 
 def difference(package: Package, sent: Mapping[str, str], taken: Taken) -> str:

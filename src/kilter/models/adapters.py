@@ -186,8 +186,25 @@ def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
-def load_merged(base: Any, folder: Path) -> Any:
-    """`base` with the adapter of `folder` folded into its weights: a plain transformers model again."""
+def layered(folder: Path) -> bool:
+    """Whether an adapter changes single layers alone: none is replaced, and nothing else is trained."""
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    further = ("modules_to_save", "trainable_token_indices", "target_parameters", "lora_bias")
+    return (
+        config.get("peft_type") == "LORA"
+        and config.get("bias", "none") == "none"
+        and not any(config.get(name) for name in further)
+    )
+
+
+def load_merged(base: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """`base` with the adapter of `folder` folded into its weights: a plain transformers model again.
+
+    Args:
+        base: a model.
+        folder: of the adapter.
+        dtype: of the base. What is folded is computed in float32, and rounded to it once.
+    """
     from peft import PeftModel
 
     from kilter.models.transformers_names import old_names_allowed
@@ -213,7 +230,7 @@ def load_merged(base: Any, folder: Path) -> Any:
             f"is an adapter of another model: its files lack weights for this base ({lost[0][:160]})",
             "correct base_model_name_or_path in its adapter_config.json",
         )
-    return fold(adapted)
+    return fold(adapted, dtype)
 
 
 def make_room(base: Any, folder: Path) -> None:
@@ -283,7 +300,7 @@ def _chosen_tokens(folder: Path) -> dict[str, list[int]]:
     return chosen if isinstance(chosen, dict) else {"": chosen}
 
 
-def fold(model: Any) -> Any:
+def fold(model: Any, dtype: torch.dtype = torch.float32) -> Any:
     """A peft model's adapters folded into its weights: a plain transformers model that computes the same."""
     base = model.get_base_model()
     head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
@@ -291,13 +308,42 @@ def fold(model: Any) -> Any:
     apart = head is not None and any(is_adapted(end) or _replaced(end) for end in (head, embedding))
     if apart:
         untie(base)
-    folded = model.merge_and_unload()
+    if dtype != torch.float32:
+        _fold_exactly(model)
+    folded = model.merge_and_unload() if dtype == torch.float32 else model.unload()
     # An adapter may bring one weight for both ends. peft then names the head's sides the wrong way round.
     if apart:
         _declare_tied(folded)
         projection = folded.get_output_embeddings()
         projection.out_features, projection.in_features = projection.weight.shape
     return folded
+
+
+@torch.no_grad()
+def _fold_exactly(model: Any) -> None:
+    """Layer by layer in float32: peft would round the change, and then the sum."""
+    from peft.tuners.lora import LoraLayer
+
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            weight = layer.get_base_layer().weight
+            weight.data = with_lora(layer, weight.float()).to(weight.dtype)
+
+
+def with_lora(layer: Any, value: torch.Tensor) -> torch.Tensor:
+    """The weight of one layer of peft's with its active adapters added in. The layer stays as it is.
+
+    Args:
+        layer: a LoraLayer.
+        value: the weight beneath it.
+    """
+    for name in layer.active_adapters:
+        if name in layer.lora_A or name in layer.lora_embedding_A:
+            # Dora scales the rows of the sum.
+            variant = layer.lora_variant.get(name)
+            plain = variant is None
+            value = value + layer.get_delta_weight(name) if plain else variant.merge_safe(layer, name, value)
+    return value
 
 
 def untie(base: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -14,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from kilter.errors import UserError
+from kilter.hashes import tensor_hashes
+from kilter.models import adapters
 
 SHARED_MEMORY = Path("/dev/shm")
 """Where weights are handed over without touching a disk."""
@@ -64,8 +65,8 @@ def merged(model: Any, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]
             continue
         name, value = name.replace(".base_layer.", "."), value.detach()
         if (layer := layers.get(name)) is not None:
-            active = [a for a in layer.active_adapters if a in layer.lora_A or a in layer.lora_embedding_A]
-            value = value + sum(layer.get_delta_weight(a) for a in active)
+            # Rounded once, at the end, in whatever precision the base is held.
+            value = adapters.with_lora(layer, value.float())
         yield name, value.to(dtype)
 
 
@@ -178,11 +179,9 @@ class Holdings:
         self, started: Mapping[str, torch.Tensor], digests: Mapping[str, str], embedding: str
     ) -> None:
         self._embedding = embedding
-        self._parts = {
-            name: parts
-            for name, held in digests.items()
-            if (parts := self._of(name, started)) and _digest([started[p] for p in parts]) == held
-        }
+        self._parts = {name: parts for name in digests if (parts := self._of(name, started))}
+        same = self.expected(started)
+        self._parts = {name: parts for name, parts in self._parts.items() if same[name] == digests[name]}
 
     def _of(self, name: str, known: Mapping[str, torch.Tensor]) -> Sequence[str]:
         """The sent tensors that one of the engine's is made of; none where nobody knows."""
@@ -197,7 +196,7 @@ class Holdings:
 
     def expected(self, sent: Mapping[str, torch.Tensor]) -> dict[str, str]:
         """SHA-256 of what the engine must hold of these tensors, by its own names."""
-        return {name: _digest([sent[p] for p in parts]) for name, parts in self._parts.items()}
+        return tensor_hashes({name: [sent[p] for p in parts] for name, parts in self._parts.items()})
 
     def differing(self, sent: Mapping[str, torch.Tensor], digests: Mapping[str, str]) -> list[str]:
         """Names of sent tensors of which the engine holds something else."""
@@ -205,29 +204,36 @@ class Holdings:
         return sorted(part for name in wrong for part in self._parts[name])
 
 
-def _digest(tensors: Sequence[torch.Tensor]) -> str:
-    """SHA-256 of the bytes of tensors, one after the other."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 class EngineFolder:
     """A model folder that an engine reads: first the policy as it was opened, then whatever is put there.
 
     Args:
         path: an empty folder.
-        model: the policy.
+        model: the policy; its structure alone where `files` hold its weights.
         dtype: of the engine.
         own_head: a tied head gets weights of its own; see `untie`.
+        files: a model's own, which hold just these weights. Links lead to them, and nothing is copied.
     """
 
-    def __init__(self, path: Path, model: Any, dtype: torch.dtype, own_head: bool) -> None:
-        self.path = path
-        base, state = merged_state(model, dtype)
-        # One file and no index: vLLM reads what an index names, and would miss a head of its own.
-        base.save_pretrained(str(path), state_dict=state, max_shard_size="1000GB")
+    def __init__(
+        self, path: Path, model: Any, dtype: torch.dtype, own_head: bool, files: Sequence[Path] = ()
+    ) -> None:
+        self.path, base, state = path, plain(model), dict[str, torch.Tensor]()
+        if files:
+            for name in ("config.json", "generation_config.json"):
+                if (files[0].parent / name).is_file():
+                    shutil.copyfile(files[0].parent / name, path / name)
+            for number, file in enumerate(files):
+                # No index and names of their own: what a link leads to must never be written to.
+                (path / f"linked-{number}.safetensors").symlink_to(file.resolve())
+        else:
+            base, state = merged_state(model, dtype)
+            # One file and no index: vLLM reads what an index names, and would miss a head of its own.
+            base.save_pretrained(str(path), state_dict=state, max_shard_size="1000GB")
+        # From here on they lie in files, and in memory only while somebody reads them.
+        for file in path.glob("*.safetensors"):
+            found = load_file(str(file))
+            state |= found if files else {n: v for n, v in found.items() if n in state}
         self.embedding, self._head = ends(base)
         self._own_head = own_head and tied(base)
         if self._own_head:
@@ -237,6 +243,7 @@ class EngineFolder:
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Replaces the weights."""
+        self.empty()
         save_file(
             {n: t.contiguous() for n, t in tensors.items()},
             str(self.path / "model.safetensors"),
@@ -244,3 +251,9 @@ class EngineFolder:
         )
         if self._own_head:
             write_head(self.path, self._head, tensors[self.embedding])
+
+    def empty(self) -> None:
+        """Removes the weights: an engine that has read them needs them no more."""
+        self.started = {}
+        for file in self.path.glob("*.safetensors"):
+            file.unlink()
