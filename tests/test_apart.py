@@ -7,6 +7,7 @@ import json
 import pickle
 import random
 import re
+import shutil
 import signal
 import threading
 import weakref
@@ -662,31 +663,75 @@ def test_a_worker_says_that_it_goes_on_while_it_closes_what_it_held_and_outlives
     assert [type(value) for value in said] == [int]
 
 
-@pytest.mark.parametrize("adapter", [None, "lora", "dora"])
+@pytest.mark.parametrize(
+    ("start", "adapter", "stored", "dtype"),
+    [
+        ("whole", None, "bfloat16", "bfloat16"),
+        ("whole", "dora", "float32", "float32"),
+        ("whole", "lora", "float32", "bfloat16"),
+        ("whole", None, "bfloat16", "float32"),
+        ("lora", "dora", "bfloat16", "bfloat16"),
+        ("lora", None, "float32", "bfloat16"),
+        ("dora", None, "bfloat16", "bfloat16"),
+        ("head", "lora", "bfloat16", "bfloat16"),
+    ],
+)
 def test_an_engine_begins_with_the_learner_s_weights_and_nothing_is_computed_for_it(
-    adapter, tiny, tmp_path, monkeypatch
+    adapter, start, stored, dtype, tiny, tmp_path, monkeypatch
 ):
     """The proof of a forward took more than half of a worker's start."""
+    from safetensors.torch import load_file
+
+    from kilter.models import adapters
     from kilter.models.config import AdapterSpec
+    from kilter.models.load import load_causal
+    from kilter.models.save import save
+    from kilter.models.tokenizer import load_tokenizer
     from kilter.roles import open as roles
     from kilter.roles.open import OpenSpec, open_model
     from kilter.sampling.config import SamplerKind
     from kilter.sampling.vllm_weights import MergedWeights
     from kilter.training.apart import vllm
 
+    folder = tmp_path / "base"
+    shutil.copytree(tiny, folder)
+    model = load_causal(tiny, dtype=getattr(torch, stored))
+    model.save_pretrained(str(folder))
+    if start != "whole":
+        # As an earlier stage leaves it; its head may be trained as a whole.
+        target = ["q_proj", "lm_head"] if start == "head" else "all-linear"
+        kind = "lora" if start == "head" else start
+        adapted = adapters.attach(load_causal(folder), AdapterSpec(kind=kind, r=2, target=target), False)
+        with torch.no_grad():
+            for p in adapted.parameters():
+                if p.requires_grad:
+                    p.add_(0.1 * torch.randn_like(p))
+        save(adapted, load_tokenizer(folder), tmp_path / "start")
+        folder = tmp_path / "start"
+    files = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*.safetensors")}
     adapter = adapter and AdapterSpec(kind=adapter, r=2)
-    opening = OpenSpec(tiny, device="cpu", max_length=64, adapter=adapter, trains=True)
+    opening = OpenSpec(folder, device="cpu", max_length=64, adapter=adapter, trains=True)
     learner = open_model(opening).scorer.model
     monkeypatch.setattr(roles, "look", None)
-    monkeypatch.setattr(vllm, "shared_folder", lambda cleanup: tmp_path)
+    path = tmp_path / "engine"
+    path.mkdir()
+    monkeypatch.setattr(vllm, "shared_folder", lambda cleanup: path)
     engine = SimpleNamespace(digests=dict, close=lambda: None)
-    monkeypatch.setattr(vllm, "RunningEngine", lambda *_, **__: engine)
-    began = []
+    linked, began = [], []
+    starts = lambda *_, **__: linked.append(any(p.is_symlink() for p in path.iterdir())) or engine
+    monkeypatch.setattr(vllm, "RunningEngine", starts)
     monkeypatch.setattr(vllm, "Holdings", lambda started, *_: began.append(dict(started)))
-    VllmWorker(opening, SamplerKind(name="vllm"), "bfloat16", keep=False)
-    sent = MergedWeights(learner, torch.bfloat16).on_cpu()
+    worker = VllmWorker(opening, SamplerKind(name="vllm"), dtype, keep=False)
+    sent = MergedWeights(learner, getattr(torch, dtype)).on_cpu()
     assert began[0].keys() == sent.keys()
     assert all(torch.equal(began[0][name], sent[name]) for name in sent)
+    assert all(began[0][name].dtype == sent[name].dtype for name in sent)
+    # Files that are these weights already are read where they lie. They are never written to.
+    assert linked == [start == "whole" and stored == dtype]
+    assert not list(path.glob("*.safetensors"))
+    worker.folder.put(sent)
+    assert load_file(path / "model.safetensors").keys() == sent.keys()
+    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in files} == files
 
 
 def test_an_engine_that_is_taken_over_forgets_the_learner_that_is_gone():

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -26,7 +27,6 @@ CALLS = {
     "finish_weight_update": ((), {}),
     "sleep": ((), {"level": 2}),
     "wake_up": ((["weights"],), {}),
-    "compute_weight_checksums": ((), {}),
     "shutdown": ((), {}),
 }
 """Methods of the engine, and how sampling/vllm_running.py calls them."""
@@ -90,6 +90,24 @@ def test_words_and_fields_are_there():
     assert {"index", "token_ids", "logprobs", "finish_reason", "weight_versions"} <= fields(CompletionOutput)
     assert {"start", "end", "version"} <= fields(WeightVersionSpan)
     takes(GPUModelRunner.reload_weights, None, weights_path="m")
+
+
+def test_digests_in_threads_are_vllms_own_and_of_all_weights():
+    import torch
+    from vllm.model_executor.model_loader.weight_checksum import compute_tensor_digests
+    from vllm.utils.import_utils import resolve_obj_by_qualname
+    from vllm.v1.worker.gpu_worker import Worker
+
+    from kilter.sampling.vllm_digests import ADDED
+
+    made = resolve_obj_by_qualname(ADDED)
+    assert not [name for name in vars(made) if name[:2] != "__" and hasattr(Worker, name)]
+    model = torch.nn.Sequential(*(torch.nn.Linear(3, n, dtype=torch.bfloat16) for n in range(1, 9)))
+    model.append(model[0])  # a weight that two modules share counts once
+    worker = made()
+    worker.model_runner = SimpleNamespace(get_model=lambda: model)
+    assert worker.kilter_digests() == compute_tensor_digests(model)
+    assert len(worker.kilter_digests()) == 16
 
 
 @pytest.mark.parametrize("way", ["ipc", "nccl"])

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from kilter.errors import UserError
-from kilter.models.adapters import is_adapter, load_merged, tokens_of
+from kilter.models.adapters import is_adapter, layered, load_merged, tokens_of
 from kilter.models.folder import quiet_transformers, read_json, readable
 from kilter.models.remote_code import trusted
 from kilter.models.resolve import base_of
@@ -41,12 +41,13 @@ def check_files(folder: Path, field: str) -> None:
             weights.keys()
 
 
-def load_causal(folder: Path, quantization: Any = None) -> Any:
+def load_causal(folder: Path, quantization: Any = None, dtype: torch.dtype = torch.float32) -> Any:
     """A causal language model, with its adapters folded in.
 
     Args:
         folder: full weights, or an adapter that names its base.
-        quantization: transformers' configuration for quantised weights; None for float32, the master copy.
+        quantization: transformers' configuration for quantised weights; None for whole ones.
+        dtype: of whole weights; float32 is the master copy. Each number is rounded once, at the end.
 
     Raises:
         UserError: if the model is a reward model, or if its files cannot be read or lack weights.
@@ -63,7 +64,9 @@ def load_causal(folder: Path, quantization: Any = None) -> Any:
             "start from the policy it was made from",
         )
     refuse_unfit(base_folder, str(folder))
-    extra: dict[str, Any] = {"dtype": torch.float32}
+    # An adapter is added to exact weights: to the base in its own precision, where that is the one asked for.
+    kept = adapter is None or (layered(adapter) and set(stored(base_folder).values()) == {dtype})
+    extra: dict[str, Any] = {"dtype": dtype if kept else torch.float32}
     if quantization is not None:
         # Weights are quantised while they are loaded, and only the GPU has the kernels for it.
         place = {"": torch.cuda.current_device()}
@@ -74,17 +77,57 @@ def load_causal(folder: Path, quantization: Any = None) -> Any:
         )
     _refuse_missing(folder, info, set())
     _name_unread(folder, info)
-    return model if adapter is None else _with_adapter(model, adapter, folder)
+    if adapter is None:
+        return model
+    found = _with_adapter(model, adapter, folder, dtype if kept else torch.float32)
+    return found if quantization is not None or kept else found.to(dtype)
 
 
-def _with_adapter(model: Any, adapter: Path, folder: Path) -> Any:
+def stored(folder: Path) -> dict[str, torch.dtype]:
+    """Name and precision of every weight in the safetensors that a model is read from."""
+    from safetensors import safe_open
+
+    found: dict[str, torch.dtype] = {}
+    for file in weight_files(folder):
+        with safe_open(str(file), "pt") as weights:
+            names = weights.keys()
+            found |= {n: KINDS.get(str(weights.get_slice(n).get_dtype()), torch.uint8) for n in names}
+    return found
+
+
+KINDS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""Precisions of floating-point weights, by their names in safetensors."""
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors that transformers reads in a folder of full weights; none where it reads others."""
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    named = read_json(folder / "model.safetensors.index.json").get("weight_map") or {}
+    return sorted({folder / str(name) for name in named.values()})
+
+
+def as_stored(folder: Path, dtype: torch.dtype) -> list[Path]:
+    """The files that hold just a policy's weights, in this precision and by its own names; else none."""
+    base, adapter = base_of(folder)
+    if adapter is not None or any(folder.glob("*.py")):
+        return []
+    bare, found = outline(base), stored(base)
+    head, names = bare.get_output_embeddings(), set(bare.state_dict())
+    # A head that is the embedding lies in no file.
+    if bare.config.get_text_config().tie_word_embeddings:
+        names -= {f"{name}.weight" for name, module in bare.named_modules() if module is head}
+    return weight_files(base) if found.keys() == names and set(found.values()) == {dtype} else []
+
+
+def _with_adapter(model: Any, adapter: Path, folder: Path, dtype: torch.dtype) -> Any:
     """The base with its adapter folded in, and the generation settings that the adapter brings."""
     from transformers import GenerationConfig
 
     with readable(folder):
         if (adapter / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(str(adapter))
-        return load_merged(model, adapter)
+        return load_merged(model, adapter, dtype)
 
 
 def config_of(folder: Path) -> Any:

@@ -22,7 +22,7 @@ from kilter.models import adapters, proof
 from kilter.models.config import AdapterSpec
 from kilter.models.fingerprint import model_hash
 from kilter.models.forward import Scorer
-from kilter.models.load import load_causal, load_reward, load_steps
+from kilter.models.load import as_stored, load_causal, load_reward, load_steps, outline
 from kilter.models.noise import switch_off_dropout
 from kilter.models.positions import require_steady, steady_positions, windows
 from kilter.models.resolve import resolve
@@ -126,16 +126,29 @@ def open_encoder(spec: OpenSpec) -> Encoder:
     )
 
 
-def open_weights(spec: OpenSpec, encoder: Encoder) -> Any:
-    """The model as it lies on disk, on the CPU, for who computes nothing with it: no adapter, and no proof.
+def open_engine_weights(spec: OpenSpec, encoder: Encoder, dtype: torch.dtype) -> tuple[Any, list[Path]]:
+    """A policy in an engine's precision, for who computes nothing with it: no adapter, and no proof.
 
     Fresh adapters add zero, so these are the numbers that training begins with.
+
+    Returns:
+        The model on the CPU. Or its structure without weights, and the files that hold just these.
 
     Raises:
         UserError: as `open_model`.
     """
+    files = as_stored(spec.folder, dtype) if adapters.quantization(spec.adapter) is None else []
+    if not files:
+        return open_weights(spec, encoder, dtype), []
+    model = outline(spec.folder)
+    _limit_positions(spec, model.config.get_text_config(), encoder)
+    return model, files
+
+
+def open_weights(spec: OpenSpec, encoder: Encoder, dtype: torch.dtype = torch.float32) -> Any:
+    """The model as it lies on disk, on the CPU; see `open_model`."""
     _refuse_rounded_start(spec)
-    model = LOADERS[spec.head](spec, encoder)
+    model = LOADERS[spec.head](spec, encoder, dtype)
     _refuse_whole_training_of_rounded_weights(spec, model)
     _limit_positions(spec, model.config.get_text_config(), encoder)
     return model
@@ -225,11 +238,15 @@ def _pad(encoder: Encoder) -> int | None:
     return None if pad in encoder.stop_ids else pad
 
 
-LOADERS: dict[Head, Callable[[OpenSpec, Encoder], Any]] = {
-    "policy": lambda spec, encoder: load_causal(spec.folder, adapters.quantization(spec.adapter)),
-    "reward": lambda spec, encoder: load_reward(spec.folder, _pad(encoder), spec.seed),
-    "fresh_reward": lambda spec, encoder: load_reward(spec.folder, _pad(encoder), spec.seed, fresh=True),
-    "steps": lambda spec, encoder: load_steps(spec.folder),
+LOADERS: dict[Head, Callable[[OpenSpec, Encoder, torch.dtype], Any]] = {
+    "policy": lambda spec, encoder, dtype: load_causal(
+        spec.folder, adapters.quantization(spec.adapter), dtype
+    ),
+    "reward": lambda spec, encoder, dtype: load_reward(spec.folder, _pad(encoder), spec.seed),
+    "fresh_reward": lambda spec, encoder, dtype: load_reward(
+        spec.folder, _pad(encoder), spec.seed, fresh=True
+    ),
+    "steps": lambda spec, encoder, dtype: load_steps(spec.folder),
 }
 """Head to the function that reads it from disk."""
 

@@ -31,6 +31,7 @@ from kilter.sampling.vllm_clients import (
     seed_of,
     start_failed,
 )
+from kilter.sampling.vllm_digests import ADDED
 
 BESIDE = 0.3
 """Share of a GPU's memory for an engine that lives with a learner."""
@@ -71,6 +72,7 @@ class RunningEngine:
         self, folder: Path, dtype: str, spec: SamplerKind, tick: Callable[[], None], **options: Any
     ) -> None:
         settings = engine_settings(folder, dtype, spec, share=0.85) | options
+        settings["worker_extension_cls"] = ADDED
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -196,9 +198,8 @@ class RunningEngine:
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of each tensor that the engine holds, by its own names; of one worker's share each."""
-        found = self.control(self.engine.compute_weight_checksums(), "reading its weights", None)
-        # Names begin with the place of the worker.
-        return {name.rpartition(":")[2]: digest for worker in found for name, digest in worker.items()}
+        found = self.control(self.engine.collective_rpc("kilter_digests"), "reading its weights", None)
+        return {name: digest for worker in found for name, digest in worker.items()}
 
     def control(self, call: Coroutine[Any, Any, Any], what: str, seconds: float | None) -> Any:
         """Makes a call in the engine's loop, and watches the engine meanwhile."""

@@ -13,7 +13,8 @@ from kilter.cluster.backend import LostError
 from kilter.cluster.weights import FETCH, Package, Taken, checksums
 from kilter.errors import RunFailed
 from kilter.models.folder import quiet_transformers
-from kilter.roles.open import OpenSpec, open_encoder, open_weights
+from kilter.roles.open import OpenSpec, open_encoder, open_engine_weights
+from kilter.runtime import all_cores
 from kilter.sampling.config import SamplerKind
 from kilter.sampling.vllm import sampled
 from kilter.sampling.vllm_running import EngineLostError, RunningEngine, own_transfer
@@ -60,16 +61,19 @@ class VllmWorker(Worker):
 
         # The engine begins with the weights that the policy began with, and gets the present ones by `load`.
         # It computes nothing here: to prove a forward would take longer than to read the weights.
-        model = open_weights(opening, self.encoder)
-        with quiet_transformers():
-            self.folder = EngineFolder(path, model, getattr(torch, dtype), not torch.cuda.is_available())
+        precision, own_head = getattr(torch, dtype), not torch.cuda.is_available()
+        with all_cores(), quiet_transformers():
+            model, files = open_engine_weights(opening, self.encoder, precision)
+            self.folder = EngineFolder(path, model, precision, own_head, files)
         self.encoder.tokenizer.save_pretrained(str(path))
         del model
         options = own_transfer(way, sleeps) | {"tensor_parallel_size": max(1, gpus or 1)}
         self.client = RunningEngine(path, dtype, sampler, self._tick, **options)
         self._cleanup.callback(self.client.close)
-        self.holdings = Holdings(self.folder.started, self.client.digests(), self.folder.embedding)
-        self.folder.started = {}
+        # What the engine takes by itself, the learner compares.
+        if not way:
+            self.holdings = Holdings(self.folder.started, self.client.digests(), self.folder.embedding)
+        self.folder.empty()
 
     def _tick(self) -> None:
         self.progress.count += 1
