@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 import kilter
 from kilter.data.dataset import DataSpec, load
 from kilter.data.formats import detect, formats, reader
+from kilter.data.read import content_of
 from kilter.data.row import RowError
+from kilter.data.source import SourceSpec
+from kilter.errors import UserError
 from kilter.evaluation.best_of import Margins, credit, ties_score
 
 NAMES = (
@@ -21,6 +24,7 @@ NAMES = (
         "rewardbench",
         "rewardbench2",
         "mt_bench",
+        "mt_bench_grades",
         "mt_bench_judgments",
         "arena_hard_judgments",
         "arena",
@@ -133,6 +137,7 @@ def test_arena_hard_shows_the_baseline_first_and_then_second(games, expected):
     ("name", "row"),
     [
         ("mt_bench_judgments", {"question_id": 1, "g1_winner": "model_1", "g2_winner": "model_1"}),
+        ("mt_bench_grades", {"question_id": 1, "model": "m", "judge": ["j", "v"], "score": 3, "turn": 1}),
         (
             "arena_hard_judgments",
             {"question_id": 1, "model": "m", "judge": "j", "games": [{"score": "A>B"}] * 2},
@@ -178,6 +183,10 @@ def test_the_arena_in_text_and_in_parts(winner, first):
         ("hhh", {"targets": {"choices": ["a"], "labels": []}}, "targets.labels"),
         ("xstest", {"prompt": "  "}, "prompt"),
         ("mt_bench", {"turns": []}, "turns"),
+        ("mt_bench_grades", {"score": 11}, "score"),
+        ("mt_bench_grades", {"score": None}, "score"),
+        ("mt_bench_grades", {"turn": 3}, "question"),
+        ("mt_bench_grades", {"answer": ["Roses."], "turn": 2}, "answer"),
         ("truthfulqa", {"incorrect_answers": [3]}, "incorrect_answers[0]"),
     ],
 )
@@ -356,3 +365,99 @@ def test_the_first_request_of_a_red_teams_transcript_is_the_prompt():
     prompt = read("red_team_transcripts", row).prompt
     assert [m["content"] for m in prompt.messages] == ["How do I: one\n\nTwo, Assistant: x?"]
     assert detect({"transcript": "A: hello. B: hello.", "prompt": "Sum it up."}).name == "prompt_only"
+
+
+def mt_bench(folder, answers=("m", "n"), questions=True):
+    """The three files as FastChat publishes them, with rows of our own."""
+    write = lambda path, rows: path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("model_answer", "model_judgment"):
+        (folder / name).mkdir(parents=True)
+    ids = (81, 82)
+    if questions:
+        write(
+            folder / "question.jsonl",
+            [{"question_id": i, "category": "c", "turns": [f"Q{i}", "More?"]} for i in ids],
+        )
+    for m in answers:
+        rows = [{"index": 0, "turns": [f"{m}{i} first", f"{m}{i} second"]} for i in ids]
+        write(
+            folder / "model_answer" / f"{m}.jsonl",
+            [
+                {"question_id": i, "answer_id": "x", "model_id": m, "choices": [r]}
+                for i, r in zip(ids, rows, strict=True)
+            ],
+        )
+    graded = [(81, "m", 1, 9), (81, "n", 1, 4.5), (81, "m", 2, 7), (82, "m", 1, -1), (82, "n", 1, 3)]
+    beside = {"judge": ["j", "single-v1"], "user_prompt": "", "judgment": "", "tstamp": 1.0}
+    single, pair = folder / "model_judgment" / "j_single.jsonl", folder / "model_judgment" / "j_pair.jsonl"
+    write(single, [{"question_id": q, "model": m, "score": s, "turn": t} | beside for q, m, t, s in graded])
+    won = [(81, "model_1", "model_1", 1), (81, "model_2", "model_2", 2), (82, "model_1", "error", 1)]
+    write(
+        pair,
+        [
+            {"question_id": q, "model_1": "m", "model_2": "n", "g1_winner": g, "g2_winner": h, "turn": t}
+            | beside
+            for q, g, h, t in won
+        ],
+    )
+    return single, pair
+
+
+def test_mt_bench_grades_are_read_with_their_questions_and_answers(tmp_path):
+    single, _ = mt_bench(tmp_path / "mt_bench")
+    found = load(DataSpec(path=str(single), heldout=0.0), "rollouts").train
+    said = [([m["content"] for m in g.prompt.messages], scores(g)) for g in found]
+    assert said == [
+        (["Q81"], {"m81 first": 9, "n81 first": 4.5}),
+        (["Q81", "m81 first", "More?"], {"m81 second": 7}),
+        (["Q82"], {"m82 first": None, "n82 first": 3}),
+    ]
+    (pair,) = load(DataSpec(path=str(single), heldout=0.0), "pairs").train
+    assert [c.text for c in pair.completions] == ["m81 first", "n81 first"]
+
+
+def test_mt_bench_pairs_are_read_with_their_questions_and_answers(tmp_path):
+    _, path = mt_bench(tmp_path / "mt_bench")
+    found = load(DataSpec(path=str(path), heldout=0.0), "rollouts").train
+    assert [scores(g) for g in found] == [
+        {"m81 first": 1, "n81 first": 0},
+        {"m81 second": 0, "n81 second": 1},
+        {"m82 first": None, "n82 first": None},
+    ]
+    # Behind the first question the two conversations part: all that follows is what was compared.
+    assert [m["content"] for m in found[1].prompt.messages] == ["Q81"]
+    assert [m["content"] for m in found[1].completions[0].turns] == ["m81 first", "More?", "m81 second"]
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+@pytest.mark.parametrize(
+    ("answers", "questions", "missing"),
+    [
+        (("m", "n"), False, "question.jsonl"),
+        (("m",), True, "model_answer/n.jsonl"),
+        ((), True, "model_answer/m.jsonl"),
+    ],
+)
+def test_a_missing_file_of_mt_bench_is_named(tmp_path, kind, answers, questions, missing):
+    path = mt_bench(tmp_path / "mt_bench", answers, questions)[kind]
+    with pytest.raises(UserError, match="holds no answers") as stop:
+        load(DataSpec(path=str(path), heldout=0.0), "rollouts")
+    assert f"Put {missing}, with the question 81, into the folder above" in str(stop.value)
+
+
+def test_the_answers_of_mt_bench_are_part_of_the_data(tmp_path):
+    """What is hashed is what is read; a model's name makes nobody read a file of another folder."""
+    single, pair = mt_bench(tmp_path / "mt_bench")
+    for path in (single, pair):
+        assert [p.name for p in content_of(SourceSpec(path=str(path)))] == [
+            path.name,
+            "question.jsonl",
+            "m.jsonl",
+            "n.jsonl",
+        ]
+    questions = tmp_path / "mt_bench" / "question.jsonl"
+    assert content_of(SourceSpec(path=str(questions))) == [questions]
+    (tmp_path / "mt_bench" / "secret.jsonl").write_text('{"question_id": 81, "turns": ["secret"]}\n')
+    single.write_text(single.read_text().replace('"model": "m"', '"model": "../secret"'))
+    with pytest.raises(UserError, match="holds no answers"):
+        load(DataSpec(path=str(single), heldout=0.0), "rollouts")

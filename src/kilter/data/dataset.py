@@ -530,6 +530,7 @@ def _by_prompt(groups: Sequence[Group], apart: bool) -> Iterator[Group]:
 JOINS: Mapping[str, Callable[[Sequence[Group], bool], Iterator[Group]]] = {
     "scored": _by_prompt,
     "attributes": _by_prompt,
+    "mt_bench_grades": _by_prompt,
     "summary_ratings": _by_prompt,
     "oasst_messages": lambda groups, apart: of_trees(groups),
 }

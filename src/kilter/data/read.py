@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, TextIO, cast
 from kilter.data import columns, memory
 from kilter.data.blocks import SUFFIX, Reader
 from kilter.data.formats import detect
+from kilter.data.judgments import Joiner, beside
 from kilter.data.row import OBJECT, Cells, Raw, RowError, absent, twice
 from kilter.data.source import SourceSpec
 from kilter.data.worlds.registry import is_world, paths
@@ -105,8 +106,9 @@ def content_of(source: SourceSpec) -> list[Path]:
     if memory.is_memory(source.path) or is_world(source.path):
         return []
     files = local_files(source.path, source.split) or []
-    # Rows of a run's rollouts are half of the data: their tokens lie beside them.
-    return [*files, *(f.with_suffix(SUFFIX) for f in files if f.with_suffix(SUFFIX).is_file())]
+    # Rows of a run's rollouts are half of the data: their tokens lie beside them. So do judged answers.
+    tokens = [f.with_suffix(SUFFIX) for f in files if f.with_suffix(SUFFIX).is_file()]
+    return [*files, *tokens, *(judged for f in files for judged in beside(f))]
 
 
 def _folder(folder: Path, split: str, field: str) -> list[Path]:
@@ -371,7 +373,7 @@ def _cells(reader: csv.DictReader[str]) -> Raw | RowError | None:
 
 
 def _jsonl(path: Path, field: str) -> Rows:
-    tokens = Reader(path)
+    tokens, judged = Reader(path), Joiner(path)
     with _open(path) as handle:
         for number, line in enumerate(_lines(handle, path), start=1):
             if not line.strip():
@@ -379,7 +381,7 @@ def _jsonl(path: Path, field: str) -> Rows:
             if number == 1 and _is_array(line):
                 yield from _json(path, field)
                 return
-            yield f"{path}:{number}", tokens.filled(_line(line))
+            yield f"{path}:{number}", judged.filled(tokens.filled(_line(line)))
 
 
 def _is_array(line: str) -> bool:

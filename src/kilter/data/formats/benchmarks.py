@@ -331,8 +331,34 @@ def _read_mt_bench(row: Row) -> Iterator[Group]:
 
 
 @data_format(
+    "mt_bench_grades",
+    "MT-Bench grades by a model: question_id, model, judge, score 1 to 10 (-1: none), turn; "
+    "question.jsonl and model_answer/MODEL.jsonl are read with them",
+    lambda r: {"question_id", "model", "judge", "score"} <= r.keys() and "games" not in r,
+    {
+        "question_id": 81,
+        "model": "mine",
+        "judge": ["a-judge", "single-v1"],
+        "score": 7,
+        "turn": 1,
+        "question": ["Write a poem.", "Make it shorter."],
+        "answer": ["Roses.", "Rose."],
+    },
+)
+def _read_mt_bench_grades(row: Row) -> Iterator[Group]:
+    score = number(row.need("score"), "score")
+    if score != -1 and not (score is not None and 1 <= score <= 10):
+        raise RowError("score", "should be from 1 to 10, or -1 where the judge gave none")
+    said = _conversation(row, "answer", "model")
+    prompt = replace(_asks(said[0]["content"], "mt_bench"), id=str(row["question_id"]), messages=said[:-1])
+    # Who was not understood gave no grade, and not the lowest one.
+    yield Group(prompt, (completion_of(said[-1:]),), (Feedback(None if score == -1 else score),))
+
+
+@data_format(
     "mt_bench_judgments",
-    "MT-Bench judgments by a model: question_id, g1_winner, g2_winner; they lack the answers",
+    "MT-Bench judgments by a model: question_id, model_1, model_2, g1_winner, g2_winner, turn; "
+    "question.jsonl and model_answer/MODEL.jsonl are read with them",
     lambda r: {"g1_winner", "g2_winner", "question_id"} <= r.keys(),
     {
         "question_id": 81,
@@ -348,8 +374,54 @@ def _read_mt_bench_judgments(row: Row) -> Iterator[Group]:
     known = {"model_1": 1.0, "model_2": 0.0, "tie": 0.5, "error": None}
     if unknown := set(winners) - known.keys():
         raise RowError("g1_winner", f"should be model_1, model_2, tie or error, found {sorted(unknown)}")
-    joined = "on question_id: columns prompt, answer_1 and answer_2"
-    yield _judged(row, "mt_bench", joined, [known[w] for w in winners])
+    games = [known[w] for w in winners]
+    if "prompt" in row:  # somebody has joined them
+        yield _judged(row, "mt_bench", "", games)
+        return
+
+    # Both models were asked the second question behind their own first answers.
+    sides = [_conversation(row, f"answer_{n}", f"model_{n}") for n in (1, 2)]
+    size = shared_turns(sides)
+    asked = replace(_asks(sides[0][0]["content"], "mt_bench"), messages=sides[0][:size])
+    prompt = replace(asked, id=str(row["question_id"]))
+    answers = tuple(completion_of(side[size:]) for side in sides)
+    yield Group(prompt, answers, tuple(map(Feedback, _both(games))))
+
+
+def _conversation(row: Row, answers: str, model: str) -> tuple[Message, ...]:
+    """A model's conversation up to the answer that was judged.
+
+    Raises:
+        RowError: question or answers were not found.
+    """
+    found, turn = [], int((number(row["turn"], "turn") if "turn" in row else None) or 1)
+    files = {
+        "question": "question.jsonl",
+        answers: f"model_answer/{row.get(model, 'MODEL')}.jsonl",
+    }
+    for column, file in files.items():
+        if column not in row:
+            problem = "is missing: a judgment names models, and holds no answers."
+            fix = f"Put {file}, with the question {row['question_id']}, into the folder above the judgments"
+            raise RowError(column, problem, fix=fix)
+        texts = listed(row[column], column, "texts")
+        if len(texts) < turn:
+            raise RowError(column, f"has {len(texts)} turns, and turn {turn} was judged")
+        found.append([text_of(text, f"{column}[{i}]") for i, text in enumerate(texts[:turn])])
+    roles = ("user", "assistant")
+    return tuple(
+        Message(role=role, content=text)
+        for both in zip(*found, strict=True)
+        for role, text in zip(roles, both, strict=True)
+    )
+
+
+def _both(games: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """The scores of two answers; a game without a verdict is unscored, a contradiction is a tie."""
+    if None in games:
+        return None, None
+    first = games[0] if len(set(games)) == 1 and games[0] is not None else 0.5
+    return first, 1.0 - first
 
 
 def _judged(row: Row, name: str, joined: str, games: Sequence[float | None]) -> Group:
@@ -362,13 +434,10 @@ def _judged(row: Row, name: str, joined: str, games: Sequence[float | None]) -> 
     if not {"prompt", *columns} <= set(row):
         problem = "is missing: a judgment names the better model, and holds no answers."
         raise RowError("answer_1", problem, fix=f"Join the file with the models' answers {joined}")
-    prompt = _asks(_asked(row, "prompt"), name)
-    if None in games:  # a game without a verdict is unscored, and no tie
-        texts = [text_of(row.need(column), column) for column in columns]
-        return Group(prompt, tuple(map(Completion, texts)), (Feedback(None), Feedback(None)))
-    # Two verdicts that contradict each other are a tie.
-    first = games[0] if len(set(games)) == 1 and games[0] is not None else 0.5
-    return _two(prompt, row, columns, first)
+    texts = [text_of(row.need(column), column) for column in columns]
+    return Group(
+        _asks(_asked(row, "prompt"), name), tuple(map(Completion, texts)), tuple(map(Feedback, _both(games)))
+    )
 
 
 GRADES = {"A": 1.0, "=": 0.5, "B": 0.0}
