@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kilter import feedback, manifest
 from kilter.cli import main
@@ -317,20 +319,108 @@ def test_soft_labels_reach_the_loss(encoder, name):
     assert found == pytest.approx(want, abs=1e-12 if name != "bradley_terry" else 1e-7)
 
 
-def test_a_soft_ranking_gives_each_place_to_its_answer_or_the_next(encoder):
-    odds = (0.9, 0.4)
-    found, out, batch = loss({"name": "plackett_luce", "model": "reward"}, soft_batch(encoder, odds))
+def best_of(p, rest):
+    """Who is the best of the rest, from the odds of all its pairs (Price et al. 1995), in plain floats."""
+    q = {i: 1 / (sum(1 / p[i, j] for j in rest if j != i) - (len(rest) - 2)) for i in rest}
+    return {i: value / sum(q.values()) for i, value in q.items()}
+
+
+def all_odds(encoder, p):
+    """A list whose answers have odds over all others; p: of i over j, for i above j."""
+    k = 1 + max(j for _, j in p)
+    both = {(i, j): p.get((i, j), 1 - p.get((j, i), 0.0)) for i in range(k) for j in range(k) if i != j}
+    rows = tuple(
+        Feedback(float(k - i), against=tuple(None if i == j else (both[i, j],) * 2 for j in range(k)))
+        for i in range(k)
+    )
+    group = Group(prompt("q"), tuple(Completion(f"answer {i}" + "x" * i) for i in range(k)), rows)
+    # Labels are stored in single precision.
+    return collate(encoder.encode_all([group])), {pair: float(torch.tensor(v)) for pair, v in both.items()}
+
+
+def test_a_soft_ranking_gives_each_place_to_the_best_of_the_rest_by_the_odds_of_all_pairs(encoder):
+    batch, p = all_odds(
+        encoder, {(0, 1): 0.9, (0, 2): 0.55, (1, 2): 0.4, (0, 3): 0.99, (1, 3): 0.7, (2, 3): 0.8}
+    )
+    found, out, batch = loss({"name": "plackett_luce", "model": "reward"}, batch)
     s = [float(x) for x in out.scores_B]
     want = 0.0
-    for k in range(3):
-        rest = math.log(sum(math.exp(x) for x in s[k:]))
-        p = float(torch.tensor(odds[k])) if k < 2 else 1.0
-        want -= p * (s[k] - rest) + (1 - p) * (s[min(k + 1, 2)] - rest)
+    for k in range(4):
+        lse = math.log(sum(math.exp(x) for x in s[k:]))
+        want -= sum(q * (s[i] - lse) for i, q in best_of(p, range(k, 4)).items())
     assert found == pytest.approx(want, abs=1e-12)
 
 
+@given(st.lists(st.floats(-3, 3), min_size=2, max_size=6), st.integers(0, 2))
+@settings(max_examples=50, deadline=None)
+def test_scores_of_the_strengths_behind_the_odds_are_the_optimum_of_a_soft_ranking(strengths, padding):
+    """Whatever the order of the labels; neighbours alone would drive the third answer away without end."""
+    from kilter.objectives.lists.listwise import best_of_rest, soft_plackett_luce_nll
+
+    s, k = torch.tensor(strengths, dtype=torch.float64), len(strengths)
+    score_NK = torch.cat([s, torch.zeros(padding, dtype=torch.float64)])[None].requires_grad_()
+    valid_NK = torch.arange(k + padding)[None] < k
+    p_NKK = torch.sigmoid(score_NK.detach()[:, :, None] - score_NK.detach()[:, None, :])
+    (gradient,) = torch.autograd.grad(soft_plackett_luce_nll(score_NK, valid_NK, p_NKK).sum(), score_NK)
+    assert gradient.abs().max() < 1e-9
+    q_NKK = best_of_rest(p_NKK, valid_NK)
+    assert torch.allclose(q_NKK[0, 0, :k], s.softmax(0)) and q_NKK.isfinite().all()
+    assert torch.allclose(q_NKK.sum(-1)[valid_NK], torch.ones(k, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_any_odds_of_a_list_give_a_finite_loss_and_certain_ones_the_plain_ranking(dtype, data):
+    from kilter.objectives.lists.listwise import pair_odds, plackett_luce_nll, soft_plackett_luce_nll
+
+    k = data.draw(st.integers(2, 5))
+    draw = lambda: data.draw(st.sampled_from([0.0, 1.0, 0.5, 0.2, 0.97, math.nan]))
+    upper = [[draw() if i < j else math.nan for j in range(k)] for i in range(k)]
+    score_NK = torch.linspace(-2, 3, k, dtype=dtype)[None].requires_grad_()
+    valid_NK, p_NKK = torch.ones(1, k, dtype=torch.bool), pair_odds(torch.tensor([upper], dtype=dtype))
+    known = ~torch.tensor([upper]).isnan()
+    assert torch.equal(p_NKK[known], torch.tensor([upper], dtype=dtype)[known])
+    loss = soft_plackett_luce_nll(score_NK, valid_NK, p_NKK)
+    (gradient,) = torch.autograd.grad(loss.sum(), score_NK)
+    assert loss.isfinite().all() and gradient.isfinite().all() and abs(float(gradient.sum())) < 1e-5
+    certain = torch.full((1, k, k), math.nan, dtype=dtype).masked_fill(torch.ones(k, k).triu(1).bool(), 1.0)
+    plain = plackett_luce_nll(score_NK, valid_NK)
+    assert soft_plackett_luce_nll(score_NK, valid_NK, pair_odds(certain)).item() == pytest.approx(
+        plain.item(), rel=1e-5
+    )
+
+
+def test_a_process_without_soft_labels_takes_its_own_for_certain_beside_one_that_has_some(encoder):
+    """The longer lists stand on the side without odds: what is padded is no label."""
+    from kilter.training.join import join_batches, level
+
+    hard, soft = soft_batch(encoder, (None, None, None)), soft_batch(encoder, (0.7,))
+    both = lambda mine: [mine, (*mine[:3], True)]
+    for order in ((hard, soft), (soft, hard)):
+        joined = join_batches([level(batch, both) for batch in order])
+        assert joined.extra["p_B"].shape == (6, 4)
+        method = {"name": "plackett_luce", "model": "reward"}
+        found, out, _ = loss(method, joined)
+        lse = lambda values: math.log(sum(map(math.exp, values)))
+        s = [float(x) for x in out.scores_B]
+        a, b = (s[:4], s[4:]) if order[0] is hard else (s[2:], s[:2])
+        p = float(torch.tensor(0.7))
+        want = sum(lse(a[k:]) - a[k] for k in range(4)) + lse(b) - p * b[0] - (1 - p) * b[1]
+        assert found == pytest.approx(want, abs=1e-9)  # counts are those of one process
+
+
+def test_lists_read_the_odds_of_a_pair_that_are_no_neighbours(encoder):
+    """What a judge said of the first and the third stands, whatever their neighbours would make of it."""
+    batch, p = all_odds(encoder, {(0, 1): 0.9, (1, 2): 0.9, (0, 2): 0.6})
+    found, out, batch = loss({"name": "rrhf", "nll_weight": 0.0}, batch)
+    s = [float(x.sum() / n) for x, n in zip(out.logps_BT, batch.length_B, strict=True)]
+    want = sum(max(0.0, 2 * p[i, j] - 1) * max(0.0, s[j] - s[i]) for i in range(3) for j in range(i + 1, 3))
+    assert found == pytest.approx(want, abs=1e-7)
+
+
 def test_lists_read_the_odds_between_any_two_answers(encoder):
-    """Logits of neighbours add up, as in a Bradley-Terry model; against plain Python floats."""
+    """Where nobody compared them, logits of neighbours add up, as in a Bradley-Terry model."""
     odds = (0.9, 0.4)
     p = {(0, 1): 0.9, (1, 2): 0.4, (0, 2): 1 / (1 + (0.1 / 0.9) * (0.6 / 0.4))}
     found, out, batch = loss({"name": "rrhf", "nll_weight": 0.0}, soft_batch(encoder, odds))

@@ -94,8 +94,8 @@ class Batch:
             These groups are counted and not forwarded.
         state: tensors that the objective carried over from the step before.
         extra: tensors by name: rare annotations, tensors of a hook, tensors of a mixture's members. p_B is
-            there where labels are soft: the probability that the answer is better than the next one of its
-            group, 1 where it is not known.
+            there where labels are soft: [B, K] the probability that the answer is better than the one at each
+            place of its group, NaN where it is not known.
     """
 
     prompts_N: tuple[Tensor, ...]

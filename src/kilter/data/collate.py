@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kilter.batch import Batch
-from kilter.types import Encoded, Feedback
+from kilter.types import Encoded
 
 
 def collate(groups: Sequence[Encoded]) -> Batch:
@@ -33,7 +33,7 @@ def collate(groups: Sequence[Encoded]) -> Batch:
         sampling = _padded([c.sampling_logps or () for c in completions], width)
     greedy = [g.group.prompt.metadata.get("greedy_score") for g in groups]
     known = [float(score) for score in greedy if score is not None]
-    soft = [p for g in groups for p in _over_next(g.group.feedback)]
+    soft = [f.over(place) for g in groups for f in g.group.feedback for place in range(len(f.against))]
     margins = [g.group.prompt.metadata.get("margin", 0.0) for g in groups]
     return Batch(
         prompts_N=tuple(torch.tensor(g.prompt_ids) for g in groups),
@@ -50,18 +50,21 @@ def collate(groups: Sequence[Encoded]) -> Batch:
         sampling_logps_BT=sampling,
         truncated_B=torch.tensor([float(c.finish_reason == "length") for c in completions]),
         extra=({"greedy_score_N": torch.tensor(known)} if len(known) == len(groups) else {})
-        | (
-            {"p_B": torch.tensor([1.0 if p is None else p for p in soft])}
-            if any(p is not None for p in soft)
-            else {}
-        ),
+        | ({"p_B": _odds(groups)} if any(p is not None for p in soft) else {}),
     ).counted()
 
 
-def _over_next(feedback: Sequence[Feedback]) -> list[float | None]:
-    """Of each answer of a group, the probability that it is better than the next one; None if unknown."""
-    last = len(feedback) - 1
-    return [f.over(place + 1) if place < last else None for place, f in enumerate(feedback)]
+def _odds(groups: Sequence[Encoded]) -> Tensor:
+    """[B, K]: the probability that an answer is better than the one at each place; NaN if unknown."""
+    out = torch.full(
+        (sum(len(g.completion_ids) for g in groups), max(len(g.completion_ids) for g in groups)), torch.nan
+    )
+    everyone = (f for g in groups for f in g.group.feedback)
+    for row, feedback in enumerate(everyone):
+        for place in range(min(len(feedback.against), out.shape[1])):
+            p = feedback.over(place)
+            out[row, place] = torch.nan if p is None else p
+    return out
 
 
 def _padded(rows: Sequence[Sequence[float]], width: int) -> Tensor:

@@ -82,7 +82,8 @@ def level(batch: Batch, gather: Callable[[Any], list[Any]]) -> Batch:
         batch = batch.with_(extra={k: v for k, v in batch.extra.items() if k != "greedy_score_N"})
     # One soft label is enough: all other labels are certain.
     if any(soft) and "p_B" not in batch.extra:
-        batch = batch.with_extra(p_B=torch.ones(batch.rows()))
+        widest = int(torch.bincount(batch.group_B).max()) if batch.rows() else 1
+        batch = batch.with_extra(p_B=torch.full((batch.rows(), widest), torch.nan))
     return batch
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from kilter.objectives.lists.listwise import Listwise, gaps, pair_odds, upper
+from kilter.objectives.lists.listwise import Listwise, gaps, upper
 from kilter.objectives.registry import method
 
 
@@ -34,10 +34,10 @@ class LiPOLambda(Listwise):
 
     def list_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor) -> Tensor:
         """Weighted logistic loss over pairs."""
-        certain_NK = torch.ones_like(score_NK)
-        return self.soft_loss(score_NK, valid_NK, label_NK, certain_NK)
+        certain_NKK = torch.ones_like(gaps(score_NK))
+        return self.soft_loss(score_NK, valid_NK, label_NK, certain_NKK)
 
-    def soft_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor, p_NK: Tensor) -> Tensor:
+    def soft_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor, p_NKK: Tensor) -> Tensor:
         """The same where i is better than j with probability p_ij."""
         low_N1 = label_NK.masked_fill(~valid_NK, float("inf")).amin(-1, keepdim=True)
         high_N1 = label_NK.masked_fill(~valid_NK, float("-inf")).amax(-1, keepdim=True)
@@ -54,6 +54,6 @@ class LiPOLambda(Listwise):
         discount_NK = 1 / torch.log2(1 + rank_NK.to(score_NK.dtype))
         weight_NKK = gaps(gain_NK).abs() * gaps(discount_NK).abs()
         # log(1 + exp(x)) - x is log(1 + exp(-x)): the other order costs the gap more.
-        gap_NKK, p_NKK = gaps(score_NK), pair_odds(p_NK)
+        gap_NKK = gaps(score_NK)
         loss_NKK = softplus(-gap_NKK) + (1 - p_NKK) * gap_NKK
         return torch.where(upper(valid_NK), weight_NKK * loss_NKK, 0.0).sum((1, 2))

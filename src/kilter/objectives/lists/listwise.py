@@ -36,17 +36,35 @@ def plackett_luce_nll(score_NK: Tensor, valid_NK: Tensor) -> Tensor:
     return torch.where(valid_NK, rest_NK - score_NK, 0.0).sum(-1)
 
 
-def soft_plackett_luce_nll(score_NK: Tensor, valid_NK: Tensor, p_NK: Tensor) -> Tensor:
-    """Plackett-Luce where the k-th place goes to k with probability p_k and to the next one with 1 - p_k.
+def best_of_rest(p_NKK: Tensor, valid_NK: Tensor) -> Tensor:
+    """[N, K, K]: by place k, the probability of each answer to be the best of those from k on.
 
-    - sum_k [ p_k log P(k first of the rest) + (1 - p_k) log P(k + 1 first of the rest) ], [N]. For two
-    answers it is the expected logistic loss of dpo.
+        q_ki = 1 / (sum_{j >= k, j != i} 1 / p_ij - (n_k - 2)), brought to sum 1
+
+    n_k is how many are left. Where p comes from strengths (Bradley-Terry), q is in proportion to them. Paper:
+    Price et al. 1995, "Pairwise neural network classifiers with probabilistic outputs".
     """
-    # The next answer's score, in place of the own one; the last answer has no next one.
-    next_NK = torch.cat([score_NK[:, 1:], score_NK[:, -1:]], -1)
-    has_next_NK = torch.cat([valid_NK[:, 1:], torch.zeros_like(valid_NK[:, :1])], -1)
-    shift_NK = torch.where(has_next_NK, (1 - p_NK) * (score_NK - next_NK), 0.0)
-    return plackett_luce_nll(score_NK, valid_NK) + shift_NK.sum(-1)
+    k = valid_NK.shape[1]
+    other_NKK = valid_NK[:, :, None] & valid_NK[:, None, :] & ~torch.eye(k, dtype=torch.bool)
+    # An answer that certainly loses to another one of the rest keeps next to nothing.
+    cost_NKK = torch.where(other_NKK, 1 / p_NKK.clamp_min(1e-12), 0.0)
+    rest_NKK = cost_NKK.flip(-1).cumsum(-1).flip(-1).transpose(1, 2)
+    left_NK = valid_NK.flip(-1).cumsum(-1).flip(-1)
+    rival_NKK = torch.ones(k, k, dtype=torch.bool).triu()[None] & valid_NK[:, :, None] & valid_NK[:, None, :]
+    q_NKK = torch.where(rival_NKK, 1 / (rest_NKK - left_NK[:, :, None] + 2), 0.0)
+    return q_NKK / q_NKK.sum(-1, keepdim=True).clamp_min(1e-30)
+
+
+def soft_plackett_luce_nll(score_NK: Tensor, valid_NK: Tensor, p_NKK: Tensor) -> Tensor:
+    """Plackett-Luce where each place goes to any answer of the rest, by its probability to be their best.
+
+    - sum_k sum_{i >= k} q_ki log P(i first of the rest), [N]. For two answers it is the expected logistic
+    loss of dpo. Where the odds come from strengths, scores that differ as their logarithms do are optimal.
+    """
+    filled_NK = score_NK.masked_fill(~valid_NK, float("-inf"))
+    rest_NK = filled_NK.flip(-1).logcumsumexp(-1).flip(-1)
+    expected_NK = (best_of_rest(p_NKK, valid_NK) * score_NK[:, None, :]).sum(-1)
+    return torch.where(valid_NK, rest_NK - expected_NK, 0.0).sum(-1)
 
 
 def gaps(score_NK: Tensor) -> Tensor:
@@ -54,16 +72,21 @@ def gaps(score_NK: Tensor) -> Tensor:
     return score_NK[:, :, None] - score_NK[:, None, :]
 
 
-def pair_odds(p_NK: Tensor) -> Tensor:
-    """[N, K, K]: P(i better than j) for i ranked above j, from the probabilities over the next one.
+def pair_odds(p_NKK: Tensor) -> Tensor:
+    """[N, K, K]: P(i better than j), with what is not known (NaN) filled in.
 
-    Logits add up along the list, as strengths of a Bradley-Terry model do. A certain step makes it 1.
+    It follows from the probability of the reverse, else from those of neighbours: logits add up along the
+    list, as strengths of a Bradley-Terry model do. A step that nobody knows is certain, and makes it 1.
     """
-    sure_NK = p_NK >= 1
-    logit_NK = torch.where(sure_NK, 0.0, p_NK.clamp(1e-6, 1 - 1e-6).logit())
+    known_NKK = torch.where(p_NKK.isnan(), 1 - p_NKK.transpose(1, 2), p_NKK)
+    next_NK = torch.cat([known_NKK.diagonal(1, 1, 2), known_NKK.new_ones(len(p_NKK), 1)], -1).nan_to_num(1.0)
+    sure_NK = next_NK >= 1
+    logit_NK = torch.where(sure_NK, 0.0, next_NK.clamp(1e-6, 1 - 1e-6).logit())
     # Up to a place, without its own: the difference of two places is the sum over the steps between them.
     steps_NK, certain_NK = logit_NK.cumsum(-1) - logit_NK, sure_NK.cumsum(-1) - sure_NK.long()
-    return torch.where(gaps(certain_NK) < 0, 1.0, torch.sigmoid(-gaps(steps_NK)))
+    chain_NKK = torch.where(gaps(certain_NK) < 0, 1.0, torch.sigmoid(-gaps(steps_NK)))
+    chain_NKK = chain_NKK.triu(1) + (1 - chain_NKK.transpose(1, 2)).tril(-1)
+    return torch.where(known_NKK.isnan(), chain_NKK, known_NKK)
 
 
 @dataclass(frozen=True)
@@ -100,8 +123,8 @@ class Listwise(Grouped, ABC):
             return mean_logps(out.logps_BT, batch.mask_BT)
         return self.beta * log_ratios(out.logps_BT, batch.ref_logps_BT, batch.mask_BT)
 
-    def soft_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor, p_NK: Tensor) -> Tensor:
-        """Loss of lists with soft labels, [N]. p_NK: probability that an answer is better than the next."""
+    def soft_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor, p_NKK: Tensor) -> Tensor:
+        """Loss of lists with soft labels, [N]. p_NKK: probability that i is better than j."""
         return self.list_loss(score_NK, valid_NK, label_NK)
 
     @abstractmethod
@@ -124,8 +147,10 @@ class Listwise(Grouped, ABC):
             "rewards/accuracies": mean((gap_NKK > 0).float(), above_NKK.float()),
         }
         if "p_B" in batch.extra:
-            p_NK, _ = lists(batch.extra["p_B"].to(score_B.dtype), batch)
-            loss_N = self.soft_loss(score_NK, valid_NK, label_NK, p_NK)
+            k = valid_NK.shape[1]
+            p_BK = batch.extra["p_B"].to(score_B.dtype)[:, :k]
+            p_NKK = torch.stack([lists(p_BK[:, place], batch)[0] for place in range(k)], -1)
+            loss_N = self.soft_loss(score_NK, valid_NK, label_NK, pair_odds(p_NKK))
         else:
             loss_N = self.list_loss(score_NK, valid_NK, label_NK)
         return self.summed(loss_N, out, batch, metrics)

@@ -21,9 +21,9 @@ class PlackettLuce(Listwise):
         L = - sum_k log [ exp(s_k) / sum_{i >= k} exp(s_i) ]
         s = beta (l - l_ref) in nats, or a reward model's score
 
-    A soft label p_k gives place k to k with probability p_k, else to the next answer. For two answers it is
-    dpo, or bradley_terry. Papers: Plackett 1975; Rafailov et al. 2023, appendix A.3;
-    Ouyang et al. 2022.
+    Soft labels give place k to each answer of the rest by its probability to be their best, which the odds of
+    all pairs say (Price et al. 1995). For two answers it is dpo, or bradley_terry. Papers: Plackett 1975;
+    Rafailov et al. 2023, appendix A.3; Ouyang et al. 2022.
 
     Use: rankings of three or more answers. Watch: rewards/accuracies over all pairs of a list. Fails: noise
     at the lower end of a ranking counts as much as at its top.
@@ -56,9 +56,9 @@ class PlackettLuce(Listwise):
         assert out.scores_B is not None
         return out.scores_B
 
-    def soft_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor, p_NK: Tensor) -> Tensor:
-        """Each place goes to its answer with probability p, else to the next one."""
-        return soft_plackett_luce_nll(score_NK, valid_NK, p_NK)
+    def soft_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor, p_NKK: Tensor) -> Tensor:
+        """Each place goes to any answer of the rest, by its probability to be their best."""
+        return soft_plackett_luce_nll(score_NK, valid_NK, p_NKK)
 
     def list_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor) -> Tensor:
         """-log P(ranking)."""

@@ -36,11 +36,11 @@ class PRO(Listwise):
     uses_reference: ClassVar[bool] = False
     soft: ClassVar[bool] = True
 
-    def soft_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor, p_NK: Tensor) -> Tensor:
+    def soft_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor, p_NKK: Tensor) -> Tensor:
         """By label, T has the odds already: a judge's scores are mean odds."""
         if self.by_label:
             return self.list_loss(score_NK, valid_NK, label_NK)
-        return self.beta * soft_plackett_luce_nll(score_NK, valid_NK, p_NK)
+        return self.beta * soft_plackett_luce_nll(score_NK, valid_NK, p_NKK)
 
     def list_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor) -> Tensor:
         """One softmax per rank but the last."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kilter.objectives.knobs import knob
-from kilter.objectives.lists.listwise import Listwise, gaps, pair_odds, upper
+from kilter.objectives.lists.listwise import Listwise, gaps, upper
 from kilter.objectives.registry import method
 
 
@@ -34,9 +34,9 @@ class RRHF(Listwise):
     uses_reference: ClassVar[bool] = False
     soft: ClassVar[bool] = True
 
-    def soft_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor, p_NK: Tensor) -> Tensor:
+    def soft_loss(self, score_NK: Tensor, valid_NK: Tensor, label_NK: Tensor, p_NKK: Tensor) -> Tensor:
         """Hinge over pairs in the wrong order, each as strong as its label is certain."""
-        weight_NKK = (2 * pair_odds(p_NK) - 1).clamp_min(0)
+        weight_NKK = (2 * p_NKK - 1).clamp_min(0)
         hinge_NKK = (-gaps(score_NK)).clamp_min(0)
         return self.beta * torch.where(upper(valid_NK), weight_NKK * hinge_NKK, 0.0).sum((1, 2))
 
