@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import threading
+import time
 import weakref
 from types import SimpleNamespace
 from typing import ClassVar
@@ -660,7 +661,7 @@ def test_a_worker_says_that_it_goes_on_while_it_closes_what_it_held_and_outlives
     assert held.read.is_set()
     assert held.call("again", ()).value is True
     # Seconds of computing, and not an answer of what is gone.
-    assert [type(value) for value in said] == [int]
+    assert [(what, type(seconds)) for what, seconds in said] == [("", int)]
 
 
 @pytest.mark.parametrize(
@@ -687,6 +688,7 @@ def test_an_engine_begins_with_the_learner_s_weights_and_nothing_is_computed_for
     from kilter.models.load import load_causal
     from kilter.models.save import save
     from kilter.models.tokenizer import load_tokenizer
+    from kilter.progress import under_way
     from kilter.roles import open as roles
     from kilter.roles.open import OpenSpec, open_model
     from kilter.sampling.config import SamplerKind
@@ -718,7 +720,12 @@ def test_an_engine_begins_with_the_learner_s_weights_and_nothing_is_computed_for
     monkeypatch.setattr(vllm, "shared_folder", lambda cleanup: path)
     engine = SimpleNamespace(digests=dict, close=lambda: None)
     linked, began = [], []
-    starts = lambda *_, **__: linked.append(any(p.is_symlink() for p in path.iterdir())) or engine
+
+    def starts(*_, **__):
+        assert under_way() == "the start of vLLM's engine"
+        linked.append(any(p.is_symlink() for p in path.iterdir()))
+        return engine
+
     monkeypatch.setattr(vllm, "RunningEngine", starts)
     monkeypatch.setattr(vllm, "Holdings", lambda started, *_: began.append(dict(started)))
     worker = VllmWorker(opening, SamplerKind(name="vllm"), dtype, keep=False)
@@ -732,6 +739,21 @@ def test_an_engine_begins_with_the_learner_s_weights_and_nothing_is_computed_for
     worker.folder.put(sent)
     assert load_file(path / "model.safetensors").keys() == sent.keys()
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in files} == files
+
+
+def test_what_takes_its_time_is_told_of_as_long_as_it_does(monkeypatch, capfd):
+    from kilter import progress
+
+    monkeypatch.setattr(progress, "AGAIN", 0.05)
+    with progress.doing("the start of vLLM's engine"):
+        assert progress.under_way() == "the start of vLLM's engine"
+        time.sleep(0.2)
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) >= 2
+    assert set(said) == {"  the start of vLLM's engine: 0 s"}
+    assert progress.under_way() == ""
+    time.sleep(0.1)
+    assert capfd.readouterr().err == ""
 
 
 def test_an_engine_that_is_taken_over_forgets_the_learner_that_is_gone():

@@ -9,7 +9,7 @@ import torch
 
 from kilter.cluster.backend import LostError, run
 from kilter.cluster.inline import InlineBackend
-from kilter.cluster.pool import Pool, Restarts, shares
+from kilter.cluster.pool import Pool, Restarts
 from kilter.cluster.weights import (
     FileTransport,
     ObjectTransport,
@@ -21,6 +21,7 @@ from kilter.cluster.weights import (
 )
 from kilter.errors import RunFailed, UserError
 from kilter.training.apart.rollouts import PooledSampler
+from kilter.training.apart.worker import cut
 from kilter.types import Completion, Prompt, Request, Sample, SamplerFacts, SamplingParams, Weights
 
 
@@ -158,7 +159,22 @@ def test_a_slow_worker_that_makes_progress_is_not_lost():
     told: list[str] = []
     workers = Pool(backend, "slow", 1, Slow, {}, 10.0, Restarts(0), lambda w, d: told.append(d))
     assert workers.result(workers.submit("double", 4)) == (8, 0)
-    assert not told
+    assert told == [f"slow 0: {seconds} s" for seconds in range(10, 100, 10)]
+
+
+def test_who_waits_for_a_worker_says_what_it_does_and_what_it_did_when_it_stalls():
+    """As a worker tells that starts an engine: the stage, and seconds of computing, which then cease to grow."""
+
+    class Starts(Echo):
+        def pulse(self):
+            now = backend.now()
+            return ("the weights" if now < 15 else "the start of vLLM's engine"), min(now, 50)
+
+    backend, told = InlineBackend(lambda *a: 1000.0), []
+    with pytest.raises(RunFailed, match=r"no progress for 20 s, the start of vLLM's engine"):
+        Pool(backend, "rollout", 1, Starts, {}, 20.0, Restarts(0), lambda *said: told.append(": ".join(said)))
+    stages = ["the weights", *["the start of vLLM's engine"] * 6]
+    assert told[:-1] == [f"loading: rollout 0, {s}: {10 * n} s" for n, s in enumerate(stages, 1)]
 
 
 def test_a_worker_is_not_lost_for_the_time_in_which_nobody_looked():
@@ -175,9 +191,9 @@ def test_workers_start_together_and_load_one_by_one():
     said = []
 
     class Backend(InlineBackend):
-        def start(self, role, number, *arguments, **settings):
-            said.append(f"start {number}")
-            return super().start(role, number, *arguments, **settings)
+        def start(self, role, numbers, *arguments, **settings):
+            said.append(f"start {list(numbers)}")
+            return super().start(role, numbers, *arguments, **settings)
 
     def latency(role, number, method, arguments):
         said.append(f"{method} {number} at {backend.now():g}")
@@ -185,7 +201,7 @@ def test_workers_start_together_and_load_one_by_one():
 
     backend = Backend(latency)
     Pool(backend, "echo", 3, Echo, {})
-    assert said == [*(f"start {n}" for n in range(3)), *(f"ready {n} at {5 * n}" for n in range(3))]
+    assert said == ["start [0, 1, 2]", *(f"ready {n} at {5 * n}" for n in range(3))]
 
 
 def test_what_cannot_be_loaded_ends_the_start():
@@ -230,9 +246,9 @@ def test_whatever_dies_every_answer_comes_once(seed):
 
 
 def test_shares_are_runs_of_nearly_equal_length():
-    assert shares([1, 2, 3, 4, 5], 2) == [[1, 2, 3], [4, 5]]
-    assert shares([1], 4) == [[1]]
-    assert shares([], 3) == []
+    assert cut([1, 2, 3, 4, 5], 2) == [[1, 2, 3], [4, 5]]
+    assert cut([1], 4) == [[1]]
+    assert cut([], 3) == []
 
 
 def tensors(seed):

@@ -180,10 +180,10 @@ def test_a_worker_that_is_killed_or_stopped_is_replaced_and_really_ends(pool, nu
 def test_the_place_of_one_that_was_killed_when_nobody_looked_goes_to_its_successor(head):
     """There is no room for two."""
     backend = RayBackend(spec(rollout={"place": "apart", "cores": 10}, wait_for_resources=5.0))
-    first = backend.start("rollout", 0, Echo, {})
+    (first,) = backend.start("rollout", [0], Echo, {})
     os.kill(first.hello.process, signal.SIGKILL)
     backend.release()
-    second = backend.start("rollout", 0, Echo, {})
+    (second,) = backend.start("rollout", [0], Echo, {})
     assert second.hello.process != first.hello.process
     backend.close()
 
@@ -219,14 +219,25 @@ def test_a_place_that_never_comes_names_what_is_wanted_and_free(pool, capsys):
     assert found.value.code == 2
 
 
+def test_workers_that_began_before_a_place_did_not_come_leave_theirs(head):
+    backend = RayBackend(spec(rollout={"place": "apart", "cores": 10}, wait_for_resources=1.0))
+    with pytest.raises(UserError, match="each worker wants 10 CPU"):
+        backend.start("rollout", range(2), Echo, {})
+    backend.close()
+    again = RayBackend(spec(rollout={"place": "apart", "cores": 10}, wait_for_resources=5.0))
+    (alone,) = again.start("rollout", [0], Echo, {})
+    assert alone.hello.where.startswith("rollout 0 ")
+    again.close()
+
+
 def test_the_ranks_of_a_learner_lie_on_as_many_machines_as_asked(head):
     learner = {"processes": 4, "nodes": 2, "cores": 1, "resources": {"ranks": 1}}
     backend = RayBackend(spec(learner=learner, wait_for_resources=1.0))
     with pytest.raises(UserError, match="finds no place: each machine wants 2 CPU, 2 ranks"):
-        backend.start("learner", 0, Echo, {})
+        backend.start("learner", [0], Echo, {})
     nodes = [head.add_node(num_cpus=2, resources={"ranks": 2}) for _ in range(2)]
     backend = RayBackend(spec(learner=learner))
-    places = [backend.start("learner", number, Echo, {}).hello.node for number in range(4)]
+    places = [h.hello.node for h in backend.start("learner", range(4), Echo, {})]
     assert places[0] == places[1] != places[2] == places[3]
     backend.close()
     for node in nodes:

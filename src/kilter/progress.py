@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +18,35 @@ if TYPE_CHECKING:  # what needs a clock alone does not wait for rich
 
 EVERY = 5.0
 """Seconds between two lines off a terminal."""
+
+
+AGAIN = 10.0
+"""Seconds between two lines that say what is waited for."""
+
+_under_way: list[str] = []
+
+
+@contextlib.contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Names what takes its time, for `under_way`. Every few seconds a line on standard error says it too."""
+    begin, over = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not over.wait(AGAIN):
+            print(f"  {what}: {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+
+    threading.Thread(target=tell, daemon=True).start()
+    _under_way.append(what)
+    try:
+        yield
+    finally:
+        _under_way.remove(what)
+        over.set()
+
+
+def under_way() -> str:
+    """What this process does that takes its time; "" where nothing does."""
+    return _under_way[-1] if _under_way else ""
 
 
 class Progress(Protocol):

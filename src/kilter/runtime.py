@@ -50,6 +50,18 @@ def in_threads(call: Callable[[T], R], items: Iterable[T], most: int = 8) -> lis
         return list(pool.map(call, items))
 
 
+def cpu_seconds() -> int:
+    """Seconds of computing by this process and those that it started, such as an engine's."""
+    import psutil
+
+    total = 0.0
+    me = psutil.Process()
+    for process in (me, *me.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            total += sum(process.cpu_times()[:2])
+    return int(total)
+
+
 @contextlib.contextmanager
 def all_cores(most: int = 8) -> Iterator[None]:
     """torch computes on more cores than its process was given: for work that is done once, and waited for."""

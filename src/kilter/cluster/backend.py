@@ -96,21 +96,21 @@ class Backend(Protocol):
     def start(
         self,
         role: str,
-        number: int,
+        numbers: Sequence[int],
         make: Factory,
         arguments: Mapping[str, Any],
         at_once: int = 1,
         anew: bool = False,
-    ) -> Handle:
-        """Starts worker `number` of a role. Its first call makes what it holds.
+    ) -> Sequence[Handle]:
+        """Starts workers of a role, together. The first call of each makes what it holds.
 
         One that an earlier learner of the run has left is taken over, with what it holds where it says that
         it serves another one as it is.
 
         Args:
             role: its settings say what the worker takes.
-            number: of the worker.
-            make: makes the object that it holds.
+            numbers: of the workers.
+            make: makes the object that each holds.
             arguments: of `make`.
             at_once: calls that it does at the same time.
             anew: whether no earlier one will do, because it is bound to others that are gone.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import threading
@@ -10,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
 from kilter.cluster.backend import Report, run
 from kilter.launch.versions import versions
+from kilter.progress import under_way
+from kilter.runtime import cpu_seconds
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,6 @@ class Held:
 
     def control(self, method: str, arguments: Sequence[Any]) -> Report:
         """The same beside the calls under way. Who still loads makes progress as long as it computes."""
-        return run(self.object, method, arguments, self.where) if self._made else Report(_cpu_seconds())
-
-
-def _cpu_seconds() -> int:
-    """Seconds of computing by this process and those that it started, such as an engine's."""
-    total = 0.0
-    me = psutil.Process()
-    for process in (me, *me.children(recursive=True)):
-        with contextlib.suppress(psutil.Error):
-            total += sum(process.cpu_times()[:2])
-    return int(total)
+        if self._made:
+            return run(self.object, method, arguments, self.where)
+        return Report((under_way(), cpu_seconds()))

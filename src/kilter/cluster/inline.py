@@ -107,16 +107,16 @@ class InlineBackend:
     def start(
         self,
         role: str,
-        number: int,
+        numbers: Sequence[int],
         make: Factory,
         arguments: Mapping[str, Any],
         at_once: int = 1,
         anew: bool = False,
-    ) -> InlineHandle:
-        """Makes the object here and now."""
-        handle = InlineHandle(self, role, number, make(**arguments), self._now, at_once)
-        self.handles.append(handle)
-        return handle
+    ) -> list[InlineHandle]:
+        """Makes the objects here and now."""
+        made = [InlineHandle(self, role, n, make(**arguments), self._now, at_once) for n in numbers]
+        self.handles += made
+        return made
 
     def share(self, value: Any) -> Callable[[], Any]:
         """The value as it is now, which its owner may go on to change."""

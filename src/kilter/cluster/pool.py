@@ -12,6 +12,7 @@ from typing import Any
 
 from kilter.cluster.backend import LOST, Backend, Call, Factory, Handle, Report, raised
 from kilter.errors import KilterError, RoleLost, RunFailed
+from kilter.progress import AGAIN
 
 PULSE = 5.0
 """Seconds between two questions whether a worker makes progress."""
@@ -73,6 +74,11 @@ class Slot:
     silent: float = 0.0
     asked_at: float = 0.0
 
+    @property
+    def loads(self) -> str:
+        """What a worker that cannot serve yet takes its time for, as it is told of."""
+        return f", {self.seen[0]}" if isinstance(self.seen, tuple) and self.seen[0] else ""
+
 
 class Pool:
     """Workers that all answer alike.
@@ -113,12 +119,16 @@ class Pool:
         self._make, self._arguments, self._at_once = make, dict(arguments), at_once
         self._greeting: dict[str, tuple[Any, ...]] = {}
         self._serving = False
-        self.slots = [Slot(number, self._started(number)) for number in range(size)]
+        self.slots = [Slot(n, handle) for n, handle in enumerate(self._started(range(size)))]
         # They start together. Engines that load at once may together need more memory than there is.
         for slot in list(self.slots):
-            ready = Request("ready", ())
+            ready, begin, said = Request("ready", ()), backend.now(), 0.0
             self._send(slot, ready)
-            self._until(lambda r=ready: r.done)  # type: ignore[misc]
+            while not ready.done:
+                self.poll(TURN)
+                if (seconds := backend.now() - begin) - said >= AGAIN and not ready.done:
+                    said = seconds
+                    tell("loading", f"{slot.handle.where}{slot.loads}: {seconds:.0f} s")
             # What cannot be loaded once cannot be loaded again.
             if ready.report is not None and ready.report.kind not in ("", LOST):
                 raise raised(ready.report)
@@ -129,10 +139,9 @@ class Pool:
         """Workers that are there."""
         return len(self.slots)
 
-    def _started(self, number: int) -> Handle:
-        return self.backend.start(
-            self.role, number, self._make, self._arguments, self._at_once, anew=self.together
-        )
+    def _started(self, numbers: Sequence[int]) -> Sequence[Handle]:
+        of_each = self._make, self._arguments, self._at_once
+        return self.backend.start(self.role, numbers, *of_each, anew=self.together)
 
     def submit(self, method: str, *arguments: Any) -> Request:
         """Sends a request to the worker with the fewest calls under way."""
@@ -276,7 +285,7 @@ class Pool:
         if slot.pulse is None and now - slot.asked_at >= min(PULSE, self.stall / 4):
             slot.pulse, slot.asked_at = slot.handle.control("pulse"), now
         if slot.silent > self.stall:
-            self._lose(slot, f"it made no progress for {self.stall:g} s")
+            self._lose(slot, f"it made no progress for {self.stall:g} s{slot.loads}")
 
     def _lose(self, slot: Slot, cause: str) -> None:
         """Gives up a worker: its requests go to the others, and another one takes its place."""
@@ -311,7 +320,8 @@ class Pool:
             self._send(self._idlest(), request)
 
     def _replace(self, slot: Slot) -> None:
-        fresh = Slot(slot.number, self._started(slot.number), asked_at=self.backend.now())
+        (handle,) = self._started([slot.number])
+        fresh = Slot(slot.number, handle, asked_at=self.backend.now())
         self.slots.append(fresh)
         self._send(fresh, Request("ready", ()))
         for method, arguments in self._greeting.items():
@@ -323,15 +333,3 @@ class Pool:
             f"No {self.role} worker is left ({detail})",
             "run the same command again to resume, with more `cluster.restarts` if the machines are sound",
         )
-
-
-def shares(items: Sequence[Any], count: int) -> list[list[Any]]:
-    """Items in order, cut into at most `count` runs of nearly equal length."""
-    count = max(1, min(count, len(items)))
-    size, longer = divmod(len(items), count)
-    found, start = [], 0
-    for n in range(count if items else 0):
-        end = start + size + (n < longer)
-        found.append(list(items[start:end]))
-        start = end
-    return found

@@ -24,6 +24,7 @@ from kilter.errors import UserError
 from kilter.launch import room
 from kilter.launch.spec import ClusterSpec
 from kilter.launch.versions import require_same, versions
+from kilter.progress import doing
 from kilter.runtime import dismiss, keeping, kill_users_of, when_it_ends
 
 UNAVAILABLE = 30.0
@@ -275,18 +276,21 @@ class RayBackend:
     def start(
         self,
         role: str,
-        number: int,
+        numbers: Sequence[int],
         make: Factory,
         arguments: Mapping[str, Any],
         at_once: int = 1,
         anew: bool = False,
-    ) -> RayHandle:
-        """Starts an actor that holds what `make` makes, when its place is free, or takes one over."""
-        handle = self._left(role, number, anew) or self._fresh(role, number, at_once)
-        self.handles.append(handle)
-        require_same(versions(), handle.hello.versions, handle.hello.address)
-        handle.actor.build.remote(pickle.dumps((make, dict(arguments))))
-        return handle
+    ) -> list[RayHandle]:
+        """Starts actors that hold what `make` makes, when their places are free, or takes some over."""
+        # All begin before one is waited for.
+        begun = [self._left(role, n, anew) or self._fresh(role, n, at_once) for n in numbers]
+        handles = [one if isinstance(one, RayHandle) else one() for one in begun]
+        self.handles += handles
+        for handle in handles:
+            require_same(versions(), handle.hello.versions, handle.hello.address)
+            handle.actor.build.remote(pickle.dumps((make, dict(arguments))))
+        return handles
 
     def _left(self, role: str, number: int, anew: bool) -> RayHandle | None:
         """A worker that an earlier learner has left, and that is alive."""
@@ -302,7 +306,7 @@ class RayBackend:
             ray.util.remove_placement_group(made.place)
         return None
 
-    def _fresh(self, role: str, number: int, at_once: int) -> RayHandle:
+    def _fresh(self, role: str, number: int, at_once: int) -> Callable[[], RayHandle]:
         # A successor must not hold up those who go on.
         seconds, wanted, ranks = self.spec.wait_for_resources, self._wanted(role), self.spec.learner
         seconds = min(seconds, REPLACEMENT if (role, number) in self._begun else seconds)
@@ -330,13 +334,18 @@ class RayBackend:
             "runtime_env": {"env_vars": SEES_ALL} if self.spec.roles()[role].place == "beside" else None,
         } | ({"name": name, "namespace": SPACE} if name else {})
         actor = self._owned("begin", role, number, place, options).actor
-        try:
-            hello = ray.get(actor.hello.remote(), timeout=max(60.0, self.spec.stall))
-        except ray.exceptions.RayError as error:
-            ray.util.remove_placement_group(place)
-            lost = Report(kind=LOST, arguments=(_cause(error),), where=f"{role} {number}")
-            raise raised(lost) from error
-        return RayHandle(actor, place, hello, name)
+        hello = actor.hello.remote()
+
+        def greeted() -> RayHandle:
+            try:
+                with doing(f"starting the process of {role} {number}"):
+                    return RayHandle(actor, place, ray.get(hello, timeout=max(60.0, self.spec.stall)), name)
+            except ray.exceptions.RayError as error:
+                ray.util.remove_placement_group(place)
+                lost = Report(kind=LOST, arguments=(_cause(error),), where=f"{role} {number}")
+                raise raised(lost) from error
+
+        return greeted
 
     def _wanted(self, role: str) -> dict[str, float]:
         """What one worker of a role takes."""
@@ -391,6 +400,11 @@ class RayBackend:
         """Ends the workers (those of a rank end with its host), and Ray itself where it was started here."""
         for handle in self.handles if self._host is None else ():
             handle.kill()
+        # Where a place did not come, others had begun and were never asked who they are.
+        for made in self._owner.made:
+            with contextlib.suppress(ray.exceptions.RayError, ValueError):
+                ray.kill(made.actor)
+                ray.util.remove_placement_group(made.place)
         if self._own:
             ray.shutdown()
         if self._guard is not None:

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 
 from kilter.errors import RunFailed, UserError
+from kilter.progress import doing
 from kilter.runtime import dismiss, when_it_ends
 from kilter.sampling.config import SamplerKind
 from kilter.sampling.items import Item
@@ -182,7 +183,8 @@ class InProcess:
         self.timeout = spec.timeout
         before, log = set(multiprocessing.active_children()), log_lengths()
         try:
-            self.llm = LLM(**settings)
+            with doing("the start of vLLM's engine"):
+                self.llm = LLM(**settings)
         except Exception as error:
             raise start_failed(error, log) from error
         self._engine = set(multiprocessing.active_children()) - before

@@ -14,7 +14,7 @@ from kilter.roles.open import OpenSpec
 from kilter.roles.sampler import open_sampler
 from kilter.sampling.config import SamplerKind
 from kilter.seams import Chooser, Listener, Sampler
-from kilter.training.apart.worker import Worker
+from kilter.training.apart.worker import Worker, cut
 from kilter.types import Choice, Prompt, Request, Sample, SamplerFacts, Weights
 
 
@@ -81,7 +81,7 @@ class Answerers:
 
     def choose(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[Choice]:
         """Each worker chooses for a run of the prompts; only where `facts` says that it can."""
-        parts = pools.shares(prompts, self.pool.size)
+        parts = cut(prompts, self.pool.size)
         calls = [self.pool.submit("choose", part, options) for part in parts]
         return [choice for call in calls for choice in self.pool.result(call)]
 
@@ -96,7 +96,7 @@ class Answerers:
 
     def begin(self, requests: Sequence[Request]) -> Begun:
         """Sends the requests off, to be answered by the present weights or newer ones."""
-        parts = pools.shares(_whole_prompts(requests), self.pool.size)
+        parts = cut(_whole_prompts(requests), self.pool.size)
         sent = [[r for same in part for r in same] for part in parts]
         calls = [self.pool.submit("generate", part, self.version) for part in sent]
         return Begun(requests, calls, time.perf_counter())

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from kilter.batch import Batch, Metrics, Outputs
-from kilter.cluster import pool as pools
 from kilter.cluster.pool import Pool
 from kilter.models.forward import Scorer
 from kilter.models.microbatch import split
@@ -26,7 +25,7 @@ from kilter.models.noise import switch_off_dropout
 from kilter.roles.open import OpenSpec, open_model
 from kilter.seams import ValueModel
 from kilter.training.apart.reference import bare
-from kilter.training.apart.worker import Worker
+from kilter.training.apart.worker import Worker, cut
 from kilter.training.config import TrainSpec
 from kilter.training.join import join_batches, stack
 from kilter.training.optim import make_optimizer
@@ -245,7 +244,7 @@ class PooledCritic(ValueModel):
         """The rows of each process, whose scores are their numbers; where groups are few, the first again."""
         assert self.pool is not None, "only one rank asks"
         numbered = whole.with_(score_B=torch.arange(whole.rows()))
-        shares = pools.shares(range(whole.groups()), self.pool.size) or [[]]
+        shares = cut(range(whole.groups()), self.pool.size) or [[]]
         shares += shares[:1] * (self.pool.size - len(shares))
         return [numbered.select_groups(groups) for groups in shares]
 

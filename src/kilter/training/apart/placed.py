@@ -19,6 +19,7 @@ from kilter.errors import UserError
 from kilter.launch.jobs import bring_token
 from kilter.launch.spec import ClusterSpec
 from kilter.models.forward import Scorer
+from kilter.progress import doing
 from kilter.roles.open import OpenSpec
 from kilter.sampling import vllm_transfer
 from kilter.sampling.config import SamplerKind
@@ -174,9 +175,10 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         arguments = {"opening": opening, "sampler": sampler, "dtype": dtype, **role.arguments}
         pool = self.pool("rollout", role.make, arguments, role.at_once, role.restarts)
         verify, ahead = self.spec.verify_weights, self.spec.lookahead
-        transport = role.transport(pool) if role.transport is not None else self._transport(pool)
-        found = PooledSampler(pool, transport, role.gathered, self.sends, verify, ahead)
-        return BesideSampler(found, self.moments) if self.spec.rollout.place == "beside" else found
+        with doing("the first weights on their way to the rollout workers"):
+            transport = role.transport(pool) if role.transport is not None else self._transport(pool)
+            found = PooledSampler(pool, transport, role.gathered, self.sends, verify, ahead)
+            return BesideSampler(found, self.moments) if self.spec.rollout.place == "beside" else found
 
     def scores(self, make: Callable[..., RawScores], arguments: Mapping[str, Any]) -> PooledScores:
         """A model that scores, in workers; what a source of feedback opens its model by."""

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from kilter.batch import Batch
-from kilter.cluster import pool as pools
 from kilter.cluster.pool import Pool
 from kilter.cluster.weights import Package, Taken, Transport, WeightStream, receive
 from kilter.models.reference import LiveReference, logps_by_parts
 from kilter.roles.open import OpenSpec, open_model
 from kilter.seams import LogProbs
-from kilter.training.apart.worker import Worker
+from kilter.training.apart.worker import Worker, cut
 
 KEPT = ("prompts_N", "tokens_BT", "mask_BT", "length_B", "group_B", "margin_N")
 """What a forward reads of a batch."""
@@ -79,7 +78,7 @@ class PooledReference(LogProbs):
     def lookup(self, batch: Batch) -> Tensor:
         """ref_logps_BT of the batch."""
         whole = bare(batch).with_(score_B=torch.arange(batch.rows()))
-        parts = [whole.select_groups(g) for g in pools.shares(range(batch.groups()), self.pool.size)]
+        parts = [whole.select_groups(g) for g in cut(range(batch.groups()), self.pool.size)]
         calls = [self.pool.submit("logps", part) for part in parts]
         found = torch.zeros(batch.tokens_BT.shape)
         for part, call in zip(parts, calls, strict=True):

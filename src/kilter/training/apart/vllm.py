@@ -13,6 +13,7 @@ from kilter.cluster.backend import LostError
 from kilter.cluster.weights import FETCH, Package, Taken, checksums
 from kilter.errors import RunFailed
 from kilter.models.folder import quiet_transformers
+from kilter.progress import doing
 from kilter.roles.open import OpenSpec, open_encoder, open_engine_weights
 from kilter.runtime import all_cores
 from kilter.sampling.config import SamplerKind
@@ -62,17 +63,19 @@ class VllmWorker(Worker):
         # The engine begins with the weights that the policy began with, and gets the present ones by `load`.
         # It computes nothing here: to prove a forward would take longer than to read the weights.
         precision, own_head = getattr(torch, dtype), not torch.cuda.is_available()
-        with all_cores(), quiet_transformers():
+        with doing("the weights that vLLM begins with"), all_cores(), quiet_transformers():
             model, files = open_engine_weights(opening, self.encoder, precision)
             self.folder = EngineFolder(path, model, precision, own_head, files)
         self.encoder.tokenizer.save_pretrained(str(path))
         del model
         options = own_transfer(way, sleeps) | {"tensor_parallel_size": max(1, gpus or 1)}
-        self.client = RunningEngine(path, dtype, sampler, self._tick, **options)
+        with doing("the start of vLLM's engine"):
+            self.client = RunningEngine(path, dtype, sampler, self._tick, **options)
         self._cleanup.callback(self.client.close)
         # What the engine takes by itself, the learner compares.
         if not way:
-            self.holdings = Holdings(self.folder.started, self.client.digests(), self.folder.embedding)
+            with doing("checksums of the engine's weights"):
+                self.holdings = Holdings(self.folder.started, self.client.digests(), self.folder.embedding)
         self.folder.empty()
 
     def _tick(self) -> None:

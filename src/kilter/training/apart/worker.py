@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from kilter.types import Request
 
 
@@ -41,3 +44,15 @@ class Worker:
     def pulse(self) -> int:
         """A number that grows with the work that was done."""
         return self.progress.count
+
+
+def cut(items: Sequence[Any], count: int) -> list[list[Any]]:
+    """Items in order, cut into at most `count` runs of nearly equal length."""
+    count = max(1, min(count, len(items)))
+    size, longer = divmod(len(items), count)
+    found, start = [], 0
+    for n in range(count if items else 0):
+        end = start + size + (n < longer)
+        found.append(list(items[start:end]))
+        start = end
+    return found

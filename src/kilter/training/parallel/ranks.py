@@ -133,7 +133,7 @@ class Group:
 
     def __init__(self, backend: Backend, size: int, stall: float, stopped: Callable[[], bool]) -> None:
         self.backend, self.stall, self.stopped = backend, stall, stopped
-        self.hosts = [backend.start("learner", n, Host, {}) for n in range(size)]
+        self.hosts = list(backend.start("learner", range(size), Host, {}))
 
     def run(self, arguments: Sequence[str], given: Mapping[str, str], attempt: int) -> Ended:
         """Starts all ranks and waits for their end; one that fails ends all. May be called again."""
