@@ -601,3 +601,70 @@ def test_a_judge_over_an_endpoint_is_a_source_of_rewards(endpoint, tmp_path):
     ask = pairs(1)[0].prompt
     group = Group(ask, (Completion("short"), Completion("much longer")), (Feedback(None),) * 2)
     assert [f.score for f in source([group])[0]] == [0.0, 1.0]
+
+
+REVISING = """
+import os, sys
+from pathlib import Path
+from kilter.api import made
+from kilter.screen import Screen
+
+url, folder = sys.argv[1], Path(sys.argv[2])
+sampler = {"name": "openai", "model": "m", "url": url, "concurrency": 4, "retries": 0}
+settings = {
+    "constitution": "one", "sampler": sampler | {"max_new_tokens": 32}, "critic": {"sampler": sampler},
+    "judge": {"sampler": sampler}, "allow_uncertified": True,
+}
+
+# One process imports. The first child is left alone; each later one is killed by the server, but for the last.
+import kilter.constitution.opening, kilter.evaluation.evasion, kilter.feedback.judge.build, kilter.statistics
+import kilter.sampling.openai, kilter.roles.sampler, openai.resources.chat
+kilter.evaluation.evasion.evades = lambda prompt, text: False  # reads a model that each child would open anew
+
+for attempt in range(int(sys.argv[3]) + 2):
+    child = os.fork()
+    if child == 0:
+        os.environ["OPENAI_ORG_ID"] = f"{attempt} {os.getpid()}"
+        out = folder / ("whole" if attempt == 0 else "killed")
+        made("revise", settings, "m", str(folder / "prompts.jsonl"), out, Screen(quiet=True))
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def test_a_revise_killed_three_times_pays_for_the_calls_under_way_alone(endpoint, tmp_path):
+    """First answers, critiques, revisions and verdicts are all written as they come."""
+    kills, concurrency, asked, lock = [3, 9, 20], 4, [0] * 5, threading.Lock()
+
+    def said(body):
+        text = body["messages"][-1]["content"]
+        if "=== " in text and "answer A begins" in text:
+            return longer_wins(body, 0)
+        if "If nothing goes against it" in text:
+            return completion('It says "plain words", which is not kind.')
+        if "Write the new answer alone" in text:
+            return completion("Kinder than plain words" + " and more" * (1 + text.count("and more")))
+        return completion(f"plain words of {len(text)}")
+
+    def answer(body, n):
+        attempt, pid = map(int, body["asked by"].split())
+        with lock:
+            asked[attempt] += 1
+            now = attempt and attempt <= len(kills) and asked[attempt] == kills[attempt - 1]
+        if now:
+            os.kill(pid, signal.SIGKILL)
+            return half_closed
+        return said(body)
+
+    endpoint.answer = answer
+    rows = [{"prompt": f"Question {'?' * n}"} for n in range(1, 9)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OPENAI_API_KEY": KEY}
+    arguments = [sys.executable, "-c", REVISING, endpoint.url, str(tmp_path), str(len(kills))]
+    subprocess.run(arguments, env=environment, check=True, timeout=120, capture_output=True, text=True)
+    whole, again = asked[0], sum(asked[1:])
+    assert all(a >= k for a, k in zip(asked[1:], kills, strict=False))
+    assert whole + len(kills) <= again <= whole + concurrency * len(kills), asked
+    for name in ("answers.jsonl", "chains.jsonl", "groups.jsonl"):
+        read = [(tmp_path / folder / name).read_text() for folder in ("whole", "killed")]
+        assert read[0] == read[1] != ""

@@ -113,7 +113,12 @@ class Reviser:
         links = [self._drawn(number, chain) for chain in chains]
         open_ = [n for n, link in enumerate(links) if link is None]
         principles = {n: self._principle(number, chains[n]) for n in open_}
-        asks = [critique_ask(chains[n].prompt, chains[n].answer, principles[n], self.shots) for n in open_]
+        # A question that comes back in a later round is another one: its reply is not the one that was kept.
+        asked = f"round {number}"
+        asks = [
+            replace(critique_ask(chains[n].prompt, chains[n].answer, principles[n], self.shots), note=asked)
+            for n in open_
+        ]
         criticised = {}
         for n, reply in zip(open_, said_by(self.critic, asks), strict=True):
             links[n] = self._criticised(number, chains[n], principles[n], reply)
@@ -122,7 +127,9 @@ class Reviser:
 
         # Only what was criticised is revised, and only a revision that says something else is judged.
         asks = [
-            revision_ask(chains[n].prompt, chains[n].answer, text, principles[n], self.shots)
+            replace(
+                revision_ask(chains[n].prompt, chains[n].answer, text, principles[n], self.shots), note=asked
+            )
             for n, text in criticised.items()
         ]
         revised: dict[int, Link] = {}

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from kilter.constitution.read import read
 from kilter.constitution.spec import CriticSpec
+from kilter.constitution.wording import VERSION
 from kilter.data.worlds.registry import PREFIX, worlds
 from kilter.feedback.context import Context
 from kilter.feedback.judge.build import build, load_spec
@@ -17,7 +18,10 @@ from kilter.feedback.judge.verdict import ToldJudge
 from kilter.models.resolve import resolve
 from kilter.roles.chat import SamplerChat
 from kilter.roles.open import OpenSpec
+from kilter.roles.paid import PaidChat
+from kilter.roles.replies import Replies
 from kilter.roles.sampler import open_sampler
+from kilter.roles.talk import Talker
 from kilter.sampling.config import SamplerKind
 from kilter.types import SamplingParams
 from kilter.validation import as_user_error
@@ -41,6 +45,32 @@ def open_critic(spec: CriticSpec, model: Callable[[], Path], seed: int, where: s
     )
     params = SamplingParams(spec.max_new_tokens, spec.temperature, seed=seed)
     return SamplerChat(open_sampler(spec.sampler, opening, f"{where}.sampler"), params)
+
+
+CACHE = "critic.sqlite"
+"""File of a stage's critiques and revisions."""
+
+
+def keeping(
+    chat: SamplerChat, spec: CriticSpec, model: Callable[[], Path], seed: int, folder: Path
+) -> PaidChat:
+    """A critic whose replies are on disk as they come, so that a kill costs the calls under way.
+
+    Args:
+        chat: the critic, of `open_critic` with the same settings.
+        spec: who writes.
+        model: finds the folder of the weights; it is asked only if the sampler opens some.
+        seed: of sampling.
+        folder: of the stage.
+    """
+    own = Talker(spec.sampler, model() if spec.opens else None, template=spec.template)
+    how = spec.model_dump(mode="json", include={"max_length", "temperature"})
+    identity = {**own.identity, **how, "seed": seed, "version": VERSION}
+    at_once, chunk = own.pace
+    replies = Replies(folder / CACHE, "critic")
+    return PaidChat(
+        lambda: chat, identity, spec.max_new_tokens, replies=replies, at_once=at_once, chunk=chunk
+    )
 
 
 def critic_of_text(text: str, seed: int = 0) -> SamplerChat:

@@ -273,7 +273,5 @@ def _keep_replies(aside: Path | None, folder: Path) -> None:
     """Paid replies say themselves what they answer, so that no other setting makes them worthless."""
     if aside is None:
         return
-    from kilter.feedback.judge.build import CACHE
-
-    for path in sorted(aside.glob(f"{CACHE}*")):
+    for path in sorted(aside.glob("*.sqlite*")):
         shutil.copy2(path, folder / path.name)

@@ -103,12 +103,17 @@ class Talker:
         """Whether workers elsewhere answer, while others go on."""
         return self.model is not None and self.elsewhere is not None
 
+    @property
+    def pace(self) -> tuple[int, int]:
+        """Calls under way at once, and questions of each."""
+        # What is paid for is kept one by one; a model in memory reads many questions at once.
+        paid = "concurrency" in READS.get(self.sampler.name, ())
+        return (self.sampler.concurrency, 1) if paid else (1, TOGETHER)
+
     @cached_property
     def chat(self) -> PaidChat:
         """The one to talk to; weights are opened when it is first asked."""
-        # What is paid for is kept one by one; a model in memory reads many questions at once.
-        paid = "concurrency" in READS.get(self.sampler.name, ())
-        at_once, chunk = (self.sampler.concurrency, 1) if paid else (1, TOGETHER)
+        at_once, chunk = self.pace
         replies = None
         if self.cache is not None:
             replies = Replies(self.cache, f"{self.where}.cache", self.replay)

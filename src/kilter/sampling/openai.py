@@ -16,8 +16,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from kilter.errors import RunFailed, UserError
@@ -121,15 +122,20 @@ class OpenAISampler:
 
         # Samples come as they finish, so that a slow one holds up no other.
         begin, done, tokens = time.perf_counter(), 0, 0
+        wanted = ((r, i) for r in requests for i in range(r.k))
         pool = ThreadPoolExecutor(self.concurrency)
+        jobs = {pool.submit(self._sample, r, i, listener) for r, i in islice(wanted, self.concurrency)}
         try:
-            jobs = [pool.submit(self._sample, r, i, listener) for r in requests for i in range(r.k)]
-            for job in as_completed(jobs):
-                sample = job.result()
-                self.usage += sample.usage
-                done, tokens = done + 1, tokens + sample.usage.tokens
-                listener.finished(done, tokens / max(time.perf_counter() - begin, 1e-9))
-                yield sample
+            while jobs:
+                ended, jobs = wait(jobs, return_when=FIRST_COMPLETED)
+                for job in ended:
+                    sample = job.result()
+                    self.usage += sample.usage
+                    done, tokens = done + 1, tokens + sample.usage.tokens
+                    listener.finished(done, tokens / max(time.perf_counter() - begin, 1e-9))
+                    yield sample
+                    # Only now has the caller written it down: a kill costs no more than the calls under way.
+                    jobs |= {pool.submit(self._sample, r, i, listener) for r, i in islice(wanted, 1)}
         finally:
             # After a failure, or when nobody wants the rest, what has not begun never begins.
             pool.shutdown(wait=False, cancel_futures=True)

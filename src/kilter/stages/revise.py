@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kilter.constitution.chain import Chain, Reviser
     from kilter.feedback.judge.verdict import Judge
     from kilter.roles.chat import SamplerChat
+    from kilter.seams import Chat
 
 CHUNK = 16
 """Prompts that are answered, criticised and revised at once; after each chunk its chains are on disk."""
@@ -210,7 +211,7 @@ class Revise(StageKind[ReviseSpec]):
 
         prompts = prompts_of(spec, work)
         _answer(spec, work, prompts, folder)
-        answers = list(store.read(folder / ANSWERS))
+        answers = _in_order(prompts, folder)
         history = _revise(spec, work, answers, folder)
         chains = list(read_lines(folder / CHAINS))
         lost = _lost(chains)
@@ -277,13 +278,13 @@ def _model(spec: ReviseSpec, work: Workspace) -> Path | str:
 
 
 def _answer(spec: ReviseSpec, work: Workspace, prompts: Sequence[Prompt], folder: Path) -> None:
-    """Appends first answers, in the order of the prompts; a failed one is asked again by the next run."""
+    """Appends first answers as they come; a failed one is asked again by the next run."""
     from kilter.data import store
     from kilter.data.dataset import prompt_key
     from kilter.progress import Display, OnDisplay
     from kilter.roles.open import OpenSpec
     from kilter.roles.sampler import open_sampler
-    from kilter.sampling.collect import collect, requests
+    from kilter.sampling.collect import begin, finish, requests
 
     there = {prompt_key(g.prompt) for g in store.read(folder / ANSWERS)}
     todo = [p for p in prompts if prompt_key(p) not in there]
@@ -302,14 +303,28 @@ def _answer(spec: ReviseSpec, work: Workspace, prompts: Sequence[Prompt], folder
         Display(work.console, f"{work.name}: answers", len(prompts), len(there)) as display,
     ):
         for part in _chunks(todo):
-            found = collect(sampler, requests(part, 1, spec.params()), OnDisplay(display, len(there)))
-            rows = [
-                Group(p, (made[0],), (Feedback(None),))
-                for p, made in zip(part, found.made, strict=True)
-                if made
-            ]
-            store.append(folder / ANSWERS, rows)
+            # A kill costs the calls under way: whatever has come is on disk.
+            def arrived(n: int, made: Sequence[Completion], part: Sequence[Prompt] = part) -> None:
+                rows = [Group(part[n], (answer,), (Feedback(None),)) for answer in made]
+                store.append(folder / ANSWERS, rows)
+
+            underway = begin(sampler, requests(part, 1, spec.params()))
+            finish(underway, OnDisplay(display, len(there)), arrived)
             there |= {prompt_key(p) for p in part}
+
+
+def _in_order(prompts: Sequence[Prompt], folder: Path) -> list[Group]:
+    """The answers, in the order of their prompts; those that have a chain already stay in its place."""
+    from kilter.data import store
+    from kilter.data.dataset import prompt_key
+
+    found, done = list(store.read(folder / ANSWERS)), sum(1 for _ in read_lines(folder / CHAINS))
+    place = {prompt_key(prompt): n for n, prompt in enumerate(prompts)}
+    ordered = [*found[:done], *sorted(found[done:], key=lambda group: place[prompt_key(group.prompt)])]
+    # The order in which they came is chance, and no chain is made in it.
+    if ordered != found:
+        store.write(folder / ANSWERS, ordered)
+    return ordered
 
 
 def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -319,6 +334,7 @@ def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 def _revise(spec: ReviseSpec, work: Workspace, answers: Sequence[Group], folder: Path) -> dict[str, Any]:
     """Appends a chain per answer; returns who judged, and what vouches for it."""
+    from kilter.constitution.opening import keeping
     from kilter.constitution.read import load
     from kilter.constitution.wording import VERSION
     from kilter.feedback.judge.itself import judging_itself
@@ -347,7 +363,8 @@ def _revise(spec: ReviseSpec, work: Workspace, answers: Sequence[Group], folder:
 
     # The critic's weights are opened only where a chain is still to be made.
     critic = _critic(spec, work)
-    reviser = _reviser(spec, critic, judge, not history.get("uncertified") or spec.allow_uncertified)
+    kept = keeping(critic, spec.critic, lambda: _criticising(spec, work), spec.seed, folder)
+    reviser = _reviser(spec, kept, judge, not history.get("uncertified") or spec.allow_uncertified)
     with (
         contextlib.closing(critic.sampler),
         Display(work.console, f"{work.name}: revisions", len(answers), done) as display,
@@ -390,8 +407,12 @@ def _judge(spec: ReviseSpec, work: Workspace, folder: Path | None) -> Judge:
 def _critic(spec: ReviseSpec, work: Workspace) -> SamplerChat:
     from kilter.constitution.opening import open_critic
 
-    name = spec.critic.model or spec.model
-    return open_critic(spec.critic, lambda: work.model(name), spec.seed, work.where("critic"))
+    return open_critic(spec.critic, lambda: _criticising(spec, work), spec.seed, work.where("critic"))
+
+
+def _criticising(spec: ReviseSpec, work: Workspace) -> Path:
+    """The folder of the critic's weights."""
+    return work.model(spec.critic.model or spec.model)
 
 
 def _answerer(spec: ReviseSpec, work: Workspace) -> dict[str, Any]:
@@ -414,7 +435,7 @@ def _criticises(spec: ReviseSpec, work: Workspace) -> dict[str, Any]:
     return {"critic": name or work.base, "critic_hash": model_hash(work.model(name))}
 
 
-def _reviser(spec: ReviseSpec, critic: SamplerChat, judge: Judge, trusted: bool) -> Reviser:
+def _reviser(spec: ReviseSpec, critic: Chat, judge: Judge, trusted: bool) -> Reviser:
     from kilter.constitution.chain import Reviser
     from kilter.constitution.read import load
     from kilter.evaluation.evasion import evades
