@@ -481,3 +481,25 @@ def until(done):
             return
         time.sleep(0.01)
     raise AssertionError("it did not happen in 5 s")
+
+
+def test_memory_that_was_kept_for_reuse_goes_back_when_a_model_was_needed_once():
+    code = """
+from pathlib import Path
+from kilter.runtime import keep_freed_memory, return_freed_memory
+
+def held():
+    return int(Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]) // 1024
+
+keep_freed_memory()
+before = held()
+blocks = [bytearray(b"x" * (1 << 24)) for _ in range(12)]
+del blocks
+kept = held() - before
+return_freed_memory()
+print(kept, held() - before)
+"""
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    kept, left = map(int, said.split())
+    assert kept > 150
+    assert left < 40

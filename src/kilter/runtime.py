@@ -37,6 +37,12 @@ def keep_freed_memory() -> bool:
         return False
 
 
+def return_freed_memory() -> None:
+    """Gives the system what `keep_freed_memory` has kept, such as a model's that was needed once."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def core_count() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

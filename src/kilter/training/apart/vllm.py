@@ -15,7 +15,7 @@ from kilter.errors import RunFailed
 from kilter.models.folder import quiet_transformers
 from kilter.progress import doing
 from kilter.roles.open import OpenSpec, open_encoder, open_engine_weights
-from kilter.runtime import all_cores
+from kilter.runtime import all_cores, return_freed_memory
 from kilter.sampling.config import SamplerKind
 from kilter.sampling.vllm import sampled
 from kilter.sampling.vllm_running import EngineLostError, RunningEngine, own_transfer
@@ -68,6 +68,7 @@ class VllmWorker(Worker):
             self.folder = EngineFolder(path, model, precision, own_head, files)
         self.encoder.tokenizer.save_pretrained(str(path))
         del model
+        return_freed_memory()
         options = own_transfer(way, sleeps) | {"tensor_parallel_size": max(1, gpus or 1)}
         with doing("the start of vLLM's engine"):
             self.client = RunningEngine(path, dtype, sampler, self._tick, **options)
