@@ -11,7 +11,7 @@ from typing import Any
 
 from kilter.cluster.backend import Report, run
 from kilter.launch.versions import versions
-from kilter.progress import under_way
+from kilter.progress import doing, under_way
 from kilter.runtime import cpu_seconds
 
 
@@ -67,7 +67,8 @@ class Held:
             old, self.object, self._packed, self._made = self.object, None, packed, None
             # What fails here either is missing, or fails again when the object is made.
             run(old, "close", (), self.where)
-            run(pickle, "loads", (packed,), self.where)
+            with doing("the code that it needs"):
+                run(pickle, "loads", (packed,), self.where)
             self.read.set()
 
     def _make(self) -> None:
