@@ -10,6 +10,7 @@ import tempfile
 import pytest
 
 from kilter import cli
+from kilter.data import store
 
 SCRIPT = [
     {"prompt": "Hello", "answer": "Good day"},
@@ -207,3 +208,49 @@ def test_ctrl_c_ends_a_chat_politely(kilter, own, monkeypatch):
     monkeypatch.setattr(SamplerChat, "stream", interrupted)
     code, said, told = kilter("chat", "nothing", "--sampler", own, stdin="one\ntwo\n")
     assert (code, said, told) == (0, "\n", "")
+
+
+REVERSED = '''
+from pathlib import Path
+from kilter.types import Completion, Sample, SamplerFacts
+
+class Reversed:
+    """Answers the last request first, forgets a sample of the third, and is killed at its fifth prompt."""
+
+    facts = SamplerFacts()
+    asked = Path(__file__).with_name("asked")
+
+    def run(self, requests, listener=None):
+        for r in reversed(requests):
+            with self.asked.open("a") as file:
+                file.write(r.prompt.messages[-1]["content"] + " ")
+            if len(self.asked.read_text().split()) == 5:
+                raise KeyboardInterrupt
+            for i in range(r.k):
+                if "3" not in r.prompt.messages[-1]["content"] or i:
+                    yield Sample(r, i, Completion(f"answer {i} to {r.prompt.messages[-1]['content']}"))
+
+    def sync(self, weights):
+        return weights.version
+
+    def close(self):
+        pass
+'''
+
+
+def test_answers_are_on_disk_as_they_come_and_end_in_the_order_of_their_prompts(tmp_path):
+    from kilter.api import made
+
+    (tmp_path / "own.py").write_text(REVERSED)
+    (tmp_path / "prompts.jsonl").write_text("".join(f'{{"prompt": "q{n}"}}\n' for n in range(7)))
+    settings = {"sampler": {"name": f"{tmp_path}/own.py:Reversed"}, "k": 2}
+    ask = lambda: made("generate", settings, "m", str(tmp_path / "prompts.jsonl"), tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        ask()
+    path = tmp_path / "out" / "groups.jsonl"
+    asked = lambda: [g.prompt.messages[-1]["content"] for g in store.read(path)]
+    assert asked() == ["q6", "q5", "q4"]  # of the third one a sample is missing: it is asked again
+    ask()
+    assert asked() == [f"q{n}" for n in range(7)]
+    assert (tmp_path / "asked").read_text().split() == ["q6", "q5", "q4", "q3", "q2", "q3", "q2", "q1", "q0"]
+    assert [len(g.completions) for g in store.read(path)] == [2, 2, 2, 1, 2, 2, 2]

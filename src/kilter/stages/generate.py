@@ -205,7 +205,7 @@ class Generate(StageKind[GenerateSpec]):
         failures = _answer(spec, work, todo, path) if todo else []
         remove(folder / FAILURES)
         append_lines(folder / FAILURES, failures)
-        groups = list(store.read(path))
+        groups = in_order(path, prompts)
         facts = _facts(groups, failures)
         if not groups:
             raise RunFailed(_failed(facts), "correct the request or the sampler that this reason names")
@@ -255,12 +255,12 @@ def _check_sampler(spec: GenerateSpec, work: Workspace) -> None:
 def _answer(
     spec: GenerateSpec, work: Workspace, prompts: Sequence[Prompt], path: Path
 ) -> list[dict[str, Any]]:
-    """Asks the prompts in chunks and appends what came back; returns what did not."""
+    """Asks the prompts in chunks and appends what comes, as it comes; returns what did not come."""
     from kilter.data import store
     from kilter.progress import Display, OnDisplay
     from kilter.roles.open import OpenSpec
     from kilter.roles.sampler import open_sampler
-    from kilter.sampling.collect import collect, requests
+    from kilter.sampling.collect import begin, finish, requests
 
     model, content = _weights(spec, work)
     opening = OpenSpec(
@@ -285,14 +285,46 @@ def _answer(
         Display(work.console, f"{work.name}: answers", len(prompts) * spec.k) as display,
     ):
         for first in range(0, len(prompts), size):
-            part = prompts[first : first + size]
-            found = collect(
-                sampler, requests(part, spec.k, spec.params()), OnDisplay(display, first * spec.k)
-            )
-            rows = zip(part, found.made, strict=True)
-            store.append(path, [_group(p, answers, entry) for p, answers in rows if answers])
+            part, written = prompts[first : first + size], set[int]()
+
+            # A kill costs the prompts under way: the answers to any other one are on disk.
+            def arrived(
+                n: int,
+                answers: list[Completion],
+                part: Sequence[Prompt] = part,
+                written: set[int] = written,
+            ) -> None:
+                written.add(n)
+                store.append(path, [_group(part[n], answers, entry)] if answers else [])
+
+            underway = begin(sampler, requests(part, spec.k, spec.params()))
+            found = finish(underway, OnDisplay(display, first * spec.k), arrived)
+            # A sampler of the user's own may forget a sample: the others of its prompt count.
+            for n in [n for n in range(len(part)) if n not in written]:
+                arrived(n, found.made[n])
             failures += _failures(part, found)
     return failures
+
+
+def in_order(path: Path, prompts: Sequence[Prompt], done: int = 0) -> list[Group]:
+    """The rows of a file in the order of their prompts: that in which they came is chance.
+
+    Args:
+        path: file of rows, one for a prompt.
+        prompts: those that were asked.
+        done: rows at its beginning that stay where they are.
+    """
+    from kilter.data import store
+    from kilter.data.dataset import prompt_key
+
+    found, place = list(store.read(path)), {prompt_key(prompt): n for n, prompt in enumerate(prompts)}
+    ordered = [
+        *found[:done],
+        *sorted(found[done:], key=lambda group: place.get(prompt_key(group.prompt), len(place))),
+    ]
+    if ordered != found:
+        store.write(path, ordered)
+    return ordered
 
 
 def _unsure(spec: GenerateSpec) -> bool:

@@ -24,7 +24,7 @@ from kilter.refs import BaseRef, CertificateRef, DataRef, Found, TemplateRef
 from kilter.release.section import Section
 from kilter.screen import styled
 from kilter.stages.door import Door
-from kilter.stages.generate import AnswerSpec
+from kilter.stages.generate import AnswerSpec, in_order
 from kilter.stages.kind import StageKind, Workspace
 from kilter.stages.outcome import ARTIFACT, Outcome, StagePlan, StageSpec
 from kilter.stages.refs import references
@@ -211,7 +211,8 @@ class Revise(StageKind[ReviseSpec]):
 
         prompts = prompts_of(spec, work)
         _answer(spec, work, prompts, folder)
-        answers = _in_order(prompts, folder)
+        # Those that have a chain already stay in its place.
+        answers = in_order(folder / ANSWERS, prompts, sum(1 for _ in read_lines(folder / CHAINS)))
         history = _revise(spec, work, answers, folder)
         chains = list(read_lines(folder / CHAINS))
         lost = _lost(chains)
@@ -311,20 +312,6 @@ def _answer(spec: ReviseSpec, work: Workspace, prompts: Sequence[Prompt], folder
             underway = begin(sampler, requests(part, 1, spec.params()))
             finish(underway, OnDisplay(display, len(there)), arrived)
             there |= {prompt_key(p) for p in part}
-
-
-def _in_order(prompts: Sequence[Prompt], folder: Path) -> list[Group]:
-    """The answers, in the order of their prompts; those that have a chain already stay in its place."""
-    from kilter.data import store
-    from kilter.data.dataset import prompt_key
-
-    found, done = list(store.read(folder / ANSWERS)), sum(1 for _ in read_lines(folder / CHAINS))
-    place = {prompt_key(prompt): n for n, prompt in enumerate(prompts)}
-    ordered = [*found[:done], *sorted(found[done:], key=lambda group: place[prompt_key(group.prompt)])]
-    # The order in which they came is chance, and no chain is made in it.
-    if ordered != found:
-        store.write(folder / ANSWERS, ordered)
-    return ordered
 
 
 def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
