@@ -248,6 +248,27 @@ def test_a_row_was_learned_from_where_a_step_of_the_kept_model_held_it(tmp_path)
     assert said("online") == [*["not reached in its 0 steps"] * 4, online, online]
 
 
+def test_a_row_was_learned_from_by_way_of_what_later_stages_made_of_it(tmp_path):
+    """Answers are judged, and the pairs trained on: the answers' history says so; of a pair left out, nothing."""
+    answers = [
+        Group(Prompt(text=f"q{n}"), (Completion("a"), Completion("b")), (Feedback(None),) * 2)
+        for n in range(3)
+    ]
+    pairs = [replace(g, feedback=(Feedback(1.0), Feedback(0.0))) for g in answers[:2]]
+    inputs = {"answers": {}, "pairs": {"data:answers": "h"}, "rl": {"data:mixed": "h"}}
+    for second, (name, kind) in enumerate((("answers", "generate"), ("pairs", "label"), ("rl", "train"))):
+        Manifest(name, kind, "k", {}, inputs[name], status="done", started=f"{second}").write(tmp_path / name)
+    store.write(tmp_path / "answers" / "groups.jsonl", answers)
+    store.write(tmp_path / "pairs" / "groups.jsonl", pairs)
+    (tmp_path / "recipe.yaml").write_text("data: {mixed: {parts: [{path: $pairs}]}}")
+    append_lines(tmp_path / "rl" / REACHED, [{"step": 1, "rows": [row_mark(pairs[1])]}])
+    append_lines(tmp_path / "rl" / "metrics.jsonl", [{"step": 1}])
+    said = [list(trace.lines(trace.find(tmp_path, str(n), "answers")))[-1] for n in range(3)]
+    assert "rl: by way of pairs: not reached in its 1 step;" in said[0]
+    assert "rl: by way of pairs: learned from it, first at step 1;" in said[1]
+    assert "answers: " in said[2]
+
+
 def test_a_users_own_column_named_tokens_is_left_alone():
     row = {"prompt": "a", "completions": ["b"], "tokens": 5}
     assert blocks.Reader(Path("x.jsonl")).filled(row) is row

@@ -38,6 +38,9 @@ SHOWN = (
 MORE = ("certificate", "uncertified", "wording", "sampling", "answers")
 """What is told of a stage, in this order, where it is known."""
 
+NO_SOURCES = ("train", "evaluate")
+"""Kinds that keep rows, and make no data for later stages."""
+
 
 @dataclass(frozen=True)
 class Traced:
@@ -196,11 +199,32 @@ def _files(found: Traced) -> Iterator[str]:
         now = sha256_file(folder / ROWS)
         same = _since(folder, entry, now)
         yield f"  {name}: {now[:16]}, {same}; settings and inputs {entry.key[:16]}, {entry.started}"
+    known = {name: entry for name, entry in entries.items() if entry is not None}
+    made = {} if alone else dict(_made_of(found, known))
+    for name, entry in known.items():
+        model = entry.outputs.get("model", entry.status)[:16]
+        for stage, rows in made.items() if entry.kind == "train" else ():
+            if not _reads(found.run, {stage}, entry):
+                continue
+            said = [_learned(row, found.run / name, entry) for row in rows]
+            # Of several rows that came of this one, the one that was learned from.
+            best = next((text for text in said if text.startswith("learned")), said[0])
+            way = f"by way of {stage}: " * (stage != found.stage)
+            yield f"  {name}: {way}{best}; model {model}, {entry.started}"
+
+
+def _made_of(found: Traced, entries: Mapping[str, Manifest]) -> Iterator[tuple[str, list[Group]]]:
+    """By stage, the row and those that later stages made of its file, with its prompt."""
+    yield found.stage, [found.group]
+    key, stages = prompt_key(found.group.prompt), {found.stage}
     for name, entry in entries.items():
-        if entry is not None and entry.kind == "train" and _read(found, entry):
-            model = entry.outputs.get("model", entry.status)[:16]
-            said = _learned(found.group, found.run / name, entry)
-            yield f"  {name}: {said}; model {model}, {entry.started}"
+        path = found.run / name / ROWS
+        if name in stages or entry.kind in NO_SOURCES or not _reads(found.run, stages, entry):
+            continue
+        rows = [group for group in store.read(path) if prompt_key(group.prompt) == key]
+        if rows:
+            stages.add(name)
+            yield name, rows
 
 
 def _learned(group: Group, folder: Path, entry: Manifest) -> str:
@@ -244,10 +268,10 @@ def _since(folder: Path, entry: Manifest, now: str) -> str:
     return "as it was written" if same else f"and its tokens in {tokens.name} have CHANGED since"
 
 
-def _read(found: Traced, entry: Manifest) -> bool:
-    """Whether a train stage read what the row's stage made, by itself or in a mixture."""
+def _reads(run: Path, stages: set[str], entry: Manifest) -> bool:
+    """Whether a stage read what any of these stages made, by itself or in a mixture."""
     read = {name.removeprefix("data:") for name in entry.inputs if name.startswith("data:")}
-    return bool(read & {found.stage, *_led(found.run, found.stage)})
+    return bool(read & stages.union(*(_led(run, stage) for stage in stages)))
 
 
 def _led(run: Path, stage: str) -> Iterator[str]:
