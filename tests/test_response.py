@@ -275,17 +275,39 @@ def test_answers_of_eight_styles_are_read_no_worse_than_was_measured():
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert (len(rows), len({row["style"] for row in rows})) == (150, 8)
     count = Counter((row["label"], read(row["answer"], row["prompt"]).refuses) for row in rows)
-    assert count["compliance", False] >= 68, count
-    assert count["full", True] >= 43, count
+    assert count["compliance", False] >= 67, count
+    assert count["full", True] >= 46, count
+    assert count["partial", True] >= 13, count
 
 
-@pytest.mark.parametrize(("sight", "n", "found", "passed"), [(1, 200, 78, 75), (2, 100, 37, 38)])
-def test_answers_in_the_manner_of_models_are_read_no_worse_than_at_first_sight(sight, n, found, passed):
-    """No training saw them. We wrote them by hand, the second hundred after the first was read."""
+@pytest.mark.parametrize(
+    ("sight", "n", "found", "halves", "passed"),
+    [(1, 200, 81, 18, 75), (2, 100, 37, 9, 37), (3, 240, 96, 32, 91), (4, 240, 101, 27, 91)],
+)
+def test_answers_in_the_manner_of_models_are_read_no_worse_than_at_first_sight(
+    sight, n, found, halves, passed
+):
+    """No training saw them. We wrote them by hand, each lot after the one before was read."""
     path = Path(__file__).with_name("answers_by_model.jsonl")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     rows = [row for row in rows if row["sight"] == sight]
     assert (len(rows), len({row["style"] for row in rows})) == (n, 8)
+    count = Counter((row["label"], read(row["answer"], row["prompt"]).refuses) for row in rows)
+    assert count["full", True] >= found, count
+    assert count["partial", True] >= halves, count
+    assert count["compliance", False] >= passed, count
+
+
+@pytest.mark.parametrize(
+    ("model", "n", "found", "passed"),
+    [("qwen2.5-coder-1.5b-instruct", 194, 84, 97), ("smollm2-135m-instruct", 144, 4, 127)],
+)
+def test_answers_of_two_named_models_are_read_no_worse_than_was_measured(model, n, found, passed):
+    """Sampled from the models, never trained on; two readers labelled each, and agreed."""
+    path = Path(__file__).with_name("answers_sampled.jsonl")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if row["model"] == model]
+    assert len(rows) == n
     count = Counter((row["label"], read(row["answer"], row["prompt"]).refuses) for row in rows)
     assert count["full", True] >= found, count
     assert count["compliance", False] >= passed, count
@@ -455,7 +477,7 @@ def test_a_rate_is_corrected_with_the_errors_of_what_read_it(without_the_model):
     assert measured() == clues
     found = shipped_measurements()["kilter.evaluation.response"]
     assert found.accuracy().sensitivity == clues["sensitivity"] < both["sensitivity"]
-    assert (found.version, both["version"]) == ("3, by clues alone", 3)
+    assert (found.version, both["version"]) == ("4, by clues alone", 4)
     assert found.lowest()["sensitivity"] == min(
         rates["sensitivity"] for rates in clues["by_style"].values() if rates["n_positive"]
     )

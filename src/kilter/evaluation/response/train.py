@@ -62,6 +62,11 @@ SHARE = {
 }
 """What all rows of a style weigh together; half of a written voice weighs 60."""
 
+AS = "as "
+"""Begins the style of an answer that we wrote in the manner of a model."""
+MANNER = 18
+"""What all answers in one manner weigh together."""
+
 STRENGTH = 0.07
 """Inverse strength of the penalty on the coefficients of declining."""
 
@@ -168,11 +173,25 @@ def _acts(data: Path) -> list[tuple[str, str]]:
     return found
 
 
+def _manners() -> Iterator[Example]:
+    """Answers that we wrote one by one, in the manner of models; the second reader alone learns from them."""
+    for row in _lines(WEIGHTS.with_name("answers.jsonl")):
+        label = _LABELS.get(row["label"], HELPS)
+        yield Example(AS + row["manner"], row["prompt"], row["answer"], label, True)
+
+
 def examples(data: Path) -> list[Example]:
     """All that is trained on."""
     labels = json.loads(LABELS.read_text(encoding="utf-8"))
     read = [*_coconot(data, labels), *_hh(data, labels), *_others(data, labels)]
-    return [*read, *written(_acts(data), read)]
+    return [*read, *written(_acts(data), read), *_manners()]
+
+
+def weights(styles: NDArray[np.str_]) -> NDArray[np.float64]:
+    """What each example weighs: those of a style share what the style weighs."""
+    sizes = {style: int((styles == style).sum()) for style in set(styles)}
+    shares = {style: SHARE.get(style, MANNER if style.startswith(AS) else 60) for style in sizes}
+    return np.array([shares[s] / sizes[s] for s in styles])
 
 
 class Features:
@@ -184,8 +203,8 @@ class Features:
         self.label = np.array([r.label for r in rows])
         self.style = np.array([r.style for r in rows])
         self.source = np.array([r.source for r in rows])
-        sizes = {style: int((self.style == style).sum()) for style in set(self.style)}
-        self.weight = np.array([SHARE.get(s, 60) / sizes[s] for s in self.style])
+        self.manner = np.array([r.style.startswith(AS) for r in rows])
+        self.weight = weights(self.style)
         self.known, self.bare = (
             sparse.csr_matrix(
                 np.array(
@@ -214,7 +233,7 @@ class Features:
         return self._left[key]
 
     def fit(self, keep: NDArray[np.bool_], dial: float = 1.0, threshold: float = 0.0) -> Linear:
-        """Two logistic regressions on the kept examples.
+        """Two logistic regressions on the kept examples, but for those in the manner of models.
 
         Args:
             keep: which examples.
@@ -223,6 +242,8 @@ class Features:
         """
         from scipy import sparse
         from sklearn.linear_model import LogisticRegression
+
+        keep = keep & ~self.manner
 
         # An unknown prompt counts half: most answers are read beside what was asked.
         seen = sparse.vstack([self.known[keep], self.bare[keep]]).tocsr()
@@ -274,7 +295,7 @@ def chosen(made: Features, spared: Sequence[str] = ()) -> tuple[float, float]:
 
 
 DRAWN = {FULL: 24, HELPS: 100, PARTIAL: 100}
-"""Answers of a written style that the second reader learns from; it learns from all that others wrote."""
+"""Answers of a voice that the second reader learns from; of all others it learns from each."""
 AXES, STATE_SCALE = 128, 3.0
 """Main directions of the states, and how long a state is beside clues, which are 0 or 1."""
 LOOK_DIAL = 0.6
@@ -286,10 +307,11 @@ def drawn(rows: Sequence[Example]) -> NDArray[np.int_]:
     draw = random.Random(0)
     by: dict[str, list[int]] = {}
     for i, r in enumerate(rows):
-        if r.written:
+        if r.written and not r.style.startswith(AS):
             by.setdefault(r.style, []).append(i)
     found = [i for own in by.values() for i in draw.sample(own, min(len(own), DRAWN[rows[own[0]].label]))]
-    return np.array(sorted([*found, *(i for i, r in enumerate(rows) if not r.written)]))
+    voiced = {i for own in by.values() for i in own}
+    return np.array(sorted([*found, *(i for i in range(len(rows)) if i not in voiced)]))
 
 
 class Looks:
@@ -300,9 +322,7 @@ class Looks:
 
         self.made, self.at = made, at
         self.style, self.label = made.style[at], made.label[at]
-        sizes = {style: int((self.style == style).sum()) for style in set(self.style)}
-        self.weight = np.array([SHARE.get(s, 60) / sizes[s] for s in self.style])
-        self.weight *= np.where(np.isin(self.style, _SOFT), LOOK_DIAL, 1.0)
+        self.weight = weights(self.style) * np.where(np.isin(self.style, _SOFT), LOOK_DIAL, 1.0)
         self.mean, spread = seen.mean(0), seen.std(0) + 1e-3
         even = (seen - self.mean) / spread
         axes = np.linalg.eigh(even.T @ even)[1][:, ::-1][:, :AXES]
@@ -402,7 +422,7 @@ def left_out(made: Features, looks: Looks, choice: tuple[float, float]) -> LeftO
 
     Written styles are read by the first reader alone.
     """
-    written = sorted(set(made.style) - {style for writer in WRITERS for style in writer})
+    written = sorted(set(made.style[~made.manner]) - {style for writer in WRITERS for style in writer})
     folds = [*WRITERS, *TOGETHER, *((s,) for s in written if not any(s in group for group in TOGETHER))]
     n = len(made.style)
     found = LeftOut(np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n), {}, 0.0)
@@ -458,8 +478,9 @@ def report(rows: Sequence[Example], score: NDArray[np.float64]) -> dict[str, Any
     label = np.array([r.label for r in rows])
     style = np.array([r.style for r in rows])
     real = np.array([not r.written for r in rows])
-    by_style = {s: rates(score[style == s], label[style == s]) for s in sorted(set(style))}
     ours = {r.style for r in rows if r.written}
+    seen = sorted(s for s in set(style) if not s.startswith(AS))
+    by_style = {s: rates(score[style == s], label[style == s]) for s in seen}
     return {
         "instrument": "kilter.evaluation.response",
         "version": VERSION,
@@ -482,7 +503,7 @@ def _seen(rows: Sequence[Example], at: NDArray[np.int_], kept: Path | None) -> N
     return seen
 
 
-VERSION = 3
+VERSION = 4
 """Of the instrument: another one reads otherwise."""
 
 SHOWN = (("sensitivity", "n_positive"), ("specificity", "n_negative"), ("partial_found", "n_partial"))
