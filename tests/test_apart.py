@@ -741,6 +741,37 @@ def test_an_engine_begins_with_the_learner_s_weights_and_nothing_is_computed_for
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in files} == files
 
 
+def test_an_adapter_over_a_base_that_lacks_one_of_its_files_is_refused(tiny, tmp_path):
+    """A download that was cut."""
+    from kilter.models import adapters
+    from kilter.models.config import AdapterSpec
+    from kilter.models.load import load_causal
+    from kilter.models.save import save
+    from kilter.models.tokenizer import load_tokenizer
+
+    base = tmp_path / "base"
+    shutil.copytree(tiny, base, ignore=shutil.ignore_patterns("*.safetensors"))
+    load_causal(tiny).save_pretrained(str(base), max_shard_size="40KB")
+    save(
+        adapters.attach(load_causal(base), AdapterSpec(r=2), False),
+        load_tokenizer(base),
+        tmp_path / "adapter",
+    )
+    sorted(base.glob("model-*.safetensors"))[1].unlink()
+    with pytest.raises(UserError, match=r"model-00002-of-\d+\.safetensors"):
+        load_causal(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(("start", "kept"), [(True, True), ("gaussian", False), ("pissa", False)])
+def test_an_adapter_that_changes_its_base_is_no_layer_alone(tmp_path, start, kept):
+    """What pissa takes out of the base is not rounded to the base's own precision."""
+    from kilter.models.adapters import layered
+
+    said = {"peft_type": "LORA", "init_lora_weights": start}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(said))
+    assert layered(tmp_path) is kept
+
+
 def test_what_takes_its_time_is_told_of_as_long_as_it_does(monkeypatch, capfd):
     from kilter import progress
 

@@ -187,12 +187,16 @@ def is_adapter(folder: Path) -> bool:
 
 
 def layered(folder: Path) -> bool:
-    """Whether an adapter changes single layers alone: none is replaced, and nothing else is trained."""
+    """Whether an adapter changes single layers alone: none is replaced, and nothing else is trained.
+
+    Some ways to start, such as pissa, also change the base while the adapter is read.
+    """
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     further = ("modules_to_save", "trainable_token_indices", "target_parameters", "lora_bias")
     return (
         config.get("peft_type") == "LORA"
         and config.get("bias", "none") == "none"
+        and isinstance(config.get("init_lora_weights", True), bool)
         and not any(config.get(name) for name in further)
     )
 

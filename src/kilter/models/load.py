@@ -89,7 +89,8 @@ def stored(folder: Path) -> dict[str, torch.dtype]:
 
     found: dict[str, torch.dtype] = {}
     for file in weight_files(folder):
-        with safe_open(str(file), "pt") as weights:
+        # One of several may not have been downloaded.
+        with readable(folder), safe_open(str(file), "pt") as weights:
             names = weights.keys()
             found |= {n: KINDS.get(str(weights.get_slice(n).get_dtype()), torch.uint8) for n in names}
     return found
