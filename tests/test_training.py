@@ -15,18 +15,22 @@ import torch
 import kilter
 from kilter.batch import Batch, Loss, Needs, Outputs
 from kilter.data.dataset import DataSpec, load
+from kilter.data.lineage import REACHED
 from kilter.errors import Interrupted, RunFailed
 from kilter.models.forward import Scorer
 from kilter.models.load import load_causal, load_reward
 from kilter.objectives import DPO, build_objective
 from kilter.objectives.ops import sequence_logps
+from kilter.seams import Step
 from kilter.training import checkpoint, scorers, trainer
 from kilter.training.config import TrainSpec
+from kilter.training.hooks.reached import Reached
 from kilter.training.learner import LocalLearner
 from kilter.training.optim import schedule_factor
 from kilter.training.parallel.engine import Engine
 from kilter.training.sources.fixed import FixedSource
 from kilter.training.trainer import Trainer
+from kilter.types import Encoded, Group, Prompt
 
 FAST = {"learning_rate": 1e-3, "batch_size": 4, "warmup_ratio": 0.0}
 
@@ -377,6 +381,31 @@ def test_kill_9_then_resume_gives_the_same_metrics(tiny, tmp_path, pairs_file):
         long_run(tiny, pairs_file, folder)
     assert len(read_metrics(straight)) == 200
     assert read_metrics(broken) == read_metrics(straight)
+    rows = (straight / REACHED).read_bytes()
+    assert (broken / REACHED).read_bytes() == rows != b""
+
+
+@pytest.mark.parametrize("lost", [(0,), (1, 2, 3), (2,), (0, 1, 2, 3, 4, 5)])
+def test_a_resumed_run_knows_the_rows_of_every_step_whatever_of_their_record_is_lost(tmp_path, lost):
+    """A checkpoint of before that record was kept has none; rows that taught the model are not denied."""
+    groups = [Encoded(Group(Prompt(text=f"q{n}"), (), ()), (), (), ()) for n in range(23)]
+
+    def taken(folder, *parts):
+        for done, steps in parts:
+            hook = Reached(folder, FixedSource(groups, 4, epochs=2, seed=3))
+            hook.before_run(done)
+            for n in steps:
+                hook.after_step(Step(n, 0.0, 0.0, ()), None, {})
+        return (folder / REACHED).read_text().splitlines()
+
+    whole = taken(tmp_path / "straight", (None, range(1, 13)))
+    assert [json.loads(line)["step"] for line in whole] == [1, 2, 3, 4, 5, 6]
+    for done in (5, 6, 9):
+        folder = tmp_path / f"{done}"
+        first = taken(folder, (None, range(1, done + 3)))
+        left = [line for n, line in enumerate(first) if n not in lost]
+        (folder / REACHED).write_text("".join(f"{line}\n" for line in left))
+        assert taken(folder, (done, range(done + 1, 13))) == whole
 
 
 def test_a_checkpoint_of_another_run_is_refused(tiny, tmp_path, pairs_file, monkeypatch):
