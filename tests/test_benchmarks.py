@@ -187,6 +187,7 @@ def test_the_arena_in_text_and_in_parts(winner, first):
         ("mt_bench_grades", {"score": None}, "score"),
         ("mt_bench_grades", {"turn": 3}, "question"),
         ("mt_bench_grades", {"answer": ["Roses."], "turn": 2}, "answer"),
+        *(("mt_bench_grades", {"turn": turn}, "turn") for turn in (0, -1, -2, 1.5, "-1")),
         ("truthfulqa", {"incorrect_answers": [3]}, "incorrect_answers[0]"),
     ],
 )
@@ -427,6 +428,21 @@ def test_mt_bench_pairs_are_read_with_their_questions_and_answers(tmp_path):
     # Behind the first question the two conversations part: all that follows is what was compared.
     assert [m["content"] for m in found[1].prompt.messages] == ["Q81"]
     assert [m["content"] for m in found[1].completions[0].turns] == ["m81 first", "More?", "m81 second"]
+
+
+def test_files_beside_judgments_are_read_as_any_data_is(tmp_path):
+    """A byte order mark, Windows line ends, no line end after the last row; what is no JSON is named."""
+    single, _ = mt_bench(tmp_path / "mt_bench")
+    rows = lambda: load(DataSpec(path=str(single), heldout=0.0), "rollouts").train
+    known, questions = list(rows()), tmp_path / "mt_bench" / "question.jsonl"
+    for path in (questions, tmp_path / "mt_bench" / "model_answer" / "n.jsonl"):
+        text = path.read_text().strip().replace("\n", "\r\n\r\n")
+        path.write_text("\ufeff" + text, newline="")
+    assert list(rows()) == known
+    for wrong in (b"{", b"\xff{}", b'{"question_id": 1, "question_id": 2}'):
+        questions.write_bytes(b'{"question_id": 81, "turns": ["Q"]}\n' + wrong)
+        with pytest.raises(UserError, match="question.jsonl:2.*is not a line of JSON"):
+            rows()
 
 
 @pytest.mark.parametrize("kind", [0, 1])

@@ -492,6 +492,11 @@ def test_what_an_answer_means_does_not_hang_on_its_neighbours():
         assert np.abs(alone - state).max() <= 0.03 * np.abs(state).max()
 
 
+def test_half_a_character_is_read():
+    """Endpoints can send one, and no tokenizer takes it."""
+    assert inner.states([("How\ud800?", "\ud83d")]).tolist() == inner.states([("How??", "?")]).tolist()
+
+
 def test_the_second_reader_survives_saving(tmp_path):
     held = second.shipped()
     held.save(tmp_path / "again.npz")

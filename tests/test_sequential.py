@@ -206,6 +206,26 @@ def test_the_runs_phrase_goes_through_a_checkpoint_and_its_memory_is_bounded(cut
     assert expected[0] == (None, "") and expected[-1] == (1.0, "and so we all say today be well")
 
 
+def test_the_boilerplate_of_an_older_kilter_is_no_reference():
+    """It was the share of each step's own phrase: compared with it, the first steps here would be a drift."""
+    answers = lambda step: says(step, [f"{step} {n} {' '.join('abcdefgh')}" for n in range(4)])
+    older = Monitors(MonitorSpec(), EventLog(None), GoldHistory(), 60)
+    for step in range(1, 21):
+        older.update(step, {}, answers(step))
+    state = older.state()
+    del state["phrase"]
+    state["reference"]["boilerplate"] = [0.01] * older.window
+    for _ in range(20):
+        older.shifts["boilerplate"].look(0.01)
+    state["shifts"]["boilerplate"] = older.shifts["boilerplate"].state()
+    resumed = Monitors(MonitorSpec(), EventLog(None), GoldHistory(), 60)
+    resumed.restore(state)
+    for step in range(21, 61):
+        resumed.update(step, {}, answers(step))
+    assert resumed.phrase.looks == 40 and resumed.reference["boilerplate"] == [1.0] * resumed.window
+    assert not [e for e in resumed.log.events if e.monitor == "boilerplate"]
+
+
 def test_a_phrase_of_one_prompt_alone_is_not_the_runs():
     run = RunPhrase(5)
     for _ in range(3):

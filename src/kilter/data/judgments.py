@@ -10,12 +10,12 @@ turn. What cannot be found is left out, for the row's format to say so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kilter.artifacts import read_lines
 from kilter.data.row import OBJECT
+from kilter.errors import UserError
 
 QUESTIONS, ANSWERS = "question.jsonl", "model_answer"
 
@@ -82,10 +82,27 @@ class Joiner:
         """The texts of a file by the question's id; nothing where there is no such file."""
         if name not in self._known:
             path = next((f / name for f in self.folders if (f / name).is_file()), None)
-            rows = read_lines(path) if path is not None else ()
+            rows = _rows(path) if path is not None else ()
             known = (row for row in rows if isinstance(row, dict) and "question_id" in row)
             self._known[name] = {str(row["question_id"]): _texts(row) for row in known}
         return self._known[name]
+
+
+def _rows(path: Path) -> Iterator[Any]:
+    """All rows of a file that somebody else wrote: its last line may lack its end, and its first bytes may be a mark.
+
+    Raises:
+        UserError: a line is no JSON.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                text = line.decode("utf-8-sig").strip()
+                if text:
+                    yield OBJECT.decode(text)
+            except (ValueError, RecursionError) as error:
+                place, problem = f"{path}:{number}", f"is not a line of JSON ({error})"
+                raise UserError("file", place, problem, "correct this line") from error
 
 
 def _texts(row: Mapping[str, Any]) -> Any:

@@ -392,9 +392,12 @@ def _conversation(row: Row, answers: str, model: str) -> tuple[Message, ...]:
     """A model's conversation up to the answer that was judged.
 
     Raises:
-        RowError: question or answers were not found.
+        RowError: question or answers were not found, or the turn is none.
     """
-    found, turn = [], int((number(row["turn"], "turn") if "turn" in row else None) or 1)
+    said = number(row["turn"], "turn") if "turn" in row else None
+    found, turn = [], 1 if said is None else int(said)
+    if said is not None and (said != turn or turn < 1):
+        raise RowError("turn", f"should be a whole number from 1 on, found {row['turn']!r}")
     files = {
         "question": "question.jsonl",
         answers: f"model_answer/{row.get(model, 'MODEL')}.jsonl",

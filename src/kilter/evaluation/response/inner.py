@@ -75,7 +75,9 @@ def states(pairs: Sequence[Pair]) -> NDArray[np.float32]:
 
     @functools.cache
     def tokens(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+        # An endpoint may send half a character, which no tokenizer takes.
+        whole = text.encode("utf-8", "replace").decode("utf-8")
+        return list(tokenizer.encode(whole, add_special_tokens=False).ids)
 
     def cut(text: str, keep: tuple[int, int]) -> list[int]:
         held = tokens(text.strip())

@@ -482,9 +482,12 @@ class Monitors:
         self.raised, self.wants_gold = set(state["raised"]), state["wants_gold"]
         self.recent_kl, self.scores = list(state["recent_kl"]), tuple(state["scores"])
         self.stale_kl = state["stale_kl"]
-        # A checkpoint of an older Kilter knows no phrase: they are counted from here on.
+        # An older Kilter measured another boilerplate, and knows no phrase: both begin anew.
         if "phrase" in state:
             self.phrase.restore(state["phrase"])
+        else:
+            for held in (self.reference, self.streak, state["shifts"]):
+                held.pop("boilerplate", None)
         for name, seen in state["rises"].items():
             self.rises[name] = self._rise(SHARES[name])
             self.rises[name].restore(seen)
