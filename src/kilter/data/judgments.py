@@ -89,7 +89,7 @@ class Joiner:
 
 
 def _rows(path: Path) -> Iterator[Any]:
-    """All rows of a file that somebody else wrote: its last line may lack its end, and its first bytes may be a mark.
+    """All rows of a file of other programs. Its last line may lack its end, its first bytes may be a mark.
 
     Raises:
         UserError: a line is no JSON.

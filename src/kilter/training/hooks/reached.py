@@ -25,10 +25,10 @@ class Reached(Hook):
         self.path, self.source = folder and folder / REACHED, source
 
     def before_run(self, done: int | None) -> None:
-        """Lines after the checkpoint are cut, for they will be written again; those that it lacks are written."""
+        """Lines after the checkpoint are cut, to be written again; lines that are lacking are written."""
         if self.path is None:
             return
-        # Checkpoints of an older Kilter have none, and a record with a gap would say that its rows taught nothing.
+        # An older Kilter kept no record, and one with a gap would say that its rows taught nothing.
         whole = itertools.count(1)
         cut_lines(self.path, lambda row: row["step"] == next(whole) and row["step"] <= (done or 0))
         held = sum(1 for _ in read_lines(self.path))
