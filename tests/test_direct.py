@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from kilter.cluster.inline import InlineBackend
 from kilter.cluster.pool import Pool, Restarts
@@ -307,6 +308,22 @@ def test_a_tied_head_is_compared_with_the_embedding_that_was_sent(tiny, tmp_path
     assert folder.started.keys() == sent.keys()
     held = {"lm_head.weight": digest(sent["model.embed_tokens.weight"])}
     assert Holdings(folder.started, held, folder.embedding).expected(sent) == held
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "head.safetensors"])
+def test_a_full_shared_memory_is_named_by_an_engine_s_worker(tiny, tmp_path, monkeypatch, file):
+    """Containers often have 64 MB of it."""
+    folder = EngineFolder(tmp_path, load_causal(tiny), torch.bfloat16, own_head=True)
+    sent, plainly = MergedWeights(load_causal(tiny), torch.bfloat16).on_cpu(), vllm_weights.save_file
+
+    def save_file(tensors, path, metadata):
+        if path.endswith(file):
+            raise SafetensorError("Error while serializing: No space left on device (os error 28)")
+        plainly(tensors, path, metadata)
+
+    monkeypatch.setattr(vllm_weights, "save_file", save_file)
+    with pytest.raises(RunFailed, match=r"Weights for vLLM could not be written to .* \(.*No space left.*\)"):
+        folder.put(sent)
 
 
 def test_moments_are_moved_to_the_cpu_and_back():

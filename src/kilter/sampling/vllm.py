@@ -13,10 +13,9 @@ import time
 from collections.abc import Iterator, Sequence
 
 import torch
-from safetensors import SafetensorError
 
 from kilter.data.encode import Encoder
-from kilter.errors import RunFailed, UserError
+from kilter.errors import UserError
 from kilter.models.folder import quiet_transformers
 from kilter.models.forward import Scorer
 from kilter.progress import NOBODY
@@ -27,8 +26,8 @@ from kilter.sampling.items import Item, admitted, made
 from kilter.sampling.params import check_params
 from kilter.sampling.registry import samplers
 from kilter.sampling.text import answer_text, first_cut
-from kilter.sampling.vllm_clients import Answer, Client, Generates, InProcess, Server, last_line
-from kilter.sampling.vllm_weights import merged_state, shared_folder, tied, untie
+from kilter.sampling.vllm_clients import Answer, Client, Generates, InProcess, Server
+from kilter.sampling.vllm_weights import given, merged_state, shared_folder, tied, untie
 from kilter.seams import Listener
 from kilter.types import Choice, Prompt, Request, Sample, SamplerFacts, Weights
 
@@ -156,18 +155,13 @@ class VllmSampler:
         return self.version
 
     def _write(self) -> None:
-        try:
-            with quiet_transformers():
-                base, state = merged_state(self.scorer.model, self._dtype)
-                # One file and no index: vLLM reads what an index names, and would miss a head of its own.
+        with quiet_transformers():
+            base, state = merged_state(self.scorer.model, self._dtype)
+            # One file and no index: vLLM reads what an index names, and would miss a head of its own.
+            with given(self._folder):
                 base.save_pretrained(str(self._folder), state_dict=state, max_shard_size="1000GB")
-            if self._own_head:
-                untie(base, state, self._folder)
-        except (OSError, SafetensorError) as error:
-            raise RunFailed(
-                f"Weights for vLLM could not be written to {self._folder} ({last_line(error)})",
-                "free memory in /dev/shm, or use sampler.name: local",
-            ) from error
+        if self._own_head:
+            untie(base, state, self._folder)
 
     def close(self) -> None:
         """Removes the weights from shared memory and hangs up."""

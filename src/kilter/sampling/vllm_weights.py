@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from kilter.artifacts import writing
 from kilter.errors import UserError
 from kilter.hashes import tensor_hashes
 from kilter.models import adapters
@@ -97,7 +98,14 @@ def ends(base: Any) -> tuple[str, str]:
 
 def write_head(folder: Path, name: str, value: torch.Tensor) -> None:
     """A file beside the model's own: vLLM reads every *.safetensors of the folder."""
-    save_file({name: value.contiguous()}, str(folder / "head.safetensors"), metadata={"format": "pt"})
+    with given(folder):
+        save_file({name: value.contiguous()}, str(folder / "head.safetensors"), metadata={"format": "pt"})
+
+
+def given(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Around a write: containers often have little shared memory, and a full one should be named."""
+    fix = "free memory in /dev/shm (a container gets more by --shm-size), or use sampler.name: local"
+    return writing(folder, "weights for vLLM", fix)
 
 
 class MergedWeights:
@@ -229,7 +237,8 @@ class EngineFolder:
         else:
             base, state = merged_state(model, dtype)
             # One file and no index: vLLM reads what an index names, and would miss a head of its own.
-            base.save_pretrained(str(path), state_dict=state, max_shard_size="1000GB")
+            with given(path):
+                base.save_pretrained(str(path), state_dict=state, max_shard_size="1000GB")
         # From here on they lie in files, and in memory only while somebody reads them.
         for file in path.glob("*.safetensors"):
             found = load_file(str(file))
@@ -244,11 +253,12 @@ class EngineFolder:
     def put(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Replaces the weights."""
         self.empty()
-        save_file(
-            {n: t.contiguous() for n, t in tensors.items()},
-            str(self.path / "model.safetensors"),
-            metadata={"format": "pt"},
-        )
+        with given(self.path):
+            save_file(
+                {n: t.contiguous() for n, t in tensors.items()},
+                str(self.path / "model.safetensors"),
+                metadata={"format": "pt"},
+            )
         if self._own_head:
             write_head(self.path, self._head, tensors[self.embedding])
 
