@@ -59,6 +59,7 @@ SHARE = {
     "chat-b": 150,
     "caveat": 400,
     "half": 120,
+    "as plain facts": 120,
 }
 """What all rows of a style weigh together; half of a written voice weighs 60."""
 
