@@ -24,7 +24,8 @@ CASES = {
 }
 """Parameters, GPUs, tokens of a step, micro-batches of each GPU, GPUs of a group of shards, a model's name."""
 
-RANK = 16
+RANK, SERVED = 16, 2
+"""Of an adapter; bytes of a weight in an engine, in bfloat16."""
 OLD_LOGPS = 1
 """Forward passes beside the training: old log-probs, computed anew."""
 
@@ -38,12 +39,12 @@ def case(parameters: float, gpus: int, tokens: float, micro: int, group: int, na
     wide, narrow = (plan.gathers(parameters, micro, g, gpus) for g in (4, 2))
     inside = plan.gathers(parameters, micro, 2, group)
     between = plan.replicas(parameters, group, gpus // group)
-    sent = plan.SERVED * parameters
+    sent = SERVED * parameters
     in_group = plan.WITHIN if group <= 8 else plan.BETWEEN
     seconds = plan.learning(parameters, tokens, gpus, 3 + OLD_LOGPS)
     known = sizes_of(name)
     assert known is not None
-    adapter = plan.SERVED * known[0].adapter(RANK)
+    adapter = plan.FROZEN * known[0].adapter(RANK)
     return {
         "state of a GPU, sharded over all": f"{shared(gpus):.1f} GB",
         "the same over 64 / over 8": f"{shared(64):.1f} / {shared(8):.0f} GB",
@@ -55,7 +56,7 @@ def case(parameters: float, gpus: int, tokens: float, micro: int, group: int, na
         "weights to engines": f"{sent / 1e9:.0f} GB",
         "one root / 8 senders": f"{sent / plan.ROOT:.1f} / {sent / plan.ROOT / 8:.1f} s",
         "through /dev/shm": f"{sent * plan.SECONDS_PER_BYTE['file']:.0f} s",
-        f"an adapter of rank {RANK} alone": f"{adapter / 1e6:.0f} MB, {adapter / plan.ROOT:.2f} s",
+        f"an adapter of rank {RANK}, to local samplers": f"{adapter / 1e6:.0f} MB, {adapter * plan.SECONDS_PER_BYTE['object']:.2f} s",
     }
 
 

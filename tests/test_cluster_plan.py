@@ -139,12 +139,12 @@ def test_a_plan_reads_no_torch(recipe):
 
 
 def test_the_7b_recipe_fits_one_node():
-    """Actor, critic, reward and reference together, the engines by turns; adapters alone are sent."""
+    """Actor, critic, reward and reference together, the engines by turns, which get whole weights of 2 bytes."""
     said, _ = kilter("recipes/cluster-7b.yaml", "--gpus", "8", "--json")
     plan = json.loads(said)["ppo"]
     assert set(plan["roles"]) == {"learner", "rollout", "reference", "reward", "critic"}
     assert all(sum(parts.values()) < 80e9 for parts in plan["memory"].values())
-    assert plan["traffic"]["weights to engines"][0] == pytest.approx(80e6, rel=0.02)
+    assert plan["traffic"]["weights to engines"][0] == pytest.approx(15.2e9, rel=0.01)
 
 
 ONE = [
@@ -278,6 +278,37 @@ def test_what_is_advised_is_not_so_already(place, shard, adapter, near):
     assert ("place: apart for critic and reference and reward" in fixes["learning"]) is near
     assert ("place it apart" in fixes["sampling"]) is (place != "apart")
     assert ("rollout.gpus" in fixes["sampling"]) is (place != "here")
+
+
+@pytest.mark.parametrize("gather", [2, 4])
+@pytest.mark.parametrize("adapter", [0, 40_000_000])
+def test_an_engine_gets_whole_weights_and_others_what_trains(adapter, gather):
+    found = [make(APART, adapter=adapter, gather=gather, engine=engine) for engine in (True, False)]
+    sent = [plan.traffic["weights to engines"][0] for plan in found]
+    assert sent == [gather * SIZES.parameters, 4 * (adapter or SIZES.parameters)]
+    beside = APART | {"rollout": {"place": "beside", "engines": 8}}
+    assert make(beside, adapter=adapter, engine=False).traffic["weights to engines"][0] == 0
+
+
+def test_the_plan_knows_the_engines_that_the_run_has():
+    from kilter.sampling.config import ENGINES
+    from kilter.training.apart.placed import ROLLOUTS
+
+    assert set(ROLLOUTS) == ENGINES
+
+
+@pytest.mark.parametrize(
+    ("cluster", "way"),
+    [
+        (APART | {"address": "local"}, "object"),
+        (APART | {"address": "auto"}, "gloo"),
+        ({"address": "auto", "rollout": {"place": "apart", "engines": 2}}, "object"),
+        (APART | {"weights": "nccl"}, "nccl"),
+        ({"rollout": {"place": "beside"}, "weights": "file"}, "ipc"),
+    ],
+)
+def test_new_weights_travel_as_the_run_sends_them(cluster, way):
+    assert plans.travels(ClusterSpec(**cluster), plans.Machines()) == way
 
 
 def test_smaller_microbatches_gather_more_often():

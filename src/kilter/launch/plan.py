@@ -25,8 +25,8 @@ BETWEEN, WITHIN = 40e9, 250e9
 """Bytes a second of a GPU: 400 Gb/s between nodes at 80 %, NVLink in a node as collectives reach it."""
 STATE = 16
 """Bytes of a trained parameter: float32 weight, gradient and two Adam moments."""
-FROZEN, SERVED = 4, 2
-"""Bytes of a frozen parameter, which is opened in float32, and of one in a sampling engine, in bfloat16."""
+FROZEN = 4
+"""Bytes of a frozen parameter, which is opened in float32."""
 LIBRARIES = 1.5e9
 """Bytes of a process on a GPU: its context (0.6e9), the head's chunks of logits (0.5e9), fragments."""
 ROOT = 8.25e9
@@ -68,10 +68,11 @@ class Work:
         prompt, answer, longest: mean of a prompt, mean of an answer, and the limit of an answer.
         adapter: parameters that train; 0: all.
         shard: GPUs that share weights, gradients and moments; 1: every one has them all.
-        gather: bytes of a gathered weight.
+        gather: bytes of a gathered weight, and of one in an engine.
         microbatch: tokens. activations: bytes of one.
         pauses: whether the sampler can hold its answers.
         bears: batches that the method may be ahead.
+        engine: whether the sampler takes whole weights, as vLLM does; others take what trains, in float32.
     """
 
     size: Sizes
@@ -92,6 +93,7 @@ class Work:
     activations: float = 0
     pauses: bool = True
     bears: int = 0
+    engine: bool = True
 
     @property
     def tokens(self) -> float:
@@ -162,15 +164,16 @@ def make(spec: ClusterSpec, work: Work, machines: Machines) -> Plan:
     ranks, share = spec.learner.workers, min(work.shard, spec.learner.workers)
     traffic, learn = learner(work, ranks, share, machines.per_node)
     seconds, steps, advice, why = {"learning": learn}, {0: learn}, 0, ""
-    apart, here = spec.rollout.place == "apart", spec.rollout.place == "here"
+    apart, here = spec.rollout.place == "apart", answers_here(spec, work)
 
     # Answers, and the way of the weights to those who write them.
     if work.samples:
         answers = work.prompts * work.samples
         tokens, longest = answers * work.answer, work.longest * TOKEN
         busy = tokens * TOKEN / SLOTS / (ranks if here else spec.rollout.workers)
-        sent = 0 if here else SERVED * (work.adapter or work.size.parameters)
-        way = ("nccl" if apart else "ipc") if spec.weights == "auto" else spec.weights
+        whole = work.size.parameters
+        sent = 0 if here else work.gather * whole if work.engine else FROZEN * (work.adapter or whole)
+        way = travels(spec, machines)
         pause = sent * (1 / speed(share, machines.per_node) if way == "ipc" else SECONDS_PER_BYTE[way])
         traffic |= {
             "weights to engines": (sent, pause),
@@ -190,6 +193,22 @@ def make(spec: ClusterSpec, work: Work, machines: Machines) -> Plan:
         if name in work.roles:
             roles[name] = (role.place, role.workers, (1 if role.gpus is None else role.gpus) if own else 0)
     return Plan(roles, memory, traffic, seconds, steps, advice, why, refusals(spec, work, memory, machines))
+
+
+def answers_here(spec: ClusterSpec, work: Work) -> bool:
+    """Whether the learner's own weights answer: beside it, all but engines share them."""
+    return spec.rollout.place == "here" or (spec.rollout.place == "beside" and not work.engine)
+
+
+def travels(spec: ClusterSpec, machines: Machines) -> str:
+    """How new weights reach the engines: what `auto` becomes on one machine, and on several."""
+    if spec.rollout.place != "apart":
+        return "ipc"
+    if spec.weights != "auto":
+        return spec.weights
+    apart = [r for name, r in spec.roles().items() if name == "learner" or r.place == "apart"]
+    wanted = sum(r.workers * (1 if r.gpus is None else r.gpus) for r in apart)
+    return "object" if spec.address == "local" or wanted <= machines.per_node else "gloo"
 
 
 def speed(gpus: int, per_node: int) -> float:
@@ -224,7 +243,7 @@ def peaks(spec: ClusterSpec, work: Work, share: int) -> dict[str, dict[str, floa
     beside = sum(n for name, n in work.frozen.items() if roles[name].place != "apart") * FROZEN * whole
     layers = 2 * work.gather * whole / size.layers if share > 1 else work.gather % 4 * whole
     common = {"frozen models": beside, "libraries": LIBRARIES}
-    here = rollout.place == "here"
+    here = answers_here(spec, work)
     # Shards answer nobody: each process samples from a whole copy of its own.
     if work.samples and here and share > 1:
         common["copy to sample from"] = FROZEN * whole
@@ -236,7 +255,7 @@ def peaks(spec: ClusterSpec, work: Work, share: int) -> dict[str, dict[str, floa
         gpus = rollout.gpus or 1
         flying = min(SLOTS, work.prompts * work.samples / rollout.workers) * (work.prompt + work.answer)
         engine = {
-            "engine's weights": 0.0 if here else SERVED * whole / gpus,
+            "engine's weights": 0.0 if here else (work.gather if work.engine else FROZEN) * whole / gpus,
             "engine's cache": 2 * size.kv * size.layers * flying / gpus,
         }
         kept = {"learner's weights": work.trained * FROZEN * whole / share} | common

@@ -101,6 +101,9 @@ FOLLOWS = frozenset({"local", "vllm"})
 PAUSES = frozenset({"vllm"})
 """Those that can hold answers under way while their weights change."""
 
+ENGINES = frozenset({"vllm"})
+"""Those that take whole weights, adapters added in, where they have a process of their own."""
+
 NAMES_MODEL = {"openai": "model", "scripted": "script"}
 """Of the samplers that open no weights, the field that says who answers."""
 
