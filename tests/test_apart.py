@@ -741,6 +741,47 @@ def test_an_engine_begins_with_the_learner_s_weights_and_nothing_is_computed_for
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in files} == files
 
 
+def test_an_engines_worker_takes_the_users_share_and_keeps_no_copy_of_what_was_read(
+    tiny, tmp_path, monkeypatch
+):
+    """Beside the learner as well; each version is written anew for the engine, and then removed."""
+    from safetensors.torch import load_file
+
+    from kilter.cluster.weights import ObjectTransport, WeightStream
+    from kilter.models.load import load_causal
+    from kilter.roles import open as roles
+    from kilter.roles.open import OpenSpec
+    from kilter.sampling.config import SamplerKind
+    from kilter.sampling.vllm_weights import MergedWeights
+    from kilter.training.apart import vllm
+
+    monkeypatch.setattr(roles, "look", None)
+    monkeypatch.setattr(vllm, "shared_folder", lambda cleanup: tmp_path)
+    given, read = [], []
+
+    def publish(folder, version, *_):
+        read.append(load_file(folder / "model.safetensors"))
+        return version
+
+    def starts(*_, **options):
+        given.append(options["gpu_memory_utilization"])
+        return SimpleNamespace(digests=dict, close=lambda: None, publish=publish, context=None)
+
+    monkeypatch.setattr(vllm, "RunningEngine", starts)
+    opening = OpenSpec(tiny, device="cpu", max_length=64, trains=True)
+    for memory in (None, 0.5):
+        kind = SamplerKind(name="vllm", memory=memory)
+        worker = VllmWorker(opening, kind, "float32", keep=False, sleeps=True)
+    assert given == [0.3, 0.5]
+    sent = MergedWeights(load_causal(tiny), torch.float32).on_cpu()
+    for version in (1, 2):
+        package = ObjectTransport(InlineBackend()).send(WeightStream(version, sent))
+        assert worker.load(package).version == version
+        assert read[-1].keys() == sent.keys()
+        assert not list(tmp_path.glob("*.safetensors"))
+    assert len(read) == 2
+
+
 def test_an_adapter_over_a_base_that_lacks_one_of_its_files_is_refused(tiny, tmp_path):
     """A download that was cut."""
     from kilter.models import adapters

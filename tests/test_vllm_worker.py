@@ -137,6 +137,8 @@ def test_weights_change_under_answers_and_every_token_says_whose_it_is(learner, 
     learner.update()
     package = ObjectTransport(learner.backend).send(WeightStream(1, learner.gathered()))
     assert worker.load(package).version == 1
+    # What the engine has read is in its own memory: no copy stays in shared memory.
+    assert not list(worker.folder.path.glob("*.safetensors"))
     thread.join(120)
     assert {s.request.id for s in found} == set(before)
 

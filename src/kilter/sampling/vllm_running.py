@@ -44,8 +44,14 @@ class EngineLostError(RunFailed):
     """The engine has ended, or does not take its weights. Another one can do what it was asked."""
 
 
-def own_transfer(way: str, sleeps: bool) -> dict[str, Any]:
-    """Settings of an engine that takes weights by vLLM's own transfer, or shares its GPU with a learner."""
+def own_transfer(way: str, sleeps: bool, memory: float | None = None) -> dict[str, Any]:
+    """Settings of an engine that takes weights by vLLM's own transfer, or shares its GPU with a learner.
+
+    Args:
+        way: of vLLM's own by which the weights come; "" is none.
+        sleeps: whether it gives its memory back between two batches.
+        memory: share of the GPU's memory that the user asked for; None: BESIDE.
+    """
     found: dict[str, Any] = {}
     if way:
         # Handles of memory on a GPU are not plain values.
@@ -53,7 +59,7 @@ def own_transfer(way: str, sleeps: bool) -> dict[str, Any]:
         found["weight_transfer_config"] = {"backend": way}
     if sleeps:
         # The learner's weights, gradients and activations stay.
-        found |= {"enable_sleep_mode": True, "gpu_memory_utilization": BESIDE}
+        found |= {"enable_sleep_mode": True, "gpu_memory_utilization": memory or BESIDE}
     return found
 
 

@@ -69,7 +69,7 @@ class VllmWorker(Worker):
         self.encoder.tokenizer.save_pretrained(str(path))
         del model
         return_freed_memory()
-        options = own_transfer(way, sleeps) | {"tensor_parallel_size": max(1, gpus or 1)}
+        options = own_transfer(way, sleeps, sampler.memory) | {"tensor_parallel_size": max(1, gpus or 1)}
         with doing("the start of vLLM's engine"):
             self.client = RunningEngine(path, dtype, sampler, self._tick, **options)
         self._cleanup.callback(self.client.close)
@@ -135,6 +135,8 @@ class VllmWorker(Worker):
         limit = self.spec.timeout + package.bytes / PACE
         publish = lambda: self.client.publish(self.folder.path, package.version, self.keep, limit)
         version: int = _or_lost(publish)
+        # Else every engine would keep a copy of them in shared memory until the next ones.
+        self.folder.empty()
         # What cannot be compared as the engine holds it is compared as it was read.
         sums = checksums(tensors) if package.verify else {}
         if package.verify:
