@@ -92,7 +92,7 @@ class ClusterSpec(BaseModel):
     )
     learner: Ranks = Field(default_factory=lambda: Ranks(), description="the policy in training")
     rollout: Engines = Field(default_factory=lambda: Engines(), description="who answers the prompts")
-    reference: Copies = Field(default_factory=lambda: Copies(), description="reference policy and teacher")
+    reference: Copies = Field(default_factory=lambda: Copies(), description="the reference policy")
     reward: Copies = Field(default_factory=lambda: Copies(), description="feedback sources with a model")
     critic: Processes = Field(default_factory=lambda: Processes(), description="the value model (ppo)")
     lookahead: int = Field(
