@@ -73,6 +73,7 @@ class Work:
         pauses: whether the sampler can hold its answers.
         bears: batches that the method may be ahead.
         engine: whether the sampler takes whole weights, as vLLM does; others take what trains, in float32.
+        share: of a GPU's memory that an engine beside the learner takes, whatever it holds.
     """
 
     size: Sizes
@@ -94,6 +95,7 @@ class Work:
     pauses: bool = True
     bears: int = 0
     engine: bool = True
+    share: float = 0
 
     @property
     def tokens(self) -> float:
@@ -186,7 +188,7 @@ def make(spec: ClusterSpec, work: Work, machines: Machines) -> Plan:
         advice = min(spans, work.bears) if apart else 0
         why = f"the longest answer spans {spans} of the learner's steps, and the method bears {work.bears}"
 
-    memory = peaks(spec, work, share)
+    memory = peaks(spec, work, share, machines.memory)
     roles: dict[str, tuple[str, int, int]] = {}
     for name, role in spec.roles().items():
         own = name == "learner" or role.place == "apart"
@@ -235,7 +237,7 @@ def learner(
     return traffic, max(compute, sum(s for _, s in traffic.values()))
 
 
-def peaks(spec: ClusterSpec, work: Work, share: int) -> dict[str, dict[str, float]]:
+def peaks(spec: ClusterSpec, work: Work, share: int, card: float) -> dict[str, dict[str, float]]:
     """Bytes of a GPU by what takes them, at the peak of each role that has GPUs."""
     size, rollout = work.size, spec.rollout
     whole, roles = size.parameters, spec.roles()
@@ -258,6 +260,9 @@ def peaks(spec: ClusterSpec, work: Work, share: int) -> dict[str, dict[str, floa
             "engine's weights": 0.0 if here else (work.gather if work.engine else FROZEN) * whole / gpus,
             "engine's cache": 2 * size.kv * size.layers * flying / gpus,
         }
+        # vLLM takes its share of the card, and makes a cache of what its weights leave.
+        if rollout.place == "beside" and not here:
+            engine["engine's cache"] = max(0.0, work.share * card - engine["engine's weights"])
         kept = {"learner's weights": work.trained * FROZEN * whole / share} | common
         found["sampling"] = engine | ({"libraries": LIBRARIES} if rollout.place == "apart" else kept)
     for name, models in work.frozen.items():
@@ -286,8 +291,11 @@ def remedies(spec: ClusterSpec, work: Work, peak: str) -> tuple[str, str]:
         ]
         return "learner", any_of(ways)
     if peak == "sampling":
-        ways = ["" if rollout.place == "here" else "raise rollout.gpus"]
-        return "rollout", any_of([*ways, "" if rollout.place == "apart" else "place it apart"])
+        # Beside, an engine takes its share whatever its weights are.
+        ways = {"apart": "raise rollout.gpus", "beside": "lower sampler.memory" if work.engine else ""}
+        return "rollout", any_of(
+            [ways.get(rollout.place, ""), "" if rollout.place == "apart" else "place it apart"]
+        )
     return peak, "use a smaller model there, or lower tokens_per_microbatch"
 
 
@@ -314,4 +322,9 @@ def refusals(
             free = f"{machines.memory / 1e9:.1f} GB are free"
             problem = f"wants {total / 1e9:.1f} GB of a GPU for {peak}, where {free}"
             found.append((name, f"{problem} ({most}: {parts[most] / 1e9:.1f} GB)", fix))
+    weights, room = memory.get("sampling", {}).get("engine's weights", 0), work.share * machines.memory
+    if spec.rollout.place == "beside" and weights > room:
+        gives = f"gives an engine {room / 1e9:.1f} GB of a GPU"
+        problem = f"{gives}, and its weights take {weights / 1e9:.1f} GB"
+        found.append(("rollout", problem, "raise rollout.gpus or sampler.memory, or place it apart"))
     return found

@@ -104,6 +104,9 @@ PAUSES = frozenset({"vllm"})
 ENGINES = frozenset({"vllm"})
 """Those that take whole weights, adapters added in, where they have a process of their own."""
 
+BESIDE = 0.3
+"""Share of a GPU's memory for an engine that lives with a learner, where `memory` says nothing."""
+
 NAMES_MODEL = {"openai": "model", "scripted": "script"}
 """Of the samplers that open no weights, the field that says who answers."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from kilter.errors import RunFailed
 from kilter.runtime import dismiss
-from kilter.sampling.config import SamplerKind
+from kilter.sampling.config import BESIDE, SamplerKind
 from kilter.sampling.items import Item
 from kilter.sampling.vllm_clients import (
     AGAIN,
@@ -32,9 +32,6 @@ from kilter.sampling.vllm_clients import (
     start_failed,
 )
 from kilter.sampling.vllm_digests import ADDED
-
-BESIDE = 0.3
-"""Share of a GPU's memory for an engine that lives with a learner."""
 
 LOOK = 0.5
 """Seconds between two looks at the engine's processes."""

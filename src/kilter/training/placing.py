@@ -10,7 +10,7 @@ from kilter.launch.plan import Work
 from kilter.launch.refusals import Facts
 from kilter.launch.spec import ClusterSpec
 from kilter.models.sizes import Sizes
-from kilter.sampling.config import ENGINES, PAUSES
+from kilter.sampling.config import BESIDE, ENGINES, PAUSES
 from kilter.training.config import TrainSpec
 
 if TYPE_CHECKING:
@@ -135,4 +135,5 @@ def work(spec: TrainSpec, needs: Needs | Brief, size: Sizes, answer: float | Non
         spec.sampler.name in PAUSES,
         max(BEARS[c] for c in ("", *needs.corrections)),
         spec.sampler.name in ENGINES,
+        spec.sampler.memory or BESIDE,
     )
