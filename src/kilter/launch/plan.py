@@ -292,9 +292,9 @@ def remedies(spec: ClusterSpec, work: Work, peak: str) -> tuple[str, str]:
         return "learner", any_of(ways)
     if peak == "sampling":
         # Beside, an engine takes its share whatever its weights are.
-        ways = {"apart": "raise rollout.gpus", "beside": "lower sampler.memory" if work.engine else ""}
+        less = {"apart": "raise rollout.gpus", "beside": "lower sampler.memory" if work.engine else ""}
         return "rollout", any_of(
-            [ways.get(rollout.place, ""), "" if rollout.place == "apart" else "place it apart"]
+            [less.get(rollout.place, ""), "" if rollout.place == "apart" else "place it apart"]
         )
     return peak, "use a smaller model there, or lower tokens_per_microbatch"
 
