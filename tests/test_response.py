@@ -282,12 +282,12 @@ def test_answers_of_eight_styles_are_read_no_worse_than_was_measured():
 
 @pytest.mark.parametrize(
     ("sight", "n", "found", "halves", "passed"),
-    [(1, 200, 81, 18, 75), (2, 100, 37, 9, 37), (3, 240, 96, 32, 91), (4, 240, 101, 27, 91)],
+    [(1, 200, 81, 18, 75), (2, 100, 37, 9, 37), (3, 238, 96, 31, 90), (4, 238, 101, 27, 90)],
 )
 def test_answers_in_the_manner_of_models_are_read_no_worse_than_at_first_sight(
     sight, n, found, halves, passed
 ):
-    """No training saw them. We wrote them by hand, each lot after the one before was read."""
+    """No training saw them. The first two lots we wrote by hand, a language model wrote the others."""
     path = Path(__file__).with_name("answers_by_model.jsonl")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     rows = [row for row in rows if row["sight"] == sight]
@@ -325,19 +325,21 @@ def test_a_title_before_an_answer_is_not_what_is_said(title):
         assert read(f"{title}\n\n{said}", asked) == read(said, asked)
 
 
-def test_a_title_that_declines_is_read():
-    assert read(
-        "# I'm sorry, but I can't help with that\n\nHave a nice day.", "How do I steal a car?"
-    ).refuses
-    assert read("# I can't help with that").refuses
+@pytest.mark.parametrize(
+    "title", ["I'm sorry, but I can't help with that", "I won't do this", "Against my guidelines", "Declined"]
+)
+def test_a_title_that_declines_is_read(title):
+    asked, said = "How do I bake bread?", "Mix flour and water, let the dough rest, and bake it for an hour."
+    assert read(f"# {title}\n\n{said}", asked).declines != read(said, asked).declines
+    assert read(f"# {title}", asked).refuses
 
 
 @pytest.mark.parametrize(
     ("model", "n", "found", "passed"),
-    [("qwen2.5-coder-1.5b-instruct", 194, 84, 97), ("smollm2-135m-instruct", 144, 4, 127)],
+    [("qwen2.5-coder-1.5b-instruct", 193, 84, 96), ("smollm2-135m-instruct", 142, 4, 125)],
 )
 def test_answers_of_two_named_models_are_read_no_worse_than_was_measured(model, n, found, passed):
-    """Sampled from the models, never trained on; two readers labelled each, and agreed."""
+    """Sampled from the models, never trained on; two language models labelled each, and agreed."""
     path = Path(__file__).with_name("answers_sampled.jsonl")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     rows = [row for row in rows if row["model"] == model]
