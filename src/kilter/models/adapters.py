@@ -312,9 +312,11 @@ def fold(model: Any, dtype: torch.dtype = torch.float32) -> Any:
     apart = head is not None and any(is_adapted(end) or _replaced(end) for end in (head, embedding))
     if apart:
         untie(base)
-    if dtype != torch.float32:
+    if dtype == torch.float32:
+        folded = model.merge_and_unload()
+    else:
         _fold_exactly(model)
-    folded = model.merge_and_unload() if dtype == torch.float32 else model.unload()
+        folded = model.unload()
     # An adapter may bring one weight for both ends. peft then names the head's sides the wrong way round.
     if apart:
         _declare_tied(folded)
