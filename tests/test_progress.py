@@ -49,6 +49,25 @@ def test_the_pace_is_that_of_this_process(now):
     assert pace.text(100) == "in 0:10"
 
 
+def test_a_pace_waits_for_more_than_the_first_answers(now):
+    pace = progress.Pace(total=400)
+    now[0] += 20
+    assert pace.left(2) is None
+    assert pace.left(8) == pytest.approx(980)
+    now[0] += 40
+    assert pace.left(2) == pytest.approx(60 * 199)
+
+
+def test_a_call_without_an_answer_yet_tells_no_rate(now):
+    out = io.StringIO()
+    with progress.Display(Console(file=out, width=200), "answers", 8) as display:
+        for samples in (0, 2):
+            now[0] += 10
+            progress.OnDisplay(display, done=4).finished(samples, 7.0)
+    assert [line.split("  ")[1] for line in out.getvalue().splitlines()] == ["answers", "answers"]
+    assert [line.count("tok/s") for line in out.getvalue().splitlines()] == [0, 1]
+
+
 def test_off_a_terminal_a_line_every_few_seconds(now):
     out = io.StringIO()
     with progress.Display(Console(file=out, width=200), "dpo", 10) as display:

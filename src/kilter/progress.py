@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # what needs a clock alone does not wait for rich
 EVERY = 5.0
 """Seconds between two lines off a terminal."""
 
+EARLY, PATIENCE = 0.02, 60.0
+"""Share of a task from which its pace is known, and seconds after which less will do."""
 
 AGAIN = 10.0
 """Seconds between two lines that say what is waited for."""
@@ -89,9 +91,14 @@ class Pace:
         return time.monotonic() - self._begin
 
     def left(self, done: int) -> float | None:
-        """Seconds until the end, None while nothing is known of the pace."""
-        rate = (done - self.start) / max(self.elapsed(), 1e-9)
-        return (self.total - done) / rate if rate > 0 else None
+        """Seconds until the end, None while nothing is known of the pace.
+
+        The first answers of a batch are its shortest: a guess from two of 400 would be an hour too long.
+        """
+        made, taken = done - self.start, self.elapsed()
+        if made <= 0 or (made < EARLY * (self.total - self.start) and taken < PATIENCE):
+            return None
+        return (self.total - done) * taken / made
 
     def text(self, done: int) -> str:
         """The time left, in the end the time taken; empty while nothing is known."""
@@ -189,8 +196,8 @@ class OnDisplay(Nobody):
         self.display, self.done, self.k = display, done, k
 
     def finished(self, samples: int, tokens_per_second: float | None) -> None:
-        """Shows the finished prompts and the rate."""
-        rate = "" if tokens_per_second is None else f"  {tokens_per_second:.0f} tok/s"
+        """Shows the finished prompts, and the rate of this call once it has an answer."""
+        rate = f"  {tokens_per_second:.0f} tok/s" if samples and tokens_per_second is not None else ""
         self.display.update(self.done + samples // self.k, f"answers{rate}")
 
 
