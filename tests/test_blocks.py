@@ -267,6 +267,12 @@ def test_a_row_was_learned_from_by_way_of_what_later_stages_made_of_it(tmp_path)
     assert "rl: by way of pairs: not reached in its 1 step;" in said[0]
     assert "rl: by way of pairs: learned from it, first at step 1;" in said[1]
     assert "answers: " in said[2]
+    told = [trace.record(trace.find(tmp_path, str(n), "answers"))["learners"] for n in range(3)]
+    assert [[(w["stage"], w["by_way_of"], w["learned"], w["step"]) for w in who] for who in told] == [
+        [("rl", "pairs", False, None)],
+        [("rl", "pairs", True, 1)],
+        [],
+    ]
 
 
 def test_a_users_own_column_named_tokens_is_left_alone():

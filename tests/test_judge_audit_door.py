@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import REAL
+from kilter.artifacts import sha256_file
 from kilter.cli import main
 
 JUDGES = """
@@ -170,8 +171,14 @@ def test_whatever_a_judge_command_finds_a_program_can_read(kilter, capsys, monke
     code, changes = read("audit-judge", "--compare", "early.json", "late.json")
     assert code == 0 and {"name", "before", "after", "worse"} <= changes[0].keys()
 
-    Path("scores.py").write_text("def length(prompt, completion):\n    return float(len(completion))\n")
+    Path("scores.py").write_text("def length(prompt, completion):\n    return float(len(completion.text))\n")
     label = ("label", *pairs, "--feedback", "scores.py:length", "--limit", 4, "--out", "l")
     assert read(*label, "--dry-run")[1]["rows"] == 4
     code, made = read(*label, "--write", "groups")
     assert (code, made["data"], made["facts"]["rows"]) == (0, "l/groups.jsonl", 4)
+    code, row = read("trace", "l", 3)
+    (entry,), (file,) = row["history"], row["files"]
+    assert (code, row["place"], row["stage"], row["learners"]) == (0, 3, "l", [])
+    assert [f["score"] for f in row["feedback"]] == [len(c["text"]) for c in row["completions"]]
+    assert (entry["kind"], entry["decisions"]) == ("label", [])
+    assert (file["changed"], file["hash"]) == (False, sha256_file(Path("l/groups.jsonl")))

@@ -905,3 +905,13 @@ def test_a_traced_label_names_the_principle_that_decided_and_all_votes(own, tmp_
     assert "answer 1 better than 0: 0.3, decided by long" in said
     assert "votes: long 0.3, late 0.3" in said
     assert "answer 1 better than 1" not in said
+    code, said = kilter("trace", "labels", "0", "--json")
+    (decided,) = json.loads(said)["history"][-1]["decisions"][:1]
+    votes = {"long": pytest.approx(0.3), "late": pytest.approx(0.3)}
+    assert decided == {
+        "answer": 1,
+        "over": 0,
+        "p": pytest.approx(0.3),
+        "decided_by": ["long"],
+        "votes": votes,
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -27,9 +28,11 @@ def trace(
     stage: Annotated[
         str, typer.Option(help="stage of the run; default: the last that has the row and does not evaluate")
     ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
     """Print a row's history: prompt, answers, critiques, revisions, verdicts, certificates, hashes."""
-    from kilter.release.trace import find, lines
+    from kilter.release.trace import find, lines, record
 
-    for line in lines(find(run, row, stage)):
+    found = find(run, row, stage)
+    for line in [json.dumps(record(found), indent=1)] if as_json else lines(found):
         out.print(line, soft_wrap=True)

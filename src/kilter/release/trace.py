@@ -16,7 +16,7 @@ from kilter.constitution.judge import DECISIONS
 from kilter.data import store
 from kilter.data.blocks import SUFFIX
 from kilter.data.dataset import prompt_key
-from kilter.data.lineage import REACHED, lineage, marks, row_id
+from kilter.data.lineage import KEY, REACHED, lineage, marks, row_id
 from kilter.errors import UserError, nearest
 from kilter.manifest import Manifest
 from kilter.models.noted import trained_prompts
@@ -121,6 +121,27 @@ def _begins(row: str, group: Group) -> bool:
     return len(row) >= 8 and prompt_key(group.prompt).startswith(row)
 
 
+def record(found: Traced) -> dict[str, Any]:
+    """The history as plain data: the row of the stage's file, and what the run's other files tell of it.
+
+    Of who might have learned from it, `learned` is None where no record tells.
+    """
+    row = store.to_json(found.group)
+    # The history stands once, with its decisions.
+    row["prompt"]["metadata"] = {k: v for k, v in found.group.prompt.metadata.items() if k != KEY}
+    entries = lineage(found.group.prompt)
+    named = {"row": row_id(found.group.prompt), "place": found.index, "stage": found.stage}
+    return {
+        **named,
+        "file": str(found.folder / ROWS),
+        "prompt_hash": prompt_key(found.group.prompt),
+        **row,
+        "history": [e | {"decisions": _decisions(found, str(e.get("stage")))} for e in entries],
+        "files": [*_files(found)],
+        "learners": [*_learners(found)],
+    }
+
+
 def lines(found: Traced) -> Iterator[str]:
     """The history, line by line."""
     group = found.group
@@ -138,9 +159,18 @@ def lines(found: Traced) -> Iterator[str]:
         yield f"     {score}{by}{_odds(feedback.against)}"
     for entry in lineage(group.prompt):
         yield from _entry(entry)
-        yield from _decisions(found, str(entry.get("stage")))
+        for line in _decisions(found, str(entry.get("stage"))):
+            who = ", ".join(line["decided_by"]) or "no principle"
+            yield f"  answer {line['answer']} better than {line['over']}: {_p(line['p'])}, decided by {who}"
+            yield f"    votes: {', '.join(f'{name} {_p(p)}' for name, p in line['votes'].items())}"
     yield "files"
-    yield from _files(found)
+    for file in _files(found):
+        settings = f"settings and inputs {file['key'][:16]}, {file['started']}"
+        yield f"  {file['stage']}: {file['hash'][:16]}, {file['said']}; {settings}"
+    for learner in _learners(found):
+        way = f"by way of {learner['by_way_of']}: " if learner["by_way_of"] else ""
+        model = (learner["model"] or learner["status"])[:16]
+        yield f"  {learner['stage']}: {way}{learner['said']}; model {model}, {learner['started']}"
 
 
 def _odds(against: Sequence[tuple[float, float] | None]) -> str:
@@ -164,7 +194,7 @@ def _entry(entry: Mapping[str, Any]) -> Iterator[str]:
             yield f"    revision better: {odds}"
 
 
-def _decisions(found: Traced, stage: str) -> Iterator[str]:
+def _decisions(found: Traced, stage: str) -> list[dict[str, Any]]:
     """What a stage's constitution decided between the answers: the deciding principle, and all votes."""
     texts = [c.text.encode("utf-8", "surrogatepass") for c in found.group.completions]
     places = {hashlib.sha256(text).hexdigest()[:16]: n for n, text in enumerate(texts)}
@@ -176,18 +206,19 @@ def _decisions(found: Traced, stage: str) -> Iterator[str]:
         # Of two answers with one text none is better, and only one of them may be in the row.
         if line["row"] == row_id(found.group.prompt) and None not in pair and pair[0] != pair[1]:
             said[pair] = line
-    for (first, second), line in said.items():
-        who = ", ".join(line["decided_by"]) or "no principle"
-        yield f"  answer {first} better than {second}: {_p(line['p'])}, decided by {who}"
-        yield f"    votes: {', '.join(f'{name} {_p(p)}' for name, p in line['votes'].items())}"
+    told = ("p", "decided_by", "votes")
+    return [
+        {"answer": first, "over": second} | {name: line[name] for name in told}
+        for (first, second), line in said.items()
+    ]
 
 
 def _p(value: float | None) -> str:
     return "unscored" if value is None else f"{value:.3g}"
 
 
-def _files(found: Traced) -> Iterator[str]:
-    """The hashes of the stages that made the row, and who learned from it."""
+def _files(found: Traced) -> Iterator[dict[str, Any]]:
+    """The hashes of the stages that made the row, and whether their rows have changed since."""
     alone = found.run == found.folder
     entries = {found.stage: manifests.read(found.folder)} if alone else dict(_entries(found.run))
     mine = [str(e.get("stage")) for e in lineage(found.group.prompt)]
@@ -197,20 +228,27 @@ def _files(found: Traced) -> Iterator[str]:
             continue
         folder = found.folder if alone else found.run / name
         now = sha256_file(folder / ROWS)
-        same = _since(folder, entry, now)
-        yield f"  {name}: {now[:16]}, {same}; settings and inputs {entry.key[:16]}, {entry.started}"
-    known = {name: entry for name, entry in entries.items() if entry is not None}
-    made = {} if alone else dict(_made_of(found, known))
-    for name, entry in known.items():
-        model = entry.outputs.get("model", entry.status)[:16]
+        changed, said = _since(folder, entry, now)
+        hashes = {"hash": now, "changed": changed, "said": said, "key": entry.key}
+        yield {"stage": name, **hashes, "started": entry.started}
+
+
+def _learners(found: Traced) -> Iterator[dict[str, Any]]:
+    """The train stages that read the row's file, or what later stages made of it, and what each did with it."""
+    if found.run == found.folder:
+        return
+    entries = _entries(found.run)
+    made = dict(_made_of(found, entries))
+    for name, entry in entries.items():
         for stage, rows in made.items() if entry.kind == "train" else ():
             if not _reads(found.run, {stage}, entry):
                 continue
-            said = [_learned(row, found.run / name, entry) for row in rows]
+            told = [_learned(row, found.run / name, entry) for row in rows]
             # Of several rows that came of this one, the one that was learned from.
-            best = next((text for text in said if text.startswith("learned")), said[0])
-            way = f"by way of {stage}: " * (stage != found.stage)
-            yield f"  {name}: {way}{best}; model {model}, {entry.started}"
+            best = next((one for one in told if one["learned"]), told[0])
+            way = {"stage": name, "by_way_of": None if stage == found.stage else stage}
+            model = {"model": entry.outputs.get("model"), "status": entry.status}
+            yield way | best | model | {"started": entry.started}
 
 
 def _made_of(found: Traced, entries: Mapping[str, Manifest]) -> Iterator[tuple[str, list[Group]]]:
@@ -227,15 +265,15 @@ def _made_of(found: Traced, entries: Mapping[str, Manifest]) -> Iterator[tuple[s
             yield name, rows
 
 
-def _learned(group: Group, folder: Path, entry: Manifest) -> str:
+def _learned(group: Group, folder: Path, entry: Manifest) -> dict[str, Any]:
     """What a train stage that read a row's file did with the row, by the records of its steps."""
     # The list holds the prompts of all rows that it might learn from, and those of its ancestors.
     known, key = trained_prompts(folder), prompt_key(group.prompt)[:16]
     if known and key not in known:
-        return "read its file, and held it out"
+        return _told(False, None, "read its file, and held it out")
     fixed, asked = folder / REACHED, folder / ROWS
     if not fixed.is_file() and not asked.is_file():
-        return "read its file; no record tells which rows its steps reached"
+        return _told(None, None, "read its file; no record tells which rows its steps reached")
 
     if fixed.is_file():
         steps = (line["step"] for line in read_lines(fixed) if any(marks(row, group) for row in line["rows"]))
@@ -246,26 +284,31 @@ def _learned(group: Group, folder: Path, entry: Manifest) -> str:
     first = min(steps, default=None)
     if first is None:
         taken = max((line["step"] for line in read_lines(folder / "metrics.jsonl")), default=0)
-        return f"not reached in its {taken} step{'s' * (taken != 1)}"
+        return _told(False, None, f"not reached in its {taken} step{'s' * (taken != 1)}")
     kept = entry.facts.get("best_step")
     if kept is not None and first > kept:
-        return f"reached it at step {first}, and kept the model of step {kept}"
+        return _told(False, first, f"reached it at step {first}, and kept the model of step {kept}")
     what = "it" if fixed.is_file() else "answers to its prompt"
-    return f"learned from {what}, first at step {first}"
+    return _told(True, first, f"learned from {what}, first at step {first}")
 
 
-def _since(folder: Path, entry: Manifest, now: str) -> str:
-    """Whether the rows, and their tokens beside them, are what the stage left."""
+def _told(learned: bool | None, step: int | None, said: str) -> dict[str, Any]:
+    return {"learned": learned, "step": step, "said": said}
+
+
+def _since(folder: Path, entry: Manifest, now: str) -> tuple[bool | None, str]:
+    """Whether the rows, and their tokens beside them, are no longer what the stage left; None: unknown."""
     # The rollouts of a train stage are none of its results, but files of it like any other.
     then = entry.outputs.get("data") or entry.files.get(ROWS)
     if then is None:
-        return "of a stage that has not ended"
+        return None, "of a stage that has not ended"
     if now != then:
-        return f"CHANGED since, it was {then[:16]}"
+        return True, f"CHANGED since, it was {then[:16]}"
     tokens = folder / Path(ROWS).with_suffix(SUFFIX)
     kept = entry.files.get(tokens.name)
-    same = kept is None or (tokens.is_file() and sha256_file(tokens) == kept)
-    return "as it was written" if same else f"and its tokens in {tokens.name} have CHANGED since"
+    if kept is None or (tokens.is_file() and sha256_file(tokens) == kept):
+        return False, "as it was written"
+    return True, f"and its tokens in {tokens.name} have CHANGED since"
 
 
 def _reads(run: Path, stages: set[str], entry: Manifest) -> bool:
