@@ -49,21 +49,21 @@ def make_model(folder: Path, template: str | None = TEMPLATE, **changes) -> Path
     from kilter.models.folder import quiet_transformers
 
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=264,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        eos_token_id=1,
-        pad_token_id=0,
-        bos_token_id=None,
-        initializer_range=0.15,
-        **changes,
-    )
+    shape = {
+        "vocab_size": 264,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "initializer_range": 0.15,
+    }
+    config = LlamaConfig(**shape | changes)
     model = LlamaForCausalLM(config)
     model.generation_config.eos_token_id = 1
     with quiet_transformers():

@@ -18,6 +18,7 @@ from typing import ClassVar
 import pytest
 import torch
 
+from conftest import make_model
 from kilter.cluster.held import Held
 from kilter.cluster.inline import InlineBackend
 from kilter.cluster.pool import Pool, Restarts
@@ -25,7 +26,10 @@ from kilter.data import store
 from kilter.data.dataset import DataSpec, load
 from kilter.errors import Interrupted, RunFailed, UserError
 from kilter.feedback.registry import Weighted
+from kilter.models.forward import Way
+from kilter.roles.open import OpenSpec, open_model
 from kilter.training.apart.scores import PooledScores, ScoreWorker
+from kilter.training.apart.teacher import PooledTeacher, TeacherWorker
 from kilter.training.apart.vllm import VllmWorker
 from kilter.training.config import TrainSpec
 from kilter.training.learner import LocalLearner
@@ -37,7 +41,7 @@ NUMBERS = ("loss", "grad_norm", "reward")
 
 @pytest.fixture(scope="module")
 def folder(tiny, tmp_path_factory):
-    """Prompts, and models with random heads: a reward model, one of pairs, one of steps."""
+    """Prompts, a teacher, and models with random heads: a reward model, one of pairs, one of steps."""
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
     from kilter.models.folder import quiet_transformers
@@ -59,19 +63,22 @@ def folder(tiny, tmp_path_factory):
             model.score.weight.data.normal_(0, 0.3)
             model.save_pretrained(made / name)
         load_tokenizer(tiny).save_pretrained(made / name)
+    make_model(made / "teacher", hidden_size=48, tie_word_embeddings=False)
     (made / "pm" / MADE_BY).write_text(json.dumps({"method": "pairwise_preference", "reads": "pairs"}))
     return made
 
 
 def run(
-    start, folder, out, method="grpo", feedback=None, cluster=None, backend=None, steps=6, held=0, **fields
+    start, folder, out, method="grpo", feedback="rm", cluster=None, backend=None, steps=6, held=0, **fields
 ):
     """(metrics of every step, token ids of every answer)."""
+    if "teacher" in fields:
+        fields["teacher"] = str(folder / fields["teacher"])
     spec = TrainSpec.model_validate(
         {
             "method": method,
             "prompts": "$data",
-            "feedback": feedback or {"reward_model": str(folder / "rm")},
+            "feedback": {"reward_model": str(folder / "rm")} if feedback == "rm" else feedback,
             "sampler": {"samples": 4, "max_new_tokens": 10},
             "monitors": {"allow_truncation": True, "gold_every": 1000},
             "batch_size": 4,
@@ -331,6 +338,87 @@ def test_a_reference_of_fixed_data_is_asked_in_workers(tiny, pairs_file, tmp_pat
     assert all(h.dead for h in backend.handles)
 
 
+@pytest.fixture(scope="module")
+def teacher(folder):
+    """Another model of the same vocabulary, wider than the student."""
+    return folder / "teacher"
+
+
+DISTILL = {"method": {"name": "distill", "beta": 0.3}, "tokens_per_microbatch": 50, "feedback": None}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_teacher_apart_teaches_sampled_answers_bit_for_bit(dtype, tiny, folder, tmp_path):
+    settings = DISTILL | {"teacher": "teacher", "dtype": dtype, "steps": 3}
+    here = run(tiny, folder, tmp_path / "here", **settings)
+    backend = InlineBackend(lambda role, n, method, a: 1.0 if method == "states" else 0.0)
+    # One dies on the way: the other is asked again.
+    backend.at(4.5, lambda: next(h for h in backend.handles if h.role == "teacher").kill())
+    cluster = apart("rollout") | {"teacher": {"place": "apart", "copies": 2}}
+    there = run(tiny, folder, tmp_path / "there", cluster=cluster, backend=backend, **settings)
+    assert [h.role for h in backend.handles].count("teacher") == 3
+    assert there[1] == here[1]
+    for name in (*NUMBERS[:2], "divergence"):
+        assert [r[name] for r in there[0]] == [r[name] for r in here[0]]
+    assert len({r["divergence"] for r in here[0]}) == 3
+    ours, theirs = (model_of(tmp_path / name) for name in ("here", "there"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def model_of(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def test_a_teacher_apart_reads_ahead_and_every_micro_batch_once(tiny, teacher, pairs_file, tmp_path):
+    data, asked = load(DataSpec(path=str(pairs_file), heldout=0.0), "demonstrations"), []
+
+    def latency(role, number, method, arguments):
+        if method == "states":
+            asked.append(arguments[0].rows())
+            return 1.0
+        return 0.0
+
+    losses, backend = [], InlineBackend(latency)
+    for name, place in (("here", {}), ("apart", {"cluster": {"teacher": {"place": "apart", "copies": 2}}})):
+        fields = {"method": "distill", "teacher": str(teacher), "max_steps": 2, "batch_size": 4}
+        spec = TrainSpec.model_validate(fields | {"tokens_per_microbatch": 16} | place)
+        Trainer(spec, tiny, data.train, [], tmp_path / name, connect=lambda spec: backend).run()
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        losses.append([(json.loads(line)["loss"], json.loads(line)["divergence"]) for line in lines])
+    assert losses[1] == losses[0]
+    # Two workers read the four micro-batches of each step in the time of two.
+    assert asked == [1] * 8
+    assert backend.now() == 4.0
+
+
+class Follows(TeacherWorker):
+    """A teacher whose forward goes another way."""
+
+    def __init__(self, opening, way):
+        super().__init__(opening)
+        self.scorer.follow(way)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [Way("rows", scale=0.5, softcap=3.0), Way("shared", scale=1.0), Way("own")],
+    ids=lambda way: f"{way.path}-{way.softcap}",
+)
+def test_whatever_a_teacher_sends_its_distributions_are_its_own(way, tiny, teacher, pair_batch):
+    opening, student = OpenSpec(teacher), open_model(OpenSpec(tiny)).scorer
+    own = open_model(opening).scorer
+    own.follow(way)
+    pool = Pool(InlineBackend(), "teacher", 1, Follows, {"opening": opening, "way": way})
+    found = []
+    for one in (own, PooledTeacher(pool)):
+        student.teach(one, 0.3)
+        found.append(student(pair_batch, frozenset({"divergence"})).divergence_BT)
+    assert torch.equal(*found)
+    assert found[0].max() > 0
+
+
 PPO = {
     "method": {"name": "ppo", "beta": 0.05},
     "inner_epochs": 2,
@@ -568,6 +656,7 @@ METHODS = {
     "ppo": {"method": {"name": "ppo", "beta": 0.05}, "steps": 6},
     "online_dpo": {"method": "online_dpo", "steps": 6},
     "sft": {"method": "sft", "steps": 6},
+    "distill": {"method": "distill", "teacher": "teacher", "steps": 6},
 }
 HAS = {"grpo": ROLES[:3], "ppo": ROLES, "online_dpo": ROLES[:3], "sft": ROLES[:2]}
 """Roles of each method that can live apart."""

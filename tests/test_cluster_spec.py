@@ -39,9 +39,13 @@ REFUSED = {
         "cluster.reference.*loads no reference",
     ),
     "a reward without a model": (spec("grpo", {"reward": {"place": "apart"}}), "cluster.reward"),
-    "a teacher elsewhere": (
+    "a reference where a teacher is": (
         spec("distill", {"reference": {"place": "apart"}}, teacher="big"),
-        "cluster.reference.*teacher's distributions",
+        "cluster.reference.*loads no reference",
+    ),
+    "a teacher that dpo has not": (
+        spec("dpo", {"teacher": {"place": "apart"}}),
+        "cluster.teacher.*no teacher",
     ),
     "an opponent elsewhere": (spec("xpo", {"reference": {"place": "apart"}}), "cluster.reference.*samples"),
     "rollouts on fixed data": (spec("dpo", APART), "cluster.rollout.*the data is fixed"),
@@ -89,6 +93,7 @@ def test_what_cannot_work_is_refused_with_a_fix(name):
             cluster=APART | {"lookahead": 2}, method={"name": "grpo", "beta": 0.1}, refresh_reference_every=2
         ),
         spec("nash_md", APART),
+        spec("distill", APART | {"teacher": {"place": "apart"}}, teacher="big", feedback=None),
         spec("grpo", APART, feedback="self_reward"),
     ],
 )
@@ -218,6 +223,7 @@ def test_the_page_of_the_design_is_read():
         "learner": 4,
         "rollout": 2,
         "reference": 1,
+        "teacher": 1,
         "reward": 2,
         "critic": 2,
     }

@@ -409,6 +409,7 @@ PLACED = [
     ("ppo", {"rollout": {}, "reward": {"copies": 2}, "reference": {}, "critic": {"processes": 2}}),
     ("online_dpo", {"rollout": {}, "reward": {}, "reference": {"copies": 2}}),
     ("sft", {"rollout": {}, "reward": {}}),
+    ("distill", {"rollout": {}, "reward": {}, "teacher": {}}),
 ]
 
 

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,21 @@ def bytes_of(tensor: Any) -> Any:
     import torch
 
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+
+
+def flat(tensor: Any) -> tuple[str, tuple[int, ...], Any]:
+    """A tensor as its kind, its shape and its bytes: what a process reads without a copy."""
+    return str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), bytes_of(tensor)
+
+
+def unflat(found: tuple[str, tuple[int, ...], Any]) -> Any:
+    """The inverse of `flat`. It may share memory that must not be written to."""
+    import torch
+
+    dtype, shape, raw = found
+    # Whoever writes all the same is ended by the system: a store maps its memory for reading alone.
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    return torch.from_numpy(raw).view(getattr(torch, dtype)).view(shape)
 
 
 def tensor_hashes(parts: Mapping[str, Sequence[Any]]) -> dict[str, str]:

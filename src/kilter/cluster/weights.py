@@ -5,7 +5,6 @@ A receiver is on a whole version or dead, never between: tensors are checked bef
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 from kilter.artifacts import write_by
 from kilter.cluster.backend import Backend
 from kilter.errors import RunFailed
-from kilter.hashes import bytes_of, tensor_hashes
+from kilter.hashes import flat, tensor_hashes, unflat
 
 
 @dataclass(frozen=True)
@@ -99,10 +98,8 @@ class ObjectTransport(Transport):
 
     def send(self, weights: WeightStream) -> Package:
         """Tensors as arrays of bytes with their kinds: numpy knows no bfloat16."""
-        flat = {
-            name: (str(t.dtype).removeprefix("torch."), (tuple(t.shape), bytes_of(t))) for name, t in weights
-        }
-        return package_of(weights, "object", self.backend.share(flat))
+        shared = self.backend.share({name: flat(t) for name, t in weights})
+        return package_of(weights, "object", shared)
 
 
 class FileTransport(Transport):
@@ -135,12 +132,7 @@ def package_of(weights: WeightStream, way: str, place: Any) -> Package:
 
 def fetch_object(place: Any) -> dict[str, Tensor]:
     """The tensors of an ObjectTransport; they share the store's memory and must not be written to."""
-    # Whoever writes all the same is ended by the system: the store maps its memory for reading alone.
-    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-    return {
-        name: torch.from_numpy(flat).view(getattr(torch, dtype)).view(shape)
-        for name, (dtype, (shape, flat)) in place().items()
-    }
+    return {name: unflat(found) for name, found in place().items()}
 
 
 Tick = Callable[[], None]

@@ -93,6 +93,7 @@ class ClusterSpec(BaseModel):
     learner: Ranks = Field(default_factory=lambda: Ranks(), description="the policy in training")
     rollout: Engines = Field(default_factory=lambda: Engines(), description="who answers the prompts")
     reference: Copies = Field(default_factory=lambda: Copies(), description="the reference policy")
+    teacher: Copies = Field(default_factory=lambda: Copies(), description="whom a student learns from")
     reward: Copies = Field(default_factory=lambda: Copies(), description="feedback sources with a model")
     critic: Processes = Field(default_factory=lambda: Processes(), description="the value model (ppo)")
     lookahead: int = Field(
@@ -132,6 +133,7 @@ class ClusterSpec(BaseModel):
             "learner": self.learner,
             "rollout": self.rollout,
             "reference": self.reference,
+            "teacher": self.teacher,
             "reward": self.reward,
             "critic": self.critic,
         }

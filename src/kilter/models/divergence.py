@@ -10,12 +10,33 @@ flat in their number.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from kilter.batch import Batch
 from kilter.models.logprobs import CHUNK_ELEMENTS, Head, cast, logits
+
+
+class Teacher(Protocol):
+    """Whose distributions a student learns: its states and its head give them. Here, or in workers."""
+
+    def head(self) -> Head:
+        """What makes logits of the states."""
+        ...
+
+    def predicting(self, batch: Batch, amp: bool = False) -> Tensor:
+        """The states that predict the trained tokens, [S, E], in the order of rows and tokens."""
+        ...
+
+    def begin(self, batches: Sequence[Batch], amp: bool = False) -> None:
+        """Told of micro-batches that it will be asked for, in their order."""
+        ...
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any: ...
 
 
 def divergence(student_SV: Tensor, teacher_SV: Tensor, beta: float) -> Tensor:

@@ -24,7 +24,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from kilter.batch import Batch, Outputs
 from kilter.models import attention
 from kilter.models.adapters import projection_weights
-from kilter.models.divergence import token_divergence
+from kilter.models.divergence import Teacher, token_divergence
 from kilter.models.logprobs import Head, plain_token_logps, token_logps
 from kilter.models.packing import Layout, pack
 from kilter.models.products import take_over
@@ -78,7 +78,7 @@ class Scorer(nn.Module):
         self.decodes_shared: bool | None = None
         self.decodes_cached = True
         # In lists, so that their weights are not among this module's parameters.
-        self._teacher: list[tuple[Scorer, float]] = []
+        self._teacher: list[tuple[Teacher, float]] = []
         self._still: list[nn.Module] = []
         self.loaded_attention: str = self._base().config._attn_implementation
         if shared:
@@ -147,9 +147,14 @@ class Scorer(nn.Module):
         scale, softcap = declared_head(base.config.get_text_config())
         return Head(weight, bias, scale, softcap)
 
-    def teach(self, teacher: Scorer, beta: float) -> None:
-        """Makes "divergence" an output: from `teacher`, with share beta of it in the mixture."""
-        self._teacher = [(teacher.requires_grad_(False).eval(), beta)]
+    def teach(self, teacher: Teacher, beta: float) -> None:
+        """Makes "divergence" an output: from `teacher`, which is frozen, with share beta in the mixture."""
+        self._teacher = [(teacher, beta)]
+
+    def begin(self, batches: Sequence[Batch], amp: bool = False) -> None:
+        """Tells the teacher of the micro-batches that come next: one elsewhere reads them meanwhile."""
+        for teacher, _ in self._teacher:
+            teacher.begin(batches, amp)
 
     def copy(self) -> Scorer:
         """The same model in memory of its own. A teacher is frozen, and shared."""
@@ -306,7 +311,7 @@ class Scorer(nn.Module):
         """Divergence from the teacher at each trained token, [B, T]."""
         teacher, beta = self._teacher[0]
         with torch.no_grad():
-            theirs_SE = teacher.predicting(batch, amp).to(picked_SD.dtype)
+            theirs_SE = teacher.predicting(batch, amp).to(picked_SD)
         found_S = token_divergence(picked_SD, self.head(), theirs_SE, teacher.head(), beta, temperature)
         return _spread(found_S, layout)
 

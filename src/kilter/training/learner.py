@@ -134,6 +134,8 @@ class LocalLearner:
         self.standing_in = i >= len(parts)
         part = self._stand_in if self.standing_in else parts[i]
         asked = outputs if self._values is None else outputs - {"values"}
+        if "divergence" in outputs:
+            self.scorer.policy.begin([part, *parts[i + 1 :]], self.amp)
         out: Outputs = self.module(part, asked, self.temperature, amp=self.amp)
         if self._values is None or "values" not in outputs:
             return out

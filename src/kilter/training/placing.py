@@ -35,6 +35,7 @@ def facts(spec: TrainSpec, needs: Needs | Brief, where: str = "", gpus: int | No
     lacks = {
         "rollout": (spec.prompts is None, "the data is fixed, and nothing is sampled"),
         "reference": _stays(needs),
+        "teacher": (not needs.teacher, "this method learns from no teacher"),
         "reward": (not any(map(model_references, scored)), "no source of feedback opens a model"),
         "critic": ("critic" not in needs.models, "this method has no critic"),
     }
@@ -67,16 +68,27 @@ def fitting(cluster: ClusterSpec, spec: TrainSpec, needs: Needs | Brief) -> Clus
 
 def _stays(needs: Needs | Brief) -> tuple[bool, str]:
     """Whether the reference cannot live elsewhere, and why."""
-    if needs.teacher:
-        return True, "the learner's own forward reads the teacher's distributions over all tokens"
     if needs.opponent is not None:
         return True, f"the {needs.opponent} that this method samples from reads it token by token"
     return not _reference(needs), "this method loads no reference"
 
 
 def _reference(needs: Needs | Brief) -> bool:
-    """Whether a second model answers for the reference, the teacher or the opponent."""
-    return "ref_logps" in needs.annotations or needs.teacher or needs.opponent is not None
+    """Whether a second model answers for the reference or the opponent."""
+    return "ref_logps" in needs.annotations or needs.opponent is not None
+
+
+def _frozen(spec: TrainSpec, needs: Needs | Brief) -> dict[str, int]:
+    """Models that do not train, of each role that the method has. An adapter that is off is a reference."""
+    found = {}
+    # Offline its log-probs are computed beforehand.
+    if _reference(needs) and spec.prompts is not None:
+        found["reference"] = int(spec.adapter is None or spec.reference is not None)
+    if needs.teacher:
+        found["teacher"] = 1
+    if spec.feedback is not None and (count := len(model_references(spec.feedback))):
+        found["reward"] = count
+    return found
 
 
 def work(spec: TrainSpec, needs: Needs | Brief, size: Sizes, answer: float | None = None) -> Work:
@@ -96,21 +108,15 @@ def work(spec: TrainSpec, needs: Needs | Brief, size: Sizes, answer: float | Non
     critic = "critic" in needs.models
     roles = {"learner", *(["rollout"] if online else []), *(["critic"] if critic else [])}
 
-    # An adapter that is switched off is the reference; offline its log-probs are computed beforehand.
-    frozen = {}
-    if _reference(needs) and (online or needs.teacher):
-        roles.add("reference")
-        if spec.adapter is None or spec.reference is not None or needs.teacher:
-            frozen["reference"] = 1
-    if count := len(model_references(spec.feedback)) if spec.feedback is not None else 0:
-        roles.add("reward")
-        frozen["reward"] = count
+    frozen = _frozen(spec, needs)
+    roles |= frozen.keys()
 
     # Old log-probs are computed anew unless the ratio is taken to the sampler's own.
     trained = 1 + (critic and spec.cluster.critic.place == "here")
     anew = online and spec.sampler.name != "local" and spec.cluster.correction == "decoupled"
     forwards = int(anew) + ("old_values" in needs.annotations and trained == 2)
-    forwards += "reference" in roles and spec.cluster.reference.place == "here"
+    here = (name for name in ("reference", "teacher") if spec.cluster.roles()[name].place == "here")
+    forwards += sum(name in roles for name in here)
     adapter = 0 if spec.adapter is None else size.adapter(spec.adapter.r)
     kept = size.activations(
         spec.tokens_per_microbatch, half, spec.gradient_checkpointing, spec.adapter is not None
@@ -119,7 +125,7 @@ def work(spec: TrainSpec, needs: Needs | Brief, size: Sizes, answer: float | Non
         size,
         frozenset(roles),
         trained,
-        frozen,
+        {name: count for name, count in frozen.items() if count},
         forwards,
         (spec.inner_epochs or needs.inner_epochs) if online else 1,
         spec.batch_size,

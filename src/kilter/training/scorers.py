@@ -17,6 +17,7 @@ from kilter.errors import UserError
 from kilter.hashes import cache_root
 from kilter.models import proof
 from kilter.models.critic import ActorCritic
+from kilter.models.divergence import Teacher
 from kilter.models.fingerprint import model_hash
 from kilter.models.forward import Scorer
 from kilter.models.microbatch import split
@@ -62,7 +63,7 @@ def make_scorer(job: Job, encoder: Encoder) -> Scorer | ActorCritic:
     if ready.finding is not None:
         job.say(proof.describe(ready.finding))
     if needs.teacher:
-        policy.teach(_teacher(job, encoder), needs.settings["divergence"])
+        policy.teach(_teacher(job, encoder, policy), needs.settings["divergence"])
     if "critic" not in needs.models or job.apart("critic") is not None:
         return policy
     return ActorCritic(policy, open_model(_critic(job, encoder), encoder).scorer)
@@ -216,8 +217,8 @@ def _opening(job: Job, model: Path, trains: bool = True) -> OpenSpec:
     )
 
 
-def _teacher(job: Job, encoder: Encoder) -> Scorer:
-    """Opens the teacher, which must have the policy's vocabulary."""
+def _teacher(job: Job, encoder: Encoder, policy: Scorer) -> Teacher:
+    """Opens the teacher here or in workers. It must have the policy's vocabulary."""
     if job.spec.teacher is None:
         raise UserError(
             "teacher", None, "is required by this method", "name a stage or a model to learn from"
@@ -230,7 +231,10 @@ def _teacher(job: Job, encoder: Encoder) -> Scorer:
             "has another vocabulary than the student",
             "choose a teacher of the student's family",
         )
-    return open_model(_opening(job, folder, trains=False), encoder).scorer
+    opening, cluster = _opening(job, folder, trains=False), job.apart("teacher")
+    if cluster is not None:
+        return cluster.teacher(replace(opening, device=None)).to(policy.device)
+    return open_model(opening, encoder).scorer
 
 
 def _frozen(job: Job, folder: Path, encoder: Encoder) -> Scorer:

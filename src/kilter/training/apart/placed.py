@@ -32,6 +32,7 @@ from kilter.training.apart.gloo import GlooTransport
 from kilter.training.apart.reference import PooledReference, ReferenceWorker
 from kilter.training.apart.rollouts import Gathered, PooledSampler, RolloutWorker
 from kilter.training.apart.scores import PooledScores, ScoreWorker
+from kilter.training.apart.teacher import PooledTeacher, TeacherWorker
 from kilter.training.apart.vllm import AT_ONCE, VllmWorker
 
 Connect = Callable[[ClusterSpec], Backend]
@@ -203,6 +204,10 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         arguments = {"opening": opening, "temperature": temperature, "budget": budget}
         pool = self.pool("reference", ReferenceWorker, arguments)
         return PooledReference(pool, self._transport(pool), gathered, self.sends)
+
+    def teacher(self, opening: OpenSpec) -> PooledTeacher:
+        """A teacher in workers."""
+        return PooledTeacher(self.pool("teacher", TeacherWorker, {"opening": opening}))
 
     def _transport(self, pool: Pool) -> Transport:
         return TRANSPORTS[self.spec.weights](self, pool)
