@@ -40,6 +40,7 @@ def case(parameters: float, gpus: int, tokens: float, micro: int, group: int, na
     inside = plan.gathers(parameters, micro, 2, group)
     between = plan.replicas(parameters, group, gpus // group)
     sent = SERVED * parameters
+    tcp = sent * plan.SECONDS_PER_BYTE["gloo"]
     in_group = plan.WITHIN if group <= 8 else plan.BETWEEN
     seconds = plan.learning(parameters, tokens, gpus, 3 + OLD_LOGPS)
     known = sizes_of(name)
@@ -53,8 +54,9 @@ def case(parameters: float, gpus: int, tokens: float, micro: int, group: int, na
         "gathers in bfloat16": f"{narrow / 1e9:.0f} GB, {narrow / plan.BETWEEN:.1f} s",
         f"shards of {group}: inside": f"{inside / 1e9:.0f} GB, {inside / in_group:.1f} s",
         f"shards of {group}: between": f"{between / 1e9:.1f} GB, {between / plan.BETWEEN:.2f} s",
-        "weights to engines": f"{sent / 1e9:.0f} GB",
+        "weights to each engine": f"{sent / 1e9:.0f} GB",
         "one root / 8 senders": f"{sent / plan.ROOT:.1f} / {sent / plan.ROOT / 8:.1f} s",
+        "over TCP to 8 engines: from one rank / from 8": f"{8 * tcp:.0f} / {tcp:.0f} s",
         "through /dev/shm": f"{sent * plan.SECONDS_PER_BYTE['file']:.0f} s",
         f"an adapter of rank {RANK}, to local samplers": f"{adapter / 1e6:.0f} MB, {adapter * plan.SECONDS_PER_BYTE['object']:.2f} s",
     }

@@ -111,7 +111,8 @@ def test_the_70b_recipe_is_the_papers_column():
     assert plan["memory"]["learning"]["weights, gradients, moments"] == pytest.approx(4.4e9, rel=0.01)
     moved, took = plan["traffic"]["gathers"]
     assert (moved, took) == (pytest.approx(563e9, rel=0.01), pytest.approx(14, rel=0.01))
-    assert plan["traffic"]["weights to engines"][0] == pytest.approx(141e9, rel=0.01)
+    assert plan["traffic"]["weights to each engine"][0] == pytest.approx(141e9, rel=0.01)
+    assert plan["traffic"]["weights to all engines"][0] == pytest.approx(256 * 141e9, rel=0.01)
     assert plan["roles"] == {"learner": ["here", 256, 1], "rollout": ["beside", 32, 0]}
     assert plan["refused"] == []
     # By turns, nothing runs ahead, and the page says so.
@@ -144,7 +145,7 @@ def test_the_7b_recipe_fits_one_node():
     plan = json.loads(said)["ppo"]
     assert set(plan["roles"]) == {"learner", "rollout", "reference", "reward", "critic"}
     assert all(sum(parts.values()) < 80e9 for parts in plan["memory"].values())
-    assert plan["traffic"]["weights to engines"][0] == pytest.approx(15.2e9, rel=0.01)
+    assert plan["traffic"]["weights to each engine"][0] == pytest.approx(15.2e9, rel=0.01)
 
 
 ONE = [
@@ -295,10 +296,54 @@ def test_what_is_advised_is_not_so_already(place, shard, adapter, near):
 @pytest.mark.parametrize("adapter", [0, 40_000_000])
 def test_an_engine_gets_whole_weights_and_others_what_trains(adapter, gather):
     found = [make(APART, adapter=adapter, gather=gather, engine=engine) for engine in (True, False)]
-    sent = [plan.traffic["weights to engines"][0] for plan in found]
+    sent = [plan.traffic["weights to each engine"][0] for plan in found]
     assert sent == [gather * SIZES.parameters, 4 * (adapter or SIZES.parameters)]
     beside = APART | {"rollout": {"place": "beside", "engines": 8}}
-    assert make(beside, adapter=adapter, engine=False).traffic["weights to engines"][0] == 0
+    assert make(beside, adapter=adapter, engine=False).traffic["weights to each engine"][0] == 0
+
+
+ALL_AND_ONE = [
+    # One rank's network serves its engines in turn; machines and broadcasts serve all at once.
+    ({"address": "auto", "weights": "gloo"}, 1, 8, 8),
+    ({"address": "auto", "weights": "gloo"}, 8, 8, 1),
+    ({"address": "auto", "weights": "gloo"}, 3, 8, 3),
+    ({"address": "local"}, 1, 8, 1),
+    ({"address": "auto", "weights": "object"}, 1, 16, 2),
+    ({"address": "auto", "weights": "nccl"}, 1, 8, 1),
+    ({"address": "local", "weights": "file"}, 1, 8, 1),
+]
+
+
+@pytest.mark.parametrize(("cluster", "ranks", "engines", "times"), ALL_AND_ONE)
+def test_every_engine_takes_a_copy_and_a_rank_serves_its_own(cluster, ranks, engines, times):
+    roles = {"learner": {"processes": ranks}, "rollout": {"place": "apart", "engines": engines}}
+    plan = make(cluster | roles)
+    (one, each), (whole, seconds) = (plan.traffic[f"weights to {w}"] for w in ("each engine", "all engines"))
+    assert whole == engines * one == engines * 2 * SIZES.parameters
+    assert seconds == pytest.approx(times * each) == pytest.approx(plan.seconds["weights"])
+
+
+def test_a_teacher_apart_leaves_its_head_and_sends_states():
+    """The worker's whole copy leaves the learner's GPUs; two bytes a number of each answer's tokens come."""
+    from kilter.models.sizes import guessed
+    from kilter.objectives import index
+    from kilter.training.config import TrainSpec
+    from kilter.training.placing import work
+
+    size, found = guessed(7e9), {}
+    for place in ("here", "apart"):
+        cluster = {"teacher": {"place": place}} if place == "apart" else {}
+        fields = {"method": "distill", "teacher": "big", "dtype": "bfloat16", "cluster": cluster}
+        fields |= {"prompts": "$data", "batch_size": 8, "max_length": 1024}
+        spec = TrainSpec.model_validate(fields | {"sampler": {"samples": 2, "max_new_tokens": 512}})
+        step = work(spec, index.brief(spec.method), size)
+        found[place] = plans.make(spec.cluster, step, plans.Machines())
+    here, apart = (found[p].memory["learning"] for p in ("here", "apart"))
+    assert here["frozen models"] == found["apart"].memory["teacher"]["frozen models"] == 4 * size.parameters
+    assert (apart["frozen models"], apart["teacher's head"]) == (0, 4 * size.vocabulary * size.hidden)
+    assert found["apart"].traffic["teacher's states"][0] == 8 * 2 * 256 * size.hidden * 2
+    assert found["apart"].seconds["learning"] < found["here"].seconds["learning"]
+    assert set(found["apart"].roles) >= {"learner", "rollout", "teacher"}
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.6])

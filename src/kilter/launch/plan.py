@@ -33,6 +33,8 @@ ROOT = 8.25e9
 """Bytes a second of one rank that broadcasts to all engines, as verl measured it."""
 SECONDS_PER_BYTE = {"file": 1.83e-9, "object": 0.5e-9, "gloo": 0.53e-9, "nccl": 1 / ROOT, "ipc": 1 / WITHIN}
 """Of new weights. Measured on 2 cores: file, object (538 MB both ways), gloo between network namespaces."""
+TO_A_NODE = 2.23e-9
+"""Of what Ray's object store copies to another node, once to each (538 MB in 1.2 s, between namespaces)."""
 TOKEN, SLOTS = 0.02, 256
 """Seconds of a token in a slot, whatever the load, and slots of an engine (vLLM's default max_num_seqs)."""
 ROLLOUT = 9
@@ -175,10 +177,10 @@ def make(spec: ClusterSpec, work: Work, machines: Machines) -> Plan:
         busy = tokens * TOKEN / SLOTS / (ranks if here else spec.rollout.workers)
         whole = work.size.parameters
         sent = 0 if here else work.gather * whole if work.engine else FROZEN * (work.adapter or whole)
-        way = travels(spec, machines)
-        pause = sent * (1 / speed(share, machines.per_node) if way == "ipc" else SECONDS_PER_BYTE[way])
+        copies, one, pause = publication(spec, sent, share, machines)
         traffic |= {
-            "weights to engines": (sent, pause),
+            "weights to each engine": (sent, one),
+            "weights to all engines": (copies * sent, pause),
             "rollouts": (ROLLOUT * tokens, ROLLOUT * tokens / BETWEEN),
         }
         seconds |= {"sampling": max(busy, longest), "weights": pause}
@@ -187,6 +189,12 @@ def make(spec: ClusterSpec, work: Work, machines: Machines) -> Plan:
         spans = math.ceil(longest / max(learn + pause, busy))
         advice = min(spans, work.bears) if apart else 0
         why = f"the longest answer spans {spans} of the learner's steps, and the method bears {work.bears}"
+
+    # States of every trained token, which the learner fetches while it learns.
+    if "teacher" in work.frozen and spec.teacher.place == "apart":
+        states = work.passes * work.prompts * max(1, work.samples) * work.answer
+        moved = states * work.gather * work.size.hidden
+        traffic["teacher's states"] = moved, moved * SECONDS_PER_BYTE["object"] / ranks
 
     memory = peaks(spec, work, share, machines.memory)
     roles: dict[str, tuple[str, int, int]] = {}
@@ -208,9 +216,33 @@ def travels(spec: ClusterSpec, machines: Machines) -> str:
         return "ipc"
     if spec.weights != "auto":
         return spec.weights
+    return "object" if nodes(spec, machines) == 1 else "gloo"
+
+
+def nodes(spec: ClusterSpec, machines: Machines) -> int:
+    """Nodes that the learner and the roles apart fill."""
     apart = [r for name, r in spec.roles().items() if name == "learner" or r.place == "apart"]
     wanted = sum(r.workers * (1 if r.gpus is None else r.gpus) for r in apart)
-    return "object" if spec.address == "local" or wanted <= machines.per_node else "gloo"
+    return 1 if spec.address == "local" else max(1, math.ceil(wanted / machines.per_node))
+
+
+def publication(spec: ClusterSpec, sent: float, share: int, machines: Machines) -> tuple[int, float, float]:
+    """How often whole weights are taken, the seconds of one taking, and those of all.
+
+    Each rank of the learner serves the engines that are its own: by gloo each reads over the rank's network,
+    and through Ray's store each of their nodes gets a copy. What lies on the engine's own machine is read by
+    all at once, and a broadcast reaches all at once. vLLM's own ways bring the whole to every GPU.
+    """
+    way, rollout = travels(spec, machines), spec.rollout
+    own, gpus = math.ceil(rollout.workers / spec.learner.workers), rollout.gpus or 1
+    if way == "ipc":
+        seconds = sent / speed(share, machines.per_node)
+        return rollout.workers * gpus, seconds, seconds
+    far = way == "object" and nodes(spec, machines) > 1
+    one = sent * (TO_A_NODE if far else SECONDS_PER_BYTE[way])
+    hosts = math.ceil(rollout.workers * gpus / machines.per_node)
+    turns = own if way == "gloo" else min(own, hosts) if far else 1
+    return rollout.workers * (gpus if way == "nccl" else 1), one, turns * one
 
 
 def speed(gpus: int, per_node: int) -> float:
@@ -250,6 +282,9 @@ def peaks(spec: ClusterSpec, work: Work, share: int, card: float) -> dict[str, d
     if work.samples and here and share > 1:
         common["copy to sample from"] = FROZEN * whole
     learns = {"weights, gradients, moments": work.trained * state / share, "gathered or cast weights": layers}
+    # A teacher apart sends states; its head makes distributions of them here.
+    if "teacher" in work.frozen and spec.teacher.place == "apart":
+        learns["teacher's head"] = FROZEN * size.vocabulary * size.hidden
     found = {"learning": learns | {"activations": work.activations} | common}
 
     # An engine that shares the GPU sleeps while the learner works, whose moments then wait in host memory.
