@@ -255,6 +255,51 @@ def test_memory_comes_back_to_the_learner_if_the_batch_is_left_or_fails(vllm, ti
         list(sampler.run(asked()))
 
 
+@pytest.mark.parametrize("shown", [0, 1, None])
+def test_who_cannot_compare_all_tensors_says_so_once(vllm, tiny, monkeypatch, shown):
+    def digests(engine):
+        names = list(engine.held)[:shown] if engine.held else []
+        return {n: digest(t) if n in names else "re-arranged" for n, t in (engine.held or {}).items()}
+
+    monkeypatch.setattr(Engine, "digests", digests)
+    _, model, _, sampler = parts(tiny, "nccl")
+    said = []
+    sampler.note = lambda *told: said.append(("note", *told))
+    sampler.pool.tell = lambda *told: said.append(("warn", *told))
+    for step in range(1, 3):
+        moved(model)
+        sampler.verify = 1
+        sampler.settle()
+        sampler.sync(Weights(step))
+        list(sampler.run(asked()))
+    total = len(backend_names(model))
+    how = "vLLM divides, fuses or re-arranges"
+    assert (
+        said
+        == {
+            0: [
+                (
+                    "warn",
+                    "weights not compared",
+                    f"none of {total} tensors: {how} them all, which are not compared",
+                )
+            ],
+            1: [
+                (
+                    "note",
+                    "weights compared",
+                    f"1 of {total} tensors: {how} the others, which are not compared",
+                )
+            ],
+            None: [],
+        }[shown]
+    )
+
+
+def backend_names(model):
+    return MergedWeights(model, torch.float32).on_cpu()
+
+
 def test_apart_engines_hold_their_answers_while_weights_come(vllm, tiny):
     log, model, backend, sampler = parts(tiny, "nccl", size=2)
     # Each engine has two GPUs, and ranks of its own in a group with the learner.
@@ -282,6 +327,8 @@ def test_what_an_engine_holds_byte_for_byte_shows_in_what_it_was_started_with(ti
     }
     holdings = Holdings(started, held, "model.embed_tokens.weight")
     assert set(holdings.expected(started)) == set(held) - {f"{layer}.o_proj.weight", "another.weight"}
+    # Of the sent tensors: a norm, three in one, and the embedding, which is the head.
+    assert holdings.compared == (5, len(started))
     assert holdings.differing(started, held) == []
     sent = started | {f"{layer}.k_proj.weight": started[f"{layer}.k_proj.weight"] + 1}
     assert holdings.differing(sent, held) == [f"{layer}.{n}_proj.weight" for n in "kqv"]

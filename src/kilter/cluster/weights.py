@@ -72,14 +72,18 @@ class Taken:
     Args:
         version: that it has now.
         checksums: of the tensors as it holds them, where the package asked for them.
+        compared: tensors that an engine inside it holds byte for byte, and all of them; None: none is inside.
     """
 
     version: int
     checksums: Mapping[str, str] = field(default_factory=dict)
+    compared: tuple[int, int] | None = None
 
 
 class Transport(Protocol):
-    """A way for tensors from the learner to its receivers."""
+    """A way for tensors from the learner to its receivers. compared: as in Taken, where it knows them."""
+
+    compared: tuple[int, int] | None = None
 
     def send(self, weights: WeightStream) -> Package:
         """Puts the weights where receivers find them."""

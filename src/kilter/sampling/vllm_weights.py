@@ -190,6 +190,8 @@ class Holdings:
         self._parts = {name: parts for name in digests if (parts := self._of(name, started))}
         same = self.expected(started)
         self._parts = {name: parts for name, parts in self._parts.items() if same[name] == digests[name]}
+        self.compared = len({part for parts in self._parts.values() for part in parts}), len(started)
+        """Tensors that can be compared, and all that are sent."""
 
     def _of(self, name: str, known: Mapping[str, torch.Tensor]) -> Sequence[str]:
         """The sent tensors that one of the engine's is made of; none where nobody knows."""

@@ -219,6 +219,8 @@ def _rollout_hooks(job: Job, run: Run, source: RolloutSource, reference: LogProb
     if job.cluster is not None:
         announce.apart = True
         job.cluster.tell = lambda what, detail: announce.tell_own(source.position + 1, what, detail)
+        # The engines of all processes are alike: one of these says it.
+        job.cluster.note = lambda what, detail: announce.tell(source.position + 1, what, detail, "info")
     saver = _saver(job, run)
 
     # A method without a coefficient is watched all the same.

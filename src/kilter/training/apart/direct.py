@@ -31,6 +31,7 @@ class DirectTransport:
         self._last = -1
         # What an engine has now is what the policy began with: it shows which tensors can be compared.
         self._holdings = Holdings(weights.on_cpu(), pool.ask_all("digests")[0], weights.embedding)
+        self.compared: tuple[int, int] | None = self._holdings.compared
         ask = lambda step, info: pool.ask_all("transfer", lambda number: (step, info(number)))
         self._transfer = vllm_transfer.connect(way, weights, ask, reach)
 

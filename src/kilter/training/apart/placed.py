@@ -96,6 +96,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         self.spec, self.backend, self.folder = spec, backend, folder
         self.say, self.rank, self.world, self.sends = say, rank, world, True
         self.tell: Callable[[str, str], None] = lambda what, detail: say(f"{what}: {detail}")
+        self.note = self.tell
         self._restarts = Restarts(spec.restarts)
         self.moments = Moments()
         self.ends = contextlib.ExitStack()
@@ -178,7 +179,8 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         verify, ahead = self.spec.verify_weights, self.spec.lookahead
         with doing("the first weights on their way to the rollout workers"):
             transport = role.transport(pool) if role.transport is not None else self._transport(pool)
-            found = PooledSampler(pool, transport, role.gathered, self.sends, verify, ahead)
+            note = lambda what, detail: self.note(what, detail)
+            found = PooledSampler(pool, transport, role.gathered, self.sends, verify, ahead, note)
             return BesideSampler(found, self.moments) if self.spec.rollout.place == "beside" else found
 
     def scores(self, make: Callable[..., RawScores], arguments: Mapping[str, Any]) -> PooledScores:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from kilter.cluster import pool as pools
 from kilter.cluster.backend import LOST
-from kilter.cluster.pool import Pool
+from kilter.cluster.pool import Pool, Tell
 from kilter.cluster.weights import (
     FETCH,
     Package,
@@ -79,6 +79,7 @@ class PooledSampler(Answerers):
         sends: whether this rank publishes.
         verify: checksums are compared at the first publication and every so many; 0 is never.
         ahead: batches that are sampled before the weights are known that they will train.
+        note: takes what is no fault, as the pool's `tell` takes what is one.
     """
 
     def __init__(
@@ -89,9 +90,10 @@ class PooledSampler(Answerers):
         sends: bool = True,
         verify: int = 20,
         ahead: int = 0,
+        note: Tell = lambda what, detail: None,
     ) -> None:
         super().__init__(pool)
-        self.transport, self.gathered = transport, gathered
+        self.transport, self.gathered, self.note, self._noted = transport, gathered, note, False
         self.sends, self.verify, self.ahead = sends, verify, ahead
         self.published, self._failed = 0, False
         self._publications: list[Publication] = []
@@ -130,6 +132,7 @@ class PooledSampler(Answerers):
             self._publications.remove(found)
             # A worker that was lost meanwhile has a successor, who was greeted.
             reports = [r.report for r in found.asked if r.report is not None and r.report.kind != LOST]
+            self._tell_compared(found.package, [r.value for r in reports])
             problems = {r.where: difference(found.package, found.sent, r.value) for r in reports}
             wrong = {where: problem for where, problem in problems.items() if problem}
             if wrong and (self._failed or not self.pool.restarts.left):
@@ -140,6 +143,24 @@ class PooledSampler(Answerers):
                 self._failed = bool(wrong)
             for where, problem in wrong.items():
                 self._successor(where, problem)
+
+    def _tell_compared(self, package: Package, taken: Sequence[Taken]) -> None:
+        """Says once how many tensors an engine shows as they were sent, where these are not all."""
+        if not package.verify or self._noted:
+            return
+        self._noted = True
+        counts = [found for t in taken if (found := t.compared or self.transport.compared) is not None]
+        count, of = min(counts, default=(0, 0))
+        if count == of:
+            return
+        left = "are compared as its worker read them" if package.names else "are not compared"
+        cause = "divides, fuses or re-arranges"
+        if count:
+            self.note("weights compared", f"{count} of {of} tensors: vLLM {cause} the others, which {left}")
+        else:
+            self.pool.tell(
+                "weights not compared", f"none of {of} tensors: vLLM {cause} them all, which {left}"
+            )
 
     def _successor(self, where: str, problem: str) -> None:
         """Another worker takes the place of one with other weights; its own are compared as well."""

@@ -123,10 +123,11 @@ class VllmWorker(Worker):
             if package.version < self.version or self.learners != learners:
                 return Taken(package.version)
             version, sums = TAKE.get(package.way, VllmWorker._read)(self, package)
+            compared = None if self.way or not package.verify else self.holdings.compared
             with self._arrived:
                 self.version = version
                 self._arrived.notify_all()
-            return Taken(version, sums)
+            return Taken(version, sums, compared)
 
     def _read(self, package: Package) -> tuple[int, dict[str, str]]:
         """Reads the tensors itself, and lets the engine read them from its folder."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -73,16 +73,16 @@ class Announce(Hook):
         else:
             self._own.append((step, what, detail))
 
-    def tell(self, step: int, what: str, detail: str) -> None:
+    def tell(self, step: int, what: str, detail: str, level: Literal["info", "warn"] = "warn") -> None:
         """Notes what a source saw while it made a step."""
         # All processes see the same faults; one of them keeps the log.
         if not self.is_main:
             return
         self.log.add(
-            Event(step, 1, "warn", what, f"{what}: {detail}", step, "certain", "noted; the run goes on")
+            Event(step, 1, level, what, f"{what}: {detail}", step, "certain", "noted; the run goes on")
         )
         if not self.console.is_terminal:
-            self.console.print(styled("  [yellow]{}[/]: {}", what, detail))
+            self.console.print(styled("  [yellow]{}[/]: {}" if level == "warn" else "  {}: {}", what, detail))
         self._printed = len(self.log.events)
 
     def before_run(self, done: int | None) -> None:
