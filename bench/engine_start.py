@@ -15,38 +15,51 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-WORDS, WIDTH, INNER, KEYS, HEADS = 152064, 3584, 18944, 512, 28
-TO_AND_FROM = {
-    "self_attn.q_proj": (WIDTH, WIDTH),
-    "self_attn.k_proj": (KEYS, WIDTH),
-    "self_attn.v_proj": (KEYS, WIDTH),
-    "self_attn.o_proj": (WIDTH, WIDTH),
-    "mlp.gate_proj": (INNER, WIDTH),
-    "mlp.up_proj": (INNER, WIDTH),
-    "mlp.down_proj": (WIDTH, INNER),
-}
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a model; that of Qwen2.5-7B."""
+
+    words: int = 152064
+    width: int = 3584
+    inner: int = 18944
+    keys: int = 512
+    heads: int = 28
+
+    def projections(self) -> dict[str, tuple[int, int]]:
+        """Rows and columns of a layer's matrices, by name."""
+        return {
+            "self_attn.q_proj": (self.width, self.width),
+            "self_attn.k_proj": (self.keys, self.width),
+            "self_attn.v_proj": (self.keys, self.width),
+            "self_attn.o_proj": (self.width, self.width),
+            "mlp.gate_proj": (self.inner, self.width),
+            "mlp.up_proj": (self.inner, self.width),
+            "mlp.down_proj": (self.width, self.inner),
+        }
 
 
-def make(folder: Path, layers: int) -> None:
-    """A model in several files, and an adapter beside it."""
+def make(folder: Path, layers: int, shape: Shape = Shape(), words_of: str = "builtin:smollm2-135m") -> None:
+    """A model in several files with the tokenizer of another, and an adapter beside it."""
     from kilter.models.resolve import resolve
     from kilter.models.tokenizer import load_tokenizer
 
     folder.mkdir(parents=True)
-    tokenizer = load_tokenizer(resolve("builtin:smollm2-135m"))
+    tokenizer = load_tokenizer(resolve(words_of))
     config = {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
-        "vocab_size": WORDS,
-        "hidden_size": WIDTH,
-        "intermediate_size": INNER,
+        "vocab_size": shape.words,
+        "hidden_size": shape.width,
+        "intermediate_size": shape.inner,
         "num_hidden_layers": layers,
-        "num_attention_heads": HEADS,
+        "num_attention_heads": shape.heads,
         "num_key_value_heads": 4,
         "max_position_embeddings": 32768,
         "tie_word_embeddings": False,
@@ -66,13 +79,14 @@ def make(folder: Path, layers: int) -> None:
         save_file(part, folder / f"model-{number:05}.safetensors", metadata={"format": "pt"})
         index.update(dict.fromkeys(part, f"model-{number:05}.safetensors"))
 
-    write(0, {"model.embed_tokens.weight": drawn(WORDS, WIDTH)})
-    write(1, {"lm_head.weight": drawn(WORDS, WIDTH), "model.norm.weight": torch.ones(WIDTH).bfloat16()})
+    ends, norm_of = (shape.words, shape.width), torch.ones(shape.width).bfloat16()
+    write(0, {"model.embed_tokens.weight": drawn(*ends)})
+    write(1, {"lm_head.weight": drawn(*ends), "model.norm.weight": norm_of})
     for layer in range(layers):
         at, part = f"model.layers.{layer}", {}
         for norm in ("input_layernorm", "post_attention_layernorm"):
-            part[f"{at}.{norm}.weight"] = torch.ones(WIDTH).bfloat16()
-        for name, (rows, columns) in TO_AND_FROM.items():
+            part[f"{at}.{norm}.weight"] = norm_of.clone()
+        for name, (rows, columns) in shape.projections().items():
             part[f"{at}.{name}.weight"] = drawn(rows, columns)
             if name[-6] in "qkv":
                 part[f"{at}.{name}.bias"] = drawn(rows)
@@ -91,7 +105,7 @@ def make(folder: Path, layers: int) -> None:
         "base_model_name_or_path": str(folder.resolve()),
         "r": 16,
         "lora_alpha": 32,
-        "target_modules": [name.rpartition(".")[2] for name in TO_AND_FROM],
+        "target_modules": [name.rpartition(".")[2] for name in shape.projections()],
         "inference_mode": True,
     }
     (over / "adapter_config.json").write_text(json.dumps(settings))
@@ -108,8 +122,9 @@ class Meter:
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, float, float, float]] = []
-        self._most, self._shared = 0, self._in_memory()
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._most, self._shared, self._ended = 0, self._in_memory(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
 
     @staticmethod
     def _in_memory() -> int:
@@ -122,9 +137,13 @@ class Meter:
         return own + self._in_memory() - self._shared
 
     def _watch(self) -> None:
-        while True:
+        while not self._ended.wait(0.02):
             self._most = max(self._most, self._now())
-            time.sleep(0.02)
+
+    def close(self) -> None:
+        """Looks no more."""
+        self._ended.set()
+        self._thread.join()
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -156,8 +175,8 @@ def main() -> None:
     opening = OpenSpec(
         adapted(asked.folder) if asked.adapter else asked.folder, dtype="bfloat16", max_length=1024
     )
-    cleanup = contextlib.ExitStack()
-    with cleanup:
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(meter.close)
         with meter.step("tokenizer"):
             encoder = open_encoder(opening)
         with meter.step("open and merge the weights"):
@@ -171,7 +190,7 @@ def main() -> None:
         with meter.step("compare them with the engine's"):
             assert len(Holdings(folder.started, sums, folder.embedding).expected(folder.started)) == len(sums)
     total = sum(wall for _, wall, _, _ in meter.rows)
-    print(f"| all, of {size / 1e9:.2f} GB | {total:.1f} | {sum(r[2] for r in meter.rows):.1f} | |")
+    print(f"| all, of {size / 1e9:.3g} GB | {total:.1f} | {sum(r[2] for r in meter.rows):.1f} | |")
 
 
 if __name__ == "__main__":

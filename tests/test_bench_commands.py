@@ -8,6 +8,7 @@ import json
 import runpy
 import shutil
 import sys
+import threading
 
 import pytest
 
@@ -56,6 +57,23 @@ def test_it_runs(name, options, model, tmp_path, monkeypatch, capsys):
     with contextlib.suppress(SystemExit):  # some end so; without a table they have failed
         importlib.import_module(f"bench.{name}").main()
     assert "\n| " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_the_start_of_an_engine_is_measured_step_by_step(adapter, model, tmp_path, monkeypatch, capsys):
+    """Every step has its row, and the bytes are those of the weights that the engine begins with."""
+    from bench.engine_start import Shape, main, make
+
+    shape, folder = Shape(264, 32, 64, 32, 4), tmp_path / "made"
+    make(folder, 2, shape, str(model))
+    monkeypatch.setattr(sys, "argv", ["engine_start", str(folder), *["--adapter"] * adapter])
+    main()
+    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line[:1] == "|"]
+    head, _, *steps, total = rows
+    assert (head, len(steps)) == ("step", 6)
+    layer = sum(a * b for a, b in shape.projections().values()) + 3 * 32 + 2 * 32
+    assert total == f"all, of {2 * (2 * 264 * 32 + 32 + 2 * layer) / 1e9:.3g} GB"
+    assert not [thread.name for thread in threading.enumerate() if "_watch" in thread.name]
 
 
 @pytest.mark.parametrize("name", ["ahead", "publish"])
