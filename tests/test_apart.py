@@ -493,6 +493,19 @@ def test_a_run_that_loses_its_critic_begins_anew_and_is_bit_for_bit_the_same(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_to_begin_anew_is_one_of_the_replacements_of_a_run(tiny, folder, tmp_path):
+    """A critic's loss takes the only one; the reward's, in the next attempt, finds none left."""
+    backend = InlineBackend(lambda role, n, method, a: 1.0 if method in ("step", "scores") else 0.0)
+    lost = lambda role: [h for h in backend.handles if h.role == role and not h.dead][-1].kill()
+    backend.at(9.5, lambda: lost("critic"))
+    backend.at(16.5, lambda: lost("reward"))
+    cluster = apart("critic", "reward", restarts=1)
+    with pytest.raises(RunFailed, match=r"No reward worker is left"):
+        run(tiny, folder, tmp_path / "run", backend=backend, **PPO | {"save_every": 1, "cluster": cluster})
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert [e["monitor"] for e in events if e["monitor"] == "learner restarted"] == ["learner restarted"]
+
+
 def test_a_run_begins_anew_when_the_models_of_the_attempt_before_are_gone(
     tiny, folder, tmp_path, monkeypatch
 ):

@@ -442,7 +442,7 @@ def test_engines_on_gpus_answer_with_the_learner_s_weights(place, tmp_path):
     from kilter.cluster.ray import RayBackend
 
     backend = RayBackend(spec)
-    with contextlib.closing(backend), Cluster(spec, backend, tmp_path, print) as cluster:
+    with contextlib.closing(backend), Cluster(spec, backend, tmp_path, print, Restarts(0)) as cluster:
         cluster.moments.optimizer = optimizer
         sampler = cluster.rollouts(opening, SamplerKind(name="vllm"), "bfloat16", scorer, dict)
         prompts = [Prompt(messages=({"role": "user", "content": t},)) for t in ("Hi", "What is the time?")]

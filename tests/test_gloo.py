@@ -151,7 +151,7 @@ def test_auto_takes_gloo_where_a_worker_is_on_another_machine(address, kind, tmp
     pool = Pool(backend, "rollout", 2, Holder, {})
     pool.slots[1].handle.address = address
     spec = ClusterSpec.model_validate({"rollout": {"place": "apart"}, "lookahead": 3})
-    with Cluster(spec, backend, tmp_path, print) as cluster:
+    with Cluster(spec, backend, tmp_path, print, Restarts(0)) as cluster:
         made = TRANSPORTS["auto"](cluster, pool)
         assert type(made) is kind
         if kind is GlooTransport:

@@ -225,10 +225,13 @@ def test_bytes_that_changed_in_the_engine_are_named(learner):
 
     stream = WeightStream(3, learner.gathered())
     package = replace(ObjectTransport(learner.backend).send(stream), verify=True)
-    assert not difference(package, stream.checksums(), learner.worker.load(package))
+    taken = learner.worker.load(package)
+    assert not difference(package, stream.checksums(), taken)
     # On a CPU, vLLM re-arranges matrices: only vectors are compared as the engine holds them.
     parts = {p for found in learner.worker.holdings._parts.values() for p in found}
     assert {"model.norm.weight", "model.layers.1.input_layernorm.weight"} <= parts
+    assert taken.compared == (len(parts), len(stream.tensors))
+    assert 0 < len(parts) < len(stream.tensors)
     digests = learner.worker.client.digests()
     assert learner.worker.holdings.differing(stream.tensors, digests | {"model.norm.weight": "0"}) == [
         "model.norm.weight"

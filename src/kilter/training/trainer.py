@@ -16,6 +16,7 @@ from rich.console import Console
 
 from kilter.artifacts import write_json
 from kilter.cluster.backend import Backend
+from kilter.cluster.pool import Restarts
 from kilter.errors import Interrupted, RoleLost, RunFailed
 from kilter.launch.spec import ClusterSpec
 from kilter.models import adapters
@@ -77,9 +78,9 @@ class Trainer:
         Raises:
             Interrupted, RunFailed: with everything up to the last checkpoint safe.
         """
-        begin, job = time.monotonic(), self._job()
-        # Ranks of a group begin anew together, see parallel/launch.py.
-        left = self.spec.cluster.restarts if self.spec.cluster is not None and job.engine.world == 1 else 0
+        # To begin anew counts as one, over all attempts.
+        left = Restarts(0 if self.spec.cluster is None else self.spec.cluster.restarts)
+        begin, job = time.monotonic(), self._job(left)
         with contextlib.ExitStack() as ends:
             if job.cluster is not None:
                 ends.callback(job.cluster.backend.close)
@@ -88,12 +89,14 @@ class Trainer:
                     with job.cluster or contextlib.nullcontext():
                         return self._train(job, begin)
                 except RoleLost as error:
-                    if not left:
+                    # Ranks of a group begin anew together, see parallel/launch.py.
+                    if not left.left or job.engine.world > 1:
                         raise
+                    left.left -= 1
                     lost = error.problem
                 # The others' workers are still there.
                 assert job.cluster is not None, "what is lost was elsewhere"
-                job, left = self._job(job.cluster.backend), left - 1
+                job = self._job(left, job.cluster.backend)
                 restart.note(self.out, self.name, self.spec.save_every, lost)
                 # The attempt refers to itself in circles: its models go before others take their memory.
                 gc.collect()
@@ -153,10 +156,11 @@ class Trainer:
             round(peak_memory_gb(), 2),
         )
 
-    def _job(self, backend: Backend | None = None) -> Job:
+    def _job(self, left: Restarts, backend: Backend | None = None) -> Job:
         """The settings with their objective and engine, checked before any model is loaded.
 
         Args:
+            left: replacements that the run may still make.
             backend: of the cluster, where it is there already.
         """
         # Class weights and the like come from the data, before anything is built on them.
@@ -182,17 +186,19 @@ class Trainer:
             self.heldout if self.select is None else self.select,
         )
         if spec.cluster is not None:
-            job = replace(job, cluster=self._cluster(spec.cluster, job, backend))
+            job = replace(job, cluster=self._cluster(spec.cluster, job, left, backend))
         if note:
             job.say(note)
         return job
 
-    def _cluster(self, spec: ClusterSpec, job: Job, backend: Backend | None) -> Cluster | None:
+    def _cluster(
+        self, spec: ClusterSpec, job: Job, left: Restarts, backend: Backend | None
+    ) -> Cluster | None:
         """The cluster, if any role lives there. It is not even connected to otherwise."""
         if all(role.place == "here" for role in spec.roles().values()):
             return None
         rank, world = job.engine.rank, job.engine.world
-        return Cluster(spec, backend or self.connect(spec), self.out, job.say, rank, world)
+        return Cluster(spec, backend or self.connect(spec), self.out, job.say, left, rank, world)
 
 
 def _steps(job: Job, run: Run, done: int | None) -> tuple[dict[str, Any], Stop | None]:

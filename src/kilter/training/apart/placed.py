@@ -80,6 +80,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         backend: starts their workers.
         folder: of the stage, for weights that travel as files.
         say: takes a line for people, before the run has its events.
+        restarts: that the run has left; this learner and the next one share them.
         rank: of this process of the learner. Each has workers of its own, and publishes to them.
         world: processes of the learner.
     """
@@ -90,6 +91,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         backend: Backend,
         folder: Path,
         say: Callable[[str], None],
+        restarts: Restarts,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -97,7 +99,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         self.say, self.rank, self.world, self.sends = say, rank, world, True
         self.tell: Callable[[str, str], None] = lambda what, detail: say(f"{what}: {detail}")
         self.note = self.tell
-        self._restarts = Restarts(spec.restarts)
+        self._restarts = restarts
         self.moments = Moments()
         self.ends = contextlib.ExitStack()
         self.ends.callback(backend.release)
