@@ -171,6 +171,8 @@ COMMANDS = {
     f"{TRAIN} --set beta=[1]": "`dpo.beta` = [1] is not a number",
     f"{TRAIN} --set beta=true": "`dpo.beta` = True is not a number",
     f"{TRAIN} --set learning_rate=1e-3": "Fix: Write --learning-rate 1e-3",
+    f"{TRAIN} --set fsdp=true": "Fix: Write --fsdp.",
+    f"{TRAIN} --set shuffle=false": "Fix: Write --no-shuffle.",
     f"{TRAIN} --set 'early_stopping=eval_loss'": "`--set` = 'early_stopping=eval_loss' is no setting of dpo",
     f"{TRAIN} --set =1": "is not KEY=VALUE",
     f"{ONLINE} --feedback nope.py:reward": "'nope.py:reward' cannot be imported",

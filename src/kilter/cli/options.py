@@ -78,6 +78,11 @@ class Option:
         return "--" + ".".join(self.path).replace("_", "-")
 
     @property
+    def negative(self) -> str:
+        """The other name of a switch, such as --no-shuffle."""
+        return "--" + ".".join((*self.path[:-1], f"no_{self.path[-1]}")).replace("_", "-")
+
+    @property
     def kind(self) -> Kind:
         """The kind of value, which decides how the option reads it."""
         return _kind(self.field.annotation)
@@ -279,9 +284,8 @@ def pairs_of(values: Sequence[str], flag: str) -> dict[str, str]:
 
 def _info(option: Option, aliases: Sequence[str], default: Any) -> Any:
     """typer's description of an option."""
-    negative = "--" + ".".join((*option.path[:-1], f"no_{option.path[-1]}")).replace("_", "-")
     return typer.Option(
-        f"{option.flag}/{negative}" if option.kind == "switch" else option.flag,
+        f"{option.flag}/{option.negative}" if option.kind == "switch" else option.flag,
         *aliases,
         help=describe(option, default),
         metavar=metavar(option),

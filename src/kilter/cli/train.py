@@ -123,12 +123,16 @@ def _stage(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], str 
 def _refuse_option(key: str, text: str, method: Mapping[str, Any]) -> None:
     """Raises UserError where --set names what is an option of its own, and no setting of the method."""
     from kilter.objectives import index
+    from kilter.recipe import scalar
 
-    flag = next((o.flag for o in OPTIONS if o.path == (key,)), None)
+    option = next((o for o in OPTIONS if o.path == (key,)), None)
     shipped = index.known(str(method.get("name")))
-    if flag is not None and shipped is not None and key not in [k.name for k in shipped.knobs]:
+    if option is not None and shipped is not None and key not in [k.name for k in shipped.knobs]:
         problem = f"is no setting of {shipped.name}, but an option of its own"
-        raise UserError("--set", f"{key}={text}", problem, f"write {flag} {text}")
+        words = f"{option.flag} {text}"
+        if option.kind == "switch":
+            words = option.flag if scalar(text, "--set") else option.negative
+        raise UserError("--set", f"{key}={text}", problem, f"write {words}")
 
 
 def _apply(
