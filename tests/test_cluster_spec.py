@@ -47,6 +47,23 @@ REFUSED = {
         spec("dpo", {"teacher": {"place": "apart"}}),
         "cluster.teacher.*no teacher",
     ),
+    **{
+        f"a {role} by turns": (
+            spec(
+                {"name": method, "beta": 0.1},
+                {role: {"place": "beside"}},
+                feedback=None if role == "teacher" else {"reward_model": "rm"},
+                teacher="big" if role == "teacher" else None,
+            ),
+            f"cluster.{role}.place.*is for rollouts",
+        )
+        for role, method in {
+            "reference": "ppo",
+            "critic": "ppo",
+            "reward": "ppo",
+            "teacher": "distill",
+        }.items()
+    },
     "an opponent elsewhere": (spec("xpo", {"reference": {"place": "apart"}}), "cluster.reference.*samples"),
     "rollouts on fixed data": (spec("dpo", APART), "cluster.rollout.*the data is fixed"),
     "lookahead on fixed data": (spec("dpo", {"lookahead": 1}), "cluster.lookahead.*the data is fixed"),

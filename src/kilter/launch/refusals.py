@@ -58,6 +58,9 @@ def check_cluster(spec: ClusterSpec, facts: Facts) -> None:
         if shown and name != "learner" and "place" not in role.model_fields_set:
             problem = "has no effect: the role stays in the learner's own processes"
             facts.refuse(name, shown, problem, "add place: apart, or leave it out")
+        if role.place == "beside" and name != "rollout":
+            problem = "is for rollouts: no other role takes turns with the learner"
+            facts.refuse(f"{name}.place", "beside", problem, "use apart, or here, on the learner's own GPUs")
     if facts.processes > 1:
         problem = f"has {spec.learner.workers} processes, and `processes` of the stage says {facts.processes}"
         facts.refuse("learner", "(both)", problem, "leave `processes` out; the cluster's learner says it")
