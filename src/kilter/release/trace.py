@@ -234,7 +234,7 @@ def _files(found: Traced) -> Iterator[dict[str, Any]]:
 
 
 def _learners(found: Traced) -> Iterator[dict[str, Any]]:
-    """The train stages that read the row's file, or what later stages made of it, and what each did with it."""
+    """The train stages that read the row's file, or what was made of it later, and what each did with it."""
     if found.run == found.folder:
         return
     entries = _entries(found.run)
