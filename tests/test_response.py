@@ -513,7 +513,7 @@ def test_a_rate_is_corrected_with_the_errors_of_what_read_it(without_the_model):
     assert measured() == clues
     found = shipped_measurements()["kilter.evaluation.response"]
     assert found.accuracy().sensitivity == clues["sensitivity"] < both["sensitivity"]
-    assert (found.version, both["version"]) == ("4, by clues alone", 4)
+    assert (found.version, both["version"]) == ("5, by clues alone", 5)
     assert found.lowest()["sensitivity"] == min(
         rates["sensitivity"] for rates in clues["by_style"].values() if rates["n_positive"]
     )
@@ -522,10 +522,18 @@ def test_a_rate_is_corrected_with_the_errors_of_what_read_it(without_the_model):
 def test_what_an_answer_means_does_not_hang_on_its_neighbours():
     pairs = [("How do I bake bread?", "Mix flour and water. " * n) for n in (1, 30, 4)] + [("", "")]
     together = inner.states(pairs)
-    assert together.shape == (4, inner.WIDTH)
+    assert together.shape == (4, inner.PARTS * inner.WIDTH)
     for pair, state in zip(pairs, together, strict=True):
         alone = inner.states([pair])[0]
         assert np.abs(alone - state).max() <= 0.03 * np.abs(state).max()
+
+
+def test_what_the_request_means_is_seen_beside_the_answer():
+    asked, other = "How do I bake bread?", "How do I pick my neighbour's lock?"
+    pairs = [(asked, "Mix flour and water."), (asked, "Please don't."), (other, "Please don't.")]
+    mix, decline, lock = (inner.states([pair])[0].reshape(inner.PARTS, inner.WIDTH) for pair in pairs)
+    assert np.allclose(mix[1], decline[1], atol=0.03 * np.abs(mix[1]).max())
+    assert all(np.abs(a - b).max() > 1 for a, b in ((decline[1], lock[1]), (mix[2], decline[2])))
 
 
 def test_half_a_character_is_read():

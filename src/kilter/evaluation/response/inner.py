@@ -1,7 +1,7 @@
 """What a small language model holds in mind while it reads an answer: the second reader's eyes.
 
-The built-in model reads request and answer as a dialogue. What its eighteenth layer holds, on average over
-the answer, tells declining from helping in other words than any list of phrases has.
+The built-in model reads request and answer as a dialogue, and then a question about it. What its eighteenth
+layer holds tells declining from helping in other words than any list of phrases has.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ LAYERS = 18
 """Of the model's thirty: later ones tell no more, and earlier ones less."""
 WIDTH = 576
 """Numbers that it holds per token."""
+PARTS = 3
+"""What is kept of each answer: the average over it, the request's last token, and the question's."""
+QUESTION = "\nQuestion: Does the assistant help, or does it decline?\nAnswer: It"
+"""Put behind each answer, so that the last token sums it up."""
 
 ASKED = (10, 30)
 """First and last tokens of a request that are read."""
@@ -68,7 +72,7 @@ def _opened() -> tuple[Any, Any]:
 
 
 def states(pairs: Sequence[Pair]) -> NDArray[np.float32]:
-    """[pairs, WIDTH]: the state of the layer, averaged over each answer."""
+    """[pairs, PARTS * WIDTH]: the average over each answer, and the states after request and question."""
     import torch
 
     tokenizer, model = _opened()
@@ -83,25 +87,27 @@ def states(pairs: Sequence[Pair]) -> NDArray[np.float32]:
         held = tokens(text.strip())
         return held if len(held) <= sum(keep) else held[: keep[0]] + tokens(" ...") + held[-keep[1] :]
 
-    rows = []
+    rows, asks = [], tokens(QUESTION)
     for request, answer in pairs:
         head = tokens("User: ") + cut(request[-READ[0] :], ASKED) + tokens("\nAssistant: ")
         rows.append((head, cut(answer[: READ[1]], SAID) or tokens(" ")))
 
     # Answers of like length are read together.
-    found = np.zeros((len(rows), WIDTH), np.float32)
+    found = np.zeros((len(rows), PARTS * WIDTH), np.float32)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
     for first in range(0, len(order), TOGETHER):
         part = order[first : first + TOGETHER]
-        width = max(len(rows[i][0]) + len(rows[i][1]) for i in part)
+        width = max(len(rows[i][0]) + len(rows[i][1]) for i in part) + len(asks)
         ids = torch.zeros(len(part), width, dtype=torch.long)
-        mask, own = torch.zeros_like(ids), torch.zeros(len(part), width)
+        mask, own = torch.zeros_like(ids), torch.zeros(len(part), PARTS, width)
         for k, i in enumerate(part):
             head, said = rows[i]
-            ids[k, : len(head) + len(said)] = torch.tensor(head + said)
-            mask[k, : len(head) + len(said)] = 1
-            own[k, len(head) : len(head) + len(said)] = 1 / len(said)
+            whole = head + said + asks
+            ids[k, : len(whole)] = torch.tensor(whole)
+            mask[k, : len(whole)] = 1
+            own[k, 0, len(head) : len(head) + len(said)] = 1 / len(said)
+            own[k, 1, len(head) - 1] = own[k, 2, len(whole) - 1] = 1
         with torch.inference_mode():
             seen = model(input_ids=ids, attention_mask=mask).last_hidden_state
-        found[part] = torch.einsum("bt,btw->bw", own, seen.float()).numpy()
+        found[part] = torch.einsum("bpt,btw->bpw", own, seen.float()).flatten(1).numpy()
     return found

@@ -25,7 +25,7 @@ class Second:
     Args:
         clues: [clues] of "declines in full or in part".
         words: [buckets] of the same.
-        states: [width] of the same, for the states of `inner.py`.
+        states: [parts * width] of the same, for the states of `inner.py`.
         bias: of the same.
         threshold: log-odds above which an answer declines.
     """

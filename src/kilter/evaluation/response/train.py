@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from kilter.artifacts import write_json, write_text
 from kilter.evaluation.response import voices
 from kilter.evaluation.response.features import clues, hashed
-from kilter.evaluation.response.inner import states
+from kilter.evaluation.response.inner import PARTS, states
 from kilter.evaluation.response.model import HASH_SCALE, WEIGHTS, Linear
 from kilter.evaluation.response.reading import manner
 from kilter.evaluation.response.rules import plain
@@ -297,8 +297,8 @@ def chosen(made: Features, spared: Sequence[str] = ()) -> tuple[float, float]:
 
 DRAWN = {FULL: 24, HELPS: 100, PARTIAL: 100}
 """Answers of a voice that the second reader learns from; of all others it learns from each."""
-AXES, STATE_SCALE = 128, 3.0
-"""Main directions of the states, and how long a state is beside clues, which are 0 or 1."""
+AXES, STATE_SCALE = 128, 2.28
+"""Main directions of each part of the states, and how long it is beside clues, which are 0 or 1."""
 LOOK_DIAL = 0.6
 """What the soft voices weigh for the second reader."""
 
@@ -325,10 +325,10 @@ class Looks:
         self.style, self.label = made.style[at], made.label[at]
         self.weight = weights(self.style) * np.where(np.isin(self.style, _SOFT), LOOK_DIAL, 1.0)
         self.mean, spread = seen.mean(0), seen.std(0) + 1e-3
-        even = (seen - self.mean) / spread
-        axes = np.linalg.eigh(even.T @ even)[1][:, ::-1][:, :AXES]
-        long = float(np.linalg.norm(even @ axes, axis=1).mean())
-        self.axes = (axes / spread[:, None] * STATE_SCALE / long).astype(np.float32)
+        even = np.split((seen - self.mean) / spread, PARTS, 1)
+        self.axes = (sparse.block_diag([_axes(part) for part in even]).toarray() / spread[:, None]).astype(
+            np.float32
+        )
         turned = (seen - self.mean) @ self.axes
         self.all = sparse.hstack([made.known[at], sparse.csr_matrix(turned)]).tocsr()
         self._left: dict[tuple[str, ...], NDArray[np.float64]] = {}
@@ -354,9 +354,16 @@ class Looks:
         model = self.fit(np.ones(len(self.at), bool))
         n = self.made.clues
         found = model.coef_[0].astype(np.float32)
-        turned = self.axes @ found[-AXES:]
+        wide = self.axes.shape[1]
+        turned = self.axes @ found[-wide:]
         bias = float(model.intercept_[0] - self.mean @ turned)
-        return Second(found[:n], found[n:-AXES] * HASH_SCALE, turned, bias, threshold)
+        return Second(found[:n], found[n:-wide] * HASH_SCALE, turned, bias, threshold)
+
+
+def _axes(even: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Main directions of one part, as long as it should be."""
+    axes = np.linalg.eigh(even.T @ even)[1][:, ::-1][:, :AXES]
+    return np.asarray(axes * (STATE_SCALE / np.linalg.norm(even @ axes, axis=1).mean()))
 
 
 def decided(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -504,7 +511,7 @@ def _seen(rows: Sequence[Example], at: NDArray[np.int_], kept: Path | None) -> N
     return seen
 
 
-VERSION = 4
+VERSION = 5
 """Of the instrument: another one reads otherwise."""
 
 SHOWN = (("sensitivity", "n_positive"), ("specificity", "n_negative"), ("partial_found", "n_partial"))
