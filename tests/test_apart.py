@@ -884,6 +884,25 @@ def test_an_engines_worker_takes_the_users_share_and_keeps_no_copy_of_what_was_r
     assert len(read) == 2
 
 
+def test_an_engine_that_does_not_start_leaves_no_weights(tiny, tmp_path, monkeypatch):
+    from kilter.roles.open import OpenSpec
+    from kilter.sampling import vllm_weights
+    from kilter.sampling.config import SamplerKind
+    from kilter.training.apart import vllm
+
+    def fails(folder, *_, **__):
+        assert list(folder.glob("*.safetensors"))
+        raise RunFailed("vLLM did not start", "free memory")
+
+    monkeypatch.setattr(vllm_weights, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(vllm, "RunningEngine", fails)
+    with pytest.raises(RunFailed, match="did not start"):
+        VllmWorker(
+            OpenSpec(tiny, device="cpu", max_length=64), SamplerKind(name="vllm"), "float32", keep=False
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_adapter_over_a_base_that_lacks_one_of_its_files_is_refused(tiny, tmp_path):
     """A download that was cut."""
     from kilter.models import adapters

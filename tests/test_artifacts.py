@@ -271,7 +271,8 @@ def test_a_folder_steps_aside(tmp_path):
 
 
 IDIOMS = re.compile(r"os\.replace|os\.rename|shutil\.move|\.rename\(|\.write_text\(|\.open\(\"[wax]")
-CODECS = {"artifacts.py": "all of them", "vllm_weights.py": "a folder in memory, which goes with the process"}
+MEMORY = "a folder in memory, which goes with the process"
+CODECS = {"artifacts.py": "all of them", "vllm_weights.py": MEMORY, "vllm_ends.py": MEMORY}
 
 
 def test_nothing_else_writes_or_renames_files():

@@ -28,7 +28,7 @@ from kilter.launch.spec import ClusterSpec
 from kilter.models import adapters
 from kilter.models.config import AdapterSpec
 from kilter.models.load import load_causal
-from kilter.sampling import vllm_clients, vllm_weights
+from kilter.sampling import vllm_ends, vllm_weights
 from kilter.sampling.config import SamplerKind
 from kilter.sampling.vllm_transfer import Reach
 from kilter.sampling.vllm_weights import EngineFolder, Holdings, MergedWeights
@@ -507,19 +507,47 @@ def gone(pid):
         return True
 
 
+ENGINE = """
+import subprocess, sys, time
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
+
+shared = SharedMemory(create=True, size=10)
+# Python's own tracker, which would remove it, is often killed as well.
+resource_tracker.unregister(shared._name, "shared_memory")
+if len(sys.argv) > 1:
+    subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+print(shared._name, flush=True)
+time.sleep(100)
+"""
+"""An engine, and its worker where it is given one: they share memory that outlives a kill."""
+
+
+def starts(told):
+    """An engine's owner, for as long as its engine starts."""
+    with contextlib.ExitStack() as cleanup, vllm_ends.started_for(vllm_weights.shared_folder(cleanup)):
+        code = [sys.executable, "-c", ENGINE, ENGINE]
+        engine = subprocess.Popen(code, stdout=subprocess.PIPE)
+        names = [engine.stdout.readline().decode().strip() for _ in range(2)]
+        (told / "partial").write_text(" ".join([str(engine.pid), *names]))
+        (told / "partial").rename(told / "engine")
+        signal.pause()
+
+
 def test_of_a_killed_process_neither_engine_nor_weights_stay(tmp_path, monkeypatch):
-    """The engine is a sleeping shell here; its owner is killed without a chance to clean up."""
+    """Killed while the engine starts, without a chance to clean up. The engine has a child."""
     monkeypatch.setattr(vllm_weights, "SHARED_MEMORY", tmp_path / "none")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     owner = os.fork()
     if owner == 0:
-        engine = subprocess.Popen(["sleep", "100"])
-        folder = vllm_weights.shared_folder(contextlib.ExitStack())
-        vllm_clients.end_together([engine], folder)
-        (tmp_path / "engine").write_text(str(engine.pid))
-        signal.pause()
-    until(lambda: (tmp_path / "engine").exists() and (tmp_path / "engine").read_text())
-    engine = int((tmp_path / "engine").read_text())
+        try:
+            starts(tmp_path)
+        finally:
+            os._exit(1)
+    until((tmp_path / "engine").exists)
+    engine, *names = (tmp_path / "engine").read_text().split()
+    engine, names = int(engine), [Path(f"/dev/shm{name}") for name in names]
+    assert all(name.exists() for name in names)
     # What a living process holds is not taken away.
     with contextlib.ExitStack() as stack:
         vllm_weights.shared_folder(stack)
@@ -528,6 +556,58 @@ def test_of_a_killed_process_neither_engine_nor_weights_stay(tmp_path, monkeypat
     os.kill(owner, signal.SIGKILL)
     os.waitpid(owner, 0)
     until(lambda: gone(engine) and not list(tmp_path.glob(f"{vllm_weights.PREFIX}*")))
+    assert not any(name.exists() for name in names)
+
+
+def test_an_engine_that_is_closed_leaves_its_owner_and_the_other_processes_alone(tmp_path, monkeypatch):
+    """What a killed engine shared with its worker is gone too, though nobody can ask it."""
+    monkeypatch.setattr(vllm_weights, "SHARED_MEMORY", tmp_path)
+    with contextlib.ExitStack() as cleanup:
+        folder = vllm_weights.shared_folder(cleanup)
+        other = subprocess.Popen(["sleep", "100"])
+        with vllm_ends.started_for(folder):
+            second = subprocess.Popen(["sleep", "100"])
+            engine = subprocess.Popen([sys.executable, "-c", ENGINE], stdout=subprocess.PIPE)
+            name = Path(f"/dev/shm{engine.stdout.readline().decode().strip()}")
+        engine.kill()
+        engine.communicate()
+        assert name.exists()
+    assert second.wait() == -signal.SIGKILL
+    assert not folder.exists()
+    assert not name.exists()
+    assert other.poll() is None
+    other.kill()
+    other.wait()
+
+
+def test_a_folder_that_is_taken_for_a_dead_ones_before_it_is_locked_is_given_up(tmp_path, monkeypatch):
+    """Another worker of the node begins between the folder and its lock, once before and once while it looks."""
+    monkeypatch.setattr(vllm_weights, "SHARED_MEMORY", tmp_path)
+    make, lock, made, rivals = tempfile.mkdtemp, vllm_weights._lock, [], []
+
+    def makes(**given):
+        made.append(make(**given))
+        return made[-1]
+
+    def locks(folder):
+        if len(made) == 1:
+            folder.rmdir()
+        if len(made) == 2:
+            rivals.append(lock(folder))
+        handle = lock(folder)
+        if len(made) == 3:
+            folder.rmdir()
+        return handle
+
+    monkeypatch.setattr(tempfile, "mkdtemp", makes)
+    monkeypatch.setattr(vllm_weights, "_lock", locks)
+    with contextlib.ExitStack() as stack:
+        folder = vllm_weights.shared_folder(stack)
+        assert folder.is_dir()
+        assert len(made) == 4
+        with pytest.raises(BlockingIOError):
+            lock(folder)
+    os.close(rivals[0])
 
 
 def test_a_folder_without_an_owner_is_removed_by_the_next_one(tmp_path, monkeypatch):

@@ -102,35 +102,48 @@ def keeping(number: signal.Signals) -> Iterator[None]:
             signal.signal(number, before)
 
 
-def when_it_ends(command: str) -> subprocess.Popen[bytes]:
+class Guard:
     """Has a shell command run when this process ends, however it ends: also by a kill.
+
+    It is not this process's child: Ray kills an actor's children with it.
 
     Args:
         command: for sh.
-
-    Returns:
-        The shell that waits for the end; to be dismissed where nothing is left to do.
     """
-    # Its input ends when this process does. A session of its own: Ctrl-C is not for it.
-    return subprocess.Popen(
-        ["sh", "-c", f"read line; {command}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
 
+    def __init__(self, command: str) -> None:
+        # Its input ends when this process does. A session of its own: Ctrl-C is not for it.
+        waits = f"exec 3<&0; {{ read line <&3 || {{ {command}; }} >/dev/null; }} &"
+        self._shell = subprocess.Popen(
+            ["sh", "-c", waits],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._shell.wait()
 
-def dismiss(guard: subprocess.Popen[bytes]) -> None:
-    """Ends a shell of `when_it_ends`: its command is not run."""
-    guard.kill()
-    guard.wait()
-    if guard.stdin is not None:
-        guard.stdin.close()
+    def fire(self) -> None:
+        """Runs the command now, and waits for it."""
+        assert self._shell.stdin is not None
+        assert self._shell.stdout is not None
+        self._shell.stdin.close()
+        self._shell.stdout.read()
+        self._shell.stdout.close()
+
+    def dismiss(self) -> None:
+        """The command is not run: nothing is left to do."""
+        assert self._shell.stdin is not None
+        try:
+            self._shell.stdin.write(b"\n")
+            self._shell.stdin.flush()
+        except BrokenPipeError:
+            pass  # somebody has killed it
+        self.fire()
 
 
 def kill_users_of(folder: str) -> str:
-    """Shell command for `when_it_ends`: kills all other processes that have a file of the folder open."""
+    """Shell command for a Guard: kills all other processes that have a file of the folder open."""
     holds = f"ls -l /proc/$p/fd | grep -qF {shlex.quote(folder)}/"
     # This one, if it has not quite ended, does so by itself.
     others = f"ls /proc | grep '^[0-9]' | grep -vx {os.getpid()}"

@@ -7,7 +7,6 @@ import logging
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import time
 import uuid
@@ -25,7 +24,7 @@ from kilter.launch import room
 from kilter.launch.spec import ClusterSpec
 from kilter.launch.versions import require_same, versions
 from kilter.progress import doing
-from kilter.runtime import dismiss, keeping, kill_users_of, when_it_ends
+from kilter.runtime import Guard, keeping, kill_users_of
 
 UNAVAILABLE = 30.0
 """Seconds for which Ray may not reach a worker before it counts as lost: a node that falls out takes 19."""
@@ -224,7 +223,7 @@ class RayBackend:
         self._owner, self._free = Owner(), list[Made]()
         self._begun: set[tuple[str, int]] = set()
         self._ranks: Any = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._guard: Guard | None = None
         self._own = not ray.is_initialized()
         if self._own:
             with keeping(signal.SIGTERM):  # Ray would answer it with a trace of its own and an abort
@@ -260,7 +259,7 @@ class RayBackend:
             ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
             # A killed driver takes most of them with it. Ray's agents outlive it by a minute: they tell of it
             # to one that is dead. Each has a log open in the folder of its Ray.
-            self._guard = when_it_ends(kill_users_of(ray._private.worker._global_node.get_session_dir_path()))
+            self._guard = Guard(kill_users_of(ray._private.worker._global_node.get_session_dir_path()))
             return
         try:
             ray.init(address=address, **quiet)
@@ -404,11 +403,12 @@ class RayBackend:
         for made in self._owner.made:
             with contextlib.suppress(ray.exceptions.RayError, ValueError):
                 ray.kill(made.actor)
+            with contextlib.suppress(ray.exceptions.RayError):
                 ray.util.remove_placement_group(made.place)
         if self._own:
             ray.shutdown()
         if self._guard is not None:
-            dismiss(self._guard)
+            self._guard.dismiss()
 
 
 def _nodes() -> list[room.Node]:

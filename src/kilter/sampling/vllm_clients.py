@@ -8,12 +8,10 @@ import multiprocessing
 import os
 import queue
 import re
-import shlex
 import stat
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -22,11 +20,10 @@ import torch
 
 from kilter.errors import RunFailed, UserError
 from kilter.progress import doing
-from kilter.runtime import dismiss, when_it_ends
 from kilter.sampling.config import SamplerKind
 from kilter.sampling.items import Item
 from kilter.sampling.params import request_seed
-from kilter.sampling.vllm_weights import PREFIX
+from kilter.sampling.vllm_ends import started_for
 
 
 class Answer(NamedTuple):
@@ -157,21 +154,6 @@ def _raised_below(before: Sequence[int]) -> str:
     return raised[-1][:200] if raised else ""
 
 
-def end_together(processes: Iterable[Any], folder: Path) -> subprocess.Popen[bytes]:
-    """Sees to it that an engine's processes end with this one, however it ends: vLLM's own outlive a kill.
-
-    Args:
-        processes: of the engine.
-        folder: its weights, in memory; removed with it.
-
-    Returns:
-        The process that waits for it; to be dismissed where the engine is closed.
-    """
-    assert folder.name.startswith(PREFIX), "only a folder of Kilter's own may be removed"
-    victims = " ".join(str(p.pid) for p in processes)
-    return when_it_ends(f"kill -9 {victims}; rm -rf {shlex.quote(str(folder))}")
-
-
 class InProcess:
     """vLLM's LLM, its engine in a child process of this one."""
 
@@ -183,17 +165,16 @@ class InProcess:
         self.timeout = spec.timeout
         before, log = set(multiprocessing.active_children()), log_lengths()
         try:
-            with doing("the start of vLLM's engine"):
+            with doing("the start of vLLM's engine"), started_for(folder):
                 self.llm = LLM(**settings)
         except Exception as error:
             raise start_failed(error, log) from error
         self._engine = set(multiprocessing.active_children()) - before
-        self._guard = end_together(self._engine, folder)
         self.context: int | None = self.llm.llm_engine.model_config.max_model_len
 
     def close(self) -> None:
-        """Lets go of the engine, which ends with the last one who holds it."""
-        dismiss(self._guard)
+        """Ends the engine's processes."""
+        self.llm.llm_engine.engine_core.shutdown()
 
     def _guarded(self, call: Callable[[], Any], limit: float, what: str) -> Any:
         """Runs `call` aside and watches the engine: vLLM's own wait for a killed engine has no end."""

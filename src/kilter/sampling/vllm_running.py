@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from kilter.errors import RunFailed
-from kilter.runtime import dismiss
 from kilter.sampling.config import BESIDE, SamplerKind
 from kilter.sampling.items import Item
 from kilter.sampling.vllm_clients import (
@@ -22,7 +21,6 @@ from kilter.sampling.vllm_clients import (
     Answer,
     Answered,
     drawn_logps,
-    end_together,
     ended,
     engine_settings,
     last_line,
@@ -32,6 +30,7 @@ from kilter.sampling.vllm_clients import (
     start_failed,
 )
 from kilter.sampling.vllm_digests import ADDED
+from kilter.sampling.vllm_ends import started_for
 
 LOOK = 0.5
 """Seconds between two looks at the engine's processes."""
@@ -89,11 +88,11 @@ class RunningEngine:
 
         before, log = set(multiprocessing.active_children()), log_lengths()
         try:
-            self.engine = asyncio.run_coroutine_threadsafe(start(), self._loop).result()
+            with started_for(folder):
+                self.engine = asyncio.run_coroutine_threadsafe(start(), self._loop).result()
         except Exception as error:
             raise start_failed(error, log) from error
         self._processes = set(multiprocessing.active_children()) - before
-        self._guard = end_together(self._processes, folder)
         self.context: int | None = self.engine.model_config.max_model_len
 
     def generate(self, items: Sequence[Item], stop_ids: Sequence[int]) -> Answered:
@@ -241,7 +240,6 @@ class RunningEngine:
         self._loop.call_soon_threadsafe(self.engine.shutdown)
         for process in self._processes:
             process.join(10)
-        dismiss(self._guard)
 
 
 def _number(version: str) -> int:

@@ -6,7 +6,9 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +21,9 @@ from kilter.artifacts import writing
 from kilter.errors import UserError
 from kilter.hashes import tensor_hashes
 from kilter.models import adapters
+from kilter.runtime import Guard
+from kilter.sampling import vllm_ends
+from kilter.sampling.vllm_ends import end
 
 SHARED_MEMORY = Path("/dev/shm")
 """Where weights are handed over without touching a disk."""
@@ -144,20 +149,38 @@ class MergedWeights:
 
 
 def shared_folder(cleanup: contextlib.ExitStack) -> Path:
-    """An empty folder in shared memory, until `cleanup` ends. Those of killed processes are removed first."""
+    """An empty folder in shared memory for an engine, until `cleanup` ends or this process.
+
+    What was started for it ends with it. What killed processes have left is removed first.
+    """
     writable = SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK)
     parent = SHARED_MEMORY if writable else Path(tempfile.gettempdir())
     for old in parent.glob(f"{PREFIX}*"):
         # Whoever lives holds a lock, which the system takes back from the dead.
         with contextlib.suppress(OSError):
             handle = _lock(old)
-            shutil.rmtree(old, ignore_errors=True)
+            end(old, os.getpid())
             os.close(handle)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    folder, handle = _fresh(parent)
     # The functions themselves: at the end of an interpreter, modules are gone before objects.
-    cleanup.callback(os.close, _lock(folder))
+    cleanup.callback(os.close, handle)
     cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+    here = shlex.quote(str(folder))
+    ends = f"{shlex.quote(sys.executable)} -I -S {shlex.quote(vllm_ends.__file__)} {here} {os.getpid()}"
+    cleanup.callback(Guard(f"{ends}; rm -rf {here}").fire)
     return folder
+
+
+def _fresh(parent: Path) -> tuple[Path, int]:
+    """A folder and the lock on it."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        # Before it is locked, another one that begins now may take it for a dead one's.
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            handle = _lock(folder)
+            if folder.exists():
+                return folder, handle
+            os.close(handle)
 
 
 def _lock(folder: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,8 +59,14 @@ class VllmWorker(Worker):
         self.version, self.learners = -1, 1
         self._arrived, self._loads = threading.Condition(), threading.Lock()
         self._cleanup = contextlib.ExitStack()
-        path = shared_folder(self._cleanup)
+        try:
+            self._start(opening, shared_folder(self._cleanup), dtype, gpus, sleeps)
+        except BaseException:
+            # Nobody else knows of the engine's processes and weights.
+            self.close()
+            raise
 
+    def _start(self, opening: OpenSpec, path: Path, dtype: str, gpus: int | None, sleeps: bool) -> None:
         # The engine begins with the weights that the policy began with, and gets the present ones by `load`.
         # It computes nothing here: to prove a forward would take longer than to read the weights.
         precision, own_head = getattr(torch, dtype), not torch.cuda.is_available()
@@ -69,12 +76,13 @@ class VllmWorker(Worker):
         self.encoder.tokenizer.save_pretrained(str(path))
         del model
         return_freed_memory()
-        options = own_transfer(way, sleeps, sampler.memory) | {"tensor_parallel_size": max(1, gpus or 1)}
+        options = own_transfer(self.way, sleeps, self.spec.memory)
+        options["tensor_parallel_size"] = max(1, gpus or 1)
         with doing("the start of vLLM's engine"):
-            self.client = RunningEngine(path, dtype, sampler, self._tick, **options)
+            self.client = RunningEngine(path, dtype, self.spec, self._tick, **options)
         self._cleanup.callback(self.client.close)
         # What the engine takes by itself, the learner compares.
-        if not way:
+        if not self.way:
             with doing("checksums of the engine's weights"):
                 self.holdings = Holdings(self.folder.started, self.client.digests(), self.folder.embedding)
         self.folder.empty()
