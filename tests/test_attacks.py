@@ -609,6 +609,17 @@ def test_an_index_of_weights_leads_to_no_other_folder(tmp_path, tiny, where):
         load.load_causal(folder)
 
 
+@pytest.mark.parametrize(
+    "said", [["a"], None, 3, "a", {"x": None}, {"x": 1}, {"x": {"y": "z"}}, {"x": ["a"]}]
+)
+def test_an_index_that_names_no_files_is_refused(tmp_path, tiny, said):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": said}))
+    with pytest.raises(UserError, match="has no weight_map from tensors to files"):
+        load.load_causal(folder)
+
+
 @pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/b", "..", ".hidden", "a\x00b", "a\nb"])
 def test_no_name_of_a_recipe_is_a_path(tmp_path, tiny, name):
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pair_rows(8)))

@@ -114,9 +114,9 @@ class InlineBackend:
         anew: bool = False,
     ) -> list[InlineHandle]:
         """Makes the objects here and now."""
-        made = [InlineHandle(self, role, n, make(**arguments), self._now, at_once) for n in numbers]
-        self.handles += made
-        return made
+        for n in numbers:
+            self.handles.append(InlineHandle(self, role, n, make(**arguments), self._now, at_once))
+        return self.handles[len(self.handles) - len(numbers) :]
 
     def share(self, value: Any) -> Callable[[], Any]:
         """The value as it is now, which its owner may go on to change."""

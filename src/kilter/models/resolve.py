@@ -207,7 +207,11 @@ def base_of(folder: Path) -> tuple[Path, Path | None]:
 def _by_itself(folder: Path) -> Path:
     """The folder, whose index of weights leads to no other one: what lies there would be part of no hash."""
     for path in folder.glob("*.index.json"):
-        for name in map(str, dict(read_json(path).get("weight_map") or {}).values()):
+        named = read_json(path).get("weight_map")
+        if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+            fix = "copy the model again, with the index that belongs to its weights"
+            raise UserError("model", str(path), "has no weight_map from tensors to files", fix)
+        for name in named.values():
             if Path(name).name != name:
                 problem = f"names {name!r}, which lies in another folder"
                 raise UserError("model", str(path), problem, "put all weights into the model's own folder")
