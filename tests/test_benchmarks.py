@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -428,6 +429,72 @@ def test_mt_bench_pairs_are_read_with_their_questions_and_answers(tmp_path):
     # Behind the first question the two conversations part: all that follows is what was compared.
     assert [m["content"] for m in found[1].prompt.messages] == ["Q81"]
     assert [m["content"] for m in found[1].completions[0].turns] == ["m81 first", "More?", "m81 second"]
+
+
+def arena_hard(folder, first=False):
+    """A tiny copy of the published folder, of version 2 or of the first one; returns the judgments."""
+    write = lambda path, rows: path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "model_answer").mkdir(parents=True)
+    path = folder / "model_judgment" / "j" / "mine.jsonl"
+    path.parent.mkdir(parents=True)
+    name, asks = (
+        ("question_id", lambda q: {"turns": [{"content": q}]}) if first else ("uid", lambda q: {"prompt": q})
+    )
+    write(folder / "question.jsonl", [{name: q, "category": "c"} | asks(f"Q {q}") for q in "ab"])
+    for model in ("mine", "base"):
+        said = lambda q, model=model: (
+            {"choices": [{"index": 0, "turns": [{"content": f"{model} {q}", "token_len": 2}]}]}
+            if first
+            else {
+                "messages": [
+                    {"role": "system", "content": "Be kind."},
+                    {"role": "user", "content": f"Q {q}"},
+                    {"role": "assistant", "content": {"thought": "hm", "answer": f"{model} {q}"}},
+                ]
+            }
+        )
+        write(folder / "model_answer" / f"{model}.jsonl", [{name: q, "model": model} | said(q) for q in "ab"])
+    games = {"a": [{"score": "B>A"}, {"score": "A>>B"}], "b": [{"score": "A=B"}, None]}
+    named = {"judge": "j", "model": "mine"} | ({} if first else {"baseline": "base", "category": "c"})
+    write(path, [{name: q, "games": games[q]} | named for q in "ab"])
+    return path
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_arena_hards_judgments_are_read_with_their_questions_and_answers(tmp_path, first):
+    path = arena_hard(tmp_path / "arena", first)
+    read_all = lambda: load(DataSpec(path=str(path), heldout=0.0), "rollouts").train
+    if first:  # nobody says who the baseline was
+        with pytest.raises(UserError, match="(?s)field baseline.*published rows mean gpt-4-0314"):
+            read_all()
+        path.write_text(path.read_text().replace('"model":', '"baseline": "base", "model":'))
+    groups = read_all()
+    assert [(g.prompt.id, g.prompt.messages[0]["content"], scores(g)) for g in groups] == [
+        ("a", "Q a", {"base a": 0, "mine a": 1}),
+        ("b", "Q b", {"base b": None, "mine b": None}),
+    ]
+    assert [g.prompt.metadata.get("category") for g in groups] == [None if first else "c"] * 2
+    names = [p.name for p in content_of(SourceSpec(path=str(path)))]
+    assert names == ["mine.jsonl", "question.jsonl", "base.jsonl", "mine.jsonl"]
+    (tmp_path / "arena" / "model_answer" / "base.jsonl").unlink()
+    with pytest.raises(
+        UserError, match="Put model_answer/base.jsonl, with the question a, into the folder above"
+    ):
+        read_all()
+
+
+@pytest.mark.parametrize("suffix", ["jsonl.gz", "ndjson", "json", "txt"])
+def test_judgments_of_any_file_type_are_read_and_hashed_with_their_answers(tmp_path, suffix, monkeypatch):
+    path = arena_hard(tmp_path / "arena")
+    text = path.read_text()
+    path = path.with_name(f"mine.{suffix}")
+    text = json.dumps([json.loads(line) for line in text.splitlines()]) if suffix == "json" else "\n" + text
+    path.write_bytes(gzip.compress(text.encode()) if suffix.endswith("gz") else text.encode())
+    monkeypatch.chdir(path.parent)
+    questions = tmp_path / "arena" / "question.jsonl"
+    spec = DataSpec(path=path.name, heldout=0.0)
+    assert questions in content_of(SourceSpec(path=path.name))
+    assert scores(load(spec, "rollouts").train[0]) == {"base a": 0, "mine a": 1}
 
 
 def test_files_beside_judgments_are_read_as_any_data_is(tmp_path):

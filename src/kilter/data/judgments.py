@@ -1,8 +1,9 @@
-"""MT-Bench judgments with their questions and answers, which FastChat publishes in files of their own.
+"""Judgments with their questions and answers, which MT-Bench and Arena-Hard publish in files of their own.
 
-    mt_bench/question.jsonl               {question_id, category, turns}
-    mt_bench/model_answer/MODEL.jsonl     {question_id, choices: [{turns}]}
-    mt_bench/model_judgment/JUDGE.jsonl   {question_id, model, score, turn}, or two models and who wins
+    question.jsonl                    MT-Bench {question_id, turns}, Arena-Hard 2 {uid, prompt}
+    model_answer/MODEL.jsonl          {question_id, choices: [{turns}]} or {uid, messages}
+    model_judgment/JUDGE.jsonl        MT-Bench {question_id, model, score, turn}, or two models and who wins
+    model_judgment/JUDGE/MODEL.jsonl  Arena-Hard {uid or question_id, model, baseline, games}
 
 A judgment gets `question` and, of each model that it names, `answer`, `answer_1` or `answer_2`: texts by
 turn. What cannot be found is left out, for the row's format to say so.
@@ -10,6 +11,7 @@ turn. What cannot be found is left out, for the row's format to say so.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,72 +21,77 @@ from kilter.errors import UserError
 
 QUESTIONS, ANSWERS = "question.jsonl", "model_answer"
 
+IDS = ("question_id", "uid")
+"""What a question is known by in all three files."""
+
 SIDES: Mapping[str, Mapping[str, str]] = {
     "score": {"model": "answer"},
     "g1_winner": {"model_1": "answer_1", "model_2": "answer_2"},
+    "games": {"baseline": "answer_1", "model": "answer_2"},
 }
 """By a column that only one kind of judgment has: who answered, and what their answers are called."""
 
 
 def sides_of(row: Any) -> Mapping[str, str]:
     """The columns with the models of a judgment, and those of their answers; none of any other row."""
-    if not isinstance(row, dict) or "question_id" not in row or "judge" not in row:
+    if not isinstance(row, dict) or not id_of(row) or "judge" not in row:
         return {}
     found = next((sides for column, sides in SIDES.items() if column in row), {})
     return found if all(model in row for model in found) else {}
 
 
 def beside(path: Path) -> list[Path]:
-    """The files that the judgments of a file are read with; none of any other file."""
-    if path.suffix != ".jsonl" or not any(sides_of(row) for row in _first(path)):
-        return []
-    folders = [path.parent, path.parent.parent]
+    """The files that judgments would be read with, if a file holds such."""
     found = [
-        f for folder in folders for f in (folder / QUESTIONS, *sorted((folder / ANSWERS).glob("*.jsonl")))
+        f
+        for folder in _folders(path)
+        for f in (folder / QUESTIONS, *sorted((folder / ANSWERS).glob("*.jsonl")))
     ]
-    return [file for file in found if file.is_file()]
+    return [file for file in found if file.is_file() and file != path.absolute()]
 
 
-def _first(path: Path) -> list[Any]:
-    """The first row of a file, if it can be read as one."""
-    try:
-        with path.open("rb") as file:
-            line = file.readline(1 << 26)
-        return [OBJECT.decode(line.decode("utf-8-sig").strip())]
-    except (OSError, ValueError):
-        return []
+def _folders(path: Path) -> list[Path]:
+    """Where the files of a judgment may lie: in its own folder, or in the two above."""
+    return list(path.absolute().parents[:3])
+
+
+def id_of(row: Mapping[str, Any]) -> str:
+    """What a judgment calls its question; "" where it does not say."""
+    return next((str(row[name]) for name in IDS if name in row), "")
 
 
 class Joiner:
-    """Puts questions and answers into judgments. They lie in the folder of the file, or in the one above.
+    """Puts questions and answers into judgments.
 
     `path`: the file of judgments.
     """
 
     def __init__(self, path: Path) -> None:
-        self.folders = (path.parent, path.parent.parent)
+        self.folders = _folders(path)
         self._known: dict[str, Mapping[str, Any]] = {}
 
     def filled(self, row: Any) -> Any:
-        """A judgment with what was judged; any other row as it is."""
+        """A judgment with what was judged; anything else as it is."""
         sides, found = sides_of(row), dict[str, Any]()
         if not sides or "prompt" in row or not row.keys().isdisjoint(sides.values()):
             return row
         for model, column in sides.items():
-            name, asked = str(row[model]), str(row["question_id"])
+            name, asked = str(row[model]), id_of(row)
             found["question"] = self._file(QUESTIONS).get(asked)
             # Rows may come from anywhere: they make nobody read a file of another folder.
             known = self._file(f"{ANSWERS}/{name}.jsonl") if Path(name).name == name else {}
             found[column] = known.get(asked)
-        return row | {column: texts for column, texts in found.items() if texts is not None}
+        joined = copy.copy(row)
+        joined.update({column: texts for column, texts in found.items() if texts is not None})
+        return joined
 
     def _file(self, name: str) -> Mapping[str, Any]:
         """The texts of a file by the question's id; nothing where there is no such file."""
         if name not in self._known:
             path = next((f / name for f in self.folders if (f / name).is_file()), None)
             rows = _rows(path) if path is not None else ()
-            known = (row for row in rows if isinstance(row, dict) and "question_id" in row)
-            self._known[name] = {str(row["question_id"]): _texts(row) for row in known}
+            known = ((row, i) for row in rows if isinstance(row, dict) for i in IDS if i in row)
+            self._known[name] = {str(row[i]): _texts(row) for row, i in known}
         return self._known[name]
 
 
@@ -107,7 +114,18 @@ def _rows(path: Path) -> Iterator[Any]:
 
 def _texts(row: Mapping[str, Any]) -> Any:
     """What was asked, or answered first, turn by turn."""
-    choices = row.get("choices")
+    choices, said = row.get("choices"), row.get("messages")
     if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        return choices[0].get("turns")
-    return row.get("turns")
+        turns = choices[0].get("turns")
+    elif isinstance(said, list):
+        turns = [turn for turn in said if isinstance(turn, dict) and turn.get("role") == "assistant"]
+    else:
+        turns = row.get("turns", [row["prompt"]] if "prompt" in row else None)
+    return [_text(turn) for turn in turns] if isinstance(turns, list) else turns
+
+
+def _text(turn: Any) -> Any:
+    """The text of a turn; Arena-Hard's are objects, and its answers may stand beside the thoughts."""
+    for key in ("content", "answer"):
+        turn = turn[key] if isinstance(turn, dict) and key in turn else turn
+    return turn

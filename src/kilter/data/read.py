@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, TextIO, cast
 from kilter.data import columns, memory
 from kilter.data.blocks import SUFFIX, Reader
 from kilter.data.formats import detect
-from kilter.data.judgments import Joiner, beside
+from kilter.data.judgments import Joiner, beside, sides_of
 from kilter.data.row import OBJECT, Cells, Raw, RowError, absent, twice
 from kilter.data.source import SourceSpec
 from kilter.data.worlds.registry import is_world, paths
@@ -108,7 +108,14 @@ def content_of(source: SourceSpec) -> list[Path]:
     files = local_files(source.path, source.split) or []
     # Rows of a run's rollouts are half of the data: their tokens lie beside them. So do judged answers.
     tokens = [f.with_suffix(SUFFIX) for f in files if f.with_suffix(SUFFIX).is_file()]
-    return [*files, *tokens, *(judged for f in files for judged in beside(f))]
+    return list(dict.fromkeys([*files, *tokens, *(judged for f in files for judged in _judged(f))]))
+
+
+def _judged(path: Path) -> list[Path]:
+    """The questions and answers that the judgments of a file are read with; none of any other file."""
+    found = beside(path)
+    rows = (row for _, row in _raw(path, "data.path") if isinstance(row, Mapping)) if found else iter(())
+    return found if sides_of(next(rows, None)) else []
 
 
 def _folder(folder: Path, split: str, field: str) -> list[Path]:
@@ -216,6 +223,14 @@ def _lines(handle: TextIO, path: Path) -> Iterator[str]:
 
 
 def _file(path: Path, field: str) -> Rows:
+    """The rows of a file; judgments of answers that lie in other files come with them."""
+    judged = Joiner(path)
+    for place, row in _raw(path, field):
+        yield place, judged.filled(row)
+
+
+def _raw(path: Path, field: str) -> Rows:
+    """The rows of a file as they stand in it."""
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
     try:
         yield from READERS.get(kind, _by_content)(path, field)
@@ -373,7 +388,7 @@ def _cells(reader: csv.DictReader[str]) -> Raw | RowError | None:
 
 
 def _jsonl(path: Path, field: str) -> Rows:
-    tokens, judged = Reader(path), Joiner(path)
+    tokens = Reader(path)
     with _open(path) as handle:
         for number, line in enumerate(_lines(handle, path), start=1):
             if not line.strip():
@@ -381,7 +396,7 @@ def _jsonl(path: Path, field: str) -> Rows:
             if number == 1 and _is_array(line):
                 yield from _json(path, field)
                 return
-            yield f"{path}:{number}", judged.filled(tokens.filled(_line(line)))
+            yield f"{path}:{number}", tokens.filled(_line(line))
 
 
 def _is_array(line: str) -> bool:

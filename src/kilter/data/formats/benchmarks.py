@@ -9,6 +9,7 @@ from typing import Any
 
 from kilter.data.formats.ask import answer_of, completion_of, shared_turns, text_of
 from kilter.data.formats.registry import data_format
+from kilter.data.judgments import id_of
 from kilter.data.row import Row, RowError, is_missing, listed, number, unpacked, without_missing
 from kilter.data.turns import turns
 from kilter.types import PLAIN, Completion, Feedback, Group, Message, Prompt
@@ -375,17 +376,26 @@ def _read_mt_bench_judgments(row: Row) -> Iterator[Group]:
     if unknown := set(winners) - known.keys():
         raise RowError("g1_winner", f"should be model_1, model_2, tie or error, found {sorted(unknown)}")
     games = [known[w] for w in winners]
-    if "prompt" in row:  # somebody has joined them
-        yield _judged(row, "mt_bench", "", games)
-        return
+    yield _compared(row, "mt_bench", ("model_1", "model_2"), games)
 
-    # Both models were asked the second question behind their own first answers.
-    sides = [_conversation(row, f"answer_{n}", f"model_{n}") for n in (1, 2)]
+
+def _compared(row: Row, name: str, models: tuple[str, str], games: Sequence[float | None]) -> Group:
+    """Two answers and who is better; `games`: what each says of the first, None for nothing.
+
+    Raises:
+        RowError: the answers were not found.
+    """
+    columns, scored = ("answer_1", "answer_2"), tuple(map(Feedback, _both(games)))
+    category = row.get("category", None)
+    if "prompt" in row:  # somebody has joined them
+        texts = [text_of(row.need(column), column) for column in columns]
+        return Group(_asks(_asked(row, "prompt"), name, category), tuple(map(Completion, texts)), scored)
+
+    # Both models were asked a second question behind their own first answers.
+    sides = [_conversation(row, *names) for names in zip(columns, models, strict=True)]
     size = shared_turns(sides)
-    asked = replace(_asks(sides[0][0]["content"], "mt_bench"), messages=sides[0][:size])
-    prompt = replace(asked, id=str(row["question_id"]))
-    answers = tuple(completion_of(side[size:]) for side in sides)
-    yield Group(prompt, answers, tuple(map(Feedback, _both(games))))
+    asked = replace(_asks(sides[0][0]["content"], name, category), messages=sides[0][:size])
+    return Group(replace(asked, id=id_of(row)), tuple(completion_of(side[size:]) for side in sides), scored)
 
 
 def _conversation(row: Row, answers: str, model: str) -> tuple[Message, ...]:
@@ -405,7 +415,7 @@ def _conversation(row: Row, answers: str, model: str) -> tuple[Message, ...]:
     for column, file in files.items():
         if column not in row:
             problem = "is missing: a judgment names models, and holds no answers."
-            fix = f"Put {file}, with the question {row['question_id']}, into the folder above the judgments"
+            fix = f"Put {file}, with the question {id_of(row)}, into the folder above the judgments"
             raise RowError(column, problem, fix=fix)
         texts = listed(row[column], column, "texts")
         if len(texts) < turn:
@@ -427,30 +437,14 @@ def _both(games: Sequence[float | None]) -> tuple[float | None, float | None]:
     return first, 1.0 - first
 
 
-def _judged(row: Row, name: str, joined: str, games: Sequence[float | None]) -> Group:
-    """A judgment that was joined with its answers; `games`: what each says of the first, None for nothing.
-
-    Raises:
-        RowError: it was not joined.
-    """
-    columns = ("answer_1", "answer_2")
-    if not {"prompt", *columns} <= set(row):
-        problem = "is missing: a judgment names the better model, and holds no answers."
-        raise RowError("answer_1", problem, fix=f"Join the file with the models' answers {joined}")
-    texts = [text_of(row.need(column), column) for column in columns]
-    return Group(
-        _asks(_asked(row, "prompt"), name), tuple(map(Completion, texts)), tuple(map(Feedback, _both(games)))
-    )
-
-
 GRADES = {"A": 1.0, "=": 0.5, "B": 0.0}
 """Of the answer that was shown first, by who is said to be better."""
 
 
 @data_format(
     "arena_hard_judgments",
-    "Arena-Hard judgments: games with a score such as A>>B, baseline shown first, then second; "
-    "they lack the answers",
+    "Arena-Hard judgments: uid or question_id, model, baseline, games with a score such as A>>B, baseline "
+    "shown first, then second; question.jsonl and model_answer/MODEL.jsonl are read with them",
     lambda r: "games" in r and "judge" in r and "model" in r,
     {
         "uid": "x",
@@ -464,13 +458,19 @@ GRADES = {"A": 1.0, "=": 0.5, "B": 0.0}
 )
 def _read_arena_hard_judgments(row: Row) -> Iterator[Group]:
     games = listed(row.need("games"), "games", "games")
-    joined = "on uid, or question_id: columns prompt, answer_1 (of the baseline) and answer_2"
     shown = [_grade(game, f"games[{n}]") for n, game in enumerate(games[:2])]
     if len(shown) < 2:
         raise RowError("games", "should be two, one for each order")
     # In the second game the baseline is shown second.
     first, second = shown
-    yield _judged(row, "arena_hard", joined, [first, None if second is None else 1.0 - second])
+    if "prompt" not in row and "baseline" not in row:  # as in version 0.1
+        fix = (
+            "Write the name of the model that was compared with into each row; published rows mean gpt-4-0314"
+        )
+        raise RowError("baseline", "is missing: a judgment names models, and holds no answers.", fix=fix)
+    yield _compared(
+        row, "arena_hard", ("baseline", "model"), [first, None if second is None else 1.0 - second]
+    )
 
 
 def _grade(game: Any, where: str) -> float | None:
