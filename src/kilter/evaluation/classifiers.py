@@ -46,8 +46,9 @@ MANNERS = Reader("kilter.evaluation.response.manner", lambda prompt: False)
 DECISIONS = Reader("kilter.evaluation.decisions", lambda prompt: False)
 """Who reads what.
 
-How a refusal declines, and what an answer decides, are read by rules that nobody measured. So is a violation
-over all prompts, which is a word of a list as well.
+What an answer decides is read by rules that nobody measured. So is a violation over all prompts, which is a
+word of a list as well. Of how a refusal declines, measured.json counts what one reader labelled (`manner`):
+too little to correct a rate with.
 """
 
 
