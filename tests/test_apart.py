@@ -745,6 +745,25 @@ def test_a_worker_that_is_taken_over_keeps_what_serves_again_and_makes_anew_what
     assert Kept.made[0].closed is not stays
 
 
+def test_what_is_asked_of_a_worker_that_is_taken_over_waits_for_the_next_object():
+    """Also while something still loads, such as for the learner that is gone."""
+    Kept.made.clear()
+    held, said = Held("rollout", 0, "node", "127.0.0.1"), []
+    held.build(pickle.dumps((Kept, {"serves": False})))
+    held.call("again", ())
+    takes = threading.Thread(target=held.build, args=(pickle.dumps((Kept, {"serves": True})),))
+    asks = threading.Thread(target=lambda: said.append(held.call("again", ()).value))
+    held._first.acquire()
+    takes.start()
+    waits = not held.read.wait(0.2)
+    asks.start()
+    held._first.release()
+    takes.join(10)
+    asks.join(10)
+    assert waits
+    assert said == [True]
+
+
 def test_a_worker_says_that_it_goes_on_while_it_closes_what_it_held_and_outlives_a_failure_of_that():
     said = []
     held = Held("rollout", 0, "node", "127.0.0.1")

@@ -354,3 +354,20 @@ def test_weights_that_do_not_arrive_twice_end_the_run(bad, restarts):
     asked = [Request(str(n), Prompt(text=str(n)), 1, SamplingParams()) for n in range(4)]
     with pytest.raises(RunFailed, match="failed at rollout 1: it holds other weights than the learner"):
         list(sampler.run(asked))
+
+
+def test_workers_that_began_end_with_the_backend_where_another_one_fails():
+    """Nobody else has heard of them."""
+    backend, made = InlineBackend(), []
+
+    def make():
+        made.append(Echo())
+        if len(made) == 2:
+            raise MemoryError
+        return made[-1]
+
+    with pytest.raises(MemoryError):
+        backend.start("reward", range(3), make, {})
+    assert [handle.dead for handle in backend.handles] == [False]
+    backend.close()
+    assert [handle.dead for handle in backend.handles] == [True]

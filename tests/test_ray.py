@@ -230,6 +230,22 @@ def test_workers_that_began_before_a_place_did_not_come_leave_theirs(head):
     again.close()
 
 
+def test_a_worker_that_cannot_be_killed_gives_its_place_back(monkeypatch):
+    from kilter.cluster.ray import Made, Owner
+
+    def fails(actor):
+        raise ValueError("ray.kill() only supported for actors")
+
+    removed, backend = [], RayBackend.__new__(RayBackend)
+    monkeypatch.setattr(ray, "kill", fails)
+    monkeypatch.setattr(ray.util, "remove_placement_group", removed.append)
+    backend.handles, backend._host, backend._own, backend._guard = [], None, False, None
+    backend._owner = Owner()
+    backend._owner.made = [Made("reward", 0, None, "its place")]
+    backend.close()
+    assert removed == ["its place"]
+
+
 def test_the_ranks_of_a_learner_lie_on_as_many_machines_as_asked(head):
     learner = {"processes": 4, "nodes": 2, "cores": 1, "resources": {"ranks": 1}}
     backend = RayBackend(spec(learner=learner, wait_for_resources=1.0))

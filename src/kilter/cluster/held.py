@@ -59,16 +59,19 @@ class Held:
             packed: what makes it and the arguments, still pickled. To read them imports much, and while the
                 backend itself reads them no other lane can.
         """
-        with self._first:
-            again = getattr(self.object, "again", None)
-            if packed == self._packed and again is not None and again():
-                return
-            self.read.clear()
-            old, self.object, self._packed, self._made = self.object, None, packed, None
-            # What fails here either is missing, or fails again when the object is made.
-            run(old, "close", (), self.where)
-            with doing("the code that it needs"):
-                run(pickle, "loads", (packed,), self.where)
+        # Calls that come from here on wait, also while the old object loads.
+        self.read.clear()
+        try:
+            with self._first:
+                again = getattr(self.object, "again", None)
+                if packed == self._packed and again is not None and again():
+                    return
+                old, self.object, self._packed, self._made = self.object, None, packed, None
+                # What fails here either is missing, or fails again when the object is made.
+                run(old, "close", (), self.where)
+                with doing("the code that it needs"):
+                    run(pickle, "loads", (packed,), self.where)
+        finally:
             self.read.set()
 
     def _make(self) -> None:
