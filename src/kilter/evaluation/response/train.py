@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from kilter.artifacts import write_json, write_text
 from kilter.evaluation.response import voices
 from kilter.evaluation.response.features import clues, hashed
-from kilter.evaluation.response.inner import PARTS, states
+from kilter.evaluation.response.inner import PARTS, WIDTH, states
 from kilter.evaluation.response.model import HASH_SCALE, WEIGHTS, Linear
 from kilter.evaluation.response.reading import manner
 from kilter.evaluation.response.rules import plain
@@ -503,7 +503,7 @@ def _seen(rows: Sequence[Example], at: NDArray[np.int_], kept: Path | None) -> N
     """States of these answers: read from the file where they are kept, else made, which takes minutes."""
     if kept is not None and kept.is_file():
         with np.load(kept) as held:
-            if np.array_equal(held["at"], at):
+            if np.array_equal(held["at"], at) and held["states"].shape[1] == PARTS * WIDTH:
                 return np.asarray(held["states"])
     seen = states([(rows[i].prompt, rows[i].answer) for i in at])
     if kept is not None:
