@@ -254,3 +254,18 @@ def test_answers_are_on_disk_as_they_come_and_end_in_the_order_of_their_prompts(
     assert asked() == [f"q{n}" for n in range(7)]
     assert (tmp_path / "asked").read_text().split() == ["q6", "q5", "q4", "q3", "q2", "q3", "q2", "q1", "q0"]
     assert [len(g.completions) for g in store.read(path)] == [2, 2, 2, 1, 2, 2, 2]
+
+
+def test_a_sampler_that_gives_a_sample_twice_is_named():
+    from kilter.errors import RunFailed
+    from kilter.sampling.collect import collect, requests
+    from kilter.types import Completion, Prompt, Sample, SamplerFacts, SamplingParams
+
+    class Echo:
+        facts = SamplerFacts()
+
+        def run(self, wanted, listener=None):
+            yield from (Sample(r, 0, Completion("a")) for r in [*wanted, *wanted])
+
+    with pytest.raises(RunFailed, match="sampler Echo is wrong: it gave sample 0 of request 0 twice"):
+        collect(Echo(), requests([Prompt(text="q")], 1, SamplingParams(4)))

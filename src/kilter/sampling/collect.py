@@ -123,6 +123,11 @@ def finish(
     place = {r.id: n for n, r in enumerate(wanted)}
     for sample in samples:
         row = rows[sample.request.id]
+        if row[sample.index] is not None:
+            # A sampler of the user's own: what came first may be on disk already.
+            who, which = type(sampler).__name__, f"{sample.index} of request {sample.request.id}"
+            problem = f"The sampler {who} is wrong: it gave sample {which} twice."
+            raise RunFailed(problem, "make it yield each sample of a request once")
         row[sample.index] = sample
         found.usage += sample.usage
         if all(s is not None for s in row):
