@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kilter import cli
 from kilter.artifacts import read_lines
@@ -95,6 +97,23 @@ def test_the_recipe_runs_to_its_gate_and_every_row_can_be_traced(tiny, tmp_path,
     code, text = command(monkeypatch, capsys, "trace", run, "0", "--stage", "harmless")
     assert code in (0, 2)
     shutil.rmtree(run)
+
+
+def test_the_page_s_way_by_a_preference_model_is_a_recipe(tiny, tmp_path, monkeypatch, capsys):
+    page = (RECIPE.parents[1] / "docs" / "constitutional-ai.md").read_text()
+    recipe = yaml.safe_load(RECIPE.read_text())
+    own = yaml.safe_load(re.search(r"```yaml\n(  pm:.*?)```", page, re.S)[1])
+    stages = [
+        pair
+        for name, body in recipe["stages"].items()
+        for pair in (own if name == "rl" else {name: body}).items()
+    ]
+    recipe["stages"] = dict(stages)
+    monkeypatch.chdir(tmp_path)
+    Path("pm.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    code, text = command(monkeypatch, capsys, "run", "pm.yaml", "--set", f"model={tiny}", "--dry-run")
+    assert code == 0, text
+    assert re.search(r"\bpm\b", text) and "grpo" in text
 
 
 def evaluated():
