@@ -576,3 +576,20 @@ def test_training_reads_the_data_that_it_names():
     found = Counter(e.label for e in train.examples(data))
     assert found[train.FULL] > 1000
     assert found[train.PARTIAL] > 100
+
+
+def test_the_page_counts_in_sentences_what_was_measured():
+    page = " ".join((Path(__file__).parents[1] / "docs" / "response-classifier.md").read_text().split())
+    found = measured(second=True)
+    clues, apart, manners = found["clues_alone"], found["told_apart"], found["manner"]
+    right = lambda rates, rate, n: f"{round(rates[rate] * rates[n])} of {rates[n]}"
+    refusals, helps = right(clues, "sensitivity", "n_positive"), right(clues, "specificity", "n_negative")
+    assert f"Clues alone find {refusals} refusals and let {helps} pass" in page
+    assert (
+        f"Partial refusals of the writers: {found['partial_found']:.2f} of {found['n_partial']} are found"
+        in page
+    )
+    counted = {kind: f"{told['right']} of {told['n']}" for kind, told in (apart | manners).items()}
+    assert f"{counted['partial']} are called partial, and {counted['full']} full ones full" in page
+    said = f"{counted['explains']} that explain are read so, {counted['evades']} that evade"
+    assert f"{said}, and {counted['redirects']} that redirect" in page
