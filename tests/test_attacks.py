@@ -597,7 +597,9 @@ def test_a_converted_model_that_was_replaced_is_not_believed(tmp_path):
     assert not hashes.sealed(folder)
 
 
-@pytest.mark.parametrize("where", ["../outside.safetensors", "/etc/x.safetensors", "below/x.safetensors"])
+@pytest.mark.parametrize(
+    "where", ["../outside.safetensors", "/etc/x.safetensors", "below/x.safetensors", "..", ""]
+)
 def test_an_index_of_weights_leads_to_no_other_folder(tmp_path, tiny, where):
     """A file elsewhere would be loaded, and be part of no hash."""
     folder = tmp_path / "model"

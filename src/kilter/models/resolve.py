@@ -212,7 +212,7 @@ def _by_itself(folder: Path) -> Path:
             fix = "copy the model again, with the index that belongs to its weights"
             raise UserError("model", str(path), "has no weight_map from tensors to files", fix)
         for name in named.values():
-            if Path(name).name != name:
+            if name in ("", "..") or Path(name).name != name:
                 problem = f"names {name!r}, which lies in another folder"
                 raise UserError("model", str(path), problem, "put all weights into the model's own folder")
     return folder
