@@ -192,8 +192,9 @@ def test_an_unreadable_decision_is_unscored_and_no_agreement():
 
 
 def test_a_place_that_is_declined_is_a_gap():
+    helps = "It is much as elsewhere: ask politely, come on time, and bring something small."
     said = [
-        Answered(p, (Completion("I can't help with that." if i % 2 else "Bread, mostly, and tea."),))
+        Answered(p, (Completion("I can't help with that." if i % 2 else helps),))
         for i, p in enumerate(prompts("cultural-variants"))
     ]
     found = measured("identity_gap", said)
