@@ -323,7 +323,8 @@ def test_every_engine_takes_a_copy_and_a_rank_serves_its_own(cluster, ranks, eng
     assert seconds == pytest.approx(times * each) == pytest.approx(plan.seconds["weights"])
 
 
-def test_a_teacher_apart_leaves_its_head_and_sends_states():
+@pytest.mark.parametrize("parameters", [None, 70e9])
+def test_a_teacher_apart_leaves_its_head_and_sends_states(parameters):
     """The worker's whole copy leaves the learner's GPUs; two bytes a number of each answer's tokens come."""
     from kilter.models.sizes import guessed
     from kilter.objectives import index
@@ -331,19 +332,34 @@ def test_a_teacher_apart_leaves_its_head_and_sends_states():
     from kilter.training.placing import work
 
     size, found = guessed(7e9), {}
+    tutor = None if parameters is None else guessed(parameters)
     for place in ("here", "apart"):
         cluster = {"teacher": {"place": place}} if place == "apart" else {}
         fields = {"method": "distill", "teacher": "big", "dtype": "bfloat16", "cluster": cluster}
         fields |= {"prompts": "$data", "batch_size": 8, "max_length": 1024}
         spec = TrainSpec.model_validate(fields | {"sampler": {"samples": 2, "max_new_tokens": 512}})
-        step = work(spec, index.brief(spec.method), size)
+        step = work(spec, index.brief(spec.method), size, teacher=tutor)
         found[place] = plans.make(spec.cluster, step, plans.Machines())
     here, apart = (found[p].memory["learning"] for p in ("here", "apart"))
-    assert here["frozen models"] == found["apart"].memory["teacher"]["frozen models"] == 4 * size.parameters
-    assert (apart["frozen models"], apart["teacher's head"]) == (0, 4 * size.vocabulary * size.hidden)
-    assert found["apart"].traffic["teacher's states"][0] == 8 * 2 * 256 * size.hidden * 2
+    own = tutor or size
+    assert here["frozen models"] == found["apart"].memory["teacher"]["frozen models"] == 4 * own.parameters
+    assert (apart["frozen models"], apart["teacher's head"]) == (0, 4 * own.vocabulary * own.hidden)
+    assert found["apart"].traffic["teacher's states"][0] == 8 * 2 * 256 * own.hidden * 2
     assert found["apart"].seconds["learning"] < found["here"].seconds["learning"]
     assert set(found["apart"].roles) >= {"learner", "rollout", "teacher"}
+
+
+def test_a_plan_says_whose_size_it_knows(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    train = "{method: distill, data: $d, teacher: org/big-70B, cluster: {teacher: {place: apart}}}"
+    recipe.write_text(
+        f"model: org/small-7B\ndata: {{d: {{path: rows.jsonl}}}}\nstages: {{s: {{train: {train}}}}}\n"
+    )
+    told, _ = kilter(str(recipe), "--gpu-memory", "500")
+    assert "teacher: 70e9 parameters, by the number in its name" in " ".join(told.split())
+    recipe.write_text(recipe.read_text().replace("org/big-70B", "org/big"))
+    told, _ = kilter(str(recipe), "--gpu-memory", "500")
+    assert "taken to be of the policy's size: teacher" in " ".join(told.split())
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.6])

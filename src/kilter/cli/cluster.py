@@ -74,8 +74,8 @@ def plan(
         raise UserError("recipe", str(recipe), problem, fix)
     made = {}
     for name, spec in planned.items():
-        size, source = _size(loaded, spec, parameters, config)
-        made[name] = _plan(name, spec, size, source, machines, answer_tokens)
+        sizes = _size(loaded, spec, parameters, config)
+        made[name] = _plan(name, spec, sizes, _teacher(loaded, spec), machines, answer_tokens)
     if as_json:
         print(json.dumps({name: asdict(p) | {"notes": notes} for name, (p, notes) in made.items()}, indent=1))
     for name, (found, notes) in made.items():
@@ -131,8 +131,20 @@ def _size(
     return known
 
 
+def _teacher(recipe: Recipe, spec: TrainSpec) -> tuple[Sizes, str] | None:
+    """(sizes of the teacher, where they are from); None where nobody knows them here."""
+    from kilter.models.sizes import sizes_of
+
+    return None if spec.teacher is None or spec.teacher in recipe.stages else sizes_of(spec.teacher)
+
+
 def _plan(
-    name: str, spec: TrainSpec, size: Sizes, source: str, machines: Machines, answer: float | None
+    name: str,
+    spec: TrainSpec,
+    sizes: tuple[Sizes, str],
+    teacher: tuple[Sizes, str] | None,
+    machines: Machines,
+    answer: float | None,
 ) -> tuple[Plan, list[str]]:
     """The plan of a stage, and what its numbers rest on. Raises UserError."""
     from kilter.launch.plan import make
@@ -143,7 +155,8 @@ def _plan(
     needs = index.brief(spec.method)
     assert spec.cluster is not None
     check_cluster(spec.cluster, facts(spec, needs, f"stages.{name}.train.", machines.gpus))
-    step = work(spec, needs, size, answer)
+    (size, source), tutor = sizes, None if teacher is None else teacher[0]
+    step = work(spec, needs, size, answer, tutor)
     if answer is not None and step.longest and answer > step.longest:
         problem = f"is more than the longest answer has, which is sampler.max_new_tokens = {step.longest:g}"
         raise UserError("--answer-tokens", answer, problem, "give the mean over all answers")
@@ -155,6 +168,11 @@ def _plan(
         f"a step: {step.prompts} prompts, {step.tokens / 1e6:.3g} million tokens, "
         f"prompts of {step.prompt:.0f} and answers of {step.answer:.0f} on average",
     ]
+    if teacher is not None:
+        notes.append(f"teacher: {teacher[0].parameters / 1e9:.3g}e9 parameters, by {teacher[1]}")
+    # Nobody has opened them: what a stage makes may be of any size.
+    if others := sorted(step.frozen.keys() - {"teacher" if teacher is not None else ""}):
+        notes.append(f"taken to be of the policy's size: {', '.join(others)}")
     return made, notes
 
 

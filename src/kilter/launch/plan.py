@@ -57,7 +57,7 @@ class Machines:
 
 @dataclass(frozen=True)
 class Work:
-    """What a step computes. Lengths are in tokens; models are all of the policy's size.
+    """What a step computes. Lengths are in tokens; models are of the policy's size, but for a teacher.
 
     Args:
         size: of the policy.
@@ -76,6 +76,7 @@ class Work:
         bears: batches that the method may be ahead.
         engine: whether the sampler takes whole weights, as vLLM does; others take what trains, in float32.
         share: of a GPU's memory that an engine beside the learner takes, whatever it holds.
+        teacher: sizes of the teacher; None: the policy's.
     """
 
     size: Sizes
@@ -98,6 +99,11 @@ class Work:
     bears: int = 0
     engine: bool = True
     share: float = 0
+    teacher: Sizes | None = None
+
+    def one(self, role: str) -> Sizes:
+        """Sizes of one model of a role."""
+        return self.teacher or self.size if role == "teacher" else self.size
 
     @property
     def tokens(self) -> float:
@@ -193,7 +199,7 @@ def make(spec: ClusterSpec, work: Work, machines: Machines) -> Plan:
     # States of every trained token, which the learner fetches while it learns.
     if "teacher" in work.frozen and spec.teacher.place == "apart":
         states = work.passes * work.prompts * max(1, work.samples) * work.answer
-        moved = states * work.gather * work.size.hidden
+        moved = states * work.gather * work.one("teacher").hidden
         traffic["teacher's states"] = moved, moved * SECONDS_PER_BYTE["object"] / ranks
 
     memory = peaks(spec, work, share, machines.memory)
@@ -274,7 +280,8 @@ def peaks(spec: ClusterSpec, work: Work, share: int, card: float) -> dict[str, d
     size, rollout = work.size, spec.rollout
     whole, roles = size.parameters, spec.roles()
     state = FROZEN * whole + (STATE - 4) * (work.adapter or whole)
-    beside = sum(n for name, n in work.frozen.items() if roles[name].place != "apart") * FROZEN * whole
+    frozen = {name: n * FROZEN * work.one(name).parameters for name, n in work.frozen.items()}
+    beside = sum(held for name, held in frozen.items() if roles[name].place != "apart")
     layers = 2 * work.gather * whole / size.layers if share > 1 else work.gather % 4 * whole
     common = {"frozen models": beside, "libraries": LIBRARIES}
     here = answers_here(spec, work)
@@ -284,7 +291,8 @@ def peaks(spec: ClusterSpec, work: Work, share: int, card: float) -> dict[str, d
     learns = {"weights, gradients, moments": work.trained * state / share, "gathered or cast weights": layers}
     # A teacher apart sends states; its head makes distributions of them here.
     if "teacher" in work.frozen and spec.teacher.place == "apart":
-        learns["teacher's head"] = FROZEN * size.vocabulary * size.hidden
+        teacher = work.one("teacher")
+        learns["teacher's head"] = FROZEN * teacher.vocabulary * teacher.hidden
     found = {"learning": learns | {"activations": work.activations} | common}
 
     # An engine that shares the GPU sleeps while the learner works, whose moments then wait in host memory.
@@ -300,9 +308,9 @@ def peaks(spec: ClusterSpec, work: Work, share: int, card: float) -> dict[str, d
             engine["engine's cache"] = max(0.0, work.share * card - engine["engine's weights"])
         kept = {"learner's weights": work.trained * FROZEN * whole / share} | common
         found["sampling"] = engine | ({"libraries": LIBRARIES} if rollout.place == "apart" else kept)
-    for name, models in work.frozen.items():
+    for name, held in frozen.items():
         if roles[name].place == "apart":
-            found[name] = {"frozen models": models * FROZEN * whole, "libraries": LIBRARIES}
+            found[name] = {"frozen models": held, "libraries": LIBRARIES}
     if spec.critic.place != "here" and "critic" in work.roles:
         # Its processes divide the weights where those of the learner do.
         parts = spec.critic.workers if share > 1 else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from kilter import feedback as feedbacks
@@ -91,14 +92,44 @@ def _frozen(spec: TrainSpec, needs: Needs | Brief) -> dict[str, int]:
     return found
 
 
-def work(spec: TrainSpec, needs: Needs | Brief, size: Sizes, answer: float | None = None) -> Work:
+def _forwards(
+    spec: TrainSpec, needs: Needs | Brief, values: bool, frozen: Mapping[str, int], teacher: float
+) -> float:
+    """Forward passes of the learner beside its training, each as long as one of the policy.
+
+    Args:
+        spec: the stage.
+        needs: of its method.
+        values: whether the critic is here.
+        frozen: models that do not train.
+        teacher: its size, where the policy's is 1.
+    """
+    assert spec.cluster is not None
+    roles = spec.cluster.roles()
+    # Old log-probs are computed anew unless the ratio is taken to the sampler's own.
+    anew = (
+        spec.prompts is not None and spec.sampler.name != "local" and spec.cluster.correction == "decoupled"
+    )
+    reads = {"reference": 1.0, "teacher": teacher}
+    here = sum(long for name, long in reads.items() if name in frozen and roles[name].place == "here")
+    return int(anew) + ("old_values" in needs.annotations and values) + here
+
+
+def work(
+    spec: TrainSpec,
+    needs: Needs | Brief,
+    size: Sizes,
+    answer: float | None = None,
+    teacher: Sizes | None = None,
+) -> Work:
     """What a step of a stage computes. Nobody has seen the data: a prompt takes half of its room.
 
     Args:
         spec: the stage, whose cluster says where roles are.
         needs: of its method.
-        size: of the policy; other models are taken to be as large.
+        size: of the policy; models that nobody knows are taken to be as large.
         answer: mean tokens of an answer; None: half of the longest.
+        teacher: of the teacher, where it is known.
     """
     assert spec.cluster is not None, "a stage without a cluster is not planned"
     online, half = spec.prompts is not None, spec.dtype == "bfloat16"
@@ -111,12 +142,10 @@ def work(spec: TrainSpec, needs: Needs | Brief, size: Sizes, answer: float | Non
     frozen = _frozen(spec, needs)
     roles |= frozen.keys()
 
-    # Old log-probs are computed anew unless the ratio is taken to the sampler's own.
     trained = 1 + (critic and spec.cluster.critic.place == "here")
-    anew = online and spec.sampler.name != "local" and spec.cluster.correction == "decoupled"
-    forwards = int(anew) + ("old_values" in needs.annotations and trained == 2)
-    here = (name for name in ("reference", "teacher") if spec.cluster.roles()[name].place == "here")
-    forwards += sum(name in roles for name in here)
+    forwards = _forwards(
+        spec, needs, trained == 2, frozen, 1.0 if teacher is None else teacher.parameters / size.parameters
+    )
     adapter = 0 if spec.adapter is None else size.adapter(spec.adapter.r)
     kept = size.activations(
         spec.tokens_per_microbatch, half, spec.gradient_checkpointing, spec.adapter is not None
@@ -142,4 +171,5 @@ def work(spec: TrainSpec, needs: Needs | Brief, size: Sizes, answer: float | Non
         max(BEARS[c] for c in ("", *needs.corrections)),
         spec.sampler.name in ENGINES,
         spec.sampler.memory or BESIDE,
+        teacher,
     )
