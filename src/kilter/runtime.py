@@ -134,11 +134,9 @@ class Guard:
     def dismiss(self) -> None:
         """The command is not run: nothing is left to do."""
         assert self._shell.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # somebody has killed it
             self._shell.stdin.write(b"\n")
             self._shell.stdin.flush()
-        except BrokenPipeError:
-            pass  # somebody has killed it
         self.fire()
 
 
