@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
@@ -259,3 +262,39 @@ def test_a_plain_value_of_several_configurations_is_their_first_field_whatever_e
     views = {"view": "pairs"} if more else {}
     assert collect(options, {"data__world": "16"} | more) == {"data": {"world": {"n": 16} | views}}
     assert collect(options, {"data__world": "{n: 5}"} | more) == {"data": {"world": {"n": 5} | views}}
+
+
+def test_sigterm_while_something_loads_ends_with_a_line_and_what_was_started(tiny, pairs_file, tmp_path):
+    """Before it, and between steps, nothing hears the loop's own request to stop."""
+    (tmp_path / "slow.py").write_text(
+        "import time\n"
+        "try:\n    print('loading', flush=True)\n    time.sleep(60)\n"
+        "finally:\n    print('tidied up', flush=True)\n"
+    )
+    words = [
+        "train",
+        "--method",
+        "grpo",
+        "--model",
+        tiny,
+        "--data",
+        pairs_file,
+        "--feedback",
+        "slow.py:reward",
+    ]
+    command = subprocess.Popen(
+        [sys.executable, "-m", "kilter", *words, "--out", "run"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    assert command.stdout is not None
+    assert command.stdout.readline() == "loading\n"
+    command.send_signal(signal.SIGTERM)
+    said, why = command.communicate(timeout=60)
+    assert command.returncode == 4
+    assert said == "tidied up\n"
+    assert "interrupted; run the same command again to resume" in why
+    assert "Traceback" not in why

@@ -6,11 +6,14 @@ traceback.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
+import signal
 import sys
 import traceback
+from types import FrameType
 from typing import Any
 
 import typer
@@ -46,6 +49,7 @@ from kilter.launch import jobs
 from kilter.models.remote_code import FLAG, VARIABLE
 from kilter.redaction import redact
 from kilter.registry import user_file, user_line
+from kilter.runtime import keeping
 from kilter.screen import outlive_readers, styled
 
 __all__ = [
@@ -109,11 +113,29 @@ def main() -> None:
     code = int(Exit.RUN_FAILED)
     outlive_readers()
     try:
-        code = _command()
+        with keeping(signal.SIGTERM):
+            _hear_sigterm()
+            code = _command()
         jobs.leave(code)
     except BaseException:
         traceback.print_exc()
     sys.exit(code)
+
+
+def _hear_sigterm() -> None:
+    """SIGTERM ends a command as Ctrl-C does: with a line, and with all that it started. A step ends first."""
+    process = os.getpid()
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            raise KeyboardInterrupt
+        # A process that was forked off has inherited this, and is nobody's command.
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    # Only the main thread may; elsewhere a command ends as its host wants.
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGTERM, heard)
 
 
 def _command() -> int:
